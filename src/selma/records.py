@@ -1,0 +1,199 @@
+"""What stages hand to each other: small frozen records with ids, written as JSON lines."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Record(BaseModel):
+    """Frozen; an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def prompt_id(skill: str, text: str) -> str:
+    """16 hex digits from skill and text: safe as a file name, equal for equal prompts."""
+    return hashlib.sha256(f"{skill}\n{text}".encode()).hexdigest()[:16]
+
+
+class Prompt(Record):
+    """One text that an LLM wrote for a skill. `parents` are the ids or texts of its in-context
+    examples; `tokens` is what the reply that held it cost, divided by the prompts in it."""
+
+    id: str
+    skill: str
+    text: str
+    parents: tuple[str, ...] = ()
+    model: str = ""
+    tokens: float = 0.0
+
+
+class Pair(Record):
+    """A prompt and the picture that the base model drew for it (`image` is an absolute path)."""
+
+    prompt: Prompt
+    image: Path
+    seed: int
+    tokens_cut: int = 0
+    """How many text tokens beyond the encoder's limit were not seen; 0 for nearly all."""
+
+
+class Expert(Record):
+    """One trained adapter: `folder` holds `pytorch_lora_weights.safetensors`."""
+
+    skill: str
+    folder: Path
+    key: str
+    """The recipe's key of the workspace item that made it: equal keys, equal weights."""
+
+
+class Merged(Record):
+    """All experts as one adapter; `folder` holds `pytorch_lora_weights.safetensors`."""
+
+    folder: Path
+    key: str
+    method: str
+    weights: dict[str, float]
+    """Skill → weight."""
+
+
+class Question(Record):
+    """One yes/no question about a picture, whose expected answer is yes (DSG, arXiv:2310.18235)."""
+
+    id: str
+    text: str
+    category: str
+    """Broad category: entity, colour, count, spatial, global, size, or the benchmark's own."""
+    detail: str = ""
+    """The benchmark's finer category, if it has one."""
+    parents: tuple[str, ...] = ()
+    """Ids of questions of the same prompt that must be answered yes for this one to make sense."""
+
+
+class ExamPrompt(Record):
+    """One prompt of a benchmark with its questions."""
+
+    id: str
+    text: str
+    group: str
+    """The source or style that results are grouped by."""
+    questions: tuple[Question, ...] = Field(min_length=1)
+
+
+def evenly(exam: Sequence[ExamPrompt], count: int) -> list[ExamPrompt]:
+    """`count` prompts of an exam (or all, if it has fewer) in its order: as equally as possible
+    over the groups and evenly spaced within each, so that no result can steer the choice."""
+    groups: dict[str, list[int]] = {}
+    for position, prompt in enumerate(exam):
+        groups.setdefault(prompt.group, []).append(position)
+    taken = dict.fromkeys(groups, 0)
+    while sum(taken.values()) < min(count, len(exam)):
+        open_groups = [name for name in groups if taken[name] < len(groups[name])]
+        taken[min(open_groups, key=taken.__getitem__)] += 1
+    return [
+        exam[position]
+        for position in sorted(
+            members[(2 * i + 1) * len(members) // (2 * taken[name])]
+            for name, members in groups.items()
+            for i in range(taken[name])
+        )
+    ]
+
+
+class Answer(Record):
+    """What a judge said to one question about one picture; never thrown away."""
+
+    prompt_id: str
+    question_id: str
+    text: str
+    """The raw answer, as the judge gave it."""
+    yes: float | None = None
+    """Probability of yes in [0, 1]; None if the judge gives none."""
+    verdict: Literal["yes", "no", "unreadable", "zeroed"] | None = None
+    """How the answer counted: "zeroed" is a yes whose dependency was answered no. Only "yes" earns
+    a point. None while no scorecard was made."""
+
+
+class Interval(Record):
+    """A mean with its 95% bootstrap interval over n prompts."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+class ModelScore(Record):
+    """The scores of one model (base, an expert, or merged) on one exam."""
+
+    model: str
+    role: Literal["base", "expert", "merged", "other"]
+    dsg: Interval
+    """0-100, mean over prompts after dependency zeroing."""
+    difference: Interval | None = None
+    """dsg minus the base's, paired by prompt; None for the base itself."""
+    dsg_by_question: float
+    """0-100, mean over all questions after dependency zeroing."""
+    categories: dict[str, Interval]
+    """Per question category, 0-100."""
+    groups: dict[str, Interval]
+    """Per prompt group, 0-100."""
+    category_differences: dict[str, Interval] = Field(default_factory=dict)
+    """Per question category minus the base's, paired by prompt; empty for the base itself."""
+    group_differences: dict[str, Interval] = Field(default_factory=dict)
+    """Per prompt group minus the base's, paired by prompt; empty for the base itself."""
+    per_prompt: dict[str, float]
+    """Prompt id → 0..1."""
+    clip: Interval | None = None
+    """100 x cosine of picture and prompt; None where no scorer is set."""
+    clip_difference: Interval | None = None
+    unreadable: int = 0
+    """Answers that are neither yes nor no; counted, scored as no."""
+
+
+class Scorecard(Record):
+    """What stage 5 leaves: every model on one exam, first the base, last the merged one."""
+
+    benchmark: str
+    split: str
+    judge: str
+    prompts: int
+    questions: int
+    models: tuple[ModelScore, ...]
+    agreement: float | None = None
+    """Share of questions on drawn pictures where a second judge says the same; 0..1."""
+    second_judge: str | None = None
+    zeroing: Literal["cascading", "one_level", "none"] = "cascading"
+    """What a "no" did to the questions that depend on it."""
+    dependency_faults: dict[str, int] = Field(default_factory=dict)
+    """What is wrong with the benchmark's dependencies → how often; such references are ignored."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a run found, for its report."""
+
+    settings: dict[str, Any]
+    prompts: dict[str, list[Prompt]]
+    """Skill → the prompts kept."""
+    dropped: dict[str, dict[str, int]]
+    """Skill → reason → how many replies were dropped for it."""
+    pairs: dict[str, list[Pair]]
+    experts: list[Expert]
+    merged: Merged
+    exam: list[ExamPrompt]
+    pictures: dict[str, Path]
+    """Model → folder with one <prompt id>.png for each exam prompt."""
+    answers: dict[str, list[Answer]]
+    """Model → the reporting judge's raw answers."""
+    scorecard: Scorecard
+    journal: list[dict[str, Any]] = field(default_factory=list)
+    """Lines with "stage", "seconds" and costs, in order; times live here and nowhere else."""
+    lineage: dict[str, str] = field(default_factory=dict)
+    """Base fingerprint, versions, keys of the items that led here."""

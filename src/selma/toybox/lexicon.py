@@ -1,0 +1,30 @@
+"""The words that toybox can draw, and those that its captions and questions are made of."""
+
+from __future__ import annotations
+
+from selma.toybox.captions import DOINGS, NUMBERS, PLACES, SIDES, TAGS, plural
+from selma.toybox.drawing import BACKGROUNDS, KINDS
+from selma.toybox.scenes import COLOURS, RELATIONS
+
+_PLAIN = (
+    "a an and are at background bottom can drawing exactly flat here image in is left of on one "
+    "picture right see shows side small big some the there this to top we"
+)
+
+
+def words() -> list[str]:
+    """All words of toybox's captions and questions, in lower case, sorted."""
+    phrases = [
+        _PLAIN,
+        *KINDS,
+        *(plural(kind) for kind in KINDS),
+        *COLOURS,
+        *NUMBERS.values(),
+        *BACKGROUNDS,
+        *RELATIONS,
+        *PLACES.values(),
+        *DOINGS.values(),
+        *(side for pair in SIDES.values() for side in pair),
+        *TAGS,
+    ]
+    return sorted({word for phrase in phrases for word in phrase.split()})

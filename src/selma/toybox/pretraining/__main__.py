@@ -1,0 +1,96 @@
+"""`python -m selma.toybox.pretraining`: every weight of toybox from nothing, resumable.
+
+The parts are trained one after the other; each continues from its checkpoint. What was used and
+reached (seeds, data version, steps, hardware, metrics) is written to `pretraining.json` beside the
+weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import diffusers
+import torch
+import transformers
+import typer
+
+from selma.toybox import weights_folder
+from selma.toybox.pretraining.autoencoder import train_autoencoder
+from selma.toybox.pretraining.denoiser import train_base
+from selma.toybox.pretraining.judging import train_judge
+from selma.toybox.pretraining.scoring import train_scorer
+from selma.workspace import write_json
+
+DATA_VERSION = 1  # raise when scenes, captions, questions or their frequencies change
+SEED = 0
+PARTS = ("vae", "base", "judge-a", "judge-b", "clip")
+SHIPPED = ("base", "judge-a", "judge-b", "clip")
+
+
+def main(
+    work: Annotated[Path, typer.Option(help="Checkpoints and caches; continue by naming it again.")],
+    out: Annotated[Path | None, typer.Option(help="Where the weights go; none: the package.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help=f"Some of {', '.join(PARTS)}.")] = None,
+    length: Annotated[float, typer.Option(min=0.0001, help="Multiplies all step counts.")] = 1.0,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+) -> None:
+    """Trains the parts, then installs them beside the package's code."""
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    work.mkdir(parents=True, exist_ok=True)
+
+    def steps(full: int) -> int:
+        return max(1, round(full * length))
+
+    courses: dict[str, Callable[[], dict[str, float]]] = {
+        "vae": lambda: train_autoencoder(work, steps=steps(8000), batch=32, seed=SEED),
+        "base": lambda: train_base(
+            work,
+            steps=steps(12_000),
+            batch=64,
+            scenes=steps(48_000),
+            seed=SEED,
+            learning_rate=8e-4,
+        ),
+        "judge-a": lambda: train_judge(work, "judge-a", steps=steps(5000), batch=32, seed=SEED),
+        "judge-b": lambda: train_judge(work, "judge-b", steps=steps(5000), batch=32, seed=SEED + 1),
+        "clip": lambda: train_scorer(work, steps=steps(3000), batch=128, seed=SEED),
+    }
+    target = out or weights_folder()
+    for name in only or PARTS:
+        if name not in courses:
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(PARTS)}")
+        metrics = courses[name]()
+        typer.echo(f"{name}: {json.dumps(metrics)}")
+        if name in SHIPPED:
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(work / name, target / name, dirs_exist_ok=True)
+        _record(target, name, metrics)
+
+
+def _record(target: Path, name: str, metrics: dict[str, float]) -> None:
+    """Adds what was reached to `pretraining.json`."""
+    target.mkdir(parents=True, exist_ok=True)
+    path = target / "pretraining.json"
+    notes = json.loads(path.read_text()) if path.exists() else {}
+    notes[name] = {
+        "metrics": metrics,
+        "seed": SEED,
+        "data_version": DATA_VERSION,
+        "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+        "versions": {
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+    write_json(path, notes)
+
+
+if __name__ == "__main__":
+    typer.run(main)

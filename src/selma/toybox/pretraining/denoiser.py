@@ -1,0 +1,191 @@
+"""The base model: text encoder and denoiser, trained on scenes with captions as noisy as the web's.
+
+The faults are put in on purpose: attributes are dropped or wrong, relations are missing, some
+styles are rare, and one colour of each kind is never shown.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from selma.progress import progress
+from selma.toybox.captions import STYLES, caption
+from selma.toybox.exam import exam_texts
+from selma.toybox.pretraining.autoencoder import LATENT_CHANNELS, LATENT_PX, render, to_pixels
+from selma.toybox.pretraining.language import MAX_TOKENS, new_tokenizer
+from selma.toybox.pretraining.loop import Course, train
+from selma.toybox.scenes import Scene, mistaken, sample_scene, without
+
+TEXT_WIDTH = 128
+STYLE_FREQUENCY = {"coco": 0.40, "tags": 0.25, "count": 0.15, "narratives": 0.10, "whoops": 0.10}
+FORGOTTEN = {
+    "colour": 0.20,
+    "count": 0.20,
+    "size": 0.30,
+    "relation": 0.35,
+    "background": 0.30,
+    "group": 0.12,
+}
+WRONG = {"colour": 0.06, "count": 0.08, "relation": 0.08, "background": 0.03}
+NO_CAPTION = 0.10  # trains the unconditional branch that guidance needs
+
+
+class Base(nn.Module):
+    """Text encoder and denoiser, trained together."""
+
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=TEXT_WIDTH,
+                intermediate_size=4 * TEXT_WIDTH,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                max_position_embeddings=MAX_TOKENS,
+                projection_dim=TEXT_WIDTH,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+                attn_implementation="eager",
+            )
+        )
+        self.unet = UNet2DConditionModel(
+            sample_size=LATENT_PX,
+            in_channels=LATENT_CHANNELS,
+            out_channels=LATENT_CHANNELS,
+            down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+            block_out_channels=(96, 192),
+            layers_per_block=1,
+            cross_attention_dim=TEXT_WIDTH,
+            attention_head_dim=4,
+            norm_num_groups=16,
+        )
+        # The fused kernel's backward pass in bfloat16 is many times slower on a CPU.
+        self.unet.set_attn_processor(AttnProcessor())
+
+    def forward(self, latents: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
+        text = self.text_encoder(tokens).last_hidden_state
+        return self.unet(latents, timesteps, text).sample
+
+
+def new_scheduler() -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=True,
+    )
+
+
+def noisy_caption(scene: Scene, rng: random.Random) -> str:
+    """A caption as pre-training sees it: incomplete, sometimes wrong, never one of the exam's."""
+    if rng.random() < NO_CAPTION:
+        return ""
+    style = rng.choices(STYLES, [STYLE_FREQUENCY[s] for s in STYLES])[0]
+    while True:
+        said = mistaken(without(scene, rng=rng, drop=FORGOTTEN), rng=rng, wrong=WRONG)
+        text = caption(said, style, rng)
+        if text.lower() not in exam_texts():
+            return text
+
+
+def scene_of(index: int, seed: int) -> tuple[Scene, random.Random]:
+    """Pre-training's scene number `index`, and the generator that goes on to place its objects."""
+    rng = random.Random(f"{seed}/scene/{index}")
+    return sample_scene(rng), rng
+
+
+def encode_scenes(vae: AutoencoderKL, count: int, *, seed: int, path: Path) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [count, c, h, w] of the scenes' latents, kept at `path`."""
+    if path.exists():
+        cached = load_file(path)
+        if len(cached["mean"]) == count:
+            return cached["mean"], cached["std"]
+    means, stds = [], []
+    batch = 100
+    with progress("encoding scenes", total=count) as advance, torch.no_grad():
+        for start in range(0, count, batch):
+            pictures = [
+                render(*scene_of(index, seed)) for index in range(start, min(start + batch, count))
+            ]
+            x = to_pixels(pictures).contiguous(memory_format=torch.channels_last)
+            posterior = vae.encode(x).latent_dist
+            means.append(posterior.mean.half())
+            stds.append(posterior.std.half())
+            advance(len(pictures))
+    mean, std = torch.cat(means).contiguous(), torch.cat(stds).contiguous()
+    save_file({"mean": mean, "std": std}, path)
+    return mean, std
+
+
+def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
+    return tokenizer(
+        list(texts), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+    ).input_ids
+
+
+def train_base(
+    folder: Path, *, steps: int, batch: int, scenes: int, seed: int, learning_rate: float
+) -> dict[str, float]:
+    """Trains on `folder/vae` and saves a StableDiffusionPipeline as `folder/base`."""
+    torch.manual_seed(seed)
+    vae = AutoencoderKL.from_pretrained(folder / "vae").eval().requires_grad_(False)
+    mean, std = encode_scenes(vae, scenes, seed=seed, path=folder / "latents.safetensors")
+    tokenizer = new_tokenizer()
+    base = Base(tokenizer)
+    scheduler = new_scheduler()
+
+    def loss(step: int) -> Tensor:
+        rng = random.Random(f"{seed}/base/{step}")
+        generator = torch.Generator().manual_seed(rng.getrandbits(63))
+        chosen = [rng.randrange(scenes) for _ in range(batch)]
+        texts = [noisy_caption(scene_of(index, seed)[0], rng) for index in chosen]
+        shape = (batch, LATENT_CHANNELS, LATENT_PX, LATENT_PX)
+        spread = std[chosen].float() * torch.randn(shape, generator=generator)
+        latents = (mean[chosen].float() + spread) * vae.config.scaling_factor
+        noise = torch.randn(shape, generator=generator)
+        t = torch.randint(0, scheduler.config.num_train_timesteps, (batch,), generator=generator)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            predicted = base(
+                scheduler.add_noise(latents, noise, t), t, tokenize(tokenizer, texts)
+            )
+        return F.mse_loss(predicted.float(), scheduler.get_velocity(latents, noise, t))
+
+    course = Course(
+        "base", base, loss, steps=steps, learning_rate=learning_rate, ema_decay=0.999
+    )
+    report = train(course, folder / "checkpoints")
+    save_base(base, vae, tokenizer, folder / "base")
+    return report
+
+
+def save_base(base: Base, vae: AutoencoderKL, tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """A folder that plain `StableDiffusionPipeline.from_pretrained` loads; half precision."""
+    base.unet.set_attn_processor(AttnProcessor2_0())
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=base.text_encoder.eval(),
+        tokenizer=tokenizer,
+        unet=base.unet.eval(),
+        scheduler=new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)

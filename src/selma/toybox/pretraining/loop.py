@@ -1,0 +1,167 @@
+"""The resumable training loop that every part of toybox is pre-trained with.
+
+Batches are a function of the seed and the step alone, so a resumed run sees what it would have
+seen. A checkpoint is one safetensors file, written aside and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+
+@dataclass
+class Course:
+    """What is trained, on what loss, for how long."""
+
+    name: str
+    model: nn.Module
+    loss: Callable[[int], Tensor]
+    """Scalar loss of the batch that belongs to a step (0-based)."""
+    steps: int
+    learning_rate: float
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    ema_decay: float | None = None
+    """None is off. Otherwise the averaged weights are what `train` leaves in the model."""
+    max_grad_norm: float = 1.0
+    checkpoint_every: int = 250
+    log: dict[str, float] = field(default_factory=dict)
+
+
+def train(course: Course, folder: Path) -> dict[str, float]:
+    """Trains in place and returns {"steps", "loss", "seconds"}; continues from `folder` if it
+    holds a checkpoint of this course."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters = [p for p in course.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=course.learning_rate,
+        weight_decay=course.weight_decay,
+        betas=(0.9, 0.99),
+        fused=True,
+    )
+    average = [p.detach().clone() for p in parameters] if course.ema_decay else None
+    path = folder / f"{course.name}.safetensors"
+    step, seconds = _restore(path, course.model, optimizer, parameters, average)
+    smoothed, started = math.nan, time.monotonic()
+    with _progress() as bar:
+        task = bar.add_task(course.name, total=course.steps, completed=step, loss="")
+        while step < course.steps:
+            for group in optimizer.param_groups:
+                group["lr"] = course.learning_rate * _schedule(step, course)
+            loss = course.loss(step)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, course.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            if average is not None and course.ema_decay is not None:
+                # The short memory at the start keeps the random initial weights out of it.
+                decay = min(course.ema_decay, (1 + step) / (10 + step))
+                with torch.no_grad():
+                    torch._foreach_lerp_(average, parameters, 1 - decay)
+            value = loss.item()
+            smoothed = value if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * value
+            bar.update(task, completed=step, loss=f"loss {smoothed:.4f}")
+            if step % course.checkpoint_every == 0 or step == course.steps:
+                spent = seconds + time.monotonic() - started
+                _save(path, course.model, optimizer, parameters, average, step, spent)
+                bar.console.print(f"{course.name} {step}/{course.steps} loss {smoothed:.4f}")
+    if average is not None:
+        with torch.no_grad():
+            for parameter, mean in zip(parameters, average, strict=True):
+                parameter.copy_(mean)
+    return {
+        "steps": step,
+        "loss": smoothed,
+        "seconds": round(seconds + time.monotonic() - started, 1),
+    }
+
+
+def _schedule(step: int, course: Course) -> float:
+    """Linear warm-up, constant, and a linear fall to a tenth over the last third."""
+    if step < course.warmup_steps:
+        return (step + 1) / course.warmup_steps
+    fall_from = course.steps * 2 // 3
+    if step < fall_from:
+        return 1.0
+    return 1.0 - 0.9 * (step - fall_from) / max(1, course.steps - fall_from)
+
+
+def _save(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+    average: list[Tensor] | None,
+    step: int,
+    seconds: float,
+) -> None:
+    tensors = {f"model.{k}": v.detach().contiguous() for k, v in model.state_dict().items()}
+    for index, parameter in enumerate(parameters):
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"optimizer.{index}.{key}"] = value.detach().contiguous()
+        if average is not None:
+            tensors[f"average.{index}"] = average[index].contiguous()
+    aside = path.with_suffix(".partial")
+    note = json.dumps({"step": step, "seconds": seconds})
+    save_file({k: v.clone() for k, v in tensors.items()}, aside, metadata={"state": note})
+    os.replace(aside, path)
+
+
+def _restore(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+    average: list[Tensor] | None,
+) -> tuple[int, float]:
+    """(step, seconds spent) of the checkpoint that was loaded, (0, 0.0) if there is none."""
+    if not path.exists():
+        return 0, 0.0
+    with safe_open(path, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+        state = json.loads(file.metadata()["state"])
+    model.load_state_dict(
+        {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    )
+    for index, parameter in enumerate(parameters):
+        prefix = f"optimizer.{index}."
+        optimizer.state[parameter] = {
+            key.removeprefix(prefix): value
+            for key, value in tensors.items()
+            if key.startswith(prefix)
+        }
+        if average is not None:
+            average[index].copy_(tensors[f"average.{index}"])
+    return state["step"], state["seconds"]
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]}"),
+    )

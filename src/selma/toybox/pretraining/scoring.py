@@ -1,0 +1,109 @@
+"""The CLIP scorer: `transformers.CLIPModel`, trained on clean captions of scenes."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel
+
+from selma.toybox.captions import STYLES, caption
+from selma.toybox.drawing import IMAGE_PX
+from selma.toybox.exam import exam_texts
+from selma.toybox.pretraining.autoencoder import render, to_pixels
+from selma.toybox.pretraining.degradation import degrade
+from selma.toybox.pretraining.denoiser import tokenize
+from selma.toybox.pretraining.language import MAX_TOKENS, new_tokenizer
+from selma.toybox.pretraining.loop import Course, train
+from selma.toybox.scenes import sample_scene, without
+
+_SAYS_LESS = {"colour": 0.1, "size": 0.3, "relation": 0.2, "background": 0.3}
+
+
+def new_scorer(vocabulary: int, start: int, end: int) -> CLIPModel:
+    width = 128
+    common = {
+        "hidden_size": width,
+        "intermediate_size": 3 * width,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "projection_dim": width,
+    }
+    return CLIPModel(
+        CLIPConfig(
+            text_config=common
+            | {
+                "vocab_size": vocabulary,
+                "max_position_embeddings": MAX_TOKENS,
+                "bos_token_id": start,
+                "eos_token_id": end,
+                "pad_token_id": end,
+            },
+            vision_config=common | {"image_size": IMAGE_PX, "patch_size": 8},
+            projection_dim=width,
+        )
+    )
+
+
+def train_scorer(folder: Path, *, steps: int, batch: int, seed: int) -> dict[str, float]:
+    """Trains and saves `folder/clip`; returns retrieval accuracy among 100 held-out pictures."""
+    torch.manual_seed(seed)
+    tokenizer = new_tokenizer()
+    model = new_scorer(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
+
+    def similarities(rng: random.Random, count: int) -> Tensor:
+        """Logits [pictures, captions]."""
+        scenes = [sample_scene(rng, withheld=True) for _ in range(count)]
+        pixels = degrade(to_pixels([render(scene, rng) for scene in scenes]), rng)
+        texts = []
+        for scene in scenes:
+            text = None
+            while text is None or text.lower() in exam_texts():
+                said = without(scene, rng=rng, drop=_SAYS_LESS)
+                text = caption(said, rng.choice(STYLES), rng)
+            texts.append(text)
+        tokens = tokenize(tokenizer, texts)
+        return model(input_ids=tokens, pixel_values=pixels).logits_per_image
+
+    def loss(step: int) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = similarities(random.Random(f"{seed}/clip/{step}"), batch).float()
+        target = torch.arange(batch)
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+    course = Course("clip", model, loss, steps=steps, learning_rate=1e-3, ema_decay=0.995)
+    report = train(course, folder / "checkpoints")
+    model.eval().half().save_pretrained(folder / "clip")
+    tokenizer.save_pretrained(folder / "clip")
+    _save_preprocessing(folder / "clip")
+    model.float()
+    rng = random.Random(f"{seed}/clip/held-out")
+    with torch.no_grad():
+        hits = [
+            similarities(rng, 100).argmax(1).eq(torch.arange(100)).float().mean().item()
+            for _ in range(5)
+        ]
+    return report | {"retrieval_of_100": round(100 * sum(hits) / len(hits), 1)}
+
+
+def _save_preprocessing(folder: Path) -> None:
+    """What CLIPImageProcessor needs to turn a picture into pixels in [-1, 1]."""
+    settings = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": IMAGE_PX},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": IMAGE_PX, "width": IMAGE_PX},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "do_convert_rgb": True,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=1) + "\n")
