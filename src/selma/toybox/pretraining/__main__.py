@@ -38,6 +38,10 @@ def main(
     out: Annotated[Path | None, typer.Option(help="Where the weights go; none: the package.")] = None,
     only: Annotated[list[str] | None, typer.Option(help=f"Some of {', '.join(PARTS)}.")] = None,
     length: Annotated[float, typer.Option(min=0.0001, help="Multiplies all step counts.")] = 1.0,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0, help="Stop each part after this long; run again to go on."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
 ) -> None:
     """Trains the parts, then installs them beside the package's code."""
@@ -47,19 +51,23 @@ def main(
     def steps(full: int) -> int:
         return max(1, round(full * length))
 
+    limit_s = None if minutes is None else 60 * minutes
     courses: dict[str, Callable[[], dict[str, float]]] = {
-        "vae": lambda: train_autoencoder(work, steps=steps(8000), batch=32, seed=SEED),
-        "base": lambda: train_base(
-            work,
-            steps=steps(12_000),
-            batch=64,
-            scenes=steps(48_000),
-            seed=SEED,
-            learning_rate=8e-4,
+        "vae": lambda: train_autoencoder(
+            work, steps=steps(6000), batch=32, seed=SEED, limit_s=limit_s
         ),
-        "judge-a": lambda: train_judge(work, "judge-a", steps=steps(5000), batch=32, seed=SEED),
-        "judge-b": lambda: train_judge(work, "judge-b", steps=steps(5000), batch=32, seed=SEED + 1),
-        "clip": lambda: train_scorer(work, steps=steps(3000), batch=128, seed=SEED),
+        "base": lambda: train_base(
+            work, steps=steps(9000), batch=64, scenes=steps(24_000), seed=SEED, limit_s=limit_s
+        ),
+        "judge-a": lambda: train_judge(
+            work, "judge-a", steps=steps(5000), batch=32, seed=SEED, limit_s=limit_s
+        ),
+        "judge-b": lambda: train_judge(
+            work, "judge-b", steps=steps(5000), batch=32, seed=SEED + 1, limit_s=limit_s
+        ),
+        "clip": lambda: train_scorer(
+            work, steps=steps(3000), batch=128, seed=SEED, limit_s=limit_s
+        ),
     }
     target = out or weights_folder()
     for name in only or PARTS:

@@ -69,7 +69,9 @@ def to_pixels(pictures: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def train_autoencoder(folder: Path, *, steps: int, batch: int, seed: int) -> dict[str, float]:
+def train_autoencoder(
+    folder: Path, *, steps: int, batch: int, seed: int, limit_s: float | None = None
+) -> dict[str, float]:
     """Trains and saves a diffusers folder `folder/vae`; returns its metrics."""
     torch.manual_seed(seed)
     vae = new_autoencoder().to(memory_format=torch.channels_last)
@@ -91,7 +93,7 @@ def train_autoencoder(folder: Path, *, steps: int, batch: int, seed: int) -> dic
         error = F.l1_loss(y, x) + F.mse_loss(y, x)
         return error + KL_WEIGHT * posterior.kl().mean() / (LATENT_CHANNELS * LATENT_PX**2)
 
-    course = Course("autoencoder", vae, loss, steps=steps, learning_rate=2e-3, ema_decay=0.995)
+    course = Course("autoencoder", vae, loss, steps=steps, learning_rate=2e-3, ema_decay=0.995, limit_s=limit_s)
     report = train(course, folder / "checkpoints")
     vae = vae.to(memory_format=torch.contiguous_format).eval()
     rng = random.Random(f"{seed}/autoencoder/held-out")

@@ -141,7 +141,13 @@ def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
 
 
 def train_base(
-    folder: Path, *, steps: int, batch: int, scenes: int, seed: int, learning_rate: float
+    folder: Path,
+    *,
+    steps: int,
+    batch: int,
+    scenes: int,
+    seed: int,
+    limit_s: float | None = None,
 ) -> dict[str, float]:
     """Trains on `folder/vae` and saves a StableDiffusionPipeline as `folder/base`."""
     torch.manual_seed(seed)
@@ -168,7 +174,7 @@ def train_base(
         return F.mse_loss(predicted.float(), scheduler.get_velocity(latents, noise, t))
 
     course = Course(
-        "base", base, loss, steps=steps, learning_rate=learning_rate, ema_decay=0.999
+        "base", base, loss, steps=steps, learning_rate=8e-4, ema_decay=0.999, limit_s=limit_s
     )
     report = train(course, folder / "checkpoints")
     save_base(base, vae, tokenizer, folder / "base")

@@ -27,7 +27,7 @@ ARCHITECTURES: dict[str, Literal["attention", "modulation"]] = {
 
 
 def train_judge(
-    folder: Path, name: str, *, steps: int, batch: int, seed: int
+    folder: Path, name: str, *, steps: int, batch: int, seed: int, limit_s: float | None = None
 ) -> dict[str, float]:
     """Trains and saves `folder/<name>`; returns its accuracy in each category, clean and degraded."""
     torch.manual_seed(seed)
@@ -41,7 +41,7 @@ def train_judge(
         logits = model.logits(features, model.word_ids(asked))
         return F.binary_cross_entropy_with_logits(logits, truth)
 
-    course = Course(name, model, loss, steps=steps, learning_rate=1e-3, ema_decay=0.995)
+    course = Course(name, model, loss, steps=steps, learning_rate=1e-3, ema_decay=0.995, limit_s=limit_s)
     report = train(course, folder / "checkpoints")
     model.eval().save(folder / name)
     return report | accuracy(model, seed=seed)

@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -44,12 +44,13 @@ class Course:
     """None is off. Otherwise the averaged weights are what `train` leaves in the model."""
     max_grad_norm: float = 1.0
     checkpoint_every: int = 250
-    log: dict[str, float] = field(default_factory=dict)
+    limit_s: float | None = None
+    """Stop after this long, at a checkpoint that a later run continues from; None is no limit."""
 
 
 def train(course: Course, folder: Path) -> dict[str, float]:
-    """Trains in place and returns {"steps", "loss", "seconds"}; continues from `folder` if it
-    holds a checkpoint of this course."""
+    """Trains in place and returns {"steps", "of_steps", "loss", "seconds"}; continues from `folder`
+    if it holds a checkpoint of this course."""
     folder.mkdir(parents=True, exist_ok=True)
     parameters = [p for p in course.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -65,7 +66,7 @@ def train(course: Course, folder: Path) -> dict[str, float]:
     smoothed, started = math.nan, time.monotonic()
     with _progress() as bar:
         task = bar.add_task(course.name, total=course.steps, completed=step, loss="")
-        while step < course.steps:
+        while step < course.steps and not _late(started, course):
             for group in optimizer.param_groups:
                 group["lr"] = course.learning_rate * _schedule(step, course)
             loss = course.loss(step)
@@ -82,7 +83,8 @@ def train(course: Course, folder: Path) -> dict[str, float]:
             value = loss.item()
             smoothed = value if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * value
             bar.update(task, completed=step, loss=f"loss {smoothed:.4f}")
-            if step % course.checkpoint_every == 0 or step == course.steps:
+            last = step == course.steps or _late(started, course)
+            if step % course.checkpoint_every == 0 or last:
                 spent = seconds + time.monotonic() - started
                 _save(path, course.model, optimizer, parameters, average, step, spent)
                 bar.console.print(f"{course.name} {step}/{course.steps} loss {smoothed:.4f}")
@@ -92,9 +94,14 @@ def train(course: Course, folder: Path) -> dict[str, float]:
                 parameter.copy_(mean)
     return {
         "steps": step,
+        "of_steps": course.steps,
         "loss": smoothed,
         "seconds": round(seconds + time.monotonic() - started, 1),
     }
+
+
+def _late(started: float, course: Course) -> bool:
+    return course.limit_s is not None and time.monotonic() - started >= course.limit_s
 
 
 def _schedule(step: int, course: Course) -> float:
@@ -139,7 +146,7 @@ def _restore(
     if not path.exists():
         return 0, 0.0
     with safe_open(path, "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         state = json.loads(file.metadata()["state"])
     model.load_state_dict(
         {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}

@@ -49,7 +49,9 @@ def new_scorer(vocabulary: int, start: int, end: int) -> CLIPModel:
     )
 
 
-def train_scorer(folder: Path, *, steps: int, batch: int, seed: int) -> dict[str, float]:
+def train_scorer(
+    folder: Path, *, steps: int, batch: int, seed: int, limit_s: float | None = None
+) -> dict[str, float]:
     """Trains and saves `folder/clip`; returns retrieval accuracy among 100 held-out pictures."""
     torch.manual_seed(seed)
     tokenizer = new_tokenizer()
@@ -75,7 +77,7 @@ def train_scorer(folder: Path, *, steps: int, batch: int, seed: int) -> dict[str
         target = torch.arange(batch)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
-    course = Course("clip", model, loss, steps=steps, learning_rate=1e-3, ema_decay=0.995)
+    course = Course("clip", model, loss, steps=steps, learning_rate=1e-3, ema_decay=0.995, limit_s=limit_s)
     report = train(course, folder / "checkpoints")
     model.eval().half().save_pretrained(folder / "clip")
     tokenizer.save_pretrained(folder / "clip")

@@ -1,0 +1,65 @@
+"""The judges and the scorer that the package carries."""
+
+import json
+import random
+
+import pytest
+import torch
+
+from selma.toybox import weights_folder
+from selma.toybox.judges import VqaConfig, VqaModel, load_vqa
+from selma.toybox.pretraining.judging import accuracy, examination
+from selma.toybox.questions import CATEGORIES
+
+JUDGES = ("judge-a", "judge-b")
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_a_judge_is_right_on_held_out_renders_in_every_category(name):
+    found = accuracy(load_vqa(weights_folder() / name), seed=12_345, pictures=1000)
+    for category in CATEGORIES:
+        assert found[f"clean/{category}"] >= 97, (category, found)
+        assert found[f"degraded/{category}"] >= 90, (category, found)
+
+
+@pytest.mark.parametrize("architecture", ["attention", "modulation"])
+def test_a_picture_is_judged_alone(architecture):
+    """Neither the batch nor other questions change an answer."""
+    torch.manual_seed(0)
+    vocabulary = ("is", "there", "a", "dog")
+    model = VqaModel(VqaConfig(architecture=architecture, vocabulary=vocabulary, width=32)).eval()
+    pixels = torch.rand(4, 3, 64, 64) * 2 - 1
+    asked = ["Is there a dog?", "Is there?", "dog", "zebra crossing"]
+    with torch.no_grad():
+        together = model.answer(model.encode(pixels), asked)
+        alone = torch.cat(
+            [model.answer(model.encode(pixels[i : i + 1]), [asked[i]]) for i in range(4)]
+        )
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+def test_saving_and_loading_keeps_a_judge(tmp_path):
+    model = VqaModel(VqaConfig(architecture="modulation", vocabulary=("dog",), width=32)).half()
+    model.save(tmp_path)
+    again = load_vqa(tmp_path)
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[key], value.float())
+
+
+def test_an_examination_asks_about_each_picture_in_turn():
+    pixels, texts, truth, categories = examination(random.Random(0), 3, degraded=True)
+    assert pixels.shape == (3, 3, 64, 64) and len(texts) == len(truth) == len(categories) == 24
+    assert pixels.abs().max() <= 1
+
+
+def test_the_weights_say_how_they_were_made():
+    notes = json.loads((weights_folder() / "pretraining.json").read_text())
+    for part in ("vae", "base", *JUDGES, "clip"):
+        assert notes[part]["metrics"]["steps"] > 0
+        assert {"seed", "data_version", "hardware", "versions"} <= notes[part].keys()
+
+
+def test_the_weights_are_small_and_safe():
+    files = [path for path in weights_folder().rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 60e6
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt"}
