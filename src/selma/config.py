@@ -276,6 +276,8 @@ def _mistake(found: dict[str, Any]) -> str:
     key = ".".join(map(str, found["loc"])) or "config"
     if found["type"] == "extra_forbidden":
         return f"  {key}: is not a setting; see src/selma/config.py for those that are"
+    if found["type"] == "union_tag_not_found":
+        return f"  {key}: needs `kind`, which says what the other settings mean"
     return f"  {key}: {found['msg']} (came: {found['input']!r:.80})"
 
 

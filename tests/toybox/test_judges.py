@@ -8,8 +8,9 @@ import torch
 
 from selma.toybox import weights_folder
 from selma.toybox.judges import VqaConfig, VqaModel, load_vqa
-from selma.toybox.pretraining.judging import accuracy, examination
+from selma.toybox.pretraining.judging import NAMES, _names_of_cells, accuracy, examination
 from selma.toybox.questions import CATEGORIES
+from selma.toybox.scenes import Group, Placed, Scene
 
 JUDGES = ("judge-a", "judge-b")
 
@@ -47,9 +48,19 @@ def test_saving_and_loading_keeps_a_judge(tmp_path):
 
 
 def test_an_examination_asks_about_each_picture_in_turn():
-    pixels, texts, truth, categories = examination(random.Random(0), 3, degraded=True)
-    assert pixels.shape == (3, 3, 64, 64) and len(texts) == len(truth) == len(categories) == 24
-    assert pixels.abs().max() <= 1
+    exam = examination(random.Random(0), 3, degraded=True)
+    assert exam.pixels.shape == (3, 3, 64, 64) and exam.pixels.abs().max() <= 1
+    assert len(exam.questions) == len(exam.truth) == len(exam.categories) == 24
+
+
+def test_cells_are_named_after_what_covers_them():
+    scene = Scene((Group("dog", "red", 1, "normal"),), background="sea")
+    placed = [Placed("dog", "red", side_px=24, left_px=4, top_px=32)]
+    names = _names_of_cells(scene, placed).unflatten(0, (8, 8))
+    assert (names[..., NAMES.index("sea")] == 1).all()
+    dogs = names[..., NAMES.index("dog")].nonzero().tolist()
+    assert dogs == [[row, column] for row in (4, 5, 6) for column in (0, 1, 2)]
+    assert (names[..., NAMES.index("red")] == names[..., NAMES.index("dog")]).all()
 
 
 def test_the_weights_say_how_they_were_made():

@@ -58,9 +58,7 @@ def test_the_placed_objects_are_what_the_scene_says():
             mine = [p for p in placed if p.kind == group.kind]
             assert len(mine) == group.count and {p.colour for p in mine} == {group.colour}
         if scene.relation in ("left of", "above"):
-            first, second = (
-                [p for p in placed if p.kind == group.kind] for group in scene.groups
-            )
+            first, second = ([p for p in placed if p.kind == group.kind] for group in scene.groups)
             side = "left_px" if scene.relation == "left of" else "top_px"
             end = max(getattr(p, side) + p.side_px for p in first)
             assert end <= min(getattr(p, side) for p in second)
@@ -127,9 +125,7 @@ def test_captions_and_questions_use_only_words_of_the_lexicon():
 
 
 def test_a_caption_states_what_its_scene_states():
-    scene = Scene(
-        (Group("apple", "red", 2, "small"), Group("dog", "brown", 1)), "left of", "grass"
-    )
+    scene = Scene((Group("apple", "red", 2, "small"), Group("dog", "brown", 1)), "left of", "grass")
     rng = random.Random(0)
     assert caption(scene, "narratives", rng).endswith(
         "two small red apples on the left side and a brown dog on the right side. "

@@ -39,10 +39,11 @@ def new_autoencoder() -> AutoencoderKL:
 
 def render(scene: Scene, rng: random.Random) -> np.ndarray:
     """uint8 RGB picture [64, 64, 3] of a complete scene, objects placed at random."""
-    return _paint(scene, place(scene, rng))
+    return paint(scene, place(scene, rng))
 
 
-def _paint(scene: Scene, placed: list[Placed]) -> np.ndarray:
+def paint(scene: Scene, placed: list[Placed]) -> np.ndarray:
+    """uint8 RGB picture [64, 64, 3] of a complete scene whose objects have their places."""
     assert scene.background is not None
     return compose(
         scene.background,
@@ -61,7 +62,7 @@ def crop_at_object(scene: Scene, rng: random.Random) -> np.ndarray:
         return min(max(near, 0), IMAGE_PX - CROP_PX)
 
     left, top = start(target.left_px), start(target.top_px)
-    return _paint(scene, placed)[top : top + CROP_PX, left : left + CROP_PX]
+    return paint(scene, placed)[top : top + CROP_PX, left : left + CROP_PX]
 
 
 def to_pixels(pictures: list[np.ndarray]) -> Tensor:

@@ -1,25 +1,37 @@
-"""The two judges, trained on scenes, degraded pictures among them, and claims true and false."""
+"""The two judges, trained on scenes, degraded pictures among them, and claims true and false.
+
+Beside the questions they learn to name what lies in each cell of the picture: without that the
+feature maps take many times longer to form. The head that names cells is not kept.
+"""
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from selma.toybox.drawing import BACKGROUNDS, IMAGE_PX, KINDS
 from selma.toybox.judges import VqaConfig, VqaModel
 from selma.toybox.lexicon import words
-from selma.toybox.pretraining.autoencoder import render, to_pixels
+from selma.toybox.pretraining.autoencoder import paint, to_pixels
 from selma.toybox.pretraining.degradation import degrade
 from selma.toybox.pretraining.loop import Course, train
 from selma.toybox.questions import ask, sample_claim
-from selma.toybox.scenes import Scene, sample_scene
+from selma.toybox.scenes import COLOURS, SIDE_PX, Placed, Scene, place, sample_scene
 
 QUESTIONS_PER_PICTURE = 8
+NAMING_WEIGHT = 3.0
+NAMES = (*KINDS, *COLOURS, *SIDE_PX, *BACKGROUNDS)
+_CELLS = 8
+_CELL_PX = IMAGE_PX // _CELLS
 ARCHITECTURES: dict[str, Literal["attention", "modulation"]] = {
     "judge-a": "attention",
     "judge-b": "modulation",
@@ -32,28 +44,60 @@ def train_judge(
     """Trains and saves `folder/<name>`; returns its accuracy in each category, clean and degraded."""
     torch.manual_seed(seed)
     config = VqaConfig(architecture=ARCHITECTURES[name], vocabulary=tuple(words()))
-    model = VqaModel(config)
+    pupil = Pupil(VqaModel(config))
+    model = pupil.model
 
     def loss(step: int) -> Tensor:
         rng = random.Random(f"{seed}/{name}/{step}")
-        pixels, asked, truth, _ = examination(rng, batch, degraded=True)
-        features = model.encode(pixels).repeat_interleave(QUESTIONS_PER_PICTURE, dim=0)
-        logits = model.logits(features, model.word_ids(asked))
-        return F.binary_cross_entropy_with_logits(logits, truth)
+        lesson = examination(rng, batch, degraded=True)
+        # The fused attention's backward pass in bfloat16 is many times slower on a CPU.
+        with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            features = model.encode(lesson.pixels)
+            each = features.repeat_interleave(QUESTIONS_PER_PICTURE, dim=0)
+            logits = model.logits(each, model.word_ids(lesson.questions))
+            named = pupil.name_cells(features)
+        answers = F.binary_cross_entropy_with_logits(logits.float(), lesson.truth)
+        return answers + NAMING_WEIGHT * naming_loss(named.float(), lesson.cells)
 
-    course = Course(name, model, loss, steps=steps, learning_rate=1e-3, ema_decay=0.995, limit_s=limit_s)
+    course = Course(name, pupil, loss, steps=steps, learning_rate=1e-3, ema_decay=0.995, limit_s=limit_s)
     report = train(course, folder / "checkpoints")
     model.eval().save(folder / name)
     return report | accuracy(model, seed=seed)
 
 
-def examination(
-    rng: random.Random, pictures: int, *, degraded: bool
-) -> tuple[Tensor, list[str], Tensor, list[str]]:
-    """Pixels [p, 3, 64, 64], and for each picture in turn eight questions: texts, truth [8 p],
-    categories."""
+class Pupil(nn.Module):
+    """A judge and the head that names the cells while it learns."""
+
+    def __init__(self, model: VqaModel) -> None:
+        super().__init__()
+        self.model = model
+        self.head = nn.Linear(model.config.width, len(NAMES))
+
+    def name_cells(self, features: Tensor) -> Tensor:
+        """Log-odds [b, 64, names] of what lies in each cell."""
+        if features.dim() == 4:
+            features = rearrange(features, "b c h w -> b (h w) c")
+        return self.head(features)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Pictures, and eight questions about each in turn."""
+
+    pixels: Tensor
+    """[p, 3, 64, 64] in [-1, 1]."""
+    questions: list[str]
+    truth: Tensor
+    """[8 p], 1 where the answer is yes."""
+    categories: list[str]
+    cells: Tensor
+    """[p, 64, names], 1 for each name that is true of a cell."""
+
+
+def examination(rng: random.Random, pictures: int, *, degraded: bool) -> Examination:
     scenes = [sample_scene(rng, withheld=True) for _ in range(pictures)]
-    pixels = to_pixels([render(scene, rng) for scene in scenes])
+    places = [place(scene, rng) for scene in scenes]
+    pixels = to_pixels([paint(s, placed) for s, placed in zip(scenes, places, strict=True)])
     if degraded:
         pixels = degrade(pixels, rng)
     texts, truth, categories = [], [], []
@@ -63,7 +107,26 @@ def examination(
             texts.append(ask(claim, _spoken_of(scene, claim, rng)))
             truth.append(float(true))
             categories.append(claim[0])
-    return pixels, texts, torch.tensor(truth), categories
+    cells = [_names_of_cells(s, placed) for s, placed in zip(scenes, places, strict=True)]
+    return Examination(pixels, texts, torch.tensor(truth), categories, torch.stack(cells))
+
+
+def _names_of_cells(scene: Scene, placed: list[Placed]) -> Tensor:
+    names = torch.zeros(_CELLS, _CELLS, len(NAMES))
+    names[:, :, NAMES.index(str(scene.background))] = 1
+    size_of = {group.kind: str(group.size) for group in scene.groups}
+    for p in placed:
+        # The cells whose centre the object covers.
+        top, left = (-(-(start - _CELL_PX // 2) // _CELL_PX) for start in (p.top_px, p.left_px))
+        span = p.side_px // _CELL_PX
+        for name in (p.kind, p.colour, size_of[p.kind]):
+            names[top : top + span, left : left + span, NAMES.index(name)] = 1
+    return names.flatten(0, 1)
+
+
+def naming_loss(named: Tensor, cells: Tensor) -> Tensor:
+    # Most names are false of most cells; the weight keeps "nothing" from being a good answer.
+    return F.binary_cross_entropy_with_logits(named, cells, pos_weight=torch.tensor(4.0))
 
 
 def _spoken_of(scene: Scene, claim: tuple[str, ...], rng: random.Random) -> dict[str, bool]:
@@ -82,11 +145,12 @@ def accuracy(model: VqaModel, *, seed: int, pictures: int = 1500) -> dict[str, f
         rng = random.Random(f"{seed}/held-out/{kind}")
         right: dict[str, list[bool]] = defaultdict(list)
         for _ in range(pictures // 100):
-            pixels, asked, truth, categories = examination(rng, 100, degraded=kind == "degraded")
+            exam = examination(rng, 100, degraded=kind == "degraded")
             with torch.no_grad():
-                features = model.encode(pixels).repeat_interleave(QUESTIONS_PER_PICTURE, dim=0)
-                said = model.answer(features, asked) > 0.5
-            for category, ok in zip(categories, said == (truth > 0.5), strict=True):
+                features = model.encode(exam.pixels)
+                each = features.repeat_interleave(QUESTIONS_PER_PICTURE, dim=0)
+                said = model.answer(each, exam.questions) > 0.5
+            for category, ok in zip(exam.categories, said == (exam.truth > 0.5), strict=True):
                 right[category].append(bool(ok))
         for category, answers in sorted(right.items()):
             found[f"{kind}/{category}"] = round(100 * sum(answers) / len(answers), 2)

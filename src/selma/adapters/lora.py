@@ -1,0 +1,96 @@
+"""LoRA, the low-rank change W + (alpha / rank) B A (arXiv:2106.09685): attach, save, detach."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from selma.adapters.files import Lineage, given, write_adapter
+from selma.config import LoraConfig
+from selma.errors import ConfigError
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+ADAPTER = "expert"
+
+
+def attach(
+    unet: UNet2DConditionModel, config: LoraConfig, *, generator: torch.Generator
+) -> dict[str, nn.Parameter]:
+    """The trainable factors by name ("<module>.lora_A.weight"), sorted; all else is frozen.
+
+    They are float32 whatever the UNet's type is. B is zero, so that at first nothing changes; A is
+    drawn from the CPU generator.
+    """
+    import peft
+
+    unet.requires_grad_(False)
+    settings = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=_alpha(config),
+        target_modules=list(config.targets),
+        init_lora_weights=True,
+    )
+    try:
+        unet.add_adapter(settings, adapter_name=ADAPTER)
+    except ValueError as error:
+        raise ConfigError(
+            f"experts.adapter.targets must name layers of the UNet, but {list(config.targets)} "
+            f"came: {error}"
+        ) from error
+    factors = {
+        name.replace(f".{ADAPTER}.", "."): parameter
+        for name, parameter in sorted(unet.named_parameters())
+        if parameter.requires_grad
+    }
+    for name, parameter in factors.items():
+        parameter.data = parameter.data.float()
+        if ".lora_A." in name:
+            drawn = INITS[config.init](torch.empty(parameter.shape), config.rank, generator)
+            parameter.data.copy_(drawn)
+    return factors
+
+
+def detach(unet: UNet2DConditionModel) -> None:
+    """Takes the adapter off; the UNet is what it was."""
+    unet.unload_lora()
+
+
+def save(
+    path: Path, factors: dict[str, nn.Parameter], config: LoraConfig, *, lineage: Lineage
+) -> None:
+    """Writes the factors as a diffusers LoRA file; equal factors give equal bytes."""
+    write_adapter(
+        path,
+        given(factors),
+        rank=config.rank,
+        alpha=_alpha(config),
+        targets=config.targets,
+        lineage=lineage,
+    )
+
+
+def _alpha(config: LoraConfig) -> float:
+    return float(config.rank) if config.alpha is None else config.alpha
+
+
+def _gaussian(a: Tensor, rank: int, generator: torch.Generator) -> Tensor:
+    """A ~ N(0, 1/rank²), as PEFT's "gaussian" has it and the paper's scripts use it."""
+    return a.normal_(std=1 / rank, generator=generator)
+
+
+def _kaiming(a: Tensor, rank: int, generator: torch.Generator) -> Tensor:
+    """PEFT's own default."""
+    return nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
+
+
+INITS: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
+    "gaussian": _gaussian,
+    "kaiming": _kaiming,
+}

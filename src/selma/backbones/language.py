@@ -1,0 +1,138 @@
+"""Language models that write: one small protocol, a local model and a served one behind it.
+
+Importing this loads no model library; `load_language_model` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+from selma.config import LocalLLM, ServedLLM
+from selma.errors import ModelError
+
+Form = Literal["instructions", "continuation"]
+"""What a model understands: a wish in words, or the beginning of a text to go on with."""
+
+Note = Callable[..., None]
+"""Takes facts by keyword (event, tokens, cost, seconds) for the run's journal."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a reply is drawn. `temperature` 0 is greedy; `top_p` 1 is the whole distribution."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    """A reply ends before the first of these; they are not part of it."""
+    grammar: str | None = None
+    """llguidance's Lark; only of local models, which then continue rather than follow a wish."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one request brought."""
+
+    text: str
+    prompt_tokens: int
+    reply_tokens: int
+    truncated: bool
+    """The limit on tokens ended it, so its last words may be cut."""
+    cost: float = 0.0
+
+
+class LanguageModel(Protocol):
+    """A model that completes texts."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def form(self) -> Form: ...
+
+    @property
+    def parallel(self) -> int:
+        """How many requests it takes at once."""
+        ...
+
+    def complete(
+        self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: Sampling
+    ) -> list[Reply]:
+        """One reply for each prompt, in order. Equal calls give equal replies from a local model on
+        the same machine. BackendError or ModelError if there can be no reply."""
+        ...
+
+
+def load_language_model(
+    backend: LocalLLM | ServedLLM, *, note: Note | None = None, spent: float = 0.0
+) -> LanguageModel:
+    """The model that a config names. `note` receives one record for each request to a server;
+    `spent` is what earlier requests have cost, for the limit on cost."""
+    if isinstance(backend, ServedLLM):
+        from selma.backbones.language_served import ServedModel
+
+        return ServedModel(backend, note=note, spent=spent)
+    from selma.backbones.language_local import LocalModel
+
+    return LocalModel(backend)
+
+
+def parallel_requests(backend: LocalLLM | ServedLLM) -> int:
+    """How many requests make one batch, known without loading the model."""
+    # Five, as the released code sends them together.
+    return 5 if isinstance(backend, ServedLLM) else backend.batch_size
+
+
+def model_identity(backend: LocalLLM | ServedLLM) -> dict[str, Any]:
+    """What tells this model's replies from another's, as JSON; free of keys and of torch."""
+    if isinstance(backend, ServedLLM):
+        return {"kind": "openai", "model": backend.model, "server": _server(backend.base_url)}
+    identity = {"kind": "local", "model": backend.model, "batch_size": backend.batch_size}
+    if backend.model == "smollm2":
+        from selma.backbones.smollm2 import gguf_file
+
+        return identity | {"weights": _digest(gguf_file())}
+    if Path(backend.model).is_dir():
+        return identity | {"model": Path(backend.model).name, "weights": _digest_of_folder(backend)}
+    return identity
+
+
+def _server(url: str | None) -> str | None:
+    """The address without user, password, query and fragment, where keys may hide."""
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _digest_of_folder(backend: LocalLLM) -> str:
+    files = sorted(
+        file
+        for file in Path(backend.model).iterdir()
+        if file.suffix in (".json", ".safetensors", ".jinja", ".model")
+    )
+    if not any(file.suffix == ".safetensors" for file in files):
+        raise ModelError(
+            f"A local language model is a folder with safetensors weights, but {backend.model} has "
+            'none. Convert it, or set prompts.backend.model to "smollm2".'
+        )
+    return hashlib.sha256("".join(f"{f.name}:{_digest(f)}\n" for f in files).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    state = path.stat()
+    return _digest_once(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache
+def _digest_once(path: Path, size: int, modified: int) -> str:
+    """sha256 in hex, read again only when the file has changed."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,244 @@
+"""A causal language model run by transformers: batched, seeded by sample, held to a grammar.
+
+A reply depends on its prompt, its seed and, in the last bits of its logits, on what else is in the
+batch; so callers who want equal replies keep their batches equal.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLTokenizer
+from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+)
+
+from selma.backbones.language import Form, Reply, Sampling
+from selma.config import LocalLLM
+from selma.errors import ModelError
+
+
+class LocalModel:
+    """A model in memory; see `selma.backbones.language.LanguageModel`."""
+
+    def __init__(self, backend: LocalLLM) -> None:
+        self.name = backend.model
+        self.parallel = backend.batch_size
+        embedded = backend.model == "smollm2"
+        # The embedded model stays on the CPU in float32: it is small, and so writes the same
+        # prompts with and without an accelerator.
+        self.device = "cuda" if torch.cuda.is_available() and not embedded else "cpu"
+        self._load(_folder(backend.model))
+        # SmolLM2 with 135 M parameters drifts into chat when it is asked; it continues lists well.
+        chats = getattr(self._tokenizer, "chat_template", None) is not None and not embedded
+        self.form: Form = "instructions" if chats else "continuation"
+
+    def _load(self, source: str) -> None:
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
+            model = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=torch.float32 if self.device == "cpu" else "auto",
+                use_safetensors=True,
+            )
+        except (OSError, ValueError, ImportError) as error:
+            raise ModelError(
+                f"The language model {self.name!r} cannot be loaded: {error}. Name a transformers "
+                'folder with safetensors weights, a Hub id, or "smollm2".'
+            ) from error
+        if self._tokenizer.pad_token_id is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._ends = _as_list(model.generation_config.eos_token_id) or [
+            self._tokenizer.eos_token_id
+        ]
+        # Whatever the model's authors liked (top_k, penalties) must not bend the distribution.
+        model.generation_config = GenerationConfig()
+        self._model = model.eval().to(self.device)
+
+    def complete(
+        self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: Sampling
+    ) -> list[Reply]:
+        """See `LanguageModel.complete`; at most `parallel` prompts share a forward pass."""
+        replies = []
+        for start in range(0, len(prompts), self.parallel):
+            batch = slice(start, start + self.parallel)
+            replies += self._complete_batch(prompts[batch], seeds[batch], sampling)
+        return replies
+
+    @torch.inference_mode()
+    def _complete_batch(
+        self, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling
+    ) -> list[Reply]:
+        inputs = self._read(prompts, chat=self.form == "instructions" and not sampling.grammar)
+        width = inputs["input_ids"].shape[1]
+        matchers = self._matchers(sampling, len(prompts))
+        chooser = _Chooser(seeds, sampling, matchers=matchers, end=self._ends[0])
+        output = self._model.generate(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            generation_config=GenerationConfig(
+                do_sample=False,  # the chooser samples; generate only has one token left to take
+                max_new_tokens=self._room(width, sampling.max_new_tokens),
+                eos_token_id=self._ends,
+                pad_token_id=self._tokenizer.pad_token_id,
+                stop_strings=list(sampling.stop) or None,
+            ),
+            logits_processor=LogitsProcessorList([chooser]),
+            tokenizer=self._tokenizer,
+        )
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        rows = output[:, width:].tolist()
+        return [
+            self._reply(row, length, sampling) for row, length in zip(rows, lengths, strict=True)
+        ]
+
+    def _read(self, prompts: Sequence[str], *, chat: bool) -> Any:
+        """Token ids and attention mask, padded on the left."""
+        texts = list(prompts)
+        if chat:
+            messages = [[{"role": "user", "content": text}] for text in texts]
+            texts = self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+        # A chat template writes the special tokens itself.
+        inputs = self._tokenizer(
+            texts, return_tensors="pt", padding=True, add_special_tokens=not chat
+        )
+        return inputs.to(self.device)
+
+    def _room(self, width: int, wanted: int) -> int:
+        longest = getattr(self._model.config, "max_position_embeddings", None) or width + wanted
+        if width >= longest:
+            raise ModelError(
+                f"{self.name!r} reads at most {longest} tokens, but the request has {width}. "
+                "Ask with fewer or shorter examples."
+            )
+        return min(wanted, longest - width)
+
+    def _reply(self, row: list[int], prompt_tokens: int, sampling: Sampling) -> Reply:
+        end = next((at for at, token in enumerate(row) if token in self._ends), None)
+        tokens = row if end is None else row[:end]
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        cuts = [at for stop in sampling.stop if (at := text.find(stop)) >= 0]
+        if cuts:
+            text = text[: min(cuts)]
+        return Reply(
+            text=text,
+            prompt_tokens=prompt_tokens,
+            reply_tokens=len(tokens),
+            truncated=end is None and not cuts,
+        )
+
+    def _matchers(self, sampling: Sampling, count: int) -> list[LLMatcher] | None:
+        if sampling.grammar is None:
+            return None
+        first = LLMatcher(self._grammar_tokenizer, sampling.grammar)
+        if first.is_error():
+            raise ModelError(f"The grammar cannot be used: {first.get_error():.400}")
+        return [first.deep_copy() for _ in range(count)]
+
+    @cached_property
+    def _grammar_tokenizer(self) -> LLTokenizer:
+        try:
+            serialised = self._tokenizer.backend_tokenizer.to_str()
+        except AttributeError as error:
+            raise ModelError(
+                f"A lexicon needs a model with a fast tokenizer, but {self.name!r} has none. "
+                "Set prompts.lexicon to null, or choose another model."
+            ) from error
+        width = self._model.config.get_text_config().vocab_size
+        return LLTokenizer(serialised, n_vocab=width, eos_token=self._ends)
+
+
+class _Chooser(LogitsProcessor):
+    """Samples each row's next token with the row's own generator and leaves only that one."""
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        sampling: Sampling,
+        *,
+        matchers: list[LLMatcher] | None,
+        end: int,
+    ) -> None:
+        self._random = [random.Random(seed) for seed in seeds]
+        self._sampling = sampling
+        self._matchers = matchers
+        self._end = end
+        self._chosen: list[int] | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        logits = scores.float().cpu()
+        if self._matchers is not None:
+            self._advance()
+        self._chosen = [self._choose(row, logits[row]) for row in range(len(logits))]
+        only = torch.full_like(scores, -torch.inf)
+        only[torch.arange(len(only)), torch.tensor(self._chosen)] = 0.0
+        return only
+
+    def _advance(self) -> None:
+        assert self._matchers is not None
+        for matcher, token in zip(self._matchers, self._chosen or (), strict=False):
+            if not matcher.is_stopped():
+                matcher.consume_token(token)
+
+    def _choose(self, row: int, logits: torch.Tensor) -> int:
+        if self._matchers is None:
+            return _sample(logits, self._sampling, self._random[row])
+        matcher = self._matchers[row]
+        if matcher.is_error():
+            raise ModelError(
+                f"The grammar is too large to be followed ({matcher.get_error():.200}). Write it "
+                "with fewer exceptions (`~`) and shorter repetitions."
+            )
+        if matcher.is_stopped():
+            return self._end
+        allowed = _allowed(matcher, len(logits))
+        return int(allowed[_sample(logits[allowed], self._sampling, self._random[row])])
+
+
+def _allowed(matcher: LLMatcher, width: int) -> torch.Tensor:
+    """The ids of the tokens that the grammar can go on with."""
+    mask = allocate_token_bitmask(1, width)
+    fill_next_token_bitmask(matcher, mask)
+    bits = np.unpackbits(mask.view(np.uint8), bitorder="little")[:width]
+    return torch.from_numpy(np.flatnonzero(bits))
+
+
+def _sample(logits: torch.Tensor, sampling: Sampling, rng: random.Random) -> int:
+    """An index drawn from softmax(logits / temperature), cut to the nucleus of `top_p`."""
+    if sampling.temperature == 0 or len(logits) == 1:
+        return int(logits.argmax())
+    # In float64 the cumulative sum of 50 000 probabilities stays exact enough to be searched.
+    shares = torch.softmax(logits.double() / sampling.temperature, dim=0)
+    order = None
+    if sampling.top_p < 1:
+        shares, order = shares.sort(descending=True, stable=True)
+        shares = shares[: int((shares.cumsum(0) < sampling.top_p).sum()) + 1]
+    reached = shares.cumsum(0)
+    drawn = torch.tensor(rng.random() * float(reached[-1]), dtype=torch.double)
+    index = min(int(torch.searchsorted(reached, drawn, right=True)), len(shares) - 1)
+    return index if order is None else int(order[index])
+
+
+def _folder(model: str) -> str:
+    if model == "smollm2":
+        from selma.backbones.smollm2 import unpacked_folder
+
+        return str(unpacked_folder())
+    return str(Path(model)) if Path(model).is_dir() else model
+
+
+def _as_list(value: Any) -> list[int]:
+    return list(value) if isinstance(value, list | tuple) else [] if value is None else [int(value)]

@@ -1,0 +1,364 @@
+"""The frozen text-to-image model: where it lies, what it is, and how it draws.
+
+Only this module loads it: safetensors only, no code from the model's folder, safety checker and
+watermark off (both would change training pictures).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selma.config import BaseConfig
+from selma.errors import AdapterError, ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+    from PIL import Image
+
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+
+# Class in model_index.json → what its loader is told beside the precision.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "StableDiffusionPipeline": {
+        "safety_checker": None,
+        "feature_extractor": None,
+        "image_encoder": None,
+        "requires_safety_checker": False,
+    },
+    "StableDiffusionXLPipeline": {
+        "feature_extractor": None,
+        "image_encoder": None,
+        "add_watermarker": False,
+    },
+}
+REPLACED = {"safety_checker", "feature_extractor", "image_encoder"}
+
+PICTURES_AT_ONCE = 8
+"""How many pictures one forward pass on the CPU holds, whatever the batch size is."""
+SMALL_LATENT = 32 * 32
+"""Latents up to this area gain from sharing a forward pass on the CPU; larger ones do not."""
+
+
+def base_fingerprint(base: BaseConfig) -> str:
+    """64 hex digits that change with any byte of the model that is loaded.
+
+    A local folder is read once per process; of a Hub repository the commit is taken instead.
+    """
+    folder = _local_folder(base.model)
+    if folder is None:
+        commit = _hub_commit(base.model, base.revision)
+        return hashlib.sha256(f"{base.model}@{commit}".encode()).hexdigest()
+    return _folder_fingerprint(folder.resolve())
+
+
+def load_text_to_image(base: BaseConfig) -> TextToImage:
+    """The model, on its device, in evaluation mode and without gradients. Raises ModelError."""
+    import diffusers
+    import torch
+    import transformers
+
+    for logging in (diffusers.utils.logging, transformers.utils.logging):
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()  # truncated prompts are counted, not logged one by one
+    index = _model_index(base)
+    family, settings = _family(index, base.model)
+    device = _device(base.device)
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[base.precision]
+    folder = _local_folder(base.model)
+    revision = {} if folder else {"revision": _hub_commit(base.model, base.revision)}
+    try:
+        pipe = getattr(diffusers, family).from_pretrained(
+            folder or base.model,
+            torch_dtype=dtype,
+            use_safetensors=True,
+            **revision,
+            **{key: value for key, value in settings.items() if key in index or value is False},
+        )
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(
+            f"{base.model} cannot be loaded as {family} from safetensors files: {error}"
+        ) from error
+    pipe.set_progress_bar_config(disable=True)
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.requires_grad_(False).eval()
+    return TextToImage(pipe.to(device), device, dtype, base_fingerprint(base))
+
+
+@dataclass
+class TextToImage:
+    """A frozen diffusion model that draws."""
+
+    pipe: StableDiffusionPipeline | StableDiffusionXLPipeline
+    device: torch.device
+    dtype: torch.dtype
+    fingerprint: str
+    _adapted: bool = False
+
+    @property
+    def prediction_type(self) -> str:
+        """ "epsilon", "v_prediction" or "sample", as the base's own scheduler has it."""
+        return str(self.pipe.scheduler.config.prediction_type)
+
+    @property
+    def image_px(self) -> int:
+        """Side of the square pictures that the base was made for."""
+        return int(self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor)
+
+    @cached_property
+    def tokenizers(self) -> list[Any]:
+        names = ("tokenizer", "tokenizer_2")
+        return [part for name in names if (part := getattr(self.pipe, name, None)) is not None]
+
+    def tokens_cut(self, text: str) -> int:
+        """How many tokens of the text lie beyond the limit of the stricter encoder."""
+        lengths = (
+            len(words(text, truncation=False, verbose=False).input_ids) - words.model_max_length
+            for words in self.tokenizers
+        )
+        return max(0, *lengths)
+
+    def draw(
+        self,
+        texts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+        batch_size: int,
+    ) -> Iterator[Image.Image]:
+        """Pictures in the order of the texts; each depends on its text, seed, steps and guidance.
+
+        Guidance of 1 or less draws without an unconditional pass. On a CPU the batch size changes
+        no pixel; on a GPU it may change the last bit of some, and order and resume never do.
+        """
+        if len(texts) != len(seeds):
+            raise ValueError(f"Each text needs one seed, but {len(texts)} and {len(seeds)} came.")
+        rows = self._rows(batch_size)
+        for start in range(0, len(texts), rows):
+            some, their_seeds = list(texts[start : start + rows]), list(seeds[start : start + rows])
+            # Matrix products of another size round otherwise (measured: 1e-6, enough to turn a
+            # pixel by one), while within one size each row is independent of the others. So
+            # every pass has the same size, the last one filled up with copies.
+            missing = rows - len(some)
+            pictures = self._draw_together(
+                some + some[-1:] * missing,
+                their_seeds + their_seeds[-1:] * missing,
+                steps,
+                guidance,
+            )
+            yield from pictures[: len(some)]
+
+    @contextmanager
+    def adapted(self, folder: Path | None, *, scale: float = 1.0) -> Iterator[None]:
+        """While the block runs, the UNet's weights hold the adapter in `folder`, times `scale`.
+
+        Afterwards the weights are what they were, bit for bit. None changes nothing.
+        """
+        if folder is None:
+            yield
+            return
+        if self._adapted:
+            raise AdapterError("Only one adapter can be applied at a time; leave the first block.")
+        self._adapted = True
+        try:
+            kept = self._fuse(folder, scale=scale)
+            try:
+                yield
+            finally:
+                _restore(self.pipe.unet, kept)
+        finally:
+            self._adapted = False
+
+    def _rows(self, batch_size: int) -> int:
+        if self.device.type != "cpu":
+            return batch_size
+        return PICTURES_AT_ONCE if self.pipe.unet.config.sample_size**2 <= SMALL_LATENT else 1
+
+    def _draw_together(
+        self, texts: list[str], seeds: list[int], steps: int, guidance: float
+    ) -> list[Image.Image]:
+        import numpy as np
+        import torch
+
+        unet = self.pipe.unet.config
+        shape = (1, unet.in_channels, unet.sample_size, unet.sample_size)
+        # CPU generators, so that every device starts from the same noise.
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        latents = torch.cat([torch.randn(shape, generator=g) for g in generators])
+        pictures = self.pipe(
+            prompt=texts,
+            latents=latents.to(self.device, self.dtype),
+            generator=generators,  # goes on to the schedulers that add noise at each step
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            output_type="np",
+        ).images
+        if not np.isfinite(pictures).all():
+            raise ModelError(
+                f"The model drew pixels that are not finite with {self.dtype}. "
+                "Set base.precision to bf16 or fp32."
+            )
+        return self.pipe.image_processor.numpy_to_pil(pictures)
+
+    def _fuse(self, folder: Path, *, scale: float) -> dict[str, torch.Tensor]:
+        """Adds the adapter to the UNet's weights; returns the weights that it replaced."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        unet = self.pipe.unet
+        kept: dict[str, torch.Tensor] = {}
+        try:
+            layers = _layers_of(folder / ADAPTER_FILE)
+            self.pipe.load_lora_weights(
+                folder, weight_name=ADAPTER_FILE, use_safetensors=True, local_files_only=True
+            )
+            for name, module in unet.named_modules():
+                if isinstance(module, BaseTunerLayer):
+                    kept[name] = module.get_base_layer().weight.detach().clone()
+            if not kept or len(kept) != layers:
+                # The loader passes over layers that it does not find, without an error.
+                raise AdapterError(
+                    f"{folder / ADAPTER_FILE} changes {layers} layers, of which this model has "
+                    f"{len(kept)}. It was made for another one."
+                )
+            unet.fuse_lora(lora_scale=scale)
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+            unet.unload_lora()
+            _restore(unet, kept)
+            raise AdapterError(
+                f"{folder / ADAPTER_FILE} cannot be applied to this model: {error}"
+            ) from error
+        except BaseException:
+            unet.unload_lora()
+            _restore(unet, kept)
+            raise
+        unet.unload_lora()  # the layers go, what they added stays
+        return kept
+
+
+def _layers_of(path: Path) -> int:
+    """How many layers the adapter changes, all of them the UNet's."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+    except SafetensorError as error:
+        raise AdapterError(f"{path} is not a whole safetensors file: {error}.") from error
+    foreign = [name for name in names if not name.startswith(("unet.", "lora_unet_"))]
+    if foreign:
+        raise AdapterError(f"{path} must change the UNet alone, but it has {foreign[0]!r}.")
+    return sum(bool(re.search(r"lora_A\.|lora[._]down\.|down\.weight$", name)) for name in names)
+
+
+def _restore(unet: torch.nn.Module, kept: dict[str, torch.Tensor]) -> None:
+    for name, weight in kept.items():
+        unet.get_parameter(f"{name}.weight").data.copy_(weight)
+
+
+def _local_folder(model: str) -> Path | None:
+    """The folder that holds the model; None for a Hub repository id."""
+    if model == "toybox":
+        from selma.toybox import weights_folder
+
+        return weights_folder() / "base"
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith("."):
+        return None
+    raise ModelError(
+        f'base.model must be "toybox", a diffusers folder or a Hub id like "owner/name", '
+        f"but {model!r} is none of them."
+    )
+
+
+@cache
+def _folder_fingerprint(folder: Path) -> str:
+    if not (folder / "model_index.json").is_file():
+        raise ModelError(f"{folder} must be a diffusers folder, but has no model_index.json.")
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in {".json", ".txt", ".safetensors"} and path.is_file():
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            total.update(f"{path.relative_to(folder).as_posix()}\n{digest}\n".encode())
+    return total.hexdigest()
+
+
+@cache
+def _hub_commit(model: str, revision: str | None) -> str:
+    """The commit that the revision (None: the newest) names; from the local cache if offline."""
+    import huggingface_hub
+
+    if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    try:
+        return str(huggingface_hub.model_info(model, revision=revision).sha)
+    except Exception as error:  # many kinds: no net, offline mode, no such repository, no right
+        cached = huggingface_hub.try_to_load_from_cache(
+            model, "model_index.json", revision=revision
+        )
+        if isinstance(cached, str):
+            return Path(cached).parent.name  # .../snapshots/<commit>/model_index.json
+        raise ModelError(f"{model} cannot be found on the Hub or in its cache: {error}") from error
+
+
+def _model_index(base: BaseConfig) -> dict[str, Any]:
+    folder = _local_folder(base.model)
+    try:
+        if folder is None:
+            import huggingface_hub
+
+            commit = _hub_commit(base.model, base.revision)
+            path = Path(
+                huggingface_hub.hf_hub_download(base.model, "model_index.json", revision=commit)
+            )
+        else:
+            path = folder / "model_index.json"
+        index = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{base.model} has no readable model_index.json: {error}") from error
+    if not isinstance(index, dict):
+        raise ModelError(f"{base.model}: model_index.json must be a mapping.")
+    return index
+
+
+def _family(index: dict[str, Any], model: str) -> tuple[str, dict[str, Any]]:
+    """The pipeline's class and its settings; refuses parts that would run foreign code."""
+    name = index.get("_class_name")
+    if name not in FAMILIES:
+        raise ModelError(f"{model} must be one of {', '.join(FAMILIES)}, but is {name!r}.")
+    for part, origin in index.items():
+        if part.startswith("_") or part in REPLACED or not isinstance(origin, list):
+            continue
+        if origin[0] not in ("diffusers", "transformers", None):
+            raise ModelError(
+                f"{model}: {part} must come from diffusers or transformers, but model_index.json "
+                f"names {origin[0]!r}. Code from a model's folder is never run."
+            )
+    return name, FAMILIES[name]
+
+
+def _device(wanted: str) -> torch.device:
+    import torch
+
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if wanted == "auto":
+        return torch.device(next(name for name, found in there.items() if found))
+    if not there[wanted]:
+        raise ModelError(f"base.device is {wanted}, but PyTorch finds none. Set it to auto or cpu.")
+    return torch.device(wanted)

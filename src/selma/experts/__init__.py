@@ -1,0 +1,1 @@
+"""Stage 3: one adapter is trained for each skill. `training` has the one loop."""

@@ -1,0 +1,92 @@
+"""What is random in training step s, as a function of seed, skill and s alone.
+
+So a run that is resumed at any step goes on exactly as the one that was never stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from selma.randomness import generator
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's samples and their random numbers, on the CPU."""
+
+    indices: Tensor
+    """[b] which pair."""
+    timesteps: Tensor
+    """[b] uniform in 0..T-1."""
+    noise: Tensor
+    """[b, c, h, w] standard normal: ε."""
+    posterior: Tensor
+    """[b, c, h, w] standard normal, for the autoencoder's posterior."""
+    dropped: Tensor
+    """[b] bool: train on the empty caption."""
+    mirrored: Tensor
+    """[b] bool: train on the mirror image."""
+
+    def parts(self, size: int) -> Iterator[Batch]:
+        """The same batch in micro-batches; what a sample gets does not depend on their size."""
+        columns = (
+            self.indices,
+            self.timesteps,
+            self.noise,
+            self.posterior,
+            self.dropped,
+            self.mirrored,
+        )
+        for some in zip(*(column.split(size) for column in columns), strict=True):
+            yield Batch(*some)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """All steps' batches of one expert."""
+
+    seed: int
+    skill: str
+    count: int
+    """How many pairs there are."""
+    batch_size: int
+    latent: tuple[int, int, int]
+    """(c, h, w)."""
+    train_timesteps: int
+    caption_dropout: float
+    flip: bool
+
+    def at(self, step: int) -> Batch:
+        """The batch of step 0, 1, ..."""
+        b = self.batch_size
+        draw = self._stream("step", step)
+        return Batch(
+            indices=self._indices(step),
+            timesteps=torch.randint(0, self.train_timesteps, (b,), generator=draw),
+            noise=torch.randn((b, *self.latent), generator=draw),
+            posterior=torch.randn((b, *self.latent), generator=draw),
+            dropped=torch.rand(b, generator=draw) < self.caption_dropout,
+            mirrored=(torch.rand(b, generator=draw) < 0.5) & self.flip,
+        )
+
+    def _indices(self, step: int) -> Tensor:
+        """Shuffled epochs one after the other; a batch may span two, so that all are full."""
+        places = range(step * self.batch_size, (step + 1) * self.batch_size)
+        return torch.tensor([int(self._epoch(p // self.count)[p % self.count]) for p in places])
+
+    def _epoch(self, epoch: int) -> Tensor:
+        return _permutation(self.seed, self.skill, self.count, epoch)
+
+    def _stream(self, *names: str | int) -> torch.Generator:
+        return generator(self.seed, "experts", self.skill, *names)
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, skill: str, count: int, epoch: int) -> Tensor:
+    stream = generator(seed, "experts", skill, "epoch", epoch)
+    return torch.randperm(count, generator=stream)

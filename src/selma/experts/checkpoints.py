@@ -1,0 +1,144 @@
+"""Training's state on disk: no code inside, whole or not found, bit for bit what it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from selma.adapters import lora
+from selma.adapters.files import Lineage, given, write_safetensors
+from selma.backbones.text_to_image import ADAPTER_FILE
+from selma.config import LoraConfig
+from selma.progress import console
+from selma.workspace import file_sha256, write_json
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+STATE_FILE = "state.json"
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint: every file is there with the bytes that were written."""
+
+    path: Path
+    step: int
+    state: Mapping[str, Any]
+
+
+def checkpoint_folder(root: Path, step: int) -> Path:
+    return root / f"step-{step:06d}"
+
+
+def write(
+    root: Path,
+    *,
+    step: int,
+    factors: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    adapter: LoraConfig,
+    lineage: Lineage,
+    extra: Mapping[str, Any],
+) -> None:
+    """Writes a checkpoint: adapter, moments, and last the state with every file's sha256, without
+    which the folder is not taken for a checkpoint."""
+    folder = checkpoint_folder(root, step)
+    folder.mkdir(exist_ok=True)
+    lora.save(folder / ADAPTER_FILE, dict(factors), adapter, lineage=lineage)
+    moments = {
+        f"{kind}/{name}": optimizer.state[parameter][kind]
+        for name, parameter in factors.items()
+        if optimizer.state[parameter]  # empty as long as every step was skipped
+        for kind in MOMENTS
+    }
+    write_safetensors(folder / OPTIMIZER_FILE, given(moments), metadata={"format": "pt"})
+    files = {name: file_sha256(folder / name) for name in (ADAPTER_FILE, OPTIMIZER_FILE)}
+    write_json(folder / STATE_FILE, {"step": step, "files": files, **extra})
+    _flush(root)
+
+
+def newest(root: Path) -> Checkpoint | None:
+    """The newest complete checkpoint; a damaged one is passed over, which is said."""
+    for folder in sorted(root.glob("step-*"), reverse=True):
+        if (found := _complete(folder)) is not None:
+            return found
+        if (folder / STATE_FILE).exists():
+            console.print(f"{folder} is damaged; going back to the checkpoint before it.")
+    return None
+
+
+def restore(
+    found: Checkpoint, *, factors: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> None:
+    """Puts weights and moments back, bit for bit."""
+    weights = safetensors.torch.load_file(found.path / ADAPTER_FILE)
+    moments = safetensors.torch.load_file(found.path / OPTIMIZER_FILE)
+    for name, parameter in factors.items():
+        parameter.data.copy_(weights[f"unet.{name}"])
+    state = {
+        number: {kind: moments[f"{kind}/{name}"] for kind in MOMENTS}
+        for number, name in enumerate(factors)
+        if f"{MOMENTS[0]}/{name}" in moments
+    }
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def tidy(root: Path, *, keep_adapters: bool) -> None:
+    """After a new checkpoint is complete: takes older ones away, or only their moments.
+
+    The one before it stays, to go back to if the new one's file should be damaged.
+    """
+    complete = [folder for folder in sorted(root.glob("step-*")) if (folder / STATE_FILE).exists()]
+    for folder in complete[:-2]:
+        # The state goes first: what is left is no checkpoint, whenever this is interrupted.
+        (folder / STATE_FILE).unlink()
+        if keep_adapters:
+            (folder / OPTIMIZER_FILE).unlink(missing_ok=True)
+        else:
+            shutil.rmtree(folder)
+
+
+def adapters(root: Path) -> Iterator[tuple[int, Path]]:
+    """Step and folder of every adapter that was kept, in order."""
+    for folder in sorted(root.glob("step-*")):
+        if (folder / ADAPTER_FILE).is_file():
+            yield int(folder.name.removeprefix("step-")), folder
+
+
+def drop_after(root: Path, step: int) -> None:
+    """Takes away what an interrupted run left beyond the step that is resumed from."""
+    for folder in root.glob("step-*"):
+        if int(folder.name.removeprefix("step-")) > step:
+            shutil.rmtree(folder)
+
+
+def _complete(folder: Path) -> Checkpoint | None:
+    if not re.fullmatch(r"step-\d{6,}", folder.name) or folder.is_symlink():
+        return None
+    try:
+        state = json.loads((folder / STATE_FILE).read_text("utf-8"))
+        files: Collection[tuple[str, str]] = state["files"].items()
+        whole = all(file_sha256(folder / name) == digest for name, digest in files)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None
+    return Checkpoint(folder, int(state["step"]), state) if whole and files else None
+
+
+def _flush(folder: Path) -> None:
+    """The folder's own entries reach the disk, so that none older is removed before."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

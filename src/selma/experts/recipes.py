@@ -1,0 +1,66 @@
+"""What makes an expert what it is. Imports no model library, so that `status` is quick."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from selma.backbones.text_to_image import base_fingerprint
+from selma.config import BaseConfig, ExpertsConfig
+from selma.records import Pair
+from selma.workspace import file_sha256, recipe_key
+
+
+def expert_recipe(
+    skill: str,
+    pairs: Sequence[Pair],
+    digests: Sequence[str],
+    config: ExpertsConfig,
+    *,
+    base: BaseConfig,
+    seed: int,
+) -> dict[str, Any]:
+    """All that the expert's weights depend on. `digests` are the pictures' sha256."""
+    without = {"tracker"}
+    if config.select == "last":
+        without.add("checkpoint_every")  # changes only how much a crash can cost
+    texts = [pair.prompt.text for pair in pairs]
+    return {
+        "base": base_fingerprint(base),
+        "base_precision": base.precision,
+        "pairs": recipe_key({"pairs": list(zip(texts, digests, strict=True))}),
+        "experts": config.model_dump(mode="json", exclude=without),
+        "skill": skill,
+        "seed": seed,
+        "versions": {name: version(name) for name in ("torch", "diffusers", "peft")},
+    }
+
+
+def encoding_recipe(expert: dict[str, Any], *, flip: bool) -> dict[str, Any]:
+    """What the encoded pairs depend on: an expert's recipe without its training."""
+    kept = ("base", "base_precision", "pairs", "versions")
+    return {**{key: expert[key] for key in kept}, "flip": flip}
+
+
+def picture_digests(pairs: Sequence[Pair]) -> list[str]:
+    """sha256 of each picture: as its folder's manifest has it, else of the file."""
+    manifests: dict[Path, dict[str, str]] = {}
+    digests = []
+    for pair in pairs:
+        root = pair.image.parent.parent
+        if root not in manifests:
+            manifests[root] = _manifest(root)
+        name = pair.image.relative_to(root).as_posix()
+        digests.append(manifests[root].get(name) or file_sha256(pair.image))
+    return digests
+
+
+def _manifest(root: Path) -> dict[str, str]:
+    try:
+        files = json.loads((root / "manifest.json").read_text("utf-8"))["files"]
+        return {name: entry["sha256"] for name, entry in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

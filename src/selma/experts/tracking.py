@@ -1,0 +1,50 @@
+"""Training's log, shown live in TensorBoard or Weights & Biases. It never becomes an artefact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from selma.config import ExpertsConfig
+from selma.errors import ConfigError
+
+
+@contextmanager
+def tracked(
+    config: ExpertsConfig, folder: Path, *, skill: str
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """A function that takes each line of the log; does nothing if no tracker is set."""
+    if config.tracker == "none":
+        yield lambda line: None
+        return
+    tracker = _started(config.tracker, folder, skill)
+    tracker.store_init_configuration({"skill": skill, "learning_rate": config.learning_rate})
+    try:
+        yield lambda line: tracker.log(
+            {key: value for key, value in line.items() if value is not None}, step=line["step"]
+        )
+    finally:
+        tracker.finish()
+
+
+def _started(name: str, folder: Path, skill: str) -> Any:
+    from accelerate import PartialState
+    from accelerate.tracking import TensorBoardTracker, WandBTracker
+
+    PartialState()  # the trackers ask it whether they are in the main process
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        tracker = (
+            TensorBoardTracker(skill, folder)
+            if name == "tensorboard"
+            else WandBTracker("selma", name=skill, dir=str(folder))
+        )
+        tracker.start()
+    except ImportError as error:
+        raise ConfigError(
+            f"experts.tracker is {name!r}, but it is not installed. Run `pip install {name}`, or "
+            "set experts.tracker to none."
+        ) from error
+    return tracker

@@ -1,0 +1,402 @@
+"""The one training loop: encoded pairs in, one adapter out, resumable at every checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selma.backbones.text_to_image import ADAPTER_FILE
+from selma.config import BaseConfig, ExpertsConfig
+from selma.errors import ConfigError, DataError, TrainingDiverged
+from selma.experts.recipes import encoding_recipe, expert_recipe, picture_digests
+from selma.records import Expert, Pair
+from selma.workspace import (
+    EXPERTS,
+    Item,
+    Workspace,
+    append_line,
+    promote,
+    read_lines,
+    write_bytes,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+    from torch import Tensor, nn
+    from torch.optim.lr_scheduler import LRScheduler
+
+    from selma.backbones.text_to_image import TextToImage
+    from selma.experts.batches import Batch
+    from selma.experts.encoding import Encoded
+
+LOG = "loss.jsonl"
+SELECTION = "selection.jsonl"
+BAD_IN_A_ROW = 3
+
+Line = Mapping[str, Any]
+
+
+def train_experts(
+    pairs: Mapping[str, Sequence[Pair]],
+    config: ExpertsConfig,
+    folder: Workspace,
+    *,
+    base: BaseConfig,
+    seed: int,
+    model: Callable[[], TextToImage],
+    judge: Callable[[Path], float] | None = None,
+) -> list[Expert]:
+    """One expert for each skill, in the order of the skills.
+
+    `judge` maps an adapter's folder to a score, higher is better; it is needed if `config.select`
+    is "dev". `model` is called only if an expert is missing. Raises TrainingDiverged, with the last
+    checkpoint kept.
+    """
+    if config.select == "dev" and judge is None:
+        raise ConfigError('experts.select is "dev", which needs a judge, but none was given.')
+    return [
+        _train_skill(skill, some, config, folder, base=base, seed=seed, model=model, judge=judge)
+        for skill, some in pairs.items()
+    ]
+
+
+def _train_skill(
+    skill: str,
+    pairs: Sequence[Pair],
+    config: ExpertsConfig,
+    folder: Workspace,
+    *,
+    base: BaseConfig,
+    seed: int,
+    model: Callable[[], TextToImage],
+    judge: Callable[[Path], float] | None,
+) -> Expert:
+    if not pairs:
+        raise DataError(f"The expert {skill!r} needs at least one pair, but has none.")
+    digests = picture_digests(pairs)
+    recipe = expert_recipe(skill, pairs, digests, config, base=base, seed=seed)
+    item = folder.item(EXPERTS, skill, recipe=recipe)
+    expert = Expert(skill=skill, folder=item.path, key=item.key)
+    if item.done:
+        shutil.rmtree(item.path / "checkpoints", ignore_errors=True)  # if killed just before
+        return expert
+    path = item.begin()
+
+    from selma.experts.encoding import encode_pairs
+    from selma.experts.tracking import tracked
+
+    started = time.monotonic()
+    encoded = encode_pairs(
+        pairs,
+        folder,
+        skill=skill,
+        flip=config.flip,
+        digests=digests,
+        recipe=encoding_recipe(recipe, flip=config.flip),
+        model=model,
+    )
+    with tracked(config, folder.root / "tracking", skill=skill) as on_step:
+        fit(
+            model(),
+            encoded,
+            config,
+            path,
+            skill=skill,
+            seed=seed,
+            made_by={"skill": skill, "key": item.key},
+            on_step=on_step,
+            names=[pair.prompt.id for pair in pairs],
+        )
+    scores = _judged(path, judge) if config.select == "dev" and judge is not None else {}
+    _finish(item, config, pairs=len(pairs), scores=scores)
+    folder.journal(EXPERTS, skill=skill, seconds=round(time.monotonic() - started, 3))
+    return expert
+
+
+def fit(
+    model: TextToImage,
+    encoded: Encoded,
+    config: ExpertsConfig,
+    path: Path,
+    *,
+    skill: str,
+    seed: int,
+    made_by: Mapping[str, Any],
+    on_step: Callable[[Line], None] = lambda line: None,
+    names: Sequence[str] = (),
+) -> None:
+    """Trains up to `config.steps`; leaves `checkpoints/` and `loss.jsonl` in `path`.
+
+    Goes on from the newest complete checkpoint there, and ends bit for bit where a run that was
+    never stopped does. `on_step` gets each line of the log; what it raises ends the training, which
+    can then be resumed. `names` are the pairs' ids, to name a batch that cannot be trained on.
+    """
+    import torch
+    from diffusers import DDPMScheduler
+    from diffusers.optimization import get_scheduler
+
+    from selma.experts import checkpoints
+    from selma.experts.batches import Batches
+    from selma.progress import progress
+
+    accelerator = _accelerator(model, config)
+    # The base's own noise schedule, as a DDPM whatever sampler the base draws with.
+    schedule = DDPMScheduler.from_config(model.pipe.scheduler.config)
+    alphas_bar = schedule.alphas_cumprod.to(model.device)
+    batches = Batches(
+        seed=seed,
+        skill=skill,
+        count=len(encoded),
+        batch_size=config.batch_size,
+        latent=tuple(encoded.mean.shape[1:]),  # type: ignore[arg-type]
+        train_timesteps=len(alphas_bar),
+        caption_dropout=config.caption_dropout,
+        flip=config.flip,
+    )
+    with _attached(model, config, skill=skill, seed=seed) as factors:
+        # A list: an iterator would be spent by the optimizer, and nothing left to be clipped.
+        parameters = list(factors.values())
+        raw = torch.optim.AdamW(
+            parameters,
+            lr=config.learning_rate,
+            betas=config.betas,
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+        )
+        rates = get_scheduler(
+            _schedule_name(config),
+            raw,
+            num_warmup_steps=config.warmup_steps,
+            num_training_steps=config.steps,
+        )
+        optimizer = accelerator.prepare(raw)
+
+        root, first, bad = path / "checkpoints", 0, 0
+        root.mkdir(exist_ok=True)
+        found = checkpoints.newest(root)
+        if found is not None:
+            checkpoints.restore(found, factors=factors, optimizer=raw)
+            rates.load_state_dict(found.state["rates"])
+            for group, rate in zip(raw.param_groups, rates.get_last_lr(), strict=True):
+                group["lr"] = rate  # a restored schedule does not hand its rate on by itself
+            if accelerator.scaler is not None:
+                accelerator.scaler.load_state_dict(found.state["scaler"])
+            first, bad = found.step, found.state["bad"]
+        checkpoints.drop_after(root, first)
+        _cut_log(path / LOG, first)
+
+        with (
+            open(path / LOG, "a", encoding="utf-8") as log,
+            progress(f"training {skill}", total=config.steps, done=first) as advance,
+        ):
+            for step in range(first + 1, config.steps + 1):
+                batch, loss = batches.at(step - 1), 0.0
+                for part in batch.parts(config.micro_batch_size or config.batch_size):
+                    with accelerator.accumulate(model.pipe.unet):
+                        with accelerator.autocast():
+                            losses = _losses(model, encoded, part, alphas_bar)
+                        accelerator.backward(losses.mean())
+                        loss += float(losses.detach().sum()) / config.batch_size
+                norm = _clip(accelerator, parameters, config.max_grad_norm)
+                usable = math.isfinite(loss) and math.isfinite(norm)
+                if usable or accelerator.scaler is not None:
+                    optimizer.step()  # a loss scaler skips a bad step by itself, and learns from it
+                optimizer.zero_grad()
+                line = {
+                    "step": step,
+                    "loss": loss if math.isfinite(loss) else None,
+                    "gradient_norm": norm if math.isfinite(norm) else None,
+                    "learning_rate": rates.get_last_lr()[0],
+                }
+                _next_rate(rates)
+                log.write(json.dumps(line) + "\n")
+                log.flush()
+                bad = bad + 1 if _is_bad(accelerator, loss, norm) else 0
+                if bad >= BAD_IN_A_ROW:
+                    raise _diverged(skill, step, batch, names, root)
+                if step % config.checkpoint_every == 0 or step == config.steps:
+                    os.fsync(log.fileno())  # a checkpoint promises its log
+                    checkpoints.write(
+                        root,
+                        step=step,
+                        factors=factors,
+                        optimizer=raw,
+                        adapter=config.adapter,
+                        lineage=_lineage(model, made_by, step),
+                        extra={
+                            "rates": rates.state_dict(),
+                            "scaler": accelerator.scaler and accelerator.scaler.state_dict(),
+                            "bad": bad,
+                        },
+                    )
+                    checkpoints.tidy(root, keep_adapters=config.select == "dev")
+                advance(note=f"loss {loss:.4f}")
+                on_step(line)
+
+
+def _losses(model: TextToImage, encoded: Encoded, batch: Batch, alphas_bar: Tensor) -> Tensor:
+    """The loss of each sample, [b]; no sample's loss depends on another's."""
+    from selma.experts.objective import TARGETS, denoising_losses, diffuse
+
+    samples = encoded.samples(batch).to(model.device)
+    x0 = samples.latents * model.pipe.vae.config.scaling_factor
+    noise, timesteps = batch.noise.to(model.device), batch.timesteps.to(model.device)
+    alpha_bar = alphas_bar[timesteps]
+    prediction = model.pipe.unet(
+        diffuse(x0, noise, alpha_bar).to(model.dtype),
+        timesteps,
+        encoder_hidden_states=samples.text.to(model.dtype),
+        added_cond_kwargs=samples.conditions(model.dtype),
+        return_dict=False,
+    )[0]
+    target = TARGETS[model.prediction_type](x0, noise, alpha_bar)
+    return denoising_losses(prediction, target)
+
+
+def _accelerator(model: TextToImage, config: ExpertsConfig) -> Accelerator:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    on_cpu = model.device.type == "cpu"
+    if config.precision == "fp16" and model.device.type != "cuda":
+        raise ConfigError(
+            f"experts.precision fp16 needs a CUDA device, but the model is on {model.device}. Set "
+            "it to bf16 or fp32."
+        )
+    # Its state is one for the process, and would refuse another precision than the first one's.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(
+        cpu=on_cpu,
+        mixed_precision="no" if config.precision == "fp32" else config.precision,
+        gradient_accumulation_steps=config.batch_size
+        // (config.micro_batch_size or config.batch_size),
+    )
+
+
+@contextmanager
+def _attached(
+    model: TextToImage, config: ExpertsConfig, *, skill: str, seed: int
+) -> Iterator[dict[str, nn.Parameter]]:
+    """The trainable factors, while the block runs; then the UNet is what it was."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    from selma.adapters import lora
+    from selma.randomness import generator
+
+    unet = model.pipe.unet
+    processors = unet.attn_processors
+    try:
+        if config.precision == "bf16" and model.device.type == "cpu":
+            # On a CPU the backward pass of the fused attention is many times slower in bfloat16.
+            unet.set_attn_processor(AttnProcessor())
+        yield lora.attach(unet, config.adapter, generator=generator(seed, "experts", skill, "init"))
+    finally:
+        lora.detach(unet)
+        unet.set_attn_processor(processors)
+
+
+def _clip(
+    accelerator: Accelerator, parameters: Sequence[torch.Tensor], max_norm: float | None
+) -> float:
+    """The gradient's norm before clipping."""
+    return float(accelerator.clip_grad_norm_(parameters, max_norm or math.inf))
+
+
+def _next_rate(rates: LRScheduler) -> None:
+    with warnings.catch_warnings():
+        # PyTorch warns if the first step was a skipped one; that is what we mean.
+        warnings.filterwarnings("ignore", message="Detected call of")
+        rates.step()
+
+
+def _is_bad(accelerator: Accelerator, loss: float, norm: float) -> bool:
+    """Whether a step counts against the run. Overflowing gradients are a loss scaler's daily
+    business, as long as it can still go down."""
+    searching = accelerator.scaler is not None and accelerator.scaler.get_scale() > 1
+    return not math.isfinite(loss) or (not math.isfinite(norm) and not searching)
+
+
+def _diverged(
+    skill: str, step: int, batch: Batch, names: Sequence[str], root: Path
+) -> TrainingDiverged:
+    ids = [names[i] for i in batch.indices.tolist()] if names else batch.indices.tolist()
+    shown = ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
+    return TrainingDiverged(
+        f"The expert {skill!r} had {BAD_IN_A_ROW} steps in a row with a loss or gradient that is "
+        f"not finite, the last at step {step} on the pairs {shown}. The last checkpoint is kept in "
+        f"{root}. Lower experts.learning_rate, or set experts.precision to fp32 or bf16."
+    )
+
+
+def _schedule_name(config: ExpertsConfig) -> str:
+    warm = config.schedule == "constant" and config.warmup_steps
+    return "constant_with_warmup" if warm else config.schedule
+
+
+def _lineage(model: TextToImage, made_by: Mapping[str, Any], step: int) -> Any:
+    from selma.adapters.files import Lineage
+
+    return Lineage(base=model.fingerprint, made_by={**made_by, "step": step})
+
+
+def _cut_log(path: Path, steps: int) -> None:
+    """The log as it was at the checkpoint: what came after is trained, and logged, again."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    if len(lines) < steps:
+        raise DataError(
+            f"{path} must have a line for each of {steps} steps, but has {len(lines)}. Remove "
+            f"{path.parent} to train this expert anew."
+        )
+    write_bytes(path, b"".join(lines[:steps]))
+
+
+def _judged(path: Path, judge: Callable[[Path], float]) -> dict[int, float]:
+    """Step → score of each checkpoint; a score that is on record is not asked for again."""
+    from selma.experts.checkpoints import adapters
+
+    record = path / SELECTION
+    scores = {row["step"]: row["score"] for row in read_lines(record, repair=True)}
+    for step, folder in adapters(path / "checkpoints"):
+        if step not in scores:
+            score = float(judge(folder))
+            if not math.isfinite(score):
+                raise DataError(f"A score must be a number, but the judge gave {score} at {step}.")
+            append_line(record, {"step": step, "score": score})
+            scores[step] = score
+    return scores
+
+
+def _finish(item: Item, config: ExpertsConfig, *, pairs: int, scores: Mapping[int, float]) -> None:
+    """The chosen checkpoint's adapter becomes the expert; then the checkpoints go."""
+    from selma.experts.checkpoints import checkpoint_folder
+
+    # Of equal scores the earlier: it changed the base less.
+    best = max(sorted(scores), key=lambda step: scores[step]) if scores else config.steps
+    chosen = checkpoint_folder(item.path / "checkpoints", best) / ADAPTER_FILE
+    aside = item.path / f".{ADAPTER_FILE}.partial"
+    shutil.copyfile(chosen, aside)
+    promote(aside, item.path / ADAPTER_FILE)
+    losses = [row["loss"] for row in read_lines(item.path / LOG)]
+    files = [item.path / ADAPTER_FILE, item.path / LOG]
+    item.finish(
+        files + ([item.path / SELECTION] if scores else []),
+        {
+            "pairs": pairs,
+            "steps": config.steps,
+            "chosen_step": best,
+            "scores": {str(step): score for step, score in scores.items()},
+            "first_loss": losses[0],
+            "last_loss": losses[-1],
+            "skipped_steps": sum(loss is None for loss in losses),
+        },
+    )
+    shutil.rmtree(item.path / "checkpoints")

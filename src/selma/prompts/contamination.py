@@ -1,0 +1,21 @@
+"""Whether a text is (nearly) one of the exam's: what is trained on must not be what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from selma.prompts.novelty import SimilarityIndex
+
+
+class ExamTexts:
+    """The exam's texts; `contains` tells whether ROUGE-L F against any of them is above the
+    threshold. A threshold of None is off."""
+
+    def __init__(self, texts: Sequence[str], *, threshold: float | None) -> None:
+        self._index = None if threshold is None else SimilarityIndex(threshold)
+        if self._index is not None:
+            for text in texts:
+                self._index.add(text)
+
+    def contains(self, text: str) -> bool:
+        return self._index is not None and self._index.similar(text)

@@ -1,0 +1,175 @@
+"""What a skill is: a kind of prompt, told by a description, rules and seeds, as text in a file."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from selma.errors import DataError, SkillError
+from selma.workspace import inside
+
+_CATALOGUE = Path(str(resources.files("selma.prompts") / "catalogue"))
+_MAX_BYTES = 1_000_000  # a skill is a page of text; more is a mistaken file
+_WORDS_TO_TWENTY = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+    "fifteen sixteen seventeen eighteen nineteen twenty"
+)
+_NUMBERS = {word: number for number, word in enumerate(_WORDS_TO_TWENTY.split())}
+_NUMBERS |= {"dozen": 12, "dozens": 24, "hundred": 100, "hundreds": 200, "thousand": 1000}
+
+
+class Skill(BaseModel):
+    """One kind of prompt that a language model can be asked for. Frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    """Names the skill's folder in a run."""
+    description: str = Field(min_length=1)
+    """What the texts are, as the object of "write ...": a noun phrase in the plural."""
+    rules: tuple[str, ...] = ()
+    seeds: tuple[str, ...] = Field(min_length=3)
+    """The first in-context examples, in the skill's own style."""
+    max_words: PositiveInt
+    """Longer texts are dropped."""
+    max_count: PositiveInt | None = None
+    """Texts that name a greater number are dropped; None is no limit."""
+    once: str | None = None
+    """A regular expression; texts in which it finds the same piece twice are dropped."""
+    grammar: str | None = None
+    """What a constrained model may write: a Lark grammar whose rule `caption` is one text."""
+    terms: str | None = None
+    """A file beside this one whose rules the grammar uses as well."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_are_distinct_lines(cls, seeds: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(seeds)) != len(seeds) or any(not s or "\n" in s for s in seeds):
+            raise ValueError("must be different texts of one line each")
+        return seeds
+
+    @field_validator("once")
+    @classmethod
+    def _once_is_an_expression(cls, once: str | None) -> str | None:
+        try:
+            re.compile(once or "")
+        except re.error as error:
+            raise ValueError(f"must be a regular expression: {error}") from error
+        return once
+
+    @model_validator(mode="after")
+    def _seeds_keep_the_limits(self) -> Skill:
+        for seed in self.seeds:
+            if len(seed.split()) > self.max_words:
+                raise ValueError(f"max_words is {self.max_words}, but a seed is longer: {seed!r}")
+            if self.repeats(seed):
+                raise ValueError(f"a seed has twice what `once` finds: {seed!r}")
+            if self.counts_too_far(seed):
+                raise ValueError(f"max_count is {self.max_count}, but a seed has more: {seed!r}")
+        return self
+
+    def counts_too_far(self, text: str) -> bool:
+        """Whether the text names a number above `max_count`, as digits or as an English word."""
+        if self.max_count is None:
+            return False
+        words = re.findall(r"[a-z]+|[0-9]+", text.lower())
+        numbers = [int(w[:9]) for w in words if w[0].isdigit()]
+        numbers += [_NUMBERS[w] for w in words if w in _NUMBERS]
+        return any(number > self.max_count for number in numbers)
+
+    def repeats(self, text: str) -> bool:
+        """Whether `once` finds the same piece more than once, in any case."""
+        if self.once is None:
+            return False
+        pieces = [found[0].lower() for found in re.finditer(self.once, text, re.IGNORECASE)]
+        return len(set(pieces)) < len(pieces)
+
+
+def catalogue() -> list[str]:
+    """The names of the skills that come with selma, sorted."""
+    return sorted(path.stem for path in _CATALOGUE.glob("*.yaml"))
+
+
+def load_skills(names: Sequence[str]) -> list[Skill]:
+    """The skills with these catalogue names or YAML paths, in order. SkillError if one cannot be
+    used, or if two would share a folder."""
+    skills = [_load(_path_of(name)) for name in names]
+    folders = [skill.name for skill in skills]
+    twice = sorted({name for name in folders if folders.count(name) > 1})
+    if twice:
+        raise SkillError(
+            f"Each skill needs a name of its own, but {', '.join(twice)} came more than once. "
+            "Change `name` in one of the files."
+        )
+    return skills
+
+
+def _path_of(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        return Path(name)
+    if name in catalogue():
+        return _CATALOGUE / f"{name}.yaml"
+    close = difflib.get_close_matches(name, catalogue(), n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise SkillError(
+        f"A skill is a name in the catalogue ({', '.join(catalogue())}) or the path of a YAML "
+        f"file, but {name!r} is neither.{hint}"
+    )
+
+
+def _load(path: Path) -> Skill:
+    raw = _read(path)
+    if raw.get("terms") is not None:
+        raw["grammar"] = f"{raw.get('grammar') or ''}\n{_terms(path, str(raw['terms']))}"
+    try:
+        return Skill.model_validate(raw)
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(map(str, e['loc'])) or 'skill'}: {e['msg']} (came: {e['input']!r:.80})"
+            for e in error.errors()
+        ]
+        raise SkillError(f"{path} has {len(lines)} mistake(s):\n" + "\n".join(lines)) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(_text(path))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise SkillError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise SkillError(
+            f"{path} must be a mapping with name, description, seeds and max_words, but is "
+            f"{type(raw).__name__}."
+        )
+    return raw
+
+
+def _terms(path: Path, name: str) -> str:
+    try:
+        return _text(inside(path.parent, name))
+    except DataError as error:
+        raise SkillError(f"{path}: terms: {error}") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise SkillError(f"{path} must be at most {_MAX_BYTES} bytes; it is no skill's file.")
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise SkillError(f"{path} cannot be read as text: {error}.") from error

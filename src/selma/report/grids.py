@@ -1,0 +1,171 @@
+"""Pictures to look at: fair and extreme choices of prompts, cards, and a contact sheet."""
+
+from __future__ import annotations
+
+import base64
+import io
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from selma.errors import DataError
+from selma.records import Answer, ExamPrompt, Findings, evenly
+from selma.report.tables import one
+from selma.workspace import inside
+
+SHOWN_PX = 256  # larger pictures are made smaller: the page stays a few megabytes
+EXTREMES = 6  # biggest gains and losses shown
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How an answer counted, as a sign, a word for those who do not see it, and the raw answer."""
+
+    sign: str
+    word: str
+    raw: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One question with both models' answers."""
+
+    question: str
+    marks: tuple[Mark, Mark]
+
+
+@dataclass(frozen=True)
+class Card:
+    """One exam prompt, before and after."""
+
+    prompt: ExamPrompt
+    pictures: tuple[str, str]
+    """Base and merged, as data: URIs."""
+    scores: tuple[float, float]
+    """0-100."""
+    lines: tuple[Line, ...]
+
+    @property
+    def change(self) -> float:
+        return self.scores[1] - self.scores[0]
+
+
+class Cards:
+    """Makes the cards of one run's exam."""
+
+    def __init__(self, findings: Findings) -> None:
+        card = findings.scorecard
+        self.findings = findings
+        self.models = (one(card, "base"), one(card, "merged"))
+        self.answers = tuple(_by_question(findings.answers[m.model]) for m in self.models)
+
+    def fair(self, count: int) -> list[Card]:
+        """Prompts evenly over the groups, chosen without a look at any score."""
+        return self._make(evenly(self.findings.exam, count))
+
+    def gains(self) -> list[Card]:
+        """The prompts whose score rose most; the exam's order decides between equals."""
+        return self._make([p for p in self._by_change(-1)[:EXTREMES] if self._change(p) > 0])
+
+    def losses(self) -> list[Card]:
+        """The prompts whose score fell most."""
+        return self._make([p for p in self._by_change(1)[:EXTREMES] if self._change(p) < 0])
+
+    def _change(self, prompt: ExamPrompt) -> float:
+        base, merged = self.models
+        return merged.per_prompt[prompt.id] - base.per_prompt[prompt.id]
+
+    def _by_change(self, sign: int) -> list[ExamPrompt]:
+        return sorted(self.findings.exam, key=lambda prompt: sign * self._change(prompt))
+
+    def _make(self, prompts: Sequence[ExamPrompt]) -> list[Card]:
+        return [self._card(prompt) for prompt in prompts]
+
+    def _card(self, prompt: ExamPrompt) -> Card:
+        base, merged = self.models
+        return Card(
+            prompt=prompt,
+            pictures=(self._picture(prompt, base.model), self._picture(prompt, merged.model)),
+            scores=(100 * base.per_prompt[prompt.id], 100 * merged.per_prompt[prompt.id]),
+            lines=tuple(
+                Line(
+                    question.text,
+                    (self._mark(0, prompt, question.id), self._mark(1, prompt, question.id)),
+                )
+                for question in prompt.questions
+            ),
+        )
+
+    def _mark(self, which: int, prompt: ExamPrompt, question: str) -> Mark:
+        return _mark(self.answers[which].get((prompt.id, question)))
+
+    def _picture(self, prompt: ExamPrompt, model: str) -> str:
+        return data_uri(exam_picture(self.findings, prompt, model))
+
+
+def exam_picture(findings: Findings, prompt: ExamPrompt, model: str) -> Path:
+    return inside(findings.pictures[model], f"{prompt.id}.png")
+
+
+def open_picture(path: Path) -> Image.Image:
+    """The picture as RGB, at most SHOWN_PX a side. Raises DataError if it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            shown = picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} must be a picture, but cannot be read: {error}.") from error
+    if max(shown.size) > SHOWN_PX:
+        shown.thumbnail((SHOWN_PX, SHOWN_PX), Image.Resampling.LANCZOS)
+    return shown
+
+
+def data_uri(path: Path) -> str:
+    """A picture as a PNG inside a data: URI; pixels only, whatever else the file holds."""
+    file = io.BytesIO()
+    open_picture(path).save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def contact_sheet(findings: Findings, count: int) -> Image.Image:
+    """Base and merged pictures of the fair choice, four prompts in a row, each with its text."""
+    prompts = evenly(findings.exam, count)
+    models = [one(findings.scorecard, role).model for role in ("base", "merged")]
+    columns, side, gap, words = min(4, len(prompts)), 128, 6, 70
+    width, height = 2 * side + gap + 22, side + words
+    rows = -(-len(prompts) // columns)
+    sheet = Image.new("RGB", (columns * width + 22, rows * height + 40), "white")
+    draw, small = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for column in range(columns):
+        for place, name in enumerate(("base", "merged")):
+            x = 22 + column * width + place * (side + gap)
+            draw.text((x, 14), name, fill="#6b7075", font=small)
+    for i, prompt in enumerate(prompts):
+        x, y = 22 + i % columns * width, 36 + i // columns * height
+        for place, model in enumerate(models):
+            picture = open_picture(exam_picture(findings, prompt, model))
+            resample = Image.Resampling.NEAREST if picture.width < side else Image.Resampling.BOX
+            sheet.paste(picture.resize((side, side), resample), (x + place * (side + gap), y))
+        text = textwrap.shorten(prompt.text, 108, placeholder=" …")
+        draw.text((x, y + side + 5), textwrap.fill(text, 40), fill="#1d2327", font=small)
+    return sheet
+
+
+def _by_question(answers: Sequence[Answer]) -> dict[tuple[str, str], Answer]:
+    return {(answer.prompt_id, answer.question_id): answer for answer in answers}
+
+
+def _mark(answer: Answer | None) -> Mark:
+    if answer is None:
+        return Mark("·", "not asked", "")
+    sign, word = {
+        "yes": ("✓", "yes"),
+        "no": ("✗", "no"),
+        "zeroed": ("○", "zeroed"),
+        "unreadable": ("?", "unreadable"),
+        None: ("·", "answered"),
+    }[answer.verdict]
+    sure = "" if answer.yes is None else f", P(yes) {answer.yes:.2f}"
+    return Mark(sign, word, f"{answer.text[:80]!r}{sure}")

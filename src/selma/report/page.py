@@ -1,0 +1,208 @@
+"""The report: one HTML page that needs nothing else, and a contact sheet for a README.
+
+6-report/index.html    equal findings give equal bytes, but for elements with `data-volatile`
+6-report/grid.png      base beside merged
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from selma.config import ReportConfig
+from selma.records import Findings, Interval, Pair
+from selma.report import grids, tables
+from selma.workspace import EXPERTS, IMAGES, MERGED, PROMPTS, REPORT, SCORES, Workspace, write_bytes
+
+STAGES = {
+    PROMPTS: "write prompts",
+    IMAGES: "draw training pictures",
+    EXPERTS: "train experts",
+    MERGED: "merge",
+    SCORES: "draw and score the exam",
+}
+
+
+def write_report(findings: Findings, config: ReportConfig, folder: Workspace) -> Path:
+    """The path of `6-report/index.html`, written anew each time: its times may have changed.
+
+    Raises DataError if a picture cannot be read or the scorecard lacks base or merged.
+    """
+    card = findings.scorecard.model_dump_json()
+    item = folder.item(
+        REPORT,
+        recipe={
+            "scorecard": hashlib.sha256(card.encode()).hexdigest()[:16],
+            "settings": findings.settings,
+            "lineage": findings.lineage,
+            "shown": config.model_dump(mode="json"),
+        },
+    )
+    page = render(findings, config)
+    sheet = io.BytesIO()
+    grids.contact_sheet(findings, config.grid_prompts).save(sheet, "PNG", optimize=True)
+    item.begin()
+    write_bytes(item.path / "grid.png", sheet.getvalue())
+    write_bytes(item.path / "index.html", page.encode())
+    # The page is left out of the manifest: it holds times, and manifests are equal for equal runs.
+    item.finish([item.path / "grid.png"], {"page": "index.html"})
+    return item.path / "index.html"
+
+
+def render(findings: Findings, config: ReportConfig) -> str:
+    """The page's HTML. All that comes from the findings is escaped by jinja's autoescape."""
+    environment = Environment(
+        loader=PackageLoader("selma", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in ("points", "signed", "between", "clear"):
+        environment.globals[name] = getattr(tables, name)
+    environment.globals["heat"] = heat
+    environment.filters["duration"] = duration
+    script = environment.get_template("page.js").render()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html").render(
+        script=Markup(script),
+        # Even a mistake in escaping could load and run nothing.
+        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+        **context(findings, config),
+    )
+
+
+def context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
+    """What the template shows, by name."""
+    card = findings.scorecard
+    base, merged = tables.one(card, "base"), tables.one(card, "merged")
+    cards = grids.Cards(findings)
+    headline, meaning = tables.conclusion(card)
+    categories = list(dict.fromkeys(q.category for p in findings.exam for q in p.questions))
+    return {
+        "name": findings.settings.get("name", "selma"),
+        "card": card,
+        "base": base,
+        "merged": merged,
+        "headline": headline,
+        "meaning": meaning,
+        "axis": difference_axis(merged.difference) if merged.difference else None,
+        "bars": [
+            Bars(
+                name,
+                base.categories[name],
+                merged.categories[name],
+                merged.category_differences.get(name),
+            )
+            for name in categories
+        ],
+        "groups": list(dict.fromkeys(p.group for p in findings.exam)),
+        "fair": cards.fair(config.grid_prompts),
+        "gains": cards.gains(),
+        "losses": cards.losses(),
+        "pairs": {
+            s: list(shown_pairs(p, config.training_pairs)) for s, p in findings.pairs.items()
+        },
+        "pair_counts": {skill: len(pairs) for skill, pairs in findings.pairs.items()},
+        "prompt_counts": {skill: len(prompts) for skill, prompts in findings.prompts.items()},
+        "dropped": findings.dropped,
+        "times": stage_times(findings.journal),
+        "priced": _backend(findings.settings).get("kind") == "openai",
+        "settings": list(flat(findings.settings)),
+        "lineage": findings.lineage,
+        "method": findings.merged.method,
+        "weights": findings.merged.weights,
+    }
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One question category for the bar chart."""
+
+    name: str
+    base: Interval
+    merged: Interval
+    difference: Interval | None
+
+
+def difference_axis(found: Interval) -> dict[str, Any]:
+    """Where zero, the mean and the interval lie on the headline's axis, in percent of its width,
+    and its tick marks; zero always is on the axis."""
+    widest = max(abs(found.low), abs(found.high), 1.0) * 1.15
+    step = next(s for s in (0.5, 1, 2, 5, 10, 20, 50, 100, 200) if widest / s <= 4)
+
+    def place(value: float) -> float:
+        return round(50 + 50 * value / widest, 3)
+
+    count = int(widest / step)
+    ticks = [
+        (place(i * step), f"{i * step:+g}".replace("-", "−")) for i in range(-count, count + 1)
+    ]
+    ticks[count] = (50.0, "0")
+    return {"low": place(found.low), "mean": place(found.mean), "high": place(found.high),
+            "ticks": ticks}  # fmt: skip
+
+
+def heat(value: float, scale: float = 12.0) -> int:
+    """How strongly a difference is tinted, 0-70 percent; full from `scale` points on."""
+    return round(70 * min(abs(value) / scale, 1))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader says them."""
+    minutes = round(seconds / 60)
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def stage_times(journal: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each stage before the report: its label, seconds and cost in all. Journal lines of
+    interrupted runs count as well: they were spent."""
+    rows = []
+    for stage, label in STAGES.items():
+        lines = [line for line in journal if line.get("stage") == stage]
+        rows.append({
+            "label": label,
+            "seconds": _total(lines, "seconds"),
+            "cost": _total(lines, "cost"),
+        })  # fmt: skip
+    return rows
+
+
+def shown_pairs(pairs: list[Pair], count: int) -> Iterator[tuple[str, str]]:
+    """(text, picture) of `count` pairs, evenly spaced over a skill's."""
+    count = min(count, len(pairs))
+    for i in range(count):
+        pair = pairs[(2 * i + 1) * len(pairs) // (2 * count)]
+        yield pair.prompt.text, grids.data_uri(pair.image)
+
+
+def flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Every setting as (dotted name, value as JSON)."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", json.dumps(value, ensure_ascii=False)
+
+
+def _backend(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    prompts = settings.get("prompts")
+    backend = prompts.get("backend") if isinstance(prompts, Mapping) else None
+    return backend if isinstance(backend, Mapping) else {}
+
+
+def _total(lines: list[dict[str, Any]], name: str) -> float:
+    values = (line.get(name) for line in lines)
+    return float(sum(v for v in values if isinstance(v, int | float)))

@@ -1,0 +1,90 @@
+"""Numbers as readers meet them, and the scorecard as a table for the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from selma.errors import DataError
+from selma.records import Interval, ModelScore, Scorecard
+
+
+def points(value: float) -> str:
+    """One decimal, as far as a few hundred prompts can tell."""
+    return f"{value:.1f}"
+
+
+def signed(value: float) -> str:
+    """One decimal with its sign; a true minus, and none before zero."""
+    text = f"{value:+.1f}".replace("-", "−")
+    return "0.0" if text in ("+0.0", "−0.0") else text
+
+
+def between(interval: Interval, *, sign: bool = False) -> str:
+    """The interval's two ends in words: "0.3 to 3.9"."""
+    show = signed if sign else points
+    return f"{show(interval.low)} to {show(interval.high)}"
+
+
+def clear(interval: Interval | None) -> bool:
+    """Whether a difference's interval leaves out zero."""
+    return interval is not None and (interval.low > 0 or interval.high < 0)
+
+
+def one(scorecard: Scorecard, role: str) -> ModelScore:
+    """The model with this role. Raises DataError if there is none."""
+    for model in scorecard.models:
+        if model.role == role:
+            return model
+    raise DataError(f"A report needs a {role} model, but the scorecard has none. Score it first.")
+
+
+def conclusion(scorecard: Scorecard) -> tuple[str, str]:
+    """What the merged model's difference to the base means: a short and a longer sentence."""
+    found = one(scorecard, "merged").difference
+    if found is None:
+        raise DataError("The merged model has no difference to the base. Score both together.")
+    n = f"{found.n} exam prompts"
+    if found.low > 0:
+        return (
+            "The merged model follows prompts better than the base.",
+            f"On the same {n} and with the same seeds it gains {points(found.mean)} points. "
+            f"Prompts like these are compatible with a true gain between {points(found.low)} and "
+            f"{points(found.high)} points; no gain at all is not among the likely values.",
+        )
+    if found.high < 0:
+        return (
+            "The merged model follows prompts worse than the base.",
+            f"On the same {n} and with the same seeds it loses {points(-found.mean)} points. "
+            f"Prompts like these are compatible with a true loss between {points(-found.high)} and "
+            f"{points(-found.low)} points; no loss at all is not among the likely values.",
+        )
+    return (
+        "No clear difference between the merged model and the base.",
+        f"On the same {n} and with the same seeds the merged model is {signed(found.mean)} points "
+        f"from the base, but the interval, {between(found, sign=True)}, holds zero: this exam "
+        "cannot tell the two apart. More prompts would narrow the interval.",
+    )
+
+
+def print_scorecard(scorecard: Scorecard, console: Console) -> None:
+    """A table of all models, and below it what the merged one's difference means."""
+    has_clip = any(model.clip for model in scorecard.models)
+    table = Table(
+        title=f"{scorecard.benchmark} ({scorecard.split}): {scorecard.prompts} prompts, "
+        f"{scorecard.questions} questions, judge {scorecard.judge}",
+        caption="DSG score, 0-100, with 95% intervals; differences are paired by prompt",
+    )
+    table.add_column("model")
+    for column in ("DSG", "95%", "minus base", "95%", *(("CLIP",) if has_clip else ())):
+        table.add_column(column, justify="right")
+    for model in scorecard.models:
+        change = model.difference
+        cells = [model.model, points(model.dsg.mean), between(model.dsg)]
+        cells += [signed(change.mean), between(change, sign=True)] if change else ["", ""]
+        if has_clip:
+            cells.append(points(model.clip.mean) if model.clip else "")
+        table.add_row(*cells, style="bold" if model.role == "merged" else None)
+    console.print(table)
+    if any(model.role == "merged" for model in scorecard.models):
+        console.print(" ".join(conclusion(scorecard)), highlight=False)

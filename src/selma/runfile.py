@@ -1,0 +1,71 @@
+"""run.json at the root of a run: its settings and the versions that made it."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from selma.backbones.language import model_identity
+from selma.config import RunConfig, ServedLLM, map_paths, parse_config
+from selma.errors import WorkspaceError
+from selma.workspace import Workspace, write_json
+
+NAME = "run.json"
+_PACKAGES = ("selma", "torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Package → installed version, of those that can change a result. Imports none of them."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def write_run_file(config: RunConfig, folder: Workspace) -> None:
+    """Writes run.json, unless these very settings are there."""
+    value = {"settings": portable(config, folder.root), "versions": versions()}
+    if _read(folder.root) != value:
+        write_json(folder.root / NAME, value)
+
+
+def portable(config: RunConfig, root: Path) -> dict[str, Any]:
+    """The settings as JSON, without what belongs to one machine alone.
+
+    Paths start from the run's folder, so that both may move together; the folder itself and a
+    password in a server's address are left out.
+    """
+    start = root.absolute()
+    moved = map_paths(
+        config,
+        place=lambda name: Path(os.path.relpath(name, start)).as_posix(),
+        is_folder=os.path.isdir,
+    )
+    settings = moved.model_dump(mode="json", exclude={"folder"})
+    if isinstance(config.prompts.backend, ServedLLM):
+        server = model_identity(config.prompts.backend)["server"]
+        settings["prompts"]["backend"]["base_url"] = server
+    return settings
+
+
+def read_run_file(root: Path) -> RunConfig:
+    """The settings of the run that lies in `root`."""
+    value = _read(root)
+    if value is None or not isinstance(value.get("settings"), dict):
+        raise WorkspaceError(f"{root} must be the folder of a run, but has no readable {NAME}.")
+    config = parse_config(value["settings"], origin=root / NAME, folder=root)
+    return config.model_copy(update={"folder": root})
+
+
+def _read(root: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads((root / NAME).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

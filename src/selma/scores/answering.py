@@ -1,0 +1,204 @@
+"""Pictures → a judge's answers and a scorer's scores, one item for each model and network.
+
+    5-scores/answers/<model>/answers.jsonl          the reporting judge: one line for each prompt
+    5-scores/second-answers/<model>/answers.jsonl   a second judge, for their agreement
+    5-scores/clip/<model>/scores.jsonl              picture against text
+
+Every answer is kept, so that a score can be made again under another rule without a judge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from selma.backbones.judging import Judge, Scorer
+from selma.errors import DataError
+from selma.progress import progress
+from selma.records import Answer, ExamPrompt
+from selma.workspace import SCORES, Item, Workspace, append_lines, inside, read_lines, write_bytes
+
+CHUNK = 32
+"""Prompts that are judged and written together: what a crash can cost. Resuming starts at a
+multiple of it, so that a picture always meets the same neighbours in its batch."""
+
+Row = dict[str, Any]
+
+
+def answer_item(
+    exam: Sequence[ExamPrompt],
+    model: str,
+    pictures: Path,
+    judge: Judge,
+    folder: Workspace,
+    *,
+    what: str = "answers",
+) -> Item:
+    """The finished item with a judge's answers to one model's pictures; made where it is not
+    there yet. Raises DataError for a picture that is missing or broken."""
+    item = folder.item(SCORES, what, model, recipe=_recipe(exam, pictures, judge))
+    if not item.done:
+        _fill(
+            item,
+            exam,
+            pictures,
+            file="answers.jsonl",
+            work=lambda part: _ask(judge, part, pictures),
+            title=f"{judge.name}: {model}",
+            folder=folder,
+        )
+    return item
+
+
+def clip_item(
+    exam: Sequence[ExamPrompt], model: str, pictures: Path, scorer: Scorer, folder: Workspace
+) -> Item:
+    """As `answer_item`, with how well each picture fits its prompt."""
+
+    def work(part: Sequence[ExamPrompt]) -> list[Row]:
+        scores = scorer.score(_open(part, pictures), [prompt.text for prompt in part])
+        return [{"prompt": p.id, "score": s} for p, s in zip(part, scores, strict=True)]
+
+    item = folder.item(SCORES, "clip", model, recipe=_recipe(exam, pictures, scorer))
+    if not item.done:
+        title = f"{scorer.name}: {model}"
+        _fill(item, exam, pictures, file="scores.jsonl", work=work, title=title, folder=folder)
+    return item
+
+
+def ask(exam: Sequence[ExamPrompt], pictures: Path, judge: Judge) -> list[Answer]:
+    """A judge's answers to one folder of pictures; nothing is written."""
+    return [
+        answer
+        for start in range(0, len(exam), CHUNK)
+        for answer in _answers(_ask(judge, exam[start : start + CHUNK], pictures))
+    ]
+
+
+def read_answer_file(folder: Path) -> list[Answer]:
+    """The answers in an item's folder, in the exam's order; [] if there are none."""
+    return _answers(read_lines(folder / "answers.jsonl"))
+
+
+def read_clip_file(folder: Path) -> list[float]:
+    return [row["score"] for row in read_lines(folder / "scores.jsonl")]
+
+
+def exam_hash(exam: Sequence[ExamPrompt]) -> str:
+    """16 hex digits that change with any word, question or dependency of the exam."""
+    text = "\n".join(prompt.model_dump_json() for prompt in exam)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """What finished the item in this folder; {} if nothing did."""
+    try:
+        found = json.loads((folder / "manifest.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _recipe(exam: Sequence[ExamPrompt], pictures: Path, network: Judge | Scorer) -> dict[str, Any]:
+    key = manifest(pictures).get("key")
+    if key is None:
+        raise DataError(
+            f"{pictures} must be a finished folder of pictures, but has no manifest. "
+            "Draw the exam's pictures first."
+        )
+    return {
+        "exam": exam_hash(exam),
+        "pictures": key,
+        "network": [network.name, network.fingerprint],
+        "chunk": CHUNK,
+    }
+
+
+def _fill(
+    item: Item,
+    exam: Sequence[ExamPrompt],
+    pictures: Path,
+    *,
+    file: str,
+    work: Callable[[Sequence[ExamPrompt]], list[Row]],
+    title: str,
+    folder: Workspace,
+) -> None:
+    """Makes the item's lines that are not there yet, chunk by chunk."""
+    missing = [prompt.id for prompt in exam if not _picture(pictures, prompt).is_file()]
+    if missing:
+        raise DataError(
+            f"{pictures} must hold a picture of every exam prompt, but {len(missing)} are missing, "
+            f"{missing[0]}.png first. Remove the folder to have it drawn again."
+        )
+    started = time.monotonic()
+    path = item.begin() / file
+    done = _whole_chunks(path, exam)
+    with progress(title, total=len(exam), done=done) as advance:
+        for start in range(done, len(exam), CHUNK):
+            part = exam[start : start + CHUNK]
+            append_lines(path, work(part))
+            advance(len(part))
+    item.finish([path], {"prompts": len(exam)})
+    folder.journal(SCORES, what=title, seconds=round(time.monotonic() - started, 3))
+
+
+def _whole_chunks(path: Path, exam: Sequence[ExamPrompt]) -> int:
+    """How many prompts are done; a chunk that was cut short is taken off the file."""
+    rows = read_lines(path, repair=True)
+    if [row.get("prompt") for row in rows] != [prompt.id for prompt in exam[: len(rows)]]:
+        raise DataError(f"{path} holds other prompts than the exam. Remove it and run again.")
+    done = len(rows) if len(rows) == len(exam) else len(rows) // CHUNK * CHUNK
+    if done < len(rows):
+        lines = path.read_bytes().split(b"\n")
+        write_bytes(path, b"".join(line + b"\n" for line in lines[:done]))
+    return done
+
+
+def _ask(judge: Judge, exam: Sequence[ExamPrompt], pictures: Path) -> list[Row]:
+    questions = [[question.text for question in prompt.questions] for prompt in exam]
+    replies = judge.answer(_open(exam, pictures), questions)
+    return [
+        {
+            "prompt": prompt.id,
+            "answers": [
+                {"question": question.id, "text": text, "yes": yes}
+                for question, (text, yes) in zip(prompt.questions, said, strict=True)
+            ],
+        }
+        for prompt, said in zip(exam, replies, strict=True)
+    ]
+
+
+def _answers(rows: Sequence[Row]) -> list[Answer]:
+    return [
+        Answer(prompt_id=row["prompt"], question_id=a["question"], text=a["text"], yes=a["yes"])
+        for row in rows
+        for a in row["answers"]
+    ]
+
+
+def _open(exam: Sequence[ExamPrompt], pictures: Path) -> list[Image.Image]:
+    opened = []
+    for prompt in exam:
+        path = _picture(pictures, prompt)
+        try:
+            with Image.open(path) as picture:
+                opened.append(picture.convert("RGB"))
+        # Pillow's readers raise all of these for damaged files.
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(
+                f"{path} must be a picture, but cannot be read: {error}. "
+                "Remove its folder to have it drawn again."
+            ) from error
+    return opened
+
+
+def _picture(pictures: Path, prompt: ExamPrompt) -> Path:
+    return inside(pictures, f"{prompt.id}.png")

@@ -1,0 +1,138 @@
+"""Answers → DSG scores (Davidsonian Scene Graph, arXiv:2310.18235). Pure; no order of rows matters.
+
+A question earns its point if it is answered yes and what it depends on was not answered no: "is the
+dog red?" means nothing where there is no dog. Three rules for "depends on":
+
+- cascading: a no spreads to all that depend on it, directly or through others (SELMA's intention);
+- one_level: only a parent's own answer counts (DSG's released code);
+- none: every answer stands for itself.
+
+References that lead nowhere (to the question itself, to a missing one, words) are ignored, and
+`dependency_faults` counts them. Questions in a cycle each need all others of the cycle.
+"""
+
+from __future__ import annotations
+
+import string
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from selma.errors import DataError
+from selma.records import Answer, ExamPrompt, Question
+
+Zeroing = Literal["cascading", "one_level", "none"]
+Verdict = Literal["yes", "no", "unreadable", "zeroed"]
+Verdicts = Mapping[str, Mapping[str, Verdict]]
+"""Prompt id → question id → how the answer counts; only "yes" earns a point."""
+
+_EDGES = string.whitespace + string.punctuation
+
+
+def normalise(text: str) -> Literal["yes", "no", "unreadable"]:
+    """ "yes" or "no" if that is all that the answer says, bar case, blanks and punctuation.
+
+    Everything else is unreadable: guessing what "no bus" or "yes, 2" means would hide it.
+    """
+    word = text.strip(_EDGES).lower()
+    return "yes" if word == "yes" else "no" if word == "no" else "unreadable"
+
+
+def judged(
+    exam: Iterable[ExamPrompt], answers: Iterable[Answer], *, zeroing: Zeroing
+) -> dict[str, dict[str, Verdict]]:
+    """How each question of each prompt counts. Raises DataError if an answer is missing or comes
+    twice: neither may change a denominator unseen."""
+    said: dict[tuple[str, str], str] = {}
+    for answer in answers:
+        place = (answer.prompt_id, answer.question_id)
+        if place in said:
+            raise DataError(f"Prompt {place[0]} has two answers to question {place[1]}.")
+        said[place] = answer.text
+    result = {}
+    for prompt in exam:
+        for question in prompt.questions:
+            if (prompt.id, question.id) not in said:
+                raise DataError(f"Prompt {prompt.id} has no answer to question {question.id}.")
+        texts = {question.id: said[prompt.id, question.id] for question in prompt.questions}
+        result[prompt.id] = verdicts(prompt.questions, texts, zeroing=zeroing)
+    return result
+
+
+def verdicts(
+    questions: Sequence[Question], texts: Mapping[str, str], *, zeroing: Zeroing
+) -> dict[str, Verdict]:
+    """Question id → how its raw answer counts, for the questions of one prompt."""
+    found: dict[str, Verdict] = {q.id: normalise(texts[q.id]) for q in questions}
+    if zeroing != "none":
+        denied = {id for id, verdict in found.items() if verdict != "yes"}
+        for id in _dependants(questions, denied, all_levels=zeroing == "cascading"):
+            if found[id] == "yes":
+                found[id] = "zeroed"
+    return found
+
+
+def _dependants(questions: Sequence[Question], denied: set[str], *, all_levels: bool) -> set[str]:
+    """Ids of the questions that depend on a denied one."""
+    children: dict[str, list[str]] = {}
+    for question in questions:
+        for parent in question.parents:
+            if parent != question.id:
+                children.setdefault(parent, []).append(question.id)
+    reached: set[str] = set()
+    front = list(denied)
+    while front:
+        new = {child for id in front for child in children.get(id, ())} - reached
+        reached |= new
+        front = list(new) if all_levels else []
+    return reached
+
+
+def prompt_scores(judgement: Verdicts) -> dict[str, float]:
+    """Prompt id → share of its questions that earn their point, 0..1. DSG's score is their mean."""
+    return {id: points(found) / len(found) for id, found in judgement.items()}
+
+
+def question_score(judgement: Verdicts) -> float:
+    """Share of all questions that earn their point, 0..1: the average that SELMA reports, in which
+    prompts with many questions weigh more."""
+    return sum(map(points, judgement.values())) / sum(map(len, judgement.values()))
+
+
+def points(found: Mapping[str, Verdict]) -> int:
+    return sum(verdict == "yes" for verdict in found.values())
+
+
+def category_points(
+    exam: Iterable[ExamPrompt], judgement: Verdicts
+) -> dict[str, dict[str, tuple[int, int]]]:
+    """Category → prompt id → (points, questions), only for prompts that have such questions."""
+    table: dict[str, dict[str, tuple[int, int]]] = {}
+    for prompt in exam:
+        for question in prompt.questions:
+            row = table.setdefault(question.category, {})
+            got, asked = row.get(prompt.id, (0, 0))
+            row[prompt.id] = (got + (judgement[prompt.id][question.id] == "yes"), asked + 1)
+    return table
+
+
+def dependency_faults(exam: Iterable[ExamPrompt]) -> dict[str, int]:
+    """What is wrong with the dependencies → how often; {} for a sound exam.
+
+    The first four count references, which are ignored when zeroing; the last counts questions.
+    """
+    count: Counter[str] = Counter()
+    for prompt in exam:
+        known = {question.id for question in prompt.questions}
+        for question in prompt.questions:
+            count["named twice"] += len(question.parents) - len(set(question.parents))
+            for parent in set(question.parents):
+                if parent == question.id:
+                    count["names itself"] += 1
+                elif parent not in known:
+                    count["names a missing question" if parent.isdecimal() else "not an id"] += 1
+        count["question in a cycle"] += sum(
+            question.id in _dependants(prompt.questions, {question.id}, all_levels=True)
+            for question in prompt.questions
+        )
+    return {fault: number for fault, number in sorted(count.items()) if number}

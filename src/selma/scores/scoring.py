@@ -1,0 +1,273 @@
+"""Answers → the scorecard: every model's scores with intervals, and their differences to the base.
+
+5-scores/scorecard/scorecard.json    the record
+5-scores/scorecard/verdicts.jsonl    how each single answer counted
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from selma.backbones import judging
+from selma.backbones.judging import Judge, Scorer
+from selma.config import ScoresConfig
+from selma.errors import DataError
+from selma.records import Answer, ExamPrompt, Interval, ModelScore, Scorecard
+from selma.scores import faithfulness, statistics
+from selma.scores.answering import (
+    answer_item,
+    ask,
+    clip_item,
+    exam_hash,
+    manifest,
+    read_answer_file,
+    read_clip_file,
+)
+from selma.scores.faithfulness import Verdicts, Zeroing
+from selma.workspace import SCORES, Item, Workspace, inside, read_lines, write_bytes, write_json
+
+Role = Literal["base", "expert", "merged", "other"]
+
+
+def score_models(
+    exam: Sequence[ExamPrompt],
+    pictures: Mapping[str, Path],
+    config: ScoresConfig,
+    folder: Workspace,
+    *,
+    roles: Mapping[str, str],
+    seed: int,
+    load_judge: Callable[[str], Judge] = judging.load_judge,
+    load_scorer: Callable[[str], Scorer] = judging.load_scorer,
+) -> Scorecard:
+    """Scores of every model on the exam: the base first, the merged one last.
+
+    pictures: model → finished item with one <prompt id>.png for each prompt. roles: model → "base"
+    (exactly one), "expert", "merged" or "other". Raises DataError for a picture that is missing or
+    broken: it never becomes a smaller denominator.
+    """
+    models = _in_order(pictures, roles)
+    judge, second = load_judge(config.judge), load_judge(config.choosing_judge)
+    scorer = load_scorer(config.clip) if config.clip else None
+    said, said_too, clips = {}, {}, {}
+    for model in models:
+        drawn = pictures[model]
+        said[model] = answer_item(exam, model, drawn, judge, folder)
+        said_too[model] = answer_item(exam, model, drawn, second, folder, what="second-answers")
+        if scorer:
+            clips[model] = clip_item(exam, model, drawn, scorer, folder)
+    item = folder.item(
+        SCORES,
+        "scorecard",
+        recipe={
+            "exam": exam_hash(exam),
+            "answers": {model: made.key for model, made in said.items()},
+            "second_answers": {model: made.key for model, made in said_too.items()},
+            "clip": {model: made.key for model, made in clips.items()},
+            "roles": models,
+            "config": config.model_dump(mode="json", include={"zeroing", "resamples", "split"}),
+            "benchmark": _benchmark_name(config),
+            "judges": [judge.name, second.name],
+            "interval": "BCa",
+            "seed": seed,
+        },
+    )
+    if not item.done:
+        item.begin()
+        _write(item, *_scorecard(exam, config, models, said, said_too, clips, seed=seed))
+    return Scorecard.model_validate_json((item.path / "scorecard.json").read_text("utf-8"))
+
+
+def read_answers(folder: Workspace, model: str) -> list[Answer]:
+    """The reporting judge's answers to one model's pictures, in the exam's order; with verdicts if
+    the scorecard was made from these very answers. Raises DataError if there are none."""
+    place = inside(folder.root, f"{SCORES}/answers/{model}")
+    answers = read_answer_file(place)
+    if not answers:
+        raise DataError(f"{place} must hold answers, but has none. Run the scores stage first.")
+    card = inside(folder.root, f"{SCORES}/scorecard")
+    key = manifest(place).get("key")
+    made_from = manifest(card).get("recipe", {}).get("answers", {})
+    if key is None or made_from.get(model) != key:
+        return answers
+    rows = read_lines(card / "verdicts.jsonl")
+    verdicts = {row["prompt"]: row["verdicts"] for row in rows if row["model"] == model}
+    return [
+        answer.model_copy(update={"verdict": verdicts[answer.prompt_id][answer.question_id]})
+        for answer in answers
+    ]
+
+
+def dsg_score(
+    exam: Sequence[ExamPrompt], pictures: Path, *, judge: Judge, zeroing: Zeroing = "cascading"
+) -> float:
+    """DSG's score of one folder of pictures, 0-100, mean over prompts; nothing is written. It is
+    what checkpoints are chosen by."""
+    judged = faithfulness.judged(exam, ask(exam, pictures, judge), zeroing=zeroing)
+    scores = faithfulness.prompt_scores(judged)
+    return 100 * sum(scores.values()) / len(scores)
+
+
+def _in_order(pictures: Mapping[str, Path], roles: Mapping[str, str]) -> dict[str, Role]:
+    """Model → role, the base first and the merged one last."""
+    rank = {"base": 0, "expert": 1, "other": 2, "merged": 3}
+    unknown = [model for model in pictures if roles.get(model) not in rank]
+    bases = [model for model in pictures if roles.get(model) == "base"]
+    if unknown or len(bases) != 1:
+        raise DataError(
+            f"Each model needs a role out of {', '.join(rank)}, and exactly one must be the base, "
+            f"but without a role: {unknown or 'none'}, bases: {bases or 'none'}."
+        )
+    order = sorted(pictures, key=lambda model: rank[roles[model]])
+    return {model: cast(Role, roles[model]) for model in order}
+
+
+def _scorecard(
+    exam: Sequence[ExamPrompt],
+    config: ScoresConfig,
+    models: Mapping[str, Role],
+    said: Mapping[str, Item],
+    said_too: Mapping[str, Item],
+    clips: Mapping[str, Item],
+    *,
+    seed: int,
+) -> tuple[Scorecard, dict[str, Verdicts]]:
+    answers = {model: read_answer_file(said[model].path) for model in models}
+    verdicts: dict[str, Verdicts] = {
+        model: faithfulness.judged(exam, found, zeroing=config.zeroing)
+        for model, found in answers.items()
+    }
+    clip = {model: read_clip_file(item.path) for model, item in clips.items()}
+    base = next(iter(models))
+    sure = _Intervals(exam, seed=seed, resamples=config.resamples)
+    card = Scorecard(
+        benchmark=_benchmark_name(config),
+        split=config.split if config.benchmark == "toybox" else "all",
+        judge=config.judge,
+        second_judge=config.choosing_judge,
+        prompts=len(exam),
+        questions=sum(len(prompt.questions) for prompt in exam),
+        models=tuple(
+            sure.model_score(
+                model,
+                role,
+                verdicts[model],
+                clip.get(model),
+                base=None if model == base else (verdicts[base], clip.get(base)),
+            )
+            for model, role in models.items()
+        ),
+        agreement=_agreement(answers, said_too),
+        zeroing=config.zeroing,
+        dependency_faults=faithfulness.dependency_faults(exam),
+    )
+    return card, verdicts
+
+
+class _Intervals:
+    """Turns one model's verdicts into intervals, all with the same resamples."""
+
+    def __init__(self, exam: Sequence[ExamPrompt], *, seed: int, resamples: int) -> None:
+        self.exam = exam
+        self.bootstrap = {"seed": seed, "resamples": resamples}
+
+    def model_score(
+        self,
+        model: str,
+        role: Role,
+        verdicts: Verdicts,
+        clip: list[float] | None,
+        *,
+        base: tuple[Verdicts, list[float] | None] | None,
+    ) -> ModelScore:
+        scores = faithfulness.prompt_scores(verdicts)
+        found: dict[str, Any] = {}
+        if clip is not None:
+            found["clip"] = statistics.interval(clip, **self.bootstrap)
+        if base is not None:
+            found |= self._differences(scores, verdicts, clip, *base)
+        return ModelScore(
+            model=model,
+            role=role,
+            dsg=self._mean(scores),
+            dsg_by_question=round(100 * faithfulness.question_score(verdicts), 6),
+            categories=self._categories(verdicts),
+            groups=self._groups(scores),
+            per_prompt=scores,
+            unreadable=sum(v == "unreadable" for one in verdicts.values() for v in one.values()),
+            **found,
+        )
+
+    def _differences(
+        self,
+        scores: Mapping[str, float],
+        verdicts: Verdicts,
+        clip: list[float] | None,
+        base_verdicts: Verdicts,
+        base_clip: list[float] | None,
+    ) -> dict[str, Any]:
+        before = faithfulness.prompt_scores(base_verdicts)
+        change = {id: score - before[id] for id, score in scores.items()}
+        found: dict[str, Any] = {
+            "difference": self._mean(change),
+            "category_differences": self._categories(verdicts, base_verdicts),
+            "group_differences": self._groups(change),
+        }
+        if clip is not None and base_clip is not None:
+            found["clip_difference"] = statistics.paired_difference(
+                clip, base_clip, **self.bootstrap
+            )
+        return found
+
+    def _mean(self, scores: Mapping[str, float]) -> Interval:
+        return statistics.interval([100 * s for s in scores.values()], **self.bootstrap)
+
+    def _groups(self, scores: Mapping[str, float]) -> dict[str, Interval]:
+        groups: dict[str, dict[str, float]] = {}
+        for prompt in self.exam:
+            groups.setdefault(prompt.group, {})[prompt.id] = scores[prompt.id]
+        return {group: self._mean(members) for group, members in groups.items()}
+
+    def _categories(self, after: Verdicts, before: Verdicts | None = None) -> dict[str, Interval]:
+        """Means over questions; minus those of `before`, if it is given."""
+        old = faithfulness.category_points(self.exam, before) if before else {}
+        result = {}
+        for category, rows in faithfulness.category_points(self.exam, after).items():
+            was = {id: got for id, (got, _) in old.get(category, {}).items()}
+            result[category] = statistics.interval(
+                [100 * (got - was.get(id, 0)) for id, (got, _) in rows.items()],
+                [asked for _, asked in rows.values()],
+                **self.bootstrap,
+            )
+        return result
+
+
+def _agreement(first: Mapping[str, list[Answer]], second: Mapping[str, Item]) -> float:
+    """Share of questions on all models' pictures to which both judges say the same word."""
+    same = [
+        faithfulness.normalise(one.text) == faithfulness.normalise(other.text)
+        for model, answers in first.items()
+        for one, other in zip(answers, read_answer_file(second[model].path), strict=True)
+    ]
+    return round(sum(same) / len(same), 6)
+
+
+def _benchmark_name(config: ScoresConfig) -> str:
+    # A file's name only: results hold no paths of a machine, and the exam's hash tells it apart.
+    return "toybox" if config.benchmark == "toybox" else Path(config.benchmark).name
+
+
+def _write(item: Item, card: Scorecard, verdicts: Mapping[str, Verdicts]) -> None:
+    files = [item.path / "scorecard.json", item.path / "verdicts.jsonl"]
+    write_json(files[0], card.model_dump(mode="json"))
+    rows = [
+        {"model": model, "prompt": prompt, "verdicts": dict(found)}
+        for model, judged in verdicts.items()
+        for prompt, found in judged.items()
+    ]
+    lines = [json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows]
+    write_bytes(files[1], "".join(lines).encode())
+    item.finish(files, {"models": len(card.models), "dependency_faults": card.dependency_faults})

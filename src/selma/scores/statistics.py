@@ -1,0 +1,92 @@
+"""Means with 95% bootstrap intervals over prompts, and paired differences. Pure.
+
+All intervals are BCa (bias-corrected and accelerated; Efron 1987): percentiles of the bootstrap
+means, moved for bias and skew, since shares near 100 are skewed. Equal seed and n mean equal
+resamples, so that models are compared on the same resampled exams.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm
+
+from selma.randomness import seed_for
+from selma.records import Interval
+
+LEVEL = 0.95
+# Draws in one block: 1000 resamples of 1060 prompts are 8 MB as indices of numpy.
+_BLOCK = 1000
+
+
+def interval(
+    totals: ArrayLike, sizes: ArrayLike | None = None, *, seed: int, resamples: int = 10_000
+) -> Interval:
+    """The mean with its 95% BCa interval over n prompts.
+
+    totals: [n], one value for each prompt. With `sizes` [n] > 0 a prompt's value is a sum over that
+    many questions, and the mean is one over questions while prompts are resampled (the questions
+    of one picture are no independent trials). With n = 1 or equal values both ends are the mean.
+    """
+    top = np.asarray(totals, dtype=np.float64)
+    bottom = np.ones_like(top) if sizes is None else np.asarray(sizes, dtype=np.float64)
+    if top.ndim != 1 or top.shape != bottom.shape or not len(top) or bottom.min() <= 0:
+        raise ValueError(f"totals and sizes must be [n > 0], but are {top.shape}, {bottom.shape}")
+    mean = float(top.sum() / bottom.sum())
+    low, high = mean, mean
+    if np.ptp(top / bottom) > 0:
+        means = _bootstrap_means(top, None if sizes is None else bottom, seed, resamples)
+        low, high = np.quantile(means, _bca_levels(means, mean, top, bottom))
+    # Six decimals: the same on machines whose sums differ in the last digit; + 0.0 clears -0.0.
+    values = (round(float(value), 6) + 0.0 for value in (mean, low, high))
+    return Interval(**dict(zip(("mean", "low", "high"), values, strict=True)), n=len(top))
+
+
+def paired_difference(
+    after: ArrayLike,
+    before: ArrayLike,
+    sizes: ArrayLike | None = None,
+    *,
+    seed: int,
+    resamples: int = 10_000,
+) -> Interval:
+    """The mean of after - before over the same prompts, with its interval. Pairing takes out what
+    makes prompts easy or hard, so that the interval is narrower than two separate ones suggest."""
+    change = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
+    return interval(change, sizes, seed=seed, resamples=resamples)
+
+
+@lru_cache(maxsize=16)
+def _draws(n: int, seed: int, resamples: int) -> NDArray[np.uint16 | np.int64]:
+    """[resamples, n] positions of the prompts in each resample."""
+    stream = np.random.default_rng(seed_for(seed, "bootstrap", n))
+    # uint16 keeps sixteen cached tables of 320 prompts at 100 MB.
+    return stream.integers(0, n, size=(resamples, n), dtype=np.uint16 if n < 2**16 else np.int64)
+
+
+def _bootstrap_means(
+    top: NDArray[np.float64], bottom: NDArray[np.float64] | None, seed: int, resamples: int
+) -> NDArray[np.float64]:
+    draws = _draws(len(top), seed, resamples)
+    means = np.empty(resamples)
+    for start in range(0, resamples, _BLOCK):
+        block = draws[start : start + _BLOCK].astype(np.intp)
+        size = len(top) if bottom is None else bottom[block].sum(axis=1)
+        means[start : start + _BLOCK] = top[block].sum(axis=1) / size
+    return means
+
+
+def _bca_levels(
+    means: NDArray[np.float64], mean: float, top: NDArray[np.float64], bottom: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The two quantiles of the bootstrap means between which the interval lies."""
+    # Ties count half: DSG means take few values. Clipped, so that no quantile is infinite.
+    below = np.mean(means < mean - 1e-12) + np.mean(np.abs(means - mean) <= 1e-12) / 2
+    bias = norm.ppf(np.clip(below, 1 / len(means), 1 - 1 / len(means)))
+    without = (top.sum() - top) / (bottom.sum() - bottom)
+    spread = without.mean() - without
+    acceleration = (spread**3).sum() / (6 * (spread**2).sum() ** 1.5)
+    z = bias + norm.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return np.asarray(norm.cdf(bias + z / (1 - acceleration * z)))

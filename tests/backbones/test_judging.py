@@ -1,0 +1,122 @@
+"""Judges and the CLIP scorer: small networks of the real classes, and toybox's own if made."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from PIL import Image
+from transformers import CLIPConfig, CLIPModel
+
+from selma.backbones.judging import ClipScorer, ToyboxJudge, load_judge, load_scorer, pixels
+from selma.errors import ModelError
+from selma.toybox import weights_folder
+from selma.toybox.drawing import compose
+from selma.toybox.judges import VqaConfig, VqaModel
+from selma.toybox.questions import ask as in_words
+from selma.toybox.questions import holds, sample_claim
+from selma.toybox.scenes import COLOURS, place, sample_scene
+
+WORDS = ("is", "there", "a", "cat", "dog", "red")
+QUESTIONS = [
+    ["Is there a cat?", "Is the cat red?"],
+    [],
+    ["Is there a dog?"],
+    ["Is there a red cat?"],
+]
+
+
+def pictures() -> list[Image.Image]:
+    names = ("red", "green", "blue", "white")
+    return [Image.new("RGB", (64, 64), COLOURS[name]) for name in names]
+
+
+@pytest.fixture(params=["attention", "modulation"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    VqaModel(VqaConfig(architecture=request.param, vocabulary=WORDS, width=16, layers=1)).save(
+        tmp_path
+    )
+    return tmp_path
+
+
+def test_every_question_of_every_picture_is_answered(folder: Path) -> None:
+    answers = ToyboxJudge("x", folder).answer(pictures(), QUESTIONS)
+    assert [len(some) for some in answers] == [2, 0, 1, 1]
+    for text, chance in (answer for some in answers for answer in some):
+        assert chance is not None and 0 <= chance <= 1
+        assert text == ("yes" if chance >= 0.5 else "no")
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_batch_size_changes_no_answer(folder: Path, batch_size: int) -> None:
+    whole = ToyboxJudge("x", folder, batch_size=64).answer(pictures(), QUESTIONS)
+    assert ToyboxJudge("x", folder, batch_size=batch_size).answer(pictures(), QUESTIONS) == whole
+    alone = [ToyboxJudge("x", folder).answer([p], [q])[0]
+             for p, q in zip(pictures(), QUESTIONS, strict=True)]  # fmt: skip
+    assert alone == whole
+
+
+def test_the_fingerprint_follows_the_weights(folder: Path) -> None:
+    before = ToyboxJudge("x", folder).fingerprint
+    assert before == ToyboxJudge("y", folder).fingerprint
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    assert ToyboxJudge("x", folder).fingerprint != before
+
+
+def test_clip_scores_are_cosines_that_no_neighbour_changes(tmp_path: Path) -> None:
+    tokenizer = tiny.tokenizer()
+    part = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+            "num_attention_heads": 2}  # fmt: skip
+    text = part | {"vocab_size": len(tokenizer), "max_position_embeddings": 24,
+                   "eos_token_id": tokenizer.eos_token_id}  # fmt: skip
+    torch.manual_seed(0)
+    config = CLIPConfig(text_config=text, vision_config=part | {"image_size": 64, "patch_size": 16})
+    CLIPModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    texts = ["a cat", "a red dog", "", "long " * 40]
+    scores = ClipScorer("x", tmp_path).score(pictures(), texts)
+    assert all(-100 <= score <= 100 for score in scores) and len(set(scores)) == 4
+    assert ClipScorer("x", tmp_path, batch_size=1).score(pictures(), texts) == scores
+
+
+def test_pixels_are_scaled_and_resized() -> None:
+    white = Image.new("L", (100, 30), 255)
+    black = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
+    found = pixels([white, black])
+    assert found.shape == (2, 3, 64, 64)
+    assert found[0].min() == 1 and found[1].max() == -1
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ModelError, match="toybox-a or toybox-b"):
+        load_judge("gpt")
+    with pytest.raises(ModelError, match="must be toybox"):
+        load_scorer("gpt")
+
+
+@pytest.mark.parametrize("name", ["toybox-a", "toybox-b"])
+def test_toyboxs_judges_see_what_is_drawn(name: str) -> None:
+    if not (weights_folder() / f"judge-{name[-1]}" / "model.safetensors").exists():
+        with pytest.raises(ModelError, match="needs weights"):
+            load_judge(name)
+        pytest.skip(f"the weights of {name} have not been made yet")
+    numbers = random.Random(7)
+    drawn, questions, truth = [], [], []
+    for _ in range(60):
+        scene = sample_scene(numbers)
+        placed = [(p.kind, COLOURS[p.colour], p.side_px, p.left_px, p.top_px)
+                  for p in place(scene, numbers)]  # fmt: skip
+        drawn.append(Image.fromarray(compose(str(scene.background), placed)))
+        claims = [sample_claim(scene, numbers)[0] for _ in range(4)]
+        many = {group.kind: group.count != 1 for group in scene.groups}
+        questions.append([in_words(claim, many) for claim in claims])
+        truth += [holds(claim, scene) for claim in claims]
+    said = [text == "yes" for some in load_judge(name).answer(drawn, questions) for text, _ in some]
+    right = sum(a == b for a, b in zip(said, truth, strict=True)) / len(truth)
+    assert right > 0.93

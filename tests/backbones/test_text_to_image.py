@@ -1,0 +1,138 @@
+"""Drawing: what a picture depends on, and what it must not depend on."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from selma.backbones.text_to_image import base_fingerprint, load_text_to_image
+from selma.config import BaseConfig
+from selma.errors import ModelError
+
+TEXTS = [f"{n} cats at a mat" for n in range(11)]
+SEEDS = list(range(100, 111))
+
+
+def draw(model, which, *, batch_size=8, guidance=5.0, steps=3):
+    pictures = model.draw(
+        [TEXTS[i] for i in which],
+        seeds=[SEEDS[i] for i in which],
+        steps=steps,
+        guidance=guidance,
+        batch_size=batch_size,
+    )
+    return {i: np.asarray(picture) for i, picture in zip(which, pictures, strict=True)}
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key])
+
+
+@pytest.mark.parametrize("shape", tiny.SHAPES)
+def test_batch_size_order_and_company_change_no_pixel(shape):
+    model, every = tiny.load(shape), range(len(TEXTS))
+    whole = draw(model, every, batch_size=8)
+    assert_equal(whole, draw(model, every, batch_size=3))
+    assert_equal(whole, draw(model, list(reversed(every)), batch_size=1))
+    alone = draw(model, [9], batch_size=8)
+    assert_equal(alone, {9: whole[9]})
+
+
+def test_text_seed_guidance_and_steps_each_change_the_picture():
+    model = tiny.load("sd1")
+    settings = {"steps": 3, "guidance": 5.0, "batch_size": 1}
+
+    def one(text="a cat", seed=1, **changed):
+        (picture,) = model.draw([text], seeds=[seed], **settings | changed)
+        return picture.tobytes()
+
+    pictures = [one(), one(text="a dog"), one(seed=2), one(guidance=1.0), one(steps=4)]
+    assert len(set(pictures)) == len(pictures)
+    assert one(guidance=1.0) == one(guidance=0.0)  # neither has an unconditional pass
+
+
+def test_noise_of_random_samplers_belongs_to_the_picture():
+    from diffusers import EulerAncestralDiscreteScheduler
+
+    model = tiny.load("sd1")
+    model.pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(model.pipe.scheduler.config)
+    whole = draw(model, range(10))
+    assert_equal(draw(model, [9, 0]), {9: whole[9], 0: whole[0]})
+
+
+def test_a_picture_has_the_size_of_the_base():
+    model = tiny.load("sdxl")
+    (picture,) = model.draw(["x"], seeds=[0], steps=1, guidance=1, batch_size=4)
+    assert picture.size == (model.image_px, model.image_px) == (16, 16)
+    assert picture.mode == "RGB"
+
+
+def test_tokens_beyond_the_limit_are_counted():
+    model = tiny.load("sdxl")
+    room = tiny.TOKENS - 2  # start and end take one each
+    assert model.tokens_cut("x " * room) == 0
+    assert model.tokens_cut("x " * (room + 5)) == 5
+
+
+def test_pixels_that_are_not_finite_are_an_error():
+    model = tiny.load("sd1")
+    model.pipe.vae.decoder.conv_out.bias.data.fill_(float("nan"))
+    with pytest.raises(ModelError, match="not finite"):
+        draw(model, [0])
+
+
+def test_the_prediction_type_is_the_models_own():
+    assert [tiny.load(shape).prediction_type for shape in tiny.SHAPES] == [
+        "epsilon",
+        "v_prediction",
+        "epsilon",
+    ]
+
+
+def test_the_fingerprint_changes_with_any_byte(tmp_path):
+    first = shutil.copytree(tiny.folder("sd1"), tmp_path / "first")
+    second = shutil.copytree(first, tmp_path / "second")
+    moved = base_fingerprint(BaseConfig(model=str(second)))
+    assert moved == base_fingerprint(BaseConfig(model=str(first)))
+    third = shutil.copytree(first, tmp_path / "third")
+    weights = third / "unet" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert base_fingerprint(BaseConfig(model=str(third))) != moved
+
+
+def test_pickles_and_foreign_code_are_refused(tmp_path):
+    pickled = shutil.copytree(tiny.folder("sd1"), tmp_path / "pickled")
+    weights = pickled / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.unlink()
+    torch.save({}, weights.with_name("diffusion_pytorch_model.bin"))
+    with pytest.raises(ModelError, match="safetensors"):
+        load_text_to_image(BaseConfig(model=str(pickled), device="cpu"))
+
+    hostile = shutil.copytree(tiny.folder("sd1"), tmp_path / "hostile")
+    ran = tmp_path / "ran"
+    (hostile / "unet" / "trap.py").write_text(f"open({str(ran)!r}, 'w')\nclass Trap: pass\n")
+    index = json.loads((hostile / "model_index.json").read_text())
+    index["unet"] = ["trap", "Trap"]
+    (hostile / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="never run"):
+        load_text_to_image(BaseConfig(model=str(hostile), device="cpu"))
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("model", ["nowhere", "../up/and/away", "./a/b"])
+def test_what_is_no_model_is_named(model):
+    with pytest.raises(ModelError, match=r"base\.model"):
+        load_text_to_image(BaseConfig(model=model))
+
+
+def test_other_pipelines_are_refused(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(ModelError, match="FluxPipeline"):
+        load_text_to_image(BaseConfig(model=str(tmp_path)))

@@ -1,0 +1,90 @@
+"""Order and noise as functions of seed, skill and step."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from selma.experts.batches import Batches
+from selma.experts.flipping import may_flip
+
+
+def batches(**changed):
+    settings = {
+        "seed": 0,
+        "skill": "cats",
+        "count": 10,
+        "batch_size": 4,
+        "latent": (4, 8, 8),
+        "train_timesteps": 1000,
+        "caption_dropout": 0.5,
+        "flip": True,
+    }
+    return Batches(**settings | changed)
+
+
+def same(a, b):
+    return all(
+        torch.equal(getattr(a, field.name), getattr(b, field.name))
+        for field in dataclasses.fields(a)
+    )
+
+
+def test_a_step_is_the_same_whatever_came_before():
+    one, other = batches(), batches()
+    for step in range(5):
+        one.at(step)
+    assert same(one.at(7), other.at(7))
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"skill": "dogs"}])
+def test_seed_and_skill_change_everything_that_is_random(change):
+    a, b = batches().at(3), batches(**change).at(3)
+    assert not torch.equal(a.noise, b.noise)
+    assert not torch.equal(a.posterior, b.posterior)
+    assert not torch.equal(a.timesteps, b.timesteps)
+
+
+def test_every_epoch_has_every_pair_once():
+    order = torch.cat([batches().at(step).indices for step in range(25)])
+    epochs = order.split(10)
+    assert all(sorted(epoch.tolist()) == list(range(10)) for epoch in epochs)
+    assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_parts_are_the_whole():
+    whole = batches().at(2)
+    parts = list(whole.parts(2))
+    for field in dataclasses.fields(whole):
+        joined = torch.cat([getattr(part, field.name) for part in parts])
+        assert torch.equal(joined, getattr(whole, field.name))
+
+
+def test_shares_are_what_is_asked():
+    many = batches(batch_size=4000, latent=(1, 1, 1), caption_dropout=0.1).at(0)
+    assert 0.08 < many.dropped.float().mean() < 0.12
+    assert 0.46 < many.mirrored.float().mean() < 0.54
+    assert many.timesteps.min() == 0
+    assert many.timesteps.max() == 999
+    none = batches(caption_dropout=0.0, flip=False).at(0)
+    assert not none.dropped.any()
+    assert not none.mirrored.any()
+
+
+@pytest.mark.parametrize(
+    ("caption", "allowed"),
+    [
+        ("a red ball on the grass", True),
+        ("two cats and a bright sky", True),
+        ("the wrighter of songs", True),  # "right" only as a whole word
+        ("a ball to the left of a box", False),
+        ("on the Right side", False),
+        ("a right-handed pitcher", False),
+        ('a sign that reads "open"', False),
+        ("the word hello in neon", False),
+        ("a shop's logo", False),
+        ("a jersey with 23 on it", False),
+    ],
+)
+def test_captions_with_sides_or_lettering_forbid_mirroring(caption, allowed):
+    assert may_flip(caption) is allowed

@@ -1,0 +1,354 @@
+"""The loop: exact resume, real clipping, whole batches, and what it leaves behind."""
+
+import itertools
+import json
+import shutil
+
+import pytest
+import safetensors.torch
+import tiny
+import torch
+from test_encode_pairs import encoded, pairs
+
+from selma.backbones.text_to_image import ADAPTER_FILE
+from selma.config import ExpertsConfig, LoraConfig
+from selma.errors import ConfigError, TrainingDiverged
+from selma.experts import checkpoints
+from selma.experts.batches import Batches
+from selma.experts.training import _losses, fit, train_experts
+from selma.workspace import Workspace
+
+STEPS = 6
+CONFIG = ExpertsConfig(
+    adapter=LoraConfig(rank=2),
+    steps=STEPS,
+    batch_size=2,  # three pairs: batches cross the epochs
+    learning_rate=1e-2,
+    schedule="cosine",
+    warmup_steps=2,
+    precision="fp32",
+    checkpoint_every=2,
+    caption_dropout=0.3,
+)
+
+
+def changed(**settings):
+    return CONFIG.model_copy(update=settings)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.load("sd1")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, model):
+    folder = tmp_path_factory.mktemp("data")
+    return encoded(folder, pairs(folder), model=lambda: model)
+
+
+class Stop(Exception):
+    pass
+
+
+def trained(path, model, data, config=CONFIG, stop_at=None):
+    path.mkdir(parents=True, exist_ok=True)
+
+    def on_step(line):
+        if line["step"] == stop_at:
+            raise Stop
+
+    settings = {"skill": "cats", "seed": 0, "made_by": {}, "on_step": on_step}
+    if stop_at is None:
+        fit(model, data, config, path, **settings)
+    else:
+        with pytest.raises(Stop):
+            fit(model, data, config, path, **settings)
+    return path
+
+
+def last(path):
+    """Every byte of the last checkpoint and of the log."""
+    found = checkpoints.newest(path / "checkpoints")
+    names = (ADAPTER_FILE, checkpoints.OPTIMIZER_FILE, checkpoints.STATE_FILE)
+    return [(found.path / name).read_bytes() for name in names] + [
+        (path / "loss.jsonl").read_bytes()
+    ]
+
+
+def weights(path):
+    found = checkpoints.newest(path / "checkpoints")
+    return safetensors.torch.load_file(found.path / ADAPTER_FILE)
+
+
+def lines(path):
+    return [json.loads(line) for line in (path / "loss.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, model, data):
+    return trained(tmp_path_factory.mktemp("whole"), model, data)
+
+
+@pytest.mark.parametrize("stop_at", range(1, STEPS + 1))
+def test_resuming_at_any_step_is_bit_equal(tmp_path, model, data, whole, stop_at):
+    """Weights, moments, learning rate, order and log; also in the middle of an epoch."""
+    trained(tmp_path, model, data, stop_at=stop_at)
+    assert last(trained(tmp_path, model, data)) == last(whole)
+
+
+def test_resuming_twice_in_a_row_is_bit_equal(tmp_path, model, data, whole):
+    for stop_at in (3, 3, 5):
+        trained(tmp_path, model, data, stop_at=stop_at)
+    assert last(trained(tmp_path, model, data)) == last(whole)
+
+
+def test_how_often_checkpoints_are_written_changes_nothing(tmp_path, model, data, whole):
+    config = changed(checkpoint_every=1)
+    trained(tmp_path, model, data, config, stop_at=5)
+    assert last(trained(tmp_path, model, data, config))[0] != b""
+    assert weights(tmp_path).keys() == weights(whole).keys()
+    assert all(torch.equal(weights(tmp_path)[k], weights(whole)[k]) for k in weights(whole))
+
+
+@pytest.mark.parametrize("damage", ["state", "adapter", "optimizer", "half"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, model, data, whole, damage):
+    trained(tmp_path, model, data, stop_at=5)
+    newest = checkpoints.newest(tmp_path / "checkpoints")
+    assert newest.step == 4
+    match damage:
+        case "state":
+            (newest.path / checkpoints.STATE_FILE).unlink()
+        case "half":
+            (newest.path / checkpoints.STATE_FILE).write_text('{"step": 4, "fi')
+        case name:
+            file = newest.path / (ADAPTER_FILE if name == "adapter" else f"{name}.safetensors")
+            content = bytearray(file.read_bytes())
+            content[-1] ^= 1
+            file.write_bytes(content)
+    assert checkpoints.newest(tmp_path / "checkpoints").step == 2
+    assert last(trained(tmp_path, model, data)) == last(whole)
+
+
+def test_the_base_is_untouched(model, whole):
+    fresh = tiny.load("sd1").pipe.unet.state_dict()
+    now = model.pipe.unet.state_dict()
+    assert fresh.keys() == now.keys()
+    assert all(torch.equal(fresh[key], now[key]) for key in fresh)
+
+
+def test_micro_batches_equal_the_whole_batch(tmp_path, model, data):
+    config = changed(batch_size=4, steps=3, warmup_steps=0)
+    a = trained(tmp_path / "a", model, data, config)
+    b = trained(tmp_path / "b", model, data, config.model_copy(update={"micro_batch_size": 1}))
+    for one, other in zip(lines(a), lines(b), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+        assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-3)
+    # One sample a step is another training, so the agreement above is no accident.
+    c = trained(tmp_path / "c", model, data, config.model_copy(update={"batch_size": 1}))
+    assert lines(c)[1]["loss"] != pytest.approx(lines(a)[1]["loss"], rel=1e-2)
+
+
+def test_clipping_acts(tmp_path, model, data):
+    # Plain gradient descent would show it directly; Adam's first moment does: (1 - β1) g.
+    config = changed(steps=1, warmup_steps=0, checkpoint_every=1)
+
+    def gradient_norm(name, limit):
+        path = trained(
+            tmp_path / name, model, data, config.model_copy(update={"max_grad_norm": limit})
+        )
+        found = checkpoints.newest(path / "checkpoints")
+        moments = safetensors.torch.load_file(found.path / checkpoints.OPTIMIZER_FILE)
+        first = [m for key, m in moments.items() if key.startswith("exp_avg/")]
+        return float(torch.cat([m.flatten() for m in first]).norm()) / (1 - config.betas[0])
+
+    free = gradient_norm("free", None)
+    assert gradient_norm("clipped", free / 10) == pytest.approx(free / 10, rel=1e-3)
+    assert gradient_norm("loose", free * 10) == pytest.approx(free, rel=1e-3)
+
+
+def test_the_learning_rate_follows_its_schedule(whole):
+    rates = [line["learning_rate"] for line in lines(whole)]
+    assert rates[0] == 0.0
+    assert rates[2] == pytest.approx(1e-2)
+    assert rates[2] > rates[3] > rates[4] > rates[5]
+
+
+def test_training_lowers_the_loss_on_its_pairs(tmp_path, model, data):
+    config = changed(steps=40, batch_size=8, schedule="constant", checkpoint_every=40)
+    path = trained(tmp_path, model, data, config)
+    losses = [line["loss"] for line in lines(path)]
+    # Only attention learns in a network that is otherwise random, so the fall is small.
+    assert sum(losses[-10:]) < 0.96 * sum(losses[:10])
+
+
+def test_one_sample_never_alters_another(model, data):
+    batches = Batches(
+        seed=0,
+        skill="cats",
+        count=3,
+        batch_size=4,
+        latent=(4, 8, 8),
+        train_timesteps=1000,
+        caption_dropout=0.0,
+        flip=False,
+    )
+    alphas_bar = torch.linspace(0.99, 0.01, 1000)
+    batch = batches.at(0)
+    with torch.no_grad():
+        before = _losses(model, data, batch, alphas_bar)
+        batch.noise[2] = 7.0
+        batch.indices[2] = (batch.indices[2] + 1) % 3
+        after = _losses(model, data, batch, alphas_bar)
+    keep = [0, 1, 3]
+    assert torch.equal(before[keep], after[keep])
+    assert before[2] != after[2]
+
+
+@pytest.mark.parametrize("precision", ["bf16"])
+def test_weights_and_moments_stay_float32(tmp_path, model, data, precision):
+    path = trained(tmp_path, model, data, changed(precision=precision, steps=2))
+    assert {w.dtype for w in weights(path).values()} == {torch.float32}
+    stopped = trained(tmp_path / "b", model, data, changed(precision=precision, steps=4), stop_at=3)
+    again = trained(tmp_path / "c", model, data, changed(precision=precision, steps=4))
+    assert last(trained(stopped, model, data, changed(precision=precision, steps=4))) == last(again)
+
+
+def test_fp16_without_a_gpu_is_refused_at_once(tmp_path, model, data):
+    with pytest.raises(ConfigError, match="bf16 or fp32"):
+        trained(tmp_path, model, data, changed(precision="fp16"))
+
+
+def test_divergence_stops_and_keeps_the_last_checkpoint(tmp_path, model, data):
+    poisoned = type(data)(**vars(data) | {"mean": data.mean * float("nan")})
+    trained(tmp_path, model, data, stop_at=2)
+    with pytest.raises(TrainingDiverged, match="3 steps in a row"):
+        trained(tmp_path, model, poisoned)
+    assert checkpoints.newest(tmp_path / "checkpoints").step == 4
+    log = lines(tmp_path)
+    assert [line["loss"] is None for line in log] == [False, False, True, True, True]
+    found = checkpoints.newest(tmp_path / "checkpoints")
+    kept = safetensors.torch.load_file(found.path / ADAPTER_FILE)
+    assert all(torch.isfinite(w).all() for w in kept.values())  # bad steps were not taken
+
+
+def test_one_bad_step_is_skipped(tmp_path, model, data):
+    mean = data.mean.clone()
+    mean[0] = float("nan")  # one pair of three: never three batches in a row without it
+    poisoned = type(data)(**vars(data) | {"mean": mean})
+    path = trained(tmp_path, model, poisoned, changed(batch_size=1))
+    bad = [line["step"] for line in lines(path) if line["loss"] is None]
+    assert len(bad) == 2
+    assert all(torch.isfinite(w).all() for w in weights(path).values())
+
+
+def train(folder, some, model, config=CONFIG, skill="cats", judge=None):
+    (expert,) = train_experts(
+        {skill: some},
+        config,
+        Workspace(folder / "run"),
+        base=tiny.base("sd1"),
+        seed=0,
+        model=model,
+        judge=judge,
+    )
+    return expert
+
+
+def never():
+    raise AssertionError("the model was loaded")
+
+
+def files(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.*")}
+
+
+def test_an_expert_is_an_item_that_diffusers_loads(tmp_path, model):
+    some = pairs(tmp_path)
+    expert = train(tmp_path, some, lambda: model)
+    assert expert.folder == tmp_path / "run" / "3-experts" / "cats"
+    assert sorted(path.name for path in expert.folder.iterdir()) == [
+        "loss.jsonl", "manifest.json", "plan.json", ADAPTER_FILE,
+    ]  # fmt: skip
+    assert train(tmp_path, some, never) == expert
+    # A killed run may leave its checkpoints behind the manifest; they go.
+    (expert.folder / "checkpoints").mkdir()
+    assert train(tmp_path, some, never) == expert
+    assert not (expert.folder / "checkpoints").exists()
+
+    pipe = tiny.load("sd1").pipe
+    pipe.load_lora_weights(expert.folder)
+    assert pipe.unet.peft_config["default_0"].r == 2
+
+
+def test_the_key_changes_with_pictures_settings_and_base(tmp_path, model):
+    some = pairs(tmp_path)
+    quick = changed(steps=1)
+    keys = [train(tmp_path, some, lambda: model, quick).key]
+    keys.append(
+        train(tmp_path, some, lambda: model, quick.model_copy(update={"betas": (0.8, 0.9)})).key
+    )
+    shutil.copy(some[0].image, some[1].image)
+    keys.append(train(tmp_path, some, lambda: model, quick).key)
+    assert len(set(keys)) == 3
+
+
+def test_one_experts_crash_leaves_the_others_alone(tmp_path, model, monkeypatch):
+    some = pairs(tmp_path)
+    first = train(tmp_path, some, lambda: model, changed(steps=2), skill="first")
+    before = files(first.folder)
+    with pytest.raises(AssertionError, match="loaded"):
+        train(tmp_path, some, never, changed(steps=2), skill="second")
+    train(tmp_path, some, lambda: model, changed(steps=2), skill="second")
+    assert files(first.folder) == before
+
+
+def test_the_best_checkpoint_on_dev_becomes_the_expert(tmp_path, model):
+    some, asked = pairs(tmp_path), []
+    scores = {2: 10.0, 4: 30.0, 6: 30.0}
+
+    def judge(folder):
+        step = int(folder.name.removeprefix("step-"))
+        asked.append(step)
+        assert (folder / ADAPTER_FILE).is_file()
+        with model.adapted(folder):  # the judge may draw: no adapter is attached any more
+            pass
+        if len(asked) == 2 and not killed:
+            killed.append(True)
+            raise Stop
+        return scores[step]
+
+    killed: list[bool] = []
+    config = changed(select="dev")
+    with pytest.raises(Stop):
+        train(tmp_path, some, lambda: model, config, judge=judge)
+    expert = train(tmp_path, some, lambda: model, config, judge=judge)
+    assert asked == [2, 4, 4, 6]  # what had been judged was not judged again
+    summary = json.loads((expert.folder / "manifest.json").read_text())["summary"]
+    assert summary["chosen_step"] == 4  # the earlier of two equals
+    assert summary["scores"] == {"2": 10.0, "4": 30.0, "6": 30.0}
+    with safetensors.safe_open(expert.folder / ADAPTER_FILE, framework="pt") as file:
+        assert json.loads(file.metadata()["selma"])["made_by"]["step"] == 4
+
+
+def test_dev_selection_needs_a_judge(tmp_path):
+    with pytest.raises(ConfigError, match="judge"):
+        train(tmp_path, pairs(tmp_path), never, changed(select="dev"))
+
+
+def test_equal_settings_give_equal_bytes(tmp_path, model):
+    some = pairs(tmp_path)
+    a, b = (train(tmp_path / name, some, lambda: model, changed(steps=2)) for name in ("a", "b"))
+    assert files(a.folder) == files(b.folder)
+
+
+def test_the_header_does_not_depend_on_the_process(tmp_path, model, data):
+    """Metadata in the order of a hash map would differ between processes."""
+    path = trained(tmp_path, model, data, changed(steps=1))
+    found = checkpoints.newest(path / "checkpoints")
+    raw = (found.path / ADAPTER_FILE).read_bytes()
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    assert list(header) == sorted(header)
+    assert list(header["__metadata__"]) == sorted(header["__metadata__"])
+    offsets = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(offsets))

@@ -1,0 +1,1 @@
+"""Whole runs, tiny but real: a server that writes, a pipeline that draws, training and merging."""

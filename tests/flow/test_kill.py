@@ -1,0 +1,48 @@
+"""Killed at any moment, a run goes on: same bytes in the end, and nothing finished made again."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from selma.toybox import weights_folder
+from selma.workspace import STAGES
+
+JUDGED = any((weights_folder() / "judge-a").glob("*.safetensors"))
+"""Without a judge there are no scores to make, and no report."""
+
+
+def killed(folder: Path, *, kills: int) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"python tests/flow/killing.py FOLDER --kills {kills} --seed {seed}")
+    stages = STAGES if JUDGED else STAGES[:4]
+    program = str(Path(__file__).parent / "killing.py")
+    options = ["--kills", str(kills), "--seed", str(seed), "--stages", *stages]
+    done = subprocess.run(
+        [sys.executable, program, str(folder), *options],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    log = (folder / "log.txt").read_text(errors="replace")[-3000:]
+    assert not found["faults"], f"seed {seed}: {found['faults']}\n{log}"
+    assert {stage: n["kills"] for stage, n in found["stages"].items()} == dict.fromkeys(
+        stages, kills
+    )
+
+
+def test_a_few_kills_of_each_stage(tmp_path: Path) -> None:
+    killed(tmp_path, kills=4)
+
+
+@pytest.mark.kill
+def test_many_kills_of_each_stage(tmp_path: Path) -> None:
+    killed(tmp_path, kills=20)

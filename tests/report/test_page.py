@@ -1,0 +1,268 @@
+"""The report: nothing left out, nothing made up, nothing let in."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import dataclasses
+import io
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from report.world import findings
+from rich.console import Console
+
+from selma.config import ReportConfig
+from selma.errors import DataError
+from selma.records import Findings, Interval, Scorecard, evenly
+from selma.report import page, tables
+from selma.report.grids import SHOWN_PX, Cards, contact_sheet, data_uri
+from selma.workspace import Workspace, file_sha256
+
+CONFIG = ReportConfig(grid_prompts=10, training_pairs=3)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+HOSTILE = (
+    "<script>document.title='x'</script><img src=x onerror=alert(1)>{{ 7*7 }}\u202e</title>\"'"
+)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Findings:
+    return findings(tmp_path_factory.mktemp("world"), merged=0.3)
+
+
+class Parsed(HTMLParser):
+    """Tags with attributes, and text outside of style and script."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "script"} & set(self.open):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def addresses(parsed: Parsed) -> Iterator[str]:
+    for _, attributes in parsed.tags:
+        for name in ("src", "href", "srcset", "action", "data", "poster"):
+            if attributes.get(name):
+                yield str(attributes[name])
+
+
+def with_difference(found: Findings, mean: float, low: float, high: float) -> Findings:
+    *others, merged = found.scorecard.models
+    interval = Interval(mean=mean, low=low, high=high, n=20)
+    changed = merged.model_copy(update={"difference": interval})
+    card = found.scorecard.model_copy(update={"models": (*others, changed)})
+    return dataclasses.replace(found, scorecard=card)
+
+
+def test_the_page_shows_every_model_prompt_question_and_setting(found: Findings) -> None:
+    parsed = Parsed(page.render(found, CONFIG))
+    base, merged = found.scorecard.models[0], found.scorecard.models[-1]
+    for expected in (
+        *(m.model for m in found.scorecard.models),
+        f"{base.dsg.mean:.1f}",
+        f"{merged.dsg.mean:.1f}",
+        tables.between(merged.difference, sign=True),  # type: ignore[arg-type]
+        *(p.text for p in evenly(found.exam, 10)),
+        *(q.text for p in evenly(found.exam, 10) for q in p.questions),
+        *found.pairs,
+        found.pairs["coco"][1].prompt.text,
+        "too similar 31",
+        "experts.learning_rate",
+        "mean of deltas",
+        found.lineage["base"],
+    ):
+        assert expected in parsed.text
+    assert "2 h 15 min" in parsed.text  # both lines of the experts' stage: 8101.1 s
+
+
+def test_nothing_is_fetched_from_elsewhere(found: Findings) -> None:
+    html = page.render(found, CONFIG)
+    assert {a.split(":")[0] for a in addresses(Parsed(html)) if not a.startswith("#")} == {"data"}
+    style = html.split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style and "@import" not in style
+    assert "default-src &#39;none&#39;" in html
+
+
+def test_equal_findings_give_equal_bytes_but_for_times(found: Findings) -> None:
+    def fixed(journal: list) -> str:
+        html = page.render(dataclasses.replace(found, journal=journal), CONFIG)
+        return re.sub(r"<(\w+) data-volatile>.*?</\1>", "", html)
+
+    slow = [{"stage": "3-experts", "seconds": 99999.0, "cost": 3.5}]
+    assert fixed(found.journal) == fixed(slow) == fixed([])
+    assert page.render(found, CONFIG) == page.render(copy.deepcopy(found), CONFIG)
+
+
+def test_text_from_the_run_stays_text(found: Findings) -> None:
+    exam = [p.model_copy(update={"text": HOSTILE, "group": HOSTILE}) for p in found.exam]
+    models = tuple(
+        m.model_copy(update={"groups": {HOSTILE: m.dsg}, "group_differences": {HOSTILE: m.dsg}})
+        for m in found.scorecard.models
+    )
+    card = found.scorecard.model_copy(update={"models": models, "benchmark": HOSTILE})
+    answers = {
+        model: [a.model_copy(update={"text": HOSTILE}) for a in said]
+        for model, said in found.answers.items()
+    }
+    prompt = found.pairs["coco"][0].prompt.model_copy(update={"text": HOSTILE})
+    pairs = {HOSTILE: [p.model_copy(update={"prompt": prompt}) for p in found.pairs["coco"]]}
+    hostile = dataclasses.replace(
+        found, exam=exam, scorecard=card, answers=answers, pairs=pairs,
+        settings={"name": HOSTILE, HOSTILE: {HOSTILE: HOSTILE}}, lineage={HOSTILE: HOSTILE},
+        dropped={HOSTILE: {HOSTILE: 3}}, prompts={HOSTILE: []},
+    )  # fmt: skip
+    mild, parsed = Parsed(page.render(found, CONFIG)), Parsed(page.render(hostile, CONFIG))
+    assert "{{ 7*7 }}" in parsed.text and "49" not in parsed.text.split("{{ 7*7 }}")[1][:9]
+    assert [t for t, _ in parsed.tags].count("script") == 1
+    names = {name for _, attributes in parsed.tags for name in attributes}
+    assert not [name for name in names if name.startswith("on")]
+    assert {t for t, _ in parsed.tags} <= {t for t, _ in mild.tags}
+
+
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "said", "mood"),
+    [
+        (2.1, 0.3, 3.9, "follows prompts better", "better"),
+        (0.4, -1.2, 2.0, "holds zero", "unclear"),
+        (-2.0, -3.0, -1.0, "follows prompts worse", "worse"),
+        (0.0, 0.0, 0.0, "No clear difference", "unclear"),
+    ],
+)
+def test_the_headline_says_what_the_interval_allows(
+    found: Findings, mean: float, low: float, high: float, said: str, mood: str
+) -> None:
+    html = page.render(with_difference(found, mean, low, high), CONFIG)
+    assert said in Parsed(html).text
+    assert f'class="verdict {mood}"' in html
+
+
+def test_the_shown_prompts_do_not_depend_on_scores(found: Findings) -> None:
+    fair = [card.prompt.id for card in Cards(found).fair(10)]
+    models = tuple(
+        m.model_copy(update={"per_prompt": {p: 1 - s for p, s in m.per_prompt.items()}})
+        for m in found.scorecard.models
+    )
+    card = found.scorecard.model_copy(update={"models": models})
+    other = Cards(dataclasses.replace(found, scorecard=card))
+    assert [c.prompt.id for c in other.fair(10)] == fair
+    assert {c.prompt.group for c in Cards(found).fair(10)} == {p.group for p in found.exam}
+    assert [c.prompt for c in other.gains()] == [c.prompt for c in Cards(found).losses()]
+
+
+def test_extremes_are_the_extremes_and_marks_the_verdicts(found: Findings) -> None:
+    cards = Cards(found)
+    base, merged = found.scorecard.models[0], found.scorecard.models[-1]
+    changes = sorted(100 * (merged.per_prompt[p.id] - base.per_prompt[p.id]) for p in found.exam)
+    shown = [card.change for card in cards.gains()]
+    assert shown == pytest.approx([c for c in changes[::-1][:6] if c > 0]) and shown
+    for card in cards.gains():
+        for side in (0, 1):
+            yes = sum(line.marks[side].word == "yes" for line in card.lines)
+            assert 100 * yes / len(card.lines) == pytest.approx(card.scores[side])
+
+
+def test_the_report_is_written_again_with_equal_manifests(found: Findings, tmp_path: Path) -> None:
+    folder = Workspace(tmp_path)
+    path = page.write_report(found, CONFIG, folder)
+    assert path == tmp_path / "6-report" / "index.html"
+    first = {p.name: file_sha256(p) for p in path.parent.iterdir()}
+    later = dataclasses.replace(found, journal=[{"stage": "2-images", "seconds": 7200.0}])
+    assert "2 h 0 min" in page.write_report(later, CONFIG, folder).read_text("utf-8")
+    again = {p.name: file_sha256(p) for p in path.parent.iterdir()}
+    assert {n for n in first if first[n] != again[n]} == {"index.html"}
+    assert set(first) == {"index.html", "grid.png", "manifest.json", "plan.json"}
+
+
+def test_large_pictures_are_made_smaller_and_broken_ones_named(tmp_path: Path) -> None:
+    path = tmp_path / "big.png"
+    Image.new("RGB", (1024, 512), "teal").save(path)
+    data = base64.b64decode(data_uri(path).split(",")[1])
+    assert Image.open(io.BytesIO(data)).size == (SHOWN_PX, SHOWN_PX // 2)
+    path.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"big\.png"):
+        data_uri(path)
+
+
+def test_the_contact_sheet_has_a_row_for_four_prompts(found: Findings) -> None:
+    one_row, two_rows = contact_sheet(found, 4), contact_sheet(found, 5)
+    assert one_row.width == two_rows.width and two_rows.height > one_row.height
+    first = found.pictures["base"] / f"{evenly(found.exam, 4)[0].id}.png"
+    corner = one_row.crop((22, 36, 22 + 128, 36 + 128)).resize((64, 64), Image.Resampling.NEAREST)
+    assert corner.tobytes() == Image.open(first).convert("RGB").tobytes()
+
+
+def test_the_terminal_table_names_all_models_and_the_conclusion(found: Findings) -> None:
+    out = io.StringIO()
+    tables.print_scorecard(found.scorecard, Console(file=out, width=110))
+    for model in found.scorecard.models:
+        assert model.model in out.getvalue()
+    assert tables.conclusion(found.scorecard)[0] in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0, "0 s"), (59.7, "1 min"), (3599, "1 h 0 min"), (7199, "2 h 0 min"), (900, "15 min")],
+)
+def test_durations_carry_over(seconds: float, said: str) -> None:
+    assert page.duration(seconds) == said
+
+
+def test_a_scorecard_without_merged_is_refused(found: Findings) -> None:
+    card: Scorecard = found.scorecard.model_copy(update={"models": found.scorecard.models[:-1]})
+    with pytest.raises(DataError, match="needs a merged model"):
+        page.render(dataclasses.replace(found, scorecard=card), CONFIG)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open the page with")
+def test_a_browser_runs_its_script_and_shows_all_pictures(found: Findings, tmp_path: Path) -> None:
+    path = page.write_report(found, CONFIG, Workspace(tmp_path))
+    command = [
+        str(CHROMIUM),
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+    ]
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    done = subprocess.run(
+        [*command, profile, "--virtual-time-budget=2000", "--dump-dom", path.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert '<div class="chips">' in done.stdout  # the script took `hidden` away
+    assert "Content Security Policy" not in done.stderr
+    assert done.stdout.count("<article") == path.read_text("utf-8").count("<article") >= 10
+    shot = tmp_path / "shot.png"
+    subprocess.run(
+        [*command, profile, "--window-size=1280,2400", f"--screenshot={shot}", path.as_uri()],
+        capture_output=True,
+        timeout=120,
+    )
+    with Image.open(shot) as picture:
+        assert picture.size == (1280, 2400) and len(picture.convert("L").getcolors() or []) > 50

@@ -1,0 +1,181 @@
+"""A whole run's findings without a model: toybox scenes drawn with mistakes, judged by truth."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from selma.config import RunConfig, ScoresConfig
+from selma.randomness import rng
+from selma.records import ExamPrompt, Expert, Findings, Merged, Pair, Prompt, Question, prompt_id
+from selma.scores.benchmarks import exam_prompts
+from selma.scores.scoring import read_answers, score_models
+from selma.toybox.captions import NUMBERS, STYLES, caption
+from selma.toybox.drawing import compose
+from selma.toybox.questions import Claim, holds
+from selma.toybox.scenes import (
+    COLOURS,
+    Group,
+    Scene,
+    complete,
+    mistaken,
+    place,
+    sample_scene,
+)
+from selma.workspace import Workspace
+
+COUNTS = {word: number for number, word in NUMBERS.items()}
+WRONG = {"colour": 0.35, "count": 0.4, "relation": 0.4, "background": 0.15}
+
+
+class Painter:
+    """Draws exam prompts, more or less wrong, and knows what is in each of its pictures: as a
+    judge it says the truth, now and then hesitating over the relation."""
+
+    name = "toybox-a"
+    fingerprint = "truth"
+
+    def __init__(self, exam: Sequence[ExamPrompt], *, doubt: float = 0.0) -> None:
+        self.claims = {q.text: claim(q) for prompt in exam for q in prompt.questions}
+        self.scenes: dict[bytes, Scene] = {}
+        self.doubt = doubt
+
+    def draw(self, prompt: ExamPrompt, *, share: float) -> Image.Image:
+        """A picture with `share` of the usual mistakes."""
+        random_numbers = rng(0, prompt.id)
+        meant = complete(scene(prompt), random_numbers, withheld=True)
+        wrong = {what: share * chance for what, chance in WRONG.items()}
+        scene_drawn = mistaken(meant, rng=rng(1, prompt.id), wrong=wrong)
+        # A pair holds at most two of a kind, or they would not fit.
+        if len(scene_drawn.groups) == 2 and any((g.count or 1) > 2 for g in scene_drawn.groups):
+            scene_drawn = meant
+        picture = paint(scene_drawn, rng(2, prompt.id))
+        self.scenes[picture.tobytes()] = scene_drawn
+        return picture
+
+    def answer(
+        self, pictures: Sequence[Image.Image], questions: Sequence[Sequence[str]]
+    ) -> list[list[tuple[str, float | None]]]:
+        return [
+            [self._say(self.scenes[picture.tobytes()], text) for text in texts]
+            for picture, texts in zip(pictures, questions, strict=True)
+        ]
+
+    def score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
+        """How many of a picture's words its prompt has; stands in for CLIP's cosine."""
+        return [
+            20.0 + sum(g.kind in text for g in self.scenes[picture.tobytes()].groups)
+            + 2.0 * sum(str(g.colour) in text for g in self.scenes[picture.tobytes()].groups)
+            for picture, text in zip(pictures, texts, strict=True)
+        ]  # fmt: skip
+
+    def _say(self, drawn: Scene, text: str) -> tuple[str, float]:
+        true = holds(self.claims[text], drawn)
+        if self.doubt and rng(4, text, *(g.kind for g in drawn.groups)).random() < self.doubt:
+            return ("no" if true else "yes"), 0.52
+        return ("yes", 0.97) if true else ("no", 0.04)
+
+
+def claim(question: Question) -> Claim:
+    return (question.category, *question.detail.split(" | "))
+
+
+def scene(prompt: ExamPrompt) -> Scene:
+    """What a toybox prompt states, read back from its questions."""
+    said = [claim(question) for question in prompt.questions]
+    plural = {c[1] for c, q in zip(said, prompt.questions, strict=True)
+              if c[0] == "entity" and q.text.startswith("Are")}  # fmt: skip
+    kinds = [c[1] for c in said if c[0] == "entity"]
+    values = {(c[0], c[1]): c[2] for c in said if c[0] in ("colour", "count", "size")}
+    groups = tuple(
+        Group(
+            kind,
+            colour=values.get(("colour", kind)),
+            count=COUNTS.get(values.get(("count", kind), ""), None if kind in plural else 1),
+            size=values.get(("size", kind)),  # type: ignore[arg-type]
+        )
+        for kind in kinds
+    )
+    relation = next((c[2] for c in said if c[0] == "spatial"), None)
+    background = next((c[1] for c in said if c[0] == "global"), None)
+    return Scene(groups, relation=relation, background=background)  # type: ignore[arg-type]
+
+
+def paint(drawn: Scene, random_numbers: random.Random) -> Image.Image:
+    placed = [
+        (p.kind, COLOURS[p.colour], p.side_px, p.left_px, p.top_px)
+        for p in place(drawn, random_numbers)
+    ]
+    return Image.fromarray(compose(str(drawn.background), placed))
+
+
+def findings(root: Path, *, prompts: int = 20, merged: float = 0.7) -> Findings:
+    """Findings of a run whose merged model makes `merged` of the base's mistakes; each expert is
+    better at its own style alone."""
+    folder = Workspace(root)
+    config = RunConfig(name="little-world", scores=ScoresConfig(prompts=prompts))
+    exam = exam_prompts(config.scores)
+    truth, doubter = Painter(exam), Painter(exam, doubt=0.03)
+    doubter.name, doubter.scenes = "toybox-b", truth.scenes
+    shares = {"base": dict.fromkeys(STYLES, 1.0), "merged": dict.fromkeys(STYLES, merged)}
+    shares |= {style: {s: 0.6 if s == style else 1.0 for s in STYLES} for style in STYLES}
+    pictures = {}
+    for model, share in shares.items():
+        item = folder.item("5-scores", "pictures", model, recipe={"model": model})
+        item.begin()
+        for prompt in exam:
+            drawn = truth.draw(prompt, share=share[prompt.group])  # type: ignore[index]
+            drawn.save(item.path / f"{prompt.id}.png")
+        item.finish(item.path.glob("*.png"), {})
+        pictures[model] = item.path
+    card = score_models(
+        exam,
+        pictures,
+        config.scores,
+        folder,
+        roles={"base": "base", "merged": "merged"} | dict.fromkeys(STYLES, "expert"),
+        seed=0,
+        load_judge={"toybox-a": truth, "toybox-b": doubter}.__getitem__,
+        load_scorer=lambda name: truth,
+    )
+    pairs = {style: training_pairs(root, style) for style in STYLES}
+    return Findings(
+        settings=config.model_dump(mode="json", exclude={"folder"}),
+        prompts={style: [pair.prompt for pair in some] for style, some in pairs.items()},
+        dropped={style: {"too_similar": 31, "in_exam": 2, "empty": 0} for style in STYLES[:-1]},
+        pairs=pairs,
+        experts=[Expert(skill=s, folder=root / s, key="0" * 16) for s in STYLES],
+        merged=Merged(
+            folder=root, key="1" * 16, method="mean_of_deltas", weights=dict.fromkeys(STYLES, 0.2)
+        ),
+        exam=exam,
+        pictures=pictures,
+        answers={model: read_answers(folder, model) for model in pictures},
+        scorecard=card,
+        journal=[
+            {"stage": "1-prompts", "seconds": 312.5},
+            {"stage": "2-images", "seconds": 941.0},
+            {"stage": "3-experts", "seconds": 4210.9},
+            {"stage": "3-experts", "seconds": 3890.2},
+            {"stage": "4-merged", "seconds": 1.3},
+            *folder.read_journal(),
+        ],
+        lineage={"base": "5f1e" * 4, "expert coco": "0" * 16, "merged": "1" * 16, "torch": "2.13"},
+    )
+
+
+def training_pairs(root: Path, style: str, count: int = 10) -> list[Pair]:
+    made = []
+    for i in range(count):
+        random_numbers = rng(9, style, i)
+        drawn = sample_scene(random_numbers)
+        text = caption(drawn, style, random_numbers)  # type: ignore[arg-type]
+        path = root / "pairs" / f"{style}-{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        paint(drawn, random_numbers).save(path)
+        prompt = Prompt(id=prompt_id(style, text), skill=style, text=text)
+        made.append(Pair(prompt=prompt, image=path, seed=i))
+    return made

@@ -1,0 +1,214 @@
+"""The stage as a whole, with a judge that really looks at pixels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scores.colours import ColourJudge, exam, picture
+
+from selma.config import ScoresConfig
+from selma.errors import DataError
+from selma.records import ExamPrompt, Scorecard
+from selma.scores.answering import CHUNK
+from selma.scores.scoring import dsg_score, read_answers, score_models
+from selma.workspace import Workspace
+
+EXAM = exam(2 * CHUNK + 6)
+ROLES = {"merged": "merged", "early": "expert", "base": "base"}
+CONFIG = ScoresConfig(resamples=500)
+
+
+def draw(folder: Workspace, model: str, right: Callable[[int], int]) -> Path:
+    """A finished item; the picture of prompt i shows `right(i)` of its two colours."""
+    item = folder.item("5-scores", "pictures", model, recipe={"model": model})
+    item.begin()
+    for i, prompt in enumerate(EXAM):
+        words = prompt.text.replace(",", "").split()
+        picture(*[words[0], words[2]][: right(i)]).save(item.path / f"{prompt.id}.png")
+    item.finish(item.path.glob("*.png"), {})
+    return item.path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path)
+
+
+@pytest.fixture
+def pictures(folder: Workspace) -> dict[str, Path]:
+    return {
+        "merged": draw(folder, "merged", lambda i: 2),
+        "early": draw(folder, "early", lambda i: 2 if i < len(EXAM) // 2 else 0),
+        "base": draw(folder, "base", lambda i: i % 2),
+    }
+
+
+class Networks:
+    """The loaders that are handed in, and the networks that they gave."""
+
+    def __init__(self) -> None:
+        self.judges = {
+            "toybox-a": ColourJudge("toybox-a"),
+            "toybox-b": ColourJudge("toybox-b", threshold=0.6),
+        }
+        self.scorer = ColourJudge("clip")
+
+    def score(self, folder: Workspace, pictures: dict[str, Path], **changed: Any) -> Scorecard:
+        return score_models(
+            changed.get("exam", EXAM),
+            pictures,
+            changed.get("config", CONFIG),
+            folder,
+            roles=changed.get("roles", ROLES),
+            seed=3,
+            load_judge=self.judges.__getitem__,
+            load_scorer=lambda name: self.scorer,
+        )
+
+    @property
+    def seen(self) -> list[int]:
+        return [n.seen for n in (*self.judges.values(), self.scorer)]
+
+
+def artefacts(folder: Workspace) -> dict[str, bytes]:
+    root = folder.root / "5-scores"
+    files = (path for path in root.rglob("*") if path.is_file() and "pictures" not in path.parts)
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+
+def test_scores_are_those_of_the_pictures(folder: Workspace, pictures: dict[str, Path]) -> None:
+    card = Networks().score(folder, pictures)
+    assert [m.model for m in card.models] == ["base", "early", "merged"]
+    base, early, merged = card.models
+    assert (card.prompts, card.questions) == (70, 140)
+    # Of the base every second picture is black; the others lack the second colour.
+    assert (base.dsg.mean, base.difference, base.dsg.n) == (25.0, None, 70)
+    assert base.categories["second"].mean == 0 and base.categories["colour"].mean == 50
+    assert merged.dsg.mean == 100 and merged.difference is not None
+    assert merged.difference.mean == 75 and 65 < merged.difference.low < 75
+    assert early.groups["early"].mean == 100 and early.groups["late"].mean == 0
+    assert early.group_differences["late"].mean == pytest.approx(-25, abs=2)
+    assert merged.category_differences["colour"].mean == 50
+    assert merged.per_prompt == {p.id: 1.0 for p in EXAM}
+    assert merged.clip is not None and merged.clip.mean == 100
+    assert merged.clip_difference is not None and merged.clip_difference.mean == 50
+    # The second judge wants 60% of a picture to have the colour: it denies all two-colour ones.
+    assert card.agreement is not None and 0.3 < card.agreement < 0.7
+    assert [m.unreadable for m in card.models] == [0, 0, 0]
+
+
+def test_answers_are_kept_with_their_verdicts(folder: Workspace, pictures: dict[str, Path]) -> None:
+    card = Networks().score(folder, pictures)
+    answers = read_answers(folder, "base")
+    assert [(a.prompt_id, a.question_id) for a in answers] == [
+        (p.id, q.id) for p in EXAM for q in p.questions
+    ]
+    assert (answers[0].text, answers[0].verdict) == ("no", "no")
+    assert answers[0].yes is not None and answers[0].yes < 0.5
+    points = sum(a.verdict == "yes" for a in answers) / len(answers)
+    assert points * 100 == card.models[0].dsg_by_question
+    with pytest.raises(DataError, match="scores stage first"):
+        read_answers(folder, "nobody")
+
+
+def test_a_second_run_asks_nothing_and_changes_nothing(
+    folder: Workspace, pictures: dict[str, Path]
+) -> None:
+    first = Networks().score(folder, pictures)
+    before = artefacts(folder)
+    idle = Networks()
+    assert idle.score(folder, pictures) == first
+    assert idle.seen == [0, 0, 0]
+    assert artefacts(folder) == before
+
+
+@pytest.mark.parametrize("lines_left", [0, 5, CHUNK, CHUNK + 9])
+def test_a_stopped_run_ends_with_the_same_bytes(
+    folder: Workspace, pictures: dict[str, Path], tmp_path: Path, lines_left: int
+) -> None:
+    Networks().score(folder, pictures)
+    whole = artefacts(folder)
+    item = tmp_path / "5-scores" / "answers" / "early"
+    lines = (item / "answers.jsonl").read_bytes().splitlines(keepends=True)
+    # As a kill leaves it: no manifest, some lines, the last one torn.
+    (item / "manifest.json").unlink()
+    (item / "answers.jsonl").write_bytes(b"".join(lines[:lines_left]) + lines[lines_left][:20])
+    again = Networks()
+    again.score(folder, pictures)
+    assert artefacts(folder) == whole
+    assert again.seen == [len(EXAM) - lines_left // CHUNK * CHUNK, 0, 0]
+
+
+def test_an_interrupt_loses_at_most_one_chunk(folder: Workspace, pictures: dict[str, Path]) -> None:
+    stopped = Networks()
+    stopped.judges["toybox-a"].stop_after = CHUNK
+    with pytest.raises(KeyboardInterrupt):
+        stopped.score(folder, pictures)
+    again = Networks()
+    again.score(folder, pictures)
+    assert again.seen == [3 * len(EXAM) - CHUNK, 3 * len(EXAM), 3 * len(EXAM)]
+
+
+def test_another_rule_needs_no_judge(folder: Workspace, pictures: dict[str, Path]) -> None:
+    Networks().score(folder, pictures)
+    idle = Networks()
+    changed = idle.score(folder, pictures, config=CONFIG.model_copy(update={"zeroing": "none"}))
+    assert changed.zeroing == "none" and idle.seen == [0, 0, 0]
+    assert list((folder.root / "superseded").iterdir())
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"\x89PNG\r\n\x1a\n broken"])
+def test_a_missing_or_broken_picture_is_named(
+    folder: Workspace, pictures: dict[str, Path], damage: bytes | None
+) -> None:
+    path = pictures["base"] / "p007.png"
+    path.unlink()
+    if damage is not None:
+        path.write_bytes(damage)
+    with pytest.raises(DataError, match=r"p007\.png"):
+        Networks().score(folder, pictures)
+
+
+def test_unfinished_pictures_and_wrong_roles_are_refused(
+    folder: Workspace, pictures: dict[str, Path]
+) -> None:
+    with pytest.raises(DataError, match="exactly one must be the base"):
+        Networks().score(folder, pictures, roles=ROLES | {"base": "other"})
+    with pytest.raises(DataError, match=r"without a role: \['early'\]"):
+        Networks().score(folder, pictures, roles={"base": "base", "merged": "merged"})
+    (pictures["early"] / "manifest.json").unlink()
+    with pytest.raises(DataError, match="has no manifest"):
+        Networks().score(folder, pictures)
+
+
+def test_other_pictures_other_answers(folder: Workspace, pictures: dict[str, Path]) -> None:
+    Networks().score(folder, pictures)
+    manifest = pictures["base"] / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"key": "0" * 16}))
+    again = Networks()
+    again.score(folder, pictures)
+    assert again.seen == [len(EXAM)] * 3
+
+
+def test_unreadable_answers_are_counted_and_score_nothing(
+    folder: Workspace, pictures: dict[str, Path]
+) -> None:
+    class Wordy(ColourJudge):
+        @staticmethod
+        def _say(chance: float) -> tuple[str, float]:
+            return ("Yes." if chance >= 0.5 else "there is none"), chance
+
+    networks = Networks()
+    networks.judges["toybox-a"] = Wordy("toybox-a")
+    base = networks.score(folder, pictures).models[0]
+    assert (base.unreadable, base.dsg.mean) == (105, 25.0)
+
+
+def test_the_score_that_checkpoints_are_chosen_by(pictures: dict[str, Path]) -> None:
+    prompts: list[ExamPrompt] = EXAM
+    assert dsg_score(prompts, pictures["base"], judge=ColourJudge("x")) == 25
+    assert dsg_score(prompts, pictures["merged"], judge=ColourJudge("x")) == 100

@@ -1,0 +1,285 @@
+"""Settings: each mistake is one clear error with its key, before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selma.config import RunConfig, load_config
+from selma.errors import ConfigError, SelmaError, SkillError, WorkspaceError
+from selma.preflight import check
+from selma.prompts.skills import load_skills
+from selma.runfile import read_run_file, write_run_file
+from selma.workspace import Workspace
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def config_file(folder: Path, text: str) -> Path:
+    path = folder / "some.yaml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+BROKEN = {
+    "imagess: {steps: 1}": "imagess: is not a setting",
+    "images: {stepps: 1}": "images.stepps: is not a setting",
+    "images: {steps: 0}": "images.steps",
+    "images: {steps: -5}": "images.steps",
+    "images: {steps: many}": "images.steps",
+    "images: {steps: yes}": "steps must not be true or false",
+    "images: {steps: 1.5}": "images.steps",
+    "images: {guidance: .nan}": "images.guidance",
+    "images: {guidance: .inf}": "images.guidance",
+    "images: [1]": "images",
+    "images: null": "images",
+    "seed: -1": "seed",
+    "seed: true": "seed must not be true or false",
+    "name: ../else": "name",
+    "name: ''": "name",
+    "name: 7": "name",
+    "base: {device: tpu}": "base.device",
+    "base: {precision: int8}": "base.precision",
+    "prompts: {skills: []}": "prompts.skills",
+    "prompts: {skills: [coco, coco]}": "prompts.skills",
+    "prompts: {skills: coco}": "prompts.skills",
+    "prompts: {per_skill: 0}": "prompts.per_skill",
+    "prompts: {backend: {kind: cloud}}": "prompts.backend",
+    "prompts: {backend: {model: smollm2}}": "prompts.backend: needs `kind`",
+    "prompts: {backend: {kind: openai}}": "prompts.backend.openai.model",
+    "prompts: {backend: {kind: openai, model: m, api_key: k}}": "api_key: is not a setting",
+    "prompts: {novelty: {threshold: 1.1}}": "prompts.novelty.threshold",
+    "prompts: {temperature: -1}": "prompts.temperature",
+    "experts: {adapter: {kind: magic}}": "experts.adapter",
+    "experts: {adapter: {rank: 0}}": "experts.adapter",
+    "experts: {batch_size: 10, micro_batch_size: 4}": "micro_batch_size must divide batch_size",
+    "experts: {learning_rate: 0}": "experts.learning_rate",
+    "experts: {betas: [0.9]}": "experts.betas",
+    "experts: {schedule: random}": "experts.schedule",
+    "merged: {method: median}": "merged.method",
+    "merged: {weights: {coco: .nan}}": "merged.weights.coco",
+    "scores: {judge: toybox-b}": "judge and choosing_judge must differ",
+    "scores: {split: train}": "scores.split",
+    "scores: {resamples: 0}": "scores.resamples",
+    "name: a\nname: b": "the key 'name' is given twice",
+    "images: {steps: 1, steps: 2}": "the key 'steps' is given twice",
+    "- a": "must be a mapping of settings, but is list",
+    "": "must be a mapping of settings, but is NoneType",
+    "{": "is not valid YAML",
+    "a: !!python/object/apply:os.system [true]": "is not valid YAML",
+    "\0": "is not valid YAML",
+    "1: 2": "some.yaml has 1 mistake",
+}
+
+
+@pytest.mark.parametrize(("text", "says"), BROKEN.items(), ids=BROKEN)
+def test_a_broken_config_says_which_key(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(config_file(tmp_path, text))
+    assert says in str(caught.value)
+
+
+def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
+    text = "seed: -1\nimages: {steps: 0, colour: red}\nexperts: {batch_size: no}"
+    with pytest.raises(ConfigError, match="has 4 mistake") as caught:
+        load_config(config_file(tmp_path, text))
+    for key in ("seed", "images.steps", "images.colour", "batch_size"):
+        assert key in str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["missing", "folder", "bytes"])
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "some.yaml"
+    if what == "folder":
+        path.mkdir()
+    if what == "bytes":
+        path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(list(RunConfig.model_fields)) | st.text(), inner)
+        ),
+        max_leaves=12,
+    )
+)
+def test_no_yaml_ends_in_another_error(
+    tmp_path_factory: pytest.TempPathFactory, raw: object
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_text(yaml.safe_dump(raw), "utf-8")
+    try:
+        assert isinstance(load_config(path), RunConfig)
+    except ConfigError as error:
+        assert str(path) in str(error)
+
+
+def test_defaults_are_the_papers() -> None:
+    config = RunConfig(name="paper")
+    assert config.prompts.per_skill == 1000 and config.prompts.examples == 3
+    assert config.prompts.novelty.threshold == 0.8
+    assert (config.images.steps, config.images.guidance) == (50, 7.5)
+    experts = config.experts
+    assert experts.adapter.rank == 128 and experts.learning_rate == 3e-4
+    assert (experts.batch_size, experts.steps) == (64, 5000)
+    assert len(config.prompts.skills) == 5
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_configs_that_come_along_are_sound(path: Path) -> None:
+    config = load_config(path)
+    assert config.name == path.stem
+    assert [skill.name for skill in load_skills(config.prompts.skills)]
+
+
+def test_paths_start_from_the_configs_folder(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    text = (
+        "base: {model: base}\n"
+        "prompts: {skills: [coco, mine.yaml], lexicon: words.txt}\n"
+        "scores: {benchmark: exam.csv}"
+    )
+    config = load_config(config_file(tmp_path, text))
+    assert config.base.model == str(tmp_path / "base")
+    assert config.prompts.skills == ("coco", str(tmp_path / "mine.yaml"))
+    assert config.prompts.lexicon == str(tmp_path / "words.txt")
+    assert config.scores.benchmark == str(tmp_path / "exam.csv")
+
+
+def test_hub_ids_and_names_are_no_paths(tmp_path: Path) -> None:
+    config = load_config(config_file(tmp_path, "base: {model: owner/name}"))
+    assert config.base.model == "owner/name"
+    assert config.scores.benchmark == "toybox"
+    assert load_config(config_file(tmp_path, "seed: 1")).base.model == "toybox"
+
+
+# What only a look at the machine can tell
+
+
+def mistakes(tmp_path: Path, text: str) -> str:
+    config = load_config(config_file(tmp_path, text))
+    config = config.model_copy(update={"folder": config.folder or tmp_path / "run"})
+    with pytest.raises(ConfigError) as caught:
+        check(config)
+    return str(caught.value)
+
+
+IMPOSSIBLE = {
+    "base: {model: nowhere}": "base.model: must be",
+    "base: {model: ./no/such/folder}": "base.model: must be",
+    "base: {model: .}": "has no model_index.json",
+    "base: {revision: abc}": "base.revision: belongs to a Hub repository",
+    "prompts: {skills: [cocoa]}": "Did you mean 'coco'",
+    "prompts: {skills: [gone.yaml]}": "gone.yaml",
+    "prompts: {backend: {kind: local, model: nowhere}}": "prompts.backend.model: must be",
+    "prompts: {backend: {kind: openai, model: m, key_variable: SELMA_NO_KEY}}": "SELMA_NO_KEY",
+    "prompts: {lexicon: gone.txt}": "prompts.lexicon",
+    "prompts: {lexicon: toybox, backend: {kind: openai, model: m}}": "only a local model",
+    "prompts: {skills: [coco]}\nmerged: {weights: {dogs: 1}}": "'dogs' is not among",
+    "prompts: {skills: [coco, whoops]}\nmerged: {weights: {coco: 1}}": "'whoops' has no weight",
+    "scores: {benchmark: gone.csv}": "scores.benchmark: must be",
+    "scores: {benchmark: some.yaml}": "scores.benchmark",
+    "scores: {benchmark: some.yaml}\nexperts: {select: dev}": "no dev prompts",
+    "folder: /dev/null/run": "must be a folder, but is a file",
+}
+
+
+@pytest.mark.parametrize(("text", "says"), IMPOSSIBLE.items(), ids=IMPOSSIBLE)
+def test_check_finds_what_cannot_start(tmp_path: Path, text: str, says: str) -> None:
+    assert says in mistakes(tmp_path, text)
+
+
+def test_check_lists_everything_at_once(tmp_path: Path) -> None:
+    said = mistakes(tmp_path, "base: {model: x}\nprompts: {skills: [y]}\nscores: {benchmark: z}")
+    assert all(key in said for key in ("base.model", "prompts.skills", "scores.benchmark"))
+
+
+SKILL = {"name": "mine", "description": "d", "seeds": ["a a", "b b", "c c"], "max_words": 5}
+BAD_SKILLS: dict[str, object] = {
+    "no name": {key: value for key, value in SKILL.items() if key != "name"},
+    "path for a name": SKILL | {"name": "../mine"},
+    "capital name": SKILL | {"name": "Mine"},
+    "two seeds": SKILL | {"seeds": ["a", "b"]},
+    "equal seeds": SKILL | {"seeds": ["a", "a", "b"]},
+    "seed of two lines": SKILL | {"seeds": ["a\nb", "b", "c"]},
+    "blank seed": SKILL | {"seeds": ["", "b", "c"]},
+    "seed over the limit": SKILL | {"max_words": 1},
+    "seed over the count": SKILL | {"seeds": ["four a", "b", "c"], "max_count": 3},
+    "unknown key": SKILL | {"colour": "red"},
+    "zero words": SKILL | {"max_words": 0},
+    "terms outside": SKILL | {"terms": "../some.lark"},
+    "terms missing": SKILL | {"terms": "gone.lark"},
+    "a list": [SKILL],
+    "a text": "mine",
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize("raw", BAD_SKILLS.values(), ids=BAD_SKILLS)
+def test_a_broken_skill_is_one_error(tmp_path: Path, raw: object) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(raw), "utf-8")
+    with pytest.raises(SkillError, match=r"mine\.yaml|gone\.lark"):
+        load_skills([str(path)])
+
+
+@pytest.mark.parametrize("name", ["base", "merged"])
+def test_no_skill_is_named_like_a_model(tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(SKILL | {"name": name}), "utf-8")
+    assert f"no skill may be named {name!r}" in mistakes(tmp_path, "prompts: {skills: [mine.yaml]}")
+
+
+# run.json
+
+
+def test_run_file_gives_the_settings_back(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(SKILL), "utf-8")
+    config = load_config(config_file(tmp_path, "prompts: {skills: [mine.yaml]}\nseed: 3"))
+    root = tmp_path / "runs" / "one"
+    root.mkdir(parents=True)
+    write_run_file(config, Workspace(root))
+    back = read_run_file(root)
+    assert back.seed == 3 and back.folder == root
+    assert [skill.name for skill in load_skills(back.prompts.skills)] == ["mine"]
+    assert str(tmp_path) not in (root / "run.json").read_text()
+
+
+def test_run_file_holds_no_password(tmp_path: Path) -> None:
+    backend = {"kind": "openai", "model": "m", "base_url": "http://me:secret@host/v1?key=hidden"}
+    config = RunConfig.model_validate({"name": "one", "prompts": {"backend": backend}})
+    write_run_file(config, Workspace(tmp_path))
+    text = (tmp_path / "run.json").read_text()
+    assert "http://host/v1" in text
+    assert "secret" not in text and "hidden" not in text
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"settings": 1}', '{"settings": {"x": 1}}'])
+def test_a_broken_run_file_is_one_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(SelmaError, match=r"run\.json"):
+        read_run_file(tmp_path)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError, match="must be the folder of a run"):
+        read_run_file(tmp_path)
+
+
+def test_run_file_holds_no_times(tmp_path: Path) -> None:
+    write_run_file(RunConfig(name="one"), Workspace(tmp_path))
+    first = (tmp_path / "run.json").read_bytes()
+    (tmp_path / "run.json").unlink()
+    write_run_file(RunConfig(name="one"), Workspace(tmp_path))
+    assert (tmp_path / "run.json").read_bytes() == first
+    assert set(json.loads(first)) == {"settings", "versions"}

@@ -1,0 +1,92 @@
+"""Imports point one way, and stages know nothing of one another."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import selma
+
+ROOT = Path(selma.__file__).parent
+STAGES = {"prompts", "images", "experts", "merged", "scores", "report"}
+LAYERS: tuple[set[str], ...] = (
+    {"errors"},
+    {"records", "config", "randomness", "progress"},
+    {"workspace", "pictures"},
+    {"toybox"},
+    {"backbones"},
+    {"adapters"},
+    STAGES,
+    {"finished", "runfile", "preflight"},
+    {"pipeline"},
+    {"standing"},
+    {"cli"},
+    {"__main__"},
+)
+RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
+HEAVY = {"torch", "diffusers", "transformers", "peft", "accelerate", "openai", "scipy"}
+MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(path: Path, *, at_import: bool = False) -> Iterator[str]:
+    """Dotted names of what a module imports; with `at_import`, only what importing it runs."""
+    nodes: list[ast.AST] = [ast.parse(path.read_text("utf-8"))]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import hides its layer"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        typing = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if not (at_import and (function or typing)):
+            nodes.extend(ast.iter_child_nodes(node))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    mine = part_of(path)
+    assert mine in RANK, f"{mine} has no layer yet: give it one in this test"
+    for name in imported(path):
+        package, _, rest = name.partition(".")
+        other = rest.split(".")[0]
+        if package != "selma" or other == mine:
+            continue
+        assert other in RANK, f"{path} imports {name}, which has no layer"
+        assert RANK[other] <= RANK[mine], f"{path} imports {name}, from a layer above its own"
+        assert not {mine, other} <= STAGES, f"stages never import one another, but {path}: {name}"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "__init__.py",
+        "cli.py",
+        "pipeline.py",
+        "preflight.py",
+        "standing.py",
+        "finished.py",
+        "runfile.py",
+        "prompts/skills.py",
+        "prompts/writing.py",
+        "images/drawing.py",
+        "experts/training.py",
+        "merged/combining.py",
+        "scores/benchmarks.py",
+        "scores/scoring.py",
+        "backbones/text_to_image.py",
+        "backbones/judging.py",
+        "toybox/exam.py",
+    ],
+)
+def test_looking_imports_no_model_library(part: str) -> None:
+    heavy = {name.split(".")[0] for name in imported(ROOT / part, at_import=True)} & HEAVY
+    assert not heavy, f"{part} imports {heavy} before they are needed"
