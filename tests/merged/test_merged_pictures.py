@@ -109,6 +109,7 @@ def test_an_adapter_of_another_model_changes_nothing(tmp_path):
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
+@pytest.mark.filterwarnings("ignore:While injecting the PEFT adapters")
 def test_an_adapter_is_applied_whole_or_not_at_all(tmp_path):
     """The loader itself would only warn about a layer that it does not find."""
     there = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"

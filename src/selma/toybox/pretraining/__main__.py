@@ -60,10 +60,10 @@ def main(
             work, steps=steps(9000), batch=64, scenes=steps(24_000), seed=SEED, limit_s=limit_s
         ),
         "judge-a": lambda: train_judge(
-            work, "judge-a", steps=steps(3000), batch=32, seed=SEED, limit_s=limit_s
+            work, "judge-a", steps=steps(2000), batch=32, seed=SEED, limit_s=limit_s
         ),
         "judge-b": lambda: train_judge(
-            work, "judge-b", steps=steps(3000), batch=32, seed=SEED + 1, limit_s=limit_s
+            work, "judge-b", steps=steps(2000), batch=32, seed=SEED + 1, limit_s=limit_s
         ),
         "clip": lambda: train_scorer(
             work, steps=steps(3000), batch=128, seed=SEED, limit_s=limit_s
