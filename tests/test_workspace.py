@@ -114,6 +114,18 @@ def test_what_was_begun_is_filled_further(tmp_path: Path) -> None:
     assert (again(folder).begin() / "a.txt").read_bytes() == b"half"
 
 
+@pytest.mark.parametrize("left", ["nothing", "half a plan"])
+def test_a_kill_before_the_plan_leaves_nothing_behind(tmp_path: Path, left: str) -> None:
+    folder = Workspace(tmp_path)
+    item = again(folder)
+    item.path.mkdir(parents=True)
+    if left == "half a plan":
+        (item.path / ".plan.json.partial").write_text('{"key": ')
+    finished(folder)
+    assert not (tmp_path / "superseded").exists()
+    assert {path.name for path in item.path.iterdir()} == {"plan.json", "manifest.json", "a.txt"}
+
+
 def test_summary_of_an_unfinished_item_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match="not finished"):
         _ = again(Workspace(tmp_path)).summary

@@ -38,6 +38,8 @@ def progress(what: str, *, total: int, done: int = 0) -> Iterator[Advance]:
         task = bar.add_task(what, total=total, completed=done, note="")
 
         def advance(done: int = 1, *, note: str = "") -> None:
-            bar.update(task, advance=done, **({"note": note} if note else {}))
+            if note:
+                bar.update(task, note=note)
+            bar.advance(task, done)
 
         yield advance

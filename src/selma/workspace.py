@@ -24,6 +24,8 @@ PROMPTS, IMAGES, EXPERTS = "1-prompts", "2-images", "3-experts"
 MERGED, SCORES, REPORT = "4-merged", "5-scores", "6-report"
 STAGES = (PROMPTS, IMAGES, EXPERTS, MERGED, SCORES, REPORT)
 
+_PLAN_ASIDE = ".plan.json.partial"  # as `write_bytes` names it
+
 
 def recipe_key(recipe: Mapping[str, Any]) -> str:
     """16 hex digits that change with anything in the recipe (JSON values only)."""
@@ -53,7 +55,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    write_bytes(
+        path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    )
 
 
 def promote(aside: Path, path: Path) -> None:
@@ -167,8 +171,8 @@ class Item:
         is moved to `superseded/`."""
         plan = _read_json(self.path / "plan.json")
         if self.path.exists() and (plan is None or plan.get("key") != self.key):
-            if plan is None and not any(self.path.iterdir()):
-                pass  # killed between making the folder and writing the plan
+            if plan is None and {file.name for file in self.path.iterdir()} <= {_PLAN_ASIDE}:
+                pass  # killed between making the folder and having written the plan
             else:
                 self._supersede(str((plan or {}).get("key", "unknown")))
         self.path.mkdir(parents=True, exist_ok=True)
@@ -213,7 +217,7 @@ class Workspace:
     """One run's folder."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = root.resolve()  # as `inside` gives paths, so that they can be compared
 
     def item(self, stage: str, *names: str, recipe: Mapping[str, Any]) -> Item:
         """The item `root/stage/names...`; nothing is created before `begin`."""
@@ -276,7 +280,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _started(pid: int) -> str | None:
-    """A process's start time in clock ticks, so that a reused pid is told apart; None if unknown."""
+    """A process's start in clock ticks, so that a reused pid is told apart; None if unknown."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
     except (OSError, IndexError):

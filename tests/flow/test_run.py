@@ -141,6 +141,20 @@ def test_a_changed_setting_makes_a_new_result_and_keeps_the_old(place: Path, add
     assert prompts and all(new[path] == state for path, state in prompts.items())
 
 
+@pytest.mark.parametrize("how", ["relative", "link"])
+def test_the_folder_may_be_relative_or_a_link(
+    place: Path, address: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    if how == "link":
+        Path("target").mkdir()
+        Path(how).symlink_to("target")
+    one = config(place, address).model_copy(update={"folder": Path(how)})
+    pipeline.prompts(one)
+    assert len(pipeline.images(one)["coco"]) == 8
+    assert states(one)["2-images", "coco"] == "done"
+
+
 @pytest.mark.parametrize("stage", ["images", "experts", "merge", "score", "report"])
 def test_a_stage_makes_nothing_of_the_stages_before(place: Path, address: str, stage: str) -> None:
     one = config(place, address, f"alone-{stage}")

@@ -3,7 +3,7 @@ Everything is drawn here with plain polygons at 8x and box-averaged down, so edg
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from math import cos, pi, sin
 
 import numpy as np
@@ -37,13 +37,11 @@ def _mix(rgb: Rgb, other: Rgb, share: float) -> Rgb:
     return red, green, blue
 
 
-def _oval(left: float, top: float, right: float, bottom: float) -> Points:
+def _oval(left: float, top: float, right: float, bottom: float) -> list[tuple[float, float]]:
     """48 points (x, y) round the ellipse inscribed in the given box."""
     angles = [2 * pi * step / 48 for step in range(48)]
     half_width, half_height = (right - left) / 2, (bottom - top) / 2
-    return [
-        (left + half_width * (1 + cos(a)), top + half_height * (1 + sin(a))) for a in angles
-    ]
+    return [(left + half_width * (1 + cos(a)), top + half_height * (1 + sin(a))) for a in angles]
 
 
 def _smooth(corners: Points) -> Points:
@@ -292,7 +290,7 @@ def _with_outline(drawing: Image.Image, radius: float) -> Image.Image:
     return outlined
 
 
-@lru_cache(maxsize=None)
+@cache
 def sprite(kind: str, rgb: Rgb, side_px: int) -> np.ndarray:
     """The picture of one object: uint8 RGBA array [side_px, side_px, 4], read-only.
 
@@ -373,7 +371,7 @@ _SCENERY: dict[str, Callable[[_Canvas], None]] = {
 }  # fmt: skip
 
 
-@lru_cache(maxsize=None)
+@cache
 def background(name: str) -> np.ndarray:
     """An empty scene, quiet and of low contrast: uint8 RGB array [64, 64, 3], read-only.
 
@@ -388,7 +386,7 @@ def background(name: str) -> np.ndarray:
     return pixels
 
 
-@lru_cache(maxsize=None)
+@cache
 def _layers(kind: str, rgb: Rgb, side_px: int) -> tuple[np.ndarray, np.ndarray]:
     """A sprite ready to blend: uint16 [side, side, 3] colour x alpha + 127, and 255 - alpha."""
     pixels = sprite(kind, rgb, side_px).astype(np.uint16)
@@ -396,9 +394,7 @@ def _layers(kind: str, rgb: Rgb, side_px: int) -> tuple[np.ndarray, np.ndarray]:
     return pixels[:, :, :3] * alpha + 127, 255 - alpha
 
 
-def compose(
-    background_name: str, placed: Sequence[tuple[str, Rgb, int, int, int]]
-) -> np.ndarray:
+def compose(background_name: str, placed: Sequence[tuple[str, Rgb, int, int, int]]) -> np.ndarray:
     """A finished scene: uint8 RGB array [64, 64, 3], the caller's own to change.
 
     Each of `placed` is (kind, rgb, side_px, left_px, top_px); later ones cover earlier ones, and

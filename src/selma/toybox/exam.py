@@ -74,8 +74,7 @@ def _scene(style: Style, rng: random.Random) -> Scene:
 
 def _suits(scene: Scene, style: Style) -> bool:
     said = sum(
-        (g.colour is not None) + (g.count != 1) + (g.size in ("small", "big"))
-        for g in scene.groups
+        (g.colour is not None) + (g.count != 1) + (g.size in ("small", "big")) for g in scene.groups
     )
     match style:
         case "count":

@@ -167,18 +167,15 @@ class _Modulation(nn.Module):
         super().__init__()
         width = config.width
         self.recurrent = nn.GRU(width, width, batch_first=True, bidirectional=True)
-        self.modulate = nn.ModuleList(
-            nn.Linear(2 * width, 2 * width) for _ in range(config.layers)
-        )
+        self.modulate = nn.ModuleList(nn.Linear(2 * width, 2 * width) for _ in range(config.layers))
         # Two more channels tell each cell where it lies.
         self.mix = nn.ModuleList(nn.Conv2d(width + 2, width, 1) for _ in range(config.layers))
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width))
             for _ in range(config.layers)
         )
-        self.head = nn.Sequential(
-            nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, 1)
-        )
+        self.head = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, 1))
+        self.grid: Tensor
         axis = torch.linspace(-1, 1, 8)
         grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"))
         self.register_buffer("grid", grid, persistent=False)

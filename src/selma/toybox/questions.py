@@ -89,7 +89,9 @@ def holds(claim: Claim, scene: Scene) -> bool:
         case "colour":
             return group is not None and group.colour == claim[2]
         case "count":
-            return group is not None and group.count is not None and NUMBERS[group.count] == claim[2]
+            return (
+                group is not None and group.count is not None and NUMBERS[group.count] == claim[2]
+            )
         case "size":
             return group is not None and group.size == claim[2]
         case "spatial":

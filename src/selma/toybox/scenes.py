@@ -125,7 +125,9 @@ def _complete_group(group: Group, rng: random.Random, in_pair: bool, withheld: b
     natural_first = [colours[0]] * 2 + colours  # natural colours are three times as frequent
     most = MAX_COUNT_IN_PAIR if in_pair else MAX_COUNT
     count = group.count or rng.randint(2, most)
-    sizes: list[Size] = ["normal", "normal", "small"] + (["big"] if count == 1 else [])
+    sizes: list[Size] = ["normal", "normal", "small"]
+    if count == 1:
+        sizes.append("big")
     return Group(
         kind=group.kind,
         colour=group.colour or rng.choice(natural_first),
@@ -216,9 +218,7 @@ def mistaken(scene: Scene, *, rng: random.Random, wrong: dict[str, float]) -> Sc
         )
         for group in scene.groups
     )
-    relation = (
-        rng.choice(RELATIONS) if errs("relation", scene.relation) else scene.relation
-    )
+    relation = rng.choice(RELATIONS) if errs("relation", scene.relation) else scene.relation
     background = (
         rng.choice(BACKGROUNDS) if errs("background", scene.background) else scene.background
     )

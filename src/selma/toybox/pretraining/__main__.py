@@ -34,8 +34,12 @@ SHIPPED = ("base", "judge-a", "judge-b", "clip")
 
 
 def main(
-    work: Annotated[Path, typer.Option(help="Checkpoints and caches; continue by naming it again.")],
-    out: Annotated[Path | None, typer.Option(help="Where the weights go; none: the package.")] = None,
+    work: Annotated[
+        Path, typer.Option(help="Checkpoints and caches; continue by naming it again.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where the weights go; none: the package.")
+    ] = None,
     only: Annotated[list[str] | None, typer.Option(help=f"Some of {', '.join(PARTS)}.")] = None,
     length: Annotated[float, typer.Option(min=0.0001, help="Multiplies all step counts.")] = 1.0,
     minutes: Annotated[
@@ -60,10 +64,10 @@ def main(
             work, steps=steps(9000), batch=64, scenes=steps(24_000), seed=SEED, limit_s=limit_s
         ),
         "judge-a": lambda: train_judge(
-            work, "judge-a", steps=steps(2000), batch=32, seed=SEED, limit_s=limit_s
+            work, "judge-a", steps=steps(5000), batch=32, seed=SEED, limit_s=limit_s
         ),
         "judge-b": lambda: train_judge(
-            work, "judge-b", steps=steps(2000), batch=32, seed=SEED + 1, limit_s=limit_s
+            work, "judge-b", steps=steps(5000), batch=32, seed=SEED + 1, limit_s=limit_s
         ),
         "clip": lambda: train_scorer(
             work, steps=steps(3000), batch=128, seed=SEED, limit_s=limit_s

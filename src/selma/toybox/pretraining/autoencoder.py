@@ -94,7 +94,9 @@ def train_autoencoder(
         error = F.l1_loss(y, x) + F.mse_loss(y, x)
         return error + KL_WEIGHT * posterior.kl().mean() / (LATENT_CHANNELS * LATENT_PX**2)
 
-    course = Course("autoencoder", vae, loss, steps=steps, learning_rate=2e-3, ema_decay=0.995, limit_s=limit_s)
+    course = Course(
+        "autoencoder", vae, loss, steps=steps, learning_rate=2e-3, ema_decay=0.995, limit_s=limit_s
+    )
     report = train(course, folder / "checkpoints")
     vae = vae.to(memory_format=torch.contiguous_format).eval()
     rng = random.Random(f"{seed}/autoencoder/held-out")

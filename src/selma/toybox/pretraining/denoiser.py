@@ -111,7 +111,9 @@ def scene_of(index: int, seed: int) -> tuple[Scene, random.Random]:
     return sample_scene(rng), rng
 
 
-def encode_scenes(vae: AutoencoderKL, count: int, *, seed: int, path: Path) -> tuple[Tensor, Tensor]:
+def encode_scenes(
+    vae: AutoencoderKL, count: int, *, seed: int, path: Path
+) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [count, c, h, w] of the scenes' latents, kept at `path`."""
     if path.exists():
         cached = load_file(path)
@@ -136,7 +138,11 @@ def encode_scenes(vae: AutoencoderKL, count: int, *, seed: int, path: Path) -> t
 
 def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
     return tokenizer(
-        list(texts), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+        list(texts),
+        padding="max_length",
+        max_length=MAX_TOKENS,
+        truncation=True,
+        return_tensors="pt",
     ).input_ids
 
 
@@ -168,9 +174,7 @@ def train_base(
         noise = torch.randn(shape, generator=generator)
         t = torch.randint(0, scheduler.config.num_train_timesteps, (batch,), generator=generator)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            predicted = base(
-                scheduler.add_noise(latents, noise, t), t, tokenize(tokenizer, texts)
-            )
+            predicted = base(scheduler.add_noise(latents, noise, t), t, tokenize(tokenizer, texts))
         return F.mse_loss(predicted.float(), scheduler.get_velocity(latents, noise, t))
 
     course = Course(

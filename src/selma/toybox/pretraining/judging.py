@@ -41,7 +41,7 @@ ARCHITECTURES: dict[str, Literal["attention", "modulation"]] = {
 def train_judge(
     folder: Path, name: str, *, steps: int, batch: int, seed: int, limit_s: float | None = None
 ) -> dict[str, float]:
-    """Trains and saves `folder/<name>`; returns its accuracy in each category, clean and degraded."""
+    """Trains and saves `folder/<name>`; returns its accuracy in each category."""
     torch.manual_seed(seed)
     config = VqaConfig(architecture=ARCHITECTURES[name], vocabulary=tuple(words()))
     pupil = Pupil(VqaModel(config))
@@ -59,7 +59,9 @@ def train_judge(
         answers = F.binary_cross_entropy_with_logits(logits.float(), lesson.truth)
         return answers + NAMING_WEIGHT * naming_loss(named.float(), lesson.cells)
 
-    course = Course(name, pupil, loss, steps=steps, learning_rate=1e-3, ema_decay=0.995, limit_s=limit_s)
+    course = Course(
+        name, pupil, loss, steps=steps, learning_rate=1e-3, ema_decay=0.995, limit_s=limit_s
+    )
     report = train(course, folder / "checkpoints")
     model.eval().save(folder / name)
     return report | accuracy(model, seed=seed)

@@ -79,7 +79,7 @@ def train(course: Course, folder: Path) -> dict[str, float]:
                 # The short memory at the start keeps the random initial weights out of it.
                 decay = min(course.ema_decay, (1 + step) / (10 + step))
                 with torch.no_grad():
-                    torch._foreach_lerp_(average, parameters, 1 - decay)
+                    torch._foreach_lerp_(average, list[Tensor](parameters), 1 - decay)
             value = loss.item()
             smoothed = value if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * value
             bar.update(task, completed=step, loss=f"loss {smoothed:.4f}")

@@ -77,7 +77,9 @@ def train_scorer(
         target = torch.arange(batch)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
-    course = Course("clip", model, loss, steps=steps, learning_rate=1e-3, ema_decay=0.995, limit_s=limit_s)
+    course = Course(
+        "clip", model, loss, steps=steps, learning_rate=1e-3, ema_decay=0.995, limit_s=limit_s
+    )
     report = train(course, folder / "checkpoints")
     model.eval().half().save_pretrained(folder / "clip")
     tokenizer.save_pretrained(folder / "clip")

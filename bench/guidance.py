@@ -1,0 +1,86 @@
+"""How faithful the base is at each guidance, on the dev split, by the choosing judge.
+
+The rise from guidance 1 to the default is what self-training can distil (docs/log.md).
+
+    .venv/bin/python bench/guidance.py --work /tmp/guidance
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from selma.backbones.judging import load_judge
+from selma.backbones.text_to_image import load_text_to_image
+from selma.config import BaseConfig, ScoresConfig
+from selma.images.drawing import draw_exam
+from selma.records import ExamPrompt
+from selma.scores import faithfulness
+from selma.scores.answering import ask
+from selma.scores.benchmarks import exam_prompts
+from selma.toybox.questions import CATEGORIES
+from selma.workspace import Workspace
+
+
+def main(
+    work: Annotated[Path, typer.Option(help="Folder for the pictures; drawn ones are kept.")],
+    base: Annotated[str, typer.Option(help="toybox or a folder.")] = "toybox",
+    prompts: Annotated[int, typer.Option(min=5, help="How many dev prompts.")] = 320,
+    steps: Annotated[int, typer.Option(min=1)] = 20,
+    guidance: Annotated[list[float] | None, typer.Option()] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Contact sheet at the last guidance.")] = None,
+) -> None:
+    """Prints DSG, and per cent right in each category, for each guidance."""
+    settings = BaseConfig(model=base, device="cpu")
+    exam = exam_prompts(ScoresConfig(), split="dev", prompts=prompts)
+    judge = load_judge(ScoresConfig().choosing_judge)
+    model = load_text_to_image(settings)
+    table = Table("guidance", "DSG", *CATEGORIES, title=f"{base}: {len(exam)} dev prompts")
+    folder = None
+    for value in guidance or [1.0, 2.0, 3.0, 5.0, 7.5]:
+        folder = draw_exam(
+            exam,
+            name=f"guidance-{value:g}",
+            adapter=None,
+            adapter_key=None,
+            steps=steps,
+            guidance=value,
+            batch_size=16,
+            folder=Workspace(work),
+            base=settings,
+            seed=0,
+            model=lambda: model,
+        )
+        verdicts = faithfulness.judged(exam, ask(exam, folder, judge), zeroing="cascading")
+        scores = faithfulness.prompt_scores(verdicts).values()
+        right: dict[str, list[float]] = defaultdict(list)
+        for prompt in exam:
+            for question in prompt.questions:
+                right[question.category].append(verdicts[prompt.id][question.id] == "yes")
+        shares = [f"{100 * sum(right[c]) / len(right[c]):.1f}" for c in CATEGORIES]
+        table.add_row(f"{value:g}", f"{100 * sum(scores) / len(scores):.1f}", *shares)
+    Console().print(table)
+    if sheet and folder:
+        contact_sheet(exam, folder).save(sheet)
+
+
+def contact_sheet(exam: list[ExamPrompt], folder: Path, *, columns: int = 12) -> Image.Image:
+    """Every fifth picture, twice as large."""
+    chosen = exam[::5][: columns * 5]
+    side = 128
+    rows = -(-len(chosen) // columns)
+    page = Image.new("RGB", (columns * (side + 4), rows * (side + 4)), "white")
+    for index, prompt in enumerate(chosen):
+        picture = Image.open(folder / f"{prompt.id}.png").resize((side, side), Image.NEAREST)
+        page.paste(picture, ((index % columns) * (side + 4), (index // columns) * (side + 4)))
+    return page
+
+
+if __name__ == "__main__":
+    typer.run(main)
