@@ -46,6 +46,9 @@ def main(
         float | None,
         typer.Option(min=0, help="Stop each part after this long; run again to go on."),
     ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the base: slow to start, faster steps.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
 ) -> None:
     """Trains the parts, then installs them beside the package's code."""
@@ -61,7 +64,13 @@ def main(
             work, steps=steps(6000), batch=32, seed=SEED, limit_s=limit_s
         ),
         "base": lambda: train_base(
-            work, steps=steps(9000), batch=64, scenes=steps(24_000), seed=SEED, limit_s=limit_s
+            work,
+            steps=steps(9000),
+            batch=64,
+            scenes=steps(24_000),
+            seed=SEED,
+            compiled=compiled,
+            limit_s=limit_s,
         ),
         "judge-a": lambda: train_judge(
             work, "judge-a", steps=steps(5000), batch=32, seed=SEED, limit_s=limit_s
