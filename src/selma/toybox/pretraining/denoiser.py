@@ -66,7 +66,7 @@ class Base(nn.Module):
             out_channels=LATENT_CHANNELS,
             down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-            block_out_channels=(96, 192),
+            block_out_channels=(64, 128),
             layers_per_block=1,
             cross_attention_dim=TEXT_WIDTH,
             attention_head_dim=4,
