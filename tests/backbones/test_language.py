@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import random
@@ -155,26 +154,48 @@ def test_temperature_and_nucleus_narrow_the_distribution():
 
 
 def test_prompts_are_written_by_a_real_model_behind_a_real_server(smollm2, tmp_path, monkeypatch):
-    """SmolLM2 as an instructed model, over HTTP, through the whole stage."""
+    """SmolLM2 over HTTP, through the whole stage; its server's template begins the list for it."""
     monkeypatch.setenv("SELMA_TEST_KEY", "any")
-    instructed, one_at_a_time = copy.copy(smollm2), threading.Lock()
-    instructed.form = "instructions"
+    one_at_a_time = threading.Lock()
 
     def reply(asked: dict) -> str:
-        wish = asked["messages"][0]["content"]
-        sampling = Sampling(min(asked["max_tokens"], 60), temperature=asked["temperature"])
+        wish = f"{asked['messages'][0]['content']}\n\n4."
+        sampling = Sampling(24, temperature=asked["temperature"], stop=("\n",))
         with one_at_a_time:
-            return instructed.complete([wish], seeds=[asked["seed"]], sampling=sampling)[0].text
+            return "4." + smollm2.complete([wish], seeds=[asked["seed"]], sampling=sampling)[0].text
 
     with serving(Script(writes(reply))) as server:
         backend = {"kind": "openai", "model": "smollm2", "base_url": server.url}
-        settings = {"skills": ["coco"], "per_skill": 2, "asked_per_reply": 3, "temperature": 0.3}
+        settings = {"skills": ["coco"], "per_skill": 2, "asked_per_reply": 1, "temperature": 0.9}
         config = PromptsConfig.model_validate(
             settings | {"backend": backend | {"key_variable": "SELMA_TEST_KEY"}}
         )
         prompts = write_prompts(config, Workspace(tmp_path), seed=0, exam_texts=[])["coco"]
     assert len(prompts) == 2
     assert all(prompt.text and prompt.model == "smollm2" for prompt in prompts)
+
+
+def test_the_stage_resumed_writes_the_same_bytes(smollm2, tmp_path):
+    """The embedded model, held to toybox's grammar; `smollm2` makes sure that it is unpacked."""
+    config = PromptsConfig.model_validate(
+        {
+            "skills": ["toybox_count"],
+            "per_skill": 4,
+            "asked_per_reply": 1,
+            "max_new_tokens": 30,
+            "lexicon": "toybox",
+            "backend": {"kind": "local", "batch_size": 2},
+        }
+    )
+    folder = tmp_path / "1-prompts" / "toybox_count"
+    prompts = write_prompts(config, Workspace(tmp_path), seed=1, exam_texts=[])
+    whole = {file.name: file.read_bytes() for file in folder.iterdir()}
+    (folder / "manifest.json").unlink()
+    first, _ = whole["replies.jsonl"].split(b"\n", 1)
+    (folder / "replies.jsonl").write_bytes(first + b'\n{"torn')
+    assert write_prompts(config, Workspace(tmp_path), seed=1, exam_texts=[]) == prompts
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == whole
+    assert len(prompts["toybox_count"]) == 4
 
 
 @pytest.fixture
@@ -321,21 +342,23 @@ def test_replies_come_in_the_order_of_requests(served):
 
 
 def test_no_more_than_five_requests_at_once(served):
-    lock, now, most = threading.Lock(), [0], [0]
+    lock = threading.Lock()
+    under_way, seen = set[str](), list[int]()
 
     def counted(asked: dict) -> str:
+        wish = asked["messages"][0]["content"]
         with lock:
-            now[0] += 1
-            most[0] = max(most)
-            most.append(now[0])
+            under_way.add(wish)
+            seen.append(len(under_way))
         time.sleep(0.05)
         with lock:
-            now[0] -= 1
+            under_way.remove(wish)
         return "4. a dog"
 
     with serving(Script(writes(counted))) as script:
         ask(served(script), 12)
-    assert 1 <= max(most) <= parallel_requests(ServedLLM(model="m")) == 5
+    assert len(seen) == 12
+    assert max(seen) <= parallel_requests(ServedLLM(model="m")) == 5
 
 
 @pytest.mark.parametrize(

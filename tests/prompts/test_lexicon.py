@@ -37,15 +37,13 @@ def walk(grammar: str, seed: int) -> str:
 
 
 def captions(name: str, *, walks: int = 25, asked: int = 3) -> list[str]:
-    """Texts that the grammar allows and the skill does not drop."""
     (skill,) = load_skills([name])
     grammar = reply_grammar(skill, "toybox", first=4, asked=asked)
     found = []
     for seed in range(walks):
         parsed = parse_reply(f"4.{walk(grammar, seed)}")
         assert len(parsed.captions) == asked
-        found += [caption for caption in parsed.captions if not skill.repeats(caption)]
-    assert len(found) > walks  # few are dropped
+        found += parsed.captions
     return found
 
 

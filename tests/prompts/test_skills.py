@@ -69,8 +69,6 @@ def test_a_skill_of_ones_own_is_read_from_its_path(tmp_path):
         ({"max_words": 0}, "max_words"),
         ({"max_count": 1}, "max_count is 1"),
         ({"colour": "red"}, "colour"),
-        ({"once": "(a"}, "once"),
-        ({"once": "rose", "seeds": ["a rose by a rose", "b", "c"]}, "twice"),
         ({"terms": "../secret.lark"}, "leads out"),
         ({"terms": "missing.lark"}, "missing.lark"),
     ],
@@ -146,9 +144,3 @@ def test_a_wish_names_description_rules_examples_and_numbers():
 def test_a_beginning_stops_where_the_model_goes_on():
     (skill,) = load_skills(["coco"])
     assert continuation(skill, ["one cat", "two dogs"]).endswith(":\n1. one cat\n2. two dogs\n3.")
-
-
-def test_a_kind_named_twice_is_seen():
-    (skill,) = load_skills(["toybox_coco"])
-    assert skill.repeats("a red dog left of two brown dogs")
-    assert not skill.repeats("a red dog left of two brown cats")

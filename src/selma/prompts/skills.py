@@ -49,8 +49,6 @@ class Skill(BaseModel):
     """Longer texts are dropped."""
     max_count: PositiveInt | None = None
     """Texts that name a greater number are dropped; None is no limit."""
-    once: str | None = None
-    """A regular expression; texts in which it finds the same piece twice are dropped."""
     grammar: str | None = None
     """What a constrained model may write: a Lark grammar whose rule `caption` is one text."""
     terms: str | None = None
@@ -63,22 +61,11 @@ class Skill(BaseModel):
             raise ValueError("must be different texts of one line each")
         return seeds
 
-    @field_validator("once")
-    @classmethod
-    def _once_is_an_expression(cls, once: str | None) -> str | None:
-        try:
-            re.compile(once or "")
-        except re.error as error:
-            raise ValueError(f"must be a regular expression: {error}") from error
-        return once
-
     @model_validator(mode="after")
     def _seeds_keep_the_limits(self) -> Skill:
         for seed in self.seeds:
             if len(seed.split()) > self.max_words:
                 raise ValueError(f"max_words is {self.max_words}, but a seed is longer: {seed!r}")
-            if self.repeats(seed):
-                raise ValueError(f"a seed has twice what `once` finds: {seed!r}")
             if self.counts_too_far(seed):
                 raise ValueError(f"max_count is {self.max_count}, but a seed has more: {seed!r}")
         return self
@@ -91,13 +78,6 @@ class Skill(BaseModel):
         numbers = [int(w[:9]) for w in words if w[0].isdigit()]
         numbers += [_NUMBERS[w] for w in words if w in _NUMBERS]
         return any(number > self.max_count for number in numbers)
-
-    def repeats(self, text: str) -> bool:
-        """Whether `once` finds the same piece more than once, in any case."""
-        if self.once is None:
-            return False
-        pieces = [found[0].lower() for found in re.finditer(self.once, text, re.IGNORECASE)]
-        return len(set(pieces)) < len(pieces)
 
 
 def catalogue() -> list[str]:

@@ -8,11 +8,10 @@ none of them twice, and ends with the same bytes.
 from __future__ import annotations
 
 import hashlib
+import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +21,16 @@ from selma.backbones.language import (
     Sampling,
     load_language_model,
     model_identity,
-    parallel_requests,
 )
 from selma.config import PromptsConfig, ServedLLM
 from selma.errors import ConfigError, NoProgress
 from selma.progress import Advance, progress
 from selma.prompts.asking import continuation, end_of_list, instructions
-from selma.prompts.contamination import ExamTexts
+from selma.prompts.desk import Desk
 from selma.prompts.lexicon import caption_rules, reply_grammar
-from selma.prompts.novelty import SimilarityIndex, unicode_words
-from selma.prompts.parsing import parse_reply
 from selma.prompts.skills import Skill, load_skills
-from selma.randomness import rng, seed_for
-from selma.records import Prompt, prompt_id
+from selma.records import Prompt
 from selma.workspace import PROMPTS, Item, Workspace, append_line, read_lines, write_bytes
-
-_CHARACTERS_PER_WORD = 20
-"""A text of few but endless words is over its limit, too."""
 
 
 def write_prompts(
@@ -82,121 +74,6 @@ def dropped(
     return found
 
 
-class Desk:
-    """One skill's prompts as they grow: which examples to show next, and what is kept of a reply.
-
-    A pure function of the replies put in, in order; touches no disk and no model.
-    """
-
-    def __init__(
-        self, skill: Skill, config: PromptsConfig, *, seed: int, exam_texts: Sequence[str]
-    ) -> None:
-        self.skill = skill
-        self.config = config
-        self.kept: list[Prompt] = []
-        self.counts: Counter[str] = Counter()
-        self.dropped: Counter[str] = Counter()
-        self.cost = 0.0
-        self.without_news = 0
-        """Requests in a row that added nothing."""
-        self._seed = seed
-        self._exam = ExamTexts(exam_texts, threshold=config.contamination_threshold)
-        self._index = SimilarityIndex(config.novelty.threshold, config.novelty.arithmetic)
-        for text in skill.seeds:
-            self._index.add(text)
-
-    @property
-    def full(self) -> bool:
-        return len(self.kept) >= self.config.per_skill
-
-    def next_batch(self) -> range:
-        """The numbers of the requests to be made now: no more than the missing prompts need."""
-        missing = self.config.per_skill - len(self.kept)
-        most = parallel_requests(self.config.backend)
-        asked = self.counts["requests"]
-        return range(asked, asked + min(most, ceil(missing / self.config.asked_per_reply)))
-
-    def examples(self, request: int) -> list[tuple[str, str]]:
-        """In-context examples as (id or seed text, text), from the pool before this batch."""
-        pool = [(text, text) for text in self.skill.seeds]
-        if self.config.example_pool == "growing":
-            pool += [(prompt.id, prompt.text) for prompt in self.kept]
-        stream = rng(self._seed, "prompts", self.skill.name, "examples", request)
-        return stream.sample(pool, self.config.examples)
-
-    def seed(self, request: int) -> int:
-        return seed_for(self._seed, "prompts", self.skill.name, "request", request)
-
-    def take(self, replies: Sequence[Reply], requests: range) -> list[Prompt]:
-        """The prompts that a batch of replies adds."""
-        examples = [self.examples(request) for request in requests]
-        before = len(self.kept)
-        for reply, shown in zip(replies, examples, strict=True):
-            self._take_one(reply, tuple(parent for parent, _ in shown))
-        return self.kept[before:]
-
-    def _take_one(self, reply: Reply, parents: tuple[str, ...]) -> None:
-        parsed = parse_reply(reply.text, truncated=reply.truncated)
-        tokens = reply.prompt_tokens + reply.reply_tokens
-        self.counts.update(
-            requests=1,
-            texts=len(parsed.captions),
-            prompt_tokens=reply.prompt_tokens,
-            reply_tokens=reply.reply_tokens,
-        )
-        self.cost += reply.cost
-        self.dropped.update(parsed.dropped)
-        before = len(self.kept)
-        for text in parsed.captions:
-            fault = self._fault(text)
-            if fault is not None:
-                self.dropped[fault] += 1
-                continue
-            self._index.add(text)
-            self.kept.append(
-                Prompt(
-                    id=prompt_id(self.skill.name, text),
-                    skill=self.skill.name,
-                    text=text,
-                    parents=parents,
-                    model=self.config.backend.model,
-                    tokens=round(tokens / len(parsed.captions), 3),
-                )
-            )
-        self.without_news = 0 if len(self.kept) > before else self.without_news + 1
-
-    def _fault(self, text: str) -> str | None:
-        """Why a text is dropped; None if it is kept."""
-        words = unicode_words(text)
-        if self.full:
-            return "surplus"
-        if not words or self.skill.repeats(text):
-            return "malformed"
-        most = self.skill.max_words
-        if max(len(words), len(text.split())) > most or len(text) > most * _CHARACTERS_PER_WORD:
-            return "too_long"
-        if self.skill.counts_too_far(text):
-            return "count_too_high"
-        if self._exam.contains(text):
-            return "contaminated"
-        if self._index.similar(text):
-            return "similar"
-        return None
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """What was asked for, kept and dropped, and what it took; JSON."""
-        return {
-            "requests": self.counts["requests"],
-            "texts": self.counts["texts"],
-            "kept": len(self.kept),
-            "dropped": dict(sorted(self.dropped.items())),
-            "prompt_tokens": self.counts["prompt_tokens"],
-            "reply_tokens": self.counts["reply_tokens"],
-            "cost": round(self.cost, 6),
-        }
-
-
 def _fill(item: Item, desk: Desk, model: Callable[[], LanguageModel]) -> None:
     """Makes the item, or the rest of it."""
     replies, prompts = item.begin() / "replies.jsonl", item.path / "prompts.jsonl"
@@ -225,6 +102,8 @@ def _one_batch(
     new = desk.take(came, requests)
     with open(prompts, "ab") as file:
         file.writelines(map(_line, new))
+        file.flush()
+        os.fsync(file.fileno())
     bar(len(new))
 
 

@@ -1,0 +1,136 @@
+"""One skill's prompts as they grow: what to ask next, and what to keep of what comes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from math import ceil
+from typing import Any
+
+from selma.backbones.language import Reply, model_identity, parallel_requests
+from selma.config import PromptsConfig
+from selma.prompts.contamination import ExamTexts
+from selma.prompts.novelty import SimilarityIndex, unicode_words
+from selma.prompts.parsing import parse_reply
+from selma.prompts.skills import Skill
+from selma.randomness import rng, seed_for
+from selma.records import Prompt, prompt_id
+
+_CHARACTERS_PER_WORD = 20
+"""A text of few but endless words is over its limit, too."""
+
+
+class Desk:
+    """One skill's prompts as they grow: which examples to show next, and what is kept of a reply.
+
+    A pure function of the replies put in, in order; touches no disk and no model.
+    """
+
+    def __init__(
+        self, skill: Skill, config: PromptsConfig, *, seed: int, exam_texts: Sequence[str]
+    ) -> None:
+        self.skill = skill
+        self.config = config
+        self.kept: list[Prompt] = []
+        self.counts: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.cost = 0.0
+        self.without_news = 0
+        """Requests in a row that added nothing."""
+        self._seed = seed
+        self._model = model_identity(config.backend)["model"]
+        self._exam = ExamTexts(exam_texts, threshold=config.contamination_threshold)
+        self._index = SimilarityIndex(config.novelty.threshold, config.novelty.arithmetic)
+        for text in skill.seeds:
+            self._index.add(text)
+
+    @property
+    def full(self) -> bool:
+        return len(self.kept) >= self.config.per_skill
+
+    def next_batch(self) -> range:
+        """The numbers of the requests to be made now: no more than the missing prompts need."""
+        missing = self.config.per_skill - len(self.kept)
+        most = parallel_requests(self.config.backend)
+        asked = self.counts["requests"]
+        return range(asked, asked + min(most, ceil(missing / self.config.asked_per_reply)))
+
+    def examples(self, request: int) -> list[tuple[str, str]]:
+        """In-context examples as (id or seed text, text), from the pool before this batch."""
+        pool = [(text, text) for text in self.skill.seeds]
+        if self.config.example_pool == "growing":
+            pool += [(prompt.id, prompt.text) for prompt in self.kept]
+        stream = rng(self._seed, "prompts", self.skill.name, "examples", request)
+        return stream.sample(pool, self.config.examples)
+
+    def seed(self, request: int) -> int:
+        return seed_for(self._seed, "prompts", self.skill.name, "request", request)
+
+    def take(self, replies: Sequence[Reply], requests: range) -> list[Prompt]:
+        """The prompts that a batch of replies adds."""
+        examples = [self.examples(request) for request in requests]
+        before = len(self.kept)
+        for reply, shown in zip(replies, examples, strict=True):
+            self._take_one(reply, tuple(parent for parent, _ in shown))
+        return self.kept[before:]
+
+    def _take_one(self, reply: Reply, parents: tuple[str, ...]) -> None:
+        parsed = parse_reply(reply.text, truncated=reply.truncated)
+        tokens = reply.prompt_tokens + reply.reply_tokens
+        self.counts.update(
+            requests=1,
+            texts=len(parsed.captions),
+            prompt_tokens=reply.prompt_tokens,
+            reply_tokens=reply.reply_tokens,
+        )
+        self.cost += reply.cost
+        self.dropped.update(parsed.dropped)
+        before = len(self.kept)
+        for text in parsed.captions:
+            fault = self._fault(text)
+            if fault is not None:
+                self.dropped[fault] += 1
+                continue
+            self._index.add(text)
+            self.kept.append(
+                Prompt(
+                    id=prompt_id(self.skill.name, text),
+                    skill=self.skill.name,
+                    text=text,
+                    parents=parents,
+                    model=self._model,
+                    tokens=round(tokens / len(parsed.captions), 3),
+                )
+            )
+        self.without_news = 0 if len(self.kept) > before else self.without_news + 1
+
+    def _fault(self, text: str) -> str | None:
+        """Why a text is dropped; None if it is kept."""
+        words = unicode_words(text)
+        if self.full:
+            return "surplus"
+        if not words:
+            return "malformed"
+        most = self.skill.max_words
+        if max(len(words), len(text.split())) > most or len(text) > most * _CHARACTERS_PER_WORD:
+            return "too_long"
+        if self.skill.counts_too_far(text):
+            return "count_too_high"
+        if self._exam.contains(text):
+            return "contaminated"
+        if self._index.similar(text):
+            return "similar"
+        return None
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What was asked for, kept and dropped, and what it took; JSON."""
+        return {
+            "requests": self.counts["requests"],
+            "texts": self.counts["texts"],
+            "kept": len(self.kept),
+            "dropped": dict(sorted(self.dropped.items())),
+            "prompt_tokens": self.counts["prompt_tokens"],
+            "reply_tokens": self.counts["reply_tokens"],
+            "cost": round(self.cost, 6),
+        }
