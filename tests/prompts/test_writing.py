@@ -230,22 +230,21 @@ write_prompts(settings, Workspace(Path(sys.argv[2])), seed=3, exam_texts=[])
 def test_killed_again_and_again_ends_with_the_same_bytes(server, tmp_path):
     settings = config(server, per_skill=60)
     undisturbed = artefacts_of(settings, tmp_path / "whole")
-    child: list[subprocess.Popen] = []
-
-    def kill(handler, asked):
-        os.kill(child[-1].pid, signal.SIGKILL)
-
-    server.asked.clear()
-    good = writes(listing)
-    # In the first batch, between the second's requests, and in the first batch after a resume.
-    server.acts = [good, kill, kill, kill, kill, *[good] * 7, kill, kill, kill, kill, kill, good]
     command = [sys.executable, "-c", CHILD, settings.model_dump_json(), str(tmp_path / "killed")]
-    ends = []
-    while not ends or ends[-1] == -signal.SIGKILL:
-        assert len(ends) < 8
+    child: list[subprocess.Popen] = []
+    good = writes(listing)
+    # In the first batch, in the second one, at the first request after a resume; then in peace.
+    for fatal in (2, 8, 1, None):
+        server.asked.clear()
+
+        def act(handler, asked, fatal=fatal):
+            if fatal is not None and len(server.asked) >= fatal:
+                os.kill(child[-1].pid, signal.SIGKILL)
+            good(handler, asked)
+
+        server.acts = [act]
         child.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
-        ends.append(child[-1].wait(timeout=120))
-    assert ends[-1] == 0 and ends.count(-signal.SIGKILL) >= 2
+        assert child[-1].wait(timeout=240) == (0 if fatal is None else -signal.SIGKILL)
     assert artefacts(tmp_path / "killed") == undisturbed
 
 
