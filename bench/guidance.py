@@ -7,7 +7,7 @@ The rise from guidance 1 to the default is what self-training can distil (docs/l
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -59,15 +59,18 @@ def main(
         )
         verdicts = faithfulness.judged(exam, ask(exam, folder, judge), zeroing="cascading")
         scores = faithfulness.prompt_scores(verdicts).values()
-        right: dict[str, list[float]] = defaultdict(list)
-        for prompt in exam:
-            for question in prompt.questions:
-                right[question.category].append(verdicts[prompt.id][question.id] == "yes")
-        shares = [f"{100 * sum(right[c]) / len(right[c]):.1f}" for c in CATEGORIES]
+        table_of = faithfulness.category_points(exam, verdicts)
+        shares = [_per_cent(table_of[category].values()) for category in CATEGORIES]
         table.add_row(f"{value:g}", f"{100 * sum(scores) / len(scores):.1f}", *shares)
     Console().print(table)
     if sheet and folder:
         contact_sheet(exam, folder).save(sheet)
+
+
+def _per_cent(rows: Iterable[tuple[int, int]]) -> str:
+    """Points of all questions, from (points, questions) of each prompt."""
+    points, asked = map(sum, zip(*rows, strict=True))
+    return f"{100 * points / asked:.1f}"
 
 
 def contact_sheet(exam: list[ExamPrompt], folder: Path, *, columns: int = 12) -> Image.Image:
