@@ -5,12 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from torch import nn
+from transformers import CLIPModel
 
-from selma.toybox.pretraining.autoencoder import render, to_pixels
+from selma.errors import ModelError
+from selma.toybox.pretraining.autoencoder import render, to_pixels, train_autoencoder
 from selma.toybox.pretraining.degradation import degrade
+from selma.toybox.pretraining.denoiser import train_base
 from selma.toybox.pretraining.language import MAX_TOKENS, new_tokenizer
 from selma.toybox.pretraining.loop import Course, train
+from selma.toybox.pretraining.scoring import train_scorer
 from selma.toybox.scenes import sample_scene
 
 
@@ -52,6 +57,26 @@ def test_a_limit_of_time_leaves_a_checkpoint_to_go_on_from(tmp_path: Path):
     train(whole, tmp_path / "whole")
     for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path):
+    train(course(5), tmp_path)
+    other = course(5)
+    other.model.append(nn.Linear(1, 1))
+    with pytest.raises(ModelError, match=r"small\.safetensors.*another"):
+        train(other, tmp_path)
+
+
+def test_plain_diffusers_and_transformers_load_what_pre_training_leaves(tmp_path: Path):
+    cpu = torch.device("cpu")
+    train_autoencoder(tmp_path, steps=2, batch=4, seed=0, device=cpu)
+    train_base(tmp_path, steps=1, batch=2, scenes=4, seed=0, device=cpu)
+    train_scorer(tmp_path, steps=1, batch=4, seed=0, device=cpu)
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "base", torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    (picture,) = pipe("a red dog", num_inference_steps=2).images
+    assert picture.size == (64, 64)
+    assert CLIPModel.from_pretrained(tmp_path / "clip").config.projection_dim == 128
 
 
 def test_the_loss_falls(tmp_path: Path):

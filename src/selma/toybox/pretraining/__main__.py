@@ -50,6 +50,7 @@ def main(
         bool, typer.Option("--compile", help="Compile the base: slow to start, faster steps.")
     ] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; none: the best.")] = None,
 ) -> None:
     """Trains the parts, then installs them beside the package's code."""
     torch.set_num_threads(threads or os.cpu_count() or 1)
@@ -58,28 +59,32 @@ def main(
     def steps(full: int) -> int:
         return max(1, round(full * length))
 
+    on = torch.device(
+        device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    )
     limit_s = None if minutes is None else 60 * minutes
     courses: dict[str, Callable[[], dict[str, float]]] = {
         "vae": lambda: train_autoencoder(
-            work, steps=steps(6000), batch=32, seed=SEED, limit_s=limit_s
+            work, steps=steps(6000), batch=32, seed=SEED, device=on, limit_s=limit_s
         ),
         "base": lambda: train_base(
             work,
-            steps=steps(12_000),
+            steps=steps(10_000),
             batch=64,
             scenes=steps(24_000),
             seed=SEED,
+            device=on,
             compiled=compiled,
             limit_s=limit_s,
         ),
         "judge-a": lambda: train_judge(
-            work, "judge-a", steps=steps(5000), batch=32, seed=SEED, limit_s=limit_s
+            work, "judge-a", steps=steps(5000), batch=32, seed=SEED, device=on, limit_s=limit_s
         ),
         "judge-b": lambda: train_judge(
-            work, "judge-b", steps=steps(5000), batch=32, seed=SEED + 1, limit_s=limit_s
+            work, "judge-b", steps=steps(5000), batch=32, seed=SEED + 1, device=on, limit_s=limit_s
         ),
         "clip": lambda: train_scorer(
-            work, steps=steps(3000), batch=128, seed=SEED, limit_s=limit_s
+            work, steps=steps(3000), batch=128, seed=SEED, device=on, limit_s=limit_s
         ),
     }
     target = out or weights_folder()
@@ -91,10 +96,10 @@ def main(
         if name in SHIPPED:
             target.mkdir(parents=True, exist_ok=True)
             shutil.copytree(work / name, target / name, dirs_exist_ok=True)
-        _record(target, name, metrics)
+        _record(target, name, metrics, on)
 
 
-def _record(target: Path, name: str, metrics: dict[str, float]) -> None:
+def _record(target: Path, name: str, metrics: dict[str, float], device: torch.device) -> None:
     """Adds what was reached to `pretraining.json`."""
     target.mkdir(parents=True, exist_ok=True)
     path = target / "pretraining.json"
@@ -103,7 +108,7 @@ def _record(target: Path, name: str, metrics: dict[str, float]) -> None:
         "metrics": metrics,
         "seed": SEED,
         "data_version": DATA_VERSION,
-        "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+        "hardware": _hardware(device),
         "versions": {
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
@@ -111,6 +116,12 @@ def _record(target: Path, name: str, metrics: dict[str, float]) -> None:
         },
     }
     write_json(path, notes)
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {device.type}, {torch.get_num_threads()} threads"
 
 
 if __name__ == "__main__":

@@ -71,11 +71,17 @@ def to_pixels(pictures: list[np.ndarray]) -> Tensor:
 
 
 def train_autoencoder(
-    folder: Path, *, steps: int, batch: int, seed: int, limit_s: float | None = None
+    folder: Path,
+    *,
+    steps: int,
+    batch: int,
+    seed: int,
+    device: torch.device,
+    limit_s: float | None = None,
 ) -> dict[str, float]:
     """Trains and saves a diffusers folder `folder/vae`; returns its metrics."""
     torch.manual_seed(seed)
-    vae = new_autoencoder().to(memory_format=torch.channels_last)
+    vae = new_autoencoder().to(device, memory_format=torch.channels_last)
 
     def loss(step: int) -> Tensor:
         rng = random.Random(f"{seed}/autoencoder/{step}")
@@ -83,9 +89,9 @@ def train_autoencoder(
         whole = step >= steps // 4
         look, count = (render, batch // 4) if whole else (crop_at_object, batch)
         x = to_pixels([look(sample_scene(rng, withheld=True), rng) for _ in range(count)])
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = x.to(device).contiguous(memory_format=torch.channels_last)
         generator = torch.Generator().manual_seed(rng.getrandbits(63))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(device.type, dtype=torch.bfloat16):
             posterior = vae.encode(x).latent_dist
             z = posterior.sample(generator=generator)
             y = vae.decode(z).sample
@@ -100,7 +106,7 @@ def train_autoencoder(
     report = train(course, folder / "checkpoints")
     vae = vae.to(memory_format=torch.contiguous_format).eval()
     rng = random.Random(f"{seed}/autoencoder/held-out")
-    x = to_pixels([render(sample_scene(rng, withheld=True), rng) for _ in range(256)])
+    x = to_pixels([render(sample_scene(rng, withheld=True), rng) for _ in range(256)]).to(device)
     with torch.no_grad():
         z = vae.encode(x).latent_dist.mode()
         error = F.mse_loss(vae.decode(z).sample.clamp(-1, 1), x)

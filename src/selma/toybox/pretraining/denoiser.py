@@ -126,10 +126,10 @@ def encode_scenes(
             pictures = [
                 render(*scene_of(index, seed)) for index in range(start, min(start + batch, count))
             ]
-            x = to_pixels(pictures).contiguous(memory_format=torch.channels_last)
+            x = to_pixels(pictures).to(vae.device).contiguous(memory_format=torch.channels_last)
             posterior = vae.encode(x).latent_dist
-            means.append(posterior.mean.half())
-            stds.append(posterior.std.half())
+            means.append(posterior.mean.half().cpu())
+            stds.append(posterior.std.half().cpu())
             advance(len(pictures))
     mean, std = torch.cat(means).contiguous(), torch.cat(stds).contiguous()
     save_file({"mean": mean, "std": std}, path)
@@ -153,6 +153,7 @@ def train_base(
     batch: int,
     scenes: int,
     seed: int,
+    device: torch.device,
     compiled: bool = False,
     limit_s: float | None = None,
 ) -> dict[str, float]:
@@ -161,10 +162,10 @@ def train_base(
     `compiled` pays minutes at the start for faster steps, whose last bits differ.
     """
     torch.manual_seed(seed)
-    vae = AutoencoderKL.from_pretrained(folder / "vae").eval().requires_grad_(False)
+    vae = AutoencoderKL.from_pretrained(folder / "vae").eval().requires_grad_(False).to(device)
     mean, std = encode_scenes(vae, scenes, seed=seed, path=folder / "latents.safetensors")
     tokenizer = new_tokenizer()
-    base = Base(tokenizer)
+    base = Base(tokenizer).to(device)
     predict = torch.compile(base) if compiled else base
     scheduler = new_scheduler()
 
@@ -178,17 +179,18 @@ def train_base(
         latents = (mean[chosen].float() + spread) * vae.config.scaling_factor
         noise = torch.randn(shape, generator=generator)
         t = torch.randint(0, scheduler.config.num_train_timesteps, (batch,), generator=generator)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            predicted = predict(
-                scheduler.add_noise(latents, noise, t), t, tokenize(tokenizer, texts)
-            )
-        return F.mse_loss(predicted.float(), scheduler.get_velocity(latents, noise, t))
+        noised = scheduler.add_noise(latents, noise, t).to(device)
+        tokens = tokenize(tokenizer, texts).to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            predicted = predict(noised, t.to(device), tokens)
+        velocity = scheduler.get_velocity(latents, noise, t).to(device)
+        return F.mse_loss(predicted.float(), velocity)
 
     course = Course(
         "base", base, loss, steps=steps, learning_rate=8e-4, ema_decay=0.999, limit_s=limit_s
     )
     report = train(course, folder / "checkpoints")
-    save_base(base, vae, tokenizer, folder / "base")
+    save_base(base.cpu(), vae.cpu(), tokenizer, folder / "base")
     return report
 
 

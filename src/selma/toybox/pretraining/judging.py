@@ -39,31 +39,38 @@ ARCHITECTURES: dict[str, Literal["attention", "modulation"]] = {
 
 
 def train_judge(
-    folder: Path, name: str, *, steps: int, batch: int, seed: int, limit_s: float | None = None
+    folder: Path,
+    name: str,
+    *,
+    steps: int,
+    batch: int,
+    seed: int,
+    device: torch.device,
+    limit_s: float | None = None,
 ) -> dict[str, float]:
     """Trains and saves `folder/<name>`; returns its accuracy in each category."""
     torch.manual_seed(seed)
     config = VqaConfig(architecture=ARCHITECTURES[name], vocabulary=tuple(words()))
-    pupil = Pupil(VqaModel(config))
+    pupil = Pupil(VqaModel(config)).to(device)
     model = pupil.model
 
     def loss(step: int) -> Tensor:
         rng = random.Random(f"{seed}/{name}/{step}")
         lesson = examination(rng, batch, degraded=True)
         # The fused attention's backward pass in bfloat16 is many times slower on a CPU.
-        with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            features = model.encode(lesson.pixels)
+        with torch.autocast(device.type, dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            features = model.encode(lesson.pixels.to(device))
             each = features.repeat_interleave(QUESTIONS_PER_PICTURE, dim=0)
-            logits = model.logits(each, model.word_ids(lesson.questions))
+            logits = model.logits(each, model.word_ids(lesson.questions).to(device))
             named = pupil.name_cells(features)
-        answers = F.binary_cross_entropy_with_logits(logits.float(), lesson.truth)
-        return answers + NAMING_WEIGHT * naming_loss(named.float(), lesson.cells)
+        answers = F.binary_cross_entropy_with_logits(logits.float(), lesson.truth.to(device))
+        return answers + NAMING_WEIGHT * naming_loss(named.float(), lesson.cells.to(device))
 
     course = Course(
         name, pupil, loss, steps=steps, learning_rate=1e-3, ema_decay=0.995, limit_s=limit_s
     )
     report = train(course, folder / "checkpoints")
-    model.eval().save(folder / name)
+    model.cpu().eval().save(folder / name)
     return report | accuracy(model, seed=seed)
 
 
@@ -128,7 +135,7 @@ def _names_of_cells(scene: Scene, placed: list[Placed]) -> Tensor:
 
 def naming_loss(named: Tensor, cells: Tensor) -> Tensor:
     # Most names are false of most cells; the weight keeps "nothing" from being a good answer.
-    return F.binary_cross_entropy_with_logits(named, cells, pos_weight=torch.tensor(4.0))
+    return F.binary_cross_entropy_with_logits(named, cells, pos_weight=cells.new_tensor(4.0))
 
 
 def _spoken_of(scene: Scene, claim: tuple[str, ...], rng: random.Random) -> dict[str, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -40,7 +41,5 @@ def _merges() -> list[tuple[str, str]]:
     learner.pre_tokenizer = Whitespace()
     trainer = BpeTrainer(vocab_size=10_000, end_of_word_suffix=_SUFFIX, show_progress=False)
     learner.train_from_iterator([" ".join(words())] * 3, trainer)
-    import json
-
     learnt = json.loads(learner.to_str())["model"]["merges"]
     return [(left, right) for left, right in learnt]

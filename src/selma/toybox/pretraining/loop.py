@@ -15,17 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from selma.errors import ModelError
+from selma.progress import console, progress
 
 
 @dataclass
@@ -64,8 +59,7 @@ def train(course: Course, folder: Path) -> dict[str, float]:
     path = folder / f"{course.name}.safetensors"
     step, seconds = _restore(path, course.model, optimizer, parameters, average)
     smoothed, started = math.nan, time.monotonic()
-    with _progress() as bar:
-        task = bar.add_task(course.name, total=course.steps, completed=step, loss="")
+    with progress(course.name, total=course.steps, done=step) as advance:
         while step < course.steps and not _late(started, course):
             for group in optimizer.param_groups:
                 group["lr"] = course.learning_rate * _schedule(step, course)
@@ -82,12 +76,12 @@ def train(course: Course, folder: Path) -> dict[str, float]:
                     torch._foreach_lerp_(average, list[Tensor](parameters), 1 - decay)
             value = loss.item()
             smoothed = value if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * value
-            bar.update(task, completed=step, loss=f"loss {smoothed:.4f}")
+            advance(note=f"loss {smoothed:.4f}")
             last = step == course.steps or _late(started, course)
             if step % course.checkpoint_every == 0 or last:
                 spent = seconds + time.monotonic() - started
                 _save(path, course.model, optimizer, parameters, average, step, spent)
-                bar.console.print(f"{course.name} {step}/{course.steps} loss {smoothed:.4f}")
+                console.print(f"{course.name} {step}/{course.steps} loss {smoothed:.4f}")
     if average is not None:
         with torch.no_grad():
             for parameter, mean in zip(parameters, average, strict=True):
@@ -148,27 +142,21 @@ def _restore(
     with safe_open(path, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         state = json.loads(file.metadata()["state"])
-    model.load_state_dict(
-        {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-    )
+    weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{path} must hold a checkpoint of this model, but it is of another one: {error}. "
+            "Move the file away to train from nothing."
+        ) from error
     for index, parameter in enumerate(parameters):
         prefix = f"optimizer.{index}."
         optimizer.state[parameter] = {
-            key.removeprefix(prefix): value
+            key.removeprefix(prefix): value.to(parameter.device)
             for key, value in tensors.items()
             if key.startswith(prefix)
         }
         if average is not None:
             average[index].copy_(tensors[f"average.{index}"])
     return state["step"], state["seconds"]
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"),
-    )

@@ -50,12 +50,19 @@ def new_scorer(vocabulary: int, start: int, end: int) -> CLIPModel:
 
 
 def train_scorer(
-    folder: Path, *, steps: int, batch: int, seed: int, limit_s: float | None = None
+    folder: Path,
+    *,
+    steps: int,
+    batch: int,
+    seed: int,
+    device: torch.device,
+    limit_s: float | None = None,
 ) -> dict[str, float]:
     """Trains and saves `folder/clip`; returns retrieval accuracy among 100 held-out pictures."""
     torch.manual_seed(seed)
     tokenizer = new_tokenizer()
     model = new_scorer(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
+    model.to(device)
 
     def similarities(rng: random.Random, count: int) -> Tensor:
         """Logits [pictures, captions]."""
@@ -69,26 +76,32 @@ def train_scorer(
                 text = caption(said, rng.choice(STYLES), rng)
             texts.append(text)
         tokens = tokenize(tokenizer, texts)
-        return model(input_ids=tokens, pixel_values=pixels).logits_per_image
+        return model(input_ids=tokens.to(device), pixel_values=pixels.to(device)).logits_per_image
 
     def loss(step: int) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(device.type, dtype=torch.bfloat16):
             logits = similarities(random.Random(f"{seed}/clip/{step}"), batch).float()
-        target = torch.arange(batch)
+        target = torch.arange(batch, device=device)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
     course = Course(
         "clip", model, loss, steps=steps, learning_rate=1e-3, ema_decay=0.995, limit_s=limit_s
     )
     report = train(course, folder / "checkpoints")
-    model.eval().half().save_pretrained(folder / "clip")
+    model.eval().half()
+    model.save_pretrained(folder / "clip")
     tokenizer.save_pretrained(folder / "clip")
     _save_preprocessing(folder / "clip")
     model.float()
     rng = random.Random(f"{seed}/clip/held-out")
     with torch.no_grad():
         hits = [
-            similarities(rng, 100).argmax(1).eq(torch.arange(100)).float().mean().item()
+            similarities(rng, 100)
+            .argmax(1)
+            .eq(torch.arange(100, device=device))
+            .float()
+            .mean()
+            .item()
             for _ in range(5)
         ]
     return report | {"retrieval_of_100": round(100 * sum(hits) / len(hits), 1)}
