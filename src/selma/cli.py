@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from selma.config import RunConfig
@@ -22,6 +23,24 @@ app = typer.Typer(
 )
 toybox = typer.Typer(help="The embedded model and its world.", no_args_is_help=True)
 app.add_typer(toybox, name="toybox")
+
+
+class ConfigOrCommand(TyperGroup):
+    """`selma score CONFIG` is the stage; `selma score dsg` and its like score what is given."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, "--help"}:
+            args = ["stage", *args]
+        return super().parse_args(ctx, args)
+
+
+score = typer.Typer(
+    help="Stage 5: CONFIG draws and judges the exam. Or score answers that you have.",
+    cls=ConfigOrCommand,
+    no_args_is_help=True,
+    subcommand_metavar="CONFIG | COMMAND [ARGS]...",
+)
+app.add_typer(score, name="score")
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file of settings.")]
 Folder = Annotated[
@@ -83,12 +102,103 @@ def merge(config: Config, folder: Folder = None) -> None:
     typer.echo(f"Merged adapter: {pipeline.merge(_load(config, folder)).folder}")
 
 
-@app.command()
-def score(config: Config, folder: Folder = None) -> None:
-    """Stage 5: let every model draw the exam, and judge the pictures."""
+@score.command()
+def stage(config: Config, folder: Folder = None) -> None:
+    """Let every model of a run draw the exam, and judge the pictures."""
     from selma import pipeline
 
     _print_scorecard(pipeline.score(_load(config, folder)))
+
+
+Json = Annotated[Path | None, typer.Option("--json", help="Write everything to this file.")]
+Answers = Annotated[Path, typer.Option(help="CSV of answers, one row for each question.")]
+
+
+@score.command()
+def dsg(
+    annotations: Annotated[Path, typer.Option(help="Questions: a CSV in DSG-1k's layout.")],
+    answers: Answers,
+    preset: Annotated[
+        str, typer.Option(help="Rules: default, upstream (DSG's code) or selma-release.")
+    ] = "default",
+    model: Annotated[
+        str | None, typer.Option(help="Whose pictures, where the file has several t2i_model.")
+    ] = None,
+    reading: Annotated[str | None, typer.Option(help="normalised or exact.")] = None,
+    dependencies: Annotated[
+        str | None, typer.Option(help="lenient, whole_item or verbatim.")
+    ] = None,
+    zeroing: Annotated[
+        str | None, typer.Option(help="cascading, one_level, row_order or none.")
+    ] = None,
+    average: Annotated[str | None, typer.Option(help="prompt or question.")] = None,
+    missing: Annotated[str | None, typer.Option(help="left_out, zero or refuse.")] = None,
+    json: Json = None,
+) -> None:
+    """Score given answers to DSG's questions, by rules that have names. Loads no model."""
+    from selma.scores.given import rules_of, score_dsg
+
+    named = {
+        "reading": reading,
+        "dependencies": dependencies,
+        "zeroing": zeroing,
+        "average": average,
+        "missing": missing,
+    }
+    rules = rules_of(preset, {rule: choice for rule, choice in named.items() if choice})
+    _show_scores(score_dsg(annotations, answers, rules=rules, model=model), json)
+
+
+@score.command()
+def correlate(
+    annotations: Annotated[Path, typer.Option(help="Questions: a CSV in DSG-1k's layout.")],
+    answers: Answers,
+    ratings: Annotated[Path, typer.Option(help="CSV: t2i_model, item_id, answer (a number).")],
+    preset: Annotated[
+        str, typer.Option(help="Rules: default, upstream (DSG's code) or selma-release.")
+    ] = "default",
+    json: Json = None,
+) -> None:
+    """How well DSG scores agree with people's ratings of the same pictures."""
+    from selma.scores.given import read_models, rules_of, score_dsg
+    from selma.scores.human import correlation, read_ratings
+    from selma.workspace import write_json
+
+    rules, rated = rules_of(preset, {}), read_ratings(ratings)
+    scores = {
+        (model, item): points
+        for model in read_models(answers)
+        for item, points in score_dsg(annotations, answers, rules=rules, model=model)[
+            "per_prompt"
+        ].items()
+    }
+    found = correlation(scores, rated)
+    if json:
+        write_json(json, found)
+    typer.echo(", ".join(f"{name} {value}" for name, value in found.items()))
+
+
+@score.command()
+def tifa(
+    questions: Annotated[Path, typer.Option(help="TIFA's question file, JSON.")],
+    answers: Annotated[Path, typer.Option(help="CSV or JSON of answers.")],
+    matcher: Annotated[
+        str | None,
+        typer.Option(help="For free answers: wordllama, or a transformers encoder such as the "
+                     "paper's sentence-transformers/all-mpnet-base-v2."),
+    ] = None,
+    json: Json = None,
+) -> None:  # fmt: skip
+    """Score given answers to TIFA's multiple-choice questions."""
+    from selma.scores.tifa import read_tifa, read_tifa_answers, score_tifa
+
+    nearest = None
+    if matcher:
+        from selma.backbones.matching import load_matcher
+
+        nearest = load_matcher(matcher)
+    found = score_tifa(read_tifa(questions), read_tifa_answers(answers), matcher=nearest)
+    _show_scores(found | {"matcher": matcher}, json)
 
 
 @app.command()
@@ -204,6 +314,17 @@ def _show(settings: RunConfig) -> None:
     from selma.standing import standings, table
 
     Console().print(table(standings(settings)))
+
+
+def _show_scores(found: dict[str, Any], json: Path | None) -> None:
+    from rich.console import Console
+
+    from selma.report.tables import print_given_scores
+    from selma.workspace import write_json
+
+    if json:
+        write_json(json, found)
+    print_given_scores(found, Console())
 
 
 def _print_scorecard(scorecard: Scorecard) -> None:

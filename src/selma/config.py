@@ -201,7 +201,7 @@ class ScoresConfig(Section):
     clip: Literal["toybox"] | None = "toybox"
     experts: bool = True
     """Also score each expert alone."""
-    zeroing: Literal["cascading", "one_level", "none"] = "cascading"
+    zeroing: Literal["cascading", "one_level", "row_order", "none"] = "cascading"
     """What a "no" does to the questions that depend on it."""
     resamples: PositiveInt = 10_000
 

@@ -169,7 +169,7 @@ class Scorecard(Record):
     agreement: float | None = None
     """Share of questions on drawn pictures where a second judge says the same; 0..1."""
     second_judge: str | None = None
-    zeroing: Literal["cascading", "one_level", "none"] = "cascading"
+    zeroing: Literal["cascading", "one_level", "row_order", "none"] = "cascading"
     """What a "no" did to the questions that depend on it."""
     dependency_faults: dict[str, int] = Field(default_factory=dict)
     """What is wrong with the benchmark's dependencies → how often; such references are ignored."""

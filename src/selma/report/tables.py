@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
@@ -88,3 +91,33 @@ def print_scorecard(scorecard: Scorecard, console: Console) -> None:
     console.print(table)
     if any(model.role == "merged" for model in scorecard.models):
         console.print(" ".join(conclusion(scorecard)), highlight=False)
+
+
+def print_given_scores(found: Mapping[str, Any], console: Console) -> None:
+    """A table of what `selma score dsg` or `tifa` found, and below it what did not count as is."""
+    low, high = found["interval"]
+    table = Table(
+        title=f"{points(found['score'])}  (95%: {points(low)} to {points(high)})",
+        caption=f"{found['prompts']} prompts, {found['questions']} questions",
+    )
+    for column in ("", "score"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, score in found["groups"].items():
+        table.add_row(name, points(score))
+    table.add_section()
+    for name, score in found.get("categories_broad", found["categories"]).items():
+        table.add_row(name, points(score))
+    console.print(table)
+    if "rules" in found:
+        console.print("Rules: " + ", ".join(f"{k} {v}" for k, v in found["rules"].items()))
+    for what in ("unreadable", "unmatched"):
+        if found.get(what):
+            console.print(f"{found[what]} answers are {what} and earned no point.")
+    if found["without_answers"]:
+        console.print(
+            f"{len(found['without_answers'])} prompts have no answer: {found['without_answers'][0]}"
+            + (" and others." if len(found["without_answers"]) > 1 else ".")
+        )
+    faults = {**found.get("dependency_faults", {}), **found.get("question_faults", {})}
+    if any(faults.values()):
+        console.print("Faults: " + ", ".join(f"{k} {v}x" for k, v in faults.items() if v))

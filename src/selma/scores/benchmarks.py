@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from selma.config import ScoresConfig
 from selma.errors import ConfigError, DataError
@@ -38,6 +38,15 @@ DSG_GROUPS = {
 }
 """Part of an item's source → the group that DSG's own table has (arXiv:2310.18235)."""
 
+Dependencies = Literal["lenient", "whole_item", "verbatim"]
+"""What a dependency cell such as "1, 3" means.
+
+- lenient: a list of ids, blanks aside; what is no id of the item leads nowhere;
+- whole_item: as DSG's released code: one cell that is not a list of numbers takes all dependencies
+  from its item;
+- verbatim: as SELMA's released code: nothing is stripped, so that " 3" after a comma is no id.
+"""
+
 # Ids become file names, on every system.
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,150}")
 
@@ -67,7 +76,7 @@ def exam_prompts(
     return evenly(exam, count) if count else list(exam)
 
 
-def read_dsg(path: Path) -> list[ExamPrompt]:
+def read_dsg(path: Path, *, dependencies: Dependencies = "lenient") -> list[ExamPrompt]:
     """All prompts of a CSV in DSG-1k's layout, in the order of their first rows.
 
     A question's `parents` are what its cell says, the irregular ones too: faithfulness.py ignores
@@ -86,7 +95,7 @@ def read_dsg(path: Path) -> list[ExamPrompt]:
         if other != item_id:
             raise _broken(path, questions[0].line, f"item_id {item_id!r} differs from {other!r}"
                           " only in case. Rename one of them")  # fmt: skip
-    return [_prompt(path, item_id, questions) for item_id, questions in rows.items()]
+    return [_prompt(path, item_id, found, dependencies) for item_id, found in rows.items()]
 
 
 def group_of(item_id: str) -> str:
@@ -128,6 +137,7 @@ def _rows(path: Path) -> Iterator[_Row]:
                 raise _broken(path, reader.line_num, f"{len(header)} cells must stand in a row, "
                               f"but {len(cells)} came")  # fmt: skip
             row = _Row(reader.line_num, *(cells[place].strip() for place in places))
+            row = row._replace(dependency=cells[places[COLUMNS.index("dependency")]])
             _check(path, row)
             yield row
     except csv.Error as error:
@@ -163,7 +173,7 @@ def _check(path: Path, row: _Row) -> None:
         raise _broken(path, row.line, "proposition_id must not be 0, which means no dependency")
 
 
-def _prompt(path: Path, item_id: str, rows: list[_Row]) -> ExamPrompt:
+def _prompt(path: Path, item_id: str, rows: list[_Row], how: Dependencies) -> ExamPrompt:
     lines: dict[str, int] = {}
     for row in rows:
         if row.text != rows[0].text:
@@ -182,17 +192,24 @@ def _prompt(path: Path, item_id: str, rows: list[_Row]) -> ExamPrompt:
                 text=row.question,
                 category=row.category,
                 detail="" if row.detail == "-" else row.detail,
-                parents=_parents(row.dependency),
+                parents=parents,
             )
-            for row in rows
+            for row, parents in zip(rows, _parents([r.dependency for r in rows], how), strict=True)
         ),
     )
 
 
-def _parents(cell: str) -> tuple[str, ...]:
-    """The ids in a dependency cell; "0" and blanks mean none."""
-    parts = (part.strip() for part in cell.split(","))
-    return tuple(part for part in parts if part not in ("", "0"))
+def _parents(cells: list[str], how: Dependencies) -> list[tuple[str, ...]]:
+    """The ids in the dependency cells of one item; "0" and blanks mean none."""
+    parts = [cell.split(",") for cell in cells]
+    if how == "whole_item":
+        try:
+            parts = [[str(int(part)) for part in row] for row in parts]
+        except ValueError:
+            parts = [[] for _ in parts]
+    elif how == "lenient":
+        parts = [[part.strip() for part in row] for row in parts]
+    return [tuple(part for part in row if part not in ("", "0")) for row in parts]
 
 
 def _broken(path: Path, line: int, what: str) -> DataError:

@@ -1,10 +1,12 @@
-"""Answers → DSG scores (Davidsonian Scene Graph, arXiv:2310.18235). Pure; no order of rows matters.
+"""Answers → DSG scores (Davidsonian Scene Graph, arXiv:2310.18235). Pure.
 
 A question earns its point if it is answered yes and what it depends on was not answered no: "is the
-dog red?" means nothing where there is no dog. Three rules for "depends on":
+dog red?" means nothing where there is no dog. Four rules for "depends on":
 
 - cascading: a no spreads to all that depend on it, directly or through others (SELMA's intention);
 - one_level: only a parent's own answer counts (DSG's released code);
+- row_order: as cascading, but in one walk down the rows, so that a parent further down counts with
+  its own answer alone (SELMA's released code); the only rule to which the order of rows matters;
 - none: every answer stands for itself.
 
 References that lead nowhere (to the question itself, to a missing one, words) are ignored, and
@@ -21,7 +23,8 @@ from typing import Literal
 from selma.errors import DataError
 from selma.records import Answer, ExamPrompt, Question
 
-Zeroing = Literal["cascading", "one_level", "none"]
+Zeroing = Literal["cascading", "one_level", "row_order", "none"]
+Reading = Literal["normalised", "exact"]
 Verdict = Literal["yes", "no", "unreadable", "zeroed"]
 Verdicts = Mapping[str, Mapping[str, Verdict]]
 """Prompt id → question id → how the answer counts; only "yes" earns a point."""
@@ -38,8 +41,17 @@ def normalise(text: str) -> Literal["yes", "no", "unreadable"]:
     return "yes" if word == "yes" else "no" if word == "no" else "unreadable"
 
 
+def verbatim(text: str) -> Literal["yes", "no", "unreadable"]:
+    """The text itself, as both released programs compare it; "Yes" is unreadable."""
+    return "yes" if text == "yes" else "no" if text == "no" else "unreadable"
+
+
 def judged(
-    exam: Iterable[ExamPrompt], answers: Iterable[Answer], *, zeroing: Zeroing
+    exam: Iterable[ExamPrompt],
+    answers: Iterable[Answer],
+    *,
+    zeroing: Zeroing,
+    reading: Reading = "normalised",
 ) -> dict[str, dict[str, Verdict]]:
     """How each question of each prompt counts. Raises DataError if an answer is missing or comes
     twice: neither may change a denominator unseen."""
@@ -55,16 +67,27 @@ def judged(
             if (prompt.id, question.id) not in said:
                 raise DataError(f"Prompt {prompt.id} has no answer to question {question.id}.")
         texts = {question.id: said[prompt.id, question.id] for question in prompt.questions}
-        result[prompt.id] = verdicts(prompt.questions, texts, zeroing=zeroing)
+        result[prompt.id] = verdicts(prompt.questions, texts, zeroing=zeroing, reading=reading)
     return result
 
 
 def verdicts(
-    questions: Sequence[Question], texts: Mapping[str, str], *, zeroing: Zeroing
+    questions: Sequence[Question],
+    texts: Mapping[str, str],
+    *,
+    zeroing: Zeroing,
+    reading: Reading = "normalised",
 ) -> dict[str, Verdict]:
     """Question id → how its raw answer counts, for the questions of one prompt."""
-    found: dict[str, Verdict] = {q.id: normalise(texts[q.id]) for q in questions}
-    if zeroing != "none":
+    read = normalise if reading == "normalised" else verbatim
+    found: dict[str, Verdict] = {q.id: read(texts[q.id]) for q in questions}
+    if zeroing == "row_order":
+        for question in questions:
+            if found[question.id] == "yes" and any(
+                found.get(parent, "yes") != "yes" for parent in question.parents
+            ):
+                found[question.id] = "zeroed"
+    elif zeroing != "none":
         denied = {id for id, verdict in found.items() if verdict != "yes"}
         for id in _dependants(questions, denied, all_levels=zeroing == "cascading"):
             if found[id] == "yes":
@@ -124,6 +147,7 @@ def dependency_faults(exam: Iterable[ExamPrompt]) -> dict[str, int]:
     count: Counter[str] = Counter()
     for prompt in exam:
         known = {question.id for question in prompt.questions}
+        inner = {parent for q in prompt.questions for parent in q.parents}
         for question in prompt.questions:
             count["named twice"] += len(question.parents) - len(set(question.parents))
             for parent in set(question.parents):
@@ -134,5 +158,7 @@ def dependency_faults(exam: Iterable[ExamPrompt]) -> dict[str, int]:
         count["question in a cycle"] += sum(
             question.id in _dependants(prompt.questions, {question.id}, all_levels=True)
             for question in prompt.questions
+            # Leaves and roots are in no cycle, and most questions are one or the other.
+            if question.parents and question.id in inner
         )
     return {fault: number for fault, number in sorted(count.items()) if number}

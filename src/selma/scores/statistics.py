@@ -11,7 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
+
+# Not scipy.stats.norm, whose import alone takes a second.
+from scipy.special import ndtr, ndtri
 
 from selma.randomness import seed_for
 from selma.records import Interval
@@ -84,9 +86,9 @@ def _bca_levels(
     """The two quantiles of the bootstrap means between which the interval lies."""
     # Ties count half: DSG means take few values. Clipped, so that no quantile is infinite.
     below = np.mean(means < mean - 1e-12) + np.mean(np.abs(means - mean) <= 1e-12) / 2
-    bias = norm.ppf(np.clip(below, 1 / len(means), 1 - 1 / len(means)))
+    bias = ndtri(np.clip(below, 1 / len(means), 1 - 1 / len(means)))
     without = (top.sum() - top) / (bottom.sum() - bottom)
     spread = without.mean() - without
     acceleration = (spread**3).sum() / (6 * (spread**2).sum() ** 1.5)
-    z = bias + norm.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return np.asarray(norm.cdf(bias + z / (1 - acceleration * z)))
+    z = bias + ndtri([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return np.asarray(ndtr(bias + z / (1 - acceleration * z)))

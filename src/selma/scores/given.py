@@ -1,0 +1,236 @@
+"""DSG scores of answers that are given as a file, by rules that have names. Loads no model.
+
+The rules differ between the two published programs by up to six points on the same answers, so that
+a score means nothing without them. They are part of the result.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from selma.errors import ConfigError, DataError
+from selma.records import Answer, ExamPrompt, Interval, Question, Record
+from selma.scores import faithfulness, statistics
+from selma.scores.benchmarks import Dependencies, read_dsg
+from selma.scores.faithfulness import Reading, Verdicts, Zeroing
+
+Average = Literal["prompt", "question"]
+Missing = Literal["left_out", "zero", "refuse"]
+
+
+class DsgRules(Record):
+    """Everything that a DSG score depends on beside the answers."""
+
+    reading: Reading = "normalised"
+    """Which texts are a yes: case, blanks and punctuation aside, or the very word alone."""
+    dependencies: Dependencies = "lenient"
+    zeroing: Zeroing = "cascading"
+    average: Average = "prompt"
+    """Of what the score and the groups are means; categories are always means over questions."""
+    missing: Missing = "left_out"
+    """What a prompt without any answer does; one with some of its answers is always an error."""
+
+
+PRESETS: Mapping[str, DsgRules] = {
+    "default": DsgRules(),
+    # The code that was released with arXiv:2310.18235: a prompt without answers scores 0 there.
+    "upstream": DsgRules(
+        reading="exact",
+        dependencies="whole_item",
+        zeroing="one_level",
+        average="prompt",
+        missing="zero",
+    ),
+    # The code that was released with arXiv:2403.06952.
+    "selma-release": DsgRules(
+        reading="exact", dependencies="verbatim", zeroing="row_order", average="question"
+    ),
+}
+
+
+def rules_of(preset: str, changes: Mapping[str, str]) -> DsgRules:
+    """A preset's rules with some of them replaced. Raises ConfigError."""
+    if preset not in PRESETS:
+        raise ConfigError(f"A preset must be one of {', '.join(PRESETS)}, but {preset!r} came.")
+    try:
+        return DsgRules.model_validate(PRESETS[preset].model_dump() | dict(changes))
+    except ValidationError as error:
+        what = error.errors()[0]
+        raise ConfigError(
+            f"{what['loc'][0]}: {what['msg']}, but {what['input']!r} came."
+        ) from error
+
+
+def score_dsg(
+    annotations: Path,
+    answers: Path,
+    *,
+    rules: DsgRules,
+    model: str | None = None,
+    seed: int = 0,
+    resamples: int = 10_000,
+) -> dict[str, Any]:
+    """The result, ready for JSON. Scores are 0-100, `per_question` has the points, 0 or 1.
+
+    annotations: CSV in DSG-1k's layout. answers: CSV with item_id, question_id and answer; where a
+    column t2i_model names several models, `model` says which of them is meant. Raises DataError.
+    """
+    exam = read_dsg(annotations, dependencies=rules.dependencies)
+    given, models = read_answers(answers, model)
+    answered = {answer.prompt_id for answer in given}
+    strangers = sorted(answered - {prompt.id for prompt in exam})
+    silent = [prompt.id for prompt in exam if prompt.id not in answered]
+    if silent and rules.missing == "refuse":
+        raise DataError(
+            f"{answers} must answer every prompt of {annotations}, but {len(silent)} have no "
+            f"answer, {silent[0]} first. Leave them out or count them as zero by name."
+        )
+    asked = [prompt for prompt in exam if prompt.id in answered]
+    if not asked:
+        raise DataError(f"{answers} answers no prompt of {annotations}: compare their item_id.")
+    verdicts = faithfulness.judged(
+        asked,
+        [answer for answer in given if answer.prompt_id not in strangers],
+        zeroing=rules.zeroing,
+        reading=rules.reading,
+    )
+    if rules.missing == "zero":
+        by_id = {prompt.id: prompt for prompt in exam}
+        verdicts |= {id: {q.id: "no" for q in by_id[id].questions} for id in silent}
+        asked = exam
+    mean = _Mean(rules.average, verdicts, seed=seed, resamples=resamples)
+    groups: dict[str, list[str]] = defaultdict(list)
+    for prompt in asked:
+        groups[prompt.group].append(prompt.id)
+    whole, by_group = mean(verdicts), {name: mean(ids) for name, ids in sorted(groups.items())}
+    return {
+        "score": _rounded(whole.mean),
+        "interval": _ends(whole),
+        "rules": rules.model_dump(),
+        "model": model or (models[0] if models else None),
+        "models_in_file": models,
+        "groups": {name: _rounded(found.mean) for name, found in by_group.items()},
+        "group_intervals": {name: _ends(found) for name, found in by_group.items()},
+        "group_prompts": {name: found.n for name, found in by_group.items()},
+        "categories": _shares(asked, verdicts, lambda q: q.detail or q.category),
+        "categories_broad": _shares(asked, verdicts, lambda q: q.category),
+        "prompts": len(verdicts),
+        "questions": sum(map(len, verdicts.values())),
+        "unreadable": sum(v == "unreadable" for found in verdicts.values() for v in found.values()),
+        "zeroed": sum(v == "zeroed" for found in verdicts.values() for v in found.values()),
+        "without_answers": silent,
+        "not_in_annotations": strangers,
+        "dependency_faults": faithfulness.dependency_faults(exam),
+        "per_prompt": {
+            id: _rounded(100 * score) for id, score in faithfulness.prompt_scores(verdicts).items()
+        },
+        "per_question": {
+            id: {question: int(verdict == "yes") for question, verdict in found.items()}
+            for id, found in verdicts.items()
+        },
+        "verdicts": {id: dict(found) for id, found in verdicts.items()},
+    }
+
+
+def read_answers(path: Path, model: str | None = None) -> tuple[list[Answer], list[str]]:
+    """The answers about one model's pictures, and all models that the file has answers about.
+
+    Without `model`, a file about several models is read for the one that has answers to every
+    prompt of the file, if that is one alone. Raises DataError.
+    """
+    rows = rows_of_csv(path, ("item_id", "question_id", "answer"))
+    prompts: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        prompts[row.get("t2i_model", "")].add(row["item_id"])
+    models = [name for name in prompts if name]
+    if model is None:
+        everything = set().union(*prompts.values())
+        whole = [name for name, ids in prompts.items() if ids == everything]
+        if len(whole) != 1:
+            raise DataError(
+                f"{path} holds answers about several models ({', '.join(models)}), but a score "
+                "belongs to one. Name it with --model."
+            )
+        model = whole[0]
+    elif model not in prompts:
+        raise DataError(
+            f"{path} must hold answers about {model}, but has them about "
+            f"{', '.join(models) or 'no t2i_model at all'}."
+        )
+    return [
+        Answer(prompt_id=row["item_id"], question_id=row["question_id"], text=row["answer"])
+        for row in rows
+        if row.get("t2i_model", "") == model
+    ], sorted(models, key=lambda name: name != model)
+
+
+def read_models(path: Path) -> list[str]:
+    """Whose pictures the answers are about, in the file's order. Raises DataError."""
+    rows = rows_of_csv(path, ("t2i_model", "item_id", "question_id", "answer"))
+    return list(dict.fromkeys(row["t2i_model"] for row in rows))
+
+
+def rows_of_csv(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """All rows of a CSV that has at least these columns. Raises DataError."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows, header = list(reader), reader.fieldnames or ()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} must be a CSV, but cannot be read: {error}.") from error
+    missing = [name for name in columns if name not in header]
+    if missing or not rows:
+        raise DataError(
+            f"{path} must have the columns {', '.join(columns)} and at least one row, but "
+            + (f"{', '.join(missing)} is missing." if missing else "has only a header.")
+        )
+    for line, row in enumerate(rows, start=2):
+        # DictReader gives None for cells that are missing, and under the key None for surplus ones.
+        if None in row or None in row.values():
+            raise DataError(f"{path}, row {line}: as many cells as columns must stand in a row.")
+    return rows
+
+
+class _Mean:
+    """Scores with their intervals, over prompts or over their questions."""
+
+    def __init__(self, average: Average, verdicts: Verdicts, **bootstrap: int) -> None:
+        self.average = average
+        self.verdicts = verdicts
+        self.bootstrap = bootstrap
+
+    def __call__(self, ids: Iterable[str]) -> Interval:
+        chosen = {id: self.verdicts[id] for id in ids}
+        if self.average == "prompt":
+            shares = faithfulness.prompt_scores(chosen)
+            return statistics.interval([100 * s for s in shares.values()], **self.bootstrap)
+        return statistics.interval(
+            [100 * faithfulness.points(verdict) for verdict in chosen.values()],
+            [len(verdict) for verdict in chosen.values()],
+            **self.bootstrap,
+        )
+
+
+def _rounded(score: float) -> float:
+    return round(score, 4)
+
+
+def _ends(found: Interval) -> list[float]:
+    return [_rounded(found.low), _rounded(found.high)]
+
+
+def _shares(
+    exam: Iterable[ExamPrompt], verdicts: Verdicts, category: Callable[[Question], str]
+) -> dict[str, float]:
+    """Category → score over its questions."""
+    points: dict[str, list[bool]] = defaultdict(list)
+    for prompt in exam:
+        for question in prompt.questions:
+            points[category(question)].append(verdicts[prompt.id][question.id] == "yes")
+    return {name: _rounded(100 * sum(got) / len(got)) for name, got in sorted(points.items())}

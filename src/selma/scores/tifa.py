@@ -1,0 +1,193 @@
+"""TIFA scores (arXiv:2303.11897) of answers that are given as a file. Loads no model by itself.
+
+A free answer counts as the choice that it literally is, else as the choice nearest in meaning by a
+matcher; without a matcher it counts as wrong, and `unmatched` says how many did.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics as plain
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from selma.errors import DataError
+from selma.records import Record
+from selma.scores import statistics
+
+Matcher = Callable[[Sequence[str], Sequence[Sequence[str]]], list[int]]
+"""Answers and the choices of each → the place of the nearest choice."""
+
+
+class TifaQuestion(Record):
+    """One multiple-choice question of the benchmark, in the words of its own file."""
+
+    model_config = Record.model_config | {"extra": "ignore"}
+
+    id: str
+    """The prompt's."""
+    caption: str
+    question: str
+    choices: tuple[str, ...] = Field(min_length=2)
+    answer: str
+    element_type: str
+    element: str = ""
+
+
+class TifaAnswer(Record):
+    """What was said about one picture; `choice` is None where nothing was matched yet."""
+
+    id: str
+    question: str
+    free: str
+    choice: str | None = None
+
+
+def read_tifa(path: Path) -> list[TifaQuestion]:
+    """The benchmark's question file, or one in its layout. Raises DataError."""
+    questions = []
+    for number, row in enumerate(_json(path)):
+        try:
+            questions.append(TifaQuestion.model_validate(row))
+        except ValidationError as error:
+            what = error.errors()[0]
+            raise DataError(
+                f"{path}, question {number}: {'.'.join(map(str, what['loc']))}: {what['msg']}."
+            ) from error
+    if not questions:
+        raise DataError(f"{path} must hold questions, but has none.")
+    return questions
+
+
+def read_tifa_answers(path: Path) -> list[TifaAnswer]:
+    """Answers from a CSV (id or item_id, question, answer) or a JSON: a list of such rows, or
+    TIFA's own result file. Raises DataError."""
+    if path.suffix.lower() == ".csv":
+        rows: list[Any] = _csv(path)
+    else:
+        found = _json(path)
+        if isinstance(found, dict):
+            details = found.get("question_details")
+            if not isinstance(details, dict):
+                raise DataError(f"{path} must be a list of answers or have question_details.")
+            rows = [row for of_prompt in details.values() for row in of_prompt.values()]
+        else:
+            rows = found
+    answers = []
+    for number, row in enumerate(rows):
+        fields = row if isinstance(row, dict) else {}
+        id = fields.get("id", fields.get("item_id"))
+        free = fields.get("free_form_vqa", fields.get("answer"))
+        asked, choice = fields.get("question"), fields.get("multiple_choice_vqa")
+        if not (isinstance(id, str) and isinstance(asked, str) and isinstance(free, str)):
+            raise DataError(
+                f"{path}, row {number}: id, question and answer (or free_form_vqa) must be texts, "
+                f"but are {id!r}, {asked!r}, {free!r}."
+            )
+        answers.append(TifaAnswer(id=id, question=asked, free=free, choice=choice or None))
+    return answers
+
+
+def score_tifa(
+    questions: Sequence[TifaQuestion],
+    answers: Sequence[TifaAnswer],
+    *,
+    matcher: Matcher | None = None,
+    seed: int = 0,
+    resamples: int = 10_000,
+) -> dict[str, Any]:
+    """The result, ready for JSON: TIFA's own fields on its scale of 0 to 1, and `score` from 0 to
+    100 with its interval over prompts. Prompts without any answer are left out and listed.
+
+    Raises DataError where a prompt has some of its answers, or one twice.
+    """
+    said: dict[tuple[str, str], TifaAnswer] = {}
+    for answer in answers:
+        place = (answer.id, answer.question)
+        if place in said:
+            raise DataError(f"Prompt {place[0]} has two answers to {place[1]!r}.")
+        said[place] = answer
+    answered = {answer.id for answer in answers}
+    asked = [question for question in questions if question.id in answered]
+    if not asked:
+        raise DataError("The answers are about no prompt of the questions: compare their ids.")
+    for question in asked:
+        if (question.id, question.question) not in said:
+            raise DataError(f"Prompt {question.id} has no answer to {question.question!r}.")
+    given = [said[question.id, question.question] for question in asked]
+    chosen = choose(asked, given, matcher)
+    points = [int(c == q.answer) for q, c in zip(asked, chosen, strict=True)]
+    by_prompt: dict[str, list[int]] = defaultdict(list)
+    by_type: dict[str, list[int]] = defaultdict(list)
+    per_question: dict[str, dict[str, int]] = defaultdict(dict)
+    for question, point in zip(asked, points, strict=True):
+        by_prompt[question.id].append(point)
+        by_type[question.element_type].append(point)
+        per_question[question.id][question.question] = point
+    shares = {id: sum(got) / len(got) for id, got in by_prompt.items()}
+    found = statistics.interval(
+        [100 * share for share in shares.values()], seed=seed, resamples=resamples
+    )
+    groups: dict[str, list[float]] = defaultdict(list)
+    for id, share in shares.items():
+        groups[id.rpartition("_")[0] or "all"].append(share)
+    return {
+        "score": round(found.mean, 4),
+        "interval": [round(found.low, 4), round(found.high, 4)],
+        "tifa_average": plain.fmean(shares.values()),
+        # Over prompts, with n - 1 below, as TIFA's program has it.
+        "tifa_stdev": plain.stdev(shares.values()) if len(shares) > 1 else 0.0,
+        "accuracy_by_type": {name: sum(got) / len(got) for name, got in by_type.items()},
+        "groups": {name: round(100 * plain.fmean(got), 4) for name, got in sorted(groups.items())},
+        "categories": {
+            name: round(100 * sum(got) / len(got), 4) for name, got in sorted(by_type.items())
+        },
+        "prompts": len(shares),
+        "questions": len(points),
+        "unmatched": sum(choice is None for choice in chosen),
+        "question_faults": {
+            "asked twice": len(asked) - len({(q.id, q.question) for q in asked}),
+            "answer is no choice": sum(q.answer not in q.choices for q in asked),
+        },
+        "without_answers": sorted({q.id for q in questions} - answered),
+        "not_in_questions": sorted(set(said) - {(q.id, q.question) for q in questions}),
+        "per_prompt": {id: round(100 * share, 4) for id, share in shares.items()},
+        "per_question": per_question,
+    }
+
+
+def choose(
+    questions: Sequence[TifaQuestion], answers: Sequence[TifaAnswer], matcher: Matcher | None
+) -> list[str | None]:
+    """The choice that each answer counts as; None where no matcher is there to say."""
+    chosen: list[str | None] = []
+    for question, answer in zip(questions, answers, strict=True):
+        literal = answer.free if answer.free in question.choices else None
+        chosen.append(literal or (answer.choice if matcher is None else None))
+    open_places = [place for place, choice in enumerate(chosen) if choice is None]
+    if matcher and open_places:
+        choices = [questions[place].choices for place in open_places]
+        nearest = matcher([answers[place].free for place in open_places], choices)
+        for place, of_question, index in zip(open_places, choices, nearest, strict=True):
+            chosen[place] = of_question[index]
+    return chosen
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} must be a JSON file, but cannot be read: {error}.") from error
+
+
+def _csv(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return list(csv.DictReader(file, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} must be a CSV of answers, but cannot be read: {error}.") from error
