@@ -17,7 +17,7 @@ from selma.toybox import weights_folder
 from selma.toybox.drawing import compose
 from selma.toybox.judges import VqaConfig, VqaModel
 from selma.toybox.questions import ask as in_words
-from selma.toybox.questions import holds, sample_claim
+from selma.toybox.questions import sample_claim
 from selma.toybox.scenes import COLOURS, place, sample_scene
 
 WORDS = ("is", "there", "a", "cat", "dog", "red")
@@ -110,13 +110,13 @@ def test_toyboxs_judges_see_what_is_drawn(name: str) -> None:
     drawn, questions, truth = [], [], []
     for _ in range(60):
         scene = sample_scene(numbers)
-        placed = [(p.kind, COLOURS[p.colour], p.side_px, p.left_px, p.top_px)
-                  for p in place(scene, numbers)]  # fmt: skip
-        drawn.append(Image.fromarray(compose(str(scene.background), placed)))
-        claims = [sample_claim(scene, numbers)[0] for _ in range(4)]
+        placed = place(scene, numbers)
+        shapes = [(p.kind, COLOURS[p.colour], p.side_px, p.left_px, p.top_px) for p in placed]
+        drawn.append(Image.fromarray(compose(str(scene.background), shapes)))
+        claims = [sample_claim(scene, placed, numbers) for _ in range(4)]
         many = {group.kind: group.count != 1 for group in scene.groups}
-        questions.append([in_words(claim, many) for claim in claims])
-        truth += [holds(claim, scene) for claim in claims]
+        questions.append([in_words(claim, many) for claim, _ in claims])
+        truth += [true for _, true in claims]
     said = [text == "yes" for some in load_judge(name).answer(drawn, questions) for text, _ in some]
     right = sum(a == b for a, b in zip(said, truth, strict=True)) / len(truth)
     assert right > 0.93

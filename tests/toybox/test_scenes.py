@@ -8,11 +8,20 @@ import pytest
 from selma.toybox.captions import STYLES, caption
 from selma.toybox.drawing import BACKGROUNDS, IMAGE_PX, KINDS, compose, sprite
 from selma.toybox.lexicon import words
-from selma.toybox.questions import CATEGORIES, ask, claims, holds, questions, sample_claim
+from selma.toybox.questions import (
+    CATEGORIES,
+    ask,
+    claims,
+    holds,
+    questions,
+    relation_seen,
+    sample_claim,
+)
 from selma.toybox.scenes import (
     COLOURS,
     NATURAL,
     Group,
+    Placed,
     Scene,
     colours_of,
     complete,
@@ -139,7 +148,7 @@ def test_claims_are_true_about_half_of_the_time_in_every_category():
     truths: dict[str, list[bool]] = {category: [] for category in CATEGORIES}
     for seed in range(4000):
         scene, rng = scene_and_rng(seed)
-        claim, true = sample_claim(scene, rng)
+        claim, true = sample_claim(scene, place(scene, rng), rng)
         truths[claim[0]].append(true)
     for category, found in truths.items():
         assert 0.25 < sum(found) / len(found) < 0.65, category
@@ -159,3 +168,22 @@ def test_noise_forgets_and_errs_at_the_given_rates():
     assert all(mistaken(s, rng=rng, wrong={}) == s for s in scenes)
     erred = [mistaken(s, rng=rng, wrong={"colour": 1.0}) != s for s in scenes]
     assert sum(erred) / len(erred) > 0.8
+
+
+def test_a_relation_is_seen_where_a_straight_line_parts_the_kinds():
+    def at(kind: str, left_px: int, top_px: int) -> Placed:
+        return Placed(kind, "red", side_px=20, left_px=left_px, top_px=top_px)
+
+    placed = [at("dog", 0, 0), at("dog", 8, 30), at("cat", 30, 12)]
+    assert relation_seen(placed, "dog", "left of", "cat") is True
+    assert relation_seen(placed, "cat", "right of", "dog") is True
+    assert relation_seen(placed, "cat", "left of", "dog") is False
+    assert relation_seen(placed, "dog", "above", "cat") is False
+    assert relation_seen(placed[:1] + placed[2:], "dog", "above", "cat") is None  # they overlap
+    for seed in range(200):
+        scene, rng = scene_and_rng(seed)
+        if len(scene.groups) == 2:
+            first, second = (group.kind for group in scene.groups)
+            objects = place(scene, rng)
+            assert relation_seen(objects, first, scene.relation, second) is True
+            assert relation_seen(objects, second, scene.relation, first) is False

@@ -58,7 +58,10 @@ class VqaModel(nn.Module):
         return self.picture(pixels)
 
     def logits(self, features: Tensor, word_ids: Tensor) -> Tensor:
-        """Features [n, ...] and word ids [n, words] -> log-odds of yes [n]."""
+        """Features [p, ...] and word ids [n, words] -> log-odds of yes [n].
+
+        n is a multiple of p: the first n / p questions are about the first picture, and so on.
+        """
         return self.reader(features, self.words(word_ids), word_ids != _PAD)
 
     def answer(self, features: Tensor, questions: Sequence[str]) -> Tensor:
@@ -70,7 +73,7 @@ class VqaModel(nn.Module):
         rows = torch.full((len(questions), self.config.max_words), _PAD)
         for row, question in zip(rows, questions, strict=True):
             found = re.findall(r"[a-z0-9]+", question.lower())[: self.config.max_words]
-            ids = [self._ids.get(word, _UNKNOWN) for word in found]
+            ids = [self._ids.get(word, _UNKNOWN) for word in found] or [_UNKNOWN]
             row[: len(ids)] = torch.tensor(ids, dtype=torch.long)
         return rows
 
@@ -118,7 +121,10 @@ class _Cells(nn.Module):
             _convolution(width, width, stride=1),
             _convolution(width, width, stride=1),
         )
-        self.place = nn.Parameter(torch.randn(64, width) * 0.02)
+        # Begun as a ramp along both axes: from places that mean nothing yet, "left of" is not
+        # learnt in any number of steps that we tried.
+        ramp = rearrange(_grid(), "side y x -> (y x) side") @ torch.randn(2, width)
+        self.place = nn.Parameter(0.5 * ramp)
 
     def forward(self, pixels: Tensor) -> Tensor:
         return rearrange(self.net(pixels), "b c h w -> b (h w) c") + self.place
@@ -130,17 +136,37 @@ class _Attention(nn.Module):
     def __init__(self, config: VqaConfig) -> None:
         super().__init__()
         self.place = nn.Parameter(torch.randn(config.max_words, config.width) * 0.02)
-        layer = nn.TransformerDecoderLayer(
-            config.width, 4, 2 * config.width, dropout=0.0, batch_first=True, norm_first=True
-        )
-        self.decoder = nn.TransformerDecoder(layer, config.layers)
+        self.layers = nn.ModuleList(_Layer(config.width) for _ in range(config.layers))
         self.head = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, 1))
 
     def forward(self, cells: Tensor, words: Tensor, known: Tensor) -> Tensor:
-        x = self.decoder(words + self.place, cells, tgt_key_padding_mask=~known)
+        x = words + self.place
+        for layer in self.layers:
+            x = layer(x, cells, known)
         mask = known.unsqueeze(-1)
-        mean = (x * mask).sum(1) / mask.sum(1).clamp(min=1)
+        mean = (x * mask).sum(1) / mask.sum(1)
         return self.head(mean).squeeze(-1)
+
+
+class _Layer(nn.Module):
+    """A transformer decoder's layer in which the questions of one picture share its cells."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.among_words = nn.MultiheadAttention(width, 4, batch_first=True)
+        self.to_cells = nn.MultiheadAttention(width, 4, batch_first=True)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, x: Tensor, cells: Tensor, known: Tensor) -> Tensor:
+        y = self.norms[0](x)
+        x = x + self.among_words(y, y, y, key_padding_mask=~known, need_weights=False)[0]
+        y = rearrange(self.norms[1](x), "(p q) w c -> p (q w) c", p=len(cells))
+        seen = self.to_cells(y, cells, cells, need_weights=False)[0]
+        x = x + rearrange(seen, "p (q w) c -> (p q) w c", w=x.shape[1])
+        return x + self.feed_forward(self.norms[2](x))
 
 
 class _Maps(nn.Module):
@@ -161,7 +187,10 @@ class _Maps(nn.Module):
 
 
 class _Modulation(nn.Module):
-    """The question, read by a recurrent network, scales and shifts the maps, block after block."""
+    """The question, read by a recurrent network, scales and shifts the maps, block after block.
+
+    What the head reads of each map: its maximum, its mean, and where its mass lies.
+    """
 
     def __init__(self, config: VqaConfig) -> None:
         super().__init__()
@@ -174,23 +203,35 @@ class _Modulation(nn.Module):
             nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width))
             for _ in range(config.layers)
         )
-        self.head = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, 1))
+        self.head = nn.Sequential(
+            nn.Linear(6 * width, 2 * width), nn.SiLU(), nn.Linear(2 * width, 1)
+        )
         self.grid: Tensor
-        axis = torch.linspace(-1, 1, 8)
-        grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"))
-        self.register_buffer("grid", grid, persistent=False)
+        self.register_buffer("grid", _grid(), persistent=False)
 
     def forward(self, maps: Tensor, words: Tensor, known: Tensor) -> Tensor:
         states, _ = self.recurrent(words)
         # The forward half at the last word, the backward half at the first.
-        last = (known.sum(1) - 1).clamp(min=0)
+        last = known.sum(1) - 1
         width = maps.shape[1]
         rows = torch.arange(len(words), device=words.device)
         question = torch.cat([states[rows, last, :width], states[:, 0, width:]], dim=1)
-        grid = self.grid.expand(len(maps), -1, -1, -1)
+        questions_each = len(words) // len(maps)
         for modulate, mix, block in zip(self.modulate, self.mix, self.blocks, strict=True):
+            grid = self.grid.to(maps.dtype).expand(len(maps), -1, -1, -1)
             x = F.silu(mix(torch.cat([maps, grid], dim=1)))
+            y = block(x)
+            if len(y) != len(question):  # up to here all questions of a picture share the work
+                x, y = (part.repeat_interleave(questions_each, dim=0) for part in (x, y))
             scale, shift = rearrange(modulate(question), "n (k c) -> k n c 1 1", k=2)
-            maps = x + F.silu(block(x) * (1 + scale) + shift)
-        pooled = torch.cat([maps.amax((2, 3)), maps.mean((2, 3))], dim=1)
-        return self.head(pooled).squeeze(-1)
+            maps = x + F.silu(y * (1 + scale) + shift)
+        mass = maps.flatten(2).softmax(dim=2)
+        middle = torch.einsum("n c s, a s -> n a c", mass, self.grid.to(mass.dtype).flatten(1))
+        pooled = [maps.amax((2, 3)), maps.mean((2, 3)), middle[:, 0], middle[:, 1]]
+        return self.head(torch.cat([*pooled, question], dim=1)).squeeze(-1)
+
+
+def _grid() -> Tensor:
+    """Where the 8x8 cells lie, [2, 8, 8]: from -1 to 1 downwards, and to the right."""
+    axis = torch.linspace(-1, 1, 8)
+    return torch.stack(torch.meshgrid(axis, axis, indexing="ij"))

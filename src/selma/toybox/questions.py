@@ -6,12 +6,21 @@ A claim is one atomic statement; a question asks for it in words and expects yes
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Literal
 
 from selma.records import Question
 from selma.toybox.captions import NUMBERS, plural
 from selma.toybox.drawing import BACKGROUNDS, KINDS
-from selma.toybox.scenes import COLOURS, MAX_COUNT, OPPOSITE, RELATIONS, Scene
+from selma.toybox.scenes import (
+    COLOURS,
+    MAX_COUNT,
+    OPPOSITE,
+    RELATIONS,
+    Placed,
+    Relation,
+    Scene,
+)
 
 Category = Literal["entity", "colour", "count", "size", "spatial", "global"]
 CATEGORIES: tuple[Category, ...] = ("entity", "colour", "count", "size", "spatial", "global")
@@ -100,9 +109,11 @@ def holds(claim: Claim, scene: Scene) -> bool:
             return scene.background == claim[1]
 
 
-def sample_claim(scene: Scene, rng: random.Random) -> tuple[Claim, bool]:
-    """A claim about a complete scene and whether it holds; true and false about equally often."""
-    category = rng.choice(CATEGORIES)
+def sample_claim(scene: Scene, placed: Sequence[Placed], rng: random.Random) -> tuple[Claim, bool]:
+    """A claim about a complete scene and whether it is seen in the picture; true and false about
+    equally often. Relations are asked most, since they are learnt last."""
+    relational = len(scene.groups) == 2 and rng.random() < 0.4
+    category = "spatial" if relational else rng.choice(CATEGORIES)
     group = rng.choice(scene.groups)
     absent = rng.choice([kind for kind in KINDS if kind not in {g.kind for g in scene.groups}])
     true = rng.random() < 0.5
@@ -120,22 +131,46 @@ def sample_claim(scene: Scene, rng: random.Random) -> tuple[Claim, bool]:
             said_size = group.size if true and group.size != "normal" else None
             claim = ("size", kind, said_size or rng.choice(("small", "big")))
         case "spatial":
-            claim = _sample_relation(scene, rng, true, absent)
+            return _sample_relation(scene, placed, rng, true, absent)
         case _:
             claim = ("global", str(scene.background) if true else rng.choice(BACKGROUNDS))
     return claim, holds(claim, scene)
 
 
-def _sample_relation(scene: Scene, rng: random.Random, true: bool, absent: str) -> Claim:
-    if len(scene.groups) == 1:
-        pair = [scene.groups[0].kind, absent]
+def _sample_relation(
+    scene: Scene, placed: Sequence[Placed], rng: random.Random, true: bool, absent: str
+) -> tuple[Claim, bool]:
+    kinds = [group.kind for group in scene.groups]
+    if len(kinds) == 1 or (not true and rng.random() < 0.15):
+        pair = [rng.choice(kinds), absent]
         rng.shuffle(pair)
-        return ("spatial", pair[0], rng.choice(RELATIONS), pair[1])
-    if true:
-        return ("spatial", *rng.choice(sorted(_relations(scene))))
-    pair = [group.kind for group in scene.groups]
-    rng.shuffle(pair)
-    return ("spatial", pair[0], rng.choice(RELATIONS), pair[1])
+        return ("spatial", pair[0], rng.choice(RELATIONS), pair[1]), False
+    seen = [
+        (first, relation, second)
+        for first, second in (kinds, kinds[::-1])
+        for relation in RELATIONS
+        if relation_seen(placed, first, relation, second) is true
+    ]
+    return ("spatial", *rng.choice(seen)), true
+
+
+def relation_seen(
+    placed: Sequence[Placed], first: str, relation: Relation, second: str
+) -> bool | None:
+    """Whether all of the first kind lie on that side of all of the second: True if a straight line
+    parts them, False if not even their centres are in order, None in between."""
+    if relation in ("right of", "below"):
+        first, second = second, first
+    along = [
+        (p.kind, p.left_px if relation in ("left of", "right of") else p.top_px, p.side_px)
+        for p in placed
+    ]
+    near = [(start, side) for kind, start, side in along if kind == first]
+    far = [(start, side) for kind, start, side in along if kind == second]
+    if max(start + side for start, side in near) <= min(start for start, _ in far):
+        return True
+    ordered = max(start + side / 2 for start, side in near) < min(s + d / 2 for s, d in far)
+    return None if ordered else False
 
 
 def _relations(scene: Scene) -> set[tuple[str, ...]]:

@@ -69,7 +69,7 @@ def main(
         ),
         "base": lambda: train_base(
             work,
-            steps=steps(10_000),
+            steps=steps(16_000),
             batch=64,
             scenes=steps(24_000),
             seed=SEED,
@@ -78,10 +78,10 @@ def main(
             limit_s=limit_s,
         ),
         "judge-a": lambda: train_judge(
-            work, "judge-a", steps=steps(5000), batch=32, seed=SEED, device=on, limit_s=limit_s
+            work, "judge-a", steps=steps(4000), batch=32, seed=SEED, device=on, limit_s=limit_s
         ),
         "judge-b": lambda: train_judge(
-            work, "judge-b", steps=steps(5000), batch=32, seed=SEED + 1, device=on, limit_s=limit_s
+            work, "judge-b", steps=steps(4000), batch=32, seed=SEED + 1, device=on, limit_s=limit_s
         ),
         "clip": lambda: train_scorer(
             work, steps=steps(3000), batch=128, seed=SEED, device=on, limit_s=limit_s

@@ -32,10 +32,11 @@ NAMING_WEIGHT = 3.0
 NAMES = (*KINDS, *COLOURS, *SIDE_PX, *BACKGROUNDS)
 _CELLS = 8
 _CELL_PX = IMAGE_PX // _CELLS
-ARCHITECTURES: dict[str, Literal["attention", "modulation"]] = {
-    "judge-a": "attention",
-    "judge-b": "modulation",
+ARCHITECTURES: dict[str, tuple[Literal["attention", "modulation"], int]] = {
+    "judge-a": ("attention", 3),
+    "judge-b": ("modulation", 2),
 }
+"""Name → architecture and number of layers."""
 
 
 def train_judge(
@@ -50,7 +51,8 @@ def train_judge(
 ) -> dict[str, float]:
     """Trains and saves `folder/<name>`; returns its accuracy in each category."""
     torch.manual_seed(seed)
-    config = VqaConfig(architecture=ARCHITECTURES[name], vocabulary=tuple(words()))
+    architecture, layers = ARCHITECTURES[name]
+    config = VqaConfig(architecture=architecture, vocabulary=tuple(words()), layers=layers)
     pupil = Pupil(VqaModel(config)).to(device)
     model = pupil.model
 
@@ -60,8 +62,7 @@ def train_judge(
         # The fused attention's backward pass in bfloat16 is many times slower on a CPU.
         with torch.autocast(device.type, dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             features = model.encode(lesson.pixels.to(device))
-            each = features.repeat_interleave(QUESTIONS_PER_PICTURE, dim=0)
-            logits = model.logits(each, model.word_ids(lesson.questions).to(device))
+            logits = model.logits(features, model.word_ids(lesson.questions).to(device))
             named = pupil.name_cells(features)
         answers = F.binary_cross_entropy_with_logits(logits.float(), lesson.truth.to(device))
         return answers + NAMING_WEIGHT * naming_loss(named.float(), lesson.cells.to(device))
@@ -110,9 +111,9 @@ def examination(rng: random.Random, pictures: int, *, degraded: bool) -> Examina
     if degraded:
         pixels = degrade(pixels, rng)
     texts, truth, categories = [], [], []
-    for scene in scenes:
+    for scene, placed in zip(scenes, places, strict=True):
         for _ in range(QUESTIONS_PER_PICTURE):
-            claim, true = sample_claim(scene, rng)
+            claim, true = sample_claim(scene, placed, rng)
             texts.append(ask(claim, _spoken_of(scene, claim, rng)))
             truth.append(float(true))
             categories.append(claim[0])
@@ -157,8 +158,7 @@ def accuracy(model: VqaModel, *, seed: int, pictures: int = 1500) -> dict[str, f
             exam = examination(rng, 100, degraded=kind == "degraded")
             with torch.no_grad():
                 features = model.encode(exam.pixels)
-                each = features.repeat_interleave(QUESTIONS_PER_PICTURE, dim=0)
-                said = model.answer(each, exam.questions) > 0.5
+                said = model.answer(features, exam.questions) > 0.5
             for category, ok in zip(exam.categories, said == (exam.truth > 0.5), strict=True):
                 right[category].append(bool(ok))
         for category, answers in sorted(right.items()):
