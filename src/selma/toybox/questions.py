@@ -157,8 +157,8 @@ def _sample_relation(
 def relation_seen(
     placed: Sequence[Placed], first: str, relation: Relation, second: str
 ) -> bool | None:
-    """Whether all of the first kind lie on that side of all of the second: True if a straight line
-    parts them, False if not even their centres are in order, None in between."""
+    """Whether the first kind lies on that side of the second: True if a straight line parts all of
+    the one from all of the other, False if not even their middles are in order, None in between."""
     if relation in ("right of", "below"):
         first, second = second, first
     along = [
@@ -169,8 +169,8 @@ def relation_seen(
     far = [(start, side) for kind, start, side in along if kind == second]
     if max(start + side for start, side in near) <= min(start for start, _ in far):
         return True
-    ordered = max(start + side / 2 for start, side in near) < min(s + d / 2 for s, d in far)
-    return None if ordered else False
+    middles = [sum(s + d / 2 for s, d in group) / len(group) for group in (near, far)]
+    return None if middles[0] < middles[1] else False
 
 
 def _relations(scene: Scene) -> set[tuple[str, ...]]:

@@ -84,7 +84,7 @@ def main(
             work, "judge-b", steps=steps(4000), batch=32, seed=SEED + 1, device=on, limit_s=limit_s
         ),
         "clip": lambda: train_scorer(
-            work, steps=steps(3000), batch=128, seed=SEED, device=on, limit_s=limit_s
+            work, steps=steps(2000), batch=128, seed=SEED, device=on, limit_s=limit_s
         ),
     }
     target = out or weights_folder()
