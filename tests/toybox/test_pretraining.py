@@ -12,7 +12,7 @@ from transformers import CLIPModel
 from selma.errors import ModelError
 from selma.toybox.pretraining.autoencoder import render, to_pixels, train_autoencoder
 from selma.toybox.pretraining.degradation import degrade
-from selma.toybox.pretraining.denoiser import train_base
+from selma.toybox.pretraining.denoiser import TIMESTEPS, sample_timesteps, train_base
 from selma.toybox.pretraining.language import MAX_TOKENS, new_tokenizer
 from selma.toybox.pretraining.loop import Course, train
 from selma.toybox.pretraining.scoring import train_scorer
@@ -102,3 +102,10 @@ def test_pixels_are_in_range_and_degrading_keeps_them_there():
     assert worse.shape == pixels.shape and worse.abs().max() <= 1
     same = sum(torch.equal(a, b) for a, b in zip(pixels, worse, strict=True))
     assert 4 <= same <= 24  # about a third is left as it is
+
+
+def test_timesteps_cover_the_whole_range_and_favour_the_middle():
+    t = sample_timesteps(20_000, torch.Generator().manual_seed(0))
+    assert t.min() < 10 and t.max() > TIMESTEPS - 10
+    share = ((t >= 200) & (t < 600)).float().mean()
+    assert 0.45 < share < 0.55  # 0.4 if all were uniform
