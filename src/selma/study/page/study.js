@@ -4,7 +4,9 @@
 const PAUSE_MS = 350; // longer than the gap between the clicks of a double click
 const byId = (id) => document.getElementById(id);
 const buttons = [...document.querySelectorAll("[data-choice]")];
-const keys = { 1: "left", 2: "tie", 3: "right", ArrowLeft: "left", ArrowDown: "tie", ArrowUp: "tie", ArrowRight: "right" };
+const keys = { 1: "left", 2: "tie", 3: "right", ArrowLeft: "left", ArrowRight: "right" };
+const stacked = () => document.body.classList.contains("stacked");
+const chosenBy = (key) => keys[key] ?? { ArrowUp: stacked() ? "left" : "tie", ArrowDown: stacked() ? "right" : "tie" }[key];
 let state = null;
 let busy = true;
 let shownAt = 0;
@@ -57,6 +59,16 @@ function place(img, picture) {
   img.classList.toggle("small", picture.naturalWidth <= 256);
 }
 
+// Beside or above each other, whichever makes the pictures larger.
+function arrange() {
+  const { clientWidth: width, clientHeight: height } = document.querySelector(".pictures");
+  const gap = 16;
+  const ratio = Number(byId("left").style.getPropertyValue("--ratio")) || 1;
+  const beside = Math.min((width - gap) / 2, height * ratio);
+  const above = Math.min(width, ((height - gap) / 2) * ratio);
+  document.body.classList.toggle("stacked", above > beside);
+}
+
 async function show(next) {
   state = next;
   const { current, following, done, total } = state;
@@ -82,6 +94,7 @@ async function show(next) {
   byId("pair").hidden = !current;
   byId("end").hidden = Boolean(current);
   if (!current) byId("end").focus();
+  arrange();
   byId("bar").value = done;
   byId("count").firstElementChild.textContent = done;
   byId("undo").hidden = state.last_vote === null;
@@ -118,16 +131,26 @@ function undo() {
 
 for (const button of buttons) button.addEventListener("click", () => choose(button.dataset.choice));
 byId("undo").addEventListener("click", undo);
+for (const frame of document.querySelectorAll(".frame")) {
+  frame.addEventListener("click", () => {
+    const large = byId("large").firstElementChild;
+    place(large, frame.firstElementChild);
+    large.alt = frame.firstElementChild.alt;
+    byId("large").showModal();
+  });
+}
+byId("large").addEventListener("click", () => byId("large").close());
+new ResizeObserver(arrange).observe(document.querySelector(".pictures"));
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || byId("large").open) return;
   if (event.repeat) {
     // A key that is held down would answer pair after pair.
-    if (keys[event.key] || ["Backspace", "Enter", " "].includes(event.key)) event.preventDefault();
+    if (chosenBy(event.key) || ["Backspace", "Enter", " "].includes(event.key)) event.preventDefault();
     return;
   }
-  if (keys[event.key]) {
+  if (chosenBy(event.key)) {
     event.preventDefault();
-    choose(keys[event.key]);
+    choose(chosenBy(event.key));
   } else if (event.key === "Backspace") {
     event.preventDefault();
     undo();
