@@ -70,8 +70,9 @@ def test_three_annotators_click_through_a_study(tmp_path: Path) -> None:
                 "Thank you, Cleo."
             )
     check(tmp_path, texts)
-    complaints = [error for error in chromium.errors if '"level": "info"' not in error]
-    assert not complaints
+    # What a page loads ahead may meet the server that was killed.
+    expected = ('"level": "info"', "net::ERR_CONNECTION")
+    assert not [e for e in chromium.errors if not any(said in e for said in expected)]
 
 
 def by_keys(page: Page, texts: list[str]) -> None:
