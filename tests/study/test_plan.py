@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections import Counter
 from pathlib import Path
@@ -86,25 +87,44 @@ def test_a_picture_that_changed_is_never_shown(tmp_path: Path) -> None:
         pictures.verify()
 
 
-def test_a_picture_tells_nothing_but_its_pixels(tmp_path: Path) -> None:
+def with_more(path: Path, how: str) -> None:
+    """Puts the model's name into a picture's file, beside its pixels."""
+    with Image.open(path) as picture:
+        picture.load()
+        if how == "text":
+            said = PngImagePlugin.PngInfo()
+            said.add_text("Software", "drawn by quagga")
+            picture.save(path, pnginfo=said)
+        elif how == "exif":
+            exif = picture.getexif()
+            exif[0x0131] = "drawn by quagga"
+            picture.save(path, exif=exif)
+        elif how == "comment":  # of another format, whatever the name says
+            picture.save(path, format="GIF", comment=b"drawn by quagga")
+        else:
+            path.write_bytes(path.read_bytes() + b"drawn by quagga")
+
+
+@pytest.mark.parametrize("how", ["text", "exif", "comment", "after the end"])
+def test_a_picture_tells_nothing_but_its_pixels(tmp_path: Path, how: str) -> None:
     exam = little_run(tmp_path, prompts=5)
     folder = tmp_path / SCORES / "pictures" / "quagga"
     path = folder / f"{exam[0].id}.png"
-    said = PngImagePlugin.PngInfo()
-    said.add_text("Software", "drawn by quagga")
-    with Image.open(path) as picture:
-        picture.load()
-        before = picture.convert("RGB")
-        picture.save(path, pnginfo=said)
-    # As a stage would have left it.
-    manifest = folder / "manifest.json"
-    entry = json.loads(manifest.read_text())
-    entry["files"][path.name]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    manifest.write_text(json.dumps(entry))
+    with_more(path, how)
     assert b"quagga" in path.read_bytes()
+    with Image.open(path) as picture:
+        before = picture.convert("RGB")
+    # As a stage would have left it.
+    entry = json.loads((folder / "manifest.json").read_text())
+    entry["files"][path.name]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(entry))
     study = plan_study(tmp_path, exam, models=("okapi", "quagga"), prompts=5, seed=0)
-    shown = Pictures(tmp_path, study).png(exam[0].id, 1)
+    pictures = Pictures(tmp_path, study)
+    shown = pictures.png(exam[0].id, 1)
     assert b"quagga" not in shown
-    (tmp_path / "shown.png").write_bytes(shown)
-    with Image.open(tmp_path / "shown.png") as picture:
+    with Image.open(io.BytesIO(shown)) as picture:
+        assert picture.format == "PNG"
         assert picture.convert("RGB").tobytes() == before.tobytes()
+    # A plain file is passed on as it is, without the time that encoding takes.
+    plain = folder / f"{exam[1].id}.png"
+    assert pictures.png(exam[1].id, 1) == plain.read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
@@ -18,6 +19,7 @@ from selma.workspace import SCORES, inside, recipe_key
 PAPER_PROMPTS = 200
 """How many prompts the paper's annotators saw (arXiv:2403.06952, section 5.5)."""
 MAX_PIXELS = 4096**2
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class Pair(Record):
@@ -106,9 +108,10 @@ class Pictures:
                 self._read(prompt, model)
 
     def _png(self, prompt: str, model: int) -> bytes:
-        """The picture of a prompt by the first (0) or second (1) model, encoded anew: a file of
-        another's making may name its model inside."""
-        return png_bytes(decode(self._read(prompt, model), max_pixels=MAX_PIXELS))
+        """The picture of a prompt by the first (0) or second (1) model. A file that holds more than
+        pixels may name its model in it, and is encoded anew."""
+        data = self._read(prompt, model)
+        return data if _only_pixels(data) else png_bytes(decode(data, max_pixels=MAX_PIXELS))
 
     def _read(self, prompt: str, model: int) -> bytes:
         path = inside(self.run, f"{_place(self.models[model])}/{prompt}.png")
@@ -122,6 +125,22 @@ class Pictures:
                 "Put it back, or begin another study with --name."
             )
         return data
+
+
+def _only_pixels(data: bytes) -> bool:
+    """Whether this is a PNG of nothing but the parts that its picture is made of. Encoding anew
+    takes a second for 1024 x 1024, in which an annotator would wait."""
+    place = len(_PNG)
+    if not data.startswith(_PNG):
+        return False
+    while place + 12 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, place)
+        place += size + 12
+        if kind == b"IEND":
+            return size == 0 and place == len(data)
+        if kind not in (b"IHDR", b"PLTE", b"tRNS", b"IDAT"):
+            return False
+    return False
 
 
 def _place(model: str) -> str:
