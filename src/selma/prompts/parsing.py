@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-_MAX_CHARACTERS = 200_000  # far above any honest reply; a longer one is cut here
-_FENCE = re.compile(r"^\s*(```|~~~)[\w-]*\s*$")
-_THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?(</\1>|\Z)", re.DOTALL | re.IGNORECASE)
+from selma.backbones.replies import FENCE, readable
+
 _LABEL = r"(?:caption|prompt|text|description|example|item|sentence|no\.?|number|nr\.?)"
 _NUMBERED = re.compile(
     rf"^\s*(?:[-*+•>]\s+)?(?:\#+\s*)?[*_]{{0,2}}[\(\[]?(?:{_LABEL}\s*)?\#?\s*(\d{{1,4}})\s*"
@@ -58,7 +56,7 @@ def parse_reply(text: str | None, *, truncated: bool = False) -> Parsed:
     `truncated` says that the model was stopped by its limit, so the last item is not whole. Each
     caption is one line of at least one letter or digit, without control characters.
     """
-    clean = _readable(text or "")
+    clean = readable(text or "")
     items = _from_json(clean)
     whole = items is not None and not truncated
     if items is None:
@@ -81,25 +79,9 @@ def parse_reply(text: str | None, *, truncated: bool = False) -> Parsed:
     return Parsed(tuple(captions), dropped)
 
 
-def _readable(text: str) -> str:
-    """Without thoughts, carriage returns, control characters and marks that turn the direction."""
-    text = _THOUGHT.sub("", text[:_MAX_CHARACTERS])
-    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    text = text.replace("\u2028", "\n").replace("\u2029", "\n")
-    return "".join(c for c in text if c in "\n\t" or not _unprintable(c))
-
-
-def _unprintable(character: str) -> bool:
-    category = unicodedata.category(character)
-    # ZWNJ and ZWJ (Cf) belong to the spelling of Persian, Indic scripts and emoji.
-    return category in ("Cc", "Cs", "Co", "Cn") or (
-        category == "Cf" and character not in "\u200c\u200d"
-    )
-
-
 def _from_json(text: str) -> list[str] | None:
     """The strings of a reply that is JSON, bare or in a fence; None if it is not JSON."""
-    inner = "\n".join(line for line in text.split("\n") if not _FENCE.match(line)).strip()
+    inner = "\n".join(line for line in text.split("\n") if not FENCE.match(line)).strip()
     start = min((at for at in (inner.find("["), inner.find("{")) if at >= 0), default=-1)
     if start < 0 or not _opens_json(inner[start:]):
         return None
@@ -152,7 +134,7 @@ def _finished_strings(text: str) -> list[str] | None:
 
 
 def _from_lines(text: str) -> list[str]:
-    lines = ["" if _FENCE.match(line) else line for line in text.split("\n")]
+    lines = ["" if FENCE.match(line) else line for line in text.split("\n")]
     for marker in (_NUMBERED, _BULLET):
         if any(marker.match(line) for line in lines):
             return list(_marked(lines, marker))

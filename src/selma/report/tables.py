@@ -76,10 +76,11 @@ def print_scorecard(scorecard: Scorecard, console: Console) -> None:
     table = Table(
         title=f"{scorecard.benchmark} ({scorecard.split}): {scorecard.prompts} prompts, "
         f"{scorecard.questions} questions, judge {scorecard.judge}",
-        caption="DSG score, 0-100, with 95% intervals; differences are paired by prompt",
+        caption=f"{scorecard.measure} score, 0-100, with 95% intervals; "
+        "differences are paired by prompt",
     )
     table.add_column("model")
-    for column in ("DSG", "95%", "minus base", "95%", *(("CLIP",) if has_clip else ())):
+    for column in (scorecard.measure, "95%", "minus base", "95%", *(("CLIP",) if has_clip else ())):
         table.add_column(column, justify="right")
     for model in scorecard.models:
         change = model.difference
