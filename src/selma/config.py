@@ -127,6 +127,22 @@ class PromptsConfig(Section):
         return skills
 
 
+class QuestionsConfig(Section):
+    """Of `selma questions`; not part of a run."""
+
+    style: Literal["dsg", "tifa"] = "dsg"
+    """DSG's yes/no questions with dependencies, or TIFA's multiple choice."""
+    backend: Annotated[LocalLLM | ServedLLM, Field(discriminator="kind")] = LocalLLM()
+    attempts: PositiveInt = 3
+    """How often one step is asked for before its prompt is put aside."""
+    temperature: NonNegativeFloat = 0.0
+    """Of first attempts; further ones take at least 0.7, since the same reply would come again."""
+    max_new_tokens: PositiveInt = 2048
+    patience: PositiveInt = 20
+    """Stop with a report after this many prompts in a row that gave nothing."""
+    seed: NonNegativeInt = 0
+
+
 class ImagesConfig(Section):
     per_prompt: PositiveInt = 1
     steps: PositiveInt = 50

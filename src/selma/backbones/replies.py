@@ -13,6 +13,15 @@ _THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?(</\1>|\Z)", re.DOTALL | 
 FENCE = re.compile(r"^\s*(```|~~~)[\w-]*\s*$")
 """A line that opens or closes a block of code."""
 
+REFUSAL = re.compile(
+    r"^\W*(i['’]?m (very |really |so )?sorry|(i am|we are) (very )?sorry|sorry[,.!]|"
+    r"i apologi[sz]e|my apologies|i['’]?m (unable|not able)|unfortunately,? i|"
+    r"(i|we) (can ?not|can['’]t|won['’]t|will not|am (unable|not able)|must decline)|"
+    r"as an? (ai|artificial|language model|assistant))(\b|(?<=\W))",
+    re.IGNORECASE,
+)
+"""The beginning of a reply that declines."""
+
 
 def readable(text: str) -> str:
     """Without thoughts, carriage returns, control characters and marks that turn the direction."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from selma.backbones.replies import FENCE, readable
+from selma.backbones.replies import FENCE, REFUSAL, readable
 
 _LABEL = r"(?:caption|prompt|text|description|example|item|sentence|no\.?|number|nr\.?)"
 _NUMBERED = re.compile(
@@ -24,13 +24,6 @@ _BULLET = re.compile(
     r"^\s*(?:[-*+•‣◦▪●·–—→»✓✔]|\[[ xX]?\]|<li>|[a-zA-Z]\)|\([a-zA-Z]\))\s*(?=\S)(.*)$"
 )
 _ROW = re.compile(r"^\s*\|(.+)\|\s*$")
-_REFUSAL = re.compile(
-    r"^\W*(i['’]?m (very |really |so )?sorry|(i am|we are) (very )?sorry|sorry[,.!]|"
-    r"i apologi[sz]e|my apologies|i['’]?m (unable|not able)|unfortunately,? i|"
-    r"(i|we) (can ?not|can['’]t|won['’]t|will not|am (unable|not able)|must decline)|"
-    r"as an? (ai|artificial|language model|assistant))(\b|(?<=\W))",
-    re.IGNORECASE,
-)
 _CHATTER = re.compile(
     r"^\W*(sure|certainly|of course|absolutely|okay|great|here (are|is)|here['’]s|below (are|is)|"
     r"these are|i hope|hope (this|these)|let me know|feel free|note that|please note|"
@@ -72,7 +65,7 @@ def parse_reply(text: str | None, *, truncated: bool = False) -> Parsed:
     for item in map(_bare, items):
         if not any(c.isalnum() for c in item):
             dropped["blank"] += 1
-        elif _REFUSAL.match(item):
+        elif REFUSAL.match(item):
             dropped["refusal"] += 1
         else:
             captions.append(item)
@@ -196,7 +189,7 @@ def _plain(lines: Iterable[str]) -> list[str]:
     found = [line.strip() for line in lines if line.strip()]
     found = [line for line in found if not _CHATTER.match(line) and not line.endswith(":")]
     prose = any(re.search(r"[.!?]['\"”’]?\s+[A-Z]", line) for line in found)
-    if len(found) < 2 or prose or _REFUSAL.match(found[0]):
+    if len(found) < 2 or prose or REFUSAL.match(found[0]):
         return []
     return found
 

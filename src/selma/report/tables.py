@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -122,3 +124,21 @@ def print_given_scores(found: Mapping[str, Any], console: Console) -> None:
     faults = {**found.get("dependency_faults", {}), **found.get("question_faults", {})}
     if any(faults.values()):
         console.print("Faults: " + ", ".join(f"{k} {v}x" for k, v in faults.items() if v))
+
+
+def print_questions(found: Mapping[str, Any], out: Path, console: Console | None = None) -> None:
+    """What `selma questions` made, what was wrong in replies, and what was put aside."""
+    show = partial((console or Console()).print, highlight=False, soft_wrap=True)
+    show(f"{out}: {found['questions']} questions about {found['done']} prompts")
+    show(
+        f"{found['requests']} requests, {found['prompt_tokens']} tokens read, "
+        f"{found['reply_tokens']} written, cost {found['cost']:g}",
+    )
+    if found["faults"]:
+        faults = ", ".join(f"{what} {count}x" for what, count in found["faults"].items())
+        show(f"Wrong in replies: {faults}")
+    if found["quarantined"]:
+        show(
+            f"{found['quarantined']} prompts gave none and are put aside, with the reasons: "
+            f"{out.with_name(f'{out.stem}.quarantine.jsonl')}",
+        )

@@ -20,8 +20,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from selma.errors import ConfigError, DataError, FetchError
-from selma.progress import Advance, progress
-from selma.scores.benchmarks import BENCHMARKS, Benchmark, RemoteFile
+from selma.progress import progress
+from selma.scores.benchmarks import BENCHMARKS, Benchmark
+from selma.scores.benchmarks.layouts import RemoteFile
 from selma.workspace import file_sha256, promote, write_bytes
 
 _BLOCK = 1 << 16
@@ -41,7 +42,7 @@ class Fetched:
 def fetch(
     benchmark: Benchmark, folder: Path, *, timeout_s: float = 30.0, longest_s: float = 600.0
 ) -> list[Fetched]:
-    """The benchmark's files in `folder`; what is there with the right checksum is not fetched again.
+    """The benchmark's files in `folder`; what is there with its checksum is not fetched again.
 
     timeout_s: for the server to answer or go on; longest_s: for one file in all. Raises FetchError
     (no network, refused, cut short, too large, not the file) with nothing written under the file's
@@ -92,8 +93,8 @@ def _present(folder: Path, file: RemoteFile) -> Fetched | None:
     found = file_sha256(path)
     if found != wanted:
         raise DataError(
-            f"{path} must have the sha256 {wanted}, but has {found}. It is another file or damaged; "
-            "move it away to have it fetched again."
+            f"{path} must have the sha256 {wanted}, but has {found}. It is another file or "
+            "damaged; move it away to have it fetched again."
         )
     return Fetched(path, found, pinned=file.sha256 is not None, new=False)
 
@@ -112,8 +113,7 @@ def _bring(
     # The suffix stays, since layouts are told by it.
     aside = folder / f".partial-{file.name}"
     try:
-        with progress(file.name, total=file.max_bytes) as bar:
-            found = _download(file, aside, timeout_s=timeout_s, longest_s=longest_s, bar=bar)
+        found = _download(file, aside, timeout_s=timeout_s, longest_s=longest_s)
         if file.sha256 is None:
             _readable(benchmark, file, aside)
         elif found != file.sha256:
@@ -131,9 +131,7 @@ def _bring(
     return Fetched(path, found, pinned=file.sha256 is not None, new=True)
 
 
-def _download(
-    file: RemoteFile, aside: Path, *, timeout_s: float, longest_s: float, bar: Advance
-) -> str:
+def _download(file: RemoteFile, aside: Path, *, timeout_s: float, longest_s: float) -> str:
     """The sha256 of what was written to `aside`."""
     digest, count, until = hashlib.sha256(), 0, time.monotonic() + longest_s
     request = urllib.request.Request(file.url, headers={"User-Agent": "selma"})
@@ -142,15 +140,16 @@ def _download(
             length = answer.headers.get("Content-Length", "")
             promised = int(length) if length.isdecimal() else None
             _check_size(file, promised or 0)
-            # read1 returns what has come, so that a slow drip cannot outlast the limit below.
-            while block := answer.read1(_BLOCK):
-                digest.update(block)
-                out.write(block)
-                count += len(block)
-                _check_size(file, count)
-                bar(len(block))
-                if time.monotonic() > until:
-                    raise FetchError(f"{file.url} took longer than {longest_s:g} s.{_ELSE}")
+            with progress(file.name, total=promised or file.max_bytes) as bar:
+                # read1 returns what has come, so that a slow drip cannot outlast the limit.
+                while block := answer.read1(_BLOCK):
+                    digest.update(block)
+                    out.write(block)
+                    count += len(block)
+                    _check_size(file, count)
+                    bar(len(block))
+                    if time.monotonic() > until:
+                        raise FetchError(f"{file.url} took longer than {longest_s:g} s.{_ELSE}")
             if promised is not None and count != promised:
                 raise FetchError(
                     f"{file.url} was cut short: {count} of {promised} bytes came.{_ELSE}"
@@ -164,8 +163,8 @@ def _download(
 
 
 _ELSE = (
-    " Nothing was written. Run the same command again, or, where there is no network, bring the file "
-    "by another way and name its path."
+    " Nothing was written. Run the same command again, or, where there is no network, bring the "
+    "file by another way and name its path."
 )
 
 
