@@ -128,7 +128,7 @@ def print_given_scores(found: Mapping[str, Any], console: Console) -> None:
 
 def print_questions(found: Mapping[str, Any], out: Path, console: Console | None = None) -> None:
     """What `selma questions` made, what was wrong in replies, and what was put aside."""
-    show = partial((console or Console()).print, highlight=False, soft_wrap=True)
+    show = partial((console or Console()).print, highlight=False, markup=False, soft_wrap=True)
     show(f"{out}: {found['questions']} questions about {found['done']} prompts")
     show(
         f"{found['requests']} requests, {found['prompt_tokens']} tokens read, "
