@@ -45,6 +45,8 @@ study = typer.Typer(
     help="People choose between two models' pictures, as in the paper.", no_args_is_help=True
 )
 app.add_typer(study, name="study")
+data = typer.Typer(help="The public files of benchmarks.", no_args_is_help=True)
+app.add_typer(data, name="data")
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file of settings.")]
 Folder = Annotated[
@@ -206,6 +208,41 @@ def tifa(
 
 
 @app.command()
+def questions(
+    prompts: Annotated[
+        Path, typer.Argument(metavar="PROMPTS", help="Your prompts: .txt, .csv, .jsonl or .json.")
+    ],
+    out: Annotated[Path, typer.Option(help="The questions: .csv, or .json for --style tifa.")],
+    style: Annotated[
+        str, typer.Option(help="dsg: yes/no with dependencies; tifa: multiple choice.")
+    ] = "dsg",
+    backend: Annotated[
+        str | None,
+        typer.Option(help="YAML with a language model's settings, or a local model's folder."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Or a model on a server.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="The server of --model.")] = None,
+    attempts: Annotated[int, typer.Option(min=1, help="How often a step is asked for.")] = 3,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of each reply.")] = 2048,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Let a language model write questions about pictures of your prompts."""
+    from selma.report.tables import print_questions
+    from selma.scores.benchmarks import read_benchmark
+    from selma.scores.questions.settings import backend_of, questions_config
+    from selma.scores.questions.writing import write_questions
+
+    settings = questions_config(
+        style=style,
+        backend=backend_of(backend, model=model, base_url=base_url),
+        attempts=attempts,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+    )
+    print_questions(write_questions(read_benchmark(prompts), settings, out), out)
+
+
+@app.command()
 def report(config: Config, folder: Folder = None) -> None:
     """Stage 6: write what was found as one page."""
     from selma import pipeline
@@ -318,6 +355,35 @@ def report_study(
     if csv:
         write_votes(csv, ballot)
     print_summary(found, Console())
+
+
+Known = Annotated[str, typer.Argument(metavar="NAME", help="dsg-1k or tifa-v1.0.")]
+
+
+@data.command()
+def fetch(
+    name: Known,
+    to: Annotated[Path | None, typer.Option(help="Folder; data/NAME if not given.")] = None,
+) -> None:
+    """Fetch a benchmark's files, each checked by its checksum."""
+    from selma.scores.benchmarks.fetching import fetch, fetchable, told
+
+    benchmark = fetchable(name)
+    for line in told(fetch(benchmark, to or Path("data") / benchmark.name)):
+        typer.echo(line)
+
+
+@data.command()
+def verify(
+    name: Known,
+    folder: Annotated[Path | None, typer.Option(help="Folder; data/NAME if not given.")] = None,
+) -> None:
+    """Read a benchmark's files and compare their checksums."""
+    from selma.scores.benchmarks.fetching import fetchable, told, verify
+
+    benchmark = fetchable(name)
+    for line in told(verify(benchmark, folder or Path("data") / benchmark.name)):
+        typer.echo(line)
 
 
 @toybox.command()

@@ -127,6 +127,22 @@ class PromptsConfig(Section):
         return skills
 
 
+class QuestionsConfig(Section):
+    """Of `selma questions`; not part of a run."""
+
+    style: Literal["dsg", "tifa"] = "dsg"
+    """DSG's yes/no questions with dependencies, or TIFA's multiple choice."""
+    backend: Annotated[LocalLLM | ServedLLM, Field(discriminator="kind")] = LocalLLM()
+    attempts: PositiveInt = 3
+    """How often one step is asked for before its prompt is put aside."""
+    temperature: NonNegativeFloat = 0.0
+    """Of first attempts; further ones take at least 0.7, since the same reply would come again."""
+    max_new_tokens: PositiveInt = 2048
+    patience: PositiveInt = 20
+    """Stop with a report after this many prompts in a row that gave nothing."""
+    seed: NonNegativeInt = 0
+
+
 class ImagesConfig(Section):
     per_prompt: PositiveInt = 1
     steps: PositiveInt = 50
@@ -185,7 +201,8 @@ class MergedConfig(Section):
 
 class ScoresConfig(Section):
     benchmark: str = "toybox"
-    """"toybox", or the path of a CSV in DSG-1k's layout."""
+    """"toybox", or a path: a CSV in DSG-1k's layout, TIFA's question file or the folder of its two
+    files. Prompts of your own need questions first: `selma questions`."""
     split: Literal["dev", "test"] = "test"
     prompts: PositiveInt | None = None
     """Take only this many prompts, evenly over the groups; None takes all."""
@@ -203,6 +220,10 @@ class ScoresConfig(Section):
     """Also score each expert alone."""
     zeroing: Literal["cascading", "one_level", "row_order", "none"] = "cascading"
     """What a "no" does to the questions that depend on it."""
+    matcher: str | None = None
+    """For multiple choice: says which choice a free answer is nearest to. "wordllama", or a
+    transformers encoder (TIFA has sentence-transformers/all-mpnet-base-v2); None counts an answer
+    that is no choice as unreadable."""
     resamples: PositiveInt = 10_000
 
     @model_validator(mode="after")
@@ -300,7 +321,10 @@ def map_paths(
         language = placed(prompts.backend.model, "smollm2", is_folder)
         new["backend"] = prompts.backend.model_copy(update={"model": language})
     base = config.base.model_copy(update={"model": placed(config.base.model, "toybox", is_folder)})
-    exam = scores.model_copy(update={"benchmark": placed(scores.benchmark, "toybox", bool)})
+    places: dict[str, Any] = {"benchmark": placed(scores.benchmark, "toybox", bool)}
+    if scores.matcher is not None:
+        places["matcher"] = placed(scores.matcher, "wordllama", is_folder)
+    exam = scores.model_copy(update=places)
     return config.model_copy(
         update={"base": base, "prompts": prompts.model_copy(update=new), "scores": exam}
     )

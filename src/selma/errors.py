@@ -41,6 +41,12 @@ class ModelError(SelmaError):
     exit_code = 3
 
 
+class FetchError(SelmaError):
+    """A file could not be fetched, or what came is not that file; nothing was written."""
+
+    exit_code = 4
+
+
 class BackendError(SelmaError):
     """A language model's server failed for good, or its limits of time or money are reached."""
 

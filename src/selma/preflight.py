@@ -110,21 +110,33 @@ def _lexicon(config: RunConfig) -> Iterator[str]:
 
 
 def _exam(config: RunConfig) -> Iterator[str]:
-    from selma.scores.benchmarks import exam_prompts
+    from selma.scores.benchmarks import TOYBOX, exam_prompts
 
     scores = config.scores
-    if scores.benchmark != "toybox" and not Path(scores.benchmark).is_file():
-        yield f"scores.benchmark: must be toybox or a CSV file, but {scores.benchmark} is missing."
+    if scores.benchmark != TOYBOX and not Path(scores.benchmark).exists():
+        yield f"scores.benchmark: must be toybox or a file, but {scores.benchmark} is missing."
         return
-    if scores.benchmark != "toybox" and config.experts.select == "dev":
+    if scores.benchmark != TOYBOX and config.experts.select == "dev":
         yield (
-            "experts.select: a CSV has no dev prompts to choose checkpoints on; set it to last, or "
-            "scores.benchmark to toybox."
+            "experts.select: a file has no dev prompts to choose checkpoints on; set it to last, "
+            "or scores.benchmark to toybox."
         )
     try:
-        exam_prompts(scores)
+        exam = exam_prompts(scores)
     except SelmaError as error:
         yield f"scores.benchmark: {error}"
+        return
+    silent = [prompt.id for prompt in exam if not prompt.questions]
+    if silent:
+        yield (
+            f"scores.benchmark: {len(silent)} of its prompts have no questions ({silent[0]} "
+            "first). Let a language model write them: "
+            f"selma questions {scores.benchmark} --out FILE.csv."
+        )
+    if any(question.choices for prompt in exam for question in prompt.questions):
+        for key in ("judge", "choosing_judge"):
+            if getattr(scores, key).startswith("toybox-"):
+                yield f"scores.{key}: toybox's judges answer only yes or no, not multiple choice."
 
 
 def _networks(config: RunConfig) -> Iterator[str]:

@@ -64,7 +64,8 @@ class Merged(Record):
 
 
 class Question(Record):
-    """One yes/no question about a picture, whose expected answer is yes (DSG, arXiv:2310.18235)."""
+    """One question about a picture: yes or no, with yes expected (DSG, arXiv:2310.18235), or
+    multiple choice (TIFA, arXiv:2303.11897)."""
 
     id: str
     text: str
@@ -74,16 +75,20 @@ class Question(Record):
     """The benchmark's finer category, if it has one."""
     parents: tuple[str, ...] = ()
     """Ids of questions of the same prompt that must be answered yes for this one to make sense."""
+    choices: tuple[str, ...] = ()
+    """What can be answered; empty for a question of yes or no."""
+    answer: str = "yes"
+    """What a faithful picture makes one answer."""
 
 
 class ExamPrompt(Record):
-    """One prompt of a benchmark with its questions."""
+    """One prompt of a benchmark with its questions; a user's own prompts have none at first."""
 
     id: str
     text: str
     group: str
     """The source or style that results are grouped by."""
-    questions: tuple[Question, ...] = Field(min_length=1)
+    questions: tuple[Question, ...]
 
 
 def evenly(exam: Sequence[ExamPrompt], count: int) -> list[ExamPrompt]:
@@ -116,8 +121,10 @@ class Answer(Record):
     yes: float | None = None
     """Probability of yes in [0, 1]; None if the judge gives none."""
     verdict: Literal["yes", "no", "unreadable", "zeroed"] | None = None
-    """How the answer counted: "zeroed" is a yes whose dependency was answered no. Only "yes" earns
-    a point. None while no scorecard was made."""
+    """How the answer counted: "yes" is the expected one, "zeroed" a yes whose dependency was
+    answered no. Only "yes" earns a point. None while no scorecard was made."""
+    choice: str | None = None
+    """Which of a question's choices the text counts as, where a matcher had to say."""
 
 
 class Interval(Record):
@@ -171,6 +178,10 @@ class Scorecard(Record):
     second_judge: str | None = None
     zeroing: Literal["cascading", "one_level", "row_order", "none"] = "cascading"
     """What a "no" did to the questions that depend on it."""
+    measure: Literal["DSG", "TIFA"] = "DSG"
+    """What the scores are called: TIFA where questions have choices, else DSG."""
+    matcher: str | None = None
+    """What matched free answers to choices by their meaning."""
     dependency_faults: dict[str, int] = Field(default_factory=dict)
     """What is wrong with the benchmark's dependencies → how often; such references are ignored."""
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -39,6 +39,21 @@ class Judge(Protocol):
     ) -> list[list[tuple[str, float | None]]]:
         """For each picture and each of its questions: the raw text and P(yes), if there is one.
         An answer depends on its picture and question alone."""
+        ...
+
+
+@runtime_checkable
+class MultipleChoice(Protocol):
+    """A judge that can also be asked questions that come with choices."""
+
+    def choose(
+        self,
+        pictures: Sequence[Image.Image],
+        questions: Sequence[Sequence[str]],
+        choices: Sequence[Sequence[Sequence[str]]],
+    ) -> list[list[tuple[str, float | None]]]:
+        """As `Judge.answer`, with the choices of each question (none for one of yes or no). The
+        text may be none of the choices: what it then counts as is not the judge's to say."""
         ...
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from selma.backbones.judging import fingerprint
 from selma.errors import ModelError
 
 PAPER = "sentence-transformers/all-mpnet-base-v2"
@@ -31,6 +33,16 @@ def load_matcher(name: str) -> Any:
         ]
 
     return match
+
+
+def matcher_identity(name: str) -> list[str]:
+    """What tells this matcher's choices from another's; loads nothing."""
+    if name == EMBEDDED:
+        try:
+            return [name, version("wordllama")]
+        except PackageNotFoundError:
+            return [name, "not installed"]
+    return [Path(name).name, fingerprint(Path(name))] if Path(name).is_dir() else [name]
 
 
 def _wordllama() -> Any:

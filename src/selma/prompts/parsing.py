@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-_MAX_CHARACTERS = 200_000  # far above any honest reply; a longer one is cut here
-_FENCE = re.compile(r"^\s*(```|~~~)[\w-]*\s*$")
-_THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?(</\1>|\Z)", re.DOTALL | re.IGNORECASE)
+from selma.backbones.replies import FENCE, REFUSAL, readable
+
 _LABEL = r"(?:caption|prompt|text|description|example|item|sentence|no\.?|number|nr\.?)"
 _NUMBERED = re.compile(
     rf"^\s*(?:[-*+•>]\s+)?(?:\#+\s*)?[*_]{{0,2}}[\(\[]?(?:{_LABEL}\s*)?\#?\s*(\d{{1,4}})\s*"
@@ -26,13 +24,6 @@ _BULLET = re.compile(
     r"^\s*(?:[-*+•‣◦▪●·–—→»✓✔]|\[[ xX]?\]|<li>|[a-zA-Z]\)|\([a-zA-Z]\))\s*(?=\S)(.*)$"
 )
 _ROW = re.compile(r"^\s*\|(.+)\|\s*$")
-_REFUSAL = re.compile(
-    r"^\W*(i['’]?m (very |really |so )?sorry|(i am|we are) (very )?sorry|sorry[,.!]|"
-    r"i apologi[sz]e|my apologies|i['’]?m (unable|not able)|unfortunately,? i|"
-    r"(i|we) (can ?not|can['’]t|won['’]t|will not|am (unable|not able)|must decline)|"
-    r"as an? (ai|artificial|language model|assistant))(\b|(?<=\W))",
-    re.IGNORECASE,
-)
 _CHATTER = re.compile(
     r"^\W*(sure|certainly|of course|absolutely|okay|great|here (are|is)|here['’]s|below (are|is)|"
     r"these are|i hope|hope (this|these)|let me know|feel free|note that|please note|"
@@ -58,7 +49,7 @@ def parse_reply(text: str | None, *, truncated: bool = False) -> Parsed:
     `truncated` says that the model was stopped by its limit, so the last item is not whole. Each
     caption is one line of at least one letter or digit, without control characters.
     """
-    clean = _readable(text or "")
+    clean = readable(text or "")
     items = _from_json(clean)
     whole = items is not None and not truncated
     if items is None:
@@ -74,32 +65,16 @@ def parse_reply(text: str | None, *, truncated: bool = False) -> Parsed:
     for item in map(_bare, items):
         if not any(c.isalnum() for c in item):
             dropped["blank"] += 1
-        elif _REFUSAL.match(item):
+        elif REFUSAL.match(item):
             dropped["refusal"] += 1
         else:
             captions.append(item)
     return Parsed(tuple(captions), dropped)
 
 
-def _readable(text: str) -> str:
-    """Without thoughts, carriage returns, control characters and marks that turn the direction."""
-    text = _THOUGHT.sub("", text[:_MAX_CHARACTERS])
-    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    text = text.replace("\u2028", "\n").replace("\u2029", "\n")
-    return "".join(c for c in text if c in "\n\t" or not _unprintable(c))
-
-
-def _unprintable(character: str) -> bool:
-    category = unicodedata.category(character)
-    # ZWNJ and ZWJ (Cf) belong to the spelling of Persian, Indic scripts and emoji.
-    return category in ("Cc", "Cs", "Co", "Cn") or (
-        category == "Cf" and character not in "\u200c\u200d"
-    )
-
-
 def _from_json(text: str) -> list[str] | None:
     """The strings of a reply that is JSON, bare or in a fence; None if it is not JSON."""
-    inner = "\n".join(line for line in text.split("\n") if not _FENCE.match(line)).strip()
+    inner = "\n".join(line for line in text.split("\n") if not FENCE.match(line)).strip()
     start = min((at for at in (inner.find("["), inner.find("{")) if at >= 0), default=-1)
     if start < 0 or not _opens_json(inner[start:]):
         return None
@@ -152,7 +127,7 @@ def _finished_strings(text: str) -> list[str] | None:
 
 
 def _from_lines(text: str) -> list[str]:
-    lines = ["" if _FENCE.match(line) else line for line in text.split("\n")]
+    lines = ["" if FENCE.match(line) else line for line in text.split("\n")]
     for marker in (_NUMBERED, _BULLET):
         if any(marker.match(line) for line in lines):
             return list(_marked(lines, marker))
@@ -214,7 +189,7 @@ def _plain(lines: Iterable[str]) -> list[str]:
     found = [line.strip() for line in lines if line.strip()]
     found = [line for line in found if not _CHATTER.match(line) and not line.endswith(":")]
     prose = any(re.search(r"[.!?]['\"”’]?\s+[A-Z]", line) for line in found)
-    if len(found) < 2 or prose or _REFUSAL.match(found[0]):
+    if len(found) < 2 or prose or REFUSAL.match(found[0]):
         return []
     return found
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -76,10 +78,11 @@ def print_scorecard(scorecard: Scorecard, console: Console) -> None:
     table = Table(
         title=f"{scorecard.benchmark} ({scorecard.split}): {scorecard.prompts} prompts, "
         f"{scorecard.questions} questions, judge {scorecard.judge}",
-        caption="DSG score, 0-100, with 95% intervals; differences are paired by prompt",
+        caption=f"{scorecard.measure} score, 0-100, with 95% intervals; "
+        "differences are paired by prompt",
     )
     table.add_column("model")
-    for column in ("DSG", "95%", "minus base", "95%", *(("CLIP",) if has_clip else ())):
+    for column in (scorecard.measure, "95%", "minus base", "95%", *(("CLIP",) if has_clip else ())):
         table.add_column(column, justify="right")
     for model in scorecard.models:
         change = model.difference
@@ -121,3 +124,21 @@ def print_given_scores(found: Mapping[str, Any], console: Console) -> None:
     faults = {**found.get("dependency_faults", {}), **found.get("question_faults", {})}
     if any(faults.values()):
         console.print("Faults: " + ", ".join(f"{k} {v}x" for k, v in faults.items() if v))
+
+
+def print_questions(found: Mapping[str, Any], out: Path, console: Console | None = None) -> None:
+    """What `selma questions` made, what was wrong in replies, and what was put aside."""
+    show = partial((console or Console()).print, highlight=False, markup=False, soft_wrap=True)
+    show(f"{out}: {found['questions']} questions about {found['done']} prompts")
+    show(
+        f"{found['requests']} requests, {found['prompt_tokens']} tokens read, "
+        f"{found['reply_tokens']} written, cost {found['cost']:g}",
+    )
+    if found["faults"]:
+        faults = ", ".join(f"{what} {count}x" for what, count in found["faults"].items())
+        show(f"Wrong in replies: {faults}")
+    if found["quarantined"]:
+        show(
+            f"{found['quarantined']} prompts gave none and are put aside, with the reasons: "
+            f"{out.with_name(f'{out.stem}.quarantine.jsonl')}",
+        )

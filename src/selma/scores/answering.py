@@ -18,8 +18,8 @@ from typing import Any
 
 from PIL import Image
 
-from selma.backbones.judging import Judge, Scorer
-from selma.errors import DataError
+from selma.backbones.judging import Judge, MultipleChoice, Scorer
+from selma.errors import DataError, ModelError
 from selma.progress import progress
 from selma.records import Answer, ExamPrompt
 from selma.workspace import SCORES, Item, Workspace, append_lines, inside, read_lines, write_bytes
@@ -92,8 +92,15 @@ def read_clip_file(folder: Path) -> list[float]:
 
 def exam_hash(exam: Sequence[ExamPrompt]) -> str:
     """16 hex digits that change with any word, question or dependency of the exam."""
-    text = "\n".join(prompt.model_dump_json() for prompt in exam)
+    # Where nothing has choices they are left out, so that hashes stay as they were before TIFA.
+    plain = {"questions": {"__all__": {"choices", "answer"}}} if not has_choices(exam) else None
+    text = "\n".join(prompt.model_dump_json(exclude=plain) for prompt in exam)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def has_choices(exam: Sequence[ExamPrompt]) -> bool:
+    """Whether any question is of multiple choice."""
+    return any(question.choices for prompt in exam for question in prompt.questions)
 
 
 def manifest(folder: Path) -> dict[str, Any]:
@@ -163,7 +170,16 @@ def _whole_chunks(path: Path, exam: Sequence[ExamPrompt]) -> int:
 
 def _ask(judge: Judge, exam: Sequence[ExamPrompt], pictures: Path) -> list[Row]:
     questions = [[question.text for question in prompt.questions] for prompt in exam]
-    replies = judge.answer(_open(exam, pictures), questions)
+    if not has_choices(exam):
+        replies = judge.answer(_open(exam, pictures), questions)
+    elif isinstance(judge, MultipleChoice):
+        choices = [[question.choices for question in prompt.questions] for prompt in exam]
+        replies = judge.choose(_open(exam, pictures), questions, choices)
+    else:
+        raise ModelError(
+            f"The benchmark asks multiple-choice questions, but {judge.name} answers only yes or "
+            "no. Name a judge that reads choices, or a benchmark of yes/no questions."
+        )
     return [
         {
             "prompt": prompt.id,

@@ -1,7 +1,8 @@
 """Answers → DSG scores (Davidsonian Scene Graph, arXiv:2310.18235). Pure.
 
-A question earns its point if it is answered yes and what it depends on was not answered no: "is the
-dog red?" means nothing where there is no dog. Four rules for "depends on":
+A question earns its point if it is answered as expected (in DSG always yes; in TIFA, whose
+questions depend on nothing, one of several choices) and what it depends on was not answered no: "is
+the dog red?" means nothing where there is no dog. Four rules for "depends on":
 
 - cascading: a no spreads to all that depend on it, directly or through others (SELMA's intention);
 - one_level: only a parent's own answer counts (DSG's released code);
@@ -27,7 +28,8 @@ Zeroing = Literal["cascading", "one_level", "row_order", "none"]
 Reading = Literal["normalised", "exact"]
 Verdict = Literal["yes", "no", "unreadable", "zeroed"]
 Verdicts = Mapping[str, Mapping[str, Verdict]]
-"""Prompt id → question id → how the answer counts; only "yes" earns a point."""
+"""Prompt id → question id → how the answer counts; "yes" is the expected answer, and only it earns
+a point."""
 
 _EDGES = string.whitespace + string.punctuation
 
@@ -60,7 +62,7 @@ def judged(
         place = (answer.prompt_id, answer.question_id)
         if place in said:
             raise DataError(f"Prompt {place[0]} has two answers to question {place[1]}.")
-        said[place] = answer.text
+        said[place] = answer.choice or answer.text
     result = {}
     for prompt in exam:
         for question in prompt.questions:
@@ -79,8 +81,7 @@ def verdicts(
     reading: Reading = "normalised",
 ) -> dict[str, Verdict]:
     """Question id → how its raw answer counts, for the questions of one prompt."""
-    read = normalise if reading == "normalised" else verbatim
-    found: dict[str, Verdict] = {q.id: read(texts[q.id]) for q in questions}
+    found: dict[str, Verdict] = {q.id: _alone(q, texts[q.id], reading) for q in questions}
     if zeroing == "row_order":
         for question in questions:
             if found[question.id] == "yes" and any(
@@ -93,6 +94,25 @@ def verdicts(
             if found[id] == "yes":
                 found[id] = "zeroed"
     return found
+
+
+def understood(question: Question, text: str, reading: Reading = "normalised") -> str | None:
+    """ "yes", "no" or one of the question's choices, if that is all that the answer says; else
+    None, which is never guessed at: "the dog" is not the choice "dog"."""
+    if not question.choices:
+        word = normalise(text) if reading == "normalised" else verbatim(text)
+        return None if word == "unreadable" else word
+    if text in question.choices or reading == "exact":
+        return text if text in question.choices else None
+    bare = text.strip(_EDGES).casefold()
+    alike = [choice for choice in question.choices if choice.strip(_EDGES).casefold() == bare]
+    return alike[0] if len(set(alike)) == 1 else None
+
+
+def _alone(question: Question, text: str, reading: Reading) -> Verdict:
+    """How an answer counts before anything that it depends on."""
+    said = understood(question, text, reading)
+    return "unreadable" if said is None else "yes" if said == question.answer else "no"
 
 
 def _dependants(questions: Sequence[Question], denied: set[str], *, all_levels: bool) -> set[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from selma.backbones import judging
+from selma.backbones import judging, matching
 from selma.backbones.judging import Judge, Scorer
 from selma.config import ScoresConfig
 from selma.errors import DataError
@@ -22,11 +22,13 @@ from selma.scores.answering import (
     ask,
     clip_item,
     exam_hash,
+    has_choices,
     manifest,
     read_answer_file,
     read_clip_file,
 )
 from selma.scores.faithfulness import Verdicts, Zeroing
+from selma.scores.tifa import Matcher, match_choices
 from selma.workspace import SCORES, Item, Workspace, inside, read_lines, write_bytes, write_json
 
 Role = Literal["base", "expert", "merged", "other"]
@@ -42,6 +44,7 @@ def score_models(
     seed: int,
     load_judge: Callable[[str], Judge] = judging.load_judge,
     load_scorer: Callable[[str], Scorer] = judging.load_scorer,
+    load_matcher: Callable[[str], Matcher] = matching.load_matcher,
 ) -> Scorecard:
     """Scores of every model on the exam: the base first, the merged one last.
 
@@ -49,6 +52,11 @@ def score_models(
     (exactly one), "expert", "merged" or "other". Raises DataError for a picture that is missing or
     broken: it never becomes a smaller denominator.
     """
+    if not all(prompt.questions for prompt in exam):
+        raise DataError(
+            "Every exam prompt needs questions, but some have none. Let a language model write "
+            "them first: `selma questions`."
+        )
     models = _in_order(pictures, roles)
     judge, second = load_judge(config.judge), load_judge(config.choosing_judge)
     scorer = load_scorer(config.clip) if config.clip else None
@@ -59,6 +67,7 @@ def score_models(
         said_too[model] = answer_item(exam, model, drawn, second, folder, what="second-answers")
         if scorer:
             clips[model] = clip_item(exam, model, drawn, scorer, folder)
+    matcher_name = config.matcher if has_choices(exam) else None
     item = folder.item(
         SCORES,
         "scorecard",
@@ -73,11 +82,15 @@ def score_models(
             "judges": [judge.name, second.name],
             "interval": "BCa",
             "seed": seed,
+            **({"matcher": matching.matcher_identity(matcher_name)} if matcher_name else {}),
         },
     )
     if not item.done:
         item.begin()
-        _write(item, *_scorecard(exam, config, models, said, said_too, clips, seed=seed))
+        matcher = load_matcher(matcher_name) if matcher_name else None
+        answers = {model: _answers(exam, said[model], matcher) for model in models}
+        made = _scorecard(exam, config, models, answers, said_too, clips, seed=seed)
+        _write(item, *made, answers)
     return Scorecard.model_validate_json((item.path / "scorecard.json").read_text("utf-8"))
 
 
@@ -94,9 +107,14 @@ def read_answers(folder: Workspace, model: str) -> list[Answer]:
     if key is None or made_from.get(model) != key:
         return answers
     rows = read_lines(card / "verdicts.jsonl")
-    verdicts = {row["prompt"]: row["verdicts"] for row in rows if row["model"] == model}
+    found = {row["prompt"]: row for row in rows if row["model"] == model}
     return [
-        answer.model_copy(update={"verdict": verdicts[answer.prompt_id][answer.question_id]})
+        answer.model_copy(
+            update={
+                "verdict": found[answer.prompt_id]["verdicts"][answer.question_id],
+                "choice": found[answer.prompt_id].get("matched", {}).get(answer.question_id),
+            }
+        )
         for answer in answers
     ]
 
@@ -129,13 +147,12 @@ def _scorecard(
     exam: Sequence[ExamPrompt],
     config: ScoresConfig,
     models: Mapping[str, Role],
-    said: Mapping[str, Item],
+    answers: Mapping[str, list[Answer]],
     said_too: Mapping[str, Item],
     clips: Mapping[str, Item],
     *,
     seed: int,
 ) -> tuple[Scorecard, dict[str, Verdicts]]:
-    answers = {model: read_answer_file(said[model].path) for model in models}
     verdicts: dict[str, Verdicts] = {
         model: faithfulness.judged(exam, found, zeroing=config.zeroing)
         for model, found in answers.items()
@@ -160,8 +177,10 @@ def _scorecard(
             )
             for model, role in models.items()
         ),
-        agreement=_agreement(answers, said_too),
+        agreement=_agreement(exam, answers, said_too),
         zeroing=config.zeroing,
+        measure="TIFA" if has_choices(exam) else "DSG",
+        matcher=config.matcher if has_choices(exam) else None,
         dependency_faults=faithfulness.dependency_faults(exam),
     )
     return card, verdicts
@@ -245,10 +264,22 @@ class _Intervals:
         return result
 
 
-def _agreement(first: Mapping[str, list[Answer]], second: Mapping[str, Item]) -> float:
+def _answers(exam: Sequence[ExamPrompt], item: Item, matcher: Matcher | None) -> list[Answer]:
+    answers = read_answer_file(item.path)
+    return match_choices(exam, answers, matcher) if matcher else answers
+
+
+def _agreement(
+    exam: Sequence[ExamPrompt], first: Mapping[str, list[Answer]], second: Mapping[str, Item]
+) -> float:
     """Share of questions on all models' pictures to which both judges say the same word."""
+    asked = {(prompt.id, q.id): q for prompt in exam for q in prompt.questions}
+
+    def word(answer: Answer) -> str | None:
+        return faithfulness.understood(asked[answer.prompt_id, answer.question_id], answer.text)
+
     same = [
-        faithfulness.normalise(one.text) == faithfulness.normalise(other.text)
+        word(one) == word(other)
         for model, answers in first.items()
         for one, other in zip(answers, read_answer_file(second[model].path), strict=True)
     ]
@@ -260,11 +291,23 @@ def _benchmark_name(config: ScoresConfig) -> str:
     return "toybox" if config.benchmark == "toybox" else Path(config.benchmark).name
 
 
-def _write(item: Item, card: Scorecard, verdicts: Mapping[str, Verdicts]) -> None:
+def _write(
+    item: Item,
+    card: Scorecard,
+    verdicts: Mapping[str, Verdicts],
+    answers: Mapping[str, list[Answer]],
+) -> None:
     files = [item.path / "scorecard.json", item.path / "verdicts.jsonl"]
     write_json(files[0], card.model_dump(mode="json"))
-    rows = [
+    matched: dict[tuple[str, str], dict[str, str]] = {}
+    for model, given in answers.items():
+        for answer in given:
+            if answer.choice is not None:
+                place = matched.setdefault((model, answer.prompt_id), {})
+                place[answer.question_id] = answer.choice
+    rows: list[dict[str, Any]] = [
         {"model": model, "prompt": prompt, "verdicts": dict(found)}
+        | ({"matched": matched[model, prompt]} if (model, prompt) in matched else {})
         for model, judged in verdicts.items()
         for prompt, found in judged.items()
     ]

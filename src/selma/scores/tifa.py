@@ -17,8 +17,8 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from selma.errors import DataError
-from selma.records import Record
-from selma.scores import statistics
+from selma.records import Answer, ExamPrompt, Record
+from selma.scores import faithfulness, statistics
 
 Matcher = Callable[[Sequence[str], Sequence[Sequence[str]]], list[int]]
 """Answers and the choices of each → the place of the nearest choice."""
@@ -176,6 +176,25 @@ def choose(
         for place, of_question, index in zip(open_places, choices, nearest, strict=True):
             chosen[place] = of_question[index]
     return chosen
+
+
+def match_choices(
+    exam: Sequence[ExamPrompt], answers: Sequence[Answer], matcher: Matcher
+) -> list[Answer]:
+    """The answers of a run; those to multiple-choice questions that say no choice of theirs get the
+    nearest as `choice`."""
+    asked = {(prompt.id, q.id): q for prompt in exam for q in prompt.questions}
+    matched = list(answers)
+    places = []
+    for place, answer in enumerate(answers):
+        question = asked[answer.prompt_id, answer.question_id]
+        if question.choices and faithfulness.understood(question, answer.text) is None:
+            places.append((place, question.choices))
+    if places:
+        nearest = matcher([answers[at].text for at, _ in places], [few for _, few in places])
+        for (at, few), index in zip(places, nearest, strict=True):
+            matched[at] = answers[at].model_copy(update={"choice": few[index]})
+    return matched
 
 
 def _json(path: Path) -> Any:

@@ -1,17 +1,27 @@
-"""Exams: prompts with DSG questions, from toybox or from a CSV in DSG-1k's layout."""
+"""DSG-1k (arXiv:2310.18235), and any CSV of yes/no questions in its layout."""
 
 from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from selma.config import ScoresConfig
-from selma.errors import ConfigError, DataError
-from selma.records import ExamPrompt, Question, evenly
+from selma.errors import DataError
+from selma.records import ExamPrompt, Question
+from selma.scores.benchmarks.layouts import (
+    Benchmark,
+    RemoteFile,
+    columns,
+    group_of,
+    in_folder,
+    read_text,
+    two_of_one_name,
+    unsafe_id,
+)
+
+FILE = "dsg-1k-anns.csv"
 
 COLUMNS = (
     "item_id",
@@ -24,20 +34,6 @@ COLUMNS = (
 )
 """What is read of DSG-1k's columns; others (keywords, tuple) may be there."""
 
-DSG_GROUPS = {
-    "tifa": "tifa",
-    "stanford": "paragraph",
-    "localized": "paragraph",
-    "countbench": "count",
-    "vrd": "relation",
-    "diffusiondb": "real_user",
-    "midjourney": "real_user",
-    "posescript": "pose",
-    "whoops": "defying",
-    "drawtext": "text",
-}
-"""Part of an item's source → the group that DSG's own table has (arXiv:2310.18235)."""
-
 Dependencies = Literal["lenient", "whole_item", "verbatim"]
 """What a dependency cell such as "1, 3" means.
 
@@ -47,64 +43,26 @@ Dependencies = Literal["lenient", "whole_item", "verbatim"]
 - verbatim: as SELMA's released code: nothing is stripped, so that " 3" after a comma is no id.
 """
 
-# Ids become file names, on every system.
-_SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,150}")
-
-
-def exam_prompts(
-    config: ScoresConfig, *, split: str | None = None, prompts: int | None = None
-) -> list[ExamPrompt]:
-    """The prompts that models are examined on.
-
-    `split` and `prompts` replace the config's. `prompts` takes that many evenly over the groups,
-    always the same ones. Raises DataError for a file that cannot be used, and ConfigError where the
-    dev split of a CSV is asked for: it has none, and nothing may be chosen on its prompts.
-    """
-    wanted = split or config.split
-    if config.benchmark == "toybox":
-        from selma.toybox.exam import exam as toybox_exam
-
-        exam = toybox_exam("dev" if wanted == "dev" else "test")
-    elif wanted == "dev":
-        raise ConfigError(
-            f"Only toybox has a dev split, but {config.benchmark} came. Set experts.select to last "
-            "and scores.split to test."
-        )
-    else:
-        exam = read_dsg(Path(config.benchmark))
-    count = prompts or config.prompts
-    return evenly(exam, count) if count else list(exam)
-
 
 def read_dsg(path: Path, *, dependencies: Dependencies = "lenient") -> list[ExamPrompt]:
-    """All prompts of a CSV in DSG-1k's layout, in the order of their first rows.
+    """All prompts of a CSV in DSG-1k's layout, in the order of their first rows. `path` may also be
+    the folder that `selma data fetch dsg-1k` made.
 
     A question's `parents` are what its cell says, the irregular ones too: faithfulness.py ignores
     and counts them. Raises DataError, with the line, for what has no safe meaning: missing columns
     or cells, a repeated question id, two texts for one item, an id that cannot name a file.
     """
+    path = in_folder(path, FILE)
     rows: dict[str, list[_Row]] = {}
     for row in _rows(path):
         rows.setdefault(row.item_id, []).append(row)
     if not rows:
         raise DataError(f"{path} must hold questions, but has only a header.")
-    seen: dict[str, str] = {}
-    for item_id, questions in rows.items():
-        # On some systems A.png and a.png are one file.
-        other = seen.setdefault(item_id.casefold(), item_id)
-        if other != item_id:
-            raise _broken(path, questions[0].line, f"item_id {item_id!r} differs from {other!r}"
-                          " only in case. Rename one of them")  # fmt: skip
+    clash = two_of_one_name(rows)
+    if clash:
+        raise _broken(path, rows[clash[1]][0].line, f"item_id {clash[1]!r} differs from "
+                      f"{clash[0]!r} only in case. Rename one of them")  # fmt: skip
     return [_prompt(path, item_id, found, dependencies) for item_id, found in rows.items()]
-
-
-def group_of(item_id: str) -> str:
-    """DSG's group of an item such as "stanford_paragraph_54"; the source itself if DSG has none,
-    "all" if the id names no source."""
-    source, separator, _ = item_id.rpartition("_")
-    if not separator or not source:
-        return "all"
-    return next((group for part, group in DSG_GROUPS.items() if part in source), source)
 
 
 class _Row(NamedTuple):
@@ -120,7 +78,7 @@ class _Row(NamedTuple):
 
 def _rows(path: Path) -> Iterator[_Row]:
     # strict: without it the reader guesses what a stray quote means.
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         header = next(reader, [])
         missing = [name for name in COLUMNS if header.count(name) != 1]
@@ -144,21 +102,6 @@ def _rows(path: Path) -> Iterator[_Row]:
         raise _broken(path, reader.line_num, f"it is not valid CSV: {error}") from error
 
 
-def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"The benchmark {path} cannot be read: {error.strerror}. "
-            "scores.benchmark must be toybox or a CSV in DSG-1k's layout."
-        ) from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise _broken(path, line, "text must be UTF-8, but is not") from error
-
-
 def _check(path: Path, row: _Row) -> None:
     named = zip(COLUMNS, row[1:], strict=True)
     empty = [
@@ -166,9 +109,9 @@ def _check(path: Path, row: _Row) -> None:
     ]
     if empty:
         raise _broken(path, row.line, f"{', '.join(empty)} must not be empty")
-    if not _SAFE_ID.fullmatch(row.item_id):
-        raise _broken(path, row.line, "item_id must be letters, digits, dots, _ or -, at most "
-                      f"151, as it names a file, but is {row.item_id[:80]!r}")  # fmt: skip
+    unsafe = unsafe_id(row.item_id)
+    if unsafe:
+        raise _broken(path, row.line, f"item_id {unsafe}")
     if row.proposition_id == "0":
         raise _broken(path, row.line, "proposition_id must not be 0, which means no dependency")
 
@@ -214,3 +157,26 @@ def _parents(cells: list[str], how: Dependencies) -> list[tuple[str, ...]]:
 
 def _broken(path: Path, line: int, what: str) -> DataError:
     return DataError(f"{path}, line {line}: {what}.")
+
+
+def _recognises(path: Path) -> bool:
+    own = {"proposition_id", "dependency", "question_natural_language"}
+    return bool(own & set(columns(in_folder(path, FILE))))
+
+
+DSG = Benchmark(
+    name="dsg-1k",
+    layout="a CSV of yes/no questions in DSG-1k's layout",
+    recognises=_recognises,
+    read=read_dsg,
+    files=(
+        RemoteFile(
+            FILE,
+            "https://raw.githubusercontent.com/j-min/DSG/"
+            "3f844c1dadd141e5c7b3e9d68f3889208c9b6248/dsg-1k-anns.csv",
+            sha256="b7ce06ea8a0478ccfd8fba105ecd26d7d301eb99d5c412987546c4cc8e08917a",
+            max_bytes=8_000_000,
+        ),
+    ),
+    source="arXiv:2310.18235; github.com/j-min/DSG, Apache-2.0",
+)

@@ -1,0 +1,78 @@
+"""Exams: prompts with questions about pictures of them, whatever file they come in.
+
+A benchmark is one module with one row, `Benchmark`, and its place in the table below.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from selma.config import ScoresConfig
+from selma.errors import ConfigError, DataError
+from selma.records import ExamPrompt, evenly
+from selma.scores.benchmarks.dsg import COLUMNS, DSG, Dependencies, read_dsg
+from selma.scores.benchmarks.layouts import DSG_GROUPS, Benchmark, group_of
+from selma.scores.benchmarks.texts import TEXTS
+from selma.scores.benchmarks.tifa import TIFA
+
+__all__ = [
+    "BENCHMARKS",
+    "COLUMNS",
+    "DSG_GROUPS",
+    "TOYBOX",
+    "Benchmark",
+    "Dependencies",
+    "exam_prompts",
+    "group_of",
+    "layout_of",
+    "read_benchmark",
+    "read_dsg",
+]
+
+TOYBOX = "toybox"
+"""The one benchmark that is no file, and the only one with a dev split."""
+
+# The most particular first: each is asked in this order whether a file is its own.
+BENCHMARKS = {row.name: row for row in (DSG, TIFA, TEXTS)}
+
+
+def exam_prompts(
+    config: ScoresConfig, *, split: str | None = None, prompts: int | None = None
+) -> list[ExamPrompt]:
+    """The prompts that models are examined on.
+
+    `split` and `prompts` replace the config's. `prompts` takes that many evenly over the groups,
+    always the same ones. Raises DataError for a file that cannot be used, and ConfigError where the
+    dev split of a file is asked for: it has none, and nothing may be chosen on its prompts.
+    """
+    wanted = split or config.split
+    if config.benchmark == TOYBOX:
+        from selma.toybox.exam import exam as toybox_exam
+
+        exam = toybox_exam("dev" if wanted == "dev" else "test")
+    elif wanted == "dev":
+        raise ConfigError(
+            f"Only toybox has a dev split, but {config.benchmark} came. Set experts.select to last "
+            "and scores.split to test."
+        )
+    else:
+        exam = read_benchmark(Path(config.benchmark))
+    count = prompts or config.prompts
+    return evenly(exam, count) if count else list(exam)
+
+
+def read_benchmark(path: Path) -> list[ExamPrompt]:
+    """All prompts of a benchmark's file or folder, in its order; the user's own have no questions.
+    Raises DataError."""
+    return layout_of(path).read(path)
+
+
+def layout_of(path: Path) -> Benchmark:
+    """The layout of a benchmark's file or folder. Raises DataError if it has none of ours."""
+    if not path.exists():
+        raise DataError(f"The benchmark {path} is missing. Name a file, or {TOYBOX}.")
+    for benchmark in BENCHMARKS.values():
+        if benchmark.recognises(path):
+            return benchmark
+    layouts = "; ".join(benchmark.layout for benchmark in BENCHMARKS.values())
+    raise DataError(f"{path} must be one of: {layouts}. It has none of these layouts.")

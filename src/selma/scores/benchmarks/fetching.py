@@ -1,0 +1,230 @@
+"""A benchmark's public files, brought by https into a folder, each with its checksum.
+
+A file is written whole or not at all. Where its sha256 is not known beforehand, it must at least be
+readable as the benchmark, and the sum of what came is kept beside it as `<file>.sha256`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from selma.errors import ConfigError, DataError, FetchError
+from selma.progress import progress
+from selma.scores.benchmarks import BENCHMARKS, Benchmark
+from selma.scores.benchmarks.layouts import RemoteFile
+from selma.workspace import file_sha256, promote, write_bytes
+
+_BLOCK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """One file that lies in the folder."""
+
+    path: Path
+    sha256: str
+    pinned: bool
+    """The sum is the one that selma knows; else it is only what came the first time."""
+    new: bool
+
+
+def fetch(
+    benchmark: Benchmark, folder: Path, *, timeout_s: float = 30.0, longest_s: float = 600.0
+) -> list[Fetched]:
+    """The benchmark's files in `folder`; what is there with its checksum is not fetched again.
+
+    timeout_s: for the server to answer or go on; longest_s: for one file in all. Raises FetchError
+    (no network, refused, cut short, too large, not the file) with nothing written under the file's
+    name, and DataError if another file is in its place, which is never overwritten.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    return [
+        _present(folder, file)
+        or _bring(benchmark, file, folder, timeout_s=timeout_s, longest_s=longest_s)
+        for file in benchmark.files
+    ]
+
+
+def verify(benchmark: Benchmark, folder: Path) -> list[Fetched]:
+    """The benchmark's files in `folder`, each read and found to have its checksum. Raises DataError
+    for one that is missing, differs, or has no sum to compare with."""
+    found = []
+    for file in benchmark.files:
+        here = _present(folder, file)
+        if here is None:
+            raise DataError(
+                f"{folder / file.name} is missing. Run `selma data fetch {benchmark.name} "
+                f"--to {folder}`."
+            )
+        found.append(here)
+    return found
+
+
+def fetchable(name: str) -> Benchmark:
+    """The benchmark of this name that has files to fetch. Raises ConfigError."""
+    offered = {row.name: row for row in BENCHMARKS.values() if row.files}
+    if name not in offered:
+        raise ConfigError(f"A benchmark must be one of {', '.join(offered)}, but {name!r} came.")
+    return offered[name]
+
+
+def _present(folder: Path, file: RemoteFile) -> Fetched | None:
+    """The file, if it is there and whole; None if it is not there."""
+    path = folder / file.name
+    if not path.exists():
+        return None
+    wanted = file.sha256 or _recorded(path)
+    if wanted is None:
+        raise DataError(
+            f"{path} is there, but nothing tells whether it is whole: it has no known checksum and "
+            f"no {path.name}.sha256 beside it. Move it away to have it fetched."
+        )
+    found = file_sha256(path)
+    if found != wanted:
+        raise DataError(
+            f"{path} must have the sha256 {wanted}, but has {found}. It is another file or "
+            "damaged; move it away to have it fetched again."
+        )
+    return Fetched(path, found, pinned=file.sha256 is not None, new=False)
+
+
+def _recorded(path: Path) -> str | None:
+    try:
+        words = path.with_name(f"{path.name}.sha256").read_text("utf-8").split()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return words[0] if words else None
+
+
+def _bring(
+    benchmark: Benchmark, file: RemoteFile, folder: Path, *, timeout_s: float, longest_s: float
+) -> Fetched:
+    # The suffix stays, since layouts are told by it.
+    aside = folder / f".partial-{file.name}"
+    try:
+        found = _download(file, aside, timeout_s=timeout_s, longest_s=longest_s)
+        if file.sha256 is None:
+            _readable(benchmark, file, aside)
+        elif found != file.sha256:
+            raise FetchError(
+                f"{file.url} must have the sha256 {file.sha256}, but what came has {found}: it was "
+                "changed on its way or at its source. Nothing was written; get the file by another "
+                "way and name its path."
+            )
+        path = folder / file.name
+        if file.sha256 is None:
+            write_bytes(path.with_name(f"{path.name}.sha256"), f"{found}  {path.name}\n".encode())
+        promote(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return Fetched(path, found, pinned=file.sha256 is not None, new=True)
+
+
+def _download(file: RemoteFile, aside: Path, *, timeout_s: float, longest_s: float) -> str:
+    """The sha256 of what was written to `aside`."""
+    digest, count, until = hashlib.sha256(), 0, time.monotonic() + longest_s
+    request = urllib.request.Request(file.url, headers={"User-Agent": "selma"})
+    try:
+        with _opener(file.url).open(request, timeout=timeout_s) as answer, aside.open("wb") as out:
+            length = answer.headers.get("Content-Length", "")
+            promised = int(length) if length.isdecimal() else None
+            _check_size(file, promised or 0)
+            with progress(file.name, total=promised or file.max_bytes) as bar:
+                # read1 returns what has come, so that a slow drip cannot outlast the limit.
+                while block := answer.read1(_BLOCK):
+                    digest.update(block)
+                    out.write(block)
+                    count += len(block)
+                    _check_size(file, count)
+                    bar(len(block))
+                    if time.monotonic() > until:
+                        raise FetchError(f"{file.url} took longer than {longest_s:g} s.{_ELSE}")
+            if promised is not None and count != promised:
+                raise FetchError(
+                    f"{file.url} was cut short: {count} of {promised} bytes came.{_ELSE}"
+                )
+    except urllib.error.HTTPError as error:
+        with error:
+            raise FetchError(f"{file.url} answered {error.code} {error.reason}.{_ELSE}") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise FetchError(f"{file.url} could not be fetched: {_why(error)}.{_ELSE}") from error
+    return digest.hexdigest()
+
+
+_ELSE = (
+    " Nothing was written. Run the same command again, or, where there is no network, bring the "
+    "file by another way and name its path."
+)
+
+
+def _why(error: Exception) -> str:
+    reason: Any = getattr(error, "reason", None) or error
+    if isinstance(reason, TimeoutError):
+        return "no answer in time"
+    if isinstance(reason, socket.gaierror):
+        return "its server was not found; there may be no network"
+    return str(reason) or type(reason).__name__
+
+
+def _check_size(file: RemoteFile, count: int) -> None:
+    if count > file.max_bytes:
+        raise FetchError(
+            f"{file.url} must have at most {file.max_bytes} bytes, but has {count} or more: it is "
+            "not the file that it was."
+        )
+
+
+def _readable(benchmark: Benchmark, file: RemoteFile, aside: Path) -> None:
+    try:
+        if not benchmark.recognises(aside):
+            raise DataError(f"it is not {benchmark.layout}")
+        benchmark.read(aside)
+    except DataError as error:
+        raise FetchError(
+            f"What {file.url} sent is not the file: {error} Nothing was written."
+        ) from error
+
+
+class _SameScheme(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect, but never from https to something that anyone on the way can change."""
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
+        if urlsplit(newurl).scheme != urlsplit(req.full_url).scheme:
+            with suppress(OSError):
+                fp.close()
+            raise FetchError(f"{req.full_url} leads to {newurl:.200}, which is not followed.")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    if urlsplit(url).scheme not in ("https", "http"):
+        raise FetchError(f"Files are fetched by https, but {url} came.")
+    return urllib.request.build_opener(_SameScheme)
+
+
+def told(found: Sequence[Fetched]) -> list[str]:
+    """A line for each file: where it lies, and how sure one can be of it."""
+    lines = []
+    for file in found:
+        state = "fetched" if file.new else "there"
+        lines.append(f"{file.path} ({state}), sha256 {file.sha256}")
+        lines.append(
+            "  is the file that selma knows."
+            if file.pinned
+            else f"  selma knows no checksum of this file; this one is kept in {file.path.name}."
+            "sha256: compare it with another source."
+        )
+    return lines

@@ -1,0 +1,134 @@
+"""What every benchmark's file shares: how a layout is told, what may be an id, where files lie."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from selma.errors import DataError
+from selma.records import ExamPrompt
+
+DSG_GROUPS = {
+    "tifa": "tifa",
+    "stanford": "paragraph",
+    "localized": "paragraph",
+    "countbench": "count",
+    "vrd": "relation",
+    "diffusiondb": "real_user",
+    "midjourney": "real_user",
+    "posescript": "pose",
+    "whoops": "defying",
+    "drawtext": "text",
+}
+"""Part of an item's source → the group that DSG's own table has (arXiv:2310.18235)."""
+
+# Ids become file names, on every system.
+_SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,150}")
+_HEAD_BYTES = 65_536  # holds the header and the first record of any honest file
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One of a benchmark's files as its authors offer it."""
+
+    name: str
+    url: str
+    sha256: str | None
+    """None where nobody has stated it: the sum of what came is then kept beside the file."""
+    max_bytes: int
+    """More is not the file."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A layout that an exam can come in. A new one is a file with such a row, and its place in
+    `BENCHMARKS`."""
+
+    name: str
+    layout: str
+    """What a message calls it."""
+    recognises: Callable[[Path], bool]
+    """Whether this file or folder has the layout; never raises."""
+    read: Callable[[Path], list[ExamPrompt]]
+    """The prompts in order; raises DataError for what has no safe meaning."""
+    files: tuple[RemoteFile, ...] = ()
+    """What `selma data fetch` brings."""
+    source: str = ""
+
+
+def group_of(item_id: str) -> str:
+    """DSG's group of an item such as "stanford_paragraph_54"; the source itself if DSG has none,
+    "all" if the id names no source."""
+    source, separator, _ = item_id.rpartition("_")
+    if not separator or not source:
+        return "all"
+    return next((group for part, group in DSG_GROUPS.items() if part in source), source)
+
+
+def unsafe_id(item_id: str) -> str | None:
+    """Why this cannot be an id, as the end of a sentence; None if it can."""
+    if _SAFE_ID.fullmatch(item_id):
+        return None
+    return (
+        "must be letters, digits, dots, _ or -, at most 151, as it names a file, but is "
+        f"{item_id[:80]!r}"
+    )
+
+
+def two_of_one_name(ids: Iterable[str]) -> tuple[str, str] | None:
+    """The first two different ids that would name one file where case does not count."""
+    seen: dict[str, str] = {}
+    for item_id in ids:
+        other = seen.setdefault(item_id.casefold(), item_id)
+        if other != item_id:
+            return other, item_id
+    return None
+
+
+def in_folder(path: Path, name: str) -> Path:
+    """The file of this name, if `path` is a folder; else `path`."""
+    return path / name if path.is_dir() else path
+
+
+def read_text(path: Path) -> str:
+    """The whole file, without a byte order mark. Raises DataError."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"The benchmark {path} cannot be read: {error.strerror}.") from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}, line {line}: text must be UTF-8, but is not.") from error
+
+
+def head(path: Path) -> str:
+    """The beginning of a file as text; "" if there is none. What is no UTF-8 is replaced."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD_BYTES).decode("utf-8-sig", errors="replace")
+    except OSError:
+        return ""
+
+
+def columns(path: Path) -> list[str]:
+    """The names in a CSV's first row; [] for another file."""
+    if path.suffix.lower() != ".csv":
+        return []
+    try:
+        return next(csv.reader(head(path).splitlines()), [])
+    except csv.Error:
+        return []
+
+
+def first_keys(path: Path) -> set[str]:
+    """The keys of the first object in a JSON or JSON-lines file, nested ones among them; empty for
+    another file."""
+    if path.suffix.lower() not in (".json", ".jsonl"):
+        return set()
+    first, _, _ = head(path).partition("}")
+    return set(re.findall(r'"([A-Za-z_]+)"\s*:', first))

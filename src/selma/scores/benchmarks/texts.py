@@ -1,0 +1,137 @@
+"""The user's own prompts, without questions yet: plain text, CSV, JSON lines or JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from selma.errors import DataError
+from selma.records import ExamPrompt, prompt_id
+from selma.scores.benchmarks.layouts import (
+    Benchmark,
+    columns,
+    first_keys,
+    group_of,
+    read_text,
+    two_of_one_name,
+    unsafe_id,
+)
+
+_TEXT_KEYS = ("text", "prompt", "caption")
+
+
+def read_texts(path: Path) -> list[ExamPrompt]:
+    """The prompts of a file, in its order, with no questions.
+
+    - .txt: one on each line; empty lines and those that begin with # are left out;
+    - .csv with a header, .jsonl, .json (a list of objects): `text` (or prompt, or caption), and, as
+      one wishes, `id` and `group`; everything else is ignored.
+
+    Without an id, a prompt gets one made of its text, so that a line put in changes no other.
+    Raises DataError, with the line, for what has no safe meaning.
+    """
+    prompts: dict[str, ExamPrompt] = {}
+    places: dict[str, int] = {}
+    for number, row in _rows(path):
+        prompt = _prompt(path, number, row)
+        if prompt.id in prompts:
+            raise DataError(
+                f"{path}, line {number}: {prompt.id} is already in line {places[prompt.id]}. "
+                "Leave one of them out, or give it another id."
+            )
+        prompts[prompt.id], places[prompt.id] = prompt, number
+    if not prompts:
+        raise DataError(f"{path} must hold prompts, but has none.")
+    clash = two_of_one_name(prompts)
+    if clash:
+        raise DataError(f"{path}: ids {clash[0]!r} and {clash[1]!r} differ only in case.")
+    return list(prompts.values())
+
+
+def _prompt(path: Path, number: int, row: dict[str, Any]) -> ExamPrompt:
+    found = next((row[key] for key in _TEXT_KEYS if row.get(key) is not None), None)
+    if not isinstance(found, str) or not found.strip():
+        raise DataError(
+            f"{path}, line {number}: a prompt must have a text (text, prompt or caption), but "
+            f"{found!r:.80} came."
+        )
+    text = found.strip()
+    id = row.get("id", row.get("item_id"))
+    id = prompt_id("", text) if id in (None, "") else str(id).strip()
+    unsafe = unsafe_id(id)
+    if unsafe:
+        raise DataError(f"{path}, line {number}: id {unsafe}.")
+    group = row.get("group")
+    return ExamPrompt(id=id, text=text, group=str(group) if group else group_of(id), questions=())
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line (or place in a JSON list), and what stands there."""
+    text = read_text(path)
+    match path.suffix.lower():
+        case ".csv":
+            yield from _csv_rows(path, text)
+        case ".json":
+            found = _json(path, 1, text)
+            for number, row in enumerate(found if isinstance(found, list) else [found], 1):
+                yield number, _object(path, number, row)
+        case ".jsonl":
+            for number, line in _lines(text):
+                yield number, _object(path, number, _json(path, number, line))
+        case _:
+            for number, line in _lines(text):
+                if not line.startswith("#"):
+                    yield number, {"text": line}
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    # Not splitlines: it also splits at U+2028 and its like, which may stand inside a prompt.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, line.strip()
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for row in reader:
+            # DictReader has None for cells that are missing, and under the key None surplus ones.
+            if None in row or None in row.values():
+                raise DataError(
+                    f"{path}, line {reader.line_num}: as many cells as columns must stand in a row."
+                )
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: it is not valid CSV: {error}.") from error
+
+
+def _json(path: Path, number: int, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}, line {number}: it is not valid JSON: {error}.") from error
+
+
+def _object(path: Path, number: int, row: Any) -> dict[str, Any]:
+    if isinstance(row, str):
+        return {"text": row}
+    if not isinstance(row, dict):
+        raise DataError(f"{path}, line {number}: a prompt must be an object, but {row!r:.80} came.")
+    return row
+
+
+def _recognises(path: Path) -> bool:
+    named = set(columns(path)) | first_keys(path)
+    return path.suffix.lower() in (".txt", ".jsonl") or bool(named & set(_TEXT_KEYS))
+
+
+TEXTS = Benchmark(
+    name="prompts",
+    layout="your own prompts (.txt, or .csv, .jsonl, .json with text and, as you wish, id)",
+    recognises=_recognises,
+    read=read_texts,
+)

@@ -1,0 +1,1 @@
+"""Questions for new prompts by a language model: DSG's yes/no, or TIFA's multiple choice."""

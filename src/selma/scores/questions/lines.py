@@ -1,0 +1,160 @@
+"""A reply → its numbered rows, whatever shape the reply has: lines, bullets, a table, JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from selma.backbones.replies import FENCE, readable
+
+
+class Row(NamedTuple):
+    """What stands behind a number; None where there is no number."""
+
+    number: int | None
+    body: str
+
+
+_LABEL = r"(?:facts?|rows?|tuples?|questions?|dependenc(?:y|ies)|items?|number|no\.?|id|q|f)"
+# A number may be followed by nothing but a blank where what comes next begins a row of ours.
+_BEGINS = r"(?:entity|attribute|relation|global|other|is|are|do|does|did|was|were|has|have|can)\b"
+_NUMBERED = re.compile(
+    rf"^\s*(?:[-*+•>]\s+)?(?:\#+\s*)?[*_`]{{0,2}}[\(\[]?(?:{_LABEL}\s*)?\#?\s*(\d{{1,3}})[\)\]]?"
+    rf"[*_`]{{0,2}}\s*(?:\||[.):\]、．：]+|[-–—=]*>|→|[-–—=]\s|depends? on\b:?|\s(?={_BEGINS}))"
+    r"\s*[*_`]{0,2}\s*(.*)$",
+    re.IGNORECASE,
+)
+_BULLET = re.compile(r"^\s*(?:[-*+•‣◦▪–—]|\[[ xX]?\])\s+(?=\S)(.*)$")
+_RUN_ON = re.compile(r"(?<=\S)[\s,;]+(?=\d{1,3}\s*\|\s*\S)")
+_GIVEN = re.compile(r"^\W*(text|text and facts|input|example \d+|next text)\W*(:.*)?$", re.I)
+_OUTPUT = re.compile(
+    r"^\W*(facts|tuples|dependencies|questions|output|answer|response|result)\W*:?\W*$", re.I
+)
+_NUMBER_KEYS = ("id", "number", "no", "index", "n", "#", "fact_id", "tuple_id", "question_id")
+_BODY_KEYS = (
+    *("question", "tuple", "dependencies", "dependency", "depends_on", "depends on", "parents"),
+    *("parent", "fact", "text", "body", "value"),
+)
+
+
+def rows(reply: str) -> list[Row]:
+    """The rows of a reply, in its order; what is no row stays in as one without a number.
+
+    A repetition of the given before the rows, and further examples made up after them, are left
+    out.
+    """
+    text = readable(reply)
+    from_json = json_value(text)
+    if from_json is not None:
+        return list(_json_rows(from_json))
+    found: list[Row] = []
+    for line in text.split("\n"):
+        if FENCE.match(line) or not line.strip():
+            continue
+        if _OUTPUT.match(line):
+            found.clear()  # what came before was the given, repeated
+        elif _GIVEN.match(line):
+            if any(row.number is not None for row in found):
+                break  # the model has gone on to another example
+        else:
+            found += [_row(part) for part in _RUN_ON.split(line) if part.strip()]
+    return found
+
+
+def json_value(text: str) -> Any:
+    """The JSON that a readable reply is or holds, bare or in a fence; None if there is none."""
+    inner = "\n".join(line for line in text.split("\n") if not FENCE.match(line)).strip()
+    start = re.search(r'[\[{]\s*["\[{]', inner)
+    if start is None or _NUMBERED.match(inner.split("\n")[0]):
+        return None
+    try:
+        value, end = json.JSONDecoder().raw_decode(inner[start.start() :])
+        rest = inner[start.start() + end :].strip()
+        if isinstance(value, dict) and rest.startswith("{"):  # one object on each line
+            lines = inner[start.start() :].split("\n")
+            return [json.loads(line) for line in lines if line.strip().startswith("{")]
+    except (ValueError, RecursionError):
+        return _whole_objects(inner[start.start() :])
+    return value
+
+
+def _whole_objects(text: str) -> list[Any] | None:
+    """The closed flat objects of JSON that is broken, most often by the limit on tokens."""
+    found = []
+    for part in re.findall(r"\{[^{}]*\}", text):
+        try:
+            found.append(json.loads(part))
+        except ValueError:
+            continue
+    return found or None
+
+
+def _row(line: str) -> Row:
+    table = re.match(r"^\s*\|(.+)\|\s*$", line)
+    if table:
+        line = table[1].strip()
+    found = _NUMBERED.match(line)
+    if found:
+        return Row(int(found[1]), found[2].strip())
+    bullet = _BULLET.match(line)
+    return Row(None, (bullet[1] if bullet else line).strip())
+
+
+def _json_rows(value: Any, depth: int = 0) -> Iterator[Row]:
+    """Rows of a list of texts or objects, or of an object of numbered keys, at any depth."""
+    if depth > 6:
+        return
+    if isinstance(value, dict):
+        if value and all(re.fullmatch(r"\D{0,6}\d{1,3}", str(key)) for key in value):
+            for key, part in value.items():
+                number = int(re.sub(r"\D", "", key))
+                yield Row(number, _body(part))
+            return
+        named = {str(key).lower(): part for key, part in value.items()}
+        at = next((_number(named[key]) for key in _NUMBER_KEYS if key in named), None)
+        body = _tuple_of(named) or next((_body(named[k]) for k in _BODY_KEYS if k in named), None)
+        if body is not None and (at is not None or not _holds_rows(value)):
+            yield Row(at, body)
+            return
+        for part in value.values():
+            yield from _json_rows(part, depth + 1)
+    elif isinstance(value, list):
+        for part in value:
+            if isinstance(part, dict | list):
+                yield from _json_rows(part, depth + 1)
+            else:
+                yield _row(str(part))
+
+
+def _holds_rows(value: dict[str, Any]) -> bool:
+    return any(isinstance(part, list | dict) and part for part in value.values())
+
+
+def _number(value: Any) -> int | None:
+    digits = re.sub(r"\D", "", str(value))
+    return int(digits[:3]) if digits else None
+
+
+def _tuple_of(named: dict[str, Any]) -> str | None:
+    """A fact that came in parts: category, kind and things."""
+    category = next((named[k] for k in ("category", "category_broad") if k in named), None)
+    kind = next((named[k] for k in ("kind", "type", "category_detailed") if k in named), "-")
+    things = next(
+        (named[k] for k in ("things", "arguments", "args", "keywords", "tuple") if k in named), None
+    )
+    if category is None or things is None or "question" in named:
+        return None
+    said = _body(things)
+    return said if "(" in said else f"{category} - {kind} ({said})"
+
+
+def _body(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_body, value))
+    if isinstance(value, dict):
+        named = {str(key).lower(): part for key, part in value.items()}
+        found = _tuple_of(named) or next((_body(named[k]) for k in _BODY_KEYS if k in named), None)
+        return found if found is not None else ", ".join(map(_body, value.values()))
+    return "" if value is None else str(value)

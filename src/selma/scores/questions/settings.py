@@ -1,0 +1,60 @@
+"""What the command is told → which language model writes the questions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from selma.config import LocalLLM, QuestionsConfig, ServedLLM, load_config, parse_config
+from selma.errors import ConfigError
+
+
+def backend_of(
+    backend: str | None, *, model: str | None = None, base_url: str | None = None
+) -> LocalLLM | ServedLLM:
+    """The language model that is meant. Raises ConfigError.
+
+    backend: a YAML file (a run's config, whose `prompts.backend` it is, or that section alone), or
+    a local model as `prompts.backend.model` takes it. model, base_url: one on a server instead.
+    """
+    if (backend is None) == (model is None):
+        raise ConfigError(
+            "One language model must be named: --backend (a YAML file, or a local model), or "
+            "--model (one on a server, with --base-url)."
+        )
+    if model is not None:
+        return ServedLLM(model=model, base_url=base_url)
+    assert backend is not None
+    if base_url is not None:
+        raise ConfigError("--base-url belongs to --model; a file of settings has its own.")
+    if not backend.endswith((".yaml", ".yml")):
+        return LocalLLM(model=backend)
+    path = Path(backend)
+    section = _section(path)
+    if section is None:
+        return load_config(path).prompts.backend
+    whole = {"name": "questions", "prompts": {"backend": section}}
+    return parse_config(whole, origin=path, folder=path.parent).prompts.backend
+
+
+def questions_config(**given: Any) -> QuestionsConfig:
+    """The settings. Raises ConfigError."""
+    try:
+        return QuestionsConfig.model_validate(given)
+    except ValidationError as error:
+        what = error.errors()[0]
+        raise ConfigError(
+            f"{what['loc'][0]}: {what['msg']}, but {what['input']!r:.80} came."
+        ) from error
+
+
+def _section(path: Path) -> dict[str, Any] | None:
+    """The file's mapping, if it is a language model's section alone."""
+    try:
+        found = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return None  # to be told by the reader of configs
+    return found if isinstance(found, dict) and "kind" in found else None

@@ -1,0 +1,296 @@
+"""Prompts → a file of questions that the scorers read; every reply is kept as it comes.
+
+    FILE.csv (or .json)       the questions, in DSG-1k's (or TIFA's) layout, when all is done
+    FILE.quarantine.jsonl     the prompts that gave nothing, with the reason and the raw replies
+    FILE.csv.work/            replies.jsonl, journal.jsonl (each request's cost), summary.json
+
+The result is worked out from the replies alone. A reply is found again by all that it depends on,
+so that a run that was stopped, or whose prompts were added to, asks for none of them twice.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections import Counter
+from collections.abc import Generator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from selma.backbones.language import (
+    LanguageModel,
+    Reply,
+    Sampling,
+    load_language_model,
+    model_identity,
+    parallel_requests,
+)
+from selma.config import QuestionsConfig
+from selma.errors import ConfigError, DataError, NoProgress
+from selma.progress import progress
+from selma.randomness import seed_for
+from selma.records import ExamPrompt
+from selma.scores.benchmarks import read_benchmark
+from selma.scores.questions.asking import Ask, Unusable, continuation, instructions, load_style
+from selma.scores.questions.choices import Choice, write_choices
+from selma.scores.questions.graph import GraphRow, write_graph
+from selma.workspace import (
+    Workspace,
+    append_line,
+    read_lines,
+    recipe_key,
+    write_bytes,
+    write_json,
+)
+
+_STAGE = "questions"
+_RETRY_TEMPERATURE = 0.7
+_SUFFIX = {"dsg": ".csv", "tifa": ".json"}
+COLUMNS = (
+    *("item_id", "text", "keywords", "proposition_id", "dependency"),
+    *("category_broad", "category_detailed", "tuple", "question_natural_language"),
+)
+"""DSG-1k's columns, in its order."""
+
+
+def write_questions(
+    prompts: Sequence[ExamPrompt], config: QuestionsConfig, out: Path
+) -> dict[str, Any]:
+    """The summary, after `out` was written: what was asked, kept, wrong and put aside; JSON.
+
+    Raises NoProgress if no prompt, or none of `config.patience` in a row, gave questions, and
+    BackendError if a server fails for good; what came is kept, and the same call goes on from
+    there.
+    """
+    if out.suffix.lower() != _SUFFIX[config.style]:
+        raise ConfigError(
+            f"Questions of style {config.style} are a {_SUFFIX[config.style]} file, but {out} came."
+        )
+    folder = Workspace(out.with_name(f"{out.name}.work"))
+    if out.exists() and not folder.root.exists():
+        raise DataError(f"{out} is there and was not made by this command; name another file.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with folder.locked():
+        began = time.monotonic()
+        desk = _Desk(config, folder)
+        drafts, without = desk.all(prompts)
+        _write_aside(out, drafts)
+        if without >= config.patience or all(draft.failure for draft in drafts):
+            raise NoProgress(_no_progress(drafts, without))
+        _write(out, [draft for draft in drafts if draft.failure is None], config)
+        summary = _summary(drafts)
+        write_json(folder.root / "summary.json", summary)
+        seconds = round(time.monotonic() - began, 3)
+        folder.journal(_STAGE, seconds=seconds, **summary)
+    return summary
+
+
+class _Draft:
+    """One prompt on its way to questions."""
+
+    def __init__(self, prompt: ExamPrompt, config: QuestionsConfig) -> None:
+        self.prompt = prompt
+        self.faults: Counter[str] = Counter()
+        self.replies: list[Reply] = []
+        self.rows: list[GraphRow] | list[Choice] = []
+        self.failure: str | None = None
+        self.ask: Ask | None = None
+        """What is to be asked next; None when it is finished or has failed."""
+        write: Any = write_graph if config.style == "dsg" else write_choices
+        self._steps: Generator[Ask, Reply, Any] = write(
+            prompt.text, self.faults, attempts=config.attempts
+        )
+        self._go(None)
+
+    def take(self, reply: Reply) -> None:
+        self.replies.append(reply)
+        self._go(reply)
+
+    def _go(self, reply: Reply | None) -> None:
+        self.ask = None
+        try:
+            self.ask = next(self._steps) if reply is None else self._steps.send(reply)
+        except StopIteration as end:
+            self.rows = end.value
+        except Unusable as reason:
+            self.failure = str(reason)
+
+
+class _Desk:
+    """Asks for what the drafts want, in batches that depend on the prompts alone."""
+
+    def __init__(self, config: QuestionsConfig, folder: Workspace) -> None:
+        self.config = config
+        self.folder = folder
+        self.style = load_style(config.style)
+        self.identity = model_identity(config.backend)
+        self.path = folder.root / "replies.jsonl"
+        lines = read_lines(self.path, repair=True)
+        self.kept = {key: reply for line in lines for key, reply in line["replies"].items()}
+
+    def all(self, prompts: Sequence[ExamPrompt]) -> tuple[list[_Draft], int]:
+        """The drafts, finished or failed, and how many failed in a row at the end: of all prompts,
+        or of those up to where patience ended."""
+        size = parallel_requests(self.config.backend)
+        drafts: list[_Draft] = []
+        without = 0
+        with progress(f"questions: {self.config.style}", total=len(prompts)) as bar:
+            for start in range(0, len(prompts), size):
+                part = [_Draft(p, self.config) for p in prompts[start : start + size]]
+                self._finish(part)
+                drafts += part
+                bar(len(part), note=f"{sum(d.failure is not None for d in drafts)} put aside")
+                for draft in part:
+                    without = without + 1 if draft.failure else 0
+                if without >= self.config.patience:
+                    break
+        return drafts, without
+
+    def _finish(self, drafts: Sequence[_Draft]) -> None:
+        while waiting := [(draft, draft.ask) for draft in drafts if draft.ask is not None]:
+            first = waiting[0][1]
+            batch = [
+                (draft, ask)
+                for draft, ask in waiting
+                if (ask.step, ask.attempt) == (first.step, first.attempt)
+            ]
+            for (draft, _), reply in zip(batch, self._replies(batch), strict=True):
+                draft.take(reply)
+
+    def _replies(self, batch: Sequence[tuple[_Draft, Ask]]) -> list[Reply]:
+        """One for each request, from the file or from the model, all of one step and attempt."""
+        keys = [self._key(draft, ask) for draft, ask in batch]
+        open_places = [place for place, key in enumerate(keys) if key not in self.kept]
+        if open_places:
+            came = self._ask([batch[place] for place in open_places])
+            # Half a surrogate pair can stand in a server's JSON, but in no file.
+            new = {
+                keys[at]: vars(reply) | {"text": reply.text.encode("utf-8", "replace").decode()}
+                for at, reply in zip(open_places, came, strict=True)
+            }
+            append_line(self.path, {"replies": new})
+            self.kept |= new
+        return [Reply(**self.kept[key]) for key in keys]
+
+    def _ask(self, batch: Sequence[tuple[_Draft, Ask]]) -> list[Reply]:
+        ask = batch[0][1]
+        continues = self._model.form == "continuation"
+        sampling = self._sampling(ask, grammar=self.style.grammars[ask.step] if continues else None)
+        word = continuation if continues else instructions
+        return self._model.complete(
+            [word(self.style, ask) for _, ask in batch],
+            seeds=[self._seed(draft, ask) for draft, ask in batch],
+            sampling=sampling,
+        )
+
+    def _sampling(self, ask: Ask, grammar: str | None) -> Sampling:
+        temperature = self.config.temperature
+        if ask.attempt:
+            temperature = max(temperature, _RETRY_TEMPERATURE)
+        most = self.config.max_new_tokens
+        return Sampling(max_new_tokens=most, temperature=temperature, grammar=grammar)
+
+    def _seed(self, draft: _Draft, ask: Ask) -> int:
+        return seed_for(self.config.seed, _STAGE, draft.prompt.id, ask.step, ask.attempt)
+
+    def _key(self, draft: _Draft, ask: Ask) -> str:
+        """Changes with everything that a reply depends on; the model need not be loaded for it."""
+        return recipe_key(
+            {
+                "model": self.identity,
+                "wishes": [instructions(self.style, ask), continuation(self.style, ask)],
+                "grammar": self.style.grammars[ask.step],
+                "sampling": vars(self._sampling(ask, None)),
+                "seed": self._seed(draft, ask),
+            }
+        )
+
+    @cached_property
+    def _model(self) -> LanguageModel:
+        lines = self.folder.read_journal()
+        spent = sum(line.get("cost", 0.0) for line in lines if line.get("event") == "request")
+        note = partial(self.folder.journal, _STAGE)
+        return load_language_model(self.config.backend, note=note, spent=spent)
+
+
+def _no_progress(drafts: Sequence[_Draft], without: int) -> str:
+    faults: Counter[str] = Counter()
+    for draft in drafts:
+        faults.update(draft.faults)
+    most = ", ".join(f"{count} {what}" for what, count in faults.most_common(5) if count)
+    return (
+        f"The last {without} prompts gave no questions ({drafts[-1].failure}; most often: {most}). "
+        "All replies are kept. Name a larger model, or allow more attempts or new tokens."
+    )
+
+
+def _write_aside(out: Path, drafts: Sequence[_Draft]) -> None:
+    path = out.with_name(f"{out.stem}.quarantine.jsonl")
+    rows = [
+        {
+            "id": draft.prompt.id,
+            "text": draft.prompt.text,
+            "reason": draft.failure,
+            "faults": {what: count for what, count in sorted(draft.faults.items()) if count},
+            "replies": [reply.text for reply in draft.replies],
+        }
+        for draft in drafts
+        if draft.failure is not None
+    ]
+    if rows:
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        write_bytes(path, "".join(lines).encode("utf-8"))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write(out: Path, drafts: Sequence[_Draft], config: QuestionsConfig) -> None:
+    text = _csv(drafts) if config.style == "dsg" else _json(drafts)
+    write_bytes(out, text.encode("utf-8"))
+    found = read_benchmark(out)
+    if [prompt.id for prompt in found] != [draft.prompt.id for draft in drafts]:
+        raise DataError(f"{out} does not read as it was written; this is a mistake of selma's.")
+
+
+def _csv(drafts: Sequence[_Draft]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(COLUMNS)
+    for draft in drafts:
+        for number, row in enumerate(draft.rows, 1):
+            assert isinstance(row, GraphRow)
+            fact, after = row.fact, ",".join(map(str, row.parents)) or "0"
+            prompt = draft.prompt
+            of_fact = (fact.category, fact.kind, str(fact), row.question)
+            writer.writerow((prompt.id, prompt.text, fact.things, number, after, *of_fact))
+    return file.getvalue()
+
+
+def _json(drafts: Sequence[_Draft]) -> str:
+    rows = [
+        {"id": draft.prompt.id, "caption": draft.prompt.text} | vars(row)
+        for draft in drafts
+        for row in draft.rows
+    ]
+    return json.dumps(rows, indent=4, ensure_ascii=False) + "\n"
+
+
+def _summary(drafts: Sequence[_Draft]) -> dict[str, Any]:
+    faults: Counter[str] = Counter()
+    for draft in drafts:
+        faults.update(draft.faults)
+    replies = [reply for draft in drafts for reply in draft.replies]
+    return {
+        "prompts": len(drafts),
+        "done": sum(draft.failure is None for draft in drafts),
+        "quarantined": sum(draft.failure is not None for draft in drafts),
+        "questions": sum(len(draft.rows) for draft in drafts),
+        "requests": len(replies),
+        "prompt_tokens": sum(reply.prompt_tokens for reply in replies),
+        "reply_tokens": sum(reply.reply_tokens for reply in replies),
+        "cost": round(sum(reply.cost for reply in replies), 6),
+        "faults": {what: count for what, count in sorted(faults.items()) if count},
+    }

@@ -1,0 +1,137 @@
+"""A run's scores stage on multiple choice: asked with choices, matched, scored as TIFA."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from colours import COLOURS, ColourJudge, picture
+from PIL import Image
+
+from selma.backbones.judging import MultipleChoice, pixels
+from selma.config import ScoresConfig
+from selma.errors import DataError, ModelError
+from selma.records import ExamPrompt, Question, Scorecard
+from selma.scores.scoring import read_answers, score_models
+from selma.workspace import Workspace
+
+CHOICES = ("red", "green", "blue")
+EXAM = [
+    ExamPrompt(
+        id=f"a_{n}",
+        text=f"all {colour}",
+        group="a",
+        questions=(
+            Question(id="1", text="what colour?", category="color", choices=CHOICES, answer=colour),
+            Question(
+                id="2",
+                text=f"Is there {colour}?",
+                category="object",
+                choices=("yes", "no"),
+                answer="yes",
+            ),
+        ),
+    )
+    for n, colour in enumerate(CHOICES * 2)
+]
+ROLES = {"base": "base", "merged": "merged"}
+SAID = {"red": "crimson", "green": "Green.", "blue": "blue"}
+"""What the judge calls the colours: no choice, a choice but for its dress, a choice."""
+
+
+class Namer(ColourJudge):
+    """Names a picture's main colour in its own words."""
+
+    def choose(
+        self,
+        pictures: Sequence[Image.Image],
+        questions: Sequence[Sequence[str]],
+        choices: Sequence[Sequence[Sequence[str]]],
+    ) -> list[list[tuple[str, float | None]]]:
+        self._look(len(pictures))
+        with torch.inference_mode():
+            shares = self.network.encode(pixels(pictures))
+        names = [list(COLOURS)[int(share.argmax())] for share in shares]
+        return [
+            [
+                (SAID[name], None) if few == CHOICES else ("yes" if name in text else "no", 0.5)
+                for text, few in zip(asked, offered, strict=True)
+            ]
+            for name, asked, offered in zip(names, questions, choices, strict=True)
+        ]
+
+
+def nearest(answers: Sequence[str], choices: Sequence[Sequence[str]]) -> list[int]:
+    """By meaning, as far as it goes here."""
+    return [list(few).index({"crimson": "red"}[a]) for a, few in zip(answers, choices, strict=True)]
+
+
+def draw(folder: Workspace, model: str, colours: Sequence[str]) -> Path:
+    item = folder.item("5-scores", "pictures", model, recipe={"model": model})
+    item.begin()
+    files = []
+    for prompt, colour in zip(EXAM, colours, strict=True):
+        files.append(item.path / f"{prompt.id}.png")
+        picture(colour).save(files[-1])
+    item.finish(files, {})
+    return item.path
+
+
+def score(folder: Workspace, judge: ColourJudge, matcher: str | None, **changed) -> Scorecard:
+    pictures = {
+        "base": draw(folder, "base", ["red"] * 6),
+        "merged": draw(folder, "merged", CHOICES * 2),
+    }
+    return score_models(
+        changed.get("exam", EXAM),
+        pictures,
+        ScoresConfig(benchmark="questions.json", matcher=matcher, resamples=50),
+        folder,
+        roles=ROLES,
+        seed=0,
+        load_judge=lambda _: judge,
+        load_scorer=lambda _: judge,
+        load_matcher=lambda _: nearest,
+    )
+
+
+def test_free_answers_are_matched_and_kept_as_they_came(tmp_path: Path) -> None:
+    folder, judge = Workspace(tmp_path), Namer("namer")
+    assert isinstance(judge, MultipleChoice)
+    card = score(folder, judge, "wordllama")
+    base, merged = card.models
+    assert (card.measure, card.matcher) == ("TIFA", "wordllama")
+    assert (base.dsg.mean, merged.dsg.mean) == (pytest.approx(100 / 3), 100)
+    assert merged.categories["color"].mean == 100 and base.unreadable == 0
+    assert card.agreement == 1
+    first, second, third = read_answers(folder, "merged")[:6:2]
+    assert [(a.text, a.choice, a.verdict) for a in (first, second, third)] == [
+        ("crimson", "red", "yes"),
+        ("Green.", None, "yes"),
+        ("blue", None, "yes"),
+    ]
+
+
+def test_without_a_matcher_they_are_unreadable_and_no_judge_is_asked_again(tmp_path: Path) -> None:
+    folder, judge = Workspace(tmp_path), Namer("namer")
+    score(folder, judge, "wordllama")
+    seen = judge.seen
+    merged = score(folder, judge, None).models[1]
+    assert (merged.dsg.mean, merged.unreadable) == (pytest.approx(100 * 10 / 12), 2)
+    assert judge.seen == seen
+    rows = (folder.root / "5-scores" / "scorecard" / "verdicts.jsonl").read_text().splitlines()
+    assert not any("matched" in json.loads(row) for row in rows)
+
+
+def test_a_judge_of_yes_and_no_is_not_asked_for_choices(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="answers only yes or no"):
+        score(Workspace(tmp_path), ColourJudge("colours"), None)
+
+
+def test_prompts_without_questions_are_refused(tmp_path: Path) -> None:
+    bare = [prompt.model_copy(update={"questions": ()}) for prompt in EXAM]
+    with pytest.raises(DataError, match="selma questions"):
+        score(Workspace(tmp_path), Namer("namer"), None, exam=bare)
