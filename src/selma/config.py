@@ -6,6 +6,7 @@ config imports no model library, so that mistakes are shown before anything is l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -217,9 +218,9 @@ class MergedConfig(Section):
     rank: PositiveInt | None = None
     """Cut each layer to this rank. None: svd takes the experts' largest, methods on whole deltas
     the sum of the experts' ranks, and the others need no cut."""
-    max_error: float | None = Field(None, gt=0, lt=1)
+    max_error: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Instead of a rank: the smallest in each layer that changes it by no more than this share."""
-    density: float | None = Field(None, gt=0, le=1)
+    density: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of entries that is kept: the largest of the whole task vector (ties, knots,
     magnitude_prune), of each factor (ties_of_factors), or drawn by chance (dare, dare_ties)."""
     normalize: bool | None = None
@@ -270,6 +271,17 @@ def merged_config(given: dict[str, Any]) -> MergedConfig:
     except ValidationError as error:
         lines = [_mistake(dict(found)) for found in error.errors()]
         raise ConfigError("The merge cannot start:\n" + "\n".join(lines)) from error
+
+
+def numbers(text: str) -> list[float]:
+    """The finite numbers of "0.5,0.3,0.2". Raises ConfigError."""
+    try:
+        found = [float(one) for one in text.split(",")]
+    except ValueError:
+        found = [math.nan]
+    if not all(map(math.isfinite, found)):
+        raise ConfigError(f"Weights must be numbers with commas between them, but {text!r} came.")
+    return found
 
 
 class ScoresConfig(Section):

@@ -81,7 +81,7 @@ def write_safetensors(
 
     Each is float32 unless `dtypes` says otherwise. One tensor at a time is held in memory.
     """
-    codes = {dtype: code for code, dtype in DTYPES.items()}
+    codes = {dtype: code for code, dtype in DTYPES.items()} | {torch.int64: "I64"}
     types = {name: (dtypes or {}).get(name, torch.float32) for name in tensors}
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0

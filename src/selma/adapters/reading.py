@@ -101,7 +101,8 @@ def read_adapter(place: Path, *, layers_per_block: int = names.LAYERS_PER_BLOCK)
     files = _files_of(place)
     found: dict[str, dict[str, _Tensor]] = {}
     settings: dict[str, dict[str, Any]] = {}
-    formats, metadata = set(), {}
+    formats: set[str] = set()
+    metadata: dict[str, str] = {}
     for path, component in files:
         if path.name == ADAPTER_FILE:
             _as_the_manifest_says(path)

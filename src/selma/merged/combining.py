@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -270,7 +271,7 @@ def _thresholds(
                 parts = _parts(files, weights, key)
                 yield aligned(list(parts.values()))[1][list(parts).index(name)]
 
-    return {name: threshold(lambda n=name: vector(n), choices.density) for name in files}
+    return {name: threshold(partial(vector, name), choices.density) for name in files}
 
 
 def _at(choices: Choices, layer: str) -> Choices:
