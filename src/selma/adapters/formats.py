@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -28,6 +28,7 @@ from selma.adapters.models import Family, Model, family_of, read_model, require_
 from selma.adapters.reading import (
     PEFT_FILE,
     PEFT_SETTINGS,
+    RANKS_KEY,
     AdapterFile,
     LayerFile,
     read_adapter,
@@ -242,8 +243,33 @@ def _write_kohya(place: Path, adapter: Adapter, model: Model | None) -> None:
         if name is None:
             raise AdapterError(f"kohya has no name for {key}. Write it --to diffusers or peft.")
         named[key] = name
+    adapter = _of_one_rank(adapter)
     metadata = kohya_metadata(adapter, family, model)
     _write(place, adapter, named, ("lora_down", "lora_up"), metadata, alphas=True)
+
+
+def _of_one_rank(adapter: Adapter) -> Adapter:
+    """The adapter with zeros up to its largest rank, if its layers' scales are equal.
+
+    diffusers (0.42) gives all layers of a kohya file one alpha, so that layers of different ranks
+    would be scaled wrongly there. The header says what the ranks were, and `reading` takes the
+    zeros off again. Layers of different scales stay as they are: those other programs read right.
+    """
+    ranks = {key: layer.rank for key, layer in adapter.layers.items()}
+    scales = {layer.scale for layer in adapter.layers.values()}
+    if len(set(ranks.values())) == 1 or len(scales) > 1:
+        return adapter
+    top, scale = max(ranks.values()), scales.pop()
+
+    def give(key: str) -> tuple[Tensor, Tensor]:
+        a, b = (factor.flatten(1) for factor in adapter.give(key))
+        more = top - ranks[key]
+        return torch.cat([a, a.new_zeros(more, a.shape[1])]), torch.cat(
+            [b, b.new_zeros(b.shape[0], more)], dim=1
+        )
+
+    layers = {k: replace(one, rank=top, alpha=scale * top) for k, one in adapter.layers.items()}
+    return Adapter(layers, give, adapter.lineage, {**adapter.notes, RANKS_KEY: as_json(ranks)})
 
 
 _VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}

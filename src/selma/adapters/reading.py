@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from selma.errors import AdapterError
 from selma.workspace import file_sha256
 
 PEFT_FILE, PEFT_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+RANKS_KEY = "selma_ranks"  # layer → rank, where `formats` filled a kohya file up with zeros
 PEFT_DEFAULT_ALPHA = 8  # of a header that gives none: what PEFT itself would take
 
 
@@ -89,7 +90,10 @@ class AdapterFile:
         """A and B as they lie in the file, in its shapes and type."""
         layer = self.layers[key]
         with opened(layer.path) as file:
-            return file.get_tensor(layer.a), file.get_tensor(layer.b)
+            a, b = file.get_tensor(layer.a), file.get_tensor(layer.b)
+        if a[layer.rank :].any() or b[:, layer.rank :].any():
+            raise AdapterError(f"{self.path} has rank {layer.rank} for {key}, but more is filled.")
+        return a[: layer.rank], b[:, : layer.rank]
 
 
 def read_adapter(place: Path, *, layers_per_block: int = names.LAYERS_PER_BLOCK) -> AdapterFile:
@@ -119,7 +123,11 @@ def read_adapter(place: Path, *, layers_per_block: int = names.LAYERS_PER_BLOCK)
         settings |= _settings(path, component, metadata)
     if len(formats) > 1:
         raise AdapterError(f"{place} mixes the names of {' and '.join(sorted(formats))}.")
-    layers = {key: _layer(place, key, found[key], settings) for key in sorted(found)}
+    filled = _header_json(metadata, RANKS_KEY, place)
+    layers = {
+        key: _without_zeros(_layer(place, key, found[key], settings), filled.get(key))
+        for key in sorted(found, key=lambda key: f"{key}.")
+    }
     if not layers:
         raise AdapterError(f"{place} must change at least one layer, but is empty.")
     return AdapterFile(
@@ -265,6 +273,12 @@ def _layer(
         alpha=_alpha(place, module, rank, tensors.get("alpha"), ours),
         dtypes=(DTYPES[a.dtype], DTYPES[b.dtype]),
     )
+
+
+def _without_zeros(layer: LayerFile, rank: Any) -> LayerFile:
+    if not isinstance(rank, int) or not 0 < rank < layer.rank:
+        return layer
+    return replace(layer, rank=rank, alpha=layer.scale * rank)
 
 
 def _fit(a: tuple[int, ...], b: tuple[int, ...]) -> bool:

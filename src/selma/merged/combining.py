@@ -226,7 +226,8 @@ def _layers(
 ) -> Iterator[tuple[str, dict[str, Part]]]:
     """Layer → the experts that change it, in order of layers' names."""
     least = _thresholds(files, weights, method, choices)
-    for key in sorted({key for file in files.values() for key in file.layers}):
+    keys = {key for file in files.values() for key in file.layers}
+    for key in sorted(keys, key=lambda key: f"{key}."):
         yield key, _parts(files, weights, key, least)
 
 
