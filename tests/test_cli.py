@@ -60,7 +60,7 @@ def test_help_has_a_sentence_for_each_command() -> None:
     shown = selma("--help").stdout
     for name in (
         *("run", "prompts", "images", "experts", "merge", "score", "report"),
-        *("status", "check", "generate", "toybox", "study", "questions", "data"),
+        *("convert", "status", "check", "generate", "toybox", "study", "questions", "data"),
     ):
         assert any(
             line.split()[:1] == [name] and len(line.split()) > 4 for line in shown.splitlines()

@@ -100,12 +100,110 @@ def experts(config: Config, folder: Folder = None) -> None:
         typer.echo(f"{expert.skill}: {expert.folder}")
 
 
+Base = Annotated[
+    str | None,
+    typer.Option(help='"toybox" or a diffusers folder; where a format\'s names need it.'),
+]
+
+
 @app.command()
-def merge(config: Config, folder: Folder = None) -> None:
-    """Stage 4: merge the experts into one adapter."""
+def merge(
+    what: Annotated[
+        list[Path], typer.Argument(metavar="CONFIG | FILES...", help="A .yaml, or adapters.")
+    ],
+    folder: Folder = None,
+    out: Annotated[Path | None, typer.Option(help="FILES: where the result goes.")] = None,
+    to: Annotated[str, typer.Option(help="FILES: diffusers, kohya or peft.")] = "diffusers",
+    method: Annotated[str, typer.Option(help="FILES: see docs/paper.md.")] = "mean_of_deltas",
+    weights: Annotated[
+        str | None, typer.Option(help="FILES: one number for each, as in 0.5,0.3,0.2.")
+    ] = None,
+    scale: Annotated[float | None, typer.Option("--scale", "--lambda")] = None,
+    rank: Annotated[int | None, typer.Option(help="Cut to this rank.")] = None,
+    max_error: Annotated[float | None, typer.Option(help="Or to this relative error.")] = None,
+    density: Annotated[float | None, typer.Option(help="Share of entries kept.")] = None,
+    normalize: Annotated[bool | None, typer.Option("--normalize/--no-normalize")] = None,
+    consensus: Annotated[str | None, typer.Option(help="Of knots: ties or mean.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of dare.")] = None,
+    base: Base = None,
+    json: Annotated[Path | None, typer.Option(help="Write the judgement to this file.")] = None,
+) -> None:
+    """Stage 4: merge the experts into one adapter. Or merge adapter files of any origin."""
+    named = {
+        "method": method,
+        "scale": scale,
+        "rank": rank,
+        "max_error": max_error,
+        "density": density,
+        "normalize": normalize,
+        "consensus": consensus,
+        "seed": seed,
+    }
+    if len(what) == 1 and what[0].suffix in (".yaml", ".yml"):
+        _merge_stage(what[0], folder)
+    else:
+        given = {name: value for name, value in named.items() if value is not None}
+        _merge_files(what, out, given, weights=weights, to=to, base=base, json=json)
+
+
+def _merge_stage(config: Path, folder: Path | None) -> None:
     from selma import pipeline
 
-    typer.echo(f"Merged adapter: {pipeline.merge(_load(config, folder)).folder}")
+    merged = pipeline.merge(_load(config, folder))
+    _show_judged(pipeline.judged(merged))
+    typer.echo(f"Merged adapter: {merged.folder}")
+
+
+def _merge_files(
+    files: list[Path],
+    out: Path | None,
+    given: dict[str, Any],
+    *,
+    weights: str | None,
+    to: str,
+    base: str | None,
+    json: Path | None,
+) -> None:
+    from selma.config import merged_config, numbers
+    from selma.errors import ConfigError
+    from selma.merged.combining import merge_files
+    from selma.workspace import write_json
+
+    if out is None:
+        raise ConfigError("Merging files needs --out; a stage needs one CONFIG that ends in .yaml.")
+    config = merged_config(given)
+    each = None if weights is None else numbers(weights)
+    written, judged = merge_files(files, config, out, weights=each, to=to, base=base)
+    if json:
+        write_json(json, judged)
+    _show_judged(judged)
+    typer.echo(f"Merged adapter: {', '.join(map(str, written))}")
+
+
+def _show_judged(judged: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from selma.report.tables import print_judged
+
+    if judged:
+        print_judged(judged, Console())
+
+
+@app.command()
+def convert(
+    adapter: Annotated[Path, typer.Argument(metavar="IN", help="A file or a PEFT folder.")],
+    to: Annotated[str, typer.Option(help="diffusers, kohya, peft, or fused (a pipeline folder).")],
+    out: Annotated[Path, typer.Option(help="Where it goes.")],
+    base: Base = None,
+) -> None:
+    """Write an adapter in another format, bit for bit; or fuse it into its base."""
+    from selma.adapters import formats, fusing
+
+    if to == "fused":
+        typer.echo(fusing.fuse(adapter, out, base=base))
+    else:
+        for path in formats.convert(adapter, out, to=to, base=base):
+            typer.echo(path)
 
 
 @score.command()

@@ -6,7 +6,8 @@ config imports no model library, so that mistakes are shown before anything is l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,7 +41,7 @@ class Section(BaseModel):
         # Without this, "steps: yes" would quietly be one step.
         for name, value in values.items() if isinstance(values, dict) else ():
             field = cls.model_fields.get(name)
-            if isinstance(value, bool) and field and field.annotation is not bool:
+            if isinstance(value, bool) and field and field.annotation not in (bool, bool | None):
                 raise ValueError(f"{name} must not be true or false")
         return values
 
@@ -193,10 +194,110 @@ class ExpertsConfig(Section):
         return self
 
 
+_CUT: dict[str, Any] = {"rank": None, "max_error": None}
+MERGE_SETTINGS: dict[str, dict[str, Any]] = {
+    "mean_of_deltas": {},
+    "mean_of_factors": {},
+    "sum_of_deltas": _CUT,
+    "svd": _CUT,
+    "ties": {"density": 0.2, "normalize": True, **_CUT},  # the paper's top 20 %
+    "ties_of_factors": {"density": 0.2},
+    "dare": {"density": 0.5, "seed": 0, **_CUT},
+    "dare_ties": {"density": 0.5, "seed": 0, "normalize": True, **_CUT},
+    "magnitude_prune": {"density": 0.5, **_CUT},
+    "knots": {"density": 0.2, "normalize": True, "consensus": "ties", **_CUT},
+}
+"""Method → the settings that it has, with their defaults; `merged.methods` says what each does."""
+WEIGHT_ONE = {"sum_of_deltas", "ties", "ties_of_factors", "dare_ties", "knots"}
+"""Methods whose weights are 1 unless given: they add up, or divide by the weights themselves."""
+
+
 class MergedConfig(Section):
-    method: Literal["mean_of_deltas", "mean_of_factors"] = "mean_of_deltas"
+    """One method and what it may be told; a setting that the method has not is an error."""
+
+    method: Literal[
+        "mean_of_deltas",
+        "mean_of_factors",
+        "sum_of_deltas",
+        "svd",
+        "ties",
+        "ties_of_factors",
+        "dare",
+        "dare_ties",
+        "magnitude_prune",
+        "knots",
+    ] = "mean_of_deltas"
     weights: dict[str, float] | None = None
-    """Skill → weight; None is 1/T for each of T experts."""
+    """Skill → weight; None is 1/T for each of T experts, or 1 for the methods in WEIGHT_ONE."""
+    scale: float = 1.0
+    """Of the whole result. mergekit (and TIES' paper) call it lambda, which is taken as well."""
+    rank: PositiveInt | None = None
+    """Cut each layer to this rank. None: svd takes the experts' largest, methods on whole deltas
+    the sum of the experts' ranks, and the others need no cut."""
+    max_error: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Instead of a rank: the smallest in each layer that changes it by no more than this share."""
+    density: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of entries that is kept: the largest of the whole task vector (ties, knots,
+    magnitude_prune), of each factor (ties_of_factors), or drawn by chance (dare, dare_ties)."""
+    normalize: bool | None = None
+    """Divide by the weights of the experts that agree, rather than add them up."""
+    consensus: Literal["ties", "mean"] | None = None
+    """How knots merges in the space that it aligns."""
+    seed: NonNegativeInt | None = None
+    """Of dare's chance."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the method is told, its defaults included."""
+        given = {name: getattr(self, name) for name in MERGE_SETTINGS[self.method]}
+        defaults = MERGE_SETTINGS[self.method]
+        return {name: defaults[name] if v is None else v for name, v in given.items()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mergekits_lambda(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "lambda" not in values:
+            return values
+        if "scale" in values:
+            raise ValueError("scale and lambda are two names of one setting; give one of them")
+        return {"scale" if name == "lambda" else name: v for name, v in values.items()}
+
+    @model_validator(mode="after")
+    def _of_the_method(self) -> MergedConfig:
+        mistakes = list(self._mistakes())
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        return self
+
+    def _mistakes(self) -> Iterator[str]:
+        for name in sorted({name for has in MERGE_SETTINGS.values() for name in has}):
+            if getattr(self, name) is not None and name not in MERGE_SETTINGS[self.method]:
+                having = [method for method, has in MERGE_SETTINGS.items() if name in has]
+                yield f"{self.method} has no {name}, but {', '.join(having)} have"
+        if self.rank is not None and self.max_error is not None:
+            yield "rank and max_error are two ways to say one thing; give one of them"
+        if self.consensus == "mean" and (self.density, self.normalize) != (None, None):
+            yield "density and normalize belong to consensus ties, but consensus is mean"
+
+
+def merged_config(given: dict[str, Any]) -> MergedConfig:
+    """The merge's settings by themselves. Raises ConfigError with every mistake."""
+    try:
+        return MergedConfig.model_validate(given)
+    except ValidationError as error:
+        lines = [_mistake(dict(found)) for found in error.errors()]
+        raise ConfigError("The merge cannot start:\n" + "\n".join(lines)) from error
+
+
+def numbers(text: str) -> list[float]:
+    """The finite numbers of "0.5,0.3,0.2". Raises ConfigError."""
+    try:
+        found = [float(one) for one in text.split(",")]
+    except ValueError:
+        found = [math.nan]
+    if not all(map(math.isfinite, found)):
+        raise ConfigError(f"Weights must be numbers with commas between them, but {text!r} came.")
+    return found
 
 
 class ScoresConfig(Section):

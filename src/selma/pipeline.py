@@ -6,12 +6,13 @@ something is missing, the error names the command that makes it.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from selma.config import BaseConfig, RunConfig
 from selma.errors import ConfigError
@@ -78,6 +79,12 @@ def merge(config: RunConfig) -> Merged:
     """Stage 4 by itself: the experts as one adapter."""
     with opened(config, make=[MERGED]) as this:
         return this.merge_experts(this.all_experts())
+
+
+def judged(merged: Merged) -> dict[str, Any]:
+    """What the merge did to the experts' changes; empty for one that was made before selma told."""
+    place = merged.folder / "judged.json"
+    return json.loads(place.read_text("utf-8")) if place.is_file() else {}
 
 
 def score(config: RunConfig) -> Scorecard:
@@ -251,6 +258,7 @@ class Stages:
             scorecard=scorecard,
             journal=self.folder.read_journal(),
             lineage=self._lineage(experts, merged),
+            judged=judged(merged),
         )
         with self._at(REPORT) as folder:
             return write_report(findings, self.config.report, folder)

@@ -208,3 +208,5 @@ class Findings:
     """Lines with "stage", "seconds" and costs, in order; times live here and nowhere else."""
     lineage: dict[str, str] = field(default_factory=dict)
     """Base fingerprint, versions, keys of the items that led here."""
+    judged: dict[str, Any] = field(default_factory=dict)
+    """What the merge did to the experts' changes (`merged.judging`); empty if nobody looked."""

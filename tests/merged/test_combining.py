@@ -6,7 +6,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from selma.adapters.files import Lineage, given, read_adapter, write_adapter
+from selma.adapters.files import Lineage, given, write_adapter
+from selma.adapters.reading import read_adapter
 from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config import MergedConfig
 from selma.errors import AdapterError, ConfigError, IncompatibleExperts
@@ -49,7 +50,11 @@ def weights(folder):
 def deltas(folder):
     """Each layer's change, by plain algebra on what is in the file."""
     file = read_adapter(folder)
-    return {m: file.scale * (b @ a) for m in file.shapes for a, b in [file.factors(m)]}
+    return {
+        key: layer.scale * (b @ a)
+        for key, layer in file.layers.items()
+        for a, b in [file.factors(key)]
+    }
 
 
 def assert_close(one, other):
@@ -80,8 +85,8 @@ def test_the_order_of_experts_changes_no_byte(tmp_path, method):
 def test_deltas_are_averaged_with_each_experts_own_scale_and_rank(tmp_path):
     some = [expert(tmp_path, "a", rank=2, alpha=6), expert(tmp_path, "b", rank=3)]
     result = merged(tmp_path, some, weights={"a": 0.25, "b": 0.75})
-    assert read_adapter(result.folder).rank == 5
-    assert read_adapter(result.folder).scale == 1
+    layers = read_adapter(result.folder).layers
+    assert {(layer.rank, layer.scale) for layer in layers.values()} == {(5, 1.0)}
     a, b = deltas(some[0].folder), deltas(some[1].folder)
     assert_close(deltas(result.folder), {key: 0.25 * a[key] + 0.75 * b[key] for key in a})
 
@@ -131,7 +136,6 @@ def test_what_is_there_is_not_made_again(tmp_path):
         ({"base": "c" * 64}, "mean_of_deltas", "one base model"),
         ({"base": None}, "mean_of_deltas", "does not name"),
         ({"rank": 3}, "mean_of_factors", "equal ranks"),
-        ({"layers": LAYERS[:2]}, "mean_of_deltas", "same layers"),
         ({"narrow": 16}, "mean_of_deltas", "different models"),
     ],
 )
@@ -177,8 +181,13 @@ KEY = f"unet.{LAYERS[0]}.lora_A.weight"
         (lambda t: t.update({KEY: torch.randn(3, 32)}), "needs A"),
         (lambda t: t.pop(KEY), "needs A"),
         (lambda t: t.update({"unet.x.lora_magnitude_vector": torch.ones(3)}), "DoRA"),
-        (lambda t: t.update({"text_encoder.x.lora_A.weight": torch.ones(2, 3)}), "UNet alone"),
-        (lambda t: t.update({"unet.x.lora_A.weight": torch.ones(2, 3, 1, 1)}), "convolutions"),
+        (lambda t: t.update({"unet.x.lora_B.bias": torch.ones(3)}), "biases"),
+        (lambda t: t.update({"unet.x.hada_w1_a": torch.ones(3, 2)}), "LoHa"),
+        (lambda t: t.update({"unet.x.lokr_w1": torch.ones(3, 2)}), "LoKr"),
+        (lambda t: t.update({"unet.x.lora_mid.weight": torch.ones(2, 2, 3, 3)}), "Tucker"),
+        (lambda t: t.update({"vae.x.lora_A.weight": torch.ones(2, 3)}), "text_encoder"),
+        (lambda t: t.update({"text_encoder.x.lora_A.weight": torch.ones(2, 3)}), "needs A"),
+        (lambda t: t.update({"unet.x.lora_A.weight": torch.ones(2, 3, 1, 1)}), "needs A"),
         (lambda t: [t.pop(key) for key in list(t)[:-2]] and t.clear(), "empty"),
     ],
 )
@@ -195,10 +204,14 @@ def test_bad_tensors_are_refused(tmp_path, change, says):
 @pytest.mark.parametrize(
     "header",
     [
-        {"unet.use_rslora": True},
         {"unet.use_dora": True},
+        {"unet.lora_bias": True},
+        {"unet.init_lora_weights": "pissa"},
+        {"unet.something_new": 1},
         {"unet.r": 7},
-        {"unet.alpha_pattern": {"x": 3}},
+        {"unet.rank_pattern": {"to_q": 3}},
+        {"unet.rank_pattern": {"(x+)+y": 3}},
+        {"unet.alpha_pattern": {"to_q": "much"}},
         {"unet.lora_alpha": -1},
     ],
 )

@@ -100,6 +100,14 @@ def test_the_page_shows_every_model_prompt_question_and_setting(found: Findings)
     assert "2 h 15 min" in parsed.text  # both lines of the experts' stage: 8101.1 s
 
 
+def test_the_merge_is_judged_on_the_page_where_it_was_judged(found: Findings) -> None:
+    page = render(found, ReportConfig())
+    assert 'id="merge"' in page and "unet.mid_block.a_layer" in page
+    assert f"{found.judged['experts']['whoops']['norm']:.3g}" in page
+    old = render(replace(found, judged={}), ReportConfig())
+    assert 'id="merge"' not in old
+
+
 def test_nothing_is_fetched_from_elsewhere(found: Findings) -> None:
     html = page.render(found, CONFIG)
     assert {a.split(":")[0] for a in addresses(Parsed(html)) if not a.startswith("#")} == {"data"}

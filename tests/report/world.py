@@ -5,10 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from PIL import Image
 
 from selma.config import RunConfig, ScoresConfig
+from selma.merged.judging import Judge
+from selma.merged.methods import svd_of_mean
 from selma.randomness import rng
 from selma.records import ExamPrompt, Expert, Findings, Merged, Pair, Prompt, Question, prompt_id
 from selma.scores.benchmarks import exam_prompts
@@ -155,6 +159,7 @@ def findings(root: Path, *, prompts: int = 20, merged: float = 0.7) -> Findings:
         pictures=pictures,
         answers={model: read_answers(folder, model) for model in pictures},
         scorecard=card,
+        judged=judged(),
         journal=[
             {"stage": "1-prompts", "seconds": 312.5},
             {"stage": "2-images", "seconds": 941.0},
@@ -165,6 +170,18 @@ def findings(root: Path, *, prompts: int = 20, merged: float = 0.7) -> Findings:
         ],
         lineage={"base": "5f1e" * 4, "expert coco": "0" * 16, "merged": "1" * 16, "torch": "2.13"},
     )
+
+
+def judged() -> dict[str, Any]:
+    """A real judgement: of one small layer."""
+    generator = torch.Generator().manual_seed(0)
+    experts = {
+        style: (torch.randn(2, 6, generator=generator), torch.randn(5, 2, generator=generator))
+        for style in STYLES
+    }
+    judge = Judge(dict.fromkeys(STYLES, 0.2))
+    judge.look("unet.mid_block.a_layer", experts, svd_of_mean(list(experts.values()), [0.2] * 5))
+    return judge.found
 
 
 def training_pairs(root: Path, style: str, count: int = 10) -> list[Pair]:

@@ -1,73 +1,199 @@
-"""Experts → one adapter file, layer by layer, with its lineage in the header."""
+"""Experts → one adapter, layer by layer, with its lineage and a judgement of what was done.
+
+No base model is needed. Memory holds one layer of all experts at a time (and for the methods that
+work on whole deltas, that layer's deltas); what is finished goes to disk at once, since ranks are
+known only when the last layer is done and the file's header comes first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config import MergedConfig
 from selma.errors import ConfigError, IncompatibleExperts
 from selma.records import Expert, Merged
-from selma.workspace import MERGED, Workspace
+from selma.workspace import MERGED, Workspace, file_sha256, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from selma.adapters.files import AdapterFile, Tensors
-    from selma.merged.methods import Factors, Method
+    from selma.adapters.formats import Adapter
+    from selma.adapters.reading import AdapterFile, LayerFile
+    from selma.merged.lowrank import Factors
+    from selma.merged.methods import Choices, Method, Part
+
+JUDGED_FILE = "judged.json"
 
 
 def merge_experts(experts: Sequence[Expert], config: MergedConfig, folder: Workspace) -> Merged:
     """All experts as one diffusers LoRA in `4-merged`; their order changes no bit.
 
-    Raises ConfigError for weights that do not name each skill, AdapterError for a damaged file, and
-    IncompatibleExperts.
+    Beside it lies judged.json (`judging`). Raises ConfigError for weights that do not name each
+    skill, AdapterError for a damaged file, and IncompatibleExperts.
     """
     of = _by_skill(experts)
     weights = merge_weights(list(of), config)
-    recipe = {
-        "experts": {skill: expert.key for skill, expert in of.items()},
-        "method": config.method,
-        "weights": weights,
-    }
+    recipe = _recipe({skill: expert.key for skill, expert in of.items()}, weights, config)
     item = folder.item(MERGED, recipe=recipe)
     merged = Merged(folder=item.path, key=item.key, method=config.method, weights=weights)
     if item.done:
         return merged
-    from selma.adapters.files import Lineage, read_adapter, write_adapter
+    from selma.adapters.formats import write
+    from selma.adapters.reading import read_adapter
     from selma.merged.compatibility import require_compatible
     from selma.merged.methods import METHODS
 
     files = {skill: read_adapter(expert.folder) for skill, expert in of.items()}
-    method = METHODS[config.method]
-    require_compatible(files, method)
-    path = item.begin() / ADAPTER_FILE
-    rank = method.rank([file.rank for file in files.values()])
-    some = next(iter(files.values()))
-    write_adapter(
-        path,
-        _merged_tensors(files, weights, method, rank=rank),
-        rank=rank,
-        alpha=rank,  # scale 1: each expert's own scale is already in its B
-        targets=tuple(sorted({target for file in files.values() for target in file.targets})),
-        lineage=Lineage(base=some.lineage.base, made_by=recipe),
-    )
-    item.finish([path], {"experts": len(files), "layers": len(some.shapes), "rank": rank})
+    require_compatible(files, METHODS[config.method])
+    made = item.begin()
+    with tempfile.TemporaryFile(dir=made) as spool:
+        adapter, judged = combine(files, weights, config, made_by=recipe, spool=spool)
+        write(made / ADAPTER_FILE, adapter, to="diffusers")
+    write_json(made / JUDGED_FILE, judged)
+    rank = max(layer.rank for layer in adapter.layers.values())
+    summary = {"experts": len(files), "layers": len(adapter.layers), "rank": rank}
+    item.finish([made / ADAPTER_FILE, made / JUDGED_FILE], summary)
     return merged
 
 
+def merge_files(
+    places: Sequence[Path],
+    config: MergedConfig,
+    out: Path,
+    *,
+    weights: Sequence[float] | None = None,
+    to: str = "diffusers",
+    base: str | None = None,
+) -> tuple[list[Path], dict[str, Any]]:
+    """Adapter files of any origin as one: the files written, and the judgement.
+
+    `weights` go with `places`. `base` is needed only where a format's names want it (`formats`).
+    Neither the order of the files nor their names change a byte of the tensors.
+    """
+    from selma.adapters.formats import write
+    from selma.adapters.models import read_model, require_fit
+    from selma.adapters.names import LAYERS_PER_BLOCK
+    from selma.adapters.reading import read_adapter
+    from selma.merged.compatibility import require_compatible
+    from selma.merged.methods import METHODS
+
+    if weights is not None and len(weights) != len(places):
+        raise ConfigError(f"Each file needs one weight, but {len(places)} files have {weights}.")
+    model = None if base is None else read_model(base)
+    per_block = model.layers_per_block if model else LAYERS_PER_BLOCK
+    read = [read_adapter(place, layers_per_block=per_block) for place in places]
+    for place, file in zip(places, read, strict=True):
+        if model:
+            require_fit(file.layers, model, who=place)
+    digests = [content_digest(file) for file in read]
+    given = weights or [_default_weight(config.method, len(places))] * len(places)
+    # Sums of floats depend on their order, which may be neither the call's nor that of names.
+    order = sorted(range(len(read)), key=lambda i: (digests[i], given[i]))
+    labels = dict(zip(order, _labels([places[i] for i in order]), strict=True))
+    files = {labels[i]: read[i] for i in order}
+    by_name = {labels[i]: float(given[i]) for i in order}
+    require_compatible(files, METHODS[config.method], known_base=False)
+    recipe = _recipe({labels[i]: digests[i] for i in order}, by_name, config)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out.parent) as spool:
+        adapter, judged = combine(files, by_name, config, made_by=recipe, spool=spool)
+        return write(out, adapter, to=to, model=model), judged
+
+
+def combine(
+    files: Mapping[str, AdapterFile],
+    weights: Mapping[str, float],
+    config: MergedConfig,
+    *,
+    made_by: Mapping[str, Any],
+    spool: IO[bytes],
+) -> tuple[Adapter, dict[str, Any]]:
+    """The merged adapter, whose tensors lie in `spool`, and the judgement.
+
+    The adapter has scale 1: experts' own scales are in its factors.
+    """
+    from selma.adapters.files import Lineage, as_json
+    from selma.adapters.formats import JUDGED_KEY, Adapter
+    from selma.merged.judging import Judge, summary
+    from selma.merged.methods import METHODS, Choices
+
+    method = METHODS[config.method]
+    choices = Choices(**config.settings)
+    judge = Judge(weights)
+    layers, spooled = {}, _Spool(spool)
+    for key, parts in _layers(files, weights, method, choices):
+        a, b = merged_layer(list(parts.values()), config, choices=_at(choices, key))
+        judge.look(key, {name: part.factors for name, part in parts.items()}, (a, b))
+        some = next(file.layers[key] for file in files.values() if key in file.layers)
+        layers[key] = _merged(some, rank=a.shape[0])
+        spooled.add(key, a, b)
+    base = {file.lineage.base for file in files.values()} - {None}
+    judged = judge.found
+    lineage = Lineage(base=base.pop() if len(base) == 1 else None, made_by=made_by)
+    notes = {JUDGED_KEY: as_json(summary(judged))}
+    return Adapter(layers, spooled.give, lineage, notes), judged
+
+
+def merged_layer(parts: Sequence[Part], config: MergedConfig, *, choices: Choices) -> Factors:
+    """One layer's merged factors, after the method's own cut to a rank and the global scale."""
+    from torch import Tensor
+
+    from selma.merged.lowrank import factored, singular, truncated
+    from selma.merged.methods import METHODS
+
+    found = METHODS[config.method].apply(parts, choices)
+    rank, max_error = choices.rank, choices.max_error
+    if isinstance(found, Tensor):
+        if max_error is None:
+            # No product of the experts' factors needs more; a pruned delta may, and is cut.
+            rank = min(rank or sum(part.a.shape[0] for part in parts), *found.shape)
+        a, b = factored(found, rank=rank, max_error=max_error)
+    elif (rank or max_error is not None) and config.method != "svd":
+        a, b = truncated(singular(found), rank=rank, max_error=max_error)
+    else:
+        a, b = found
+    return a, b * config.scale
+
+
 def merge_weights(skills: Sequence[str], config: MergedConfig) -> dict[str, float]:
-    """Skill → weight: the settings' own, or 1/T for each of T experts."""
+    """Skill → weight: the settings' own, or the method's default."""
     if config.weights is None:
-        return {skill: 1 / len(skills) for skill in sorted(skills)}
+        return dict.fromkeys(sorted(skills), _default_weight(config.method, len(skills)))
     if set(config.weights) != set(skills):
         raise ConfigError(
             f"merged.weights must name each expert once, {sorted(skills)}, but names "
             f"{sorted(config.weights)}."
         )
     return {skill: config.weights[skill] for skill in sorted(skills)}
+
+
+def content_digest(file: AdapterFile) -> str:
+    """16 hex digits of an adapter's bytes, whatever its files are called."""
+    paths = sorted({layer.path for layer in file.layers.values()})
+    joined = "\n".join(file_sha256(path) for path in paths)
+    return hashlib.sha256(joined.encode()).hexdigest()[:16]
+
+
+def _default_weight(method: str, experts: int) -> float:
+    """1/T, or 1 for the methods that count the experts themselves or add them up."""
+    from selma.config import WEIGHT_ONE
+
+    return 1.0 if method in WEIGHT_ONE else 1 / experts
+
+
+def _recipe(
+    experts: Mapping[str, str], weights: Mapping[str, float], config: MergedConfig
+) -> dict[str, Any]:
+    found = {"experts": dict(experts), "method": config.method, "weights": dict(weights)}
+    if config.settings:
+        found["settings"] = config.settings
+    return found if config.scale == 1 else found | {"scale": config.scale}
 
 
 def _by_skill(experts: Sequence[Expert]) -> dict[str, Expert]:
@@ -80,24 +206,109 @@ def _by_skill(experts: Sequence[Expert]) -> dict[str, Expert]:
     return of
 
 
-def _merged_tensors(
-    files: Mapping[str, AdapterFile], weights: Mapping[str, float], method: Method, *, rank: int
-) -> Tensors:
-    """Each tensor of the merged file, computed when it is asked for: one layer at a time."""
+def _labels(places: Sequence[Path]) -> list[str]:
+    """A name for each file: its own, or its folder's where that says more; numbered if equal."""
+    usual = {Path(ADAPTER_FILE).stem, "adapter_model"}
+    names = [p.parent.name if p.stem in usual and p.parent.name else p.stem for p in places]
+    seen: dict[str, int] = {}
+    labels = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        labels.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return labels
 
-    @lru_cache(maxsize=2)  # A and B of one layer are asked for one after the other
-    def factors(module: str) -> Factors:
-        scaled = []
-        for file in files.values():
-            a, b = file.factors(module)
-            scaled.append((a, b * file.scale))
-        return method.function(scaled, list(weights.values()))
 
-    def giving(module: str, which: int) -> Callable[[], Tensor]:
-        return lambda: factors(module)[which]
+def _layers(
+    files: Mapping[str, AdapterFile],
+    weights: Mapping[str, float],
+    method: Method,
+    choices: Choices,
+) -> Iterator[tuple[str, dict[str, Part]]]:
+    """Layer → the experts that change it, in order of layers' names."""
+    least = _thresholds(files, weights, method, choices)
+    keys = {key for file in files.values() for key in file.layers}
+    for key in sorted(keys, key=lambda key: f"{key}."):
+        yield key, _parts(files, weights, key, least)
 
-    tensors: dict[str, tuple[tuple[int, ...], Callable[[], Tensor]]] = {}
-    for module, (wide, narrow) in next(iter(files.values())).shapes.items():
-        tensors[f"{module}.lora_A.weight"] = ((rank, narrow), giving(module, 0))
-        tensors[f"{module}.lora_B.weight"] = ((wide, rank), giving(module, 1))
-    return tensors
+
+def _parts(
+    files: Mapping[str, AdapterFile],
+    weights: Mapping[str, float],
+    key: str,
+    least: Mapping[str, float] | None = None,
+) -> dict[str, Part]:
+    from selma.merged.methods import Part
+
+    return {
+        name: Part(
+            *file.factors(key),
+            scale=file.layers[key].scale,
+            weight=weights[name],
+            least=(least or {}).get(name, 0.0),
+        )
+        for name, file in files.items()
+        if key in file.layers
+    }
+
+
+def _thresholds(
+    files: Mapping[str, AdapterFile],
+    weights: Mapping[str, float],
+    method: Method,
+    choices: Choices,
+) -> dict[str, float]:
+    """Expert → the magnitude that its share `density` of entries reaches, over all its layers."""
+    from selma.merged.methods import aligned
+    from selma.merged.trimming import threshold
+
+    if method.trims is None or choices.density >= 1 or choices.consensus == "mean":
+        return {}
+
+    def vector(name: str) -> Iterator[Tensor]:
+        for key in files[name].layers:
+            if method.trims == "delta":
+                yield _parts({name: files[name]}, weights, key)[name].delta
+            else:
+                parts = _parts(files, weights, key)
+                yield aligned(list(parts.values()))[1][list(parts).index(name)]
+
+    return {name: threshold(partial(vector, name), choices.density) for name in files}
+
+
+def _at(choices: Choices, layer: str) -> Choices:
+    from dataclasses import replace
+
+    return replace(choices, layer=layer)
+
+
+def _merged(like: LayerFile, *, rank: int) -> LayerFile:
+    """The merged layer: of one rank, with scale 1, in float32."""
+    from dataclasses import replace
+
+    import torch
+
+    return replace(like, rank=rank, alpha=float(rank), dtypes=(torch.float32, torch.float32))
+
+
+class _Spool:
+    """Factors on disk until their header can be written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.places: dict[str, tuple[int, tuple[int, ...], tuple[int, ...]]] = {}
+
+    def add(self, key: str, a: Tensor, b: Tensor) -> None:
+        self.places[key] = (self.file.tell(), tuple(a.shape), tuple(b.shape))
+        for factor in (a, b):
+            self.file.write(factor.detach().float().contiguous().numpy().data)
+
+    def give(self, key: str) -> tuple[Tensor, Tensor]:
+        import torch
+
+        place, *shapes = self.places[key]
+        self.file.seek(place)
+        found = []
+        for rows, columns in shapes:
+            data = bytearray(self.file.read(4 * rows * columns))
+            found.append(torch.frombuffer(data, dtype=torch.float32).reshape(rows, columns))
+        return found[0], found[1]

@@ -67,7 +67,7 @@ def render(findings: Findings, config: ReportConfig) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("points", "signed", "between", "clear"):
+    for name in ("points", "signed", "between", "clear", "share"):
         environment.globals[name] = getattr(tables, name)
     environment.globals["heat"] = heat
     environment.filters["duration"] = duration
@@ -122,6 +122,8 @@ def context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
         "lineage": findings.lineage,
         "method": findings.merged.method,
         "weights": findings.merged.weights,
+        "judged": findings.judged,
+        "worst_layers": tables.worst_layers(findings.judged) if findings.judged else [],
     }
 
 

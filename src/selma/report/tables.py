@@ -142,3 +142,54 @@ def print_questions(found: Mapping[str, Any], out: Path, console: Console | None
             f"{found['quarantined']} prompts gave none and are put aside, with the reasons: "
             f"{out.with_name(f'{out.stem}.quarantine.jsonl')}",
         )
+
+
+def share(value: float) -> str:
+    """A part of a whole in percent."""
+    return f"{100 * value:.1f} %"
+
+
+def print_judged(found: Mapping[str, Any], console: Console) -> None:
+    """Tables of what a merge did: each expert, their cosines, and the layers that lost most."""
+    whole = found["all"]
+    console.print(
+        f"Against the exact mean of the changes: relative error {whole['relative_error']:.4g}, "
+        f"cosine {whole['cosine']:.4f}, norm x{whole['norm_ratio']:.4g}.",
+        highlight=False,
+    )
+    names = list(found["experts"])
+    experts = Table(title="experts: norm of the change, and who overrules whom", min_width=60)
+    for column in ("expert", "norm", "cosine to merged", "overruled entries", "overruled mass"):
+        experts.add_column(column, justify="left" if column == "expert" else "right")
+    for name, one_ in found["experts"].items():
+        experts.add_row(
+            name,
+            f"{one_['norm']:.4g}",
+            f"{one_['cosine_to_merged']:.3f}",
+            share(one_["conflict_entries"]),
+            share(one_["conflict_mass"]),
+        )
+    console.print(experts)
+    if len(names) > 1:
+        cosines = Table("cosine", *names, title="cosine between the experts' changes")
+        for name in names:
+            cosines.add_row(name, *(f"{found['cosines'][name][other]:.3f}" for other in names))
+        console.print(cosines)
+    layers = Table(title="layers farthest from the mean")
+    for column in ("layer", "rank", "relative error", "cosine", "overruled mass"):
+        layers.add_column(column, justify="left" if column == "layer" else "right")
+    for name, layer in worst_layers(found):
+        layers.add_row(
+            name,
+            str(layer["rank"]),
+            f"{layer['relative_error']:.4g}",
+            f"{layer['cosine']:.4f}",
+            share(layer["conflict_mass"]),
+        )
+    console.print(layers)
+
+
+def worst_layers(found: Mapping[str, Any], count: int = 5) -> list[tuple[str, dict[str, Any]]]:
+    """The layers that the merge moved farthest from the mean, the farthest first."""
+    layers = found["layers"].items()
+    return sorted(layers, key=lambda pair: (-pair[1]["relative_error"], pair[0]))[:count]

@@ -1,0 +1,83 @@
+"""An adapter inside its base: a pipeline folder with the weights W + scale x B A."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from selma.adapters import names
+from selma.adapters.files import DTYPES, write_safetensors
+from selma.adapters.models import read_model, require_fit, weight_key
+from selma.adapters.reading import AdapterFile, opened, read_adapter
+from selma.errors import AdapterError
+
+_COPIED = {".json", ".txt", ".safetensors", ".model"}
+"""What a pipeline needs; neither pickles nor code are carried on."""
+
+
+def fuse(adapter: Path, out: Path, *, base: str | None) -> Path:
+    """The folder `out`, new, which holds the base with the adapter in its weights.
+
+    Tensors keep their type and are added to in float32, one at a time. Raises AdapterError if the
+    adapter does not fit.
+    """
+    if base is None:
+        raise AdapterError("Fusing needs the model that is fused into: give --base.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise AdapterError(f"{out} must be a new folder, but something is there.")
+    model = read_model(base)
+    file = read_adapter(adapter, layers_per_block=model.layers_per_block)
+    require_fit(file.layers, model, who=adapter)
+    changed = {
+        path: component
+        for component in {names.split(key)[0] for key in file.layers}
+        for path in model.files[component]
+    }
+    for path in sorted(model.folder.rglob("*")):
+        place = out / path.relative_to(model.folder)
+        if path.suffix not in _COPIED or not path.is_file():
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if path in changed:
+            _write_fused(path, place, changed[path], file)
+        else:
+            shutil.copyfile(path, place)
+    return out
+
+
+def _write_fused(source: Path, place: Path, component: str, adapter: AdapterFile) -> None:
+    tensors: dict[str, tuple[tuple[int, ...], Callable[[], Tensor]]] = {}
+    dtypes: dict[str, torch.dtype] = {}
+    with opened(source) as file:
+        metadata = file.metadata() or {"format": "pt"}
+        for name in sorted(file.keys()):
+            part = file.get_slice(name)
+            dtypes[name] = _dtype(source, name, str(part.get_dtype()))
+            tensors[name] = (tuple(part.get_shape()), _weight(source, name, component, adapter))
+    write_safetensors(place, tensors, metadata=metadata, dtypes=dtypes)
+
+
+def _weight(source: Path, name: str, component: str, adapter: AdapterFile) -> Callable[[], Tensor]:
+    key = weight_key(component, name)
+
+    def give() -> Tensor:
+        with opened(source) as file:
+            weight = file.get_tensor(name)
+        if key not in adapter.layers or key is None:
+            return weight
+        a, b = adapter.factors(key)
+        return weight.float() + adapter.layers[key].scale * (b @ a).reshape(weight.shape)
+
+    return give
+
+
+def _dtype(source: Path, name: str, code: str) -> torch.dtype:
+    if code == "I64":  # position ids of older text encoders
+        return torch.int64
+    if code not in DTYPES:
+        raise AdapterError(f"{source}: {name} is {code}; only float weights can be fused into.")
+    return DTYPES[code]

@@ -1,0 +1,222 @@
+"""`selma merge FILES`: files of any origin, without a base model, in little memory."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import safetensors.torch
+import torch
+from typer.testing import CliRunner
+
+from selma.adapters.formats import convert
+from selma.adapters.reading import read_adapter
+from selma.cli import app
+from selma.config import MERGE_SETTINGS, MergedConfig
+from selma.errors import ConfigError, IncompatibleExperts
+from selma.merged.combining import merge_files
+
+BLOCK = "mid_block.attentions.0.transformer_blocks.0"
+LAYERS = {
+    f"unet.{BLOCK}.attn1.to_q": (32, 32, None),
+    f"unet.{BLOCK}.attn2.to_k": (32, 768, None),
+    "unet.mid_block.resnets.0.conv1": (32, 16, 3),
+    "text_encoder.text_model.encoder.layers.0.self_attn.out_proj": (24, 24, None),
+}
+
+
+def adapter(path, *, seed=0, rank=2, layers=LAYERS, header=None, factor=1.0):
+    """A diffusers LoRA as others write it: no lineage of ours."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, (out, narrow, k) in layers.items():
+        a, b = (
+            ((rank, narrow), (out, rank))
+            if k is None
+            else ((rank, narrow, k, k), (out, rank, 1, 1))
+        )
+        tensors[f"{name}.lora_A.weight"] = torch.randn(a, generator=generator)
+        tensors[f"{name}.lora_B.weight"] = factor * torch.randn(b, generator=generator)
+    metadata = {"format": "pt"}
+    if header:
+        metadata["lora_adapter_metadata"] = json.dumps(header)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(tensors, path, metadata)
+    return path
+
+
+def change(path):
+    file = read_adapter(path)
+    return {
+        key: layer.scale * (b @ a)
+        for key, layer in file.layers.items()
+        for a, b in [file.factors(key)]
+    }
+
+
+def near(one, other):
+    assert one.keys() == other.keys()
+    for key in one:
+        torch.testing.assert_close(one[key], other[key], atol=1e-4, rtol=1e-4)
+
+
+def settings(method):
+    more = {"rank": 6} if "rank" in MERGE_SETTINGS[method] else {}
+    return MergedConfig(method=method, **more)
+
+
+@pytest.mark.parametrize("method", MERGE_SETTINGS)
+def test_neither_order_nor_names_nor_formats_matter(tmp_path, method):
+    some = [adapter(tmp_path / f"{n}.safetensors", seed=n) for n in range(3)]
+    config = settings(method)
+    merge_files(some, config, tmp_path / "one.safetensors", weights=[0.5, 0.3, 0.2])
+    one = safetensors.torch.load_file(tmp_path / "one.safetensors")
+
+    renamed = [path.rename(tmp_path / f"z{9 - n}.safetensors") for n, path in enumerate(some)]
+    merge_files(renamed[::-1], config, tmp_path / "two.safetensors", weights=[0.2, 0.3, 0.5])
+    two = safetensors.torch.load_file(tmp_path / "two.safetensors")
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+    convert(renamed[0], tmp_path / "k.safetensors", to="kohya")
+    convert(renamed[1], tmp_path / "p", to="peft")
+    mixed = [tmp_path / "k.safetensors", tmp_path / "p", renamed[2]]
+    merge_files(mixed, config, tmp_path / "three.safetensors", weights=[0.5, 0.3, 0.2])
+    near(change(tmp_path / "three.safetensors"), change(tmp_path / "one.safetensors"))
+
+
+def test_mixed_ranks_scales_and_layers(tmp_path):
+    """Each layer as its own header says; a layer that an expert does not change has delta 0."""
+    keys = list(LAYERS)
+    few = {key: LAYERS[key] for key in keys[:2]}
+    header = {"unet.r": 4, "unet.lora_alpha": 6, "unet.use_rslora": True}
+    header["unet.alpha_pattern"] = {"to_k": 2}
+    one = adapter(tmp_path / "a.safetensors", rank=4, layers=few, header=header)
+    two = adapter(tmp_path / "b.safetensors", rank=3, seed=1)
+    merge_files([one, two], MergedConfig(), tmp_path / "m.safetensors")
+    a, b, found = change(one), change(two), change(tmp_path / "m.safetensors")
+    scales = {layer.scale for layer in read_adapter(one).layers.values()}
+    assert scales == {6 / 2, 2 / 2}  # alpha over the root of 4
+    assert {len(x) for x in (a, b, found)} == {2, 4}
+    near(found, {key: (a.get(key, 0) + b[key]) / 2 for key in b})
+    ranks = {
+        key: layer.rank for key, layer in read_adapter(tmp_path / "m.safetensors").layers.items()
+    }
+    assert sorted(ranks.values()) == [3, 3, 7, 7]
+
+
+@pytest.mark.parametrize("to", ["diffusers", "kohya", "peft"])
+def test_the_result_goes_to_each_format(tmp_path, to):
+    some = [adapter(tmp_path / f"{n}.safetensors", seed=n) for n in range(2)]
+    out = tmp_path / "out" / ("m" if to == "peft" else "m.safetensors")
+    merge_files(some, MergedConfig(), out, to=to)
+    assert read_adapter(out).format == to
+    near(change(out), {k: (v + change(some[1])[k]) / 2 for k, v in change(some[0]).items()})
+
+
+def test_one_odd_expert_overrules_nobody_unseen(tmp_path):
+    """The judgement names who is overruled: the one that pulls against the other two."""
+    some = [adapter(tmp_path / f"{n}.safetensors") for n in ("a", "b")]
+    some.append(adapter(tmp_path / "odd.safetensors", factor=-1.0))
+    _, judged = merge_files(some, MergedConfig(method="ties"), tmp_path / "m.safetensors")
+    assert judged["experts"]["odd"]["conflict_entries"] == 1.0
+    assert judged["experts"]["a"]["conflict_mass"] == 0.0
+    assert judged["cosines"]["a"]["odd"] == pytest.approx(-1.0)
+    with safetensors.safe_open(tmp_path / "m.safetensors", framework="pt") as file:
+        header = json.loads(file.metadata()["selma_judged"])
+    assert header["cosine"] == judged["all"]["cosine"]
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path):
+    one = adapter(tmp_path / "a.safetensors")
+    wide = {key: (out, narrow + 1, k) for key, (out, narrow, k) in LAYERS.items()}
+    two = adapter(tmp_path / "b.safetensors", layers=wide)
+    with pytest.raises(IncompatibleExperts, match="different models"):
+        merge_files([one, two], MergedConfig(), tmp_path / "m.safetensors")
+    with pytest.raises(ConfigError, match="one weight"):
+        merge_files([one], MergedConfig(), tmp_path / "m.safetensors", weights=[1, 2])
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_the_command(tmp_path):
+    some = [str(adapter(tmp_path / f"{n}.safetensors", seed=n)) for n in range(2)]
+    out, told = tmp_path / "m.safetensors", tmp_path / "told.json"
+    options = ["--method", "svd", "--max-error", "0.2", "--weights", "0.75,0.25"]
+    options += ["--lambda", "0.5", "--to", "kohya", "--out", str(out), "--json", str(told)]
+    done = CliRunner().invoke(app, ["merge", *some, *options], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "relative error" in done.output
+    a, b = (change(tmp_path / f"{n}.safetensors") for n in range(2))
+    for key, found in change(out).items():
+        expected = 0.5 * (0.75 * a[key] + 0.25 * b[key])
+        assert (found - expected).norm() <= 0.2 * expected.norm()
+    assert json.loads(told.read_text())["all"]["norm_ratio"] == pytest.approx(0.5, abs=0.02)
+
+    back = tmp_path / "back.safetensors"
+    line = ["convert", str(out), "--to", "diffusers", "--out", str(back)]
+    done = CliRunner().invoke(app, line, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    near(change(back), change(out))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--rank", "3"], "mean_of_deltas has no rank"),
+        (["--method", "ties", "--density", "2"], "less than or equal to 1"),
+        (["--method", "svd", "--rank", "1", "--max-error", "0.1"], "two ways"),
+        (["--weights", "1,x"], "must be numbers"),
+        (["--method", "knots", "--consensus", "mean", "--density", "0.5"], "consensus is mean"),
+        (["--method", "other"], "ties_of_factors"),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path, options, says):
+    one = adapter(tmp_path / "a.safetensors")
+    out = ["--out", str(tmp_path / "m.safetensors")]
+    with pytest.raises(ConfigError, match=says):
+        CliRunner().invoke(app, ["merge", str(one), *out, *options], catch_exceptions=False)
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from selma.config import MergedConfig
+from selma.merged.combining import merge_files
+import torch
+small, large, out = [[Path(p) for p in arg.split(",")] for arg in sys.argv[1:4]]
+config = MergedConfig.model_validate_json(sys.argv[4])
+merge_files(small, config, out[0])  # whatever libraries keep for good is there after this
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+merge_files(large, config, out[0])
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+"""
+
+
+@pytest.mark.parametrize("method", ["mean_of_deltas", "svd", "knots"])
+def test_memory_stays_under_twice_the_files(tmp_path, method):
+    names = [
+        f"unet.down_blocks.1.attentions.0.transformer_blocks.{n}.attn1.to_q" for n in range(24)
+    ]
+    small = [
+        adapter(
+            tmp_path / f"s{n}.safetensors", seed=n, rank=64, layers={names[0]: (256, 256, None)}
+        )
+        for n in range(2)
+    ]
+    layers = dict.fromkeys(names, (256, 256, None))
+    large = [
+        adapter(tmp_path / f"l{n}.safetensors", seed=n, rank=64, layers=layers) for n in range(2)
+    ]
+    size = sum(path.stat().st_size for path in large)
+    assert size > 6e6
+    lists = [",".join(map(str, paths)) for paths in (small, large)]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", MEASURE, *lists, str(tmp_path / "m.safetensors")),
+            MergedConfig(method=method).model_dump_json(exclude_none=True),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < 2 * size
