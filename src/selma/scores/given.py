@@ -108,7 +108,7 @@ def dsg_result(
         )
     asked = [prompt for prompt in exam if prompt.id in answered]
     if not asked:
-        raise DataError("The answers are about no prompt of the questions: compare their item_id.")
+        raise DataError("What is given answers no prompt of the questions: compare their item_id.")
     verdicts = faithfulness.judged(
         asked,
         [answer for answer in given if answer.prompt_id not in strangers],
