@@ -305,6 +305,55 @@ def tifa(
     _show_scores(found | {"matcher": matcher}, json)
 
 
+@score.command("images")
+def pictures(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Pictures named <item_id>.png or .jpg.")
+    ],
+    benchmark: Annotated[
+        str, typer.Option(help="toybox, or a CSV in DSG-1k's layout.")
+    ] = "toybox",
+    judge: Annotated[
+        str,
+        typer.Option(help="toybox-a, toybox-b, a model's folder or Hub id, or a YAML file of "
+                     "settings as in scores.judge."),
+    ] = "toybox-a",
+    split: Annotated[str, typer.Option(help="test or dev (toybox alone has one).")] = "test",
+    answers: Annotated[
+        Path | None, typer.Option(help="Where answers are kept; the default is <DIR>-answers.")
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="Rules: default, upstream (DSG's code) or selma-release.")
+    ] = "default",
+    zeroing: Annotated[
+        str | None, typer.Option(help="cascading, one_level, row_order or none.")
+    ] = None,
+    average: Annotated[str | None, typer.Option(help="prompt or question.")] = None,
+    missing: Annotated[
+        str, typer.Option(help="What a missing picture does: refuse, left_out or zero.")
+    ] = "refuse",
+    vqascore: Annotated[
+        str | None, typer.Option(help="Also ask about the whole prompt: plain or vqascore.")
+    ] = None,
+    json: Json = None,
+) -> None:  # fmt: skip
+    """Ask a judge about a folder of pictures, and score what it says."""
+    from selma.scores.given import rules_of
+    from selma.scores.images import judge_from, score_images
+
+    named = {"zeroing": zeroing, "average": average, "missing": missing}
+    found = score_images(
+        folder,
+        benchmark=benchmark,
+        split=split,
+        judge=judge_from(judge),
+        rules=rules_of(preset, {rule: choice for rule, choice in named.items() if choice}),
+        answers=answers,
+        vqascore=vqascore,
+    )
+    _show_scores(found, json)
+
+
 @app.command()
 def questions(
     prompts: Annotated[

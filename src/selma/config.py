@@ -15,11 +15,13 @@ import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
@@ -66,10 +68,9 @@ class LocalLLM(Section):
     batch_size: PositiveInt = 16
 
 
-class ServedLLM(Section):
+class Server(Section):
     """Any server that speaks OpenAI's protocol."""
 
-    kind: Literal["openai"] = "openai"
     model: str
     base_url: str | None = None
     """None is OpenAI's own."""
@@ -83,6 +84,12 @@ class ServedLLM(Section):
     """Give up when this much money is spent, in the unit of the prices below."""
     price_per_million_input: NonNegativeFloat = 0.0
     price_per_million_output: NonNegativeFloat = 0.0
+
+
+class ServedLLM(Server):
+    """A language model on a server."""
+
+    kind: Literal["openai"] = "openai"
 
 
 class Novelty(Section):
@@ -300,6 +307,72 @@ def numbers(text: str) -> list[float]:
     return found
 
 
+class LocalJudge(Section):
+    """A model that answers questions about pictures, run by transformers."""
+
+    kind: Literal["transformers"] = "transformers"
+    model: str
+    """A folder or Hub id: BLIP-VQA, BLIP-2, InstructBLIP, PaliGemma, or any vision-language model
+    with a chat template (Qwen2-VL and its like)."""
+    revision: str | None = None
+    """Commit of a Hub repository; None takes its newest."""
+    prompt: str | None = None
+    """How a question is put: a name of backbones/wordings.py, or words with {question}; None is
+    what the architecture was trained with."""
+    beams: PositiveInt = 1
+    max_new_tokens: PositiveInt = 30
+    length_penalty: float = 1.0
+    """Only of beam search; above 1 prefers longer answers."""
+    repetition_penalty: PositiveFloat = 1.0
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """In half precision the batch size may move the last digit of a probability."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    batch_size: PositiveInt = 32
+    """Pictures that are encoded, and questions that are answered, at once."""
+
+
+class ServedJudge(Server):
+    """A vision-language model on a server."""
+
+    kind: Literal["openai"] = "openai"
+    prompt: str | None = None
+    """As for a local judge; None asks for yes or no."""
+    temperature: NonNegativeFloat = 0.0
+    max_new_tokens: PositiveInt = 30
+    logprobs: bool = True
+    """Ask for the first tokens' probabilities; a server that refuses them is asked without."""
+    parallel: PositiveInt = 8
+    """How many requests are under way at once."""
+
+
+def _kind_of_judge(value: Any) -> Any:
+    if isinstance(value, str):
+        return "toybox"
+    return value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+ToyboxJudgeName = Literal["toybox-a", "toybox-b"]
+JudgeConfig = Annotated[
+    Annotated[ToyboxJudgeName, Tag("toybox")]
+    | Annotated[LocalJudge, Tag("transformers")]
+    | Annotated[ServedJudge, Tag("openai")],
+    Discriminator(
+        _kind_of_judge,
+        custom_error_type="judge",
+        custom_error_message="must be toybox-a, toybox-b, or a mapping whose kind is transformers "
+        "or openai",
+    ),
+]
+
+
+def judge_name(judge: ToyboxJudgeName | LocalJudge | ServedJudge) -> str:
+    """What a judge is called in results: toybox's own name, else its model's, without a path."""
+    if isinstance(judge, str):
+        return judge
+    path = Path(judge.model)
+    return path.name if path.is_absolute() or _is_folder(path) else judge.model
+
+
 class ScoresConfig(Section):
     benchmark: str = "toybox"
     """"toybox", or a path: a CSV in DSG-1k's layout, TIFA's question file or the folder of its two
@@ -310,9 +383,9 @@ class ScoresConfig(Section):
     steps: PositiveInt | None = None
     guidance: NonNegativeFloat | None = None
     """None: as the training pictures were drawn."""
-    judge: Literal["toybox-a", "toybox-b"] = "toybox-a"
+    judge: JudgeConfig = "toybox-a"
     """Reports."""
-    choosing_judge: Literal["toybox-a", "toybox-b"] = "toybox-b"
+    choosing_judge: JudgeConfig = "toybox-b"
     """Selects checkpoints; must not be the one that reports."""
     dev_prompts: PositiveInt = 64
     """How many dev prompts checkpoints are selected on."""
@@ -325,12 +398,17 @@ class ScoresConfig(Section):
     """For multiple choice: says which choice a free answer is nearest to. "wordllama", or a
     transformers encoder (TIFA has sentence-transformers/all-mpnet-base-v2); None counts an answer
     that is no choice as unreadable."""
+    vqascore: str | None = None
+    """Also ask the judge whether a picture shows its whole prompt: a name of
+    backbones/wordings.py, or words with {text}; None is off."""
     resamples: PositiveInt = 10_000
 
     @model_validator(mode="after")
     def _two_judges(self) -> ScoresConfig:
-        if self.judge == self.choosing_judge:
-            raise ValueError(f"judge and choosing_judge must differ, but both are {self.judge!r}")
+        # Another wording or precision makes no other judge: the weights would be the same.
+        both = {judge_name(self.judge), judge_name(self.choosing_judge)}
+        if len(both) == 1:
+            raise ValueError(f"judge and choosing_judge must differ, but both are {both.pop()!r}")
         return self
 
 
@@ -425,9 +503,17 @@ def map_paths(
     places: dict[str, Any] = {"benchmark": placed(scores.benchmark, "toybox", bool)}
     if scores.matcher is not None:
         places["matcher"] = placed(scores.matcher, "wordllama", is_folder)
+    for key in ("judge", "choosing_judge"):
+        judge = getattr(scores, key)
+        if isinstance(judge, LocalJudge):
+            places[key] = judge.model_copy(update={"model": placed(judge.model, "", is_folder)})
     exam = scores.model_copy(update=places)
     return config.model_copy(
-        update={"base": base, "prompts": prompts.model_copy(update=new), "scores": exam}
+        update={
+            "base": base,
+            "prompts": prompts.model_copy(update=new),
+            "scores": exam,
+        }
     )
 
 

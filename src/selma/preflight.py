@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from selma.config import LocalLLM, RunConfig, ServedLLM
+from selma.config import LocalJudge, LocalLLM, RunConfig, ServedJudge, ServedLLM
 from selma.errors import ConfigError, SelmaError
 from selma.workspace import PROMPTS, SCORES, STAGES
 
@@ -143,13 +143,45 @@ def _networks(config: RunConfig) -> Iterator[str]:
     from selma.toybox import weights_folder
 
     scores = config.scores
+    folders = {}
     # The choosing judge is always asked too: how often both agree is part of the scorecard.
-    judges = {"scores.judge": scores.judge, "scores.choosing_judge": scores.choosing_judge}
-    folders = {
-        key: weights_folder() / name.replace("toybox-", "judge-") for key, name in judges.items()
-    }
+    for key in ("judge", "choosing_judge"):
+        judge = getattr(scores, key)
+        if isinstance(judge, str):
+            folders[f"scores.{key}"] = weights_folder() / judge.replace("toybox-", "judge-")
+        else:
+            yield from _judge(judge, f"scores.{key}")
+    if scores.vqascore is not None:
+        from selma.backbones.wordings import VQASCORE, wording
+
+        try:
+            wording(scores.vqascore, VQASCORE, key="scores.vqascore")
+        except ConfigError as error:
+            yield str(error)
     if scores.clip is not None:
         folders["scores.clip"] = weights_folder() / "clip"
     for key, folder in folders.items():
         if not any(folder.glob("*.safetensors")):
             yield f"{key}: its weights must lie in {folder}, but are not there. Reinstall selma."
+
+
+def _judge(judge: LocalJudge | ServedJudge, key: str) -> Iterator[str]:
+    """What is wrong with a judge that is not toybox's own; a Hub's model is not looked at."""
+    from selma.backbones.judging import load_judge
+    from selma.backbones.vqa import MPLUG
+    from selma.backbones.wordings import wording
+
+    local = isinstance(judge, LocalJudge)
+    try:
+        if local and "mplug" in judge.model.lower():
+            yield f"{key}.model: {MPLUG}"
+        elif local and not Path(judge.model).is_dir():
+            wording(judge.prompt or "bare", key=f"{key}.prompt")
+            if not _HUB_ID.fullmatch(judge.model):
+                yield f"{key}.model: must be a folder or a Hub id (owner/name): {judge.model!r}."
+        else:
+            load_judge(judge, setting=key)  # reads its config.json; loads no weights
+            if local and not any(Path(judge.model).glob("*.safetensors")):
+                yield f"{key}.model: {judge.model} must hold safetensors weights, but has none."
+    except SelmaError as error:
+        yield str(error)

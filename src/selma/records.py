@@ -160,6 +160,12 @@ class ModelScore(Record):
     clip: Interval | None = None
     """100 x cosine of picture and prompt; None where no scorer is set."""
     clip_difference: Interval | None = None
+    soft: Interval | None = None
+    """0-100, mean probability of the expected answer; None where the judge gives none."""
+    soft_difference: Interval | None = None
+    vqascore: Interval | None = None
+    """0-100, mean P(yes) to whether the picture shows its whole prompt; None if not asked."""
+    vqascore_difference: Interval | None = None
     unreadable: int = 0
     """Answers that are neither yes nor no; counted, scored as no."""
 

@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from selma.backbones.language import model_identity
-from selma.config import RunConfig, ServedLLM, map_paths, parse_config
+from selma.backbones.served import bare_address
+from selma.config import RunConfig, map_paths, parse_config
 from selma.errors import WorkspaceError
 from selma.workspace import Workspace, write_json
 
@@ -48,9 +48,13 @@ def portable(config: RunConfig, root: Path) -> dict[str, Any]:
         is_folder=os.path.isdir,
     )
     settings = moved.model_dump(mode="json", exclude={"folder"})
-    if isinstance(config.prompts.backend, ServedLLM):
-        server = model_identity(config.prompts.backend)["server"]
-        settings["prompts"]["backend"]["base_url"] = server
+    for section in (
+        settings["prompts"]["backend"],
+        settings["scores"]["judge"],
+        settings["scores"]["choosing_judge"],
+    ):
+        if isinstance(section, dict) and "base_url" in section:
+            section["base_url"] = bare_address(section["base_url"])
     return settings
 
 

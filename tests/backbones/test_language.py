@@ -303,12 +303,12 @@ def test_an_absurd_wait_is_capped_and_kept_within_the_limit_on_time(served):
             with pytest.raises(BackendError, match="max_seconds"):
                 ask(model)
             assert time.monotonic() - began < 20
-            assert model._wait(1, float(10**9)) == 60
+            assert model._requests._wait(1, float(10**9)) == 60
 
 
 def test_waits_grow_with_jitter(served):
     model = served(Script())
-    waits = [[model._wait(attempt, None) for _ in range(50)] for attempt in (1, 2, 3)]
+    waits = [[model._requests._wait(attempt, None) for _ in range(50)] for attempt in (1, 2, 3)]
     assert all(0.0075 <= wait <= 0.0125 for wait in waits[0])
     assert min(waits[2]) > max(waits[0]) and len(set(waits[1])) > 1
 
@@ -411,7 +411,7 @@ def test_cost_stays_below_its_limit(served, usage):
 
 def test_what_was_spent_before_counts(served, monkeypatch):
     with serving(Script(says("x"))) as script:
-        backend = served(script, max_cost=1.0, price_per_million_output=1000.0)._backend
+        backend = served(script, max_cost=1.0, price_per_million_output=1000.0)._requests._server
         model = load_language_model(backend, spent=0.99)
         with pytest.raises(BackendError, match=r"0\.99 is spent"):
             ask(model)

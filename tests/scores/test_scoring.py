@@ -12,7 +12,7 @@ from scores.colours import ColourJudge, exam, picture
 
 from selma.config import ScoresConfig
 from selma.errors import DataError
-from selma.records import ExamPrompt, Scorecard
+from selma.records import ExamPrompt, Question, Scorecard
 from selma.scores.answering import CHUNK
 from selma.scores.scoring import dsg_score, read_answers, score_models
 from selma.workspace import Workspace
@@ -212,3 +212,54 @@ def test_the_score_that_checkpoints_are_chosen_by(pictures: dict[str, Path]) -> 
     prompts: list[ExamPrompt] = EXAM
     assert dsg_score(prompts, pictures["base"], judge=ColourJudge("x")) == 25
     assert dsg_score(prompts, pictures["merged"], judge=ColourJudge("x")) == 100
+
+
+ASKED_AGAIN: dict[str, tuple[Callable[[ExamPrompt], dict[str, Any]], list[int]]] = {
+    "group": (lambda p: {"group": "other"}, [0, 0, 0]),
+    "category": (lambda p: {"questions": _each(p, category="new")}, [0, 0, 0]),
+    "dependencies": (lambda p: {"questions": _each(p, parents=())}, [0, 0, 0]),
+    "text": (lambda p: {"text": f"{p.text} again"}, [0, 0, 3 * len(EXAM)]),
+    "questions": (
+        lambda p: {"questions": _each(p, text="Is there blue?")},
+        [3 * len(EXAM), 3 * len(EXAM), 0],
+    ),
+}
+
+
+def _each(prompt: ExamPrompt, **changed: Any) -> tuple[Question, ...]:
+    return tuple(question.model_copy(update=changed) for question in prompt.questions)
+
+
+@pytest.mark.parametrize("what", ASKED_AGAIN)
+def test_a_run_asks_again_only_where_it_matters(
+    folder: Workspace, pictures: dict[str, Path], what: str
+) -> None:
+    Networks().score(folder, pictures)
+    change, expected = ASKED_AGAIN[what]
+    again = Networks()
+    again.score(folder, pictures, exam=[p.model_copy(update=change(p)) for p in EXAM])
+    assert again.seen == expected
+
+
+def test_a_judges_name_alone_changes_no_answer(
+    folder: Workspace, pictures: dict[str, Path]
+) -> None:
+    Networks().score(folder, pictures)
+    again = Networks()
+    for judge in again.judges.values():
+        judge.name = f"{judge.name}, renamed"
+    again.score(folder, pictures)
+    assert again.seen == [0, 0, 0]
+
+
+def test_soft_scores_stand_beside_the_words(folder: Workspace, pictures: dict[str, Path]) -> None:
+    asked = CONFIG.model_copy(update={"vqascore": "{text}: Is there red?"})
+    networks = Networks()
+    base, _, merged = networks.score(folder, pictures, config=asked).models
+    assert base.soft is not None and 20 < base.soft.mean < 30 and base.soft.n == 70
+    assert base.soft_difference is None and merged.soft_difference is not None
+    assert merged.soft_difference.mean == pytest.approx(75, abs=3)
+    assert merged.vqascore is not None and 60 < merged.vqascore.mean < 70  # red is in two thirds
+    assert merged.vqascore_difference is not None and merged.vqascore_difference.mean > 40
+    plain = Networks().score(folder, pictures).models[0]
+    assert plain.vqascore is None and plain.soft == base.soft

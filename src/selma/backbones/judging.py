@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
+from selma.config import LocalJudge, ServedJudge
 from selma.errors import ModelError
 from selma.workspace import file_sha256
 
@@ -31,7 +32,8 @@ class Judge(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the weights; to be had without loading them."""
+        """Changes with all that answers depend on beside picture and question (weights, wording,
+        decoding) and with nothing else; to be had without loading the weights."""
         ...
 
     def answer(
@@ -69,12 +71,23 @@ class Scorer(Protocol):
     def score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[float]: ...
 
 
-def load_judge(name: str) -> Judge:
-    """The judge "toybox-a" or "toybox-b". Its weights are checked for now and loaded when first
-    asked, so that a run with nothing left to judge loads nothing. Raises ModelError."""
-    if name not in ("toybox-a", "toybox-b"):
-        raise ModelError(f"A judge must be toybox-a or toybox-b, but {name!r} came.")
-    return ToyboxJudge(name, _weights("judge-" + name[-1], name))
+def load_judge(judge: str | LocalJudge | ServedJudge, *, setting: str = "scores.judge") -> Judge:
+    """The judge of these settings. What can be seen without its weights is checked for now; they
+    are loaded when first asked, so that a run with nothing left to judge loads nothing.
+
+    `setting` is where the settings stand, for messages. Raises ModelError or ConfigError.
+    """
+    if isinstance(judge, LocalJudge):
+        from selma.backbones.vqa import VqaJudge
+
+        return VqaJudge(judge, setting=setting)
+    if isinstance(judge, ServedJudge):
+        from selma.backbones.vision_served import ServedVqaJudge
+
+        return ServedVqaJudge(judge, setting=setting)
+    if judge not in ("toybox-a", "toybox-b"):
+        raise ModelError(f"A judge must be toybox-a or toybox-b, but {judge!r} came.")
+    return ToyboxJudge(judge, _weights("judge-" + judge[-1], judge))
 
 
 def load_scorer(name: str) -> Scorer:

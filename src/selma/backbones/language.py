@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
-from urllib.parse import urlsplit, urlunsplit
 
+from selma.backbones.served import bare_address
 from selma.config import LocalLLM, ServedLLM
 from selma.errors import ModelError
 
@@ -93,7 +93,7 @@ def parallel_requests(backend: LocalLLM | ServedLLM) -> int:
 def model_identity(backend: LocalLLM | ServedLLM) -> dict[str, Any]:
     """What tells this model's replies from another's, as JSON; free of keys and of torch."""
     if isinstance(backend, ServedLLM):
-        return {"kind": "openai", "model": backend.model, "server": _server(backend.base_url)}
+        return {"kind": "openai", "model": backend.model, "server": bare_address(backend.base_url)}
     identity = {"kind": "local", "model": backend.model, "batch_size": backend.batch_size}
     if backend.model == "smollm2":
         from selma.backbones.smollm2 import gguf_file
@@ -102,14 +102,6 @@ def model_identity(backend: LocalLLM | ServedLLM) -> dict[str, Any]:
     if Path(backend.model).is_dir():
         return identity | {"model": Path(backend.model).name, "weights": _digest_of_folder(backend)}
     return identity
-
-
-def _server(url: str | None) -> str | None:
-    """The address without user, password, query and fragment, where keys may hide."""
-    if url is None:
-        return None
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _digest_of_folder(backend: LocalLLM) -> str:

@@ -74,7 +74,12 @@ def conclusion(scorecard: Scorecard) -> tuple[str, str]:
 
 def print_scorecard(scorecard: Scorecard, console: Console) -> None:
     """A table of all models, and below it what the merged one's difference means."""
-    has_clip = any(model.clip for model in scorecard.models)
+    # Means of what only some runs have: further scores, each with its column's name.
+    more = {
+        name: [points(found.mean) if (found := getattr(m, field)) else "" for m in scorecard.models]
+        for field, name in (("soft", "soft"), ("vqascore", "VQAScore"), ("clip", "CLIP"))
+    }
+    more = {name: cells for name, cells in more.items() if any(cells)}
     table = Table(
         title=f"{scorecard.benchmark} ({scorecard.split}): {scorecard.prompts} prompts, "
         f"{scorecard.questions} questions, judge {scorecard.judge}",
@@ -82,14 +87,13 @@ def print_scorecard(scorecard: Scorecard, console: Console) -> None:
         "differences are paired by prompt",
     )
     table.add_column("model")
-    for column in (scorecard.measure, "95%", "minus base", "95%", *(("CLIP",) if has_clip else ())):
+    for column in (scorecard.measure, "95%", "minus base", "95%", *more):
         table.add_column(column, justify="right")
-    for model in scorecard.models:
+    for number, model in enumerate(scorecard.models):
         change = model.difference
         cells = [model.model, points(model.dsg.mean), between(model.dsg)]
         cells += [signed(change.mean), between(change, sign=True)] if change else ["", ""]
-        if has_clip:
-            cells.append(points(model.clip.mean) if model.clip else "")
+        cells += [column[number] for column in more.values()]
         table.add_row(*cells, style="bold" if model.role == "merged" else None)
     console.print(table)
     if any(model.role == "merged" for model in scorecard.models):
@@ -111,6 +115,13 @@ def print_given_scores(found: Mapping[str, Any], console: Console) -> None:
     for name, score in found.get("categories_broad", found["categories"]).items():
         table.add_row(name, points(score))
     console.print(table)
+    if "judge" in found:
+        console.print(f"Judge: {found['judge']}")
+    for name, what in (("soft", "Mean probability of yes"), ("vqascore", "VQAScore")):
+        if found.get(name):
+            soft = found[name]
+            ends = f"{points(soft['low'])} to {points(soft['high'])}"
+            console.print(f"{what}: {points(soft['mean'])}  (95%: {ends}, {soft['n']} prompts)")
     if "rules" in found:
         console.print("Rules: " + ", ".join(f"{k} {v}" for k, v in found["rules"].items()))
     for what in ("unreadable", "unmatched"):

@@ -22,7 +22,16 @@ from selma.backbones.judging import Judge, MultipleChoice, Scorer
 from selma.errors import DataError, ModelError
 from selma.progress import progress
 from selma.records import Answer, ExamPrompt
-from selma.workspace import SCORES, Item, Workspace, append_lines, inside, read_lines, write_bytes
+from selma.workspace import (
+    SCORES,
+    Item,
+    Workspace,
+    append_lines,
+    inside,
+    read_lines,
+    recipe_key,
+    write_bytes,
+)
 
 CHUNK = 32
 """Prompts that are judged and written together: what a crash can cost. Resuming starts at a
@@ -42,7 +51,8 @@ def answer_item(
 ) -> Item:
     """The finished item with a judge's answers to one model's pictures; made where it is not
     there yet. Raises DataError for a picture that is missing or broken."""
-    item = folder.item(SCORES, what, model, recipe=_recipe(exam, pictures, judge))
+    asked = [[p.id, [[q.id, q.text] for q in p.questions]] for p in exam]
+    item = folder.item(SCORES, what, model, recipe=_recipe(asked, pictures, judge))
     if not item.done:
         _fill(
             item,
@@ -65,7 +75,8 @@ def clip_item(
         scores = scorer.score(_open(part, pictures), [prompt.text for prompt in part])
         return [{"prompt": p.id, "score": s} for p, s in zip(part, scores, strict=True)]
 
-    item = folder.item(SCORES, "clip", model, recipe=_recipe(exam, pictures, scorer))
+    texts = [[prompt.id, prompt.text] for prompt in exam]
+    item = folder.item(SCORES, "clip", model, recipe=_recipe(texts, pictures, scorer))
     if not item.done:
         title = f"{scorer.name}: {model}"
         _fill(item, exam, pictures, file="scores.jsonl", work=work, title=title, folder=folder)
@@ -112,7 +123,8 @@ def manifest(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _recipe(exam: Sequence[ExamPrompt], pictures: Path, network: Judge | Scorer) -> dict[str, Any]:
+def _recipe(shown: list[Any], pictures: Path, network: Judge | Scorer) -> dict[str, Any]:
+    """What answers depend on, and no more: `shown` is all of the exam that the network meets."""
     key = manifest(pictures).get("key")
     if key is None:
         raise DataError(
@@ -120,9 +132,9 @@ def _recipe(exam: Sequence[ExamPrompt], pictures: Path, network: Judge | Scorer)
             "Draw the exam's pictures first."
         )
     return {
-        "exam": exam_hash(exam),
+        "exam": recipe_key({"shown": shown}),
         "pictures": key,
-        "network": [network.name, network.fingerprint],
+        "network": network.fingerprint,
         "chunk": CHUNK,
     }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,17 +83,32 @@ def score_dsg(
     """
     exam = read_dsg(annotations, dependencies=rules.dependencies)
     given, models = read_answers(answers, model)
+    return dsg_result(exam, given, rules=rules, seed=seed, resamples=resamples) | {
+        "model": model or (models[0] if models else None),
+        "models_in_file": models,
+    }
+
+
+def dsg_result(
+    exam: Sequence[ExamPrompt],
+    given: Sequence[Answer],
+    *,
+    rules: DsgRules,
+    seed: int = 0,
+    resamples: int = 10_000,
+) -> dict[str, Any]:
+    """The result of these answers, ready for JSON; see `score_dsg`. Raises DataError."""
     answered = {answer.prompt_id for answer in given}
     strangers = sorted(answered - {prompt.id for prompt in exam})
     silent = [prompt.id for prompt in exam if prompt.id not in answered]
     if silent and rules.missing == "refuse":
         raise DataError(
-            f"{answers} must answer every prompt of {annotations}, but {len(silent)} have no "
-            f"answer, {silent[0]} first. Leave them out or count them as zero by name."
+            f"Every prompt must be answered, but {len(silent)} have no answer, {silent[0]} first. "
+            "Leave them out or count them as zero by name."
         )
     asked = [prompt for prompt in exam if prompt.id in answered]
     if not asked:
-        raise DataError(f"{answers} answers no prompt of {annotations}: compare their item_id.")
+        raise DataError("What is given answers no prompt of the questions: compare their item_id.")
     verdicts = faithfulness.judged(
         asked,
         [answer for answer in given if answer.prompt_id not in strangers],
@@ -103,7 +118,7 @@ def score_dsg(
     if rules.missing == "zero":
         by_id = {prompt.id: prompt for prompt in exam}
         verdicts |= {id: {q.id: "no" for q in by_id[id].questions} for id in silent}
-        asked = exam
+        asked = list(exam)
     mean = _Mean(rules.average, verdicts, seed=seed, resamples=resamples)
     groups: dict[str, list[str]] = defaultdict(list)
     for prompt in asked:
@@ -113,8 +128,6 @@ def score_dsg(
         "score": _rounded(whole.mean),
         "interval": _ends(whole),
         "rules": rules.model_dump(),
-        "model": model or (models[0] if models else None),
-        "models_in_file": models,
         "groups": {name: _rounded(found.mean) for name, found in by_group.items()},
         "group_intervals": {name: _ends(found) for name, found in by_group.items()},
         "group_prompts": {name: found.n for name, found in by_group.items()},

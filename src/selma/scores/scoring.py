@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 from selma.backbones import judging, matching
 from selma.backbones.judging import Judge, Scorer
-from selma.config import ScoresConfig
+from selma.config import ScoresConfig, judge_name
 from selma.errors import DataError
 from selma.records import Answer, ExamPrompt, Interval, ModelScore, Scorecard
 from selma.scores import faithfulness, statistics
@@ -28,6 +28,12 @@ from selma.scores.answering import (
     read_clip_file,
 )
 from selma.scores.faithfulness import Verdicts, Zeroing
+from selma.scores.soft import (
+    soft_difference,
+    soft_interval,
+    soft_scores,
+    whole_prompt_questions,
+)
 from selma.scores.tifa import Matcher, match_choices
 from selma.workspace import SCORES, Item, Workspace, inside, read_lines, write_bytes, write_json
 
@@ -42,7 +48,7 @@ def score_models(
     *,
     roles: Mapping[str, str],
     seed: int,
-    load_judge: Callable[[str], Judge] = judging.load_judge,
+    load_judge: Callable[[Any], Judge] = judging.load_judge,
     load_scorer: Callable[[str], Scorer] = judging.load_scorer,
     load_matcher: Callable[[str], Matcher] = matching.load_matcher,
 ) -> Scorecard:
@@ -60,11 +66,14 @@ def score_models(
     models = _in_order(pictures, roles)
     judge, second = load_judge(config.judge), load_judge(config.choosing_judge)
     scorer = load_scorer(config.clip) if config.clip else None
-    said, said_too, clips = {}, {}, {}
+    whole = whole_prompt_questions(exam, config.vqascore) if config.vqascore else []
+    said, said_too, clips, wholes = {}, {}, {}, {}
     for model in models:
         drawn = pictures[model]
         said[model] = answer_item(exam, model, drawn, judge, folder)
         said_too[model] = answer_item(exam, model, drawn, second, folder, what="second-answers")
+        if whole:
+            wholes[model] = answer_item(whole, model, drawn, judge, folder, what="vqascore")
         if scorer:
             clips[model] = clip_item(exam, model, drawn, scorer, folder)
     matcher_name = config.matcher if has_choices(exam) else None
@@ -76,6 +85,7 @@ def score_models(
             "answers": {model: made.key for model, made in said.items()},
             "second_answers": {model: made.key for model, made in said_too.items()},
             "clip": {model: made.key for model, made in clips.items()},
+            "vqascore": {model: made.key for model, made in wholes.items()},
             "roles": models,
             "config": config.model_dump(mode="json", include={"zeroing", "resamples", "split"}),
             "benchmark": _benchmark_name(config),
@@ -89,8 +99,9 @@ def score_models(
         item.begin()
         matcher = load_matcher(matcher_name) if matcher_name else None
         answers = {model: _answers(exam, said[model], matcher) for model in models}
-        made = _scorecard(exam, config, models, answers, said_too, clips, seed=seed)
-        _write(item, *made, answers)
+        card, verdicts = _scorecard(exam, config, models, answers, said_too, clips, seed=seed)
+        bootstrap = {"seed": seed, "resamples": config.resamples}
+        _write(item, _with_soft_scores(card, said, wholes, bootstrap), verdicts, answers)
     return Scorecard.model_validate_json((item.path / "scorecard.json").read_text("utf-8"))
 
 
@@ -163,8 +174,8 @@ def _scorecard(
     card = Scorecard(
         benchmark=_benchmark_name(config),
         split=config.split if config.benchmark == "toybox" else "all",
-        judge=config.judge,
-        second_judge=config.choosing_judge,
+        judge=judge_name(config.judge),
+        second_judge=judge_name(config.choosing_judge),
         prompts=len(exam),
         questions=sum(len(prompt.questions) for prompt in exam),
         models=tuple(
@@ -184,6 +195,23 @@ def _scorecard(
         dependency_faults=faithfulness.dependency_faults(exam),
     )
     return card, verdicts
+
+
+def _with_soft_scores(
+    card: Scorecard, said: Mapping[str, Item], wholes: Mapping[str, Item], bootstrap: dict[str, int]
+) -> Scorecard:
+    """The scorecard with what the judge's probabilities say, where it gives any."""
+    found: dict[str, dict[str, Interval | None]] = {model: {} for model in said}
+    for name, items in (("soft", said), ("vqascore", wholes)):
+        scores = {model: soft_scores(read_answer_file(item.path)) for model, item in items.items()}
+        base = next(iter(scores.values()), {})
+        for number, (model, of_model) in enumerate(scores.items()):
+            found[model][name] = soft_interval(of_model, **bootstrap)
+            if number:
+                change = soft_difference(of_model, base, **bootstrap)
+                found[model][f"{name}_difference"] = change
+    models = tuple(one.model_copy(update=found[one.model]) for one in card.models)
+    return card.model_copy(update={"models": models})
 
 
 class _Intervals:

@@ -1,0 +1,101 @@
+"""Where a model lies and what tells it from another; without loading it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selma.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_READ = {".safetensors", ".json", ".jinja", ".model", ".txt"}
+"""What transformers reads of a model's folder; a README or weights in another format changes
+nothing."""
+
+
+def model_config(model: str, revision: str | None, *, setting: str) -> dict[str, Any]:
+    """A model's config.json, from its folder, the Hub or the Hub's cache. Raises ModelError."""
+    folder = Path(model)
+    try:
+        if not folder.is_dir():
+            import huggingface_hub
+
+            commit = hub_commit(model, revision, setting=setting)
+            name = huggingface_hub.hf_hub_download(model, "config.json", revision=commit)
+            return dict(json.loads(Path(name).read_text("utf-8")))
+        return dict(json.loads((folder / "config.json").read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{setting}: {model} has no readable config.json: {error}") from error
+
+
+def weights_digest(model: str, revision: str | None, *, setting: str) -> str:
+    """Hex digits that change with any byte that is loaded of a folder; of a Hub repository, with
+    its id and commit. The folder's own name and place do not count."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return f"{model}@{hub_commit(model, revision, setting=setting)}"
+    files = sorted(path for path in folder.rglob("*") if path.suffix in _READ and path.is_file())
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise ModelError(
+            f"{setting}: {folder} must hold safetensors weights, but has none. Convert them; other "
+            "formats can run code when they are read."
+        )
+    lines = [f"{path.relative_to(folder).as_posix()} {_digest(path)}\n" for path in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@lru_cache
+def hub_commit(model: str, revision: str | None, *, setting: str) -> str:
+    """The commit that the revision (None: the newest) names; from the local cache if offline."""
+    if not HUB_ID.fullmatch(model):
+        raise ModelError(
+            f'{setting}: must be a folder or a Hub id like "owner/name", but {model!r} is neither.'
+        )
+    if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    import huggingface_hub
+
+    try:
+        return str(huggingface_hub.model_info(model, revision=revision).sha)
+    except Exception as error:  # many kinds: no net, offline mode, no such repository, no right
+        cached = huggingface_hub.try_to_load_from_cache(model, "config.json", revision=revision)
+        if isinstance(cached, str):
+            return Path(cached).parent.name  # .../snapshots/<commit>/config.json
+        raise ModelError(
+            f"{setting}: {model} cannot be found on the Hub or in its cache: {error}"
+        ) from error
+
+
+def pick_device(wanted: str, *, setting: str) -> torch.device:
+    """The device that is wanted, or for "auto" the fastest there is. Raises ModelError."""
+    import torch
+
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if wanted == "auto":
+        return torch.device(next(name for name, found in there.items() if found))
+    if not there[wanted]:
+        raise ModelError(f"{setting} is {wanted}, but PyTorch finds none. Set it to auto or cpu.")
+    return torch.device(wanted)
+
+
+def _digest(path: Path) -> str:
+    state = path.stat()
+    return _digest_once(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache
+def _digest_once(path: Path, size: int, modified: int) -> str:
+    """sha256 in hex, read again only when the file has changed."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,140 @@
+"""A judge behind a server that speaks OpenAI's protocol and takes pictures.
+
+Each question is a request of its own, so that no question leads another's answer. What a server
+calls by one name may change behind it; the fingerprint knows only what can be known: address, name,
+wording and decoding.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from PIL import Image
+
+from selma.backbones.served import Answered, Request, Requests, bare_address
+from selma.backbones.wordings import QUESTION, MultipleChoice, put_all, wording
+from selma.config import ServedJudge, judge_name
+from selma.pictures import png_bytes
+from selma.workspace import recipe_key
+
+_DIGITS = 4
+_MOST_OF_A_PICTURE = 4096  # tokens; beyond what servers count for one picture, for limits on cost
+_LISTED = 20  # likeliest first tokens; the most that OpenAI lists
+
+
+class ServedVqaJudge:
+    """See `selma.backbones.judging.Judge`."""
+
+    def __init__(
+        self,
+        settings: ServedJudge,
+        *,
+        setting: str = "scores.judge",
+        first_wait_s: float = 1.0,
+    ) -> None:
+        """Raises ConfigError for a wording, or where the server's key is not set."""
+        self.name = judge_name(settings)
+        self._settings = settings
+        self._words = wording(settings.prompt or "yes_or_no", QUESTION, key=f"{setting}.prompt")
+        self._requests = Requests(
+            settings, setting=setting, parallel=settings.parallel, first_wait_s=first_wait_s
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with server, model, wording and decoding; not with keys, limits or patience."""
+        asked = self._settings
+        return recipe_key(
+            {
+                "server": bare_address(asked.base_url),
+                "model": asked.model,
+                "words": self._words,
+                "temperature": asked.temperature,
+                "max_new_tokens": asked.max_new_tokens,
+                "logprobs": asked.logprobs,
+            }
+        )
+
+    def answer(
+        self, pictures: Sequence[Image.Image], questions: Sequence[Sequence[str]]
+    ) -> list[list[tuple[str, float | None]]]:
+        """P(yes) is that of the first word, shared between yes and no alone; None where the server
+        tells no probabilities, or neither word is among the likeliest."""
+        texts = [[self._words.format(question=text) for text in some] for some in questions]
+        return [
+            [(answered.text.strip(), chance_of_yes(answered.choice)) for answered in some]
+            for some in self._say(pictures, texts, logprobs=self._settings.logprobs)
+        ]
+
+    def choose(
+        self,
+        pictures: Sequence[Image.Image],
+        questions: Sequence[Sequence[MultipleChoice]],
+        *,
+        words: str = "selma",
+    ) -> list[list[str]]:
+        """As `VqaJudge.choose`."""
+        said = self._say(pictures, put_all(questions, words), logprobs=False)
+        return [[answered.text.strip() for answered in some] for some in said]
+
+    def _say(
+        self,
+        pictures: Sequence[Image.Image],
+        texts: Sequence[Sequence[str]],
+        *,
+        logprobs: bool,
+    ) -> list[list[Answered]]:
+        requests = []
+        for picture, some in zip(pictures, texts, strict=True):
+            shown = _data_uri(picture) if some else ""
+            requests += [self._request(shown, text, logprobs) for text in some]
+        answered = iter(self._requests.answers(requests))
+        return [[next(answered) for _ in some] for some in texts]
+
+    def _request(self, picture: str, text: str, logprobs: bool) -> Request:
+        content = [
+            {"type": "image_url", "image_url": {"url": picture}},
+            {"type": "text", "text": text},
+        ]
+        asked: dict[str, Any] = {
+            "messages": [{"role": "user", "content": content}],
+            "temperature": self._settings.temperature,
+            "seed": 0,
+        }
+        if logprobs:
+            asked |= {"logprobs": True, "top_logprobs": _LISTED}
+        return Request(
+            asked,
+            self._settings.max_new_tokens,
+            most_tokens=len(text.encode()) + _MOST_OF_A_PICTURE,
+            optional=("logprobs", "top_logprobs"),
+        )
+
+
+def chance_of_yes(choice: Any) -> float | None:
+    """P(yes) / (P(yes) + P(no)) among the likeliest tokens at the place of the first word, rounded
+    to four decimals; None if they are not told or hold neither."""
+    told = getattr(getattr(choice, "logprobs", None), "content", None) or ()
+    first = next((token for token in told if _bare(token.token)), None)
+    if first is None:
+        return None
+    mass = {"yes": 0.0, "no": 0.0}
+    for token in first.top_logprobs or [first]:
+        if _bare(token.token) in mass:
+            mass[_bare(token.token)] += math.exp(token.logprob)
+    whole = sum(mass.values())
+    return round(mass["yes"] / whole, _DIGITS) if whole > 0 else None
+
+
+def _bare(token: str) -> str:
+    """The letters of a token, in lower case."""
+    return "".join(letter for letter in token if letter.isalpha()).lower()
+
+
+def _data_uri(picture: Image.Image) -> str:
+    encoded = base64.b64encode(png_bytes(picture.convert("RGB"))).decode()
+    return f"data:image/png;base64,{encoded}"

@@ -1,0 +1,153 @@
+"""A folder of pictures and a judge → DSG scores; no run is needed.
+
+Pictures are named by their prompt: <item_id>.png, or .jpg as DSG's own program has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from selma.backbones import judging
+from selma.backbones.judging import Judge
+from selma.config import JudgeConfig, LocalJudge, ScoresConfig, ServedJudge
+from selma.errors import ConfigError, DataError
+from selma.records import Answer, ExamPrompt, Interval
+from selma.scores.asked import Asked
+from selma.scores.benchmarks import exam_prompts, read_dsg
+from selma.scores.given import DsgRules, dsg_result
+from selma.scores.soft import soft_interval, soft_scores, whole_prompt_questions
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+AnyJudge = str | LocalJudge | ServedJudge
+
+
+def score_images(
+    pictures: Path,
+    *,
+    benchmark: str = "toybox",
+    split: str = "test",
+    judge: AnyJudge = "toybox-a",
+    rules: DsgRules,
+    answers: Path | None = None,
+    vqascore: str | None = None,
+    seed: int = 0,
+    resamples: int = 10_000,
+    load_judge: Callable[..., Judge] = judging.load_judge,
+) -> dict[str, Any]:
+    """What `score_dsg` gives, with the judge, its raw answers and the soft scores.
+
+    answers: the folder that keeps what was said; None is <pictures>-answers. vqascore: also ask
+    about the whole prompt, in this wording. Raises DataError, ConfigError or ModelError.
+    """
+    exam = _exam(benchmark, split, rules)
+    found = _pictures(pictures, exam)
+    drawn = [prompt for prompt in exam if prompt.id in found]
+    if not drawn or (rules.missing == "refuse" and len(drawn) < len(exam)):
+        missing = [prompt.id for prompt in exam if prompt.id not in found]
+        raise DataError(
+            f"{pictures} must hold a picture of every prompt, but {len(missing)} of {len(exam)} "
+            f"are missing, {missing[0]}.png first. Draw them, or say that missing ones are "
+            "left_out or count as zero."
+        )
+    one = load_judge(judge, setting="judge")
+    kept = Asked(answers or pictures.with_name(f"{pictures.resolve().name}-answers"), one)
+    given = _ask(kept, drawn, found)
+    how = {"seed": seed, "resamples": resamples}
+    result = dsg_result(exam, given, rules=rules, **how)
+    result |= {
+        "benchmark": "toybox" if benchmark == "toybox" else Path(benchmark).name,
+        "split": split if benchmark == "toybox" else "all",
+        "judge": one.name,
+        "judge_fingerprint": one.fingerprint,
+        "soft": _plain(soft_interval(soft_scores(given), **how)),
+        "answers": _raw(given),
+    }
+    if vqascore is not None:
+        whole = _ask(kept, whole_prompt_questions(drawn, vqascore), found)
+        scores = soft_scores(whole)
+        result |= {
+            "vqascore": _plain(soft_interval(scores, **how)),
+            "vqascore_wording": vqascore,
+            "vqascore_per_prompt": {id: round(100 * score, 4) for id, score in scores.items()},
+        }
+    return result
+
+
+def judge_from(text: str) -> AnyJudge:
+    """The judge that a command names: toybox-a, toybox-b, a YAML file of settings as in
+    `scores.judge`, or a model's folder or Hub id. Raises ConfigError."""
+    if text in ("toybox-a", "toybox-b"):
+        return text
+    path = Path(text)
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return LocalJudge(model=text)
+    try:
+        raw = yaml.safe_load(path.read_text("utf-8"))
+        judge: AnyJudge = TypeAdapter(JudgeConfig).validate_python(raw)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        lines = (
+            "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            if isinstance(error, ValidationError)
+            else str(error)
+        )
+        raise ConfigError(f"{path} must hold a judge's settings, but: {lines}.") from error
+    if isinstance(judge, LocalJudge) and (path.parent / judge.model).is_dir():
+        return judge.model_copy(update={"model": str(path.parent / judge.model)})
+    return judge
+
+
+def _exam(benchmark: str, split: str, rules: DsgRules) -> list[ExamPrompt]:
+    if benchmark != "toybox" and split == "test":
+        return read_dsg(Path(benchmark), dependencies=rules.dependencies)
+    try:
+        return exam_prompts(ScoresConfig.model_validate({"benchmark": benchmark, "split": split}))
+    except ValidationError as error:
+        raise ConfigError(f"A split must be dev or test, but {split!r} came.") from error
+
+
+def _pictures(folder: Path, exam: Sequence[ExamPrompt]) -> dict[str, Path]:
+    """Prompt id → its picture, for those that have one. Raises DataError for two of one prompt."""
+    try:
+        there = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        raise DataError(f"{folder} must be a folder of pictures, but {error.strerror}.") from error
+    found = {}
+    for prompt in exam:
+        names = [prompt.id + suffix for suffix in SUFFIXES if prompt.id + suffix in there]
+        if len(names) > 1:
+            raise DataError(f"{folder} has several pictures of one prompt: {', '.join(names)}.")
+        if names:
+            found[prompt.id] = folder / names[0]
+    return found
+
+
+def _ask(kept: Asked, exam: Sequence[ExamPrompt], pictures: dict[str, Path]) -> list[Answer]:
+    said = kept.ask(
+        [pictures[prompt.id] for prompt in exam],
+        [[question.text for question in prompt.questions] for prompt in exam],
+    )
+    return [
+        Answer(prompt_id=prompt.id, question_id=question.id, text=text, yes=yes)
+        for prompt, replies in zip(exam, said, strict=True)
+        for question, (text, yes) in zip(prompt.questions, replies, strict=True)
+    ]
+
+
+def _raw(answers: Sequence[Answer]) -> dict[str, dict[str, dict[str, Any]]]:
+    rows: dict[str, dict[str, dict[str, Any]]] = {}
+    for answer in answers:
+        said = {"text": answer.text, "yes": answer.yes}
+        rows.setdefault(answer.prompt_id, {})[answer.question_id] = said
+    return rows
+
+
+def _plain(found: Interval | None) -> dict[str, float | int] | None:
+    if found is None:
+        return None
+    return {name: round(value, 4) for name, value in found.model_dump().items()}

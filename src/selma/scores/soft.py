@@ -1,0 +1,68 @@
+"""Scores from probabilities rather than words: how sure the judge is of what is expected. Pure.
+
+- soft score: the mean probability of the expected answer over a prompt's questions (as Soft-TIFA).
+  Every DSG question expects yes. No dependency zeroes anything: an unlikely parent makes its
+  children unlikely by itself.
+- VQAScore (arXiv:2404.01291): P(yes) to one question about the whole prompt. Here it is shared
+  between yes and no alone, where the paper takes it out of the whole vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from selma.backbones.wordings import VQASCORE, wording
+from selma.records import Answer, ExamPrompt, Interval, Question
+from selma.scores import statistics
+
+QUESTION_ID = "vqascore"
+
+
+def soft_scores(answers: Sequence[Answer]) -> dict[str, float]:
+    """Prompt id → mean P(yes) over its questions, 0..1; only for prompts to whose questions all
+    answers have a probability."""
+    chances: dict[str, list[float | None]] = {}
+    for answer in answers:
+        chances.setdefault(answer.prompt_id, []).append(answer.yes)
+    return {
+        id: sum(known) / len(known)
+        for id, found in chances.items()
+        if len(known := [chance for chance in found if chance is not None]) == len(found)
+    }
+
+
+def whole_prompt_questions(exam: Sequence[ExamPrompt], named: str) -> list[ExamPrompt]:
+    """The exam with one question for each prompt, put by a wording of `wordings.VQASCORE` or one's
+    own with {text}. Raises ConfigError."""
+    words = wording(named, VQASCORE, key="scores.vqascore")
+    return [
+        prompt.model_copy(
+            update={
+                "questions": (
+                    Question(
+                        id=QUESTION_ID, text=words.format(text=prompt.text), category="global"
+                    ),
+                )
+            }
+        )
+        for prompt in exam
+    ]
+
+
+def soft_interval(
+    scores: Mapping[str, float], *, seed: int, resamples: int = 10_000
+) -> Interval | None:
+    """The mean in per cent with its interval over prompts; None where no prompt has a score."""
+    if not scores:
+        return None
+    percent = [100 * score for score in scores.values()]
+    return statistics.interval(percent, seed=seed, resamples=resamples)
+
+
+def soft_difference(
+    after: Mapping[str, float], before: Mapping[str, float], *, seed: int, resamples: int = 10_000
+) -> Interval | None:
+    """Paired over the prompts that both have a score for."""
+    both = [id for id in after if id in before]
+    change = {id: after[id] - before[id] for id in both}
+    return soft_interval(change, seed=seed, resamples=resamples)

@@ -1,0 +1,182 @@
+"""`selma score images`: a folder of pictures and a judge that really looks at pixels."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from scores.colours import ColourJudge, exam, picture
+from typer.testing import CliRunner
+
+from selma.cli import app
+from selma.config import LocalJudge, ServedJudge
+from selma.errors import ConfigError, DataError
+from selma.records import ExamPrompt
+from selma.scores.benchmarks import COLUMNS
+from selma.scores.given import rules_of, score_dsg
+from selma.scores.images import judge_from, score_images
+
+EXAM = exam(40)
+REFUSE = rules_of("default", {"missing": "refuse"})
+
+
+def write_exam(path: Path, prompts: list[ExamPrompt]) -> Path:
+    """The prompts as a CSV in DSG-1k's layout."""
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(COLUMNS)
+        for p in prompts:
+            for q in p.questions:
+                parents = ",".join(q.parents) or "0"
+                rows.writerow([p.id, p.text, q.id, parents, q.category, q.detail or "-", q.text])
+    return path
+
+
+@pytest.fixture
+def benchmark(tmp_path: Path) -> str:
+    return str(write_exam(tmp_path / "exam.csv", EXAM))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Every second picture shows both of its colours, the others the first alone."""
+    place = tmp_path / "pictures"
+    place.mkdir()
+    for i, prompt in enumerate(EXAM):
+        colours = prompt.text.replace(",", "").split()[0:3:2]
+        suffix = "png" if i % 3 else "jpg"
+        drawn = picture(*colours[: 1 + i % 2])
+        drawn.paste((6 * i, 6 * i, 6 * i), (0, 0, 8, 8))  # no two are the same
+        drawn.save(place / f"{prompt.id}.{suffix}", **({"quality": 95} if suffix == "jpg" else {}))
+    return place
+
+
+def run(folder: Path, benchmark: str, judge: ColourJudge, **how: Any) -> dict[str, Any]:
+    settings = {"rules": REFUSE, "resamples": 200} | how
+    return score_images(folder, benchmark=benchmark, load_judge=lambda *_, **__: judge, **settings)
+
+
+def test_scores_are_those_of_the_pictures(folder: Path, benchmark: str) -> None:
+    found = run(folder, benchmark, ColourJudge("colours"), vqascore="Is there {text}?".replace(
+        "{text}", "red, whatever {text} says: red"))  # fmt: skip
+    assert (found["score"], found["prompts"], found["questions"]) == (75.0, 40, 80)
+    assert found["categories"] == {"colour": 100.0, "second": 50.0}
+    assert (found["judge"], found["judge_fingerprint"]) == ("colours", "colours-0.2")
+    assert found["soft"]["n"] == 40 and 70 < found["soft"]["mean"] < 80
+    assert found["soft"]["low"] < found["soft"]["mean"] < found["soft"]["high"]
+    assert found["vqascore"]["n"] == 40 and set(found["vqascore_per_prompt"]) == {
+        p.id for p in EXAM
+    }
+    assert found["answers"]["p000"]["1"]["text"] == "yes"
+    assert found["benchmark"] == "exam.csv"
+
+
+def test_raw_answers_score_the_same_as_given_ones(
+    folder: Path, benchmark: str, tmp_path: Path
+) -> None:
+    found = run(folder, benchmark, ColourJudge("colours"))
+    path = tmp_path / "answers.csv"
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["item_id", "question_id", "answer"])
+        rows.writerows([p, q, s["text"]] for p, a in found["answers"].items() for q, s in a.items())
+    given = score_dsg(Path(benchmark), path, rules=REFUSE, resamples=200)
+    assert {key: given[key] for key in given if key in found} == {
+        key: found[key] for key in given if key in found
+    }
+
+
+def test_nothing_is_asked_twice(folder: Path, benchmark: str) -> None:
+    first = run(folder, benchmark, ColourJudge("colours"))
+    idle = ColourJudge("colours")
+    assert run(folder, benchmark, idle) == first and idle.seen == 0
+    assert (folder.with_name("pictures-answers") / "colours-0.2.jsonl").is_file()
+
+
+@pytest.mark.parametrize("stopped_after", [0, 32])
+def test_a_crash_costs_at_most_one_chunk(folder: Path, benchmark: str, stopped_after: int) -> None:
+    stopped = ColourJudge("colours")
+    stopped.stop_after = stopped_after
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, benchmark, stopped)
+    kept = folder.with_name("pictures-answers") / "colours-0.2.jsonl"
+    if kept.exists():
+        with kept.open("ab") as file:
+            file.write(b'{"picture": "tor')  # as a kill leaves it
+    again = ColourJudge("colours")
+    found = run(folder, benchmark, again)
+    assert again.seen == 40 - stopped_after and found["score"] == 75.0
+
+
+def test_missing_pictures_never_shrink_a_score_unnoticed(folder: Path, benchmark: str) -> None:
+    for name in ("p001.png", "p002.png"):
+        (folder / name).unlink()
+    with pytest.raises(DataError, match=r"2 of 40 are missing, p001\.png first"):
+        run(folder, benchmark, ColourJudge("x"))
+    left_out = run(folder, benchmark, ColourJudge("x"), rules=rules_of("default", {}))
+    assert left_out["prompts"] == 38 and left_out["without_answers"] == ["p001", "p002"]
+    zero = run(folder, benchmark, ColourJudge("x"), rules=rules_of("default", {"missing": "zero"}))
+    assert zero["prompts"] == 40 and zero["score"] < left_out["score"]
+
+
+def test_what_is_wrong_with_a_folder_is_named(folder: Path, benchmark: str, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(folder / "p001.jpg")
+    with pytest.raises(DataError, match=r"several pictures of one prompt: p001\.png, p001\.jpg"):
+        run(folder, benchmark, ColourJudge("x"))
+    (folder / "p001.jpg").unlink()
+    (folder / "p001.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    with pytest.raises(DataError, match=r"p001\.png"):
+        run(folder, benchmark, ColourJudge("x"))
+    with pytest.raises(DataError, match="must be a folder of pictures"):
+        run(tmp_path / "nowhere", benchmark, ColourJudge("x"))
+    with pytest.raises(ConfigError, match="Only toybox has a dev split"):
+        run(folder, benchmark, ColourJudge("x"), split="dev")
+    with pytest.raises(ConfigError, match="dev or test"):
+        run(folder, benchmark, ColourJudge("x"), split="train")
+
+
+def test_a_judge_is_named_or_described(tmp_path: Path) -> None:
+    assert judge_from("toybox-b") == "toybox-b"
+    assert judge_from("owner/model") == LocalJudge(model="owner/model")
+    path = tmp_path / "judge.yaml"
+    path.write_text("{kind: openai, model: m, base_url: 'http://localhost:1/v1'}")
+    assert judge_from(str(path)) == ServedJudge(model="m", base_url="http://localhost:1/v1")
+    (tmp_path / "weights").mkdir()
+    path.write_text("{kind: transformers, model: weights, beams: 5}")
+    assert judge_from(str(path)) == LocalJudge(model=str(tmp_path / "weights"), beams=5)
+    for wrong, says in (
+        ("{kind: transformers, model: m, beam: 5}", "beam"),
+        ("{kind: other, model: m}", "must be toybox-a, toybox-b, or a mapping"),
+        ("gpt", "toybox-a"),
+        ("[", "judge.yaml must hold a judge's settings"),
+    ):
+        path.write_text(wrong)
+        with pytest.raises(ConfigError, match=says):
+            judge_from(str(path))
+
+
+def test_the_command_prints_and_writes(folder: Path, benchmark: str, tmp_path: Path) -> None:
+    """With a real tiny model, from a YAML file."""
+    import tiny_judges
+
+    (tmp_path / "judge.yaml").write_text(
+        json.dumps({"kind": "transformers", "model": str(tiny_judges.folder("blip")),
+                    "max_new_tokens": 2, "device": "cpu"})
+    )  # fmt: skip
+    out = tmp_path / "out.json"
+    arguments = ["score", "images", str(folder), "--benchmark", benchmark, "--judge",
+                 str(tmp_path / "judge.yaml"), "--json", str(out), "--answers",
+                 str(tmp_path / "kept"), "--vqascore", "vqascore"]  # fmt: skip
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    first = out.read_bytes()
+    found = json.loads(first)
+    assert "Judge: blip" in done.output and "Mean probability of yes" in done.output
+    assert "VQAScore" in done.output and found["unreadable"] > 0  # random weights say anything
+    shutil.rmtree(tmp_path / "kept")
+    assert CliRunner().invoke(app, arguments).exit_code == 0 and out.read_bytes() == first
