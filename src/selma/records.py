@@ -129,6 +129,23 @@ class Interval(Record):
     n: int
 
 
+class ScorerInfo(Record):
+    """What a preference score is; without it the number means nothing."""
+
+    label: str
+    """Its key in every `ModelScore.preferences`."""
+    name: str
+    """The scorer with its version, as in "HPS v2.1"."""
+    scale: str
+    preprocessing: str
+    weights: str
+    """Hub id or name of a folder; never a path."""
+    fingerprint: str
+    """Changes with weights, tokenizer, scale and preprocessing."""
+    chose: bool = False
+    """Something of this run was chosen or tuned by it: its gain is no independent evidence."""
+
+
 class ModelScore(Record):
     """The scores of one model (base, an expert, or merged) on one exam."""
 
@@ -153,6 +170,12 @@ class ModelScore(Record):
     clip: Interval | None = None
     """100 x cosine of picture and prompt; None where no scorer is set."""
     clip_difference: Interval | None = None
+    preferences: dict[str, Interval] = Field(default_factory=dict)
+    """Label → mean over prompts, on the scale that the scorecard's `preferences` state."""
+    preference_differences: dict[str, Interval] = Field(default_factory=dict)
+    """Label → mean minus the base's, paired by prompt; empty for the base itself."""
+    win_rates: dict[str, Interval] = Field(default_factory=dict)
+    """Label → percent of prompts where this model's picture scores above the base's, ties half."""
     unreadable: int = 0
     """Answers that are neither yes nor no; counted, scored as no."""
 
@@ -173,6 +196,9 @@ class Scorecard(Record):
     """What a "no" did to the questions that depend on it."""
     dependency_faults: dict[str, int] = Field(default_factory=dict)
     """What is wrong with the benchmark's dependencies → how often; such references are ignored."""
+    preferences: tuple[ScorerInfo, ...] = ()
+    clip_chose: bool = False
+    """As `ScorerInfo.chose`, for the CLIP score."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from selma.backbones import judging
+from selma.backbones import judging, preference
 from selma.backbones.judging import Judge, Scorer
 from selma.config import ScoresConfig
 from selma.errors import DataError
@@ -27,6 +27,13 @@ from selma.scores.answering import (
     read_clip_file,
 )
 from selma.scores.faithfulness import Verdicts, Zeroing
+from selma.scores.preference import (
+    Loader,
+    Preferences,
+    intervals,
+    score_preferences,
+    warn_of_choosers,
+)
 from selma.workspace import SCORES, Item, Workspace, inside, read_lines, write_bytes, write_json
 
 Role = Literal["base", "expert", "merged", "other"]
@@ -42,6 +49,7 @@ def score_models(
     seed: int,
     load_judge: Callable[[str], Judge] = judging.load_judge,
     load_scorer: Callable[[str], Scorer] = judging.load_scorer,
+    load_preference: Loader = preference.load_preference,
 ) -> Scorecard:
     """Scores of every model on the exam: the base first, the merged one last.
 
@@ -59,6 +67,8 @@ def score_models(
         said_too[model] = answer_item(exam, model, drawn, second, folder, what="second-answers")
         if scorer:
             clips[model] = clip_item(exam, model, drawn, scorer, folder)
+    drawn_in_order = {model: pictures[model] for model in models}
+    preferred = score_preferences(exam, drawn_in_order, config, folder, load=load_preference)
     item = folder.item(
         SCORES,
         "scorecard",
@@ -73,11 +83,16 @@ def score_models(
             "judges": [judge.name, second.name],
             "interval": "BCa",
             "seed": seed,
+            # Left out where there are none, so that scorecards without them stay what they are.
+            **({"preferences": {p.about.label: p.keys for p in preferred}} if preferred else {}),
+            **({"chosen_by": config.chosen_by} if config.chosen_by else {}),
         },
     )
     if not item.done:
+        warn_of_choosers(config)
         item.begin()
-        _write(item, *_scorecard(exam, config, models, said, said_too, clips, seed=seed))
+        made = _scorecard(exam, config, models, said, said_too, clips, preferred, seed=seed)
+        _write(item, *made)
     return Scorecard.model_validate_json((item.path / "scorecard.json").read_text("utf-8"))
 
 
@@ -132,6 +147,7 @@ def _scorecard(
     said: Mapping[str, Item],
     said_too: Mapping[str, Item],
     clips: Mapping[str, Item],
+    preferred: Sequence[Preferences],
     *,
     seed: int,
 ) -> tuple[Scorecard, dict[str, Verdicts]]:
@@ -157,12 +173,18 @@ def _scorecard(
                 verdicts[model],
                 clip.get(model),
                 base=None if model == base else (verdicts[base], clip.get(base)),
+            ).model_copy(
+                update=intervals(
+                    preferred, model, base=None if model == base else base, **sure.bootstrap
+                )
             )
             for model, role in models.items()
         ),
         agreement=_agreement(answers, said_too),
         zeroing=config.zeroing,
         dependency_faults=faithfulness.dependency_faults(exam),
+        preferences=tuple(found.about for found in preferred),
+        clip_chose="clip" in config.chosen_by,
     )
     return card, verdicts
 
