@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -205,3 +208,38 @@ def test_a_tensor_that_is_missing_is_never_made_up(
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"1 are missing.*visual_projection"):
         scorer({"clip": folder}, "clip").score(pictures(1), TEXTS[:1])
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_a_hub_id_is_scored_from_the_cache_when_offline(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Files of a Hub repository as its client keeps them, without a net."""
+    repository = tmp_path / "hub" / "models--some--clip"
+    shutil.copytree(folders["clip"], repository / "snapshots" / COMMIT)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    absent = repository / ".no_exist" / COMMIT
+    absent.mkdir(parents=True)
+    (absent / "preprocessor_config.json").touch()
+    script = (
+        "import json, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from backbones.preference_files import TEXTS, pictures\n"
+        "from selma.backbones.preference import load_preference\n"
+        "from selma.config import PreferenceConfig\n"
+        "found = load_preference(PreferenceConfig(kind='clip', model='some/clip', device='cpu'))\n"
+        "print(json.dumps([found.weights, found._files.fingerprint, "
+        "found.score(pictures(2), TEXTS[:2])]))\n"
+    )
+    command = [sys.executable, "-c", script, str(Path(__file__).parents[1])]
+    kept = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=kept, timeout=300)
+    assert done.returncode == 0, done.stderr
+    scores = scorer(folders, "clip").score(pictures(2), TEXTS[:2])
+    assert json.loads(done.stdout.splitlines()[-1]) == ["some/clip", COMMIT, scores]
+    # What the cache does not know is no "there is none".
+    (absent / "preprocessor_config.json").unlink()
+    done = subprocess.run(command, capture_output=True, text=True, env=kept, timeout=300)
+    assert done.returncode != 0 and "cannot be had from the Hub" in done.stderr

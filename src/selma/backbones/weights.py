@@ -66,13 +66,18 @@ class Weights:
             path = self.folder / name
             return path if path.is_file() else None
         import huggingface_hub
-        from huggingface_hub.errors import EntryNotFoundError
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+        kept = huggingface_hub.try_to_load_from_cache(self.name, name, revision=self._commit)
+        if kept is not None:  # a path, or a mark that the repository has no such file
+            return Path(kept) if isinstance(kept, str) else None
         try:
             return Path(huggingface_hub.hf_hub_download(self.name, name, revision=self._commit))
-        except EntryNotFoundError:
-            return None
         except Exception as error:  # many kinds: no net, offline mode, no right
+            # Without a net nobody knows whether the file is there; that is no "there is none".
+            absent = isinstance(error, EntryNotFoundError)
+            if absent and not isinstance(error, LocalEntryNotFoundError):
+                return None
             raise ModelError(f"{self.name}/{name} cannot be had from the Hub: {error}") from error
 
 
