@@ -71,6 +71,11 @@ BROKEN = {
     "merged: {method: ties, lambda: yes}": "must not be true or false",
     "scores: {judge: toybox-b}": "judge and choosing_judge must differ",
     "scores: {split: train}": "scores.split",
+    "scores: {preferences: [{kind: hps, model: a/b}]}": "scores.preferences.0.kind",
+    "scores: {preferences: [{kind: clip}]}": "scores.preferences.0.model",
+    "scores: {preferences: [{kind: clip, model: a/b}, {kind: clip, model: c/d}]}": "label each",
+    "scores: {preferences: [{kind: clip, model: a/b, label: ../c}]}": "preferences.0.label",
+    "scores: {chosen_by: [pickscore]}": "chosen_by must name scorers that are reported",
     "scores: {resamples: 0}": "scores.resamples",
     "name: a\nname: b": "the key 'name' is given twice",
     "images: {steps: 1, steps: 2}": "the key 'steps' is given twice",
@@ -289,3 +294,19 @@ def test_run_file_holds_no_times(tmp_path: Path) -> None:
     write_run_file(RunConfig(name="one"), Workspace(tmp_path))
     assert (tmp_path / "run.json").read_bytes() == first
     assert set(json.loads(first)) == {"settings", "versions"}
+
+
+def test_preference_scorers_are_looked_for_beside_the_config(tmp_path: Path) -> None:
+    (tmp_path / "pick").mkdir()
+    text = (
+        "scores:\n  preferences:\n    - {kind: pickscore, model: pick, tokenizer: some/words}\n"
+        "    - {kind: clip, model: openai/clip, label: large}\n  chosen_by: [large]\n"
+    )
+    config = load_config(config_file(tmp_path, text))
+    first, second = config.scores.preferences
+    assert first.model == str(tmp_path / "pick") and first.tokenizer == "some/words"
+    assert (second.model, second.key, first.key) == ("openai/clip", "large", "pickscore")
+    with pytest.raises(ConfigError) as caught:
+        check(config)
+    assert "preferences, pickscore" in str(caught.value)
+    assert "selma score convert" in str(caught.value) and "large" not in str(caught.value)

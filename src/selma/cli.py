@@ -389,6 +389,63 @@ def questions(
     print_questions(write_questions(read_benchmark(prompts), settings, out), out)
 
 
+@score.command()
+def hps(
+    pictures: Annotated[
+        Path, typer.Argument(help="Folder with anime, concept-art, paintings and photo.")
+    ],
+    prompts: Annotated[Path, typer.Option(help="Folder with anime.json and the like.")],
+    model: Annotated[str, typer.Option(help="HPS's weights: a folder or a Hub id.")],
+    version: Annotated[str, typer.Option(help="2.0 or 2.1; they are not comparable.")] = "2.1",
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or Hub id, where the weights have none.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    antialias: Annotated[
+        bool, typer.Option(help="Make pictures smaller as torchvision since 0.17 does.")
+    ] = True,
+    json: Json = None,
+) -> None:
+    """Score HPS's benchmark: pictures in four styles, one mean over all."""
+    from rich.console import Console
+
+    from selma.backbones.preference import load_preference, settings_of
+    from selma.report.tables import print_hps
+    from selma.scores.hps import read_hps_prompts, score_hps, version_kind
+    from selma.workspace import write_json
+
+    settings = settings_of(
+        kind=version_kind(version),
+        model=model,
+        tokenizer=tokenizer,
+        device=device,
+        antialias=antialias,
+    )
+    found = score_hps(pictures, read_hps_prompts(prompts), load_preference(settings))
+    if json:
+        write_json(json, found)
+    print_hps(found, Console())
+
+
+@score.command("convert")
+def convert_scorer(
+    source: Annotated[Path, typer.Argument(help="HPS_v2.1_compressed.pt, ImageReward.pt, ...")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    kind: Annotated[str, typer.Option(help="pickscore, hps_v2, hps_v2.1, imagereward or clip.")],
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or Hub id; its authors' choice where left out.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="JSON of the network's shape, if not the released one.")
+    ] = None,
+) -> None:
+    """Turn a preference scorer's pickle into safetensors, without running anything in it."""
+    from selma.backbones.converting import convert_weights
+
+    made = convert_weights(source, out, kind=kind, tokenizer=tokenizer, config=config)
+    typer.echo(f"Weights: {made}")
+
+
 @app.command()
 def report(config: Config, folder: Folder = None) -> None:
     """Stage 6: write what was found as one page."""

@@ -373,6 +373,28 @@ def judge_name(judge: ToyboxJudgeName | LocalJudge | ServedJudge) -> str:
     return path.name if path.is_absolute() or _is_folder(path) else judge.model
 
 
+class PreferenceConfig(Section):
+    """A network that says how much people would like a picture for its prompt."""
+
+    kind: Literal["pickscore", "hps_v2", "hps_v2.1", "imagereward", "clip"]
+    model: str
+    """A folder of safetensors (`selma score convert` makes one of a pickle), or a Hub id."""
+    revision: str | None = None
+    """Commit of a Hub repository; None takes its newest."""
+    tokenizer: str | None = None
+    """A folder or Hub id; None is the model's own, or where it has none, its authors' choice."""
+    label: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")
+    """Its name in tables and folders; None is the kind."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    antialias: bool = True
+    """How hps_v2 and hps_v2.1 make pictures smaller: as torchvision since 0.17 does, or (false) as
+    before it. Other kinds take no notice of it."""
+
+    @property
+    def key(self) -> str:
+        return self.label or self.kind
+
+
 class ScoresConfig(Section):
     benchmark: str = "toybox"
     """"toybox", or a path: a CSV in DSG-1k's layout, TIFA's question file or the folder of its two
@@ -390,6 +412,11 @@ class ScoresConfig(Section):
     dev_prompts: PositiveInt = 64
     """How many dev prompts checkpoints are selected on."""
     clip: Literal["toybox"] | None = "toybox"
+    preferences: tuple[PreferenceConfig, ...] = ()
+    """Scorers whose means, differences and win rates are reported beside DSG's score."""
+    chosen_by: tuple[str, ...] = ()
+    """Labels out of `preferences`, or "clip": scorers that training pictures, checkpoints or the
+    base were already chosen or tuned by. The run warns, and the report marks their numbers."""
     experts: bool = True
     """Also score each expert alone."""
     zeroing: Literal["cascading", "one_level", "row_order", "none"] = "cascading"
@@ -409,6 +436,19 @@ class ScoresConfig(Section):
         both = {judge_name(self.judge), judge_name(self.choosing_judge)}
         if len(both) == 1:
             raise ValueError(f"judge and choosing_judge must differ, but both are {both.pop()!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _labels(self) -> ScoresConfig:
+        labels = [scorer.key for scorer in self.preferences]
+        if len(set(labels)) != len(labels):
+            raise ValueError(f"preferences need a label each where kinds repeat, but are {labels}")
+        reported = {*labels, *(("clip",) if self.clip else ())}
+        if strangers := sorted(set(self.chosen_by) - reported):
+            raise ValueError(
+                f"chosen_by must name scorers that are reported, but {strangers[0]!r} is not one "
+                f"of {', '.join(sorted(reported)) or 'none'}"
+            )
         return self
 
 
@@ -500,7 +540,19 @@ def map_paths(
         language = placed(prompts.backend.model, "smollm2", is_folder)
         new["backend"] = prompts.backend.model_copy(update={"model": language})
     base = config.base.model_copy(update={"model": placed(config.base.model, "toybox", is_folder)})
-    places: dict[str, Any] = {"benchmark": placed(scores.benchmark, "toybox", bool)}
+    scorers = tuple(
+        scorer.model_copy(
+            update={
+                "model": placed(scorer.model, "", is_folder),
+                "tokenizer": scorer.tokenizer and placed(scorer.tokenizer, "", is_folder),
+            }
+        )
+        for scorer in scores.preferences
+    )
+    places: dict[str, Any] = {
+        "benchmark": placed(scores.benchmark, "toybox", bool),
+        "preferences": scorers,
+    }
     if scores.matcher is not None:
         places["matcher"] = placed(scores.matcher, "wordllama", is_folder)
     for key in ("judge", "choosing_judge"):

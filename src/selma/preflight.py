@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from selma.config import LocalJudge, LocalLLM, RunConfig, ServedJudge, ServedLLM
+from selma.config import LocalJudge, LocalLLM, PreferenceConfig, RunConfig, ServedJudge, ServedLLM
 from selma.errors import ConfigError, SelmaError
 from selma.workspace import PROMPTS, SCORES, STAGES
 
@@ -163,6 +163,23 @@ def _networks(config: RunConfig) -> Iterator[str]:
     for key, folder in folders.items():
         if not any(folder.glob("*.safetensors")):
             yield f"{key}: its weights must lie in {folder}, but are not there. Reinstall selma."
+    for scorer in scores.preferences:
+        yield from _preference(scorer)
+
+
+def _preference(scorer: PreferenceConfig) -> Iterator[str]:
+    key = f"scores.preferences, {scorer.key}"
+    folder = Path(scorer.model)
+    if folder.is_dir():
+        if not any(folder.rglob("*.safetensors")):
+            yield (
+                f"{key}: {folder} must hold safetensors, but has none. "
+                "Make them of a pickle with `selma score convert`."
+            )
+    elif not _HUB_ID.fullmatch(scorer.model):
+        yield f"{key}: model must be a folder or a Hub id (owner/name), but is {scorer.model!r}."
+    if scorer.kind.startswith("hps") and find_spec("ftfy") is None:
+        yield f"{key}: cleans its texts with the package ftfy: pip install 'selma[scores]'."
 
 
 def _judge(judge: LocalJudge | ServedJudge, key: str) -> Iterator[str]:

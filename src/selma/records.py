@@ -136,6 +136,23 @@ class Interval(Record):
     n: int
 
 
+class ScorerInfo(Record):
+    """What a preference score is; without it the number means nothing."""
+
+    label: str
+    """Its key in every `ModelScore.preferences`."""
+    name: str
+    """The scorer with its version, as in "HPS v2.1"."""
+    scale: str
+    preprocessing: str
+    weights: str
+    """Hub id or name of a folder; never a path."""
+    fingerprint: str
+    """Changes with weights, tokenizer, scale and preprocessing."""
+    chose: bool = False
+    """Something of this run was chosen or tuned by it: its gain is no independent evidence."""
+
+
 class ModelScore(Record):
     """The scores of one model (base, an expert, or merged) on one exam."""
 
@@ -166,6 +183,12 @@ class ModelScore(Record):
     vqascore: Interval | None = None
     """0-100, mean P(yes) to whether the picture shows its whole prompt; None if not asked."""
     vqascore_difference: Interval | None = None
+    preferences: dict[str, Interval] = Field(default_factory=dict)
+    """Label → mean over prompts, on the scale that the scorecard's `preferences` state."""
+    preference_differences: dict[str, Interval] = Field(default_factory=dict)
+    """Label → mean minus the base's, paired by prompt; empty for the base itself."""
+    win_rates: dict[str, Interval] = Field(default_factory=dict)
+    """Label → percent of prompts where this model's picture scores above the base's, ties half."""
     unreadable: int = 0
     """Answers that are neither yes nor no; counted, scored as no."""
 
@@ -190,6 +213,9 @@ class Scorecard(Record):
     """What matched free answers to choices by their meaning."""
     dependency_faults: dict[str, int] = Field(default_factory=dict)
     """What is wrong with the benchmark's dependencies → how often; such references are ignored."""
+    preferences: tuple[ScorerInfo, ...] = ()
+    clip_chose: bool = False
+    """As `ScorerInfo.chose`, for the CLIP score."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from selma.config import ReportConfig
 from selma.errors import DataError
-from selma.records import Findings, Interval, Scorecard, evenly
+from selma.records import Findings, Interval, Scorecard, ScorerInfo, evenly
 from selma.report import page, tables
 from selma.report.grids import SHOWN_PX, Cards, contact_sheet, data_uri
 from selma.workspace import Workspace, file_sha256
@@ -231,6 +231,59 @@ def test_the_terminal_table_names_all_models_and_the_conclusion(found: Findings)
     for model in found.scorecard.models:
         assert model.model in out.getvalue()
     assert tables.conclusion(found.scorecard)[0] in out.getvalue()
+
+
+def with_preference(found: Findings, *, chose: bool) -> Findings:
+    """As if every model had been scored by ImageReward, too."""
+    about = ScorerInfo(
+        label="reward", name="ImageReward v1.0", scale="unbounded & normalised",
+        preprocessing="a middle crop", weights="some/weights", fingerprint="0123456789abcdef",
+        chose=chose,
+    )  # fmt: skip
+    base, *others = found.scorecard.models
+
+    def spread(mean: float) -> Interval:
+        return Interval(mean=mean, low=mean - 0.11, high=mean + 0.11, n=20)
+
+    scored = [base.model_copy(update={"preferences": {"reward": spread(-0.42)}})] + [
+        m.model_copy(
+            update={
+                "preferences": {"reward": spread(0.31)},
+                "preference_differences": {"reward": spread(0.73)},
+                "win_rates": {"reward": spread(62.5)},
+            }
+        )
+        for m in others
+    ]
+    card = found.scorecard.model_copy(
+        update={"models": tuple(scored), "preferences": (about,), "clip_chose": chose}
+    )
+    return dataclasses.replace(found, scorecard=card)
+
+
+@pytest.mark.parametrize("chose", [True, False])
+def test_preference_is_shown_with_scale_version_and_mark(found: Findings, chose: bool) -> None:
+    scored = with_preference(found, chose=chose)
+    out = io.StringIO()
+    tables.print_scorecard(scored.scorecard, Console(file=out, width=200))
+    shown = Parsed(page.render(scored, CONFIG)).text
+    for text in (shown, out.getvalue()):
+        for expected in (
+            *("ImageReward v1.0", "unbounded & normalised", "a middle crop", "some/weights"),
+            *("−0.42", "−0.53 to −0.31", "0.31", "+0.73", "+0.62 to +0.84", "62.5"),
+        ):
+            assert expected in text
+        assert ("no independent evidence" in text) == chose
+    assert ("used to choose" in shown) == chose
+    assert "What people would prefer" not in Parsed(page.render(found, CONFIG)).text
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "said"),
+    [(-0.04, 1, "0.0"), (-0.04, 2, "−0.04"), (0.004, 2, "0.00"), (1.25, 2, "+1.25"), (0, 1, "0.0")],
+)
+def test_zero_has_no_sign(value: float, digits: int, said: str) -> None:
+    assert tables.signed(value, digits) == said
 
 
 @pytest.mark.parametrize(

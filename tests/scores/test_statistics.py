@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from selma.scores.statistics import interval, paired_difference
+from selma.scores.statistics import interval, paired_difference, win_rate
 
 
 def scores(n: int, *, seed: int = 0, share: float = 0.8) -> np.ndarray:
@@ -89,3 +89,22 @@ def test_ten_thousand_resamples_of_320_prompts_take_well_under_a_second() -> Non
     started = time.process_time()
     interval(values, seed=123)
     assert time.process_time() - started < 0.9
+
+
+def test_win_rate_counts_higher_pictures_and_half_of_ties() -> None:
+    after, before = [1.0, 2.0, 3.0, 4.0], [0.0, 2.0, 5.0, -7.0]
+    found = win_rate(after, before, seed=0)
+    assert (found.mean, found.n) == (62.5, 4)
+    assert found.low < 62.5 < found.high
+    assert win_rate(after, after, seed=0).mean == 50
+    assert win_rate(before, after, seed=0).mean == 37.5
+
+
+def test_win_rate_knows_no_scale() -> None:
+    stream = np.random.default_rng(0)
+    after, before = stream.normal(size=60), stream.normal(size=60)
+    found = win_rate(after, before, seed=4)
+    assert win_rate(np.exp(3 * after), np.exp(3 * before), seed=4) == found
+    mirrored = win_rate(before, after, seed=4)
+    assert mirrored.mean == pytest.approx(100 - found.mean)
+    assert mirrored.low == pytest.approx(100 - found.high, abs=2)

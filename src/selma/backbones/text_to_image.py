@@ -55,7 +55,7 @@ def base_fingerprint(base: BaseConfig) -> str:
     """
     folder = _local_folder(base.model)
     if folder is None:
-        commit = _hub_commit(base.model, base.revision)
+        commit = hub_commit(base.model, base.revision)
         return hashlib.sha256(f"{base.model}@{commit}".encode()).hexdigest()
     return _folder_fingerprint(folder.resolve())
 
@@ -71,10 +71,10 @@ def load_text_to_image(base: BaseConfig) -> TextToImage:
         logging.set_verbosity_error()  # truncated prompts are counted, not logged one by one
     index = _model_index(base)
     family, settings = _family(index, base.model)
-    device = _device(base.device)
+    device = find_device(base.device)
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[base.precision]
     folder = _local_folder(base.model)
-    revision = {} if folder else {"revision": _hub_commit(base.model, base.revision)}
+    revision = {} if folder else {"revision": hub_commit(base.model, base.revision)}
     try:
         pipe = getattr(diffusers, family).from_pretrained(
             folder or base.model,
@@ -296,8 +296,9 @@ def _folder_fingerprint(folder: Path) -> str:
 
 
 @cache
-def _hub_commit(model: str, revision: str | None) -> str:
-    """The commit that the revision (None: the newest) names; from the local cache if offline."""
+def hub_commit(model: str, revision: str | None, file: str = "model_index.json") -> str:
+    """The commit that the revision (None: the newest) names; from the local cache if offline,
+    where `file` tells whether the model is there."""
     import huggingface_hub
 
     if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
@@ -305,11 +306,9 @@ def _hub_commit(model: str, revision: str | None) -> str:
     try:
         return str(huggingface_hub.model_info(model, revision=revision).sha)
     except Exception as error:  # many kinds: no net, offline mode, no such repository, no right
-        cached = huggingface_hub.try_to_load_from_cache(
-            model, "model_index.json", revision=revision
-        )
+        cached = huggingface_hub.try_to_load_from_cache(model, file, revision=revision)
         if isinstance(cached, str):
-            return Path(cached).parent.name  # .../snapshots/<commit>/model_index.json
+            return Path(cached).parent.name  # .../snapshots/<commit>/<file>
         raise ModelError(f"{model} cannot be found on the Hub or in its cache: {error}") from error
 
 
@@ -319,7 +318,7 @@ def _model_index(base: BaseConfig) -> dict[str, Any]:
         if folder is None:
             import huggingface_hub
 
-            commit = _hub_commit(base.model, base.revision)
+            commit = hub_commit(base.model, base.revision)
             path = Path(
                 huggingface_hub.hf_hub_download(base.model, "model_index.json", revision=commit)
             )
@@ -349,7 +348,8 @@ def _family(index: dict[str, Any], model: str) -> tuple[str, dict[str, Any]]:
     return name, FAMILIES[name]
 
 
-def _device(wanted: str) -> torch.device:
+def find_device(wanted: str, key: str = "base.device") -> torch.device:
+    """The device that a setting asks for; "auto" is the fastest one. Raises ModelError."""
     import torch
 
     there = {
@@ -360,5 +360,5 @@ def _device(wanted: str) -> torch.device:
     if wanted == "auto":
         return torch.device(next(name for name, found in there.items() if found))
     if not there[wanted]:
-        raise ModelError(f"base.device is {wanted}, but PyTorch finds none. Set it to auto or cpu.")
+        raise ModelError(f"{key} is {wanted}, but PyTorch finds none. Set it to auto or cpu.")
     return torch.device(wanted)

@@ -70,6 +70,7 @@ def render(findings: Findings, config: ReportConfig) -> str:
     for name in ("points", "signed", "between", "clear", "share"):
         environment.globals[name] = getattr(tables, name)
     environment.globals["heat"] = heat
+    environment.globals["chose"] = tables.CHOSE
     environment.filters["duration"] = duration
     script = environment.get_template("page.js").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

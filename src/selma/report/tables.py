@@ -14,21 +14,21 @@ from selma.errors import DataError
 from selma.records import Interval, ModelScore, Scorecard
 
 
-def points(value: float) -> str:
-    """One decimal, as far as a few hundred prompts can tell."""
-    return f"{value:.1f}"
+def points(value: float, digits: int = 1) -> str:
+    """One decimal, as far as a few hundred prompts can tell; scorers of preference need more."""
+    return f"{value:.{digits}f}".replace("-", "−")
 
 
-def signed(value: float) -> str:
+def signed(value: float, digits: int = 1) -> str:
     """One decimal with its sign; a true minus, and none before zero."""
-    text = f"{value:+.1f}".replace("-", "−")
-    return "0.0" if text in ("+0.0", "−0.0") else text
+    text = f"{value:+.{digits}f}".replace("-", "−")
+    return text[1:] if float(text[1:]) == 0 else text
 
 
-def between(interval: Interval, *, sign: bool = False) -> str:
+def between(interval: Interval, *, sign: bool = False, digits: int = 1) -> str:
     """The interval's two ends in words: "0.3 to 3.9"."""
     show = signed if sign else points
-    return f"{show(interval.low)} to {show(interval.high)}"
+    return f"{show(interval.low, digits)} to {show(interval.high, digits)}"
 
 
 def clear(interval: Interval | None) -> bool:
@@ -96,8 +96,80 @@ def print_scorecard(scorecard: Scorecard, console: Console) -> None:
         cells += [column[number] for column in more.values()]
         table.add_row(*cells, style="bold" if model.role == "merged" else None)
     console.print(table)
+    if scorecard.clip_chose:
+        console.print(f"CLIP: {CHOSE}", highlight=False)
+    if scorecard.preferences:
+        print_preferences(scorecard, console)
     if any(model.role == "merged" for model in scorecard.models):
         console.print(" ".join(conclusion(scorecard)), highlight=False)
+
+
+CHOSE = "this run was chosen or tuned by it; its gain is no independent evidence."
+
+
+def print_preferences(scorecard: Scorecard, console: Console) -> None:
+    """A table of what each preference scorer says of each model, and below it what its numbers
+    are."""
+    table = Table(
+        title="Preference",
+        caption="means with 95% intervals; wins: percent of prompts where the picture scores above "
+        "the base's, ties half",
+    )
+    for column in ("scorer", "model"):
+        table.add_column(column)
+    for column in ("score", "95%", "minus base", "95%", "wins", "95%"):
+        table.add_column(column, justify="right")
+    for scorer in scorecard.preferences:
+        for number, model in enumerate(scorecard.models):
+            score = model.preferences[scorer.label]
+            cells = [points(score.mean, 2), between(score, digits=2)]
+            if change := model.preference_differences.get(scorer.label):
+                wins = model.win_rates[scorer.label]
+                cells += [signed(change.mean, 2), between(change, sign=True, digits=2)]
+                cells += [points(wins.mean), between(wins)]
+            mark = " *" if scorer.chose else ""
+            first = scorer.name + mark if number == 0 else ""
+            table.add_row(
+                first, model.model, *cells, style="bold" if model.role == "merged" else None
+            )
+        table.add_section()
+    console.print(table)
+    for scorer in scorecard.preferences:
+        said = f"{scorer.name} ({scorer.weights}): {scorer.scale}; {scorer.preprocessing}."
+        console.print(said + (f" * {CHOSE}" if scorer.chose else ""), highlight=False)
+
+
+def print_hps(found: Mapping[str, Any], console: Console) -> None:
+    """A table of what `selma score hps` found, by style, and below it what its numbers are."""
+    scorer = found["scorer"]
+    table = Table(title=f"{scorer['name']}, benchmark of four styles")
+    table.add_column("style")
+    for column in ("score", "95%", "pictures", "missing"):
+        table.add_column(column, justify="right")
+    for style, row in {**found["styles"], "all pictures": found}.items():
+        low, high = row["interval"] or (0.0, 0.0)
+        cells = [points(row["score"] or 0.0, 2), f"{points(low, 2)} to {points(high, 2)}"]
+        counts = [str(row["pictures"]), str(row["missing"])]
+        whole = style == "all pictures"
+        if whole:
+            table.add_section()
+        table.add_row(
+            style,
+            *(cells if row["score"] is not None else ("", "")),
+            *counts,
+            style="bold" if whole else None,
+        )
+    console.print(table)
+    console.print(
+        f"{scorer['name']} ({scorer['weights']}): {scorer['scale']}; {scorer['preprocessing']}.",
+        highlight=False,
+    )
+    if not found["complete"]:
+        console.print(
+            "The benchmark has 800 pictures of each style: this number is not comparable with "
+            "published ones.",
+            highlight=False,
+        )
 
 
 def print_given_scores(found: Mapping[str, Any], console: Console) -> None:

@@ -3,6 +3,7 @@
     5-scores/answers/<model>/answers.jsonl          the reporting judge: one line for each prompt
     5-scores/second-answers/<model>/answers.jsonl   a second judge, for their agreement
     5-scores/clip/<model>/scores.jsonl              picture against text
+    5-scores/preferences/<label>/<model>/scores.jsonl    the same by each preference scorer
 
 Every answer is kept, so that a score can be made again under another rule without a judge.
 """
@@ -67,7 +68,13 @@ def answer_item(
 
 
 def clip_item(
-    exam: Sequence[ExamPrompt], model: str, pictures: Path, scorer: Scorer, folder: Workspace
+    exam: Sequence[ExamPrompt],
+    model: str,
+    pictures: Path,
+    scorer: Scorer,
+    folder: Workspace,
+    *,
+    what: Sequence[str] = ("clip",),
 ) -> Item:
     """As `answer_item`, with how well each picture fits its prompt."""
 
@@ -76,7 +83,7 @@ def clip_item(
         return [{"prompt": p.id, "score": s} for p, s in zip(part, scores, strict=True)]
 
     texts = [[prompt.id, prompt.text] for prompt in exam]
-    item = folder.item(SCORES, "clip", model, recipe=_recipe(texts, pictures, scorer))
+    item = folder.item(SCORES, *what, model, recipe=_recipe(texts, pictures, scorer))
     if not item.done:
         title = f"{scorer.name}: {model}"
         _fill(item, exam, pictures, file="scores.jsonl", work=work, title=title, folder=folder)

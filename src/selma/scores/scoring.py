@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from selma.backbones import judging, matching
+from selma.backbones import judging, matching, preference
 from selma.backbones.judging import Judge, Scorer
 from selma.config import ScoresConfig, judge_name
 from selma.errors import DataError
@@ -28,6 +28,13 @@ from selma.scores.answering import (
     read_clip_file,
 )
 from selma.scores.faithfulness import Verdicts, Zeroing
+from selma.scores.preference import (
+    Loader,
+    Preferences,
+    intervals,
+    score_preferences,
+    warn_of_choosers,
+)
 from selma.scores.soft import (
     soft_difference,
     soft_interval,
@@ -51,6 +58,7 @@ def score_models(
     load_judge: Callable[[Any], Judge] = judging.load_judge,
     load_scorer: Callable[[str], Scorer] = judging.load_scorer,
     load_matcher: Callable[[str], Matcher] = matching.load_matcher,
+    load_preference: Loader = preference.load_preference,
 ) -> Scorecard:
     """Scores of every model on the exam: the base first, the merged one last.
 
@@ -77,6 +85,8 @@ def score_models(
         if scorer:
             clips[model] = clip_item(exam, model, drawn, scorer, folder)
     matcher_name = config.matcher if has_choices(exam) else None
+    drawn_in_order = {model: pictures[model] for model in models}
+    preferred = score_preferences(exam, drawn_in_order, config, folder, load=load_preference)
     item = folder.item(
         SCORES,
         "scorecard",
@@ -93,13 +103,19 @@ def score_models(
             "interval": "BCa",
             "seed": seed,
             **({"matcher": matching.matcher_identity(matcher_name)} if matcher_name else {}),
+            # Left out where there are none, so that scorecards without them stay what they are.
+            **({"preferences": {p.about.label: p.keys for p in preferred}} if preferred else {}),
+            **({"chosen_by": config.chosen_by} if config.chosen_by else {}),
         },
     )
     if not item.done:
+        warn_of_choosers(config)
         item.begin()
         matcher = load_matcher(matcher_name) if matcher_name else None
         answers = {model: _answers(exam, said[model], matcher) for model in models}
-        card, verdicts = _scorecard(exam, config, models, answers, said_too, clips, seed=seed)
+        card, verdicts = _scorecard(
+            exam, config, models, answers, said_too, clips, preferred, seed=seed
+        )
         bootstrap = {"seed": seed, "resamples": config.resamples}
         _write(item, _with_soft_scores(card, said, wholes, bootstrap), verdicts, answers)
     return Scorecard.model_validate_json((item.path / "scorecard.json").read_text("utf-8"))
@@ -161,6 +177,7 @@ def _scorecard(
     answers: Mapping[str, list[Answer]],
     said_too: Mapping[str, Item],
     clips: Mapping[str, Item],
+    preferred: Sequence[Preferences],
     *,
     seed: int,
 ) -> tuple[Scorecard, dict[str, Verdicts]]:
@@ -185,6 +202,10 @@ def _scorecard(
                 verdicts[model],
                 clip.get(model),
                 base=None if model == base else (verdicts[base], clip.get(base)),
+            ).model_copy(
+                update=intervals(
+                    preferred, model, base=None if model == base else base, **sure.bootstrap
+                )
             )
             for model, role in models.items()
         ),
@@ -193,6 +214,8 @@ def _scorecard(
         measure="TIFA" if has_choices(exam) else "DSG",
         matcher=config.matcher if has_choices(exam) else None,
         dependency_faults=faithfulness.dependency_faults(exam),
+        preferences=tuple(found.about for found in preferred),
+        clip_chose="clip" in config.chosen_by,
     )
     return card, verdicts
 

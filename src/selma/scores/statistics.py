@@ -1,4 +1,4 @@
-"""Means with 95% bootstrap intervals over prompts, and paired differences. Pure.
+"""Means with 95% bootstrap intervals over prompts, paired differences, win rates. Pure.
 
 All intervals are BCa (bias-corrected and accelerated; Efron 1987): percentiles of the bootstrap
 means, moved for bias and skew, since shares near 100 are skewed. Equal seed and n mean equal
@@ -58,6 +58,15 @@ def paired_difference(
     makes prompts easy or hard, so that the interval is narrower than two separate ones suggest."""
     change = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     return interval(change, sizes, seed=seed, resamples=resamples)
+
+
+def win_rate(
+    after: ArrayLike, before: ArrayLike, *, seed: int, resamples: int = 10_000
+) -> Interval:
+    """Percent of prompts where `after` is the higher one, a tie counting half, with its interval:
+    50 where neither wins. What a scorer's scale is does not matter to it."""
+    change = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
+    return interval(50 * (1 + np.sign(change)), seed=seed, resamples=resamples)
 
 
 @lru_cache(maxsize=16)

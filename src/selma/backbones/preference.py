@@ -1,0 +1,211 @@
+"""Scorers that say how much people would like a picture for its prompt, behind `Scorer`.
+
+A number of theirs means nothing without version, scale and preprocessing, which differ between the
+programs that carry one name; so each of them states all three, and all three are in its
+fingerprint. Torch is imported when the first picture is scored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from PIL import Image
+from pydantic import ValidationError
+
+from selma.backbones import preference_clip, preference_imagereward
+from selma.backbones.judging import Scorer
+from selma.backbones.text_to_image import find_device
+from selma.backbones.weights import Weights
+from selma.config import PreferenceConfig
+from selma.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+ROWS_ON_A_GPU = 16
+DIGITS = 4
+"""Decimals of a score: more differ between machines."""
+
+Forward = Callable[[Sequence[Image.Image], Sequence[str]], "torch.Tensor"]
+"""Pictures and their texts → [b] scores."""
+
+
+class PreferenceScorer(Scorer, Protocol):
+    """A scorer that says what its numbers are."""
+
+    @property
+    def scale(self) -> str: ...
+
+    @property
+    def preprocessing(self) -> str: ...
+
+    @property
+    def weights(self) -> str:
+        """Hub id or name of a folder; never a path."""
+        ...
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of scorer."""
+
+    name: str
+    """With its version."""
+    scale: str
+    preprocessing: str
+    tokenizer: str | None
+    """Whose tokenizer its authors use, where the model's own files have none."""
+    load: Callable[..., Forward]
+    """(weights, tokenizer, device) → the network."""
+
+
+_HPS = (
+    "to tensor, longest side to 224 by bicubic {how} antialias, black padding, CLIP's mean and "
+    "deviation; text by ftfy, 77 tokens; float32"
+)
+_LAION = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+
+
+def families(*, antialias: bool = True) -> dict[str, Family]:
+    """Kind → what it is. `antialias` is a choice of HPS alone."""
+    how = "with" if antialias else "without"
+    hps = partial(preference_clip.load_hps, antialias=antialias)
+    hps_scale = "100 x cosine"
+    return {
+        "pickscore": Family(
+            "PickScore v1",
+            "exp(logit scale) x cosine, about 100 x cosine",
+            "shortest side to 224 by Pillow's bicubic, middle crop, CLIP's mean and deviation; "
+            "text 77 tokens; float32",
+            _LAION,
+            preference_clip.load_pickscore,
+        ),
+        "hps_v2": Family("HPS v2.0", hps_scale, _HPS.format(how=how), _LAION, hps),
+        "hps_v2.1": Family("HPS v2.1", hps_scale, _HPS.format(how=how), _LAION, hps),
+        "imagereward": Family(
+            "ImageReward v1.0",
+            f"(r - {preference_imagereward.MEAN:.4f}) / {preference_imagereward.STD:.4f}, "
+            "unbounded, 0 is its authors' mean",
+            "shortest side to 224 by Pillow's bicubic, middle crop, CLIP's mean and deviation; "
+            f"text {preference_imagereward.TOKENS} tokens; float32",
+            "google-bert/bert-base-uncased",
+            preference_imagereward.load_imagereward,
+        ),
+        "clip": Family(
+            "CLIP score",
+            "100 x cosine, not clipped at 0",
+            "shortest side to the model's by Pillow's bicubic, middle crop, the model's mean and "
+            "deviation; text as long as the model reads; float32",
+            None,
+            preference_clip.load_clip_score,
+        ),
+    }
+
+
+def settings_of(**values: Any) -> PreferenceConfig:
+    """One scorer's settings from a command's options. Raises ConfigError."""
+    try:
+        return PreferenceConfig.model_validate(values)
+    except ValidationError as error:
+        what = error.errors()[0]
+        raise ConfigError(
+            f"{'.'.join(map(str, what['loc']))}: {what['msg']} (came: {what['input']!r})"
+        ) from error
+
+
+def load_preference(config: PreferenceConfig) -> NetworkScorer:
+    """The scorer that the settings name; its network is loaded when the first picture comes.
+    Raises ModelError."""
+    return NetworkScorer(
+        families(antialias=config.antialias)[config.kind],
+        Weights(config.model, config.revision),
+        tokenizer=Weights(config.tokenizer) if config.tokenizer else None,
+        device=config.device,
+    )
+
+
+class NetworkScorer:
+    """A network of one family with its weights; implements `PreferenceScorer`.
+
+    batch_size: rows of one pass; None is 1 on a CPU, where sums over more rows round otherwise and
+    a score would depend on them, and 16 elsewhere. The last pass is filled up with copies, so that
+    every pass has the same shape.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        weights: Weights,
+        *,
+        tokenizer: Weights | None = None,
+        device: str = "auto",
+        batch_size: int | None = None,
+    ) -> None:
+        self.family = family
+        self.device = device
+        self.batch_size = batch_size
+        self._files = weights
+        self._tokenizer = tokenizer
+
+    @property
+    def name(self) -> str:
+        return self.family.name
+
+    @property
+    def scale(self) -> str:
+        return self.family.scale
+
+    @property
+    def preprocessing(self) -> str:
+        return self.family.preprocessing
+
+    @property
+    def weights(self) -> str:
+        return self._files.label
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits over weights, tokenizer and all that the family says of itself."""
+        parts: list[Any] = [self.name, self.scale, self.preprocessing, self._files.fingerprint]
+        if chosen := self._own_tokenizer:
+            parts.append(chosen.fingerprint)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    def score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
+        """Rounded to four decimals; each depends on its own picture and text alone."""
+        import torch
+
+        if len(pictures) != len(texts):
+            raise ValueError(f"{len(pictures)} pictures cannot have {len(texts)} texts")
+        forward, rows = self._network, self._rows
+        scores: list[float] = []
+        with torch.inference_mode():
+            for start in range(0, len(pictures), rows):
+                seen, read = list(pictures[start : start + rows]), list(texts[start : start + rows])
+                missing = rows - len(seen)
+                found = forward(seen + seen[-1:] * missing, read + read[-1:] * missing)
+                scores += found.float().cpu().tolist()[: len(seen)]
+        return [round(score, DIGITS) + 0.0 for score in scores]
+
+    @cached_property
+    def _own_tokenizer(self) -> Weights | None:
+        """What was asked for, or the authors' one; None where the model's files have one."""
+        own = any(self._files.file(name) for name in ("tokenizer.json", "vocab.json", "vocab.txt"))
+        if self._tokenizer or own or self.family.tokenizer is None:
+            return self._tokenizer
+        return Weights(self.family.tokenizer)
+
+    @cached_property
+    def _network(self) -> Forward:
+        device = find_device(self.device, "scores.preferences.device")
+        return self.family.load(self._files, self._own_tokenizer or self._files, device)
+
+    @property
+    def _rows(self) -> int:
+        on_a_cpu = find_device(self.device, "scores.preferences.device").type == "cpu"
+        return self.batch_size or (1 if on_a_cpu else ROWS_ON_A_GPU)

@@ -1,0 +1,158 @@
+"""HPS's benchmark: its layout, its mean over all pictures, and what is missing."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from backbones.preference_files import hps_folder
+from PIL import Image
+from rich.console import Console
+from test_cli import selma
+
+from selma.backbones.preference import NetworkScorer, families, load_preference
+from selma.backbones.weights import Weights
+from selma.config import PreferenceConfig
+from selma.errors import ConfigError, DataError
+from selma.report.tables import print_hps
+from selma.scores.hps import STYLES, read_hps_prompts, score_hps, version_kind
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hps_folder(tmp_path_factory.mktemp("hps"))
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    folder = tmp_path / "prompts"
+    folder.mkdir()
+    for style in STYLES:
+        texts = [f"{style} of hill {i}" for i in range(6)]
+        (folder / f"{style}.json").write_text(json.dumps(texts))
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Six anime, four photos with one PNG among them, two paintings, no concept art."""
+    for style, numbers in {"anime": range(6), "photo": (0, 2, 3, 5), "paintings": (1, 4)}.items():
+        folder = tmp_path / "pictures" / style
+        folder.mkdir(parents=True)
+        for i in numbers:
+            pixels = np.random.default_rng(i).integers(0, 256, (40, 32 + i, 3), dtype=np.uint8)
+            suffix = "png" if (style, i) == ("photo", 5) else "jpg"
+            Image.fromarray(pixels).save(folder / f"{i:05d}.{suffix}")
+    (tmp_path / "pictures" / "anime" / "notes.txt").write_text("no picture")
+    return tmp_path / "pictures"
+
+
+def scorer(weights: Path) -> NetworkScorer:
+    return load_preference(PreferenceConfig(kind="hps_v2.1", model=str(weights), device="cpu"))
+
+
+def test_the_mean_is_over_all_pictures_and_each_has_its_own_prompt(
+    pictures: Path, prompts: Path, weights: Path
+) -> None:
+    found = score_hps(pictures, read_hps_prompts(prompts), scorer(weights), resamples=200)
+    assert (found["pictures"], found["missing"], found["complete"]) == (12, 12, False)
+    counts = {style: (row["pictures"], row["missing"]) for style, row in found["styles"].items()}
+    assert counts == {"anime": (6, 0), "concept-art": (0, 6), "paintings": (2, 4), "photo": (4, 2)}
+    alone = scorer(weights)
+    every = []
+    for style, number, suffix in (
+        ("anime", 3, "jpg"),
+        ("photo", 5, "png"),
+        ("paintings", 4, "jpg"),
+    ):
+        picture = Image.open(pictures / style / f"{number:05d}.{suffix}").convert("RGB")
+        expected = alone.score([picture], [f"{style} of hill {number}"])[0]
+        assert found["per_picture"][style][f"{number:05d}"] == expected
+    for style, row in found["per_picture"].items():
+        every += row.values()
+        if row:
+            mean = float(np.mean(list(row.values())))
+            assert found["styles"][style]["score"] == pytest.approx(mean, abs=1e-5)
+    assert found["score"] == pytest.approx(float(np.mean(every)), abs=1e-5)
+    assert found["interval"][0] < found["score"] < found["interval"][1]
+    assert found["styles"]["concept-art"]["score"] is None
+    assert found["scorer"]["name"] == "HPS v2.1" and found["scorer"]["weights"] == "hps"
+
+
+def test_the_table_names_styles_scale_and_what_is_missing(
+    pictures: Path, prompts: Path, weights: Path
+) -> None:
+    out = io.StringIO()
+    found = score_hps(pictures, read_hps_prompts(prompts), scorer(weights), resamples=200)
+    print_hps(found, Console(file=out, width=120))
+    for words in (*STYLES, "all pictures", "HPS v2.1", "100 x cosine", "not comparable"):
+        assert words in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("anime/00006.jpg", None, "belongs to no prompt"),
+        ("anime/first.jpg", None, "belongs to no prompt"),
+        ("anime/00001.png", None, "of one prompt"),
+        ("photo/00004.jpg", b"no picture", r"00004\.jpg"),
+    ],
+)
+def test_a_picture_that_does_not_belong_is_named(
+    pictures: Path, prompts: Path, weights: Path, name: str, content: bytes | None, match: str
+) -> None:
+    if content is None:
+        Image.new("RGB", (30, 30)).save(pictures / name)
+    else:
+        (pictures / name).write_bytes(content)
+    with pytest.raises(DataError, match=match):
+        score_hps(pictures, read_hps_prompts(prompts), scorer(weights), resamples=200)
+
+
+def test_no_pictures_and_no_prompts_are_refused(
+    tmp_path: Path, prompts: Path, weights: Path
+) -> None:
+    with pytest.raises(DataError, match="has none"):
+        score_hps(tmp_path / "nowhere", read_hps_prompts(prompts), scorer(weights))
+    for text in ("[]", "{}", "[1]", "no JSON"):
+        (prompts / "photo.json").write_text(text)
+        with pytest.raises(DataError, match=r"photo\.json"):
+            read_hps_prompts(prompts)
+
+
+def test_versions() -> None:
+    assert [version_kind(v) for v in ("2.0", "v2.0", "2.1", "v2.1")] == (
+        ["hps_v2"] * 2 + ["hps_v2.1"] * 2
+    )
+    with pytest.raises(ConfigError, match=r"2\.0 or 2\.1"):
+        version_kind("3")
+    both = [NetworkScorer(families()[k], Weights("a/b")).name for k in ("hps_v2", "hps_v2.1")]
+    assert both == ["HPS v2.0", "HPS v2.1"]
+
+
+def test_the_commands_convert_and_score(
+    tmp_path: Path, pictures: Path, prompts: Path, weights: Path
+) -> None:
+    source = weights.parent
+    made = selma(
+        "score", "convert", source / "HPS.pt", tmp_path / "made", "--kind", "hps_v2.1",
+        "--tokenizer", source / "words", "--config", source / "shape.json",
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    done = selma(
+        "score", "hps", pictures, "--prompts", prompts, "--model", tmp_path / "made",
+        "--device", "cpu", "--json", tmp_path / "hps.json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "HPS v2.1" in done.stdout
+    found = json.loads((tmp_path / "hps.json").read_text())
+    assert (
+        found["score"] == score_hps(pictures, read_hps_prompts(prompts), scorer(weights))["score"]
+    )
+    wrong = selma("score", "hps", pictures, "--prompts", prompts, "--model", "a b")
+    assert wrong.returncode == 3 and "folder or a Hub id" in wrong.stderr
+    wrong = selma("score", "hps", pictures, "--prompts", prompts, "--model", "a/b", "--device", "x")
+    assert wrong.returncode == 2 and "device" in wrong.stderr
