@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selma.config import RunConfig, load_config
+from selma.config import LocalJudge, RunConfig, judge_name, load_config
 from selma.errors import ConfigError, SelmaError, SkillError, WorkspaceError
 from selma.preflight import check
 from selma.prompts.skills import load_skills
@@ -70,6 +70,15 @@ BROKEN = {
     "merged: {method: ties, scale: 1, lambda: 1}": "two names of one setting",
     "merged: {method: ties, lambda: yes}": "must not be true or false",
     "scores: {judge: toybox-b}": "judge and choosing_judge must differ",
+    "scores: {judge: gpt}": "scores.judge",
+    "scores: {judge: {kind: cloud, model: m}}": "scores.judge: must be toybox-a, toybox-b, or a",
+    "scores: {judge: {model: m}}": "scores.judge: must be toybox-a, toybox-b, or a mapping",
+    "scores: {judge: 7}": "scores.judge: must be toybox-a, toybox-b, or a mapping",
+    "scores: {judge: {kind: transformers, model: m, beem: 2}}": "transformers.beem: is not a",
+    "scores: {judge: {kind: openai}}": "scores.judge.openai.model",
+    "scores: {judge: {kind: openai, model: m, api_key: k}}": "api_key: is not a setting",
+    "scores: {judge: {kind: transformers, model: o/m}, choosing_judge: {kind: transformers, "
+    "model: o/m, prompt: bare}}": "judge and choosing_judge must differ, but both are 'o/m'",
     "scores: {split: train}": "scores.split",
     "scores: {preferences: [{kind: hps, model: a/b}]}": "scores.preferences.0.kind",
     "scores: {preferences: [{kind: clip}]}": "scores.preferences.0.model",
@@ -159,13 +168,15 @@ def test_paths_start_from_the_configs_folder(tmp_path: Path) -> None:
     text = (
         "base: {model: base}\n"
         "prompts: {skills: [coco, mine.yaml], lexicon: words.txt}\n"
-        "scores: {benchmark: exam.csv}"
+        "scores: {benchmark: exam.csv, judge: {kind: transformers, model: base}}"
     )
     config = load_config(config_file(tmp_path, text))
     assert config.base.model == str(tmp_path / "base")
     assert config.prompts.skills == ("coco", str(tmp_path / "mine.yaml"))
     assert config.prompts.lexicon == str(tmp_path / "words.txt")
     assert config.scores.benchmark == str(tmp_path / "exam.csv")
+    assert judge_name(config.scores.judge) == "base"
+    assert config.scores.judge == LocalJudge(model=str(tmp_path / "base"))
 
 
 def test_hub_ids_and_names_are_no_paths(tmp_path: Path) -> None:
@@ -202,6 +213,13 @@ IMPOSSIBLE = {
     "scores: {benchmark: gone.csv}": "scores.benchmark: must be",
     "scores: {benchmark: some.yaml}": "scores.benchmark",
     "scores: {benchmark: some.yaml}\nexperts: {select: dev}": "no dev prompts",
+    "scores: {judge: {kind: transformers, model: nowhere}}": "scores.judge.model: must be a folder",
+    "scores: {judge: {kind: transformers, model: .}}": "has no readable config.json",
+    "scores: {judge: {kind: transformers, model: damo/mplug_vqa}}": "only in modelscope",
+    "scores: {judge: {kind: transformers, model: o/m, prompt: loud}}": "judge.prompt: must be",
+    "scores: {judge: {kind: openai, model: m, key_variable: SELMA_NO_KEY}}": "SELMA_NO_KEY",
+    "scores: {choosing_judge: {kind: openai, model: m, base_url: u, prompt: loud}}": "judge.prompt",
+    "scores: {vqascore: loud}": "scores.vqascore: must be one of plain, vqascore",
     "folder: /dev/null/run": "must be a folder, but is a file",
 }
 
@@ -268,10 +286,11 @@ def test_run_file_gives_the_settings_back(tmp_path: Path) -> None:
 
 def test_run_file_holds_no_password(tmp_path: Path) -> None:
     backend = {"kind": "openai", "model": "m", "base_url": "http://me:secret@host/v1?key=hidden"}
-    config = RunConfig.model_validate({"name": "one", "prompts": {"backend": backend}})
+    settings = {"name": "one", "prompts": {"backend": backend}, "scores": {"judge": backend}}
+    config = RunConfig.model_validate(settings)
     write_run_file(config, Workspace(tmp_path))
     text = (tmp_path / "run.json").read_text()
-    assert "http://host/v1" in text
+    assert text.count('"http://host/v1"') == 2
     assert "secret" not in text and "hidden" not in text
 
 
