@@ -11,12 +11,13 @@ import pytest
 from backbones.preference_files import hps_folder
 from PIL import Image
 from rich.console import Console
-from test_cli import selma
+from typer.testing import CliRunner, Result
 
 from selma.backbones.preference import NetworkScorer, families, load_preference
 from selma.backbones.weights import Weights
+from selma.cli import app
 from selma.config import PreferenceConfig
-from selma.errors import ConfigError, DataError
+from selma.errors import ConfigError, DataError, ModelError
 from selma.report.tables import print_hps
 from selma.scores.hps import STYLES, read_hps_prompts, score_hps, version_kind
 
@@ -133,26 +134,29 @@ def test_versions() -> None:
     assert both == ["HPS v2.0", "HPS v2.1"]
 
 
+def command(*arguments: str | Path) -> Result:
+    # In this process: each start of the real command would import torch anew.
+    return CliRunner().invoke(app, ["score", *map(str, arguments)])
+
+
 def test_the_commands_convert_and_score(
     tmp_path: Path, pictures: Path, prompts: Path, weights: Path
 ) -> None:
     source = weights.parent
-    made = selma(
-        "score", "convert", source / "HPS.pt", tmp_path / "made", "--kind", "hps_v2.1",
+    made = command(
+        "convert", source / "HPS.pt", tmp_path / "made", "--kind", "hps_v2.1",
         "--tokenizer", source / "words", "--config", source / "shape.json",
     )  # fmt: skip
-    assert made.returncode == 0, made.stderr
-    done = selma(
-        "score", "hps", pictures, "--prompts", prompts, "--model", tmp_path / "made",
-        "--device", "cpu", "--json", tmp_path / "hps.json",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert made.exit_code == 0, made.output
+    given = ("hps", pictures, "--prompts", prompts, "--model")
+    done = command(*given, tmp_path / "made", "--device", "cpu", "--json", tmp_path / "hps.json")
+    assert done.exit_code == 0, done.output
     assert "HPS v2.1" in done.stdout
     found = json.loads((tmp_path / "hps.json").read_text())
     assert (
         found["score"] == score_hps(pictures, read_hps_prompts(prompts), scorer(weights))["score"]
     )
-    wrong = selma("score", "hps", pictures, "--prompts", prompts, "--model", "a b")
-    assert wrong.returncode == 3 and "folder or a Hub id" in wrong.stderr
-    wrong = selma("score", "hps", pictures, "--prompts", prompts, "--model", "a/b", "--device", "x")
-    assert wrong.returncode == 2 and "device" in wrong.stderr
+    wrong = command(*given, "a b").exception
+    assert isinstance(wrong, ModelError) and "folder or a Hub id" in str(wrong)
+    wrong = command(*given, "a/b", "--device", "x").exception
+    assert isinstance(wrong, ConfigError) and "device" in str(wrong)
