@@ -63,8 +63,10 @@ def score_models(
     said, said_too, clips = {}, {}, {}
     for model in models:
         drawn = pictures[model]
-        said[model] = answer_item(exam, model, drawn, judge, folder)
-        said_too[model] = answer_item(exam, model, drawn, second, folder, what="second-answers")
+        said[model] = answer_item(exam, model, drawn, judge, folder, words=config.choices_prompt)
+        said_too[model] = answer_item(
+            exam, model, drawn, second, folder, what="second-answers", words=config.choices_prompt
+        )
         if scorer:
             clips[model] = clip_item(exam, model, drawn, scorer, folder)
     matcher_name = config.matcher if has_choices(exam) else None
