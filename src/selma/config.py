@@ -421,6 +421,9 @@ class ScoresConfig(Section):
     """Also score each expert alone."""
     zeroing: Literal["cascading", "one_level", "row_order", "none"] = "cascading"
     """What a "no" does to the questions that depend on it."""
+    choices_prompt: str = "selma"
+    """How judges are shown multiple-choice questions: scores under two wordings are not to be
+    compared."""
     matcher: str | None = None
     """For multiple choice: says which choice a free answer is nearest to. "wordllama", or a
     transformers encoder (TIFA has sentence-transformers/all-mpnet-base-v2); None counts an answer

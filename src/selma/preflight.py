@@ -135,7 +135,7 @@ def _exam(config: RunConfig) -> Iterator[str]:
         )
     if any(question.choices for prompt in exam for question in prompt.questions):
         for key in ("judge", "choosing_judge"):
-            if getattr(scores, key).startswith("toybox-"):
+            if isinstance(getattr(scores, key), str):
                 yield f"scores.{key}: toybox's judges answer only yes or no, not multiple choice."
 
 

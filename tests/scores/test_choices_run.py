@@ -11,7 +11,8 @@ import torch
 from colours import COLOURS, ColourJudge, picture
 from PIL import Image
 
-from selma.backbones.judging import MultipleChoice, pixels
+from selma.backbones.judging import Chooser, pixels
+from selma.backbones.wordings import MultipleChoice
 from selma.config import ScoresConfig
 from selma.errors import DataError, ModelError
 from selma.records import ExamPrompt, Question, Scorecard
@@ -48,19 +49,25 @@ class Namer(ColourJudge):
     def choose(
         self,
         pictures: Sequence[Image.Image],
-        questions: Sequence[Sequence[str]],
-        choices: Sequence[Sequence[Sequence[str]]],
-    ) -> list[list[tuple[str, float | None]]]:
+        questions: Sequence[Sequence[MultipleChoice]],
+        *,
+        words: str,
+    ) -> list[list[str]]:
         self._look(len(pictures))
+        self.words = words
         with torch.inference_mode():
             shares = self.network.encode(pixels(pictures))
         names = [list(COLOURS)[int(share.argmax())] for share in shares]
         return [
             [
-                (SAID[name], None) if few == CHOICES else ("yes" if name in text else "no", 0.5)
-                for text, few in zip(asked, offered, strict=True)
+                SAID[name]
+                if asked.choices == CHOICES
+                else "yes"
+                if name in asked.question
+                else "no"
+                for asked in some
             ]
-            for name, asked, offered in zip(names, questions, choices, strict=True)
+            for name, some in zip(names, questions, strict=True)
         ]
 
 
@@ -88,7 +95,12 @@ def score(folder: Workspace, judge: ColourJudge, matcher: str | None, **changed)
     return score_models(
         changed.get("exam", EXAM),
         pictures,
-        ScoresConfig(benchmark="questions.json", matcher=matcher, resamples=50),
+        ScoresConfig(
+            benchmark="questions.json",
+            matcher=matcher,
+            resamples=50,
+            choices_prompt=changed.get("words", "selma"),
+        ),
         folder,
         roles=ROLES,
         seed=0,
@@ -100,7 +112,7 @@ def score(folder: Workspace, judge: ColourJudge, matcher: str | None, **changed)
 
 def test_free_answers_are_matched_and_kept_as_they_came(tmp_path: Path) -> None:
     folder, judge = Workspace(tmp_path), Namer("namer")
-    assert isinstance(judge, MultipleChoice)
+    assert isinstance(judge, Chooser)
     card = score(folder, judge, "wordllama")
     base, merged = card.models
     assert (card.measure, card.matcher) == ("TIFA", "wordllama")
@@ -124,6 +136,16 @@ def test_without_a_matcher_they_are_unreadable_and_no_judge_is_asked_again(tmp_p
     assert judge.seen == seen
     rows = (folder.root / "5-scores" / "scorecard" / "verdicts.jsonl").read_text().splitlines()
     assert not any("matched" in json.loads(row) for row in rows)
+
+
+def test_another_wording_asks_again(tmp_path: Path) -> None:
+    folder, judge = Workspace(tmp_path), Namer("namer")
+    score(folder, judge, None)
+    seen = judge.seen
+    score(folder, judge, None, words="tifa")
+    assert judge.words == "tifa"
+    # Both judges look at both models' pictures once more; the scorer does not.
+    assert judge.seen - seen == 4 * len(EXAM)
 
 
 def test_a_judge_of_yes_and_no_is_not_asked_for_choices(tmp_path: Path) -> None:

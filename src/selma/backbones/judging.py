@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
+from selma.backbones.wordings import MultipleChoice
 from selma.config import LocalJudge, ServedJudge
 from selma.errors import ModelError
 from selma.workspace import file_sha256
@@ -45,17 +46,18 @@ class Judge(Protocol):
 
 
 @runtime_checkable
-class MultipleChoice(Protocol):
+class Chooser(Protocol):
     """A judge that can also be asked questions that come with choices."""
 
     def choose(
         self,
         pictures: Sequence[Image.Image],
-        questions: Sequence[Sequence[str]],
-        choices: Sequence[Sequence[Sequence[str]]],
-    ) -> list[list[tuple[str, float | None]]]:
-        """As `Judge.answer`, with the choices of each question (none for one of yes or no). The
-        text may be none of the choices: what it then counts as is not the judge's to say."""
+        questions: Sequence[Sequence[MultipleChoice]],
+        *,
+        words: str,
+    ) -> list[list[str]]:
+        """The raw text for each question, put in the wording that `words` names. It may be none of
+        the choices: what it then counts as is not the judge's to say."""
         ...
 
 

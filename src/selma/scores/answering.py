@@ -19,7 +19,8 @@ from typing import Any
 
 from PIL import Image
 
-from selma.backbones.judging import Judge, MultipleChoice, Scorer
+from selma.backbones.judging import Chooser, Judge, Scorer
+from selma.backbones.wordings import MultipleChoice
 from selma.errors import DataError, ModelError
 from selma.progress import progress
 from selma.records import Answer, ExamPrompt
@@ -38,6 +39,9 @@ CHUNK = 32
 """Prompts that are judged and written together: what a crash can cost. Resuming starts at a
 multiple of it, so that a picture always meets the same neighbours in its batch."""
 
+WORDS = "selma"
+"""The wording of multiple-choice questions where none is named."""
+
 Row = dict[str, Any]
 
 
@@ -49,18 +53,21 @@ def answer_item(
     folder: Workspace,
     *,
     what: str = "answers",
+    words: str = WORDS,
 ) -> Item:
     """The finished item with a judge's answers to one model's pictures; made where it is not
-    there yet. Raises DataError for a picture that is missing or broken."""
-    asked = [[p.id, [[q.id, q.text] for q in p.questions]] for p in exam]
-    item = folder.item(SCORES, what, model, recipe=_recipe(asked, pictures, judge))
+    there yet. `words` is the wording of multiple-choice questions. Raises DataError for a picture
+    that is missing or broken."""
+    wording = {"choices_prompt": words} if has_choices(exam) else {}
+    asked = [[p.id, [[q.id, q.text, *q.choices] for q in p.questions]] for p in exam]
+    item = folder.item(SCORES, what, model, recipe=_recipe(asked, pictures, judge) | wording)
     if not item.done:
         _fill(
             item,
             exam,
             pictures,
             file="answers.jsonl",
-            work=lambda part: _ask(judge, part, pictures),
+            work=lambda part: _ask(judge, part, pictures, words),
             title=f"{judge.name}: {model}",
             folder=folder,
         )
@@ -95,7 +102,7 @@ def ask(exam: Sequence[ExamPrompt], pictures: Path, judge: Judge) -> list[Answer
     return [
         answer
         for start in range(0, len(exam), CHUNK)
-        for answer in _answers(_ask(judge, exam[start : start + CHUNK], pictures))
+        for answer in _answers(_ask(judge, exam[start : start + CHUNK], pictures, WORDS))
     ]
 
 
@@ -187,13 +194,18 @@ def _whole_chunks(path: Path, exam: Sequence[ExamPrompt]) -> int:
     return done
 
 
-def _ask(judge: Judge, exam: Sequence[ExamPrompt], pictures: Path) -> list[Row]:
-    questions = [[question.text for question in prompt.questions] for prompt in exam]
+def _ask(judge: Judge, exam: Sequence[ExamPrompt], pictures: Path, words: str) -> list[Row]:
+    replies: list[list[tuple[str, float | None]]]
     if not has_choices(exam):
+        questions = [[question.text for question in prompt.questions] for prompt in exam]
         replies = judge.answer(_open(exam, pictures), questions)
-    elif isinstance(judge, MultipleChoice):
-        choices = [[question.choices for question in prompt.questions] for prompt in exam]
-        replies = judge.choose(_open(exam, pictures), questions, choices)
+    elif isinstance(judge, Chooser):
+        offered = [
+            [MultipleChoice(q.text, q.choices or ("yes", "no")) for q in prompt.questions]
+            for prompt in exam
+        ]
+        said_of = judge.choose(_open(exam, pictures), offered, words=words)
+        replies = [[(text, None) for text in some] for some in said_of]
     else:
         raise ModelError(
             f"The benchmark asks multiple-choice questions, but {judge.name} answers only yes or "

@@ -78,8 +78,10 @@ def score_models(
     said, said_too, clips, wholes = {}, {}, {}, {}
     for model in models:
         drawn = pictures[model]
-        said[model] = answer_item(exam, model, drawn, judge, folder)
-        said_too[model] = answer_item(exam, model, drawn, second, folder, what="second-answers")
+        said[model] = answer_item(exam, model, drawn, judge, folder, words=config.choices_prompt)
+        said_too[model] = answer_item(
+            exam, model, drawn, second, folder, what="second-answers", words=config.choices_prompt
+        )
         if whole:
             wholes[model] = answer_item(whole, model, drawn, judge, folder, what="vqascore")
         if scorer:
