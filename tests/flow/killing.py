@@ -23,9 +23,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from flow.server import serving
+from selma.toybox import weights_folder
 
 # Where times and process ids live; everything else must be equal to the byte.
 NOT_COMPARED = {"journal.jsonl", ".lock"}
+
+CLIP = "toybox" if any((weights_folder() / "clip").glob("*.safetensors")) else None
+"""Scored by CLIP as soon as its weights are pre-trained."""
 
 
 def settings(folder: Path, address: str, *, run: str) -> dict[str, object]:
@@ -56,7 +60,7 @@ def settings(folder: Path, address: str, *, run: str) -> dict[str, object]:
             "precision": "fp32",
             "checkpoint_every": 2,
         },
-        "scores": {"prompts": 6, "resamples": 50},
+        "scores": {"prompts": 6, "resamples": 50, "clip": CLIP},
         "report": {"grid_prompts": 2, "training_pairs": 2},
     }
 
