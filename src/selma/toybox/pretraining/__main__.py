@@ -69,7 +69,7 @@ def main(
         ),
         "base": lambda: train_base(
             work,
-            steps=steps(9000),
+            steps=steps(5000),
             batch=64,
             scenes=steps(32_000),
             seed=SEED,
