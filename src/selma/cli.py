@@ -151,6 +151,7 @@ def _merge_stage(config: Path, folder: Path | None) -> None:
 
     merged = pipeline.merge(_load(config, folder))
     _show_judged(pipeline.judged(merged))
+    _show_trials(pipeline.trials(merged))
     typer.echo(f"Merged adapter: {merged.folder}")
 
 
@@ -187,6 +188,15 @@ def _show_judged(judged: dict[str, Any]) -> None:
 
     if judged:
         print_judged(judged, Console())
+
+
+def _show_trials(found: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+
+    from selma.report.tables import print_trials
+
+    if found:
+        print_trials(found, Console())
 
 
 @app.command()

@@ -28,7 +28,7 @@ def _mistakes(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
         yield from look(config)
     if PROMPTS in make:
         yield from _backend(config)
-    if SCORES in make or config.experts.select == "dev":
+    if SCORES in make or config.experts.select == "dev" or config.merged.search is not None:
         yield from _networks(config)
 
 
@@ -71,7 +71,7 @@ def _skills(config: RunConfig) -> Iterator[str]:
             yield f"prompts.skills: {error}"
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"prompts.skills: two skills are both named {name!r}; rename one."
-    for name in sorted({"base", "merged"} & set(names)):
+    for name in sorted({"base", "merged", "uniform"} & set(names)):
         yield f"prompts.skills: no skill may be named {name!r}, as one of the models is."
     if config.merged.weights is not None and len(names) == len(config.prompts.skills):
         for name in sorted(set(config.merged.weights) ^ set(names)):
@@ -120,6 +120,11 @@ def _exam(config: RunConfig) -> Iterator[str]:
         yield (
             "experts.select: a file has no dev prompts to choose checkpoints on; set it to last, "
             "or scores.benchmark to toybox."
+        )
+    if scores.benchmark != TOYBOX and config.merged.search is not None:
+        yield (
+            "merged.search: a file has no dev prompts to search weights on; leave it out, or set "
+            "scores.benchmark to toybox."
         )
     try:
         exam = exam_prompts(scores)
