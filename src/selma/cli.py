@@ -515,6 +515,26 @@ def generate(
         typer.echo(path)
 
 
+@app.command()
+def bases(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="A folder, a Hub id or a short name.")
+    ] = None,
+) -> None:
+    """List the base models by short name, or show what a model's own configs say that it is."""
+    from rich.console import Console
+
+    from selma.backbones.bases import BASES
+    from selma.report.tables import print_architecture, print_bases
+
+    if model is None:
+        return print_bases(BASES.values(), Console())
+    from selma.backbones.text_to_image import own_architecture
+    from selma.config import BaseConfig
+
+    return print_architecture(own_architecture(BaseConfig(model=model)), BASES, Console())
+
+
 StudiedRun = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 StudyName = Annotated[str, typer.Option(help="Which study of the run: RUN/study/<name>.sqlite.")]
 

@@ -7,10 +7,13 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from selma.backbones.bases import BASES, located
 from selma.backbones.hub import HUB_ID
 from selma.config import LocalJudge, LocalLLM, PreferenceConfig, RunConfig, ServedJudge, ServedLLM
 from selma.errors import ConfigError, SelmaError
 from selma.workspace import PROMPTS, SCORES, STAGES
+
+_PLACES = "a short name (`selma bases`), a diffusers folder or a Hub id (owner/name)"
 
 
 def check(config: RunConfig, make: Sequence[str] = STAGES) -> None:
@@ -47,9 +50,16 @@ def _base(config: RunConfig) -> Iterator[str]:
         yield from _pipeline_folder(weights_folder() / "base", "base.model")
     elif Path(name).is_dir():
         yield from _pipeline_folder(Path(name), "base.model")
-    elif not HUB_ID.fullmatch(name):
-        yield f'base.model: must be "toybox", a folder or a Hub id (owner/name), but is {name!r}.'
-    if config.base.revision is not None and not HUB_ID.fullmatch(name):
+    elif config.base.config is not None:
+        if not Path(name).is_file():
+            yield f"base.model: must be a file of weights, but {name} is missing."
+        if Path(config.base.config).is_dir():
+            yield from _pipeline_folder(Path(config.base.config), "base.config")
+        elif config.base.config not in BASES and not HUB_ID.fullmatch(config.base.config):
+            yield f"base.config: must be {_PLACES}, but is {config.base.config!r}."
+    elif name not in BASES and not HUB_ID.fullmatch(name):
+        yield f"base.model: must be {_PLACES}, but is {name!r}."
+    if config.base.revision is not None and not HUB_ID.fullmatch(located(config.base).model):
         yield f"base.revision: belongs to a Hub repository, but base.model is {name!r}."
 
 

@@ -191,7 +191,7 @@ def test_the_manifest_has_every_trial(tmp_path):
 def test_where_uniform_weights_win_there_is_nothing_to_compare(tmp_path):
     found = by_score(tmp_path, experts(tmp_path), score=lambda _: 1.0)
     assert found.uniform is None and found.scale == 1.0
-    assert found.weights == {skill: 1 / 3 for skill in SKILLS}
+    assert found.weights == dict.fromkeys(SKILLS, 1 / 3)
     assert not (found.folder / "uniform").exists()
 
 

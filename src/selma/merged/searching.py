@@ -247,9 +247,7 @@ def _make(
     trials = search(uniform, config.search, record.begin(), score=of_trial)
     shutil.rmtree(made / TRIAL, ignore_errors=True)
     chosen = best(trials)
-    judged, rank = _write(
-        made, files, chosen.weights, chosen.scale, config, keys=keys, judge=True
-    )
+    judged, rank = _write(made, files, chosen.weights, chosen.scale, config, keys=keys, judge=True)
     write_json(made / JUDGED_FILE, judged)
     lines = (record.path / TRIALS).read_bytes().splitlines(keepends=True)
     write_bytes(made / TRIALS, b"".join(lines[: config.search.trials]))

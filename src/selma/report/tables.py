@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from selma.backbones.bases import Architecture, Base
 from selma.errors import DataError
 from selma.records import Comparison, Interval, ModelScore, Scorecard
 
@@ -304,3 +305,35 @@ def print_trials(found: Sequence[Mapping[str, Any]], console: Console) -> None:
             label = f"{row['trial']} (uniform)" if row["trial"] == 0 else str(row["trial"])
             table.add_row(label, *cells, style="bold" if place == 0 else None)
     console.print(table)
+
+
+def print_bases(bases: Iterable[Base], console: Console) -> None:
+    """The table of base models, and below it where each lies."""
+    table = Table(title="base models")
+    for column in ("base.model", "predicts", "px", "text width", "encoders", "guidance", "licence"):
+        table.add_column(column)
+    rows = list(bases)
+    for base in rows:
+        own = base.architecture
+        table.add_row(
+            base.name,
+            own.prediction,
+            str(own.image_px),
+            str(own.cross_width),
+            str(own.text_encoders),
+            f"{base.guidance:g}",
+            base.licence or "selma's own",
+        )
+    console.print(table)
+    for base in rows:
+        pinned = base.revision or "newest commit: none is known to be pinned"
+        where = f"{base.repository} @ {pinned}" if base.repository else "embedded"
+        console.print(f"{base.name}: {where}. {base.parts}. {base.note}.", highlight=False)
+
+
+def print_architecture(own: Architecture, bases: Mapping[str, Base], console: Console) -> None:
+    """What a model's configs say, and which rows of the table fit it."""
+    for key, value in vars(own).items():
+        console.print(f"{key}: {value}", highlight=False)
+    same = [name for name, base in bases.items() if base.architecture == own]
+    console.print(f"as: {', '.join(same) or 'none of the table'}", highlight=False)
