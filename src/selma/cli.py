@@ -274,19 +274,11 @@ def correlate(
     json: Json = None,
 ) -> None:
     """How well DSG scores agree with people's ratings of the same pictures."""
-    from selma.scores.given import read_models, rules_of, score_dsg
-    from selma.scores.human import correlation, read_ratings
+    from selma.scores.given import rules_of
+    from selma.scores.human import dsg_agreement
     from selma.workspace import write_json
 
-    rules, rated = rules_of(preset, {}), read_ratings(ratings)
-    scores = {
-        (model, item): points
-        for model in read_models(answers)
-        for item, points in score_dsg(annotations, answers, rules=rules, model=model)[
-            "per_prompt"
-        ].items()
-    }
-    found = correlation(scores, rated)
+    found = dsg_agreement(annotations, answers, ratings, rules=rules_of(preset, {}))
     if json:
         write_json(json, found)
     typer.echo(", ".join(f"{name} {value}" for name, value in found.items()))

@@ -97,6 +97,7 @@ def context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
         "base": base,
         "merged": merged,
         "headline": headline,
+        "further": tables.further_scores(card),
         "meaning": meaning,
         "axis": difference_axis(merged.difference) if merged.difference else None,
         "bars": [

@@ -73,14 +73,34 @@ def conclusion(scorecard: Scorecard) -> tuple[str, str]:
     )
 
 
+FURTHER = (
+    (
+        "soft",
+        "soft",
+        "The soft score is the mean probability that the judge gives to the expected answers; no "
+        "dependency takes points.",
+    ),
+    (
+        "vqascore",
+        "VQAScore",
+        "VQAScore is the judge's mean probability of yes to one question about the whole prompt.",
+    ),
+    ("clip", "CLIP", "The CLIP score is 100 times the cosine of picture and prompt."),
+)
+"""Field of ModelScore, its column's name, and what it is; not every run has each."""
+
+
+def further_scores(scorecard: Scorecard) -> list[tuple[str, str, str]]:
+    """The rows of `FURTHER` that any model has."""
+    return [row for row in FURTHER if any(getattr(m, row[0]) for m in scorecard.models)]
+
+
 def print_scorecard(scorecard: Scorecard, console: Console) -> None:
     """A table of all models, and below it what the merged one's difference means."""
-    # Means of what only some runs have: further scores, each with its column's name.
     more = {
         name: [points(found.mean) if (found := getattr(m, field)) else "" for m in scorecard.models]
-        for field, name in (("soft", "soft"), ("vqascore", "VQAScore"), ("clip", "CLIP"))
+        for field, name, _ in further_scores(scorecard)
     }
-    more = {name: cells for name, cells in more.items() if any(cells)}
     table = Table(
         title=f"{scorecard.benchmark} ({scorecard.split}): {scorecard.prompts} prompts, "
         f"{scorecard.questions} questions, judge {scorecard.judge}",
