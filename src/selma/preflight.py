@@ -7,10 +7,13 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from selma.backbones.bases import BASES, located
 from selma.backbones.hub import HUB_ID
 from selma.config import LocalJudge, LocalLLM, PreferenceConfig, RunConfig, ServedJudge, ServedLLM
 from selma.errors import ConfigError, SelmaError
 from selma.workspace import PROMPTS, SCORES, STAGES
+
+_PLACES = "a short name (`selma bases`), a diffusers folder or a Hub id (owner/name)"
 
 
 def check(config: RunConfig, make: Sequence[str] = STAGES) -> None:
@@ -26,7 +29,7 @@ def _mistakes(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
         yield from look(config)
     if PROMPTS in make:
         yield from _backend(config)
-    if SCORES in make or config.experts.select == "dev":
+    if SCORES in make or config.experts.select == "dev" or config.merged.search is not None:
         yield from _networks(config)
 
 
@@ -47,9 +50,16 @@ def _base(config: RunConfig) -> Iterator[str]:
         yield from _pipeline_folder(weights_folder() / "base", "base.model")
     elif Path(name).is_dir():
         yield from _pipeline_folder(Path(name), "base.model")
-    elif not HUB_ID.fullmatch(name):
-        yield f'base.model: must be "toybox", a folder or a Hub id (owner/name), but is {name!r}.'
-    if config.base.revision is not None and not HUB_ID.fullmatch(name):
+    elif config.base.config is not None:
+        if not Path(name).is_file():
+            yield f"base.model: must be a file of weights, but {name} is missing."
+        if Path(config.base.config).is_dir():
+            yield from _pipeline_folder(Path(config.base.config), "base.config")
+        elif config.base.config not in BASES and not HUB_ID.fullmatch(config.base.config):
+            yield f"base.config: must be {_PLACES}, but is {config.base.config!r}."
+    elif name not in BASES and not HUB_ID.fullmatch(name):
+        yield f"base.model: must be {_PLACES}, but is {name!r}."
+    if config.base.revision is not None and not HUB_ID.fullmatch(located(config.base).model):
         yield f"base.revision: belongs to a Hub repository, but base.model is {name!r}."
 
 
@@ -69,7 +79,7 @@ def _skills(config: RunConfig) -> Iterator[str]:
             yield f"prompts.skills: {error}"
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"prompts.skills: two skills are both named {name!r}; rename one."
-    for name in sorted({"base", "merged"} & set(names)):
+    for name in sorted({"base", "merged", "uniform"} & set(names)):
         yield f"prompts.skills: no skill may be named {name!r}, as one of the models is."
     if config.merged.weights is not None and len(names) == len(config.prompts.skills):
         for name in sorted(set(config.merged.weights) ^ set(names)):
@@ -118,6 +128,11 @@ def _exam(config: RunConfig) -> Iterator[str]:
         yield (
             "experts.select: a file has no dev prompts to choose checkpoints on; set it to last, "
             "or scores.benchmark to toybox."
+        )
+    if scores.benchmark != TOYBOX and config.merged.search is not None:
+        yield (
+            "merged.search: a file has no dev prompts to search weights on; leave it out, or set "
+            "scores.benchmark to toybox."
         )
     try:
         exam = exam_prompts(scores)

@@ -162,7 +162,7 @@ def fit(
         caption_dropout=config.caption_dropout,
         flip=config.flip,
     )
-    with _attached(model, config, skill=skill, seed=seed) as factors:
+    with model.denoiser_alone(), _attached(model, config, skill=skill, seed=seed) as factors:
         # A list: an iterator would be spent by the optimizer, and nothing left to be clipped.
         parameters = list(factors.values())
         raw = torch.optim.AdamW(
@@ -295,12 +295,15 @@ def _attached(
     unet = model.pipe.unet
     processors = unet.attn_processors
     try:
+        if config.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
         if config.precision == "bf16" and model.device.type == "cpu":
             # On a CPU the backward pass of the fused attention is many times slower in bfloat16.
             unet.set_attn_processor(AttnProcessor())
         yield lora.attach(unet, config.adapter, generator=generator(seed, "experts", skill, "init"))
     finally:
         lora.detach(unet)
+        unet.disable_gradient_checkpointing()
         unet.set_attn_processor(processors)
 
 

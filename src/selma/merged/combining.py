@@ -37,9 +37,9 @@ def merge_experts(experts: Sequence[Expert], config: MergedConfig, folder: Works
     Beside it lies judged.json (`judging`). Raises ConfigError for weights that do not name each
     skill, AdapterError for a damaged file, and IncompatibleExperts.
     """
-    of = _by_skill(experts)
+    of = by_skill(experts)
     weights = merge_weights(list(of), config)
-    recipe = _recipe({skill: expert.key for skill, expert in of.items()}, weights, config)
+    recipe = merge_recipe({skill: expert.key for skill, expert in of.items()}, weights, config)
     item = folder.item(MERGED, recipe=recipe)
     merged = Merged(folder=item.path, key=item.key, method=config.method, weights=weights)
     if item.done:
@@ -99,7 +99,7 @@ def merge_files(
     files = {labels[i]: read[i] for i in order}
     by_name = {labels[i]: float(given[i]) for i in order}
     require_compatible(files, METHODS[config.method], known_base=False)
-    recipe = _recipe({labels[i]: digests[i] for i in order}, by_name, config)
+    recipe = merge_recipe({labels[i]: digests[i] for i in order}, by_name, config)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=out.parent) as spool:
         adapter, judged = combine(files, by_name, config, made_by=recipe, spool=spool)
@@ -113,8 +113,9 @@ def combine(
     *,
     made_by: Mapping[str, Any],
     spool: IO[bytes],
+    judge: bool = True,
 ) -> tuple[Adapter, dict[str, Any]]:
-    """The merged adapter, whose tensors lie in `spool`, and the judgement.
+    """The merged adapter, whose tensors lie in `spool`, and the judgement ({} without `judge`).
 
     The adapter has scale 1: experts' own scales are in its factors.
     """
@@ -125,18 +126,19 @@ def combine(
 
     method = METHODS[config.method]
     choices = Choices(**config.settings)
-    judge = Judge(weights)
+    looking = Judge(weights)
     layers, spooled = {}, _Spool(spool)
     for key, parts in _layers(files, weights, method, choices):
         a, b = merged_layer(list(parts.values()), config, choices=_at(choices, key))
-        judge.look(key, {name: part.factors for name, part in parts.items()}, (a, b))
+        if judge:
+            looking.look(key, {name: part.factors for name, part in parts.items()}, (a, b))
         some = next(file.layers[key] for file in files.values() if key in file.layers)
         layers[key] = _merged(some, rank=a.shape[0])
         spooled.add(key, a, b)
     base = {file.lineage.base for file in files.values()} - {None}
-    judged = judge.found
+    judged = looking.found if judge else {}
     lineage = Lineage(base=base.pop() if len(base) == 1 else None, made_by=made_by)
-    notes = {JUDGED_KEY: as_json(summary(judged))}
+    notes = {JUDGED_KEY: as_json(summary(judged))} if judge else {}
     return Adapter(layers, spooled.give, lineage, notes), judged
 
 
@@ -187,16 +189,17 @@ def _default_weight(method: str, experts: int) -> float:
     return 1.0 if method in WEIGHT_ONE else 1 / experts
 
 
-def _recipe(
+def merge_recipe(
     experts: Mapping[str, str], weights: Mapping[str, float], config: MergedConfig
 ) -> dict[str, Any]:
+    """All that a merge's tensors depend on; `experts` are their keys."""
     found = {"experts": dict(experts), "method": config.method, "weights": dict(weights)}
     if config.settings:
         found["settings"] = config.settings
     return found if config.scale == 1 else found | {"scale": config.scale}
 
 
-def _by_skill(experts: Sequence[Expert]) -> dict[str, Expert]:
+def by_skill(experts: Sequence[Expert]) -> dict[str, Expert]:
     """Sorted, because sums of floats depend on their order."""
     of = {expert.skill: expert for expert in sorted(experts, key=lambda expert: expert.skill)}
     if len(of) != len(experts):

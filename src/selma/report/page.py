@@ -71,6 +71,7 @@ def render(findings: Findings, config: ReportConfig) -> str:
         environment.globals[name] = getattr(tables, name)
     environment.globals["heat"] = heat
     environment.globals["chose"] = tables.CHOSE
+    environment.globals["compared"] = tables.compared
     environment.filters["duration"] = duration
     script = environment.get_template("page.js").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -125,6 +126,8 @@ def context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
         "method": findings.merged.method,
         "weights": findings.merged.weights,
         "judged": findings.judged,
+        "trials": findings.trials,
+        "dev_prompts": findings.settings.get("scores", {}).get("dev_prompts"),
         "worst_layers": tables.worst_layers(findings.judged) if findings.judged else [],
     }
 
