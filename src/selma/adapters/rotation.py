@@ -1,0 +1,206 @@
+"""Rotations and their generators: the mathematics of OFT (arXiv:2306.07280), pure and in one sign.
+
+A rotation R is block diagonal with r blocks [b, b], and R = (I + S)(I - S)⁻¹ of a generator S = -Sᵀ
+(Cayley), as the paper has it. PEFT and most of the released code have (I - S)(I + S)⁻¹: their S is
+ours times -1. With weights stored as [out, in], every row (neuron) is turned: W Rᵀ.
+
+All of it wants float32 or wider: in half precision products of rotations are none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from selma.errors import AdapterError
+
+Radius = Literal["paper", "released", "peft"]
+
+ORTHOGONAL = 1e-5
+"""How far an entry of R Rᵀ may be from the identity's."""
+SINGULAR = 1e-6
+"""A smallest singular value below this has no direction that one could trust."""
+
+
+def skew(vector: Tensor) -> Tensor:
+    """Generators [r, b, b] from their upper triangles, row by row, [r, b (b - 1) / 2]."""
+    size = side(vector.shape[-1])
+    rows, columns = torch.triu_indices(size, size, 1, device=vector.device)
+    upper = vector.new_zeros(*vector.shape[:-1], size, size)
+    upper[..., rows, columns] = vector
+    return upper - upper.mT
+
+
+def triangle(generator: Tensor) -> Tensor:
+    """The upper triangles [r, b (b - 1) / 2] of generators [r, b, b]; `skew` undoes it."""
+    size = generator.shape[-1]
+    rows, columns = torch.triu_indices(size, size, 1, device=generator.device)
+    return generator[..., rows, columns]
+
+
+def side(entries: int) -> int:
+    """b, of b (b - 1) / 2 entries. Raises AdapterError if no block has that many."""
+    size = (1 + math.isqrt(1 + 8 * entries)) // 2
+    if size < 2 or size * (size - 1) // 2 != entries:
+        raise AdapterError(f"A generator has b (b - 1) / 2 entries for a side b, but {entries} came.")
+    return size
+
+
+def cayley(generator: Tensor) -> Tensor:
+    """R = (I + S)(I - S)⁻¹ [r, b, b]: a rotation with determinant +1, never with eigenvalue -1."""
+    eye = _eye(generator)
+    # One factorisation; an explicit inverse would lose digits. Both factors commute.
+    return torch.linalg.solve(eye - generator, eye + generator)
+
+
+def drift(generator: Tensor) -> Tensor:
+    """R - I = 2 (I - S)⁻¹ S, which keeps its digits where R is near the identity."""
+    return torch.linalg.solve(_eye(generator) - generator, 2 * generator)
+
+
+def generator_of(rotation: Tensor) -> Tensor:
+    """S = (R + I)⁻¹ (R - I), the inverse of `cayley`; exactly skew.
+
+    Raises AdapterError if a block turns some plane by 180°: there no S exists.
+    """
+    eye = _eye(rotation)
+    try:
+        found = torch.linalg.solve(rotation + eye, rotation - eye)
+    except torch.linalg.LinAlgError:
+        found = torch.full_like(rotation, torch.inf)
+    if not torch.isfinite(found).all() or float(found.abs().max()) > 1 / SINGULAR:
+        raise AdapterError("A rotation by 180° has no generator; merge with smaller weights.")
+    return (found - found.mT) / 2
+
+
+def orthogonality_error(blocks: Tensor) -> float:
+    """max |R Rᵀ - I| over all blocks; 0 for rotations."""
+    return float((blocks @ blocks.mT - _eye(blocks)).abs().max())
+
+
+def require_rotation(blocks: Tensor, *, of: str = "a layer") -> Tensor:
+    """The blocks, if they are rotations up to `ORTHOGONAL`; else AdapterError."""
+    wrong = orthogonality_error(blocks)
+    if not wrong < ORTHOGONAL:
+        raise AdapterError(f"R Rᵀ must be the identity, but is {wrong:.2g} from it in {of}.")
+    return blocks
+
+
+def turned(weight: Tensor, blocks: Tensor) -> Tensor:
+    """W Rᵀ [out, in]: each row turned block by block.
+
+    weight: [out, r b].  blocks: [r, b, b], or [1, b, b] for one block that all share.
+    """
+    wide(blocks)
+    size = blocks.shape[-1]
+    parts = weight.to(blocks.dtype).unflatten(1, (-1, size))
+    return torch.einsum("orb,rcb->orc", parts, blocks.expand(parts.shape[1], -1, -1)).flatten(1)
+
+
+def block_diagonal(blocks: Tensor, count: int) -> Tensor:
+    """The whole R [count b, count b], of [count, b, b] or of one block that all share."""
+    return torch.block_diag(*blocks.expand(count, -1, -1))
+
+
+def free_parameters(width: int, blocks: int, *, shared: bool = False) -> int:
+    """r b (b - 1) / 2 with b = width / r, or those of one block if all share it."""
+    size = width // blocks
+    return (1 if shared else blocks) * size * (size - 1) // 2
+
+
+def ball(eps: float, meaning: Radius, *, size: int, blocks: int, shared: bool = False) -> float:
+    """The largest Frobenius norm of a block's S that COFT allows; what eps means is by name.
+
+    "paper": ‖R - I‖ ≤ eps for the whole layer. Since ‖R - I‖ ≤ 2 ‖S‖, blocks of eps / (2 √r) hold
+    it. "released": its code, eps b² / √r, and eps b² for a shared block; so that eps of 1e-3 hardly
+    holds a wide layer. "peft": eps / √(rows stored).
+    """
+    if meaning == "paper":
+        return eps / (2 * math.sqrt(blocks))
+    stored = 1 if shared else blocks
+    return eps * (size**2 if meaning == "released" else 1) / math.sqrt(stored)
+
+
+def projected(vector: Tensor, radius: float) -> Tensor:
+    """Each block scaled back to ‖S‖ ≤ radius where it is outside. COFT's projection.
+
+    vector: [r, b (b - 1) / 2], whose norm is ‖S‖ / √2: each entry stands in S twice.
+    """
+    wide(vector)
+    norm = math.sqrt(2) * vector.norm(dim=-1, keepdim=True)
+    return torch.where(norm > radius, vector * (radius / norm.clamp(min=1e-30)), vector)
+
+
+def log(generator: Tensor) -> Tensor:
+    """A = log R [r, b, b], skew, with plane angles 2 arctan σ where S has eigenvalues ± iσ."""
+    return _of_eigenvalues(generator, lambda sigma: 2 * torch.arctan(sigma))
+
+
+def generator_of_exp(logarithm: Tensor) -> Tensor:
+    """The S of exp A: eigenvalues iθ become i tan(θ / 2). Undoes `log` for angles below 180°.
+
+    Raises AdapterError where a plane is turned by 180° or more: another S would turn it back.
+    """
+
+    def half_tangent(theta: Tensor) -> Tensor:
+        if bool((theta.abs() >= math.pi - SINGULAR).any()):
+            raise AdapterError("A rotation by 180° or more has no generator; use smaller weights.")
+        return torch.tan(theta / 2)
+
+    return _of_eigenvalues(logarithm, half_tangent)
+
+
+def power(generator: Tensor, exponent: float) -> Tensor:
+    """The S of R to that power: all plane angles times `exponent`."""
+    return generator_of_exp(exponent * log(generator))
+
+
+def nearest_rotation(blocks: Tensor) -> Tensor:
+    """The rotation nearest to each block in Frobenius norm: U Vᵀ of M = U Σ Vᵀ, with det +1.
+
+    Raises AdapterError where M is singular, so that there is no single nearest one.
+    """
+    u, s, vt = torch.linalg.svd(blocks)
+    if float(s[..., -1].min()) < SINGULAR:
+        raise AdapterError("The mean of these rotations is singular: none is nearest to it.")
+    flip = torch.where(torch.linalg.det(u @ vt) < 0, -1.0, 1.0).to(u)
+    u = torch.cat([u[..., :-1], u[..., -1:] * flip[..., None, None]], dim=-1)
+    return u @ vt
+
+
+def series(generator: Tensor, terms: int = 5) -> Tensor:
+    """What PEFT's and OneTrainer's truncated series gives instead of `cayley`; no rotation.
+
+    I + 2S + 2S² + ... + 2Sᵏ⁻² + Sᵏ⁻¹ with k terms, near (I + S)(I - S)⁻¹ for small S.
+    """
+    found, power_ = _eye(generator).expand_as(generator), _eye(generator).expand_as(generator)
+    for term in range(1, terms):
+        power_ = power_ @ generator
+        found = found + power_ * (1 if term == terms - 1 and terms > 2 else 2)
+    return found
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """The tensor, if it is float32 or wider; else TypeError."""
+    if tensor.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"Rotations need float32 or float64, but {tensor.dtype} came.")
+    return tensor
+
+
+def _eye(like: Tensor) -> Tensor:
+    return torch.eye(wide(like).shape[-1], dtype=like.dtype, device=like.device)
+
+
+def _of_eigenvalues(generator: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """A function of the eigenvalues iσ of a skew matrix, as σ ↦ f(σ); f must be odd.
+
+    -i S is Hermitian with eigenvalues σ, so that its decomposition is stable; in float64.
+    """
+    values, vectors = torch.linalg.eigh(-1j * wide(generator).double())
+    mapped = (vectors * (1j * function(values)).unsqueeze(-2)) @ vectors.mH
+    found = mapped.real
+    return ((found - found.mT) / 2).to(generator.dtype)
