@@ -8,7 +8,16 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from selma.config import LocalJudge, LocalLLM, PreferenceConfig, RunConfig, ServedJudge, ServedLLM
+from selma.config import (
+    MERGE_SETTINGS,
+    ROTATION_SETTINGS,
+    LocalJudge,
+    LocalLLM,
+    PreferenceConfig,
+    RunConfig,
+    ServedJudge,
+    ServedLLM,
+)
 from selma.errors import ConfigError, SelmaError
 from selma.workspace import PROMPTS, SCORES, STAGES
 
@@ -24,7 +33,7 @@ def check(config: RunConfig, make: Sequence[str] = STAGES) -> None:
 
 
 def _mistakes(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
-    for look in (_folder, _base, _skills, _lexicon, _exam):
+    for look in (_folder, _base, _skills, _lexicon, _merging, _exam):
         yield from look(config)
     if PROMPTS in make:
         yield from _backend(config)
@@ -107,6 +116,16 @@ def _lexicon(config: RunConfig) -> Iterator[str]:
         yield f"prompts.lexicon: {lexicon} must be a file of words or .ebnf, but is not there."
     if lexicon is not None and isinstance(config.prompts.backend, ServedLLM):
         yield "prompts.lexicon: only a local model can be held to a lexicon; leave it out."
+
+
+def _merging(config: RunConfig) -> Iterator[str]:
+    turns, method = config.experts.adapter.kind in ("oft", "coft"), config.merged.method
+    if turns != (method in ROTATION_SETTINGS):
+        fitting = ROTATION_SETTINGS if turns else MERGE_SETTINGS
+        yield (
+            f"merged.method: {method} does not merge experts of the kind "
+            f"{config.experts.adapter.kind}; {', '.join(fitting)} do."
+        )
 
 
 def _exam(config: RunConfig) -> Iterator[str]:

@@ -74,7 +74,7 @@ def test_the_ways_from_generators_to_rotations_and_back_agree(size, scale, seed)
 def test_zero_is_the_identity_and_small_is_twice_the_generator():
     assert torch.equal(cayley(torch.zeros(2, 4, 4)), same(4, 2))
     s = 1e-4 * random_skew(scale=1.0)
-    torch.testing.assert_close(drift(s), 2 * s, rtol=1e-3, atol=1e-7)
+    torch.testing.assert_close(drift(s), 2 * s, rtol=1e-3, atol=1e-6)
 
 
 def test_a_triangle_and_its_generator_are_one_thing():

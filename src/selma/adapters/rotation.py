@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -29,24 +30,24 @@ SINGULAR = 1e-6
 def skew(vector: Tensor) -> Tensor:
     """Generators [r, b, b] from their upper triangles, row by row, [r, b (b - 1) / 2]."""
     size = side(vector.shape[-1])
-    rows, columns = torch.triu_indices(size, size, 1, device=vector.device)
-    upper = vector.new_zeros(*vector.shape[:-1], size, size)
-    upper[..., rows, columns] = vector
+    upper = vector.new_zeros(*vector.shape[:-1], size * size)
+    upper[..., _places(size, vector.device)] = vector
+    upper = upper.unflatten(-1, (size, size))
     return upper - upper.mT
 
 
 def triangle(generator: Tensor) -> Tensor:
     """The upper triangles [r, b (b - 1) / 2] of generators [r, b, b]; `skew` undoes it."""
-    size = generator.shape[-1]
-    rows, columns = torch.triu_indices(size, size, 1, device=generator.device)
-    return generator[..., rows, columns]
+    return generator.flatten(-2)[..., _places(generator.shape[-1], generator.device)]
 
 
 def side(entries: int) -> int:
     """b, of b (b - 1) / 2 entries. Raises AdapterError if no block has that many."""
     size = (1 + math.isqrt(1 + 8 * entries)) // 2
     if size < 2 or size * (size - 1) // 2 != entries:
-        raise AdapterError(f"A generator has b (b - 1) / 2 entries for a side b, but {entries} came.")
+        raise AdapterError(
+            f"A generator has b (b - 1) / 2 entries for a side b, but {entries} came."
+        )
     return size
 
 
@@ -59,7 +60,9 @@ def cayley(generator: Tensor) -> Tensor:
 
 def drift(generator: Tensor) -> Tensor:
     """R - I = 2 (I - S)⁻¹ S, which keeps its digits where R is near the identity."""
-    return torch.linalg.solve(_eye(generator) - generator, 2 * generator)
+    # I - S has no singular value below 1: looking for one would only stop a GPU's queue, and an S
+    # that is not finite is told by the loss.
+    return torch.linalg.solve_ex(_eye(generator) - generator, 2 * generator)[0]
 
 
 def generator_of(rotation: Tensor) -> Tensor:
@@ -175,12 +178,13 @@ def nearest_rotation(blocks: Tensor) -> Tensor:
 def series(generator: Tensor, terms: int = 5) -> Tensor:
     """What PEFT's and OneTrainer's truncated series gives instead of `cayley`; no rotation.
 
-    I + 2S + 2S² + ... + 2Sᵏ⁻² + Sᵏ⁻¹ with k terms, near (I + S)(I - S)⁻¹ for small S.
+    I + 2S + 2S² + ... + 2Sᵏ⁻² + Sᵏ⁻¹ of k terms, near (I + S)(I - S)⁻¹ for small S.
     """
-    found, power_ = _eye(generator).expand_as(generator), _eye(generator).expand_as(generator)
+    found = power_ = _eye(generator).expand_as(generator)
+    terms = max(terms, 4) if terms > 2 else terms  # as theirs: 3 terms are 4
     for term in range(1, terms):
         power_ = power_ @ generator
-        found = found + power_ * (1 if term == terms - 1 and terms > 2 else 2)
+        found = found + (1 if term == terms - 1 > 1 else 2) * power_
     return found
 
 
@@ -189,6 +193,13 @@ def wide(tensor: Tensor) -> Tensor:
     if tensor.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"Rotations need float32 or float64, but {tensor.dtype} came.")
     return tensor
+
+
+@lru_cache(maxsize=256)
+def _places(size: int, device: torch.device) -> Tensor:
+    """Where the upper triangle's entries lie in a flat matrix, row by row."""
+    rows, columns = torch.triu_indices(size, size, 1, device=device)
+    return rows * size + columns
 
 
 def _eye(like: Tensor) -> Tensor:
