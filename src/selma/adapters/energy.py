@@ -14,7 +14,8 @@ def hyperspherical_energy(weight: Tensor) -> float:
     arXiv:2306.07280, section 3. Rows of zero length have no direction and are left out; two of
     equal direction make it infinite. float64, a few rows at a time.
     """
-    rows = weight.detach().flatten(1).double()
+    rows = weight.detach().flatten(1)
+    rows = (rows.cpu() if rows.device.type == "mps" else rows).double()  # which mps has not
     norms = rows.norm(dim=1)
     rows = rows[norms > 0] / norms[norms > 0, None]
     total = 0.0

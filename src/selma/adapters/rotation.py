@@ -140,7 +140,7 @@ def projected(vector: Tensor, radius: float) -> Tensor:
 
 def log(generator: Tensor) -> Tensor:
     """A = log R [r, b, b], skew, with plane angles 2 arctan σ where S has eigenvalues ± iσ."""
-    return _of_eigenvalues(generator, lambda sigma: 2 * torch.arctan(sigma))
+    return _of_angles(generator, lambda sigma: 2 * torch.arctan(sigma), slope=2.0)
 
 
 def generator_of_exp(logarithm: Tensor) -> Tensor:
@@ -150,11 +150,11 @@ def generator_of_exp(logarithm: Tensor) -> Tensor:
     """
 
     def half_tangent(theta: Tensor) -> Tensor:
-        if bool((theta.abs() >= math.pi - SINGULAR).any()):
+        if bool((theta >= math.pi - SINGULAR).any()):
             raise AdapterError("A rotation by 180° or more has no generator; use smaller weights.")
         return torch.tan(theta / 2)
 
-    return _of_eigenvalues(logarithm, half_tangent)
+    return _of_angles(logarithm, half_tangent, slope=0.5)
 
 
 def power(generator: Tensor, exponent: float) -> Tensor:
@@ -206,12 +206,15 @@ def _eye(like: Tensor) -> Tensor:
     return torch.eye(wide(like).shape[-1], dtype=like.dtype, device=like.device)
 
 
-def _of_eigenvalues(generator: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """A function of the eigenvalues iσ of a skew matrix, as σ ↦ f(σ); f must be odd.
+def _of_angles(generator: Tensor, function: Callable[[Tensor], Tensor], *, slope: float) -> Tensor:
+    """The skew matrix whose eigenvalues are ± i f(σ) where the generator's are ± iσ.
 
-    -i S is Hermitian with eigenvalues σ, so that its decomposition is stable; in float64.
+    f is odd with f'(0) = slope, so that f(S) = S g(-S²) with g(σ²) = f(σ) / σ: one decomposition of
+    a real symmetric matrix, and g has no trouble where planes turn alike. float64.
     """
-    values, vectors = torch.linalg.eigh(-1j * wide(generator).double())
-    mapped = (vectors * (1j * function(values)).unsqueeze(-2)) @ vectors.mH
-    found = mapped.real
+    s = wide(generator).double()
+    squares, planes = torch.linalg.eigh(s.mT @ s)
+    sigma = squares.clamp(min=0).sqrt()
+    ratio = torch.where(sigma > 1e-8, function(sigma) / sigma.clamp(min=1e-30), slope)
+    found = s @ (planes * ratio.unsqueeze(-2)) @ planes.mT
     return ((found - found.mT) / 2).to(generator.dtype)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 
 import torch
@@ -118,10 +118,15 @@ def chordal_mean(parts: Sequence[TurnPart]) -> Tensor:
     return generator_of(nearest_rotation(mean_of_rotations(parts)))
 
 
-def ties_of_generators(parts: Sequence[TurnPart], *, normalize: bool) -> Tensor:
+def ties_of_generators(parts: Sequence[TurnPart], choices: Choices) -> Tensor:
     """TIES (arXiv:2306.01708) on the generators' entries: S stays skew, so that R is a rotation."""
     kept = [trimmed(part.vector, part.least) for part in parts]
-    return skew(ties(kept, _weights(parts), normalize=normalize).double())
+    found = skew(ties(kept, _weights(parts), normalize=choices.normalize).double())
+    if not choices.rescale:
+        return found
+    # A mean of those that agree: the experts' average is by shares, whatever the weights sum to.
+    total = sum(abs(part.weight) for part in parts) if choices.normalize else 1.0
+    return rescaled(found, [replace(part, weight=part.weight / total) for part in parts])
 
 
 def dare_of_generators(parts: Sequence[TurnPart], choices: Choices) -> Tensor:
@@ -225,7 +230,7 @@ TURNING_METHODS: dict[str, TurningMethod] = {
         ),
         TurningMethod(
             "ties_of_generators",
-            _scaled_back(lambda parts, c: ties_of_generators(parts, normalize=c.normalize)),
+            ties_of_generators,
             "arXiv:2306.01708, on generators",
             trims=True,
         ),
