@@ -99,6 +99,15 @@ def test_a_method_of_the_other_kind_is_told_before_anything_starts(
         check(one)
 
 
+def test_blocks_that_fill_no_layer_are_told_before_anything_starts(
+    place: Path, address: str
+) -> None:
+    five = OFT | {"experts": {"adapter": {"kind": "oft", "blocks": 5}}}
+    one = config(place, address, "told", **five)
+    with pytest.raises(ConfigError, match="5 and 32 came"):
+        check(one)
+
+
 @needs_judges
 def test_a_whole_run_shows_energies_and_the_merge(merged: RunConfig) -> None:
     page = pipeline.run(merged).read_text()
