@@ -113,7 +113,10 @@ def merge(
     ],
     folder: Folder = None,
     out: Annotated[Path | None, typer.Option(help="FILES: where the result goes.")] = None,
-    to: Annotated[str, typer.Option(help="FILES: diffusers, kohya or peft.")] = "diffusers",
+    to: Annotated[
+        str | None,
+        typer.Option(help="FILES: diffusers, kohya or peft; selma or peft for rotations."),
+    ] = None,
     method: Annotated[str, typer.Option(help="FILES: see docs/paper.md.")] = "mean_of_deltas",
     weights: Annotated[
         str | None, typer.Option(help="FILES: one number for each, as in 0.5,0.3,0.2.")
@@ -125,6 +128,10 @@ def merge(
     normalize: Annotated[bool | None, typer.Option("--normalize/--no-normalize")] = None,
     consensus: Annotated[str | None, typer.Option(help="Of knots: ties or mean.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of dare.")] = None,
+    rescale: Annotated[
+        bool | None,
+        typer.Option("--rescale/--no-rescale", help="Rotations: as far as experts on average."),
+    ] = None,
     base: Base = None,
     json: Annotated[Path | None, typer.Option(help="Write the judgement to this file.")] = None,
 ) -> None:
@@ -138,6 +145,7 @@ def merge(
         "normalize": normalize,
         "consensus": consensus,
         "seed": seed,
+        "rescale": rescale,
     }
     if len(what) == 1 and what[0].suffix in (".yaml", ".yml"):
         _merge_stage(what[0], folder)
@@ -161,7 +169,7 @@ def _merge_files(
     given: dict[str, Any],
     *,
     weights: str | None,
-    to: str,
+    to: str | None,
     base: str | None,
     json: Path | None,
 ) -> None:
@@ -202,9 +210,20 @@ def _show_trials(found: list[dict[str, Any]]) -> None:
 @app.command()
 def convert(
     adapter: Annotated[Path, typer.Argument(metavar="IN", help="A file or a PEFT folder.")],
-    to: Annotated[str, typer.Option(help="diffusers, kohya, peft, or fused (a pipeline folder).")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="diffusers, kohya, peft; of rotations selma or peft; or fused (a pipeline folder)."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Where it goes.")],
     base: Base = None,
+    coft_eps: Annotated[
+        float | None,
+        typer.Option(
+            help="What a checkpoint of the released control code was trained with --coft."
+        ),
+    ] = None,
 ) -> None:
     """Write an adapter in another format, bit for bit; or fuse it into its base."""
     from selma.adapters import formats, fusing
@@ -212,7 +231,7 @@ def convert(
     if to == "fused":
         typer.echo(fusing.fuse(adapter, out, base=base))
     else:
-        for path in formats.convert(adapter, out, to=to, base=base):
+        for path in formats.convert(adapter, out, to=to, base=base, coft_eps=coft_eps):
             typer.echo(path)
 
 
@@ -479,7 +498,11 @@ def check(config: Config, folder: Folder = None) -> None:
 def generate(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")],
     adapter: Annotated[
-        Path | None, typer.Option(help="Folder of an expert or of the merged adapter.")
+        list[Path] | None,
+        typer.Option(help="File or folder of an adapter; several are applied in their order."),
+    ] = None,
+    strength: Annotated[
+        list[float] | None, typer.Option(help="One for each adapter; 1 if left out.")
     ] = None,
     base: Annotated[str, typer.Option(help='"toybox", a diffusers folder or a Hub id.')] = "toybox",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture.")] = 0,
@@ -498,6 +521,7 @@ def generate(
         prompt,
         base=BaseConfig(model=base),
         adapter=adapter,
+        strengths=strength or (),
         seed=seed,
         steps=steps,
         guidance=guidance,

@@ -96,6 +96,16 @@ def trials(merged: Merged) -> list[dict[str, Any]]:
     return read_lines(merged.folder / "trials.jsonl")
 
 
+def energies(experts: Sequence[Expert]) -> dict[str, Any]:
+    """Skill → hyperspherical energy before and after, of experts that are rotations."""
+    places = {expert.skill: expert.folder / "energy.json" for expert in experts}
+    return {
+        skill: json.loads(place.read_text("utf-8"))
+        for skill, place in places.items()
+        if place.is_file()
+    }
+
+
 def score(config: RunConfig) -> Scorecard:
     """Stage 5 by itself: every model draws the exam and is scored."""
     with opened(config, make=[SCORES]) as this:
@@ -123,18 +133,21 @@ def generate(
     text: str,
     *,
     base: BaseConfig = TOYBOX,
-    adapter: Path | None = None,
+    adapter: Path | Sequence[Path] | None = None,
+    strengths: Sequence[float] = (),
     seed: int = 0,
     steps: int = 50,
     guidance: float = 7.5,
     count: int = 1,
 ) -> Iterator[Image]:
     """`count` pictures of one text, with seeds `seed`, `seed + 1` and so on; the base model's own
-    where no adapter's folder is given."""
+    where no adapter (file or folder) is given. Several are applied in their order."""
+    from selma.adapters.applying import applied
     from selma.backbones.text_to_image import load_text_to_image
 
     model = load_text_to_image(base)
-    with model.adapted(adapter):
+    places = [adapter] if isinstance(adapter, Path) else list(adapter or ())
+    with applied(model, places, strengths=strengths):
         yield from model.draw(
             [text] * count,
             seeds=[seed + i for i in range(count)],
@@ -282,6 +295,7 @@ class Stages:
             lineage=self._lineage(experts, merged),
             judged=judged(merged),
             trials=trials(merged),
+            energies=energies(experts),
         )
         with self._at(REPORT) as folder:
             return write_report(findings, self.config.report, folder)
@@ -359,9 +373,10 @@ class Stages:
 
     def _dev_score(self, adapter: Path) -> float:
         """An adapter's score on the dev prompts, 0-100, by the judge that never reports."""
+        from selma.backbones.text_to_image import adapter_file
         from selma.scores.scoring import dsg_score
 
-        key = file_sha256(adapter / "pytorch_lora_weights.safetensors")[:16]
+        key = file_sha256(adapter_file(adapter))[:16]
         exam = self._dev_exam
         pictures = self._draw(exam, self.folder, name=f"dev-{key}", adapter=adapter, key=key)
         zeroing = self.config.scores.zeroing

@@ -45,7 +45,8 @@ class Pair(Record):
 
 
 class Expert(Record):
-    """One trained adapter: `folder` holds `pytorch_lora_weights.safetensors`."""
+    """One trained adapter: `folder` holds `pytorch_lora_weights.safetensors`, or of OFT
+    `rotations.safetensors`."""
 
     skill: str
     folder: Path
@@ -54,7 +55,7 @@ class Expert(Record):
 
 
 class Merged(Record):
-    """All experts as one adapter; `folder` holds `pytorch_lora_weights.safetensors`."""
+    """All experts as one adapter; `folder` holds a file as an expert's does."""
 
     folder: Path
     key: str
@@ -258,3 +259,6 @@ class Findings:
     """What the merge did to the experts' changes (`merged.judging`); empty if nobody looked."""
     trials: list[dict[str, Any]] = field(default_factory=list)
     """Every merge that was tried (`merged.searching`); empty where weights were given."""
+    energies: dict[str, Any] = field(default_factory=dict)
+    """Skill → hyperspherical energy of each layer before and after (`adapters.oft.energies`), of
+    experts that are rotations."""

@@ -138,7 +138,7 @@ BASES: dict[str, Base] = {
             guidance=7.5,
             licence=_RAIL_PLUS,
             parts="U-Net 2567M, CLIP ViT-L/14 and OpenCLIP ViT-bigG/14, VAE f8",
-            note="tables 1, 3 and 8; drawn at 7.5 in the paper's words, at 5.0 by its released code",
+            note="tables 1, 3 and 8; drawn at 7.5 by the paper's words, 5.0 by its released code",
         ),
     )
 }  # fmt: skip

@@ -15,10 +15,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from selma.adapters import lora
 from selma.adapters.files import Lineage, given, write_safetensors
-from selma.backbones.text_to_image import ADAPTER_FILE
-from selma.config import LoraConfig
+from selma.adapters.kinds import KINDS
+from selma.backbones.text_to_image import adapter_file
+from selma.config import AdapterConfig
 from selma.progress import console
 from selma.workspace import file_sha256, write_json
 
@@ -46,7 +46,7 @@ def write(
     step: int,
     factors: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    adapter: LoraConfig,
+    adapter: AdapterConfig,
     lineage: Lineage,
     extra: Mapping[str, Any],
 ) -> None:
@@ -54,7 +54,8 @@ def write(
     which the folder is not taken for a checkpoint."""
     folder = checkpoint_folder(root, step)
     folder.mkdir(exist_ok=True)
-    lora.save(folder / ADAPTER_FILE, dict(factors), adapter, lineage=lineage)
+    kind = KINDS[adapter.kind]
+    kind.save(folder / kind.file, dict(factors), adapter, lineage=lineage)
     moments = {
         f"{kind}/{name}": optimizer.state[parameter][kind]
         for name, parameter in factors.items()
@@ -62,7 +63,7 @@ def write(
         for kind in MOMENTS
     }
     write_safetensors(folder / OPTIMIZER_FILE, given(moments), metadata={"format": "pt"})
-    files = {name: file_sha256(folder / name) for name in (ADAPTER_FILE, OPTIMIZER_FILE)}
+    files = {name: file_sha256(folder / name) for name in (kind.file, OPTIMIZER_FILE)}
     write_json(folder / STATE_FILE, {"step": step, "files": files, **extra})
     _flush(root)
 
@@ -81,7 +82,7 @@ def restore(
     found: Checkpoint, *, factors: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> None:
     """Puts weights and moments back, bit for bit."""
-    weights = safetensors.torch.load_file(found.path / ADAPTER_FILE)
+    weights = safetensors.torch.load_file(adapter_file(found.path))
     moments = safetensors.torch.load_file(found.path / OPTIMIZER_FILE)
     for name, parameter in factors.items():
         parameter.data.copy_(weights[f"unet.{name}"])
@@ -112,7 +113,7 @@ def tidy(root: Path, *, keep_adapters: bool) -> None:
 def adapters(root: Path) -> Iterator[tuple[int, Path]]:
     """Step and folder of every adapter that was kept, in order."""
     for folder in sorted(root.glob("step-*")):
-        if (folder / ADAPTER_FILE).is_file():
+        if adapter_file(folder).is_file():
             yield int(folder.name.removeprefix("step-")), folder
 
 

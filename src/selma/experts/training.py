@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma.backbones.text_to_image import ADAPTER_FILE
+from selma.backbones.text_to_image import adapter_file
 from selma.config import BaseConfig, ExpertsConfig
 from selma.errors import ConfigError, DataError, TrainingDiverged
 from selma.experts.recipes import encoding_recipe, expert_recipe, picture_digests
@@ -26,6 +26,7 @@ from selma.workspace import (
     promote,
     read_lines,
     write_bytes,
+    write_json,
 )
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from selma.experts.encoding import Encoded
 
 LOG = "loss.jsonl"
+ENERGY = "energy.json"
 SELECTION = "selection.jsonl"
 BAD_IN_A_ROW = 3
 
@@ -117,7 +119,7 @@ def _train_skill(
             names=[pair.prompt.id for pair in pairs],
         )
     scores = _judged(path, judge) if config.select == "dev" and judge is not None else {}
-    _finish(item, config, pairs=len(pairs), scores=scores)
+    _finish(item, config, pairs=len(pairs), scores=scores, model=model)
     folder.journal(EXPERTS, skill=skill, seconds=round(time.monotonic() - started, 3))
     return expert
 
@@ -144,10 +146,12 @@ def fit(
     from diffusers import DDPMScheduler
     from diffusers.optimization import get_scheduler
 
+    from selma.adapters.kinds import KINDS
     from selma.experts import checkpoints
     from selma.experts.batches import Batches
     from selma.progress import progress
 
+    settle = KINDS[config.adapter.kind].settle
     accelerator = _accelerator(model, config)
     # The base's own noise schedule, as a DDPM whatever sampler the base draws with.
     schedule = DDPMScheduler.from_config(model.pipe.scheduler.config)
@@ -210,6 +214,7 @@ def fit(
                 usable = math.isfinite(loss) and math.isfinite(norm)
                 if usable or accelerator.scaler is not None:
                     optimizer.step()  # a loss scaler skips a bad step by itself, and learns from it
+                    settle(model.pipe.unet, factors, config.adapter)
                 optimizer.zero_grad()
                 line = {
                     "step": step,
@@ -289,10 +294,10 @@ def _attached(
     """The trainable factors, while the block runs; then the UNet is what it was."""
     from diffusers.models.attention_processor import AttnProcessor
 
-    from selma.adapters import lora
+    from selma.adapters.kinds import KINDS
     from selma.randomness import generator
 
-    unet = model.pipe.unet
+    unet, kind = model.pipe.unet, KINDS[config.adapter.kind]
     processors = unet.attn_processors
     try:
         if config.gradient_checkpointing:
@@ -300,9 +305,9 @@ def _attached(
         if config.precision == "bf16" and model.device.type == "cpu":
             # On a CPU the backward pass of the fused attention is many times slower in bfloat16.
             unet.set_attn_processor(AttnProcessor())
-        yield lora.attach(unet, config.adapter, generator=generator(seed, "experts", skill, "init"))
+        yield kind.attach(unet, config.adapter, generator=generator(seed, "experts", skill, "init"))
     finally:
-        lora.detach(unet)
+        kind.detach(unet)
         unet.disable_gradient_checkpointing()
         unet.set_attn_processor(processors)
 
@@ -378,18 +383,29 @@ def _judged(path: Path, judge: Callable[[Path], float]) -> dict[int, float]:
     return scores
 
 
-def _finish(item: Item, config: ExpertsConfig, *, pairs: int, scores: Mapping[int, float]) -> None:
+def _finish(
+    item: Item,
+    config: ExpertsConfig,
+    *,
+    pairs: int,
+    scores: Mapping[int, float],
+    model: Callable[[], TextToImage],
+) -> None:
     """The chosen checkpoint's adapter becomes the expert; then the checkpoints go."""
+    from selma.adapters.kinds import KINDS
     from selma.experts.checkpoints import checkpoint_folder
 
     # Of equal scores the earlier: it changed the base less.
     best = max(sorted(scores), key=lambda step: scores[step]) if scores else config.steps
-    chosen = checkpoint_folder(item.path / "checkpoints", best) / ADAPTER_FILE
-    aside = item.path / f".{ADAPTER_FILE}.partial"
+    chosen = adapter_file(checkpoint_folder(item.path / "checkpoints", best))
+    aside = item.path / f".{chosen.name}.partial"
     shutil.copyfile(chosen, aside)
-    promote(aside, item.path / ADAPTER_FILE)
+    promote(aside, item.path / chosen.name)
     losses = [row["loss"] for row in read_lines(item.path / LOG)]
-    files = [item.path / ADAPTER_FILE, item.path / LOG]
+    files = [item.path / chosen.name, item.path / LOG]
+    if (energies := KINDS[config.adapter.kind].energies) is not None:
+        write_json(item.path / ENERGY, energies(model().pipe.unet, chosen))
+        files.append(item.path / ENERGY)
     item.finish(
         files + ([item.path / SELECTION] if scores else []),
         {

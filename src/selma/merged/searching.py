@@ -3,7 +3,7 @@ handed in, and CMA-ES (arXiv:1604.00772, by the package cma) proposes the next o
 
     5-scores/search/trials.jsonl        every trial: weights, scale, score; uniform weights first
     4-merged/trials.jsonl               those that the best was taken from; in the manifest as well
-    4-merged/uniform/pytorch_lora...    the same merge with uniform weights, to be compared with
+    4-merged/uniform/                   the same merge with uniform weights, to be compared with
 
 A trial follows from the seed and the scores before it alone. So a search that was stopped goes on
 where it was, and a larger budget goes on from a smaller one.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,10 +22,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config import MergedConfig, WeightSearch
 from selma.errors import ConfigError, DataError
-from selma.merged.combining import JUDGED_FILE, by_skill, combine, merge_recipe, merge_weights
+from selma.merged.combining import (
+    JUDGED_FILE,
+    by_skill,
+    merge_recipe,
+    merge_weights,
+    write_merged,
+)
 from selma.progress import progress
 from selma.records import Expert, Merged
 from selma.workspace import (
@@ -42,7 +46,7 @@ from selma.workspace import (
 )
 
 if TYPE_CHECKING:
-    from selma.adapters.reading import AdapterFile
+    from selma.merged.combining import AnyFile
 
 TRIALS = "trials.jsonl"
 UNIFORM = "uniform"
@@ -229,13 +233,13 @@ def _make(
     *,
     score: Callable[[Path], float],
 ) -> None:
-    from selma.adapters.reading import read_adapter
+    from selma.adapters.applying import read_any
     from selma.merged.compatibility import require_compatible
-    from selma.merged.methods import METHODS
+    from selma.merged.table import ALL_METHODS
 
     assert config.search is not None
-    files = {skill: read_adapter(expert.folder) for skill, expert in of.items()}
-    require_compatible(files, METHODS[config.method])
+    files = {skill: read_any(expert.folder) for skill, expert in of.items()}
+    require_compatible(files, ALL_METHODS[config.method])
     keys = {skill: expert.key for skill, expert in of.items()}
     made = item.begin()
 
@@ -247,20 +251,20 @@ def _make(
     trials = search(uniform, config.search, record.begin(), score=of_trial)
     shutil.rmtree(made / TRIAL, ignore_errors=True)
     chosen = best(trials)
-    judged, rank = _write(made, files, chosen.weights, chosen.scale, config, keys=keys, judge=True)
+    written, judged = _write(
+        made, files, chosen.weights, chosen.scale, config, keys=keys, judge=True
+    )
     write_json(made / JUDGED_FILE, judged)
     lines = (record.path / TRIALS).read_bytes().splitlines(keepends=True)
     write_bytes(made / TRIALS, b"".join(lines[: config.search.trials]))
-    written = [made / ADAPTER_FILE, made / JUDGED_FILE, made / TRIALS]
+    written += [made / JUDGED_FILE, made / TRIALS]
     if chosen.trial:
-        _write(made / UNIFORM, files, uniform, 1.0, config, keys=keys)
-        written.append(made / UNIFORM / ADAPTER_FILE)
+        written += _write(made / UNIFORM, files, uniform, 1.0, config, keys=keys)[0]
     item.finish(
         written,
         {
             "experts": len(files),
             "layers": len(judged["layers"]),
-            "rank": rank,
             "chosen": asdict(chosen),
             "trials": [asdict(trial) for trial in trials],
         },
@@ -269,24 +273,19 @@ def _make(
 
 def _write(
     place: Path,
-    files: Mapping[str, AdapterFile],
+    files: Mapping[str, AnyFile],
     weights: Mapping[str, float],
     scale: float,
     config: MergedConfig,
     *,
     keys: Mapping[str, str],
     judge: bool = False,
-) -> tuple[dict[str, Any], int]:
-    """Writes the merge with these weights; returns its judgement and rank."""
-    from selma.adapters.formats import write
-
+) -> tuple[list[Path], dict[str, Any]]:
+    """Writes the merge with these weights; returns its files and its judgement."""
     plain = _plain(config, weights, scale)
     place.mkdir(exist_ok=True)
-    with tempfile.TemporaryFile(dir=place) as spool:
-        recipe = merge_recipe(keys, weights, plain)
-        adapter, judged = combine(files, weights, plain, made_by=recipe, spool=spool, judge=judge)
-        write(place / ADAPTER_FILE, adapter, to="diffusers")
-    return judged, max(layer.rank for layer in adapter.layers.values())
+    recipe = merge_recipe(keys, weights, plain)
+    return write_merged(files, weights, plain, place, made_by=recipe, judge=judge)
 
 
 def _plain(config: MergedConfig, weights: Mapping[str, float], scale: float) -> MergedConfig:
