@@ -9,12 +9,14 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from selma.backbones.text_to_image import ADAPTER_FILE
-from selma.config import BaseConfig, ExpertsConfig
+from selma.config import BaseConfig, ExpertsConfig, TrainingConfig
 from selma.errors import ConfigError, DataError, TrainingDiverged
 from selma.experts.recipes import encoding_recipe, expert_recipe, picture_digests
 from selma.records import Expert, Pair
@@ -34,15 +36,71 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim.lr_scheduler import LRScheduler
 
+    from selma.adapters.files import Lineage
     from selma.backbones.text_to_image import TextToImage
     from selma.experts.batches import Batch
-    from selma.experts.encoding import Encoded
+    from selma.experts.encoding import Encoded, Samples
 
 LOG = "loss.jsonl"
 SELECTION = "selection.jsonl"
 BAD_IN_A_ROW = 3
 
 Line = Mapping[str, Any]
+
+
+class Learner(Protocol):
+    """What the loop trains and by which loss; it knows no more of it."""
+
+    @property
+    def file(self) -> str:
+        """The adapter's name in its folder."""
+        ...
+
+    def attached(self) -> AbstractContextManager[dict[str, nn.Parameter]]:
+        """The trainable parameters by name, sorted, while the block runs; then the base is what it
+        was."""
+        ...
+
+    def losses(self, batch: Batch, alphas_bar: Tensor, *, step: int) -> Mapping[str, Tensor]:
+        """Name → the loss of each sample, [b]; "loss" is trained on, the others are logged. What is
+        random in it depends on the step alone."""
+        ...
+
+    def save(
+        self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage
+    ) -> None: ...
+
+    def read(self, path: Path) -> Mapping[str, Tensor]:
+        """What `save` wrote, under the parameters' names."""
+        ...
+
+
+@dataclass(frozen=True)
+class ExpertLearner:
+    """An expert: low-rank factors in the UNet, by the denoising loss."""
+
+    model: TextToImage
+    encoded: Encoded
+    config: ExpertsConfig
+    skill: str
+    seed: int
+    file: str = ADAPTER_FILE
+
+    def attached(self) -> AbstractContextManager[dict[str, nn.Parameter]]:
+        return _attached(self.model, self.config, skill=self.skill, seed=self.seed)
+
+    def losses(self, batch: Batch, alphas_bar: Tensor, *, step: int) -> Mapping[str, Tensor]:
+        return {"loss": _losses(self.model, self.encoded, batch, alphas_bar)}
+
+    def save(self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage) -> None:
+        from selma.adapters import lora
+
+        lora.save(path, dict(parameters), self.config.adapter, lineage=lineage)
+
+    def read(self, path: Path) -> Mapping[str, Tensor]:
+        from safetensors.torch import load_file
+
+        return {name.removeprefix("unet."): tensor for name, tensor in load_file(path).items()}
 
 
 def train_experts(
@@ -117,7 +175,7 @@ def _train_skill(
             names=[pair.prompt.id for pair in pairs],
         )
     scores = _judged(path, judge) if config.select == "dev" and judge is not None else {}
-    _finish(item, config, pairs=len(pairs), scores=scores)
+    finish(item, config, pairs=len(pairs), scores=scores)
     folder.journal(EXPERTS, skill=skill, seconds=round(time.monotonic() - started, 3))
     return expert
 
@@ -125,7 +183,7 @@ def _train_skill(
 def fit(
     model: TextToImage,
     encoded: Encoded,
-    config: ExpertsConfig,
+    config: TrainingConfig,
     path: Path,
     *,
     skill: str,
@@ -133,8 +191,11 @@ def fit(
     made_by: Mapping[str, Any],
     on_step: Callable[[Line], None] = lambda line: None,
     names: Sequence[str] = (),
+    learner: Learner | None = None,
 ) -> None:
     """Trains up to `config.steps`; leaves `checkpoints/` and `loss.jsonl` in `path`.
+
+    What is trained is the learner's affair; None is an expert, for which `config` is ExpertsConfig.
 
     Goes on from the newest complete checkpoint there, and ends bit for bit where a run that was
     never stopped does. `on_step` gets each line of the log; what it raises ends the training, which
@@ -162,7 +223,12 @@ def fit(
         caption_dropout=config.caption_dropout,
         flip=config.flip,
     )
-    with _attached(model, config, skill=skill, seed=seed) as factors:
+    if learner is None:
+        if not isinstance(config, ExpertsConfig):
+            raise TypeError("An expert needs ExpertsConfig; hand in a learner for anything else.")
+        learner = ExpertLearner(model, encoded, config, skill, seed)
+    every = isinstance(config, ExpertsConfig) and config.select == "dev"
+    with learner.attached() as factors:
         # A list: an iterator would be spent by the optimizer, and nothing left to be clipped.
         parameters = list(factors.values())
         raw = torch.optim.AdamW(
@@ -184,7 +250,8 @@ def fit(
         root.mkdir(exist_ok=True)
         found = checkpoints.newest(root)
         if found is not None:
-            checkpoints.restore(found, factors=factors, optimizer=raw)
+            weights = learner.read(found.path / learner.file)
+            checkpoints.restore(found, weights, factors=factors, optimizer=raw)
             rates.load_state_dict(found.state["rates"])
             for group, rate in zip(raw.param_groups, rates.get_last_lr(), strict=True):
                 group["lr"] = rate  # a restored schedule does not hand its rate on by itself
@@ -199,13 +266,16 @@ def fit(
             progress(f"training {skill}", total=config.steps, done=first) as advance,
         ):
             for step in range(first + 1, config.steps + 1):
-                batch, loss = batches.at(step - 1), 0.0
+                batch, means = batches.at(step - 1), {"loss": 0.0}
                 for part in batch.parts(config.micro_batch_size or config.batch_size):
                     with accelerator.accumulate(model.pipe.unet):
                         with accelerator.autocast():
-                            losses = _losses(model, encoded, part, alphas_bar)
-                        accelerator.backward(losses.mean())
-                        loss += float(losses.detach().sum()) / config.batch_size
+                            losses = learner.losses(part, alphas_bar, step=step)
+                        accelerator.backward(losses["loss"].mean())
+                        for name, each in losses.items():
+                            mean = float(each.detach().sum()) / config.batch_size
+                            means[name] = means.get(name, 0.0) + mean
+                loss = means["loss"]
                 norm = _clip(accelerator, parameters, config.max_grad_norm)
                 usable = math.isfinite(loss) and math.isfinite(norm)
                 if usable or accelerator.scaler is not None:
@@ -213,7 +283,7 @@ def fit(
                 optimizer.zero_grad()
                 line = {
                     "step": step,
-                    "loss": loss if math.isfinite(loss) else None,
+                    **{name: m if math.isfinite(m) else None for name, m in means.items()},
                     "gradient_norm": norm if math.isfinite(norm) else None,
                     "learning_rate": rates.get_last_lr()[0],
                 }
@@ -230,24 +300,30 @@ def fit(
                         step=step,
                         factors=factors,
                         optimizer=raw,
-                        adapter=config.adapter,
-                        lineage=_lineage(model, made_by, step),
+                        file=learner.file,
+                        save=partial(
+                            learner.save, parameters=factors, lineage=_lineage(model, made_by, step)
+                        ),
                         extra={
                             "rates": rates.state_dict(),
                             "scaler": accelerator.scaler and accelerator.scaler.state_dict(),
                             "bad": bad,
                         },
                     )
-                    checkpoints.tidy(root, keep_adapters=config.select == "dev")
+                    checkpoints.tidy(root, keep_adapters=every)
                 advance(note=f"loss {loss:.4f}")
                 on_step(line)
 
 
 def _losses(model: TextToImage, encoded: Encoded, batch: Batch, alphas_bar: Tensor) -> Tensor:
     """The loss of each sample, [b]; no sample's loss depends on another's."""
+    return denoising(model, encoded.samples(batch).to(model.device), batch, alphas_bar)
+
+
+def denoising(model: TextToImage, samples: Samples, batch: Batch, alphas_bar: Tensor) -> Tensor:
+    """The denoising loss of each sample, [b], with a gradient for the samples' text."""
     from selma.experts.objective import TARGETS, denoising_losses, diffuse
 
-    samples = encoded.samples(batch).to(model.device)
     x0 = samples.latents * model.pipe.vae.config.scaling_factor
     noise, timesteps = batch.noise.to(model.device), batch.timesteps.to(model.device)
     alpha_bar = alphas_bar[timesteps]
@@ -262,7 +338,7 @@ def _losses(model: TextToImage, encoded: Encoded, batch: Batch, alphas_bar: Tens
     return denoising_losses(prediction, target)
 
 
-def _accelerator(model: TextToImage, config: ExpertsConfig) -> Accelerator:
+def _accelerator(model: TextToImage, config: TrainingConfig) -> Accelerator:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
@@ -287,10 +363,22 @@ def _attached(
     model: TextToImage, config: ExpertsConfig, *, skill: str, seed: int
 ) -> Iterator[dict[str, nn.Parameter]]:
     """The trainable factors, while the block runs; then the UNet is what it was."""
-    from diffusers.models.attention_processor import AttnProcessor
-
     from selma.adapters import lora
     from selma.randomness import generator
+
+    unet = model.pipe.unet
+    with plain_attention(model, config):
+        try:
+            drawn = generator(seed, "experts", skill, "init")
+            yield lora.attach(unet, config.adapter, generator=drawn)
+        finally:
+            lora.detach(unet)
+
+
+@contextmanager
+def plain_attention(model: TextToImage, config: TrainingConfig) -> Iterator[None]:
+    """The UNet with an attention whose backward pass is as fast as its precision allows."""
+    from diffusers.models.attention_processor import AttnProcessor
 
     unet = model.pipe.unet
     processors = unet.attn_processors
@@ -298,9 +386,8 @@ def _attached(
         if config.precision == "bf16" and model.device.type == "cpu":
             # On a CPU the backward pass of the fused attention is many times slower in bfloat16.
             unet.set_attn_processor(AttnProcessor())
-        yield lora.attach(unet, config.adapter, generator=generator(seed, "experts", skill, "init"))
+        yield
     finally:
-        lora.detach(unet)
         unet.set_attn_processor(processors)
 
 
@@ -337,7 +424,7 @@ def _diverged(
     )
 
 
-def _schedule_name(config: ExpertsConfig) -> str:
+def _schedule_name(config: TrainingConfig) -> str:
     warm = config.schedule == "constant" and config.warmup_steps
     return "constant_with_warmup" if warm else config.schedule
 
@@ -375,18 +462,25 @@ def _judged(path: Path, judge: Callable[[Path], float]) -> dict[int, float]:
     return scores
 
 
-def _finish(item: Item, config: ExpertsConfig, *, pairs: int, scores: Mapping[int, float]) -> None:
-    """The chosen checkpoint's adapter becomes the expert; then the checkpoints go."""
+def finish(
+    item: Item,
+    config: TrainingConfig,
+    *,
+    pairs: int,
+    scores: Mapping[int, float],
+    file: str = ADAPTER_FILE,
+) -> None:
+    """The chosen checkpoint's adapter becomes the item's; then the checkpoints go."""
     from selma.experts.checkpoints import checkpoint_folder
 
     # Of equal scores the earlier: it changed the base less.
     best = max(sorted(scores), key=lambda step: scores[step]) if scores else config.steps
-    chosen = checkpoint_folder(item.path / "checkpoints", best) / ADAPTER_FILE
-    aside = item.path / f".{ADAPTER_FILE}.partial"
+    chosen = checkpoint_folder(item.path / "checkpoints", best) / file
+    aside = item.path / f".{file}.partial"
     shutil.copyfile(chosen, aside)
-    promote(aside, item.path / ADAPTER_FILE)
+    promote(aside, item.path / file)
     losses = [row["loss"] for row in read_lines(item.path / LOG)]
-    files = [item.path / ADAPTER_FILE, item.path / LOG]
+    files = [item.path / file, item.path / LOG]
     item.finish(
         files + ([item.path / SELECTION] if scores else []),
         {
