@@ -301,6 +301,15 @@ def merged_config(given: dict[str, Any]) -> MergedConfig:
         raise ConfigError("The merge cannot start:\n" + "\n".join(lines)) from error
 
 
+def sur_drawing(**given: Any) -> SurDrawing:
+    """How a SUR-adapter reads, from a command's options. Raises ConfigError."""
+    try:
+        return SurDrawing.model_validate(given)
+    except ValidationError as error:
+        lines = [_mistake(dict(found)) for found in error.errors()]
+        raise ConfigError("The SUR-adapter cannot draw:\n" + "\n".join(lines)) from error
+
+
 def numbers(text: str) -> list[float]:
     """The finite numbers of "0.5,0.3,0.2". Raises ConfigError."""
     try:
@@ -634,6 +643,8 @@ class SurData(Section):
     narrator: Annotated[Captioner | Narrator, Field(discriminator="kind")] | None = None
     """None: the source has narratives (toybox, imagefolder)."""
     cleaning: Cleaning = Cleaning()
+    picture_px: PositiveInt = 512
+    """Shortest side to which larger pictures are made smaller."""
 
     @model_validator(mode="after")
     def _narratives(self) -> SurData:

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma.config import BaseConfig, RunConfig
+from selma.config import BaseConfig, RunConfig, SurDrawing
 from selma.errors import ConfigError
 from selma.finished import Finished
 from selma.preflight import check
@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from selma.backbones.text_to_image import TextToImage
+    from selma.images.drawing import Reader
 
 TOYBOX = BaseConfig()
+PLAIN = SurDrawing()
 
 
 def run(config: RunConfig) -> Path:
@@ -115,17 +117,28 @@ def generate(
     *,
     base: BaseConfig = TOYBOX,
     adapter: Path | None = None,
+    sur: Path | None = None,
+    reading: SurDrawing = PLAIN,
     seed: int = 0,
     steps: int = 50,
     guidance: float = 7.5,
     count: int = 1,
 ) -> Iterator[Image]:
     """`count` pictures of one text, with seeds `seed`, `seed + 1` and so on; the base model's own
-    where no adapter's folder is given."""
+    where no adapter is given.
+
+    adapter: folder of an expert or of the merged adapter.  sur: a SUR-adapter's file or folder,
+    which reads the text as `reading` says. Both may be given.
+    """
     from selma.backbones.text_to_image import load_text_to_image
 
     model = load_text_to_image(base)
-    with model.adapted(adapter):
+    rewriting = None
+    if sur is not None:
+        from selma.adapters.sur_drawing import rewriting_by
+
+        rewriting = rewriting_by(sur, model, reading)
+    with model.adapted(adapter), model.rewritten(rewriting):
         yield from model.draw(
             [text] * count,
             seeds=[seed + i for i in range(count)],
@@ -219,6 +232,12 @@ class Stages:
     def draw_adapted(self, name: str, adapter: Expert | Merged) -> Path:
         with self._at(SCORES) as folder:
             return self._draw(self.exam, folder, name=name, adapter=adapter.folder, key=adapter.key)
+
+    def draw_understood(self, name: str, reader: Reader, adapter: Merged | None) -> Path:
+        """As `draw_base`, or as `draw_adapted`, with prompts that pass through a SUR-adapter."""
+        with self._at(SCORES, f"drawing: {name}") as folder:
+            place, key = (None, None) if adapter is None else (adapter.folder, adapter.key)
+            return self._draw(self.exam, folder, name=name, adapter=place, key=key, reader=reader)
 
     def score_models(self, pictures: Mapping[str, Path], experts: Sequence[Expert]) -> Scorecard:
         from selma.scores.scoring import score_models
@@ -316,6 +335,7 @@ class Stages:
         name: str,
         adapter: Path | None,
         key: str | None,
+        reader: Reader | None = None,
     ) -> Path:
         from selma.images.drawing import draw_exam
 
@@ -332,6 +352,7 @@ class Stages:
             base=self.config.base,
             seed=self.config.seed,
             model=self.model,
+            reader=reader,
         )
 
     def _dev_score(self, adapter: Path) -> float:

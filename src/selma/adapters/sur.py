@@ -49,7 +49,7 @@ class Adapted:
 class PaperBlock(nn.Module):
     """Three maps, attention that calibrates, and an output network, as the paper describes them.
 
-    q = h3(x), k = h2(x), a = softmax(q kᵀ / √d) x + x, and g(a + h1(a)). Its last layer is zero.
+    q = h3(x), k = h2(x), a = softmax(q kᵀ / √d) x + x, and g(a + h1(a)), whose last layer is zero.
     """
 
     def __init__(self, width: int) -> None:
@@ -63,10 +63,10 @@ class PaperBlock(nn.Module):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The change of x, and the queries."""
+    def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """The change of x, and the queries; `context` is what x attends to, mostly itself."""
         queries = self.h3(x)
-        a = calibrated(queries, self.h2(x), x)
+        a = calibrated(queries, self.h2(context), context) + x
         return self.g(a + self.h1(a)), queries
 
 
@@ -100,18 +100,18 @@ class ReleasedBlock(nn.Module):
         if config.mix == "added":  # as released, the bias is random: no identity at the start
             nn.init.zeros_(self.fc.bias)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The change of x, and what is distilled into."""
+    def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """The change of x, and what is distilled into; `context` is what x attends to."""
         encoded = self.transformer_encoder(x)
         parts = self.attention
-        a = calibrated(parts["query_layer"](encoded), parts["key_layer"](x), x)
+        a = calibrated(parts["query_layer"](encoded), parts["key_layer"](context), context) + x
         return self.fc(parts["output_layer"](a) + a), encoded
 
 
-def calibrated(queries: Tensor, keys: Tensor, x: Tensor) -> Tensor:
-    """softmax(q kᵀ / √d) x + x, over the tokens of each prompt. All are [b, tokens, d]."""
+def calibrated(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d) v, over the tokens of each prompt. All are [b, tokens, d]."""
     scores = queries @ keys.mT / queries.shape[-1] ** 0.5
-    return scores.softmax(dim=-1) @ x + x
+    return scores.softmax(dim=-1) @ values
 
 
 def mixed(x: Tensor, change: Tensor, *, weight: float, mix: str) -> Tensor:
@@ -144,8 +144,10 @@ class SurAdapter(nn.Module):
             parts = list(text.float().split(self.widths.text, dim=-1))
             if pooled is not None and self.widths.pooled is not None:
                 parts.append(pooled.float().unsqueeze(1))
+            seen = self._contexts(parts)
             changes, queries = zip(
-                *(block(x) for block, x in zip(self.blocks, parts, strict=True)), strict=True
+                *(block(*given) for block, *given in zip(self.blocks, parts, seen, strict=True)),
+                strict=True,
             )
             weight = strength * self.config.weight
             made = [
@@ -158,6 +160,15 @@ class SurAdapter(nn.Module):
             pooled=made[count].squeeze(1).to(text.dtype) if len(made) > count else pooled,
             queries=queries,
         )
+
+    def _contexts(self, parts: list[Tensor]) -> list[Tensor]:
+        """What each part attends to: itself; the pooled vector also to the tokens that it was
+        pooled from, as its queries would otherwise have nothing to choose from."""
+        *tokens, last = parts
+        pooled = len(parts) > len(self.widths.text)
+        if not pooled or last.shape[-1] != tokens[-1].shape[-1]:
+            return parts
+        return [*tokens, torch.cat([last, tokens[-1]], dim=1)]
 
 
 def make(config: SurConfig, widths: Widths, *, seed: int) -> SurAdapter:
