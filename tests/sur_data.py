@@ -13,6 +13,7 @@ import tiny_judges
 import torch
 import transformers
 from PIL import Image
+from torch import nn
 
 from selma.config import LlmVectors, LocalLLM
 from selma.experts.recipes import picture_digests
@@ -81,3 +82,23 @@ def encoded_triples(folder: Path, model, shape: str, *, flip: bool = False):
         recipe={"shape": shape, "flip": flip},
         model=lambda: model,
     )
+
+
+class ReleasedAttention(nn.Module):
+    def __init__(self, d):
+        super().__init__()
+        self.query_layer, self.key_layer, self.value_layer = (nn.Linear(d, d) for _ in range(3))
+        self.output_layer = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, d))
+
+
+class Released(nn.Module):
+    """The names of a released checkpoint, the unused ones among them."""
+
+    def __init__(self, d=16, depth=2):
+        super().__init__()
+        self.encoder_layer = nn.TransformerEncoderLayer(d, 8, 24)
+        self.transformer_encoder = nn.TransformerEncoder(
+            self.encoder_layer, depth, enable_nested_tensor=False
+        )
+        self.attention = ReleasedAttention(d)
+        self.fc = nn.Linear(d, d)

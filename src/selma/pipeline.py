@@ -160,9 +160,12 @@ def save_pictures(pictures: Iterable[Image], path: Path, *, count: int) -> Itera
 
 
 @contextmanager
-def opened(config: RunConfig, *, make: Sequence[str]) -> Iterator[Stages]:
-    """The stages of one run, its folder locked; only those in `make` may make anything."""
-    check(config, make)
+def opened(
+    config: RunConfig, *, make: Sequence[str], checked: Sequence[str] | None = None
+) -> Iterator[Stages]:
+    """The stages of one run, its folder locked; only those in `make` may make anything. `checked`
+    are those whose settings must be sound, where not all of a stage is asked for."""
+    check(config, make if checked is None else checked)
     folder = Workspace(config.run_folder)
     with folder.locked():
         write_run_file(config, folder)

@@ -33,7 +33,8 @@ def train(config: RunConfig) -> Understanding:
 def draw(config: RunConfig, *, experts: bool = False) -> dict[str, Path]:
     """Model → folder with its picture of each exam prompt: "base" and "sur"; with `experts` also
     "merged" and "merged-sur", by the run's own merged adapter."""
-    with opened(config, make=[SCORES]) as this:
+    # Nothing is judged yet, so that no judge need be there.
+    with opened(config, make=[SCORES], checked=[]) as this:
         trained = _trained(this, Finished(this.folder.root))
         reader = Reader(trained.folder, trained.key, _settings(config).drawing)
         pictures = {

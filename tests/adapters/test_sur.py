@@ -5,6 +5,7 @@ import struct
 
 import pytest
 import torch
+from sur_data import Released
 from torch import nn
 
 from selma.adapters import sur, sur_files
@@ -229,31 +230,11 @@ def test_broken_and_foreign_files_are_refused(tmp_path):
         sur_files.load(tmp_path / "adapter.pt")
 
 
-class TheirAttention(nn.Module):
-    def __init__(self, d):
-        super().__init__()
-        self.query_layer, self.key_layer, self.value_layer = (nn.Linear(d, d) for _ in range(3))
-        self.output_layer = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, d))
-
-
-class Theirs(nn.Module):
-    """The names of a released checkpoint, the unused ones among them."""
-
-    def __init__(self, d=16, depth=2):
-        super().__init__()
-        self.encoder_layer = nn.TransformerEncoderLayer(d, 8, 24)
-        self.transformer_encoder = nn.TransformerEncoder(
-            self.encoder_layer, depth, enable_nested_tensor=False
-        )
-        self.attention = TheirAttention(d)
-        self.fc = nn.Linear(d, d)
-
-
 @pytest.fixture
 def released(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "adapter_checkpoint1000.pt"
-    torch.save(Theirs().state_dict(), path)
+    torch.save(Released().state_dict(), path)
     return path
 
 
@@ -291,7 +272,7 @@ def test_other_checkpoints_are_refused(released, change):
         case "unused":
             state["attention.value_layer.weight"] = torch.zeros(3)
         case "code":
-            state = Theirs()  # a pickled class would be imported and run
+            state = Released()  # a pickled class would be imported and run
     torch.save(state, released)
     with pytest.raises((AdapterError, ModelError)):
         sur_files.load_released(released, weight=0.1)

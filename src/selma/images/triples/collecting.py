@@ -164,14 +164,17 @@ def _checked(config: SurData, train: Path, desk: _Desk, *, seed: int) -> Iterato
 
 def _prompt(candidate: Candidate, config: SurData, desk: _Desk) -> str | None:
     """The keyword prompt as it is kept; None where the row is rejected."""
+    kept = config.cleaning.marks == "kept"
+    prompt = candidate.prompt.strip() if kept else stripped(candidate.prompt)
     if candidate.marked and not config.cleaning.marked:
-        return desk.reject(candidate.source, "marked as unsafe by its source")
-    if not candidate.prompt.strip():
-        return desk.reject(candidate.source, "no prompt")
-    if config.cleaning.marks == "kept":
-        return candidate.prompt
-    prompt = stripped(candidate.prompt)
-    return prompt or desk.reject(candidate.source, "nothing but marks", candidate.prompt[:200])
+        desk.reject(candidate.source, "marked as unsafe by its source")
+    elif not candidate.prompt.strip():
+        desk.reject(candidate.source, "no prompt")
+    elif not prompt:
+        desk.reject(candidate.source, "nothing but marks", candidate.prompt[:200])
+    else:
+        return prompt
+    return None
 
 
 def _fitted(data: bytes, px: int) -> tuple[bytes, str]:
