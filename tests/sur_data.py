@@ -46,7 +46,7 @@ def language_model(kind: str = "llama", *, width: int = 24) -> Path:
     config = {
         "llama": lambda: transformers.LlamaConfig(
             **shared, hidden_size=width, intermediate_size=32, num_hidden_layers=2,
-            num_attention_heads=2, max_position_embeddings=64,
+            num_attention_heads=2, max_position_embeddings=512,
         ),
         "gpt2": lambda: transformers.GPT2Config(
             **shared, n_embd=width, n_layer=2, n_head=2, n_positions=64

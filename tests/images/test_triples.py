@@ -258,7 +258,7 @@ def test_toybox_gives_plain_narratives_rich_tags_and_their_picture(tmp_path):
 
 
 def civitai(tmp_path, **more):
-    """Six rows: one good, and one for each of five reasons."""
+    """One good row, and one or two for each reason to reject it."""
     rows = [
         {"url": f"https://x/{n}/width=450/p.jpeg", "id": n, "meta": {"prompt": prompt}} | extra
         for n, (prompt, extra) in enumerate(
@@ -273,6 +273,7 @@ def civitai(tmp_path, **more):
             ]
         )
     ]
+    rows.append(rows[0])  # pages overlap
     dump = tmp_path / "dump.json"
     dump.write_text(json.dumps({"items": rows}))
     for n in range(5):
@@ -310,6 +311,7 @@ def test_every_rejected_row_is_counted_with_its_reason(tmp_path):
     assert made[0].text and made[0].source == "https://x/0/width=450/p.jpeg"
     assert counts(tmp_path, settings) == {
         "duplicate prompt": 1,
+        "duplicate row": 1,
         "marked as unsafe by its source": 1,
         "no prompt": 1,
         "no sound picture": 2,
@@ -344,8 +346,11 @@ def test_equal_pictures_are_one(tmp_path):
     }
     made = collect(tmp_path, settings)
     assert [t.prompt for t in made] == ["cat 0"]
-    # The texts inside differ, the pixels do not: what is left after shrinking is equal.
+    # The texts inside differ, the pixels do not.
     assert counts(tmp_path, settings) == {"duplicate picture": 1, "no prompt": 1}
+    whole = settings | {"picture_px": 64}
+    collect(tmp_path, whole, "whole")
+    assert counts(tmp_path, whole, "whole") == {"duplicate picture": 1, "no prompt": 1}
     with Image.open(made[0].image) as small:
         assert small.size == (32, 24)
 

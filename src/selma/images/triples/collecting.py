@@ -145,17 +145,17 @@ def _checked(config: SurData, train: Path, desk: _Desk, *, seed: int) -> Iterato
         if found is None:
             continue
         try:
-            data, end = _fitted(candidate.picture(), config.picture_px)
+            data, end, pixels = _fitted(candidate.picture(), config.picture_px)
         except DataError as error:
             desk.reject(candidate.source, "no sound picture", str(error))
             continue
-        marks = {"prompt": " ".join(found.casefold().split()), "picture": _sha(data)}
+        name = prompt_id(SKILL, f"{candidate.source}\n{found}\n{pixels}")
+        marks = {"row": name, "prompt": " ".join(found.casefold().split()), "picture": pixels}
         twice = [kind for kind, mark in marks.items() if f"{kind} {mark}" in seen]
-        if twice and not config.cleaning.duplicates:
+        if twice and not (config.cleaning.duplicates and "row" not in twice):
             desk.reject(candidate.source, f"duplicate {twice[0]}")
             continue
         seen |= {f"{kind} {mark}" for kind, mark in marks.items()}
-        name = prompt_id(SKILL, f"{candidate.source}\n{found}")
         image = train / f"{name}{end}"
         if not image.exists():  # it may be there since a run that was stopped
             write_bytes(image, data)
@@ -177,8 +177,9 @@ def _prompt(candidate: Candidate, config: SurData, desk: _Desk) -> str | None:
     return None
 
 
-def _fitted(data: bytes, px: int) -> tuple[bytes, str]:
-    """The picture's bytes, made smaller where it is larger than needed, and its name's end."""
+def _fitted(data: bytes, px: int) -> tuple[bytes, str, str]:
+    """The picture's bytes, made smaller where it is larger than needed; its name's end; and a
+    digest of its pixels, which what else is in the file does not change."""
     picture = decode(data, max_pixels=MOST_PIXELS)
     side = min(picture.size)
     kind = Image.open(io.BytesIO(data)).format
@@ -189,8 +190,9 @@ def _fitted(data: bytes, px: int) -> tuple[bytes, str]:
     width, height = picture.size
     if width * height > 4 * px**2:
         raise DataError(f"It is {width}x{height}: too long for a square to be cut out of it.")
+    pixels = hashlib.sha256(f"{width}x{height}".encode() + picture.tobytes()).hexdigest()
     end = _KEPT_AS.get(str(kind))
-    return (data, end) if end else (png_bytes(picture), ".png")
+    return (data, end, pixels) if end else (png_bytes(picture), ".png", pixels)
 
 
 def _safe(rows: list[_Row], config: SurData, desk: _Desk) -> list[_Row]:
@@ -262,7 +264,3 @@ def _picture(row: _Row) -> Image.Image:
 def _write_rejected(path: Path, desk: _Desk) -> None:
     lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in desk.rejected)
     write_bytes(path, "".join(lines).encode())
-
-
-def _sha(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
