@@ -45,6 +45,11 @@ study = typer.Typer(
     help="People choose between two models' pictures, as in the paper.", no_args_is_help=True
 )
 app.add_typer(study, name="study")
+sur = typer.Typer(
+    help="The SUR-adapter: a language model's understanding for plain prompts.",
+    no_args_is_help=True,
+)
+app.add_typer(sur, name="sur")
 data = typer.Typer(help="The public files of benchmarks.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
@@ -504,6 +509,15 @@ def generate(
     strength: Annotated[
         list[float] | None, typer.Option(help="One for each adapter; 1 if left out.")
     ] = None,
+    sur: Annotated[
+        Path | None, typer.Option(help="File or folder of a SUR-adapter, for plain prompts.")
+    ] = None,
+    sur_strength: Annotated[
+        float, typer.Option(min=0, help="Of --sur; 0 is the base model.")
+    ] = 1.0,
+    negative: Annotated[
+        str, typer.Option(help="What --sur does to the empty prompt: alone, adapted, released.")
+    ] = "alone",
     base: Annotated[str, typer.Option(help='"toybox", a diffusers folder or a Hub id.')] = "toybox",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 50,
@@ -513,15 +527,17 @@ def generate(
         "picture.png"
     ),
 ) -> None:
-    """Draw one prompt, with or without an adapter."""
+    """Draw one prompt, with or without adapters."""
     from selma import pipeline
-    from selma.config import BaseConfig
+    from selma.config import BaseConfig, sur_drawing
 
     pictures = pipeline.generate(
         prompt,
         base=BaseConfig(model=base),
         adapter=adapter,
         strengths=strength or (),
+        sur=sur,
+        reading=sur_drawing(strength=sur_strength, negative=negative),
         seed=seed,
         steps=steps,
         guidance=guidance,
@@ -605,6 +621,57 @@ def report_study(
     if csv:
         write_votes(csv, ballot)
     print_summary(found, Console())
+
+
+@sur.command("collect")
+def collect_triples(config: Config, folder: Folder = None) -> None:
+    """Collect triples of plain prompt, keyword prompt and picture; count what is rejected."""
+    from selma import understanding
+
+    triples, rejected = understanding.collect(_load(config, folder))
+    typer.echo(f"{len(triples)} triples: {triples[0].image.parent}")
+    for reason, count in rejected.items():
+        typer.echo(f"  rejected, {reason}: {count}")
+
+
+@sur.command("train")
+def train_sur(config: Config, folder: Folder = None) -> None:
+    """Train the adapter on the collected triples."""
+    from selma import understanding
+
+    typer.echo(f"SUR-adapter: {understanding.train(_load(config, folder)).folder}")
+
+
+@sur.command("draw")
+def draw_sur(
+    config: Config,
+    folder: Folder = None,
+    experts: Annotated[
+        bool, typer.Option("--experts", help="Also with the run's merged experts.")
+    ] = False,
+) -> None:
+    """Draw the exam with the adapter and without."""
+    from selma import understanding
+
+    for name, place in understanding.draw(_load(config, folder), experts=experts).items():
+        typer.echo(f"{name}: {place}")
+
+
+@sur.command("convert")
+def convert_sur(
+    source: Annotated[Path, typer.Argument(metavar="PT", help="A checkpoint of the release.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the adapter's file.")],
+    weight: Annotated[
+        float, typer.Option(min=0, help="adapter_weight; the release keeps it in a folder's name.")
+    ],
+    attention: Annotated[
+        str, typer.Option(help="What its encoder looks across: batch as released, or tokens.")
+    ] = "batch",
+) -> None:
+    """Turn a released checkpoint into a SUR-adapter's file; nothing in it is run."""
+    from selma.adapters.sur_files import convert_released
+
+    typer.echo(convert_released(source, out, weight=weight, attention=attention))
 
 
 Known = Annotated[str, typer.Argument(metavar="NAME", help="dsg-1k or tifa-v1.0.")]

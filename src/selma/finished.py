@@ -21,6 +21,8 @@ COMMANDS = {
     MERGED: "merge",
     SCORES: "score",
     REPORT: "report",
+    f"{IMAGES}/_triples": "sur collect",
+    f"{EXPERTS}/_sur": "sur train",
 }
 
 
@@ -29,12 +31,12 @@ class NotFinished(WorkspaceError):
 
     def __init__(self, item: Item) -> None:
         self.item = item
-        command = COMMANDS[item.name.split("/")[0]]
+        command = COMMANDS.get(item.name) or COMMANDS[item.name.split("/")[0]]
         other = item.path.exists() and not begun(item)
         there = "there with other settings" if other else "not"
         super().__init__(
-            f"{item.path} must be finished first, but is {there}. Run `selma {command} CONFIG`, "
-            "or `selma run CONFIG` for everything."
+            f"{item.path} must be finished first, but is {there}. Run `selma {command} CONFIG`"
+            + ("." if " " in command else ", or `selma run CONFIG` for everything.")
         )
 
 

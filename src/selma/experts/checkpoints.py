@@ -6,19 +6,17 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from selma.adapters.files import Lineage, given, write_safetensors
-from selma.adapters.kinds import KINDS
+from selma.adapters.files import given, write_safetensors
 from selma.backbones.text_to_image import adapter_file
-from selma.config import AdapterConfig
 from selma.progress import console
 from selma.workspace import file_sha256, write_json
 
@@ -46,16 +44,15 @@ def write(
     step: int,
     factors: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    adapter: AdapterConfig,
-    lineage: Lineage,
+    file: str,
+    save: Callable[[Path], None],
     extra: Mapping[str, Any],
 ) -> None:
-    """Writes a checkpoint: adapter, moments, and last the state with every file's sha256, without
-    which the folder is not taken for a checkpoint."""
+    """Writes a checkpoint: the adapter (`save`, to `file`), moments, and last the state with every
+    file's sha256, without which the folder is not taken for a checkpoint."""
     folder = checkpoint_folder(root, step)
     folder.mkdir(exist_ok=True)
-    kind = KINDS[adapter.kind]
-    kind.save(folder / kind.file, dict(factors), adapter, lineage=lineage)
+    save(folder / file)
     moments = {
         f"{kind}/{name}": optimizer.state[parameter][kind]
         for name, parameter in factors.items()
@@ -63,7 +60,7 @@ def write(
         for kind in MOMENTS
     }
     write_safetensors(folder / OPTIMIZER_FILE, given(moments), metadata={"format": "pt"})
-    files = {name: file_sha256(folder / name) for name in (kind.file, OPTIMIZER_FILE)}
+    files = {name: file_sha256(folder / name) for name in (file, OPTIMIZER_FILE)}
     write_json(folder / STATE_FILE, {"step": step, "files": files, **extra})
     _flush(root)
 
@@ -79,13 +76,16 @@ def newest(root: Path) -> Checkpoint | None:
 
 
 def restore(
-    found: Checkpoint, *, factors: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+    found: Checkpoint,
+    weights: Mapping[str, Tensor],
+    *,
+    factors: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
 ) -> None:
     """Puts weights and moments back, bit for bit."""
-    weights = safetensors.torch.load_file(adapter_file(found.path))
     moments = safetensors.torch.load_file(found.path / OPTIMIZER_FILE)
     for name, parameter in factors.items():
-        parameter.data.copy_(weights[f"unet.{name}"])
+        parameter.data.copy_(weights[name])
     state = {
         number: {kind: moments[f"{kind}/{name}"] for kind in MOMENTS}
         for number, name in enumerate(factors)

@@ -137,7 +137,7 @@ def _encode(
             if part is not None:
                 found.setdefault(name, []).append(part.float().cpu())
 
-    empty_text, empty_pooled = _text(model, [""], unconditional=True)
+    empty_text, empty_pooled = encode_text(model, [""], unconditional=True)
     keep(empty_text=empty_text, empty_pooled=empty_pooled)
     with progress(f"encoding {skill}", total=len(pairs)) as advance:
         for start in range(0, len(pairs), AT_ONCE):
@@ -148,7 +148,7 @@ def _encode(
                 for pair, digest in zip(some, digests[start : start + AT_ONCE], strict=True)
             ]
             mean, logvar = _moments(model, [picture for picture, _ in fitted])
-            text, pooled = _text(model, texts)
+            text, pooled = encode_text(model, texts)
             keep(mean=mean, logvar=logvar, text=text, pooled=pooled)
             if pooled is not None:
                 keep(time_ids=torch.tensor([ids for _, ids in fitted], dtype=torch.float32))
@@ -211,7 +211,7 @@ def _moments(model: TextToImage, pictures: Sequence[Image.Image]) -> tuple[Tenso
     return posterior.mean, posterior.logvar
 
 
-def _text(
+def encode_text(
     model: TextToImage, texts: list[str], *, unconditional: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """Text embeddings [b, tokens, width] and, of SDXL, the pooled ones [b, width]."""

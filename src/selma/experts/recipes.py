@@ -28,12 +28,20 @@ def expert_recipe(
     if config.select == "last":
         without.add("checkpoint_every")  # changes only how much a crash can cost
     texts = [pair.prompt.text for pair in pairs]
+    rows = [[text, digest] for text, digest in zip(texts, digests, strict=True)]
+    return {
+        **training_recipe(rows, base=base, seed=seed),
+        "experts": config.model_dump(mode="json", exclude=without),
+        "skill": skill,
+    }
+
+
+def training_recipe(rows: Sequence[list[str]], *, base: BaseConfig, seed: int) -> dict[str, Any]:
+    """What any training depends on. `rows` are a sample's texts and its picture's sha256."""
     return {
         "base": base_fingerprint(base),
         "base_precision": base.precision,
-        "pairs": recipe_key({"pairs": list(zip(texts, digests, strict=True))}),
-        "experts": config.model_dump(mode="json", exclude=without),
-        "skill": skill,
+        "pairs": recipe_key({"pairs": rows}),
         "seed": seed,
         "versions": {name: version(name) for name in ("torch", "diffusers", "peft")},
     }

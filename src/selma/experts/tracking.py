@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from selma.config import ExpertsConfig
+from selma.config import TrainingConfig
 from selma.errors import ConfigError
 
 
 @contextmanager
 def tracked(
-    config: ExpertsConfig, folder: Path, *, skill: str
+    config: TrainingConfig, folder: Path, *, skill: str
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """A function that takes each line of the log; does nothing if no tracker is set."""
     if config.tracker == "none":

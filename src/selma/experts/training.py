@@ -9,12 +9,14 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from selma.backbones.text_to_image import adapter_file
-from selma.config import BaseConfig, ExpertsConfig
+from selma.backbones.text_to_image import ADAPTER_FILE
+from selma.config import BaseConfig, ExpertsConfig, TrainingConfig
 from selma.errors import ConfigError, DataError, TrainingDiverged
 from selma.experts.recipes import encoding_recipe, expert_recipe, picture_digests
 from selma.records import Expert, Pair
@@ -35,9 +37,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim.lr_scheduler import LRScheduler
 
+    from selma.adapters.files import Lineage
+    from selma.adapters.kinds import Kind
     from selma.backbones.text_to_image import TextToImage
     from selma.experts.batches import Batch
-    from selma.experts.encoding import Encoded
+    from selma.experts.encoding import Encoded, Samples
 
 LOG = "loss.jsonl"
 ENERGY = "energy.json"
@@ -45,6 +49,75 @@ SELECTION = "selection.jsonl"
 BAD_IN_A_ROW = 3
 
 Line = Mapping[str, Any]
+
+
+class Learner(Protocol):
+    """What the loop trains and by which loss; it knows no more of it."""
+
+    @property
+    def file(self) -> str:
+        """The adapter's name in its folder."""
+        ...
+
+    def attached(self) -> AbstractContextManager[dict[str, nn.Parameter]]:
+        """The trainable parameters by name, sorted, while the block runs; then the base is what it
+        was."""
+        ...
+
+    def losses(self, batch: Batch, alphas_bar: Tensor, *, step: int) -> Mapping[str, Tensor]:
+        """Name → the loss of each sample, [b]; "loss" is trained on, the others are logged. What is
+        random in it depends on the step alone."""
+        ...
+
+    def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Puts right, after each step, what the step may not do."""
+        ...
+
+    def save(
+        self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage
+    ) -> None: ...
+
+    def read(self, path: Path) -> Mapping[str, Tensor]:
+        """What `save` wrote, under the parameters' names."""
+        ...
+
+
+@dataclass(frozen=True)
+class ExpertLearner:
+    """An expert: an adapter of some kind in the UNet, by the denoising loss."""
+
+    model: TextToImage
+    encoded: Encoded
+    config: ExpertsConfig
+    skill: str
+    seed: int
+
+    @property
+    def file(self) -> str:
+        return self._kind.file
+
+    def attached(self) -> AbstractContextManager[dict[str, nn.Parameter]]:
+        return _attached(self.model, self.config, skill=self.skill, seed=self.seed)
+
+    def losses(self, batch: Batch, alphas_bar: Tensor, *, step: int) -> Mapping[str, Tensor]:
+        return {"loss": _losses(self.model, self.encoded, batch, alphas_bar)}
+
+    def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._kind.settle(self.model.pipe.unet, parameters, self.config.adapter)
+
+    def save(self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage) -> None:
+        self._kind.save(path, dict(parameters), self.config.adapter, lineage=lineage)
+
+    def read(self, path: Path) -> Mapping[str, Tensor]:
+        from safetensors.torch import load_file
+
+        return {name.removeprefix("unet."): tensor for name, tensor in load_file(path).items()}
+
+    @property
+    def _kind(self) -> Kind:
+        from selma.adapters.kinds import KINDS
+
+        return KINDS[self.config.adapter.kind]
 
 
 def train_experts(
@@ -93,6 +166,7 @@ def _train_skill(
         return expert
     path = item.begin()
 
+    from selma.adapters.kinds import KINDS
     from selma.experts.encoding import encode_pairs
     from selma.experts.tracking import tracked
 
@@ -119,7 +193,18 @@ def _train_skill(
             names=[pair.prompt.id for pair in pairs],
         )
     scores = _judged(path, judge) if config.select == "dev" and judge is not None else {}
-    _finish(item, config, pairs=len(pairs), scores=scores, model=model)
+    kind = KINDS[config.adapter.kind]
+    look = None
+    if kind.energies is not None:
+        look = partial(kind.energies, model().pipe.unet)
+    finish(
+        item,
+        config,
+        pairs=len(pairs),
+        scores=scores,
+        file=kind.file,
+        look=look,
+    )
     folder.journal(EXPERTS, skill=skill, seconds=round(time.monotonic() - started, 3))
     return expert
 
@@ -127,7 +212,7 @@ def _train_skill(
 def fit(
     model: TextToImage,
     encoded: Encoded,
-    config: ExpertsConfig,
+    config: TrainingConfig,
     path: Path,
     *,
     skill: str,
@@ -135,8 +220,11 @@ def fit(
     made_by: Mapping[str, Any],
     on_step: Callable[[Line], None] = lambda line: None,
     names: Sequence[str] = (),
+    learner: Learner | None = None,
 ) -> None:
     """Trains up to `config.steps`; leaves `checkpoints/` and `loss.jsonl` in `path`.
+
+    What is trained is the learner's affair; None is an expert, for which `config` is ExpertsConfig.
 
     Goes on from the newest complete checkpoint there, and ends bit for bit where a run that was
     never stopped does. `on_step` gets each line of the log; what it raises ends the training, which
@@ -146,12 +234,10 @@ def fit(
     from diffusers import DDPMScheduler
     from diffusers.optimization import get_scheduler
 
-    from selma.adapters.kinds import KINDS
     from selma.experts import checkpoints
     from selma.experts.batches import Batches
     from selma.progress import progress
 
-    settle = KINDS[config.adapter.kind].settle
     accelerator = _accelerator(model, config)
     # The base's own noise schedule, as a DDPM whatever sampler the base draws with.
     schedule = DDPMScheduler.from_config(model.pipe.scheduler.config)
@@ -166,7 +252,12 @@ def fit(
         caption_dropout=config.caption_dropout,
         flip=config.flip,
     )
-    with model.denoiser_alone(), _attached(model, config, skill=skill, seed=seed) as factors:
+    if learner is None:
+        if not isinstance(config, ExpertsConfig):
+            raise TypeError("An expert needs ExpertsConfig; hand in a learner for anything else.")
+        learner = ExpertLearner(model, encoded, config, skill, seed)
+    every = isinstance(config, ExpertsConfig) and config.select == "dev"
+    with model.denoiser_alone(), learner.attached() as factors:
         # A list: an iterator would be spent by the optimizer, and nothing left to be clipped.
         parameters = list(factors.values())
         raw = torch.optim.AdamW(
@@ -188,7 +279,8 @@ def fit(
         root.mkdir(exist_ok=True)
         found = checkpoints.newest(root)
         if found is not None:
-            checkpoints.restore(found, factors=factors, optimizer=raw)
+            weights = learner.read(found.path / learner.file)
+            checkpoints.restore(found, weights, factors=factors, optimizer=raw)
             rates.load_state_dict(found.state["rates"])
             for group, rate in zip(raw.param_groups, rates.get_last_lr(), strict=True):
                 group["lr"] = rate  # a restored schedule does not hand its rate on by itself
@@ -203,22 +295,25 @@ def fit(
             progress(f"training {skill}", total=config.steps, done=first) as advance,
         ):
             for step in range(first + 1, config.steps + 1):
-                batch, loss = batches.at(step - 1), 0.0
+                batch, means = batches.at(step - 1), {"loss": 0.0}
                 for part in batch.parts(config.micro_batch_size or config.batch_size):
                     with accelerator.accumulate(model.pipe.unet):
                         with accelerator.autocast():
-                            losses = _losses(model, encoded, part, alphas_bar)
-                        accelerator.backward(losses.mean())
-                        loss += float(losses.detach().sum()) / config.batch_size
+                            losses = learner.losses(part, alphas_bar, step=step)
+                        accelerator.backward(losses["loss"].mean())
+                        for name, each in losses.items():
+                            mean = float(each.detach().sum()) / config.batch_size
+                            means[name] = means.get(name, 0.0) + mean
+                loss = means["loss"]
                 norm = _clip(accelerator, parameters, config.max_grad_norm)
                 usable = math.isfinite(loss) and math.isfinite(norm)
                 if usable or accelerator.scaler is not None:
                     optimizer.step()  # a loss scaler skips a bad step by itself, and learns from it
-                    settle(model.pipe.unet, factors, config.adapter)
+                    learner.settle(factors)
                 optimizer.zero_grad()
                 line = {
                     "step": step,
-                    "loss": loss if math.isfinite(loss) else None,
+                    **{name: m if math.isfinite(m) else None for name, m in means.items()},
                     "gradient_norm": norm if math.isfinite(norm) else None,
                     "learning_rate": rates.get_last_lr()[0],
                 }
@@ -235,24 +330,30 @@ def fit(
                         step=step,
                         factors=factors,
                         optimizer=raw,
-                        adapter=config.adapter,
-                        lineage=_lineage(model, made_by, step),
+                        file=learner.file,
+                        save=partial(
+                            learner.save, parameters=factors, lineage=_lineage(model, made_by, step)
+                        ),
                         extra={
                             "rates": rates.state_dict(),
                             "scaler": accelerator.scaler and accelerator.scaler.state_dict(),
                             "bad": bad,
                         },
                     )
-                    checkpoints.tidy(root, keep_adapters=config.select == "dev")
+                    checkpoints.tidy(root, keep_adapters=every)
                 advance(note=f"loss {loss:.4f}")
                 on_step(line)
 
 
 def _losses(model: TextToImage, encoded: Encoded, batch: Batch, alphas_bar: Tensor) -> Tensor:
     """The loss of each sample, [b]; no sample's loss depends on another's."""
+    return denoising(model, encoded.samples(batch).to(model.device), batch, alphas_bar)
+
+
+def denoising(model: TextToImage, samples: Samples, batch: Batch, alphas_bar: Tensor) -> Tensor:
+    """The denoising loss of each sample, [b], with a gradient for the samples' text."""
     from selma.experts.objective import TARGETS, denoising_losses, diffuse
 
-    samples = encoded.samples(batch).to(model.device)
     x0 = samples.latents * model.pipe.vae.config.scaling_factor
     noise, timesteps = batch.noise.to(model.device), batch.timesteps.to(model.device)
     alpha_bar = alphas_bar[timesteps]
@@ -267,7 +368,7 @@ def _losses(model: TextToImage, encoded: Encoded, batch: Batch, alphas_bar: Tens
     return denoising_losses(prediction, target)
 
 
-def _accelerator(model: TextToImage, config: ExpertsConfig) -> Accelerator:
+def _accelerator(model: TextToImage, config: TrainingConfig) -> Accelerator:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
@@ -292,12 +393,25 @@ def _attached(
     model: TextToImage, config: ExpertsConfig, *, skill: str, seed: int
 ) -> Iterator[dict[str, nn.Parameter]]:
     """The trainable factors, while the block runs; then the UNet is what it was."""
-    from diffusers.models.attention_processor import AttnProcessor
-
     from selma.adapters.kinds import KINDS
     from selma.randomness import generator
 
     unet, kind = model.pipe.unet, KINDS[config.adapter.kind]
+    with plain_attention(model, config):
+        try:
+            drawn = generator(seed, "experts", skill, "init")
+            yield kind.attach(unet, config.adapter, generator=drawn)
+        finally:
+            kind.detach(unet)
+
+
+@contextmanager
+def plain_attention(model: TextToImage, config: TrainingConfig) -> Iterator[None]:
+    """The UNet with an attention whose backward pass is as fast as its precision allows, keeping
+    as much or as little for that pass as the settings say."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    unet = model.pipe.unet
     processors = unet.attn_processors
     try:
         if config.gradient_checkpointing:
@@ -305,9 +419,8 @@ def _attached(
         if config.precision == "bf16" and model.device.type == "cpu":
             # On a CPU the backward pass of the fused attention is many times slower in bfloat16.
             unet.set_attn_processor(AttnProcessor())
-        yield kind.attach(unet, config.adapter, generator=generator(seed, "experts", skill, "init"))
+        yield
     finally:
-        kind.detach(unet)
         unet.disable_gradient_checkpointing()
         unet.set_attn_processor(processors)
 
@@ -345,7 +458,7 @@ def _diverged(
     )
 
 
-def _schedule_name(config: ExpertsConfig) -> str:
+def _schedule_name(config: TrainingConfig) -> str:
     warm = config.schedule == "constant" and config.warmup_steps
     return "constant_with_warmup" if warm else config.schedule
 
@@ -383,28 +496,29 @@ def _judged(path: Path, judge: Callable[[Path], float]) -> dict[int, float]:
     return scores
 
 
-def _finish(
+def finish(
     item: Item,
-    config: ExpertsConfig,
+    config: TrainingConfig,
     *,
     pairs: int,
     scores: Mapping[int, float],
-    model: Callable[[], TextToImage],
+    file: str = ADAPTER_FILE,
+    look: Callable[[Path], Mapping[str, Any]] | None = None,
 ) -> None:
-    """The chosen checkpoint's adapter becomes the expert; then the checkpoints go."""
-    from selma.adapters.kinds import KINDS
+    """The chosen checkpoint's adapter becomes the item's; then the checkpoints go. What `look` says
+    of the adapter is kept beside it."""
     from selma.experts.checkpoints import checkpoint_folder
 
     # Of equal scores the earlier: it changed the base less.
     best = max(sorted(scores), key=lambda step: scores[step]) if scores else config.steps
-    chosen = adapter_file(checkpoint_folder(item.path / "checkpoints", best))
-    aside = item.path / f".{chosen.name}.partial"
+    chosen = checkpoint_folder(item.path / "checkpoints", best) / file
+    aside = item.path / f".{file}.partial"
     shutil.copyfile(chosen, aside)
-    promote(aside, item.path / chosen.name)
+    promote(aside, item.path / file)
     losses = [row["loss"] for row in read_lines(item.path / LOG)]
-    files = [item.path / chosen.name, item.path / LOG]
-    if (energies := KINDS[config.adapter.kind].energies) is not None:
-        write_json(item.path / ENERGY, energies(model().pipe.unet, chosen))
+    files = [item.path / file, item.path / LOG]
+    if look is not None:
+        write_json(item.path / ENERGY, look(chosen))
         files.append(item.path / ENERGY)
     item.finish(
         files + ([item.path / SELECTION] if scores else []),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selma.backbones.text_to_image import base_fingerprint
-from selma.config import BaseConfig, ImagesConfig
+from selma.config import BaseConfig, ImagesConfig, SurDrawing
 from selma.errors import DataError
 from selma.images.pairs import METADATA, read_drawn, write_metadata
 from selma.pictures import png_bytes
@@ -22,7 +22,7 @@ from selma.records import ExamPrompt, Pair, Prompt
 from selma.workspace import IMAGES, SCORES, Workspace, inside, write_bytes
 
 if TYPE_CHECKING:
-    from selma.backbones.text_to_image import TextToImage
+    from selma.backbones.text_to_image import Rewriting, TextToImage
 
 
 def draw_pairs(
@@ -58,6 +58,7 @@ def draw_exam(
     base: BaseConfig,
     seed: int,
     model: Callable[[], TextToImage],
+    reader: Reader | None = None,
 ) -> Path:
     """The folder `5-scores/pictures/<name>` with one `<prompt id>.png` for each exam prompt.
 
@@ -68,6 +69,8 @@ def draw_exam(
         "adapter": adapter_key,
         "exam": _digest([prompt.id, prompt.text] for prompt in exam),
     }
+    if reader is not None:
+        recipe["sur"] = [reader.key, reader.config.model_dump(mode="json")]
     item = folder.item(SCORES, "pictures", name, recipe=recipe)
     if item.done:
         return item.path
@@ -85,6 +88,7 @@ def draw_exam(
         steps=steps,
         guidance=guidance,
         batch_size=batch_size,
+        reader=reader,
     )
     cut = _tokens_cut(jobs, model)
     item.finish(
@@ -92,6 +96,15 @@ def draw_exam(
         {"pictures": len(jobs), "over_token_limit": sum(n > 0 for n in cut)},
     )
     return item.path
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A SUR-adapter that the prompts pass through."""
+
+    folder: Path
+    key: str
+    config: SurDrawing
 
 
 @dataclass(frozen=True)
@@ -166,6 +179,7 @@ def _draw_missing(
     steps: int,
     guidance: float,
     batch_size: int,
+    reader: Reader | None = None,
 ) -> dict[str, Any]:
     """Draws what has no file yet; returns how many and how long it took."""
     started = time.monotonic()
@@ -175,6 +189,7 @@ def _draw_missing(
 
         with (
             applied(model(), [adapter] if adapter else []),
+            model().rewritten(_rewriting(reader, model())),
             progress(what, total=len(jobs), done=len(jobs) - len(missing)) as advance,
         ):
             pictures = model().draw(
@@ -188,6 +203,14 @@ def _draw_missing(
                 write_bytes(job.path, png_bytes(picture))
                 advance()
     return {"pictures": len(missing), "seconds": round(time.monotonic() - started, 3)}
+
+
+def _rewriting(reader: Reader | None, model: TextToImage) -> Rewriting | None:
+    if reader is None:
+        return None
+    from selma.adapters.sur_drawing import rewriting_by
+
+    return rewriting_by(reader.folder, model, reader.config)
 
 
 def _drawing_recipe(base: BaseConfig, *, steps: int, guidance: float, seed: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from selma.records import Pair, Prompt, prompt_id
 from selma.workspace import inside, read_lines, write_bytes
 
 METADATA = "metadata.jsonl"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Reading:
 def write_metadata(path: Path, pairs: Sequence[Pair]) -> None:
     """One row for each pair, whole or nothing. No column is named `image`: that one is the
     loader's own."""
-    rows = (
+    made = (
         {
             "file_name": pair.image.name,
             "text": pair.prompt.text,
@@ -44,7 +45,7 @@ def write_metadata(path: Path, pairs: Sequence[Pair]) -> None:
         }
         for pair in pairs
     )
-    lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
+    lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in made)
     write_bytes(path, "".join(lines).encode())
 
 
@@ -57,14 +58,14 @@ def read_drawn(folder: Path, prompts: Sequence[Prompt]) -> list[Pair]:
     of = {prompt.id: prompt for prompt in prompts}
     train = folder / "train"
     pairs = []
-    for row in _rows(train):
+    for row in rows(train):
         image, prompt = inside(train, row["file_name"]), of.get(row.get("prompt_id", ""))
         if prompt is None or prompt.text != row["text"]:
             raise DataError(
                 f"{train / METADATA} must name this run's prompts, but has {row['text']!r:.80}. "
                 f"Remove {folder} to have it drawn again."
             )
-        _there(image)
+        there(image)
         pairs.append(
             Pair(prompt=prompt, image=image, seed=row["seed"], tokens_cut=row["tokens_cut"])
         )
@@ -81,9 +82,9 @@ def read_imagefolder(root: Path, *, skill: str, base_px: int) -> Reading:
     folder = root / "train" if (root / "train").is_dir() else root
     reading = Reading()
     named: set[Path] = set()
-    for row in _rows(folder):
+    for row in rows(folder):
         image = inside(folder, row["file_name"])
-        _there(image)
+        there(image)
         if image in named:
             raise DataError(f"{folder / METADATA} names {row['file_name']!r} twice; keep one row.")
         named.add(image)
@@ -100,7 +101,7 @@ def read_imagefolder(root: Path, *, skill: str, base_px: int) -> Reading:
                 tokens_cut=_whole(row, "tokens_cut"),
             )
         )
-    unnamed = sorted(path.name for path in _pictures(folder) if path.resolve() not in named)
+    unnamed = sorted(path.name for path in pictures(folder) if path.resolve() not in named)
     if unnamed:
         raise DataError(
             f"Each picture in {folder} needs a row in {METADATA}, but {unnamed[0]!r} has none "
@@ -109,14 +110,14 @@ def read_imagefolder(root: Path, *, skill: str, base_px: int) -> Reading:
     return reading
 
 
-def _rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """The metadata's rows, each with a file name and a text."""
+def rows(folder: Path, needs: Sequence[str] = ("file_name", "text")) -> Iterator[dict[str, Any]]:
+    """The metadata's rows, each with a text under these keys."""
     path = folder / METADATA
-    rows = read_lines(path)
-    if not rows:
+    found = read_lines(path)
+    if not found:
         raise DataError(f"{path} must have one row for each picture, but is empty or not there.")
-    for number, row in enumerate(rows, 1):
-        for key in ("file_name", "text"):
+    for number, row in enumerate(found, 1):
+        for key in needs:
             if not isinstance(row.get(key), str) or not row[key].strip():
                 raise DataError(
                     f"{path}, line {number} needs a text {key!r}, but has {row.get(key)!r:.80}."
@@ -134,21 +135,12 @@ def _whole(row: dict[str, Any], key: str) -> int:
     return value if isinstance(value, int) and value >= 0 else 0
 
 
-def _there(image: Path) -> None:
+def there(image: Path) -> None:
+    """Raises DataError if a picture that a row names is no file."""
     if not image.is_file():
         raise DataError(f"{image} is named in {METADATA}, but is not there. Restore it.")
 
 
-def _pictures(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        if path.suffix.lower() in {
-            ".png",
-            ".jpg",
-            ".jpeg",
-            ".webp",
-            ".bmp",
-            ".gif",
-            ".tif",
-            ".tiff",
-        }:
-            yield path
+def pictures(folder: Path) -> Iterator[Path]:
+    """Every picture below the folder, by its name's end."""
+    return (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)

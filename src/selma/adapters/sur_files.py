@@ -1,0 +1,173 @@
+"""SUR-adapters as files: ours, with all settings inside, and the released ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from selma.adapters.files import OUR_KEY, Lineage, as_json, given, lineage_json, write_safetensors
+from selma.adapters.sur import SurAdapter, Widths, as_settings, restored
+from selma.backbones.converting import read_state
+from selma.config import SurConfig
+from selma.errors import AdapterError
+
+FILE = "sur_adapter.safetensors"
+SUR_KEY = "sur"
+PROJECTION = "projection."
+
+UNUSED = ("encoder_layer.", "attention.value_layer.")
+"""Parts of a released checkpoint that no forward pass ever reached."""
+
+
+@dataclass(frozen=True)
+class SurFile:
+    """An adapter with what its file says of it."""
+
+    adapter: SurAdapter
+    projection: Mapping[str, Tensor]
+    """The map from the language model's vectors, "weight" and "bias"; empty if it was not kept."""
+    settings: Mapping[str, Any]
+    base: str | None
+    """Fingerprint of the base that it was trained on."""
+
+
+def save(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    config: SurConfig,
+    widths: Widths,
+    *,
+    lineage: Lineage,
+    settings: Mapping[str, Any],
+) -> None:
+    """Writes adapter and projection with their settings; equal adapters give equal bytes."""
+    metadata = {
+        "format": "pt",
+        OUR_KEY: lineage_json(lineage),
+        SUR_KEY: as_json({**as_settings(config, widths), **settings}),
+    }
+    write_safetensors(path, given(tensors), metadata=metadata)
+
+
+def load(path: Path) -> SurFile:
+    """The adapter in a file, or in a folder that holds `sur_adapter.safetensors`.
+
+    Raises AdapterError.
+    """
+    path = path / FILE if path.is_dir() else path
+    if path.suffix != ".safetensors":
+        raise AdapterError(
+            f"{path} must be a SUR-adapter in safetensors. Turn a released checkpoint into one "
+            "with `selma sur convert`."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        settings = json.loads(metadata[SUR_KEY])
+        config = SurConfig.model_validate(settings["adapter"])
+        widths = Widths(tuple(settings["widths"]["text"]), settings["widths"]["pooled"])
+        base = json.loads(metadata.get(OUR_KEY, "{}")).get("base")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, ValidationError) as error:
+        raise AdapterError(
+            f"{path} must be a whole safetensors file of a SUR-adapter, with its settings, but "
+            f"cannot be read as one: {error!r}."
+        ) from error
+    mine = {name: t for name, t in tensors.items() if not name.startswith(PROJECTION)}
+    kept = {
+        name.removeprefix(PROJECTION): t
+        for name, t in tensors.items()
+        if name.startswith(PROJECTION)
+    }
+    try:
+        adapter = restored(config, widths, mine)
+    except AdapterError as error:
+        raise AdapterError(f"{path}: {error}") from error
+    return SurFile(adapter, kept, settings, base)
+
+
+def load_released(path: Path, *, weight: float, attention: str = "batch") -> SurAdapter:
+    """The adapter in a checkpoint of the released code (adapter.pt, adapter_checkpoint<n>.pt).
+
+    `weight` is not in such a file: the released code keeps it in the name of its folder. With
+    `attention` "tokens", the same weights are used as they were meant. Raises ModelError for what
+    is no plain checkpoint, AdapterError where its tensors are not the released ones.
+    """
+    state = {name.removeprefix("module."): t for name, t in read_state(path).items()}
+    used = {name: t for name, t in state.items() if not name.startswith(UNUSED)}
+    config, width = _shape(path, used, weight=weight, attention=attention)
+    _require_unused(path, state, used)
+    blocks = {f"blocks.0.{name}": tensor for name, tensor in used.items()}
+    try:
+        return restored(config, Widths((width,)), blocks)
+    except AdapterError as error:
+        raise AdapterError(f"{path}: {error}") from error
+
+
+def convert_released(path: Path, out: Path, *, weight: float, attention: str = "batch") -> Path:
+    """Writes a released checkpoint as our file, in the folder `out`. Raises as `load_released`."""
+    adapter = load_released(path, weight=weight, attention=attention)
+    out.mkdir(parents=True, exist_ok=True)
+    save(
+        out / FILE,
+        adapter.state_dict(),
+        adapter.config,
+        adapter.widths,
+        lineage=Lineage(made_by={"converted": path.name}),
+        settings={},
+    )
+    return out / FILE
+
+
+def _shape(
+    path: Path, state: Mapping[str, Tensor], *, weight: float, attention: str
+) -> tuple[SurConfig, int]:
+    numbered = (re.match(r"transformer_encoder\.layers\.(\d+)\.", name) for name in state)
+    layers = {found[1] for found in numbered if found}
+    try:
+        width = state["fc.weight"].shape[0]
+        hidden = state["transformer_encoder.layers.0.linear1.weight"].shape[0]
+    except (KeyError, IndexError) as error:
+        raise AdapterError(
+            f"{path} must hold the released SUR-adapter's tensors, but has no {error}."
+        ) from error
+    return (
+        SurConfig.model_validate(
+            {
+                "form": "released",
+                "mix": "shared",
+                "weight": weight,
+                "attention": attention,
+                "depth": len(layers),
+                "hidden": hidden,
+            }
+        ),
+        width,
+    )
+
+
+def _require_unused(path: Path, state: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> None:
+    """The parts that are left out must be the known ones, in shapes that fit."""
+    expected = {
+        name.replace("transformer_encoder.layers.0.", "encoder_layer."): tuple(tensor.shape)
+        for name, tensor in used.items()
+        if name.startswith("transformer_encoder.layers.0.")
+    } | {
+        name.replace("query_layer", "value_layer"): tuple(tensor.shape)
+        for name, tensor in used.items()
+        if ".query_layer." in name
+    }
+    for name in state.keys() - used.keys():
+        if tuple(state[name].shape) != expected.get(name):
+            raise AdapterError(
+                f"{path}: {name} is {list(state[name].shape)}, which the released SUR-adapter has "
+                "not. It is another network's checkpoint."
+            )

@@ -1,0 +1,111 @@
+"""Networks of transformers that look at a picture: captions, and classes.
+
+Only safetensors are read and no code of a model's folder is run. Each picture passes alone, so that
+none alters another's answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+from PIL import Image
+
+from selma.backbones.hub import find_device
+from selma.backbones.weights import Weights, load_network
+from selma.config import Captioner, Safety
+from selma.errors import ModelError
+
+
+class CaptionModel:
+    """Writes what pictures show: BLIP (as SURD has it), BLIP-2, GIT and their like."""
+
+    def __init__(self, config: Captioner) -> None:
+        self._config = config
+        self._files = Weights(config.model, config.revision)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells its captions from another's; loads nothing."""
+        settings = self._config.model_dump(mode="json", include={"beams", "max_new_tokens"})
+        return {"kind": "captioner", "weights": self._files.fingerprint, **settings}
+
+    def caption(self, pictures: Sequence[Image.Image]) -> Iterator[str]:
+        """One for each, in order; may be empty."""
+        import torch
+
+        model, processor = self._network
+        for picture in pictures:
+            inputs = processor(images=picture, return_tensors="pt").to(model.device)
+            with torch.inference_mode():
+                made = model.generate(
+                    **inputs,
+                    num_beams=self._config.beams,
+                    max_new_tokens=self._config.max_new_tokens,
+                    do_sample=False,
+                )
+            yield " ".join(processor.batch_decode(made, skip_special_tokens=True)[0].split())
+
+    @cached_property
+    def _network(self) -> tuple[Any, Any]:
+        from transformers import AutoModelForImageTextToText
+
+        device = find_device(self._config.device, setting="sur.data.narrator.device")
+        model = load_network(AutoModelForImageTextToText, self._files).to(device)
+        return model, _with_pictures(_processor("AutoProcessor", self._files), self._files)
+
+
+class Classifier:
+    """Says which class a picture is of."""
+
+    def __init__(self, config: Safety) -> None:
+        self._config = config
+        self._files = Weights(config.model, config.revision)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"weights": self._files.fingerprint, "keep": list(self._config.keep)}
+
+    def classify(self, pictures: Sequence[Image.Image]) -> Iterator[str]:
+        """The most probable label of each, as the model's config names it."""
+        import torch
+
+        model, images = self._network
+        for picture in pictures:
+            inputs = images(images=picture, return_tensors="pt").to(model.device)
+            with torch.inference_mode():
+                best = int(model(**inputs).logits[0].argmax())
+            yield str(model.config.id2label[best])
+
+    @cached_property
+    def _network(self) -> tuple[Any, Any]:
+        from transformers import AutoModelForImageClassification
+
+        device = find_device(self._config.device, setting="sur.data.cleaning.safety.device")
+        model = load_network(AutoModelForImageClassification, self._files).to(device)
+        labels = {str(label) for label in model.config.id2label.values()}
+        if unknown := sorted(set(self._config.keep) - labels):
+            raise ModelError(
+                f"sur.data.cleaning.safety.keep must name labels of {self._files.label}, which "
+                f"are {', '.join(sorted(labels)[:20])}; but {unknown[0]!r} came."
+            )
+        return model, _processor("AutoImageProcessor", self._files, backend="pil")
+
+
+def _with_pictures(processor: Any, files: Weights) -> Any:
+    # Made by Pillow, as everywhere here: torchvision's resizing gives other pixels.
+    processor.image_processor = _processor("AutoImageProcessor", files, backend="pil")
+    return processor
+
+
+def _processor(kind: str, files: Weights, **how: Any) -> Any:
+    import transformers
+
+    try:
+        return getattr(transformers, kind).from_pretrained(**files.source(), **how)
+    except Exception as error:  # many kinds: no file, no net, none for this architecture
+        raise ModelError(
+            f"{files.name} must hold what prepares its pictures, but cannot be loaded: "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from error

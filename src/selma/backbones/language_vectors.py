@@ -1,0 +1,130 @@
+"""A language model's vectors for texts, each computed once and kept by its content.
+
+A shard is named by its own sha256, so that a damaged one is found out; what is in it is named by
+the text's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selma.backbones.language import LanguageModel, load_language_model, model_identity
+from selma.config import LlmVectors
+from selma.errors import DataError, ModelError
+from selma.progress import progress
+from selma.workspace import file_sha256, recipe_key
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PER_SHARD = 256  # texts; as many are computed again after a crash
+
+
+def vectors_identity(config: LlmVectors) -> dict[str, Any]:
+    """What tells these vectors from others, as JSON; loads no model and no torch."""
+    if config.file is not None:
+        try:
+            return {"file": file_sha256(Path(config.file))}
+        except OSError as error:
+            raise DataError(f"sur.llm.file: {config.file} cannot be read: {error}.") from error
+    model = {k: v for k, v in model_identity(config.backend).items() if k != "batch_size"}
+    reading = config.model_dump(mode="json", include={"layer", "pooling", "final_norm"})
+    return {"model": model, **reading, "transformers": version("transformers")}
+
+
+def vectors(
+    texts: Sequence[str],
+    config: LlmVectors,
+    folder: Path,
+    *,
+    load: Callable[..., LanguageModel] = load_language_model,
+) -> Tensor:
+    """[n, width] in float32, in the order of the texts.
+
+    What `folder` holds is not computed again; the model is loaded only if a text is missing. Raises
+    ModelError, and DataError for a shard that is damaged.
+    """
+    import torch
+
+    if config.file is not None:
+        return _from_file(texts, Path(config.file))
+    place = folder / recipe_key(vectors_identity(config))
+    kept = dict(_kept(place))
+    wanted = dict.fromkeys(texts)
+    missing = [text for text in wanted if _digest(text) not in kept]
+    if missing:
+        kept |= dict(_compute(missing, config, place, load))
+    found = [kept[_digest(text)] for text in texts]
+    if len({tuple(vector.shape) for vector in found}) > 1:
+        raise DataError(f"{place} holds vectors of several widths. Remove it.")
+    return torch.stack(found)
+
+
+def _compute(
+    texts: Sequence[str], config: LlmVectors, place: Path, load: Callable[..., LanguageModel]
+) -> Iterator[tuple[str, Tensor]]:
+    from selma.backbones.language_local import LocalModel
+    from selma.backbones.language_states import Reading
+
+    model = load(config.backend)
+    if not isinstance(model, LocalModel):
+        raise ModelError("sur.llm.backend must be a local model: a server gives no inner states.")
+    reading = Reading(config.layer, config.pooling, config.final_norm)
+    place.mkdir(parents=True, exist_ok=True)
+    with progress("reading prompts by the LLM", total=len(texts)) as advance:
+        for start in range(0, len(texts), PER_SHARD):
+            some = texts[start : start + PER_SHARD]
+            shard: dict[str, Tensor] = {}
+            for first in range(0, len(some), model.parallel):
+                few = some[first : first + model.parallel]
+                shard |= dict(zip(map(_digest, few), model.states(few, reading), strict=True))
+                advance(len(few))
+            _keep(shard, place)
+            yield from shard.items()
+
+
+def _keep(shard: dict[str, Tensor], place: Path) -> None:
+    from safetensors.torch import save
+
+    from selma.workspace import write_bytes
+
+    data = save({name: vector.contiguous() for name, vector in sorted(shard.items())})
+    write_bytes(place / f"{hashlib.sha256(data).hexdigest()}.safetensors", data)
+
+
+def _kept(place: Path) -> Iterator[tuple[str, Tensor]]:
+    from safetensors.torch import load_file
+
+    for path in sorted(place.glob("*.safetensors")):
+        if file_sha256(path) != path.stem:
+            raise DataError(f"{path} is damaged: its content is not what its name says. Remove it.")
+        yield from load_file(path).items()
+
+
+def _from_file(texts: Sequence[str], path: Path) -> Tensor:
+    """From a dictionary of text → vector, as the released code keeps them."""
+    import torch
+
+    from selma.backbones.converting import read_state
+
+    known = read_state(path)
+    if absent := [text for text in texts if text not in known]:
+        raise DataError(
+            f"{path} must have a vector for each narrative prompt, but {len(absent)} have none, "
+            f"{absent[0]!r:.80} first."
+        )
+    rows = [known[text].float() for text in texts]
+    shapes = {tuple(row.shape) for row in rows}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 1:
+        raise DataError(
+            f"{path} must have vectors of one length, but has the shapes {sorted(shapes)[:4]}."
+        )
+    return torch.stack(rows)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,199 @@
+"""Pictures drawn through a SUR-adapter: what it touches, and what it never does."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from diffusers import StableDiffusionPipeline
+
+from selma import pipeline
+from selma.adapters import sur, sur_files
+from selma.adapters.files import Lineage
+from selma.adapters.lora import attach, detach, save
+from selma.adapters.sur_drawing import rewriting_by
+from selma.backbones.text_to_image import ADAPTER_FILE
+from selma.config import LoraConfig, SurConfig, SurDrawing
+from selma.errors import AdapterError
+
+TEXTS = ["a cat", "two red cats at a mat", "mat"]
+SETTINGS = {"steps": 2, "guidance": 3.0, "batch_size": 2}
+SOUND = SurConfig(weight=1.0)
+BATCH = SurConfig(form="released", mix="shared", attention="batch", heads=4, hidden=16, weight=0.5)
+
+
+@pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])
+def model(request):
+    return tiny.load(request.param)
+
+
+def adapter_file(folder, model, config=SOUND, *, zero=False):
+    made = sur.make(config, sur.widths_of(model), seed=0)
+    if not zero:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(1)
+            for weight in made.parameters():
+                weight.add_(0.2 * torch.randn(weight.shape))
+    folder.mkdir(parents=True, exist_ok=True)
+    sur_files.save(
+        folder / sur_files.FILE, made.state_dict(), config, made.widths, lineage=Lineage(),
+        settings={},
+    )  # fmt: skip
+    return folder
+
+
+def drawn(model, folder=None, texts=TEXTS, config=SurDrawing(), seeds=None, **changed):  # noqa: B008
+    rewriting = folder and rewriting_by(folder, model, config)
+    seeds = seeds or list(range(len(texts)))
+    with model.rewritten(rewriting):
+        pictures = list(model.draw(texts, seeds=seeds, **SETTINGS | changed))
+    return [np.asarray(picture) for picture in pictures]
+
+
+def same(one, other):
+    return [bool((a == b).all()) for a, b in zip(one, other, strict=True)]
+
+
+def test_identity_and_strength_zero_draw_the_bases_own_pictures(tmp_path, model):
+    base = drawn(model)
+    fresh = adapter_file(tmp_path / "fresh", model, zero=True)
+    assert all(same(base, drawn(model, fresh)))
+    assert all(same(base, drawn(model, fresh, config=SurDrawing(negative="adapted"))))
+    folder = adapter_file(tmp_path / "trained", model)
+    assert not any(same(base, drawn(model, folder)))
+    assert all(same(base, drawn(model, folder, config=SurDrawing(strength=0.0))))
+    assert all(same(base, drawn(model)))  # and afterwards the model is what it was
+
+
+def test_one_prompt_never_touches_another(tmp_path, model):
+    folder = adapter_file(tmp_path, model)
+    for negative in ("alone", "adapted"):
+        config = SurDrawing(negative=negative)
+        whole = drawn(model, folder, config=config)
+        for n, text in enumerate(TEXTS):
+            assert all(same(drawn(model, folder, [text], config, [n]), whole[n : n + 1]))
+        assert all(same(drawn(model, folder, config=config, batch_size=1), whole))
+
+
+def test_as_released_prompts_do_touch_one_another(tmp_path, model):
+    folder = adapter_file(tmp_path, model, BATCH)
+    config = SurDrawing(negative="released")
+    whole = drawn(model, folder, config=config)
+    alone = drawn(model, folder, TEXTS[:1], config, [0])
+    assert not any(same(alone, whole[:1]))
+    # Our own form under the same name of the negative branch stays sound.
+    sound = adapter_file(tmp_path / "sound", model)
+    whole = drawn(model, sound, config=config)
+    assert all(same(drawn(model, sound, TEXTS[:1], config, [0]), whole[:1]))
+
+
+def test_drawing_twice_gives_the_same_and_as_released_does_not(tmp_path, model):
+    config = BATCH.model_copy(update={"attention": "tokens", "dropout": 0.5})
+    folder = adapter_file(tmp_path, model, config)
+    assert all(same(drawn(model, folder), drawn(model, folder)))
+    shaky = SurDrawing(dropout=True)
+    assert not all(same(drawn(model, folder, config=shaky), drawn(model, folder, config=shaky)))
+
+
+def features(model, rewriting):
+    with torch.inference_mode():
+        plain = model.text_features(TEXTS, guidance=3.0)
+        return plain, rewriting(plain)
+
+
+def test_the_negative_branch_by_name(tmp_path, model):
+    folder = adapter_file(tmp_path, model)
+    made = {
+        name: features(model, rewriting_by(folder, model, SurDrawing(negative=name)))
+        for name in ("alone", "adapted", "released")
+    }
+    plain, alone = made["alone"]
+    assert alone.negative is plain.negative and alone.negative_pooled is plain.negative_pooled
+    adapted, released = made["adapted"][1], made["released"][1]
+    assert not torch.equal(adapted.negative, plain.negative)
+    torch.testing.assert_close(adapted.text, alone.text)
+    torch.testing.assert_close(released.text, adapted.text)
+    torch.testing.assert_close(released.negative, adapted.negative)
+    if plain.pooled is not None:
+        assert not torch.equal(adapted.negative_pooled, plain.negative_pooled)
+        torch.testing.assert_close(released.negative_pooled, adapted.negative_pooled)
+        torch.testing.assert_close(released.pooled, adapted.pooled)
+
+
+def test_without_guidance_there_is_no_negative_branch(tmp_path, model):
+    folder = adapter_file(tmp_path, model)
+    pictures = [
+        drawn(model, folder, config=SurDrawing(negative=name), guidance=1.0)
+        for name in ("alone", "adapted", "released")
+    ]
+    assert all(same(pictures[0], pictures[1])) and all(same(pictures[0], pictures[2]))
+
+
+def lora(folder, model):
+    unet = model.pipe.unet
+    factors = attach(unet, LoraConfig(rank=2), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for factor in factors.values():
+            factor.normal_(std=0.5, generator=torch.Generator().manual_seed(1))
+    folder.mkdir()
+    save(folder / ADAPTER_FILE, factors, LoraConfig(rank=2), lineage=Lineage())
+    detach(unet)
+    return folder
+
+
+def test_it_goes_together_with_merged_experts(tmp_path, model):
+    folder, experts = adapter_file(tmp_path / "sur", model), lora(tmp_path / "lora", model)
+    alone = drawn(model, folder)
+    with model.adapted(experts):
+        merged, both = drawn(model), drawn(model, folder)
+    assert not any(same(both, alone)) and not any(same(both, merged))
+    assert all(same(drawn(model, folder), alone))
+
+
+def test_two_at_once_and_foreign_widths_are_refused(tmp_path, model):
+    rewriting = rewriting_by(adapter_file(tmp_path, model), model, SurDrawing())
+    with (
+        model.rewritten(rewriting),
+        pytest.raises(AdapterError, match="once"),
+        model.rewritten(rewriting),
+    ):
+        pass
+    one = isinstance(model.pipe, StableDiffusionPipeline)
+    other = tiny.load("sdxl" if one else "sd1")
+    with pytest.raises(AdapterError, match="features"):
+        rewriting_by(tmp_path, other, SurDrawing())
+
+
+def test_the_features_are_what_the_pipeline_gets(tmp_path, model):
+    """Against diffusers, handed the adapter's own features by hand."""
+    folder = adapter_file(tmp_path, model)
+    (mine,) = drawn(model, folder, TEXTS[:1], batch_size=1)
+    given = features(model, rewriting_by(folder, model, SurDrawing()))[1]
+    more = (
+        {}
+        if given.pooled is None
+        else {
+            "pooled_prompt_embeds": given.pooled[:1],
+            "negative_pooled_prompt_embeds": given.negative_pooled[:1],
+        }
+    )
+    latents = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))
+    theirs = model.pipe(
+        prompt_embeds=given.text[:1],
+        negative_prompt_embeds=given.negative[:1],
+        latents=latents,
+        num_inference_steps=2,
+        guidance_scale=3.0,
+        **more,
+    ).images[0]
+    off = np.abs(mine.astype(int) - np.asarray(theirs).astype(int))
+    assert off.max() <= 1  # another batch size rounds otherwise
+
+
+def test_generate_takes_an_adapter(tmp_path):
+    model = tiny.load("sd1")
+    folder = adapter_file(tmp_path, model)
+    how = {"base": tiny.base("sd1"), "steps": 2, "guidance": 3.0}
+    (plain,) = pipeline.generate("a cat", **how)
+    (read,) = pipeline.generate("a cat", sur=folder, **how)
+    (none,) = pipeline.generate("a cat", sur=folder, reading=SurDrawing(strength=0.0), **how)
+    assert np.array_equal(plain, none) and not np.array_equal(plain, read)
