@@ -118,7 +118,10 @@ def merge(
     ],
     folder: Folder = None,
     out: Annotated[Path | None, typer.Option(help="FILES: where the result goes.")] = None,
-    to: Annotated[str, typer.Option(help="FILES: diffusers, kohya or peft.")] = "diffusers",
+    to: Annotated[
+        str | None,
+        typer.Option(help="FILES: diffusers, kohya or peft; selma or peft for rotations."),
+    ] = None,
     method: Annotated[str, typer.Option(help="FILES: see docs/paper.md.")] = "mean_of_deltas",
     weights: Annotated[
         str | None, typer.Option(help="FILES: one number for each, as in 0.5,0.3,0.2.")
@@ -130,6 +133,10 @@ def merge(
     normalize: Annotated[bool | None, typer.Option("--normalize/--no-normalize")] = None,
     consensus: Annotated[str | None, typer.Option(help="Of knots: ties or mean.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of dare.")] = None,
+    rescale: Annotated[
+        bool | None,
+        typer.Option("--rescale/--no-rescale", help="Rotations: as far as experts on average."),
+    ] = None,
     base: Base = None,
     json: Annotated[Path | None, typer.Option(help="Write the judgement to this file.")] = None,
 ) -> None:
@@ -143,6 +150,7 @@ def merge(
         "normalize": normalize,
         "consensus": consensus,
         "seed": seed,
+        "rescale": rescale,
     }
     if len(what) == 1 and what[0].suffix in (".yaml", ".yml"):
         _merge_stage(what[0], folder)
@@ -165,7 +173,7 @@ def _merge_files(
     given: dict[str, Any],
     *,
     weights: str | None,
-    to: str,
+    to: str | None,
     base: str | None,
     json: Path | None,
 ) -> None:
@@ -197,9 +205,20 @@ def _show_judged(judged: dict[str, Any]) -> None:
 @app.command()
 def convert(
     adapter: Annotated[Path, typer.Argument(metavar="IN", help="A file or a PEFT folder.")],
-    to: Annotated[str, typer.Option(help="diffusers, kohya, peft, or fused (a pipeline folder).")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="diffusers, kohya, peft; of rotations selma or peft; or fused (a pipeline folder)."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Where it goes.")],
     base: Base = None,
+    coft_eps: Annotated[
+        float | None,
+        typer.Option(
+            help="What a checkpoint of the released control code was trained with --coft."
+        ),
+    ] = None,
 ) -> None:
     """Write an adapter in another format, bit for bit; or fuse it into its base."""
     from selma.adapters import formats, fusing
@@ -207,7 +226,7 @@ def convert(
     if to == "fused":
         typer.echo(fusing.fuse(adapter, out, base=base))
     else:
-        for path in formats.convert(adapter, out, to=to, base=base):
+        for path in formats.convert(adapter, out, to=to, base=base, coft_eps=coft_eps):
             typer.echo(path)
 
 
@@ -482,13 +501,19 @@ def check(config: Config, folder: Folder = None) -> None:
 def generate(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")],
     adapter: Annotated[
-        Path | None, typer.Option(help="Folder of an expert or of the merged adapter.")
+        list[Path] | None,
+        typer.Option(help="File or folder of an adapter; several are applied in their order."),
+    ] = None,
+    strength: Annotated[
+        list[float] | None, typer.Option(help="One for each adapter; 1 if left out.")
     ] = None,
     sur: Annotated[
         Path | None, typer.Option(help="File or folder of a SUR-adapter, for plain prompts.")
     ] = None,
-    strength: Annotated[float, typer.Option(min=0, help="Of --sur; 0 is the base model.")] = 1.0,
-    negative: Annotated[
+    sur_strength: Annotated[
+        float, typer.Option(min=0, help="Of --sur; 0 is the base model.")
+    ] = 1.0,
+    sur_negative: Annotated[
         str, typer.Option(help="What --sur does to the empty prompt: alone, adapted, released.")
     ] = "alone",
     base: Annotated[str, typer.Option(help='"toybox", a diffusers folder or a Hub id.')] = "toybox",
@@ -508,8 +533,9 @@ def generate(
         prompt,
         base=BaseConfig(model=base),
         adapter=adapter,
+        strengths=strength or (),
         sur=sur,
-        reading=sur_drawing(strength=strength, negative=negative),
+        reading=sur_drawing(strength=sur_strength, negative=sur_negative),
         seed=seed,
         steps=steps,
         guidance=guidance,

@@ -167,6 +167,59 @@ class LoraConfig(Section):
     init: Literal["gaussian", "kaiming"] = "gaussian"
 
 
+class RotationConfig(Section):
+    """What both kinds of OFT (arXiv:2306.07280) have: neurons are turned, not added to."""
+
+    blocks: PositiveInt | None = None
+    """How many blocks r a layer's rotation has; 4, as in the paper, unless block_size is given."""
+    block_size: Annotated[int, Field(ge=2)] | None = None
+    """Instead of blocks: the side b of each. Either must divide the layer's input width."""
+    share_blocks: bool = False
+    """One block serves a whole layer: r times fewer parameters."""
+    targets: Literal["attention", "attention+geglu"] = "attention"
+    """Attention's projections, as the paper says; or also GEGLU's, as its code for control has."""
+    magnitudes: bool = False
+    """Also train one scale for each neuron (the paper's re-scaled OFT)."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> RotationConfig:
+        if self.blocks is not None and self.block_size is not None:
+            raise ValueError("blocks and block_size are two ways to say one thing; give one")
+        return self
+
+    def blocks_of(self, width: int) -> int:
+        """r of a layer with this input width. Raises ConfigError unless whole blocks fill it."""
+        parts = self.block_size or self.blocks or 4
+        if width % parts or width == parts == self.blocks:
+            raise ConfigError(
+                f"experts.adapter.{'block_size' if self.block_size else 'blocks'} must divide each "
+                f"layer's input width into blocks of 2 or more, but {parts} and {width} came."
+            )
+        return width // parts if self.block_size else parts
+
+
+class OftConfig(RotationConfig):
+    """Orthogonal finetuning."""
+
+    kind: Literal["oft"] = "oft"
+
+
+class CoftConfig(RotationConfig):
+    """OFT whose rotations stay near the identity."""
+
+    kind: Literal["coft"] = "coft"
+    eps: PositiveFloat = 6e-5
+    """The bound; what it bounds is said by `radius`. The paper's 6e-5 (subjects) and 1e-3 (control)
+    are on the scale of its code."""
+    radius: Literal["paper", "released", "peft"] = "released"
+    """"paper": the distance of a layer's rotation from the identity is at most eps. "released": as
+    its code, where a block's generator may have the norm eps b² / √r, so that eps of 1e-3 hardly
+    bounds wide layers. "peft": eps / √r."""
+
+
+AdapterConfig = Annotated[LoraConfig | OftConfig | CoftConfig, Field(discriminator="kind")]
+
+
 class TrainingConfig(Section):
     """What the one training loop is told, whatever it trains."""
 
@@ -200,7 +253,7 @@ class TrainingConfig(Section):
 
 
 class ExpertsConfig(TrainingConfig):
-    adapter: LoraConfig = LoraConfig()
+    adapter: AdapterConfig = LoraConfig()
     select: Literal["last", "dev"] = "last"
     """Which checkpoint becomes the expert: the last, or the best on the dev split by the choosing
     judge (the paper chooses on the test benchmark)."""
@@ -220,8 +273,25 @@ MERGE_SETTINGS: dict[str, dict[str, Any]] = {
     "knots": {"density": 0.2, "normalize": True, "consensus": "ties", **_CUT},
 }
 """Method → the settings that it has, with their defaults; `merged.methods` says what each does."""
-WEIGHT_ONE = {"sum_of_deltas", "ties", "ties_of_factors", "dare_ties", "knots"}
+ROTATION_SETTINGS: dict[str, dict[str, Any]] = {
+    "mean_of_generators": {"rescale": False},
+    "mean_of_logs": {"rescale": False},
+    "karcher_mean": {"rescale": False},
+    "chordal_mean": {"rescale": False},
+    "product": {},
+    "mean_of_rotations": {},
+    "ties_of_generators": {"density": 0.2, "normalize": True, "rescale": False},
+    "dare_of_generators": {"density": 0.5, "seed": 0, "rescale": False},
+}
+"""The same for experts that are rotations; `merged.turning` says what each does."""
+METHOD_SETTINGS = MERGE_SETTINGS | ROTATION_SETTINGS
+WEIGHT_ONE = {
+    "sum_of_deltas", "ties", "ties_of_factors", "dare_ties", "knots", "product",
+    "ties_of_generators",
+}  # fmt: skip
 """Methods whose weights are 1 unless given: they add up, or divide by the weights themselves."""
+ORDERED = {"product"}
+"""Methods to which the experts' order matters: that of the skills, or of the files."""
 
 
 class MergedConfig(Section):
@@ -238,7 +308,16 @@ class MergedConfig(Section):
         "dare_ties",
         "magnitude_prune",
         "knots",
+        "mean_of_generators",
+        "mean_of_logs",
+        "karcher_mean",
+        "chordal_mean",
+        "product",
+        "mean_of_rotations",
+        "ties_of_generators",
+        "dare_of_generators",
     ] = "mean_of_deltas"
+    """Those from mean_of_generators on are for experts that are rotations (oft, coft)."""
     weights: dict[str, float] | None = None
     """Skill → weight; None is 1/T for each of T experts, or 1 for the methods in WEIGHT_ONE."""
     scale: float = 1.0
@@ -257,12 +336,14 @@ class MergedConfig(Section):
     """How knots merges in the space that it aligns."""
     seed: NonNegativeInt | None = None
     """Of dare's chance."""
+    rescale: bool | None = None
+    """Of rotations: turn as far as the experts do on average, however much they disagree."""
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the method is told, its defaults included."""
-        given = {name: getattr(self, name) for name in MERGE_SETTINGS[self.method]}
-        defaults = MERGE_SETTINGS[self.method]
+        defaults = METHOD_SETTINGS[self.method]
+        given = {name: getattr(self, name) for name in defaults}
         return {name: defaults[name] if v is None else v for name, v in given.items()}
 
     @model_validator(mode="before")
@@ -282,9 +363,9 @@ class MergedConfig(Section):
         return self
 
     def _mistakes(self) -> Iterator[str]:
-        for name in sorted({name for has in MERGE_SETTINGS.values() for name in has}):
-            if getattr(self, name) is not None and name not in MERGE_SETTINGS[self.method]:
-                having = [method for method, has in MERGE_SETTINGS.items() if name in has]
+        for name in sorted({name for has in METHOD_SETTINGS.values() for name in has}):
+            if getattr(self, name) is not None and name not in METHOD_SETTINGS[self.method]:
+                having = [method for method, has in METHOD_SETTINGS.items() if name in has]
                 yield f"{self.method} has no {name}, but {', '.join(having)} have"
         if self.rank is not None and self.max_error is not None:
             yield "rank and max_error are two ways to say one thing; give one of them"

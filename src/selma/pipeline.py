@@ -89,6 +89,16 @@ def judged(merged: Merged) -> dict[str, Any]:
     return json.loads(place.read_text("utf-8")) if place.is_file() else {}
 
 
+def energies(experts: Sequence[Expert]) -> dict[str, Any]:
+    """Skill → hyperspherical energy before and after, of experts that are rotations."""
+    places = {expert.skill: expert.folder / "energy.json" for expert in experts}
+    return {
+        skill: json.loads(place.read_text("utf-8"))
+        for skill, place in places.items()
+        if place.is_file()
+    }
+
+
 def score(config: RunConfig) -> Scorecard:
     """Stage 5 by itself: every model draws the exam and is scored."""
     with opened(config, make=[SCORES]) as this:
@@ -116,7 +126,8 @@ def generate(
     text: str,
     *,
     base: BaseConfig = TOYBOX,
-    adapter: Path | None = None,
+    adapter: Path | Sequence[Path] | None = None,
+    strengths: Sequence[float] = (),
     sur: Path | None = None,
     reading: SurDrawing = PLAIN,
     seed: int = 0,
@@ -127,9 +138,10 @@ def generate(
     """`count` pictures of one text, with seeds `seed`, `seed + 1` and so on; the base model's own
     where no adapter is given.
 
-    adapter: folder of an expert or of the merged adapter.  sur: a SUR-adapter's file or folder,
-    which reads the text as `reading` says. Both may be given.
+    adapter: a file or folder, or several that are applied in their order.  sur: a SUR-adapter's
+    file or folder, which reads the text as `reading` says. Both may be given.
     """
+    from selma.adapters.applying import applied
     from selma.backbones.text_to_image import load_text_to_image
 
     model = load_text_to_image(base)
@@ -138,7 +150,8 @@ def generate(
         from selma.adapters.sur_drawing import rewriting_by
 
         rewriting = rewriting_by(sur, model, reading)
-    with model.adapted(adapter), model.rewritten(rewriting):
+    places = [adapter] if isinstance(adapter, Path) else list(adapter or ())
+    with applied(model, places, strengths=strengths), model.rewritten(rewriting):
         yield from model.draw(
             [text] * count,
             seeds=[seed + i for i in range(count)],
@@ -281,6 +294,7 @@ class Stages:
             journal=self.folder.read_journal(),
             lineage=self._lineage(experts, merged),
             judged=judged(merged),
+            energies=energies(experts),
         )
         with self._at(REPORT) as folder:
             return write_report(findings, self.config.report, folder)
@@ -361,12 +375,13 @@ class Stages:
     def _dev_score(self, adapter: Path) -> float:
         """An adapter's score on the dev prompts, 0-100, by the judge that never reports."""
         from selma.backbones.judging import load_judge
+        from selma.backbones.text_to_image import adapter_file
         from selma.scores.benchmarks import exam_prompts
         from selma.scores.scoring import dsg_score
 
         config = self.config
         exam = exam_prompts(config.scores, split="dev", prompts=config.scores.dev_prompts)
-        key = file_sha256(adapter / "pytorch_lora_weights.safetensors")[:16]
+        key = file_sha256(adapter_file(adapter))[:16]
         pictures = self._draw(exam, self.folder, name=f"dev-{key}", adapter=adapter, key=key)
         judge = load_judge(config.scores.choosing_judge)
         return dsg_score(exam, pictures, judge=judge, zeroing=config.scores.zeroing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -9,10 +10,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from selma.config import (
+    MERGE_SETTINGS,
+    ROTATION_SETTINGS,
     LocalJudge,
     LocalLLM,
     Narrator,
     PreferenceConfig,
+    RotationConfig,
     RunConfig,
     ServedJudge,
     ServedLLM,
@@ -33,7 +37,7 @@ def check(config: RunConfig, make: Sequence[str] = STAGES) -> None:
 
 
 def _mistakes(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
-    for look in (_folder, _base, _skills, _lexicon, _exam):
+    for look in (_folder, _base, _skills, _lexicon, _blocks, _merging, _exam):
         yield from look(config)
     if PROMPTS in make:
         yield from _backend(config.prompts.backend, "prompts.backend")
@@ -132,6 +136,40 @@ def _lexicon(config: RunConfig) -> Iterator[str]:
         yield f"prompts.lexicon: {lexicon} must be a file of words or .ebnf, but is not there."
     if lexicon is not None and isinstance(config.prompts.backend, ServedLLM):
         yield "prompts.lexicon: only a local model can be held to a lexicon; leave it out."
+
+
+def _merging(config: RunConfig) -> Iterator[str]:
+    turns, method = config.experts.adapter.kind in ("oft", "coft"), config.merged.method
+    if turns != (method in ROTATION_SETTINGS):
+        fitting = ROTATION_SETTINGS if turns else MERGE_SETTINGS
+        yield (
+            f"merged.method: {method} does not merge experts of the kind "
+            f"{config.experts.adapter.kind}; {', '.join(fitting)} do."
+        )
+
+
+def _blocks(config: RunConfig) -> Iterator[str]:
+    """Of rotations whose blocks would not fill a layer, where the model's folder tells widths."""
+    adapter = config.experts.adapter
+    if isinstance(adapter, RotationConfig):
+        for width in sorted(_attention_widths(config.base.model)):
+            try:
+                adapter.blocks_of(width)
+            except ConfigError as error:
+                yield str(error)
+
+
+def _attention_widths(model: str) -> set[int]:
+    from selma.toybox import weights_folder
+
+    folder = weights_folder() / "base" if model == "toybox" else Path(model)
+    try:
+        unet = json.loads((folder / "unet" / "config.json").read_text("utf-8"))
+        channels, kinds = unet["block_out_channels"], unet["down_block_types"]
+        widths = [n for n, kind in zip(channels, kinds, strict=True) if "CrossAttn" in kind]
+        return {int(n) for n in (*widths, channels[-1], unet["cross_attention_dim"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()  # a Hub's model, or one that `_base` says more about
 
 
 def _exam(config: RunConfig) -> Iterator[str]:

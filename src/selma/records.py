@@ -66,7 +66,8 @@ class Understanding(Record):
 
 
 class Expert(Record):
-    """One trained adapter: `folder` holds `pytorch_lora_weights.safetensors`."""
+    """One trained adapter: `folder` holds `pytorch_lora_weights.safetensors`, or of OFT
+    `rotations.safetensors`."""
 
     skill: str
     folder: Path
@@ -75,7 +76,7 @@ class Expert(Record):
 
 
 class Merged(Record):
-    """All experts as one adapter; `folder` holds `pytorch_lora_weights.safetensors`."""
+    """All experts as one adapter; `folder` holds a file as an expert's does."""
 
     folder: Path
     key: str
@@ -263,3 +264,6 @@ class Findings:
     """Base fingerprint, versions, keys of the items that led here."""
     judged: dict[str, Any] = field(default_factory=dict)
     """What the merge did to the experts' changes (`merged.judging`); empty if nobody looked."""
+    energies: dict[str, Any] = field(default_factory=dict)
+    """Skill → hyperspherical energy of each layer before and after (`adapters.oft.energies`), of
+    experts that are rotations."""

@@ -78,13 +78,13 @@ def test_generate_reads_a_prompt_through_it(tmp_path):
         run(command, config)
     words = ["generate", "a cat", "--base", str(tiny.folder("sd1")), "--steps", "2",
              "--sur", str(tmp_path / "run" / "3-experts" / "_sur")]  # fmt: skip
-    for name, more in (("a", []), ("b", ["--strength", "0"])):
+    for name, more in (("a", []), ("b", ["--sur-strength", "0"])):
         out = ["--out", str(tmp_path / f"{name}.png")]
         result = CliRunner().invoke(cli.app, [*words, *more, *out])
         assert result.exit_code == 0, result.output
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
     with pytest.raises(ConfigError, match="negative"):
-        CliRunner().invoke(cli.app, [*words, "--negative", "nonsense"], catch_exceptions=False)
+        CliRunner().invoke(cli.app, [*words, "--sur-negative", "nonsense"], catch_exceptions=False)
 
 
 def test_the_released_preset_is_the_release_and_can_be_mended_in_part():

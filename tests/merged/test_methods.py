@@ -18,6 +18,7 @@ from selma.merged.methods import (
     ties,
     ties_of_factors,
 )
+from selma.merged.table import ALL_METHODS
 from selma.merged.trimming import kept_by_chance, seed_of, threshold, trimmed
 
 
@@ -70,7 +71,7 @@ def test_one_expert_is_itself_bit_for_bit(name):
 
 
 def test_the_table_and_the_settings_name_the_same_methods():
-    assert set(METHODS) == set(MergedConfig.model_fields["method"].annotation.__args__)
+    assert set(ALL_METHODS) == set(MergedConfig.model_fields["method"].annotation.__args__)
 
 
 @pytest.mark.parametrize(("wide", "narrow"), [(7, 5), (5, 7), (3, 3), (20, 20)])

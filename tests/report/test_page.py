@@ -109,6 +109,33 @@ def test_the_merge_is_judged_on_the_page_where_it_was_judged(found: Findings) ->
     assert 'id="merge"' not in old
 
 
+def test_rotations_show_their_energies_and_their_conflict(found: Findings) -> None:
+    plain = page.render(found, ReportConfig())
+    assert "Energy of the neurons" not in plain and "Conflict c" not in plain
+    energies = {
+        skill: {
+            "all": {"before": 1234.5, "after": 1234.6},
+            "layers": {"a.to_q": {"before": 1000.0, "after": 1000.1},
+                       "a.to_k": {"before": 234.5, "after": 234.5}},
+        }
+        for skill in ("coco", "count")
+    }  # fmt: skip
+    judged = {
+        **found.judged,
+        "all": {**found.judged["all"], "conflict": 2.25, "orthogonality": 3e-7},
+        "layers": {
+            name: {key: value for key, value in layer.items() if key != "rank"} | {"conflict": None}
+            for name, layer in found.judged["layers"].items()
+        },
+    }
+    shown = page.render(
+        dataclasses.replace(found, energies=energies, judged=judged), ReportConfig()
+    )
+    for words in ("Energy of the neurons", "1234.6", "0.0001", "a.to_k", "Conflict c = 2.25", "∞"):
+        assert words in shown
+    assert ">rank<" in plain and ">rank<" not in shown
+
+
 def test_nothing_is_fetched_from_elsewhere(found: Findings) -> None:
     html = page.render(found, CONFIG)
     assert {a.split(":")[0] for a in addresses(Parsed(html)) if not a.startswith("#")} == {"data"}

@@ -56,12 +56,21 @@ class Adapter:
     """Further entries of the header."""
 
 
-def convert(source: Path, place: Path, *, to: str, base: str | None = None) -> list[Path]:
+def convert(
+    source: Path, place: Path, *, to: str, base: str | None = None, coft_eps: float | None = None
+) -> list[Path]:
     """The files written: the adapter at `source` in another format, its tensors unchanged.
 
     `base` ("toybox" or a diffusers folder) is needed only where the layers do not tell which names
-    the format has for them; where it is given, the adapter must fit it.
+    the format has for them; where it is given, the adapter must fit it. `coft_eps` is of rotations
+    (`foreign_rotations`).
     """
+    from selma.adapters.foreign_rotations import convert_rotations, is_rotation
+
+    if is_rotation(source):
+        return convert_rotations(source, place, to=to, base=base, coft_eps=coft_eps)
+    if coft_eps is not None:
+        raise AdapterError(f"An eps of COFT belongs to rotations, but {source} has none.")
     model = None if base is None else read_model(base)
     per_block = model.layers_per_block if model else names.LAYERS_PER_BLOCK
     file = read_adapter(source, layers_per_block=per_block)
@@ -191,7 +200,7 @@ def _number(value: float) -> int | float:
     return int(value) if value == int(value) else value
 
 
-_PEFT_CLASSES = {
+PEFT_CLASSES = {
     names.UNET: ("UNet2DConditionModel", "diffusers.models.unets.unet_2d_condition"),
     names.TEXT: ("CLIPTextModel", "transformers.models.clip.modeling_clip"),
     names.TEXT_2: ("CLIPTextModelWithProjection", "transformers.models.clip.modeling_clip"),
@@ -212,7 +221,7 @@ def _write_peft(place: Path, adapter: Adapter) -> list[Path]:
             for module in _of(component, adapter.layers)
         }
         _write(folder / PEFT_FILE, adapter, named, ("lora_A", "lora_B"), {})
-        about, library = _PEFT_CLASSES[component]
+        about, library = PEFT_CLASSES[component]
         settings = _peft_settings(component, _of(component, adapter.layers)) | {
             "peft_type": "LORA",
             "inference_mode": True,

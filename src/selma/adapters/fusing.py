@@ -1,18 +1,20 @@
-"""An adapter inside its base: a pipeline folder with the weights W + scale x B A."""
+"""An adapter inside its base: a pipeline folder with the weights that the adapter makes of its."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from selma.adapters import names
+from selma.adapters.applying import Change, changes_of, read_any
 from selma.adapters.files import DTYPES, write_safetensors
 from selma.adapters.models import read_model, require_fit, weight_key
-from selma.adapters.reading import AdapterFile, opened, read_adapter
+from selma.adapters.reading import opened
+from selma.adapters.rotations import RotationFile, require_rotations_fit
 from selma.errors import AdapterError
 
 _COPIED = {".json", ".txt", ".safetensors", ".model"}
@@ -22,19 +24,23 @@ _COPIED = {".json", ".txt", ".safetensors", ".model"}
 def fuse(adapter: Path, out: Path, *, base: str | None) -> Path:
     """The folder `out`, new, which holds the base with the adapter in its weights.
 
-    Tensors keep their type and are added to in float32, one at a time. Raises AdapterError if the
-    adapter does not fit.
+    Tensors keep their type and are changed in float32 or wider, one at a time. Raises AdapterError
+    if the adapter does not fit.
     """
     if base is None:
         raise AdapterError("Fusing needs the model that is fused into: give --base.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise AdapterError(f"{out} must be a new folder, but something is there.")
     model = read_model(base)
-    file = read_adapter(adapter, layers_per_block=model.layers_per_block)
-    require_fit(file.layers, model, who=adapter)
+    file = read_any(adapter, layers_per_block=model.layers_per_block)
+    if isinstance(file, RotationFile):
+        require_rotations_fit(file, model.shapes, who=adapter)
+    else:
+        require_fit(file.layers, model, who=adapter)
+    changes = changes_of(file)
     changed = {
         path: component
-        for component in {names.split(key)[0] for key in file.layers}
+        for component in {names.split(key)[0] for key in changes}
         for path in model.files[component]
     }
     for path in sorted(model.folder.rglob("*")):
@@ -43,13 +49,13 @@ def fuse(adapter: Path, out: Path, *, base: str | None) -> Path:
             continue
         place.parent.mkdir(parents=True, exist_ok=True)
         if path in changed:
-            _write_fused(path, place, changed[path], file)
+            _write_fused(path, place, changed[path], changes)
         else:
             shutil.copyfile(path, place)
     return out
 
 
-def _write_fused(source: Path, place: Path, component: str, adapter: AdapterFile) -> None:
+def _write_fused(source: Path, place: Path, component: str, changes: Mapping[str, Change]) -> None:
     tensors: dict[str, tuple[tuple[int, ...], Callable[[], Tensor]]] = {}
     dtypes: dict[str, torch.dtype] = {}
     with opened(source) as file:
@@ -57,20 +63,19 @@ def _write_fused(source: Path, place: Path, component: str, adapter: AdapterFile
         for name in sorted(file.keys()):
             part = file.get_slice(name)
             dtypes[name] = _dtype(source, name, str(part.get_dtype()))
-            tensors[name] = (tuple(part.get_shape()), _weight(source, name, component, adapter))
+            tensors[name] = (tuple(part.get_shape()), _weight(source, name, component, changes))
     write_safetensors(place, tensors, metadata=metadata, dtypes=dtypes)
 
 
-def _weight(source: Path, name: str, component: str, adapter: AdapterFile) -> Callable[[], Tensor]:
-    key = weight_key(component, name)
+def _weight(
+    source: Path, name: str, component: str, changes: Mapping[str, Change]
+) -> Callable[[], Tensor]:
+    change = changes.get(weight_key(component, name) or "")
 
     def give() -> Tensor:
         with opened(source) as file:
-            weight = file.get_tensor(name)
-        if key not in adapter.layers or key is None:
-            return weight
-        a, b = adapter.factors(key)
-        return weight.float() + adapter.layers[key].scale * (b @ a).reshape(weight.shape)
+            weight: Tensor = file.get_tensor(name)
+        return weight if change is None else change(weight.float())
 
     return give
 

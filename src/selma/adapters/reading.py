@@ -109,7 +109,7 @@ def read_adapter(place: Path, *, layers_per_block: int = names.LAYERS_PER_BLOCK)
     metadata: dict[str, str] = {}
     for path, component in files:
         if path.name == ADAPTER_FILE:
-            _as_the_manifest_says(path)
+            as_the_manifest_says(path)
         with opened(path) as file:
             metadata |= file.metadata() or {}
             for name in file.keys():  # noqa: SIM118
@@ -134,7 +134,7 @@ def read_adapter(place: Path, *, layers_per_block: int = names.LAYERS_PER_BLOCK)
         path=files[0][0] if len(files) == 1 else place,
         format=formats.pop(),
         layers=layers,
-        lineage=_lineage(metadata, place),
+        lineage=lineage_of(metadata, place),
     )
 
 
@@ -175,7 +175,7 @@ def _files_of(place: Path) -> list[tuple[Path, str | None]]:
 
 def _component(path: Path) -> str:
     """What a PEFT folder changes: the class that it names, or else the names of its layers."""
-    mapping = _peft_json(path).get("auto_mapping")
+    mapping = peft_json(path).get("auto_mapping")
     about = str(mapping.get("base_model_class")) if isinstance(mapping, dict) else ""
     if about == "CLIPTextModelWithProjection":
         return names.TEXT_2
@@ -324,7 +324,7 @@ def _settings(
 ) -> dict[str, dict[str, Any]]:
     """Component → its PEFT settings, of which none may change what B A means."""
     if component is not None:
-        found = {component: _peft_json(path)}
+        found = {component: peft_json(path)}
     else:
         header = _header_json(metadata, PEFT_KEY, path)
         found = {
@@ -359,7 +359,8 @@ def _harmless(key: str, value: Any) -> bool:
     return key in _HARMLESS or (key, value) in (("bias", "none"), ("peft_type", "LORA"))
 
 
-def _peft_json(path: Path) -> dict[str, Any]:
+def peft_json(path: Path) -> dict[str, Any]:
+    """The settings beside a PEFT adapter's file. Raises AdapterError."""
     place = path.with_name(PEFT_SETTINGS)
     try:
         value = json.loads(place.read_text("utf-8"))
@@ -370,7 +371,8 @@ def _peft_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _as_the_manifest_says(path: Path) -> None:
+def as_the_manifest_says(path: Path) -> None:
+    """Nothing, if no manifest beside the file has another sha256; else AdapterError."""
     manifest = path.parent / "manifest.json"
     if not manifest.is_file():
         return
@@ -385,7 +387,8 @@ def _as_the_manifest_says(path: Path) -> None:
         )
 
 
-def _lineage(metadata: Mapping[str, str], path: Path) -> Lineage:
+def lineage_of(metadata: Mapping[str, str], path: Path) -> Lineage:
+    """What a header says of where the adapter comes from."""
     ours = _header_json(metadata, OUR_KEY, path)
     made_by = ours.get("made_by")
     return Lineage(

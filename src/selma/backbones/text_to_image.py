@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+ROTATION_FILE = "rotations.safetensors"
+"""An adapter's file in its folder: of LoRA by diffusers' name, of OFT by our own."""
 
 # Class in model_index.json → what its loader is told beside the precision.
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -46,6 +48,14 @@ PICTURES_AT_ONCE = 8
 """How many pictures one forward pass on the CPU holds, whatever the batch size is."""
 SMALL_LATENT = 32 * 32
 """Latents up to this area gain from sharing a forward pass on the CPU; larger ones do not."""
+
+
+def adapter_file(place: Path) -> Path:
+    """An adapter's file: `place` itself, or what lies in that folder (LoRA's name if nothing)."""
+    if not place.is_dir():
+        return place
+    there = (place / name for name in (ADAPTER_FILE, ROTATION_FILE))
+    return next((path for path in there if path.is_file()), place / ADAPTER_FILE)
 
 
 def base_fingerprint(base: BaseConfig) -> str:
@@ -177,18 +187,35 @@ class TextToImage:
 
     @contextmanager
     def adapted(self, folder: Path | None, *, scale: float = 1.0) -> Iterator[None]:
-        """While the block runs, the UNet's weights hold the adapter in `folder`, times `scale`.
+        """While the block runs, the UNet's weights hold the LoRA in `folder`, times `scale`.
 
-        Afterwards the weights are what they were, bit for bit. None changes nothing.
+        Afterwards the weights are what they were, bit for bit. None changes nothing. Adapters of
+        any kind, and several at once: `adapters.applying.applied`.
         """
         if folder is None:
             yield
             return
+        with self._changed(lambda: self._fuse(adapter_file(folder), scale=scale)):
+            yield
+
+    @contextmanager
+    def replaced(
+        self, changes: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
+    ) -> Iterator[None]:
+        """While the block runs, each of these layers of the UNet has the weight that its function
+        makes of its own, which it is given as float32. Afterwards all is what it was, bit for bit.
+        """
+        with self._changed(lambda: self._replace(changes)):
+            yield
+
+    @contextmanager
+    def _changed(self, change: Callable[[], dict[str, torch.Tensor]]) -> Iterator[None]:
+        """Runs `change`, which returns the weights that it replaced, and puts them back."""
         if self._adapted:
             raise AdapterError("Only one adapter can be applied at a time; leave the first block.")
         self._adapted = True
         try:
-            kept = self._fuse(folder, scale=scale)
+            kept = change()
             try:
                 yield
             finally:
@@ -218,6 +245,20 @@ class TextToImage:
             do_classifier_free_guidance=guidance > 1,
         )
         return TextFeatures(*out)
+
+    def _replace(
+        self, changes: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
+    ) -> dict[str, torch.Tensor]:
+        unet, kept = self.pipe.unet, {}
+        try:
+            for name, change in changes.items():
+                weight = unet.get_parameter(f"{name}.weight").data
+                kept[name] = weight.clone()
+                weight.copy_(change(weight.float()))
+        except BaseException:
+            _restore(unet, kept)
+            raise
+        return kept
 
     def _rows(self, batch_size: int) -> int:
         if self.device.type != "cpu":
@@ -266,16 +307,16 @@ class TextToImage:
         }
         return {name: value for name, value in found.items() if value is not None}
 
-    def _fuse(self, folder: Path, *, scale: float) -> dict[str, torch.Tensor]:
+    def _fuse(self, path: Path, *, scale: float) -> dict[str, torch.Tensor]:
         """Adds the adapter to the UNet's weights; returns the weights that it replaced."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         unet = self.pipe.unet
         kept: dict[str, torch.Tensor] = {}
         try:
-            layers = _layers_of(folder / ADAPTER_FILE)
+            layers = _layers_of(path)
             self.pipe.load_lora_weights(
-                folder, weight_name=ADAPTER_FILE, use_safetensors=True, local_files_only=True
+                path.parent, weight_name=path.name, use_safetensors=True, local_files_only=True
             )
             for name, module in unet.named_modules():
                 if isinstance(module, BaseTunerLayer):
@@ -283,16 +324,14 @@ class TextToImage:
             if not kept or len(kept) != layers:
                 # The loader passes over layers that it does not find, without an error.
                 raise AdapterError(
-                    f"{folder / ADAPTER_FILE} changes {layers} layers, of which this model has "
+                    f"{path} changes {layers} layers, of which this model has "
                     f"{len(kept)}. It was made for another one."
                 )
             unet.fuse_lora(lora_scale=scale)
         except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
             unet.unload_lora()
             _restore(unet, kept)
-            raise AdapterError(
-                f"{folder / ADAPTER_FILE} cannot be applied to this model: {error}"
-            ) from error
+            raise AdapterError(f"{path} cannot be applied to this model: {error}") from error
         except BaseException:
             unet.unload_lora()
             _restore(unet, kept)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from selma.adapters.files import given, write_safetensors
-from selma.backbones.text_to_image import ADAPTER_FILE
+from selma.backbones.text_to_image import adapter_file
 from selma.progress import console
 from selma.workspace import file_sha256, write_json
 
@@ -113,7 +113,7 @@ def tidy(root: Path, *, keep_adapters: bool) -> None:
 def adapters(root: Path) -> Iterator[tuple[int, Path]]:
     """Step and folder of every adapter that was kept, in order."""
     for folder in sorted(root.glob("step-*")):
-        if (folder / ADAPTER_FILE).is_file():
+        if adapter_file(folder).is_file():
             yield int(folder.name.removeprefix("step-")), folder
 
 

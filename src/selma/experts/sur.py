@@ -177,6 +177,9 @@ class SurLearner:
 
         return load_file(path)
 
+    def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Nothing: any weights are an adapter."""
+
     def _adapted(self, samples: Samples, batch: Batch, *, step: int) -> sur.Adapted:
         if self.config.adapter.form == "paper" or not self.config.adapter.dropout:
             return self.adapter(samples.text, samples.pooled)

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config import BaseConfig, ExpertsConfig, TrainingConfig
 from selma.errors import ConfigError, DataError, TrainingDiverged
 from selma.experts.recipes import encoding_recipe, expert_recipe, picture_digests
@@ -28,6 +27,7 @@ from selma.workspace import (
     promote,
     read_lines,
     write_bytes,
+    write_json,
 )
 
 if TYPE_CHECKING:
@@ -37,11 +37,13 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
     from selma.adapters.files import Lineage
+    from selma.adapters.kinds import Kind
     from selma.backbones.text_to_image import TextToImage
     from selma.experts.batches import Batch
     from selma.experts.encoding import Encoded, Samples
 
 LOG = "loss.jsonl"
+ENERGY = "energy.json"
 SELECTION = "selection.jsonl"
 BAD_IN_A_ROW = 3
 
@@ -74,17 +76,24 @@ class Learner(Protocol):
         """What `save` wrote, under the parameters' names."""
         ...
 
+    def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Puts right after a step what a step may not leave as it is."""
+        ...
+
 
 @dataclass(frozen=True)
 class ExpertLearner:
-    """An expert: low-rank factors in the UNet, by the denoising loss."""
+    """An expert: an adapter in the UNet, by the denoising loss."""
 
     model: TextToImage
     encoded: Encoded
     config: ExpertsConfig
     skill: str
     seed: int
-    file: str = ADAPTER_FILE
+
+    @property
+    def file(self) -> str:
+        return self._kind.file
 
     def attached(self) -> AbstractContextManager[dict[str, nn.Parameter]]:
         return _attached(self.model, self.config, skill=self.skill, seed=self.seed)
@@ -93,14 +102,21 @@ class ExpertLearner:
         return {"loss": _losses(self.model, self.encoded, batch, alphas_bar)}
 
     def save(self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage) -> None:
-        from selma.adapters import lora
-
-        lora.save(path, dict(parameters), self.config.adapter, lineage=lineage)
+        self._kind.save(path, dict(parameters), self.config.adapter, lineage=lineage)
 
     def read(self, path: Path) -> Mapping[str, Tensor]:
         from safetensors.torch import load_file
 
         return {name.removeprefix("unet."): tensor for name, tensor in load_file(path).items()}
+
+    def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._kind.settle(self.model.pipe.unet, parameters, self.config.adapter)
+
+    @property
+    def _kind(self) -> Kind:
+        from selma.adapters.kinds import KINDS
+
+        return KINDS[self.config.adapter.kind]
 
 
 def train_experts(
@@ -149,6 +165,7 @@ def _train_skill(
         return expert
     path = item.begin()
 
+    from selma.adapters.kinds import KINDS
     from selma.experts.encoding import encode_pairs
     from selma.experts.tracking import tracked
 
@@ -175,7 +192,14 @@ def _train_skill(
             names=[pair.prompt.id for pair in pairs],
         )
     scores = _judged(path, judge) if config.select == "dev" and judge is not None else {}
-    finish(item, config, pairs=len(pairs), scores=scores)
+    finish(
+        item,
+        config,
+        pairs=len(pairs),
+        scores=scores,
+        file=KINDS[config.adapter.kind].file,
+        more=partial(_energies, model=model, config=config),
+    )
     folder.journal(EXPERTS, skill=skill, seconds=round(time.monotonic() - started, 3))
     return expert
 
@@ -280,6 +304,7 @@ def fit(
                 usable = math.isfinite(loss) and math.isfinite(norm)
                 if usable or accelerator.scaler is not None:
                     optimizer.step()  # a loss scaler skips a bad step by itself, and learns from it
+                    learner.settle(factors)
                 optimizer.zero_grad()
                 line = {
                     "step": step,
@@ -363,16 +388,16 @@ def _attached(
     model: TextToImage, config: ExpertsConfig, *, skill: str, seed: int
 ) -> Iterator[dict[str, nn.Parameter]]:
     """The trainable factors, while the block runs; then the UNet is what it was."""
-    from selma.adapters import lora
+    from selma.adapters.kinds import KINDS
     from selma.randomness import generator
 
-    unet = model.pipe.unet
+    unet, kind = model.pipe.unet, KINDS[config.adapter.kind]
     with plain_attention(model, config):
         try:
             drawn = generator(seed, "experts", skill, "init")
-            yield lora.attach(unet, config.adapter, generator=drawn)
+            yield kind.attach(unet, config.adapter, generator=drawn)
         finally:
-            lora.detach(unet)
+            kind.detach(unet)
 
 
 @contextmanager
@@ -462,15 +487,30 @@ def _judged(path: Path, judge: Callable[[Path], float]) -> dict[int, float]:
     return scores
 
 
+def _energies(
+    adapter: Path, *, model: Callable[[], TextToImage], config: ExpertsConfig
+) -> Sequence[Path]:
+    """What the adapter's kind has to say of the UNet with it, as a file beside it."""
+    from selma.adapters.kinds import KINDS
+
+    energies = KINDS[config.adapter.kind].energies
+    if energies is None:
+        return ()
+    write_json(adapter.with_name(ENERGY), energies(model().pipe.unet, adapter))
+    return (adapter.with_name(ENERGY),)
+
+
 def finish(
     item: Item,
     config: TrainingConfig,
     *,
     pairs: int,
     scores: Mapping[int, float],
-    file: str = ADAPTER_FILE,
+    file: str,
+    more: Callable[[Path], Sequence[Path]] = lambda adapter: (),
 ) -> None:
-    """The chosen checkpoint's adapter becomes the item's; then the checkpoints go."""
+    """The chosen checkpoint's adapter becomes the item's; then the checkpoints go. `more` writes
+    further files about it and names them."""
     from selma.experts.checkpoints import checkpoint_folder
 
     # Of equal scores the earlier: it changed the base less.
@@ -480,7 +520,7 @@ def finish(
     shutil.copyfile(chosen, aside)
     promote(aside, item.path / file)
     losses = [row["loss"] for row in read_lines(item.path / LOG)]
-    files = [item.path / file, item.path / LOG]
+    files = [item.path / file, item.path / LOG, *more(item.path / file)]
     item.finish(
         files + ([item.path / SELECTION] if scores else []),
         {

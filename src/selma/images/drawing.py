@@ -185,8 +185,10 @@ def _draw_missing(
     started = time.monotonic()
     missing = [job for job in jobs if not job.path.exists()]
     if missing:
+        from selma.adapters.applying import applied
+
         with (
-            model().adapted(adapter),
+            applied(model(), [adapter] if adapter else []),
             model().rewritten(_rewriting(reader, model())),
             progress(what, total=len(jobs), done=len(jobs) - len(missing)) as advance,
         ):

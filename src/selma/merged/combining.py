@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from selma.backbones.text_to_image import ADAPTER_FILE
-from selma.config import MergedConfig
+from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE
+from selma.config import ORDERED, ROTATION_SETTINGS, MergedConfig
 from selma.errors import ConfigError, IncompatibleExperts
 from selma.records import Expert, Merged
 from selma.workspace import MERGED, Workspace, file_sha256, write_json
@@ -24,15 +24,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from selma.adapters.formats import Adapter
+    from selma.adapters.models import Model
     from selma.adapters.reading import AdapterFile, LayerFile
+    from selma.adapters.rotations import RotationFile
     from selma.merged.lowrank import Factors
     from selma.merged.methods import Choices, Method, Part
+
+    AnyFile = AdapterFile | RotationFile
 
 JUDGED_FILE = "judged.json"
 
 
 def merge_experts(experts: Sequence[Expert], config: MergedConfig, folder: Workspace) -> Merged:
-    """All experts as one diffusers LoRA in `4-merged`; their order changes no bit.
+    """All experts as one adapter in `4-merged`: a diffusers LoRA, or rotations where one of them
+    is. Their order changes no bit, but of a product of rotations.
 
     Beside it lies judged.json (`judging`). Raises ConfigError for weights that do not name each
     skill, AdapterError for a damaged file, and IncompatibleExperts.
@@ -40,26 +45,60 @@ def merge_experts(experts: Sequence[Expert], config: MergedConfig, folder: Works
     of = _by_skill(experts)
     weights = merge_weights(list(of), config)
     recipe = _recipe({skill: expert.key for skill, expert in of.items()}, weights, config)
+    if config.method in ORDERED:
+        of = {expert.skill: expert for expert in experts}
+        recipe["order"] = list(of)
     item = folder.item(MERGED, recipe=recipe)
     merged = Merged(folder=item.path, key=item.key, method=config.method, weights=weights)
     if item.done:
         return merged
-    from selma.adapters.formats import write
-    from selma.adapters.reading import read_adapter
+    from selma.adapters.applying import read_any
     from selma.merged.compatibility import require_compatible
-    from selma.merged.methods import METHODS
+    from selma.merged.table import ALL_METHODS
 
-    files = {skill: read_adapter(expert.folder) for skill, expert in of.items()}
-    require_compatible(files, METHODS[config.method])
+    files = {skill: read_any(expert.folder) for skill, expert in of.items()}
+    require_compatible(files, ALL_METHODS[config.method])
     made = item.begin()
-    with tempfile.TemporaryFile(dir=made) as spool:
-        adapter, judged = combine(files, weights, config, made_by=recipe, spool=spool)
-        write(made / ADAPTER_FILE, adapter, to="diffusers")
+    written, judged = _write_merged(files, weights, config, made, made_by=recipe)
     write_json(made / JUDGED_FILE, judged)
-    rank = max(layer.rank for layer in adapter.layers.values())
-    summary = {"experts": len(files), "layers": len(adapter.layers), "rank": rank}
-    item.finish([made / ADAPTER_FILE, made / JUDGED_FILE], summary)
+    layers = judged["layers"].values()
+    summary = {"experts": len(files), "layers": len(layers)}
+    if all("rank" in layer for layer in layers):
+        summary["rank"] = max(layer["rank"] for layer in layers)
+    item.finish([*written, made / JUDGED_FILE], summary)
     return merged
+
+
+def _write_merged(
+    files: Mapping[str, AnyFile],
+    weights: Mapping[str, float],
+    config: MergedConfig,
+    out: Path,
+    *,
+    made_by: Mapping[str, Any],
+    to: str | None = None,
+    model: Model | None = None,
+) -> tuple[list[Path], dict[str, Any]]:
+    """The files written and the judgement. `out` is the place, or where `to` is None a folder in
+    which the file has the name of its kind."""
+    from selma.adapters.foreign_rotations import write_as
+    from selma.adapters.formats import JUDGED_KEY, write
+    from selma.adapters.reading import AdapterFile
+    from selma.merged.judging import summary
+
+    if config.method in ROTATION_SETTINGS:
+        from selma.adapters.files import as_json
+        from selma.merged.rotating import combine_rotations
+
+        merged, judged = combine_rotations(files, weights, config, made_by=made_by)
+        place = out if to else out / ROTATION_FILE
+        notes = {JUDGED_KEY: as_json(summary(judged))}
+        return write_as(place, merged, to=to or "selma", notes=notes), judged
+    adding = {name: file for name, file in files.items() if isinstance(file, AdapterFile)}
+    with tempfile.TemporaryFile(dir=out.parent if to else out) as spool:
+        adapter, judged = combine(adding, weights, config, made_by=made_by, spool=spool)
+        place = out if to else out / ADAPTER_FILE
+        return write(place, adapter, to=to or "diffusers", model=model), judged
 
 
 def merge_files(
@@ -68,42 +107,49 @@ def merge_files(
     out: Path,
     *,
     weights: Sequence[float] | None = None,
-    to: str = "diffusers",
+    to: str | None = None,
     base: str | None = None,
 ) -> tuple[list[Path], dict[str, Any]]:
     """Adapter files of any origin as one: the files written, and the judgement.
 
-    `weights` go with `places`. `base` is needed only where a format's names want it (`formats`).
-    Neither the order of the files nor their names change a byte of the tensors.
+    `weights` go with `places`. `to` is diffusers if None, or selma for rotations. `base` is needed
+    only where a format's names want it (`formats`). Neither the order of the files nor their names
+    change a byte of the tensors, but of a product of rotations.
     """
-    from selma.adapters.formats import write
+    from selma.adapters.applying import read_any
     from selma.adapters.models import read_model, require_fit
     from selma.adapters.names import LAYERS_PER_BLOCK
-    from selma.adapters.reading import read_adapter
+    from selma.adapters.reading import AdapterFile
+    from selma.adapters.rotations import require_rotations_fit
     from selma.merged.compatibility import require_compatible
-    from selma.merged.methods import METHODS
+    from selma.merged.table import ALL_METHODS
 
     if weights is not None and len(weights) != len(places):
         raise ConfigError(f"Each file needs one weight, but {len(places)} files have {weights}.")
     model = None if base is None else read_model(base)
     per_block = model.layers_per_block if model else LAYERS_PER_BLOCK
-    read = [read_adapter(place, layers_per_block=per_block) for place in places]
+    read = [read_any(place, layers_per_block=per_block) for place in places]
     for place, file in zip(places, read, strict=True):
-        if model:
+        if model and isinstance(file, AdapterFile):
             require_fit(file.layers, model, who=place)
+        elif model and not isinstance(file, AdapterFile):
+            require_rotations_fit(file, model.shapes, who=place)
     digests = [content_digest(file) for file in read]
     given = weights or [_default_weight(config.method, len(places))] * len(places)
     # Sums of floats depend on their order, which may be neither the call's nor that of names.
-    order = sorted(range(len(read)), key=lambda i: (digests[i], given[i]))
+    order = list(range(len(read)))
+    if config.method not in ORDERED:
+        order.sort(key=lambda i: (digests[i], given[i]))
     labels = dict(zip(order, _labels([places[i] for i in order]), strict=True))
     files = {labels[i]: read[i] for i in order}
     by_name = {labels[i]: float(given[i]) for i in order}
-    require_compatible(files, METHODS[config.method], known_base=False)
+    require_compatible(files, ALL_METHODS[config.method], known_base=False)
     recipe = _recipe({labels[i]: digests[i] for i in order}, by_name, config)
+    if config.method in ORDERED:
+        recipe["order"] = [labels[i] for i in order]
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=out.parent) as spool:
-        adapter, judged = combine(files, by_name, config, made_by=recipe, spool=spool)
-        return write(out, adapter, to=to, model=model), judged
+    to = to or ("selma" if config.method in ROTATION_SETTINGS else "diffusers")
+    return _write_merged(files, by_name, config, out, made_by=recipe, to=to, model=model)
 
 
 def combine(
@@ -173,9 +219,12 @@ def merge_weights(skills: Sequence[str], config: MergedConfig) -> dict[str, floa
     return {skill: config.weights[skill] for skill in sorted(skills)}
 
 
-def content_digest(file: AdapterFile) -> str:
+def content_digest(file: AnyFile) -> str:
     """16 hex digits of an adapter's bytes, whatever its files are called."""
-    paths = sorted({layer.path for layer in file.layers.values()})
+    from selma.adapters.reading import AdapterFile
+
+    adding = isinstance(file, AdapterFile)
+    paths = sorted({layer.path for layer in file.layers.values()}) if adding else [file.path]
     joined = "\n".join(file_sha256(path) for path in paths)
     return hashlib.sha256(joined.encode()).hexdigest()[:16]
 
@@ -208,7 +257,7 @@ def _by_skill(experts: Sequence[Expert]) -> dict[str, Expert]:
 
 def _labels(places: Sequence[Path]) -> list[str]:
     """A name for each file: its own, or its folder's where that says more; numbered if equal."""
-    usual = {Path(ADAPTER_FILE).stem, "adapter_model"}
+    usual = {Path(ADAPTER_FILE).stem, Path(ROTATION_FILE).stem, "adapter_model"}
     names = [p.parent.name if p.stem in usual and p.parent.name else p.stem for p in places]
     seen: dict[str, int] = {}
     labels = []

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from selma.adapters.reading import AdapterFile
+from selma.adapters.rotations import RotationFile
 from selma.errors import IncompatibleExperts
-from selma.merged.methods import Method
+from selma.merged.methods import METHODS, Method
+from selma.merged.turning import TURNING_METHODS, TurningMethod
+
+AnyFile = AdapterFile | RotationFile
 
 
 def require_compatible(
-    experts: Mapping[str, AdapterFile], method: Method, *, known_base: bool = True
+    experts: Mapping[str, AnyFile], method: Method | TurningMethod, *, known_base: bool = True
 ) -> None:
     """Nothing, if the experts (name → adapter) fit; else IncompatibleExperts with the reason.
 
@@ -20,16 +24,33 @@ def require_compatible(
     """
     if not experts:
         raise IncompatibleExperts("Merging needs at least one expert, but none came.")
+    _method_of_the_kind(experts, method)
     names = sorted(experts)
     for place, other in enumerate(names):
         for first in names[:place]:
-            _same_base(first, experts[first], other, experts[other], known=known_base)
-            _same_shapes(first, experts[first], other, experts[other])
-            if method.equal_ranks:
-                _same_ranks(method.name, first, experts[first], other, experts[other])
+            a, b = experts[first], experts[other]
+            _same_base(first, a, other, b, known=known_base)
+            if isinstance(a, AdapterFile) and isinstance(b, AdapterFile):
+                _same_shapes(first, a, other, b)
+                if isinstance(method, Method) and method.equal_ranks:
+                    _same_ranks(method.name, first, a, other, b)
 
 
-def _same_base(first: str, a: AdapterFile, other: str, b: AdapterFile, *, known: bool) -> None:
+def _method_of_the_kind(experts: Mapping[str, AnyFile], method: Method | TurningMethod) -> None:
+    turning = sorted(name for name, file in experts.items() if isinstance(file, RotationFile))
+    if turning and isinstance(method, Method):
+        raise IncompatibleExperts(
+            f"{turning[0]!r} is a rotation, which {method.name} cannot merge. Set merged.method to "
+            f"one of {', '.join(TURNING_METHODS)}."
+        )
+    if not turning and isinstance(method, TurningMethod):
+        raise IncompatibleExperts(
+            f"{method.name} merges rotations, but these experts add to weights. Set merged.method "
+            f"to one of {', '.join(METHODS)}."
+        )
+
+
+def _same_base(first: str, a: AnyFile, other: str, b: AnyFile, *, known: bool) -> None:
     bases = a.lineage.base, b.lineage.base
     if bases[0] != bases[1] and (known or None not in bases):
         raise IncompatibleExperts(

@@ -7,7 +7,7 @@ the table shows by how much, and who overrules whom.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,14 +39,26 @@ class Judge:
         present = [*experts.values(), merged]
         ranks = [a.shape[0] for a, _ in present]
         found = products(stacked(present, [1.0] * len(present)), ranks)
+        counts = self._conflicts(experts)
+        self.add(layer, list(experts), found, counts, {"rank": merged[0].shape[0]})
+
+    def add(
+        self,
+        layer: str,
+        experts: Sequence[str],
+        found: Tensor,
+        counts: Tensor,
+        more: Mapping[str, Any],
+    ) -> None:
+        """Adds one layer by the inner products of its experts' changes and, last, the merged one;
+        `counts` as `counted` has them, and further facts."""
         places = [self.experts.index(name) for name in experts] + [len(self.experts)]
         whole = torch.zeros_like(self.products)
         whole[torch.tensor(places)[:, None], torch.tensor(places)] = found
         self.products += whole
-        counts = self._conflicts(experts)
         self.counts += counts
         self.layers[layer] = {
-            "rank": merged[0].shape[0],
+            **more,
             **self._against_mean(whole),
             **_conflict(counts.sum(dim=0)),
         }
@@ -91,20 +103,22 @@ class Judge:
         }
 
     def _conflicts(self, experts: Mapping[str, Factors]) -> Tensor:
-        """[expert, (entries, mass), (against the elected sign, in all)]."""
+        return sum((self.counted(some) for some in _rows(experts)), torch.zeros_like(self.counts))
+
+    def counted(self, deltas: Mapping[str, Tensor]) -> Tensor:
+        """[expert, (entries, mass), (against the elected sign, in all)] of some entries."""
         counts = torch.zeros_like(self.counts)
-        for deltas in _rows(experts):
-            elected = sum((self.share[n] * d for n, d in deltas.items()), torch.zeros(())).sign()
-            for name, delta in deltas.items():
-                ours = delta * math.copysign(1, self.share[name])
-                against, mass = ours.sign() * elected < 0, delta.abs()
-                counts[self.experts.index(name)] += torch.tensor(
-                    [
-                        [int(against.sum()), int((delta != 0).sum())],
-                        [float(mass[against].double().sum()), float(mass.double().sum())],
-                    ],
-                    dtype=torch.float64,
-                )
+        elected = sum((self.share[n] * d for n, d in deltas.items()), torch.zeros(())).sign()
+        for name, delta in deltas.items():
+            ours = delta * math.copysign(1, self.share[name])
+            against, mass = ours.sign() * elected < 0, delta.abs()
+            counts[self.experts.index(name)] += torch.tensor(
+                [
+                    [int(against.sum()), int((delta != 0).sum())],
+                    [float(mass[against].double().sum()), float(mass.double().sum())],
+                ],
+                dtype=torch.float64,
+            )
         return counts
 
 

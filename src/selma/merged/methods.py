@@ -52,6 +52,7 @@ class Choices:
     seed: int = 0
     rank: int | None = None
     max_error: float | None = None
+    rescale: bool = False
 
 
 @dataclass(frozen=True)

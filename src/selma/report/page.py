@@ -67,9 +67,10 @@ def render(findings: Findings, config: ReportConfig) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("points", "signed", "between", "clear", "share"):
+    for name in ("points", "signed", "between", "clear", "share", "layer_value"):
         environment.globals[name] = getattr(tables, name)
     environment.globals["heat"] = heat
+    environment.globals["largest_change"] = largest_change
     environment.globals["chose"] = tables.CHOSE
     environment.filters["duration"] = duration
     script = environment.get_template("page.js").render()
@@ -125,6 +126,9 @@ def context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
         "weights": findings.merged.weights,
         "judged": findings.judged,
         "worst_layers": tables.worst_layers(findings.judged) if findings.judged else [],
+        "layer_measure": tables.layer_measure(findings.judged) if findings.judged else "",
+        "turned": tables.turned_sentence(findings.judged) if findings.judged else "",
+        "energies": findings.energies,
     }
 
 
@@ -159,6 +163,12 @@ def difference_axis(found: Interval) -> dict[str, Any]:
 def heat(value: float, scale: float = 12.0) -> int:
     """How strongly a difference is tinted, 0-70 percent; full from `scale` points on."""
     return round(70 * min(abs(value) / scale, 1))
+
+
+def largest_change(energies: Mapping[str, Any]) -> float:
+    """The largest share by which a layer's energy changed; 0 is a perfect rotation."""
+    layers = energies["layers"].values()
+    return max(abs(one["after"] - one["before"]) / (one["before"] or 1.0) for one in layers)
 
 
 def duration(seconds: float) -> str:

@@ -240,6 +240,8 @@ def print_judged(found: Mapping[str, Any], console: Console) -> None:
         f"cosine {whole['cosine']:.4f}, norm x{whole['norm_ratio']:.4g}.",
         highlight=False,
     )
+    if turned := turned_sentence(found):
+        console.print(turned, highlight=False)
     names = list(found["experts"])
     experts = Table(title="experts: norm of the change, and who overrules whom", min_width=60)
     for column in ("expert", "norm", "cosine to merged", "overruled entries", "overruled mass"):
@@ -259,17 +261,41 @@ def print_judged(found: Mapping[str, Any], console: Console) -> None:
             cosines.add_row(name, *(f"{found['cosines'][name][other]:.3f}" for other in names))
         console.print(cosines)
     layers = Table(title="layers farthest from the mean")
-    for column in ("layer", "rank", "relative error", "cosine", "overruled mass"):
+    for column in ("layer", layer_measure(found), "relative error", "cosine", "overruled mass"):
         layers.add_column(column, justify="left" if column == "layer" else "right")
     for name, layer in worst_layers(found):
         layers.add_row(
             name,
-            str(layer["rank"]),
+            layer_value(layer),
             f"{layer['relative_error']:.4g}",
             f"{layer['cosine']:.4f}",
             share(layer["conflict_mass"]),
         )
     console.print(layers)
+
+
+def layer_measure(found: Mapping[str, Any]) -> str:
+    """What a layer's first number is: its rank, or of rotations how far the experts disagree."""
+    return "conflict c" if "conflict" in found["all"] else "rank"
+
+
+def layer_value(layer: Mapping[str, Any]) -> str:
+    """That number."""
+    if "rank" in layer:
+        return str(layer["rank"])
+    return "∞" if layer["conflict"] is None else f"{layer['conflict']:.3g}"
+
+
+def turned_sentence(found: Mapping[str, Any]) -> str:
+    """Of merged rotations what only they have; empty for others."""
+    whole = found["all"]
+    if "conflict" not in whole:
+        return ""
+    c = layer_value(whole)
+    return (
+        f"Conflict c = {c}: the experts turn {c} times as far as their mean. R Rᵀ is within "
+        f"{whole['orthogonality']:.1g} of the identity."
+    )
 
 
 def worst_layers(found: Mapping[str, Any], count: int = 5) -> list[tuple[str, dict[str, Any]]]:

@@ -1,0 +1,226 @@
+"""One OFT training step: ours beside PEFT's, with the same gradients (B13).
+
+    .venv/bin/python bench/oft_step.py                       # a small UNet on one CPU thread
+    .venv/bin/python bench/oft_step.py --model sd15 --device cuda --batch 8
+
+Both train the same projections of the same random UNet on the same batch, forward, backward and
+AdamW's step. They take turns, and the median counts. PEFT's own default, the truncated series, is
+shown for its time alone: its matrices are no rotations.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import peft
+import torch
+import typer
+from diffusers import UNet2DConditionModel
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from selma.adapters import oft
+from selma.adapters.rotations import GENERATOR
+from selma.config import OftConfig
+
+MODELS: dict[str, dict[str, Any]] = {
+    "small": {
+        "sample_size": 16,
+        "block_out_channels": (64, 128),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": 128,
+        "attention_head_dim": 4,
+    },
+    "sd15": {
+        "sample_size": 64,
+        "block_out_channels": (320, 640, 1280, 1280),
+        "cross_attention_dim": 768,
+        "attention_head_dim": 8,
+    },
+}
+SAME = 1e-5
+"""How far gradients may differ, as a share of the largest one of their layer."""
+
+
+@dataclass
+class Side:
+    """One way to train, ready for steps."""
+
+    name: str
+    unet: nn.Module
+    parameters: dict[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    seconds: list[float]
+
+
+def main(
+    model: Annotated[str, typer.Option(help="small, or sd15 in its full size.")] = "small",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    batch: Annotated[int, typer.Option(min=1)] = 4,
+    blocks: Annotated[int, typer.Option(min=1)] = 4,
+    rounds: Annotated[int, typer.Option(min=5)] = 7,
+) -> None:
+    """Prints seconds, memory and how far the gradients differ."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    with torch.device(device):
+        base = UNet2DConditionModel(**MODELS[model]).requires_grad_(False)
+    sides = [ours(copy.deepcopy(base), blocks), pefts(copy.deepcopy(base), blocks, series=False)]
+    sides.append(pefts(copy.deepcopy(base), blocks, series=True))
+    start_alike(sides)
+    given = inputs(base, batch, device)
+    differs = difference(sides[0], sides[1], given)
+    held = {side.name: kept_bytes(side, given) for side in sides}
+    for number in range(rounds + 1):  # the first warms up
+        for side in sides:
+            seconds = timed(side, given, device)
+            side.seconds += [seconds] if number else []
+    table = Table(title=f"{model}, batch {batch}, r = {blocks}, {device}, {rounds} rounds")
+    for column in ("step", "seconds", "spread", "against PEFT", "kept for backward, MB", "peak MB"):
+        table.add_column(column, justify="left" if column == "step" else "right")
+    reference = statistics.median(sides[1].seconds)
+    for side in sides:
+        median = statistics.median(side.seconds)
+        table.add_row(
+            side.name,
+            f"{median:.4f}",
+            f"{(max(side.seconds) - min(side.seconds)) / median:.0%}",
+            f"{reference / median:.2f}x",
+            f"{held[side.name] / 1e6:.1f}",
+            f"{peak(side, given) / 1e6:.0f}" if device == "cuda" else "",
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"Gradients differ by at most {differs:.1e} of their layer's largest.")
+    if differs > SAME:
+        raise typer.Exit(1)
+
+
+def ours(unet: UNet2DConditionModel, blocks: int) -> Side:
+    factors = oft.attach(unet, OftConfig(blocks=blocks), generator=torch.Generator())
+    return _side("selma", unet, {n.removesuffix(f".{GENERATOR}"): p for n, p in factors.items()})
+
+
+def pefts(unet: UNet2DConditionModel, blocks: int, *, series: bool) -> Side:
+    config = peft.OFTConfig(
+        r=blocks,
+        oft_block_size=0,
+        target_modules=[ending.removeprefix(".") for ending in oft.ATTENTION],
+        use_cayley_neumann=series,
+    )
+    wrapped = peft.get_peft_model(unet, config)
+    found = {
+        name.removeprefix("base_model.model.").split(".oft_R.")[0]: parameter
+        for name, parameter in wrapped.named_parameters()
+        if parameter.requires_grad
+    }
+    return _side("PEFT, series" if series else "PEFT, exact", wrapped, found)
+
+
+def _side(name: str, unet: nn.Module, parameters: dict[str, nn.Parameter]) -> Side:
+    optimizer = torch.optim.AdamW(list(parameters.values()), lr=1e-5)
+    return Side(name, unet.train(), parameters, optimizer, [])
+
+
+def start_alike(sides: list[Side]) -> None:
+    """The same rotations for all, away from the identity: PEFT's exact S has the other sign."""
+    for name, parameter in sides[0].parameters.items():
+        vector = 0.02 * torch.randn_like(parameter)
+        for side, sign in zip(sides, (1, -1, 1), strict=True):
+            side.parameters[name].data.copy_(sign * vector)
+
+
+def inputs(unet: UNet2DConditionModel, batch: int, device: str) -> tuple[Tensor, ...]:
+    side, width = unet.config.sample_size, unet.config.cross_attention_dim
+    place = {"device": device}
+    return (
+        torch.randn(batch, 4, side, side, **place),
+        torch.randint(0, 1000, (batch,), **place),
+        torch.randn(batch, 77, width, **place),
+        torch.randn(batch, 4, side, side, **place),
+    )
+
+
+def loss_of(side: Side, given: tuple[Tensor, ...]) -> Tensor:
+    *inside, target = given
+    loss: Tensor = (side.unet(*inside, return_dict=False)[0] - target).square().mean()
+    return loss
+
+
+def difference(one: Side, other: Side, given: tuple[Tensor, ...]) -> float:
+    """The largest difference of gradients, as a share of the largest of its layer."""
+    for side in (one, other):
+        loss_of(side, given).backward()
+    worst = 0.0
+    for name, parameter in one.parameters.items():
+        theirs = other.parameters[name].grad
+        assert parameter.grad is not None and theirs is not None
+        wrong = (parameter.grad + theirs).abs().max() / theirs.abs().max()
+        worst = max(worst, float(wrong))
+    for side in (one, other):
+        side.optimizer.zero_grad()
+    return worst
+
+
+def timed(side: Side, given: tuple[Tensor, ...], device: str) -> float:
+    wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
+    gc.disable()
+    wait()
+    # Time of this process alone, where it is the machine that is shared.
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    started = clock()
+    loss_of(side, given).backward()
+    side.optimizer.step()
+    side.optimizer.zero_grad()
+    wait()
+    spent = clock() - started
+    gc.enable()
+    return spent
+
+
+def peak(side: Side, given: tuple[Tensor, ...]) -> int:
+    """The most that one step takes on a GPU, beyond what is there before it."""
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    timed(side, given, "cuda")
+    return int(torch.cuda.max_memory_allocated() - before)
+
+
+def kept_bytes(side: Side, given: tuple[Tensor, ...]) -> int:
+    """What the forward pass keeps for the backward one, each storage once, weights aside."""
+    weights = {p.untyped_storage().data_ptr() for p in side.unet.parameters()}
+    with _kept(weights) as storages:
+        loss_of(side, given).backward()
+    side.optimizer.zero_grad()
+    return sum(storages.values())
+
+
+@contextmanager
+def _kept(weights: set[int]) -> Iterator[dict[int, int]]:
+    found: dict[int, int] = {}
+    alive: list[Tensor] = []  # a freed storage's address may be given away again
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            found[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield found
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,299 @@
+"""Rotations that other programs wrote, read where they mean exactly one of ours.
+
+| layout | what it is | here |
+| --- | --- | --- |
+| PEFT folder, exact Cayley | input side, (I - S)(I + S)⁻¹ | S times -1 |
+| PEFT and OneTrainer, series | near (I + S)(I - S)⁻¹, but no rotation | if equal in float32 |
+| released, `*_oft.R` and `.R` | (I - S)(I + S)⁻¹, control's shared blocks the other way | by sign |
+| kohya, `oft_blocks` | output side, R W | refused: no W Rᵀ is that |
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError  # the error alone: nothing is unpickled here
+
+import torch
+from torch import Tensor
+
+from selma.adapters import names
+from selma.adapters.models import read_model
+from selma.adapters.peft_rotations import (
+    checked,
+    of_series,
+    read_peft_rotations,
+    write_peft_rotations,
+)
+from selma.adapters.reading import PEFT_FILE, PEFT_SETTINGS, lineage_of, opened, peft_json
+from selma.adapters.rotation import ball, triangle
+from selma.adapters.rotations import (
+    GENERATOR,
+    MAGNITUDES,
+    MIXTURE,
+    RotationFile,
+    Turn,
+    read_rotations,
+    require_rotations_fit,
+    sorted_layers,
+    write_rotations,
+)
+from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE
+from selma.errors import AdapterError
+
+RELEASED_FILES = ("pytorch_oft_weights.safetensors", "pytorch_oft_weights.bin")
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+OURS = tuple(f".{role}" for role in (GENERATOR, MIXTURE, MAGNITUDES))
+
+_ROTATES = re.compile(
+    r"\.oft_(generator|mixture|log_magnitudes|R\.|blocks$)|_oft\.R$|^oft_|\.R$|\.scaling_factors$"
+)
+
+
+def is_rotation(place: Path) -> bool:
+    """Whether an adapter's file or folder turns rather than adds; by names alone."""
+    if place.is_dir():
+        if (place / ROTATION_FILE).is_file():
+            return True
+        if (place / ADAPTER_FILE).is_file():
+            return False
+        if (place / PEFT_SETTINGS).is_file():
+            return peft_json(place / PEFT_FILE).get("peft_type") == "OFT"
+        return any((place / name).is_file() for name in RELEASED_FILES)
+    if place.name == PEFT_FILE:
+        return peft_json(place).get("peft_type") == "OFT"
+    if place.suffix in PICKLES:
+        return True
+    if place.suffix != ".safetensors" or not place.is_file():
+        return False
+    with opened(place) as file:
+        return any(_ROTATES.search(name) for name in file.keys())  # noqa: SIM118
+
+
+def read_any_rotations(
+    place: Path,
+    *,
+    layers_per_block: int = names.LAYERS_PER_BLOCK,
+    coft_eps: float | None = None,
+    pickles: bool = False,
+) -> RotationFile:
+    """The rotations in a file or folder of ours, PEFT, OneTrainer or the released code.
+
+    `coft_eps` is what a checkpoint of the released control code was trained with, which does not
+    say so itself. Pickles are read (as tensors alone, running nothing) only if asked for. Raises
+    AdapterError, with the reason where a layout says something that is no rotation of ours.
+    """
+    if place.is_dir() and (place / PEFT_SETTINGS).is_file():
+        place = place / PEFT_FILE
+    elif place.is_dir() and not (place / ROTATION_FILE).is_file():
+        place = next((place / n for n in RELEASED_FILES if (place / n).is_file()), place)
+    if place.name == PEFT_FILE:
+        return read_peft_rotations(place)
+    if place.suffix in PICKLES:
+        if not pickles:
+            raise AdapterError(f"{place} is a pickle: turn it into our file by `selma convert`.")
+        return _foreign(place, _unpickled(place), {}, layers_per_block, coft_eps)
+    if place.is_dir() or place.name == ROTATION_FILE:
+        return read_rotations(place)
+    with opened(place) as file:
+        all_names, metadata = sorted(file.keys()), file.metadata() or {}
+        if any(name.endswith(OURS) for name in all_names):
+            return read_rotations(place)
+        wanted = [name for name in all_names if _ROTATES.search(name) or ".oft_" in name
+                  or "_oft." in name]  # fmt: skip
+        tensors = {name: file.get_tensor(name) for name in wanted}
+    return _foreign(place, tensors, metadata, layers_per_block, coft_eps)
+
+
+def convert_rotations(
+    source: Path, place: Path, *, to: str, base: str | None = None, coft_eps: float | None = None
+) -> list[Path]:
+    """The files written: the rotations at `source` as our file ("selma") or as a PEFT folder.
+
+    Where `base` is given, they must fit it. Raises AdapterError where the layout cannot say them.
+    """
+    model = None if base is None else read_model(base)
+    per_block = model.layers_per_block if model else names.LAYERS_PER_BLOCK
+    file = read_any_rotations(source, layers_per_block=per_block, coft_eps=coft_eps, pickles=True)
+    if model:
+        require_rotations_fit(file, model.shapes, who=source)
+    return write_as(place, file, to=to)
+
+
+def write_as(
+    place: Path, file: RotationFile, *, to: str, notes: Mapping[str, str] | None = None
+) -> list[Path]:
+    """Writes rotations in a layout that can say them; `notes` are entries of our file's header."""
+    if to == "peft":
+        return write_peft_rotations(place, file)
+    if to == "kohya":
+        raise AdapterError(
+            "kohya's OFT turns a layer's output side, R W, and ours the input side, W Rᵀ: neither "
+            "can be written as the other. Write it --to selma, peft or fused."
+        )
+    if to != "selma":
+        raise AdapterError(f"Rotations are written --to selma, peft or fused, but not {to!r}.")
+    if place.suffix != ".safetensors":
+        raise AdapterError(f"Our adapter is one .safetensors file, but {place} came.")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    turns = {key: file.turn(key) for key in file.layers}
+    write_rotations(place, turns, lineage=file.lineage, settings=file.about, notes=notes)
+    return [place]
+
+
+def _foreign(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    layers_per_block: int,
+    coft_eps: float | None,
+) -> RotationFile:
+    if any(name.endswith(".oft_blocks") for name in tensors):
+        raise AdapterError(
+            f"{path} is kohya's OFT, which turns a layer's output side, R W. Ours turn the input "
+            "side, W Rᵀ, and neither can be written as the other. Fuse it with kohya's own tools."
+        )
+    if any(name.endswith(".oft_R.weight") for name in tensors):
+        return _onetrainer(path, tensors, metadata, layers_per_block)
+    return _released(path, tensors, metadata, layers_per_block, coft_eps)
+
+
+def _onetrainer(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], layers_per_block: int
+) -> RotationFile:
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        prefix, _, rest = name.partition(".")
+        if rest != "oft_R.weight":
+            # scaled_oft divides by a number that the file does not hold in full.
+            raise AdapterError(
+                f"{path} must hold oft_R alone, but has {name!r}: {rest} is not read."
+            )
+        key = names.from_kohya(prefix, layers_per_block=layers_per_block)
+        if key is None or names.split(key)[0] != names.UNET:
+            raise AdapterError(f"{path} turns {prefix!r}, which is no layer of a known UNet.")
+        found[key] = tensor
+
+    def give(key: str) -> Turn:
+        vector = found[key].float()
+        checked(vector, path=path, key=key)
+        return Turn(generator=of_series(vector, 5, path=path, key=key))
+
+    return RotationFile(path, "onetrainer", sorted_layers(found), give, lineage_of(metadata, path))
+
+
+@dataclass
+class _Raw:
+    """One layer of the released code."""
+
+    r: Tensor
+    """[r, b, b], or [b, b] of a block that all share."""
+    other_way: bool = False
+    """Cayley's other sign: shared blocks of the control code."""
+    eps: float | None = None
+    """COFT's, on the released scale."""
+    scales: Tensor | None = None
+
+
+def _released(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    layers_per_block: int,
+    coft_eps: float | None,
+) -> RotationFile:
+    if any("_oft." in name for name in tensors):
+        raw = dict(_of_processors(path, tensors))
+    else:
+        raw = dict(_of_control(path, tensors, layers_per_block, coft_eps))
+    if not raw:
+        raise AdapterError(f"{path} must hold rotations of the released OFT code, but has none.")
+
+    def give(key: str) -> Turn:
+        one = raw[key]
+        return Turn(
+            generator=_of_released(one, path=path, key=key),
+            log_magnitudes=_logarithms(one.scales, path=path, key=key),
+        )
+
+    return RotationFile(path, "released", sorted_layers(raw), give, lineage_of(metadata, path))
+
+
+def _of_processors(path: Path, tensors: Mapping[str, Tensor]) -> Iterable[tuple[str, _Raw]]:
+    """oft-db and oft-t2i: "<block>.attn1.processor.to_q_oft.R", with eps and a flag beside it."""
+    for name, tensor in tensors.items():
+        match = re.fullmatch(r"(.+)\.processor\.(to_(?:q|k|v|out))_oft\.R", name)
+        if match is None:
+            if not re.search(r"_oft\.(cross_attention_dim|hidden_size|oft_eps|oft_is_coft)$", name):
+                raise AdapterError(f"{path} has {name!r}, which the released OFT code never wrote.")
+            continue
+        stem = name.removesuffix(".R")
+        held = f"{stem}.oft_is_coft" in tensors and bool(tensors[f"{stem}.oft_is_coft"])
+        eps = float(tensors[f"{stem}.oft_eps"]) if held else None
+        to = "to_out.0" if match[2] == "to_out" else match[2]
+        yield f"{names.UNET}.{match[1].removeprefix('unet.')}.{to}", _Raw(tensor, eps=eps)
+
+
+def _of_control(
+    path: Path, tensors: Mapping[str, Tensor], layers_per_block: int, eps: float | None
+) -> Iterable[tuple[str, _Raw]]:
+    """oft-control: "model.diffusion_model.input_blocks.1.1....attn1.to_q.R", of a whole model."""
+    for name, tensor in tensors.items():
+        if not name.endswith(".R"):
+            continue
+        stem = name.removesuffix(".R")
+        inside = stem.removeprefix("model.").removeprefix("diffusion_model.")
+        joined = "lora_unet_" + inside.replace(".", "_")
+        key = names.from_kohya(joined, layers_per_block=layers_per_block)
+        if key is None:
+            raise AdapterError(f"{path} turns {stem!r}, which is no layer of a known UNet.")
+        shared = tensor.dim() == 2
+        yield key, _Raw(tensor, shared, eps, tensors.get(f"{stem}.scaling_factors"))
+
+
+def _of_released(raw: _Raw, *, path: Path, key: str) -> Tensor:
+    shared = raw.r.dim() == 2
+    blocks = raw.r.float().reshape(-1, *raw.r.shape[-2:])
+    if blocks.dim() != 3 or blocks.shape[1] != blocks.shape[2] or blocks.shape[1] < 2:
+        raise AdapterError(f"{path}: R of {key} cannot be {list(raw.r.shape)}.")
+    if raw.eps is not None:
+        # Their projection looks at R itself, which training keeps skew, before it is made skew.
+        size = blocks.shape[-1]
+        radius = ball(raw.eps, "released", size=size, blocks=len(blocks), shared=shared)
+        norm = blocks.flatten(1).norm(dim=1)[:, None, None]
+        blocks = torch.where(norm > radius, blocks * (radius / norm.clamp(min=1e-30)), blocks)
+    vector = triangle((blocks - blocks.mT) / 2)
+    return vector if raw.other_way else -vector
+
+
+def _logarithms(scales: Tensor | None, *, path: Path, key: str) -> Tensor | None:
+    if scales is None:
+        return None
+    if not bool((scales > 0).all()):
+        raise AdapterError(f"{path}: magnitudes of {key} must be positive to be kept.")
+    return scales.float().flatten().log()
+
+
+def _unpickled(path: Path) -> dict[str, Tensor]:
+    """The rotations of a pickle, of which nothing is run."""
+    try:
+        # Checkpoints of whole models are larger than what is wanted of them; old files cannot be
+        # mapped into memory.
+        mapped = zipfile.is_zipfile(path)
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except (OSError, ValueError, RuntimeError, EOFError, KeyError, UnpicklingError) as error:
+        raise AdapterError(
+            f"{path} must be a checkpoint of plain tensors, but: {str(error).splitlines()[0]}."
+        ) from error
+    while isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    if not isinstance(found, dict):
+        raise AdapterError(f"{path} must hold tensors by name, but holds {type(found).__name__}.")
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, Tensor) and (_ROTATES.search(name) or "_oft." in name)
+    }

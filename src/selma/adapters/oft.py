@@ -1,0 +1,318 @@
+"""OFT and COFT (arXiv:2306.07280) on a UNet: attach, train, hold within the ball, save, detach.
+
+Training turns a layer's input instead of its weight, x R before W, which is the same function. The
+mathematics is `rotation`'s; the backward pass is written out, since Cayley's has a closed form that
+needs no further system to be solved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from selma.adapters import names
+from selma.adapters.energy import hyperspherical_energy
+from selma.adapters.files import Lineage
+from selma.adapters.rotation import ball, drift, projected, skew, triangle
+from selma.adapters.rotations import (
+    GENERATOR,
+    MAGNITUDES,
+    RotationFile,
+    Turn,
+    read_rotations,
+    turn_of,
+    write_rotations,
+)
+from selma.config import CoftConfig, RotationConfig
+from selma.errors import AdapterError, ConfigError
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0")
+GEGLU = ".ff.net.0.proj"
+FEW_BLOCKS = 16
+"""Up to here one product for each block beats a batched one, which has to copy x twice."""
+
+
+def attach(
+    unet: UNet2DConditionModel, config: RotationConfig, *, generator: torch.Generator
+) -> dict[str, nn.Parameter]:
+    """The trainable tensors by name ("<module>.oft_generator"), sorted; all else is frozen.
+
+    They are float32 zeros, whatever the UNet's type is, so that at first nothing changes; nothing
+    is drawn from `generator`. Raises ConfigError where blocks do not fill a layer.
+    """
+    unet.requires_grad_(False)
+    found: dict[str, nn.Parameter] = {}
+    for name, layer in targets(unet, config):
+        blocks = config.blocks_of(layer.in_features)
+        size = layer.in_features // blocks
+        rows = 1 if config.share_blocks else blocks
+        device = layer.weight.device
+        turning = nn.Parameter(torch.zeros(rows, size * (size - 1) // 2, device=device))
+        found[f"{name}.{GENERATOR}"] = turning
+        scales = None
+        if config.magnitudes:
+            scales = nn.Parameter(torch.zeros(layer.out_features, device=device))
+            found[f"{name}.{MAGNITUDES}"] = scales
+        _override(layer, [_Step(generator=turning, log_magnitudes=scales)])
+    return dict(sorted(found.items()))
+
+
+def detach(unet: nn.Module) -> None:
+    """Takes whatever turns off; the UNet is what it was."""
+    for layer in unet.modules():
+        if isinstance(vars(layer).get("forward"), _Turned):
+            del layer.forward
+
+
+def targets(unet: nn.Module, config: RotationConfig) -> Iterator[tuple[str, nn.Linear]]:
+    """The layers that are turned, by their paths. Raises ConfigError if there are none."""
+    endings = ATTENTION if config.targets == "attention" else (*ATTENTION, GEGLU)
+    found = [
+        (name, layer)
+        for name, layer in unet.named_modules()
+        if name.endswith(endings) and isinstance(layer, nn.Linear)
+    ]
+    if not found:
+        raise ConfigError("experts.adapter turns attention's projections, but the UNet has none.")
+    yield from found
+
+
+def settle(unet: nn.Module, factors: Mapping[str, nn.Parameter], config: RotationConfig) -> None:
+    """After a step: moves generators back into COFT's ball; nothing for OFT.
+
+    The released code projects before each forward pass instead, which leaves its last step outside.
+    """
+    if not isinstance(config, CoftConfig):
+        return
+    for name, parameter in factors.items():
+        module, _, role = name.rpartition(".")
+        if role == GENERATOR:
+            width = unet.get_submodule(module).in_features
+            assert isinstance(width, int)
+            with torch.no_grad():
+                parameter.copy_(projected(parameter, radius_of(config, width)))
+
+
+def radius_of(config: CoftConfig, width: int) -> float:
+    """How large the norm of a block's generator may be in a layer of this input width."""
+    blocks = config.blocks_of(width)
+    return ball(
+        config.eps,
+        config.radius,
+        size=width // blocks,
+        blocks=blocks,
+        shared=config.share_blocks,
+    )
+
+
+def save(
+    path: Path, factors: Mapping[str, nn.Parameter], config: RotationConfig, *, lineage: Lineage
+) -> None:
+    """Writes the tensors as our file; equal tensors give equal bytes."""
+    layers: dict[str, dict[str, Tensor]] = {}
+    for name, parameter in factors.items():
+        module, _, role = name.rpartition(".")
+        layers.setdefault(f"{names.UNET}.{module}", {})[role] = parameter.detach()
+    turns = {key: turn_of(tensors, path=path, key=key) for key, tensors in layers.items()}
+    write_rotations(path, turns, lineage=lineage, settings=config.model_dump(mode="json"))
+
+
+def energies(unet: nn.Module, path: Path) -> dict[str, Any]:
+    """Hyperspherical energy of each layer before and after, and of all of them together.
+
+    A rotation leaves it as it was up to rounding; magnitudes, too, since it looks at directions.
+    """
+    file, layers = read_rotations(path), {}
+    for key in file.layers:
+        weight = unet.get_parameter(f"{names.split(key)[1]}.weight").detach().float()
+        before = hyperspherical_energy(weight)
+        after = hyperspherical_energy(file.turn(key).changed(weight, of=key))
+        layers[names.split(key)[1]] = {"before": before, "after": after}
+    whole = {which: sum(one[which] for one in layers.values()) for which in ("before", "after")}
+    return {"all": whole, "layers": layers}
+
+
+@contextmanager
+def turning(
+    unet: nn.Module, adapters: Sequence[RotationFile], *, strengths: Iterable[float] | None = None
+) -> Iterator[None]:
+    """While the block runs, the UNet's layers work as if the adapters were in their weights, the
+    first of them first. The weights are not touched. Raises AdapterError if one does not fit."""
+    each = [1.0] * len(adapters) if strengths is None else list(strengths)
+    steps: dict[str, list[_Step]] = {}
+    for file, strength in zip(adapters, each, strict=True):
+        for key in file.layers:
+            module = names.split(key)[1]
+            turn = file.turn(key)
+            layer = layer_of(unet, module, who=file.path)
+            turn.require_fit(tuple(layer.weight.shape), of=f"{file.path}, {key}")
+            steps.setdefault(module, []).append(_Step.of(turn.scaled(strength), layer))
+    try:
+        for module, some in steps.items():
+            _override(layer_of(unet, module, who="the adapter"), some)
+        yield
+    finally:
+        detach(unet)
+
+
+def layer_of(unet: nn.Module, module: str, *, who: object) -> nn.Linear:
+    """The linear layer of that path. Raises AdapterError if there is none."""
+    try:
+        found = unet.get_submodule(module)
+    except AttributeError:
+        found = None
+    if not isinstance(found, nn.Linear):
+        raise AdapterError(
+            f"{who} turns {module}, but this UNet has no such linear layer. It was made for "
+            "another model."
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One adapter's share of a layer's forward pass."""
+
+    generator: Tensor | None = None
+    mixture: Tensor | None = None
+    log_magnitudes: Tensor | None = None
+    low_rank: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def of(cls, turn: Turn, layer: nn.Linear) -> _Step:
+        def there(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(layer.weight.device)
+
+        pair = turn.low_rank and (there(turn.low_rank[0]), there(turn.low_rank[1]))
+        return cls(
+            there(turn.generator),
+            there(turn.mixture),
+            there(turn.log_magnitudes),
+            pair,  # type: ignore[arg-type]
+        )
+
+    @property
+    def only_turns(self) -> bool:
+        return self.log_magnitudes is None and self.low_rank is None
+
+    def turned(self, x: Tensor) -> Tensor:
+        """x R."""
+        if self.mixture is not None:
+            eye = torch.eye(self.mixture.shape[-1], device=x.device)
+            return turned_by(x, (self.mixture - eye).to(x.dtype))
+        if self.generator is not None:
+            found: Tensor = _Rotated.apply(x, self.generator)
+            return found
+        return x
+
+
+class _Turned:
+    """The forward pass of a linear layer with W_n = D_n W_(n-1) R_nᵀ + Δ_n of adapters 1 ... n."""
+
+    def __init__(self, layer: nn.Linear, steps: Sequence[_Step]) -> None:
+        self.layer, self.steps = layer, list(steps)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        layer, kind = self.layer, x.device.type
+        if torch.is_autocast_enabled(kind):
+            x = x.to(torch.get_autocast_dtype(kind))  # as the layer itself would
+        if all(step.only_turns for step in self.steps):
+            for step in reversed(self.steps):
+                x = step.turned(x)
+            return nn.functional.linear(x, layer.weight, layer.bias)
+        y = self._through(len(self.steps), x)
+        return y if layer.bias is None else y + layer.bias.to(y.dtype)
+
+    def _through(self, count: int, x: Tensor) -> Tensor:
+        """x W_countᵀ."""
+        if not count:
+            return nn.functional.linear(x, self.layer.weight)
+        step = self.steps[count - 1]
+        y = self._through(count - 1, step.turned(x))
+        if step.log_magnitudes is not None:
+            y = y * step.log_magnitudes.exp().to(y.dtype)
+        if step.low_rank is not None:
+            a, b = (factor.to(x.dtype) for factor in step.low_rank)
+            y = y + (x @ a.mT) @ b.mT
+        return y
+
+
+def _override(layer: nn.Linear, steps: Sequence[_Step]) -> None:
+    # An instance's own forward: names, parameters and state of the UNet stay what they are.
+    layer.forward = _Turned(layer, steps)  # type: ignore[assignment]
+
+
+def turned_by(x: Tensor, change: Tensor) -> Tensor:
+    """x R = x + x (R - I), which keeps the digits of small rotations in half precision, too.
+
+    x: [..., r b].  change: R - I, [r, b, b] or [1, b, b], in x's type.
+    """
+    rows, size = change.shape[0], change.shape[-1]
+    flat = x.reshape(-1, x.shape[-1])
+    if rows == 1:
+        parts = flat.reshape(-1, size)
+        return torch.addmm(parts, parts, change[0]).reshape(x.shape)
+    if rows > FEW_BLOCKS:
+        parts = flat.unflatten(1, (rows, size)).transpose(0, 1)
+        return torch.baddbmm(parts, parts, change).transpose(0, 1).reshape(x.shape)
+    found = torch.empty_like(flat)
+    for block in range(rows):
+        here = slice(block * size, (block + 1) * size)
+        torch.addmm(flat[:, here], flat[:, here], change[block], out=found[:, here])
+    return found.reshape(x.shape)
+
+
+class _Rotated(torch.autograd.Function):
+    """x R of a generator's upper triangle; keeps x and R - I for the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, vector: Tensor) -> Tensor:
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            change = drift(skew(vector))
+            ctx.save_for_backward(x, change)
+            return turned_by(x, change.to(x.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, change = ctx.saved_tensors
+        to_x = to_vector = None
+        if ctx.needs_input_grad[0]:
+            to_x = turned_by(gradient, change.mT.to(gradient.dtype))
+        if ctx.needs_input_grad[1]:
+            to_vector = _to_vector(_outer(x, gradient, change), change)
+        return to_x, to_vector
+
+
+def _outer(x: Tensor, gradient: Tensor, change: Tensor) -> Tensor:
+    """xᵀ g of each block, in the change's shape and type: the loss's gradient by R."""
+    rows, size = change.shape[0], change.shape[-1]
+    x, gradient = (one.reshape(-1, x.shape[-1]) for one in (x, gradient))
+    if rows == 1:
+        x, gradient = x.reshape(-1, size), gradient.reshape(-1, size)
+    if rows > FEW_BLOCKS:
+        parts = [one.unflatten(1, (rows, size)).transpose(0, 1) for one in (x, gradient)]
+        return torch.bmm(parts[0].mT, parts[1]).to(change.dtype)
+    found = torch.empty_like(change)
+    for block in range(rows):
+        here = slice(block * size, (block + 1) * size)
+        found[block] = x[:, here].mT @ gradient[:, here]
+    return found
+
+
+def _to_vector(by_rotation: Tensor, change: Tensor) -> Tensor:
+    """The gradient by the generator's triangle. With X = (I - S)⁻¹ = I + (R - I) / 2 the rotation's
+    differential is 2 X dS X, so that the gradient by S is 2 Xᵀ G Xᵀ."""
+    x = change.mT / 2 + torch.eye(change.shape[-1], dtype=change.dtype, device=change.device)
+    by_generator = 2 * x @ by_rotation @ x
+    return triangle(by_generator - by_generator.mT)

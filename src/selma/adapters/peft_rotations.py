@@ -1,0 +1,152 @@
+"""PEFT's folders of OFT: the same rotations with the other sign, where PEFT's Cayley is exact."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from selma.adapters import names
+from selma.adapters.files import OUR_KEY, as_json, given, lineage_json, write_safetensors
+from selma.adapters.formats import PEFT_CLASSES
+from selma.adapters.reading import PEFT_FILE, PEFT_SETTINGS, lineage_of, opened, peft_json
+from selma.adapters.rotation import (
+    ball,
+    cayley,
+    orthogonality_error,
+    projected,
+    series,
+    side,
+    skew,
+)
+from selma.adapters.rotations import GENERATOR, RotationFile, Turn, sorted_layers
+from selma.errors import AdapterError
+from selma.workspace import write_bytes
+
+EXACT = 1e-6
+"""A truncated series nearer to the rotation than this is the rotation, as far as float32 knows."""
+
+_HARMLESS = {
+    "r", "oft_block_size", "coft", "eps", "block_share", "use_cayley_neumann",
+    "num_cayley_neumann_terms", "module_dropout", "target_modules", "exclude_modules",
+    "init_weights", "layers_to_transform", "layers_pattern", "inference_mode", "peft_version",
+    "task_type", "auto_mapping", "base_model_name_or_path", "revision",
+}  # fmt: skip
+
+
+def read_peft_rotations(path: Path) -> RotationFile:
+    """The rotations in a PEFT folder, given its file. Raises AdapterError."""
+    settings = peft_json(path)
+    for key, value in settings.items():
+        if value and key not in _HARMLESS and (key, value) not in (
+            ("bias", "none"), ("peft_type", "OFT"),
+        ):  # fmt: skip
+            raise AdapterError(f"{path} is no plain OFT: its settings have {key} {value!r}.")
+    if "oft_block_size" not in settings:
+        raise AdapterError(f"{path} is of PEFT before 0.14, whose OFT was another. Train it anew.")
+    found: dict[str, str] = {}
+    with opened(path) as file:
+        metadata = file.metadata() or {}
+        for name in sorted(file.keys()):
+            match = re.fullmatch(r"base_model\.model\.(.+)\.oft_R(?:\.\w+)?\.weight", name)
+            if match is None:
+                raise AdapterError(f"{path} must hold oft_R of layers alone, but has {name!r}.")
+            found[names.plain(names.UNET, match[1])] = name
+
+    def give(key: str) -> Turn:
+        with opened(path) as file:
+            vector = file.get_tensor(found[key]).float()
+        return Turn(generator=_of_peft(vector, settings, path=path, key=key))
+
+    return RotationFile(path, "peft", sorted_layers(found), give, lineage_of(metadata, path))
+
+
+def _of_peft(vector: Tensor, settings: Mapping[str, Any], *, path: Path, key: str) -> Tensor:
+    """Our generator of PEFT's: as it would itself project and turn when the adapter is used."""
+    size = checked(vector, path=path, key=key)
+    if settings.get("coft"):
+        radius = ball(float(settings.get("eps", 6e-5)), "peft", size=size, blocks=len(vector))
+        vector = projected(vector, radius)
+    if settings.get("use_cayley_neumann"):
+        terms = int(settings.get("num_cayley_neumann_terms", 5))
+        return of_series(vector, terms, path=path, key=key)
+    return -vector
+
+
+def of_series(vector: Tensor, terms: int, *, path: Path, key: str) -> Tensor:
+    """The generator itself, where the series is the rotation; else AdapterError."""
+    generator = skew(vector)
+    theirs = series(generator, terms)
+    wrong = float((theirs - cayley(generator)).abs().max())
+    if wrong > EXACT:
+        raise AdapterError(
+            f"{path} turns by a series of {terms} terms, which is no rotation: in {key} R Rᵀ is "
+            f"{orthogonality_error(theirs):.2g} from the identity, and the rotation itself would "
+            f"differ by {wrong:.2g}. Train with exact Cayley (PEFT: use_cayley_neumann=False), or "
+            "fuse it with the program that made it."
+        )
+    return vector
+
+
+def write_peft_rotations(place: Path, file: RotationFile) -> list[Path]:
+    """A folder that PEFT reads: the same rotations, by its exact Cayley. Raises AdapterError where
+    PEFT's OFT cannot say it: magnitudes, low-rank changes, mixtures, or blocks without a rule."""
+    if place.suffix == ".safetensors":
+        raise AdapterError(f"A peft adapter is a folder, but {place} came.")
+    vectors: dict[str, Tensor] = {}
+    for key in file.layers:
+        turn = file.turn(key)
+        if turn.tensors.keys() != {GENERATOR} or turn.generator is None:
+            more = ", ".join(sorted(turn.tensors.keys() - {GENERATOR}))
+            raise AdapterError(
+                f"PEFT's OFT only rotates, but {key} has {more}: write it --to selma."
+            )
+        vectors[names.split(key)[1]] = -turn.generator
+    settings = {
+        "peft_type": "OFT",
+        **_layout(vectors),
+        # Left off: these rotations lie within their ball already, and PEFT's eps is no width's.
+        "coft": False,
+        "use_cayley_neumann": False,
+        "module_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_weights": True,
+        "target_modules": sorted(vectors),
+        "inference_mode": True,
+        "base_model_name_or_path": None,
+        "auto_mapping": dict(
+            zip(("base_model_class", "parent_library"), PEFT_CLASSES[names.UNET], strict=True)
+        ),
+    }
+    place.mkdir(parents=True, exist_ok=True)
+    tensors = {f"base_model.model.{m}.oft_R.weight": vector for m, vector in vectors.items()}
+    metadata = {"format": "pt", OUR_KEY: lineage_json(file.lineage)}
+    write_safetensors(place / PEFT_FILE, given(tensors), metadata=metadata)
+    write_bytes(place / PEFT_SETTINGS, as_json(settings).encode())
+    return [place / PEFT_SETTINGS, place / PEFT_FILE]
+
+
+def _layout(vectors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Either r or the blocks' side, whichever all layers have in common."""
+    rows = {len(vector) for vector in vectors.values()}
+    sizes = {side(vector.shape[-1]) for vector in vectors.values()}
+    if len(sizes) == 1:
+        # One row may be a whole layer, or a block that all share; shared is right for both.
+        return {"r": 0, "oft_block_size": sizes.pop(), "block_share": rows == {1}}
+    if len(rows) == 1 and rows != {1}:
+        return {"r": rows.pop(), "oft_block_size": 0, "block_share": False}
+    raise AdapterError(
+        f"PEFT wants one number of blocks or one size of them for all layers, but these have "
+        f"{sorted(rows)} of {sorted(sizes)}: write it --to selma."
+    )
+
+
+def checked(vector: Tensor, *, path: Path, key: str) -> int:
+    """b, the side of the blocks whose upper triangles these are. Raises AdapterError."""
+    if vector.dim() != 2 or not vector.numel():
+        raise AdapterError(f"{path}: the rotation of {key} cannot be {list(vector.shape)}.")
+    return side(vector.shape[-1])

@@ -1,0 +1,278 @@
+"""Adapters that turn neurons, as files: what they do to a layer, how they lie on disk, and back.
+
+A layer's weight becomes D W Rᵀ + Δ. R comes from a generator (`rotation`); D are scales of neurons,
+kept as logarithms so that they stay positive and a strength of 0 is 1; Δ is a low-rank change, of
+LoRA experts that were merged with rotations. Each of them may be missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selma.adapters import names
+from selma.adapters.files import DTYPES, OUR_KEY, Lineage, as_json, lineage_json, write_safetensors
+from selma.adapters.reading import as_the_manifest_says, lineage_of, opened
+from selma.adapters.rotation import cayley, require_rotation, side, skew, turned
+from selma.backbones.text_to_image import ROTATION_FILE
+from selma.errors import AdapterError
+
+ROTATION_KEY = "selma_rotations"
+ABOUT = {"cayley": "(I+S)(I-S)^-1", "side": "input", "version": 1}
+"""What the header says of the numbers; a file that says otherwise is not read."""
+
+GENERATOR, MIXTURE, MAGNITUDES = "oft_generator", "oft_mixture", "oft_log_magnitudes"
+LOW_RANK = ("lora_A.weight", "lora_B.weight")
+ROLES = (GENERATOR, MIXTURE, MAGNITUDES, *LOW_RANK)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What an adapter does to one layer, float32."""
+
+    generator: Tensor | None = None
+    """[r, b (b - 1) / 2], or one row that all blocks share; upper triangles of S."""
+    mixture: Tensor | None = None
+    """In place of a rotation: blocks [r, b, b] that are none, as some merges leave them."""
+    log_magnitudes: Tensor | None = None
+    """[out]."""
+    low_rank: tuple[Tensor, Tensor] | None = None
+    """A [k, in] and B [out, k]; the change is B A."""
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Role → tensor, of those that are there."""
+        a, b = self.low_rank or (None, None)
+        each = (self.generator, self.mixture, self.log_magnitudes, a, b)
+        return {role: one for role, one in zip(ROLES, each, strict=True) if one is not None}
+
+    @property
+    def size(self) -> int | None:
+        """b, the side of a block; None where nothing is turned."""
+        if self.mixture is not None:
+            return self.mixture.shape[-1]
+        return None if self.generator is None else side(self.generator.shape[-1])
+
+    def scaled(self, strength: float) -> Turn:
+        """The same in that strength: generators times it, so that rotations stay rotations."""
+        if strength == 1:
+            return self
+        eye = None if self.size is None else torch.eye(self.size)
+        return Turn(
+            generator=None if self.generator is None else strength * self.generator,
+            mixture=None if self.mixture is None else eye + strength * (self.mixture - eye),
+            log_magnitudes=_times(strength, self.log_magnitudes),
+            low_rank=self.low_rank and (self.low_rank[0], strength * self.low_rank[1]),
+        )
+
+    def changed(self, weight: Tensor, *, of: str = "a layer") -> Tensor:
+        """D W Rᵀ + Δ, in the weight's type; computed in float64, where the device has it."""
+        wide = torch.float32 if weight.device.type == "mps" else torch.float64
+        found = weight.to(wide)
+        place = {"device": weight.device, "dtype": wide}
+        if self.generator is not None:
+            blocks = cayley(skew(self.generator.to(**place)))
+            found = turned(found, require_rotation(blocks, of=of))
+        if self.mixture is not None:
+            found = turned(found, self.mixture.to(**place))
+        if self.log_magnitudes is not None:
+            found = self.log_magnitudes.to(**place).exp()[:, None] * found
+        if self.low_rank is not None:
+            a, b = self.low_rank
+            found = found + b.to(**place) @ a.to(**place)
+        return found.to(weight.dtype)
+
+    def require_fit(self, shape: tuple[int, ...], *, of: str) -> None:
+        """Nothing, if a weight of this shape can be changed so; else AdapterError."""
+        problem = self._misfit(shape)
+        if problem:
+            raise AdapterError(f"{of}: its weight is {list(shape)}, but {problem}.")
+
+    def _misfit(self, shape: tuple[int, ...]) -> str | None:
+        if len(shape) != 2:
+            return "only linear layers can be turned"
+        out, width = shape
+        blocks = self.mixture if self.mixture is not None else self.generator
+        if self.size is not None and blocks is not None:
+            rows = blocks.shape[0]
+            if width % self.size or rows not in (1, width // self.size):
+                return f"the adapter has {rows} blocks of side {self.size}"
+        if self.log_magnitudes is not None and self.log_magnitudes.shape != (out,):
+            return f"the adapter has {self.log_magnitudes.numel()} magnitudes"
+        if self.low_rank and (self.low_rank[1].shape[0], self.low_rank[0].shape[1]) != shape:
+            return "the adapter adds a change of another shape"
+        return None
+
+
+@dataclass(frozen=True)
+class RotationFile:
+    """An adapter that turns, wherever it lies: layers by our names, each read when asked for."""
+
+    path: Path
+    format: str
+    """"selma", "peft", "onetrainer" or "released"."""
+    layers: tuple[str, ...]
+    """Sorted."""
+    give: Callable[[str], Turn]
+    """Unchecked; ask `turn`."""
+    lineage: Lineage = field(default_factory=Lineage)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """Further facts of the header: the adapter's settings."""
+
+    def turn(self, key: str) -> Turn:
+        """What the adapter does to one layer. Raises AdapterError unless the numbers are finite and
+        have shapes that go together."""
+        found = self.give(key)
+        for role, tensor in found.tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise AdapterError(f"{self.path}: {role} of {key} must be finite, but is not.")
+        _require_shapes(self.path, key, found)
+        return found
+
+    @property
+    def only_rotates(self) -> bool:
+        """Whether each layer has a generator and nothing else."""
+        return all(self.give(key).tensors.keys() == {GENERATOR} for key in self.layers)
+
+
+def read_rotations(place: Path) -> RotationFile:
+    """Our own file, or the one in a folder of ours. Raises AdapterError.
+
+    If the folder has a manifest, the file's sha256 must be the manifest's.
+    """
+    path = place / ROTATION_FILE if place.is_dir() else place
+    if path.name == ROTATION_FILE:
+        as_the_manifest_says(path)
+    found: dict[str, dict[str, str]] = {}
+    with opened(path) as file:
+        metadata = file.metadata() or {}
+        about = _about(metadata, path)
+        for name in sorted(file.keys()):
+            key, role = _named(path, name)
+            if str(file.get_slice(name).get_dtype()) not in DTYPES:
+                raise AdapterError(f"{path}: {name} must be float.")
+            found.setdefault(key, {})[role] = name
+    if not found:
+        raise AdapterError(f"{path} must change at least one layer, but is empty.")
+
+    def give(key: str) -> Turn:
+        with opened(path) as file:
+            tensors = {role: file.get_tensor(name).float() for role, name in found[key].items()}
+        return turn_of(tensors, path=path, key=key)
+
+    return RotationFile(
+        path=path,
+        format="selma",
+        layers=sorted_layers(found),
+        give=give,
+        lineage=lineage_of(metadata, path),
+        about=about,
+    )
+
+
+def write_rotations(
+    path: Path,
+    layers: Mapping[str, Turn],
+    *,
+    lineage: Lineage,
+    settings: Mapping[str, Any] | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> None:
+    """Writes our own file, whole or nothing; equal layers give equal bytes.
+
+    layers: by our names ("unet...."). `settings` are those of the adapter, `notes` further entries
+    of the header.
+    """
+    tensors: dict[str, tuple[tuple[int, ...], Callable[[], Tensor]]] = {}
+    for key, turn in layers.items():
+        for role, tensor in turn.tensors.items():
+            tensors[f"{key}.{role}"] = (tuple(tensor.shape), _giving(tensor))
+    metadata = {
+        "format": "pt",
+        ROTATION_KEY: as_json({**ABOUT, "settings": dict(settings or {})}),
+        OUR_KEY: lineage_json(lineage),
+        **(notes or {}),
+    }
+    write_safetensors(path, dict(sorted(tensors.items())), metadata=metadata)
+
+
+def turn_of(tensors: Mapping[str, Tensor], *, path: Path, key: str) -> Turn:
+    """A layer's change from its tensors by role."""
+    a, b = (tensors.get(role) for role in LOW_RANK)
+    if (a is None) != (b is None) or {GENERATOR, MIXTURE} <= tensors.keys():
+        raise AdapterError(f"{path}: {key} has {', '.join(sorted(tensors))}, which cannot be all.")
+    return Turn(
+        generator=tensors.get(GENERATOR),
+        mixture=tensors.get(MIXTURE),
+        log_magnitudes=tensors.get(MAGNITUDES),
+        low_rank=None if a is None or b is None else (a, b),
+    )
+
+
+def require_rotations_fit(
+    file: RotationFile, shapes: Mapping[str, tuple[int, ...]], *, who: object
+) -> None:
+    """Nothing, if a model with weights of these shapes has each layer; else AdapterError."""
+    missing = [key for key in file.layers if key not in shapes]
+    if missing:
+        raise AdapterError(f"{who} turns {missing[0]}, which this model has not.")
+    for key in file.layers:
+        file.turn(key).require_fit(shapes[key], of=f"{who}, {key}")
+
+
+def sorted_layers(keys: Iterable[str]) -> tuple[str, ...]:
+    """Names of layers in the order of their tensors' names."""
+    return tuple(sorted(keys, key=lambda key: f"{key}."))
+
+
+def _times(strength: float, tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else strength * tensor
+
+
+def _giving(tensor: Tensor) -> Callable[[], Tensor]:
+    return lambda: tensor
+
+
+def _named(path: Path, name: str) -> tuple[str, str]:
+    """(our name of the layer, role) of a tensor."""
+    for role in ROLES:
+        key = name.removesuffix(f".{role}")
+        if key != name:
+            component, module = names.split(key)
+            if component != names.UNET or not module:
+                raise AdapterError(f"{path} must turn layers of the UNet alone, but has {name!r}.")
+            return key, role
+    raise AdapterError(f"{path} must hold rotations, but has {name!r}.")
+
+
+def _require_shapes(path: Path, key: str, turn: Turn) -> None:
+    dimensions = {GENERATOR: 2, MIXTURE: 3, MAGNITUDES: 1, LOW_RANK[0]: 2, LOW_RANK[1]: 2}
+    for role, tensor in turn.tensors.items():
+        if tensor.dim() != dimensions[role] or 0 in tensor.shape:
+            raise AdapterError(f"{path}: {role} of {key} cannot be {list(tensor.shape)}.")
+    if turn.generator is not None:
+        side(turn.generator.shape[-1])
+    if turn.mixture is not None and turn.mixture.shape[1] != turn.mixture.shape[2]:
+        raise AdapterError(f"{path}: blocks of {key} must be square.")
+    if turn.low_rank is not None and turn.low_rank[0].shape[0] != turn.low_rank[1].shape[1]:
+        raise AdapterError(f"{path}: A and B of {key} do not go together.")
+
+
+def _about(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(metadata.get(ROTATION_KEY, "null"))
+    except (ValueError, RecursionError):
+        about = None
+    if not isinstance(about, dict) or any(about.get(k) != v for k, v in ABOUT.items()):
+        raise AdapterError(
+            f"{path} must say by {ROTATION_KEY} in its header what its numbers mean, {ABOUT}, but "
+            f"says {about}. Another selma may have written it."
+        )
+    settings = about.get("settings")
+    return settings if isinstance(settings, dict) else {}
