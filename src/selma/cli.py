@@ -515,7 +515,7 @@ def generate(
     sur_strength: Annotated[
         float, typer.Option(min=0, help="Of --sur; 0 is the base model.")
     ] = 1.0,
-    negative: Annotated[
+    sur_negative: Annotated[
         str, typer.Option(help="What --sur does to the empty prompt: alone, adapted, released.")
     ] = "alone",
     base: Annotated[str, typer.Option(help='"toybox", a diffusers folder or a Hub id.')] = "toybox",
@@ -537,7 +537,7 @@ def generate(
         adapter=adapter,
         strengths=strength or (),
         sur=sur,
-        reading=sur_drawing(strength=sur_strength, negative=negative),
+        reading=sur_drawing(strength=sur_strength, negative=sur_negative),
         seed=seed,
         steps=steps,
         guidance=guidance,

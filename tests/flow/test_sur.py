@@ -84,7 +84,7 @@ def test_generate_reads_a_prompt_through_it(tmp_path):
         assert result.exit_code == 0, result.output
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
     with pytest.raises(ConfigError, match="negative"):
-        CliRunner().invoke(cli.app, [*words, "--negative", "nonsense"], catch_exceptions=False)
+        CliRunner().invoke(cli.app, [*words, "--sur-negative", "nonsense"], catch_exceptions=False)
 
 
 def test_the_released_preset_is_the_release_and_can_be_mended_in_part():

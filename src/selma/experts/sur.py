@@ -153,9 +153,6 @@ class SurLearner:
         weights = {name: getattr(losses, name).weight for name in parts}
         return {"loss": sum((weights[n] * p for n, p in parts.items()), torch.tensor(0.0)), **parts}
 
-    def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Any adapter is allowed."""
-
     def save(self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage) -> None:
         llm = self.config.llm
         tensors = dict(self.adapter.state_dict())
@@ -179,6 +176,9 @@ class SurLearner:
         from safetensors.torch import load_file
 
         return load_file(path)
+
+    def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Nothing: any weights are an adapter."""
 
     def _adapted(self, samples: Samples, batch: Batch, *, step: int) -> sur.Adapted:
         if self.config.adapter.form == "paper" or not self.config.adapter.dropout:
