@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma.errors import ModelError
-from selma.workspace import file_sha256
+from selma.errors import ModelError, WorkspaceError
+from selma.workspace import file_sha256, write_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +21,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _READ = {".safetensors", ".json", ".jinja", ".model", ".txt"}
 """What transformers reads of a model's folder; a README or weights in another format changes
 nothing."""
+LARGE = 16 * 2**20
+"""Bytes from which on a digest is kept between processes."""
 
 
 def model_config(model: str, revision: str | None, *, setting: str) -> dict[str, Any]:
@@ -60,9 +64,17 @@ def folder_digest(folder: Path) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """sha256 in hex; a file is read again only when its size or time has changed."""
+    """sha256 in hex; a file is read again only when its size or times have changed. Of large files
+    it is kept in the user's cache, since gigabytes take seconds to read."""
     state = path.stat()
-    return _digest_once(path, state.st_size, state.st_mtime_ns)
+    # The time of the last change cannot be set back, unlike that of the last writing.
+    return _digest_once(path.resolve(), state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+
+
+def cache_folder() -> Path:
+    """Where selma keeps what can be made again; it need not be there yet."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "selma"
 
 
 @cache
@@ -109,5 +121,16 @@ def _files(folder: Path) -> list[Path]:
 
 
 @cache
-def _digest_once(path: Path, size: int, modified: int) -> str:
-    return file_sha256(path)
+def _digest_once(path: Path, size: int, *times: int) -> str:
+    if size < LARGE:
+        return file_sha256(path)
+    name = hashlib.sha256(json.dumps([str(path), size, *times]).encode()).hexdigest()
+    kept = cache_folder() / "digests" / name
+    with suppress(OSError):
+        if re.fullmatch(r"[0-9a-f]{64}", found := kept.read_text("ascii", errors="replace")):
+            return found
+    digest = file_sha256(path)
+    with suppress(OSError, WorkspaceError):  # a home that cannot be written to costs only time
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(kept, digest.encode())
+    return digest
