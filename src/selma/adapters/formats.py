@@ -34,6 +34,7 @@ from selma.adapters.reading import (
     read_adapter,
 )
 from selma.errors import AdapterError
+from selma.progress import console
 from selma.workspace import write_bytes
 
 Format = Literal["diffusers", "kohya", "peft"]
@@ -253,6 +254,7 @@ def _write_kohya(place: Path, adapter: Adapter, model: Model | None) -> None:
             raise AdapterError(f"kohya has no name for {key}. Write it --to diffusers or peft.")
         named[key] = name
     adapter = _of_one_rank(adapter)
+    _warn_of_scales(place, adapter)
     metadata = kohya_metadata(adapter, family, model)
     _write(place, adapter, named, ("lora_down", "lora_up"), metadata, alphas=True)
 
@@ -279,6 +281,18 @@ def _of_one_rank(adapter: Adapter) -> Adapter:
 
     layers = {k: replace(one, rank=top, alpha=scale * top) for k, one in adapter.layers.items()}
     return Adapter(layers, give, adapter.lineage, {**adapter.notes, RANKS_KEY: as_json(ranks)})
+
+
+def _warn_of_scales(place: Path, adapter: Adapter) -> None:
+    scales = sorted({layer.scale for layer in adapter.layers.values()})
+    if len(scales) > 1:
+        console.print(
+            f"{place}: the layers have {len(scales)} different scales (alpha / rank), from "
+            f"{scales[0]:g} to {scales[-1]:g}. kohya, ComfyUI and A1111 read them right, but "
+            "diffusers (0.42) misreads such a kohya file. For diffusers, write it --to diffusers.",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 _VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}

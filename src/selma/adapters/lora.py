@@ -28,6 +28,16 @@ def attach(
     They are float32 whatever the UNet's type is. B is zero, so that at first nothing changes; A is
     drawn from the CPU generator.
     """
+    factors = add(unet, config)
+    for name, parameter in factors.items():
+        if ".lora_A." in name:
+            drawn = INITS[config.init](torch.empty(parameter.shape), config.rank, generator)
+            parameter.data.copy_(drawn)
+    return factors
+
+
+def add(unet: UNet2DConditionModel, config: LoraConfig) -> dict[str, nn.Parameter]:
+    """As `attach`, with the first values of PEFT's own; for who needs no more than shapes."""
     import peft
 
     unet.requires_grad_(False)
@@ -49,11 +59,8 @@ def attach(
         for name, parameter in sorted(unet.named_parameters())
         if parameter.requires_grad
     }
-    for name, parameter in factors.items():
+    for parameter in factors.values():
         parameter.data = parameter.data.float()
-        if ".lora_A." in name:
-            drawn = INITS[config.init](torch.empty(parameter.shape), config.rank, generator)
-            parameter.data.copy_(drawn)
     return factors
 
 

@@ -223,7 +223,7 @@ class _Turned:
         self.layer, self.steps = layer, list(steps)
 
     def __call__(self, x: Tensor) -> Tensor:
-        layer, kind = self.layer, x.device.type
+        layer, kind = self.layer, _kind(x)
         if torch.is_autocast_enabled(kind):
             x = x.to(torch.get_autocast_dtype(kind))  # as the layer itself would
         if all(step.only_turns for step in self.steps):
@@ -245,6 +245,11 @@ class _Turned:
             a, b = (factor.to(x.dtype) for factor in step.low_rank)
             y = y + (x @ a.mT) @ b.mT
         return y
+
+
+def _kind(x: Tensor) -> str:
+    """Its device's kind, as autocast knows it; shapes alone (meta) count as a CPU's."""
+    return "cpu" if x.device.type == "meta" else x.device.type
 
 
 def _override(layer: nn.Linear, steps: Sequence[_Step]) -> None:
@@ -277,7 +282,7 @@ class _Rotated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, vector: Tensor) -> Tensor:
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(_kind(x), enabled=False):
             change = drift(skew(vector))
             ctx.save_for_backward(x, change)
             return turned_by(x, change.to(x.dtype))

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from selma.backbones.text_to_image import base_fingerprint
+from selma.backbones.base_files import base_fingerprint
 from selma.config import BaseConfig, ExpertsConfig
 from selma.records import Pair
 from selma.workspace import file_sha256, recipe_key

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma.backbones.text_to_image import base_fingerprint
+from selma.backbones.base_files import base_fingerprint
 from selma.config import BaseConfig, ImagesConfig, SurDrawing
 from selma.errors import DataError
 from selma.images.pairs import METADATA, read_drawn, write_metadata

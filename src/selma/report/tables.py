@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from selma.backbones.bases import Architecture, Base
 from selma.errors import DataError
 from selma.records import Comparison, Interval, ModelScore, Scorecard
+
+if TYPE_CHECKING:
+    from selma.backbones.bases import Architecture, Base
+    from selma.backbones.memory import Need
 
 
 def points(value: float, digits: int = 1) -> str:
@@ -383,3 +386,21 @@ def print_architecture(own: Architecture, bases: Mapping[str, Base], console: Co
         console.print(f"{key}: {value}", highlight=False)
     same = [name for name, base in bases.items() if base.architecture == own]
     console.print(f"as: {', '.join(same) or 'none of the table'}", highlight=False)
+
+
+def print_memory(
+    needs: Iterable[Need], changes: Sequence[str], limit: int | None, console: Console
+) -> None:
+    """A table of what each piece of work needs, and below it what to change."""
+    table = Table(title="memory of the device, estimated from shapes (GiB)")
+    for column in ("work", "pictures at once", "weights", "trained", "activations", "in all"):
+        table.add_column(column, justify="left" if column == "work" else "right")
+    for need in needs:
+        sizes = (need.weights, need.trained, need.fixed + need.each * need.pictures, need.total)
+        table.add_row(need.what, str(need.pictures), *(f"{size / 2**30:.2f}" for size in sizes))
+    console.print(table)
+    if limit is not None:
+        fits = all(need.total <= limit for need in needs)
+        console.print(f"{limit / 2**30:.1f} GiB {'suffice' if fits else 'do not suffice'}.")
+    for change in changes:
+        console.print(f"  {change}", highlight=False)

@@ -1,0 +1,262 @@
+"""The base's files: a folder, a Hub repository or a single file, as whose configs describe it.
+
+Only safetensors are read, and no code from the model's folder is run; safety checker and watermark
+are left out (both would change training pictures).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selma.backbones.bases import BASES, Architecture, architecture, located, mismatches
+from selma.backbones.hub import (
+    HUB_ID,
+    file_digest,
+    folder_digest,
+    hub_commit,
+    model_config,
+    weights_digest,
+)
+from selma.backbones.single_file import load_single_file
+from selma.config import BaseConfig
+from selma.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+INDEX = "model_index.json"
+
+# Class in model_index.json → what its loader is told beside the precision.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "StableDiffusionPipeline": {
+        "safety_checker": None,
+        "feature_extractor": None,
+        "image_encoder": None,
+        "requires_safety_checker": False,
+    },
+    "StableDiffusionXLPipeline": {
+        "feature_extractor": None,
+        "image_encoder": None,
+        "add_watermarker": False,
+    },
+}
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+REPLACED = {"safety_checker", "feature_extractor", "image_encoder"}
+
+
+def base_fingerprint(base: BaseConfig) -> str:
+    """64 hex digits that change with any byte of the model that is loaded.
+
+    A local folder is read once per process; of a Hub repository the commit is taken instead.
+    """
+    base = located(base)
+    found = [_fingerprint(base)]
+    if base.config is not None:
+        found.append(base_fingerprint(_configs_of(base)))
+    if base.vae is not None:
+        found.append(weights_digest(base.vae, None, setting="base.vae"))
+    return found[0] if len(found) == 1 else hashlib.sha256("\n".join(found).encode()).hexdigest()
+
+
+def _fingerprint(base: BaseConfig) -> str:
+    if base.config is not None:
+        return file_digest(_file(base))
+    folder = _local_folder(base.model)
+    if folder is None:
+        return hashlib.sha256(f"{base.model}@{_commit(base)}".encode()).hexdigest()
+    if not (folder / INDEX).is_file():
+        raise ModelError(f"{folder} must be a diffusers folder, but has no {INDEX}.")
+    return folder_digest(folder.resolve())
+
+
+def load_pipeline(base: BaseConfig, dtype: torch.dtype) -> Any:
+    """The pipeline on the CPU, from a folder, a Hub repository or a single file. Raises
+    ModelError."""
+    import diffusers
+
+    configs = _configs_of(base)
+    index = _model_index(configs)
+    family, settings = _family(index, configs.model)
+    given = {key: value for key, value in settings.items() if key in index or value is False}
+    if base.vae is not None:
+        given["vae"] = _autoencoder(base, base.vae, dtype)
+    if base.config is not None:
+        place = _configs_folder(configs)
+        return load_single_file(_file(base), family, configs=place, dtype=dtype, settings=given)
+    folder = _local_folder(base.model)
+    revision = {} if folder else {"revision": _commit(base)}
+    try:
+        return getattr(diffusers, family).from_pretrained(
+            folder or base.model,
+            torch_dtype=dtype,
+            use_safetensors=True,
+            **revision,
+            **given,
+        )
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(
+            f"{base.model} cannot be loaded as {family} from safetensors files: {error}"
+        ) from error
+
+
+def _autoencoder(base: BaseConfig, model: str, dtype: torch.dtype) -> Any:
+    import diffusers
+
+    unet, own = part_config(base, "unet") or {}, part_config(base, "vae") or {}
+    if own.get("latent_channels") != unet.get("in_channels"):
+        raise ModelError(
+            f"base.vae: {model} has {own.get('latent_channels')} latent channels, but the UNet of "
+            f"{base.model} takes {unet.get('in_channels')}. It is no AutoencoderKL for this base."
+        )
+
+    folder = Path(model).expanduser()
+    where = {} if folder.is_dir() else {"revision": hub_commit(model, None, setting="base.vae")}
+    try:
+        return diffusers.AutoencoderKL.from_pretrained(
+            folder if folder.is_dir() else model, torch_dtype=dtype, use_safetensors=True, **where
+        )
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"base.vae: {model} is no AutoencoderKL in safetensors: {error}"
+        ) from error
+
+
+def require_as_named(name: str, pipe: Any) -> None:
+    """Nothing, if what was loaded is what its short name stands for."""
+    row = BASES.get(name)
+    if row is None or row.repository is None:  # toybox comes along: nobody else can change it
+        return
+    own = architecture(
+        type(pipe).__name__,
+        unet=pipe.unet.config,
+        scheduler=pipe.scheduler.config,
+        vae=pipe.vae.config,
+        text_encoders=1 + (getattr(pipe, "text_encoder_2", None) is not None),
+    )
+    if wrong := list(mismatches(row, own)):
+        raise ModelError(
+            f"{row.repository} is not what {name} stands for: {'; '.join(wrong)}. To use it as it "
+            "is, set base.model to its Hub id."
+        )
+
+
+def part_config(base: BaseConfig, part: str) -> dict[str, Any] | None:
+    """The config of one network of the base; None if the base has none. Raises ModelError."""
+    base = located(base)
+    configs = _configs_of(base)
+    if part == "vae" and base.vae is not None:
+        return model_config(base.vae, None, setting="base.vae")
+    if (_model_index(configs).get(part) or [None])[0] is None:
+        return None
+    return _read_json(configs, f"{part}/config.json")
+
+
+def own_architecture(base: BaseConfig) -> Architecture:
+    """What the model's own configs say that it is; no weights are read. Raises ModelError."""
+    configs = _configs_of(located(base))
+    index = _model_index(configs)
+    unet, scheduler, vae = (
+        _read_json(configs, name)
+        for name in ("unet/config.json", "scheduler/scheduler_config.json", "vae/config.json")
+    )
+    encoders = sum((index.get(part) or [None])[0] is not None for part in TEXT_ENCODERS)
+    return architecture(
+        str(index.get("_class_name")),
+        unet=unet,
+        scheduler=scheduler,
+        vae=vae,
+        text_encoders=encoders,
+    )
+
+
+def _local_folder(model: str) -> Path | None:
+    """The folder that holds the model; None for a Hub repository id."""
+    if model == "toybox":
+        from selma.toybox import weights_folder
+
+        return weights_folder() / "base"
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if HUB_ID.fullmatch(model):
+        return None
+    raise ModelError(
+        f"base.model must be one of {', '.join(BASES)}, a diffusers folder, a Hub id like "
+        f'"owner/name" or a .safetensors file with base.config, but {model!r} is none of them.'
+    )
+
+
+def _configs_of(base: BaseConfig) -> BaseConfig:
+    """The model whose configs a single file has; any other base is its own."""
+    return base if base.config is None else located(BaseConfig(model=base.config))
+
+
+def _configs_folder(base: BaseConfig) -> Path:
+    folder = _local_folder(base.model)
+    if folder is not None:
+        return folder
+    import huggingface_hub
+
+    wanted = ["*.json", "*.txt", "*.model"]
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                base.model, revision=_commit(base), allow_patterns=wanted
+            )
+        )
+    except Exception as error:  # many kinds: no net, offline mode, no right
+        raise ModelError(
+            f"base.config: {base.model} cannot be had from the Hub: {error}"
+        ) from error
+
+
+def _file(base: BaseConfig) -> Path:
+    path = Path(base.model).expanduser()
+    if not path.is_file():
+        raise ModelError(f"base.model must be a file of weights, but {path} is missing.")
+    return path
+
+
+def _commit(base: BaseConfig) -> str:
+    return hub_commit(base.model, base.revision, setting="base.model", file=INDEX)
+
+
+def _model_index(base: BaseConfig) -> dict[str, Any]:
+    return _read_json(base, INDEX)
+
+
+def _read_json(base: BaseConfig, name: str) -> dict[str, Any]:
+    """One of the model's JSON files, from its folder, the Hub or the Hub's cache."""
+    folder = _local_folder(base.model)
+    try:
+        if folder is None:
+            import huggingface_hub
+
+            path = Path(huggingface_hub.hf_hub_download(base.model, name, revision=_commit(base)))
+        else:
+            path = folder / name
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{base.model} has no readable {name}: {error}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{base.model}: {name} must be a mapping.")
+    return found
+
+
+def _family(index: dict[str, Any], model: str) -> tuple[str, dict[str, Any]]:
+    """The pipeline's class and its settings; refuses parts that would run foreign code."""
+    name = index.get("_class_name")
+    if name not in FAMILIES:
+        raise ModelError(f"{model} must be one of {', '.join(FAMILIES)}, but is {name!r}.")
+    for part, origin in index.items():
+        if part.startswith("_") or part in REPLACED or not isinstance(origin, list):
+            continue
+        if origin[0] not in ("diffusers", "transformers", None):
+            raise ModelError(
+                f"{model}: {part} must come from diffusers or transformers, but {INDEX} "
+                f"names {origin[0]!r}. Code from a model's folder is never run."
+            )
+    return name, FAMILIES[name]

@@ -1,0 +1,284 @@
+"""What a base needs of a device's memory, counted on shapes alone: no weight is read or computed.
+
+Networks are made from their configs on PyTorch's meta device and really run there, while every
+tensor that is alive is counted. Attention is taken as fused: it never holds a matrix of all pairs
+of pixels. Workspaces of kernels and fragments come on top (`SLACK`).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from selma.backbones.base_files import part_config
+from selma.config import BaseConfig
+
+GIB = 1 << 30
+SLACK = 1.1
+"""Fragments and kernels' workspaces, as a factor."""
+CONTEXT = GIB
+"""What a CUDA process takes before it holds a tensor."""
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one piece of work holds at its worst moment, in bytes."""
+
+    what: str
+    weights: int
+    """Of the frozen networks that must be there."""
+    trained: int
+    """Trained weights and the optimizer's moments."""
+    fixed: int
+    """Of activations and gradients, what does not grow with the batch."""
+    each: int
+    """Of activations, what each picture adds."""
+    pictures: int
+
+    @property
+    def total(self) -> int:
+        held = self.weights + self.trained + self.fixed + self.each * self.pictures
+        return int(SLACK * held) + CONTEXT
+
+    def fits(self, limit: int) -> int:
+        """The largest number of pictures at once that stays below the limit; 0 if none does."""
+        room = (limit - CONTEXT) / SLACK - self.weights - self.trained - self.fixed
+        return max(0, int(room // self.each)) if self.each else self.pictures
+
+
+class Live(TorchDispatchMode):
+    """While it is on, `peak` is the most bytes that tensors made under it held at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor):  # what comes from before is not this work's
+                self._hold(leaf.untyped_storage(), new=False)
+        made = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, Tensor):
+                self._hold(leaf.untyped_storage(), new=True)
+        return made
+
+    def _hold(self, storage: torch.UntypedStorage, *, new: bool) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        size = storage.nbytes() if new else 0
+        self._known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+class _Fused(torch.autograd.Function):
+    """Attention by its shapes: it keeps its inputs, its output and one number for each row."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = query.new_empty((*query.shape[:-1], value.shape[-1]))
+        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1]))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(saved) for saved in ctx.saved_tensors[:3])
+
+
+_NARROW = {F.linear, F.conv2d}
+_WIDE = {F.group_norm, F.layer_norm, F.softmax}
+
+
+class Shapes(TorchFunctionMode):
+    """Runs networks on shapes: attention fused, and types as automatic mixed precision has them
+    (products in `narrow`, norms in float32) where a type is given."""
+
+    def __init__(self, narrow: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.narrow = narrow
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is F.scaled_dot_product_attention:
+            return _Fused.apply(*args[:3]) if len(args) >= 3 else _Fused.apply(
+                kwargs["query"], kwargs["key"], kwargs["value"]
+            )  # fmt: skip
+        if self.narrow is not None and func in _NARROW | _WIDE:
+            dtype = self.narrow if func in _NARROW else torch.float32
+            args = [_cast(value, dtype) for value in args]
+            kwargs = {name: _cast(value, dtype) for name, value in kwargs.items()}
+        return func(*args, **kwargs)
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    floats = isinstance(value, Tensor) and value.is_floating_point()
+    return value.to(dtype) if floats else value
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A base's networks without weights, on the meta device, in the base's precision."""
+
+    unet: nn.Module
+    vae: nn.Module
+    text: tuple[nn.Module, ...]
+    base: BaseConfig
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return DTYPES[self.base.precision]
+
+    @property
+    def vae_dtype(self) -> torch.dtype:
+        """SDXL's own autoencoder is widened where it would overflow."""
+        widened = self.dtype is torch.float16 and self.vae.config.get("force_upcast", False)
+        return torch.float32 if widened else self.dtype
+
+    @property
+    def weights(self) -> int:
+        """Bytes of all, or with offload of the largest."""
+        each = [held(self.unet), held(self.vae), *map(held, self.text)]
+        return max(each) if self.base.offload else sum(each)
+
+    @property
+    def latent(self) -> tuple[int, int, int]:
+        config = self.unet.config
+        return config.in_channels, config.sample_size, config.sample_size
+
+    @property
+    def image_px(self) -> int:
+        halvings = len(self.vae.config.block_out_channels) - 1
+        return int(self.unet.config.sample_size * 2**halvings)
+
+    def conditions(self, pictures: int) -> dict[str, Any]:
+        """What the UNet takes beside latents and timesteps."""
+        config = self.unet.config
+        tokens = self.text[0].config.max_position_embeddings
+        with torch.device("meta"):
+            text = torch.empty(pictures, tokens, config.cross_attention_dim, dtype=self.dtype)
+            found: dict[str, Any] = {"encoder_hidden_states": text}
+            if config.addition_embed_type == "text_time":
+                pooled = config.projection_class_embeddings_input_dim
+                pooled -= 6 * config.addition_time_embed_dim
+                found["added_cond_kwargs"] = {
+                    "text_embeds": torch.empty(pictures, pooled, dtype=self.dtype),
+                    "time_ids": torch.empty(pictures, 6),
+                }
+        return found
+
+
+def parts_of(base: BaseConfig) -> Parts:
+    """The base's networks, from their configs alone. Raises ModelError."""
+    import transformers
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    kinds = {"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"}
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(part_config(base, "unet"))
+        vae = AutoencoderKL.from_config(part_config(base, "vae"))
+        text = tuple(
+            getattr(transformers, kind)(transformers.CLIPTextConfig.from_dict(config))
+            for name, kind in kinds.items()
+            if (config := part_config(base, name))
+        )
+    dtype = DTYPES[base.precision]
+    for network in (unet, vae, *text):
+        network.to(dtype).requires_grad_(False).eval()
+    return Parts(unet, vae, text, base)
+
+
+def held(network: nn.Module) -> int:
+    """Bytes of its weights."""
+    return sum(weight.nbytes for weight in network.parameters())
+
+
+def drawing_need(parts: Parts, pictures: int, *, guided: bool) -> Need:
+    """Drawing `pictures` at once: the UNet twice each where guided, or the decoder, whichever is
+    more."""
+
+    def denoise(count: int) -> Callable[[], Any]:
+        return lambda: denoised(parts, (1 + guided) * count)
+
+    def decode(count: int) -> Callable[[], Any]:
+        c, h, w = parts.latent
+        return lambda: parts.vae.decode(
+            torch.empty(count, c, h, w, dtype=parts.vae_dtype, device="meta")
+        )
+
+    with torch.no_grad(), widened(parts):
+        most = max((_line(run) for run in (denoise, decode)), key=lambda line: sum(line))
+    return Need("drawing", parts.weights, 0, *most, pictures)
+
+
+def encoding_need(parts: Parts, pictures: int) -> Need:
+    """Encoding `pictures` of the training set at once; float16 is widened, as `experts` does it."""
+    side = parts.image_px
+    wide = torch.float32 if parts.dtype is torch.float16 else parts.dtype
+
+    def encode(count: int) -> Callable[[], Any]:
+        return lambda: parts.vae.encode(
+            torch.empty(count, 3, side, side, dtype=wide, device="meta")
+        )
+
+    with torch.no_grad(), widened(parts, wide):
+        return Need("encoding", parts.weights, 0, *_line(encode), pictures)
+
+
+@contextmanager
+def widened(parts: Parts, dtype: torch.dtype | None = None) -> Iterator[None]:
+    """While the block runs, the autoencoder has the type that it is used in."""
+    parts.vae.to(dtype or parts.vae_dtype)
+    try:
+        yield
+    finally:
+        parts.vae.to(parts.dtype)
+
+
+def denoised(parts: Parts, pictures: int) -> Tensor:
+    """The UNet's output for so many latents, by shape."""
+    with torch.device("meta"):
+        latents = torch.empty(pictures, *parts.latent, dtype=parts.dtype)
+        timesteps = torch.zeros(pictures, dtype=torch.long)
+    return parts.unet(latents, timesteps, return_dict=False, **parts.conditions(pictures))[0]
+
+
+def _line(work: Callable[[int], Callable[[], Any]]) -> tuple[int, int]:
+    """Peak bytes as a part that is fixed and one for each picture."""
+    return straight(peak(work(1)), peak(work(2)))
+
+
+def straight(one: int, two: int) -> tuple[int, int]:
+    """(fixed, each) of the line through what one and two pictures need."""
+    each = two - one
+    return max(0, one - each), each
+
+
+def peak(work: Callable[[], Any], *, narrow: torch.dtype | None = None) -> int:
+    """The most bytes that the work holds at once, beside what was there before."""
+    with Shapes(narrow), Live() as live:
+        kept = work()
+        del kept
+    return live.peak

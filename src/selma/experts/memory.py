@@ -1,0 +1,79 @@
+"""What training an expert needs of a device's memory, counted on shapes alone."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from selma.adapters import lora
+from selma.adapters.kinds import KINDS
+from selma.backbones.memory import DTYPES, Need, Parts, Shapes, denoised, held, peak, straight
+from selma.config import ExpertsConfig, LoraConfig
+from selma.experts.objective import denoising_losses
+
+MOMENTS = 2
+"""Of AdamW, float32, for each trained weight."""
+
+
+def training_need(parts: Parts, config: ExpertsConfig) -> Need:
+    """One step of training: a forward and a backward pass are run on shapes, with the adapter
+    attached. Gradients count as fixed: they do not grow with the batch."""
+    narrow = None if config.precision == "fp32" else DTYPES[config.precision]
+    kind = KINDS[config.adapter.kind]
+    try:
+        with torch.device("meta"):
+            if isinstance(config.adapter, LoraConfig):
+                factors = list(lora.add(parts.unet, config.adapter).values())
+            else:  # the others draw nothing
+                nothing = torch.Generator("cpu")
+                factors = list(kind.attach(parts.unet, config.adapter, generator=nothing).values())
+        if config.gradient_checkpointing:
+            parts.unet.enable_gradient_checkpointing(partial(_again, narrow=narrow))
+
+        def step(pictures: int) -> Any:
+            prediction = denoised(parts, pictures)
+            denoising_losses(prediction, torch.empty_like(prediction)).mean().backward()
+            for factor in factors:
+                factor.grad = None
+
+        one, two = (peak(lambda n=n: step(n), narrow=narrow) for n in (1, 2))  # type: ignore[misc]
+        trained = (1 + MOMENTS) * sum(factor.nbytes for factor in factors)
+    finally:
+        kind.detach(parts.unet)
+        parts.unet.disable_gradient_checkpointing()
+    weights = held(parts.unet) if parts.base.offload else parts.weights
+    at_once = config.micro_batch_size or config.batch_size
+    return Need("training", weights, trained, *straight(one, two), at_once)
+
+
+def advice(parts: Parts, config: ExpertsConfig, need: Need, limit: int) -> list[str]:
+    """What to change so that training stays below the limit; the mildest first."""
+    found = []
+    if fitting := _micro_batch(config, need.fits(limit)):
+        found.append(f"experts.micro_batch_size: {fitting}")
+    if not config.gradient_checkpointing:
+        spared = training_need(parts, config.model_copy(update={"gradient_checkpointing": True}))
+        if at_once := _micro_batch(config, min(need.pictures, spared.fits(limit))):
+            with_it = f" and experts.micro_batch_size: {at_once}" if at_once < need.pictures else ""
+            found.append(f"experts.gradient_checkpointing: true{with_it}")
+    return found
+
+
+def _again(module: nn.Module, *args: Any, narrow: torch.dtype | None) -> Any:
+    """As diffusers' own checkpointing; a block is computed again under the mode that it had."""
+    return checkpoint(
+        module.__call__,
+        *args,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), Shapes(narrow)),
+    )
+
+
+def _micro_batch(config: ExpertsConfig, most: int) -> int:
+    """The largest divisor of the batch size up to `most`; 0 if there is none."""
+    return max((n for n in range(1, most + 1) if config.batch_size % n == 0), default=0)

@@ -1,0 +1,82 @@
+"""Less memory for the same weights: gradient checkpointing and offload."""
+
+import pytest
+import tiny
+import torch
+from test_encode_pairs import encoded, pairs
+from test_train_experts import CONFIG, changed, trained, weights
+
+from selma.backbones.text_to_image import load_text_to_image
+from selma.experts.recipes import expert_recipe
+
+SPARED = changed(gradient_checkpointing=True)
+
+
+def checkpointed_calls(model):
+    """Counts how often a block is computed in the forward and again in the backward pass."""
+    calls = []
+    block = next(m for n, m in model.pipe.unet.named_modules() if n == "mid_block.resnets.1")
+    return calls, block.register_forward_pre_hook(lambda *_: calls.append(1))
+
+
+@pytest.mark.parametrize("shape", tiny.SHAPES)
+def test_checkpointing_trains_the_same_weights(tmp_path, shape):
+    model = tiny.load(shape)
+    data = encoded(tmp_path, pairs(tmp_path), model=lambda: model)
+    one, other = CONFIG.model_copy(update={"steps": 2}), SPARED.model_copy(update={"steps": 2})
+    calls, hook = checkpointed_calls(model)
+    plain = weights(trained(tmp_path / "plain", model, data, one))
+    forward = len(calls)
+    spared = weights(trained(tmp_path / "spared", model, data, other))
+    hook.remove()
+    assert len(calls) - forward == 2 * forward, "each block must be computed a second time"
+    assert plain.keys() == spared.keys()
+    for key, tensor in plain.items():
+        torch.testing.assert_close(spared[key], tensor, rtol=1e-5, atol=1e-7)
+    assert not model.pipe.unet.is_gradient_checkpointing, "drawing needs no second pass"
+
+
+def test_what_spares_memory_makes_no_new_expert(tmp_path):
+    some, digests = pairs(tmp_path), ["0" * 64] * 3
+    shared = {"base": tiny.base("sd1"), "seed": 0}
+    assert expert_recipe("cats", some, digests, CONFIG, **shared) == expert_recipe(
+        "cats", some, digests, SPARED, **shared
+    )
+    offloaded = shared | {"base": tiny.base("sd1").model_copy(update={"offload": True})}
+    assert expert_recipe("cats", some, digests, CONFIG, **shared) == expert_recipe(
+        "cats", some, digests, CONFIG, **offloaded
+    )
+
+
+def test_on_a_cpu_there_is_nothing_to_offload():
+    model = load_text_to_image(tiny.base("sd1").model_copy(update={"offload": True}))
+    assert not model.offload
+    with model.denoiser_alone():
+        assert model.pipe.vae.device.type == "cpu"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", tiny.SHAPES)
+def test_offload_draws_and_trains_the_same(tmp_path, shape):
+    found = []
+    for offload in (False, True):
+        base = tiny.base(shape).model_copy(update={"device": "cuda", "offload": offload})
+        model = load_text_to_image(base)
+        folder = tmp_path / str(offload)
+        folder.mkdir()
+        data = encoded(folder, pairs(folder), model=lambda model=model: model)
+        before = drawn(model)
+        expert = weights(trained(folder / "expert", model, data))
+        assert drawn(model) == before, "training leaves the model as it was"
+        found.append((before, expert))
+        if offload:
+            waiting = {part.device.type for part in (model.pipe.vae, model.pipe.text_encoder)}
+            assert "cpu" in waiting
+    assert found[0][0] == found[1][0]
+    for key, tensor in found[0][1].items():
+        torch.testing.assert_close(found[1][1][key], tensor, rtol=1e-4, atol=1e-5)
+
+
+def drawn(model):
+    pictures = model.draw(["a cat"], seeds=[1], steps=2, guidance=2.0, batch_size=1)
+    return [picture.tobytes() for picture in pictures]

@@ -1,0 +1,105 @@
+"""A small Hub on this machine: takes repositories and commits as the real one's interface does."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Hub:
+    """What it was sent."""
+
+    address: str = ""
+    token: str = "hf_right"
+    repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """owner/name → path → bytes."""
+    private: dict[str, bool] = field(default_factory=dict)
+    commits: list[str] = field(default_factory=list)
+    validated: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def serving() -> Iterator[Hub]:
+    hub = Hub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
+    hub.address = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if self.headers.get("Authorization") != f"Bearer {hub.token}":
+                return self._say(401, {"error": "Invalid credentials in Authorization header"})
+            path = self.path.partition("?")[0].split("/")
+            if self.path == "/api/repos/create":
+                return self._create(json.loads(body))
+            if self.path == "/api/validate-yaml":
+                hub.validated.append(json.loads(body)["content"])
+                return self._say(200, {"errors": [], "warnings": []})
+            repository = "/".join(path[3:5])
+            if repository not in hub.repositories:
+                return self._say(404, {"error": "Repository not found"})
+            if path[5] == "preupload":
+                files = json.loads(body)["files"]
+                each = [
+                    {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                    for f in files
+                ]
+                return self._say(200, {"files": each})
+            return self._commit(repository, [json.loads(line) for line in body.splitlines()])
+
+        def _create(self, asked: dict[str, Any]) -> None:
+            name = f"{asked['organization']}/{asked['name']}"
+            if name in hub.repositories:
+                return self._say(409, {"error": "exists", "url": f"{hub.address}/{name}"})
+            hub.repositories[name] = {}
+            hub.private[name] = asked.get("visibility") == "private"
+            return self._say(200, {"url": f"{hub.address}/{name}"})
+
+        def _commit(self, repository: str, lines: list[dict[str, Any]]) -> None:
+            for line in lines:
+                if line["key"] == "header":
+                    hub.commits.append(line["value"]["summary"])
+                else:
+                    data = base64.b64decode(line["value"]["content"])
+                    hub.repositories[repository][line["value"]["path"]] = data
+            oid = "c" * 40
+            url = f"{hub.address}/{repository}/commit/{oid}"
+            return self._say(
+                200, {"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""}
+            )
+
+        def do_GET(self) -> None:
+            self._say(404, {"error": "not here"})
+
+        do_HEAD = do_GET
+
+        def _say(self, status: int, value: Any) -> None:
+            data = json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Handler
