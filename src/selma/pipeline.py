@@ -30,15 +30,19 @@ from selma.workspace import (
     STAGES,
     Workspace,
     file_sha256,
+    read_lines,
 )
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from selma.backbones.judging import Judge
     from selma.backbones.text_to_image import TextToImage
     from selma.images.drawing import Reader
 
 TOYBOX = BaseConfig()
+UNIFORM = "uniform"
+"""What the merge with uniform weights is called where others were searched."""
 PLAIN = SurDrawing()
 
 
@@ -87,6 +91,11 @@ def judged(merged: Merged) -> dict[str, Any]:
     """What the merge did to the experts' changes; empty for one that was made before selma told."""
     place = merged.folder / "judged.json"
     return json.loads(place.read_text("utf-8")) if place.is_file() else {}
+
+
+def trials(merged: Merged) -> list[dict[str, Any]]:
+    """Every merge that was tried, uniform weights first; empty where weights were not searched."""
+    return read_lines(merged.folder / "trials.jsonl")
 
 
 def energies(experts: Sequence[Expert]) -> dict[str, Any]:
@@ -138,19 +147,19 @@ def generate(
     """`count` pictures of one text, with seeds `seed`, `seed + 1` and so on; the base model's own
     where no adapter is given.
 
-    adapter: a file or folder, or several that are applied in their order.  sur: a SUR-adapter's
-    file or folder, which reads the text as `reading` says. Both may be given.
+    adapter: file or folder of an adapter; several are applied in their order, each with its
+    strength.  sur: a SUR-adapter's file or folder, which reads the text as `reading` says.
     """
     from selma.adapters.applying import applied
     from selma.backbones.text_to_image import load_text_to_image
 
     model = load_text_to_image(base)
+    places = [adapter] if isinstance(adapter, Path) else list(adapter or ())
     rewriting = None
     if sur is not None:
         from selma.adapters.sur_drawing import rewriting_by
 
         rewriting = rewriting_by(sur, model, reading)
-    places = [adapter] if isinstance(adapter, Path) else list(adapter or ())
     with applied(model, places, strengths=strengths), model.rewritten(rewriting):
         yield from model.draw(
             [text] * count,
@@ -230,15 +239,26 @@ class Stages:
 
     def merge_experts(self, experts: Sequence[Expert]) -> Merged:
         from selma.merged.combining import merge_experts
+        from selma.merged.searching import merge_searched
 
         with self._at(MERGED) as folder:
-            return merge_experts(experts, self.config.merged, folder)
+            if self.config.merged.search is None:
+                return merge_experts(experts, self.config.merged, folder)
+            return merge_searched(
+                experts,
+                self.config.merged,
+                folder,
+                score=self._dev_score,
+                judged_by=self._dev_recipe(),
+            )
 
     def draw_exam(self, experts: Sequence[Expert], merged: Merged) -> dict[str, Path]:
         """Model → folder with its picture of each exam prompt; the base first, merged last."""
         pictures = {"base": self.draw_base()}
         for expert in experts if self.config.scores.experts else ():
             pictures[expert.skill] = self.draw_adapted(expert.skill, expert)
+        if merged.uniform is not None:
+            pictures[UNIFORM] = self.draw_adapted(UNIFORM, merged.uniform)
         return pictures | {"merged": self.draw_adapted("merged", merged)}
 
     def draw_base(self) -> Path:
@@ -258,7 +278,8 @@ class Stages:
     def score_models(self, pictures: Mapping[str, Path], experts: Sequence[Expert]) -> Scorecard:
         from selma.scores.scoring import score_models
 
-        roles = {"base": "base", **{e.skill: "expert" for e in experts}, "merged": "merged"}
+        roles = {"base": "base", UNIFORM: "other", "merged": "merged"}
+        roles |= {expert.skill: "expert" for expert in experts}
         with self._at(SCORES) as folder:
             return score_models(
                 self.exam,
@@ -267,6 +288,7 @@ class Stages:
                 folder,
                 roles={name: roles[name] for name in pictures},
                 seed=self.config.seed,
+                compare=[("merged", UNIFORM)] if UNIFORM in pictures else [],
             )
 
     def write_report(
@@ -294,6 +316,7 @@ class Stages:
             journal=self.folder.read_journal(),
             lineage=self._lineage(experts, merged),
             judged=judged(merged),
+            trials=trials(merged),
             energies=energies(experts),
         )
         with self._at(REPORT) as folder:
@@ -374,17 +397,51 @@ class Stages:
 
     def _dev_score(self, adapter: Path) -> float:
         """An adapter's score on the dev prompts, 0-100, by the judge that never reports."""
-        from selma.backbones.judging import load_judge
         from selma.backbones.text_to_image import adapter_file
-        from selma.scores.benchmarks import exam_prompts
         from selma.scores.scoring import dsg_score
 
-        config = self.config
-        exam = exam_prompts(config.scores, split="dev", prompts=config.scores.dev_prompts)
         key = file_sha256(adapter_file(adapter))[:16]
+        exam = self._dev_exam
         pictures = self._draw(exam, self.folder, name=f"dev-{key}", adapter=adapter, key=key)
-        judge = load_judge(config.scores.choosing_judge)
-        return dsg_score(exam, pictures, judge=judge, zeroing=config.scores.zeroing)
+        zeroing = self.config.scores.zeroing
+        return dsg_score(exam, pictures, judge=self._choosing_judge, zeroing=zeroing)
+
+    @cached_property
+    def _choosing_judge(self) -> Judge:
+        from selma.backbones.judging import load_judge
+
+        reporting, choosing = self.config.scores.judge, self.config.scores.choosing_judge
+        judge = load_judge(choosing)
+        if judge.fingerprint == load_judge(reporting).fingerprint:
+            raise ConfigError(
+                "scores.choosing_judge must be another judge than scores.judge, but both have the "
+                "same weights: what it chose would look better than it is."
+            )
+        return judge
+
+    @cached_property
+    def _dev_exam(self) -> list[ExamPrompt]:
+        from selma.scores.benchmarks import exam_prompts
+
+        scores = self.config.scores
+        return exam_prompts(scores, split="dev", prompts=scores.dev_prompts)
+
+    def _dev_recipe(self) -> dict[str, Any]:
+        """All that `_dev_score` depends on beside the adapter."""
+        from selma.backbones.text_to_image import base_fingerprint
+        from selma.scores.answering import exam_hash
+
+        images, scores = self.config.images, self.config.scores
+        return {
+            "judge": self._choosing_judge.fingerprint,
+            "exam": exam_hash(self._dev_exam),
+            "zeroing": scores.zeroing,
+            "base": base_fingerprint(self.config.base),
+            "precision": self.config.base.precision,
+            "steps": scores.steps or images.steps,
+            "guidance": images.guidance if scores.guidance is None else scores.guidance,
+            "seed": self.config.seed,
+        }
 
     def _dropped(self) -> dict[str, dict[str, int]]:
         from selma.prompts.writing import dropped

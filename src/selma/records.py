@@ -83,6 +83,10 @@ class Merged(Record):
     method: str
     weights: dict[str, float]
     """Skill → weight."""
+    scale: float = 1.0
+    """Of the whole, where it was searched together with the weights."""
+    uniform: Merged | None = None
+    """The same merge with uniform weights, where others were found to be better on dev prompts."""
 
 
 class Question(Record):
@@ -215,6 +219,14 @@ class ModelScore(Record):
     """Answers that are neither yes nor no; counted, scored as no."""
 
 
+class Comparison(Record):
+    """One model's DSG score minus another's on the exam, paired by prompt."""
+
+    model: str
+    against: str
+    difference: Interval
+
+
 class Scorecard(Record):
     """What stage 5 leaves: every model on one exam, first the base, last the merged one."""
 
@@ -238,6 +250,8 @@ class Scorecard(Record):
     preferences: tuple[ScorerInfo, ...] = ()
     clip_chose: bool = False
     """As `ScorerInfo.chose`, for the CLIP score."""
+    comparisons: tuple[Comparison, ...] = ()
+    """Between models that are not the base, such as searched weights against uniform ones."""
 
 
 @dataclass(frozen=True)
@@ -264,6 +278,8 @@ class Findings:
     """Base fingerprint, versions, keys of the items that led here."""
     judged: dict[str, Any] = field(default_factory=dict)
     """What the merge did to the experts' changes (`merged.judging`); empty if nobody looked."""
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    """Every merge that was tried (`merged.searching`); empty where weights were given."""
     energies: dict[str, Any] = field(default_factory=dict)
     """Skill → hyperspherical energy of each layer before and after (`adapters.oft.energies`), of
     experts that are rotations."""

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from selma.config import RunConfig
 from selma.finished import NotFinished, begun
-from selma.pipeline import Stages, flow
+from selma.pipeline import UNIFORM, Stages, flow
 from selma.prompts.skills import load_skills
 from selma.records import Expert
 from selma.workspace import (
@@ -103,6 +103,9 @@ class _Look:
         pictures = {"base": self._ask_pictures("base", whole.draw_base)}
         for name, adapter in {**adapters, "merged": merged}.items():
             pictures[name] = self._ask_pictures(name, whole.draw_adapted, name, adapter)
+        uniform = getattr(merged, "uniform", None)
+        if uniform is not None:
+            pictures[UNIFORM] = self._ask_pictures(UNIFORM, whole.draw_adapted, UNIFORM, uniform)
         drawn = None if None in pictures.values() else pictures
         card = self._ask(SCORES, "scorecard", None, whole.score_models, drawn, ready)
         self._ask(REPORT, "index.html", None, lambda _: flow(whole), card)

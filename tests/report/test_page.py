@@ -109,6 +109,30 @@ def test_the_merge_is_judged_on_the_page_where_it_was_judged(found: Findings) ->
     assert 'id="merge"' not in old
 
 
+def test_every_further_score_is_shown_with_what_it_is(found: Findings) -> None:
+    html = page.render(found, CONFIG)
+    for field, name, meaning in tables.FURTHER:
+        here = any(getattr(model, field) for model in found.scorecard.models)
+        assert (f'<th scope="col">{name}' in html) == (meaning in Parsed(html).text) == here
+        assert ((field, name, meaning) in tables.further_scores(found.scorecard)) == here
+    *others, merged = found.scorecard.models
+    asked = {"vqascore": interval(61.3), "vqascore_difference": interval(-7.7)}
+    card = found.scorecard.model_copy(update={"models": (*others, merged.model_copy(update=asked))})
+    text = Parsed(page.render(dataclasses.replace(found, scorecard=card), CONFIG)).text
+    assert "VQAScore minus base (95%)" in text and "61.3" in text and "−7.7" in text
+
+
+def interval(mean: float) -> Interval:
+    return Interval(mean=mean, low=mean - 1, high=mean + 1, n=20)
+
+
+def test_an_exam_of_choices_is_called_tifa_throughout(found: Findings) -> None:
+    card = found.scorecard.model_copy(update={"measure": "TIFA", "matcher": "wordllama"})
+    text = Parsed(page.render(dataclasses.replace(found, scorecard=card), CONFIG)).text
+    assert "DSG" not in text
+    assert "TIFA score" in text and "multiple-choice" in text and "by wordllama" in text
+
+
 def test_rotations_show_their_energies_and_their_conflict(found: Findings) -> None:
     plain = page.render(found, ReportConfig())
     assert "Energy of the neurons" not in plain and "Conflict c" not in plain

@@ -87,7 +87,7 @@ def test_irregular_dependencies_are_kept_and_counted(tmp_path: Path) -> None:
     ("rows", "what"),
     [
         ([], "only a header"),
-        (["whoops_1,A red cube,1,0"], "line 2: 7 cells"),
+        (["whoops_1,A red cube,1,0"], "line 2: as many cells"),
         ([ROW, ROW], "line 3: whoops_1 already has a question '1' in line 2"),
         ([ROW, ROW.replace("red", "blue").replace(",1,", ",2,")], "line 3: whoops_1 has another"),
         ([ROW.replace("A red cube", " ")], "line 2: text must not be empty"),

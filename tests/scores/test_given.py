@@ -184,9 +184,9 @@ def test_prompts_without_answers_are_named_and_counted_by_the_rule(files) -> Non
     [
         ("", "columns item_id, question_id, answer"),
         ("item_id,question_id,answer\n", "only a header"),
-        ("item_id,answer\na_1,yes\n", "question_id is missing"),
-        ("item_id,question_id,answer\na_1,1\n", "row 2"),
-        ("item_id,question_id,answer\na_1,1,yes,no\n", "row 2"),
+        ("item_id,answer\na_1,yes\n", "not hold for question_id"),
+        ("item_id,question_id,answer\na_1,1\n", "line 2"),
+        ("item_id,question_id,answer\na_1,1,yes,no\n", "line 2"),
         ("item_id,question_id,answer\na_1,1,yes\n", "a_1 has no answer to question 2"),
         ("item_id,question_id,answer\nz_1,1,yes\n", "answers no prompt"),
         ("item_id,question_id,answer\na_1,1,yes\na_1,1,yes\n", "two answers"),

@@ -6,17 +6,24 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from einops import rearrange
 from torch import nn
 from transformers import CLIPModel
 
 from selma.errors import ModelError
-from selma.toybox.pretraining.autoencoder import render, to_pixels, train_autoencoder
+from selma.toybox.pretraining.autoencoder import (
+    new_autoencoder,
+    render,
+    to_pixels,
+    train_autoencoder,
+    whiten,
+)
 from selma.toybox.pretraining.degradation import degrade
-from selma.toybox.pretraining.denoiser import TIMESTEPS, sample_timesteps, train_base
+from selma.toybox.pretraining.denoiser import GRID_PX, TIMESTEPS, sample_timesteps, train_base
 from selma.toybox.pretraining.language import MAX_TOKENS, new_tokenizer
 from selma.toybox.pretraining.loop import Course, train
 from selma.toybox.pretraining.scoring import train_scorer
-from selma.toybox.scenes import sample_scene
+from selma.toybox.scenes import place, sample_scene
 
 
 def course(steps: int, *, stop_at: int | None = None) -> Course:
@@ -109,3 +116,27 @@ def test_timesteps_cover_the_whole_range_and_favour_the_middle():
     assert t.min() < 10 and t.max() > TIMESTEPS - 10
     share = ((t >= 200) & (t < 600)).float().mean()
     assert 0.45 < share < 0.55  # 0.4 if all were uniform
+
+
+def test_whitened_latents_are_white_and_decode_to_the_same_pictures():
+    torch.manual_seed(0)
+    vae = new_autoencoder().eval().requires_grad_(False)
+    rng = random.Random(0)
+    pictures = to_pixels([render(sample_scene(rng), rng) for _ in range(100)])
+    drawn = vae.decode(vae.encode(pictures).latent_dist.mode()).sample
+    whiten(vae, pictures)
+    posterior = vae.encode(pictures).latent_dist
+    torch.testing.assert_close(vae.decode(posterior.mode()).sample, drawn, atol=1e-4, rtol=1e-3)
+    latents = rearrange(posterior.sample(torch.Generator().manual_seed(1)), "n c h w -> c (n h w)")
+    covariance = torch.cov(latents)
+    assert (covariance - torch.eye(len(covariance))).abs().max() < 0.1
+    assert latents.mean(1).abs().max() < 0.1
+    assert vae.config.scaling_factor == 1.0
+
+
+def test_the_base_sees_objects_on_the_grid_of_its_latents():
+    for seed in range(50):
+        rng = random.Random(seed)
+        scene = sample_scene(rng)
+        for placed in place(scene, rng, grid_px=GRID_PX):
+            assert placed.left_px % GRID_PX == placed.top_px % GRID_PX == 0

@@ -73,7 +73,7 @@ def generator_of(rotation: Tensor) -> Tensor:
     eye = _eye(rotation)
     try:
         found = torch.linalg.solve(rotation + eye, rotation - eye)
-    except torch.linalg.LinAlgError:
+    except RuntimeError:  # torch.linalg.LinAlgError is one
         found = torch.full_like(rotation, torch.inf)
     if not torch.isfinite(found).all() or float(found.abs().max()) > 1 / SINGULAR:
         raise AdapterError("A rotation by 180° has no generator; merge with smaller weights.")

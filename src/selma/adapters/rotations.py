@@ -63,10 +63,12 @@ class Turn:
         """The same in that strength: generators times it, so that rotations stay rotations."""
         if strength == 1:
             return self
-        eye = None if self.size is None else torch.eye(self.size)
+        mixture = self.mixture
+        if mixture is not None:
+            mixture = torch.eye(mixture.shape[-1]).to(mixture).lerp(mixture, strength)
         return Turn(
             generator=None if self.generator is None else strength * self.generator,
-            mixture=None if self.mixture is None else eye + strength * (self.mixture - eye),
+            mixture=mixture,
             log_magnitudes=_times(strength, self.log_magnitudes),
             low_rank=self.low_rank and (self.low_rank[0], strength * self.low_rank[1]),
         )
@@ -75,17 +77,16 @@ class Turn:
         """D W Rᵀ + Δ, in the weight's type; computed in float64, where the device has it."""
         wide = torch.float32 if weight.device.type == "mps" else torch.float64
         found = weight.to(wide)
-        place = {"device": weight.device, "dtype": wide}
         if self.generator is not None:
-            blocks = cayley(skew(self.generator.to(**place)))
+            blocks = cayley(skew(self.generator.to(weight.device, wide)))
             found = turned(found, require_rotation(blocks, of=of))
         if self.mixture is not None:
-            found = turned(found, self.mixture.to(**place))
+            found = turned(found, self.mixture.to(weight.device, wide))
         if self.log_magnitudes is not None:
-            found = self.log_magnitudes.to(**place).exp()[:, None] * found
+            found = self.log_magnitudes.to(weight.device, wide).exp()[:, None] * found
         if self.low_rank is not None:
             a, b = self.low_rank
-            found = found + b.to(**place) @ a.to(**place)
+            found = found + b.to(weight.device, wide) @ a.to(weight.device, wide)
         return found.to(weight.dtype)
 
     def require_fit(self, shape: tuple[int, ...], *, of: str) -> None:

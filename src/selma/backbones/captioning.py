@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from selma.backbones.text_to_image import find_device
+from selma.backbones.hub import find_device
 from selma.backbones.weights import Weights, load_network
 from selma.config import Captioner, Safety
 from selma.errors import ModelError
@@ -51,7 +51,7 @@ class CaptionModel:
     def _network(self) -> tuple[Any, Any]:
         from transformers import AutoModelForImageTextToText
 
-        device = find_device(self._config.device, "sur.data.narrator.device")
+        device = find_device(self._config.device, setting="sur.data.narrator.device")
         model = load_network(AutoModelForImageTextToText, self._files).to(device)
         return model, _with_pictures(_processor("AutoProcessor", self._files), self._files)
 
@@ -82,7 +82,7 @@ class Classifier:
     def _network(self) -> tuple[Any, Any]:
         from transformers import AutoModelForImageClassification
 
-        device = find_device(self._config.device, "sur.data.cleaning.safety.device")
+        device = find_device(self._config.device, setting="sur.data.cleaning.safety.device")
         model = load_network(AutoModelForImageClassification, self._files).to(device)
         labels = {str(label) for label in model.config.id2label.values()}
         if unknown := sorted(set(self._config.keep) - labels):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from functools import lru_cache
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma.errors import ModelError
+from selma.errors import ModelError, WorkspaceError
+from selma.workspace import file_sha256, write_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +21,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _READ = {".safetensors", ".json", ".jinja", ".model", ".txt"}
 """What transformers reads of a model's folder; a README or weights in another format changes
 nothing."""
+LARGE = 16 * 2**20
+"""Bytes from which on a digest is kept between processes."""
 
 
 def model_config(model: str, revision: str | None, *, setting: str) -> dict[str, Any]:
@@ -41,19 +46,41 @@ def weights_digest(model: str, revision: str | None, *, setting: str) -> str:
     folder = Path(model)
     if not folder.is_dir():
         return f"{model}@{hub_commit(model, revision, setting=setting)}"
-    files = sorted(path for path in folder.rglob("*") if path.suffix in _READ and path.is_file())
-    if not any(path.suffix == ".safetensors" for path in files):
+    if not any(path.suffix == ".safetensors" for path in _files(folder)):
         raise ModelError(
             f"{setting}: {folder} must hold safetensors weights, but has none. Convert them; other "
             "formats can run code when they are read."
         )
-    lines = [f"{path.relative_to(folder).as_posix()} {_digest(path)}\n" for path in files]
+    return folder_digest(folder)
+
+
+def folder_digest(folder: Path) -> str:
+    """64 hex digits over the names inside and the bytes of all that is loaded of a model's folder.
+    A file is read again only when it has changed."""
+    lines = [
+        f"{path.relative_to(folder).as_posix()} {file_digest(path)}\n" for path in _files(folder)
+    ]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-@lru_cache
-def hub_commit(model: str, revision: str | None, *, setting: str) -> str:
-    """The commit that the revision (None: the newest) names; from the local cache if offline."""
+def file_digest(path: Path) -> str:
+    """sha256 in hex; a file is read again only when its size or times have changed. Of large files
+    it is kept in the user's cache, since gigabytes take seconds to read."""
+    state = path.stat()
+    # The time of the last change cannot be set back, unlike that of the last writing.
+    return _digest_once(path.resolve(), state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+
+
+def cache_folder() -> Path:
+    """Where selma keeps what can be made again; it need not be there yet."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "selma"
+
+
+@cache
+def hub_commit(model: str, revision: str | None, *, setting: str, file: str = "config.json") -> str:
+    """The commit that the revision (None: the newest) names; from the local cache if offline,
+    where `file` tells whether the model is there."""
     if not HUB_ID.fullmatch(model):
         raise ModelError(
             f'{setting}: must be a folder or a Hub id like "owner/name", but {model!r} is neither.'
@@ -65,16 +92,16 @@ def hub_commit(model: str, revision: str | None, *, setting: str) -> str:
     try:
         return str(huggingface_hub.model_info(model, revision=revision).sha)
     except Exception as error:  # many kinds: no net, offline mode, no such repository, no right
-        cached = huggingface_hub.try_to_load_from_cache(model, "config.json", revision=revision)
+        cached = huggingface_hub.try_to_load_from_cache(model, file, revision=revision)
         if isinstance(cached, str):
-            return Path(cached).parent.name  # .../snapshots/<commit>/config.json
+            return Path(cached).parent.name  # .../snapshots/<commit>/<file>
         raise ModelError(
             f"{setting}: {model} cannot be found on the Hub or in its cache: {error}"
         ) from error
 
 
-def pick_device(wanted: str, *, setting: str) -> torch.device:
-    """The device that is wanted, or for "auto" the fastest there is. Raises ModelError."""
+def find_device(wanted: str, *, setting: str) -> torch.device:
+    """The device that a setting asks for; "auto" is the fastest one. Raises ModelError."""
     import torch
 
     there = {
@@ -89,13 +116,21 @@ def pick_device(wanted: str, *, setting: str) -> torch.device:
     return torch.device(wanted)
 
 
-def _digest(path: Path) -> str:
-    state = path.stat()
-    return _digest_once(path, state.st_size, state.st_mtime_ns)
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix in _READ and path.is_file())
 
 
-@lru_cache
-def _digest_once(path: Path, size: int, modified: int) -> str:
-    """sha256 in hex, read again only when the file has changed."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@cache
+def _digest_once(path: Path, size: int, *times: int) -> str:
+    if size < LARGE:
+        return file_sha256(path)
+    name = hashlib.sha256(json.dumps([str(path), size, *times]).encode()).hexdigest()
+    kept = cache_folder() / "digests" / name
+    with suppress(OSError):
+        if re.fullmatch(r"[0-9a-f]{64}", found := kept.read_text("ascii", errors="replace")):
+            return found
+    digest = file_sha256(path)
+    with suppress(OSError, WorkspaceError):  # a home that cannot be written to costs only time
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(kept, digest.encode())
+    return digest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
+from selma.backbones.hub import folder_digest
 from selma.backbones.wordings import MultipleChoice
 from selma.config import LocalJudge, ServedJudge
 from selma.errors import ModelError
-from selma.workspace import file_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,7 +108,7 @@ class ToyboxJudge:
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint(self.folder)
+        return folder_digest(self.folder)[:16]
 
     @cached_property
     def _network(self) -> Any:
@@ -125,12 +124,12 @@ class ToyboxJudge:
 
         answers: list[list[tuple[str, float | None]]] = []
         with torch.inference_mode():
-            for part in _parts(len(pictures), self.batch_size):
+            for part in parts(len(pictures), self.batch_size):
                 features = self._network.encode(pixels(pictures[part]))
                 asked = [(i, q) for i, texts in enumerate(questions[part]) for q in texts]
                 answers += [[] for _ in pictures[part]]
                 first = len(answers) - len(pictures[part])
-                for batch in _parts(len(asked), 4 * self.batch_size):
+                for batch in parts(len(asked), 4 * self.batch_size):
                     rows = torch.tensor([i for i, _ in asked[batch]])
                     texts = [question for _, question in asked[batch]]
                     chances = self._network.answer(features[rows], texts).tolist()
@@ -149,7 +148,7 @@ class ClipScorer:
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint(self.folder)
+        return folder_digest(self.folder)[:16]
 
     @cached_property
     def _network(self) -> tuple[Any, Any]:
@@ -166,7 +165,7 @@ class ClipScorer:
         model, tokenizer = self._network
         scores: list[float] = []
         with torch.inference_mode():
-            for part in _parts(len(pictures), self.batch_size):
+            for part in parts(len(pictures), self.batch_size):
                 tokens = tokenizer(
                     list(texts[part]),
                     padding="max_length",  # one shape for all: no text changes another's score
@@ -194,12 +193,9 @@ def pixels(pictures: Sequence[Image.Image]) -> Tensor:
     return stacked.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def fingerprint(folder: Path) -> str:
-    """16 hex digits over names and contents of all files in a folder of weights."""
-    digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{file.relative_to(folder).as_posix()} {file_sha256(file)}\n".encode())
-    return digest.hexdigest()[:16]
+def parts(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` that cover 0..count, in order."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
 def _said(chance: float) -> tuple[str, float]:
@@ -217,7 +213,3 @@ def _weights(folder: str, name: str) -> Path:
             "again with python -m selma.toybox.pretraining."
         )
     return path
-
-
-def _parts(count: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))

@@ -5,16 +5,14 @@ Importing this loads no model library; `load_language_model` does.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from selma.backbones.hub import file_digest, weights_digest
 from selma.backbones.served import bare_address
 from selma.config import LocalLLM, ServedLLM
-from selma.errors import ModelError
 
 Form = Literal["instructions", "continuation"]
 """What a model understands: a wish in words, or the beginning of a text to go on with."""
@@ -98,33 +96,6 @@ def model_identity(backend: LocalLLM | ServedLLM) -> dict[str, Any]:
     if backend.model == "smollm2":
         from selma.backbones.smollm2 import gguf_file
 
-        return identity | {"weights": _digest(gguf_file())}
-    if Path(backend.model).is_dir():
-        return identity | {"model": Path(backend.model).name, "weights": _digest_of_folder(backend)}
-    return identity
-
-
-def _digest_of_folder(backend: LocalLLM) -> str:
-    files = sorted(
-        file
-        for file in Path(backend.model).iterdir()
-        if file.suffix in (".json", ".safetensors", ".jinja", ".model")
-    )
-    if not any(file.suffix == ".safetensors" for file in files):
-        raise ModelError(
-            f"A local language model is a folder with safetensors weights, but {backend.model} has "
-            'none. Convert it, or set prompts.backend.model to "smollm2".'
-        )
-    return hashlib.sha256("".join(f"{f.name}:{_digest(f)}\n" for f in files).encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    state = path.stat()
-    return _digest_once(path, state.st_size, state.st_mtime_ns)
-
-
-@lru_cache
-def _digest_once(path: Path, size: int, modified: int) -> str:
-    """sha256 in hex, read again only when the file has changed."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return identity | {"weights": file_digest(gguf_file())}
+    weights = weights_digest(backend.model, backend.revision, setting="prompts.backend.model")
+    return identity | {"model": Path(backend.model).name, "weights": weights}

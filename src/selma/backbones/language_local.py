@@ -24,6 +24,7 @@ from transformers import (
     LogitsProcessorList,
 )
 
+from selma.backbones.hub import hub_commit
 from selma.backbones.language import Form, Reply, Sampling
 from selma.backbones.language_states import Reading, read_states
 from selma.config import LocalLLM
@@ -40,16 +41,19 @@ class LocalModel:
         # The embedded model stays on the CPU in float32: it is small, and so writes the same
         # prompts with and without an accelerator.
         self.device = "cuda" if torch.cuda.is_available() and not embedded else "cpu"
-        self._load(_folder(backend.model))
+        self._load(*_source(backend))
         # SmolLM2 with 135 M parameters drifts into chat when it is asked; it continues lists well.
         chats = getattr(self._tokenizer, "chat_template", None) is not None and not embedded
         self.form: Form = "instructions" if chats else "continuation"
 
-    def _load(self, source: str) -> None:
+    def _load(self, source: str, revision: str | None) -> None:
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
+            self._tokenizer = AutoTokenizer.from_pretrained(
+                source, revision=revision, padding_side="left"
+            )
             model = AutoModelForCausalLM.from_pretrained(
                 source,
+                revision=revision,
                 dtype=torch.float32 if self.device == "cpu" else "auto",
                 use_safetensors=True,
             )
@@ -237,12 +241,16 @@ def _sample(logits: torch.Tensor, sampling: Sampling, rng: random.Random) -> int
     return index if order is None else int(order[index])
 
 
-def _folder(model: str) -> str:
-    if model == "smollm2":
+def _source(backend: LocalLLM) -> tuple[str, str | None]:
+    """Folder or Hub id, and the commit of the latter."""
+    if backend.model == "smollm2":
         from selma.backbones.smollm2 import unpacked_folder
 
-        return str(unpacked_folder())
-    return str(Path(model)) if Path(model).is_dir() else model
+        return str(unpacked_folder()), None
+    if Path(backend.model).is_dir():
+        return str(Path(backend.model)), None
+    setting = "prompts.backend.model"
+    return backend.model, hub_commit(backend.model, backend.revision, setting=setting)
 
 
 def _as_list(value: Any) -> list[int]:

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from selma.backbones.judging import fingerprint
+from selma.backbones.hub import folder_digest
 from selma.errors import ModelError
 
 PAPER = "sentence-transformers/all-mpnet-base-v2"
@@ -42,7 +42,7 @@ def matcher_identity(name: str) -> list[str]:
             return [name, version("wordllama")]
         except PackageNotFoundError:
             return [name, "not installed"]
-    return [Path(name).name, fingerprint(Path(name))] if Path(name).is_dir() else [name]
+    return [Path(name).name, folder_digest(Path(name))[:16]] if Path(name).is_dir() else [name]
 
 
 def _wordllama() -> Any:

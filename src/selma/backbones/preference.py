@@ -18,8 +18,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from selma.backbones import preference_clip, preference_imagereward
+from selma.backbones.hub import find_device
 from selma.backbones.judging import Scorer
-from selma.backbones.text_to_image import find_device
 from selma.backbones.weights import Weights
 from selma.config import PreferenceConfig
 from selma.errors import ConfigError
@@ -202,10 +202,10 @@ class NetworkScorer:
 
     @cached_property
     def _network(self) -> Forward:
-        device = find_device(self.device, "scores.preferences.device")
+        device = find_device(self.device, setting="scores.preferences.device")
         return self.family.load(self._files, self._own_tokenizer or self._files, device)
 
     @property
     def _rows(self) -> int:
-        on_a_cpu = find_device(self.device, "scores.preferences.device").type == "cpu"
+        on_a_cpu = find_device(self.device, setting="scores.preferences.device").type == "cpu"
         return self.batch_size or (1 if on_a_cpu else ROWS_ON_A_GPU)

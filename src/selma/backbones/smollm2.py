@@ -6,13 +6,13 @@ safetensors in the user's cache; nothing is downloaded.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+from selma.backbones.hub import cache_folder, file_digest
 from selma.errors import ModelError
 
 _LAYOUT = "1"  # change with what `_unpack` writes
@@ -34,9 +34,7 @@ def gguf_file() -> Path:
 def unpacked_folder() -> Path:
     """A transformers folder with SmolLM2's config, tokenizer and float32 weights."""
     gguf = gguf_file()
-    with open(gguf, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    folder = _cache() / f"smollm2-{digest[:16]}-{_LAYOUT}"
+    folder = cache_folder() / f"smollm2-{file_digest(gguf)[:16]}-{_LAYOUT}"
     if not folder.is_dir():
         try:
             _make(folder, gguf)
@@ -46,11 +44,6 @@ def unpacked_folder() -> Path:
                 " Free some space, or point XDG_CACHE_HOME to another folder."
             ) from error
     return folder
-
-
-def _cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "selma"
 
 
 def _make(folder: Path, gguf: Path) -> None:

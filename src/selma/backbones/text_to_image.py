@@ -12,10 +12,20 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selma.backbones.bases import BASES, Architecture, architecture, located, mismatches
+from selma.backbones.hub import (
+    HUB_ID,
+    file_digest,
+    find_device,
+    folder_digest,
+    hub_commit,
+    weights_digest,
+)
+from selma.backbones.single_file import load_single_file
 from selma.config import BaseConfig
 from selma.errors import AdapterError, ModelError
 
@@ -24,6 +34,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
     from PIL import Image
 
+INDEX = "model_index.json"
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 ROTATION_FILE = "rotations.safetensors"
 """An adapter's file in its folder: of LoRA by diffusers' name, of OFT by our own."""
@@ -42,6 +53,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "add_watermarker": False,
     },
 }
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 REPLACED = {"safety_checker", "feature_extractor", "image_encoder"}
 
 PICTURES_AT_ONCE = 8
@@ -63,11 +75,24 @@ def base_fingerprint(base: BaseConfig) -> str:
 
     A local folder is read once per process; of a Hub repository the commit is taken instead.
     """
+    base = located(base)
+    found = [_fingerprint(base)]
+    if base.config is not None:
+        found.append(base_fingerprint(_configs_of(base)))
+    if base.vae is not None:
+        found.append(weights_digest(base.vae, None, setting="base.vae"))
+    return found[0] if len(found) == 1 else hashlib.sha256("\n".join(found).encode()).hexdigest()
+
+
+def _fingerprint(base: BaseConfig) -> str:
+    if base.config is not None:
+        return file_digest(_file(base))
     folder = _local_folder(base.model)
     if folder is None:
-        commit = hub_commit(base.model, base.revision)
-        return hashlib.sha256(f"{base.model}@{commit}".encode()).hexdigest()
-    return _folder_fingerprint(folder.resolve())
+        return hashlib.sha256(f"{base.model}@{_commit(base)}".encode()).hexdigest()
+    if not (folder / INDEX).is_file():
+        raise ModelError(f"{folder} must be a diffusers folder, but has no {INDEX}.")
+    return folder_digest(folder.resolve())
 
 
 def load_text_to_image(base: BaseConfig) -> TextToImage:
@@ -79,29 +104,102 @@ def load_text_to_image(base: BaseConfig) -> TextToImage:
     for logging in (diffusers.utils.logging, transformers.utils.logging):
         logging.disable_progress_bar()
         logging.set_verbosity_error()  # truncated prompts are counted, not logged one by one
-    index = _model_index(base)
-    family, settings = _family(index, base.model)
-    device = find_device(base.device)
+    asked, base = base, located(base)
+    device = find_device(base.device, setting="base.device")
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[base.precision]
+    pipe = _pipeline(base, dtype)
+    _require_as_named(asked.model, pipe)
+    pipe.set_progress_bar_config(disable=True)
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.requires_grad_(False).eval()
+    offload = base.offload and device.type != "cpu"  # the CPU's memory is where it is already
+    if offload:
+        pipe.enable_model_cpu_offload(device=device)
+    else:
+        pipe.to(device)
+    return TextToImage(pipe, device, dtype, base_fingerprint(base), offload)
+
+
+def _pipeline(base: BaseConfig, dtype: torch.dtype) -> Any:
+    """The pipeline on the CPU, from a folder, a Hub repository or a single file."""
+    import diffusers
+
+    configs = _configs_of(base)
+    index = _model_index(configs)
+    family, settings = _family(index, configs.model)
+    given = {key: value for key, value in settings.items() if key in index or value is False}
+    if base.vae is not None:
+        given["vae"] = _autoencoder(base.vae, dtype)
+    if base.config is not None:
+        place = _configs_folder(configs)
+        return load_single_file(_file(base), family, configs=place, dtype=dtype, settings=given)
     folder = _local_folder(base.model)
-    revision = {} if folder else {"revision": hub_commit(base.model, base.revision)}
+    revision = {} if folder else {"revision": _commit(base)}
     try:
-        pipe = getattr(diffusers, family).from_pretrained(
+        return getattr(diffusers, family).from_pretrained(
             folder or base.model,
             torch_dtype=dtype,
             use_safetensors=True,
             **revision,
-            **{key: value for key, value in settings.items() if key in index or value is False},
+            **given,
         )
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(
             f"{base.model} cannot be loaded as {family} from safetensors files: {error}"
         ) from error
-    pipe.set_progress_bar_config(disable=True)
-    for part in pipe.components.values():
-        if isinstance(part, torch.nn.Module):
-            part.requires_grad_(False).eval()
-    return TextToImage(pipe.to(device), device, dtype, base_fingerprint(base))
+
+
+def _autoencoder(model: str, dtype: torch.dtype) -> Any:
+    import diffusers
+
+    folder = Path(model).expanduser()
+    where = {} if folder.is_dir() else {"revision": hub_commit(model, None, setting="base.vae")}
+    try:
+        return diffusers.AutoencoderKL.from_pretrained(
+            folder if folder.is_dir() else model, torch_dtype=dtype, use_safetensors=True, **where
+        )
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"base.vae: {model} is no AutoencoderKL in safetensors: {error}"
+        ) from error
+
+
+def _require_as_named(name: str, pipe: Any) -> None:
+    """Nothing, if what was loaded is what its short name stands for."""
+    row = BASES.get(name)
+    if row is None or row.repository is None:  # toybox comes along: nobody else can change it
+        return
+    own = architecture(
+        type(pipe).__name__,
+        unet=pipe.unet.config,
+        scheduler=pipe.scheduler.config,
+        vae=pipe.vae.config,
+        text_encoders=1 + (getattr(pipe, "text_encoder_2", None) is not None),
+    )
+    if wrong := list(mismatches(row, own)):
+        raise ModelError(
+            f"{row.repository} is not what {name} stands for: {'; '.join(wrong)}. To use it as it "
+            "is, set base.model to its Hub id."
+        )
+
+
+def own_architecture(base: BaseConfig) -> Architecture:
+    """What the model's own configs say that it is; no weights are read. Raises ModelError."""
+    configs = _configs_of(located(base))
+    index = _model_index(configs)
+    unet, scheduler, vae = (
+        _read_json(configs, name)
+        for name in ("unet/config.json", "scheduler/scheduler_config.json", "vae/config.json")
+    )
+    encoders = sum((index.get(part) or [None])[0] is not None for part in TEXT_ENCODERS)
+    return architecture(
+        str(index.get("_class_name")),
+        unet=unet,
+        scheduler=scheduler,
+        vae=vae,
+        text_encoders=encoders,
+    )
 
 
 @dataclass(frozen=True)
@@ -128,6 +226,8 @@ class TextToImage:
     device: torch.device
     dtype: torch.dtype
     fingerprint: str
+    offload: bool = False
+    """Each network waits in the CPU's memory until it is at work."""
     _adapted: bool = False
     _rewriting: Rewriting | None = None
 
@@ -224,6 +324,35 @@ class TextToImage:
             self._adapted = False
 
     @contextmanager
+    def denoiser_alone(self) -> Iterator[None]:
+        """While the block runs, the UNet stays on the device and is never moved; with `offload`
+        the other networks wait, and cannot be used."""
+        if not self.offload:
+            yield
+            return
+        self.pipe.remove_all_hooks()
+        self.pipe.to("cpu", silence_dtype_warnings=True)
+        self.pipe.unet.to(self.device)
+        try:
+            yield
+        finally:
+            self.pipe.enable_model_cpu_offload(device=self.device)
+
+    def _replace(
+        self, changes: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
+    ) -> dict[str, torch.Tensor]:
+        unet, kept = self.pipe.unet, {}
+        try:
+            for name, change in changes.items():
+                weight = unet.get_parameter(f"{name}.weight").data
+                kept[name] = weight.clone()
+                weight.copy_(change(weight.float()))
+        except BaseException:
+            _restore(unet, kept)
+            raise
+        return kept
+
+    @contextmanager
     def rewritten(self, rewriting: Rewriting | None) -> Iterator[None]:
         """While the block runs, pictures are drawn from what `rewriting` makes of their text
         features. None changes nothing."""
@@ -245,20 +374,6 @@ class TextToImage:
             do_classifier_free_guidance=guidance > 1,
         )
         return TextFeatures(*out)
-
-    def _replace(
-        self, changes: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
-    ) -> dict[str, torch.Tensor]:
-        unet, kept = self.pipe.unet, {}
-        try:
-            for name, change in changes.items():
-                weight = unet.get_parameter(f"{name}.weight").data
-                kept[name] = weight.clone()
-                weight.copy_(change(weight.float()))
-        except BaseException:
-            _restore(unet, kept)
-            raise
-        return kept
 
     def _rows(self, batch_size: int) -> int:
         if self.device.type != "cpu":
@@ -369,62 +484,69 @@ def _local_folder(model: str) -> Path | None:
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith("."):
+    if HUB_ID.fullmatch(model):
         return None
     raise ModelError(
-        f'base.model must be "toybox", a diffusers folder or a Hub id like "owner/name", '
-        f"but {model!r} is none of them."
+        f"base.model must be one of {', '.join(BASES)}, a diffusers folder, a Hub id like "
+        f'"owner/name" or a .safetensors file with base.config, but {model!r} is none of them.'
     )
 
 
-@cache
-def _folder_fingerprint(folder: Path) -> str:
-    if not (folder / "model_index.json").is_file():
-        raise ModelError(f"{folder} must be a diffusers folder, but has no model_index.json.")
-    total = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in {".json", ".txt", ".safetensors"} and path.is_file():
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            total.update(f"{path.relative_to(folder).as_posix()}\n{digest}\n".encode())
-    return total.hexdigest()
+def _configs_of(base: BaseConfig) -> BaseConfig:
+    """The model whose configs a single file has; any other base is its own."""
+    return base if base.config is None else located(BaseConfig(model=base.config))
 
 
-@cache
-def hub_commit(model: str, revision: str | None, file: str = "model_index.json") -> str:
-    """The commit that the revision (None: the newest) names; from the local cache if offline,
-    where `file` tells whether the model is there."""
+def _configs_folder(base: BaseConfig) -> Path:
+    folder = _local_folder(base.model)
+    if folder is not None:
+        return folder
     import huggingface_hub
 
-    if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
-        return revision
+    wanted = ["*.json", "*.txt", "*.model"]
     try:
-        return str(huggingface_hub.model_info(model, revision=revision).sha)
-    except Exception as error:  # many kinds: no net, offline mode, no such repository, no right
-        cached = huggingface_hub.try_to_load_from_cache(model, file, revision=revision)
-        if isinstance(cached, str):
-            return Path(cached).parent.name  # .../snapshots/<commit>/<file>
-        raise ModelError(f"{model} cannot be found on the Hub or in its cache: {error}") from error
+        return Path(
+            huggingface_hub.snapshot_download(
+                base.model, revision=_commit(base), allow_patterns=wanted
+            )
+        )
+    except Exception as error:  # many kinds: no net, offline mode, no right
+        raise ModelError(
+            f"base.config: {base.model} cannot be had from the Hub: {error}"
+        ) from error
+
+
+def _file(base: BaseConfig) -> Path:
+    path = Path(base.model).expanduser()
+    if not path.is_file():
+        raise ModelError(f"base.model must be a file of weights, but {path} is missing.")
+    return path
+
+
+def _commit(base: BaseConfig) -> str:
+    return hub_commit(base.model, base.revision, setting="base.model", file=INDEX)
 
 
 def _model_index(base: BaseConfig) -> dict[str, Any]:
+    return _read_json(base, INDEX)
+
+
+def _read_json(base: BaseConfig, name: str) -> dict[str, Any]:
+    """One of the model's JSON files, from its folder, the Hub or the Hub's cache."""
     folder = _local_folder(base.model)
     try:
         if folder is None:
             import huggingface_hub
 
-            commit = hub_commit(base.model, base.revision)
-            path = Path(
-                huggingface_hub.hf_hub_download(base.model, "model_index.json", revision=commit)
-            )
+            path = Path(huggingface_hub.hf_hub_download(base.model, name, revision=_commit(base)))
         else:
-            path = folder / "model_index.json"
-        index = json.loads(path.read_text("utf-8"))
+            path = folder / name
+        found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{base.model} has no readable model_index.json: {error}") from error
-    if not isinstance(index, dict):
-        raise ModelError(f"{base.model}: model_index.json must be a mapping.")
-    return index
+        raise ModelError(f"{base.model} has no readable {name}: {error}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{base.model}: {name} must be a mapping.")
+    return found
 
 
 def _family(index: dict[str, Any], model: str) -> tuple[str, dict[str, Any]]:
@@ -437,23 +559,7 @@ def _family(index: dict[str, Any], model: str) -> tuple[str, dict[str, Any]]:
             continue
         if origin[0] not in ("diffusers", "transformers", None):
             raise ModelError(
-                f"{model}: {part} must come from diffusers or transformers, but model_index.json "
+                f"{model}: {part} must come from diffusers or transformers, but {INDEX} "
                 f"names {origin[0]!r}. Code from a model's folder is never run."
             )
     return name, FAMILIES[name]
-
-
-def find_device(wanted: str, key: str = "base.device") -> torch.device:
-    """The device that a setting asks for; "auto" is the fastest one. Raises ModelError."""
-    import torch
-
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if wanted == "auto":
-        return torch.device(next(name for name, found in there.items() if found))
-    if not there[wanted]:
-        raise ModelError(f"{key} is {wanted}, but PyTorch finds none. Set it to auto or cpu.")
-    return torch.device(wanted)

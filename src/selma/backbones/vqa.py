@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from selma.backbones.hub import hub_commit, model_config, pick_device, weights_digest
+from selma.backbones.hub import find_device, hub_commit, model_config, weights_digest
+from selma.backbones.judging import parts
 from selma.backbones.wordings import QUESTION, MultipleChoice, put_all, wording
 from selma.config import LocalJudge, judge_name
 from selma.errors import ModelError
@@ -116,7 +117,7 @@ class VqaJudge:
         size = self._settings.batch_size
         answers: list[list[tuple[str, float | None]]] = [[("", None)] * len(t) for t in texts]
         with torch.inference_mode():
-            for part in _parts(len(pictures), size):
+            for part in parts(len(pictures), size):
                 places = [
                     (i, j) for i in range(part.start, part.stop) for j in range(len(texts[i]))
                 ]
@@ -140,7 +141,7 @@ class VqaJudge:
         key = tokens.__getitem__ if self._family.equal_lengths else lambda place: 0
         for _, group in groupby(ordered, key=key):
             alike = list(group)
-            for batch in _parts(len(alike), self._settings.batch_size):
+            for batch in parts(len(alike), self._settings.batch_size):
                 yield alike[batch]
 
     def _generate(
@@ -246,7 +247,7 @@ class VqaJudge:
         )
         if report["missing_keys"]:
             raise ValueError(f"weights are missing, {sorted(report['missing_keys'])[0]} first")
-        device = pick_device(self._settings.device, setting=f"{self._setting}.device")
+        device = find_device(self._settings.device, setting=f"{self._setting}.device")
         model = model.eval().requires_grad_(False).to(device)
         # PIL's arithmetic everywhere, so that torchvision's presence changes no answer.
         images = transformers.AutoImageProcessor.from_pretrained(source, backend="pil", **where)
@@ -279,7 +280,3 @@ def _processor(source: str, config: Any, images: Any, where: dict[str, Any]) -> 
     processor = Pictures.from_pretrained(source, **where)
     processor.image_processor = images
     return processor
-
-
-def _parts(count: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))

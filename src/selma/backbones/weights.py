@@ -6,17 +6,13 @@ left over is an error: transformers would fill it with random numbers and go on.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from selma.backbones.judging import fingerprint
-from selma.backbones.text_to_image import hub_commit
+from selma.backbones.hub import HUB_ID, folder_digest, hub_commit
 from selma.errors import ModelError
-
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -47,11 +43,11 @@ class Weights:
     @cached_property
     def fingerprint(self) -> str:
         """Changes with any file of the folder, or is the commit; loads nothing."""
-        return self._commit if self.folder is None else fingerprint(self.folder)
+        return self._commit if self.folder is None else folder_digest(self.folder)
 
     @cached_property
     def _commit(self) -> str:
-        return hub_commit(self.name, self.revision, "config.json")
+        return hub_commit(self.name, self.revision, setting="model")
 
     def source(self, part: str = "") -> dict[str, Any]:
         """Keywords for `from_pretrained`; `part` is a folder inside."""

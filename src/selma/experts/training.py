@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config import BaseConfig, ExpertsConfig, TrainingConfig
 from selma.errors import ConfigError, DataError, TrainingDiverged
 from selma.experts.recipes import encoding_recipe, expert_recipe, picture_digests
@@ -68,6 +69,10 @@ class Learner(Protocol):
         random in it depends on the step alone."""
         ...
 
+    def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Puts right, after each step, what the step may not do."""
+        ...
+
     def save(
         self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage
     ) -> None: ...
@@ -76,14 +81,10 @@ class Learner(Protocol):
         """What `save` wrote, under the parameters' names."""
         ...
 
-    def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Puts right after a step what a step may not leave as it is."""
-        ...
-
 
 @dataclass(frozen=True)
 class ExpertLearner:
-    """An expert: an adapter in the UNet, by the denoising loss."""
+    """An expert: an adapter of some kind in the UNet, by the denoising loss."""
 
     model: TextToImage
     encoded: Encoded
@@ -101,6 +102,9 @@ class ExpertLearner:
     def losses(self, batch: Batch, alphas_bar: Tensor, *, step: int) -> Mapping[str, Tensor]:
         return {"loss": _losses(self.model, self.encoded, batch, alphas_bar)}
 
+    def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._kind.settle(self.model.pipe.unet, parameters, self.config.adapter)
+
     def save(self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage) -> None:
         self._kind.save(path, dict(parameters), self.config.adapter, lineage=lineage)
 
@@ -108,9 +112,6 @@ class ExpertLearner:
         from safetensors.torch import load_file
 
         return {name.removeprefix("unet."): tensor for name, tensor in load_file(path).items()}
-
-    def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        self._kind.settle(self.model.pipe.unet, parameters, self.config.adapter)
 
     @property
     def _kind(self) -> Kind:
@@ -192,13 +193,17 @@ def _train_skill(
             names=[pair.prompt.id for pair in pairs],
         )
     scores = _judged(path, judge) if config.select == "dev" and judge is not None else {}
+    kind = KINDS[config.adapter.kind]
+    look = None
+    if kind.energies is not None:
+        look = partial(kind.energies, model().pipe.unet)
     finish(
         item,
         config,
         pairs=len(pairs),
         scores=scores,
-        file=KINDS[config.adapter.kind].file,
-        more=partial(_energies, model=model, config=config),
+        file=kind.file,
+        look=look,
     )
     folder.journal(EXPERTS, skill=skill, seconds=round(time.monotonic() - started, 3))
     return expert
@@ -252,7 +257,7 @@ def fit(
             raise TypeError("An expert needs ExpertsConfig; hand in a learner for anything else.")
         learner = ExpertLearner(model, encoded, config, skill, seed)
     every = isinstance(config, ExpertsConfig) and config.select == "dev"
-    with learner.attached() as factors:
+    with model.denoiser_alone(), learner.attached() as factors:
         # A list: an iterator would be spent by the optimizer, and nothing left to be clipped.
         parameters = list(factors.values())
         raw = torch.optim.AdamW(
@@ -402,17 +407,21 @@ def _attached(
 
 @contextmanager
 def plain_attention(model: TextToImage, config: TrainingConfig) -> Iterator[None]:
-    """The UNet with an attention whose backward pass is as fast as its precision allows."""
+    """The UNet with an attention whose backward pass is as fast as its precision allows, keeping
+    as much or as little for that pass as the settings say."""
     from diffusers.models.attention_processor import AttnProcessor
 
     unet = model.pipe.unet
     processors = unet.attn_processors
     try:
+        if config.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
         if config.precision == "bf16" and model.device.type == "cpu":
             # On a CPU the backward pass of the fused attention is many times slower in bfloat16.
             unet.set_attn_processor(AttnProcessor())
         yield
     finally:
+        unet.disable_gradient_checkpointing()
         unet.set_attn_processor(processors)
 
 
@@ -487,30 +496,17 @@ def _judged(path: Path, judge: Callable[[Path], float]) -> dict[int, float]:
     return scores
 
 
-def _energies(
-    adapter: Path, *, model: Callable[[], TextToImage], config: ExpertsConfig
-) -> Sequence[Path]:
-    """What the adapter's kind has to say of the UNet with it, as a file beside it."""
-    from selma.adapters.kinds import KINDS
-
-    energies = KINDS[config.adapter.kind].energies
-    if energies is None:
-        return ()
-    write_json(adapter.with_name(ENERGY), energies(model().pipe.unet, adapter))
-    return (adapter.with_name(ENERGY),)
-
-
 def finish(
     item: Item,
     config: TrainingConfig,
     *,
     pairs: int,
     scores: Mapping[int, float],
-    file: str,
-    more: Callable[[Path], Sequence[Path]] = lambda adapter: (),
+    file: str = ADAPTER_FILE,
+    look: Callable[[Path], Mapping[str, Any]] | None = None,
 ) -> None:
-    """The chosen checkpoint's adapter becomes the item's; then the checkpoints go. `more` writes
-    further files about it and names them."""
+    """The chosen checkpoint's adapter becomes the item's; then the checkpoints go. What `look` says
+    of the adapter is kept beside it."""
     from selma.experts.checkpoints import checkpoint_folder
 
     # Of equal scores the earlier: it changed the base less.
@@ -520,7 +516,10 @@ def finish(
     shutil.copyfile(chosen, aside)
     promote(aside, item.path / file)
     losses = [row["loss"] for row in read_lines(item.path / LOG)]
-    files = [item.path / file, item.path / LOG, *more(item.path / file)]
+    files = [item.path / file, item.path / LOG]
+    if look is not None:
+        write_json(item.path / ENERGY, look(chosen))
+        files.append(item.path / ENERGY)
     item.finish(
         files + ([item.path / SELECTION] if scores else []),
         {

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE
-from selma.config import ORDERED, ROTATION_SETTINGS, MergedConfig
+from selma.config import ORDERED, ROTATION_SETTINGS, WEIGHT_ONE, MergedConfig
 from selma.errors import ConfigError, IncompatibleExperts
 from selma.records import Expert, Merged
 from selma.workspace import MERGED, Workspace, file_sha256, write_json
@@ -42,12 +43,11 @@ def merge_experts(experts: Sequence[Expert], config: MergedConfig, folder: Works
     Beside it lies judged.json (`judging`). Raises ConfigError for weights that do not name each
     skill, AdapterError for a damaged file, and IncompatibleExperts.
     """
-    of = _by_skill(experts)
+    of = by_skill(experts)
     weights = merge_weights(list(of), config)
-    recipe = _recipe({skill: expert.key for skill, expert in of.items()}, weights, config)
     if config.method in ORDERED:
         of = {expert.skill: expert for expert in experts}
-        recipe["order"] = list(of)
+    recipe = merge_recipe({skill: expert.key for skill, expert in of.items()}, weights, config)
     item = folder.item(MERGED, recipe=recipe)
     merged = Merged(folder=item.path, key=item.key, method=config.method, weights=weights)
     if item.done:
@@ -59,7 +59,7 @@ def merge_experts(experts: Sequence[Expert], config: MergedConfig, folder: Works
     files = {skill: read_any(expert.folder) for skill, expert in of.items()}
     require_compatible(files, ALL_METHODS[config.method])
     made = item.begin()
-    written, judged = _write_merged(files, weights, config, made, made_by=recipe)
+    written, judged = write_merged(files, weights, config, made, made_by=recipe)
     write_json(made / JUDGED_FILE, judged)
     layers = judged["layers"].values()
     summary = {"experts": len(files), "layers": len(layers)}
@@ -69,7 +69,7 @@ def merge_experts(experts: Sequence[Expert], config: MergedConfig, folder: Works
     return merged
 
 
-def _write_merged(
+def write_merged(
     files: Mapping[str, AnyFile],
     weights: Mapping[str, float],
     config: MergedConfig,
@@ -78,9 +78,10 @@ def _write_merged(
     made_by: Mapping[str, Any],
     to: str | None = None,
     model: Model | None = None,
+    judge: bool = True,
 ) -> tuple[list[Path], dict[str, Any]]:
-    """The files written and the judgement. `out` is the place, or where `to` is None a folder in
-    which the file has the name of its kind."""
+    """The files written and the judgement, which without `judge` may be {}. `out` is the place, or
+    where `to` is None a folder in which the file has the name of its kind."""
     from selma.adapters.foreign_rotations import write_as
     from selma.adapters.formats import JUDGED_KEY, write
     from selma.adapters.reading import AdapterFile
@@ -96,7 +97,9 @@ def _write_merged(
         return write_as(place, merged, to=to or "selma", notes=notes), judged
     adding = {name: file for name, file in files.items() if isinstance(file, AdapterFile)}
     with tempfile.TemporaryFile(dir=out.parent if to else out) as spool:
-        adapter, judged = combine(adding, weights, config, made_by=made_by, spool=spool)
+        adapter, judged = combine(
+            adding, weights, config, made_by=made_by, spool=spool, judge=judge
+        )
         place = out if to else out / ADAPTER_FILE
         return write(place, adapter, to=to or "diffusers", model=model), judged
 
@@ -144,12 +147,10 @@ def merge_files(
     files = {labels[i]: read[i] for i in order}
     by_name = {labels[i]: float(given[i]) for i in order}
     require_compatible(files, ALL_METHODS[config.method], known_base=False)
-    recipe = _recipe({labels[i]: digests[i] for i in order}, by_name, config)
-    if config.method in ORDERED:
-        recipe["order"] = [labels[i] for i in order]
+    recipe = merge_recipe({labels[i]: digests[i] for i in order}, by_name, config)
     out.parent.mkdir(parents=True, exist_ok=True)
     to = to or ("selma" if config.method in ROTATION_SETTINGS else "diffusers")
-    return _write_merged(files, by_name, config, out, made_by=recipe, to=to, model=model)
+    return write_merged(files, by_name, config, out, made_by=recipe, to=to, model=model)
 
 
 def combine(
@@ -159,8 +160,9 @@ def combine(
     *,
     made_by: Mapping[str, Any],
     spool: IO[bytes],
+    judge: bool = True,
 ) -> tuple[Adapter, dict[str, Any]]:
-    """The merged adapter, whose tensors lie in `spool`, and the judgement.
+    """The merged adapter, whose tensors lie in `spool`, and the judgement ({} without `judge`).
 
     The adapter has scale 1: experts' own scales are in its factors.
     """
@@ -171,18 +173,19 @@ def combine(
 
     method = METHODS[config.method]
     choices = Choices(**config.settings)
-    judge = Judge(weights)
+    looking = Judge(weights)
     layers, spooled = {}, _Spool(spool)
     for key, parts in _layers(files, weights, method, choices):
         a, b = merged_layer(list(parts.values()), config, choices=_at(choices, key))
-        judge.look(key, {name: part.factors for name, part in parts.items()}, (a, b))
+        if judge:
+            looking.look(key, {name: part.factors for name, part in parts.items()}, (a, b))
         some = next(file.layers[key] for file in files.values() if key in file.layers)
         layers[key] = _merged(some, rank=a.shape[0])
         spooled.add(key, a, b)
     base = {file.lineage.base for file in files.values()} - {None}
-    judged = judge.found
+    judged = looking.found if judge else {}
     lineage = Lineage(base=base.pop() if len(base) == 1 else None, made_by=made_by)
-    notes = {JUDGED_KEY: as_json(summary(judged))}
+    notes = {JUDGED_KEY: as_json(summary(judged))} if judge else {}
     return Adapter(layers, spooled.give, lineage, notes), judged
 
 
@@ -223,29 +226,36 @@ def content_digest(file: AnyFile) -> str:
     """16 hex digits of an adapter's bytes, whatever its files are called."""
     from selma.adapters.reading import AdapterFile
 
-    adding = isinstance(file, AdapterFile)
-    paths = sorted({layer.path for layer in file.layers.values()}) if adding else [file.path]
+    if isinstance(file, AdapterFile):
+        paths = sorted({layer.path for layer in file.layers.values()})
+    else:
+        paths = [file.path]
     joined = "\n".join(file_sha256(path) for path in paths)
     return hashlib.sha256(joined.encode()).hexdigest()[:16]
 
 
 def _default_weight(method: str, experts: int) -> float:
     """1/T, or 1 for the methods that count the experts themselves or add them up."""
-    from selma.config import WEIGHT_ONE
-
     return 1.0 if method in WEIGHT_ONE else 1 / experts
 
 
-def _recipe(
+def merge_recipe(
     experts: Mapping[str, str], weights: Mapping[str, float], config: MergedConfig
 ) -> dict[str, Any]:
-    found = {"experts": dict(experts), "method": config.method, "weights": dict(weights)}
+    """All that a merge's tensors depend on; `experts` are their keys, in order."""
+    found: dict[str, Any] = {
+        "experts": dict(experts),
+        "method": config.method,
+        "weights": dict(weights),
+    }
     if config.settings:
         found["settings"] = config.settings
+    if config.method in ORDERED:
+        found["order"] = list(experts)
     return found if config.scale == 1 else found | {"scale": config.scale}
 
 
-def _by_skill(experts: Sequence[Expert]) -> dict[str, Expert]:
+def by_skill(experts: Sequence[Expert]) -> dict[str, Expert]:
     """Sorted, because sums of floats depend on their order."""
     of = {expert.skill: expert for expert in sorted(experts, key=lambda expert: expert.skill)}
     if len(of) != len(experts):
@@ -325,15 +335,11 @@ def _thresholds(
 
 
 def _at(choices: Choices, layer: str) -> Choices:
-    from dataclasses import replace
-
     return replace(choices, layer=layer)
 
 
 def _merged(like: LayerFile, *, rank: int) -> LayerFile:
     """The merged layer: of one rank, with scale 1, in float32."""
-    from dataclasses import replace
-
     import torch
 
     return replace(like, rank=rank, alpha=float(rank), dtypes=(torch.float32, torch.float32))

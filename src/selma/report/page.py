@@ -72,6 +72,7 @@ def render(findings: Findings, config: ReportConfig) -> str:
     environment.globals["heat"] = heat
     environment.globals["largest_change"] = largest_change
     environment.globals["chose"] = tables.CHOSE
+    environment.globals["compared"] = tables.compared
     environment.filters["duration"] = duration
     script = environment.get_template("page.js").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -97,6 +98,7 @@ def context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
         "base": base,
         "merged": merged,
         "headline": headline,
+        "further": tables.further_scores(card),
         "meaning": meaning,
         "axis": difference_axis(merged.difference) if merged.difference else None,
         "bars": [
@@ -125,6 +127,8 @@ def context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
         "method": findings.merged.method,
         "weights": findings.merged.weights,
         "judged": findings.judged,
+        "trials": findings.trials,
+        "dev_prompts": findings.settings.get("scores", {}).get("dev_prompts"),
         "worst_layers": tables.worst_layers(findings.judged) if findings.judged else [],
         "layer_measure": tables.layer_measure(findings.judged) if findings.judged else "",
         "turned": tables.turned_sentence(findings.judged) if findings.judged else "",

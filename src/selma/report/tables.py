@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from selma.backbones.bases import Architecture, Base
 from selma.errors import DataError
-from selma.records import Interval, ModelScore, Scorecard
+from selma.records import Comparison, Interval, ModelScore, Scorecard
 
 
 def points(value: float, digits: int = 1) -> str:
@@ -72,14 +73,34 @@ def conclusion(scorecard: Scorecard) -> tuple[str, str]:
     )
 
 
+FURTHER = (
+    (
+        "soft",
+        "soft",
+        "The soft score is the mean probability that the judge gives to the expected answers; no "
+        "dependency takes points.",
+    ),
+    (
+        "vqascore",
+        "VQAScore",
+        "VQAScore is the judge's mean probability of yes to one question about the whole prompt.",
+    ),
+    ("clip", "CLIP", "The CLIP score is 100 times the cosine of picture and prompt."),
+)
+"""Field of ModelScore, its column's name, and what it is; not every run has each."""
+
+
+def further_scores(scorecard: Scorecard) -> list[tuple[str, str, str]]:
+    """The rows of `FURTHER` that any model has."""
+    return [row for row in FURTHER if any(getattr(m, row[0]) for m in scorecard.models)]
+
+
 def print_scorecard(scorecard: Scorecard, console: Console) -> None:
     """A table of all models, and below it what the merged one's difference means."""
-    # Means of what only some runs have: further scores, each with its column's name.
     more = {
         name: [points(found.mean) if (found := getattr(m, field)) else "" for m in scorecard.models]
-        for field, name in (("soft", "soft"), ("vqascore", "VQAScore"), ("clip", "CLIP"))
+        for field, name, _ in further_scores(scorecard)
     }
-    more = {name: cells for name, cells in more.items() if any(cells)}
     table = Table(
         title=f"{scorecard.benchmark} ({scorecard.split}): {scorecard.prompts} prompts, "
         f"{scorecard.questions} questions, judge {scorecard.judge}",
@@ -100,8 +121,20 @@ def print_scorecard(scorecard: Scorecard, console: Console) -> None:
         console.print(f"CLIP: {CHOSE}", highlight=False)
     if scorecard.preferences:
         print_preferences(scorecard, console)
+    for pair in scorecard.comparisons:
+        console.print(compared(pair), highlight=False)
     if any(model.role == "merged" for model in scorecard.models):
         console.print(" ".join(conclusion(scorecard)), highlight=False)
+
+
+def compared(pair: Comparison) -> str:
+    """One comparison as a sentence."""
+    found = pair.difference
+    verdict = "" if clear(found) else ": no clear difference"
+    return (
+        f"{pair.model} minus {pair.against}: {signed(found.mean)} points "
+        f"({between(found, sign=True)}), paired over {found.n} prompts{verdict}."
+    )
 
 
 CHOSE = "this run was chosen or tuned by it; its gain is no independent evidence."
@@ -302,3 +335,51 @@ def worst_layers(found: Mapping[str, Any], count: int = 5) -> list[tuple[str, di
     """The layers that the merge moved farthest from the mean, the farthest first."""
     layers = found["layers"].items()
     return sorted(layers, key=lambda pair: (-pair[1]["relative_error"], pair[0]))[:count]
+
+
+def print_trials(found: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """A table of the merges that were tried, the best first, and uniform weights."""
+    names = list(found[0]["weights"])
+    table = Table("trial", title=f"weights by score on dev prompts: {len(found)} trials")
+    for column in ("dev score", "scale", *names):
+        table.add_column(column, justify="right")
+    ranked = sorted(found, key=lambda row: (-row["score"], row["trial"]))
+    for place, row in enumerate(ranked):
+        if place < 10 or row["trial"] == 0:
+            cells = [points(row["score"], 2), f"{row['scale']:.3g}"]
+            cells += [f"{row['weights'][name]:.3g}" for name in names]
+            label = f"{row['trial']} (uniform)" if row["trial"] == 0 else str(row["trial"])
+            table.add_row(label, *cells, style="bold" if place == 0 else None)
+    console.print(table)
+
+
+def print_bases(bases: Iterable[Base], console: Console) -> None:
+    """The table of base models, and below it where each lies."""
+    table = Table(title="base models")
+    for column in ("base.model", "predicts", "px", "text width", "encoders", "guidance", "licence"):
+        table.add_column(column)
+    rows = list(bases)
+    for base in rows:
+        own = base.architecture
+        table.add_row(
+            base.name,
+            own.prediction,
+            str(own.image_px),
+            str(own.cross_width),
+            str(own.text_encoders),
+            f"{base.guidance:g}",
+            base.licence or "selma's own",
+        )
+    console.print(table)
+    for base in rows:
+        pinned = base.revision or "newest commit: none is known to be pinned"
+        where = f"{base.repository} @ {pinned}" if base.repository else "embedded"
+        console.print(f"{base.name}: {where}. {base.parts}. {base.note}.", highlight=False)
+
+
+def print_architecture(own: Architecture, bases: Mapping[str, Base], console: Console) -> None:
+    """What a model's configs say, and which rows of the table fit it."""
+    for key, value in vars(own).items():
+        console.print(f"{key}: {value}", highlight=False)
+    same = [name for name, base in bases.items() if base.architecture == own]
+    console.print(f"as: {', '.join(same) or 'none of the table'}", highlight=False)

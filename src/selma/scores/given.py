@@ -6,7 +6,6 @@ a score means nothing without them. They are part of the result.
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from selma.records import Answer, ExamPrompt, Interval, Question, Record
 from selma.scores import faithfulness, statistics
 from selma.scores.benchmarks import Dependencies, read_dsg
 from selma.scores.faithfulness import Reading, Verdicts, Zeroing
+from selma.scores.rows import csv_rows
 
 Average = Literal["prompt", "question"]
 Missing = Literal["left_out", "zero", "refuse"]
@@ -98,27 +98,8 @@ def dsg_result(
     resamples: int = 10_000,
 ) -> dict[str, Any]:
     """The result of these answers, ready for JSON; see `score_dsg`. Raises DataError."""
+    asked, verdicts = judge_given(exam, given, rules=rules)
     answered = {answer.prompt_id for answer in given}
-    strangers = sorted(answered - {prompt.id for prompt in exam})
-    silent = [prompt.id for prompt in exam if prompt.id not in answered]
-    if silent and rules.missing == "refuse":
-        raise DataError(
-            f"Every prompt must be answered, but {len(silent)} have no answer, {silent[0]} first. "
-            "Leave them out or count them as zero by name."
-        )
-    asked = [prompt for prompt in exam if prompt.id in answered]
-    if not asked:
-        raise DataError("What is given answers no prompt of the questions: compare their item_id.")
-    verdicts = faithfulness.judged(
-        asked,
-        [answer for answer in given if answer.prompt_id not in strangers],
-        zeroing=rules.zeroing,
-        reading=rules.reading,
-    )
-    if rules.missing == "zero":
-        by_id = {prompt.id: prompt for prompt in exam}
-        verdicts |= {id: {q.id: "no" for q in by_id[id].questions} for id in silent}
-        asked = list(exam)
     mean = _Mean(rules.average, verdicts, seed=seed, resamples=resamples)
     groups: dict[str, list[str]] = defaultdict(list)
     for prompt in asked:
@@ -137,8 +118,8 @@ def dsg_result(
         "questions": sum(map(len, verdicts.values())),
         "unreadable": sum(v == "unreadable" for found in verdicts.values() for v in found.values()),
         "zeroed": sum(v == "zeroed" for found in verdicts.values() for v in found.values()),
-        "without_answers": silent,
-        "not_in_annotations": strangers,
+        "without_answers": [prompt.id for prompt in exam if prompt.id not in answered],
+        "not_in_annotations": sorted(answered - {prompt.id for prompt in exam}),
         "dependency_faults": faithfulness.dependency_faults(exam),
         "per_prompt": {
             id: _rounded(100 * score) for id, score in faithfulness.prompt_scores(verdicts).items()
@@ -151,18 +132,47 @@ def dsg_result(
     }
 
 
+def judge_given(
+    exam: Sequence[ExamPrompt], given: Sequence[Answer], *, rules: DsgRules
+) -> tuple[list[ExamPrompt], Verdicts]:
+    """The prompts that count under the rules, and the verdict on each of their questions.
+
+    Answers to prompts that are not in the exam are passed over. Raises DataError.
+    """
+    answered = {answer.prompt_id for answer in given}
+    known = {prompt.id for prompt in exam}
+    silent = [prompt for prompt in exam if prompt.id not in answered]
+    if silent and rules.missing == "refuse":
+        raise DataError(
+            f"Every prompt must be answered, but {len(silent)} have no answer, {silent[0].id} "
+            "first. Leave them out or count them as zero by name."
+        )
+    asked = [prompt for prompt in exam if prompt.id in answered]
+    if not asked:
+        raise DataError("What is given answers no prompt of the questions: compare their item_id.")
+    verdicts = faithfulness.judged(
+        asked,
+        [answer for answer in given if answer.prompt_id in known],
+        zeroing=rules.zeroing,
+        reading=rules.reading,
+    )
+    if rules.missing == "zero":
+        verdicts |= {prompt.id: {q.id: "no" for q in prompt.questions} for prompt in silent}
+        asked = list(exam)
+    return asked, verdicts
+
+
 def read_answers(path: Path, model: str | None = None) -> tuple[list[Answer], list[str]]:
-    """The answers about one model's pictures, and all models that the file has answers about.
+    """The answers about one model's pictures, and all models that the file has answers about, that
+    one first.
 
     Without `model`, a file about several models is read for the one that has answers to every
     prompt of the file, if that is one alone. Raises DataError.
     """
-    rows = rows_of_csv(path, ("item_id", "question_id", "answer"))
-    prompts: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        prompts[row.get("t2i_model", "")].add(row["item_id"])
-    models = [name for name in prompts if name]
+    given = answers_by_model(path)
+    models = [name for name in given if name]
     if model is None:
+        prompts = {name: {answer.prompt_id for answer in some} for name, some in given.items()}
         everything = set().union(*prompts.values())
         whole = [name for name, ids in prompts.items() if ids == everything]
         if len(whole) != 1:
@@ -171,43 +181,27 @@ def read_answers(path: Path, model: str | None = None) -> tuple[list[Answer], li
                 "belongs to one. Name it with --model."
             )
         model = whole[0]
-    elif model not in prompts:
+    elif model not in given:
         raise DataError(
             f"{path} must hold answers about {model}, but has them about "
             f"{', '.join(models) or 'no t2i_model at all'}."
         )
-    return [
-        Answer(prompt_id=row["item_id"], question_id=row["question_id"], text=row["answer"])
-        for row in rows
-        if row.get("t2i_model", "") == model
-    ], sorted(models, key=lambda name: name != model)
+    return given[model], sorted(models, key=lambda name: name != model)
 
 
-def read_models(path: Path) -> list[str]:
-    """Whose pictures the answers are about, in the file's order. Raises DataError."""
-    rows = rows_of_csv(path, ("t2i_model", "item_id", "question_id", "answer"))
-    return list(dict.fromkeys(row["t2i_model"] for row in rows))
+def answers_by_model(path: Path) -> dict[str, list[Answer]]:
+    """t2i_model ("" without such a column) → the answers about its pictures, in the file's order.
 
-
-def rows_of_csv(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """All rows of a CSV that has at least these columns. Raises DataError."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows, header = list(reader), reader.fieldnames or ()
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} must be a CSV, but cannot be read: {error}.") from error
-    missing = [name for name in columns if name not in header]
-    if missing or not rows:
-        raise DataError(
-            f"{path} must have the columns {', '.join(columns)} and at least one row, but "
-            + (f"{', '.join(missing)} is missing." if missing else "has only a header.")
+    Raises DataError.
+    """
+    given: dict[str, list[Answer]] = defaultdict(list)
+    for _, row in csv_rows(path, ("item_id", "question_id", "answer")):
+        given[row.get("t2i_model", "")].append(
+            Answer(prompt_id=row["item_id"], question_id=row["question_id"], text=row["answer"])
         )
-    for line, row in enumerate(rows, start=2):
-        # DictReader gives None for cells that are missing, and under the key None for surplus ones.
-        if None in row or None in row.values():
-            raise DataError(f"{path}, row {line}: as many cells as columns must stand in a row.")
-    return rows
+    if not given:
+        raise DataError(f"{path} must hold answers, but has only a header.")
+    return dict(given)
 
 
 class _Mean:

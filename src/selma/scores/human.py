@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from selma.errors import DataError
-from selma.scores.given import rows_of_csv
+from selma.scores import faithfulness
+from selma.scores.benchmarks import read_dsg
+from selma.scores.given import DsgRules, answers_by_model, judge_given
+from selma.scores.rows import csv_rows
 
 Place = tuple[str, str]
 """Model and prompt: one picture."""
@@ -17,7 +20,7 @@ def read_ratings(path: Path) -> dict[Place, float]:
     """Mean rating of each picture, from a CSV with t2i_model, item_id and answer (a number), one
     row for each annotator. Raises DataError."""
     ratings: dict[Place, list[float]] = defaultdict(list)
-    for row in rows_of_csv(path, ("t2i_model", "item_id", "answer")):
+    for _, row in csv_rows(path, ("t2i_model", "item_id", "answer")):
         try:
             rating = float(row["answer"])
         except ValueError as error:
@@ -26,6 +29,23 @@ def read_ratings(path: Path) -> dict[Place, float]:
             ) from error
         ratings[row["t2i_model"], row["item_id"]].append(rating)
     return {place: sum(of_one) / len(of_one) for place, of_one in ratings.items()}
+
+
+def dsg_agreement(
+    annotations: Path, answers: Path, ratings: Path, *, rules: DsgRules
+) -> dict[str, float | int]:
+    """The correlation of DSG scores with ratings of the same pictures: see `correlation`.
+
+    annotations: CSV in DSG-1k's layout. answers: as `given.read_answers`, of one model or several.
+    ratings: as `read_ratings`. Raises DataError.
+    """
+    exam = read_dsg(annotations, dependencies=rules.dependencies)
+    scores: dict[Place, float] = {}
+    for model, given in answers_by_model(answers).items():
+        _, verdicts = judge_given(exam, given, rules=rules)
+        for item, share in faithfulness.prompt_scores(verdicts).items():
+            scores[model, item] = share
+    return correlation(scores, read_ratings(ratings))
 
 
 def correlation(

@@ -15,7 +15,7 @@ from selma.backbones import judging, matching, preference
 from selma.backbones.judging import Judge, Scorer
 from selma.config import ScoresConfig, judge_name
 from selma.errors import DataError
-from selma.records import Answer, ExamPrompt, Interval, ModelScore, Scorecard
+from selma.records import Answer, Comparison, ExamPrompt, Interval, ModelScore, Scorecard
 from selma.scores import faithfulness, statistics
 from selma.scores.answering import (
     answer_item,
@@ -55,6 +55,7 @@ def score_models(
     *,
     roles: Mapping[str, str],
     seed: int,
+    compare: Sequence[tuple[str, str]] = (),
     load_judge: Callable[[Any], Judge] = judging.load_judge,
     load_scorer: Callable[[str], Scorer] = judging.load_scorer,
     load_matcher: Callable[[str], Matcher] = matching.load_matcher,
@@ -63,7 +64,8 @@ def score_models(
     """Scores of every model on the exam: the base first, the merged one last.
 
     pictures: model → finished item with one <prompt id>.png for each prompt. roles: model → "base"
-    (exactly one), "expert", "merged" or "other". Raises DataError for a picture that is missing or
+    (exactly one), "expert", "merged" or "other". compare: pairs of models of which the first is
+    also held against the second. Raises DataError for a picture that is missing or
     broken: it never becomes a smaller denominator.
     """
     if not all(prompt.questions for prompt in exam):
@@ -108,6 +110,7 @@ def score_models(
             # Left out where there are none, so that scorecards without them stay what they are.
             **({"preferences": {p.about.label: p.keys for p in preferred}} if preferred else {}),
             **({"chosen_by": config.chosen_by} if config.chosen_by else {}),
+            **({"compare": [list(pair) for pair in compare]} if compare else {}),
         },
     )
     if not item.done:
@@ -119,6 +122,7 @@ def score_models(
             exam, config, models, answers, said_too, clips, preferred, seed=seed
         )
         bootstrap = {"seed": seed, "resamples": config.resamples}
+        card = card.model_copy(update={"comparisons": _comparisons(card, compare, bootstrap)})
         _write(item, _with_soft_scores(card, said, wholes, bootstrap), verdicts, answers)
     return Scorecard.model_validate_json((item.path / "scorecard.json").read_text("utf-8"))
 
@@ -220,6 +224,18 @@ def _scorecard(
         clip_chose="clip" in config.chosen_by,
     )
     return card, verdicts
+
+
+def _comparisons(
+    card: Scorecard, pairs: Sequence[tuple[str, str]], bootstrap: dict[str, int]
+) -> tuple[Comparison, ...]:
+    points = {model.model: model.per_prompt for model in card.models}
+    found = []
+    for model, against in pairs:
+        after, before = ([100 * p for p in points[name].values()] for name in (model, against))
+        difference = statistics.paired_difference(after, before, **bootstrap)
+        found.append(Comparison(model=model, against=against, difference=difference))
+    return tuple(found)
 
 
 def _with_soft_scores(

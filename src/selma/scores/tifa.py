@@ -6,7 +6,6 @@ matcher; without a matcher it counts as wrong, and `unmatched` says how many did
 
 from __future__ import annotations
 
-import csv
 import json
 import statistics as plain
 from collections import defaultdict
@@ -19,6 +18,7 @@ from pydantic import Field, ValidationError
 from selma.errors import DataError
 from selma.records import Answer, ExamPrompt, Record
 from selma.scores import faithfulness, statistics
+from selma.scores.rows import csv_rows, read_text
 
 Matcher = Callable[[Sequence[str], Sequence[Sequence[str]]], list[int]]
 """Answers and the choices of each → the place of the nearest choice."""
@@ -68,7 +68,7 @@ def read_tifa_answers(path: Path) -> list[TifaAnswer]:
     """Answers from a CSV (id or item_id, question, answer) or a JSON: a list of such rows, or
     TIFA's own result file. Raises DataError."""
     if path.suffix.lower() == ".csv":
-        rows: list[Any] = _csv(path)
+        rows: list[Any] = [row for _, row in csv_rows(path)]
     else:
         found = _json(path)
         if isinstance(found, dict):
@@ -170,11 +170,11 @@ def choose(
         literal = answer.free if answer.free in question.choices else None
         chosen.append(literal or (answer.choice if matcher is None else None))
     open_places = [place for place, choice in enumerate(chosen) if choice is None]
-    if matcher and open_places:
-        choices = [questions[place].choices for place in open_places]
-        nearest = matcher([answers[place].free for place in open_places], choices)
-        for place, of_question, index in zip(open_places, choices, nearest, strict=True):
-            chosen[place] = of_question[index]
+    if matcher:
+        texts = [answers[place].free for place in open_places]
+        nearest = _nearest(texts, [questions[place].choices for place in open_places], matcher)
+        for place, choice in zip(open_places, nearest, strict=True):
+            chosen[place] = choice
     return chosen
 
 
@@ -184,29 +184,28 @@ def match_choices(
     """The answers of a run; those to multiple-choice questions that say no choice of theirs get the
     nearest as `choice`."""
     asked = {(prompt.id, q.id): q for prompt in exam for q in prompt.questions}
+    questions = [asked[answer.prompt_id, answer.question_id] for answer in answers]
+    open_places = [
+        place
+        for place, (question, answer) in enumerate(zip(questions, answers, strict=True))
+        if question.choices and faithfulness.understood(question, answer.text) is None
+    ]
+    texts = [answers[place].text for place in open_places]
+    nearest = _nearest(texts, [questions[place].choices for place in open_places], matcher)
     matched = list(answers)
-    places = []
-    for place, answer in enumerate(answers):
-        question = asked[answer.prompt_id, answer.question_id]
-        if question.choices and faithfulness.understood(question, answer.text) is None:
-            places.append((place, question.choices))
-    if places:
-        nearest = matcher([answers[at].text for at, _ in places], [few for _, few in places])
-        for (at, few), index in zip(places, nearest, strict=True):
-            matched[at] = answers[at].model_copy(update={"choice": few[index]})
+    for place, choice in zip(open_places, nearest, strict=True):
+        matched[place] = answers[place].model_copy(update={"choice": choice})
     return matched
+
+
+def _nearest(texts: Sequence[str], choices: Sequence[Sequence[str]], matcher: Matcher) -> list[str]:
+    """The choice nearest to each text; the matcher, slow to load, is not asked for nothing."""
+    places = matcher(texts, choices) if texts else []
+    return [of_one[place] for of_one, place in zip(choices, places, strict=True)]
 
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError) as error:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} must be a JSON file, but cannot be read: {error}.") from error
-
-
-def _csv(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return list(csv.DictReader(file, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} must be a CSV of answers, but cannot be read: {error}.") from error

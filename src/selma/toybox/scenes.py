@@ -136,11 +136,12 @@ def _complete_group(group: Group, rng: random.Random, in_pair: bool, withheld: b
     )
 
 
-def place(scene: Scene, rng: random.Random) -> list[Placed]:
-    """Where each object of a complete scene sits: without overlap, wholly inside the picture."""
+def place(scene: Scene, rng: random.Random, *, grid_px: int = GRID_PX) -> list[Placed]:
+    """Where each object of a complete scene sits: without overlap, wholly inside the picture, its
+    corner on a grid of `grid_px` (4 or 8)."""
     if len(scene.groups) == 1:
         cells = [(x, y) for x in (0, 1) for y in (0, 1)]
-        return list(_place_group(scene.groups[0], cells, rng))
+        return list(_place_group(scene.groups[0], cells, rng, grid_px))
     first, second = scene.groups
     halves = {
         "left of": ([(0, 0), (0, 1)], [(1, 0), (1, 1)]),
@@ -151,11 +152,14 @@ def place(scene: Scene, rng: random.Random) -> list[Placed]:
     else:
         assert scene.relation is not None
         far, near = halves[OPPOSITE[scene.relation]]
-    return [*_place_group(first, near, rng), *_place_group(second, far, rng)]
+    return [
+        *_place_group(first, near, rng, grid_px),
+        *_place_group(second, far, rng, grid_px),
+    ]
 
 
 def _place_group(
-    group: Group, cells: list[tuple[int, int]], rng: random.Random
+    group: Group, cells: list[tuple[int, int]], rng: random.Random, grid_px: int
 ) -> Iterator[Placed]:
     """A lone object anywhere in its region; several in a quarter of the picture each."""
     assert group.colour and group.count and group.size
@@ -170,8 +174,8 @@ def _place_group(
             kind=group.kind,
             colour=group.colour,
             side_px=side,
-            left_px=rng.randrange(left * cell, (right + 1) * cell - side + 1, GRID_PX),
-            top_px=rng.randrange(top * cell, (bottom + 1) * cell - side + 1, GRID_PX),
+            left_px=rng.randrange(left * cell, (right + 1) * cell - side + 1, grid_px),
+            top_px=rng.randrange(top * cell, (bottom + 1) * cell - side + 1, grid_px),
         )
 
 

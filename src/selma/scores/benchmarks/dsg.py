@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,10 +14,10 @@ from selma.scores.benchmarks.layouts import (
     columns,
     group_of,
     in_folder,
-    read_text,
     two_of_one_name,
     unsafe_id,
 )
+from selma.scores.rows import csv_rows
 
 FILE = "dsg-1k-anns.csv"
 
@@ -77,29 +75,11 @@ class _Row(NamedTuple):
 
 
 def _rows(path: Path) -> Iterator[_Row]:
-    # strict: without it the reader guesses what a stray quote means.
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    try:
-        header = next(reader, [])
-        missing = [name for name in COLUMNS if header.count(name) != 1]
-        if missing:
-            raise DataError(
-                f"{path} must have the columns {', '.join(COLUMNS)}, each once; "
-                f"this does not hold for {', '.join(missing)}."
-            )
-        places = [header.index(name) for name in COLUMNS]
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise _broken(path, reader.line_num, f"{len(header)} cells must stand in a row, "
-                              f"but {len(cells)} came")  # fmt: skip
-            row = _Row(reader.line_num, *(cells[place].strip() for place in places))
-            row = row._replace(dependency=cells[places[COLUMNS.index("dependency")]])
-            _check(path, row)
-            yield row
-    except csv.Error as error:
-        raise _broken(path, reader.line_num, f"it is not valid CSV: {error}") from error
+    for line, cells in csv_rows(path, COLUMNS):
+        row = _Row(line, *(cells[name].strip() for name in COLUMNS))
+        row = row._replace(dependency=cells["dependency"])
+        _check(path, row)
+        yield row
 
 
 def _check(path: Path, row: _Row) -> None:

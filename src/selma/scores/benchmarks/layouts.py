@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from selma.errors import DataError
 from selma.records import ExamPrompt
 
 DSG_GROUPS = {
@@ -91,19 +90,6 @@ def two_of_one_name(ids: Iterable[str]) -> tuple[str, str] | None:
 def in_folder(path: Path, name: str) -> Path:
     """The file of this name, if `path` is a folder; else `path`."""
     return path / name if path.is_dir() else path
-
-
-def read_text(path: Path) -> str:
-    """The whole file, without a byte order mark. Raises DataError."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"The benchmark {path} cannot be read: {error.strerror}.") from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line}: text must be UTF-8, but is not.") from error
 
 
 def head(path: Path) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +14,10 @@ from selma.scores.benchmarks.layouts import (
     columns,
     first_keys,
     group_of,
-    read_text,
     two_of_one_name,
     unsafe_id,
 )
+from selma.scores.rows import csv_rows, read_text
 
 _TEXT_KEYS = ("text", "prompt", "caption")
 
@@ -71,19 +69,18 @@ def _prompt(path: Path, number: int, row: dict[str, Any]) -> ExamPrompt:
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line (or place in a JSON list), and what stands there."""
-    text = read_text(path)
     match path.suffix.lower():
         case ".csv":
-            yield from _csv_rows(path, text)
+            yield from csv_rows(path)
         case ".json":
-            found = _json(path, 1, text)
+            found = _json(path, 1, read_text(path))
             for number, row in enumerate(found if isinstance(found, list) else [found], 1):
                 yield number, _object(path, number, row)
         case ".jsonl":
-            for number, line in _lines(text):
+            for number, line in _lines(read_text(path)):
                 yield number, _object(path, number, _json(path, number, line))
         case _:
-            for number, line in _lines(text):
+            for number, line in _lines(read_text(path)):
                 if not line.startswith("#"):
                     yield number, {"text": line}
 
@@ -93,20 +90,6 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield number, line.strip()
-
-
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        for row in reader:
-            # DictReader has None for cells that are missing, and under the key None surplus ones.
-            if None in row or None in row.values():
-                raise DataError(
-                    f"{path}, line {reader.line_num}: as many cells as columns must stand in a row."
-                )
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: it is not valid CSV: {error}.") from error
 
 
 def _json(path: Path, number: int, text: str) -> Any:

