@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from selma.backbones.hub import installed
 from selma.backbones.text_to_image import base_fingerprint
 from selma.config import BaseConfig, ExpertsConfig
 from selma.records import Pair
@@ -43,7 +43,7 @@ def training_recipe(rows: Sequence[list[str]], *, base: BaseConfig, seed: int) -
         "base_precision": base.precision,
         "pairs": recipe_key({"pairs": rows}),
         "seed": seed,
-        "versions": {name: version(name) for name in ("torch", "diffusers", "peft")},
+        "versions": {name: installed(name) for name in ("torch", "diffusers", "peft")},
     }
 
 

@@ -7,10 +7,10 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selma.backbones.hub import installed
 from selma.backbones.text_to_image import base_fingerprint
 from selma.config import BaseConfig, ImagesConfig, SurDrawing
 from selma.errors import DataError
@@ -221,7 +221,7 @@ def _drawing_recipe(base: BaseConfig, *, steps: int, guidance: float, seed: int)
         "steps": steps,
         "guidance": guidance,
         "seed": seed,
-        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
+        "versions": {name: installed(name) for name in ("torch", "diffusers", "transformers")},
     }
 
 
