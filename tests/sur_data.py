@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import tiny
 import tiny_judges
 import torch
 import transformers
@@ -38,16 +39,25 @@ def triples(folder: Path, *, px: int = 16) -> list[Triple]:
 
 @cache
 def language_model(kind: str = "llama", *, width: int = 24) -> Path:
-    """A causal model of two blocks with random weights and a word for each word."""
+    """A causal model of two blocks with random weights. A token is a word; of "bytes" a byte, as
+    transformers' stop strings need tokens that can spell anything."""
     root = Path(tempfile.mkdtemp(prefix="tiny-llm-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
-    words = tiny_judges.words("<s>")
-    shared = {"vocab_size": len(words), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    config = {
-        "llama": lambda: transformers.LlamaConfig(
+    words = tiny.tokenizer() if kind == "bytes" else tiny_judges.words("<s>")
+    shared = {
+        "vocab_size": len(words), "pad_token_id": words.pad_token_id,
+        "bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id,
+    }  # fmt: skip
+
+    def llama(tokens: int) -> transformers.LlamaConfig:
+        return transformers.LlamaConfig(
             **shared, hidden_size=width, intermediate_size=32, num_hidden_layers=2,
-            num_attention_heads=2, max_position_embeddings=512,
-        ),
+            num_attention_heads=2, max_position_embeddings=tokens,
+        )  # fmt: skip
+
+    config = {
+        "llama": lambda: llama(64),
+        "bytes": lambda: llama(2048),
         "gpt2": lambda: transformers.GPT2Config(
             **shared, n_embd=width, n_layer=2, n_head=2, n_positions=64
         ),

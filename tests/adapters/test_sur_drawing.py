@@ -95,7 +95,7 @@ def test_drawing_twice_gives_the_same_and_as_released_does_not(tmp_path, model):
 
 
 def features(model, rewriting):
-    with torch.inference_mode():
+    with torch.no_grad():
         plain = model.text_features(TEXTS, guidance=3.0)
         return plain, rewriting(plain)
 

@@ -389,7 +389,7 @@ def test_a_stopped_collection_goes_on_and_ends_with_the_same_bytes(tmp_path, mon
     """By a real model that shares forward passes between rows."""
     from selma.backbones.language_local import LocalModel
 
-    backend = {"kind": "local", "model": str(sur_data.language_model()), "batch_size": 2}
+    backend = {"kind": "local", "model": str(sur_data.language_model("bytes")), "batch_size": 2}
     narrator = {"kind": "llm", "backend": backend, "max_new_tokens": 4, "temperature": 1.0}
     settings = keyword_folder(tmp_path) | {"narrator": narrator}
 

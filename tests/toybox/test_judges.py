@@ -13,21 +13,8 @@ from selma.toybox.questions import CATEGORIES
 from selma.toybox.scenes import Group, Placed, Scene
 
 JUDGES = ("judge-a", "judge-b")
-NOTES = weights_folder() / "pretraining.json"
 
 
-def made(*parts: str) -> pytest.MarkDecorator:
-    """Skips a test until pre-training has finished these parts."""
-    notes = json.loads(NOTES.read_text()) if NOTES.exists() else {}
-    steps = {part: notes.get(part, {}).get("metrics", {}) for part in parts}
-    missing = [p for p, m in steps.items() if not m or m["steps"] < m["of_steps"]]
-    return pytest.mark.skipif(
-        bool(missing),
-        reason=f"not pre-trained yet: {', '.join(missing)} (python -m selma.toybox.pretraining)",
-    )
-
-
-@made(*JUDGES)
 @pytest.mark.parametrize("name", JUDGES)
 def test_a_judge_is_right_on_held_out_renders_in_every_category(name):
     found = accuracy(load_vqa(weights_folder() / name), seed=12_345, pictures=1000)
@@ -76,7 +63,6 @@ def test_cells_are_named_after_what_covers_them():
     assert (names[..., NAMES.index("red")] == names[..., NAMES.index("dog")]).all()
 
 
-@made("vae", "base", *JUDGES, "clip")
 def test_the_weights_say_how_they_were_made():
     notes = json.loads((weights_folder() / "pretraining.json").read_text())
     for part in ("vae", "base", *JUDGES, "clip"):
@@ -84,7 +70,6 @@ def test_the_weights_say_how_they_were_made():
         assert {"seed", "data_version", "hardware", "versions"} <= notes[part].keys()
 
 
-@made("vae", "base", *JUDGES, "clip")
 def test_the_weights_are_small_and_safe():
     files = [path for path in weights_folder().rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 60e6

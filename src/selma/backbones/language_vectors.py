@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selma.backbones.hub import installed
 from selma.backbones.language import LanguageModel, load_language_model, model_identity
 from selma.config import LlmVectors
 from selma.errors import DataError, ModelError
@@ -33,7 +33,7 @@ def vectors_identity(config: LlmVectors) -> dict[str, Any]:
             raise DataError(f"sur.llm.file: {config.file} cannot be read: {error}.") from error
     model = {k: v for k, v in model_identity(config.backend).items() if k != "batch_size"}
     reading = config.model_dump(mode="json", include={"layer", "pooling", "final_norm"})
-    return {"model": model, **reading, "transformers": version("transformers")}
+    return {"model": model, **reading, "transformers": installed("transformers")}
 
 
 def vectors(

@@ -275,7 +275,7 @@ class TextToImage:
 
         if self._rewriting is None:
             return {"prompt": texts}
-        with torch.inference_mode():
+        with torch.no_grad():
             made = self._rewriting(self.text_features(texts, guidance=guidance))
         found = {
             "prompt_embeds": made.text,

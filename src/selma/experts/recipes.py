@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from selma.backbones.base_files import base_fingerprint
+from selma.backbones.hub import installed
 from selma.config import BaseConfig, ExpertsConfig
 from selma.records import Pair
 from selma.workspace import file_sha256, recipe_key
@@ -43,7 +43,7 @@ def training_recipe(rows: Sequence[list[str]], *, base: BaseConfig, seed: int) -
         "base_precision": base.precision,
         "pairs": recipe_key({"pairs": rows}),
         "seed": seed,
-        "versions": {name: version(name) for name in ("torch", "diffusers", "peft")},
+        "versions": {name: installed(name) for name in ("torch", "diffusers", "peft")},
     }
 
 

@@ -7,11 +7,11 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selma.backbones.base_files import base_fingerprint
+from selma.backbones.hub import installed
 from selma.config import BaseConfig, ImagesConfig, SurDrawing
 from selma.errors import DataError
 from selma.images.pairs import METADATA, read_drawn, write_metadata
@@ -221,7 +221,7 @@ def _drawing_recipe(base: BaseConfig, *, steps: int, guidance: float, seed: int)
         "steps": steps,
         "guidance": guidance,
         "seed": seed,
-        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
+        "versions": {name: installed(name) for name in ("torch", "diffusers", "transformers")},
     }
 
 

@@ -47,14 +47,17 @@ def write_report(findings: Findings, config: ReportConfig, folder: Workspace) ->
             "shown": config.model_dump(mode="json"),
         },
     )
-    page = render(findings, config)
+    page, place = render(findings, config), item.path / "grid.png"
+    # The page is left out of the manifest: it holds times, and manifests are equal for equal runs.
+    if item.done and place.is_file():
+        write_bytes(item.path / "index.html", page.encode())
+        return item.path / "index.html"
     sheet = io.BytesIO()
     grids.contact_sheet(findings, config.grid_prompts).save(sheet, "PNG", optimize=True)
     item.begin()
-    write_bytes(item.path / "grid.png", sheet.getvalue())
+    write_bytes(place, sheet.getvalue())
     write_bytes(item.path / "index.html", page.encode())
-    # The page is left out of the manifest: it holds times, and manifests are equal for equal runs.
-    item.finish([item.path / "grid.png"], {"page": "index.html"})
+    item.finish([place], {"page": "index.html"})
     return item.path / "index.html"
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+# Not scipy's, whose import takes longer than all that is computed here.
+from statistics import NormalDist
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-# Not scipy.stats.norm, whose import alone takes a second.
-from scipy.special import ndtr, ndtri
 
 from selma.randomness import seed_for
 from selma.records import Interval
@@ -95,9 +95,10 @@ def _bca_levels(
     """The two quantiles of the bootstrap means between which the interval lies."""
     # Ties count half: DSG means take few values. Clipped, so that no quantile is infinite.
     below = np.mean(means < mean - 1e-12) + np.mean(np.abs(means - mean) <= 1e-12) / 2
-    bias = ndtri(np.clip(below, 1 / len(means), 1 - 1 / len(means)))
+    normal = NormalDist()
+    bias = normal.inv_cdf(float(np.clip(below, 1 / len(means), 1 - 1 / len(means))))
     without = (top.sum() - top) / (bottom.sum() - bottom)
     spread = without.mean() - without
     acceleration = (spread**3).sum() / (6 * (spread**2).sum() ** 1.5)
-    z = bias + ndtri([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return np.asarray(ndtr(bias + z / (1 - acceleration * z)))
+    ends = [bias + normal.inv_cdf(level) for level in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]
+    return np.array([normal.cdf(bias + z / (1 - acceleration * z)) for z in ends])

@@ -13,13 +13,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from selma.backbones.captioning import Classifier
+from selma.backbones.hub import installed
 from selma.backbones.judging import Scorer, load_scorer
 from selma.backbones.preference import load_preference
 from selma.config import Agreement, SurData
@@ -125,7 +125,7 @@ def collecting_recipe(config: SurData, *, seed: int) -> dict[str, Any]:
         "cleaning": cleaning.model_dump(mode="json", exclude={"safety", "agreement"}),
         "picture_px": config.picture_px,
         "seed": seed,
-        "pillow": version("pillow"),
+        "pillow": installed("pillow"),
     }
     if config.narrator is not None:
         recipe["narrator"] = narrator_identity(config.narrator)

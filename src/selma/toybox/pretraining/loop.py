@@ -57,8 +57,8 @@ def train(course: Course, folder: Path) -> dict[str, float]:
     )
     average = [p.detach().clone() for p in parameters] if course.ema_decay else None
     path = folder / f"{course.name}.safetensors"
-    step, seconds = _restore(path, course.model, optimizer, parameters, average)
-    smoothed, started = math.nan, time.monotonic()
+    step, seconds, smoothed = _restore(path, course.model, optimizer, parameters, average)
+    started = time.monotonic()
     with progress(course.name, total=course.steps, done=step) as advance:
         while step < course.steps and not _late(started, course):
             for group in optimizer.param_groups:
@@ -80,7 +80,8 @@ def train(course: Course, folder: Path) -> dict[str, float]:
             last = step == course.steps or _late(started, course)
             if step % course.checkpoint_every == 0 or last:
                 spent = seconds + time.monotonic() - started
-                _save(path, course.model, optimizer, parameters, average, step, spent)
+                state = {"step": step, "seconds": spent, "loss": smoothed}
+                _save(path, course.model, optimizer, parameters, average, state)
                 console.print(f"{course.name} {step}/{course.steps} loss {smoothed:.4f}")
     if average is not None:
         with torch.no_grad():
@@ -114,8 +115,7 @@ def _save(
     optimizer: torch.optim.Optimizer,
     parameters: list[nn.Parameter],
     average: list[Tensor] | None,
-    step: int,
-    seconds: float,
+    state: dict[str, float],
 ) -> None:
     tensors = {f"model.{k}": v.detach().contiguous() for k, v in model.state_dict().items()}
     for index, parameter in enumerate(parameters):
@@ -124,8 +124,8 @@ def _save(
         if average is not None:
             tensors[f"average.{index}"] = average[index].contiguous()
     aside = path.with_suffix(".partial")
-    note = json.dumps({"step": step, "seconds": seconds})
-    save_file({k: v.clone() for k, v in tensors.items()}, aside, metadata={"state": note})
+    metadata = {"state": json.dumps(state)}
+    save_file({k: v.clone() for k, v in tensors.items()}, aside, metadata=metadata)
     os.replace(aside, path)
 
 
@@ -135,10 +135,11 @@ def _restore(
     optimizer: torch.optim.Optimizer,
     parameters: list[nn.Parameter],
     average: list[Tensor] | None,
-) -> tuple[int, float]:
-    """(step, seconds spent) of the checkpoint that was loaded, (0, 0.0) if there is none."""
+) -> tuple[int, float, float]:
+    """(step, seconds spent, loss) of the checkpoint that was loaded; (0, 0.0, NaN) if there is
+    none."""
     if not path.exists():
-        return 0, 0.0
+        return 0, 0.0, math.nan
     with safe_open(path, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         state = json.loads(file.metadata()["state"])
@@ -159,4 +160,4 @@ def _restore(
         }
         if average is not None:
             average[index].copy_(tensors[f"average.{index}"])
-    return state["step"], state["seconds"]
+    return state["step"], state["seconds"], state["loss"]

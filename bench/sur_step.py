@@ -1,0 +1,187 @@
+"""One training step of the SUR-adapter, encoded before, beside one that encodes in the loop.
+
+    .venv/bin/python bench/sur_step.py
+    .venv/bin/python bench/sur_step.py --base FOLDER --batch 4
+
+The second runs what the released script does in every step: the autoencoder, and the text encoders
+on both prompts (vectors of the language model are files there, too). Both train equal weights on
+the same triples with the same noise; their gradients must agree. They take turns, and the median
+counts.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from safetensors.torch import save_file
+
+from selma.backbones.text_to_image import TextToImage, load_text_to_image
+from selma.config import BaseConfig, LlmVectors, SurData, SurSettings, ToyboxTriples
+from selma.experts.batches import Batch, Batches
+from selma.experts.encoding import encode_text
+from selma.experts.recipes import picture_digests
+from selma.experts.sur import SurLearner
+from selma.experts.sur_encoding import EncodedTriples, as_pairs, encode_triples, token_mask
+from selma.images.triples.collecting import collect_triples
+from selma.pictures import open_picture
+from selma.records import Triple
+from selma.workspace import Workspace
+
+SAME = 1e-5
+"""How far gradients may differ, as a share of the largest one of their tensor."""
+WANTED = 1.8
+
+
+def main(
+    base: Annotated[str, typer.Option(help="toybox or a folder.")] = "toybox",
+    batch: Annotated[int, typer.Option(min=1)] = 4,
+    rounds: Annotated[int, typer.Option(min=3)] = 7,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Prints seconds of both, their ratio, and how far gradients differ."""
+    torch.set_num_threads(1)
+    model = load_text_to_image(BaseConfig.model_validate({"model": base, "device": device}))
+    with tempfile.TemporaryDirectory() as folder:
+        triples, data = encoded(model, Workspace(Path(folder)), count=4 * batch)
+        step = steps(data, model, batch)
+        before = SurLearner(model, data, SurSettings(), 0)
+        stir(before)
+
+        def loop(number: int) -> dict[str, torch.Tensor]:
+            given = step.at(number)
+            fresh = replace(before, data=in_the_loop(model, triples, data, given))
+            vars(fresh).update(adapter=before.adapter, projection=before.projection)
+            return gradients(fresh, given, number)
+
+        def kept(number: int) -> dict[str, torch.Tensor]:
+            return gradients(before, step.at(number), number)
+
+        differs = difference(kept(0), loop(0))
+        seconds: dict[str, list[float]] = {"encoded before": [], "in the loop": []}
+        for number in range(1, rounds + 1):
+            seconds["encoded before"].append(timed(lambda n=number: kept(n), device))
+            seconds["in the loop"].append(timed(lambda n=number: loop(n), device))
+    middle = {name: statistics.median(each) for name, each in seconds.items()}
+    ratio = middle["in the loop"] / middle["encoded before"]
+    console = Console()
+    for name, each in seconds.items():
+        spread = (max(each) - min(each)) / middle[name]
+        console.print(f"{name}: {middle[name]:.4f} s a step, spread {spread:.0%}, n {rounds}")
+    console.print(f"{ratio:.2f} times faster; gradients differ by at most {differs:.1e}.")
+    if differs > SAME or ratio < WANTED:
+        raise typer.Exit(1)
+
+
+def encoded(
+    model: TextToImage, folder: Workspace, *, count: int
+) -> tuple[list[Triple], EncodedTriples]:
+    """Toybox's triples and what training reads of them, with random vectors for an LLM's."""
+    triples = collect_triples(SurData(source=ToyboxTriples(count=count)), folder, seed=0)
+    path = folder.root / "vectors.safetensors"
+    save_file({triple.text: torch.randn(64) for triple in triples}, path)
+    data = encode_triples(
+        triples,
+        folder,
+        llm=LlmVectors(file=str(path)),
+        flip=False,
+        digests=picture_digests(as_pairs(triples)),
+        recipe={"base": model.fingerprint},
+        model=lambda: model,
+    )
+    return triples, data
+
+
+def steps(data: EncodedTriples, model: TextToImage, size: int) -> Batches:
+    _, channels, height, width = data.narratives.mean.shape
+    return Batches(
+        seed=0,
+        skill="_sur",
+        count=len(data.vectors),
+        batch_size=size,
+        latent=(channels, height, width),
+        train_timesteps=model.pipe.scheduler.config.num_train_timesteps,
+        caption_dropout=0.0,
+        flip=False,
+    )
+
+
+@torch.no_grad()
+def in_the_loop(
+    model: TextToImage, triples: Sequence[Triple], data: EncodedTriples, batch: Batch
+) -> EncodedTriples:
+    """The data with the batch's rows encoded anew; that is what a step costs without a cache."""
+    rows = batch.indices
+    some = [triples[i] for i in rows.tolist()]
+    pictures = [open_picture(t.image, max_pixels=4 * model.image_px**2) for t in some]
+    sized = [p.resize((model.image_px, model.image_px)) for p in pictures]
+    x = model.pipe.image_processor.preprocess(sized).to(model.device, model.dtype)
+    posterior = model.pipe.vae.encode(x).latent_dist
+    text, pooled = encode_text(model, [t.text for t in some])
+    rich, rich_pooled = encode_text(model, [t.prompt for t in some])
+
+    def put(old: torch.Tensor | None, new: torch.Tensor | None) -> torch.Tensor | None:
+        return old if old is None or new is None else old.index_copy(0, rows, new.float().cpu())
+
+    old = data.narratives
+    narratives = replace(
+        old,
+        mean=put(old.mean, posterior.mean),
+        logvar=put(old.logvar, posterior.logvar),
+        text=put(old.text, text),
+        pooled=put(old.pooled, pooled),
+    )
+    mask = token_mask(model, [t.text for t in some])
+    return replace(
+        data,
+        narratives=narratives,
+        rich=put(data.rich, rich),
+        rich_pooled=put(data.rich_pooled, rich_pooled),
+        mask=put(data.mask, mask),
+    )
+
+
+def gradients(learner: SurLearner, batch: Batch, step: int) -> dict[str, torch.Tensor]:
+    alphas_bar = learner.model.pipe.scheduler.alphas_cumprod.to(learner.model.device)
+    with learner.attached() as parameters:
+        loss = learner.losses(batch, alphas_bar, step=step)["loss"].mean()
+        each = torch.autograd.grad(loss, list(parameters.values()))
+        return dict(zip(parameters, each, strict=True))
+
+
+def stir(learner: SurLearner) -> None:
+    """Away from the start, where most gradients are zero."""
+    with torch.no_grad():
+        for weight in learner.adapter.parameters():
+            weight.add_(0.01 * torch.randn_like(weight))
+
+
+def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    return max(float((one[n] - other[n]).abs().max() / one[n].abs().max()) for n in one)
+
+
+def timed(run: Callable[[], object], device: str) -> float:
+    wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
+    # Time of this process alone, where it is the machine that is shared.
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    gc.disable()
+    wait()
+    started = clock()
+    run()
+    wait()
+    spent = clock() - started
+    gc.enable()
+    return spent
+
+
+if __name__ == "__main__":
+    typer.run(main)
