@@ -63,10 +63,13 @@ class Turn:
         """The same in that strength: generators times it, so that rotations stay rotations."""
         if strength == 1:
             return self
-        eye = None if self.size is None else torch.eye(self.size)
+        mixture = self.mixture
+        if mixture is not None:
+            eye = torch.eye(mixture.shape[-1])
+            mixture = eye + strength * (mixture - eye)
         return Turn(
-            generator=None if self.generator is None else strength * self.generator,
-            mixture=None if self.mixture is None else eye + strength * (self.mixture - eye),
+            generator=_times(strength, self.generator),
+            mixture=mixture,
             log_magnitudes=_times(strength, self.log_magnitudes),
             low_rank=self.low_rank and (self.low_rank[0], strength * self.low_rank[1]),
         )
@@ -75,17 +78,20 @@ class Turn:
         """D W Rᵀ + Δ, in the weight's type; computed in float64, where the device has it."""
         wide = torch.float32 if weight.device.type == "mps" else torch.float64
         found = weight.to(wide)
-        place = {"device": weight.device, "dtype": wide}
+
+        def there(tensor: Tensor) -> Tensor:
+            return tensor.to(weight.device, wide)
+
         if self.generator is not None:
-            blocks = cayley(skew(self.generator.to(**place)))
+            blocks = cayley(skew(there(self.generator)))
             found = turned(found, require_rotation(blocks, of=of))
         if self.mixture is not None:
-            found = turned(found, self.mixture.to(**place))
+            found = turned(found, there(self.mixture))
         if self.log_magnitudes is not None:
-            found = self.log_magnitudes.to(**place).exp()[:, None] * found
+            found = there(self.log_magnitudes).exp()[:, None] * found
         if self.low_rank is not None:
             a, b = self.low_rank
-            found = found + b.to(**place) @ a.to(**place)
+            found = found + there(b) @ there(a)
         return found.to(weight.dtype)
 
     def require_fit(self, shape: tuple[int, ...], *, of: str) -> None:

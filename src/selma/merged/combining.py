@@ -223,8 +223,9 @@ def content_digest(file: AnyFile) -> str:
     """16 hex digits of an adapter's bytes, whatever its files are called."""
     from selma.adapters.reading import AdapterFile
 
-    adding = isinstance(file, AdapterFile)
-    paths = sorted({layer.path for layer in file.layers.values()}) if adding else [file.path]
+    paths = [file.path]
+    if isinstance(file, AdapterFile):
+        paths = sorted({layer.path for layer in file.layers.values()})
     joined = "\n".join(file_sha256(path) for path in paths)
     return hashlib.sha256(joined.encode()).hexdigest()[:16]
 
