@@ -54,8 +54,8 @@ def write(
     which the folder is not taken for a checkpoint."""
     folder = checkpoint_folder(root, step)
     folder.mkdir(exist_ok=True)
-    kind = KINDS[adapter.kind]
-    kind.save(folder / kind.file, dict(factors), adapter, lineage=lineage)
+    made = KINDS[adapter.kind]
+    made.save(folder / made.file, dict(factors), adapter, lineage=lineage)
     moments = {
         f"{kind}/{name}": optimizer.state[parameter][kind]
         for name, parameter in factors.items()
@@ -63,7 +63,7 @@ def write(
         for kind in MOMENTS
     }
     write_safetensors(folder / OPTIMIZER_FILE, given(moments), metadata={"format": "pt"})
-    files = {name: file_sha256(folder / name) for name in (kind.file, OPTIMIZER_FILE)}
+    files = {name: file_sha256(folder / name) for name in (made.file, OPTIMIZER_FILE)}
     write_json(folder / STATE_FILE, {"step": step, "files": files, **extra})
     _flush(root)
 
