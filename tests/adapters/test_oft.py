@@ -273,6 +273,20 @@ def test_several_adapters_have_an_order_and_weights_agree_with_inputs(unet, tmp_
     torch.testing.assert_close(out(fused), unfused, rtol=1e-4, atol=1e-5)
 
 
+def test_pure_rotations_keep_their_order_too(unet, tmp_path):
+    files = [saved(unet, tmp_path / f"{n}.safetensors", seed=n, scale=0.5) for n in range(2)]
+    key = files[0].layers[0]
+    layer = unet.get_submodule(key.removeprefix("unet."))
+    x = torch.randn(3, 32)
+    weight = files[1].turn(key).changed(files[0].turn(key).changed(layer.weight.detach()))
+    with torch.no_grad(), oft.turning(unet, files):
+        found = layer(x)
+    wanted = torch.nn.functional.linear(x, weight, layer.bias)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    with torch.no_grad(), oft.turning(unet, files[::-1]):
+        assert (layer(x) - wanted).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize("strength", [-1.0, 0.0, 0.3, 1.0, 3.0])
 def test_the_slider_stays_orthogonal(unet, tmp_path, strength):
     file = saved(unet, tmp_path / "a.safetensors")

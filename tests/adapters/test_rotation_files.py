@@ -449,6 +449,9 @@ def test_several_adapters_of_both_kinds_are_applied_in_their_order(tmp_path):
         assert (weight - rotated(rotated(plain, turning), other)).abs().max() > 1e-3
     with applied(model, []):
         assert torch.equal(weight, plain)
+    convert(turning / ROTATION_FILE, tmp_path / "peft", to="peft")
+    with applied(model, [tmp_path / "peft"]):
+        torch.testing.assert_close(weight, rotated(plain, turning).float())
     with (
         pytest.raises(ConfigError, match="strength each"),
         applied(model, [other], strengths=[1, 2]),

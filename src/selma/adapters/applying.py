@@ -16,7 +16,7 @@ from selma.adapters import names
 from selma.adapters.foreign_rotations import is_rotation, read_any_rotations
 from selma.adapters.reading import AdapterFile, read_adapter
 from selma.adapters.rotations import RotationFile
-from selma.backbones.text_to_image import TextToImage, adapter_file
+from selma.backbones.text_to_image import TextToImage
 from selma.errors import AdapterError, ConfigError
 
 Change = Callable[[Tensor], Tensor]
@@ -83,7 +83,7 @@ def _adding(file: AdapterFile, key: str, strength: float) -> Change:
 def _in_order(model: TextToImage, each: Sequence[tuple[Path, float]]) -> Mapping[str, Change]:
     steps: dict[str, list[Change]] = {}
     for place, strength in each:
-        file = read_any(adapter_file(place), layers_per_block=_per_block(model))
+        file = read_any(place, layers_per_block=_per_block(model))
         for key, change in changes_of(file, strength=strength).items():
             component, module = names.split(key)
             if component != names.UNET:

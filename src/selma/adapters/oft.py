@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0")
 GEGLU = ".ff.net.0.proj"
 FEW_BLOCKS = 16
-"""Up to here one product for each block beats a batched one, which has to copy x twice."""
+"""Up to here one product in place for each block beats a batched one, whose result is copied."""
 
 
 def attach(
@@ -268,13 +268,18 @@ def turned_by(x: Tensor, change: Tensor) -> Tensor:
         parts = flat.reshape(-1, size)
         return torch.addmm(parts, parts, change[0]).reshape(x.shape)
     if rows > FEW_BLOCKS:
-        parts = flat.unflatten(1, (rows, size)).transpose(0, 1)
+        parts = _in_blocks(flat, change)
         return torch.baddbmm(parts, parts, change).transpose(0, 1).reshape(x.shape)
-    found = torch.empty_like(flat)
+    found = flat.clone()
     for block in range(rows):
         here = slice(block * size, (block + 1) * size)
-        torch.addmm(flat[:, here], flat[:, here], change[block], out=found[:, here])
+        found[:, here].addmm_(flat[:, here], change[block])
     return found.reshape(x.shape)
+
+
+def _in_blocks(flat: Tensor, change: Tensor) -> Tensor:
+    """[r, rows of x, b], without a copy."""
+    return flat.unflatten(1, change.shape[:2]).transpose(0, 1)
 
 
 class _Rotated(torch.autograd.Function):
@@ -301,18 +306,9 @@ class _Rotated(torch.autograd.Function):
 
 def _outer(x: Tensor, gradient: Tensor, change: Tensor) -> Tensor:
     """xᵀ g of each block, in the change's shape and type: the loss's gradient by R."""
-    rows, size = change.shape[0], change.shape[-1]
-    x, gradient = (one.reshape(-1, x.shape[-1]) for one in (x, gradient))
-    if rows == 1:
-        x, gradient = x.reshape(-1, size), gradient.reshape(-1, size)
-    if rows > FEW_BLOCKS:
-        parts = [one.unflatten(1, (rows, size)).transpose(0, 1) for one in (x, gradient)]
-        return torch.bmm(parts[0].mT, parts[1]).to(change.dtype)
-    found = torch.empty_like(change)
-    for block in range(rows):
-        here = slice(block * size, (block + 1) * size)
-        found[block] = x[:, here].mT @ gradient[:, here]
-    return found
+    width = change.shape[-1] if len(change) == 1 else x.shape[-1]
+    parts = [_in_blocks(one.reshape(-1, width), change) for one in (x, gradient)]
+    return torch.bmm(parts[0].mT, parts[1]).to(change.dtype)
 
 
 def _to_vector(by_rotation: Tensor, change: Tensor) -> Tensor:

@@ -71,11 +71,9 @@ def generator_of(rotation: Tensor) -> Tensor:
     Raises AdapterError if a block turns some plane by 180°: there no S exists.
     """
     eye = _eye(rotation)
-    try:
-        found = torch.linalg.solve(rotation + eye, rotation - eye)
-    except RuntimeError:  # torch.linalg.LinAlgError is one
-        found = torch.full_like(rotation, torch.inf)
-    if not torch.isfinite(found).all() or float(found.abs().max()) > 1 / SINGULAR:
+    found, failed = torch.linalg.solve_ex(rotation + eye, rotation - eye)
+    # Not ≤ rather than >, so that what is no number is refused, too.
+    if failed.any() or not float(found.abs().max()) <= 1 / SINGULAR:
         raise AdapterError("A rotation by 180° has no generator; merge with smaller weights.")
     return (found - found.mT) / 2
 

@@ -65,9 +65,10 @@ class Turn:
             return self
         mixture = self.mixture
         if mixture is not None:
-            mixture = torch.eye(mixture.shape[-1]).to(mixture).lerp(mixture, strength)
+            eye = torch.eye(mixture.shape[-1])
+            mixture = eye + strength * (mixture - eye)
         return Turn(
-            generator=None if self.generator is None else strength * self.generator,
+            generator=_times(strength, self.generator),
             mixture=mixture,
             log_magnitudes=_times(strength, self.log_magnitudes),
             low_rank=self.low_rank and (self.low_rank[0], strength * self.low_rank[1]),
@@ -77,16 +78,20 @@ class Turn:
         """D W Rᵀ + Δ, in the weight's type; computed in float64, where the device has it."""
         wide = torch.float32 if weight.device.type == "mps" else torch.float64
         found = weight.to(wide)
+
+        def there(tensor: Tensor) -> Tensor:
+            return tensor.to(weight.device, wide)
+
         if self.generator is not None:
-            blocks = cayley(skew(self.generator.to(weight.device, wide)))
+            blocks = cayley(skew(there(self.generator)))
             found = turned(found, require_rotation(blocks, of=of))
         if self.mixture is not None:
-            found = turned(found, self.mixture.to(weight.device, wide))
+            found = turned(found, there(self.mixture))
         if self.log_magnitudes is not None:
-            found = self.log_magnitudes.to(weight.device, wide).exp()[:, None] * found
+            found = there(self.log_magnitudes).exp()[:, None] * found
         if self.low_rank is not None:
             a, b = self.low_rank
-            found = found + b.to(weight.device, wide) @ a.to(weight.device, wide)
+            found = found + there(b) @ there(a)
         return found.to(weight.dtype)
 
     def require_fit(self, shape: tuple[int, ...], *, of: str) -> None:
