@@ -298,11 +298,12 @@ class Stages:
 
     def merge_experts(self, experts: Sequence[Expert]) -> Merged:
         from selma.merged.combining import merge_experts
-        from selma.merged.searching import merge_searched
 
         with self._at(MERGED) as folder:
             if self.config.merged.search is None:
                 return merge_experts(experts, self.config.merged, folder)
+            from selma.merged.searching import merge_searched
+
             return merge_searched(
                 experts,
                 self.config.merged,

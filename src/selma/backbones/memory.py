@@ -142,9 +142,9 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 class Parts:
     """A base's networks without weights, on the meta device, in the base's precision."""
 
-    unet: nn.Module
-    vae: nn.Module
-    text: tuple[nn.Module, ...]
+    unet: Any  # diffusers' and transformers' classes, whose configs torch's Module does not have
+    vae: Any
+    text: tuple[Any, ...]
     base: BaseConfig
 
     @property
