@@ -18,7 +18,8 @@ from rich.table import Table
 
 from selma.backbones.judging import load_judge
 from selma.backbones.text_to_image import load_text_to_image
-from selma.config import BaseConfig, ScoresConfig
+from selma.config.networks import BaseConfig
+from selma.config.scores import ScoresConfig
 from selma.images.drawing import draw_exam
 from selma.records import ExamPrompt
 from selma.scores import faithfulness

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from selma.backbones.vqa import VqaJudge
-from selma.config import LocalJudge
+from selma.config.scores import LocalJudge
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import tiny_judges

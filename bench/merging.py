@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from selma.adapters.files import Lineage, given, write_adapter
-from selma.config import MERGE_SETTINGS, MergedConfig
+from selma.config.merged import MERGE_SETTINGS, MergedConfig
 from selma.merged.combining import merge_files
 
 RANK = 16

@@ -26,7 +26,8 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from selma.backbones.text_to_image import TextToImage, load_text_to_image
-from selma.config import BaseConfig, LlmVectors, SurData, SurSettings, ToyboxTriples
+from selma.config.networks import BaseConfig
+from selma.config.sur import LlmVectors, SurData, SurSettings, ToyboxTriples
 from selma.experts.batches import Batch, Batches
 from selma.experts.encoding import encode_text
 from selma.experts.recipes import picture_digests

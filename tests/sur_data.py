@@ -16,7 +16,8 @@ import transformers
 from PIL import Image
 from torch import nn
 
-from selma.config import LlmVectors, LocalLLM
+from selma.config.networks import LocalLLM
+from selma.config.sur import LlmVectors
 from selma.experts.recipes import picture_digests
 from selma.experts.sur_encoding import as_pairs, encode_triples
 from selma.records import Triple

@@ -10,7 +10,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selma.config import LocalJudge, RunConfig, judge_name, load_config
+from selma.config import RunConfig, load_config
+from selma.config.scores import LocalJudge, judge_name
 from selma.errors import ConfigError, SelmaError, SkillError, WorkspaceError
 from selma.preflight import check
 from selma.prompts.skills import load_skills

@@ -22,7 +22,9 @@ from selma.backbones.memory import (
     parts_of,
     peak,
 )
-from selma.config import BaseConfig, ExpertsConfig, LoraConfig, OftConfig, RunConfig
+from selma.config import RunConfig
+from selma.config.experts import ExpertsConfig, LoraConfig, OftConfig
+from selma.config.networks import BaseConfig
 from selma.experts.memory import advice, training_need
 
 CONFIG = ExpertsConfig(adapter=LoraConfig(rank=4), batch_size=8, precision="fp32")

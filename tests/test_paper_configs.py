@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from selma.config import LocalJudge, RunConfig, ServedLLM, load_config
+from selma.config import RunConfig, load_config
+from selma.config.networks import ServedLLM
+from selma.config.scores import LocalJudge
 from selma.errors import ConfigError
 from selma.preflight import check
 

@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from selma.backbones.text_to_image import TextToImage, load_text_to_image
-from selma.config import BaseConfig
+from selma.config.networks import BaseConfig
 
 SHAPES = ("sd1", "sd2", "sdxl")
 TOKENS = 24

@@ -178,7 +178,7 @@ def _merge_files(
     base: str | None,
     json: Path | None,
 ) -> None:
-    from selma.config import merged_config, numbers
+    from selma.config.merged import merged_config, numbers
     from selma.errors import ConfigError
     from selma.merged.combining import merge_files
     from selma.workspace import write_json
@@ -529,7 +529,8 @@ def generate(
 ) -> None:
     """Draw one prompt, with or without adapters."""
     from selma import pipeline
-    from selma.config import BaseConfig, sur_drawing
+    from selma.config.networks import BaseConfig
+    from selma.config.sur import sur_drawing
 
     pictures = pipeline.generate(
         prompt,
@@ -612,7 +613,7 @@ def bases(
     if model is None:
         return print_bases(BASES.values(), Console())
     from selma.backbones.base_files import own_architecture
-    from selma.config import BaseConfig
+    from selma.config.networks import BaseConfig
 
     return print_architecture(own_architecture(BaseConfig(model=model)), BASES, Console())
 

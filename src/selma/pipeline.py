@@ -14,7 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma.config import BaseConfig, RunConfig, SurDrawing
+from selma.config import RunConfig
+from selma.config.networks import BaseConfig
+from selma.config.sur import SurDrawing
 from selma.errors import ConfigError, ModelError
 from selma.finished import Finished
 from selma.preflight import check

@@ -10,19 +10,12 @@ from pathlib import Path
 
 from selma.backbones.bases import BASES, located
 from selma.backbones.hub import HUB_ID
-from selma.config import (
-    MERGE_SETTINGS,
-    ROTATION_SETTINGS,
-    LocalJudge,
-    LocalLLM,
-    Narrator,
-    PreferenceConfig,
-    RotationConfig,
-    RunConfig,
-    ServedJudge,
-    ServedLLM,
-    SurSettings,
-)
+from selma.config import RunConfig
+from selma.config.experts import RotationConfig
+from selma.config.merged import MERGE_SETTINGS, ROTATION_SETTINGS
+from selma.config.networks import LocalLLM, ServedLLM
+from selma.config.scores import LocalJudge, PreferenceConfig, ServedJudge
+from selma.config.sur import Narrator, SurSettings
 from selma.errors import ConfigError, SelmaError
 from selma.workspace import IMAGES, PROMPTS, SCORES, STAGES
 

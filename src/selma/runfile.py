@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from selma.backbones.served import bare_address
-from selma.config import RunConfig, map_paths, parse_config
+from selma.config import RunConfig, parse_config
+from selma.config.paths import map_paths
 from selma.errors import WorkspaceError
 from selma.workspace import Workspace, write_json
 

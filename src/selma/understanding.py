@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from selma.config import RunConfig, SurSettings
+from selma.config import RunConfig
+from selma.config.sur import SurSettings
 from selma.finished import Finished
 from selma.images.drawing import Reader
 from selma.pipeline import Stages, opened

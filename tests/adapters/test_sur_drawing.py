@@ -12,7 +12,8 @@ from selma.adapters.files import Lineage
 from selma.adapters.lora import attach, detach, save
 from selma.adapters.sur_drawing import rewriting_by
 from selma.backbones.text_to_image import ADAPTER_FILE
-from selma.config import LoraConfig, SurConfig, SurDrawing
+from selma.config.experts import LoraConfig
+from selma.config.sur import SurConfig, SurDrawing
 from selma.errors import AdapterError
 
 TEXTS = ["a cat", "two red cats at a mat", "mat"]

@@ -19,7 +19,8 @@ from selma.backbones.base_files import (
 )
 from selma.backbones.bases import BASES, SD, Architecture, located, mismatches
 from selma.backbones.text_to_image import load_text_to_image
-from selma.config import BaseConfig, load_config
+from selma.config import load_config
+from selma.config.networks import BaseConfig
 from selma.errors import ModelError
 from selma.toybox import weights_folder
 

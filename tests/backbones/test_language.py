@@ -27,7 +27,8 @@ from selma.backbones.language import (
 from selma.backbones.language_local import LocalModel, _sample
 from selma.backbones.language_served import ServedModel
 from selma.backbones.smollm2 import gguf_file, unpacked_folder
-from selma.config import LocalLLM, PromptsConfig, ServedLLM
+from selma.config.networks import LocalLLM, ServedLLM
+from selma.config.prompts import PromptsConfig
 from selma.errors import BackendError, ConfigError, ModelError
 from selma.prompts.writing import write_prompts
 from selma.workspace import Workspace

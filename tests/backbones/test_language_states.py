@@ -8,7 +8,7 @@ from selma.backbones import language_states
 from selma.backbones.language import load_language_model
 from selma.backbones.language_states import Reading, read_states
 from selma.backbones.language_vectors import vectors, vectors_identity
-from selma.config import LlmVectors
+from selma.config.sur import LlmVectors
 from selma.errors import DataError, ModelError
 
 KINDS = ("llama", "gpt2", "opt")

@@ -33,7 +33,7 @@ from selma.backbones.preprocessing import (
     shortest_side_and_crop,
 )
 from selma.backbones.weights import Weights
-from selma.config import PreferenceConfig
+from selma.config.scores import PreferenceConfig
 from selma.errors import ModelError
 
 KINDS = ("pickscore", "hps_v2", "hps_v2.1", "imagereward", "clip")

@@ -9,7 +9,7 @@ import tiny
 import torch
 
 from selma.backbones.text_to_image import base_fingerprint, load_text_to_image
-from selma.config import BaseConfig
+from selma.config.networks import BaseConfig
 from selma.errors import ModelError
 
 TEXTS = [f"{n} cats at a mat" for n in range(11)]

@@ -15,7 +15,7 @@ from scripted import Act, Script, completion, fails, says, send, serving
 from selma.backbones.judging import load_judge
 from selma.backbones.vision_served import ServedVqaJudge
 from selma.backbones.wordings import MultipleChoice
-from selma.config import ServedJudge
+from selma.config.scores import ServedJudge
 from selma.errors import BackendError, ConfigError
 
 RED, BLUE = Image.new("RGB", (8, 6), "red"), Image.new("RGB", (8, 6), "blue")

@@ -17,7 +17,7 @@ from PIL import Image
 from selma.backbones.judging import load_judge
 from selma.backbones.vqa import VqaJudge, _processor
 from selma.backbones.wordings import MultipleChoice
-from selma.config import LocalJudge
+from selma.config.scores import LocalJudge
 from selma.errors import ConfigError, ModelError
 
 QUESTIONS = [

@@ -8,7 +8,7 @@ import tiny
 import torch
 from sur_data import encoded_triples
 
-from selma.config import SurSettings
+from selma.config.sur import SurSettings
 from selma.experts.batches import Batches
 from selma.experts.objective import divergences, over_tokens, token_mean
 from selma.experts.sur import SurLearner

@@ -11,7 +11,7 @@ import torch
 from test_encode_pairs import encoded, pairs
 
 from selma.backbones.text_to_image import ADAPTER_FILE
-from selma.config import ExpertsConfig, LoraConfig
+from selma.config.experts import ExpertsConfig, LoraConfig
 from selma.errors import ConfigError, TrainingDiverged
 from selma.experts import checkpoints
 from selma.experts.batches import Batches

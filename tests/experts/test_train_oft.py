@@ -14,7 +14,7 @@ from selma.adapters.applying import applied
 from selma.adapters.rotation import skew
 from selma.adapters.rotations import GENERATOR, MAGNITUDES, read_rotations
 from selma.backbones.text_to_image import ROTATION_FILE
-from selma.config import CoftConfig, LoraConfig, OftConfig
+from selma.config.experts import CoftConfig, LoraConfig, OftConfig
 from selma.errors import ConfigError
 from selma.experts import checkpoints
 

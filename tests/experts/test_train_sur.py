@@ -8,7 +8,7 @@ import tiny
 import torch
 
 from selma.adapters import sur_files
-from selma.config import SurSettings
+from selma.config.sur import SurSettings
 from selma.errors import DataError
 from selma.experts import checkpoints
 from selma.experts.sur import SurLearner, train_sur

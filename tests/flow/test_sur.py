@@ -8,7 +8,8 @@ import yaml
 from typer.testing import CliRunner
 
 from selma import cli
-from selma.config import RELEASED_SUR, RunConfig, SurSettings, load_config
+from selma.config import RunConfig, load_config
+from selma.config.sur import RELEASED_SUR, SurSettings
 from selma.errors import ConfigError
 from selma.finished import NotFinished
 

@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from scripted import Script, serving, writes
 
-from selma.config import SurData
+from selma.config.sur import SurData
 from selma.errors import DataError, ModelError, NoProgress
 from selma.images.triples.civitai import read_dump
 from selma.images.triples.collecting import REJECTED, collect_triples, rejected
@@ -456,7 +456,7 @@ def classifier(labels=("neutral", "drawings", "porn")):
 
 def test_unsafe_pictures_go_by_the_classifier_that_is_named(tmp_path):
     from selma.backbones.captioning import Classifier
-    from selma.config import Safety
+    from selma.config.sur import Safety
 
     settings = keyword_folder(tmp_path, 8)
     rows = collect(tmp_path, settings, "all")
@@ -482,7 +482,7 @@ def test_unsafe_pictures_go_by_the_classifier_that_is_named(tmp_path):
 
 def test_narratives_that_disagree_go(tmp_path):
     from selma.backbones.preference import load_preference
-    from selma.config import PreferenceConfig
+    from selma.config.scores import PreferenceConfig
 
     folder = tiny_judges.folder("blip").parent / "clip"
     if not folder.exists():

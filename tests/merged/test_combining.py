@@ -9,7 +9,7 @@ import torch
 from selma.adapters.files import Lineage, given, write_adapter
 from selma.adapters.reading import read_adapter
 from selma.backbones.text_to_image import ADAPTER_FILE
-from selma.config import MergedConfig
+from selma.config.merged import MergedConfig
 from selma.errors import AdapterError, ConfigError, IncompatibleExperts
 from selma.merged.combining import merge_experts
 from selma.records import Expert

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from selma.adapters.formats import convert
 from selma.adapters.reading import read_adapter
 from selma.cli import app
-from selma.config import MERGE_SETTINGS, MergedConfig
+from selma.config.merged import MERGE_SETTINGS, MergedConfig
 from selma.errors import ConfigError, IncompatibleExperts
 from selma.merged.combining import merge_files
 
@@ -180,7 +180,7 @@ def test_wrong_settings_are_named(tmp_path, options, says):
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from selma.config import MergedConfig
+from selma.config.merged import MergedConfig
 from selma.merged.combining import merge_files
 import torch
 small, large, out = [[Path(p) for p in arg.split(",")] for arg in sys.argv[1:4]]

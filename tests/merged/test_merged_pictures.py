@@ -9,7 +9,9 @@ import torch
 
 from selma.adapters.files import Lineage, given, write_adapter
 from selma.backbones.text_to_image import ADAPTER_FILE
-from selma.config import ExpertsConfig, ImagesConfig, LoraConfig, MergedConfig
+from selma.config import ImagesConfig
+from selma.config.experts import ExpertsConfig, LoraConfig
+from selma.config.merged import MergedConfig
 from selma.errors import AdapterError
 from selma.experts.training import train_experts
 from selma.images.drawing import draw_pairs

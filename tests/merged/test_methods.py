@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from selma.config import MergedConfig
+from selma.config.merged import MergedConfig
 from selma.merged.combining import merged_layer
 from selma.merged.lowrank import dense, factored, singular, smallest_rank, stacked, truncated
 from selma.merged.methods import (

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selma.config import MERGE_SETTINGS, MergedConfig
+from selma.config.merged import MERGE_SETTINGS, MergedConfig
 from selma.merged.combining import merged_layer
 from selma.merged.judging import Judge
 from selma.merged.lowrank import dense

@@ -11,7 +11,7 @@ from test_combining import deltas, expert, weights
 
 from selma.adapters.reading import read_adapter
 from selma.backbones.text_to_image import ADAPTER_FILE
-from selma.config import MergedConfig, WeightSearch
+from selma.config.merged import MergedConfig, WeightSearch
 from selma.errors import ConfigError, DataError
 from selma.merged.combining import merge_experts
 from selma.merged.searching import Space, best, contrasts, merge_searched, read_trials, search

@@ -23,7 +23,7 @@ from selma.adapters.rotation import (
 )
 from selma.adapters.rotations import Turn, read_rotations, write_rotations
 from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE
-from selma.config import ROTATION_SETTINGS, MergedConfig
+from selma.config.merged import ROTATION_SETTINGS, MergedConfig
 from selma.errors import AdapterError, IncompatibleExperts
 from selma.merged.combining import merge_experts, merge_files
 from selma.merged.methods import Choices

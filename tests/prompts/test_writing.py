@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from scripted import Script, fails, says, serving, writes
 
-from selma.config import LocalLLM, PromptsConfig
+from selma.config.networks import LocalLLM
+from selma.config.prompts import PromptsConfig
 from selma.errors import BackendError, ConfigError, NoProgress
 from selma.prompts.novelty import f_measure
 from selma.prompts.skills import load_skills
@@ -219,7 +220,7 @@ def test_any_cut_of_the_files_is_made_whole(server, tmp_path, seed):
 CHILD = """
 import sys
 from pathlib import Path
-from selma.config import PromptsConfig
+from selma.config.prompts import PromptsConfig
 from selma.prompts.writing import write_prompts
 from selma.workspace import Workspace
 settings = PromptsConfig.model_validate_json(sys.argv[1])

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from selma.config import RunConfig, ScoresConfig
+from selma.config import RunConfig
+from selma.config.scores import ScoresConfig
 from selma.merged.judging import Judge
 from selma.merged.methods import svd_of_mean
 from selma.randomness import rng

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from selma.config import ScoresConfig
+from selma.config.scores import ScoresConfig
 from selma.errors import ConfigError, DataError
 from selma.records import evenly
 from selma.scores.benchmarks import COLUMNS, exam_prompts, group_of, read_dsg

@@ -13,7 +13,7 @@ from PIL import Image
 
 from selma.backbones.judging import Chooser, pixels
 from selma.backbones.wordings import MultipleChoice
-from selma.config import ScoresConfig
+from selma.config.scores import ScoresConfig
 from selma.errors import DataError, ModelError
 from selma.records import ExamPrompt, Question, Scorecard
 from selma.scores.scoring import read_answers, score_models

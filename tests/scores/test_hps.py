@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from selma.backbones.preference import NetworkScorer, families, load_preference
 from selma.backbones.weights import Weights
 from selma.cli import app
-from selma.config import PreferenceConfig
+from selma.config.scores import PreferenceConfig
 from selma.errors import ConfigError, DataError, ModelError
 from selma.report.tables import print_hps
 from selma.scores.hps import STYLES, read_hps_prompts, score_hps, version_kind

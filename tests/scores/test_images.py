@@ -14,7 +14,7 @@ from scores.colours import ColourJudge, exam, picture
 from typer.testing import CliRunner
 
 from selma.cli import app
-from selma.config import LocalJudge, ServedJudge
+from selma.config.scores import LocalJudge, ServedJudge
 from selma.errors import ConfigError, DataError
 from selma.records import ExamPrompt
 from selma.scores.benchmarks import COLUMNS

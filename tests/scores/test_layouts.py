@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from selma.config import ScoresConfig, load_config
+from selma.config import load_config
+from selma.config.scores import ScoresConfig
 from selma.errors import ConfigError, DataError
 from selma.preflight import check
 from selma.records import ExamPrompt, Question

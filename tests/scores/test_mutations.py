@@ -22,7 +22,7 @@ from PIL import Image, PngImagePlugin
 from scripted import Script, says, serving
 
 from selma.backbones.judging import Judge, load_judge
-from selma.config import LocalJudge, ServedJudge
+from selma.config.scores import LocalJudge, ServedJudge
 from selma.scores.benchmarks import COLUMNS
 from selma.scores.given import PRESETS, rules_of
 from selma.scores.images import score_images

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from scores.colours import ColourJudge, exam, picture
 
-from selma.config import ScoresConfig
+from selma.config.scores import ScoresConfig
 from selma.errors import DataError
 from selma.records import ExamPrompt, Question, Scorecard
 from selma.scores.answering import CHUNK

@@ -12,7 +12,7 @@ from PIL import Image
 from scores.colours import ColourJudge, exam
 
 from selma.backbones.preference import load_preference
-from selma.config import PreferenceConfig, ScoresConfig
+from selma.config.scores import PreferenceConfig, ScoresConfig
 from selma.errors import DataError
 from selma.records import Scorecard
 from selma.scores.answering import read_clip_file

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from report.world import Painter
 
-from selma.config import RunConfig, ScoresConfig
+from selma.config import RunConfig
+from selma.config.scores import ScoresConfig
 from selma.records import ExamPrompt
 from selma.runfile import write_run_file
 from selma.scores.benchmarks import exam_prompts

@@ -21,7 +21,7 @@ from selma.backbones.hub import (
     weights_digest,
 )
 from selma.backbones.single_file import load_single_file
-from selma.config import BaseConfig
+from selma.config.networks import BaseConfig
 from selma.errors import ModelError
 
 if TYPE_CHECKING:

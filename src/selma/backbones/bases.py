@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from selma.config import BaseConfig
+from selma.config.networks import BaseConfig
 
 SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from selma.backbones.hub import folder_digest
 from selma.backbones.wordings import MultipleChoice
-from selma.config import LocalJudge, ServedJudge
+from selma.config.scores import LocalJudge, ServedJudge
 from selma.errors import ModelError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from selma.backbones.hub import file_digest, weights_digest
 from selma.backbones.served import bare_address
-from selma.config import LocalLLM, ServedLLM
+from selma.config.networks import LocalLLM, ServedLLM
 
 Form = Literal["instructions", "continuation"]
 """What a model understands: a wish in words, or the beginning of a text to go on with."""

@@ -27,7 +27,7 @@ from transformers import (
 from selma.backbones.hub import hub_commit
 from selma.backbones.language import Form, Reply, Sampling
 from selma.backbones.language_states import Reading, read_states
-from selma.config import LocalLLM
+from selma.config.networks import LocalLLM
 from selma.errors import ModelError
 
 

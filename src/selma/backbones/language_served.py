@@ -7,7 +7,7 @@ from typing import Any
 
 from selma.backbones.language import Form, Note, Reply, Sampling, parallel_requests
 from selma.backbones.served import Answered, Request, Requests
-from selma.config import ServedLLM
+from selma.config.networks import ServedLLM
 from selma.errors import ConfigError
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from selma.backbones.hub import installed
 from selma.backbones.language import LanguageModel, load_language_model, model_identity
-from selma.config import LlmVectors
+from selma.config.sur import LlmVectors
 from selma.errors import DataError, ModelError
 from selma.progress import progress
 from selma.workspace import file_sha256, recipe_key

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from selma.backbones.base_files import part_config
-from selma.config import BaseConfig
+from selma.config.networks import BaseConfig
 
 GIB = 1 << 30
 SLACK = 1.1

@@ -21,7 +21,7 @@ from selma.backbones import preference_clip, preference_imagereward
 from selma.backbones.hub import find_device
 from selma.backbones.judging import Scorer
 from selma.backbones.weights import Weights
-from selma.config import PreferenceConfig
+from selma.config.scores import PreferenceConfig
 from selma.errors import ConfigError
 
 if TYPE_CHECKING:

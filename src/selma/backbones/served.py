@@ -20,7 +20,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from selma.config import Server
+from selma.config.networks import Server
 from selma.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from selma.backbones.base_files import base_fingerprint, load_pipeline, require_as_named
 from selma.backbones.bases import located
 from selma.backbones.hub import find_device
-from selma.config import BaseConfig
+from selma.config.networks import BaseConfig
 from selma.errors import AdapterError, ModelError
 
 if TYPE_CHECKING:

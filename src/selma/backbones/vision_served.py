@@ -17,7 +17,7 @@ from PIL import Image
 
 from selma.backbones.served import Answered, Request, Requests, bare_address
 from selma.backbones.wordings import QUESTION, MultipleChoice, put_all, wording
-from selma.config import ServedJudge, judge_name
+from selma.config.scores import ServedJudge, judge_name
 from selma.pictures import png_bytes
 from selma.workspace import recipe_key
 

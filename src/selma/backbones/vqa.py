@@ -17,7 +17,7 @@ from PIL import Image
 from selma.backbones.hub import find_device, hub_commit, model_config, weights_digest
 from selma.backbones.judging import parts
 from selma.backbones.wordings import QUESTION, MultipleChoice, put_all, wording
-from selma.config import LocalJudge, judge_name
+from selma.config.scores import LocalJudge, judge_name
 from selma.errors import ModelError
 from selma.workspace import recipe_key
 

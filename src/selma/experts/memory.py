@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from selma.adapters import lora
 from selma.adapters.kinds import KINDS
 from selma.backbones.memory import DTYPES, Need, Parts, Shapes, denoised, held, peak, straight
-from selma.config import ExpertsConfig, LoraConfig
+from selma.config.experts import ExpertsConfig, LoraConfig
 from selma.experts.objective import denoising_losses
 
 MOMENTS = 2

@@ -9,7 +9,8 @@ from typing import Any
 
 from selma.backbones.base_files import base_fingerprint
 from selma.backbones.hub import installed
-from selma.config import BaseConfig, ExpertsConfig
+from selma.config.experts import ExpertsConfig
+from selma.config.networks import BaseConfig
 from selma.records import Pair
 from selma.workspace import file_sha256, recipe_key
 

@@ -18,7 +18,8 @@ from selma.adapters import sur, sur_files
 from selma.adapters.files import Lineage
 from selma.adapters.sur_projection import as_tensors, projection
 from selma.backbones.language_vectors import vectors_identity
-from selma.config import BaseConfig, Distance, SurSettings
+from selma.config.networks import BaseConfig
+from selma.config.sur import Distance, SurSettings
 from selma.errors import DataError
 from selma.experts.objective import divergences, over_tokens, token_mean
 from selma.experts.recipes import encoding_recipe, picture_digests, training_recipe

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from selma.adapters.files import given, write_safetensors
 from selma.backbones.language_vectors import vectors
-from selma.config import LlmVectors
+from selma.config.sur import LlmVectors
 from selma.errors import DataError
 from selma.experts.encoding import AT_ONCE, Encoded, encode_pairs, encode_text
 from selma.progress import progress

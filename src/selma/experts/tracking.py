@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from selma.config import TrainingConfig
+from selma.config.experts import TrainingConfig
 from selma.errors import ConfigError
 
 

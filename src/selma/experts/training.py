@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from selma.backbones.text_to_image import ADAPTER_FILE
-from selma.config import BaseConfig, ExpertsConfig, TrainingConfig
+from selma.config.experts import ExpertsConfig, TrainingConfig
+from selma.config.networks import BaseConfig
 from selma.errors import ConfigError, DataError, TrainingDiverged
 from selma.experts.recipes import encoding_recipe, expert_recipe, picture_digests
 from selma.records import Expert, Pair

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from selma.backbones.base_files import base_fingerprint
 from selma.backbones.hub import installed
-from selma.config import BaseConfig, ImagesConfig, SurDrawing
+from selma.config import ImagesConfig
+from selma.config.networks import BaseConfig
+from selma.config.sur import SurDrawing
 from selma.errors import DataError
 from selma.images.pairs import METADATA, read_drawn, write_metadata
 from selma.pictures import png_bytes

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE
-from selma.config import ORDERED, ROTATION_SETTINGS, WEIGHT_ONE, MergedConfig
+from selma.config.merged import ORDERED, ROTATION_SETTINGS, WEIGHT_ONE, MergedConfig
 from selma.errors import ConfigError, IncompatibleExperts
 from selma.records import Expert, Merged
 from selma.workspace import MERGED, Workspace, file_sha256, write_json

@@ -21,7 +21,7 @@ from selma.adapters.files import Lineage
 from selma.adapters.reading import AdapterFile
 from selma.adapters.rotation import drift, orthogonality_error, side
 from selma.adapters.rotations import RotationFile, Turn, sorted_layers
-from selma.config import MergedConfig
+from selma.config.merged import MergedConfig
 from selma.errors import AdapterError, IncompatibleExperts
 from selma.merged.judging import Judge
 from selma.merged.lowrank import stacked

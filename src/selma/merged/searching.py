@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selma.config import MergedConfig, WeightSearch
+from selma.config.merged import MergedConfig, WeightSearch
 from selma.errors import ConfigError, DataError
 from selma.merged.combining import (
     JUDGED_FILE,

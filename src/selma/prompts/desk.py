@@ -8,7 +8,7 @@ from math import ceil
 from typing import Any
 
 from selma.backbones.language import Reply, model_identity, parallel_requests
-from selma.config import PromptsConfig
+from selma.config.prompts import PromptsConfig
 from selma.prompts.contamination import ExamTexts
 from selma.prompts.novelty import SimilarityIndex, unicode_words
 from selma.prompts.parsing import parse_reply

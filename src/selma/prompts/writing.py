@@ -22,7 +22,8 @@ from selma.backbones.language import (
     load_language_model,
     model_identity,
 )
-from selma.config import PromptsConfig, ServedLLM
+from selma.config.networks import ServedLLM
+from selma.config.prompts import PromptsConfig
 from selma.errors import ConfigError, NoProgress
 from selma.progress import Advance, progress
 from selma.prompts.asking import continuation, end_of_list, instructions

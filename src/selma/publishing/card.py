@@ -21,7 +21,9 @@ from selma.backbones.base_files import own_architecture
 from selma.backbones.bases import BASES, SDXL, located
 from selma.backbones.hub import HUB_ID
 from selma.backbones.text_to_image import ADAPTER_FILE, adapter_file
-from selma.config import LoraConfig, RunConfig, judge_name
+from selma.config import RunConfig
+from selma.config.experts import LoraConfig
+from selma.config.scores import judge_name
 from selma.errors import ModelError
 from selma.finished import NotFinished
 from selma.pipeline import Stages, judged, scorecard, trials

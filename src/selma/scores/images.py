@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from selma.backbones import judging
 from selma.backbones.judging import Judge
-from selma.config import JudgeConfig, LocalJudge, ScoresConfig, ServedJudge
+from selma.config.scores import JudgeConfig, LocalJudge, ScoresConfig, ServedJudge
 from selma.errors import ConfigError, DataError
 from selma.records import Answer, ExamPrompt, Interval
 from selma.scores.asked import Asked

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.backbones.preference import PreferenceScorer
-from selma.config import PreferenceConfig, ScoresConfig
+from selma.config.scores import PreferenceConfig, ScoresConfig
 from selma.progress import console
 from selma.records import ExamPrompt, Interval, ScorerInfo
 from selma.scores import statistics

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 from selma.backbones import judging, matching, preference
 from selma.backbones.judging import Judge, Scorer
-from selma.config import ScoresConfig, judge_name
+from selma.config.scores import ScoresConfig, judge_name
 from selma.errors import DataError
 from selma.records import Answer, Comparison, ExamPrompt, Interval, ModelScore, Scorecard
 from selma.scores import faithfulness, statistics

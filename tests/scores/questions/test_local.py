@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from selma.config import LocalLLM, QuestionsConfig
+from selma.config.networks import LocalLLM
+from selma.config.prompts import QuestionsConfig
 from selma.errors import NoProgress
 from selma.records import ExamPrompt
 from selma.scores.benchmarks import read_benchmark

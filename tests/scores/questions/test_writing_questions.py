@@ -11,7 +11,7 @@ from scripted import Act, Script, fails, says, serving, writes
 from typer.testing import CliRunner
 
 from selma.cli import app
-from selma.config import QuestionsConfig
+from selma.config.prompts import QuestionsConfig
 from selma.errors import BackendError, ConfigError, DataError, NoProgress, WorkspaceError
 from selma.records import ExamPrompt
 from selma.scores.benchmarks import read_benchmark

@@ -22,7 +22,7 @@ from selma.backbones.captioning import Classifier
 from selma.backbones.hub import installed
 from selma.backbones.judging import Scorer, load_scorer
 from selma.backbones.preference import load_preference
-from selma.config import Agreement, SurData
+from selma.config.sur import Agreement, SurData
 from selma.errors import DataError, NoProgress
 from selma.images.pairs import METADATA
 from selma.images.triples.marks import stripped

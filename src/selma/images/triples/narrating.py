@@ -21,7 +21,7 @@ from selma.backbones.language import (
     model_identity,
     parallel_requests,
 )
-from selma.config import Captioner, Narrator
+from selma.config.sur import Captioner, Narrator
 from selma.pictures import decode
 from selma.progress import progress
 from selma.randomness import seed_for

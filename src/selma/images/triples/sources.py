@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from selma.config import CivitaiDump, PictureFolder, SurData, ToyboxTriples, TripleFolder
+from selma.config.sur import CivitaiDump, PictureFolder, SurData, ToyboxTriples, TripleFolder
 from selma.errors import DataError
 from selma.images.pairs import pictures
 from selma.images.triples.civitai import Entry, read_dump

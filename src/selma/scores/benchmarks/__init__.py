@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from selma.config import ScoresConfig
+from selma.config.scores import ScoresConfig
 from selma.errors import ConfigError, DataError
 from selma.records import ExamPrompt, evenly
 from selma.scores.benchmarks.dsg import COLUMNS, DSG, Dependencies, read_dsg

@@ -8,7 +8,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from selma.config import LocalLLM, QuestionsConfig, ServedLLM, load_config, parse_config
+from selma.config import load_config, parse_config
+from selma.config.networks import LocalLLM, ServedLLM
+from selma.config.prompts import QuestionsConfig
 from selma.errors import ConfigError
 
 

@@ -28,7 +28,7 @@ from selma.backbones.language import (
     model_identity,
     parallel_requests,
 )
-from selma.config import QuestionsConfig
+from selma.config.prompts import QuestionsConfig
 from selma.errors import ConfigError, DataError, NoProgress
 from selma.progress import progress
 from selma.randomness import seed_for

@@ -69,9 +69,9 @@ def main(
         ),
         "base": lambda: train_base(
             work,
-            steps=steps(5000),
+            steps=steps(12_000),
             batch=64,
-            scenes=steps(32_000),
+            scenes=steps(64_000),
             seed=SEED,
             device=on,
             compiled=compiled,

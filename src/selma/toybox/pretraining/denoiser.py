@@ -126,15 +126,19 @@ def scene_of(index: int, seed: int) -> tuple[Scene, random.Random]:
 def encode_scenes(
     vae: AutoencoderKL, count: int, *, seed: int, path: Path
 ) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [count, c, h, w] of the scenes' latents, kept at `path`."""
+    """Mean and standard deviation [count, c, h, w] of the scenes' latents, kept at `path`; what
+    it holds already is not encoded again."""
+    means, stds, done = [], [], 0
     if path.exists():
         cached = load_file(path)
-        if len(cached["mean"]) == count:
-            return cached["mean"], cached["std"]
-    means, stds = [], []
+        done = len(cached["mean"])
+        if done >= count:
+            return cached["mean"][:count], cached["std"][:count]
+        means.append(cached["mean"])
+        stds.append(cached["std"])
     batch = 100
-    with progress("encoding scenes", total=count) as advance, torch.no_grad():
-        for start in range(0, count, batch):
+    with progress("encoding scenes", total=count, done=done) as advance, torch.no_grad():
+        for start in range(done, count, batch):
             pictures = [
                 render(*scene_of(index, seed), grid_px=GRID_PX)
                 for index in range(start, min(start + batch, count))

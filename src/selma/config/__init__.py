@@ -1,0 +1,105 @@
+"""Every setting, one section for each stage. Unknown keys are errors.
+
+Defaults are the paper's (arXiv:2403.06952, section 4.3) unless a line says otherwise. Reading a
+config imports no model library, so that mistakes are shown before anything is loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
+
+from selma.config.experts import ExpertsConfig
+from selma.config.merged import MergedConfig
+from selma.config.networks import BaseConfig
+from selma.config.paths import map_paths
+from selma.config.prompts import PromptsConfig
+from selma.config.scores import ScoresConfig
+from selma.config.section import Section, is_folder, mistake
+from selma.config.sur import SurSettings
+from selma.errors import ConfigError
+
+
+class ImagesConfig(Section):
+    per_prompt: PositiveInt = 1
+    steps: PositiveInt = 50
+    guidance: NonNegativeFloat = 7.5
+    batch_size: PositiveInt = 8
+
+
+class ReportConfig(Section):
+    grid_prompts: PositiveInt = 24
+    """How many before/after pictures are shown."""
+    training_pairs: PositiveInt = 8
+    """How many training pairs are shown for each skill."""
+
+
+class RunConfig(Section):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    folder: Path | None = None
+    """The run's folder; None is runs/<name>."""
+    seed: NonNegativeInt = 0
+    base: BaseConfig = BaseConfig()
+    prompts: PromptsConfig = PromptsConfig()
+    images: ImagesConfig = ImagesConfig()
+    experts: ExpertsConfig = ExpertsConfig()
+    merged: MergedConfig = MergedConfig()
+    scores: ScoresConfig = ScoresConfig()
+    report: ReportConfig = ReportConfig()
+    sur: SurSettings | None = None
+    """Of `selma sur`, which no stage of a run needs; None is SurSettings()."""
+
+    @property
+    def run_folder(self) -> Path:
+        return self.folder or Path("runs") / self.name
+
+
+def load_config(path: Path) -> RunConfig:
+    """The settings in a YAML file. All mistakes are in one ConfigError, each with its key.
+
+    Paths in it (skills, lexicon, benchmark, and models that are folders) are meant relative to the
+    file's own folder; `folder` is relative to where the command is run.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as text: {error}.") from error
+    try:
+        raw: Any = yaml.load(text, _OnceLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must be a mapping of settings, but is {type(raw).__name__}.")
+    raw.setdefault("name", path.stem)
+    return parse_config(raw, origin=path, folder=path.parent)
+
+
+def parse_config(raw: dict[str, Any], *, origin: Path, folder: Path) -> RunConfig:
+    """The settings in a mapping; `folder` is what its relative paths start from, and `origin` is
+    named in the ConfigError."""
+    try:
+        config = RunConfig.model_validate(raw)
+    except ValidationError as error:
+        lines = [mistake(dict(found)) for found in error.errors()]
+        raise ConfigError(f"{origin} has {len(lines)} mistake(s):\n" + "\n".join(lines)) from error
+    return map_paths(
+        config,
+        place=lambda name: str(folder / name),
+        is_folder=lambda name: is_folder(folder / name),
+    )
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """YAML in which a key may be given once: of two, the first would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep=deep)

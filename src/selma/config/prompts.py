@@ -1,0 +1,74 @@
+"""Settings of stage 1, and of `selma questions`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
+
+from selma.config.networks import LocalLLM, ServedLLM
+from selma.config.section import Probability, Section
+
+
+class Novelty(Section):
+    threshold: Probability = 0.8
+    """A prompt with ROUGE-L F above this against any kept one is dropped."""
+    arithmetic: Literal["exact", "released"] = "exact"
+    """"exact" compares integers; "released" the floats of the released code, which also drops
+    some pairs at exactly the threshold."""
+
+
+class PromptsConfig(Section):
+    skills: tuple[str, ...] = (
+        "localized_narratives",
+        "countbench",
+        "diffusiondb",
+        "whoops",
+        "coco",
+    )
+    """Names in the catalogue, or paths of YAML files (relative to the config's folder)."""
+    per_skill: PositiveInt = 1000
+    backend: Annotated[LocalLLM | ServedLLM, Field(discriminator="kind")] = LocalLLM()
+    asked_per_reply: PositiveInt = 20
+    temperature: NonNegativeFloat = 1.0
+    top_p: Probability = 1.0
+    max_new_tokens: PositiveInt = 3072
+    examples: PositiveInt = 3
+    example_pool: Literal["growing", "seeds"] = "growing"
+    """In-context examples come from seeds and all kept prompts, or from the seeds alone."""
+    novelty: Novelty = Novelty()
+    contamination_threshold: Probability | None = 0.8
+    """A prompt with ROUGE-L F above this against an exam's prompt is dropped; None is off."""
+    lexicon: str | None = None
+    """Constrains a local model to sentences of these words: "toybox", or a file of words or of
+    EBNF grammar (.ebnf)."""
+    patience: PositiveInt = 20
+    """Stop with a report after this many requests in a row that added nothing."""
+
+    @field_validator("skills")
+    @classmethod
+    def _distinct(cls, skills: tuple[str, ...]) -> tuple[str, ...]:
+        if not skills or len(set(skills)) != len(skills):
+            raise ValueError("must name at least one skill, each once")
+        return skills
+
+
+class QuestionsConfig(Section):
+    """Of `selma questions`; not part of a run."""
+
+    style: Literal["dsg", "tifa"] = "dsg"
+    """DSG's yes/no questions with dependencies, or TIFA's multiple choice."""
+    backend: Annotated[LocalLLM | ServedLLM, Field(discriminator="kind")] = LocalLLM()
+    attempts: PositiveInt = 3
+    """How often one step is asked for before its prompt is put aside."""
+    temperature: NonNegativeFloat = 0.0
+    """Of first attempts; further ones take at least 0.7, since the same reply would come again."""
+    max_new_tokens: PositiveInt = 2048
+    patience: PositiveInt = 20
+    """Stop with a report after this many prompts in a row that gave nothing."""
+    seed: NonNegativeInt = 0
+
+
+def is_skill_file(name: str) -> bool:
+    """Whether an entry of `prompts.skills` is a file rather than a name in the catalogue."""
+    return name.endswith((".yaml", ".yml"))

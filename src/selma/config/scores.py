@@ -1,0 +1,167 @@
+"""Settings of stage 5: the benchmark, judges and preference scorers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
+
+from selma.config.networks import Server
+from selma.config.section import Section, is_folder
+
+
+class LocalJudge(Section):
+    """A model that answers questions about pictures, run by transformers."""
+
+    kind: Literal["transformers"] = "transformers"
+    model: str
+    """A folder or Hub id: BLIP-VQA, BLIP-2, InstructBLIP, PaliGemma, or any vision-language model
+    with a chat template (Qwen2-VL and its like)."""
+    revision: str | None = None
+    """Commit of a Hub repository; None takes its newest."""
+    prompt: str | None = None
+    """How a question is put: a name of backbones/wordings.py, or words with {question}; None is
+    what the architecture was trained with."""
+    beams: PositiveInt = 1
+    max_new_tokens: PositiveInt = 30
+    length_penalty: float = 1.0
+    """Only of beam search; above 1 prefers longer answers."""
+    repetition_penalty: PositiveFloat = 1.0
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """In half precision the batch size may move the last digit of a probability."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    batch_size: PositiveInt = 32
+    """Pictures that are encoded, and questions that are answered, at once."""
+
+
+class ServedJudge(Server):
+    """A vision-language model on a server."""
+
+    kind: Literal["openai"] = "openai"
+    prompt: str | None = None
+    """As for a local judge; None asks for yes or no."""
+    temperature: NonNegativeFloat = 0.0
+    max_new_tokens: PositiveInt = 30
+    logprobs: bool = True
+    """Ask for the first tokens' probabilities; a server that refuses them is asked without."""
+    parallel: PositiveInt = 8
+    """How many requests are under way at once."""
+
+
+def _kind_of_judge(value: Any) -> Any:
+    if isinstance(value, str):
+        return "toybox"
+    return value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+ToyboxJudgeName = Literal["toybox-a", "toybox-b"]
+JudgeConfig = Annotated[
+    Annotated[ToyboxJudgeName, Tag("toybox")]
+    | Annotated[LocalJudge, Tag("transformers")]
+    | Annotated[ServedJudge, Tag("openai")],
+    Discriminator(
+        _kind_of_judge,
+        custom_error_type="judge",
+        custom_error_message="must be toybox-a, toybox-b, or a mapping whose kind is transformers "
+        "or openai",
+    ),
+]
+
+
+def judge_name(judge: ToyboxJudgeName | LocalJudge | ServedJudge) -> str:
+    """What a judge is called in results: toybox's own name, else its model's, without a path."""
+    if isinstance(judge, str):
+        return judge
+    path = Path(judge.model)
+    return path.name if path.is_absolute() or is_folder(path) else judge.model
+
+
+class PreferenceConfig(Section):
+    """A network that says how much people would like a picture for its prompt."""
+
+    kind: Literal["pickscore", "hps_v2", "hps_v2.1", "imagereward", "clip"]
+    model: str
+    """A folder of safetensors (`selma score convert` makes one of a pickle), or a Hub id."""
+    revision: str | None = None
+    """Commit of a Hub repository; None takes its newest."""
+    tokenizer: str | None = None
+    """A folder or Hub id; None is the model's own, or where it has none, its authors' choice."""
+    label: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")
+    """Its name in tables and folders; None is the kind."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    antialias: bool = True
+    """How hps_v2 and hps_v2.1 make pictures smaller: as torchvision since 0.17 does, or (false) as
+    before it. Other kinds take no notice of it."""
+
+    @property
+    def key(self) -> str:
+        return self.label or self.kind
+
+
+class ScoresConfig(Section):
+    benchmark: str = "toybox"
+    """"toybox", or a path: a CSV in DSG-1k's layout, TIFA's question file or the folder of its two
+    files. Prompts of your own need questions first: `selma questions`."""
+    split: Literal["dev", "test"] = "test"
+    prompts: PositiveInt | None = None
+    """Take only this many prompts, evenly over the groups; None takes all."""
+    steps: PositiveInt | None = None
+    guidance: NonNegativeFloat | None = None
+    """None: as the training pictures were drawn."""
+    judge: JudgeConfig = "toybox-a"
+    """Reports."""
+    choosing_judge: JudgeConfig = "toybox-b"
+    """Selects checkpoints and merge weights; must not be the one that reports."""
+    dev_prompts: PositiveInt = 64
+    """How many dev prompts checkpoints and merge weights are selected on."""
+    clip: Literal["toybox"] | None = "toybox"
+    preferences: tuple[PreferenceConfig, ...] = ()
+    """Scorers whose means, differences and win rates are reported beside DSG's score."""
+    chosen_by: tuple[str, ...] = ()
+    """Labels out of `preferences`, or "clip": scorers that training pictures, checkpoints or the
+    base were already chosen or tuned by. The run warns, and the report marks their numbers."""
+    experts: bool = True
+    """Also score each expert alone."""
+    zeroing: Literal["cascading", "one_level", "row_order", "none"] = "cascading"
+    """What a "no" does to the questions that depend on it."""
+    choices_prompt: str = "selma"
+    """How judges are shown multiple-choice questions: scores under two wordings are not to be
+    compared."""
+    matcher: str | None = None
+    """For multiple choice: says which choice a free answer is nearest to. "wordllama", or a
+    transformers encoder (TIFA has sentence-transformers/all-mpnet-base-v2); None counts an answer
+    that is no choice as unreadable."""
+    vqascore: str | None = None
+    """Also ask the judge whether a picture shows its whole prompt: a name of
+    backbones/wordings.py, or words with {text}; None is off."""
+    resamples: PositiveInt = 10_000
+
+    @model_validator(mode="after")
+    def _two_judges(self) -> ScoresConfig:
+        # Another wording or precision makes no other judge: the weights would be the same.
+        both = {judge_name(self.judge), judge_name(self.choosing_judge)}
+        if len(both) == 1:
+            raise ValueError(f"judge and choosing_judge must differ, but both are {both.pop()!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _labels(self) -> ScoresConfig:
+        labels = [scorer.key for scorer in self.preferences]
+        if len(set(labels)) != len(labels):
+            raise ValueError(f"preferences need a label each where kinds repeat, but are {labels}")
+        reported = {*labels, *(("clip",) if self.clip else ())}
+        if strangers := sorted(set(self.chosen_by) - reported):
+            raise ValueError(
+                f"chosen_by must name scorers that are reported, but {strangers[0]!r} is not one "
+                f"of {', '.join(sorted(reported)) or 'none'}"
+            )
+        return self
