@@ -1,0 +1,84 @@
+"""The command `selma`. No logic: each command calls what it is named after."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import NoReturn
+
+import typer
+
+from selma.cli import adapters, benchmarks, publishing, scoring, stages, study, sur
+
+app = typer.Typer(
+    help="Makes a text-to-image diffusion model follow prompts better, with data it draws itself.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+toybox = typer.Typer(help="The embedded model and its world.", no_args_is_help=True)
+for command in (
+    stages.run,
+    stages.prompts,
+    stages.images,
+    stages.experts,
+    adapters.merge,
+    stages.report,
+    stages.status,
+    stages.check,
+    stages.memory,
+    adapters.generate,
+    adapters.convert,
+    adapters.bases,
+    scoring.questions,
+    publishing.card,
+    publishing.push,
+):
+    app.command()(command)
+app.add_typer(scoring.score, name="score")
+app.add_typer(study.study, name="study")
+app.add_typer(sur.sur, name="sur")
+app.add_typer(benchmarks.data, name="data")
+app.add_typer(toybox, name="toybox")
+
+
+@toybox.command()
+def path() -> None:
+    """Print the folder of the embedded models."""
+    from selma.toybox import weights_folder
+
+    typer.echo(weights_folder())
+
+
+class Stopped(BaseException):
+    """A signal asked for the end; not an Exception, so that no library swallows it."""
+
+    def __init__(self, number: int) -> None:
+        self.exit_code = 128 + number
+
+
+def main() -> NoReturn:
+    """Runs the command; an error of ours is its message and its exit code, without a traceback."""
+    from selma.errors import SelmaError
+
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    try:
+        app()
+        sys.exit(0)
+    except SelmaError as error:
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except Stopped as stopped:
+        typer.echo(
+            "Stopped. What is finished is kept: the same command goes on from here.", err=True
+        )
+        sys.exit(stopped.exit_code)
+
+
+def _stop(number: int, frame: object) -> None:
+    # A second signal ends the process at once; whatever is half-written is made again.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    raise Stopped(number)

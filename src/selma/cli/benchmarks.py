@@ -1,0 +1,37 @@
+"""`selma data`: the public files of benchmarks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+data = typer.Typer(help="The public files of benchmarks.", no_args_is_help=True)
+Known = Annotated[str, typer.Argument(metavar="NAME", help="dsg-1k or tifa-v1.0.")]
+
+
+@data.command()
+def fetch(
+    name: Known,
+    to: Annotated[Path | None, typer.Option(help="Folder; data/NAME if not given.")] = None,
+) -> None:
+    """Fetch a benchmark's files, each checked by its checksum."""
+    from selma.scores.benchmarks.fetching import fetch, fetchable, told
+
+    benchmark = fetchable(name)
+    for line in told(fetch(benchmark, to or Path("data") / benchmark.name)):
+        typer.echo(line)
+
+
+@data.command()
+def verify(
+    name: Known,
+    folder: Annotated[Path | None, typer.Option(help="Folder; data/NAME if not given.")] = None,
+) -> None:
+    """Read a benchmark's files and compare their checksums."""
+    from selma.scores.benchmarks.fetching import fetchable, told, verify
+
+    benchmark = fetchable(name)
+    for line in told(verify(benchmark, folder or Path("data") / benchmark.name)):
+        typer.echo(line)

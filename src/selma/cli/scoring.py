@@ -1,0 +1,258 @@
+"""`selma score`: a run's fifth stage, or answers and pictures that are given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from selma.cli.shared import Config, Folder, Json, load, show_scorecard, show_scores
+
+
+class ConfigOrCommand(TyperGroup):
+    """`selma score CONFIG` is the stage; `selma score dsg` and its like score what is given."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, "--help"}:
+            args = ["stage", *args]
+        return super().parse_args(ctx, args)
+
+
+score = typer.Typer(
+    help="Stage 5: CONFIG draws and judges the exam. Or score answers that you have.",
+    cls=ConfigOrCommand,
+    no_args_is_help=True,
+    subcommand_metavar="CONFIG | COMMAND [ARGS]...",
+)
+
+
+@score.command()
+def stage(config: Config, folder: Folder = None) -> None:
+    """Let every model of a run draw the exam, and judge the pictures."""
+    from selma import pipeline
+
+    show_scorecard(pipeline.score(load(config, folder)))
+
+
+Answers = Annotated[Path, typer.Option(help="CSV of answers, one row for each question.")]
+
+
+@score.command()
+def dsg(
+    annotations: Annotated[Path, typer.Option(help="Questions: a CSV in DSG-1k's layout.")],
+    answers: Answers,
+    preset: Annotated[
+        str, typer.Option(help="Rules: default, upstream (DSG's code) or selma-release.")
+    ] = "default",
+    model: Annotated[
+        str | None, typer.Option(help="Whose pictures, where the file has several t2i_model.")
+    ] = None,
+    reading: Annotated[str | None, typer.Option(help="normalised or exact.")] = None,
+    dependencies: Annotated[
+        str | None, typer.Option(help="lenient, whole_item or verbatim.")
+    ] = None,
+    zeroing: Annotated[
+        str | None, typer.Option(help="cascading, one_level, row_order or none.")
+    ] = None,
+    average: Annotated[str | None, typer.Option(help="prompt or question.")] = None,
+    missing: Annotated[str | None, typer.Option(help="left_out, zero or refuse.")] = None,
+    json: Json = None,
+) -> None:
+    """Score given answers to DSG's questions, by rules that have names. Loads no model."""
+    from selma.scores.given import rules_of, score_dsg
+
+    named = {
+        "reading": reading,
+        "dependencies": dependencies,
+        "zeroing": zeroing,
+        "average": average,
+        "missing": missing,
+    }
+    rules = rules_of(preset, {rule: choice for rule, choice in named.items() if choice})
+    show_scores(score_dsg(annotations, answers, rules=rules, model=model), json)
+
+
+@score.command()
+def correlate(
+    annotations: Annotated[Path, typer.Option(help="Questions: a CSV in DSG-1k's layout.")],
+    answers: Answers,
+    ratings: Annotated[Path, typer.Option(help="CSV: t2i_model, item_id, answer (a number).")],
+    preset: Annotated[
+        str, typer.Option(help="Rules: default, upstream (DSG's code) or selma-release.")
+    ] = "default",
+    json: Json = None,
+) -> None:
+    """How well DSG scores agree with people's ratings of the same pictures."""
+    from selma.scores.given import rules_of
+    from selma.scores.human import dsg_agreement
+    from selma.workspace import write_json
+
+    found = dsg_agreement(annotations, answers, ratings, rules=rules_of(preset, {}))
+    if json:
+        write_json(json, found)
+    typer.echo(", ".join(f"{name} {value}" for name, value in found.items()))
+
+
+@score.command()
+def tifa(
+    questions: Annotated[Path, typer.Option(help="TIFA's question file, JSON.")],
+    answers: Annotated[Path, typer.Option(help="CSV or JSON of answers.")],
+    matcher: Annotated[
+        str | None,
+        typer.Option(help="For free answers: wordllama, or a transformers encoder such as the "
+                     "paper's sentence-transformers/all-mpnet-base-v2."),
+    ] = None,
+    json: Json = None,
+) -> None:  # fmt: skip
+    """Score given answers to TIFA's multiple-choice questions."""
+    from selma.scores.tifa import read_tifa, read_tifa_answers, score_tifa
+
+    nearest = None
+    if matcher:
+        from selma.backbones.matching import load_matcher
+
+        nearest = load_matcher(matcher)
+    found = score_tifa(read_tifa(questions), read_tifa_answers(answers), matcher=nearest)
+    show_scores(found | {"matcher": matcher}, json)
+
+
+@score.command("images")
+def pictures(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Pictures named <item_id>.png or .jpg.")
+    ],
+    benchmark: Annotated[
+        str, typer.Option(help="toybox, or a CSV in DSG-1k's layout.")
+    ] = "toybox",
+    judge: Annotated[
+        str,
+        typer.Option(help="toybox-a, toybox-b, a model's folder or Hub id, or a YAML file of "
+                     "settings as in scores.judge."),
+    ] = "toybox-a",
+    split: Annotated[str, typer.Option(help="test or dev (toybox alone has one).")] = "test",
+    answers: Annotated[
+        Path | None, typer.Option(help="Where answers are kept; the default is <DIR>-answers.")
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="Rules: default, upstream (DSG's code) or selma-release.")
+    ] = "default",
+    zeroing: Annotated[
+        str | None, typer.Option(help="cascading, one_level, row_order or none.")
+    ] = None,
+    average: Annotated[str | None, typer.Option(help="prompt or question.")] = None,
+    missing: Annotated[
+        str, typer.Option(help="What a missing picture does: refuse, left_out or zero.")
+    ] = "refuse",
+    vqascore: Annotated[
+        str | None, typer.Option(help="Also ask about the whole prompt: plain or vqascore.")
+    ] = None,
+    json: Json = None,
+) -> None:  # fmt: skip
+    """Ask a judge about a folder of pictures, and score what it says."""
+    from selma.scores.given import rules_of
+    from selma.scores.images import judge_from, score_images
+
+    named = {"zeroing": zeroing, "average": average, "missing": missing}
+    found = score_images(
+        folder,
+        benchmark=benchmark,
+        split=split,
+        judge=judge_from(judge),
+        rules=rules_of(preset, {rule: choice for rule, choice in named.items() if choice}),
+        answers=answers,
+        vqascore=vqascore,
+    )
+    show_scores(found, json)
+
+
+def questions(
+    prompts: Annotated[
+        Path, typer.Argument(metavar="PROMPTS", help="Your prompts: .txt, .csv, .jsonl or .json.")
+    ],
+    out: Annotated[Path, typer.Option(help="The questions: .csv, or .json for --style tifa.")],
+    style: Annotated[
+        str, typer.Option(help="dsg: yes/no with dependencies; tifa: multiple choice.")
+    ] = "dsg",
+    backend: Annotated[
+        str | None,
+        typer.Option(help="YAML with a language model's settings, or a local model's folder."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Or a model on a server.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="The server of --model.")] = None,
+    attempts: Annotated[int, typer.Option(min=1, help="How often a step is asked for.")] = 3,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of each reply.")] = 2048,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Let a language model write questions about pictures of your prompts."""
+    from selma.report.tables import print_questions
+    from selma.scores.benchmarks import read_benchmark
+    from selma.scores.questions.settings import backend_of, questions_config
+    from selma.scores.questions.writing import write_questions
+
+    settings = questions_config(
+        style=style,
+        backend=backend_of(backend, model=model, base_url=base_url),
+        attempts=attempts,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+    )
+    print_questions(write_questions(read_benchmark(prompts), settings, out), out)
+
+
+@score.command()
+def hps(
+    pictures: Annotated[
+        Path, typer.Argument(help="Folder with anime, concept-art, paintings and photo.")
+    ],
+    prompts: Annotated[Path, typer.Option(help="Folder with anime.json and the like.")],
+    model: Annotated[str, typer.Option(help="HPS's weights: a folder or a Hub id.")],
+    version: Annotated[str, typer.Option(help="2.0 or 2.1; they are not comparable.")] = "2.1",
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or Hub id, where the weights have none.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    antialias: Annotated[
+        bool, typer.Option(help="Make pictures smaller as torchvision since 0.17 does.")
+    ] = True,
+    json: Json = None,
+) -> None:
+    """Score HPS's benchmark: pictures in four styles, one mean over all."""
+    from rich.console import Console
+
+    from selma.backbones.preference import load_preference, settings_of
+    from selma.report.tables import print_hps
+    from selma.scores.hps import read_hps_prompts, score_hps, version_kind
+    from selma.workspace import write_json
+
+    settings = settings_of(
+        kind=version_kind(version),
+        model=model,
+        tokenizer=tokenizer,
+        device=device,
+        antialias=antialias,
+    )
+    found = score_hps(pictures, read_hps_prompts(prompts), load_preference(settings))
+    if json:
+        write_json(json, found)
+    print_hps(found, Console())
+
+
+@score.command("convert")
+def convert_scorer(
+    source: Annotated[Path, typer.Argument(help="HPS_v2.1_compressed.pt, ImageReward.pt, ...")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    kind: Annotated[str, typer.Option(help="pickscore, hps_v2, hps_v2.1, imagereward or clip.")],
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or Hub id; its authors' choice where left out.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="JSON of the network's shape, if not the released one.")
+    ] = None,
+) -> None:
+    """Turn a preference scorer's pickle into safetensors, without running anything in it."""
+    from selma.backbones.converting import convert_weights
+
+    made = convert_weights(source, out, kind=kind, tokenizer=tokenizer, config=config)
+    typer.echo(f"Weights: {made}")

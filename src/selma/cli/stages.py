@@ -1,0 +1,93 @@
+"""A command for each stage, and those that look before a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selma.cli.shared import Config, Folder, load, show_scorecard, show_standing
+
+
+def run(
+    config: Config,
+    folder: Folder = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what is there and what would be made.")
+    ] = False,
+) -> None:
+    """Run all six stages; what is finished is not made again."""
+    settings = load(config, folder)
+    if dry_run:
+        return show_standing(settings)
+    from selma import pipeline
+
+    page = pipeline.run(settings)
+    show_scorecard(pipeline.scorecard(settings))
+    return typer.echo(f"Report: {page}")
+
+
+def prompts(config: Config, folder: Folder = None) -> None:
+    """Stage 1: let a language model write prompts for each skill."""
+    from selma import pipeline
+
+    for skill, kept in pipeline.prompts(load(config, folder)).items():
+        typer.echo(f"{skill}: {len(kept)} prompts")
+
+
+def images(config: Config, folder: Folder = None) -> None:
+    """Stage 2: let the base model draw each prompt."""
+    from selma import pipeline
+
+    for skill, pairs in pipeline.images(load(config, folder)).items():
+        typer.echo(f"{skill}: {len(pairs)} pictures")
+
+
+def experts(config: Config, folder: Folder = None) -> None:
+    """Stage 3: train one adapter for each skill."""
+    from selma import pipeline
+
+    for expert in pipeline.experts(load(config, folder)):
+        typer.echo(f"{expert.skill}: {expert.folder}")
+
+
+def report(config: Config, folder: Folder = None) -> None:
+    """Stage 6: write what was found as one page."""
+    from selma import pipeline
+
+    typer.echo(f"Report: {pipeline.report(load(config, folder))}")
+
+
+def status(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+) -> None:
+    """Show what a run has, is missing, or holds with other settings."""
+    from selma.runfile import read_run_file
+
+    show_standing(read_run_file(run))
+
+
+def check(config: Config, folder: Folder = None) -> None:
+    """Find every mistake in the settings, without loading a model."""
+    from selma.preflight import check
+
+    check(load(config, folder))
+    typer.echo(f"{config}: no mistakes found.")
+
+
+def memory(
+    config: Config,
+    limit: Annotated[
+        float | None, typer.Option(help="GiB that the device has; found out if left out.")
+    ] = None,
+) -> None:
+    """Estimate what a run needs of its device's memory; say what to change if it is too much."""
+    from rich.console import Console
+
+    from selma import pipeline
+    from selma.report.tables import print_memory
+
+    most = None if limit is None else int(limit * 2**30)
+    needs, changes = pipeline.memory(load(config, None), most)
+    print_memory(needs, changes, most, Console())
