@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel, Whitespace
-from tokenizers.trainers import BpeTrainer
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
 
 from selma.toybox.lexicon import words
@@ -36,10 +34,27 @@ def save_tokenizer(folder: Path) -> None:
 
 
 def _merges() -> list[tuple[str, str]]:
-    """Byte-pair merges that build each word of the lexicon up to one token."""
-    learner = Tokenizer(BPE(end_of_word_suffix=_SUFFIX))
-    learner.pre_tokenizer = Whitespace()
-    trainer = BpeTrainer(vocab_size=10_000, end_of_word_suffix=_SUFFIX, show_progress=False)
-    learner.train_from_iterator([" ".join(words())] * 3, trainer)
-    learnt = json.loads(learner.to_str())["model"]["merges"]
-    return [(left, right) for left, right in learnt]
+    """Byte-pair merges that build each word of the lexicon up to one token: the most frequent pair
+    first, of equal ones the first in the alphabet.
+
+    `tokenizers` has a trainer, but it breaks ties differently each time it is started, and a course
+    that is gone on with would find its tokens exchanged.
+    """
+    spelt = [[*word[:-1], word[-1] + _SUFFIX] for word in words()]
+    merges: list[tuple[str, str]] = []
+    while any(len(word) > 1 for word in spelt):
+        pairs = Counter(pair for word in spelt for pair in pairwise(word))
+        chosen = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(chosen)
+        spelt = [_merged(word, chosen) for word in spelt]
+    return merges
+
+
+def _merged(word: list[str], pair: tuple[str, str]) -> list[str]:
+    joined: list[str] = []
+    for part in word:
+        if joined and (joined[-1], part) == pair:
+            joined[-1] += part
+        else:
+            joined.append(part)
+    return joined
