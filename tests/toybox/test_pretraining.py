@@ -8,9 +8,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 from einops import rearrange
 from torch import nn
-from transformers import CLIPModel
+from transformers import CLIPModel, CLIPTokenizer
 
 from selma.errors import ModelError
+from selma.toybox import weights_folder
 from selma.toybox.pretraining.autoencoder import (
     new_autoencoder,
     render,
@@ -91,6 +92,12 @@ def test_the_loss_falls(tmp_path: Path):
     before = lesson.loss(10_000).item()
     train(lesson, tmp_path)
     assert lesson.loss(10_000).item() < 0.3 * before
+
+
+@pytest.mark.parametrize("shipped", ["base/tokenizer", "clip"])
+def test_the_tokenizer_is_the_same_each_time_it_is_made(shipped):
+    kept = CLIPTokenizer.from_pretrained(weights_folder() / shipped)
+    assert new_tokenizer().get_vocab() == kept.get_vocab()
 
 
 def test_the_tokenizer_takes_any_text_and_one_token_for_each_word_of_toybox():
