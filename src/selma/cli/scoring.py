@@ -203,11 +203,21 @@ def questions(
 
 @score.command()
 def hps(
-    pictures: Annotated[
-        Path, typer.Argument(help="Folder with anime, concept-art, paintings and photo.")
-    ],
     prompts: Annotated[Path, typer.Option(help="Folder with anime.json and the like.")],
     model: Annotated[str, typer.Option(help="HPS's weights: a folder or a Hub id.")],
+    pictures: Annotated[
+        Path | None,
+        typer.Argument(help="Folder with anime, concept-art, paintings and photo; may be left out "
+                       "with --run, which then draws them."),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="A run's folder: the result is kept there, for its report, and goes on "
+                     "where it was stopped."),
+    ] = None,
+    drawn_by: Annotated[
+        str, typer.Option(help="With --run: whose pictures; base, merged or a skill.")
+    ] = "merged",
     version: Annotated[str, typer.Option(help="2.0 or 2.1; they are not comparable.")] = "2.1",
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or Hub id, where the weights have none.")
@@ -217,11 +227,12 @@ def hps(
         bool, typer.Option(help="Make pictures smaller as torchvision since 0.17 does.")
     ] = True,
     json: Json = None,
-) -> None:
+) -> None:  # fmt: skip
     """Score HPS's benchmark: pictures in four styles, one mean over all."""
     from rich.console import Console
 
     from selma.backbones.preference import load_preference, settings_of
+    from selma.errors import ConfigError
     from selma.report.tables import print_hps
     from selma.scores.hps import read_hps_prompts, score_hps, version_kind
     from selma.workspace import write_json
@@ -233,7 +244,17 @@ def hps(
         device=device,
         antialias=antialias,
     )
-    found = score_hps(pictures, read_hps_prompts(prompts), load_preference(settings))
+    if run is not None:
+        from selma.runfile import read_run_file
+        from selma.styles import score_styles
+
+        found = score_styles(
+            read_run_file(run), settings, prompts=prompts, model=drawn_by, pictures=pictures
+        )
+    elif pictures is not None:
+        found = score_hps(pictures, read_hps_prompts(prompts), load_preference(settings))
+    else:
+        raise ConfigError("Name a folder of pictures, or a run that draws them with --run.")
     if json:
         write_json(json, found)
     print_hps(found, Console())

@@ -112,7 +112,7 @@ def dsg_result(
         "groups": {name: _rounded(found.mean) for name, found in by_group.items()},
         "group_intervals": {name: _ends(found) for name, found in by_group.items()},
         "group_prompts": {name: found.n for name, found in by_group.items()},
-        "categories": _shares(asked, verdicts, lambda q: q.detail or q.category),
+        "categories": _shares(asked, verdicts, faithfulness.detail),
         "categories_broad": _shares(asked, verdicts, lambda q: q.category),
         "prompts": len(verdicts),
         "questions": sum(map(len, verdicts.values())),
