@@ -1,4 +1,4 @@
-"""The paper's tables: its figures as printed, ours beside them, and nothing where nothing is ours."""
+"""The paper's tables: its figures as printed, ours beside them, nothing where nothing is ours."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def pictures(
         Path, typer.Argument(metavar="DIR", help="Pictures named <item_id>.png or .jpg.")
     ],
     benchmark: Annotated[
-        str, typer.Option(help="toybox, or a CSV in DSG-1k's layout.")
+        str, typer.Option(help="toybox, a CSV in DSG-1k's layout, or TIFA's question file.")
     ] = "toybox",
     judge: Annotated[
         str,
@@ -148,6 +148,13 @@ def pictures(
     vqascore: Annotated[
         str | None, typer.Option(help="Also ask about the whole prompt: plain or vqascore.")
     ] = None,
+    choices_prompt: Annotated[
+        str, typer.Option(help="How multiple choice is put: selma, tifa or bare.")
+    ] = "selma",
+    matcher: Annotated[
+        str | None,
+        typer.Option(help="For free answers to multiple choice: wordllama, or an encoder."),
+    ] = None,
     json: Json = None,
 ) -> None:  # fmt: skip
     """Ask a judge about a folder of pictures, and score what it says."""
@@ -163,6 +170,8 @@ def pictures(
         rules=rules_of(preset, {rule: choice for rule, choice in named.items() if choice}),
         answers=answers,
         vqascore=vqascore,
+        choices_prompt=choices_prompt,
+        matcher=matcher,
     )
     show_scores(found, json)
 
