@@ -123,7 +123,7 @@ def _table_1(card: Scorecard) -> Ours:
 
 
 def _table_5(hps: dict[str, dict[str, Any]]) -> Ours | None:
-    there = {m: r for m, r in hps.items() if r["scorer"]["name"] == "HPS v2.1"}
+    there = _comparable(hps)
     if not {"base", "merged"} & set(there):
         return None
 
@@ -138,6 +138,11 @@ def _table_5(hps: dict[str, dict[str, Any]]) -> Ours | None:
     return Ours(
         values("base"), values("merged"), [Interval.model_validate(g) if g else None for g in gain]
     )
+
+
+def _comparable(hps: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Those by the version that table 5 has."""
+    return {model: r for model, r in hps.items() if r["scorer"]["name"] == "HPS v2.1"}
 
 
 def _interval(row: dict[str, Any]) -> Interval | None:
@@ -172,7 +177,7 @@ def _made(findings: Findings, printed: Printed, ours: Ours, said: str) -> Beside
         for base in bases
     ]
     if not known:
-        said += f" {name} is none of the paper's bases."
+        said += f" The run's base, {name}, is not known to be one of the paper's."
     return Beside(printed, said, tuple(blocks))
 
 
@@ -256,9 +261,9 @@ def _share(card: Scorecard, name: str) -> str:
 
 def _hps_said(hps: dict[str, dict[str, Any]]) -> str:
     said = []
-    for model in ("base", "merged"):
-        if model in hps:
-            found, scorer = hps[model], hps[model]["scorer"]
+    for model, found in _comparable(hps).items():
+        if model in ("base", "merged"):
+            scorer = found["scorer"]
             drawn = "drawn by this run" if found["drawn"] == "run" else "given as a folder"
             said.append(
                 f"Ours, {model}: {found['pictures']} pictures, {drawn}"
