@@ -331,6 +331,14 @@ class Stages:
         with self._at(SCORES) as folder:
             return self._draw(self.exam, folder, name=name, adapter=adapter.folder, key=adapter.key)
 
+    def draw_other(
+        self, exam: Sequence[ExamPrompt], name: str, adapter: Expert | Merged | None
+    ) -> Path:
+        """As `draw_base` or `draw_adapted`, of other prompts than the run's exam."""
+        with self._at(SCORES, f"drawing: {name}") as folder:
+            place, key = (None, None) if adapter is None else (adapter.folder, adapter.key)
+            return self._draw(exam, folder, name=name, adapter=place, key=key)
+
     def draw_understood(self, name: str, reader: Reader, adapter: Merged | None) -> Path:
         """As `draw_base`, or as `draw_adapted`, with prompts that pass through a SUR-adapter."""
         with self._at(SCORES, f"drawing: {name}") as folder:
@@ -363,6 +371,8 @@ class Stages:
         scorecard: Scorecard,
     ) -> Path:
         from selma.report.page import write_report
+        from selma.scores.hps import run_results
+        from selma.study.results import run_studies
 
         findings = Findings(
             settings=portable(self.config, self.folder.root),
@@ -380,9 +390,25 @@ class Stages:
             judged=judged(merged),
             trials=trials(merged),
             energies=energies(experts),
+            hps=run_results(self.folder, self.model_keys(experts, merged)),
+            studies=run_studies(self.folder.root),
         )
         with self._at(REPORT) as folder:
             return write_report(findings, self.config.report, folder)
+
+    def model_keys(self, experts: Sequence[Expert], merged: Merged) -> dict[str, str]:
+        """Model → what tells it from another of its name: it changes with the weights."""
+        keys = {"base": self.base_key()}
+        keys |= {expert.skill: expert.key for expert in experts}
+        if merged.uniform is not None:
+            keys[UNIFORM] = merged.uniform.key
+        return keys | {"merged": merged.key}
+
+    def base_key(self) -> str:
+        """As `model_keys` has it of the base."""
+        from selma.backbones.base_files import base_fingerprint
+
+        return base_fingerprint(self.config.base)
 
     def model(self) -> TextToImage:
         """The base model; loaded once, at the first call."""

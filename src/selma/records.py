@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Published = Literal["dsg-1k", "tifa-v1.0"]
+"""A benchmark that published scores are about."""
+
 
 class Record(BaseModel):
     """Frozen; an unknown field is an error."""
@@ -194,10 +197,16 @@ class ModelScore(Record):
     """Per question category, 0-100."""
     groups: dict[str, Interval]
     """Per prompt group, 0-100."""
+    by_question: Interval | None = None
+    """`dsg_by_question` with its interval, and below it per detailed category (0-100): of a
+    published benchmark alone, whose own tables have them."""
+    details: dict[str, Interval] = Field(default_factory=dict)
     category_differences: dict[str, Interval] = Field(default_factory=dict)
     """Per question category minus the base's, paired by prompt; empty for the base itself."""
     group_differences: dict[str, Interval] = Field(default_factory=dict)
     """Per prompt group minus the base's, paired by prompt; empty for the base itself."""
+    by_question_difference: Interval | None = None
+    detail_differences: dict[str, Interval] = Field(default_factory=dict)
     per_prompt: dict[str, float]
     """Prompt id → 0..1."""
     clip: Interval | None = None
@@ -245,6 +254,8 @@ class Scorecard(Record):
     """What the scores are called: TIFA where questions have choices, else DSG."""
     matcher: str | None = None
     """What matched free answers to choices by their meaning."""
+    published: Published | None = None
+    """The published benchmark that all prompts are of, with its own questions."""
     dependency_faults: dict[str, int] = Field(default_factory=dict)
     """What is wrong with the benchmark's dependencies → how often; such references are ignored."""
     preferences: tuple[ScorerInfo, ...] = ()
@@ -283,3 +294,7 @@ class Findings:
     energies: dict[str, Any] = field(default_factory=dict)
     """Skill → hyperspherical energy of each layer before and after (`adapters.oft.energies`), of
     experts that are rotations."""
+    hps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Model → its result on HPS's benchmark (`scores.hps`), of models that are still the run's."""
+    studies: dict[str, Any] = field(default_factory=dict)
+    """Name → what people voted (`study.results.Studied`)."""

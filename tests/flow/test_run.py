@@ -10,14 +10,19 @@ from pathlib import Path
 
 import pytest
 import tiny
+from backbones.preference_files import hps_folder
+from typer.testing import CliRunner
 
 from flow.killing import finished, settings, tree
 from flow.server import serving
-from selma import pipeline
+from selma import cli, pipeline
 from selma.config import RunConfig
+from selma.errors import ConfigError
 from selma.finished import NotFinished
+from selma.scores.hps import STYLES, run_results
 from selma.standing import standings
 from selma.toybox import weights_folder
+from selma.workspace import Workspace
 
 JUDGED = any((weights_folder() / "judge-a").glob("*.safetensors"))
 needs_judges = pytest.mark.skipif(not JUDGED, reason="toybox's judges have no weights yet")
@@ -178,6 +183,39 @@ def test_the_same_prompt_looks_different_with_the_adapter(
     saved = list(pipeline.save_pictures(plain, tmp_path / "new" / "cat.png", count=2))
     assert [path.name for path in saved] == ["cat-1.png", "cat-2.png"]
     assert all(path.is_file() for path in saved)
+
+
+def test_hps_is_drawn_and_scored_for_base_and_merged(merged: RunConfig, tmp_path: Path) -> None:
+    for style in STYLES:
+        (tmp_path / f"{style}.json").write_text(json.dumps([f"a {style} cat", "two dogs"]))
+    words = ("score", "hps", "--run", merged.run_folder, "--prompts", tmp_path,
+             "--model", hps_folder(tmp_path), "--device", "cpu", "--drawn-by")  # fmt: skip
+
+    def scored(model: str) -> None:
+        done = CliRunner().invoke(cli.app, [*map(str, words), model])
+        if done.exception:
+            raise done.exception
+
+    scored("base")
+    scored("merged")
+    pictures = [
+        merged.run_folder / "5-scores" / "pictures" / f"hps-{m}" for m in ("base", "merged")
+    ]
+    drawn = [{p.name: p.read_bytes() for p in folder.glob("*.png")} for folder in pictures]
+    assert len(drawn[0]) == 8 and drawn[0].keys() == drawn[1].keys()
+    assert all(drawn[0][name] != drawn[1][name] for name in drawn[0])
+    before = finished(merged.run_folder)
+    scored("merged")
+    assert finished(merged.run_folder) == before
+    this = pipeline.Stages(merged, Workspace(merged.run_folder), make=[])
+    experts = this.all_experts()
+    keys = this.model_keys(experts, this.merge_experts(experts))
+    found = run_results(this.folder, keys)
+    assert set(found) == {"base", "merged"} and found["merged"]["drawn"] == "run"
+    assert found["merged"]["minus_base"]["all"]["n"] == 8
+    assert str(merged.run_folder).encode() not in (pictures[0] / "manifest.json").read_bytes()
+    with pytest.raises(ConfigError, match="base, coco, whoops, merged"):
+        scored("nobody")
 
 
 @needs_judges

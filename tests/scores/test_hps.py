@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,18 @@ from selma.cli import app
 from selma.config.scores import PreferenceConfig
 from selma.errors import ConfigError, DataError, ModelError
 from selma.report.tables import print_hps
-from selma.scores.hps import STYLES, read_hps_prompts, score_hps, version_kind
+from selma.scores import answering, hps
+from selma.scores.hps import (
+    STYLES,
+    given_pictures,
+    hps_item,
+    read_hps,
+    read_hps_prompts,
+    run_results,
+    score_hps,
+    version_kind,
+)
+from selma.workspace import Item, Workspace
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +172,99 @@ def test_the_commands_convert_and_score(
     assert isinstance(wrong, ModelError) and "folder or a Hub id" in str(wrong)
     wrong = command(*given, "a/b", "--device", "x").exception
     assert isinstance(wrong, ConfigError) and "device" in str(wrong)
+
+
+class Stopping:
+    """A scorer that knows each picture by its width, counts, and may be stopped at a call."""
+
+    name, scale, preprocessing, weights, fingerprint = "HPS v2.1", "s", "x", "some/weights", "one"
+
+    def __init__(self, *, at: int | None = None, plus: float = 0.0) -> None:
+        self.calls, self.seen, self.at, self.plus = 0, 0, at, plus
+
+    def score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
+        if self.calls == self.at:
+            raise KeyboardInterrupt
+        self.calls += 1
+        self.seen += len(pictures)
+        return [
+            picture.width + len(text) / 10 + self.plus
+            for picture, text in zip(pictures, texts, strict=True)
+        ]
+
+
+@pytest.fixture
+def item_of(pictures: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """Scores the pictures for a model of a run, five at a time."""
+    monkeypatch.setattr(hps, "CHUNK", 5)
+    monkeypatch.setattr(answering, "CHUNK", 5)
+
+    def made(run: Path, scorer: Stopping, *, model: str = "merged", key: str = "k") -> Item:
+        texts = read_hps_prompts(prompts)
+        return hps_item(given_pictures(pictures, texts), texts, scorer, Workspace(run),
+                        model=model, key=key, drawn="given")  # fmt: skip
+
+    return made
+
+
+def test_a_stopped_scoring_goes_on_and_ends_as_if_never_stopped(
+    tmp_path: Path, pictures: Path, prompts: Path, item_of
+) -> None:
+    whole = item_of(tmp_path / "whole", Stopping())
+    with pytest.raises(KeyboardInterrupt):
+        item_of(tmp_path / "run", Stopping(at=1))
+    again = Stopping()
+    item = item_of(tmp_path / "run", again)
+    assert again.seen == 12 - 5 and item.key == whole.key
+    assert read_hps(item) == read_hps(whole)
+    for name in ("scores.jsonl", "hps.json", "manifest.json"):
+        assert (item.path / name).read_bytes() == (whole.path / name).read_bytes()
+    plain = score_hps(pictures, read_hps_prompts(prompts), Stopping())
+    assert read_hps(item) == plain | {"model": "merged", "drawn": "given"}
+    third = Stopping()
+    item_of(tmp_path / "run", third)
+    assert third.seen == 0
+
+
+def test_what_matters_scores_anew_and_what_does_not_does_not(
+    tmp_path: Path, pictures: Path, prompts: Path, item_of
+) -> None:
+    keys = [item_of(tmp_path, Stopping()).key]
+    other = Stopping()
+    other.fingerprint = "two"
+    keys.append(item_of(tmp_path, other).key)
+    keys.append(item_of(tmp_path, Stopping(), key="another").key)
+    Image.new("RGB", (31, 30)).save(pictures / "photo" / "00000.jpg")
+    keys.append(item_of(tmp_path, Stopping()).key)
+    (prompts / "anime.json").write_text(json.dumps(["else"] * 6))
+    keys.append(item_of(tmp_path, Stopping()).key)
+    assert len(set(keys)) == len(keys)
+    (pictures / "anime" / "notes.txt").write_text("other words")
+    same = Stopping()
+    assert item_of(tmp_path, same).key == keys[-1] and same.seen == 0
+
+
+def test_a_run_shows_what_is_still_of_its_models(tmp_path: Path, item_of) -> None:
+    folder, keys = Workspace(tmp_path), {"base": "b", "merged": "m"}
+    assert run_results(folder, keys) == {}
+    item_of(tmp_path, Stopping(plus=2.5), key="m")
+    assert "minus_base" not in run_results(folder, keys)["merged"]
+    item_of(tmp_path, Stopping(), model="base", key="b")
+    found = run_results(folder, keys)
+    gain = found["merged"]["minus_base"]
+    assert gain["concept-art"] is None
+    for name, count in (("anime", 6), ("photo", 4), ("all", 12)):
+        assert gain[name] == {"mean": 2.5, "low": 2.5, "high": 2.5, "n": count}
+    assert "minus_base" not in found["base"]
+    assert set(run_results(folder, {"base": "b", "merged": "newer"})) == {"base"}
+    changed = Stopping()
+    changed.fingerprint = "two"
+    item_of(tmp_path, changed, key="m")
+    assert "minus_base" not in run_results(folder, keys)["merged"]
+    (tmp_path / "5-scores" / "hps" / "base" / "hps.json").unlink()
+    assert set(run_results(folder, keys)) == {"merged"}
+
+
+def test_the_command_wants_pictures_or_a_run(prompts: Path, weights: Path) -> None:
+    wrong = command("hps", "--prompts", prompts, "--model", weights).exception
+    assert isinstance(wrong, ConfigError) and "--run" in str(wrong)

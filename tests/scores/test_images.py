@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from PIL import Image
 from scores.colours import ColourJudge, exam, picture
+from scores.test_choices_run import EXAM as CHOICES_EXAM
+from scores.test_choices_run import Namer, nearest
 from typer.testing import CliRunner
 
 from selma.cli import app
 from selma.config.scores import LocalJudge, ServedJudge
-from selma.errors import ConfigError, DataError
+from selma.errors import ConfigError, DataError, ModelError
 from selma.records import ExamPrompt
 from selma.scores.benchmarks import COLUMNS
 from selma.scores.given import rules_of, score_dsg
@@ -180,3 +182,41 @@ def test_the_command_prints_and_writes(folder: Path, benchmark: str, tmp_path: P
     assert "VQAScore" in done.output and found["unreadable"] > 0  # random weights say anything
     shutil.rmtree(tmp_path / "kept")
     assert CliRunner().invoke(app, arguments).exit_code == 0 and out.read_bytes() == first
+
+
+def test_multiple_choice_is_asked_with_its_choices_and_kept(tmp_path: Path) -> None:
+    """Pictures of red, green, blue twice, of which the last is wrong; the judge says "crimson",
+    "Green." and "blue"."""
+    rows = [
+        {"id": p.id, "caption": p.text, "question": q.text, "choices": list(q.choices),
+         "answer": q.answer, "element_type": q.category}
+        for p in CHOICES_EXAM for q in p.questions
+    ]  # fmt: skip
+    questions, folder = tmp_path / "tifa.json", tmp_path / "pictures"
+    questions.write_text(json.dumps(rows))
+    folder.mkdir()
+    for number, prompt in enumerate(CHOICES_EXAM):
+        drawn = picture("red" if number == 5 else prompt.text.split()[1])
+        drawn.putpixel((0, 0), (number, 0, 0))
+        drawn.save(folder / f"{prompt.id}.png")
+    judge = Namer("namer")
+    found = run(folder, str(questions), judge, matcher="m", load_matcher=lambda name: nearest)
+    assert (found["score"], found["categories"]) == (
+        pytest.approx(100 * 5 / 6, abs=1e-3),
+        {"color": pytest.approx(83.3333), "object": pytest.approx(83.3333)},
+    )
+    assert found["per_question"]["a_5"] == {"1": 0, "2": 0} and found["groups"].keys() == {"a"}
+    assert found["answers"]["a_0"]["1"] == {"text": "crimson", "yes": None, "choice": "red"}
+    assert (found["choices_prompt"], found["matcher"], judge.words) == ("selma", "m", "selma")
+    seen = judge.seen
+    without = run(folder, str(questions), judge)
+    assert judge.seen == seen and without["unreadable"] == 3  # no one says what crimson is
+    run(folder, str(questions), judge, choices_prompt="tifa")
+    assert judge.seen == 2 * seen and judge.words == "tifa"
+    with pytest.raises(ModelError, match="multiple-choice"):
+        run(folder, str(questions), ColourJudge("colours"))
+
+
+def test_sources_are_told_beside_groups(folder: Path, benchmark: str) -> None:
+    found = run(folder, benchmark, ColourJudge("colours"))
+    assert found["sources"] == {"all": found["score"]}

@@ -46,6 +46,8 @@ class Base:
     """As the Hub's model cards name it; None is this package's."""
     parts: str
     note: str = ""
+    paper: str | None = None
+    """What the paper's tables (arXiv:2403.06952) call it; None where they have it not."""
 
 
 def _sd(px: int, *, prediction: str = "epsilon", width: int) -> Architecture:
@@ -79,6 +81,7 @@ BASES: dict[str, Base] = {
             licence=_RAIL,
             parts=_SD1,
             note="table 1",
+            paper="SD v1.4",
         ),
         Base(
             "sd-1.5",
@@ -99,6 +102,7 @@ BASES: dict[str, Base] = {
             licence=_RAIL_PLUS,
             parts=_SD2,
             note=f"tables 1-4; the released code's default; {_GONE}",
+            paper="SD v2",
         ),
         Base(
             "sd-2-base",
@@ -139,6 +143,7 @@ BASES: dict[str, Base] = {
             licence=_RAIL_PLUS,
             parts="U-Net 2567M, CLIP ViT-L/14 and OpenCLIP ViT-bigG/14, VAE f8",
             note="tables 1, 3 and 8; drawn at 7.5 by the paper's words, 5.0 by its released code",
+            paper="SDXL",
         ),
     )
 }  # fmt: skip
@@ -152,6 +157,17 @@ def located(base: BaseConfig) -> BaseConfig:
         return base
     revision = base.revision or row.revision
     return base.model_copy(update={"model": row.repository, "revision": revision})
+
+
+def paper_base(base: BaseConfig) -> str | None:
+    """What the paper's tables call this base; None for any other, and where it cannot be told: a
+    folder's or file's weights may be anybody's, and another commit's too."""
+    place = located(base)
+    for row in BASES.values():
+        same = place.config is None and place.model == row.repository
+        if same and (row.revision is None or place.revision in (None, row.revision)):
+            return row.paper
+    return None
 
 
 def architecture(

@@ -124,7 +124,7 @@ def pictures(
         Path, typer.Argument(metavar="DIR", help="Pictures named <item_id>.png or .jpg.")
     ],
     benchmark: Annotated[
-        str, typer.Option(help="toybox, or a CSV in DSG-1k's layout.")
+        str, typer.Option(help="toybox, a CSV in DSG-1k's layout, or TIFA's question file.")
     ] = "toybox",
     judge: Annotated[
         str,
@@ -148,6 +148,13 @@ def pictures(
     vqascore: Annotated[
         str | None, typer.Option(help="Also ask about the whole prompt: plain or vqascore.")
     ] = None,
+    choices_prompt: Annotated[
+        str, typer.Option(help="How multiple choice is put: selma, tifa or bare.")
+    ] = "selma",
+    matcher: Annotated[
+        str | None,
+        typer.Option(help="For free answers to multiple choice: wordllama, or an encoder."),
+    ] = None,
     json: Json = None,
 ) -> None:  # fmt: skip
     """Ask a judge about a folder of pictures, and score what it says."""
@@ -163,6 +170,8 @@ def pictures(
         rules=rules_of(preset, {rule: choice for rule, choice in named.items() if choice}),
         answers=answers,
         vqascore=vqascore,
+        choices_prompt=choices_prompt,
+        matcher=matcher,
     )
     show_scores(found, json)
 
@@ -203,11 +212,21 @@ def questions(
 
 @score.command()
 def hps(
-    pictures: Annotated[
-        Path, typer.Argument(help="Folder with anime, concept-art, paintings and photo.")
-    ],
     prompts: Annotated[Path, typer.Option(help="Folder with anime.json and the like.")],
     model: Annotated[str, typer.Option(help="HPS's weights: a folder or a Hub id.")],
+    pictures: Annotated[
+        Path | None,
+        typer.Argument(help="Folder with anime, concept-art, paintings and photo; may be left out "
+                       "with --run, which then draws them."),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="A run's folder: the result is kept there, for its report, and goes on "
+                     "where it was stopped."),
+    ] = None,
+    drawn_by: Annotated[
+        str, typer.Option(help="With --run: whose pictures; base, merged or a skill.")
+    ] = "merged",
     version: Annotated[str, typer.Option(help="2.0 or 2.1; they are not comparable.")] = "2.1",
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or Hub id, where the weights have none.")
@@ -217,11 +236,12 @@ def hps(
         bool, typer.Option(help="Make pictures smaller as torchvision since 0.17 does.")
     ] = True,
     json: Json = None,
-) -> None:
+) -> None:  # fmt: skip
     """Score HPS's benchmark: pictures in four styles, one mean over all."""
     from rich.console import Console
 
     from selma.backbones.preference import load_preference, settings_of
+    from selma.errors import ConfigError
     from selma.report.tables import print_hps
     from selma.scores.hps import read_hps_prompts, score_hps, version_kind
     from selma.workspace import write_json
@@ -233,7 +253,17 @@ def hps(
         device=device,
         antialias=antialias,
     )
-    found = score_hps(pictures, read_hps_prompts(prompts), load_preference(settings))
+    if run is not None:
+        from selma.runfile import read_run_file
+        from selma.styles import score_styles
+
+        found = score_styles(
+            read_run_file(run), settings, prompts=prompts, model=drawn_by, pictures=pictures
+        )
+    elif pictures is not None:
+        found = score_hps(pictures, read_hps_prompts(prompts), load_preference(settings))
+    else:
+        raise ConfigError("Name a folder of pictures, or a run that draws them with --run.")
     if json:
         write_json(json, found)
     print_hps(found, Console())

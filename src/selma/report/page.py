@@ -20,7 +20,8 @@ from markupsafe import Markup
 
 from selma.config import ReportConfig
 from selma.records import Findings, Interval, Pair
-from selma.report import grids, tables
+from selma.report import grids, paper, tables
+from selma.report.beside import beside
 from selma.workspace import EXPERTS, IMAGES, MERGED, PROMPTS, REPORT, SCORES, Workspace, write_bytes
 
 STAGES = {
@@ -136,6 +137,10 @@ def context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
         "layer_measure": tables.layer_measure(findings.judged) if findings.judged else "",
         "turned": tables.turned_sentence(findings.judged) if findings.judged else "",
         "energies": findings.energies,
+        "beside": beside(findings),
+        "studies": findings.studies,
+        "votes": paper.VOTES if card.published == "dsg-1k" else {},
+        "votes_note": paper.VOTES_NOTE,
     }
 
 

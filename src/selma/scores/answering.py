@@ -172,7 +172,7 @@ def _fill(
         )
     started = time.monotonic()
     path = item.begin() / file
-    done = _whole_chunks(path, exam)
+    done = whole_chunks(path, exam)
     with progress(title, total=len(exam), done=done) as advance:
         for start in range(done, len(exam), CHUNK):
             part = exam[start : start + CHUNK]
@@ -182,7 +182,7 @@ def _fill(
     folder.journal(SCORES, what=title, seconds=round(time.monotonic() - started, 3))
 
 
-def _whole_chunks(path: Path, exam: Sequence[ExamPrompt]) -> int:
+def whole_chunks(path: Path, exam: Sequence[ExamPrompt]) -> int:
     """How many prompts are done; a chunk that was cut short is taken off the file."""
     rows = read_lines(path, repair=True)
     if [row.get("prompt") for row in rows] != [prompt.id for prompt in exam[: len(rows)]]:

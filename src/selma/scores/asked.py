@@ -33,6 +33,7 @@ class Asked:
 
     def __init__(self, folder: Path, judge: Judge) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
         self._judge = judge
         self._answers = inside(folder, f"{judge.fingerprint}.jsonl")
         self._index = folder / "pictures.jsonl"

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import string
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from selma.errors import DataError
@@ -146,14 +146,21 @@ def points(found: Mapping[str, Verdict]) -> int:
     return sum(verdict == "yes" for verdict in found.values())
 
 
+def detail(question: Question) -> str:
+    """The finer category, or the broad one of a question that has none (DSG's "global")."""
+    return question.detail or question.category
+
+
 def category_points(
-    exam: Iterable[ExamPrompt], judgement: Verdicts
+    exam: Iterable[ExamPrompt],
+    judgement: Verdicts,
+    of: Callable[[Question], str] = lambda question: question.category,
 ) -> dict[str, dict[str, tuple[int, int]]]:
     """Category → prompt id → (points, questions), only for prompts that have such questions."""
     table: dict[str, dict[str, tuple[int, int]]] = {}
     for prompt in exam:
         for question in prompt.questions:
-            row = table.setdefault(question.category, {})
+            row = table.setdefault(of(question), {})
             got, asked = row.get(prompt.id, (0, 0))
             row[prompt.id] = (got + (judgement[prompt.id][question.id] == "yes"), asked + 1)
     return table

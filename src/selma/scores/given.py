@@ -17,6 +17,7 @@ from selma.errors import ConfigError, DataError
 from selma.records import Answer, ExamPrompt, Interval, Question, Record
 from selma.scores import faithfulness, statistics
 from selma.scores.benchmarks import Dependencies, read_dsg
+from selma.scores.benchmarks.layouts import source_of
 from selma.scores.faithfulness import Reading, Verdicts, Zeroing
 from selma.scores.rows import csv_rows
 
@@ -102,8 +103,10 @@ def dsg_result(
     answered = {answer.prompt_id for answer in given}
     mean = _Mean(rules.average, verdicts, seed=seed, resamples=resamples)
     groups: dict[str, list[str]] = defaultdict(list)
+    sources: dict[str, list[str]] = defaultdict(list)
     for prompt in asked:
         groups[prompt.group].append(prompt.id)
+        sources[source_of(prompt.id)].append(prompt.id)
     whole, by_group = mean(verdicts), {name: mean(ids) for name, ids in sorted(groups.items())}
     return {
         "score": _rounded(whole.mean),
@@ -112,7 +115,8 @@ def dsg_result(
         "groups": {name: _rounded(found.mean) for name, found in by_group.items()},
         "group_intervals": {name: _ends(found) for name, found in by_group.items()},
         "group_prompts": {name: found.n for name, found in by_group.items()},
-        "categories": _shares(asked, verdicts, lambda q: q.detail or q.category),
+        "sources": {name: _rounded(mean(ids).mean) for name, ids in sorted(sources.items())},
+        "categories": _shares(asked, verdicts, faithfulness.detail),
         "categories_broad": _shares(asked, verdicts, lambda q: q.category),
         "prompts": len(verdicts),
         "questions": sum(map(len, verdicts.values())),

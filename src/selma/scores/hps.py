@@ -3,6 +3,11 @@
     DIR/{anime,concept-art,paintings,photo}/{index:05d}.jpg     the picture of prompt `index`
     PROMPTS/{anime,concept-art,paintings,photo}.json            a list of texts
 
+and, where the pictures are of a run's model,
+
+    5-scores/hps/<model>/scores.jsonl                           as they come, a line each
+    5-scores/hps/<model>/hps.json                               the result
+
 The published program takes another prompt's picture where one is missing; here what is missing is
 left out and counted.
 """
@@ -10,22 +15,37 @@ left out and counted.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from selma.backbones.preference import PreferenceScorer
 from selma.errors import ConfigError, DataError
 from selma.pictures import open_picture
 from selma.progress import progress
-from selma.records import Interval
+from selma.records import ExamPrompt
 from selma.scores import statistics
+from selma.scores.answering import CHUNK, manifest, whole_chunks
+from selma.workspace import (
+    SCORES,
+    Item,
+    Workspace,
+    append_lines,
+    file_sha256,
+    read_lines,
+    recipe_key,
+    write_json,
+)
 
 STYLES = ("anime", "concept-art", "paintings", "photo")
 PROMPTS_EACH = 800
 SUFFIXES = (".jpg", ".png")
 MAX_PIXELS = 4096 * 4096
-CHUNK = 32
+
+Prompts = Mapping[str, Sequence[str]]
+"""Style → its prompts, in the order that pictures are numbered by."""
+Drawn = Literal["run", "given"]
 
 
 def version_kind(version: str) -> str:
@@ -51,9 +71,34 @@ def read_hps_prompts(folder: Path) -> dict[str, list[str]]:
     return found
 
 
+def hps_exam(prompts: Prompts) -> list[ExamPrompt]:
+    """The benchmark as an exam without questions: what a run draws, and the order of scores."""
+    return [
+        ExamPrompt(id=f"{style}-{number:05d}", text=text, group=style, questions=())
+        for style, texts in prompts.items()
+        for number, text in enumerate(texts)
+    ]
+
+
+def given_pictures(folder: Path, prompts: Prompts) -> dict[str, Path]:
+    """Prompt's id → its picture in DIR, of those that are there. Raises DataError where none is,
+    for one that is there twice, or that no prompt belongs to."""
+    there = {
+        f"{style}-{number:05d}": path
+        for style, texts in prompts.items()
+        for number, path in _pictures(folder / style, len(texts))
+    }
+    if not there:
+        raise DataError(
+            f"{folder} must hold pictures as {STYLES[0]}/00000.jpg, in folders named "
+            f"{', '.join(STYLES)}, but has none."
+        )
+    return there
+
+
 def score_hps(
     pictures: Path,
-    prompts: Mapping[str, Sequence[str]],
+    prompts: Prompts,
     scorer: PreferenceScorer,
     *,
     seed: int = 0,
@@ -64,41 +109,140 @@ def score_hps(
 
     Raises DataError for a broken picture, or where there is none at all.
     """
-    there = {style: dict(_pictures(pictures / style, len(texts))) for style, texts in
-             prompts.items()}  # fmt: skip
-    total = sum(map(len, there.values()))
-    if not total:
-        raise DataError(
-            f"{pictures} must hold pictures as {STYLES[0]}/00000.jpg, in folders named "
-            f"{', '.join(STYLES)}, but has none."
-        )
-    scores: dict[str, dict[int, float]] = {}
-    with progress(scorer.name, total=total) as advance:
-        for style, paths in there.items():
-            scores[style] = {}
-            numbers = sorted(paths)
-            for start in range(0, len(numbers), CHUNK):
-                part = numbers[start : start + CHUNK]
-                opened = [open_picture(paths[i], max_pixels=MAX_PIXELS) for i in part]
-                found = scorer.score(opened, [prompts[style][i] for i in part])
-                scores[style] |= dict(zip(part, found, strict=True))
-                advance(len(part))
-    every = [score for of_style in scores.values() for score in of_style.values()]
-    whole = statistics.interval(every, seed=seed, resamples=resamples)
+    there = given_pictures(pictures, prompts)
+    scores: dict[str, float] = {}
+    exam = [prompt for prompt in hps_exam(prompts) if prompt.id in there]
+    with progress(scorer.name, total=len(exam)) as advance:
+        for start in range(0, len(exam), CHUNK):
+            scores |= _scored(exam[start : start + CHUNK], there, scorer)
+            advance(min(CHUNK, len(exam) - start))
+    return _result(scores, prompts, scorer, seed=seed, resamples=resamples)
+
+
+def hps_item(
+    there: Mapping[str, Path],
+    prompts: Prompts,
+    scorer: PreferenceScorer,
+    folder: Workspace,
+    *,
+    model: str,
+    key: str,
+    drawn: Drawn,
+) -> Item:
+    """The finished item with the result of a run's model; goes on where it was stopped.
+
+    there: prompt's id → picture. key: the model's own, so that another model of the same name has
+    another result. drawn: whether the run drew the pictures or was given them. Raises DataError.
+    """
+    exam = [prompt for prompt in hps_exam(prompts) if prompt.id in there]
+    item = folder.item(
+        SCORES,
+        "hps",
+        model,
+        recipe={
+            "model": key,
+            "drawn": drawn,
+            "prompts": recipe_key(
+                {"prompts": {name: list(some) for name, some in prompts.items()}}
+            ),
+            "pictures": recipe_key({prompt.id: file_sha256(there[prompt.id]) for prompt in exam}),
+            "network": scorer.fingerprint,
+            "chunk": CHUNK,
+        },
+    )
+    if item.done:
+        return item
+    started = time.monotonic()
+    path = item.begin() / "scores.jsonl"
+    done = whole_chunks(path, exam)
+    title = f"{scorer.name}: {model}"
+    with progress(title, total=len(exam), done=done) as advance:
+        for start in range(done, len(exam), CHUNK):
+            found = _scored(exam[start : start + CHUNK], there, scorer)
+            append_lines(path, [{"prompt": id, "score": score} for id, score in found.items()])
+            advance(len(found))
+    scores = {row["prompt"]: row["score"] for row in read_lines(path)}
+    result = _result(scores, prompts, scorer) | {"model": model, "drawn": drawn}
+    write_json(item.path / "hps.json", result)
+    item.finish([path, item.path / "hps.json"], {"pictures": len(scores)})
+    folder.journal(SCORES, what=title, seconds=round(time.monotonic() - started, 3))
+    return item
+
+
+def read_hps(item: Item) -> dict[str, Any]:
+    """The result of a finished item."""
+    found: dict[str, Any] = json.loads((item.path / "hps.json").read_text("utf-8"))
+    return found
+
+
+def run_results(folder: Workspace, keys: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Model → its result, of those whose model is still the run's by `keys` (model → its key).
+
+    Where the base has one of the same prompts by the same scorer, `minus_base` has each style's
+    difference and "all", paired by prompt.
+    """
+    found, made = {}, {}
+    for model, key in keys.items():
+        recipe = manifest(folder.root / SCORES / "hps" / model).get("recipe", {})
+        item = folder.item(SCORES, "hps", model, recipe=recipe)
+        if recipe.get("model") == key and item.manifest is not None:
+            found[model] = read_hps(item)
+            made[model] = (recipe["prompts"], recipe["network"])
+    base = found.get("base")
+    for model, result in found.items():
+        if base is not None and model != "base" and made[model] == made["base"]:
+            result["minus_base"] = _differences(result["per_picture"], base["per_picture"])
+    return found
+
+
+Scores = Mapping[str, Mapping[str, float]]
+
+
+def _differences(after: Scores, before: Scores) -> dict[str, Any]:
+    change = {
+        style: [score - before[style][i] for i, score in some.items() if i in before[style]]
+        for style, some in after.items()
+    }
+    change["all"] = [value for some in change.values() for value in some]
     return {
-        "score": whole.mean,
-        "interval": [whole.low, whole.high],
-        "pictures": total,
-        "missing": sum(map(len, prompts.values())) - total,
+        name: statistics.interval(some, seed=0).model_dump() if some else None
+        for name, some in change.items()
+    }
+
+
+def _scored(
+    exam: Sequence[ExamPrompt], there: Mapping[str, Path], scorer: PreferenceScorer
+) -> dict[str, float]:
+    opened = [open_picture(there[prompt.id], max_pixels=MAX_PIXELS) for prompt in exam]
+    found = scorer.score(opened, [prompt.text for prompt in exam])
+    return {prompt.id: score for prompt, score in zip(exam, found, strict=True)}
+
+
+def _result(
+    scores: Mapping[str, float],
+    prompts: Prompts,
+    scorer: PreferenceScorer,
+    *,
+    seed: int = 0,
+    resamples: int = 10_000,
+) -> dict[str, Any]:
+    by_style: dict[str, dict[str, float]] = {style: {} for style in prompts}
+    for id, score in scores.items():
+        style, _, number = id.rpartition("-")
+        by_style[style][number] = score
+    return {
+        **_ends(scores, seed=seed, resamples=resamples),
+        "pictures": len(scores),
+        "missing": sum(map(len, prompts.values())) - len(scores),
         "styles": {
             style: {
                 **_ends(of_style, seed=seed, resamples=resamples),
                 "pictures": len(of_style),
                 "missing": len(prompts[style]) - len(of_style),
             }
-            for style, of_style in scores.items()
+            for style, of_style in by_style.items()
         },
-        "complete": all(len(s) == PROMPTS_EACH == len(prompts[n]) for n, s in scores.items()),
+        "complete": all(len(s) == PROMPTS_EACH == len(prompts[n]) for n, s in by_style.items()),
         "scorer": {
             "name": scorer.name,
             "scale": scorer.scale,
@@ -106,10 +250,7 @@ def score_hps(
             "weights": scorer.weights,
             "fingerprint": scorer.fingerprint,
         },
-        "per_picture": {
-            style: {f"{i:05d}": score for i, score in of_style.items()}
-            for style, of_style in scores.items()
-        },
+        "per_picture": by_style,
     }
 
 
@@ -132,8 +273,8 @@ def _pictures(folder: Path, count: int) -> Iterator[tuple[int, Path]]:
         yield number, path
 
 
-def _ends(scores: Mapping[int, float], **bootstrap: int) -> dict[str, Any]:
+def _ends(scores: Mapping[str, float], **bootstrap: int) -> dict[str, Any]:
     if not scores:
         return {"score": None, "interval": None}
-    found: Interval = statistics.interval(list(scores.values()), **bootstrap)
+    found = statistics.interval(list(scores.values()), **bootstrap)
     return {"score": found.mean, "interval": [found.low, found.high]}

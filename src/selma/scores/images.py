@@ -1,26 +1,32 @@
-"""A folder of pictures and a judge → DSG scores; no run is needed.
+"""A folder of pictures and a judge → DSG's or TIFA's scores; no run is needed.
 
 Pictures are named by their prompt: <item_id>.png, or .jpg as DSG's own program has them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from selma.backbones import judging
-from selma.backbones.judging import Judge
+from selma.backbones import judging, matching
+from selma.backbones.judging import Chooser, Judge
+from selma.backbones.wordings import MultipleChoice
 from selma.config.scores import JudgeConfig, LocalJudge, ScoresConfig, ServedJudge
-from selma.errors import ConfigError, DataError
-from selma.records import Answer, ExamPrompt, Interval
-from selma.scores.asked import Asked
+from selma.errors import ConfigError, DataError, ModelError
+from selma.records import Answer, ExamPrompt, Interval, Question
+from selma.scores.answering import WORDS, has_choices
+from selma.scores.asked import Asked, Said
 from selma.scores.benchmarks import exam_prompts, read_dsg
+from selma.scores.benchmarks.tifa import TIFA
 from selma.scores.given import DsgRules, dsg_result
 from selma.scores.soft import soft_interval, soft_scores, whole_prompt_questions
+from selma.scores.tifa import Matcher, match_choices
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -36,14 +42,18 @@ def score_images(
     rules: DsgRules,
     answers: Path | None = None,
     vqascore: str | None = None,
+    choices_prompt: str = WORDS,
+    matcher: str | None = None,
     seed: int = 0,
     resamples: int = 10_000,
     load_judge: Callable[..., Judge] = judging.load_judge,
+    load_matcher: Callable[[str], Matcher] = matching.load_matcher,
 ) -> dict[str, Any]:
     """What `score_dsg` gives, with the judge, its raw answers and the soft scores.
 
     answers: the folder that keeps what was said; None is <pictures>-answers. vqascore: also ask
-    about the whole prompt, in this wording. Raises DataError, ConfigError or ModelError.
+    about the whole prompt, in this wording. choices_prompt, matcher: of multiple-choice questions,
+    as in `scores` of a run's settings. Raises DataError, ConfigError or ModelError.
     """
     exam = _exam(benchmark, split, rules)
     found = _pictures(pictures, exam)
@@ -57,7 +67,13 @@ def score_images(
         )
     one = load_judge(judge, setting="judge")
     kept = Asked(answers or pictures.with_name(f"{pictures.resolve().name}-answers"), one)
-    given = _ask(kept, drawn, found)
+    if has_choices(drawn):
+        kept_choices = Asked(kept.folder, _Choosing(one, drawn, choices_prompt))
+        given = _ask(kept_choices, drawn, found, _offer_key(choices_prompt))
+        if matcher:
+            given = match_choices(drawn, given, load_matcher(matcher))
+    else:
+        given = _ask(kept, drawn, found)
     how = {"seed": seed, "resamples": resamples}
     result = dsg_result(exam, given, rules=rules, **how)
     result |= {
@@ -68,6 +84,8 @@ def score_images(
         "soft": _plain(soft_interval(soft_scores(given), **how)),
         "answers": _raw(given),
     }
+    if has_choices(drawn):
+        result |= {"choices_prompt": choices_prompt, "matcher": matcher}
     if vqascore is not None:
         whole = _ask(kept, whole_prompt_questions(drawn, vqascore), found)
         scores = soft_scores(whole)
@@ -102,7 +120,39 @@ def judge_from(text: str) -> AnyJudge:
     return judge
 
 
+class _Choosing:
+    """A judge that is asked multiple-choice questions by their keys, under which answers are kept:
+    the same words with other choices are another question."""
+
+    def __init__(self, judge: Judge, exam: Sequence[ExamPrompt], words: str) -> None:
+        if not isinstance(judge, Chooser):
+            raise ModelError(
+                f"The benchmark asks multiple-choice questions, but {judge.name} answers only yes "
+                "or no. Name a judge that reads choices."
+            )
+        self.name, self.fingerprint = judge.name, judge.fingerprint
+        self._judge, self._words, key = judge, words, _offer_key(words)
+        self._offers: Mapping[str, MultipleChoice] = {
+            key(q): MultipleChoice(q.text, q.choices or ("yes", "no"))
+            for prompt in exam
+            for q in prompt.questions
+        }
+
+    def answer(
+        self, pictures: Sequence[Image.Image], questions: Sequence[Sequence[str]]
+    ) -> list[list[Said]]:
+        offered = [[self._offers[key] for key in some] for some in questions]
+        said = self._judge.choose(pictures, offered, words=self._words)
+        return [[(text, None) for text in some] for some in said]
+
+
+def _offer_key(words: str) -> Callable[[Question], str]:
+    return lambda question: json.dumps([words, question.text, *question.choices])
+
+
 def _exam(benchmark: str, split: str, rules: DsgRules) -> list[ExamPrompt]:
+    if benchmark != "toybox" and split == "test" and TIFA.recognises(Path(benchmark)):
+        return TIFA.read(Path(benchmark))
     if benchmark != "toybox" and split == "test":
         return read_dsg(Path(benchmark), dependencies=rules.dependencies)
     try:
@@ -127,10 +177,15 @@ def _pictures(folder: Path, exam: Sequence[ExamPrompt]) -> dict[str, Path]:
     return found
 
 
-def _ask(kept: Asked, exam: Sequence[ExamPrompt], pictures: dict[str, Path]) -> list[Answer]:
+def _ask(
+    kept: Asked,
+    exam: Sequence[ExamPrompt],
+    pictures: dict[str, Path],
+    key: Callable[[Question], str] = lambda question: question.text,
+) -> list[Answer]:
     said = kept.ask(
         [pictures[prompt.id] for prompt in exam],
-        [[question.text for question in prompt.questions] for prompt in exam],
+        [[key(question) for question in prompt.questions] for prompt in exam],
     )
     return [
         Answer(prompt_id=prompt.id, question_id=question.id, text=text, yes=yes)
@@ -142,7 +197,9 @@ def _ask(kept: Asked, exam: Sequence[ExamPrompt], pictures: dict[str, Path]) -> 
 def _raw(answers: Sequence[Answer]) -> dict[str, dict[str, dict[str, Any]]]:
     rows: dict[str, dict[str, dict[str, Any]]] = {}
     for answer in answers:
-        said = {"text": answer.text, "yes": answer.yes}
+        said: dict[str, Any] = {"text": answer.text, "yes": answer.yes}
+        if answer.choice is not None:
+            said["choice"] = answer.choice
         rows.setdefault(answer.prompt_id, {})[answer.question_id] = said
     return rows
 

@@ -15,7 +15,16 @@ from selma.backbones import judging, matching, preference
 from selma.backbones.judging import Judge, Scorer
 from selma.config.scores import ScoresConfig, judge_name
 from selma.errors import DataError
-from selma.records import Answer, Comparison, ExamPrompt, Interval, ModelScore, Scorecard
+from selma.records import (
+    Answer,
+    Comparison,
+    ExamPrompt,
+    Interval,
+    ModelScore,
+    Published,
+    Question,
+    Scorecard,
+)
 from selma.scores import faithfulness, statistics
 from selma.scores.answering import (
     answer_item,
@@ -27,6 +36,7 @@ from selma.scores.answering import (
     read_answer_file,
     read_clip_file,
 )
+from selma.scores.benchmarks.published import published
 from selma.scores.faithfulness import Verdicts, Zeroing
 from selma.scores.preference import (
     Loader,
@@ -89,6 +99,7 @@ def score_models(
         if scorer:
             clips[model] = clip_item(exam, model, drawn, scorer, folder)
     matcher_name = config.matcher if has_choices(exam) else None
+    known_as = published(exam)
     drawn_in_order = {model: pictures[model] for model in models}
     preferred = score_preferences(exam, drawn_in_order, config, folder, load=load_preference)
     item = folder.item(
@@ -110,6 +121,7 @@ def score_models(
             # Left out where there are none, so that scorecards without them stay what they are.
             **({"preferences": {p.about.label: p.keys for p in preferred}} if preferred else {}),
             **({"chosen_by": config.chosen_by} if config.chosen_by else {}),
+            **({"published": known_as} if known_as else {}),
             **({"compare": [list(pair) for pair in compare]} if compare else {}),
         },
     )
@@ -119,7 +131,7 @@ def score_models(
         matcher = load_matcher(matcher_name) if matcher_name else None
         answers = {model: _answers(exam, said[model], matcher) for model in models}
         card, verdicts = _scorecard(
-            exam, config, models, answers, said_too, clips, preferred, seed=seed
+            exam, config, models, answers, said_too, clips, preferred, known_as, seed=seed
         )
         bootstrap = {"seed": seed, "resamples": config.resamples}
         card = card.model_copy(update={"comparisons": _comparisons(card, compare, bootstrap)})
@@ -184,6 +196,7 @@ def _scorecard(
     said_too: Mapping[str, Item],
     clips: Mapping[str, Item],
     preferred: Sequence[Preferences],
+    known_as: Published | None,
     *,
     seed: int,
 ) -> tuple[Scorecard, dict[str, Verdicts]]:
@@ -193,7 +206,7 @@ def _scorecard(
     }
     clip = {model: read_clip_file(item.path) for model, item in clips.items()}
     base = next(iter(models))
-    sure = _Intervals(exam, seed=seed, resamples=config.resamples)
+    sure = _Intervals(exam, seed=seed, resamples=config.resamples, detailed=known_as is not None)
     card = Scorecard(
         benchmark=_benchmark_name(config),
         split=config.split if config.benchmark == "toybox" else "all",
@@ -220,6 +233,7 @@ def _scorecard(
         measure="TIFA" if has_choices(exam) else "DSG",
         matcher=config.matcher if has_choices(exam) else None,
         dependency_faults=faithfulness.dependency_faults(exam),
+        published=known_as,
         preferences=tuple(found.about for found in preferred),
         clip_chose="clip" in config.chosen_by,
     )
@@ -258,8 +272,11 @@ def _with_soft_scores(
 class _Intervals:
     """Turns one model's verdicts into intervals, all with the same resamples."""
 
-    def __init__(self, exam: Sequence[ExamPrompt], *, seed: int, resamples: int) -> None:
+    def __init__(
+        self, exam: Sequence[ExamPrompt], *, seed: int, resamples: int, detailed: bool
+    ) -> None:
         self.exam = exam
+        self.detailed = detailed
         self.bootstrap = {"seed": seed, "resamples": resamples}
 
     def model_score(
@@ -275,6 +292,11 @@ class _Intervals:
         found: dict[str, Any] = {}
         if clip is not None:
             found["clip"] = statistics.interval(clip, **self.bootstrap)
+        if self.detailed:
+            found |= {
+                "by_question": self._categories(verdicts, of=_any)["all"],
+                "details": self._categories(verdicts, of=faithfulness.detail),
+            }
         if base is not None:
             found |= self._differences(scores, verdicts, clip, *base)
         return ModelScore(
@@ -304,6 +326,13 @@ class _Intervals:
             "category_differences": self._categories(verdicts, base_verdicts),
             "group_differences": self._groups(change),
         }
+        if self.detailed:
+            found |= {
+                "by_question_difference": self._categories(verdicts, base_verdicts, of=_any)["all"],
+                "detail_differences": self._categories(
+                    verdicts, base_verdicts, of=faithfulness.detail
+                ),
+            }
         if clip is not None and base_clip is not None:
             found["clip_difference"] = statistics.paired_difference(
                 clip, base_clip, **self.bootstrap
@@ -319,11 +348,17 @@ class _Intervals:
             groups.setdefault(prompt.group, {})[prompt.id] = scores[prompt.id]
         return {group: self._mean(members) for group, members in groups.items()}
 
-    def _categories(self, after: Verdicts, before: Verdicts | None = None) -> dict[str, Interval]:
+    def _categories(
+        self,
+        after: Verdicts,
+        before: Verdicts | None = None,
+        *,
+        of: Callable[[Question], str] = lambda question: question.category,
+    ) -> dict[str, Interval]:
         """Means over questions; minus those of `before`, if it is given."""
-        old = faithfulness.category_points(self.exam, before) if before else {}
+        old = faithfulness.category_points(self.exam, before, of) if before else {}
         result = {}
-        for category, rows in faithfulness.category_points(self.exam, after).items():
+        for category, rows in faithfulness.category_points(self.exam, after, of).items():
             was = {id: got for id, (got, _) in old.get(category, {}).items()}
             result[category] = statistics.interval(
                 [100 * (got - was.get(id, 0)) for id, (got, _) in rows.items()],
@@ -331,6 +366,11 @@ class _Intervals:
                 **self.bootstrap,
             )
         return result
+
+
+def _any(question: Question) -> str:
+    """Makes all questions one category."""
+    return "all"
 
 
 def _answers(exam: Sequence[ExamPrompt], item: Item, matcher: Matcher | None) -> list[Answer]:

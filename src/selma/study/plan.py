@@ -114,7 +114,7 @@ class Pictures:
         return data if _only_pixels(data) else png_bytes(decode(data, max_pixels=MAX_PIXELS))
 
     def _read(self, prompt: str, model: int) -> bytes:
-        path = inside(self.run, f"{_place(self.models[model])}/{prompt}.png")
+        path = inside(self.run, f"{place_of(self.models[model])}/{prompt}.png")
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -143,13 +143,14 @@ def _only_pixels(data: bytes) -> bool:
     return False
 
 
-def _place(model: str) -> str:
+def place_of(model: str) -> str:
+    """Where a run keeps a model's pictures of its exam."""
     return f"{SCORES}/pictures/{model}"
 
 
 def _finished_pictures(run: Path, model: str) -> dict[str, Any]:
     """File name → size and sha256."""
-    folder = inside(run, _place(model))
+    folder = inside(run, place_of(model))
     files: dict[str, Any] = manifest(folder).get("files", {})
     if not files:
         there = sorted(path.parent.name for path in folder.parent.glob("*/manifest.json"))

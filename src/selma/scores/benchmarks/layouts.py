@@ -61,10 +61,13 @@ class Benchmark:
 def group_of(item_id: str) -> str:
     """DSG's group of an item such as "stanford_paragraph_54"; the source itself if DSG has none,
     "all" if the id names no source."""
-    source, separator, _ = item_id.rpartition("_")
-    if not separator or not source:
-        return "all"
+    source = source_of(item_id)
     return next((group for part, group in DSG_GROUPS.items() if part in source), source)
+
+
+def source_of(item_id: str) -> str:
+    """ "stanford_paragraph" of "stanford_paragraph_54"; "all" if the id names no source."""
+    return item_id.rpartition("_")[0] or "all"
 
 
 def unsafe_id(item_id: str) -> str | None:

@@ -1,0 +1,273 @@
+"""A run's figures beside the paper's, in the layout of the paper's tables.
+
+Only what is about the same prompts is put beside: tables 1 and 7 for a run on DSG-1k, table 6 on
+TIFA v1.0, table 5 where HPS's benchmark was scored. Each row says whose it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from selma.backbones.bases import paper_base
+from selma.backbones.hub import HUB_ID
+from selma.config.networks import BaseConfig
+from selma.records import Findings, Interval, ModelScore, Scorecard
+from selma.report import paper
+from selma.report.paper import SELMA, Printed
+from selma.report.tables import CHOSE, one, points, signed
+
+PROMPTS = {"dsg-1k": 1060, "tifa-v1.0": 4081}
+MEASURED_BY = {
+    "PickScore": ("PickScore v1",),
+    "ImageReward": ("ImageReward v1.0",),
+    "HPS": ("HPS v2.1", "HPS v2.0"),
+}
+"""Column of table 1 → names of scorers that it may hold, the likeliest to be the paper's first."""
+FINE = 2
+"""Decimals of what people's preference is modelled by: its differences are small."""
+ELEMENTS = paper.TABLE_6.columns[:-1]
+KINDS = paper.TABLE_7.columns[:-1]
+STYLES = paper.TABLE_5.columns[:-1]
+
+Measured = list[Interval | None]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure as text; `ends` is its interval, which the paper never has."""
+
+    text: str
+    ends: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    ours: bool
+    gain: bool
+    cells: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One base's rows."""
+
+    base: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One of the paper's tables with ours in it."""
+
+    printed: Printed
+    said: str
+    """How ours was measured, and what it is held against."""
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Ours:
+    """What a run has for a table, a value for each column. `gain` is merged minus base, paired."""
+
+    base: Measured
+    merged: Measured
+    gain: Measured
+
+
+def beside(findings: Findings) -> list[Beside]:
+    """The tables that this run has figures for, in the paper's order; [] for most runs."""
+    card = findings.scorecard
+    found = []
+    if card.published == "dsg-1k":
+        found += [_made(findings, paper.TABLE_1, _table_1(card), _dsg_said(card, preference=True))]
+    if ours := _table_5(findings.hps):
+        found += [_made(findings, paper.TABLE_5, ours, _hps_said(findings.hps))]
+    if card.published == "tifa-v1.0":
+        ours = _each(card, lambda m: [*_of(m.categories, ELEMENTS), m.dsg],
+                     lambda m: [*_of(m.category_differences, ELEMENTS), m.difference])  # fmt: skip
+        found += [_made(findings, paper.TABLE_6, ours, _tifa_said(card))]
+    if card.published == "dsg-1k":
+        ours = _each(
+            card,
+            lambda m: [*_of(m.details, KINDS), m.by_question],
+            lambda m: [*_of(m.detail_differences, KINDS), m.by_question_difference],
+        )
+        found += [_made(findings, paper.TABLE_7, ours, _dsg_said(card))]
+    return found
+
+
+def own_base(findings: Findings) -> tuple[str, bool]:
+    """What the run's base is called, and whether it is one of the paper's."""
+    base = BaseConfig.model_validate(findings.settings.get("base", {}))
+    if known := paper_base(base):
+        return known, True
+    plain = HUB_ID.fullmatch(base.model) and not base.model.startswith(".")
+    return (base.model if plain else PurePath(base.model).name), False
+
+
+def _table_1(card: Scorecard) -> Ours:
+    labels = {
+        column: next((s.label for name in names for s in card.preferences if s.name == name), "")
+        for column, names in MEASURED_BY.items()
+    }
+    scorers = list(labels.values())
+    return _each(
+        card,
+        lambda m: [m.by_question, None, *_of(m.preferences, scorers)],
+        lambda m: [m.by_question_difference, None, *_of(m.preference_differences, scorers)],
+    )
+
+
+def _table_5(hps: dict[str, dict[str, Any]]) -> Ours | None:
+    there = _comparable(hps)
+    if not {"base", "merged"} & set(there):
+        return None
+
+    def values(model: str) -> Measured:
+        if model not in there:
+            return [None] * len(paper.TABLE_5.columns)
+        result = there[model]
+        return [_interval(result["styles"][style]) for style in STYLES] + [_interval(result)]
+
+    minus = there.get("merged", {}).get("minus_base") or {}
+    gain = [minus.get(name) for name in (*STYLES, "all")]
+    return Ours(
+        values("base"), values("merged"), [Interval.model_validate(g) if g else None for g in gain]
+    )
+
+
+def _comparable(hps: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Those by the version that table 5 has."""
+    return {model: r for model, r in hps.items() if r["scorer"]["name"] == "HPS v2.1"}
+
+
+def _interval(row: dict[str, Any]) -> Interval | None:
+    if row["score"] is None:
+        return None
+    low, high = row["interval"]
+    return Interval(mean=row["score"], low=low, high=high, n=row["pictures"])
+
+
+def _each(
+    card: Scorecard,
+    values: Callable[[ModelScore], Measured],
+    gains: Callable[[ModelScore], Measured],
+) -> Ours:
+    base, merged = one(card, "base"), one(card, "merged")
+    return Ours(values(base), values(merged), gains(merged))
+
+
+def _of(found: dict[str, Interval], names: Sequence[str]) -> Measured:
+    return [found.get(name) for name in names]
+
+
+def _made(findings: Findings, printed: Printed, ours: Ours, said: str) -> Beside:
+    name, known = own_base(findings)
+    own = f"merged ({findings.merged.method.replace('_', ' ')})"
+    mine = {"": ("base", ours.base), SELMA: (own, ours.merged)}
+    bases = [name] if known else []
+    bases += [base for base in printed.rows if base not in bases]
+    blocks = [] if known else [Block(name, tuple(_rows(printed, None, mine, ours.gain)))]
+    blocks += [
+        Block(base, tuple(_rows(printed, base, *((mine, ours.gain) if base == name else ({}, [])))))
+        for base in bases
+    ]
+    if not known:
+        said += f" The run's base, {name}, is not known to be one of the paper's."
+    return Beside(printed, said, tuple(blocks))
+
+
+def _rows(
+    printed: Printed,
+    base: str | None,
+    mine: dict[str, tuple[str, Measured]],
+    gain: Measured,
+) -> Iterator[Row]:
+    """A base's rows: ours above the paper's of the same model, and last what SELMA gained."""
+    theirs = printed.rows[base] if base else {}
+    for method in theirs or mine:
+        if method in mine:
+            name, values = mine[method]
+            yield Row(name, True, False, tuple(_cells(printed, values)))
+        if method in theirs:
+            yield Row(
+                f"+ {method}" if method else "base",
+                False,
+                False,
+                tuple(
+                    None if value is None else Cell(points(value, digits))
+                    for value, digits in zip(theirs[method], printed.decimals, strict=True)
+                ),
+            )
+    if mine:
+        yield Row("merged minus base", True, True, tuple(_cells(printed, gain, sign=True)))
+    if theirs:
+        pairs = zip(theirs[SELMA], theirs[""], printed.decimals, strict=True)
+        yield Row("SELMA minus base", False, True, tuple(
+            None if after is None or before is None else Cell(signed(after - before, digits))
+            for after, before, digits in pairs
+        ))  # fmt: skip
+
+
+def _cells(printed: Printed, values: Measured, *, sign: bool = False) -> Iterator[Cell | None]:
+    show = signed if sign else points
+    for column, digits, found in zip(printed.columns, printed.decimals, values, strict=True):
+        fine = FINE if column in MEASURED_BY or printed.number == 5 else digits
+        if found is None:
+            yield None
+        else:
+            ends = f"{show(found.low, fine)} to {show(found.high, fine)}"
+            yield Cell(show(found.mean, fine), ends)
+
+
+def _dsg_said(card: Scorecard, *, preference: bool = False) -> str:
+    zeroing = card.zeroing.replace("_", " ")
+    said = (
+        f"Ours: {_share(card, 'DSG-1k')}, judged by {card.judge}; the mean over all questions, "
+        f"zeroing {zeroing}. The paper's: judged by mPLUG-large; its released code zeroes in row "
+        "order."
+    )
+    if not preference:
+        return said
+    shown = {
+        column: next((s for name in names for s in card.preferences if s.name == name), None)
+        for column, names in MEASURED_BY.items()
+    }
+    for column, scorer in shown.items():
+        if scorer is not None:
+            said += f" {column} of ours: {scorer.name}, {scorer.weights}."
+            said += f" {CHOSE[0].upper()}{CHOSE[1:]}" if scorer.chose else ""
+    return said
+
+
+def _tifa_said(card: Scorecard) -> str:
+    matched = f", free answers matched by {card.matcher}" if card.matcher else ""
+    return (
+        f"Ours: {_share(card, 'TIFA v1.0')}, judged by {card.judge}{matched}. The paper's: judged "
+        "by BLIP-2 FlanT5-XL."
+    )
+
+
+def _share(card: Scorecard, name: str) -> str:
+    whole = PROMPTS[card.published or ""]
+    if card.prompts == whole:
+        return f"all {whole} prompts of {name}"
+    return f"only {card.prompts} of the {whole} prompts of {name}, so that the prompts differ too"
+
+
+def _hps_said(hps: dict[str, dict[str, Any]]) -> str:
+    said = []
+    for model, found in _comparable(hps).items():
+        if model in ("base", "merged"):
+            scorer = found["scorer"]
+            drawn = "drawn by this run" if found["drawn"] == "run" else "given as a folder"
+            said.append(
+                f"Ours, {model}: {found['pictures']} pictures, {drawn}"
+                + ("" if found["complete"] else ", not the benchmark's 800 of each style")
+                + f"; {scorer['name']}, {scorer['weights']}, {scorer['preprocessing']}."
+            )
+    return " ".join(said)

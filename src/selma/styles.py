@@ -1,0 +1,71 @@
+"""HPS's benchmark for a run's model: drawn by the run or given as a folder, scored, and kept in the
+run's folder, from where its report takes it.
+
+It stands beside the six stages, as the paper's table 5 stands beside its others.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selma.config import RunConfig
+from selma.config.scores import PreferenceConfig
+from selma.errors import ConfigError
+from selma.pipeline import UNIFORM, Stages, opened
+from selma.workspace import SCORES
+
+if TYPE_CHECKING:
+    from selma.records import Expert, Merged
+
+
+def score_styles(
+    config: RunConfig,
+    scorer: PreferenceConfig,
+    *,
+    prompts: Path,
+    model: str = "merged",
+    pictures: Path | None = None,
+) -> dict[str, Any]:
+    """The result of one of the run's models ("base", "merged" or a skill), as `scores.hps` has it.
+
+    prompts: the benchmark's folder. pictures: what the model drew of them; None draws them, with
+    the settings and seeds of the run's exam. Raises NotFinished where the run has no such model
+    yet, ConfigError where it will never have.
+    """
+    from selma.backbones.preference import load_preference
+    from selma.scores.hps import given_pictures, hps_exam, hps_item, read_hps, read_hps_prompts
+
+    texts = read_hps_prompts(prompts)
+    # What is judged here is no exam of the run's, so that none of its judges need be there.
+    with opened(config, make=[SCORES], checked=[]) as this:
+        adapter, key = _model(this, model)
+        if pictures is None:
+            place = this.draw_other(hps_exam(texts), f"hps-{model}", adapter)
+            there = {prompt.id: place / f"{prompt.id}.png" for prompt in hps_exam(texts)}
+        else:
+            there = given_pictures(pictures, texts)
+        item = hps_item(
+            there,
+            texts,
+            load_preference(scorer),
+            this.folder,
+            model=model,
+            key=key,
+            drawn="run" if pictures is None else "given",
+        )
+        return read_hps(item)
+
+
+def _model(this: Stages, name: str) -> tuple[Expert | Merged | None, str]:
+    """What is applied to the base, and the model's key."""
+    if name == "base":  # needs no expert, so that the paper's first rows can come first
+        return None, this.base_key()
+    experts = this.all_experts()
+    merged = this.merge_experts(experts)
+    keys = this.model_keys(experts, merged)
+    if name not in keys:
+        raise ConfigError(f"The run has the models {', '.join(keys)}, but {name!r} came.")
+    adapters: dict[str, Expert | Merged | None] = {expert.skill: expert for expert in experts}
+    adapters |= {"merged": merged, UNIFORM: merged.uniform}
+    return adapters[name], keys[name]
