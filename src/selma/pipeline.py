@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selma import processes
 from selma.config import RunConfig
 from selma.config.networks import BaseConfig
 from selma.config.sur import SurDrawing
@@ -247,11 +248,13 @@ def opened(
     config: RunConfig, *, make: Sequence[str], checked: Sequence[str] | None = None
 ) -> Iterator[Stages]:
     """The stages of one run, its folder locked; only those in `make` may make anything. `checked`
-    are those whose settings must be sound, where not all of a stage is asked for."""
+    are those whose settings must be sound, where not all of a stage is asked for. Every process
+    that was launched must come by here, and does all of it with the others."""
     check(config, make if checked is None else checked)
     folder = Workspace(config.run_folder)
-    with folder.locked():
-        write_run_file(config, folder)
+    with processes.together(), folder.locked():
+        if processes.main():
+            write_run_file(config, folder)
         yield Stages(config, folder, make=make)
 
 
@@ -266,7 +269,7 @@ class Stages:
     def write_prompts(self) -> dict[str, list[Prompt]]:
         from selma.prompts.writing import write_prompts
 
-        with self._at(PROMPTS) as folder:
+        with self._at(PROMPTS) as folder, processes.main_first():
             return write_prompts(
                 self.config.prompts, folder, seed=self.config.seed, exam_texts=self._exam_texts
             )
@@ -303,16 +306,19 @@ class Stages:
 
         with self._at(MERGED) as folder:
             if self.config.merged.search is None:
-                return merge_experts(experts, self.config.merged, folder)
+                with processes.main_first():
+                    return merge_experts(experts, self.config.merged, folder)
             from selma.merged.searching import merge_searched
 
-            return merge_searched(
-                experts,
-                self.config.merged,
-                folder,
-                score=self._dev_score,
-                judged_by=self._dev_recipe(),
-            )
+            with processes.main_first(self._dev_score) as score:
+                assert score is not None
+                return merge_searched(
+                    experts,
+                    self.config.merged,
+                    folder,
+                    score=score,
+                    judged_by=self._dev_recipe(),
+                )
 
     def draw_exam(self, experts: Sequence[Expert], merged: Merged) -> dict[str, Path]:
         """Model → folder with its picture of each exam prompt; the base first, merged last."""
@@ -364,6 +370,8 @@ class Stages:
     ) -> Path:
         from selma.report.page import write_report
 
+        if not processes.main():
+            return self.folder.root / REPORT / "index.html"
         findings = Findings(
             settings=portable(self.config, self.folder.root),
             prompts=prompts,
@@ -381,7 +389,7 @@ class Stages:
             trials=trials(merged),
             energies=energies(experts),
         )
-        with self._at(REPORT) as folder:
+        with self._at(REPORT) as folder, processes.alone():
             return write_report(findings, self.config.report, folder)
 
     def model(self) -> TextToImage:
@@ -418,6 +426,9 @@ class Stages:
         """
         if stage not in self.make:
             yield Finished(self.folder.root)
+            return
+        if not processes.main():
+            yield self.folder
             return
         before, started = len(self.folder.read_journal()), time.monotonic()
         yield self.folder
