@@ -7,10 +7,11 @@ something is missing, the error names the command that makes it.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 TOYBOX = BaseConfig()
 UNIFORM = "uniform"
 """What the merge with uniform weights is called where others were searched."""
+TRIAL = "trial"
+"""What the pictures of a merge are called that was only tried."""
 PLAIN = SurDrawing()
 
 
@@ -310,15 +313,18 @@ class Stages:
                     return merge_experts(experts, self.config.merged, folder)
             from selma.merged.searching import merge_searched
 
-            with processes.main_first(self._dev_score) as score:
+            with processes.main_first(partial(self._dev_score, kind=TRIAL)) as score:
                 assert score is not None
-                return merge_searched(
+                merged = merge_searched(
                     experts,
                     self.config.merged,
                     folder,
                     score=score,
                     judged_by=self._dev_recipe(),
                 )
+            if MERGED in self.make and processes.main():
+                self._drop_trial_pictures()
+            return merged
 
     def draw_exam(self, experts: Sequence[Expert], merged: Merged) -> dict[str, Path]:
         """Model → folder with its picture of each exam prompt; the base first, merged last."""
@@ -469,16 +475,23 @@ class Stages:
             reader=reader,
         )
 
-    def _dev_score(self, adapter: Path) -> float:
-        """An adapter's score on the dev prompts, 0-100, by the judge that never reports."""
+    def _dev_score(self, adapter: Path, *, kind: str = "dev") -> float:
+        """An adapter's score on the dev prompts, 0-100, by the judge that never reports. Its
+        pictures are `5-scores/pictures/<kind>-<key>`."""
         from selma.backbones.text_to_image import adapter_file
         from selma.scores.scoring import dsg_score
 
         key = file_sha256(adapter_file(adapter))[:16]
         exam = self._dev_exam
-        pictures = self._draw(exam, self.folder, name=f"dev-{key}", adapter=adapter, key=key)
+        pictures = self._draw(exam, self.folder, name=f"{kind}-{key}", adapter=adapter, key=key)
         zeroing = self.config.scores.zeroing
         return dsg_score(exam, pictures, judge=self._choosing_judge, zeroing=zeroing)
+
+    def _drop_trial_pictures(self) -> None:
+        """A finished search has its scores on record; a folder for each merge that was tried would
+        be most of a run's size."""
+        for pictures in (self.folder.root / SCORES / "pictures").glob(f"{TRIAL}-*"):
+            shutil.rmtree(pictures)
 
     @cached_property
     def _choosing_judge(self) -> Judge:
