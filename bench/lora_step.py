@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,7 +85,8 @@ def main(
             logs["selma"].append([json.loads(row)["loss"] for row in rows])
 
         def theirs() -> None:
-            logs["in the loop"].append(list(loop(model, data, made[0], config)))
+            steps = batches(made[0], config, skill=SKILL)
+            logs["in the loop"].append(list(loop(model.pipe, data, steps, config)))
 
         turns = in_turn({"selma": ours, "in the loop": theirs}, rounds=rounds)
         share = proportion(model, made[0], config)
@@ -187,14 +188,13 @@ def encoded(model: TextToImage, data: Sequence[Pair], folder: Path) -> Encoded:
     )
 
 
-def batches(data: Encoded, config: ExpertsConfig) -> Batches:
-    _, channels, height, width = data.mean.shape
+def batches(data: Encoded, config: ExpertsConfig, *, skill: str) -> Batches:
     return Batches(
         seed=0,
-        skill=SKILL,
+        skill=skill,
         count=len(data),
         batch_size=config.batch_size,
-        latent=(channels, height, width),
+        latent=tuple(data.mean.shape[1:]),
         train_timesteps=1000,
         caption_dropout=config.caption_dropout,
         flip=False,
@@ -202,14 +202,17 @@ def batches(data: Encoded, config: ExpertsConfig) -> Batches:
 
 
 def loop(
-    model: TextToImage, data: Sequence[Pair], shape: Encoded, config: ExpertsConfig
+    pipe: Any,
+    data: Sequence[Pair],
+    steps: Batches,
+    config: ExpertsConfig,
+    *,
+    save: Callable[[dict[str, torch.nn.Parameter]], None] = lambda factors: None,
 ) -> Iterator[float]:
-    """The loss of each step. `shape` tells no more than how large latents are."""
-    pipe, steps = model.pipe, batches(shape, config)
+    """The loss of each step; in the end `save` gets the factors. `steps` has the random numbers."""
     alphas_bar = pipe.scheduler.alphas_cumprod
-    factors = lora.attach(
-        pipe.unet, config.adapter, generator=generator(0, "experts", SKILL, "init")
-    )
+    drawn = generator(steps.seed, "experts", steps.skill, "init")
+    factors = lora.attach(pipe.unet, config.adapter, generator=drawn)
     try:
         parameters = list(factors.values())
         optimizer = torch.optim.AdamW(
@@ -227,6 +230,7 @@ def loop(
             optimizer.step()
             optimizer.zero_grad()
             yield loss.item()
+        save(factors)
     finally:
         lora.detach(pipe.unet)
 
@@ -259,7 +263,7 @@ def proportion(model: TextToImage, data: Encoded, config: ExpertsConfig) -> floa
     from selma.experts.training import denoising
 
     factors = lora.attach(model.pipe.unet, config.adapter, generator=torch.Generator())
-    batch = next(batches(data, config).at(0).parts(1))
+    batch = next(batches(data, config, skill=SKILL).at(0).parts(1))
     with FlopCounterMode(display=False) as step:
         alphas_bar = model.pipe.scheduler.alphas_cumprod
         denoising(model, data.samples(batch), batch, alphas_bar).mean().backward()
