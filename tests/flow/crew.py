@@ -150,7 +150,7 @@ def main() -> None:
 
         before = len(crew.log.read_bytes())
         found["uneven"] = crew.codes(work("batch", "experts", spread="batch", batch_size=3))
-        found["uneven says"] = crew.log.read_bytes()[before:].decode(errors="replace")[-600:]
+        found["uneven says"] = crew.log.read_bytes()[before:].decode(errors="replace")[-9000:]
 
         outcomes = []
         for _ in range(given.kills):
