@@ -130,22 +130,27 @@ def main_first(
         yield score
         return
     if not main():
-        while (told := gathered(None)[0]) is not None and "score" in told:
+        while "score" in (told := gathered(None)[0]):
             assert score is not None
             score(Path(told["score"]))
-        if told is None or not told["done"]:
+        if not told["done"]:
             raise WorkspaceError("The main process stopped, so this one does.")
         with alone():
             yield score
         return
 
+    scoring = done = False
+
     def asked(place: Path) -> float:
+        nonlocal scoring
         assert score is not None
         with together():
             gathered({"score": str(place)})
-            return score(place)
+            scoring = True
+            found = score(place)
+            scoring = False
+        return found
 
-    done = False
     try:
         with alone():
             yield asked if score else None
@@ -153,7 +158,7 @@ def main_first(
     finally:
         if done:
             gathered({"done": True})
-        else:
+        elif not scoring:  # there, the others wait for something else, and see this one end
             with suppress(WorkspaceError):  # whatever went wrong in the block matters more
                 gathered({"done": False})
 
