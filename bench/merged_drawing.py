@@ -43,9 +43,9 @@ def main(
     torch.set_num_threads(1)
     settings = BaseConfig(model=base, device="cpu")
     fused, stacked = load_text_to_image(settings), load_text_to_image(settings)
-    noise = torch.randn(
-        pictures, 4, *[fused.pipe.unet.config.sample_size] * 2, generator=torch.Generator()
-    )
+    unet = fused.pipe.unet.config
+    shape = (pictures, unet.in_channels, unet.sample_size, unet.sample_size)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = [made_up(fused, folder, number, rank) for number in range(experts)]
