@@ -125,7 +125,7 @@ def narrow(folder: Path) -> Path:
         tokenizer=words,
         unet=UNet2DConditionModel(
             sample_size=PX // 8,
-            block_out_channels=(16, 32, 64, 64),
+            block_out_channels=(24, 48, 96, 96),
             cross_attention_dim=32,
             attention_head_dim=2,
             norm_num_groups=8,

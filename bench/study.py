@@ -129,6 +129,8 @@ class Released:
         self.ours, self.folder, self.address = ours, folder, address
         self.seconds: dict[str, float] = {}
         self.losses: dict[str, list[float]] = {}
+        self.answers: dict[str, list[str]] = {}
+        self.score: dict[str, float] = {}
         this = pipeline.Stages(ours, Workspace(ours.run_folder), make=[])
         self.prompts: Mapping[str, Sequence[Prompt]] = this.write_prompts()
         self.exam: Sequence[ExamPrompt] = exam_prompts(ours.scores)
@@ -207,10 +209,10 @@ class Released:
         assert not isinstance(settings, str)
         judge = VqaJudge(settings)  # type: ignore[arg-type]
         asked = one_at_a_time(judge, settings.model)
-        self.score: dict[str, float] = {}
         for model in ("base", "merged"):
             shown = [Image.open(self.folder / model / f"{p.id}.png") for p in self.exam]
             replies = asked(shown, [[q.text for q in p.questions] for p in self.exam])
+            self.answers[model] = [text for some in replies for text in some]
             self.score[model] = 100 * float(np.mean(list(points(self.exam, replies))))
 
     def loaded(self) -> Any:
@@ -287,9 +289,23 @@ def compared(ours: RunConfig, theirs: Released) -> bool:
     scores = {model.model: model.dsg.mean for model in card.models}
     console = Console()
     console.print(f"Training pictures differ by at most {worst} of 255; losses by {loss:.1e}.")
+    other = 0.0
     for model, score in theirs.score.items():
-        console.print(f"{model}: {scores[model]:.3f} and {score:.3f}")
-    return worst <= 2 and loss < 1e-2 and abs(scores["base"] - theirs.score["base"]) < 1
+        pairs = list(zip(answers_of(run, model), theirs.answers[model], strict=True))
+        differ = sum(a != b for a, b in pairs) / len(pairs)
+        console.print(
+            f"{model}: scores {scores[model]:.3f} and {score:.3f}; of {len(pairs)} answers "
+            f"{differ:.1%} differ."
+        )
+        other = max(other, differ)
+    return worst <= 2 and loss < 1e-2 and other < 0.02
+
+
+def answers_of(run: Path, model: str) -> list[str]:
+    """What the reporting judge said, in the exam's order."""
+    place = run / "5-scores" / "answers" / model / "answers.jsonl"
+    rows = [json.loads(row) for row in place.read_text().splitlines()]
+    return [answer["text"] for row in rows for answer in row["answers"]]
 
 
 def apart(one: Path, other: Path) -> int:
