@@ -30,15 +30,20 @@ def main(
     files: Annotated[list[Path] | None, typer.Argument(help="Adapters of any format.")] = None,
 ) -> None:
     """Prints one row for each method with its default settings."""
+    with tempfile.TemporaryDirectory() as folder:
+        Console().print(errors(files or made_up(Path(folder))))
+
+
+def errors(files: list[Path]) -> Table:
+    """One row for each method: what became of the exact mean, and what it cost."""
     table = Table(title="against the exact mean of the changes")
     for column in ("method", "relative error", "cosine", "norm x", "rank", "MB", "seconds"):
         table.add_column(column, justify="left" if column == "method" else "right")
     with tempfile.TemporaryDirectory() as folder:
-        some = files or made_up(Path(folder))
         for method in MERGE_SETTINGS:
             out = Path(folder) / f"{method}.safetensors"
             started = time.perf_counter()
-            _, found = merge_files(some, MergedConfig.model_validate({"method": method}), out)
+            _, found = merge_files(files, MergedConfig.model_validate({"method": method}), out)
             seconds = time.perf_counter() - started
             whole = found["all"]
             ranks = {layer["rank"] for layer in found["layers"].values()}
@@ -51,7 +56,7 @@ def main(
                 f"{out.stat().st_size / 1e6:.1f}",
                 f"{seconds:.2f}",
             )
-    Console().print(table)
+    return table
 
 
 def made_up(folder: Path) -> list[Path]:

@@ -1,11 +1,14 @@
-"""The tiny SD 1 as one file in the original layout, with published checkpoints' names."""
+"""The tiny pipelines as one file in the original layout, with published checkpoints' names."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from selma.adapters.names import original_path
@@ -13,15 +16,38 @@ from selma.adapters.names import original_path
 
 def write_single_file(folder: Path, path: Path, *, without: str | None = None) -> Path:
     """`path`, with the weights of the pipeline in `folder`, but for those named `without`..."""
-    tensors: dict[str, Tensor] = {}
-    for part, renamed in (("unet", _unet), ("vae", _vae), ("text_encoder", _text)):
-        (source,) = (folder / part).glob("*.safetensors")
-        for name, tensor in safetensors.torch.load_file(source).items():
-            key, fitted = renamed(name, tensor)
-            if without is None or not key.startswith(without):
-                tensors[key] = fitted.contiguous()
-    safetensors.torch.save_file(tensors, path)
+    tensors = {}
+    for part, renamed in (("unet", _unet), ("vae", _vae)):
+        tensors |= dict(renamed(name, tensor) for name, tensor in _weights(folder, part).items())
+    tensors |= _text_encoders(folder)
+    kept = {
+        key: tensor.contiguous()
+        for key, tensor in tensors.items()
+        if without is None or not key.startswith(without)
+    }
+    safetensors.torch.save_file(kept, path)
     return path
+
+
+def _weights(folder: Path, part: str) -> dict[str, Tensor]:
+    (source,) = (folder / part).glob("*.safetensors")
+    return safetensors.torch.load_file(source)
+
+
+def _text_encoders(folder: Path) -> dict[str, Tensor]:
+    """SD 1 has CLIP's own layout, SD 2 that of OpenCLIP, SDXL one of each."""
+    first = _weights(folder, "text_encoder")
+    if (folder / "text_encoder_2").is_dir():
+        second = _weights(folder, "text_encoder_2")
+        return _clip("conditioner.embedders.0.transformer.", first) | _open_clip(
+            "conditioner.embedders.1.model.", second
+        )
+    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    if scheduler.get("prediction_type") == "v_prediction":
+        # Published files have a projection, which no one uses.
+        unused = {"text_projection.weight": torch.zeros(32, 32)}
+        return _open_clip("cond_stage_model.model.", first | unused)
+    return _clip("cond_stage_model.transformer.", first)
 
 
 def _unet(name: str, tensor: Tensor) -> tuple[str, Tensor]:
@@ -65,5 +91,37 @@ def _vae(name: str, tensor: Tensor) -> tuple[str, Tensor]:
     return f"first_stage_model.{name}", tensor
 
 
-def _text(name: str, tensor: Tensor) -> tuple[str, Tensor]:
-    return f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}", tensor
+def _clip(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        f"{prefix}text_model.{name.removeprefix('text_model.')}": tensor
+        for name, tensor in weights.items()
+    }
+
+
+_OPEN_CLIP = (
+    (r"encoder\.layers\.", "transformer.resblocks."),
+    (r"layer_norm([12])", r"ln_\1"),
+    (r"self_attn", "attn"),
+    (r"fc1", "c_fc"),
+    (r"fc2", "c_proj"),
+    (r"embeddings\.position_embedding\.weight", "positional_embedding"),
+    (r"embeddings\.token_embedding", "token_embedding"),
+    (r"final_layer_norm", "ln_final"),
+    (r"text_projection\.weight", "text_projection"),
+)
+
+
+def _open_clip(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Queries, keys and values in one matrix; the projection stands on its side."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        path = name.removeprefix("text_model.")
+        for ours, theirs in _OPEN_CLIP:
+            path = re.sub(ours, theirs, path)
+        if path.endswith(("k_proj.weight", "k_proj.bias", "v_proj.weight", "v_proj.bias")):
+            continue
+        if match := re.fullmatch(r"(.*\.attn)\.q_proj\.(weight|bias)", path):
+            three = [weights[name.replace("q_proj", f"{one}_proj")] for one in "qkv"]
+            path, tensor = f"{match[1]}.in_proj_{match[2]}", torch.cat(three)
+        found[prefix + path] = tensor.T if path == "text_projection" else tensor
+    return found

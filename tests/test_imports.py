@@ -14,7 +14,7 @@ ROOT = Path(selma.__file__).parent
 STAGES = {"prompts", "images", "experts", "merged", "scores", "report"}
 LAYERS: tuple[set[str], ...] = (
     {"errors"},
-    {"records", "config", "randomness", "progress"},
+    {"records", "config", "randomness", "progress", "processes"},
     {"workspace", "pictures"},
     {"toybox"},
     {"backbones"},
@@ -80,6 +80,7 @@ def test_imports_point_one_way(path: Path) -> None:
         "cli/publishing.py",
         "cli/benchmarks.py",
         "pipeline.py",
+        "processes.py",
         "preflight.py",
         "standing.py",
         "finished.py",

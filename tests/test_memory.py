@@ -19,8 +19,10 @@ from selma.backbones.memory import (
     Need,
     drawing_need,
     encoding_need,
+    held,
     parts_of,
     peak,
+    straight,
 )
 from selma.config import RunConfig
 from selma.config.experts import ExpertsConfig, LoraConfig, OftConfig
@@ -152,6 +154,38 @@ def test_real_sizes_agree_with_what_was_counted(
     need = training_need(parts, config)
     # PEFT widens what enters a layer's factors to float32, which that count left out.
     assert each < need.each < each * 1.5
+
+
+def test_guidance_doubles_what_the_unet_holds(tmp_path: Path) -> None:
+    base = real_size(tmp_path, "sd1", SD1)
+    own = tiny.folder("sd1") / "vae" / "config.json"
+    shutil.copy(own, Path(base.model) / "vae" / "config.json")  # a decoder that needs next to none
+    parts = parts_of(base)
+    guided, plain = (drawing_need(parts, 4, guided=guided) for guided in (True, False))
+    assert guided.each == pytest.approx(2 * plain.each, rel=0.05)
+
+
+def test_half_precision_is_widened_where_it_is_in_use() -> None:
+    whole, half, short = (
+        parts_of(tiny.base("sdxl").model_copy(update={"precision": precision}))
+        for precision in ("fp32", "fp16", "bf16")
+    )
+    assert (half.vae_dtype, short.vae_dtype) == (torch.float32, torch.bfloat16)
+    each = [encoding_need(parts, 1).each for parts in (whole, half, short)]
+    assert each[0] == each[1] == pytest.approx(2 * each[2], rel=0.2)
+    assert half.vae.dtype == torch.float16, "as it was before"
+
+
+def test_what_waits_in_the_cpus_memory_is_not_counted() -> None:
+    parts = parts_of(tiny.base("sd1").model_copy(update={"offload": True}))
+    need = training_need(parts, CONFIG.model_copy(update={"micro_batch_size": 2}))
+    assert need.weights == held(parts.unet) and need.pictures == 2
+    assert drawing_need(parts, 3, guided=True).weights == parts.weights
+
+
+def test_the_line_through_one_and_two_pictures() -> None:
+    assert straight(10, 14) == (6, 4)
+    assert straight(5, 12) == (0, 7), "nothing is less than nothing"
 
 
 def test_other_kinds_of_adapters_are_estimated_too() -> None:

@@ -109,18 +109,22 @@ def _unet(**different: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(**settings | different)
 
 
-def build(shape: str, folder: Path, *, seed: int = 0) -> Path:
-    """Saves the pipeline of this shape as a diffusers folder; equal seeds give equal weights."""
+def build(shape: str, folder: Path, *, seed: int = 0, second_width: int = 32) -> Path:
+    """Saves the pipeline of this shape as a diffusers folder; equal seeds give equal weights.
+
+    second_width: of SDXL's second text encoder, as wide as the first one unless it must be told
+    from it.
+    """
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:
-        _pipeline(shape).save_pretrained(folder, safe_serialization=True)
+        _pipeline(shape, second_width).save_pretrained(folder, safe_serialization=True)
     finally:
         torch.random.set_rng_state(state)
     return folder
 
 
-def _pipeline(shape: str) -> DiffusionPipeline:
+def _pipeline(shape: str, second_width: int) -> DiffusionPipeline:
     schedule: dict[str, Any] = {
         "beta_start": 0.00085,
         "beta_end": 0.012,
@@ -133,11 +137,13 @@ def _pipeline(shape: str) -> DiffusionPipeline:
         return StableDiffusionXLPipeline(
             vae=_autoencoder(),
             text_encoder=_text_encoder(first, width=32, kind=CLIPTextModel),
-            text_encoder_2=_text_encoder(second, width=32, kind=CLIPTextModelWithProjection),
+            text_encoder_2=_text_encoder(
+                second, width=second_width, kind=CLIPTextModelWithProjection
+            ),
             tokenizer=first,
             tokenizer_2=second,
             unet=_unet(
-                cross_attention_dim=64,
+                cross_attention_dim=32 + second_width,
                 attention_head_dim=(2, 4),
                 use_linear_projection=True,
                 transformer_layers_per_block=(1, 2),

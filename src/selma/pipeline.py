@@ -7,13 +7,15 @@ something is missing, the error names the command that makes it.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selma import processes
 from selma.config import RunConfig
 from selma.config.networks import BaseConfig
 from selma.config.sur import SurDrawing
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 TOYBOX = BaseConfig()
 UNIFORM = "uniform"
 """What the merge with uniform weights is called where others were searched."""
+TRIAL = "trial"
+"""What the pictures of a merge are called that was only tried."""
 PLAIN = SurDrawing()
 
 
@@ -247,11 +251,13 @@ def opened(
     config: RunConfig, *, make: Sequence[str], checked: Sequence[str] | None = None
 ) -> Iterator[Stages]:
     """The stages of one run, its folder locked; only those in `make` may make anything. `checked`
-    are those whose settings must be sound, where not all of a stage is asked for."""
+    are those whose settings must be sound, where not all of a stage is asked for. Every process
+    that was launched must come by here, and does all of it with the others."""
     check(config, make if checked is None else checked)
     folder = Workspace(config.run_folder)
-    with folder.locked():
-        write_run_file(config, folder)
+    with processes.together(), folder.locked():
+        if processes.main():
+            write_run_file(config, folder)
         yield Stages(config, folder, make=make)
 
 
@@ -266,7 +272,7 @@ class Stages:
     def write_prompts(self) -> dict[str, list[Prompt]]:
         from selma.prompts.writing import write_prompts
 
-        with self._at(PROMPTS) as folder:
+        with self._at(PROMPTS) as folder, processes.main_first():
             return write_prompts(
                 self.config.prompts, folder, seed=self.config.seed, exam_texts=self._exam_texts
             )
@@ -303,16 +309,22 @@ class Stages:
 
         with self._at(MERGED) as folder:
             if self.config.merged.search is None:
-                return merge_experts(experts, self.config.merged, folder)
+                with processes.main_first():
+                    return merge_experts(experts, self.config.merged, folder)
             from selma.merged.searching import merge_searched
 
-            return merge_searched(
-                experts,
-                self.config.merged,
-                folder,
-                score=self._dev_score,
-                judged_by=self._dev_recipe(),
-            )
+            with processes.main_first(partial(self._dev_score, kind=TRIAL)) as score:
+                assert score is not None
+                merged = merge_searched(
+                    experts,
+                    self.config.merged,
+                    folder,
+                    score=score,
+                    judged_by=self._dev_recipe(),
+                )
+            if MERGED in self.make and processes.main():
+                self._drop_trial_pictures()
+            return merged
 
     def draw_exam(self, experts: Sequence[Expert], merged: Merged) -> dict[str, Path]:
         """Model → folder with its picture of each exam prompt; the base first, merged last."""
@@ -374,6 +386,8 @@ class Stages:
         from selma.scores.hps import run_results
         from selma.study.results import run_studies
 
+        if not processes.main():
+            return self.folder.root / REPORT / "index.html"
         findings = Findings(
             settings=portable(self.config, self.folder.root),
             prompts=prompts,
@@ -393,7 +407,7 @@ class Stages:
             hps=run_results(self.folder, self.model_keys(experts, merged)),
             studies=run_studies(self.folder.root),
         )
-        with self._at(REPORT) as folder:
+        with self._at(REPORT) as folder, processes.alone():
             return write_report(findings, self.config.report, folder)
 
     def model_keys(self, experts: Sequence[Expert], merged: Merged) -> dict[str, str]:
@@ -445,6 +459,9 @@ class Stages:
         if stage not in self.make:
             yield Finished(self.folder.root)
             return
+        if not processes.main():
+            yield self.folder
+            return
         before, started = len(self.folder.read_journal()), time.monotonic()
         yield self.folder
         spent = time.monotonic() - started
@@ -484,16 +501,23 @@ class Stages:
             reader=reader,
         )
 
-    def _dev_score(self, adapter: Path) -> float:
-        """An adapter's score on the dev prompts, 0-100, by the judge that never reports."""
+    def _dev_score(self, adapter: Path, *, kind: str = "dev") -> float:
+        """An adapter's score on the dev prompts, 0-100, by the judge that never reports. Its
+        pictures are `5-scores/pictures/<kind>-<key>`."""
         from selma.backbones.text_to_image import adapter_file
         from selma.scores.scoring import dsg_score
 
         key = file_sha256(adapter_file(adapter))[:16]
         exam = self._dev_exam
-        pictures = self._draw(exam, self.folder, name=f"dev-{key}", adapter=adapter, key=key)
+        pictures = self._draw(exam, self.folder, name=f"{kind}-{key}", adapter=adapter, key=key)
         zeroing = self.config.scores.zeroing
         return dsg_score(exam, pictures, judge=self._choosing_judge, zeroing=zeroing)
+
+    def _drop_trial_pictures(self) -> None:
+        """A finished search has its scores on record; a folder for each merge that was tried would
+        be most of a run's size."""
+        for pictures in (self.folder.root / SCORES / "pictures").glob(f"{TRIAL}-*"):
+            shutil.rmtree(pictures)
 
     @cached_property
     def _choosing_judge(self) -> Judge:

@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from selma.processes import launched
+
 console = Console(stderr=True)
 
 
@@ -34,7 +36,8 @@ def progress(what: str, *, total: int, done: int = 0) -> Iterator[Advance]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console) as bar:
+    # Several processes would write over each other's bars.
+    with Progress(*columns, console=console, disable=launched()[0] > 0) as bar:
         task = bar.add_task(what, total=total, completed=done, note="")
 
         def advance(done: int = 1, *, note: str = "") -> None:

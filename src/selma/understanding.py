@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from selma import processes
 from selma.config import RunConfig
 from selma.config.sur import SurSettings
 from selma.finished import Finished
@@ -20,7 +21,7 @@ def collect(config: RunConfig) -> tuple[list[Triple], dict[str, int]]:
     """The triples, and reason → how many rows were rejected for it."""
     from selma.images.triples.collecting import rejected
 
-    with opened(config, make=[IMAGES]) as this:
+    with opened(config, make=[IMAGES]) as this, processes.main_first():
         triples = _triples(this, this.folder)
         return triples, rejected(this.folder, _settings(config).data, seed=config.seed)
 

@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from selma import processes
 from selma.errors import DataError, WorkspaceError
 
 PROMPTS, IMAGES, EXPERTS = "1-prompts", "2-images", "3-experts"
@@ -168,7 +169,14 @@ class Item:
 
     def begin(self) -> Path:
         """The folder, ready to be filled or to be filled further; what another recipe left there
-        is moved to `superseded/`."""
+        is moved to `superseded/`. Of several processes the main one begins, and all return."""
+        if processes.main():
+            self._begin()
+        processes.wait()
+        self.__dict__.pop("manifest", None)
+        return self.path
+
+    def _begin(self) -> None:
         plan = _read_json(self.path / "plan.json")
         if self.path.exists() and (plan is None or plan.get("key") != self.key):
             if plan is None and {file.name for file in self.path.iterdir()} <= {_PLAN_ASIDE}:
@@ -179,11 +187,17 @@ class Item:
         if plan is None or plan.get("key") != self.key:
             write_json(self.path / "plan.json", {"key": self.key, "recipe": self.recipe})
         (self.path / "manifest.json").unlink(missing_ok=True)
-        self.__dict__.pop("manifest", None)
-        return self.path
 
     def finish(self, files: Iterable[Path], summary: Mapping[str, Any]) -> None:
-        """Writes the manifest: from now on the item is done."""
+        """Writes the manifest: from now on the item is done. Of several processes the main one
+        writes it, when all are here."""
+        processes.wait()
+        if processes.main():
+            self._finish(files, summary)
+        processes.wait()
+        self.__dict__.pop("manifest", None)
+
+    def _finish(self, files: Iterable[Path], summary: Mapping[str, Any]) -> None:
         entries = {
             file.relative_to(self.path).as_posix(): {
                 "bytes": file.stat().st_size,
@@ -200,7 +214,6 @@ class Item:
                 "summary": dict(summary),
             },
         )
-        self.__dict__.pop("manifest", None)
 
     def _supersede(self, old_key: str) -> None:
         for number in range(1000):
@@ -226,16 +239,25 @@ class Workspace:
         return Item(self.root, name, json.loads(_canonical(recipe)))
 
     def journal(self, stage: str, **facts: Any) -> None:
-        """Adds a line to the run's journal: times, costs, whatever is not part of a result."""
+        """Adds a line to the run's journal: times, costs, whatever is not part of a result. Of
+        several processes the main one tells."""
+        if not processes.main():
+            return
         self.root.mkdir(parents=True, exist_ok=True)
         append_line(self.root / "journal.jsonl", {"time": time.time(), "stage": stage, **facts})
 
     def read_journal(self) -> list[dict[str, Any]]:
-        return read_lines(self.root / "journal.jsonl", repair=True)
+        return read_lines(self.root / "journal.jsonl", repair=processes.main())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One process at a time; the lock of a dead process is taken over."""
+        """One process at a time, or one run's processes together, of which the main one holds the
+        lock; the lock of a dead process is taken over."""
+        processes.wait()  # so that all are joined, and end if the main process finds it taken
+        if not processes.main():
+            processes.wait()
+            yield
+            return
         self.root.mkdir(parents=True, exist_ok=True)
         path = self.root / ".lock"
         mine = {"pid": os.getpid(), "host": socket.gethostname(), "started": _started(os.getpid())}
@@ -254,6 +276,7 @@ class Workspace:
         with os.fdopen(descriptor, "w") as file:
             json.dump(mine, file)
         try:
+            processes.wait()
             yield
         finally:
             path.unlink(missing_ok=True)

@@ -111,10 +111,35 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> BaseConfig:
     return BaseConfig(model=str(path), config=str(tiny.folder("sd1")), device="cpu")
 
 
-def test_a_single_file_draws_what_its_folder_draws(single: BaseConfig) -> None:
-    assert drawn(single) == drawn(tiny.base("sd1"))
-    assert base_fingerprint(single) != base_fingerprint(tiny.base("sd1"))
-    assert own_architecture(single) == own_architecture(tiny.base("sd1"))
+@pytest.mark.parametrize("shape", tiny.SHAPES)
+def test_a_single_file_draws_what_its_folder_draws(tmp_path: Path, shape: str) -> None:
+    # Files tell SDXL's two text encoders apart by their widths.
+    folder = tiny.build(shape, tmp_path / shape, second_width=48)
+    path = write_single_file(folder, tmp_path / "tiny.safetensors")
+    whole = BaseConfig(model=str(folder), device="cpu")
+    single = BaseConfig(model=str(path), config=str(folder), device="cpu")
+    assert drawn(single) == drawn(whole)
+    assert base_fingerprint(single) != base_fingerprint(whole)
+    assert own_architecture(single) == own_architecture(whole)
+
+
+@pytest.mark.parametrize(
+    ("shape", "without"),
+    [
+        ("sd2", "cond_stage_model.model.transformer.resblocks.1.attn.in_proj"),
+        ("sd2", "cond_stage_model.model.ln_final"),
+        ("sdxl", "conditioner.embedders.0"),
+        ("sdxl", "conditioner.embedders.1"),
+        ("sdxl", "conditioner.embedders.1.model.text_projection"),
+        ("sdxl", "model.diffusion_model.label_emb"),
+    ],
+)
+def test_no_part_of_the_larger_ones_may_lack(tmp_path: Path, shape: str, without: str) -> None:
+    folder = tiny.build(shape, tmp_path / shape, second_width=48)
+    path = write_single_file(folder, tmp_path / "part.safetensors", without=without)
+    base = BaseConfig(model=str(path), config=str(folder), device="cpu")
+    with pytest.raises(ModelError, match="must hold every weight"):
+        load_text_to_image(base)
 
 
 def test_its_fingerprint_is_of_file_and_configs(single: BaseConfig, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from test_train_experts import CONFIG, changed, trained, weights
 from selma.backbones.text_to_image import load_text_to_image
 from selma.experts.recipes import expert_recipe
 
-SPARED = changed(gradient_checkpointing=True)
+SPARED = changed(gradient_checkpointing=True, spread="batch")
 
 
 def checkpointed_calls(model):

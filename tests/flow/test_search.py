@@ -67,6 +67,8 @@ def test_a_run_searches_its_weights_and_holds_them_against_uniform_ones(
     else:
         assert names == ["base", "merged"] and card.comparisons == ()
     assert {found.state for found in standings(one)} == {"done"}
+    drawn = {path.name for path in (one.run_folder / "5-scores" / "pictures").iterdir()}
+    assert drawn == set(names), "the pictures of merges that were only tried are gone"
     before = tree(one.run_folder)
     pipeline.run(one)
     assert tree(one.run_folder) == before

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selma import processes
 from selma.errors import ModelError, WorkspaceError
 from selma.workspace import file_sha256, write_bytes
 
@@ -117,9 +118,11 @@ def find_device(wanted: str, *, setting: str) -> torch.device:
         "cpu": True,
     }
     if wanted == "auto":
-        return torch.device(next(name for name, found in there.items() if found))
+        wanted = next(name for name, found in there.items() if found)
     if not there[wanted]:
         raise ModelError(f"{setting} is {wanted}, but PyTorch finds none. Set it to auto or cpu.")
+    if wanted == "cuda" and processes.launched()[1] > 1:
+        return torch.device(wanted, processes.local_number() % torch.cuda.device_count())
     return torch.device(wanted)
 
 

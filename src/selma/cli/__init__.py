@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import NoReturn
@@ -60,8 +61,11 @@ class Stopped(BaseException):
 
 def main() -> NoReturn:
     """Runs the command; an error of ours is its message and its exit code, without a traceback."""
+    from selma import processes
     from selma.errors import SelmaError
 
+    if processes.launched()[0]:
+        _hush()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     try:
@@ -75,6 +79,14 @@ def main() -> NoReturn:
             "Stopped. What is finished is kept: the same command goes on from here.", err=True
         )
         sys.exit(stopped.exit_code)
+
+
+def _hush() -> None:
+    """What every process would say, the main one says."""
+    from selma.progress import console
+
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (open until the process ends)
+    console.quiet = True
 
 
 def _stop(number: int, frame: object) -> None:

@@ -116,6 +116,9 @@ class TrainingConfig(Section):
 
 class ExpertsConfig(TrainingConfig):
     adapter: AdapterConfig = LoraConfig()
+    spread: Literal["experts", "batch"] = "experts"
+    """What several processes share: each trains experts of its own, with the very weights that one
+    process would train; or all train one after the other, each on its part of every batch."""
     select: Literal["last", "dev"] = "last"
     """Which checkpoint becomes the expert: the last, or the best on the dev split by the choosing
     judge (the paper chooses on the test benchmark)."""

@@ -25,7 +25,7 @@ def expert_recipe(
     seed: int,
 ) -> dict[str, Any]:
     """All that the expert's weights depend on. `digests` are the pictures' sha256."""
-    without = {"tracker", "gradient_checkpointing"}  # neither changes a weight
+    without = {"tracker", "gradient_checkpointing", "spread"}  # none changes a weight
     if config.select == "last":
         without.add("checkpoint_every")  # changes only how much a crash can cost
     texts = [pair.prompt.text for pair in pairs]

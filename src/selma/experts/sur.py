@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from selma import processes
 from selma.adapters import sur, sur_files
 from selma.adapters.files import Lineage
 from selma.adapters.sur_projection import as_tensors, projection
@@ -57,15 +58,16 @@ def train_sur(
         shutil.rmtree(item.path / "checkpoints", ignore_errors=True)  # if killed just before
         return trained
     path, started = item.begin(), time.monotonic()
-    data = encode_triples(
-        triples,
-        folder,
-        llm=config.llm,
-        flip=config.training.flip,
-        digests=digests,
-        recipe=encoding_recipe(recipe, flip=config.training.flip),
-        model=model,
-    )
+    with processes.main_first():
+        data = encode_triples(
+            triples,
+            folder,
+            llm=config.llm,
+            flip=config.training.flip,
+            digests=digests,
+            recipe=encoding_recipe(recipe, flip=config.training.flip),
+            model=model,
+        )
     with tracked(config.training, folder.root / "tracking", skill=SKILL) as on_step:
         fit(
             model(),
@@ -79,7 +81,9 @@ def train_sur(
             names=[triple.id for triple in triples],
             learner=SurLearner(model(), data, config, seed),
         )
-    finish(item, config.training, pairs=len(triples), scores={}, file=sur_files.FILE)
+    with processes.main_first():
+        if not item.done:
+            finish(item, config.training, pairs=len(triples), scores={}, file=sur_files.FILE)
     folder.journal(EXPERTS, skill=SKILL, seconds=round(time.monotonic() - started, 3))
     return trained
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from selma import processes
 from selma.config.experts import TrainingConfig
 from selma.errors import ConfigError
 
@@ -16,7 +17,7 @@ def tracked(
     config: TrainingConfig, folder: Path, *, skill: str
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """A function that takes each line of the log; does nothing if no tracker is set."""
-    if config.tracker == "none":
+    if config.tracker == "none" or not processes.main():
         yield lambda line: None
         return
     tracker = _started(config.tracker, folder, skill)
@@ -41,6 +42,7 @@ def _started(name: str, folder: Path, skill: str) -> Any:
             if name == "tensorboard"
             else WandBTracker("selma", name=skill, dir=str(folder))
         )
+        tracker.main_process_only = False  # which process tells is decided above
         tracker.start()
     except ImportError as error:
         raise ConfigError(

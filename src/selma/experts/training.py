@@ -15,10 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from selma import processes
 from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config.experts import ExpertsConfig, TrainingConfig
 from selma.config.networks import BaseConfig
-from selma.errors import ConfigError, DataError, TrainingDiverged
+from selma.errors import ConfigError, DataError, TrainingDiverged, WorkspaceError
 from selma.experts.recipes import encoding_recipe, expert_recipe, picture_digests
 from selma.records import Expert, Pair
 from selma.workspace import (
@@ -139,10 +140,40 @@ def train_experts(
     """
     if config.select == "dev" and judge is None:
         raise ConfigError('experts.select is "dev", which needs a judge, but none was given.')
-    return [
-        _train_skill(skill, some, config, folder, base=base, seed=seed, model=model, judge=judge)
-        for skill, some in pairs.items()
-    ]
+
+    def train(skill: str) -> Expert:
+        return _train_skill(
+            skill, pairs[skill], config, folder, base=base, seed=seed, model=model, judge=judge
+        )
+
+    if processes.count() == 1 or config.spread == "batch":
+        return [train(skill) for skill in pairs]
+    items = {
+        skill: _item(skill, pairs[skill], config, folder, base=base, seed=seed) for skill in pairs
+    }
+    missing = processes.share([skill for skill, item in items.items() if not item.done])
+    processes.wait()  # until all have looked
+    with processes.alone():
+        for skill in missing:
+            train(skill)
+    processes.wait()
+    with processes.alone():
+        return [train(skill) for skill in pairs]
+
+
+def _item(
+    skill: str,
+    pairs: Sequence[Pair],
+    config: ExpertsConfig,
+    folder: Workspace,
+    *,
+    base: BaseConfig,
+    seed: int,
+) -> Item:
+    if not pairs:
+        raise DataError(f"The expert {skill!r} needs at least one pair, but has none.")
+    recipe = expert_recipe(skill, pairs, picture_digests(pairs), config, base=base, seed=seed)
+    return folder.item(EXPERTS, skill, recipe=recipe)
 
 
 def _train_skill(
@@ -156,11 +187,7 @@ def _train_skill(
     model: Callable[[], TextToImage],
     judge: Callable[[Path], float] | None,
 ) -> Expert:
-    if not pairs:
-        raise DataError(f"The expert {skill!r} needs at least one pair, but has none.")
-    digests = picture_digests(pairs)
-    recipe = expert_recipe(skill, pairs, digests, config, base=base, seed=seed)
-    item = folder.item(EXPERTS, skill, recipe=recipe)
+    item = _item(skill, pairs, config, folder, base=base, seed=seed)
     expert = Expert(skill=skill, folder=item.path, key=item.key)
     if item.done:
         shutil.rmtree(item.path / "checkpoints", ignore_errors=True)  # if killed just before
@@ -172,15 +199,16 @@ def _train_skill(
     from selma.experts.tracking import tracked
 
     started = time.monotonic()
-    encoded = encode_pairs(
-        pairs,
-        folder,
-        skill=skill,
-        flip=config.flip,
-        digests=digests,
-        recipe=encoding_recipe(recipe, flip=config.flip),
-        model=model,
-    )
+    with processes.main_first():
+        encoded = encode_pairs(
+            pairs,
+            folder,
+            skill=skill,
+            flip=config.flip,
+            digests=picture_digests(pairs),
+            recipe=encoding_recipe(dict(item.recipe), flip=config.flip),
+            model=model,
+        )
     with tracked(config, folder.root / "tracking", skill=skill) as on_step:
         fit(
             model(),
@@ -193,19 +221,14 @@ def _train_skill(
             on_step=on_step,
             names=[pair.prompt.id for pair in pairs],
         )
-    scores = _judged(path, judge) if config.select == "dev" and judge is not None else {}
     kind = KINDS[config.adapter.kind]
     look = None
     if kind.energies is not None:
         look = partial(kind.energies, model().pipe.unet)
-    finish(
-        item,
-        config,
-        pairs=len(pairs),
-        scores=scores,
-        file=kind.file,
-        look=look,
-    )
+    with processes.main_first(judge) as judge:
+        if not item.done:
+            scores = _judged(path, judge) if config.select == "dev" and judge is not None else {}
+            finish(item, config, pairs=len(pairs), scores=scores, file=kind.file, look=look)
     folder.journal(EXPERTS, skill=skill, seconds=round(time.monotonic() - started, 3))
     return expert
 
@@ -230,6 +253,9 @@ def fit(
     Goes on from the newest complete checkpoint there, and ends bit for bit where a run that was
     never stopped does. `on_step` gets each line of the log; what it raises ends the training, which
     can then be resumed. `names` are the pairs' ids, to name a batch that cannot be trained on.
+
+    Several processes train on a part of each batch, and the main one writes. Raises ConfigError if
+    they cannot share a batch evenly.
     """
     import torch
     from diffusers import DDPMScheduler
@@ -239,7 +265,8 @@ def fit(
     from selma.experts.batches import Batches
     from selma.progress import progress
 
-    accelerator = _accelerator(model, config)
+    part_size = _part_size(config)
+    accelerator = _accelerator(model, config, parts=_share_size(config) // part_size)
     # The base's own noise schedule, as a DDPM whatever sampler the base draws with.
     schedule = DDPMScheduler.from_config(model.pipe.scheduler.config)
     alphas_bar = schedule.alphas_cumprod.to(model.device)
@@ -288,16 +315,18 @@ def fit(
             if accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(found.state["scaler"])
             first, bad = found.step, found.state["bad"]
-        checkpoints.drop_after(root, first)
-        _cut_log(path / LOG, first)
+        _require_agreement(first, root)
+        if processes.main():
+            checkpoints.drop_after(root, first)
+            _cut_log(path / LOG, first)
 
         with (
-            open(path / LOG, "a", encoding="utf-8") as log,
+            open(path / LOG if processes.main() else os.devnull, "a", encoding="utf-8") as log,
             progress(f"training {skill}", total=config.steps, done=first) as advance,
         ):
             for step in range(first + 1, config.steps + 1):
                 batch, means = batches.at(step - 1), {"loss": 0.0}
-                for part in batch.parts(config.micro_batch_size or config.batch_size):
+                for part in processes.share(list(batch.parts(part_size))):
                     with accelerator.accumulate(model.pipe.unet):
                         with accelerator.autocast():
                             losses = learner.losses(part, alphas_bar, step=step)
@@ -305,6 +334,8 @@ def fit(
                         for name, each in losses.items():
                             mean = float(each.detach().sum()) / config.batch_size
                             means[name] = means.get(name, 0.0) + mean
+                means = _together(means)
+                processes.average_gradients(parameters)
                 loss = means["loss"]
                 norm = _clip(accelerator, parameters, config.max_grad_norm)
                 usable = math.isfinite(loss) and math.isfinite(norm)
@@ -324,7 +355,8 @@ def fit(
                 bad = bad + 1 if _is_bad(accelerator, loss, norm) else 0
                 if bad >= BAD_IN_A_ROW:
                     raise _diverged(skill, step, batch, names, root)
-                if step % config.checkpoint_every == 0 or step == config.steps:
+                due = step % config.checkpoint_every == 0 or step == config.steps
+                if due and processes.main():
                     os.fsync(log.fileno())  # a checkpoint promises its log
                     checkpoints.write(
                         root,
@@ -369,7 +401,39 @@ def denoising(model: TextToImage, samples: Samples, batch: Batch, alphas_bar: Te
     return denoising_losses(prediction, target)
 
 
-def _accelerator(model: TextToImage, config: TrainingConfig) -> Accelerator:
+def _share_size(config: TrainingConfig) -> int:
+    """Samples of each batch that are this process's."""
+    if config.batch_size % processes.count():
+        raise ConfigError(
+            f"{processes.count()} processes can share each batch if batch_size is a multiple of "
+            f"that, but it is {config.batch_size}. Start fewer, or set experts.spread to experts."
+        )
+    return config.batch_size // processes.count()
+
+
+def _part_size(config: TrainingConfig) -> int:
+    """Samples per backward pass: all parts of a batch are of one size, in every process."""
+    mine = _share_size(config)
+    return math.gcd(config.micro_batch_size or mine, mine)
+
+
+def _together(means: Mapping[str, float]) -> dict[str, float]:
+    """Each loss, added up over the processes' parts of the batch."""
+    each = processes.gathered(dict(means))
+    return {name: math.fsum(some[name] for some in each) for name in means}
+
+
+def _require_agreement(step: int, root: Path) -> None:
+    """Nothing, if every process found the same checkpoint."""
+    steps = processes.gathered(step)
+    if len(set(steps)) > 1:
+        raise WorkspaceError(
+            f"Each process must see the same checkpoints in {root}, but they found steps {steps}. "
+            "Wait until their disks agree, then run the same command again."
+        )
+
+
+def _accelerator(model: TextToImage, config: TrainingConfig, *, parts: int) -> Accelerator:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
@@ -384,8 +448,7 @@ def _accelerator(model: TextToImage, config: TrainingConfig) -> Accelerator:
     return Accelerator(
         cpu=on_cpu,
         mixed_precision="no" if config.precision == "fp32" else config.precision,
-        gradient_accumulation_steps=config.batch_size
-        // (config.micro_batch_size or config.batch_size),
+        gradient_accumulation_steps=parts,
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selma import processes
 from selma.backbones.base_files import base_fingerprint
 from selma.backbones.hub import installed
 from selma.config import ImagesConfig
@@ -181,7 +182,8 @@ def _draw_skill(
         Pair(prompt=prompt, image=job.path, seed=job.seed, tokens_cut=n)
         for prompt, job, n in zip(of, jobs, cut, strict=True)
     ]
-    write_metadata(train / METADATA, pairs)
+    if processes.main():
+        write_metadata(train / METADATA, pairs)
     item.finish(
         [*(job.path for job in jobs), train / METADATA, *files],
         {"pictures": len(jobs), "over_token_limit": sum(n > 0 for n in cut)},
@@ -236,25 +238,28 @@ def _draw_missing(
     batch_size: int,
     reader: Reader | None = None,
 ) -> dict[str, Any]:
-    """Draws what has no file yet; returns how many and how long it took."""
+    """Draws what has no file yet, every process a part; returns how many and how long it took."""
     started = time.monotonic()
     missing = [job for job in jobs if not job.path.exists()]
-    if missing:
+    processes.wait()  # until all have looked; what is drawn from now on is still missing to each
+    mine = processes.share(missing)
+    if mine:
         from selma.adapters.applying import applied
 
+        there = len(jobs) - len(missing)
         with (
             applied(model(), [adapter] if adapter else []),
             model().rewritten(_rewriting(reader, model())),
-            progress(what, total=len(jobs), done=len(jobs) - len(missing)) as advance,
+            progress(what, total=there + len(mine), done=there) as advance,
         ):
             pictures = model().draw(
-                [job.text for job in missing],
-                seeds=[job.seed for job in missing],
+                [job.text for job in mine],
+                seeds=[job.seed for job in mine],
                 steps=steps,
                 guidance=guidance,
                 batch_size=batch_size,
             )
-            for job, picture in zip(missing, pictures, strict=True):
+            for job, picture in zip(mine, pictures, strict=True):
                 write_bytes(job.path, png_bytes(picture))
                 advance()
     return {"pictures": len(missing), "seconds": round(time.monotonic() - started, 3)}

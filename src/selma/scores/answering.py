@@ -13,12 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from selma import processes
 from selma.backbones.judging import Chooser, Judge, Scorer
 from selma.backbones.wordings import MultipleChoice
 from selma.errors import DataError, ModelError
@@ -101,8 +103,8 @@ def ask(exam: Sequence[ExamPrompt], pictures: Path, judge: Judge) -> list[Answer
     """A judge's answers to one folder of pictures; nothing is written."""
     return [
         answer
-        for start in range(0, len(exam), CHUNK)
-        for answer in _answers(_ask(judge, exam[start : start + CHUNK], pictures, WORDS))
+        for rows in _rounds(exam, lambda part: _ask(judge, part, pictures, WORDS))
+        for answer in _answers(rows)
     ]
 
 
@@ -172,14 +174,25 @@ def _fill(
         )
     started = time.monotonic()
     path = item.begin() / file
-    done = whole_chunks(path, exam)
+    done = processes.gathered(whole_chunks(path, exam) if processes.main() else 0)[0]
     with progress(title, total=len(exam), done=done) as advance:
-        for start in range(done, len(exam), CHUNK):
-            part = exam[start : start + CHUNK]
-            append_lines(path, work(part))
-            advance(len(part))
+        for rows in _rounds(exam, work, done=done):
+            if processes.main():
+                append_lines(path, rows)
+            advance(len(rows))
     item.finish([path], {"prompts": len(exam)})
     folder.journal(SCORES, what=title, seconds=round(time.monotonic() - started, 3))
+
+
+def _rounds(
+    exam: Sequence[ExamPrompt], work: Callable[[Sequence[ExamPrompt]], list[Row]], *, done: int = 0
+) -> Iterator[list[Row]]:
+    """The exam's rows in its order, from prompt `done` on; each process does one chunk at a time,
+    and has the others' as well."""
+    for start in range(done, len(exam), CHUNK * processes.count()):
+        mine = start + CHUNK * processes.number()
+        part = exam[mine : mine + CHUNK]
+        yield list(chain.from_iterable(processes.gathered(work(part) if part else [])))
 
 
 def whole_chunks(path: Path, exam: Sequence[ExamPrompt]) -> int:

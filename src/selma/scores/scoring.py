@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from selma import processes
 from selma.backbones import judging, matching, preference
 from selma.backbones.judging import Judge, Scorer
 from selma.config.scores import ScoresConfig, judge_name
@@ -125,17 +126,18 @@ def score_models(
             **({"compare": [list(pair) for pair in compare]} if compare else {}),
         },
     )
-    if not item.done:
-        warn_of_choosers(config)
-        item.begin()
-        matcher = load_matcher(matcher_name) if matcher_name else None
-        answers = {model: _answers(exam, said[model], matcher) for model in models}
-        card, verdicts = _scorecard(
-            exam, config, models, answers, said_too, clips, preferred, known_as, seed=seed
-        )
-        bootstrap = {"seed": seed, "resamples": config.resamples}
-        card = card.model_copy(update={"comparisons": _comparisons(card, compare, bootstrap)})
-        _write(item, _with_soft_scores(card, said, wholes, bootstrap), verdicts, answers)
+    with processes.main_first():
+        if not item.done:
+            warn_of_choosers(config)
+            item.begin()
+            matcher = load_matcher(matcher_name) if matcher_name else None
+            answers = {model: _answers(exam, said[model], matcher) for model in models}
+            card, verdicts = _scorecard(
+                exam, config, models, answers, said_too, clips, preferred, known_as, seed=seed
+            )
+            bootstrap = {"seed": seed, "resamples": config.resamples}
+            card = card.model_copy(update={"comparisons": _comparisons(card, compare, bootstrap)})
+            _write(item, _with_soft_scores(card, said, wholes, bootstrap), verdicts, answers)
     return Scorecard.model_validate_json((item.path / "scorecard.json").read_text("utf-8"))
 
 

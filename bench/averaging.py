@@ -1,0 +1,127 @@
+"""A finished run's experts merged in several ways, by score: what "averaging" means, and whether
+weights that were searched are better than uniform ones.
+
+    .venv/bin/python bench/averaging.py runs/toybox-full --work /tmp/averaging
+    .venv/bin/python bench/averaging.py RUN --work FOLDER --vary merged.method=ties --trials 0
+
+First the errors of every method against the exact mean of the experts' changes. Then SELMA's two
+readings: the mean of the changes, as its code stacks adapters, and B times A of averaged factors,
+as its text says, which is another and mostly smaller step. Then, with --trials, weights searched on
+the dev split by the judge that never reports. Each merge draws the run's own exam (the test split
+unless the run says otherwise) from equal seeds, so that differences are paired by prompt.
+
+Prompts, pictures, experts and the base's exam are taken from the run, which is left as it is; each
+merge is a run of its own in the work folder, and goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from merging import errors
+from rich.console import Console
+from rich.table import Table
+from tuning import changed
+
+from selma import pipeline
+from selma.backbones.text_to_image import adapter_file
+from selma.config import RunConfig
+from selma.records import Interval, Scorecard
+from selma.report.tables import between, one, points, signed
+from selma.runfile import read_run_file
+from selma.scores import statistics
+from selma.workspace import EXPERTS, IMAGES, PROMPTS, SCORES, Workspace
+
+EXACT, FACTORS = "merged.method=mean_of_deltas", "merged.method=mean_of_factors"
+SEARCHED = f"{EXACT},merged.search={{trials: %d}}"
+SHARED = (PROMPTS, IMAGES, EXPERTS)
+OF_BASE = tuple(f"{SCORES}/{what}/base" for what in ("pictures", "answers", "second-answers"))
+
+
+def main(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    work: Annotated[Path, typer.Option(help="One folder for each merge; finished ones stay.")],
+    trials: Annotated[int, typer.Option(min=0, help="Merges that are tried; 0 is no search.")] = 32,
+    vary: Annotated[
+        list[str] | None, typer.Option(help="merged.key=value,merged.key=value: one more merge.")
+    ] = None,
+    scored: Annotated[bool, typer.Option(help="Draw and judge; else the errors alone.")] = True,
+) -> None:
+    """Prints the errors of all methods, and each merge's score with paired intervals."""
+    config = read_run_file(run)
+    experts = pipeline.Stages(config, Workspace(run), make=[]).all_experts()
+    Console().print(errors([adapter_file(expert.folder) for expert in experts]))
+    if not scored:
+        return
+    cards: dict[str, Scorecard] = {}
+    for text in [EXACT, FACTORS, *(vary or []), *([SEARCHED % trials] if trials else [])]:
+        variant = begun(config, text, run, work, number=len(cards))
+        pipeline.merge(variant)
+        cards[text] = pipeline.score(variant)
+        Console().print(table(cards, config))
+    for told in searches(cards):
+        Console().print(told)
+
+
+def begun(config: RunConfig, text: str, run: Path, work: Path, *, number: int) -> RunConfig:
+    """The run with another merge, in a folder that has all that comes before the merge."""
+    folder = work / f"{number}-{'-'.join(part.partition('=')[2] for part in text.split(','))[:40]}"
+    folder = folder.with_name("".join(c if c.isalnum() or c in "._-" else "_" for c in folder.name))
+    for name in (*SHARED, *OF_BASE):
+        if (run / name).is_dir() and not (folder / name).exists():
+            aside = folder / f"{name}.partial"
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.copytree(run / name, aside, ignore=shutil.ignore_patterns("_encoded"))
+            aside.rename(folder / name)
+    # Whatever the run's own merge was told goes: only the method with its defaults stays.
+    settings: dict[str, Any] = config.model_dump(mode="json")
+    settings["merged"] = {}
+    settings["scores"]["experts"] = False
+    return changed(RunConfig.model_validate(settings), text, folder)
+
+
+def table(cards: dict[str, Scorecard], config: RunConfig) -> Table:
+    """Each merge against the base and against the exact mean with uniform weights."""
+    first = next(iter(cards.values()))
+    about = f"{first.benchmark}, {first.split}, {first.prompts} prompts, judge {first.judge}"
+    found = Table("merge", "DSG", "- base", "95%", "- exact mean", "95%", title=about)
+    found.add_row("base", points(one(first, "base").dsg.mean), "", "", "", "")
+    exact = one(first, "merged").per_prompt
+    for text, card in cards.items():
+        merged = one(card, "merged")
+        assert isinstance(merged.difference, Interval)
+        cells = [points(merged.dsg.mean), *both(merged.difference)]
+        if card is not first:
+            after = [100 * merged.per_prompt[id] for id in exact]
+            before = [100 * point for point in exact.values()]
+            cells += both(
+                statistics.paired_difference(
+                    after, before, seed=config.seed, resamples=config.scores.resamples
+                )
+            )
+        found.add_row(text.replace("merged.", ""), *cells)
+    return found
+
+
+def both(difference: Interval) -> list[str]:
+    return [signed(difference.mean), between(difference, sign=True)]
+
+
+def searches(cards: dict[str, Scorecard]) -> Iterator[str]:
+    """Searched weights held against uniform ones, where uniform ones were beaten on dev."""
+    for text, card in cards.items():
+        if "search" not in text:
+            continue
+        for found in card.comparisons:
+            mean, interval = both(found.difference)
+            yield f"Searched minus uniform weights on {card.split}: {mean} ({interval})."
+        if not card.comparisons:
+            yield "On dev no trial was better than uniform weights."
+
+
+if __name__ == "__main__":
+    typer.run(main)

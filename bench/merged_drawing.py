@@ -1,0 +1,117 @@
+"""Drawing with the merged adapter in the weights, beside five adapters stacked at run time (B6).
+
+    .venv/bin/python bench/merged_drawing.py
+    .venv/bin/python bench/merged_drawing.py --steps 3 --rounds 2     # a first look
+
+The released program loads each expert as an adapter of its own and sets all of them with a weight;
+every projection then runs its own product and ten more. (Its weight is one over the length of a
+string; here it is one over the number of experts, which is what it means.) Both sides draw the same
+latents in float32 from the same noise.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from turns import in_turn
+
+from selma.adapters import lora
+from selma.adapters.files import Lineage
+from selma.backbones.text_to_image import TextToImage, load_text_to_image
+from selma.config.experts import LoraConfig
+from selma.config.merged import MergedConfig
+from selma.config.networks import BaseConfig
+from selma.merged.combining import merge_files
+
+SAME = 1e-3
+
+
+def main(
+    base: Annotated[str, typer.Option(help="toybox, or a folder.")] = "toybox",
+    experts: Annotated[int, typer.Option(min=2)] = 5,
+    rank: Annotated[int, typer.Option(min=1)] = 16,
+    steps: Annotated[int, typer.Option(min=1)] = 20,
+    pictures: Annotated[int, typer.Option(min=1, help="In one batch.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1)] = 5,
+) -> None:
+    """Prints seconds of both and how far latents differ."""
+    torch.set_num_threads(1)
+    settings = BaseConfig(model=base, device="cpu")
+    fused, stacked = load_text_to_image(settings), load_text_to_image(settings)
+    unet = fused.pipe.unet.config
+    shape = (pictures, unet.in_channels, unet.sample_size, unet.sample_size)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = [made_up(fused, folder, number, rank) for number in range(experts)]
+        names = [f"expert{number}" for number in range(experts)]
+        for place, adapter in zip(files, names, strict=True):
+            stacked.pipe.load_lora_weights(folder, weight_name=place.name, adapter_name=adapter)
+        stacked.pipe.set_adapters(names, [1 / experts] * experts)
+        out = folder / "merged.safetensors"
+        found: dict[str, torch.Tensor] = {}
+
+        def whole() -> None:
+            """From the experts' files on: merging, fusing, drawing."""
+            merge_files(files, MergedConfig(method="mean_of_deltas"), out)
+            with fused.adapted(out):
+                found["selma"] = latents(fused, noise, steps)
+
+        def apart() -> None:
+            found["stacked"] = latents(stacked, noise, steps)
+
+        whole(), apart()
+        differs = (found["selma"] - found["stacked"]).abs().max() / found["stacked"].abs().max()
+        with fused.adapted(out):
+            drawing = in_turn(
+                {"selma": lambda: latents(fused, noise, steps), "stacked adapters": apart},
+                rounds=rounds,
+            )
+        applying = in_turn({"merging and fusing": lambda: applied(fused, files, out)}, rounds=3)
+    once = applying.seconds["merging and fusing"]
+    drawing.show(
+        f"{steps} steps, {pictures} at once, {experts} experts of rank {rank}",
+        note=f"Merging, fusing and taking off again: {min(once):.2f} s, once for a whole exam.",
+    )
+    Console().print(f"Latents differ by at most {float(differs):.1e} of the largest.")
+    raise typer.Exit(0 if differs <= SAME else 1)
+
+
+def applied(model: TextToImage, files: list[Path], out: Path) -> None:
+    merge_files(files, MergedConfig(method="mean_of_deltas"), out)
+    with model.adapted(out):
+        pass
+
+
+def made_up(model: TextToImage, folder: Path, number: int, rank: int) -> Path:
+    """An expert as large as a trained one: B is drawn, too."""
+    config, draw = LoraConfig(rank=rank), torch.Generator().manual_seed(number)
+    factors = lora.attach(model.pipe.unet, config, generator=draw)
+    for name, factor in factors.items():
+        if ".lora_B." in name:
+            factor.data.normal_(std=0.02, generator=draw)
+    place = folder / f"expert-{number}.safetensors"
+    lora.save(place, factors, config, lineage=Lineage())
+    lora.detach(model.pipe.unet)
+    return place
+
+
+@torch.no_grad()
+def latents(model: TextToImage, noise: torch.Tensor, steps: int) -> torch.Tensor:
+    made: torch.Tensor = model.pipe(
+        prompt=["a red dog left of a blue tree"] * len(noise),
+        latents=noise,
+        num_inference_steps=steps,
+        guidance_scale=7.5,
+        output_type="latent",
+    ).images
+    return made
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,176 @@
+"""Several processes make one run: the same bytes, a share of the work for each, and no loss when
+one is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import yaml
+from safetensors.numpy import load_file
+
+from flow.killing import settings, tree
+from flow.server import serving
+from selma import pipeline, processes
+from selma.config import RunConfig
+from selma.toybox import weights_folder
+
+needs_judges = pytest.mark.skipif(
+    not any((weights_folder() / "judge-a").glob("*.safetensors")),
+    reason="toybox's judges have no weights yet",
+)
+
+
+def crew(folder: Path, *, kills: int) -> dict[str, Any]:
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"python tests/flow/crew.py FOLDER --kills {kills} --seed {seed}")
+    program = str(Path(__file__).parent / "crew.py")
+    done = subprocess.run(
+        [sys.executable, program, str(folder), "--kills", str(kills), "--seed", str(seed)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    found["log"] = (folder / "log.txt").read_text(errors="replace")[-3000:]
+    return found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("crew")
+
+
+@pytest.fixture(scope="module")
+def found(place: Path) -> dict[str, Any]:
+    return crew(place, kills=3)
+
+
+@needs_judges
+def test_a_run_of_two_processes_has_the_bytes_of_one(found: dict[str, Any]) -> None:
+    """Pictures, answers, experts, chosen checkpoints, searched weights and scores."""
+    assert found["alone"] == 0 and found["together"] == [0, 0], found["log"]
+    assert found["together differs"] == []
+
+
+@needs_judges
+def test_each_process_has_its_share(found: dict[str, Any]) -> None:
+    for shares in found["shares"]:
+        assert shares.count([4, 8]) == 2, "half of each skill's pictures"
+        assert [1, 2] in shares, "one of two experts"
+        assert shares.count([17, 34]) >= 4, "half of each model's exam"
+    for shares in found["batch shares"]:
+        assert shares.count([1, 2]) >= 16, "half of every batch"
+
+
+@needs_judges
+def test_a_shared_batch_trains_as_a_whole_one(place: Path, found: dict[str, Any]) -> None:
+    assert found["batch"] == [0, 0], found["log"]
+    for skill in ("coco", "whoops"):
+        whole, shared = (place / run / "3-experts" / skill for run in ("alone", "batch"))
+        for one, other in zip(log(whole), log(shared), strict=True):
+            assert one.keys() == other.keys()
+            for name, value in one.items():
+                assert other[name] == pytest.approx(value, rel=1e-4), name
+        weights, others = (
+            load_file(folder / "pytorch_lora_weights.safetensors") for folder in (whole, shared)
+        )
+        assert weights.keys() == others.keys()
+        for name, weight in weights.items():
+            distance = np.linalg.norm(weight - others[name])
+            # At this learning rate a weight moves by 0.1 a step, ten thousand times the bound.
+            assert distance < 1e-3 * np.linalg.norm(weight), name
+
+
+def log(expert: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (expert / "loss.jsonl").read_text().splitlines()]
+
+
+@needs_judges
+def test_a_batch_that_cannot_be_shared_is_refused(found: dict[str, Any]) -> None:
+    assert len(found["uneven"]) == 2 and all(found["uneven"]), found["uneven says"]
+    assert "2 processes can share each batch if batch_size is a multiple" in found["uneven says"]
+
+
+@needs_judges
+def test_a_killed_process_loses_nothing(found: dict[str, Any]) -> None:
+    told = found | {"log": found["log"][-1500:]}
+    assert set(found["kills"]) <= {"ended", "was finished"}, told
+    assert found["after kills"] == [0, 0] and found["fire differs"] == [], told
+
+
+@needs_judges
+@pytest.mark.kill
+def test_many_kills_of_one_process(tmp_path: Path) -> None:
+    found = crew(tmp_path, kills=20)
+    assert set(found["kills"]) <= {"ended", "was finished"} and "ended" in found["kills"]
+    assert found["after kills"] == [0, 0] and found["fire differs"] == []
+
+
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+    "accelerate": [
+        "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no",
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunConfig]:
+    """A run with pictures, drawn by this process."""
+    folder = tmp_path_factory.mktemp("launched")
+    tiny.build("sd1", folder / "base")
+    with serving() as address:
+        one = RunConfig.model_validate(settings(folder, address, run="alone"))
+        pipeline.prompts(one)
+        pipeline.images(one)
+        yield one
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_a_stage_runs_under_a_launcher(drawn: RunConfig, name: str) -> None:
+    folder = drawn.run_folder.parent / name
+    shutil.copytree(drawn.run_folder / "1-prompts", folder / "1-prompts")
+    config = folder.with_suffix(".yaml")
+    config.write_text(yaml.safe_dump(drawn.model_dump(mode="json", exclude={"folder"})))
+    command = ["-m", *LAUNCHERS[name], "-m", "selma", "images", config, "--folder", folder]
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == "coco: 8 pictures\nwhoops: 8 pictures\n", "the main one speaks alone"
+    assert tree(folder) == tree(drawn.run_folder)
+
+
+def test_a_process_is_on_its_own_until_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert processes.launched() == (0, 1) and processes.main()
+    with processes.together():
+        assert (processes.number(), processes.count()) == (0, 1)
+        assert processes.share([1, 2, 3]) == [1, 2, 3]
+        assert processes.gathered({"a": 1}) == [{"a": 1}]
+    others = {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "3", "MASTER_PORT": "1"}
+    for variable, value in others.items():
+        monkeypatch.setenv(variable, value)
+    assert processes.launched() == (0, 1), "a cluster's variables alone launch nothing"
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    assert processes.launched() == (1, 3) and processes.main()
+    with processes.together():
+        assert not processes.main() and processes.share(list(range(8))) == [1, 4, 7]
+        with processes.alone():
+            assert processes.main() and processes.share([1, 2]) == [1, 2]
+        assert not processes.main()
