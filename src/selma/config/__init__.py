@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 
+from selma.config.control import ControlSettings
 from selma.config.experts import ExpertsConfig
 from selma.config.merged import MergedConfig
 from selma.config.networks import BaseConfig
@@ -51,6 +52,8 @@ class RunConfig(Section):
     report: ReportConfig = ReportConfig()
     sur: SurSettings | None = None
     """Of `selma sur`, which no stage of a run needs; None is SurSettings()."""
+    control: ControlSettings | None = None
+    """Of `selma control`, which no stage of a run needs; None is ControlSettings()."""
 
     @property
     def run_folder(self) -> Path:
