@@ -16,6 +16,7 @@ from selma.config.control import (
     ControlNetNetwork,
     ControlSettings,
     MagnitudeFitting,
+    Method,
     NetworkConfig,
     Signal,
     Table,
@@ -59,8 +60,11 @@ def draw(config: RunConfig) -> dict[str, Path]:
 
 def score(config: RunConfig) -> tuple[ControlCard, Path]:
     """The card, and the page on it."""
+    from selma.scores.control.scoring import require_reader
+
     settings = _settings(config)
     with opened(config, make=[SCORES, REPORT], checked=[]) as this:
+        require_reader(settings.scores, settings.data.signal)
         drawn = _drawn(this, settings, _stages_of(settings), make=Finished(this.folder.root))
         card = _card(this, settings, drawn, reference="base")
         return card, _page(this, [_shown(this, settings, card, drawn)])
@@ -71,9 +75,14 @@ def compare(config: RunConfig, tables: Sequence[Table] = TABLES) -> tuple[list[C
 
     Whatever is missing is prepared, trained, drawn and scored; what is there is not made again.
     """
+    from selma.scores.control.scoring import require_reader
+
     settings = _settings(config)
     plan = planned(settings, tables)
-    variants = {signal: variants_of(rows) for signal, rows in plan.items()}  # before any is trained
+    # Whatever would stop it later is looked for before anything is trained.
+    variants = {signal: variants_of(rows) for signal, rows in plan.items()}
+    for signal in plan:
+        require_reader(settings.scores, signal)
     found = []
     with opened(config, make=[IMAGES, EXPERTS, SCORES, REPORT], checked=[]) as this:
         for signal, rows in plan.items():
@@ -156,10 +165,12 @@ def full_label(settings: ControlSettings) -> str:
 
 def _rated(settings: ControlSettings, network: NetworkConfig) -> ControlSettings:
     """With this network and its own learning rate, where one is set."""
-    kind = network.kind
-    if isinstance(network, BranchNetwork) and network.adapter is not None:
-        kind = network.adapter.kind
-    rate = settings.tables.learning_rates.get(kind, settings.training.learning_rate)
+    kind: Method | None = "controlnet"
+    if isinstance(network, BranchNetwork):
+        kind = None if network.adapter is None else network.adapter.kind
+    rate = settings.training.learning_rate
+    if kind is not None:
+        rate = settings.tables.learning_rates.get(kind, rate)
     training = settings.training.model_copy(update={"learning_rate": rate})
     return settings.model_copy(update={"network": network, "training": training})
 

@@ -6,7 +6,7 @@ has; CLIP's features are the choice of arXiv:2203.06026, and of toybox, where no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class ClipFeatures:
     def fingerprint(self) -> str:
         return self._files.fingerprint[:16]
 
-    def of(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def of(self, pictures: Iterable[Image.Image]) -> Tensor:
         import torch
 
         from selma.backbones.preference_clip import statistics_of
@@ -69,7 +69,7 @@ class InceptionFeatures:
     def fingerprint(self) -> str:
         return "inception-2048"
 
-    def of(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def of(self, pictures: Iterable[Image.Image]) -> Tensor:
         import torch
 
         if self._metric is None:

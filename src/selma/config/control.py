@@ -137,6 +137,7 @@ class ControlScoring(Section):
 
 Table = Literal["methods", "blocks", "magnitudes"]
 TABLES: tuple[Table, ...] = get_args(Table)
+Method = Literal["lora", "coft", "oft", "controlnet"]
 
 
 class ControlTables(Section):
@@ -148,9 +149,7 @@ class ControlTables(Section):
     lora: LoraConfig = LoraConfig()
     coft: CoftConfig = CoftConfig(blocks=4, targets="attention+geglu", eps=1e-3)
     blocks: tuple[PositiveInt, ...] = (2, 4, 8, 16)
-    learning_rates: dict[Literal["lora", "coft", "oft", "controlnet"], PositiveFloat] = Field(
-        default_factory=dict
-    )
+    learning_rates: dict[Method, PositiveFloat] = Field(default_factory=dict)
     """Where a kind needs another than `training` has."""
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from diffusers import ControlNetModel
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
@@ -114,7 +115,7 @@ class ControlLearner:
             halvings=halvings_of(self.model.pipe),
             seed=seed_for(self.seed, "experts", NAME, "init"),
         )
-        if self.config.training.gradient_checkpointing and network.kind == "controlnet":
+        if self.config.training.gradient_checkpointing and isinstance(made, ControlNetModel):
             made.enable_gradient_checkpointing()
         return Steering(made.to(self.model.device).train())
 

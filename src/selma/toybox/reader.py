@@ -56,7 +56,8 @@ class LandmarkReader(nn.Module):
         )
         self.head = nn.Conv2d(width, len(KINDS) + 2, 1)
         # Hardly any cell has a middle: begun there, the first steps are not spent on learning it.
-        nn.init.constant_(self.head.bias[: len(KINDS)], -4.0)
+        with torch.no_grad():
+            self.head.get_parameter("bias")[: len(KINDS)] = -4.0
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         x = self.stem(pixels)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from selma.errors import ModelError
-
 
 class _AsTheyAre(nn.Module):
     """Features that were taken before."""
@@ -22,16 +20,10 @@ class _AsTheyAre(nn.Module):
 def frechet_distance(real: Tensor, drawn: Tensor) -> float:
     """‖μ - μ'‖² + Tr(Σ + Σ' - 2 (Σ Σ')^½) of features [n, width] and [n', width], n of 2 or more.
 
-    Depends on n: only sets of equal size are to be compared. Raises ModelError where
-    torchmetrics is missing.
+    Depends on n: only sets of equal size are to be compared.
     """
-    try:
-        from torchmetrics.image.fid import FrechetInceptionDistance
-    except ImportError as error:
-        raise ModelError(
-            "FID needs the package torchmetrics: pip install 'selma[control]'. Or set "
-            "control.scores.features to null."
-        ) from error
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     metric = FrechetInceptionDistance(feature=_AsTheyAre(real.shape[1]))
     metric.update(real.double(), real=True)
     metric.update(drawn.double(), real=False)

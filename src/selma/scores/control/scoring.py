@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from selma.backbones.features import load_features
+from selma.backbones.features import Features, load_features
 from selma.backbones.hub import installed
-from selma.backbones.locating import load_locator
-from selma.backbones.segmenting import load_segmenter
+from selma.backbones.locating import Locator, load_locator
+from selma.backbones.segmenting import Segmenter, load_segmenter
 from selma.config.control import ControlScoring, Signal
-from selma.errors import DataError
+from selma.errors import DataError, ModelError
 from selma.pictures import open_picture
 from selma.progress import progress
 from selma.records import ControlCard, ControlSample, ControlScore, Interval
@@ -37,6 +39,7 @@ from selma.workspace import (
     SCORES,
     Workspace,
     append_line,
+    file_sha256,
     inside,
     read_lines,
     recipe_key,
@@ -75,13 +78,13 @@ class Scorer:
     """Whether the samples are toybox's, whose maps are in its own colours."""
     canny: tuple[int, int]
     seed: int
-    _truths: dict[str, Any] = field(default_factory=dict)
 
     def card(self, drawn: Sequence[Drawn], *, reference: str | None) -> ControlCard:
         """Every model's measures with intervals, and their differences from the reference's, paired
         by picture. In `5-scores/control/<signal>/card.json`, too."""
         if not self.samples:
             raise DataError("There must be at least one picture to score, but there is none.")
+        self._require_palette()
         rows = {one.model: self._rows(one) for one in drawn}
         distances = self._distances(drawn)
         against = rows.get(reference) if reference else None
@@ -196,20 +199,19 @@ class Scorer:
             )
         return landmark_row(truth, found)
 
-    def _truth(self, sample: ControlSample) -> Any:
+    def _truth(self, sample: ControlSample) -> NDArray[np.integer]:
         """The map's classes by their colours, or what the segmenter says of the source picture."""
-        if sample.id not in self._truths:
-            if self._palette is not None:
-                found = class_map(_hint(sample), self._palette)
-                if not (found >= 0).any():
-                    raise DataError(
-                        f"{sample.hint} has no colour of control.scores.palette. Name the list of "
-                        "colours that the maps were made with."
-                    )
-            else:
-                (found,) = self._segmenter.segment([Drawn(SOURCE, "source", None).picture(sample)])
-            self._truths[sample.id] = found.astype(np.int16)
-        return self._truths[sample.id]
+        if self._palette is None:
+            source = Drawn(SOURCE, "source", None).picture(sample)
+            (said,) = self._segmenter.segment([source])
+            return said
+        found = class_map(_hint(sample), self._palette)
+        if not (found >= 0).any():
+            raise DataError(
+                f"{sample.hint} has no colour of control.scores.palette. Name the list of colours "
+                "that the maps were made with."
+            )
+        return found
 
     def _distances(self, drawn: Sequence[Drawn]) -> dict[str, float]:
         """Model → FID to the source pictures; empty where it is off."""
@@ -238,32 +240,34 @@ class Scorer:
         return self._seen(Drawn(SOURCE, "source", None))
 
     def _seen(self, one: Drawn) -> Any:
-        return self._features.of([one.picture(sample) for sample in self.samples])
+        return self._features.of(one.picture(sample) for sample in self.samples)
 
     @cached_property
-    def _features(self) -> Any:
+    def _features(self) -> Features:
         return load_features(str(self.config.features), device=self.config.device)
 
     @cached_property
-    def _segmenter(self) -> Any:
-        how = {"revision": self.config.revision, "device": self.config.device}
-        return load_segmenter(self.config.segmenter, **how)
+    def _segmenter(self) -> Segmenter:
+        config = self.config
+        return load_segmenter(config.segmenter, revision=config.revision, device=config.device)
 
     @cached_property
-    def _locator(self) -> Any:
+    def _locator(self) -> Locator:
         return load_locator(self.config.reader)
 
     @cached_property
     def _classes(self) -> int:
         if self.signal != "segmentation":
             return 0
-        classes: int = self._segmenter.classes
-        if self._palette is not None and len(self._palette) != classes:
+        return self._segmenter.classes
+
+    def _require_palette(self) -> None:
+        colours = self._palette if self.signal == "segmentation" else None
+        if colours is not None and len(colours) != self._classes:
             raise DataError(
-                f"The palette must have a colour for each of the segmenter's {classes} classes, "
-                f"but has {len(self._palette)}."
+                f"The palette must have a colour for each of the segmenter's {self._classes} "
+                f"classes, but has {len(colours)}."
             )
-        return classes
 
     @cached_property
     def _palette(self) -> tuple[Colour, ...] | None:
@@ -276,8 +280,21 @@ class Scorer:
         if self.signal == "canny":
             return f"Canny, {self.canny[0]} to {self.canny[1]}"
         if self.signal == "segmentation":
-            return str(self._segmenter.name)
-        return str(self._locator.name) if self.signal == "landmarks" else "none"
+            return self._segmenter.name
+        return self._locator.name if self.signal == "landmarks" else "none"
+
+
+def require_reader(config: ControlScoring, signal: Signal) -> None:
+    """Nothing, if what reads this signal is there; else ModelError or DataError. Loads nothing."""
+    if signal == "segmentation":
+        load_segmenter(config.segmenter, revision=config.revision, device=config.device)
+    elif signal == "landmarks":
+        load_locator(config.reader)
+    if config.features is not None and find_spec("torchmetrics") is None:
+        raise ModelError(
+            "FID needs the package torchmetrics: pip install 'selma[control]'. Or set "
+            "control.scores.features to null."
+        )
 
 
 def _difference(measure: Measure) -> Callable[[Any], Any]:
@@ -296,8 +313,6 @@ def _hint(sample: ControlSample) -> Image.Image:
 
 def _pictures_key(one: Drawn, samples: Sequence[ControlSample]) -> str:
     """Changes with any picture or signal that is compared."""
-    from selma.workspace import file_sha256
-
     rows = []
     for sample in samples:
         place = sample.image if one.folder is None else one.folder / f"{sample.id}.png"
