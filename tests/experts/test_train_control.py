@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from diffusers import DDPMScheduler
 from PIL import Image
+from safetensors.torch import load_file
 
 from selma.adapters import control_files
 from selma.adapters.rotations import MAGNITUDES
@@ -17,7 +19,10 @@ from selma.config.control import (
 )
 from selma.config.experts import CoftConfig, LoraConfig, OftConfig
 from selma.experts import control as training
+from selma.experts.batches import Batches
 from selma.experts.control import train_control
+from selma.experts.encoding import Encoded
+from selma.experts.training import denoising
 from selma.records import ControlSample
 from selma.workspace import Workspace, read_lines
 
@@ -167,7 +172,49 @@ def test_magnitudes_are_fitted_with_all_else_as_it_was(tmp_path, samples, model)
     assert new and all(name.endswith(MAGNITUDES) for name in new)
     assert all(second.adapter[name].abs().max() > 0 for name in new)
     assert equal(dict(first.adapter), {n: t for n, t in second.adapter.items() if n not in new})
-    # At its start the second stage is where the first one ended.
-    last = read_lines(made.folder / "loss.jsonl")[0]["loss"]
-    unfitted = read_lines(first.path.parent / "loss.jsonl")[0]["loss"]
-    assert last != unfitted and second.about["adapter"]["magnitudes"] is True
+    assert second.about["adapter"]["magnitudes"] is True
+    # At its start the second stage is where the first one ended, as it is drawn with.
+    begun = read_lines(made.folder / "loss.jsonl")[0]["loss"]
+    assert begun == pytest.approx(drawn_loss(tmp_path, samples, model, first), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_drawn_with_is_what_was_trained(tmp_path, samples, model, name):
+    """The file, fused into the weights, has the loss of the very tensors while they are trained."""
+    config = settings(NETWORKS[name])
+    file = control_files.load(train(tmp_path, samples, lambda: model, config).folder)
+    hints = training.Hints([sample.hint for sample in samples], 16)
+    learner = training.ControlLearner(model, encoded(tmp_path), hints, config, 0)
+    with learner.attached() as parameters:
+        found = learner.read(file.path)
+        assert found.keys() == parameters.keys()
+        start = float(learner.losses(BATCHES.at(0), ALPHAS, step=1)["loss"].mean())
+        for key, parameter in parameters.items():
+            parameter.data.copy_(found[key])
+        trained = float(learner.losses(BATCHES.at(0), ALPHAS, step=1)["loss"].mean())
+    assert drawn_loss(tmp_path, samples, model, file) == pytest.approx(trained, rel=1e-4)
+    assert abs(trained - start) > 1e-3 * start
+
+
+BATCHES = Batches(
+    seed=0, skill="control-canny", count=3, batch_size=2, latent=(4, 8, 8), train_timesteps=1000,
+    caption_dropout=0.0, flip=False,
+)  # fmt: skip
+ALPHAS = DDPMScheduler(
+    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+).alphas_cumprod
+
+
+def encoded(folder):
+    path = folder / "3-experts/_encoded/control-canny/encoded.safetensors"
+    found = load_file(path)
+    return Encoded(**{name: found.get(name) for name in Encoded.__dataclass_fields__})
+
+
+def drawn_loss(folder, samples, model, file):
+    """The loss of the first step's batch, by the model as it draws with the file."""
+    batch = BATCHES.at(0)
+    hints = training.Hints([sample.hint for sample in samples], 16)
+    with control_files.controlled(model, file) as steering, torch.no_grad():
+        steering.show(hints.at(batch.indices.tolist()))
+        return float(denoising(model, encoded(folder).samples(batch), batch, ALPHAS).mean())
