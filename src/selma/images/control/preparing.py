@@ -98,7 +98,7 @@ def _recipe(data: ControlData, split: Split, *, px: int, seed: int) -> dict[str,
         "split": split,
         "px": px,
         "seed": seed,
-        "files": source_digest(data, split),
+        "files": source_digest(data),
         "pillow": installed("pillow"),
     }
     if data.signal == "canny":
