@@ -23,7 +23,11 @@ COMMANDS = {
     REPORT: "report",
     f"{IMAGES}/_triples": "sur collect",
     f"{EXPERTS}/_sur": "sur train",
+    f"{IMAGES}/_control": "control prepare",
+    f"{EXPERTS}/_control": "control train",
+    f"{SCORES}/control": "control draw",
 }
+"""Item, or a folder above it → what makes it; the nearest folder says."""
 
 
 class NotFinished(WorkspaceError):
@@ -31,7 +35,9 @@ class NotFinished(WorkspaceError):
 
     def __init__(self, item: Item) -> None:
         self.item = item
-        command = COMMANDS.get(item.name) or COMMANDS[item.name.split("/")[0]]
+        parts = item.name.split("/")
+        above = ("/".join(parts[:count]) for count in range(len(parts), 0, -1))
+        command = next(COMMANDS[name] for name in above if name in COMMANDS)
         other = item.path.exists() and not begun(item)
         there = "there with other settings" if other else "not"
         super().__init__(

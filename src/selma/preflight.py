@@ -11,6 +11,7 @@ from pathlib import Path
 from selma.backbones.bases import BASES, located
 from selma.backbones.hub import HUB_ID
 from selma.config import RunConfig
+from selma.config.control import BranchNetwork, ControlSettings, label_of
 from selma.config.experts import RotationConfig
 from selma.config.merged import MERGE_SETTINGS, ROTATION_SETTINGS
 from selma.config.networks import LocalLLM, ServedLLM
@@ -37,6 +38,8 @@ def _mistakes(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
         yield from _backend(config.prompts.backend, "prompts.backend")
     if config.sur is not None:
         yield from _sur(config.sur, make)
+    if config.control is not None:
+        yield from _control(config.control, config.base.model)
     if SCORES in make or config.experts.select == "dev" or config.merged.search is not None:
         yield from _networks(config)
 
@@ -129,6 +132,21 @@ def _sur(sur: SurSettings, make: Sequence[str]) -> Iterator[str]:
         yield from _backend(llm.backend, "sur.llm.backend")
     elif not Path(llm.file).is_file():
         yield f"sur.llm.file: {llm.file} must be a file of vectors, but is missing."
+
+
+def _control(control: ControlSettings, base: str) -> Iterator[str]:
+    folder = getattr(control.data.source, "folder", None)
+    if folder is not None and not Path(folder).is_dir():
+        yield f"control.data.source.folder: {folder} must be a folder, but is missing."
+    if control.scores.palette is not None and not Path(control.scores.palette).is_file():
+        yield f"control.scores.palette: {control.scores.palette} must be a file, but is missing."
+    network = control.network
+    if isinstance(network, BranchNetwork) and isinstance(network.adapter, RotationConfig):
+        for width in sorted(_attention_widths(base)):
+            try:
+                network.adapter.blocks_of(width)
+            except ConfigError as error:
+                yield f"control.network, {label_of(network)}: {error}"
 
 
 def _lexicon(config: RunConfig) -> Iterator[str]:

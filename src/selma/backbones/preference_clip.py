@@ -57,7 +57,7 @@ def load_clip_score(weights: Weights, tokenizer: Weights, device: torch.device) 
     """100 x cosine by any CLIP model, with the mean and deviation that its folder states."""
     model, words = _clip(weights, tokenizer, device)
     side = model.config.vision_config.image_size
-    mean, std = _statistics(weights)
+    mean, std = statistics_of(weights)
 
     def forward(pictures: Sequence[Image.Image], texts: Sequence[str]) -> torch.Tensor:
         fitted = [shortest_side_and_crop(p, side, crop="floor") for p in pictures]
@@ -117,7 +117,7 @@ def _cosines(model: Any, words: Any, seen: torch.Tensor, texts: Sequence[str]) -
     return cosine_similarity(looked, read)
 
 
-def _statistics(weights: Weights) -> tuple[Sequence[float], Sequence[float]]:
+def statistics_of(weights: Weights) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and deviation of preprocessor_config.json; CLIP's own where there is no such file."""
     path = weights.file("preprocessor_config.json")
     if path is None:

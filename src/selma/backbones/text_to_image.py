@@ -125,9 +125,11 @@ class TextToImage:
         steps: int,
         guidance: float,
         batch_size: int,
+        before: Callable[[Sequence[int]], None] | None = None,
     ) -> Iterator[Image.Image]:
         """Pictures in the order of the texts; each depends on its text, seed, steps and guidance.
 
+        `before` is told, ahead of each pass, the positions of the texts that are drawn in it.
         Guidance of 1 or less draws without an unconditional pass. On a CPU the batch size changes
         no pixel; on a GPU it may change the last bit of some, and order and resume never do.
         """
@@ -135,18 +137,17 @@ class TextToImage:
             raise ValueError(f"Each text needs one seed, but {len(texts)} and {len(seeds)} came.")
         rows = self._rows(batch_size)
         for start in range(0, len(texts), rows):
-            some, their_seeds = list(texts[start : start + rows]), list(seeds[start : start + rows])
+            positions = list(range(start, min(start + rows, len(texts))))
             # Matrix products of another size round otherwise (measured: 1e-6, enough to turn a
             # pixel by one), while within one size each row is independent of the others. So
             # every pass has the same size, the last one filled up with copies.
-            missing = rows - len(some)
+            filled = positions + positions[-1:] * (rows - len(positions))
+            if before is not None:
+                before(filled)
             pictures = self._draw_together(
-                some + some[-1:] * missing,
-                their_seeds + their_seeds[-1:] * missing,
-                steps,
-                guidance,
+                [texts[i] for i in filled], [seeds[i] for i in filled], steps, guidance
             )
-            yield from pictures[: len(some)]
+            yield from pictures[: len(positions)]
 
     @contextmanager
     def adapted(self, folder: Path | None, *, scale: float = 1.0) -> Iterator[None]:

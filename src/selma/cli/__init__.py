@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from selma.cli import adapters, benchmarks, publishing, scoring, stages, study, sur
+from selma.cli import adapters, benchmarks, control, oft, publishing, scoring, stages, study, sur
 
 app = typer.Typer(
     help="Makes a text-to-image diffusion model follow prompts better, with data it draws itself.",
@@ -40,6 +40,8 @@ for command in (
 app.add_typer(scoring.score, name="score")
 app.add_typer(study.study, name="study")
 app.add_typer(sur.sur, name="sur")
+app.add_typer(control.control, name="control")
+app.add_typer(oft.oft, name="oft")
 app.add_typer(benchmarks.data, name="data")
 app.add_typer(toybox, name="toybox")
 

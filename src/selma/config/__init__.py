@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from selma.config.control import ControlSettings
 from selma.config.experts import ExpertsConfig
 from selma.config.merged import MergedConfig
 from selma.config.networks import BaseConfig
@@ -85,6 +86,8 @@ class RunConfig(Section):
     report: ReportConfig = ReportConfig()
     sur: SurSettings | None = None
     """Of `selma sur`, which no stage of a run needs; None is SurSettings()."""
+    control: ControlSettings | None = None
+    """Of `selma control`, which no stage of a run needs; None is ControlSettings()."""
 
     @property
     def run_folder(self) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from selma.config.control import ControlSettings
 from selma.config.networks import BaseConfig, LocalLLM, ServedLLM
 from selma.config.prompts import is_skill_file
 from selma.config.scores import LocalJudge, PreferenceConfig
@@ -65,6 +66,8 @@ def map_paths(
             "scores": exam,
             "sur": config.sur
             and _map_sur(config.sur, place=place, placed=placed, is_folder=is_folder),
+            "control": config.control
+            and _map_control(config.control, place=place, placed=placed, is_folder=is_folder),
         }
     )
 
@@ -115,6 +118,40 @@ def _map_sur(
                 }
             ),
             "llm": sur.llm.model_copy(update=llm),
+        }
+    )
+
+
+def _map_control(
+    control: ControlSettings,
+    *,
+    place: Callable[[str], str],
+    placed: Callable[[str, str, Callable[[str], bool]], str],
+    is_folder: Callable[[str], bool],
+) -> ControlSettings:
+    """`map_paths` for the settings of control."""
+    data, scores = control.data, control.scores
+    folder = getattr(data.source, "folder", None)
+    where = {} if folder is None else {"folder": place(folder)}
+    captioner = data.captioner
+    if captioner is not None:
+        captioner = captioner.model_copy(update={"model": placed(captioner.model, "", is_folder)})
+    new: dict[str, Any] = {
+        "segmenter": placed(scores.segmenter, "toybox", is_folder),
+        "palette": scores.palette and place(scores.palette),
+        "reader": placed(scores.reader, "toybox", bool),
+    }
+    if scores.features not in (None, "inception"):
+        new["features"] = placed(str(scores.features), "toybox", is_folder)
+    return control.model_copy(
+        update={
+            "data": data.model_copy(
+                update={
+                    "source": data.source.model_copy(update=where),
+                    "captioner": captioner,
+                }
+            ),
+            "scores": scores.model_copy(update=new),
         }
     )
 

@@ -6,7 +6,8 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,7 @@ def draw_exam(
     A prompt's seed is the same for every model, so that models are compared on equal noise.
     """
     recipe = {
-        **_drawing_recipe(base, steps=steps, guidance=guidance, seed=seed),
+        **drawing_recipe(base, steps=steps, guidance=guidance, seed=seed),
         "adapter": adapter_key,
         "exam": _digest([prompt.id, prompt.text] for prompt in exam),
     }
@@ -85,11 +86,11 @@ def draw_exam(
         return item.path
     path = item.begin()
     jobs = [
-        Job(_exam_file(path, prompt.id), prompt.text, seed_for(seed, "exam", prompt.id))
+        Job(picture_file(path, prompt.id), prompt.text, seed_for(seed, "exam", prompt.id))
         for prompt in exam
     ]
-    _refuse_twins(jobs)
-    _draw_missing(
+    refuse_twins(jobs)
+    draw_missing(
         jobs,
         f"drawing the exam: {name}",
         model=model,
@@ -125,6 +126,12 @@ class Job:
     seed: int
 
 
+Before = Callable[[Sequence[int]], None]
+"""Is told which of the jobs are drawn in the next pass."""
+Steered = Callable[["TextToImage", Sequence[Job]], AbstractContextManager[Before | None]]
+"""Changes the model for these jobs, while the block runs."""
+
+
 def _draw_skill(
     skill: str,
     prompts: Sequence[Prompt],
@@ -137,7 +144,7 @@ def _draw_skill(
 ) -> list[Pair]:
     scorer = config.choose and scorer_of(config.choose)
     recipe = {
-        **_drawing_recipe(base, steps=config.steps, guidance=config.guidance, seed=seed),
+        **drawing_recipe(base, steps=config.steps, guidance=config.guidance, seed=seed),
         "per_prompt": config.per_prompt,
         "prompts": _digest([prompt.id, prompt.text] for prompt in prompts),
         # Left out where nothing is chosen, so that pictures without it stay what they are.
@@ -159,8 +166,8 @@ def _draw_skill(
         for prompt in prompts
         for k in range(config.drawn_per_prompt)
     ]
-    _refuse_twins(jobs)
-    drawn = _draw_missing(
+    refuse_twins(jobs)
+    drawn = draw_missing(
         jobs,
         f"drawing {skill}",
         model=model,
@@ -227,7 +234,7 @@ def _remove_candidates(folder: Path) -> None:
         shutil.rmtree(folder / CANDIDATES)
 
 
-def _draw_missing(
+def draw_missing(
     jobs: Sequence[Job],
     what: str,
     *,
@@ -237,6 +244,7 @@ def _draw_missing(
     guidance: float,
     batch_size: int,
     reader: Reader | None = None,
+    steered: Steered | None = None,
 ) -> dict[str, Any]:
     """Draws what has no file yet, every process a part; returns how many and how long it took."""
     started = time.monotonic()
@@ -250,6 +258,7 @@ def _draw_missing(
         with (
             applied(model(), [adapter] if adapter else []),
             model().rewritten(_rewriting(reader, model())),
+            (steered or _freely)(model(), mine) as before,
             progress(what, total=there + len(mine), done=there) as advance,
         ):
             pictures = model().draw(
@@ -258,11 +267,18 @@ def _draw_missing(
                 steps=steps,
                 guidance=guidance,
                 batch_size=batch_size,
+                before=before,
             )
             for job, picture in zip(mine, pictures, strict=True):
                 write_bytes(job.path, png_bytes(picture))
                 advance()
     return {"pictures": len(missing), "seconds": round(time.monotonic() - started, 3)}
+
+
+@contextmanager
+def _freely(model: TextToImage, jobs: Sequence[Job]) -> Iterator[None]:
+    """Nothing is shown to the model before it draws."""
+    yield
 
 
 def _rewriting(reader: Reader | None, model: TextToImage) -> Rewriting | None:
@@ -273,7 +289,7 @@ def _rewriting(reader: Reader | None, model: TextToImage) -> Rewriting | None:
     return rewriting_by(reader.folder, model, reader.config)
 
 
-def _drawing_recipe(base: BaseConfig, *, steps: int, guidance: float, seed: int) -> dict[str, Any]:
+def drawing_recipe(base: BaseConfig, *, steps: int, guidance: float, seed: int) -> dict[str, Any]:
     """All that a picture depends on beside text and adapter. The batch size is not among it."""
     return {
         "base": base_fingerprint(base),
@@ -289,13 +305,13 @@ def _digest(rows: Iterable[list[str]]) -> str:
     return hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()
 
 
-def _exam_file(folder: Path, prompt_id: str) -> Path:
+def picture_file(folder: Path, prompt_id: str) -> Path:
     if "/" in prompt_id or "\\" in prompt_id:
         raise DataError(f"A prompt's id names its picture, so it may hold no slash: {prompt_id!r}.")
     return inside(folder, f"{prompt_id}.png")
 
 
-def _refuse_twins(jobs: Sequence[Job]) -> None:
+def refuse_twins(jobs: Sequence[Job]) -> None:
     """Some file systems take A.png and a.png for one file, and one picture would be lost."""
     seen: dict[str, str] = {}
     for job in jobs:

@@ -7,6 +7,7 @@ resamples, so that models are compared on the same resampled exams.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 # Not scipy's, whose import takes longer than all that is computed here.
@@ -60,6 +61,33 @@ def paired_difference(
     return interval(change, sizes, seed=seed, resamples=resamples)
 
 
+def interval_of(
+    sums: ArrayLike,
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    *,
+    seed: int,
+    resamples: int = 10_000,
+) -> Interval:
+    """As `interval`, of any number that is made of sums over prompts.
+
+    sums: [n, k], what each prompt adds.  statistic: totals [r, k] → values [r], NaN where it is not
+    defined; resamples without a value are left out. Raises ValueError if the whole has none.
+    """
+    rows = np.asarray(sums, dtype=np.float64)
+    mean = float(statistic(rows.sum(axis=0)[None])[0])
+    if not np.isfinite(mean):
+        raise ValueError("the statistic has no value on all prompts")
+    low, high = mean, mean
+    values = statistic(_bootstrap_sums(rows, seed, resamples))
+    values = values[np.isfinite(values)]
+    without = statistic(rows.sum(axis=0) - rows)
+    without = without[np.isfinite(without)]
+    if np.ptp(values) > 0 and np.ptp(without) > 0:
+        low, high = np.quantile(values, _levels(values, mean, without))
+    ends = (round(float(value), 6) + 0.0 for value in (mean, low, high))
+    return Interval(**dict(zip(("mean", "low", "high"), ends, strict=True)), n=len(rows))
+
+
 def win_rate(
     after: ArrayLike, before: ArrayLike, *, seed: int, resamples: int = 10_000
 ) -> Interval:
@@ -89,15 +117,34 @@ def _bootstrap_means(
     return means
 
 
+def _bootstrap_sums(rows: NDArray[np.float64], seed: int, resamples: int) -> NDArray[np.float64]:
+    """[resamples, k] the totals of each resample."""
+    n = len(rows)
+    draws, totals = _draws(n, seed, resamples), []
+    for start in range(0, resamples, _BLOCK):
+        block = draws[start : start + _BLOCK].astype(np.intp)
+        # How often each prompt was drawn: one product instead of k gathered tables.
+        places = block + n * np.arange(len(block))[:, None]
+        often = np.bincount(places.reshape(-1), minlength=n * len(block)).reshape(len(block), n)
+        totals.append(often @ rows)
+    return np.concatenate(totals)
+
+
 def _bca_levels(
     means: NDArray[np.float64], mean: float, top: NDArray[np.float64], bottom: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """The two quantiles of the bootstrap means between which the interval lies."""
+    return _levels(means, mean, (top.sum() - top) / (bottom.sum() - bottom))
+
+
+def _levels(
+    means: NDArray[np.float64], mean: float, without: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The same, where `without` [n] has the value without each prompt in turn."""
     # Ties count half: DSG means take few values. Clipped, so that no quantile is infinite.
     below = np.mean(means < mean - 1e-12) + np.mean(np.abs(means - mean) <= 1e-12) / 2
     normal = NormalDist()
     bias = normal.inv_cdf(float(np.clip(below, 1 / len(means), 1 - 1 / len(means))))
-    without = (top.sum() - top) / (bottom.sum() - bottom)
     spread = without.mean() - without
     acceleration = (spread**3).sum() / (6 * (spread**2).sum() ** 1.5)
     ends = [bias + normal.inv_cdf(level) for level in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]

@@ -24,13 +24,15 @@ from selma.toybox import weights_folder
 from selma.toybox.pretraining.autoencoder import train_autoencoder
 from selma.toybox.pretraining.denoiser import train_base
 from selma.toybox.pretraining.judging import train_judge
+from selma.toybox.pretraining.locating import train_reader
 from selma.toybox.pretraining.scoring import train_scorer
+from selma.toybox.pretraining.segmenting import train_segmenter
 from selma.workspace import write_json
 
 DATA_VERSION = 1  # raise when scenes, captions, questions or their frequencies change
 SEED = 0
-PARTS = ("vae", "base", "judge-a", "judge-b", "clip")
-SHIPPED = ("base", "judge-a", "judge-b", "clip")
+PARTS = ("vae", "base", "judge-a", "judge-b", "clip", "segmenter", "reader")
+SHIPPED = ("base", "judge-a", "judge-b", "clip", "segmenter", "reader")
 
 
 def main(
@@ -85,6 +87,12 @@ def main(
         ),
         "clip": lambda: train_scorer(
             work, steps=steps(2000), batch=128, seed=SEED, device=on, limit_s=limit_s
+        ),
+        "segmenter": lambda: train_segmenter(
+            work, steps=steps(2000), batch=32, seed=SEED, device=on, limit_s=limit_s
+        ),
+        "reader": lambda: train_reader(
+            work, steps=steps(2000), batch=64, seed=SEED, device=on, limit_s=limit_s
         ),
     }
     target = out or weights_folder()

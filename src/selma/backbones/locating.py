@@ -1,0 +1,131 @@
+"""Who finds landmarks in pictures: toybox's reader, or a file of what another program found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+from pydantic import ValidationError
+
+from selma.backbones.hub import folder_digest
+from selma.backbones.segmenting import toybox_weights
+from selma.errors import DataError
+from selma.records import Landmark
+from selma.workspace import file_sha256, read_lines
+
+Points = tuple[Landmark, ...]
+
+
+class Locator(Protocol):
+    """What scoring by landmarks needs."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def locate(
+        self, pictures: Sequence[Image.Image], names: Sequence[tuple[str, str]]
+    ) -> list[Points | None]:
+        """What lies in each picture, or None where nothing was found. `names` are (model, sample
+        id) of each."""
+        ...
+
+
+class ToyboxLocator:
+    """Toybox's own reader, each picture alone."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder or toybox_weights("reader")
+
+    @property
+    def name(self) -> str:
+        return "toybox-reader"
+
+    @property
+    def fingerprint(self) -> str:
+        return folder_digest(self._folder)[:16]
+
+    @cached_property
+    def _network(self) -> Any:
+        from selma.toybox.reader import load_reader
+
+        return load_reader(self._folder)
+
+    def locate(
+        self, pictures: Sequence[Image.Image], names: Sequence[tuple[str, str]]
+    ) -> list[Points | None]:
+        import torch
+
+        from selma.backbones.judging import pixels
+        from selma.toybox.reader import found_landmarks
+
+        found: list[Points | None] = []
+        with torch.inference_mode():
+            for picture in pictures:
+                (points,) = found_landmarks(*self._network(pixels([picture])))
+                found.append(points or None)
+        return found
+
+
+class GivenPoints:
+    """Points that another program found, one JSON line a picture: {"model", "id", "points"}.
+
+    points is a list of {name, x, y}, 0..1 of the picture's sides, or null where it found nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def name(self) -> str:
+        return self._path.name
+
+    @property
+    def fingerprint(self) -> str:
+        return file_sha256(self._path)[:16]
+
+    @cached_property
+    def _given(self) -> dict[tuple[str, str], Points | None]:
+        found: dict[tuple[str, str], Points | None] = {}
+        for number, row in enumerate(read_lines(self._path), 1):
+            try:
+                points = row["points"]
+                found[row["model"], row["id"]] = (
+                    None if points is None else tuple(Landmark.model_validate(p) for p in points)
+                )
+            except (KeyError, TypeError, ValidationError) as error:
+                raise DataError(
+                    f"{self._path}, line {number} must have model, id and points: {error!r}."
+                ) from error
+        return found
+
+    def locate(
+        self, pictures: Sequence[Image.Image], names: Sequence[tuple[str, str]]
+    ) -> list[Points | None]:
+        # A picture that is not in the file was never looked at, which is no failure to find.
+        if missing := [name for name in names if name not in self._given]:
+            raise DataError(
+                f"{self._path} must have a line for every picture, but {len(missing)} have none, "
+                f"{missing[0]} first."
+            )
+        return [self._given[name] for name in names]
+
+
+def load_locator(reader: str) -> Locator:
+    """The one named "toybox", one in a folder, or a file of points. Raises ModelError or DataError
+    where it is not there."""
+    if reader == "toybox":
+        return ToyboxLocator()
+    place = Path(reader)
+    if place.is_dir():
+        return ToyboxLocator(place)
+    if not place.is_file():
+        raise DataError(
+            f'control.scores.reader must be "toybox" or a file of points, but {place} is not there.'
+        )
+    return GivenPoints(place)

@@ -1,0 +1,109 @@
+"""Any model of transformers for semantic segmentation: which class each pixel is of.
+
+Only safetensors are read and no code of a model's folder is run. Each picture passes alone, so that
+none alters another's map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from selma.backbones.hub import find_device
+from selma.backbones.weights import Weights, load_network
+from selma.errors import ModelError
+
+
+class Segmenter(Protocol):
+    """What scoring by maps of classes needs."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def classes(self) -> int: ...
+
+    def segment(self, pictures: Sequence[Image.Image]) -> Iterator[NDArray[np.int64]]:
+        """[h, w] of each picture, in order; h and w are the picture's own."""
+        ...
+
+
+class TransformersSegmenter:
+    """SegFormer, UperNet, BEiT and their like, whose output is one map of log-odds a class."""
+
+    def __init__(self, model: str, *, revision: str | None, device: str) -> None:
+        self._device = device
+        self._files = Weights(model, revision)
+
+    @property
+    def name(self) -> str:
+        return self._files.label
+
+    @property
+    def fingerprint(self) -> str:
+        return self._files.fingerprint[:16]
+
+    @property
+    def classes(self) -> int:
+        return len(self._network[0].config.id2label)
+
+    def segment(self, pictures: Sequence[Image.Image]) -> Iterator[NDArray[np.int64]]:
+        import torch
+        import torch.nn.functional as F
+
+        model, prepare = self._network
+        for picture in pictures:
+            inputs = prepare(images=picture.convert("RGB"), return_tensors="pt").to(model.device)
+            with torch.inference_mode():
+                logits = model(pixel_values=inputs["pixel_values"]).logits
+                whole = F.interpolate(
+                    logits.float(), size=picture.size[::-1], mode="bilinear", align_corners=False
+                )
+            yield whole[0].argmax(0).cpu().numpy()
+
+    @cached_property
+    def _network(self) -> tuple[Any, Any]:
+        from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+        device = find_device(self._device, setting="control.scores.device")
+        model = load_network(AutoModelForSemanticSegmentation, self._files).to(device)
+        try:
+            # Made by Pillow, as everywhere here: torchvision's resizing gives other pixels.
+            prepare = AutoImageProcessor.from_pretrained(**self._files.source(), backend="pil")
+        except Exception as error:  # many kinds: no file, no net, none for this architecture
+            raise ModelError(
+                f"{self._files.name} must say how its pictures are prepared "
+                f"(preprocessor_config.json), but: {str(error).splitlines()[0]}"
+            ) from error
+        return model, prepare
+
+
+def load_segmenter(model: str, *, revision: str | None, device: str) -> Segmenter:
+    """The one named "toybox", or any of transformers. Raises ModelError."""
+    return TransformersSegmenter(
+        str(toybox_weights("segmenter")) if model == "toybox" else model,
+        revision=revision,
+        device=device,
+    )
+
+
+def toybox_weights(part: str) -> Path:
+    """The folder of one of toybox's readers of signals. Raises ModelError if it is not there."""
+    from selma.toybox import weights_folder
+
+    folder = weights_folder() / part
+    if not (folder / "model.safetensors").is_file():
+        raise ModelError(
+            f"toybox's {part} must lie in {folder}, but does not. Make it with "
+            f"python -m selma.toybox.pretraining --only {part}."
+        )
+    return folder
