@@ -63,7 +63,16 @@ def write_report(findings: Findings, config: ReportConfig, folder: Workspace) ->
 
 def render(findings: Findings, config: ReportConfig) -> str:
     """The page's HTML. All that comes from the findings is escaped by jinja's autoescape."""
-    environment = Environment(
+    jinja = environment()
+    script = jinja.get_template("page.js").render()
+    return jinja.get_template("page.html").render(
+        script=Markup(script), policy=policy(script), **context(findings, config)
+    )
+
+
+def environment() -> Environment:
+    """Where templates find one another, and what they may call."""
+    made = Environment(
         loader=PackageLoader("selma", "report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -71,20 +80,21 @@ def render(findings: Findings, config: ReportConfig) -> str:
         lstrip_blocks=True,
     )
     for name in ("points", "signed", "between", "clear", "share", "layer_value"):
-        environment.globals[name] = getattr(tables, name)
-    environment.globals["heat"] = heat
-    environment.globals["largest_change"] = largest_change
-    environment.globals["chose"] = tables.CHOSE
-    environment.globals["compared"] = tables.compared
-    environment.filters["duration"] = duration
-    script = environment.get_template("page.js").render()
+        made.globals[name] = getattr(tables, name)
+    made.globals["heat"] = heat
+    made.globals["largest_change"] = largest_change
+    made.globals["chose"] = tables.CHOSE
+    made.globals["compared"] = tables.compared
+    made.filters["duration"] = duration
+    return made
+
+
+def policy(script: str = "") -> str:
+    """What a page may load and run: this script alone. A mistake in escaping could do no more."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html").render(
-        script=Markup(script),
-        # Even a mistake in escaping could load and run nothing.
-        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
-        **context(findings, config),
+    return (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     )
 
 
