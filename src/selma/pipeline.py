@@ -20,7 +20,17 @@ from selma.config.sur import SurDrawing
 from selma.errors import ConfigError, ModelError
 from selma.finished import Finished
 from selma.preflight import check
-from selma.records import Answer, ExamPrompt, Expert, Findings, Merged, Pair, Prompt, Scorecard
+from selma.records import (
+    Answer,
+    ExamPrompt,
+    Expert,
+    Findings,
+    Merged,
+    Pair,
+    Prompt,
+    Scorecard,
+    Understood,
+)
 from selma.runfile import portable, versions, write_run_file
 from selma.workspace import (
     EXPERTS,
@@ -109,6 +119,17 @@ def energies(experts: Sequence[Expert]) -> dict[str, Any]:
         for skill, place in places.items()
         if place.is_file()
     }
+
+
+def understood(folder: Workspace, scorecard: Scorecard) -> Understood | None:
+    """What `selma sur score` left, if it is of the same base's pictures, exam and judge."""
+    item = folder.root / SCORES / "sur-understood"
+    if not (item / "manifest.json").is_file():
+        return None
+    found = Understood.model_validate_json((item / "understood.json").read_text("utf-8"))
+    mine, theirs = scorecard.models[0], found.card.models[0]
+    same = (scorecard.judge, mine.per_prompt) == (found.card.judge, theirs.per_prompt)
+    return found if same else None
 
 
 def score(config: RunConfig) -> Scorecard:
@@ -388,6 +409,7 @@ class Stages:
             judged=judged(merged),
             trials=trials(merged),
             energies=energies(experts),
+            understood=understood(self.folder, scorecard),
         )
         with self.at(REPORT) as folder:
             return write_report(findings, self.config.report, folder)

@@ -129,6 +129,16 @@ def _sur(sur: SurSettings, make: Sequence[str]) -> Iterator[str]:
         yield from _backend(llm.backend, "sur.llm.backend")
     elif not Path(llm.file).is_file():
         yield f"sur.llm.file: {llm.file} must be a file of vectors, but is missing."
+    if SCORES in make:
+        yield from _sur_scores(sur)
+
+
+def _sur_scores(sur: SurSettings) -> Iterator[str]:
+    keywords, quality = sur.scores.keywords, sur.scores.quality
+    if keywords is not None and not Path(keywords).is_file():
+        yield f"sur.scores.keywords: {keywords} must be a CSV, but is missing."
+    if quality is not None and isinstance(quality.features, PreferenceConfig):
+        yield from _preference(quality.features, "sur.scores.quality.features")
 
 
 def _lexicon(config: RunConfig) -> Iterator[str]:
@@ -238,11 +248,10 @@ def _networks(config: RunConfig) -> Iterator[str]:
         if not any(folder.glob("*.safetensors")):
             yield f"{key}: its weights must lie in {folder}, but are not there. Reinstall selma."
     for scorer in scores.preferences:
-        yield from _preference(scorer)
+        yield from _preference(scorer, f"scores.preferences, {scorer.key}")
 
 
-def _preference(scorer: PreferenceConfig) -> Iterator[str]:
-    key = f"scores.preferences, {scorer.key}"
+def _preference(scorer: PreferenceConfig, key: str) -> Iterator[str]:
     folder = Path(scorer.model)
     if folder.is_dir():
         if not any(folder.rglob("*.safetensors")):

@@ -313,3 +313,5 @@ class Findings:
     energies: dict[str, Any] = field(default_factory=dict)
     """Skill → hyperspherical energy of each layer before and after (`adapters.oft.energies`), of
     experts that are rotations."""
+    understood: Understood | None = None
+    """What a SUR-adapter does to the same exam, where that was scored."""

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 import json
@@ -15,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from selma.config import ReportConfig
-from selma.records import Findings, Interval, Pair
+from selma.records import Findings, Interval, Pair, Record
 from selma.report import grids, tables
+from selma.report import understanding as sections
+from selma.report.templates import environment, policy
 from selma.workspace import EXPERTS, IMAGES, MERGED, PROMPTS, REPORT, SCORES, Workspace, write_bytes
 
 STAGES = {
@@ -37,14 +37,14 @@ def write_report(findings: Findings, config: ReportConfig, folder: Workspace) ->
 
     Raises DataError if a picture cannot be read or the scorecard lacks base or merged.
     """
-    card = findings.scorecard.model_dump_json()
     item = folder.item(
         REPORT,
         recipe={
-            "scorecard": hashlib.sha256(card.encode()).hexdigest()[:16],
+            "scorecard": _digest(findings.scorecard),
             "settings": findings.settings,
             "lineage": findings.lineage,
             "shown": config.model_dump(mode="json"),
+            **({"understood": _digest(findings.understood)} if findings.understood else {}),
         },
     )
     page, place = render(findings, config), item.path / "grid.png"
@@ -67,34 +67,6 @@ def render(findings: Findings, config: ReportConfig) -> str:
     script = jinja.get_template("page.js").render()
     return jinja.get_template("page.html").render(
         script=Markup(script), policy=policy(script), **context(findings, config)
-    )
-
-
-def environment() -> Environment:
-    """Where templates find one another, and what they may call."""
-    made = Environment(
-        loader=PackageLoader("selma", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for name in ("points", "signed", "between", "clear", "share", "layer_value"):
-        made.globals[name] = getattr(tables, name)
-    made.globals["heat"] = heat
-    made.globals["largest_change"] = largest_change
-    made.globals["chose"] = tables.CHOSE
-    made.globals["compared"] = tables.compared
-    made.filters["duration"] = duration
-    return made
-
-
-def policy(script: str = "") -> str:
-    """What a page may load and run: this script alone. A mistake in escaping could do no more."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -146,6 +118,7 @@ def context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
         "layer_measure": tables.layer_measure(findings.judged) if findings.judged else "",
         "turned": tables.turned_sentence(findings.judged) if findings.judged else "",
         "energies": findings.energies,
+        **sections.context(findings.understood),
     }
 
 
@@ -177,25 +150,6 @@ def difference_axis(found: Interval) -> dict[str, Any]:
             "ticks": ticks}  # fmt: skip
 
 
-def heat(value: float, scale: float = 12.0) -> int:
-    """How strongly a difference is tinted, 0-70 percent; full from `scale` points on."""
-    return round(70 * min(abs(value) / scale, 1))
-
-
-def largest_change(energies: Mapping[str, Any]) -> float:
-    """The largest share by which a layer's energy changed; 0 is a perfect rotation."""
-    layers = energies["layers"].values()
-    return max(abs(one["after"] - one["before"]) / (one["before"] or 1.0) for one in layers)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a reader says them."""
-    minutes = round(seconds / 60)
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def stage_times(journal: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each stage before the report: its label, seconds and cost in all. Journal lines of
     interrupted runs count as well: they were spent."""
@@ -225,6 +179,10 @@ def flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, st
             yield from flat(value, f"{above}{name}.")
         else:
             yield f"{above}{name}", json.dumps(value, ensure_ascii=False)
+
+
+def _digest(found: Record) -> str:
+    return hashlib.sha256(found.model_dump_json().encode()).hexdigest()[:16]
 
 
 def _backend(settings: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -16,7 +16,6 @@ from rich.table import Table
 from selma.config import ReportConfig
 from selma.records import Answer, ExamPrompt, Interval, ModelScore, Understood, evenly
 from selma.report.grids import Mark, data_uri, mark_of
-from selma.report.page import environment, policy
 from selma.report.tables import (
     between,
     clear,
@@ -26,6 +25,7 @@ from selma.report.tables import (
     print_scorecard,
     signed,
 )
+from selma.report.templates import environment, policy
 from selma.workspace import REPORT, Workspace, inside, write_bytes
 
 PAGE = "sur.html"
@@ -178,8 +178,10 @@ def write_page(
     return path
 
 
-def context(found: Understood) -> dict[str, Any]:
+def context(found: Understood | None) -> dict[str, Any]:
     """What the section `understanding.html` shows."""
+    if found is None:
+        return {"understood": None}
     return {
         "understood": found,
         "sur_kinds": kinds_of(found),

@@ -55,7 +55,7 @@ def exam_prompts(
     elif wanted == "dev":
         raise ConfigError(
             f"Only toybox has a dev split, but {config.benchmark} came. Set experts.select to last "
-            "and scores.split to test."
+            "and scores.split to test, for an ablation sur.ablation.split."
         )
     else:
         exam = read_benchmark(Path(config.benchmark))
