@@ -7,8 +7,8 @@
 The second runs what the released script does in every step: the autoencoder, and the text encoders
 on both prompts (vectors of the language model are files there, too). Both train equal weights on
 the same triples with the same noise; their gradients must agree. They take turns, and the median
-counts. With --count nothing is timed: the products of both steps are counted on Stable Diffusion 1's
-shapes, 512 px, without weights or a device for them.
+counts. With --count nothing is timed: the products of both steps are counted on Stable Diffusion
+1's shapes, 512 px, without weights or a device for them.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def main(
 ) -> None:
     """Prints seconds of both, their ratio, and how far gradients differ."""
     if count:
-        return show_counted(counted(batch))
+        show_counted(counted(batch))
+        return
     torch.set_num_threads(1)
     model = load_text_to_image(BaseConfig.model_validate({"model": base, "device": device}))
     with tempfile.TemporaryDirectory() as folder:

@@ -129,6 +129,8 @@ def _sur(sur: SurSettings, make: Sequence[str]) -> Iterator[str]:
         yield from _backend(llm.backend, "sur.llm.backend")
     elif not Path(llm.file).is_file():
         yield f"sur.llm.file: {llm.file} must be a file of vectors, but is missing."
+    for backend in sur.ablation.language_models:
+        yield from _backend(backend, "sur.ablation.language_models")
     if SCORES in make:
         yield from _sur_scores(sur)
 

@@ -49,14 +49,17 @@ def train_sur(
     variants: bool = False,
 ) -> Understanding:
     """The trained adapter in `3-experts/_sur`; resumable as experts are. With `variants` it lies in
-    `3-experts/_sur-variants` by its recipe's key, so that those with other settings stay. `model`
-    is called only if it is missing. Raises TrainingDiverged, with the last checkpoint kept."""
+    `3-experts/_sur-variants` by its recipe's key, unless it is the one in `_sur`, so that those with
+    other settings stay. `model` is called only if it is missing. Raises TrainingDiverged, with the last checkpoint kept."""
     if not triples:
         raise DataError("The SUR-adapter needs at least one triple, but there is none.")
     digests = picture_digests(as_pairs(triples))
     recipe = sur_recipe(triples, digests, config, base=base, seed=seed)
-    names = (VARIANTS, recipe_key(recipe)) if variants else (SKILL,)
+    names: tuple[str, ...] = (SKILL,)
     item = folder.item(EXPERTS, *names, recipe=recipe)
+    if variants and not item.done:
+        names = (VARIANTS, recipe_key(recipe))
+        item = folder.item(EXPERTS, *names, recipe=recipe)
     trained = Understanding(folder=item.path, key=item.key)
     if item.done:
         shutil.rmtree(item.path / "checkpoints", ignore_errors=True)  # if killed just before

@@ -83,6 +83,12 @@ def columns_of(found: Understood) -> list[tuple[str, dict[str, Interval], dict[s
         ),
         ("CLIP, keywords", found.keyword_clip, found.keyword_clip_differences),
     ]
+    for scorer in found.card.preferences:
+        label = scorer.label
+        changes = {
+            m.model: m.preference_differences[label] for m in models if m.preference_differences
+        }
+        made.append((scorer.name, {m.model: m.preferences[label] for m in models}, changes))
     if found.distances is not None:
         kernel = found.distances.kernel
         made.append(("kernel distance", kernel, found.distances.kernel_differences))
