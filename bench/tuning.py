@@ -1,7 +1,7 @@
 """Variants of a run's settings on the dev split, by the judge that never reports.
 
 Each variant runs from prompts to the merged model in a folder of its own; what it has in common
-with the first one (prompts, pictures) is taken from there. Nothing here sees the test split, so
+with the first one is taken from there. Nothing here sees the test split, so
 that what is chosen by it may be reported there (docs/log.md).
 
     .venv/bin/python bench/tuning.py configs/toybox.yaml --work /tmp/tuning \\
@@ -24,7 +24,6 @@ from selma import pipeline
 from selma.config import RunConfig, load_config
 from selma.records import Interval
 from selma.report.tables import between, one, points, signed
-from selma.workspace import IMAGES, PROMPTS
 
 
 def main(
@@ -42,8 +41,8 @@ def main(
     for text in ["", *(vary or [])]:
         folder = work / (re.sub(r"[^A-Za-z0-9.=_-]+", "_", text) or "as-it-is")
         if first is not None and not folder.exists():
-            for stage in (PROMPTS, IMAGES):
-                shutil.copytree(first / stage, folder / stage)
+            # What was made with other settings is superseded there, and the rest not made again.
+            shutil.copytree(first, folder, ignore=shutil.ignore_patterns("superseded"))
         first = first or folder
         variant = changed(start, text, folder)
         make(variant)
@@ -88,6 +87,7 @@ def changed(config: RunConfig, text: str, folder: Path) -> RunConfig:
         *above, last = key.split(".")
         place = settings
         for name in above:
+            place[name] = place.get(name) or {}
             place = place[name]
         found = yaml.safe_load(value)
         # YAML reads 1e-4 as text: its numbers want a dot.

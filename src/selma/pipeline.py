@@ -375,7 +375,7 @@ class Stages:
             return score_models(
                 self.exam,
                 pictures,
-                self.config.scores,
+                self.config.scores.model_copy(update={"chosen_by": self.config.chosen_by}),
                 folder,
                 roles={name: roles[name] for name in pictures},
                 seed=self.config.seed,

@@ -88,7 +88,7 @@ class _Look:
         one = Stages(config, self.whole.folder, make=[])
         name = load_skills([entry])[0].name
         prompts = self._ask(PROMPTS, name, alone.per_skill, one.write_prompts)
-        drawn = config.images.per_prompt * alone.per_skill
+        drawn = config.images.drawn_per_prompt * alone.per_skill
         pairs = self._ask(IMAGES, name, drawn, one.draw_pairs, prompts)
         experts = self._ask(EXPERTS, name, config.experts.steps, one.train_experts, pairs)
         self.experts += experts or []

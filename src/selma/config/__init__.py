@@ -7,27 +7,61 @@ config imports no model library, so that mistakes are shown before anything is l
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from selma.config.experts import ExpertsConfig
 from selma.config.merged import MergedConfig
 from selma.config.networks import BaseConfig
 from selma.config.paths import map_paths
 from selma.config.prompts import PromptsConfig
-from selma.config.scores import ScoresConfig
+from selma.config.scores import PreferenceConfig, ScoresConfig
 from selma.config.section import Section, is_folder, mistake
 from selma.config.sur import SurSettings
 from selma.errors import ConfigError
 
 
+class Choice(Section):
+    """Of several pictures of a prompt, those are kept that a scorer finds nearest to it. The paper
+    trains on whatever is drawn; choosing before training is DreamSync's (arXiv:2311.17946)."""
+
+    candidates: Annotated[int, Field(ge=2)] = 4
+    """Pictures drawn for each prompt."""
+    scorer: Literal["toybox"] | PreferenceConfig = "toybox"
+    """Toybox's CLIP, or a network as in scores.preferences. Its gain is no evidence afterwards;
+    where it is among the scores, the report says so."""
+
+
 class ImagesConfig(Section):
     per_prompt: PositiveInt = 1
+    """Pictures kept for each prompt."""
     steps: PositiveInt = 50
     guidance: NonNegativeFloat = 7.5
     batch_size: PositiveInt = 8
+    choose: Choice | None = None
+    """None keeps what is drawn."""
+
+    @property
+    def drawn_per_prompt(self) -> int:
+        return self.choose.candidates if self.choose else self.per_prompt
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.choose and self.choose.candidates <= self.per_prompt:
+            raise ValueError(
+                f"choose.candidates must be more than per_prompt, but {self.choose.candidates} and "
+                f"{self.per_prompt} came"
+            )
+        return self
 
 
 class ReportConfig(Section):
@@ -55,6 +89,17 @@ class RunConfig(Section):
     @property
     def run_folder(self) -> Path:
         return self.folder or Path("runs") / self.name
+
+    @property
+    def chosen_by(self) -> tuple[str, ...]:
+        """Labels of the reported scorers that are no evidence: those declared in scores.chosen_by,
+        and the one that chose this run's training pictures."""
+        scorer, same = self.images.choose and self.images.choose.scorer, []
+        if isinstance(scorer, PreferenceConfig):
+            same = [one.key for one in self.scores.preferences if one.weights == scorer.weights]
+        elif scorer is not None and scorer == self.scores.clip:
+            same = ["clip"]
+        return tuple(dict.fromkeys([*self.scores.chosen_by, *same]))
 
 
 def load_config(path: Path) -> RunConfig:

@@ -33,18 +33,22 @@ def map_paths(
         language = placed(prompts.backend.model, "smollm2", is_folder)
         new["backend"] = prompts.backend.model_copy(update={"model": language})
     base = _placed_base(config.base, placed, is_folder)
-    scorers = tuple(
-        scorer.model_copy(
+
+    def placed_scorer(scorer: PreferenceConfig) -> PreferenceConfig:
+        return scorer.model_copy(
             update={
                 "model": placed(scorer.model, "", is_folder),
                 "tokenizer": scorer.tokenizer and placed(scorer.tokenizer, "", is_folder),
             }
         )
-        for scorer in scores.preferences
-    )
+
+    images = config.images
+    if images.choose and isinstance(images.choose.scorer, PreferenceConfig):
+        choice = images.choose.model_copy(update={"scorer": placed_scorer(images.choose.scorer)})
+        images = images.model_copy(update={"choose": choice})
     places: dict[str, Any] = {
         "benchmark": placed(scores.benchmark, "toybox", bool),
-        "preferences": scorers,
+        "preferences": tuple(map(placed_scorer, scores.preferences)),
     }
     if scores.matcher is not None:
         places["matcher"] = placed(scores.matcher, "wordllama", is_folder)
@@ -57,6 +61,7 @@ def map_paths(
         update={
             "base": base,
             "prompts": prompts.model_copy(update=new),
+            "images": images,
             "scores": exam,
             "sur": config.sur
             and _map_sur(config.sur, place=place, placed=placed, is_folder=is_folder),

@@ -106,6 +106,11 @@ class PreferenceConfig(Section):
     def key(self) -> str:
         return self.label or self.kind
 
+    @property
+    def weights(self) -> tuple[str, str, str | None]:
+        """What makes it another scorer: not its label, device or preprocessing."""
+        return self.kind, self.model, self.revision
+
 
 class ScoresConfig(Section):
     benchmark: str = "toybox"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from selma.config import ImagesConfig
 from selma.config.networks import BaseConfig
 from selma.config.sur import SurDrawing
 from selma.errors import DataError
+from selma.images.choosing import best, scored, scorer_of, write_scores
 from selma.images.pairs import METADATA, read_drawn, write_metadata
 from selma.pictures import png_bytes
 from selma.progress import progress
@@ -24,7 +26,11 @@ from selma.records import ExamPrompt, Pair, Prompt
 from selma.workspace import IMAGES, SCORES, Workspace, inside, write_bytes
 
 if TYPE_CHECKING:
+    from selma.backbones.judging import Scorer
     from selma.backbones.text_to_image import Rewriting, TextToImage
+
+CANDIDATES = "candidates"
+SCORES_OF_CANDIDATES = "candidates.jsonl"
 
 
 def draw_pairs(
@@ -38,8 +44,8 @@ def draw_pairs(
 ) -> dict[str, list[Pair]]:
     """Skill → each prompt with its picture(s), in the order of the prompts.
 
-    Every skill is one imagefolder, `2-images/<skill>/train/`. `model` is called only if a picture
-    is missing.
+    Every skill is one imagefolder, `2-images/<skill>/train/`. Where pictures are chosen, all scores
+    are in `2-images/<skill>/candidates.jsonl`. `model` is called only if a picture is missing.
     """
     return {
         skill: _draw_skill(skill, some, config, folder, base=base, seed=seed, model=model)
@@ -128,24 +134,29 @@ def _draw_skill(
     seed: int,
     model: Callable[[], TextToImage],
 ) -> list[Pair]:
+    scorer = config.choose and scorer_of(config.choose)
     recipe = {
         **_drawing_recipe(base, steps=config.steps, guidance=config.guidance, seed=seed),
         "per_prompt": config.per_prompt,
         "prompts": _digest([prompt.id, prompt.text] for prompt in prompts),
+        # Left out where nothing is chosen, so that pictures without it stay what they are.
+        **({"choose": [config.drawn_per_prompt, scorer.fingerprint]} if scorer else {}),
     }
     item = folder.item(IMAGES, skill, recipe=recipe)
     if item.done:
+        _remove_candidates(item.path)
         return read_drawn(item.path, prompts)
     train = item.begin() / "train"
-    train.mkdir(exist_ok=True)
+    place = item.path / CANDIDATES if scorer else train
+    place.mkdir(exist_ok=True)
     jobs = [
         Job(
-            inside(train, f"{prompt.id}-{k}.png" if k else f"{prompt.id}.png"),
+            inside(place, f"{prompt.id}-{k}.png" if k else f"{prompt.id}.png"),
             prompt.text,
             seed_for(seed, "image", prompt.id, k),
         )
         for prompt in prompts
-        for k in range(config.per_prompt)
+        for k in range(config.drawn_per_prompt)
     ]
     _refuse_twins(jobs)
     drawn = _draw_missing(
@@ -158,6 +169,12 @@ def _draw_skill(
         batch_size=config.batch_size,
     )
     folder.journal(IMAGES, skill=skill, **drawn)
+    files = []
+    if scorer:
+        train.mkdir(exist_ok=True)
+        files = [item.path / SCORES_OF_CANDIDATES]
+        max_pixels = 4 * model().image_px ** 2
+        jobs = _choose(jobs, scorer, config, train, files[0], max_pixels=max_pixels)
     cut = _tokens_cut(jobs, model)
     of = [prompt for prompt in prompts for _ in range(config.per_prompt)]
     pairs = [
@@ -166,10 +183,46 @@ def _draw_skill(
     ]
     write_metadata(train / METADATA, pairs)
     item.finish(
-        [*(job.path for job in jobs), train / METADATA],
+        [*(job.path for job in jobs), train / METADATA, *files],
         {"pictures": len(jobs), "over_token_limit": sum(n > 0 for n in cut)},
     )
+    _remove_candidates(item.path)
     return pairs
+
+
+def _choose(
+    jobs: Sequence[Job],
+    scorer: Scorer,
+    config: ImagesConfig,
+    train: Path,
+    told: Path,
+    *,
+    max_pixels: int,
+) -> list[Job]:
+    """The best candidates of each prompt, copied to `train`; all scores go to the file `told`."""
+    scores = scored([(job.path, job.text) for job in jobs], scorer, max_pixels=max_pixels)
+    kept, rows = [], []
+    for start in range(0, len(jobs), config.drawn_per_prompt):
+        some = slice(start, start + config.drawn_per_prompt)
+        places = best(scores[some], keep=config.per_prompt)
+        first = jobs[start].path.stem
+        for number, place in enumerate(places):
+            job = jobs[some][place]
+            path = inside(train, f"{first}-{number}.png" if number else f"{first}.png")
+            write_bytes(path, job.path.read_bytes())
+            kept.append(Job(path, job.text, job.seed))
+        rows += [
+            {"text": job.text, "seed": job.seed, "score": score, "kept": place in places}
+            for place, (job, score) in enumerate(zip(jobs[some], scores[some], strict=True))
+        ]
+    write_scores(told, rows)
+    return kept
+
+
+def _remove_candidates(folder: Path) -> None:
+    """What was not kept can be drawn again from its seed; left over only by a kill just here."""
+    if (folder / CANDIDATES).exists():
+        shutil.rmtree(folder / CANDIDATES)
 
 
 def _draw_missing(

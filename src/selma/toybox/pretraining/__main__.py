@@ -69,7 +69,7 @@ def main(
         ),
         "base": lambda: train_base(
             work,
-            steps=steps(12_000),
+            steps=steps(10_000),
             batch=64,
             scenes=steps(64_000),
             seed=SEED,

@@ -1,0 +1,51 @@
+"""Of several pictures of each prompt, the ones that a scorer finds nearest to it (DreamSync's way,
+arXiv:2311.17946, with any scorer; nobody's label is needed)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from selma.backbones.judging import Scorer, load_scorer
+from selma.config import Choice
+from selma.pictures import open_picture
+from selma.progress import progress
+from selma.workspace import write_bytes
+
+AT_ONCE = 64
+"""Pictures that are in memory together."""
+
+
+def scorer_of(choice: Choice) -> Scorer:
+    """The scorer that chooses. Raises ModelError or ConfigError."""
+    if isinstance(choice.scorer, str):
+        return load_scorer(choice.scorer)
+    from selma.backbones.preference import load_preference
+
+    return load_preference(choice.scorer)
+
+
+def scored(drawn: Sequence[tuple[Path, str]], scorer: Scorer, *, max_pixels: int) -> list[float]:
+    """The score of each picture for its text. Raises DataError for a picture that is missing or
+    broken."""
+    found: list[float] = []
+    with progress(f"choosing by {scorer.name}", total=len(drawn)) as advance:
+        for start in range(0, len(drawn), AT_ONCE):
+            some = drawn[start : start + AT_ONCE]
+            pictures = [open_picture(path, max_pixels=max_pixels) for path, _ in some]
+            found += scorer.score(pictures, [text for _, text in some])
+            advance(len(some))
+    return found
+
+
+def best(scores: Sequence[float], *, keep: int) -> list[int]:
+    """Places of the `keep` highest scores, best first; of equal ones, the first."""
+    return sorted(range(len(scores)), key=lambda place: -scores[place])[:keep]
+
+
+def write_scores(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Every candidate's score and whether it was kept, whole or nothing: what was left out can be
+    looked up, and drawn again from its seed."""
+    lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
+    write_bytes(path, "".join(lines).encode())
