@@ -48,9 +48,12 @@ def train_sur(
     model: Callable[[], TextToImage],
     variants: bool = False,
 ) -> Understanding:
-    """The trained adapter in `3-experts/_sur`; resumable as experts are. With `variants` it lies in
-    `3-experts/_sur-variants` by its recipe's key, unless it is the one in `_sur`, so that those with
-    other settings stay. `model` is called only if it is missing. Raises TrainingDiverged, with the last checkpoint kept."""
+    """The trained adapter in `3-experts/_sur`; resumable as experts are. `model` is called only if
+    it is missing.
+
+    With `variants` it lies in `3-experts/_sur-variants` by its recipe's key, unless it is the one in
+    `_sur`: those with other settings stay. Raises TrainingDiverged, with the last checkpoint kept.
+    """
     if not triples:
         raise DataError("The SUR-adapter needs at least one triple, but there is none.")
     digests = picture_digests(as_pairs(triples))
