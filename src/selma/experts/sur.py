@@ -51,8 +51,9 @@ def train_sur(
     """The trained adapter in `3-experts/_sur`; resumable as experts are. `model` is called only if
     it is missing.
 
-    With `variants` it lies in `3-experts/_sur-variants` by its recipe's key, unless it is the one in
-    `_sur`: those with other settings stay. Raises TrainingDiverged, with the last checkpoint kept.
+    With `variants` it lies in `3-experts/_sur-variants` by its recipe's key, unless it is the one
+    in `_sur`: those with other settings stay. Raises TrainingDiverged, with the last checkpoint
+    kept.
     """
     if not triples:
         raise DataError("The SUR-adapter needs at least one triple, but there is none.")
