@@ -44,7 +44,7 @@ PROJECTIONS = ("random", "learned", "pca")
 
 
 def variants(config: RunConfig) -> dict[str, SurSettings]:
-    """Name → settings, in the order of the table; "as set" first. Raises ConfigError."""
+    """Name → settings, in the order of the table; "as_set" first. Raises ConfigError."""
     sur = settings_of(config)
     made = {AS_SET: sur}
     for name, changes in _all_changes(sur):
@@ -162,6 +162,9 @@ def _all_changes(sur: SurSettings) -> Iterator[tuple[str, Changes]]:
     for weight in sur.ablation.weights:
         if weight != sur.adapter.weight:
             yield f"weight_{weight:g}", {"adapter": {"weight": weight}}
+    for negative in ("alone", "adapted"):
+        if negative != sur.drawing.negative:
+            yield f"negative_{negative}", {"drawing": {"negative": negative}}
     for layer in sur.ablation.layers:
         if layer != sur.llm.layer:
             yield f"layer_{layer}", {"llm": {"layer": layer}}

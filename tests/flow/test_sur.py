@@ -168,6 +168,7 @@ def test_variants_are_what_their_names_say(tmp_path):
     for loss in ("distillation", "alignment", "denoising"):
         assert getattr(made[f"without_{loss}"].losses, loss).weight == 0
     assert {"projection_pca", "projection_learned", "layer_0", "vectors_of_big"} <= made.keys()
+    assert "negative_adapted" in made and "negative_alone" not in made
     assert "weight_0.1" in made and "weight_1" not in made  # as it is set
     with pytest.raises(ConfigError, match="must be some of as_set"):
         ablation.variants(ablation.only(config, ["nonsense"]))
