@@ -113,8 +113,8 @@ def understand(folder, pictures, **given) -> Understood:
 
 def test_everything_is_beside_the_base_and_paired(world, tmp_path: Path) -> None:
     folder, pictures = world
-    # The first keyword prompt names what nobody drew.
-    keywords = [p.model_copy(update={"text": p.text if i else "nothing"}) for i, p in
+    # The second keyword prompt names what nobody drew.
+    keywords = [p.model_copy(update={"text": p.text if i != 1 else "nothing"}) for i, p in
                 enumerate(EXAM)]  # fmt: skip
     found = understand(folder, pictures, keywords=keywords, compare=[("sur", "rich")])
     base, rich, sur = found.card.models
@@ -126,11 +126,12 @@ def test_everything_is_beside_the_base_and_paired(world, tmp_path: Path) -> None
     (pair,) = found.card.comparisons
     assert pair.difference.mean == 0
     assert found.keyword_clip["base"].n == 24
+    assert sur.clip is not None and found.keyword_clip["sur"].mean < sur.clip.mean
     change = found.keyword_clip_differences["sur"]
     assert change.low <= change.mean <= change.high and "base" not in (
         found.keyword_clip_differences
     )
-    assert found.keywords[EXAM[0].id] == "nothing" and found.distances is None
+    assert found.keywords[EXAM[1].id] == "nothing" and found.distances is None
     assert headline(found) == "Through the SUR-adapter plain prompts are followed better"
     console = Console(record=True, width=160)
     print_understood(found, console)
