@@ -2,11 +2,13 @@
 
     .venv/bin/python bench/sur_step.py
     .venv/bin/python bench/sur_step.py --base FOLDER --batch 4
+    .venv/bin/python bench/sur_step.py --count
 
 The second runs what the released script does in every step: the autoencoder, and the text encoders
 on both prompts (vectors of the language model are files there, too). Both train equal weights on
 the same triples with the same noise; their gradients must agree. They take turns, and the median
-counts.
+counts. With --count nothing is timed: the products of both steps are counted on Stable Diffusion
+1's shapes, 512 px, without weights or a device for them.
 """
 
 from __future__ import annotations
@@ -22,8 +24,11 @@ from typing import Annotated
 
 import torch
 import typer
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from rich.console import Console
 from safetensors.torch import save_file
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from selma.backbones.text_to_image import TextToImage, load_text_to_image
 from selma.config.networks import BaseConfig
@@ -48,8 +53,12 @@ def main(
     batch: Annotated[int, typer.Option(min=1)] = 4,
     rounds: Annotated[int, typer.Option(min=3)] = 7,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    count: Annotated[bool, typer.Option("--count", help="Count products, time nothing.")] = False,
 ) -> None:
     """Prints seconds of both, their ratio, and how far gradients differ."""
+    if count:
+        show_counted(counted(batch))
+        return
     torch.set_num_threads(1)
     model = load_text_to_image(BaseConfig.model_validate({"model": base, "device": device}))
     with tempfile.TemporaryDirectory() as folder:
@@ -149,6 +158,45 @@ def in_the_loop(
         rich_pooled=put(data.rich_pooled, rich_pooled),
         mask=put(data.mask, mask),
     )
+
+
+def counted(batch: int) -> dict[str, float]:
+    """Part of a step → its products, forward and, where it is trained through, backward."""
+    with torch.device("meta"):
+        shape = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+        autoencoder = AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+        )
+        reader = CLIPTextModel(
+            CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12)
+        )
+        pixels = torch.zeros(batch, 3, 512, 512)
+        latents, times = torch.zeros(batch, 4, 64, 64), torch.zeros(batch, dtype=torch.long)
+        words = torch.zeros(batch, 77, dtype=torch.long)
+        text = torch.zeros(batch, 77, 768, requires_grad=True)  # the adapter's own are few
+    for network in (shape, autoencoder, reader):
+        network.requires_grad_(False)
+    found = {}
+    with FlopCounterMode(display=False) as step:
+        shape(latents, times, encoder_hidden_states=text).sample.sum().backward()
+    found["UNet, both ways"] = float(step.get_total_flops())
+    with torch.no_grad(), FlopCounterMode(display=False) as pictures:
+        autoencoder.encode(pixels)
+    found["autoencoder"] = float(pictures.get_total_flops())
+    with torch.no_grad(), FlopCounterMode(display=False) as reading:
+        reader(words)
+    found["text encoder, two prompts"] = 2.0 * reading.get_total_flops()
+    return found
+
+
+def show_counted(found: dict[str, float]) -> None:
+    for name, products in found.items():
+        typer.echo(f"{name}: {products / 1e12:.2f} T")
+    kept, *loop = found.values()
+    typer.echo(f"{(kept + sum(loop)) / kept:.2f} times as many with everything in the loop.")
 
 
 def gradients(learner: SurLearner, batch: Batch, step: int) -> dict[str, torch.Tensor]:

@@ -56,3 +56,10 @@ def test_links_in_documents_lead_somewhere():
     for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_a_test_that_a_document_names_exists():
+    there = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for page in ROOT.glob("docs/*.md"):
+        for name in re.findall(r"`(test_[a-z_]+)`", page.read_text()):
+            assert f"def {name}(" in there, f"{page.name}: {name}"

@@ -22,7 +22,17 @@ from selma.config.sur import SurDrawing
 from selma.errors import ConfigError, ModelError
 from selma.finished import Finished
 from selma.preflight import check
-from selma.records import Answer, ExamPrompt, Expert, Findings, Merged, Pair, Prompt, Scorecard
+from selma.records import (
+    Answer,
+    ExamPrompt,
+    Expert,
+    Findings,
+    Merged,
+    Pair,
+    Prompt,
+    Scorecard,
+    Understood,
+)
 from selma.runfile import portable, versions, write_run_file
 from selma.workspace import (
     EXPERTS,
@@ -113,6 +123,17 @@ def energies(experts: Sequence[Expert]) -> dict[str, Any]:
         for skill, place in places.items()
         if place.is_file()
     }
+
+
+def understood(folder: Workspace, scorecard: Scorecard) -> Understood | None:
+    """What `selma sur score` left, if it is of the same base's pictures, exam and judge."""
+    item = folder.root / SCORES / "sur-understood"
+    if not (item / "manifest.json").is_file():
+        return None
+    found = Understood.model_validate_json((item / "understood.json").read_text("utf-8"))
+    mine, theirs = scorecard.models[0], found.card.models[0]
+    same = (scorecard.judge, mine.per_prompt) == (found.card.judge, theirs.per_prompt)
+    return found if same else None
 
 
 def score(config: RunConfig) -> Scorecard:
@@ -272,7 +293,7 @@ class Stages:
     def write_prompts(self) -> dict[str, list[Prompt]]:
         from selma.prompts.writing import write_prompts
 
-        with self._at(PROMPTS) as folder, processes.main_first():
+        with self.at(PROMPTS) as folder, processes.main_first():
             return write_prompts(
                 self.config.prompts, folder, seed=self.config.seed, exam_texts=self._exam_texts
             )
@@ -281,7 +302,7 @@ class Stages:
         from selma.images.drawing import draw_pairs
 
         config = self.config
-        with self._at(IMAGES) as folder:
+        with self.at(IMAGES) as folder:
             return draw_pairs(
                 prompts, config.images, folder, base=config.base, seed=config.seed, model=self.model
             )
@@ -290,7 +311,7 @@ class Stages:
         from selma.experts.training import train_experts
 
         config = self.config
-        with self._at(EXPERTS) as folder:
+        with self.at(EXPERTS) as folder:
             return train_experts(
                 pairs,
                 config.experts,
@@ -307,7 +328,7 @@ class Stages:
     def merge_experts(self, experts: Sequence[Expert]) -> Merged:
         from selma.merged.combining import merge_experts
 
-        with self._at(MERGED) as folder:
+        with self.at(MERGED) as folder:
             if self.config.merged.search is None:
                 with processes.main_first():
                     return merge_experts(experts, self.config.merged, folder)
@@ -336,33 +357,39 @@ class Stages:
         return pictures | {"merged": self.draw_adapted("merged", merged)}
 
     def draw_base(self) -> Path:
-        with self._at(SCORES, "drawing: base") as folder:
+        with self.at(SCORES, "drawing: base") as folder:
             return self._draw(self.exam, folder, name="base", adapter=None, key=None)
 
     def draw_adapted(self, name: str, adapter: Expert | Merged) -> Path:
-        with self._at(SCORES) as folder:
+        with self.at(SCORES) as folder:
             return self._draw(self.exam, folder, name=name, adapter=adapter.folder, key=adapter.key)
 
     def draw_other(
         self, exam: Sequence[ExamPrompt], name: str, adapter: Expert | Merged | None
     ) -> Path:
         """As `draw_base` or `draw_adapted`, of other prompts than the run's exam."""
-        with self._at(SCORES, f"drawing: {name}") as folder:
-            place, key = (None, None) if adapter is None else (adapter.folder, adapter.key)
-            return self._draw(exam, folder, name=name, adapter=place, key=key)
+        return self.draw_understood(name, None, adapter, exam)
 
-    def draw_understood(self, name: str, reader: Reader, adapter: Merged | None) -> Path:
-        """As `draw_base`, or as `draw_adapted`, with prompts that pass through a SUR-adapter."""
-        with self._at(SCORES, f"drawing: {name}") as folder:
+    def draw_understood(
+        self,
+        name: str,
+        reader: Reader | None,
+        adapter: Expert | Merged | None,
+        exam: Sequence[ExamPrompt] | None = None,
+    ) -> Path:
+        """As `draw_base`, or as `draw_adapted`, with prompts that pass through a SUR-adapter; of
+        another exam than the run's, where one is given."""
+        with self.at(SCORES, f"drawing: {name}") as folder:
             place, key = (None, None) if adapter is None else (adapter.folder, adapter.key)
-            return self._draw(self.exam, folder, name=name, adapter=place, key=key, reader=reader)
+            some = self.exam if exam is None else exam
+            return self._draw(some, folder, name=name, adapter=place, key=key, reader=reader)
 
     def score_models(self, pictures: Mapping[str, Path], experts: Sequence[Expert]) -> Scorecard:
         from selma.scores.scoring import score_models
 
         roles = {"base": "base", UNIFORM: "other", "merged": "merged"}
         roles |= {expert.skill: "expert" for expert in experts}
-        with self._at(SCORES) as folder:
+        with self.at(SCORES) as folder:
             return score_models(
                 self.exam,
                 pictures,
@@ -406,8 +433,9 @@ class Stages:
             energies=energies(experts),
             hps=run_results(self.folder, self.model_keys(experts, merged)),
             studies=run_studies(self.folder.root),
+            understood=understood(self.folder, scorecard),
         )
-        with self._at(REPORT) as folder, processes.alone():
+        with self.at(REPORT) as folder, processes.alone():
             return write_report(findings, self.config.report, folder)
 
     def model_keys(self, experts: Sequence[Expert], merged: Merged) -> dict[str, str]:
@@ -446,11 +474,11 @@ class Stages:
         """All prompts of the benchmark, however few of them are drawn: none may be trained on."""
         from selma.scores.benchmarks import exam_prompts
 
-        whole = self.config.scores.model_copy(update={"prompts": None})
+        whole = self.config.scores.model_copy(update={"prompts": None, "groups": ()})
         return [prompt.text for prompt in exam_prompts(whole)]
 
     @contextmanager
-    def _at(self, stage: str, what: str = "rest") -> Iterator[Workspace]:
+    def at(self, stage: str, what: str = "rest") -> Iterator[Workspace]:
         """The folder to hand to a stage.
 
         A stage journals what it spends on each skill; the rest (loading, looking) is added here, so

@@ -90,7 +90,7 @@ def _skills(config: RunConfig) -> Iterator[str]:
             yield f"prompts.skills: {error}"
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"prompts.skills: two skills are both named {name!r}; rename one."
-    for name in sorted({"base", "merged", "uniform", "sur", "merged-sur"} & set(names)):
+    for name in sorted({"base", "merged", "uniform", "rich", "sur", "merged-sur"} & set(names)):
         yield f"prompts.skills: no skill may be named {name!r}, as one of the models is."
     if config.merged.weights is not None and len(names) == len(config.prompts.skills):
         for name in sorted(set(config.merged.weights) ^ set(names)):
@@ -132,6 +132,18 @@ def _sur(sur: SurSettings, make: Sequence[str]) -> Iterator[str]:
         yield from _backend(llm.backend, "sur.llm.backend")
     elif not Path(llm.file).is_file():
         yield f"sur.llm.file: {llm.file} must be a file of vectors, but is missing."
+    for backend in sur.ablation.language_models:
+        yield from _backend(backend, "sur.ablation.language_models")
+    if SCORES in make:
+        yield from _sur_scores(sur)
+
+
+def _sur_scores(sur: SurSettings) -> Iterator[str]:
+    keywords, quality = sur.scores.keywords, sur.scores.quality
+    if keywords is not None and not Path(keywords).is_file():
+        yield f"sur.scores.keywords: {keywords} must be a CSV, but is missing."
+    if quality is not None and isinstance(quality.features, PreferenceConfig):
+        yield from _preference(quality.features, "sur.scores.quality.features")
 
 
 def _control(control: ControlSettings, base: str) -> Iterator[str]:
@@ -256,11 +268,10 @@ def _networks(config: RunConfig) -> Iterator[str]:
         if not any(folder.glob("*.safetensors")):
             yield f"{key}: its weights must lie in {folder}, but are not there. Reinstall selma."
     for scorer in scores.preferences:
-        yield from _preference(scorer)
+        yield from _preference(scorer, f"scores.preferences, {scorer.key}")
 
 
-def _preference(scorer: PreferenceConfig) -> Iterator[str]:
-    key = f"scores.preferences, {scorer.key}"
+def _preference(scorer: PreferenceConfig, key: str) -> Iterator[str]:
     folder = Path(scorer.model)
     if folder.is_dir():
         if not any(folder.rglob("*.safetensors")):

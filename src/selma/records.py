@@ -330,6 +330,36 @@ class ControlCard(Record):
     models: tuple[ControlScore, ...]
 
 
+class Distances(Record):
+    """How far each model's pictures are from good ones, by an image encoder's vectors."""
+
+    encoder: str
+    fingerprint: str
+    pictures: int
+    """How many good pictures there are."""
+    kernel: dict[str, Interval]
+    """Model → kernel distance (KID) times 1000; 0 is no distance, and it may be below by chance."""
+    kernel_differences: dict[str, Interval]
+    """Model → minus the base's, paired by prompt; below 0 is nearer to the good pictures."""
+    frechet: dict[str, float]
+    """Model → Fréchet distance (FID); biased upwards by few pictures, for all models alike."""
+
+
+class Understood(Record):
+    """What a SUR-adapter does to plain prompts; the base first."""
+
+    card: Scorecard
+    """Categories are kinds: counting, colour, action, and the benchmark's others. CLIP scores are
+    against the plain prompts."""
+    keywords: dict[str, str] = Field(default_factory=dict)
+    """Prompt id → keyword prompt; empty where there are none."""
+    keyword_clip: dict[str, Interval] = Field(default_factory=dict)
+    """Model → 100 x cosine of picture and keyword prompt."""
+    keyword_clip_differences: dict[str, Interval] = Field(default_factory=dict)
+    """Model → minus the base's, paired by prompt."""
+    distances: Distances | None = None
+
+
 @dataclass(frozen=True)
 class Findings:
     """All that a run found, for its report."""
@@ -363,3 +393,5 @@ class Findings:
     """Model → its result on HPS's benchmark (`scores.hps`), of models that are still the run's."""
     studies: dict[str, Any] = field(default_factory=dict)
     """Name → what people voted (`study.results.Studied`)."""
+    understood: Understood | None = None
+    """What a SUR-adapter does to the same exam, where that was scored."""

@@ -20,9 +20,18 @@ from rich.console import Console
 
 from selma.config import ReportConfig
 from selma.errors import DataError
-from selma.records import Findings, Interval, Scorecard, ScorerInfo, evenly
-from selma.report import page, tables
+from selma.records import (
+    Distances,
+    Findings,
+    Interval,
+    Scorecard,
+    ScorerInfo,
+    Understood,
+    evenly,
+)
+from selma.report import page, tables, templates
 from selma.report.grids import SHOWN_PX, Cards, contact_sheet, data_uri
+from selma.report.understanding import write_page
 from selma.workspace import Workspace, file_sha256
 
 CONFIG = ReportConfig(grid_prompts=10, training_pairs=3)
@@ -342,7 +351,7 @@ def test_zero_has_no_sign(value: float, digits: int, said: str) -> None:
     [(0, "0 s"), (59.7, "1 min"), (3599, "1 h 0 min"), (7199, "2 h 0 min"), (900, "15 min")],
 )
 def test_durations_carry_over(seconds: float, said: str) -> None:
-    assert page.duration(seconds) == said
+    assert templates.duration(seconds) == said
 
 
 def test_a_scorecard_without_merged_is_refused(found: Findings) -> None:
@@ -379,3 +388,29 @@ def test_a_browser_runs_its_script_and_shows_all_pictures(found: Findings, tmp_p
     )
     with Image.open(shot) as picture:
         assert picture.size == (1280, 2400) and len(picture.convert("L").getcolors() or []) > 50
+
+
+def test_what_a_sur_adapter_did_is_a_section(found: Findings, tmp_path: Path) -> None:
+    base, *_ = found.scorecard.models
+    sur = found.scorecard.models[-1].model_copy(update={"model": "sur", "role": "other"})
+    card = found.scorecard.model_copy(update={"models": (base, sur)})
+    interval = Interval(mean=-1.25, low=-2.5, high=-0.5, n=20)
+    distances = Distances(
+        encoder=HOSTILE, fingerprint="f" * 16, pictures=40, kernel={"base": interval,
+        "sur": interval}, kernel_differences={"sur": interval}, frechet={"base": 3.0, "sur": 2.5},
+    )  # fmt: skip
+    told = Understood(card=card, keywords={p.id: HOSTILE for p in found.exam}, distances=distances)
+    html = page.render(dataclasses.replace(found, understood=told), CONFIG)
+    shown = Parsed(html)
+    assert "Plain prompts, read by the SUR-adapter" in shown.text and "−1.25" in shown.text
+    assert not any(tag == "script" and attrs for tag, attrs in shown.tags)
+    assert "Plain prompts" not in Parsed(page.render(found, CONFIG)).text
+    place = write_page(
+        told, found.exam, {"base": found.pictures["base"], "sur": found.pictures["merged"]},
+        {"base": found.answers["base"], "sur": found.answers["merged"]}, CONFIG,
+        Workspace(tmp_path),
+    )  # fmt: skip
+    alone = Parsed(place.read_text())
+    assert sum(tag == "img" for tag, _ in alone.tags) == 2 * CONFIG.grid_prompts
+    assert not any(tag == "script" for tag, _ in alone.tags)
+    assert all(a.startswith(("data:", "#")) for a in addresses(alone))

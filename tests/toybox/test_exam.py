@@ -4,7 +4,7 @@ import random
 from collections import Counter
 
 from selma.toybox.captions import STYLES
-from selma.toybox.exam import exam, exam_texts
+from selma.toybox.exam import exam, exam_texts, keyword_prompts, keyword_texts
 from selma.toybox.questions import CATEGORIES
 
 
@@ -38,3 +38,18 @@ def test_pre_training_rejects_the_exams_texts():
 
 FIRST = "ff35edc32a9fdd2e"
 LAST = "c54164f6dbf61d5a"
+
+
+def test_keyword_prompts_say_all_of_the_prompts_scene():
+    for split in ("dev", "test"):
+        rich = keyword_prompts(split)
+        assert set(rich) == {prompt.id for prompt in exam(split)}
+        for prompt in exam(split):
+            words = rich[prompt.id].replace(",", "").split()
+            for question in prompt.questions:
+                said = question.detail.split(" | ")
+                if question.category in ("colour", "count", "size", "global"):
+                    assert said[-1] in words, (prompt.text, rich[prompt.id])
+                elif question.category == "spatial":
+                    assert said[1] in rich[prompt.id]
+    assert len(keyword_texts()) > 600

@@ -157,6 +157,12 @@ class ClipScorer:
         model = CLIPModel.from_pretrained(self.folder, local_files_only=True)
         return model.eval(), CLIPTokenizer.from_pretrained(self.folder, local_files_only=True)
 
+    def see(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """[b, width], the image encoder's projected vectors."""
+        model, _ = self._network
+        seen: Tensor = model.get_image_features(pixel_values=pixels(pictures)).pooler_output
+        return seen
+
     def score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
         """Rounded to four decimals; a text longer than the encoder reads is cut."""
         import torch
@@ -173,7 +179,7 @@ class ClipScorer:
                     max_length=model.config.text_config.max_position_embeddings,
                     return_tensors="pt",
                 )
-                seen = model.get_image_features(pixel_values=pixels(pictures[part])).pooler_output
+                seen = self.see(pictures[part])
                 read = model.get_text_features(**tokens).pooler_output
                 scores += (100 * cosine_similarity(seen, read)).tolist()
         return [round(score, _DIGITS) for score in scores]

@@ -66,6 +66,24 @@ def load_clip_score(weights: Weights, tokenizer: Weights, device: torch.device) 
     return forward
 
 
+def load_image_features(
+    weights: Weights, device: torch.device
+) -> Callable[[Sequence[Image.Image]], torch.Tensor]:
+    """Pictures → [b, width], the image encoder's projected vector, seen as for a CLIP score."""
+    from transformers import CLIPModel
+
+    model = load_network(CLIPModel, weights).to(device)
+    side = model.config.vision_config.image_size
+    mean, std = statistics_of(weights)
+
+    def see(pictures: Sequence[Image.Image]) -> torch.Tensor:
+        fitted = [shortest_side_and_crop(p, side, crop="floor") for p in pictures]
+        seen = normalised(fitted, mean, std).to(device)
+        return model.get_image_features(pixel_values=seen).pooler_output
+
+    return see
+
+
 def text_cleaner() -> Callable[[str], str]:
     """What open_clip does to a text before its words are looked up: broken encodings and curly
     quotes are mended by ftfy, entities such as &amp; replaced twice. Raises ModelError."""

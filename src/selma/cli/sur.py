@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from selma.cli.shared import Config, Folder, load
+from selma.cli.shared import Config, Folder, Json, load
 
 sur = typer.Typer(
     help="The SUR-adapter: a language model's understanding for plain prompts.",
     no_args_is_help=True,
 )
+Experts = Annotated[bool, typer.Option("--experts", help="Also with the run's merged experts.")]
 
 
 @sur.command("collect")
@@ -38,15 +39,66 @@ def train_sur(config: Config, folder: Folder = None) -> None:
 def draw_sur(
     config: Config,
     folder: Folder = None,
-    experts: Annotated[
-        bool, typer.Option("--experts", help="Also with the run's merged experts.")
-    ] = False,
+    experts: Experts = False,
 ) -> None:
-    """Draw the exam with the adapter and without."""
+    """Draw the exam with the adapter and without, and by keyword prompts."""
     from selma import understanding
 
     for name, place in understanding.draw(load(config, folder), experts=experts).items():
         typer.echo(f"{name}: {place}")
+
+
+@sur.command("score")
+def score_sur(
+    config: Config, folder: Folder = None, experts: Experts = False, json: Json = None
+) -> None:
+    """Score plain prompts with the adapter and without, and keyword prompts; by kind of question.
+
+    What is not drawn yet is drawn. Everything is in 5-scores, a page in 6-report/sur.html.
+    """
+    from rich.console import Console
+
+    from selma import understanding
+    from selma.report.understanding import print_understood
+    from selma.workspace import write_json
+
+    found, page = understanding.score(load(config, folder), experts=experts)
+    if json:
+        write_json(json, found.model_dump(mode="json"))
+    print_understood(found, Console())
+    typer.echo(f"Report: {page}")
+
+
+@sur.command("ablate")
+def ablate_sur(
+    config: Config,
+    folder: Folder = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A variant's name; may be given several times.")
+    ] = None,
+    experts: Experts = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the variants' names.")] = False,
+    json: Json = None,
+) -> None:
+    """Train, draw and score variants of the adapter, each beside the base, on dev prompts."""
+    from rich.console import Console
+
+    from selma import ablation
+    from selma.workspace import write_json
+
+    settings = load(config, folder)
+    if only:
+        settings = ablation.only(settings, only)
+    if dry_run:
+        for name in ablation.variants(settings):
+            typer.echo(name)
+        return
+    from selma.report.understanding import print_ablation
+
+    found = ablation.ablate(settings, experts=experts)
+    if json:
+        write_json(json, found.model_dump(mode="json"))
+    print_ablation(found, Console())
 
 
 @sur.command("convert")

@@ -107,6 +107,14 @@ def _map_sur(
         scorer = network(cleaning.agreement.scorer)
         agreement = cleaning.agreement.model_copy(update={"scorer": scorer})
         cleaning = cleaning.model_copy(update={"agreement": agreement})
+    scores = sur.scores
+    if scores.keywords is not None:
+        scores = scores.model_copy(update={"keywords": place(scores.keywords)})
+    quality = scores.quality
+    if quality is not None and isinstance(quality.features, PreferenceConfig):
+        quality = quality.model_copy(update={"features": network(quality.features)})
+        scores = scores.model_copy(update={"quality": quality})
+    others = tuple(language(backend) for backend in sur.ablation.language_models)
     llm = {"backend": language(sur.llm.backend), "file": sur.llm.file and place(sur.llm.file)}
     return sur.model_copy(
         update={
@@ -118,6 +126,8 @@ def _map_sur(
                 }
             ),
             "llm": sur.llm.model_copy(update=llm),
+            "scores": scores,
+            "ablation": sur.ablation.model_copy(update={"language_models": others}),
         }
     )
 

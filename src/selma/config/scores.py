@@ -117,6 +117,8 @@ class ScoresConfig(Section):
     """"toybox", or a path: a CSV in DSG-1k's layout, TIFA's question file or the folder of its two
     files. Prompts of your own need questions first: `selma questions`."""
     split: Literal["dev", "test"] = "test"
+    groups: tuple[str, ...] = ()
+    """Take only prompts of these groups (toybox's styles, DSG's sources); none takes all."""
     prompts: PositiveInt | None = None
     """Take only this many prompts, evenly over the groups; None takes all."""
     steps: PositiveInt | None = None

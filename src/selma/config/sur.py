@@ -11,6 +11,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -217,6 +218,54 @@ class SurDrawing(Section):
     """Draw with dropout, as the released demonstration does; each drawing is then another."""
 
 
+class Quality(Section):
+    """How far drawn pictures are from good ones: the triples' own."""
+
+    features: Literal["toybox"] | PreferenceConfig = "toybox"
+    """The image encoder whose vectors are compared: toybox's scorer's, or any CLIP model's (kind
+    clip). Distances by different encoders are not to be compared, nor with Inception's."""
+    pictures: PositiveInt = 1000
+    """How many of the triples' pictures stand for good ones, from the first on."""
+
+    @field_validator("features")
+    @classmethod
+    def _is_clip(cls, features: str | PreferenceConfig) -> str | PreferenceConfig:
+        if not isinstance(features, str) and features.kind != "clip":
+            raise ValueError(f"must be toybox or of the kind clip, but is {features.kind}")
+        return features
+
+
+class SurScores(Section):
+    """`selma sur score`; the exam, judges and preference scorers are those of `scores`."""
+
+    keywords: str | None = None
+    """A CSV with item_id and prompt: the keyword prompt of each exam prompt, which the base draws
+    for comparison. Toybox knows its own; without any, nothing rich is drawn."""
+    quality: Quality | None = Quality()
+
+
+VariantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")]
+
+
+class SurAblation(Section):
+    """`selma sur ablate`: what is left out or done otherwise, one variant at a time."""
+
+    variants: tuple[str, ...] = ()
+    """Names of those that are made; none is all."""
+    weights: tuple[PositiveFloat, ...] = (0.01, 0.1, 0.3, 1.0)
+    """Mixing weights."""
+    layers: tuple[NonNegativeInt, ...] = ()
+    """Blocks of the language model."""
+    language_models: tuple[LocalLLM, ...] = ()
+    """Others that vectors are taken from, at their last block."""
+    own: dict[VariantName, dict[str, Any]] = Field(default_factory=dict)
+    """Name → settings of `sur` that are laid over the others."""
+    split: Literal["dev", "test"] = "dev"
+    """Of toybox. On dev the choosing judge scores; only there may settings be chosen."""
+    prompts: PositiveInt | None = None
+    """None: scores.dev_prompts of dev, scores.prompts of test."""
+
+
 RELEASED_SUR: dict[str, Any] = {
     "adapter": {"form": "released", "mix": "shared", "attention": "batch"},
     "llm": {"projection": "released"},
@@ -242,6 +291,8 @@ class SurSettings(Section):
     losses: SurLosses = SurLosses()
     training: SurTraining = SurTraining()
     drawing: SurDrawing = SurDrawing()
+    scores: SurScores = SurScores()
+    ablation: SurAblation = SurAblation()
 
     @model_validator(mode="before")
     @classmethod

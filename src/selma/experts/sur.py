@@ -29,12 +29,14 @@ from selma.experts.tracking import tracked
 from selma.experts.training import denoising, finish, fit, plain_attention
 from selma.randomness import seed_for
 from selma.records import Triple, Understanding
-from selma.workspace import EXPERTS, Workspace
+from selma.workspace import EXPERTS, Workspace, recipe_key
 
 if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
     from selma.experts.batches import Batch
     from selma.experts.encoding import Samples
+
+VARIANTS = f"{SKILL}-variants"
 
 
 def train_sur(
@@ -45,14 +47,24 @@ def train_sur(
     base: BaseConfig,
     seed: int,
     model: Callable[[], TextToImage],
+    variants: bool = False,
 ) -> Understanding:
     """The trained adapter in `3-experts/_sur`; resumable as experts are. `model` is called only if
-    it is missing. Raises TrainingDiverged, with the last checkpoint kept."""
+    it is missing.
+
+    With `variants` it lies in `3-experts/_sur-variants` by its recipe's key, unless it is the one
+    in `_sur`: those with other settings stay. Raises TrainingDiverged, with the last checkpoint
+    kept.
+    """
     if not triples:
         raise DataError("The SUR-adapter needs at least one triple, but there is none.")
     digests = picture_digests(as_pairs(triples))
     recipe = sur_recipe(triples, digests, config, base=base, seed=seed)
-    item = folder.item(EXPERTS, SKILL, recipe=recipe)
+    names: tuple[str, ...] = (SKILL,)
+    item = folder.item(EXPERTS, *names, recipe=recipe)
+    if variants and not item.done:
+        names = (VARIANTS, recipe_key(recipe))
+        item = folder.item(EXPERTS, *names, recipe=recipe)
     trained = Understanding(folder=item.path, key=item.key)
     if item.done:
         shutil.rmtree(item.path / "checkpoints", ignore_errors=True)  # if killed just before
@@ -84,7 +96,7 @@ def train_sur(
     with processes.main_first():
         if not item.done:
             finish(item, config.training, pairs=len(triples), scores={}, file=sur_files.FILE)
-    folder.journal(EXPERTS, skill=SKILL, seconds=round(time.monotonic() - started, 3))
+    folder.journal(EXPERTS, skill="/".join(names), seconds=round(time.monotonic() - started, 3))
     return trained
 
 

@@ -69,13 +69,13 @@ def encode_triples(
     narratives = encode_pairs(
         as_pairs(triples),
         folder,
-        skill=SKILL,
+        skill=f"{SKILL}-mirrored" if flip else SKILL,  # a variant's cache leaves another's alone
         flip=flip,
         digests=digests,
         recipe=recipe,
         model=model,
     )
-    item = folder.item(EXPERTS, "_encoded", RICH, recipe=recipe)
+    item = folder.item(EXPERTS, "_encoded", RICH, recipe={**recipe, "flip": False})
     if not item.done:
         path = item.begin() / FILE
         tensors = _rich(model(), triples)

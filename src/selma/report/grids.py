@@ -100,7 +100,7 @@ class Cards:
         )
 
     def _mark(self, which: int, prompt: ExamPrompt, question: str) -> Mark:
-        return _mark(self.answers[which].get((prompt.id, question)))
+        return mark_of(self.answers[which].get((prompt.id, question)))
 
     def _picture(self, prompt: ExamPrompt, model: str) -> str:
         return data_uri(exam_picture(self.findings, prompt, model))
@@ -157,7 +157,8 @@ def _by_question(answers: Sequence[Answer]) -> dict[tuple[str, str], Answer]:
     return {(answer.prompt_id, answer.question_id): answer for answer in answers}
 
 
-def _mark(answer: Answer | None) -> Mark:
+def mark_of(answer: Answer | None) -> Mark:
+    """How an answer is shown; a dot where nothing was asked."""
     if answer is None:
         return Mark("·", "not asked", "")
     sign, word = {

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 import json
@@ -15,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from selma.config import ReportConfig
-from selma.records import Findings, Interval, Pair
+from selma.records import Findings, Interval, Pair, Record
 from selma.report import grids, paper, tables
+from selma.report import understanding as sections
 from selma.report.beside import beside
+from selma.report.templates import environment, policy
 from selma.workspace import EXPERTS, IMAGES, MERGED, PROMPTS, REPORT, SCORES, Workspace, write_bytes
 
 STAGES = {
@@ -38,14 +38,14 @@ def write_report(findings: Findings, config: ReportConfig, folder: Workspace) ->
 
     Raises DataError if a picture cannot be read or the scorecard lacks base or merged.
     """
-    card = findings.scorecard.model_dump_json()
     item = folder.item(
         REPORT,
         recipe={
-            "scorecard": hashlib.sha256(card.encode()).hexdigest()[:16],
+            "scorecard": _digest(findings.scorecard),
             "settings": findings.settings,
             "lineage": findings.lineage,
             "shown": config.model_dump(mode="json"),
+            **({"understood": _digest(findings.understood)} if findings.understood else {}),
         },
     )
     page, place = render(findings, config), item.path / "grid.png"
@@ -64,28 +64,10 @@ def write_report(findings: Findings, config: ReportConfig, folder: Workspace) ->
 
 def render(findings: Findings, config: ReportConfig) -> str:
     """The page's HTML. All that comes from the findings is escaped by jinja's autoescape."""
-    environment = Environment(
-        loader=PackageLoader("selma", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for name in ("points", "signed", "between", "clear", "share", "layer_value"):
-        environment.globals[name] = getattr(tables, name)
-    environment.globals["heat"] = heat
-    environment.globals["largest_change"] = largest_change
-    environment.globals["chose"] = tables.CHOSE
-    environment.globals["compared"] = tables.compared
-    environment.filters["duration"] = duration
-    script = environment.get_template("page.js").render()
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html").render(
-        script=Markup(script),
-        # Even a mistake in escaping could load and run nothing.
-        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
-        **context(findings, config),
+    jinja = environment()
+    script = jinja.get_template("page.js").render()
+    return jinja.get_template("page.html").render(
+        script=Markup(script), policy=policy(script), **context(findings, config)
     )
 
 
@@ -141,6 +123,7 @@ def context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
         "studies": findings.studies,
         "votes": paper.VOTES if card.published == "dsg-1k" else {},
         "votes_note": paper.VOTES_NOTE,
+        **sections.context(findings.understood),
     }
 
 
@@ -172,25 +155,6 @@ def difference_axis(found: Interval) -> dict[str, Any]:
             "ticks": ticks}  # fmt: skip
 
 
-def heat(value: float, scale: float = 12.0) -> int:
-    """How strongly a difference is tinted, 0-70 percent; full from `scale` points on."""
-    return round(70 * min(abs(value) / scale, 1))
-
-
-def largest_change(energies: Mapping[str, Any]) -> float:
-    """The largest share by which a layer's energy changed; 0 is a perfect rotation."""
-    layers = energies["layers"].values()
-    return max(abs(one["after"] - one["before"]) / (one["before"] or 1.0) for one in layers)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a reader says them."""
-    minutes = round(seconds / 60)
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def stage_times(journal: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each stage before the report: its label, seconds and cost in all. Journal lines of
     interrupted runs count as well: they were spent."""
@@ -220,6 +184,10 @@ def flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, st
             yield from flat(value, f"{above}{name}.")
         else:
             yield f"{above}{name}", json.dumps(value, ensure_ascii=False)
+
+
+def _digest(found: Record) -> str:
+    return hashlib.sha256(found.model_dump_json().encode()).hexdigest()[:16]
 
 
 def _backend(settings: Mapping[str, Any]) -> Mapping[str, Any]:

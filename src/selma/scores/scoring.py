@@ -67,6 +67,7 @@ def score_models(
     roles: Mapping[str, str],
     seed: int,
     compare: Sequence[tuple[str, str]] = (),
+    name: str = "scorecard",
     load_judge: Callable[[Any], Judge] = judging.load_judge,
     load_scorer: Callable[[str], Scorer] = judging.load_scorer,
     load_matcher: Callable[[str], Matcher] = matching.load_matcher,
@@ -76,8 +77,8 @@ def score_models(
 
     pictures: model → finished item with one <prompt id>.png for each prompt. roles: model → "base"
     (exactly one), "expert", "merged" or "other". compare: pairs of models of which the first is
-    also held against the second. Raises DataError for a picture that is missing or
-    broken: it never becomes a smaller denominator.
+    also held against the second. name: the scorecard's item. Raises DataError for a picture that is
+    missing or broken: it never becomes a smaller denominator.
     """
     if not all(prompt.questions for prompt in exam):
         raise DataError(
@@ -105,7 +106,7 @@ def score_models(
     preferred = score_preferences(exam, drawn_in_order, config, folder, load=load_preference)
     item = folder.item(
         SCORES,
-        "scorecard",
+        name,
         recipe={
             "exam": exam_hash(exam),
             "answers": {model: made.key for model, made in said.items()},
@@ -141,14 +142,15 @@ def score_models(
     return Scorecard.model_validate_json((item.path / "scorecard.json").read_text("utf-8"))
 
 
-def read_answers(folder: Workspace, model: str) -> list[Answer]:
+def read_answers(folder: Workspace, model: str, *, name: str = "scorecard") -> list[Answer]:
     """The reporting judge's answers to one model's pictures, in the exam's order; with verdicts if
-    the scorecard was made from these very answers. Raises DataError if there are none."""
+    the scorecard of this name was made from these very answers. Raises DataError if there are
+    none."""
     place = inside(folder.root, f"{SCORES}/answers/{model}")
     answers = read_answer_file(place)
     if not answers:
         raise DataError(f"{place} must hold answers, but has none. Run the scores stage first.")
-    card = inside(folder.root, f"{SCORES}/scorecard")
+    card = inside(folder.root, f"{SCORES}/{name}")
     key = manifest(place).get("key")
     made_from = manifest(card).get("recipe", {}).get("answers", {})
     if key is None or made_from.get(model) != key:

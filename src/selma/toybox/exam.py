@@ -32,44 +32,61 @@ _DROP: dict[Style, dict[str, float]] = {
 @cache
 def exam(split: Split) -> list[ExamPrompt]:
     """320 prompts, 64 of each style; no text occurs twice, in neither split."""
-    return _splits()[split]
+    return [prompt for prompt, _ in _splits()[split]]
+
+
+@cache
+def keyword_prompts(split: Split) -> dict[str, str]:
+    """Prompt id → all of the scene that the prompt speaks of, as a list of tags: what a plain
+    prompt could have been."""
+    return {prompt.id: rich for prompt, rich in _splits()[split]}
 
 
 @cache
 def exam_texts() -> frozenset[str]:
     """All texts of both splits, in lower case."""
-    return frozenset(p.text.lower() for split in _splits().values() for p in split)
+    return frozenset(p.text.lower() for split in _splits().values() for p, _ in split)
 
 
 @cache
-def _splits() -> dict[str, list[ExamPrompt]]:
+def keyword_texts() -> frozenset[str]:
+    """All keyword prompts of both splits, in lower case."""
+    return frozenset(rich.lower() for split in _splits().values() for _, rich in split)
+
+
+@cache
+def _splits() -> dict[str, list[tuple[ExamPrompt, str]]]:
+    """Each prompt with its keyword prompt."""
     rng = random.Random(_SEED)
     seen: set[str] = set()
-    splits: dict[str, list[ExamPrompt]] = {"dev": [], "test": []}
+    splits: dict[str, list[tuple[ExamPrompt, str]]] = {"dev": [], "test": []}
     for prompts in splits.values():
         for style in STYLES:
             wanted = len(prompts) + PER_STYLE
             while len(prompts) < wanted:
-                scene = _scene(style, rng)
+                whole, scene = _scene(style, rng)
                 text = caption(scene, style, rng)
                 if text.lower() not in seen:
                     seen.add(text.lower())
-                    prompts.append(
-                        ExamPrompt(
-                            id=prompt_id(style, text),
-                            text=text,
-                            group=style,
-                            questions=questions(scene),
-                        )
+                    prompt = ExamPrompt(
+                        id=prompt_id(style, text),
+                        text=text,
+                        group=style,
+                        questions=questions(scene),
                     )
+                    # Another stream: the exam stays what it was before there were keywords.
+                    words = random.Random(f"{_SEED} keywords {prompt.id}")
+                    prompts.append((prompt, caption(whole, "tags", words)))
     return splits
 
 
-def _scene(style: Style, rng: random.Random) -> Scene:
+def _scene(style: Style, rng: random.Random) -> tuple[Scene, Scene]:
+    """A whole scene, and what the style says of it."""
     while True:
-        scene = without(sample_scene(rng, withheld=True), rng=rng, drop=_DROP[style])
+        whole = sample_scene(rng, withheld=True)
+        scene = without(whole, rng=rng, drop=_DROP[style])
         if _suits(scene, style):
-            return scene
+            return whole, scene
 
 
 def _suits(scene: Scene, style: Style) -> bool:

@@ -21,7 +21,7 @@ from selma.pictures import png_bytes
 from selma.randomness import rng
 from selma.toybox.captions import STYLES, caption
 from selma.toybox.drawing import compose
-from selma.toybox.exam import exam_texts
+from selma.toybox.exam import exam_texts, keyword_texts
 from selma.toybox.scenes import COLOURS, Scene, place, sample_scene, without
 from selma.workspace import file_sha256, inside
 
@@ -114,8 +114,8 @@ def _civitai(entry: Entry, files: dict[str, Path], licence: str | None) -> Candi
 
 
 def _toybox(count: int, seed: int) -> Iterator[Candidate]:
-    """Scenes with their captions; none of an exam's texts is among them."""
-    forbidden, seen, number = exam_texts(), set[str](), 0
+    """Scenes with their captions; none of an exam's texts or keyword prompts is among them."""
+    forbidden, seen, number = exam_texts() | keyword_texts(), set[str](), 0
     while len(seen) < count:
         number += 1
         if number > 1000 * count:

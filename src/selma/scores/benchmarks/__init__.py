@@ -5,6 +5,7 @@ A benchmark is one module with one row, `Benchmark`, and its place in the table 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from selma.config.scores import ScoresConfig
@@ -42,8 +43,9 @@ def exam_prompts(
     """The prompts that models are examined on.
 
     `split` and `prompts` replace the config's. `prompts` takes that many evenly over the groups,
-    always the same ones. Raises DataError for a file that cannot be used, and ConfigError where the
-    dev split of a file is asked for: it has none, and nothing may be chosen on its prompts.
+    always the same ones. Raises DataError for a file that cannot be used, and ConfigError for a
+    group that it has not, or where the dev split of a file is asked for: it has none, and nothing
+    may be chosen on its prompts.
     """
     wanted = split or config.split
     if config.benchmark == TOYBOX:
@@ -53,12 +55,23 @@ def exam_prompts(
     elif wanted == "dev":
         raise ConfigError(
             f"Only toybox has a dev split, but {config.benchmark} came. Set experts.select to last "
-            "and scores.split to test."
+            "and scores.split to test, for an ablation sur.ablation.split."
         )
     else:
         exam = read_benchmark(Path(config.benchmark))
+    exam = _of_groups(exam, config.groups)
     count = prompts or config.prompts
     return evenly(exam, count) if count else list(exam)
+
+
+def _of_groups(exam: list[ExamPrompt], groups: Sequence[str]) -> list[ExamPrompt]:
+    known = dict.fromkeys(prompt.group for prompt in exam)
+    if strangers := [name for name in groups if name not in known]:
+        raise ConfigError(
+            f"scores.groups must name groups of the benchmark ({', '.join(known)}), but has "
+            f"{strangers[0]!r}."
+        )
+    return [prompt for prompt in exam if prompt.group in groups] if groups else exam
 
 
 def read_benchmark(path: Path) -> list[ExamPrompt]:

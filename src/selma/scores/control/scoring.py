@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from selma.backbones.features import Features, load_features
+from selma.backbones.features import Features, InceptionFeatures, load_features
 from selma.backbones.hub import installed
 from selma.backbones.locating import Locator, load_locator
 from selma.backbones.segmenting import Segmenter, load_segmenter
 from selma.config.control import ControlScoring, Signal
+from selma.config.scores import PreferenceConfig
 from selma.errors import DataError, ModelError
 from selma.pictures import open_picture
 from selma.progress import progress
@@ -240,11 +241,17 @@ class Scorer:
         return self._seen(Drawn(SOURCE, "source", None))
 
     def _seen(self, one: Drawn) -> Any:
-        return self._features.of(one.picture(sample) for sample in self.samples)
+        return self._features.see([one.picture(sample) for sample in self.samples])
 
     @cached_property
     def _features(self) -> Features:
-        return load_features(str(self.config.features), device=self.config.device)
+        name, setting = self.config.features, "control.scores.features"
+        if name == "inception":
+            return InceptionFeatures()
+        if name == "toybox":
+            return load_features("toybox", setting=setting)
+        clip = PreferenceConfig(kind="clip", model=str(name), device=self.config.device, label=None)
+        return load_features(clip, setting=setting)
 
     @cached_property
     def _segmenter(self) -> Segmenter:

@@ -1,0 +1,177 @@
+"""How far drawn pictures are from good ones, whatever they were asked to show.
+
+5-scores/quality/<model>/scores.jsonl    each prompt's part in the kernel distance
+5-scores/quality/<model>/distance.json   the Fréchet distance
+
+Both distances compare two sets of an image encoder's vectors: drawn pictures, and pictures that
+count as good. The published ones use Inception; by another encoder the numbers mean the same and
+are not the same.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from PIL import Image
+
+from selma.errors import DataError
+from selma.pictures import decode
+from selma.progress import progress
+from selma.records import ExamPrompt
+from selma.scores.answering import manifest
+from selma.workspace import (
+    SCORES,
+    Item,
+    Workspace,
+    append_lines,
+    file_sha256,
+    inside,
+    recipe_key,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FILE, DISTANCE = "scores.jsonl", "distance.json"
+MOST_PIXELS = 64_000_000
+AT_ONCE = 32  # pictures that are open at the same time
+DIGITS = 6
+
+
+class Encoder(Protocol):
+    """Pictures → [n, width] float32."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def see(self, pictures: Sequence[Image.Image]) -> Tensor: ...
+
+
+def kernel_parts(drawn: Tensor, good: Tensor) -> Tensor:
+    """[n], each drawn picture's part in the kernel distance, which is their mean (KID,
+    arXiv:1801.01401: unbiased, so that it is 0 in the mean for equal distributions).
+
+    drawn: [n > 1, width], good: [m > 1, width]; k(x, y) = (x·y / width + 1)³. A part is what the
+    distance changes by with its picture (the U-statistic's projection), so that the spread of the
+    parts is that of the distance, and two models are compared prompt by prompt.
+    """
+    drawn, good = drawn.double(), good.double()
+    n, m = len(drawn), len(good)
+    among, across, goods = _kernel(drawn, drawn), _kernel(drawn, good), _kernel(good, good)
+    to_drawn = (among.sum(dim=1) - among.diagonal()) / (n - 1)
+    to_good = across.mean(dim=1)
+    constant = (goods.sum() - goods.diagonal().sum()) / (m * (m - 1))
+    return 2 * (to_drawn - to_good) - to_drawn.mean() + constant
+
+
+def frechet_distance(drawn: Tensor, good: Tensor) -> float:
+    """The distance of the two sets' normal distributions (FID, arXiv:1706.08500), by torchmetrics.
+
+    Biased upwards by few pictures: only numbers of equal n and equal good pictures compare.
+    """
+    import torch
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    class Seen(torch.nn.Module):
+        """What is handed in has been seen by an encoder already."""
+
+        num_features = drawn.shape[1]
+
+        def forward(self, features: Tensor) -> Tensor:
+            return features
+
+    distance = FrechetInceptionDistance(feature=Seen())
+    distance.set_dtype(torch.float64)
+    distance.update(good.double(), real=True)
+    distance.update(drawn.double(), real=False)
+    return float(distance.compute())
+
+
+def quality_items(
+    exam: Sequence[ExamPrompt],
+    pictures: dict[str, Path],
+    good: Sequence[Path],
+    encoder: Encoder,
+    folder: Workspace,
+) -> dict[str, Item]:
+    """Model → the finished item with its distances from the good pictures. Raises DataError for a
+    picture that is missing or broken, and where there are fewer than two of either."""
+    if min(len(exam), len(good)) < 2:
+        raise DataError(
+            f"Distances need at least 2 pictures of each kind, but {len(exam)} are drawn and "
+            f"{len(good)} are good. Set sur.scores.quality to null to do without."
+        )
+    digests = [file_sha256(path) for path in good]
+    items = {
+        model: folder.item(
+            SCORES,
+            "quality",
+            model,
+            recipe={
+                "pictures": manifest(drawn).get("key"),
+                "exam": [prompt.id for prompt in exam],
+                "good": recipe_key({"pictures": digests}),
+                "network": encoder.fingerprint,
+            },
+        )
+        for model, drawn in pictures.items()
+    }
+    seen: Tensor | None = None
+    for model, item in items.items():
+        if not item.done:
+            started = time.monotonic()
+            seen = _see(encoder, good, "good pictures") if seen is None else seen
+            paths = [inside(pictures[model], f"{prompt.id}.png") for prompt in exam]
+            _make(item, exam, _see(encoder, paths, model), seen)
+            seconds = round(time.monotonic() - started, 3)
+            folder.journal(SCORES, what=f"quality: {model}", seconds=seconds)
+    return items
+
+
+def read_distance(item: Item) -> float:
+    return float(json.loads((item.path / DISTANCE).read_text("utf-8"))["frechet"])
+
+
+def _make(item: Item, exam: Sequence[ExamPrompt], drawn: Tensor, good: Tensor) -> None:
+    path = item.begin() / FILE
+    path.unlink(missing_ok=True)
+    parts = kernel_parts(drawn, good).tolist()
+    rows = [
+        # A thousandth is what such distances are counted in.
+        {"prompt": prompt.id, "score": round(1000 * part, DIGITS)}
+        for prompt, part in zip(exam, parts, strict=True)
+    ]
+    append_lines(path, rows)
+    write_json(item.path / DISTANCE, {"frechet": round(frechet_distance(drawn, good), DIGITS)})
+    item.finish([path, item.path / DISTANCE], {"prompts": len(exam), "good": len(good)})
+
+
+def _see(encoder: Encoder, paths: Sequence[Path], what: str) -> Tensor:
+    import torch
+
+    found = []
+    with progress(f"looking at {what}", total=len(paths)) as advance:
+        for start in range(0, len(paths), AT_ONCE):
+            some = [_open(path) for path in paths[start : start + AT_ONCE]]
+            found.append(encoder.see(some))
+            advance(len(some))
+    return torch.cat(found)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        return decode(path.read_bytes(), max_pixels=MOST_PIXELS)
+    except (OSError, DataError) as error:
+        raise DataError(
+            f"{path} must be a picture, but cannot be read: {error} Remove its folder to have it "
+            "drawn again."
+        ) from error
+
+
+def _kernel(one: Tensor, other: Tensor) -> Tensor:
+    return (one @ other.T / one.shape[1] + 1) ** 3
