@@ -23,7 +23,12 @@ COMMANDS = {
     REPORT: "report",
     f"{IMAGES}/_triples": "sur collect",
     f"{EXPERTS}/_sur": "sur train",
+    f"{IMAGES}/_subject": "subject train",
+    f"{IMAGES}/_class": "subject train",
+    f"{EXPERTS}/_subject": "subject train",
+    f"{SCORES}/pictures/_subject": "subject draw",
 }
+"""Item, or the beginning of its name → the command that makes it."""
 
 
 class NotFinished(WorkspaceError):
@@ -31,7 +36,9 @@ class NotFinished(WorkspaceError):
 
     def __init__(self, item: Item) -> None:
         self.item = item
-        command = COMMANDS.get(item.name) or COMMANDS[item.name.split("/")[0]]
+        parts = item.name.split("/")
+        starts = ("/".join(parts[:count]) for count in range(len(parts), 0, -1))
+        command = next(COMMANDS[start] for start in starts if start in COMMANDS)
         other = item.path.exists() and not begun(item)
         there = "there with other settings" if other else "not"
         super().__init__(

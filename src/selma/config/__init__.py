@@ -19,6 +19,7 @@ from selma.config.paths import map_paths
 from selma.config.prompts import PromptsConfig
 from selma.config.scores import ScoresConfig
 from selma.config.section import Section, is_folder, mistake
+from selma.config.subject import SubjectSettings
 from selma.config.sur import SurSettings
 from selma.errors import ConfigError
 
@@ -51,6 +52,8 @@ class RunConfig(Section):
     report: ReportConfig = ReportConfig()
     sur: SurSettings | None = None
     """Of `selma sur`, which no stage of a run needs; None is SurSettings()."""
+    subject: SubjectSettings | None = None
+    """Of `selma subject`, likewise; None is SubjectSettings()."""
 
     @property
     def run_folder(self) -> Path:

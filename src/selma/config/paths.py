@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from selma.config.networks import BaseConfig, LocalLLM, ServedLLM
 from selma.config.prompts import is_skill_file
 from selma.config.scores import LocalJudge, PreferenceConfig
+from selma.config.subject import FeatureNetwork, SubjectSettings
 from selma.config.sur import Narrator, SurSettings
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def map_paths(
             "scores": exam,
             "sur": config.sur
             and _map_sur(config.sur, place=place, placed=placed, is_folder=is_folder),
+            "subject": config.subject
+            and _map_subject(config.subject, placed=placed, is_folder=is_folder),
         }
     )
 
@@ -110,6 +113,27 @@ def _map_sur(
                 }
             ),
             "llm": sur.llm.model_copy(update=llm),
+        }
+    )
+
+
+def _map_subject(
+    subject: SubjectSettings,
+    *,
+    placed: Callable[[str, str, Callable[[str], bool]], str],
+    is_folder: Callable[[str], bool],
+) -> SubjectSettings:
+    """`map_paths` for subjects' settings."""
+    folder = placed(subject.data.folder, "toybox", bool)
+    networks = {
+        name: network.model_copy(update={"model": placed(network.model, "toybox", is_folder)})
+        for name in ("dino", "clip", "lpips")
+        if isinstance(network := getattr(subject.scores, name), FeatureNetwork)
+    }
+    return subject.model_copy(
+        update={
+            "data": subject.data.model_copy(update={"folder": folder}),
+            "scores": subject.scores.model_copy(update=networks),
         }
     )
 

@@ -63,14 +63,8 @@ def write_report(findings: Findings, config: ReportConfig, folder: Workspace) ->
 
 def render(findings: Findings, config: ReportConfig) -> str:
     """The page's HTML. All that comes from the findings is escaped by jinja's autoescape."""
-    environment = Environment(
-        loader=PackageLoader("selma", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for name in ("points", "signed", "between", "clear", "share", "layer_value"):
+    environment = templates()
+    for name in ("share", "layer_value"):
         environment.globals[name] = getattr(tables, name)
     environment.globals["heat"] = heat
     environment.globals["largest_change"] = largest_change
@@ -86,6 +80,20 @@ def render(findings: Findings, config: ReportConfig) -> str:
         f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
         **context(findings, config),
     )
+
+
+def templates() -> Environment:
+    """The folder's templates: every value is escaped, and one that is missing is an error."""
+    environment = Environment(
+        loader=PackageLoader("selma", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in ("points", "signed", "between", "clear"):
+        environment.globals[name] = getattr(tables, name)
+    return environment
 
 
 def context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
