@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from selma.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
-PAPER = "".join((ROOT / "docs" / name).read_text() for name in ("paper.md", "sur.md"))
+PAGES = ("paper.md", "sur.md", "subject.md")
+PAPER = "".join((ROOT / "docs" / name).read_text() for name in PAGES)
 
 
 def in_code(dotted: str) -> bool:
@@ -49,7 +50,7 @@ NAMES = sorted(set(re.findall(r"`([a-z_]+(?:\.[A-Za-z_]+)+)(?:: [^`]*)?`", PAPER
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_in_the_paper_table_exists(name: str):
-    assert in_code(name) or in_settings(name), f"docs/paper.md or docs/sur.md names {name}"
+    assert in_code(name) or in_settings(name), f"{', '.join(PAGES)}: one of them names {name}"
 
 
 def test_links_in_documents_lead_somewhere():

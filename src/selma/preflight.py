@@ -11,10 +11,11 @@ from pathlib import Path
 from selma.backbones.bases import BASES, located
 from selma.backbones.hub import HUB_ID
 from selma.config import RunConfig
-from selma.config.experts import RotationConfig
+from selma.config.experts import FullConfig, RotationConfig
 from selma.config.merged import MERGE_SETTINGS, ROTATION_SETTINGS
-from selma.config.networks import LocalLLM, ServedLLM
+from selma.config.networks import BaseConfig, LocalLLM, ServedLLM
 from selma.config.scores import LocalJudge, PreferenceConfig, ServedJudge
+from selma.config.subject import SubjectSettings
 from selma.config.sur import Narrator, SurSettings
 from selma.errors import ConfigError, SelmaError
 from selma.workspace import IMAGES, PROMPTS, SCORES, STAGES
@@ -37,6 +38,8 @@ def _mistakes(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
         yield from _backend(config.prompts.backend, "prompts.backend")
     if config.sur is not None:
         yield from _sur(config.sur, make)
+    if config.subject is not None:
+        yield from _subject(config.subject, config.base)
     if SCORES in make or config.experts.select == "dev" or config.merged.search is not None:
         yield from _networks(config)
 
@@ -129,6 +132,21 @@ def _sur(sur: SurSettings, make: Sequence[str]) -> Iterator[str]:
         yield from _backend(llm.backend, "sur.llm.backend")
     elif not Path(llm.file).is_file():
         yield f"sur.llm.file: {llm.file} must be a file of vectors, but is missing."
+
+
+def _subject(subject: SubjectSettings, base: BaseConfig) -> Iterator[str]:
+    folder = subject.data.folder
+    if folder != "toybox" and not Path(folder).is_dir():
+        yield f"subject.data.folder: must be toybox or a folder, but {folder} is missing."
+    for name, method in subject.methods.items():
+        if isinstance(method.adapter, FullConfig) and base.precision != "fp32":
+            yield f"subject.methods.{name}: full fine-tuning needs base.precision fp32."
+        if isinstance(method.adapter, RotationConfig):
+            for width in sorted(_attention_widths(base.model)):
+                try:
+                    method.adapter.blocks_of(width)
+                except ConfigError as error:
+                    yield f"subject.methods.{name}: {error}"
 
 
 def _lexicon(config: RunConfig) -> Iterator[str]:

@@ -26,6 +26,7 @@ from selma.records import (
     SubjectCard,
     SubjectRow,
 )
+from selma.runfile import portable
 from selma.workspace import EXPERTS, IMAGES, REPORT, SCORES, Workspace
 
 if TYPE_CHECKING:
@@ -129,12 +130,13 @@ class _Run:
         trained = self.trained()
         drawn = self.drawn(only_shown=True)  # also the pictures must be there, not only weights
         card = self._card(trained, drawn)
+        with_defaults = self.config.model_copy(update={"subject": self.settings})
         page = write_subject_page(
             card,
             {s.name: s.pictures for s in self.subjects},
             {s.name: self._prompts(s) for s in self.subjects},
             drawn,
-            settings=self.settings.model_dump(mode="json"),
+            settings=portable(with_defaults, self.folder.root)["subject"],
             name=self.config.name,
             folder=self._at(REPORT),
         )
@@ -178,7 +180,7 @@ class _Run:
             pictures=settings.drawing.pictures,
             steps=last,
             measures=networks.measures,
-            rows=tuple([*([ideal] if ideal else []), *table]),
+            rows=(*([ideal] if ideal else []), *table),
             comparisons=tuple(
                 subject_card.comparisons(
                     {m: by_method[m] for m in settings.methods}, measures, **bootstrap

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
-from selma.backbones.hub import find_device, folder_digest
+from selma.backbones.hub import find_device, folder_digest, model_config
 from selma.backbones.judging import pixels
 from selma.backbones.preference_clip import clip_and_words, read_texts, statistics_of
 from selma.backbones.preprocessing import normalised, shortest_side_and_crop, to_tensor
@@ -36,7 +36,12 @@ class PictureFeatures(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is, for tables: with its Hub id or its folder's name, never a path."""
+        """What it is, with its Hub id or its folder's name, never a path."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """What its column is called."""
         ...
 
     @property
@@ -55,7 +60,7 @@ class TextFeatures(PictureFeatures, Protocol):
 
 def load_dino(config: FeatureNetwork) -> PictureFeatures:
     """The network that DINO scores are made by; loaded when the first picture comes."""
-    return ToyboxEncoder() if config.model == TOYBOX else VitFeatures(config)
+    return ToyboxEncoders() if config.model == TOYBOX else VitFeatures(config)
 
 
 def load_clip(config: FeatureNetwork) -> TextFeatures:
@@ -65,6 +70,8 @@ def load_clip(config: FeatureNetwork) -> TextFeatures:
 
 class ClipFeatures:
     """Any CLIPModel of transformers."""
+
+    label = "CLIP-I"
 
     def __init__(self, config: FeatureNetwork) -> None:
         self._device = config.device
@@ -107,6 +114,8 @@ class VitFeatures:
     """The first token ([CLS]) of any vision transformer of transformers, behind its last norm: for
     facebook/dino-vits16 what DreamBooth's and OFT's evaluations compare."""
 
+    label = "DINO"
+
     def __init__(self, config: FeatureNetwork) -> None:
         self._device = config.device
         self._files = _weights(config, "")
@@ -118,19 +127,22 @@ class VitFeatures:
 
     @cached_property
     def _network(self) -> tuple[Any, See]:
-        from transformers import AutoConfig, Dinov2Model, ViTModel
+        from transformers import Dinov2Model, ViTModel
 
-        kinds = {"vit": ViTModel, "dinov2": Dinov2Model}
-        kind = AutoConfig.from_pretrained(**self._files.source()).model_type
-        if kind not in kinds:
+        setting = "subject.scores.dino"
+        kind = model_config(self._files.name, self._files.revision, setting=setting)["model_type"]
+        if kind not in ("vit", "dinov2"):
             raise ModelError(
-                f"{self._files.name} must be a {' or '.join(kinds)}, but is a {kind}. DINO's own "
-                "is facebook/dino-vits16."
+                f"{self._files.name} must be a vit or dinov2, but is a {kind}. DINO's own is "
+                "facebook/dino-vits16."
             )
         # A pooler is no part of DINO; its weights would be missing.
-        extra = {"add_pooling_layer": False} if kind == "vit" else {}
-        model = load_network(kinds[kind], self._files, **extra)
-        device = find_device(self._device, setting="subject.scores.dino.device")
+        model = (
+            load_network(ViTModel, self._files, add_pooling_layer=False)
+            if kind == "vit"
+            else load_network(Dinov2Model, self._files)
+        )
+        device = find_device(self._device, setting=f"{setting}.device")
         return model.to(device), _fitting(self._files, int(model.config.image_size))
 
     def of_pictures(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
@@ -143,28 +155,41 @@ class VitFeatures:
         return _one_by_one(see, pictures)
 
 
-class ToyboxEncoder:
-    """How toybox's first judge sees a picture: the mean over its cells of the features behind its
-    last convolution. A supervised network, no DINO: it was trained to answer questions."""
+class ToyboxEncoders:
+    """How toybox's two judges see a picture: each channel's largest value over all cells, behind
+    the last convolution, both halves of length one. Supervised networks, no DINO: they were trained
+    to answer questions. Means over cells, as are common, tell of little but the background."""
 
-    name = "toybox-a's picture encoder"
+    name = "toybox's judges' encoders"
+    label = "Encoders"
 
     @cached_property
     def fingerprint(self) -> str:
         from selma.toybox import weights_folder
 
-        return _digest("mean over cells", folder_digest(weights_folder() / "judge-a"))
+        digests = (folder_digest(weights_folder() / f"judge-{which}") for which in "ab")
+        return _digest("largest over cells", " ".join(digests))
 
     @cached_property
-    def _network(self) -> Any:
-        from selma.toybox import weights_folder
-        from selma.toybox.judges import load_vqa
-
-        return load_vqa(weights_folder() / "judge-a").picture.net
+    def _networks(self) -> list[Any]:
+        return [toybox_encoder(which) for which in "ab"]
 
     def of_pictures(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
-        net = self._network
-        return _one_by_one(lambda some: net(pixels(some)).mean((2, 3)), pictures)
+        import torch
+
+        def see(some: Sequence[Image.Image]) -> torch.Tensor:
+            halves = [net(pixels(some)).amax((2, 3)) for net in self._networks]
+            return torch.cat([_unit(half) for half in halves], dim=1)
+
+        return _one_by_one(see, pictures)
+
+
+def toybox_encoder(which: str) -> Any:
+    """The convolutions of toybox's judge "a" or "b", in their order."""
+    from selma.toybox import weights_folder
+    from selma.toybox.judges import load_vqa
+
+    return load_vqa(weights_folder() / f"judge-{which}").picture.net
 
 
 def _weights(config: FeatureNetwork, part: str) -> Weights:
@@ -181,14 +206,13 @@ def _fitting(files: Weights, side: int) -> See:
     path = files.file("preprocessor_config.json")
     try:
         said = {} if path is None else json.loads(path.read_text("utf-8"))
-        size, cut = said.get("size"), said.get("crop_size", side)
-        cut = cut["height"] if isinstance(cut, dict) else int(cut)
+        size = said.get("size", {"shortest_edge": round(side * 256 / 224)})
+        square = size if isinstance(size, int) else size.get("height")
+        short = side if square else int(size.get("shortest_edge", side))
+        cut = said.get("crop_size", side)
+        cut = int(cut["height"] if isinstance(cut, dict) else cut)
         filtering = Image.Resampling(said.get("resample", 3))
         mean, std = said.get("image_mean", IMAGENET_MEAN), said.get("image_std", IMAGENET_STD)
-        square = size if isinstance(size, int) else (size or {}).get("height")
-        short = round(side * 256 / 224) if size is None else (size if square else size)
-        if isinstance(short, dict):
-            short = short.get("shortest_edge", side)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"{path} must state how pictures are fitted: {error!r}.") from error
 
@@ -196,8 +220,8 @@ def _fitting(files: Weights, side: int) -> See:
         seen = picture.convert("RGB")
         if square:
             return to_tensor(seen.resize((int(square), int(square)), filtering))
-        scale = int(short) / min(seen.size)
-        width, height = (max(int(short), round(length * scale)) for length in seen.size)
+        scale = short / min(seen.size)
+        width, height = (max(short, round(length * scale)) for length in seen.size)
         left, top = (width - cut) // 2, (height - cut) // 2
         return to_tensor(
             seen.resize((width, height), filtering).crop((left, top, left + cut, top + cut))

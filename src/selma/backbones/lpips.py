@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from PIL import Image
 
 from selma.backbones.converting import read_state
-from selma.backbones.features import TOYBOX, ToyboxEncoder
-from selma.backbones.hub import find_device
+from selma.backbones.features import TOYBOX, toybox_encoder
+from selma.backbones.hub import find_device, folder_digest
 from selma.backbones.judging import pixels
 from selma.backbones.preprocessing import to_tensor
 from selma.backbones.weights import Weights
@@ -115,7 +115,7 @@ class Lpips:
         return torch.cat(rows)
 
 
-class ToyboxPerception(ToyboxEncoder):
+class ToyboxPerception:
     """LPIPS's formula over the blocks of toybox-a's picture encoder, all channels weighing the
     same: its "baseline" without learned heads, and no number that others' LPIPS compares with."""
 
@@ -123,13 +123,19 @@ class ToyboxPerception(ToyboxEncoder):
 
     @cached_property
     def fingerprint(self) -> str:
-        return f"lpips {super().fingerprint}"
+        from selma.toybox import weights_folder
+
+        return f"lpips {folder_digest(weights_folder() / 'judge-a')}"[:22]
+
+    @cached_property
+    def _blocks(self) -> Any:
+        return toybox_encoder("a")
 
     def of_pictures(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         import torch
 
         def layers(x: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-            for block in self._network:
+            for block in self._blocks:
                 x = block(x)
                 yield x, torch.ones(x.shape[1])
 
@@ -138,8 +144,9 @@ class ToyboxPerception(ToyboxEncoder):
 
 
 def convert_lpips(backbone: Path, heads: Path, out: Path) -> Path:
-    """The folder `out` with one safetensors file of both: torchvision's weights of AlexNet or VGG-16
-    and the heads that come with the lpips package. Nothing in them is run. Raises ModelError."""
+    """The folder `out` with one safetensors file of both: torchvision's weights of AlexNet or
+    VGG-16 and the heads that come with the lpips package. Nothing in them is run. Raises
+    ModelError."""
     if out.exists():
         raise ModelError(f"{out} must not be there yet. Remove it, or choose another folder.")
     from safetensors.torch import save_file
@@ -206,5 +213,3 @@ def _row(layers: Any) -> torch.Tensor:
         positions = maps.shape[2] * maps.shape[3]
         parts.append((unit * (head.view(1, -1, 1, 1) / positions).sqrt()).flatten(1))
     return torch.cat(parts, dim=1)
-
-

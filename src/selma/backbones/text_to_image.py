@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 ROTATION_FILE = "rotations.safetensors"
 FULL_FILE = "diffusion_pytorch_model.safetensors"
-"""An adapter's file in its folder: of LoRA by diffusers' name, of OFT by our own; of a UNet that was
-trained whole by diffusers' name."""
+"""An adapter's file in its folder: of LoRA by diffusers' name, of OFT by our own; of a UNet that
+was trained whole by diffusers'."""
 
 PICTURES_AT_ONCE = 8
 """How many pictures one forward pass on the CPU holds, whatever the batch size is."""

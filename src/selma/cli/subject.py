@@ -10,7 +10,7 @@ import typer
 from selma.cli.shared import Config, Folder, Json, load
 
 subject = typer.Typer(
-    help="A subject from a handful of its pictures: DreamBooth with LoRA, OFT, COFT or all weights.",
+    help="Subjects from a handful of pictures: DreamBooth with LoRA, OFT, COFT or all weights.",
     no_args_is_help=True,
 )
 

@@ -6,7 +6,7 @@ So a run that is resumed at any step goes on exactly as the one that was never s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import repeat
 
@@ -48,7 +48,7 @@ class Batch:
         )
         splits = zip(*(column.split(size) for column in columns), strict=True)
         for some, prior in zip(splits, priors, strict=False):  # without a prior, None for ever
-            yield Batch(*some, prior=prior)
+            yield replace(Batch(*some), prior=prior)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The prompts that subjects are drawn with: a text file's, or selma's own 25 and 25.
 
-DreamBooth's dataset (arXiv:2208.12242) has 25 prompts for objects and 25 for living subjects: places,
-things beside them, clothes, other looks. Those below have the same themes in words of our own; where
-the dataset's own file lies in the folder, its very words are taken.
+DreamBooth's dataset (arXiv:2208.12242) has 25 prompts for objects and 25 for living subjects:
+places, things beside them, clothes, other looks. Those below have the same themes in words of our
+own; where the dataset's own file lies in the folder, its very words are taken.
 """
 
 from __future__ import annotations
@@ -106,6 +106,5 @@ def worded(template: str, *, token: str | None, kind: str) -> str:
     if token is not None:
         return text.replace("{token}", token)
     text = " ".join(text.replace("{token}", " ").split())
-    article = r"\b([Aa])n? (?=%s\b)" % re.escape(kind)
     n = "n" if kind[0].lower() in "aeiou" else ""
-    return re.sub(article, rf"\1{n} ", text)
+    return re.sub(rf"\b([Aa])n? (?={re.escape(kind)}\b)", rf"\1{n} ", text)

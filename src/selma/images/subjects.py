@@ -1,17 +1,17 @@
 """Subjects' pictures, their classes and prompts; and the class pictures that the base draws.
 
-    2-images/_subject/<subject>/train/    its pictures, made smaller where they are large
-    2-images/_class/<class>/train/        the class, drawn by the base (prior preservation)
+2-images/_subject/<subject>/train/    its pictures, made smaller where they are large
+2-images/_class/<class>/train/        the class, drawn by the base (prior preservation)
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from PIL import Image, ImageOps
 
@@ -97,7 +97,7 @@ def class_pairs(
         return {}
     prompts = {}
     for subject in subjects:
-        skill = f"{CLASS}/{re.sub(r'[^A-Za-z0-9]+', '_', subject.kind)}"
+        skill = f"{CLASS}/{quote(subject.kind, safe=' ')}"
         text = worded(config.data.class_prompt, token=None, kind=subject.kind)
         prompts[subject.name] = Prompt(id=prompt_id(skill, text), skill=skill, text=text)
     drawing = ImagesConfig(

@@ -163,7 +163,7 @@ def conclusion(card: SubjectCard) -> tuple[str, str]:
             "A single method was trained; nothing is compared with it.",
         )
     alike, sure = _leader(card, first)
-    heard, certain = _leader(card, text)
+    heard, _ = _leader(card, text)
     headline = (
         f"{alike} draws the subjects most alike"
         if sure
@@ -190,7 +190,7 @@ def _told(card: SubjectCard, measure: SubjectMeasure, best: str) -> str:
     ahead = [_other(c, best) for c in about if clear(c.difference)]
     level = [_other(c, best) for c in about if not clear(c.difference)]
     value = next(row for row in card.rows if row.model == best).values[measure.key]
-    said = f"By {measure.label} ({measure.network}) {best} leads with {points(value.mean, DIGITS)}"
+    said = f"By {measure.label} ({measure.network}), {best} leads with {points(value.mean, DIGITS)}"
     parts = [f"clearly ahead of {', '.join(ahead)}"] if ahead else []
     parts += [f"not clearly ahead of {', '.join(level)}"] if level else []
     return f"{said}, {' and '.join(parts)}."
@@ -293,7 +293,9 @@ def print_subject_card(card: SubjectCard, console: Console) -> None:
         arrow = "↑" if measure.better == "higher" else "↓"
         table.add_column(f"{measure.label} {arrow}", justify="right")
     for row in card.rows:
-        table.add_row(row.model, trained(row), *(cell(row.values.get(m.key)) for m in card.measures))
+        table.add_row(
+            row.model, trained(row), *(cell(row.values.get(m.key)) for m in card.measures)
+        )
     console.print(table)
     first = next(iter(card.curves))
     for method in list(card.curves)[1:]:

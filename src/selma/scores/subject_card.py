@@ -1,4 +1,4 @@
-"""Subjects' rows → the table: means with intervals, paired differences, convergence curves. Pure."""
+"""Subjects' rows → the table: means with intervals, paired differences, curves. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def method_row(
     pairs = [float(row["pairs"]) for some in rows.values() for row in some]
     return SubjectRow(
         model=model,
-        values={m: statistics.interval(found, **bootstrap) for m, found in kept.items()},  # type: ignore[arg-type]
+        values={m: statistics.interval(found, **bootstrap) for m, found in kept.items()},
         released={
             m: round(sum(v * n for v, n in zip(found, pairs, strict=True)) / sum(pairs), 6)
             for m, found in kept.items()
@@ -46,7 +46,7 @@ def real_row(among: Mapping[str, Mapping[str, float]], **bootstrap: int) -> Subj
     return SubjectRow(
         model="real",
         values={
-            m: statistics.interval([values[m] for values in some.values()], **bootstrap)  # type: ignore[arg-type]
+            m: statistics.interval([values[m] for values in some.values()], **bootstrap)
             for m in measures
         },
         subjects={subject: dict(values) for subject, values in some.items()},
@@ -71,7 +71,9 @@ def comparisons(
     ]
 
 
-def curve_point(step: int, rows: Rows, measures: Sequence[str], prompts: Sequence[str]) -> CurvePoint:
+def curve_point(
+    step: int, rows: Rows, measures: Sequence[str], prompts: Sequence[str]
+) -> CurvePoint:
     """The means over the first picture of each of these prompts, of every subject."""
     first = [
         row["each"][0] for some in rows.values() for row in some if row["prompt"] in set(prompts)
@@ -84,15 +86,15 @@ def curve_point(step: int, rows: Rows, measures: Sequence[str], prompts: Sequenc
 
 def column(rows: Rows, measure: str) -> list[float]:
     """The measure of each subject and prompt; [] if some have none."""
-    found = [row.get(measure) for some in rows.values() for row in some]
-    return [] if any(value is None for value in found) else [float(v) for v in found]  # type: ignore[arg-type]
+    every = [row for some in rows.values() for row in some]
+    return [float(row[measure]) for row in every] if all(measure in row for row in every) else []
 
 
 def _paired(after: Rows, before: Rows, measure: str, **bootstrap: int) -> Interval:
     return statistics.paired_difference(
         column(after, measure),
         column(before, measure),
-        **bootstrap,  # type: ignore[arg-type]
+        **bootstrap,
     )
 
 
@@ -101,7 +103,7 @@ def _paired_by_subject(after: Rows, before: Rows, measure: str, **bootstrap: int
         [_mean(column({subject: rows[subject]}, measure)) for subject in before]
         for rows in (after, before)
     ]
-    return statistics.paired_difference(means[0], means[1], **bootstrap)  # type: ignore[arg-type]
+    return statistics.paired_difference(means[0], means[1], **bootstrap)
 
 
 def _mean(values: Sequence[float]) -> float:

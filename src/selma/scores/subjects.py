@@ -50,7 +50,7 @@ class Networks:
 
     @property
     def fingerprints(self) -> list[str | None]:
-        perception = self.lpips and self.lpips.fingerprint
+        perception = None if self.lpips is None else self.lpips.fingerprint
         return [self.dino.fingerprint, self.clip.fingerprint, perception]
 
     @property
@@ -58,8 +58,8 @@ class Networks:
         """Those that these networks give, in the table's order."""
         pairs = "over all pairs of a drawn and a real picture of the subject"
         found = [
-            ("dino", self.dino.name.split(" (")[0], "higher", f"Cosine {pairs}.", self.dino.name),
-            ("clip_i", "CLIP-I", "higher", f"Cosine {pairs}.", self.clip.name),
+            ("dino", self.dino.label, "higher", f"Cosine {pairs}.", self.dino.name),
+            ("clip_i", self.clip.label, "higher", f"Cosine {pairs}.", self.clip.name),
             ("clip_t", "CLIP-T", "higher", "Cosine of a picture and its prompt.", self.clip.name),
         ]
         if self.lpips is not None:
@@ -167,7 +167,9 @@ def score_drawn(
     rows = []
     with progress(f"looking at {' '.join(name)}", total=len(groups)) as advance:
         for number, ids in groups.items():
-            pictures = [open_picture(inside(drawn, f"{i}.png"), max_pixels=MOST_PIXELS) for i in ids]
+            pictures = [
+                open_picture(inside(drawn, f"{i}.png"), max_pixels=MOST_PIXELS) for i in ids
+            ]
             row = {"prompt": number, "text": texts[number]}
             rows.append(row | measured(pictures, ids, texts[number], real))
             advance()

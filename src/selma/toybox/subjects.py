@@ -21,7 +21,6 @@ from selma.toybox.drawing import (
     _CREAM,
     _GLASS,
     _GREY,
-    _INK,
     _LAMP,
     _SHAPES,
     _WHITE,
@@ -69,10 +68,20 @@ _SEEN = (
     "a big {} on the grass",
     "a small {} at night",
 )
-OBJECT_PROMPTS = (*(f"a {{}} {place}" for place in PLACES.values()), *_NEIGHBOURS, *_OTHERWISE, *_SEEN)
+OBJECT_PROMPTS = (
+    *(f"a {{}} {place}" for place in PLACES.values()),
+    *_NEIGHBOURS,
+    *_OTHERWISE,
+    *_SEEN,
+)
 """The benchmark's themes in words that toybox knows: places, company, other looks. {} is token and
 class."""
-LIVE_PROMPTS = (*(f"a {{}} {doing}" for doing in DOINGS.values()), *_NEIGHBOURS, *_OTHERWISE, *_SEEN)
+LIVE_PROMPTS = (
+    *(f"a {{}} {doing}" for doing in DOINGS.values()),
+    *_NEIGHBOURS,
+    *_OTHERWISE,
+    *_SEEN,
+)
 """The same for living subjects, who do something."""
 
 
