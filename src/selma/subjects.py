@@ -84,9 +84,11 @@ class _Run:
 
     @cached_property
     def subjects(self) -> list[Subject]:
+        from selma.backbones.base_files import own_architecture
         from selma.images.subjects import read_subjects
 
-        return read_subjects(self.settings.data, self._at(IMAGES))
+        base_px = own_architecture(self.config.base).image_px
+        return read_subjects(self.settings.data, self._at(IMAGES), base_px=base_px)
 
     def trained(self) -> list[SubjectAdapter]:
         from selma.experts.subjects import train_subjects

@@ -154,7 +154,7 @@ def test_lpips_is_its_definition(tmp_path, which):
     some = [picture.resize((64, 64)) for picture in PICTURES[:3]]
     rows = network.of_pictures(some)
     found = lpips.distances(rows, rows)
-    pixels = [torch.from_numpy(np.asarray(p)).permute(2, 0, 1)[None] / 127.5 - 1 for p in some]
+    pixels = [torch.from_numpy(np.array(p)).permute(2, 0, 1)[None] / 127.5 - 1 for p in some]
     with torch.no_grad():
         wanted = torch.tensor([[float(twin(a, b)) for b in pixels] for a in pixels])
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)

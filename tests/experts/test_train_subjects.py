@@ -78,6 +78,10 @@ def weights(path, step=4):
     return safetensors.torch.load_file(adapter_file(folder))
 
 
+def lines(path):
+    return [json.loads(line) for line in (path / "loss.jsonl").read_text().splitlines()]
+
+
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_resuming_is_bit_equal_and_the_base_comes_back(tmp_path, model, data, kind):
     whole = trained(tmp_path / "whole", model, data, ADAPTERS[kind])
@@ -93,8 +97,7 @@ def test_resuming_is_bit_equal_and_the_base_comes_back(tmp_path, model, data, ki
 
 def test_the_loss_is_the_subjects_and_the_weighted_priors(tmp_path, model, data):
     path = trained(tmp_path, model, data, ADAPTERS["oft"])
-    lines = [json.loads(line) for line in (path / "loss.jsonl").read_text().splitlines()]
-    for line in lines:
+    for line in lines(path):
         assert line["loss"] == pytest.approx(line["subject"] + 0.5 * line["prior"], rel=1e-6)
         assert line["prior"] > 0
     # A weight of 0 trains as if there were no class pictures; another weight does not.
@@ -105,11 +108,15 @@ def test_the_loss_is_the_subjects_and_the_weighted_priors(tmp_path, model, data)
 
 
 def test_micro_batches_take_the_priors_part_with_them(tmp_path, model, data):
-    whole = weights(trained(tmp_path / "whole", model, data, ADAPTERS["oft"]))
     one = TRAINING.model_copy(update={"micro_batch_size": 1})
-    parts = weights(trained(tmp_path / "parts", model, data, ADAPTERS["oft"], training=one))
-    for name, tensor in whole.items():
-        torch.testing.assert_close(parts[name], tensor, rtol=1e-3, atol=1e-5)
+    whole = trained(tmp_path / "whole", model, data, ADAPTERS["oft"])
+    parts = trained(tmp_path / "parts", model, data, ADAPTERS["oft"], training=one)
+    for a, b in zip(lines(whole), lines(parts), strict=True):
+        for name in ("loss", "subject", "prior"):
+            assert a[name] == pytest.approx(b[name], rel=1e-4)
+    for name, tensor in weights(whole).items():
+        # Adam makes whole steps of gradients that are near zero, so that rounding shows.
+        torch.testing.assert_close(weights(parts)[name], tensor, rtol=0, atol=1e-3)
 
 
 def test_the_priors_randomness_is_its_own_and_changes_nothing_else():

@@ -28,7 +28,7 @@ def config_file(tmp_path, *, shape="sd1", methods=("lora", "oft"), subjects=("ca
         "folder": str(tmp_path / "run"),
         "base": {"model": shape if shape == "toybox" else str(tiny.folder(shape)), "device": "cpu"},
         "subject": {
-            "data": {"subjects": list(subjects), "picture_px": 64,
+            "data": {"subjects": list(subjects),
                      "prompts": ["a {token} {class} on the grass", "a red {token} {class}"]},
             "prior": {"pictures": 2, "steps": 2, "guidance": 1.0},
             "training": {"steps": 2, "batch_size": 2, "checkpoint_every": 1,

@@ -49,7 +49,7 @@ def card(names=("cat_hat", "dog"), *, means=MEANS, steps=(0, 50, 100)):
                     model=method,
                     values={k: interval(v) for k in ("dino", "clip_t", "lpips_real")},
                     released={"dino": v},
-                    subjects=dict.fromkeys(names, {"dino": v}),
+                    subjects={key: {"dino": v} for key in names},
                     parameters=12345,
                 )
                 for method, v in {"base": 0.5, **means}.items()

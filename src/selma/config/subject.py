@@ -38,8 +38,8 @@ class SubjectData(Section):
     prompts: tuple[Template, ...] | None = None
     """Templates with {token} and {class} for all subjects; None takes those of the folder's text
     file, else selma's 25 for objects and 25 for living subjects."""
-    picture_px: PositiveInt = 512
-    """Shortest side to which larger pictures are made smaller."""
+    picture_px: PositiveInt | None = None
+    """Shortest side to which larger pictures are made smaller; None is the base's own size."""
 
     @model_validator(mode="after")
     def _templates(self) -> SubjectData:

@@ -53,18 +53,19 @@ class _Source:
     """Name and bytes of each file."""
 
 
-def read_subjects(config: SubjectData, folder: Workspace) -> list[Subject]:
+def read_subjects(config: SubjectData, folder: Workspace, *, base_px: int) -> list[Subject]:
     """The subjects in the order of their names, each with its pictures in the run's folder.
 
-    Raises DataError for a picture that cannot be read, a subject without pictures or without a
+    base_px: side of the base's pictures.  Raises DataError for a picture that cannot be read, a subject without pictures or without a
     class word, and a name that is not there: none is guessed.
     """
     text, sources = _sources(config)
+    px = config.picture_px or base_px
     return [
         Subject(
             name=source.name,
             kind=source.kind,
-            pictures=_prepared(source, config, folder),
+            pictures=_prepared(source, px, folder),
             prompts=_prompts(source.kind, config, text),
         )
         for source in sources
@@ -209,11 +210,11 @@ def _read(folder: Path) -> list[tuple[str, bytes]]:
     return found
 
 
-def _prepared(source: _Source, config: SubjectData, folder: Workspace) -> tuple[Path, ...]:
+def _prepared(source: _Source, px: int, folder: Workspace) -> tuple[Path, ...]:
     """The subject's pictures as PNG, upright and no larger than needed."""
     recipe = {
         "pictures": [[name, hashlib.sha256(data).hexdigest()] for name, data in source.pictures],
-        "picture_px": config.picture_px,
+        "picture_px": px,
         "pillow": installed("pillow"),
     }
     item = folder.item(IMAGES, NAME, source.name, recipe=recipe)
@@ -223,7 +224,7 @@ def _prepared(source: _Source, config: SubjectData, folder: Workspace) -> tuple[
     (item.begin() / "train").mkdir(exist_ok=True)
     for path, (name, data) in zip(paths, source.pictures, strict=True):
         try:
-            picture = _fitted(data, config.picture_px)
+            picture = _fitted(data, px)
         except DataError as error:
             raise DataError(f"{source.name}/{name}: {error}") from error
         write_bytes(path, png_bytes(picture))

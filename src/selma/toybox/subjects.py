@@ -176,7 +176,7 @@ def _banded_fish(c: _Canvas) -> None:
     for low in (0.3, 0.5):
         stripe = band(body, low, low + 0.1, axis=0)
         c.fill(stripe, _WHITE, edge=True)
-    c.fill(_smooth([(0.24, 0.28), (0.3, -0.02), (0.4, 0.16), (0.52, 0.0), (0.58, 0.3)]),
+    c.fill(_smooth([(0.24, 0.28), (0.3, 0.05), (0.4, 0.18), (0.52, 0.07), (0.58, 0.3)]),
            COLOURS["blue"])  # fmt: skip
 
 
