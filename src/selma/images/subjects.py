@@ -56,8 +56,8 @@ class _Source:
 def read_subjects(config: SubjectData, folder: Workspace, *, base_px: int) -> list[Subject]:
     """The subjects in the order of their names, each with its pictures in the run's folder.
 
-    base_px: side of the base's pictures.  Raises DataError for a picture that cannot be read, a subject without pictures or without a
-    class word, and a name that is not there: none is guessed.
+    base_px: side of the base's pictures.  Raises DataError for a picture that cannot be read, a
+    subject without pictures or without a class word, and a name that is not there: none is guessed.
     """
     text, sources = _sources(config)
     px = config.picture_px or base_px
