@@ -39,7 +39,7 @@ def config_file(tmp_path, *, shape="sd1", methods=("lora", "oft"), subjects=("ca
         } | more,
     }  # fmt: skip
     path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(raw))
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
     return path
 
 
@@ -166,7 +166,7 @@ def test_mistakes_are_found_before_a_model_is_loaded(tmp_path):
     raw["base"]["precision"] = "bf16"
     raw["subject"]["data"]["folder"] = "nowhere"
     raw["subject"]["methods"]["oft"] = {"adapter": {"kind": "oft", "blocks": 7}}
-    half.write_text(yaml.safe_dump(raw))
+    half.write_text(yaml.safe_dump(raw, sort_keys=False))
     with pytest.raises(ConfigError) as error:
         run("train", half)
     for said in ("subject.data.folder", "subject.methods.full", "subject.methods.oft"):
