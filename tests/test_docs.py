@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from selma.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
-PAPER = "".join((ROOT / "docs" / name).read_text() for name in ("paper.md", "sur.md", "control.md"))
+PAGES = ("paper.md", "sur.md", "control.md", "subject.md")
+PAPER = "".join((ROOT / "docs" / name).read_text() for name in PAGES)
 
 
 def in_code(dotted: str) -> bool:

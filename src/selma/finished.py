@@ -26,6 +26,10 @@ COMMANDS = {
     f"{IMAGES}/_control": "control prepare",
     f"{EXPERTS}/_control": "control train",
     f"{SCORES}/control": "control draw",
+    f"{IMAGES}/_subject": "subject train",
+    f"{IMAGES}/_class": "subject train",
+    f"{EXPERTS}/_subject": "subject train",
+    f"{SCORES}/pictures/_subject": "subject draw",
 }
 """Item, or a folder above it → what makes it; the nearest folder says."""
 

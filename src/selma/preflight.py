@@ -12,10 +12,11 @@ from selma.backbones.bases import BASES, located
 from selma.backbones.hub import HUB_ID
 from selma.config import RunConfig
 from selma.config.control import BranchNetwork, ControlSettings, label_of
-from selma.config.experts import RotationConfig
+from selma.config.experts import FullConfig, RotationConfig
 from selma.config.merged import MERGE_SETTINGS, ROTATION_SETTINGS
-from selma.config.networks import LocalLLM, ServedLLM
+from selma.config.networks import BaseConfig, LocalLLM, ServedLLM
 from selma.config.scores import LocalJudge, PreferenceConfig, ServedJudge
+from selma.config.subject import SubjectSettings
 from selma.config.sur import Narrator, SurSettings
 from selma.errors import ConfigError, SelmaError
 from selma.workspace import IMAGES, PROMPTS, SCORES, STAGES
@@ -40,6 +41,8 @@ def _mistakes(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
         yield from _sur(config.sur, make)
     if config.control is not None:
         yield from _control(config.control, config.base.model)
+    if config.subject is not None:
+        yield from _subject(config.subject, config.base)
     if SCORES in make or config.experts.select == "dev" or config.merged.search is not None:
         yield from _networks(config)
 
@@ -159,6 +162,21 @@ def _control(control: ControlSettings, base: str) -> Iterator[str]:
                 network.adapter.blocks_of(width)
             except ConfigError as error:
                 yield f"control.network, {label_of(network)}: {error}"
+
+
+def _subject(subject: SubjectSettings, base: BaseConfig) -> Iterator[str]:
+    folder = subject.data.folder
+    if folder != "toybox" and not Path(folder).is_dir():
+        yield f"subject.data.folder: must be toybox or a folder, but {folder} is missing."
+    for name, method in subject.methods.items():
+        if isinstance(method.adapter, FullConfig) and base.precision != "fp32":
+            yield f"subject.methods.{name}: full fine-tuning needs base.precision fp32."
+        if isinstance(method.adapter, RotationConfig):
+            for width in sorted(_attention_widths(base.model)):
+                try:
+                    method.adapter.blocks_of(width)
+                except ConfigError as error:
+                    yield f"subject.methods.{name}: {error}"
 
 
 def _lexicon(config: RunConfig) -> Iterator[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from selma.adapters import names
+from selma.adapters import full, names
 from selma.adapters.foreign_rotations import is_rotation, read_any_rotations
 from selma.adapters.reading import AdapterFile, read_adapter
 from selma.adapters.rotations import RotationFile
@@ -30,14 +30,18 @@ def applied(
     """While the block runs, the UNet's weights hold the adapters, in their order; then they are
     what they were, bit for bit.
 
-    places: files or folders of adapters, LoRA or OFT.  strengths: one for each, 1 if left out; a
-    rotation in any strength stays one. Raises AdapterError if one does not fit.
+    places: files or folders of adapters, LoRA or OFT, or one of a whole UNet (`full`).
+    strengths: one for each, 1 if left out; a rotation in any strength stays one. Raises
+    AdapterError if one does not fit.
     """
     if strengths and len(strengths) != len(places):
         raise ConfigError(f"{len(places)} adapters need a strength each, but {strengths} came.")
     each = list(zip(places, strengths or [1.0] * len(places), strict=True))
     if not each:
         yield
+    elif len(each) == 1 and full.is_full(each[0][0]):
+        with full.drawn_with(model, each[0][0], strength=each[0][1]):
+            yield
     elif len(each) == 1 and not is_rotation(each[0][0]):
         with model.adapted(each[0][0], scale=each[0][1]):
             yield
@@ -57,6 +61,11 @@ def read_any(
     place: Path, *, layers_per_block: int = names.LAYERS_PER_BLOCK
 ) -> AdapterFile | RotationFile:
     """The adapter in a file or folder, of whatever kind. Raises AdapterError."""
+    if full.is_full(place):
+        raise AdapterError(
+            f"{place} is a whole UNet, no adapter: it can be drawn with alone, and neither merged, "
+            "converted nor put behind others."
+        )
     if is_rotation(place):
         return read_any_rotations(place, layers_per_block=layers_per_block)
     return read_adapter(place, layers_per_block=layers_per_block)

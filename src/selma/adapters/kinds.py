@@ -1,4 +1,4 @@
-"""The kinds of adapters that experts can be: what training asks of each."""
+"""The kinds of adapters that can be trained, and full fine-tuning: what training asks of each."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from selma.adapters import lora, oft
-from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE
+from selma.adapters import full, lora, oft
+from selma.backbones.text_to_image import ADAPTER_FILE, FULL_FILE, ROTATION_FILE
 
 
 def _as_it_is(unet: nn.Module, factors: Mapping[str, nn.Parameter], config: Any) -> None:
@@ -28,7 +28,8 @@ class Kind:
     At first they change nothing."""
     detach: Callable[[Any], None]
     save: Callable[..., None]
-    """(path, tensors, settings, lineage=...): a file in which each tensor is "unet." + its name."""
+    """(path, tensors, settings, lineage=...): a file in which each tensor is "unet." + its name, or
+    its name alone."""
     settle: Callable[[nn.Module, Mapping[str, nn.Parameter], Any], None] = _as_it_is
     """What is done to the tensors after each step."""
     energies: Callable[[nn.Module, Path], dict[str, Any]] | None = None
@@ -41,5 +42,6 @@ KINDS: dict[str, Kind] = {
     "lora": Kind(ADAPTER_FILE, lora.attach, lora.detach, lora.save),
     "oft": _OFT,
     "coft": _OFT,
+    "full": Kind(FULL_FILE, full.attach, full.detach, full.save),
 }
-"""By `experts.adapter.kind`."""
+"""By the `kind` of the adapter's settings."""

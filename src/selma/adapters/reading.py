@@ -150,6 +150,13 @@ def opened(path: Path) -> Iterator[Any]:
         raise AdapterError(f"{path} must be a whole safetensors file, but: {error}.") from error
 
 
+def parameter_count(path: Path) -> int:
+    """How many numbers a safetensors file holds; only its header is read."""
+    with opened(path) as file:
+        shapes = (file.get_slice(name).get_shape() for name in file.keys())  # noqa: SIM118
+        return sum(math.prod(shape) for shape in shapes)
+
+
 @dataclass(frozen=True)
 class _Tensor:
     path: Path

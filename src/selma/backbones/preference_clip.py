@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def load_pickscore(weights: Weights, tokenizer: Weights, device: torch.device) -> Forward:
     """exp(logit scale) x cosine, as the PickScore repository's example has it."""
-    model, words = _clip(weights, tokenizer, device)
+    model, words = clip_and_words(weights, tokenizer, device)
     side = model.config.vision_config.image_size
 
     def forward(pictures: Sequence[Image.Image], texts: Sequence[str]) -> torch.Tensor:
@@ -43,7 +43,7 @@ def load_hps(
 ) -> Forward:
     """100 x cosine, as hpsv2's `evaluate` prints it (its `score` returns the cosine)."""
     clean = text_cleaner()
-    model, words = _clip(weights, tokenizer, device)
+    model, words = clip_and_words(weights, tokenizer, device)
     side = model.config.vision_config.image_size
 
     def forward(pictures: Sequence[Image.Image], texts: Sequence[str]) -> torch.Tensor:
@@ -55,7 +55,7 @@ def load_hps(
 
 def load_clip_score(weights: Weights, tokenizer: Weights, device: torch.device) -> Forward:
     """100 x cosine by any CLIP model, with the mean and deviation that its folder states."""
-    model, words = _clip(weights, tokenizer, device)
+    model, words = clip_and_words(weights, tokenizer, device)
     side = model.config.vision_config.image_size
     mean, std = statistics_of(weights)
 
@@ -100,8 +100,9 @@ def text_cleaner() -> Callable[[str], str]:
     return clean
 
 
-def _clip(weights: Weights, tokenizer: Weights, device: torch.device) -> tuple[Any, Any]:
-    """The model on its device and its tokenizer, which is checked to be made for it."""
+def clip_and_words(weights: Weights, tokenizer: Weights, device: torch.device) -> tuple[Any, Any]:
+    """CLIP on its device and its tokenizer, which is checked to be made for it. Raises
+    ModelError."""
     from transformers import CLIPModel, CLIPTokenizer
 
     words = load_tokenizer(CLIPTokenizer, tokenizer)
@@ -119,10 +120,16 @@ def _clip(weights: Weights, tokenizer: Weights, device: torch.device) -> tuple[A
 
 
 def _cosines(model: Any, words: Any, seen: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
-    """[b] cosines of pictures and their texts. One text length for all, so that none changes
-    another's score; what is longer is cut, its end token kept."""
+    """[b] cosines of pictures and their texts."""
     from torch.nn.functional import cosine_similarity
 
+    looked = model.get_image_features(pixel_values=seen.to(model.device)).pooler_output
+    return cosine_similarity(looked, read_texts(model, words, texts))
+
+
+def read_texts(model: Any, words: Any, texts: Sequence[str]) -> torch.Tensor:
+    """[b, d] features of texts. One length for all, so that none changes another's; what is longer
+    is cut, its end token kept."""
     tokens = words(
         list(texts),
         padding="max_length",
@@ -130,9 +137,8 @@ def _cosines(model: Any, words: Any, seen: torch.Tensor, texts: Sequence[str]) -
         max_length=model.config.text_config.max_position_embeddings,
         return_tensors="pt",
     ).to(model.device)
-    looked = model.get_image_features(pixel_values=seen.to(model.device)).pooler_output
-    read = model.get_text_features(**tokens).pooler_output
-    return cosine_similarity(looked, read)
+    read: torch.Tensor = model.get_text_features(**tokens).pooler_output
+    return read
 
 
 def statistics_of(weights: Weights) -> tuple[Sequence[float], Sequence[float]]:

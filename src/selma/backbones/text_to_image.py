@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 ROTATION_FILE = "rotations.safetensors"
-"""An adapter's file in its folder: of LoRA by diffusers' name, of OFT by our own."""
+FULL_FILE = "diffusion_pytorch_model.safetensors"
+"""An adapter's file in its folder: of LoRA by diffusers' name, of OFT by our own; of a UNet that
+was trained whole by diffusers'."""
 
 PICTURES_AT_ONCE = 8
 """How many pictures one forward pass on the CPU holds, whatever the batch size is."""
@@ -35,7 +37,7 @@ def adapter_file(place: Path) -> Path:
     """An adapter's file: `place` itself, or what lies in that folder (LoRA's name if nothing)."""
     if not place.is_dir():
         return place
-    there = (place / name for name in (ADAPTER_FILE, ROTATION_FILE))
+    there = (place / name for name in (ADAPTER_FILE, ROTATION_FILE, FULL_FILE))
     return next((path for path in there if path.is_file()), place / ADAPTER_FILE)
 
 
@@ -173,8 +175,15 @@ class TextToImage:
             yield
 
     @contextmanager
+    def overwritten(self, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """While the block runs, these parameters of the UNet, biases among them, have these values;
+        afterwards all is what it was, bit for bit."""
+        with self._changed(lambda: self._overwrite(weights)):
+            yield
+
+    @contextmanager
     def _changed(self, change: Callable[[], dict[str, torch.Tensor]]) -> Iterator[None]:
-        """Runs `change`, which returns the weights that it replaced, and puts them back."""
+        """Runs `change`, which returns the parameters that it replaced, and puts them back."""
         if self._adapted:
             raise AdapterError("Only one adapter can be applied at a time; leave the first block.")
         self._adapted = True
@@ -209,8 +218,20 @@ class TextToImage:
         try:
             for name, change in changes.items():
                 weight = unet.get_parameter(f"{name}.weight").data
-                kept[name] = weight.clone()
+                kept[f"{name}.weight"] = weight.clone()
                 weight.copy_(change(weight.float()))
+        except BaseException:
+            _restore(unet, kept)
+            raise
+        return kept
+
+    def _overwrite(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        unet, kept = self.pipe.unet, {}
+        try:
+            for name, value in weights.items():
+                parameter = unet.get_parameter(name).data
+                kept[name] = parameter.clone()
+                parameter.copy_(value)
         except BaseException:
             _restore(unet, kept)
             raise
@@ -299,7 +320,7 @@ class TextToImage:
             )
             for name, module in unet.named_modules():
                 if isinstance(module, BaseTunerLayer):
-                    kept[name] = module.get_base_layer().weight.detach().clone()
+                    kept[f"{name}.weight"] = module.get_base_layer().weight.detach().clone()
             if not kept or len(kept) != layers:
                 # The loader passes over layers that it does not find, without an error.
                 raise AdapterError(
@@ -335,5 +356,5 @@ def _layers_of(path: Path) -> int:
 
 
 def _restore(unet: torch.nn.Module, kept: dict[str, torch.Tensor]) -> None:
-    for name, weight in kept.items():
-        unet.get_parameter(f"{name}.weight").data.copy_(weight)
+    for name, value in kept.items():
+        unet.get_parameter(name).data.copy_(value)

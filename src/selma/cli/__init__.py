@@ -5,11 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import NoReturn
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 
-from selma.cli import adapters, benchmarks, control, oft, publishing, scoring, stages, study, sur
+from selma.cli import (
+    adapters,
+    benchmarks,
+    control,
+    oft,
+    publishing,
+    scoring,
+    stages,
+    study,
+    subject,
+    sur,
+)
 
 app = typer.Typer(
     help="Makes a text-to-image diffusion model follow prompts better, with data it draws itself.",
@@ -42,6 +54,7 @@ app.add_typer(study.study, name="study")
 app.add_typer(sur.sur, name="sur")
 app.add_typer(control.control, name="control")
 app.add_typer(oft.oft, name="oft")
+app.add_typer(subject.subject, name="subject")
 app.add_typer(benchmarks.data, name="data")
 app.add_typer(toybox, name="toybox")
 
@@ -52,6 +65,16 @@ def path() -> None:
     from selma.toybox import weights_folder
 
     typer.echo(weights_folder())
+
+
+@toybox.command()
+def subjects(
+    out: Annotated[Path, typer.Argument(help="Folder; one with pictures for each subject.")],
+) -> None:
+    """Draw toybox's eight subjects, in the layout of DreamBooth's dataset."""
+    from selma.toybox.subjects import write_subjects
+
+    typer.echo(write_subjects(out))
 
 
 class Stopped(BaseException):

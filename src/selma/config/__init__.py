@@ -27,6 +27,7 @@ from selma.config.paths import map_paths
 from selma.config.prompts import PromptsConfig
 from selma.config.scores import PreferenceConfig, ScoresConfig
 from selma.config.section import Section, is_folder, mistake
+from selma.config.subject import SubjectSettings
 from selma.config.sur import SurSettings
 from selma.errors import ConfigError
 
@@ -88,6 +89,8 @@ class RunConfig(Section):
     """Of `selma sur`, which no stage of a run needs; None is SurSettings()."""
     control: ControlSettings | None = None
     """Of `selma control`, which no stage of a run needs; None is ControlSettings()."""
+    subject: SubjectSettings | None = None
+    """Of `selma subject`, likewise; None is SubjectSettings()."""
 
     @property
     def run_folder(self) -> Path:

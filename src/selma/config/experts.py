@@ -76,7 +76,17 @@ class CoftConfig(RotationConfig):
     bounds wide layers. "peft": eps / √r."""
 
 
+class FullConfig(Section):
+    """No adapter: all of the UNet's weights are trained themselves, as DreamBooth does."""
+
+    kind: Literal["full"] = "full"
+
+
 AdapterConfig = Annotated[LoraConfig | OftConfig | CoftConfig, Field(discriminator="kind")]
+AnyAdapterConfig = Annotated[
+    LoraConfig | OftConfig | CoftConfig | FullConfig, Field(discriminator="kind")
+]
+"""With full fine-tuning, which subjects can be compared by and experts cannot be merged by."""
 
 
 class TrainingConfig(Section):

@@ -9,6 +9,7 @@ from selma.config.control import ControlSettings
 from selma.config.networks import BaseConfig, LocalLLM, ServedLLM
 from selma.config.prompts import is_skill_file
 from selma.config.scores import LocalJudge, PreferenceConfig
+from selma.config.subject import FeatureNetwork, SubjectSettings
 from selma.config.sur import Narrator, SurSettings
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def map_paths(
             and _map_sur(config.sur, place=place, placed=placed, is_folder=is_folder),
             "control": config.control
             and _map_control(config.control, place=place, placed=placed, is_folder=is_folder),
+            "subject": config.subject
+            and _map_subject(config.subject, placed=placed, is_folder=is_folder),
         }
     )
 
@@ -162,6 +165,27 @@ def _map_control(
                 }
             ),
             "scores": scores.model_copy(update=new),
+        }
+    )
+
+
+def _map_subject(
+    subject: SubjectSettings,
+    *,
+    placed: Callable[[str, str, Callable[[str], bool]], str],
+    is_folder: Callable[[str], bool],
+) -> SubjectSettings:
+    """`map_paths` for subjects' settings."""
+    folder = placed(subject.data.folder, "toybox", bool)
+    networks = {
+        name: network.model_copy(update={"model": placed(network.model, "toybox", is_folder)})
+        for name in ("dino", "clip", "lpips")
+        if isinstance(network := getattr(subject.scores, name), FeatureNetwork)
+    }
+    return subject.model_copy(
+        update={
+            "data": subject.data.model_copy(update={"folder": folder}),
+            "scores": subject.scores.model_copy(update=networks),
         }
     )
 

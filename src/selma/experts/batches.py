@@ -6,8 +6,9 @@ So a run that is resumed at any step goes on exactly as the one that was never s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -31,9 +32,12 @@ class Batch:
     """[b] bool: train on the empty caption."""
     mirrored: Tensor
     """[b] bool: train on the mirror image."""
+    prior: Batch | None = None
+    """As many samples of the class pictures, with randomness of their own (prior preservation)."""
 
     def parts(self, size: int) -> Iterator[Batch]:
         """The same batch in micro-batches; what a sample gets does not depend on their size."""
+        priors = repeat(None) if self.prior is None else self.prior.parts(size)
         columns = (
             self.indices,
             self.timesteps,
@@ -42,8 +46,9 @@ class Batch:
             self.dropped,
             self.mirrored,
         )
-        for some in zip(*(column.split(size) for column in columns), strict=True):
-            yield Batch(*some)
+        splits = zip(*(column.split(size) for column in columns), strict=True)
+        for some, prior in zip(splits, priors, strict=False):  # without a prior, None for ever
+            yield replace(Batch(*some), prior=prior)
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class Batches:
     train_timesteps: int
     caption_dropout: float
     flip: bool
+    prior: Batches | None = None
+    """Those of the class pictures."""
 
     def at(self, step: int) -> Batch:
         """The batch of step 0, 1, ..."""
@@ -72,6 +79,7 @@ class Batches:
             posterior=torch.randn((b, *self.latent), generator=draw),
             dropped=torch.rand(b, generator=draw) < self.caption_dropout,
             mirrored=(torch.rand(b, generator=draw) < 0.5) & self.flip,
+            prior=None if self.prior is None else self.prior.at(step),
         )
 
     def _indices(self, step: int) -> Tensor:

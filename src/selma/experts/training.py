@@ -10,14 +10,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from selma import processes
 from selma.backbones.text_to_image import ADAPTER_FILE
-from selma.config.experts import ExpertsConfig, TrainingConfig
+from selma.config.experts import AnyAdapterConfig, ExpertsConfig, TrainingConfig
 from selma.config.networks import BaseConfig
 from selma.errors import ConfigError, DataError, TrainingDiverged, WorkspaceError
 from selma.experts.recipes import encoding_recipe, expert_recipe, picture_digests
@@ -42,12 +42,14 @@ if TYPE_CHECKING:
     from selma.adapters.files import Lineage
     from selma.adapters.kinds import Kind
     from selma.backbones.text_to_image import TextToImage
-    from selma.experts.batches import Batch
+    from selma.experts.batches import Batch, Batches
     from selma.experts.encoding import Encoded, Samples
 
 LOG = "loss.jsonl"
 ENERGY = "energy.json"
 SELECTION = "selection.jsonl"
+STEPS = "steps"
+"""Folder of the adapters at the checkpoints before the last, where they are kept."""
 BAD_IN_A_ROW = 3
 
 Line = Mapping[str, Any]
@@ -86,29 +88,37 @@ class Learner(Protocol):
 
 @dataclass(frozen=True)
 class ExpertLearner:
-    """An expert: an adapter of some kind in the UNet, by the denoising loss."""
+    """An expert: an adapter of some kind in the UNet, by the denoising loss; with a prior also by
+    that of class pictures (prior preservation, arXiv:2208.12242, equation 2)."""
 
     model: TextToImage
     encoded: Encoded
-    config: ExpertsConfig
+    config: TrainingConfig
+    adapter: AnyAdapterConfig
     skill: str
     seed: int
+    prior: Encoded | None = None
+    prior_weight: float = 1.0
 
     @property
     def file(self) -> str:
         return self._kind.file
 
     def attached(self) -> AbstractContextManager[dict[str, nn.Parameter]]:
-        return _attached(self.model, self.config, skill=self.skill, seed=self.seed)
+        return _attached(self.model, self.config, self.adapter, skill=self.skill, seed=self.seed)
 
     def losses(self, batch: Batch, alphas_bar: Tensor, *, step: int) -> Mapping[str, Tensor]:
-        return {"loss": _losses(self.model, self.encoded, batch, alphas_bar)}
+        own = _losses(self.model, self.encoded, batch, alphas_bar)
+        if self.prior is None or batch.prior is None:
+            return {"loss": own}
+        kept = _losses(self.model, self.prior, batch.prior, alphas_bar)
+        return {"loss": own + self.prior_weight * kept, "subject": own, "prior": kept}
 
     def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        self._kind.settle(self.model.pipe.unet, parameters, self.config.adapter)
+        self._kind.settle(self.model.pipe.unet, parameters, self.adapter)
 
     def save(self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage) -> None:
-        self._kind.save(path, dict(parameters), self.config.adapter, lineage=lineage)
+        self._kind.save(path, dict(parameters), self.adapter, lineage=lineage)
 
     def read(self, path: Path) -> Mapping[str, Tensor]:
         from safetensors.torch import load_file
@@ -119,7 +129,7 @@ class ExpertLearner:
     def _kind(self) -> Kind:
         from selma.adapters.kinds import KINDS
 
-        return KINDS[self.config.adapter.kind]
+        return KINDS[self.adapter.kind]
 
 
 def train_experts(
@@ -245,10 +255,14 @@ def fit(
     on_step: Callable[[Line], None] = lambda line: None,
     names: Sequence[str] = (),
     learner: Learner | None = None,
+    prior: Encoded | None = None,
+    keep_adapters: bool = False,
 ) -> None:
     """Trains up to `config.steps`; leaves `checkpoints/` and `loss.jsonl` in `path`.
 
     What is trained is the learner's affair; None is an expert, for which `config` is ExpertsConfig.
+    With a prior, each batch comes with one of class pictures for the learner's second loss.
+    `keep_adapters` leaves the adapter of every checkpoint there, as selecting among them does.
 
     Goes on from the newest complete checkpoint there, and ends bit for bit where a run that was
     never stopped does. `on_step` gets each line of the log; what it raises ends the training, which
@@ -262,7 +276,6 @@ def fit(
     from diffusers.optimization import get_scheduler
 
     from selma.experts import checkpoints
-    from selma.experts.batches import Batches
     from selma.progress import progress
 
     part_size = _part_size(config)
@@ -270,21 +283,15 @@ def fit(
     # The base's own noise schedule, as a DDPM whatever sampler the base draws with.
     schedule = DDPMScheduler.from_config(model.pipe.scheduler.config)
     alphas_bar = schedule.alphas_cumprod.to(model.device)
-    batches = Batches(
-        seed=seed,
-        skill=skill,
-        count=len(encoded),
-        batch_size=config.batch_size,
-        latent=tuple(encoded.mean.shape[1:]),  # type: ignore[arg-type]
-        train_timesteps=len(alphas_bar),
-        caption_dropout=config.caption_dropout,
-        flip=config.flip,
-    )
+    batches = _batches(encoded, config, skill=skill, seed=seed, train_timesteps=len(alphas_bar))
+    if prior is not None:
+        class_batches = replace(batches, skill=f"{skill}/prior", count=len(prior))
+        batches = replace(batches, prior=class_batches)
     if learner is None:
         if not isinstance(config, ExpertsConfig):
             raise TypeError("An expert needs ExpertsConfig; hand in a learner for anything else.")
-        learner = ExpertLearner(model, encoded, config, skill, seed)
-    every = isinstance(config, ExpertsConfig) and config.select == "dev"
+        learner = ExpertLearner(model, encoded, config, config.adapter, skill, seed)
+    selecting = isinstance(config, ExpertsConfig) and config.select == "dev"
     with model.denoiser_alone(), learner.attached() as factors:
         # A list: an iterator would be spent by the optimizer, and nothing left to be clipped.
         parameters = list(factors.values())
@@ -373,9 +380,26 @@ def fit(
                             "bad": bad,
                         },
                     )
-                    checkpoints.tidy(root, keep_adapters=every)
+                    checkpoints.tidy(root, keep_adapters=keep_adapters or selecting)
                 advance(note=f"loss {loss:.4f}")
                 on_step(line)
+
+
+def _batches(
+    encoded: Encoded, config: TrainingConfig, *, skill: str, seed: int, train_timesteps: int
+) -> Batches:
+    from selma.experts.batches import Batches
+
+    return Batches(
+        seed=seed,
+        skill=skill,
+        count=len(encoded),
+        batch_size=config.batch_size,
+        latent=tuple(encoded.mean.shape[1:]),  # type: ignore[arg-type]
+        train_timesteps=train_timesteps,
+        caption_dropout=config.caption_dropout,
+        flip=config.flip,
+    )
 
 
 def _losses(model: TextToImage, encoded: Encoded, batch: Batch, alphas_bar: Tensor) -> Tensor:
@@ -454,17 +478,22 @@ def _accelerator(model: TextToImage, config: TrainingConfig, *, parts: int) -> A
 
 @contextmanager
 def _attached(
-    model: TextToImage, config: ExpertsConfig, *, skill: str, seed: int
+    model: TextToImage,
+    config: TrainingConfig,
+    adapter: AnyAdapterConfig,
+    *,
+    skill: str,
+    seed: int,
 ) -> Iterator[dict[str, nn.Parameter]]:
     """The trainable factors, while the block runs; then the UNet is what it was."""
     from selma.adapters.kinds import KINDS
     from selma.randomness import generator
 
-    unet, kind = model.pipe.unet, KINDS[config.adapter.kind]
+    unet, kind = model.pipe.unet, KINDS[adapter.kind]
     with plain_attention(model, config):
         try:
             drawn = generator(seed, "experts", skill, "init")
-            yield kind.attach(unet, config.adapter, generator=drawn)
+            yield kind.attach(unet, adapter, generator=drawn)
         finally:
             kind.detach(unet)
 
@@ -568,10 +597,12 @@ def finish(
     scores: Mapping[int, float],
     file: str = ADAPTER_FILE,
     look: Callable[[Path], Mapping[str, Any]] | None = None,
+    keep_adapters: bool = False,
 ) -> None:
     """The chosen checkpoint's adapter becomes the item's; then the checkpoints go. What `look` says
-    of the adapter is kept beside it."""
-    from selma.experts.checkpoints import checkpoint_folder
+    of the adapter is kept beside it, and with `keep_adapters` those of the other checkpoints, each
+    in its `step_folder`."""
+    from selma.experts.checkpoints import adapters, checkpoint_folder
 
     # Of equal scores the earlier: it changed the base less.
     best = max(sorted(scores), key=lambda step: scores[step]) if scores else config.steps
@@ -581,6 +612,12 @@ def finish(
     promote(aside, item.path / file)
     losses = [row["loss"] for row in read_lines(item.path / LOG)]
     files = [item.path / file, item.path / LOG]
+    for step, folder in adapters(item.path / "checkpoints") if keep_adapters else ():
+        if step != best:
+            kept = step_folder(item.path, step) / file
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / file, kept)
+            files.append(kept)
     if look is not None:
         write_json(item.path / ENERGY, look(chosen))
         files.append(item.path / ENERGY)
@@ -597,3 +634,8 @@ def finish(
         },
     )
     shutil.rmtree(item.path / "checkpoints")
+
+
+def step_folder(folder: Path, step: int) -> Path:
+    """Where the adapter of a checkpoint before the last lies, in a trained item's folder."""
+    return folder / STEPS / f"{step:06d}"

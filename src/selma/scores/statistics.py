@@ -39,7 +39,8 @@ def interval(
         raise ValueError(f"totals and sizes must be [n > 0], but are {top.shape}, {bottom.shape}")
     mean = float(top.sum() / bottom.sum())
     low, high = mean, mean
-    if np.ptp(top / bottom) > 0:
+    # What differs by rounding alone is equal: its spread cannot be divided by.
+    if np.ptp(top / bottom) > 1e-12 * max(abs(mean), 1.0):
         means = _bootstrap_means(top, None if sizes is None else bottom, seed, resamples)
         low, high = np.quantile(means, _bca_levels(means, mean, top, bottom))
     # Six decimals: the same on machines whose sums differ in the last digit; + 0.0 clears -0.0.

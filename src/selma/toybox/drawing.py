@@ -297,6 +297,11 @@ def sprite(kind: str, rgb: Rgb, side_px: int) -> np.ndarray:
     `kind` is one of `KINDS`; `rgb` (0..255 each) fills its main area; alpha is not premultiplied.
     The object and its dark outline reach to about a pixel from the edges of the square.
     """
+    return rendered(_SHAPES[kind], rgb, side_px)
+
+
+def rendered(shape: Callable[[_Canvas], None], rgb: Rgb, side_px: int) -> np.ndarray:
+    """As `sprite`, of whatever `shape` draws on the unit square."""
     # Below 24 px a line that shrinks with the object would fade away, so it stops at 0.8 px.
     outline_px = max(0.8, side_px / 24)
     margin_px = 0.9 + outline_px
@@ -308,7 +313,7 @@ def sprite(kind: str, rgb: Rgb, side_px: int) -> np.ndarray:
         origin=margin_px * _OVERSAMPLING,
         scale=(side_px - 2 * margin_px) * _OVERSAMPLING,
     )
-    _SHAPES[kind](canvas)
+    shape(canvas)
     outlined = _with_outline(drawing, outline_px * _OVERSAMPLING)
     # Pillow averages RGBA premultiplied, so transparent black does not bleed into the edges.
     small = outlined.resize((side_px, side_px), Image.Resampling.BOX)
@@ -389,7 +394,11 @@ def background(name: str) -> np.ndarray:
 @cache
 def _layers(kind: str, rgb: Rgb, side_px: int) -> tuple[np.ndarray, np.ndarray]:
     """A sprite ready to blend: uint16 [side, side, 3] colour x alpha + 127, and 255 - alpha."""
-    pixels = sprite(kind, rgb, side_px).astype(np.uint16)
+    return _ready(sprite(kind, rgb, side_px))
+
+
+def _ready(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    pixels = drawn.astype(np.uint16)
     alpha = np.repeat(pixels[:, :, 3:], 3, axis=2)
     return pixels[:, :, :3] * alpha + 127, 255 - alpha
 
@@ -402,13 +411,21 @@ def compose(background_name: str, placed: Sequence[tuple[str, Rgb, int, int, int
     """
     scene = background(background_name).copy()
     for kind, rgb, side_px, left, top in placed:
-        colour, through = _layers(kind, rgb, side_px)
-        if min(left, top) < 0:
-            colour = colour[max(-top, 0) :, max(-left, 0) :]
-            through = through[max(-top, 0) :, max(-left, 0) :]
-            left, top = max(left, 0), max(top, 0)
-        window = scene[top : top + colour.shape[0], left : left + colour.shape[1]]
-        height, width = window.shape[:2]
-        # At most 255 * 255 + 127, which uint16 holds; the 127 rounds the division.
-        window[:] = (window * through[:height, :width] + colour[:height, :width]) // 255
+        _lay(scene, *_layers(kind, rgb, side_px), left, top)
     return scene
+
+
+def lay(scene: np.ndarray, drawn: np.ndarray, *, left_px: int, top_px: int) -> None:
+    """Puts one sprite into the scene, as `compose` does."""
+    _lay(scene, *_ready(drawn), left_px, top_px)
+
+
+def _lay(scene: np.ndarray, colour: np.ndarray, through: np.ndarray, left: int, top: int) -> None:
+    if min(left, top) < 0:
+        colour = colour[max(-top, 0) :, max(-left, 0) :]
+        through = through[max(-top, 0) :, max(-left, 0) :]
+        left, top = max(left, 0), max(top, 0)
+    window = scene[top : top + colour.shape[0], left : left + colour.shape[1]]
+    height, width = window.shape[:2]
+    # At most 255 * 255 + 127, which uint16 holds; the 127 rounds the division.
+    window[:] = (window * through[:height, :width] + colour[:height, :width]) // 255

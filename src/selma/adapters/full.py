@@ -1,0 +1,104 @@
+"""Full fine-tuning: no adapter, all of the UNet's weights themselves, as one safetensors file.
+
+The file has diffusers' own name and the UNet's own tensor names. So it takes the place of
+`unet/diffusion_pytorch_model.safetensors` in the base's folder, or is loaded by
+`pipe.unet.load_state_dict(safetensors.torch.load_file(path))`; selma draws with it as with an
+adapter. It can be drawn with at any strength, alone; it is nothing that could be merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from selma.adapters.files import OUR_KEY, Lineage, given, lineage_json, write_safetensors
+from selma.adapters.reading import as_the_manifest_says, opened
+from selma.backbones.text_to_image import FULL_FILE, TextToImage, adapter_file
+from selma.config.experts import FullConfig
+from selma.errors import AdapterError, ConfigError
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+FULL_KEY = "selma_full"
+"""In the header of a file that holds a whole UNet."""
+
+_BEFORE: WeakKeyDictionary[nn.Module, dict[str, Tensor]] = WeakKeyDictionary()
+"""What a UNet's weights were before they were trained, on the CPU."""
+
+
+def attach(
+    unet: UNet2DConditionModel, config: FullConfig, *, generator: torch.Generator
+) -> dict[str, nn.Parameter]:
+    """The UNet's own parameters by name, sorted. Raises ConfigError unless they are float32, since
+    steps as small as training's are lost in half precision."""
+    half = {parameter.dtype for parameter in unet.parameters()} - {torch.float32}
+    if half:
+        raise ConfigError(
+            f"Full fine-tuning needs base.precision fp32, but the UNet is {half.pop()}. Set it to "
+            "fp32; training.precision may stay lower."
+        )
+    _BEFORE[unet] = {
+        name: parameter.detach().to("cpu", copy=True) for name, parameter in unet.named_parameters()
+    }
+    unet.requires_grad_(True)
+    return dict(sorted(unet.named_parameters()))
+
+
+def detach(unet: nn.Module) -> None:
+    """The UNet is what it was, bit for bit, and frozen."""
+    before = _BEFORE.pop(unet, {})
+    for name, value in before.items():
+        parameter = unet.get_parameter(name)
+        parameter.data.copy_(value)
+        parameter.grad = None
+    unet.requires_grad_(False)
+
+
+def save(
+    path: Path, factors: Mapping[str, nn.Parameter], config: FullConfig, *, lineage: Lineage
+) -> None:
+    """Writes the parameters; equal ones give equal bytes."""
+    metadata = {"format": "pt", OUR_KEY: lineage_json(lineage), FULL_KEY: "unet"}
+    write_safetensors(path, given(dict(factors)), metadata=metadata)
+
+
+def is_full(place: Path) -> bool:
+    """Whether the file, or what lies in the folder, is a whole UNet that selma trained."""
+    path = adapter_file(place)
+    if path.name == FULL_FILE:
+        return path.is_file()
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    with opened(path) as file:
+        return FULL_KEY in (file.metadata() or {})
+
+
+@contextmanager
+def drawn_with(model: TextToImage, place: Path, *, strength: float = 1.0) -> Iterator[None]:
+    """While the block runs, the UNet's parameters are those of the file, or with another strength s
+    what lies on the line W + s (W' - W). Raises AdapterError if they do not fit exactly."""
+    path = adapter_file(place)
+    as_the_manifest_says(path)
+    mine = dict(model.pipe.unet.named_parameters())
+    with opened(path) as file:
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name in sorted(mine.keys() | found.keys()):
+        if name not in mine or name not in found or mine[name].shape != found[name].shape:
+            raise AdapterError(
+                f"{path} must hold this model's UNet whole, but {name} is missing, left over or of "
+                "another shape. It was trained on another model."
+            )
+    if strength != 1.0:
+        found = {
+            name: torch.lerp(mine[name].detach().cpu().float(), value.float(), strength)
+            for name, value in found.items()
+        }
+    with model.overwritten(found):
+        yield

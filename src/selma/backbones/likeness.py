@@ -1,0 +1,248 @@
+"""Networks that turn pictures (and texts) into vectors of length one, to be compared by cosine.
+
+Of subject-driven generation (DreamBooth, arXiv:2208.12242): DINO compares pictures, CLIP-I pictures
+and CLIP-T pictures with texts. Torch is imported at first use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from PIL import Image
+
+from selma.backbones.hub import find_device, folder_digest, model_config
+from selma.backbones.judging import pixels
+from selma.backbones.preference_clip import clip_and_words, read_texts, statistics_of
+from selma.backbones.preprocessing import normalised, shortest_side_and_crop, to_tensor
+from selma.backbones.weights import Weights, load_network
+from selma.config.subject import FeatureNetwork
+from selma.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+TOYBOX = "toybox"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+See = Callable[[Sequence[Image.Image]], "torch.Tensor"]
+
+
+class PictureFeatures(Protocol):
+    """A network that looks at pictures."""
+
+    @property
+    def name(self) -> str:
+        """What it is, with its Hub id or its folder's name, never a path."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """What its column is called."""
+        ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def of_pictures(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """[n, d] float32 on the CPU, each of length one; a picture's depends on it alone."""
+        ...
+
+
+class TextFeatures(PictureFeatures, Protocol):
+    """One that reads texts, too, into the same space."""
+
+    def of_texts(self, texts: Sequence[str]) -> torch.Tensor: ...
+
+
+def load_dino(config: FeatureNetwork) -> PictureFeatures:
+    """The network that DINO scores are made by; loaded when the first picture comes."""
+    return ToyboxEncoders() if config.model == TOYBOX else VitFeatures(config)
+
+
+def load_clip(config: FeatureNetwork) -> TextFeatures:
+    """The CLIP model of CLIP-I and CLIP-T; loaded when the first picture comes."""
+    return ClipFeatures(config)
+
+
+class ClipFeatures:
+    """Any CLIPModel of transformers."""
+
+    label = "CLIP-I"
+
+    def __init__(self, config: FeatureNetwork) -> None:
+        self._device = config.device
+        self._files = _weights(config, "clip")
+        what = "toybox's CLIP" if config.model == TOYBOX else self._files.label
+        self.name = f"CLIP ({what})"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return _digest("clip features", self._files.fingerprint)
+
+    @cached_property
+    def _network(self) -> tuple[Any, Any]:
+        device = find_device(self._device, setting="subject.scores.clip.device")
+        return clip_and_words(self._files, self._files, device)
+
+    def of_pictures(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        model, _ = self._network
+        side = model.config.vision_config.image_size
+        mean, std = statistics_of(self._files)
+
+        def see(some: Sequence[Image.Image]) -> torch.Tensor:
+            fitted = [shortest_side_and_crop(picture, side, crop="floor") for picture in some]
+            seen = normalised(fitted, mean, std).to(model.device)
+            found: torch.Tensor = model.get_image_features(pixel_values=seen).pooler_output
+            return found
+
+        return _one_by_one(see, pictures)
+
+    def of_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        import torch
+
+        model, words = self._network
+        with torch.inference_mode():
+            read = [read_texts(model, words, [text]) for text in texts]
+        return _unit(torch.cat(read))
+
+
+class VitFeatures:
+    """The first token ([CLS]) of any vision transformer of transformers, behind its last norm: for
+    facebook/dino-vits16 what DreamBooth's and OFT's evaluations compare."""
+
+    label = "DINO"
+
+    def __init__(self, config: FeatureNetwork) -> None:
+        self._device = config.device
+        self._files = _weights(config, "")
+        self.name = f"DINO ({self._files.label})"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return _digest("first token", self._files.fingerprint)
+
+    @cached_property
+    def _network(self) -> tuple[Any, See]:
+        from transformers import Dinov2Model, ViTModel
+
+        setting = "subject.scores.dino"
+        kind = model_config(self._files.name, self._files.revision, setting=setting)["model_type"]
+        if kind not in ("vit", "dinov2"):
+            raise ModelError(
+                f"{self._files.name} must be a vit or dinov2, but is a {kind}. DINO's own is "
+                "facebook/dino-vits16."
+            )
+        # A pooler is no part of DINO; its weights would be missing.
+        model = (
+            load_network(ViTModel, self._files, add_pooling_layer=False)
+            if kind == "vit"
+            else load_network(Dinov2Model, self._files)
+        )
+        device = find_device(self._device, setting=f"{setting}.device")
+        return model.to(device), _fitting(self._files, int(model.config.image_size))
+
+    def of_pictures(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        model, fitted = self._network
+
+        def see(some: Sequence[Image.Image]) -> torch.Tensor:
+            found: torch.Tensor = model(fitted(some).to(model.device)).last_hidden_state[:, 0]
+            return found
+
+        return _one_by_one(see, pictures)
+
+
+class ToyboxEncoders:
+    """How toybox's two judges see a picture: each channel's largest value over all cells, behind
+    the last convolution, both halves of length one. Supervised networks, no DINO: they were trained
+    to answer questions. Means over cells, as are common, tell of little but the background."""
+
+    name = "toybox's judges' encoders"
+    label = "Encoders"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        from selma.toybox import weights_folder
+
+        digests = (folder_digest(weights_folder() / f"judge-{which}") for which in "ab")
+        return _digest("largest over cells", " ".join(digests))
+
+    @cached_property
+    def _networks(self) -> list[Any]:
+        return [toybox_encoder(which) for which in "ab"]
+
+    def of_pictures(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        import torch
+
+        def see(some: Sequence[Image.Image]) -> torch.Tensor:
+            halves = [net(pixels(some)).amax((2, 3)) for net in self._networks]
+            return torch.cat([_unit(half) for half in halves], dim=1)
+
+        return _one_by_one(see, pictures)
+
+
+def toybox_encoder(which: str) -> Any:
+    """The convolutions of toybox's judge "a" or "b", in their order."""
+    from selma.toybox import weights_folder
+    from selma.toybox.judges import load_vqa
+
+    return load_vqa(weights_folder() / f"judge-{which}").picture.net
+
+
+def _weights(config: FeatureNetwork, part: str) -> Weights:
+    from selma.toybox import weights_folder
+
+    if config.model == TOYBOX:
+        return Weights(str(weights_folder() / part))
+    return Weights(config.model, config.revision)
+
+
+def _fitting(files: Weights, side: int) -> See:
+    """What preprocessor_config.json says of size, filter, mean and deviation; where there is none,
+    what DINO's evaluations do: shortest side to 256, the middle 224, ImageNet's statistics."""
+    path = files.file("preprocessor_config.json")
+    try:
+        said = {} if path is None else json.loads(path.read_text("utf-8"))
+        size = said.get("size", {"shortest_edge": round(side * 256 / 224)})
+        square = size if isinstance(size, int) else size.get("height")
+        short = side if square else int(size.get("shortest_edge", side))
+        cut = said.get("crop_size", side)
+        cut = int(cut["height"] if isinstance(cut, dict) else cut)
+        filtering = Image.Resampling(said.get("resample", 3))
+        mean, std = said.get("image_mean", IMAGENET_MEAN), said.get("image_std", IMAGENET_STD)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"{path} must state how pictures are fitted: {error!r}.") from error
+
+    def fit(picture: Image.Image) -> torch.Tensor:
+        seen = picture.convert("RGB")
+        if square:
+            return to_tensor(seen.resize((int(square), int(square)), filtering))
+        scale = short / min(seen.size)
+        width, height = (max(short, round(length * scale)) for length in seen.size)
+        left, top = (width - cut) // 2, (height - cut) // 2
+        return to_tensor(
+            seen.resize((width, height), filtering).crop((left, top, left + cut, top + cut))
+        )
+
+    return lambda pictures: normalised([fit(picture) for picture in pictures], mean, std)
+
+
+def _one_by_one(see: See, pictures: Sequence[Image.Image]) -> torch.Tensor:
+    """Each picture by itself, so that no neighbour moves the last digits."""
+    import torch
+
+    with torch.inference_mode():
+        return _unit(torch.cat([see([picture]).float().cpu() for picture in pictures]))
+
+
+def _unit(vectors: torch.Tensor) -> torch.Tensor:
+    from torch.nn.functional import normalize
+
+    return normalize(vectors.float().cpu(), dim=-1)
+
+
+def _digest(what: str, weights: str) -> str:
+    return hashlib.sha256(f"{what} {weights}".encode()).hexdigest()[:16]
