@@ -65,7 +65,7 @@ PLAIN = SurDrawing()
 
 def run(config: RunConfig) -> Path:
     """The report's path, after all six stages. What is already there is not made again."""
-    with opened(config, make=STAGES) as this:
+    with opened(config, make=STAGES, several=True) as this:
         return flow(this)
 
 
@@ -82,25 +82,25 @@ def flow(this: Stages) -> Path:
 
 def prompts(config: RunConfig) -> dict[str, list[Prompt]]:
     """Stage 1 by itself: skill → its prompts."""
-    with opened(config, make=[PROMPTS]) as this:
+    with opened(config, make=[PROMPTS], several=True) as this:
         return this.write_prompts()
 
 
 def images(config: RunConfig) -> dict[str, list[Pair]]:
     """Stage 2 by itself: skill → prompts with their pictures."""
-    with opened(config, make=[IMAGES]) as this:
+    with opened(config, make=[IMAGES], several=True) as this:
         return this.draw_pairs(this.write_prompts())
 
 
 def experts(config: RunConfig) -> list[Expert]:
     """Stage 3 by itself: one adapter for each skill."""
-    with opened(config, make=[EXPERTS]) as this:
+    with opened(config, make=[EXPERTS], several=True) as this:
         return this.all_experts()
 
 
 def merge(config: RunConfig) -> Merged:
     """Stage 4 by itself: the experts as one adapter."""
-    with opened(config, make=[MERGED]) as this:
+    with opened(config, make=[MERGED], several=True) as this:
         return this.merge_experts(this.all_experts())
 
 
@@ -138,13 +138,13 @@ def understood(folder: Workspace, scorecard: Scorecard) -> Understood | None:
 
 def score(config: RunConfig) -> Scorecard:
     """Stage 5 by itself: every model draws the exam and is scored."""
-    with opened(config, make=[SCORES]) as this:
+    with opened(config, make=[SCORES], several=True) as this:
         return _scorecard(this)
 
 
 def report(config: RunConfig) -> Path:
     """Stage 6 by itself: the page of a run whose other stages are finished."""
-    with opened(config, make=[REPORT]) as this:
+    with opened(config, make=[REPORT], several=True) as this:
         return flow(this)
 
 
@@ -269,11 +269,20 @@ def save_pictures(pictures: Iterable[Image], path: Path, *, count: int) -> Itera
 
 @contextmanager
 def opened(
-    config: RunConfig, *, make: Sequence[str], checked: Sequence[str] | None = None
+    config: RunConfig,
+    *,
+    make: Sequence[str],
+    checked: Sequence[str] | None = None,
+    several: bool = False,
 ) -> Iterator[Stages]:
     """The stages of one run, its folder locked; only those in `make` may make anything. `checked`
-    are those whose settings must be sound, where not all of a stage is asked for. Every process
-    that was launched must come by here, and does all of it with the others."""
+    are those whose settings must be sound, where not all of a stage is asked for. With `several`
+    all processes that were launched come by here and do it together; else there may be only one."""
+    if not several and (count := processes.launched()[1]) > 1:
+        raise ConfigError(
+            f"Only `selma run` and its six stages are made by several processes, but {count} were "
+            "launched. Start this command by itself."
+        )
     check(config, make if checked is None else checked)
     folder = Workspace(config.run_folder)
     with processes.together(), folder.locked():

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from selma import processes
 from selma.config import RunConfig
 from selma.config.sur import SurSettings
 from selma.finished import Finished
@@ -29,7 +28,7 @@ def collect(config: RunConfig) -> tuple[list[Triple], dict[str, int]]:
     """The triples, and reason → how many rows were rejected for it."""
     from selma.images.triples.collecting import rejected
 
-    with opened(config, make=[IMAGES]) as this, processes.main_first():
+    with opened(config, make=[IMAGES]) as this:
         found = triples(this, this.folder)
         return found, rejected(this.folder, settings_of(config).data, seed=config.seed)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from flow.killing import build, ended, settings, start, tree, warm
+from flow.killing import CLIP, build, ended, settings, start, tree, warm
 from flow.server import serving
 
 PROCESSES = 2
@@ -32,6 +32,7 @@ def config(folder: Path, address: str, run: str, **experts: object) -> dict[str,
     raw = settings(folder, address, run=run)
     raw["experts"] |= {"checkpoint_every": 4, "select": "dev", "learning_rate": 0.1} | experts  # type: ignore[operator]
     raw["scores"] |= {"dev_prompts": 3, "prompts": 34}  # type: ignore[operator]
+    raw["images"] |= {"choose": {"candidates": 2}} if CLIP else {}  # type: ignore[operator]
     raw["merged"] = {"search": {"trials": 3, "spread": 2.0}}
     return raw
 

@@ -21,8 +21,9 @@ from safetensors.numpy import load_file
 
 from flow.killing import settings, tree
 from flow.server import serving
-from selma import pipeline, processes
+from selma import pipeline, processes, understanding
 from selma.config import RunConfig
+from selma.errors import ConfigError
 from selma.toybox import weights_folder
 
 needs_judges = pytest.mark.skipif(
@@ -67,7 +68,7 @@ def test_a_run_of_two_processes_has_the_bytes_of_one(found: dict[str, Any]) -> N
 @needs_judges
 def test_each_process_has_its_share(found: dict[str, Any]) -> None:
     for shares in found["shares"]:
-        assert shares.count([4, 8]) == 2, "half of each skill's pictures"
+        assert shares.count([8, 16]) == 2, "half of each skill's candidates"
         assert [1, 2] in shares, "one of two experts"
         assert shares.count([17, 34]) >= 4, "half of each model's exam"
     for shares in found["batch shares"]:
@@ -98,9 +99,10 @@ def log(expert: Path) -> list[dict[str, float]]:
 
 
 @needs_judges
-def test_a_batch_that_cannot_be_shared_is_refused(found: dict[str, Any]) -> None:
+def test_a_batch_that_cannot_be_shared_is_refused(place: Path, found: dict[str, Any]) -> None:
     assert len(found["uneven"]) == 2 and all(found["uneven"]), found["uneven says"]
     assert "2 processes can share each batch if batch_size is a multiple" in found["uneven says"]
+    assert not (place / "batch" / "superseded").exists(), "nothing was begun"
 
 
 @needs_judges
@@ -155,6 +157,16 @@ def test_a_stage_runs_under_a_launcher(drawn: RunConfig, name: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == "coco: 8 pictures\nwhoops: 8 pictures\n", "the main one speaks alone"
     assert tree(folder) == tree(drawn.run_folder)
+
+
+def test_what_is_no_stage_wants_one_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for variable in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(variable, "2")
+    with pytest.raises(ConfigError, match=r"but 2 were launched\. Start this command by itself"):
+        understanding.train(RunConfig(name="one", folder=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_process_is_on_its_own_until_together(monkeypatch: pytest.MonkeyPatch) -> None:

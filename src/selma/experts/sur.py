@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from selma import processes
 from selma.adapters import sur, sur_files
 from selma.adapters.files import Lineage
 from selma.adapters.sur_projection import as_tensors, projection
@@ -70,16 +69,15 @@ def train_sur(
         shutil.rmtree(item.path / "checkpoints", ignore_errors=True)  # if killed just before
         return trained
     path, started = item.begin(), time.monotonic()
-    with processes.main_first():
-        data = encode_triples(
-            triples,
-            folder,
-            llm=config.llm,
-            flip=config.training.flip,
-            digests=digests,
-            recipe=encoding_recipe(recipe, flip=config.training.flip),
-            model=model,
-        )
+    data = encode_triples(
+        triples,
+        folder,
+        llm=config.llm,
+        flip=config.training.flip,
+        digests=digests,
+        recipe=encoding_recipe(recipe, flip=config.training.flip),
+        model=model,
+    )
     with tracked(config.training, folder.root / "tracking", skill=SKILL) as on_step:
         fit(
             model(),
@@ -93,9 +91,7 @@ def train_sur(
             names=[triple.id for triple in triples],
             learner=SurLearner(model(), data, config, seed),
         )
-    with processes.main_first():
-        if not item.done:
-            finish(item, config.training, pairs=len(triples), scores={}, file=sur_files.FILE)
+    finish(item, config.training, pairs=len(triples), scores={}, file=sur_files.FILE)
     folder.journal(EXPERTS, skill="/".join(names), seconds=round(time.monotonic() - started, 3))
     return trained
 

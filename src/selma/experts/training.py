@@ -202,6 +202,7 @@ def _train_skill(
     if item.done:
         shutil.rmtree(item.path / "checkpoints", ignore_errors=True)  # if killed just before
         return expert
+    _share_size(config)  # what is refused is refused before anything is begun
     path = item.begin()
 
     from selma.adapters.kinds import KINDS

@@ -182,7 +182,11 @@ def _draw_skill(
         train.mkdir(exist_ok=True)
         files = [item.path / SCORES_OF_CANDIDATES]
         max_pixels = 4 * model().image_px ** 2
-        jobs = _choose(jobs, scorer, config, train, files[0], max_pixels=max_pixels)
+        processes.wait()  # until all candidates are there
+        if processes.main():
+            jobs = _choose(jobs, scorer, config, train, files[0], max_pixels=max_pixels)
+        told = processes.gathered([[str(job.path), job.text, job.seed] for job in jobs])[0]
+        jobs = [Job(Path(path), text, seed) for path, text, seed in told]
     cut = _tokens_cut(jobs, model)
     of = [prompt for prompt in prompts for _ in range(config.per_prompt)]
     pairs = [
@@ -230,7 +234,7 @@ def _choose(
 
 def _remove_candidates(folder: Path) -> None:
     """What was not kept can be drawn again from its seed; left over only by a kill just here."""
-    if (folder / CANDIDATES).exists():
+    if processes.main() and (folder / CANDIDATES).exists():
         shutil.rmtree(folder / CANDIDATES)
 
 
