@@ -23,15 +23,23 @@ def batches(**changed):
     return Batches(**settings | changed)
 
 
+def columns(batch):
+    """Its tensors by name; the prior's, too, where there is one."""
+    found = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    prior = found.pop("prior")
+    return found | ({f"prior.{k}": v for k, v in columns(prior).items()} if prior else {})
+
+
 def same(a, b):
-    return all(
-        torch.equal(getattr(a, field.name), getattr(b, field.name))
-        for field in dataclasses.fields(a)
+    mine, theirs = columns(a), columns(b)
+    return mine.keys() == theirs.keys() and all(
+        torch.equal(mine[name], theirs[name]) for name in mine
     )
 
 
-def test_a_step_is_the_same_whatever_came_before():
-    one, other = batches(), batches()
+@pytest.mark.parametrize("prior", [None, batches(skill="prior")])
+def test_a_step_is_the_same_whatever_came_before(prior):
+    one, other = batches(prior=prior), batches(prior=prior)
     for step in range(5):
         one.at(step)
     assert same(one.at(7), other.at(7))
@@ -52,12 +60,12 @@ def test_every_epoch_has_every_pair_once():
     assert not torch.equal(epochs[0], epochs[1])
 
 
-def test_parts_are_the_whole():
-    whole = batches().at(2)
-    parts = list(whole.parts(2))
-    for field in dataclasses.fields(whole):
-        joined = torch.cat([getattr(part, field.name) for part in parts])
-        assert torch.equal(joined, getattr(whole, field.name))
+@pytest.mark.parametrize("prior", [None, batches(skill="prior")])
+def test_parts_are_the_whole(prior):
+    whole = batches(prior=prior).at(2)
+    parts = [columns(part) for part in whole.parts(2)]
+    for name, column in columns(whole).items():
+        assert torch.equal(torch.cat([part[name] for part in parts]), column)
 
 
 def test_shares_are_what_is_asked():
