@@ -83,15 +83,16 @@ def test_a_shared_batch_trains_as_a_whole_one(place: Path, found: dict[str, Any]
         for one, other in zip(log(whole), log(shared), strict=True):
             assert one.keys() == other.keys()
             for name, value in one.items():
-                assert other[name] == pytest.approx(value, rel=1e-4), name
+                assert other[name] == pytest.approx(value, rel=1e-3), name
         weights, others = (
             load_file(folder / "pytorch_lora_weights.safetensors") for folder in (whole, shared)
         )
         assert weights.keys() == others.keys()
         for name, weight in weights.items():
             distance = np.linalg.norm(weight - others[name])
-            # At this learning rate a weight moves by 0.1 a step, ten thousand times the bound.
-            assert distance < 1e-3 * np.linalg.norm(weight), name
+            # Rounding grows fast at this learning rate, 0.1 a step; half a batch would give another
+            # expert altogether.
+            assert distance < 1e-2 * np.linalg.norm(weight), name
 
 
 def log(expert: Path) -> list[dict[str, float]]:
