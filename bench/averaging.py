@@ -88,7 +88,7 @@ def table(cards: dict[str, Scorecard], config: RunConfig) -> Table:
     """Each merge against the base and against the exact mean with uniform weights."""
     first = next(iter(cards.values()))
     about = f"{first.benchmark}, {first.split}, {first.prompts} prompts, judge {first.judge}"
-    found = Table("merge", "DSG", "- base", "95%", "- exact mean", "95%", title=about)
+    found = Table("merge", "DSG", "- base", "95%", "- exact mean", "95%", title=about, min_width=90)
     found.add_row("base", points(one(first, "base").dsg.mean), "", "", "", "")
     exact = one(first, "merged").per_prompt
     for text, card in cards.items():
@@ -103,7 +103,7 @@ def table(cards: dict[str, Scorecard], config: RunConfig) -> Table:
                     after, before, seed=config.seed, resamples=config.scores.resamples
                 )
             )
-        found.add_row(text.replace("merged.", ""), *cells)
+        found.add_row(text.replace("merged.method=", "").replace("merged.", ""), *cells)
     return found
 
 

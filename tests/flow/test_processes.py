@@ -90,8 +90,9 @@ def test_a_shared_batch_trains_as_a_whole_one(place: Path, found: dict[str, Any]
         assert weights.keys() == others.keys()
         for name, weight in weights.items():
             distance = np.linalg.norm(weight - others[name])
-            # At this learning rate a weight moves by 0.1 a step, ten thousand times the bound.
-            assert distance < 1e-3 * np.linalg.norm(weight), name
+            # Rounding grows fast at this learning rate, 0.1 a step; half a batch would give another
+            # expert altogether.
+            assert distance < 1e-2 * np.linalg.norm(weight), name
 
 
 def log(expert: Path) -> list[dict[str, float]]:
