@@ -83,7 +83,7 @@ def test_a_shared_batch_trains_as_a_whole_one(place: Path, found: dict[str, Any]
         for one, other in zip(log(whole), log(shared), strict=True):
             assert one.keys() == other.keys()
             for name, value in one.items():
-                assert other[name] == pytest.approx(value, rel=1e-3), name
+                assert other[name] == pytest.approx(value, rel=1e-2), name
         weights, others = (
             load_file(folder / "pytorch_lora_weights.safetensors") for folder in (whole, shared)
         )
