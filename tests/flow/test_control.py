@@ -12,11 +12,12 @@ from PIL import Image
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from typer.testing import CliRunner
 
-from selma import cli, controlling
+from selma import cli
 from selma.config import load_config
 from selma.config.control import ControlSettings
 from selma.errors import ConfigError, DataError
 from selma.finished import NotFinished
+from selma.flows import controlling
 from selma.toybox.pretraining.segmenting import _save_preprocessing
 from selma.toybox.reader import LandmarkReader, ReaderConfig
 from selma.toybox.signals import CLASSES

@@ -21,9 +21,10 @@ from safetensors.numpy import load_file
 
 from flow.killing import settings, tree
 from flow.server import serving
-from selma import pipeline, processes, understanding
+from selma import pipeline, processes
 from selma.config import RunConfig
 from selma.errors import ConfigError
+from selma.flows import understanding
 from selma.toybox import weights_folder
 
 needs_judges = pytest.mark.skipif(

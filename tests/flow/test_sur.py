@@ -10,11 +10,12 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from selma import ablation, cli
+from selma import cli
 from selma.config import RunConfig, load_config
 from selma.config.sur import RELEASED_SUR, SurSettings
 from selma.errors import ConfigError
 from selma.finished import NotFinished
+from selma.flows import ablation
 from selma.records import Understood
 from selma.scores.benchmarks import exam_prompts
 from selma.scores.understanding import keyword_exam

@@ -21,7 +21,7 @@ Tables = Annotated[
 @control.command("prepare")
 def prepare_control(config: Config, folder: Folder = None) -> None:
     """Make pictures, signals and prompts ready: squares of one size, captions where asked for."""
-    from selma import controlling
+    from selma.flows import controlling
 
     for split, samples in controlling.prepare(load(config, folder)).items():
         typer.echo(f"{split}: {len(samples)} pictures, {samples[0].image.parent.parent}")
@@ -30,7 +30,7 @@ def prepare_control(config: Config, folder: Folder = None) -> None:
 @control.command("train")
 def train_control(config: Config, folder: Folder = None) -> None:
     """Train the network on the prepared pictures, and its magnitudes if they are set."""
-    from selma import controlling
+    from selma.flows import controlling
 
     typer.echo(f"Control network: {controlling.train(load(config, folder)).folder}")
 
@@ -38,7 +38,7 @@ def train_control(config: Config, folder: Folder = None) -> None:
 @control.command("draw")
 def draw_control(config: Config, folder: Folder = None) -> None:
     """Draw the validation pictures by their signals, and without."""
-    from selma import controlling
+    from selma.flows import controlling
 
     for name, place in controlling.draw(load(config, folder)).items():
         typer.echo(f"{name}: {place}")
@@ -49,7 +49,7 @@ def score_control(config: Config, folder: Folder = None) -> None:
     """Score how well the drawn pictures keep to their signals; write the page on it."""
     from rich.console import Console
 
-    from selma import controlling
+    from selma.flows import controlling
     from selma.report.control import print_card
 
     card, page = controlling.score(load(config, folder))
@@ -62,7 +62,7 @@ def compare_control(config: Config, folder: Folder = None, table: Tables = None)
     """Train, draw and score every network of the OFT paper's tables 2 to 4; write the page."""
     from rich.console import Console
 
-    from selma import controlling
+    from selma.flows import controlling
     from selma.report.control import print_card
 
     cards, page = controlling.compare(load(config, folder), controlling.tables_of(table))

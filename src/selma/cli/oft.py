@@ -30,7 +30,7 @@ def angles(
     """Show what angles carry, and what magnitudes: an autoencoder decodes either alone."""
     from rich.console import Console
 
-    from selma.angles import run_angles
+    from selma.flows.angles import run_angles
     from selma.report.control import print_angles
 
     found = run_angles(source, out, count=count, epochs=epochs, seed=seed)

@@ -254,8 +254,8 @@ def hps(
         antialias=antialias,
     )
     if run is not None:
+        from selma.flows.styles import score_styles
         from selma.runfile import read_run_file
-        from selma.styles import score_styles
 
         found = score_styles(
             read_run_file(run), settings, prompts=prompts, model=drawn_by, pictures=pictures

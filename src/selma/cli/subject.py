@@ -18,7 +18,7 @@ subject = typer.Typer(
 @subject.command("train")
 def train_subjects(config: Config, folder: Folder = None) -> None:
     """Draw class pictures, then train each subject once by each method."""
-    from selma import subjects
+    from selma.flows import subjects
 
     for one in subjects.train(load(config, folder)):
         typer.echo(f"{one.method} {one.subject}: {one.folder}")
@@ -27,7 +27,7 @@ def train_subjects(config: Config, folder: Folder = None) -> None:
 @subject.command("draw")
 def draw_subjects(config: Config, folder: Folder = None) -> None:
     """Draw every subject's prompts by the base and by each method."""
-    from selma import subjects
+    from selma.flows import subjects
 
     for (method, name, step), place in subjects.draw(load(config, folder)).items():
         typer.echo(f"{method} {name} step {step}: {place}")
@@ -38,7 +38,7 @@ def score_subjects(config: Config, folder: Folder = None, json: Json = None) -> 
     """Compare all methods in one table and on one page: DINO, CLIP-I, CLIP-T, LPIPS."""
     from rich.console import Console
 
-    from selma import subjects
+    from selma.flows import subjects
     from selma.report.subjects import print_subject_card
     from selma.workspace import write_json
 

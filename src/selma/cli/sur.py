@@ -19,7 +19,7 @@ Experts = Annotated[bool, typer.Option("--experts", help="Also with the run's me
 @sur.command("collect")
 def collect_triples(config: Config, folder: Folder = None) -> None:
     """Collect triples of plain prompt, keyword prompt and picture; count what is rejected."""
-    from selma import understanding
+    from selma.flows import understanding
 
     triples, rejected = understanding.collect(load(config, folder))
     typer.echo(f"{len(triples)} triples: {triples[0].image.parent}")
@@ -30,7 +30,7 @@ def collect_triples(config: Config, folder: Folder = None) -> None:
 @sur.command("train")
 def train_sur(config: Config, folder: Folder = None) -> None:
     """Train the adapter on the collected triples."""
-    from selma import understanding
+    from selma.flows import understanding
 
     typer.echo(f"SUR-adapter: {understanding.train(load(config, folder)).folder}")
 
@@ -42,7 +42,7 @@ def draw_sur(
     experts: Experts = False,
 ) -> None:
     """Draw the exam with the adapter and without, and by keyword prompts."""
-    from selma import understanding
+    from selma.flows import understanding
 
     for name, place in understanding.draw(load(config, folder), experts=experts).items():
         typer.echo(f"{name}: {place}")
@@ -58,7 +58,7 @@ def score_sur(
     """
     from rich.console import Console
 
-    from selma import understanding
+    from selma.flows import understanding
     from selma.report.understanding import print_understood
     from selma.workspace import write_json
 
@@ -83,7 +83,7 @@ def ablate_sur(
     """Train, draw and score variants of the adapter, each beside the base, on dev prompts."""
     from rich.console import Console
 
-    from selma import ablation
+    from selma.flows import ablation
     from selma.workspace import write_json
 
     settings = load(config, folder)

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from PIL import Image
 from typer.testing import CliRunner
 
-from selma import angles, cli
+from selma import cli
 from selma.errors import DataError
+from selma.flows import angles
 
 
 def network(seed=0):

@@ -17,10 +17,10 @@ from selma.config.section import mistake
 from selma.config.sur import RELEASED_SUR, SurSettings
 from selma.errors import ConfigError
 from selma.finished import Finished
+from selma.flows.understanding import merged_of, settings_of, trained, triples
 from selma.images.drawing import Reader
 from selma.pipeline import Stages, opened
 from selma.records import ExamPrompt, Understood
-from selma.understanding import merged_of, settings_of, trained, triples
 from selma.workspace import SCORES
 
 NAME = "ablation"
