@@ -579,6 +579,7 @@ class Stages:
     def _dev_recipe(self) -> dict[str, Any]:
         """All that `_dev_score` depends on beside the adapter."""
         from selma.backbones.base_files import base_fingerprint
+        from selma.backbones.bases import rescale_of
         from selma.scores.answering import exam_hash
 
         images, scores = self.config.images, self.config.scores
@@ -590,6 +591,7 @@ class Stages:
             "precision": self.config.base.precision,
             "steps": scores.steps or images.steps,
             "guidance": images.guidance if scores.guidance is None else scores.guidance,
+            "guidance_rescale": rescale_of(self.config.base),
             "seed": self.config.seed,
         }
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from selma import processes
 from selma.backbones.base_files import base_fingerprint
+from selma.backbones.bases import rescale_of
 from selma.backbones.hub import installed
 from selma.config import ImagesConfig
 from selma.config.networks import BaseConfig
@@ -300,6 +301,7 @@ def drawing_recipe(base: BaseConfig, *, steps: int, guidance: float, seed: int) 
         "precision": base.precision,
         "steps": steps,
         "guidance": guidance,
+        "guidance_rescale": rescale_of(base),
         "seed": seed,
         "versions": {name: installed(name) for name in ("torch", "diffusers", "transformers")},
     }
