@@ -11,7 +11,6 @@ import tiny
 import torch
 from torch import nn
 
-from selma import pipeline
 from selma.backbones.memory import (
     CONTEXT,
     GIB,
@@ -24,6 +23,7 @@ from selma.backbones.memory import (
     peak,
     straight,
 )
+from selma.capacity import memory
 from selma.config import RunConfig
 from selma.config.experts import ExpertsConfig, LoraConfig, OftConfig
 from selma.config.networks import BaseConfig
@@ -216,12 +216,12 @@ def test_advice_fits() -> None:
 
 def test_a_run_is_told_what_to_change() -> None:
     config = RunConfig(name="little", base=tiny.base("sd1"), experts=CONFIG)
-    needs, changes = pipeline.memory(config)
+    needs, changes = memory(config)
     assert changes == [] and [need.pictures for need in needs] == [8, 8, 8]
-    needs, changes = pipeline.memory(config, CONTEXT)
+    needs, changes = memory(config, CONTEXT)
     assert "base.precision: bf16" in changes and "base.offload: true" in changes
     some = max(need.total for need in needs) - 1
-    assert pipeline.memory(config, some)[1] != []
+    assert memory(config, some)[1] != []
 
 
 @pytest.mark.gpu

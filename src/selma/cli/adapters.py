@@ -165,11 +165,11 @@ def generate(
     ),
 ) -> None:
     """Draw one prompt, with or without adapters."""
-    from selma import pipeline
     from selma.config.networks import BaseConfig
     from selma.config.sur import sur_drawing
+    from selma.flows import generating
 
-    pictures = pipeline.generate(
+    pictures = generating.generate(
         prompt,
         base=BaseConfig(model=base),
         adapter=adapter,
@@ -181,7 +181,7 @@ def generate(
         guidance=guidance,
         count=count,
     )
-    for path in pipeline.save_pictures(pictures, out, count=count):
+    for path in generating.save_pictures(pictures, out, count=count):
         typer.echo(path)
 
 
