@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from selma.backbones.bases import rescale_of
+from selma.backbones.bases import guidance_of, rescale_of
 from selma.backbones.text_to_image import base_fingerprint, load_text_to_image
 from selma.config.networks import BaseConfig
 from selma.errors import ModelError
@@ -73,8 +73,9 @@ def test_rescaled_guidance_takes_back_the_spread_that_guidance_adds():
     np.testing.assert_array_equal(one(0.0, 1.0), one(1.0, 1.0))
 
 
-def test_what_rescale_a_base_draws_with():
+def test_what_guidance_and_rescale_a_base_draws_with():
     toybox = BaseConfig(model="toybox")
+    assert (guidance_of(toybox), guidance_of(BaseConfig(model="a/folder"))) == (3.0, 7.5)
     assert rescale_of(toybox) == load_text_to_image(toybox).guidance_rescale == 0.7
     plain = BaseConfig(model="toybox", guidance_rescale=0.0)
     assert rescale_of(plain) == load_text_to_image(plain).guidance_rescale == 0.0

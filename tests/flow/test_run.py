@@ -181,6 +181,8 @@ def test_the_same_prompt_looks_different_with_the_adapter(
     assert [p.tobytes() for p in plain] == [p.tobytes() for p in again]
     assert plain[0].tobytes() != plain[1].tobytes()
     assert plain[0].tobytes() != adapted[0].tobytes()
+    (usual,) = generate("a cat", **options | {"count": 1, "guidance": 7.5})
+    assert plain[0].tobytes() == usual.tobytes()
     saved = list(save_pictures(plain, tmp_path / "new" / "cat.png", count=2))
     assert [path.name for path in saved] == ["cat-1.png", "cat-2.png"]
     assert all(path.is_file() for path in saved)

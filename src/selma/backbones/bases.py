@@ -163,6 +163,12 @@ def located(base: BaseConfig) -> BaseConfig:
     return base.model_copy(update={"model": row.repository, "revision": revision})
 
 
+def guidance_of(base: BaseConfig) -> float:
+    """What this base is guided by unless one says otherwise; the paper's 7.5 where no row is its."""
+    row = BASES.get(base.model)
+    return row.guidance if row else 7.5
+
+
 def rescale_of(base: BaseConfig) -> float:
     """What share of guidance's wider spread is taken back when this base draws, 0-1."""
     if base.guidance_rescale is not None:

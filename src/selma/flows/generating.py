@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL.Image import Image
 
 from selma.adapters.applying import applied
+from selma.backbones.bases import guidance_of
 from selma.backbones.text_to_image import load_text_to_image
 from selma.config.networks import BaseConfig
 from selma.config.sur import SurDrawing
@@ -27,7 +28,7 @@ def generate(
     reading: SurDrawing = PLAIN,
     seed: int = 0,
     steps: int = 50,
-    guidance: float = 7.5,
+    guidance: float | None = None,
     count: int = 1,
 ) -> Iterator[Image]:
     """`count` pictures of one text, with seeds `seed`, `seed + 1` and so on; the base model's own
@@ -35,6 +36,7 @@ def generate(
 
     adapter: file or folder of an adapter; several are applied in their order, each with its
     strength.  sur: a SUR-adapter's file or folder, which reads the text as `reading` says.
+    guidance: None is the short name's own, and 7.5 for any other base.
     """
     model = load_text_to_image(base)
     places = [adapter] if isinstance(adapter, Path) else list(adapter or ())
@@ -48,7 +50,7 @@ def generate(
             [text] * count,
             seeds=[seed + i for i in range(count)],
             steps=steps,
-            guidance=guidance,
+            guidance=guidance_of(base) if guidance is None else guidance,
             batch_size=min(count, 8),
         )
 
