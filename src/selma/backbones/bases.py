@@ -164,7 +164,7 @@ def located(base: BaseConfig) -> BaseConfig:
 
 
 def guidance_of(base: BaseConfig) -> float:
-    """What this base is guided by unless one says otherwise; the paper's 7.5 where no row is its."""
+    """What this base is guided by unless told otherwise; the paper's 7.5 where no row is its."""
     row = BASES.get(base.model)
     return row.guidance if row else 7.5
 
