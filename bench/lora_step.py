@@ -264,7 +264,7 @@ def in_the_loop(
 
 def proportion(model: TextToImage, data: Encoded, config: ExpertsConfig) -> float:
     """The autoencoder's arithmetic for one picture, over that of its training step."""
-    from selma.experts.training import denoising
+    from selma.experts.learners import denoising
 
     factors = lora.attach(model.pipe.unet, config.adapter, generator=torch.Generator())
     batch = next(batches(data, config, skill=SKILL).at(0).parts(1))

@@ -19,7 +19,7 @@ from selma.adapters import lora
 from selma.backbones.text_to_image import TextToImage
 from selma.config import ImagesConfig
 from selma.config.experts import ExpertsConfig, LoraConfig
-from selma.experts import checkpoints, training
+from selma.experts import checkpoints, learners, skills, training
 from selma.experts.batches import Batch
 from selma.experts.encoding import AT_ONCE, Samples
 from selma.images.drawing import draw_pairs
@@ -66,7 +66,7 @@ def test_a_training_step_computes_no_more_than_it_must(size: str, teraflops: flo
         none = torch.empty(1, dtype=torch.bool)
         batch = Batch(one, one, picture, picture, none, none)
         with FlopCounterMode(display=False) as counted:
-            losses = training.denoising(model, samples, batch, torch.empty(1000))
+            losses = learners.denoising(model, samples, batch, torch.empty(1000))
             losses.mean().backward()
     assert all(factor.grad is not None for factor in factors.values())
     assert counted.get_total_flops() == pytest.approx(teraflops * 1e12, rel=0.02)
@@ -176,7 +176,7 @@ def test_training_encodes_each_pair_once_and_never_in_a_step(tmp_path: Path, sha
 
     def train(**changed: object) -> dict[str, list[int]]:
         with calls(model) as found:
-            training.train_experts(
+            skills.train_experts(
                 {"cats": pairs},
                 config.model_copy(update=changed),
                 Workspace(tmp_path),

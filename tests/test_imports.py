@@ -14,7 +14,7 @@ ROOT = Path(selma.__file__).parent
 STAGES = {"prompts", "images", "experts", "merged", "scores", "report"}
 LAYERS: tuple[set[str], ...] = (
     {"errors"},
-    {"records", "config", "randomness", "progress", "processes"},
+    {"records", "config", "randomness", "progress", "processes", "stopping"},
     {"workspace", "pictures", "signals"},
     {"toybox"},
     {"backbones"},
@@ -102,6 +102,7 @@ def test_imports_point_one_way(path: Path) -> None:
         "prompts/skills.py",
         "prompts/writing.py",
         "images/drawing.py",
+        "experts/skills.py",
         "experts/training.py",
         "merged/combining.py",
         "scores/benchmarks/__init__.py",

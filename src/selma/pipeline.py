@@ -202,7 +202,7 @@ class Stages:
             )
 
     def train_experts(self, pairs: Mapping[str, Sequence[Pair]]) -> list[Expert]:
-        from selma.experts.training import train_experts
+        from selma.experts.skills import train_experts
 
         config = self.config
         with self.at(EXPERTS) as folder:

@@ -22,7 +22,6 @@ from selma.backbones.text_to_image import load_text_to_image
 from selma.config import load_config
 from selma.config.networks import BaseConfig
 from selma.errors import ModelError
-from selma.toybox import weights_folder
 
 
 def drawn(base: BaseConfig) -> list[bytes]:
@@ -57,7 +56,6 @@ def test_the_table_has_the_papers_bases_and_their_mirrors() -> None:
             assert base.revision is None or len(base.revision) == 40
 
 
-@pytest.mark.skipif(not (weights_folder() / "base").is_dir(), reason="not yet pre-trained")
 def test_toybox_is_what_the_table_says() -> None:
     assert list(mismatches(BASES["toybox"], own_architecture(BaseConfig()))) == []
 

@@ -22,7 +22,7 @@ from selma.experts import control as training
 from selma.experts.batches import Batches
 from selma.experts.control import train_control
 from selma.experts.encoding import Encoded
-from selma.experts.training import denoising
+from selma.experts.learners import denoising
 from selma.records import ControlSample
 from selma.workspace import Workspace, read_lines
 

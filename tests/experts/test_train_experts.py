@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import signal
 
 import pytest
 import safetensors.torch
@@ -10,12 +11,15 @@ import tiny
 import torch
 from test_encode_pairs import encoded, pairs
 
+from selma import cli
 from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config.experts import ExpertsConfig, LoraConfig
 from selma.errors import ConfigError, TrainingDiverged
 from selma.experts import checkpoints
 from selma.experts.batches import Batches
-from selma.experts.training import _losses, fit, train_experts
+from selma.experts.learners import _losses
+from selma.experts.skills import train_experts
+from selma.experts.training import fit
 from selma.workspace import Workspace
 
 STEPS = 6
@@ -95,6 +99,47 @@ def test_resuming_at_any_step_is_bit_equal(tmp_path, model, data, whole, stop_at
     """Weights, moments, learning rate, order and log; also in the middle of an epoch."""
     trained(tmp_path, model, data, stop_at=stop_at)
     assert last(trained(tmp_path, model, data)) == last(whole)
+
+
+def signalled(path, model, data, config=CONFIG, *, after, number=signal.SIGTERM):
+    """A training that gets a signal when this step is done, in the hands of the command `selma`."""
+
+    def on_step(line):
+        if line["step"] == after:
+            signal.raise_signal(number)
+
+    path.mkdir(parents=True, exist_ok=True)
+    before = {each: signal.signal(each, cli._stop) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.raises(cli.Stopped) as stopped:
+            fit(model, data, config, path, skill="cats", seed=0, made_by={}, on_step=on_step)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    return stopped.value.exit_code
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "after"), [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 4)]
+)
+def test_a_signal_leaves_a_checkpoint_of_the_next_step(
+    tmp_path, model, data, whole, number, code, after
+):
+    assert signalled(tmp_path, model, data, after=after, number=number) == code
+    assert checkpoints.newest(tmp_path / "checkpoints").step == after + 1 == len(lines(tmp_path))
+    assert last(trained(tmp_path, model, data)) == last(whole)
+
+
+def test_a_signals_checkpoint_is_never_chosen(tmp_path, model, data):
+    """Only steps that are due may be judged and kept, whenever the training was stopped."""
+    config, stopped = changed(select="dev"), tmp_path / "stopped"
+    for after in (2, 4):  # and so in steps 3 and 5
+        signalled(stopped, model, data, config, after=after)
+    # As if the process had been killed while it took step 3's checkpoint away.
+    shutil.copytree(stopped / "checkpoints/step-000002", stopped / "checkpoints/step-000003")
+    trained(stopped, model, data, config)
+    assert files(stopped) == files(trained(tmp_path / "whole", model, data, config))
+    assert [step for step, _ in checkpoints.adapters(stopped / "checkpoints")] == [2, 4, 6]
 
 
 def test_resuming_twice_in_a_row_is_bit_equal(tmp_path, model, data, whole):

@@ -14,8 +14,9 @@ from selma.config.experts import CoftConfig, FullConfig, LoraConfig, OftConfig
 from selma.config.subject import Prior, SubjectMethod, SubjectSettings, SubjectTraining
 from selma.experts import checkpoints
 from selma.experts.batches import Batches
+from selma.experts.learners import ExpertLearner
 from selma.experts.subjects import adapter_at, kept_steps, train_subjects
-from selma.experts.training import ExpertLearner, fit
+from selma.experts.training import fit
 from selma.workspace import Workspace
 
 ADAPTERS = {

@@ -13,6 +13,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import sys
 import time
@@ -21,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from flow.killing import CLIP, build, ended, settings, start, tree, warm
+from flow.killing import build, ended, settings, start, tree, warm
 from flow.server import serving
 
 PROCESSES = 2
@@ -32,13 +33,16 @@ def config(folder: Path, address: str, run: str, **experts: object) -> dict[str,
     raw = settings(folder, address, run=run)
     raw["experts"] |= {"checkpoint_every": 4, "select": "dev", "learning_rate": 0.1} | experts  # type: ignore[operator]
     raw["scores"] |= {"dev_prompts": 3, "prompts": 34}  # type: ignore[operator]
-    raw["images"] |= {"choose": {"candidates": 2}} if CLIP else {}  # type: ignore[operator]
+    raw["images"] |= {"choose": {"candidates": 2}}  # type: ignore[operator]
     raw["merged"] = {"search": {"trials": 3, "spread": 2.0}}
     return raw
 
 
-def launched(number: int, port: int, work: Callable[[], object], log: Path) -> Callable[[], object]:
-    """The work of one of several processes; notes which part of what it took."""
+def launched(
+    number: int, port: int, work: Callable[[], object], log: Path, *, stop_after: int | None = None
+) -> Callable[[], object]:
+    """The work of one of several processes; notes which part of what it took. With `stop_after` the
+    last of them gets SIGTERM when it has so many steps' gradients."""
 
     def child() -> None:
         place = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": PROCESSES}
@@ -54,7 +58,16 @@ def launched(number: int, port: int, work: Callable[[], object], log: Path) -> C
                 file.write(json.dumps([len(mine), len(jobs)]) + "\n")
             return mine
 
+        average, steps = processes.average_gradients, []
+
+        def averaged(parameters: list[object]) -> None:
+            average(parameters)  # type: ignore[arg-type]
+            steps.append(len(steps) + 1)
+            if number == PROCESSES - 1 and steps[-1] == stop_after:
+                signal.raise_signal(signal.SIGTERM)
+
         processes.share = share  # type: ignore[assignment]
+        processes.average_gradients = averaged  # type: ignore[assignment]
         work()
 
     return child
@@ -67,18 +80,23 @@ class Crew:
         self.folder = folder
         self.log = folder / "log.txt"
 
-    def begin(self, work: Callable[[], object]) -> list[int]:
+    def begin(self, work: Callable[[], object], *, stop_after: int | None = None) -> list[int]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         (self.folder / "crew").mkdir(exist_ok=True)
         return [
-            start(launched(n, port, work, self.folder / "crew" / "log"), self.log)
+            start(
+                launched(n, port, work, self.folder / "crew" / "log", stop_after=stop_after),
+                self.log,
+            )
             for n in range(PROCESSES)
         ]
 
-    def codes(self, work: Callable[[], object]) -> list[int | None]:
-        return [ended(pid) for pid in self.begin(work)]
+    def codes(
+        self, work: Callable[[], object], *, stop_after: int | None = None
+    ) -> list[int | None]:
+        return [ended(pid) for pid in self.begin(work, stop_after=stop_after)]
 
     def shares(self) -> list[list[list[int]]]:
         found = []
@@ -146,6 +164,8 @@ def main() -> None:
 
         for stage in ("1-prompts", "2-images"):
             shutil.copytree(folder / "alone" / stage, folder / "batch" / stage)
+        found["stopped"] = crew.codes(work("batch", "experts", spread="batch"), stop_after=2)
+        found["stopped at"] = [p.name for p in folder.glob("batch/3-experts/*/checkpoints/*")]
         found["batch"] = crew.codes(work("batch", "experts", spread="batch"))
         found["batch shares"] = crew.shares()
 

@@ -23,13 +23,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from flow.server import serving
-from selma.toybox import weights_folder
 
 # Where times and process ids live; everything else must be equal to the byte.
 NOT_COMPARED = {"journal.jsonl", ".lock"}
-
-CLIP = "toybox" if any((weights_folder() / "clip").glob("*.safetensors")) else None
-"""Scored by CLIP as soon as its weights are pre-trained."""
 
 
 def settings(folder: Path, address: str, *, run: str) -> dict[str, object]:
@@ -60,7 +56,7 @@ def settings(folder: Path, address: str, *, run: str) -> dict[str, object]:
             "precision": "fp32",
             "checkpoint_every": 2,
         },
-        "scores": {"prompts": 6, "resamples": 50, "clip": CLIP},
+        "scores": {"prompts": 6, "resamples": 50},
         "report": {"grid_prompts": 2, "training_pairs": 2},
     }
 
@@ -222,7 +218,7 @@ def warm() -> None:
 
     import selma.backbones.language_served
     import selma.experts.encoding
-    import selma.experts.training
+    import selma.experts.skills
     import selma.images.drawing
     import selma.merged.combining
     import selma.merged.methods

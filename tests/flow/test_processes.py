@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,12 +26,6 @@ from selma import pipeline, processes
 from selma.config import RunConfig
 from selma.errors import ConfigError
 from selma.flows import understanding
-from selma.toybox import weights_folder
-
-needs_judges = pytest.mark.skipif(
-    not any((weights_folder() / "judge-a").glob("*.safetensors")),
-    reason="toybox's judges have no weights yet",
-)
 
 
 def crew(folder: Path, *, kills: int) -> dict[str, Any]:
@@ -59,14 +54,12 @@ def found(place: Path) -> dict[str, Any]:
     return crew(place, kills=3)
 
 
-@needs_judges
 def test_a_run_of_two_processes_has_the_bytes_of_one(found: dict[str, Any]) -> None:
     """Pictures, answers, experts, chosen checkpoints, searched weights and scores."""
     assert found["alone"] == 0 and found["together"] == [0, 0], found["log"]
     assert found["together differs"] == []
 
 
-@needs_judges
 def test_each_process_has_its_share(found: dict[str, Any]) -> None:
     for shares in found["shares"]:
         assert shares.count([8, 16]) == 2, "half of each skill's candidates"
@@ -76,7 +69,6 @@ def test_each_process_has_its_share(found: dict[str, Any]) -> None:
         assert shares.count([1, 2]) >= 16, "half of every batch"
 
 
-@needs_judges
 def test_a_shared_batch_trains_as_a_whole_one(place: Path, found: dict[str, Any]) -> None:
     assert found["batch"] == [0, 0], found["log"]
     for skill in ("coco", "whoops"):
@@ -100,21 +92,24 @@ def log(expert: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (expert / "loss.jsonl").read_text().splitlines()]
 
 
-@needs_judges
+def test_all_stop_with_one_and_leave_a_checkpoint(found: dict[str, Any]) -> None:
+    other, signalled = found["stopped"]
+    assert (other, signalled) == (1, -signal.SIGTERM), found["log"]
+    assert found["stopped at"] == ["step-000003"], "none was due before step 4"
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(place: Path, found: dict[str, Any]) -> None:
     assert len(found["uneven"]) == 2 and all(found["uneven"]), found["uneven says"]
     assert "2 processes can share each batch if batch_size is a multiple" in found["uneven says"]
     assert not (place / "batch" / "superseded").exists(), "nothing was begun"
 
 
-@needs_judges
 def test_a_killed_process_loses_nothing(found: dict[str, Any]) -> None:
     told = found | {"log": found["log"][-1500:]}
     assert set(found["kills"]) <= {"ended", "was finished"}, told
     assert found["after kills"] == [0, 0] and found["fire differs"] == [], told
 
 
-@needs_judges
 @pytest.mark.kill
 def test_many_kills_of_one_process(tmp_path: Path) -> None:
     found = crew(tmp_path, kills=20)

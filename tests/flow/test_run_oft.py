@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flow.killing import tree
-from flow.test_run import address, config, needs_judges, place, states
+from flow.test_run import address, config, place, states
 from selma import pipeline
 from selma.adapters.rotations import read_rotations
 from selma.cli import app
@@ -108,7 +108,6 @@ def test_blocks_that_fill_no_layer_are_told_before_anything_starts(
         check(one)
 
 
-@needs_judges
 def test_a_whole_run_shows_energies_and_the_merge(merged: RunConfig) -> None:
     page = pipeline.run(merged).read_text()
     assert "Energy of the neurons" in page and "conflict c" in page

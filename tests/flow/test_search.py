@@ -15,12 +15,6 @@ from selma import pipeline
 from selma.config import RunConfig
 from selma.errors import ConfigError
 from selma.standing import standings
-from selma.toybox import weights_folder
-
-pytestmark = pytest.mark.skipif(
-    not any((weights_folder() / "judge-a").glob("*.safetensors")),
-    reason="toybox's judges have no weights yet",
-)
 
 
 @pytest.fixture(scope="module")

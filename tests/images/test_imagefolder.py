@@ -1,4 +1,4 @@
-"""Reading imagefolders, our own and others': hostile names, broken pictures, missing files."""
+"""Imagefolders and the pictures in them: hostile names, broken pictures, missing files."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from test_draw_pairs import CONFIG, prompts
 
 from selma.errors import DataError
 from selma.images.drawing import draw_pairs
-from selma.images.pairs import read_drawn, read_imagefolder
+from selma.images.pairs import read_drawn
 from selma.pictures import decode, open_picture
 from selma.workspace import Workspace
 
@@ -30,58 +30,48 @@ def encoded(image, kind="PNG", **settings):
     return buffer.getvalue()
 
 
-def imagefolder(root, images, rows=None):
-    """An imagefolder of these files, file name → bytes."""
-    train = root / "train"
-    train.mkdir(parents=True)
-    for name, data in images.items():
-        (train / name).write_bytes(data)
-    if rows is None:
-        rows = [{"file_name": name, "text": f"picture {name}"} for name in images]
-    (train / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+def folder_of(root, *rows):
+    """A skill's folder with these rows of metadata, and no picture."""
+    (root / "train").mkdir(parents=True)
+    (root / "train" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return root
 
 
+def row(name):
+    (prompt,) = prompts(count=1)
+    return {"file_name": name, "text": prompt.text, "prompt_id": prompt.id, "seed": 0}
+
+
 def read(root):
-    return read_imagefolder(root, skill="mine", base_px=16)
+    return read_drawn(root, prompts(count=1))
 
 
-def test_a_foreign_imagefolder_is_read(tmp_path):
-    root = imagefolder(
-        tmp_path,
-        {
-            "a.png": encoded(picture()),
-            "b.jpg": encoded(picture((20, 30)), "JPEG"),
-            "c.png": encoded(picture(mode="P")),
-            "d.tif": encoded(picture(mode="CMYK"), "TIFF"),
-        },
-    )
-    reading = read(root)
-    assert [pair.prompt.text for pair in reading.pairs] == [
-        f"picture {name}" for name in ("a.png", "b.jpg", "c.png", "d.tif")
-    ]
-    assert reading.counts == {"in": 4, "used": 4, "quarantined": 0}
-    assert all(open_picture(p.image, max_pixels=1024).mode == "RGB" for p in reading.pairs)
+@pytest.mark.parametrize(
+    ("size", "mode", "kind"),
+    [((16, 16), "RGB", "PNG"), ((20, 30), "RGB", "JPEG"), ((16, 16), "P", "PNG"),
+     ((16, 16), "CMYK", "TIFF")],
+)  # fmt: skip
+def test_any_kind_of_picture_is_red_green_blue(tmp_path, size, mode, kind):
+    path = tmp_path / "picture"
+    path.write_bytes(encoded(picture(size, mode), kind))
+    seen = open_picture(path, max_pixels=1024)
+    assert (seen.mode, seen.size) == ("RGB", size)
 
 
-def test_bad_pictures_are_quarantined_with_a_reason(tmp_path):
-    whole = encoded(picture())
-    root = imagefolder(
-        tmp_path,
-        {
-            "whole.png": whole,
-            "cut.png": whole[: len(whole) // 2],
-            "cut.jpg": encoded(picture((16, 16)), "JPEG")[:-200],
-            "empty.png": b"",
-            "text.jpg": b"no picture at all",
-            "large.png": encoded(picture((33, 32))),  # one column over four times 16x16
-        },
-    )
-    reading = read(root)
-    assert [pair.image.name for pair in reading.pairs] == ["whole.png"]
-    assert set(reading.quarantined) == {"cut.png", "cut.jpg", "empty.png", "text.jpg", "large.png"}
-    assert "33x32" in reading.quarantined["large.png"]
-    assert reading.counts == {"in": 6, "used": 1, "quarantined": 5}
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (encoded(picture(), "JPEG")[:-200], "decoded"),
+        (b"", "decoded"),
+        (b"no picture at all", "decoded"),
+        (encoded(picture((33, 32))), "33x32"),  # one column over four times 16x16
+    ],
+)
+def test_bad_pictures_are_refused_with_the_reason(tmp_path, data, says):
+    path = tmp_path / "bad.png"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=rf"bad\.png: .*{says}"):
+        open_picture(path, max_pixels=1024)
 
 
 def test_a_bomb_is_refused_by_its_header():
@@ -105,30 +95,23 @@ def test_every_truncation_is_refused(share):
 
 
 def test_a_missing_picture_is_an_error(tmp_path):
-    rows = [{"file_name": "gone.png", "text": "gone"}]
     with pytest.raises(DataError, match=r"gone\.png"):
-        read(imagefolder(tmp_path, {}, rows))
-
-
-def test_a_picture_without_a_row_is_an_error(tmp_path):
-    data = encoded(picture())
-    rows = [{"file_name": "a.png", "text": "a"}]
-    with pytest.raises(DataError, match=r"b\.png"):
-        read(imagefolder(tmp_path, {"a.png": data, "b.png": data}, rows))
+        read(folder_of(tmp_path, row("gone.png")))
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret.png", "/etc/passwd", "train/../../secret.png", "c:secret.png", "a\0b", " "]
+    "name", ["../secret.png", "/etc/passwd", "x/../../secret.png", "c:secret.png", "a\0b", " "]
 )
 def test_no_name_leads_out(tmp_path, name):
-    (tmp_path / "secret.png").write_bytes(encoded(picture()))
-    with pytest.raises(DataError):
-        read(imagefolder(tmp_path / "set", {}, [{"file_name": name, "text": "x"}]))
+    root = folder_of(tmp_path, row(name))
+    (root / "secret.png").write_bytes(encoded(picture()))
+    with pytest.raises(DataError, match=r"leads out|printable"):
+        read(root)
 
 
 def test_no_link_leads_out(tmp_path):
     (tmp_path / "secret.png").write_bytes(encoded(picture()))
-    root = imagefolder(tmp_path / "set", {}, [{"file_name": "link.png", "text": "x"}])
+    root = folder_of(tmp_path / "set", row("link.png"))
     (root / "train" / "link.png").symlink_to(tmp_path / "secret.png")
     with pytest.raises(DataError, match="inside"):
         read(root)
@@ -140,14 +123,16 @@ def test_no_link_leads_out(tmp_path):
 )
 def test_a_row_needs_name_and_text(tmp_path, row):
     with pytest.raises(DataError, match="line 1"):
-        read(imagefolder(tmp_path, {}, [row]))
+        read(folder_of(tmp_path, row))
 
 
 def test_a_fifo_does_not_hang(tmp_path):
-    root = imagefolder(tmp_path, {}, [{"file_name": "pipe.png", "text": "x"}])
+    root = folder_of(tmp_path, row("pipe.png"))
     os.mkfifo(root / "train" / "pipe.png")
     with pytest.raises(DataError, match=r"pipe\.png"):
         read(root)
+    with pytest.raises(DataError, match="no such file"):
+        open_picture(root / "train" / "pipe.png", max_pixels=1024)
 
 
 def _draw(tmp_path):

@@ -13,7 +13,7 @@ from selma.config import ImagesConfig
 from selma.config.experts import ExpertsConfig, LoraConfig
 from selma.config.merged import MergedConfig
 from selma.errors import AdapterError
-from selma.experts.training import train_experts
+from selma.experts.skills import train_experts
 from selma.images.drawing import draw_pairs
 from selma.merged.combining import merge_experts
 from selma.records import Prompt, prompt_id

@@ -22,12 +22,7 @@ from selma import pipeline
 from selma.config import RunConfig
 from selma.finished import NotFinished
 from selma.publishing.card import _cell, write_card
-from selma.toybox import weights_folder
 
-pytestmark = pytest.mark.skipif(
-    not any((weights_folder() / "judge-a").glob("*.safetensors")),
-    reason="toybox's judges have no weights yet",
-)
 TOKEN = "hf_right"
 
 

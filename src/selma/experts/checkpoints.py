@@ -117,10 +117,11 @@ def adapters(root: Path) -> Iterator[tuple[int, Path]]:
             yield int(folder.name.removeprefix("step-")), folder
 
 
-def drop_after(root: Path, step: int) -> None:
-    """Takes away what an interrupted run left beyond the step that is resumed from."""
+def drop(root: Path, *, unless: Callable[[int], bool]) -> None:
+    """Takes away every checkpoint but those of the steps for which `unless` holds."""
     for folder in root.glob("step-*"):
-        if int(folder.name.removeprefix("step-")) > step:
+        if not unless(int(folder.name.removeprefix("step-"))):
+            (folder / STATE_FILE).unlink(missing_ok=True)  # first, as in `tidy`
             shutil.rmtree(folder)
 
 

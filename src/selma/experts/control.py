@@ -33,9 +33,11 @@ from selma.config.experts import AdapterConfig, RotationConfig
 from selma.config.networks import BaseConfig
 from selma.errors import DataError
 from selma.experts.encoding import Encoded, encode_pairs
+from selma.experts.finishing import finish
+from selma.experts.learners import Learner, denoising, plain_attention
 from selma.experts.recipes import encoding_recipe, picture_digests, training_recipe
 from selma.experts.tracking import tracked
-from selma.experts.training import Learner, denoising, finish, fit, plain_attention
+from selma.experts.training import fit
 from selma.randomness import generator, seed_for
 from selma.records import Controlled, ControlSample, Pair, Prompt
 from selma.workspace import EXPERTS, Workspace

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from selma.config.networks import BaseConfig
 from selma.config.subject import SubjectMethod, SubjectSettings, SubjectTraining
+from selma.experts.finishing import finish, step_folder
+from selma.experts.learners import ExpertLearner
 from selma.experts.recipes import encoding_recipe, picture_digests, training_recipe
-from selma.experts.training import ExpertLearner, finish, fit, step_folder
+from selma.experts.training import fit
 from selma.records import Pair, SubjectAdapter
 from selma.workspace import EXPERTS, Workspace, recipe_key
 

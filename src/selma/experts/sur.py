@@ -21,11 +21,13 @@ from selma.backbones.language_vectors import vectors_identity
 from selma.config.networks import BaseConfig
 from selma.config.sur import Distance, SurSettings
 from selma.errors import DataError
+from selma.experts.finishing import finish
+from selma.experts.learners import denoising, plain_attention
 from selma.experts.objective import divergences, over_tokens, token_mean
 from selma.experts.recipes import encoding_recipe, picture_digests, training_recipe
 from selma.experts.sur_encoding import SKILL, EncodedTriples, as_pairs, encode_triples
 from selma.experts.tracking import tracked
-from selma.experts.training import denoising, finish, fit, plain_attention
+from selma.experts.training import fit
 from selma.randomness import seed_for
 from selma.records import Triple, Understanding
 from selma.workspace import EXPERTS, Workspace, recipe_key

@@ -1,0 +1,162 @@
+"""What the one loop trains, and by which loss: the interface, and an expert of one skill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from selma.config.experts import AnyAdapterConfig, TrainingConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from selma.adapters.files import Lineage
+    from selma.adapters.kinds import Kind
+    from selma.backbones.text_to_image import TextToImage
+    from selma.experts.batches import Batch
+    from selma.experts.encoding import Encoded, Samples
+
+
+class Learner(Protocol):
+    """What the loop trains and by which loss; it knows no more of it."""
+
+    @property
+    def file(self) -> str:
+        """The adapter's name in its folder."""
+        ...
+
+    def attached(self) -> AbstractContextManager[dict[str, nn.Parameter]]:
+        """The trainable parameters by name, sorted, while the block runs; then the base is what it
+        was."""
+        ...
+
+    def losses(self, batch: Batch, alphas_bar: Tensor, *, step: int) -> Mapping[str, Tensor]:
+        """Name → the loss of each sample, [b]; "loss" is trained on, the others are logged. What is
+        random in it depends on the step alone."""
+        ...
+
+    def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Puts right, after each step, what the step may not do."""
+        ...
+
+    def save(
+        self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage
+    ) -> None: ...
+
+    def read(self, path: Path) -> Mapping[str, Tensor]:
+        """What `save` wrote, under the parameters' names."""
+        ...
+
+
+@dataclass(frozen=True)
+class ExpertLearner:
+    """An expert: an adapter of some kind in the UNet, by the denoising loss; with a prior also by
+    that of class pictures (prior preservation, arXiv:2208.12242, equation 2)."""
+
+    model: TextToImage
+    encoded: Encoded
+    config: TrainingConfig
+    adapter: AnyAdapterConfig
+    skill: str
+    seed: int
+    prior: Encoded | None = None
+    prior_weight: float = 1.0
+
+    @property
+    def file(self) -> str:
+        return self._kind.file
+
+    def attached(self) -> AbstractContextManager[dict[str, nn.Parameter]]:
+        return _attached(self.model, self.config, self.adapter, skill=self.skill, seed=self.seed)
+
+    def losses(self, batch: Batch, alphas_bar: Tensor, *, step: int) -> Mapping[str, Tensor]:
+        own = _losses(self.model, self.encoded, batch, alphas_bar)
+        if self.prior is None or batch.prior is None:
+            return {"loss": own}
+        kept = _losses(self.model, self.prior, batch.prior, alphas_bar)
+        return {"loss": own + self.prior_weight * kept, "subject": own, "prior": kept}
+
+    def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._kind.settle(self.model.pipe.unet, parameters, self.adapter)
+
+    def save(self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage) -> None:
+        self._kind.save(path, dict(parameters), self.adapter, lineage=lineage)
+
+    def read(self, path: Path) -> Mapping[str, Tensor]:
+        from safetensors.torch import load_file
+
+        return {name.removeprefix("unet."): tensor for name, tensor in load_file(path).items()}
+
+    @property
+    def _kind(self) -> Kind:
+        from selma.adapters.kinds import KINDS
+
+        return KINDS[self.adapter.kind]
+
+
+def _losses(model: TextToImage, encoded: Encoded, batch: Batch, alphas_bar: Tensor) -> Tensor:
+    """The loss of each sample, [b]; no sample's loss depends on another's."""
+    return denoising(model, encoded.samples(batch).to(model.device), batch, alphas_bar)
+
+
+def denoising(model: TextToImage, samples: Samples, batch: Batch, alphas_bar: Tensor) -> Tensor:
+    """The denoising loss of each sample, [b], with a gradient for the samples' text."""
+    from selma.experts.objective import TARGETS, denoising_losses, diffuse
+
+    x0 = samples.latents * model.pipe.vae.config.scaling_factor
+    noise, timesteps = batch.noise.to(model.device), batch.timesteps.to(model.device)
+    alpha_bar = alphas_bar[timesteps]
+    prediction = model.pipe.unet(
+        diffuse(x0, noise, alpha_bar).to(model.dtype),
+        timesteps,
+        encoder_hidden_states=samples.text.to(model.dtype),
+        added_cond_kwargs=samples.conditions(model.dtype),
+        return_dict=False,
+    )[0]
+    target = TARGETS[model.prediction_type](x0, noise, alpha_bar)
+    return denoising_losses(prediction, target)
+
+
+@contextmanager
+def _attached(
+    model: TextToImage,
+    config: TrainingConfig,
+    adapter: AnyAdapterConfig,
+    *,
+    skill: str,
+    seed: int,
+) -> Iterator[dict[str, nn.Parameter]]:
+    """The trainable factors, while the block runs; then the UNet is what it was."""
+    from selma.adapters.kinds import KINDS
+    from selma.randomness import generator
+
+    unet, kind = model.pipe.unet, KINDS[adapter.kind]
+    with plain_attention(model, config):
+        try:
+            drawn = generator(seed, "experts", skill, "init")
+            yield kind.attach(unet, adapter, generator=drawn)
+        finally:
+            kind.detach(unet)
+
+
+@contextmanager
+def plain_attention(model: TextToImage, config: TrainingConfig) -> Iterator[None]:
+    """The UNet with an attention whose backward pass is as fast as its precision allows, keeping
+    as much or as little for that pass as the settings say."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    unet = model.pipe.unet
+    processors = unet.attn_processors
+    try:
+        if config.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        if config.precision == "bf16" and model.device.type == "cpu":
+            # On a CPU the backward pass of the fused attention is many times slower in bfloat16.
+            unet.set_attn_processor(AttnProcessor())
+        yield
+    finally:
+        unet.disable_gradient_checkpointing()
+        unet.set_attn_processor(processors)

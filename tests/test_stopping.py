@@ -1,0 +1,88 @@
+"""Signals wait for the end of the block, once."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import pytest
+
+from selma.stopping import SIGNALS, stopping
+
+
+class Told(Exception):
+    pass
+
+
+def tell(number: int, frame: FrameType | None) -> None:
+    raise Told(number)
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    before = {number: signal.signal(number, tell) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_waits_and_then_goes_where_it_would_have_gone(number: signal.Signals) -> None:
+    reached = False
+    with pytest.raises(Told, match=str(int(number))), stopping() as asked:
+        assert not asked
+        signal.raise_signal(number)
+        reached = bool(asked)
+    assert reached
+    assert [signal.getsignal(each) for each in SIGNALS] == [tell, tell]
+
+
+def test_without_a_signal_nothing_happens() -> None:
+    with stopping() as asked:
+        pass
+    assert not asked and [signal.getsignal(each) for each in SIGNALS] == [tell, tell]
+
+
+def test_an_error_in_the_block_is_not_hidden() -> None:
+    with pytest.raises(ValueError, match="mine"), stopping():
+        signal.raise_signal(signal.SIGTERM)
+        raise ValueError("mine")
+    assert [signal.getsignal(each) for each in SIGNALS] == [tell, tell]
+
+
+def test_what_was_ignored_is_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with stopping() as asked:
+        signal.raise_signal(signal.SIGINT)
+        assert not asked
+
+
+def test_a_thread_beside_the_main_one_notes_nothing() -> None:
+    found = []
+
+    def work() -> None:
+        with stopping() as asked:
+            found.append(bool(asked))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [False]
+
+
+def test_a_second_signal_ends_the_process_at_once() -> None:
+    script = (
+        "import signal\n"
+        "from selma.stopping import stopping\n"
+        "with stopping() as asked:\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "    print(asked.number, flush=True)\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "    print('still here', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (-signal.SIGINT, "15\n")
