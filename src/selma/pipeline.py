@@ -30,6 +30,7 @@ from selma.records import (
     Prompt,
     Scorecard,
     Understood,
+    repeated,
 )
 from selma.runfile import portable, versions, write_run_file
 from selma.workspace import (
@@ -242,7 +243,7 @@ class Stages:
             return merged
 
     def draw_exam(self, experts: Sequence[Expert], merged: Merged) -> dict[str, Path]:
-        """Model → folder with its picture of each exam prompt; the base first, merged last."""
+        """Model → folder with its pictures of the exam's prompts; the base first, merged last."""
         pictures = {"base": self.draw_base()}
         for expert in experts if self.config.scores.experts else ():
             pictures[expert.skill] = self.draw_adapted(expert.skill, expert)
@@ -252,17 +253,20 @@ class Stages:
 
     def draw_base(self) -> Path:
         with self.at(SCORES, "drawing: base") as folder:
-            return self._draw(self.exam, folder, name="base", adapter=None, key=None)
+            return self._draw(self._asked(), folder, name="base", adapter=None, key=None)
 
     def draw_adapted(self, name: str, adapter: Expert | Merged) -> Path:
         with self.at(SCORES) as folder:
-            return self._draw(self.exam, folder, name=name, adapter=adapter.folder, key=adapter.key)
+            place, key = adapter.folder, adapter.key
+            return self._draw(self._asked(), folder, name=name, adapter=place, key=key)
 
     def draw_other(
         self, exam: Sequence[ExamPrompt], name: str, adapter: Expert | Merged | None
     ) -> Path:
-        """As `draw_base` or `draw_adapted`, of other prompts than the run's exam."""
-        return self.draw_understood(name, None, adapter, exam)
+        """As `draw_base` or `draw_adapted`, of other prompts than the run's exam, each once."""
+        with self.at(SCORES, f"drawing: {name}") as folder:
+            place, key = (None, None) if adapter is None else (adapter.folder, adapter.key)
+            return self._draw(exam, folder, name=name, adapter=place, key=key)
 
     def draw_understood(
         self,
@@ -275,7 +279,7 @@ class Stages:
         another exam than the run's, where one is given."""
         with self.at(SCORES, f"drawing: {name}") as folder:
             place, key = (None, None) if adapter is None else (adapter.folder, adapter.key)
-            some = self.exam if exam is None else exam
+            some = self._asked(exam)
             return self._draw(some, folder, name=name, adapter=place, key=key, reader=reader)
 
     def score_models(self, pictures: Mapping[str, Path], experts: Sequence[Expert]) -> Scorecard:
@@ -363,6 +367,10 @@ class Stages:
         from selma.scores.benchmarks import exam_prompts
 
         return exam_prompts(self.config.scores)
+
+    def _asked(self, exam: Sequence[ExamPrompt] | None = None) -> list[ExamPrompt]:
+        """The run's exam or another, a row for each picture that is drawn of it."""
+        return repeated(self.exam if exam is None else exam, self.config.scores.seeds)
 
     @cached_property
     def _exam_texts(self) -> list[str]:

@@ -71,7 +71,8 @@ def draw_exam(
     model: Callable[[], TextToImage],
     reader: Reader | None = None,
 ) -> Path:
-    """The folder `5-scores/pictures/<name>` with one `<prompt id>.png` for each exam prompt.
+    """The folder `5-scores/pictures/<name>` with one `<prompt id>.png` for each exam prompt, or
+    several where `records.repeated` has ids for them.
 
     A prompt's seed is the same for every model, so that models are compared on equal noise.
     """
