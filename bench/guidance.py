@@ -35,10 +35,11 @@ def main(
     prompts: Annotated[int, typer.Option(min=5, help="How many dev prompts.")] = 320,
     steps: Annotated[int, typer.Option(min=1)] = 20,
     guidance: Annotated[list[float] | None, typer.Option()] = None,
+    rescale: Annotated[float | None, typer.Option(help="base.guidance_rescale.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Contact sheet at the last guidance.")] = None,
 ) -> None:
     """Prints DSG, and per cent right in each category, for each guidance."""
-    settings = BaseConfig(model=base, device="cpu")
+    settings = BaseConfig(model=base, device="cpu", guidance_rescale=rescale)
     exam = exam_prompts(ScoresConfig(), split="dev", prompts=prompts)
     judge = load_judge(ScoresConfig().choosing_judge)
     model = load_text_to_image(settings)

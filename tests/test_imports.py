@@ -20,7 +20,7 @@ LAYERS: tuple[set[str], ...] = (
     {"backbones"},
     {"adapters"},
     STAGES,
-    {"finished", "runfile", "preflight"},
+    {"finished", "runfile", "preflight", "capacity"},
     {"pipeline", "flows", "study"},
     {"publishing"},
     {"standing"},

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from selma import pipeline
-from selma.backbones import memory, text_to_image
+from selma import capacity
+from selma.backbones import text_to_image
 from selma.backbones.memory import (
     CONTEXT,
     GIB,
@@ -27,11 +27,13 @@ from selma.backbones.memory import (
     peak,
     straight,
 )
+from selma.capacity import memory
 from selma.config import RunConfig
 from selma.config.experts import ExpertsConfig, LoraConfig, OftConfig
 from selma.config.networks import BaseConfig
 from selma.errors import ModelError
 from selma.experts.memory import advice, training_need
+from selma.pipeline import Stages
 from selma.workspace import Workspace
 
 CONFIG = ExpertsConfig(adapter=LoraConfig(rank=4), batch_size=8, precision="fp32")
@@ -248,15 +250,14 @@ def test_advice_fits() -> None:
 
 def test_a_run_is_told_what_to_change() -> None:
     config = RunConfig(name="little", base=tiny.base("sd1"), experts=CONFIG)
-    needs, changes = pipeline.memory(config)
+    needs, changes = memory(config)
     assert changes == [] and [need.pictures for need in needs] == [8, 8, 8]
-    needs, changes = pipeline.memory(config, CONTEXT)
+    needs, changes = memory(config, CONTEXT)
     assert "base.precision: bf16" in changes and "base.offload: true" in changes
     some = max(need.total for need in needs) - 1
-    assert pipeline.memory(config, some)[1] != []
-    assert pipeline.memory(config, 1 << 50)[1] == []
-    fewer = pipeline.memory(config, needs[0].total - 1)[1]
-    assert f"images.batch_size: {needs[0].fits(needs[0].total - 1)}" in fewer
+    assert memory(config, some)[1] != []
+    assert memory(config, 1 << 50)[1] == []
+    assert "images.batch_size: 7" in memory(config, needs[0].total - needs[0].each)[1]
 
 
 def test_drawing_counts_both_sides_of_guidance(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +267,7 @@ def test_drawing_counts_both_sides_of_guidance(monkeypatch: pytest.MonkeyPatch) 
         asked.append(guided)
         return Need("drawing", 0, 0, 0, 1, pictures)
 
-    monkeypatch.setattr(memory, "drawing_need", need)
+    monkeypatch.setattr(capacity, "drawing_need", need)
     for images, scores in ((1.0, None), (1.0, 1.0), (3.0, None), (1.0, 3.0)):
         config = RunConfig(
             name="little",
@@ -275,7 +276,7 @@ def test_drawing_counts_both_sides_of_guidance(monkeypatch: pytest.MonkeyPatch) 
             images={"guidance": images},
             scores={"guidance": scores},
         )
-        pipeline.memory(config)
+        memory(config)
     assert asked == [False, False, True, True]
 
 
@@ -283,14 +284,14 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = RunConfig(name="little", folder=tmp_path, base=tiny.base("sd1"), experts=CONFIG)
-    monkeypatch.setattr(pipeline, "_device_memory", lambda base: CONTEXT)
+    monkeypatch.setattr(capacity, "_device_memory", lambda base: CONTEXT)
     monkeypatch.setattr(text_to_image, "load_text_to_image", lambda base: pytest.fail("loaded"))
-    stages = pipeline.Stages(config, Workspace(tmp_path), make=[])
+    stages = Stages(config, Workspace(tmp_path), make=[])
     with pytest.raises(
         ModelError, match=r"has 1\.0 GiB, but drawing about .*base\.precision: bf16"
     ):
         stages.model()
-    monkeypatch.setattr(pipeline, "_device_memory", lambda base: 1 << 50)
+    monkeypatch.setattr(capacity, "_device_memory", lambda base: 1 << 50)
     monkeypatch.setattr(text_to_image, "load_text_to_image", lambda base: base)
     assert stages.model() == config.base
 

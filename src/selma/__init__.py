@@ -19,11 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from selma.config import RunConfig, load_config
-    from selma.pipeline import generate, run
+    from selma.flows.generating import generate
+    from selma.pipeline import run
 
 __all__ = ["RunConfig", "generate", "load_config", "run"]
 
-_HOME = {"RunConfig": "config", "load_config": "config", "generate": "pipeline", "run": "pipeline"}
+_HOME = {
+    "RunConfig": "config",
+    "load_config": "config",
+    "generate": "flows.generating",
+    "run": "pipeline",
+}
 
 
 def __getattr__(name: str) -> Any:

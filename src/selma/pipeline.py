@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from selma import processes
 from selma.config import RunConfig
-from selma.config.networks import BaseConfig
-from selma.config.sur import SurDrawing
-from selma.errors import ConfigError, ModelError
+from selma.errors import ConfigError
 from selma.finished import Finished
 from selma.preflight import check
 from selma.records import (
@@ -32,6 +30,7 @@ from selma.records import (
     Prompt,
     Scorecard,
     Understood,
+    repeated,
 )
 from selma.runfile import portable, versions, write_run_file
 from selma.workspace import (
@@ -48,19 +47,14 @@ from selma.workspace import (
 )
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from selma.backbones.judging import Judge
-    from selma.backbones.memory import Need
     from selma.backbones.text_to_image import TextToImage
     from selma.images.drawing import Reader
 
-TOYBOX = BaseConfig()
 UNIFORM = "uniform"
 """What the merge with uniform weights is called where others were searched."""
 TRIAL = "trial"
 """What the pictures of a merge are called that was only tried."""
-PLAIN = SurDrawing()
 
 
 def run(config: RunConfig) -> Path:
@@ -159,114 +153,6 @@ def _scorecard(this: Stages) -> Scorecard:
     return this.score_models(this.draw_exam(experts, merged), experts)
 
 
-def generate(
-    text: str,
-    *,
-    base: BaseConfig = TOYBOX,
-    adapter: Path | Sequence[Path] | None = None,
-    strengths: Sequence[float] = (),
-    sur: Path | None = None,
-    reading: SurDrawing = PLAIN,
-    seed: int = 0,
-    steps: int = 50,
-    guidance: float = 7.5,
-    count: int = 1,
-) -> Iterator[Image]:
-    """`count` pictures of one text, with seeds `seed`, `seed + 1` and so on; the base model's own
-    where no adapter is given.
-
-    adapter: file or folder of an adapter; several are applied in their order, each with its
-    strength.  sur: a SUR-adapter's file or folder, which reads the text as `reading` says.
-    """
-    from selma.adapters.applying import applied
-    from selma.backbones.text_to_image import load_text_to_image
-
-    model = load_text_to_image(base)
-    places = [adapter] if isinstance(adapter, Path) else list(adapter or ())
-    rewriting = None
-    if sur is not None:
-        from selma.adapters.sur_drawing import rewriting_by
-
-        rewriting = rewriting_by(sur, model, reading)
-    with applied(model, places, strengths=strengths), model.rewritten(rewriting):
-        yield from model.draw(
-            [text] * count,
-            seeds=[seed + i for i in range(count)],
-            steps=steps,
-            guidance=guidance,
-            batch_size=min(count, 8),
-        )
-
-
-def memory(config: RunConfig, limit: int | None = None) -> tuple[list[Need], list[str]]:
-    """What each piece of work needs of the device's memory, and what to change where that is more
-    than `limit` bytes (None: what the device has; no limit on a CPU). Loads no weights."""
-    from selma.backbones.memory import drawing_need, encoding_need, parts_of
-    from selma.experts.encoding import AT_ONCE
-    from selma.experts.memory import advice, training_need
-
-    limit = _device_memory(config.base) if limit is None else limit
-    parts = parts_of(config.base)
-    images, scores = config.images, config.scores
-    guidance = max(images.guidance, scores.guidance or 0)
-    needs = [
-        drawing_need(parts, images.batch_size, guided=guidance > 1),
-        encoding_need(parts, AT_ONCE),
-        training_need(parts, config.experts),
-    ]
-    drawing, training = needs[0], needs[-1]
-    changes = []
-    if limit is not None:
-        if drawing.total > limit and (fewer := drawing.fits(limit)):
-            changes.append(f"images.batch_size: {fewer}")
-        if training.total > limit:
-            changes += advice(parts, config.experts, training, limit)
-        if any(need.total > limit for need in needs):
-            changes += _smaller(config.base)
-    return needs, changes
-
-
-def _smaller(base: BaseConfig) -> list[str]:
-    """What makes the whole base smaller."""
-    half = ["base.precision: bf16"] if base.precision == "fp32" else []
-    return half + ([] if base.offload else ["base.offload: true"])
-
-
-def _device_memory(base: BaseConfig) -> int | None:
-    """Bytes that the run's device has; None for a CPU."""
-    import torch
-
-    from selma.backbones.hub import find_device
-
-    device = find_device(base.device, setting="base.device")
-    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
-
-
-def _require_memory(config: RunConfig) -> None:
-    """Nothing, if the run fits its device as far as shapes can tell; else ModelError."""
-    limit = _device_memory(config.base)
-    if limit is None:
-        return
-    needs, changes = memory(config, limit)
-    if too_much := [need for need in needs if need.total > limit]:
-        told = ", ".join(f"{need.what} about {need.total / 2**30:.1f} GiB" for need in too_much)
-        raise ModelError(
-            f"The device has {limit / 2**30:.1f} GiB, but {told} would be needed. Change one or "
-            f"more of: {'; '.join(changes)}."
-        )
-
-
-def save_pictures(pictures: Iterable[Image], path: Path, *, count: int) -> Iterator[Path]:
-    """Where each picture was saved: `path`, or `path` with -1, -2, ... where there are several."""
-    if path.suffix.lower() != ".png":
-        raise ConfigError(f"Pictures are saved as .png, but {path} came.")
-    for number, picture in enumerate(pictures, 1):
-        place = path if count == 1 else path.with_stem(f"{path.stem}-{number}")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(place)
-        yield place
-
-
 @contextmanager
 def opened(
     config: RunConfig,
@@ -357,7 +243,7 @@ class Stages:
             return merged
 
     def draw_exam(self, experts: Sequence[Expert], merged: Merged) -> dict[str, Path]:
-        """Model → folder with its picture of each exam prompt; the base first, merged last."""
+        """Model → folder with its pictures of the exam's prompts; the base first, merged last."""
         pictures = {"base": self.draw_base()}
         for expert in experts if self.config.scores.experts else ():
             pictures[expert.skill] = self.draw_adapted(expert.skill, expert)
@@ -367,17 +253,20 @@ class Stages:
 
     def draw_base(self) -> Path:
         with self.at(SCORES, "drawing: base") as folder:
-            return self._draw(self.exam, folder, name="base", adapter=None, key=None)
+            return self._draw(self._asked(), folder, name="base", adapter=None, key=None)
 
     def draw_adapted(self, name: str, adapter: Expert | Merged) -> Path:
         with self.at(SCORES) as folder:
-            return self._draw(self.exam, folder, name=name, adapter=adapter.folder, key=adapter.key)
+            place, key = adapter.folder, adapter.key
+            return self._draw(self._asked(), folder, name=name, adapter=place, key=key)
 
     def draw_other(
         self, exam: Sequence[ExamPrompt], name: str, adapter: Expert | Merged | None
     ) -> Path:
-        """As `draw_base` or `draw_adapted`, of other prompts than the run's exam."""
-        return self.draw_understood(name, None, adapter, exam)
+        """As `draw_base` or `draw_adapted`, of other prompts than the run's exam, each once."""
+        with self.at(SCORES, f"drawing: {name}") as folder:
+            place, key = (None, None) if adapter is None else (adapter.folder, adapter.key)
+            return self._draw(exam, folder, name=name, adapter=place, key=key)
 
     def draw_understood(
         self,
@@ -390,7 +279,7 @@ class Stages:
         another exam than the run's, where one is given."""
         with self.at(SCORES, f"drawing: {name}") as folder:
             place, key = (None, None) if adapter is None else (adapter.folder, adapter.key)
-            some = self.exam if exam is None else exam
+            some = self._asked(exam)
             return self._draw(some, folder, name=name, adapter=place, key=key, reader=reader)
 
     def score_models(self, pictures: Mapping[str, Path], experts: Sequence[Expert]) -> Scorecard:
@@ -468,8 +357,9 @@ class Stages:
     @cached_property
     def _model(self) -> TextToImage:
         from selma.backbones.text_to_image import load_text_to_image
+        from selma.capacity import require_memory
 
-        _require_memory(self.config)
+        require_memory(self.config)
         return load_text_to_image(self.config.base)
 
     @cached_property
@@ -477,6 +367,10 @@ class Stages:
         from selma.scores.benchmarks import exam_prompts
 
         return exam_prompts(self.config.scores)
+
+    def _asked(self, exam: Sequence[ExamPrompt] | None = None) -> list[ExamPrompt]:
+        """The run's exam or another, a row for each picture that is drawn of it."""
+        return repeated(self.exam if exam is None else exam, self.config.scores.seeds)
 
     @cached_property
     def _exam_texts(self) -> list[str]:
@@ -579,6 +473,7 @@ class Stages:
     def _dev_recipe(self) -> dict[str, Any]:
         """All that `_dev_score` depends on beside the adapter."""
         from selma.backbones.base_files import base_fingerprint
+        from selma.backbones.bases import rescale_of
         from selma.scores.answering import exam_hash
 
         images, scores = self.config.images, self.config.scores
@@ -590,6 +485,7 @@ class Stages:
             "precision": self.config.base.precision,
             "steps": scores.steps or images.steps,
             "guidance": images.guidance if scores.guidance is None else scores.guidance,
+            "guidance_rescale": rescale_of(self.config.base),
             "seed": self.config.seed,
         }
 

@@ -17,7 +17,7 @@ Published = Literal["dsg-1k", "tifa-v1.0"]
 class Record(BaseModel):
     """Frozen; an unknown field is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 def prompt_id(skill: str, text: str) -> str:
@@ -193,6 +193,16 @@ def evenly(exam: Sequence[ExamPrompt], count: int) -> list[ExamPrompt]:
     ]
 
 
+def repeated(exam: Sequence[ExamPrompt], seeds: int) -> list[ExamPrompt]:
+    """Each prompt of an exam `seeds` times in a row, once for each picture that is drawn of it: the
+    first by its own id, the others by <id>-1, <id>-2 and so on."""
+    return [
+        prompt.model_copy(update={"id": f"{prompt.id}-{k}"}) if k else prompt
+        for prompt in exam
+        for k in range(seeds)
+    ]
+
+
 class Answer(Record):
     """What a judge said to one question about one picture; never thrown away."""
 
@@ -216,6 +226,8 @@ class Interval(Record):
     low: float
     high: float
     n: int
+    standard_error: float | None = None
+    """None for a single prompt, whose spread nobody knows."""
 
 
 class ScorerInfo(Record):
@@ -261,7 +273,7 @@ class ModelScore(Record):
     by_question_difference: Interval | None = None
     detail_differences: dict[str, Interval] = Field(default_factory=dict)
     per_prompt: dict[str, float]
-    """Prompt id → 0..1."""
+    """Prompt id → 0..1, over all pictures of the prompt."""
     clip: Interval | None = None
     """100 x cosine of picture and prompt; None where no scorer is set."""
     clip_difference: Interval | None = None
@@ -276,7 +288,8 @@ class ModelScore(Record):
     preference_differences: dict[str, Interval] = Field(default_factory=dict)
     """Label → mean minus the base's, paired by prompt; empty for the base itself."""
     win_rates: dict[str, Interval] = Field(default_factory=dict)
-    """Label → percent of prompts where this model's picture scores above the base's, ties half."""
+    """Label → percent of pictures that score above the base's of the same prompt and seed, ties
+    half."""
     unreadable: int = 0
     """Answers that are neither yes nor no; counted, scored as no."""
 
@@ -297,6 +310,8 @@ class Scorecard(Record):
     judge: str
     prompts: int
     questions: int
+    seeds: int = 1
+    """Pictures that each model drew of each prompt."""
     models: tuple[ModelScore, ...]
     agreement: float | None = None
     """Share of questions on drawn pictures where a second judge says the same; 0..1."""
@@ -459,7 +474,8 @@ class Findings:
     merged: Merged
     exam: list[ExamPrompt]
     pictures: dict[str, Path]
-    """Model → folder with one <prompt id>.png for each exam prompt."""
+    """Model → folder with one <prompt id>.png for each exam prompt, and where there are several
+    seeds <prompt id>-1.png and so on."""
     answers: dict[str, list[Answer]]
     """Model → the reporting judge's raw answers."""
     scorecard: Scorecard

@@ -111,7 +111,8 @@ class _Look:
         self._ask(REPORT, "index.html", None, lambda _: flow(whole), card)
 
     def _ask_pictures(self, name: str, call: Callable[..., Path], *needs: Any) -> Path | None:
-        return self._ask(SCORES, f"pictures/{name}", len(self.whole.exam), call, *needs)
+        wanted = len(self.whole.exam) * self.config.scores.seeds
+        return self._ask(SCORES, f"pictures/{name}", wanted, call, *needs)
 
     def _ask(
         self, stage: str, name: str, want: int | None, call: Callable[..., Any], *needs: Any

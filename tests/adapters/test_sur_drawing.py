@@ -6,7 +6,6 @@ import tiny
 import torch
 from diffusers import StableDiffusionPipeline
 
-from selma import pipeline
 from selma.adapters import sur, sur_files
 from selma.adapters.files import Lineage
 from selma.adapters.lora import attach, detach, save
@@ -15,6 +14,7 @@ from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config.experts import LoraConfig
 from selma.config.sur import SurConfig, SurDrawing
 from selma.errors import AdapterError
+from selma.flows.generating import generate
 
 TEXTS = ["a cat", "two red cats at a mat", "mat"]
 SETTINGS = {"steps": 2, "guidance": 3.0, "batch_size": 2}
@@ -194,7 +194,7 @@ def test_generate_takes_an_adapter(tmp_path):
     model = tiny.load("sd1")
     folder = adapter_file(tmp_path, model)
     how = {"base": tiny.base("sd1"), "steps": 2, "guidance": 3.0}
-    (plain,) = pipeline.generate("a cat", **how)
-    (read,) = pipeline.generate("a cat", sur=folder, **how)
-    (none,) = pipeline.generate("a cat", sur=folder, reading=SurDrawing(strength=0.0), **how)
+    (plain,) = generate("a cat", **how)
+    (read,) = generate("a cat", sur=folder, **how)
+    (none,) = generate("a cat", sur=folder, reading=SurDrawing(strength=0.0), **how)
     assert np.array_equal(plain, none) and not np.array_equal(plain, read)

@@ -8,9 +8,11 @@ import pytest
 import tiny
 import torch
 
+from selma.backbones.bases import guidance_of, rescale_of
 from selma.backbones.text_to_image import base_fingerprint, load_text_to_image
 from selma.config.networks import BaseConfig
 from selma.errors import ModelError
+from selma.images.drawing import drawing_recipe
 
 TEXTS = [f"{n} cats at a mat" for n in range(11)]
 SEEDS = list(range(100, 111))
@@ -54,6 +56,32 @@ def test_text_seed_guidance_and_steps_each_change_the_picture():
     pictures = [one(), one(text="a dog"), one(seed=2), one(guidance=1.0), one(steps=4)]
     assert len(set(pictures)) == len(pictures)
     assert one(guidance=1.0) == one(guidance=0.0)  # neither has an unconditional pass
+
+
+def test_rescaled_guidance_takes_back_the_spread_that_guidance_adds():
+    """arXiv:2305.08891, equations 15 and 16; without an empty prompt's pass there is none."""
+    model = tiny.load("sd1")
+    settings = {"steps": 3, "seeds": [1], "batch_size": 1}
+
+    def one(rescale, guidance):
+        model.guidance_rescale = rescale
+        (picture,) = model.draw(["a cat"], guidance=guidance, **settings)
+        return np.asarray(picture, dtype=float)
+
+    plain, half, whole = (one(rescale, 20.0) for rescale in (0.0, 0.5, 1.0))
+    assert plain.std() > half.std() > whole.std()
+    np.testing.assert_array_equal(one(0.0, 1.0), one(1.0, 1.0))
+
+
+def test_what_guidance_and_rescale_a_base_draws_with():
+    toybox = BaseConfig(model="toybox")
+    assert (guidance_of(toybox), guidance_of(BaseConfig(model="a/folder"))) == (3.0, 7.5)
+    assert rescale_of(toybox) == load_text_to_image(toybox).guidance_rescale == 0.7
+    plain = BaseConfig(model="toybox", guidance_rescale=0.0)
+    assert rescale_of(plain) == load_text_to_image(plain).guidance_rescale == 0.0
+    assert rescale_of(BaseConfig(model="sd-2.1")) == rescale_of(BaseConfig(model="a/folder")) == 0.0
+    recipes = [drawing_recipe(base, steps=2, guidance=3.0, seed=0) for base in (toybox, plain)]
+    assert recipes[0] != recipes[1]
 
 
 def test_noise_of_random_samplers_belongs_to_the_picture():

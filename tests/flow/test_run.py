@@ -19,6 +19,7 @@ from selma import cli, pipeline
 from selma.config import RunConfig
 from selma.errors import ConfigError
 from selma.finished import NotFinished
+from selma.flows.generating import generate, save_pictures
 from selma.scores.hps import STYLES, run_results
 from selma.standing import standings
 from selma.workspace import Workspace
@@ -168,13 +169,15 @@ def test_the_same_prompt_looks_different_with_the_adapter(
     merged: RunConfig, tmp_path: Path
 ) -> None:
     options = {"base": merged.base, "steps": 2, "count": 2}
-    plain = list(pipeline.generate("a cat", **options))
-    again = list(pipeline.generate("a cat", **options))
-    adapted = list(pipeline.generate("a cat", adapter=merged.run_folder / "4-merged", **options))
+    plain = list(generate("a cat", **options))
+    again = list(generate("a cat", **options))
+    adapted = list(generate("a cat", adapter=merged.run_folder / "4-merged", **options))
     assert [p.tobytes() for p in plain] == [p.tobytes() for p in again]
     assert plain[0].tobytes() != plain[1].tobytes()
     assert plain[0].tobytes() != adapted[0].tobytes()
-    saved = list(pipeline.save_pictures(plain, tmp_path / "new" / "cat.png", count=2))
+    (usual,) = generate("a cat", **options | {"count": 1, "guidance": 7.5})
+    assert plain[0].tobytes() == usual.tobytes()
+    saved = list(save_pictures(plain, tmp_path / "new" / "cat.png", count=2))
     assert [path.name for path in saved] == ["cat-1.png", "cat-2.png"]
     assert all(path.is_file() for path in saved)
 

@@ -128,7 +128,7 @@ def test_every_further_score_is_shown_with_what_it_is(found: Findings) -> None:
     asked = {"vqascore": interval(61.3), "vqascore_difference": interval(-7.7)}
     card = found.scorecard.model_copy(update={"models": (*others, merged.model_copy(update=asked))})
     text = Parsed(page.render(dataclasses.replace(found, scorecard=card), CONFIG)).text
-    assert "VQAScore minus base (95%)" in text and "61.3" in text and "−7.7" in text
+    assert "VQAScore minus base (95%, s.e.)" in text and "61.3" in text and "−7.7" in text
 
 
 def interval(mean: float) -> Interval:

@@ -78,7 +78,7 @@ def test_a_single_miss_among_hits_stays_finite_and_ordered() -> None:
     assert 80 < found.low <= found.mean <= found.high <= 100
 
 
-@pytest.mark.parametrize("totals", [[], [[1.0]]])
+@pytest.mark.parametrize("totals", [[], [[]], [[[1.0]]]])
 def test_wrong_shapes_are_refused(totals: list) -> None:
     with pytest.raises(ValueError, match="must be"):
         interval(totals, seed=0)
@@ -108,3 +108,76 @@ def test_win_rate_knows_no_scale() -> None:
     mirrored = win_rate(before, after, seed=4)
     assert mirrored.mean == pytest.approx(100 - found.mean)
     assert mirrored.low == pytest.approx(100 - found.high, abs=2)
+
+
+def test_the_standard_error_is_the_textbooks() -> None:
+    values = scores(90)
+    found = interval(values, seed=0, resamples=100)
+    assert found.standard_error == pytest.approx(values.std(ddof=1) / np.sqrt(90), abs=1e-6)
+    assert interval([7.0, 7.0], seed=0).standard_error == 0
+    assert interval([7.0], seed=0).standard_error is None
+    stream = np.random.default_rng(5)
+    asked = stream.integers(1, 9, 400)
+    got = 100 * stream.binomial(asked, 0.7)
+    of_questions = interval(got, asked, seed=0, resamples=4000)
+    normal = (of_questions.high - of_questions.low) / (2 * 1.96)
+    assert of_questions.standard_error == pytest.approx(normal, rel=0.05)
+
+
+def several(n: int, m: int, *, seed: int, prompts: float, seeds: float) -> np.ndarray:
+    """[n, m] scores about 50 with a part that is the prompt's and one that is each picture's."""
+    stream = np.random.default_rng(seed)
+    return 50 + prompts * stream.normal(size=(n, 1)) + seeds * stream.normal(size=(n, m))
+
+
+def test_one_seed_in_a_column_is_one_seed() -> None:
+    values = scores(50)
+    assert interval(values[:, None], seed=3) == interval(values, seed=3)
+    asked = np.arange(1, 51)
+    assert interval(values[:, None], asked, seed=3) == interval(values, asked, seed=3)
+
+
+def test_twice_the_same_picture_is_no_news() -> None:
+    values = scores(80)
+    once, twice = interval(values, seed=3), interval(np.stack([values, values], 1), seed=3)
+    assert (once.mean, once.standard_error, once.n) == (twice.mean, twice.standard_error, twice.n)
+    assert twice.low == pytest.approx(once.low, abs=1e-6)
+    assert twice.high == pytest.approx(once.high, abs=1e-6)
+
+
+def test_the_order_of_seeds_does_not_matter() -> None:
+    values = several(60, 3, seed=1, prompts=5, seeds=9)
+    found, turned = (interval(v, seed=2) for v in (values, values[:, ::-1]))
+    assert found.mean == turned.mean and found.standard_error == turned.standard_error
+    assert found.low == pytest.approx(turned.low, abs=0.25)
+
+
+@pytest.mark.parametrize(("prompts", "seeds"), [(6, 6), (0, 8)])
+def test_95_percent_hold_the_truth_wherever_chance_comes_from(prompts: float, seeds: float) -> None:
+    exams = [
+        interval(several(40, 4, seed=s, prompts=prompts, seeds=seeds), seed=s, resamples=300)
+        for s in range(200)
+    ]
+    share = np.mean([i.low <= 50 <= i.high for i in exams])
+    assert 0.88 <= share <= 0.985
+    spread = np.std([i.mean for i in exams])
+    assert np.mean([i.standard_error for i in exams]) == pytest.approx(spread, rel=0.2)
+    widths = np.mean([i.high - i.low for i in exams]) / (2 * 1.96)
+    assert widths == pytest.approx(spread, rel=0.2)  # seeds counted twice would make it 1.3
+
+
+def test_more_seeds_narrow_what_comes_from_seeds_alone() -> None:
+    by_seeds = [several(100, m, seed=4, prompts=1, seeds=20) for m in (1, 4)]
+    one, four = (interval(values, seed=0) for values in by_seeds)
+    assert (four.high - four.low) < 0.7 * (one.high - one.low)
+    easy = [several(100, m, seed=4, prompts=20, seeds=1) for m in (1, 4)]
+    one, four = (interval(values, seed=0) for values in easy)
+    assert (four.high - four.low) > 0.8 * (one.high - one.low)
+
+
+def test_pairs_are_of_one_prompt_and_one_seed() -> None:
+    before = several(60, 3, seed=5, prompts=9, seeds=9)
+    gain = paired_difference(before + 2, before, seed=0)
+    assert (gain.mean, gain.low, gain.high) == (2, 2, 2)
+    assert win_rate(before + 2, before, seed=0).mean == 100
+    assert win_rate(before[:, ::-1] + 2, before, seed=0).mean < 90  # pairs of different seeds

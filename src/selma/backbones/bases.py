@@ -46,6 +46,8 @@ class Base:
     """As the Hub's model cards name it; None is this package's."""
     parts: str
     note: str = ""
+    guidance_rescale: float = 0.0
+    """What it is drawn with unless the settings say otherwise."""
     paper: str | None = None
     """What the paper's tables (arXiv:2403.06952) call it; None where they have it not."""
 
@@ -70,7 +72,9 @@ BASES: dict[str, Base] = {
             guidance=3.0,
             licence=None,
             parts="embedded",
-            note="guidance as in configs/toybox.yaml",
+            note="guidance as in configs/toybox.yaml, rescaled by 0.7",
+            # Its noise ends at a signal of exactly 0, where plain guidance overexposes.
+            guidance_rescale=0.7,
         ),
         Base(
             "sd-1.4",
@@ -157,6 +161,20 @@ def located(base: BaseConfig) -> BaseConfig:
         return base
     revision = base.revision or row.revision
     return base.model_copy(update={"model": row.repository, "revision": revision})
+
+
+def guidance_of(base: BaseConfig) -> float:
+    """What this base is guided by unless told otherwise; the paper's 7.5 where no row is its."""
+    row = BASES.get(base.model)
+    return row.guidance if row else 7.5
+
+
+def rescale_of(base: BaseConfig) -> float:
+    """What share of guidance's wider spread is taken back when this base draws, 0-1."""
+    if base.guidance_rescale is not None:
+        return base.guidance_rescale
+    row = BASES.get(base.model)
+    return row.guidance_rescale if row else 0.0
 
 
 def paper_base(base: BaseConfig) -> str | None:

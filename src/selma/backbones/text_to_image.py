@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selma.backbones.base_files import base_fingerprint, load_pipeline, require_as_named
-from selma.backbones.bases import located
+from selma.backbones.bases import located, rescale_of
 from selma.backbones.hub import find_device
 from selma.config.networks import BaseConfig
 from selma.errors import AdapterError, ModelError
@@ -64,7 +64,9 @@ def load_text_to_image(base: BaseConfig) -> TextToImage:
         pipe.enable_model_cpu_offload(device=device)
     else:
         pipe.to(device)
-    return TextToImage(pipe, device, dtype, base_fingerprint(base), offload)
+    return TextToImage(
+        pipe, device, dtype, base_fingerprint(base), offload, guidance_rescale=rescale_of(asked)
+    )
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ class TextToImage:
     fingerprint: str
     offload: bool = False
     """Each network waits in the CPU's memory until it is at work."""
+    guidance_rescale: float = 0.0
+    """arXiv:2305.08891, equation 16's φ; of no effect without guidance."""
     _adapted: bool = False
     _rewriting: Rewriting | None = None
 
@@ -282,6 +286,7 @@ class TextToImage:
             generator=generators,  # goes on to the schedulers that add noise at each step
             num_inference_steps=steps,
             guidance_scale=guidance,
+            guidance_rescale=self.guidance_rescale,
             output_type="np",
         ).images
         if not np.isfinite(pictures).all():

@@ -158,18 +158,21 @@ def generate(
     base: Annotated[str, typer.Option(help='"toybox", a diffusers folder or a Hub id.')] = "toybox",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 50,
-    guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance.")] = 7.5,
+    guidance: Annotated[
+        float | None,
+        typer.Option(min=0, help="Classifier-free guidance; the base's own if not given."),
+    ] = None,
     count: Annotated[int, typer.Option("-n", min=1, help="How many pictures.")] = 1,
     out: Annotated[Path, typer.Option(help="PNG; numbered where there are several.")] = Path(
         "picture.png"
     ),
 ) -> None:
     """Draw one prompt, with or without adapters."""
-    from selma import pipeline
     from selma.config.networks import BaseConfig
     from selma.config.sur import sur_drawing
+    from selma.flows import generating
 
-    pictures = pipeline.generate(
+    pictures = generating.generate(
         prompt,
         base=BaseConfig(model=base),
         adapter=adapter,
@@ -181,7 +184,7 @@ def generate(
         guidance=guidance,
         count=count,
     )
-    for path in pipeline.save_pictures(pictures, out, count=count):
+    for path in generating.save_pictures(pictures, out, count=count):
         typer.echo(path)
 
 

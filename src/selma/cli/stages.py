@@ -85,9 +85,9 @@ def memory(
     """Estimate what a run needs of its device's memory; say what to change if it is too much."""
     from rich.console import Console
 
-    from selma import pipeline
+    from selma.capacity import memory as memory_needed
     from selma.report.tables import print_memory
 
     most = None if limit is None else int(limit * 2**30)
-    needs, changes = pipeline.memory(load(config, None), most)
+    needs, changes = memory_needed(load(config, None), most)
     print_memory(needs, changes, most, Console())

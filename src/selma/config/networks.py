@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from selma.config.section import Section
+from selma.config.section import Probability, Section
 
 
 class BaseConfig(Section):
@@ -25,6 +25,9 @@ class BaseConfig(Section):
     script takes madebyollin/sdxl-vae-fp16-fix; SDXL's own is run in fp32 where fp16 overflows."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    guidance_rescale: Probability | None = None
+    """How far guided predictions are brought back to the spread of unguided ones (arXiv:2305.08891,
+    equations 15 and 16); 0 is plain guidance. None: the short name's own, 0 for any other model."""
     offload: bool = False
     """Keep on the device only the network that is at work; the others wait in the CPU's memory.
     Slower, and changes no result."""

@@ -121,6 +121,9 @@ class ScoresConfig(Section):
     """Take only prompts of these groups (toybox's styles, DSG's sources); none takes all."""
     prompts: PositiveInt | None = None
     """Take only this many prompts, evenly over the groups; None takes all."""
+    seeds: PositiveInt = 1
+    """Pictures of each prompt, each from a seed of its own, the same seeds for every model; all are
+    judged, and what the draw of a seed brings is part of every interval."""
     steps: PositiveInt | None = None
     guidance: NonNegativeFloat | None = None
     """None: as the training pictures were drawn."""

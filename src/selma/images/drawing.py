@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from selma import processes
 from selma.backbones.base_files import base_fingerprint
+from selma.backbones.bases import rescale_of
 from selma.backbones.hub import installed
 from selma.config import ImagesConfig
 from selma.config.networks import BaseConfig
@@ -70,7 +71,8 @@ def draw_exam(
     model: Callable[[], TextToImage],
     reader: Reader | None = None,
 ) -> Path:
-    """The folder `5-scores/pictures/<name>` with one `<prompt id>.png` for each exam prompt.
+    """The folder `5-scores/pictures/<name>` with one `<prompt id>.png` for each exam prompt, or
+    several where `records.repeated` has ids for them.
 
     A prompt's seed is the same for every model, so that models are compared on equal noise.
     """
@@ -300,6 +302,7 @@ def drawing_recipe(base: BaseConfig, *, steps: int, guidance: float, seed: int) 
         "precision": base.precision,
         "steps": steps,
         "guidance": guidance,
+        "guidance_rescale": rescale_of(base),
         "seed": seed,
         "versions": {name: installed(name) for name in ("torch", "diffusers", "transformers")},
     }

@@ -17,7 +17,7 @@ from selma.config.networks import BaseConfig
 from selma.records import Findings, Interval, ModelScore, Scorecard
 from selma.report import paper
 from selma.report.paper import SELMA, Printed
-from selma.report.tables import CHOSE, one, points, signed
+from selma.report.tables import CHOSE, one, points, signed, spread
 
 PROMPTS = {"dsg-1k": 1060, "tifa-v1.0": 4081}
 MEASURED_BY = {
@@ -37,7 +37,8 @@ Measured = list[Interval | None]
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure as text; `ends` is its interval, which the paper never has."""
+    """One figure as text; `ends` is its interval with its standard error, which the paper never
+    has."""
 
     text: str
     ends: str = ""
@@ -149,7 +150,13 @@ def _interval(row: dict[str, Any]) -> Interval | None:
     if row["score"] is None:
         return None
     low, high = row["interval"]
-    return Interval(mean=row["score"], low=low, high=high, n=row["pictures"])
+    return Interval(
+        mean=row["score"],
+        low=low,
+        high=high,
+        n=row["pictures"],
+        standard_error=row.get("standard_error"),
+    )
 
 
 def _each(
@@ -220,8 +227,7 @@ def _cells(printed: Printed, values: Measured, *, sign: bool = False) -> Iterato
         if found is None:
             yield None
         else:
-            ends = f"{show(found.low, fine)} to {show(found.high, fine)}"
-            yield Cell(show(found.mean, fine), ends)
+            yield Cell(show(found.mean, fine), spread(found, sign=sign, digits=fine))
 
 
 def _dsg_said(card: Scorecard, *, preference: bool = False) -> str:

@@ -168,7 +168,7 @@ def _functions() -> dict[str, Any]:
     return {
         "points": tables.points,
         "signed": tables.signed,
-        "between": tables.between,
+        "spread": tables.spread,
         "better": better,
         "labels": LABELS,
         "millions": millions,

@@ -35,6 +35,18 @@ def between(interval: Interval, *, sign: bool = False, digits: int = 1) -> str:
     return f"{show(interval.low, digits)} to {show(interval.high, digits)}"
 
 
+def error(interval: Interval, digits: int = 1) -> str:
+    """The standard error; empty where there is none."""
+    found = interval.standard_error
+    return "" if found is None else points(found, digits)
+
+
+def spread(interval: Interval, *, sign: bool = False, digits: int = 1) -> str:
+    """The interval's ends and its standard error: "0.3 to 3.9, s.e. 0.9"."""
+    ends = between(interval, sign=sign, digits=digits)
+    return f"{ends}, s.e. {told}" if (told := error(interval, digits)) else ends
+
+
 def clear(interval: Interval | None) -> bool:
     """Whether a difference's interval leaves out zero."""
     return interval is not None and (interval.low > 0 or interval.high < 0)
@@ -106,7 +118,7 @@ def print_scorecard(scorecard: Scorecard, console: Console) -> None:
     }
     table = Table(
         title=f"{scorecard.benchmark} ({scorecard.split}): {scorecard.prompts} prompts, "
-        f"{scorecard.questions} questions, judge {scorecard.judge}",
+        f"{drawn_of_each(scorecard)}{scorecard.questions} questions, judge {scorecard.judge}",
         caption=f"{scorecard.measure} score, 0-100, with 95% intervals; "
         "differences are paired by prompt",
     )
@@ -130,13 +142,18 @@ def print_scorecard(scorecard: Scorecard, console: Console) -> None:
         console.print(" ".join(conclusion(scorecard)), highlight=False)
 
 
+def drawn_of_each(scorecard: Scorecard) -> str:
+    """How many pictures of each prompt there are, as words in a list; empty for one."""
+    return f"{scorecard.seeds} pictures of each, " if scorecard.seeds > 1 else ""
+
+
 def compared(pair: Comparison) -> str:
     """One comparison as a sentence."""
     found = pair.difference
     verdict = "" if clear(found) else ": no clear difference"
     return (
         f"{pair.model} minus {pair.against}: {signed(found.mean)} points "
-        f"({between(found, sign=True)}), paired over {found.n} prompts{verdict}."
+        f"({spread(found, sign=True)}), paired over {found.n} prompts{verdict}."
     )
 
 
@@ -148,8 +165,8 @@ def print_preferences(scorecard: Scorecard, console: Console) -> None:
     are."""
     table = Table(
         title="Preference",
-        caption="means with 95% intervals; wins: percent of prompts where the picture scores above "
-        "the base's, ties half",
+        caption="means with 95% intervals; wins: percent of pictures that score above the base's, "
+        "ties half",
     )
     for column in ("scorer", "model"):
         table.add_column(column)
@@ -180,18 +197,20 @@ def print_hps(found: Mapping[str, Any], console: Console) -> None:
     scorer = found["scorer"]
     table = Table(title=f"{scorer['name']}, benchmark of four styles")
     table.add_column("style")
-    for column in ("score", "95%", "pictures", "missing"):
+    for column in ("score", "95%", "s.e.", "pictures", "missing"):
         table.add_column(column, justify="right")
     for style, row in {**found["styles"], "all pictures": found}.items():
         low, high = row["interval"] or (0.0, 0.0)
+        known = row.get("standard_error")
         cells = [points(row["score"] or 0.0, 2), f"{points(low, 2)} to {points(high, 2)}"]
+        cells += ["" if known is None else points(known, 2)]
         counts = [str(row["pictures"]), str(row["missing"])]
         whole = style == "all pictures"
         if whole:
             table.add_section()
         table.add_row(
             style,
-            *(cells if row["score"] is not None else ("", "")),
+            *(cells if row["score"] is not None else ("", "", "")),
             *counts,
             style="bold" if whole else None,
         )
@@ -211,14 +230,16 @@ def print_hps(found: Mapping[str, Any], console: Console) -> None:
 def print_given_scores(found: Mapping[str, Any], console: Console) -> None:
     """A table of what `selma score dsg` or `tifa` found, and below it what did not count as is."""
     low, high = found["interval"]
+    errors = found.get("group_standard_errors", {})
     table = Table(
-        title=f"{points(found['score'])}  (95%: {points(low)} to {points(high)})",
+        title=f"{points(found['score'])}  (95%: {points(low)} to {points(high)}{_error(found)})",
         caption=f"{found['prompts']} prompts, {found['questions']} questions",
     )
-    for column in ("", "score"):
+    for column in ("", "score", *(["s.e."] if errors else [])):
         table.add_column(column, justify="right" if column else "left")
     for name, score in found["groups"].items():
-        table.add_row(name, points(score))
+        known = errors.get(name)
+        table.add_row(name, points(score), *([] if known is None else [points(known)]))
     table.add_section()
     for name, score in found.get("categories_broad", found["categories"]).items():
         table.add_row(name, points(score))
@@ -229,7 +250,8 @@ def print_given_scores(found: Mapping[str, Any], console: Console) -> None:
         if found.get(name):
             soft = found[name]
             ends = f"{points(soft['low'])} to {points(soft['high'])}"
-            console.print(f"{what}: {points(soft['mean'])}  (95%: {ends}, {soft['n']} prompts)")
+            told = f"95%: {ends}{_error(soft)}, {soft['n']} prompts"
+            console.print(f"{what}: {points(soft['mean'])}  ({told})")
     if "rules" in found:
         console.print("Rules: " + ", ".join(f"{k} {v}" for k, v in found["rules"].items()))
     for what in ("unreadable", "unmatched"):
@@ -243,6 +265,12 @@ def print_given_scores(found: Mapping[str, Any], console: Console) -> None:
     faults = {**found.get("dependency_faults", {}), **found.get("question_faults", {})}
     if any(faults.values()):
         console.print("Faults: " + ", ".join(f"{k} {v}x" for k, v in faults.items() if v))
+
+
+def _error(found: Mapping[str, Any]) -> str:
+    """The end of a bracket that holds an interval."""
+    known = found.get("standard_error")
+    return "" if known is None else f", s.e. {points(known)}"
 
 
 def print_questions(found: Mapping[str, Any], out: Path, console: Console | None = None) -> None:

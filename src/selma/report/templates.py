@@ -21,7 +21,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("points", "signed", "between", "clear", "share", "layer_value"):
+    for name in ("points", "signed", "between", "spread", "clear", "share", "layer_value"):
         made.globals[name] = getattr(tables, name)
     made.globals["heat"] = heat
     made.globals["largest_change"] = largest_change

@@ -275,6 +275,7 @@ def _pictures(folder: Path, count: int) -> Iterator[tuple[int, Path]]:
 
 def _ends(scores: Mapping[str, float], **bootstrap: int) -> dict[str, Any]:
     if not scores:
-        return {"score": None, "interval": None}
+        return {"score": None, "interval": None, "standard_error": None}
     found = statistics.interval(list(scores.values()), **bootstrap)
-    return {"score": found.mean, "interval": [found.low, found.high]}
+    ends = [found.low, found.high]
+    return {"score": found.mean, "interval": ends, "standard_error": found.standard_error}

@@ -207,4 +207,4 @@ def _raw(answers: Sequence[Answer]) -> dict[str, dict[str, dict[str, Any]]]:
 def _plain(found: Interval | None) -> dict[str, float | int] | None:
     if found is None:
         return None
-    return {name: round(value, 4) for name, value in found.model_dump().items()}
+    return {name: round(value, 4) for name, value in found.model_dump(exclude_none=True).items()}

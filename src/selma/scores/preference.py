@@ -78,15 +78,15 @@ def warn_of_choosers(config: ScoresConfig) -> None:
 
 
 def intervals(
-    found: Sequence[Preferences], model: str, *, base: str | None, **bootstrap: int
+    found: Sequence[Preferences], model: str, *, base: str | None, seeds: int = 1, **bootstrap: int
 ) -> dict[str, dict[str, Interval]]:
     """The fields of `ModelScore` that are about preference; base is None for the base itself."""
     fields: dict[str, Any] = {"preferences": {}, "preference_differences": {}, "win_rates": {}}
     for one in found:
-        label, scores = one.about.label, one.scores(model)
+        label, scores = one.about.label, statistics.by_prompt(one.scores(model), seeds)
         fields["preferences"][label] = statistics.interval(scores, **bootstrap)
         if base is not None:
-            before = one.scores(base)
+            before = statistics.by_prompt(one.scores(base), seeds)
             fields["preference_differences"][label] = statistics.paired_difference(
                 scores, before, **bootstrap
             )

@@ -30,21 +30,22 @@ def csv_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[int, dic
     than the header, or the text is no CSV.
     """
     # strict: without it the reader guesses what a stray quote means.
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
-        header = list(reader.fieldnames or ())
+        header = next(reader, [])
         wrong = [name for name in columns if header.count(name) != 1]
         if wrong:
             raise DataError(
                 f"{path} must have the columns {', '.join(columns)}, each once; "
                 f"this does not hold for {', '.join(wrong)}."
             )
-        for row in reader:
-            # DictReader has None for cells that are missing, and under the key None surplus ones.
-            if None in row or None in row.values():
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(header):
                 raise DataError(
                     f"{path}, line {reader.line_num}: as many cells as columns must stand in a row."
                 )
-            yield reader.line_num, row
+            yield reader.line_num, dict(zip(header, cells, strict=True))
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: it is not valid CSV: {error}.") from error

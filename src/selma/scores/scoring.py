@@ -25,6 +25,7 @@ from selma.records import (
     Published,
     Question,
     Scorecard,
+    repeated,
 )
 from selma.scores import faithfulness, statistics
 from selma.scores.answering import (
@@ -47,11 +48,13 @@ from selma.scores.preference import (
     warn_of_choosers,
 )
 from selma.scores.soft import (
+    of_whole_prompts,
     soft_difference,
     soft_interval,
     soft_scores,
     whole_prompt_questions,
 )
+from selma.scores.statistics import by_prompt
 from selma.scores.tifa import Matcher, match_choices
 from selma.workspace import SCORES, Item, Workspace, inside, read_lines, write_bytes, write_json
 
@@ -75,7 +78,8 @@ def score_models(
 ) -> Scorecard:
     """Scores of every model on the exam: the base first, the merged one last.
 
-    pictures: model → finished item with one <prompt id>.png for each prompt. roles: model → "base"
+    pictures: model → finished item with the pictures of `repeated(exam, config.seeds)`, one
+    <prompt id>.png for each prompt where there is one seed. roles: model → "base"
     (exactly one), "expert", "merged" or "other". compare: pairs of models of which the first is
     also held against the second. name: the scorecard's item. Raises DataError for a picture that is
     missing or broken: it never becomes a smaller denominator.
@@ -88,22 +92,23 @@ def score_models(
     models = _in_order(pictures, roles)
     judge, second = load_judge(config.judge), load_judge(config.choosing_judge)
     scorer = load_scorer(config.clip) if config.clip else None
-    whole = whole_prompt_questions(exam, config.vqascore) if config.vqascore else []
+    asked = repeated(exam, config.seeds)
+    whole = whole_prompt_questions(asked, config.vqascore) if config.vqascore else []
     said, said_too, clips, wholes = {}, {}, {}, {}
     for model in models:
         drawn = pictures[model]
-        said[model] = answer_item(exam, model, drawn, judge, folder, words=config.choices_prompt)
+        said[model] = answer_item(asked, model, drawn, judge, folder, words=config.choices_prompt)
         said_too[model] = answer_item(
-            exam, model, drawn, second, folder, what="second-answers", words=config.choices_prompt
+            asked, model, drawn, second, folder, what="second-answers", words=config.choices_prompt
         )
         if whole:
             wholes[model] = answer_item(whole, model, drawn, judge, folder, what="vqascore")
         if scorer:
-            clips[model] = clip_item(exam, model, drawn, scorer, folder)
+            clips[model] = clip_item(asked, model, drawn, scorer, folder)
     matcher_name = config.matcher if has_choices(exam) else None
     known_as = published(exam)
     drawn_in_order = {model: pictures[model] for model in models}
-    preferred = score_preferences(exam, drawn_in_order, config, folder, load=load_preference)
+    preferred = score_preferences(asked, drawn_in_order, config, folder, load=load_preference)
     item = folder.item(
         SCORES,
         name,
@@ -117,7 +122,7 @@ def score_models(
             "config": config.model_dump(mode="json", include={"zeroing", "resamples", "split"}),
             "benchmark": _benchmark_name(config),
             "judges": [judge.name, second.name],
-            "interval": "BCa",
+            "interval": "BCa, jackknife",
             "seed": seed,
             **({"matcher": matching.matcher_identity(matcher_name)} if matcher_name else {}),
             # Left out where there are none, so that scorecards without them stay what they are.
@@ -125,6 +130,7 @@ def score_models(
             **({"chosen_by": config.chosen_by} if config.chosen_by else {}),
             **({"published": known_as} if known_as else {}),
             **({"compare": [list(pair) for pair in compare]} if compare else {}),
+            **({"seeds": config.seeds} if config.seeds > 1 else {}),
         },
     )
     with processes.main_first():
@@ -132,13 +138,15 @@ def score_models(
             warn_of_choosers(config)
             item.begin()
             matcher = load_matcher(matcher_name) if matcher_name else None
-            answers = {model: _answers(exam, said[model], matcher) for model in models}
+            answers = {model: _answers(asked, said[model], matcher) for model in models}
             card, verdicts = _scorecard(
                 exam, config, models, answers, said_too, clips, preferred, known_as, seed=seed
             )
             bootstrap = {"seed": seed, "resamples": config.resamples}
-            card = card.model_copy(update={"comparisons": _comparisons(card, compare, bootstrap)})
-            _write(item, _with_soft_scores(card, said, wholes, bootstrap), verdicts, answers)
+            held = _comparisons(verdicts, compare, config.seeds, bootstrap)
+            card = card.model_copy(update={"comparisons": held})
+            card = _with_soft_scores(card, asked, said, wholes, bootstrap)
+            _write(item, card, verdicts, answers)
     return Scorecard.model_validate_json((item.path / "scorecard.json").read_text("utf-8"))
 
 
@@ -204,13 +212,20 @@ def _scorecard(
     *,
     seed: int,
 ) -> tuple[Scorecard, dict[str, Verdicts]]:
+    asked = repeated(exam, config.seeds)
     verdicts: dict[str, Verdicts] = {
-        model: faithfulness.judged(exam, found, zeroing=config.zeroing)
+        model: faithfulness.judged(asked, found, zeroing=config.zeroing)
         for model, found in answers.items()
     }
     clip = {model: read_clip_file(item.path) for model, item in clips.items()}
     base = next(iter(models))
-    sure = _Intervals(exam, seed=seed, resamples=config.resamples, detailed=known_as is not None)
+    sure = _Intervals(
+        asked,
+        seeds=config.seeds,
+        seed=seed,
+        resamples=config.resamples,
+        detailed=known_as is not None,
+    )
     card = Scorecard(
         benchmark=_benchmark_name(config),
         split=config.split if config.benchmark == "toybox" else "all",
@@ -218,6 +233,7 @@ def _scorecard(
         second_judge=judge_name(config.choosing_judge),
         prompts=len(exam),
         questions=sum(len(prompt.questions) for prompt in exam),
+        seeds=config.seeds,
         models=tuple(
             sure.model_score(
                 model,
@@ -227,12 +243,16 @@ def _scorecard(
                 base=None if model == base else (verdicts[base], clip.get(base)),
             ).model_copy(
                 update=intervals(
-                    preferred, model, base=None if model == base else base, **sure.bootstrap
+                    preferred,
+                    model,
+                    base=None if model == base else base,
+                    seeds=config.seeds,
+                    **sure.bootstrap,
                 )
             )
             for model, role in models.items()
         ),
-        agreement=_agreement(exam, answers, said_too),
+        agreement=_agreement(asked, answers, said_too),
         zeroing=config.zeroing,
         measure="TIFA" if has_choices(exam) else "DSG",
         matcher=config.matcher if has_choices(exam) else None,
@@ -245,29 +265,41 @@ def _scorecard(
 
 
 def _comparisons(
-    card: Scorecard, pairs: Sequence[tuple[str, str]], bootstrap: dict[str, int]
+    verdicts: Mapping[str, Verdicts],
+    pairs: Sequence[tuple[str, str]],
+    seeds: int,
+    bootstrap: dict[str, int],
 ) -> tuple[Comparison, ...]:
-    points = {model.model: model.per_prompt for model in card.models}
     found = []
     for model, against in pairs:
-        after, before = ([100 * p for p in points[name].values()] for name in (model, against))
+        after, before = (
+            100 * by_prompt(faithfulness.prompt_scores(verdicts[name]).values(), seeds)
+            for name in (model, against)
+        )
         difference = statistics.paired_difference(after, before, **bootstrap)
         found.append(Comparison(model=model, against=against, difference=difference))
     return tuple(found)
 
 
 def _with_soft_scores(
-    card: Scorecard, said: Mapping[str, Item], wholes: Mapping[str, Item], bootstrap: dict[str, int]
+    card: Scorecard,
+    asked: Sequence[ExamPrompt],
+    said: Mapping[str, Item],
+    wholes: Mapping[str, Item],
+    bootstrap: dict[str, int],
 ) -> Scorecard:
     """The scorecard with what the judge's probabilities say, where it gives any."""
     found: dict[str, dict[str, Interval | None]] = {model: {} for model in said}
     for name, items in (("soft", said), ("vqascore", wholes)):
-        scores = {model: soft_scores(read_answer_file(item.path)) for model, item in items.items()}
+        scores = {
+            model: of_whole_prompts(soft_scores(read_answer_file(item.path)), asked, card.seeds)
+            for model, item in items.items()
+        }
         base = next(iter(scores.values()), {})
         for number, (model, of_model) in enumerate(scores.items()):
-            found[model][name] = soft_interval(of_model, **bootstrap)
+            found[model][name] = soft_interval(of_model, seeds=card.seeds, **bootstrap)
             if number:
-                change = soft_difference(of_model, base, **bootstrap)
+                change = soft_difference(of_model, base, seeds=card.seeds, **bootstrap)
                 found[model][f"{name}_difference"] = change
     models = tuple(one.model_copy(update=found[one.model]) for one in card.models)
     return card.model_copy(update={"models": models})
@@ -277,9 +309,16 @@ class _Intervals:
     """Turns one model's verdicts into intervals, all with the same resamples."""
 
     def __init__(
-        self, exam: Sequence[ExamPrompt], *, seed: int, resamples: int, detailed: bool
+        self,
+        asked: Sequence[ExamPrompt],
+        *,
+        seeds: int,
+        seed: int,
+        resamples: int,
+        detailed: bool,
     ) -> None:
-        self.exam = exam
+        self.asked = asked
+        self.seeds = seeds
         self.detailed = detailed
         self.bootstrap = {"seed": seed, "resamples": resamples}
 
@@ -295,7 +334,7 @@ class _Intervals:
         scores = faithfulness.prompt_scores(verdicts)
         found: dict[str, Any] = {}
         if clip is not None:
-            found["clip"] = statistics.interval(clip, **self.bootstrap)
+            found["clip"] = statistics.interval(by_prompt(clip, self.seeds), **self.bootstrap)
         if self.detailed:
             found |= {
                 "by_question": self._categories(verdicts, of=_any)["all"],
@@ -310,7 +349,7 @@ class _Intervals:
             dsg_by_question=round(100 * faithfulness.question_score(verdicts), 6),
             categories=self._categories(verdicts),
             groups=self._groups(scores),
-            per_prompt=scores,
+            per_prompt=self._of_prompts(scores),
             unreadable=sum(v == "unreadable" for one in verdicts.values() for v in one.values()),
             **found,
         )
@@ -339,16 +378,22 @@ class _Intervals:
             }
         if clip is not None and base_clip is not None:
             found["clip_difference"] = statistics.paired_difference(
-                clip, base_clip, **self.bootstrap
+                by_prompt(clip, self.seeds), by_prompt(base_clip, self.seeds), **self.bootstrap
             )
         return found
 
     def _mean(self, scores: Mapping[str, float]) -> Interval:
-        return statistics.interval([100 * s for s in scores.values()], **self.bootstrap)
+        return statistics.interval(100 * by_prompt(scores.values(), self.seeds), **self.bootstrap)
+
+    def _of_prompts(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """Prompt id → the mean over its pictures."""
+        prompts = self.asked[:: self.seeds]
+        means = by_prompt(scores.values(), self.seeds).mean(axis=1).tolist()
+        return {prompt.id: mean for prompt, mean in zip(prompts, means, strict=True)}
 
     def _groups(self, scores: Mapping[str, float]) -> dict[str, Interval]:
         groups: dict[str, dict[str, float]] = {}
-        for prompt in self.exam:
+        for prompt in self.asked:
             groups.setdefault(prompt.group, {})[prompt.id] = scores[prompt.id]
         return {group: self._mean(members) for group, members in groups.items()}
 
@@ -360,14 +405,15 @@ class _Intervals:
         of: Callable[[Question], str] = lambda question: question.category,
     ) -> dict[str, Interval]:
         """Means over questions; minus those of `before`, if it is given."""
-        old = faithfulness.category_points(self.exam, before, of) if before else {}
+        old = faithfulness.category_points(self.asked, before, of) if before else {}
         result = {}
-        for category, rows in faithfulness.category_points(self.exam, after, of).items():
+        for category, rows in faithfulness.category_points(self.asked, after, of).items():
             was = {id: got for id, (got, _) in old.get(category, {}).items()}
+            points = [got - was.get(id, 0) for id, (got, _) in rows.items()]
+            # Of one prompt every picture is asked the same.
+            sizes = [questions for _, questions in rows.values()][:: self.seeds]
             result[category] = statistics.interval(
-                [100 * (got - was.get(id, 0)) for id, (got, _) in rows.items()],
-                [asked for _, asked in rows.values()],
-                **self.bootstrap,
+                100 * by_prompt(points, self.seeds), sizes, **self.bootstrap
             )
         return result
 

@@ -49,20 +49,38 @@ def whole_prompt_questions(exam: Sequence[ExamPrompt], named: str) -> list[ExamP
     ]
 
 
+def of_whole_prompts(
+    scores: Mapping[str, float], asked: Sequence[ExamPrompt], seeds: int
+) -> dict[str, float]:
+    """The scores of prompts whose `seeds` pictures all have one. asked: `records.repeated`."""
+    kept = {}
+    for start in range(0, len(asked), seeds):
+        pictures = [prompt.id for prompt in asked[start : start + seeds]]
+        if all(id in scores for id in pictures):
+            kept.update({id: scores[id] for id in pictures})
+    return kept
+
+
 def soft_interval(
-    scores: Mapping[str, float], *, seed: int, resamples: int = 10_000
+    scores: Mapping[str, float], *, seed: int, resamples: int = 10_000, seeds: int = 1
 ) -> Interval | None:
-    """The mean in per cent with its interval over prompts; None where no prompt has a score."""
+    """The mean in per cent with its interval over prompts; None where no prompt has a score. With
+    several seeds, scores are as `of_whole_prompts` leaves them."""
     if not scores:
         return None
-    percent = [100 * score for score in scores.values()]
+    percent = 100 * statistics.by_prompt(scores.values(), seeds)
     return statistics.interval(percent, seed=seed, resamples=resamples)
 
 
 def soft_difference(
-    after: Mapping[str, float], before: Mapping[str, float], *, seed: int, resamples: int = 10_000
+    after: Mapping[str, float],
+    before: Mapping[str, float],
+    *,
+    seed: int,
+    resamples: int = 10_000,
+    seeds: int = 1,
 ) -> Interval | None:
     """Paired over the prompts that both have a score for."""
     both = [id for id in after if id in before]
     change = {id: after[id] - before[id] for id in both}
-    return soft_interval(change, seed=seed, resamples=resamples)
+    return soft_interval(change, seed=seed, resamples=resamples, seeds=seeds)

@@ -1,13 +1,16 @@
-"""Means with 95% bootstrap intervals over prompts, paired differences, win rates. Pure.
+"""Means with standard errors and 95% bootstrap intervals, paired differences, win rates. Pure.
 
 All intervals are BCa (bias-corrected and accelerated; Efron 1987): percentiles of the bootstrap
-means, moved for bias and skew, since shares near 100 are skewed. Equal seed and n mean equal
-resamples, so that models are compared on the same resampled exams.
+means, moved for bias and skew, since shares near 100 are skewed. Prompts are resampled, and within
+them seeds where each has several pictures. Equal seed and n mean equal resamples, so that models
+are compared on the same resampled exams.
+
+Standard errors are the jackknife's over prompts; of a mean that is s / sqrt(n).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 # Not scipy's, whose import takes longer than all that is computed here.
@@ -22,30 +25,45 @@ from selma.records import Interval
 LEVEL = 0.95
 # Draws in one block: 1000 resamples of 1060 prompts are 8 MB as indices of numpy.
 _BLOCK = 1000
+# For each seed of a prompt: how many times as many ways to draw its seeds are tried.
+_WAYS = 64
 
 
 def interval(
     totals: ArrayLike, sizes: ArrayLike | None = None, *, seed: int, resamples: int = 10_000
 ) -> Interval:
-    """The mean with its 95% BCa interval over n prompts.
+    """The mean with its standard error and 95% BCa interval over n prompts.
 
-    totals: [n], one value for each prompt. With `sizes` [n] > 0 a prompt's value is a sum over that
-    many questions, and the mean is one over questions while prompts are resampled (the questions
-    of one picture are no independent trials). With n = 1 or equal values both ends are the mean.
+    totals: [n], one value for each prompt, or [n, m] with one for each picture of each prompt. With
+    `sizes` [n] > 0 a value is a sum over that many questions, and the mean is one over questions
+    while prompts are resampled (the questions of one picture are no independent trials). With n = 1
+    or equal values both ends are the mean.
     """
-    top = np.asarray(totals, dtype=np.float64)
-    bottom = np.ones_like(top) if sizes is None else np.asarray(sizes, dtype=np.float64)
-    if top.ndim != 1 or top.shape != bottom.shape or not len(top) or bottom.min() <= 0:
-        raise ValueError(f"totals and sizes must be [n > 0], but are {top.shape}, {bottom.shape}")
+    pictures = np.asarray(totals, dtype=np.float64)
+    pictures = pictures[:, None] if pictures.ndim == 1 else pictures
+    bottom = np.ones(len(pictures)) if sizes is None else np.asarray(sizes, dtype=np.float64)
+    if (
+        pictures.ndim != 2
+        or not pictures.size
+        or bottom.shape != pictures.shape[:1]
+        or bottom.min() <= 0
+    ):
+        raise ValueError(
+            f"totals and sizes must be [n > 0, m] and [n], but are {pictures.shape}, {bottom.shape}"
+        )
+    top = pictures.mean(axis=1)
     mean = float(top.sum() / bottom.sum())
+    if len(top) == 1:
+        return _interval(mean, mean, mean, None, 1)
+    without = (top.sum() - top) / (bottom.sum() - bottom)
     low, high = mean, mean
     # What differs by rounding alone is equal: its spread cannot be divided by.
     if np.ptp(top / bottom) > 1e-12 * max(abs(mean), 1.0):
-        means = _bootstrap_means(top, None if sizes is None else bottom, seed, resamples)
-        low, high = np.quantile(means, _bca_levels(means, mean, top, bottom))
-    # Six decimals: the same on machines whose sums differ in the last digit; + 0.0 clears -0.0.
-    values = (round(float(value), 6) + 0.0 for value in (mean, low, high))
-    return Interval(**dict(zip(("mean", "low", "high"), values, strict=True)), n=len(top))
+        means = _bootstrap_means(
+            pictures, None if sizes is None else bottom, mean, seed=seed, resamples=resamples
+        )
+        low, high = np.quantile(means, _levels(means, mean, without))
+    return _interval(mean, low, high, _jackknife_error(without), len(top))
 
 
 def paired_difference(
@@ -56,8 +74,9 @@ def paired_difference(
     seed: int,
     resamples: int = 10_000,
 ) -> Interval:
-    """The mean of after - before over the same prompts, with its interval. Pairing takes out what
-    makes prompts easy or hard, so that the interval is narrower than two separate ones suggest."""
+    """The mean of after - before over the same prompts, and over the same seeds where there are
+    several, with its interval. Pairing takes out what makes prompts easy or hard, so that the
+    interval is narrower than two separate ones suggest."""
     change = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     return interval(change, sizes, seed=seed, resamples=resamples)
 
@@ -78,6 +97,8 @@ def interval_of(
     mean = float(statistic(rows.sum(axis=0)[None])[0])
     if not np.isfinite(mean):
         raise ValueError("the statistic has no value on all prompts")
+    if len(rows) == 1:
+        return _interval(mean, mean, mean, None, 1)
     low, high = mean, mean
     values = statistic(_bootstrap_sums(rows, seed, resamples))
     values = values[np.isfinite(values)]
@@ -85,37 +106,94 @@ def interval_of(
     without = without[np.isfinite(without)]
     if np.ptp(values) > 0 and np.ptp(without) > 0:
         low, high = np.quantile(values, _levels(values, mean, without))
-    ends = (round(float(value), 6) + 0.0 for value in (mean, low, high))
-    return Interval(**dict(zip(("mean", "low", "high"), ends, strict=True)), n=len(rows))
+    return _interval(mean, low, high, _jackknife_error(without), len(rows))
 
 
 def win_rate(
     after: ArrayLike, before: ArrayLike, *, seed: int, resamples: int = 10_000
 ) -> Interval:
-    """Percent of prompts where `after` is the higher one, a tie counting half, with its interval:
+    """Percent of pictures where `after` is the higher one, a tie counting half, with its interval:
     50 where neither wins. What a scorer's scale is does not matter to it."""
     change = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     return interval(50 * (1 + np.sign(change)), seed=seed, resamples=resamples)
 
 
+def _interval(mean: float, low: float, high: float, error: float | None, n: int) -> Interval:
+    # Six decimals: the same on machines whose sums differ in the last digit; + 0.0 clears -0.0.
+    ends = (round(float(value), 6) + 0.0 for value in (mean, low, high))
+    numbers = dict(zip(("mean", "low", "high"), ends, strict=True))
+    return Interval(**numbers, n=n, standard_error=None if error is None else round(error, 6))
+
+
+def _jackknife_error(without: NDArray[np.float64]) -> float | None:
+    """From the values without each prompt in turn."""
+    n = len(without)
+    return float(np.sqrt((n - 1) * without.var())) if n > 1 else None
+
+
+def by_prompt(values: Iterable[float], seeds: int) -> NDArray[np.float64]:
+    """[n, seeds] of values that come picture by picture, in the order of `records.repeated`."""
+    return np.fromiter(values, dtype=np.float64).reshape(-1, seeds)
+
+
 @lru_cache(maxsize=16)
-def _draws(n: int, seed: int, resamples: int) -> NDArray[np.uint16 | np.int64]:
-    """[resamples, n] positions of the prompts in each resample."""
-    stream = np.random.default_rng(seed_for(seed, "bootstrap", n))
+def _draws(
+    n: int, seed: int, resamples: int, *, out_of: int | None = None
+) -> NDArray[np.uint16 | np.int64]:
+    """[resamples, n] positions of the prompts in each resample; with `out_of`, for each of these
+    one of so many ways to draw its seeds."""
+    many = out_of or n
+    stream = np.random.default_rng(seed_for(seed, "bootstrap", n, *([out_of] if out_of else [])))
     # uint16 keeps sixteen cached tables of 320 prompts at 100 MB.
-    return stream.integers(0, n, size=(resamples, n), dtype=np.uint16 if n < 2**16 else np.int64)
+    dtype = np.uint16 if many < 2**16 else np.int64
+    return stream.integers(0, many, size=(resamples, n), dtype=dtype)
 
 
 def _bootstrap_means(
-    top: NDArray[np.float64], bottom: NDArray[np.float64] | None, seed: int, resamples: int
+    pictures: NDArray[np.float64],
+    bottom: NDArray[np.float64] | None,
+    mean: float,
+    *,
+    seed: int,
+    resamples: int,
 ) -> NDArray[np.float64]:
-    draws = _draws(len(top), seed, resamples)
+    n, m = pictures.shape
+    values = pictures if m == 1 else _redrawn_seeds(pictures, bottom, mean, seed)
+    draws = _draws(n, seed, resamples)
+    seeds = None if m == 1 else _draws(n, seed, resamples, out_of=values.shape[1])
     means = np.empty(resamples)
     for start in range(0, resamples, _BLOCK):
-        block = draws[start : start + _BLOCK].astype(np.intp)
-        size = len(top) if bottom is None else bottom[block].sum(axis=1)
-        means[start : start + _BLOCK] = top[block].sum(axis=1) / size
+        here = slice(start, start + _BLOCK)
+        block = draws[here].astype(np.intp)
+        size = n if bottom is None else bottom[block].sum(axis=1)
+        drawn = values[:, 0][block] if seeds is None else values[block, seeds[here]]
+        means[here] = drawn.sum(axis=1) / size
     return means
+
+
+def _redrawn_seeds(
+    pictures: NDArray[np.float64], bottom: NDArray[np.float64] | None, mean: float, seed: int
+) -> NDArray[np.float64]:
+    """[n, ways], what each prompt adds when its m pictures are drawn again out of themselves, in
+    that many ways.
+
+    How far prompts' means lie apart holds the seeds' share already: drawing seeds again on top of
+    that would count it twice. So the means are moved together by as much as the seeds bring (after
+    Davison & Hinkley 1997, Bootstrap Methods, 3.8), and the spread of all stays that of the means.
+    """
+    m = pictures.shape[1]
+    means = pictures.mean(axis=1)
+    expected = mean * (np.ones_like(means) if bottom is None else bottom)
+    apart, within = means - expected, pictures - means[:, None]
+    stream = np.random.default_rng(seed_for(seed, "bootstrap", "seeds", m))
+    every = np.repeat(np.arange(m), _WAYS)  # each seed equally often in each place
+    drawn = sum(within[:, stream.permutation(every)] for _ in range(m)) / m
+    if not within.any():
+        return means[:, None] + drawn
+    noise = (within**2).sum() / m**2  # what is drawn has this spread, a little less than the seeds'
+    share = min(1.0, noise * m / (m - 1) / (apart**2).sum())
+    scale = np.sqrt(share * (apart**2).sum() / noise)
+    return (expected + np.sqrt(1 - share) * apart)[:, None] + scale * drawn
 
 
 def _bootstrap_sums(rows: NDArray[np.float64], seed: int, resamples: int) -> NDArray[np.float64]:
@@ -131,17 +209,11 @@ def _bootstrap_sums(rows: NDArray[np.float64], seed: int, resamples: int) -> NDA
     return np.concatenate(totals)
 
 
-def _bca_levels(
-    means: NDArray[np.float64], mean: float, top: NDArray[np.float64], bottom: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """The two quantiles of the bootstrap means between which the interval lies."""
-    return _levels(means, mean, (top.sum() - top) / (bottom.sum() - bottom))
-
-
 def _levels(
     means: NDArray[np.float64], mean: float, without: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The same, where `without` [n] has the value without each prompt in turn."""
+    """The two quantiles of the bootstrap means between which the interval lies; `without` [n] has
+    the value without each prompt in turn."""
     # Ties count half: DSG means take few values. Clipped, so that no quantile is infinite.
     below = np.mean(means < mean - 1e-12) + np.mean(np.abs(means - mean) <= 1e-12) / 2
     normal = NormalDist()

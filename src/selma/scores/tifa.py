@@ -139,6 +139,7 @@ def score_tifa(
     return {
         "score": round(found.mean, 4),
         "interval": [round(found.low, 4), round(found.high, 4)],
+        "standard_error": found.standard_error and round(found.standard_error, 4),
         "tifa_average": plain.fmean(shares.values()),
         # Over prompts, with n - 1 below, as TIFA's program has it.
         "tifa_stdev": plain.stdev(shares.values()) if len(shares) > 1 else 0.0,

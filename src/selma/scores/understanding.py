@@ -18,7 +18,7 @@ from selma.backbones.judging import Judge, Scorer
 from selma.config.scores import ScoresConfig
 from selma.config.sur import SurScores
 from selma.errors import DataError
-from selma.records import Distances, ExamPrompt, Interval, Question, Understood
+from selma.records import Distances, ExamPrompt, Interval, Question, Understood, repeated
 from selma.scores import statistics
 from selma.scores.answering import clip_item, read_clip_file
 from selma.scores.benchmarks import TOYBOX
@@ -124,11 +124,12 @@ def score_understanding(
         load_preference=networks.preference,
     )
     drawn = {model.model: pictures[model.model] for model in card.models}
+    asked, rich = (repeated(some, scores.seeds) for some in (exam, keywords or ()))
     found: dict[str, dict[str, Any]] = {}
     if keywords is not None and scores.clip:
         scorer = networks.scorer(scores.clip)
         found["keyword_clip"] = {
-            model: clip_item(keywords, model, place, scorer, folder, what=("keyword-clip",))
+            model: clip_item(rich, model, place, scorer, folder, what=("keyword-clip",))
             for model, place in drawn.items()
         }
     if sur.quality is not None:
@@ -136,7 +137,7 @@ def score_understanding(
             sur.quality.features, setting="sur.scores.quality.features"
         )
         shown = good[: sur.quality.pictures]
-        found["kernel"] = quality_items(exam, drawn, shown, encoder, folder)
+        found["kernel"] = quality_items(asked, drawn, shown, encoder, folder)
     item = folder.item(
         SCORES,
         f"{name}-understood",
@@ -149,7 +150,7 @@ def score_understanding(
     path = item.path / FILE
     if not item.done:
         item.begin()
-        how = {"seed": seed, "resamples": scores.resamples}
+        how = {"seed": seed, "resamples": scores.resamples, "seeds": scores.seeds}
         texts = {prompt.id: prompt.text for prompt in keywords or ()}
         made: dict[str, Any] = {"card": card, "keywords": texts}
         if "keyword_clip" in found:
@@ -171,10 +172,13 @@ def score_understanding(
 
 
 def _paired(
-    items: Mapping[str, Any], base: str, **how: int
+    items: Mapping[str, Any], base: str, *, seeds: int, **how: int
 ) -> tuple[dict[str, Interval], dict[str, Interval]]:
     """Each model's mean, and its difference to the base."""
-    values = {model: read_clip_file(item.path) for model, item in items.items()}
+    values = {
+        model: statistics.by_prompt(read_clip_file(item.path), seeds)
+        for model, item in items.items()
+    }
     means = {model: statistics.interval(rows, **how) for model, rows in values.items()}
     changes = {
         model: statistics.paired_difference(rows, values[base], **how)

@@ -43,9 +43,10 @@ def alpha_interval(
     )
     # A resample of one value only has no alpha, as nobody could have disagreed in it.
     tails = [(1 - level) / 2, (1 + level) / 2]
-    low, high = np.nanquantile(_alpha(draws @ same, draws @ values), tails)
-    mean, low, high = (round(float(value), 6) + 0.0 for value in (alpha, low, high))
-    return Interval(mean=mean, low=low, high=high, n=n)
+    again = _alpha(draws @ same, draws @ values)
+    numbers = (alpha, *np.nanquantile(again, tails), np.nanstd(again))
+    mean, low, high, error = (round(float(value), 6) + 0.0 for value in numbers)
+    return Interval(mean=mean, low=low, high=high, n=n, standard_error=error if n > 1 else None)
 
 
 def tally(units: Sequence[Sequence[str]], values: Sequence[str]) -> NDArray[np.int64]:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from selma.config.scores import ScoresConfig
 from selma.errors import ConfigError, DataError
 from selma.records import ExamPrompt, evenly
 from selma.scores.benchmarks.dsg import COLUMNS, DSG, Dependencies, read_dsg
 from selma.scores.benchmarks.layouts import DSG_GROUPS, Benchmark, group_of
 from selma.scores.benchmarks.texts import TEXTS
 from selma.scores.benchmarks.tifa import TIFA
+
+if TYPE_CHECKING:  # all sections of settings take a while, and given answers do without
+    from selma.config.scores import ScoresConfig
 
 __all__ = [
     "BENCHMARKS",
