@@ -10,7 +10,6 @@ architectures, small ones: ratios, not seconds, are what carries over.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,19 +19,31 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+import transformers
 import typer
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from selma.backbones.vqa import VqaJudge
 from selma.config.scores import LocalJudge
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import tiny_judges
-
 SUBJECTS = ("dog", "cat", "tree", "car")
 ASKED = ("Is there a {}?", "Is there a red {}?")
+
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>", "[DEC]")
+COMMON = ("Is", "there", "a", "red", "?", "yes", "no", "two", "Question", ":", "Answer", "Short")
+WORDS = (*SPECIAL, *SUBJECTS, *COMMON)
+TEXT = {"vocab_size": len(WORDS), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+LAYER = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+SEEN_PX = 32
+VISION = {**LAYER, "image_size": SEEN_PX, "patch_size": 16}
 
 
 def main(
@@ -52,9 +63,11 @@ def main(
     title = f"{pictures} pictures x {len(questions[0])} questions, CPU seconds"
     table = Table("model", "one at a time", "batched", "ratio", "spread", "answers", title=title)
     same = True
-    for shape in shapes or ["blip", "blip2-t5"]:
+    for shape in shapes or SHAPES:
         with tempfile.TemporaryDirectory() as folder:
-            model = str(tiny_judges.build(shape, Path(folder)))
+            torch.manual_seed(0)
+            SHAPES[shape](Path(folder))
+            model = str(folder)
             ours = VqaJudge(LocalJudge(model=model, max_new_tokens=4, device="cpu"))
             theirs = one_at_a_time(ours, model)
             ours.answer(shown[:2], questions[:2])
@@ -77,8 +90,6 @@ def main(
 
 def one_at_a_time(judge: VqaJudge, model: str) -> Callable[..., list[list[str]]]:
     """The model's own processor and generate, for each question anew."""
-    import transformers
-
     family: Any = judge._family
     processor = transformers.AutoProcessor.from_pretrained(model)
 
@@ -96,6 +107,60 @@ def one_at_a_time(judge: VqaJudge, model: str) -> Callable[..., list[list[str]]]
         return said
 
     return answer
+
+
+def blip(folder: Path) -> None:
+    """Saves a small BLIP with what reads for it."""
+    words = {**LAYER, **TEXT, "encoder_hidden_size": 32, "max_position_embeddings": 48,
+             "bos_token_id": WORDS.index("[DEC]"), "sep_token_id": 2}  # fmt: skip
+    config = transformers.BlipConfig(text_config=words, vision_config=VISION)
+    save(transformers.BlipForQuestionAnswering(config), folder)
+    transformers.BlipProcessor(pictures_of(), words_of("<s> $A </s>")).save_pretrained(folder)
+
+
+def blip2(folder: Path) -> None:
+    """Saves a small BLIP-2 with T5."""
+    text = transformers.T5Config(
+        d_model=32, d_kv=16, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0, **TEXT
+    )
+    config = transformers.Blip2Config(
+        vision_config=VISION,
+        qformer_config={**LAYER, "encoder_hidden_size": 32},
+        text_config=text.to_dict(),
+        num_query_tokens=3,
+        image_token_index=WORDS.index("<image>"),
+    )
+    save(transformers.Blip2ForConditionalGeneration(config), folder)
+    reader = words_of("$A </s>")
+    transformers.Blip2Processor(pictures_of(), reader, num_query_tokens=3).save_pretrained(folder)
+
+
+SHAPES: dict[str, Callable[[Path], None]] = {"blip": blip, "blip2-t5": blip2}
+
+
+def words_of(template: str) -> transformers.PreTrainedTokenizerFast:
+    """One token for each word; `template` says what stands around each text."""
+    made = Tokenizer(models.WordLevel({w: n for n, w in enumerate(WORDS)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    marks = [("<s>", 1), ("</s>", 2)]
+    made.post_processor = processors.TemplateProcessing(single=template, special_tokens=marks)
+    named = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, extra_special_tokens=["<image>", "[DEC]"], **named
+    )
+
+
+def pictures_of() -> Any:
+    return transformers.BlipImageProcessorPil(size={"height": SEEN_PX, "width": SEEN_PX})
+
+
+def save(model: Any, folder: Path) -> None:
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:  # as initialised, all pictures look alike to so small a model
+                weight.normal_(std=0.35)
+    model.generation_config.do_sample = False
+    model.save_pretrained(folder)
 
 
 def timed(work: Callable[..., Any], *given: Any) -> tuple[Any, float]:

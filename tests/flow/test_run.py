@@ -119,6 +119,19 @@ def test_status_knows_other_settings(place: Path, address: str, merged: RunConfi
     assert there["3-experts", "coco"] == "waits"
 
 
+def test_each_exam_prompt_may_be_drawn_from_several_seeds(place: Path, address: str) -> None:
+    one = config(place, address, "seeds", scores={"prompts": 3, "seeds": 2, "clip": None})
+    with pipeline.opened(one, make=["5-scores"]) as this:
+        folder = this.draw_base()
+        assert {path.stem for path in folder.glob("*.png")} == {
+            id for prompt in this.exam for id in (prompt.id, f"{prompt.id}-1")
+        }
+        card = this.score_models({"base": folder}, [])
+    assert (card.seeds, card.prompts, card.models[0].dsg.n) == (2, 3, 3)
+    found = next(s for s in standings(one) if s.name == "pictures/base")
+    assert (found.state, found.want) == ("done", 6)
+
+
 def test_status_counts_what_is_begun(place: Path, address: str) -> None:
     one = config(place, address, "begun")
     pipeline.prompts(one)

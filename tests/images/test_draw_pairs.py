@@ -10,7 +10,7 @@ from selma.config import ImagesConfig
 from selma.errors import DataError
 from selma.images.drawing import draw_exam, draw_pairs
 from selma.randomness import seed_for
-from selma.records import ExamPrompt, Prompt, Question, prompt_id
+from selma.records import ExamPrompt, Prompt, Question, prompt_id, repeated
 from selma.workspace import Workspace
 
 CONFIG = ImagesConfig(steps=2, guidance=3.0, batch_size=2)
@@ -141,6 +141,21 @@ def test_an_exam_has_a_picture_for_each_prompt(tmp_path):
     again = draw_the_exam(tmp_path, exam(), name="twin")
     for picture in folder.glob("*.png"):  # every model starts from the same noise
         assert (again / picture.name).read_bytes() == picture.read_bytes()
+
+
+def test_several_pictures_of_a_prompt_come_from_several_seeds(tmp_path):
+    once = draw_the_exam(tmp_path / "once", exam(2))
+    twice = draw_the_exam(tmp_path / "twice", repeated(exam(2), 2))
+    assert sorted(path.name for path in twice.glob("*.png")) == [
+        "e.0-1.png", "e.0.png", "e.1-1.png", "e.1.png"
+    ]  # fmt: skip
+    for picture in once.glob("*.png"):  # the first stays what it is without others
+        assert (twice / picture.name).read_bytes() == picture.read_bytes()
+        other = twice / f"{picture.stem}-1.png"
+        assert other.read_bytes() != picture.read_bytes()
+    with pytest.raises(DataError, match="id of its own"):  # what the second picture is called
+        rival = exam(1)[0].model_copy(update={"id": "e.0-1"})
+        draw_the_exam(tmp_path / "rival", repeated([*exam(1), rival], 2), model=never)
 
 
 @pytest.mark.parametrize("name", ["../out", "a/b", "a\\b", "/etc/x", "c:x"])

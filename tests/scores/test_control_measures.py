@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from selma.records import Landmark
-from selma.scores.control.fid import frechet_distance
 from selma.scores.control.measures import (
     class_row,
     edge_row,
@@ -13,6 +12,7 @@ from selma.scores.control.measures import (
     measures_of,
     sums_of,
 )
+from selma.scores.distances import frechet_distance
 from selma.scores.statistics import interval, interval_of, paired_difference
 
 MIOU, MACC, AACC = measures_of("segmentation")

@@ -17,12 +17,8 @@ from selma.backbones.features import load_features
 from selma.config.scores import PreferenceConfig
 from selma.errors import ConfigError, DataError
 from selma.scores import statistics
-from selma.scores.quality import (
-    frechet_distance,
-    kernel_parts,
-    quality_items,
-    read_distance,
-)
+from selma.scores.distances import frechet_distance, kernel_parts
+from selma.scores.quality import quality_items, read_distance
 from selma.workspace import Workspace, read_lines
 
 

@@ -101,6 +101,66 @@ def test_scores_are_those_of_the_pictures(folder: Workspace, pictures: dict[str,
     assert [m.unreadable for m in card.models] == [0, 0, 0]
 
 
+def draw_several(folder: Workspace, model: str, *right: Callable[[int], int]) -> Path:
+    """As `draw`, with a picture of each prompt for each of `right`."""
+    item = folder.item("5-scores", "pictures", model, recipe={"model": model})
+    item.begin()
+    for i, prompt in enumerate(EXAM):
+        words = prompt.text.replace(",", "").split()
+        for k, shown in enumerate(right):
+            name = f"{prompt.id}-{k}" if k else prompt.id
+            picture(*[words[0], words[2]][: shown(i)]).save(item.path / f"{name}.png")
+    item.finish(item.path.glob("*.png"), {})
+    return item.path
+
+
+def test_several_pictures_of_each_prompt_are_one_prompt(folder: Workspace) -> None:
+    """The base's first pictures are right, its second ones black; merged has both right."""
+    drawn = {
+        "base": draw_several(folder, "base", lambda i: 2, lambda i: 0),
+        "merged": draw_several(folder, "merged", lambda i: 2, lambda i: 2),
+    }
+    config = CONFIG.model_copy(update={"seeds": 2, "vqascore": "{text}: Is there red?"})
+    card = score_models(
+        EXAM, drawn, config, folder, roles={m: m for m in drawn}, seed=3,
+        compare=[("merged", "base")], load_judge=Networks().judges.__getitem__,
+        load_scorer=lambda name: ColourJudge("clip"),
+    )  # fmt: skip
+    base, merged = card.models
+    assert (card.seeds, card.prompts, card.questions) == (2, 70, 140)
+    assert (base.dsg.mean, base.dsg.n, merged.dsg.mean) == (50, 70, 100)
+    assert base.per_prompt == {prompt.id: 0.5 for prompt in EXAM}
+    assert base.dsg.standard_error == 0  # prompts are all alike, whatever their pictures are
+    assert merged.difference is not None and merged.difference.mean == 50
+    assert card.comparisons[0].difference == merged.difference
+    assert base.categories["second"].mean == 50 and base.groups["early"].n == 35
+    assert merged.category_differences["colour"].mean == 50
+    assert base.clip is not None and (base.clip.mean, base.clip.n) == (50, 70)
+    assert merged.clip_difference is not None and merged.clip_difference.mean == 50
+    assert base.soft is not None and base.soft.n == 70 and 48 < base.soft.mean < 52
+    assert merged.vqascore_difference is not None and merged.vqascore_difference.n == 70
+    answers = read_answers(folder, "base")
+    assert [a.prompt_id for a in answers[:4]] == ["p000", "p000", "p000-1", "p000-1"]
+    assert [a.verdict for a in answers[:4]] == ["yes", "yes", "no", "no"]
+
+
+def test_the_same_pictures_twice_give_the_same_numbers(tmp_path: Path) -> None:
+    def half(i: int) -> int:
+        return i % 2
+
+    cards = []
+    for seeds in (1, 2):
+        folder = Workspace(tmp_path / str(seeds))
+        drawn = {
+            "base": draw_several(folder, "base", *[half] * seeds),
+            "merged": draw_several(folder, "merged", *[lambda i: (i + 1) % 3] * seeds),
+        }
+        config = CONFIG.model_copy(update={"seeds": seeds, "resamples": 200})
+        cards.append(Networks().score(folder, drawn, config=config, roles={m: m for m in drawn}))
+    once, twice = cards
+    assert once.models == twice.models
+
+
 def test_answers_are_kept_with_their_verdicts(folder: Workspace, pictures: dict[str, Path]) -> None:
     card = Networks().score(folder, pictures)
     answers = read_answers(folder, "base")

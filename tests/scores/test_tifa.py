@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from selma.cli import app
 from selma.errors import DataError, ModelError
+from selma.scores.human import tifa_agreement
 from selma.scores.tifa import (
     TifaAnswer,
     TifaQuestion,
@@ -172,3 +173,51 @@ def test_broken_answer_files(tmp_path: Path, name: str, text: str, message: str 
     else:
         with pytest.raises(DataError, match=message):
             read_tifa_answers(tmp_path / name)
+
+
+RATINGS = "t2i_model,item_id,source_id,answer\n"
+
+
+@pytest.fixture
+def rated(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Three pictures: all answers right, two of three, none."""
+    rows = [
+        question("dog", "dog", "cat", id="coco_1", text="what animal?"),
+        question("yes", "yes", "no", id="coco_1", text="is it a dog?"),
+        # By DSG's program yes is right wherever the choices are yes and no.
+        question("no", "yes", "no", id="coco_1", text="is it a cat?"),
+    ]
+    places = [tmp_path / name for name in ("questions.json", "answers.csv", "ratings.csv")]
+    places[0].write_text(json.dumps([row.model_dump() for row in rows]))
+    said_of = {"a": ("dog", "yes", "yes"), "b": ("Dog", "yes", "yes"), "c": ("cat", "no", "no")}
+    lines = ["t2i_model,item_id,question,answer"]
+    for model, answers in said_of.items():
+        lines += [f"{model},i_1,{row.question},{a}" for row, a in zip(rows, answers, strict=True)]
+    places[1].write_text("\n".join(lines))
+    places[2].write_text(RATINGS + "a,i_1,coco_1,5\nb,i_1,coco_1,2\nb,i_1,coco_1,4\nc,i_1,coco_1,1")
+    return places[0], places[1], places[2]
+
+
+def test_scores_by_tifas_questions_are_held_against_ratings(rated) -> None:
+    assert tifa_agreement(*rated) == {
+        "spearman": 1.0, "kendall": 1.0, "pictures": 3, "only_rated": 0, "only_scored": 0
+    }  # fmt: skip
+    # The second picture, liked best, has but two right: by exact words, in no other way.
+    rated[2].write_text(RATINGS + "a,i_1,coco_1,4\nb,i_1,coco_1,5\nc,i_1,coco_1,1\n")
+    assert tifa_agreement(*rated)["spearman"] == 0.5
+    shuffled = rated[1].read_text().splitlines()
+    rated[1].write_text("\n".join([shuffled[0], *reversed(shuffled[1:])]))
+    with pytest.raises(DataError, match="i_1 must have an answer to each of its 3 questions"):
+        tifa_agreement(*rated)
+
+
+@pytest.mark.skipif(
+    not (TIFA / "tifa_v1.0_question_answers.json").exists(),
+    reason=f"TIFA's question file (tifa_v1.0_question_answers.json) is not in {TIFA}",
+)
+def test_ratings_of_people_correlate_with_tifas_questions_as_published() -> None:
+    dsg = TIFA.parent / "dsg"
+    found = tifa_agreement(TIFA, dsg / "mplug_tifa.csv", dsg / "tifa160-likert-anns.csv")
+    assert found["spearman"] == pytest.approx(0.352, abs=0.002)
+    assert found["kendall"] == pytest.approx(0.259, abs=0.002)
+    assert found["pictures"] == 800

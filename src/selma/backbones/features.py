@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -11,9 +10,8 @@ import numpy as np
 from PIL import Image
 
 from selma.backbones.hub import find_device
-from selma.backbones.judging import ClipScorer, load_scorer
-from selma.backbones.preference_clip import load_image_features
-from selma.backbones.weights import Weights
+from selma.backbones.preference_clip import image_features
+from selma.backbones.weights import Weights, load_network
 from selma.config.scores import PreferenceConfig
 from selma.errors import ConfigError, ModelError
 
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+TOYBOX = "toybox"
 ROWS_ON_A_GPU = 16
 
 See = Callable[[Sequence[Image.Image]], "Tensor"]
@@ -41,37 +40,28 @@ class Features(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class PictureFeatures:
-    """An image encoder; its network is loaded when the first picture comes."""
+class ClipEncoder:
+    """Features of any CLIPModel's image encoder, which is loaded when the first picture comes."""
 
-    name: str
-    fingerprint: str
-    device: str
-    setting: str
-    """Where the device stands, for messages."""
-    load: Callable[[torch.device], See]
+    def __init__(self, weights: Weights, *, name: str, device: str, setting: str) -> None:
+        self.weights = weights
+        self.name = f"image encoder of {name}"
+        self.fingerprint = weights.fingerprint[:16]
+        self._device, self._setting = device, setting
 
     def see(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """[n, width], float32, on the CPU. On a CPU a picture passes alone, so that no other moves
-        its last digits."""
-        import torch
-
-        rows = 1 if self._where.type == "cpu" else ROWS_ON_A_GPU
-        with torch.inference_mode():
-            found = [
-                self._network(pictures[start : start + rows]).float().cpu()
-                for start in range(0, len(pictures), rows)
-            ]
-        return torch.cat(found).clone()  # out of inference mode
+        """[n, width], float32, on the CPU."""
+        return seen(self._network, pictures, device=self._where)
 
     @cached_property
     def _where(self) -> torch.device:
-        return find_device(self.device, setting=self.setting)
+        return find_device(self._device, setting=self._setting)
 
     @cached_property
     def _network(self) -> See:
-        return self.load(self._where)
+        from transformers import CLIPModel
+
+        return image_features(load_network(CLIPModel, self.weights).to(self._where), self.weights)
 
 
 class InceptionFeatures:
@@ -105,22 +95,36 @@ class InceptionFeatures:
             ) from error
 
 
-def load_features(config: Literal["toybox"] | PreferenceConfig, *, setting: str) -> PictureFeatures:
+def load_features(config: Literal["toybox"] | PreferenceConfig, *, setting: str) -> ClipEncoder:
     """The encoder that the settings at `setting` name: of toybox's scorer, or of any CLIP model
     (arXiv:2203.06026 takes CLIP's for FID). Raises ConfigError for a scorer that is no plain CLIP,
     ModelError for weights that are not there."""
     if isinstance(config, str):
-        scorer = load_scorer(config)
-        assert isinstance(scorer, ClipScorer)
-        name = f"image encoder of {scorer.name}"
-        return PictureFeatures(name, scorer.fingerprint, "cpu", setting, lambda _: scorer.see)
+        weights = clip_weights(config)
+        return ClipEncoder(weights, name="toybox-clip", device="cpu", setting=setting)
     if config.kind != "clip":
         raise ConfigError(f"{setting} must be toybox or of the kind clip, but is {config.kind}.")
-    weights = Weights(config.model, config.revision)
-    return PictureFeatures(
-        f"image encoder of {weights.label}",
-        weights.fingerprint[:16],
-        config.device,
-        f"{setting}.device",
-        lambda device: load_image_features(weights, device),
-    )
+    weights = clip_weights(config.model, config.revision)
+    where = f"{setting}.device"
+    return ClipEncoder(weights, name=weights.label, device=config.device, setting=where)
+
+
+def clip_weights(model: str, revision: str | None = None) -> Weights:
+    """Of a CLIP model by its folder or Hub id; of toybox's scorer by the name toybox."""
+    from selma.toybox import weights_folder
+
+    return Weights(str(weights_folder() / "clip")) if model == TOYBOX else Weights(model, revision)
+
+
+def seen(see: See, pictures: Sequence[Image.Image], *, device: torch.device) -> Tensor:
+    """[n, width], float32, on the CPU. On a CPU a picture passes alone, so that no neighbour moves
+    its last digits."""
+    import torch
+
+    rows = 1 if device.type == "cpu" else ROWS_ON_A_GPU
+    with torch.inference_mode():
+        found = [
+            see(pictures[start : start + rows]).float().cpu()
+            for start in range(0, len(pictures), rows)
+        ]
+    return torch.cat(found).clone()  # out of inference mode

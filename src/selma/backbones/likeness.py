@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
+from selma.backbones.features import TOYBOX, See, clip_weights, seen
 from selma.backbones.hub import find_device, folder_digest, model_config
 from selma.backbones.judging import pixels
-from selma.backbones.preference_clip import clip_and_words, read_texts, statistics_of
-from selma.backbones.preprocessing import normalised, shortest_side_and_crop, to_tensor
+from selma.backbones.preference_clip import clip_and_words, image_features, read_texts
+from selma.backbones.preprocessing import normalised, to_tensor
 from selma.backbones.weights import Weights, load_network
 from selma.config.subject import FeatureNetwork
 from selma.errors import ModelError
@@ -25,10 +26,7 @@ from selma.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
-TOYBOX = "toybox"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-See = Callable[[Sequence[Image.Image]], "torch.Tensor"]
 
 
 class PictureFeatures(Protocol):
@@ -75,7 +73,7 @@ class ClipFeatures:
 
     def __init__(self, config: FeatureNetwork) -> None:
         self._device = config.device
-        self._files = _weights(config, "clip")
+        self._files = clip_weights(config.model, config.revision)
         what = "toybox's CLIP" if config.model == TOYBOX else self._files.label
         self.name = f"CLIP ({what})"
 
@@ -90,16 +88,8 @@ class ClipFeatures:
 
     def of_pictures(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         model, _ = self._network
-        side = model.config.vision_config.image_size
-        mean, std = statistics_of(self._files)
-
-        def see(some: Sequence[Image.Image]) -> torch.Tensor:
-            fitted = [shortest_side_and_crop(picture, side, crop="floor") for picture in some]
-            seen = normalised(fitted, mean, std).to(model.device)
-            found: torch.Tensor = model.get_image_features(pixel_values=seen).pooler_output
-            return found
-
-        return _one_by_one(see, pictures)
+        see = image_features(model, self._files)
+        return _unit(seen(see, pictures, device=model.device))
 
     def of_texts(self, texts: Sequence[str]) -> torch.Tensor:
         import torch
@@ -118,7 +108,7 @@ class VitFeatures:
 
     def __init__(self, config: FeatureNetwork) -> None:
         self._device = config.device
-        self._files = _weights(config, "")
+        self._files = Weights(config.model, config.revision)
         self.name = f"DINO ({self._files.label})"
 
     @cached_property
@@ -152,7 +142,7 @@ class VitFeatures:
             found: torch.Tensor = model(fitted(some).to(model.device)).last_hidden_state[:, 0]
             return found
 
-        return _one_by_one(see, pictures)
+        return _unit(seen(see, pictures, device=model.device))
 
 
 class ToyboxEncoders:
@@ -181,7 +171,7 @@ class ToyboxEncoders:
             halves = [net(pixels(some)).amax((2, 3)) for net in self._networks]
             return torch.cat([_unit(half) for half in halves], dim=1)
 
-        return _one_by_one(see, pictures)
+        return _unit(seen(see, pictures, device=torch.device("cpu")))
 
 
 def toybox_encoder(which: str) -> Any:
@@ -190,14 +180,6 @@ def toybox_encoder(which: str) -> Any:
     from selma.toybox.judges import load_vqa
 
     return load_vqa(weights_folder() / f"judge-{which}").picture.net
-
-
-def _weights(config: FeatureNetwork, part: str) -> Weights:
-    from selma.toybox import weights_folder
-
-    if config.model == TOYBOX:
-        return Weights(str(weights_folder() / part))
-    return Weights(config.model, config.revision)
 
 
 def _fitting(files: Weights, side: int) -> See:
@@ -217,25 +199,17 @@ def _fitting(files: Weights, side: int) -> See:
         raise ModelError(f"{path} must state how pictures are fitted: {error!r}.") from error
 
     def fit(picture: Image.Image) -> torch.Tensor:
-        seen = picture.convert("RGB")
+        rgb = picture.convert("RGB")
         if square:
-            return to_tensor(seen.resize((int(square), int(square)), filtering))
-        scale = short / min(seen.size)
-        width, height = (max(short, round(length * scale)) for length in seen.size)
+            return to_tensor(rgb.resize((int(square), int(square)), filtering))
+        scale = short / min(rgb.size)
+        width, height = (max(short, round(length * scale)) for length in rgb.size)
         left, top = (width - cut) // 2, (height - cut) // 2
         return to_tensor(
-            seen.resize((width, height), filtering).crop((left, top, left + cut, top + cut))
+            rgb.resize((width, height), filtering).crop((left, top, left + cut, top + cut))
         )
 
     return lambda pictures: normalised([fit(picture) for picture in pictures], mean, std)
-
-
-def _one_by_one(see: See, pictures: Sequence[Image.Image]) -> torch.Tensor:
-    """Each picture by itself, so that no neighbour moves the last digits."""
-    import torch
-
-    with torch.inference_mode():
-        return _unit(torch.cat([see([picture]).float().cpu() for picture in pictures]))
 
 
 def _unit(vectors: torch.Tensor) -> torch.Tensor:

@@ -55,31 +55,28 @@ def load_hps(
 
 def load_clip_score(weights: Weights, tokenizer: Weights, device: torch.device) -> Forward:
     """100 x cosine by any CLIP model, with the mean and deviation that its folder states."""
+    from torch.nn.functional import cosine_similarity
+
     model, words = clip_and_words(weights, tokenizer, device)
-    side = model.config.vision_config.image_size
-    mean, std = statistics_of(weights)
+    see = image_features(model, weights)
 
     def forward(pictures: Sequence[Image.Image], texts: Sequence[str]) -> torch.Tensor:
-        fitted = [shortest_side_and_crop(p, side, crop="floor") for p in pictures]
-        return 100 * _cosines(model, words, normalised(fitted, mean, std), texts)
+        return 100 * cosine_similarity(see(pictures), read_texts(model, words, texts))
 
     return forward
 
 
-def load_image_features(
-    weights: Weights, device: torch.device
-) -> Callable[[Sequence[Image.Image]], torch.Tensor]:
-    """Pictures → [b, width], the image encoder's projected vector, seen as for a CLIP score."""
-    from transformers import CLIPModel
-
-    model = load_network(CLIPModel, weights).to(device)
+def image_features(model: Any, weights: Weights) -> Callable[[Sequence[Image.Image]], torch.Tensor]:
+    """Pictures → [b, width], the image encoder's projected vectors: shortest side and middle crop,
+    with the mean and deviation that the weights' folder states."""
     side = model.config.vision_config.image_size
     mean, std = statistics_of(weights)
 
     def see(pictures: Sequence[Image.Image]) -> torch.Tensor:
         fitted = [shortest_side_and_crop(p, side, crop="floor") for p in pictures]
-        seen = normalised(fitted, mean, std).to(device)
-        return model.get_image_features(pixel_values=seen).pooler_output
+        seen = normalised(fitted, mean, std).to(model.device)
+        found: torch.Tensor = model.get_image_features(pixel_values=seen).pooler_output
+        return found
 
     return see
 

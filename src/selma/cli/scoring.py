@@ -76,20 +76,33 @@ def dsg(
 
 @score.command()
 def correlate(
-    annotations: Annotated[Path, typer.Option(help="Questions: a CSV in DSG-1k's layout.")],
     answers: Answers,
-    ratings: Annotated[Path, typer.Option(help="CSV: t2i_model, item_id, answer (a number).")],
+    ratings: Annotated[
+        Path,
+        typer.Option(help="CSV: t2i_model, item_id, answer (a number); with --questions also "
+                     "source_id."),
+    ],
+    annotations: Annotated[
+        Path | None, typer.Option(help="Questions: a CSV in DSG-1k's layout.")
+    ] = None,
+    questions: Annotated[Path | None, typer.Option(help="Or TIFA's question file, JSON.")] = None,
     preset: Annotated[
         str, typer.Option(help="Rules: default, upstream (DSG's code) or selma-release.")
     ] = "default",
     json: Json = None,
-) -> None:
-    """How well DSG scores agree with people's ratings of the same pictures."""
+) -> None:  # fmt: skip
+    """How well DSG or TIFA scores agree with people's ratings of the same pictures."""
+    from selma.errors import ConfigError
     from selma.scores.given import rules_of
-    from selma.scores.human import dsg_agreement
+    from selma.scores.human import dsg_agreement, tifa_agreement
     from selma.workspace import write_json
 
-    found = dsg_agreement(annotations, answers, ratings, rules=rules_of(preset, {}))
+    if annotations and not questions:
+        found = dsg_agreement(annotations, answers, ratings, rules=rules_of(preset, {}))
+    elif questions and not annotations:
+        found = tifa_agreement(questions, answers, ratings)
+    else:
+        raise ConfigError("Name either --annotations (DSG) or --questions (TIFA).")
     if json:
         write_json(json, found)
     typer.echo(", ".join(f"{name} {value}" for name, value in found.items()))

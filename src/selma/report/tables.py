@@ -254,7 +254,7 @@ def print_given_scores(found: Mapping[str, Any], console: Console) -> None:
             console.print(f"{what}: {points(soft['mean'])}  ({told})")
     if "rules" in found:
         console.print("Rules: " + ", ".join(f"{k} {v}" for k, v in found["rules"].items()))
-    for what in ("unreadable", "unmatched"):
+    for what in ("unmatched",) if "unmatched" in found else ("unreadable",):
         if found.get(what):
             console.print(f"{found[what]} answers are {what} and earned no point.")
     if found["without_answers"]:

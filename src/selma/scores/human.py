@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from selma.errors import DataError
 from selma.scores import faithfulness
 from selma.scores.benchmarks import read_dsg
+from selma.scores.benchmarks.layouts import in_folder
+from selma.scores.benchmarks.tifa import QUESTIONS
 from selma.scores.given import DsgRules, answers_by_model, judge_given
 from selma.scores.rows import csv_rows
+from selma.scores.tifa import TifaQuestion, read_tifa
 
 Place = tuple[str, str]
 """Model and prompt: one picture."""
@@ -46,6 +49,50 @@ def dsg_agreement(
         for item, share in faithfulness.prompt_scores(verdicts).items():
             scores[model, item] = share
     return correlation(scores, read_ratings(ratings))
+
+
+def tifa_agreement(questions: Path, answers: Path, ratings: Path) -> dict[str, float | int]:
+    """The correlation of TIFA scores with ratings of the same pictures: see `correlation`.
+
+    A picture's score is the share of its prompt's questions that are answered with the very words
+    of the right choice, or with "yes" where the choices are yes and no (the rule of DSG's program,
+    scripts/tifa160_correlation.py, which has no matcher).
+
+    questions: TIFA's file. answers: CSV with t2i_model, item_id, question and answer, the questions
+    of a picture in TIFA's order. ratings: as `read_ratings`, with TIFA's id of each item_id as
+    source_id. Raises DataError, also where answers are to other questions than TIFA's.
+    """
+    asked: dict[str, list[TifaQuestion]] = defaultdict(list)
+    for question in read_tifa(in_folder(questions, QUESTIONS)):
+        asked[question.id].append(question)
+    columns = ("t2i_model", "item_id", "source_id")
+    source = {row["item_id"]: row["source_id"] for _, row in csv_rows(ratings, columns)}
+    said: dict[Place, list[tuple[str, str]]] = defaultdict(list)
+    for _, row in csv_rows(answers, ("t2i_model", "item_id", "question", "answer")):
+        said[row["t2i_model"], row["item_id"]].append((row["question"], row["answer"]))
+    scores = {
+        (model, item): _tifa_share(item, asked.get(source[item], []), replies)
+        for (model, item), replies in said.items()
+        if item in source
+    }
+    return correlation(scores, read_ratings(ratings))
+
+
+def _tifa_share(
+    item: str, questions: Sequence[TifaQuestion], replies: Sequence[tuple[str, str]]
+) -> float:
+    texts = [[" ".join(text.lower().split()) for text in some] for some in (
+        [question.question for question in questions], [text for text, _ in replies])]  # fmt: skip
+    if texts[0] != texts[1]:
+        raise DataError(
+            f"{item} must have an answer to each of its {len(questions)} questions in TIFA's "
+            f"order, but has {len(replies)} to these: {'; '.join(texts[1])[:200]}."
+        )
+    right = [
+        answer == ("yes" if question.choices == ("yes", "no") else question.answer)
+        for question, (_, answer) in zip(questions, replies, strict=True)
+    ]
+    return sum(right) / len(right)
 
 
 def correlation(

@@ -3,9 +3,7 @@
 5-scores/quality/<model>/scores.jsonl    each prompt's part in the kernel distance
 5-scores/quality/<model>/distance.json   the Fréchet distance
 
-Both distances compare two sets of an image encoder's vectors: drawn pictures, and pictures that
-count as good. The published ones use Inception; by another encoder the numbers mean the same and
-are not the same.
+Both distances (`scores.distances`) compare drawn pictures with pictures that count as good.
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ from selma.pictures import decode
 from selma.progress import progress
 from selma.records import ExamPrompt
 from selma.scores.answering import manifest
+from selma.scores.distances import frechet_distance, kernel_parts
 from selma.workspace import (
     SCORES,
     Item,
@@ -50,46 +49,6 @@ class Encoder(Protocol):
     def fingerprint(self) -> str: ...
 
     def see(self, pictures: Sequence[Image.Image]) -> Tensor: ...
-
-
-def kernel_parts(drawn: Tensor, good: Tensor) -> Tensor:
-    """[n], each drawn picture's part in the kernel distance, which is their mean (KID,
-    arXiv:1801.01401: unbiased, so that it is 0 in the mean for equal distributions).
-
-    drawn: [n > 1, width], good: [m > 1, width]; k(x, y) = (x·y / width + 1)³. A part is what the
-    distance changes by with its picture (the U-statistic's projection), so that the spread of the
-    parts is that of the distance, and two models are compared prompt by prompt.
-    """
-    drawn, good = drawn.double(), good.double()
-    n, m = len(drawn), len(good)
-    among, across, goods = _kernel(drawn, drawn), _kernel(drawn, good), _kernel(good, good)
-    to_drawn = (among.sum(dim=1) - among.diagonal()) / (n - 1)
-    to_good = across.mean(dim=1)
-    constant = (goods.sum() - goods.diagonal().sum()) / (m * (m - 1))
-    return 2 * (to_drawn - to_good) - to_drawn.mean() + constant
-
-
-def frechet_distance(drawn: Tensor, good: Tensor) -> float:
-    """The distance of the two sets' normal distributions (FID, arXiv:1706.08500), by torchmetrics.
-
-    Biased upwards by few pictures: only numbers of equal n and equal good pictures compare.
-    """
-    import torch
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    class Seen(torch.nn.Module):
-        """What is handed in has been seen by an encoder already."""
-
-        num_features = drawn.shape[1]
-
-        def forward(self, features: Tensor) -> Tensor:
-            return features
-
-    distance = FrechetInceptionDistance(feature=Seen())
-    distance.set_dtype(torch.float64)
-    distance.update(good.double(), real=True)
-    distance.update(drawn.double(), real=False)
-    return float(distance.compute())
 
 
 def quality_items(
@@ -171,7 +130,3 @@ def _open(path: Path) -> Image.Image:
             f"{path} must be a picture, but cannot be read: {error} Remove its folder to have it "
             "drawn again."
         ) from error
-
-
-def _kernel(one: Tensor, other: Tensor) -> Tensor:
-    return (one @ other.T / one.shape[1] + 1) ** 3

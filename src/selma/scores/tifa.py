@@ -150,7 +150,9 @@ def score_tifa(
         },
         "prompts": len(shares),
         "questions": len(points),
-        "unmatched": sum(choice is None for choice in chosen),
+        "unmatched": (unmatched := sum(choice is None for choice in chosen)),
+        "unreadable": unmatched,  # by the name that DSG's result has it
+        "dependency_faults": {},  # nothing depends on anything
         "question_faults": {
             "asked twice": len(asked) - len({(q.id, q.question) for q in asked}),
             "answer is no choice": sum(q.answer not in q.choices for q in asked),

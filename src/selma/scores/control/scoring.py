@@ -33,6 +33,7 @@ from selma.scores.control.measures import (
     measures_of,
     sums_of,
 )
+from selma.scores.distances import frechet_distance
 from selma.scores.statistics import interval_of
 from selma.signals import Colour, class_map, edges, is_edge, read_palette
 from selma.toybox.signals import PALETTE
@@ -218,8 +219,6 @@ class Scorer:
         """Model → FID to the source pictures; empty where it is off."""
         if self.config.features is None or len(self.samples) < 2:
             return {}
-        from selma.scores.control.fid import frechet_distance
-
         found: dict[str, float] = {}
         for one in (one for one in drawn if one.role != "source"):
             recipe = {
@@ -230,7 +229,7 @@ class Scorer:
             item = self.folder.item(SCORES, "control", self.signal, "fid", one.model, recipe=recipe)
             if not item.done:
                 path = item.begin()
-                value = frechet_distance(self._real, self._seen(one))
+                value = round(frechet_distance(self._seen(one), self._real), 4)
                 write_json(path / "fid.json", {"fid": value})
                 item.finish([path / "fid.json"], {"fid": value})
             found[one.model] = float(item.summary["fid"])
