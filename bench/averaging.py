@@ -30,7 +30,7 @@ from tuning import changed
 from selma import pipeline
 from selma.backbones.text_to_image import adapter_file
 from selma.config import RunConfig
-from selma.records import Interval, Scorecard
+from selma.records.scores import Interval, Scorecard
 from selma.report.tables import between, one, points, signed
 from selma.runfile import read_run_file
 from selma.scores import statistics

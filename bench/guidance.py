@@ -21,7 +21,7 @@ from selma.backbones.text_to_image import load_text_to_image
 from selma.config.networks import BaseConfig
 from selma.config.scores import ScoresConfig
 from selma.images.drawing import draw_exam
-from selma.records import ExamPrompt
+from selma.records.exams import ExamPrompt
 from selma.scores import faithfulness
 from selma.scores.answering import ask
 from selma.scores.benchmarks import exam_prompts

@@ -41,7 +41,8 @@ from selma.experts.objective import diffuse
 from selma.experts.recipes import picture_digests
 from selma.experts.training import fit
 from selma.randomness import generator
-from selma.records import Pair, Prompt, prompt_id
+from selma.records.images import Pair
+from selma.records.prompts import Prompt, prompt_id
 from selma.workspace import Workspace
 
 PX = 512

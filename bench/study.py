@@ -48,7 +48,9 @@ from selma.experts.batches import Batches
 from selma.images.pairs import read_drawn
 from selma.prompts.novelty import rouge_words
 from selma.randomness import seed_for
-from selma.records import ExamPrompt, Pair, Prompt
+from selma.records.exams import ExamPrompt
+from selma.records.images import Pair
+from selma.records.prompts import Prompt
 from selma.scores.benchmarks import exam_prompts
 from selma.workspace import Workspace
 

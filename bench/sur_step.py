@@ -40,7 +40,7 @@ from selma.experts.sur import SurLearner
 from selma.experts.sur_encoding import EncodedTriples, as_pairs, encode_triples, token_mask
 from selma.images.triples.collecting import collect_triples
 from selma.pictures import open_picture
-from selma.records import Triple
+from selma.records.sur import Triple
 from selma.workspace import Workspace
 
 SAME = 1e-5

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from selma import pipeline
 from selma.config import RunConfig, load_config
-from selma.records import Interval
+from selma.records.scores import Interval
 from selma.report.tables import between, one, points, signed
 
 

@@ -20,7 +20,7 @@ from selma.config.networks import LocalLLM
 from selma.config.sur import LlmVectors
 from selma.experts.recipes import picture_digests
 from selma.experts.sur_encoding import as_pairs, encode_triples
-from selma.records import Triple
+from selma.records.sur import Triple
 from selma.workspace import Workspace
 
 NARRATIVES = ["a cat at a mat", "the left cat", "cats"]

@@ -23,7 +23,8 @@ from selma.experts import checkpoints, learners, skills, training
 from selma.experts.batches import Batch
 from selma.experts.encoding import AT_ONCE, Samples
 from selma.images.drawing import draw_pairs
-from selma.records import Pair, Prompt, prompt_id
+from selma.records.images import Pair
+from selma.records.prompts import Prompt, prompt_id
 from selma.workspace import Workspace
 
 RANK_128 = LoraConfig()

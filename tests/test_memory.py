@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from selma import capacity
+from selma.backbones import text_to_image
 from selma.backbones.memory import (
     CONTEXT,
     GIB,
     Live,
     Need,
+    Shapes,
     drawing_need,
     encoding_need,
     held,
@@ -27,7 +31,10 @@ from selma.capacity import memory
 from selma.config import RunConfig
 from selma.config.experts import ExpertsConfig, LoraConfig, OftConfig
 from selma.config.networks import BaseConfig
+from selma.errors import ModelError
 from selma.experts.memory import advice, training_need
+from selma.pipeline import Stages
+from selma.workspace import Workspace
 
 CONFIG = ExpertsConfig(adapter=LoraConfig(rank=4), batch_size=8, precision="fp32")
 
@@ -92,16 +99,41 @@ def test_the_peak_is_that_of_forward_and_backward() -> None:
     assert peak(step) > forward
 
 
+def test_attention_keeps_what_goes_in_what_comes_out_and_a_number_for_each_row() -> None:
+    with torch.device("meta"):
+        x = torch.empty(2, 4, 100, 8, requires_grad=True)
+    with Shapes(), Live() as live:
+        kept = F.scaled_dot_product_attention(x * 1, key=x * 1, value=x * 1)
+    assert kept.shape == x.shape
+    assert live.now == live.peak == 4 * x.nbytes + x[..., 0].nbytes
+
+
+def test_types_are_those_of_mixed_precision() -> None:
+    with torch.device("meta"):
+        x, weight = torch.empty(2, 4, 8, 8), torch.empty(4, 4, 1, 1)
+    half = x.bfloat16()
+    with Shapes(torch.bfloat16):
+        products = [F.conv2d(x, weight), F.linear(x, weight=torch.empty_like(x[0, 0]))]
+        norms = [F.group_norm(half, 2), F.layer_norm(half, (8,)), F.softmax(half, dim=-1)]
+        assert (x + x).dtype is torch.float32 and (half + half).dtype is torch.bfloat16
+    assert {one.dtype for one in products} == {torch.bfloat16}
+    assert {one.dtype for one in norms} == {torch.float32}
+    with Shapes():
+        assert F.conv2d(x, weight).dtype is torch.float32
+        assert F.softmax(half, dim=-1).dtype is torch.bfloat16
+
+
 @pytest.mark.parametrize("shape", tiny.SHAPES)
 def test_weights_are_those_on_disk(shape: str) -> None:
     parts = parts_of(tiny.base(shape))
     model = tiny.load(shape)
     networks = [n for n in model.pipe.components.values() if isinstance(n, nn.Module)]
-    assert parts.weights == sum(p.nbytes for n in networks for p in n.parameters())
+    each = [sum(p.nbytes for p in network.parameters()) for network in networks]
+    assert parts.weights == sum(each)
     half = parts_of(tiny.base(shape).model_copy(update={"precision": "bf16"}))
     assert 2 * half.weights == parts.weights
     alone = parts_of(tiny.base(shape).model_copy(update={"offload": True}))
-    assert alone.weights < parts.weights
+    assert alone.weights == max(each) < parts.weights
 
 
 @pytest.mark.parametrize("shape", tiny.SHAPES)
@@ -158,11 +190,13 @@ def test_real_sizes_agree_with_what_was_counted(
 
 def test_guidance_doubles_what_the_unet_holds(tmp_path: Path) -> None:
     base = real_size(tmp_path, "sd1", SD1)
+    decoding = drawing_need(parts_of(base), 4, guided=True)
     own = tiny.folder("sd1") / "vae" / "config.json"
     shutil.copy(own, Path(base.model) / "vae" / "config.json")  # a decoder that needs next to none
     parts = parts_of(base)
     guided, plain = (drawing_need(parts, 4, guided=guided) for guided in (True, False))
     assert guided.each == pytest.approx(2 * plain.each, rel=0.05)
+    assert decoding.each > 2 * guided.each, "the published decoder needs more than the UNet"
 
 
 def test_half_precision_is_widened_where_it_is_in_use() -> None:
@@ -222,6 +256,44 @@ def test_a_run_is_told_what_to_change() -> None:
     assert "base.precision: bf16" in changes and "base.offload: true" in changes
     some = max(need.total for need in needs) - 1
     assert memory(config, some)[1] != []
+    assert memory(config, 1 << 50)[1] == []
+    assert "images.batch_size: 7" in memory(config, needs[0].total - needs[0].each)[1]
+
+
+def test_drawing_counts_both_sides_of_guidance(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def need(parts: object, pictures: int, *, guided: bool) -> Need:
+        asked.append(guided)
+        return Need("drawing", 0, 0, 0, 1, pictures)
+
+    monkeypatch.setattr(capacity, "drawing_need", need)
+    for images, scores in ((1.0, None), (1.0, 1.0), (3.0, None), (1.0, 3.0)):
+        config = RunConfig(
+            name="little",
+            base=tiny.base("sd1"),
+            experts=CONFIG,
+            images={"guidance": images},
+            scores={"guidance": scores},
+        )
+        memory(config)
+    assert asked == [False, False, True, True]
+
+
+def test_what_does_not_fit_is_refused_before_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RunConfig(name="little", folder=tmp_path, base=tiny.base("sd1"), experts=CONFIG)
+    monkeypatch.setattr(capacity, "_device_memory", lambda base: CONTEXT)
+    monkeypatch.setattr(text_to_image, "load_text_to_image", lambda base: pytest.fail("loaded"))
+    stages = Stages(config, Workspace(tmp_path), make=[])
+    with pytest.raises(
+        ModelError, match=r"has 1\.0 GiB, but drawing about .*base\.precision: bf16"
+    ):
+        stages.model()
+    monkeypatch.setattr(capacity, "_device_memory", lambda base: 1 << 50)
+    monkeypatch.setattr(text_to_image, "load_text_to_image", lambda base: base)
+    assert stages.model() == config.base
 
 
 @pytest.mark.gpu

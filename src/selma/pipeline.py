@@ -20,18 +20,14 @@ from selma.config import RunConfig
 from selma.errors import ConfigError
 from selma.finished import Finished
 from selma.preflight import check
-from selma.records import (
-    Answer,
-    ExamPrompt,
-    Expert,
-    Findings,
-    Merged,
-    Pair,
-    Prompt,
-    Scorecard,
-    Understood,
-    repeated,
-)
+from selma.records.exams import Answer, ExamPrompt, repeated
+from selma.records.experts import Expert
+from selma.records.images import Pair
+from selma.records.merged import Merged
+from selma.records.prompts import Prompt
+from selma.records.report import Findings
+from selma.records.scores import Scorecard
+from selma.records.sur import Understood
 from selma.runfile import portable, versions, write_run_file
 from selma.workspace import (
     EXPERTS,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selma.errors import DataError, ModelError
-from selma.records import Landmark
+from selma.records.control import Landmark
 
 Colour = tuple[int, int, int]
 UNKNOWN = -1

@@ -17,7 +17,7 @@ from selma.config import RunConfig
 from selma.finished import NotFinished, begun
 from selma.pipeline import UNIFORM, Stages, flow
 from selma.prompts.skills import load_skills
-from selma.records import Expert
+from selma.records.experts import Expert
 from selma.workspace import (
     EXPERTS,
     IMAGES,

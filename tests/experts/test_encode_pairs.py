@@ -9,7 +9,8 @@ from PIL import Image, ImageOps
 from selma.errors import DataError, WorkspaceError
 from selma.experts.encoding import encode_pairs
 from selma.experts.recipes import picture_digests
-from selma.records import Pair, Prompt, prompt_id
+from selma.records.images import Pair
+from selma.records.prompts import Prompt, prompt_id
 from selma.workspace import Workspace
 
 CAPTIONS = ["a cat at a mat", "the left cat", "cats"]

@@ -23,7 +23,7 @@ from selma.experts.batches import Batches
 from selma.experts.control import train_control
 from selma.experts.encoding import Encoded
 from selma.experts.learners import denoising
-from selma.records import ControlSample
+from selma.records.control import ControlSample
 from selma.workspace import Workspace, read_lines
 
 OFT = OftConfig(blocks=4, targets="attention+geglu")

@@ -35,7 +35,7 @@ def killed(folder: Path, *, kills: int) -> None:
 
 
 def test_a_few_kills_of_each_stage(tmp_path: Path) -> None:
-    killed(tmp_path, kills=4)
+    killed(tmp_path, kills=3)
 
 
 @pytest.mark.kill

@@ -16,7 +16,7 @@ from selma.config.sur import RELEASED_SUR, SurSettings
 from selma.errors import ConfigError
 from selma.finished import NotFinished
 from selma.flows import ablation
-from selma.records import Understood
+from selma.records.sur import Understood
 from selma.scores.benchmarks import exam_prompts
 from selma.scores.understanding import keyword_exam
 

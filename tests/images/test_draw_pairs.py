@@ -10,7 +10,8 @@ from selma.config import ImagesConfig
 from selma.errors import DataError
 from selma.images.drawing import draw_exam, draw_pairs
 from selma.randomness import seed_for
-from selma.records import ExamPrompt, Prompt, Question, prompt_id, repeated
+from selma.records.exams import ExamPrompt, Question, repeated
+from selma.records.prompts import Prompt, prompt_id
 from selma.workspace import Workspace
 
 CONFIG = ImagesConfig(steps=2, guidance=3.0, batch_size=2)

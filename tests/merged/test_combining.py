@@ -12,7 +12,7 @@ from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config.merged import MergedConfig
 from selma.errors import AdapterError, ConfigError, IncompatibleExperts
 from selma.merged.combining import merge_experts
-from selma.records import Expert
+from selma.records.experts import Expert
 from selma.workspace import Workspace
 
 BLOCK = "mid_block.attentions.0.transformer_blocks.0"

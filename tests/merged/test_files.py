@@ -125,6 +125,11 @@ def test_one_odd_expert_overrules_nobody_unseen(tmp_path):
     with safetensors.safe_open(tmp_path / "m.safetensors", framework="pt") as file:
         header = json.loads(file.metadata()["selma_judged"])
     assert header["cosine"] == judged["all"]["cosine"]
+    assert header["layers"].keys() == judged["layers"].keys() != set()
+    for name, layer in header["layers"].items():
+        told = judged["layers"][name]
+        assert layer == {key: told[key] for key in ("relative_error", "cosine")}
+        assert layer["relative_error"] > 0 and layer["cosine"] < 1
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path):

@@ -16,7 +16,7 @@ from selma.errors import AdapterError
 from selma.experts.skills import train_experts
 from selma.images.drawing import draw_pairs
 from selma.merged.combining import merge_experts
-from selma.records import Prompt, prompt_id
+from selma.records.prompts import Prompt, prompt_id
 from selma.workspace import Workspace
 
 SKILLS = {"cats": ["a cat at a mat", "two cats"], "dogs": ["a dog", "the dog runs"]}

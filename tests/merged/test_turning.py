@@ -37,7 +37,7 @@ from selma.merged.turning import (
     product,
     rescaled,
 )
-from selma.records import Expert
+from selma.records.experts import Expert
 from selma.workspace import Workspace
 
 ORTHOGONALS = [name for name, method in TURNING_METHODS.items() if method.orthogonal]

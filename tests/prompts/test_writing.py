@@ -20,7 +20,7 @@ from selma.errors import BackendError, ConfigError, NoProgress
 from selma.prompts.novelty import f_measure
 from selma.prompts.skills import load_skills
 from selma.prompts.writing import dropped, write_prompts
-from selma.records import Prompt
+from selma.records.prompts import Prompt
 from selma.workspace import Workspace
 
 NOUNS = ["dog", "cat", "boat", "tree", "star", "apple", "bird", "house", "cup", "fish", "lamp"]

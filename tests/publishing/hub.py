@@ -23,6 +23,8 @@ class Hub:
     private: dict[str, bool] = field(default_factory=dict)
     commits: list[str] = field(default_factory=list)
     validated: list[str] = field(default_factory=list)
+    asked: int = 0
+    """Requests of any kind."""
 
 
 @contextmanager
@@ -43,6 +45,7 @@ def serving() -> Iterator[Hub]:
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            hub.asked += 1
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if self.headers.get("Authorization") != f"Bearer {hub.token}":
                 return self._say(401, {"error": "Invalid credentials in Authorization header"})
@@ -86,6 +89,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             )
 
         def do_GET(self) -> None:
+            hub.asked += 1
             self._say(404, {"error": "not here"})
 
         do_HEAD = do_GET

@@ -148,8 +148,14 @@ def test_push_sends_one_commit_with_all_files(run: Path, hub: Hub) -> None:
 
 def test_a_dry_run_sends_nothing(run: Path, hub: Hub) -> None:
     done = selma("push", run, "me/mine", "--dry-run", HF_ENDPOINT=hub.address, HF_TOKEN=TOKEN)
-    assert done.returncode == 0 and hub.repositories == {}
-    assert "pytorch_lora_weights.safetensors" in done.stdout and "Nothing was sent" in done.stdout
+    assert done.returncode == 0 and (hub.repositories, hub.commits) == ({}, [])
+    *listed, last = done.stdout.splitlines()
+    names = ["README.md", "pytorch_lora_weights.safetensors"]
+    names += [f"gallery/{path.name}" for path in (run / "4-merged" / "gallery").iterdir()]
+    sizes = {name: (run / "4-merged" / name).stat().st_size for name in sorted(names)}
+    assert listed == [f"{name}  {size} bytes" for name, size in sizes.items()]
+    assert last == "Nothing was sent to me/mine."
+    assert hub.asked == 0
 
 
 def test_a_refusal_is_one_clear_message(run: Path, hub: Hub) -> None:

@@ -18,7 +18,8 @@ from study.test_summary import papers_votes
 
 from selma.config import ReportConfig
 from selma.config.scores import ScoresConfig
-from selma.records import Findings, Interval, ScorerInfo
+from selma.records.report import Findings
+from selma.records.scores import Interval, ScorerInfo
 from selma.report import page, paper
 from selma.report.beside import Beside, Row, beside
 from selma.scores.benchmarks import exam_prompts

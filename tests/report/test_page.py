@@ -20,15 +20,10 @@ from rich.console import Console
 
 from selma.config import ReportConfig
 from selma.errors import DataError
-from selma.records import (
-    Distances,
-    Findings,
-    Interval,
-    Scorecard,
-    ScorerInfo,
-    Understood,
-    evenly,
-)
+from selma.records.exams import evenly
+from selma.records.report import Findings
+from selma.records.scores import Interval, Scorecard, ScorerInfo
+from selma.records.sur import Distances, Understood
 from selma.report import page, tables, templates
 from selma.report.grids import SHOWN_PX, Cards, contact_sheet, data_uri
 from selma.report.understanding import write_page

@@ -8,10 +8,10 @@ from PIL import Image
 from rich.console import Console
 
 from selma.errors import DataError
-from selma.records import (
+from selma.records.exams import ExamPrompt
+from selma.records.scores import Interval
+from selma.records.subjects import (
     CurvePoint,
-    ExamPrompt,
-    Interval,
     SubjectCard,
     SubjectComparison,
     SubjectMeasure,

@@ -15,7 +15,12 @@ from selma.config.scores import ScoresConfig
 from selma.merged.judging import Judge
 from selma.merged.methods import svd_of_mean
 from selma.randomness import rng
-from selma.records import ExamPrompt, Expert, Findings, Merged, Pair, Prompt, Question, prompt_id
+from selma.records.exams import ExamPrompt, Question
+from selma.records.experts import Expert
+from selma.records.images import Pair
+from selma.records.merged import Merged
+from selma.records.prompts import Prompt, prompt_id
+from selma.records.report import Findings
 from selma.scores.benchmarks import exam_prompts
 from selma.scores.scoring import read_answers, score_models
 from selma.toybox.captions import NUMBERS, STYLES, caption

@@ -15,7 +15,8 @@ from selma.backbones.judging import Chooser, pixels
 from selma.backbones.wordings import MultipleChoice
 from selma.config.scores import ScoresConfig
 from selma.errors import DataError, ModelError
-from selma.records import ExamPrompt, Question, Scorecard
+from selma.records.exams import ExamPrompt, Question
+from selma.records.scores import Scorecard
 from selma.scores.scoring import read_answers, score_models
 from selma.workspace import Workspace
 

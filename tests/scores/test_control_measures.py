@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from selma.records import Landmark
+from selma.records.control import Landmark
 from selma.scores.control.measures import (
     class_row,
     edge_row,

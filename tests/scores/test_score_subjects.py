@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from selma.errors import DataError
-from selma.records import ExamPrompt, Subject
+from selma.records.exams import ExamPrompt
+from selma.records.subjects import Subject
 from selma.scores import subject_card
 from selma.scores.subjects import Networks, RealPictures, score_drawn
 from selma.workspace import SCORES, Workspace

@@ -14,7 +14,7 @@ from scores.colours import ColourJudge, exam
 from selma.backbones.preference import load_preference
 from selma.config.scores import PreferenceConfig, ScoresConfig
 from selma.errors import DataError
-from selma.records import Scorecard
+from selma.records.scores import Scorecard
 from selma.scores.answering import read_clip_file
 from selma.scores.scoring import score_models
 from selma.workspace import Workspace, file_sha256

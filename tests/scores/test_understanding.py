@@ -14,7 +14,8 @@ from selma.config.scores import ScoresConfig
 from selma.config.sur import SurScores
 from selma.errors import ConfigError, DataError
 from selma.preflight import check
-from selma.records import ExamPrompt, Question, Understood
+from selma.records.exams import ExamPrompt, Question
+from selma.records.sur import Understood
 from selma.report.understanding import headline, print_ablation, print_understood
 from selma.scores.benchmarks import exam_prompts, read_benchmark
 from selma.scores.understanding import (

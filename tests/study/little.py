@@ -8,7 +8,7 @@ from report.world import Painter
 
 from selma.config import RunConfig
 from selma.config.scores import ScoresConfig
-from selma.records import ExamPrompt
+from selma.records.exams import ExamPrompt
 from selma.runfile import write_run_file
 from selma.scores.benchmarks import exam_prompts
 from selma.study.plan import Study, plan_study

@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 from study.little import little_run, little_study
 
 from selma.errors import ConfigError, DataError, WorkspaceError
-from selma.records import evenly
+from selma.records.exams import evenly
 from selma.study.plan import Pair, Pictures, Study, plan_study, showings
 from selma.workspace import SCORES
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from selma.backbones.hub import folder_digest
 from selma.backbones.segmenting import toybox_weights
 from selma.errors import DataError
-from selma.records import Landmark
+from selma.records.control import Landmark
 from selma.workspace import file_sha256, read_lines
 
 Points = tuple[Landmark, ...]

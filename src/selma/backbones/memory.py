@@ -123,9 +123,8 @@ class Shapes(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         if func is F.scaled_dot_product_attention:
-            return _Fused.apply(*args[:3]) if len(args) >= 3 else _Fused.apply(
-                kwargs["query"], kwargs["key"], kwargs["value"]
-            )  # fmt: skip
+            sides = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
+            return _Fused.apply(sides["query"], sides["key"], sides["value"])
         if self.narrow is not None and func in _NARROW | _WIDE:
             dtype = self.narrow if func in _NARROW else torch.float32
             args = [_cast(value, dtype) for value in args]

@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from selma.config import RunConfig
-    from selma.records import Scorecard
+    from selma.records.scores import Scorecard
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file of settings.")]
 Folder = Annotated[

@@ -39,7 +39,9 @@ from selma.experts.recipes import encoding_recipe, picture_digests, training_rec
 from selma.experts.tracking import tracked
 from selma.experts.training import fit
 from selma.randomness import generator, seed_for
-from selma.records import Controlled, ControlSample, Pair, Prompt
+from selma.records.control import Controlled, ControlSample
+from selma.records.images import Pair
+from selma.records.prompts import Prompt
 from selma.workspace import EXPERTS, Workspace
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from selma.errors import DataError
 from selma.experts.flipping import may_flip
 from selma.pictures import decode
 from selma.progress import progress
-from selma.records import Pair
+from selma.records.images import Pair
 from selma.workspace import EXPERTS, Workspace
 
 if TYPE_CHECKING:

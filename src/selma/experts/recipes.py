@@ -11,7 +11,7 @@ from selma.backbones.base_files import base_fingerprint
 from selma.backbones.hub import installed
 from selma.config.experts import ExpertsConfig
 from selma.config.networks import BaseConfig
-from selma.records import Pair
+from selma.records.images import Pair
 from selma.workspace import file_sha256, recipe_key
 
 

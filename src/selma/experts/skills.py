@@ -16,7 +16,8 @@ from selma.errors import ConfigError, DataError
 from selma.experts.finishing import finish, judged
 from selma.experts.recipes import encoding_recipe, expert_recipe, picture_digests
 from selma.experts.training import fit, share_size
-from selma.records import Expert, Pair
+from selma.records.experts import Expert
+from selma.records.images import Pair
 from selma.workspace import EXPERTS, Item, Workspace
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from selma.experts.finishing import finish, step_folder
 from selma.experts.learners import ExpertLearner
 from selma.experts.recipes import encoding_recipe, picture_digests, training_recipe
 from selma.experts.training import fit
-from selma.records import Pair, SubjectAdapter
+from selma.records.images import Pair
+from selma.records.subjects import SubjectAdapter
 from selma.workspace import EXPERTS, Workspace, recipe_key
 
 if TYPE_CHECKING:

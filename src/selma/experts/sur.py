@@ -29,7 +29,7 @@ from selma.experts.sur_encoding import SKILL, EncodedTriples, as_pairs, encode_t
 from selma.experts.tracking import tracked
 from selma.experts.training import fit
 from selma.randomness import seed_for
-from selma.records import Triple, Understanding
+from selma.records.sur import Triple, Understanding
 from selma.workspace import EXPERTS, Workspace, recipe_key
 
 if TYPE_CHECKING:

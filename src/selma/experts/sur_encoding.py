@@ -16,7 +16,9 @@ from selma.config.sur import LlmVectors
 from selma.errors import DataError
 from selma.experts.encoding import AT_ONCE, Encoded, encode_pairs, encode_text
 from selma.progress import progress
-from selma.records import Pair, Prompt, Triple
+from selma.records.images import Pair
+from selma.records.prompts import Prompt
+from selma.records.sur import Triple
 from selma.workspace import EXPERTS, Workspace
 
 if TYPE_CHECKING:

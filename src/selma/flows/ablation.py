@@ -20,7 +20,8 @@ from selma.finished import Finished
 from selma.flows.understanding import merged_of, settings_of, trained, triples
 from selma.images.drawing import Reader
 from selma.pipeline import Stages, opened
-from selma.records import ExamPrompt, Understood
+from selma.records.exams import ExamPrompt
+from selma.records.sur import Understood
 from selma.workspace import SCORES
 
 NAME = "ablation"

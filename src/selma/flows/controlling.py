@@ -28,7 +28,7 @@ from selma.config.experts import OftConfig
 from selma.errors import ConfigError
 from selma.finished import Finished
 from selma.pipeline import Stages, opened
-from selma.records import ControlCard, Controlled, ControlSample
+from selma.records.control import ControlCard, Controlled, ControlSample
 from selma.workspace import EXPERTS, IMAGES, REPORT, SCORES, Workspace
 
 if TYPE_CHECKING:

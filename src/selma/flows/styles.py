@@ -16,7 +16,8 @@ from selma.pipeline import UNIFORM, Stages, opened
 from selma.workspace import SCORES
 
 if TYPE_CHECKING:
-    from selma.records import Expert, Merged
+    from selma.records.experts import Expert
+    from selma.records.merged import Merged
 
 
 def score_styles(

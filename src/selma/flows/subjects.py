@@ -17,15 +17,9 @@ from selma.config import RunConfig
 from selma.config.subject import SubjectSettings
 from selma.finished import Finished
 from selma.pipeline import opened
-from selma.records import (
-    CurvePoint,
-    ExamPrompt,
-    Pair,
-    Subject,
-    SubjectAdapter,
-    SubjectCard,
-    SubjectRow,
-)
+from selma.records.exams import ExamPrompt
+from selma.records.images import Pair
+from selma.records.subjects import CurvePoint, Subject, SubjectAdapter, SubjectCard, SubjectRow
 from selma.runfile import portable
 from selma.workspace import EXPERTS, IMAGES, REPORT, SCORES, Workspace
 

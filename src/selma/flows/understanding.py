@@ -14,7 +14,9 @@ from selma.config.sur import SurSettings
 from selma.finished import Finished
 from selma.images.drawing import Reader
 from selma.pipeline import Stages, opened
-from selma.records import ExamPrompt, Merged, Triple, Understanding, Understood
+from selma.records.exams import ExamPrompt
+from selma.records.merged import Merged
+from selma.records.sur import Triple, Understanding, Understood
 from selma.workspace import EXPERTS, IMAGES, REPORT, SCORES, Workspace
 
 BASE, RICH, SUR = "base", "rich", "sur"

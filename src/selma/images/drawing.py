@@ -25,7 +25,9 @@ from selma.images.pairs import METADATA, read_drawn, write_metadata
 from selma.pictures import png_bytes
 from selma.progress import progress
 from selma.randomness import seed_for
-from selma.records import ExamPrompt, Pair, Prompt
+from selma.records.exams import ExamPrompt
+from selma.records.images import Pair
+from selma.records.prompts import Prompt
 from selma.workspace import IMAGES, SCORES, Workspace, inside, write_bytes
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from selma.errors import DataError
-from selma.records import Pair, Prompt
+from selma.records.images import Pair
+from selma.records.prompts import Prompt
 from selma.workspace import inside, read_lines, write_bytes
 
 METADATA = "metadata.jsonl"

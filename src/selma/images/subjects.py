@@ -30,7 +30,10 @@ from selma.images.subject_prompts import (
     worded,
 )
 from selma.pictures import decode, png_bytes
-from selma.records import ExamPrompt, Pair, Prompt, Subject, prompt_id
+from selma.records.exams import ExamPrompt
+from selma.records.images import Pair
+from selma.records.prompts import Prompt, prompt_id
+from selma.records.subjects import Subject
 from selma.workspace import IMAGES, Workspace, write_bytes
 
 if TYPE_CHECKING:

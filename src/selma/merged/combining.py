@@ -18,7 +18,8 @@ from typing import IO, TYPE_CHECKING, Any
 from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE
 from selma.config.merged import ORDERED, ROTATION_SETTINGS, WEIGHT_ONE, MergedConfig
 from selma.errors import ConfigError, IncompatibleExperts
-from selma.records import Expert, Merged
+from selma.records.experts import Expert
+from selma.records.merged import Merged
 from selma.workspace import MERGED, Workspace, file_sha256, write_json
 
 if TYPE_CHECKING:

@@ -131,9 +131,15 @@ def _rows(experts: Mapping[str, Factors]) -> Iterator[dict[str, Tensor]]:
         yield {name: b[start : start + step] @ a for name, (a, b) in experts.items()}
 
 
-def summary(found: Mapping[str, Any]) -> dict[str, float]:
-    """The few numbers that go into the file's header."""
-    return {key: value for key, value in found["all"].items() if key != "norm"}
+def summary(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What goes into the file's header: of the whole all but the norm, and of each layer how far it
+    lies from the mean."""
+    whole = {key: value for key, value in found["all"].items() if key != "norm"}
+    kept = ("relative_error", "cosine")
+    layers = {
+        name: {key: layer[key] for key in kept} for name, layer in sorted(found["layers"].items())
+    }
+    return whole | {"layers": layers}
 
 
 def _conflict(counts: Tensor) -> dict[str, float]:

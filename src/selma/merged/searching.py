@@ -32,7 +32,8 @@ from selma.merged.combining import (
     write_merged,
 )
 from selma.progress import progress
-from selma.records import Expert, Merged
+from selma.records.experts import Expert
+from selma.records.merged import Merged
 from selma.workspace import (
     MERGED,
     SCORES,

@@ -14,7 +14,7 @@ from selma.prompts.novelty import SimilarityIndex, unicode_words
 from selma.prompts.parsing import parse_reply
 from selma.prompts.skills import Skill
 from selma.randomness import rng, seed_for
-from selma.records import Prompt, prompt_id
+from selma.records.prompts import Prompt, prompt_id
 
 _CHARACTERS_PER_WORD = 20
 """A text of few but endless words is over its limit, too."""

@@ -30,7 +30,7 @@ from selma.prompts.asking import continuation, end_of_list, instructions
 from selma.prompts.desk import Desk
 from selma.prompts.lexicon import caption_rules, reply_grammar
 from selma.prompts.skills import Skill, load_skills
-from selma.records import Prompt
+from selma.records.prompts import Prompt
 from selma.workspace import PROMPTS, Item, Workspace, append_line, read_lines, write_bytes
 
 

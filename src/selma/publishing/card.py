@@ -27,7 +27,10 @@ from selma.config.scores import judge_name
 from selma.errors import ModelError
 from selma.finished import NotFinished
 from selma.pipeline import Stages, judged, scorecard, trials
-from selma.records import ExamPrompt, Expert, Merged, Scorecard, evenly
+from selma.records.exams import ExamPrompt, evenly
+from selma.records.experts import Expert
+from selma.records.merged import Merged
+from selma.records.scores import Scorecard
 from selma.report import tables
 from selma.runfile import read_run_file, versions
 from selma.workspace import REPORT, Workspace, inside, write_bytes

@@ -14,7 +14,8 @@ from typing import Any
 from selma.backbones.bases import paper_base
 from selma.backbones.hub import HUB_ID
 from selma.config.networks import BaseConfig
-from selma.records import Findings, Interval, ModelScore, Scorecard
+from selma.records.report import Findings
+from selma.records.scores import Interval, ModelScore, Scorecard
 from selma.report import paper
 from selma.report.paper import SELMA, Printed
 from selma.report.tables import CHOSE, one, points, signed, spread

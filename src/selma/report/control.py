@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from selma.config.control import Table as TableName
-from selma.records import ControlCard, ControlSample, ControlScore, Interval
+from selma.records.control import ControlCard, ControlSample, ControlScore
+from selma.records.scores import Interval
 from selma.report import grids, tables
 from selma.report.page import flat
 from selma.workspace import REPORT, Workspace, inside, write_bytes

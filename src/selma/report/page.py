@@ -17,7 +17,10 @@ from typing import Any
 from markupsafe import Markup
 
 from selma.config import ReportConfig
-from selma.records import Findings, Interval, Pair, Record
+from selma.records.images import Pair
+from selma.records.record import Record
+from selma.records.report import Findings
+from selma.records.scores import Interval
 from selma.report import grids, paper, tables
 from selma.report import understanding as sections
 from selma.report.beside import beside

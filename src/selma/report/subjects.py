@@ -17,14 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from selma.errors import DataError
-from selma.records import (
-    ExamPrompt,
-    Interval,
-    SubjectCard,
-    SubjectComparison,
-    SubjectMeasure,
-    SubjectRow,
-)
+from selma.records.exams import ExamPrompt
+from selma.records.scores import Interval
+from selma.records.subjects import SubjectCard, SubjectComparison, SubjectMeasure, SubjectRow
 from selma.report import page
 from selma.report.grids import data_uri
 from selma.report.tables import between, clear, points, signed

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from selma.errors import DataError
-from selma.records import Comparison, Interval, ModelScore, Scorecard
+from selma.records.scores import Comparison, Interval, ModelScore, Scorecard
 
 if TYPE_CHECKING:
     from selma.backbones.bases import Architecture, Base

@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from selma.config import ReportConfig
-from selma.records import Answer, ExamPrompt, Interval, ModelScore, Understood, evenly
+from selma.records.exams import Answer, ExamPrompt, evenly
+from selma.records.scores import Interval, ModelScore
+from selma.records.sur import Understood
 from selma.report.grids import Mark, data_uri, mark_of
 from selma.report.tables import (
     between,

@@ -25,7 +25,7 @@ from selma.backbones.judging import Chooser, Judge, Scorer
 from selma.backbones.wordings import MultipleChoice
 from selma.errors import DataError, ModelError
 from selma.progress import progress
-from selma.records import Answer, ExamPrompt
+from selma.records.exams import Answer, ExamPrompt
 from selma.workspace import (
     SCORES,
     Item,

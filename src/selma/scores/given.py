@@ -14,7 +14,9 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from selma.errors import ConfigError, DataError
-from selma.records import Answer, ExamPrompt, Interval, Question, Record
+from selma.records.exams import Answer, ExamPrompt, Question
+from selma.records.record import Record
+from selma.records.scores import Interval
 from selma.scores import faithfulness, statistics
 from selma.scores.benchmarks import Dependencies, read_dsg
 from selma.scores.benchmarks.layouts import source_of

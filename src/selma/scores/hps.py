@@ -24,7 +24,7 @@ from selma.backbones.preference import PreferenceScorer
 from selma.errors import ConfigError, DataError
 from selma.pictures import open_picture
 from selma.progress import progress
-from selma.records import ExamPrompt
+from selma.records.exams import ExamPrompt
 from selma.scores import statistics
 from selma.scores.answering import CHUNK, manifest, whole_chunks
 from selma.workspace import (

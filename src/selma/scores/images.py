@@ -19,7 +19,8 @@ from selma.backbones.judging import Chooser, Judge
 from selma.backbones.wordings import MultipleChoice
 from selma.config.scores import JudgeConfig, LocalJudge, ScoresConfig, ServedJudge
 from selma.errors import ConfigError, DataError, ModelError
-from selma.records import Answer, ExamPrompt, Interval, Question
+from selma.records.exams import Answer, ExamPrompt, Question
+from selma.records.scores import Interval
 from selma.scores.answering import WORDS, has_choices
 from selma.scores.asked import Asked, Said
 from selma.scores.benchmarks import exam_prompts, read_dsg

@@ -13,7 +13,8 @@ from typing import Any
 from selma.backbones.preference import PreferenceScorer
 from selma.config.scores import PreferenceConfig, ScoresConfig
 from selma.progress import console
-from selma.records import ExamPrompt, Interval, ScorerInfo
+from selma.records.exams import ExamPrompt
+from selma.records.scores import Interval, ScorerInfo
 from selma.scores import statistics
 from selma.scores.answering import clip_item, read_clip_file
 from selma.workspace import Item, Workspace

@@ -19,7 +19,7 @@ from PIL import Image
 from selma.errors import DataError
 from selma.pictures import decode
 from selma.progress import progress
-from selma.records import ExamPrompt
+from selma.records.exams import ExamPrompt
 from selma.scores.answering import manifest
 from selma.scores.distances import frechet_distance, kernel_parts
 from selma.workspace import (

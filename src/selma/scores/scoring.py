@@ -16,17 +16,8 @@ from selma.backbones import judging, matching, preference
 from selma.backbones.judging import Judge, Scorer
 from selma.config.scores import ScoresConfig, judge_name
 from selma.errors import DataError
-from selma.records import (
-    Answer,
-    Comparison,
-    ExamPrompt,
-    Interval,
-    ModelScore,
-    Published,
-    Question,
-    Scorecard,
-    repeated,
-)
+from selma.records.exams import Answer, ExamPrompt, Question, repeated
+from selma.records.scores import Comparison, Interval, ModelScore, Published, Scorecard
 from selma.scores import faithfulness, statistics
 from selma.scores.answering import (
     answer_item,

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from selma.backbones.wordings import VQASCORE, wording
-from selma.records import Answer, ExamPrompt, Interval, Question
+from selma.records.exams import Answer, ExamPrompt, Question
+from selma.records.scores import Interval
 from selma.scores import statistics
 
 QUESTION_ID = "vqascore"

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from selma.randomness import seed_for
-from selma.records import Interval
+from selma.records.scores import Interval
 
 LEVEL = 0.95
 # Draws in one block: 1000 resamples of 1060 prompts are 8 MB as indices of numpy.

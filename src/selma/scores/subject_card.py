@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from selma.records import CurvePoint, Interval, SubjectComparison, SubjectRow
+from selma.records.scores import Interval
+from selma.records.subjects import CurvePoint, SubjectComparison, SubjectRow
 from selma.scores import statistics
 
 Row = Mapping[str, Any]

@@ -25,7 +25,8 @@ from selma.config.subject import SubjectScores
 from selma.errors import DataError
 from selma.pictures import open_picture
 from selma.progress import progress
-from selma.records import ExamPrompt, Subject, SubjectMeasure
+from selma.records.exams import ExamPrompt
+from selma.records.subjects import Subject, SubjectMeasure
 from selma.scores.answering import manifest
 from selma.workspace import SCORES, Workspace, inside, read_lines, write_bytes
 

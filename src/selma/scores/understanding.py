@@ -18,7 +18,9 @@ from selma.backbones.judging import Judge, Scorer
 from selma.config.scores import ScoresConfig
 from selma.config.sur import SurScores
 from selma.errors import DataError
-from selma.records import Distances, ExamPrompt, Interval, Question, Understood, repeated
+from selma.records.exams import ExamPrompt, Question, repeated
+from selma.records.scores import Interval
+from selma.records.sur import Distances, Understood
 from selma.scores import statistics
 from selma.scores.answering import clip_item, read_clip_file
 from selma.scores.benchmarks import TOYBOX

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from selma.randomness import seed_for
-from selma.records import Interval
+from selma.records.scores import Interval
 
 
 def krippendorff_alpha(counts: ArrayLike) -> float | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from selma.errors import WorkspaceError
-from selma.records import Record
+from selma.records.record import Record
 from selma.study.database import connect, read_study, understood
 from selma.study.plan import Study
 

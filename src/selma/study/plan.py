@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from selma.errors import ConfigError, DataError, WorkspaceError
 from selma.pictures import decode, png_bytes
 from selma.randomness import rng
-from selma.records import ExamPrompt, Record, evenly
+from selma.records.exams import ExamPrompt, evenly
+from selma.records.record import Record
 from selma.scores.answering import manifest
 from selma.workspace import SCORES, inside, recipe_key
 

@@ -13,7 +13,8 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from selma.records import Interval, Record
+from selma.records.record import Record
+from selma.records.scores import Interval
 from selma.report.tables import between, points
 from selma.scores import statistics
 from selma.study.agreement import alpha_interval, tally

@@ -10,7 +10,8 @@ import random
 from functools import cache
 from typing import Literal
 
-from selma.records import ExamPrompt, prompt_id
+from selma.records.exams import ExamPrompt
+from selma.records.prompts import prompt_id
 from selma.toybox.captions import STYLES, Style, caption
 from selma.toybox.questions import questions
 from selma.toybox.scenes import NATURAL, Scene, never_shown, sample_scene, without

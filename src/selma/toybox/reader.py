@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from selma.errors import ModelError
-from selma.records import Landmark
+from selma.records.control import Landmark
 from selma.toybox.drawing import IMAGE_PX, KINDS
 
 CELLS = 16

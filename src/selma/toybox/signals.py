@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from selma.records import Landmark
+from selma.records.control import Landmark
 from selma.toybox.drawing import BACKGROUNDS, IMAGE_PX, KINDS, sprite
 from selma.toybox.scenes import COLOURS, Placed
 

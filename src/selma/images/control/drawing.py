@@ -11,7 +11,7 @@ from selma.config.control import ControlDrawing, Signal
 from selma.config.networks import BaseConfig
 from selma.images.drawing import Before, Job, draw_missing, drawing_recipe, refuse_twins
 from selma.randomness import seed_for
-from selma.records import Controlled, ControlSample
+from selma.records.control import Controlled, ControlSample
 from selma.workspace import SCORES, Workspace, file_sha256, inside, recipe_key
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from selma.images.control.sources import SPLITS, Candidate, Split, candidates, s
 from selma.images.pairs import METADATA, rows
 from selma.pictures import png_bytes
 from selma.progress import progress
-from selma.records import ControlSample, Landmark, prompt_id
+from selma.records.control import ControlSample, Landmark
+from selma.records.prompts import prompt_id
 from selma.signals import edges
 from selma.workspace import IMAGES, Workspace, append_line, inside, read_lines, write_bytes
 

@@ -24,7 +24,7 @@ from selma.errors import ConfigError, DataError
 from selma.images.pairs import METADATA, rows
 from selma.pictures import open_picture
 from selma.randomness import rng
-from selma.records import Landmark
+from selma.records.control import Landmark
 from selma.signals import placed_points
 from selma.toybox import signals as toybox
 from selma.toybox.captions import STYLES, caption

@@ -31,7 +31,8 @@ from selma.images.triples.reading import SKILL, read_triples, write_triples
 from selma.images.triples.sources import Candidate, candidates, source_digest
 from selma.pictures import decode, png_bytes
 from selma.progress import progress
-from selma.records import Triple, prompt_id
+from selma.records.prompts import prompt_id
+from selma.records.sur import Triple
 from selma.workspace import IMAGES, Workspace, write_bytes
 
 NAME = "_triples"

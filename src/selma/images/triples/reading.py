@@ -11,7 +11,8 @@ from typing import Any
 from selma.errors import DataError
 from selma.images.pairs import METADATA, SUFFIXES, rows, there
 from selma.pictures import open_picture
-from selma.records import Triple, prompt_id
+from selma.records.prompts import prompt_id
+from selma.records.sur import Triple
 from selma.workspace import inside, write_bytes
 
 NEEDED = ("file_name", "text", "prompt")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selma.errors import ConfigError, DataError
-from selma.records import ExamPrompt, evenly
+from selma.records.exams import ExamPrompt, evenly
 from selma.scores.benchmarks.dsg import COLUMNS, DSG, Dependencies, read_dsg
 from selma.scores.benchmarks.layouts import DSG_GROUPS, Benchmark, group_of
 from selma.scores.benchmarks.texts import TEXTS

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
-from selma.records import ExamPrompt, Published
+from selma.records.exams import ExamPrompt
+from selma.records.scores import Published
 
 
 def published(exam: Sequence[ExamPrompt]) -> Published | None:

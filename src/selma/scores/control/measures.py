@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from selma.records import Landmark
+from selma.records.control import Landmark
 
 Row = Mapping[str, Any]
 Totals = NDArray[np.float64]

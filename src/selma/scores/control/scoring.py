@@ -23,7 +23,8 @@ from selma.config.scores import PreferenceConfig
 from selma.errors import DataError, ModelError
 from selma.pictures import open_picture
 from selma.progress import progress
-from selma.records import ControlCard, ControlSample, ControlScore, Interval
+from selma.records.control import ControlCard, ControlSample, ControlScore
+from selma.records.scores import Interval
 from selma.scores.control.measures import (
     Measure,
     Row,

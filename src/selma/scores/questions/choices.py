@@ -14,7 +14,7 @@ from typing import Any
 
 from selma.backbones.language import Reply
 from selma.backbones.replies import FENCE, REFUSAL, readable
-from selma.records import prompt_id
+from selma.records.prompts import prompt_id
 from selma.scores.questions.asking import Ask, Unusable
 from selma.scores.questions.grounding import is_of
 from selma.scores.questions.lines import json_value

@@ -1,0 +1,82 @@
+"""Benchmarks: prompts with their questions, and what a judge answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from selma.records.record import Record
+
+
+class Question(Record):
+    """One question about a picture: yes or no, with yes expected (DSG, arXiv:2310.18235), or
+    multiple choice (TIFA, arXiv:2303.11897)."""
+
+    id: str
+    text: str
+    category: str
+    """Broad category: entity, colour, count, spatial, global, size, or the benchmark's own."""
+    detail: str = ""
+    """The benchmark's finer category, if it has one."""
+    parents: tuple[str, ...] = ()
+    """Ids of questions of the same prompt that must be answered yes for this one to make sense."""
+    choices: tuple[str, ...] = ()
+    """What can be answered; empty for a question of yes or no."""
+    answer: str = "yes"
+    """What a faithful picture makes one answer."""
+
+
+class ExamPrompt(Record):
+    """One prompt of a benchmark with its questions; a user's own prompts have none at first."""
+
+    id: str
+    text: str
+    group: str
+    """The source or style that results are grouped by."""
+    questions: tuple[Question, ...]
+
+
+def evenly(exam: Sequence[ExamPrompt], count: int) -> list[ExamPrompt]:
+    """`count` prompts of an exam (or all, if it has fewer) in its order: as equally as possible
+    over the groups and evenly spaced within each, so that no result can steer the choice."""
+    groups: dict[str, list[int]] = {}
+    for position, prompt in enumerate(exam):
+        groups.setdefault(prompt.group, []).append(position)
+    taken = dict.fromkeys(groups, 0)
+    while sum(taken.values()) < min(count, len(exam)):
+        open_groups = [name for name in groups if taken[name] < len(groups[name])]
+        taken[min(open_groups, key=taken.__getitem__)] += 1
+    return [
+        exam[position]
+        for position in sorted(
+            members[(2 * i + 1) * len(members) // (2 * taken[name])]
+            for name, members in groups.items()
+            for i in range(taken[name])
+        )
+    ]
+
+
+def repeated(exam: Sequence[ExamPrompt], seeds: int) -> list[ExamPrompt]:
+    """Each prompt of an exam `seeds` times in a row, once for each picture that is drawn of it: the
+    first by its own id, the others by <id>-1, <id>-2 and so on."""
+    return [
+        prompt.model_copy(update={"id": f"{prompt.id}-{k}"}) if k else prompt
+        for prompt in exam
+        for k in range(seeds)
+    ]
+
+
+class Answer(Record):
+    """What a judge said to one question about one picture; never thrown away."""
+
+    prompt_id: str
+    question_id: str
+    text: str
+    """The raw answer, as the judge gave it."""
+    yes: float | None = None
+    """Probability of yes in [0, 1]; None if the judge gives none."""
+    verdict: Literal["yes", "no", "unreadable", "zeroed"] | None = None
+    """How the answer counted: "yes" is the expected one, "zeroed" a yes whose dependency was
+    answered no. Only "yes" earns a point. None while no scorecard was made."""
+    choice: str | None = None
+    """Which of a question's choices the text counts as, where a matcher had to say."""

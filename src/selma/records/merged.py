@@ -1,0 +1,21 @@
+"""Stage 4 leaves one adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from selma.records.record import Record
+
+
+class Merged(Record):
+    """All experts as one adapter; `folder` holds a file as an expert's does."""
+
+    folder: Path
+    key: str
+    method: str
+    weights: dict[str, float]
+    """Skill → weight."""
+    scale: float = 1.0
+    """Of the whole, where it was searched together with the weights."""
+    uniform: Merged | None = None
+    """The same merge with uniform weights, where others were found to be better on dev prompts."""

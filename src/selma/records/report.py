@@ -1,0 +1,53 @@
+"""What stage 6 makes a page of: all that a run found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selma.records.exams import Answer, ExamPrompt
+from selma.records.experts import Expert
+from selma.records.images import Pair
+from selma.records.merged import Merged
+from selma.records.prompts import Prompt
+from selma.records.scores import Scorecard
+from selma.records.sur import Understood
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a run found, for its report."""
+
+    settings: dict[str, Any]
+    prompts: dict[str, list[Prompt]]
+    """Skill → the prompts kept."""
+    dropped: dict[str, dict[str, int]]
+    """Skill → reason → how many replies were dropped for it."""
+    pairs: dict[str, list[Pair]]
+    experts: list[Expert]
+    merged: Merged
+    exam: list[ExamPrompt]
+    pictures: dict[str, Path]
+    """Model → folder with one <prompt id>.png for each exam prompt, and where there are several
+    seeds <prompt id>-1.png and so on."""
+    answers: dict[str, list[Answer]]
+    """Model → the reporting judge's raw answers."""
+    scorecard: Scorecard
+    journal: list[dict[str, Any]] = field(default_factory=list)
+    """Lines with "stage", "seconds" and costs, in order; times live here and nowhere else."""
+    lineage: dict[str, str] = field(default_factory=dict)
+    """Base fingerprint, versions, keys of the items that led here."""
+    judged: dict[str, Any] = field(default_factory=dict)
+    """What the merge did to the experts' changes (`merged.judging`); empty if nobody looked."""
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    """Every merge that was tried (`merged.searching`); empty where weights were given."""
+    energies: dict[str, Any] = field(default_factory=dict)
+    """Skill → hyperspherical energy of each layer before and after (`adapters.oft.energies`), of
+    experts that are rotations."""
+    hps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Model → its result on HPS's benchmark (`scores.hps`), of models that are still the run's."""
+    studies: dict[str, Any] = field(default_factory=dict)
+    """Name → what people voted (`study.results.Studied`)."""
+    understood: Understood | None = None
+    """What a SUR-adapter does to the same exam, where that was scored."""

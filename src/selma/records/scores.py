@@ -1,0 +1,127 @@
+"""Stage 5 leaves scores, each with its interval."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from selma.records.record import Record
+
+Published = Literal["dsg-1k", "tifa-v1.0"]
+
+"""A benchmark that published scores are about."""
+
+
+class Interval(Record):
+    """A mean with its 95% bootstrap interval over n prompts."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    standard_error: float | None = None
+    """None for a single prompt, whose spread nobody knows."""
+
+
+class ScorerInfo(Record):
+    """What a preference score is; without it the number means nothing."""
+
+    label: str
+    """Its key in every `ModelScore.preferences`."""
+    name: str
+    """The scorer with its version, as in "HPS v2.1"."""
+    scale: str
+    preprocessing: str
+    weights: str
+    """Hub id or name of a folder; never a path."""
+    fingerprint: str
+    """Changes with weights, tokenizer, scale and preprocessing."""
+    chose: bool = False
+    """Something of this run was chosen or tuned by it: its gain is no independent evidence."""
+
+
+class ModelScore(Record):
+    """The scores of one model (base, an expert, or merged) on one exam."""
+
+    model: str
+    role: Literal["base", "expert", "merged", "other"]
+    dsg: Interval
+    """0-100, mean over prompts after dependency zeroing."""
+    difference: Interval | None = None
+    """dsg minus the base's, paired by prompt; None for the base itself."""
+    dsg_by_question: float
+    """0-100, mean over all questions after dependency zeroing."""
+    categories: dict[str, Interval]
+    """Per question category, 0-100."""
+    groups: dict[str, Interval]
+    """Per prompt group, 0-100."""
+    by_question: Interval | None = None
+    """`dsg_by_question` with its interval, and below it per detailed category (0-100): of a
+    published benchmark alone, whose own tables have them."""
+    details: dict[str, Interval] = Field(default_factory=dict)
+    category_differences: dict[str, Interval] = Field(default_factory=dict)
+    """Per question category minus the base's, paired by prompt; empty for the base itself."""
+    group_differences: dict[str, Interval] = Field(default_factory=dict)
+    """Per prompt group minus the base's, paired by prompt; empty for the base itself."""
+    by_question_difference: Interval | None = None
+    detail_differences: dict[str, Interval] = Field(default_factory=dict)
+    per_prompt: dict[str, float]
+    """Prompt id → 0..1, over all pictures of the prompt."""
+    clip: Interval | None = None
+    """100 x cosine of picture and prompt; None where no scorer is set."""
+    clip_difference: Interval | None = None
+    soft: Interval | None = None
+    """0-100, mean probability of the expected answer; None where the judge gives none."""
+    soft_difference: Interval | None = None
+    vqascore: Interval | None = None
+    """0-100, mean P(yes) to whether the picture shows its whole prompt; None if not asked."""
+    vqascore_difference: Interval | None = None
+    preferences: dict[str, Interval] = Field(default_factory=dict)
+    """Label → mean over prompts, on the scale that the scorecard's `preferences` state."""
+    preference_differences: dict[str, Interval] = Field(default_factory=dict)
+    """Label → mean minus the base's, paired by prompt; empty for the base itself."""
+    win_rates: dict[str, Interval] = Field(default_factory=dict)
+    """Label → percent of pictures that score above the base's of the same prompt and seed, ties
+    half."""
+    unreadable: int = 0
+    """Answers that are neither yes nor no; counted, scored as no."""
+
+
+class Comparison(Record):
+    """One model's DSG score minus another's on the exam, paired by prompt."""
+
+    model: str
+    against: str
+    difference: Interval
+
+
+class Scorecard(Record):
+    """What stage 5 leaves: every model on one exam, first the base, last the merged one."""
+
+    benchmark: str
+    split: str
+    judge: str
+    prompts: int
+    questions: int
+    seeds: int = 1
+    """Pictures that each model drew of each prompt."""
+    models: tuple[ModelScore, ...]
+    agreement: float | None = None
+    """Share of questions on drawn pictures where a second judge says the same; 0..1."""
+    second_judge: str | None = None
+    zeroing: Literal["cascading", "one_level", "row_order", "none"] = "cascading"
+    """What a "no" did to the questions that depend on it."""
+    measure: Literal["DSG", "TIFA"] = "DSG"
+    """What the scores are called: TIFA where questions have choices, else DSG."""
+    matcher: str | None = None
+    """What matched free answers to choices by their meaning."""
+    published: Published | None = None
+    """The published benchmark that all prompts are of, with its own questions."""
+    dependency_faults: dict[str, int] = Field(default_factory=dict)
+    """What is wrong with the benchmark's dependencies → how often; such references are ignored."""
+    preferences: tuple[ScorerInfo, ...] = ()
+    clip_chose: bool = False
+    """As `ScorerInfo.chose`, for the CLIP score."""
+    comparisons: tuple[Comparison, ...] = ()
+    """Between models that are not the base, such as searched weights against uniform ones."""

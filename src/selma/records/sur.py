@@ -1,0 +1,61 @@
+"""What the stages of `selma sur` hand to each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from selma.records.record import Record
+from selma.records.scores import Interval, Scorecard
+
+
+class Triple(Record):
+    """A plain narrative, the keyword prompt that it stands for, and their picture (SURD)."""
+
+    id: str
+    text: str
+    """The narrative."""
+    prompt: str
+    """The keyword prompt."""
+    image: Path
+    source: str = ""
+    """Where it comes from: an address, a file's name, or the world that it was drawn in."""
+    licence: str = "unknown"
+
+
+class Understanding(Record):
+    """A trained SUR-adapter; `folder` holds `sur_adapter.safetensors`."""
+
+    folder: Path
+    key: str
+
+
+class Distances(Record):
+    """How far each model's pictures are from good ones, by an image encoder's vectors."""
+
+    encoder: str
+    fingerprint: str
+    pictures: int
+    """How many good pictures there are."""
+    kernel: dict[str, Interval]
+    """Model → kernel distance (KID) times 1000; 0 is no distance, and it may be below by chance."""
+    kernel_differences: dict[str, Interval]
+    """Model → minus the base's, paired by prompt; below 0 is nearer to the good pictures."""
+    frechet: dict[str, float]
+    """Model → Fréchet distance (FID); biased upwards by few pictures, for all models alike."""
+
+
+class Understood(Record):
+    """What a SUR-adapter does to plain prompts; the base first."""
+
+    card: Scorecard
+    """Categories are kinds: counting, colour, action, and the benchmark's others. CLIP scores are
+    against the plain prompts."""
+    keywords: dict[str, str] = Field(default_factory=dict)
+    """Prompt id → keyword prompt; empty where there are none."""
+    keyword_clip: dict[str, Interval] = Field(default_factory=dict)
+    """Model → 100 x cosine of picture and keyword prompt."""
+    keyword_clip_differences: dict[str, Interval] = Field(default_factory=dict)
+    """Model → minus the base's, paired by prompt."""
+    distances: Distances | None = None
