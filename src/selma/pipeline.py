@@ -43,7 +43,7 @@ from selma.workspace import (
 )
 
 if TYPE_CHECKING:
-    from selma.backbones.judging import Judge
+    from selma.backbones.judges.judge import Judge
     from selma.backbones.text_to_image import TextToImage
     from selma.images.drawing import Reader
 
@@ -448,7 +448,7 @@ class Stages:
 
     @cached_property
     def _choosing_judge(self) -> Judge:
-        from selma.backbones.judging import load_judge
+        from selma.backbones.judges.loading import load_judge
 
         reporting, choosing = self.config.scores.judge, self.config.scores.choosing_judge
         judge = load_judge(choosing)
