@@ -370,11 +370,9 @@ class Stages:
 
     @cached_property
     def _exam_texts(self) -> list[str]:
-        """All prompts of the benchmark, however few of them are drawn: none may be trained on."""
-        from selma.scores.benchmarks import exam_prompts
+        from selma.scores.benchmarks import all_texts
 
-        whole = self.config.scores.model_copy(update={"prompts": None, "groups": ()})
-        return [prompt.text for prompt in exam_prompts(whole)]
+        return all_texts(self.config.scores)
 
     @contextmanager
     def at(self, stage: str, what: str = "rest") -> Iterator[Workspace]:
