@@ -20,8 +20,7 @@ from backbones.preference_files import (
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel
 
-from selma.backbones.preference import imagereward as preference_imagereward
-from selma.backbones.preference import open_clip
+from selma.backbones.preference import imagereward, open_clip
 from selma.backbones.preference.converting import convert_weights, read_state
 from selma.errors import ModelError
 
@@ -149,11 +148,11 @@ def test_the_names_fit_the_released_shapes() -> None:
 
 def test_imagereward_leaves_no_tensor_behind() -> None:
     state = blip_twin.random_state()
-    parts = preference_imagereward.parts(state)
+    parts = imagereward.parts(state)
     unused = [n for n in state if n.endswith("position_ids") or n.startswith(UNUSED)]
     assert sum(map(len, parts.values())) == len(state) - len(unused) and len(unused) == 5
     with pytest.raises(ModelError, match="no tensor"):
-        preference_imagereward.parts({"mlp.layers.1.weight": torch.zeros(1)})
+        imagereward.parts({"mlp.layers.1.weight": torch.zeros(1)})
 
 
 def test_imagereward_of_another_shape_is_refused(tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ def test_a_hub_id_is_scored_from_the_cache_when_offline(
     script = (
         "import json, sys; sys.path.insert(0, sys.argv[1])\n"
         "from backbones.preference_files import TEXTS, pictures\n"
-        "from selma.backbones.preference import load_preference\n"
+        "from selma.backbones.preference.scorers import load_preference\n"
         "from selma.config.scores import PreferenceConfig\n"
         "found = load_preference(PreferenceConfig(kind='clip', model='some/clip', device='cpu'))\n"
         "print(json.dumps([found.weights, found._files.fingerprint, "

@@ -254,7 +254,13 @@ def test_a_run_shows_what_is_still_of_its_models(tmp_path: Path, item_of) -> Non
     gain = found["merged"]["minus_base"]
     assert gain["concept-art"] is None
     for name, count in (("anime", 6), ("photo", 4), ("all", 12)):
-        assert gain[name] == {"mean": 2.5, "low": 2.5, "high": 2.5, "n": count}
+        assert gain[name] == {
+            "mean": 2.5,
+            "low": 2.5,
+            "high": 2.5,
+            "n": count,
+            "standard_error": 0.0,
+        }
     assert "minus_base" not in found["base"]
     assert set(run_results(folder, {"base": "b", "merged": "newer"})) == {"base"}
     changed = Stopping()

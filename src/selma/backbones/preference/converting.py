@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma.backbones.preference import imagereward as preference_imagereward
-from selma.backbones.preference import open_clip
+from selma.backbones.preference import imagereward, open_clip
 from selma.backbones.preference.scorers import families
 from selma.backbones.weights import Weights, load_tokenizer
 from selma.errors import ModelError
@@ -118,21 +117,21 @@ def _write_imagereward(
     import torch
     from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
-    settings = _settings(config) if config else preference_imagereward.shape()
-    found = preference_imagereward.parts(state)
+    settings = _settings(config) if config else imagereward.shape()
+    found = imagereward.parts(state)
     vision = BlipVisionConfig(**settings["vision"])
     text = BlipTextConfig(**settings["text"])
     with torch.device("meta"):
         wanted = {
             "vision": BlipVisionModel(vision).state_dict(),
             "text": BlipTextModel(text, add_pooling_layer=False).state_dict(),
-            "head": preference_imagereward.empty_head(text.hidden_size).state_dict(),
+            "head": imagereward.empty_head(text.hidden_size).state_dict(),
         }
     for part, shape in (("vision", vision), ("text", text)):
         (folder / part).mkdir()
         _save(found[part], wanted[part], folder / part / "model.safetensors", what=part)
         shape.save_pretrained(folder / part)
-    _save(found["head"], wanted["head"], folder / preference_imagereward.HEAD, what="head")
+    _save(found["head"], wanted["head"], folder / imagereward.HEAD, what="head")
 
 
 def _write_tokenizer(words: Weights, folder: Path, kind: str) -> None:
