@@ -105,7 +105,7 @@ def test_a_missing_picture_is_an_error(tmp_path):
 def test_no_name_leads_out(tmp_path, name):
     root = folder_of(tmp_path, row(name))
     (root / "secret.png").write_bytes(encoded(picture()))
-    with pytest.raises(DataError, match=r"leads out|printable"):
+    with pytest.raises(DataError, match=r"leads out|printable|needs a text"):
         read(root)
 
 
