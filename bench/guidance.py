@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from selma.backbones.judging import load_judge
+from selma.backbones.judges.loading import load_judge
 from selma.backbones.text_to_image import load_text_to_image
 from selma.config.networks import BaseConfig
 from selma.config.scores import ScoresConfig

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from selma.backbones.vqa import VqaJudge
+from selma.backbones.judges.vqa import VqaJudge
 from selma.config.scores import LocalJudge
 
 SUBJECTS = ("dog", "cat", "tree", "car")

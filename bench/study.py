@@ -42,7 +42,7 @@ from turns import cpu_seconds
 from selma import pipeline
 from selma.adapters import lora
 from selma.adapters.files import Lineage
-from selma.backbones.vqa import VqaJudge
+from selma.backbones.judges.vqa import VqaJudge
 from selma.config import RunConfig
 from selma.experts.batches import Batches
 from selma.images.pairs import read_drawn

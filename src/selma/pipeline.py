@@ -43,7 +43,7 @@ from selma.workspace import (
 )
 
 if TYPE_CHECKING:
-    from selma.backbones.judging import Judge
+    from selma.backbones.judges.judge import Judge
     from selma.backbones.text_to_image import TextToImage
     from selma.images.drawing import Reader
 
@@ -370,11 +370,9 @@ class Stages:
 
     @cached_property
     def _exam_texts(self) -> list[str]:
-        """All prompts of the benchmark, however few of them are drawn: none may be trained on."""
-        from selma.scores.benchmarks import exam_prompts
+        from selma.scores.benchmarks import all_texts
 
-        whole = self.config.scores.model_copy(update={"prompts": None, "groups": ()})
-        return [prompt.text for prompt in exam_prompts(whole)]
+        return all_texts(self.config.scores)
 
     @contextmanager
     def at(self, stage: str, what: str = "rest") -> Iterator[Workspace]:
@@ -448,7 +446,7 @@ class Stages:
 
     @cached_property
     def _choosing_judge(self) -> Judge:
-        from selma.backbones.judging import load_judge
+        from selma.backbones.judges.loading import load_judge
 
         reporting, choosing = self.config.scores.judge, self.config.scores.choosing_judge
         judge = load_judge(choosing)

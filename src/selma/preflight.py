@@ -274,7 +274,7 @@ def _networks(config: RunConfig) -> Iterator[str]:
         else:
             yield from _judge(judge, f"scores.{key}")
     if scores.vqascore is not None:
-        from selma.backbones.wordings import VQASCORE, wording
+        from selma.backbones.judges.wordings import VQASCORE, wording
 
         try:
             wording(scores.vqascore, VQASCORE, key="scores.vqascore")
@@ -305,9 +305,9 @@ def _preference(scorer: PreferenceConfig, key: str) -> Iterator[str]:
 
 def _judge(judge: LocalJudge | ServedJudge, key: str) -> Iterator[str]:
     """What is wrong with a judge that is not toybox's own; a Hub's model is not looked at."""
-    from selma.backbones.judging import load_judge
-    from selma.backbones.vqa import MPLUG
-    from selma.backbones.wordings import wording
+    from selma.backbones.judges.loading import load_judge
+    from selma.backbones.judges.vqa import MPLUG
+    from selma.backbones.judges.wordings import wording
 
     local = isinstance(judge, LocalJudge)
     try:

@@ -12,7 +12,7 @@ from backbones import blip_twin, open_clip_twin
 from PIL import Image
 from transformers import BertTokenizer, CLIPConfig, CLIPModel
 
-from selma.backbones.converting import convert_weights
+from selma.backbones.preference.converting import convert_weights
 
 TEXTS = ["a big fox", "six blue hills, by night", "x", "long " * 40]
 

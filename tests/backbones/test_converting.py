@@ -20,8 +20,9 @@ from backbones.preference_files import (
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel
 
-from selma.backbones import open_clip, preference_imagereward
-from selma.backbones.converting import convert_weights, read_state
+from selma.backbones.preference import imagereward as preference_imagereward
+from selma.backbones.preference import open_clip
+from selma.backbones.preference.converting import convert_weights, read_state
 from selma.errors import ModelError
 
 UNUSED = ("blip.vision_proj.", "blip.text_proj.")

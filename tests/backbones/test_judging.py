@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
-from selma.backbones.judging import ClipScorer, ToyboxJudge, load_judge, load_scorer, pixels
+from selma.backbones.judges.loading import load_judge, load_scorer
+from selma.backbones.judges.toybox import ClipScorer, ToyboxJudge, pixels
 from selma.errors import ModelError
 from selma.toybox.drawing import compose
 from selma.toybox.judges import VqaConfig, VqaModel

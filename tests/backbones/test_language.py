@@ -17,16 +17,11 @@ import pytest
 import torch
 from scripted import Script, drips, fails, hangs, hangs_up, says, sends, serving, writes
 
-from selma.backbones.language import (
-    LanguageModel,
-    Sampling,
-    load_language_model,
-    model_identity,
-    parallel_requests,
-)
-from selma.backbones.language_local import LocalModel, _sample
-from selma.backbones.language_served import ServedModel
-from selma.backbones.smollm2 import gguf_file, unpacked_folder
+from selma.backbones.language.loading import load_language_model, model_identity
+from selma.backbones.language.local import LocalModel, _sample
+from selma.backbones.language.model import LanguageModel, Sampling, parallel_requests
+from selma.backbones.language.served import ServedModel
+from selma.backbones.language.smollm2 import gguf_file, unpacked_folder
 from selma.config.networks import LocalLLM, ServedLLM
 from selma.config.prompts import PromptsConfig
 from selma.errors import BackendError, ConfigError, ModelError

@@ -4,10 +4,10 @@ import pytest
 import torch
 from sur_data import llm
 
-from selma.backbones import language_states
-from selma.backbones.language import load_language_model
-from selma.backbones.language_states import Reading, read_states
-from selma.backbones.language_vectors import vectors, vectors_identity
+from selma.backbones.language import states as language_states
+from selma.backbones.language.loading import load_language_model
+from selma.backbones.language.states import Reading, read_states
+from selma.backbones.language.vectors import vectors, vectors_identity
 from selma.config.sur import LlmVectors
 from selma.errors import DataError, ModelError
 

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import nn
 from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTImageProcessorPil, ViTModel
 
-from selma.backbones import lpips
-from selma.backbones.likeness import ClipFeatures, ToyboxEncoders, VitFeatures, load_dino
+from selma.backbones.perception import lpips
+from selma.backbones.perception.likeness import ClipFeatures, ToyboxEncoders, VitFeatures, load_dino
 from selma.config.subject import FeatureNetwork
 from selma.errors import ModelError
 
@@ -66,7 +66,7 @@ def test_another_architecture_is_no_dino(tmp_path):
 
 
 def test_clip_gives_both_sides_of_its_score(tmp_path):
-    from selma.backbones.preference import load_preference, settings_of
+    from selma.backbones.preference.scorers import load_preference, settings_of
 
     folder = preference_files.clip_folder(tmp_path)
     network = ClipFeatures(FeatureNetwork(model=str(folder), device="cpu"))

@@ -24,14 +24,14 @@ from backbones.preference_files import (
 )
 from transformers import BertTokenizer, CLIPModel
 
-from selma.backbones.preference import NetworkScorer, families, load_preference
-from selma.backbones.preference_clip import text_cleaner
-from selma.backbones.preference_imagereward import MEAN, STD
-from selma.backbones.preprocessing import (
+from selma.backbones.preference.clip import text_cleaner
+from selma.backbones.preference.imagereward import MEAN, STD
+from selma.backbones.preference.preprocessing import (
     longest_side_and_pad,
     normalised,
     shortest_side_and_crop,
 )
+from selma.backbones.preference.scorers import NetworkScorer, families, load_preference
 from selma.backbones.weights import Weights
 from selma.config.scores import PreferenceConfig
 from selma.errors import ModelError

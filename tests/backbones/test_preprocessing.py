@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from selma.backbones.preprocessing import (
+from selma.backbones.preference.preprocessing import (
     longest_side_and_pad,
     normalised,
     shortest_side_and_crop,

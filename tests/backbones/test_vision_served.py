@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from scripted import Act, Script, completion, fails, says, send, serving
 
-from selma.backbones.judging import load_judge
-from selma.backbones.vision_served import ServedVqaJudge
-from selma.backbones.wordings import MultipleChoice
+from selma.backbones.judges.loading import load_judge
+from selma.backbones.judges.served import ServedVqaJudge
+from selma.backbones.judges.wordings import MultipleChoice
 from selma.config.scores import ServedJudge
 from selma.errors import BackendError, ConfigError
 

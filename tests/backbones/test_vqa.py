@@ -14,9 +14,9 @@ import tiny_judges
 import torch
 from PIL import Image
 
-from selma.backbones.judging import load_judge
-from selma.backbones.vqa import VqaJudge, _processor
-from selma.backbones.wordings import MultipleChoice
+from selma.backbones.judges.loading import load_judge
+from selma.backbones.judges.vqa import VqaJudge, _processor
+from selma.backbones.judges.wordings import MultipleChoice
 from selma.config.scores import LocalJudge
 from selma.errors import ConfigError, ModelError
 

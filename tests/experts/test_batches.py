@@ -68,6 +68,13 @@ def test_parts_are_the_whole(prior):
         assert torch.equal(torch.cat([part[name] for part in parts]), column)
 
 
+def test_modes_leave_everything_else_random_as_it_was():
+    drawn, modes = columns(batches().at(1)), columns(batches(sampled=False).at(1))
+    assert drawn.pop("posterior").std() > 0.9
+    assert not modes.pop("posterior").any()
+    assert all(torch.equal(drawn[name], modes[name]) for name in drawn)
+
+
 def test_shares_are_what_is_asked():
     many = batches(batch_size=4000, latent=(1, 1, 1), caption_dropout=0.1).at(0)
     assert 0.08 < many.dropped.float().mean() < 0.12

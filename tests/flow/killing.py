@@ -216,7 +216,7 @@ def warm() -> None:
     from diffusers import DDPMScheduler, StableDiffusionPipeline  # noqa: F401
     from diffusers.optimization import get_scheduler  # noqa: F401
 
-    import selma.backbones.language_served
+    import selma.backbones.language.served
     import selma.experts.encoding
     import selma.experts.skills
     import selma.images.drawing

@@ -5,7 +5,7 @@ import json
 import pytest
 from test_draw_pairs import DiesAfter, Killed, drawn, files, never, prompts
 
-from selma.backbones.judging import load_scorer
+from selma.backbones.judges.loading import load_scorer
 from selma.config import Choice, ImagesConfig, RunConfig
 from selma.images import choosing, drawing
 from selma.images.choosing import best

@@ -387,7 +387,7 @@ def test_a_language_model_writes_narratives(tmp_path, monkeypatch):
 
 def test_a_stopped_collection_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypatch):
     """By a real model that shares forward passes between rows."""
-    from selma.backbones.language_local import LocalModel
+    from selma.backbones.language.local import LocalModel
 
     backend = {"kind": "local", "model": str(sur_data.language_model("bytes")), "batch_size": 2}
     narrator = {"kind": "llm", "backend": backend, "max_new_tokens": 4, "temperature": 1.0}
@@ -455,7 +455,7 @@ def classifier(labels=("neutral", "drawings", "porn")):
 
 
 def test_unsafe_pictures_go_by_the_classifier_that_is_named(tmp_path):
-    from selma.backbones.captioning import Classifier
+    from selma.backbones.perception.captioning import Classifier
     from selma.config.sur import Safety
 
     settings = keyword_folder(tmp_path, 8)
@@ -481,7 +481,7 @@ def test_unsafe_pictures_go_by_the_classifier_that_is_named(tmp_path):
 
 
 def test_narratives_that_disagree_go(tmp_path):
-    from selma.backbones.preference import load_preference
+    from selma.backbones.preference.scorers import load_preference
     from selma.config.scores import PreferenceConfig
 
     folder = tiny_judges.folder("blip").parent / "clip"

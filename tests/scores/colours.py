@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
-from selma.backbones.judging import pixels
+from selma.backbones.judges.toybox import pixels
 from selma.records.exams import ExamPrompt, Question
 
 COLOURS = {"red": (1.0, -1.0, -1.0), "green": (-1.0, 1.0, -1.0), "blue": (-1.0, -1.0, 1.0)}

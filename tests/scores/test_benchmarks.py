@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from selma.config.scores import ScoresConfig
 from selma.errors import ConfigError, DataError
 from selma.records.exams import evenly
-from selma.scores.benchmarks import COLUMNS, exam_prompts, group_of, read_dsg
+from selma.scores.benchmarks import COLUMNS, all_texts, exam_prompts, group_of, read_dsg
 from selma.scores.faithfulness import dependency_faults
 
 HEADER = ",".join(COLUMNS)
@@ -148,6 +148,13 @@ def test_a_part_of_the_exam_is_even_over_groups_and_always_the_same() -> None:
     assert part == exam_prompts(config.model_copy(update={"prompts": 23}))
     assert [p for p in whole if p in part] == part
     assert evenly(whole, 10**6) == whole
+
+
+def test_what_may_not_be_trained_on_is_both_splits_whichever_is_drawn() -> None:
+    dev = all_texts(ScoresConfig(split="dev", prompts=5, groups=("coco",)))
+    assert dev == all_texts(ScoresConfig(split="test"))
+    whole = [exam_prompts(ScoresConfig(), split=split) for split in ("dev", "test")]
+    assert dev == [prompt.text for split in whole for prompt in split]
 
 
 def test_splits_share_no_text_and_a_csv_has_no_dev_split(tmp_path: Path) -> None:

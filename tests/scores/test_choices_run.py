@@ -11,8 +11,9 @@ import torch
 from colours import COLOURS, ColourJudge, picture
 from PIL import Image
 
-from selma.backbones.judging import Chooser, pixels
-from selma.backbones.wordings import MultipleChoice
+from selma.backbones.judges.judge import Chooser
+from selma.backbones.judges.toybox import pixels
+from selma.backbones.judges.wordings import MultipleChoice
 from selma.config.scores import ScoresConfig
 from selma.errors import DataError, ModelError
 from selma.records.exams import ExamPrompt, Question

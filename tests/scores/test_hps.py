@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from selma.backbones.preference import NetworkScorer, families, load_preference
+from selma.backbones.preference.scorers import NetworkScorer, families, load_preference
 from selma.backbones.weights import Weights
 from selma.cli import app
 from selma.config.scores import PreferenceConfig

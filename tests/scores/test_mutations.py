@@ -21,7 +21,8 @@ import tiny_judges
 from PIL import Image, PngImagePlugin
 from scripted import Script, says, serving
 
-from selma.backbones.judging import Judge, load_judge
+from selma.backbones.judges.judge import Judge
+from selma.backbones.judges.loading import load_judge
 from selma.config.scores import LocalJudge, ServedJudge
 from selma.scores.benchmarks import COLUMNS
 from selma.scores.given import PRESETS, rules_of

@@ -13,7 +13,7 @@ from PIL import Image
 from scores.colours import exam, picture
 from torchmetrics.image.kid import poly_mmd
 
-from selma.backbones.features import load_features
+from selma.backbones.perception.features import load_features
 from selma.config.scores import PreferenceConfig
 from selma.errors import ConfigError, DataError
 from selma.scores import statistics

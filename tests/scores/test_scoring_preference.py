@@ -11,7 +11,7 @@ from backbones.preference_files import clip_folder
 from PIL import Image
 from scores.colours import ColourJudge, exam
 
-from selma.backbones.preference import load_preference
+from selma.backbones.preference.scorers import load_preference
 from selma.config.scores import PreferenceConfig, ScoresConfig
 from selma.errors import DataError
 from selma.records.scores import Scorecard

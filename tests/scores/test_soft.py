@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scores.colours import exam
 
@@ -29,6 +29,7 @@ def test_a_prompt_with_an_unknown_probability_has_no_score() -> None:
     assert soft_scores([]) == {}
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.dictionaries(st.text(min_size=1), st.lists(st.floats(0, 1), min_size=1), min_size=1))
 def test_scores_lie_between_the_least_and_the_most_likely(chances: dict[str, list[float]]) -> None:
     found = soft_scores(answers({id: list(some) for id, some in chances.items()}))

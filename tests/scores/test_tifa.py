@@ -78,7 +78,7 @@ def test_a_literal_choice_is_kept_and_others_go_to_the_matcher() -> None:
 
 def test_static_embeddings_from_a_wheel_match_by_meaning() -> None:
     pytest.importorskip("wordllama", reason="the matcher's wheel is not installed")
-    from selma.backbones.matching import load_matcher
+    from selma.backbones.judges.matching import load_matcher
 
     match = load_matcher("wordllama")
     choices = [("car", "dog", "tree"), ("red", "green", "blue"), ("kitchen", "street", "beach")]
@@ -92,7 +92,7 @@ def test_an_encoder_matches_alone_as_in_company(tmp_path: Path) -> None:
     import torch
     from transformers import BertTokenizerFast, MPNetConfig, MPNetModel
 
-    from selma.backbones.matching import load_matcher
+    from selma.backbones.judges.matching import load_matcher
 
     words = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]", "dog", "cat", "small", "old"]
     (tmp_path / "vocab.txt").write_text("\n".join(words))

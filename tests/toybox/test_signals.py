@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from selma.backbones.locating import ToyboxLocator
-from selma.backbones.segmenting import TransformersSegmenter
+from selma.backbones.perception.locating import ToyboxLocator
+from selma.backbones.perception.segmenting import TransformersSegmenter
 from selma.errors import ModelError
 from selma.signals import class_map, edges, is_edge
 from selma.toybox.pretraining.autoencoder import paint

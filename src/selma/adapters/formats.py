@@ -201,13 +201,6 @@ def _number(value: float) -> int | float:
     return int(value) if value == int(value) else value
 
 
-PEFT_CLASSES = {
-    names.UNET: ("UNet2DConditionModel", "diffusers.models.unets.unet_2d_condition"),
-    names.TEXT: ("CLIPTextModel", "transformers.models.clip.modeling_clip"),
-    names.TEXT_2: ("CLIPTextModelWithProjection", "transformers.models.clip.modeling_clip"),
-}
-
-
 def _write_peft(place: Path, adapter: Adapter) -> list[Path]:
     """One folder, or one for each component where there are several."""
     if place.suffix == ".safetensors":
@@ -222,7 +215,7 @@ def _write_peft(place: Path, adapter: Adapter) -> list[Path]:
             for module in _of(component, adapter.layers)
         }
         _write(folder / PEFT_FILE, adapter, named, ("lora_A", "lora_B"), {})
-        about, library = PEFT_CLASSES[component]
+        about, library = names.PEFT_CLASSES[component]
         settings = _peft_settings(component, _of(component, adapter.layers)) | {
             "peft_type": "LORA",
             "inference_mode": True,

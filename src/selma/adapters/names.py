@@ -13,6 +13,13 @@ import re
 UNET, TEXT, TEXT_2 = "unet", "text_encoder", "text_encoder_2"
 COMPONENTS = (UNET, TEXT, TEXT_2)
 
+PEFT_CLASSES = {
+    UNET: ("UNet2DConditionModel", "diffusers.models.unets.unet_2d_condition"),
+    TEXT: ("CLIPTextModel", "transformers.models.clip.modeling_clip"),
+    TEXT_2: ("CLIPTextModelWithProjection", "transformers.models.clip.modeling_clip"),
+}
+"""Component → class and module, as a PEFT folder names the model that it belongs to."""
+
 LAYERS_PER_BLOCK = 2
 """Of every UNet that was released as SD 1, SD 2 or SDXL; the original names of SDXL need it."""
 

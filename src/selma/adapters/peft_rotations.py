@@ -11,7 +11,6 @@ from torch import Tensor
 
 from selma.adapters import names
 from selma.adapters.files import OUR_KEY, as_json, given, lineage_json, write_safetensors
-from selma.adapters.formats import PEFT_CLASSES
 from selma.adapters.reading import PEFT_FILE, PEFT_SETTINGS, lineage_of, opened, peft_json
 from selma.adapters.rotation import (
     ball,
@@ -119,7 +118,7 @@ def write_peft_rotations(place: Path, file: RotationFile) -> list[Path]:
         "inference_mode": True,
         "base_model_name_or_path": None,
         "auto_mapping": dict(
-            zip(("base_model_class", "parent_library"), PEFT_CLASSES[names.UNET], strict=True)
+            zip(("base_model_class", "parent_library"), names.PEFT_CLASSES[names.UNET], strict=True)
         ),
     }
     place.mkdir(parents=True, exist_ok=True)

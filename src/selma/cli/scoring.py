@@ -124,7 +124,7 @@ def tifa(
 
     nearest = None
     if matcher:
-        from selma.backbones.matching import load_matcher
+        from selma.backbones.judges.matching import load_matcher
 
         nearest = load_matcher(matcher)
     found = score_tifa(read_tifa(questions), read_tifa_answers(answers), matcher=nearest)
@@ -253,7 +253,7 @@ def hps(
     """Score HPS's benchmark: pictures in four styles, one mean over all."""
     from rich.console import Console
 
-    from selma.backbones.preference import load_preference, settings_of
+    from selma.backbones.preference.scorers import load_preference, settings_of
     from selma.errors import ConfigError
     from selma.report.tables import print_hps
     from selma.scores.hps import read_hps_prompts, score_hps, version_kind
@@ -295,7 +295,7 @@ def convert_scorer(
     ] = None,
 ) -> None:
     """Turn a preference scorer's pickle into safetensors, without running anything in it."""
-    from selma.backbones.converting import convert_weights
+    from selma.backbones.preference.converting import convert_weights
 
     made = convert_weights(source, out, kind=kind, tokenizer=tokenizer, config=config)
     typer.echo(f"Weights: {made}")

@@ -56,6 +56,6 @@ def convert_lpips(
     out: Annotated[Path, typer.Argument(help="New folder for subject.scores.lpips.")],
 ) -> None:
     """Make LPIPS's weights one safetensors file; nothing in the sources is run."""
-    from selma.backbones import lpips
+    from selma.backbones.perception import lpips
 
     typer.echo(lpips.convert_lpips(backbone, heads, out))

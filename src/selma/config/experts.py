@@ -107,6 +107,9 @@ class TrainingConfig(Section):
     epsilon: PositiveFloat = 1e-8
     max_grad_norm: PositiveFloat | None = 1.0
     precision: Literal["fp32", "fp16", "bf16"] = "fp16"
+    latents: Literal["sample", "mode"] = "sample"
+    """What stands for a picture: a fresh draw from its posterior at each step, as released, or that
+    posterior's mode. Stable Diffusion's are so narrow that it is all one; toybox's are wide."""
     caption_dropout: Probability = 0.0
     """Share of captions replaced by the empty one; 0 as in the paper."""
     flip: bool = False

@@ -29,8 +29,8 @@ class LocalJudge(Section):
     revision: str | None = None
     """Commit of a Hub repository; None takes its newest."""
     prompt: str | None = None
-    """How a question is put: a name of backbones/wordings.py, or words with {question}; None is
-    what the architecture was trained with."""
+    """How a question is put: a name of backbones/judges/wordings.py, or words with {question}; None
+    is what the architecture was trained with."""
     beams: PositiveInt = 1
     max_new_tokens: PositiveInt = 30
     length_penalty: float = 1.0
@@ -152,7 +152,7 @@ class ScoresConfig(Section):
     that is no choice as unreadable."""
     vqascore: str | None = None
     """Also ask the judge whether a picture shows its whole prompt: a name of
-    backbones/wordings.py, or words with {text}; None is off."""
+    backbones/judges/wordings.py, or words with {text}; None is off."""
     resamples: PositiveInt = 10_000
 
     @model_validator(mode="after")

@@ -27,7 +27,7 @@ class Batch:
     noise: Tensor
     """[b, c, h, w] standard normal: ε."""
     posterior: Tensor
-    """[b, c, h, w] standard normal, for the autoencoder's posterior."""
+    """[b, c, h, w] standard normal, for the autoencoder's posterior; 0 is its mode."""
     dropped: Tensor
     """[b] bool: train on the empty caption."""
     mirrored: Tensor
@@ -65,6 +65,8 @@ class Batches:
     train_timesteps: int
     caption_dropout: float
     flip: bool
+    sampled: bool = True
+    """Whether latents are drawn from their posteriors, rather than its modes."""
     prior: Batches | None = None
     """Those of the class pictures."""
 
@@ -76,7 +78,7 @@ class Batches:
             indices=self._indices(step),
             timesteps=torch.randint(0, self.train_timesteps, (b,), generator=draw),
             noise=torch.randn((b, *self.latent), generator=draw),
-            posterior=torch.randn((b, *self.latent), generator=draw),
+            posterior=torch.randn((b, *self.latent), generator=draw) * self.sampled,
             dropped=torch.rand(b, generator=draw) < self.caption_dropout,
             mirrored=(torch.rand(b, generator=draw) < 0.5) & self.flip,
             prior=None if self.prior is None else self.prior.at(step),

@@ -57,7 +57,8 @@ class Encoded:
         return len(self.mean)
 
     def samples(self, batch: Batch) -> Samples:
-        """What the batch's samples are trained on, a fresh latent drawn from each posterior."""
+        """What the batch's samples are trained on; its `posterior` says where in their posteriors
+        the latents lie."""
         i = batch.indices
         mean, logvar = self.mean[i], self.logvar[i]
         if self.mirrored_mean is not None and self.mirrored_logvar is not None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from selma.adapters import sur, sur_files
 from selma.adapters.files import Lineage
 from selma.adapters.sur_projection import as_tensors, projection
-from selma.backbones.language_vectors import vectors_identity
+from selma.backbones.language.vectors import vectors_identity
 from selma.config.networks import BaseConfig
 from selma.config.sur import Distance, SurSettings
 from selma.errors import DataError

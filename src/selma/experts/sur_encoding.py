@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from selma.adapters.files import given, write_safetensors
-from selma.backbones.language_vectors import vectors
+from selma.backbones.language.vectors import vectors
 from selma.config.sur import LlmVectors
 from selma.errors import DataError
 from selma.experts.encoding import AT_ONCE, Encoded, encode_pairs, encode_text

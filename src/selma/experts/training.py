@@ -202,6 +202,7 @@ def _batches(
         train_timesteps=train_timesteps,
         caption_dropout=config.caption_dropout,
         flip=config.flip,
+        sampled=config.latents == "sample",
     )
 
 

@@ -34,7 +34,7 @@ def score_styles(
     the settings and seeds of the run's exam. Raises NotFinished where the run has no such model
     yet, ConfigError where it will never have.
     """
-    from selma.backbones.preference import load_preference
+    from selma.backbones.preference.scorers import load_preference
     from selma.scores.hps import given_pictures, hps_exam, hps_item, read_hps, read_hps_prompts
 
     texts = read_hps_prompts(prompts)

@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from selma.backbones.judging import Scorer, load_scorer
+from selma.backbones.judges.judge import Scorer
+from selma.backbones.judges.loading import load_scorer
 from selma.config import Choice
 from selma.pictures import open_picture
 from selma.progress import progress
@@ -21,7 +22,7 @@ def scorer_of(choice: Choice) -> Scorer:
     """The scorer that chooses. Raises ModelError or ConfigError."""
     if isinstance(choice.scorer, str):
         return load_scorer(choice.scorer)
-    from selma.backbones.preference import load_preference
+    from selma.backbones.preference.scorers import load_preference
 
     return load_preference(choice.scorer)
 

@@ -31,7 +31,7 @@ from selma.records.prompts import Prompt
 from selma.workspace import IMAGES, SCORES, Workspace, inside, write_bytes
 
 if TYPE_CHECKING:
-    from selma.backbones.judging import Scorer
+    from selma.backbones.judges.judge import Scorer
     from selma.backbones.text_to_image import Rewriting, TextToImage
 
 CANDIDATES = "candidates"

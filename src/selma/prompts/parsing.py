@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from selma.backbones.replies import FENCE, REFUSAL, readable
+from selma.backbones.language.replies import FENCE, REFUSAL, readable
 
 _LABEL = r"(?:caption|prompt|text|description|example|item|sentence|no\.?|number|nr\.?)"
 _NUMBERED = re.compile(

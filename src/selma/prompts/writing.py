@@ -15,13 +15,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from selma.backbones.language import (
-    LanguageModel,
-    Reply,
-    Sampling,
-    load_language_model,
-    model_identity,
-)
+from selma.backbones.language.loading import load_language_model, model_identity
+from selma.backbones.language.model import LanguageModel, Reply, Sampling
 from selma.config.networks import ServedLLM
 from selma.config.prompts import PromptsConfig
 from selma.errors import ConfigError, NoProgress

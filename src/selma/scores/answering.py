@@ -21,8 +21,8 @@ from typing import Any
 from PIL import Image
 
 from selma import processes
-from selma.backbones.judging import Chooser, Judge, Scorer
-from selma.backbones.wordings import MultipleChoice
+from selma.backbones.judges.judge import Chooser, Judge, Scorer
+from selma.backbones.judges.wordings import MultipleChoice
 from selma.errors import DataError, ModelError
 from selma.progress import progress
 from selma.records.exams import Answer, ExamPrompt

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from selma.backbones.judging import Judge
+from selma.backbones.judges.judge import Judge
 from selma.pictures import open_picture
 from selma.progress import progress
 from selma.workspace import append_lines, file_sha256, inside, read_lines

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from selma.backbones.preference import PreferenceScorer
+from selma.backbones.preference.scorers import PreferenceScorer
 from selma.errors import ConfigError, DataError
 from selma.pictures import open_picture
 from selma.progress import progress

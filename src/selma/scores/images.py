@@ -14,9 +14,10 @@ import yaml
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from selma.backbones import judging, matching
-from selma.backbones.judging import Chooser, Judge
-from selma.backbones.wordings import MultipleChoice
+from selma.backbones.judges import loading as judging
+from selma.backbones.judges import matching
+from selma.backbones.judges.judge import Chooser, Judge
+from selma.backbones.judges.wordings import MultipleChoice
 from selma.config.scores import JudgeConfig, LocalJudge, ScoresConfig, ServedJudge
 from selma.errors import ConfigError, DataError, ModelError
 from selma.records.exams import Answer, ExamPrompt, Question

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selma.backbones.preference import PreferenceScorer
+from selma.backbones.preference.scorers import PreferenceScorer
 from selma.config.scores import PreferenceConfig, ScoresConfig
 from selma.progress import console
 from selma.records.exams import ExamPrompt

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from selma import processes
-from selma.backbones import judging, matching, preference
-from selma.backbones.judging import Judge, Scorer
+from selma.backbones.judges import loading as judging
+from selma.backbones.judges import matching
+from selma.backbones.judges.judge import Judge, Scorer
+from selma.backbones.preference import scorers as preference
 from selma.config.scores import ScoresConfig, judge_name
 from selma.errors import DataError
 from selma.records.exams import Answer, ExamPrompt, Question, repeated

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageOps
 
-from selma.backbones.likeness import PictureFeatures, TextFeatures, load_clip, load_dino
-from selma.backbones.lpips import Perception, distances, load_perception
+from selma.backbones.perception.likeness import PictureFeatures, TextFeatures, load_clip, load_dino
+from selma.backbones.perception.lpips import Perception, distances, load_perception
 from selma.config.subject import SubjectScores
 from selma.errors import DataError
 from selma.pictures import open_picture

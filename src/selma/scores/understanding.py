@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selma.backbones import features, judging, preference
-from selma.backbones.judging import Judge, Scorer
+from selma.backbones.judges import loading as judging
+from selma.backbones.judges.judge import Judge, Scorer
+from selma.backbones.perception import features
+from selma.backbones.preference import scorers as preference
 from selma.config.scores import ScoresConfig
 from selma.config.sur import SurScores
 from selma.errors import DataError

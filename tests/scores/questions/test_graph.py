@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selma.backbones.language import Reply
+from selma.backbones.language.model import Reply
 from selma.scores.questions.asking import Ask, Unusable, continuation, instructions, load_style
 from selma.scores.questions.graph import (
     Fact,

@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from selma.backbones.captioning import CaptionModel
 from selma.backbones.hub import installed
+from selma.backbones.perception.captioning import CaptionModel
 from selma.config.control import ControlData, Signal
 from selma.errors import DataError
 from selma.images.control.sources import SPLITS, Candidate, Split, candidates, source_digest

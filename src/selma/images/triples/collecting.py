@@ -18,10 +18,11 @@ from typing import Any
 
 from PIL import Image
 
-from selma.backbones.captioning import Classifier
 from selma.backbones.hub import installed
-from selma.backbones.judging import Scorer, load_scorer
-from selma.backbones.preference import load_preference
+from selma.backbones.judges.judge import Scorer
+from selma.backbones.judges.loading import load_scorer
+from selma.backbones.perception.captioning import Classifier
+from selma.backbones.preference.scorers import load_preference
 from selma.config.sur import Agreement, SurData
 from selma.errors import DataError, NoProgress
 from selma.images.pairs import METADATA

@@ -12,15 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma.backbones.captioning import CaptionModel
-from selma.backbones.language import (
-    Form,
-    Note,
-    Sampling,
-    load_language_model,
-    model_identity,
-    parallel_requests,
-)
+from selma.backbones.language.loading import load_language_model, model_identity
+from selma.backbones.language.model import Form, Note, Sampling, parallel_requests
+from selma.backbones.perception.captioning import CaptionModel
 from selma.config.sur import Captioner, Narrator
 from selma.pictures import decode
 from selma.progress import progress

@@ -26,6 +26,7 @@ __all__ = [
     "TOYBOX",
     "Benchmark",
     "Dependencies",
+    "all_texts",
     "exam_prompts",
     "group_of",
     "layout_of",
@@ -65,6 +66,14 @@ def exam_prompts(
     exam = _of_groups(exam, config.groups)
     count = prompts or config.prompts
     return evenly(exam, count) if count else list(exam)
+
+
+def all_texts(config: ScoresConfig) -> list[str]:
+    """Every prompt of the benchmark, however few are drawn and of whichever split: none may be
+    trained on. Equal for both splits, so that what is chosen on dev is what sits the test."""
+    splits = ("dev", "test") if config.benchmark == TOYBOX else ("test",)
+    whole = config.model_copy(update={"prompts": None, "groups": ()})
+    return [prompt.text for split in splits for prompt in exam_prompts(whole, split=split)]
 
 
 def _of_groups(exam: list[ExamPrompt], groups: Sequence[str]) -> list[ExamPrompt]:

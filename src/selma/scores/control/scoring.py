@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from selma.backbones.features import Features, InceptionFeatures, load_features
 from selma.backbones.hub import installed
-from selma.backbones.locating import Locator, load_locator
-from selma.backbones.segmenting import Segmenter, load_segmenter
+from selma.backbones.perception.features import Features, InceptionFeatures, load_features
+from selma.backbones.perception.locating import Locator, load_locator
+from selma.backbones.perception.segmenting import Segmenter, load_segmenter
 from selma.config.control import ControlScoring, Signal
 from selma.config.scores import PreferenceConfig
 from selma.errors import DataError, ModelError

@@ -12,8 +12,8 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from selma.backbones.language import Reply
-from selma.backbones.replies import FENCE, REFUSAL, readable
+from selma.backbones.language.model import Reply
+from selma.backbones.language.replies import FENCE, REFUSAL, readable
 from selma.records.prompts import prompt_id
 from selma.scores.questions.asking import Ask, Unusable
 from selma.scores.questions.grounding import is_of

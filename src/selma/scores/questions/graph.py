@@ -12,8 +12,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from selma.backbones.language import Reply
-from selma.backbones.replies import REFUSAL, readable
+from selma.backbones.language.model import Reply
+from selma.backbones.language.replies import REFUSAL, readable
 from selma.scores.questions.asking import Ask, Unusable
 from selma.scores.questions.grounding import is_of, shares_a_word
 from selma.scores.questions.lines import Row, rows

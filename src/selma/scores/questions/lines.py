@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from selma.backbones.replies import FENCE, readable
+from selma.backbones.language.replies import FENCE, readable
 
 
 class Row(NamedTuple):

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma.backbones import open_clip, preference_imagereward
-from selma.backbones.preference import families
+from selma.backbones.preference import imagereward as preference_imagereward
+from selma.backbones.preference import open_clip
+from selma.backbones.preference.scorers import families
 from selma.backbones.weights import Weights, load_tokenizer
 from selma.errors import ModelError
 

@@ -12,27 +12,22 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 from pydantic import ValidationError
 
-from selma.backbones import preference_clip, preference_imagereward
 from selma.backbones.hub import find_device
-from selma.backbones.judging import Scorer
+from selma.backbones.judges.judge import Scorer
+from selma.backbones.preference import clip, imagereward
+from selma.backbones.preference.clip import Forward
 from selma.backbones.weights import Weights
 from selma.config.scores import PreferenceConfig
 from selma.errors import ConfigError
 
-if TYPE_CHECKING:
-    import torch
-
 ROWS_ON_A_GPU = 16
 DIGITS = 4
 """Decimals of a score: more differ between machines."""
-
-Forward = Callable[[Sequence[Image.Image], Sequence[str]], "torch.Tensor"]
-"""Pictures and their texts → [b] scores."""
 
 
 class PreferenceScorer(Scorer, Protocol):
@@ -74,7 +69,7 @@ _LAION = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 def families(*, antialias: bool = True) -> dict[str, Family]:
     """Kind → what it is. `antialias` is a choice of HPS alone."""
     how = "with" if antialias else "without"
-    hps = partial(preference_clip.load_hps, antialias=antialias)
+    hps = partial(clip.load_hps, antialias=antialias)
     hps_scale = "100 x cosine"
     return {
         "pickscore": Family(
@@ -83,18 +78,18 @@ def families(*, antialias: bool = True) -> dict[str, Family]:
             "shortest side to 224 by Pillow's bicubic, middle crop, CLIP's mean and deviation; "
             "text 77 tokens; float32",
             _LAION,
-            preference_clip.load_pickscore,
+            clip.load_pickscore,
         ),
         "hps_v2": Family("HPS v2.0", hps_scale, _HPS.format(how=how), _LAION, hps),
         "hps_v2.1": Family("HPS v2.1", hps_scale, _HPS.format(how=how), _LAION, hps),
         "imagereward": Family(
             "ImageReward v1.0",
-            f"(r - {preference_imagereward.MEAN:.4f}) / {preference_imagereward.STD:.4f}, "
+            f"(r - {imagereward.MEAN:.4f}) / {imagereward.STD:.4f}, "
             "unbounded, 0 is its authors' mean",
             "shortest side to 224 by Pillow's bicubic, middle crop, CLIP's mean and deviation; "
-            f"text {preference_imagereward.TOKENS} tokens; float32",
+            f"text {imagereward.TOKENS} tokens; float32",
             "google-bert/bert-base-uncased",
-            preference_imagereward.load_imagereward,
+            imagereward.load_imagereward,
         ),
         "clip": Family(
             "CLIP score",
@@ -102,7 +97,7 @@ def families(*, antialias: bool = True) -> dict[str, Family]:
             "shortest side to the model's by Pillow's bicubic, middle crop, the model's mean and "
             "deviation; text as long as the model reads; float32",
             None,
-            preference_clip.load_clip_score,
+            clip.load_clip_score,
         ),
     }
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from selma.backbones.preprocessing import normalised, shortest_side_and_crop
+from selma.backbones.preference.preprocessing import normalised, shortest_side_and_crop
 from selma.backbones.weights import Weights, load_network, load_tokenizer
 from selma.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
 
-    from selma.backbones.preference import Forward
+    from selma.backbones.preference.clip import Forward
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """Of the raw reward, over its authors' data (ImageReward/ImageReward.py)."""

@@ -1,17 +1,11 @@
-"""Language models that write: one small protocol, a local model and a served one behind it.
-
-Importing this loads no model library; `load_language_model` does.
-"""
+"""What every language model that writes can be asked, and what it replies."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-from selma.backbones.hub import file_digest, weights_digest
-from selma.backbones.served import bare_address
 from selma.config.networks import LocalLLM, ServedLLM
 
 Form = Literal["instructions", "continuation"]
@@ -68,34 +62,7 @@ class LanguageModel(Protocol):
         ...
 
 
-def load_language_model(
-    backend: LocalLLM | ServedLLM, *, note: Note | None = None, spent: float = 0.0
-) -> LanguageModel:
-    """The model that a config names. `note` receives one record for each request to a server;
-    `spent` is what earlier requests have cost, for the limit on cost."""
-    if isinstance(backend, ServedLLM):
-        from selma.backbones.language_served import ServedModel
-
-        return ServedModel(backend, note=note, spent=spent)
-    from selma.backbones.language_local import LocalModel
-
-    return LocalModel(backend)
-
-
 def parallel_requests(backend: LocalLLM | ServedLLM) -> int:
     """How many requests make one batch, known without loading the model."""
     # Five, as the released code sends them together.
     return 5 if isinstance(backend, ServedLLM) else backend.batch_size
-
-
-def model_identity(backend: LocalLLM | ServedLLM) -> dict[str, Any]:
-    """What tells this model's replies from another's, as JSON; free of keys and of torch."""
-    if isinstance(backend, ServedLLM):
-        return {"kind": "openai", "model": backend.model, "server": bare_address(backend.base_url)}
-    identity = {"kind": "local", "model": backend.model, "batch_size": backend.batch_size}
-    if backend.model == "smollm2":
-        from selma.backbones.smollm2 import gguf_file
-
-        return identity | {"weights": file_digest(gguf_file())}
-    weights = weights_digest(backend.model, backend.revision, setting="prompts.backend.model")
-    return identity | {"model": Path(backend.model).name, "weights": weights}

@@ -1,19 +1,17 @@
-"""Networks that judge pictures, behind two small protocols. Torch is imported at first use."""
+"""Toybox's own judge and scorer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from selma.backbones.hub import folder_digest
-from selma.backbones.wordings import MultipleChoice
-from selma.config.scores import LocalJudge, ServedJudge
-from selma.errors import ModelError
+from selma.backbones.judges.judge import parts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,80 +20,6 @@ INPUT_PX = 64  # side of the pictures that the toybox networks see
 # An answer is a yes from here on; rounded first, so that sums in another order decide alike.
 _YES = 0.5
 _DIGITS = 4
-
-
-class Judge(Protocol):
-    """Answers yes/no questions about pictures."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with all that answers depend on beside picture and question (weights, wording,
-        decoding) and with nothing else; to be had without loading the weights."""
-        ...
-
-    def answer(
-        self, pictures: Sequence[Image.Image], questions: Sequence[Sequence[str]]
-    ) -> list[list[tuple[str, float | None]]]:
-        """For each picture and each of its questions: the raw text and P(yes), if there is one.
-        An answer depends on its picture and question alone."""
-        ...
-
-
-@runtime_checkable
-class Chooser(Protocol):
-    """A judge that can also be asked questions that come with choices."""
-
-    def choose(
-        self,
-        pictures: Sequence[Image.Image],
-        questions: Sequence[Sequence[MultipleChoice]],
-        *,
-        words: str,
-    ) -> list[list[str]]:
-        """The raw text for each question, put in the wording that `words` names. It may be none of
-        the choices: what it then counts as is not the judge's to say."""
-        ...
-
-
-class Scorer(Protocol):
-    """Says how well a picture fits a text; higher is better."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    def score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[float]: ...
-
-
-def load_judge(judge: str | LocalJudge | ServedJudge, *, setting: str = "scores.judge") -> Judge:
-    """The judge of these settings. What can be seen without its weights is checked for now; they
-    are loaded when first asked, so that a run with nothing left to judge loads nothing.
-
-    `setting` is where the settings stand, for messages. Raises ModelError or ConfigError.
-    """
-    if isinstance(judge, LocalJudge):
-        from selma.backbones.vqa import VqaJudge
-
-        return VqaJudge(judge, setting=setting)
-    if isinstance(judge, ServedJudge):
-        from selma.backbones.vision_served import ServedVqaJudge
-
-        return ServedVqaJudge(judge, setting=setting)
-    if judge not in ("toybox-a", "toybox-b"):
-        raise ModelError(f"A judge must be toybox-a or toybox-b, but {judge!r} came.")
-    return ToyboxJudge(judge, _weights("judge-" + judge[-1], judge))
-
-
-def load_scorer(name: str) -> Scorer:
-    """The CLIP scorer "toybox"; loaded as `load_judge` loads. Raises ModelError."""
-    if name != "toybox":
-        raise ModelError(f"A scorer must be toybox, but {name!r} came.")
-    return ClipScorer("toybox-clip", _weights("clip", name))
 
 
 class ToyboxJudge:
@@ -199,23 +123,6 @@ def pixels(pictures: Sequence[Image.Image]) -> Tensor:
     return stacked.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def parts(count: int, size: int) -> Iterator[slice]:
-    """Slices of at most `size` that cover 0..count, in order."""
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
-
-
 def _said(chance: float) -> tuple[str, float]:
     chance = round(chance, _DIGITS)
     return ("yes" if chance >= _YES else "no"), chance
-
-
-def _weights(folder: str, name: str) -> Path:
-    from selma.toybox import weights_folder
-
-    path = weights_folder() / folder
-    if not any(path.glob("*.safetensors")):
-        raise ModelError(
-            f"{name} needs weights in {path}, but there are none. Reinstall selma, or make them "
-            "again with python -m selma.toybox.pretraining."
-        )
-    return path

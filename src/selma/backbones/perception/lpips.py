@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
-from selma.backbones.converting import read_state
-from selma.backbones.features import TOYBOX
 from selma.backbones.hub import find_device, folder_digest
-from selma.backbones.judging import pixels
-from selma.backbones.likeness import toybox_encoder
-from selma.backbones.preprocessing import to_tensor
+from selma.backbones.judges.toybox import pixels
+from selma.backbones.perception.features import TOYBOX
+from selma.backbones.perception.likeness import toybox_encoder
+from selma.backbones.preference.converting import read_state
+from selma.backbones.preference.preprocessing import to_tensor
 from selma.backbones.weights import Weights
 from selma.config.subject import FeatureNetwork
 from selma.errors import ModelError

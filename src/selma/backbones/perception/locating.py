@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from selma.backbones.hub import folder_digest
-from selma.backbones.segmenting import toybox_weights
+from selma.backbones.perception.segmenting import toybox_weights
 from selma.errors import DataError
 from selma.records.control import Landmark
 from selma.workspace import file_sha256, read_lines
@@ -61,7 +61,7 @@ class ToyboxLocator:
     ) -> list[Points | None]:
         import torch
 
-        from selma.backbones.judging import pixels
+        from selma.backbones.judges.toybox import pixels
         from selma.toybox.reader import found_landmarks
 
         found: list[Points | None] = []

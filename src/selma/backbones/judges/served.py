@@ -15,8 +15,8 @@ from typing import Any
 
 from PIL import Image
 
+from selma.backbones.judges.wordings import QUESTION, MultipleChoice, put_all, wording
 from selma.backbones.served import Answered, Request, Requests, bare_address
-from selma.backbones.wordings import QUESTION, MultipleChoice, put_all, wording
 from selma.config.scores import ServedJudge, judge_name
 from selma.pictures import png_bytes
 from selma.workspace import recipe_key
@@ -27,7 +27,7 @@ _LISTED = 20  # likeliest first tokens; the most that OpenAI lists
 
 
 class ServedVqaJudge:
-    """See `selma.backbones.judging.Judge`."""
+    """See `selma.backbones.judges.judge.Judge`."""
 
     def __init__(
         self,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from selma.backbones.language import Form, Note, Reply, Sampling, parallel_requests
+from selma.backbones.language.model import Form, Note, Reply, Sampling, parallel_requests
 from selma.backbones.served import Answered, Request, Requests
 from selma.config.networks import ServedLLM
 from selma.errors import ConfigError
 
 
 class ServedModel:
-    """A model on a server; see `selma.backbones.language.LanguageModel`."""
+    """A model on a server; see `selma.backbones.language.model.LanguageModel`."""
 
     form: Form = "instructions"
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
-from selma.backbones.features import TOYBOX, See, clip_weights, seen
 from selma.backbones.hub import find_device, folder_digest, model_config
-from selma.backbones.judging import pixels
-from selma.backbones.preference_clip import clip_and_words, image_features, read_texts
-from selma.backbones.preprocessing import normalised, to_tensor
+from selma.backbones.judges.toybox import pixels
+from selma.backbones.perception.features import TOYBOX, See, clip_weights, seen
+from selma.backbones.preference.clip import clip_and_words, image_features, read_texts
+from selma.backbones.preference.preprocessing import normalised, to_tensor
 from selma.backbones.weights import Weights, load_network
 from selma.config.subject import FeatureNetwork
 from selma.errors import ModelError

@@ -25,14 +25,14 @@ from transformers import (
 )
 
 from selma.backbones.hub import hub_commit
-from selma.backbones.language import Form, Reply, Sampling
-from selma.backbones.language_states import Reading, read_states
+from selma.backbones.language.model import Form, Reply, Sampling
+from selma.backbones.language.states import Reading, read_states
 from selma.config.networks import LocalLLM
 from selma.errors import ModelError
 
 
 class LocalModel:
-    """A model in memory; see `selma.backbones.language.LanguageModel`."""
+    """A model in memory; see `selma.backbones.language.model.LanguageModel`."""
 
     def __init__(self, backend: LocalLLM) -> None:
         self.name = backend.model
@@ -244,7 +244,7 @@ def _sample(logits: torch.Tensor, sampling: Sampling, rng: random.Random) -> int
 def _source(backend: LocalLLM) -> tuple[str, str | None]:
     """Folder or Hub id, and the commit of the latter."""
     if backend.model == "smollm2":
-        from selma.backbones.smollm2 import unpacked_folder
+        from selma.backbones.language.smollm2 import unpacked_folder
 
         return str(unpacked_folder()), None
     if Path(backend.model).is_dir():

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from selma.backbones.hub import find_device
-from selma.backbones.preference_clip import image_features
+from selma.backbones.preference.clip import image_features
 from selma.backbones.weights import Weights, load_network
 from selma.config.scores import PreferenceConfig
 from selma.errors import ConfigError, ModelError

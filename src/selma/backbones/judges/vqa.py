@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from selma.backbones.hub import find_device, hub_commit, model_config, weights_digest
-from selma.backbones.judging import parts
-from selma.backbones.wordings import QUESTION, MultipleChoice, put_all, wording
+from selma.backbones.judges.judge import parts
+from selma.backbones.judges.wordings import QUESTION, MultipleChoice, put_all, wording
 from selma.config.scores import LocalJudge, judge_name
 from selma.errors import ModelError
 from selma.workspace import recipe_key
@@ -24,7 +24,7 @@ from selma.workspace import recipe_key
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from selma.backbones.vqa_families import Family
+    from selma.backbones.judges.families import Family
 
 _DIGITS = 4  # of P(yes), so that sums in another order give the same number
 _WORDS = {
@@ -50,7 +50,7 @@ MPLUG = (
 
 
 class VqaJudge:
-    """See `selma.backbones.judging.Judge`. The weights are loaded when first asked."""
+    """See `selma.backbones.judges.judge.Judge`. The weights are loaded when first asked."""
 
     def __init__(self, settings: LocalJudge, *, setting: str = "scores.judge") -> None:
         """Raises ModelError for what can be seen without loading, ConfigError for a wording."""
@@ -233,7 +233,7 @@ class VqaJudge:
         import transformers
         from transformers.utils import logging
 
-        from selma.backbones.vqa_families import FAMILIES, Chat
+        from selma.backbones.judges.families import FAMILIES, Chat
 
         logging.disable_progress_bar()
         source, kind = self._settings.model, FAMILIES.get(self._type, Chat)

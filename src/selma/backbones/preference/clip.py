@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from selma.backbones.preprocessing import (
+from selma.backbones.preference.preprocessing import (
     CLIP_MEAN,
     CLIP_STD,
     longest_side_and_pad,
@@ -23,7 +23,8 @@ from selma.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
-    from selma.backbones.preference import Forward
+Forward = Callable[[Sequence[Image.Image], Sequence[str]], "torch.Tensor"]
+"""Pictures and their texts → [b] scores."""
 
 
 def load_pickscore(weights: Weights, tokenizer: Weights, device: torch.device) -> Forward:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selma.backbones.hub import installed
-from selma.backbones.language import LanguageModel, load_language_model, model_identity
+from selma.backbones.language.loading import load_language_model, model_identity
+from selma.backbones.language.model import LanguageModel
 from selma.config.sur import LlmVectors
 from selma.errors import DataError, ModelError
 from selma.progress import progress
@@ -67,8 +68,8 @@ def vectors(
 def _compute(
     texts: Sequence[str], config: LlmVectors, place: Path, load: Callable[..., LanguageModel]
 ) -> Iterator[tuple[str, Tensor]]:
-    from selma.backbones.language_local import LocalModel
-    from selma.backbones.language_states import Reading
+    from selma.backbones.language.local import LocalModel
+    from selma.backbones.language.states import Reading
 
     model = load(config.backend)
     if not isinstance(model, LocalModel):
@@ -109,7 +110,7 @@ def _from_file(texts: Sequence[str], path: Path) -> Tensor:
     """From a dictionary of text → vector, as the released code keeps them."""
     import torch
 
-    from selma.backbones.converting import read_state
+    from selma.backbones.preference.converting import read_state
 
     known = read_state(path)
     if absent := [text for text in texts if text not in known]:

@@ -1,0 +1,63 @@
+"""What every judge of pictures can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+from PIL import Image
+
+from selma.backbones.judges.wordings import MultipleChoice
+
+
+class Judge(Protocol):
+    """Answers yes/no questions about pictures."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with all that answers depend on beside picture and question (weights, wording,
+        decoding) and with nothing else; to be had without loading the weights."""
+        ...
+
+    def answer(
+        self, pictures: Sequence[Image.Image], questions: Sequence[Sequence[str]]
+    ) -> list[list[tuple[str, float | None]]]:
+        """For each picture and each of its questions: the raw text and P(yes), if there is one.
+        An answer depends on its picture and question alone."""
+        ...
+
+
+@runtime_checkable
+class Chooser(Protocol):
+    """A judge that can also be asked questions that come with choices."""
+
+    def choose(
+        self,
+        pictures: Sequence[Image.Image],
+        questions: Sequence[Sequence[MultipleChoice]],
+        *,
+        words: str,
+    ) -> list[list[str]]:
+        """The raw text for each question, put in the wording that `words` names. It may be none of
+        the choices: what it then counts as is not the judge's to say."""
+        ...
+
+
+class Scorer(Protocol):
+    """Says how well a picture fits a text; higher is better."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[float]: ...
+
+
+def parts(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` that cover 0..count, in order."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))

@@ -1,0 +1,1 @@
+"""Language models: those that write, and what they know of a text."""

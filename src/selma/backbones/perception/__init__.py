@@ -1,0 +1,1 @@
+"""Networks that see what is in a picture, or how alike pictures are."""

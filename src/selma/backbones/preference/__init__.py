@@ -1,0 +1,1 @@
+"""Networks that say how well a picture pleases, or fits its text."""
