@@ -144,7 +144,9 @@ def test_kohya_files_of_several_scales_come_with_a_warning(tmp_path, capsys, ran
     capsys.readouterr()
     convert(first, kohya, to="kohya", base=base)
     said = capsys.readouterr().err
-    assert "2 different scales" in said and "diffusers (0.42) misreads" in said
+    low, high = sorted({alpha / rank for alpha, rank in zip(alphas, ranks * 2, strict=False)})
+    assert f"2 different scales (alpha / rank), from {low:g} to {high:g}." in said
+    assert said.startswith(f"{kohya}: ") and "diffusers (0.42) misreads" in said
     convert(kohya, tmp_path / "back.safetensors", to="diffusers", base=base)
     write(first, random_adapter("sd1", ranks=(2, 4), alphas=(1.0, 2.0)), to="diffusers")
     convert(first, kohya, to="kohya", base=base)
