@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -13,15 +14,18 @@ from selma.adapters.formats import convert
 from selma.adapters.reading import read_adapter
 from selma.cli import app
 from selma.config.merged import MERGE_SETTINGS, MergedConfig
-from selma.errors import ConfigError, IncompatibleExperts
+from selma.errors import AdapterError, ConfigError, IncompatibleExperts
 from selma.merged.combining import merge_files
+from selma.merged.judging import header, read_judged
 
 BLOCK = "mid_block.attentions.0.transformer_blocks.0"
+TEXT = "text_encoder.text_model.encoder.layers.0.self_attn.out_proj"
+SHORT = TEXT.replace("text_model.", "")
 LAYERS = {
     f"unet.{BLOCK}.attn1.to_q": (32, 32, None),
     f"unet.{BLOCK}.attn2.to_k": (32, 768, None),
     "unet.mid_block.resnets.0.conv1": (32, 16, 3),
-    "text_encoder.text_model.encoder.layers.0.self_attn.out_proj": (24, 24, None),
+    TEXT: (24, 24, None),
 }
 
 
@@ -122,14 +126,88 @@ def test_one_odd_expert_overrules_nobody_unseen(tmp_path):
     assert judged["experts"]["odd"]["conflict_entries"] == 1.0
     assert judged["experts"]["a"]["conflict_mass"] == 0.0
     assert judged["cosines"]["a"]["odd"] == pytest.approx(-1.0)
-    with safetensors.safe_open(tmp_path / "m.safetensors", framework="pt") as file:
-        header = json.loads(file.metadata()["selma_judged"])
-    assert header["cosine"] == judged["all"]["cosine"]
-    assert header["layers"].keys() == judged["layers"].keys() != set()
-    for name, layer in header["layers"].items():
+
+
+@pytest.mark.parametrize("to", ["diffusers", "kohya", "peft"])
+def test_the_file_itself_says_how_its_merge_was_judged(tmp_path, to):
+    """In all, per expert and per layer, in each format and in what it is converted to."""
+    some = [adapter(tmp_path / f"{n}.safetensors", seed=n, rank=1 + n) for n in range(3)]
+    out = tmp_path / ("m" if to == "peft" else "m.safetensors")
+    _, judged = merge_files(some, MergedConfig(method="ties", density=0.5), out, to=to)
+    found = read_judged(out)
+    assert {key: found[key] for key in ("all", "experts", "cosines")} == {
+        key: judged[key] for key in ("all", "experts", "cosines")
+    }
+    assert found["layers"].keys() == judged["layers"].keys() == LAYERS.keys() - {TEXT} | {SHORT}
+    for name, layer in found["layers"].items():
         told = judged["layers"][name]
-        assert layer == {key: told[key] for key in ("relative_error", "cosine")}
-        assert layer["relative_error"] > 0 and layer["cosine"] < 1
+        assert layer.keys() == {"relative_error", "cosine", "conflict_mass", "rank"}
+        assert layer == pytest.approx({key: told[key] for key in layer}, rel=1e-3)
+        assert layer["relative_error"] > 0 and 0 < layer["cosine"] < 1
+    assert len({layer["relative_error"] for layer in found["layers"].values()}) == len(LAYERS)
+    for other in {"diffusers", "kohya", "peft"} - {to}:
+        there = tmp_path / f"{other}{'' if other == 'peft' else '.safetensors'}"
+        convert(out, there, to=other)
+        assert read_judged(there) == found
+    assert read_judged(some[0]) is None
+
+
+def test_a_large_models_header_stays_small(tmp_path):
+    """SDXL's projections and feed-forwards: two thousand layers whose names are long."""
+    places = [("down_blocks.1", 2), ("down_blocks.2", 10), ("mid_block", 10), ("up_blocks.0", 10)]
+    layers = {
+        f"unet.{block}.attentions.{n}.transformer_blocks.{m}.{name}": {
+            "relative_error": 1 / (3 + m),
+            "cosine": 1 - 1 / (7 + n),
+            "conflict_mass": 1 / 7,
+            "rank": 640,
+        }
+        for block, depth in places
+        for n in range(5)
+        for m in range(depth)
+        for name in (
+            *(f"attn{k}.{to}" for k in (1, 2) for to in ("to_q", "to_k", "to_v", "to_out.0")),
+            *("ff.net.0.proj", "ff.net.2", "attn3.to_q", "attn3.to_k"),
+        )
+    }
+    found = {"all": {}, "experts": {}, "cosines": {}, "layers": layers}
+    assert len(layers) == 1920
+    # In the file it is a string within JSON, whose quotes are escaped.
+    assert len(json.dumps(header(found))) < 50 * len(layers) < len("".join(layers))
+
+
+@pytest.mark.parametrize(
+    "note",
+    ["nonsense", "[]", "{}", '{"layers": {}}', '{"figures": ["cosine"], "layers": {"a": []}}'],
+)
+def test_a_judgement_that_is_none_is_refused(tmp_path, note):
+    path = adapter(tmp_path / "a.safetensors")
+    tensors = safetensors.torch.load_file(path)
+    safetensors.torch.save_file(tensors, path, {"selma_judged": note})
+    assert read_adapter(path).layers
+    with pytest.raises(AdapterError, match="must be a judgement"):
+        read_judged(path)
+
+
+def test_inspect_shows_what_a_file_says_of_itself(tmp_path):
+    some = [str(adapter(tmp_path / f"{n}.safetensors", seed=len(n))) for n in ("left", "right")]
+    out, told = tmp_path / "m.safetensors", tmp_path / "told.json"
+    _, judged = merge_files([Path(p) for p in some], MergedConfig(method="ties"), out, to="kohya")
+
+    def said(*line):
+        done = CliRunner().invoke(app, ["inspect", *map(str, line)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    text = said(out, "--json", told)
+    assert "kohya" in text and "layers: 4 (1 of text_encoder, 3 of unet)" in text
+    assert (
+        "method: ties" in text and f"relative error {judged['all']['relative_error']:.4g}" in text
+    )
+    for name in ("left", "right"):
+        assert f"{judged['experts'][name]['norm']:.4g}" in text
+    assert json.loads(told.read_text()) == read_judged(out)
+    assert "relative error" not in said(some[0]) and "rank: 2" in said(some[0])
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path):

@@ -26,6 +26,7 @@ from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE
 from selma.config.merged import ROTATION_SETTINGS, MergedConfig
 from selma.errors import AdapterError, IncompatibleExperts
 from selma.merged.combining import merge_experts, merge_files
+from selma.merged.judging import FIGURES, read_judged
 from selma.merged.methods import Choices
 from selma.merged.table import ALL_METHODS
 from selma.merged.turning import (
@@ -404,6 +405,12 @@ def test_files_of_any_origin_are_merged_and_written(tmp_path):
     read = read_any(tmp_path / "peft")
     assert all(torch.equal(read.turn(key).generator, ours[key].generator) for key in ours)
     assert len(folder) == 2 and judged["all"]["conflict"] > 1
+    for place in (written[0], tmp_path / "peft"):
+        said = read_judged(place)
+        assert said["all"] == judged["all"] and said["layers"].keys() == judged["layers"].keys()
+        for key, layer in said["layers"].items():
+            told = {name: judged["layers"][key][name] for name in FIGURES}
+            assert layer == pytest.approx(told, rel=1e-3)
     with pytest.raises(AdapterError, match="output side"):
         merge_files(places, config, tmp_path / "k.safetensors", to="kohya")
     base = str(tiny.folder("sd1"))

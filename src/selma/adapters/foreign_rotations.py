@@ -123,10 +123,8 @@ def convert_rotations(
     return write_as(place, file, to=to)
 
 
-def write_as(
-    place: Path, file: RotationFile, *, to: str, notes: Mapping[str, str] | None = None
-) -> list[Path]:
-    """Writes rotations in a layout that can say them; `notes` are entries of our file's header."""
+def write_as(place: Path, file: RotationFile, *, to: str) -> list[Path]:
+    """Writes rotations in a layout that can say them."""
     if to == "peft":
         return write_peft_rotations(place, file)
     if to == "kohya":
@@ -140,7 +138,7 @@ def write_as(
         raise AdapterError(f"Our adapter is one .safetensors file, but {place} came.")
     place.parent.mkdir(parents=True, exist_ok=True)
     turns = {key: file.turn(key) for key in file.layers}
-    write_rotations(place, turns, lineage=file.lineage, settings=file.about, notes=notes)
+    write_rotations(place, turns, lineage=file.lineage, settings=file.about, notes=file.notes)
     return [place]
 
 

@@ -43,8 +43,6 @@ FORMATS: tuple[str, ...] = get_args(Format)
 Give = Callable[[str], tuple[Tensor, Tensor]]
 """Layer → its A and B, of any shape with the right number of entries."""
 
-JUDGED_KEY = "selma_judged"
-
 
 @dataclass(frozen=True)
 class Adapter:
@@ -82,7 +80,7 @@ def convert(
 
 def loaded(file: AdapterFile) -> Adapter:
     """An adapter on disk, ready to be written again."""
-    return Adapter(file.layers, file.tensors, file.lineage, notes={})
+    return Adapter(file.layers, file.tensors, file.lineage, file.notes)
 
 
 def write(place: Path, adapter: Adapter, *, to: str, model: Model | None = None) -> list[Path]:

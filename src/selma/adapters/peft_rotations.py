@@ -10,7 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from selma.adapters import names
-from selma.adapters.files import OUR_KEY, as_json, given, lineage_json, write_safetensors
+from selma.adapters.files import (
+    OUR_KEY,
+    as_json,
+    given,
+    lineage_json,
+    notes_of,
+    write_safetensors,
+)
 from selma.adapters.reading import PEFT_FILE, PEFT_SETTINGS, lineage_of, opened, peft_json
 from selma.adapters.rotation import (
     ball,
@@ -60,7 +67,14 @@ def read_peft_rotations(path: Path) -> RotationFile:
             vector = file.get_tensor(found[key]).float()
         return Turn(generator=_of_peft(vector, settings, path=path, key=key))
 
-    return RotationFile(path, "peft", sorted_layers(found), give, lineage_of(metadata, path))
+    return RotationFile(
+        path,
+        "peft",
+        sorted_layers(found),
+        give,
+        lineage_of(metadata, path),
+        notes=notes_of(metadata),
+    )
 
 
 def _of_peft(vector: Tensor, settings: Mapping[str, Any], *, path: Path, key: str) -> Tensor:
@@ -123,7 +137,7 @@ def write_peft_rotations(place: Path, file: RotationFile) -> list[Path]:
     }
     place.mkdir(parents=True, exist_ok=True)
     tensors = {f"base_model.model.{m}.oft_R.weight": vector for m, vector in vectors.items()}
-    metadata = {"format": "pt", OUR_KEY: lineage_json(file.lineage)}
+    metadata = {"format": "pt", OUR_KEY: lineage_json(file.lineage), **file.notes}
     write_safetensors(place / PEFT_FILE, given(tensors), metadata=metadata)
     write_bytes(place / PEFT_SETTINGS, as_json(settings).encode())
     return [place / PEFT_SETTINGS, place / PEFT_FILE]

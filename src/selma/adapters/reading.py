@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from selma.adapters import names
-from selma.adapters.files import DTYPES, OUR_KEY, PEFT_KEY, Lineage
+from selma.adapters.files import DTYPES, OUR_KEY, PEFT_KEY, Lineage, notes_of
 from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.errors import AdapterError
 from selma.workspace import file_sha256
@@ -64,6 +64,8 @@ class AdapterFile:
     layers: Mapping[str, LayerFile]
     """Sorted by name (`names`)."""
     lineage: Lineage
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Further entries of the header (`files.notes_of`)."""
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, int]]:
@@ -135,6 +137,7 @@ def read_adapter(place: Path, *, layers_per_block: int = names.LAYERS_PER_BLOCK)
         format=formats.pop(),
         layers=layers,
         lineage=lineage_of(metadata, place),
+        notes=notes_of(metadata),
     )
 
 

@@ -17,7 +17,15 @@ import torch
 from torch import Tensor
 
 from selma.adapters import names
-from selma.adapters.files import DTYPES, OUR_KEY, Lineage, as_json, lineage_json, write_safetensors
+from selma.adapters.files import (
+    DTYPES,
+    OUR_KEY,
+    Lineage,
+    as_json,
+    lineage_json,
+    notes_of,
+    write_safetensors,
+)
 from selma.adapters.reading import as_the_manifest_says, lineage_of, opened
 from selma.adapters.rotation import cayley, require_rotation, side, skew, turned
 from selma.backbones.text_to_image import ROTATION_FILE
@@ -130,6 +138,8 @@ class RotationFile:
     lineage: Lineage = field(default_factory=Lineage)
     about: Mapping[str, Any] = field(default_factory=dict)
     """Further facts of the header: the adapter's settings."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Further entries of the header (`files.notes_of`)."""
 
     def turn(self, key: str) -> Turn:
         """What the adapter does to one layer. Raises AdapterError unless the numbers are finite and
@@ -179,6 +189,7 @@ def read_rotations(place: Path) -> RotationFile:
         give=give,
         lineage=lineage_of(metadata, path),
         about=about,
+        notes=notes_of(metadata),
     )
 
 

@@ -43,6 +43,7 @@ for command in (
     stages.memory,
     adapters.generate,
     adapters.convert,
+    adapters.inspect,
     adapters.bases,
     scoring.questions,
     publishing.card,

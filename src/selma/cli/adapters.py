@@ -1,4 +1,4 @@
-"""Commands on adapters and bases: merge, convert, generate, bases."""
+"""Commands on adapters and bases: merge, inspect, convert, generate, bases."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from selma.cli.shared import Base, Folder, load
+
+AllLayers = Annotated[
+    bool, typer.Option("--all-layers", help="Show each layer, not the five farthest from the mean.")
+]
 
 
 def merge(
@@ -36,6 +40,7 @@ def merge(
         typer.Option("--rescale/--no-rescale", help="Rotations: as far as experts on average."),
     ] = None,
     base: Base = None,
+    all_layers: AllLayers = False,
     json: Annotated[Path | None, typer.Option(help="Write the judgement to this file.")] = None,
 ) -> None:
     """Stage 4: merge the experts into one adapter. Or merge adapter files of any origin."""
@@ -51,17 +56,19 @@ def merge(
         "rescale": rescale,
     }
     if len(what) == 1 and what[0].suffix in (".yaml", ".yml"):
-        _merge_stage(what[0], folder)
+        _merge_stage(what[0], folder, all_layers=all_layers)
     else:
         given = {name: value for name, value in named.items() if value is not None}
-        _merge_files(what, out, given, weights=weights, to=to, base=base, json=json)
+        _merge_files(
+            what, out, given, weights=weights, to=to, base=base, json=json, all_layers=all_layers
+        )
 
 
-def _merge_stage(config: Path, folder: Path | None) -> None:
+def _merge_stage(config: Path, folder: Path | None, *, all_layers: bool) -> None:
     from selma import pipeline
 
     merged = pipeline.merge(load(config, folder))
-    _show_judged(pipeline.judged(merged))
+    _show_judged(pipeline.judged(merged), all_layers=all_layers)
     _show_trials(pipeline.trials(merged))
     typer.echo(f"Merged adapter: {merged.folder}")
 
@@ -75,6 +82,7 @@ def _merge_files(
     to: str | None,
     base: str | None,
     json: Path | None,
+    all_layers: bool,
 ) -> None:
     from selma.config.merged import merged_config, numbers
     from selma.errors import ConfigError
@@ -88,17 +96,17 @@ def _merge_files(
     written, judged = merge_files(files, config, out, weights=each, to=to, base=base)
     if json:
         write_json(json, judged)
-    _show_judged(judged)
+    _show_judged(judged, all_layers=all_layers)
     typer.echo(f"Merged adapter: {', '.join(map(str, written))}")
 
 
-def _show_judged(judged: dict[str, Any]) -> None:
+def _show_judged(judged: dict[str, Any], *, all_layers: bool) -> None:
     from rich.console import Console
 
     from selma.report.tables import print_judged
 
     if judged:
-        print_judged(judged, Console())
+        print_judged(judged, Console(), all_layers=all_layers)
 
 
 def _show_trials(found: list[dict[str, Any]]) -> None:
@@ -108,6 +116,27 @@ def _show_trials(found: list[dict[str, Any]]) -> None:
 
     if found:
         print_trials(found, Console())
+
+
+def inspect(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="A file or a folder.")],
+    all_layers: AllLayers = False,
+    json: Annotated[Path | None, typer.Option(help="Write the judgement to this file.")] = None,
+) -> None:
+    """Show what an adapter's file is, and how its merge was judged if it is one."""
+    from rich.console import Console
+
+    from selma.adapters.applying import read_any
+    from selma.merged.judging import judged_of
+    from selma.report.tables import print_adapter
+    from selma.workspace import write_json
+
+    file = read_any(adapter)
+    print_adapter(file, Console())
+    judged = judged_of(file) or {}
+    if json:
+        write_json(json, judged)
+    _show_judged(judged, all_layers=all_layers)
 
 
 def convert(

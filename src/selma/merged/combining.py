@@ -84,18 +84,15 @@ def write_merged(
     """The files written and the judgement, which without `judge` may be {}. `out` is the place, or
     where `to` is None a folder in which the file has the name of its kind."""
     from selma.adapters.foreign_rotations import write_as
-    from selma.adapters.formats import JUDGED_KEY, write
+    from selma.adapters.formats import write
     from selma.adapters.reading import AdapterFile
-    from selma.merged.judging import summary
 
     if config.method in ROTATION_SETTINGS:
-        from selma.adapters.files import as_json
         from selma.merged.rotating import combine_rotations
 
         merged, judged = combine_rotations(files, weights, config, made_by=made_by)
         place = out if to else out / ROTATION_FILE
-        notes = {JUDGED_KEY: as_json(summary(judged))}
-        return write_as(place, merged, to=to or "selma", notes=notes), judged
+        return write_as(place, merged, to=to or "selma"), judged
     adding = {name: file for name, file in files.items() if isinstance(file, AdapterFile)}
     with tempfile.TemporaryFile(dir=out.parent if to else out) as spool:
         adapter, judged = combine(
@@ -167,9 +164,9 @@ def combine(
 
     The adapter has scale 1: experts' own scales are in its factors.
     """
-    from selma.adapters.files import Lineage, as_json
-    from selma.adapters.formats import JUDGED_KEY, Adapter
-    from selma.merged.judging import Judge, summary
+    from selma.adapters.files import JUDGED_KEY, Lineage
+    from selma.adapters.formats import Adapter
+    from selma.merged.judging import Judge, header
     from selma.merged.methods import METHODS, Choices
 
     method = METHODS[config.method]
@@ -186,7 +183,7 @@ def combine(
     base = {file.lineage.base for file in files.values()} - {None}
     judged = looking.found if judge else {}
     lineage = Lineage(base=base.pop() if len(base) == 1 else None, made_by=made_by)
-    notes = {JUDGED_KEY: as_json(summary(judged))} if judge else {}
+    notes = {JUDGED_KEY: header(judged)} if judge else {}
     return Adapter(layers, spooled.give, lineage, notes), judged
 
 

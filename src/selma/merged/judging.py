@@ -6,14 +6,24 @@ the table shows by how much, and who overrules whom.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from selma.adapters.applying import read_any
+from selma.adapters.files import JUDGED_KEY, as_json
+from selma.adapters.reading import AdapterFile
+from selma.adapters.rotations import RotationFile
+from selma.errors import AdapterError
 from selma.merged.lowrank import Factors, products, stacked
+
+FIGURES = ("relative_error", "cosine", "conflict_mass", "conflict")
+"""What a file's header says of each layer; "conflict" only of rotations."""
 
 _ENTRIES_AT_ONCE = 1 << 18
 
@@ -131,15 +141,65 @@ def _rows(experts: Mapping[str, Factors]) -> Iterator[dict[str, Tensor]]:
         yield {name: b[start : start + step] @ a for name, (a, b) in experts.items()}
 
 
-def summary(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What goes into the file's header: of the whole all but the norm, and of each layer how far it
-    lies from the mean."""
-    whole = {key: value for key, value in found["all"].items() if key != "norm"}
-    kept = ("relative_error", "cosine")
-    layers = {
-        name: {key: layer[key] for key in kept} for name, layer in sorted(found["layers"].items())
-    }
-    return whole | {"layers": layers}
+def header(found: Mapping[str, Any]) -> str:
+    """The judgement as an entry of a file's header, of each layer its FIGURES.
+
+    {"all", "experts", "cosines", "figures": their names, "layers": names by their parts}, as in
+    {"unet.": {"mid_block.": {"to_q": [...]}}}: SDXL has two thousand layers with long names.
+    """
+    told = [figure for figure in FIGURES if all(figure in of for of in found["layers"].values())]
+    tree: dict[str, Any] = {}
+    for name, layer in found["layers"].items():
+        *above, last = name.split(".")
+        place = tree
+        for part in above:
+            place = place.setdefault(f"{part}.", {})
+        place[last] = [_short(layer[figure]) for figure in told]
+    whole = {key: value for key, value in found.items() if key != "layers"}
+    return as_json({**whole, "figures": told, "layers": tree})
+
+
+def read_judged(place: Path) -> dict[str, Any] | None:
+    """What a merged adapter's own header says, as `Judge.found` has it; None of other adapters.
+
+    place: a file or folder of any format; of a PEFT folder for one component, the layers are those
+    of all. Raises AdapterError.
+    """
+    return judged_of(read_any(place))
+
+
+def judged_of(file: AdapterFile | RotationFile) -> dict[str, Any] | None:
+    """The same of an adapter that is read already."""
+    if JUDGED_KEY not in file.notes:
+        return None
+    try:
+        found = json.loads(file.notes[JUDGED_KEY])
+        told = found.pop("figures")
+        layers = {
+            name: dict(zip(told, figures, strict=True))
+            for name, figures in _leaves(found["layers"])
+        }
+        if isinstance(file, AdapterFile):
+            for name in layers.keys() & file.layers.keys():
+                layers[name]["rank"] = file.layers[name].rank
+        return {**{key: found[key] for key in ("all", "experts", "cosines")}, "layers": layers}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise AdapterError(
+            f"{file.path}: the header's {JUDGED_KEY} must be a judgement as this selma writes it, "
+            f"but is none ({type(error).__name__}). Merge anew."
+        ) from error
+
+
+def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, list[Any]]]:
+    for part, inside in sorted(tree.items()):
+        if isinstance(inside, Mapping):
+            yield from _leaves(inside, above + part)
+        else:
+            yield above + part, inside
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")
 
 
 def _conflict(counts: Tensor) -> dict[str, float]:

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selma.adapters.files import Lineage
+from selma.adapters.files import JUDGED_KEY, Lineage
 from selma.adapters.reading import AdapterFile
 from selma.adapters.rotation import drift, orthogonality_error, side
 from selma.adapters.rotations import RotationFile, Turn, sorted_layers
 from selma.config.merged import MergedConfig
 from selma.errors import AdapterError, IncompatibleExperts
-from selma.merged.judging import Judge
+from selma.merged.judging import Judge, header
 from selma.merged.lowrank import stacked
 from selma.merged.methods import Choices
 from selma.merged.trimming import threshold
@@ -48,8 +48,10 @@ def combine_rotations(
     base = {file.lineage.base for file in files.values()} - {None}
     lineage = Lineage(base=base.pop() if len(base) == 1 else None, made_by=made_by)
     some = next(iter(files.values()))
-    merged = RotationFile(some.path, "selma", tuple(turns), turns.__getitem__, lineage)
-    return merged, judged.found
+    found = judged.found
+    notes = {JUDGED_KEY: header(found)}
+    give = turns.__getitem__
+    return RotationFile(some.path, "selma", tuple(turns), give, lineage, notes=notes), found
 
 
 def require_alike(files: Mapping[str, RotationFile]) -> None:

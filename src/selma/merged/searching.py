@@ -260,7 +260,8 @@ def _make(
     write_bytes(made / TRIALS, b"".join(lines[: config.search.trials]))
     written += [made / JUDGED_FILE, made / TRIALS]
     if chosen.trial:
-        written += _write(made / UNIFORM, files, uniform, 1.0, config, keys=keys)[0]
+        beside = _write(made / UNIFORM, files, uniform, 1.0, config, keys=keys, judge=True)
+        written += beside[0]
     item.finish(
         written,
         {

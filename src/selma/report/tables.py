@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,8 @@ from selma.errors import DataError
 from selma.records.scores import Comparison, Interval, ModelScore, Scorecard
 
 if TYPE_CHECKING:
+    from selma.adapters.reading import AdapterFile
+    from selma.adapters.rotations import RotationFile
     from selma.backbones.bases import Architecture, Base
     from selma.backbones.memory import Need
 
@@ -296,8 +299,30 @@ def share(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def print_judged(found: Mapping[str, Any], console: Console) -> None:
-    """Tables of what a merge did: each expert, their cosines, and the layers that lost most."""
+def print_adapter(file: AdapterFile | RotationFile, console: Console) -> None:
+    """What an adapter's file is: its format, its layers, and where it says that it comes from."""
+    parts = Counter(layer.partition(".")[0] for layer in file.layers)
+    lines = [f"{file.path}: {file.format}"]
+    lines += [f"layers: {len(file.layers)} ({', '.join(f'{n} of {p}' for p, n in parts.items())})"]
+    if isinstance(file.layers, Mapping):
+        layers = file.layers.values()
+        lines += [f"rank: {_spread(layer.rank for layer in layers)}"]
+        lines += [f"scale: {_spread(layer.scale for layer in layers)}"]
+    lines += [f"base: {file.lineage.base or 'not named'}"]
+    lines += [f"{key}: {value}" for key, value in sorted(file.lineage.made_by.items())]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _spread(values: Iterable[float]) -> str:
+    """One number, or the smallest and the largest."""
+    found = sorted(set(values))
+    return f"{found[0]:g}" + (f" to {found[-1]:g}" if len(found) > 1 else "")
+
+
+def print_judged(found: Mapping[str, Any], console: Console, *, all_layers: bool = False) -> None:
+    """Tables of what a merge did: each expert, their cosines, and the layers that lost most, or all
+    of them in that order."""
     whole = found["all"]
     console.print(
         f"Against the exact mean of the changes: relative error {whole['relative_error']:.4g}, "
@@ -324,10 +349,14 @@ def print_judged(found: Mapping[str, Any], console: Console) -> None:
         for name in names:
             cosines.add_row(name, *(f"{found['cosines'][name][other]:.3f}" for other in names))
         console.print(cosines)
-    layers = Table(title="layers farthest from the mean")
+    count = len(found["layers"]) if all_layers else 5
+    worst = worst_layers(found, count)
+    layers = Table(
+        title=f"layers farthest from the mean: {len(worst)} of {len(found['layers'])}", min_width=60
+    )
     for column in ("layer", layer_measure(found), "relative error", "cosine", "overruled mass"):
         layers.add_column(column, justify="left" if column == "layer" else "right")
-    for name, layer in worst_layers(found):
+    for name, layer in worst:
         layers.add_row(
             name,
             layer_value(layer),
