@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ class Hub:
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     """owner/name → path → bytes."""
     private: dict[str, bool] = field(default_factory=dict)
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    """sha256 → what was put there before a commit named it: large files do not go in a commit."""
     commits: list[str] = field(default_factory=list)
     validated: list[str] = field(default_factory=list)
     asked: int = 0
@@ -42,6 +45,11 @@ def serving() -> Iterator[Hub]:
         thread.join()
 
 
+def _mode(path: str) -> str:
+    """As a new repository's .gitattributes have it."""
+    return "lfs" if path.endswith((".safetensors", ".png")) else "regular"
+
+
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -55,13 +63,15 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if self.path == "/api/validate-yaml":
                 hub.validated.append(json.loads(body)["content"])
                 return self._say(200, {"errors": [], "warnings": []})
+            if self.path.endswith(".git/info/lfs/objects/batch"):
+                return self._where_blobs_go(json.loads(body))
             repository = "/".join(path[3:5])
             if repository not in hub.repositories:
                 return self._say(404, {"error": "Repository not found"})
             if path[5] == "preupload":
                 files = json.loads(body)["files"]
                 each = [
-                    {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                    {"path": f["path"], "uploadMode": _mode(f["path"]), "shouldIgnore": False}
                     for f in files
                 ]
                 return self._say(200, {"files": each})
@@ -75,13 +85,36 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             hub.private[name] = asked.get("visibility") == "private"
             return self._say(200, {"url": f"{hub.address}/{name}"})
 
+        def _where_blobs_go(self, asked: dict[str, Any]) -> None:
+            told = []
+            for wanted in asked["objects"]:
+                upload = {"upload": {"href": f"{hub.address}/blobs/{wanted['oid']}"}}
+                there = {} if wanted["oid"] in hub.blobs else {"actions": upload}
+                told.append({**wanted, **there})
+            self._say(200, {"transfer": "basic", "objects": told})
+
+        def do_PUT(self) -> None:
+            hub.asked += 1
+            data = self.rfile.read(int(self.headers["Content-Length"]))
+            oid = self.path.rpartition("/")[2]
+            if hashlib.sha256(data).hexdigest() != oid:
+                return self._say(422, {"error": "sha256 differs"})
+            hub.blobs[oid] = data
+            return self._say(200, {})
+
         def _commit(self, repository: str, lines: list[dict[str, Any]]) -> None:
             for line in lines:
                 if line["key"] == "header":
                     hub.commits.append(line["value"]["summary"])
-                else:
-                    data = base64.b64decode(line["value"]["content"])
-                    hub.repositories[repository][line["value"]["path"]] = data
+                    continue
+                large = line["key"] == "lfsFile"
+                value = line["value"]
+                if large != (_mode(value["path"]) == "lfs") or (
+                    large and value["oid"] not in hub.blobs
+                ):
+                    return self._say(400, {"error": f"no content for {value['path']}"})
+                data = hub.blobs[value["oid"]] if large else base64.b64decode(value["content"])
+                hub.repositories[repository][value["path"]] = data
             oid = "c" * 40
             url = f"{hub.address}/{repository}/commit/{oid}"
             return self._say(

@@ -135,6 +135,9 @@ def test_push_sends_one_commit_with_all_files(run: Path, hub: Hub) -> None:
     for name, data in sent.items():
         assert (run / "4-merged" / name).read_bytes() == data
     assert {"README.md", "pytorch_lora_weights.safetensors", "gallery/grid.png"} <= sent.keys()
+    assert (
+        run / "4-merged" / "pytorch_lora_weights.safetensors"
+    ).read_bytes() in hub.blobs.values()
     assert not {"manifest.json", "plan.json", "judged.json"} & sent.keys()
     assert hub.private["me/mine"] and hub.commits == ["Merged adapter of finished"]
     card = sent["README.md"].decode()
