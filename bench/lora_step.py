@@ -1,15 +1,17 @@
-"""Training an expert, encoded before, beside a loop that encodes in every step (B3).
+"""Training an expert, encoded before, beside a loop that encodes in every step (B3, B4).
 
     .venv/bin/python bench/lora_step.py
     .venv/bin/python bench/lora_step.py --steps 3 --rounds 2         # a first look
+    .venv/bin/python bench/lora_step.py --size sdxl --device cuda --batch 64 --micro 8 --steps 30
 
-The loop is that of diffusers' train_text_to_image_lora.py in our own words: in each step it decodes
-JPEGs of 512 pixels, tokenises, and runs autoencoder and text encoder before the UNet. It is patched
-in one place: gradients are clipped (there, the list of parameters is spent before it is clipped).
-Both sides train equal factors on the same pairs with the same noise, timesteps and samples of the
-posterior, so that their losses must agree. The networks are narrow, in the proportion of Stable
-Diffusion 1: its autoencoder costs 0.61 of a step's arithmetic; the proportion here is printed. Data
-loading by other processes would hide some of the decoding on a machine with idle cores.
+The loop is that of diffusers' train_text_to_image_lora.py in our own words: in each step it
+decodes JPEGs, tokenises, and runs autoencoder and text encoders before the UNet. It is patched in
+one place: gradients are clipped (there, the list of parameters is spent before it is clipped). Both
+sides train equal factors on the same pairs with the same noise, timesteps and samples of the
+posterior, so that their losses must agree. The narrow networks read pictures of 512 pixels; their
+autoencoder should cost 0.61 of a step's arithmetic, as Stable Diffusion 1's does. The proportion is
+printed, in arithmetic and in seconds. Data loading by other processes would hide some of the
+decoding on a machine with idle cores.
 """
 
 from __future__ import annotations
@@ -19,22 +21,21 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from statistics import median
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import typer
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from rich.console import Console
+from sizes import FLOOR, SIZES, Peaks, built, clock
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from turns import in_turn
 
 from selma.adapters import lora
-from selma.backbones.text_to_image import TextToImage, load_text_to_image
+from selma.backbones.text_to_image import TextToImage
 from selma.config.experts import ExpertsConfig, LoraConfig
-from selma.config.networks import BaseConfig
 from selma.experts.batches import Batch, Batches
 from selma.experts.encoding import Encoded, encode_pairs
 from selma.experts.objective import diffuse
@@ -45,8 +46,8 @@ from selma.records.images import Pair
 from selma.records.prompts import Prompt, prompt_id
 from selma.workspace import Workspace
 
-PX = 512
-SAME = 1e-5
+SAME = {"fp32": 1e-5, "bf16": 2e-2}
+"""How far losses may differ, as a share."""
 SKILL = "bench"
 
 
@@ -55,18 +56,24 @@ def main(
     rounds: Annotated[int, typer.Option(min=1)] = 5,
     batch: Annotated[int, typer.Option(min=1)] = 2,
     pairs: Annotated[int, typer.Option(min=2)] = 16,
+    rank: Annotated[int, typer.Option(min=1)] = 8,
+    micro: Annotated[int | None, typer.Option(min=1, help="Samples in a backward pass.")] = None,
+    size: Annotated[str, typer.Option(help=f"{', '.join(SIZES)}; random weights.")] = "narrow",
+    device: Annotated[str, typer.Option(help="cpu, or cuda, where bf16 is used.")] = "cpu",
 ) -> None:
     """Prints seconds of both, what encoding cost once, and how far losses differ."""
     torch.set_num_threads(1)
+    precision: Literal["fp32", "bf16"] = "bf16" if device == "cuda" else "fp32"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = load_text_to_image(BaseConfig(model=str(narrow(folder / "base")), device="cpu"))
-        data = made_up(folder, pairs)
+        model = built(size, device=device, precision=precision)
+        data = made_up(folder, pairs, model.image_px)
         config = ExpertsConfig(
-            adapter=LoraConfig(rank=8),
+            adapter=LoraConfig(rank=rank),
             steps=steps,
             batch_size=batch,
-            precision="fp32",
+            micro_batch_size=micro,
+            precision=precision,
             checkpoint_every=steps,
         )
         made: list[Encoded] = []
@@ -74,6 +81,7 @@ def main(
             {"encoding": lambda: made.append(encoded(model, data, folder / f"run-{len(made)}"))},
             rounds=1,
             warm=False,
+            clock=clock(device),
         ).seconds["encoding"][0]
         numbers = itertools.count()
         logs: dict[str, list[list[float]]] = {"selma": [], "in the loop": []}
@@ -89,89 +97,50 @@ def main(
             steps = batches(made[0], config, skill=SKILL)
             logs["in the loop"].append(list(loop(model.pipe, data, steps, config)))
 
-        turns = in_turn({"selma": ours, "in the loop": theirs}, rounds=rounds)
-        share = proportion(model, made[0], config)
+        peaks = Peaks(device)
+        sides = {"selma": ours, "in the loop": theirs}
+        turns = in_turn(
+            {name: peaks.of(name, side) for name, side in sides.items()},
+            rounds=rounds,
+            clock=clock(device),
+        )
+        cost = arithmetic(model, made[0], config)
+        encoding = in_turn(
+            {"one": lambda: encode(model, min(batch, micro or batch))},
+            rounds=3,
+            clock=clock(device),
+        ).seconds["one"]
     differs = max(
         abs(a - b) / b
         for one, other in zip(*logs.values(), strict=True)
         for a, b in zip(one, other, strict=True)
     )
-    gain = (np.median(turns.seconds["in the loop"]) - np.median(turns.seconds["selma"])) / steps
-    turns.show(
-        f"{steps} steps of {batch}, autoencoder : step = {share:.2f} : 1",
-        note=f"Encoding {pairs} pairs took {once:.1f} s, as much as {once / gain:.0f} steps save.",
+    step = median(turns.seconds["selma"]) / steps
+    gain = median(turns.seconds["in the loop"]) / steps - step
+    share = median(encoding) / min(batch, micro or batch) * batch / step
+    note = f"Encoding {pairs} pairs took {once:.1f} s"
+    note += f", as much as {once / gain:.0f} steps save." if gain > 0 else "; no step saves any."
+    if device == "cuda":
+        note += f" {cost['step'] * batch / FLOOR / step:.0%} of the floor.{peaks.told()}"
+    turns.show(f"{size}, {steps} steps of {batch} at rank {rank}, {precision}", note=note)
+    Console().print(
+        f"Autoencoder : step = {cost['encoder'] / cost['step']:.2f} : 1 in arithmetic, "
+        f"{share:.2f} : 1 in seconds.\nLosses differ by at most {differs:.1e} of their size."
     )
-    Console().print(f"Losses differ by at most {differs:.1e} of their size.")
-    raise typer.Exit(0 if differs <= SAME else 1)
+    raise typer.Exit(0 if differs <= SAME[precision] else 1)
 
 
-def narrow(folder: Path) -> Path:
-    """A pipeline of Stable Diffusion 1's shape and few channels, for pictures of 512 pixels."""
-    torch.manual_seed(0)
-    words = tokenizer()
-    text = CLIPTextConfig(
-        vocab_size=len(words), hidden_size=32, intermediate_size=128, num_hidden_layers=4,
-        num_attention_heads=4, bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id,
-        pad_token_id=words.pad_token_id,
-    )  # fmt: skip
-    pipe = StableDiffusionPipeline(
-        vae=AutoencoderKL(
-            block_out_channels=(8, 16, 32, 32),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
-            norm_num_groups=8,
-        ),
-        text_encoder=CLIPTextModel(text).eval(),
-        tokenizer=words,
-        unet=UNet2DConditionModel(
-            sample_size=PX // 8,
-            block_out_channels=(24, 48, 96, 96),
-            cross_attention_dim=32,
-            attention_head_dim=2,
-            norm_num_groups=8,
-        ),
-        scheduler=DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            steps_offset=1,
-        ),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipe.save_pretrained(folder)
-    return folder
-
-
-def tokenizer() -> CLIPTokenizer:
-    """One token for each letter."""
-    letters = [chr(code) for code in range(33, 127)]
-    pieces = [
-        *letters,
-        *(f"{letter}</w>" for letter in letters),
-        "<|startoftext|>",
-        "<|endoftext|>",
-    ]
-    return CLIPTokenizer(
-        vocab={piece: n for n, piece in enumerate(pieces)}, merges=[], model_max_length=77
-    )
-
-
-def made_up(folder: Path, count: int) -> list[Pair]:
-    """Pictures with the detail of photographs, as JPEGs of 512 pixels: smooth noise of all
-    sizes."""
+def made_up(folder: Path, count: int, px: int) -> list[Pair]:
+    """Square pictures with the detail of photographs, as JPEGs: smooth noise of all sizes."""
     train = folder / "pictures" / "train"
     train.mkdir(parents=True)
     found = []
     for number in range(count):
         draw = np.random.default_rng(number)
-        picture = np.zeros((PX, PX, 3))
+        picture = np.zeros((px, px, 3))
         for size in (4, 16, 64, 256):
             coarse = Image.fromarray(draw.integers(0, 256, (size, size, 3), np.uint8))
-            fine = coarse.resize((PX, PX), Image.Resampling.BICUBIC)
+            fine = coarse.resize((px, px), Image.Resampling.BICUBIC)
             picture += np.asarray(fine) * (0.5 if size == 4 else 0.17)
         path = train / f"{number}.jpg"
         Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path, quality=92)
@@ -215,7 +184,8 @@ def loop(
     save: Callable[[dict[str, torch.nn.Parameter]], None] = lambda factors: None,
 ) -> Iterator[float]:
     """The loss of each step; in the end `save` gets the factors. `steps` has the random numbers."""
-    alphas_bar = pipe.scheduler.alphas_cumprod
+    alphas_bar = pipe.scheduler.alphas_cumprod.to(pipe.unet.device)
+    mixed = config.precision == "bf16"
     drawn = generator(steps.seed, "experts", steps.skill, "init")
     factors = lora.attach(pipe.unet, config.adapter, generator=drawn)
     try:
@@ -227,14 +197,20 @@ def loop(
             eps=config.epsilon,
             weight_decay=config.weight_decay,
         )
+        size = config.micro_batch_size or config.batch_size
         for number in range(config.steps):
-            batch = steps.at(number)
-            loss = in_the_loop(pipe, [data[i] for i in batch.indices.tolist()], batch, alphas_bar)
-            loss.backward()
+            total = 0.0
+            for batch in steps.at(number).parts(size):
+                some = [data[i] for i in batch.indices.tolist()]
+                with torch.autocast(pipe.unet.device.type, torch.bfloat16, enabled=mixed):
+                    loss = in_the_loop(pipe, some, batch, alphas_bar)
+                share = len(some) / config.batch_size
+                (loss * share).backward()
+                total += loss.item() * share
             torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
-            yield loss.item()
+            yield total
         save(factors)
     finally:
         lora.detach(pipe.unet)
@@ -243,40 +219,66 @@ def loop(
 def in_the_loop(
     pipe: Any, some: Sequence[Pair], batch: Batch, alphas_bar: torch.Tensor
 ) -> torch.Tensor:
-    pixels, ids = [], []
+    pixels = []
     for pair in some:
         with Image.open(pair.image) as picture:
             whole = np.asarray(picture.convert("RGB"), dtype=np.float32)
         pixels.append(torch.from_numpy(whole).permute(2, 0, 1) / 127.5 - 1)
-        ids.append(
-            pipe.tokenizer(
-                pair.prompt.text, padding="max_length", truncation=True, return_tensors="pt"
-            ).input_ids[0]
-        )
+    device, dtype = pipe.unet.device, pipe.unet.dtype
     with torch.no_grad():
-        posterior = pipe.vae.encode(torch.stack(pixels)).latent_dist
-        sampled = posterior.mean + posterior.std * batch.posterior
-        text = pipe.text_encoder(torch.stack(ids), return_dict=False)[0]
+        posterior = pipe.vae.encode(torch.stack(pixels).to(device, dtype)).latent_dist
+        drawn = batch.posterior.to(device)
+        sampled = posterior.mean.float() + posterior.std.float() * drawn
+        text, conditions = _read(pipe, [pair.prompt.text for pair in some], dtype)
     x0 = sampled * pipe.vae.config.scaling_factor
-    noisy = diffuse(x0, batch.noise, alphas_bar[batch.timesteps])
-    said = pipe.unet(noisy, batch.timesteps, text, return_dict=False)[0]
-    return torch.nn.functional.mse_loss(said.float(), batch.noise.float())
+    noise, timesteps = batch.noise.to(device), batch.timesteps.to(device)
+    noisy = diffuse(x0, noise, alphas_bar[timesteps]).to(dtype)
+    said = pipe.unet(noisy, timesteps, text, added_cond_kwargs=conditions, return_dict=False)[0]
+    return torch.nn.functional.mse_loss(said.float(), noise.float())
 
 
-def proportion(model: TextToImage, data: Encoded, config: ExpertsConfig) -> float:
-    """The autoencoder's arithmetic for one picture, over that of its training step."""
+def _read(
+    pipe: Any, texts: list[str], dtype: torch.dtype
+) -> tuple[torch.Tensor, dict[str, torch.Tensor] | None]:
+    """What the UNet is told: embeddings, and of SDXL the pooled ones and the picture's size."""
+    if getattr(pipe, "text_encoder_2", None) is None:
+        ids = [
+            pipe.tokenizer(
+                text, padding="max_length", truncation=True, return_tensors="pt"
+            ).input_ids[0]
+            for text in texts
+        ]
+        return pipe.text_encoder(torch.stack(ids).to(pipe.unet.device), return_dict=False)[0], None
+    text, _, pooled, _ = pipe.encode_prompt(texts, do_classifier_free_guidance=False)
+    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    time_ids = torch.tensor([[side, side, 0, 0, side, side]] * len(texts), dtype=dtype)
+    return text, {"text_embeds": pooled, "time_ids": time_ids.to(text.device)}
+
+
+def arithmetic(model: TextToImage, data: Encoded, config: ExpertsConfig) -> dict[str, int]:
+    """FLOPs of one sample's training step, and of the autoencoder for its picture."""
     from selma.experts.learners import denoising
 
     factors = lora.attach(model.pipe.unet, config.adapter, generator=torch.Generator())
     batch = next(batches(data, config, skill=SKILL).at(0).parts(1))
+    mixed = config.precision == "bf16"
     with FlopCounterMode(display=False) as step:
-        alphas_bar = model.pipe.scheduler.alphas_cumprod
-        denoising(model, data.samples(batch), batch, alphas_bar).mean().backward()
+        alphas_bar = model.pipe.scheduler.alphas_cumprod.to(model.device)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=mixed):
+            losses = denoising(model, data.samples(batch).to(model.device), batch, alphas_bar)
+        losses.mean().backward()
     lora.detach(model.pipe.unet)
     assert factors
-    with FlopCounterMode(display=False) as encoder, torch.no_grad():
-        model.pipe.vae.encode(torch.zeros(1, 3, PX, PX))
-    return encoder.get_total_flops() / step.get_total_flops()
+    with FlopCounterMode(display=False) as encoder:
+        encode(model, 1)
+    return {"step": step.get_total_flops(), "encoder": encoder.get_total_flops()}
+
+
+@torch.no_grad()
+def encode(model: TextToImage, count: int) -> None:
+    """The autoencoder's part of a step, on empty pictures."""
+    px = model.image_px
+    model.pipe.vae.encode(torch.zeros(count, 3, px, px, device=model.device, dtype=model.dtype))
 
 
 if __name__ == "__main__":
