@@ -73,9 +73,10 @@ def built(size: str, *, device: str = "cpu", precision: str = "fp32") -> TextToI
     torch.set_default_dtype(DTYPES[precision])
     try:
         with torch.device(device):
-            pipe = _pipeline(size)
+            networks = _networks(size)
     finally:
         torch.set_default_dtype(before)
+    pipe = _pipeline(networks)
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False).eval()
@@ -83,12 +84,16 @@ def built(size: str, *, device: str = "cpu", precision: str = "fp32") -> TextToI
     return TextToImage(pipe, torch.device(device), DTYPES[precision], f"random {size}")
 
 
-def _pipeline(size: str) -> Any:
-    words = tokenizer()
+def _networks(size: str) -> dict[str, Any]:
     channels = _VAES[size]
-    first, *more = (_text(words, *shape, second=n == 1) for n, shape in enumerate(_TEXTS[size]))
     narrow = {"norm_num_groups": 8} if size == "narrow" else {}
-    parts = {
+    names = ("text_encoder", "text_encoder_2")
+    texts = {
+        n: _text(*shape, second=n == names[1])
+        for n, shape in zip(names, _TEXTS[size], strict=False)
+    }
+    return {
+        **texts,
         "vae": AutoencoderKL(
             block_out_channels=channels,
             down_block_types=("DownEncoderBlock2D",) * len(channels),
@@ -96,9 +101,13 @@ def _pipeline(size: str) -> Any:
             layers_per_block=2,
             **narrow,
         ),
-        "text_encoder": first,
-        "tokenizer": words,
         "unet": UNet2DConditionModel(**_UNETS[size], **narrow),
+    }
+
+
+def _pipeline(networks: dict[str, Any]) -> Any:
+    parts = networks | {
+        "tokenizer": tokenizer(),
         "scheduler": DDIMScheduler(
             beta_start=0.00085,
             beta_end=0.012,
@@ -107,16 +116,15 @@ def _pipeline(size: str) -> Any:
             steps_offset=1,
         ),
     }
-    if more:
-        second = {"text_encoder_2": more[0], "tokenizer_2": tokenizer()}
-        return StableDiffusionXLPipeline(**parts, **second, add_watermarker=False)
+    if "text_encoder_2" in networks:
+        return StableDiffusionXLPipeline(**parts, tokenizer_2=tokenizer(), add_watermarker=False)
     return StableDiffusionPipeline(
         **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
 
 
-def _text(words: CLIPTokenizer, width: int, layers: int, heads: int, *, second: bool) -> Any:
-    kind = CLIPTextModelWithProjection if second else CLIPTextModel
+def _text(width: int, layers: int, heads: int, *, second: bool) -> Any:
+    words, kind = tokenizer(), CLIPTextModelWithProjection if second else CLIPTextModel
     return kind(
         CLIPTextConfig(
             vocab_size=len(words),

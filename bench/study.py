@@ -30,6 +30,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+import transformers
 import typer
 from judging import one_at_a_time
 from lora_step import loop
@@ -78,6 +79,7 @@ def main(
         tiny.build("sd1", folder / "base")
         for seed in (0, 1):
             tiny_judges.build("blip", folder / f"judge-{seed}", seed=seed)
+            inclined(folder / f"judge-{seed}")
         config = settings(folder, address, SKILLS[:skills], prompts, steps, training, exam)
         ours: list[float] = []
         theirs: list[Released] = []
@@ -94,12 +96,20 @@ def main(
     raise typer.Exit(0 if same else 1)
 
 
+def inclined(folder: Path) -> None:
+    """Makes a judge of random weights say yes or no to many questions, so that scores are not 0."""
+    model = transformers.BlipForQuestionAnswering.from_pretrained(folder)
+    for word, more in (("yes", 8), ("no", 4)):
+        model.text_decoder.cls.predictions.bias.data[tiny_judges._id(word)] += more
+    model.save_pretrained(folder)
+
+
 def settings(
     folder: Path, address: str, skills: Sequence[str], prompts: int, steps: int, training: int,
     exam: int,
 ) -> RunConfig:  # fmt: skip
     judges = [
-        {"kind": "transformers", "model": str(folder / f"judge-{seed}"), "max_new_tokens": 4,
+        {"kind": "transformers", "model": str(folder / f"judge-{seed}"), "max_new_tokens": 1,
          "device": "cpu"}
         for seed in (0, 1)
     ]  # fmt: skip
@@ -296,8 +306,8 @@ def compared(ours: RunConfig, theirs: Released) -> bool:
         pairs = list(zip(answers_of(run, model), theirs.answers[model], strict=True))
         differ = sum(a != b for a, b in pairs) / len(pairs)
         console.print(
-            f"{model}: scores {scores[model]:.3f} and {score:.3f}; of {len(pairs)} answers "
-            f"{differ:.1%} differ."
+            f"{model}: scores {scores[model]:.3f} and {score:.3f}; of {len(pairs)} answers of "
+            f"{len({a for a, _ in pairs})} kinds {differ:.1%} differ."
         )
         other = max(other, differ)
     return worst <= 2 and loss < 1e-2 and other < 0.02
