@@ -80,7 +80,7 @@ def test_plain_diffusers_and_transformers_load_what_pre_training_leaves(tmp_path
     train_autoencoder(tmp_path, steps=2, batch=4, seed=0, device=cpu)
     train_base(tmp_path, steps=1, batch=2, scenes=4, seed=0, device=cpu)
     train_scorer(tmp_path, steps=1, batch=4, seed=0, device=cpu)
-    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "base", torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "base", dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     (picture,) = pipe("a red dog", num_inference_steps=2).images
     assert picture.size == (64, 64)

@@ -91,7 +91,7 @@ def load_pipeline(base: BaseConfig, dtype: torch.dtype) -> Any:
     try:
         return getattr(diffusers, family).from_pretrained(
             folder or base.model,
-            torch_dtype=dtype,
+            dtype=dtype,
             use_safetensors=True,
             **revision,
             **given,
@@ -116,7 +116,7 @@ def _autoencoder(base: BaseConfig, model: str, dtype: torch.dtype) -> Any:
     where = {} if folder.is_dir() else {"revision": hub_commit(model, None, setting="base.vae")}
     try:
         return diffusers.AutoencoderKL.from_pretrained(
-            folder if folder.is_dir() else model, torch_dtype=dtype, use_safetensors=True, **where
+            folder if folder.is_dir() else model, dtype=dtype, use_safetensors=True, **where
         )
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise ModelError(

@@ -34,7 +34,7 @@ def load_single_file(
         pipe = getattr(diffusers, family).from_single_file(
             str(path),
             config=str(configs),
-            torch_dtype=dtype,
+            dtype=dtype,
             local_files_only=True,
             **settings,
         )
