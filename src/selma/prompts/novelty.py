@@ -13,7 +13,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
 
-from rapidfuzz.distance import LCSseq
+from rapidfuzz.distance import Indel, LCSseq
+from rapidfuzz.process import extract_iter
 
 Arithmetic = Literal["exact", "released"]
 
@@ -83,32 +84,31 @@ class SimilarityIndex:
     def __init__(self, threshold: float, arithmetic: Arithmetic = "exact") -> None:
         self._arithmetic = arithmetic
         self._threshold = Fraction(str(threshold))  # 0.8 is meant as 8/10, not as its float
-        self._word_ids: dict[str, int] = {}
-        self._ranks: dict[tuple[int, int], int] = {}
-        self._texts: list[str] = []
-        self._holders: defaultdict[int, list[int]] = defaultdict(list)
+        self._cutoff = max(0.0, threshold - 1e-6)
+        self._characters: dict[str, str] = {}
+        self._holders: defaultdict[str, list[str]] = defaultdict(list)
+        self._count = 0
+        self._last: tuple[str, str, list[str]] | None = None
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return self._count
 
     def add(self, text: str) -> None:
         """Keeps a text, similar or not."""
-        coded = self._code(text, learn=True)
-        for rank in self._rare(coded, learn=True):
-            self._holders[rank].append(len(self._texts))
-        self._texts.append(coded)
+        coded, rare = self._coded(text)
+        for word in rare:
+            self._holders[word].append(coded)
+        self._count += 1
 
     def similar(self, text: str) -> bool:
         """Whether F of this text and any kept one is above the threshold."""
-        coded = self._code(text)
-        seen: set[int] = set()
-        for rank in self._rare(coded):
-            for index in self._holders.get(rank, ()):
-                if index not in seen:
-                    seen.add(index)
-                    if self._too_close(coded, self._texts[index]):
-                        return True
-        return False
+        coded, rare = self._coded(text)
+        near = set[str]().union(*(self._holders[word] for word in rare if word in self._holders))
+        # rapidfuzz goes through them, in compiled code; its floats decide nothing by themselves.
+        above = extract_iter(
+            coded, list(near), scorer=Indel.normalized_similarity, score_cutoff=self._cutoff
+        )
+        return any(self._too_close(coded, other) for other, _, _ in above)
 
     def _too_close(self, a: str, b: str) -> bool:
         needed = self._needed(len(a), len(b))
@@ -116,44 +116,48 @@ class SimilarityIndex:
             return False
         return bool(LCSseq.similarity(a, b, score_cutoff=needed) >= needed)
 
-    def _code(self, text: str, *, learn: bool = False) -> str:
-        """One character for each word: rapidfuzz compares strings faster than lists."""
-        codes = []
-        for word in words_for(text, self._arithmetic):
-            number = self._word_ids.get(word)
-            if number is None:
-                # A word nobody has used matches nothing; two such words need not differ.
-                number = len(self._word_ids) + 1 if learn else 0
-                if learn:
-                    self._word_ids[word] = number
-            codes.append(chr(number if number < 0xD800 else number + 0x800))
-        return "".join(codes)
+    def _coded(self, text: str) -> tuple[str, list[str]]:
+        """The text with one character for each word, which rapidfuzz compares fast, and its rarest
+        words. A text that was asked about is mostly added next."""
+        if self._last is None or self._last[0] != text:
+            coded = "".join(map(self._character, words_for(text, self._arithmetic)))
+            self._last = (text, coded, self._rare(coded))
+        return self._last[1:]
 
-    def _rare(self, coded: str, *, learn: bool = False) -> list[int]:
-        """The ranks of a text's rarest words: two similar texts share at least one of these.
+    def _character(self, word: str) -> str:
+        found = self._characters.get(word)
+        if found is None:
+            number = len(self._characters) + 1
+            found = chr(number if number < 0xD800 else number + 0x800)  # surrogates are no text
+            self._characters[word] = found
+        return found
+
+    def _rare(self, coded: str) -> list[str]:
+        """A text's rarest words, a word's second use as "ww": similar texts share one of them.
 
         A pair over the threshold has at least `least` words in common, whatever the other's length;
         so if every text is ordered by one fixed order, the first len - least + 1 of both must meet
-        (prefix filtering, Chaudhuri et al. 2006). Words first seen late stand first: rare ones.
+        (prefix filtering, Chaudhuri et al. 2006). Repeated words stand first, then those that were
+        first seen late: rare ones.
         """
-        times: Counter[str] = Counter()
-        ranks = []
-        for character in coded:
-            times[character] += 1
-            key = (ord(character), times[character])
-            rank = self._ranks.get(key)
-            if rank is None and learn:
-                rank = self._ranks[key] = len(self._ranks)
-            ranks.append(len(self._ranks) if rank is None else rank)
-        return sorted(ranks, reverse=True)[: len(coded) - self._least(len(coded)) + 1]
-
-    def _least(self, m: int) -> int:
-        """The fewest common words that any similar text must share with one of m words."""
-        # The shorter the other text, the fewer; it has at least as many words as are shared.
-        return next((n for n in range(1, m) if self._needed(m, n) <= n), max(m, 1))
+        words: list[str]
+        if len(set(coded)) == len(coded):
+            words = sorted(coded, reverse=True)
+        else:
+            times = Counter(coded)
+            uses = (word * n for word in times for n in range(1, times[word] + 1))
+            words = sorted(uses, key=lambda use: (len(use), use), reverse=True)
+        return words[: len(coded) - _least(len(coded), self._threshold, self._arithmetic) + 1]
 
     def _needed(self, m: int, n: int) -> int:
         return _needed(m, n, self._threshold, self._arithmetic)
+
+
+@lru_cache(maxsize=4096)
+def _least(m: int, threshold: Fraction, arithmetic: Arithmetic) -> int:
+    """The fewest common words that any similar text must share with one of m words."""
+    # The shorter the other text, the fewer; it has at least as many words as are shared.
+    return next((n for n in range(1, m) if _needed(m, n, threshold, arithmetic) <= n), max(m, 1))
 
 
 @lru_cache(maxsize=65536)
