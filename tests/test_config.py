@@ -67,6 +67,7 @@ BROKEN = {
     "merged: {method: product, rescale: true}": "product has no rescale",
     "merged: {method: mean_of_logs, density: 0.2}": "mean_of_logs has no density",
     "experts: {batch_size: 10, micro_batch_size: 4}": "micro_batch_size must divide batch_size",
+    "experts: {min_timestep: 500, max_timestep: 500}": "min_timestep must be below max_timestep",
     "experts: {learning_rate: 0}": "experts.learning_rate",
     "experts: {betas: [0.9]}": "experts.betas",
     "experts: {schedule: random}": "experts.schedule",

@@ -103,3 +103,12 @@ def test_shares_are_what_is_asked():
 )
 def test_captions_with_sides_or_lettering_forbid_mirroring(caption, allowed):
     assert may_flip(caption) is allowed
+
+
+def test_timesteps_are_of_the_range_alone_and_nothing_else_changes():
+    everywhere = batches(batch_size=64)
+    late = batches(batch_size=64, min_timestep=600, train_timesteps=900)
+    steps = torch.cat([late.at(step).timesteps for step in range(20)])
+    assert steps.min() == 600 and steps.max() == 899
+    assert torch.equal(late.at(3).indices, everywhere.at(3).indices)
+    assert torch.equal(late.at(3).noise, everywhere.at(3).noise)

@@ -264,6 +264,11 @@ def test_fp16_without_a_gpu_is_refused_at_once(tmp_path, model, data):
         trained(tmp_path, model, data, changed(precision="fp16"))
 
 
+def test_timesteps_beyond_the_schedule_are_refused_at_once(tmp_path, model, data):
+    with pytest.raises(ConfigError, match="0 to 1000, but are 0 and 1001"):
+        trained(tmp_path, model, data, changed(max_timestep=1001))
+
+
 def test_divergence_stops_and_keeps_the_last_checkpoint(tmp_path, model, data):
     poisoned = type(data)(**vars(data) | {"mean": data.mean * float("nan")})
     trained(tmp_path, model, data, stop_at=2)

@@ -110,12 +110,25 @@ class TrainingConfig(Section):
     latents: Literal["sample", "mode"] = "sample"
     """What stands for a picture: a fresh draw from its posterior at each step, as released, or that
     posterior's mode. Stable Diffusion's are so narrow that it is all one; toybox's are wide."""
+    min_timestep: NonNegativeInt = 0
+    max_timestep: PositiveInt | None = None
+    """Trained on are the noise schedule's timesteps from min up to, but without, max; None is all. What
+    a picture shows is settled at the noisy end, and how finely it is drawn at the other."""
     caption_dropout: Probability = 0.0
     """Share of captions replaced by the empty one; 0 as in the paper."""
     flip: bool = False
     """Mirror half of the pictures, except where the caption names a side or text."""
     checkpoint_every: PositiveInt = 1000
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
+
+    @model_validator(mode="after")
+    def _timesteps(self) -> Self:
+        if self.max_timestep is not None and self.min_timestep >= self.max_timestep:
+            raise ValueError(
+                f"min_timestep must be below max_timestep, but {self.min_timestep} and "
+                f"{self.max_timestep} came"
+            )
+        return self
 
     @model_validator(mode="after")
     def _micro_batches(self) -> Self:

@@ -23,7 +23,7 @@ class Batch:
     indices: Tensor
     """[b] which pair."""
     timesteps: Tensor
-    """[b] uniform in 0..T-1."""
+    """[b] uniform in min_timestep..train_timesteps-1."""
     noise: Tensor
     """[b, c, h, w] standard normal: ε."""
     posterior: Tensor
@@ -63,10 +63,12 @@ class Batches:
     latent: tuple[int, int, int]
     """(c, h, w)."""
     train_timesteps: int
+    """One above the last that is trained on."""
     caption_dropout: float
     flip: bool
     sampled: bool = True
     """Whether latents are drawn from their posteriors, rather than its modes."""
+    min_timestep: int = 0
     prior: Batches | None = None
     """Those of the class pictures."""
 
@@ -76,7 +78,7 @@ class Batches:
         draw = self._stream("step", step)
         return Batch(
             indices=self._indices(step),
-            timesteps=torch.randint(0, self.train_timesteps, (b,), generator=draw),
+            timesteps=torch.randint(self.min_timestep, self.train_timesteps, (b,), generator=draw),
             noise=torch.randn((b, *self.latent), generator=draw),
             posterior=torch.randn((b, *self.latent), generator=draw) * self.sampled,
             dropped=torch.rand(b, generator=draw) < self.caption_dropout,

@@ -193,13 +193,20 @@ def _batches(
 ) -> Batches:
     from selma.experts.batches import Batches
 
+    end = train_timesteps if config.max_timestep is None else config.max_timestep
+    if not config.min_timestep < end <= train_timesteps:
+        raise ConfigError(
+            f"min_timestep and max_timestep must lie in the base's noise schedule, 0 to "
+            f"{train_timesteps}, but are {config.min_timestep} and {end}."
+        )
     return Batches(
         seed=seed,
         skill=skill,
         count=len(encoded),
         batch_size=config.batch_size,
         latent=tuple(encoded.mean.shape[1:]),  # type: ignore[arg-type]
-        train_timesteps=train_timesteps,
+        min_timestep=config.min_timestep,
+        train_timesteps=end,
         caption_dropout=config.caption_dropout,
         flip=config.flip,
         sampled=config.latents == "sample",
