@@ -112,8 +112,8 @@ class TrainingConfig(Section):
     posterior's mode. Stable Diffusion's are so narrow that it is all one; toybox's are wide."""
     min_timestep: NonNegativeInt = 0
     max_timestep: PositiveInt | None = None
-    """Trained on are the noise schedule's timesteps from min up to, but without, max; None is all. What
-    a picture shows is settled at the noisy end, and how finely it is drawn at the other."""
+    """Timesteps of the noise schedule that training draws: min to max - 1, and None is all. What a
+    picture shows is settled at the noisy end, how finely it is drawn at the other."""
     caption_dropout: Probability = 0.0
     """Share of captions replaced by the empty one; 0 as in the paper."""
     flip: bool = False
