@@ -7,8 +7,10 @@ weights that were searched are better than uniform ones.
 First the errors of every method against the exact mean of the experts' changes. Then SELMA's two
 readings: the mean of the changes, as its code stacks adapters, and B times A of averaged factors,
 as its text says, which is another and mostly smaller step. Then, with --trials, weights searched on
-the dev split by the judge that never reports. Each merge draws the run's own exam (the test split
-unless the run says otherwise) from equal seeds, so that differences are paired by prompt.
+the dev split by the judge that never reports. Experts that are rotations are merged by every method
+that rotations have instead, the mean of generators first, with c: how much they disagree. Each
+merge draws the run's own exam (the test split unless the run says otherwise) from equal seeds, so
+that differences are paired by prompt.
 
 Prompts, pictures, experts and the base's exam are taken from the run, which is left as it is; each
 merge is a run of its own in the work folder, and goes on where it was stopped.
@@ -30,6 +32,7 @@ from tuning import changed
 from selma import pipeline
 from selma.backbones.text_to_image import adapter_file
 from selma.config import RunConfig
+from selma.config.merged import ROTATION_SETTINGS
 from selma.records.scores import Interval, Scorecard
 from selma.report.tables import between, one, points, signed
 from selma.runfile import read_run_file
@@ -37,7 +40,6 @@ from selma.scores import statistics
 from selma.workspace import EXPERTS, IMAGES, PROMPTS, SCORES, Workspace
 
 EXACT, FACTORS = "merged.method=mean_of_deltas", "merged.method=mean_of_factors"
-SEARCHED = f"{EXACT},merged.search={{trials: %d}}"
 SHARED = (PROMPTS, IMAGES, EXPERTS)
 OF_BASE = tuple(f"{SCORES}/{what}/base" for what in ("pictures", "answers", "second-answers"))
 
@@ -54,15 +56,25 @@ def main(
     """Prints the errors of all methods, and each merge's score with paired intervals."""
     config = read_run_file(run)
     experts = pipeline.Stages(config, Workspace(run), make=[]).all_experts()
-    Console().print(errors([adapter_file(expert.folder) for expert in experts]))
+    rotations = config.experts.adapter.kind != "lora"
+    if not rotations:
+        Console().print(errors([adapter_file(expert.folder) for expert in experts]))
     if not scored:
         return
+    first = [f"merged.method={m}" for m in ROTATION_SETTINGS] if rotations else [EXACT, FACTORS]
+    searched = [f"{first[0]},merged.search={{trials: {trials}}}"] if trials else []
     cards: dict[str, Scorecard] = {}
-    for text in [EXACT, FACTORS, *(vary or []), *([SEARCHED % trials] if trials else [])]:
+    turned = Table("merge", "relative error", "cosine", "norm x", "c", "orthogonal within")
+    for text in [*first, *(vary or []), *searched]:
         variant = begun(config, text, run, work, number=len(cards))
-        pipeline.merge(variant)
+        judged = pipeline.judged(pipeline.merge(variant))
         cards[text] = pipeline.score(variant)
         Console().print(table(cards, config))
+        if rotations:
+            names = ("relative_error", "cosine", "norm_ratio", "conflict", "orthogonality")
+            turned.add_row(shown(text), *(f"{judged['all'][name]:.3g}" for name in names))
+    if rotations:
+        Console().print(turned)
     for told in searches(cards):
         Console().print(told)
 
@@ -85,10 +97,10 @@ def begun(config: RunConfig, text: str, run: Path, work: Path, *, number: int) -
 
 
 def table(cards: dict[str, Scorecard], config: RunConfig) -> Table:
-    """Each merge against the base and against the exact mean with uniform weights."""
+    """Each merge against the base and against the first: the mean with uniform weights."""
     first = next(iter(cards.values()))
     about = f"{first.benchmark}, {first.split}, {first.prompts} prompts, judge {first.judge}"
-    found = Table("merge", "DSG", "- base", "95%", "- exact mean", "95%", title=about, min_width=90)
+    found = Table("merge", "DSG", "- base", "95%", "- the mean", "95%", title=about, min_width=90)
     found.add_row("base", points(one(first, "base").dsg.mean), "", "", "", "")
     exact = one(first, "merged").per_prompt
     for text, card in cards.items():
@@ -103,8 +115,12 @@ def table(cards: dict[str, Scorecard], config: RunConfig) -> Table:
                     after, before, seed=config.seed, resamples=config.scores.resamples
                 )
             )
-        found.add_row(text.replace("merged.method=", "").replace("merged.", ""), *cells)
+        found.add_row(shown(text), *cells)
     return found
+
+
+def shown(text: str) -> str:
+    return text.replace("merged.method=", "").replace("merged.", "")
 
 
 def both(difference: Interval) -> list[str]:
