@@ -103,7 +103,7 @@ def _merge_files(
 def _show_judged(judged: dict[str, Any], *, all_layers: bool) -> None:
     from rich.console import Console
 
-    from selma.report.tables import print_judged
+    from selma.report.models import print_judged
 
     if judged:
         print_judged(judged, Console(), all_layers=all_layers)
@@ -112,7 +112,7 @@ def _show_judged(judged: dict[str, Any], *, all_layers: bool) -> None:
 def _show_trials(found: list[dict[str, Any]]) -> None:
     from rich.console import Console
 
-    from selma.report.tables import print_trials
+    from selma.report.models import print_trials
 
     if found:
         print_trials(found, Console())
@@ -128,7 +128,7 @@ def inspect(
 
     from selma.adapters.applying import read_any
     from selma.merged.judging import judged_of
-    from selma.report.tables import print_adapter
+    from selma.report.models import print_adapter
     from selma.workspace import write_json
 
     file = read_any(adapter)
@@ -226,7 +226,7 @@ def bases(
     from rich.console import Console
 
     from selma.backbones.bases import BASES
-    from selma.report.tables import print_architecture, print_bases
+    from selma.report.models import print_architecture, print_bases
 
     if model is None:
         return print_bases(BASES.values(), Console())

@@ -86,7 +86,7 @@ def memory(
     from rich.console import Console
 
     from selma.capacity import memory as memory_needed
-    from selma.report.tables import print_memory
+    from selma.report.models import print_memory
 
     most = None if limit is None else int(limit * 2**30)
     needs, changes = memory_needed(load(config, None), most)

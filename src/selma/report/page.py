@@ -21,7 +21,7 @@ from selma.records.images import Pair
 from selma.records.record import Record
 from selma.records.report import Findings
 from selma.records.scores import Interval
-from selma.report import grids, paper, tables
+from selma.report import grids, models, paper, tables
 from selma.report import understanding as sections
 from selma.report.beside import beside
 from selma.report.templates import environment, policy
@@ -118,9 +118,9 @@ def context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
         "judged": findings.judged,
         "trials": findings.trials,
         "dev_prompts": findings.settings.get("scores", {}).get("dev_prompts"),
-        "worst_layers": tables.worst_layers(findings.judged) if findings.judged else [],
-        "layer_measure": tables.layer_measure(findings.judged) if findings.judged else "",
-        "turned": tables.turned_sentence(findings.judged) if findings.judged else "",
+        "worst_layers": models.worst_layers(findings.judged) if findings.judged else [],
+        "layer_measure": models.layer_measure(findings.judged) if findings.judged else "",
+        "turned": models.turned_sentence(findings.judged) if findings.judged else "",
         "energies": findings.energies,
         "beside": beside(findings),
         "studies": findings.studies,

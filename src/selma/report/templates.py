@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from selma.report import tables
+from selma.report import models, tables
 
 
 def environment() -> Environment:
@@ -21,8 +21,9 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("points", "signed", "between", "spread", "clear", "share", "layer_value"):
+    for name in ("points", "signed", "between", "spread", "clear", "share"):
         made.globals[name] = getattr(tables, name)
+    made.globals["layer_value"] = models.layer_value
     made.globals["heat"] = heat
     made.globals["largest_change"] = largest_change
     made.globals["chose"] = tables.CHOSE
