@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from selma import processes
 from selma.backbones.judges import loading as judging
@@ -18,8 +18,8 @@ from selma.backbones.judges.judge import Judge, Scorer
 from selma.backbones.preference import scorers as preference
 from selma.config.scores import ScoresConfig, judge_name
 from selma.errors import DataError
-from selma.records.exams import Answer, ExamPrompt, Question, repeated
-from selma.records.scores import Comparison, Interval, ModelScore, Published, Scorecard
+from selma.records.exams import Answer, ExamPrompt, repeated
+from selma.records.scores import Comparison, Interval, Published, Scorecard
 from selma.scores import faithfulness, statistics
 from selma.scores.answering import (
     answer_item,
@@ -33,6 +33,7 @@ from selma.scores.answering import (
 )
 from selma.scores.benchmarks.published import published
 from selma.scores.faithfulness import Verdicts, Zeroing
+from selma.scores.model_score import ModelIntervals, Role
 from selma.scores.preference import (
     Loader,
     Preferences,
@@ -50,8 +51,6 @@ from selma.scores.soft import (
 from selma.scores.statistics import by_prompt
 from selma.scores.tifa import Matcher, match_choices
 from selma.workspace import SCORES, Item, Workspace, inside, read_lines, write_bytes, write_json
-
-Role = Literal["base", "expert", "merged", "other"]
 
 
 def score_models(
@@ -212,7 +211,7 @@ def _scorecard(
     }
     clip = {model: read_clip_file(item.path) for model, item in clips.items()}
     base = next(iter(models))
-    sure = _Intervals(
+    sure = ModelIntervals(
         asked,
         seeds=config.seeds,
         seed=seed,
@@ -296,124 +295,6 @@ def _with_soft_scores(
                 found[model][f"{name}_difference"] = change
     models = tuple(one.model_copy(update=found[one.model]) for one in card.models)
     return card.model_copy(update={"models": models})
-
-
-class _Intervals:
-    """Turns one model's verdicts into intervals, all with the same resamples."""
-
-    def __init__(
-        self,
-        asked: Sequence[ExamPrompt],
-        *,
-        seeds: int,
-        seed: int,
-        resamples: int,
-        detailed: bool,
-    ) -> None:
-        self.asked = asked
-        self.seeds = seeds
-        self.detailed = detailed
-        self.bootstrap = {"seed": seed, "resamples": resamples}
-
-    def model_score(
-        self,
-        model: str,
-        role: Role,
-        verdicts: Verdicts,
-        clip: list[float] | None,
-        *,
-        base: tuple[Verdicts, list[float] | None] | None,
-    ) -> ModelScore:
-        scores = faithfulness.prompt_scores(verdicts)
-        found: dict[str, Any] = {}
-        if clip is not None:
-            found["clip"] = statistics.interval(by_prompt(clip, self.seeds), **self.bootstrap)
-        if self.detailed:
-            found |= {
-                "by_question": self._categories(verdicts, of=_any)["all"],
-                "details": self._categories(verdicts, of=faithfulness.detail),
-            }
-        if base is not None:
-            found |= self._differences(scores, verdicts, clip, *base)
-        return ModelScore(
-            model=model,
-            role=role,
-            dsg=self._mean(scores),
-            dsg_by_question=round(100 * faithfulness.question_score(verdicts), 6),
-            categories=self._categories(verdicts),
-            groups=self._groups(scores),
-            per_prompt=self._of_prompts(scores),
-            unreadable=sum(v == "unreadable" for one in verdicts.values() for v in one.values()),
-            **found,
-        )
-
-    def _differences(
-        self,
-        scores: Mapping[str, float],
-        verdicts: Verdicts,
-        clip: list[float] | None,
-        base_verdicts: Verdicts,
-        base_clip: list[float] | None,
-    ) -> dict[str, Any]:
-        before = faithfulness.prompt_scores(base_verdicts)
-        change = {id: score - before[id] for id, score in scores.items()}
-        found: dict[str, Any] = {
-            "difference": self._mean(change),
-            "category_differences": self._categories(verdicts, base_verdicts),
-            "group_differences": self._groups(change),
-        }
-        if self.detailed:
-            found |= {
-                "by_question_difference": self._categories(verdicts, base_verdicts, of=_any)["all"],
-                "detail_differences": self._categories(
-                    verdicts, base_verdicts, of=faithfulness.detail
-                ),
-            }
-        if clip is not None and base_clip is not None:
-            found["clip_difference"] = statistics.paired_difference(
-                by_prompt(clip, self.seeds), by_prompt(base_clip, self.seeds), **self.bootstrap
-            )
-        return found
-
-    def _mean(self, scores: Mapping[str, float]) -> Interval:
-        return statistics.interval(100 * by_prompt(scores.values(), self.seeds), **self.bootstrap)
-
-    def _of_prompts(self, scores: Mapping[str, float]) -> dict[str, float]:
-        """Prompt id → the mean over its pictures."""
-        prompts = self.asked[:: self.seeds]
-        means = by_prompt(scores.values(), self.seeds).mean(axis=1).tolist()
-        return {prompt.id: mean for prompt, mean in zip(prompts, means, strict=True)}
-
-    def _groups(self, scores: Mapping[str, float]) -> dict[str, Interval]:
-        groups: dict[str, dict[str, float]] = {}
-        for prompt in self.asked:
-            groups.setdefault(prompt.group, {})[prompt.id] = scores[prompt.id]
-        return {group: self._mean(members) for group, members in groups.items()}
-
-    def _categories(
-        self,
-        after: Verdicts,
-        before: Verdicts | None = None,
-        *,
-        of: Callable[[Question], str] = lambda question: question.category,
-    ) -> dict[str, Interval]:
-        """Means over questions; minus those of `before`, if it is given."""
-        old = faithfulness.category_points(self.asked, before, of) if before else {}
-        result = {}
-        for category, rows in faithfulness.category_points(self.asked, after, of).items():
-            was = {id: got for id, (got, _) in old.get(category, {}).items()}
-            points = [got - was.get(id, 0) for id, (got, _) in rows.items()]
-            # Of one prompt every picture is asked the same.
-            sizes = [questions for _, questions in rows.values()][:: self.seeds]
-            result[category] = statistics.interval(
-                100 * by_prompt(points, self.seeds), sizes, **self.bootstrap
-            )
-        return result
-
-
-def _any(question: Question) -> str:
-    """Makes all questions one category."""
-    return "all"
 
 
 def _answers(exam: Sequence[ExamPrompt], item: Item, matcher: Matcher | None) -> list[Answer]:

@@ -1,0 +1,132 @@
+"""A model's verdicts → its scores with intervals, and their differences to the base's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from selma.records.exams import ExamPrompt, Question
+from selma.records.scores import Interval, ModelScore
+from selma.scores import faithfulness, statistics
+from selma.scores.faithfulness import Verdicts
+from selma.scores.statistics import by_prompt
+
+Role = Literal["base", "expert", "merged", "other"]
+
+
+class ModelIntervals:
+    """Turns one model's verdicts into intervals, all with the same resamples."""
+
+    def __init__(
+        self,
+        asked: Sequence[ExamPrompt],
+        *,
+        seeds: int,
+        seed: int,
+        resamples: int,
+        detailed: bool,
+    ) -> None:
+        self.asked = asked
+        self.seeds = seeds
+        self.detailed = detailed
+        self.bootstrap = {"seed": seed, "resamples": resamples}
+
+    def model_score(
+        self,
+        model: str,
+        role: Role,
+        verdicts: Verdicts,
+        clip: list[float] | None,
+        *,
+        base: tuple[Verdicts, list[float] | None] | None,
+    ) -> ModelScore:
+        scores = faithfulness.prompt_scores(verdicts)
+        found: dict[str, Any] = {}
+        if clip is not None:
+            found["clip"] = statistics.interval(by_prompt(clip, self.seeds), **self.bootstrap)
+        if self.detailed:
+            found |= {
+                "by_question": self._categories(verdicts, of=_any)["all"],
+                "details": self._categories(verdicts, of=faithfulness.detail),
+            }
+        if base is not None:
+            found |= self._differences(scores, verdicts, clip, *base)
+        return ModelScore(
+            model=model,
+            role=role,
+            dsg=self._mean(scores),
+            dsg_by_question=round(100 * faithfulness.question_score(verdicts), 6),
+            categories=self._categories(verdicts),
+            groups=self._groups(scores),
+            per_prompt=self._of_prompts(scores),
+            unreadable=sum(v == "unreadable" for one in verdicts.values() for v in one.values()),
+            **found,
+        )
+
+    def _differences(
+        self,
+        scores: Mapping[str, float],
+        verdicts: Verdicts,
+        clip: list[float] | None,
+        base_verdicts: Verdicts,
+        base_clip: list[float] | None,
+    ) -> dict[str, Any]:
+        before = faithfulness.prompt_scores(base_verdicts)
+        change = {id: score - before[id] for id, score in scores.items()}
+        found: dict[str, Any] = {
+            "difference": self._mean(change),
+            "category_differences": self._categories(verdicts, base_verdicts),
+            "group_differences": self._groups(change),
+        }
+        if self.detailed:
+            found |= {
+                "by_question_difference": self._categories(verdicts, base_verdicts, of=_any)["all"],
+                "detail_differences": self._categories(
+                    verdicts, base_verdicts, of=faithfulness.detail
+                ),
+            }
+        if clip is not None and base_clip is not None:
+            found["clip_difference"] = statistics.paired_difference(
+                by_prompt(clip, self.seeds), by_prompt(base_clip, self.seeds), **self.bootstrap
+            )
+        return found
+
+    def _mean(self, scores: Mapping[str, float]) -> Interval:
+        return statistics.interval(100 * by_prompt(scores.values(), self.seeds), **self.bootstrap)
+
+    def _of_prompts(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """Prompt id → the mean over its pictures."""
+        prompts = self.asked[:: self.seeds]
+        means = by_prompt(scores.values(), self.seeds).mean(axis=1).tolist()
+        return {prompt.id: mean for prompt, mean in zip(prompts, means, strict=True)}
+
+    def _groups(self, scores: Mapping[str, float]) -> dict[str, Interval]:
+        groups: dict[str, dict[str, float]] = {}
+        for prompt in self.asked:
+            groups.setdefault(prompt.group, {})[prompt.id] = scores[prompt.id]
+        return {group: self._mean(members) for group, members in groups.items()}
+
+    def _categories(
+        self,
+        after: Verdicts,
+        before: Verdicts | None = None,
+        *,
+        of: Callable[[Question], str] = lambda question: question.category,
+    ) -> dict[str, Interval]:
+        """Means over questions; minus those of `before`, if it is given."""
+        old = faithfulness.category_points(self.asked, before, of) if before else {}
+        result = {}
+        for category, rows in faithfulness.category_points(self.asked, after, of).items():
+            was = {id: got for id, (got, _) in old.get(category, {}).items()}
+            points = [got - was.get(id, 0) for id, (got, _) in rows.items()]
+            # Of one prompt every picture is asked the same.
+            sizes = [questions for _, questions in rows.values()][:: self.seeds]
+            result[category] = statistics.interval(
+                100 * by_prompt(points, self.seeds), sizes, **self.bootstrap
+            )
+        return result
+
+
+def _any(question: Question) -> str:
+    """Makes all questions one category."""
+    return "all"
