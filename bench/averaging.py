@@ -26,7 +26,7 @@ from typing import Annotated, Any
 import typer
 from merging import errors
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from tuning import changed
 
 from selma import pipeline
@@ -64,7 +64,14 @@ def main(
     first = [f"merged.method={m}" for m in ROTATION_SETTINGS] if rotations else [EXACT, FACTORS]
     searched = [f"{first[0]},merged.search={{trials: {trials}}}"] if trials else []
     cards: dict[str, Scorecard] = {}
-    turned = Table("merge", "relative error", "cosine", "norm x", "c", "orthogonal within")
+    turned = Table(
+        Column("merge", overflow="fold"),
+        "relative error",
+        "cosine",
+        "norm x",
+        "c",
+        "orthogonal within",
+    )
     for text in [*first, *(vary or []), *searched]:
         variant = begun(config, text, run, work, number=len(cards))
         judged = pipeline.judged(pipeline.merge(variant))
@@ -100,7 +107,8 @@ def table(cards: dict[str, Scorecard], config: RunConfig) -> Table:
     """Each merge against the base and against the first: the mean with uniform weights."""
     first = next(iter(cards.values()))
     about = f"{first.benchmark}, {first.split}, {first.prompts} prompts, judge {first.judge}"
-    found = Table("merge", "DSG", "- base", "95%", "- the mean", "95%", title=about, min_width=90)
+    named = Column("merge", overflow="fold")
+    found = Table(named, "DSG", "- base", "95%", "- the mean", "95%", title=about, min_width=90)
     found.add_row("base", points(one(first, "base").dsg.mean), "", "", "", "")
     exact = one(first, "merged").per_prompt
     for text, card in cards.items():

@@ -146,7 +146,7 @@ def print_ablation(found: Understood, console: Console) -> None:
         title=f"{card.benchmark} ({card.split}): {card.prompts} prompts, judge {card.judge}",
         caption="minus base, paired by prompt, with 95% intervals",
     )
-    table.add_column("variant")
+    table.add_column("variant", overflow="fold")
     columns = columns_of(found)
     for name in (card.measure, "minus base", *(name for name, _, _ in columns)):
         table.add_column(name, justify="right")
