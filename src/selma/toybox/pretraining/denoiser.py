@@ -92,6 +92,7 @@ def new_scheduler() -> DDIMScheduler:
         set_alpha_to_one=True,
         prediction_type="v_prediction",
         timestep_spacing="trailing",
+        steps_offset=1,  # read by no trailing schedule, but diffusers' pipelines insist
         rescale_betas_zero_snr=True,
     )
 
