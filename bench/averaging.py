@@ -79,7 +79,9 @@ def main(
         Console().print(table(cards, config))
         if rotations:
             names = ("relative_error", "cosine", "norm_ratio", "conflict", "orthogonality")
-            turned.add_row(shown(text), *(f"{judged['all'][name]:.3g}" for name in names))
+            figures = [judged["all"][name] for name in names]
+            # No number where the mean does not turn at all: c is infinite there.
+            turned.add_row(shown(text), *("-" if f is None else f"{f:.3g}" for f in figures))
     if rotations:
         Console().print(turned)
     for told in searches(cards):
