@@ -1,0 +1,62 @@
+"""Two finished runs held against each other: the same exam, paired by prompt.
+
+.venv/bin/python bench/paired.py runs/oft-full runs/toybox-full-rank30
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from selma.errors import DataError
+from selma.records.scores import Scorecard
+from selma.report.tables import between, one, points, signed
+from selma.runfile import read_run_file
+from selma.scores import statistics
+from selma.workspace import SCORES
+
+
+def main(
+    first: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    second: Annotated[Path, typer.Argument(help="The run that it is held against.")],
+) -> None:
+    """Prints how much the first run's merged model is ahead, with its 95% interval."""
+    cards = [read_scorecard(run) for run in (first, second)]
+    require_one_exam(*cards)
+    ours, theirs = (one(card, "merged") for card in cards)
+    config = read_run_file(first)
+    difference = statistics.paired_difference(
+        [100 * point for point in ours.per_prompt.values()],
+        [100 * theirs.per_prompt[id] for id in ours.per_prompt],
+        seed=config.seed,
+        resamples=config.scores.resamples,
+    )
+    Console().print(
+        f"{cards[0].benchmark} ({cards[0].split}), {cards[0].prompts} prompts, judge "
+        f"{cards[0].judge}: {points(ours.dsg.mean)} and {points(theirs.dsg.mean)}, "
+        f"{signed(difference.mean)} ({between(difference, sign=True)})."
+    )
+
+
+def read_scorecard(run: Path) -> Scorecard:
+    path = run / SCORES / "scorecard" / "scorecard.json"
+    if not path.is_file():
+        raise DataError(f"{run} must be a scored run, but has no {path.relative_to(run)}.")
+    return Scorecard.model_validate_json(path.read_text("utf-8"))
+
+
+def require_one_exam(first: Scorecard, second: Scorecard) -> None:
+    """Raises DataError where the runs answered other questions, or another judge read them."""
+    for name in ("benchmark", "split", "judge"):
+        here, there = getattr(first, name), getattr(second, name)
+        if here != there:
+            raise DataError(f"Both runs must have the same {name}; {here} and {there} came.")
+    if one(first, "base").per_prompt != one(second, "base").per_prompt:
+        raise DataError("Both runs must have sat the same exam, but their bases' scores differ.")
+
+
+if __name__ == "__main__":
+    typer.run(main)
