@@ -92,6 +92,18 @@ def test_the_released_layout(tmp_path):
         prepared(tmp_path / "run", ControlData(signal="depth", source=source), px=16)
 
 
+def test_a_picture_is_called_as_its_signal_is_where_its_own_name_leads_nowhere(tmp_path):
+    """As the released code finds it, which reads the source's name alone."""
+    root = ade20k(tmp_path / "ADE20K")
+    rows = [{"source": "source/1.png", "target": "target/1.jpg", "prompt": "x"}]
+    lines(root / "val" / "prompt_val_blip.json", rows)
+    data = ControlData(signal="segmentation", source=ReleasedFolder(folder=str(root)))
+    (found,) = candidates(data, "val", seed=0)
+    assert found.name == "val/1.png"
+    with Image.open(root / "val" / "color" / "1.png") as picture:
+        assert np.array_equal(found.picture(), picture)
+
+
 def test_celeba(tmp_path):
     root = tmp_path / "celebhq-text"
     points = np.linspace(0, 1024, 136).reshape(68, 2)
