@@ -211,6 +211,7 @@ def test_ddim_takes_the_place_of_the_bases_sampler(tmp_path):
 
     model = tiny.load("sd1")
     before = model.pipe.scheduler
+    assert (ControlDrawing().steps, ControlDrawing().guidance) == (50, 9.0)  # as released
     with sampled(model, ControlDrawing()):
         found = model.pipe.scheduler.config
         assert found._class_name == "DDIMScheduler" and not found.clip_sample
