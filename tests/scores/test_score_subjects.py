@@ -160,4 +160,4 @@ def test_curves_take_the_first_picture_of_the_shared_prompts():
     # A subject with another number of prompts has curve prompts of its own.
     own = {"dog": {"00", "02"}, "cat": {"01"}}
     point = subject_card.curve_point(10, some, ["dino"], own)
-    assert point.values == {"dino": pytest.approx((0 + 0.5 + 0.0) / 3)}
+    assert point.values == {"dino": pytest.approx((0 + 0.5 + 0.0) / 3, abs=1e-6)}
