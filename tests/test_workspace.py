@@ -11,6 +11,7 @@ import pytest
 
 from selma.errors import DataError, WorkspaceError
 from selma.finished import Finished, NotFinished
+from selma.report import control, page, subjects
 from selma.workspace import (
     IMAGES,
     Item,
@@ -60,6 +61,25 @@ def test_another_recipe_moves_the_old_result_aside(tmp_path: Path) -> None:
     kept = tmp_path / "superseded" / f"2-images_birds-{old.key}"
     assert (kept / "a.txt").read_text() == "one"
     assert again(folder, steps=2).done and not again(folder).done
+
+
+def test_guests_stay_where_they_are(tmp_path: Path) -> None:
+    """Another flow's page and item in the folder, before there is anything else and afterwards."""
+    assert {control.PAGE, subjects.NAME} < set(page.GUESTS)
+    folder, guests = Workspace(tmp_path), ("page.html", "_other")
+    place = tmp_path / "6-report"
+    (place / "_other").mkdir(parents=True)
+    (place / "_other" / "manifest.json").write_text("{}")
+    (place / "page.html").write_text("x")
+    for steps in (1, 2):
+        item = folder.item("6-report", recipe={"steps": steps})
+        (item.begin(guests=guests) / "index.html").write_text(str(steps))
+        item.finish([item.path / "index.html"], {})
+    assert item.done and (place / "page.html").read_text() == "x"
+    assert (place / "_other" / "manifest.json").is_file()
+    moved = [path.relative_to(tmp_path / "superseded") for path in tmp_path.rglob("*.html")
+             if "superseded" in path.parts]  # fmt: skip
+    assert [path.name for path in moved] == ["index.html"]
 
 
 def test_superseding_twice_loses_neither(tmp_path: Path) -> None:

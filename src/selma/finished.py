@@ -7,7 +7,7 @@ answer cannot drift from what a run would do.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class _FinishedItem(Item):
             raise NotFinished(self)
         return True
 
-    def begin(self) -> Path:
+    def begin(self, *, guests: Collection[str] = ()) -> Path:
         raise NotFinished(self)
 
 

@@ -162,8 +162,8 @@ def opened(
     all processes that were launched come by here and do it together; else there may be only one."""
     if not several and (count := processes.launched()[1]) > 1:
         raise ConfigError(
-            f"Only `selma run` and its six stages are made by several processes, but {count} were "
-            "launched. Start this command by itself."
+            "Only `selma run`, its six stages and `selma control draw` are made by several "
+            f"processes, but {count} were launched. Start this command by itself."
         )
     check(config, make if checked is None else checked)
     folder = Workspace(config.run_folder)

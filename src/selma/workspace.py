@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -167,22 +167,27 @@ class Item:
                     f"Remove {self.path} and run again."
                 )
 
-    def begin(self) -> Path:
+    def begin(self, *, guests: Collection[str] = ()) -> Path:
         """The folder, ready to be filled or to be filled further; what another recipe left there
-        is moved to `superseded/`. Of several processes the main one begins, and all return."""
+        is moved to `superseded/`, but for `guests`: names of what lies there and is not its own. Of
+        several processes the main one begins, and all return."""
         if processes.main():
-            self._begin()
+            self._begin(guests)
         processes.wait()
         self.__dict__.pop("manifest", None)
         return self.path
 
-    def _begin(self) -> None:
+    def _begin(self, guests: Collection[str]) -> None:
         plan = _read_json(self.path / "plan.json")
         if self.path.exists() and (plan is None or plan.get("key") != self.key):
-            if plan is None and {file.name for file in self.path.iterdir()} <= {_PLAN_ASIDE}:
+            there = {file.name for file in self.path.iterdir()}
+            if plan is None and there <= {_PLAN_ASIDE, *guests}:
                 pass  # killed between making the folder and having written the plan
             else:
-                self._supersede(str((plan or {}).get("key", "unknown")))
+                kept = self._supersede(str((plan or {}).get("key", "unknown")))
+                self.path.mkdir()
+                for name in there.intersection(guests):
+                    os.replace(kept / name, self.path / name)
         self.path.mkdir(parents=True, exist_ok=True)
         if plan is None or plan.get("key") != self.key:
             write_json(self.path / "plan.json", {"key": self.key, "recipe": self.recipe})
@@ -215,14 +220,14 @@ class Item:
             },
         )
 
-    def _supersede(self, old_key: str) -> None:
+    def _supersede(self, old_key: str) -> Path:
         for number in range(1000):
             suffix = old_key if number == 0 else f"{old_key}-{number}"
             target = self.root / "superseded" / f"{self.name.replace('/', '_')}-{suffix}"
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(self.path, target)
-                return
+                return target
         raise WorkspaceError(f"{self.root / 'superseded'} is full; remove what is not needed.")
 
 

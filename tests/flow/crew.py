@@ -135,6 +135,30 @@ def differences(one: Path, other: Path, *, without: tuple[str, ...] = ()) -> lis
     return sorted(name for name in names if left.get(name) != right.get(name))
 
 
+def drawn_by_signals(crew: Crew) -> dict[str, object]:
+    """`selma control draw` by one process, and by several on a copy of what it starts from."""
+    from selma.config import RunConfig
+    from selma.flows import controlling
+
+    one, other = (crew.folder / name for name in ("control", "control-together"))
+    control = {
+        "data": {"source": {"kind": "toybox", "train": 2, "val": 6}},
+        "training": {"steps": 1, "batch_size": 2},
+        "drawing": {"steps": 2, "guidance": 3.0, "batch_size": 2},
+    }
+    base = {"model": str(crew.folder / "base"), "device": "cpu"}
+
+    def work(folder: Path, *commands: str) -> Callable[[], object]:
+        raw = {"name": "signals", "folder": str(folder), "base": base, "control": control}
+        config = RunConfig.model_validate(raw)
+        return lambda: [getattr(controlling, command)(config) for command in commands]
+
+    codes = [ended(start(work(one, "prepare", "train"), crew.log))]
+    shutil.copytree(one, other)
+    codes += [ended(start(work(one, "draw"), crew.log)), *crew.codes(work(other, "draw"))]
+    return {"codes": codes, "differs": differences(one, other), "shares": crew.shares()}
+
+
 def few_at_once() -> None:
     """Judges answer four prompts at a time, so that six are enough to be shared."""
     from selma.scores import answering
@@ -178,6 +202,8 @@ def main() -> None:
         found["stopped at"] = [p.name for p in folder.glob("batch/3-experts/*/checkpoints/*")]
         found["batch"] = crew.codes(work("batch", "experts", spread="batch"))
         found["batch shares"] = crew.shares()
+
+        found["control"] = drawn_by_signals(crew)
 
         before = len(crew.log.read_bytes())
         found["uneven"] = crew.codes(work("batch", "experts", spread="batch", batch_size=3))

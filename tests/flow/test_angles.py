@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from selma import cli
-from selma.errors import DataError
+from selma.errors import DataError, WorkspaceError
 from selma.flows import angles
 
 
@@ -73,6 +73,21 @@ def test_the_command_leaves_a_figure_and_numbers(tmp_path, monkeypatch):
     ]  # fmt: skip
     with Image.open(tmp_path / "angles.png") as figure:
         assert figure.size == (130 + 6 * 68, 6 * 68 + 4)
+
+
+def test_a_checkpoint_of_something_else_is_never_gone_on_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(angles, "HELD_OUT", 2)
+
+    def run(**more):
+        given = {"count": 2, "epochs": 1, "resamples": 50, **more}
+        return angles.run_angles("toybox", tmp_path / "out", **given)
+
+    found = run()
+    assert run() == found  # it is there; nothing is trained again
+    for other in ({"count": 3}, {"epochs": 2}, {"seed": 1}):
+        with pytest.raises(WorkspaceError, match="another --out"):
+            run(**other)
+    assert run() == found
 
 
 def test_too_few_pictures_are_told(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -15,13 +16,14 @@ from typer.testing import CliRunner
 from selma import cli
 from selma.config import load_config
 from selma.config.control import ControlSettings
-from selma.errors import ConfigError, DataError
+from selma.errors import ConfigError, DataError, ModelError
 from selma.finished import NotFinished
 from selma.flows import controlling
 from selma.toybox.pretraining.segmenting import _save_preprocessing
 from selma.toybox.reader import LandmarkReader, ReaderConfig
 from selma.toybox.signals import CLASSES
 
+FEW = {"other_signal": "canny", "blocks": [2]}
 SHORT = {"steps": 2, "batch_size": 2, "learning_rate": 1e-2, "checkpoint_every": 2}
 
 
@@ -158,7 +160,9 @@ def test_any_segmentation_model_reads_maps(tmp_path):
     config = load_config(path)
     for step in (controlling.prepare, controlling.train, controlling.draw):
         step(config)
-    assert controlling.score(config)[0].models[0].measures["aacc"].mean == 100.0
+    card, page = controlling.score(config)
+    assert card.models[0].measures["aacc"].mean == 100.0
+    assert str(tmp_path) not in page.read_text()  # the page may be sent to anyone
     palette = other / "palette.json"
     palette.write_text(json.dumps([[1, 2, 3], [4, 5, 6]]))
     wrong = config.control.scores.model_copy(update={"palette": str(palette)})
@@ -182,6 +186,20 @@ def test_settings_that_cannot_be(tmp_path):
         controlling.compare(config, ["methods"])
     with pytest.raises(ConfigError, match="methods, blocks, magnitudes"):
         controlling.tables_of(["speed"])
+    # What would stop a comparison later stops it before anything is made.
+    run = tmp_path / "run"
+    late = load_config(config_file(tmp_path, tables={"blocks": [2, 5]}))
+    with pytest.raises(ConfigError, match="oft-r5"):
+        controlling.compare(late, ["blocks"])
+    late = load_config(config_file(tmp_path, scores={"features": "inception"}, tables=FEW))
+    if find_spec("torch_fidelity") is None:
+        with pytest.raises(ModelError, match="torch-fidelity"):
+            controlling.compare(late, ["blocks"])
+    assert not run.exists()
+    late = load_config(config_file(tmp_path, tables={"signals": ["canny", "depth"]}))
+    with pytest.raises(ConfigError, match="depth"):
+        controlling.compare(late, ["methods"])
+    assert not (run / "3-experts").exists()
     odd = {"kind": "branch", "adapter": {"kind": "oft", "blocks": 5}}
     with pytest.raises(ConfigError, match="oft-r5"):
         controlling.prepare(load_config(config_file(tmp_path, network=odd)))
@@ -193,6 +211,7 @@ def test_ddim_takes_the_place_of_the_bases_sampler(tmp_path):
 
     model = tiny.load("sd1")
     before = model.pipe.scheduler
+    assert (ControlDrawing().steps, ControlDrawing().guidance) == (50, 9.0)  # as released
     with sampled(model, ControlDrawing()):
         found = model.pipe.scheduler.config
         assert found._class_name == "DDIMScheduler" and not found.clip_sample

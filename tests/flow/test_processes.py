@@ -92,6 +92,14 @@ def log(expert: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (expert / "loss.jsonl").read_text().splitlines()]
 
 
+def test_pictures_by_signals_are_shared_and_stay_the_same(found: dict[str, Any]) -> None:
+    control = found["control"]
+    assert control["codes"] == [0, 0, 0, 0], found["log"]
+    assert control["differs"] == []
+    # Of the base's pictures and of the network's.
+    assert control["shares"] == [[[3, 6], [3, 6]]] * 2
+
+
 def test_all_stop_with_one_and_leave_a_checkpoint(found: dict[str, Any]) -> None:
     other, signalled = found["stopped"]
     assert (other, signalled) == (1, -signal.SIGTERM), found["log"]

@@ -5,8 +5,11 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from test_triples import blip
 
+from selma.backbones.perception.captioning import CaptionModel
 from selma.config.control import ConditionedFolder, ControlData, ReleasedFolder, ToyboxPictures
+from selma.config.sur import Captioner
 from selma.errors import ConfigError, DataError
 from selma.images.control.preparing import fitted, prepare_control
 from selma.images.control.sources import candidates
@@ -92,6 +95,18 @@ def test_the_released_layout(tmp_path):
         prepared(tmp_path / "run", ControlData(signal="depth", source=source), px=16)
 
 
+def test_a_picture_is_called_as_its_signal_is_where_its_own_name_leads_nowhere(tmp_path):
+    """As the released code finds it, which reads the source's name alone."""
+    root = ade20k(tmp_path / "ADE20K")
+    rows = [{"source": "source/1.png", "target": "target/1.jpg", "prompt": "x"}]
+    lines(root / "val" / "prompt_val_blip.json", rows)
+    data = ControlData(signal="segmentation", source=ReleasedFolder(folder=str(root)))
+    (found,) = candidates(data, "val", seed=0)
+    assert found.name == "val/1.png"
+    with Image.open(root / "val" / "color" / "1.png") as picture:
+        assert np.array_equal(found.picture(), picture)
+
+
 def test_celeba(tmp_path):
     root = tmp_path / "celebhq-text"
     points = np.linspace(0, 1024, 136).reshape(68, 2)
@@ -140,6 +155,37 @@ def test_pictures_without_prompts_need_a_captioner(tmp_path):
     source = ConditionedFolder(folder=str(imagefolder(tmp_path / "data", text="")), val=2)
     with pytest.raises(DataError, match="captioner"):
         prepared(tmp_path / "run", ControlData(signal="depth", source=source), px=16)
+
+
+class Stop(Exception):
+    pass
+
+
+def test_a_captioner_writes_the_prompts_and_none_twice(tmp_path, monkeypatch):
+    """In place of those that are given; stopped after the first, it goes on with the second."""
+    captioner = Captioner(model=str(blip()), device="cpu")
+    source = ConditionedFolder(folder=str(imagefolder(tmp_path / "data", count=3)), val=1)
+    data = ControlData(signal="depth", source=source, captioner=captioner)
+    whole = prepared(tmp_path / "whole", data, px=16)
+    written = CaptionModel.caption
+    seen = []
+
+    def stopping(self, pictures):
+        if len(seen) == 1:
+            seen.append(None)
+            raise Stop
+        seen.append(pictures)
+        return written(self, pictures)
+
+    monkeypatch.setattr(CaptionModel, "caption", stopping)
+    with pytest.raises(Stop):
+        prepared(tmp_path / "cut", data, px=16)
+    cut = prepared(tmp_path / "cut", data, px=16)
+    assert len(seen) == 4  # each of three pictures once, and the stop
+    for split, some in whole.items():
+        assert [s.text for s in some] == [s.text for s in cut[split]]
+        assert not any(s.text.startswith("text ") for s in some)
+    assert not list(tmp_path.rglob("captions.jsonl"))
 
 
 def test_a_damaged_picture_is_named(tmp_path):

@@ -133,6 +133,12 @@ def test_what_cannot_be_meant_is_refused(tmp_path):
         read(root, tmp_path, classes=classes | {"empty": "dog"}, subjects=("empty",))
     with pytest.raises(DataError, match="two classes: 'dog' and 'cat'"):
         read_prompt_text("subject_name,class\nrex,dog\nrex,cat\n", of="it")
+    # No prompt is quietly left out.
+    with pytest.raises(DataError, match=r"needs \{0\} for the token .* 'a \{1\} in a cave'"):
+        read_prompt_text(TEXT.replace("a {0} {1} in a cave", "a {1} in a cave"), of="it")
+    assert read_prompt_text("Object Prompts\n'my {1}, {0}'\n", of="it").object_prompts == (
+        "my {class}, {token}",
+    )
     long = tmp_path / "b" / "mug"
     long.mkdir(parents=True)
     noise(0, size=(400, 16)).save(long / "a.png")
@@ -189,6 +195,14 @@ def test_class_pictures_are_shared_resumed_and_left_out_without_a_weight(tmp_pat
     lost.unlink()
     assert [pair.image.read_bytes() for pair in drawn()["backpack"]] == kept
     assert drawn(model=None) == found  # finished: no model is asked for
+    # A class may be called as a folder above is.
+    odd = [subjects[0].model_copy(update={"kind": ".."})]
+    (only,) = class_pairs(
+        odd, config.model_copy(update={"prior": Prior(pictures=1, steps=1, guidance=1.0)}), folder,
+        base=tiny.base("sd1"), seed=0, batch_size=1, model=lambda: model,
+    ).values()  # fmt: skip
+    assert only[0].image.parent.parent == folder.root / "2-images" / "_class" / "%2E%2E"
+    assert drawn(model=None) == found  # all else is where it was
     none = config.model_copy(update={"prior": Prior(weight=0)})
     assert drawn(none) == {}
     pairs = instance_pairs(subjects[0], config.data)

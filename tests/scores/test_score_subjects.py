@@ -154,5 +154,10 @@ def test_comparisons_are_paired_and_of_every_two():
 def test_curves_take_the_first_picture_of_the_shared_prompts():
     some = {"dog": rows(0.0, 1.0, 0.5), "cat": rows(0.2, 0.0, 0.9)}
     some["dog"][0]["each"].append({"dino": 99.0})
-    point = subject_card.curve_point(10, some, ["dino", "clip_t"], ["00", "02"])
+    shared = dict.fromkeys(some, ("00", "02"))
+    point = subject_card.curve_point(10, some, ["dino", "clip_t"], shared)
     assert point.step == 10 and point.values == {"dino": pytest.approx((0 + 0.5 + 0.2 + 0.9) / 4)}
+    # A subject with another number of prompts has curve prompts of its own.
+    own = {"dog": {"00", "02"}, "cat": {"01"}}
+    point = subject_card.curve_point(10, some, ["dino"], own)
+    assert point.values == {"dino": pytest.approx((0 + 0.5 + 0.0) / 3, abs=1e-6)}

@@ -7,7 +7,9 @@ decoded by the decoder as it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from selma.errors import DataError
+from selma.errors import DataError, WorkspaceError
 from selma.images.pairs import pictures
 from selma.pictures import open_picture, png_bytes
 from selma.randomness import rng, seed_for
@@ -37,6 +39,7 @@ SHOWN = 12
 RELEASED_SCALE = 60.0
 _GUARD = 1e-4  # under the root, as released
 MOST_PIXELS = 64_000_000
+NAME, RECIPE = "angles", "recipe.json"
 
 
 class Autoencoder(nn.Module):
@@ -130,9 +133,12 @@ def run_angles(
     the latter says.
 
     source: "toybox" or a folder of pictures. 100 further pictures are held out and judged. Goes on
-    from a checkpoint that is there. Raises DataError where there are too few pictures.
+    from a checkpoint that is there. Raises DataError where there are too few pictures, and
+    WorkspaceError where the checkpoint is of other pictures, epochs or another seed.
     """
     x = loaded(source, count + HELD_OUT, seed=seed)
+    digest = hashlib.sha256(x.numpy().tobytes()).hexdigest()
+    _claim(out, {"pictures": digest, "held_out": HELD_OUT, "epochs": epochs, "seed": seed})
     training, held = x[:-HELD_OUT], x[-HELD_OUT:]
     torch.manual_seed(seed_for(seed, "angles", "init"))
     model = Autoencoder()
@@ -146,7 +152,7 @@ def run_angles(
         return F.mse_loss(model(batch), batch)
 
     course = Course(
-        "angles",
+        NAME,
         model,
         loss,
         steps=each * epochs,
@@ -155,7 +161,6 @@ def run_angles(
         weight_decay=0.0,
         checkpoint_every=each * max(1, epochs // 10),
     )
-    out.mkdir(parents=True, exist_ok=True)
     report = train(course, out)
     model.eval()
     with torch.inference_mode():
@@ -171,6 +176,22 @@ def run_angles(
     write_json(out / "angles.json", found)
     write_bytes(out / "angles.png", png_bytes(sheet(held[:SHOWN], decoded)))
     return found
+
+
+def _claim(out: Path, recipe: Mapping[str, Any]) -> None:
+    """Notes in the folder of what its checkpoint is; refuses one of anything else."""
+    checkpoint, note = out / f"{NAME}.safetensors", out / RECIPE
+    try:
+        there = json.loads(note.read_text("utf-8"))
+    except (OSError, ValueError):
+        there = None
+    if checkpoint.exists() and there != recipe:
+        raise WorkspaceError(
+            f"{checkpoint} must be of these pictures, epochs and seed, but is of others. Choose "
+            "another --out, or remove it to train anew."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(note, recipe)
 
 
 def judged(truth: Tensor, made: Tensor, *, seed: int, resamples: int) -> dict[str, Any]:

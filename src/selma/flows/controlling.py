@@ -28,7 +28,9 @@ from selma.config.experts import OftConfig
 from selma.errors import ConfigError
 from selma.finished import Finished
 from selma.pipeline import Stages, opened
+from selma.preflight import check
 from selma.records.control import ControlCard, Controlled, ControlSample
+from selma.runfile import portable
 from selma.workspace import EXPERTS, IMAGES, REPORT, SCORES, Workspace
 
 if TYPE_CHECKING:
@@ -51,9 +53,10 @@ def train(config: RunConfig) -> Controlled:
 
 
 def draw(config: RunConfig) -> dict[str, Path]:
-    """Model → folder with its picture of each validation sample: "base", and the trained ones."""
+    """Model → folder with its picture of each validation sample: "base", and the trained ones. Each
+    of the processes that were launched draws a part."""
     settings = _settings(config)
-    with opened(config, make=[SCORES], checked=[]) as this:
+    with opened(config, make=[SCORES], checked=[], several=True) as this:
         drawn = _drawn(this, settings, _stages_of(settings), make=this.folder)
         return {one.model: one.folder for one in drawn if one.folder is not None}
 
@@ -81,13 +84,17 @@ def compare(config: RunConfig, tables: Sequence[Table] = TABLES) -> tuple[list[C
     plan = planned(settings, tables)
     # Whatever would stop it later is looked for before anything is trained.
     variants = {signal: variants_of(rows) for signal, rows in plan.items()}
+    for network in unique(one.network for some in variants.values() for one in some):
+        one = settings.model_copy(update={"network": network, "magnitudes": None})
+        check(config.model_copy(update={"control": one}), [])
     for signal in plan:
         require_reader(settings.scores, signal)
     found = []
     with opened(config, make=[IMAGES, EXPERTS, SCORES, REPORT], checked=[]) as this:
+        for signal in plan:
+            _samples(this, _on(settings, signal), this.folder)
         for signal, rows in plan.items():
             mine = _on(settings, signal)
-            _samples(this, mine, this.folder)
             for variant in variants[signal]:
                 _trained(this, variant, this.folder)
             drawn = _drawn(this, mine, variants[signal], make=this.folder)
@@ -289,5 +296,6 @@ def _shown(
 def _page(this: Stages, shown: Sequence[Shown]) -> Path:
     from selma.report.control import write_control_page
 
-    settings = _settings(this.config).model_dump(mode="json")
+    with_defaults = this.config.model_copy(update={"control": _settings(this.config)})
+    settings = portable(with_defaults, this.folder.root)["control"]
     return write_control_page(shown, this.folder, name=this.config.name, settings=settings)

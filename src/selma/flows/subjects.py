@@ -168,7 +168,10 @@ class _Run:
         ]
         first = self._prompts(self.subjects[0])
         ideal = self._real_row(real, drawn, first, bootstrap)
-        curve = sorted({p.id.partition("-")[0] for p in self._prompts(self.subjects[0], few=True)})
+        curve = {
+            s.name: {p.id.partition("-")[0] for p in self._prompts(s, few=True)}
+            for s in self.subjects
+        }
         return SubjectCard(
             subjects={s.name: s.kind for s in self.subjects},
             token=settings.data.token,
@@ -186,7 +189,7 @@ class _Run:
                 method: tuple(self._curve(method, rows, by_method[BASE], measures, curve))
                 for method in settings.methods
             },
-            curve_prompts=len(curve),
+            curve_prompts=max(map(len, curve.values())),
         )
 
     def _curve(
@@ -195,7 +198,7 @@ class _Run:
         rows: Mapping[tuple[str, str, int], list[dict[str, Any]]],
         base: Mapping[str, list[dict[str, Any]]],
         measures: Sequence[str],
-        prompts: Sequence[str],
+        prompts: Mapping[str, set[str]],
     ) -> Iterator[CurvePoint]:
         from selma.experts.subjects import kept_steps
         from selma.scores.subject_card import curve_point

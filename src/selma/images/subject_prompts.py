@@ -62,7 +62,7 @@ LIVE_PROMPTS = (
 )
 
 _CLASS_LINE = re.compile(r"([^,'\"\[\]=]+),([^,'\"\[\]=]+)")
-_PROMPT_LINE = re.compile(r"""\s*(['"])(.*\{0\}.*\{1\}.*)\1""")
+_PROMPT_LINE = re.compile(r"""(['"])(.*)\1""")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class PromptText:
 def read_prompt_text(text: str, *, of: object) -> PromptText:
     """Subject → class word from the lines below "subject_name,class"; and the prompts below "Object
     Prompts" and "Live Subject Prompts", which are strings with {0} for the token and {1} for the
-    class. Nothing in it is run. Raises DataError where a subject has two classes."""
+    class. Nothing in it is run. Raises DataError where a subject has two classes, or a prompt lacks
+    the token or the class."""
     classes: dict[str, str] = {}
     prompts: dict[str, list[str]] = {"object": [], "live": []}
     part = ""
@@ -94,6 +95,11 @@ def read_prompt_text(text: str, *, of: object) -> PromptText:
             if classes.setdefault(name, kind) != kind:
                 raise DataError(f"{of} gives {name!r} two classes: {classes[name]!r} and {kind!r}.")
         elif part in prompts and (row := _PROMPT_LINE.match(line)):
+            if "{0}" not in row.group(2) or "{1}" not in row.group(2):
+                raise DataError(
+                    f"{of}: a prompt needs {{0}} for the token and {{1}} for the class, but is "
+                    f"{row.group(2)!r}."
+                )
             template = row.group(2).replace("{0}", "{token}").replace("{1}", "{class}")
             prompts[part].append(template)
     return PromptText(classes, tuple(prompts["object"]), tuple(prompts["live"]))

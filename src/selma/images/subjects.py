@@ -101,7 +101,7 @@ def class_pairs(
         return {}
     prompts = {}
     for subject in subjects:
-        skill = f"{CLASS}/{quote(subject.kind, safe=' ')}"
+        skill = f"{CLASS}/{_folder_name(subject.kind)}"
         text = worded(config.data.class_prompt, token=None, kind=subject.kind)
         prompts[subject.name] = Prompt(id=prompt_id(skill, text), skill=skill, text=text)
     drawing = ImagesConfig(
@@ -119,6 +119,12 @@ def class_pairs(
         model=model,
     )
     return {name: drawn[prompt.skill] for name, prompt in prompts.items()}
+
+
+def _folder_name(kind: str) -> str:
+    """The class word as a folder may be called; dots alone would lead out of theirs."""
+    name = quote(kind, safe=" ")
+    return name if name.strip(".") else name.replace(".", "%2E")
 
 
 def picture_prompts(

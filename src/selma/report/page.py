@@ -27,6 +27,9 @@ from selma.report.beside import beside
 from selma.report.templates import environment, policy
 from selma.workspace import EXPERTS, IMAGES, MERGED, PROMPTS, REPORT, SCORES, Workspace, write_bytes
 
+GUESTS = ("control.html", "_subject", sections.PAGE)
+"""Pages of the flows beside the six stages, in the same folder and not this one's to move."""
+
 STAGES = {
     PROMPTS: "write prompts",
     IMAGES: "draw training pictures",
@@ -58,7 +61,7 @@ def write_report(findings: Findings, config: ReportConfig, folder: Workspace) ->
         return item.path / "index.html"
     sheet = io.BytesIO()
     grids.contact_sheet(findings, config.grid_prompts).save(sheet, "PNG", optimize=True)
-    item.begin()
+    item.begin(guests=GUESTS)
     write_bytes(place, sheet.getvalue())
     write_bytes(item.path / "index.html", page.encode())
     item.finish([place], {"page": "index.html"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -73,11 +73,15 @@ def comparisons(
 
 
 def curve_point(
-    step: int, rows: Rows, measures: Sequence[str], prompts: Sequence[str]
+    step: int, rows: Rows, measures: Sequence[str], prompts: Mapping[str, Collection[str]]
 ) -> CurvePoint:
-    """The means over the first picture of each of these prompts, of every subject."""
+    """The means over the first picture of each of these prompts, of every subject. prompts: subject
+    → numbers of its own, which differ where subjects have not equally many prompts."""
     first = [
-        row["each"][0] for some in rows.values() for row in some if row["prompt"] in set(prompts)
+        row["each"][0]
+        for subject, some in rows.items()
+        for row in some
+        if row["prompt"] in prompts[subject]
     ]
     shared = [m for m in measures if first and all(m in one for one in first)]
     return CurvePoint(

@@ -21,8 +21,9 @@ from selma.errors import ModelError
 class CaptionModel:
     """Writes what pictures show: BLIP (as SURD has it), BLIP-2, GIT and their like."""
 
-    def __init__(self, config: Captioner) -> None:
+    def __init__(self, config: Captioner, *, setting: str) -> None:
         self._config = config
+        self._setting = setting
         self._files = Weights(config.model, config.revision)
 
     @property
@@ -51,7 +52,7 @@ class CaptionModel:
     def _network(self) -> tuple[Any, Any]:
         from transformers import AutoModelForImageTextToText
 
-        device = find_device(self._config.device, setting="sur.data.narrator.device")
+        device = find_device(self._config.device, setting=f"{self._setting}.device")
         model = load_network(AutoModelForImageTextToText, self._files).to(device)
         return model, _with_pictures(_processor("AutoProcessor", self._files), self._files)
 

@@ -52,7 +52,7 @@ def _prepared(
     path, started = item.begin(), time.monotonic()
     for name in (PICTURES, HINTS):
         (path / name).mkdir(exist_ok=True)
-    captioner = None if data.captioner is None else CaptionModel(data.captioner)
+    captioner = _captioner(data)
     most = data.most_train if split == "train" else data.most_val
     found = [
         _made(candidate, data, path, px)
@@ -104,9 +104,15 @@ def _recipe(data: ControlData, split: Split, *, px: int, seed: int) -> dict[str,
     }
     if data.signal == "canny":
         recipe["opencv"] = installed("opencv-python-headless")
-    if data.captioner is not None:
-        recipe["captioner"] = CaptionModel(data.captioner).identity
+    if (captioner := _captioner(data)) is not None:
+        recipe["captioner"] = captioner.identity
     return recipe
+
+
+def _captioner(data: ControlData) -> CaptionModel | None:
+    if data.captioner is None:
+        return None
+    return CaptionModel(data.captioner, setting="control.data.captioner")
 
 
 def _shown(found: Iterator[Candidate], signal: Signal) -> Iterator[Candidate]:

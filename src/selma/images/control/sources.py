@@ -44,7 +44,7 @@ FOLDERS: dict[Signal, str] = {
     "densepose": "densepose",
     "sketch": "sketch",
 }
-"""What the released layout calls a signal's folder. It has none for canny: edges are found."""
+"""What the released layout calls a signal's folder. Without canny's, edges are found."""
 CELEBA_PX = 1024  # in which its landmarks are given
 MOST_PIXELS = 64_000_000
 _UNSAID = {"colour": 0.1, "size": 0.5, "relation": 0.2, "background": 0.2}
@@ -135,7 +135,8 @@ def _painted(background: str, placed: list[Placed]) -> Image.Image:
 
 def _released(root: Path, signal: Signal, split: Split) -> Iterator[Candidate]:
     """<split>/color/, <split>/<signal>/ and a row {source, target, prompt} for each picture; the
-    names begin with "source/" and "target/", which are no folders."""
+    names begin with "source/" and "target/", which are no folders. The released code never looks at
+    the target's name: the picture is called as its signal is."""
     folder = root / split
     hints = folder / FOLDERS[signal]
     if signal != "canny" and not hints.is_dir():
@@ -146,6 +147,8 @@ def _released(root: Path, signal: Signal, split: Split) -> Iterator[Candidate]:
         if hints.is_dir():
             found = partial(open_picture, inside(hints, source), max_pixels=MOST_PIXELS)
         picture = inside(folder / "color", target)
+        if not picture.is_file():
+            picture, target = inside(folder / "color", source), source
         yield Candidate(
             f"{split}/{target}",
             partial(open_picture, picture, max_pixels=MOST_PIXELS),

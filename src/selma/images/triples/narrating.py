@@ -48,7 +48,7 @@ class Row:
 def narrator_identity(config: Captioner | Narrator) -> dict[str, Any]:
     """What tells these narratives from others; loads no model."""
     if isinstance(config, Captioner):
-        return CaptionModel(config).identity
+        return CaptionModel(config, setting="sur.data.narrator").identity
     settings = config.model_dump(mode="json", include={"temperature", "max_new_tokens"})
     return {"kind": "llm", "model": model_identity(config.backend), **settings}
 
@@ -104,7 +104,7 @@ Make = Callable[[Sequence[Row]], Iterator[str]]
 
 
 def _captions(config: Captioner, max_pixels: int) -> Make:
-    model = CaptionModel(config)
+    model = CaptionModel(config, setting="sur.data.narrator")
 
     def make(rows: Sequence[Row]) -> Iterator[str]:
         seen: list[Image] = [decode(row.image.read_bytes(), max_pixels=max_pixels) for row in rows]

@@ -302,6 +302,11 @@ def require_reader(config: ControlScoring, signal: Signal) -> None:
             "FID needs the package torchmetrics: pip install 'selma[control]'. Or set "
             "control.scores.features to null."
         )
+    if config.features == "inception" and find_spec("torch_fidelity") is None:
+        raise ModelError(
+            "FID by Inception's features needs the package torch-fidelity: "
+            "pip install torch-fidelity. Or name other features in control.scores.features."
+        )
 
 
 def _difference(measure: Measure) -> Callable[[Any], Any]:
