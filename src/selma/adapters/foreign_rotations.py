@@ -124,9 +124,7 @@ def convert_rotations(
     return write_as(place, file, to=to, model=model)
 
 
-def write_as(
-    place: Path, file: RotationFile, *, to: str, model: Model | None = None
-) -> list[Path]:
+def write_as(place: Path, file: RotationFile, *, to: str, model: Model | None = None) -> list[Path]:
     """Writes rotations in a layout that can say them; the model, if known, is their base."""
     require_layout(place, to=to)
     if to == "peft":
@@ -140,15 +138,15 @@ def write_as(
 def require_layout(place: Path, *, to: str) -> None:
     """Nothing, if rotations can be written so and there; else AdapterError with the reason."""
     if to == "peft":
-        return require_folder(place)
-    if to == "kohya":
+        require_folder(place)
+    elif to == "kohya":
         raise AdapterError(
             "kohya's OFT turns a layer's output side, R W, and ours the input side, W Rᵀ: neither "
             "can be written as the other. Write it --to selma, peft or fused."
         )
-    if to != "selma":
+    elif to != "selma":
         raise AdapterError(f"Rotations are written --to selma, peft or fused, but not {to!r}.")
-    if place.suffix != ".safetensors":
+    elif place.suffix != ".safetensors":
         raise AdapterError(f"Our adapter is one .safetensors file, but {place} came.")
 
 

@@ -154,9 +154,7 @@ def require_folder(place: Path) -> None:
         raise AdapterError(f"A peft adapter is a folder, but {place} came.")
 
 
-def _layout(
-    vectors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, Any]:
+def _layout(vectors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """Either r or the blocks' side, whichever all layers have in common."""
     rows = {len(vector) for vector in vectors.values()}
     sizes = {side(vector.shape[-1]) for vector in vectors.values()}
