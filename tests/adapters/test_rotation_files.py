@@ -268,7 +268,10 @@ def test_what_peft_cannot_say_is_refused(tmp_path):
     assert not (tmp_path / "theirs").exists()
 
 
-@pytest.mark.parametrize(("to", "says"), [("kohya", "output side"), ("diffusers", "selma, peft")])
+@pytest.mark.parametrize(
+    ("to", "says"),
+    [("kohya", "output side"), ("onetrainer", "series"), ("diffusers", "selma, peft")],
+)
 def test_other_layouts_are_refused_with_the_reason(tmp_path, to, says):
     with pytest.raises(AdapterError, match=says):
         convert(written(tmp_path / "a.safetensors"), tmp_path / "b.safetensors", to=to)

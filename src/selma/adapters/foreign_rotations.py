@@ -144,6 +144,11 @@ def require_layout(place: Path, *, to: str) -> None:
             "kohya's OFT turns a layer's output side, R W, and ours the input side, W Rᵀ: neither "
             "can be written as the other. Write it --to selma, peft or fused."
         )
+    elif to == "onetrainer":
+        raise AdapterError(
+            "OneTrainer turns by a series of five terms, which is no rotation: it would draw other "
+            "pictures with these numbers. Write it --to selma, peft or fused."
+        )
     elif to != "selma":
         raise AdapterError(f"Rotations are written --to selma, peft or fused, but not {to!r}.")
     elif place.suffix != ".safetensors":
