@@ -23,6 +23,7 @@ from selma.adapters.rotations import (
     write_rotations,
 )
 from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE, load_text_to_image
+from selma.config.experts import OftConfig
 from selma.config.networks import BaseConfig
 from selma.errors import AdapterError, ConfigError
 
@@ -217,6 +218,45 @@ def test_ours_as_a_peft_folder_is_the_same_to_peft(tmp_path, layout):
     assert back.lineage.base == "b" * 64
 
 
+def base_of_two_widths(path):
+    """A folder with a tiny UNet whose attention is 32 and 64 wide, and that UNet."""
+    from diffusers import UNet2DConditionModel
+
+    shutil.copytree(tiny.folder("sd1"), path)
+    torch.manual_seed(2)
+    settings = UNet2DConditionModel.load_config(path / "unet")
+    unet = UNet2DConditionModel.from_config(settings | {"block_out_channels": (32, 64)})
+    unet.save_pretrained(path / "unet")
+    return unet.eval()
+
+
+@pytest.mark.parametrize(
+    ("settings", "r"), [({"blocks": 1}, 1), ({"blocks": 4, "share_blocks": True}, 4)]
+)
+def test_one_block_a_layer_of_any_width_is_the_same_to_peft(tmp_path, settings, r):
+    import peft
+
+    base = tmp_path / "base"
+    unet = base_of_two_widths(base)
+    config = OftConfig(**settings)
+    factors = oft.attach(unet, config, generator=torch.Generator())
+    with torch.no_grad():
+        for parameter in factors.values():
+            parameter.copy_(0.1 * torch.randn(parameter.shape))
+    wanted = out(unet)
+    ours = tmp_path / "a.safetensors"
+    oft.save(ours, factors, config, lineage=Lineage())
+    oft.detach(unet)
+    with pytest.raises(AdapterError, match="--base"):
+        convert(ours, tmp_path / "theirs", to="peft")
+    convert(ours, tmp_path / "theirs", to="peft", base=str(base))
+    said = json.loads((tmp_path / "theirs" / "adapter_config.json").read_text())
+    assert (said["r"], said["oft_block_size"], said["block_share"]) == (r, 0, True)
+    model = peft.PeftModel.from_pretrained(unet, tmp_path / "theirs").eval()
+    torch.testing.assert_close(out(model), wanted, rtol=1e-4, atol=1e-5)
+    assert same(read_rotations(ours), read_any_rotations(tmp_path / "theirs"))
+
+
 def test_what_peft_cannot_say_is_refused(tmp_path):
     ours = written(tmp_path / "a.safetensors", magnitudes=True)
     with pytest.raises(AdapterError, match="only rotates"):
@@ -228,7 +268,10 @@ def test_what_peft_cannot_say_is_refused(tmp_path):
     assert not (tmp_path / "theirs").exists()
 
 
-@pytest.mark.parametrize(("to", "says"), [("kohya", "output side"), ("diffusers", "selma, peft")])
+@pytest.mark.parametrize(
+    ("to", "says"),
+    [("kohya", "output side"), ("onetrainer", "series"), ("diffusers", "selma, peft")],
+)
 def test_other_layouts_are_refused_with_the_reason(tmp_path, to, says):
     with pytest.raises(AdapterError, match=says):
         convert(written(tmp_path / "a.safetensors"), tmp_path / "b.safetensors", to=to)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from flow.killing import tree
@@ -16,6 +17,7 @@ from selma.cli import app
 from selma.config import RunConfig
 from selma.errors import ConfigError
 from selma.preflight import check
+from selma.publishing.card import write_card
 
 __all__ = ["address", "place"]  # fixtures
 
@@ -112,3 +114,24 @@ def test_a_whole_run_shows_energies_and_the_merge(merged: RunConfig) -> None:
     page = pipeline.run(merged).read_text()
     assert "Energy of the neurons" in page and "conflict c" in page
     assert set(states(merged).values()) == {"done"}
+
+
+def test_a_card_promises_only_what_rotations_can(merged: RunConfig) -> None:
+    text = (write_card(merged.run_folder).folder / "README.md").read_text()
+    about = yaml.safe_load(text.split("---\n")[1])
+    assert "oft" in about["tags"] and "library_name" not in about
+    assert not {"lora", "template:sd-lora", "diffusers"} & set(about["tags"])
+    assert "An OFT adapter" in text and "Each expert: 2 blocks a layer, " in text
+    assert "load_lora_weights" not in text
+    assert "--base FOLDER_OF_THE_BASE --adapter rotations.safetensors --steps" in text
+
+
+def test_inspect_tells_what_an_expert_turns(merged: RunConfig) -> None:
+    place = merged.run_folder / "3-experts" / "coco"
+    done = CliRunner().invoke(app, ["inspect", str(place)])
+    assert done.exit_code == 0, done.output
+    file = read_rotations(place)
+    numbers = sum(file.turn(key).generator.numel() for key in file.layers)
+    assert "blocks stored for a layer: 2 of side 16" in done.output
+    assert f"oft_generator: in {len(file.layers)} layers" in done.output
+    assert f"numbers: {numbers}" in done.output and "kind: oft" in done.output

@@ -6,6 +6,7 @@ import math
 import pytest
 import tiny
 import torch
+from safetensors.torch import save_file
 
 from selma.adapters.applying import applied, read_any
 from selma.adapters.energy import hyperspherical_energy
@@ -319,6 +320,41 @@ def test_magnitudes_are_averaged_as_logarithms_and_lacking_ones_are_one(tmp_path
         torch.testing.assert_close(turn.log_magnitudes, wanted)
 
 
+def test_ties_averages_magnitudes_and_low_rank_changes_as_it_does_generators(tmp_path):
+    """Experts that agree stay what they are, by the default weights of 1 as well."""
+    one, added = expert(tmp_path, "a", magnitudes=True), lora(tmp_path, "b")
+    copies = [Expert(skill=f"{e.skill}{n}", folder=e.folder, key="k") for n in "12"
+              for e in (one, added)]  # fmt: skip
+    settings = {"method": "ties_of_generators", "density": 1.0}
+    found = turns_of(merged(tmp_path / "mean", copies, **settings).folder)
+    total = turns_of(merged(tmp_path / "sum", copies, normalize=False, **settings).folder)
+    file = read_any(added.folder)
+    for key, before in turns_of(one.folder).items():
+        a, b = file.factors(key)
+        for times, after in ((1, found[key]), (2, total[key])):
+            torch.testing.assert_close(after.generator, times * before.generator)
+            torch.testing.assert_close(after.log_magnitudes, times * before.log_magnitudes)
+            after_a, after_b = after.low_rank
+            torch.testing.assert_close(after_b @ after_a, times * 3 * (b @ a))
+
+
+def test_lora_experts_that_could_not_be_drawn_with_are_refused(tmp_path):
+    turning = expert(tmp_path, "turns", keys=KEYS[:1])
+    for number, (layer, width, says) in enumerate(
+        [(KEYS[0], 48, "4 blocks of side 8"), ("text_encoder.encoder.layers.0.mlp.fc1", 32, "UNet")]
+    ):
+        place = tmp_path / f"{number}.safetensors"
+        factors = {"A": torch.ones(2, width), "B": torch.ones(32, 2)}
+        save_file({f"{layer}.lora_{f}.weight": t for f, t in factors.items()}, place)
+        with pytest.raises(AdapterError, match=says):
+            merge_files(
+                [turning.folder, place],
+                MergedConfig(method="mean_of_generators"),
+                tmp_path / "out.safetensors",
+            )
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 def test_a_shared_block_goes_with_as_many_as_the_others_have(tmp_path):
     some = [expert(tmp_path, "a", rows=1), expert(tmp_path, "b")]
     found = turns_of(merged(tmp_path, some, method="mean_of_generators").folder)
@@ -364,7 +400,10 @@ def test_the_global_scale_is_a_strength(tmp_path):
     some = [expert(tmp_path, skill, magnitudes=True) for skill in "ab"]
     for method in ("mean_of_generators", "mean_of_rotations"):
         plain = turns_of(merged(tmp_path / method, some, method=method).folder)
-        wide = turns_of(merged(tmp_path / method / "x", some, method=method, scale=0.5).folder)
+        half = merged(tmp_path / method / "x", some, method=method, scale=0.5).folder
+        wide = turns_of(half)
+        said = json.loads((half / "judged.json").read_text())["all"]
+        assert 0.4 < said["norm_ratio"] < 0.65  # judged is what was written
         for key in KEYS:
             for role, tensor in plain[key].scaled(0.5).tensors.items():
                 torch.testing.assert_close(wide[key].tensors[role], tensor)
@@ -413,6 +452,8 @@ def test_files_of_any_origin_are_merged_and_written(tmp_path):
             assert layer == pytest.approx(told, rel=1e-3)
     with pytest.raises(AdapterError, match="output side"):
         merge_files(places, config, tmp_path / "k.safetensors", to="kohya")
+    with pytest.raises(AdapterError, match=r"one \.safetensors file"):
+        merge_files(places, config, tmp_path / "folder")
     base = str(tiny.folder("sd1"))
     merge_files(places, config, tmp_path / "based.safetensors", base=base)
     wide = expert(tmp_path, "wide", rows=8).folder

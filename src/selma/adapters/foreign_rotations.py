@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from selma.adapters import names
-from selma.adapters.models import read_model
+from selma.adapters.models import Model, read_model
 from selma.adapters.peft_rotations import (
     checked,
     of_series,
     read_peft_rotations,
+    require_folder,
     write_peft_rotations,
 )
 from selma.adapters.reading import PEFT_FILE, PEFT_SETTINGS, lineage_of, opened, peft_json
@@ -120,26 +121,38 @@ def convert_rotations(
     file = read_any_rotations(source, layers_per_block=per_block, coft_eps=coft_eps, pickles=True)
     if model:
         require_rotations_fit(file, model.shapes, who=source)
-    return write_as(place, file, to=to)
+    return write_as(place, file, to=to, model=model)
 
 
-def write_as(place: Path, file: RotationFile, *, to: str) -> list[Path]:
-    """Writes rotations in a layout that can say them."""
+def write_as(place: Path, file: RotationFile, *, to: str, model: Model | None = None) -> list[Path]:
+    """Writes rotations in a layout that can say them; the model, if known, is their base."""
+    require_layout(place, to=to)
     if to == "peft":
-        return write_peft_rotations(place, file)
-    if to == "kohya":
-        raise AdapterError(
-            "kohya's OFT turns a layer's output side, R W, and ours the input side, W Rᵀ: neither "
-            "can be written as the other. Write it --to selma, peft or fused."
-        )
-    if to != "selma":
-        raise AdapterError(f"Rotations are written --to selma, peft or fused, but not {to!r}.")
-    if place.suffix != ".safetensors":
-        raise AdapterError(f"Our adapter is one .safetensors file, but {place} came.")
+        return write_peft_rotations(place, file, shapes=model.shapes if model else None)
     place.parent.mkdir(parents=True, exist_ok=True)
     turns = {key: file.turn(key) for key in file.layers}
     write_rotations(place, turns, lineage=file.lineage, settings=file.about, notes=file.notes)
     return [place]
+
+
+def require_layout(place: Path, *, to: str) -> None:
+    """Nothing, if rotations can be written so and there; else AdapterError with the reason."""
+    if to == "peft":
+        require_folder(place)
+    elif to == "kohya":
+        raise AdapterError(
+            "kohya's OFT turns a layer's output side, R W, and ours the input side, W Rᵀ: neither "
+            "can be written as the other. Write it --to selma, peft or fused."
+        )
+    elif to == "onetrainer":
+        raise AdapterError(
+            "OneTrainer turns by a series of five terms, which is no rotation: it would draw other "
+            "pictures with these numbers. Write it --to selma, peft or fused."
+        )
+    elif to != "selma":
+        raise AdapterError(f"Rotations are written --to selma, peft or fused, but not {to!r}.")
+    elif place.suffix != ".safetensors":
+        raise AdapterError(f"Our adapter is one .safetensors file, but {place} came.")
 
 
 def _foreign(

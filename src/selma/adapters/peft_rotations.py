@@ -104,11 +104,16 @@ def of_series(vector: Tensor, terms: int, *, path: Path, key: str) -> Tensor:
     return vector
 
 
-def write_peft_rotations(place: Path, file: RotationFile) -> list[Path]:
+def write_peft_rotations(
+    place: Path, file: RotationFile, *, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> list[Path]:
     """A folder that PEFT reads: the same rotations, by its exact Cayley. Raises AdapterError where
-    PEFT's OFT cannot say it: magnitudes, low-rank changes, mixtures, or blocks without a rule."""
-    if place.suffix == ".safetensors":
-        raise AdapterError(f"A peft adapter is a folder, but {place} came.")
+    PEFT's OFT cannot say it: magnitudes, low-rank changes, mixtures, or blocks without a rule.
+
+    `shapes`, of the base's weights by our names of layers, are needed only where each layer has one
+    block of a side of its own: how often it repeats its block then.
+    """
+    require_folder(place)
     vectors: dict[str, Tensor] = {}
     for key in file.layers:
         turn = file.turn(key)
@@ -120,7 +125,7 @@ def write_peft_rotations(place: Path, file: RotationFile) -> list[Path]:
         vectors[names.split(key)[1]] = -turn.generator
     settings = {
         "peft_type": "OFT",
-        **_layout(vectors),
+        **_layout(vectors, {names.split(key)[1]: shape for key, shape in (shapes or {}).items()}),
         # Left off: these rotations lie within their ball already, and PEFT's eps is no width's.
         "coft": False,
         "use_cayley_neumann": False,
@@ -143,7 +148,13 @@ def write_peft_rotations(place: Path, file: RotationFile) -> list[Path]:
     return [place / PEFT_SETTINGS, place / PEFT_FILE]
 
 
-def _layout(vectors: Mapping[str, Tensor]) -> dict[str, Any]:
+def require_folder(place: Path) -> None:
+    """Nothing, if a folder can have this name; else AdapterError."""
+    if place.suffix == ".safetensors":
+        raise AdapterError(f"A peft adapter is a folder, but {place} came.")
+
+
+def _layout(vectors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """Either r or the blocks' side, whichever all layers have in common."""
     rows = {len(vector) for vector in vectors.values()}
     sizes = {side(vector.shape[-1]) for vector in vectors.values()}
@@ -152,6 +163,15 @@ def _layout(vectors: Mapping[str, Tensor]) -> dict[str, Any]:
         return {"r": 0, "oft_block_size": sizes.pop(), "block_share": rows == {1}}
     if len(rows) == 1 and rows != {1}:
         return {"r": rows.pop(), "oft_block_size": 0, "block_share": False}
+    if rows == {1}:
+        if not vectors.keys() <= shapes.keys():
+            raise AdapterError(
+                f"Each layer has one block here, of sides {sorted(sizes)}, and PEFT must be told "
+                "how often a layer repeats its own: name the base with --base."
+            )
+        counts = {shapes[m][1] // side(vector.shape[-1]) for m, vector in vectors.items()}
+        if len(counts) == 1:
+            return {"r": counts.pop(), "oft_block_size": 0, "block_share": True}
     raise AdapterError(
         f"PEFT wants one number of blocks or one size of them for all layers, but these have "
         f"{sorted(rows)} of {sorted(sizes)}: write it --to selma."

@@ -83,16 +83,17 @@ def write_merged(
 ) -> tuple[list[Path], dict[str, Any]]:
     """The files written and the judgement, which without `judge` may be {}. `out` is the place, or
     where `to` is None a folder in which the file has the name of its kind."""
-    from selma.adapters.foreign_rotations import write_as
+    from selma.adapters.foreign_rotations import require_layout, write_as
     from selma.adapters.formats import write
     from selma.adapters.reading import AdapterFile
 
     if config.method in ROTATION_SETTINGS:
         from selma.merged.rotating import combine_rotations
 
-        merged, judged = combine_rotations(files, weights, config, made_by=made_by)
         place = out if to else out / ROTATION_FILE
-        return write_as(place, merged, to=to or "selma"), judged
+        require_layout(place, to=to or "selma")  # merging takes long enough
+        merged, judged = combine_rotations(files, weights, config, made_by=made_by)
+        return write_as(place, merged, to=to or "selma", model=model), judged
     adding = {name: file for name, file in files.items() if isinstance(file, AdapterFile)}
     with tempfile.TemporaryFile(dir=out.parent if to else out) as spool:
         adapter, judged = combine(

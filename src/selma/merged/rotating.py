@@ -9,7 +9,7 @@ those trained on the base itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selma.adapters import names
 from selma.adapters.files import JUDGED_KEY, Lineage
 from selma.adapters.reading import AdapterFile
 from selma.adapters.rotation import drift, orthogonality_error, side
@@ -40,11 +41,13 @@ def combine_rotations(
     made_by: Mapping[str, Any],
 ) -> tuple[RotationFile, dict[str, Any]]:
     """The merged adapter, in memory, and the judgement. Raises IncompatibleExperts."""
-    merge = _Merge(files, weights, TURNING_METHODS[config.method], Choices(**config.settings))
+    method, choices = TURNING_METHODS[config.method], Choices(**config.settings)
+    merge = _Merge(files, weights, method, choices, scale=config.scale)
     require_alike(merge.turning)
+    require_unet_alone(files)
     turns, judged = {}, _TurnJudge({name: weights[name] for name in merge.turning})
     for key in merge.layers:
-        turns[key] = merge.layer(key, judged).scaled(config.scale)
+        turns[key] = merge.layer(key, judged)
     base = {file.lineage.base for file in files.values()} - {None}
     lineage = Lineage(base=base.pop() if len(base) == 1 else None, made_by=made_by)
     some = next(iter(files.values()))
@@ -81,12 +84,26 @@ def require_alike(files: Mapping[str, RotationFile]) -> None:
                 sizes[key] = (name, rows, size)
 
 
+def require_unet_alone(files: Mapping[str, AnyFile]) -> None:
+    """Nothing, if all experts change the UNet and nothing else; else IncompatibleExperts."""
+    for name, file in files.items():
+        for key in file.layers:
+            if names.split(key)[0] != names.UNET:
+                raise IncompatibleExperts(
+                    f"What rotations are merged with may change the UNet alone, but {name!r} "
+                    f"changes {key}. Train it without the text encoder, or merge it with LoRA "
+                    "experts."
+                )
+
+
 @dataclass(frozen=True)
 class _Merge:
     files: Mapping[str, AnyFile]
     weights: Mapping[str, float]
     method: TurningMethod
     choices: Choices
+    scale: float = 1.0
+    """Of the whole result: a strength."""
 
     @property
     def turning(self) -> dict[str, RotationFile]:
@@ -98,6 +115,13 @@ class _Merge:
 
     def layer(self, key: str, judged: _TurnJudge) -> Turn:
         turns = {name: file.turn(key) for name, file in self.turning.items() if key in file.layers}
+        found = self._turn(turns, key, judged)
+        for name, file in self.files.items():
+            if isinstance(file, AdapterFile) and key in file.layers:
+                found.require_fit(file.layers[key].shape, of=f"{name}, {key}")
+        return found.scaled(self.scale)
+
+    def _turn(self, turns: Mapping[str, Turn], key: str, judged: _TurnJudge) -> Turn:
         found = Turn(
             log_magnitudes=self._magnitudes(turns, key), low_rank=self._low_rank(turns, key)
         )
@@ -105,10 +129,13 @@ class _Merge:
         if not parts:
             return found
         blocks = self.method.apply(list(parts.values()), replace(self.choices, layer=key))
-        judged.look_at(key, parts, blocks, orthogonal=self.method.orthogonal)
         if self.method.orthogonal:
-            return replace(found, generator=upper(blocks))
-        return replace(found, mixture=blocks.float())
+            found, rest = replace(found, generator=upper(blocks)), torch.zeros(())
+        else:
+            found, rest = replace(found, mixture=blocks.float()), torch.eye(blocks.shape[-1])
+        whole = rest + self.scale * (blocks - rest)
+        judged.look_at(key, parts, whole, orthogonal=self.method.orthogonal)
+        return found
 
     def parts(self, turns: Mapping[str, Turn]) -> dict[str, TurnPart]:
         """The experts that turn the layer; blocks that are shared stand once for each."""
@@ -125,14 +152,20 @@ class _Merge:
 
     def _magnitudes(self, turns: Mapping[str, Turn], key: str) -> Tensor | None:
         """Σ w_t log D_t: the geometric mean of the scales, which stays positive."""
-        found = [
-            (self.weights[name], turn.log_magnitudes)
-            for name, turn in turns.items()
-            if turn.log_magnitudes is not None
-        ]
-        if len({tuple(one.shape) for _, one in found}) > 1:
+        each = {name: turn.log_magnitudes for name, turn in turns.items()}
+        found = {name: one for name, one in each.items() if one is not None}
+        if len({tuple(one.shape) for one in found.values()}) > 1:
             raise IncompatibleExperts(f"{key} has other numbers of neurons in some experts.")
-        return sum((w * one for w, one in found), torch.zeros(())) if found else None
+        weighted = zip(self._shares(found), found.values(), strict=True)
+        return sum((w * one for w, one in weighted), torch.zeros(())) if found else None
+
+    def _shares(self, experts: Iterable[str]) -> list[float]:
+        """Their weights; of a method that divides by those of the experts that take part, as TIES
+        does, divided so as well."""
+        weights = [self.weights[name] for name in experts]
+        mean = self.method.trims and self.choices.normalize
+        total = sum(map(abs, weights)) if mean else 1.0
+        return [weight / total for weight in weights] if total else weights
 
     def _low_rank(self, turns: Mapping[str, Turn], key: str) -> tuple[Tensor, Tensor] | None:
         found = {name: turn.low_rank for name, turn in turns.items() if turn.low_rank is not None}
@@ -145,7 +178,7 @@ class _Merge:
         if not found:
             return None
         try:
-            return stacked(list(found.values()), [self.weights[name] for name in found])
+            return stacked(list(found.values()), self._shares(found))
         except RuntimeError as error:
             raise IncompatibleExperts(f"{key} has other widths in some experts.") from error
 

@@ -22,7 +22,7 @@ from selma.backbones.bases import BASES, SDXL, located
 from selma.backbones.hub import HUB_ID
 from selma.backbones.text_to_image import ADAPTER_FILE, adapter_file
 from selma.config import RunConfig
-from selma.config.experts import LoraConfig
+from selma.config.experts import CoftConfig, LoraConfig
 from selma.config.scores import judge_name
 from selma.errors import ModelError
 from selma.finished import NotFinished
@@ -105,13 +105,17 @@ def _front_matter(
     """What the Hub reads, between two lines of dashes."""
     base, row = _base_on_hub(config), BASES.get(config.base.model)
     licence = licence or (row.licence if row else None)
-    tags = ["text-to-image", "diffusers", "lora", "template:sd-lora", *_family(config), "selma"]
+    adapter, family = config.experts.adapter, _family(config)
+    loads = isinstance(adapter, LoraConfig)  # diffusers has no loader for any other
+    kind = (
+        ["diffusers", "lora", "template:sd-lora", *family] if loads else [adapter.kind, *family[:1]]
+    )
     found: dict[str, Any] = {
         **({"license": licence} if licence else {}),
-        "library_name": "diffusers",
+        **({"library_name": "diffusers"} if loads else {}),
         "pipeline_tag": "text-to-image",
         **({"base_model": base, "base_model_relation": "adapter"} if base else {}),
-        "tags": tags,
+        "tags": ["text-to-image", *kind, "selma"],
         "widget": [{"text": p.text, "output": {"url": place}} for p, place in gallery],
     }
     kept = {key: value for key, value in found.items() if value}
@@ -144,6 +148,7 @@ def _body(
         title=_cell(config.name),
         base_name=_base_name(config),
         base_model=_base_on_hub(config),
+        base_folder="toybox" if config.base.model == "toybox" else "FOLDER_OF_THE_BASE",
         repository=repository,
         adapter_file=adapter_file(merged.folder).name,
         loads=adapter_file(merged.folder).name == ADAPTER_FILE,
@@ -176,7 +181,16 @@ def _kind(config: RunConfig) -> str:
 
 def _adapter(config: RunConfig) -> str:
     adapter = config.experts.adapter
-    return f"rank {adapter.rank}" if isinstance(adapter, LoraConfig) else adapter.kind.upper()
+    if isinstance(adapter, LoraConfig):
+        return f"rank {adapter.rank}"
+    size, count = adapter.block_size, adapter.blocks or 4
+    said = [
+        f"blocks of side {size}" if size else f"{count} block{'s' if count > 1 else ''} a layer"
+    ]
+    said += ["all alike"] if adapter.share_blocks else []
+    said += ["with magnitudes"] if adapter.magnitudes else []
+    said += [f"eps {adapter.eps:g} ({adapter.radius})"] if isinstance(adapter, CoftConfig) else []
+    return ", ".join(said)
 
 
 def _recipe(config: RunConfig, merged: Merged) -> dict[str, Any]:

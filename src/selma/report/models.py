@@ -27,10 +27,29 @@ def print_adapter(file: AdapterFile | RotationFile, console: Console) -> None:
         layers = file.layers.values()
         lines += [f"rank: {_spread(layer.rank for layer in layers)}"]
         lines += [f"scale: {_spread(layer.scale for layer in layers)}"]
+    else:
+        lines += _turning(file)
     lines += [f"base: {file.lineage.base or 'not named'}"]
     lines += [f"{key}: {value}" for key, value in sorted(file.lineage.made_by.items())]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _turning(file: Any) -> list[str]:
+    """Of rotations: their blocks, what else they change, and their settings."""
+    turns = [file.turn(key) for key in file.layers]
+    each = [turn.generator if turn.mixture is None else turn.mixture for turn in turns]
+    blocks = [one for one in each if one is not None]
+    lines = []
+    if blocks:
+        sides = _spread(turn.size for turn in turns if turn.size)
+        lines += [
+            f"blocks stored for a layer: {_spread(len(one) for one in blocks)} of side {sides}"
+        ]
+    roles = Counter(role for turn in turns for role in turn.tensors)
+    lines += [f"{role}: in {count} layers" for role, count in sorted(roles.items())]
+    lines += [f"numbers: {sum(t.numel() for turn in turns for t in turn.tensors.values())}"]
+    return lines + [f"{key}: {value}" for key, value in sorted(file.about.items())]
 
 
 def _spread(values: Iterable[float]) -> str:
