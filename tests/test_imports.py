@@ -15,7 +15,7 @@ STAGES = {"prompts", "images", "experts", "merged", "scores", "report"}
 LAYERS: tuple[set[str], ...] = (
     {"errors"},
     {"records", "config", "randomness", "progress", "processes", "stopping"},
-    {"workspace", "pictures", "signals"},
+    {"workspace", "pictures", "signals", "textfiles"},
     {"toybox"},
     {"backbones"},
     {"adapters"},

@@ -12,7 +12,7 @@ from selma.config.control import ConditionedFolder, ControlData, ReleasedFolder,
 from selma.config.sur import Captioner
 from selma.errors import ConfigError, DataError
 from selma.images.control.preparing import fitted, prepare_control
-from selma.images.control.sources import candidates
+from selma.images.control.sources import candidates, source_digest
 from selma.signals import class_map, edges
 from selma.toybox.exam import exam_texts
 from selma.toybox.signals import PALETTE
@@ -149,6 +149,23 @@ def test_any_imagefolder_with_a_conditioning_column(tmp_path):
     # The held-out ones are another choice with another seed.
     seeds = {tuple(sorted(c.name for c in candidates(data, "val", seed=seed))) for seed in range(6)}
     assert len(seeds) > 1
+
+
+def test_metadata_may_be_a_csv(tmp_path):
+    """As `datasets` takes it: the same pictures, names and texts; an empty cell is no name."""
+    source = ConditionedFolder(folder=str(imagefolder(tmp_path / "data")), val=2)
+    data = ControlData(signal="depth", source=source)
+    told = [(c.name, c.text) for c in candidates(data, "train", seed=0)]
+    digest = source_digest(data)
+    (tmp_path / "data" / "metadata.jsonl").unlink()
+    table = tmp_path / "data" / "metadata.csv"
+    rows = [f'{n}.png,"text {n}",depth/{n}.png' for n in range(5)]
+    table.write_text("\n".join(["file_name,text,conditioning_image", *rows]))
+    assert [(c.name, c.text) for c in candidates(data, "train", seed=0)] == told
+    assert source_digest(data) != digest
+    table.write_text(table.read_text().replace(",depth/3.png", ","))
+    with pytest.raises(DataError, match=r"'3\.png' has none"):
+        [*candidates(data, "train", seed=0), *candidates(data, "val", seed=0)]
 
 
 def test_pictures_without_prompts_need_a_captioner(tmp_path):

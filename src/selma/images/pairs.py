@@ -10,9 +10,12 @@ from typing import Any
 from selma.errors import DataError
 from selma.records.images import Pair
 from selma.records.prompts import Prompt
+from selma.textfiles import csv_rows
 from selma.workspace import inside, read_lines, write_bytes
 
 METADATA = "metadata.jsonl"
+METADATA_CSV = "metadata.csv"
+"""What others may have in its place."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -58,9 +61,14 @@ def read_drawn(folder: Path, prompts: Sequence[Prompt]) -> list[Pair]:
 
 
 def rows(folder: Path, needs: Sequence[str] = ("file_name", "text")) -> Iterator[dict[str, Any]]:
-    """The metadata's rows, each with a text under these keys."""
+    """The metadata's rows, each with a text under these keys. What a CSV leaves empty is not in its
+    row."""
     path = folder / METADATA
-    found = read_lines(path)
+    if not path.exists() and (other := folder / METADATA_CSV).exists():
+        path, cells = other, [row for _, row in csv_rows(other, needs)]
+        found = [{key: text for key, text in row.items() if text} for row in cells]
+    else:
+        found = read_lines(path)
     if not found:
         raise DataError(f"{path} must have one row for each picture, but is empty or not there.")
     for number, row in enumerate(found, 1):

@@ -21,7 +21,7 @@ from selma.scores import faithfulness, statistics
 from selma.scores.benchmarks import Dependencies, read_dsg
 from selma.scores.benchmarks.layouts import source_of
 from selma.scores.faithfulness import Reading, Verdicts, Zeroing
-from selma.scores.rows import csv_rows
+from selma.textfiles import csv_rows
 
 Average = Literal["prompt", "question"]
 Missing = Literal["left_out", "zero", "refuse"]

@@ -12,8 +12,8 @@ from selma.scores.benchmarks import read_dsg
 from selma.scores.benchmarks.layouts import in_folder
 from selma.scores.benchmarks.tifa import QUESTIONS
 from selma.scores.given import DsgRules, answers_by_model, judge_given
-from selma.scores.rows import csv_rows
 from selma.scores.tifa import TifaQuestion, read_tifa
+from selma.textfiles import csv_rows
 
 Place = tuple[str, str]
 """Model and prompt: one picture."""

@@ -19,7 +19,7 @@ from selma.errors import DataError
 from selma.records.exams import Answer, ExamPrompt
 from selma.records.record import Record
 from selma.scores import faithfulness, statistics
-from selma.scores.rows import csv_rows, read_text
+from selma.textfiles import csv_rows, read_text
 
 Matcher = Callable[[Sequence[str], Sequence[Sequence[str]]], list[int]]
 """Answers and the choices of each → the place of the nearest choice."""

@@ -28,8 +28,8 @@ from selma.scores.answering import clip_item, read_clip_file
 from selma.scores.benchmarks import TOYBOX
 from selma.scores.preference import Loader
 from selma.scores.quality import quality_items, read_distance
-from selma.scores.rows import csv_rows
 from selma.scores.scoring import score_models
+from selma.textfiles import csv_rows
 from selma.workspace import SCORES, Workspace, write_json
 
 BASE = "base"

@@ -85,7 +85,7 @@ def source_digest(data: ControlData) -> str | None:
     total, root = hashlib.sha256(), _folder(data.source.folder)
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
         label = path.relative_to(root).as_posix()
-        text = path.suffix.lower() in (".json", ".jsonl", ".txt")
+        text = path.suffix.lower() in (".json", ".jsonl", ".csv", ".txt")
         total.update(f"{label} {file_sha256(path) if text else path.stat().st_size}\n".encode())
     return total.hexdigest()
 

@@ -17,7 +17,7 @@ from selma.scores.benchmarks.layouts import (
     two_of_one_name,
     unsafe_id,
 )
-from selma.scores.rows import csv_rows
+from selma.textfiles import csv_rows
 
 FILE = "dsg-1k-anns.csv"
 

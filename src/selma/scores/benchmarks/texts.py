@@ -18,7 +18,7 @@ from selma.scores.benchmarks.layouts import (
     two_of_one_name,
     unsafe_id,
 )
-from selma.scores.rows import csv_rows, read_text
+from selma.textfiles import csv_rows, read_text
 
 _TEXT_KEYS = ("text", "prompt", "caption")
 
