@@ -5,11 +5,14 @@ import random
 import numpy as np
 import pytest
 import torch
+from transformers import SegformerForSemanticSegmentation
 
 from selma.backbones.perception.locating import ToyboxLocator
 from selma.backbones.perception.segmenting import TransformersSegmenter
 from selma.errors import ModelError
 from selma.signals import class_map, edges, is_edge
+from selma.toybox import weights_folder
+from selma.toybox.pretraining import locating, segmenting
 from selma.toybox.pretraining.autoencoder import paint
 from selma.toybox.pretraining.locating import losses, targets, train_reader
 from selma.toybox.pretraining.segmenting import enlarged, lesson, train_segmenter
@@ -91,6 +94,14 @@ def _near(said, wanted):
         a[0] == b[0] and abs(a[1] - b[1]) < 1e-6 and abs(a[2] - b[2]) < 1e-6
         for a, b in zip(said, wanted, strict=True)
     )
+
+
+def test_the_readers_that_come_along_are_right_on_held_out_renders():
+    segmenter = SegformerForSemanticSegmentation.from_pretrained(weights_folder() / "segmenter")
+    found = segmenting.accuracies(segmenter.float(), seed=12_345, pictures=100)
+    assert found["pixels"] > 98 and found["miou"] > 90, found
+    found = locating.accuracies(load_reader(weights_folder() / "reader"), seed=12_345, pictures=200)
+    assert found["whole"] >= 99 and found["px"] < 1, found
 
 
 def test_pre_training_leaves_readers_that_are_loaded_again(tmp_path):

@@ -89,7 +89,7 @@ def main(
             work, steps=steps(2000), batch=128, seed=SEED, device=on, limit_s=limit_s
         ),
         "segmenter": lambda: train_segmenter(
-            work, steps=steps(2000), batch=32, seed=SEED, device=on, limit_s=limit_s
+            work, steps=steps(2500), batch=32, seed=SEED, device=on, limit_s=limit_s
         ),
         "reader": lambda: train_reader(
             work, steps=steps(2000), batch=64, seed=SEED, device=on, limit_s=limit_s
