@@ -25,6 +25,7 @@ from typing import Annotated, Any
 
 import typer
 from merging import errors
+from paired import ahead
 from rich.console import Console
 from rich.table import Column, Table
 from tuning import changed
@@ -36,7 +37,6 @@ from selma.config.merged import ROTATION_SETTINGS
 from selma.records.scores import Interval, Scorecard
 from selma.report.tables import between, one, points, signed
 from selma.runfile import read_run_file
-from selma.scores import statistics
 from selma.workspace import EXPERTS, IMAGES, PROMPTS, SCORES, Workspace
 
 EXACT, FACTORS = "merged.method=mean_of_deltas", "merged.method=mean_of_factors"
@@ -112,19 +112,12 @@ def table(cards: dict[str, Scorecard], config: RunConfig) -> Table:
     named = Column("merge", overflow="fold")
     found = Table(named, "DSG", "- base", "95%", "- the mean", "95%", title=about, min_width=90)
     found.add_row("base", points(one(first, "base").dsg.mean), "", "", "", "")
-    exact = one(first, "merged").per_prompt
     for text, card in cards.items():
         merged = one(card, "merged")
         assert isinstance(merged.difference, Interval)
         cells = [points(merged.dsg.mean), *both(merged.difference)]
         if card is not first:
-            after = [100 * merged.per_prompt[id] for id in exact]
-            before = [100 * point for point in exact.values()]
-            cells += both(
-                statistics.paired_difference(
-                    after, before, seed=config.seed, resamples=config.scores.resamples
-                )
-            )
+            cells += both(ahead(card, first, config))
         found.add_row(shown(text), *cells)
     return found
 

@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from selma.config import RunConfig
 from selma.errors import DataError
-from selma.records.scores import Scorecard
+from selma.records.scores import Interval, Scorecard
 from selma.report.tables import between, one, points, signed
 from selma.runfile import read_run_file
 from selma.scores import statistics
@@ -27,17 +28,22 @@ def main(
     cards = [read_scorecard(run) for run in (first, second)]
     require_one_exam(*cards)
     ours, theirs = (one(card, "merged") for card in cards)
-    config = read_run_file(first)
-    difference = statistics.paired_difference(
-        [100 * point for point in ours.per_prompt.values()],
-        [100 * theirs.per_prompt[id] for id in ours.per_prompt],
-        seed=config.seed,
-        resamples=config.scores.resamples,
-    )
+    difference = ahead(*cards, read_run_file(first))
     Console().print(
         f"{cards[0].benchmark} ({cards[0].split}), {cards[0].prompts} prompts, judge "
         f"{cards[0].judge}: {points(ours.dsg.mean)} and {points(theirs.dsg.mean)}, "
         f"{signed(difference.mean)} ({between(difference, sign=True)})."
+    )
+
+
+def ahead(first: Scorecard, second: Scorecard, config: RunConfig) -> Interval:
+    """Points by which the first card's merged model leads the second's, prompt by prompt."""
+    ours, theirs = (one(card, "merged").per_prompt for card in (first, second))
+    return statistics.paired_difference(
+        [100 * point for point in ours.values()],
+        [100 * theirs[id] for id in ours],
+        seed=config.seed,
+        resamples=config.scores.resamples,
     )
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from scripted import Script, serving, writes
 
-from selma.config.sur import SurData
+from selma.config.sur import SurData, TripleFolder
 from selma.errors import DataError, ModelError, NoProgress
 from selma.images.triples.civitai import read_dump
 from selma.images.triples.collecting import REJECTED, collect_triples, rejected
@@ -23,6 +23,7 @@ from selma.images.triples.marks import stripped
 from selma.images.triples.narrating import EXAMPLES, plain, wish
 from selma.images.triples.parameters import a1111, comfy, prompt_inside
 from selma.images.triples.reading import read_triples
+from selma.images.triples.sources import source_digest
 from selma.toybox.exam import exam_texts
 from selma.workspace import Workspace
 
@@ -45,6 +46,17 @@ def surd(folder, *rows):
 
 
 # Reading
+
+
+def test_a_tables_new_words_are_another_source(tmp_path):
+    """Of the same length: what is in the file counts, not its size."""
+    saved(tmp_path / "a.png")
+    config = SurData(source=TripleFolder(folder=str(tmp_path)))
+    digests = set()
+    for word in ("red", "big"):
+        (tmp_path / "metadata.csv").write_text(f"file_name,text\na.png,{word}\n")
+        digests.add(source_digest(config))
+    assert len(digests) == 2
 
 
 def test_names_with_and_without_extension_are_read(tmp_path):

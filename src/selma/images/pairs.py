@@ -16,6 +16,8 @@ from selma.workspace import inside, read_lines, write_bytes
 METADATA = "metadata.jsonl"
 METADATA_CSV = "metadata.csv"
 """What others may have in its place."""
+TEXTS = (".json", ".jsonl", ".csv", ".txt")
+"""Files of texts, by their names' ends: what changes in them need not change their size."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -63,9 +65,9 @@ def read_drawn(folder: Path, prompts: Sequence[Prompt]) -> list[Pair]:
 def rows(folder: Path, needs: Sequence[str] = ("file_name", "text")) -> Iterator[dict[str, Any]]:
     """The metadata's rows, each with a text under these keys. What a CSV leaves empty is not in its
     row."""
-    path = folder / METADATA
-    if not path.exists() and (other := folder / METADATA_CSV).exists():
-        path, cells = other, [row for _, row in csv_rows(other, needs)]
+    path = metadata(folder)
+    if path.name == METADATA_CSV:
+        cells = (row for _, row in csv_rows(path, needs))
         found = [{key: text for key, text in row.items() if text} for row in cells]
     else:
         found = read_lines(path)
@@ -80,10 +82,16 @@ def rows(folder: Path, needs: Sequence[str] = ("file_name", "text")) -> Iterator
         yield row
 
 
+def metadata(folder: Path) -> Path:
+    """The file of rows: METADATA, or METADATA_CSV where only that is there."""
+    plain, table = folder / METADATA, folder / METADATA_CSV
+    return table if table.is_file() and not plain.exists() else plain
+
+
 def there(image: Path) -> None:
     """Raises DataError if a picture that a row names is no file."""
     if not image.is_file():
-        raise DataError(f"{image} is named in {METADATA}, but is not there. Restore it.")
+        raise DataError(f"{image} is named in the metadata, but is not there. Restore it.")
 
 
 def pictures(folder: Path) -> Iterator[Path]:

@@ -21,7 +21,7 @@ from selma.config.control import (
     ToyboxPictures,
 )
 from selma.errors import ConfigError, DataError
-from selma.images.pairs import METADATA, rows
+from selma.images.pairs import TEXTS, metadata, rows
 from selma.pictures import open_picture
 from selma.randomness import rng
 from selma.records.control import Landmark
@@ -85,7 +85,7 @@ def source_digest(data: ControlData) -> str | None:
     total, root = hashlib.sha256(), _folder(data.source.folder)
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
         label = path.relative_to(root).as_posix()
-        text = path.suffix.lower() in (".json", ".jsonl", ".csv", ".txt")
+        text = path.suffix.lower() in TEXTS
         total.update(f"{label} {file_sha256(path) if text else path.stat().st_size}\n".encode())
     return total.hexdigest()
 
@@ -211,7 +211,7 @@ def _conditioned(
             hint = partial(open_picture, inside(folder, str(name)), max_pixels=MOST_PIXELS)
         elif signal != "canny":
             raise DataError(
-                f"{folder / METADATA} must name a picture of the signal as "
+                f"{metadata(folder)} must name a picture of the signal as "
                 f"{source.conditioning!r} in each row, but {row['file_name']!r} has none. Set "
                 "control.data.source.conditioning to the column's name."
             )
@@ -233,7 +233,7 @@ def _points(row: dict[str, Any], folder: Path) -> tuple[Landmark, ...] | None:
         return tuple(Landmark.model_validate(point) for point in given)
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"{folder / METADATA}: landmarks must be a list of name, x, y: {error}"
+            f"{metadata(folder)}: landmarks must be a list of name, x, y: {error}"
         ) from error
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.errors import DataError
-from selma.images.pairs import METADATA, SUFFIXES, rows, there
+from selma.images.pairs import SUFFIXES, metadata, rows, there
 from selma.pictures import open_picture
 from selma.records.prompts import prompt_id
 from selma.records.sur import Triple
@@ -40,7 +40,7 @@ def read_triples(root: Path, *, base_px: int | None, licence: str = "unknown") -
     for row in rows(folder, NEEDED):
         image = named_picture(folder, row["file_name"])
         if image in seen:
-            raise DataError(f"{folder / METADATA} names {row['file_name']!r} twice; keep one row.")
+            raise DataError(f"{metadata(folder)} names {row['file_name']!r} twice; keep one row.")
         seen.add(image)
         if base_px is not None:
             try:
@@ -62,7 +62,7 @@ def named_picture(folder: Path, name: str) -> Path:
     found = [path for end in SUFFIXES if (path := inside(folder, name + end)).is_file()]
     if len(found) > 1:
         raise DataError(
-            f"{folder / METADATA} names {name!r}, which may be {found[0].name} or {found[1].name}. "
+            f"{metadata(folder)} names {name!r}, which may be {found[0].name} or {found[1].name}. "
             "Write the extension."
         )
     there(found[0] if found else image)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from selma.config.sur import CivitaiDump, PictureFolder, SurData, ToyboxTriples, TripleFolder
 from selma.errors import DataError
-from selma.images.pairs import pictures
+from selma.images.pairs import TEXTS, pictures
 from selma.images.triples.civitai import Entry, read_dump
 from selma.images.triples.parameters import prompt_inside
 from selma.images.triples.reading import read_triples
@@ -88,7 +88,7 @@ def source_digest(config: SurData) -> str:
             if not path.is_file():
                 raise DataError(f"sur.data.source.{name}: {root} must be there, but is not.")
             label = path.relative_to(root).as_posix() if path != root else ""
-            text = path.suffix.lower() in (".json", ".jsonl")
+            text = path.suffix.lower() in TEXTS
             content = file_sha256(path) if text else path.stat().st_size
             total.update(f"{name} {label} {content}\n".encode())
     return total.hexdigest()
