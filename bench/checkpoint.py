@@ -29,7 +29,7 @@ from turns import in_turn
 
 from selma.adapters import lora
 from selma.adapters.files import Lineage
-from selma.config.experts import LoraConfig
+from selma.config.adapters import LoraConfig
 from selma.experts import checkpoints
 
 FILE = "pytorch_lora_weights.safetensors"

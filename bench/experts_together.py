@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from turns import in_turn
 
 from selma.adapters import lora
-from selma.config.experts import LoraConfig
+from selma.config.adapters import LoraConfig
 
 SAME = 1e-5
 """How far gradients may differ, as a share of the largest one of their factor."""

@@ -20,8 +20,8 @@ from selma.backbones.judges.loading import load_judge
 from selma.backbones.text_to_image import load_text_to_image
 from selma.config.networks import BaseConfig
 from selma.config.scores import ScoresConfig
-from selma.images.drawing import draw_exam
-from selma.records.exams import ExamPrompt
+from selma.images.generating import draw_exam
+from selma.records.benchmarks import ExamPrompt
 from selma.scores import faithfulness
 from selma.scores.answering import ask
 from selma.scores.benchmarks import exam_prompts

@@ -35,10 +35,11 @@ from turns import in_turn
 
 from selma.adapters import lora
 from selma.backbones.text_to_image import TextToImage
-from selma.config.experts import ExpertsConfig, LoraConfig
+from selma.config.adapters import LoraConfig
+from selma.config.experts import ExpertsConfig
 from selma.experts.batches import Batch, Batches
 from selma.experts.encoding import Encoded, encode_pairs
-from selma.experts.objective import diffuse
+from selma.experts.losses import diffuse
 from selma.experts.recipes import picture_digests
 from selma.experts.training import fit
 from selma.randomness import generator

@@ -23,10 +23,10 @@ from turns import in_turn
 from selma.adapters import lora
 from selma.adapters.files import Lineage
 from selma.backbones.text_to_image import TextToImage, load_text_to_image
-from selma.config.experts import LoraConfig
+from selma.config.adapters import LoraConfig
 from selma.config.merged import MergedConfig
 from selma.config.networks import BaseConfig
-from selma.merged.combining import merge_files
+from selma.merged.merging import merge_files
 
 SAME = 1e-3
 

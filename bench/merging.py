@@ -18,7 +18,7 @@ from rich.table import Table
 
 from selma.adapters.files import Lineage, given, write_adapter
 from selma.config.merged import MERGE_SETTINGS, MergedConfig
-from selma.merged.combining import merge_files
+from selma.merged.merging import merge_files
 
 RANK = 16
 WIDTHS = (320, 640)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from selma.adapters import oft
 from selma.adapters.rotations import GENERATOR
-from selma.config.experts import OftConfig
+from selma.config.adapters import OftConfig
 
 MODELS: dict[str, dict[str, Any]] = {
     "small": {

@@ -49,7 +49,7 @@ from selma.experts.batches import Batches
 from selma.images.pairs import read_drawn
 from selma.prompts.novelty import rouge_words
 from selma.randomness import seed_for
-from selma.records.exams import ExamPrompt
+from selma.records.benchmarks import ExamPrompt
 from selma.records.images import Pair
 from selma.records.prompts import Prompt
 from selma.scores.benchmarks import exam_prompts
@@ -58,7 +58,7 @@ from selma.workspace import Workspace
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import tiny
 import tiny_judges
-from flow.server import serving
+from pipeline.server import serving
 
 SKILLS = ("localized_narratives", "countbench", "diffusiondb", "whoops", "coco")
 SEED = 5

@@ -30,17 +30,22 @@ from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from selma.applications.sur.collecting import collect_triples
+from selma.applications.sur.encoding import (
+    EncodedTriples,
+    as_pairs,
+    encode_triples,
+    token_mask,
+)
+from selma.applications.sur.records import Triple
+from selma.applications.sur.settings import SurData, SurSettings, ToyboxTriples
+from selma.applications.sur.training import SurLearner
 from selma.backbones.text_to_image import TextToImage, load_text_to_image
-from selma.config.networks import BaseConfig
-from selma.config.sur import LlmVectors, SurData, SurSettings, ToyboxTriples
+from selma.config.networks import BaseConfig, LlmVectors
 from selma.experts.batches import Batch, Batches
 from selma.experts.encoding import encode_text
 from selma.experts.recipes import picture_digests
-from selma.experts.sur import SurLearner
-from selma.experts.sur_encoding import EncodedTriples, as_pairs, encode_triples, token_mask
-from selma.images.triples.collecting import collect_triples
-from selma.pictures import open_picture
-from selma.records.sur import Triple
+from selma.image_files import open_picture
 from selma.workspace import Workspace
 
 SAME = 1e-5

@@ -18,11 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from selma.adapters import lora
 from selma.backbones.text_to_image import TextToImage
 from selma.config import ImagesConfig
-from selma.config.experts import ExpertsConfig, LoraConfig
+from selma.config.adapters import LoraConfig
+from selma.config.experts import ExpertsConfig
 from selma.experts import checkpoints, learners, skills, training
 from selma.experts.batches import Batch
 from selma.experts.encoding import AT_ONCE, Samples
-from selma.images.drawing import draw_pairs
+from selma.images.generating import draw_pairs
 from selma.records.images import Pair
 from selma.records.prompts import Prompt, prompt_id
 from selma.workspace import Workspace

@@ -29,7 +29,8 @@ from selma.backbones.memory import (
 )
 from selma.capacity import memory
 from selma.config import RunConfig
-from selma.config.experts import ExpertsConfig, LoraConfig, OftConfig
+from selma.config.adapters import LoraConfig, OftConfig
+from selma.config.experts import ExpertsConfig
 from selma.config.networks import BaseConfig
 from selma.errors import ModelError
 from selma.experts.memory import advice, training_need

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from selma.config import RunConfig, load_config
-    from selma.flows.generating import generate
+    from selma.images.on_demand import generate
     from selma.pipeline import run
 
 __all__ = ["RunConfig", "generate", "load_config", "run"]

@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selma import processes
+from selma.applications.sur.records import Understood
 from selma.config import RunConfig
 from selma.errors import ConfigError
 from selma.finished import Finished
 from selma.preflight import check
-from selma.records.exams import Answer, ExamPrompt, repeated
+from selma.records.benchmarks import Answer, ExamPrompt, repeated
 from selma.records.experts import Expert
 from selma.records.images import Pair
 from selma.records.merged import Merged
 from selma.records.prompts import Prompt
 from selma.records.report import Findings
 from selma.records.scores import Scorecard
-from selma.records.sur import Understood
 from selma.runfile import portable, versions, write_run_file
 from selma.workspace import (
     EXPERTS,
@@ -45,7 +45,7 @@ from selma.workspace import (
 if TYPE_CHECKING:
     from selma.backbones.judges.judge import Judge
     from selma.backbones.text_to_image import TextToImage
-    from selma.images.drawing import Reader
+    from selma.images.generating import Reader
 
 UNIFORM = "uniform"
 """What the merge with uniform weights is called where others were searched."""
@@ -190,7 +190,7 @@ class Stages:
             )
 
     def draw_pairs(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, list[Pair]]:
-        from selma.images.drawing import draw_pairs
+        from selma.images.generating import draw_pairs
 
         config = self.config
         with self.at(IMAGES) as folder:
@@ -217,7 +217,7 @@ class Stages:
         return self.train_experts(self.draw_pairs(self.write_prompts()))
 
     def merge_experts(self, experts: Sequence[Expert]) -> Merged:
-        from selma.merged.combining import merge_experts
+        from selma.merged.merging import merge_experts
 
         with self.at(MERGED) as folder:
             if self.config.merged.search is None:
@@ -303,9 +303,9 @@ class Stages:
         pictures: dict[str, Path],
         scorecard: Scorecard,
     ) -> Path:
+        from selma.applications.study.results import run_studies
         from selma.report.page import write_report
         from selma.scores.hps import run_results
-        from selma.study.results import run_studies
 
         if not processes.main():
             return self.folder.root / REPORT / "index.html"
@@ -408,7 +408,7 @@ class Stages:
         key: str | None,
         reader: Reader | None = None,
     ) -> Path:
-        from selma.images.drawing import draw_exam
+        from selma.images.generating import draw_exam
 
         images, scores = self.config.images, self.config.scores
         return draw_exam(

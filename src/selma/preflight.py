@@ -8,16 +8,16 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from selma.applications.control.settings import BranchNetwork, ControlSettings, label_of
+from selma.applications.subjects.settings import SubjectSettings
+from selma.applications.sur.settings import Narrator, SurSettings
 from selma.backbones.bases import BASES, located
 from selma.backbones.hub import HUB_ID
 from selma.config import RunConfig
-from selma.config.control import BranchNetwork, ControlSettings, label_of
-from selma.config.experts import FullConfig, RotationConfig
+from selma.config.adapters import FullConfig, RotationConfig
 from selma.config.merged import MERGE_SETTINGS, ROTATION_SETTINGS
 from selma.config.networks import BaseConfig, LocalLLM, ServedLLM
 from selma.config.scores import LocalJudge, PreferenceConfig, ServedJudge
-from selma.config.subject import SubjectSettings
-from selma.config.sur import Narrator, SurSettings
 from selma.errors import ConfigError, SelmaError
 from selma.workspace import IMAGES, PROMPTS, SCORES, STAGES
 

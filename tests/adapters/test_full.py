@@ -9,7 +9,7 @@ from selma.adapters import full
 from selma.adapters.applying import applied, read_any
 from selma.adapters.files import Lineage, given, write_adapter
 from selma.backbones.text_to_image import FULL_FILE
-from selma.config.experts import FullConfig
+from selma.config.adapters import FullConfig
 from selma.errors import AdapterError, ConfigError
 
 

@@ -13,7 +13,7 @@ from selma.adapters.files import Lineage
 from selma.adapters.lora import attach as attach_lora
 from selma.adapters.rotation import cayley, free_parameters, skew, turned
 from selma.adapters.rotations import GENERATOR, MAGNITUDES, Turn, read_rotations, write_rotations
-from selma.config.experts import CoftConfig, LoraConfig, OftConfig
+from selma.config.adapters import CoftConfig, LoraConfig, OftConfig
 from selma.errors import AdapterError, ConfigError
 
 MADE = torch.Generator()

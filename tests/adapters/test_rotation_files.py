@@ -23,7 +23,7 @@ from selma.adapters.rotations import (
     write_rotations,
 )
 from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE, load_text_to_image
-from selma.config.experts import OftConfig
+from selma.config.adapters import OftConfig
 from selma.config.networks import BaseConfig
 from selma.errors import AdapterError, ConfigError
 

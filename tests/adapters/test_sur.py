@@ -12,7 +12,7 @@ from selma.adapters import sur, sur_files
 from selma.adapters.files import Lineage
 from selma.adapters.sur import Widths
 from selma.adapters.sur_projection import principal, projection
-from selma.config.sur import SurConfig
+from selma.config.adapters import SurConfig
 from selma.errors import AdapterError, ModelError
 
 SMALL = {"heads": 4, "hidden": 24}

@@ -11,10 +11,9 @@ from selma.adapters.files import Lineage
 from selma.adapters.lora import attach, detach, save
 from selma.adapters.sur_drawing import rewriting_by
 from selma.backbones.text_to_image import ADAPTER_FILE
-from selma.config.experts import LoraConfig
-from selma.config.sur import SurConfig, SurDrawing
+from selma.config.adapters import LoraConfig, SurConfig, SurDrawing
 from selma.errors import AdapterError
-from selma.flows.generating import generate
+from selma.images.on_demand import generate
 
 TEXTS = ["a cat", "two red cats at a mat", "mat"]
 SETTINGS = {"steps": 2, "guidance": 3.0, "batch_size": 2}

@@ -8,7 +8,7 @@ from selma.backbones.language import states as language_states
 from selma.backbones.language.loading import load_language_model
 from selma.backbones.language.states import Reading, read_states
 from selma.backbones.language.vectors import vectors, vectors_identity
-from selma.config.sur import LlmVectors
+from selma.config.networks import LlmVectors
 from selma.errors import DataError, ModelError
 
 KINDS = ("llama", "gpt2", "opt")

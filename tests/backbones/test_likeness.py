@@ -12,7 +12,7 @@ from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTImageProcessor
 
 from selma.backbones.perception import lpips
 from selma.backbones.perception.likeness import ClipFeatures, ToyboxEncoders, VitFeatures, load_dino
-from selma.config.subject import FeatureNetwork
+from selma.config.networks import FeatureNetwork
 from selma.errors import ModelError
 
 PICTURES = preference_files.pictures()

@@ -12,7 +12,7 @@ from selma.backbones.bases import guidance_of, rescale_of
 from selma.backbones.text_to_image import base_fingerprint, load_text_to_image
 from selma.config.networks import BaseConfig
 from selma.errors import ModelError
-from selma.images.drawing import drawing_recipe
+from selma.images.generating import drawing_recipe
 
 TEXTS = [f"{n} cats at a mat" for n in range(11)]
 SEEDS = list(range(100, 111))

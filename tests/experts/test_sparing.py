@@ -3,8 +3,8 @@
 import pytest
 import tiny
 import torch
-from test_encode_pairs import encoded, pairs
-from test_train_experts import CONFIG, changed, trained, weights
+from experts.test_encode_pairs import encoded, pairs
+from experts.test_train_experts import CONFIG, changed, trained, weights
 
 from selma.backbones.text_to_image import load_text_to_image
 from selma.experts.recipes import expert_recipe

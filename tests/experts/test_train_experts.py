@@ -9,11 +9,12 @@ import pytest
 import safetensors.torch
 import tiny
 import torch
-from test_encode_pairs import encoded, pairs
+from experts.test_encode_pairs import encoded, pairs
 
 from selma import cli
 from selma.backbones.text_to_image import ADAPTER_FILE
-from selma.config.experts import ExpertsConfig, LoraConfig
+from selma.config.adapters import LoraConfig
+from selma.config.experts import ExpertsConfig
 from selma.errors import ConfigError, TrainingDiverged
 from selma.experts import checkpoints
 from selma.experts.batches import Batches

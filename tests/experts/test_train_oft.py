@@ -6,15 +6,15 @@ import pytest
 import safetensors.torch
 import tiny
 import torch
-from test_encode_pairs import encoded, pairs
-from test_train_experts import STEPS, changed, files, lines, never, train, trained
+from experts.test_encode_pairs import encoded, pairs
+from experts.test_train_experts import STEPS, changed, files, lines, never, train, trained
 
 from selma.adapters import oft
 from selma.adapters.applying import applied
 from selma.adapters.rotation import skew
 from selma.adapters.rotations import GENERATOR, MAGNITUDES, read_rotations
 from selma.backbones.text_to_image import ROTATION_FILE
-from selma.config.experts import CoftConfig, LoraConfig, OftConfig
+from selma.config.adapters import CoftConfig, LoraConfig, OftConfig
 from selma.errors import ConfigError
 from selma.experts import checkpoints
 

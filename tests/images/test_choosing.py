@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from test_draw_pairs import DiesAfter, Killed, drawn, files, never, prompts
+from images.test_generating import DiesAfter, Killed, drawn, files, never, prompts
 
 from selma.backbones.judges.loading import load_scorer
 from selma.config import Choice, ImagesConfig, RunConfig
-from selma.images import choosing, drawing
+from selma.image_files import open_picture
+from selma.images import choosing, generating
 from selma.images.choosing import best
-from selma.pictures import open_picture
 
 PLAIN = ImagesConfig(steps=2, guidance=3.0, batch_size=2, per_prompt=3)
 CHOOSING = ImagesConfig(steps=2, guidance=3.0, batch_size=2, choose=Choice(candidates=3))
@@ -59,7 +59,7 @@ def test_so_does_one_torn_while_it_chooses(tmp_path, monkeypatch, place):
         raise Killed
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(drawing, place, die)
+        patched.setattr(generating, place, die)
         drawn(tmp_path / "torn", prompts(), config=CHOOSING)
     drawn(tmp_path / "torn", prompts(), config=CHOOSING)
     assert files(tmp_path / "torn") == files(tmp_path / "whole")

@@ -9,13 +9,13 @@ import zlib
 import numpy as np
 import pytest
 import tiny
+from images.test_generating import CONFIG, prompts
 from PIL import Image
-from test_draw_pairs import CONFIG, prompts
 
 from selma.errors import DataError
-from selma.images.drawing import draw_pairs
+from selma.image_files import decode, open_picture
+from selma.images.generating import draw_pairs
 from selma.images.pairs import read_drawn
-from selma.pictures import decode, open_picture
 from selma.workspace import Workspace
 
 

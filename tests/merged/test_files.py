@@ -16,8 +16,8 @@ from selma.adapters.reading import read_adapter
 from selma.cli import app
 from selma.config.merged import MERGE_SETTINGS, MergedConfig
 from selma.errors import AdapterError, ConfigError, IncompatibleExperts
-from selma.merged.combining import merge_files
-from selma.merged.judging import header, read_judged
+from selma.merged.diagnostics import header, read_judged
+from selma.merged.merging import merge_files
 
 BLOCK = "mid_block.attentions.0.transformer_blocks.0"
 TEXT = "text_encoder.text_model.encoder.layers.0.self_attn.out_proj"
@@ -265,7 +265,7 @@ MEASURE = """
 import json, os, resource, sys
 from pathlib import Path
 from selma.config.merged import MERGE_SETTINGS, MergedConfig
-from selma.merged.combining import merge_files
+from selma.merged.merging import merge_files
 import torch
 small, large, out = [[Path(p) for p in arg.split(",")] for arg in sys.argv[1:4]]
 found = {}

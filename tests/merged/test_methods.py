@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from selma.config.merged import MergedConfig
-from selma.merged.combining import merged_layer
 from selma.merged.lowrank import dense, factored, singular, smallest_rank, stacked, truncated
+from selma.merged.merging import merged_layer
 from selma.merged.methods import (
     METHODS,
     Choices,

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selma.config.merged import MERGE_SETTINGS, MergedConfig
-from selma.merged.combining import merged_layer
-from selma.merged.judging import Judge
+from selma.merged.diagnostics import Judge
 from selma.merged.lowrank import dense
+from selma.merged.merging import merged_layer
 from selma.merged.methods import METHODS, Choices, Part
 
 FACTORWISE = {"mean_of_factors", "ties_of_factors"}

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_combining import deltas, expert, weights
+from merged.test_merging import deltas, expert, weights
 
 from selma.adapters.reading import read_adapter
 from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config.merged import MergedConfig, WeightSearch
 from selma.errors import ConfigError, DataError
-from selma.merged.combining import merge_experts
+from selma.merged.merging import merge_experts
 from selma.merged.searching import Space, best, contrasts, merge_searched, read_trials, search
 from selma.workspace import Workspace
 

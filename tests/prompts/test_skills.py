@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selma.errors import SkillError
-from selma.prompts.asking import continuation, instructions
+from selma.prompts.instructions import continuation, instructions
 from selma.prompts.skills import catalogue, load_skills
 
 PAPERS = ("localized_narratives", "countbench", "diffusiondb", "whoops", "coco")

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import yaml
+from applications.study.test_summary import papers_votes
 from PIL import Image
 from report.test_page import Parsed
 from report.world import findings
-from study.test_summary import papers_votes
 
+from selma.applications.study.results import Studied
+from selma.applications.study.summary import summarise
 from selma.config import ReportConfig
 from selma.config.scores import ScoresConfig
 from selma.records.report import Findings
@@ -24,8 +26,6 @@ from selma.report import page, paper
 from selma.report.beside import Beside, Row, beside
 from selma.scores.benchmarks import exam_prompts
 from selma.scores.scoring import read_answers, score_models
-from selma.study.results import Studied
-from selma.study.summary import summarise
 from selma.workspace import Workspace
 
 SHARED = Path(__file__).parents[3] / "shared"

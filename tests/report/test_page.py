@@ -18,15 +18,15 @@ from PIL import Image
 from report.world import findings
 from rich.console import Console
 
+from selma.applications.sur.page import write_page
+from selma.applications.sur.records import Distances, Understood
 from selma.config import ReportConfig
 from selma.errors import DataError
-from selma.records.exams import evenly
+from selma.records.benchmarks import evenly
 from selma.records.report import Findings
 from selma.records.scores import Interval, Scorecard, ScorerInfo
-from selma.records.sur import Distances, Understood
 from selma.report import page, tables, templates
 from selma.report.grids import SHOWN_PX, Cards, contact_sheet, data_uri
-from selma.report.understanding import write_page
 from selma.workspace import Workspace, file_sha256
 
 CONFIG = ReportConfig(grid_prompts=10, training_pairs=3)

@@ -12,10 +12,10 @@ from PIL import Image
 
 from selma.config import RunConfig
 from selma.config.scores import ScoresConfig
-from selma.merged.judging import Judge
+from selma.merged.diagnostics import Judge
 from selma.merged.methods import svd_of_mean
 from selma.randomness import rng
-from selma.records.exams import ExamPrompt, Question
+from selma.records.benchmarks import ExamPrompt, Question
 from selma.records.experts import Expert
 from selma.records.images import Pair
 from selma.records.merged import Merged

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from selma.backbones.judges.toybox import pixels
-from selma.records.exams import ExamPrompt, Question
+from selma.records.benchmarks import ExamPrompt, Question
 
 COLOURS = {"red": (1.0, -1.0, -1.0), "green": (-1.0, 1.0, -1.0), "blue": (-1.0, -1.0, 1.0)}
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from selma.config.scores import ScoresConfig
 from selma.errors import ConfigError, DataError
-from selma.records.exams import evenly
+from selma.records.benchmarks import evenly
 from selma.scores.benchmarks import COLUMNS, all_texts, exam_prompts, group_of, read_dsg
 from selma.scores.faithfulness import dependency_faults
 

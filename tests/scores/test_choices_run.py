@@ -16,7 +16,7 @@ from selma.backbones.judges.toybox import pixels
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.config.scores import ScoresConfig
 from selma.errors import DataError, ModelError
-from selma.records.exams import ExamPrompt, Question
+from selma.records.benchmarks import ExamPrompt, Question
 from selma.records.scores import Scorecard
 from selma.scores.scoring import read_answers, score_models
 from selma.workspace import Workspace

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from selma.errors import DataError
-from selma.records.exams import Answer, ExamPrompt, Question
+from selma.records.benchmarks import Answer, ExamPrompt, Question
 from selma.scores.benchmarks import read_dsg
 from selma.scores.faithfulness import (
     Verdict,

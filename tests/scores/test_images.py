@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from selma.cli import app
 from selma.config.scores import LocalJudge, ServedJudge
 from selma.errors import ConfigError, DataError, ModelError
-from selma.records.exams import ExamPrompt
+from selma.records.benchmarks import ExamPrompt
 from selma.scores.benchmarks import COLUMNS
 from selma.scores.given import rules_of, score_dsg
 from selma.scores.images import judge_from, score_images

@@ -12,7 +12,7 @@ from selma.config import load_config
 from selma.config.scores import ScoresConfig
 from selma.errors import ConfigError, DataError
 from selma.preflight import check
-from selma.records.exams import ExamPrompt, Question
+from selma.records.benchmarks import ExamPrompt, Question
 from selma.scores.answering import exam_hash
 from selma.scores.benchmarks import exam_prompts, layout_of, read_benchmark
 from selma.scores.benchmarks.tifa import QUESTIONS, TEXTS

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from selma.config.scores import ScoresConfig
-from selma.records.exams import ExamPrompt, evenly
+from selma.records.benchmarks import ExamPrompt, evenly
 from selma.scores.benchmarks import exam_prompts, read_benchmark
 from selma.scores.benchmarks.published import (
     _digests,

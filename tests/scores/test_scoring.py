@@ -12,7 +12,7 @@ from scores.colours import ColourJudge, exam, picture
 
 from selma.config.scores import ScoresConfig
 from selma.errors import DataError
-from selma.records.exams import ExamPrompt, Question
+from selma.records.benchmarks import ExamPrompt, Question
 from selma.records.scores import Scorecard
 from selma.scores.answering import CHUNK
 from selma.scores.scoring import dsg_score, read_answers, score_models

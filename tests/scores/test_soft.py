@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scores.colours import exam
 
 from selma.errors import ConfigError
-from selma.records.exams import Answer
+from selma.records.benchmarks import Answer
 from selma.scores.soft import soft_difference, soft_interval, soft_scores, whole_prompt_questions
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from selma.cli import app
 from selma.errors import DataError, ModelError
-from selma.scores.human import tifa_agreement
+from selma.scores.correlation import tifa_agreement
 from selma.scores.tifa import (
     TifaAnswer,
     TifaQuestion,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from selma.adapters.files import OUR_KEY, Lineage, given, lineage_json, write_safetensors
 from selma.adapters.reading import as_the_manifest_says, opened
 from selma.backbones.text_to_image import FULL_FILE, TextToImage, adapter_file
-from selma.config.experts import FullConfig
+from selma.config.adapters import FullConfig
 from selma.errors import AdapterError, ConfigError
 
 if TYPE_CHECKING:

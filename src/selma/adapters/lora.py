@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from selma.adapters.files import Lineage, given, write_adapter
-from selma.config.experts import LoraConfig
+from selma.config.adapters import LoraConfig
 from selma.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from selma.adapters.rotations import (
     turn_of,
     write_rotations,
 )
-from selma.config.experts import CoftConfig, RotationConfig
+from selma.config.adapters import CoftConfig, RotationConfig
 from selma.errors import AdapterError, ConfigError
 
 if TYPE_CHECKING:

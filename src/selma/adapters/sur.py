@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from selma.config.sur import SurConfig
+from selma.config.adapters import SurConfig
 from selma.errors import AdapterError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from torch import Tensor
 from selma.adapters.sur import Adapted, SurAdapter, require_fit
 from selma.adapters.sur_files import load
 from selma.backbones.text_to_image import Rewriting, TextFeatures, TextToImage
-from selma.config.sur import SurDrawing
+from selma.config.adapters import SurDrawing
 
 
 def rewriting_by(path: Path, model: TextToImage, config: SurDrawing) -> Rewriting:

@@ -16,7 +16,7 @@ from torch import Tensor
 from selma.adapters.files import OUR_KEY, Lineage, as_json, given, lineage_json, write_safetensors
 from selma.adapters.sur import SurAdapter, Widths, as_settings, restored
 from selma.backbones.preference.converting import read_state
-from selma.config.sur import SurConfig
+from selma.config.adapters import SurConfig
 from selma.errors import AdapterError
 
 FILE = "sur_adapter.safetensors"

@@ -5,23 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from selma.cli import (
-    adapters,
-    benchmarks,
-    control,
-    oft,
-    publishing,
-    scoring,
-    stages,
-    study,
-    subject,
-    sur,
-)
+from selma.applications import APPLICATIONS
+from selma.cli import adapters, benchmarks, scoring, stages
 
 app = typer.Typer(
     help="Makes a text-to-image diffusion model follow prompts better, with data it draws itself.",
@@ -46,18 +37,13 @@ for command in (
     adapters.inspect,
     adapters.bases,
     scoring.questions,
-    publishing.card,
-    publishing.push,
 ):
     app.command()(command)
 app.add_typer(scoring.score, name="score")
-app.add_typer(study.study, name="study")
-app.add_typer(sur.sur, name="sur")
-app.add_typer(control.control, name="control")
-app.add_typer(oft.oft, name="oft")
-app.add_typer(subject.subject, name="subject")
 app.add_typer(benchmarks.data, name="data")
 app.add_typer(toybox, name="toybox")
+for application in APPLICATIONS:
+    import_module(f"selma.applications.{application}.command").register(app)
 
 
 @toybox.command()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from selma.cli.shared import Base, Folder, load
+from selma.console import Base, Folder, load
 
 AllLayers = Annotated[
     bool, typer.Option("--all-layers", help="Show each layer, not the five farthest from the mean.")
@@ -86,7 +86,7 @@ def _merge_files(
 ) -> None:
     from selma.config.merged import merged_config, numbers
     from selma.errors import ConfigError
-    from selma.merged.combining import merge_files
+    from selma.merged.merging import merge_files
     from selma.workspace import write_json
 
     if out is None:
@@ -127,7 +127,7 @@ def inspect(
     from rich.console import Console
 
     from selma.adapters.applying import read_any
-    from selma.merged.judging import judged_of
+    from selma.merged.diagnostics import judged_of
     from selma.report.models import print_adapter
     from selma.workspace import write_json
 
@@ -197,11 +197,11 @@ def generate(
     ),
 ) -> None:
     """Draw one prompt, with or without adapters."""
+    from selma.config.adapters import sur_drawing
     from selma.config.networks import BaseConfig
-    from selma.config.sur import sur_drawing
-    from selma.flows import generating
+    from selma.images import on_demand
 
-    pictures = generating.generate(
+    pictures = on_demand.generate(
         prompt,
         base=BaseConfig(model=base),
         adapter=adapter,
@@ -213,7 +213,7 @@ def generate(
         guidance=guidance,
         count=count,
     )
-    for path in generating.save_pictures(pictures, out, count=count):
+    for path in on_demand.save_pictures(pictures, out, count=count):
         typer.echo(path)
 
 

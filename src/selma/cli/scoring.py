@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from selma.cli.shared import Config, Folder, Json, load, show_scorecard, show_scores
+from selma.console import Config, Folder, Json, load, show_scorecard, show_scores
 
 
 class ConfigOrCommand(TyperGroup):
@@ -93,8 +93,8 @@ def correlate(
 ) -> None:  # fmt: skip
     """How well DSG or TIFA scores agree with people's ratings of the same pictures."""
     from selma.errors import ConfigError
+    from selma.scores.correlation import dsg_agreement, tifa_agreement
     from selma.scores.given import rules_of
-    from selma.scores.human import dsg_agreement, tifa_agreement
     from selma.workspace import write_json
 
     if annotations and not questions:
@@ -267,7 +267,7 @@ def hps(
         antialias=antialias,
     )
     if run is not None:
-        from selma.flows.styles import score_styles
+        from selma.applications.hps import score_styles
         from selma.runfile import read_run_file
 
         found = score_styles(

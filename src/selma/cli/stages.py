@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from selma.cli.shared import Config, Folder, load, show_scorecard, show_standing
+from selma.console import Config, Folder, load, show_scorecard, show_standing
 
 
 def run(

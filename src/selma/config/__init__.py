@@ -19,7 +19,9 @@ from pydantic import (
     model_validator,
 )
 
-from selma.config.control import ControlSettings
+from selma.applications.control.settings import ControlSettings
+from selma.applications.subjects.settings import SubjectSettings
+from selma.applications.sur.settings import SurSettings
 from selma.config.experts import ExpertsConfig
 from selma.config.merged import MergedConfig
 from selma.config.networks import BaseConfig
@@ -27,8 +29,6 @@ from selma.config.paths import map_paths
 from selma.config.prompts import PromptsConfig
 from selma.config.scores import PreferenceConfig, ScoresConfig
 from selma.config.section import Section, is_folder, mistake
-from selma.config.subject import SubjectSettings
-from selma.config.sur import SurSettings
 from selma.errors import ConfigError
 
 

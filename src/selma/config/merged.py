@@ -42,7 +42,7 @@ ROTATION_SETTINGS: dict[str, dict[str, Any]] = {
     "ties_of_generators": {"density": 0.2, "normalize": True, "rescale": False},
     "dare_of_generators": {"density": 0.5, "seed": 0, "rescale": False},
 }
-"""The same for experts that are rotations; `merged.turning` says what each does."""
+"""The same for experts that are rotations; `merged.rotation_methods` says what each does."""
 METHOD_SETTINGS = MERGE_SETTINGS | ROTATION_SETTINGS
 WEIGHT_ONE = {
     "sum_of_deltas", "ties", "ties_of_factors", "dare_ties", "knots", "product",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from selma.config.section import Probability, Section
 
@@ -76,3 +76,53 @@ class ServedLLM(Server):
     """A language model on a server."""
 
     kind: Literal["openai"] = "openai"
+
+
+class LlmVectors(Section):
+    """What a language model's inner states say of each narrative prompt."""
+
+    backend: LocalLLM = LocalLLM()
+    file: str | None = None
+    """Vectors that are already there, instead of a model: a dictionary of text → vector in
+    safetensors or a released .pt."""
+    layer: NonNegativeInt | None = None
+    """Block whose output is taken, from 0; None is the last (the release takes 39 of LLaMA 13B)."""
+    pooling: Literal["last", "mean", "first"] = "last"
+    """Which token stands for the text. The release does not say."""
+    final_norm: bool = False
+    """Pass it through the model's last norm, too."""
+    projection: Literal["learned", "pca", "random", "released"] = "random"
+    """How it gets the adapter's width: by a map that is trained as well, principal components, or
+    a random map that is kept in the adapter's file. "released" is random, other in each process,
+    and kept nowhere."""
+
+
+class Captioner(Section):
+    """Narratives are captions of the pictures, by any captioning model of transformers."""
+
+    kind: Literal["captioner"] = "captioner"
+    model: str = "Salesforce/blip-image-captioning-base"
+    revision: str | None = None
+    beams: PositiveInt = 3
+    max_new_tokens: PositiveInt = 30
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
+class Safety(Section):
+    """A classifier of pictures, run by transformers, and the labels that are kept."""
+
+    model: str
+    revision: str | None = None
+    keep: tuple[str, ...] = ("neutral", "drawings")
+    """As SURD's public part was chosen."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
+class FeatureNetwork(Section):
+    """A network that pictures are compared by."""
+
+    model: str = "toybox"
+    """A folder of safetensors or a Hub id; "toybox" is what comes along, for toybox's pictures."""
+    revision: str | None = None
+    """Commit of a Hub repository; None takes its newest."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

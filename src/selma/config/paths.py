@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from selma.config.control import ControlSettings
-from selma.config.networks import BaseConfig, LocalLLM, ServedLLM
+from selma.applications.control.settings import ControlSettings
+from selma.applications.subjects.settings import SubjectSettings
+from selma.applications.sur.settings import Narrator, SurSettings
+from selma.config.networks import BaseConfig, FeatureNetwork, LocalLLM, ServedLLM
 from selma.config.prompts import is_skill_file
 from selma.config.scores import LocalJudge, PreferenceConfig
-from selma.config.subject import FeatureNetwork, SubjectSettings
-from selma.config.sur import Narrator, SurSettings
 
 if TYPE_CHECKING:
     from selma.config import RunConfig

@@ -20,7 +20,7 @@ from torch import Tensor
 from selma.adapters.files import given, write_safetensors
 from selma.errors import DataError
 from selma.experts.flipping import may_flip
-from selma.pictures import decode
+from selma.image_files import decode
 from selma.progress import progress
 from selma.records.images import Pair
 from selma.workspace import EXPERTS, Workspace

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from selma.config.experts import AnyAdapterConfig, TrainingConfig
+from selma.config.adapters import AnyAdapterConfig
+from selma.config.experts import TrainingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -104,7 +105,7 @@ def _losses(model: TextToImage, encoded: Encoded, batch: Batch, alphas_bar: Tens
 
 def denoising(model: TextToImage, samples: Samples, batch: Batch, alphas_bar: Tensor) -> Tensor:
     """The denoising loss of each sample, [b], with a gradient for the samples' text."""
-    from selma.experts.objective import TARGETS, denoising_losses, diffuse
+    from selma.experts.losses import TARGETS, denoising_losses, diffuse
 
     x0 = samples.latents * model.pipe.vae.config.scaling_factor
     noise, timesteps = batch.noise.to(model.device), batch.timesteps.to(model.device)

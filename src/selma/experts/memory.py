@@ -13,8 +13,9 @@ from torch.utils.checkpoint import checkpoint
 from selma.adapters import lora
 from selma.adapters.kinds import KINDS
 from selma.backbones.memory import DTYPES, Need, Parts, Shapes, denoised, held, peak, straight
-from selma.config.experts import ExpertsConfig, LoraConfig
-from selma.experts.objective import denoising_losses
+from selma.config.adapters import LoraConfig
+from selma.config.experts import ExpertsConfig
+from selma.experts.losses import denoising_losses
 
 MOMENTS = 2
 """Of AdamW, float32, for each trained weight."""

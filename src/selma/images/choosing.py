@@ -10,7 +10,7 @@ from pathlib import Path
 from selma.backbones.judges.judge import Scorer
 from selma.backbones.judges.loading import load_scorer
 from selma.config import Choice
-from selma.pictures import open_picture
+from selma.image_files import open_picture
 from selma.progress import progress
 from selma.workspace import write_bytes
 

@@ -8,7 +8,7 @@ from selma.adapters.reading import AdapterFile
 from selma.adapters.rotations import RotationFile
 from selma.errors import IncompatibleExperts
 from selma.merged.methods import METHODS, Method
-from selma.merged.turning import TURNING_METHODS, TurningMethod
+from selma.merged.rotation_methods import TURNING_METHODS, TurningMethod
 
 AnyFile = AdapterFile | RotationFile
 

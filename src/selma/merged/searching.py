@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from selma.config.merged import MergedConfig, WeightSearch
 from selma.errors import ConfigError, DataError
-from selma.merged.combining import (
+from selma.merged.merging import (
     JUDGED_FILE,
     by_skill,
     merge_recipe,
@@ -47,7 +47,7 @@ from selma.workspace import (
 )
 
 if TYPE_CHECKING:
-    from selma.merged.combining import AnyFile
+    from selma.merged.merging import AnyFile
 
 TRIALS = "trials.jsonl"
 UNIFORM = "uniform"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selma.merged.methods import METHODS, Method
-from selma.merged.turning import TURNING_METHODS, TurningMethod
+from selma.merged.rotation_methods import TURNING_METHODS, TurningMethod
 
 ALL_METHODS: dict[str, Method | TurningMethod] = {**METHODS, **TURNING_METHODS}
 """By `merged.method`."""

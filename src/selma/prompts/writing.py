@@ -21,9 +21,9 @@ from selma.config.networks import ServedLLM
 from selma.config.prompts import PromptsConfig
 from selma.errors import ConfigError, NoProgress
 from selma.progress import Advance, progress
-from selma.prompts.asking import continuation, end_of_list, instructions
-from selma.prompts.desk import Desk
+from selma.prompts.instructions import continuation, end_of_list, instructions
 from selma.prompts.lexicon import caption_rules, reply_grammar
+from selma.prompts.pool import Desk
 from selma.prompts.skills import Skill, load_skills
 from selma.records.prompts import Prompt
 from selma.workspace import PROMPTS, Item, Workspace, append_line, read_lines, write_bytes

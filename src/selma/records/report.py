@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selma.records.exams import Answer, ExamPrompt
+from selma.applications.sur.records import Understood
+from selma.records.benchmarks import Answer, ExamPrompt
 from selma.records.experts import Expert
 from selma.records.images import Pair
 from selma.records.merged import Merged
 from selma.records.prompts import Prompt
 from selma.records.scores import Scorecard
-from selma.records.sur import Understood
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Findings:
     lineage: dict[str, str] = field(default_factory=dict)
     """Base fingerprint, versions, keys of the items that led here."""
     judged: dict[str, Any] = field(default_factory=dict)
-    """What the merge did to the experts' changes (`merged.judging`); empty if nobody looked."""
+    """What the merge did to the experts' changes (`merged.diagnostics`); empty if nobody looked."""
     trials: list[dict[str, Any]] = field(default_factory=list)
     """Every merge that was tried (`merged.searching`); empty where weights were given."""
     energies: dict[str, Any] = field(default_factory=dict)

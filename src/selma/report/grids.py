@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from selma.errors import DataError
-from selma.records.exams import Answer, ExamPrompt, evenly
+from selma.records.benchmarks import Answer, ExamPrompt, evenly
 from selma.records.report import Findings
 from selma.report.tables import one
 from selma.workspace import inside

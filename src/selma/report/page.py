@@ -16,13 +16,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from selma.applications.sur import page as sections
 from selma.config import ReportConfig
 from selma.records.images import Pair
 from selma.records.record import Record
 from selma.records.report import Findings
 from selma.records.scores import Interval
 from selma.report import grids, models, paper, tables
-from selma.report import understanding as sections
 from selma.report.beside import beside
 from selma.report.templates import environment, policy
 from selma.workspace import EXPERTS, IMAGES, MERGED, PROMPTS, REPORT, SCORES, Workspace, write_bytes
@@ -70,7 +70,7 @@ def write_report(findings: Findings, config: ReportConfig, folder: Workspace) ->
 
 def render(findings: Findings, config: ReportConfig) -> str:
     """The page's HTML. All that comes from the findings is escaped by jinja's autoescape."""
-    jinja = environment()
+    jinja = environment("selma.applications.sur")
     script = jinja.get_template("page.js").render()
     return jinja.get_template("page.html").render(
         script=Markup(script), policy=policy(script), **context(findings, config)

@@ -7,15 +7,16 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from selma.report import models, tables
 
 
-def environment() -> Environment:
-    """Where templates find one another, and what they may call."""
+def environment(own: str = "selma.report") -> Environment:
+    """Where templates find one another, and what they may call: those of the package `own`, then
+    the report's."""
     made = Environment(
-        loader=PackageLoader("selma", "report"),
+        loader=ChoiceLoader([PackageLoader(own, ""), PackageLoader("selma.report", "")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

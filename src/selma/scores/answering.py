@@ -25,7 +25,7 @@ from selma.backbones.judges.judge import Chooser, Judge, Scorer
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.errors import DataError, ModelError
 from selma.progress import progress
-from selma.records.exams import Answer, ExamPrompt
+from selma.records.benchmarks import Answer, ExamPrompt
 from selma.workspace import (
     SCORES,
     Item,

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from selma.errors import DataError
-from selma.records.exams import Answer, ExamPrompt, Question
+from selma.records.benchmarks import Answer, ExamPrompt, Question
 
 Zeroing = Literal["cascading", "one_level", "row_order", "none"]
 Reading = Literal["normalised", "exact"]

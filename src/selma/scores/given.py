@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from selma.errors import ConfigError, DataError
-from selma.records.exams import Answer, ExamPrompt, Question
+from selma.records.benchmarks import Answer, ExamPrompt, Question
 from selma.records.record import Record
 from selma.records.scores import Interval
 from selma.scores import faithfulness, statistics

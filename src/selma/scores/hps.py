@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 from selma.backbones.preference.scorers import PreferenceScorer
 from selma.errors import ConfigError, DataError
-from selma.pictures import open_picture
+from selma.image_files import open_picture
 from selma.progress import progress
-from selma.records.exams import ExamPrompt
+from selma.records.benchmarks import ExamPrompt
 from selma.scores import statistics
 from selma.scores.answering import CHUNK, manifest, whole_chunks
 from selma.workspace import (

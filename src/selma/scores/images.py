@@ -20,10 +20,10 @@ from selma.backbones.judges.judge import Chooser, Judge
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.config.scores import JudgeConfig, LocalJudge, ScoresConfig, ServedJudge
 from selma.errors import ConfigError, DataError, ModelError
-from selma.records.exams import Answer, ExamPrompt, Question
+from selma.records.benchmarks import Answer, ExamPrompt, Question
 from selma.records.scores import Interval
+from selma.scores.answer_cache import Asked, Said
 from selma.scores.answering import WORDS, has_choices
-from selma.scores.asked import Asked, Said
 from selma.scores.benchmarks import exam_prompts, read_dsg
 from selma.scores.benchmarks.tifa import TIFA
 from selma.scores.given import DsgRules, dsg_result

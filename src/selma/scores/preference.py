@@ -13,7 +13,7 @@ from typing import Any
 from selma.backbones.preference.scorers import PreferenceScorer
 from selma.config.scores import PreferenceConfig, ScoresConfig
 from selma.progress import console
-from selma.records.exams import ExamPrompt
+from selma.records.benchmarks import ExamPrompt
 from selma.records.scores import Interval, ScorerInfo
 from selma.scores import statistics
 from selma.scores.answering import clip_item, read_clip_file

@@ -18,7 +18,7 @@ from selma.backbones.judges.judge import Judge, Scorer
 from selma.backbones.preference import scorers as preference
 from selma.config.scores import ScoresConfig, judge_name
 from selma.errors import DataError
-from selma.records.exams import Answer, ExamPrompt, repeated
+from selma.records.benchmarks import Answer, ExamPrompt, repeated
 from selma.records.scores import Comparison, Interval, Published, Scorecard
 from selma.scores import faithfulness, statistics
 from selma.scores.answering import (

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from selma.backbones.judges.wordings import VQASCORE, wording
-from selma.records.exams import Answer, ExamPrompt, Question
+from selma.records.benchmarks import Answer, ExamPrompt, Question
 from selma.records.scores import Interval
 from selma.scores import statistics
 

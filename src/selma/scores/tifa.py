@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from selma.errors import DataError
-from selma.records.exams import Answer, ExamPrompt
+from selma.records.benchmarks import Answer, ExamPrompt
 from selma.records.record import Record
 from selma.scores import faithfulness, statistics
 from selma.textfiles import csv_rows, read_text

@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 from typing import Literal
 
-from selma.records.exams import Question
+from selma.records.benchmarks import Question
 from selma.toybox.captions import NUMBERS, plural
 from selma.toybox.drawing import BACKGROUNDS, KINDS
 from selma.toybox.scenes import (

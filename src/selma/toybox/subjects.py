@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from selma.pictures import png_bytes
+from selma.image_files import png_bytes
 from selma.randomness import rng
 from selma.toybox.captions import DOINGS, PLACES
 from selma.toybox.drawing import (

@@ -11,7 +11,7 @@ import pytest
 from selma.config.networks import LocalLLM
 from selma.config.prompts import QuestionsConfig
 from selma.errors import NoProgress
-from selma.records.exams import ExamPrompt
+from selma.records.benchmarks import ExamPrompt
 from selma.scores.benchmarks import read_benchmark
 from selma.scores.questions.asking import load_style
 from selma.scores.questions.writing import write_questions

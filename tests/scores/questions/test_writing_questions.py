@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from selma.cli import app
 from selma.config.prompts import QuestionsConfig
 from selma.errors import BackendError, ConfigError, DataError, NoProgress, WorkspaceError
-from selma.records.exams import ExamPrompt
+from selma.records.benchmarks import ExamPrompt
 from selma.scores.benchmarks import read_benchmark
 from selma.scores.faithfulness import dependency_faults
 from selma.scores.questions.settings import backend_of, questions_config

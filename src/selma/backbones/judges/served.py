@@ -18,7 +18,7 @@ from PIL import Image
 from selma.backbones.judges.wordings import QUESTION, MultipleChoice, put_all, wording
 from selma.backbones.served import Answered, Request, Requests, bare_address
 from selma.config.scores import ServedJudge, judge_name
-from selma.pictures import png_bytes
+from selma.image_files import png_bytes
 from selma.workspace import recipe_key
 
 _DIGITS = 4

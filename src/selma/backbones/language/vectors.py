@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from selma.backbones.hub import installed
 from selma.backbones.language.loading import load_language_model, model_identity
 from selma.backbones.language.model import LanguageModel
-from selma.config.sur import LlmVectors
+from selma.config.networks import LlmVectors
 from selma.errors import DataError, ModelError
 from selma.progress import progress
 from selma.workspace import file_sha256, recipe_key

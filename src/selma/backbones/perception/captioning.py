@@ -14,7 +14,7 @@ from PIL import Image
 
 from selma.backbones.hub import find_device
 from selma.backbones.weights import Weights, load_network
-from selma.config.sur import Captioner, Safety
+from selma.config.networks import Captioner, Safety
 from selma.errors import ModelError
 
 

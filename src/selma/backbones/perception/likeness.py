@@ -20,7 +20,7 @@ from selma.backbones.perception.features import TOYBOX, See, clip_weights, seen
 from selma.backbones.preference.clip import clip_and_words, image_features, read_texts
 from selma.backbones.preference.preprocessing import normalised, to_tensor
 from selma.backbones.weights import Weights, load_network
-from selma.config.subject import FeatureNetwork
+from selma.config.networks import FeatureNetwork
 from selma.errors import ModelError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from selma.backbones.hub import folder_digest
 from selma.backbones.perception.segmenting import toybox_weights
 from selma.errors import DataError
-from selma.records.control import Landmark
+from selma.records.landmarks import Landmark
 from selma.workspace import file_sha256, read_lines
 
 Points = tuple[Landmark, ...]
@@ -52,7 +52,7 @@ class ToyboxLocator:
 
     @cached_property
     def _network(self) -> Any:
-        from selma.toybox.reader import load_reader
+        from selma.toybox.landmarks import load_reader
 
         return load_reader(self._folder)
 
@@ -62,7 +62,7 @@ class ToyboxLocator:
         import torch
 
         from selma.backbones.judges.toybox import pixels
-        from selma.toybox.reader import found_landmarks
+        from selma.toybox.landmarks import found_landmarks
 
         found: list[Points | None] = []
         with torch.inference_mode():

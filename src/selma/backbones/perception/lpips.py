@@ -25,7 +25,7 @@ from selma.backbones.perception.likeness import toybox_encoder
 from selma.backbones.preference.converting import read_state
 from selma.backbones.preference.preprocessing import to_tensor
 from selma.backbones.weights import Weights
-from selma.config.subject import FeatureNetwork
+from selma.config.networks import FeatureNetwork
 from selma.errors import ModelError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selma.errors import ConfigError, DataError
-from selma.records.exams import ExamPrompt, evenly
+from selma.records.benchmarks import ExamPrompt, evenly
 from selma.scores.benchmarks.dsg import COLUMNS, DSG, Dependencies, read_dsg
 from selma.scores.benchmarks.layouts import DSG_GROUPS, Benchmark, group_of
 from selma.scores.benchmarks.texts import TEXTS
@@ -53,7 +53,7 @@ def exam_prompts(
     """
     wanted = split or config.split
     if config.benchmark == TOYBOX:
-        from selma.toybox.exam import exam as toybox_exam
+        from selma.toybox.benchmark import exam as toybox_exam
 
         exam = toybox_exam("dev" if wanted == "dev" else "test")
     elif wanted == "dev":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from selma.records.exams import ExamPrompt
+from selma.records.benchmarks import ExamPrompt
 
 DSG_GROUPS = {
     "tifa": "tifa",

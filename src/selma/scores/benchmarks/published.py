@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
-from selma.records.exams import ExamPrompt
+from selma.records.benchmarks import ExamPrompt
 from selma.records.scores import Published
 
 

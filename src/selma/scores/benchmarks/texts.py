@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.errors import DataError
-from selma.records.exams import ExamPrompt
+from selma.records.benchmarks import ExamPrompt
 from selma.records.prompts import prompt_id
 from selma.scores.benchmarks.layouts import (
     Benchmark,

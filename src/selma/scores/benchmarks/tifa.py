@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from selma.errors import DataError
-from selma.records.exams import ExamPrompt, Question
+from selma.records.benchmarks import ExamPrompt, Question
 from selma.scores.benchmarks import texts
 from selma.scores.benchmarks.layouts import (
     Benchmark,

@@ -26,7 +26,7 @@ from selma.config.prompts import QuestionsConfig
 from selma.errors import ConfigError, DataError, NoProgress
 from selma.progress import progress
 from selma.randomness import seed_for
-from selma.records.exams import ExamPrompt
+from selma.records.benchmarks import ExamPrompt
 from selma.scores.benchmarks import read_benchmark
 from selma.scores.questions.asking import Ask, Unusable, continuation, instructions, load_style
 from selma.scores.questions.choices import Choice, write_choices

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from selma.progress import progress
+from selma.toybox.benchmark import exam_texts
 from selma.toybox.captions import STYLES, caption
-from selma.toybox.exam import exam_texts
 from selma.toybox.pretraining.autoencoder import LATENT_CHANNELS, LATENT_PX, render, to_pixels
 from selma.toybox.pretraining.language import MAX_TOKENS, new_tokenizer
 from selma.toybox.pretraining.loop import Course, train

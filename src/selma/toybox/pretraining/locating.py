@@ -9,13 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selma.toybox.conditions import landmarks
 from selma.toybox.drawing import KINDS
+from selma.toybox.landmarks import (
+    CELL_PX,
+    CELLS,
+    LandmarkReader,
+    ReaderConfig,
+    found_landmarks,
+)
 from selma.toybox.pretraining.autoencoder import paint, to_pixels
 from selma.toybox.pretraining.degradation import degrade
 from selma.toybox.pretraining.loop import Course, train
-from selma.toybox.reader import CELL_PX, CELLS, LandmarkReader, ReaderConfig, found_landmarks
 from selma.toybox.scenes import Placed, place, sample_scene
-from selma.toybox.signals import landmarks
 
 NAME = "reader"
 _RARE = 8.0  # weight of the few cells with a middle among all the empty ones

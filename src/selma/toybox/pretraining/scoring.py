@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
+from selma.toybox.benchmark import exam_texts
 from selma.toybox.captions import STYLES, caption
 from selma.toybox.drawing import IMAGE_PX
-from selma.toybox.exam import exam_texts
 from selma.toybox.pretraining.autoencoder import render, to_pixels
 from selma.toybox.pretraining.degradation import degrade
 from selma.toybox.pretraining.denoiser import tokenize

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
+from selma.toybox.conditions import CLASSES, classes_of
 from selma.toybox.drawing import IMAGE_PX, KINDS
 from selma.toybox.pretraining.autoencoder import paint, to_pixels
 from selma.toybox.pretraining.degradation import degrade
 from selma.toybox.pretraining.loop import Course, train
 from selma.toybox.scenes import Placed, Scene, place, sample_scene
-from selma.toybox.signals import CLASSES, classes_of
 
 NAME = "segmenter"
 _OBJECTS_FIRST = 4.0

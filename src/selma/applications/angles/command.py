@@ -1,0 +1,42 @@
+"""`selma oft`: the OFT paper's toy experiment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+oft = typer.Typer(help="Experiments of the OFT paper.", no_args_is_help=True)
+
+
+@oft.callback()
+def _group() -> None:
+    """Keeps `angles` a command of its own, though it is the only one."""
+
+
+@oft.command()
+def angles(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help='"toybox", or a folder of pictures.')
+    ] = "toybox",
+    out: Annotated[Path, typer.Option(help="Folder for figure, numbers and checkpoint.")] = Path(
+        "angles"
+    ),
+    count: Annotated[int, typer.Option(min=1, help="Pictures to train on.")] = 1000,
+    epochs: Annotated[int, typer.Option(min=1)] = 200,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Show what angles carry, and what magnitudes: an autoencoder decodes either alone."""
+    from rich.console import Console
+
+    from selma.applications.angles.experiment import run_angles
+    from selma.applications.control.page import print_angles
+
+    found = run_angles(source, out, count=count, epochs=epochs, seed=seed)
+    print_angles(found, Console())
+    typer.echo(f"Figure: {out / 'angles.png'}")
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(oft, name="oft")

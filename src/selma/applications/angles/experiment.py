@@ -1,0 +1,268 @@
+"""What angles carry and what magnitudes: the toy experiment of OFT (arXiv:2306.07280, figure 2).
+
+A small convolutional autoencoder is trained as usual. Then its last features, the inner products
+<w, x> of filters and windows, are replaced by their angles alone, or by their magnitudes alone, and
+decoded by the decoder as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+
+from selma.errors import DataError, WorkspaceError
+from selma.image_files import open_picture, png_bytes
+from selma.images.pairs import pictures
+from selma.randomness import rng, seed_for
+from selma.scores.statistics import interval
+from selma.toybox.drawing import IMAGE_PX
+from selma.toybox.pretraining.autoencoder import render
+from selma.toybox.pretraining.loop import Course, train
+from selma.toybox.scenes import sample_scene
+from selma.workspace import write_bytes, write_json
+
+PX = IMAGE_PX
+BATCH = 128
+RATE = 1e-3
+HELD_OUT = 100
+SHOWN = 12
+RELEASED_SCALE = 60.0
+_GUARD = 1e-4  # under the root, as released
+MOST_PIXELS = 64_000_000
+NAME, RECIPE = "angles", "recipe.json"
+
+
+class Autoencoder(nn.Module):
+    """Three convolutions 3-32-64-128 that halve, and three that double; pixels in [-1, 1]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 32, 64, 128)
+        self.down = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths)
+        )
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(b, a, 3, stride=2, padding=1, output_padding=1)
+            for b, a in pairwise(reversed(widths))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decode(self.last(self.before(x)))
+
+    @property
+    def last(self) -> nn.Conv2d:
+        """The convolution whose output is taken apart."""
+        found = self.down[-1]
+        assert isinstance(found, nn.Conv2d)
+        return found
+
+    def before(self, x: Tensor) -> Tensor:
+        """What the last convolution is given."""
+        for layer in self.down[:-1]:
+            x = F.relu(layer(x))
+        return x
+
+    def decode(self, z: Tensor) -> Tensor:
+        for layer in self.up[:-1]:
+            z = F.relu(layer(z))
+        return torch.tanh(self.up[-1](z))
+
+
+def inner(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """<w, x> of each filter and window, without the bias."""
+    return F.conv2d(x, layer.weight, stride=layer.stride, padding=layer.padding)
+
+
+def norms(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """|w| |x| of each filter and window, in the shape of `inner`."""
+    ones = torch.ones_like(layer.weight[:1])
+    windows = F.conv2d(x.square(), ones, stride=layer.stride, padding=layer.padding)
+    return windows.clamp(min=0).sqrt() * layer.weight.flatten(1).norm(dim=1).view(1, -1, 1, 1)
+
+
+def cosines(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """cos(w, x) in [-1, 1]; 0 where a window is empty."""
+    product = norms(layer, x)
+    return torch.where(product > 1e-12, inner(layer, x) / product.clamp(min=1e-12), 0.0)
+
+
+def released_norms(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor]:
+    """|x| and |w| as the released script takes them: of the layer's output with its bias, summed
+    over 3x3 neighbours, which is not the length of the window that the filter sees."""
+    z = layer(x)
+    ones = torch.ones(1, z.shape[1], 3, 3, dtype=z.dtype, device=z.device)
+    windows = (F.conv2d(z.square(), ones, padding=1) + _GUARD).sqrt()
+    filters = (layer.weight.square().sum((1, 2, 3)) + _GUARD).sqrt().view(1, -1, 1, 1)
+    return windows, filters
+
+
+def features(model: Autoencoder, x: Tensor, *, scale: float) -> dict[str, Tensor]:
+    """Name → what the decoder is given in place of its usual features. `scale` is a typical
+    |w| |x|, so that angles have the size that the decoder knows."""
+    layer, seen = model.last, model.before(x)
+    windows, filters = released_norms(layer, seen)
+    return {
+        "whole": layer(seen),
+        "angles": scale * cosines(layer, seen),
+        "magnitudes": norms(layer, seen),
+        "released angles": RELEASED_SCALE * layer(seen) / windows / filters,
+        "released magnitudes": windows * filters,
+    }
+
+
+def run_angles(
+    source: str,
+    out: Path,
+    *,
+    count: int = 1000,
+    epochs: int = 200,
+    seed: int = 0,
+    resamples: int = 10_000,
+) -> dict[str, Any]:
+    """Trains on `count` pictures and leaves `angles.png` and `angles.json` in `out`; returns what
+    the latter says.
+
+    source: "toybox" or a folder of pictures. 100 further pictures are held out and judged. Goes on
+    from a checkpoint that is there. Raises DataError where there are too few pictures, and
+    WorkspaceError where the checkpoint is of other pictures, epochs or another seed.
+    """
+    x = loaded(source, count + HELD_OUT, seed=seed)
+    digest = hashlib.sha256(x.numpy().tobytes()).hexdigest()
+    _claim(out, {"pictures": digest, "held_out": HELD_OUT, "epochs": epochs, "seed": seed})
+    training, held = x[:-HELD_OUT], x[-HELD_OUT:]
+    torch.manual_seed(seed_for(seed, "angles", "init"))
+    model = Autoencoder()
+    each = max(1, len(training) // BATCH)
+
+    def loss(step: int) -> Tensor:
+        order = list(range(len(training)))
+        rng(seed, "angles", "epoch", step // each).shuffle(order)
+        part = order[step % each * BATCH :][:BATCH]
+        batch = training[part]
+        return F.mse_loss(model(batch), batch)
+
+    course = Course(
+        NAME,
+        model,
+        loss,
+        steps=each * epochs,
+        learning_rate=RATE,
+        warmup_steps=0,
+        weight_decay=0.0,
+        checkpoint_every=each * max(1, epochs // 10),
+    )
+    report = train(course, out)
+    model.eval()
+    with torch.inference_mode():
+        scale = float(norms(model.last, model.before(training)).mean())
+        decoded = {n: model.decode(z) for n, z in features(model, held, scale=scale).items()}
+    found = {
+        "source": "toybox" if source == "toybox" else Path(source).name,
+        "pictures": {"trained": len(training), "held_out": len(held)},
+        "steps": report["steps"],
+        "scale": round(scale, 4),
+        "modes": {n: judged(held, d, seed=seed, resamples=resamples) for n, d in decoded.items()},
+    }
+    write_json(out / "angles.json", found)
+    write_bytes(out / "angles.png", png_bytes(sheet(held[:SHOWN], decoded)))
+    return found
+
+
+def _claim(out: Path, recipe: Mapping[str, Any]) -> None:
+    """Notes in the folder of what its checkpoint is; refuses one of anything else."""
+    checkpoint, note = out / f"{NAME}.safetensors", out / RECIPE
+    try:
+        there = json.loads(note.read_text("utf-8"))
+    except (OSError, ValueError):
+        there = None
+    if checkpoint.exists() and there != recipe:
+        raise WorkspaceError(
+            f"{checkpoint} must be of these pictures, epochs and seed, but is of others. Choose "
+            "another --out, or remove it to train anew."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(note, recipe)
+
+
+def judged(truth: Tensor, made: Tensor, *, seed: int, resamples: int) -> dict[str, Any]:
+    """How much of the pictures [n, 3, h, w] is left: error, correlation, and whether one would know
+    which picture it was.
+
+    correlation: of each picture's pixels with its own, 1 at most, which takes no notice of
+    brightness and contrast. found: percent of pictures that are more like their own than like any
+    other. Each with its 95% interval over pictures.
+    """
+    error = (truth - made).square().flatten(1).mean(1)
+    likeness = _standard(made) @ _standard(truth).T
+    right = (likeness.argmax(1) == torch.arange(len(truth))).double() * 100
+    each = {"mse": error, "correlation": likeness.diagonal(), "found": right}
+    return {
+        name: interval(values.double().numpy(), seed=seed, resamples=resamples).model_dump()
+        for name, values in each.items()
+    }
+
+
+def loaded(source: str, count: int, *, seed: int) -> Tensor:
+    """[count, 3, 64, 64] in [-1, 1]: of toybox, or of a folder's first pictures in the order of
+    their names. Raises DataError where there are fewer."""
+    if source == "toybox":
+        arrays = []
+        for number in range(count):
+            draw = rng(seed, "angles", "scene", number)
+            arrays.append(render(sample_scene(draw), draw))
+    else:
+        arrays = [np.asarray(_square(path)) for path in _files(Path(source), count)]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def sheet(truth: Tensor, decoded: dict[str, Tensor]) -> Image.Image:
+    """One row for the pictures and one for what each way of decoding leaves of them."""
+    rows: Sequence[tuple[str, Tensor]] = [("picture", truth), *decoded.items()]
+    words, gap = 130, 4
+    width = words + len(truth) * (PX + gap)
+    page = Image.new("RGB", (width, len(rows) * (PX + gap) + gap), "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
+    for row, (name, some) in enumerate(rows):
+        y = gap + row * (PX + gap)
+        draw.text((6, y + PX // 2 - 7), name, fill="#1d2327", font=font)
+        for column, picture in enumerate(some[: len(truth)]):
+            page.paste(_picture(picture), (words + column * (PX + gap), y))
+    return page
+
+
+def _standard(some: Tensor) -> Tensor:
+    """[n, pixels], each of mean 0 and length 1; a picture without contrast stays 0."""
+    flat = some.flatten(1)
+    flat = flat - flat.mean(1, keepdim=True)
+    return flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-9)
+
+
+def _picture(pixels: Tensor) -> Image.Image:
+    array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)
+    return Image.fromarray(array.contiguous().numpy())
+
+
+def _files(folder: Path, count: int) -> list[Path]:
+    found = sorted(pictures(folder)) if folder.is_dir() else []
+    if len(found) < count:
+        raise DataError(
+            f"{folder} must have {count} pictures ({HELD_OUT} of them to be held out), but has "
+            f"{len(found)}. Lower --count."
+        )
+    return found[:count]
+
+
+def _square(path: Path) -> Image.Image:
+    """Squeezed to 64x64, as the released script does."""
+    picture = open_picture(path, max_pixels=MOST_PIXELS)
+    return picture.resize((PX, PX), Image.Resampling.BILINEAR)

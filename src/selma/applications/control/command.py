@@ -1,0 +1,75 @@
+"""`selma control`: pictures drawn by a signal."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from selma.console import Config, Folder, load
+
+control = typer.Typer(
+    help="Pictures drawn by a signal: edges, maps of classes, landmarks, ... (OFT's control).",
+    no_args_is_help=True,
+)
+Tables = Annotated[
+    list[str] | None,
+    typer.Option("--table", help="methods, blocks or magnitudes; all if left out."),
+]
+
+
+@control.command("prepare")
+def prepare_control(config: Config, folder: Folder = None) -> None:
+    """Make pictures, signals and prompts ready: squares of one size, captions where asked for."""
+    from selma.applications.control import pipeline
+
+    for split, samples in pipeline.prepare(load(config, folder)).items():
+        typer.echo(f"{split}: {len(samples)} pictures, {samples[0].image.parent.parent}")
+
+
+@control.command("train")
+def train_control(config: Config, folder: Folder = None) -> None:
+    """Train the network on the prepared pictures, and its magnitudes if they are set."""
+    from selma.applications.control import pipeline
+
+    typer.echo(f"Control network: {pipeline.train(load(config, folder)).folder}")
+
+
+@control.command("draw")
+def draw_control(config: Config, folder: Folder = None) -> None:
+    """Draw the validation pictures by their signals, and without."""
+    from selma.applications.control import pipeline
+
+    for name, place in pipeline.draw(load(config, folder)).items():
+        typer.echo(f"{name}: {place}")
+
+
+@control.command("score")
+def score_control(config: Config, folder: Folder = None) -> None:
+    """Score how well the drawn pictures keep to their signals; write the page on it."""
+    from rich.console import Console
+
+    from selma.applications.control import pipeline
+    from selma.applications.control.page import print_card
+
+    card, page = pipeline.score(load(config, folder))
+    print_card(card, Console())
+    typer.echo(f"Page: {page}")
+
+
+@control.command("compare")
+def compare_control(config: Config, folder: Folder = None, table: Tables = None) -> None:
+    """Train, draw and score every network of the OFT paper's tables 2 to 4; write the page."""
+    from rich.console import Console
+
+    from selma.applications.control import pipeline
+    from selma.applications.control.page import print_card
+
+    cards, page = pipeline.compare(load(config, folder), pipeline.tables_of(table))
+    for card in cards:
+        print_card(card, Console())
+    typer.echo(f"Page: {page}")
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(control, name="control")

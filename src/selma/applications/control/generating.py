@@ -1,0 +1,109 @@
+"""Pictures drawn by a signal: one seed for each, the same for every model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selma.applications.control.records import Controlled, ControlSample
+from selma.applications.control.settings import ControlDrawing, Signal
+from selma.config.networks import BaseConfig
+from selma.images.generating import Before, Job, draw_missing, drawing_recipe, refuse_twins
+from selma.randomness import seed_for
+from selma.workspace import SCORES, Workspace, file_sha256, inside, recipe_key
+
+if TYPE_CHECKING:
+    from selma.backbones.text_to_image import TextToImage
+
+
+def draw_control(
+    samples: Sequence[ControlSample],
+    trained: Controlled | None,
+    drawing: ControlDrawing,
+    folder: Workspace,
+    *,
+    signal: Signal,
+    base: BaseConfig,
+    seed: int,
+    model: Callable[[], TextToImage],
+) -> Path:
+    """The folder `5-scores/control/<signal>/pictures/<label>` with a `<sample id>.png` for each
+    sample; label "base" where nothing is trained, which draws by the prompts alone.
+
+    `model` is called only if a picture is missing.
+    """
+    name = "base" if trained is None else trained.label
+    rows = [[s.id, s.text, None if trained is None else file_sha256(s.hint)] for s in samples]
+    recipe = {
+        **drawing_recipe(base, steps=drawing.steps, guidance=drawing.guidance, seed=seed),
+        "sampler": drawing.sampler,
+        "network": None if trained is None else trained.key,
+        "samples": recipe_key({"rows": rows}),
+    }
+    item = folder.item(SCORES, "control", signal, "pictures", name, recipe=recipe)
+    if item.done:
+        return item.path
+    path = item.begin()
+    jobs = [
+        Job(inside(path, f"{s.id}.png"), s.text, seed_for(seed, "control", s.id)) for s in samples
+    ]
+    refuse_twins(jobs)
+    hints = {job.path: sample.hint for job, sample in zip(jobs, samples, strict=True)}
+
+    @contextmanager
+    def steered(model: TextToImage, missing: Sequence[Job]) -> Iterator[Before | None]:
+        with sampled(model, drawing), _controlled(model, trained) as steering:
+            if steering is None:
+                yield None
+                return
+
+            from selma.applications.control.networks import read_hints
+
+            def show(positions: Sequence[int]) -> None:
+                paths = [hints[missing[i].path] for i in positions]
+                steering.show(read_hints(paths, px=model.image_px))
+
+            yield show
+
+    spent = draw_missing(
+        jobs,
+        f"drawing by {signal}: {name}",
+        model=model,
+        adapter=None,
+        steps=drawing.steps,
+        guidance=drawing.guidance,
+        batch_size=drawing.batch_size,
+        steered=steered,
+    )
+    folder.journal(SCORES, what=f"drawing by {signal}: {name}", seconds=spent["seconds"])
+    item.finish([job.path for job in jobs], {"pictures": len(jobs)})
+    return item.path
+
+
+@contextmanager
+def sampled(model: TextToImage, drawing: ControlDrawing) -> Iterator[None]:
+    """While the block runs, the model draws with the sampler that is asked for."""
+    if drawing.sampler == "base":
+        yield
+        return
+    from diffusers import DDIMScheduler
+
+    before = model.pipe.scheduler
+    # diffusers' default would cut x0 to [-1, 1], which latents are not.
+    model.pipe.scheduler = DDIMScheduler.from_config(
+        before.config, clip_sample=bool(before.config.get("clip_sample", False))
+    )
+    try:
+        yield
+    finally:
+        model.pipe.scheduler = before
+
+
+def _controlled(model: TextToImage, trained: Controlled | None) -> AbstractContextManager[Any]:
+    if trained is None:
+        return nullcontext()
+    from selma.applications.control.network_files import controlled, load
+
+    return controlled(model, load(trained.folder))

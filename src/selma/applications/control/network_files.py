@@ -1,0 +1,171 @@
+"""Control networks as files: branch or ControlNet, and the adapter beside it, with settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from selma.adapters import names
+from selma.adapters.applying import changes_of
+from selma.adapters.files import OUR_KEY, Lineage, as_json, given, lineage_json, write_safetensors
+from selma.adapters.rotations import ROLES, RotationFile, Turn, sorted_layers, turn_of
+from selma.applications.control import networks
+from selma.errors import AdapterError
+
+if TYPE_CHECKING:
+    from selma.backbones.text_to_image import TextToImage
+
+FILE = "control.safetensors"
+KEY = "selma_control"
+NETWORK, ADAPTER = "control.", f"{names.UNET}."
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class ControlFile:
+    """What a file holds."""
+
+    path: Path
+    about: Mapping[str, Any]
+    """kind, signal, halvings, adapter (its settings, or None)."""
+    network: Mapping[str, Tensor]
+    adapter: Mapping[str, Tensor]
+    """By the names of training, as in "<module>.oft_generator"; empty if there is none."""
+    lineage: Lineage
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were trained."""
+        return sum(t.numel() for part in (self.network, self.adapter) for t in part.values())
+
+    @property
+    def turns(self) -> RotationFile | None:
+        """The adapter as changes of weights, LoRA among them; None if there is none."""
+        layers: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in self.adapter.items():
+            role = next((r for r in ROLES if name.endswith(f".{r}")), None)
+            if role is None:
+                raise AdapterError(f"{self.path}: {name} is no tensor of LoRA or OFT.")
+            key = f"{names.UNET}.{name.removesuffix(f'.{role}')}"
+            layers.setdefault(key, {})[role] = tensor.float()
+        if not layers:
+            return None
+
+        def give(key: str) -> Turn:
+            turn = turn_of(layers[key], path=self.path, key=key)
+            if turn.low_rank is None:
+                return turn
+            a, b = turn.low_rank
+            return Turn(low_rank=(a, self._scale(len(a)) * b))
+
+        return RotationFile(self.path, "selma", sorted_layers(layers), give, self.lineage)
+
+    def _scale(self, rank: int) -> float:
+        alpha = (self.about["adapter"] or {}).get("alpha")
+        return 1.0 if alpha is None else float(alpha) / rank
+
+
+def save(
+    path: Path,
+    network: Mapping[str, Tensor],
+    adapter: Mapping[str, Tensor],
+    *,
+    about: Mapping[str, Any],
+    lineage: Lineage,
+) -> None:
+    """Writes one file, whole or nothing; equal tensors give equal bytes."""
+    tensors = {NETWORK + name: tensor for name, tensor in network.items()}
+    tensors |= {ADAPTER + name: tensor for name, tensor in adapter.items()}
+    metadata = {
+        "format": "pt",
+        OUR_KEY: lineage_json(lineage),
+        KEY: as_json({"version": VERSION, **about}),
+    }
+    write_safetensors(path, given(tensors), metadata=metadata)
+
+
+def load(place: Path) -> ControlFile:
+    """The network in a file, or in a folder that holds one by our name. Raises AdapterError."""
+    path = place / FILE if place.is_dir() else place
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about = json.loads(metadata[KEY])
+        told = json.loads(metadata.get(OUR_KEY, "{}"))
+        if about["version"] != VERSION or about["kind"] not in ("branch", "controlnet"):
+            raise ValueError(f"it is {about['kind']}, version {about['version']}")
+        about["halvings"] = int(about["halvings"])
+        about["signal"] = str(about["signal"])
+        about.setdefault("adapter", None)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise AdapterError(
+            f"{path} must be a control network as selma writes it (control.safetensors), but "
+            f"cannot be read as one: {error!r}."
+        ) from error
+    return ControlFile(
+        path=path,
+        about=about,
+        network=_part(tensors, NETWORK),
+        adapter=_part(tensors, ADAPTER),
+        lineage=Lineage(told.get("base"), told.get("made_by") or {}),
+    )
+
+
+@contextmanager
+def controlled(model: TextToImage, file: ControlFile) -> Iterator[networks.Steering]:
+    """While the block runs, the model draws by the signals that what it yields is shown; then it is
+    what it was, bit for bit. Raises AdapterError if the file is of another model."""
+    network = restored(model, file).to(model.device)
+    steering = networks.Steering(network)
+    with model.replaced(_changes(model, file)), steering.within(model.pipe.unet):
+        yield steering
+
+
+def restored(model: TextToImage, file: ControlFile) -> nn.Module:
+    """The network with the file's weights, frozen. Raises AdapterError."""
+    if file.about["halvings"] != networks.halvings_of(model.pipe):
+        raise AdapterError(
+            f"{file.path} is for pictures {2 ** file.about['halvings']} times their latents, but "
+            f"this base's are {model.pipe.vae_scale_factor} times. It was made for another model."
+        )
+    halvings = file.about["halvings"]
+    network = networks.empty_network(file.about["kind"], model.pipe.unet, halvings=halvings)
+    try:
+        network.load_state_dict(dict(file.network))
+    except RuntimeError as error:
+        raise AdapterError(
+            f"{file.path} does not fit this base: {str(error).splitlines()[-1].strip()} It was "
+            "made for another model."
+        ) from error
+    return network.requires_grad_(False).eval()
+
+
+def _changes(model: TextToImage, file: ControlFile) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Module → what the adapter makes of its weight. Raises AdapterError where one is missing."""
+    turns = file.turns
+    if turns is None:
+        return {}
+    modules = {names.split(key)[1]: change for key, change in changes_of(turns).items()}
+    there = {name.removesuffix(".weight") for name, _ in model.pipe.unet.named_parameters()}
+    if missing := sorted(modules.keys() - there):
+        raise AdapterError(
+            f"{file.path} changes {missing[0]}, which this UNet has not. It was made for another "
+            "model."
+        )
+    return modules
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -1,0 +1,158 @@
+"""What makes a UNet draw by a signal: OFT's control branch (arXiv:2306.07280) or a ControlNet.
+
+The branch is what the released code has without its dead parts: a small encoder of the signal,
+whose last convolution starts at zero, added once to what the UNet's first convolution gives. That
+reaches the first skip connection, too. Nothing else of the UNet is copied or touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from selma.errors import DataError, ModelError
+from selma.image_files import open_picture
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+Kind = Literal["branch", "controlnet"]
+
+WIDTHS = (16, 32, 96, 256)
+"""Channels of the encoder after each halving, as released."""
+
+
+def new_network(kind: Kind, unet: UNet2DConditionModel, *, halvings: int, seed: int) -> nn.Module:
+    """The network at its start, float32 on the CPU: it changes no picture yet.
+
+    halvings: how often a latent's side halves a picture's; at most 3. Raises ModelError.
+    """
+    widths = widths_of(halvings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _made(kind, unet, widths, copied=True).float()
+
+
+def empty_network(kind: Kind, unet: UNet2DConditionModel, *, halvings: int) -> nn.Module:
+    """The same with any weights, to be filled from a file."""
+    return _made(kind, unet, widths_of(halvings), copied=False).float()
+
+
+def widths_of(halvings: int) -> tuple[int, ...]:
+    if not 1 <= halvings < len(WIDTHS):
+        raise ModelError(
+            f"A signal is made smaller by 2, 4 or 8 on its way to the latents, but this base's "
+            f"pictures are {2**halvings} times their latents."
+        )
+    return WIDTHS[: halvings + 1]
+
+
+def halvings_of(pipe: Any) -> int:
+    """How often the autoencoder halves a picture's side."""
+    return int(pipe.vae_scale_factor).bit_length() - 1
+
+
+class Steering:
+    """A network at work in a UNet, and the signals of the pictures that are being drawn."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self._hints: Tensor | None = None
+        self._features: Tensor | None = None
+
+    def show(self, hints: Tensor) -> None:
+        """From now on the UNet draws by these. [b, 3, h, w] in [0, 1], one for each sample; a batch
+        of a multiple of b (guidance's two halves) takes them again and again."""
+        some = next(self.network.parameters())
+        self._hints, self._features = hints.to(some.device, some.dtype), None
+
+    @contextmanager
+    def within(self, unet: UNet2DConditionModel) -> Iterator[None]:
+        """While the block runs, the UNet is steered."""
+        from diffusers import ControlNetModel
+
+        if isinstance(self.network, ControlNetModel):
+            hook = unet.register_forward_pre_hook(self._copied, with_kwargs=True)
+        else:
+            hook = unet.conv_in.register_forward_hook(self._added)
+        try:
+            yield
+        finally:
+            hook.remove()
+            self._hints = self._features = None
+
+    def _added(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        """The branch's way: once to the first features."""
+        features = self._features
+        if features is None:
+            features = self.network(self._required())
+            if not torch.is_grad_enabled():  # all steps of a picture see the same
+                self._features = features
+        return output + _as_many(features, len(output)).to(output.dtype)
+
+    def _copied(self, unet: nn.Module, args: Any, given: dict[str, Any]) -> tuple[Any, Any]:
+        """ControlNet's way: to every skip connection, from a copy of the encoder."""
+        sample, timestep = args
+        dtype = next(self.network.parameters()).dtype
+        added = given.get("added_cond_kwargs")
+        down, middle = self.network(
+            sample.to(dtype),
+            timestep,
+            encoder_hidden_states=given["encoder_hidden_states"].to(dtype),
+            controlnet_cond=_as_many(self._required(), len(sample)),
+            added_cond_kwargs=added and {name: value.to(dtype) for name, value in added.items()},
+            return_dict=False,
+        )
+        residuals = {
+            "down_block_additional_residuals": tuple(part.to(sample.dtype) for part in down),
+            "mid_block_additional_residual": middle.to(sample.dtype),
+        }
+        return args, {**given, **residuals}
+
+    def _required(self) -> Tensor:
+        if self._hints is None:
+            raise ModelError("The UNet is steered, but was shown no signal; call show first.")
+        return self._hints
+
+
+def read_hints(paths: Sequence[Path], *, px: int) -> Tensor:
+    """Signals [b, 3, px, px] in [0, 1] out of their pictures. Raises DataError for a damaged one,
+    or one of another size."""
+    each = []
+    for path in paths:
+        picture = open_picture(path, max_pixels=px**2)
+        if picture.size != (px, px):
+            raise DataError(f"{path} must be {px}x{px} as the base draws, but is {picture.size}.")
+        each.append(torch.from_numpy(np.array(picture)))
+    return torch.stack(each).permute(0, 3, 1, 2).float() / 255
+
+
+def _made(
+    kind: Kind, unet: UNet2DConditionModel, widths: tuple[int, ...], *, copied: bool
+) -> nn.Module:
+    if kind == "controlnet":
+        from diffusers import ControlNetModel
+
+        network: nn.Module = ControlNetModel.from_unet(
+            unet, conditioning_embedding_out_channels=widths, load_weights_from_unet=copied
+        )
+        return network
+    # ControlNet's own encoder of signals is the released branch, layer by layer.
+    from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
+
+    first = unet.config.block_out_channels[0]
+    branch: nn.Module = ControlNetConditioningEmbedding(first, block_out_channels=widths)
+    return branch
+
+
+def _as_many(rows: Tensor, count: int) -> Tensor:
+    """The rows again and again up to `count`, which is a multiple of theirs."""
+    if count % len(rows):
+        raise ModelError(f"{count} samples cannot be drawn by {len(rows)} signals.")
+    return rows.repeat(count // len(rows), *[1] * (rows.dim() - 1))

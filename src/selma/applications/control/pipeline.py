@@ -1,0 +1,301 @@
+"""Control's flow (OFT, arXiv:2306.07280): signals → networks → pictures → scores, in one folder.
+
+It stands beside the six stages, with the run's own base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selma.applications.control.records import ControlCard, Controlled, ControlSample
+from selma.applications.control.settings import (
+    TABLES,
+    BranchNetwork,
+    ControlNetNetwork,
+    ControlSettings,
+    MagnitudeFitting,
+    Method,
+    NetworkConfig,
+    Signal,
+    Table,
+    ToyboxPictures,
+    label_of,
+    turns,
+)
+from selma.config import RunConfig
+from selma.config.adapters import OftConfig
+from selma.errors import ConfigError
+from selma.finished import Finished
+from selma.pipeline import Stages, opened
+from selma.preflight import check
+from selma.runfile import portable
+from selma.workspace import EXPERTS, IMAGES, REPORT, SCORES, Workspace
+
+if TYPE_CHECKING:
+    from selma.applications.control.page import Shown
+    from selma.applications.control.scoring import Drawn
+    from selma.applications.control.sources import Split
+
+
+def prepare(config: RunConfig) -> dict[Split, list[ControlSample]]:
+    """Split → pictures with their signals."""
+    with opened(config, make=[IMAGES], checked=[]) as this:
+        return _samples(this, _settings(config), this.folder)
+
+
+def train(config: RunConfig) -> Controlled:
+    """The network, trained on what `prepare` left; with magnitudes the second stage's."""
+    settings = _settings(config)
+    with opened(config, make=[EXPERTS], checked=[]) as this:
+        return _trained(this, settings, this.folder)
+
+
+def draw(config: RunConfig) -> dict[str, Path]:
+    """Model → folder with its picture of each validation sample: "base", and the trained ones. Each
+    of the processes that were launched draws a part."""
+    settings = _settings(config)
+    with opened(config, make=[SCORES], checked=[], several=True) as this:
+        drawn = _drawn(this, settings, _stages_of(settings), make=this.folder)
+        return {one.model: one.folder for one in drawn if one.folder is not None}
+
+
+def score(config: RunConfig) -> tuple[ControlCard, Path]:
+    """The card, and the page on it."""
+    from selma.applications.control.scoring import require_reader
+
+    settings = _settings(config)
+    with opened(config, make=[SCORES, REPORT], checked=[]) as this:
+        require_reader(settings.scores, settings.data.signal)
+        drawn = _drawn(this, settings, _stages_of(settings), make=Finished(this.folder.root))
+        card = _card(this, settings, drawn, reference="base")
+        return card, _page(this, [_shown(this, settings, card, drawn)])
+
+
+def compare(config: RunConfig, tables: Sequence[Table] = TABLES) -> tuple[list[ControlCard], Path]:
+    """One card for each signal with every network of the paper's tables, and the page on them.
+
+    Whatever is missing is prepared, trained, drawn and scored; what is there is not made again.
+    """
+    from selma.applications.control.scoring import require_reader
+
+    settings = _settings(config)
+    plan = planned(settings, tables)
+    # Whatever would stop it later is looked for before anything is trained.
+    variants = {signal: variants_of(rows) for signal, rows in plan.items()}
+    for network in unique(one.network for some in variants.values() for one in some):
+        one = settings.model_copy(update={"network": network, "magnitudes": None})
+        check(config.model_copy(update={"control": one}), [])
+    for signal in plan:
+        require_reader(settings.scores, signal)
+    found = []
+    with opened(config, make=[IMAGES, EXPERTS, SCORES, REPORT], checked=[]) as this:
+        for signal in plan:
+            _samples(this, _on(settings, signal), this.folder)
+        for signal, rows in plan.items():
+            mine = _on(settings, signal)
+            for variant in variants[signal]:
+                _trained(this, variant, this.folder)
+            drawn = _drawn(this, mine, variants[signal], make=this.folder)
+            card = _card(this, mine, drawn, reference=label_of(mine.network))
+            groups = [(table, [full_label(one) for one in some]) for table, some in rows.items()]
+            found.append(_shown(this, mine, card, drawn, groups=groups))
+        return [one.card for one in found], _page(this, found)
+
+
+def tables_of(names: Sequence[str] | None) -> Sequence[Table]:
+    """The tables that these names mean; all for none. Raises ConfigError."""
+    if unknown := sorted(set(names or ()) - set(TABLES)):
+        raise ConfigError(f"Tables are {', '.join(TABLES)}, but {unknown[0]!r} came.")
+    return [table for table in TABLES if not names or table in names]
+
+
+def planned(
+    settings: ControlSettings, tables: Sequence[Table]
+) -> dict[Signal, dict[Table, list[ControlSettings]]]:
+    """Signal → table → the settings of each network in it, in the paper's order."""
+    wanted, main = settings.tables, settings.model_copy(update={"magnitudes": None})
+    found: dict[Signal, dict[Table, list[ControlSettings]]] = {}
+    if "methods" in tables:
+        each = (
+            ControlNetNetwork(),
+            BranchNetwork(adapter=wanted.lora),
+            BranchNetwork(adapter=wanted.coft),
+            main.network,
+        )
+        for signal in wanted.signals:
+            found[signal] = {"methods": [_rated(_on(main, signal), n) for n in unique(each)]}
+    on_other = _on(main, wanted.other_signal)
+    other = found.setdefault(wanted.other_signal, {})
+    if "blocks" in tables:
+        adapters = [OftConfig(blocks=n, targets="attention+geglu") for n in wanted.blocks]
+        other["blocks"] = [_rated(on_other, BranchNetwork(adapter=a)) for a in adapters]
+    if "magnitudes" in tables:
+        if not turns(main.network):
+            raise ConfigError(
+                "Table 4 fits magnitudes to rotations, but control.network has none. Set its "
+                "adapter to oft or coft, or leave the table out."
+            )
+        first = _rated(on_other, main.network)
+        fitting = settings.magnitudes or MagnitudeFitting()
+        other["magnitudes"] = [first, first.model_copy(update={"magnitudes": fitting})]
+    return {signal: rows for signal, rows in found.items() if rows}
+
+
+def variants_of(rows: Mapping[Table, Sequence[ControlSettings]]) -> list[ControlSettings]:
+    """Each network of one signal's tables once. Raises ConfigError where two share a name."""
+    found = unique(variant for variants in rows.values() for variant in variants)
+    names = [full_label(variant) for variant in found]
+    if twins := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(
+            f"Two networks with different settings would both be called {twins[0]!r}. Make "
+            "control.network and control.tables agree."
+        )
+    return found
+
+
+def unique(some: Iterable[Any]) -> list[Any]:
+    """Each once, in the order of the first."""
+    found: list[Any] = []
+    for one in some:
+        if one not in found:
+            found.append(one)
+    return found
+
+
+def full_label(settings: ControlSettings) -> str:
+    """What the network that these settings train is called."""
+    label = label_of(settings.network)
+    return label if settings.magnitudes is None else f"{label}-magnitudes"
+
+
+def _rated(settings: ControlSettings, network: NetworkConfig) -> ControlSettings:
+    """With this network and its own learning rate, where one is set."""
+    kind: Method | None = "controlnet"
+    if isinstance(network, BranchNetwork):
+        kind = None if network.adapter is None else network.adapter.kind
+    rate = settings.training.learning_rate
+    if kind is not None:
+        rate = settings.tables.learning_rates.get(kind, rate)
+    training = settings.training.model_copy(update={"learning_rate": rate})
+    return settings.model_copy(update={"network": network, "training": training})
+
+
+def _settings(config: RunConfig) -> ControlSettings:
+    return config.control or ControlSettings()
+
+
+def _on(settings: ControlSettings, signal: Signal) -> ControlSettings:
+    data = settings.data.model_copy(update={"signal": signal})
+    return settings.model_copy(update={"data": data})
+
+
+def _stages_of(settings: ControlSettings) -> list[ControlSettings]:
+    """The network before its magnitudes are fitted, and after."""
+    first = settings.model_copy(update={"magnitudes": None})
+    return [first] if settings.magnitudes is None else [first, settings]
+
+
+def _samples(
+    this: Stages, settings: ControlSettings, folder: Workspace
+) -> dict[Split, list[ControlSample]]:
+    from selma.applications.control.preparing import prepare_control
+    from selma.backbones.base_files import own_architecture
+
+    px = own_architecture(this.config.base).image_px
+    return prepare_control(settings.data, folder, px=px, seed=this.config.seed)
+
+
+def _trained(this: Stages, settings: ControlSettings, folder: Workspace) -> Controlled:
+    from selma.applications.control.training import train_control
+
+    return train_control(
+        _samples(this, settings, Finished(this.folder.root))["train"],
+        settings,
+        folder,
+        base=this.config.base,
+        seed=this.config.seed,
+        model=this.model,
+    )
+
+
+def _drawn(
+    this: Stages,
+    settings: ControlSettings,
+    variants: Sequence[ControlSettings],
+    *,
+    make: Workspace,
+) -> list[Drawn]:
+    """The source pictures, the base's and each network's."""
+    from selma.applications.control.generating import draw_control
+    from selma.applications.control.network_files import load
+    from selma.applications.control.scoring import SOURCE, Drawn
+
+    finished = Finished(this.folder.root)
+    samples = _samples(this, settings, finished)["val"]
+
+    def pictures(trained: Controlled | None) -> Path:
+        return draw_control(
+            samples,
+            trained,
+            settings.drawing,
+            make,
+            signal=settings.data.signal,
+            base=this.config.base,
+            seed=this.config.seed,
+            model=this.model,
+        )
+
+    found = [Drawn(SOURCE, "source", None), Drawn("base", "base", pictures(None))]
+    for variant in variants:
+        trained = _trained(this, variant, finished)
+        count = load(trained.folder).parameters
+        found.append(Drawn(trained.label, "control", pictures(trained), count))
+    return found
+
+
+def _card(
+    this: Stages, settings: ControlSettings, drawn: Sequence[Drawn], *, reference: str
+) -> ControlCard:
+    from selma.applications.control.scoring import Scorer
+
+    data = settings.data
+    scorer = Scorer(
+        _samples(this, settings, Finished(this.folder.root))["val"],
+        settings.scores,
+        this.folder,
+        signal=data.signal,
+        toybox=isinstance(data.source, ToyboxPictures),
+        canny=(data.canny_low, data.canny_high),
+        seed=this.config.seed,
+    )
+    return scorer.card(drawn, reference=reference)
+
+
+def _shown(
+    this: Stages,
+    settings: ControlSettings,
+    card: ControlCard,
+    drawn: Sequence[Drawn],
+    *,
+    groups: Sequence[tuple[Table | None, Sequence[str]]] = (),
+) -> Shown:
+    """What the page tells of one signal; without groups all networks stand in one table."""
+    from selma.applications.control.page import Shown
+
+    networks = [one.model for one in drawn if one.role == "control"]
+    return Shown(
+        card=card,
+        samples=_samples(this, settings, Finished(this.folder.root))["val"],
+        pictures={one.model: one.folder for one in drawn},
+        groups=groups or [(None, networks)],
+    )
+
+
+def _page(this: Stages, shown: Sequence[Shown]) -> Path:
+    from selma.applications.control.page import write_control_page
+
+    with_defaults = this.config.model_copy(update={"control": _settings(this.config)})
+    settings = portable(with_defaults, this.folder.root)["control"]
+    return write_control_page(shown, this.folder, name=this.config.name, settings=settings)

@@ -1,0 +1,339 @@
+"""Drawn pictures → rows, one for each picture and model; rows → a card with intervals."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from selma.applications.control.conditions import (
+    Colour,
+    class_map,
+    edges,
+    is_edge,
+    read_palette,
+)
+from selma.applications.control.measures import (
+    Measure,
+    Row,
+    class_row,
+    edge_row,
+    landmark_row,
+    measures_of,
+    sums_of,
+)
+from selma.applications.control.records import ControlCard, ControlSample, ControlScore
+from selma.applications.control.settings import ControlScoring, Signal
+from selma.backbones.hub import installed
+from selma.backbones.perception.features import Features, InceptionFeatures, load_features
+from selma.backbones.perception.locating import Locator, load_locator
+from selma.backbones.perception.segmenting import Segmenter, load_segmenter
+from selma.config.scores import PreferenceConfig
+from selma.errors import DataError, ModelError
+from selma.image_files import open_picture
+from selma.progress import progress
+from selma.records.scores import Interval
+from selma.scores.distances import frechet_distance
+from selma.scores.statistics import interval_of
+from selma.toybox.conditions import PALETTE
+from selma.workspace import (
+    SCORES,
+    Workspace,
+    append_line,
+    file_sha256,
+    inside,
+    read_lines,
+    recipe_key,
+    write_json,
+)
+
+ROWS, CARD = "rows.jsonl", "card.json"
+MOST_PIXELS = 64_000_000
+SOURCE = "source"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One model's pictures."""
+
+    model: str
+    role: Literal["source", "base", "control"]
+    folder: Path | None
+    """With one <sample id>.png for each sample; None for the source pictures themselves."""
+    parameters: int | None = None
+
+    def picture(self, sample: ControlSample) -> Image.Image:
+        place = sample.image if self.folder is None else inside(self.folder, f"{sample.id}.png")
+        return open_picture(place, max_pixels=MOST_PIXELS)
+
+
+@dataclass
+class Scorer:
+    """Scores the pictures of one signal."""
+
+    samples: Sequence[ControlSample]
+    config: ControlScoring
+    folder: Workspace
+    signal: Signal
+    toybox: bool
+    """Whether the samples are toybox's, whose maps are in its own colours."""
+    canny: tuple[int, int]
+    seed: int
+
+    def card(self, drawn: Sequence[Drawn], *, reference: str | None) -> ControlCard:
+        """Every model's measures with intervals, and their differences from the reference's, paired
+        by picture. In `5-scores/control/<signal>/card.json`, too."""
+        if not self.samples:
+            raise DataError("There must be at least one picture to score, but there is none.")
+        self._require_palette()
+        rows = {one.model: self._rows(one) for one in drawn}
+        distances = self._distances(drawn)
+        against = rows.get(reference) if reference else None
+        found = ControlCard(
+            signal=self.signal,
+            pictures=len(self.samples),
+            reference=reference if against is not None else None,
+            reader=self._reader_name,
+            features=None if self.config.features is None else self._features.name,
+            models=tuple(
+                self._score(
+                    one, rows[one.model], None if one.model == reference else against, distances
+                )
+                for one in drawn
+            ),
+        )
+        path = self.folder.root / SCORES / "control" / self.signal / CARD
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, found.model_dump(mode="json"))
+        return found
+
+    def _score(
+        self,
+        one: Drawn,
+        rows: Sequence[Row],
+        against: Sequence[Row] | None,
+        distances: Mapping[str, float],
+    ) -> ControlScore:
+        measures, differences = {}, {}
+        for measure in measures_of(self.signal):
+            mine = sums_of(measure, rows, self._classes)
+            if (found := self._interval(mine, measure.value)) is not None:
+                measures[measure.name] = found
+            if against is not None and one.role != "source":
+                theirs = sums_of(measure, against, self._classes)
+                change = self._interval(np.hstack([mine, theirs]), _difference(measure))
+                if change is not None:
+                    differences[measure.name] = change
+        return ControlScore(
+            model=one.model,
+            role=one.role,
+            parameters=one.parameters,
+            measures=measures,
+            differences=differences,
+            failures=sum("error" in row and row["error"] is None for row in rows),
+            left_out=sum("iou" in row and row["iou"] is None for row in rows),
+            fid=distances.get(one.model),
+        )
+
+    def _interval(self, sums: Any, value: Callable[[Any], Any]) -> Interval | None:
+        """None where not one picture could be measured."""
+        try:
+            how = {"seed": self.seed, "resamples": self.config.resamples}
+            return interval_of(sums, value, **how)
+        except ValueError:
+            return None
+
+    def _rows(self, one: Drawn) -> list[Row]:
+        """One for each sample, in their order; what is on record is not read again."""
+        if not measures_of(self.signal):
+            return [{"id": sample.id} for sample in self.samples]
+        item = self.folder.item(
+            SCORES, "control", self.signal, "rows", one.model, recipe=self._recipe(one)
+        )
+        if not item.done:
+            path, started = item.begin(), time.monotonic()
+            kept = {row["id"] for row in read_lines(path / ROWS, repair=True)}
+            missing = [sample for sample in self.samples if sample.id not in kept]
+            what = f"reading {self.signal}: {one.model}"
+            with progress(what, total=len(self.samples), done=len(kept)) as advance:
+                for sample in missing:
+                    append_line(path / ROWS, {"id": sample.id, **self._row(one, sample)})
+                    advance()
+            item.finish([path / ROWS], {"pictures": len(self.samples)})
+            seconds = round(time.monotonic() - started, 3)
+            self.folder.journal(SCORES, what=what, seconds=seconds)
+        by_id = {row["id"]: row for row in read_lines(item.path / ROWS)}
+        return [by_id[sample.id] for sample in self.samples]
+
+    def _recipe(self, one: Drawn) -> dict[str, Any]:
+        recipe: dict[str, Any] = {
+            "signal": self.signal,
+            "pictures": _pictures_key(one, self.samples),
+        }
+        if self.signal == "canny":
+            recipe["canny"] = [*self.canny, installed("opencv-python-headless")]
+        elif self.signal == "segmentation":
+            recipe["reader"] = self._segmenter.fingerprint
+            recipe["palette"] = self._palette
+        else:
+            recipe["reader"] = self._locator.fingerprint
+        return recipe
+
+    def _row(self, one: Drawn, sample: ControlSample) -> Row:
+        picture = one.picture(sample)
+        if self.signal == "canny":
+            low, high = self.canny
+            drawn = is_edge(edges(picture, low=low, high=high))
+            return edge_row(is_edge(_hint(sample)), drawn)
+        if self.signal == "segmentation":
+            (said,) = self._segmenter.segment([picture])
+            return class_row(self._truth(sample), said, self._classes)
+        (found,) = self._locator.locate([picture], [(one.model, sample.id)])
+        truth = sample.landmarks
+        if truth is None:
+            source = Drawn(SOURCE, "source", None).picture(sample)
+            (truth,) = self._locator.locate([source], [(SOURCE, sample.id)])
+        if truth is None:
+            raise DataError(
+                f"{sample.source} has no landmarks, and the reader finds none in the source "
+                "picture. Take it out of the data, or give `landmarks` in its row."
+            )
+        return landmark_row(truth, found)
+
+    def _truth(self, sample: ControlSample) -> NDArray[np.integer]:
+        """The map's classes by their colours, or what the segmenter says of the source picture."""
+        if self._palette is None:
+            source = Drawn(SOURCE, "source", None).picture(sample)
+            (said,) = self._segmenter.segment([source])
+            return said
+        found = class_map(_hint(sample), self._palette)
+        if not (found >= 0).any():
+            raise DataError(
+                f"{sample.hint} has no colour of control.scores.palette. Name the list of colours "
+                "that the maps were made with."
+            )
+        return found
+
+    def _distances(self, drawn: Sequence[Drawn]) -> dict[str, float]:
+        """Model → FID to the source pictures; empty where it is off."""
+        if self.config.features is None or len(self.samples) < 2:
+            return {}
+        found: dict[str, float] = {}
+        for one in (one for one in drawn if one.role != "source"):
+            recipe = {
+                "features": self._features.fingerprint,
+                "pictures": _pictures_key(one, self.samples),
+                "source": _pictures_key(Drawn(SOURCE, "source", None), self.samples),
+            }
+            item = self.folder.item(SCORES, "control", self.signal, "fid", one.model, recipe=recipe)
+            if not item.done:
+                path = item.begin()
+                value = round(frechet_distance(self._seen(one), self._real), 4)
+                write_json(path / "fid.json", {"fid": value})
+                item.finish([path / "fid.json"], {"fid": value})
+            found[one.model] = float(item.summary["fid"])
+        return found
+
+    @cached_property
+    def _real(self) -> Any:
+        return self._seen(Drawn(SOURCE, "source", None))
+
+    def _seen(self, one: Drawn) -> Any:
+        return self._features.see([one.picture(sample) for sample in self.samples])
+
+    @cached_property
+    def _features(self) -> Features:
+        name, setting = self.config.features, "control.scores.features"
+        if name == "inception":
+            return InceptionFeatures()
+        if name == "toybox":
+            return load_features("toybox", setting=setting)
+        clip = PreferenceConfig(kind="clip", model=str(name), device=self.config.device, label=None)
+        return load_features(clip, setting=setting)
+
+    @cached_property
+    def _segmenter(self) -> Segmenter:
+        config = self.config
+        return load_segmenter(config.segmenter, revision=config.revision, device=config.device)
+
+    @cached_property
+    def _locator(self) -> Locator:
+        return load_locator(self.config.reader)
+
+    @cached_property
+    def _classes(self) -> int:
+        if self.signal != "segmentation":
+            return 0
+        return self._segmenter.classes
+
+    def _require_palette(self) -> None:
+        colours = self._palette if self.signal == "segmentation" else None
+        if colours is not None and len(colours) != self._classes:
+            raise DataError(
+                f"The palette must have a colour for each of the segmenter's {self._classes} "
+                f"classes, but has {len(colours)}."
+            )
+
+    @cached_property
+    def _palette(self) -> tuple[Colour, ...] | None:
+        if self.config.palette is not None:
+            return read_palette(Path(self.config.palette))
+        return PALETTE if self.toybox else None
+
+    @property
+    def _reader_name(self) -> str:
+        if self.signal == "canny":
+            return f"Canny, {self.canny[0]} to {self.canny[1]}"
+        if self.signal == "segmentation":
+            return self._segmenter.name
+        return self._locator.name if self.signal == "landmarks" else "none"
+
+
+def require_reader(config: ControlScoring, signal: Signal) -> None:
+    """Nothing, if what reads this signal is there; else ModelError or DataError. Loads nothing."""
+    if signal == "segmentation":
+        load_segmenter(config.segmenter, revision=config.revision, device=config.device)
+    elif signal == "landmarks":
+        load_locator(config.reader)
+    if config.features is not None and find_spec("torchmetrics") is None:
+        raise ModelError(
+            "FID needs the package torchmetrics: pip install 'selma[control]'. Or set "
+            "control.scores.features to null."
+        )
+    if config.features == "inception" and find_spec("torch_fidelity") is None:
+        raise ModelError(
+            "FID by Inception's features needs the package torch-fidelity: "
+            "pip install torch-fidelity. Or name other features in control.scores.features."
+        )
+
+
+def _difference(measure: Measure) -> Callable[[Any], Any]:
+    """Mine minus theirs, of both sums side by side."""
+
+    def value(totals: Any) -> Any:
+        mine, theirs = np.split(totals, 2, axis=1)
+        return measure.value(mine) - measure.value(theirs)
+
+    return value
+
+
+def _hint(sample: ControlSample) -> Image.Image:
+    return open_picture(sample.hint, max_pixels=MOST_PIXELS)
+
+
+def _pictures_key(one: Drawn, samples: Sequence[ControlSample]) -> str:
+    """Changes with any picture or signal that is compared."""
+    rows = []
+    for sample in samples:
+        place = sample.image if one.folder is None else one.folder / f"{sample.id}.png"
+        points = None if sample.landmarks is None else [p.model_dump() for p in sample.landmarks]
+        rows.append([sample.id, file_sha256(place), file_sha256(sample.hint), points])
+    return recipe_key({"rows": rows})

@@ -1,0 +1,262 @@
+"""Where pictures with signals come from: toybox, the released layouts, any imagefolder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from selma.applications.control.conditions import placed_points
+from selma.applications.control.settings import (
+    ConditionedFolder,
+    ControlData,
+    ReleasedFolder,
+    Signal,
+    ToyboxPictures,
+)
+from selma.errors import ConfigError, DataError
+from selma.image_files import open_picture
+from selma.images.pairs import TEXTS, metadata, rows
+from selma.randomness import rng
+from selma.records.landmarks import Landmark
+from selma.toybox import conditions as toybox
+from selma.toybox.benchmark import exam_texts
+from selma.toybox.captions import STYLES, caption
+from selma.toybox.drawing import compose
+from selma.toybox.scenes import COLOURS, Placed, Scene, place, sample_scene, without
+from selma.workspace import file_sha256, inside, read_lines
+
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
+
+FOLDERS: dict[Signal, str] = {
+    "canny": "canny",
+    "segmentation": "segm",
+    "landmarks": "landmark",
+    "depth": "depth",
+    "densepose": "densepose",
+    "sketch": "sketch",
+}
+"""What the released layout calls a signal's folder. Without canny's, edges are found."""
+CELEBA_PX = 1024  # in which its landmarks are given
+MOST_PIXELS = 64_000_000
+_UNSAID = {"colour": 0.1, "size": 0.5, "relation": 0.2, "background": 0.2}
+_GRID_PX = 8  # where toybox's base saw objects
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A picture as its source has it, of any size."""
+
+    name: str
+    """What names it in its source; no path of this machine."""
+    picture: Callable[[], Image.Image]
+    hint: Callable[[], Image.Image] | None
+    """The signal as a picture; None where it is to be found in the picture itself."""
+    text: str | None
+    landmarks: tuple[Landmark, ...] | None = None
+
+
+def candidates(data: ControlData, split: Split, *, seed: int) -> Iterator[Candidate]:
+    """All of one split, in the source's order. Raises DataError or ConfigError."""
+    match data.source:
+        case ToyboxPictures() as source:
+            yield from _toybox(source, data.signal, split, seed)
+        case ReleasedFolder(folder=folder):
+            root = _folder(folder)
+            celeba = root / "celeba-hq-img"
+            yield from (_celeba if celeba.is_dir() else _released)(root, data.signal, split)
+        case ConditionedFolder() as source:
+            yield from _conditioned(source, data.signal, split, seed)
+
+
+def source_digest(data: ControlData) -> str | None:
+    """Changes with the source's texts, and with names and sizes of its pictures; names no path.
+    None for toybox, which its seed and its version say all about."""
+    if isinstance(data.source, ToyboxPictures):
+        return None
+    total, root = hashlib.sha256(), _folder(data.source.folder)
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        label = path.relative_to(root).as_posix()
+        text = path.suffix.lower() in TEXTS
+        total.update(f"{label} {file_sha256(path) if text else path.stat().st_size}\n".encode())
+    return total.hexdigest()
+
+
+def _toybox(source: ToyboxPictures, signal: Signal, split: Split, seed: int) -> Iterator[Candidate]:
+    """Scenes with captions; none of an exam's texts is among them, none is in both splits."""
+    if signal not in ("canny", "segmentation", "landmarks"):
+        raise ConfigError(
+            f"toybox has canny, segmentation and landmarks, but control.data.signal is {signal!r}."
+        )
+    seen, wanted = set(exam_texts()), source.val + (source.train if split == "train" else 0)
+    made = number = 0
+    while made < wanted:  # the first are val, whatever the number of the others
+        number += 1
+        if number > 1000 * wanted:
+            raise DataError(f"toybox has not as many as {wanted} different scenes for this seed.")
+        draw = rng(seed, "control", number)
+        scene = sample_scene(draw)
+        said = without(scene, rng=draw, drop=_UNSAID)
+        text = caption(said, draw.choice(STYLES), draw)
+        if text.lower() in seen:
+            continue
+        seen.add(text.lower())
+        made += 1
+        if (split == "val") == (made <= source.val):
+            yield _scene(f"toybox scene {number} of seed {seed}", scene, text, signal, seed, number)
+
+
+def _scene(name: str, scene: Scene, text: str, signal: Signal, seed: int, number: int) -> Candidate:
+    assert scene.background is not None  # a sampled scene leaves nothing open
+    placed = place(scene, rng(seed, "control", number, "places"), grid_px=_GRID_PX)
+    points = toybox.landmarks(placed)
+    hint: dict[str, Callable[[], Image.Image]] = {
+        "segmentation": partial(toybox.class_picture, scene.background, placed),
+        "landmarks": partial(toybox.landmark_picture, points),
+    }
+    picture = partial(_painted, scene.background, placed)
+    return Candidate(name, picture, hint.get(signal), text, points)
+
+
+def _painted(background: str, placed: list[Placed]) -> Image.Image:
+    array = compose(
+        background, [(p.kind, COLOURS[p.colour], p.side_px, p.left_px, p.top_px) for p in placed]
+    )
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _released(root: Path, signal: Signal, split: Split) -> Iterator[Candidate]:
+    """<split>/color/, <split>/<signal>/ and a row {source, target, prompt} for each picture; the
+    names begin with "source/" and "target/", which are no folders. The released code never looks at
+    the target's name: the picture is called as its signal is."""
+    folder = root / split
+    hints = folder / FOLDERS[signal]
+    if signal != "canny" and not hints.is_dir():
+        raise DataError(f"{hints} must be a folder of signals, but is none.")
+    for row in read_lines(_prompts(root, split)):
+        source, target = (_below(row.get(key), root) for key in ("source", "target"))
+        found = None
+        if hints.is_dir():
+            found = partial(open_picture, inside(hints, source), max_pixels=MOST_PIXELS)
+        picture = inside(folder / "color", target)
+        if not picture.is_file():
+            picture, target = inside(folder / "color", source), source
+        yield Candidate(
+            f"{split}/{target}",
+            partial(open_picture, picture, max_pixels=MOST_PIXELS),
+            found,
+            _text(row.get("prompt")),
+        )
+
+
+def _celeba(root: Path, signal: Signal, split: Split) -> Iterator[Candidate]:
+    """celeba-hq-img/, celeba-hq-landmark2d_cond_512/ and one line that lists {image, prompt}."""
+    if signal not in ("landmarks", "canny"):
+        raise ConfigError(f"CelebA has landmarks, but control.data.signal is {signal!r}.")
+    path = _prompts(root, split)
+    try:
+        listed = json.loads(path.read_text("utf-8"))
+        given = [(str(row["image"]), row.get("prompt")) for row in listed]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path} must be a list of {{image, prompt}}, but: {error!r}.") from error
+    for name, text in given:
+        stem = Path(name).stem
+        hint = None
+        if signal == "landmarks":
+            place_ = inside(root / "celeba-hq-landmark2d_cond_512", f"{stem}.png")
+            hint = partial(open_picture, place_, max_pixels=MOST_PIXELS)
+        yield Candidate(
+            name,
+            partial(open_picture, inside(root / "celeba-hq-img", name), max_pixels=MOST_PIXELS),
+            hint,
+            _text(text),
+            _celeba_points(inside(root / "celeba-hq-landmark2d", f"{stem}.txt")),
+        )
+
+
+def _celeba_points(path: Path) -> tuple[Landmark, ...] | None:
+    if not path.is_file():
+        return None
+    try:
+        points = np.loadtxt(path, ndmin=2)[:, :2].tolist()
+    except (ValueError, IndexError) as error:
+        raise DataError(f"{path} must have a point x y in each line, but: {error}.") from error
+    return placed_points(points, CELEBA_PX)
+
+
+def _conditioned(
+    source: ConditionedFolder, signal: Signal, split: Split, seed: int
+) -> Iterator[Candidate]:
+    root = _folder(source.folder)
+    train = root / "train" if (root / "train").is_dir() else root
+    apart = next((root / name for name in ("val", "validation") if (root / name).is_dir()), None)
+    folder = train if split == "train" or apart is None else apart
+    found = list(rows(folder, ("file_name",)))
+    if apart is None:
+        order = list(range(len(found)))
+        rng(seed, "control", "held out").shuffle(order)
+        held = set(order[: source.val])
+        found = [row for n, row in enumerate(found) if (n in held) == (split == "val")]
+    for row in found:
+        hint = None
+        if (name := row.get(source.conditioning)) is not None:
+            hint = partial(open_picture, inside(folder, str(name)), max_pixels=MOST_PIXELS)
+        elif signal != "canny":
+            raise DataError(
+                f"{metadata(folder)} must name a picture of the signal as "
+                f"{source.conditioning!r} in each row, but {row['file_name']!r} has none. Set "
+                "control.data.source.conditioning to the column's name."
+            )
+        yield Candidate(
+            f"{folder.name}/{row['file_name']}",
+            partial(open_picture, inside(folder, row["file_name"]), max_pixels=MOST_PIXELS),
+            hint,
+            _text(row.get(source.text)),
+            _points(row, folder),
+        )
+
+
+def _points(row: dict[str, Any], folder: Path) -> tuple[Landmark, ...] | None:
+    """A row's own `landmarks`: a list of {name, x, y}, 0..1."""
+    given = row.get("landmarks")
+    if given is None:
+        return None
+    try:
+        return tuple(Landmark.model_validate(point) for point in given)
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{metadata(folder)}: landmarks must be a list of name, x, y: {error}"
+        ) from error
+
+
+def _prompts(root: Path, split: Split) -> Path:
+    name = f"prompt_{split}_blip.json"
+    for path in (root / split / name, root / name):
+        if path.is_file():
+            return path
+    raise DataError(f"{root} must have {split}/{name} or {name}, but has neither.")
+
+
+def _below(name: object, root: Path) -> str:
+    """A picture's name without the word before its first slash."""
+    if not isinstance(name, str) or not name.partition("/")[2]:
+        raise DataError(f"{root}: a row needs source/NAME and target/NAME, but has {name!r}.")
+    return name.partition("/")[2]
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _folder(name: str) -> Path:
+    if not Path(name).is_dir():
+        raise DataError(f"control.data.source.folder: {name} must be a folder, but is none.")
+    return Path(name)

@@ -1,0 +1,373 @@
+"""Training by a signal, in the one loop of `experts.training`: a control network and, beside OFT's
+branch, the adapter in the UNet; then, if asked for, the magnitudes alone."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import ControlNetModel
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+
+from selma.adapters import oft
+from selma.adapters.files import Lineage
+from selma.adapters.kinds import KINDS
+from selma.adapters.rotations import GENERATOR, MAGNITUDES
+from selma.applications.control import network_files
+from selma.applications.control.networks import (
+    Steering,
+    halvings_of,
+    new_network,
+    read_hints,
+)
+from selma.applications.control.records import Controlled, ControlSample
+from selma.applications.control.settings import (
+    BranchNetwork,
+    ControlSettings,
+    ControlTraining,
+    NetworkConfig,
+    label_of,
+)
+from selma.config.adapters import AdapterConfig, RotationConfig
+from selma.config.networks import BaseConfig
+from selma.errors import DataError
+from selma.experts.encoding import Encoded, encode_pairs
+from selma.experts.finishing import finish
+from selma.experts.learners import Learner, denoising, plain_attention
+from selma.experts.recipes import encoding_recipe, picture_digests, training_recipe
+from selma.experts.tracking import tracked
+from selma.experts.training import fit
+from selma.randomness import generator, seed_for
+from selma.records.images import Pair
+from selma.records.prompts import Prompt
+from selma.workspace import EXPERTS, Workspace
+
+if TYPE_CHECKING:
+    from selma.backbones.text_to_image import TextToImage
+    from selma.experts.batches import Batch
+
+NAME = "_control"
+
+
+def train_control(
+    samples: Sequence[ControlSample],
+    config: ControlSettings,
+    folder: Workspace,
+    *,
+    base: BaseConfig,
+    seed: int,
+    model: Callable[[], TextToImage],
+) -> Controlled:
+    """The trained network in `3-experts/_control/<signal>/<label>`, resumable as experts are; with
+    `config.magnitudes` the second stage's, in `<label>-magnitudes`.
+
+    `model` is called only if something is missing. Raises TrainingDiverged, with the last
+    checkpoint kept.
+    """
+    this = _Course(samples, config, folder, base=base, seed=seed, model=model)
+    first = this.trained(
+        label_of(config.network),
+        config.training,
+        more={"network": config.network.model_dump(mode="json")},
+        learner=lambda data, hints: ControlLearner(model(), data, hints, config, seed),
+    )
+    fitting = config.magnitudes
+    if fitting is None:
+        return first
+    return this.trained(
+        f"{first.label}-magnitudes",
+        fitting,
+        more={"fitted": first.key},
+        learner=lambda data, hints: MagnitudeLearner(
+            model(), data, hints, network_files.load(first.folder), fitting
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Hints:
+    """The signals' pictures, read from their files when they are asked for: there may be more of
+    them than memory holds."""
+
+    paths: Sequence[Path]
+    px: int
+
+    def at(self, indices: Sequence[int]) -> Tensor:
+        """[b, 3, px, px] in [0, 1]. Raises DataError."""
+        return read_hints([self.paths[i] for i in indices], px=self.px)
+
+
+@dataclass(frozen=True)
+class ControlLearner:
+    """What the loop trains: the network, and beside OFT's branch the UNet's adapter."""
+
+    model: TextToImage
+    encoded: Encoded
+    hints: Hints
+    config: ControlSettings
+    seed: int
+    file: str = network_files.FILE
+
+    @cached_property
+    def steering(self) -> Steering:
+        network = self.config.network
+        made = new_network(
+            network.kind,
+            self.model.pipe.unet,
+            halvings=halvings_of(self.model.pipe),
+            seed=seed_for(self.seed, "experts", NAME, "init"),
+        )
+        if self.config.training.gradient_checkpointing and isinstance(made, ControlNetModel):
+            made.enable_gradient_checkpointing()
+        return Steering(made.to(self.model.device).train())
+
+    @contextmanager
+    def attached(self) -> Iterator[dict[str, nn.Parameter]]:
+        steering = self.steering  # before the adapter: a ControlNet copies the plain UNet
+        prefix = network_files.NETWORK
+        named = {prefix + name: p for name, p in steering.network.named_parameters()}
+        with (
+            plain_attention(self.model, self.config.training),
+            _adapter(self.model, self.config.network, self.seed) as factors,
+            steering.within(self.model.pipe.unet),
+        ):
+            yield dict(sorted({**named, **factors}.items()))
+
+    def losses(self, batch: Batch, alphas_bar: Tensor, *, step: int) -> Mapping[str, Tensor]:
+        return _losses(self, batch, alphas_bar)
+
+    def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        adapter = _adapter_of(self.config.network)
+        if adapter is not None:
+            KINDS[adapter.kind].settle(self.model.pipe.unet, _unet_part(parameters), adapter)
+
+    def save(self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage) -> None:
+        adapter = _adapter_of(self.config.network)
+        network_files.save(
+            path,
+            self.steering.network.state_dict(),
+            _unet_part(parameters),
+            about={
+                "kind": self.config.network.kind,
+                "signal": self.config.data.signal,
+                "halvings": halvings_of(self.model.pipe),
+                "adapter": None if adapter is None else adapter.model_dump(mode="json"),
+            },
+            lineage=lineage,
+        )
+
+    def read(self, path: Path) -> Mapping[str, Tensor]:
+        return _read(path)
+
+
+@dataclass(frozen=True)
+class MagnitudeLearner:
+    """The second stage: rotations and branch as they are, one scale for each neuron."""
+
+    model: TextToImage
+    encoded: Encoded
+    hints: Hints
+    first: network_files.ControlFile
+    config: ControlTraining
+    file: str = network_files.FILE
+
+    @cached_property
+    def steering(self) -> Steering:
+        network = network_files.restored(self.model, self.first)
+        return Steering(network.to(self.model.device))
+
+    @contextmanager
+    def attached(self) -> Iterator[dict[str, nn.Parameter]]:
+        unet, adapter = self.model.pipe.unet, self._adapter
+        with plain_attention(self.model, self.config), self.steering.within(unet):
+            try:
+                nothing = torch.Generator("cpu")  # rotations draw nothing
+                factors = oft.attach(unet, adapter, generator=nothing)
+                for name, parameter in factors.items():
+                    if name in self.first.adapter:
+                        parameter.data.copy_(self.first.adapter[name])
+                    if name.endswith(f".{GENERATOR}"):
+                        parameter.requires_grad_(False)
+                yield {n: p for n, p in factors.items() if n.endswith(f".{MAGNITUDES}")}
+            finally:
+                oft.detach(unet)
+
+    def losses(self, batch: Batch, alphas_bar: Tensor, *, step: int) -> Mapping[str, Tensor]:
+        return _losses(self, batch, alphas_bar)
+
+    def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Nothing: their logarithms keep magnitudes positive."""
+
+    def save(self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage) -> None:
+        network_files.save(
+            path,
+            self.first.network,
+            {**self.first.adapter, **{name: p.detach() for name, p in parameters.items()}},
+            about={**self.first.about, "adapter": self._adapter.model_dump(mode="json")},
+            lineage=lineage,
+        )
+
+    def read(self, path: Path) -> Mapping[str, Tensor]:
+        return _read(path)
+
+    @property
+    def _adapter(self) -> RotationConfig:
+        """The first stage's, with magnitudes."""
+        found = TypeAdapter(AdapterConfig).validate_python(self.first.about["adapter"])
+        assert isinstance(found, RotationConfig)
+        return found.model_copy(update={"magnitudes": True})
+
+
+class _Course:
+    """All that the stages of one training share."""
+
+    def __init__(
+        self,
+        samples: Sequence[ControlSample],
+        config: ControlSettings,
+        folder: Workspace,
+        *,
+        base: BaseConfig,
+        seed: int,
+        model: Callable[[], TextToImage],
+    ) -> None:
+        if not samples:
+            raise DataError("A control network needs at least one picture, but there is none.")
+        self.samples, self.config, self.folder = samples, config, folder
+        self.base, self.seed, self.model = base, seed, model
+        self.signal = config.data.signal
+        self.skill = f"control-{self.signal}"
+
+    def trained(
+        self,
+        label: str,
+        training: ControlTraining,
+        *,
+        more: Mapping[str, Any],
+        learner: Callable[[Encoded, Hints], Learner],
+    ) -> Controlled:
+        """One stage's network, trained if it is not there."""
+        without = {"tracker", "checkpoint_every", "gradient_checkpointing"}
+        recipe = {
+            **training_recipe(self._rows, base=self.base, seed=self.seed),
+            "signal": self.signal,
+            "training": training.model_dump(mode="json", exclude=without),
+            **more,
+        }
+        item = self.folder.item(EXPERTS, NAME, self.signal, label, recipe=recipe)
+        found = Controlled(label=label, folder=item.path, key=item.key)
+        if item.done:
+            shutil.rmtree(item.path / "checkpoints", ignore_errors=True)  # if killed just before
+            return found
+        path, started = item.begin(), time.monotonic()
+        data, made_by = self._encoded, {"control": label, "signal": self.signal, "key": item.key}
+        hints = Hints([sample.hint for sample in self.samples], self.model().image_px)
+        with tracked(training, self.folder.root / "tracking", skill=f"{self.skill}-{label}") as log:
+            fit(
+                self.model(),
+                data,
+                training,
+                path,
+                skill=self.skill,  # the same for all networks: equal batches, equal noise
+                seed=self.seed,
+                made_by=made_by,
+                on_step=log,
+                names=[sample.id for sample in self.samples],
+                learner=learner(data, hints),
+            )
+        finish(item, training, pairs=len(self.samples), scores={}, file=network_files.FILE)
+        seconds = round(time.monotonic() - started, 3)
+        self.folder.journal(EXPERTS, skill=f"{self.skill}/{label}", seconds=seconds)
+        return found
+
+    @cached_property
+    def _pairs(self) -> list[Pair]:
+        return [
+            Pair(
+                prompt=Prompt(id=sample.id, skill=self.skill, text=sample.text),
+                image=sample.image,
+                seed=0,
+            )
+            for sample in self.samples
+        ]
+
+    @cached_property
+    def _digests(self) -> list[str]:
+        return picture_digests(self._pairs)
+
+    @cached_property
+    def _rows(self) -> list[list[str]]:
+        hints = [pair.model_copy(update={"image": sample.hint})
+                 for pair, sample in zip(self._pairs, self.samples, strict=True)]  # fmt: skip
+        return [
+            [sample.text, digest, hint]
+            for sample, digest, hint in zip(
+                self.samples, self._digests, picture_digests(hints), strict=True
+            )
+        ]
+
+    @cached_property
+    def _encoded(self) -> Encoded:
+        rows = [[row[0], row[1]] for row in self._rows]
+        recipe = training_recipe(rows, base=self.base, seed=self.seed)
+        return encode_pairs(
+            self._pairs,
+            self.folder,
+            skill=self.skill,
+            flip=False,
+            digests=self._digests,
+            recipe=encoding_recipe(recipe, flip=False),
+            model=self.model,
+        )
+
+
+def _losses(
+    learner: ControlLearner | MagnitudeLearner, batch: Batch, alphas_bar: Tensor
+) -> dict[str, Tensor]:
+    """The denoising loss of each sample, drawn by its signal."""
+    samples = learner.encoded.samples(batch).to(learner.model.device)
+    learner.steering.show(learner.hints.at(batch.indices.tolist()))
+    return {"loss": denoising(learner.model, samples, batch, alphas_bar)}
+
+
+def _adapter_of(network: NetworkConfig) -> AdapterConfig | None:
+    return network.adapter if isinstance(network, BranchNetwork) else None
+
+
+def _adapter(
+    model: TextToImage, network: NetworkConfig, seed: int
+) -> AbstractContextManager[dict[str, nn.Parameter]]:
+    """The adapter's trainable tensors while the block runs; none for a network without one."""
+    adapter = _adapter_of(network)
+    return nullcontext({}) if adapter is None else _attached(model, adapter, seed)
+
+
+@contextmanager
+def _attached(
+    model: TextToImage, adapter: AdapterConfig, seed: int
+) -> Iterator[dict[str, nn.Parameter]]:
+    unet, kind = model.pipe.unet, KINDS[adapter.kind]
+    try:
+        drawn = generator(seed, "experts", NAME, "adapter")
+        yield kind.attach(unet, adapter, generator=drawn)
+    finally:
+        kind.detach(unet)
+
+
+def _unet_part(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    return {n: p for n, p in parameters.items() if not n.startswith(network_files.NETWORK)}
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """A checkpoint's tensors by the names of the parameters."""
+    file = network_files.load(path)
+    network = {network_files.NETWORK + name: tensor for name, tensor in file.network.items()}
+    return {**network, **file.adapter}

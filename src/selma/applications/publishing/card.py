@@ -1,0 +1,243 @@
+"""The model card of a run's merged adapter: README.md and a gallery, beside the adapter's file.
+
+    4-merged/README.md           YAML for the Hub, recipe, scorecard
+    4-merged/gallery/*.png       what it draws for the exam; grid.png has the base beside it
+
+Equal runs give equal bytes; neither paths of the machine nor times are in it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from selma.backbones.base_files import own_architecture
+from selma.backbones.bases import BASES, SDXL, located
+from selma.backbones.hub import HUB_ID
+from selma.backbones.text_to_image import ADAPTER_FILE, adapter_file
+from selma.config import RunConfig
+from selma.config.adapters import CoftConfig, LoraConfig
+from selma.config.scores import judge_name
+from selma.errors import ModelError
+from selma.finished import NotFinished
+from selma.pipeline import Stages, judged, scorecard, trials
+from selma.records.benchmarks import ExamPrompt, evenly
+from selma.records.experts import Expert
+from selma.records.merged import Merged
+from selma.records.scores import Scorecard
+from selma.report import tables
+from selma.runfile import read_run_file, versions
+from selma.workspace import REPORT, Workspace, inside, write_bytes
+
+CARD, GALLERY = "README.md", "gallery"
+SHEET = "grid.png"
+UNNAMED = "OWNER/NAME"
+"""The adapter's own repository, as long as it is in none."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A written card and what belongs to it."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    """Adapter, card and pictures: all that a repository needs."""
+
+
+def write_card(
+    run: Path, *, repository: str = UNNAMED, licence: str | None = None, pictures: int = 6
+) -> Made:
+    """The card of the run in `run`, written anew into its `4-merged`.
+
+    licence: the Hub's name of one; None is the base's, where the table knows it. Raises
+    WorkspaceError if the merge is not finished; a run that was not scored has no scorecard.
+    """
+    config = read_run_file(run)
+    this = Stages(config, Workspace(run), make=[])
+    experts = this.all_experts()
+    merged = this.merge_experts(experts)
+    card = _scorecard(config)
+    gallery = _gallery(this, merged, pictures)
+    text = _front_matter(config, gallery, licence=licence)
+    text += _body(config, experts, merged, card, gallery, repository=repository)
+    write_bytes(merged.folder / CARD, text.encode())
+    drawn = sorted((merged.folder / GALLERY).glob("*.png"))
+    return Made(merged.folder, (adapter_file(merged.folder), merged.folder / CARD, *drawn))
+
+
+def _scorecard(config: RunConfig) -> Scorecard | None:
+    try:
+        return scorecard(config)
+    except NotFinished:
+        return None
+
+
+def _gallery(this: Stages, merged: Merged, count: int) -> list[tuple[ExamPrompt, str]]:
+    """Exam prompts, evenly over the groups and chosen without a look at any score, with their
+    pictures' places beside the card; [] where the merged model has not drawn."""
+    place = merged.folder / GALLERY
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        drawn = this.draw_adapted("merged", merged)
+    except NotFinished:
+        return []
+    place.mkdir()
+    found = []
+    for prompt in evenly(this.exam, count):
+        name = f"{prompt.id}.png"
+        write_bytes(inside(place, name), inside(drawn, name).read_bytes())
+        found.append((prompt, f"{GALLERY}/{name}"))
+    sheet = this.folder.root / REPORT / SHEET
+    if sheet.is_file():
+        write_bytes(place / SHEET, sheet.read_bytes())
+    return found
+
+
+def _front_matter(
+    config: RunConfig, gallery: list[tuple[ExamPrompt, str]], *, licence: str | None
+) -> str:
+    """What the Hub reads, between two lines of dashes."""
+    base, row = _base_on_hub(config), BASES.get(config.base.model)
+    licence = licence or (row.licence if row else None)
+    adapter, family = config.experts.adapter, _family(config)
+    loads = isinstance(adapter, LoraConfig)  # diffusers has no loader for any other
+    kind = (
+        ["diffusers", "lora", "template:sd-lora", *family] if loads else [adapter.kind, *family[:1]]
+    )
+    found: dict[str, Any] = {
+        **({"license": licence} if licence else {}),
+        **({"library_name": "diffusers"} if loads else {}),
+        "pipeline_tag": "text-to-image",
+        **({"base_model": base, "base_model_relation": "adapter"} if base else {}),
+        "tags": ["text-to-image", *kind, "selma"],
+        "widget": [{"text": p.text, "output": {"url": place}} for p, place in gallery],
+    }
+    kept = {key: value for key, value in found.items() if value}
+    return f"---\n{_yaml(kept)}---\n\n"
+
+
+def _body(
+    config: RunConfig,
+    experts: list[Expert],
+    merged: Merged,
+    card: Scorecard | None,
+    gallery: list[tuple[ExamPrompt, str]],
+    *,
+    repository: str,
+) -> str:
+    environment = Environment(
+        loader=PackageLoader("selma.applications.publishing", ""),
+        autoescape=False,  # it is Markdown; cells and code are escaped one by one
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    for name in ("points", "signed", "between", "compared"):
+        environment.globals[name] = getattr(tables, name)
+    environment.globals["cell"] = _cell
+    scores, images = config.scores, config.images
+    example = gallery[0][0].text if gallery else "a red cat left of a blue tree"
+    return environment.get_template("card.md").render(
+        title=_cell(config.name),
+        base_name=_base_name(config),
+        base_model=_base_on_hub(config),
+        base_folder="toybox" if config.base.model == "toybox" else "FOLDER_OF_THE_BASE",
+        repository=repository,
+        adapter_file=adapter_file(merged.folder).name,
+        loads=adapter_file(merged.folder).name == ADAPTER_FILE,
+        kind=_kind(config),
+        adapter=_adapter(config),
+        skills=[expert.skill for expert in experts],
+        example=example.replace("\\", "\\\\").replace('"', '\\"'),
+        steps=scores.steps or images.steps,
+        guidance=images.guidance if scores.guidance is None else scores.guidance,
+        card=card,
+        conclusion=" ".join(tables.conclusion(card)) if card else "",
+        sheet=f"{GALLERY}/{SHEET}" if (merged.folder / GALLERY / SHEET).is_file() else None,
+        recipe=_yaml(_recipe(config, merged)),
+        weights=merged.weights,
+        pairs={expert.skill: config.prompts.per_skill * images.per_prompt for expert in experts},
+        experts=config.experts,
+        writer=Path(config.prompts.backend.model).name,
+        seed=config.seed,
+        judged=judged(merged),
+        trials=len(trials(merged)),
+        chooser=judge_name(scores.choosing_judge),
+        versions=", ".join(f"{name} {number}" for name, number in versions().items()),
+    )
+
+
+def _kind(config: RunConfig) -> str:
+    adapter = config.experts.adapter
+    return "LoRA" if isinstance(adapter, LoraConfig) else adapter.kind.upper()
+
+
+def _adapter(config: RunConfig) -> str:
+    adapter = config.experts.adapter
+    if isinstance(adapter, LoraConfig):
+        return f"rank {adapter.rank}"
+    size, count = adapter.block_size, adapter.blocks or 4
+    said = [
+        f"blocks of side {size}" if size else f"{count} block{'s' if count > 1 else ''} a layer"
+    ]
+    said += ["all alike"] if adapter.share_blocks else []
+    said += ["with magnitudes"] if adapter.magnitudes else []
+    said += [f"eps {adapter.eps:g} ({adapter.radius})"] if isinstance(adapter, CoftConfig) else []
+    return ", ".join(said)
+
+
+def _recipe(config: RunConfig, merged: Merged) -> dict[str, Any]:
+    """The merge in mergekit's names, where it has them."""
+    settings = config.merged.settings
+    scale = config.merged.scale if config.merged.search is None else merged.scale
+    parameters: dict[str, Any] = {"lambda": scale}
+    return {
+        "merge_method": merged.method,
+        "base_model": _base_on_hub(config) or _base_name(config),
+        "models": [
+            {"model": name, "parameters": {"weight": round(weight, 6)}}
+            for name, weight in merged.weights.items()
+        ],
+        "parameters": parameters | {k: v for k, v in settings.items() if v is not None},
+        "dtype": "float32",
+    }
+
+
+def _base_on_hub(config: RunConfig) -> str | None:
+    """The base's repository; None for toybox, a folder or a file."""
+    model = located(config.base).model
+    on_hub = HUB_ID.fullmatch(model) and not Path(model).exists()
+    return model if on_hub and config.base.config is None else None
+
+
+def _base_name(config: RunConfig) -> str:
+    """What the base is called, without a machine's path."""
+    model = config.base.model
+    return model if model in BASES or _base_on_hub(config) else Path(model).stem
+
+
+def _family(config: RunConfig) -> list[str]:
+    try:
+        own = own_architecture(config.base)
+    except ModelError:  # the base is not at hand, which the card can do without
+        return []
+    name = "stable-diffusion-xl" if own.family == SDXL else "stable-diffusion"
+    return [name, f"{name}-diffusers"]
+
+
+def _yaml(value: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _cell(text: str) -> str:
+    """A text as it is meant, inside a table of Markdown."""
+    for sign in ("\\", "|", "<", "`", "*", "_", "["):
+        text = text.replace(sign, f"\\{sign}")
+    return " ".join(text.split())

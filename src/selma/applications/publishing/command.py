@@ -1,0 +1,42 @@
+"""`selma card` and `selma push`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+Licence = Annotated[
+    str | None, typer.Option("--license", help="The Hub's name of one; the base's if left out.")
+]
+
+
+def card(run: FinishedRun, licence: Licence = None) -> None:
+    """Write the merged adapter's model card, with recipe, scores and pictures."""
+    from selma.applications.publishing.card import write_card
+
+    for path in write_card(run, licence=licence).files:
+        typer.echo(path)
+
+
+def push(
+    run: FinishedRun,
+    repository: Annotated[str, typer.Argument(metavar="REPO", help="owner/name on the Hub.")],
+    private: Annotated[bool, typer.Option("--private", help="If the repository is new.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+    licence: Licence = None,
+) -> None:
+    """Upload the merged adapter with its card to the Hub, in one commit."""
+    from selma.applications.publishing.pushing import push
+
+    sent = push(run, repository, private=private, dry_run=dry_run, licence=licence)
+    for name, size in sent.files.items():
+        typer.echo(f"{name}  {size} bytes")
+    typer.echo(f"Nothing was sent to {repository}." if sent.url is None else sent.url)
+
+
+def register(app: typer.Typer) -> None:
+    for command in (card, push):
+        app.command()(command)

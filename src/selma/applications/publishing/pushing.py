@@ -1,0 +1,65 @@
+"""A run's merged adapter in a repository of the Hub, in one commit.
+
+The token is huggingface_hub's own business (HF_TOKEN, or `hf auth login`); it is neither asked for
+nor written anywhere here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from selma.applications.publishing.card import write_card
+from selma.errors import ConfigError, PublishError
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What lies, or would lie, in the repository."""
+
+    repository: str
+    files: dict[str, int]
+    """Path in the repository → bytes."""
+    url: str | None
+    """Of the commit; None if nothing was sent."""
+
+
+def push(
+    run: Path,
+    repository: str,
+    *,
+    private: bool = False,
+    dry_run: bool = False,
+    licence: str | None = None,
+) -> Pushed:
+    """Writes the card and uploads it with adapter and gallery; with `dry_run` only tells what.
+
+    The repository is made if there is none. Raises ConfigError for a name that is none,
+    PublishError where the Hub refuses or is not there.
+    """
+    if not _REPOSITORY.fullmatch(repository):
+        raise ConfigError(f"A repository is named owner/name, but {repository!r} came.")
+    made = write_card(run, repository=repository, licence=licence)
+    files = {path.relative_to(made.folder).as_posix(): path for path in made.files}
+    sizes = {name: path.stat().st_size for name, path in sorted(files.items())}
+    if dry_run:
+        return Pushed(repository, sizes, url=None)
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    operations = [CommitOperationAdd(name, path) for name, path in sorted(files.items())]
+    api = HfApi(library_name="selma")
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        commit = api.create_commit(
+            repository, operations, commit_message=f"Merged adapter of {run.resolve().name}"
+        )
+    except Exception as error:  # many kinds: no net, no token, no right, refused metadata
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise PublishError(
+            f"{repository} did not take the files: {said} The Hub's token comes from HF_TOKEN or "
+            "`hf auth login`; it needs the right to write there."
+        ) from error
+    return Pushed(repository, sizes, url=commit.commit_url)

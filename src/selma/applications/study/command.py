@@ -1,0 +1,72 @@
+"""`selma study`: people choose between two models' pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selma.console import Json
+
+study = typer.Typer(
+    help="People choose between two models' pictures, as in the paper.", no_args_is_help=True
+)
+StudiedRun = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+StudyName = Annotated[str, typer.Option(help="Which study of the run: RUN/study/<name>.sqlite.")]
+
+
+@study.command()
+def serve(
+    run: StudiedRun,
+    prompts: Annotated[int, typer.Option(min=1, help="How many, evenly over the groups.")] = 200,
+    model: Annotated[str, typer.Option(help="Whose wins are counted.")] = "merged",
+    against: Annotated[str, typer.Option(help="What it is held against.")] = "base",
+    seed: Annotated[int, typer.Option(min=0, help="Of each annotator's order.")] = 0,
+    name: StudyName = "votes",
+    host: Annotated[
+        str, typer.Option(help="Any other than this machine's own is open to everybody.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8642,
+) -> None:
+    """Serve the page on which people vote; the same command goes on where it was stopped."""
+    from selma.applications.study.opening import serve_study
+
+    serve_study(
+        run,
+        models=(against, model),
+        prompts=prompts,
+        seed=seed,
+        name=name,
+        host=host,
+        port=port,
+        say=typer.echo,
+    )
+
+
+@study.command("report")
+def report_study(
+    run: StudiedRun,
+    name: StudyName = "votes",
+    json: Json = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write each vote to this file.")] = None,
+) -> None:
+    """Show win, lose and tie for each group, with intervals and how far annotators agree."""
+    from rich.console import Console
+
+    from selma.applications.study.ballot import read_ballot
+    from selma.applications.study.database import study_file
+    from selma.applications.study.summary import print_summary, summarise, write_votes
+    from selma.workspace import write_json
+
+    ballot = read_ballot(study_file(run, name))
+    found = summarise(ballot)
+    if json:
+        write_json(json, found.model_dump(mode="json"))
+    if csv:
+        write_votes(csv, ballot)
+    print_summary(found, Console())
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(study, name="study")

@@ -1,0 +1,41 @@
+"""A run's study, from the run's own records to the served page: what `selma study serve` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from selma.applications.study.database import study_file
+from selma.applications.study.plan import PAPER_PROMPTS, plan_study
+from selma.errors import ConfigError
+from selma.runfile import read_run_file
+from selma.scores.benchmarks import exam_prompts
+
+
+def serve_study(
+    run: Path,
+    *,
+    models: tuple[str, str] = ("base", "merged"),
+    prompts: int = PAPER_PROMPTS,
+    seed: int = 0,
+    name: str = "votes",
+    host: str = "127.0.0.1",
+    port: int = 8642,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Serves the pictures that two models drew for a run's exam, until a signal comes.
+
+    models: the one that is held against, then the one whose wins are counted. The votes lie in
+    `study/<name>.sqlite` of the run; the same arguments go on with them. Raises WorkspaceError
+    where a model's pictures are not finished, or the file holds a study of other arguments.
+    """
+    try:
+        from selma.applications.study.server import serve
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"The page is served by {error.name}, which is not installed: "
+            "pip install 'selma[study]'."
+        ) from error
+    config = read_run_file(run)
+    study = plan_study(run, exam_prompts(config.scores), models=models, prompts=prompts, seed=seed)
+    serve(study_file(run, name), study, run, host=host, port=port, say=say)

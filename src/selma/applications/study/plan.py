@@ -1,0 +1,162 @@
+"""What a study compares, and what each annotator sees when: fixed by the run, a seed and a name."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from selma.errors import ConfigError, DataError, WorkspaceError
+from selma.image_files import decode, png_bytes
+from selma.randomness import rng
+from selma.records.benchmarks import ExamPrompt, evenly
+from selma.records.record import Record
+from selma.scores.answering import manifest
+from selma.workspace import SCORES, inside, recipe_key
+
+PAPER_PROMPTS = 200
+"""How many prompts the paper's annotators saw (arXiv:2403.06952, section 5.5)."""
+MAX_PIXELS = 4096**2
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+class Pair(Record):
+    """One prompt of the exam and the two pictures that are compared."""
+
+    id: str
+    text: str
+    group: str
+    sha256: tuple[str, str]
+    """Of each model's picture, so that a vote stays bound to what was seen."""
+
+
+class Study(Record):
+    """Two models' pictures of the same prompts."""
+
+    models: tuple[str, str]
+    """The one that is held against, then the one whose wins are counted."""
+    seed: int
+    pairs: tuple[Pair, ...]
+
+    @property
+    def key(self) -> str:
+        """16 hex digits: equal keys, equal prompts, pictures and orders."""
+        return recipe_key(self.model_dump(mode="json"))
+
+
+class Showing(NamedTuple):
+    """One step of an annotator's way: a pair, and which of the two models (0 or 1) is at left."""
+
+    pair: Pair
+    left: int
+
+
+def plan_study(
+    run: Path, exam: Sequence[ExamPrompt], *, models: tuple[str, str], prompts: int, seed: int
+) -> Study:
+    """The study of `prompts` prompts of a run's exam, evenly over its groups.
+
+    The paper drew its 200 at random; an even choice is the same for everybody, and says as much
+    about each group. Raises ConfigError for one model twice, WorkspaceError where a model's
+    pictures are not finished.
+    """
+    if models[0] == models[1]:
+        raise ConfigError(f"Two different models are compared, but {models[0]!r} came twice.")
+    pictures = [_finished_pictures(run, model) for model in models]
+    pairs = []
+    for prompt in evenly(exam, prompts):
+        name = f"{prompt.id}.png"
+        for model, files in zip(models, pictures, strict=True):
+            if name not in files:
+                raise WorkspaceError(
+                    f"{run} must hold a picture of {prompt.id} by {model}, but has none. "
+                    "Run `selma score CONFIG` again: the exam has changed since."
+                )
+        hashes = (pictures[0][name]["sha256"], pictures[1][name]["sha256"])
+        pairs.append(Pair(id=prompt.id, text=prompt.text, group=prompt.group, sha256=hashes))
+    return Study(models=models, seed=seed, pairs=tuple(pairs))
+
+
+def showings(study: Study, annotator: str) -> list[Showing]:
+    """All pairs in an order of the annotator's own; each model is at left in half of them."""
+    shuffled = rng(study.seed, "study", annotator)
+    pairs = list(study.pairs)
+    # One coin for each pair would leave some annotators with 60 of 100 at one side.
+    sides = [number % 2 for number in range(len(pairs))]
+    if len(pairs) % 2 and shuffled.random() < 0.5:
+        sides[-1] = 1
+    shuffled.shuffle(pairs)
+    shuffled.shuffle(sides)
+    return [Showing(pair, left) for pair, left in zip(pairs, sides, strict=True)]
+
+
+class Pictures:
+    """The pictures of a study, as files that tell nothing but their pixels."""
+
+    def __init__(self, run: Path, study: Study) -> None:
+        self.run = run
+        self.models = study.models
+        self.hashes = {pair.id: pair.sha256 for pair in study.pairs}
+        self.png = lru_cache(maxsize=64)(self._png)  # several annotators, few megabytes each
+
+    def verify(self) -> None:
+        """Reads every file. Raises DataError for the first that is missing or has changed."""
+        for prompt in self.hashes:
+            for model in (0, 1):
+                self._read(prompt, model)
+
+    def _png(self, prompt: str, model: int) -> bytes:
+        """The picture of a prompt by the first (0) or second (1) model. A file that holds more than
+        pixels may name its model in it, and is encoded anew."""
+        data = self._read(prompt, model)
+        return data if _only_pixels(data) else png_bytes(decode(data, max_pixels=MAX_PIXELS))
+
+    def _read(self, prompt: str, model: int) -> bytes:
+        path = inside(self.run, f"{place_of(self.models[model])}/{prompt}.png")
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+        if sha256(data).hexdigest() != self.hashes[prompt][model]:
+            raise DataError(
+                f"{path} must be the picture that this study began with, but has changed. "
+                "Put it back, or begin another study with --name."
+            )
+        return data
+
+
+def _only_pixels(data: bytes) -> bool:
+    """Whether this is a PNG of nothing but the parts that its picture is made of. Encoding anew
+    takes a second for 1024 x 1024, in which an annotator would wait."""
+    place = len(_PNG)
+    if not data.startswith(_PNG):
+        return False
+    while place + 12 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, place)
+        place += size + 12
+        if kind == b"IEND":
+            return size == 0 and place == len(data)
+        if kind not in (b"IHDR", b"PLTE", b"tRNS", b"IDAT"):
+            return False
+    return False
+
+
+def place_of(model: str) -> str:
+    """Where a run keeps a model's pictures of its exam."""
+    return f"{SCORES}/pictures/{model}"
+
+
+def _finished_pictures(run: Path, model: str) -> dict[str, Any]:
+    """File name → size and sha256."""
+    folder = inside(run, place_of(model))
+    files: dict[str, Any] = manifest(folder).get("files", {})
+    if not files:
+        there = sorted(path.parent.name for path in folder.parent.glob("*/manifest.json"))
+        raise WorkspaceError(
+            f"{folder} must hold finished pictures, but does not. "
+            + (f"Finished are: {', '.join(there)}." if there else "Run `selma run CONFIG` first.")
+        )
+    return files

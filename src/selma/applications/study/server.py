@@ -1,0 +1,290 @@
+"""The study's page, served to annotators. Nothing that leaves here names a model.
+
+An annotator's address holds a secret of their own, and pictures lie under random tokens: no request
+can name a file. The page waits for each vote's receipt, which is given when the vote is on disk.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import math
+import socket
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeGuard
+from urllib.parse import parse_qs
+
+import uvicorn
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse
+from starlette.responses import Response as Reply
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from selma.applications.study.ballot import CHOICES
+from selma.applications.study.plan import Pictures, Study
+from selma.applications.study.store import NAME_LENGTH, Shown, Standing, Store
+from selma.errors import DataError, SelmaError, WorkspaceError
+from selma.progress import console
+
+LOOPBACK = "127.0.0.1"
+MAX_BODY = 10_000  # bytes; a vote is about a hundred
+_ASSETS = {
+    "/study.css": "text/css",
+    "/study.js": "text/javascript",
+    "/study.svg": "image/svg+xml",
+}
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; "
+    "script-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",  # addresses hold secrets
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def serve(
+    path: Path, study: Study, run: Path, *, host: str, port: int, say: Callable[[str], None] = print
+) -> None:
+    """Serves the study until a signal comes; `path` is its file of votes.
+
+    port: 0 takes a free one. `say` is told the address. Raises WorkspaceError where the port is
+    taken or the file holds another study, DataError where a picture is not the run's.
+    """
+    pictures = Pictures(run, study)
+    pictures.verify()
+    store = Store(path, study)
+    try:
+        with _listening(host, port) as listening:
+            hosts = _own_names(host)
+            if hosts is None:
+                say(
+                    "WARNING: this page is open to EVERYONE who can reach this machine: there is "
+                    f"no password. Leave out --host {host} to serve this machine alone."
+                )
+            address = host if ":" not in host else f"[{host}]"
+            say(f"Study of {len(study.pairs)} prompts, {store.annotators()} annotators so far.")
+            say(f"Votes: {path}")
+            say(f"Page: http://{address}:{listening.getsockname()[1]}/  (Ctrl+C stops)")
+            config = uvicorn.Config(
+                application(store, pictures, hosts=hosts),
+                log_level="warning",
+                access_log=False,  # it would write the annotators' secrets
+                server_header=False,
+                lifespan="off",
+                ws="none",
+                timeout_graceful_shutdown=5,
+            )
+            uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        store.close()
+
+
+def application(store: Store, pictures: Pictures, *, hosts: frozenset[str] | None) -> ASGIApp:
+    """The study's pages as an ASGI application; `hosts` are the names by which it may be called,
+    None is any."""
+    pages = _Pages(store, pictures)
+    routes = [
+        Route("/", pages.welcome),
+        Route("/join", pages.join, methods=["POST"]),
+        *(Route(path, pages.asset) for path in _ASSETS),
+        Route("/vote/{secret}", pages.voting),
+        Route("/vote/{secret}/state", pages.state),
+        Route("/vote/{secret}/choice", pages.choose, methods=["POST"]),
+        Route("/vote/{secret}/undo", pages.undo, methods=["POST"]),
+        Route("/picture/{token}", pages.picture),
+    ]
+    return _Guarded(Starlette(routes=routes, exception_handlers={SelmaError: _told}), hosts)
+
+
+class _Pages:
+    def __init__(self, store: Store, pictures: Pictures) -> None:
+        self.store, self.pictures = store, pictures
+        self.templates = Environment(
+            loader=PackageLoader("selma.applications.study", "page"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+
+    def welcome(self, request: Request) -> Reply:
+        return self._page("welcome.html", known=None, name="", mistake="")
+
+    async def join(self, request: Request) -> Reply:
+        form = parse_qs((await _body(request)).decode("utf-8", "replace"), max_num_fields=5)
+        name = form.get("name", [""])[0]
+        return await run_in_threadpool(self._joined, name, again="again" in form)
+
+    def _joined(self, name: str, *, again: bool) -> Reply:
+        try:
+            known = self.store.find(name)
+        except DataError as error:
+            page = self._page("welcome.html", known=None, name=name, mistake=str(error))
+            page.status_code = 422
+            return page
+        # Two people of one name would otherwise go on in each other's place unawares.
+        if known and not again:
+            return self._page("welcome.html", known=known, name=name, mistake="")
+        joined = self.store.join(name)
+        return RedirectResponse(f"/vote/{joined.secret}", status_code=303)
+
+    def asset(self, request: Request) -> Reply:
+        path = request.scope["path"]  # one of the routes made of _ASSETS
+        file = resources.files("selma.applications.study").joinpath("page", path.removeprefix("/"))
+        return Reply(file.read_bytes(), media_type=_ASSETS[path])
+
+    def voting(self, request: Request) -> Reply:
+        found = self.store.standing(request.path_params["secret"])
+        if found is None:
+            return RedirectResponse("/", status_code=303)
+        return self._page("voting.html", annotator=found.annotator)
+
+    def state(self, request: Request) -> Reply:
+        return self._state(request.path_params["secret"], counted=None)
+
+    async def choose(self, request: Request) -> Reply:
+        secret, asked = request.path_params["secret"], await _json(request)
+        step, choice, seconds = (asked.get(name) for name in ("step", "choice", "seconds"))
+        if type(step) is not int or choice not in CHOICES or not _is_duration(seconds):
+            raise HTTPException(422, "A vote has a step, a choice and seconds.")
+
+        def count() -> Reply:
+            counted = self.store.vote(secret, step, choice, seconds=seconds)
+            return self._state(secret, counted=counted)
+
+        return await run_in_threadpool(count)
+
+    async def undo(self, request: Request) -> Reply:
+        secret, vote = request.path_params["secret"], (await _json(request)).get("vote")
+        if type(vote) is not int or not 0 <= vote < 2**63:
+            raise HTTPException(422, "What is undone is a vote.")
+
+        def take_back() -> Reply:
+            return self._state(secret, counted=self.store.undo(secret, vote))
+
+        return await run_in_threadpool(take_back)
+
+    def picture(self, request: Request) -> Reply:
+        found = self.store.picture(request.path_params["token"])
+        if found is None:
+            raise HTTPException(404, "There is no such picture.")
+        # A token never means another picture, so that a browser may keep what it loaded ahead.
+        kept = {"Cache-Control": "private, max-age=86400, immutable"}
+        return Reply(self.pictures.png(*found), media_type="image/png", headers=kept)
+
+    def _state(self, secret: str, *, counted: bool | None) -> Reply:
+        found = self.store.standing(secret)
+        if found is None:
+            raise HTTPException(404, "There is no such annotator.")
+        return JSONResponse(_visible(found) | {"counted": counted})
+
+    def _page(self, template: str, **values: Any) -> HTMLResponse:
+        study = {"total": len(self.store.study.pairs), "name_length": NAME_LENGTH}
+        return HTMLResponse(self.templates.get_template(template).render(**study, **values))
+
+
+def _visible(found: Standing) -> dict[str, Any]:
+    """All that the page's script is told."""
+
+    def shown(one: Shown | None) -> dict[str, Any] | None:
+        if one is None:
+            return None
+        left, right = f"/picture/{one.left}", f"/picture/{one.right}"
+        return {"step": one.step, "text": one.text, "left": left, "right": right}
+
+    return {
+        "done": found.annotator.done,
+        "total": found.annotator.total,
+        "current": shown(found.current),
+        "following": shown(found.following),
+        "last_vote": found.last_vote,
+    }
+
+
+class _Guarded:
+    """Refuses what no page of ours sends, and adds the headers that every reply has.
+
+    A page elsewhere could make an annotator's browser send votes (cross-site requests), or rename
+    itself to this machine to read the study (DNS rebinding).
+    """
+
+    def __init__(self, inner: ASGIApp, hosts: frozenset[str] | None) -> None:
+        self.inner, self.hosts = inner, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                names = {name.lower() for name, _ in message["headers"]}
+                every = _HEADERS if b"cache-control" in names else {
+                    **_HEADERS, "Cache-Control": "no-store"
+                }  # fmt: skip
+                message["headers"] += [(k.lower().encode(), v.encode()) for k, v in every.items()]
+            await send(message)
+
+        headers = dict(scope["headers"])
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        site = headers.get(b"sec-fetch-site", b"none")
+        name = host if host.endswith("]") else host.rsplit(":", 1)[0]
+        if self.hosts is not None and name not in self.hosts:
+            refusal = PlainTextResponse("This page is for this machine alone.", status_code=421)
+            return await refusal(scope, receive, send_guarded)
+        if scope["method"] == "POST" and site not in (b"same-origin", b"none"):
+            refusal = PlainTextResponse("Votes come from this page alone.", status_code=403)
+            return await refusal(scope, receive, send_guarded)
+        return await self.inner(scope, receive, send_guarded)
+
+
+def _told(request: Request, error: Exception) -> Reply:
+    """Our errors name files and so models: only who runs the study may read them."""
+    console.print(f"Error: {error}", markup=False)
+    return PlainTextResponse("This cannot be shown. Tell whoever runs the study.", status_code=500)
+
+
+async def _body(request: Request) -> bytes:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise HTTPException(413, "That is too long.")
+    return body
+
+
+async def _json(request: Request) -> dict[str, Any]:
+    try:
+        found = json.loads(await _body(request))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise HTTPException(422, "A JSON object is expected.")
+    return found
+
+
+def _is_duration(value: Any) -> TypeGuard[float]:
+    return type(value) in (int, float) and math.isfinite(value) and 0 <= value < 1e6
+
+
+def _own_names(host: str) -> frozenset[str] | None:
+    """What a browser on this machine calls it by; None if others can reach it."""
+    try:
+        alone = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        alone = False
+    address = f"[{host}]" if ":" in host else host
+    return frozenset({"localhost", LOOPBACK, address}) if alone else None
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=128)
+    except (OSError, OverflowError) as error:
+        raise WorkspaceError(
+            f"The page cannot be served at {host}, port {port}: {error}. Choose another --port."
+        ) from error

@@ -1,0 +1,239 @@
+"""Votes in one SQLite file: each is on the disk before its annotator sees the next pair.
+
+An annotator's way is laid down when they join, so that no later version can change it. Votes are
+kept for good, the undone ones too; those that count are always the first `done` steps of the way.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+import time
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+from selma.applications.study.ballot import Choice
+from selma.applications.study.database import (
+    FORMAT,
+    SCHEMA,
+    connect,
+    read_study,
+    understood,
+)
+from selma.applications.study.plan import Study, showings
+from selma.errors import DataError, WorkspaceError
+
+NAME_LENGTH = 60
+
+
+class Annotator(NamedTuple):
+    """Someone who votes; `secret` is the part of the address that is theirs alone."""
+
+    name: str
+    secret: str
+    done: int
+    total: int
+
+
+class Shown(NamedTuple):
+    """A pair as its annotator meets it."""
+
+    step: int
+    text: str
+    left: str
+    right: str
+    """Tokens of the pictures: random, and other ones for each annotator."""
+
+
+class Standing(NamedTuple):
+    """Where an annotator is on their way."""
+
+    annotator: Annotator
+    current: Shown | None
+    """None when all is done."""
+    following: Shown | None
+    last_vote: int | None
+    """What `undo` would take back."""
+
+
+class Store:
+    """The file of one study; threads may share it, and processes may each open their own."""
+
+    def __init__(self, path: Path, study: Study) -> None:
+        """Begins the study, or goes on with it. Raises WorkspaceError where another lies there."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.study = path, study
+        self._pairs = {pair.id: pair for pair in study.pairs}
+        self._lock = Lock()
+        self._open = connect(path, create=True)
+        try:
+            with self._transaction() as sql:
+                for statement in SCHEMA.split(";"):
+                    sql.execute(statement)
+                if sql.execute("SELECT count(*) FROM study").fetchone() == (0,):
+                    row = (FORMAT, study.key, study.model_dump_json())
+                    sql.execute("INSERT INTO study VALUES (?, ?, ?)", row)
+                _refuse_another(read_study(sql, path), study, path)
+        except BaseException:
+            self._open.close()
+            raise
+
+    def close(self) -> None:
+        with self._lock:
+            self._open.close()
+
+    def find(self, name: str) -> Annotator | None:
+        """Who has joined by this name, in whatever case."""
+        with self._transaction() as sql:
+            return self._annotator(sql, "folded", clean_name(name).casefold())
+
+    def join(self, name: str) -> Annotator:
+        """The annotator of this name; a new one gets an order and addresses of their own.
+
+        Raises DataError for what is no name.
+        """
+        name = clean_name(name)
+        folded = name.casefold()
+        with self._transaction() as sql:
+            if found := self._annotator(sql, "folded", folded):
+                return found
+            row = (name, folded, secrets.token_urlsafe(16), time.time())
+            made = sql.execute(
+                "INSERT INTO annotators (name, folded, secret, joined) VALUES (?, ?, ?, ?)", row
+            )
+            sql.executemany(
+                "INSERT INTO showings VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (made.lastrowid, step, pair.id, left, _token(), _token())
+                    for step, (pair, left) in enumerate(showings(self.study, folded))
+                ],
+            )
+            joined = self._annotator(sql, "folded", folded)
+        assert joined is not None
+        return joined
+
+    def annotators(self) -> int:
+        """How many have joined."""
+        with self._transaction() as sql:
+            return int(sql.execute("SELECT count(*) FROM annotators").fetchone()[0])
+
+    def standing(self, secret: str) -> Standing | None:
+        """Where this annotator is; None if nobody has this secret."""
+        with self._transaction() as sql:
+            annotator = self._annotator(sql, "secret", secret)
+            if annotator is None:
+                return None
+            last = sql.execute(
+                "SELECT max(votes.id) FROM votes JOIN annotators ON annotators.id = annotator "
+                "WHERE secret = ? AND undone IS NULL",
+                (secret,),
+            ).fetchone()[0]
+            return Standing(
+                annotator,
+                self._shown(sql, secret, annotator.done),
+                self._shown(sql, secret, annotator.done + 1),
+                last,
+            )
+
+    def vote(self, secret: str, step: int, choice: Choice, *, seconds: float) -> bool:
+        """Whether the vote counted. It does for the annotator's current step alone, so that one
+        that comes twice (a double click, a second window, a repeated request) counts once."""
+        with self._transaction() as sql:
+            annotator = self._annotator(sql, "secret", secret)
+            if annotator is None or step != annotator.done or step >= annotator.total:
+                return False
+            sql.execute(
+                "INSERT INTO votes (annotator, step, choice, seconds, time) "
+                "SELECT id, ?, ?, ?, ? FROM annotators WHERE secret = ?",
+                (step, choice, seconds, time.time(), secret),
+            )
+            return True
+
+    def undo(self, secret: str, vote: int) -> bool:
+        """Whether this vote was taken back. Only the annotator's last one can be, so that the same
+        request twice takes back one."""
+        with self._transaction() as sql:
+            done = sql.execute(
+                "UPDATE votes SET undone = ? WHERE id = ? AND undone IS NULL AND id = ("
+                "SELECT max(votes.id) FROM votes JOIN annotators ON annotators.id = annotator "
+                "WHERE secret = ? AND undone IS NULL)",
+                (time.time(), vote, secret),
+            )
+            return done.rowcount == 1
+
+    def picture(self, token: str) -> tuple[str, int] | None:
+        """Prompt and model (0 or 1) of the picture with this token; None if there is none."""
+        with self._transaction() as sql:
+            row = sql.execute(
+                "SELECT pair, left, left_token = ? FROM showings "
+                "WHERE left_token = ? OR right_token = ?",
+                (token, token, token),
+            ).fetchone()
+        if row is None:
+            return None
+        pair, left, at_left = row
+        return pair, left if at_left else 1 - left
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, and on the disk before the block is left."""
+        with self._lock, understood(self.path):
+            self._open.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._open
+                self._open.execute("COMMIT")
+            except BaseException:
+                if self._open.in_transaction:  # a full disk may have ended it already
+                    self._open.execute("ROLLBACK")
+                raise
+
+    def _annotator(self, sql: sqlite3.Connection, by: str, value: str) -> Annotator | None:
+        row = sql.execute(
+            "SELECT name, secret, (SELECT count(*) FROM votes "
+            "WHERE annotator = annotators.id AND undone IS NULL) "
+            f"FROM annotators WHERE {by} = ?",  # `by` is ours, never a request's
+            (value,),
+        ).fetchone()
+        return Annotator(row[0], row[1], row[2], len(self._pairs)) if row else None
+
+    def _shown(self, sql: sqlite3.Connection, secret: str, step: int) -> Shown | None:
+        row = sql.execute(
+            "SELECT pair, left_token, right_token FROM showings "
+            "JOIN annotators ON annotators.id = annotator WHERE secret = ? AND step = ?",
+            (secret, step),
+        ).fetchone()
+        return Shown(step, self._pairs[row[0]].text, row[1], row[2]) if row else None
+
+
+def clean_name(name: str) -> str:
+    """A name as it is kept: blanks joined, one Unicode form. Raises DataError for what is none."""
+    name = " ".join(unicodedata.normalize("NFKC", name).split())
+    # A letter or digit first: an exported "=..." would be run as a formula by spreadsheets.
+    if not name or len(name) > NAME_LENGTH or not name.isprintable() or not name[0].isalnum():
+        raise DataError(
+            f"A name must have 1 to {NAME_LENGTH} characters and begin with a letter or a digit."
+        )
+    return name
+
+
+def _token() -> str:
+    return secrets.token_urlsafe(12)
+
+
+def _refuse_another(found: Study, wanted: Study, path: Path) -> None:
+    if found.key == wanted.key:
+        return
+    parts: dict[str, tuple[Any, Any]] = {
+        "models": (" against ".join(found.models[::-1]), " against ".join(wanted.models[::-1])),
+        "seed": (found.seed, wanted.seed),
+        "prompts": (len(found.pairs), len(wanted.pairs)),
+    }
+    changed = [f"{name} {a}, now {b}" for name, (a, b) in parts.items() if a != b]
+    raise WorkspaceError(
+        f"{path} holds another study ({'; '.join(changed) or 'of other pictures or prompts'}), and "
+        "votes of two studies are never mixed. Serve it as it was, or begin another with --name."
+    )

@@ -1,0 +1,65 @@
+"""`selma subject`: subject-driven generation (DreamBooth, OFT)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selma.console import Config, Folder, Json, load
+
+subject = typer.Typer(
+    help="Subjects from a handful of pictures: DreamBooth with LoRA, OFT, COFT or all weights.",
+    no_args_is_help=True,
+)
+
+
+@subject.command("train")
+def train_subjects(config: Config, folder: Folder = None) -> None:
+    """Draw class pictures, then train each subject once by each method."""
+    from selma.applications.subjects import pipeline
+
+    for one in pipeline.train(load(config, folder)):
+        typer.echo(f"{one.method} {one.subject}: {one.folder}")
+
+
+@subject.command("draw")
+def draw_subjects(config: Config, folder: Folder = None) -> None:
+    """Draw every subject's prompts by the base and by each method."""
+    from selma.applications.subjects import pipeline
+
+    for (method, name, step), place in pipeline.draw(load(config, folder)).items():
+        typer.echo(f"{method} {name} step {step}: {place}")
+
+
+@subject.command("score")
+def score_subjects(config: Config, folder: Folder = None, json: Json = None) -> None:
+    """Compare all methods in one table and on one page: DINO, CLIP-I, CLIP-T, LPIPS."""
+    from rich.console import Console
+
+    from selma.applications.subjects import pipeline
+    from selma.applications.subjects.page import print_subject_card
+    from selma.workspace import write_json
+
+    card, page = pipeline.score(load(config, folder))
+    if json:
+        write_json(json, card.model_dump(mode="json"))
+    print_subject_card(card, Console())
+    typer.echo(f"Page: {page}")
+
+
+@subject.command("lpips")
+def convert_lpips(
+    backbone: Annotated[Path, typer.Argument(help="torchvision's weights of AlexNet or VGG-16.")],
+    heads: Annotated[Path, typer.Argument(help="alex.pth or vgg.pth of the lpips package.")],
+    out: Annotated[Path, typer.Argument(help="New folder for subject.scores.lpips.")],
+) -> None:
+    """Make LPIPS's weights one safetensors file; nothing in the sources is run."""
+    from selma.backbones.perception import lpips
+
+    typer.echo(lpips.convert_lpips(backbone, heads, out))
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(subject, name="subject")

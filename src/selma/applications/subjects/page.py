@@ -1,0 +1,324 @@
+"""The page on subjects: the table of methods, convergence curves, and pictures to look at.
+
+6-report/_subject/index.html    one page that needs nothing else; equal findings give equal bytes
+6-report/_subject/card.json     every number on it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from selma.applications.subjects.records import (
+    SubjectCard,
+    SubjectComparison,
+    SubjectMeasure,
+    SubjectRow,
+)
+from selma.errors import DataError
+from selma.records.benchmarks import ExamPrompt
+from selma.records.scores import Interval
+from selma.report import page
+from selma.report.grids import data_uri
+from selma.report.tables import between, clear, points, signed
+from selma.report.templates import environment, policy
+from selma.workspace import REPORT, Workspace, inside, write_bytes, write_json
+
+NAME = "_subject"
+DIGITS = 3
+"""Of cosines and distances, as the papers print them."""
+SHOWN_SUBJECTS, SHOWN_PROMPTS, SHOWN_REAL = 10, 4, 5
+WIDTH, HEIGHT, LEFT, BOTTOM = 340, 190, 44, 26
+"""Of a chart, in its own units, with room for its axes' words."""
+
+Drawn = Mapping[tuple[str, str, int], Path]
+
+
+def write_subject_page(
+    card: SubjectCard,
+    real: Mapping[str, Sequence[Path]],
+    prompts: Mapping[str, Sequence[ExamPrompt]],
+    drawn: Drawn,
+    *,
+    settings: Mapping[str, Any],
+    name: str,
+    folder: Workspace,
+) -> Path:
+    """The path of `6-report/_subject/index.html`.
+
+    real: subject → its pictures.  prompts: subject → what the last step drew.  drawn: (method,
+    subject, step) → folder. Raises DataError if a picture cannot be read.
+    """
+    text = card.model_dump_json()
+    recipe = {"card": hashlib.sha256(text.encode()).hexdigest()[:16], "settings": dict(settings)}
+    item = folder.item(REPORT, NAME, recipe=recipe)
+    path = item.path / "index.html"
+    if item.done:
+        return path
+    html = render(card, real, prompts, drawn, settings=settings, name=name)
+    item.begin()
+    write_bytes(path, html.encode())
+    write_json(item.path / "card.json", json.loads(text))
+    item.finish([path, item.path / "card.json"], {"methods": len(card.curves)})
+    return path
+
+
+def render(
+    card: SubjectCard,
+    real: Mapping[str, Sequence[Path]],
+    prompts: Mapping[str, Sequence[ExamPrompt]],
+    drawn: Drawn,
+    *,
+    settings: Mapping[str, Any],
+    name: str,
+) -> str:
+    """The page's HTML; all that comes from outside is escaped."""
+    headline, meaning = conclusion(card)
+    methods = list(card.curves)
+    shown = list(card.subjects)[:SHOWN_SUBJECTS]
+    return (
+        environment("selma.applications.subjects")
+        .get_template("subjects.html")
+        .render(
+            policy=policy(),
+            name=name,
+            card=card,
+            headline=headline,
+            meaning=meaning,
+            methods=methods,
+            first=methods[0],
+            digits=DIGITS,
+            differences={
+                method: {
+                    c.measure: c
+                    for c in card.comparisons
+                    if c.model == method and c.against == methods[0]
+                }
+                for method in methods[1:]
+            },
+            charts=list(charts(card)),
+            shown=[
+                _Shown(
+                    subject,
+                    card.subjects[subject],
+                    [data_uri(path) for path in real[subject][:SHOWN_REAL]],
+                    list(_lines(card, subject, prompts[subject], drawn)),
+                )
+                for subject in shown
+            ],
+            steps=[
+                _Steps(subject, list(_course(card, subject, prompts[subject], drawn)))
+                for subject in shown
+            ],
+            settings=list(page.flat(settings)),
+        )
+    )
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """One subject: its own pictures, and prompts with a picture by each model."""
+
+    name: str
+    kind: str
+    real: list[str]
+    lines: list[tuple[str, list[tuple[str, str]]]]
+    """(prompt, [(model, picture)])."""
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """One subject's first curve prompt, method by method and step by step."""
+
+    name: str
+    lines: list[tuple[str, list[tuple[int, str]]]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One measure's curves, placed in a box of WIDTH x HEIGHT."""
+
+    measure: SubjectMeasure
+    levels: list[tuple[float, str]]
+    """(y, words) of the lines across."""
+    steps: list[tuple[float, str]]
+    lines: list[tuple[int, str, str, list[tuple[float, float]]]]
+    """(number of the method, its name, points of its polyline, its dots)."""
+
+
+def conclusion(card: SubjectCard) -> tuple[str, str]:
+    """Which method draws the subjects most alike and which follows prompts best, and how sure that
+    is: a headline and a paragraph."""
+    first, text = card.measures[0], next(m for m in card.measures if m.key == "clip_t")
+    if len(card.curves) == 1:
+        return (
+            f"{next(iter(card.curves))} on {len(card.subjects)} subjects",
+            "A single method was trained; nothing is compared with it.",
+        )
+    alike, sure = _leader(card, first)
+    heard, _ = _leader(card, text)
+    headline = (
+        f"{alike} draws the subjects most alike"
+        if sure
+        else "No method clearly draws the subjects most alike"
+    )
+    return (
+        f"{headline}.",
+        f"{_told(card, first, alike)} {_told(card, text, heard)} Intervals are over subjects and "
+        "prompts, paired; training again with another seed is a further source of chance.",
+    )
+
+
+def _leader(card: SubjectCard, measure: SubjectMeasure) -> tuple[str, bool]:
+    """The best method by a measure, and whether it is clearly ahead of every other."""
+    sign = 1 if measure.better == "higher" else -1
+    rows = {row.model: row for row in card.rows if row.model in card.curves}
+    best = max(rows, key=lambda model: sign * rows[model].values[measure.key].mean)
+    others = [c for c in _about(card, measure, best) if clear(c.difference)]
+    return best, len(others) == len(rows) - 1
+
+
+def _told(card: SubjectCard, measure: SubjectMeasure, best: str) -> str:
+    about = _about(card, measure, best)
+    ahead = [_other(c, best) for c in about if clear(c.difference)]
+    level = [_other(c, best) for c in about if not clear(c.difference)]
+    value = next(row for row in card.rows if row.model == best).values[measure.key]
+    said = f"By {measure.label} ({measure.network}), {best} leads with {points(value.mean, DIGITS)}"
+    parts = [f"clearly ahead of {', '.join(ahead)}"] if ahead else []
+    parts += [f"not clearly ahead of {', '.join(level)}"] if level else []
+    return f"{said}, {' and '.join(parts)}."
+
+
+def _about(card: SubjectCard, measure: SubjectMeasure, method: str) -> list[SubjectComparison]:
+    return [
+        c for c in card.comparisons if c.measure == measure.key and method in (c.model, c.against)
+    ]
+
+
+def _other(comparison: SubjectComparison, method: str) -> str:
+    return comparison.against if comparison.model == method else comparison.model
+
+
+def charts(card: SubjectCard) -> Iterator[Chart]:
+    """The convergence curves of each measure that every point has."""
+    steps = sorted({point.step for curve in card.curves.values() for point in curve})
+    for measure in card.measures:
+        curves = {
+            method: [(point.step, point.values[measure.key]) for point in curve]
+            for method, curve in card.curves.items()
+            if all(measure.key in point.values for point in curve)
+        }
+        if not curves or len(steps) < 2:
+            continue
+        values = [value for curve in curves.values() for _, value in curve]
+        low, high = min(values), max(values)
+        pad = 0.08 * (high - low) or 0.01
+        low, high = low - pad, high + pad
+
+        def y(value: float, low: float = low, high: float = high) -> float:
+            return round((HEIGHT - BOTTOM) * (high - value) / (high - low), 2)
+
+        def x(step: int) -> float:
+            return round(LEFT + (WIDTH - LEFT - 12) * step / steps[-1], 2)
+
+        yield Chart(
+            measure=measure,
+            levels=[
+                (y(level), points(level, 2 if high - low > 0.05 else DIGITS))
+                for level in (low + share * (high - low) for share in (0.1, 0.37, 0.63, 0.9))
+            ],
+            steps=[(x(step), str(step)) for step in steps],
+            lines=[
+                (
+                    list(card.curves).index(method) % 6,
+                    method,
+                    " ".join(f"{x(step)},{y(value)}" for step, value in curve),
+                    [(x(step), y(value)) for step, value in curve],
+                )
+                for method, curve in curves.items()
+            ],
+        )
+
+
+def _lines(
+    card: SubjectCard, subject: str, prompts: Sequence[ExamPrompt], drawn: Drawn
+) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Evenly spaced prompts, first picture of each: a choice that looks at no score."""
+    firsts = [prompt for prompt in prompts if prompt.id.endswith("-0")]
+    count = min(SHOWN_PROMPTS, len(firsts))
+    for i in range(count):
+        prompt = firsts[(2 * i + 1) * len(firsts) // (2 * count)]
+        models = [("base", 0), *((method, card.steps) for method in card.curves)]
+        yield (
+            prompt.text,
+            [
+                (model, data_uri(inside(drawn[model, subject, step], f"{prompt.id}.png")))
+                for model, step in models
+            ],
+        )
+
+
+def _course(
+    card: SubjectCard, subject: str, prompts: Sequence[ExamPrompt], drawn: Drawn
+) -> Iterator[tuple[str, list[tuple[int, str]]]]:
+    """The first curve prompt's picture at each kept step."""
+    for method in card.curves:
+        steps = sorted(step for m, s, step in drawn if (m, s) == (method, subject))
+        there = sorted(path.name for path in drawn[method, subject, steps[0]].glob("*.png"))
+        if not there:
+            raise DataError(f"{drawn[method, subject, steps[0]]} must hold pictures, but is empty.")
+        yield (
+            method,
+            [(step, data_uri(inside(drawn[method, subject, step], there[0]))) for step in steps],
+        )
+
+
+def print_subject_card(card: SubjectCard, console: Console) -> None:
+    """The table for a terminal, and below it the differences to the first method."""
+    about = f"{len(card.subjects)} subjects, {card.prompts} prompts, {card.pictures} pictures each"
+    table = Table(
+        title=f"{about}, {card.steps} steps", caption="means with 95% intervals over subjects and "
+        "prompts; ↑ higher is better, ↓ lower",
+    )  # fmt: skip
+    table.add_column("method")
+    table.add_column("trained", justify="right")
+    for measure in card.measures:
+        arrow = "↑" if measure.better == "higher" else "↓"
+        table.add_column(f"{measure.label} {arrow}", justify="right")
+    for row in card.rows:
+        table.add_row(
+            row.model, trained(row), *(cell(row.values.get(m.key)) for m in card.measures)
+        )
+    console.print(table)
+    first = next(iter(card.curves))
+    for method in list(card.curves)[1:]:
+        for c in card.comparisons:
+            if (c.model, c.against) == (method, first):
+                label = next(m.label for m in card.measures if m.key == c.measure)
+                verdict = "" if clear(c.difference) else ": no clear difference"
+                console.print(
+                    f"{method} minus {first}, {label}: {signed(c.difference.mean, DIGITS)} "
+                    f"({between(c.difference, sign=True, digits=DIGITS)}){verdict}",
+                    highlight=False,
+                )
+    console.print(" ".join(conclusion(card)), highlight=False)
+
+
+def trained(row: SubjectRow) -> str:
+    """How many numbers were trained, as a reader says it."""
+    if row.parameters is None:
+        return ""
+    return f"{row.parameters:,}".replace(",", " ")
+
+
+def cell(found: Interval | None) -> str:
+    if found is None:
+        return ""
+    return f"{points(found.mean, DIGITS)} ({between(found, digits=DIGITS)})"

@@ -1,0 +1,305 @@
+"""Subject-driven generation: a subject's few pictures → an adapter → the subject elsewhere.
+
+DreamBooth (arXiv:2208.12242) with OFT (arXiv:2306.07280). It stands beside the six stages, with the
+run's own base: `train`, `draw` and `score` leave their parts in the folders of stages 2, 3, 5, 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selma.applications.subjects.records import (
+    CurvePoint,
+    Subject,
+    SubjectAdapter,
+    SubjectCard,
+    SubjectRow,
+)
+from selma.applications.subjects.settings import SubjectSettings
+from selma.config import RunConfig
+from selma.finished import Finished
+from selma.pipeline import opened
+from selma.records.benchmarks import ExamPrompt
+from selma.records.images import Pair
+from selma.runfile import portable
+from selma.workspace import EXPERTS, IMAGES, REPORT, SCORES, Workspace
+
+if TYPE_CHECKING:
+    from selma.applications.subjects.scoring import RealPictures
+    from selma.backbones.text_to_image import TextToImage
+
+Drawn = dict[tuple[str, str, int], Path]
+"""(method, subject, step) → folder with its pictures; the base is at step 0."""
+BASE, REAL = "base", "real"
+
+
+def train(config: RunConfig) -> list[SubjectAdapter]:
+    """One adapter for each method and subject; class pictures are drawn first."""
+    with _run(config, make=[IMAGES, EXPERTS]) as this:
+        return this.trained()
+
+
+def draw(config: RunConfig) -> Drawn:
+    """Every prompt of every subject by the base and by what `train` left; of the checkpoints before
+    the last, a few prompts."""
+    with _run(config, make=[SCORES]) as this:
+        return this.drawn()
+
+
+def score(config: RunConfig) -> tuple[SubjectCard, Path]:
+    """The table of what `draw` left, and the page with it."""
+    with _run(config, make=[SCORES, REPORT]) as this:
+        return this.scored()
+
+
+@contextmanager
+def _run(config: RunConfig, *, make: Sequence[str]) -> Iterator[_Run]:
+    # Neither prompts nor judges of the six stages are asked for.
+    with opened(config, make=make, checked=[]) as this:
+        yield _Run(config, this.folder, make)
+
+
+@dataclass
+class _Run:
+    """One run's subjects. Folders of stages that are not in `make` only show what is finished."""
+
+    config: RunConfig
+    folder: Workspace
+    make: Sequence[str]
+
+    @cached_property
+    def settings(self) -> SubjectSettings:
+        return self.config.subject or SubjectSettings()
+
+    @cached_property
+    def model(self) -> TextToImage:
+        from selma.backbones.text_to_image import load_text_to_image
+
+        return load_text_to_image(self.config.base)
+
+    @cached_property
+    def subjects(self) -> list[Subject]:
+        from selma.applications.subjects.images import read_subjects
+        from selma.backbones.base_files import own_architecture
+
+        base_px = own_architecture(self.config.base).image_px
+        return read_subjects(self.settings.data, self._at(IMAGES), base_px=base_px)
+
+    def trained(self) -> list[SubjectAdapter]:
+        from selma.applications.subjects.images import instance_pairs
+        from selma.applications.subjects.training import train_subjects
+
+        data = self.settings.data
+        return train_subjects(
+            {subject.name: instance_pairs(subject, data) for subject in self.subjects},
+            self._class_pairs(),
+            self.settings,
+            self._at(EXPERTS),
+            base=self.config.base,
+            seed=self.config.seed,
+            model=lambda: self.model,
+        )
+
+    def drawn(self, *, only_shown: bool = False) -> Drawn:
+        from selma.applications.subjects.training import adapter_at
+
+        folder = Finished(self.folder.root) if only_shown else self._at(SCORES)
+        found: Drawn = {}
+        for subject in self.subjects:
+            found[BASE, subject.name, 0] = self._draw(subject, folder, BASE, 0, None, None)
+        for one in self.trained():
+            subject = next(s for s in self.subjects if s.name == one.subject)
+            for step in one.steps:
+                found[one.method, one.subject, step] = self._draw(
+                    subject,
+                    folder,
+                    one.method,
+                    step,
+                    adapter_at(one, step),
+                    f"{one.key}@{step}",
+                    few=step != one.steps[-1],
+                )
+        return found
+
+    def scored(self) -> tuple[SubjectCard, Path]:
+        from selma.applications.subjects.page import write_subject_page
+
+        trained = self.trained()
+        drawn = self.drawn(only_shown=True)  # also the pictures must be there, not only weights
+        card = self._card(trained, drawn)
+        with_defaults = self.config.model_copy(update={"subject": self.settings})
+        page = write_subject_page(
+            card,
+            {s.name: s.pictures for s in self.subjects},
+            {s.name: self._prompts(s) for s in self.subjects},
+            drawn,
+            settings=portable(with_defaults, self.folder.root)["subject"],
+            name=self.config.name,
+            folder=self._at(REPORT),
+        )
+        return card, page
+
+    def _card(self, trained: Sequence[SubjectAdapter], drawn: Drawn) -> SubjectCard:
+        from selma.adapters.reading import parameter_count
+        from selma.applications.subjects import scorecard
+        from selma.applications.subjects.scoring import RealPictures, load_networks
+        from selma.backbones.text_to_image import adapter_file
+
+        settings, folder = self.settings, self._at(SCORES)
+        networks = load_networks(settings.scores)
+        measures = [measure.key for measure in networks.measures]
+        bootstrap = {"seed": self.config.seed, "resamples": settings.scores.resamples}
+        real = {s.name: RealPictures(s, networks) for s in self.subjects}
+        rows = {key: self._rows(key, place, real[key[1]], folder) for key, place in drawn.items()}
+        last = settings.training.steps
+        by_method = {
+            method: {
+                s.name: rows[method, s.name, 0 if method == BASE else last] for s in self.subjects
+            }
+            for method in (BASE, *settings.methods)
+        }
+        counted = {
+            one.method: parameter_count(adapter_file(one.folder)) for one in reversed(trained)
+        }
+        table = [
+            scorecard.method_row(
+                method, some, measures, parameters=counted.get(method), **bootstrap
+            )
+            for method, some in by_method.items()
+        ]
+        first = self._prompts(self.subjects[0])
+        ideal = self._real_row(real, drawn, first, bootstrap)
+        curve = {
+            s.name: {p.id.partition("-")[0] for p in self._prompts(s, few=True)}
+            for s in self.subjects
+        }
+        return SubjectCard(
+            subjects={s.name: s.kind for s in self.subjects},
+            token=settings.data.token,
+            prompts=len({p.id.partition("-")[0] for p in first}),
+            pictures=settings.drawing.pictures,
+            steps=last,
+            measures=networks.measures,
+            rows=(*([ideal] if ideal else []), *table),
+            comparisons=tuple(
+                scorecard.comparisons(
+                    {m: by_method[m] for m in settings.methods}, measures, **bootstrap
+                )
+            ),
+            curves={
+                method: tuple(self._curve(method, rows, by_method[BASE], measures, curve))
+                for method in settings.methods
+            },
+            curve_prompts=max(map(len, curve.values())),
+        )
+
+    def _curve(
+        self,
+        method: str,
+        rows: Mapping[tuple[str, str, int], list[dict[str, Any]]],
+        base: Mapping[str, list[dict[str, Any]]],
+        measures: Sequence[str],
+        prompts: Mapping[str, set[str]],
+    ) -> Iterator[CurvePoint]:
+        from selma.applications.subjects.scorecard import curve_point
+        from selma.applications.subjects.training import kept_steps
+
+        yield curve_point(0, base, measures, prompts)
+        for step in kept_steps(self.settings.training):
+            some = {s.name: rows[method, s.name, step] for s in self.subjects}
+            yield curve_point(step, some, measures, prompts)
+
+    def _real_row(
+        self,
+        real: Mapping[str, RealPictures],
+        drawn: Drawn,
+        prompts: Sequence[ExamPrompt],
+        bootstrap: dict[str, int],
+    ) -> SubjectRow | None:
+        from selma.applications.subjects.scorecard import real_row
+        from selma.applications.subjects.scoring import MOST_PIXELS
+        from selma.image_files import open_picture
+
+        # In the drawn pictures' size, so that distances have one scale.
+        some = drawn[BASE, self.subjects[0].name, 0] / f"{prompts[0].id}.png"
+        px = open_picture(some, max_pixels=MOST_PIXELS).width
+        return real_row({n: r.among_themselves(px) for n, r in real.items()}, **bootstrap)
+
+    def _rows(
+        self, key: tuple[str, str, int], place: Path, real: RealPictures, folder: Workspace
+    ) -> list[dict[str, Any]]:
+        from selma.applications.subjects.prompts import worded
+        from selma.applications.subjects.scoring import score_drawn
+
+        method, _, step = key
+        subject, data = real.subject, self.settings.data
+        few = method != BASE and step != self.settings.training.steps
+        prompts = self._prompts(subject, few=few)
+        token = data.token if self.settings.scores.clip_t_with_token else None
+        texts = {
+            number: worded(subject.prompts[int(number)], token=token, kind=subject.kind)
+            for number in (prompt.id.partition("-")[0] for prompt in prompts)
+        }
+        return score_drawn(
+            real, prompts, texts, place, folder, name=(method, subject.name, str(step))
+        )
+
+    def _prompts(self, subject: Subject, *, few: bool = False) -> list[ExamPrompt]:
+        from selma.applications.subjects.images import picture_prompts
+
+        drawing = self.settings.drawing
+        return picture_prompts(
+            subject,
+            self.settings.data,
+            pictures=drawing.pictures,
+            curve=drawing.curve_prompts if few else None,
+        )
+
+    def _class_pairs(self) -> dict[str, list[Pair]]:
+        from selma.applications.subjects.images import class_pairs
+
+        return class_pairs(
+            self.subjects,
+            self.settings,
+            self._at(IMAGES),
+            base=self.config.base,
+            seed=self.config.seed,
+            batch_size=self.settings.drawing.batch_size,
+            model=lambda: self.model,
+        )
+
+    def _draw(
+        self,
+        subject: Subject,
+        folder: Workspace,
+        method: str,
+        step: int,
+        adapter: Path | None,
+        key: str | None,
+        *,
+        few: bool = False,
+    ) -> Path:
+        from selma.images.generating import draw_exam
+
+        drawing = self.settings.drawing
+        return draw_exam(
+            self._prompts(subject, few=few),
+            name=f"_subject/{method}/{subject.name}/{step}",
+            adapter=adapter,
+            adapter_key=key,
+            steps=drawing.steps,
+            guidance=drawing.guidance,
+            batch_size=drawing.batch_size,
+            folder=folder,
+            base=self.config.base,
+            seed=self.config.seed,
+            model=lambda: self.model,
+        )
+
+    def _at(self, stage: str) -> Workspace:
+        return self.folder if stage in self.make else Finished(self.folder.root)

@@ -1,0 +1,214 @@
+"""Subjects' pictures against the real ones and their prompts: DINO, CLIP-I, CLIP-T, LPIPS.
+
+    5-scores/_subject/<method>/<subject>/<step>/rows.jsonl    one line for each prompt, with each
+                                                              picture's own numbers
+
+Every pair of pictures counts (`docs/subject.md` says how the released evaluation differs).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image, ImageOps
+
+from selma.applications.subjects.records import Subject, SubjectMeasure
+from selma.applications.subjects.settings import SubjectScores
+from selma.backbones.perception.likeness import PictureFeatures, TextFeatures, load_clip, load_dino
+from selma.backbones.perception.lpips import Perception, distances, load_perception
+from selma.errors import DataError
+from selma.image_files import open_picture
+from selma.progress import progress
+from selma.records.benchmarks import ExamPrompt
+from selma.scores.answering import manifest
+from selma.workspace import SCORES, Workspace, inside, read_lines, write_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAME = "_subject"
+ROWS = "rows.jsonl"
+DIGITS = 6
+MOST_PIXELS = 64_000_000
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What looks at the pictures. Loaded when first asked."""
+
+    dino: PictureFeatures
+    clip: TextFeatures
+    lpips: Perception | None
+
+    @property
+    def fingerprints(self) -> list[str | None]:
+        perception = None if self.lpips is None else self.lpips.fingerprint
+        return [self.dino.fingerprint, self.clip.fingerprint, perception]
+
+    @property
+    def measures(self) -> tuple[SubjectMeasure, ...]:
+        """Those that these networks give, in the table's order."""
+        pairs = "over all pairs of a drawn and a real picture of the subject"
+        found = [
+            ("dino", self.dino.label, "higher", f"Cosine {pairs}.", self.dino.name),
+            ("clip_i", self.clip.label, "higher", f"Cosine {pairs}.", self.clip.name),
+            ("clip_t", "CLIP-T", "higher", "Cosine of a picture and its prompt.", self.clip.name),
+        ]
+        if self.lpips is not None:
+            name = self.lpips.name
+            found += [
+                ("lpips_real", "LPIPS to real", "lower", f"Distance {pairs}, as released.", name),
+                (
+                    "lpips_diversity",
+                    "LPIPS diversity",
+                    "higher",
+                    "Distance between pictures of one subject and prompt, as the paper says.",
+                    name,
+                ),
+            ]
+        return tuple(
+            SubjectMeasure(key=k, label=label, better=b, meaning=m, network=n)  # type: ignore[arg-type]
+            for k, label, b, m, n in found
+        )
+
+
+def load_networks(config: SubjectScores) -> Networks:
+    """The networks of the settings. Raises ModelError."""
+    return Networks(
+        dino=load_dino(config.dino),
+        clip=load_clip(config.clip),
+        lpips=None if config.lpips is None else load_perception(config.lpips),
+    )
+
+
+class RealPictures:
+    """One subject's own pictures as the networks see them, each looked at once."""
+
+    def __init__(self, subject: Subject, networks: Networks) -> None:
+        self.subject = subject
+        self.networks = networks
+        self._by_size: dict[int, Tensor] = {}
+
+    @property
+    def digests(self) -> list[str]:
+        paths = self.subject.pictures
+        return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+    @cached_property
+    def opened(self) -> list[Image.Image]:
+        return [open_picture(path, max_pixels=MOST_PIXELS) for path in self.subject.pictures]
+
+    @cached_property
+    def dino(self) -> Tensor:
+        return self.networks.dino.of_pictures(self.opened)
+
+    @cached_property
+    def clip(self) -> Tensor:
+        return self.networks.clip.of_pictures(self.opened)
+
+    def lpips(self, px: int) -> Tensor:
+        """In the size of the drawn ones, the middle square as in training."""
+        assert self.networks.lpips is not None
+        if px not in self._by_size:
+            fitted = [ImageOps.fit(one, (px, px), Image.Resampling.BICUBIC) for one in self.opened]
+            self._by_size[px] = self.networks.lpips.of_pictures(fitted)
+        return self._by_size[px]
+
+    def among_themselves(self, px: int) -> dict[str, float]:
+        """Measure → mean over pairs of different pictures; {} of a single one."""
+        if len(self.opened) < 2:
+            return {}
+        found = {"dino": _off(self.dino @ self.dino.mT), "clip_i": _off(self.clip @ self.clip.mT)}
+        if self.networks.lpips is not None:
+            rows = self.lpips(px)
+            found["lpips_real"] = _off(distances(rows, rows))
+        return {name: round(value, DIGITS) for name, value in found.items()}
+
+
+def score_drawn(
+    real: RealPictures,
+    prompts: Sequence[ExamPrompt],
+    texts: Mapping[str, str],
+    drawn: Path,
+    folder: Workspace,
+    *,
+    name: Sequence[str],
+) -> list[Row]:
+    """One row for each prompt of a subject, from the item if it is there.
+
+    drawn: a finished folder with <id>.png for each of `prompts`.  texts: number of a prompt → what
+    CLIP-T reads.  name: of the item, as in ("oft", "cat_hat", "1000"). Raises DataError for a
+    picture that is missing or broken.
+    """
+    key = manifest(drawn).get("key")
+    if key is None:
+        raise DataError(f"{drawn} must be a finished folder of pictures. Run `selma subject draw`.")
+    recipe = {
+        "pictures": key,
+        "real": real.digests,
+        "texts": dict(texts),
+        "networks": real.networks.fingerprints,
+    }
+    item = folder.item(SCORES, NAME, *name, recipe=recipe)
+    if item.done:
+        return read_lines(item.path / ROWS)
+    path, started = item.begin() / ROWS, time.monotonic()
+    groups: dict[str, list[str]] = {}
+    for prompt in prompts:
+        groups.setdefault(prompt.id.partition("-")[0], []).append(prompt.id)
+    rows = []
+    with progress(f"looking at {' '.join(name)}", total=len(groups)) as advance:
+        for number, ids in groups.items():
+            pictures = [
+                open_picture(inside(drawn, f"{i}.png"), max_pixels=MOST_PIXELS) for i in ids
+            ]
+            row = {"prompt": number, "text": texts[number]}
+            rows.append(row | measured(pictures, ids, texts[number], real))
+            advance()
+    lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
+    write_bytes(path, "".join(lines).encode())
+    item.finish([path], {"prompts": len(rows)})
+    seconds = round(time.monotonic() - started, 3)
+    folder.journal(SCORES, what="subject", item="/".join(name), seconds=seconds)
+    return rows
+
+
+def measured(
+    pictures: Sequence[Image.Image], ids: Sequence[str], text: str, real: RealPictures
+) -> Row:
+    """The numbers of one prompt's pictures: their means, and each picture's own."""
+    networks = real.networks
+    seen = networks.clip.of_pictures(pictures)
+    columns = {
+        "dino": (networks.dino.of_pictures(pictures) @ real.dino.mT).mean(dim=1).tolist(),
+        "clip_i": (seen @ real.clip.mT).mean(dim=1).tolist(),
+        "clip_t": (seen @ networks.clip.of_texts([text]).mT).flatten().tolist(),
+    }
+    row: Row = {"pairs": len(pictures) * len(real.opened)}
+    if networks.lpips is not None:
+        vectors = networks.lpips.of_pictures(pictures)
+        to_real = distances(vectors, real.lpips(pictures[0].width))
+        columns["lpips_real"] = to_real.mean(dim=1).tolist()
+        if len(pictures) > 1:
+            row["lpips_diversity"] = round(_off(distances(vectors, vectors)), DIGITS)
+    each = [
+        {"picture": name, **{column: round(v[n], DIGITS) for column, v in columns.items()}}
+        for n, name in enumerate(ids)
+    ]
+    means = {name: round(sum(v) / len(v), DIGITS) for name, v in columns.items()}
+    return row | means | {"each": each}
+
+
+def _off(square: Tensor) -> float:
+    """The mean of what lies beside the diagonal."""
+    n = len(square)
+    return float((square.sum() - square.diagonal().sum()) / (n * (n - 1)))

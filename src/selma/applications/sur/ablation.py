@@ -1,0 +1,178 @@
+"""Variants of the SUR-adapter on one exam, each beside the base: what every choice is worth.
+
+A variant is trained only once for equal settings of training, so that those that differ in drawing
+alone share an adapter. Everything is an item of the run's folder: a stopped ablation goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from selma.applications.sur.pipeline import merged_of, settings_of, trained, triples
+from selma.applications.sur.records import Understood
+from selma.applications.sur.settings import RELEASED_SUR, SurSettings
+from selma.config import RunConfig
+from selma.config.scores import ScoresConfig
+from selma.config.section import mistake
+from selma.errors import ConfigError
+from selma.finished import Finished
+from selma.images.generating import Reader
+from selma.pipeline import Stages, opened
+from selma.records.benchmarks import ExamPrompt
+from selma.workspace import SCORES
+
+NAME = "ablation"
+BASE, AS_SET = "base", "as_set"
+EXPERTS_ALONE, BOTH = "experts_alone", "experts_and_adapter"
+
+Changes = Mapping[str, Any]
+
+RELEASED: Changes = RELEASED_SUR | {"adapter": RELEASED_SUR["adapter"] | {"weight": 0.1}}
+"""The release, with its mixing weight: its way of mixing makes another thing of another weight."""
+
+MENDED: Mapping[str, Changes] = {
+    "released_gradient_fixed": {"losses": {"denoising": {"gradient": True}}},
+    "released_attention_fixed": {"adapter": {"attention": "tokens"}},
+    "released_positive_only": {"drawing": {"negative": "alone"}},
+    "released_no_dropout": {"drawing": {"dropout": False}},
+}
+"""The release with one defect put right."""
+
+PROJECTIONS = ("random", "learned", "pca")
+
+
+def variants(config: RunConfig) -> dict[str, SurSettings]:
+    """Name → settings, in the order of the table; "as_set" first. Raises ConfigError."""
+    sur = settings_of(config)
+    made = {AS_SET: sur}
+    for name, changes in _all_changes(sur):
+        try:
+            made[name] = SurSettings.model_validate(laid_over(sur.model_dump(), changes))
+        except ValidationError as error:
+            lines = [mistake(dict(found)) for found in error.errors()]
+            raise ConfigError(f"The variant {name!r} cannot be:\n" + "\n".join(lines)) from error
+    wanted = sur.ablation.variants
+    if strangers := [name for name in wanted if name not in made]:
+        raise ConfigError(
+            f"sur.ablation.variants must be some of {', '.join(made)}, but has {strangers[0]!r}."
+        )
+    return {name: one for name, one in made.items() if not wanted or name in wanted}
+
+
+def only(config: RunConfig, names: Sequence[str]) -> RunConfig:
+    """The same settings with these variants alone."""
+    sur = settings_of(config)
+    ablation = sur.ablation.model_copy(update={"variants": tuple(names)})
+    return config.model_copy(update={"sur": sur.model_copy(update={"ablation": ablation})})
+
+
+def laid_over(settings: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
+    """The settings with the changes in them, at every depth."""
+    return dict(settings) | {
+        name: laid_over(settings[name], value)
+        if isinstance(value, Mapping) and isinstance(settings.get(name), Mapping)
+        else value
+        for name, value in changes.items()
+    }
+
+
+def ablate(config: RunConfig, *, experts: bool = False) -> Understood:
+    """Every variant beside the base, on dev by the choosing judge unless the settings say
+    otherwise. With `experts`, also the run's merged experts alone and with the adapter."""
+    from selma.applications.sur.scoring import keyword_exam, score_understanding
+
+    chosen, sur = variants(config), settings_of(config)
+    split, scores = sur.ablation.split, _scores(config)
+    with opened(config, make=[SCORES]) as this:
+        exam = _exam(this, split)
+        pictures = {
+            f"{NAME}/{name}": place for name, place in _drawn(this, exam, chosen, experts=experts)
+        }
+        with this.at(SCORES, NAME) as folder:
+            return score_understanding(
+                exam,
+                pictures,
+                scores,
+                sur.scores,
+                folder,
+                keywords=keyword_exam(exam, scores, sur.scores, split=split),
+                good=[triple.image for triple in triples(this, Finished(this.folder.root))],
+                seed=config.seed,
+                base=f"{NAME}/{BASE}",
+                name=NAME,
+            )
+
+
+def _drawn(
+    this: Stages,
+    exam: Sequence[ExamPrompt],
+    chosen: Mapping[str, SurSettings],
+    *,
+    experts: bool,
+) -> Iterator[tuple[str, Any]]:
+    """Each model's pictures, the base's first."""
+
+    def draw(name: str, reader: Reader | None, adapter: Any = None) -> tuple[str, Any]:
+        return name, this.draw_understood(f"{NAME}/{name}", reader, adapter, exam)
+
+    yield draw(BASE, None)
+    for name, sur in chosen.items():
+        yield draw(name, _reader(this, sur))
+    if experts:
+        merged = merged_of(this)
+        yield draw(EXPERTS_ALONE, None, merged)
+        yield draw(BOTH, _reader(this, settings_of(this.config)), merged)
+
+
+def _reader(this: Stages, sur: SurSettings) -> Reader:
+    adapter = trained(this, this.folder, sur, variants=True)
+    return Reader(adapter.folder, adapter.key, sur.drawing)
+
+
+def _exam(this: Stages, split: str) -> list[ExamPrompt]:
+    from selma.scores.benchmarks import TOYBOX, exam_prompts
+
+    scores, wanted = this.config.scores, settings_of(this.config).ablation.prompts
+    if split == "dev":
+        return exam_prompts(scores, split="dev", prompts=wanted or scores.dev_prompts)
+    at = "test" if scores.benchmark == TOYBOX else None
+    return exam_prompts(scores, split=at, prompts=wanted)
+
+
+def _scores(config: RunConfig) -> ScoresConfig:
+    """On dev the judges change places, so that the reporting one has no say in what is chosen."""
+    scores, split = config.scores, settings_of(config).ablation.split
+    changes: dict[str, Any] = {"split": split}
+    if split == "dev":
+        changes |= {"judge": scores.choosing_judge, "choosing_judge": scores.judge}
+    return scores.model_copy(update=changes)
+
+
+def _all_changes(sur: SurSettings) -> Iterator[tuple[str, Changes]]:
+    yield "as_released", RELEASED
+    for name, mended in MENDED.items():
+        yield name, laid_over(RELEASED, mended)
+    for loss in ("distillation", "alignment", "denoising"):
+        yield f"without_{loss}", {"losses": {loss: {"weight": 0.0}}}
+    for kind in PROJECTIONS:
+        if kind != sur.llm.projection:
+            yield f"projection_{kind}", {"llm": {"projection": kind}}
+    for weight in sur.ablation.weights:
+        if weight != sur.adapter.weight:
+            yield f"weight_{weight:g}", {"adapter": {"weight": weight}}
+    for negative in ("alone", "adapted"):
+        if negative != sur.drawing.negative:
+            yield f"negative_{negative}", {"drawing": {"negative": negative}}
+    for layer in sur.ablation.layers:
+        if layer != sur.llm.layer:
+            yield f"layer_{layer}", {"llm": {"layer": layer}}
+    for backend in sur.ablation.language_models:
+        label = backend.model.rstrip("/").rpartition("/")[2]
+        yield (
+            f"vectors_of_{label}",
+            {"llm": {"backend": backend.model_dump(), "layer": None, "file": None}},
+        )
+    yield from sur.ablation.own.items()

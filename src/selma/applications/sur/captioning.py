@@ -1,0 +1,135 @@
+"""Narratives for keyword prompts: captions of their pictures, or an LLM's sentences.
+
+Each is kept as soon as it is there. Rows go in fixed groups, since a group shares a forward pass: a
+collection that was stopped ends with the words of one that was not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selma.applications.sur.settings import Narrator
+from selma.backbones.language.loading import load_language_model, model_identity
+from selma.backbones.language.model import Form, Note, Sampling, parallel_requests
+from selma.backbones.perception.captioning import CaptionModel
+from selma.config.networks import Captioner
+from selma.image_files import decode
+from selma.progress import progress
+from selma.randomness import seed_for
+from selma.workspace import append_lines, read_lines
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_MOST_WORDS = 60
+
+EXAMPLES = (
+    ("portrait of an old fisherman, weathered face, grey beard, harbour, dramatic light, 8k, photo",
+     "An old fisherman with a grey beard stands in a harbour."),
+    ("cute robot holding a red balloon, meadow, pastel colors, 3d render, trending, masterpiece",
+     "A small robot holds a red balloon in a meadow."),
+    ("two white horses, beach, sunset, long exposure, highly detailed, sharp focus",
+     "Two white horses are on a beach at sunset."),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """What needs a narrative."""
+
+    id: str
+    prompt: str
+    image: Path
+
+
+def narrator_identity(config: Captioner | Narrator) -> dict[str, Any]:
+    """What tells these narratives from others; loads no model."""
+    if isinstance(config, Captioner):
+        return CaptionModel(config, setting="sur.data.narrator").identity
+    settings = config.model_dump(mode="json", include={"temperature", "max_new_tokens"})
+    return {"kind": "llm", "model": model_identity(config.backend), **settings}
+
+
+def narratives(
+    rows: Sequence[Row],
+    config: Captioner | Narrator,
+    kept: Path,
+    *,
+    seed: int,
+    max_pixels: int,
+    note: Note | None = None,
+) -> dict[str, str]:
+    """Row id → its narrative, which may be empty. `kept` is a file of those that are there."""
+    known = {line["id"]: line["text"] for line in read_lines(kept, repair=True)}
+    if isinstance(config, Captioner):
+        group, make = 8, _captions(config, max_pixels)
+    else:
+        group, make = parallel_requests(config.backend), _sentences(config, seed, note)
+    groups = [rows[start : start + group] for start in range(0, len(rows), group)]
+    open_groups = [some for some in groups if any(row.id not in known for row in some)]
+    with progress("writing narratives", total=len(rows), done=len(known)) as advance:
+        for some in open_groups:
+            made = dict(zip((row.id for row in some), make(some), strict=True))
+            append_lines(kept, ({"id": i, "text": text} for i, text in made.items()))
+            known |= made
+            advance(len(some))
+    return {row.id: known[row.id] for row in rows}
+
+
+def plain(reply: str) -> str:
+    """The sentence in a reply, or "" where there is none."""
+    lines = (line.strip() for line in reply.splitlines())
+    line = next((line for line in lines if line), "")
+    line = re.sub(r"^(?:narrative|sentence|caption|description)\s*:\s*", "", line, flags=re.I)
+    line = " ".join(line.strip("\"'“”*` ").split())
+    return line if len(line.split()) <= _MOST_WORDS else ""
+
+
+def wish(prompt: str, form: Form) -> str:
+    """What the language model is given."""
+    shown = "\n\n".join(f"Keywords: {rich}\nSentence: {text}" for rich, text in EXAMPLES)
+    if form == "continuation":
+        return f"{shown}\n\nKeywords: {prompt}\nSentence:"
+    return (
+        "Say in one plain sentence what a picture made from these keywords shows. Name things, "
+        "their number, colour and place; leave out words about style and quality. Answer with the "
+        f"sentence alone.\n\n{shown}\n\nKeywords: {prompt}\nSentence:"
+    )
+
+
+Make = Callable[[Sequence[Row]], Iterator[str]]
+
+
+def _captions(config: Captioner, max_pixels: int) -> Make:
+    model = CaptionModel(config, setting="sur.data.narrator")
+
+    def make(rows: Sequence[Row]) -> Iterator[str]:
+        seen: list[Image] = [decode(row.image.read_bytes(), max_pixels=max_pixels) for row in rows]
+        return model.caption(seen)
+
+    return make
+
+
+def _sentences(config: Narrator, seed: int, note: Note | None) -> Make:
+    loaded: list[Any] = []  # at the first group, if there is one
+
+    def make(rows: Sequence[Row]) -> Iterator[str]:
+        if not loaded:
+            loaded.append(load_language_model(config.backend, note=note))
+        model = loaded[0]
+        replies = model.complete(
+            [wish(row.prompt, model.form) for row in rows],
+            seeds=[seed_for(seed, "narrative", row.id) for row in rows],
+            sampling=Sampling(
+                max_new_tokens=config.max_new_tokens,
+                temperature=config.temperature,
+                stop=("\n",) if model.form == "continuation" else (),
+            ),
+        )
+        return (plain(reply.text) for reply in replies)
+
+    return make

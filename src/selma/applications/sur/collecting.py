@@ -1,0 +1,268 @@
+"""`selma sur collect`: candidates are cleaned, told in plain words and kept as one imagefolder.
+
+Cheap checks come first. Every row that is not kept is counted with its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from selma.applications.sur.captioning import Row, narratives, narrator_identity
+from selma.applications.sur.marks import stripped
+from selma.applications.sur.records import Triple
+from selma.applications.sur.settings import Agreement, SurData
+from selma.applications.sur.sources import Candidate, candidates, source_digest
+from selma.applications.sur.triples import SKILL, read_triples, write_triples
+from selma.backbones.hub import installed
+from selma.backbones.judges.judge import Scorer
+from selma.backbones.judges.loading import load_scorer
+from selma.backbones.perception.captioning import Classifier
+from selma.backbones.preference.scorers import load_preference
+from selma.errors import DataError, NoProgress
+from selma.image_files import decode, png_bytes
+from selma.images.pairs import METADATA
+from selma.progress import progress
+from selma.records.prompts import prompt_id
+from selma.workspace import IMAGES, Workspace, write_bytes
+
+NAME = "_triples"
+NARRATIVES, REJECTED = "narratives.jsonl", "rejected.jsonl"
+MOST_PIXELS = 64_000_000  # of a picture that is made smaller here
+
+_KEPT_AS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A candidate on its way through the checks."""
+
+    id: str
+    source: str
+    licence: str
+    prompt: str
+    text: str | None
+    image: Path
+
+
+@dataclass
+class _Desk:
+    """What was decided so far."""
+
+    rejected: list[dict[str, str]]
+    facts: dict[str, dict[str, Any]]
+
+    def reject(self, source: str, reason: str, detail: str = "") -> None:
+        self.rejected.append({"source": source, "reason": reason, "detail": detail})
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return dict(sorted(Counter(row["reason"] for row in self.rejected).items()))
+
+
+def collect_triples(config: SurData, folder: Workspace, *, seed: int) -> list[Triple]:
+    """The triples in `2-images/_triples`, made if they are not there.
+
+    Raises DataError where the source cannot be read, NoProgress where nothing of it is kept.
+    """
+    item = folder.item(IMAGES, NAME, recipe=collecting_recipe(config, seed=seed))
+    if item.done:
+        return read_triples(item.path, base_px=None).triples
+    path, started = item.begin(), time.monotonic()
+    train = path / "train"
+    train.mkdir(exist_ok=True)
+    desk = _Desk([], {})
+    rows = list(_checked(config, train, desk, seed=seed))
+    rows = _safe(rows, config, desk)
+    rows = _told(rows, config, path / NARRATIVES, desk, folder, seed=seed)
+    rows = _agreeing(rows, config.cleaning.agreement, desk)
+    triples = [
+        Triple(id=r.id, text=r.text or "", prompt=r.prompt, image=r.image, source=r.source,
+               licence=r.licence)
+        for r in rows
+    ]  # fmt: skip
+    _write_rejected(path / REJECTED, desk)
+    if not triples:
+        raise NoProgress(
+            f"No row of the source is left after cleaning; {desk.counts} were rejected, see "
+            f"{path / REJECTED}. Change sur.data.cleaning or the source."
+        )
+    for file in set(train.iterdir()) - {triple.image for triple in triples}:
+        file.unlink()  # pictures that a later check rejected
+    write_triples(train / METADATA, triples, [desk.facts.get(t.id, {}) for t in triples])
+    item.finish(
+        [t.image for t in triples] + [train / METADATA, path / REJECTED],
+        {"triples": len(triples), "rejected": desk.counts},
+    )
+    (path / NARRATIVES).unlink(missing_ok=True)
+    folder.journal(
+        IMAGES, what="triples", seconds=round(time.monotonic() - started, 3), **desk.counts
+    )
+    return read_triples(item.path, base_px=None).triples
+
+
+def rejected(folder: Workspace, config: SurData, *, seed: int) -> dict[str, int]:
+    """Reason → how many rows of a finished collection were rejected for it."""
+    item = folder.item(IMAGES, NAME, recipe=collecting_recipe(config, seed=seed))
+    return dict(item.summary["rejected"])
+
+
+def collecting_recipe(config: SurData, *, seed: int) -> dict[str, Any]:
+    """All that a collection depends on; no path of this machine."""
+    cleaning = config.cleaning
+    source = config.source.model_dump(mode="json", exclude={"dump", "pictures", "folder"})
+    recipe: dict[str, Any] = {
+        "source": source,
+        "files": source_digest(config),
+        "cleaning": cleaning.model_dump(mode="json", exclude={"safety", "agreement"}),
+        "picture_px": config.picture_px,
+        "seed": seed,
+        "pillow": installed("pillow"),
+    }
+    if config.narrator is not None:
+        recipe["narrator"] = narrator_identity(config.narrator)
+    if cleaning.safety is not None:
+        recipe["safety"] = Classifier(cleaning.safety).identity
+    if cleaning.agreement is not None:
+        scorer = _scorer(cleaning.agreement)
+        recipe["agreement"] = [scorer.fingerprint, cleaning.agreement.at_least]
+    return recipe
+
+
+def _checked(config: SurData, train: Path, desk: _Desk, *, seed: int) -> Iterator[_Row]:
+    """The rows with a prompt and a sound picture, which is written to `train`."""
+    seen: set[str] = set()
+    for candidate in candidates(config, seed=seed):
+        found = _prompt(candidate, config, desk)
+        if found is None:
+            continue
+        try:
+            data, end, pixels = _fitted(candidate.picture(), config.picture_px)
+        except DataError as error:
+            desk.reject(candidate.source, "no sound picture", str(error))
+            continue
+        name = prompt_id(SKILL, f"{candidate.source}\n{found}\n{pixels}")
+        marks = {"row": name, "prompt": " ".join(found.casefold().split()), "picture": pixels}
+        twice = [kind for kind, mark in marks.items() if f"{kind} {mark}" in seen]
+        if twice and not (config.cleaning.duplicates and "row" not in twice):
+            desk.reject(candidate.source, f"duplicate {twice[0]}")
+            continue
+        seen |= {f"{kind} {mark}" for kind, mark in marks.items()}
+        image = train / f"{name}{end}"
+        if not image.exists():  # it may be there since a run that was stopped
+            write_bytes(image, data)
+        yield _Row(name, candidate.source, candidate.licence, found, candidate.text, image)
+
+
+def _prompt(candidate: Candidate, config: SurData, desk: _Desk) -> str | None:
+    """The keyword prompt as it is kept; None where the row is rejected."""
+    kept = config.cleaning.marks == "kept"
+    prompt = candidate.prompt.strip() if kept else stripped(candidate.prompt)
+    if candidate.marked and not config.cleaning.marked:
+        desk.reject(candidate.source, "marked as unsafe by its source")
+    elif not candidate.prompt.strip():
+        desk.reject(candidate.source, "no prompt")
+    elif not prompt:
+        desk.reject(candidate.source, "nothing but marks", candidate.prompt[:200])
+    else:
+        return prompt
+    return None
+
+
+def _fitted(data: bytes, px: int) -> tuple[bytes, str, str]:
+    """The picture's bytes, made smaller where it is larger than needed; its name's end; and a
+    digest of its pixels, which what else is in the file does not change."""
+    picture = decode(data, max_pixels=MOST_PIXELS)
+    side = min(picture.size)
+    kind = Image.open(io.BytesIO(data)).format
+    if side > px:
+        size = tuple(max(px, round(s * px / side)) for s in picture.size)
+        picture = picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+        data, kind = png_bytes(picture), "PNG"
+    width, height = picture.size
+    if width * height > 4 * px**2:
+        raise DataError(f"It is {width}x{height}: too long for a square to be cut out of it.")
+    pixels = hashlib.sha256(f"{width}x{height}".encode() + picture.tobytes()).hexdigest()
+    end = _KEPT_AS.get(str(kind))
+    return (data, end, pixels) if end else (png_bytes(picture), ".png", pixels)
+
+
+def _safe(rows: list[_Row], config: SurData, desk: _Desk) -> list[_Row]:
+    safety = config.cleaning.safety
+    if safety is None:
+        return rows
+    classifier, kept = Classifier(safety), []
+    with progress("looking for what is unsafe", total=len(rows)) as advance:
+        for row in rows:
+            (label,) = classifier.classify([_picture(row)])
+            if label in safety.keep:
+                desk.facts.setdefault(row.id, {})["safety"] = label
+                kept.append(row)
+            else:
+                desk.reject(row.source, "unsafe", label)
+            advance()
+    return kept
+
+
+def _told(
+    rows: list[_Row], config: SurData, kept: Path, desk: _Desk, folder: Workspace, *, seed: int
+) -> list[_Row]:
+    """The rows with a narrative."""
+    if config.narrator is not None:
+        texts = narratives(
+            [Row(row.id, row.prompt, row.image) for row in rows],
+            config.narrator,
+            kept,
+            seed=seed,
+            max_pixels=MOST_PIXELS,
+            note=partial(folder.journal, IMAGES),
+        )
+        rows = [replace(row, text=texts[row.id]) for row in rows]
+    told = []
+    for row in rows:
+        if row.text and row.text.strip():
+            told.append(row)
+        else:
+            desk.reject(row.source, "no narrative", row.prompt[:200])
+    return told
+
+
+def _agreeing(rows: list[_Row], agreement: Agreement | None, desk: _Desk) -> list[_Row]:
+    if agreement is None:
+        return rows
+    scorer, kept = _scorer(agreement), []
+    with progress("comparing pictures and narratives", total=len(rows)) as advance:
+        for row in rows:
+            (score,) = scorer.score([_picture(row)], [row.text or ""])
+            if score >= agreement.at_least:
+                desk.facts.setdefault(row.id, {})["agreement"] = score
+                kept.append(row)
+            else:
+                desk.reject(row.source, "narrative disagrees with picture", str(score))
+            advance()
+    return kept
+
+
+def _scorer(agreement: Agreement) -> Scorer:
+    if isinstance(agreement.scorer, str):
+        return load_scorer(agreement.scorer)
+    return load_preference(agreement.scorer)
+
+
+def _picture(row: _Row) -> Image.Image:
+    return decode(row.image.read_bytes(), max_pixels=MOST_PIXELS)
+
+
+def _write_rejected(path: Path, desk: _Desk) -> None:
+    lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in desk.rejected)
+    write_bytes(path, "".join(lines).encode())

@@ -1,0 +1,122 @@
+"""`selma sur`: the SUR-adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selma.console import Config, Folder, Json, load
+
+sur = typer.Typer(
+    help="The SUR-adapter: a language model's understanding for plain prompts.",
+    no_args_is_help=True,
+)
+Experts = Annotated[bool, typer.Option("--experts", help="Also with the run's merged experts.")]
+
+
+@sur.command("collect")
+def collect_triples(config: Config, folder: Folder = None) -> None:
+    """Collect triples of plain prompt, keyword prompt and picture; count what is rejected."""
+    from selma.applications.sur import pipeline
+
+    triples, rejected = pipeline.collect(load(config, folder))
+    typer.echo(f"{len(triples)} triples: {triples[0].image.parent}")
+    for reason, count in rejected.items():
+        typer.echo(f"  rejected, {reason}: {count}")
+
+
+@sur.command("train")
+def train_sur(config: Config, folder: Folder = None) -> None:
+    """Train the adapter on the collected triples."""
+    from selma.applications.sur import pipeline
+
+    typer.echo(f"SUR-adapter: {pipeline.train(load(config, folder)).folder}")
+
+
+@sur.command("draw")
+def draw_sur(
+    config: Config,
+    folder: Folder = None,
+    experts: Experts = False,
+) -> None:
+    """Draw the exam with the adapter and without, and by keyword prompts."""
+    from selma.applications.sur import pipeline
+
+    for name, place in pipeline.draw(load(config, folder), experts=experts).items():
+        typer.echo(f"{name}: {place}")
+
+
+@sur.command("score")
+def score_sur(
+    config: Config, folder: Folder = None, experts: Experts = False, json: Json = None
+) -> None:
+    """Score plain prompts with the adapter and without, and keyword prompts; by kind of question.
+
+    What is not drawn yet is drawn. Everything is in 5-scores, a page in 6-report/sur.html.
+    """
+    from rich.console import Console
+
+    from selma.applications.sur import pipeline
+    from selma.applications.sur.page import print_understood
+    from selma.workspace import write_json
+
+    found, page = pipeline.score(load(config, folder), experts=experts)
+    if json:
+        write_json(json, found.model_dump(mode="json"))
+    print_understood(found, Console())
+    typer.echo(f"Report: {page}")
+
+
+@sur.command("ablate")
+def ablate_sur(
+    config: Config,
+    folder: Folder = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A variant's name; may be given several times.")
+    ] = None,
+    experts: Experts = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the variants' names.")] = False,
+    json: Json = None,
+) -> None:
+    """Train, draw and score variants of the adapter, each beside the base, on dev prompts."""
+    from rich.console import Console
+
+    from selma.applications.sur import ablation
+    from selma.workspace import write_json
+
+    settings = load(config, folder)
+    if only:
+        settings = ablation.only(settings, only)
+    if dry_run:
+        for name in ablation.variants(settings):
+            typer.echo(name)
+        return
+    from selma.applications.sur.page import print_ablation
+
+    found = ablation.ablate(settings, experts=experts)
+    if json:
+        write_json(json, found.model_dump(mode="json"))
+    print_ablation(found, Console())
+
+
+@sur.command("convert")
+def convert_sur(
+    source: Annotated[Path, typer.Argument(metavar="PT", help="A checkpoint of the release.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the adapter's file.")],
+    weight: Annotated[
+        float, typer.Option(min=0, help="adapter_weight; the release keeps it in a folder's name.")
+    ],
+    attention: Annotated[
+        str, typer.Option(help="What its encoder looks across: batch as released, or tokens.")
+    ] = "batch",
+) -> None:
+    """Turn a released checkpoint into a SUR-adapter's file; nothing in it is run."""
+    from selma.adapters.sur_files import convert_released
+
+    typer.echo(convert_released(source, out, weight=weight, attention=attention))
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(sur, name="sur")

@@ -1,0 +1,133 @@
+"""Triples → what the SUR-adapter is trained on: everything that is frozen, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from selma.adapters.files import given, write_safetensors
+from selma.applications.sur.records import Triple
+from selma.backbones.language.vectors import vectors
+from selma.config.networks import LlmVectors
+from selma.errors import DataError
+from selma.experts.encoding import AT_ONCE, Encoded, encode_pairs, encode_text
+from selma.progress import progress
+from selma.records.images import Pair
+from selma.records.prompts import Prompt
+from selma.workspace import EXPERTS, Workspace
+
+if TYPE_CHECKING:
+    from selma.backbones.text_to_image import TextToImage
+
+SKILL = "_sur"
+RICH = "_sur-keywords"
+FILE = "encoded.safetensors"
+
+
+@dataclass(frozen=True)
+class EncodedTriples:
+    """All triples in memory, float32."""
+
+    narratives: Encoded
+    """Pictures and narratives."""
+    rich: Tensor
+    """[n, tokens, width], features of the keyword prompts."""
+    rich_pooled: Tensor | None
+    """[n, width], SDXL only."""
+    mask: Tensor
+    """[n, tokens], 1 where the narrative has a token and no padding."""
+    rich_mask: Tensor
+    vectors: Tensor
+    """[n, llm], the language model's of the narratives."""
+
+
+def as_pairs(triples: Sequence[Triple]) -> list[Pair]:
+    """Pictures with their narratives, as experts are trained on."""
+    return [
+        Pair(prompt=Prompt(id=t.id, skill=SKILL, text=t.text), image=t.image, seed=0)
+        for t in triples
+    ]
+
+
+def encode_triples(
+    triples: Sequence[Triple],
+    folder: Workspace,
+    *,
+    llm: LlmVectors,
+    flip: bool,
+    digests: Sequence[str],
+    recipe: Mapping[str, Any],
+    model: Callable[[], TextToImage],
+) -> EncodedTriples:
+    """The triples, from `3-experts/_encoded` as far as they are there.
+
+    digests: the pictures' sha256.  recipe: all that features of texts and pictures depend on.
+    """
+    narratives = encode_pairs(
+        as_pairs(triples),
+        folder,
+        skill=f"{SKILL}-mirrored" if flip else SKILL,  # a variant's cache leaves another's alone
+        flip=flip,
+        digests=digests,
+        recipe=recipe,
+        model=model,
+    )
+    item = folder.item(EXPERTS, "_encoded", RICH, recipe={**recipe, "flip": False})
+    if not item.done:
+        path = item.begin() / FILE
+        tensors = _rich(model(), triples)
+        write_safetensors(path, given(tensors), metadata={"format": "pt"})
+        item.finish([path], {"triples": len(triples)})
+    item.verify()
+    found = safetensors.torch.load_file(item.path / FILE)
+    read = vectors([t.text for t in triples], llm, folder.root / EXPERTS / "_vectors")
+    if len(read) != len(triples) or read.ndim != 2:
+        raise DataError(f"{len(triples)} triples need a vector each, but {read.shape} came.")
+    return EncodedTriples(
+        narratives=narratives,
+        rich=found["rich"],
+        rich_pooled=found.get("rich_pooled"),
+        mask=found["mask"],
+        rich_mask=found["rich_mask"],
+        vectors=read,
+    )
+
+
+@torch.no_grad()
+def _rich(model: TextToImage, triples: Sequence[Triple]) -> dict[str, Tensor]:
+    found: dict[str, list[Tensor]] = {}
+    with progress("encoding keyword prompts", total=len(triples)) as advance:
+        for start in range(0, len(triples), AT_ONCE):
+            some = triples[start : start + AT_ONCE]
+            rich, pooled = encode_text(model, [t.prompt for t in some])
+            parts = {
+                "rich": rich,
+                "rich_pooled": pooled,
+                "mask": token_mask(model, [t.text for t in some]),
+                "rich_mask": token_mask(model, [t.prompt for t in some]),
+            }
+            for name, part in parts.items():
+                if part is not None:
+                    found.setdefault(name, []).append(part.float().cpu())
+            advance(len(some))
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def token_mask(model: TextToImage, texts: Sequence[str]) -> Tensor:
+    """[b, tokens], 1 from the beginning to the ending token; SDXL's encoders agree in it, though
+    they pad with other tokens."""
+    words = model.tokenizers[0]
+    return torch.as_tensor(
+        words(
+            list(texts),
+            padding="max_length",
+            max_length=words.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).attention_mask
+    )

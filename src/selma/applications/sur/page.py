@@ -1,0 +1,245 @@
+"""What a SUR-adapter did: tables for the terminal, and a page with pictures side by side.
+
+6-report/sur.html    equal results give equal bytes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from selma.applications.sur.records import Understood
+from selma.config import ReportConfig
+from selma.records.benchmarks import Answer, ExamPrompt, evenly
+from selma.records.scores import Interval, ModelScore
+from selma.report.grids import Mark, data_uri, mark_of
+from selma.report.tables import (
+    between,
+    clear,
+    compared,
+    points,
+    print_preferences,
+    print_scorecard,
+    signed,
+)
+from selma.report.templates import environment, policy
+from selma.workspace import REPORT, Workspace, inside, write_bytes
+
+PAGE = "sur.html"
+
+WHAT = {
+    "base": "plain prompts, by the base",
+    "rich": "keyword prompts, by the base",
+    "sur": "plain prompts, through the adapter",
+    "merged": "plain prompts, by the merged experts",
+    "merged-sur": "plain prompts, through the adapter, by the merged experts",
+}
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One model's picture of a prompt."""
+
+    label: str
+    picture: str
+    """A data: URI."""
+    score: float
+    """0-100."""
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True)
+class Card:
+    """One exam prompt, drawn by all models."""
+
+    prompt: ExamPrompt
+    keywords: str
+    drawn: tuple[Beside, ...]
+
+
+def label_of(model: str) -> str:
+    """A model's name without the ablation that it belongs to."""
+    return model.rpartition("/")[2]
+
+
+def kinds_of(found: Understood) -> list[str]:
+    """The kinds of questions, the paper's three first."""
+    there = found.card.models[0].categories
+    first = [kind for kind in ("counting", "colour", "action") if kind in there]
+    return first + [kind for kind in there if kind not in first]
+
+
+def columns_of(found: Understood) -> list[tuple[str, dict[str, Interval], dict[str, Interval]]]:
+    """Name, means and differences of every measure beside the first, as far as they are there."""
+    models = found.card.models
+    made = [
+        (
+            "CLIP, plain",
+            {m.model: m.clip for m in models if m.clip},
+            {m.model: m.clip_difference for m in models if m.clip_difference},
+        ),
+        ("CLIP, keywords", found.keyword_clip, found.keyword_clip_differences),
+    ]
+    for scorer in found.card.preferences:
+        label = scorer.label
+        changes = {
+            m.model: m.preference_differences[label] for m in models if m.preference_differences
+        }
+        made.append((scorer.name, {m.model: m.preferences[label] for m in models}, changes))
+    if found.distances is not None:
+        kernel = found.distances.kernel
+        made.append(("kernel distance", kernel, found.distances.kernel_differences))
+    return [column for column in made if column[1]]
+
+
+def print_understood(found: Understood, console: Console) -> None:
+    """Every measure of every model, and accuracy by kind."""
+    card = found.card
+    models = [model.model_copy(update={"model": label_of(model.model)}) for model in card.models]
+    names = [model.model for model in card.models]
+    print_scorecard(
+        card.model_copy(update={"models": tuple(models), "preferences": (), "comparisons": ()}),
+        console,
+    )
+    for model in models:
+        if model.model in WHAT:
+            console.print(f"{model.model}: {WHAT[model.model]}", highlight=False)
+    if card.preferences:
+        print_preferences(card.model_copy(update={"models": tuple(models)}), console)
+    for pair in card.comparisons:
+        console.print(compared(pair), highlight=False)
+    kinds = Table("model", title="questions by kind, minus base; * where zero is outside the 95%")
+    for kind in kinds_of(found):
+        kinds.add_column(kind, justify="right")
+    for model in models:
+        kinds.add_row(model.model, *(_by_kind(model, kind) for kind in kinds_of(found)))
+    console.print(kinds)
+    more = Table("model", title="pictures beside texts and good pictures, minus base (95%)")
+    columns = columns_of(found)
+    for name, _, _ in columns:
+        more.add_column(name, justify="right")
+    frechet = found.distances.frechet if found.distances else {}
+    if frechet:
+        more.add_column("Fréchet distance", justify="right")
+    for name in names:
+        cells = [_cell(means.get(name), changes.get(name)) for _, means, changes in columns]
+        cells += [points(frechet[name], 2)] if frechet else []
+        more.add_row(label_of(name), *cells)
+    console.print(more)
+    if found.distances:
+        console.print(
+            f"Distances from {found.distances.pictures} of the triples' pictures, by the "
+            f"{found.distances.encoder}; the kernel distance is times 1000, and less is nearer.",
+            highlight=False,
+        )
+
+
+def print_ablation(found: Understood, console: Console) -> None:
+    """One line for each variant."""
+    card = found.card
+    table = Table(
+        title=f"{card.benchmark} ({card.split}): {card.prompts} prompts, judge {card.judge}",
+        caption="minus base, paired by prompt, with 95% intervals",
+    )
+    table.add_column("variant", overflow="fold")
+    columns = columns_of(found)
+    for name in (card.measure, "minus base", *(name for name, _, _ in columns)):
+        table.add_column(name, justify="right")
+    for model in card.models:
+        cells = [points(model.dsg.mean), _change(model.difference)]
+        cells += [
+            _change(changes[model.model], digits=2)
+            if model.model in changes
+            else points(means[model.model].mean, 2)
+            for _, means, changes in columns
+        ]
+        table.add_row(label_of(model.model), *cells)
+    console.print(table)
+
+
+def write_page(
+    found: Understood,
+    exam: Sequence[ExamPrompt],
+    pictures: Mapping[str, Path],
+    answers: Mapping[str, Sequence[Answer]],
+    config: ReportConfig,
+    folder: Workspace,
+) -> Path:
+    """The path of `6-report/sur.html`, which needs nothing beside it. Raises DataError if a picture
+    cannot be read."""
+    path = folder.root / REPORT / PAGE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    jinja = environment("selma.applications.sur")
+    page = jinja.get_template("sur.html").render(
+        policy=policy(),
+        shown=[_card(prompt, found, pictures, answers) for prompt in
+               evenly(exam, config.grid_prompts)],
+        headline=headline(found),
+        **context(found),
+    )  # fmt: skip
+    write_bytes(path, page.encode())
+    return path
+
+
+def context(found: Understood | None) -> dict[str, Any]:
+    """What the section `understanding.html` shows."""
+    if found is None:
+        return {"understood": None}
+    return {
+        "understood": found,
+        "sur_kinds": kinds_of(found),
+        "sur_columns": columns_of(found),
+        "sur_what": WHAT,
+    }
+
+
+def headline(found: Understood) -> str:
+    """What the adapter does to the first score, in one sentence."""
+    change = next((m.difference for m in found.card.models if m.model == "sur"), None)
+    if change is None or not clear(change):
+        return "No clear difference between plain prompts with the SUR-adapter and without"
+    better = "better" if change.mean > 0 else "worse"
+    return f"Through the SUR-adapter plain prompts are followed {better}"
+
+
+def _card(
+    prompt: ExamPrompt,
+    found: Understood,
+    pictures: Mapping[str, Path],
+    answers: Mapping[str, Sequence[Answer]],
+) -> Card:
+    drawn = []
+    for model in found.card.models:
+        said = {a.question_id: a for a in answers[model.model] if a.prompt_id == prompt.id}
+        drawn.append(
+            Beside(
+                label=model.model,
+                picture=data_uri(inside(pictures[model.model], f"{prompt.id}.png")),
+                score=100 * model.per_prompt[prompt.id],
+                marks=tuple(mark_of(said.get(question.id)) for question in prompt.questions),
+            )
+        )
+    return Card(prompt, found.keywords.get(prompt.id, ""), tuple(drawn))
+
+
+def _by_kind(model: ModelScore, kind: str) -> str:
+    change = model.category_differences.get(kind)
+    score = points(model.categories[kind].mean)
+    return f"{score} ({signed(change.mean)}{'*' if clear(change) else ''})" if change else score
+
+
+def _cell(mean: Interval | None, change: Interval | None) -> str:
+    if mean is None:
+        return ""
+    return points(mean.mean, 2) + (f"  {_change(change, digits=2)}" if change else "")
+
+
+def _change(change: Interval | None, digits: int = 1) -> str:
+    if change is None:
+        return ""
+    return f"{signed(change.mean, digits)} ({between(change, sign=True, digits=digits)})"

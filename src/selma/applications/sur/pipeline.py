@@ -1,0 +1,132 @@
+"""The SUR-adapter's flow (arXiv:2305.05189): triples → adapter → pictures → scores, in a run's
+folder.
+
+It stands beside the six stages: with the run's own base, exam and, if they are there, experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from selma.applications.sur.records import Triple, Understanding, Understood
+from selma.applications.sur.settings import SurSettings
+from selma.config import RunConfig
+from selma.finished import Finished
+from selma.images.generating import Reader
+from selma.pipeline import Stages, opened
+from selma.records.benchmarks import ExamPrompt
+from selma.records.merged import Merged
+from selma.workspace import EXPERTS, IMAGES, REPORT, SCORES, Workspace
+
+BASE, RICH, SUR = "base", "rich", "sur"
+MERGED, BOTH = "merged", "merged-sur"
+
+AGAINST = ((SUR, RICH), (BOTH, MERGED), (BOTH, SUR))
+"""Who is also held against whom, beside all against the base."""
+
+
+def collect(config: RunConfig) -> tuple[list[Triple], dict[str, int]]:
+    """The triples, and reason → how many rows were rejected for it."""
+    from selma.applications.sur.collecting import rejected
+
+    with opened(config, make=[IMAGES]) as this:
+        found = triples(this, this.folder)
+        return found, rejected(this.folder, settings_of(config).data, seed=config.seed)
+
+
+def train(config: RunConfig) -> Understanding:
+    """The adapter, trained on the triples that `collect` left."""
+    with opened(config, make=[EXPERTS]) as this:
+        return trained(this, this.folder, settings_of(config))
+
+
+def draw(config: RunConfig, *, experts: bool = False) -> dict[str, Path]:
+    """Model → folder with its picture of each exam prompt: "base", "rich" (the base, by keyword
+    prompts, where there are any) and "sur"; with `experts` also "merged" and "merged-sur", by the
+    run's own merged adapter."""
+    # Nothing is judged yet, so that no judge need be there.
+    with opened(config, make=[SCORES], checked=[]) as this:
+        return _pictures(this, _keywords(this), experts=experts)
+
+
+def score(config: RunConfig, *, experts: bool = False) -> tuple[Understood, Path]:
+    """What all that `draw` draws is worth, and the page that shows it; what is not drawn yet is."""
+    from selma.applications.sur.page import write_page
+    from selma.applications.sur.scoring import score_understanding
+    from selma.scores.scoring import read_answers
+
+    with opened(config, make=[SCORES, REPORT]) as this:
+        keywords = _keywords(this)
+        pictures = _pictures(this, keywords, experts=experts)
+        with this.at(SCORES, "understanding") as folder:
+            found = score_understanding(
+                this.exam,
+                pictures,
+                config.scores,
+                settings_of(config).scores,
+                folder,
+                keywords=keywords,
+                good=[triple.image for triple in triples(this, Finished(this.folder.root))],
+                seed=config.seed,
+                compare=[pair for pair in AGAINST if {*pair} <= pictures.keys()],
+            )
+        said = {model: read_answers(this.folder, model, name="sur") for model in pictures}
+        page = write_page(found, this.exam, pictures, said, config.report, this.folder)
+        return found, page
+
+
+def settings_of(config: RunConfig) -> SurSettings:
+    return config.sur or SurSettings()
+
+
+def triples(this: Stages, folder: Workspace) -> list[Triple]:
+    """Those that are there, or made where the folder may make any."""
+    from selma.applications.sur.collecting import collect_triples
+
+    return collect_triples(settings_of(this.config).data, folder, seed=this.config.seed)
+
+
+def trained(
+    this: Stages, folder: Workspace, sur: SurSettings, *, variants: bool = False
+) -> Understanding:
+    """The adapter of these settings, by the run's triples, base and seed."""
+    from selma.applications.sur.training import train_sur
+
+    return train_sur(
+        triples(this, Finished(this.folder.root)),
+        sur,
+        folder,
+        base=this.config.base,
+        seed=this.config.seed,
+        model=this.model,
+        variants=variants,
+    )
+
+
+def merged_of(this: Stages) -> Merged:
+    return this.merge_experts(this.all_experts())
+
+
+def _keywords(this: Stages) -> list[ExamPrompt] | None:
+    from selma.applications.sur.scoring import keyword_exam
+
+    scores, sur = this.config.scores, settings_of(this.config).scores
+    return keyword_exam(this.exam, scores, sur, split=scores.split)
+
+
+def _pictures(
+    this: Stages, keywords: Sequence[ExamPrompt] | None, *, experts: bool
+) -> dict[str, Path]:
+    sur = settings_of(this.config)
+    adapter = trained(this, Finished(this.folder.root), sur)
+    reader = Reader(adapter.folder, adapter.key, sur.drawing)
+    pictures = {BASE: this.draw_base()}
+    if keywords is not None:
+        pictures[RICH] = this.draw_understood(RICH, None, None, keywords)
+    pictures[SUR] = this.draw_understood(SUR, reader, None)
+    if experts:
+        merged = merged_of(this)
+        pictures[MERGED] = this.draw_adapted(MERGED, merged)
+        pictures[BOTH] = this.draw_understood(BOTH, reader, merged)
+    return pictures

@@ -1,0 +1,132 @@
+"""How far drawn pictures are from good ones, whatever they were asked to show.
+
+5-scores/quality/<model>/scores.jsonl    each prompt's part in the kernel distance
+5-scores/quality/<model>/distance.json   the Fréchet distance
+
+Both distances (`scores.distances`) compare drawn pictures with pictures that count as good.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from PIL import Image
+
+from selma.errors import DataError
+from selma.image_files import decode
+from selma.progress import progress
+from selma.records.benchmarks import ExamPrompt
+from selma.scores.answering import manifest
+from selma.scores.distances import frechet_distance, kernel_parts
+from selma.workspace import (
+    SCORES,
+    Item,
+    Workspace,
+    append_lines,
+    file_sha256,
+    inside,
+    recipe_key,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FILE, DISTANCE = "scores.jsonl", "distance.json"
+MOST_PIXELS = 64_000_000
+AT_ONCE = 32  # pictures that are open at the same time
+DIGITS = 6
+
+
+class Encoder(Protocol):
+    """Pictures → [n, width] float32."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def see(self, pictures: Sequence[Image.Image]) -> Tensor: ...
+
+
+def quality_items(
+    exam: Sequence[ExamPrompt],
+    pictures: dict[str, Path],
+    good: Sequence[Path],
+    encoder: Encoder,
+    folder: Workspace,
+) -> dict[str, Item]:
+    """Model → the finished item with its distances from the good pictures. Raises DataError for a
+    picture that is missing or broken, and where there are fewer than two of either."""
+    if min(len(exam), len(good)) < 2:
+        raise DataError(
+            f"Distances need at least 2 pictures of each kind, but {len(exam)} are drawn and "
+            f"{len(good)} are good. Set sur.scores.quality to null to do without."
+        )
+    digests = [file_sha256(path) for path in good]
+    items = {
+        model: folder.item(
+            SCORES,
+            "quality",
+            model,
+            recipe={
+                "pictures": manifest(drawn).get("key"),
+                "exam": [prompt.id for prompt in exam],
+                "good": recipe_key({"pictures": digests}),
+                "network": encoder.fingerprint,
+            },
+        )
+        for model, drawn in pictures.items()
+    }
+    seen: Tensor | None = None
+    for model, item in items.items():
+        if not item.done:
+            started = time.monotonic()
+            seen = _see(encoder, good, "good pictures") if seen is None else seen
+            paths = [inside(pictures[model], f"{prompt.id}.png") for prompt in exam]
+            _make(item, exam, _see(encoder, paths, model), seen)
+            seconds = round(time.monotonic() - started, 3)
+            folder.journal(SCORES, what=f"quality: {model}", seconds=seconds)
+    return items
+
+
+def read_distance(item: Item) -> float:
+    return float(json.loads((item.path / DISTANCE).read_text("utf-8"))["frechet"])
+
+
+def _make(item: Item, exam: Sequence[ExamPrompt], drawn: Tensor, good: Tensor) -> None:
+    path = item.begin() / FILE
+    path.unlink(missing_ok=True)
+    parts = kernel_parts(drawn, good).tolist()
+    rows = [
+        # A thousandth is what such distances are counted in.
+        {"prompt": prompt.id, "score": round(1000 * part, DIGITS)}
+        for prompt, part in zip(exam, parts, strict=True)
+    ]
+    append_lines(path, rows)
+    write_json(item.path / DISTANCE, {"frechet": round(frechet_distance(drawn, good), DIGITS)})
+    item.finish([path, item.path / DISTANCE], {"prompts": len(exam), "good": len(good)})
+
+
+def _see(encoder: Encoder, paths: Sequence[Path], what: str) -> Tensor:
+    import torch
+
+    found = []
+    with progress(f"looking at {what}", total=len(paths)) as advance:
+        for start in range(0, len(paths), AT_ONCE):
+            some = [_open(path) for path in paths[start : start + AT_ONCE]]
+            found.append(encoder.see(some))
+            advance(len(some))
+    return torch.cat(found)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        return decode(path.read_bytes(), max_pixels=MOST_PIXELS)
+    except (OSError, DataError) as error:
+        raise DataError(
+            f"{path} must be a picture, but cannot be read: {error} Remove its folder to have it "
+            "drawn again."
+        ) from error

@@ -1,0 +1,192 @@
+"""What a SUR-adapter does to plain prompts: accuracy by kind, CLIP score against the plain and the
+keyword prompt, preference, and how far the pictures are from good ones.
+
+5-scores/<name>/             the scorecard, with kinds of questions in place of categories
+5-scores/<name>-understood/  all that is said beside it, with the scorecard inside
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selma.applications.sur.quality import quality_items, read_distance
+from selma.applications.sur.records import Distances, Understood
+from selma.applications.sur.settings import SurScores
+from selma.backbones.judges import loading as judging
+from selma.backbones.judges.judge import Judge, Scorer
+from selma.backbones.perception import features
+from selma.backbones.preference import scorers as preference
+from selma.config.scores import ScoresConfig
+from selma.errors import DataError
+from selma.records.benchmarks import ExamPrompt, Question, repeated
+from selma.records.scores import Interval
+from selma.scores import statistics
+from selma.scores.answering import clip_item, read_clip_file
+from selma.scores.benchmarks import TOYBOX
+from selma.scores.preference import Loader
+from selma.scores.scoring import score_models
+from selma.textfiles import csv_rows
+from selma.workspace import SCORES, Workspace, write_json
+
+BASE = "base"
+FILE = "understood.json"
+
+KINDS = {
+    "count": "counting", "counting": "counting", "color": "colour", "colour": "colour",
+    "action": "action", "activity": "action",
+}  # fmt: skip
+"""What benchmarks call the paper's three kinds; DSG-1k says it in its finer category."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """How judges and scorers are loaded."""
+
+    judge: Callable[[Any], Judge] = judging.load_judge
+    scorer: Callable[[str], Scorer] = judging.load_scorer
+    preference: Loader = field(default=preference.load_preference)
+
+
+def kind_of(question: Question) -> str:
+    """counting, colour or action (the paper's kinds), else the benchmark's own category."""
+    names = (question.category.lower(), question.detail.lower())
+    return next((KINDS[name] for name in names if name in KINDS), question.category)
+
+
+def by_kind(exam: Sequence[ExamPrompt]) -> list[ExamPrompt]:
+    """The same exam, its questions sorted into kinds."""
+    return [
+        prompt.model_copy(
+            update={
+                "questions": tuple(
+                    question.model_copy(update={"category": kind_of(question)})
+                    for question in prompt.questions
+                )
+            }
+        )
+        for prompt in exam
+    ]
+
+
+def keyword_exam(
+    exam: Sequence[ExamPrompt], scores: ScoresConfig, sur: SurScores, *, split: str
+) -> list[ExamPrompt] | None:
+    """The exam with each prompt's keyword prompt as its text; None where there are none. Raises
+    DataError for a file that lacks one."""
+    if sur.keywords is not None:
+        path = Path(sur.keywords)
+        known = {row["item_id"]: row["prompt"] for _, row in csv_rows(path, ("item_id", "prompt"))}
+    elif scores.benchmark == TOYBOX:
+        from selma.toybox.benchmark import keyword_prompts
+
+        known = keyword_prompts("dev" if split == "dev" else "test")
+    else:
+        return None
+    if absent := [prompt.id for prompt in exam if not known.get(prompt.id, "").strip()]:
+        raise DataError(
+            f"{sur.keywords} must have a keyword prompt for each exam prompt, but {len(absent)} "
+            f"have none, {absent[0]} first."
+        )
+    return [prompt.model_copy(update={"text": known[prompt.id].strip()}) for prompt in exam]
+
+
+def score_understanding(
+    exam: Sequence[ExamPrompt],
+    pictures: Mapping[str, Path],
+    scores: ScoresConfig,
+    sur: SurScores,
+    folder: Workspace,
+    *,
+    keywords: Sequence[ExamPrompt] | None,
+    good: Sequence[Path],
+    seed: int,
+    compare: Sequence[tuple[str, str]] = (),
+    base: str = BASE,
+    name: str = "sur",
+    networks: Networks = Networks(),
+) -> Understood:
+    """All models beside the one called `base`, paired by prompt.
+
+    keywords: the exam by keyword prompts (`keyword_exam`).  good: pictures that quality is measured
+    by.  compare: pairs of models of which the first is also held against the second.
+    """
+    card = score_models(
+        by_kind(exam),
+        pictures,
+        scores,
+        folder,
+        roles={model: "base" if model == base else "other" for model in pictures},
+        seed=seed,
+        compare=compare,
+        name=name,
+        load_judge=networks.judge,
+        load_scorer=networks.scorer,
+        load_preference=networks.preference,
+    )
+    drawn = {model.model: pictures[model.model] for model in card.models}
+    asked, rich = (repeated(some, scores.seeds) for some in (exam, keywords or ()))
+    found: dict[str, dict[str, Any]] = {}
+    if keywords is not None and scores.clip:
+        scorer = networks.scorer(scores.clip)
+        found["keyword_clip"] = {
+            model: clip_item(rich, model, place, scorer, folder, what=("keyword-clip",))
+            for model, place in drawn.items()
+        }
+    if sur.quality is not None:
+        encoder = features.load_features(
+            sur.quality.features, setting="sur.scores.quality.features"
+        )
+        shown = good[: sur.quality.pictures]
+        found["kernel"] = quality_items(asked, drawn, shown, encoder, folder)
+    item = folder.item(
+        SCORES,
+        f"{name}-understood",
+        recipe={
+            "card": hashlib.sha256(card.model_dump_json().encode()).hexdigest(),
+            **{what: {m: i.key for m, i in items.items()} for what, items in found.items()},
+            "bootstrap": [seed, scores.resamples],
+        },
+    )
+    path = item.path / FILE
+    if not item.done:
+        item.begin()
+        how = {"seed": seed, "resamples": scores.resamples, "seeds": scores.seeds}
+        texts = {prompt.id: prompt.text for prompt in keywords or ()}
+        made: dict[str, Any] = {"card": card, "keywords": texts}
+        if "keyword_clip" in found:
+            means, changes = _paired(found["keyword_clip"], base, **how)
+            made |= {"keyword_clip": means, "keyword_clip_differences": changes}
+        if "kernel" in found:
+            means, changes = _paired(found["kernel"], base, **how)
+            made["distances"] = Distances(
+                encoder=encoder.name,
+                fingerprint=encoder.fingerprint,
+                pictures=len(shown),
+                kernel=means,
+                kernel_differences=changes,
+                frechet={model: read_distance(one) for model, one in found["kernel"].items()},
+            )
+        write_json(path, Understood(**made).model_dump(mode="json"))
+        item.finish([path], {"models": len(drawn)})
+    return Understood.model_validate_json(path.read_text("utf-8"))
+
+
+def _paired(
+    items: Mapping[str, Any], base: str, *, seeds: int, **how: int
+) -> tuple[dict[str, Interval], dict[str, Interval]]:
+    """Each model's mean, and its difference to the base."""
+    values = {
+        model: statistics.by_prompt(read_clip_file(item.path), seeds)
+        for model, item in items.items()
+    }
+    means = {model: statistics.interval(rows, **how) for model, rows in values.items()}
+    changes = {
+        model: statistics.paired_difference(rows, values[base], **how)
+        for model, rows in values.items()
+        if model != base
+    }
+    return means, changes

@@ -1,0 +1,230 @@
+"""Settings of `selma sur`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from selma.config.adapters import SurConfig, SurDrawing
+from selma.config.experts import TrainingConfig
+from selma.config.networks import Captioner, LlmVectors, LocalLLM, Safety, ServedLLM
+from selma.config.scores import PreferenceConfig
+from selma.config.section import Section
+
+
+class Distance(Section):
+    """A Kullback-Leibler divergence between softmaxes over features."""
+
+    weight: NonNegativeFloat = 0.1
+    direction: Literal["teacher_student", "student_teacher"] = "teacher_student"
+    """KL(teacher || student), or the released KL(student || teacher)."""
+    temperature: PositiveFloat = 1.0
+    padding: Literal["masked", "kept"] = "masked"
+    """Whether padding tokens count."""
+    reduce: Literal["mean", "sum"] = "mean"
+    """Over a prompt's tokens."""
+    tokens: Literal["each", "pooled"] = "each"
+    """Compare token by token, or the means over tokens: words of a narrative and of a keyword
+    prompt do not stand at the same places."""
+
+
+class Denoising(Section):
+    weight: NonNegativeFloat = 1.0
+    gradient: bool = True
+    """Whether it trains the adapter. As released, it does not: a copy is made on the way."""
+
+
+class SurLosses(Section):
+    distillation: Distance = Distance()
+    """From the language model's vectors to the queries."""
+    alignment: Distance = Distance()
+    """From the keyword prompt's features to the adapted ones of the narrative prompt."""
+    denoising: Denoising = Denoising()
+
+
+class SurTraining(TrainingConfig):
+    """Defaults are the released script's (1 x 4 accumulated)."""
+
+    batch_size: PositiveInt = 4
+    learning_rate: PositiveFloat = 1e-5
+    checkpoint_every: PositiveInt = 500
+
+
+class ToyboxTriples(Section):
+    """Scenes of toybox's world: a plain narrative, all tags, and the scene as vector art."""
+
+    kind: Literal["toybox"] = "toybox"
+    count: PositiveInt = 1000
+
+
+class CivitaiDump(Section):
+    """Pages of metadata as Civitai's interface gives them, and pictures that you have."""
+
+    kind: Literal["civitai"] = "civitai"
+    dump: str
+    """A JSON file, or a folder of them."""
+    pictures: str
+    """A folder; files are named by the address's UUID or last part, or by the picture's id."""
+    licence: str | None = None
+    """Of all rows; None takes what the dump says of each."""
+
+
+class PictureFolder(Section):
+    """Pictures that hold their own prompts, as A1111's and ComfyUI's do."""
+
+    kind: Literal["pictures"] = "pictures"
+    folder: str
+    licence: str = "unknown"
+
+
+class TripleFolder(Section):
+    """SURD, or any imagefolder with `text` and `prompt`."""
+
+    kind: Literal["imagefolder"] = "imagefolder"
+    folder: str
+    licence: str = "unknown"
+
+
+class Narrator(Section):
+    """Narratives are written from the keyword prompts by a language model."""
+
+    kind: Literal["llm"] = "llm"
+    backend: Annotated[LocalLLM | ServedLLM, Field(discriminator="kind")] = LocalLLM()
+    temperature: NonNegativeFloat = 0.0
+    max_new_tokens: PositiveInt = 60
+
+
+class Agreement(Section):
+    """How well narrative and picture agree, by CLIP score."""
+
+    scorer: Literal["toybox"] | PreferenceConfig = "toybox"
+    at_least: float
+    """On the scorer's scale, 100 x cosine for CLIP."""
+
+
+class Cleaning(Section):
+    marks: Literal["stripped", "kept"] = "stripped"
+    """Prompt weights such as (word:1.2) and <lora:...> tags; kept as released."""
+    duplicates: bool = False
+    """Keep pictures and prompts that were there before."""
+    marked: bool = False
+    """Keep what its source itself marks as unsafe."""
+    safety: Safety | None = None
+    agreement: Agreement | None = None
+
+
+class SurData(Section):
+    source: Annotated[
+        ToyboxTriples | CivitaiDump | PictureFolder | TripleFolder, Field(discriminator="kind")
+    ] = ToyboxTriples()
+    narrator: Annotated[Captioner | Narrator, Field(discriminator="kind")] | None = None
+    """None: the source has narratives (toybox, imagefolder)."""
+    cleaning: Cleaning = Cleaning()
+    picture_px: PositiveInt = 512
+    """Shortest side to which larger pictures are made smaller."""
+
+    @model_validator(mode="after")
+    def _narratives(self) -> SurData:
+        if self.narrator is None and self.source.kind in ("civitai", "pictures"):
+            raise ValueError(f"source {self.source.kind} has no narratives; set narrator")
+        return self
+
+
+class Quality(Section):
+    """How far drawn pictures are from good ones: the triples' own."""
+
+    features: Literal["toybox"] | PreferenceConfig = "toybox"
+    """The image encoder whose vectors are compared: toybox's scorer's, or any CLIP model's (kind
+    clip). Distances by different encoders are not to be compared, nor with Inception's."""
+    pictures: PositiveInt = 1000
+    """How many of the triples' pictures stand for good ones, from the first on."""
+
+    @field_validator("features")
+    @classmethod
+    def _is_clip(cls, features: str | PreferenceConfig) -> str | PreferenceConfig:
+        if not isinstance(features, str) and features.kind != "clip":
+            raise ValueError(f"must be toybox or of the kind clip, but is {features.kind}")
+        return features
+
+
+class SurScores(Section):
+    """`selma sur score`; the exam, judges and preference scorers are those of `scores`."""
+
+    keywords: str | None = None
+    """A CSV with item_id and prompt: the keyword prompt of each exam prompt, which the base draws
+    for comparison. Toybox knows its own; without any, nothing rich is drawn."""
+    quality: Quality | None = Quality()
+
+
+VariantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")]
+
+
+class SurAblation(Section):
+    """`selma sur ablate`: what is left out or done otherwise, one variant at a time."""
+
+    variants: tuple[str, ...] = ()
+    """Names of those that are made; none is all."""
+    weights: tuple[PositiveFloat, ...] = (0.01, 0.1, 0.3, 1.0)
+    """Mixing weights."""
+    layers: tuple[NonNegativeInt, ...] = ()
+    """Blocks of the language model."""
+    language_models: tuple[LocalLLM, ...] = ()
+    """Others that vectors are taken from, at their last block."""
+    own: dict[VariantName, dict[str, Any]] = Field(default_factory=dict)
+    """Name → settings of `sur` that are laid over the others."""
+    split: Literal["dev", "test"] = "dev"
+    """Of toybox. On dev the choosing judge scores; only there may settings be chosen."""
+    prompts: PositiveInt | None = None
+    """None: scores.dev_prompts of dev, scores.prompts of test."""
+
+
+RELEASED_SUR: dict[str, Any] = {
+    "adapter": {"form": "released", "mix": "shared", "attention": "batch"},
+    "llm": {"projection": "released"},
+    "losses": {
+        name: {"weight": 1e-5, "direction": "student_teacher", "padding": "kept", "reduce": "sum"}
+        for name in ("distillation", "alignment")
+    }
+    | {"denoising": {"gradient": False}},
+    "training": {"flip": True},
+    "drawing": {"negative": "released", "dropout": True},
+}
+"""All that the released code does otherwise; defects among it."""
+
+
+class SurSettings(Section):
+    """The SUR-adapter: an LLM's understanding for plain prompts."""
+
+    preset: Literal["ours", "released"] = "ours"
+    """What is not set below: sound choices, or those of the released code."""
+    data: SurData = SurData()
+    adapter: SurConfig = SurConfig()
+    llm: LlmVectors = LlmVectors()
+    losses: SurLosses = SurLosses()
+    training: SurTraining = SurTraining()
+    drawing: SurDrawing = SurDrawing()
+    scores: SurScores = SurScores()
+    ablation: SurAblation = SurAblation()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _presets(cls, values: Any) -> Any:
+        released = isinstance(values, dict) and values.get("preset") == "released"
+        return _filled(values, RELEASED_SUR) if released else values
+
+
+def _filled(given: Any, defaults: Any) -> Any:
+    """The given mapping with what it lacks, at every depth."""
+    if not isinstance(given, dict) or not isinstance(defaults, dict):
+        return given
+    missing = {name: value for name, value in defaults.items() if name not in given}
+    return missing | {name: _filled(value, defaults.get(name)) for name, value in given.items()}

@@ -1,0 +1,155 @@
+"""Where triples come from, each as a stream of candidates."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from selma.applications.sur.civitai import Entry, read_dump
+from selma.applications.sur.parameters import prompt_inside
+from selma.applications.sur.settings import (
+    CivitaiDump,
+    PictureFolder,
+    SurData,
+    ToyboxTriples,
+    TripleFolder,
+)
+from selma.applications.sur.triples import read_triples
+from selma.errors import DataError
+from selma.image_files import png_bytes
+from selma.images.pairs import TEXTS, pictures
+from selma.randomness import rng
+from selma.toybox.benchmark import exam_texts, keyword_texts
+from selma.toybox.captions import STYLES, caption
+from selma.toybox.drawing import compose
+from selma.toybox.scenes import COLOURS, Scene, place, sample_scene, without
+from selma.workspace import file_sha256, inside
+
+TOYBOX_LICENCE = "Apache-2.0"  # drawn by selma itself
+
+# What a plain narrative leaves out.
+_UNSAID = {"colour": 0.2, "size": 0.6, "relation": 0.2, "background": 0.3}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A row before it is cleaned."""
+
+    source: str
+    """What names it: an address, or a file's name. No path of this machine."""
+    prompt: str
+    licence: str
+    picture: Callable[[], bytes]
+    """The file's bytes. Raises DataError if there is none."""
+    text: str | None = None
+    """The narrative, where the source has one."""
+    marked: bool = False
+    """Its source calls it unsafe."""
+
+
+def candidates(config: SurData, *, seed: int) -> Iterator[Candidate]:
+    """All rows of the source, in its order. Raises DataError where it cannot be read."""
+    match config.source:
+        case ToyboxTriples(count=count):
+            yield from _toybox(count, seed)
+        case CivitaiDump(dump=dump, pictures=folder, licence=licence):
+            files = {path.stem: path for path in sorted(pictures(_folder(folder)), reverse=True)}
+            for entry in read_dump(Path(dump)):
+                yield _civitai(entry, files, licence)
+        case PictureFolder(folder=folder, licence=licence):
+            root = _folder(folder)
+            for path in sorted(pictures(root)):
+                data = inside(root, path.relative_to(root).as_posix()).read_bytes()
+                name = path.relative_to(root).as_posix()
+                yield Candidate(name, prompt_inside(data) or "", licence, path.read_bytes)
+        case TripleFolder(folder=folder, licence=licence):
+            for triple in read_triples(_folder(folder), base_px=None, licence=licence).triples:
+                yield Candidate(
+                    triple.source,
+                    triple.prompt,
+                    triple.licence,
+                    triple.image.read_bytes,
+                    text=triple.text,
+                )
+
+
+def source_digest(config: SurData) -> str:
+    """Changes with the source's texts, and with names and sizes of its pictures; names no path.
+
+    Pictures are not read for it: a collection is asked for often, and there may be thousands.
+    """
+    source, total = config.source, hashlib.sha256()
+    for name in ("dump", "pictures", "folder"):
+        if (where := getattr(source, name, None)) is None:
+            continue
+        root = Path(where)
+        files = sorted(path for path in root.rglob("*") if path.is_file()) or [root]
+        for path in files:
+            if not path.is_file():
+                raise DataError(f"sur.data.source.{name}: {root} must be there, but is not.")
+            label = path.relative_to(root).as_posix() if path != root else ""
+            text = path.suffix.lower() in TEXTS
+            content = file_sha256(path) if text else path.stat().st_size
+            total.update(f"{name} {label} {content}\n".encode())
+    return total.hexdigest()
+
+
+def _folder(name: str) -> Path:
+    if not Path(name).is_dir():
+        raise DataError(f"{name} must be a folder of pictures, but is none.")
+    return Path(name)
+
+
+def _civitai(entry: Entry, files: dict[str, Path], licence: str | None) -> Candidate:
+    path = next((files[name] for name in entry.names if name in files), None)
+
+    def read() -> bytes:
+        if path is None:
+            raise DataError(f"None of {', '.join(entry.names)} is among the pictures.")
+        return path.read_bytes()
+
+    return Candidate(
+        entry.address, entry.prompt, licence or entry.licence, read, marked=entry.marked
+    )
+
+
+def _toybox(count: int, seed: int) -> Iterator[Candidate]:
+    """Scenes with their captions; none of an exam's texts or keyword prompts is among them."""
+    forbidden, seen, number = exam_texts() | keyword_texts(), set[str](), 0
+    while len(seen) < count:
+        number += 1
+        if number > 1000 * count:
+            raise DataError(f"toybox has not as many as {count} different scenes for this seed.")
+        draw = rng(seed, "triples", number)
+        scene = sample_scene(draw)
+        rich = caption(scene, "tags", draw)
+        plain = caption(without(scene, rng=draw, drop=_UNSAID), draw.choice(_PLAIN_STYLES), draw)
+        if {rich.lower(), plain.lower()} & forbidden or rich in seen:
+            continue
+        seen.add(rich)
+        yield Candidate(
+            f"toybox scene {number} of seed {seed}",
+            rich,
+            TOYBOX_LICENCE,
+            partial(_drawn, scene, seed, number),
+            text=plain,
+        )
+
+
+_PLAIN_STYLES = tuple(style for style in STYLES if style in ("coco", "narratives"))
+
+
+def _drawn(scene: Scene, seed: int, number: int) -> bytes:
+    assert scene.background is not None  # a sampled scene leaves nothing open
+    placed = place(scene, rng(seed, "triples", number, "places"))
+    array = compose(
+        scene.background,
+        [(p.kind, COLOURS[p.colour], p.side_px, p.left_px, p.top_px) for p in placed],
+    )
+    return png_bytes(Image.fromarray(np.ascontiguousarray(array)))

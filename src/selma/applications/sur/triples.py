@@ -1,0 +1,108 @@
+"""Triples on disk: an imagefolder whose rows have `text` (narrative) and `prompt` (keywords)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selma.applications.sur.records import Triple
+from selma.errors import DataError
+from selma.image_files import open_picture
+from selma.images.pairs import SUFFIXES, metadata, rows, there
+from selma.records.prompts import prompt_id
+from selma.workspace import inside, write_bytes
+
+NEEDED = ("file_name", "text", "prompt")
+SKILL = "triples"  # what a triple's id is made with
+
+
+@dataclass
+class Reading:
+    """What a folder holds: what can be used, and what cannot with the reason."""
+
+    triples: list[Triple] = field(default_factory=list)
+    quarantined: dict[str, str] = field(default_factory=dict)
+    """File name → why its picture is not used. The file itself is left where it is."""
+
+
+def read_triples(root: Path, *, base_px: int | None, licence: str = "unknown") -> Reading:
+    """The triples of an imagefolder (`train/` below `root`, or `root` itself), as SURD is one.
+
+    A file name may lack its extension, as in the released sample. With `base_px`, every picture is
+    decoded; a damaged one, or one of more than four times the base's pixels, is quarantined. Raises
+    DataError for a row without text, prompt or picture.
+    """
+    folder = root / "train" if (root / "train").is_dir() else root
+    reading, seen = Reading(), set[Path]()
+    for row in rows(folder, NEEDED):
+        image = named_picture(folder, row["file_name"])
+        if image in seen:
+            raise DataError(f"{metadata(folder)} names {row['file_name']!r} twice; keep one row.")
+        seen.add(image)
+        if base_px is not None:
+            try:
+                open_picture(image, max_pixels=4 * base_px**2)
+            except DataError as error:
+                reading.quarantined[row["file_name"]] = str(error)
+                continue
+        reading.triples.append(_triple(row, image, licence))
+    return reading
+
+
+def named_picture(folder: Path, name: str) -> Path:
+    """The picture of this name in the folder, with or without its extension. Raises DataError if
+    there is none, or more than one."""
+    image = inside(folder, name)
+    if image.is_file():
+        return image
+    # Not `with_suffix`: a name may have a dot that begins no extension.
+    found = [path for end in SUFFIXES if (path := inside(folder, name + end)).is_file()]
+    if len(found) > 1:
+        raise DataError(
+            f"{metadata(folder)} names {name!r}, which may be {found[0].name} or {found[1].name}. "
+            "Write the extension."
+        )
+    there(found[0] if found else image)
+    return found[0]
+
+
+def write_triples(
+    path: Path, triples: Sequence[Triple], facts: Sequence[Mapping[str, Any]]
+) -> None:
+    """One row for each triple with what else is known of it; whole or nothing."""
+    lines = (
+        json.dumps(
+            {
+                **more,
+                "file_name": triple.image.name,
+                "text": triple.text,
+                "prompt": triple.prompt,
+                "triple_id": triple.id,
+                "source": triple.source,
+                "licence": triple.licence,
+            },
+            sort_keys=True,
+            ensure_ascii=False,
+        )
+        + "\n"
+        for triple, more in zip(triples, facts, strict=True)
+    )
+    write_bytes(path, "".join(lines).encode())
+
+
+def _triple(row: Mapping[str, Any], image: Path, licence: str) -> Triple:
+    def said(key: str, default: str) -> str:
+        value = row.get(key)
+        return value if isinstance(value, str) and value else default
+
+    return Triple(
+        id=prompt_id(SKILL, f"{row['text']}\n{row['prompt']}\n{image.name}"),
+        text=row["text"],
+        prompt=row["prompt"],
+        image=image,
+        source=said("source", image.name),
+        licence=said("licence", licence),
+    )

@@ -1,0 +1,129 @@
+"""Settings of adapters: what is trained, and how it is applied."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from selma.config.section import Probability, Section, mistake
+from selma.errors import ConfigError
+
+
+class LoraConfig(Section):
+    kind: Literal["lora"] = "lora"
+    rank: PositiveInt = 128
+    alpha: PositiveFloat | None = None
+    """None is the rank, so that the scale is 1."""
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    init: Literal["gaussian", "kaiming"] = "gaussian"
+
+
+class RotationConfig(Section):
+    """What both kinds of OFT (arXiv:2306.07280) have: neurons are turned, not added to."""
+
+    blocks: PositiveInt | None = None
+    """How many blocks r a layer's rotation has; 4, as in the paper, unless block_size is given."""
+    block_size: Annotated[int, Field(ge=2)] | None = None
+    """Instead of blocks: the side b of each. Either must divide the layer's input width."""
+    share_blocks: bool = False
+    """One block serves a whole layer: r times fewer parameters."""
+    targets: Literal["attention", "attention+geglu"] = "attention"
+    """Attention's projections, as the paper says; or also GEGLU's, as its code for control has."""
+    magnitudes: bool = False
+    """Also train one scale for each neuron (the paper's re-scaled OFT)."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> RotationConfig:
+        if self.blocks is not None and self.block_size is not None:
+            raise ValueError("blocks and block_size are two ways to say one thing; give one")
+        return self
+
+    def blocks_of(self, width: int) -> int:
+        """r of a layer with this input width. Raises ConfigError unless whole blocks fill it."""
+        parts = self.block_size or self.blocks or 4
+        if width % parts or width == parts == self.blocks:
+            raise ConfigError(
+                f"experts.adapter.{'block_size' if self.block_size else 'blocks'} must divide each "
+                f"layer's input width into blocks of 2 or more, but {parts} and {width} came."
+            )
+        return width // parts if self.block_size else parts
+
+
+class OftConfig(RotationConfig):
+    """Orthogonal finetuning."""
+
+    kind: Literal["oft"] = "oft"
+
+
+class CoftConfig(RotationConfig):
+    """OFT whose rotations stay near the identity."""
+
+    kind: Literal["coft"] = "coft"
+    eps: PositiveFloat = 6e-5
+    """The bound; what it bounds is said by `radius`. The paper's 6e-5 (subjects) and 1e-3 (control)
+    are on the scale of its code."""
+    radius: Literal["paper", "released", "peft"] = "released"
+    """"paper": the distance of a layer's rotation from the identity is at most eps. "released": as
+    its code, where a block's generator may have the norm eps b² / √r, so that eps of 1e-3 hardly
+    bounds wide layers. "peft": eps / √r."""
+
+
+class FullConfig(Section):
+    """No adapter: all of the UNet's weights are trained themselves, as DreamBooth does."""
+
+    kind: Literal["full"] = "full"
+
+
+AdapterConfig = Annotated[LoraConfig | OftConfig | CoftConfig, Field(discriminator="kind")]
+
+
+AnyAdapterConfig = Annotated[
+    LoraConfig | OftConfig | CoftConfig | FullConfig, Field(discriminator="kind")
+]
+"""With full fine-tuning, which subjects can be compared by and experts cannot be merged by."""
+
+
+def sur_drawing(**given: Any) -> SurDrawing:
+    """How a SUR-adapter reads, from a command's options. Raises ConfigError."""
+    try:
+        return SurDrawing.model_validate(given)
+    except ValidationError as error:
+        lines = [mistake(dict(found)) for found in error.errors()]
+        raise ConfigError("The SUR-adapter cannot draw:\n" + "\n".join(lines)) from error
+
+
+class SurConfig(Section):
+    """The adapter on text features (SUR, arXiv:2305.05189)."""
+
+    form: Literal["paper", "released"] = "paper"
+    """Three maps, attention and an output network; "released" has an encoder of its own before."""
+    mix: Literal["added", "shared"] = "added"
+    """"added" is x + w g, which at the start is x. "shared" is the released w g + (1 - w) x."""
+    weight: PositiveFloat = 0.1
+    """w, as the released training script sets it."""
+    attention: Literal["tokens", "batch"] = "tokens"
+    """What the released form's encoder looks across. As released, it is the batch: prompts that
+    are drawn together change one another."""
+    depth: PositiveInt = 2
+    heads: PositiveInt = 8
+    hidden: PositiveInt = 2048
+    dropout: Probability = 0.1
+    """The last four are of the released form's encoder; the paper's form has none."""
+
+
+class SurDrawing(Section):
+    strength: NonNegativeFloat = 1.0
+    """Multiplies the adapter's weight; 0 is the base model."""
+    negative: Literal["alone", "adapted", "released"] = "alone"
+    """What becomes of the empty prompt of guidance: left as it is, adapted by itself, or with the
+    others in one batch, as released."""
+    dropout: bool = False
+    """Draw with dropout, as the released demonstration does; each drawing is then another."""

@@ -1,0 +1,56 @@
+"""What several commands share: arguments, and how results are shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from selma.config import RunConfig
+    from selma.records.scores import Scorecard
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file of settings.")]
+Folder = Annotated[
+    Path | None, typer.Option("--folder", help="The run's folder, in place of the config's.")
+]
+Base = Annotated[
+    str | None,
+    typer.Option(help='"toybox" or a diffusers folder; where a format\'s names need it.'),
+]
+Json = Annotated[Path | None, typer.Option("--json", help="Write everything to this file.")]
+
+
+def load(config: Path, folder: Path | None) -> RunConfig:
+    from selma.config import load_config
+
+    settings = load_config(config)
+    return settings if folder is None else settings.model_copy(update={"folder": folder})
+
+
+def show_standing(settings: RunConfig) -> None:
+    from rich.console import Console
+
+    from selma.status import standings, table
+
+    Console().print(table(standings(settings)))
+
+
+def show_scores(found: dict[str, Any], json: Path | None) -> None:
+    from rich.console import Console
+
+    from selma.report.tables import print_given_scores
+    from selma.workspace import write_json
+
+    if json:
+        write_json(json, found)
+    print_given_scores(found, Console())
+
+
+def show_scorecard(scorecard: Scorecard) -> None:
+    from rich.console import Console
+
+    from selma.report.tables import print_scorecard
+
+    print_scorecard(scorecard, Console())

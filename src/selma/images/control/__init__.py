@@ -1,1 +1,0 @@
-"""Stage 2 for control: pictures with their signals, and pictures drawn by them."""

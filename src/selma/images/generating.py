@@ -1,0 +1,337 @@
+"""Prompts → pictures, one seed for each, so that batch size, order and resume change nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selma import processes
+from selma.backbones.base_files import base_fingerprint
+from selma.backbones.bases import rescale_of
+from selma.backbones.hub import installed
+from selma.config import ImagesConfig
+from selma.config.adapters import SurDrawing
+from selma.config.networks import BaseConfig
+from selma.errors import DataError
+from selma.image_files import png_bytes
+from selma.images.choosing import best, scored, scorer_of, write_scores
+from selma.images.pairs import METADATA, read_drawn, write_metadata
+from selma.progress import progress
+from selma.randomness import seed_for
+from selma.records.benchmarks import ExamPrompt
+from selma.records.images import Pair
+from selma.records.prompts import Prompt
+from selma.workspace import IMAGES, SCORES, Workspace, inside, write_bytes
+
+if TYPE_CHECKING:
+    from selma.backbones.judges.judge import Scorer
+    from selma.backbones.text_to_image import Rewriting, TextToImage
+
+CANDIDATES = "candidates"
+SCORES_OF_CANDIDATES = "candidates.jsonl"
+
+
+def draw_pairs(
+    prompts: Mapping[str, Sequence[Prompt]],
+    config: ImagesConfig,
+    folder: Workspace,
+    *,
+    base: BaseConfig,
+    seed: int,
+    model: Callable[[], TextToImage],
+) -> dict[str, list[Pair]]:
+    """Skill → each prompt with its picture(s), in the order of the prompts.
+
+    Every skill is one imagefolder, `2-images/<skill>/train/`. Where pictures are chosen, all scores
+    are in `2-images/<skill>/candidates.jsonl`. `model` is called only if a picture is missing.
+    """
+    return {
+        skill: _draw_skill(skill, some, config, folder, base=base, seed=seed, model=model)
+        for skill, some in prompts.items()
+    }
+
+
+def draw_exam(
+    exam: Sequence[ExamPrompt],
+    *,
+    name: str,
+    adapter: Path | None,
+    adapter_key: str | None,
+    steps: int,
+    guidance: float,
+    batch_size: int,
+    folder: Workspace,
+    base: BaseConfig,
+    seed: int,
+    model: Callable[[], TextToImage],
+    reader: Reader | None = None,
+) -> Path:
+    """The folder `5-scores/pictures/<name>` with one `<prompt id>.png` for each exam prompt, or
+    several where `records.repeated` has ids for them.
+
+    A prompt's seed is the same for every model, so that models are compared on equal noise.
+    """
+    recipe = {
+        **drawing_recipe(base, steps=steps, guidance=guidance, seed=seed),
+        "adapter": adapter_key,
+        "exam": _digest([prompt.id, prompt.text] for prompt in exam),
+    }
+    if reader is not None:
+        recipe["sur"] = [reader.key, reader.config.model_dump(mode="json")]
+    item = folder.item(SCORES, "pictures", name, recipe=recipe)
+    if item.done:
+        return item.path
+    path = item.begin()
+    jobs = [
+        Job(picture_file(path, prompt.id), prompt.text, seed_for(seed, "exam", prompt.id))
+        for prompt in exam
+    ]
+    refuse_twins(jobs)
+    draw_missing(
+        jobs,
+        f"drawing the exam: {name}",
+        model=model,
+        adapter=adapter,
+        steps=steps,
+        guidance=guidance,
+        batch_size=batch_size,
+        reader=reader,
+    )
+    cut = _tokens_cut(jobs, model)
+    item.finish(
+        [job.path for job in jobs],
+        {"pictures": len(jobs), "over_token_limit": sum(n > 0 for n in cut)},
+    )
+    return item.path
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A SUR-adapter that the prompts pass through."""
+
+    folder: Path
+    key: str
+    config: SurDrawing
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to be drawn."""
+
+    path: Path
+    text: str
+    seed: int
+
+
+Before = Callable[[Sequence[int]], None]
+"""Is told which of the jobs are drawn in the next pass."""
+Steered = Callable[["TextToImage", Sequence[Job]], AbstractContextManager[Before | None]]
+"""Changes the model for these jobs, while the block runs."""
+
+
+def _draw_skill(
+    skill: str,
+    prompts: Sequence[Prompt],
+    config: ImagesConfig,
+    folder: Workspace,
+    *,
+    base: BaseConfig,
+    seed: int,
+    model: Callable[[], TextToImage],
+) -> list[Pair]:
+    scorer = config.choose and scorer_of(config.choose)
+    recipe = {
+        **drawing_recipe(base, steps=config.steps, guidance=config.guidance, seed=seed),
+        "per_prompt": config.per_prompt,
+        "prompts": _digest([prompt.id, prompt.text] for prompt in prompts),
+        # Left out where nothing is chosen, so that pictures without it stay what they are.
+        **({"choose": [config.drawn_per_prompt, scorer.fingerprint]} if scorer else {}),
+    }
+    item = folder.item(IMAGES, skill, recipe=recipe)
+    if item.done:
+        _remove_candidates(item.path)
+        return read_drawn(item.path, prompts)
+    train = item.begin() / "train"
+    place = item.path / CANDIDATES if scorer else train
+    place.mkdir(exist_ok=True)
+    jobs = [
+        Job(
+            inside(place, f"{prompt.id}-{k}.png" if k else f"{prompt.id}.png"),
+            prompt.text,
+            seed_for(seed, "image", prompt.id, k),
+        )
+        for prompt in prompts
+        for k in range(config.drawn_per_prompt)
+    ]
+    refuse_twins(jobs)
+    drawn = draw_missing(
+        jobs,
+        f"drawing {skill}",
+        model=model,
+        adapter=None,
+        steps=config.steps,
+        guidance=config.guidance,
+        batch_size=config.batch_size,
+    )
+    folder.journal(IMAGES, skill=skill, **drawn)
+    files = []
+    if scorer:
+        train.mkdir(exist_ok=True)
+        files = [item.path / SCORES_OF_CANDIDATES]
+        max_pixels = 4 * model().image_px ** 2
+        processes.wait()  # until all candidates are there
+        if processes.main():
+            jobs = _choose(jobs, scorer, config, train, files[0], max_pixels=max_pixels)
+        told = processes.gathered([[str(job.path), job.text, job.seed] for job in jobs])[0]
+        jobs = [Job(Path(path), text, seed) for path, text, seed in told]
+    cut = _tokens_cut(jobs, model)
+    of = [prompt for prompt in prompts for _ in range(config.per_prompt)]
+    pairs = [
+        Pair(prompt=prompt, image=job.path, seed=job.seed, tokens_cut=n)
+        for prompt, job, n in zip(of, jobs, cut, strict=True)
+    ]
+    if processes.main():
+        write_metadata(train / METADATA, pairs)
+    item.finish(
+        [*(job.path for job in jobs), train / METADATA, *files],
+        {"pictures": len(jobs), "over_token_limit": sum(n > 0 for n in cut)},
+    )
+    _remove_candidates(item.path)
+    return pairs
+
+
+def _choose(
+    jobs: Sequence[Job],
+    scorer: Scorer,
+    config: ImagesConfig,
+    train: Path,
+    told: Path,
+    *,
+    max_pixels: int,
+) -> list[Job]:
+    """The best candidates of each prompt, copied to `train`; all scores go to the file `told`."""
+    scores = scored([(job.path, job.text) for job in jobs], scorer, max_pixels=max_pixels)
+    kept, rows = [], []
+    for start in range(0, len(jobs), config.drawn_per_prompt):
+        some = slice(start, start + config.drawn_per_prompt)
+        places = best(scores[some], keep=config.per_prompt)
+        first = jobs[start].path.stem
+        for number, place in enumerate(places):
+            job = jobs[some][place]
+            path = inside(train, f"{first}-{number}.png" if number else f"{first}.png")
+            write_bytes(path, job.path.read_bytes())
+            kept.append(Job(path, job.text, job.seed))
+        rows += [
+            {"text": job.text, "seed": job.seed, "score": score, "kept": place in places}
+            for place, (job, score) in enumerate(zip(jobs[some], scores[some], strict=True))
+        ]
+    write_scores(told, rows)
+    return kept
+
+
+def _remove_candidates(folder: Path) -> None:
+    """What was not kept can be drawn again from its seed; left over only by a kill just here."""
+    if processes.main() and (folder / CANDIDATES).exists():
+        shutil.rmtree(folder / CANDIDATES)
+
+
+def draw_missing(
+    jobs: Sequence[Job],
+    what: str,
+    *,
+    model: Callable[[], TextToImage],
+    adapter: Path | None,
+    steps: int,
+    guidance: float,
+    batch_size: int,
+    reader: Reader | None = None,
+    steered: Steered | None = None,
+) -> dict[str, Any]:
+    """Draws what has no file yet, every process a part; returns how many and how long it took."""
+    started = time.monotonic()
+    missing = [job for job in jobs if not job.path.exists()]
+    processes.wait()  # until all have looked; what is drawn from now on is still missing to each
+    mine = processes.share(missing)
+    if mine:
+        from selma.adapters.applying import applied
+
+        there = len(jobs) - len(missing)
+        with (
+            applied(model(), [adapter] if adapter else []),
+            model().rewritten(_rewriting(reader, model())),
+            (steered or _freely)(model(), mine) as before,
+            progress(what, total=there + len(mine), done=there) as advance,
+        ):
+            pictures = model().draw(
+                [job.text for job in mine],
+                seeds=[job.seed for job in mine],
+                steps=steps,
+                guidance=guidance,
+                batch_size=batch_size,
+                before=before,
+            )
+            for job, picture in zip(mine, pictures, strict=True):
+                write_bytes(job.path, png_bytes(picture))
+                advance()
+    return {"pictures": len(missing), "seconds": round(time.monotonic() - started, 3)}
+
+
+@contextmanager
+def _freely(model: TextToImage, jobs: Sequence[Job]) -> Iterator[None]:
+    """Nothing is shown to the model before it draws."""
+    yield
+
+
+def _rewriting(reader: Reader | None, model: TextToImage) -> Rewriting | None:
+    if reader is None:
+        return None
+    from selma.adapters.sur_drawing import rewriting_by
+
+    return rewriting_by(reader.folder, model, reader.config)
+
+
+def drawing_recipe(base: BaseConfig, *, steps: int, guidance: float, seed: int) -> dict[str, Any]:
+    """All that a picture depends on beside text and adapter. The batch size is not among it."""
+    return {
+        "base": base_fingerprint(base),
+        "precision": base.precision,
+        "steps": steps,
+        "guidance": guidance,
+        "guidance_rescale": rescale_of(base),
+        "seed": seed,
+        "versions": {name: installed(name) for name in ("torch", "diffusers", "transformers")},
+    }
+
+
+def _digest(rows: Iterable[list[str]]) -> str:
+    return hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()
+
+
+def picture_file(folder: Path, prompt_id: str) -> Path:
+    if "/" in prompt_id or "\\" in prompt_id:
+        raise DataError(f"A prompt's id names its picture, so it may hold no slash: {prompt_id!r}.")
+    return inside(folder, f"{prompt_id}.png")
+
+
+def refuse_twins(jobs: Sequence[Job]) -> None:
+    """Some file systems take A.png and a.png for one file, and one picture would be lost."""
+    seen: dict[str, str] = {}
+    for job in jobs:
+        name = job.path.stem
+        if name.lower() in seen:
+            raise DataError(
+                f"Each prompt needs an id of its own, differing by more than case, but "
+                f"{seen[name.lower()]!r} and {name!r} came."
+            )
+        seen[name.lower()] = name
+
+
+def _tokens_cut(jobs: Sequence[Job], model: Callable[[], TextToImage]) -> list[int]:
+    return [model().tokens_cut(job.text) for job in jobs]

@@ -1,0 +1,66 @@
+"""Pictures of one text, with or without adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from PIL.Image import Image
+
+from selma.adapters.applying import applied
+from selma.backbones.bases import guidance_of
+from selma.backbones.text_to_image import load_text_to_image
+from selma.config.adapters import SurDrawing
+from selma.config.networks import BaseConfig
+from selma.errors import ConfigError
+
+TOYBOX = BaseConfig()
+PLAIN = SurDrawing()
+
+
+def generate(
+    text: str,
+    *,
+    base: BaseConfig = TOYBOX,
+    adapter: Path | Sequence[Path] | None = None,
+    strengths: Sequence[float] = (),
+    sur: Path | None = None,
+    reading: SurDrawing = PLAIN,
+    seed: int = 0,
+    steps: int = 50,
+    guidance: float | None = None,
+    count: int = 1,
+) -> Iterator[Image]:
+    """`count` pictures of one text, with seeds `seed`, `seed + 1` and so on; the base model's own
+    where no adapter is given.
+
+    adapter: file or folder of an adapter; several are applied in their order, each with its
+    strength.  sur: a SUR-adapter's file or folder, which reads the text as `reading` says.
+    guidance: None is the short name's own, and 7.5 for any other base.
+    """
+    model = load_text_to_image(base)
+    places = [adapter] if isinstance(adapter, Path) else list(adapter or ())
+    rewriting = None
+    if sur is not None:
+        from selma.adapters.sur_drawing import rewriting_by
+
+        rewriting = rewriting_by(sur, model, reading)
+    with applied(model, places, strengths=strengths), model.rewritten(rewriting):
+        yield from model.draw(
+            [text] * count,
+            seeds=[seed + i for i in range(count)],
+            steps=steps,
+            guidance=guidance_of(base) if guidance is None else guidance,
+            batch_size=min(count, 8),
+        )
+
+
+def save_pictures(pictures: Iterable[Image], path: Path, *, count: int) -> Iterator[Path]:
+    """Where each picture was saved: `path`, or `path` with -1, -2, ... where there are several."""
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"Pictures are saved as .png, but {path} came.")
+    for number, picture in enumerate(pictures, 1):
+        place = path if count == 1 else path.with_stem(f"{path.stem}-{number}")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(place)
+        yield place

@@ -1,0 +1,112 @@
+"""A judge's answers, kept by what was seen and asked: nothing is asked twice.
+
+    <folder>/<fingerprint>.jsonl    one line for each picture and question that the judge answered
+    <folder>/pictures.jsonl         sha256 of a file → sha256 of its pixels
+
+An answer is found again if the judge (weights, wording, decoding), the picture's pixels and the
+question are the same, whatever the file is called now and whichever prompt the question is for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from selma.backbones.judges.judge import Judge
+from selma.image_files import open_picture
+from selma.progress import progress
+from selma.workspace import append_lines, file_sha256, inside, read_lines
+
+CHUNK = 32
+"""Pictures that are asked about and written together: what a crash can cost."""
+MAX_PIXELS = 64_000_000
+
+Said = tuple[str, float | None]
+"""The raw text and P(yes), if there is one."""
+
+
+class Asked:
+    """The answers in one folder."""
+
+    def __init__(self, folder: Path, judge: Judge) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._judge = judge
+        self._answers = inside(folder, f"{judge.fingerprint}.jsonl")
+        self._index = folder / "pictures.jsonl"
+
+    def ask(self, pictures: Sequence[Path], questions: Sequence[Sequence[str]]) -> list[list[Said]]:
+        """For each picture and each of its questions what the judge said; asked only where that is
+        not known yet. Raises DataError for a picture that is missing or broken."""
+        pixels = self._pixels(pictures)
+        known = self._known()
+        open_places = [
+            place
+            for place, some in enumerate(questions)
+            if any((pixels[place], question) not in known for question in some)
+        ]
+        done = len(pictures) - len(open_places)
+        if open_places:
+            with progress(self._judge.name, total=len(pictures), done=done) as advance:
+                for start in range(0, len(open_places), CHUNK):
+                    part = open_places[start : start + CHUNK]
+                    self._ask(part, pictures, pixels, questions, known)
+                    advance(len(part))
+        return [
+            [known[pixels[place], question] for question in some]
+            for place, some in enumerate(questions)
+        ]
+
+    def _ask(
+        self,
+        part: Sequence[int],
+        pictures: Sequence[Path],
+        pixels: Sequence[str],
+        questions: Sequence[Sequence[str]],
+        known: dict[tuple[str, str], Said],
+    ) -> None:
+        wanted: dict[str, dict[str, None]] = {}  # the same picture may stand there twice
+        paths: dict[str, Path] = {}
+        for place in part:
+            paths.setdefault(pixels[place], pictures[place])
+            for question in questions[place]:
+                if (pixels[place], question) not in known:
+                    wanted.setdefault(pixels[place], {})[question] = None
+        if not wanted:
+            return
+        seen = [open_picture(paths[digest], max_pixels=MAX_PIXELS) for digest in wanted]
+        replies = self._judge.answer(seen, [list(some) for some in wanted.values()])
+        rows = []
+        for (digest, some), said in zip(wanted.items(), replies, strict=True):
+            for question, (text, yes) in zip(some, said, strict=True):
+                known[digest, question] = (text, yes)
+                rows.append({"picture": digest, "question": question, "text": text, "yes": yes})
+        append_lines(self._answers, rows)
+
+    def _known(self) -> dict[tuple[str, str], Said]:
+        return {
+            (row["picture"], row["question"]): (row["text"], row["yes"])
+            for row in read_lines(self._answers, repair=True)
+        }
+
+    def _pixels(self, pictures: Sequence[Path]) -> list[str]:
+        """The digest of each picture's pixels; a file is decoded for it only once."""
+        known = {row["file"]: row["pixels"] for row in read_lines(self._index, repair=True)}
+        found, new = [], []
+        for path in pictures:
+            file = file_sha256(path)
+            if file not in known:
+                known[file] = _pixels(open_picture(path, max_pixels=MAX_PIXELS))
+                new.append({"file": file, "pixels": known[file]})
+            found.append(known[file])
+        if new:
+            append_lines(self._index, new)
+        return found
+
+
+def _pixels(picture: Image.Image) -> str:
+    size = f"{picture.width}x{picture.height}\n".encode()
+    return hashlib.sha256(size + picture.tobytes()).hexdigest()

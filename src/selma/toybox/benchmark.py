@@ -1,0 +1,112 @@
+"""The exam: dev and locked test prompts over all styles and categories, fixed by seed.
+
+Pre-training rejects every caption that equals an exam's (see `exam_texts`). Nothing is ever chosen
+on the test split.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from typing import Literal
+
+from selma.records.benchmarks import ExamPrompt
+from selma.records.prompts import prompt_id
+from selma.toybox.captions import STYLES, Style, caption
+from selma.toybox.questions import questions
+from selma.toybox.scenes import NATURAL, Scene, never_shown, sample_scene, without
+
+Split = Literal["dev", "test"]
+PER_STYLE = 64
+_SEED = "toybox exam 1"
+
+# What each style tends not to say.
+_DROP: dict[Style, dict[str, float]] = {
+    "coco": {"colour": 0.2, "relation": 0.2, "background": 0.4, "size": 0.5},
+    "narratives": {"colour": 0.1, "background": 0.1, "size": 0.3},
+    "count": {"colour": 0.3, "relation": 0.7, "background": 0.6, "size": 1.0},
+    "tags": {"colour": 0.1, "relation": 0.4, "background": 0.2, "size": 0.2},
+    "whoops": {"relation": 0.3, "size": 0.6},
+}
+
+
+@cache
+def exam(split: Split) -> list[ExamPrompt]:
+    """320 prompts, 64 of each style; no text occurs twice, in neither split."""
+    return [prompt for prompt, _ in _splits()[split]]
+
+
+@cache
+def keyword_prompts(split: Split) -> dict[str, str]:
+    """Prompt id → all of the scene that the prompt speaks of, as a list of tags: what a plain
+    prompt could have been."""
+    return {prompt.id: rich for prompt, rich in _splits()[split]}
+
+
+@cache
+def exam_texts() -> frozenset[str]:
+    """All texts of both splits, in lower case."""
+    return frozenset(p.text.lower() for split in _splits().values() for p, _ in split)
+
+
+@cache
+def keyword_texts() -> frozenset[str]:
+    """All keyword prompts of both splits, in lower case."""
+    return frozenset(rich.lower() for split in _splits().values() for _, rich in split)
+
+
+@cache
+def _splits() -> dict[str, list[tuple[ExamPrompt, str]]]:
+    """Each prompt with its keyword prompt."""
+    rng = random.Random(_SEED)
+    seen: set[str] = set()
+    splits: dict[str, list[tuple[ExamPrompt, str]]] = {"dev": [], "test": []}
+    for prompts in splits.values():
+        for style in STYLES:
+            wanted = len(prompts) + PER_STYLE
+            while len(prompts) < wanted:
+                whole, scene = _scene(style, rng)
+                text = caption(scene, style, rng)
+                if text.lower() not in seen:
+                    seen.add(text.lower())
+                    prompt = ExamPrompt(
+                        id=prompt_id(style, text),
+                        text=text,
+                        group=style,
+                        questions=questions(scene),
+                    )
+                    # Another stream: the exam stays what it was before there were keywords.
+                    words = random.Random(f"{_SEED} keywords {prompt.id}")
+                    prompts.append((prompt, caption(whole, "tags", words)))
+    return splits
+
+
+def _scene(style: Style, rng: random.Random) -> tuple[Scene, Scene]:
+    """A whole scene, and what the style says of it."""
+    while True:
+        whole = sample_scene(rng, withheld=True)
+        scene = without(whole, rng=rng, drop=_DROP[style])
+        if _suits(scene, style):
+            return whole, scene
+
+
+def _suits(scene: Scene, style: Style) -> bool:
+    said = sum(
+        (g.colour is not None) + (g.count != 1) + (g.size in ("small", "big")) for g in scene.groups
+    )
+    match style:
+        case "count":
+            return all(g.count for g in scene.groups) and any(g.count != 1 for g in scene.groups)
+        case "whoops":
+            return scene.background is not None and all(
+                g.colour not in (NATURAL[g.kind], None) for g in scene.groups
+            )
+        case "narratives":
+            return len(scene.groups) == 2
+        case _:
+            return said >= 1
+
+
+def uses_withheld(scene: Scene) -> bool:
+    """Whether the scene asks for a colour that pre-training never shows."""
+    return any(group.colour == never_shown(group.kind) for group in scene.groups)

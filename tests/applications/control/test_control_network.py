@@ -1,0 +1,173 @@
+"""Control networks: nothing at the start, each picture by its own signal, files as they were."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+
+from selma.adapters.files import Lineage
+from selma.adapters.rotation import free_parameters
+from selma.applications.control import network_files, networks
+from selma.errors import AdapterError, DataError, ModelError
+
+KINDS = ("branch", "controlnet")
+TEXTS = ["a cat", "a mat", "cats"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.load("sd1")
+
+
+@pytest.fixture(scope="module")
+def hints():
+    return torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def made(model, kind, *, changed=True):
+    network = networks.new_network(kind, model.pipe.unet, halvings=1, seed=0)
+    if changed:
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return network.requires_grad_(False)
+
+
+def drawn(model, network=None, hints=None, *, texts=TEXTS, at_once=2, start=0):
+    settings = {"steps": 2, "guidance": 3.0, "batch_size": at_once}
+    seeds = range(start, start + len(texts))
+    if network is None:
+        return [np.array(p) for p in model.draw(texts, seeds=seeds, **settings)]
+    steering = networks.Steering(network)
+    with steering.within(model.pipe.unet):
+        pictures = model.draw(
+            texts, seeds=seeds, **settings, before=lambda some: steering.show(hints[list(some)])
+        )
+        return [np.array(picture) for picture in pictures]
+
+
+def same(one, two):
+    return all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_network_changes_no_picture_and_a_trained_one_does(model, hints, kind):
+    plain = drawn(model)
+    assert same(drawn(model, made(model, kind, changed=False), hints), plain)
+    assert not same(drawn(model, made(model, kind), hints), plain)
+    assert same(drawn(model), plain)  # nothing stays behind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_picture_depends_on_its_own_signal_alone(model, hints, kind):
+    network = made(model, kind)
+    whole = drawn(model, network, hints)
+    # Alone, and so at another place of the pass.
+    last = drawn(model, network, hints[2:], texts=TEXTS[2:], start=2)
+    assert np.array_equal(whole[2], last[0])
+    other = torch.cat([hints[:2], 1 - hints[2:]])
+    changed = drawn(model, network, other)
+    assert same(changed[:2], whole[:2]) and not np.array_equal(changed[2], whole[2])
+
+
+def test_the_branch_is_added_once_to_the_first_features(model, hints):
+    """By hand: conv_in's output plus the encoder's, and nothing else is touched."""
+    network, unet = made(model, "branch"), model.pipe.unet
+    steering = networks.Steering(network)
+    x = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        plain = unet.conv_in(x)
+        with steering.within(unet):
+            steering.show(hints)
+            found = unet.conv_in(x)
+    # Guidance's two halves see the same signals.
+    assert torch.equal(found, plain + network(hints).repeat(2, 1, 1, 1))
+
+
+def test_the_branch_on_sd15_has_the_released_parameters():
+    """1,086,480 in the encoder; with OFT's r = 4 and without the dead time embedding, 14.2 M."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(cross_attention_dim=768)
+        branch = networks.empty_network("branch", unet, halvings=3)
+    assert sum(p.numel() for p in branch.parameters()) == 1_086_480
+    strides = [m.stride[0] for m in branch.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(strides) == 8 and strides.count(2) == 3
+    assert free_parameters(320, 4) == 4 * 80 * 79 // 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_gives_back_what_was_saved(tmp_path, model, hints, kind):
+    network = made(model, kind)
+    about = {"kind": kind, "signal": "canny", "halvings": 1, "adapter": None}
+    paths = [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
+    for path in paths:
+        state = network.state_dict()
+        network_files.save(path, state, {}, about=about, lineage=Lineage(base="x"))
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    file = network_files.load(paths[0])
+    assert file.about["signal"] == "canny" and file.lineage.base == "x" and file.turns is None
+    assert file.parameters == sum(p.numel() for p in network.parameters())
+    with network_files.controlled(model, file) as steering:
+        assert isinstance(steering.network, ControlNetModel) == (kind == "controlnet")
+        for name, tensor in network.state_dict().items():
+            assert torch.equal(steering.network.state_dict()[name], tensor)
+
+
+def test_foreign_files_are_refused(tmp_path, model):
+    path = tmp_path / "control.safetensors"
+    path.write_bytes(b"pickle")
+    with pytest.raises(AdapterError, match="cannot be read"):
+        network_files.load(tmp_path)
+    network = made(model, "branch")
+    for halvings, state in ((2, network.state_dict()), (1, {"conv_in.weight": torch.zeros(1)})):
+        about = {"kind": "branch", "signal": "canny", "halvings": halvings, "adapter": None}
+        network_files.save(path, state, {}, about=about, lineage=Lineage())
+        with (
+            pytest.raises(AdapterError, match="another model"),
+            network_files.controlled(model, network_files.load(path)),
+        ):
+            pass
+    about["halvings"] = 1
+    extra = {"nowhere.to_q.oft_generator": torch.zeros(1, 3)}
+    network_files.save(path, network.state_dict(), extra, about=about, lineage=Lineage())
+    with (
+        pytest.raises(AdapterError, match="nowhere"),
+        network_files.controlled(model, network_files.load(path)),
+    ):
+        pass
+
+
+def test_loras_alpha_counts(tmp_path, model):
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    weight = model.pipe.unet.get_submodule(layer).weight.detach().clone()
+    factors = {
+        f"{layer}.lora_A.weight": torch.ones(2, weight.shape[1]),
+        f"{layer}.lora_B.weight": torch.ones(weight.shape[0], 2),
+    }
+    about = {"kind": "branch", "signal": "canny", "halvings": 1, "adapter": {"alpha": 6.0}}
+    path = tmp_path / "control.safetensors"
+    network = made(model, "branch")
+    network_files.save(path, network.state_dict(), factors, about=about, lineage=Lineage())
+    with network_files.controlled(model, network_files.load(path)):
+        found = model.pipe.unet.get_submodule(layer).weight
+        torch.testing.assert_close(found, weight + 3.0 * 2)  # alpha / rank, times ones @ ones
+    assert torch.equal(model.pipe.unet.get_submodule(layer).weight, weight)
+
+
+def test_what_cannot_be_is_refused(model, hints, tmp_path):
+    with pytest.raises(ModelError, match="16 times"):
+        networks.widths_of(4)
+    steering = networks.Steering(made(model, "branch"))
+    with steering.within(model.pipe.unet):
+        with pytest.raises(ModelError, match="no signal"):
+            model.pipe.unet.conv_in(torch.zeros(2, 4, 8, 8))
+        steering.show(hints)
+        with pytest.raises(ModelError, match="4 samples"):
+            model.pipe.unet.conv_in(torch.zeros(4, 4, 8, 8))
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="16x16"):
+        networks.read_hints([tmp_path / "a.png"], px=16)

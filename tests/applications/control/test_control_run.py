@@ -1,0 +1,223 @@
+"""`selma control` from config to page, on a tiny base: each command by itself, all, and errors."""
+
+import json
+import re
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import tiny
+import torch
+import yaml
+from PIL import Image
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
+from typer.testing import CliRunner
+
+from selma import cli
+from selma.applications.control import pipeline
+from selma.applications.control.settings import ControlSettings
+from selma.config import load_config
+from selma.errors import ConfigError, DataError, ModelError
+from selma.finished import NotFinished
+from selma.toybox.conditions import CLASSES
+from selma.toybox.landmarks import LandmarkReader, ReaderConfig
+from selma.toybox.pretraining.segmenting import _save_preprocessing
+
+FEW = {"other_signal": "canny", "blocks": [2]}
+SHORT = {"steps": 2, "batch_size": 2, "learning_rate": 1e-2, "checkpoint_every": 2}
+
+
+def config_file(tmp_path, **control):
+    raw = {
+        "folder": str(tmp_path / "run"),
+        "base": {"model": str(tiny.folder("sd1")), "device": "cpu"},
+        "control": {
+            "data": {"signal": "canny", "source": {"kind": "toybox", "train": 3, "val": 3}},
+            "training": SHORT,
+            "drawing": {"steps": 2, "guidance": 3.0, "batch_size": 2},
+            "scores": {"resamples": 200},
+            **control,
+        },
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def invoked(*words):
+    result = CliRunner().invoke(cli.app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def pictures(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.png")}
+
+
+def test_each_command_by_itself(tmp_path):
+    path = config_file(tmp_path)
+    config = load_config(path)
+    with pytest.raises(NotFinished, match="control prepare"):
+        pipeline.train(config)
+    assert "val: 3 pictures" in invoked("control", "prepare", path)
+    with pytest.raises(NotFinished, match="control train"):
+        pipeline.draw(config)
+    invoked("control", "train", path)
+    with pytest.raises(NotFinished, match="control draw"):
+        pipeline.score(config)
+    drawn = pipeline.draw(config)
+    assert list(drawn) == ["base", "oft-r4"]
+    assert pictures(drawn["base"]) != pictures(drawn["oft-r4"])
+    # A picture that is lost is drawn again, alone and in another batch, to the same bytes.
+    before = pictures(drawn["oft-r4"])
+    lost = sorted(drawn["oft-r4"].glob("*.png"))[1]
+    lost.unlink()
+    one = config.control.model_copy(
+        update={"drawing": config.control.drawing.model_copy(update={"batch_size": 1})}
+    )
+    pipeline.draw(config.model_copy(update={"control": one}))
+    assert pictures(drawn["oft-r4"]) == before
+    output = invoked("control", "score", path)
+    assert "IoU" in output and "oft-r4" in output
+    card, page = pipeline.score(config)
+    assert [m.model for m in card.models] == ["source", "base", "oft-r4"]
+    source, base, oft = card.models
+    # Canny of the source pictures is the signal itself.
+    assert source.measures["iou"].mean == source.measures["f1"].mean == 1.0
+    assert oft.measures["iou"].n == 3 and oft.differences["iou"].n == 3
+    assert not base.differences and base.fid > 0 and oft.parameters > 0
+    assert json.loads((tmp_path / "run/5-scores/control/canny/card.json").read_text())
+    text = page.read_text()
+    assert "<script" not in text and not re.search(r'(src|href)="(?!data:|#)', text)
+    assert text.count("data:image/png") == 3 * 4  # signal, source, base and the network
+
+
+def test_compare_makes_the_papers_tables(tmp_path):
+    reader = tmp_path / "reader"
+    LandmarkReader(ReaderConfig(width=16, blocks=1)).save(reader)
+    path = config_file(
+        tmp_path,
+        magnitudes=SHORT,
+        scores={"resamples": 200, "features": None, "reader": str(reader)},
+        tables={
+            "signals": ["canny", "landmarks"],
+            "other_signal": "canny",
+            "lora": {"rank": 2},
+            "blocks": [2, 4],
+            "learning_rates": {"controlnet": 1e-3},
+        },
+    )
+    config = load_config(path)
+    cards, page = pipeline.compare(config)
+    assert [card.signal for card in cards] == ["canny", "landmarks"]
+    methods = ["source", "base", "controlnet", "lora-2", "coft-r4", "oft-r4"]
+    assert [m.model for m in cards[0].models] == [*methods, "oft-r2", "oft-r4-magnitudes"]
+    assert [m.model for m in cards[1].models] == methods
+    assert all(card.reference == "oft-r4" for card in cards)
+    for card in cards:
+        assert not card.models[5].differences
+        assert all(m.fid is None for m in card.models)
+    # A reader that knows nothing finds nothing: failures are counted, and there is no error.
+    landmarks = cards[1].models[0]
+    assert landmarks.failures == 3 and landmarks.measures["failures"].mean == 100.0
+    assert "error" not in landmarks.measures
+    assert "table 2" in page.read_text() and "table 4" in page.read_text()
+    # Nothing is made again.
+    trained = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*.safetensors")}
+    assert pipeline.compare(config)[0] == cards
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*.safetensors")} == trained
+
+
+def test_any_segmentation_model_reads_maps(tmp_path):
+    """A tiny SegFormer; of a palette, and where there is none of its own reading of the source."""
+    torch.manual_seed(0)
+    names = dict(enumerate(CLASSES))
+    network = SegformerForSemanticSegmentation(
+        SegformerConfig(
+            depths=[1] * 4, hidden_sizes=[8, 8, 16, 16], num_attention_heads=[1] * 4,
+            decoder_hidden_size=8, id2label=names, label2id={v: k for k, v in names.items()},
+        )
+    )  # fmt: skip
+    network.save_pretrained(tmp_path / "segmenter")
+    _save_preprocessing(tmp_path / "segmenter")
+    scores = {"resamples": 200, "features": None, "segmenter": str(tmp_path / "segmenter")}
+    data = {"signal": "segmentation", "source": {"kind": "toybox", "train": 2, "val": 3}}
+    path = config_file(tmp_path, data=data, scores=scores)
+    config = load_config(path)
+    pipeline.prepare(config)
+    pipeline.train(config)
+    pipeline.draw(config)
+    card, _ = pipeline.score(config)
+    assert card.reader == "segmenter"
+    assert set(card.models[0].measures) == {"miou", "macc", "aacc"}
+    assert card.models[0].measures["aacc"].mean < 100
+    # The same pictures as a folder whose colours nobody explains.
+    made = tmp_path / "run/2-images/_control/segmentation/val"
+    source = {"kind": "imagefolder", "folder": str(made), "val": 2}
+    other = tmp_path / "other"
+    other.mkdir()
+    path = config_file(other, data={"signal": "segmentation", "source": source}, scores=scores)
+    config = load_config(path)
+    for step in (pipeline.prepare, pipeline.train, pipeline.draw):
+        step(config)
+    card, page = pipeline.score(config)
+    assert card.models[0].measures["aacc"].mean == 100.0
+    assert str(tmp_path) not in page.read_text()  # the page may be sent to anyone
+    palette = other / "palette.json"
+    palette.write_text(json.dumps([[1, 2, 3], [4, 5, 6]]))
+    wrong = config.control.scores.model_copy(update={"palette": str(palette)})
+    wrong = config.control.model_copy(update={"scores": wrong})
+    with pytest.raises(DataError, match="22 classes"):
+        pipeline.score(config.model_copy(update={"control": wrong}))
+
+
+def test_settings_that_cannot_be(tmp_path):
+    with pytest.raises(ValueError, match="OFT and COFT alone"):
+        ControlSettings.model_validate({"network": {"kind": "controlnet"}, "magnitudes": {}})
+    with pytest.raises(ValueError, match="mirrored"):
+        ControlSettings.model_validate({"training": {"flip": True}})
+    lora = {"kind": "branch", "adapter": {"kind": "lora", "rank": 2}}
+    config = load_config(config_file(tmp_path, network=lora))
+    with pytest.raises(ConfigError, match="Table 4"):
+        pipeline.compare(config, ["magnitudes"])
+    coft = {"kind": "branch", "adapter": {"kind": "coft", "eps": 1e-5}}
+    config = load_config(config_file(tmp_path, network=coft))
+    with pytest.raises(ConfigError, match="both be called 'coft-r4'"):
+        pipeline.compare(config, ["methods"])
+    with pytest.raises(ConfigError, match="methods, blocks, magnitudes"):
+        pipeline.tables_of(["speed"])
+    # What would stop a comparison later stops it before anything is made.
+    run = tmp_path / "run"
+    late = load_config(config_file(tmp_path, tables={"blocks": [2, 5]}))
+    with pytest.raises(ConfigError, match="oft-r5"):
+        pipeline.compare(late, ["blocks"])
+    late = load_config(config_file(tmp_path, scores={"features": "inception"}, tables=FEW))
+    if find_spec("torch_fidelity") is None:
+        with pytest.raises(ModelError, match="torch-fidelity"):
+            pipeline.compare(late, ["blocks"])
+    assert not run.exists()
+    late = load_config(config_file(tmp_path, tables={"signals": ["canny", "depth"]}))
+    with pytest.raises(ConfigError, match="depth"):
+        pipeline.compare(late, ["methods"])
+    assert not (run / "3-experts").exists()
+    odd = {"kind": "branch", "adapter": {"kind": "oft", "blocks": 5}}
+    with pytest.raises(ConfigError, match="oft-r5"):
+        pipeline.prepare(load_config(config_file(tmp_path, network=odd)))
+
+
+def test_ddim_takes_the_place_of_the_bases_sampler(tmp_path):
+    from selma.applications.control.generating import sampled
+    from selma.applications.control.settings import ControlDrawing
+
+    model = tiny.load("sd1")
+    before = model.pipe.scheduler
+    assert (ControlDrawing().steps, ControlDrawing().guidance) == (50, 9.0)  # as released
+    with sampled(model, ControlDrawing()):
+        found = model.pipe.scheduler.config
+        assert found._class_name == "DDIMScheduler" and not found.clip_sample
+        assert found.beta_end == before.config.beta_end
+        (ddim,) = model.draw(["a cat"], seeds=[0], steps=4, guidance=1.0, batch_size=1)
+    assert model.pipe.scheduler is before
+    (own,) = model.draw(["a cat"], seeds=[0], steps=4, guidance=1.0, batch_size=1)
+    assert not np.array_equal(np.array(ddim), np.array(own))
+    assert isinstance(own, Image.Image)

@@ -1,0 +1,228 @@
+"""Control in the one loop: resume, what is trained and what is not, and what it leaves behind."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from diffusers import DDPMScheduler
+from PIL import Image
+from safetensors.torch import load_file
+
+from selma.adapters.rotations import MAGNITUDES
+from selma.applications.control import network_files
+from selma.applications.control import training as training
+from selma.applications.control.records import ControlSample
+from selma.applications.control.settings import (
+    BranchNetwork,
+    ControlNetNetwork,
+    ControlSettings,
+    ControlTraining,
+    MagnitudeFitting,
+)
+from selma.applications.control.training import train_control
+from selma.config.adapters import CoftConfig, LoraConfig, OftConfig
+from selma.experts.batches import Batches
+from selma.experts.encoding import Encoded
+from selma.experts.learners import denoising
+from selma.workspace import Workspace, read_lines
+
+OFT = OftConfig(blocks=4, targets="attention+geglu")
+NETWORKS = {
+    "oft": BranchNetwork(adapter=OFT),
+    "coft": BranchNetwork(adapter=CoftConfig(blocks=4, eps=1e-2, radius="paper")),
+    "lora": BranchNetwork(adapter=LoraConfig(rank=2, alpha=4)),
+    "branch": BranchNetwork(adapter=None),
+    "controlnet": ControlNetNetwork(),
+}
+SHORT = {
+    "steps": 4, "batch_size": 2, "learning_rate": 1e-2, "checkpoint_every": 1, "precision": "fp32",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.load("sd1")
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    folder, found = tmp_path_factory.mktemp("samples"), []
+    for name in ("color", "hint"):
+        (folder / "train" / name).mkdir(parents=True)
+    for n, text in enumerate(["a cat at a mat", "cats", "a mat"]):
+        paths = [folder / "train" / name / f"{n}.png" for name in ("color", "hint")]
+        for place, path in enumerate(paths):
+            noise = np.random.default_rng([n, place]).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(path)
+        found.append(ControlSample(id=f"s{n}", text=text, image=paths[0], hint=paths[1]))
+    return found
+
+
+def settings(network, **more):
+    return ControlSettings(network=network, training=ControlTraining(**SHORT), **more)
+
+
+def train(folder, samples, model, config):
+    return train_control(
+        samples, config, Workspace(folder), base=tiny.base("sd1"), seed=0, model=model
+    )
+
+
+def never():
+    raise AssertionError("the model was loaded")
+
+
+def state(model):
+    return {name: tensor.clone() for name, tensor in model.pipe.unet.state_dict().items()}
+
+
+def equal(one, two):
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "magnitudes"])
+def test_resuming_is_bit_equal_and_the_base_stays(tmp_path, samples, model, monkeypatch, name):
+    if name == "magnitudes":  # of two stages the second one is stopped
+        config = settings(NETWORKS["oft"], magnitudes=MagnitudeFitting(**SHORT))
+    else:
+        config = settings(NETWORKS[name])
+    before = state(model)
+    whole = train(tmp_path / "whole", samples, lambda: model, config)
+    real = training.fit
+
+    def stopping(*args, **given):
+        def on_step(line):
+            last = name != "magnitudes" or isinstance(given["learner"], training.MagnitudeLearner)
+            if last and line["step"] == 3:
+                raise Stop
+
+        real(*args, **given | {"on_step": on_step})
+
+    monkeypatch.setattr(training, "fit", stopping)
+    with pytest.raises(Stop):
+        train(tmp_path / "cut", samples, lambda: model, config)
+    monkeypatch.undo()
+    cut = train(tmp_path / "cut", samples, lambda: model, config)
+    assert cut.key == whole.key
+    files = [sorted(path for path in one.folder.iterdir()) for one in (whole, cut)]
+    for one, two in zip(*files, strict=True):
+        assert one.read_bytes() == two.read_bytes()
+    assert train(tmp_path / "cut", samples, never, config) == cut
+    assert equal(state(model), before)
+    assert not any("forward" in vars(layer) for layer in model.pipe.unet.modules())
+    file = network_files.load(whole.folder)
+    assert file.about["kind"] == config.network.kind
+    assert all(tensor.abs().max() > 0 for tensor in file.adapter.values())
+    # The zero convolutions have left zero: network and adapter are both trained.
+    assert all(t.abs().max() > 0 for n, t in file.network.items() if n.startswith("conv_out"))
+
+
+def test_all_networks_begin_with_the_same_loss(tmp_path, samples, model):
+    """They see the same batches, and change nothing at first."""
+    first = set()
+    for network in NETWORKS.values():
+        config = settings(network)
+        config = config.model_copy(
+            update={"training": config.training.model_copy(update={"steps": 1})}
+        )
+        made = train(tmp_path, samples, lambda: model, config)
+        first.add(read_lines(made.folder / "loss.jsonl")[0]["loss"])
+    assert len(first) == 1
+
+
+def test_the_signal_reaches_the_loss(tmp_path, samples, model):
+    """With other signals the same training ends elsewhere; with the same ones it does not."""
+    config = settings(NETWORKS["branch"])
+    one = train(tmp_path / "a", samples, lambda: model, config)
+    other = [
+        sample.model_copy(update={"hint": samples[n - 1].hint}) for n, sample in enumerate(samples)
+    ]
+    two = train(tmp_path / "b", other, lambda: model, config)
+    assert one.key != two.key
+    found = [network_files.load(made.folder).network for made in (one, two)]
+    assert not torch.equal(found[0]["conv_out.weight"], found[1]["conv_out.weight"])
+
+
+def test_micro_batches_change_nothing(tmp_path, samples, model):
+    config = settings(NETWORKS["oft"])
+    parts = config.training.model_copy(update={"micro_batch_size": 1})
+    losses = [
+        [row["loss"] for row in read_lines(made.folder / "loss.jsonl")]
+        for made in (
+            train(tmp_path / "a", samples, lambda: model, config),
+            train(
+                tmp_path / "b",
+                samples,
+                lambda: model,
+                config.model_copy(update={"training": parts}),
+            ),
+        )
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_magnitudes_are_fitted_with_all_else_as_it_was(tmp_path, samples, model):
+    config = settings(NETWORKS["oft"], magnitudes=MagnitudeFitting(**SHORT))
+    made = train(tmp_path, samples, lambda: model, config)
+    assert made.label == "oft-r4-magnitudes"
+    plain = config.model_copy(update={"magnitudes": None})
+    first = network_files.load(train(tmp_path, samples, never, plain).folder)
+    second = network_files.load(made.folder)
+    assert equal(dict(first.network), dict(second.network))
+    new = {name for name in second.adapter if name not in first.adapter}
+    assert new and all(name.endswith(MAGNITUDES) for name in new)
+    assert all(second.adapter[name].abs().max() > 0 for name in new)
+    assert equal(dict(first.adapter), {n: t for n, t in second.adapter.items() if n not in new})
+    assert second.about["adapter"]["magnitudes"] is True
+    # At its start the second stage is where the first one ended, as it is drawn with.
+    begun = read_lines(made.folder / "loss.jsonl")[0]["loss"]
+    ended = float(drawn_losses(tmp_path, samples, model, first).mean())
+    assert begun == pytest.approx(ended, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_drawn_with_is_what_was_trained(tmp_path, samples, model, name):
+    """The file, fused into the weights, has the loss of the very tensors while they are trained."""
+    config = settings(NETWORKS[name])
+    file = network_files.load(train(tmp_path, samples, lambda: model, config).folder)
+    hints = training.Hints([sample.hint for sample in samples], 16)
+    learner = training.ControlLearner(model, encoded(tmp_path), hints, config, 0)
+    with learner.attached() as parameters:
+        found = learner.read(file.path)
+        assert found.keys() == parameters.keys()
+        start = learner.losses(BATCHES.at(0), ALPHAS, step=1)["loss"].detach()
+        for key, parameter in parameters.items():
+            parameter.data.copy_(found[key])
+        trained = learner.losses(BATCHES.at(0), ALPHAS, step=1)["loss"].detach()
+    close = {"rtol": 2e-5, "atol": 0.0}
+    torch.testing.assert_close(drawn_losses(tmp_path, samples, model, file), trained, **close)
+    # Sample by sample: their mean may end near where it began.
+    assert not torch.allclose(start, trained, rtol=2e-4, atol=0.0)
+
+
+BATCHES = Batches(
+    seed=0, skill="control-canny", count=3, batch_size=2, latent=(4, 8, 8), train_timesteps=1000,
+    caption_dropout=0.0, flip=False,
+)  # fmt: skip
+ALPHAS = DDPMScheduler(
+    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+).alphas_cumprod
+
+
+def encoded(folder):
+    path = folder / "3-experts/_encoded/control-canny/encoded.safetensors"
+    found = load_file(path)
+    return Encoded(**{name: found.get(name) for name in Encoded.__dataclass_fields__})
+
+
+def drawn_losses(folder, samples, model, file):
+    """Of the first step's samples, [b], by the model as it draws with the file."""
+    batch = BATCHES.at(0)
+    hints = training.Hints([sample.hint for sample in samples], 16)
+    with network_files.controlled(model, file) as steering, torch.no_grad():
+        steering.show(hints.at(batch.indices.tolist()))
+        return denoising(model, encoded(folder).samples(batch), batch, ALPHAS)

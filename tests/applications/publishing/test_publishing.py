@@ -1,0 +1,169 @@
+"""The model card says what the run found, and the Hub gets it with the adapter, and no token."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import yaml
+from applications.publishing.hub import Hub, serving
+from huggingface_hub import ModelCard
+from pipeline.killing import settings
+from pipeline.server import serving as serving_language
+
+from selma import pipeline
+from selma.applications.publishing.card import _cell, write_card
+from selma.config import RunConfig
+from selma.finished import NotFinished
+
+TOKEN = "hf_right"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    tiny.build("sd1", folder / "base")
+    with serving_language() as address:
+        raw = settings(folder, address, run="finished")
+        config = RunConfig.model_validate(raw)
+        for stage in (pipeline.prompts, pipeline.images, pipeline.experts, pipeline.merge):
+            stage(config)
+        shutil.copytree(folder / "finished", folder / "unscored")
+        pipeline.run(config)
+    return folder / "finished"
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with serving() as hub:
+        yield hub
+
+
+def front(text: str) -> dict[str, Any]:
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def selma(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    home = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "selma", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **home, **variables},
+        timeout=300,
+    )
+
+
+def test_the_card_says_what_the_run_found(run: Path) -> None:
+    made = write_card(run)
+    text = (run / "4-merged" / "README.md").read_text()
+    about = front(text)
+    assert about["library_name"] == "diffusers" and about["pipeline_tag"] == "text-to-image"
+    for tag in ("text-to-image", "diffusers", "lora", "template:sd-lora", "stable-diffusion"):
+        assert tag in about["tags"]
+    assert "base_model" not in about, "a folder of this machine is nobody's base"
+    assert len(about["widget"]) == 6
+    for entry in about["widget"]:
+        assert (run / "4-merged" / entry["output"]["url"]).is_file()
+    config = RunConfig.model_validate({**pipeline_settings(run), "folder": str(run)})
+    card = pipeline.scorecard(config)
+    merged = card.models[-1]
+    assert f"| merged | {merged.dsg.mean:.1f} |" in text
+    assert "<Gallery />" in text and "merge_method: mean_of_deltas" in text
+    assert "| coco | 0.5 | 8 |" in text
+    assert {path.name for path in made.files} >= {"README.md", "grid.png"}
+    ModelCard.load(run / "4-merged" / "README.md")  # as the Hub's own library reads it
+
+
+def pipeline_settings(run: Path) -> dict[str, Any]:
+    from selma.runfile import read_run_file
+
+    return read_run_file(run).model_dump(mode="json")
+
+
+def test_it_holds_neither_a_path_of_the_machine_nor_a_time(run: Path) -> None:
+    first = write_card(run)
+    text = (first.folder / "README.md").read_bytes()
+    assert str(run.parent).encode() not in text
+    assert write_card(run) == first and (first.folder / "README.md").read_bytes() == text
+
+
+def test_a_card_leaves_the_merge_finished(run: Path) -> None:
+    write_card(run)
+    before = (run / "4-merged" / "manifest.json").read_bytes()
+    pipeline.merge(RunConfig.model_validate(pipeline_settings(run) | {"folder": str(run)}))
+    assert (run / "4-merged" / "manifest.json").read_bytes() == before
+
+
+def test_a_run_without_scores_has_a_card_without_them(run: Path) -> None:
+    made = write_card(run.parent / "unscored")
+    text = (made.folder / "README.md").read_text()
+    assert "has not been scored" in text and "widget" not in front(text)
+    assert [path.name for path in made.files] == [
+        "pytorch_lora_weights.safetensors", "README.md"
+    ]  # fmt: skip
+
+
+def test_an_unfinished_merge_has_no_card(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "4-merged")
+    shutil.copytree(run.parent / "base", tmp_path / "base")
+    with pytest.raises(NotFinished, match="selma merge"):
+        write_card(tmp_path / "run")
+
+
+@pytest.mark.parametrize("text", ["a | b", "<script>", "a_b *c* `d`", "[x](y)", "two\nlines"])
+def test_a_text_stays_inside_its_cell(text: str) -> None:
+    said = _cell(text)
+    assert "\n" not in said
+    for sign in "|<`*_[":
+        assert said.count(sign) == said.count(f"\\{sign}")
+
+
+def test_push_sends_one_commit_with_all_files(run: Path, hub: Hub) -> None:
+    done = selma("push", run, "me/mine", "--private", "--license", "mit",
+                 HF_ENDPOINT=hub.address, HF_TOKEN=TOKEN)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    sent = hub.repositories["me/mine"]
+    for name, data in sent.items():
+        assert (run / "4-merged" / name).read_bytes() == data
+    assert {"README.md", "pytorch_lora_weights.safetensors", "gallery/grid.png"} <= sent.keys()
+    assert (
+        run / "4-merged" / "pytorch_lora_weights.safetensors"
+    ).read_bytes() in hub.blobs.values()
+    assert not {"manifest.json", "plan.json", "judged.json"} & sent.keys()
+    assert hub.private["me/mine"] and hub.commits == ["Merged adapter of finished"]
+    card = sent["README.md"].decode()
+    assert front(card)["license"] == "mit" and 'load_lora_weights("me/mine"' in card
+    assert f"{hub.address}/me/mine/commit/" in done.stdout
+    again = selma("push", run, "me/mine", HF_ENDPOINT=hub.address, HF_TOKEN=TOKEN)
+    assert again.returncode == 0 and len(hub.commits) == 2
+    guilty = [p for p in run.rglob("*") if p.is_file() and TOKEN.encode() in p.read_bytes()]
+    assert guilty == [] and TOKEN not in done.stdout + done.stderr
+
+
+def test_a_dry_run_sends_nothing(run: Path, hub: Hub) -> None:
+    done = selma("push", run, "me/mine", "--dry-run", HF_ENDPOINT=hub.address, HF_TOKEN=TOKEN)
+    assert done.returncode == 0 and (hub.repositories, hub.commits) == ({}, [])
+    *listed, last = done.stdout.splitlines()
+    names = ["README.md", "pytorch_lora_weights.safetensors"]
+    names += [f"gallery/{path.name}" for path in (run / "4-merged" / "gallery").iterdir()]
+    sizes = {name: (run / "4-merged" / name).stat().st_size for name in sorted(names)}
+    assert listed == [f"{name}  {size} bytes" for name, size in sizes.items()]
+    assert last == "Nothing was sent to me/mine."
+    assert hub.asked == 0
+
+
+def test_a_refusal_is_one_clear_message(run: Path, hub: Hub) -> None:
+    done = selma("push", run, "me/mine", HF_ENDPOINT=hub.address, HF_TOKEN="hf_wrong")
+    assert done.returncode == 4 and "me/mine did not take the files" in done.stderr
+    assert "Traceback" not in done.stderr and "hf_wrong" not in done.stderr
+    done = selma("push", run, "nonsense")
+    assert done.returncode == 2 and "owner/name" in done.stderr

@@ -1,0 +1,174 @@
+"""Three annotators click through a study in a real browser."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from applications.study.browser import CHROMIUM, Browser, Page, browser
+from applications.study.little import little_run
+from applications.study.serving import Served, served
+from PIL import Image
+
+from selma.applications.study.ballot import Vote, read_ballot
+from selma.applications.study.database import study_file
+from selma.applications.study.summary import summarise
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open the page with")
+
+PROMPTS = 5
+SETTINGS = ("--model", "quagga", "--against", "okapi", "--prompts", str(PROMPTS))
+
+
+def join(chromium: Browser, server: Served, name: str) -> Page:
+    page = chromium.open(server.url)
+    page.click("#name")
+    page.write(name)
+    page.press("Enter")
+    page.ready(0)
+    return page
+
+
+def pair(page: Page) -> tuple[str, str, str]:
+    """Caption and both pictures' addresses, as they are shown."""
+    found = page.evaluate(
+        "['caption', 'left', 'right'].map(id => document.getElementById(id))"
+        ".map(shown => shown.src ?? shown.innerText)"
+    )
+    caption, left, right = found
+    return caption, left, right
+
+
+def test_three_annotators_click_through_a_study(tmp_path: Path) -> None:
+    little_run(tmp_path)
+    texts: dict[str, list[str]] = {"Ada": [], "Ben": [], "Cleo": []}
+    with browser(tmp_path / "profile") as chromium:
+        with served(tmp_path, *SETTINGS) as server:
+            pages = {name: join(chromium, server, name) for name in texts}
+            first = {name: pair(page) for name, page in pages.items()}
+            assert len({address for one in first.values() for address in one[1:]}) == 6
+            by_keys(pages["Ada"], texts["Ada"])
+            by_mouse(pages["Ben"], texts["Ben"])
+            on_a_phone(pages["Cleo"], texts["Cleo"])
+            before = pair(pages["Cleo"])
+            server.process.kill()
+        # The same command on the same port would go on unseen; here it has another.
+        with served(tmp_path, *SETTINGS) as server:
+            again = chromium.open(server.url)
+            again.click("#name")
+            again.write("cleo")
+            again.press("Enter")
+            again.click("[name=again]")
+            again.ready(2)
+            assert pair(again)[0] == before[0]
+            for step in range(2, PROMPTS):
+                texts["Cleo"].append(pair(again)[0])
+                again.press("2")
+                again.ready(step + 1)
+            assert again.evaluate("document.querySelector('#end').innerText").startswith(
+                "Thank you, Cleo."
+            )
+    check(tmp_path, texts)
+    # What a page loads ahead may meet the server that was killed.
+    expected = ('"level": "info"', "net::ERR_CONNECTION")
+    assert not [e for e in chromium.errors if not any(said in e for said in expected)]
+
+
+def by_keys(page: Page, texts: list[str]) -> None:
+    """1, 2, 3, arrows, an answer taken back, and a key that is held down."""
+    for step, key in enumerate(("1", "ArrowRight", "2", "3")):
+        texts.append(pair(page)[0])
+        page.press(key)
+        page.ready(step + 1)
+    page.press("Backspace")
+    page.ready(3)
+    assert pair(page)[0] == texts[3]
+    page.press("1", repeat=True)  # held down: no answer
+    page.press("ArrowLeft")
+    page.ready(4)
+    texts.append(pair(page)[0])
+    page.press("ArrowDown")
+    page.ready(5)
+    assert page.evaluate("document.querySelector('#pair').hidden")
+    assert page.evaluate("document.activeElement.id") == "end"
+
+
+def by_mouse(page: Page, texts: list[str]) -> None:
+    """Double clicks count once; enlarging a picture is no answer, nor are keys meanwhile."""
+    page.click(".frame")
+    page.wait("document.querySelector('#large').open")
+    page.press("1")
+    page.click("#large button")
+    page.wait("!document.querySelector('#large').open")
+    for step in range(PROMPTS):
+        texts.append(pair(page)[0])
+        page.click("[data-choice=right]", times=2)
+        page.ready(step + 1)
+
+
+def on_a_phone(page: Page, texts: list[str]) -> None:
+    """One picture above the other, all in sight without scrolling; words say upper and lower."""
+    page.size(390, 844, phone=True)
+    page.wait("document.body.classList.contains('stacked')")
+    boxes = page.evaluate(
+        "['#left', '#right', '[data-choice=tie]'].map(s => {"
+        "const b = document.querySelector(s).getBoundingClientRect(); return [b.top, b.bottom] })"
+    )
+    assert boxes[0][1] <= boxes[1][0] and boxes[1][1] <= boxes[2][0] and boxes[2][1] <= 844
+    said = page.evaluate("document.querySelector('[data-choice=left]').innerText")
+    assert "Upper" in said and "Left" not in said
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    for step in range(2):
+        texts.append(pair(page)[0])
+        page.click("[data-choice=left]")
+        page.ready(step + 1)
+
+
+def check(run: Path, texts: dict[str, list[str]]) -> None:
+    """What was clicked is what was counted, in the order in which it was seen."""
+    ballot = read_ballot(study_file(run, "votes"))
+    text = {one.id: one.text for one in ballot.study.pairs}
+    votes: dict[str, list[Vote]] = {name: [] for name in texts}
+    for vote in ballot.votes:
+        if vote.undone is None:
+            votes[vote.annotator].append(vote)
+    for name, seen in texts.items():
+        assert [text[vote.pair] for vote in votes[name]] == seen
+    assert len({tuple(seen) for seen in texts.values()}) == 3  # an order for each
+    choices = {name: [vote.choice for vote in given] for name, given in votes.items()}
+    assert choices == {
+        "Ada": ["left", "right", "tie", "left", "tie"],
+        "Ben": ["right"] * 5,
+        "Cleo": ["left"] * 2 + ["tie"] * 3,
+    }
+    found = summarise(ballot, resamples=200)
+    outcomes = Counter(vote.outcome for given in votes.values() for vote in given)
+    assert (found.all.win, found.all.lose, found.all.tie) == (
+        outcomes["win"], outcomes["lose"], outcomes["tie"],
+    )  # fmt: skip
+    assert found.votes == 15 and found.unfinished == () and len(ballot.votes) == 16
+
+
+def test_the_page_waits_for_a_server_that_is_away(tmp_path: Path) -> None:
+    """A vote without a receipt is sent again until there is one; the page stays where it is."""
+    little_run(tmp_path)
+    with browser(tmp_path / "profile") as chromium:
+        with served(tmp_path, *SETTINGS) as server:
+            page = join(chromium, server, "Ada")
+            port = server.url.rsplit(":", 1)[1]
+            before = pair(page)
+            server.process.kill()
+            server.process.wait()
+            page.press("1")
+            page.wait("document.querySelector('#notice').innerText.includes('not saved yet')")
+            assert pair(page) == before
+        with served(tmp_path, *SETTINGS, "--port", port):
+            page.ready(1)
+            assert page.evaluate("document.querySelector('#notice').hidden")
+            page.dark(True)
+            page.screenshot(tmp_path / "dark.png")
+            with Image.open(tmp_path / "dark.png") as shot:
+                assert max(shot.convert("RGB").getpixel((5, 5))) < 60  # type: ignore[arg-type,type-var]
+    votes = read_ballot(study_file(tmp_path, "votes")).votes
+    assert [(vote.step, vote.choice) for vote in votes] == [(0, "left")]

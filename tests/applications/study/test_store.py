@@ -1,0 +1,198 @@
+"""Votes: each counts once, none is lost, none is mixed with another study's."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from selma.applications.study.ballot import CHOICES, read_ballot
+from selma.applications.study.database import study_file
+from selma.applications.study.plan import Pair, Study
+from selma.applications.study.store import Store, clean_name
+from selma.errors import DataError, WorkspaceError
+
+
+def some_study(pairs: int = 6, seed: int = 0, text: str = "text") -> Study:
+    made = (
+        Pair(id=f"p{i}", text=f"{text} {i}", group=f"g{i % 2}", sha256=("a", "b"))
+        for i in range(pairs)
+    )
+    return Study(models=("base", "merged"), seed=seed, pairs=tuple(made))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "study" / "votes.sqlite", some_study())
+    yield store
+    store.close()
+
+
+def counting(path: Path) -> list[tuple[str, int, str]]:
+    votes = read_ballot(path).votes
+    return [(vote.annotator, vote.step, vote.choice) for vote in votes if vote.undone is None]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_is_asked_the_votes_that_count_are_what_was_said(
+    tmp_path: Path, seed: int
+) -> None:
+    """Random votes, also for wrong steps, twice and from two windows, undos of any vote, closing
+    and opening: always equal to a plain list for each annotator."""
+    path, stream = tmp_path / "votes.sqlite", random.Random(seed)
+    store = Store(path, some_study())
+    secrets = {name: store.join(name).secret for name in ("Ada", "Ben")}
+    expected: dict[str, list[tuple[int, str]]] = {name: [] for name in secrets}
+    for _ in range(150):
+        name = stream.choice(list(secrets))
+        mine, secret = expected[name], secrets[name]
+        if stream.random() < 0.7:
+            step, choice = stream.randint(-1, 7), stream.choice(CHOICES)
+            due = step == len(mine) < 6
+            assert store.vote(secret, step, choice, seconds=1.0) is due
+            if due:
+                mine.append((step, choice))
+        elif stream.random() < 0.9:
+            found = store.standing(secret)
+            assert found is not None
+            last, wrong = found.last_vote, stream.randint(0, 60)
+            asked = last if last is not None and stream.random() < 0.7 else wrong
+            assert store.undo(secret, asked) is (asked == last)
+            if asked == last:
+                mine.pop()
+        else:
+            store.close()
+            store = Store(path, some_study())
+        found = store.standing(secret)
+        assert found is not None and found.annotator.done == len(mine)
+        assert (found.current is None) == (len(mine) == 6)
+        assert (found.last_vote is None) == (not mine)
+    store.close()
+    for name, mine in expected.items():
+        assert [(step, choice) for n, step, choice in counting(path) if n == name] == mine
+
+
+def test_one_vote_counts_of_many_at_once(store: Store) -> None:
+    secret = store.join("Ada").secret
+    other = Store(store.path, store.study)  # as another process would
+    with ThreadPoolExecutor(12) as many:
+        votes = [
+            many.submit((store, other)[i % 2].vote, secret, 0, CHOICES[i % 3], seconds=0.5)
+            for i in range(24)
+        ]
+        assert sum(vote.result() for vote in votes) == 1
+        undos = [many.submit((store, other)[i % 2].undo, secret, 1) for i in range(24)]
+        assert sum(undo.result() for undo in undos) == 1
+    other.close()
+    assert counting(store.path) == []
+    assert len(read_ballot(store.path).votes) == 1  # kept, and marked
+
+
+def test_the_file_itself_refuses_a_second_vote(store: Store) -> None:
+    secret = store.join("Ada").secret
+    assert store.vote(secret, 0, "tie", seconds=1)
+    with sqlite3.connect(store.path) as sql, pytest.raises(sqlite3.IntegrityError):
+        sql.execute(
+            "INSERT INTO votes (annotator, step, choice, seconds, time) VALUES (1, 0, 'left', 1, 1)"
+        )
+    sql.close()
+
+
+def test_a_vote_is_on_disk_when_it_is_acknowledged(store: Store) -> None:
+    """The settings by which SQLite promises it: an fsync of the log at each commit."""
+    assert store._open.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert store._open.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+def test_annotators_share_nothing(store: Store) -> None:
+    ada, ben = store.join("Ada"), store.join("Ben")
+    store.vote(ada.secret, 0, "left", seconds=1)
+    found = store.standing(ben.secret)
+    assert found is not None and found.annotator.done == 0 and found.last_vote is None
+    assert not store.undo(ben.secret, 1)  # Ada's
+    tokens = set()
+    for annotator in (ada, ben):
+        for step in range(6):
+            shown = store._shown(store._open, annotator.secret, step)
+            assert shown is not None
+            tokens |= {shown.left, shown.right}
+    assert len(tokens) == 24
+
+
+def test_both_pictures_of_a_pair_are_shown_each_at_its_side(store: Store) -> None:
+    secret = store.join("Ada").secret
+    seen = set()
+    for step in range(6):
+        found = store.standing(secret)
+        assert found is not None and found.current is not None
+        left, right = store.picture(found.current.left), store.picture(found.current.right)
+        assert left is not None and right is not None
+        assert left[0] == right[0] and {left[1], right[1]} == {0, 1}
+        store.vote(secret, step, "left", seconds=1)
+        vote = read_ballot(store.path).votes[-1]
+        assert (vote.pair, vote.left) == left
+        assert vote.outcome == ("win" if left[1] == 1 else "lose")
+        seen.add(left[0])
+    assert len(seen) == 6
+    assert store.picture("nothing") is None
+
+
+def test_a_name_goes_on_whatever_its_case_and_blanks(store: Store) -> None:
+    ada = store.join("  Ada   Lovelace ")
+    assert ada.name == "Ada Lovelace"
+    assert store.join("ADA lovelace") == ada == store.find("ada LOVELACE")
+    assert store.find("Ben") is None and store.annotators() == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["", " \t", "x" * 61, "=cmd()", "+1", "@a", "-1", "a\0b", "a\u202eb", "<b>"]
+)
+def test_what_is_no_name_is_refused(name: str) -> None:
+    with pytest.raises(DataError, match="begin with a letter or a digit"):
+        clean_name(name)
+
+
+@pytest.mark.parametrize("name", ["Ada", "李雷", "Åsa Öberg", "7", "O'Neill", "Ana-María"])
+def test_names_of_all_scripts_are_taken(name: str) -> None:
+    assert clean_name(name) == name
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (some_study(seed=1), "seed 0, now 1"),
+        (some_study(5), "prompts 6, now 5"),
+        (some_study(text="changed"), "of other pictures or prompts"),
+        (
+            some_study().model_copy(update={"models": ("merged", "base")}),
+            "merged against base, now",
+        ),
+    ],
+)
+def test_another_study_is_never_mixed_in(store: Store, other: Study, said: str) -> None:
+    with pytest.raises(WorkspaceError, match=said):
+        Store(store.path, other)
+    assert read_ballot(store.path).study == some_study()
+
+
+def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "votes.sqlite"
+    with pytest.raises(WorkspaceError, match="selma study serve"):
+        read_ballot(path)
+    path.write_bytes(b"this is no database, however long it may be" * 99)
+    for refused in (lambda: Store(path, some_study()), lambda: read_ballot(path)):
+        with pytest.raises(DataError, match="must be a study's SQLite file"):
+            refused()
+    with pytest.raises(DataError, match="study's name"):
+        study_file(tmp_path, "../outside")
+
+
+def test_an_empty_file_left_by_a_crash_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "votes.sqlite"
+    path.touch()
+    Store(path, some_study()).close()
+    assert read_ballot(path).votes == []

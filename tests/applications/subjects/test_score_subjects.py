@@ -1,0 +1,163 @@
+"""Subjects' scores: every pair counts, pictures are seen alone, exact names, and pure tables."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from selma.applications.subjects import scorecard
+from selma.applications.subjects.records import Subject
+from selma.applications.subjects.scoring import Networks, RealPictures, score_drawn
+from selma.errors import DataError
+from selma.records.benchmarks import ExamPrompt
+from selma.workspace import SCORES, Workspace
+
+
+def colour(rgb, px=8):
+    return Image.new("RGB", (px, px), rgb)
+
+
+def mean_colour(pictures):
+    rows = torch.tensor(np.stack([np.asarray(p, dtype=np.float32).mean((0, 1)) for p in pictures]))
+    return torch.nn.functional.normalize(rows + 1e-6, dim=1)
+
+
+class Colours:
+    """A network simple enough to be done by hand: the mean colour, and colour words."""
+
+    name, label, fingerprint = "colours", "DINO", "c"
+
+    def of_pictures(self, pictures):
+        return mean_colour(pictures)
+
+    def of_texts(self, texts):
+        return torch.tensor(
+            [[float(w in text) for w in ("red", "green", "blue")] for text in texts]
+        )
+
+
+NETWORKS = Networks(Colours(), Colours(), Colours())
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+@pytest.fixture
+def real(tmp_path):
+    paths = []
+    for n, rgb in enumerate((RED, GREEN)):
+        paths.append(tmp_path / f"real-{n}.png")
+        colour(rgb, 20).save(paths[-1])
+    return RealPictures(
+        Subject(name="dog", kind="dog", pictures=tuple(paths), prompts=("x",)), NETWORKS
+    )
+
+
+def drawn(folder, **pictures):
+    """A finished item with these pictures by id."""
+    item = folder.item(SCORES, "pictures", "x", recipe={"n": sorted(pictures)})
+    path = item.begin()
+    for name, rgb in pictures.items():
+        colour(rgb).save(path / f"{name.replace('_', '-').lstrip('p')}.png")
+    item.finish(list(path.glob("*.png")), {})
+    return item.path
+
+
+def prompts(*ids):
+    return [ExamPrompt(id=i, text="a qwe dog", group="dog", questions=()) for i in ids]
+
+
+TEXTS = {"00": "a red dog", "01": "a blue dog"}
+
+
+def test_every_pair_counts(tmp_path, real):
+    folder = Workspace(tmp_path / "run")
+    place = drawn(folder, p00_0=RED, p00_1=BLUE, p01_0=BLUE, p01_1=BLUE)
+    ids = ("00-0", "00-1", "01-0", "01-1")
+    rows = score_drawn(real, prompts(*ids), TEXTS, place, folder, name=("oft", "dog", "9"))
+    first, second = rows
+    # Red meets red and green, blue meets neither: one of four pairs.
+    assert first["dino"] == first["clip_i"] == pytest.approx(0.25)
+    assert first["clip_t"] == pytest.approx(0.5) and second["clip_t"] == pytest.approx(1.0)
+    assert first["pairs"] == 4 and first["text"] == "a red dog"
+    # Squared distances of unit vectors: 0 to itself, 2 to another colour.
+    assert first["lpips_real"] == pytest.approx((0 + 2 + 2 + 2) / 4)
+    assert first["lpips_diversity"] == pytest.approx(2) and second["lpips_diversity"] == 0
+    assert [one["dino"] for one in first["each"]] == pytest.approx([0.5, 0.0])
+    assert [one["picture"] for one in second["each"]] == ["01-0", "01-1"]
+    kept = folder.root / SCORES / "_subject" / "oft" / "dog" / "9" / "rows.jsonl"
+    assert [json.loads(line) for line in kept.read_text().splitlines()] == rows
+    before = kept.stat().st_mtime_ns
+    assert score_drawn(real, prompts(*ids), TEXTS, place, folder, name=("oft", "dog", "9")) == rows
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_a_single_picture_has_no_diversity_and_real_ones_meet_only_others(tmp_path, real):
+    folder = Workspace(tmp_path / "run")
+    place = drawn(folder, p00_0=RED)
+    (row,) = score_drawn(real, prompts("00-0"), TEXTS, place, folder, name=("o", "dog", "9"))
+    assert "lpips_diversity" not in row
+    assert real.among_themselves(8) == {"dino": 0.0, "clip_i": 0.0, "lpips_real": 2.0}
+    one = RealPictures(real.subject.model_copy(update={"pictures": real.subject.pictures[:1]}),
+                       NETWORKS)  # fmt: skip
+    assert one.among_themselves(8) == {}
+
+
+def test_unfinished_and_missing_pictures_are_errors(tmp_path, real):
+    folder = Workspace(tmp_path / "run")
+    place = drawn(folder, p00_0=RED)
+    with pytest.raises(DataError, match="no such file"):
+        score_drawn(real, prompts("00-0", "00-1"), TEXTS, place, folder, name=("o", "dog", "9"))
+    (place / "manifest.json").unlink()
+    with pytest.raises(DataError, match="selma subject draw"):
+        score_drawn(real, prompts("00-0"), TEXTS, place, folder, name=("o", "dog", "8"))
+
+
+def rows(*values, pairs=1):
+    return [
+        {"prompt": f"{n:02d}", "dino": v, "pairs": pairs, "each": [{"dino": v}]}
+        for n, v in enumerate(values)
+    ]
+
+
+BOOTSTRAP = {"seed": 0, "resamples": 200}
+
+
+def test_a_row_weighs_subjects_alike_and_says_the_released_mean():
+    found = scorecard.method_row(
+        "oft",
+        {"dog": rows(0.2, 0.4, pairs=1), "cat": rows(0.8, 0.8, pairs=3)},
+        ["dino", "clip_t"],
+        parameters=7,
+        **BOOTSTRAP,
+    )
+    assert found.values["dino"].mean == pytest.approx(0.55) and found.values["dino"].n == 4
+    assert found.values.keys() == {"dino"}  # what no row has is no column
+    assert found.released["dino"] == pytest.approx((0.6 + 3 * 1.6) / 8)
+    assert found.subjects == {"dog": {"dino": 0.3}, "cat": {"dino": 0.8}}
+
+
+def test_comparisons_are_paired_and_of_every_two():
+    found = {
+        "a": {"dog": rows(0.1, 0.9), "cat": rows(0.5, 0.5)},
+        "b": {"dog": rows(0.2, 1.0), "cat": rows(0.6, 0.6)},
+        "c": {"dog": rows(0.1, 0.9), "cat": rows(0.5, 0.5)},
+    }
+    pairs = scorecard.comparisons(found, ["dino"], **BOOTSTRAP)
+    assert [(c.model, c.against) for c in pairs] == [("b", "a"), ("c", "a"), ("c", "b")]
+    assert pairs[0].difference.mean == pytest.approx(0.1)
+    # The same for every prompt: no doubt about it, however much prompts differ.
+    assert pairs[0].difference.low == pytest.approx(0.1) and pairs[0].over_subjects.n == 2
+    assert pairs[1].difference.mean == 0 and pairs[2].difference.mean == pytest.approx(-0.1)
+
+
+def test_curves_take_the_first_picture_of_the_shared_prompts():
+    some = {"dog": rows(0.0, 1.0, 0.5), "cat": rows(0.2, 0.0, 0.9)}
+    some["dog"][0]["each"].append({"dino": 99.0})
+    shared = dict.fromkeys(some, ("00", "02"))
+    point = scorecard.curve_point(10, some, ["dino", "clip_t"], shared)
+    assert point.step == 10 and point.values == {"dino": pytest.approx((0 + 0.5 + 0.2 + 0.9) / 4)}
+    # A subject with another number of prompts has curve prompts of its own.
+    own = {"dog": {"00", "02"}, "cat": {"01"}}
+    point = scorecard.curve_point(10, some, ["dino"], own)
+    assert point.values == {"dino": pytest.approx((0 + 0.5 + 0.0) / 3, abs=1e-6)}

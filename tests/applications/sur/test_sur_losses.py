@@ -1,0 +1,217 @@
+"""The SUR-adapter's losses: known values, who learns what, and where the released ones fail."""
+
+import dataclasses
+import math
+
+import pytest
+import tiny
+import torch
+from sur_data import encoded_triples
+
+from selma.applications.sur.settings import SurSettings
+from selma.applications.sur.training import SurLearner
+from selma.experts.batches import Batches
+from selma.experts.losses import divergences, over_tokens, token_mean
+
+TWO = [torch.tensor([[0.0, math.log(3.0)]]), torch.tensor([[0.0, 0.0]])]
+
+
+def test_teacher_and_student_are_not_mixed_up():
+    """Softmaxes (1/4, 3/4) and (1/2, 1/2), by hand."""
+    teacher, student = TWO
+    forward = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
+    backward = 0.5 * math.log(2.0) + 0.5 * math.log(2 / 3)
+    assert divergences(teacher, student, direction="teacher_student").item() == pytest.approx(
+        forward
+    )
+    assert divergences(teacher, student, direction="student_teacher").item() == pytest.approx(
+        backward
+    )
+    # The released code: kl_div(log_softmax(teacher), softmax(student), "batchmean").
+    theirs = torch.nn.functional.kl_div(
+        teacher.log_softmax(-1), student.softmax(-1), reduction="batchmean"
+    )
+    assert theirs.item() == pytest.approx(backward)
+
+
+def test_temperature_flattens_and_keeps_the_gradients_size():
+    teacher, student = torch.randn(5, 8), torch.randn(5, 8)
+    direct = divergences(teacher / 3, student / 3, direction="teacher_student") * 9
+    warm = divergences(teacher, student, direction="teacher_student", temperature=3.0)
+    torch.testing.assert_close(direct, warm)
+    assert (divergences(teacher, teacher, direction="teacher_student") == 0).all()
+    assert (warm >= 0).all()
+
+
+def test_padding_does_not_count():
+    values = torch.tensor([[1.0, 3.0, 100.0], [2.0, 100.0, 100.0]])
+    mask = torch.tensor([[1.0, 1, 0], [0.0, 0, 0]])
+    assert over_tokens(values, mask, reduce="mean").tolist() == [2.0, 0.0]
+    assert over_tokens(values, mask, reduce="sum").tolist() == [4.0, 0.0]
+    assert over_tokens(values, None, reduce="sum").tolist() == [104.0, 202.0]
+    features = values.unsqueeze(-1)
+    assert token_mean(features, mask).flatten().tolist() == [2.0, 0.0]
+    assert token_mean(features, None)[:, 0, 0].tolist() == pytest.approx([104 / 3, 202 / 3])
+
+
+def settings(**given):
+    adapter = {"heads": 4, "hidden": 16, "dropout": 0.0} | given.pop("adapter", {})
+    return SurSettings.model_validate({"adapter": adapter, **given})
+
+
+def batch_of(data, *, dropout=0.0, size=3):
+    return Batches(
+        seed=0,
+        skill="_sur",
+        count=len(data.vectors),
+        batch_size=size,
+        latent=tuple(data.narratives.mean.shape[1:]),
+        train_timesteps=1000,
+        caption_dropout=dropout,
+        flip=False,
+    ).at(0)
+
+
+ALPHAS = torch.linspace(0.99, 0.01, 1000)
+
+
+@pytest.fixture(scope="module", params=["sd1", "sdxl"])
+def world(request, tmp_path_factory):
+    model = tiny.load(request.param)
+    return model, encoded_triples(tmp_path_factory.mktemp("data"), model, request.param)
+
+
+def gradients(learner, batch, name):
+    """Block parameter → whether this loss moves it."""
+    with learner.attached() as parameters:
+        losses = learner.losses(batch, ALPHAS, step=1)
+        each = (
+            torch.autograd.grad(losses[name].mean(), list(parameters.values()), allow_unused=True)
+            if losses[name].requires_grad
+            else [None] * len(parameters)
+        )
+        return {
+            n: g is not None and bool(g.abs().max() > 0)
+            for n, g in zip(parameters, each, strict=True)
+        }
+
+
+def stirred(learner):
+    """No weight at zero, as after the first steps."""
+    with torch.no_grad():
+        for weight in learner.adapter.parameters():
+            weight.add_(0.02 * torch.ones_like(weight))
+    return learner
+
+
+def test_denoising_trains_the_adapter_and_as_released_does_not(world):
+    model, data = world
+    batch = batch_of(data)
+    sound = stirred(SurLearner(model, data, settings(), 0))
+    moved = gradients(sound, batch, "denoising")
+    assert all(moved.values()), [n for n, m in moved.items() if not m]
+    fixed = SurLearner(model, data, settings(), 0)
+    assert any(gradients(fixed, batch, "denoising").values())  # from the very first step
+    released = settings(losses={"denoising": {"gradient": False}})
+    moved = gradients(stirred(SurLearner(model, data, released, 0)), batch, "denoising")
+    assert not any(moved.values())
+
+
+def test_each_loss_reaches_what_it_is_meant_for(world):
+    model, data = world
+    learner, batch = stirred(SurLearner(model, data, settings(), 0)), batch_of(data)
+    taught = gradients(learner, batch, "distillation")
+    assert {n for n, m in taught.items() if m} == {n for n in taught if ".h3." in n}
+    assert all(gradients(learner, batch, "alignment").values())
+
+
+def test_a_learned_projection_learns(world):
+    model, data = world
+    learner = SurLearner(model, data, settings(llm={"projection": "learned"}), 0)
+    moved = gradients(learner, batch_of(data), "distillation")
+    assert moved["projection.weight"] and moved["projection.bias"]
+    assert "projection.weight" not in gradients(
+        SurLearner(model, data, settings(), 0), batch_of(data), "distillation"
+    )
+
+
+def test_the_total_is_the_weighted_sum(world):
+    model, data = world
+    losses = {"distillation": {"weight": 0.5}, "alignment": {"weight": 2.0}}
+    learner = SurLearner(model, data, settings(losses=losses), 0)
+    found = learner.losses(batch_of(data), ALPHAS, step=1)
+    torch.testing.assert_close(
+        found["loss"],
+        found["denoising"] + 0.5 * found["distillation"] + 2 * found["alignment"],
+    )
+    assert all(found[name].shape == (3,) for name in found)
+    assert all((found[name] > 0).all() for name in found)
+
+
+def alters_another(learner, data, batch):
+    before = learner.losses(batch, ALPHAS, step=1)
+    indices = batch.indices.clone()
+    indices[0] = (indices[0] + 1) % len(data.vectors)
+    after = learner.losses(dataclasses.replace(batch, indices=indices), ALPHAS, step=1)
+    assert before["loss"][0] != after["loss"][0]
+    return any(not torch.equal(before[n][1:], after[n][1:]) for n in before)
+
+
+def test_one_sample_never_alters_anothers_loss(world):
+    model, data = world
+    with torch.no_grad():
+        for form in ("paper", "released"):
+            learner = stirred(SurLearner(model, data, settings(adapter={"form": form}), 0))
+            assert not alters_another(learner, data, batch_of(data))
+        mixing = {"form": "released", "attention": "batch"}
+        learner = stirred(SurLearner(model, data, settings(adapter=mixing), 0))
+        assert alters_another(learner, data, batch_of(data))
+
+
+def test_the_released_losses_are_theirs(world):
+    """Their three lines, on one encoder: KL(student || teacher), summed over 77 tokens, over B."""
+    model, data = world
+    if data.rich_pooled is not None:
+        pytest.skip("the release knows no SDXL")
+    learner = SurLearner(model, data, settings(preset="released"), 0)
+    batch = batch_of(data)
+    found = learner.losses(batch, ALPHAS, step=1)
+    i = batch.indices
+    with torch.no_grad():
+        made = learner.adapter(data.narratives.text[i], None)
+        target = learner.projection(data.vectors[i]).unsqueeze(1).expand_as(made.queries[0])
+
+    def kl(x, y):
+        return torch.nn.functional.kl_div(x.log_softmax(-1), y.softmax(-1), reduction="batchmean")
+
+    torch.testing.assert_close(found["distillation"].mean(), kl(target, made.queries[0]))
+    torch.testing.assert_close(found["alignment"].mean(), kl(data.rich[i], made.text))
+    total = found["denoising"] + 1e-5 * (found["distillation"] + found["alignment"])
+    torch.testing.assert_close(found["loss"], total)
+
+
+def test_dropped_captions_are_taught_to_denoise_alone(world):
+    model, data = world
+    learner = stirred(SurLearner(model, data, settings(), 0))
+    found = learner.losses(batch_of(data, dropout=1.0), ALPHAS, step=1)
+    assert (found["distillation"] == 0).all() and (found["alignment"] == 0).all()
+    assert any(gradients(learner, batch_of(data, dropout=1.0), "denoising").values())
+
+
+def test_masks_and_pooling_change_what_is_compared(world):
+    model, data = world
+    seen = []
+    for how in ({}, {"padding": "kept"}, {"tokens": "pooled"}, {"temperature": 4.0}):
+        learner = stirred(SurLearner(model, data, settings(losses={"alignment": how}), 0))
+        with torch.no_grad():
+            seen.append(learner.losses(batch_of(data), ALPHAS, step=1)["alignment"])
+    assert all(not torch.allclose(a, b) for n, a in enumerate(seen) for b in seen[:n])
+
+
+def test_dropout_depends_on_the_step_alone(world):
+    model, data = world
+    adapter = {"form": "released", "dropout": 0.5}
+    learner, batch = stirred(SurLearner(model, data, settings(adapter=adapter), 0)), batch_of(data)
+    with torch.no_grad():
+        one, same, other = (learner.losses(batch, ALPHAS, step=s)["loss"] for s in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other)

@@ -1,0 +1,259 @@
+"""`selma sur` from its config to pictures, on a tiny base: each command by itself, and errors."""
+
+import json
+
+import pytest
+import tiny
+import torch
+import yaml
+from applications.sur import sur_data
+from PIL import Image
+from typer.testing import CliRunner
+
+from selma import cli
+from selma.applications.sur import ablation
+from selma.applications.sur.records import Understood
+from selma.applications.sur.scoring import keyword_exam
+from selma.applications.sur.settings import RELEASED_SUR, SurSettings
+from selma.config import RunConfig, load_config
+from selma.errors import ConfigError
+from selma.finished import NotFinished
+from selma.scores.benchmarks import exam_prompts
+
+
+def config_file(tmp_path, **sur):
+    raw = {
+        "folder": str(tmp_path / "run"),
+        "base": {"model": str(tiny.folder("sd1")), "device": "cpu"},
+        "images": {"steps": 2, "guidance": 3.0, "batch_size": 4},
+        "prompts": {"skills": ["toybox_coco"], "per_skill": 2},
+        "scores": {"prompts": 5},
+        "sur": {
+            "data": {"source": {"kind": "toybox", "count": 4}, "picture_px": 16},
+            "llm": {"backend": sur_data.llm().backend.model_dump()},
+            "training": {"steps": 2, "batch_size": 2, "precision": "fp32",
+                         "learning_rate": 0.01, "checkpoint_every": 1},
+            "adapter": {"weight": 1.0},
+        } | sur,
+    }  # fmt: skip
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def run(*words):
+    result = CliRunner().invoke(cli.app, ["sur", *map(str, words)])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_collect_train_and_draw(tmp_path):
+    config = config_file(tmp_path)
+    with pytest.raises(NotFinished, match="selma sur collect"):
+        run("train", config)
+    assert "4 triples" in run("collect", config)
+    with pytest.raises(NotFinished, match="selma sur train"):
+        run("draw", config)
+    assert "_sur" in run("train", config)
+    out = run("draw", config)
+    pictures = tmp_path / "run" / "5-scores" / "pictures"
+    base, read = (sorted((pictures / name).glob("*.png")) for name in ("base", "sur"))
+    assert len(base) == len(read) == 5 and str(pictures / "sur") in out
+    differ = [a.read_bytes() != b.read_bytes() for a, b in zip(base, read, strict=True)]
+    assert any(differ)
+    before = {path: path.stat().st_mtime_ns for path in read}
+    run("draw", config)
+    assert {path: path.stat().st_mtime_ns for path in read} == before
+
+
+def finished(tmp_path):
+    """Bytes of everything that scoring left, the journal aside."""
+    scores = tmp_path / "run" / "5-scores"
+    return {path: path.stat().st_mtime_ns for path in scores.rglob("*") if path.is_file()}
+
+
+def test_score_says_what_the_adapter_does_to_plain_prompts(tmp_path):
+    config = config_file(tmp_path)
+    run("collect", config)
+    run("train", config)
+    out = run("score", config, "--json", tmp_path / "out.json")  # draws what is not drawn
+    found = Understood.model_validate_json((tmp_path / "out.json").read_text())
+    assert [m.model for m in found.card.models] == ["base", "rich", "sur"]
+    assert {"counting", "colour"} <= set(found.card.models[0].categories)
+    assert [(c.model, c.against) for c in found.card.comparisons] == [("sur", "rich")]
+    assert set(found.keyword_clip_differences) == {"rich", "sur"}
+    assert found.distances.pictures == 4 and set(found.distances.frechet) == set(found.keyword_clip)
+    assert found.distances.kernel["sur"].n == 5
+    for word in ("counting", "CLIP, keywords", "kernel distance", "sur minus rich", "sur.html"):
+        assert word in out, word
+    page = (tmp_path / "run" / "6-report" / "sur.html").read_bytes()
+    assert page.count(b"<img ") == 3 * 5
+    before = finished(tmp_path)
+    run("score", config)
+    assert finished(tmp_path) == before
+    assert (tmp_path / "run" / "6-report" / "sur.html").read_bytes() == page
+
+
+def test_keywords_of_the_base_are_drawn_with_the_prompts_own_seeds(tmp_path):
+    """Another text, the same noise, the same file name."""
+    config = config_file(tmp_path)
+    for command in ("collect", "train", "draw"):
+        run(command, config)
+    pictures = tmp_path / "run" / "5-scores" / "pictures"
+    names = [sorted(p.name for p in (pictures / m).glob("*.png")) for m in ("base", "rich")]
+    assert names[0] == names[1]
+    settings = load_config(config)
+    exam = exam_prompts(settings.scores)
+    rich = keyword_exam(exam, settings.scores, settings.sur.scores, split="test")
+    plain = [prompt.model_copy(update={"text": other.text}) for prompt, other in zip(
+        exam, rich, strict=True)]  # fmt: skip
+    assert plain == rich and [p.text for p in rich] != [p.text for p in exam]
+    from selma.backbones.text_to_image import load_text_to_image
+    from selma.randomness import seed_for
+
+    model = load_text_to_image(settings.base)
+    (drawn,) = model.draw([rich[0].text], seeds=[seed_for(0, "exam", exam[0].id)], steps=2,
+                          guidance=3.0, batch_size=1)  # fmt: skip
+    with Image.open(pictures / "rich" / f"{exam[0].id}.png") as kept:
+        assert kept.tobytes() == drawn.tobytes()
+
+
+ABLATION = {
+    "variants": ["as_set", "as_released", "released_positive_only", "without_alignment", "slow"],
+    "own": {"slow": {"training": {"learning_rate": 1e-6}}},
+    "prompts": 5,
+}
+
+
+def test_an_ablation_is_one_table_and_goes_on_where_it_was_stopped(tmp_path):
+    config = config_file(tmp_path, ablation=ABLATION)
+    run("collect", config)
+    names = run("ablate", config, "--dry-run").split()
+    assert names == ["as_set", "as_released", "released_positive_only", "without_alignment", "slow"]
+    run("ablate", config, "--only", "as_set")
+    adapters = tmp_path / "run" / "3-experts" / "_sur-variants"
+    first = {path: path.stat().st_mtime_ns for path in adapters.rglob("*.safetensors")}
+    assert len(first) == 1
+    out = run("ablate", config, "--json", tmp_path / "out.json")
+    found = Understood.model_validate_json((tmp_path / "out.json").read_text())
+    assert [m.model for m in found.card.models] == [f"ablation/{n}" for n in ("base", *names)]
+    # Two that are drawn otherwise share an adapter, and what is there stays.
+    after = {path: path.stat().st_mtime_ns for path in adapters.rglob("*.safetensors")}
+    assert len(after) == 4 and first.items() <= after.items()
+    assert found.card.split == "dev" and found.card.judge == "toybox-b"
+    assert all(name in out for name in names)
+    before = finished(tmp_path)
+    assert run("ablate", config) in out and finished(tmp_path) == before
+
+
+def test_variants_are_what_their_names_say(tmp_path):
+    more = {"layers": [0, 1], "language_models": [{"kind": "local", "model": "owner/big"}]}
+    config = load_config(config_file(tmp_path, ablation={"weights": [0.1, 1.0], **more}))
+    made = ablation.variants(config)
+    set_, released = made["as_set"], made["as_released"]
+    assert set_ == config.sur
+    assert released.adapter.attention == "batch" and released.adapter.weight == 0.1
+    assert not released.losses.denoising.gradient and released.drawing.dropout
+    assert released.training.steps == set_.training.steps and released.training.flip
+    differ = {
+        "released_gradient_fixed": ("losses", "denoising", "gradient", True),
+        "released_attention_fixed": ("adapter", "attention", "tokens"),
+        "released_positive_only": ("drawing", "negative", "alone"),
+        "released_no_dropout": ("drawing", "dropout", False),
+    }
+    for name, (*path, value) in differ.items():
+        changed = [(a, b) for a, b in zip(flat(released), flat(made[name]), strict=True) if a != b]
+        assert changed == [((".".join(path), not_(value)), (".".join(path), value))], name
+    for loss in ("distillation", "alignment", "denoising"):
+        assert getattr(made[f"without_{loss}"].losses, loss).weight == 0
+    assert {"projection_pca", "projection_learned", "layer_0", "vectors_of_big"} <= made.keys()
+    assert "negative_adapted" in made and "negative_alone" not in made
+    assert "weight_0.1" in made and "weight_1" not in made  # as it is set
+    with pytest.raises(ConfigError, match="must be some of as_set"):
+        ablation.variants(ablation.only(config, ["nonsense"]))
+    own = {"odd": {"adapter": {"weight": -1}}}
+    with pytest.raises(ConfigError, match="'odd' cannot be"):
+        ablation.variants(load_config(config_file(tmp_path, ablation={"own": own})))
+
+
+def not_(value):
+    return {True: False, False: True, "tokens": "batch", "alone": "released"}[value]
+
+
+def flat(settings):
+    from selma.report.page import flat as pairs
+
+    return [(name, json.loads(value)) for name, value in pairs(settings.model_dump(mode="json"))]
+
+
+def test_another_strength_is_another_drawing(tmp_path):
+    config = config_file(tmp_path)
+    for command in ("collect", "train", "draw"):
+        run(command, config)
+    folder = tmp_path / "run" / "5-scores" / "pictures" / "sur"
+    one = {path.name: path.read_bytes() for path in folder.glob("*.png")}
+    none = config_file(tmp_path, drawing={"strength": 0.0})
+    run("draw", none)  # neither collects nor trains again
+    base = {p.name: p.read_bytes() for p in (folder.parent / "base").glob("*.png")}
+    assert {p.name: p.read_bytes() for p in folder.glob("*.png")} == base != one
+
+
+def test_generate_reads_a_prompt_through_it(tmp_path):
+    config = config_file(tmp_path)
+    for command in ("collect", "train"):
+        run(command, config)
+    words = ["generate", "a cat", "--base", str(tiny.folder("sd1")), "--steps", "2",
+             "--sur", str(tmp_path / "run" / "3-experts" / "_sur")]  # fmt: skip
+    for name, more in (("a", []), ("b", ["--sur-strength", "0"])):
+        out = ["--out", str(tmp_path / f"{name}.png")]
+        result = CliRunner().invoke(cli.app, [*words, *more, *out])
+        assert result.exit_code == 0, result.output
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+    with pytest.raises(ConfigError, match="negative"):
+        CliRunner().invoke(cli.app, [*words, "--sur-negative", "nonsense"], catch_exceptions=False)
+
+
+def test_the_released_preset_is_the_release_and_can_be_mended_in_part():
+    released = SurSettings.model_validate({"preset": "released"})
+    dumped = released.model_dump()
+    for part, given in RELEASED_SUR.items():
+        for name, value in given.items():
+            if isinstance(value, dict):
+                assert {k: dumped[part][name][k] for k in value} == value
+            else:
+                assert dumped[part][name] == value
+    assert released.losses.distillation.weight == 1e-5 and released.training.flip
+    mended = SurSettings.model_validate(
+        {"preset": "released", "losses": {"denoising": {"gradient": True}}}
+    )
+    assert mended.losses.denoising.gradient
+    assert mended.losses.alignment == released.losses.alignment
+    assert mended.adapter == released.adapter
+    assert SurSettings.model_validate(released.model_dump()) == released
+
+
+def test_the_config_that_comes_along_and_its_paths(tmp_path):
+    (tmp_path / "llm").mkdir()
+    source = {"kind": "civitai", "dump": "d.json", "pictures": "pics"}
+    narrator = {"kind": "captioner", "model": "llm"}
+    path = config_file(
+        tmp_path,
+        data={"source": source, "narrator": narrator},
+        llm={"backend": {"kind": "local", "model": "llm"}, "file": "v.pt"},
+    )
+    sur = load_config(path).sur
+    assert sur.data.source.dump == str(tmp_path / "d.json")
+    assert sur.data.source.pictures == str(tmp_path / "pics")
+    assert sur.data.narrator.model == sur.llm.backend.model == str(tmp_path / "llm")
+    assert sur.llm.file == str(tmp_path / "v.pt")
+    with pytest.raises(ConfigError, match="narrator"):
+        load_config(config_file(tmp_path, data={"source": source}))
+    assert RunConfig(name="plain").sur is None
+
+
+def test_convert_makes_a_file_of_a_released_checkpoint(tmp_path):
+    torch.save(sur_data.Released(32).state_dict(), tmp_path / "adapter.pt")
+    out = run("convert", tmp_path / "adapter.pt", tmp_path / "out", "--weight", "0.1")
+    assert out.strip().endswith("sur_adapter.safetensors")

@@ -1,0 +1,205 @@
+"""A SUR-adapter's scores: kinds of questions, keyword prompts, and everything paired by prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from scores.colours import ColourJudge, exam, picture
+from scores.test_images import write_exam
+
+from selma.applications.sur.page import headline, print_ablation, print_understood
+from selma.applications.sur.records import Understood
+from selma.applications.sur.scoring import (
+    Networks,
+    by_kind,
+    keyword_exam,
+    kind_of,
+    score_understanding,
+)
+from selma.applications.sur.settings import SurScores
+from selma.config import RunConfig
+from selma.config.scores import ScoresConfig
+from selma.errors import ConfigError, DataError
+from selma.preflight import check
+from selma.records.benchmarks import ExamPrompt, Question
+from selma.scores.benchmarks import exam_prompts, read_benchmark
+from selma.workspace import Workspace
+
+EXAM = exam(24)
+SCORES = ScoresConfig(resamples=300)
+PLAIN = SurScores(quality=None)
+
+
+def question(category: str, detail: str = "") -> Question:
+    return Question(id="1", text="?", category=category, detail=detail)
+
+
+@pytest.mark.parametrize(
+    ("category", "detail", "kind"),
+    [
+        ("other", "count", "counting"),  # DSG-1k
+        ("attribute", "color", "colour"),
+        ("relation", "action", "action"),
+        ("relation", "spatial", "relation"),
+        ("counting", "", "counting"),  # TIFA
+        ("activity", "", "action"),
+        ("count", "cat | two", "counting"),  # toybox
+        ("colour", "cat | red", "colour"),
+        ("spatial", "cat | left of | dog", "spatial"),
+    ],
+)
+def test_questions_are_sorted_into_the_papers_kinds(category: str, detail: str, kind: str) -> None:
+    assert kind_of(question(category, detail)) == kind
+
+
+def test_sorting_changes_nothing_else() -> None:
+    for before, after in zip(EXAM, by_kind(EXAM), strict=True):
+        assert before.model_dump(exclude={"questions"}) == after.model_dump(exclude={"questions"})
+        for one, other in zip(before.questions, after.questions, strict=True):
+            assert one.model_dump(exclude={"category"}) == other.model_dump(exclude={"category"})
+
+
+def write_keywords(path: Path, rows: list[tuple[str, str]]) -> SurScores:
+    lines = ["item_id,prompt", *(f'{id},"{text}"' for id, text in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return SurScores(keywords=str(path), quality=None)
+
+
+def test_keyword_prompts_come_from_a_file_or_from_toybox(tmp_path: Path) -> None:
+    sur = write_keywords(tmp_path / "k.csv", [(p.id, f"{p.text}, 4k") for p in EXAM])
+    own = ScoresConfig(benchmark="mine.csv")
+    made = keyword_exam(EXAM, own, sur, split="test")
+    assert [p.text for p in made or ()] == [f"{p.text}, 4k" for p in EXAM]
+    assert [p.questions for p in made or ()] == [p.questions for p in EXAM]
+    assert keyword_exam(EXAM, own, PLAIN, split="test") is None
+    lacking = write_keywords(tmp_path / "k.csv", [(p.id, "x") for p in EXAM[1:]])
+    with pytest.raises(DataError, match=rf"1 have none, {EXAM[0].id} first"):
+        keyword_exam(EXAM, own, lacking, split="test")
+    for split in ("dev", "test"):
+        toybox = exam_prompts(SCORES, split=split, prompts=20)
+        rich = keyword_exam(toybox, SCORES, PLAIN, split=split)
+        assert rich is not None and [p.id for p in rich] == [p.id for p in toybox]
+        assert all(", " in p.text for p in rich)
+
+
+def draw(folder: Workspace, model: str, right: int) -> Path:
+    item = folder.item("5-scores", "pictures", model, recipe={"model": model})
+    item.begin()
+    for i, prompt in enumerate(EXAM):
+        words = prompt.text.replace(",", "").split()
+        # Every fifth prompt is drawn wrong by all.
+        picture(*[words[0], words[2]][: right if i % 5 else 0]).save(item.path / f"{prompt.id}.png")
+    item.finish(item.path.glob("*.png"), {})
+    return item.path
+
+
+@pytest.fixture
+def world(tmp_path: Path):
+    folder = Workspace(tmp_path)
+    return folder, {m: draw(folder, m, n) for m, n in (("base", 1), ("rich", 2), ("sur", 2))}
+
+
+def understand(folder, pictures, **given) -> Understood:
+    judges = {"toybox-a": ColourJudge("toybox-a"),
+              "toybox-b": ColourJudge("toybox-b", threshold=0.6)}  # fmt: skip
+    scorer = ColourJudge("clip")
+    settings = {"keywords": None, "good": [], "seed": 0} | given
+    return score_understanding(
+        EXAM, pictures, SCORES, settings.pop("sur", PLAIN), folder, **settings,
+        networks=Networks(judge=judges.__getitem__, scorer=lambda name: scorer),
+    )  # fmt: skip
+
+
+def test_everything_is_beside_the_base_and_paired(world, tmp_path: Path) -> None:
+    folder, pictures = world
+    # The second keyword prompt names what nobody drew.
+    keywords = [p.model_copy(update={"text": p.text if i != 1 else "nothing"}) for i, p in
+                enumerate(EXAM)]  # fmt: skip
+    found = understand(folder, pictures, keywords=keywords, compare=[("sur", "rich")])
+    base, rich, sur = found.card.models
+    assert (base.model, rich.model, sur.model) == ("base", "rich", "sur")
+    assert base.difference is None and sur.difference is not None
+    assert sur.difference.mean == pytest.approx(100 * (19 / 24) / 2)
+    assert sur.category_differences["second"].mean == pytest.approx(100 * 19 / 24)
+    assert sur.category_differences["colour"].mean == 0
+    (pair,) = found.card.comparisons
+    assert pair.difference.mean == 0
+    assert found.keyword_clip["base"].n == 24
+    assert sur.clip is not None and found.keyword_clip["sur"].mean < sur.clip.mean
+    change = found.keyword_clip_differences["sur"]
+    assert change.low <= change.mean <= change.high and "base" not in (
+        found.keyword_clip_differences
+    )
+    assert found.keywords[EXAM[1].id] == "nothing" and found.distances is None
+    assert headline(found) == "Through the SUR-adapter plain prompts are followed better"
+    console = Console(record=True, width=160)
+    print_understood(found, console)
+    print_ablation(found, console)
+    shown = console.export_text()
+    for words in ("second", "CLIP, keywords", "sur minus rich", "through the adapter"):
+        assert words in shown, words
+
+
+def test_a_second_look_asks_nothing_and_another_name_keeps_the_first(world) -> None:
+    folder, pictures = world
+    first = understand(folder, pictures)
+    place = folder.root / "5-scores" / "sur-understood" / "understood.json"
+    stamp = place.stat().st_mtime_ns
+    assert understand(folder, pictures) == first and place.stat().st_mtime_ns == stamp
+    other = understand(folder, {"base": pictures["base"]}, name="other")
+    assert len(other.card.models) == 1
+    assert place.stat().st_mtime_ns == stamp
+    changed = understand(folder, pictures, seed=1)  # other resamples
+    assert changed.card.models[2].difference.mean == first.card.models[2].difference.mean
+    assert place.stat().st_mtime_ns != stamp
+
+
+def test_no_clear_difference_is_said_so(world) -> None:
+    folder, pictures = world
+    same = understand(folder, {"base": pictures["base"], "sur": pictures["base"]}, name="same")
+    assert headline(same).startswith("No clear difference")
+
+
+def test_groups_of_a_benchmark_can_be_chosen(tmp_path: Path) -> None:
+    plain = ScoresConfig(groups=("coco", "count"), prompts=10)
+    assert {p.group for p in exam_prompts(plain)} == {"coco", "count"}
+    assert len(exam_prompts(plain)) == 10
+    assert len(exam_prompts(ScoresConfig(groups=("coco",)))) == 64
+    with pytest.raises(ConfigError, match=r"narratives.*'photos'"):
+        exam_prompts(ScoresConfig(groups=("photos",)))
+    path = write_exam(tmp_path / "exam.csv", EXAM)
+    named = {p.group for p in read_benchmark(path)}
+    chosen = ScoresConfig(benchmark=str(path), groups=tuple(named))
+    assert len(exam_prompts(chosen)) == len(EXAM)
+
+
+def test_mistakes_are_found_before_anything_is_loaded(tmp_path: Path) -> None:
+    features = {"kind": "clip", "model": "nowhere/at/all"}
+    config = RunConfig.model_validate(
+        {
+            "name": "x",
+            "folder": str(tmp_path),
+            "scores": {"groups": ["photos"]},
+            "sur": {
+                "scores": {"keywords": str(tmp_path / "k.csv"), "quality": {"features": features}}
+            },
+        }
+    )
+    with pytest.raises(ConfigError) as caught:
+        check(config)
+    for words in ("sur.scores.keywords", "sur.scores.quality.features", "scores.groups"):
+        assert words in str(caught.value), words
+    with pytest.raises(ValueError, match="kind clip"):
+        SurScores.model_validate({"quality": {"features": {"kind": "pickscore", "model": "a/b"}}})
+
+
+def test_an_exam_prompt_without_questions_is_refused(world) -> None:
+    folder, pictures = world
+    silent = [ExamPrompt(id=p.id, text=p.text, group=p.group, questions=()) for p in EXAM]
+    with pytest.raises(DataError, match="needs questions"):
+        score_understanding(
+            silent, pictures, SCORES, PLAIN, folder, keywords=None, good=[], seed=0,
+            networks=Networks(judge=lambda name: ColourJudge(name)),
+        )  # fmt: skip

@@ -1,0 +1,50 @@
+"""The losses' algebra, against diffusers' own scheduler."""
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from selma.experts.losses import TARGETS, denoising_losses, diffuse, velocity
+
+
+@pytest.fixture
+def drawn():
+    torch.manual_seed(0)
+    x0, noise = torch.randn(5, 4, 8, 8), torch.randn(5, 4, 8, 8)
+    return x0, noise, torch.tensor([0, 1, 500, 998, 999])
+
+
+def test_diffusion_and_velocity_agree_with_diffusers(drawn):
+    x0, noise, t = drawn
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear")
+    alpha_bar = scheduler.alphas_cumprod[t]
+    torch.testing.assert_close(diffuse(x0, noise, alpha_bar), scheduler.add_noise(x0, noise, t))
+    torch.testing.assert_close(velocity(x0, noise, alpha_bar), scheduler.get_velocity(x0, noise, t))
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_every_target_gives_the_clean_picture_back(drawn, kind):
+    x0, noise, t = drawn
+    scheduler = DDPMScheduler(prediction_type=kind, clip_sample=False)
+    alpha_bar = scheduler.alphas_cumprod[t].double()
+    x0, noise = x0.double(), noise.double()
+    said = TARGETS[kind](x0, noise, alpha_bar)
+    for i, step in enumerate(t):
+        noisy = diffuse(x0, noise, alpha_bar)[i : i + 1]
+        out = scheduler.step(said[i : i + 1], int(step), noisy)
+        torch.testing.assert_close(out.pred_original_sample, x0[i : i + 1], atol=1e-3, rtol=1e-3)
+
+
+def test_one_sample_never_alters_anothers_loss(drawn):
+    x0, noise, _ = drawn
+    before = denoising_losses(x0, noise)
+    x0[1] = float("nan")
+    after = denoising_losses(x0, noise)
+    assert torch.isnan(after[1])
+    keep = [0, 2, 3, 4]
+    assert torch.equal(before[keep], after[keep])
+
+
+def test_half_precision_is_squared_in_float32():
+    large = torch.full((1, 4, 8, 8), 300.0, dtype=torch.float16)  # its square overflows float16
+    assert denoising_losses(large, torch.zeros_like(large)).tolist() == [90_000.0]
