@@ -269,13 +269,13 @@ def test_drawing_counts_both_sides_of_guidance(monkeypatch: pytest.MonkeyPatch) 
         return Need("drawing", 0, 0, 0, 1, pictures)
 
     monkeypatch.setattr(capacity, "drawing_need", need)
-    for images, scores in ((1.0, None), (1.0, 1.0), (3.0, None), (1.0, 3.0)):
+    for training, scored in ((1.0, None), (1.0, 1.0), (3.0, None), (1.0, 3.0)):
         config = RunConfig(
             name="little",
             base=tiny.base("sd1"),
             experts=CONFIG,
-            images={"guidance": images},
-            scores={"guidance": scores},
+            images={"guidance": training},
+            scores={"guidance": scored},
         )
         memory(config)
     assert asked == [False, False, True, True]

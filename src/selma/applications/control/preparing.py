@@ -32,7 +32,7 @@ from selma.records.prompts import prompt_id
 from selma.workspace import IMAGES, Workspace, append_line, inside, read_lines, write_bytes
 
 NAME = "_control"
-PICTURES, HINTS = "color", "hint"
+IMAGE_FOLDER, HINTS = "color", "hint"
 CAPTIONS = "captions.jsonl"
 _ROUND = {"segmentation", "canny"}
 """Signals whose colours mean something: they are never mixed."""
@@ -57,7 +57,7 @@ def _prepared(
     if item.done:
         return read_samples(item.path)
     path, started = item.begin(), time.monotonic()
-    for name in (PICTURES, HINTS):
+    for name in (IMAGE_FOLDER, HINTS):
         (path / name).mkdir(exist_ok=True)
     captioner = _captioner(data)
     most = data.most_train if split == "train" else data.most_val
@@ -133,11 +133,11 @@ def _shown(found: Iterator[Candidate], signal: Signal) -> Iterator[Candidate]:
 def _made(candidate: Candidate, data: ControlData, path: Path, px: int) -> ControlSample:
     """Its squares, written where they are not there yet; the prompt may still be missing."""
     id = prompt_id(f"control {data.signal}", f"{candidate.name}\n{candidate.text}")
-    image, hint = path / PICTURES / f"{id}.png", path / HINTS / f"{id}.png"
-    picture = None
+    image, hint = path / IMAGE_FOLDER / f"{id}.png", path / HINTS / f"{id}.png"
+    source_image = None
     if not image.exists() or not hint.exists():
-        picture = candidate.picture()
-        square = fitted(picture, px)
+        source_image = candidate.picture()
+        square = fitted(source_image, px)
         write_bytes(image, png_bytes(square))
         if candidate.hint is None:
             signal = edges(square, low=data.canny_low, high=data.canny_high)
@@ -146,7 +146,7 @@ def _made(candidate: Candidate, data: ControlData, path: Path, px: int) -> Contr
         write_bytes(hint, png_bytes(signal))
     points = candidate.landmarks
     if points is not None:
-        points = _moved(points, (picture or candidate.picture()).size)
+        points = _moved(points, (source_image or candidate.picture()).size)
     return ControlSample(
         id=id,
         text=candidate.text or "",
@@ -211,7 +211,7 @@ def _write(path: Path, samples: Sequence[ControlSample]) -> None:
     """One row for each sample, as an imagefolder with a conditioning column has it."""
     made = (
         {
-            "file_name": f"{PICTURES}/{sample.image.name}",
+            "file_name": f"{IMAGE_FOLDER}/{sample.image.name}",
             "conditioning_image": f"{HINTS}/{sample.hint.name}",
             "text": sample.text,
             "sample_id": sample.id,

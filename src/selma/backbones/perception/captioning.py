@@ -72,9 +72,9 @@ class Classifier:
         """The most probable label of each, as the model's config names it."""
         import torch
 
-        model, images = self._network
+        model, processor = self._network
         for picture in pictures:
-            inputs = images(images=picture, return_tensors="pt").to(model.device)
+            inputs = processor(images=picture, return_tensors="pt").to(model.device)
             with torch.inference_mode():
                 best = int(model(**inputs).logits[0].argmax())
             yield str(model.config.id2label[best])
