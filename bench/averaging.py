@@ -41,7 +41,7 @@ from selma.workspace import EXPERTS, IMAGES, PROMPTS, SCORES, Workspace
 
 EXACT, FACTORS = "merged.method=mean_of_deltas", "merged.method=mean_of_factors"
 SHARED = (PROMPTS, IMAGES, EXPERTS)
-OF_BASE = tuple(f"{SCORES}/{what}/base" for what in ("pictures", "answers", "second-answers"))
+OF_BASE = tuple(f"{SCORES}/{what}/base" for what in ("images", "answers", "second-answers"))
 
 
 def main(
@@ -74,12 +74,12 @@ def main(
     )
     for text in [*first, *(vary or []), *searched]:
         variant = begun(config, text, run, work, number=len(cards))
-        judged = pipeline.judged(pipeline.merge(variant))
+        diagnostics = pipeline.diagnostics(pipeline.merge(variant))
         cards[text] = pipeline.score(variant)
         Console().print(table(cards, config))
         if rotations:
             names = ("relative_error", "cosine", "norm_ratio", "conflict", "orthogonality")
-            figures = [judged["all"][name] for name in names]
+            figures = [diagnostics["all"][name] for name in names]
             # No number where the mean does not turn at all: c is infinite there.
             turned.add_row(shown(text), *("-" if f is None else f"{f:.3g}" for f in figures))
     if rotations:

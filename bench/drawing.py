@@ -47,12 +47,12 @@ def main(
         root = Path(name)
 
         def ours(place: str = "selma", rows: int = batch) -> None:
-            drawn = model.draw(
+            generated = model.generate(
                 texts, seeds=range(prompts), steps=steps, guidance=GUIDANCE, batch_size=rows
             )
             (root / place).mkdir(exist_ok=True)
-            for number, picture in enumerate(drawn):
-                picture.save(root / place / f"{number}.png")
+            for number, image in enumerate(generated):
+                image.save(root / place / f"{number}.png")
 
         def theirs() -> None:
             (root / "one by one").mkdir(exist_ok=True)
@@ -81,13 +81,13 @@ def main(
 
 def one(model: TextToImage, text: str, seed: int, steps: int) -> Image.Image:
     """As a script draws a prompt, with a seed."""
-    drawn: Any = model.pipe(
+    generated: Any = model.pipe(
         text,
         num_inference_steps=steps,
         guidance_scale=GUIDANCE,
         generator=torch.Generator("cpu").manual_seed(seed),
     )
-    return drawn.images[0]  # type: ignore[no-any-return]
+    return generated.images[0]  # type: ignore[no-any-return]
 
 
 def psnr(folder: Path, other: Path) -> float:

@@ -45,7 +45,7 @@ def main(
     config, worst = LoraConfig(rank=rank), 0.0
     unet = copy.deepcopy(base)
     names = list(lora.attach(unet, config, generator=torch.Generator()))
-    factors = [drawn(unet, names, number) for number in range(experts)]
+    factors = [generated(unet, names, number) for number in range(experts)]
     for size in batch or [1, 4, 16]:
         given = [inputs(base, size) for _ in range(experts)]
         alone = [solo(unet, names, some, each) for some, each in zip(factors, given, strict=True)]
@@ -67,10 +67,10 @@ def main(
 Factors = dict[str, Tensor]
 
 
-def drawn(unet: UNet2DConditionModel, names: list[str], number: int) -> Factors:
-    draw = torch.Generator().manual_seed(number)
+def generated(unet: UNet2DConditionModel, names: list[str], number: int) -> Factors:
+    generate = torch.Generator().manual_seed(number)
     shapes = dict(parameters(unet))
-    return {name: torch.randn(shapes[name].shape, generator=draw) * 0.1 for name in names}
+    return {name: torch.randn(shapes[name].shape, generator=generate) * 0.1 for name in names}
 
 
 def parameters(unet: UNet2DConditionModel) -> Iterator[tuple[str, nn.Parameter]]:
@@ -81,8 +81,8 @@ def parameters(unet: UNet2DConditionModel) -> Iterator[tuple[str, nn.Parameter]]
 
 def inputs(unet: UNet2DConditionModel, batch: int) -> tuple[Tensor, ...]:
     side, width = unet.config.sample_size, unet.config.cross_attention_dim
-    picture = torch.randn(batch, 4, side, side)
-    return picture, torch.randint(0, 1000, (batch,)), torch.randn(batch, 77, width)
+    image = torch.randn(batch, 4, side, side)
+    return image, torch.randint(0, 1000, (batch,)), torch.randn(batch, 77, width)
 
 
 def solo(

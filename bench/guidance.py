@@ -20,11 +20,11 @@ from selma.backbones.judges.loading import load_judge
 from selma.backbones.text_to_image import load_text_to_image
 from selma.config.networks import BaseConfig
 from selma.config.scores import ScoresConfig
-from selma.images.generating import draw_exam
-from selma.records.benchmarks import ExamPrompt
+from selma.images.generating import generate_benchmark
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.scores import faithfulness
 from selma.scores.answering import ask
-from selma.scores.benchmarks import exam_prompts
+from selma.scores.benchmarks import load_benchmark
 from selma.toybox.questions import CATEGORIES
 from selma.workspace import Workspace
 
@@ -40,14 +40,16 @@ def main(
 ) -> None:
     """Prints DSG, and per cent right in each category, for each guidance."""
     settings = BaseConfig(model=base, device="cpu", guidance_rescale=rescale)
-    exam = exam_prompts(ScoresConfig(), split="dev", prompts=prompts)
+    benchmark_prompts = load_benchmark(ScoresConfig(), split="dev", prompts=prompts)
     judge = load_judge(ScoresConfig().choosing_judge)
     model = load_text_to_image(settings)
-    table = Table("guidance", "DSG", *CATEGORIES, title=f"{base}: {len(exam)} dev prompts")
+    table = Table(
+        "guidance", "DSG", *CATEGORIES, title=f"{base}: {len(benchmark_prompts)} dev prompts"
+    )
     folder = None
     for value in guidance or [1.0, 2.0, 3.0, 5.0, 7.5]:
-        folder = draw_exam(
-            exam,
+        folder = generate_benchmark(
+            benchmark_prompts,
             name=f"guidance-{value:g}",
             adapter=None,
             adapter_key=None,
@@ -59,14 +61,16 @@ def main(
             seed=0,
             model=lambda: model,
         )
-        verdicts = faithfulness.judged(exam, ask(exam, folder, judge), zeroing="cascading")
+        verdicts = faithfulness.diagnostics(
+            benchmark_prompts, ask(benchmark_prompts, folder, judge), zeroing="cascading"
+        )
         scores = faithfulness.prompt_scores(verdicts).values()
-        table_of = faithfulness.category_points(exam, verdicts)
+        table_of = faithfulness.category_points(benchmark_prompts, verdicts)
         shares = [_per_cent(table_of[category].values()) for category in CATEGORIES]
         table.add_row(f"{value:g}", f"{100 * sum(scores) / len(scores):.1f}", *shares)
     Console().print(table)
     if sheet and folder:
-        contact_sheet(exam, folder).save(sheet)
+        contact_sheet(benchmark_prompts, folder).save(sheet)
 
 
 def _per_cent(rows: Iterable[tuple[int, int]]) -> str:
@@ -75,15 +79,17 @@ def _per_cent(rows: Iterable[tuple[int, int]]) -> str:
     return f"{100 * points / asked:.1f}"
 
 
-def contact_sheet(exam: list[ExamPrompt], folder: Path, *, columns: int = 12) -> Image.Image:
+def contact_sheet(
+    benchmark_prompts: list[BenchmarkPrompt], folder: Path, *, columns: int = 12
+) -> Image.Image:
     """Every fifth picture, twice as large."""
-    chosen = exam[::5][: columns * 5]
+    chosen = benchmark_prompts[::5][: columns * 5]
     side = 128
     rows = -(-len(chosen) // columns)
     page = Image.new("RGB", (columns * (side + 4), rows * (side + 4)), "white")
     for index, prompt in enumerate(chosen):
-        picture = Image.open(folder / f"{prompt.id}.png").resize((side, side), Image.NEAREST)
-        page.paste(picture, ((index % columns) * (side + 4), (index // columns) * (side + 4)))
+        image = Image.open(folder / f"{prompt.id}.png").resize((side, side), Image.NEAREST)
+        page.paste(image, ((index % columns) * (side + 4), (index // columns) * (side + 4)))
     return page
 
 

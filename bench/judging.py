@@ -47,7 +47,7 @@ VISION = {**LAYER, "image_size": SEEN_PX, "patch_size": 16}
 
 
 def main(
-    pictures: Annotated[int, typer.Option(min=1)] = 100,
+    images: Annotated[int, typer.Option(min=1)] = 100,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved repetitions.")] = 3,
     shapes: Annotated[list[str] | None, typer.Option("--shape")] = None,
     image_px: Annotated[int, typer.Option(help="Side of the drawn pictures.")] = 128,
@@ -57,10 +57,10 @@ def main(
     numbers = np.random.default_rng(0)
     shown = [
         Image.fromarray(numbers.integers(0, 256, (image_px, image_px, 3), np.uint8))
-        for _ in range(pictures)
+        for _ in range(images)
     ]
-    questions = [[words.format(name) for name in SUBJECTS for words in ASKED]] * pictures
-    title = f"{pictures} pictures x {len(questions[0])} questions, CPU seconds"
+    questions = [[words.format(name) for name in SUBJECTS for words in ASKED]] * images
+    title = f"{images} pictures x {len(questions[0])} questions, CPU seconds"
     table = Table("model", "one at a time", "batched", "ratio", "spread", "answers", title=title)
     same = True
     for shape in shapes or SHAPES:
@@ -93,14 +93,14 @@ def one_at_a_time(judge: VqaJudge, model: str) -> Callable[..., list[list[str]]]
     family: Any = judge._family
     processor = transformers.AutoProcessor.from_pretrained(model)
 
-    def answer(pictures: list[Image.Image], questions: list[list[str]]) -> list[list[str]]:
+    def answer(images: list[Image.Image], questions: list[list[str]]) -> list[list[str]]:
         said = []
         with torch.inference_mode():
-            for picture, some in zip(pictures, questions, strict=True):
+            for image, some in zip(images, questions, strict=True):
                 said.append([])
                 for question in some:
                     text = judge._words.format(question=question)
-                    inputs = processor(images=picture, text=[text], return_tensors="pt")
+                    inputs = processor(images=image, text=[text], return_tensors="pt")
                     written = family.model.generate(**inputs, generation_config=judge._decoding)
                     new = written.sequences[0][-len(written.logits) :].tolist()
                     said[-1].append(judge._text(new))
@@ -115,7 +115,7 @@ def blip(folder: Path) -> None:
              "bos_token_id": WORDS.index("[DEC]"), "sep_token_id": 2}  # fmt: skip
     config = transformers.BlipConfig(text_config=words, vision_config=VISION)
     save(transformers.BlipForQuestionAnswering(config), folder)
-    transformers.BlipProcessor(pictures_of(), words_of("<s> $A </s>")).save_pretrained(folder)
+    transformers.BlipProcessor(images_of(), words_of("<s> $A </s>")).save_pretrained(folder)
 
 
 def blip2(folder: Path) -> None:
@@ -132,7 +132,7 @@ def blip2(folder: Path) -> None:
     )
     save(transformers.Blip2ForConditionalGeneration(config), folder)
     reader = words_of("$A </s>")
-    transformers.Blip2Processor(pictures_of(), reader, num_query_tokens=3).save_pretrained(folder)
+    transformers.Blip2Processor(images_of(), reader, num_query_tokens=3).save_pretrained(folder)
 
 
 SHAPES: dict[str, Callable[[Path], None]] = {"blip": blip, "blip2-t5": blip2}
@@ -150,7 +150,7 @@ def words_of(template: str) -> transformers.PreTrainedTokenizerFast:
     )
 
 
-def pictures_of() -> Any:
+def images_of() -> Any:
     return transformers.BlipImageProcessorPil(size={"height": SEEN_PX, "width": SEEN_PX})
 
 

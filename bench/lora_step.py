@@ -40,7 +40,7 @@ from selma.config.experts import ExpertsConfig
 from selma.experts.batches import Batch, Batches
 from selma.experts.encoding import Encoded, encode_pairs
 from selma.experts.losses import diffuse
-from selma.experts.recipes import picture_digests
+from selma.experts.recipes import image_digests
 from selma.experts.training import fit
 from selma.randomness import generator
 from selma.records.images import Pair
@@ -133,18 +133,18 @@ def main(
 
 def made_up(folder: Path, count: int, px: int) -> list[Pair]:
     """Square pictures with the detail of photographs, as JPEGs: smooth noise of all sizes."""
-    train = folder / "pictures" / "train"
+    train = folder / "images" / "train"
     train.mkdir(parents=True)
     found = []
     for number in range(count):
-        draw = np.random.default_rng(number)
-        picture = np.zeros((px, px, 3))
+        generate = np.random.default_rng(number)
+        image = np.zeros((px, px, 3))
         for size in (4, 16, 64, 256):
-            coarse = Image.fromarray(draw.integers(0, 256, (size, size, 3), np.uint8))
+            coarse = Image.fromarray(generate.integers(0, 256, (size, size, 3), np.uint8))
             fine = coarse.resize((px, px), Image.Resampling.BICUBIC)
-            picture += np.asarray(fine) * (0.5 if size == 4 else 0.17)
+            image += np.asarray(fine) * (0.5 if size == 4 else 0.17)
         path = train / f"{number}.jpg"
-        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path, quality=92)
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(path, quality=92)
         text = f"picture number {number} of a bench"
         prompt = Prompt(id=prompt_id(SKILL, text), skill=SKILL, text=text)
         found.append(Pair(prompt=prompt, image=path, seed=number))
@@ -157,7 +157,7 @@ def encoded(model: TextToImage, data: Sequence[Pair], folder: Path) -> Encoded:
         Workspace(folder),
         skill=SKILL,
         flip=False,
-        digests=picture_digests(data),
+        digests=image_digests(data),
         recipe={},
         model=lambda: model,
     )
@@ -187,8 +187,8 @@ def loop(
     """The loss of each step; in the end `save` gets the factors. `steps` has the random numbers."""
     alphas_bar = pipe.scheduler.alphas_cumprod.to(pipe.unet.device)
     mixed = config.precision == "bf16"
-    drawn = generator(steps.seed, "experts", steps.skill, "init")
-    factors = lora.attach(pipe.unet, config.adapter, generator=drawn)
+    generated = generator(steps.seed, "experts", steps.skill, "init")
+    factors = lora.attach(pipe.unet, config.adapter, generator=generated)
     try:
         parameters = list(factors.values())
         optimizer = torch.optim.AdamW(
@@ -222,14 +222,14 @@ def in_the_loop(
 ) -> torch.Tensor:
     pixels = []
     for pair in some:
-        with Image.open(pair.image) as picture:
-            whole = np.asarray(picture.convert("RGB"), dtype=np.float32)
+        with Image.open(pair.image) as image:
+            whole = np.asarray(image.convert("RGB"), dtype=np.float32)
         pixels.append(torch.from_numpy(whole).permute(2, 0, 1) / 127.5 - 1)
     device, dtype = pipe.unet.device, pipe.unet.dtype
     with torch.no_grad():
         posterior = pipe.vae.encode(torch.stack(pixels).to(device, dtype)).latent_dist
-        drawn = batch.posterior.to(device)
-        sampled = posterior.mean.float() + posterior.std.float() * drawn
+        generated = batch.posterior.to(device)
+        sampled = posterior.mean.float() + posterior.std.float() * generated
         text, conditions = _read(pipe, [pair.prompt.text for pair in some], dtype)
     x0 = sampled * pipe.vae.config.scaling_factor
     noise, timesteps = batch.noise.to(device), batch.timesteps.to(device)

@@ -36,7 +36,7 @@ def main(
     experts: Annotated[int, typer.Option(min=2)] = 5,
     rank: Annotated[int, typer.Option(min=1)] = 16,
     steps: Annotated[int, typer.Option(min=1)] = 20,
-    pictures: Annotated[int, typer.Option(min=1, help="In one batch.")] = 1,
+    images: Annotated[int, typer.Option(min=1, help="In one batch.")] = 1,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
 ) -> None:
     """Prints seconds of both and how far latents differ."""
@@ -44,7 +44,7 @@ def main(
     settings = BaseConfig(model=base, device="cpu")
     fused, stacked = load_text_to_image(settings), load_text_to_image(settings)
     unet = fused.pipe.unet.config
-    shape = (pictures, unet.in_channels, unet.sample_size, unet.sample_size)
+    shape = (images, unet.in_channels, unet.sample_size, unet.sample_size)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -68,14 +68,14 @@ def main(
         whole(), apart()
         differs = (found["selma"] - found["stacked"]).abs().max() / found["stacked"].abs().max()
         with fused.adapted(out):
-            drawing = in_turn(
+            generation = in_turn(
                 {"selma": lambda: latents(fused, noise, steps), "stacked adapters": apart},
                 rounds=rounds,
             )
         applying = in_turn({"merging and fusing": lambda: applied(fused, files, out)}, rounds=3)
     once = applying.seconds["merging and fusing"]
-    drawing.show(
-        f"{steps} steps, {pictures} at once, {experts} experts of rank {rank}",
+    generation.show(
+        f"{steps} steps, {images} at once, {experts} experts of rank {rank}",
         note=f"Merging, fusing and taking off again: {min(once):.2f} s, once for a whole exam.",
     )
     Console().print(f"Latents differ by at most {float(differs):.1e} of the largest.")
@@ -90,11 +90,11 @@ def applied(model: TextToImage, files: list[Path], out: Path) -> None:
 
 def made_up(model: TextToImage, folder: Path, number: int, rank: int) -> Path:
     """An expert as large as a trained one: B is drawn, too."""
-    config, draw = LoraConfig(rank=rank), torch.Generator().manual_seed(number)
-    factors = lora.attach(model.pipe.unet, config, generator=draw)
+    config, generate = LoraConfig(rank=rank), torch.Generator().manual_seed(number)
+    factors = lora.attach(model.pipe.unet, config, generator=generate)
     for name, factor in factors.items():
         if ".lora_B." in name:
-            factor.data.normal_(std=0.02, generator=draw)
+            factor.data.normal_(std=0.02, generator=generate)
     place = folder / f"expert-{number}.safetensors"
     lora.save(place, factors, config, lineage=Lineage())
     lora.detach(model.pipe.unet)

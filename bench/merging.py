@@ -63,18 +63,18 @@ def made_up(folder: Path) -> list[Path]:
     """Experts as fine-tuning leaves them: a shared start for A, and B partly in common."""
     generator = torch.Generator().manual_seed(0)
 
-    def drawn(*shape: int) -> torch.Tensor:
+    def generated(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
-    shared = {width: (drawn(RANK, width), drawn(width, RANK)) for width in WIDTHS}
+    shared = {width: (generated(RANK, width), generated(width, RANK)) for width in WIDTHS}
     places = []
     for number in range(EXPERTS):
         tensors = {}
         for block, width in enumerate(WIDTHS):
             name = f"down_blocks.{block}.attentions.0.transformer_blocks.0.attn1.to_q"
             a, b = shared[width]
-            tensors[f"{name}.lora_A.weight"] = a + OWN_SHARE * drawn(RANK, width)
-            tensors[f"{name}.lora_B.weight"] = b + OWN_SHARE * drawn(width, RANK)
+            tensors[f"{name}.lora_A.weight"] = a + OWN_SHARE * generated(RANK, width)
+            tensors[f"{name}.lora_B.weight"] = b + OWN_SHARE * generated(width, RANK)
         places.append(folder / f"expert-{number}.safetensors")
         write_adapter(
             places[-1],

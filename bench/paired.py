@@ -26,7 +26,7 @@ def main(
 ) -> None:
     """Prints how much the first run's merged model is ahead, with its 95% interval."""
     cards = [read_scorecard(run) for run in (first, second)]
-    require_one_exam(*cards)
+    require_one_benchmark(*cards)
     ours, theirs = (one(card, "merged") for card in cards)
     difference = ahead(*cards, read_run_file(first))
     Console().print(
@@ -54,7 +54,7 @@ def read_scorecard(run: Path) -> Scorecard:
     return Scorecard.model_validate_json(path.read_text("utf-8"))
 
 
-def require_one_exam(first: Scorecard, second: Scorecard) -> None:
+def require_one_benchmark(first: Scorecard, second: Scorecard) -> None:
     """Raises DataError where the runs answered other questions, or another judge read them."""
     for name in ("benchmark", "split", "judge"):
         here, there = getattr(first, name), getattr(second, name)

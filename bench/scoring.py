@@ -40,11 +40,11 @@ def main(
             annotations, answers = made_up(Path(folder))
         questions, said = annotations, answers
         rules = PRESETS["selma-release"]
-        exam = read_dsg(questions, dependencies=rules.dependencies)
+        benchmark_prompts = read_dsg(questions, dependencies=rules.dependencies)
         given, _ = read_answers(said)
 
         def arithmetic() -> float:
-            _, verdicts = judge_given(exam, given, rules=rules)
+            _, verdicts = judge_given(benchmark_prompts, given, rules=rules)
             return faithfulness.question_score(verdicts)
 
         def ours() -> float:
@@ -60,7 +60,7 @@ def main(
             {"selma, from files": ours, "selma, arithmetic": arithmetic, "released": theirs},
             rounds=rounds,
         )
-    title = f"{len(exam)} prompts, {len(given)} answers"
+    title = f"{len(benchmark_prompts)} prompts, {len(given)} answers"
     turns.show(title, note=f"score {100 * found[0]:.4f} and {100 * found[2]:.4f}")
     same = max(found) - min(found) < 1e-12
     Console().print("Scores are " + ("equal." if same else "NOT EQUAL."))

@@ -46,13 +46,13 @@ from selma.adapters.files import Lineage
 from selma.backbones.judges.vqa import VqaJudge
 from selma.config import RunConfig
 from selma.experts.batches import Batches
-from selma.images.pairs import read_drawn
+from selma.images.pairs import read_generated
 from selma.prompts.novelty import rouge_words
 from selma.randomness import seed_for
-from selma.records.benchmarks import ExamPrompt
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.images import Pair
 from selma.records.prompts import Prompt
-from selma.scores.benchmarks import exam_prompts
+from selma.scores.benchmarks import load_benchmark
 from selma.workspace import Workspace
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -69,7 +69,7 @@ def main(
     prompts: Annotated[int, typer.Option(min=3, help="Of each skill.")] = 50,
     steps: Annotated[int, typer.Option(min=1, help="Of each picture.")] = 20,
     training: Annotated[int, typer.Option(min=1, help="Steps of each expert.")] = 50,
-    exam: Annotated[int, typer.Option(min=1, help="Prompts that are judged.")] = 100,
+    benchmark_prompts: Annotated[int, typer.Option(min=1, help="Prompts that are judged.")] = 100,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
 ) -> None:
     """Prints CPU seconds of both, theirs by stage, and how their outcomes differ."""
@@ -80,7 +80,9 @@ def main(
         for seed in (0, 1):
             tiny_judges.build("blip", folder / f"judge-{seed}", seed=seed)
             inclined(folder / f"judge-{seed}")
-        config = settings(folder, address, SKILLS[:skills], prompts, steps, training, exam)
+        config = settings(
+            folder, address, SKILLS[:skills], prompts, steps, training, benchmark_prompts
+        )
         ours: list[float] = []
         theirs: list[Released] = []
         pipeline.run(config.model_copy(update={"folder": folder / "warm"}))
@@ -106,7 +108,7 @@ def inclined(folder: Path) -> None:
 
 def settings(
     folder: Path, address: str, skills: Sequence[str], prompts: int, steps: int, training: int,
-    exam: int,
+    benchmark_prompts: int,
 ) -> RunConfig:  # fmt: skip
     judges = [
         {"kind": "transformers", "model": str(folder / f"judge-{seed}"), "max_new_tokens": 1,
@@ -128,7 +130,8 @@ def settings(
             "images": {"steps": steps, "guidance": 7.5},
             "experts": {"adapter": {"kind": "lora", "rank": 4}, "steps": training,
                         "batch_size": 4, "precision": "fp32", "checkpoint_every": training},
-            "scores": {"judge": judges[0], "choosing_judge": judges[1], "prompts": exam,
+            "scores": {"judge": judges[0], "choosing_judge": judges[1],
+                "prompts": benchmark_prompts,
                        "clip": None, "experts": False, "resamples": 1000},
         }
     )  # fmt: skip
@@ -145,15 +148,15 @@ class Released:
         self.score: dict[str, float] = {}
         this = pipeline.Stages(ours, Workspace(ours.run_folder), make=[])
         self.prompts: Mapping[str, Sequence[Prompt]] = this.write_prompts()
-        self.exam: Sequence[ExamPrompt] = exam_prompts(ours.scores)
-        self.pictures = folder / "pictures"
+        self.benchmark_prompts: Sequence[BenchmarkPrompt] = load_benchmark(ours.scores)
+        self.images = folder / "images"
 
     def run(self) -> None:
         stages: dict[str, Callable[[], None]] = {
             "prompts": self.write,
-            "images": self.draw,
+            "images": self.generate,
             "experts": self.train,
-            "merged exam": self.draw_exam,
+            "merged exam": self.generate_benchmark,
             "scores": self.judge,
         }
         for name, stage in stages.items():
@@ -176,19 +179,19 @@ class Released:
                     if max(scores, default=0.0) <= THRESHOLD:
                         kept.append(words)
 
-    def draw(self) -> None:
+    def generate(self) -> None:
         pipe = self.loaded()
         for skill, some in self.prompts.items():
             for prompt in some:
                 seed = seed_for(SEED, "image", prompt.id, 0)
-                self.one(pipe, prompt.text, seed, self.pictures / skill / f"{prompt.id}.png")
+                self.one(pipe, prompt.text, seed, self.images / skill / f"{prompt.id}.png")
 
     def train(self) -> None:
         config = self.ours.experts
         for skill, some in self.prompts.items():
             pipe = self.loaded()
             pairs = [
-                Pair(prompt=p, image=self.pictures / skill / f"{p.id}.png", seed=0) for p in some
+                Pair(prompt=p, image=self.images / skill / f"{p.id}.png", seed=0) for p in some
             ]
             unet = pipe.unet.config
             steps = Batches(
@@ -201,7 +204,7 @@ class Released:
             save = partial(_save, place, config)
             self.losses[skill] = list(loop(pipe, pairs, steps, config, save=save))
 
-    def draw_exam(self) -> None:
+    def generate_benchmark(self) -> None:
         pipe = self.loaded()
         for model in ("base", "merged"):
             if model == "merged":
@@ -212,7 +215,7 @@ class Released:
                     )  # fmt: skip
                 count = len(self.prompts)
                 pipe.set_adapters(list(self.prompts), [1 / count] * count)
-            for prompt in self.exam:
+            for prompt in self.benchmark_prompts:
                 seed = seed_for(SEED, "exam", prompt.id)
                 self.one(pipe, prompt.text, seed, self.folder / model / f"{prompt.id}.png")
 
@@ -222,10 +225,12 @@ class Released:
         judge = VqaJudge(settings)  # type: ignore[arg-type]
         asked = one_at_a_time(judge, settings.model)
         for model in ("base", "merged"):
-            shown = [Image.open(self.folder / model / f"{p.id}.png") for p in self.exam]
-            replies = asked(shown, [[q.text for q in p.questions] for p in self.exam])
+            shown = [
+                Image.open(self.folder / model / f"{p.id}.png") for p in self.benchmark_prompts
+            ]
+            replies = asked(shown, [[q.text for q in p.questions] for p in self.benchmark_prompts])
             self.answers[model] = [text for some in replies for text in some]
-            self.score[model] = 100 * float(np.mean(list(points(self.exam, replies))))
+            self.score[model] = 100 * float(np.mean(list(points(self.benchmark_prompts, replies))))
 
     def loaded(self) -> Any:
         from diffusers import StableDiffusionPipeline
@@ -238,14 +243,14 @@ class Released:
 
     def one(self, pipe: Any, text: str, seed: int, path: Path) -> None:
         images = self.ours.images
-        drawn = pipe(
+        generated = pipe(
             text,
             num_inference_steps=images.steps,
             guidance_scale=images.guidance,
             generator=torch.Generator("cpu").manual_seed(seed),
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        drawn.images[0].save(path)
+        generated.images[0].save(path)
 
 
 def _save(place: Path, config: Any, factors: dict[str, torch.nn.Parameter]) -> None:
@@ -265,9 +270,11 @@ def said(address: str, words: str) -> Iterator[str]:
     yield from re.findall(r"^\d+\. (.+)$", text, flags=re.MULTILINE)
 
 
-def points(exam: Sequence[ExamPrompt], replies: Sequence[Sequence[str]]) -> Iterator[float]:
+def points(
+    benchmark_prompts: Sequence[BenchmarkPrompt], replies: Sequence[Sequence[str]]
+) -> Iterator[float]:
     """Each prompt's share of questions answered yes, as are those that they depend on."""
-    for prompt, texts in zip(exam, replies, strict=True):
+    for prompt, texts in zip(benchmark_prompts, replies, strict=True):
         yes = {
             q.id: text.strip(" .").lower() == "yes"
             for q, text in zip(prompt.questions, texts, strict=True)
@@ -290,8 +297,8 @@ def compared(ours: RunConfig, theirs: Released) -> bool:
     """Whether pictures, losses and scores of both are the same, but for the last digits."""
     run, worst = ours.run_folder, 0
     for skill, some in theirs.prompts.items():
-        for pair in read_drawn(run / "2-images" / skill, some):
-            worst = max(worst, apart(pair.image, theirs.pictures / skill / pair.image.name))
+        for pair in read_generated(run / "2-images" / skill, some):
+            worst = max(worst, apart(pair.image, theirs.images / skill / pair.image.name))
     loss = 0.0
     for skill, losses in theirs.losses.items():
         rows = (run / "3-experts" / skill / "loss.jsonl").read_text().splitlines()

@@ -44,8 +44,8 @@ from selma.backbones.text_to_image import TextToImage, load_text_to_image
 from selma.config.networks import BaseConfig, LlmVectors
 from selma.experts.batches import Batch, Batches
 from selma.experts.encoding import encode_text
-from selma.experts.recipes import picture_digests
-from selma.image_files import open_picture
+from selma.experts.recipes import image_digests
+from selma.image_files import open_image
 from selma.workspace import Workspace
 
 SAME = 1e-5
@@ -109,7 +109,7 @@ def encoded(
         folder,
         llm=LlmVectors(file=str(path)),
         flip=False,
-        digests=picture_digests(as_pairs(triples)),
+        digests=image_digests(as_pairs(triples)),
         recipe={"base": model.fingerprint},
         model=lambda: model,
     )
@@ -137,8 +137,8 @@ def in_the_loop(
     """The data with the batch's rows encoded anew; that is what a step costs without a cache."""
     rows = batch.indices
     some = [triples[i] for i in rows.tolist()]
-    pictures = [open_picture(t.image, max_pixels=4 * model.image_px**2) for t in some]
-    sized = [p.resize((model.image_px, model.image_px)) for p in pictures]
+    images = [open_image(t.image, max_pixels=4 * model.image_px**2) for t in some]
+    sized = [p.resize((model.image_px, model.image_px)) for p in images]
     x = model.pipe.image_processor.preprocess(sized).to(model.device, model.dtype)
     posterior = model.pipe.vae.encode(x).latent_dist
     text, pooled = encode_text(model, [t.text for t in some])
@@ -188,9 +188,9 @@ def counted(batch: int) -> dict[str, float]:
     with FlopCounterMode(display=False) as step:
         shape(latents, times, encoder_hidden_states=text).sample.sum().backward()
     found["UNet, both ways"] = float(step.get_total_flops())
-    with torch.no_grad(), FlopCounterMode(display=False) as pictures:
+    with torch.no_grad(), FlopCounterMode(display=False) as images:
         autoencoder.encode(pixels)
-    found["autoencoder"] = float(pictures.get_total_flops())
+    found["autoencoder"] = float(images.get_total_flops())
     with torch.no_grad(), FlopCounterMode(display=False) as reading:
         reader(words)
     found["text encoder, two prompts"] = 2.0 * reading.get_total_flops()

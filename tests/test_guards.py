@@ -23,7 +23,7 @@ from selma.config.experts import ExpertsConfig
 from selma.experts import checkpoints, learners, skills, training
 from selma.experts.batches import Batch
 from selma.experts.encoding import AT_ONCE, Samples
-from selma.images.generating import draw_pairs
+from selma.images.generating import generate_pairs
 from selma.records.images import Pair
 from selma.records.prompts import Prompt, prompt_id
 from selma.workspace import Workspace
@@ -57,16 +57,16 @@ def test_a_training_step_computes_no_more_than_it_must(size: str, teraflops: flo
     model, factors = on_shapes(size)
     side = SIDE[size]
     with torch.device("meta"):
-        picture = torch.empty(1, 4, side, side)
+        image = torch.empty(1, 4, side, side)
         samples = Samples(
-            latents=picture,
+            latents=image,
             text=torch.empty(1, 77, TEXT_WIDTH[size]),
             pooled=torch.empty(1, 1280) if size == "sdxl" else None,
             time_ids=torch.empty(1, 6) if size == "sdxl" else None,
         )
         one = torch.empty(1, dtype=torch.long)
         none = torch.empty(1, dtype=torch.bool)
-        batch = Batch(one, one, picture, picture, none, none)
+        batch = Batch(one, one, image, image, none, none)
         with FlopCounterMode(display=False) as counted:
             losses = learners.denoising(model, samples, batch, torch.empty(1000))
             losses.mean().backward()
@@ -132,10 +132,10 @@ PROMPTS = [
 ]
 
 
-def drawn(folder: Path, model: TextToImage, shape: str, guidance: float) -> list[Pair]:
+def generated(folder: Path, model: TextToImage, shape: str, guidance: float) -> list[Pair]:
     config = ImagesConfig(steps=3, guidance=guidance, batch_size=8)
     base = tiny.base(shape)
-    found = draw_pairs(
+    found = generate_pairs(
         {"cats": PROMPTS}, config, Workspace(folder), base=base, seed=0, model=lambda: model
     )
     return found["cats"]
@@ -150,13 +150,13 @@ def test_drawing_calls_each_network_as_often_as_it_must(
 ) -> None:
     model, passes = tiny.load(shape), 2  # of eight pictures each; the second is filled up
     with calls(model) as found:
-        pairs = drawn(tmp_path, model, shape, guidance)
+        pairs = generated(tmp_path, model, shape, guidance)
         pairs[3].image.unlink()
         (tmp_path / "2-images" / "cats" / "manifest.json").unlink()
         before = {name: len(rows) for name, rows in found.items()}
-        drawn(tmp_path, model, shape, guidance)
+        generated(tmp_path, model, shape, guidance)
         again = {name: len(rows) - before[name] for name, rows in found.items()}
-        drawn(tmp_path, model, shape, guidance)
+        generated(tmp_path, model, shape, guidance)
     sides = 2 if guidance > 1 else 1
     assert found["unet"][: before["unet"]] == [8 * sides] * (passes * steps)
     assert before["decoder"] == passes and before["encoder"] == 0
@@ -171,7 +171,7 @@ def test_drawing_calls_each_network_as_often_as_it_must(
 @pytest.mark.parametrize("shape", tiny.SHAPES)
 def test_training_encodes_each_pair_once_and_never_in_a_step(tmp_path: Path, shape: str) -> None:
     model = tiny.load(shape)
-    pairs = drawn(tmp_path, model, shape, 1.0)
+    pairs = generated(tmp_path, model, shape, 1.0)
     config = ExpertsConfig(
         adapter=LoraConfig(rank=2), steps=5, batch_size=4, micro_batch_size=2, precision="fp32"
     )

@@ -20,8 +20,8 @@ from selma.backbones.memory import (
     Live,
     Need,
     Shapes,
-    drawing_need,
     encoding_need,
+    generation_need,
     held,
     parts_of,
     peak,
@@ -142,14 +142,17 @@ def test_every_shape_is_estimated_and_left_as_it_was(shape: str) -> None:
     parts = parts_of(tiny.base(shape))
     before = [(n, tuple(p.shape), p.dtype) for n, p in parts.unet.named_parameters()]
     needs = [
-        drawing_need(parts, 4, guided=True),
+        generation_need(parts, 4, guided=True),
         encoding_need(parts, 8),
         training_need(parts, CONFIG),
     ]
-    assert [need.what for need in needs] == ["drawing", "encoding", "training"]
+    assert [need.what for need in needs] == ["generation", "encoding", "training"]
     assert all(need.each > 0 and need.total > CONTEXT for need in needs)
     assert [(n, tuple(p.shape), p.dtype) for n, p in parts.unet.named_parameters()] == before
-    assert drawing_need(parts, 4, guided=True).total >= drawing_need(parts, 4, guided=False).total
+    assert (
+        generation_need(parts, 4, guided=True).total
+        >= generation_need(parts, 4, guided=False).total
+    )
 
 
 def test_the_optimizer_holds_two_moments_of_each_trained_weight() -> None:
@@ -191,11 +194,11 @@ def test_real_sizes_agree_with_what_was_counted(
 
 def test_guidance_doubles_what_the_unet_holds(tmp_path: Path) -> None:
     base = real_size(tmp_path, "sd1", SD1)
-    decoding = drawing_need(parts_of(base), 4, guided=True)
+    decoding = generation_need(parts_of(base), 4, guided=True)
     own = tiny.folder("sd1") / "vae" / "config.json"
     shutil.copy(own, Path(base.model) / "vae" / "config.json")  # a decoder that needs next to none
     parts = parts_of(base)
-    guided, plain = (drawing_need(parts, 4, guided=guided) for guided in (True, False))
+    guided, plain = (generation_need(parts, 4, guided=guided) for guided in (True, False))
     assert guided.each == pytest.approx(2 * plain.each, rel=0.05)
     assert decoding.each > 2 * guided.each, "the published decoder needs more than the UNet"
 
@@ -214,8 +217,8 @@ def test_half_precision_is_widened_where_it_is_in_use() -> None:
 def test_what_waits_in_the_cpus_memory_is_not_counted() -> None:
     parts = parts_of(tiny.base("sd1").model_copy(update={"offload": True}))
     need = training_need(parts, CONFIG.model_copy(update={"micro_batch_size": 2}))
-    assert need.weights == held(parts.unet) and need.pictures == 2
-    assert drawing_need(parts, 3, guided=True).weights == parts.weights
+    assert need.weights == held(parts.unet) and need.images == 2
+    assert generation_need(parts, 3, guided=True).weights == parts.weights
 
 
 def test_the_line_through_one_and_two_pictures() -> None:
@@ -232,7 +235,7 @@ def test_other_kinds_of_adapters_are_estimated_too() -> None:
 
 
 def test_need_is_solved_for_pictures() -> None:
-    need = Need("drawing", weights=2 * GIB, trained=0, fixed=0, each=GIB, pictures=8)
+    need = Need("generation", weights=2 * GIB, trained=0, fixed=0, each=GIB, images=8)
     assert need.total == int(1.1 * 10 * GIB) + CONTEXT
     most = need.fits(need.total)
     assert most == 8 and need.fits(need.total - 1) in (7, 8) and need.fits(GIB) == 0
@@ -241,7 +244,7 @@ def test_need_is_solved_for_pictures() -> None:
 def test_advice_fits() -> None:
     parts = parts_of(tiny.base("sdxl"))
     need = training_need(parts, CONFIG)
-    assert need.pictures == 8
+    assert need.images == 8
     limit = need.total - 2 * need.each
     assert "experts.micro_batch_size: 4" in advice(parts, CONFIG, need, limit)
     tight = need.total - int(1.1 * 7.5 * need.each)
@@ -252,7 +255,7 @@ def test_advice_fits() -> None:
 def test_a_run_is_told_what_to_change() -> None:
     config = RunConfig(name="little", base=tiny.base("sd1"), experts=CONFIG)
     needs, changes = memory(config)
-    assert changes == [] and [need.pictures for need in needs] == [8, 8, 8]
+    assert changes == [] and [need.images for need in needs] == [8, 8, 8]
     needs, changes = memory(config, CONTEXT)
     assert "base.precision: bf16" in changes and "base.offload: true" in changes
     some = max(need.total for need in needs) - 1
@@ -264,11 +267,11 @@ def test_a_run_is_told_what_to_change() -> None:
 def test_drawing_counts_both_sides_of_guidance(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def need(parts: object, pictures: int, *, guided: bool) -> Need:
+    def need(parts: object, images: int, *, guided: bool) -> Need:
         asked.append(guided)
-        return Need("drawing", 0, 0, 0, 1, pictures)
+        return Need("generation", 0, 0, 0, 1, images)
 
-    monkeypatch.setattr(capacity, "drawing_need", need)
+    monkeypatch.setattr(capacity, "generation_need", need)
     for training, scored in ((1.0, None), (1.0, 1.0), (3.0, None), (1.0, 3.0)):
         config = RunConfig(
             name="little",

@@ -16,7 +16,7 @@ from selma.preflight import check
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 NAMES = ("paper-sd14", "paper-sd2", "paper-sdxl")
-EXAM = (
+BENCHMARK = (
     "item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple,"
     "question_natural_language\n"
     "drawbench_1,a red cat,,1,0,entity,whole,entity - whole (cat),Is there a cat?\n"
@@ -94,8 +94,8 @@ def test_check_accepts_it_once_exam_and_key_are_there(
         check(load_config(path))
     assert "OPENAI_API_KEY" in str(caught.value)
     assert "selma data fetch dsg-1k" in str(caught.value)
-    exam = tmp_path / "data" / "dsg-1k" / "dsg-1k-anns.csv"
-    exam.parent.mkdir(parents=True)
-    exam.write_text(EXAM)
+    benchmark_prompts = tmp_path / "data" / "dsg-1k" / "dsg-1k-anns.csv"
+    benchmark_prompts.parent.mkdir(parents=True)
+    benchmark_prompts.write_text(BENCHMARK)
     monkeypatch.setenv("OPENAI_API_KEY", "any")
     check(load_config(path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from selma.backbones.hub import find_device
-from selma.backbones.memory import Need, drawing_need, encoding_need, parts_of
+from selma.backbones.memory import Need, encoding_need, generation_need, parts_of
 from selma.config import RunConfig
 from selma.config.networks import BaseConfig
 from selma.errors import ModelError
@@ -21,14 +21,14 @@ def memory(config: RunConfig, limit: int | None = None) -> tuple[list[Need], lis
     images, scores = config.images, config.scores
     guidance = max(images.guidance, scores.guidance or 0)
     needs = [
-        drawing_need(parts, images.batch_size, guided=guidance > 1),
+        generation_need(parts, images.batch_size, guided=guidance > 1),
         encoding_need(parts, AT_ONCE),
         training_need(parts, config.experts),
     ]
-    drawing, training = needs[0], needs[-1]
+    generation, training = needs[0], needs[-1]
     changes = []
     if limit is not None:
-        if drawing.total > limit and (fewer := drawing.fits(limit)):
+        if generation.total > limit and (fewer := generation.fits(limit)):
             changes.append(f"images.batch_size: {fewer}")
         if training.total > limit:
             changes += advice(parts, config.experts, training, limit)

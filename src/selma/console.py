@@ -29,12 +29,12 @@ def load(config: Path, folder: Path | None) -> RunConfig:
     return settings if folder is None else settings.model_copy(update={"folder": folder})
 
 
-def show_standing(settings: RunConfig) -> None:
+def show_status(settings: RunConfig) -> None:
     from rich.console import Console
 
-    from selma.status import standings, table
+    from selma.status import statuses, table
 
-    Console().print(table(standings(settings)))
+    Console().print(table(statuses(settings)))
 
 
 def show_scores(found: dict[str, Any], json: Path | None) -> None:

@@ -25,11 +25,11 @@ COMMANDS = {
     f"{EXPERTS}/_sur": "sur train",
     f"{IMAGES}/_control": "control prepare",
     f"{EXPERTS}/_control": "control train",
-    f"{SCORES}/control": "control draw",
+    f"{SCORES}/control": "control generate",
     f"{IMAGES}/_subject": "subject train",
     f"{IMAGES}/_class": "subject train",
     f"{EXPERTS}/_subject": "subject train",
-    f"{SCORES}/pictures/_subject": "subject draw",
+    f"{SCORES}/images/_subject": "subject generate",
 }
 """Item, or a folder above it → what makes it; the nearest folder says."""
 

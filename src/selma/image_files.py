@@ -11,7 +11,7 @@ from PIL import Image
 from selma.errors import DataError
 
 
-def open_picture(path: Path, *, max_pixels: int) -> Image.Image:
+def open_image(path: Path, *, max_pixels: int) -> Image.Image:
     """The RGB picture in a file, decoded whole.
 
     Raises DataError if there is none, if it has more than `max_pixels` pixels (its header is looked
@@ -31,15 +31,15 @@ def decode(data: bytes, *, max_pixels: int) -> Image.Image:
         # Pillow's own guard only warns, far above our limit; ours is the one that decides.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(data))
-            width, height = picture.size
+            image = Image.open(io.BytesIO(data))
+            width, height = image.size
             if width * height > max_pixels:
                 raise DataError(
                     f"A picture may have {max_pixels} pixels, but this has {width}x{height}. "
                     "Make it smaller."
                 )
-            picture.load()  # open() reads the header alone; verify() misses a cut-off JPEG
-            return picture.convert("RGB")
+            image.load()  # open() reads the header alone; verify() misses a cut-off JPEG
+            return image.convert("RGB")
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds, struct.error among them
@@ -48,8 +48,8 @@ def decode(data: bytes, *, max_pixels: int) -> Image.Image:
         ) from error
 
 
-def png_bytes(picture: Image.Image) -> bytes:
+def png_bytes(image: Image.Image) -> bytes:
     """The picture as PNG; equal pixels give equal bytes."""
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    image.save(buffer, format="PNG")
     return buffer.getvalue()

@@ -21,7 +21,7 @@ from selma.config import RunConfig
 from selma.errors import ConfigError
 from selma.finished import Finished
 from selma.preflight import check
-from selma.records.benchmarks import Answer, ExamPrompt, repeated
+from selma.records.benchmarks import Answer, BenchmarkPrompt, repeated
 from selma.records.experts import Expert
 from selma.records.images import Pair
 from selma.records.merged import Merged
@@ -62,12 +62,12 @@ def run(config: RunConfig) -> Path:
 def flow(this: Stages) -> Path:
     """The paper's figure: each stage takes what those before it left."""
     prompts = this.write_prompts()
-    pairs = this.draw_pairs(prompts)  # the base model is its own teacher
+    pairs = this.generate_pairs(prompts)  # the base model is its own teacher
     experts = this.train_experts(pairs)
     merged = this.merge_experts(experts)
-    pictures = this.draw_exam(experts, merged)
-    scorecard = this.score_models(pictures, experts)
-    return this.write_report(prompts, pairs, experts, merged, pictures, scorecard)
+    images = this.generate_benchmark(experts, merged)
+    scorecard = this.score_models(images, experts)
+    return this.write_report(prompts, pairs, experts, merged, images, scorecard)
 
 
 def prompts(config: RunConfig) -> dict[str, list[Prompt]]:
@@ -79,7 +79,7 @@ def prompts(config: RunConfig) -> dict[str, list[Prompt]]:
 def images(config: RunConfig) -> dict[str, list[Pair]]:
     """Stage 2 by itself: skill → prompts with their pictures."""
     with opened(config, make=[IMAGES], several=True) as this:
-        return this.draw_pairs(this.write_prompts())
+        return this.generate_pairs(this.write_prompts())
 
 
 def experts(config: RunConfig) -> list[Expert]:
@@ -94,7 +94,7 @@ def merge(config: RunConfig) -> Merged:
         return this.merge_experts(this.all_experts())
 
 
-def judged(merged: Merged) -> dict[str, Any]:
+def diagnostics(merged: Merged) -> dict[str, Any]:
     """What the merge did to the experts' changes; empty for one that was made before selma told."""
     place = merged.folder / "judged.json"
     return json.loads(place.read_text("utf-8")) if place.is_file() else {}
@@ -146,7 +146,7 @@ def scorecard(config: RunConfig) -> Scorecard:
 def _scorecard(this: Stages) -> Scorecard:
     experts = this.all_experts()
     merged = this.merge_experts(experts)
-    return this.score_models(this.draw_exam(experts, merged), experts)
+    return this.score_models(this.generate_benchmark(experts, merged), experts)
 
 
 @contextmanager
@@ -162,7 +162,7 @@ def opened(
     all processes that were launched come by here and do it together; else there may be only one."""
     if not several and (count := processes.launched()[1]) > 1:
         raise ConfigError(
-            "Only `selma run`, its six stages and `selma control draw` are made by several "
+            "Only `selma run`, its six stages and `selma control generate` are made by several "
             f"processes, but {count} were launched. Start this command by itself."
         )
     check(config, make if checked is None else checked)
@@ -186,15 +186,18 @@ class Stages:
 
         with self.at(PROMPTS) as folder, processes.main_first():
             return write_prompts(
-                self.config.prompts, folder, seed=self.config.seed, exam_texts=self._exam_texts
+                self.config.prompts,
+                folder,
+                seed=self.config.seed,
+                benchmark_texts=self._benchmark_texts,
             )
 
-    def draw_pairs(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, list[Pair]]:
-        from selma.images.generating import draw_pairs
+    def generate_pairs(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, list[Pair]]:
+        from selma.images.generating import generate_pairs
 
         config = self.config
         with self.at(IMAGES) as folder:
-            return draw_pairs(
+            return generate_pairs(
                 prompts, config.images, folder, base=config.base, seed=config.seed, model=self.model
             )
 
@@ -214,7 +217,7 @@ class Stages:
             )
 
     def all_experts(self) -> list[Expert]:
-        return self.train_experts(self.draw_pairs(self.write_prompts()))
+        return self.train_experts(self.generate_pairs(self.write_prompts()))
 
     def merge_experts(self, experts: Sequence[Expert]) -> Merged:
         from selma.merged.merging import merge_experts
@@ -232,66 +235,69 @@ class Stages:
                     self.config.merged,
                     folder,
                     score=score,
-                    judged_by=self._dev_recipe(),
+                    scored_by=self._dev_recipe(),
                 )
             if MERGED in self.make and processes.main():
-                self._drop_trial_pictures()
+                self._drop_trial_images()
             return merged
 
-    def draw_exam(self, experts: Sequence[Expert], merged: Merged) -> dict[str, Path]:
+    def generate_benchmark(self, experts: Sequence[Expert], merged: Merged) -> dict[str, Path]:
         """Model → folder with its pictures of the exam's prompts; the base first, merged last."""
-        pictures = {"base": self.draw_base()}
+        images = {"base": self.generate_base()}
         for expert in experts if self.config.scores.experts else ():
-            pictures[expert.skill] = self.draw_adapted(expert.skill, expert)
+            images[expert.skill] = self.generate_adapted(expert.skill, expert)
         if merged.uniform is not None:
-            pictures[UNIFORM] = self.draw_adapted(UNIFORM, merged.uniform)
-        return pictures | {"merged": self.draw_adapted("merged", merged)}
+            images[UNIFORM] = self.generate_adapted(UNIFORM, merged.uniform)
+        return images | {"merged": self.generate_adapted("merged", merged)}
 
-    def draw_base(self) -> Path:
+    def generate_base(self) -> Path:
         with self.at(SCORES, "drawing: base") as folder:
-            return self._draw(self._asked(), folder, name="base", adapter=None, key=None)
+            return self._generate(self._asked(), folder, name="base", adapter=None, key=None)
 
-    def draw_adapted(self, name: str, adapter: Expert | Merged) -> Path:
+    def generate_adapted(self, name: str, adapter: Expert | Merged) -> Path:
         with self.at(SCORES) as folder:
             place, key = adapter.folder, adapter.key
-            return self._draw(self._asked(), folder, name=name, adapter=place, key=key)
+            return self._generate(self._asked(), folder, name=name, adapter=place, key=key)
 
-    def draw_other(
-        self, exam: Sequence[ExamPrompt], name: str, adapter: Expert | Merged | None
+    def generate_other(
+        self,
+        benchmark_prompts: Sequence[BenchmarkPrompt],
+        name: str,
+        adapter: Expert | Merged | None,
     ) -> Path:
         """As `draw_base` or `draw_adapted`, of other prompts than the run's exam, each once."""
         with self.at(SCORES, f"drawing: {name}") as folder:
             place, key = (None, None) if adapter is None else (adapter.folder, adapter.key)
-            return self._draw(exam, folder, name=name, adapter=place, key=key)
+            return self._generate(benchmark_prompts, folder, name=name, adapter=place, key=key)
 
-    def draw_understood(
+    def generate_understood(
         self,
         name: str,
         reader: Reader | None,
         adapter: Expert | Merged | None,
-        exam: Sequence[ExamPrompt] | None = None,
+        benchmark_prompts: Sequence[BenchmarkPrompt] | None = None,
     ) -> Path:
         """As `draw_base`, or as `draw_adapted`, with prompts that pass through a SUR-adapter; of
         another exam than the run's, where one is given."""
         with self.at(SCORES, f"drawing: {name}") as folder:
             place, key = (None, None) if adapter is None else (adapter.folder, adapter.key)
-            some = self._asked(exam)
-            return self._draw(some, folder, name=name, adapter=place, key=key, reader=reader)
+            some = self._asked(benchmark_prompts)
+            return self._generate(some, folder, name=name, adapter=place, key=key, reader=reader)
 
-    def score_models(self, pictures: Mapping[str, Path], experts: Sequence[Expert]) -> Scorecard:
+    def score_models(self, images: Mapping[str, Path], experts: Sequence[Expert]) -> Scorecard:
         from selma.scores.scoring import score_models
 
         roles = {"base": "base", UNIFORM: "other", "merged": "merged"}
         roles |= {expert.skill: "expert" for expert in experts}
         with self.at(SCORES) as folder:
             return score_models(
-                self.exam,
-                pictures,
+                self.benchmark_prompts,
+                images,
                 self.config.scores.model_copy(update={"chosen_by": self.config.chosen_by}),
                 folder,
-                roles={name: roles[name] for name in pictures},
+                roles={name: roles[name] for name in images},
                 seed=self.config.seed,
-                compare=[("merged", UNIFORM)] if UNIFORM in pictures else [],
+                compare=[("merged", UNIFORM)] if UNIFORM in images else [],
             )
 
     def write_report(
@@ -300,7 +306,7 @@ class Stages:
         pairs: dict[str, list[Pair]],
         experts: list[Expert],
         merged: Merged,
-        pictures: dict[str, Path],
+        images: dict[str, Path],
         scorecard: Scorecard,
     ) -> Path:
         from selma.applications.study.results import run_studies
@@ -316,13 +322,13 @@ class Stages:
             pairs=pairs,
             experts=experts,
             merged=merged,
-            exam=self.exam,
-            pictures=pictures,
-            answers=self._answers(pictures),
+            benchmark_prompts=self.benchmark_prompts,
+            images=images,
+            answers=self._answers(images),
             scorecard=scorecard,
             journal=self.folder.read_journal(),
             lineage=self._lineage(experts, merged),
-            judged=judged(merged),
+            diagnostics=diagnostics(merged),
             trials=trials(merged),
             energies=energies(experts),
             hps=run_results(self.folder, self.model_keys(experts, merged)),
@@ -359,17 +365,22 @@ class Stages:
         return load_text_to_image(self.config.base)
 
     @cached_property
-    def exam(self) -> list[ExamPrompt]:
-        from selma.scores.benchmarks import exam_prompts
+    def benchmark_prompts(self) -> list[BenchmarkPrompt]:
+        from selma.scores.benchmarks import load_benchmark
 
-        return exam_prompts(self.config.scores)
+        return load_benchmark(self.config.scores)
 
-    def _asked(self, exam: Sequence[ExamPrompt] | None = None) -> list[ExamPrompt]:
+    def _asked(
+        self, benchmark_prompts: Sequence[BenchmarkPrompt] | None = None
+    ) -> list[BenchmarkPrompt]:
         """The run's exam or another, a row for each picture that is drawn of it."""
-        return repeated(self.exam if exam is None else exam, self.config.scores.seeds)
+        return repeated(
+            self.benchmark_prompts if benchmark_prompts is None else benchmark_prompts,
+            self.config.scores.seeds,
+        )
 
     @cached_property
-    def _exam_texts(self) -> list[str]:
+    def _benchmark_texts(self) -> list[str]:
         from selma.scores.benchmarks import all_texts
 
         return all_texts(self.config.scores)
@@ -398,9 +409,9 @@ class Stages:
         if spent - told > 0.1:  # less is looking at what is finished
             self.folder.journal(stage, what=what, seconds=round(spent - told, 3))
 
-    def _draw(
+    def _generate(
         self,
-        exam: Sequence[ExamPrompt],
+        benchmark_prompts: Sequence[BenchmarkPrompt],
         folder: Workspace,
         *,
         name: str,
@@ -408,11 +419,11 @@ class Stages:
         key: str | None,
         reader: Reader | None = None,
     ) -> Path:
-        from selma.images.generating import draw_exam
+        from selma.images.generating import generate_benchmark
 
         images, scores = self.config.images, self.config.scores
-        return draw_exam(
-            exam,
+        return generate_benchmark(
+            benchmark_prompts,
             name=name,
             adapter=adapter,
             adapter_key=key,
@@ -428,21 +439,23 @@ class Stages:
 
     def _dev_score(self, adapter: Path, *, kind: str = "dev") -> float:
         """An adapter's score on the dev prompts, 0-100, by the judge that never reports. Its
-        pictures are `5-scores/pictures/<kind>-<key>`."""
+        pictures are `5-scores/images/<kind>-<key>`."""
         from selma.backbones.text_to_image import adapter_file
         from selma.scores.scoring import dsg_score
 
         key = file_sha256(adapter_file(adapter))[:16]
-        exam = self._dev_exam
-        pictures = self._draw(exam, self.folder, name=f"{kind}-{key}", adapter=adapter, key=key)
+        benchmark_prompts = self._dev_benchmark
+        images = self._generate(
+            benchmark_prompts, self.folder, name=f"{kind}-{key}", adapter=adapter, key=key
+        )
         zeroing = self.config.scores.zeroing
-        return dsg_score(exam, pictures, judge=self._choosing_judge, zeroing=zeroing)
+        return dsg_score(benchmark_prompts, images, judge=self._choosing_judge, zeroing=zeroing)
 
-    def _drop_trial_pictures(self) -> None:
+    def _drop_trial_images(self) -> None:
         """A finished search has its scores on record; a folder for each merge that was tried would
         be most of a run's size."""
-        for pictures in (self.folder.root / SCORES / "pictures").glob(f"{TRIAL}-*"):
-            shutil.rmtree(pictures)
+        for images in (self.folder.root / SCORES / "images").glob(f"{TRIAL}-*"):
+            shutil.rmtree(images)
 
     @cached_property
     def _choosing_judge(self) -> Judge:
@@ -458,22 +471,22 @@ class Stages:
         return judge
 
     @cached_property
-    def _dev_exam(self) -> list[ExamPrompt]:
-        from selma.scores.benchmarks import exam_prompts
+    def _dev_benchmark(self) -> list[BenchmarkPrompt]:
+        from selma.scores.benchmarks import load_benchmark
 
         scores = self.config.scores
-        return exam_prompts(scores, split="dev", prompts=scores.dev_prompts)
+        return load_benchmark(scores, split="dev", prompts=scores.dev_prompts)
 
     def _dev_recipe(self) -> dict[str, Any]:
         """All that `_dev_score` depends on beside the adapter."""
         from selma.backbones.base_files import base_fingerprint
         from selma.backbones.bases import rescale_of
-        from selma.scores.answering import exam_hash
+        from selma.scores.answering import benchmark_hash
 
         images, scores = self.config.images, self.config.scores
         return {
             "judge": self._choosing_judge.fingerprint,
-            "exam": exam_hash(self._dev_exam),
+            "benchmark": benchmark_hash(self._dev_benchmark),
             "zeroing": scores.zeroing,
             "base": base_fingerprint(self.config.base),
             "precision": self.config.base.precision,
@@ -487,7 +500,10 @@ class Stages:
         from selma.prompts.writing import dropped
 
         return dropped(
-            self.config.prompts, self.folder, seed=self.config.seed, exam_texts=self._exam_texts
+            self.config.prompts,
+            self.folder,
+            seed=self.config.seed,
+            benchmark_texts=self._benchmark_texts,
         )
 
     def _answers(self, models: Iterable[str]) -> dict[str, list[Answer]]:

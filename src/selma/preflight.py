@@ -33,7 +33,7 @@ def check(config: RunConfig, make: Sequence[str] = STAGES) -> None:
 
 
 def _mistakes(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
-    for look in (_folder, _base, _skills, _lexicon, _blocks, _merging, _exam):
+    for look in (_folder, _base, _skills, _lexicon, _blocks, _merging, _benchmark):
         yield from look(config)
     if PROMPTS in make:
         yield from _backend(config.prompts.backend, "prompts.backend")
@@ -125,7 +125,7 @@ def _backend(backend: LocalLLM | ServedLLM, key: str) -> Iterator[str]:
 
 def _sur(sur: SurSettings, make: Sequence[str]) -> Iterator[str]:
     data, llm = sur.data, sur.llm
-    places = {name: getattr(data.source, name, None) for name in ("dump", "pictures", "folder")}
+    places = {name: getattr(data.source, name, None) for name in ("dump", "images", "folder")}
     for name, place in places.items():
         if place is not None and not Path(place).exists():
             yield f"sur.data.source.{name}: {place} must be there, but is missing."
@@ -221,8 +221,8 @@ def _attention_widths(model: str) -> set[int]:
         return set()  # a Hub's model, or one that `_base` says more about
 
 
-def _exam(config: RunConfig) -> Iterator[str]:
-    from selma.scores.benchmarks import BENCHMARKS, TOYBOX, exam_prompts
+def _benchmark(config: RunConfig) -> Iterator[str]:
+    from selma.scores.benchmarks import BENCHMARKS, TOYBOX, load_benchmark
 
     scores = config.scores
     if scores.benchmark != TOYBOX and not Path(scores.benchmark).exists():
@@ -244,18 +244,18 @@ def _exam(config: RunConfig) -> Iterator[str]:
             "scores.benchmark to toybox."
         )
     try:
-        exam = exam_prompts(scores)
+        benchmark_prompts = load_benchmark(scores)
     except SelmaError as error:
         yield f"scores.benchmark: {error}"
         return
-    silent = [prompt.id for prompt in exam if not prompt.questions]
+    silent = [prompt.id for prompt in benchmark_prompts if not prompt.questions]
     if silent:
         yield (
             f"scores.benchmark: {len(silent)} of its prompts have no questions ({silent[0]} "
             "first). Let a language model write them: "
             f"selma questions {scores.benchmark} --out FILE.csv."
         )
-    if any(question.choices for prompt in exam for question in prompt.questions):
+    if any(question.choices for prompt in benchmark_prompts for question in prompt.questions):
         for key in ("judge", "choosing_judge"):
             if isinstance(getattr(scores, key), str):
                 yield f"scores.{key}: toybox's judges answer only yes or no, not multiple choice."

@@ -34,7 +34,7 @@ State = Literal["done", "partial", "other settings", "missing", "waits"]
 
 
 @dataclass(frozen=True)
-class Standing:
+class StageStatus:
     """How far one item of a stage is."""
 
     stage: str
@@ -45,17 +45,17 @@ class Standing:
     want: int | None = None
 
 
-def standings(config: RunConfig) -> list[Standing]:
+def statuses(config: RunConfig) -> list[StageStatus]:
     """One for each item of a run, in order of flow."""
     look = _Look(config)
     for entry in config.prompts.skills:
         look.at_skill(entry)
     look.at_models()
     order = {stage: number for number, stage in enumerate(STAGES)}
-    return sorted(look.found, key=lambda standing: order[standing.stage])
+    return sorted(look.found, key=lambda status: order[status.stage])
 
 
-def table(found: Sequence[Standing]) -> Table:
+def table(found: Sequence[StageStatus]) -> Table:
     """The standings for a terminal."""
     shown = Table("stage", "item", "there", "to be made", box=None, pad_edge=False)
     for one in found:
@@ -66,7 +66,7 @@ def table(found: Sequence[Standing]) -> Table:
     return shown
 
 
-def _to_make(one: Standing) -> str:
+def _to_make(one: StageStatus) -> str:
     if one.state == "done":
         return "nothing"
     if one.want is None:
@@ -79,7 +79,7 @@ class _Look:
         self.config = config
         self.whole = Stages(config, Workspace(config.run_folder), make=[])
         self.experts: list[Expert] = []
-        self.found: list[Standing] = []
+        self.found: list[StageStatus] = []
 
     def at_skill(self, entry: str) -> None:
         """Prompts, pictures and expert of one skill; what it lacks does not hide the others."""
@@ -88,8 +88,8 @@ class _Look:
         one = Stages(config, self.whole.folder, make=[])
         name = load_skills([entry])[0].name
         prompts = self._ask(PROMPTS, name, alone.per_skill, one.write_prompts)
-        drawn = config.images.drawn_per_prompt * alone.per_skill
-        pairs = self._ask(IMAGES, name, drawn, one.draw_pairs, prompts)
+        generated = config.images.candidates_per_prompt * alone.per_skill
+        pairs = self._ask(IMAGES, name, generated, one.generate_pairs, prompts)
         experts = self._ask(EXPERTS, name, config.experts.steps, one.train_experts, pairs)
         self.experts += experts or []
 
@@ -100,18 +100,18 @@ class _Look:
         ready = self.experts if len(by_skill) == len(names) else None
         merged = self._ask(MERGED, "merged", None, whole.merge_experts, ready)
         adapters = {name: by_skill.get(name) for name in names if self.config.scores.experts}
-        pictures = {"base": self._ask_pictures("base", whole.draw_base)}
+        images = {"base": self._ask_images("base", whole.generate_base)}
         for name, adapter in {**adapters, "merged": merged}.items():
-            pictures[name] = self._ask_pictures(name, whole.draw_adapted, name, adapter)
+            images[name] = self._ask_images(name, whole.generate_adapted, name, adapter)
         uniform = getattr(merged, "uniform", None)
         if uniform is not None:
-            pictures[UNIFORM] = self._ask_pictures(UNIFORM, whole.draw_adapted, UNIFORM, uniform)
-        drawn = None if None in pictures.values() else pictures
-        card = self._ask(SCORES, "scorecard", None, whole.score_models, drawn, ready)
+            images[UNIFORM] = self._ask_images(UNIFORM, whole.generate_adapted, UNIFORM, uniform)
+        generated = None if None in images.values() else images
+        card = self._ask(SCORES, "scorecard", None, whole.score_models, generated, ready)
         self._ask(REPORT, "index.html", None, lambda _: flow(whole), card)
 
-    def _ask_pictures(self, name: str, call: Callable[..., Path], *needs: Any) -> Path | None:
-        wanted = len(self.whole.exam) * self.config.scores.seeds
+    def _ask_images(self, name: str, call: Callable[..., Path], *needs: Any) -> Path | None:
+        wanted = len(self.whole.benchmark_prompts) * self.config.scores.seeds
         return self._ask(SCORES, f"pictures/{name}", wanted, call, *needs)
 
     def _ask(
@@ -119,14 +119,14 @@ class _Look:
     ) -> Any:
         """What the stage returns, or None where it is not finished."""
         if any(need is None for need in needs):
-            self.found.append(Standing(stage, name, "waits", want=want))
+            self.found.append(StageStatus(stage, name, "waits", want=want))
             return None
         try:
             result = call(*needs)
         except NotFinished as missing:
-            self.found.append(Standing(stage, name, *_state(missing.item), want))
+            self.found.append(StageStatus(stage, name, *_state(missing.item), want))
             return None
-        self.found.append(Standing(stage, name, "done", want, want))
+        self.found.append(StageStatus(stage, name, "done", want, want))
         return result
 
 
@@ -140,8 +140,8 @@ def _state(item: Item) -> tuple[State, int | None]:
 
 def _elements(folder: Path) -> int | None:
     """Lines or pictures that are there; None for what is not counted in either."""
-    pictures = sum(1 for _ in folder.rglob("*.png"))
-    if pictures:
-        return pictures
+    images = sum(1 for _ in folder.rglob("*.png"))
+    if images:
+        return images
     lines = [path.read_bytes().count(b"\n") for path in folder.rglob("*.jsonl")]
     return sum(lines) if lines else None

@@ -18,9 +18,9 @@ def model():
     return tiny.load("sd1")
 
 
-def pictures(model):
-    drawn = model.draw(["a cat"], seeds=[3], steps=2, guidance=3.0, batch_size=1)
-    return [picture.tobytes() for picture in drawn]
+def images(model):
+    generated = model.generate(["a cat"], seeds=[3], steps=2, guidance=3.0, batch_size=1)
+    return [image.tobytes() for image in generated]
 
 
 def trained(unet, folder, step=0.05):
@@ -50,14 +50,14 @@ def test_all_weights_are_trained_saved_and_put_back(tmp_path, shape):
 
 def test_drawing_with_it_and_what_stays(tmp_path, model):
     folder = trained(model.pipe.unet, tmp_path / "full")
-    base, other = pictures(model), tiny.load("sd1")
+    base, other = images(model), tiny.load("sd1")
     other.pipe.unet.load_state_dict(safetensors.torch.load_file(folder / FULL_FILE))
     for place in (folder, folder / FULL_FILE):
         with applied(model, [place]):
-            assert pictures(model) == pictures(other) != base
-        assert pictures(model) == base
+            assert images(model) == images(other) != base
+        assert images(model) == base
     with applied(model, [folder], strengths=[0.0]):
-        assert pictures(model) == base
+        assert images(model) == base
     with applied(model, [folder], strengths=[0.5]):
         name = "conv_in.bias"
         halfway = tiny.load("sd1").pipe.unet.get_parameter(name) + 0.025
@@ -65,7 +65,7 @@ def test_drawing_with_it_and_what_stays(tmp_path, model):
 
 
 def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path, model):
-    folder, base = trained(model.pipe.unet, tmp_path / "full"), pictures(model)
+    folder, base = trained(model.pipe.unet, tmp_path / "full"), images(model)
     tensors = safetensors.torch.load_file(folder / FULL_FILE)
     tensors.pop("conv_in.bias")
     (tmp_path / "less").mkdir()
@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path, model):
         pass
     with pytest.raises(AdapterError, match="neither merged"):
         read_any(folder)
-    assert pictures(model) == base
+    assert images(model) == base
 
 
 def test_a_lora_is_no_full_unet(tmp_path):

@@ -216,7 +216,7 @@ def test_a_step_agrees_with_pefts(unet):
 def test_coft_holds_its_radius(unet, radius, shared):
     config = CoftConfig(eps=1e-3, radius=radius, share_blocks=shared)
     factors = filled(oft.attach(unet, config, generator=MADE), scale=10.0)
-    oft.settle(unet, factors, config)
+    oft.after_step(unet, factors, config)
     for name, vector in factors.items():
         layer = unet.get_submodule(name.removesuffix(f".{GENERATOR}"))
         limit = oft.radius_of(config, layer.in_features)
@@ -228,7 +228,7 @@ def test_coft_holds_its_radius(unet, radius, shared):
             assert float(whole.norm()) * copies**0.5 <= 1e-3 * (1 + 1e-5)
     free = filled(attached(unet), scale=10.0)
     kept = {name: vector.detach().clone() for name, vector in free.items()}
-    oft.settle(unet, free, OftConfig())
+    oft.after_step(unet, free, OftConfig())
     assert all(torch.equal(kept[name], free[name]) for name in kept)
 
 

@@ -420,9 +420,9 @@ def test_pickles_run_nothing_and_others_are_refused(tmp_path, capsys):
         convert(path, tmp_path / "out.safetensors", to="selma")
 
 
-def picture(model):
-    (drawn,) = model.draw(["a cat"], seeds=[3], steps=3, guidance=3.0, batch_size=1)
-    return drawn.tobytes()
+def image(model):
+    (generated,) = model.generate(["a cat"], seeds=[3], steps=3, guidance=3.0, batch_size=1)
+    return generated.tobytes()
 
 
 def expert_folder(path, **settings):
@@ -448,24 +448,24 @@ def lora_folder(path):
 def test_pictures_are_the_same_fused_unfused_and_from_a_fused_folder(tmp_path):
     place = expert_folder(tmp_path / "expert", scale=0.5, magnitudes=True)
     model = tiny.load("sd1")
-    plain, before = picture(model), model.pipe.unet.state_dict()
+    plain, before = image(model), model.pipe.unet.state_dict()
     before = {name: tensor.clone() for name, tensor in before.items()}
     with applied(model, [place]):
-        drawn = picture(model)
-    assert drawn != plain
+        generated = image(model)
+    assert generated != plain
     assert all(torch.equal(before[n], t) for n, t in model.pipe.unet.state_dict().items())
     with applied(model, [place / ROTATION_FILE], strengths=[0.0]):
-        assert picture(model) == plain
+        assert image(model) == plain
     with oft.turning(model.pipe.unet, [read_rotations(place)]):
-        unfused = picture(model)
-    pairs = zip(unfused, drawn, strict=True)
+        unfused = image(model)
+    pairs = zip(unfused, generated, strict=True)
     assert max(abs(a - b) for a, b in pairs) <= 1  # rounding to bytes
     fuse(place, tmp_path / "fused", base=str(tiny.folder("sd1")))
     assert (
-        picture(load_text_to_image(BaseConfig(model=str(tmp_path / "fused"), device="cpu")))
-        == drawn
+        image(load_text_to_image(BaseConfig(model=str(tmp_path / "fused"), device="cpu")))
+        == generated
     )
-    assert picture(model) == plain
+    assert image(model) == plain
 
 
 def test_several_adapters_of_both_kinds_are_applied_in_their_order(tmp_path):

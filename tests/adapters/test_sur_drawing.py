@@ -11,7 +11,7 @@ from selma.adapters.files import Lineage
 from selma.adapters.lora import attach, detach, save
 from selma.adapters.sur_drawing import rewriting_by
 from selma.backbones.text_to_image import ADAPTER_FILE
-from selma.config.adapters import LoraConfig, SurConfig, SurDrawing
+from selma.config.adapters import LoraConfig, SurConfig, SurGeneration
 from selma.errors import AdapterError
 from selma.images.on_demand import generate
 
@@ -41,12 +41,12 @@ def adapter_file(folder, model, config=SOUND, *, zero=False):
     return folder
 
 
-def drawn(model, folder=None, texts=TEXTS, config=SurDrawing(), seeds=None, **changed):  # noqa: B008
+def generated(model, folder=None, texts=TEXTS, config=SurGeneration(), seeds=None, **changed):  # noqa: B008
     rewriting = folder and rewriting_by(folder, model, config)
     seeds = seeds or list(range(len(texts)))
     with model.rewritten(rewriting):
-        pictures = list(model.draw(texts, seeds=seeds, **SETTINGS | changed))
-    return [np.asarray(picture) for picture in pictures]
+        images = list(model.generate(texts, seeds=seeds, **SETTINGS | changed))
+    return [np.asarray(image) for image in images]
 
 
 def same(one, other):
@@ -54,44 +54,46 @@ def same(one, other):
 
 
 def test_identity_and_strength_zero_draw_the_bases_own_pictures(tmp_path, model):
-    base = drawn(model)
+    base = generated(model)
     fresh = adapter_file(tmp_path / "fresh", model, zero=True)
-    assert all(same(base, drawn(model, fresh)))
-    assert all(same(base, drawn(model, fresh, config=SurDrawing(negative="adapted"))))
+    assert all(same(base, generated(model, fresh)))
+    assert all(same(base, generated(model, fresh, config=SurGeneration(negative="adapted"))))
     folder = adapter_file(tmp_path / "trained", model)
-    assert not any(same(base, drawn(model, folder)))
-    assert all(same(base, drawn(model, folder, config=SurDrawing(strength=0.0))))
-    assert all(same(base, drawn(model)))  # and afterwards the model is what it was
+    assert not any(same(base, generated(model, folder)))
+    assert all(same(base, generated(model, folder, config=SurGeneration(strength=0.0))))
+    assert all(same(base, generated(model)))  # and afterwards the model is what it was
 
 
 def test_one_prompt_never_touches_another(tmp_path, model):
     folder = adapter_file(tmp_path, model)
     for negative in ("alone", "adapted"):
-        config = SurDrawing(negative=negative)
-        whole = drawn(model, folder, config=config)
+        config = SurGeneration(negative=negative)
+        whole = generated(model, folder, config=config)
         for n, text in enumerate(TEXTS):
-            assert all(same(drawn(model, folder, [text], config, [n]), whole[n : n + 1]))
-        assert all(same(drawn(model, folder, config=config, batch_size=1), whole))
+            assert all(same(generated(model, folder, [text], config, [n]), whole[n : n + 1]))
+        assert all(same(generated(model, folder, config=config, batch_size=1), whole))
 
 
 def test_as_released_prompts_do_touch_one_another(tmp_path, model):
     folder = adapter_file(tmp_path, model, BATCH)
-    config = SurDrawing(negative="released")
-    whole = drawn(model, folder, config=config)
-    alone = drawn(model, folder, TEXTS[:1], config, [0])
+    config = SurGeneration(negative="released")
+    whole = generated(model, folder, config=config)
+    alone = generated(model, folder, TEXTS[:1], config, [0])
     assert not any(same(alone, whole[:1]))
     # Our own form under the same name of the negative branch stays sound.
     sound = adapter_file(tmp_path / "sound", model)
-    whole = drawn(model, sound, config=config)
-    assert all(same(drawn(model, sound, TEXTS[:1], config, [0]), whole[:1]))
+    whole = generated(model, sound, config=config)
+    assert all(same(generated(model, sound, TEXTS[:1], config, [0]), whole[:1]))
 
 
 def test_drawing_twice_gives_the_same_and_as_released_does_not(tmp_path, model):
     config = BATCH.model_copy(update={"attention": "tokens", "dropout": 0.5})
     folder = adapter_file(tmp_path, model, config)
-    assert all(same(drawn(model, folder), drawn(model, folder)))
-    shaky = SurDrawing(dropout=True)
-    assert not all(same(drawn(model, folder, config=shaky), drawn(model, folder, config=shaky)))
+    assert all(same(generated(model, folder), generated(model, folder)))
+    shaky = SurGeneration(dropout=True)
+    assert not all(
+        same(generated(model, folder, config=shaky), generated(model, folder, config=shaky))
+    )
 
 
 def features(model, rewriting):
@@ -103,7 +105,7 @@ def features(model, rewriting):
 def test_the_negative_branch_by_name(tmp_path, model):
     folder = adapter_file(tmp_path, model)
     made = {
-        name: features(model, rewriting_by(folder, model, SurDrawing(negative=name)))
+        name: features(model, rewriting_by(folder, model, SurGeneration(negative=name)))
         for name in ("alone", "adapted", "released")
     }
     plain, alone = made["alone"]
@@ -121,11 +123,11 @@ def test_the_negative_branch_by_name(tmp_path, model):
 
 def test_without_guidance_there_is_no_negative_branch(tmp_path, model):
     folder = adapter_file(tmp_path, model)
-    pictures = [
-        drawn(model, folder, config=SurDrawing(negative=name), guidance=1.0)
+    images = [
+        generated(model, folder, config=SurGeneration(negative=name), guidance=1.0)
         for name in ("alone", "adapted", "released")
     ]
-    assert all(same(pictures[0], pictures[1])) and all(same(pictures[0], pictures[2]))
+    assert all(same(images[0], images[1])) and all(same(images[0], images[2]))
 
 
 def lora(folder, model):
@@ -142,15 +144,15 @@ def lora(folder, model):
 
 def test_it_goes_together_with_merged_experts(tmp_path, model):
     folder, experts = adapter_file(tmp_path / "sur", model), lora(tmp_path / "lora", model)
-    alone = drawn(model, folder)
+    alone = generated(model, folder)
     with model.adapted(experts):
-        merged, both = drawn(model), drawn(model, folder)
+        merged, both = generated(model), generated(model, folder)
     assert not any(same(both, alone)) and not any(same(both, merged))
-    assert all(same(drawn(model, folder), alone))
+    assert all(same(generated(model, folder), alone))
 
 
 def test_two_at_once_and_foreign_widths_are_refused(tmp_path, model):
-    rewriting = rewriting_by(adapter_file(tmp_path, model), model, SurDrawing())
+    rewriting = rewriting_by(adapter_file(tmp_path, model), model, SurGeneration())
     with (
         model.rewritten(rewriting),
         pytest.raises(AdapterError, match="once"),
@@ -160,14 +162,14 @@ def test_two_at_once_and_foreign_widths_are_refused(tmp_path, model):
     one = isinstance(model.pipe, StableDiffusionPipeline)
     other = tiny.load("sdxl" if one else "sd1")
     with pytest.raises(AdapterError, match="features"):
-        rewriting_by(tmp_path, other, SurDrawing())
+        rewriting_by(tmp_path, other, SurGeneration())
 
 
 def test_the_features_are_what_the_pipeline_gets(tmp_path, model):
     """Against diffusers, handed the adapter's own features by hand."""
     folder = adapter_file(tmp_path, model)
-    (mine,) = drawn(model, folder, TEXTS[:1], batch_size=1)
-    given = features(model, rewriting_by(folder, model, SurDrawing()))[1]
+    (mine,) = generated(model, folder, TEXTS[:1], batch_size=1)
+    given = features(model, rewriting_by(folder, model, SurGeneration()))[1]
     more = (
         {}
         if given.pooled is None
@@ -195,5 +197,5 @@ def test_generate_takes_an_adapter(tmp_path):
     how = {"base": tiny.base("sd1"), "steps": 2, "guidance": 3.0}
     (plain,) = generate("a cat", **how)
     (read,) = generate("a cat", sur=folder, **how)
-    (none,) = generate("a cat", sur=folder, reading=SurDrawing(strength=0.0), **how)
+    (none,) = generate("a cat", sur=folder, reading=SurGeneration(strength=0.0), **how)
     assert np.array_equal(plain, none) and not np.array_equal(plain, read)

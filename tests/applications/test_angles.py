@@ -53,10 +53,10 @@ def test_a_perfect_copy_is_found_and_noise_is_not():
     how = {"seed": 0, "resamples": 200}
     truth = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     # Neither contrast nor brightness hides a picture.
-    best = experiment.judged(truth, 0.3 * truth + 0.2, **how)
+    best = experiment.diagnostics(truth, 0.3 * truth + 0.2, **how)
     assert best["found"]["mean"] == 100.0
     assert best["correlation"]["mean"] == pytest.approx(1.0)
-    worst = experiment.judged(truth, truth.roll(1, dims=0), **how)
+    worst = experiment.diagnostics(truth, truth.roll(1, dims=0), **how)
     assert worst["found"]["mean"] == 0.0
     assert abs(worst["correlation"]["mean"]) < 0.1
 
@@ -67,7 +67,7 @@ def test_the_command_leaves_a_figure_and_numbers(tmp_path, monkeypatch):
     result = CliRunner().invoke(cli.app, words, catch_exceptions=False)
     assert result.exit_code == 0 and "magnitudes" in result.output
     found = json.loads((tmp_path / "angles.json").read_text())
-    assert found["steps"] == 2 and found["pictures"] == {"trained": 8, "held_out": 6}
+    assert found["steps"] == 2 and found["images"] == {"trained": 8, "held_out": 6}
     assert sorted(found["modes"]) == [
         "angles", "magnitudes", "released angles", "released magnitudes", "whole",
     ]  # fmt: skip

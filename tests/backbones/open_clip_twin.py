@@ -68,7 +68,7 @@ def random_state(vocabulary: int, *, seed: int = 0) -> State:
     }
 
 
-def picture_features(state: State, pixels: Tensor) -> Tensor:
+def image_features(state: State, pixels: Tensor) -> Tensor:
     """pixels: [b, 3, 28, 28] → [b, 24]."""
     look = SHAPE["vision_config"]
     patches = F.conv2d(pixels, state["visual.conv1.weight"], stride=look["patch_size"])

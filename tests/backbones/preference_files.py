@@ -17,7 +17,7 @@ from selma.backbones.preference.converting import convert_weights
 TEXTS = ["a big fox", "six blue hills, by night", "x", "long " * 40]
 
 
-def pictures(count: int = 4) -> list[Image.Image]:
+def images(count: int = 4) -> list[Image.Image]:
     numbers = np.random.default_rng(3)
     sizes = [(64, 64), (48, 30), (28, 90), (28, 28)]
     return [

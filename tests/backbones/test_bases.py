@@ -24,10 +24,10 @@ from selma.config.networks import BaseConfig
 from selma.errors import ModelError
 
 
-def drawn(base: BaseConfig) -> list[bytes]:
+def generated(base: BaseConfig) -> list[bytes]:
     model = load_text_to_image(base)
-    pictures = model.draw(["a cat", "a hat"], seeds=[1, 2], steps=2, guidance=2.0, batch_size=2)
-    return [picture.tobytes() for picture in pictures]
+    images = model.generate(["a cat", "a hat"], seeds=[1, 2], steps=2, guidance=2.0, batch_size=2)
+    return [image.tobytes() for image in images]
 
 
 def test_the_table_has_the_papers_bases_and_their_mirrors() -> None:
@@ -116,7 +116,7 @@ def test_a_single_file_draws_what_its_folder_draws(tmp_path: Path, shape: str) -
     path = write_single_file(folder, tmp_path / "tiny.safetensors")
     whole = BaseConfig(model=str(folder), device="cpu")
     single = BaseConfig(model=str(path), config=str(folder), device="cpu")
-    assert drawn(single) == drawn(whole)
+    assert generated(single) == generated(whole)
     assert base_fingerprint(single) != base_fingerprint(whole)
     assert own_architecture(single) == own_architecture(whole)
 
@@ -207,10 +207,10 @@ def test_paths_in_a_config_start_from_its_folder(tmp_path: Path) -> None:
 def test_another_autoencoder_takes_the_place_of_its_own(tmp_path: Path) -> None:
     other = tiny.build("sd1", tmp_path / "other", seed=7) / "vae"
     base = tiny.base("sd1").model_copy(update={"vae": str(other)})
-    assert drawn(base) != drawn(tiny.base("sd1"))
+    assert generated(base) != generated(tiny.base("sd1"))
     assert base_fingerprint(base) != base_fingerprint(tiny.base("sd1"))
     own = tiny.base("sd1").model_copy(update={"vae": str(tiny.folder("sd1") / "vae")})
-    assert drawn(own) == drawn(tiny.base("sd1"))
+    assert generated(own) == generated(tiny.base("sd1"))
     with pytest.raises(ModelError, match=r"base\.vae: .* has no readable config"):
         load_text_to_image(base.model_copy(update={"vae": str(tmp_path)}))
     config = json.loads((other / "config.json").read_text()) | {"latent_channels": 3}

@@ -9,12 +9,12 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from selma.toybox.generation import compose
 from transformers import CLIPConfig, CLIPModel
 
 from selma.backbones.judges.loading import load_judge, load_scorer
 from selma.backbones.judges.toybox import ClipScorer, ToyboxJudge, pixels
 from selma.errors import ModelError
-from selma.toybox.drawing import compose
 from selma.toybox.judges import VqaConfig, VqaModel
 from selma.toybox.questions import ask as in_words
 from selma.toybox.questions import sample_claim
@@ -29,7 +29,7 @@ QUESTIONS = [
 ]
 
 
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     names = ("red", "green", "blue", "white")
     return [Image.new("RGB", (64, 64), COLOURS[name]) for name in names]
 
@@ -44,7 +44,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_every_question_of_every_picture_is_answered(folder: Path) -> None:
-    answers = ToyboxJudge("x", folder).answer(pictures(), QUESTIONS)
+    answers = ToyboxJudge("x", folder).answer(images(), QUESTIONS)
     assert [len(some) for some in answers] == [2, 0, 1, 1]
     for text, chance in (answer for some in answers for answer in some):
         assert chance is not None and 0 <= chance <= 1
@@ -53,10 +53,10 @@ def test_every_question_of_every_picture_is_answered(folder: Path) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_the_batch_size_changes_no_answer(folder: Path, batch_size: int) -> None:
-    whole = ToyboxJudge("x", folder, batch_size=64).answer(pictures(), QUESTIONS)
-    assert ToyboxJudge("x", folder, batch_size=batch_size).answer(pictures(), QUESTIONS) == whole
+    whole = ToyboxJudge("x", folder, batch_size=64).answer(images(), QUESTIONS)
+    assert ToyboxJudge("x", folder, batch_size=batch_size).answer(images(), QUESTIONS) == whole
     alone = [ToyboxJudge("x", folder).answer([p], [q])[0]
-             for p, q in zip(pictures(), QUESTIONS, strict=True)]  # fmt: skip
+             for p, q in zip(images(), QUESTIONS, strict=True)]  # fmt: skip
     assert alone == whole
 
 
@@ -80,9 +80,9 @@ def test_clip_scores_are_cosines_that_no_neighbour_changes(tmp_path: Path) -> No
     CLIPModel(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     texts = ["a cat", "a red dog", "", "long " * 40]
-    scores = ClipScorer("x", tmp_path).score(pictures(), texts)
+    scores = ClipScorer("x", tmp_path).score(images(), texts)
     assert all(-100 <= score <= 100 for score in scores) and len(set(scores)) == 4
-    assert ClipScorer("x", tmp_path, batch_size=1).score(pictures(), texts) == scores
+    assert ClipScorer("x", tmp_path, batch_size=1).score(images(), texts) == scores
 
 
 def test_pixels_are_scaled_and_resized() -> None:
@@ -103,16 +103,18 @@ def test_unknown_names_are_refused() -> None:
 @pytest.mark.parametrize("name", ["toybox-a", "toybox-b"])
 def test_toyboxs_judges_see_what_is_drawn(name: str) -> None:
     numbers = random.Random(7)
-    drawn, questions, truth = [], [], []
+    generated, questions, truth = [], [], []
     for _ in range(60):
         scene = sample_scene(numbers)
         placed = place(scene, numbers)
         shapes = [(p.kind, COLOURS[p.colour], p.side_px, p.left_px, p.top_px) for p in placed]
-        drawn.append(Image.fromarray(compose(str(scene.background), shapes)))
+        generated.append(Image.fromarray(compose(str(scene.background), shapes)))
         claims = [sample_claim(scene, placed, numbers) for _ in range(4)]
         many = {group.kind: group.count != 1 for group in scene.groups}
         questions.append([in_words(claim, many) for claim, _ in claims])
         truth += [true for _, true in claims]
-    said = [text == "yes" for some in load_judge(name).answer(drawn, questions) for text, _ in some]
+    said = [
+        text == "yes" for some in load_judge(name).answer(generated, questions) for text, _ in some
+    ]
     right = sum(a == b for a, b in zip(said, truth, strict=True)) / len(truth)
     assert right > 0.93

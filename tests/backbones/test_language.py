@@ -129,10 +129,10 @@ def test_identity_changes_with_a_local_folders_weights(tmp_path):
 def test_samples_follow_the_distribution():
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
     rng = random.Random(0)
-    drawn = Counter(_sample(logits, Sampling(1), rng) for _ in range(4000))
+    generated = Counter(_sample(logits, Sampling(1), rng) for _ in range(4000))
     for index, share in enumerate(torch.softmax(logits, 0).tolist()):
         # Four standard deviations of a binomial share.
-        assert drawn[index] / 4000 == pytest.approx(share, abs=4 * math.sqrt(share / 4000))
+        assert generated[index] / 4000 == pytest.approx(share, abs=4 * math.sqrt(share / 4000))
 
 
 def test_temperature_and_nucleus_narrow_the_distribution():
@@ -166,7 +166,7 @@ def test_prompts_are_written_by_a_real_model_behind_a_real_server(smollm2, tmp_p
         config = PromptsConfig.model_validate(
             settings | {"backend": backend | {"key_variable": "SELMA_TEST_KEY"}}
         )
-        prompts = write_prompts(config, Workspace(tmp_path), seed=0, exam_texts=[])["coco"]
+        prompts = write_prompts(config, Workspace(tmp_path), seed=0, benchmark_texts=[])["coco"]
     assert len(prompts) == 2
     assert all(prompt.text and prompt.model == "smollm2" for prompt in prompts)
 
@@ -184,12 +184,12 @@ def test_the_stage_resumed_writes_the_same_bytes(smollm2, tmp_path):
         }
     )
     folder = tmp_path / "1-prompts" / "toybox_count"
-    prompts = write_prompts(config, Workspace(tmp_path), seed=1, exam_texts=[])
+    prompts = write_prompts(config, Workspace(tmp_path), seed=1, benchmark_texts=[])
     whole = {file.name: file.read_bytes() for file in folder.iterdir()}
     (folder / "manifest.json").unlink()
     first, _ = whole["replies.jsonl"].split(b"\n", 1)
     (folder / "replies.jsonl").write_bytes(first + b'\n{"torn')
-    assert write_prompts(config, Workspace(tmp_path), seed=1, exam_texts=[]) == prompts
+    assert write_prompts(config, Workspace(tmp_path), seed=1, benchmark_texts=[]) == prompts
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == whole
     assert len(prompts["toybox_count"]) == 4
 

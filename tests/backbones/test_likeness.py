@@ -15,7 +15,7 @@ from selma.backbones.perception.likeness import ClipFeatures, ToyboxEncoders, Vi
 from selma.config.networks import FeatureNetwork
 from selma.errors import ModelError
 
-PICTURES = preference_files.pictures()
+IMAGES = preference_files.images()
 
 
 def vit_folder(folder, kind="vit"):
@@ -35,12 +35,12 @@ def test_dino_is_the_first_token_of_the_picture_as_its_processor_fits_it(tmp_pat
     processor = ViTImageProcessorPil(size={"height": 32, "width": 32}, resample=3)
     processor.save_pretrained(tmp_path)
     with torch.no_grad():
-        pixels = processor(PICTURES, return_tensors="pt")["pixel_values"]
+        pixels = processor(IMAGES, return_tensors="pt")["pixel_values"]
         wanted = network(pixels).last_hidden_state[:, 0]
     found = VitFeatures(FeatureNetwork(model=str(tmp_path), device="cpu"))
-    seen = found.of_pictures(PICTURES)
+    seen = found.of_images(IMAGES)
     torch.testing.assert_close(seen, nn.functional.normalize(wanted), rtol=1e-4, atol=1e-5)
-    assert torch.equal(found.of_pictures(PICTURES[1:2]), seen[1:2])  # neighbours change nothing
+    assert torch.equal(found.of_images(IMAGES[1:2]), seen[1:2])  # neighbours change nothing
     assert found.name == f"DINO ({tmp_path.name})" and found.label == "DINO"
 
 
@@ -52,17 +52,17 @@ def test_dino_v2_and_a_shortest_edge(tmp_path):
     wide = Image.new("RGB", (80, 40), "black")
     wide.paste((255, 255, 255), (24, 4, 56, 36))  # just what is cut out
     white = Image.new("RGB", (40, 40), "white")
-    seen = VitFeatures(config).of_pictures([wide, white])
+    seen = VitFeatures(config).of_images([wide, white])
     torch.testing.assert_close(seen[0], seen[1], rtol=1e-4, atol=1e-5)
     (tmp_path / "preprocessor_config.json").write_text('{"size": {"shortest_edge": "x"}}')
     with pytest.raises(ModelError, match="how pictures are fitted"):
-        VitFeatures(config).of_pictures([white])
+        VitFeatures(config).of_images([white])
 
 
 def test_another_architecture_is_no_dino(tmp_path):
     folder = preference_files.clip_folder(tmp_path)
     with pytest.raises(ModelError, match="vit or dinov2, but is a clip"):
-        VitFeatures(FeatureNetwork(model=str(folder), device="cpu")).of_pictures(PICTURES)
+        VitFeatures(FeatureNetwork(model=str(folder), device="cpu")).of_images(IMAGES)
 
 
 def test_clip_gives_both_sides_of_its_score(tmp_path):
@@ -71,23 +71,23 @@ def test_clip_gives_both_sides_of_its_score(tmp_path):
     folder = preference_files.clip_folder(tmp_path)
     network = ClipFeatures(FeatureNetwork(model=str(folder), device="cpu"))
     texts = preference_files.TEXTS
-    cosines = (network.of_pictures(PICTURES) * network.of_texts(texts)).sum(dim=1)
+    cosines = (network.of_images(IMAGES) * network.of_texts(texts)).sum(dim=1)
     scorer = load_preference(settings_of(kind="clip", model=str(folder), device="cpu"))
-    wanted = torch.tensor(scorer.score(PICTURES, texts)) / 100
+    wanted = torch.tensor(scorer.score(IMAGES, texts)) / 100
     torch.testing.assert_close(cosines, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_toyboxs_encoders_tell_a_subject_from_its_plain_kind():
     """What the measure is for; means over cells fail this (docs/log.md)."""
-    from selma.toybox.drawing import _SHAPES
-    from selma.toybox.subjects import SUBJECTS, ToyboxSubject, pictures
+    from selma.toybox.generation import _SHAPES
+
+    from selma.toybox.subjects import SUBJECTS, ToyboxSubject, images
 
     network, wins = ToyboxEncoders(), []
     for subject in SUBJECTS:
         plain = ToyboxSubject(subject.name, subject.kind, subject.rgb, _SHAPES[subject.kind])
         mine, other = (
-            network.of_pictures([Image.fromarray(p) for p in pictures(one)])
-            for one in (subject, plain)
+            network.of_images([Image.fromarray(p) for p in images(one)]) for one in (subject, plain)
         )
         for i in range(len(mine)):
             rest = [j for j in range(len(mine)) if j != i]
@@ -151,8 +151,8 @@ def test_lpips_is_its_definition(tmp_path, which):
     twin, backbone, heads = lpips_sources(tmp_path, which)
     folder = lpips.convert_lpips(backbone, heads, tmp_path / "out")
     network = lpips.Lpips(FeatureNetwork(model=str(folder), device="cpu"))
-    some = [picture.resize((64, 64)) for picture in PICTURES[:3]]
-    rows = network.of_pictures(some)
+    some = [image.resize((64, 64)) for image in IMAGES[:3]]
+    rows = network.of_images(some)
     found = lpips.distances(rows, rows)
     pixels = [torch.from_numpy(np.array(p)).permute(2, 0, 1)[None] / 127.5 - 1 for p in some]
     with torch.no_grad():
@@ -173,12 +173,12 @@ def test_lpips_is_refused_where_it_is_not_whole(tmp_path):
         lpips.convert_lpips(backbone, tmp_path / "four.pth", tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="selma subject lpips"):
-        lpips.Lpips(FeatureNetwork(model=str(tmp_path / "empty"))).of_pictures(PICTURES[:1])
+        lpips.Lpips(FeatureNetwork(model=str(tmp_path / "empty"))).of_images(IMAGES[:1])
 
 
 def test_toyboxs_formula_is_zero_only_for_the_same_picture():
     network = lpips.load_perception(FeatureNetwork())
-    rows = network.of_pictures([p.resize((64, 64)) for p in PICTURES[:3]])
+    rows = network.of_images([p.resize((64, 64)) for p in IMAGES[:3]])
     found = lpips.distances(rows, rows)
     assert found.diagonal().max() == 0 and (found + torch.eye(3)).min() > 0
     assert "LPIPS's formula" in network.name  # never called plain LPIPS

@@ -19,8 +19,8 @@ from backbones.preference_files import (
     clip_folder,
     hps_folder,
     imagereward_folder,
+    images,
     open_clip_state,
-    pictures,
 )
 from transformers import BertTokenizer, CLIPModel
 
@@ -63,7 +63,7 @@ def test_open_clips_features_are_those_of_the_mapped_model(folders: dict[str, Pa
         seen = model.get_image_features(pixel_values=pixels).pooler_output
         read = model.get_text_features(input_ids=ids).pooler_output
         torch.testing.assert_close(
-            seen, open_clip_twin.picture_features(state, pixels), atol=1e-5, rtol=1e-5
+            seen, open_clip_twin.image_features(state, pixels), atol=1e-5, rtol=1e-5
         )
         torch.testing.assert_close(
             read, open_clip_twin.text_features(state, ids), atol=1e-5, rtol=1e-5
@@ -80,36 +80,36 @@ def padded(rows: list[list[int]]) -> torch.Tensor:
 def test_hps_is_a_hundred_times_open_clips_cosine(
     folders: dict[str, Path], antialias: bool
 ) -> None:
-    found = scorer(folders, "hps_v2.1", antialias=antialias).score(pictures(3), TEXTS[:3])
-    pixels = normalised([longest_side_and_pad(p, 28, antialias=antialias) for p in pictures(3)])
+    found = scorer(folders, "hps_v2.1", antialias=antialias).score(images(3), TEXTS[:3])
+    pixels = normalised([longest_side_and_pad(p, 28, antialias=antialias) for p in images(3)])
     ids = padded([tiny.tokenizer()(text).input_ids for text in TEXTS[:3]])
-    seen = open_clip_twin.picture_features(open_clip_state(), pixels)
+    seen = open_clip_twin.image_features(open_clip_state(), pixels)
     read = open_clip_twin.text_features(open_clip_state(), ids)
     expected = 100 * torch.nn.functional.cosine_similarity(seen, read)
     assert found == pytest.approx(expected.tolist(), abs=1e-3)
 
 
 def test_pickscore_is_the_model_cards_formula(folders: dict[str, Path]) -> None:
-    found = scorer(folders, "pickscore").score(pictures(3), TEXTS[:3])
+    found = scorer(folders, "pickscore").score(images(3), TEXTS[:3])
     model = CLIPModel.from_pretrained(folders["pickscore"]).eval()
     tokens = tiny.tokenizer()(TEXTS[:3], padding=True, truncation=True, max_length=24,
                               return_tensors="pt")  # fmt: skip
-    pixels = normalised([shortest_side_and_crop(p, 28, crop="floor") for p in pictures(3)])
+    pixels = normalised([shortest_side_and_crop(p, 28, crop="floor") for p in images(3)])
     with torch.inference_mode():
         logits = model(**tokens, pixel_values=pixels).logits_per_image.diagonal()
     assert found == pytest.approx(logits.tolist(), abs=1e-3)
-    cosines = scorer(folders, "clip").score(pictures(3), TEXTS[:3])
+    cosines = scorer(folders, "clip").score(images(3), TEXTS[:3])
     scale = model.logit_scale.exp().item() / 100
     assert found == pytest.approx([scale * c for c in cosines], abs=1e-3)
 
 
 def test_imagereward_is_blips_reward_normalised(folders: dict[str, Path], tmp_path: Path) -> None:
-    found = scorer(folders, "imagereward").score(pictures(), TEXTS)
+    found = scorer(folders, "imagereward").score(images(), TEXTS)
     words = BertTokenizer.from_pretrained(bert_words(tmp_path))
     tokens = words(TEXTS, padding="max_length", truncation=True, max_length=35,
                    return_tensors="pt")  # fmt: skip
     assert tokens.attention_mask.sum(dim=1).tolist()[-1] == 35  # the last text is cut
-    pixels = normalised([shortest_side_and_crop(p, 32, crop="round") for p in pictures()])
+    pixels = normalised([shortest_side_and_crop(p, 32, crop="round") for p in images()])
     raw = blip_twin.reward(
         blip_twin.random_state(), pixels, tokens.input_ids, tokens.attention_mask
     )
@@ -121,7 +121,7 @@ def test_imagereward_is_blips_reward_normalised(folders: dict[str, Path], tmp_pa
 def test_neither_batch_nor_order_nor_neighbours_change_a_score(
     folders: dict[str, Path], kind: str
 ) -> None:
-    seen, read = pictures(6), [*TEXTS, "hill", "a cat"]
+    seen, read = images(6), [*TEXTS, "hill", "a cat"]
     whole = scorer(folders, kind).score(seen, read)
     assert len(set(whole)) == 6
     weights = Weights(str(folders[kind]))
@@ -165,13 +165,13 @@ def test_clip_score_takes_mean_and_deviation_from_the_folder(
 ) -> None:
     folder = shutil.copytree(folders["clip"], tmp_path / "clip")
     settings = folder / "preprocessor_config.json"
-    plain = scorer(folders, "clip").score(pictures(2), TEXTS[:2])
+    plain = scorer(folders, "clip").score(images(2), TEXTS[:2])
     settings.write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
-    other = scorer({"clip": folder}, "clip").score(pictures(2), TEXTS[:2])
+    other = scorer({"clip": folder}, "clip").score(images(2), TEXTS[:2])
     assert other != plain
     settings.write_text(json.dumps({"image_mean": [0.5] * 3}))
     with pytest.raises(ModelError, match="image_mean and image_std"):
-        scorer({"clip": folder}, "clip").score(pictures(1), TEXTS[:1])
+        scorer({"clip": folder}, "clip").score(images(1), TEXTS[:1])
 
 
 def test_texts_are_cleaned_as_open_clip_cleans_them() -> None:
@@ -182,7 +182,7 @@ def test_texts_are_cleaned_as_open_clip_cleans_them() -> None:
 def test_what_does_not_fit_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     def refused(folder: Path, kind: str, match: str, **how: str) -> None:
         with pytest.raises(ModelError, match=match):
-            scorer({kind: folder}, kind, **how).score(pictures(1), TEXTS[:1])
+            scorer({kind: folder}, kind, **how).score(images(1), TEXTS[:1])
 
     refused(folders["imagereward"], "pickscore", "cannot be loaded")
     refused(folders["clip"], "imagereward", "cannot be loaded|tokenizer")
@@ -207,7 +207,7 @@ def test_a_tensor_that_is_missing_is_never_made_up(
     del state["visual_projection.weight"]
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"1 are missing.*visual_projection"):
-        scorer({"clip": folder}, "clip").score(pictures(1), TEXTS[:1])
+        scorer({"clip": folder}, "clip").score(images(1), TEXTS[:1])
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -237,7 +237,7 @@ def test_a_hub_id_is_scored_from_the_cache_when_offline(
     kept = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=kept, timeout=300)
     assert done.returncode == 0, done.stderr
-    scores = scorer(folders, "clip").score(pictures(2), TEXTS[:2])
+    scores = scorer(folders, "clip").score(images(2), TEXTS[:2])
     assert json.loads(done.stdout.splitlines()[-1]) == ["some/clip", COMMIT, scores]
     # What the cache does not know is no "there is none".
     (absent / "preprocessor_config.json").unlink()

@@ -34,23 +34,23 @@ def test_shortest_side_and_crop_is_transformers_clip_processor(size: tuple[int, 
 
 
 def test_an_odd_rest_is_cut_as_each_library_cuts_it() -> None:
-    picture = noise((8, 11))  # three rows too many: 1 or 2 of them go from the top
-    whole = to_tensor(picture)
-    assert torch.equal(shortest_side_and_crop(picture, 8, crop="floor"), whole[:, 1:9])
-    assert torch.equal(shortest_side_and_crop(picture, 8, crop="round"), whole[:, 2:10])
+    image = noise((8, 11))  # three rows too many: 1 or 2 of them go from the top
+    whole = to_tensor(image)
+    assert torch.equal(shortest_side_and_crop(image, 8, crop="floor"), whole[:, 1:9])
+    assert torch.equal(shortest_side_and_crop(image, 8, crop="round"), whole[:, 2:10])
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_longest_side_and_pad_is_bicubic_on_floats_with_black_around(size: tuple[int, int]) -> None:
-    picture, side = noise(size), 28
+    image, side = noise(size), 28
     width, height = (round(length * side / max(size)) for length in size)
     # Pillow's filter on floats is bicubic with antialias, by another implementation.
-    bands = [Image.fromarray(np.asarray(band, dtype=np.float32) / 255) for band in picture.split()]
+    bands = [Image.fromarray(np.asarray(band, dtype=np.float32) / 255) for band in image.split()]
     fitted = [np.asarray(b.resize((width, height), Image.Resampling.BICUBIC)) for b in bands]
     expected = np.zeros((3, side, side), dtype=np.float32)
     top, left = (side - height) // 2, (side - width) // 2
     expected[:, top : top + height, left : left + width] = fitted
-    ours = longest_side_and_pad(picture, side, antialias=True)
+    ours = longest_side_and_pad(image, side, antialias=True)
     torch.testing.assert_close(ours, torch.from_numpy(expected), atol=1e-5, rtol=0)
 
 

@@ -12,21 +12,21 @@ from selma.backbones.bases import guidance_of, rescale_of
 from selma.backbones.text_to_image import base_fingerprint, load_text_to_image
 from selma.config.networks import BaseConfig
 from selma.errors import ModelError
-from selma.images.generating import drawing_recipe
+from selma.images.generating import generation_recipe
 
 TEXTS = [f"{n} cats at a mat" for n in range(11)]
 SEEDS = list(range(100, 111))
 
 
-def draw(model, which, *, batch_size=8, guidance=5.0, steps=3):
-    pictures = model.draw(
+def generate(model, which, *, batch_size=8, guidance=5.0, steps=3):
+    images = model.generate(
         [TEXTS[i] for i in which],
         seeds=[SEEDS[i] for i in which],
         steps=steps,
         guidance=guidance,
         batch_size=batch_size,
     )
-    return {i: np.asarray(picture) for i, picture in zip(which, pictures, strict=True)}
+    return {i: np.asarray(image) for i, image in zip(which, images, strict=True)}
 
 
 def assert_equal(a, b):
@@ -38,10 +38,10 @@ def assert_equal(a, b):
 @pytest.mark.parametrize("shape", tiny.SHAPES)
 def test_batch_size_order_and_company_change_no_pixel(shape):
     model, every = tiny.load(shape), range(len(TEXTS))
-    whole = draw(model, every, batch_size=8)
-    assert_equal(whole, draw(model, every, batch_size=3))
-    assert_equal(whole, draw(model, list(reversed(every)), batch_size=1))
-    alone = draw(model, [9], batch_size=8)
+    whole = generate(model, every, batch_size=8)
+    assert_equal(whole, generate(model, every, batch_size=3))
+    assert_equal(whole, generate(model, list(reversed(every)), batch_size=1))
+    alone = generate(model, [9], batch_size=8)
     assert_equal(alone, {9: whole[9]})
 
 
@@ -50,11 +50,11 @@ def test_text_seed_guidance_and_steps_each_change_the_picture():
     settings = {"steps": 3, "guidance": 5.0, "batch_size": 1}
 
     def one(text="a cat", seed=1, **changed):
-        (picture,) = model.draw([text], seeds=[seed], **settings | changed)
-        return picture.tobytes()
+        (image,) = model.generate([text], seeds=[seed], **settings | changed)
+        return image.tobytes()
 
-    pictures = [one(), one(text="a dog"), one(seed=2), one(guidance=1.0), one(steps=4)]
-    assert len(set(pictures)) == len(pictures)
+    images = [one(), one(text="a dog"), one(seed=2), one(guidance=1.0), one(steps=4)]
+    assert len(set(images)) == len(images)
     assert one(guidance=1.0) == one(guidance=0.0)  # neither has an unconditional pass
 
 
@@ -65,8 +65,8 @@ def test_rescaled_guidance_takes_back_the_spread_that_guidance_adds():
 
     def one(rescale, guidance):
         model.guidance_rescale = rescale
-        (picture,) = model.draw(["a cat"], guidance=guidance, **settings)
-        return np.asarray(picture, dtype=float)
+        (image,) = model.generate(["a cat"], guidance=guidance, **settings)
+        return np.asarray(image, dtype=float)
 
     plain, half, whole = (one(rescale, 20.0) for rescale in (0.0, 0.5, 1.0))
     assert plain.std() > half.std() > whole.std()
@@ -80,7 +80,7 @@ def test_what_guidance_and_rescale_a_base_draws_with():
     plain = BaseConfig(model="toybox", guidance_rescale=0.0)
     assert rescale_of(plain) == load_text_to_image(plain).guidance_rescale == 0.0
     assert rescale_of(BaseConfig(model="sd-2.1")) == rescale_of(BaseConfig(model="a/folder")) == 0.0
-    recipes = [drawing_recipe(base, steps=2, guidance=3.0, seed=0) for base in (toybox, plain)]
+    recipes = [generation_recipe(base, steps=2, guidance=3.0, seed=0) for base in (toybox, plain)]
     assert recipes[0] != recipes[1]
 
 
@@ -89,15 +89,15 @@ def test_noise_of_random_samplers_belongs_to_the_picture():
 
     model = tiny.load("sd1")
     model.pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(model.pipe.scheduler.config)
-    whole = draw(model, range(10))
-    assert_equal(draw(model, [9, 0]), {9: whole[9], 0: whole[0]})
+    whole = generate(model, range(10))
+    assert_equal(generate(model, [9, 0]), {9: whole[9], 0: whole[0]})
 
 
 def test_a_picture_has_the_size_of_the_base():
     model = tiny.load("sdxl")
-    (picture,) = model.draw(["x"], seeds=[0], steps=1, guidance=1, batch_size=4)
-    assert picture.size == (model.image_px, model.image_px) == (16, 16)
-    assert picture.mode == "RGB"
+    (image,) = model.generate(["x"], seeds=[0], steps=1, guidance=1, batch_size=4)
+    assert image.size == (model.image_px, model.image_px) == (16, 16)
+    assert image.mode == "RGB"
 
 
 def test_tokens_beyond_the_limit_are_counted():
@@ -111,7 +111,7 @@ def test_pixels_that_are_not_finite_are_an_error():
     model = tiny.load("sd1")
     model.pipe.vae.decoder.conv_out.bias.data.fill_(float("nan"))
     with pytest.raises(ModelError, match="not finite"):
-        draw(model, [0])
+        generate(model, [0])
 
 
 def test_the_prediction_type_is_the_models_own():

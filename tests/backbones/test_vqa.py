@@ -36,7 +36,7 @@ WORDING = {
 }
 
 
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     numbers = np.random.default_rng(0)
     sizes = [(40, 40), (32, 32), (48, 32), (20, 36)]
     return [Image.fromarray(numbers.integers(0, 256, (h, w, 3), np.uint8)) for w, h in sizes]
@@ -47,7 +47,7 @@ def judge(shape: str, **settings: Any) -> VqaJudge:
     return VqaJudge(LocalJudge(model=str(tiny_judges.folder(shape)), **how))
 
 
-def own_answer(one: VqaJudge, shape: str, picture: Image.Image, question: str) -> tuple[str, float]:
+def own_answer(one: VqaJudge, shape: str, image: Image.Image, question: str) -> tuple[str, float]:
     """What the model's own processor and generate make of a single question."""
     import transformers
 
@@ -59,7 +59,7 @@ def own_answer(one: VqaJudge, shape: str, picture: Image.Image, question: str) -
             shown = family._asked(text(question))
     else:
         processor, shown = transformers.AutoProcessor.from_pretrained(source), text(question)
-    inputs = processor(images=[picture], text=[shown], return_tensors="pt")
+    inputs = processor(images=[image], text=[shown], return_tensors="pt")
     inputs.pop("labels", None)
     written = family.model.generate(**inputs, generation_config=one._decoding)
     first = written.logits[0][0].softmax(dim=0)
@@ -75,12 +75,12 @@ def own_answer(one: VqaJudge, shape: str, picture: Image.Image, question: str) -
 
 @pytest.mark.parametrize("shape", tiny_judges.SHAPES)
 def test_answers_are_those_of_the_models_own_generate(shape: str) -> None:
-    one, shown = judge(shape), pictures()
+    one, shown = judge(shape), images()
     answers = one.answer(shown, QUESTIONS)
     assert [len(some) for some in answers] == [3, 0, 1, 2]
-    for picture, questions, said in zip(shown, QUESTIONS, answers, strict=True):
+    for image, questions, said in zip(shown, QUESTIONS, answers, strict=True):
         for question, (text, chance) in zip(questions, said, strict=True):
-            own_text, own_chance = own_answer(one, shape, picture, question)
+            own_text, own_chance = own_answer(one, shape, image, question)
             assert text == own_text
             assert chance == pytest.approx(own_chance, abs=2e-4)
     # Random weights still tell pictures and questions apart; else the test would show nothing.
@@ -90,7 +90,7 @@ def test_answers_are_those_of_the_models_own_generate(shape: str) -> None:
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("shape", tiny_judges.SHAPES)
 def test_no_batch_changes_an_answer(shape: str, beams: int) -> None:
-    shown = pictures()
+    shown = images()
     whole = judge(shape, beams=beams).answer(shown, QUESTIONS)
     one = judge(shape, beams=beams, batch_size=1)
     alone = [[one.answer([p], [[q]])[0][0] for q in some]
@@ -112,9 +112,9 @@ def test_each_picture_is_encoded_once(shape: str, monkeypatch: pytest.MonkeyPatc
         ),
         with_kwargs=True,
     )
-    one.answer(pictures(), QUESTIONS)
+    one.answer(images(), QUESTIONS)
     hook.remove()
-    assert sum(seen) == len(pictures())
+    assert sum(seen) == len(images())
 
 
 def test_choices_are_put_by_a_named_wording() -> None:
@@ -127,9 +127,9 @@ def test_choices_are_put_by_a_named_wording() -> None:
 
     one._say = listen  # type: ignore[method-assign]
     question = MultipleChoice("What colour is it?", ("red", "blue"))
-    answers = one.choose(pictures()[:1], [[question]])
+    answers = one.choose(images()[:1], [[question]])
     assert isinstance(answers[0][0], str)
-    one.choose(pictures()[:1], [[question]], words="tifa")
+    one.choose(images()[:1], [[question]], words="tifa")
     assert asked == [
         ["Question: What colour is it? Options: red, blue Answer:"],
         [
@@ -145,7 +145,7 @@ def test_a_tokenizer_without_the_words_gives_no_probability(
     monkeypatch.setattr(tiny_judges, "WORDS", [w for w in tiny_judges.WORDS if w.lower() != "no"])
     tiny_judges.build("blip", tmp_path)
     one = VqaJudge(LocalJudge(model=str(tmp_path), max_new_tokens=2, device="cpu"))
-    assert [chance for _, chance in one.answer(pictures()[:1], [["Is it?"]])[0]] == [None]
+    assert [chance for _, chance in one.answer(images()[:1], [["Is it?"]])[0]] == [None]
 
 
 SAME = [{"batch_size": 1}, {"device": "cpu"}, {"length_penalty": 2.0}, {"prompt": "bare"},
@@ -183,7 +183,7 @@ def test_what_cannot_be_a_judge_is_named(tmp_path: Path) -> None:
         with pytest.raises(error, match=says):
             one = load_judge(LocalJudge(**settings))
             _ = one.fingerprint
-            one.answer(pictures()[:1], [["Is it?"]])
+            one.answer(images()[:1], [["Is it?"]])
 
     refused(ModelError, "only in modelscope", model="damo/mplug_visual-question-answering")
     refused(ModelError, "neither", model="no such folder at all")
@@ -204,7 +204,7 @@ def test_what_cannot_be_a_judge_is_named(tmp_path: Path) -> None:
     torch.save({}, blip / "pytorch_model.bin")
     refused(ModelError, "must hold safetensors", model=str(blip))
     with pytest.raises(ModelError, match="cannot be loaded as BlipForQuestionAnswering"):
-        load_judge(LocalJudge(model=str(blip))).answer(pictures()[:1], [["Is it?"]])
+        load_judge(LocalJudge(model=str(blip))).answer(images()[:1], [["Is it?"]])
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
     CLIPModel(CLIPConfig(text_config=part, vision_config=part)).save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="cannot be loaded"):
-        load_judge(LocalJudge(model=str(tmp_path))).answer(pictures()[:1], [["Is it?"]])
+        load_judge(LocalJudge(model=str(tmp_path))).answer(images()[:1], [["Is it?"]])
 
 
 def test_the_processor_without_videos_is_the_models_own() -> None:

@@ -69,10 +69,10 @@ def test_parts_are_the_whole(prior):
 
 
 def test_modes_leave_everything_else_random_as_it_was():
-    drawn, modes = columns(batches().at(1)), columns(batches(sampled=False).at(1))
-    assert drawn.pop("posterior").std() > 0.9
+    generated, modes = columns(batches().at(1)), columns(batches(sampled=False).at(1))
+    assert generated.pop("posterior").std() > 0.9
     assert not modes.pop("posterior").any()
-    assert all(torch.equal(drawn[name], modes[name]) for name in drawn)
+    assert all(torch.equal(generated[name], modes[name]) for name in generated)
 
 
 def test_shares_are_what_is_asked():

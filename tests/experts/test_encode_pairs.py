@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 from selma.errors import DataError, WorkspaceError
 from selma.experts.encoding import encode_pairs
-from selma.experts.recipes import picture_digests
+from selma.experts.recipes import image_digests
 from selma.records.images import Pair
 from selma.records.prompts import Prompt, prompt_id
 from selma.workspace import Workspace
@@ -17,7 +17,7 @@ CAPTIONS = ["a cat at a mat", "the left cat", "cats"]
 
 
 def pairs(folder, *, size=(16, 16), captions=CAPTIONS):
-    train = folder / "pictures" / "train"
+    train = folder / "images" / "train"
     train.mkdir(parents=True, exist_ok=True)
     made = []
     for n, caption in enumerate(captions):
@@ -35,7 +35,7 @@ def encoded(folder, some, *, shape="sd1", flip=False, model=None, digests=None):
         Workspace(folder / "run"),
         skill="cats",
         flip=flip,
-        digests=digests or picture_digests(some),
+        digests=digests or image_digests(some),
         recipe={"shape": shape, "flip": flip},
         model=model or (lambda: tiny.load(shape)),
     )
@@ -108,7 +108,7 @@ def test_a_damaged_cache_is_never_trained_on(tmp_path):
 
 def test_changed_cut_and_huge_pictures_are_refused(tmp_path):
     some = pairs(tmp_path)
-    digests = picture_digests(some)
+    digests = image_digests(some)
     Image.new("RGB", (16, 16)).save(some[1].image)
     with pytest.raises(DataError, match="damaged"):
         encoded(tmp_path, some, digests=digests)

@@ -8,14 +8,14 @@ from selma.experts.losses import TARGETS, denoising_losses, diffuse, velocity
 
 
 @pytest.fixture
-def drawn():
+def generated():
     torch.manual_seed(0)
     x0, noise = torch.randn(5, 4, 8, 8), torch.randn(5, 4, 8, 8)
     return x0, noise, torch.tensor([0, 1, 500, 998, 999])
 
 
-def test_diffusion_and_velocity_agree_with_diffusers(drawn):
-    x0, noise, t = drawn
+def test_diffusion_and_velocity_agree_with_diffusers(generated):
+    x0, noise, t = generated
     scheduler = DDPMScheduler(beta_schedule="scaled_linear")
     alpha_bar = scheduler.alphas_cumprod[t]
     torch.testing.assert_close(diffuse(x0, noise, alpha_bar), scheduler.add_noise(x0, noise, t))
@@ -23,8 +23,8 @@ def test_diffusion_and_velocity_agree_with_diffusers(drawn):
 
 
 @pytest.mark.parametrize("kind", TARGETS)
-def test_every_target_gives_the_clean_picture_back(drawn, kind):
-    x0, noise, t = drawn
+def test_every_target_gives_the_clean_picture_back(generated, kind):
+    x0, noise, t = generated
     scheduler = DDPMScheduler(prediction_type=kind, clip_sample=False)
     alpha_bar = scheduler.alphas_cumprod[t].double()
     x0, noise = x0.double(), noise.double()
@@ -35,8 +35,8 @@ def test_every_target_gives_the_clean_picture_back(drawn, kind):
         torch.testing.assert_close(out.pred_original_sample, x0[i : i + 1], atol=1e-3, rtol=1e-3)
 
 
-def test_one_sample_never_alters_anothers_loss(drawn):
-    x0, noise, _ = drawn
+def test_one_sample_never_alters_anothers_loss(generated):
+    x0, noise, _ = generated
     before = denoising_losses(x0, noise)
     x0[1] = float("nan")
     after = denoising_losses(x0, noise)

@@ -65,9 +65,9 @@ def test_offload_draws_and_trains_the_same(tmp_path, shape):
         folder = tmp_path / str(offload)
         folder.mkdir()
         data = encoded(folder, pairs(folder), model=lambda model=model: model)
-        before = drawn(model)
+        before = generated(model)
         expert = weights(trained(folder / "expert", model, data))
-        assert drawn(model) == before, "training leaves the model as it was"
+        assert generated(model) == before, "training leaves the model as it was"
         found.append((before, expert))
         if offload:
             waiting = {part.device.type for part in (model.pipe.vae, model.pipe.text_encoder)}
@@ -77,6 +77,6 @@ def test_offload_draws_and_trains_the_same(tmp_path, shape):
         torch.testing.assert_close(found[1][1][key], tensor, rtol=1e-4, atol=1e-5)
 
 
-def drawn(model):
-    pictures = model.draw(["a cat"], seeds=[1], steps=2, guidance=2.0, batch_size=1)
-    return [picture.tobytes() for picture in pictures]
+def generated(model):
+    images = model.generate(["a cat"], seeds=[1], steps=2, guidance=2.0, batch_size=1)
+    return [image.tobytes() for image in images]

@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from images.test_generating import DiesAfter, Killed, drawn, files, never, prompts
+from images.test_generating import DiesAfter, Killed, files, generated, never, prompts
 
 from selma.backbones.judges.loading import load_scorer
 from selma.config import Choice, ImagesConfig, RunConfig
-from selma.image_files import open_picture
+from selma.image_files import open_image
 from selma.images import choosing, generating
 from selma.images.choosing import best
 
@@ -21,14 +21,14 @@ def test_the_best_come_first_and_of_equal_ones_the_first():
 
 @pytest.mark.parametrize("keep", [1, 2])
 def test_what_is_kept_scores_highest_of_what_the_plain_run_draws(tmp_path, keep):
-    everything = drawn(tmp_path / "plain", prompts(), config=PLAIN)
+    everything = generated(tmp_path / "plain", prompts(), config=PLAIN)
     config = CHOOSING.model_copy(update={"per_prompt": keep})
-    chosen = drawn(tmp_path / "chosen", prompts(), config=config)
+    chosen = generated(tmp_path / "chosen", prompts(), config=config)
     scorer = load_scorer("toybox")
     for number, prompt in enumerate(prompts()):
         some = everything[3 * number : 3 * number + 3]
-        pictures = [open_picture(pair.image, max_pixels=10**6) for pair in some]
-        scores = scorer.score(pictures, [prompt.text] * 3)
+        images = [open_image(pair.image, max_pixels=10**6) for pair in some]
+        scores = scorer.score(images, [prompt.text] * 3)
         assert len(set(scores)) == 3  # else nothing is told apart here
         wanted = [some[place] for place in sorted(range(3), key=scores.__getitem__)[::-1][:keep]]
         mine = chosen[keep * number : keep * number + keep]
@@ -44,36 +44,36 @@ def test_what_is_kept_scores_highest_of_what_the_plain_run_draws(tmp_path, keep)
 
 @pytest.mark.parametrize("after", [0, 4, 8])
 def test_a_torn_run_ends_with_the_same_bytes(tmp_path, after):
-    drawn(tmp_path / "whole", prompts(), config=CHOOSING)
+    generated(tmp_path / "whole", prompts(), config=CHOOSING)
     with pytest.raises(Killed):
-        drawn(tmp_path / "torn", prompts(), config=CHOOSING, model=lambda: DiesAfter(after))
-    drawn(tmp_path / "torn", prompts(), config=CHOOSING)
+        generated(tmp_path / "torn", prompts(), config=CHOOSING, model=lambda: DiesAfter(after))
+    generated(tmp_path / "torn", prompts(), config=CHOOSING)
     assert files(tmp_path / "torn") == files(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("place", ["write_scores", "write_metadata", "_remove_candidates"])
 def test_so_does_one_torn_while_it_chooses(tmp_path, monkeypatch, place):
-    drawn(tmp_path / "whole", prompts(), config=CHOOSING)
+    generated(tmp_path / "whole", prompts(), config=CHOOSING)
 
     def die(*_):
         raise Killed
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(generating, place, die)
-        drawn(tmp_path / "torn", prompts(), config=CHOOSING)
-    drawn(tmp_path / "torn", prompts(), config=CHOOSING)
+        generated(tmp_path / "torn", prompts(), config=CHOOSING)
+    generated(tmp_path / "torn", prompts(), config=CHOOSING)
     assert files(tmp_path / "torn") == files(tmp_path / "whole")
 
 
 def test_what_is_finished_is_neither_drawn_nor_scored_again(tmp_path, monkeypatch):
-    first = drawn(tmp_path, prompts(), config=CHOOSING)
-    monkeypatch.setattr(choosing, "open_picture", never)
-    assert drawn(tmp_path, prompts(), config=CHOOSING, model=never) == first
+    first = generated(tmp_path, prompts(), config=CHOOSING)
+    monkeypatch.setattr(choosing, "open_image", never)
+    assert generated(tmp_path, prompts(), config=CHOOSING, model=never) == first
 
 
 def test_plain_and_chosen_pictures_never_mix(tmp_path):
-    drawn(tmp_path, prompts(), config=PLAIN)
-    drawn(tmp_path, prompts(), config=CHOOSING)
+    generated(tmp_path, prompts(), config=PLAIN)
+    generated(tmp_path, prompts(), config=CHOOSING)
     assert len(list((tmp_path / "superseded").iterdir())) == 1
 
 

@@ -8,9 +8,9 @@ import tiny
 
 from selma.config import ImagesConfig
 from selma.errors import DataError
-from selma.images.generating import draw_exam, draw_pairs
+from selma.images.generating import generate_benchmark, generate_pairs
 from selma.randomness import seed_for
-from selma.records.benchmarks import ExamPrompt, Question, repeated
+from selma.records.benchmarks import BenchmarkPrompt, Question, repeated
 from selma.records.prompts import Prompt, prompt_id
 from selma.workspace import Workspace
 
@@ -22,8 +22,8 @@ def prompts(skill="cats", count=3):
     return [Prompt(id=prompt_id(skill, text), skill=skill, text=text) for text in texts]
 
 
-def drawn(folder, some, *, config=CONFIG, model=lambda: tiny.load("sd1"), seed=0):
-    return draw_pairs(
+def generated(folder, some, *, config=CONFIG, model=lambda: tiny.load("sd1"), seed=0):
+    return generate_pairs(
         {"cats": some}, config, Workspace(folder), base=tiny.base("sd1"), seed=seed, model=model
     )["cats"]
 
@@ -42,7 +42,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_a_skill_becomes_an_imagefolder(tmp_path):
     some = [*prompts(), Prompt(id="f" * 16, skill="cats", text="long " * 30)]
-    pairs = drawn(tmp_path, some)
+    pairs = generated(tmp_path, some)
     assert [pair.prompt for pair in pairs] == some
     assert pairs[0].seed == seed_for(0, "image", some[0].id, 0)
     assert pairs[3].tokens_cut > 0
@@ -51,14 +51,14 @@ def test_a_skill_becomes_an_imagefolder(tmp_path):
     assert [row["file_name"] for row in rows] == [f"{prompt.id}.png" for prompt in some]
     assert rows[0].keys() == {"file_name", "text", "skill", "prompt_id", "seed", "tokens_cut"}
     manifest = json.loads((train.parent / "manifest.json").read_text())
-    assert manifest["summary"] == {"pictures": 4, "over_token_limit": 1}
+    assert manifest["summary"] == {"images": 4, "over_token_limit": 1}
 
 
 def test_what_is_there_is_read_back_without_the_model(tmp_path):
-    first = drawn(tmp_path, prompts())
-    assert drawn(tmp_path, prompts(), model=never) == first
+    first = generated(tmp_path, prompts())
+    assert generated(tmp_path, prompts(), model=never) == first
     other_batches = CONFIG.model_copy(update={"batch_size": 7})
-    assert drawn(tmp_path, prompts(), config=other_batches, model=never) == first
+    assert generated(tmp_path, prompts(), config=other_batches, model=never) == first
 
 
 class Killed(Exception):
@@ -68,38 +68,38 @@ class Killed(Exception):
 class DiesAfter:
     """The real model, whose drawing stops after some pictures."""
 
-    def __init__(self, pictures):
-        self.model, self.left = tiny.load("sd1"), pictures
+    def __init__(self, images):
+        self.model, self.left = tiny.load("sd1"), images
 
     def __getattr__(self, name):
         return getattr(self.model, name)
 
-    def draw(self, *args, **kwargs):
-        for picture in self.model.draw(*args, **kwargs):
+    def generate(self, *args, **kwargs):
+        for image in self.model.generate(*args, **kwargs):
             if self.left == 0:
                 raise Killed
             self.left -= 1
-            yield picture
+            yield image
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, 5])
 def test_resumed_drawing_ends_with_the_same_bytes(tmp_path, after):
     config = CONFIG.model_copy(update={"per_prompt": 2})
-    drawn(tmp_path / "whole", prompts(), config=config)
+    generated(tmp_path / "whole", prompts(), config=config)
     dying = DiesAfter(after)
     with pytest.raises(Killed):
-        drawn(tmp_path / "torn", prompts(), config=config, model=lambda: dying)
+        generated(tmp_path / "torn", prompts(), config=config, model=lambda: dying)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "torn").rglob("train/*.png")}
     assert len(kept) == after
-    pairs = drawn(tmp_path / "torn", prompts(), config=config)
+    pairs = generated(tmp_path / "torn", prompts(), config=config)
     assert files(tmp_path / "torn") == files(tmp_path / "whole")
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # none was drawn again
     assert [pair.image.stem for pair in pairs[:2]] == [prompts()[0].id, f"{prompts()[0].id}-1"]
 
 
 def test_another_seed_supersedes_and_never_mixes(tmp_path):
-    first = drawn(tmp_path, prompts())[0].image.read_bytes()
-    second = drawn(tmp_path, prompts(), seed=1)[0].image.read_bytes()
+    first = generated(tmp_path, prompts())[0].image.read_bytes()
+    second = generated(tmp_path, prompts(), seed=1)[0].image.read_bytes()
     assert first != second
     assert len(list((tmp_path / "superseded").iterdir())) == 1
 
@@ -107,19 +107,19 @@ def test_another_seed_supersedes_and_never_mixes(tmp_path):
 def test_prompts_whose_files_would_collide_are_refused(tmp_path):
     a = Prompt(id="cat", skill="cats", text="a cat")
     with pytest.raises(DataError, match="id of its own"):
-        drawn(tmp_path, [a, Prompt(id="CAT", skill="cats", text="the cat")])
+        generated(tmp_path, [a, Prompt(id="CAT", skill="cats", text="the cat")])
 
 
-def exam(count=3):
+def benchmark_prompts(count=3):
     question = Question(id="1", text="Is there a cat?", category="entity")
     return [
-        ExamPrompt(id=f"e.{n}", text=f"{n} cats", group="g", questions=(question,))
+        BenchmarkPrompt(id=f"e.{n}", text=f"{n} cats", group="g", questions=(question,))
         for n in range(count)
     ]
 
 
-def draw_the_exam(folder, some, name="base", model=lambda: tiny.load("sd1"), adapter=None):
-    return draw_exam(
+def generate_the_benchmark(folder, some, name="base", model=lambda: tiny.load("sd1"), adapter=None):
+    return generate_benchmark(
         some,
         name=name,
         adapter=adapter,
@@ -135,32 +135,34 @@ def draw_the_exam(folder, some, name="base", model=lambda: tiny.load("sd1"), ada
 
 
 def test_an_exam_has_a_picture_for_each_prompt(tmp_path):
-    folder = draw_the_exam(tmp_path, exam())
-    assert folder == tmp_path / "5-scores" / "pictures" / "base"
+    folder = generate_the_benchmark(tmp_path, benchmark_prompts())
+    assert folder == tmp_path / "5-scores" / "images" / "base"
     assert sorted(path.name for path in folder.glob("*.png")) == ["e.0.png", "e.1.png", "e.2.png"]
-    assert draw_the_exam(tmp_path, exam(), model=never) == folder
-    again = draw_the_exam(tmp_path, exam(), name="twin")
-    for picture in folder.glob("*.png"):  # every model starts from the same noise
-        assert (again / picture.name).read_bytes() == picture.read_bytes()
+    assert generate_the_benchmark(tmp_path, benchmark_prompts(), model=never) == folder
+    again = generate_the_benchmark(tmp_path, benchmark_prompts(), name="twin")
+    for image in folder.glob("*.png"):  # every model starts from the same noise
+        assert (again / image.name).read_bytes() == image.read_bytes()
 
 
 def test_several_pictures_of_a_prompt_come_from_several_seeds(tmp_path):
-    once = draw_the_exam(tmp_path / "once", exam(2))
-    twice = draw_the_exam(tmp_path / "twice", repeated(exam(2), 2))
+    once = generate_the_benchmark(tmp_path / "once", benchmark_prompts(2))
+    twice = generate_the_benchmark(tmp_path / "twice", repeated(benchmark_prompts(2), 2))
     assert sorted(path.name for path in twice.glob("*.png")) == [
         "e.0-1.png", "e.0.png", "e.1-1.png", "e.1.png"
     ]  # fmt: skip
-    for picture in once.glob("*.png"):  # the first stays what it is without others
-        assert (twice / picture.name).read_bytes() == picture.read_bytes()
-        other = twice / f"{picture.stem}-1.png"
-        assert other.read_bytes() != picture.read_bytes()
+    for image in once.glob("*.png"):  # the first stays what it is without others
+        assert (twice / image.name).read_bytes() == image.read_bytes()
+        other = twice / f"{image.stem}-1.png"
+        assert other.read_bytes() != image.read_bytes()
     with pytest.raises(DataError, match="id of its own"):  # what the second picture is called
-        rival = exam(1)[0].model_copy(update={"id": "e.0-1"})
-        draw_the_exam(tmp_path / "rival", repeated([*exam(1), rival], 2), model=never)
+        rival = benchmark_prompts(1)[0].model_copy(update={"id": "e.0-1"})
+        generate_the_benchmark(
+            tmp_path / "rival", repeated([*benchmark_prompts(1), rival], 2), model=never
+        )
 
 
 @pytest.mark.parametrize("name", ["../out", "a/b", "a\\b", "/etc/x", "c:x"])
 def test_an_exams_ids_stay_inside(tmp_path, name):
-    hostile = exam(1)[0].model_copy(update={"id": name})
+    hostile = benchmark_prompts(1)[0].model_copy(update={"id": name})
     with pytest.raises(DataError):
-        draw_the_exam(tmp_path / "run", [hostile], model=never)
+        generate_the_benchmark(tmp_path / "run", [hostile], model=never)

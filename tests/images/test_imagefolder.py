@@ -13,13 +13,13 @@ from images.test_generating import CONFIG, prompts
 from PIL import Image
 
 from selma.errors import DataError
-from selma.image_files import decode, open_picture
-from selma.images.generating import draw_pairs
-from selma.images.pairs import read_drawn
+from selma.image_files import decode, open_image
+from selma.images.generating import generate_pairs
+from selma.images.pairs import read_generated
 from selma.workspace import Workspace
 
 
-def picture(size=(16, 16), mode="RGB", seed=0):
+def image(size=(16, 16), mode="RGB", seed=0):
     noise = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     return Image.fromarray(noise).convert(mode)
 
@@ -43,7 +43,7 @@ def row(name):
 
 
 def read(root):
-    return read_drawn(root, prompts(count=1))
+    return read_generated(root, prompts(count=1))
 
 
 @pytest.mark.parametrize(
@@ -52,26 +52,26 @@ def read(root):
      ((16, 16), "CMYK", "TIFF")],
 )  # fmt: skip
 def test_any_kind_of_picture_is_red_green_blue(tmp_path, size, mode, kind):
-    path = tmp_path / "picture"
-    path.write_bytes(encoded(picture(size, mode), kind))
-    seen = open_picture(path, max_pixels=1024)
+    path = tmp_path / "image"
+    path.write_bytes(encoded(image(size, mode), kind))
+    seen = open_image(path, max_pixels=1024)
     assert (seen.mode, seen.size) == ("RGB", size)
 
 
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (encoded(picture(), "JPEG")[:-200], "decoded"),
+        (encoded(image(), "JPEG")[:-200], "decoded"),
         (b"", "decoded"),
         (b"no picture at all", "decoded"),
-        (encoded(picture((33, 32))), "33x32"),  # one column over four times 16x16
+        (encoded(image((33, 32))), "33x32"),  # one column over four times 16x16
     ],
 )
 def test_bad_pictures_are_refused_with_the_reason(tmp_path, data, says):
     path = tmp_path / "bad.png"
     path.write_bytes(data)
     with pytest.raises(DataError, match=rf"bad\.png: .*{says}"):
-        open_picture(path, max_pixels=1024)
+        open_image(path, max_pixels=1024)
 
 
 def test_a_bomb_is_refused_by_its_header():
@@ -89,7 +89,7 @@ def test_a_bomb_is_refused_by_its_header():
 
 @pytest.mark.parametrize("share", range(5, 100, 5))
 def test_every_truncation_is_refused(share):
-    data = encoded(picture((16, 16)))
+    data = encoded(image((16, 16)))
     with pytest.raises(DataError):
         decode(data[: len(data) * share // 100], max_pixels=1024)
 
@@ -104,13 +104,13 @@ def test_a_missing_picture_is_an_error(tmp_path):
 )
 def test_no_name_leads_out(tmp_path, name):
     root = folder_of(tmp_path, row(name))
-    (root / "secret.png").write_bytes(encoded(picture()))
+    (root / "secret.png").write_bytes(encoded(image()))
     with pytest.raises(DataError, match=r"leads out|printable|needs a text"):
         read(root)
 
 
 def test_no_link_leads_out(tmp_path):
-    (tmp_path / "secret.png").write_bytes(encoded(picture()))
+    (tmp_path / "secret.png").write_bytes(encoded(image()))
     root = folder_of(tmp_path / "set", row("link.png"))
     (root / "train" / "link.png").symlink_to(tmp_path / "secret.png")
     with pytest.raises(DataError, match="inside"):
@@ -132,11 +132,11 @@ def test_a_fifo_does_not_hang(tmp_path):
     with pytest.raises(DataError, match=r"pipe\.png"):
         read(root)
     with pytest.raises(DataError, match="no such file"):
-        open_picture(root / "train" / "pipe.png", max_pixels=1024)
+        open_image(root / "train" / "pipe.png", max_pixels=1024)
 
 
-def _draw(tmp_path):
-    draw_pairs(
+def _generate(tmp_path):
+    generate_pairs(
         {"cats": prompts()},
         CONFIG,
         Workspace(tmp_path),
@@ -148,14 +148,14 @@ def _draw(tmp_path):
 
 
 def test_rows_of_other_prompts_are_refused(tmp_path):
-    folder = _draw(tmp_path)
+    folder = _generate(tmp_path)
     with pytest.raises(DataError, match="this run's prompts"):
-        read_drawn(folder, prompts(count=2))
+        read_generated(folder, prompts(count=2))
 
 
 def test_datasets_loads_our_folder(tmp_path):
     datasets = pytest.importorskip("datasets", reason="needs the optional package datasets")
-    folder = _draw(tmp_path / "run")
+    folder = _generate(tmp_path / "run")
     datasets.disable_progress_bars()
     rows = datasets.load_dataset(
         "imagefolder", data_dir=str(folder), split="train", cache_dir=str(tmp_path / "cache")

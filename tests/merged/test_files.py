@@ -16,7 +16,7 @@ from selma.adapters.reading import read_adapter
 from selma.cli import app
 from selma.config.merged import MERGE_SETTINGS, MergedConfig
 from selma.errors import AdapterError, ConfigError, IncompatibleExperts
-from selma.merged.diagnostics import header, read_judged
+from selma.merged.diagnostics import header, read_diagnostics
 from selma.merged.merging import merge_files
 
 BLOCK = "mid_block.attentions.0.transformer_blocks.0"
@@ -123,10 +123,10 @@ def test_one_odd_expert_overrules_nobody_unseen(tmp_path):
     """The judgement names who is overruled: the one that pulls against the other two."""
     some = [adapter(tmp_path / f"{n}.safetensors") for n in ("a", "b")]
     some.append(adapter(tmp_path / "odd.safetensors", factor=-1.0))
-    _, judged = merge_files(some, MergedConfig(method="ties"), tmp_path / "m.safetensors")
-    assert judged["experts"]["odd"]["conflict_entries"] == 1.0
-    assert judged["experts"]["a"]["conflict_mass"] == 0.0
-    assert judged["cosines"]["a"]["odd"] == pytest.approx(-1.0)
+    _, diagnostics = merge_files(some, MergedConfig(method="ties"), tmp_path / "m.safetensors")
+    assert diagnostics["experts"]["odd"]["conflict_entries"] == 1.0
+    assert diagnostics["experts"]["a"]["conflict_mass"] == 0.0
+    assert diagnostics["cosines"]["a"]["odd"] == pytest.approx(-1.0)
 
 
 @pytest.mark.parametrize("to", ["diffusers", "kohya", "peft"])
@@ -134,14 +134,16 @@ def test_the_file_itself_says_how_its_merge_was_judged(tmp_path, to):
     """In all, per expert and per layer, in each format and in what it is converted to."""
     some = [adapter(tmp_path / f"{n}.safetensors", seed=n, rank=1 + n) for n in range(3)]
     out = tmp_path / ("m" if to == "peft" else "m.safetensors")
-    _, judged = merge_files(some, MergedConfig(method="ties", density=0.5), out, to=to)
-    found = read_judged(out)
+    _, diagnostics = merge_files(some, MergedConfig(method="ties", density=0.5), out, to=to)
+    found = read_diagnostics(out)
     assert {key: found[key] for key in ("all", "experts", "cosines")} == {
-        key: judged[key] for key in ("all", "experts", "cosines")
+        key: diagnostics[key] for key in ("all", "experts", "cosines")
     }
-    assert found["layers"].keys() == judged["layers"].keys() == LAYERS.keys() - {TEXT} | {SHORT}
+    assert (
+        found["layers"].keys() == diagnostics["layers"].keys() == LAYERS.keys() - {TEXT} | {SHORT}
+    )
     for name, layer in found["layers"].items():
-        told = judged["layers"][name]
+        told = diagnostics["layers"][name]
         assert layer.keys() == {"relative_error", "cosine", "conflict_mass", "rank"}
         assert layer == pytest.approx({key: told[key] for key in layer}, rel=1e-3)
         assert layer["relative_error"] > 0 and 0 < layer["cosine"] < 1
@@ -149,8 +151,8 @@ def test_the_file_itself_says_how_its_merge_was_judged(tmp_path, to):
     for other in {"diffusers", "kohya", "peft"} - {to}:
         there = tmp_path / f"{other}{'' if other == 'peft' else '.safetensors'}"
         convert(out, there, to=other)
-        assert read_judged(there) == found
-    assert read_judged(some[0]) is None
+        assert read_diagnostics(there) == found
+    assert read_diagnostics(some[0]) is None
 
 
 def test_a_large_models_header_stays_small(tmp_path):
@@ -187,13 +189,15 @@ def test_a_judgement_that_is_none_is_refused(tmp_path, note):
     safetensors.torch.save_file(tensors, path, {"selma_judged": note})
     assert read_adapter(path).layers
     with pytest.raises(AdapterError, match="must be a judgement"):
-        read_judged(path)
+        read_diagnostics(path)
 
 
 def test_inspect_shows_what_a_file_says_of_itself(tmp_path):
     some = [str(adapter(tmp_path / f"{n}.safetensors", seed=len(n))) for n in ("left", "right")]
     out, told = tmp_path / "m.safetensors", tmp_path / "told.json"
-    _, judged = merge_files([Path(p) for p in some], MergedConfig(method="ties"), out, to="kohya")
+    _, diagnostics = merge_files(
+        [Path(p) for p in some], MergedConfig(method="ties"), out, to="kohya"
+    )
 
     def said(*line):
         done = CliRunner().invoke(app, ["inspect", *map(str, line)], catch_exceptions=False)
@@ -203,11 +207,12 @@ def test_inspect_shows_what_a_file_says_of_itself(tmp_path):
     text = said(out, "--json", told)
     assert "kohya" in text and "layers: 4 (1 of text_encoder, 3 of unet)" in text
     assert (
-        "method: ties" in text and f"relative error {judged['all']['relative_error']:.4g}" in text
+        "method: ties" in text
+        and f"relative error {diagnostics['all']['relative_error']:.4g}" in text
     )
     for name in ("left", "right"):
-        assert f"{judged['experts'][name]['norm']:.4g}" in text
-    assert json.loads(told.read_text()) == read_judged(out)
+        assert f"{diagnostics['experts'][name]['norm']:.4g}" in text
+    assert json.loads(told.read_text()) == read_diagnostics(out)
     assert "relative error" not in said(some[0]) and "rank: 2" in said(some[0])
 
 

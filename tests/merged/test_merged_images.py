@@ -15,7 +15,7 @@ from selma.config.experts import ExpertsConfig
 from selma.config.merged import MergedConfig
 from selma.errors import AdapterError
 from selma.experts.skills import train_experts
-from selma.images.generating import draw_pairs
+from selma.images.generating import generate_pairs
 from selma.merged.merging import merge_experts
 from selma.records.prompts import Prompt, prompt_id
 from selma.workspace import Workspace
@@ -40,13 +40,13 @@ def made(root, shape):
         for skill, texts in SKILLS.items()
     }
     shared = {"base": base, "seed": 0, "model": lambda: model}
-    pairs = draw_pairs(prompts, ImagesConfig(steps=2, guidance=3.0), folder, **shared)
+    pairs = generate_pairs(prompts, ImagesConfig(steps=2, guidance=3.0), folder, **shared)
     experts = train_experts(pairs, LARGE, folder, **shared)
     return model, experts, merge_experts(experts, MergedConfig(), folder)
 
 
-def picture(model):
-    return next(model.draw(["a cat"], seeds=[3], steps=3, guidance=3.0, batch_size=1))
+def image(model):
+    return next(model.generate(["a cat"], seeds=[3], steps=3, guidance=3.0, batch_size=1))
 
 
 def latents(pipe):
@@ -79,16 +79,16 @@ def test_the_whole_flow(tmp_path, shape):
     torch.testing.assert_close(latents(alone), latents(stacked), atol=1e-4, rtol=1e-4)
 
     before = {key: value.clone() for key, value in model.pipe.unet.state_dict().items()}
-    unchanged = picture(model)
+    unchanged = image(model)
     with model.adapted(merged.folder):
         torch.testing.assert_close(latents(model.pipe), latents(alone), atol=1e-4, rtol=1e-4)
-        assert not np.array_equal(picture(model), unchanged)
+        assert not np.array_equal(image(model), unchanged)
         with pytest.raises(AdapterError, match="one adapter"), model.adapted(merged.folder):
             pass
     with model.adapted(merged.folder, scale=0.0):
-        assert np.array_equal(picture(model), unchanged)
+        assert np.array_equal(image(model), unchanged)
     with model.adapted(None):
-        assert np.array_equal(picture(model), unchanged)
+        assert np.array_equal(image(model), unchanged)
     after = model.pipe.unet.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)  # not one bit is left

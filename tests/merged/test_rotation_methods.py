@@ -26,7 +26,7 @@ from selma.adapters.rotations import Turn, read_rotations, write_rotations
 from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE
 from selma.config.merged import ROTATION_SETTINGS, MergedConfig
 from selma.errors import AdapterError, IncompatibleExperts
-from selma.merged.diagnostics import FIGURES, read_judged
+from selma.merged.diagnostics import FIGURES, read_diagnostics
 from selma.merged.merging import merge_experts, merge_files
 from selma.merged.methods import Choices
 from selma.merged.rotation_methods import (
@@ -276,14 +276,17 @@ def test_a_runs_experts_are_merged_into_one_file(tmp_path, method):
     result = merged(tmp_path, some, method=method)
     found = turns_of(result.folder)
     assert set(found) == set(KEYS)
-    judged = json.loads((result.folder / "judged.json").read_text())
-    assert judged["all"]["conflict"] > 1
-    assert set(judged["experts"]) == {"cats", "ants", "bees"}
-    assert set(judged["layers"]) == set(KEYS)
+    diagnostics = json.loads((result.folder / "judged.json").read_text())
+    assert diagnostics["all"]["conflict"] > 1
+    assert set(diagnostics["experts"]) == {"cats", "ants", "bees"}
+    assert set(diagnostics["layers"]) == set(KEYS)
     if method == "mean_of_rotations":
-        assert judged["all"]["relative_error"] < 1e-6 and judged["all"]["orthogonality"] > 0.01
+        assert (
+            diagnostics["all"]["relative_error"] < 1e-6
+            and diagnostics["all"]["orthogonality"] > 0.01
+        )
     else:
-        assert judged["all"]["orthogonality"] < ORTHOGONAL
+        assert diagnostics["all"]["orthogonality"] < ORTHOGONAL
         for turn in found.values():
             assert orthogonality_error(cayley(skew(turn.generator))) < ORTHOGONAL
     assert merged(tmp_path, some, method=method) == result
@@ -388,8 +391,8 @@ def test_lora_and_oft_experts_together(tmp_path):
         rotation = cayley(skew(0.7 * turns[key].generator))
         wanted = turned(weight, rotation) + 0.4 * 3 * (b @ a)
         torch.testing.assert_close(found[key].changed(weight), wanted, atol=1e-5, rtol=1e-4)
-    judged = json.loads((result.folder / "judged.json").read_text())
-    assert list(judged["experts"]) == ["turns"]
+    diagnostics = json.loads((result.folder / "judged.json").read_text())
+    assert list(diagnostics["experts"]) == ["turns"]
     with pytest.raises(IncompatibleExperts, match="is a rotation"):
         merged(tmp_path / "x", some, method="mean_of_deltas")
     with pytest.raises(IncompatibleExperts, match="add to weights"):
@@ -435,7 +438,7 @@ def test_files_of_any_origin_are_merged_and_written(tmp_path):
     some = [expert(tmp_path, skill) for skill in ("a", "b", "c")]
     places = [one.folder / ROTATION_FILE for one in some]
     config = MergedConfig(method="karcher_mean")
-    written, judged = merge_files(places, config, tmp_path / "out.safetensors")
+    written, diagnostics = merge_files(places, config, tmp_path / "out.safetensors")
     assert written == [tmp_path / "out.safetensors"]
     back, _ = merge_files(places[::-1], config, tmp_path / "back.safetensors")
     ours, theirs = turns_of(written[0]), turns_of(back[0])
@@ -443,12 +446,15 @@ def test_files_of_any_origin_are_merged_and_written(tmp_path):
     folder, _ = merge_files(places, config, tmp_path / "peft", to="peft")
     read = read_any(tmp_path / "peft")
     assert all(torch.equal(read.turn(key).generator, ours[key].generator) for key in ours)
-    assert len(folder) == 2 and judged["all"]["conflict"] > 1
+    assert len(folder) == 2 and diagnostics["all"]["conflict"] > 1
     for place in (written[0], tmp_path / "peft"):
-        said = read_judged(place)
-        assert said["all"] == judged["all"] and said["layers"].keys() == judged["layers"].keys()
+        said = read_diagnostics(place)
+        assert (
+            said["all"] == diagnostics["all"]
+            and said["layers"].keys() == diagnostics["layers"].keys()
+        )
         for key, layer in said["layers"].items():
-            told = {name: judged["layers"][key][name] for name in FIGURES}
+            told = {name: diagnostics["layers"][key][name] for name in FIGURES}
             assert layer == pytest.approx(told, rel=1e-3)
     with pytest.raises(AdapterError, match="output side"):
         merge_files(places, config, tmp_path / "k.safetensors", to="kohya")
@@ -477,11 +483,11 @@ def test_merged_pictures_differ_from_the_base(tmp_path):
     result = merged(tmp_path, some, method="mean_of_logs")
     model = tiny.load("sd1")
 
-    def picture():
-        (drawn,) = model.draw(["a cat"], seeds=[3], steps=3, guidance=3.0, batch_size=1)
-        return drawn.tobytes()
+    def image():
+        (generated,) = model.generate(["a cat"], seeds=[3], steps=3, guidance=3.0, batch_size=1)
+        return generated.tobytes()
 
-    plain = picture()
+    plain = image()
     with applied(model, [result.folder]):
-        assert picture() != plain
-    assert picture() == plain
+        assert image() != plain
+    assert image() == plain

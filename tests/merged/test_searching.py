@@ -139,7 +139,7 @@ def test_a_score_must_be_a_number(tmp_path):
 
 
 SKILLS = ("ants", "bees", "cats")
-JUDGED_BY = {"judge": "b"}
+SCORED_BY = {"judge": "b"}
 
 
 def experts(folder):
@@ -152,10 +152,10 @@ def likes_ants(folder):
     return sum(float((b @ a)[0, 0]) for key in file.layers for a, b in [file.factors(key)])
 
 
-def by_score(folder, some, score=likes_ants, trials=6, judged_by=JUDGED_BY, **settings):
+def by_score(folder, some, score=likes_ants, trials=6, scored_by=SCORED_BY, **settings):
     config = MergedConfig(search=WeightSearch(trials=trials), **settings)
     run = Workspace(folder / "run")
-    return merge_searched(some, config, run, score=score, judged_by=judged_by)
+    return merge_searched(some, config, run, score=score, scored_by=scored_by)
 
 
 @pytest.mark.parametrize("method", ["mean_of_deltas", "mean_of_factors", "ties"])
@@ -181,7 +181,7 @@ def test_the_manifest_has_every_trial(tmp_path):
     trials = manifest["summary"]["trials"]
     assert len(trials) == 6 and trials == [vars(t) for t in read_trials(found.folder)]
     assert manifest["summary"]["chosen"] == max(trials, key=lambda t: t["score"])
-    assert manifest["recipe"]["judged_by"] == JUDGED_BY
+    assert manifest["recipe"]["scored_by"] == SCORED_BY
     assert set(manifest["files"]) == {
         ADAPTER_FILE, "judged.json", "trials.jsonl", f"uniform/{ADAPTER_FILE}"
     }  # fmt: skip
@@ -207,7 +207,7 @@ def test_a_finished_search_is_not_made_again_and_a_new_judge_searches_anew(tmp_p
     assert by_score(tmp_path, some, score=score) == first and len(asked) == 6
     by_score(tmp_path, some, score=score, trials=8)
     assert len(asked) == 8, "the six trials on record are not judged again"
-    by_score(tmp_path, some, score=score, judged_by={"judge": "c"})
+    by_score(tmp_path, some, score=score, scored_by={"judge": "c"})
     assert len(asked) == 14
 
 

@@ -136,7 +136,7 @@ def differences(one: Path, other: Path, *, without: tuple[str, ...] = ()) -> lis
 
 
 def drawn_by_signals(crew: Crew) -> dict[str, object]:
-    """`selma control draw` by one process, and by several on a copy of what it starts from."""
+    """`selma control generate` by one process, and by several on a copy of what it starts from."""
     from selma.applications.control import pipeline as control_pipeline
     from selma.config import RunConfig
 
@@ -144,7 +144,7 @@ def drawn_by_signals(crew: Crew) -> dict[str, object]:
     control = {
         "data": {"source": {"kind": "toybox", "train": 2, "val": 6}},
         "training": {"steps": 1, "batch_size": 2},
-        "drawing": {"steps": 2, "guidance": 3.0, "batch_size": 2},
+        "generation": {"steps": 2, "guidance": 3.0, "batch_size": 2},
     }
     base = {"model": str(crew.folder / "base"), "device": "cpu"}
 
@@ -155,7 +155,7 @@ def drawn_by_signals(crew: Crew) -> dict[str, object]:
 
     codes = [ended(start(work(one, "prepare", "train"), crew.log))]
     shutil.copytree(one, other)
-    codes += [ended(start(work(one, "draw"), crew.log)), *crew.codes(work(other, "draw"))]
+    codes += [ended(start(work(one, "generate"), crew.log)), *crew.codes(work(other, "generate"))]
     return {"codes": codes, "differs": differences(one, other), "shares": crew.shares()}
 
 

@@ -133,7 +133,7 @@ ACCELERATE = [
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunConfig]:
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunConfig]:
     """A run with pictures, drawn by this process."""
     folder = tmp_path_factory.mktemp("launched")
     tiny.build("sd1", folder / "base")
@@ -153,13 +153,13 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunConfig]:
     ids=["torchrun", "accelerate"],
 )
 def test_a_stage_runs_under_a_launcher(
-    drawn: RunConfig, launcher: list[str], stage: str, before: list[str], made: str, says: str
+    generated: RunConfig, launcher: list[str], stage: str, before: list[str], made: str, says: str
 ) -> None:
-    folder = drawn.run_folder.parent / f"launched-{stage}"
+    folder = generated.run_folder.parent / f"launched-{stage}"
     for part in before:
-        shutil.copytree(drawn.run_folder / part, folder / part)
+        shutil.copytree(generated.run_folder / part, folder / part)
     config = folder.with_suffix(".yaml")
-    config.write_text(yaml.safe_dump(drawn.model_dump(mode="json", exclude={"folder"})))
+    config.write_text(yaml.safe_dump(generated.model_dump(mode="json", exclude={"folder"})))
     command = ["-m", *launcher, "-m", "selma", stage, config, "--folder", folder]
     done = subprocess.run(
         [sys.executable, *map(str, command)],
@@ -169,7 +169,7 @@ def test_a_stage_runs_under_a_launcher(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == f"coco: {says}\nwhoops: {says}\n", "the main one speaks alone"
-    whole = tree(drawn.run_folder)
+    whole = tree(generated.run_folder)
     kept = (*before, made, "run.json")
     assert tree(folder) == {name: digest for name, digest in whole.items() if name.startswith(kept)}
 

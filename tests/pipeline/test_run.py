@@ -19,9 +19,9 @@ from selma import cli, pipeline
 from selma.config import RunConfig
 from selma.errors import ConfigError
 from selma.finished import NotFinished
-from selma.images.on_demand import generate, save_pictures
+from selma.images.on_demand import generate, save_images
 from selma.scores.hps import STYLES, run_results
-from selma.status import standings
+from selma.status import statuses
 from selma.workspace import Workspace
 
 
@@ -56,7 +56,7 @@ def merged(place: Path, address: str) -> RunConfig:
 
 
 def states(one: RunConfig) -> dict[tuple[str, str], str]:
-    return {(found.stage, found.name): found.state for found in standings(one)}
+    return {(found.stage, found.name): found.state for found in statuses(one)}
 
 
 def test_each_stage_leaves_its_files(merged: RunConfig) -> None:
@@ -122,13 +122,13 @@ def test_status_knows_other_settings(place: Path, address: str, merged: RunConfi
 def test_each_exam_prompt_may_be_drawn_from_several_seeds(place: Path, address: str) -> None:
     one = config(place, address, "seeds", scores={"prompts": 3, "seeds": 2, "clip": None})
     with pipeline.opened(one, make=["5-scores"]) as this:
-        folder = this.draw_base()
+        folder = this.generate_base()
         assert {path.stem for path in folder.glob("*.png")} == {
-            id for prompt in this.exam for id in (prompt.id, f"{prompt.id}-1")
+            id for prompt in this.benchmark_prompts for id in (prompt.id, f"{prompt.id}-1")
         }
         card = this.score_models({"base": folder}, [])
     assert (card.seeds, card.prompts, card.models[0].dsg.n) == (2, 3, 3)
-    found = next(s for s in standings(one) if s.name == "pictures/base")
+    found = next(s for s in statuses(one) if s.name == "pictures/base")
     assert (found.state, found.want) == ("done", 6)
 
 
@@ -139,7 +139,7 @@ def test_status_counts_what_is_begun(place: Path, address: str) -> None:
     skill = one.run_folder / "2-images" / "coco"
     (skill / "manifest.json").unlink()
     next((skill / "train").glob("*.png")).unlink()
-    found = next(s for s in standings(one) if (s.stage, s.name) == ("2-images", "coco"))
+    found = next(s for s in statuses(one) if (s.stage, s.name) == ("2-images", "coco"))
     assert (found.state, found.have, found.want) == ("partial", 7, 8)
 
 
@@ -190,7 +190,7 @@ def test_the_same_prompt_looks_different_with_the_adapter(
     assert plain[0].tobytes() != adapted[0].tobytes()
     (usual,) = generate("a cat", **options | {"count": 1, "guidance": 7.5})
     assert plain[0].tobytes() == usual.tobytes()
-    saved = list(save_pictures(plain, tmp_path / "new" / "cat.png", count=2))
+    saved = list(save_images(plain, tmp_path / "new" / "cat.png", count=2))
     assert [path.name for path in saved] == ["cat-1.png", "cat-2.png"]
     assert all(path.is_file() for path in saved)
 
@@ -208,12 +208,10 @@ def test_hps_is_drawn_and_scored_for_base_and_merged(merged: RunConfig, tmp_path
 
     scored("base")
     scored("merged")
-    pictures = [
-        merged.run_folder / "5-scores" / "pictures" / f"hps-{m}" for m in ("base", "merged")
-    ]
-    drawn = [{p.name: p.read_bytes() for p in folder.glob("*.png")} for folder in pictures]
-    assert len(drawn[0]) == 8 and drawn[0].keys() == drawn[1].keys()
-    assert all(drawn[0][name] != drawn[1][name] for name in drawn[0])
+    images = [merged.run_folder / "5-scores" / "images" / f"hps-{m}" for m in ("base", "merged")]
+    generated = [{p.name: p.read_bytes() for p in folder.glob("*.png")} for folder in images]
+    assert len(generated[0]) == 8 and generated[0].keys() == generated[1].keys()
+    assert all(generated[0][name] != generated[1][name] for name in generated[0])
     before = finished(merged.run_folder)
     scored("merged")
     assert finished(merged.run_folder) == before
@@ -221,9 +219,9 @@ def test_hps_is_drawn_and_scored_for_base_and_merged(merged: RunConfig, tmp_path
     experts = this.all_experts()
     keys = this.model_keys(experts, this.merge_experts(experts))
     found = run_results(this.folder, keys)
-    assert set(found) == {"base", "merged"} and found["merged"]["drawn"] == "run"
+    assert set(found) == {"base", "merged"} and found["merged"]["generated"] == "run"
     assert found["merged"]["minus_base"]["all"]["n"] == 8
-    assert str(merged.run_folder).encode() not in (pictures[0] / "manifest.json").read_bytes()
+    assert str(merged.run_folder).encode() not in (images[0] / "manifest.json").read_bytes()
     with pytest.raises(ConfigError, match="base, coco, whoops, merged"):
         scored("nobody")
 
@@ -242,4 +240,4 @@ def test_a_checkpoint_can_be_chosen_on_dev_prompts(place: Path, address: str) ->
     one = config(place, address, "chosen", experts={"select": "dev"}, scores={"dev_prompts": 4})
     for stage in (pipeline.prompts, pipeline.images, pipeline.experts):
         stage(one)
-    assert len(list((one.run_folder / "5-scores" / "pictures").glob("dev-*"))) >= 2
+    assert len(list((one.run_folder / "5-scores" / "images").glob("dev-*"))) >= 2

@@ -60,25 +60,25 @@ def test_generate_takes_files_strengths_and_several(merged: RunConfig, tmp_path:
         "two": ["--adapter", str(expert), "--adapter", str(merged.run_folder / "4-merged"),
                 "--strength", "0.5", "--strength", "2"],
     }  # fmt: skip
-    drawn = {}
+    generated = {}
     for name, more in each.items():
         out = tmp_path / f"{name}.png"
         done = CliRunner().invoke(app, ["generate", "a cat", *base, *more, "--out", str(out)])
         assert done.exit_code == 0, done.output
-        drawn[name] = out.read_bytes()
-    assert drawn["file"] == drawn["folder"] != drawn["plain"]
-    assert drawn["off"] == drawn["plain"]
-    assert drawn["two"] not in (drawn["plain"], drawn["folder"])
+        generated[name] = out.read_bytes()
+    assert generated["file"] == generated["folder"] != generated["plain"]
+    assert generated["off"] == generated["plain"]
+    assert generated["two"] not in (generated["plain"], generated["folder"])
 
 
 def test_files_are_merged_and_converted_by_command(merged: RunConfig, tmp_path: Path) -> None:
     experts = [str(merged.run_folder / "3-experts" / skill) for skill in ("coco", "whoops")]
-    out, judged = tmp_path / "both.safetensors", tmp_path / "judged.json"
+    out, diagnostics = tmp_path / "both.safetensors", tmp_path / "judged.json"
     command = ["merge", *experts, "--method", "mean_of_generators", "--rescale"]
-    done = CliRunner().invoke(app, [*command, "--out", str(out), "--json", str(judged)])
+    done = CliRunner().invoke(app, [*command, "--out", str(out), "--json", str(diagnostics)])
     assert done.exit_code == 0, done.output
     assert "Conflict c" in done.output
-    assert json.loads(judged.read_text())["all"]["orthogonality"] < 1e-5
+    assert json.loads(diagnostics.read_text())["all"]["orthogonality"] < 1e-5
     peft = ["convert", str(out), "--to", "peft", "--out", str(tmp_path / "peft")]
     assert CliRunner().invoke(app, peft).exit_code == 0
     assert (tmp_path / "peft" / "adapter_config.json").is_file()

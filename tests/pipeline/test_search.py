@@ -14,7 +14,7 @@ from pipeline.server import serving
 from selma import pipeline
 from selma.config import RunConfig
 from selma.errors import ConfigError
-from selma.status import standings
+from selma.status import statuses
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,9 @@ def test_a_run_searches_its_weights_and_holds_them_against_uniform_ones(
         assert "merged minus uniform" in page
     else:
         assert names == ["base", "merged"] and card.comparisons == ()
-    assert {found.state for found in standings(one)} == {"done"}
-    drawn = {path.name for path in (one.run_folder / "5-scores" / "pictures").iterdir()}
-    assert drawn == set(names), "the pictures of merges that were only tried are gone"
+    assert {found.state for found in statuses(one)} == {"done"}
+    generated = {path.name for path in (one.run_folder / "5-scores" / "images").iterdir()}
+    assert generated == set(names), "the pictures of merges that were only tried are gone"
     before = tree(one.run_folder)
     pipeline.run(one)
     assert tree(one.run_folder) == before
@@ -81,9 +81,9 @@ def test_the_reporting_judge_chooses_no_weights(place: Path, address: str) -> No
 
 
 def test_a_benchmark_without_dev_prompts_searches_nothing(place: Path, address: str) -> None:
-    exam = place / "mine.csv"
-    exam.write_text("item_id,text\n1,a cat\n")
+    benchmark_prompts = place / "mine.csv"
+    benchmark_prompts.write_text("item_id,text\n1,a cat\n")
     one = config(place, address)
-    scores = one.scores.model_copy(update={"benchmark": str(exam)})
+    scores = one.scores.model_copy(update={"benchmark": str(benchmark_prompts)})
     with pytest.raises(ConfigError, match=r"merged\.search: a file has no dev prompts"):
         pipeline.merge(one.model_copy(update={"scores": scores}))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selma.prompts.contamination import ExamTexts
+from selma.prompts.contamination import BenchmarkTexts
 from selma.prompts.novelty import SimilarityIndex, over, rouge_words, unicode_words
 
 
@@ -123,12 +123,12 @@ def test_other_scripts_do_not_pass_for_free(text, arithmetic):
 
 
 def test_exam_texts_are_found_up_to_the_threshold():
-    exam = ExamTexts(["a red dog left of two blue cats"], threshold=0.8)
-    assert exam.contains("A red dog, left of two blue cats!")
-    assert exam.contains("a red dog left of two green cats")
-    assert not exam.contains("three white boats in the sea")
+    benchmark_prompts = BenchmarkTexts(["a red dog left of two blue cats"], threshold=0.8)
+    assert benchmark_prompts.contains("A red dog, left of two blue cats!")
+    assert benchmark_prompts.contains("a red dog left of two green cats")
+    assert not benchmark_prompts.contains("three white boats in the sea")
 
 
 def test_without_a_threshold_nothing_counts_as_the_exams():
-    exam = ExamTexts(["a red dog"], threshold=None)
-    assert not exam.contains("a red dog")
+    benchmark_prompts = BenchmarkTexts(["a red dog"], threshold=None)
+    assert not benchmark_prompts.contains("a red dog")

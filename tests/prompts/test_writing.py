@@ -59,12 +59,16 @@ def config(server: Script, *, backend: dict | None = None, **settings) -> Prompt
     return PromptsConfig.model_validate(small | {"backend": served} | settings)
 
 
-def write(settings: PromptsConfig, root: Path, *, exam=(), seed=3) -> dict[str, list[Prompt]]:
-    return write_prompts(settings, Workspace(root), seed=seed, exam_texts=exam)
+def write(
+    settings: PromptsConfig, root: Path, *, benchmark_prompts=(), seed=3
+) -> dict[str, list[Prompt]]:
+    return write_prompts(settings, Workspace(root), seed=seed, benchmark_texts=benchmark_prompts)
 
 
-def counts(settings: PromptsConfig, root: Path, *, exam=(), seed=3) -> dict[str, dict[str, int]]:
-    return dropped(settings, Workspace(root), seed=seed, exam_texts=exam)
+def counts(
+    settings: PromptsConfig, root: Path, *, benchmark_prompts=(), seed=3
+) -> dict[str, dict[str, int]]:
+    return dropped(settings, Workspace(root), seed=seed, benchmark_texts=benchmark_prompts)
 
 
 def artefacts(root: Path) -> dict[str, bytes]:
@@ -120,10 +124,10 @@ def test_every_drop_is_counted_with_its_reason(tmp_path):
             "13. a drum on a cart",
         ]
     )
-    exam = ["The exam asks for a green lamp."]
+    benchmark_prompts = ["The exam asks for a green lamp."]
     with serving(Script(says(reply))) as server:
         settings = config(server, per_skill=4, asked_per_reply=10)
-        prompts = write(settings, tmp_path, exam=exam)["coco"]
+        prompts = write(settings, tmp_path, benchmark_prompts=benchmark_prompts)["coco"]
     assert [prompt.text for prompt in prompts] == [
         "a red kite above the old harbour",
         "a 🐕 at the gate",
@@ -131,7 +135,7 @@ def test_every_drop_is_counted_with_its_reason(tmp_path):
         "a bell in a tower",
     ]
     assert prompts[0].tokens == pytest.approx(150 / 8, abs=1e-3)
-    assert counts(settings, tmp_path, exam=exam)["coco"] == {
+    assert counts(settings, tmp_path, benchmark_prompts=benchmark_prompts)["coco"] == {
         "blank": 1,
         "contaminated": 1,
         "refusal": 1,

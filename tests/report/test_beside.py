@@ -24,7 +24,7 @@ from selma.records.report import Findings
 from selma.records.scores import Interval, ScorerInfo
 from selma.report import page, paper
 from selma.report.beside import Beside, Row, beside
-from selma.scores.benchmarks import exam_prompts
+from selma.scores.benchmarks import load_benchmark
 from selma.scores.scoring import read_answers, score_models
 from selma.workspace import Workspace
 
@@ -194,11 +194,18 @@ def test_a_run_on_tifa_stands_in_table_6(found: Findings) -> None:
 
 
 def hps(score: float, *, name: str = "HPS v2.1", **more: Any) -> dict[str, Any]:
-    part = {"score": score, "interval": [score - 1, score + 1], "pictures": 3, "missing": 0}
+    part = {"score": score, "interval": [score - 1, score + 1], "images": 3, "missing": 0}
     about = {"name": name, "weights": "hps", "preprocessing": "some bicubic"}
     nothing = part | {"score": None, "interval": None}
     styles = {"anime": part, "concept-art": part, "paintings": part, "photo": nothing}
-    return {**part, "styles": styles, "scorer": about, "complete": False, "drawn": "run", **more}
+    return {
+        **part,
+        "styles": styles,
+        "scorer": about,
+        "complete": False,
+        "generated": "run",
+        **more,
+    }
 
 
 def test_hps_stands_in_table_5_whatever_the_benchmark(found: Findings) -> None:
@@ -243,11 +250,11 @@ class Given:
         self.said, self.order = said, order
 
     def answer(
-        self, pictures: Sequence[Image.Image], questions: Sequence[Sequence[str]]
+        self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]
     ) -> list[list[tuple[str, float | None]]]:
         replies = []
-        for picture, some in zip(pictures, questions, strict=True):
-            number, merged, _ = picture.getpixel((0, 0))  # type: ignore[misc]
+        for image, some in zip(images, questions, strict=True):
+            number, merged, _ = image.getpixel((0, 0))  # type: ignore[misc]
             of_prompt = self.said[self.order[number]]
             replies.append([("yes" if merged else of_prompt[text], None) for text in some])
         return replies
@@ -258,30 +265,33 @@ def test_real_rows_of_dsg_1k_give_the_shares_of_table_7(found: Findings, tmp_pat
     config = ScoresConfig(
         benchmark=str(DSG / "dsg-1k-anns.csv"), prompts=40, clip=None, resamples=200
     )
-    exam = exam_prompts(config)
+    benchmark_prompts = load_benchmark(config)
     answers: dict[tuple[str, str], str] = {}
     with (DSG / "mplug_dsg.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if row["t2i_model"] == "sd2dot1":
                 answers[row["item_id"], row["question_id"]] = row["answer"]
-    exam = [p for p in exam if all((p.id, q.id) in answers for q in p.questions)]
-    said = {p.id: {q.text: answers[p.id, q.id] for q in p.questions} for p in exam}
-    judge, folder = Given(said, [p.id for p in exam]), Workspace(tmp_path)
-    pictures = {}
+    benchmark_prompts = [
+        p for p in benchmark_prompts if all((p.id, q.id) in answers for q in p.questions)
+    ]
+    said = {p.id: {q.text: answers[p.id, q.id] for q in p.questions} for p in benchmark_prompts}
+    judge, folder = Given(said, [p.id for p in benchmark_prompts]), Workspace(tmp_path)
+    images = {}
     for merged, model in enumerate(("base", "merged")):
-        item = folder.item("5-scores", "pictures", model, recipe={"model": model})
+        item = folder.item("5-scores", "images", model, recipe={"model": model})
         item.begin()
-        for number, prompt in enumerate(exam):
+        for number, prompt in enumerate(benchmark_prompts):
             Image.new("RGB", (8, 8), (number, merged, 0)).save(item.path / f"{prompt.id}.png")
         item.finish(item.path.glob("*.png"), {})
-        pictures[model] = item.path
+        images[model] = item.path
     card = score_models(
-        exam, pictures, config, folder, roles={"base": "base", "merged": "merged"}, seed=0,
+        benchmark_prompts, images, config, folder,
+        roles={"base": "base", "merged": "merged"}, seed=0,
         load_judge=lambda name: judge,
     )  # fmt: skip
     assert card.published == "dsg-1k"
     right: dict[str, list[bool]] = {}
-    for prompt in exam:
+    for prompt in benchmark_prompts:
         denied = {q.id for q in prompt.questions if said[prompt.id][q.text].lower() != "yes"}
         for _ in prompt.questions:  # as often as a no can have to travel
             denied |= {q.id for q in prompt.questions if (set(q.parents) - {q.id}) & denied}
@@ -290,8 +300,8 @@ def test_real_rows_of_dsg_1k_give_the_shares_of_table_7(found: Findings, tmp_pat
             for key in (name, "average"):
                 right.setdefault(key, []).append(q.id not in denied)
     whole = dataclasses.replace(
-        on_base(found, "sd-2"), scorecard=card, exam=exam, pictures=pictures,
-        answers={model: read_answers(folder, model) for model in pictures},
+        on_base(found, "sd-2"), scorecard=card, benchmark_prompts=benchmark_prompts, images=images,
+        answers={model: read_answers(folder, model) for model in images},
     )  # fmt: skip
     seven = beside(whole)[1]
     base, merged = (rows(seven, "SD v2")[place] for place in (0, 2))
@@ -302,4 +312,7 @@ def test_real_rows_of_dsg_1k_give_the_shares_of_table_7(found: Findings, tmp_pat
     assert {cell.text for cell in merged.cells if cell} == {"100.0"}
     assert texts(rows(seven, "SD v2")[1])[-1] == "70.3"  # the paper's
     text = Parsed(page.render(whole, CONFIG)).text
-    assert f"only {len(exam)} of the 1060 prompts of DSG-1k" in text and "Table 7." in text
+    assert (
+        f"only {len(benchmark_prompts)} of the 1060 prompts of DSG-1k" in text
+        and "Table 7." in text
+    )

@@ -91,8 +91,8 @@ def test_the_page_shows_every_model_prompt_question_and_setting(found: Findings)
         f"{base.dsg.mean:.1f}",
         f"{merged.dsg.mean:.1f}",
         tables.between(merged.difference, sign=True),  # type: ignore[arg-type]
-        *(p.text for p in evenly(found.exam, 10)),
-        *(q.text for p in evenly(found.exam, 10) for q in p.questions),
+        *(p.text for p in evenly(found.benchmark_prompts, 10)),
+        *(q.text for p in evenly(found.benchmark_prompts, 10) for q in p.questions),
         *found.pairs,
         found.pairs["coco"][1].prompt.text,
         "too similar 31",
@@ -107,9 +107,9 @@ def test_the_page_shows_every_model_prompt_question_and_setting(found: Findings)
 def test_the_merge_is_judged_on_the_page_where_it_was_judged(found: Findings) -> None:
     shown = page.render(found, ReportConfig())
     assert 'id="merge"' in shown and "unet.mid_block.a_layer" in shown
-    for expert in found.judged["experts"].values():
+    for expert in found.diagnostics["experts"].values():
         assert f"<td>{expert['norm']:.3g}</td>" in shown
-    old = page.render(dataclasses.replace(found, judged={}), ReportConfig())
+    old = page.render(dataclasses.replace(found, diagnostics={}), ReportConfig())
     assert 'id="merge"' not in old
 
 
@@ -148,16 +148,16 @@ def test_rotations_show_their_energies_and_their_conflict(found: Findings) -> No
         }
         for skill in ("coco", "count")
     }  # fmt: skip
-    judged = {
-        **found.judged,
-        "all": {**found.judged["all"], "conflict": 2.25, "orthogonality": 3e-7},
+    diagnostics = {
+        **found.diagnostics,
+        "all": {**found.diagnostics["all"], "conflict": 2.25, "orthogonality": 3e-7},
         "layers": {
             name: {key: value for key, value in layer.items() if key != "rank"} | {"conflict": None}
-            for name, layer in found.judged["layers"].items()
+            for name, layer in found.diagnostics["layers"].items()
         },
     }
     shown = page.render(
-        dataclasses.replace(found, energies=energies, judged=judged), ReportConfig()
+        dataclasses.replace(found, energies=energies, diagnostics=diagnostics), ReportConfig()
     )
     for words in ("Energy of the neurons", "1234.6", "0.0001", "a.to_k", "Conflict c = 2.25", "∞"):
         assert words in shown
@@ -183,7 +183,9 @@ def test_equal_findings_give_equal_bytes_but_for_times(found: Findings) -> None:
 
 
 def test_text_from_the_run_stays_text(found: Findings) -> None:
-    exam = [p.model_copy(update={"text": HOSTILE, "group": HOSTILE}) for p in found.exam]
+    benchmark_prompts = [
+        p.model_copy(update={"text": HOSTILE, "group": HOSTILE}) for p in found.benchmark_prompts
+    ]
     models = tuple(
         m.model_copy(update={"groups": {HOSTILE: m.dsg}, "group_differences": {HOSTILE: m.dsg}})
         for m in found.scorecard.models
@@ -196,7 +198,7 @@ def test_text_from_the_run_stays_text(found: Findings) -> None:
     prompt = found.pairs["coco"][0].prompt.model_copy(update={"text": HOSTILE})
     pairs = {HOSTILE: [p.model_copy(update={"prompt": prompt}) for p in found.pairs["coco"]]}
     hostile = dataclasses.replace(
-        found, exam=exam, scorecard=card, answers=answers, pairs=pairs,
+        found, benchmark_prompts=benchmark_prompts, scorecard=card, answers=answers, pairs=pairs,
         settings={"name": HOSTILE, HOSTILE: {HOSTILE: HOSTILE}}, lineage={HOSTILE: HOSTILE},
         dropped={HOSTILE: {HOSTILE: 3}}, prompts={HOSTILE: []},
     )  # fmt: skip
@@ -234,14 +236,18 @@ def test_the_shown_prompts_do_not_depend_on_scores(found: Findings) -> None:
     card = found.scorecard.model_copy(update={"models": models})
     other = Cards(dataclasses.replace(found, scorecard=card))
     assert [c.prompt.id for c in other.fair(10)] == fair
-    assert {c.prompt.group for c in Cards(found).fair(10)} == {p.group for p in found.exam}
+    assert {c.prompt.group for c in Cards(found).fair(10)} == {
+        p.group for p in found.benchmark_prompts
+    }
     assert [c.prompt for c in other.gains()] == [c.prompt for c in Cards(found).losses()]
 
 
 def test_extremes_are_the_extremes_and_marks_the_verdicts(found: Findings) -> None:
     cards = Cards(found)
     base, merged = found.scorecard.models[0], found.scorecard.models[-1]
-    changes = sorted(100 * (merged.per_prompt[p.id] - base.per_prompt[p.id]) for p in found.exam)
+    changes = sorted(
+        100 * (merged.per_prompt[p.id] - base.per_prompt[p.id]) for p in found.benchmark_prompts
+    )
     shown = [card.change for card in cards.gains()]
     assert shown == pytest.approx([c for c in changes[::-1][:6] if c > 0]) and shown
     for card in cards.gains():
@@ -275,7 +281,7 @@ def test_large_pictures_are_made_smaller_and_broken_ones_named(tmp_path: Path) -
 def test_the_contact_sheet_has_a_row_for_four_prompts(found: Findings) -> None:
     one_row, two_rows = contact_sheet(found, 4), contact_sheet(found, 5)
     assert one_row.width == two_rows.width and two_rows.height > one_row.height
-    first = found.pictures["base"] / f"{evenly(found.exam, 4)[0].id}.png"
+    first = found.images["base"] / f"{evenly(found.benchmark_prompts, 4)[0].id}.png"
     corner = one_row.crop((22, 36, 22 + 128, 36 + 128)).resize((64, 64), Image.Resampling.NEAREST)
     assert corner.tobytes() == Image.open(first).convert("RGB").tobytes()
 
@@ -381,8 +387,8 @@ def test_a_browser_runs_its_script_and_shows_all_pictures(found: Findings, tmp_p
         capture_output=True,
         timeout=120,
     )
-    with Image.open(shot) as picture:
-        assert picture.size == (1280, 2400) and len(picture.convert("L").getcolors() or []) > 50
+    with Image.open(shot) as image:
+        assert image.size == (1280, 2400) and len(image.convert("L").getcolors() or []) > 50
 
 
 def test_what_a_sur_adapter_did_is_a_section(found: Findings, tmp_path: Path) -> None:
@@ -391,17 +397,20 @@ def test_what_a_sur_adapter_did_is_a_section(found: Findings, tmp_path: Path) ->
     card = found.scorecard.model_copy(update={"models": (base, sur)})
     interval = Interval(mean=-1.25, low=-2.5, high=-0.5, n=20)
     distances = Distances(
-        encoder=HOSTILE, fingerprint="f" * 16, pictures=40, kernel={"base": interval,
+        encoder=HOSTILE, fingerprint="f" * 16, images=40, kernel={"base": interval,
         "sur": interval}, kernel_differences={"sur": interval}, frechet={"base": 3.0, "sur": 2.5},
     )  # fmt: skip
-    told = Understood(card=card, keywords={p.id: HOSTILE for p in found.exam}, distances=distances)
+    told = Understood(
+        card=card, keywords={p.id: HOSTILE for p in found.benchmark_prompts}, distances=distances
+    )
     html = page.render(dataclasses.replace(found, understood=told), CONFIG)
     shown = Parsed(html)
     assert "Plain prompts, read by the SUR-adapter" in shown.text and "−1.25" in shown.text
     assert not any(tag == "script" and attrs for tag, attrs in shown.tags)
     assert "Plain prompts" not in Parsed(page.render(found, CONFIG)).text
     place = write_page(
-        told, found.exam, {"base": found.pictures["base"], "sur": found.pictures["merged"]},
+        told, found.benchmark_prompts,
+        {"base": found.images["base"], "sur": found.images["merged"]},
         {"base": found.answers["base"], "sur": found.answers["merged"]}, CONFIG,
         Workspace(tmp_path),
     )  # fmt: skip

@@ -15,13 +15,13 @@ from selma.config.scores import ScoresConfig
 from selma.merged.diagnostics import Judge
 from selma.merged.methods import svd_of_mean
 from selma.randomness import rng
-from selma.records.benchmarks import ExamPrompt, Question
+from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.records.experts import Expert
 from selma.records.images import Pair
 from selma.records.merged import Merged
 from selma.records.prompts import Prompt, prompt_id
 from selma.records.report import Findings
-from selma.scores.benchmarks import exam_prompts
+from selma.scores.benchmarks import load_benchmark
 from selma.scores.scoring import read_answers, score_models
 from selma.toybox.captions import NUMBERS, STYLES, caption
 from selma.toybox.drawing import compose
@@ -48,12 +48,12 @@ class Painter:
     name = "toybox-a"
     fingerprint = "truth"
 
-    def __init__(self, exam: Sequence[ExamPrompt], *, doubt: float = 0.0) -> None:
-        self.claims = {q.text: claim(q) for prompt in exam for q in prompt.questions}
+    def __init__(self, benchmark_prompts: Sequence[BenchmarkPrompt], *, doubt: float = 0.0) -> None:
+        self.claims = {q.text: claim(q) for prompt in benchmark_prompts for q in prompt.questions}
         self.scenes: dict[bytes, Scene] = {}
         self.doubt = doubt
 
-    def draw(self, prompt: ExamPrompt, *, share: float) -> Image.Image:
+    def draw(self, prompt: BenchmarkPrompt, *, share: float) -> Image.Image:
         """A picture with `share` of the usual mistakes."""
         random_numbers = rng(0, prompt.id)
         meant = complete(scene(prompt), random_numbers, withheld=True)
@@ -62,24 +62,24 @@ class Painter:
         # A pair holds at most two of a kind, or they would not fit.
         if len(scene_drawn.groups) == 2 and any((g.count or 1) > 2 for g in scene_drawn.groups):
             scene_drawn = meant
-        picture = paint(scene_drawn, rng(2, prompt.id))
-        self.scenes[picture.tobytes()] = scene_drawn
-        return picture
+        image = paint(scene_drawn, rng(2, prompt.id))
+        self.scenes[image.tobytes()] = scene_drawn
+        return image
 
     def answer(
-        self, pictures: Sequence[Image.Image], questions: Sequence[Sequence[str]]
+        self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]
     ) -> list[list[tuple[str, float | None]]]:
         return [
-            [self._say(self.scenes[picture.tobytes()], text) for text in texts]
-            for picture, texts in zip(pictures, questions, strict=True)
+            [self._say(self.scenes[image.tobytes()], text) for text in texts]
+            for image, texts in zip(images, questions, strict=True)
         ]
 
-    def score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
+    def score(self, images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
         """How many of a picture's words its prompt has; stands in for CLIP's cosine."""
         return [
-            20.0 + sum(g.kind in text for g in self.scenes[picture.tobytes()].groups)
-            + 2.0 * sum(str(g.colour) in text for g in self.scenes[picture.tobytes()].groups)
-            for picture, text in zip(pictures, texts, strict=True)
+            20.0 + sum(g.kind in text for g in self.scenes[image.tobytes()].groups)
+            + 2.0 * sum(str(g.colour) in text for g in self.scenes[image.tobytes()].groups)
+            for image, text in zip(images, texts, strict=True)
         ]  # fmt: skip
 
     def _say(self, drawn: Scene, text: str) -> tuple[str, float]:
@@ -93,7 +93,7 @@ def claim(question: Question) -> Claim:
     return (question.category, *question.detail.split(" | "))
 
 
-def scene(prompt: ExamPrompt) -> Scene:
+def scene(prompt: BenchmarkPrompt) -> Scene:
     """What a toybox prompt states, read back from its questions."""
     said = [claim(question) for question in prompt.questions]
     plural = {c[1] for c, q in zip(said, prompt.questions, strict=True)
@@ -127,23 +127,23 @@ def findings(root: Path, *, prompts: int = 20, merged: float = 0.7) -> Findings:
     better at its own style alone."""
     folder = Workspace(root)
     config = RunConfig(name="little-world", scores=ScoresConfig(prompts=prompts))
-    exam = exam_prompts(config.scores)
-    truth, doubter = Painter(exam), Painter(exam, doubt=0.03)
+    benchmark_prompts = load_benchmark(config.scores)
+    truth, doubter = Painter(benchmark_prompts), Painter(benchmark_prompts, doubt=0.03)
     doubter.name, doubter.scenes = "toybox-b", truth.scenes
     shares = {"base": dict.fromkeys(STYLES, 1.0), "merged": dict.fromkeys(STYLES, merged)}
     shares |= {style: {s: 0.6 if s == style else 1.0 for s in STYLES} for style in STYLES}
-    pictures = {}
+    images = {}
     for model, share in shares.items():
-        item = folder.item("5-scores", "pictures", model, recipe={"model": model})
+        item = folder.item("5-scores", "images", model, recipe={"model": model})
         item.begin()
-        for prompt in exam:
+        for prompt in benchmark_prompts:
             drawn = truth.draw(prompt, share=share[prompt.group])  # type: ignore[index]
             drawn.save(item.path / f"{prompt.id}.png")
         item.finish(item.path.glob("*.png"), {})
-        pictures[model] = item.path
+        images[model] = item.path
     card = score_models(
-        exam,
-        pictures,
+        benchmark_prompts,
+        images,
         config.scores,
         folder,
         roles={"base": "base", "merged": "merged"} | dict.fromkeys(STYLES, "expert"),
@@ -161,11 +161,11 @@ def findings(root: Path, *, prompts: int = 20, merged: float = 0.7) -> Findings:
         merged=Merged(
             folder=root, key="1" * 16, method="mean_of_deltas", weights=dict.fromkeys(STYLES, 0.2)
         ),
-        exam=exam,
-        pictures=pictures,
-        answers={model: read_answers(folder, model) for model in pictures},
+        benchmark_prompts=benchmark_prompts,
+        images=images,
+        answers={model: read_answers(folder, model) for model in images},
         scorecard=card,
-        judged=judged(),
+        diagnostics=diagnostics(),
         journal=[
             {"stage": "1-prompts", "seconds": 312.5},
             {"stage": "2-images", "seconds": 941.0},
@@ -178,7 +178,7 @@ def findings(root: Path, *, prompts: int = 20, merged: float = 0.7) -> Findings:
     )
 
 
-def judged() -> dict[str, Any]:
+def diagnostics() -> dict[str, Any]:
     """A real judgement: of one small layer."""
     generator = torch.Generator().manual_seed(0)
     experts = {

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from selma.backbones.judges.toybox import pixels
-from selma.records.benchmarks import ExamPrompt, Question
+from selma.records.benchmarks import BenchmarkPrompt, Question
 
 COLOURS = {"red": (1.0, -1.0, -1.0), "green": (-1.0, 1.0, -1.0), "blue": (-1.0, -1.0, 1.0)}
 
@@ -21,8 +21,8 @@ class ColourNetwork(torch.nn.Module):
         self.colours = torch.nn.Parameter(torch.tensor(list(COLOURS.values())))
         self.threshold = threshold
 
-    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
-        apart = (pictures[:, None] - self.colours[None, :, :, None, None]).square().sum(dim=2)
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        apart = (images[:, None] - self.colours[None, :, :, None, None]).square().sum(dim=2)
         return (apart < 1).float().mean(dim=(2, 3))
 
     def answer(self, features: torch.Tensor, questions: list[str]) -> torch.Tensor:
@@ -43,20 +43,20 @@ class ColourJudge:
         self.stop_after: int | None = None
 
     def answer(
-        self, pictures: Sequence[Image.Image], questions: Sequence[Sequence[str]]
+        self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]
     ) -> list[list[tuple[str, float | None]]]:
-        self._look(len(pictures))
+        self._look(len(images))
         with torch.inference_mode():
-            features = self.network.encode(pixels(pictures))
+            features = self.network.encode(pixels(images))
             return [
                 [self._say(c) for c in self.network.answer(f.expand(len(q), -1), list(q)).tolist()]
                 for f, q in zip(features, questions, strict=True)
             ]
 
-    def score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
-        self._look(len(pictures))
+    def score(self, images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
+        self._look(len(images))
         with torch.inference_mode():
-            shares = self.network.encode(pixels(pictures))
+            shares = self.network.encode(pixels(images))
         wanted = torch.tensor([[float(c in text) for c in COLOURS] for text in texts])
         return [round(s, 4) for s in (100 * (shares * wanted).sum(dim=1)).tolist()]
 
@@ -70,7 +70,7 @@ class ColourJudge:
         return ("yes" if chance >= 0.5 else "no"), round(chance, 4)
 
 
-def exam(count: int) -> list[ExamPrompt]:
+def benchmark_prompts(count: int) -> list[BenchmarkPrompt]:
     """Prompts that name two colours, with a question on each; the second hangs on the first."""
     names = list(COLOURS)
     prompts = []
@@ -82,14 +82,14 @@ def exam(count: int) -> list[ExamPrompt]:
         )
         group = "early" if i < count // 2 else "late"
         text = f"{first} beside {second}, take {i}"
-        prompts.append(ExamPrompt(id=f"p{i:03}", text=text, group=group, questions=questions))
+        prompts.append(BenchmarkPrompt(id=f"p{i:03}", text=text, group=group, questions=questions))
     return prompts
 
 
-def picture(*colours: str) -> Image.Image:
+def image(*colours: str) -> Image.Image:
     """Vertical bands of these colours; black if there are none."""
-    drawn = Image.new("RGB", (64, 64))
+    generated = Image.new("RGB", (64, 64))
     for i, colour in enumerate(colours):
         rgb = tuple(round(127.5 * (value + 1)) for value in COLOURS[colour])
-        drawn.paste(rgb, (64 * i // len(colours), 0, 64 * (i + 1) // len(colours), 64))
-    return drawn
+        generated.paste(rgb, (64 * i // len(colours), 0, 64 * (i + 1) // len(colours), 64))
+    return generated

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from selma.config.scores import ScoresConfig
 from selma.errors import ConfigError, DataError
 from selma.records.benchmarks import evenly
-from selma.scores.benchmarks import COLUMNS, all_texts, exam_prompts, group_of, read_dsg
+from selma.scores.benchmarks import COLUMNS, all_texts, group_of, load_benchmark, read_dsg
 from selma.scores.faithfulness import dependency_faults
 
 HEADER = ",".join(COLUMNS)
@@ -132,20 +132,20 @@ def test_any_file_is_read_or_refused_by_a_data_error(
     path = tmp_path / "fuzz.csv"
     path.write_bytes(f"{HEADER}\n{text.getvalue()}".encode() + tail)
     try:
-        exam = read_dsg(path)
+        benchmark_prompts = read_dsg(path)
     except DataError as error:
         assert str(path) in str(error)
     else:
-        assert all(prompt.questions for prompt in exam)
-        dependency_faults(exam)
+        assert all(prompt.questions for prompt in benchmark_prompts)
+        dependency_faults(benchmark_prompts)
 
 
 def test_a_part_of_the_exam_is_even_over_groups_and_always_the_same() -> None:
     config = ScoresConfig()
-    whole, part = exam_prompts(config), exam_prompts(config, prompts=23)
+    whole, part = load_benchmark(config), load_benchmark(config, prompts=23)
     counts = [sum(p.group == g for p in part) for g in dict.fromkeys(p.group for p in whole)]
     assert len(part) == 23 and max(counts) - min(counts) <= 1
-    assert part == exam_prompts(config.model_copy(update={"prompts": 23}))
+    assert part == load_benchmark(config.model_copy(update={"prompts": 23}))
     assert [p for p in whole if p in part] == part
     assert evenly(whole, 10**6) == whole
 
@@ -153,15 +153,15 @@ def test_a_part_of_the_exam_is_even_over_groups_and_always_the_same() -> None:
 def test_what_may_not_be_trained_on_is_both_splits_whichever_is_drawn() -> None:
     dev = all_texts(ScoresConfig(split="dev", prompts=5, groups=("coco",)))
     assert dev == all_texts(ScoresConfig(split="test"))
-    whole = [exam_prompts(ScoresConfig(), split=split) for split in ("dev", "test")]
+    whole = [load_benchmark(ScoresConfig(), split=split) for split in ("dev", "test")]
     assert dev == [prompt.text for split in whole for prompt in split]
 
 
 def test_splits_share_no_text_and_a_csv_has_no_dev_split(tmp_path: Path) -> None:
     config = ScoresConfig()
-    test, dev = exam_prompts(config), exam_prompts(config, split="dev")
+    test, dev = load_benchmark(config), load_benchmark(config, split="dev")
     assert not {p.text.lower() for p in test} & {p.text.lower() for p in dev}
     config = ScoresConfig(benchmark=str(write(tmp_path, ROW)))
-    assert len(exam_prompts(config)) == 1
+    assert len(load_benchmark(config)) == 1
     with pytest.raises(ConfigError, match="dev split"):
-        exam_prompts(config, split="dev")
+        load_benchmark(config, split="dev")

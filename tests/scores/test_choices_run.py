@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from colours import COLOURS, ColourJudge, picture
+from colours import COLOURS, ColourJudge, image
 from PIL import Image
 
 from selma.backbones.judges.judge import Chooser
@@ -16,14 +16,14 @@ from selma.backbones.judges.toybox import pixels
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.config.scores import ScoresConfig
 from selma.errors import DataError, ModelError
-from selma.records.benchmarks import ExamPrompt, Question
+from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.records.scores import Scorecard
 from selma.scores.scoring import read_answers, score_models
 from selma.workspace import Workspace
 
 CHOICES = ("red", "green", "blue")
-EXAM = [
-    ExamPrompt(
+BENCHMARK = [
+    BenchmarkPrompt(
         id=f"a_{n}",
         text=f"all {colour}",
         group="a",
@@ -50,15 +50,15 @@ class Namer(ColourJudge):
 
     def choose(
         self,
-        pictures: Sequence[Image.Image],
+        images: Sequence[Image.Image],
         questions: Sequence[Sequence[MultipleChoice]],
         *,
         words: str,
     ) -> list[list[str]]:
-        self._look(len(pictures))
+        self._look(len(images))
         self.words = words
         with torch.inference_mode():
-            shares = self.network.encode(pixels(pictures))
+            shares = self.network.encode(pixels(images))
         names = [list(COLOURS)[int(share.argmax())] for share in shares]
         return [
             [
@@ -78,25 +78,25 @@ def nearest(answers: Sequence[str], choices: Sequence[Sequence[str]]) -> list[in
     return [list(few).index({"crimson": "red"}[a]) for a, few in zip(answers, choices, strict=True)]
 
 
-def draw(folder: Workspace, model: str, colours: Sequence[str]) -> Path:
-    item = folder.item("5-scores", "pictures", model, recipe={"model": model})
+def generate(folder: Workspace, model: str, colours: Sequence[str]) -> Path:
+    item = folder.item("5-scores", "images", model, recipe={"model": model})
     item.begin()
     files = []
-    for prompt, colour in zip(EXAM, colours, strict=True):
+    for prompt, colour in zip(BENCHMARK, colours, strict=True):
         files.append(item.path / f"{prompt.id}.png")
-        picture(colour).save(files[-1])
+        image(colour).save(files[-1])
     item.finish(files, {})
     return item.path
 
 
 def score(folder: Workspace, judge: ColourJudge, matcher: str | None, **changed) -> Scorecard:
-    pictures = {
-        "base": draw(folder, "base", ["red"] * 6),
-        "merged": draw(folder, "merged", CHOICES * 2),
+    images = {
+        "base": generate(folder, "base", ["red"] * 6),
+        "merged": generate(folder, "merged", CHOICES * 2),
     }
     return score_models(
-        changed.get("exam", EXAM),
-        pictures,
+        changed.get("benchmark", BENCHMARK),
+        images,
         ScoresConfig(
             benchmark="questions.json",
             matcher=matcher,
@@ -147,7 +147,7 @@ def test_another_wording_asks_again(tmp_path: Path) -> None:
     score(folder, judge, None, words="tifa")
     assert judge.words == "tifa"
     # Both judges look at both models' pictures once more; the scorer does not.
-    assert judge.seen - seen == 4 * len(EXAM)
+    assert judge.seen - seen == 4 * len(BENCHMARK)
 
 
 def test_a_judge_of_yes_and_no_is_not_asked_for_choices(tmp_path: Path) -> None:
@@ -156,6 +156,6 @@ def test_a_judge_of_yes_and_no_is_not_asked_for_choices(tmp_path: Path) -> None:
 
 
 def test_prompts_without_questions_are_refused(tmp_path: Path) -> None:
-    bare = [prompt.model_copy(update={"questions": ()}) for prompt in EXAM]
+    bare = [prompt.model_copy(update={"questions": ()}) for prompt in BENCHMARK]
     with pytest.raises(DataError, match="selma questions"):
-        score(Workspace(tmp_path), Namer("namer"), None, exam=bare)
+        score(Workspace(tmp_path), Namer("namer"), None, benchmark_prompts=bare)

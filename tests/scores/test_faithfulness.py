@@ -11,14 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from selma.errors import DataError
-from selma.records.benchmarks import Answer, ExamPrompt, Question
+from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
 from selma.scores.benchmarks import read_dsg
 from selma.scores.faithfulness import (
     Verdict,
     Zeroing,
     category_points,
     dependency_faults,
-    judged,
+    diagnostics,
     normalise,
     prompt_scores,
     question_score,
@@ -75,7 +75,9 @@ def test_an_unreadable_parent_counts_as_no_and_a_no_stays_a_no() -> None:
 
 def test_bad_references_are_ignored_and_cycles_stand_or_fall_together() -> None:
     ring = [question("1", "1", "3", "left"), question("2", "1", "99"), question("3", "2")]
-    assert dependency_faults([ExamPrompt(id="a", text="t", group="g", questions=tuple(ring))]) == {
+    assert dependency_faults(
+        [BenchmarkPrompt(id="a", text="t", group="g", questions=tuple(ring))]
+    ) == {
         "names a missing question": 1,
         "names itself": 1,
         "not an id": 1,
@@ -114,18 +116,20 @@ def test_no_order_of_rows_matters_and_rules_only_get_stricter(
 
 
 def test_missing_and_double_answers_never_change_a_denominator() -> None:
-    exam = [ExamPrompt(id="a", text="t", group="g", questions=(question("1"), question("2")))]
+    benchmark_prompts = [
+        BenchmarkPrompt(id="a", text="t", group="g", questions=(question("1"), question("2")))
+    ]
     one = Answer(prompt_id="a", question_id="1", text="yes")
     with pytest.raises(DataError, match="a has no answer to question 2"):
-        judged(exam, [one], zeroing="none")
+        diagnostics(benchmark_prompts, [one], zeroing="none")
     with pytest.raises(DataError, match="two answers to question 1"):
-        judged(exam, [one, one], zeroing="none")
+        diagnostics(benchmark_prompts, [one, one], zeroing="none")
 
 
 def test_means_by_prompt_by_question_and_by_category() -> None:
-    exam = [
-        ExamPrompt(id="a", text="t", group="g", questions=(question("1"),)),
-        ExamPrompt(
+    benchmark_prompts = [
+        BenchmarkPrompt(id="a", text="t", group="g", questions=(question("1"),)),
+        BenchmarkPrompt(
             id="b",
             text="t",
             group="g",
@@ -134,10 +138,10 @@ def test_means_by_prompt_by_question_and_by_category() -> None:
     ]
     said = {("a", "1"): "yes", ("b", "1"): "no", ("b", "2"): "yes", ("b", "3"): "yes"}
     answers = [Answer(prompt_id=p, question_id=q, text=text) for (p, q), text in said.items()]
-    found = judged(exam, answers, zeroing="cascading")
+    found = diagnostics(benchmark_prompts, answers, zeroing="cascading")
     assert prompt_scores(found) == {"a": 1.0, "b": 1 / 3}
     assert question_score(found) == 0.5
-    assert category_points(exam, found) == {
+    assert category_points(benchmark_prompts, found) == {
         "entity": {"a": (1, 1), "b": (0, 2)},
         "colour": {"b": (1, 1)},
     }
@@ -162,18 +166,24 @@ def test_released_answers_give_the_published_scores() -> None:
     ]
     answered_ids = {row["item_id"] for row in rows}
     whole = read_dsg(DSG / "dsg-1k-anns.csv")
-    exam = [prompt for prompt in whole if prompt.id in answered_ids]
-    assert (len(whole), sum(len(p.questions) for p in whole), len(exam)) == (1060, 8182, 1059)
+    benchmark_prompts = [prompt for prompt in whole if prompt.id in answered_ids]
+    assert (len(whole), sum(len(p.questions) for p in whole), len(benchmark_prompts)) == (
+        1060,
+        8182,
+        1059,
+    )
     assert {p.id for p in whole} - answered_ids == {"tifa160_134"}
     assert dependency_faults(whole)["names itself"] == 44
     assert dependency_faults(whole)["not an id"] == 10
 
-    one_level = prompt_scores(judged(exam, answers, zeroing="one_level"))
-    assert round(100 * sum(one_level.values()) / len(exam), 2) == 83.12
+    one_level = prompt_scores(diagnostics(benchmark_prompts, answers, zeroing="one_level"))
+    assert round(100 * sum(one_level.values()) / len(benchmark_prompts), 2) == 83.12
     assert round(100 * sum(one_level.values()) / len(whole), 1) == 83.0  # the missing item as 0
     random.Random(0).shuffle(answers)
-    mixed = [p.model_copy(update={"questions": p.questions[::-1]}) for p in reversed(exam)]
-    assert round(100 * question_score(judged(mixed, answers, zeroing="cascading")), 2) == 81.54
+    mixed = [
+        p.model_copy(update={"questions": p.questions[::-1]}) for p in reversed(benchmark_prompts)
+    ]
+    assert round(100 * question_score(diagnostics(mixed, answers, zeroing="cascading")), 2) == 81.54
 
     by_source = [s for id, s in one_level.items() if id.startswith("vrd")]
     assert round(100 * sum(by_source) / len(by_source), 1) == 43.7

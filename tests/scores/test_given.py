@@ -122,7 +122,7 @@ def test_ratings_of_people_correlate_as_published() -> None:
     said = dict(part.split() for part in found.output.strip().split(", "))
     assert float(said["spearman"]) == pytest.approx(0.463, abs=0.002)
     assert float(said["kendall"]) == pytest.approx(0.380, abs=0.002)
-    assert said["pictures"] == "800"
+    assert said["images"] == "800"
 
 
 HEADER = "item_id,text,proposition_id,dependency,category_broad,category_detailed,"

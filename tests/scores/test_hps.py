@@ -23,7 +23,7 @@ from selma.report.tables import print_hps
 from selma.scores import answering, hps
 from selma.scores.hps import (
     STYLES,
-    given_pictures,
+    given_images,
     hps_item,
     read_hps,
     read_hps_prompts,
@@ -50,17 +50,17 @@ def prompts(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     """Six anime, four photos with one PNG among them, two paintings, no concept art."""
     for style, numbers in {"anime": range(6), "photo": (0, 2, 3, 5), "paintings": (1, 4)}.items():
-        folder = tmp_path / "pictures" / style
+        folder = tmp_path / "images" / style
         folder.mkdir(parents=True)
         for i in numbers:
             pixels = np.random.default_rng(i).integers(0, 256, (40, 32 + i, 3), dtype=np.uint8)
             suffix = "png" if (style, i) == ("photo", 5) else "jpg"
             Image.fromarray(pixels).save(folder / f"{i:05d}.{suffix}")
-    (tmp_path / "pictures" / "anime" / "notes.txt").write_text("no picture")
-    return tmp_path / "pictures"
+    (tmp_path / "images" / "anime" / "notes.txt").write_text("no picture")
+    return tmp_path / "images"
 
 
 def scorer(weights: Path) -> NetworkScorer:
@@ -68,11 +68,11 @@ def scorer(weights: Path) -> NetworkScorer:
 
 
 def test_the_mean_is_over_all_pictures_and_each_has_its_own_prompt(
-    pictures: Path, prompts: Path, weights: Path
+    images: Path, prompts: Path, weights: Path
 ) -> None:
-    found = score_hps(pictures, read_hps_prompts(prompts), scorer(weights), resamples=200)
-    assert (found["pictures"], found["missing"], found["complete"]) == (12, 12, False)
-    counts = {style: (row["pictures"], row["missing"]) for style, row in found["styles"].items()}
+    found = score_hps(images, read_hps_prompts(prompts), scorer(weights), resamples=200)
+    assert (found["images"], found["missing"], found["complete"]) == (12, 12, False)
+    counts = {style: (row["images"], row["missing"]) for style, row in found["styles"].items()}
     assert counts == {"anime": (6, 0), "concept-art": (0, 6), "paintings": (2, 4), "photo": (4, 2)}
     alone = scorer(weights)
     every = []
@@ -81,10 +81,10 @@ def test_the_mean_is_over_all_pictures_and_each_has_its_own_prompt(
         ("photo", 5, "png"),
         ("paintings", 4, "jpg"),
     ):
-        picture = Image.open(pictures / style / f"{number:05d}.{suffix}").convert("RGB")
-        expected = alone.score([picture], [f"{style} of hill {number}"])[0]
-        assert found["per_picture"][style][f"{number:05d}"] == expected
-    for style, row in found["per_picture"].items():
+        image = Image.open(images / style / f"{number:05d}.{suffix}").convert("RGB")
+        expected = alone.score([image], [f"{style} of hill {number}"])[0]
+        assert found["per_image"][style][f"{number:05d}"] == expected
+    for style, row in found["per_image"].items():
         every += row.values()
         if row:
             mean = float(np.mean(list(row.values())))
@@ -96,10 +96,10 @@ def test_the_mean_is_over_all_pictures_and_each_has_its_own_prompt(
 
 
 def test_the_table_names_styles_scale_and_what_is_missing(
-    pictures: Path, prompts: Path, weights: Path
+    images: Path, prompts: Path, weights: Path
 ) -> None:
     out = io.StringIO()
-    found = score_hps(pictures, read_hps_prompts(prompts), scorer(weights), resamples=200)
+    found = score_hps(images, read_hps_prompts(prompts), scorer(weights), resamples=200)
     print_hps(found, Console(file=out, width=120))
     for words in (*STYLES, "all pictures", "HPS v2.1", "100 x cosine", "not comparable"):
         assert words in out.getvalue()
@@ -115,14 +115,14 @@ def test_the_table_names_styles_scale_and_what_is_missing(
     ],
 )
 def test_a_picture_that_does_not_belong_is_named(
-    pictures: Path, prompts: Path, weights: Path, name: str, content: bytes | None, match: str
+    images: Path, prompts: Path, weights: Path, name: str, content: bytes | None, match: str
 ) -> None:
     if content is None:
-        Image.new("RGB", (30, 30)).save(pictures / name)
+        Image.new("RGB", (30, 30)).save(images / name)
     else:
-        (pictures / name).write_bytes(content)
+        (images / name).write_bytes(content)
     with pytest.raises(DataError, match=match):
-        score_hps(pictures, read_hps_prompts(prompts), scorer(weights), resamples=200)
+        score_hps(images, read_hps_prompts(prompts), scorer(weights), resamples=200)
 
 
 def test_no_pictures_and_no_prompts_are_refused(
@@ -152,7 +152,7 @@ def command(*arguments: str | Path) -> Result:
 
 
 def test_the_commands_convert_and_score(
-    tmp_path: Path, pictures: Path, prompts: Path, weights: Path
+    tmp_path: Path, images: Path, prompts: Path, weights: Path
 ) -> None:
     source = weights.parent
     made = command(
@@ -160,14 +160,12 @@ def test_the_commands_convert_and_score(
         "--tokenizer", source / "words", "--config", source / "shape.json",
     )  # fmt: skip
     assert made.exit_code == 0, made.output
-    given = ("hps", pictures, "--prompts", prompts, "--model")
+    given = ("hps", images, "--prompts", prompts, "--model")
     done = command(*given, tmp_path / "made", "--device", "cpu", "--json", tmp_path / "hps.json")
     assert done.exit_code == 0, done.output
     assert "HPS v2.1" in done.stdout
     found = json.loads((tmp_path / "hps.json").read_text())
-    assert (
-        found["score"] == score_hps(pictures, read_hps_prompts(prompts), scorer(weights))["score"]
-    )
+    assert found["score"] == score_hps(images, read_hps_prompts(prompts), scorer(weights))["score"]
     wrong = command(*given, "a b").exception
     assert isinstance(wrong, ModelError) and "folder or a Hub id" in str(wrong)
     wrong = command(*given, "a/b", "--device", "x").exception
@@ -182,33 +180,33 @@ class Stopping:
     def __init__(self, *, at: int | None = None, plus: float = 0.0) -> None:
         self.calls, self.seen, self.at, self.plus = 0, 0, at, plus
 
-    def score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
+    def score(self, images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
         if self.calls == self.at:
             raise KeyboardInterrupt
         self.calls += 1
-        self.seen += len(pictures)
+        self.seen += len(images)
         return [
-            picture.width + len(text) / 10 + self.plus
-            for picture, text in zip(pictures, texts, strict=True)
+            image.width + len(text) / 10 + self.plus
+            for image, text in zip(images, texts, strict=True)
         ]
 
 
 @pytest.fixture
-def item_of(pictures: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+def item_of(images: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     """Scores the pictures for a model of a run, five at a time."""
     monkeypatch.setattr(hps, "CHUNK", 5)
     monkeypatch.setattr(answering, "CHUNK", 5)
 
     def made(run: Path, scorer: Stopping, *, model: str = "merged", key: str = "k") -> Item:
         texts = read_hps_prompts(prompts)
-        return hps_item(given_pictures(pictures, texts), texts, scorer, Workspace(run),
-                        model=model, key=key, drawn="given")  # fmt: skip
+        return hps_item(given_images(images, texts), texts, scorer, Workspace(run),
+                        model=model, key=key, generated="given")  # fmt: skip
 
     return made
 
 
 def test_a_stopped_scoring_goes_on_and_ends_as_if_never_stopped(
-    tmp_path: Path, pictures: Path, prompts: Path, item_of
+    tmp_path: Path, images: Path, prompts: Path, item_of
 ) -> None:
     whole = item_of(tmp_path / "whole", Stopping())
     with pytest.raises(KeyboardInterrupt):
@@ -219,27 +217,27 @@ def test_a_stopped_scoring_goes_on_and_ends_as_if_never_stopped(
     assert read_hps(item) == read_hps(whole)
     for name in ("scores.jsonl", "hps.json", "manifest.json"):
         assert (item.path / name).read_bytes() == (whole.path / name).read_bytes()
-    plain = score_hps(pictures, read_hps_prompts(prompts), Stopping())
-    assert read_hps(item) == plain | {"model": "merged", "drawn": "given"}
+    plain = score_hps(images, read_hps_prompts(prompts), Stopping())
+    assert read_hps(item) == plain | {"model": "merged", "generated": "given"}
     third = Stopping()
     item_of(tmp_path / "run", third)
     assert third.seen == 0
 
 
 def test_what_matters_scores_anew_and_what_does_not_does_not(
-    tmp_path: Path, pictures: Path, prompts: Path, item_of
+    tmp_path: Path, images: Path, prompts: Path, item_of
 ) -> None:
     keys = [item_of(tmp_path, Stopping()).key]
     other = Stopping()
     other.fingerprint = "two"
     keys.append(item_of(tmp_path, other).key)
     keys.append(item_of(tmp_path, Stopping(), key="another").key)
-    Image.new("RGB", (31, 30)).save(pictures / "photo" / "00000.jpg")
+    Image.new("RGB", (31, 30)).save(images / "photo" / "00000.jpg")
     keys.append(item_of(tmp_path, Stopping()).key)
     (prompts / "anime.json").write_text(json.dumps(["else"] * 6))
     keys.append(item_of(tmp_path, Stopping()).key)
     assert len(set(keys)) == len(keys)
-    (pictures / "anime" / "notes.txt").write_text("other words")
+    (images / "anime" / "notes.txt").write_text("other words")
     same = Stopping()
     assert item_of(tmp_path, same).key == keys[-1] and same.seen == 0
 

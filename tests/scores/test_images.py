@@ -10,24 +10,24 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from scores.colours import ColourJudge, exam, picture
-from scores.test_choices_run import EXAM as CHOICES_EXAM
+from scores.colours import ColourJudge, benchmark_prompts, image
+from scores.test_choices_run import BENCHMARK as CHOICES_BENCHMARK
 from scores.test_choices_run import Namer, nearest
 from typer.testing import CliRunner
 
 from selma.cli import app
 from selma.config.scores import LocalJudge, ServedJudge
 from selma.errors import ConfigError, DataError, ModelError
-from selma.records.benchmarks import ExamPrompt
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.scores.benchmarks import COLUMNS
 from selma.scores.given import rules_of, score_dsg
 from selma.scores.images import judge_from, score_images
 
-EXAM = exam(40)
+BENCHMARK = benchmark_prompts(40)
 REFUSE = rules_of("default", {"missing": "refuse"})
 
 
-def write_exam(path: Path, prompts: list[ExamPrompt]) -> Path:
+def write_benchmark(path: Path, prompts: list[BenchmarkPrompt]) -> Path:
     """The prompts as a CSV in DSG-1k's layout."""
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
@@ -41,20 +41,22 @@ def write_exam(path: Path, prompts: list[ExamPrompt]) -> Path:
 
 @pytest.fixture
 def benchmark(tmp_path: Path) -> str:
-    return str(write_exam(tmp_path / "exam.csv", EXAM))
+    return str(write_benchmark(tmp_path / "exam.csv", BENCHMARK))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Every second picture shows both of its colours, the others the first alone."""
-    place = tmp_path / "pictures"
+    place = tmp_path / "images"
     place.mkdir()
-    for i, prompt in enumerate(EXAM):
+    for i, prompt in enumerate(BENCHMARK):
         colours = prompt.text.replace(",", "").split()[0:3:2]
         suffix = "png" if i % 3 else "jpg"
-        drawn = picture(*colours[: 1 + i % 2])
-        drawn.paste((6 * i, 6 * i, 6 * i), (0, 0, 8, 8))  # no two are the same
-        drawn.save(place / f"{prompt.id}.{suffix}", **({"quality": 95} if suffix == "jpg" else {}))
+        generated = image(*colours[: 1 + i % 2])
+        generated.paste((6 * i, 6 * i, 6 * i), (0, 0, 8, 8))  # no two are the same
+        generated.save(
+            place / f"{prompt.id}.{suffix}", **({"quality": 95} if suffix == "jpg" else {})
+        )
     return place
 
 
@@ -72,7 +74,7 @@ def test_scores_are_those_of_the_pictures(folder: Path, benchmark: str) -> None:
     assert found["soft"]["n"] == 40 and 70 < found["soft"]["mean"] < 80
     assert found["soft"]["low"] < found["soft"]["mean"] < found["soft"]["high"]
     assert found["vqascore"]["n"] == 40 and set(found["vqascore_per_prompt"]) == {
-        p.id for p in EXAM
+        p.id for p in BENCHMARK
     }
     assert found["answers"]["p000"]["1"]["text"] == "yes"
     assert found["benchmark"] == "exam.csv"
@@ -190,15 +192,15 @@ def test_multiple_choice_is_asked_with_its_choices_and_kept(tmp_path: Path) -> N
     rows = [
         {"id": p.id, "caption": p.text, "question": q.text, "choices": list(q.choices),
          "answer": q.answer, "element_type": q.category}
-        for p in CHOICES_EXAM for q in p.questions
+        for p in CHOICES_BENCHMARK for q in p.questions
     ]  # fmt: skip
-    questions, folder = tmp_path / "tifa.json", tmp_path / "pictures"
+    questions, folder = tmp_path / "tifa.json", tmp_path / "images"
     questions.write_text(json.dumps(rows))
     folder.mkdir()
-    for number, prompt in enumerate(CHOICES_EXAM):
-        drawn = picture("red" if number == 5 else prompt.text.split()[1])
-        drawn.putpixel((0, 0), (number, 0, 0))
-        drawn.save(folder / f"{prompt.id}.png")
+    for number, prompt in enumerate(CHOICES_BENCHMARK):
+        generated = image("red" if number == 5 else prompt.text.split()[1])
+        generated.putpixel((0, 0), (number, 0, 0))
+        generated.save(folder / f"{prompt.id}.png")
     judge = Namer("namer")
     found = run(folder, str(questions), judge, matcher="m", load_matcher=lambda name: nearest)
     assert (found["score"], found["categories"]) == (

@@ -12,9 +12,9 @@ from selma.config import load_config
 from selma.config.scores import ScoresConfig
 from selma.errors import ConfigError, DataError
 from selma.preflight import check
-from selma.records.benchmarks import ExamPrompt, Question
-from selma.scores.answering import exam_hash
-from selma.scores.benchmarks import exam_prompts, layout_of, read_benchmark
+from selma.records.benchmarks import BenchmarkPrompt, Question
+from selma.scores.answering import benchmark_hash
+from selma.scores.benchmarks import layout_of, load_benchmark, read_benchmark
 from selma.scores.benchmarks.tifa import QUESTIONS, TEXTS
 from selma.scores.faithfulness import prompt_scores, understood, verdicts
 from selma.scores.tifa import read_tifa, read_tifa_answers, score_tifa
@@ -61,10 +61,10 @@ def test_ones_own_prompts_have_ids_and_no_questions(tmp_path: Path, name: str) -
     path.write_text(OWN[name], "utf-8")
     if name == "texts.jsonl":
         assert layout_of(path).name == "prompts"
-    exam = read_benchmark(path)
-    assert [p.text for p in exam] == ["a red dog", "two cats"]
-    assert all(not p.questions and p.group == "all" for p in exam)
-    assert len({p.id for p in exam}) == 2
+    benchmark_prompts = read_benchmark(path)
+    assert [p.text for p in benchmark_prompts] == ["a red dog", "two cats"]
+    assert all(not p.questions and p.group == "all" for p in benchmark_prompts)
+    assert len({p.id for p in benchmark_prompts}) == 2
 
 
 def test_an_id_made_of_the_text_stays_when_lines_move(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_choices_and_answers_are_part_of_an_exams_hash_and_nothing_else_is() -> 
     plain = Question(id="1", text="dog?", category="entity")
 
     def hashed(*questions: Question) -> str:
-        return exam_hash([ExamPrompt(id="a", text="t", group="g", questions=questions)])
+        return benchmark_hash([BenchmarkPrompt(id="a", text="t", group="g", questions=questions)])
 
     many = {
         hashed(plain),
@@ -223,14 +223,14 @@ def test_a_run_is_told_what_its_exam_lacks(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=says):
             check(load_config(path))
     with pytest.raises(ConfigError, match="dev split"):
-        exam_prompts(ScoresConfig(benchmark=str(tmp_path / "q.json")), split="dev")
+        load_benchmark(ScoresConfig(benchmark=str(tmp_path / "q.json")), split="dev")
 
 
 @released
 def test_a_run_scores_tifa_as_its_own_program() -> None:
     """The worked sample's raw answers, through the verdicts of a run: the same averages."""
     theirs = json.loads((TIFA / "sample_evaluation_result.json").read_text())
-    exam = read_benchmark(TIFA / "sample_question_answers.json")
+    benchmark_prompts = read_benchmark(TIFA / "sample_question_answers.json")
     answers = {
         (a.id, a.question): a.choice or a.free
         for a in read_tifa_answers(TIFA / "sample_evaluation_result.json")
@@ -239,7 +239,7 @@ def test_a_run_scores_tifa_as_its_own_program() -> None:
         p.id: verdicts(
             p.questions, {q.id: answers[p.id, q.text] for q in p.questions}, zeroing="none"
         )
-        for p in exam
+        for p in benchmark_prompts
     }
     scores = prompt_scores(found)
     assert sum(scores.values()) / len(scores) == theirs["tifa_average"]

@@ -44,10 +44,10 @@ class Counting:
         self.asked = 0
 
     def answer(
-        self, pictures: Sequence[Image.Image], questions: Sequence[Sequence[str]]
+        self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]
     ) -> list[list[tuple[str, float | None]]]:
         self.asked += sum(map(len, questions))
-        return self.judge.answer(pictures, questions)
+        return self.judge.answer(images, questions)
 
 
 @dataclass
@@ -57,15 +57,15 @@ class World:
     rows: list[list[str]] = field(default_factory=lambda: [list(row) for row in ROWS])
     columns: tuple[str, ...] = COLUMNS
     benchmark: str = "exam.csv"
-    pictures: str = "pictures"
+    images: str = "images"
     how: dict[str, Any] = field(default_factory=dict)
 
     @property
     def weights(self) -> Path:
         return Path(self.judge["model"])
 
-    def picture(self, name: str) -> Path:
-        return self.root / self.pictures / name
+    def image(self, name: str) -> Path:
+        return self.root / self.images / name
 
     def ask(self, answers: str = "answers") -> tuple[int, dict[str, Any]]:
         """How many questions went to the judge, and every raw answer."""
@@ -75,7 +75,7 @@ class World:
         settings = (ServedJudge if served else LocalJudge).model_validate(self.judge)
         judge = Counting(load_judge(settings))
         found = score_images(
-            self.root / self.pictures,
+            self.root / self.images,
             **{"benchmark": str(self.root / self.benchmark), "rules": PRESETS["default"],
                "resamples": 50, "answers": self.root / answers, **self.how},
             load_judge=lambda *_, **__: judge,
@@ -110,18 +110,18 @@ def everywhere(column: str, change: Callable[[str], str]) -> Change:
     return apply
 
 
-def redraw(name: str, change: Callable[[Image.Image], Image.Image], **how: Any) -> Change:
+def regenerate(name: str, change: Callable[[Image.Image], Image.Image], **how: Any) -> Change:
     def apply(world: World) -> None:
-        with Image.open(world.picture(name)) as shown:
+        with Image.open(world.image(name)) as shown:
             changed = change(shown.copy())
-        changed.save(world.picture(name), **how)
+        changed.save(world.image(name), **how)
 
     return apply
 
 
-def dot(picture: Image.Image) -> Image.Image:
-    picture.putpixel((3, 3), (1, 2, 3))
-    return picture
+def dot(image: Image.Image) -> Image.Image:
+    image.putpixel((3, 3), (1, 2, 3))
+    return image
 
 
 def in_json(file: str, **changed: Any) -> Change:
@@ -154,14 +154,14 @@ def move_weights(world: World) -> None:
     world.judge["model"] = str(target)
 
 
-def rename_pictures(world: World) -> None:
+def rename_images(world: World) -> None:
     for old, new in (("cat_1", "whoops_7"), ("dog_2", "whoops_8")):
-        world.picture(f"{old}.png").rename(world.picture(f"{new}.png"))
+        world.image(f"{old}.png").rename(world.image(f"{new}.png"))
         everywhere("item_id", lambda id, old=old, new=new: new if id == old else id)(world)
 
 
-def swap_pictures(world: World) -> None:
-    cat, dog, aside = (world.picture(name) for name in ("cat_1.png", "dog_2.png", "x"))
+def swap_images(world: World) -> None:
+    cat, dog, aside = (world.image(name) for name in ("cat_1.png", "dog_2.png", "x"))
     cat.rename(aside)
     dog.rename(cat)
     aside.rename(dog)
@@ -169,7 +169,7 @@ def swap_pictures(world: World) -> None:
 
 def add_prompt(world: World) -> None:
     numbers = np.random.default_rng(9)
-    Image.fromarray(numbers.integers(0, 256, (32, 32, 3), np.uint8)).save(world.picture("new.png"))
+    Image.fromarray(numbers.integers(0, 256, (32, 32, 3), np.uint8)).save(world.image("new.png"))
     world.rows.append(["new", "a tree", "1", "0", "entity", "whole", "Is there a tree?"])
 
 
@@ -180,12 +180,12 @@ def add_columns(world: World) -> None:
 
 
 def rename_folder(world: World) -> None:
-    world.picture("").rename(world.root / "renamed")
-    world.pictures = "renamed"
+    world.image("").rename(world.root / "renamed")
+    world.images = "renamed"
 
 
 def touch(world: World) -> None:
-    for path in [*world.picture("").iterdir(), *world.weights.iterdir()]:
+    for path in [*world.image("").iterdir(), *world.weights.iterdir()]:
         os.utime(path, (1, 1))
 
 
@@ -197,7 +197,7 @@ def written(world: World) -> None:
 def noted(world: World) -> None:
     note = PngImagePlugin.PngInfo()
     note.add_text("seed", "7")
-    redraw("cat_1.png", lambda picture: picture, pnginfo=note)(world)
+    regenerate("cat_1.png", lambda image: image, pnginfo=note)(world)
 
 
 MATTERS: dict[str, tuple[int, Change]] = {
@@ -232,14 +232,14 @@ MATTERS: dict[str, tuple[int, Change]] = {
     "one more question": (1, lambda w: w.rows.append([*ROWS[2][:2], "3", "0", "e", "w", "Is it?"])),
     "one more prompt": (1, add_prompt),
     # pictures
-    "a pixel": (2, redraw("cat_1.png", dot)),
-    "a size": (2, redraw("cat_1.png", lambda picture: picture.resize((30, 30)))),
-    "a mirror": (2, redraw("dog_2.png", lambda picture: picture.transpose(Image.Transpose(0)))),
+    "a pixel": (2, regenerate("cat_1.png", dot)),
+    "a size": (2, regenerate("cat_1.png", lambda image: image.resize((30, 30)))),
+    "a mirror": (2, regenerate("dog_2.png", lambda image: image.transpose(Image.Transpose(0)))),
     "a lossy copy": (2, lambda w: (
-        Image.open(w.picture("cat_1.png")).save(w.picture("cat_1.jpg"), quality=50),
-        w.picture("cat_1.png").unlink())),
-    "pictures swapped": (4, swap_pictures),
-    "both pictures": (4, lambda w: [redraw(n, dot)(w) for n in ("cat_1.png", "dog_2.png")]),
+        Image.open(w.image("cat_1.png")).save(w.image("cat_1.jpg"), quality=50),
+        w.image("cat_1.png").unlink())),
+    "pictures swapped": (4, swap_images),
+    "both pictures": (4, lambda w: [regenerate(n, dot)(w) for n in ("cat_1.png", "dog_2.png")]),
     # further questions
     "the whole prompt": (2, how(vqascore="plain")),
     "the whole prompt, worded": (2, how(vqascore="Is it {text}?")),
@@ -282,16 +282,16 @@ DOES_NOT: dict[str, Change] = {
     "one prompt less": lambda world: world.rows.__delitem__(slice(2)),
     "the benchmark's name": lambda world: setattr(world, "benchmark", "other.csv"),
     "more columns": add_columns,
-    "ids of prompts, with their files": rename_pictures,
+    "ids of prompts, with their files": rename_images,
     "a question that stands there twice": lambda w: w.rows.append([*ROWS[2][:2], "3", "0", "e", "w",
                                                             "Is there a dog?"]),
     # the pictures' files
     "the folder's name": rename_folder,
-    "compression": redraw("cat_1.png", lambda picture: picture, compress_level=0),
+    "compression": regenerate("cat_1.png", lambda image: image, compress_level=0),
     "metadata": noted,
-    "a foreign file": lambda world: world.picture("notes.txt").write_text("x"),
+    "a foreign file": lambda world: world.image("notes.txt").write_text("x"),
     "a picture of no prompt": lambda world: dot(Image.new("RGB", (9, 9))).save(
-        world.picture("other.png")),
+        world.image("other.png")),
 }  # fmt: skip
 
 
@@ -300,11 +300,11 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The world after its questions were asked."""
     root = tmp_path_factory.mktemp("world")
     tiny_judges.build("blip", root / "judge")
-    (root / "pictures").mkdir()
+    (root / "images").mkdir()
     numbers = np.random.default_rng(3)
     for name in ("cat_1", "dog_2"):
-        drawn = Image.fromarray(numbers.integers(0, 256, (32, 32, 3), np.uint8))
-        drawn.save(root / "pictures" / f"{name}.png")
+        generated = Image.fromarray(numbers.integers(0, 256, (32, 32, 3), np.uint8))
+        generated.save(root / "images" / f"{name}.png")
     count, _ = world_in(root).ask()
     assert count == 4
     return root

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from selma.config.scores import ScoresConfig
-from selma.records.benchmarks import ExamPrompt, evenly
-from selma.scores.benchmarks import exam_prompts, read_benchmark
+from selma.records.benchmarks import BenchmarkPrompt, evenly
+from selma.scores.benchmarks import load_benchmark, read_benchmark
 from selma.scores.benchmarks.published import (
     _digests,
     prompt_digest,
@@ -38,7 +38,7 @@ def own(tmp_path: Path) -> Path:
 
 
 def test_toybox_and_a_file_of_ones_own_are_none(own: Path) -> None:
-    assert published(exam_prompts(ScoresConfig(prompts=10))) is None
+    assert published(load_benchmark(ScoresConfig(prompts=10))) is None
     assert published(read_benchmark(own)) is None
     assert published([]) is None
 
@@ -49,10 +49,10 @@ def test_the_digests_are_as_many_as_the_prompts() -> None:
 
 @dsg_there
 def test_dsg_1k_is_known_whole_and_in_part_but_not_changed() -> None:
-    exam = read_benchmark(DSG)
-    assert {prompt_digest(prompt) for prompt in exam} == _digests("dsg-1k")
-    some = evenly(exam, 7)
-    assert published(exam) == published(some) == "dsg-1k"
+    benchmark_prompts = read_benchmark(DSG)
+    assert {prompt_digest(prompt) for prompt in benchmark_prompts} == _digests("dsg-1k")
+    some = evenly(benchmark_prompts, 7)
+    assert published(benchmark_prompts) == published(some) == "dsg-1k"
     first, *others = some
     question = first.questions[-1]
     for changed in (
@@ -68,13 +68,13 @@ def test_dsg_1k_is_known_whole_and_in_part_but_not_changed() -> None:
 
 @tifa_there
 def test_tifas_prompts_are_known_with_choices_alone() -> None:
-    exam = read_benchmark(TIFA)
-    assert {text_digest(prompt) for prompt in exam} == _digests("tifa-v1.0")
-    assert published(exam[:3]) is None  # the texts have no questions
-    assert published([with_choices(prompt) for prompt in exam[:3]]) == "tifa-v1.0"
+    benchmark_prompts = read_benchmark(TIFA)
+    assert {text_digest(prompt) for prompt in benchmark_prompts} == _digests("tifa-v1.0")
+    assert published(benchmark_prompts[:3]) is None  # the texts have no questions
+    assert published([with_choices(prompt) for prompt in benchmark_prompts[:3]]) == "tifa-v1.0"
 
 
-def with_choices(prompt: ExamPrompt) -> ExamPrompt:
+def with_choices(prompt: BenchmarkPrompt) -> BenchmarkPrompt:
     question = {"id": "1", "text": "What is it?", "category": "object", "choices": ["a", "b"],
                 "answer": "a"}  # fmt: skip
-    return ExamPrompt.model_validate(prompt.model_dump() | {"questions": [question]})
+    return BenchmarkPrompt.model_validate(prompt.model_dump() | {"questions": [question]})

@@ -8,28 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scores.colours import ColourJudge, exam, picture
+from scores.colours import ColourJudge, benchmark_prompts, image
 
 from selma.config.scores import ScoresConfig
 from selma.errors import DataError
-from selma.records.benchmarks import ExamPrompt, Question
+from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.records.scores import Scorecard
 from selma.scores.answering import CHUNK
 from selma.scores.scoring import dsg_score, read_answers, score_models
 from selma.workspace import Workspace
 
-EXAM = exam(2 * CHUNK + 6)
+BENCHMARK = benchmark_prompts(2 * CHUNK + 6)
 ROLES = {"merged": "merged", "early": "expert", "base": "base"}
 CONFIG = ScoresConfig(resamples=500)
 
 
-def draw(folder: Workspace, model: str, right: Callable[[int], int]) -> Path:
+def generate(folder: Workspace, model: str, right: Callable[[int], int]) -> Path:
     """A finished item; the picture of prompt i shows `right(i)` of its two colours."""
-    item = folder.item("5-scores", "pictures", model, recipe={"model": model})
+    item = folder.item("5-scores", "images", model, recipe={"model": model})
     item.begin()
-    for i, prompt in enumerate(EXAM):
+    for i, prompt in enumerate(BENCHMARK):
         words = prompt.text.replace(",", "").split()
-        picture(*[words[0], words[2]][: right(i)]).save(item.path / f"{prompt.id}.png")
+        image(*[words[0], words[2]][: right(i)]).save(item.path / f"{prompt.id}.png")
     item.finish(item.path.glob("*.png"), {})
     return item.path
 
@@ -40,11 +40,11 @@ def folder(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
-def pictures(folder: Workspace) -> dict[str, Path]:
+def images(folder: Workspace) -> dict[str, Path]:
     return {
-        "merged": draw(folder, "merged", lambda i: 2),
-        "early": draw(folder, "early", lambda i: 2 if i < len(EXAM) // 2 else 0),
-        "base": draw(folder, "base", lambda i: i % 2),
+        "merged": generate(folder, "merged", lambda i: 2),
+        "early": generate(folder, "early", lambda i: 2 if i < len(BENCHMARK) // 2 else 0),
+        "base": generate(folder, "base", lambda i: i % 2),
     }
 
 
@@ -58,10 +58,10 @@ class Networks:
         }
         self.scorer = ColourJudge("clip")
 
-    def score(self, folder: Workspace, pictures: dict[str, Path], **changed: Any) -> Scorecard:
+    def score(self, folder: Workspace, images: dict[str, Path], **changed: Any) -> Scorecard:
         return score_models(
-            changed.get("exam", EXAM),
-            pictures,
+            changed.get("benchmark", BENCHMARK),
+            images,
             changed.get("config", CONFIG),
             folder,
             roles=changed.get("roles", ROLES),
@@ -77,12 +77,12 @@ class Networks:
 
 def artefacts(folder: Workspace) -> dict[str, bytes]:
     root = folder.root / "5-scores"
-    files = (path for path in root.rglob("*") if path.is_file() and "pictures" not in path.parts)
+    files = (path for path in root.rglob("*") if path.is_file() and "images" not in path.parts)
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
-def test_scores_are_those_of_the_pictures(folder: Workspace, pictures: dict[str, Path]) -> None:
-    card = Networks().score(folder, pictures)
+def test_scores_are_those_of_the_pictures(folder: Workspace, images: dict[str, Path]) -> None:
+    card = Networks().score(folder, images)
     assert [m.model for m in card.models] == ["base", "early", "merged"]
     base, early, merged = card.models
     assert (card.prompts, card.questions) == (70, 140)
@@ -94,7 +94,7 @@ def test_scores_are_those_of_the_pictures(folder: Workspace, pictures: dict[str,
     assert early.groups["early"].mean == 100 and early.groups["late"].mean == 0
     assert early.group_differences["late"].mean == pytest.approx(-25, abs=2)
     assert merged.category_differences["colour"].mean == 50
-    assert merged.per_prompt == {p.id: 1.0 for p in EXAM}
+    assert merged.per_prompt == {p.id: 1.0 for p in BENCHMARK}
     assert merged.clip is not None and merged.clip.mean == 100
     assert merged.clip_difference is not None and merged.clip_difference.mean == 50
     # The second judge wants 60% of a picture to have the colour: it denies all two-colour ones.
@@ -102,35 +102,35 @@ def test_scores_are_those_of_the_pictures(folder: Workspace, pictures: dict[str,
     assert [m.unreadable for m in card.models] == [0, 0, 0]
 
 
-def draw_several(folder: Workspace, model: str, *right: Callable[[int], int]) -> Path:
+def generate_several(folder: Workspace, model: str, *right: Callable[[int], int]) -> Path:
     """As `draw`, with a picture of each prompt for each of `right`."""
-    item = folder.item("5-scores", "pictures", model, recipe={"model": model})
+    item = folder.item("5-scores", "images", model, recipe={"model": model})
     item.begin()
-    for i, prompt in enumerate(EXAM):
+    for i, prompt in enumerate(BENCHMARK):
         words = prompt.text.replace(",", "").split()
         for k, shown in enumerate(right):
             name = f"{prompt.id}-{k}" if k else prompt.id
-            picture(*[words[0], words[2]][: shown(i)]).save(item.path / f"{name}.png")
+            image(*[words[0], words[2]][: shown(i)]).save(item.path / f"{name}.png")
     item.finish(item.path.glob("*.png"), {})
     return item.path
 
 
 def test_several_pictures_of_each_prompt_are_one_prompt(folder: Workspace) -> None:
     """The base's first pictures are right, its second ones black; merged has both right."""
-    drawn = {
-        "base": draw_several(folder, "base", lambda i: 2, lambda i: 0),
-        "merged": draw_several(folder, "merged", lambda i: 2, lambda i: 2),
+    generated = {
+        "base": generate_several(folder, "base", lambda i: 2, lambda i: 0),
+        "merged": generate_several(folder, "merged", lambda i: 2, lambda i: 2),
     }
     config = CONFIG.model_copy(update={"seeds": 2, "vqascore": "{text}: Is there red?"})
     card = score_models(
-        EXAM, drawn, config, folder, roles={m: m for m in drawn}, seed=3,
+        BENCHMARK, generated, config, folder, roles={m: m for m in generated}, seed=3,
         compare=[("merged", "base")], load_judge=Networks().judges.__getitem__,
         load_scorer=lambda name: ColourJudge("clip"),
     )  # fmt: skip
     base, merged = card.models
     assert (card.seeds, card.prompts, card.questions) == (2, 70, 140)
     assert (base.dsg.mean, base.dsg.n, merged.dsg.mean) == (50, 70, 100)
-    assert base.per_prompt == {prompt.id: 0.5 for prompt in EXAM}
+    assert base.per_prompt == {prompt.id: 0.5 for prompt in BENCHMARK}
     assert base.dsg.standard_error == 0  # prompts are all alike, whatever their pictures are
     assert merged.difference is not None and merged.difference.mean == 50
     assert card.comparisons[0].difference == merged.difference
@@ -152,21 +152,23 @@ def test_the_same_pictures_twice_give_the_same_numbers(tmp_path: Path) -> None:
     cards = []
     for seeds in (1, 2):
         folder = Workspace(tmp_path / str(seeds))
-        drawn = {
-            "base": draw_several(folder, "base", *[half] * seeds),
-            "merged": draw_several(folder, "merged", *[lambda i: (i + 1) % 3] * seeds),
+        generated = {
+            "base": generate_several(folder, "base", *[half] * seeds),
+            "merged": generate_several(folder, "merged", *[lambda i: (i + 1) % 3] * seeds),
         }
         config = CONFIG.model_copy(update={"seeds": seeds, "resamples": 200})
-        cards.append(Networks().score(folder, drawn, config=config, roles={m: m for m in drawn}))
+        cards.append(
+            Networks().score(folder, generated, config=config, roles={m: m for m in generated})
+        )
     once, twice = cards
     assert once.models == twice.models
 
 
-def test_answers_are_kept_with_their_verdicts(folder: Workspace, pictures: dict[str, Path]) -> None:
-    card = Networks().score(folder, pictures)
+def test_answers_are_kept_with_their_verdicts(folder: Workspace, images: dict[str, Path]) -> None:
+    card = Networks().score(folder, images)
     answers = read_answers(folder, "base")
     assert [(a.prompt_id, a.question_id) for a in answers] == [
-        (p.id, q.id) for p in EXAM for q in p.questions
+        (p.id, q.id) for p in BENCHMARK for q in p.questions
     ]
     assert (answers[0].text, answers[0].verdict) == ("no", "no")
     assert answers[0].yes is not None and answers[0].yes < 0.5
@@ -177,21 +179,21 @@ def test_answers_are_kept_with_their_verdicts(folder: Workspace, pictures: dict[
 
 
 def test_a_second_run_asks_nothing_and_changes_nothing(
-    folder: Workspace, pictures: dict[str, Path]
+    folder: Workspace, images: dict[str, Path]
 ) -> None:
-    first = Networks().score(folder, pictures)
+    first = Networks().score(folder, images)
     before = artefacts(folder)
     idle = Networks()
-    assert idle.score(folder, pictures) == first
+    assert idle.score(folder, images) == first
     assert idle.seen == [0, 0, 0]
     assert artefacts(folder) == before
 
 
 @pytest.mark.parametrize("lines_left", [0, 5, CHUNK, CHUNK + 9])
 def test_a_stopped_run_ends_with_the_same_bytes(
-    folder: Workspace, pictures: dict[str, Path], tmp_path: Path, lines_left: int
+    folder: Workspace, images: dict[str, Path], tmp_path: Path, lines_left: int
 ) -> None:
-    Networks().score(folder, pictures)
+    Networks().score(folder, images)
     whole = artefacts(folder)
     item = tmp_path / "5-scores" / "answers" / "early"
     lines = (item / "answers.jsonl").read_bytes().splitlines(keepends=True)
@@ -199,64 +201,64 @@ def test_a_stopped_run_ends_with_the_same_bytes(
     (item / "manifest.json").unlink()
     (item / "answers.jsonl").write_bytes(b"".join(lines[:lines_left]) + lines[lines_left][:20])
     again = Networks()
-    again.score(folder, pictures)
+    again.score(folder, images)
     assert artefacts(folder) == whole
-    assert again.seen == [len(EXAM) - lines_left // CHUNK * CHUNK, 0, 0]
+    assert again.seen == [len(BENCHMARK) - lines_left // CHUNK * CHUNK, 0, 0]
 
 
-def test_an_interrupt_loses_at_most_one_chunk(folder: Workspace, pictures: dict[str, Path]) -> None:
+def test_an_interrupt_loses_at_most_one_chunk(folder: Workspace, images: dict[str, Path]) -> None:
     stopped = Networks()
     stopped.judges["toybox-a"].stop_after = CHUNK
     with pytest.raises(KeyboardInterrupt):
-        stopped.score(folder, pictures)
+        stopped.score(folder, images)
     again = Networks()
-    again.score(folder, pictures)
-    assert again.seen == [3 * len(EXAM) - CHUNK, 3 * len(EXAM), 3 * len(EXAM)]
+    again.score(folder, images)
+    assert again.seen == [3 * len(BENCHMARK) - CHUNK, 3 * len(BENCHMARK), 3 * len(BENCHMARK)]
 
 
-def test_another_rule_needs_no_judge(folder: Workspace, pictures: dict[str, Path]) -> None:
-    Networks().score(folder, pictures)
+def test_another_rule_needs_no_judge(folder: Workspace, images: dict[str, Path]) -> None:
+    Networks().score(folder, images)
     idle = Networks()
-    changed = idle.score(folder, pictures, config=CONFIG.model_copy(update={"zeroing": "none"}))
+    changed = idle.score(folder, images, config=CONFIG.model_copy(update={"zeroing": "none"}))
     assert changed.zeroing == "none" and idle.seen == [0, 0, 0]
     assert list((folder.root / "superseded").iterdir())
 
 
 @pytest.mark.parametrize("damage", [None, b"", b"\x89PNG\r\n\x1a\n broken"])
 def test_a_missing_or_broken_picture_is_named(
-    folder: Workspace, pictures: dict[str, Path], damage: bytes | None
+    folder: Workspace, images: dict[str, Path], damage: bytes | None
 ) -> None:
-    path = pictures["base"] / "p007.png"
+    path = images["base"] / "p007.png"
     path.unlink()
     if damage is not None:
         path.write_bytes(damage)
     with pytest.raises(DataError, match=r"p007\.png"):
-        Networks().score(folder, pictures)
+        Networks().score(folder, images)
 
 
 def test_unfinished_pictures_and_wrong_roles_are_refused(
-    folder: Workspace, pictures: dict[str, Path]
+    folder: Workspace, images: dict[str, Path]
 ) -> None:
     with pytest.raises(DataError, match="exactly one must be the base"):
-        Networks().score(folder, pictures, roles=ROLES | {"base": "other"})
+        Networks().score(folder, images, roles=ROLES | {"base": "other"})
     with pytest.raises(DataError, match=r"without a role: \['early'\]"):
-        Networks().score(folder, pictures, roles={"base": "base", "merged": "merged"})
-    (pictures["early"] / "manifest.json").unlink()
+        Networks().score(folder, images, roles={"base": "base", "merged": "merged"})
+    (images["early"] / "manifest.json").unlink()
     with pytest.raises(DataError, match="has no manifest"):
-        Networks().score(folder, pictures)
+        Networks().score(folder, images)
 
 
-def test_other_pictures_other_answers(folder: Workspace, pictures: dict[str, Path]) -> None:
-    Networks().score(folder, pictures)
-    manifest = pictures["base"] / "manifest.json"
+def test_other_pictures_other_answers(folder: Workspace, images: dict[str, Path]) -> None:
+    Networks().score(folder, images)
+    manifest = images["base"] / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"key": "0" * 16}))
     again = Networks()
-    again.score(folder, pictures)
-    assert again.seen == [len(EXAM)] * 3
+    again.score(folder, images)
+    assert again.seen == [len(BENCHMARK)] * 3
 
 
 def test_unreadable_answers_are_counted_and_score_nothing(
-    folder: Workspace, pictures: dict[str, Path]
+    folder: Workspace, images: dict[str, Path]
 ) -> None:
     class Wordy(ColourJudge):
         @staticmethod
@@ -265,62 +267,62 @@ def test_unreadable_answers_are_counted_and_score_nothing(
 
     networks = Networks()
     networks.judges["toybox-a"] = Wordy("toybox-a")
-    base = networks.score(folder, pictures).models[0]
+    base = networks.score(folder, images).models[0]
     assert (base.unreadable, base.dsg.mean) == (105, 25.0)
 
 
-def test_the_score_that_checkpoints_are_chosen_by(pictures: dict[str, Path]) -> None:
-    prompts: list[ExamPrompt] = EXAM
-    assert dsg_score(prompts, pictures["base"], judge=ColourJudge("x")) == 25
-    assert dsg_score(prompts, pictures["merged"], judge=ColourJudge("x")) == 100
+def test_the_score_that_checkpoints_are_chosen_by(images: dict[str, Path]) -> None:
+    prompts: list[BenchmarkPrompt] = BENCHMARK
+    assert dsg_score(prompts, images["base"], judge=ColourJudge("x")) == 25
+    assert dsg_score(prompts, images["merged"], judge=ColourJudge("x")) == 100
 
 
-ASKED_AGAIN: dict[str, tuple[Callable[[ExamPrompt], dict[str, Any]], list[int]]] = {
+ASKED_AGAIN: dict[str, tuple[Callable[[BenchmarkPrompt], dict[str, Any]], list[int]]] = {
     "group": (lambda p: {"group": "other"}, [0, 0, 0]),
     "category": (lambda p: {"questions": _each(p, category="new")}, [0, 0, 0]),
     "dependencies": (lambda p: {"questions": _each(p, parents=())}, [0, 0, 0]),
-    "text": (lambda p: {"text": f"{p.text} again"}, [0, 0, 3 * len(EXAM)]),
+    "text": (lambda p: {"text": f"{p.text} again"}, [0, 0, 3 * len(BENCHMARK)]),
     "questions": (
         lambda p: {"questions": _each(p, text="Is there blue?")},
-        [3 * len(EXAM), 3 * len(EXAM), 0],
+        [3 * len(BENCHMARK), 3 * len(BENCHMARK), 0],
     ),
 }
 
 
-def _each(prompt: ExamPrompt, **changed: Any) -> tuple[Question, ...]:
+def _each(prompt: BenchmarkPrompt, **changed: Any) -> tuple[Question, ...]:
     return tuple(question.model_copy(update=changed) for question in prompt.questions)
 
 
 @pytest.mark.parametrize("what", ASKED_AGAIN)
 def test_a_run_asks_again_only_where_it_matters(
-    folder: Workspace, pictures: dict[str, Path], what: str
+    folder: Workspace, images: dict[str, Path], what: str
 ) -> None:
-    Networks().score(folder, pictures)
+    Networks().score(folder, images)
     change, expected = ASKED_AGAIN[what]
     again = Networks()
-    again.score(folder, pictures, exam=[p.model_copy(update=change(p)) for p in EXAM])
+    again.score(
+        folder, images, benchmark_prompts=[p.model_copy(update=change(p)) for p in BENCHMARK]
+    )
     assert again.seen == expected
 
 
-def test_a_judges_name_alone_changes_no_answer(
-    folder: Workspace, pictures: dict[str, Path]
-) -> None:
-    Networks().score(folder, pictures)
+def test_a_judges_name_alone_changes_no_answer(folder: Workspace, images: dict[str, Path]) -> None:
+    Networks().score(folder, images)
     again = Networks()
     for judge in again.judges.values():
         judge.name = f"{judge.name}, renamed"
-    again.score(folder, pictures)
+    again.score(folder, images)
     assert again.seen == [0, 0, 0]
 
 
-def test_soft_scores_stand_beside_the_words(folder: Workspace, pictures: dict[str, Path]) -> None:
+def test_soft_scores_stand_beside_the_words(folder: Workspace, images: dict[str, Path]) -> None:
     asked = CONFIG.model_copy(update={"vqascore": "{text}: Is there red?"})
     networks = Networks()
-    base, _, merged = networks.score(folder, pictures, config=asked).models
+    base, _, merged = networks.score(folder, images, config=asked).models
     assert base.soft is not None and 20 < base.soft.mean < 30 and base.soft.n == 70
     assert base.soft_difference is None and merged.soft_difference is not None
     assert merged.soft_difference.mean == pytest.approx(75, abs=3)
     assert merged.vqascore is not None and 60 < merged.vqascore.mean < 70  # red is in two thirds
     assert merged.vqascore_difference is not None and merged.vqascore_difference.mean > 40
-    plain = Networks().score(folder, pictures).models[0]
+    plain = Networks().score(folder, images).models[0]
     assert plain.vqascore is None and plain.soft == base.soft

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from backbones.preference_files import clip_folder
 from PIL import Image
-from scores.colours import ColourJudge, exam
+from scores.colours import ColourJudge, benchmark_prompts
 
 from selma.backbones.preference.scorers import load_preference
 from selma.config.scores import PreferenceConfig, ScoresConfig
@@ -19,7 +19,7 @@ from selma.scores.answering import read_clip_file
 from selma.scores.scoring import score_models
 from selma.workspace import Workspace, file_sha256
 
-EXAM = exam(10)
+BENCHMARK = benchmark_prompts(10)
 MODELS = ("base", "merged")
 
 
@@ -34,19 +34,19 @@ def folder(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
-def pictures(folder: Workspace) -> dict[str, Path]:
+def images(folder: Workspace) -> dict[str, Path]:
     """Noise, another for each model; the first three prompts' pictures are the same for both."""
-    drawn = {}
+    generated = {}
     for number, model in enumerate(MODELS):
-        item = folder.item("5-scores", "pictures", model, recipe={"model": model})
+        item = folder.item("5-scores", "images", model, recipe={"model": model})
         item.begin()
-        for i, prompt in enumerate(EXAM):
+        for i, prompt in enumerate(BENCHMARK):
             noise = np.random.default_rng([i, number if i > 2 else 0])
             pixels = noise.integers(0, 256, (40, 40, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(item.path / f"{prompt.id}.png")
         item.finish(item.path.glob("*.png"), {})
-        drawn[model] = item.path
-    return drawn
+        generated[model] = item.path
+    return generated
 
 
 def settings(clip: Path, **changed: object) -> ScoresConfig:
@@ -57,17 +57,17 @@ def settings(clip: Path, **changed: object) -> ScoresConfig:
     return ScoresConfig(resamples=300, clip=None, preferences=scorers).model_copy(update=changed)
 
 
-def score(folder: Workspace, pictures: dict[str, Path], config: ScoresConfig) -> Scorecard:
+def score(folder: Workspace, images: dict[str, Path], config: ScoresConfig) -> Scorecard:
     return score_models(
-        EXAM, pictures, config, folder, roles={m: m for m in MODELS}, seed=1,
+        BENCHMARK, images, config, folder, roles={m: m for m in MODELS}, seed=1,
         load_judge=lambda name: ColourJudge(name),
     )  # fmt: skip
 
 
 def test_each_model_is_compared_with_the_base_prompt_by_prompt(
-    folder: Workspace, pictures: dict[str, Path], clip: Path
+    folder: Workspace, images: dict[str, Path], clip: Path
 ) -> None:
-    card = score(folder, pictures, settings(clip))
+    card = score(folder, images, settings(clip))
     base, merged = card.models
     for label in ("pickscore", "clip-large"):
         rows = {
@@ -89,9 +89,9 @@ def test_each_model_is_compared_with_the_base_prompt_by_prompt(
 
 
 def test_a_number_comes_with_version_scale_and_preprocessing(
-    folder: Workspace, pictures: dict[str, Path], clip: Path
+    folder: Workspace, images: dict[str, Path], clip: Path
 ) -> None:
-    card = score(folder, pictures, settings(clip))
+    card = score(folder, images, settings(clip))
     assert [about.name for about in card.preferences] == ["PickScore v1", "CLIP score"]
     for about in card.preferences:
         assert about.scale and about.preprocessing and about.weights == "clip"
@@ -101,11 +101,11 @@ def test_a_number_comes_with_version_scale_and_preprocessing(
 
 
 def test_a_scorer_that_chose_is_marked_and_the_run_warns(
-    folder: Workspace, pictures: dict[str, Path], clip: Path, capsys: pytest.CaptureFixture[str]
+    folder: Workspace, images: dict[str, Path], clip: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    score(folder, pictures, settings(clip))
+    score(folder, images, settings(clip))
     assert "Warning" not in capsys.readouterr().err
-    card = score(folder, pictures, settings(clip, chosen_by=("pickscore",)))
+    card = score(folder, images, settings(clip, chosen_by=("pickscore",)))
     assert [about.chose for about in card.preferences] == [True, False]
     said = " ".join(capsys.readouterr().err.split())
     assert "Warning: pickscore" in said and "no independent evidence" in said
@@ -117,9 +117,9 @@ def files(folder: Workspace) -> dict[str, str]:
 
 
 def test_what_is_scored_is_not_scored_again(
-    folder: Workspace, pictures: dict[str, Path], clip: Path, tmp_path: Path
+    folder: Workspace, images: dict[str, Path], clip: Path, tmp_path: Path
 ) -> None:
-    first = score(folder, pictures, settings(clip))
+    first = score(folder, images, settings(clip))
     before = files(folder)
     loaded = []
 
@@ -135,7 +135,7 @@ def test_what_is_scored_is_not_scored_again(
 
     def again(config: ScoresConfig) -> Scorecard:
         return score_models(
-            EXAM, pictures, config, folder, roles={m: m for m in MODELS}, seed=1,
+            BENCHMARK, images, config, folder, roles={m: m for m in MODELS}, seed=1,
             load_judge=lambda name: ColourJudge(name), load_preference=load,
         )  # fmt: skip
 
@@ -152,10 +152,8 @@ def test_what_is_scored_is_not_scored_again(
     assert loaded == ["CLIP score"] * 2
 
 
-def test_a_broken_picture_is_named(
-    folder: Workspace, pictures: dict[str, Path], clip: Path
-) -> None:
-    score(folder, pictures, settings(clip, preferences=()))
-    (pictures["merged"] / "p004.png").write_bytes(b"no picture")
+def test_a_broken_picture_is_named(folder: Workspace, images: dict[str, Path], clip: Path) -> None:
+    score(folder, images, settings(clip, preferences=()))
+    (images["merged"] / "p004.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"p004\.png"):
-        score(folder, pictures, settings(clip))
+        score(folder, images, settings(clip))

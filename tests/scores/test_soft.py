@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scores.colours import exam
+from scores.colours import benchmark_prompts
 
 from selma.errors import ConfigError
 from selma.records.benchmarks import Answer
@@ -50,7 +50,7 @@ def test_intervals_and_paired_differences() -> None:
 
 
 def test_whole_prompts_are_asked_about_in_named_words() -> None:
-    prompts = exam(2)
+    prompts = benchmark_prompts(2)
     found = whole_prompt_questions(prompts, "vqascore")
     assert [prompt.id for prompt in found] == [prompt.id for prompt in prompts]
     text = prompts[0].text

@@ -46,8 +46,8 @@ def test_agrees_with_scipys_bca_for_a_mean_over_questions() -> None:
 
 
 def test_95_percent_of_the_intervals_hold_the_truth() -> None:
-    exams = [interval(scores(60, seed=s), seed=s, resamples=500) for s in range(200)]
-    share = np.mean([i.low <= 80 <= i.high for i in exams])
+    benchmarks = [interval(scores(60, seed=s), seed=s, resamples=500) for s in range(200)]
+    share = np.mean([i.low <= 80 <= i.high for i in benchmarks])
     assert 0.90 <= share <= 0.99  # three standard errors of 200 trials round 0.95
 
 
@@ -154,15 +154,15 @@ def test_the_order_of_seeds_does_not_matter() -> None:
 
 @pytest.mark.parametrize(("prompts", "seeds"), [(6, 6), (0, 8)])
 def test_95_percent_hold_the_truth_wherever_chance_comes_from(prompts: float, seeds: float) -> None:
-    exams = [
+    benchmarks = [
         interval(several(40, 4, seed=s, prompts=prompts, seeds=seeds), seed=s, resamples=300)
         for s in range(150)
     ]
-    share = np.mean([i.low <= 50 <= i.high for i in exams])
+    share = np.mean([i.low <= 50 <= i.high for i in benchmarks])
     assert 0.88 <= share <= 0.985
-    spread = np.std([i.mean for i in exams])
-    assert np.mean([i.standard_error for i in exams]) == pytest.approx(spread, rel=0.2)
-    widths = np.mean([i.high - i.low for i in exams]) / (2 * 1.96)
+    spread = np.std([i.mean for i in benchmarks])
+    assert np.mean([i.standard_error for i in benchmarks]) == pytest.approx(spread, rel=0.2)
+    widths = np.mean([i.high - i.low for i in benchmarks]) / (2 * 1.96)
     assert widths == pytest.approx(spread, rel=0.2)  # seeds counted twice would make it 1.3
 
 

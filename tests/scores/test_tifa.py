@@ -200,7 +200,7 @@ def rated(tmp_path: Path) -> tuple[Path, Path, Path]:
 
 def test_scores_by_tifas_questions_are_held_against_ratings(rated) -> None:
     assert tifa_agreement(*rated) == {
-        "spearman": 1.0, "kendall": 1.0, "pictures": 3, "only_rated": 0, "only_scored": 0
+        "spearman": 1.0, "kendall": 1.0, "images": 3, "only_rated": 0, "only_scored": 0
     }  # fmt: skip
     # The second picture, liked best, has but two right: by exact words, in no other way.
     rated[2].write_text(RATINGS + "a,i_1,coco_1,4\nb,i_1,coco_1,5\nc,i_1,coco_1,1\n")
@@ -220,4 +220,4 @@ def test_ratings_of_people_correlate_with_tifas_questions_as_published() -> None
     found = tifa_agreement(TIFA, dsg / "mplug_tifa.csv", dsg / "tifa160-likert-anns.csv")
     assert found["spearman"] == pytest.approx(0.352, abs=0.002)
     assert found["kendall"] == pytest.approx(0.259, abs=0.002)
-    assert found["pictures"] == 800
+    assert found["images"] == 800

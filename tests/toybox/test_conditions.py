@@ -15,9 +15,9 @@ from selma.toybox import weights_folder
 from selma.toybox.conditions import (
     CLASSES,
     PALETTE,
-    class_picture,
+    class_image,
     classes_of,
-    landmark_picture,
+    landmark_image,
     landmarks,
 )
 from selma.toybox.landmarks import CELLS, found_landmarks, load_reader
@@ -40,7 +40,7 @@ def test_colours_are_far_apart_and_lead_back_to_classes():
     assert len(set(PALETTE)) == len(CLASSES) == 22
     assert min(max(abs(x - y) for x, y in zip(a, b, strict=True)) for a, b in pairs) > 2 * 8
     for scene, placed in scenes():
-        found = class_map(class_picture(scene.background, placed), PALETTE)
+        found = class_map(class_image(scene.background, placed), PALETTE)
         assert np.array_equal(found, classes_of(scene.background, placed))
 
 
@@ -49,18 +49,18 @@ def test_a_map_has_what_is_in_the_scene_where_it_differs_from_the_background():
         found = classes_of(scene.background, placed)
         there = {CLASSES[n] for n in np.unique(found)}
         assert there == {scene.background, *(p.kind for p in placed)}
-        picture, empty = paint(scene, placed), paint(scene, [])
+        image, empty = paint(scene, placed), paint(scene, [])
         behind = found == CLASSES.index(scene.background)
         # Half-covered edges apart, the background shows where no object is.
-        assert (picture[behind] == empty[behind]).mean() > 0.9
+        assert (image[behind] == empty[behind]).mean() > 0.9
 
 
 def test_dots_lie_in_the_middle_of_objects_in_their_colours():
     for _scene, placed in scenes():
         points = landmarks(placed)
-        picture = np.asarray(landmark_picture(points))
+        image = np.asarray(landmark_image(points))
         for point in points:
-            seen = tuple(int(v) for v in picture[int(point.y * 64 - 1), int(point.x * 64 - 1)])
+            seen = tuple(int(v) for v in image[int(point.y * 64 - 1), int(point.x * 64 - 1)])
             assert seen in [PALETTE[CLASSES.index(p.kind)] for p in placed]
 
 
@@ -98,9 +98,9 @@ def _near(said, wanted):
 
 def test_the_readers_that_come_along_are_right_on_held_out_renders():
     segmenter = SegformerForSemanticSegmentation.from_pretrained(weights_folder() / "segmenter")
-    found = segmenting.accuracies(segmenter.float(), seed=12_345, pictures=100)
+    found = segmenting.accuracies(segmenter.float(), seed=12_345, images=100)
     assert found["pixels"] > 98 and found["miou"] > 90, found
-    found = locating.accuracies(load_reader(weights_folder() / "reader"), seed=12_345, pictures=200)
+    found = locating.accuracies(load_reader(weights_folder() / "reader"), seed=12_345, images=200)
     assert found["whole"] >= 99 and found["px"] < 1, found
 
 
@@ -113,17 +113,17 @@ def test_pre_training_leaves_readers_that_are_loaded_again(tmp_path):
     pixels, classes = lesson(random.Random(0), 2)
     assert pixels.shape == (2, 3, 64, 64) and classes.shape == (2, 64, 64)
     scene, placed = next(iter(scenes(1)))
-    picture = Image.fromarray(paint(scene, placed))
+    image = Image.fromarray(paint(scene, placed))
     segmenter = TransformersSegmenter(str(tmp_path / "segmenter"), revision=None, device="cpu")
-    (found,) = segmenter.segment([picture])
+    (found,) = segmenter.segment([image])
     assert found.shape == (64, 64) and segmenter.classes == len(CLASSES)
     # As the network itself says, whatever transformers' preparation does.
     network, _ = segmenter._network
-    plain = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    plain = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
     with torch.no_grad():
         said = enlarged(network(pixel_values=plain).logits).argmax(1)[0].numpy()
     assert (said == found).mean() > 0.99
     assert load_reader(tmp_path / "reader")(plain)[0].shape == (1, 16, CELLS, CELLS)
-    assert len(ToyboxLocator(tmp_path / "reader").locate([picture], [("a", "b")])) == 1
+    assert len(ToyboxLocator(tmp_path / "reader").locate([image], [("a", "b")])) == 1
     with pytest.raises(ModelError, match="landmark reader"):
         load_reader(tmp_path)

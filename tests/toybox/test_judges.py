@@ -8,7 +8,7 @@ import torch
 
 from selma.toybox import weights_folder
 from selma.toybox.judges import VqaConfig, VqaModel, load_vqa
-from selma.toybox.pretraining.judging import NAMES, _names_of_cells, accuracy, examination
+from selma.toybox.pretraining.judging import NAMES, _names_of_cells, accuracy, benchmark_run
 from selma.toybox.questions import CATEGORIES
 from selma.toybox.scenes import Group, Placed, Scene
 
@@ -17,7 +17,7 @@ JUDGES = ("judge-a", "judge-b")
 
 @pytest.mark.parametrize("name", JUDGES)
 def test_a_judge_is_right_on_held_out_renders_in_every_category(name):
-    found = accuracy(load_vqa(weights_folder() / name), seed=12_345, pictures=1000)
+    found = accuracy(load_vqa(weights_folder() / name), seed=12_345, images=1000)
     for category in CATEGORIES:
         assert found[f"clean/{category}"] >= 97, (category, found)
         assert found[f"degraded/{category}"] >= 90, (category, found)
@@ -48,9 +48,17 @@ def test_saving_and_loading_keeps_a_judge(tmp_path):
 
 
 def test_an_examination_asks_about_each_picture_in_turn():
-    exam = examination(random.Random(0), 3, degraded=True)
-    assert exam.pixels.shape == (3, 3, 64, 64) and exam.pixels.abs().max() <= 1
-    assert len(exam.questions) == len(exam.truth) == len(exam.categories) == 24
+    benchmark_prompts = benchmark_run(random.Random(0), 3, degraded=True)
+    assert (
+        benchmark_prompts.pixels.shape == (3, 3, 64, 64)
+        and benchmark_prompts.pixels.abs().max() <= 1
+    )
+    assert (
+        len(benchmark_prompts.questions)
+        == len(benchmark_prompts.truth)
+        == len(benchmark_prompts.categories)
+        == 24
+    )
 
 
 def test_cells_are_named_after_what_covers_them():

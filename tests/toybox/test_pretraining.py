@@ -82,8 +82,8 @@ def test_plain_diffusers_and_transformers_load_what_pre_training_leaves(tmp_path
     train_scorer(tmp_path, steps=1, batch=4, seed=0, device=cpu)
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "base", dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
-    (picture,) = pipe("a red dog", num_inference_steps=2).images
-    assert picture.size == (64, 64)
+    (image,) = pipe("a red dog", num_inference_steps=2).images
+    assert image.size == (64, 64)
     assert CLIPModel.from_pretrained(tmp_path / "clip").config.projection_dim == 128
 
 
@@ -129,10 +129,10 @@ def test_whitened_latents_are_white_and_decode_to_the_same_pictures():
     torch.manual_seed(0)
     vae = new_autoencoder().eval().requires_grad_(False)
     rng = random.Random(0)
-    pictures = to_pixels([render(sample_scene(rng), rng) for _ in range(100)])
-    drawn = vae.decode(vae.encode(pictures).latent_dist.mode()).sample
-    whiten(vae, pictures)
-    posterior = vae.encode(pictures).latent_dist
+    images = to_pixels([render(sample_scene(rng), rng) for _ in range(100)])
+    drawn = vae.decode(vae.encode(images).latent_dist.mode()).sample
+    whiten(vae, images)
+    posterior = vae.encode(images).latent_dist
     torch.testing.assert_close(vae.decode(posterior.mode()).sample, drawn, atol=1e-4, rtol=1e-3)
     latents = rearrange(posterior.sample(torch.Generator().manual_seed(1)), "n c h w -> c (n h w)")
     covariance = torch.cov(latents)

@@ -29,14 +29,14 @@ def rim(drawn):
 
 def test_pictures_are_alike_each_time_and_differ_in_place_and_background():
     for subject in SUBJECTS:
-        first, again = subjects.pictures(subject), subjects.pictures(subject)
+        first, again = subjects.images(subject), subjects.images(subject)
         assert 4 <= len(first) <= 6
         assert all((a == b).all() for a, b in zip(first, again, strict=True))
-        corners = {picture[-1, -1].tobytes() + picture[0, 0].tobytes() for picture in first}
-        assert len({picture.tobytes() for picture in first}) == len(first) and len(corners) > 1
-        for picture in first:
-            assert picture.shape == (IMAGE_PX, IMAGE_PX, 3) and picture.dtype == np.uint8
-    assert len(subjects.pictures(SUBJECTS[0], count=8)) == 8 > len(BACKGROUNDS)
+        corners = {image[-1, -1].tobytes() + image[0, 0].tobytes() for image in first}
+        assert len({image.tobytes() for image in first}) == len(first) and len(corners) > 1
+        for image in first:
+            assert image.shape == (IMAGE_PX, IMAGE_PX, 3) and image.dtype == np.uint8
+    assert len(subjects.images(SUBJECTS[0], count=8)) == 8 > len(BACKGROUNDS)
 
 
 def test_one_sprite_is_laid_as_scenes_are_composed():
@@ -63,6 +63,6 @@ def test_the_folder_has_the_datasets_layout(tmp_path):
     }
     for subject in SUBJECTS:
         files = sorted((root / subject.name).iterdir())
-        assert len(files) == subjects.PICTURES
-        for path, pixels in zip(files, subjects.pictures(subject), strict=True):
+        assert len(files) == subjects.IMAGES
+        for path, pixels in zip(files, subjects.images(subject), strict=True):
             assert (np.asarray(Image.open(path)) == pixels).all()

@@ -23,7 +23,7 @@ from selma.workspace import promote
 
 PEFT_KEY = "lora_adapter_metadata"  # where diffusers looks for alpha and targets
 OUR_KEY = "selma"
-JUDGED_KEY = "selma_judged"  # what a merge did (`merged.diagnostics`)
+DIAGNOSTICS_KEY = "selma_judged"  # what a merge did (`merged.diagnostics`)
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Types that adapters come in, by safetensors' names."""
@@ -120,7 +120,7 @@ def _giving(tensor: Tensor) -> Callable[[], Tensor]:
 
 def notes_of(metadata: Mapping[str, str]) -> dict[str, str]:
     """Entries of a header that go with the tensors, whatever the format: a merge's judgement."""
-    return {key: metadata[key] for key in (JUDGED_KEY,) if key in metadata}
+    return {key: metadata[key] for key in (DIAGNOSTICS_KEY,) if key in metadata}
 
 
 def lineage_json(lineage: Lineage) -> str:

@@ -30,13 +30,13 @@ class Kind:
     save: Callable[..., None]
     """(path, tensors, settings, lineage=...): a file in which each tensor is "unet." + its name, or
     its name alone."""
-    settle: Callable[[nn.Module, Mapping[str, nn.Parameter], Any], None] = _as_it_is
+    after_step: Callable[[nn.Module, Mapping[str, nn.Parameter], Any], None] = _as_it_is
     """What is done to the tensors after each step."""
     energies: Callable[[nn.Module, Path], dict[str, Any]] | None = None
     """Of a UNet without and with the adapter, where that says something."""
 
 
-_OFT = Kind(ROTATION_FILE, oft.attach, oft.detach, oft.save, oft.settle, oft.energies)
+_OFT = Kind(ROTATION_FILE, oft.attach, oft.detach, oft.save, oft.after_step, oft.energies)
 
 KINDS: dict[str, Kind] = {
     "lora": Kind(ADAPTER_FILE, lora.attach, lora.detach, lora.save),

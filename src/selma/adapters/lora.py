@@ -31,8 +31,8 @@ def attach(
     factors = add(unet, config)
     for name, parameter in factors.items():
         if ".lora_A." in name:
-            drawn = INITS[config.init](torch.empty(parameter.shape), config.rank, generator)
-            parameter.data.copy_(drawn)
+            generated = INITS[config.init](torch.empty(parameter.shape), config.rank, generator)
+            parameter.data.copy_(generated)
     return factors
 
 

@@ -87,7 +87,9 @@ def targets(unet: nn.Module, config: RotationConfig) -> Iterator[tuple[str, nn.L
     yield from found
 
 
-def settle(unet: nn.Module, factors: Mapping[str, nn.Parameter], config: RotationConfig) -> None:
+def after_step(
+    unet: nn.Module, factors: Mapping[str, nn.Parameter], config: RotationConfig
+) -> None:
     """After a step: moves generators back into COFT's ball; nothing for OFT.
 
     The released code projects before each forward pass instead, which leaves its last step outside.

@@ -10,10 +10,10 @@ from torch import Tensor
 from selma.adapters.sur import Adapted, SurAdapter, require_fit
 from selma.adapters.sur_files import load
 from selma.backbones.text_to_image import Rewriting, TextFeatures, TextToImage
-from selma.config.adapters import SurDrawing
+from selma.config.adapters import SurGeneration
 
 
-def rewriting_by(path: Path, model: TextToImage, config: SurDrawing) -> Rewriting:
+def rewriting_by(path: Path, model: TextToImage, config: SurGeneration) -> Rewriting:
     """What the adapter in this file or folder makes of the model's text features.
 
     Raises AdapterError if it was made for another base's features.
@@ -28,7 +28,7 @@ def rewriting_by(path: Path, model: TextToImage, config: SurDrawing) -> Rewritin
     return rewrite
 
 
-def rewritten(adapter: SurAdapter, features: TextFeatures, config: SurDrawing) -> TextFeatures:
+def rewritten(adapter: SurAdapter, features: TextFeatures, config: SurGeneration) -> TextFeatures:
     """The features of one pass of pictures.
 
     As released, the empty prompts come first and all are one batch, so that each can alter the
@@ -56,6 +56,6 @@ def rewritten(adapter: SurAdapter, features: TextFeatures, config: SurDrawing) -
 
 
 def _adapted(
-    adapter: SurAdapter, text: Tensor, pooled: Tensor | None, config: SurDrawing
+    adapter: SurAdapter, text: Tensor, pooled: Tensor | None, config: SurGeneration
 ) -> Adapted:
     return adapter(text, pooled, strength=config.strength)

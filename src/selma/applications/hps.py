@@ -26,7 +26,7 @@ def score_styles(
     *,
     prompts: Path,
     model: str = "merged",
-    pictures: Path | None = None,
+    images: Path | None = None,
 ) -> dict[str, Any]:
     """The result of one of the run's models ("base", "merged" or a skill), as `scores.hps` has it.
 
@@ -35,17 +35,17 @@ def score_styles(
     yet, ConfigError where it will never have.
     """
     from selma.backbones.preference.scorers import load_preference
-    from selma.scores.hps import given_pictures, hps_exam, hps_item, read_hps, read_hps_prompts
+    from selma.scores.hps import given_images, hps_benchmark, hps_item, read_hps, read_hps_prompts
 
     texts = read_hps_prompts(prompts)
     # What is judged here is no exam of the run's, so that none of its judges need be there.
     with opened(config, make=[SCORES], checked=[]) as this:
         adapter, key = _model(this, model)
-        if pictures is None:
-            place = this.draw_other(hps_exam(texts), f"hps-{model}", adapter)
-            there = {prompt.id: place / f"{prompt.id}.png" for prompt in hps_exam(texts)}
+        if images is None:
+            place = this.generate_other(hps_benchmark(texts), f"hps-{model}", adapter)
+            there = {prompt.id: place / f"{prompt.id}.png" for prompt in hps_benchmark(texts)}
         else:
-            there = given_pictures(pictures, texts)
+            there = given_images(images, texts)
         item = hps_item(
             there,
             texts,
@@ -53,7 +53,7 @@ def score_styles(
             this.folder,
             model=model,
             key=key,
-            drawn="run" if pictures is None else "given",
+            generated="run" if images is None else "given",
         )
         return read_hps(item)
 

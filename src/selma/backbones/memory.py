@@ -44,17 +44,17 @@ class Need:
     """Of activations and gradients, what does not grow with the batch."""
     each: int
     """Of activations, what each picture adds."""
-    pictures: int
+    images: int
 
     @property
     def total(self) -> int:
-        held = self.weights + self.trained + self.fixed + self.each * self.pictures
+        held = self.weights + self.trained + self.fixed + self.each * self.images
         return int(SLACK * held) + CONTEXT
 
     def fits(self, limit: int) -> int:
         """The largest number of pictures at once that stays below the limit; 0 if none does."""
         room = (limit - CONTEXT) / SLACK - self.weights - self.trained - self.fixed
-        return max(0, int(room // self.each)) if self.each else self.pictures
+        return max(0, int(room // self.each)) if self.each else self.images
 
 
 class Live(TorchDispatchMode):
@@ -172,19 +172,19 @@ class Parts:
         halvings = len(self.vae.config.block_out_channels) - 1
         return int(self.unet.config.sample_size * 2**halvings)
 
-    def conditions(self, pictures: int) -> dict[str, Any]:
+    def conditions(self, images: int) -> dict[str, Any]:
         """What the UNet takes beside latents and timesteps."""
         config = self.unet.config
         tokens = self.text[0].config.max_position_embeddings
         with torch.device("meta"):
-            text = torch.empty(pictures, tokens, config.cross_attention_dim, dtype=self.dtype)
+            text = torch.empty(images, tokens, config.cross_attention_dim, dtype=self.dtype)
             found: dict[str, Any] = {"encoder_hidden_states": text}
             if config.addition_embed_type == "text_time":
                 pooled = config.projection_class_embeddings_input_dim
                 pooled -= 6 * config.addition_time_embed_dim
                 found["added_cond_kwargs"] = {
-                    "text_embeds": torch.empty(pictures, pooled, dtype=self.dtype),
-                    "time_ids": torch.empty(pictures, 6),
+                    "text_embeds": torch.empty(images, pooled, dtype=self.dtype),
+                    "time_ids": torch.empty(images, 6),
                 }
         return found
 
@@ -214,7 +214,7 @@ def held(network: nn.Module) -> int:
     return sum(weight.nbytes for weight in network.parameters())
 
 
-def drawing_need(parts: Parts, pictures: int, *, guided: bool) -> Need:
+def generation_need(parts: Parts, images: int, *, guided: bool) -> Need:
     """Drawing `pictures` at once: the UNet twice each where guided, or the decoder, whichever is
     more."""
 
@@ -229,10 +229,10 @@ def drawing_need(parts: Parts, pictures: int, *, guided: bool) -> Need:
 
     with torch.no_grad(), widened(parts):
         most = max((_line(run) for run in (denoise, decode)), key=lambda line: sum(line))
-    return Need("drawing", parts.weights, 0, *most, pictures)
+    return Need("generation", parts.weights, 0, *most, images)
 
 
-def encoding_need(parts: Parts, pictures: int) -> Need:
+def encoding_need(parts: Parts, images: int) -> Need:
     """Encoding `pictures` of the training set at once; float16 is widened, as `experts` does it."""
     side = parts.image_px
     wide = torch.float32 if parts.dtype is torch.float16 else parts.dtype
@@ -243,7 +243,7 @@ def encoding_need(parts: Parts, pictures: int) -> Need:
         )
 
     with torch.no_grad(), widened(parts, wide):
-        return Need("encoding", parts.weights, 0, *_line(encode), pictures)
+        return Need("encoding", parts.weights, 0, *_line(encode), images)
 
 
 @contextmanager
@@ -256,12 +256,12 @@ def widened(parts: Parts, dtype: torch.dtype | None = None) -> Iterator[None]:
         parts.vae.to(parts.dtype)
 
 
-def denoised(parts: Parts, pictures: int) -> Tensor:
+def denoised(parts: Parts, images: int) -> Tensor:
     """The UNet's output for so many latents, by shape."""
     with torch.device("meta"):
-        latents = torch.empty(pictures, *parts.latent, dtype=parts.dtype)
-        timesteps = torch.zeros(pictures, dtype=torch.long)
-    return parts.unet(latents, timesteps, return_dict=False, **parts.conditions(pictures))[0]
+        latents = torch.empty(images, *parts.latent, dtype=parts.dtype)
+        timesteps = torch.zeros(images, dtype=torch.long)
+    return parts.unet(latents, timesteps, return_dict=False, **parts.conditions(images))[0]
 
 
 def _line(work: Callable[[int], Callable[[], Any]]) -> tuple[int, int]:

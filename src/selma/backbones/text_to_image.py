@@ -27,7 +27,7 @@ FULL_FILE = "diffusion_pytorch_model.safetensors"
 """An adapter's file in its folder: of LoRA by diffusers' name, of OFT by our own; of a UNet that
 was trained whole by diffusers'."""
 
-PICTURES_AT_ONCE = 8
+IMAGES_AT_ONCE = 8
 """How many pictures one forward pass on the CPU holds, whatever the batch size is."""
 SMALL_LATENT = 32 * 32
 """Latents up to this area gain from sharing a forward pass on the CPU; larger ones do not."""
@@ -123,7 +123,7 @@ class TextToImage:
         )
         return max(0, *lengths)
 
-    def draw(
+    def generate(
         self,
         texts: Sequence[str],
         *,
@@ -150,10 +150,10 @@ class TextToImage:
             filled = positions + positions[-1:] * (rows - len(positions))
             if before is not None:
                 before(filled)
-            pictures = self._draw_together(
+            images = self._generate_together(
                 [texts[i] for i in filled], [seeds[i] for i in filled], steps, guidance
             )
-            yield from pictures[: len(positions)]
+            yield from images[: len(positions)]
 
     @contextmanager
     def adapted(self, folder: Path | None, *, scale: float = 1.0) -> Iterator[None]:
@@ -267,9 +267,9 @@ class TextToImage:
     def _rows(self, batch_size: int) -> int:
         if self.device.type != "cpu":
             return batch_size
-        return PICTURES_AT_ONCE if self.pipe.unet.config.sample_size**2 <= SMALL_LATENT else 1
+        return IMAGES_AT_ONCE if self.pipe.unet.config.sample_size**2 <= SMALL_LATENT else 1
 
-    def _draw_together(
+    def _generate_together(
         self, texts: list[str], seeds: list[int], steps: int, guidance: float
     ) -> list[Image.Image]:
         import numpy as np
@@ -280,7 +280,7 @@ class TextToImage:
         # CPU generators, so that every device starts from the same noise.
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         latents = torch.cat([torch.randn(shape, generator=g) for g in generators])
-        pictures = self.pipe(
+        images = self.pipe(
             **self._prompts(texts, guidance),
             latents=latents.to(self.device, self.dtype),
             generator=generators,  # goes on to the schedulers that add noise at each step
@@ -289,12 +289,12 @@ class TextToImage:
             guidance_rescale=self.guidance_rescale,
             output_type="np",
         ).images
-        if not np.isfinite(pictures).all():
+        if not np.isfinite(images).all():
             raise ModelError(
                 f"The model drew pixels that are not finite with {self.dtype}. "
                 "Set base.precision to bf16 or fp32."
             )
-        return self.pipe.image_processor.numpy_to_pil(pictures)
+        return self.pipe.image_processor.numpy_to_pil(images)
 
     def _prompts(self, texts: list[str], guidance: float) -> dict[str, Any]:
         """The pipeline's keywords for what is to be drawn."""

@@ -68,7 +68,7 @@ def _merge_stage(config: Path, folder: Path | None, *, all_layers: bool) -> None
     from selma import pipeline
 
     merged = pipeline.merge(load(config, folder))
-    _show_judged(pipeline.judged(merged), all_layers=all_layers)
+    _show_diagnostics(pipeline.diagnostics(merged), all_layers=all_layers)
     _show_trials(pipeline.trials(merged))
     typer.echo(f"Merged adapter: {merged.folder}")
 
@@ -93,20 +93,20 @@ def _merge_files(
         raise ConfigError("Merging files needs --out; a stage needs one CONFIG that ends in .yaml.")
     config = merged_config(given)
     each = None if weights is None else numbers(weights)
-    written, judged = merge_files(files, config, out, weights=each, to=to, base=base)
+    written, diagnostics = merge_files(files, config, out, weights=each, to=to, base=base)
     if json:
-        write_json(json, judged)
-    _show_judged(judged, all_layers=all_layers)
+        write_json(json, diagnostics)
+    _show_diagnostics(diagnostics, all_layers=all_layers)
     typer.echo(f"Merged adapter: {', '.join(map(str, written))}")
 
 
-def _show_judged(judged: dict[str, Any], *, all_layers: bool) -> None:
+def _show_diagnostics(diagnostics: dict[str, Any], *, all_layers: bool) -> None:
     from rich.console import Console
 
-    from selma.report.models import print_judged
+    from selma.report.models import print_diagnostics
 
-    if judged:
-        print_judged(judged, Console(), all_layers=all_layers)
+    if diagnostics:
+        print_diagnostics(diagnostics, Console(), all_layers=all_layers)
 
 
 def _show_trials(found: list[dict[str, Any]]) -> None:
@@ -127,16 +127,16 @@ def inspect(
     from rich.console import Console
 
     from selma.adapters.applying import read_any
-    from selma.merged.diagnostics import judged_of
+    from selma.merged.diagnostics import diagnostics_of
     from selma.report.models import print_adapter
     from selma.workspace import write_json
 
     file = read_any(adapter)
     print_adapter(file, Console())
-    judged = judged_of(file) or {}
+    diagnostics = diagnostics_of(file) or {}
     if json:
-        write_json(json, judged)
-    _show_judged(judged, all_layers=all_layers)
+        write_json(json, diagnostics)
+    _show_diagnostics(diagnostics, all_layers=all_layers)
 
 
 def convert(
@@ -197,23 +197,23 @@ def generate(
     ),
 ) -> None:
     """Draw one prompt, with or without adapters."""
-    from selma.config.adapters import sur_drawing
+    from selma.config.adapters import sur_generation
     from selma.config.networks import BaseConfig
     from selma.images import on_demand
 
-    pictures = on_demand.generate(
+    images = on_demand.generate(
         prompt,
         base=BaseConfig(model=base),
         adapter=adapter,
         strengths=strength or (),
         sur=sur,
-        reading=sur_drawing(strength=sur_strength, negative=sur_negative),
+        reading=sur_generation(strength=sur_strength, negative=sur_negative),
         seed=seed,
         steps=steps,
         guidance=guidance,
         count=count,
     )
-    for path in on_demand.save_pictures(pictures, out, count=count):
+    for path in on_demand.save_images(images, out, count=count):
         typer.echo(path)
 
 

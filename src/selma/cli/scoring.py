@@ -132,7 +132,7 @@ def tifa(
 
 
 @score.command("images")
-def pictures(
+def images(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="Pictures named <item_id>.png or .jpg.")
     ],
@@ -227,7 +227,7 @@ def questions(
 def hps(
     prompts: Annotated[Path, typer.Option(help="Folder with anime.json and the like.")],
     model: Annotated[str, typer.Option(help="HPS's weights: a folder or a Hub id.")],
-    pictures: Annotated[
+    images: Annotated[
         Path | None,
         typer.Argument(help="Folder with anime, concept-art, paintings and photo; may be left out "
                        "with --run, which then draws them."),
@@ -271,10 +271,10 @@ def hps(
         from selma.runfile import read_run_file
 
         found = score_styles(
-            read_run_file(run), settings, prompts=prompts, model=drawn_by, pictures=pictures
+            read_run_file(run), settings, prompts=prompts, model=drawn_by, images=images
         )
-    elif pictures is not None:
-        found = score_hps(pictures, read_hps_prompts(prompts), load_preference(settings))
+    elif images is not None:
+        found = score_hps(images, read_hps_prompts(prompts), load_preference(settings))
     else:
         raise ConfigError("Name a folder of pictures, or a run that draws them with --run.")
     if json:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from selma.console import Config, Folder, load, show_scorecard, show_standing
+from selma.console import Config, Folder, load, show_scorecard, show_status
 
 
 def run(
@@ -20,7 +20,7 @@ def run(
     """Run all six stages; what is finished is not made again."""
     settings = load(config, folder)
     if dry_run:
-        return show_standing(settings)
+        return show_status(settings)
     from selma import pipeline
 
     page = pipeline.run(settings)
@@ -65,7 +65,7 @@ def status(
     """Show what a run has, is missing, or holds with other settings."""
     from selma.runfile import read_run_file
 
-    show_standing(read_run_file(run))
+    show_status(read_run_file(run))
 
 
 def check(config: Config, folder: Folder = None) -> None:

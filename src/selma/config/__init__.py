@@ -53,7 +53,7 @@ class ImagesConfig(Section):
     """None keeps what is drawn."""
 
     @property
-    def drawn_per_prompt(self) -> int:
+    def candidates_per_prompt(self) -> int:
         return self.choose.candidates if self.choose else self.per_prompt
 
     @model_validator(mode="after")

@@ -91,10 +91,10 @@ AnyAdapterConfig = Annotated[
 """With full fine-tuning, which subjects can be compared by and experts cannot be merged by."""
 
 
-def sur_drawing(**given: Any) -> SurDrawing:
+def sur_generation(**given: Any) -> SurGeneration:
     """How a SUR-adapter reads, from a command's options. Raises ConfigError."""
     try:
-        return SurDrawing.model_validate(given)
+        return SurGeneration.model_validate(given)
     except ValidationError as error:
         lines = [mistake(dict(found)) for found in error.errors()]
         raise ConfigError("The SUR-adapter cannot draw:\n" + "\n".join(lines)) from error
@@ -119,7 +119,7 @@ class SurConfig(Section):
     """The last four are of the released form's encoder; the paper's form has none."""
 
 
-class SurDrawing(Section):
+class SurGeneration(Section):
     strength: NonNegativeFloat = 1.0
     """Multiplies the adapter's weight; 0 is the base model."""
     negative: Literal["alone", "adapted", "released"] = "alone"

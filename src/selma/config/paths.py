@@ -58,13 +58,13 @@ def map_paths(
         judge = getattr(scores, key)
         if isinstance(judge, LocalJudge):
             places[key] = judge.model_copy(update={"model": placed(judge.model, "", is_folder)})
-    exam = scores.model_copy(update=places)
+    benchmark_prompts = scores.model_copy(update=places)
     return config.model_copy(
         update={
             "base": base,
             "prompts": prompts.model_copy(update=new),
             "images": images,
-            "scores": exam,
+            "scores": benchmark_prompts,
             "sur": config.sur
             and _map_sur(config.sur, place=place, placed=placed, is_folder=is_folder),
             "control": config.control
@@ -95,7 +95,7 @@ def _map_sur(
     source = sur.data.source
     where = {
         name: place(value)
-        for name in ("dump", "pictures", "folder")
+        for name in ("dump", "images", "folder")
         if (value := getattr(source, name, None)) is not None
     }
     narrator = sur.data.narrator

@@ -148,15 +148,15 @@ def _encode(
                 _fit(_open(pair, digest, model.image_px), model.image_px)
                 for pair, digest in zip(some, digests[start : start + AT_ONCE], strict=True)
             ]
-            mean, logvar = _moments(model, [picture for picture, _ in fitted])
+            mean, logvar = _moments(model, [image for image, _ in fitted])
             text, pooled = encode_text(model, texts)
             keep(mean=mean, logvar=logvar, text=text, pooled=pooled)
             if pooled is not None:
                 keep(time_ids=torch.tensor([ids for _, ids in fitted], dtype=torch.float32))
             if flip:
                 mirrored = [
-                    ImageOps.mirror(picture) if may_flip(caption) else picture
-                    for (picture, _), caption in zip(fitted, texts, strict=True)
+                    ImageOps.mirror(image) if may_flip(caption) else image
+                    for (image, _), caption in zip(fitted, texts, strict=True)
                 ]
                 mean, logvar = _moments(model, mirrored)
                 keep(mirrored_mean=mean, mirrored_logvar=logvar)
@@ -180,22 +180,22 @@ def _open(pair: Pair, digest: str, image_px: int) -> Image.Image:
         raise DataError(f"{pair.image}: {error}") from error
 
 
-def _fit(picture: Image.Image, px: int) -> tuple[Image.Image, list[int]]:
+def _fit(image: Image.Image, px: int) -> tuple[Image.Image, list[int]]:
     """The picture as a px × px square, shortest side scaled and the middle cut out, and SDXL's
     six numbers about that. A picture of the base itself is left as it is."""
-    width, height = picture.size
+    width, height = image.size
     if (width, height) != (px, px):
         scale = px / min(width, height)
         size = (max(px, round(width * scale)), max(px, round(height * scale)))
-        picture = picture.resize(size, Image.Resampling.BILINEAR)
-    left, top = (picture.width - px) // 2, (picture.height - px) // 2
-    cut = picture.crop((left, top, left + px, top + px))
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    left, top = (image.width - px) // 2, (image.height - px) // 2
+    cut = image.crop((left, top, left + px, top + px))
     return cut, [height, width, top, left, px, px]
 
 
-def _moments(model: TextToImage, pictures: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
+def _moments(model: TextToImage, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
     """Mean and log-variance of the latents, [b, c, h, w]."""
-    pixels = np.stack([np.asarray(picture, dtype=np.float32) for picture in pictures])
+    pixels = np.stack([np.asarray(image, dtype=np.float32) for image in images])
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
     vae = model.pipe.vae
     # SDXL's autoencoder overflows in float16; widening and narrowing again loses no bit.

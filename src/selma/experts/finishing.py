@@ -20,7 +20,7 @@ STEPS = "steps"
 """Folder of the adapters at the checkpoints before the last, where they are kept."""
 
 
-def judged(path: Path, judge: Callable[[Path], float]) -> dict[int, float]:
+def diagnostics(path: Path, judge: Callable[[Path], float]) -> dict[int, float]:
     """Step → score of each checkpoint; a score that is on record is not asked for again."""
     from selma.experts.checkpoints import adapters
 

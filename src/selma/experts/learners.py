@@ -39,7 +39,7 @@ class Learner(Protocol):
         random in it depends on the step alone."""
         ...
 
-    def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
+    def after_step(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Puts right, after each step, what the step may not do."""
         ...
 
@@ -80,8 +80,8 @@ class ExpertLearner:
         kept = _losses(self.model, self.prior, batch.prior, alphas_bar)
         return {"loss": own + self.prior_weight * kept, "subject": own, "prior": kept}
 
-    def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        self._kind.settle(self.model.pipe.unet, parameters, self.adapter)
+    def after_step(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._kind.after_step(self.model.pipe.unet, parameters, self.adapter)
 
     def save(self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage) -> None:
         self._kind.save(path, dict(parameters), self.adapter, lineage=lineage)
@@ -137,8 +137,8 @@ def _attached(
     unet, kind = model.pipe.unet, KINDS[adapter.kind]
     with plain_attention(model, config):
         try:
-            drawn = generator(seed, "experts", skill, "init")
-            yield kind.attach(unet, adapter, generator=drawn)
+            generated = generator(seed, "experts", skill, "init")
+            yield kind.attach(unet, adapter, generator=generated)
         finally:
             kind.detach(unet)
 

@@ -36,8 +36,8 @@ def training_need(parts: Parts, config: ExpertsConfig) -> Need:
         if config.gradient_checkpointing:
             parts.unet.enable_gradient_checkpointing(partial(_again, narrow=narrow))
 
-        def step(pictures: int) -> Any:
-            prediction = denoised(parts, pictures)
+        def step(images: int) -> Any:
+            prediction = denoised(parts, images)
             denoising_losses(prediction, torch.empty_like(prediction)).mean().backward()
             for factor in factors:
                 factor.grad = None
@@ -59,8 +59,8 @@ def advice(parts: Parts, config: ExpertsConfig, need: Need, limit: int) -> list[
         found.append(f"experts.micro_batch_size: {fitting}")
     if not config.gradient_checkpointing:
         spared = training_need(parts, config.model_copy(update={"gradient_checkpointing": True}))
-        if at_once := _micro_batch(config, min(need.pictures, spared.fits(limit))):
-            with_it = f" and experts.micro_batch_size: {at_once}" if at_once < need.pictures else ""
+        if at_once := _micro_batch(config, min(need.images, spared.fits(limit))):
+            with_it = f" and experts.micro_batch_size: {at_once}" if at_once < need.images else ""
             found.append(f"experts.gradient_checkpointing: true{with_it}")
     return found
 

@@ -54,7 +54,7 @@ def encoding_recipe(expert: dict[str, Any], *, flip: bool) -> dict[str, Any]:
     return {**{key: expert[key] for key in kept}, "flip": flip}
 
 
-def picture_digests(pairs: Sequence[Pair]) -> list[str]:
+def image_digests(pairs: Sequence[Pair]) -> list[str]:
     """sha256 of each picture: as its folder's manifest has it, else of the file."""
     manifests: dict[Path, dict[str, str]] = {}
     digests = []

@@ -13,8 +13,8 @@ from selma import processes
 from selma.config.experts import ExpertsConfig
 from selma.config.networks import BaseConfig
 from selma.errors import ConfigError, DataError
-from selma.experts.finishing import finish, judged
-from selma.experts.recipes import encoding_recipe, expert_recipe, picture_digests
+from selma.experts.finishing import diagnostics, finish
+from selma.experts.recipes import encoding_recipe, expert_recipe, image_digests
 from selma.experts.training import fit, share_size
 from selma.records.experts import Expert
 from selma.records.images import Pair
@@ -74,7 +74,7 @@ def _item(
 ) -> Item:
     if not pairs:
         raise DataError(f"The expert {skill!r} needs at least one pair, but has none.")
-    recipe = expert_recipe(skill, pairs, picture_digests(pairs), config, base=base, seed=seed)
+    recipe = expert_recipe(skill, pairs, image_digests(pairs), config, base=base, seed=seed)
     return folder.item(EXPERTS, skill, recipe=recipe)
 
 
@@ -108,7 +108,7 @@ def _train_skill(
             folder,
             skill=skill,
             flip=config.flip,
-            digests=picture_digests(pairs),
+            digests=image_digests(pairs),
             recipe=encoding_recipe(dict(item.recipe), flip=config.flip),
             model=model,
         )
@@ -130,7 +130,9 @@ def _train_skill(
         look = partial(kind.energies, model().pipe.unet)
     with processes.main_first(judge) as judge:
         if not item.done:
-            scores = judged(path, judge) if config.select == "dev" and judge is not None else {}
+            scores = (
+                diagnostics(path, judge) if config.select == "dev" and judge is not None else {}
+            )
             finish(item, config, pairs=len(pairs), scores=scores, file=kind.file, look=look)
     folder.journal(EXPERTS, skill=skill, seconds=round(time.monotonic() - started, 3))
     return expert

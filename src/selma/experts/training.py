@@ -145,7 +145,7 @@ def fit(
                 usable = math.isfinite(loss) and math.isfinite(norm)
                 if usable or accelerator.scaler is not None:
                     optimizer.step()  # a loss scaler skips a bad step by itself, and learns from it
-                    learner.settle(factors)
+                    learner.after_step(factors)
                 optimizer.zero_grad()
                 line = {
                     "step": step,

@@ -10,7 +10,7 @@ from pathlib import Path
 from selma.backbones.judges.judge import Scorer
 from selma.backbones.judges.loading import load_scorer
 from selma.config import Choice
-from selma.image_files import open_picture
+from selma.image_files import open_image
 from selma.progress import progress
 from selma.workspace import write_bytes
 
@@ -27,15 +27,17 @@ def scorer_of(choice: Choice) -> Scorer:
     return load_preference(choice.scorer)
 
 
-def scored(drawn: Sequence[tuple[Path, str]], scorer: Scorer, *, max_pixels: int) -> list[float]:
+def scored(
+    generated: Sequence[tuple[Path, str]], scorer: Scorer, *, max_pixels: int
+) -> list[float]:
     """The score of each picture for its text. Raises DataError for a picture that is missing or
     broken."""
     found: list[float] = []
-    with progress(f"choosing by {scorer.name}", total=len(drawn)) as advance:
-        for start in range(0, len(drawn), AT_ONCE):
-            some = drawn[start : start + AT_ONCE]
-            pictures = [open_picture(path, max_pixels=max_pixels) for path, _ in some]
-            found += scorer.score(pictures, [text for _, text in some])
+    with progress(f"choosing by {scorer.name}", total=len(generated)) as advance:
+        for start in range(0, len(generated), AT_ONCE):
+            some = generated[start : start + AT_ONCE]
+            images = [open_image(path, max_pixels=max_pixels) for path, _ in some]
+            found += scorer.score(images, [text for _, text in some])
             advance(len(some))
     return found
 

@@ -17,15 +17,15 @@ from selma.backbones.base_files import base_fingerprint
 from selma.backbones.bases import rescale_of
 from selma.backbones.hub import installed
 from selma.config import ImagesConfig
-from selma.config.adapters import SurDrawing
+from selma.config.adapters import SurGeneration
 from selma.config.networks import BaseConfig
 from selma.errors import DataError
 from selma.image_files import png_bytes
 from selma.images.choosing import best, scored, scorer_of, write_scores
-from selma.images.pairs import METADATA, read_drawn, write_metadata
+from selma.images.pairs import METADATA, read_generated, write_metadata
 from selma.progress import progress
 from selma.randomness import seed_for
-from selma.records.benchmarks import ExamPrompt
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.images import Pair
 from selma.records.prompts import Prompt
 from selma.workspace import IMAGES, SCORES, Workspace, inside, write_bytes
@@ -38,7 +38,7 @@ CANDIDATES = "candidates"
 SCORES_OF_CANDIDATES = "candidates.jsonl"
 
 
-def draw_pairs(
+def generate_pairs(
     prompts: Mapping[str, Sequence[Prompt]],
     config: ImagesConfig,
     folder: Workspace,
@@ -53,13 +53,13 @@ def draw_pairs(
     are in `2-images/<skill>/candidates.jsonl`. `model` is called only if a picture is missing.
     """
     return {
-        skill: _draw_skill(skill, some, config, folder, base=base, seed=seed, model=model)
+        skill: _generate_skill(skill, some, config, folder, base=base, seed=seed, model=model)
         for skill, some in prompts.items()
     }
 
 
-def draw_exam(
-    exam: Sequence[ExamPrompt],
+def generate_benchmark(
+    benchmark_prompts: Sequence[BenchmarkPrompt],
     *,
     name: str,
     adapter: Path | None,
@@ -73,28 +73,28 @@ def draw_exam(
     model: Callable[[], TextToImage],
     reader: Reader | None = None,
 ) -> Path:
-    """The folder `5-scores/pictures/<name>` with one `<prompt id>.png` for each exam prompt, or
+    """The folder `5-scores/images/<name>` with one `<prompt id>.png` for each exam prompt, or
     several where `records.repeated` has ids for them.
 
     A prompt's seed is the same for every model, so that models are compared on equal noise.
     """
     recipe = {
-        **drawing_recipe(base, steps=steps, guidance=guidance, seed=seed),
+        **generation_recipe(base, steps=steps, guidance=guidance, seed=seed),
         "adapter": adapter_key,
-        "exam": _digest([prompt.id, prompt.text] for prompt in exam),
+        "benchmark": _digest([prompt.id, prompt.text] for prompt in benchmark_prompts),
     }
     if reader is not None:
         recipe["sur"] = [reader.key, reader.config.model_dump(mode="json")]
-    item = folder.item(SCORES, "pictures", name, recipe=recipe)
+    item = folder.item(SCORES, "images", name, recipe=recipe)
     if item.done:
         return item.path
     path = item.begin()
     jobs = [
-        Job(picture_file(path, prompt.id), prompt.text, seed_for(seed, "exam", prompt.id))
-        for prompt in exam
+        Job(image_file(path, prompt.id), prompt.text, seed_for(seed, "exam", prompt.id))
+        for prompt in benchmark_prompts
     ]
     refuse_twins(jobs)
-    draw_missing(
+    generate_missing(
         jobs,
         f"drawing the exam: {name}",
         model=model,
@@ -107,7 +107,7 @@ def draw_exam(
     cut = _tokens_cut(jobs, model)
     item.finish(
         [job.path for job in jobs],
-        {"pictures": len(jobs), "over_token_limit": sum(n > 0 for n in cut)},
+        {"images": len(jobs), "over_token_limit": sum(n > 0 for n in cut)},
     )
     return item.path
 
@@ -118,7 +118,7 @@ class Reader:
 
     folder: Path
     key: str
-    config: SurDrawing
+    config: SurGeneration
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ Steered = Callable[["TextToImage", Sequence[Job]], AbstractContextManager[Before
 """Changes the model for these jobs, while the block runs."""
 
 
-def _draw_skill(
+def _generate_skill(
     skill: str,
     prompts: Sequence[Prompt],
     config: ImagesConfig,
@@ -148,16 +148,16 @@ def _draw_skill(
 ) -> list[Pair]:
     scorer = config.choose and scorer_of(config.choose)
     recipe = {
-        **drawing_recipe(base, steps=config.steps, guidance=config.guidance, seed=seed),
+        **generation_recipe(base, steps=config.steps, guidance=config.guidance, seed=seed),
         "per_prompt": config.per_prompt,
         "prompts": _digest([prompt.id, prompt.text] for prompt in prompts),
         # Left out where nothing is chosen, so that pictures without it stay what they are.
-        **({"choose": [config.drawn_per_prompt, scorer.fingerprint]} if scorer else {}),
+        **({"choose": [config.candidates_per_prompt, scorer.fingerprint]} if scorer else {}),
     }
     item = folder.item(IMAGES, skill, recipe=recipe)
     if item.done:
         _remove_candidates(item.path)
-        return read_drawn(item.path, prompts)
+        return read_generated(item.path, prompts)
     train = item.begin() / "train"
     place = item.path / CANDIDATES if scorer else train
     place.mkdir(exist_ok=True)
@@ -168,10 +168,10 @@ def _draw_skill(
             seed_for(seed, "image", prompt.id, k),
         )
         for prompt in prompts
-        for k in range(config.drawn_per_prompt)
+        for k in range(config.candidates_per_prompt)
     ]
     refuse_twins(jobs)
-    drawn = draw_missing(
+    generated = generate_missing(
         jobs,
         f"drawing {skill}",
         model=model,
@@ -180,7 +180,7 @@ def _draw_skill(
         guidance=config.guidance,
         batch_size=config.batch_size,
     )
-    folder.journal(IMAGES, skill=skill, **drawn)
+    folder.journal(IMAGES, skill=skill, **generated)
     files = []
     if scorer:
         train.mkdir(exist_ok=True)
@@ -201,7 +201,7 @@ def _draw_skill(
         write_metadata(train / METADATA, pairs)
     item.finish(
         [*(job.path for job in jobs), train / METADATA, *files],
-        {"pictures": len(jobs), "over_token_limit": sum(n > 0 for n in cut)},
+        {"images": len(jobs), "over_token_limit": sum(n > 0 for n in cut)},
     )
     _remove_candidates(item.path)
     return pairs
@@ -219,8 +219,8 @@ def _choose(
     """The best candidates of each prompt, copied to `train`; all scores go to the file `told`."""
     scores = scored([(job.path, job.text) for job in jobs], scorer, max_pixels=max_pixels)
     kept, rows = [], []
-    for start in range(0, len(jobs), config.drawn_per_prompt):
-        some = slice(start, start + config.drawn_per_prompt)
+    for start in range(0, len(jobs), config.candidates_per_prompt):
+        some = slice(start, start + config.candidates_per_prompt)
         places = best(scores[some], keep=config.per_prompt)
         first = jobs[start].path.stem
         for number, place in enumerate(places):
@@ -242,7 +242,7 @@ def _remove_candidates(folder: Path) -> None:
         shutil.rmtree(folder / CANDIDATES)
 
 
-def draw_missing(
+def generate_missing(
     jobs: Sequence[Job],
     what: str,
     *,
@@ -269,7 +269,7 @@ def draw_missing(
             (steered or _freely)(model(), mine) as before,
             progress(what, total=there + len(mine), done=there) as advance,
         ):
-            pictures = model().draw(
+            images = model().generate(
                 [job.text for job in mine],
                 seeds=[job.seed for job in mine],
                 steps=steps,
@@ -277,10 +277,10 @@ def draw_missing(
                 batch_size=batch_size,
                 before=before,
             )
-            for job, picture in zip(mine, pictures, strict=True):
-                write_bytes(job.path, png_bytes(picture))
+            for job, image in zip(mine, images, strict=True):
+                write_bytes(job.path, png_bytes(image))
                 advance()
-    return {"pictures": len(missing), "seconds": round(time.monotonic() - started, 3)}
+    return {"images": len(missing), "seconds": round(time.monotonic() - started, 3)}
 
 
 @contextmanager
@@ -297,7 +297,9 @@ def _rewriting(reader: Reader | None, model: TextToImage) -> Rewriting | None:
     return rewriting_by(reader.folder, model, reader.config)
 
 
-def drawing_recipe(base: BaseConfig, *, steps: int, guidance: float, seed: int) -> dict[str, Any]:
+def generation_recipe(
+    base: BaseConfig, *, steps: int, guidance: float, seed: int
+) -> dict[str, Any]:
     """All that a picture depends on beside text and adapter. The batch size is not among it."""
     return {
         "base": base_fingerprint(base),
@@ -314,7 +316,7 @@ def _digest(rows: Iterable[list[str]]) -> str:
     return hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()
 
 
-def picture_file(folder: Path, prompt_id: str) -> Path:
+def image_file(folder: Path, prompt_id: str) -> Path:
     if "/" in prompt_id or "\\" in prompt_id:
         raise DataError(f"A prompt's id names its picture, so it may hold no slash: {prompt_id!r}.")
     return inside(folder, f"{prompt_id}.png")

@@ -10,12 +10,12 @@ from PIL.Image import Image
 from selma.adapters.applying import applied
 from selma.backbones.bases import guidance_of
 from selma.backbones.text_to_image import load_text_to_image
-from selma.config.adapters import SurDrawing
+from selma.config.adapters import SurGeneration
 from selma.config.networks import BaseConfig
 from selma.errors import ConfigError
 
 TOYBOX = BaseConfig()
-PLAIN = SurDrawing()
+PLAIN = SurGeneration()
 
 
 def generate(
@@ -25,7 +25,7 @@ def generate(
     adapter: Path | Sequence[Path] | None = None,
     strengths: Sequence[float] = (),
     sur: Path | None = None,
-    reading: SurDrawing = PLAIN,
+    reading: SurGeneration = PLAIN,
     seed: int = 0,
     steps: int = 50,
     guidance: float | None = None,
@@ -46,7 +46,7 @@ def generate(
 
         rewriting = rewriting_by(sur, model, reading)
     with applied(model, places, strengths=strengths), model.rewritten(rewriting):
-        yield from model.draw(
+        yield from model.generate(
             [text] * count,
             seeds=[seed + i for i in range(count)],
             steps=steps,
@@ -55,12 +55,12 @@ def generate(
         )
 
 
-def save_pictures(pictures: Iterable[Image], path: Path, *, count: int) -> Iterator[Path]:
+def save_images(images: Iterable[Image], path: Path, *, count: int) -> Iterator[Path]:
     """Where each picture was saved: `path`, or `path` with -1, -2, ... where there are several."""
     if path.suffix.lower() != ".png":
         raise ConfigError(f"Pictures are saved as .png, but {path} came.")
-    for number, picture in enumerate(pictures, 1):
+    for number, image in enumerate(images, 1):
         place = path if count == 1 else path.with_stem(f"{path.stem}-{number}")
         place.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(place)
+        image.save(place)
         yield place

@@ -39,7 +39,7 @@ def write_metadata(path: Path, pairs: Sequence[Pair]) -> None:
     write_bytes(path, "".join(lines).encode())
 
 
-def read_drawn(folder: Path, prompts: Sequence[Prompt]) -> list[Pair]:
+def read_generated(folder: Path, prompts: Sequence[Prompt]) -> list[Pair]:
     """The pairs of a finished skill, with the very prompts that they were drawn from.
 
     Pictures are not decoded here (they are when they are trained on). Raises DataError where rows,
@@ -94,6 +94,6 @@ def there(image: Path) -> None:
         raise DataError(f"{image} is named in the metadata, but is not there. Restore it.")
 
 
-def pictures(folder: Path) -> Iterator[Path]:
+def images(folder: Path) -> Iterator[Path]:
     """Every picture below the folder, by its name's end."""
     return (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)

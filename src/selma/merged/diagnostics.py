@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from selma.adapters.applying import read_any
-from selma.adapters.files import JUDGED_KEY, as_json
+from selma.adapters.files import DIAGNOSTICS_KEY, as_json
 from selma.adapters.reading import AdapterFile
 from selma.adapters.rotations import RotationFile
 from selma.errors import AdapterError
@@ -159,21 +159,21 @@ def header(found: Mapping[str, Any]) -> str:
     return as_json({**whole, "figures": told, "layers": tree})
 
 
-def read_judged(place: Path) -> dict[str, Any] | None:
+def read_diagnostics(place: Path) -> dict[str, Any] | None:
     """What a merged adapter's own header says, as `Judge.found` has it; None of other adapters.
 
     place: a file or folder of any format; of a PEFT folder for one component, the layers are those
     of all. Raises AdapterError.
     """
-    return judged_of(read_any(place))
+    return diagnostics_of(read_any(place))
 
 
-def judged_of(file: AdapterFile | RotationFile) -> dict[str, Any] | None:
+def diagnostics_of(file: AdapterFile | RotationFile) -> dict[str, Any] | None:
     """The same of an adapter that is read already."""
-    if JUDGED_KEY not in file.notes:
+    if DIAGNOSTICS_KEY not in file.notes:
         return None
     try:
-        found = json.loads(file.notes[JUDGED_KEY])
+        found = json.loads(file.notes[DIAGNOSTICS_KEY])
         told = found.pop("figures")
         layers = {
             name: dict(zip(told, figures, strict=True))
@@ -185,7 +185,7 @@ def judged_of(file: AdapterFile | RotationFile) -> dict[str, Any] | None:
         return {**{key: found[key] for key in ("all", "experts", "cosines")}, "layers": layers}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AdapterError(
-            f"{file.path}: the header's {JUDGED_KEY} must be a judgement as this selma writes it, "
+            f"{file.path}: the header's {DIAGNOSTICS_KEY} must be as this selma writes it, "
             f"but is none ({type(error).__name__}). Merge anew."
         ) from error
 

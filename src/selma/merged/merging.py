@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     AnyFile = AdapterFile | RotationFile
 
-JUDGED_FILE = "judged.json"
+DIAGNOSTICS_FILE = "judged.json"
 
 
 def merge_experts(experts: Sequence[Expert], config: MergedConfig, folder: Workspace) -> Merged:
@@ -60,13 +60,13 @@ def merge_experts(experts: Sequence[Expert], config: MergedConfig, folder: Works
     files = {skill: read_any(expert.folder) for skill, expert in of.items()}
     require_compatible(files, ALL_METHODS[config.method])
     made = item.begin()
-    written, judged = write_merged(files, weights, config, made, made_by=recipe)
-    write_json(made / JUDGED_FILE, judged)
-    layers = judged["layers"].values()
+    written, diagnostics = write_merged(files, weights, config, made, made_by=recipe)
+    write_json(made / DIAGNOSTICS_FILE, diagnostics)
+    layers = diagnostics["layers"].values()
     summary = {"experts": len(files), "layers": len(layers)}
     if all("rank" in layer for layer in layers):
         summary["rank"] = max(layer["rank"] for layer in layers)
-    item.finish([*written, made / JUDGED_FILE], summary)
+    item.finish([*written, made / DIAGNOSTICS_FILE], summary)
     return merged
 
 
@@ -92,15 +92,15 @@ def write_merged(
 
         place = out if to else out / ROTATION_FILE
         require_layout(place, to=to or "selma")  # merging takes long enough
-        merged, judged = combine_rotations(files, weights, config, made_by=made_by)
-        return write_as(place, merged, to=to or "selma", model=model), judged
+        merged, diagnostics = combine_rotations(files, weights, config, made_by=made_by)
+        return write_as(place, merged, to=to or "selma", model=model), diagnostics
     adding = {name: file for name, file in files.items() if isinstance(file, AdapterFile)}
     with tempfile.TemporaryFile(dir=out.parent if to else out) as spool:
-        adapter, judged = combine(
+        adapter, diagnostics = combine(
             adding, weights, config, made_by=made_by, spool=spool, judge=judge
         )
         place = out if to else out / ADAPTER_FILE
-        return write(place, adapter, to=to or "diffusers", model=model), judged
+        return write(place, adapter, to=to or "diffusers", model=model), diagnostics
 
 
 def merge_files(
@@ -165,7 +165,7 @@ def combine(
 
     The adapter has scale 1: experts' own scales are in its factors.
     """
-    from selma.adapters.files import JUDGED_KEY, Lineage
+    from selma.adapters.files import DIAGNOSTICS_KEY, Lineage
     from selma.adapters.formats import Adapter
     from selma.merged.diagnostics import Judge, header
     from selma.merged.methods import METHODS, Choices
@@ -182,10 +182,10 @@ def combine(
         layers[key] = _merged(some, rank=a.shape[0])
         spooled.add(key, a, b)
     base = {file.lineage.base for file in files.values()} - {None}
-    judged = looking.found if judge else {}
+    diagnostics = looking.found if judge else {}
     lineage = Lineage(base=base.pop() if len(base) == 1 else None, made_by=made_by)
-    notes = {JUDGED_KEY: header(judged)} if judge else {}
-    return Adapter(layers, spooled.give, lineage, notes), judged
+    notes = {DIAGNOSTICS_KEY: header(diagnostics)} if judge else {}
+    return Adapter(layers, spooled.give, lineage, notes), diagnostics
 
 
 def merged_layer(parts: Sequence[Part], config: MergedConfig, *, choices: Choices) -> Factors:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from selma.adapters import names
-from selma.adapters.files import JUDGED_KEY, Lineage
+from selma.adapters.files import DIAGNOSTICS_KEY, Lineage
 from selma.adapters.reading import AdapterFile
 from selma.adapters.rotation import drift, orthogonality_error, side
 from selma.adapters.rotations import RotationFile, Turn, sorted_layers
@@ -51,14 +51,14 @@ def combine_rotations(
     merge = _Merge(files, weights, method, choices, scale=config.scale)
     require_alike(merge.turning)
     require_unet_alone(files)
-    turns, judged = {}, _TurnJudge({name: weights[name] for name in merge.turning})
+    turns, diagnostics = {}, _TurnJudge({name: weights[name] for name in merge.turning})
     for key in merge.layers:
-        turns[key] = merge.layer(key, judged)
+        turns[key] = merge.layer(key, diagnostics)
     base = {file.lineage.base for file in files.values()} - {None}
     lineage = Lineage(base=base.pop() if len(base) == 1 else None, made_by=made_by)
     some = next(iter(files.values()))
-    found = judged.found
-    notes = {JUDGED_KEY: header(found)}
+    found = diagnostics.found
+    notes = {DIAGNOSTICS_KEY: header(found)}
     give = turns.__getitem__
     return RotationFile(some.path, "selma", tuple(turns), give, lineage, notes=notes), found
 
@@ -119,15 +119,15 @@ class _Merge:
     def layers(self) -> tuple[str, ...]:
         return sorted_layers({key for file in self.files.values() for key in file.layers})
 
-    def layer(self, key: str, judged: _TurnJudge) -> Turn:
+    def layer(self, key: str, diagnostics: _TurnJudge) -> Turn:
         turns = {name: file.turn(key) for name, file in self.turning.items() if key in file.layers}
-        found = self._turn(turns, key, judged)
+        found = self._turn(turns, key, diagnostics)
         for name, file in self.files.items():
             if isinstance(file, AdapterFile) and key in file.layers:
                 found.require_fit(file.layers[key].shape, of=f"{name}, {key}")
         return found.scaled(self.scale)
 
-    def _turn(self, turns: Mapping[str, Turn], key: str, judged: _TurnJudge) -> Turn:
+    def _turn(self, turns: Mapping[str, Turn], key: str, diagnostics: _TurnJudge) -> Turn:
         found = Turn(
             log_magnitudes=self._magnitudes(turns, key), low_rank=self._low_rank(turns, key)
         )
@@ -140,7 +140,7 @@ class _Merge:
         else:
             found, rest = replace(found, mixture=blocks.float()), torch.eye(blocks.shape[-1])
         whole = rest + self.scale * (blocks - rest)
-        judged.look_at(key, parts, whole, orthogonal=self.method.orthogonal)
+        diagnostics.look_at(key, parts, whole, orthogonal=self.method.orthogonal)
         return found
 
     def parts(self, turns: Mapping[str, Turn]) -> dict[str, TurnPart]:

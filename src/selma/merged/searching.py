@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from selma.config.merged import MergedConfig, WeightSearch
 from selma.errors import ConfigError, DataError
 from selma.merged.merging import (
-    JUDGED_FILE,
+    DIAGNOSTICS_FILE,
     by_skill,
     merge_recipe,
     merge_weights,
@@ -74,7 +74,7 @@ def merge_searched(
     folder: Workspace,
     *,
     score: Callable[[Path], float],
-    judged_by: Mapping[str, Any],
+    scored_by: Mapping[str, Any],
 ) -> Merged:
     """The best of `config.search.trials` merges by `score` (an adapter's folder → higher is
     better), as a diffusers LoRA in `4-merged`; of equal scores the earliest.
@@ -89,7 +89,7 @@ def merge_searched(
     recipe = {
         **merge_recipe(keys, {}, config),
         "search": asked,
-        "judged_by": dict(judged_by),
+        "scored_by": dict(scored_by),
     }
     item = folder.item(MERGED, recipe=recipe | {"trials": config.search.trials})
     if not item.done:
@@ -252,13 +252,13 @@ def _make(
     trials = search(uniform, config.search, record.begin(), score=of_trial)
     shutil.rmtree(made / TRIAL, ignore_errors=True)
     chosen = best(trials)
-    written, judged = _write(
+    written, diagnostics = _write(
         made, files, chosen.weights, chosen.scale, config, keys=keys, judge=True
     )
-    write_json(made / JUDGED_FILE, judged)
+    write_json(made / DIAGNOSTICS_FILE, diagnostics)
     lines = (record.path / TRIALS).read_bytes().splitlines(keepends=True)
     write_bytes(made / TRIALS, b"".join(lines[: config.search.trials]))
-    written += [made / JUDGED_FILE, made / TRIALS]
+    written += [made / DIAGNOSTICS_FILE, made / TRIALS]
     if chosen.trial:
         beside = _write(made / UNIFORM, files, uniform, 1.0, config, keys=keys, judge=True)
         written += beside[0]
@@ -266,7 +266,7 @@ def _make(
         written,
         {
             "experts": len(files),
-            "layers": len(judged["layers"]),
+            "layers": len(diagnostics["layers"]),
             "chosen": asdict(chosen),
             "trials": [asdict(trial) for trial in trials],
         },

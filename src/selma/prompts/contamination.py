@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from selma.prompts.novelty import SimilarityIndex
 
 
-class ExamTexts:
+class BenchmarkTexts:
     """The exam's texts; `contains` tells whether ROUGE-L F against any of them is above the
     threshold. A threshold of None is off."""
 

@@ -10,7 +10,7 @@ from typing import Any
 from selma.backbones.language.loading import model_identity
 from selma.backbones.language.model import Reply, parallel_requests
 from selma.config.prompts import PromptsConfig
-from selma.prompts.contamination import ExamTexts
+from selma.prompts.contamination import BenchmarkTexts
 from selma.prompts.novelty import SimilarityIndex, unicode_words
 from selma.prompts.parsing import parse_reply
 from selma.prompts.skills import Skill
@@ -28,7 +28,7 @@ class Desk:
     """
 
     def __init__(
-        self, skill: Skill, config: PromptsConfig, *, seed: int, exam_texts: Sequence[str]
+        self, skill: Skill, config: PromptsConfig, *, seed: int, benchmark_texts: Sequence[str]
     ) -> None:
         self.skill = skill
         self.config = config
@@ -40,7 +40,7 @@ class Desk:
         """Requests in a row that added nothing."""
         self._seed = seed
         self._model = model_identity(config.backend)["model"]
-        self._exam = ExamTexts(exam_texts, threshold=config.contamination_threshold)
+        self._benchmark = BenchmarkTexts(benchmark_texts, threshold=config.contamination_threshold)
         self._index = SimilarityIndex(config.novelty.threshold, config.novelty.arithmetic)
         for text in skill.seeds:
             self._index.add(text)
@@ -117,7 +117,7 @@ class Desk:
             return "too_long"
         if self.skill.counts_too_far(text):
             return "count_too_high"
-        if self._exam.contains(text):
+        if self._benchmark.contains(text):
             return "contaminated"
         if self._index.similar(text):
             return "similar"

@@ -30,7 +30,7 @@ from selma.workspace import PROMPTS, Item, Workspace, append_line, read_lines, w
 
 
 def write_prompts(
-    config: PromptsConfig, folder: Workspace, *, seed: int, exam_texts: Sequence[str]
+    config: PromptsConfig, folder: Workspace, *, seed: int, benchmark_texts: Sequence[str]
 ) -> dict[str, list[Prompt]]:
     """Skill → exactly `config.per_skill` prompts, read back where they are there already.
 
@@ -47,10 +47,12 @@ def write_prompts(
 
     written = {}
     for skill in skills:
-        item = folder.item(PROMPTS, skill.name, recipe=_recipe(skill, config, seed, exam_texts))
+        item = folder.item(
+            PROMPTS, skill.name, recipe=_recipe(skill, config, seed, benchmark_texts)
+        )
         if not item.done:
             began = time.monotonic()
-            desk = Desk(skill, config, seed=seed, exam_texts=exam_texts)
+            desk = Desk(skill, config, seed=seed, benchmark_texts=benchmark_texts)
             _fill(item, desk, model)
             seconds = round(time.monotonic() - began, 3)
             folder.journal(PROMPTS, skill=skill.name, seconds=seconds, **item.summary)
@@ -59,12 +61,14 @@ def write_prompts(
 
 
 def dropped(
-    config: PromptsConfig, folder: Workspace, *, seed: int, exam_texts: Sequence[str]
+    config: PromptsConfig, folder: Workspace, *, seed: int, benchmark_texts: Sequence[str]
 ) -> dict[str, dict[str, int]]:
     """Skill → reason → how many texts were dropped for it; only of skills that are finished."""
     found = {}
     for skill in _usable_skills(config):
-        item = folder.item(PROMPTS, skill.name, recipe=_recipe(skill, config, seed, exam_texts))
+        item = folder.item(
+            PROMPTS, skill.name, recipe=_recipe(skill, config, seed, benchmark_texts)
+        )
         if item.done:
             found[skill.name] = dict(item.summary["dropped"])
     return found
@@ -169,20 +173,20 @@ def _usable_skills(config: PromptsConfig) -> list[Skill]:
 
 
 def _recipe(
-    skill: Skill, config: PromptsConfig, seed: int, exam_texts: Sequence[str]
+    skill: Skill, config: PromptsConfig, seed: int, benchmark_texts: Sequence[str]
 ) -> dict[str, Any]:
     """Everything that a skill's prompts depend on."""
     settings = config.model_dump(mode="json", exclude={"skills", "backend", "patience"})
     if config.lexicon is not None:
         settings["lexicon"] = caption_rules(skill, config.lexicon)
-    exam = None
+    benchmark_prompts = None
     if config.contamination_threshold is not None:
-        exam = hashlib.sha256("\n".join(sorted(exam_texts)).encode()).hexdigest()
+        benchmark_prompts = hashlib.sha256("\n".join(sorted(benchmark_texts)).encode()).hexdigest()
     return {
         "skill": skill.model_dump(mode="json"),
         "settings": settings,
         "backend": model_identity(config.backend),
-        "exam": exam,
+        "benchmark": benchmark_prompts,
         "seed": seed,
     }
 

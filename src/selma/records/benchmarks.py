@@ -26,7 +26,7 @@ class Question(Record):
     """What a faithful picture makes one answer."""
 
 
-class ExamPrompt(Record):
+class BenchmarkPrompt(Record):
     """One prompt of a benchmark with its questions; a user's own prompts have none at first."""
 
     id: str
@@ -36,18 +36,18 @@ class ExamPrompt(Record):
     questions: tuple[Question, ...]
 
 
-def evenly(exam: Sequence[ExamPrompt], count: int) -> list[ExamPrompt]:
+def evenly(benchmark_prompts: Sequence[BenchmarkPrompt], count: int) -> list[BenchmarkPrompt]:
     """`count` prompts of an exam (or all, if it has fewer) in its order: as equally as possible
     over the groups and evenly spaced within each, so that no result can steer the choice."""
     groups: dict[str, list[int]] = {}
-    for position, prompt in enumerate(exam):
+    for position, prompt in enumerate(benchmark_prompts):
         groups.setdefault(prompt.group, []).append(position)
     taken = dict.fromkeys(groups, 0)
-    while sum(taken.values()) < min(count, len(exam)):
+    while sum(taken.values()) < min(count, len(benchmark_prompts)):
         open_groups = [name for name in groups if taken[name] < len(groups[name])]
         taken[min(open_groups, key=taken.__getitem__)] += 1
     return [
-        exam[position]
+        benchmark_prompts[position]
         for position in sorted(
             members[(2 * i + 1) * len(members) // (2 * taken[name])]
             for name, members in groups.items()
@@ -56,12 +56,12 @@ def evenly(exam: Sequence[ExamPrompt], count: int) -> list[ExamPrompt]:
     ]
 
 
-def repeated(exam: Sequence[ExamPrompt], seeds: int) -> list[ExamPrompt]:
+def repeated(benchmark_prompts: Sequence[BenchmarkPrompt], seeds: int) -> list[BenchmarkPrompt]:
     """Each prompt of an exam `seeds` times in a row, once for each picture that is drawn of it: the
     first by its own id, the others by <id>-1, <id>-2 and so on."""
     return [
         prompt.model_copy(update={"id": f"{prompt.id}-{k}"}) if k else prompt
-        for prompt in exam
+        for prompt in benchmark_prompts
         for k in range(seeds)
     ]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.applications.sur.records import Understood
-from selma.records.benchmarks import Answer, ExamPrompt
+from selma.records.benchmarks import Answer, BenchmarkPrompt
 from selma.records.experts import Expert
 from selma.records.images import Pair
 from selma.records.merged import Merged
@@ -27,8 +27,8 @@ class Findings:
     pairs: dict[str, list[Pair]]
     experts: list[Expert]
     merged: Merged
-    exam: list[ExamPrompt]
-    pictures: dict[str, Path]
+    benchmark_prompts: list[BenchmarkPrompt]
+    images: dict[str, Path]
     """Model → folder with one <prompt id>.png for each exam prompt, and where there are several
     seeds <prompt id>-1.png and so on."""
     answers: dict[str, list[Answer]]
@@ -38,7 +38,7 @@ class Findings:
     """Lines with "stage", "seconds" and costs, in order; times live here and nowhere else."""
     lineage: dict[str, str] = field(default_factory=dict)
     """Base fingerprint, versions, keys of the items that led here."""
-    judged: dict[str, Any] = field(default_factory=dict)
+    diagnostics: dict[str, Any] = field(default_factory=dict)
     """What the merge did to the experts' changes (`merged.diagnostics`); empty if nobody looked."""
     trials: list[dict[str, Any]] = field(default_factory=list)
     """Every merge that was tried (`merged.searching`); empty where weights were given."""

@@ -155,7 +155,7 @@ def _interval(row: dict[str, Any]) -> Interval | None:
         mean=row["score"],
         low=low,
         high=high,
-        n=row["pictures"],
+        n=row["images"],
         standard_error=row.get("standard_error"),
     )
 
@@ -271,9 +271,9 @@ def _hps_said(hps: dict[str, dict[str, Any]]) -> str:
     for model, found in _comparable(hps).items():
         if model in ("base", "merged"):
             scorer = found["scorer"]
-            drawn = "drawn by this run" if found["drawn"] == "run" else "given as a folder"
+            generated = "drawn by this run" if found["generated"] == "run" else "given as a folder"
             said.append(
-                f"Ours, {model}: {found['pictures']} pictures, {drawn}"
+                f"Ours, {model}: {found['images']} pictures, {generated}"
                 + ("" if found["complete"] else ", not the benchmark's 800 of each style")
                 + f"; {scorer['name']}, {scorer['weights']}, {scorer['preprocessing']}."
             )

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from selma.errors import DataError
-from selma.records.benchmarks import Answer, ExamPrompt, evenly
+from selma.records.benchmarks import Answer, BenchmarkPrompt, evenly
 from selma.records.report import Findings
 from selma.report.tables import one
 from selma.workspace import inside
@@ -42,8 +42,8 @@ class Line:
 class Card:
     """One exam prompt, before and after."""
 
-    prompt: ExamPrompt
-    pictures: tuple[str, str]
+    prompt: BenchmarkPrompt
+    images: tuple[str, str]
     """Base and merged, as data: URIs."""
     scores: tuple[float, float]
     """0-100."""
@@ -65,7 +65,7 @@ class Cards:
 
     def fair(self, count: int) -> list[Card]:
         """Prompts evenly over the groups, chosen without a look at any score."""
-        return self._make(evenly(self.findings.exam, count))
+        return self._make(evenly(self.findings.benchmark_prompts, count))
 
     def gains(self) -> list[Card]:
         """The prompts whose score rose most; the exam's order decides between equals."""
@@ -75,21 +75,23 @@ class Cards:
         """The prompts whose score fell most."""
         return self._make([p for p in self._by_change(1)[:EXTREMES] if self._change(p) < 0])
 
-    def _change(self, prompt: ExamPrompt) -> float:
+    def _change(self, prompt: BenchmarkPrompt) -> float:
         base, merged = self.models
         return merged.per_prompt[prompt.id] - base.per_prompt[prompt.id]
 
-    def _by_change(self, sign: int) -> list[ExamPrompt]:
-        return sorted(self.findings.exam, key=lambda prompt: sign * self._change(prompt))
+    def _by_change(self, sign: int) -> list[BenchmarkPrompt]:
+        return sorted(
+            self.findings.benchmark_prompts, key=lambda prompt: sign * self._change(prompt)
+        )
 
-    def _make(self, prompts: Sequence[ExamPrompt]) -> list[Card]:
+    def _make(self, prompts: Sequence[BenchmarkPrompt]) -> list[Card]:
         return [self._card(prompt) for prompt in prompts]
 
-    def _card(self, prompt: ExamPrompt) -> Card:
+    def _card(self, prompt: BenchmarkPrompt) -> Card:
         base, merged = self.models
         return Card(
             prompt=prompt,
-            pictures=(self._picture(prompt, base.model), self._picture(prompt, merged.model)),
+            images=(self._image(prompt, base.model), self._image(prompt, merged.model)),
             scores=(100 * base.per_prompt[prompt.id], 100 * merged.per_prompt[prompt.id]),
             lines=tuple(
                 Line(
@@ -100,22 +102,22 @@ class Cards:
             ),
         )
 
-    def _mark(self, which: int, prompt: ExamPrompt, question: str) -> Mark:
+    def _mark(self, which: int, prompt: BenchmarkPrompt, question: str) -> Mark:
         return mark_of(self.answers[which].get((prompt.id, question)))
 
-    def _picture(self, prompt: ExamPrompt, model: str) -> str:
-        return data_uri(exam_picture(self.findings, prompt, model))
+    def _image(self, prompt: BenchmarkPrompt, model: str) -> str:
+        return data_uri(benchmark_image(self.findings, prompt, model))
 
 
-def exam_picture(findings: Findings, prompt: ExamPrompt, model: str) -> Path:
-    return inside(findings.pictures[model], f"{prompt.id}.png")
+def benchmark_image(findings: Findings, prompt: BenchmarkPrompt, model: str) -> Path:
+    return inside(findings.images[model], f"{prompt.id}.png")
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_image(path: Path) -> Image.Image:
     """The picture as RGB, at most SHOWN_PX a side. Raises DataError if it cannot be read."""
     try:
-        with Image.open(path) as picture:
-            shown = picture.convert("RGB")
+        with Image.open(path) as image:
+            shown = image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} must be a picture, but cannot be read: {error}.") from error
     if max(shown.size) > SHOWN_PX:
@@ -126,13 +128,13 @@ def open_picture(path: Path) -> Image.Image:
 def data_uri(path: Path) -> str:
     """A picture as a PNG inside a data: URI; pixels only, whatever else the file holds."""
     file = io.BytesIO()
-    open_picture(path).save(file, "PNG", optimize=True)
+    open_image(path).save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def contact_sheet(findings: Findings, count: int) -> Image.Image:
     """Base and merged pictures of the fair choice, four prompts in a row, each with its text."""
-    prompts = evenly(findings.exam, count)
+    prompts = evenly(findings.benchmark_prompts, count)
     models = [one(findings.scorecard, role).model for role in ("base", "merged")]
     columns, side, gap, words = min(4, len(prompts)), 128, 6, 70
     width, height = 2 * side + gap + 22, side + words
@@ -146,9 +148,9 @@ def contact_sheet(findings: Findings, count: int) -> Image.Image:
     for i, prompt in enumerate(prompts):
         x, y = 22 + i % columns * width, 36 + i // columns * height
         for place, model in enumerate(models):
-            picture = open_picture(exam_picture(findings, prompt, model))
-            resample = Image.Resampling.NEAREST if picture.width < side else Image.Resampling.BOX
-            sheet.paste(picture.resize((side, side), resample), (x + place * (side + gap), y))
+            image = open_image(benchmark_image(findings, prompt, model))
+            resample = Image.Resampling.NEAREST if image.width < side else Image.Resampling.BOX
+            sheet.paste(image.resize((side, side), resample), (x + place * (side + gap), y))
         text = textwrap.shorten(prompt.text, 108, placeholder=" …")
         draw.text((x, y + side + 5), textwrap.fill(text, 40), fill="#1d2327", font=small)
     return sheet

@@ -58,7 +58,9 @@ def _spread(values: Iterable[float]) -> str:
     return f"{found[0]:g}" + (f" to {found[-1]:g}" if len(found) > 1 else "")
 
 
-def print_judged(found: Mapping[str, Any], console: Console, *, all_layers: bool = False) -> None:
+def print_diagnostics(
+    found: Mapping[str, Any], console: Console, *, all_layers: bool = False
+) -> None:
     """Tables of what a merge did: each expert, their cosines, and the layers that lost most, or all
     of them in that order."""
     whole = found["all"]
@@ -191,8 +193,8 @@ def print_memory(
     for column in ("work", "pictures at once", "weights", "trained", "activations", "in all"):
         table.add_column(column, justify="left" if column == "work" else "right")
     for need in needs:
-        sizes = (need.weights, need.trained, need.fixed + need.each * need.pictures, need.total)
-        table.add_row(need.what, str(need.pictures), *(f"{size / 2**30:.2f}" for size in sizes))
+        sizes = (need.weights, need.trained, need.fixed + need.each * need.images, need.total)
+        table.add_row(need.what, str(need.images), *(f"{size / 2**30:.2f}" for size in sizes))
     console.print(table)
     if limit is not None:
         fits = all(need.total <= limit for need in needs)

@@ -83,7 +83,9 @@ def context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
     base, merged = tables.one(card, "base"), tables.one(card, "merged")
     cards = grids.Cards(findings)
     headline, meaning = tables.conclusion(card)
-    categories = list(dict.fromkeys(q.category for p in findings.exam for q in p.questions))
+    categories = list(
+        dict.fromkeys(q.category for p in findings.benchmark_prompts for q in p.questions)
+    )
     return {
         "name": findings.settings.get("name", "selma"),
         "card": card,
@@ -102,7 +104,7 @@ def context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
             )
             for name in categories
         ],
-        "groups": list(dict.fromkeys(p.group for p in findings.exam)),
+        "groups": list(dict.fromkeys(p.group for p in findings.benchmark_prompts)),
         "fair": cards.fair(config.grid_prompts),
         "gains": cards.gains(),
         "losses": cards.losses(),
@@ -118,12 +120,12 @@ def context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
         "lineage": findings.lineage,
         "method": findings.merged.method,
         "weights": findings.merged.weights,
-        "judged": findings.judged,
+        "diagnostics": findings.diagnostics,
         "trials": findings.trials,
         "dev_prompts": findings.settings.get("scores", {}).get("dev_prompts"),
-        "worst_layers": models.worst_layers(findings.judged) if findings.judged else [],
-        "layer_measure": models.layer_measure(findings.judged) if findings.judged else "",
-        "turned": models.turned_sentence(findings.judged) if findings.judged else "",
+        "worst_layers": models.worst_layers(findings.diagnostics) if findings.diagnostics else [],
+        "layer_measure": models.layer_measure(findings.diagnostics) if findings.diagnostics else "",
+        "turned": models.turned_sentence(findings.diagnostics) if findings.diagnostics else "",
         "energies": findings.energies,
         "beside": beside(findings),
         "studies": findings.studies,

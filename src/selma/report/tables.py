@@ -193,14 +193,14 @@ def print_hps(found: Mapping[str, Any], console: Console) -> None:
     scorer = found["scorer"]
     table = Table(title=f"{scorer['name']}, benchmark of four styles")
     table.add_column("style")
-    for column in ("score", "95%", "s.e.", "pictures", "missing"):
+    for column in ("score", "95%", "s.e.", "images", "missing"):
         table.add_column(column, justify="right")
     for style, row in {**found["styles"], "all pictures": found}.items():
         low, high = row["interval"] or (0.0, 0.0)
         known = row.get("standard_error")
         cells = [points(row["score"] or 0.0, 2), f"{points(low, 2)} to {points(high, 2)}"]
         cells += ["" if known is None else points(known, 2)]
-        counts = [str(row["pictures"]), str(row["missing"])]
+        counts = [str(row["images"]), str(row["missing"])]
         whole = style == "all pictures"
         if whole:
             table.add_section()

@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from selma.backbones.judges.judge import Judge
-from selma.image_files import open_picture
+from selma.image_files import open_image
 from selma.progress import progress
 from selma.workspace import append_lines, file_sha256, inside, read_lines
 
@@ -38,22 +38,22 @@ class Asked:
         self._answers = inside(folder, f"{judge.fingerprint}.jsonl")
         self._index = folder / "pictures.jsonl"
 
-    def ask(self, pictures: Sequence[Path], questions: Sequence[Sequence[str]]) -> list[list[Said]]:
+    def ask(self, images: Sequence[Path], questions: Sequence[Sequence[str]]) -> list[list[Said]]:
         """For each picture and each of its questions what the judge said; asked only where that is
         not known yet. Raises DataError for a picture that is missing or broken."""
-        pixels = self._pixels(pictures)
+        pixels = self._pixels(images)
         known = self._known()
         open_places = [
             place
             for place, some in enumerate(questions)
             if any((pixels[place], question) not in known for question in some)
         ]
-        done = len(pictures) - len(open_places)
+        done = len(images) - len(open_places)
         if open_places:
-            with progress(self._judge.name, total=len(pictures), done=done) as advance:
+            with progress(self._judge.name, total=len(images), done=done) as advance:
                 for start in range(0, len(open_places), CHUNK):
                     part = open_places[start : start + CHUNK]
-                    self._ask(part, pictures, pixels, questions, known)
+                    self._ask(part, images, pixels, questions, known)
                     advance(len(part))
         return [
             [known[pixels[place], question] for question in some]
@@ -63,7 +63,7 @@ class Asked:
     def _ask(
         self,
         part: Sequence[int],
-        pictures: Sequence[Path],
+        images: Sequence[Path],
         pixels: Sequence[str],
         questions: Sequence[Sequence[str]],
         known: dict[tuple[str, str], Said],
@@ -71,35 +71,35 @@ class Asked:
         wanted: dict[str, dict[str, None]] = {}  # the same picture may stand there twice
         paths: dict[str, Path] = {}
         for place in part:
-            paths.setdefault(pixels[place], pictures[place])
+            paths.setdefault(pixels[place], images[place])
             for question in questions[place]:
                 if (pixels[place], question) not in known:
                     wanted.setdefault(pixels[place], {})[question] = None
         if not wanted:
             return
-        seen = [open_picture(paths[digest], max_pixels=MAX_PIXELS) for digest in wanted]
+        seen = [open_image(paths[digest], max_pixels=MAX_PIXELS) for digest in wanted]
         replies = self._judge.answer(seen, [list(some) for some in wanted.values()])
         rows = []
         for (digest, some), said in zip(wanted.items(), replies, strict=True):
             for question, (text, yes) in zip(some, said, strict=True):
                 known[digest, question] = (text, yes)
-                rows.append({"picture": digest, "question": question, "text": text, "yes": yes})
+                rows.append({"image": digest, "question": question, "text": text, "yes": yes})
         append_lines(self._answers, rows)
 
     def _known(self) -> dict[tuple[str, str], Said]:
         return {
-            (row["picture"], row["question"]): (row["text"], row["yes"])
+            (row["image"], row["question"]): (row["text"], row["yes"])
             for row in read_lines(self._answers, repair=True)
         }
 
-    def _pixels(self, pictures: Sequence[Path]) -> list[str]:
+    def _pixels(self, images: Sequence[Path]) -> list[str]:
         """The digest of each picture's pixels; a file is decoded for it only once."""
         known = {row["file"]: row["pixels"] for row in read_lines(self._index, repair=True)}
         found, new = [], []
-        for path in pictures:
+        for path in images:
             file = file_sha256(path)
             if file not in known:
-                known[file] = _pixels(open_picture(path, max_pixels=MAX_PIXELS))
+                known[file] = _pixels(open_image(path, max_pixels=MAX_PIXELS))
                 new.append({"file": file, "pixels": known[file]})
             found.append(known[file])
         if new:
@@ -107,6 +107,6 @@ class Asked:
         return found
 
 
-def _pixels(picture: Image.Image) -> str:
-    size = f"{picture.width}x{picture.height}\n".encode()
-    return hashlib.sha256(size + picture.tobytes()).hexdigest()
+def _pixels(image: Image.Image) -> str:
+    size = f"{image.width}x{image.height}\n".encode()
+    return hashlib.sha256(size + image.tobytes()).hexdigest()

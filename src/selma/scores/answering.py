@@ -25,7 +25,7 @@ from selma.backbones.judges.judge import Chooser, Judge, Scorer
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.errors import DataError, ModelError
 from selma.progress import progress
-from selma.records.benchmarks import Answer, ExamPrompt
+from selma.records.benchmarks import Answer, BenchmarkPrompt
 from selma.workspace import (
     SCORES,
     Item,
@@ -48,9 +48,9 @@ Row = dict[str, Any]
 
 
 def answer_item(
-    exam: Sequence[ExamPrompt],
+    benchmark_prompts: Sequence[BenchmarkPrompt],
     model: str,
-    pictures: Path,
+    images: Path,
     judge: Judge,
     folder: Workspace,
     *,
@@ -60,16 +60,16 @@ def answer_item(
     """The finished item with a judge's answers to one model's pictures; made where it is not
     there yet. `words` is the wording of multiple-choice questions. Raises DataError for a picture
     that is missing or broken."""
-    wording = {"choices_prompt": words} if has_choices(exam) else {}
-    asked = [[p.id, [[q.id, q.text, *q.choices] for q in p.questions]] for p in exam]
-    item = folder.item(SCORES, what, model, recipe=_recipe(asked, pictures, judge) | wording)
+    wording = {"choices_prompt": words} if has_choices(benchmark_prompts) else {}
+    asked = [[p.id, [[q.id, q.text, *q.choices] for q in p.questions]] for p in benchmark_prompts]
+    item = folder.item(SCORES, what, model, recipe=_recipe(asked, images, judge) | wording)
     if not item.done:
         _fill(
             item,
-            exam,
-            pictures,
+            benchmark_prompts,
+            images,
             file="answers.jsonl",
-            work=lambda part: _ask(judge, part, pictures, words),
+            work=lambda part: _ask(judge, part, images, words),
             title=f"{judge.name}: {model}",
             folder=folder,
         )
@@ -77,9 +77,9 @@ def answer_item(
 
 
 def clip_item(
-    exam: Sequence[ExamPrompt],
+    benchmark_prompts: Sequence[BenchmarkPrompt],
     model: str,
-    pictures: Path,
+    images: Path,
     scorer: Scorer,
     folder: Workspace,
     *,
@@ -87,23 +87,31 @@ def clip_item(
 ) -> Item:
     """As `answer_item`, with how well each picture fits its prompt."""
 
-    def work(part: Sequence[ExamPrompt]) -> list[Row]:
-        scores = scorer.score(_open(part, pictures), [prompt.text for prompt in part])
+    def work(part: Sequence[BenchmarkPrompt]) -> list[Row]:
+        scores = scorer.score(_open(part, images), [prompt.text for prompt in part])
         return [{"prompt": p.id, "score": s} for p, s in zip(part, scores, strict=True)]
 
-    texts = [[prompt.id, prompt.text] for prompt in exam]
-    item = folder.item(SCORES, *what, model, recipe=_recipe(texts, pictures, scorer))
+    texts = [[prompt.id, prompt.text] for prompt in benchmark_prompts]
+    item = folder.item(SCORES, *what, model, recipe=_recipe(texts, images, scorer))
     if not item.done:
         title = f"{scorer.name}: {model}"
-        _fill(item, exam, pictures, file="scores.jsonl", work=work, title=title, folder=folder)
+        _fill(
+            item,
+            benchmark_prompts,
+            images,
+            file="scores.jsonl",
+            work=work,
+            title=title,
+            folder=folder,
+        )
     return item
 
 
-def ask(exam: Sequence[ExamPrompt], pictures: Path, judge: Judge) -> list[Answer]:
+def ask(benchmark_prompts: Sequence[BenchmarkPrompt], images: Path, judge: Judge) -> list[Answer]:
     """A judge's answers to one folder of pictures; nothing is written."""
     return [
         answer
-        for rows in _rounds(exam, lambda part: _ask(judge, part, pictures, WORDS))
+        for rows in _rounds(benchmark_prompts, lambda part: _ask(judge, part, images, WORDS))
         for answer in _answers(rows)
     ]
 
@@ -117,17 +125,21 @@ def read_clip_file(folder: Path) -> list[float]:
     return [row["score"] for row in read_lines(folder / "scores.jsonl")]
 
 
-def exam_hash(exam: Sequence[ExamPrompt]) -> str:
+def benchmark_hash(benchmark_prompts: Sequence[BenchmarkPrompt]) -> str:
     """16 hex digits that change with any word, question or dependency of the exam."""
     # Where nothing has choices they are left out, so that hashes stay as they were before TIFA.
-    plain = {"questions": {"__all__": {"choices", "answer"}}} if not has_choices(exam) else None
-    text = "\n".join(prompt.model_dump_json(exclude=plain) for prompt in exam)
+    plain = (
+        {"questions": {"__all__": {"choices", "answer"}}}
+        if not has_choices(benchmark_prompts)
+        else None
+    )
+    text = "\n".join(prompt.model_dump_json(exclude=plain) for prompt in benchmark_prompts)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def has_choices(exam: Sequence[ExamPrompt]) -> bool:
+def has_choices(benchmark_prompts: Sequence[BenchmarkPrompt]) -> bool:
     """Whether any question is of multiple choice."""
-    return any(question.choices for prompt in exam for question in prompt.questions)
+    return any(question.choices for prompt in benchmark_prompts for question in prompt.questions)
 
 
 def manifest(folder: Path) -> dict[str, Any]:
@@ -139,17 +151,17 @@ def manifest(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _recipe(shown: list[Any], pictures: Path, network: Judge | Scorer) -> dict[str, Any]:
+def _recipe(shown: list[Any], images: Path, network: Judge | Scorer) -> dict[str, Any]:
     """What answers depend on, and no more: `shown` is all of the exam that the network meets."""
-    key = manifest(pictures).get("key")
+    key = manifest(images).get("key")
     if key is None:
         raise DataError(
-            f"{pictures} must be a finished folder of pictures, but has no manifest. "
+            f"{images} must be a finished folder of pictures, but has no manifest. "
             "Draw the exam's pictures first."
         )
     return {
-        "exam": recipe_key({"shown": shown}),
-        "pictures": key,
+        "benchmark": recipe_key({"shown": shown}),
+        "images": key,
         "network": network.fingerprint,
         "chunk": CHUNK,
     }
@@ -157,67 +169,76 @@ def _recipe(shown: list[Any], pictures: Path, network: Judge | Scorer) -> dict[s
 
 def _fill(
     item: Item,
-    exam: Sequence[ExamPrompt],
-    pictures: Path,
+    benchmark_prompts: Sequence[BenchmarkPrompt],
+    images: Path,
     *,
     file: str,
-    work: Callable[[Sequence[ExamPrompt]], list[Row]],
+    work: Callable[[Sequence[BenchmarkPrompt]], list[Row]],
     title: str,
     folder: Workspace,
 ) -> None:
     """Makes the item's lines that are not there yet, chunk by chunk."""
-    missing = [prompt.id for prompt in exam if not _picture(pictures, prompt).is_file()]
+    missing = [prompt.id for prompt in benchmark_prompts if not _image(images, prompt).is_file()]
     if missing:
         raise DataError(
-            f"{pictures} must hold a picture of every exam prompt, but {len(missing)} are missing, "
+            f"{images} must hold a picture of every exam prompt, but {len(missing)} are missing, "
             f"{missing[0]}.png first. Remove the folder to have it drawn again."
         )
     started = time.monotonic()
     path = item.begin() / file
-    done = processes.gathered(whole_chunks(path, exam) if processes.main() else 0)[0]
-    with progress(title, total=len(exam), done=done) as advance:
-        for rows in _rounds(exam, work, done=done):
+    done = processes.gathered(whole_chunks(path, benchmark_prompts) if processes.main() else 0)[0]
+    with progress(title, total=len(benchmark_prompts), done=done) as advance:
+        for rows in _rounds(benchmark_prompts, work, done=done):
             if processes.main():
                 append_lines(path, rows)
             advance(len(rows))
-    item.finish([path], {"prompts": len(exam)})
+    item.finish([path], {"prompts": len(benchmark_prompts)})
     folder.journal(SCORES, what=title, seconds=round(time.monotonic() - started, 3))
 
 
 def _rounds(
-    exam: Sequence[ExamPrompt], work: Callable[[Sequence[ExamPrompt]], list[Row]], *, done: int = 0
+    benchmark_prompts: Sequence[BenchmarkPrompt],
+    work: Callable[[Sequence[BenchmarkPrompt]], list[Row]],
+    *,
+    done: int = 0,
 ) -> Iterator[list[Row]]:
     """The exam's rows in its order, from prompt `done` on; each process does one chunk at a time,
     and has the others' as well."""
-    for start in range(done, len(exam), CHUNK * processes.count()):
+    for start in range(done, len(benchmark_prompts), CHUNK * processes.count()):
         mine = start + CHUNK * processes.number()
-        part = exam[mine : mine + CHUNK]
+        part = benchmark_prompts[mine : mine + CHUNK]
         yield list(chain.from_iterable(processes.gathered(work(part) if part else [])))
 
 
-def whole_chunks(path: Path, exam: Sequence[ExamPrompt]) -> int:
+def whole_chunks(path: Path, benchmark_prompts: Sequence[BenchmarkPrompt]) -> int:
     """How many prompts are done; a chunk that was cut short is taken off the file."""
     rows = read_lines(path, repair=True)
-    if [row.get("prompt") for row in rows] != [prompt.id for prompt in exam[: len(rows)]]:
+    if [row.get("prompt") for row in rows] != [
+        prompt.id for prompt in benchmark_prompts[: len(rows)]
+    ]:
         raise DataError(f"{path} holds other prompts than the exam. Remove it and run again.")
-    done = len(rows) if len(rows) == len(exam) else len(rows) // CHUNK * CHUNK
+    done = len(rows) if len(rows) == len(benchmark_prompts) else len(rows) // CHUNK * CHUNK
     if done < len(rows):
         lines = path.read_bytes().split(b"\n")
         write_bytes(path, b"".join(line + b"\n" for line in lines[:done]))
     return done
 
 
-def _ask(judge: Judge, exam: Sequence[ExamPrompt], pictures: Path, words: str) -> list[Row]:
+def _ask(
+    judge: Judge, benchmark_prompts: Sequence[BenchmarkPrompt], images: Path, words: str
+) -> list[Row]:
     replies: list[list[tuple[str, float | None]]]
-    if not has_choices(exam):
-        questions = [[question.text for question in prompt.questions] for prompt in exam]
-        replies = judge.answer(_open(exam, pictures), questions)
+    if not has_choices(benchmark_prompts):
+        questions = [
+            [question.text for question in prompt.questions] for prompt in benchmark_prompts
+        ]
+        replies = judge.answer(_open(benchmark_prompts, images), questions)
     elif isinstance(judge, Chooser):
         offered = [
             [MultipleChoice(q.text, q.choices or ("yes", "no")) for q in prompt.questions]
-            for prompt in exam
+            for prompt in benchmark_prompts
         ]
-        said_of = judge.choose(_open(exam, pictures), offered, words=words)
+        said_of = judge.choose(_open(benchmark_prompts, images), offered, words=words)
         replies = [[(text, None) for text in some] for some in said_of]
     else:
         raise ModelError(
@@ -232,7 +253,7 @@ def _ask(judge: Judge, exam: Sequence[ExamPrompt], pictures: Path, words: str) -
                 for question, (text, yes) in zip(prompt.questions, said, strict=True)
             ],
         }
-        for prompt, said in zip(exam, replies, strict=True)
+        for prompt, said in zip(benchmark_prompts, replies, strict=True)
     ]
 
 
@@ -244,13 +265,13 @@ def _answers(rows: Sequence[Row]) -> list[Answer]:
     ]
 
 
-def _open(exam: Sequence[ExamPrompt], pictures: Path) -> list[Image.Image]:
+def _open(benchmark_prompts: Sequence[BenchmarkPrompt], images: Path) -> list[Image.Image]:
     opened = []
-    for prompt in exam:
-        path = _picture(pictures, prompt)
+    for prompt in benchmark_prompts:
+        path = _image(images, prompt)
         try:
-            with Image.open(path) as picture:
-                opened.append(picture.convert("RGB"))
+            with Image.open(path) as image:
+                opened.append(image.convert("RGB"))
         # Pillow's readers raise all of these for damaged files.
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(
@@ -260,5 +281,5 @@ def _open(exam: Sequence[ExamPrompt], pictures: Path) -> list[Image.Image]:
     return opened
 
 
-def _picture(pictures: Path, prompt: ExamPrompt) -> Path:
-    return inside(pictures, f"{prompt.id}.png")
+def _image(images: Path, prompt: BenchmarkPrompt) -> Path:
+    return inside(images, f"{prompt.id}.png")

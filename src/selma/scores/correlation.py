@@ -42,10 +42,10 @@ def dsg_agreement(
     annotations: CSV in DSG-1k's layout. answers: as `given.read_answers`, of one model or several.
     ratings: as `read_ratings`. Raises DataError.
     """
-    exam = read_dsg(annotations, dependencies=rules.dependencies)
+    benchmark_prompts = read_dsg(annotations, dependencies=rules.dependencies)
     scores: dict[Place, float] = {}
     for model, given in answers_by_model(answers).items():
-        _, verdicts = judge_given(exam, given, rules=rules)
+        _, verdicts = judge_given(benchmark_prompts, given, rules=rules)
         for item, share in faithfulness.prompt_scores(verdicts).items():
             scores[model, item] = share
     return correlation(scores, read_ratings(ratings))
@@ -114,7 +114,7 @@ def correlation(
     return {
         "spearman": round(float(spearmanr(mine, theirs).statistic), 6),
         "kendall": round(float(kendalltau(mine, theirs).statistic), 6),
-        "pictures": len(places),
+        "images": len(places),
         "only_rated": len(ratings) - len(places),
         "only_scored": len(scores) - len(places),
     }

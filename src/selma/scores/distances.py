@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def kernel_parts(drawn: Tensor, good: Tensor) -> Tensor:
+def kernel_parts(generated: Tensor, good: Tensor) -> Tensor:
     """[n], each drawn picture's part in the kernel distance, which is their mean (KID,
     arXiv:1801.01401: unbiased, so that it is 0 in the mean for equal distributions).
 
@@ -20,16 +20,20 @@ def kernel_parts(drawn: Tensor, good: Tensor) -> Tensor:
     distance changes by with its picture (the U-statistic's projection), so that the spread of the
     parts is that of the distance, and two models are compared prompt by prompt.
     """
-    drawn, good = drawn.double(), good.double()
-    n, m = len(drawn), len(good)
-    among, across, goods = _kernel(drawn, drawn), _kernel(drawn, good), _kernel(good, good)
-    to_drawn = (among.sum(dim=1) - among.diagonal()) / (n - 1)
+    generated, good = generated.double(), good.double()
+    n, m = len(generated), len(good)
+    among, across, goods = (
+        _kernel(generated, generated),
+        _kernel(generated, good),
+        _kernel(good, good),
+    )
+    to_generated = (among.sum(dim=1) - among.diagonal()) / (n - 1)
     to_good = across.mean(dim=1)
     constant = (goods.sum() - goods.diagonal().sum()) / (m * (m - 1))
-    return 2 * (to_drawn - to_good) - to_drawn.mean() + constant
+    return 2 * (to_generated - to_good) - to_generated.mean() + constant
 
 
-def frechet_distance(drawn: Tensor, good: Tensor) -> float:
+def frechet_distance(generated: Tensor, good: Tensor) -> float:
     """The distance of the two sets' normal distributions (FID, arXiv:1706.08500), by torchmetrics.
 
     drawn: [n > 1, width], good: [m > 1, width]. Biased upwards by few pictures: only numbers of
@@ -41,7 +45,7 @@ def frechet_distance(drawn: Tensor, good: Tensor) -> float:
     class Seen(torch.nn.Module):
         """What is handed in has been seen by an encoder already."""
 
-        num_features = drawn.shape[1]
+        num_features = generated.shape[1]
 
         def forward(self, features: Tensor) -> Tensor:
             return features
@@ -49,7 +53,7 @@ def frechet_distance(drawn: Tensor, good: Tensor) -> float:
     distance = FrechetInceptionDistance(feature=Seen())
     distance.set_dtype(torch.float64)
     distance.update(good.double(), real=True)
-    distance.update(drawn.double(), real=False)
+    distance.update(generated.double(), real=False)
     with torch.inference_mode():
         return max(float(distance.compute()), 0.0)  # equal sets end a rounding below
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from selma.errors import DataError
-from selma.records.benchmarks import Answer, ExamPrompt, Question
+from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
 
 Zeroing = Literal["cascading", "one_level", "row_order", "none"]
 Reading = Literal["normalised", "exact"]
@@ -48,8 +48,8 @@ def verbatim(text: str) -> Literal["yes", "no", "unreadable"]:
     return "yes" if text == "yes" else "no" if text == "no" else "unreadable"
 
 
-def judged(
-    exam: Iterable[ExamPrompt],
+def diagnostics(
+    benchmark_prompts: Iterable[BenchmarkPrompt],
     answers: Iterable[Answer],
     *,
     zeroing: Zeroing,
@@ -64,7 +64,7 @@ def judged(
             raise DataError(f"Prompt {place[0]} has two answers to question {place[1]}.")
         said[place] = answer.choice or answer.text
     result = {}
-    for prompt in exam:
+    for prompt in benchmark_prompts:
         for question in prompt.questions:
             if (prompt.id, question.id) not in said:
                 raise DataError(f"Prompt {prompt.id} has no answer to question {question.id}.")
@@ -131,15 +131,15 @@ def _dependants(questions: Sequence[Question], denied: set[str], *, all_levels: 
     return reached
 
 
-def prompt_scores(judgement: Verdicts) -> dict[str, float]:
+def prompt_scores(diagnostics: Verdicts) -> dict[str, float]:
     """Prompt id → share of its questions that earn their point, 0..1. DSG's score is their mean."""
-    return {id: points(found) / len(found) for id, found in judgement.items()}
+    return {id: points(found) / len(found) for id, found in diagnostics.items()}
 
 
-def question_score(judgement: Verdicts) -> float:
+def question_score(diagnostics: Verdicts) -> float:
     """Share of all questions that earn their point, 0..1: the average that SELMA reports, in which
     prompts with many questions weigh more."""
-    return sum(map(points, judgement.values())) / sum(map(len, judgement.values()))
+    return sum(map(points, diagnostics.values())) / sum(map(len, diagnostics.values()))
 
 
 def points(found: Mapping[str, Verdict]) -> int:
@@ -152,27 +152,27 @@ def detail(question: Question) -> str:
 
 
 def category_points(
-    exam: Iterable[ExamPrompt],
-    judgement: Verdicts,
+    benchmark_prompts: Iterable[BenchmarkPrompt],
+    diagnostics: Verdicts,
     of: Callable[[Question], str] = lambda question: question.category,
 ) -> dict[str, dict[str, tuple[int, int]]]:
     """Category → prompt id → (points, questions), only for prompts that have such questions."""
     table: dict[str, dict[str, tuple[int, int]]] = {}
-    for prompt in exam:
+    for prompt in benchmark_prompts:
         for question in prompt.questions:
             row = table.setdefault(of(question), {})
             got, asked = row.get(prompt.id, (0, 0))
-            row[prompt.id] = (got + (judgement[prompt.id][question.id] == "yes"), asked + 1)
+            row[prompt.id] = (got + (diagnostics[prompt.id][question.id] == "yes"), asked + 1)
     return table
 
 
-def dependency_faults(exam: Iterable[ExamPrompt]) -> dict[str, int]:
+def dependency_faults(benchmark_prompts: Iterable[BenchmarkPrompt]) -> dict[str, int]:
     """What is wrong with the dependencies → how often; {} for a sound exam.
 
     The first four count references, which are ignored when zeroing; the last counts questions.
     """
     count: Counter[str] = Counter()
-    for prompt in exam:
+    for prompt in benchmark_prompts:
         known = {question.id for question in prompt.questions}
         inner = {parent for q in prompt.questions for parent in q.parents}
         for question in prompt.questions:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from selma.errors import ConfigError, DataError
-from selma.records.benchmarks import Answer, ExamPrompt, Question
+from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
 from selma.records.record import Record
 from selma.records.scores import Interval
 from selma.scores import faithfulness, statistics
@@ -84,16 +84,16 @@ def score_dsg(
     annotations: CSV in DSG-1k's layout. answers: CSV with item_id, question_id and answer; where a
     column t2i_model names several models, `model` says which of them is meant. Raises DataError.
     """
-    exam = read_dsg(annotations, dependencies=rules.dependencies)
+    benchmark_prompts = read_dsg(annotations, dependencies=rules.dependencies)
     given, models = read_answers(answers, model)
-    return dsg_result(exam, given, rules=rules, seed=seed, resamples=resamples) | {
+    return dsg_result(benchmark_prompts, given, rules=rules, seed=seed, resamples=resamples) | {
         "model": model or (models[0] if models else None),
         "models_in_file": models,
     }
 
 
 def dsg_result(
-    exam: Sequence[ExamPrompt],
+    benchmark_prompts: Sequence[BenchmarkPrompt],
     given: Sequence[Answer],
     *,
     rules: DsgRules,
@@ -101,7 +101,7 @@ def dsg_result(
     resamples: int = 10_000,
 ) -> dict[str, Any]:
     """The result of these answers, ready for JSON; see `score_dsg`. Raises DataError."""
-    asked, verdicts = judge_given(exam, given, rules=rules)
+    asked, verdicts = judge_given(benchmark_prompts, given, rules=rules)
     answered = {answer.prompt_id for answer in given}
     mean = _Mean(rules.average, verdicts, seed=seed, resamples=resamples)
     groups: dict[str, list[str]] = defaultdict(list)
@@ -126,9 +126,9 @@ def dsg_result(
         "questions": sum(map(len, verdicts.values())),
         "unreadable": sum(v == "unreadable" for found in verdicts.values() for v in found.values()),
         "zeroed": sum(v == "zeroed" for found in verdicts.values() for v in found.values()),
-        "without_answers": [prompt.id for prompt in exam if prompt.id not in answered],
-        "not_in_annotations": sorted(answered - {prompt.id for prompt in exam}),
-        "dependency_faults": faithfulness.dependency_faults(exam),
+        "without_answers": [prompt.id for prompt in benchmark_prompts if prompt.id not in answered],
+        "not_in_annotations": sorted(answered - {prompt.id for prompt in benchmark_prompts}),
+        "dependency_faults": faithfulness.dependency_faults(benchmark_prompts),
         "per_prompt": {
             id: _rounded(100 * score) for id, score in faithfulness.prompt_scores(verdicts).items()
         },
@@ -141,24 +141,24 @@ def dsg_result(
 
 
 def judge_given(
-    exam: Sequence[ExamPrompt], given: Sequence[Answer], *, rules: DsgRules
-) -> tuple[list[ExamPrompt], Verdicts]:
+    benchmark_prompts: Sequence[BenchmarkPrompt], given: Sequence[Answer], *, rules: DsgRules
+) -> tuple[list[BenchmarkPrompt], Verdicts]:
     """The prompts that count under the rules, and the verdict on each of their questions.
 
     Answers to prompts that are not in the exam are passed over. Raises DataError.
     """
     answered = {answer.prompt_id for answer in given}
-    known = {prompt.id for prompt in exam}
-    silent = [prompt for prompt in exam if prompt.id not in answered]
+    known = {prompt.id for prompt in benchmark_prompts}
+    silent = [prompt for prompt in benchmark_prompts if prompt.id not in answered]
     if silent and rules.missing == "refuse":
         raise DataError(
             f"Every prompt must be answered, but {len(silent)} have no answer, {silent[0].id} "
             "first. Leave them out or count them as zero by name."
         )
-    asked = [prompt for prompt in exam if prompt.id in answered]
+    asked = [prompt for prompt in benchmark_prompts if prompt.id in answered]
     if not asked:
         raise DataError("What is given answers no prompt of the questions: compare their item_id.")
-    verdicts = faithfulness.judged(
+    verdicts = faithfulness.diagnostics(
         asked,
         [answer for answer in given if answer.prompt_id in known],
         zeroing=rules.zeroing,
@@ -166,7 +166,7 @@ def judge_given(
     )
     if rules.missing == "zero":
         verdicts |= {prompt.id: {q.id: "no" for q in prompt.questions} for prompt in silent}
-        asked = list(exam)
+        asked = list(benchmark_prompts)
     return asked, verdicts
 
 
@@ -259,11 +259,13 @@ def _error(found: Interval) -> float | None:
 
 
 def _shares(
-    exam: Iterable[ExamPrompt], verdicts: Verdicts, category: Callable[[Question], str]
+    benchmark_prompts: Iterable[BenchmarkPrompt],
+    verdicts: Verdicts,
+    category: Callable[[Question], str],
 ) -> dict[str, float]:
     """Category → score over its questions."""
     points: dict[str, list[bool]] = defaultdict(list)
-    for prompt in exam:
+    for prompt in benchmark_prompts:
         for question in prompt.questions:
             points[category(question)].append(verdicts[prompt.id][question.id] == "yes")
     return {name: _rounded(100 * sum(got) / len(got)) for name, got in sorted(points.items())}

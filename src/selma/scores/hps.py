@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 from selma.backbones.preference.scorers import PreferenceScorer
 from selma.errors import ConfigError, DataError
-from selma.image_files import open_picture
+from selma.image_files import open_image
 from selma.progress import progress
-from selma.records.benchmarks import ExamPrompt
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.scores import statistics
 from selma.scores.answering import CHUNK, manifest, whole_chunks
 from selma.workspace import (
@@ -45,7 +45,7 @@ MAX_PIXELS = 4096 * 4096
 
 Prompts = Mapping[str, Sequence[str]]
 """Style → its prompts, in the order that pictures are numbered by."""
-Drawn = Literal["run", "given"]
+Generated = Literal["run", "given"]
 
 
 def version_kind(version: str) -> str:
@@ -71,22 +71,22 @@ def read_hps_prompts(folder: Path) -> dict[str, list[str]]:
     return found
 
 
-def hps_exam(prompts: Prompts) -> list[ExamPrompt]:
+def hps_benchmark(prompts: Prompts) -> list[BenchmarkPrompt]:
     """The benchmark as an exam without questions: what a run draws, and the order of scores."""
     return [
-        ExamPrompt(id=f"{style}-{number:05d}", text=text, group=style, questions=())
+        BenchmarkPrompt(id=f"{style}-{number:05d}", text=text, group=style, questions=())
         for style, texts in prompts.items()
         for number, text in enumerate(texts)
     ]
 
 
-def given_pictures(folder: Path, prompts: Prompts) -> dict[str, Path]:
+def given_images(folder: Path, prompts: Prompts) -> dict[str, Path]:
     """Prompt's id → its picture in DIR, of those that are there. Raises DataError where none is,
     for one that is there twice, or that no prompt belongs to."""
     there = {
         f"{style}-{number:05d}": path
         for style, texts in prompts.items()
-        for number, path in _pictures(folder / style, len(texts))
+        for number, path in _images(folder / style, len(texts))
     }
     if not there:
         raise DataError(
@@ -97,7 +97,7 @@ def given_pictures(folder: Path, prompts: Prompts) -> dict[str, Path]:
 
 
 def score_hps(
-    pictures: Path,
+    images: Path,
     prompts: Prompts,
     scorer: PreferenceScorer,
     *,
@@ -109,13 +109,13 @@ def score_hps(
 
     Raises DataError for a broken picture, or where there is none at all.
     """
-    there = given_pictures(pictures, prompts)
+    there = given_images(images, prompts)
     scores: dict[str, float] = {}
-    exam = [prompt for prompt in hps_exam(prompts) if prompt.id in there]
-    with progress(scorer.name, total=len(exam)) as advance:
-        for start in range(0, len(exam), CHUNK):
-            scores |= _scored(exam[start : start + CHUNK], there, scorer)
-            advance(min(CHUNK, len(exam) - start))
+    benchmark_prompts = [prompt for prompt in hps_benchmark(prompts) if prompt.id in there]
+    with progress(scorer.name, total=len(benchmark_prompts)) as advance:
+        for start in range(0, len(benchmark_prompts), CHUNK):
+            scores |= _scored(benchmark_prompts[start : start + CHUNK], there, scorer)
+            advance(min(CHUNK, len(benchmark_prompts) - start))
     return _result(scores, prompts, scorer, seed=seed, resamples=resamples)
 
 
@@ -127,25 +127,27 @@ def hps_item(
     *,
     model: str,
     key: str,
-    drawn: Drawn,
+    generated: Generated,
 ) -> Item:
     """The finished item with the result of a run's model; goes on where it was stopped.
 
     there: prompt's id → picture. key: the model's own, so that another model of the same name has
     another result. drawn: whether the run drew the pictures or was given them. Raises DataError.
     """
-    exam = [prompt for prompt in hps_exam(prompts) if prompt.id in there]
+    benchmark_prompts = [prompt for prompt in hps_benchmark(prompts) if prompt.id in there]
     item = folder.item(
         SCORES,
         "hps",
         model,
         recipe={
             "model": key,
-            "drawn": drawn,
+            "generated": generated,
             "prompts": recipe_key(
                 {"prompts": {name: list(some) for name, some in prompts.items()}}
             ),
-            "pictures": recipe_key({prompt.id: file_sha256(there[prompt.id]) for prompt in exam}),
+            "images": recipe_key(
+                {prompt.id: file_sha256(there[prompt.id]) for prompt in benchmark_prompts}
+            ),
             "network": scorer.fingerprint,
             "chunk": CHUNK,
         },
@@ -154,17 +156,17 @@ def hps_item(
         return item
     started = time.monotonic()
     path = item.begin() / "scores.jsonl"
-    done = whole_chunks(path, exam)
+    done = whole_chunks(path, benchmark_prompts)
     title = f"{scorer.name}: {model}"
-    with progress(title, total=len(exam), done=done) as advance:
-        for start in range(done, len(exam), CHUNK):
-            found = _scored(exam[start : start + CHUNK], there, scorer)
+    with progress(title, total=len(benchmark_prompts), done=done) as advance:
+        for start in range(done, len(benchmark_prompts), CHUNK):
+            found = _scored(benchmark_prompts[start : start + CHUNK], there, scorer)
             append_lines(path, [{"prompt": id, "score": score} for id, score in found.items()])
             advance(len(found))
     scores = {row["prompt"]: row["score"] for row in read_lines(path)}
-    result = _result(scores, prompts, scorer) | {"model": model, "drawn": drawn}
+    result = _result(scores, prompts, scorer) | {"model": model, "generated": generated}
     write_json(item.path / "hps.json", result)
-    item.finish([path, item.path / "hps.json"], {"pictures": len(scores)})
+    item.finish([path, item.path / "hps.json"], {"images": len(scores)})
     folder.journal(SCORES, what=title, seconds=round(time.monotonic() - started, 3))
     return item
 
@@ -191,7 +193,7 @@ def run_results(folder: Workspace, keys: Mapping[str, str]) -> dict[str, dict[st
     base = found.get("base")
     for model, result in found.items():
         if base is not None and model != "base" and made[model] == made["base"]:
-            result["minus_base"] = _differences(result["per_picture"], base["per_picture"])
+            result["minus_base"] = _differences(result["per_image"], base["per_image"])
     return found
 
 
@@ -211,11 +213,13 @@ def _differences(after: Scores, before: Scores) -> dict[str, Any]:
 
 
 def _scored(
-    exam: Sequence[ExamPrompt], there: Mapping[str, Path], scorer: PreferenceScorer
+    benchmark_prompts: Sequence[BenchmarkPrompt],
+    there: Mapping[str, Path],
+    scorer: PreferenceScorer,
 ) -> dict[str, float]:
-    opened = [open_picture(there[prompt.id], max_pixels=MAX_PIXELS) for prompt in exam]
-    found = scorer.score(opened, [prompt.text for prompt in exam])
-    return {prompt.id: score for prompt, score in zip(exam, found, strict=True)}
+    opened = [open_image(there[prompt.id], max_pixels=MAX_PIXELS) for prompt in benchmark_prompts]
+    found = scorer.score(opened, [prompt.text for prompt in benchmark_prompts])
+    return {prompt.id: score for prompt, score in zip(benchmark_prompts, found, strict=True)}
 
 
 def _result(
@@ -232,12 +236,12 @@ def _result(
         by_style[style][number] = score
     return {
         **_ends(scores, seed=seed, resamples=resamples),
-        "pictures": len(scores),
+        "images": len(scores),
         "missing": sum(map(len, prompts.values())) - len(scores),
         "styles": {
             style: {
                 **_ends(of_style, seed=seed, resamples=resamples),
-                "pictures": len(of_style),
+                "images": len(of_style),
                 "missing": len(prompts[style]) - len(of_style),
             }
             for style, of_style in by_style.items()
@@ -250,11 +254,11 @@ def _result(
             "weights": scorer.weights,
             "fingerprint": scorer.fingerprint,
         },
-        "per_picture": by_style,
+        "per_image": by_style,
     }
 
 
-def _pictures(folder: Path, count: int) -> Iterator[tuple[int, Path]]:
+def _images(folder: Path, count: int) -> Iterator[tuple[int, Path]]:
     """(index, file) of the pictures that are there. Raises DataError for one that is there twice,
     or that no prompt belongs to."""
     known = {f"{i:05d}": i for i in range(count)}

@@ -20,11 +20,11 @@ from selma.backbones.judges.judge import Chooser, Judge
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.config.scores import JudgeConfig, LocalJudge, ScoresConfig, ServedJudge
 from selma.errors import ConfigError, DataError, ModelError
-from selma.records.benchmarks import Answer, ExamPrompt, Question
+from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
 from selma.records.scores import Interval
 from selma.scores.answer_cache import Asked, Said
 from selma.scores.answering import WORDS, has_choices
-from selma.scores.benchmarks import exam_prompts, read_dsg
+from selma.scores.benchmarks import load_benchmark, read_dsg
 from selma.scores.benchmarks.tifa import TIFA
 from selma.scores.given import DsgRules, dsg_result
 from selma.scores.soft import soft_interval, soft_scores, whole_prompt_questions
@@ -36,7 +36,7 @@ AnyJudge = str | LocalJudge | ServedJudge
 
 
 def score_images(
-    pictures: Path,
+    images: Path,
     *,
     benchmark: str = "toybox",
     split: str = "test",
@@ -57,27 +57,28 @@ def score_images(
     about the whole prompt, in this wording. choices_prompt, matcher: of multiple-choice questions,
     as in `scores` of a run's settings. Raises DataError, ConfigError or ModelError.
     """
-    exam = _exam(benchmark, split, rules)
-    found = _pictures(pictures, exam)
-    drawn = [prompt for prompt in exam if prompt.id in found]
-    if not drawn or (rules.missing == "refuse" and len(drawn) < len(exam)):
-        missing = [prompt.id for prompt in exam if prompt.id not in found]
+    benchmark_prompts = _benchmark(benchmark, split, rules)
+    found = _images(images, benchmark_prompts)
+    generated = [prompt for prompt in benchmark_prompts if prompt.id in found]
+    if not generated or (rules.missing == "refuse" and len(generated) < len(benchmark_prompts)):
+        missing = [prompt.id for prompt in benchmark_prompts if prompt.id not in found]
         raise DataError(
-            f"{pictures} must hold a picture of every prompt, but {len(missing)} of {len(exam)} "
+            f"{images} must hold a picture of every prompt, but {len(missing)} of "
+            f"{len(benchmark_prompts)} "
             f"are missing, {missing[0]}.png first. Draw them, or say that missing ones are "
             "left_out or count as zero."
         )
     one = load_judge(judge, setting="judge")
-    kept = Asked(answers or pictures.with_name(f"{pictures.resolve().name}-answers"), one)
-    if has_choices(drawn):
-        kept_choices = Asked(kept.folder, _Choosing(one, drawn, choices_prompt))
-        given = _ask(kept_choices, drawn, found, _offer_key(choices_prompt))
+    kept = Asked(answers or images.with_name(f"{images.resolve().name}-answers"), one)
+    if has_choices(generated):
+        kept_choices = Asked(kept.folder, _Choosing(one, generated, choices_prompt))
+        given = _ask(kept_choices, generated, found, _offer_key(choices_prompt))
         if matcher:
-            given = match_choices(drawn, given, load_matcher(matcher))
+            given = match_choices(generated, given, load_matcher(matcher))
     else:
-        given = _ask(kept, drawn, found)
+        given = _ask(kept, generated, found)
     how = {"seed": seed, "resamples": resamples}
-    result = dsg_result(exam, given, rules=rules, **how)
+    result = dsg_result(benchmark_prompts, given, rules=rules, **how)
     result |= {
         "benchmark": "toybox" if benchmark == "toybox" else Path(benchmark).name,
         "split": split if benchmark == "toybox" else "all",
@@ -86,10 +87,10 @@ def score_images(
         "soft": _plain(soft_interval(soft_scores(given), **how)),
         "answers": _raw(given),
     }
-    if has_choices(drawn):
+    if has_choices(generated):
         result |= {"choices_prompt": choices_prompt, "matcher": matcher}
     if vqascore is not None:
-        whole = _ask(kept, whole_prompt_questions(drawn, vqascore), found)
+        whole = _ask(kept, whole_prompt_questions(generated, vqascore), found)
         scores = soft_scores(whole)
         result |= {
             "vqascore": _plain(soft_interval(scores, **how)),
@@ -126,7 +127,9 @@ class _Choosing:
     """A judge that is asked multiple-choice questions by their keys, under which answers are kept:
     the same words with other choices are another question."""
 
-    def __init__(self, judge: Judge, exam: Sequence[ExamPrompt], words: str) -> None:
+    def __init__(
+        self, judge: Judge, benchmark_prompts: Sequence[BenchmarkPrompt], words: str
+    ) -> None:
         if not isinstance(judge, Chooser):
             raise ModelError(
                 f"The benchmark asks multiple-choice questions, but {judge.name} answers only yes "
@@ -136,15 +139,15 @@ class _Choosing:
         self._judge, self._words, key = judge, words, _offer_key(words)
         self._offers: Mapping[str, MultipleChoice] = {
             key(q): MultipleChoice(q.text, q.choices or ("yes", "no"))
-            for prompt in exam
+            for prompt in benchmark_prompts
             for q in prompt.questions
         }
 
     def answer(
-        self, pictures: Sequence[Image.Image], questions: Sequence[Sequence[str]]
+        self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]
     ) -> list[list[Said]]:
         offered = [[self._offers[key] for key in some] for some in questions]
-        said = self._judge.choose(pictures, offered, words=self._words)
+        said = self._judge.choose(images, offered, words=self._words)
         return [[(text, None) for text in some] for some in said]
 
 
@@ -152,25 +155,25 @@ def _offer_key(words: str) -> Callable[[Question], str]:
     return lambda question: json.dumps([words, question.text, *question.choices])
 
 
-def _exam(benchmark: str, split: str, rules: DsgRules) -> list[ExamPrompt]:
+def _benchmark(benchmark: str, split: str, rules: DsgRules) -> list[BenchmarkPrompt]:
     if benchmark != "toybox" and split == "test" and TIFA.recognises(Path(benchmark)):
         return TIFA.read(Path(benchmark))
     if benchmark != "toybox" and split == "test":
         return read_dsg(Path(benchmark), dependencies=rules.dependencies)
     try:
-        return exam_prompts(ScoresConfig.model_validate({"benchmark": benchmark, "split": split}))
+        return load_benchmark(ScoresConfig.model_validate({"benchmark": benchmark, "split": split}))
     except ValidationError as error:
         raise ConfigError(f"A split must be dev or test, but {split!r} came.") from error
 
 
-def _pictures(folder: Path, exam: Sequence[ExamPrompt]) -> dict[str, Path]:
+def _images(folder: Path, benchmark_prompts: Sequence[BenchmarkPrompt]) -> dict[str, Path]:
     """Prompt id → its picture, for those that have one. Raises DataError for two of one prompt."""
     try:
         there = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise DataError(f"{folder} must be a folder of pictures, but {error.strerror}.") from error
     found = {}
-    for prompt in exam:
+    for prompt in benchmark_prompts:
         names = [prompt.id + suffix for suffix in SUFFIXES if prompt.id + suffix in there]
         if len(names) > 1:
             raise DataError(f"{folder} has several pictures of one prompt: {', '.join(names)}.")
@@ -181,17 +184,17 @@ def _pictures(folder: Path, exam: Sequence[ExamPrompt]) -> dict[str, Path]:
 
 def _ask(
     kept: Asked,
-    exam: Sequence[ExamPrompt],
-    pictures: dict[str, Path],
+    benchmark_prompts: Sequence[BenchmarkPrompt],
+    images: dict[str, Path],
     key: Callable[[Question], str] = lambda question: question.text,
 ) -> list[Answer]:
     said = kept.ask(
-        [pictures[prompt.id] for prompt in exam],
-        [[key(question) for question in prompt.questions] for prompt in exam],
+        [images[prompt.id] for prompt in benchmark_prompts],
+        [[key(question) for question in prompt.questions] for prompt in benchmark_prompts],
     )
     return [
         Answer(prompt_id=prompt.id, question_id=question.id, text=text, yes=yes)
-        for prompt, replies in zip(exam, said, strict=True)
+        for prompt, replies in zip(benchmark_prompts, said, strict=True)
         for question, (text, yes) in zip(prompt.questions, replies, strict=True)
     ]
 

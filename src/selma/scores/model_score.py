@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from selma.records.benchmarks import ExamPrompt, Question
+from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.records.scores import Interval, ModelScore
 from selma.scores import faithfulness, statistics
 from selma.scores.faithfulness import Verdicts
@@ -19,7 +19,7 @@ class ModelIntervals:
 
     def __init__(
         self,
-        asked: Sequence[ExamPrompt],
+        asked: Sequence[BenchmarkPrompt],
         *,
         seeds: int,
         seed: int,

@@ -13,7 +13,7 @@ from typing import Any
 from selma.backbones.preference.scorers import PreferenceScorer
 from selma.config.scores import PreferenceConfig, ScoresConfig
 from selma.progress import console
-from selma.records.benchmarks import ExamPrompt
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.scores import Interval, ScorerInfo
 from selma.scores import statistics
 from selma.scores.answering import clip_item, read_clip_file
@@ -38,8 +38,8 @@ class Preferences:
 
 
 def score_preferences(
-    exam: Sequence[ExamPrompt],
-    pictures: Mapping[str, Path],
+    benchmark_prompts: Sequence[BenchmarkPrompt],
+    images: Mapping[str, Path],
     config: ScoresConfig,
     folder: Workspace,
     *,
@@ -60,8 +60,15 @@ def score_preferences(
             chose=setting.key in config.chosen_by,
         )
         items = {
-            model: clip_item(exam, model, drawn, scorer, folder, what=("preferences", setting.key))
-            for model, drawn in pictures.items()
+            model: clip_item(
+                benchmark_prompts,
+                model,
+                generated,
+                scorer,
+                folder,
+                what=("preferences", setting.key),
+            )
+            for model, generated in images.items()
         }
         found.append(Preferences(about, items))
     return found

@@ -18,14 +18,14 @@ from selma.backbones.judges.judge import Judge, Scorer
 from selma.backbones.preference import scorers as preference
 from selma.config.scores import ScoresConfig, judge_name
 from selma.errors import DataError
-from selma.records.benchmarks import Answer, ExamPrompt, repeated
+from selma.records.benchmarks import Answer, BenchmarkPrompt, repeated
 from selma.records.scores import Comparison, Interval, Published, Scorecard
 from selma.scores import faithfulness, statistics
 from selma.scores.answering import (
     answer_item,
     ask,
+    benchmark_hash,
     clip_item,
-    exam_hash,
     has_choices,
     manifest,
     read_answer_file,
@@ -54,8 +54,8 @@ from selma.workspace import SCORES, Item, Workspace, inside, read_lines, write_b
 
 
 def score_models(
-    exam: Sequence[ExamPrompt],
-    pictures: Mapping[str, Path],
+    benchmark_prompts: Sequence[BenchmarkPrompt],
+    images: Mapping[str, Path],
     config: ScoresConfig,
     folder: Workspace,
     *,
@@ -76,36 +76,44 @@ def score_models(
     also held against the second. name: the scorecard's item. Raises DataError for a picture that is
     missing or broken: it never becomes a smaller denominator.
     """
-    if not all(prompt.questions for prompt in exam):
+    if not all(prompt.questions for prompt in benchmark_prompts):
         raise DataError(
             "Every exam prompt needs questions, but some have none. Let a language model write "
             "them first: `selma questions`."
         )
-    models = _in_order(pictures, roles)
+    models = _in_order(images, roles)
     judge, second = load_judge(config.judge), load_judge(config.choosing_judge)
     scorer = load_scorer(config.clip) if config.clip else None
-    asked = repeated(exam, config.seeds)
+    asked = repeated(benchmark_prompts, config.seeds)
     whole = whole_prompt_questions(asked, config.vqascore) if config.vqascore else []
     said, said_too, clips, wholes = {}, {}, {}, {}
     for model in models:
-        drawn = pictures[model]
-        said[model] = answer_item(asked, model, drawn, judge, folder, words=config.choices_prompt)
+        generated = images[model]
+        said[model] = answer_item(
+            asked, model, generated, judge, folder, words=config.choices_prompt
+        )
         said_too[model] = answer_item(
-            asked, model, drawn, second, folder, what="second-answers", words=config.choices_prompt
+            asked,
+            model,
+            generated,
+            second,
+            folder,
+            what="second-answers",
+            words=config.choices_prompt,
         )
         if whole:
-            wholes[model] = answer_item(whole, model, drawn, judge, folder, what="vqascore")
+            wholes[model] = answer_item(whole, model, generated, judge, folder, what="vqascore")
         if scorer:
-            clips[model] = clip_item(asked, model, drawn, scorer, folder)
-    matcher_name = config.matcher if has_choices(exam) else None
-    known_as = published(exam)
-    drawn_in_order = {model: pictures[model] for model in models}
+            clips[model] = clip_item(asked, model, generated, scorer, folder)
+    matcher_name = config.matcher if has_choices(benchmark_prompts) else None
+    known_as = published(benchmark_prompts)
+    drawn_in_order = {model: images[model] for model in models}
     preferred = score_preferences(asked, drawn_in_order, config, folder, load=load_preference)
     item = folder.item(
         SCORES,
         name,
         recipe={
-            "exam": exam_hash(exam),
+            "prompts": benchmark_hash(benchmark_prompts),
             "answers": {model: made.key for model, made in said.items()},
             "second_answers": {model: made.key for model, made in said_too.items()},
             "clip": {model: made.key for model, made in clips.items()},
@@ -132,7 +140,15 @@ def score_models(
             matcher = load_matcher(matcher_name) if matcher_name else None
             answers = {model: _answers(asked, said[model], matcher) for model in models}
             card, verdicts = _scorecard(
-                exam, config, models, answers, said_too, clips, preferred, known_as, seed=seed
+                benchmark_prompts,
+                config,
+                models,
+                answers,
+                said_too,
+                clips,
+                preferred,
+                known_as,
+                seed=seed,
             )
             bootstrap = {"seed": seed, "resamples": config.resamples}
             held = _comparisons(verdicts, compare, config.seeds, bootstrap)
@@ -169,31 +185,37 @@ def read_answers(folder: Workspace, model: str, *, name: str = "scorecard") -> l
 
 
 def dsg_score(
-    exam: Sequence[ExamPrompt], pictures: Path, *, judge: Judge, zeroing: Zeroing = "cascading"
+    benchmark_prompts: Sequence[BenchmarkPrompt],
+    images: Path,
+    *,
+    judge: Judge,
+    zeroing: Zeroing = "cascading",
 ) -> float:
     """DSG's score of one folder of pictures, 0-100, mean over prompts; nothing is written. It is
     what checkpoints are chosen by."""
-    judged = faithfulness.judged(exam, ask(exam, pictures, judge), zeroing=zeroing)
-    scores = faithfulness.prompt_scores(judged)
+    diagnostics = faithfulness.diagnostics(
+        benchmark_prompts, ask(benchmark_prompts, images, judge), zeroing=zeroing
+    )
+    scores = faithfulness.prompt_scores(diagnostics)
     return 100 * sum(scores.values()) / len(scores)
 
 
-def _in_order(pictures: Mapping[str, Path], roles: Mapping[str, str]) -> dict[str, Role]:
+def _in_order(images: Mapping[str, Path], roles: Mapping[str, str]) -> dict[str, Role]:
     """Model → role, the base first and the merged one last."""
     rank = {"base": 0, "expert": 1, "other": 2, "merged": 3}
-    unknown = [model for model in pictures if roles.get(model) not in rank]
-    bases = [model for model in pictures if roles.get(model) == "base"]
+    unknown = [model for model in images if roles.get(model) not in rank]
+    bases = [model for model in images if roles.get(model) == "base"]
     if unknown or len(bases) != 1:
         raise DataError(
             f"Each model needs a role out of {', '.join(rank)}, and exactly one must be the base, "
             f"but without a role: {unknown or 'none'}, bases: {bases or 'none'}."
         )
-    order = sorted(pictures, key=lambda model: rank[roles[model]])
+    order = sorted(images, key=lambda model: rank[roles[model]])
     return {model: cast(Role, roles[model]) for model in order}
 
 
 def _scorecard(
-    exam: Sequence[ExamPrompt],
+    benchmark_prompts: Sequence[BenchmarkPrompt],
     config: ScoresConfig,
     models: Mapping[str, Role],
     answers: Mapping[str, list[Answer]],
@@ -204,9 +226,9 @@ def _scorecard(
     *,
     seed: int,
 ) -> tuple[Scorecard, dict[str, Verdicts]]:
-    asked = repeated(exam, config.seeds)
+    asked = repeated(benchmark_prompts, config.seeds)
     verdicts: dict[str, Verdicts] = {
-        model: faithfulness.judged(asked, found, zeroing=config.zeroing)
+        model: faithfulness.diagnostics(asked, found, zeroing=config.zeroing)
         for model, found in answers.items()
     }
     clip = {model: read_clip_file(item.path) for model, item in clips.items()}
@@ -223,8 +245,8 @@ def _scorecard(
         split=config.split if config.benchmark == "toybox" else "all",
         judge=judge_name(config.judge),
         second_judge=judge_name(config.choosing_judge),
-        prompts=len(exam),
-        questions=sum(len(prompt.questions) for prompt in exam),
+        prompts=len(benchmark_prompts),
+        questions=sum(len(prompt.questions) for prompt in benchmark_prompts),
         seeds=config.seeds,
         models=tuple(
             sure.model_score(
@@ -246,9 +268,9 @@ def _scorecard(
         ),
         agreement=_agreement(asked, answers, said_too),
         zeroing=config.zeroing,
-        measure="TIFA" if has_choices(exam) else "DSG",
-        matcher=config.matcher if has_choices(exam) else None,
-        dependency_faults=faithfulness.dependency_faults(exam),
+        measure="TIFA" if has_choices(benchmark_prompts) else "DSG",
+        matcher=config.matcher if has_choices(benchmark_prompts) else None,
+        dependency_faults=faithfulness.dependency_faults(benchmark_prompts),
         published=known_as,
         preferences=tuple(found.about for found in preferred),
         clip_chose="clip" in config.chosen_by,
@@ -275,7 +297,7 @@ def _comparisons(
 
 def _with_soft_scores(
     card: Scorecard,
-    asked: Sequence[ExamPrompt],
+    asked: Sequence[BenchmarkPrompt],
     said: Mapping[str, Item],
     wholes: Mapping[str, Item],
     bootstrap: dict[str, int],
@@ -297,16 +319,20 @@ def _with_soft_scores(
     return card.model_copy(update={"models": models})
 
 
-def _answers(exam: Sequence[ExamPrompt], item: Item, matcher: Matcher | None) -> list[Answer]:
+def _answers(
+    benchmark_prompts: Sequence[BenchmarkPrompt], item: Item, matcher: Matcher | None
+) -> list[Answer]:
     answers = read_answer_file(item.path)
-    return match_choices(exam, answers, matcher) if matcher else answers
+    return match_choices(benchmark_prompts, answers, matcher) if matcher else answers
 
 
 def _agreement(
-    exam: Sequence[ExamPrompt], first: Mapping[str, list[Answer]], second: Mapping[str, Item]
+    benchmark_prompts: Sequence[BenchmarkPrompt],
+    first: Mapping[str, list[Answer]],
+    second: Mapping[str, Item],
 ) -> float:
     """Share of questions on all models' pictures to which both judges say the same word."""
-    asked = {(prompt.id, q.id): q for prompt in exam for q in prompt.questions}
+    asked = {(prompt.id, q.id): q for prompt in benchmark_prompts for q in prompt.questions}
 
     def word(answer: Answer) -> str | None:
         return faithfulness.understood(asked[answer.prompt_id, answer.question_id], answer.text)
@@ -341,8 +367,8 @@ def _write(
     rows: list[dict[str, Any]] = [
         {"model": model, "prompt": prompt, "verdicts": dict(found)}
         | ({"matched": matched[model, prompt]} if (model, prompt) in matched else {})
-        for model, judged in verdicts.items()
-        for prompt, found in judged.items()
+        for model, diagnostics in verdicts.items()
+        for prompt, found in diagnostics.items()
     ]
     lines = [json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows]
     write_bytes(files[1], "".join(lines).encode())

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from selma.backbones.judges.wordings import VQASCORE, wording
-from selma.records.benchmarks import Answer, ExamPrompt, Question
+from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
 from selma.records.scores import Interval
 from selma.scores import statistics
 
@@ -32,7 +32,9 @@ def soft_scores(answers: Sequence[Answer]) -> dict[str, float]:
     }
 
 
-def whole_prompt_questions(exam: Sequence[ExamPrompt], named: str) -> list[ExamPrompt]:
+def whole_prompt_questions(
+    benchmark_prompts: Sequence[BenchmarkPrompt], named: str
+) -> list[BenchmarkPrompt]:
     """The exam with one question for each prompt, put by a wording of `wordings.VQASCORE` or one's
     own with {text}. Raises ConfigError."""
     words = wording(named, VQASCORE, key="scores.vqascore")
@@ -46,19 +48,19 @@ def whole_prompt_questions(exam: Sequence[ExamPrompt], named: str) -> list[ExamP
                 )
             }
         )
-        for prompt in exam
+        for prompt in benchmark_prompts
     ]
 
 
 def of_whole_prompts(
-    scores: Mapping[str, float], asked: Sequence[ExamPrompt], seeds: int
+    scores: Mapping[str, float], asked: Sequence[BenchmarkPrompt], seeds: int
 ) -> dict[str, float]:
     """The scores of prompts whose `seeds` pictures all have one. asked: `records.repeated`."""
     kept = {}
     for start in range(0, len(asked), seeds):
-        pictures = [prompt.id for prompt in asked[start : start + seeds]]
-        if all(id in scores for id in pictures):
-            kept.update({id: scores[id] for id in pictures})
+        images = [prompt.id for prompt in asked[start : start + seeds]]
+        if all(id in scores for id in images):
+            kept.update({id: scores[id] for id in images})
     return kept
 
 

@@ -39,19 +39,14 @@ def interval(
     while prompts are resampled (the questions of one picture are no independent trials). With n = 1
     or equal values both ends are the mean.
     """
-    pictures = np.asarray(totals, dtype=np.float64)
-    pictures = pictures[:, None] if pictures.ndim == 1 else pictures
-    bottom = np.ones(len(pictures)) if sizes is None else np.asarray(sizes, dtype=np.float64)
-    if (
-        pictures.ndim != 2
-        or not pictures.size
-        or bottom.shape != pictures.shape[:1]
-        or bottom.min() <= 0
-    ):
+    images = np.asarray(totals, dtype=np.float64)
+    images = images[:, None] if images.ndim == 1 else images
+    bottom = np.ones(len(images)) if sizes is None else np.asarray(sizes, dtype=np.float64)
+    if images.ndim != 2 or not images.size or bottom.shape != images.shape[:1] or bottom.min() <= 0:
         raise ValueError(
-            f"totals and sizes must be [n > 0, m] and [n], but are {pictures.shape}, {bottom.shape}"
+            f"totals and sizes must be [n > 0, m] and [n], but are {images.shape}, {bottom.shape}"
         )
-    top = pictures.mean(axis=1)
+    top = images.mean(axis=1)
     mean = float(top.sum() / bottom.sum())
     if len(top) == 1:
         return _interval(mean, mean, mean, None, 1)
@@ -60,7 +55,7 @@ def interval(
     # What differs by rounding alone is equal: its spread cannot be divided by.
     if np.ptp(top / bottom) > 1e-12 * max(abs(mean), 1.0):
         means = _bootstrap_means(
-            pictures, None if sizes is None else bottom, mean, seed=seed, resamples=resamples
+            images, None if sizes is None else bottom, mean, seed=seed, resamples=resamples
         )
         low, high = np.quantile(means, _levels(means, mean, without))
     return _interval(mean, low, high, _jackknife_error(without), len(top))
@@ -150,15 +145,15 @@ def _draws(
 
 
 def _bootstrap_means(
-    pictures: NDArray[np.float64],
+    images: NDArray[np.float64],
     bottom: NDArray[np.float64] | None,
     mean: float,
     *,
     seed: int,
     resamples: int,
 ) -> NDArray[np.float64]:
-    n, m = pictures.shape
-    values = pictures if m == 1 else _redrawn_seeds(pictures, bottom, mean, seed)
+    n, m = images.shape
+    values = images if m == 1 else _redrawn_seeds(images, bottom, mean, seed)
     draws = _draws(n, seed, resamples)
     seeds = None if m == 1 else _draws(n, seed, resamples, out_of=values.shape[1])
     means = np.empty(resamples)
@@ -166,13 +161,13 @@ def _bootstrap_means(
         here = slice(start, start + _BLOCK)
         block = draws[here].astype(np.intp)
         size = n if bottom is None else bottom[block].sum(axis=1)
-        drawn = values[:, 0][block] if seeds is None else values[block, seeds[here]]
-        means[here] = drawn.sum(axis=1) / size
+        generated = values[:, 0][block] if seeds is None else values[block, seeds[here]]
+        means[here] = generated.sum(axis=1) / size
     return means
 
 
 def _redrawn_seeds(
-    pictures: NDArray[np.float64], bottom: NDArray[np.float64] | None, mean: float, seed: int
+    images: NDArray[np.float64], bottom: NDArray[np.float64] | None, mean: float, seed: int
 ) -> NDArray[np.float64]:
     """[n, ways], what each prompt adds when its m pictures are drawn again out of themselves, in
     that many ways.
@@ -181,19 +176,19 @@ def _redrawn_seeds(
     that would count it twice. So the means are moved together by as much as the seeds bring (after
     Davison & Hinkley 1997, Bootstrap Methods, 3.8), and the spread of all stays that of the means.
     """
-    m = pictures.shape[1]
-    means = pictures.mean(axis=1)
+    m = images.shape[1]
+    means = images.mean(axis=1)
     expected = mean * (np.ones_like(means) if bottom is None else bottom)
-    apart, within = means - expected, pictures - means[:, None]
+    apart, within = means - expected, images - means[:, None]
     stream = np.random.default_rng(seed_for(seed, "bootstrap", "seeds", m))
     every = np.repeat(np.arange(m), _WAYS)  # each seed equally often in each place
-    drawn = sum(within[:, stream.permutation(every)] for _ in range(m)) / m
+    generated = sum(within[:, stream.permutation(every)] for _ in range(m)) / m
     if not within.any():
-        return means[:, None] + drawn
+        return means[:, None] + generated
     noise = (within**2).sum() / m**2  # what is drawn has this spread, a little less than the seeds'
     share = min(1.0, noise * m / (m - 1) / (apart**2).sum())
     scale = np.sqrt(share * (apart**2).sum() / noise)
-    return (expected + np.sqrt(1 - share) * apart)[:, None] + scale * drawn
+    return (expected + np.sqrt(1 - share) * apart)[:, None] + scale * generated
 
 
 def _bootstrap_sums(rows: NDArray[np.float64], seed: int, resamples: int) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from selma.errors import DataError
-from selma.records.benchmarks import Answer, ExamPrompt
+from selma.records.benchmarks import Answer, BenchmarkPrompt
 from selma.records.record import Record
 from selma.scores import faithfulness, statistics
 from selma.textfiles import csv_rows, read_text
@@ -183,11 +183,11 @@ def choose(
 
 
 def match_choices(
-    exam: Sequence[ExamPrompt], answers: Sequence[Answer], matcher: Matcher
+    benchmark_prompts: Sequence[BenchmarkPrompt], answers: Sequence[Answer], matcher: Matcher
 ) -> list[Answer]:
     """The answers of a run; those to multiple-choice questions that say no choice of theirs get the
     nearest as `choice`."""
-    asked = {(prompt.id, q.id): q for prompt in exam for q in prompt.questions}
+    asked = {(prompt.id, q.id): q for prompt in benchmark_prompts for q in prompt.questions}
     questions = [asked[answer.prompt_id, answer.question_id] for answer in answers]
     open_places = [
         place

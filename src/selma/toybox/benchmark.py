@@ -10,7 +10,7 @@ import random
 from functools import cache
 from typing import Literal
 
-from selma.records.benchmarks import ExamPrompt
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.prompts import prompt_id
 from selma.toybox.captions import STYLES, Style, caption
 from selma.toybox.questions import questions
@@ -31,7 +31,7 @@ _DROP: dict[Style, dict[str, float]] = {
 
 
 @cache
-def exam(split: Split) -> list[ExamPrompt]:
+def benchmark_prompts(split: Split) -> list[BenchmarkPrompt]:
     """320 prompts, 64 of each style; no text occurs twice, in neither split."""
     return [prompt for prompt, _ in _splits()[split]]
 
@@ -44,7 +44,7 @@ def keyword_prompts(split: Split) -> dict[str, str]:
 
 
 @cache
-def exam_texts() -> frozenset[str]:
+def benchmark_texts() -> frozenset[str]:
     """All texts of both splits, in lower case."""
     return frozenset(p.text.lower() for split in _splits().values() for p, _ in split)
 
@@ -56,11 +56,11 @@ def keyword_texts() -> frozenset[str]:
 
 
 @cache
-def _splits() -> dict[str, list[tuple[ExamPrompt, str]]]:
+def _splits() -> dict[str, list[tuple[BenchmarkPrompt, str]]]:
     """Each prompt with its keyword prompt."""
     rng = random.Random(_SEED)
     seen: set[str] = set()
-    splits: dict[str, list[tuple[ExamPrompt, str]]] = {"dev": [], "test": []}
+    splits: dict[str, list[tuple[BenchmarkPrompt, str]]] = {"dev": [], "test": []}
     for prompts in splits.values():
         for style in STYLES:
             wanted = len(prompts) + PER_STYLE
@@ -69,7 +69,7 @@ def _splits() -> dict[str, list[tuple[ExamPrompt, str]]]:
                 text = caption(scene, style, rng)
                 if text.lower() not in seen:
                     seen.add(text.lower())
-                    prompt = ExamPrompt(
+                    prompt = BenchmarkPrompt(
                         id=prompt_id(style, text),
                         text=text,
                         group=style,

@@ -44,7 +44,7 @@ def classes_of(background: str, placed: Sequence[Placed]) -> NDArray[np.int64]:
     return found
 
 
-def class_picture(background: str, placed: Sequence[Placed]) -> Image.Image:
+def class_image(background: str, placed: Sequence[Placed]) -> Image.Image:
     """The map in its colours, 64x64 RGB."""
     return Image.fromarray(np.array(PALETTE, dtype=np.uint8)[classes_of(background, placed)])
 
@@ -61,12 +61,12 @@ def landmarks(placed: Sequence[Placed]) -> tuple[Landmark, ...]:
     )
 
 
-def landmark_picture(points: Sequence[Landmark]) -> Image.Image:
+def landmark_image(points: Sequence[Landmark]) -> Image.Image:
     """A dot in its kind's colour at each point, on black, 64x64 RGB."""
-    picture = Image.new("RGB", (IMAGE_PX, IMAGE_PX))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (IMAGE_PX, IMAGE_PX))
+    draw = ImageDraw.Draw(image)
     for point in points:
         x, y = point.x * IMAGE_PX, point.y * IMAGE_PX
         box = (x - DOT_PX, y - DOT_PX, x + DOT_PX - 1, y + DOT_PX - 1)
         draw.ellipse(box, fill=PALETTE[CLASSES.index(point.name)])
-    return picture
+    return image

@@ -39,7 +39,7 @@ from selma.toybox.scenes import COLOURS, GRID_PX
 from selma.workspace import write_bytes
 
 TEXT = "prompts_and_classes.txt"
-PICTURES = 5
+IMAGES = 5
 """Of each subject; four to six as in the benchmark."""
 SIDES_PX = (24, 28, 32)
 
@@ -203,7 +203,7 @@ SUBJECTS: tuple[ToyboxSubject, ...] = (
 )
 
 
-def pictures(subject: ToyboxSubject, *, count: int = PICTURES) -> list[np.ndarray]:
+def images(subject: ToyboxSubject, *, count: int = IMAGES) -> list[np.ndarray]:
     """The subject by itself on different backgrounds, at different places and in different sizes:
     uint8 RGB arrays [64, 64, 3], the same ones each time."""
     draws = rng(0, "toybox subject", subject.name)
@@ -224,7 +224,7 @@ def files(subject: ToyboxSubject) -> dict[str, bytes]:
     """File name → PNG."""
     return {
         f"{number:02d}.png": png_bytes(Image.fromarray(pixels))
-        for number, pixels in enumerate(pictures(subject))
+        for number, pixels in enumerate(images(subject))
     }
 
 

@@ -13,17 +13,17 @@ from selma.applications.control.settings import (
     ConditionedFolder,
     ControlData,
     ReleasedFolder,
-    ToyboxPictures,
+    ToyboxImages,
 )
 from selma.applications.control.sources import candidates, source_digest
 from selma.backbones.perception.captioning import CaptionModel
 from selma.config.networks import Captioner
 from selma.errors import ConfigError, DataError
-from selma.toybox.benchmark import exam_texts
+from selma.toybox.benchmark import benchmark_texts
 from selma.toybox.conditions import PALETTE
 from selma.workspace import Workspace
 
-TOYBOX = ToyboxPictures(train=6, val=4)
+TOYBOX = ToyboxImages(train=6, val=4)
 
 
 def prepared(folder, data, *, px=64, seed=0):
@@ -46,12 +46,15 @@ def test_toybox_is_made_once_and_its_splits_share_nothing(tmp_path, signal):
     found = prepared(tmp_path, data)
     texts = {split: {sample.text.lower() for sample in some} for split, some in found.items()}
     assert [len(some) for some in texts.values()] == [6, 4]
-    assert not texts["train"] & texts["val"] and not (texts["train"] | texts["val"]) & exam_texts()
+    assert (
+        not texts["train"] & texts["val"]
+        and not (texts["train"] | texts["val"]) & benchmark_texts()
+    )
     for sample in found["val"]:
-        with Image.open(sample.image) as picture, Image.open(sample.hint) as hint:
-            assert picture.size == hint.size == (64, 64)
+        with Image.open(sample.image) as image, Image.open(sample.hint) as hint:
+            assert image.size == hint.size == (64, 64)
             if signal == "canny":
-                assert np.array_equal(edges(picture, low=100, high=200), hint)
+                assert np.array_equal(edges(image, low=100, high=200), hint)
             if signal == "segmentation":
                 assert (class_map(hint, PALETTE) >= 0).all()
         assert sample.landmarks
@@ -59,7 +62,7 @@ def test_toybox_is_made_once_and_its_splits_share_nothing(tmp_path, signal):
     assert prepared(tmp_path, data) == found
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")} == before
     # More training pictures leave validation as it was.
-    more = ControlData(signal=signal, source=ToyboxPictures(train=8, val=4))
+    more = ControlData(signal=signal, source=ToyboxImages(train=8, val=4))
     assert [c.name for c in candidates(more, "val", seed=0)] == [s.source for s in found["val"]]
 
 
@@ -108,8 +111,8 @@ def test_a_picture_is_called_as_its_signal_is_where_its_own_name_leads_nowhere(t
     data = ControlData(signal="segmentation", source=ReleasedFolder(folder=str(root)))
     (found,) = candidates(data, "val", seed=0)
     assert found.name == "val/1.png"
-    with Image.open(root / "val" / "color" / "1.png") as picture:
-        assert np.array_equal(found.picture(), picture)
+    with Image.open(root / "val" / "color" / "1.png") as image:
+        assert np.array_equal(found.image(), image)
 
 
 def test_celeba(tmp_path):
@@ -192,12 +195,12 @@ def test_a_captioner_writes_the_prompts_and_none_twice(tmp_path, monkeypatch):
     written = CaptionModel.caption
     seen = []
 
-    def stopping(self, pictures):
+    def stopping(self, images):
         if len(seen) == 1:
             seen.append(None)
             raise Stop
-        seen.append(pictures)
-        return written(self, pictures)
+        seen.append(images)
+        return written(self, images)
 
     monkeypatch.setattr(CaptionModel, "caption", stopping)
     with pytest.raises(Stop):

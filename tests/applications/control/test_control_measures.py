@@ -25,9 +25,9 @@ def total(measure, rows, classes=0):
 
 def test_edges_by_hand():
     truth = np.array([[1, 1, 0], [0, 0, 0]], dtype=bool)
-    drawn = np.array([[1, 0, 1], [0, 0, 0]], dtype=bool)
+    generated = np.array([[1, 0, 1], [0, 0, 0]], dtype=bool)
     assert edge_row(truth, truth) == {"iou": 1.0, "f1": 1.0}
-    assert edge_row(truth, drawn) == {"iou": 1 / 3, "f1": 2 / 4}
+    assert edge_row(truth, generated) == {"iou": 1 / 3, "f1": 2 / 4}
     assert edge_row(truth, np.zeros_like(truth)) == {"iou": 0.0, "f1": 0.0}
     assert edge_row(np.zeros_like(truth), np.zeros_like(truth)) == {"iou": None, "f1": None}
 

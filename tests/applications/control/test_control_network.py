@@ -35,17 +35,17 @@ def made(model, kind, *, changed=True):
     return network.requires_grad_(False)
 
 
-def drawn(model, network=None, hints=None, *, texts=TEXTS, at_once=2, start=0):
+def generated(model, network=None, hints=None, *, texts=TEXTS, at_once=2, start=0):
     settings = {"steps": 2, "guidance": 3.0, "batch_size": at_once}
     seeds = range(start, start + len(texts))
     if network is None:
-        return [np.array(p) for p in model.draw(texts, seeds=seeds, **settings)]
+        return [np.array(p) for p in model.generate(texts, seeds=seeds, **settings)]
     steering = networks.Steering(network)
     with steering.within(model.pipe.unet):
-        pictures = model.draw(
+        images = model.generate(
             texts, seeds=seeds, **settings, before=lambda some: steering.show(hints[list(some)])
         )
-        return [np.array(picture) for picture in pictures]
+        return [np.array(image) for image in images]
 
 
 def same(one, two):
@@ -54,21 +54,21 @@ def same(one, two):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_new_network_changes_no_picture_and_a_trained_one_does(model, hints, kind):
-    plain = drawn(model)
-    assert same(drawn(model, made(model, kind, changed=False), hints), plain)
-    assert not same(drawn(model, made(model, kind), hints), plain)
-    assert same(drawn(model), plain)  # nothing stays behind
+    plain = generated(model)
+    assert same(generated(model, made(model, kind, changed=False), hints), plain)
+    assert not same(generated(model, made(model, kind), hints), plain)
+    assert same(generated(model), plain)  # nothing stays behind
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_picture_depends_on_its_own_signal_alone(model, hints, kind):
     network = made(model, kind)
-    whole = drawn(model, network, hints)
+    whole = generated(model, network, hints)
     # Alone, and so at another place of the pass.
-    last = drawn(model, network, hints[2:], texts=TEXTS[2:], start=2)
+    last = generated(model, network, hints[2:], texts=TEXTS[2:], start=2)
     assert np.array_equal(whole[2], last[0])
     other = torch.cat([hints[:2], 1 - hints[2:]])
-    changed = drawn(model, network, other)
+    changed = generated(model, network, other)
     assert same(changed[:2], whole[:2]) and not np.array_equal(changed[2], whole[2])
 
 

@@ -34,7 +34,7 @@ def config_file(tmp_path, **control):
         "control": {
             "data": {"signal": "canny", "source": {"kind": "toybox", "train": 3, "val": 3}},
             "training": SHORT,
-            "drawing": {"steps": 2, "guidance": 3.0, "batch_size": 2},
+            "generation": {"steps": 2, "guidance": 3.0, "batch_size": 2},
             "scores": {"resamples": 200},
             **control,
         },
@@ -50,7 +50,7 @@ def invoked(*words):
     return result.output
 
 
-def pictures(folder):
+def images(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.png")}
 
 
@@ -61,22 +61,22 @@ def test_each_command_by_itself(tmp_path):
         pipeline.train(config)
     assert "val: 3 pictures" in invoked("control", "prepare", path)
     with pytest.raises(NotFinished, match="control train"):
-        pipeline.draw(config)
+        pipeline.generate(config)
     invoked("control", "train", path)
-    with pytest.raises(NotFinished, match="control draw"):
+    with pytest.raises(NotFinished, match="control generate"):
         pipeline.score(config)
-    drawn = pipeline.draw(config)
-    assert list(drawn) == ["base", "oft-r4"]
-    assert pictures(drawn["base"]) != pictures(drawn["oft-r4"])
+    generated = pipeline.generate(config)
+    assert list(generated) == ["base", "oft-r4"]
+    assert images(generated["base"]) != images(generated["oft-r4"])
     # A picture that is lost is drawn again, alone and in another batch, to the same bytes.
-    before = pictures(drawn["oft-r4"])
-    lost = sorted(drawn["oft-r4"].glob("*.png"))[1]
+    before = images(generated["oft-r4"])
+    lost = sorted(generated["oft-r4"].glob("*.png"))[1]
     lost.unlink()
     one = config.control.model_copy(
-        update={"drawing": config.control.drawing.model_copy(update={"batch_size": 1})}
+        update={"generation": config.control.generation.model_copy(update={"batch_size": 1})}
     )
-    pipeline.draw(config.model_copy(update={"control": one}))
-    assert pictures(drawn["oft-r4"]) == before
+    pipeline.generate(config.model_copy(update={"control": one}))
+    assert images(generated["oft-r4"]) == before
     output = invoked("control", "score", path)
     assert "IoU" in output and "oft-r4" in output
     card, page = pipeline.score(config)
@@ -146,7 +146,7 @@ def test_any_segmentation_model_reads_maps(tmp_path):
     config = load_config(path)
     pipeline.prepare(config)
     pipeline.train(config)
-    pipeline.draw(config)
+    pipeline.generate(config)
     card, _ = pipeline.score(config)
     assert card.reader == "segmenter"
     assert set(card.models[0].measures) == {"miou", "macc", "aacc"}
@@ -158,7 +158,7 @@ def test_any_segmentation_model_reads_maps(tmp_path):
     other.mkdir()
     path = config_file(other, data={"signal": "segmentation", "source": source}, scores=scores)
     config = load_config(path)
-    for step in (pipeline.prepare, pipeline.train, pipeline.draw):
+    for step in (pipeline.prepare, pipeline.train, pipeline.generate):
         step(config)
     card, page = pipeline.score(config)
     assert card.models[0].measures["aacc"].mean == 100.0
@@ -207,17 +207,17 @@ def test_settings_that_cannot_be(tmp_path):
 
 def test_ddim_takes_the_place_of_the_bases_sampler(tmp_path):
     from selma.applications.control.generating import sampled
-    from selma.applications.control.settings import ControlDrawing
+    from selma.applications.control.settings import ControlGeneration
 
     model = tiny.load("sd1")
     before = model.pipe.scheduler
-    assert (ControlDrawing().steps, ControlDrawing().guidance) == (50, 9.0)  # as released
-    with sampled(model, ControlDrawing()):
+    assert (ControlGeneration().steps, ControlGeneration().guidance) == (50, 9.0)  # as released
+    with sampled(model, ControlGeneration()):
         found = model.pipe.scheduler.config
         assert found._class_name == "DDIMScheduler" and not found.clip_sample
         assert found.beta_end == before.config.beta_end
-        (ddim,) = model.draw(["a cat"], seeds=[0], steps=4, guidance=1.0, batch_size=1)
+        (ddim,) = model.generate(["a cat"], seeds=[0], steps=4, guidance=1.0, batch_size=1)
     assert model.pipe.scheduler is before
-    (own,) = model.draw(["a cat"], seeds=[0], steps=4, guidance=1.0, batch_size=1)
+    (own,) = model.generate(["a cat"], seeds=[0], steps=4, guidance=1.0, batch_size=1)
     assert not np.array_equal(np.array(ddim), np.array(own))
     assert isinstance(own, Image.Image)

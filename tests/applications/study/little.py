@@ -9,35 +9,37 @@ from report.world import Painter
 from selma.applications.study.plan import Study, plan_study
 from selma.config import RunConfig
 from selma.config.scores import ScoresConfig
-from selma.records.benchmarks import ExamPrompt
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.runfile import write_run_file
-from selma.scores.benchmarks import exam_prompts
+from selma.scores.benchmarks import load_benchmark
 from selma.workspace import SCORES, Workspace
 
 SHARES = {"base": 1.0, "merged": 0.2, "okapi": 0.6, "quagga": 0.1}
 """Model → share of the usual mistakes. Two have names that stand nowhere else."""
 
 
-def little_run(root: Path, *, prompts: int = 10) -> list[ExamPrompt]:
+def little_run(root: Path, *, prompts: int = 10) -> list[BenchmarkPrompt]:
     """The exam of a run that is made in `root`, with finished pictures of every model in SHARES."""
     folder = Workspace(root)
     config = RunConfig(name="little", folder=root, scores=ScoresConfig(prompts=prompts))
     root.mkdir(parents=True, exist_ok=True)
     write_run_file(config, folder)
-    exam = exam_prompts(config.scores)
-    painter = Painter(exam)
+    benchmark_prompts = load_benchmark(config.scores)
+    painter = Painter(benchmark_prompts)
     for model, share in SHARES.items():
-        item = folder.item(SCORES, "pictures", model, recipe={"model": model})
+        item = folder.item(SCORES, "images", model, recipe={"model": model})
         item.begin()
-        for prompt in exam:
-            picture = painter.draw(prompt, share=share)
-            picture.putpixel((0, 0), (0, 0, list(SHARES).index(model)))  # no two alike
-            picture.save(item.path / f"{prompt.id}.png")
+        for prompt in benchmark_prompts:
+            image = painter.generate(prompt, share=share)
+            image.putpixel((0, 0), (0, 0, list(SHARES).index(model)))  # no two alike
+            image.save(item.path / f"{prompt.id}.png")
         item.finish(item.path.glob("*.png"), {})
-    return exam
+    return benchmark_prompts
 
 
 def little_study(root: Path, *, prompts: int = 10, seed: int = 0) -> Study:
     """A study of a little run that is made in `root`."""
-    exam = little_run(root, prompts=prompts)
-    return plan_study(root, exam, models=("okapi", "quagga"), prompts=prompts, seed=seed)
+    benchmark_prompts = little_run(root, prompts=prompts)
+    return plan_study(
+        root, benchmark_prompts, models=("okapi", "quagga"), prompts=prompts, seed=seed
+    )

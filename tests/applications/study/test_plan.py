@@ -12,7 +12,7 @@ import pytest
 from applications.study.little import little_run, little_study
 from PIL import Image, PngImagePlugin
 
-from selma.applications.study.plan import Pair, Pictures, Study, plan_study, showings
+from selma.applications.study.plan import Images, Pair, Study, plan_study, showings
 from selma.errors import ConfigError, DataError, WorkspaceError
 from selma.records.benchmarks import evenly
 from selma.workspace import SCORES
@@ -52,22 +52,28 @@ def test_sides_tell_nothing_of_the_order() -> None:
 
 
 def test_prompts_are_taken_evenly_from_the_runs_exam(tmp_path: Path) -> None:
-    exam = little_run(tmp_path, prompts=10)
-    study = plan_study(tmp_path, exam, models=MODELS, prompts=5, seed=0)
-    assert [pair.id for pair in study.pairs] == [prompt.id for prompt in evenly(exam, 5)]
+    benchmark_prompts = little_run(tmp_path, prompts=10)
+    study = plan_study(tmp_path, benchmark_prompts, models=MODELS, prompts=5, seed=0)
+    assert [pair.id for pair in study.pairs] == [
+        prompt.id for prompt in evenly(benchmark_prompts, 5)
+    ]
     assert len({pair.group for pair in study.pairs}) == 5
-    assert len(plan_study(tmp_path, exam, models=MODELS, prompts=200, seed=0).pairs) == 10
+    assert (
+        len(plan_study(tmp_path, benchmark_prompts, models=MODELS, prompts=200, seed=0).pairs) == 10
+    )
 
 
 def test_models_without_finished_pictures_are_refused(tmp_path: Path) -> None:
-    exam = little_run(tmp_path, prompts=5)
+    benchmark_prompts = little_run(tmp_path, prompts=5)
     with pytest.raises(WorkspaceError, match="Finished are: base, merged, okapi, quagga"):
-        plan_study(tmp_path, exam, models=("base", "zebra"), prompts=5, seed=0)
+        plan_study(tmp_path, benchmark_prompts, models=("base", "zebra"), prompts=5, seed=0)
     with pytest.raises(ConfigError, match="came twice"):
-        plan_study(tmp_path, exam, models=("base", "base"), prompts=5, seed=0)
+        plan_study(tmp_path, benchmark_prompts, models=("base", "base"), prompts=5, seed=0)
     with pytest.raises(DataError, match="leads out"):
-        plan_study(tmp_path, exam, models=("base", "../../../../etc"), prompts=5, seed=0)
-    other = [prompt.model_copy(update={"id": "never-drawn"}) for prompt in exam]
+        plan_study(
+            tmp_path, benchmark_prompts, models=("base", "../../../../etc"), prompts=5, seed=0
+        )
+    other = [prompt.model_copy(update={"id": "never-drawn"}) for prompt in benchmark_prompts]
     with pytest.raises(WorkspaceError, match="never-drawn by base"):
         plan_study(tmp_path, other, models=MODELS, prompts=5, seed=0)
 
@@ -75,56 +81,56 @@ def test_models_without_finished_pictures_are_refused(tmp_path: Path) -> None:
 def test_a_picture_that_changed_is_never_shown(tmp_path: Path) -> None:
     study = little_study(tmp_path, prompts=5)
     first = study.pairs[0].id
-    pictures = Pictures(tmp_path, study)
-    pictures.verify()
-    assert pictures.png(first, 0) != pictures.png(first, 1)
-    path = tmp_path / SCORES / "pictures" / "quagga" / f"{study.pairs[1].id}.png"
+    images = Images(tmp_path, study)
+    images.verify()
+    assert images.png(first, 0) != images.png(first, 1)
+    path = tmp_path / SCORES / "images" / "quagga" / f"{study.pairs[1].id}.png"
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(DataError, match="has changed"):
-        pictures.png(study.pairs[1].id, 1)
+        images.png(study.pairs[1].id, 1)
     path.unlink()
     with pytest.raises(DataError, match="cannot be read"):
-        pictures.verify()
+        images.verify()
 
 
 def with_more(path: Path, how: str) -> None:
     """Puts the model's name into a picture's file, beside its pixels."""
-    with Image.open(path) as picture:
-        picture.load()
+    with Image.open(path) as image:
+        image.load()
         if how == "text":
             said = PngImagePlugin.PngInfo()
             said.add_text("Software", "drawn by quagga")
-            picture.save(path, pnginfo=said)
+            image.save(path, pnginfo=said)
         elif how == "exif":
-            exif = picture.getexif()
+            exif = image.getexif()
             exif[0x0131] = "drawn by quagga"
-            picture.save(path, exif=exif)
+            image.save(path, exif=exif)
         elif how == "comment":  # of another format, whatever the name says
-            picture.save(path, format="GIF", comment=b"drawn by quagga")
+            image.save(path, format="GIF", comment=b"drawn by quagga")
         else:
             path.write_bytes(path.read_bytes() + b"drawn by quagga")
 
 
 @pytest.mark.parametrize("how", ["text", "exif", "comment", "after the end"])
 def test_a_picture_tells_nothing_but_its_pixels(tmp_path: Path, how: str) -> None:
-    exam = little_run(tmp_path, prompts=5)
-    folder = tmp_path / SCORES / "pictures" / "quagga"
-    path = folder / f"{exam[0].id}.png"
+    benchmark_prompts = little_run(tmp_path, prompts=5)
+    folder = tmp_path / SCORES / "images" / "quagga"
+    path = folder / f"{benchmark_prompts[0].id}.png"
     with_more(path, how)
     assert b"quagga" in path.read_bytes()
-    with Image.open(path) as picture:
-        before = picture.convert("RGB")
+    with Image.open(path) as image:
+        before = image.convert("RGB")
     # As a stage would have left it.
     entry = json.loads((folder / "manifest.json").read_text())
     entry["files"][path.name]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(entry))
-    study = plan_study(tmp_path, exam, models=("okapi", "quagga"), prompts=5, seed=0)
-    pictures = Pictures(tmp_path, study)
-    shown = pictures.png(exam[0].id, 1)
+    study = plan_study(tmp_path, benchmark_prompts, models=("okapi", "quagga"), prompts=5, seed=0)
+    images = Images(tmp_path, study)
+    shown = images.png(benchmark_prompts[0].id, 1)
     assert b"quagga" not in shown
-    with Image.open(io.BytesIO(shown)) as picture:
-        assert picture.format == "PNG"
-        assert picture.convert("RGB").tobytes() == before.tobytes()
+    with Image.open(io.BytesIO(shown)) as image:
+        assert image.format == "PNG"
+        assert image.convert("RGB").tobytes() == before.tobytes()
     # A plain file is passed on as it is, without the time that encoding takes.
-    plain = folder / f"{exam[1].id}.png"
-    assert pictures.png(exam[1].id, 1) == plain.read_bytes()
+    plain = folder / f"{benchmark_prompts[1].id}.png"
+    assert images.png(benchmark_prompts[1].id, 1) == plain.read_bytes()

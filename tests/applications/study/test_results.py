@@ -31,7 +31,7 @@ def test_only_votes_make_a_study_and_new_pictures_make_it_old(tmp_path: Path) ->
     whole, *parts = (row for _, row in found["votes"].rows)
     assert sum(p.win for p in parts) == whole.win and whole.win + whole.lose == 3
 
-    manifest = tmp_path / "5-scores" / "pictures" / "quagga" / "manifest.json"
+    manifest = tmp_path / "5-scores" / "images" / "quagga" / "manifest.json"
     value = json.loads(manifest.read_text())
     value["files"][f"{study.pairs[0].id}.png"]["sha256"] = "0" * 64
     manifest.write_text(json.dumps(value))

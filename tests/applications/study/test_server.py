@@ -44,8 +44,8 @@ def server(run: Path) -> Iterator[Served]:
 
 def model_of(server: Served, token_url: str) -> int:
     """Which model drew a picture, by the pixel that the test has put there."""
-    with Image.open(io.BytesIO(ask(server.url + token_url).body)) as picture:
-        return int(picture.convert("RGB").getpixel((0, 0))[2])  # type: ignore[index]
+    with Image.open(io.BytesIO(ask(server.url + token_url).body)) as image:
+        return int(image.convert("RGB").getpixel((0, 0))[2])  # type: ignore[index]
 
 
 def test_it_serves_this_machine_alone_and_says_where(server: Served, run: Path) -> None:
@@ -314,7 +314,7 @@ def test_a_picture_that_changes_while_served_is_told_without_names(tmp_path: Pat
     little_run(tmp_path)
     with served(tmp_path, *STUDY) as server:
         current = Voter(server.url, "Ada").state()["current"]
-        for path in tmp_path.glob("5-scores/pictures/quagga/*.png"):
+        for path in tmp_path.glob("5-scores/images/quagga/*.png"):
             path.write_bytes(b"another")
         answers = [ask(server.url + current[side]) for side in ("left", "right")]
         assert sorted(answer.status for answer in answers) == [200, 500]

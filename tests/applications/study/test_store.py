@@ -57,7 +57,7 @@ def test_whatever_is_asked_the_votes_that_count_are_what_was_said(
             if due:
                 mine.append((step, choice))
         elif stream.random() < 0.9:
-            found = store.standing(secret)
+            found = store.status(secret)
             assert found is not None
             last, wrong = found.last_vote, stream.randint(0, 60)
             asked = last if last is not None and stream.random() < 0.7 else wrong
@@ -67,7 +67,7 @@ def test_whatever_is_asked_the_votes_that_count_are_what_was_said(
         else:
             store.close()
             store = Store(path, some_study())
-        found = store.standing(secret)
+        found = store.status(secret)
         assert found is not None and found.annotator.done == len(mine)
         assert (found.current is None) == (len(mine) == 6)
         assert (found.last_vote is None) == (not mine)
@@ -111,7 +111,7 @@ def test_a_vote_is_on_disk_when_it_is_acknowledged(store: Store) -> None:
 def test_annotators_share_nothing(store: Store) -> None:
     ada, ben = store.join("Ada"), store.join("Ben")
     store.vote(ada.secret, 0, "left", seconds=1)
-    found = store.standing(ben.secret)
+    found = store.status(ben.secret)
     assert found is not None and found.annotator.done == 0 and found.last_vote is None
     assert not store.undo(ben.secret, 1)  # Ada's
     tokens = set()
@@ -127,9 +127,9 @@ def test_both_pictures_of_a_pair_are_shown_each_at_its_side(store: Store) -> Non
     secret = store.join("Ada").secret
     seen = set()
     for step in range(6):
-        found = store.standing(secret)
+        found = store.status(secret)
         assert found is not None and found.current is not None
-        left, right = store.picture(found.current.left), store.picture(found.current.right)
+        left, right = store.image(found.current.left), store.image(found.current.right)
         assert left is not None and right is not None
         assert left[0] == right[0] and {left[1], right[1]} == {0, 1}
         store.vote(secret, step, "left", seconds=1)
@@ -138,7 +138,7 @@ def test_both_pictures_of_a_pair_are_shown_each_at_its_side(store: Store) -> Non
         assert vote.outcome == ("win" if left[1] == 1 else "lose")
         seen.add(left[0])
     assert len(seen) == 6
-    assert store.picture("nothing") is None
+    assert store.image("nothing") is None
 
 
 def test_a_name_goes_on_whatever_its_case_and_blanks(store: Store) -> None:

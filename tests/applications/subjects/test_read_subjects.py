@@ -7,8 +7,8 @@ from PIL import Image
 
 from selma.applications.subjects.images import (
     class_pairs,
+    image_prompts,
     instance_pairs,
-    picture_prompts,
     read_subjects,
 )
 from selma.applications.subjects.prompts import (
@@ -69,7 +69,7 @@ def test_the_datasets_layout_is_read_as_it_is(tmp_path):
     (root / "references_and_licenses.txt").write_text("x")
     (root / "dog" / "notes.txt").write_text("x")
     found = read(root, tmp_path)
-    assert [(s.name, s.kind, len(s.pictures)) for s in found] == [
+    assert [(s.name, s.kind, len(s.images)) for s in found] == [
         ("backpack_dog", "backpack", 1),
         ("dog", "dog", 2),
         ("wolf_plushie", "stuffed animal", 3),
@@ -78,20 +78,20 @@ def test_the_datasets_layout_is_read_as_it_is(tmp_path):
     assert read(root, tmp_path, subjects=("dog",)) == [found[1]]
     assert found[0].prompts == ("a {token} {class} in a cave", "a red {token} {class}")
     assert found[1].prompts == ("a {token} {class} with a chef's hat",)  # it lives
-    before = {path: path.stat().st_mtime_ns for s in found for path in s.pictures}
+    before = {path: path.stat().st_mtime_ns for s in found for path in s.images}
     assert read(root, tmp_path) == found
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_toybox_reads_like_its_own_folder(tmp_path):
-    drawn = read_subjects(SubjectData(), Workspace(tmp_path / "drawn"), base_px=64)
+    generated = read_subjects(SubjectData(), Workspace(tmp_path / "generated"), base_px=64)
     root = toybox.write_subjects(tmp_path / "data")
     laid = read_subjects(SubjectData(folder=str(root)), Workspace(tmp_path / "laid"), base_px=64)
-    for a, b in zip(drawn, laid, strict=True):
+    for a, b in zip(generated, laid, strict=True):
         assert (a.name, a.kind, a.prompts) == (b.name, b.kind, b.prompts)
-        assert [p.read_bytes() for p in a.pictures] == [p.read_bytes() for p in b.pictures]
-    assert len(drawn) >= 6 and {len(s.prompts) for s in drawn} == {25}
-    lives = {s.kind for s in drawn if "a {token} {class} sleeping on the sand" in s.prompts}
+        assert [p.read_bytes() for p in a.images] == [p.read_bytes() for p in b.images]
+    assert len(generated) >= 6 and {len(s.prompts) for s in generated} == {25}
+    lives = {s.kind for s in generated if "a {token} {class} sleeping on the sand" in s.prompts}
     assert lives == {"cat", "dog", "fish"}
 
 
@@ -109,13 +109,13 @@ def test_any_folder_of_pictures_is_one_subject(tmp_path):
 def test_large_and_sideways_pictures_are_fitted(tmp_path):
     root = tmp_path / "data" / "mug"
     root.mkdir(parents=True)
-    picture = Image.new("RGB", (60, 40), "white")
-    picture.paste((255, 0, 0), (0, 0, 60, 8))  # red along the upper side
-    exif = picture.getexif()
+    image = Image.new("RGB", (60, 40), "white")
+    image.paste((255, 0, 0), (0, 0, 60, 8))  # red along the upper side
+    exif = image.getexif()
     exif[0x0112] = 6  # to be turned by a quarter clockwise
-    picture.save(root / "a.jpg", exif=exif, quality=95)
-    (mug,) = read(tmp_path / "data", tmp_path, classes={"mug": "cup"}, picture_px=20)
-    with Image.open(mug.pictures[0]) as seen:
+    image.save(root / "a.jpg", exif=exif, quality=95)
+    (mug,) = read(tmp_path / "data", tmp_path, classes={"mug": "cup"}, image_px=20)
+    with Image.open(mug.images[0]) as seen:
         assert seen.size == (20, 30) and seen.format == "PNG"
         pixels = np.asarray(seen.convert("RGB")).astype(int)
     assert pixels[15, 18, 1] < 60 and pixels[15, 2, 1] > 200  # red is now at the right
@@ -148,7 +148,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path):
     long.mkdir(parents=True)
     noise(0, size=(400, 16)).save(long / "a.png")
     with pytest.raises(DataError, match="too long for a square"):
-        read(tmp_path / "b", tmp_path, classes={"mug": "cup"}, picture_px=16)
+        read(tmp_path / "b", tmp_path, classes={"mug": "cup"}, image_px=16)
 
 
 def test_both_lists_have_twenty_five_prompts_of_their_own():
@@ -167,12 +167,12 @@ def test_ids_of_pictures_and_of_the_curves_are_the_same(tmp_path):
     root = dataset(tmp_path / "dataset")
     (subject,) = read(root, tmp_path, subjects=("dog",), prompts=OBJECT_PROMPTS)
     data = SubjectData(folder=str(root))
-    whole = picture_prompts(subject, data, pictures=3)
-    few = picture_prompts(subject, data, pictures=3, curve=4)
+    whole = image_prompts(subject, data, images=3)
+    few = image_prompts(subject, data, images=3, curve=4)
     assert len(whole) == 75 and len({p.id for p in whole}) == 75 and len(few) == 4
     assert all(p in whole and p.id.endswith("-0") for p in few)
     assert whole[3].text == "a qwe dog standing in deep snow" and whole[3].id == "01-0"
-    assert len(picture_prompts(subject, data, pictures=1, curve=99)) == 25
+    assert len(image_prompts(subject, data, images=1, curve=99)) == 25
 
 
 def test_class_pictures_are_shared_resumed_and_left_out_without_a_weight(tmp_path):
@@ -180,17 +180,17 @@ def test_class_pictures_are_shared_resumed_and_left_out_without_a_weight(tmp_pat
     classes = {"backpack": "old bag", "backpack_dog": "old bag"}
     config = SubjectSettings(
         data=SubjectData(folder=str(root), classes=classes),
-        prior=Prior(pictures=3, steps=2, guidance=1.0),
+        prior=Prior(images=3, steps=2, guidance=1.0),
     )
     folder = Workspace(tmp_path / "run")
     subjects = read_subjects(config.data, folder, base_px=16)
     model = tiny.load("sd1")
 
-    def drawn(settings=config, model=model, seed=0):
+    def generated(settings=config, model=model, seed=0):
         return class_pairs(subjects, settings, folder, base=tiny.base("sd1"), seed=seed,
                            batch_size=2, model=lambda: model)  # fmt: skip
 
-    found = drawn()
+    found = generated()
     assert found["backpack"] == found["backpack_dog"] and len(found["backpack"]) == 3
     assert {pair.prompt.text for pair in found["backpack"]} == {"a photo of old bag"}
     assert len({pair.seed for pair in found["backpack"]}) == 3
@@ -198,18 +198,18 @@ def test_class_pictures_are_shared_resumed_and_left_out_without_a_weight(tmp_pat
     assert len(set(kept)) == 3
     lost = found["backpack"][1].image
     lost.unlink()
-    assert [pair.image.read_bytes() for pair in drawn()["backpack"]] == kept
-    assert drawn(model=None) == found  # finished: no model is asked for
+    assert [pair.image.read_bytes() for pair in generated()["backpack"]] == kept
+    assert generated(model=None) == found  # finished: no model is asked for
     # A class may be called as a folder above is.
     odd = [subjects[0].model_copy(update={"kind": ".."})]
     (only,) = class_pairs(
-        odd, config.model_copy(update={"prior": Prior(pictures=1, steps=1, guidance=1.0)}), folder,
+        odd, config.model_copy(update={"prior": Prior(images=1, steps=1, guidance=1.0)}), folder,
         base=tiny.base("sd1"), seed=0, batch_size=1, model=lambda: model,
     ).values()  # fmt: skip
     assert only[0].image.parent.parent == folder.root / "2-images" / "_class" / "%2E%2E"
-    assert drawn(model=None) == found  # all else is where it was
+    assert generated(model=None) == found  # all else is where it was
     none = config.model_copy(update={"prior": Prior(weight=0)})
-    assert drawn(none) == {}
+    assert generated(none) == {}
     pairs = instance_pairs(subjects[0], config.data)
-    assert [p.image for p in pairs] == list(subjects[0].pictures)
+    assert [p.image for p in pairs] == list(subjects[0].images)
     assert pairs[0].prompt.text == "a photo of qwe old bag"

@@ -9,9 +9,9 @@ from PIL import Image
 
 from selma.applications.subjects import scorecard
 from selma.applications.subjects.records import Subject
-from selma.applications.subjects.scoring import Networks, RealPictures, score_drawn
+from selma.applications.subjects.scoring import Networks, RealImages, score_generated
 from selma.errors import DataError
-from selma.records.benchmarks import ExamPrompt
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.workspace import SCORES, Workspace
 
 
@@ -19,8 +19,8 @@ def colour(rgb, px=8):
     return Image.new("RGB", (px, px), rgb)
 
 
-def mean_colour(pictures):
-    rows = torch.tensor(np.stack([np.asarray(p, dtype=np.float32).mean((0, 1)) for p in pictures]))
+def mean_colour(images):
+    rows = torch.tensor(np.stack([np.asarray(p, dtype=np.float32).mean((0, 1)) for p in images]))
     return torch.nn.functional.normalize(rows + 1e-6, dim=1)
 
 
@@ -29,8 +29,8 @@ class Colours:
 
     name, label, fingerprint = "colours", "DINO", "c"
 
-    def of_pictures(self, pictures):
-        return mean_colour(pictures)
+    def of_images(self, images):
+        return mean_colour(images)
 
     def of_texts(self, texts):
         return torch.tensor(
@@ -48,23 +48,23 @@ def real(tmp_path):
     for n, rgb in enumerate((RED, GREEN)):
         paths.append(tmp_path / f"real-{n}.png")
         colour(rgb, 20).save(paths[-1])
-    return RealPictures(
-        Subject(name="dog", kind="dog", pictures=tuple(paths), prompts=("x",)), NETWORKS
+    return RealImages(
+        Subject(name="dog", kind="dog", images=tuple(paths), prompts=("x",)), NETWORKS
     )
 
 
-def drawn(folder, **pictures):
+def generated(folder, **images):
     """A finished item with these pictures by id."""
-    item = folder.item(SCORES, "pictures", "x", recipe={"n": sorted(pictures)})
+    item = folder.item(SCORES, "images", "x", recipe={"n": sorted(images)})
     path = item.begin()
-    for name, rgb in pictures.items():
+    for name, rgb in images.items():
         colour(rgb).save(path / f"{name.replace('_', '-').lstrip('p')}.png")
     item.finish(list(path.glob("*.png")), {})
     return item.path
 
 
 def prompts(*ids):
-    return [ExamPrompt(id=i, text="a qwe dog", group="dog", questions=()) for i in ids]
+    return [BenchmarkPrompt(id=i, text="a qwe dog", group="dog", questions=()) for i in ids]
 
 
 TEXTS = {"00": "a red dog", "01": "a blue dog"}
@@ -72,9 +72,9 @@ TEXTS = {"00": "a red dog", "01": "a blue dog"}
 
 def test_every_pair_counts(tmp_path, real):
     folder = Workspace(tmp_path / "run")
-    place = drawn(folder, p00_0=RED, p00_1=BLUE, p01_0=BLUE, p01_1=BLUE)
+    place = generated(folder, p00_0=RED, p00_1=BLUE, p01_0=BLUE, p01_1=BLUE)
     ids = ("00-0", "00-1", "01-0", "01-1")
-    rows = score_drawn(real, prompts(*ids), TEXTS, place, folder, name=("oft", "dog", "9"))
+    rows = score_generated(real, prompts(*ids), TEXTS, place, folder, name=("oft", "dog", "9"))
     first, second = rows
     # Red meets red and green, blue meets neither: one of four pairs.
     assert first["dino"] == first["clip_i"] == pytest.approx(0.25)
@@ -84,33 +84,35 @@ def test_every_pair_counts(tmp_path, real):
     assert first["lpips_real"] == pytest.approx((0 + 2 + 2 + 2) / 4)
     assert first["lpips_diversity"] == pytest.approx(2) and second["lpips_diversity"] == 0
     assert [one["dino"] for one in first["each"]] == pytest.approx([0.5, 0.0])
-    assert [one["picture"] for one in second["each"]] == ["01-0", "01-1"]
+    assert [one["image"] for one in second["each"]] == ["01-0", "01-1"]
     kept = folder.root / SCORES / "_subject" / "oft" / "dog" / "9" / "rows.jsonl"
     assert [json.loads(line) for line in kept.read_text().splitlines()] == rows
     before = kept.stat().st_mtime_ns
-    assert score_drawn(real, prompts(*ids), TEXTS, place, folder, name=("oft", "dog", "9")) == rows
+    assert (
+        score_generated(real, prompts(*ids), TEXTS, place, folder, name=("oft", "dog", "9")) == rows
+    )
     assert kept.stat().st_mtime_ns == before
 
 
 def test_a_single_picture_has_no_diversity_and_real_ones_meet_only_others(tmp_path, real):
     folder = Workspace(tmp_path / "run")
-    place = drawn(folder, p00_0=RED)
-    (row,) = score_drawn(real, prompts("00-0"), TEXTS, place, folder, name=("o", "dog", "9"))
+    place = generated(folder, p00_0=RED)
+    (row,) = score_generated(real, prompts("00-0"), TEXTS, place, folder, name=("o", "dog", "9"))
     assert "lpips_diversity" not in row
     assert real.among_themselves(8) == {"dino": 0.0, "clip_i": 0.0, "lpips_real": 2.0}
-    one = RealPictures(real.subject.model_copy(update={"pictures": real.subject.pictures[:1]}),
+    one = RealImages(real.subject.model_copy(update={"images": real.subject.images[:1]}),
                        NETWORKS)  # fmt: skip
     assert one.among_themselves(8) == {}
 
 
 def test_unfinished_and_missing_pictures_are_errors(tmp_path, real):
     folder = Workspace(tmp_path / "run")
-    place = drawn(folder, p00_0=RED)
+    place = generated(folder, p00_0=RED)
     with pytest.raises(DataError, match="no such file"):
-        score_drawn(real, prompts("00-0", "00-1"), TEXTS, place, folder, name=("o", "dog", "9"))
+        score_generated(real, prompts("00-0", "00-1"), TEXTS, place, folder, name=("o", "dog", "9"))
     (place / "manifest.json").unlink()
-    with pytest.raises(DataError, match="selma subject draw"):
-        score_drawn(real, prompts("00-0"), TEXTS, place, folder, name=("o", "dog", "8"))
+    with pytest.raises(DataError, match="selma subject generate"):
+        score_generated(real, prompts("00-0"), TEXTS, place, folder, name=("o", "dog", "8"))
 
 
 def rows(*values, pairs=1):

@@ -16,7 +16,7 @@ from selma.applications.subjects.records import (
     SubjectRow,
 )
 from selma.errors import DataError
-from selma.records.benchmarks import ExamPrompt
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.scores import Interval
 from selma.workspace import Workspace
 
@@ -38,7 +38,7 @@ def card(names=("cat_hat", "dog"), *, means=MEANS, steps=(0, 50, 100)):
         subjects=dict.fromkeys(names, "cat"),
         token="qwe",
         prompts=2,
-        pictures=1,
+        images=1,
         steps=steps[-1],
         measures=(measure("dino", "DINO"), measure("clip_t", "CLIP-T"),
                   measure("lpips_real", "LPIPS to real", "lower")),
@@ -79,30 +79,30 @@ def card(names=("cat_hat", "dog"), *, means=MEANS, steps=(0, 50, 100)):
 def world(tmp_path):
     """Pictures by the drawing models, real ones and prompts of a card."""
     made = card()
-    prompts = {s: [ExamPrompt(id=f"0{n}-0", text=f"a qwe {s} {n}", group=s, questions=())
+    prompts = {s: [BenchmarkPrompt(id=f"0{n}-0", text=f"a qwe {s} {n}", group=s, questions=())
                    for n in range(2)] for s in made.subjects}  # fmt: skip
-    drawn, real = {}, {}
+    generated, real = {}, {}
     numbers = np.random.default_rng(0)
 
-    def picture(path):
+    def image(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(numbers.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(path)
         return path
 
     for name in made.subjects:
-        real[name] = [picture(tmp_path / name / f"{n}.png") for n in range(3)]
+        real[name] = [image(tmp_path / name / f"{n}.png") for n in range(3)]
         for method, step in [("base", 0), *((m, s) for m in made.curves for s in (50, 100))]:
             folder = tmp_path / method / name / str(step)
             for n in range(1 if step == 50 else 2):
-                picture(folder / f"0{n}-0.png")
-            drawn[method, name, step] = folder
-    return made, real, prompts, drawn
+                image(folder / f"0{n}-0.png")
+            generated[method, name, step] = folder
+    return made, real, prompts, generated
 
 
 def page(world, tmp_path, settings=None, name="mine"):
-    made, real, prompts, drawn = world
+    made, real, prompts, generated = world
     return subjects_page.write_subject_page(
-        made, real, prompts, drawn,
+        made, real, prompts, generated,
         settings=settings or {"a": 1}, name=name, folder=Workspace(tmp_path / "run"),
     )  # fmt: skip
 
@@ -121,9 +121,9 @@ def test_the_page_holds_everything_and_loads_nothing(world, tmp_path):
 
 
 def test_what_comes_from_outside_is_escaped(world, tmp_path):
-    made, real, prompts, drawn = copy.deepcopy(world)
-    prompts["dog"][0] = ExamPrompt(id="00-0", text=HOSTILE, group="dog", questions=())
-    world = (made.model_copy(update={"token": HOSTILE}), real, prompts, drawn)
+    made, real, prompts, generated = copy.deepcopy(world)
+    prompts["dog"][0] = BenchmarkPrompt(id="00-0", text=HOSTILE, group="dog", questions=())
+    world = (made.model_copy(update={"token": HOSTILE}), real, prompts, generated)
     html = page(world, tmp_path, settings={HOSTILE: HOSTILE}, name=HOSTILE).read_text()
     assert "<script" not in html and "<img src=x" not in html and "{{ 7*7 }}" in html
 
@@ -157,8 +157,8 @@ def test_charts_lie_within_their_box():
 
 
 def test_a_missing_picture_is_an_error(world, tmp_path):
-    _, _, _, drawn = world
-    (drawn["oft", "dog", 100] / "00-0.png").unlink()
+    _, _, _, generated = world
+    (generated["oft", "dog", 100] / "00-0.png").unlink()
     with pytest.raises(DataError, match="00-0"):
         page(world, tmp_path)
 

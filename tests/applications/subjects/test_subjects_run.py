@@ -30,11 +30,11 @@ def config_file(tmp_path, *, shape="sd1", methods=("lora", "oft"), subjects=("ca
         "subject": {
             "data": {"subjects": list(subjects),
                      "prompts": ["a {token} {class} on the grass", "a red {token} {class}"]},
-            "prior": {"pictures": 2, "steps": 2, "guidance": 1.0},
+            "prior": {"images": 2, "steps": 2, "guidance": 1.0},
             "training": {"steps": 2, "batch_size": 2, "checkpoint_every": 1,
                          "learning_rate": 0.01},
             "methods": {name: METHOD[name] for name in methods},
-            "drawing": {"pictures": 2, "steps": 2, "guidance": 1.0, "curve_prompts": 1},
+            "generation": {"images": 2, "steps": 2, "guidance": 1.0, "curve_prompts": 1},
             "scores": {"resamples": 50},
         } | more,
     }  # fmt: skip
@@ -59,20 +59,20 @@ def test_train_draw_and_score(tmp_path):
     config = config_file(tmp_path, methods=tuple(METHOD))
     root = tmp_path / "run"
     with pytest.raises(NotFinished, match="selma subject train"):
-        run("draw", config)
+        run("generate", config)
     out = run("train", config)
     assert all(f"{method} cat_hat" in out for method in METHOD)
-    with pytest.raises(NotFinished, match="selma subject draw"):
+    with pytest.raises(NotFinished, match="selma subject generate"):
         run("score", config)
-    run("draw", config)
-    pictures = root / "5-scores" / "pictures" / "_subject"
+    run("generate", config)
+    images = root / "5-scores" / "images" / "_subject"
     names = {"00-0.png", "00-1.png", "01-0.png", "01-1.png"}
-    base = bytes_of(pictures / "base" / "cat_hat" / "0", "*.png")
+    base = bytes_of(images / "base" / "cat_hat" / "0", "*.png")
     assert {path.name for path in base} == names
     for method in METHOD:
-        last = bytes_of(pictures / method / "cat_hat" / "2", "*.png")
+        last = bytes_of(images / method / "cat_hat" / "2", "*.png")
         assert last.keys() == base.keys() and last != base
-        assert len(bytes_of(pictures / method / "cat_hat" / "1", "*.png")) == 1
+        assert len(bytes_of(images / method / "cat_hat" / "1", "*.png")) == 1
     out = run("score", config, "--json", tmp_path / "card.json")
     card = json.loads((tmp_path / "card.json").read_text())
     assert [row["model"] for row in card["rows"]] == ["real", "base", *METHOD]
@@ -88,7 +88,7 @@ def test_train_draw_and_score(tmp_path):
     assert json.loads((page.parent / "card.json").read_text()) == card
     # Everything again changes no byte.
     before = bytes_of(root, "*.*")
-    for command in ("train", "draw", "score"):
+    for command in ("train", "generate", "score"):
         run(command, config)
     after = bytes_of(root, "*.*")
     assert {p for p in before if before[p] != after[p]} <= {next(root.glob("*.jsonl")).name} | {
@@ -99,11 +99,11 @@ def test_train_draw_and_score(tmp_path):
 def test_what_is_lost_is_drawn_again_to_the_bit(tmp_path):
     config = config_file(tmp_path, methods=("oft",))
     run("train", config)
-    run("draw", config)
-    folder = tmp_path / "run" / "5-scores" / "pictures" / "_subject" / "oft" / "cat_hat" / "2"
+    run("generate", config)
+    folder = tmp_path / "run" / "5-scores" / "images" / "_subject" / "oft" / "cat_hat" / "2"
     before = bytes_of(folder, "*.png")
     (folder / "01-0.png").unlink()
-    run("draw", config)
+    run("generate", config)
     assert bytes_of(folder, "*.png") == before
 
 
@@ -112,7 +112,7 @@ def test_on_toybox_with_two_subjects_and_without_a_prior(tmp_path):
                          subjects=("apple_banded", "dog_spots"), prior={"weight": 0.0})  # fmt: skip
     run("train", config)
     assert not (tmp_path / "run" / "2-images" / "_class").exists()
-    run("draw", config)
+    run("generate", config)
     out = run("score", config)
     assert "oft on 2 subjects" in out
     html = (tmp_path / "run" / "6-report" / "_subject" / "index.html").read_text()
@@ -122,8 +122,8 @@ def test_on_toybox_with_two_subjects_and_without_a_prior(tmp_path):
 def test_toybox_writes_its_subjects(tmp_path):
     result = CliRunner().invoke(cli.app, ["toybox", "subjects", str(tmp_path / "data")])
     assert result.exit_code == 0, result.output
-    with Image.open(tmp_path / "data" / "cat_hat" / "00.png") as picture:
-        assert picture.size == (64, 64)
+    with Image.open(tmp_path / "data" / "cat_hat" / "00.png") as image:
+        assert image.size == (64, 64)
 
 
 def test_generate_draws_with_a_whole_unet(tmp_path):

@@ -19,7 +19,7 @@ from torch import nn
 from selma.applications.sur.encoding import as_pairs, encode_triples
 from selma.applications.sur.records import Triple
 from selma.config.networks import LlmVectors, LocalLLM
-from selma.experts.recipes import picture_digests
+from selma.experts.recipes import image_digests
 from selma.workspace import Workspace
 
 NARRATIVES = ["a cat at a mat", "the left cat", "cats"]
@@ -27,7 +27,7 @@ KEYWORDS = ["cat, mat, vector art, 4k", "cat, left, 4k", "two cats, flat colors,
 
 
 def triples(folder: Path, *, px: int = 16) -> list[Triple]:
-    train = folder / "pictures" / "train"
+    train = folder / "images" / "train"
     train.mkdir(parents=True, exist_ok=True)
     made = []
     for n, (text, rich) in enumerate(zip(NARRATIVES, KEYWORDS, strict=True)):
@@ -88,7 +88,7 @@ def encoded_triples(folder: Path, model, shape: str, *, flip: bool = False):
         Workspace(folder / "run"),
         llm=llm(),
         flip=flip,
-        digests=picture_digests(as_pairs(some)),
+        digests=image_digests(as_pairs(some)),
         recipe={"shape": shape, "flip": flip},
         model=lambda: model,
     )

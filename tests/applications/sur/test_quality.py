@@ -10,7 +10,7 @@ import scipy.linalg
 import torch
 from backbones.preference_files import clip_folder
 from PIL import Image
-from scores.colours import exam, picture
+from scores.colours import benchmark_prompts, image
 from torchmetrics.image.kid import poly_mmd
 
 from selma.applications.sur.quality import quality_items, read_distance
@@ -30,9 +30,9 @@ def clouds(n: int = 40, m: int = 40, width: int = 12, *, apart: float = 0.4):
 
 
 def test_the_parts_mean_is_the_kernel_distance() -> None:
-    drawn, good = clouds()
-    theirs = float(poly_mmd(drawn.double(), good.double()))
-    assert kernel_parts(drawn, good).mean().item() == pytest.approx(theirs, rel=1e-10)
+    generated, good = clouds()
+    theirs = float(poly_mmd(generated.double(), good.double()))
+    assert kernel_parts(generated, good).mean().item() == pytest.approx(theirs, rel=1e-10)
     more = clouds(30, 50)  # by the definition, for sets of two sizes
 
     def mean(a, b, *, same=False):
@@ -54,8 +54,8 @@ def test_the_parts_spread_is_that_of_the_distance() -> None:
     good = clouds(40, 400)[1]
     found, widths = [], []
     for seed in range(60):
-        drawn = torch.randn(80, 12, generator=torch.Generator().manual_seed(seed))
-        parts = kernel_parts(drawn, good).numpy()
+        generated = torch.randn(80, 12, generator=torch.Generator().manual_seed(seed))
+        parts = kernel_parts(generated, good).numpy()
         ends = statistics.interval(parts, seed=0, resamples=300)
         found.append(parts.mean())
         widths.append((ends.high - ends.low) / (2 * 1.96))
@@ -73,38 +73,38 @@ def test_equal_distributions_are_no_distance_apart_and_others_are() -> None:
 
 
 def test_the_frechet_distance_is_scipys() -> None:
-    drawn, good = clouds(60, 90, 8)
-    a, b = drawn.double().numpy(), good.double().numpy()
+    generated, good = clouds(60, 90, 8)
+    a, b = generated.double().numpy(), good.double().numpy()
     between = a.mean(0) - b.mean(0)
     root = scipy.linalg.sqrtm(np.cov(a.T) @ np.cov(b.T)).real
     theirs = between @ between + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root)
-    assert frechet_distance(drawn, good) == pytest.approx(theirs, rel=1e-8)
+    assert frechet_distance(generated, good) == pytest.approx(theirs, rel=1e-8)
 
 
-EXAM = exam(6)
+BENCHMARK = benchmark_prompts(6)
 
 
 def place(root: Path, name: str, colours: list[str]) -> Path:
-    item = Workspace(root).item("5-scores", "pictures", name, recipe={"model": name})
+    item = Workspace(root).item("5-scores", "images", name, recipe={"model": name})
     item.begin()
-    for i, prompt in enumerate(EXAM):
-        drawn = picture(colours[i % len(colours)])
-        drawn.paste((9 * i, 40, 5 * i), (0, 0, 20, 20))
-        drawn.save(item.path / f"{prompt.id}.png")
+    for i, prompt in enumerate(BENCHMARK):
+        generated = image(colours[i % len(colours)])
+        generated.paste((9 * i, 40, 5 * i), (0, 0, 20, 20))
+        generated.save(item.path / f"{prompt.id}.png")
     item.finish(item.path.glob("*.png"), {})
     return item.path
 
 
 @pytest.fixture
 def world(tmp_path: Path):
-    pictures = {"base": place(tmp_path, "base", ["red", "green"]),
+    images = {"base": place(tmp_path, "base", ["red", "green"]),
                 "sur": place(tmp_path, "sur", ["blue", "green"])}  # fmt: skip
     good = sorted(place(tmp_path, "good", ["blue", "green"]).glob("*.png"))
-    return pictures, good, Workspace(tmp_path)
+    return images, good, Workspace(tmp_path)
 
 
 def test_each_model_is_an_item_and_nothing_is_seen_twice(world) -> None:
-    pictures, good, folder = world
+    images, good, folder = world
 
     class Counting:
         fingerprint = "counting"
@@ -115,29 +115,29 @@ def test_each_model_is_an_item_and_nothing_is_seen_twice(world) -> None:
             return torch.stack([torch.tensor(np.asarray(p)).float().mean((0, 1)) for p in some])
 
     encoder = Counting()
-    items = quality_items(EXAM, pictures, good, encoder, folder)
+    items = quality_items(BENCHMARK, images, good, encoder, folder)
     assert encoder.seen == 3 * 6
     assert read_distance(items["sur"]) < read_distance(items["base"])
     rows = read_lines(items["base"].path / "scores.jsonl")
-    assert [row["prompt"] for row in rows] == [p.id for p in EXAM]
-    quality_items(EXAM, pictures, good, encoder, folder)
+    assert [row["prompt"] for row in rows] == [p.id for p in BENCHMARK]
+    quality_items(BENCHMARK, images, good, encoder, folder)
     assert encoder.seen == 3 * 6
-    quality_items(EXAM, pictures, good[:4], encoder, folder)  # other good pictures, other items
+    quality_items(BENCHMARK, images, good[:4], encoder, folder)  # other good pictures, other items
     assert encoder.seen == 3 * 6 + 4 + 2 * 6
 
 
 def test_what_cannot_be_compared_is_named(world) -> None:
-    pictures, good, folder = world
+    images, good, folder = world
     encoder = load_features("toybox", setting="here")
     with pytest.raises(DataError, match="at least 2 pictures"):
-        quality_items(EXAM, pictures, good[:1], encoder, folder)
-    (pictures["sur"] / f"{EXAM[2].id}.png").write_bytes(b"broken")
-    with pytest.raises(DataError, match=EXAM[2].id):
-        quality_items(EXAM, pictures, good, encoder, folder)
+        quality_items(BENCHMARK, images, good[:1], encoder, folder)
+    (images["sur"] / f"{BENCHMARK[2].id}.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match=BENCHMARK[2].id):
+        quality_items(BENCHMARK, images, good, encoder, folder)
 
 
 def test_encoders_see_each_picture_for_itself(tmp_path: Path) -> None:
-    some = [picture("red"), picture("blue", "green"), picture("green")]
+    some = [image("red"), image("blue", "green"), image("green")]
     settings = PreferenceConfig(
         kind="clip", model=str(clip_folder(tmp_path / "clip")), device="cpu"
     )

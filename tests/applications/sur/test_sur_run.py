@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 from selma import cli
 from selma.applications.sur import ablation
 from selma.applications.sur.records import Understood
-from selma.applications.sur.scoring import keyword_exam
+from selma.applications.sur.scoring import keyword_benchmark
 from selma.applications.sur.settings import RELEASED_SUR, SurSettings
 from selma.config import RunConfig, load_config
 from selma.errors import ConfigError
 from selma.finished import NotFinished
-from selma.scores.benchmarks import exam_prompts
+from selma.scores.benchmarks import load_benchmark
 
 
 def config_file(tmp_path, **sur):
@@ -29,7 +29,7 @@ def config_file(tmp_path, **sur):
         "prompts": {"skills": ["toybox_coco"], "per_skill": 2},
         "scores": {"prompts": 5},
         "sur": {
-            "data": {"source": {"kind": "toybox", "count": 4}, "picture_px": 16},
+            "data": {"source": {"kind": "toybox", "count": 4}, "image_px": 16},
             "llm": {"backend": sur_data.llm().backend.model_dump()},
             "training": {"steps": 2, "batch_size": 2, "precision": "fp32",
                          "learning_rate": 0.01, "checkpoint_every": 1},
@@ -55,16 +55,16 @@ def test_collect_train_and_draw(tmp_path):
         run("train", config)
     assert "4 triples" in run("collect", config)
     with pytest.raises(NotFinished, match="selma sur train"):
-        run("draw", config)
+        run("generate", config)
     assert "_sur" in run("train", config)
-    out = run("draw", config)
-    pictures = tmp_path / "run" / "5-scores" / "pictures"
-    base, read = (sorted((pictures / name).glob("*.png")) for name in ("base", "sur"))
-    assert len(base) == len(read) == 5 and str(pictures / "sur") in out
+    out = run("generate", config)
+    images = tmp_path / "run" / "5-scores" / "images"
+    base, read = (sorted((images / name).glob("*.png")) for name in ("base", "sur"))
+    assert len(base) == len(read) == 5 and str(images / "sur") in out
     differ = [a.read_bytes() != b.read_bytes() for a, b in zip(base, read, strict=True)]
     assert any(differ)
     before = {path: path.stat().st_mtime_ns for path in read}
-    run("draw", config)
+    run("generate", config)
     assert {path: path.stat().st_mtime_ns for path in read} == before
 
 
@@ -84,7 +84,7 @@ def test_score_says_what_the_adapter_does_to_plain_prompts(tmp_path):
     assert {"counting", "colour"} <= set(found.card.models[0].categories)
     assert [(c.model, c.against) for c in found.card.comparisons] == [("sur", "rich")]
     assert set(found.keyword_clip_differences) == {"rich", "sur"}
-    assert found.distances.pictures == 4 and set(found.distances.frechet) == set(found.keyword_clip)
+    assert found.distances.images == 4 and set(found.distances.frechet) == set(found.keyword_clip)
     assert found.distances.kernel["sur"].n == 5
     for word in ("counting", "CLIP, keywords", "kernel distance", "sur minus rich", "sur.html"):
         assert word in out, word
@@ -99,25 +99,25 @@ def test_score_says_what_the_adapter_does_to_plain_prompts(tmp_path):
 def test_keywords_of_the_base_are_drawn_with_the_prompts_own_seeds(tmp_path):
     """Another text, the same noise, the same file name."""
     config = config_file(tmp_path)
-    for command in ("collect", "train", "draw"):
+    for command in ("collect", "train", "generate"):
         run(command, config)
-    pictures = tmp_path / "run" / "5-scores" / "pictures"
-    names = [sorted(p.name for p in (pictures / m).glob("*.png")) for m in ("base", "rich")]
+    images = tmp_path / "run" / "5-scores" / "images"
+    names = [sorted(p.name for p in (images / m).glob("*.png")) for m in ("base", "rich")]
     assert names[0] == names[1]
     settings = load_config(config)
-    exam = exam_prompts(settings.scores)
-    rich = keyword_exam(exam, settings.scores, settings.sur.scores, split="test")
+    benchmark_prompts = load_benchmark(settings.scores)
+    rich = keyword_benchmark(benchmark_prompts, settings.scores, settings.sur.scores, split="test")
     plain = [prompt.model_copy(update={"text": other.text}) for prompt, other in zip(
-        exam, rich, strict=True)]  # fmt: skip
-    assert plain == rich and [p.text for p in rich] != [p.text for p in exam]
+        benchmark_prompts, rich, strict=True)]  # fmt: skip
+    assert plain == rich and [p.text for p in rich] != [p.text for p in benchmark_prompts]
     from selma.backbones.text_to_image import load_text_to_image
     from selma.randomness import seed_for
 
     model = load_text_to_image(settings.base)
-    (drawn,) = model.draw([rich[0].text], seeds=[seed_for(0, "exam", exam[0].id)], steps=2,
-                          guidance=3.0, batch_size=1)  # fmt: skip
-    with Image.open(pictures / "rich" / f"{exam[0].id}.png") as kept:
-        assert kept.tobytes() == drawn.tobytes()
+    seed = seed_for(0, "exam", benchmark_prompts[0].id)
+    (generated,) = model.generate([rich[0].text], seeds=[seed], steps=2, guidance=3.0, batch_size=1)
+    with Image.open(images / "rich" / f"{benchmark_prompts[0].id}.png") as kept:
+        assert kept.tobytes() == generated.tobytes()
 
 
 ABLATION = {
@@ -155,13 +155,13 @@ def test_variants_are_what_their_names_say(tmp_path):
     set_, released = made["as_set"], made["as_released"]
     assert set_ == config.sur
     assert released.adapter.attention == "batch" and released.adapter.weight == 0.1
-    assert not released.losses.denoising.gradient and released.drawing.dropout
+    assert not released.losses.denoising.gradient and released.generation.dropout
     assert released.training.steps == set_.training.steps and released.training.flip
     differ = {
         "released_gradient_fixed": ("losses", "denoising", "gradient", True),
         "released_attention_fixed": ("adapter", "attention", "tokens"),
-        "released_positive_only": ("drawing", "negative", "alone"),
-        "released_no_dropout": ("drawing", "dropout", False),
+        "released_positive_only": ("generation", "negative", "alone"),
+        "released_no_dropout": ("generation", "dropout", False),
     }
     for name, (*path, value) in differ.items():
         changed = [(a, b) for a, b in zip(flat(released), flat(made[name]), strict=True) if a != b]
@@ -190,12 +190,12 @@ def flat(settings):
 
 def test_another_strength_is_another_drawing(tmp_path):
     config = config_file(tmp_path)
-    for command in ("collect", "train", "draw"):
+    for command in ("collect", "train", "generate"):
         run(command, config)
-    folder = tmp_path / "run" / "5-scores" / "pictures" / "sur"
+    folder = tmp_path / "run" / "5-scores" / "images" / "sur"
     one = {path.name: path.read_bytes() for path in folder.glob("*.png")}
-    none = config_file(tmp_path, drawing={"strength": 0.0})
-    run("draw", none)  # neither collects nor trains again
+    none = config_file(tmp_path, generation={"strength": 0.0})
+    run("generate", none)  # neither collects nor trains again
     base = {p.name: p.read_bytes() for p in (folder.parent / "base").glob("*.png")}
     assert {p.name: p.read_bytes() for p in folder.glob("*.png")} == base != one
 
@@ -236,7 +236,7 @@ def test_the_released_preset_is_the_release_and_can_be_mended_in_part():
 
 def test_the_config_that_comes_along_and_its_paths(tmp_path):
     (tmp_path / "llm").mkdir()
-    source = {"kind": "civitai", "dump": "d.json", "pictures": "pics"}
+    source = {"kind": "civitai", "dump": "d.json", "images": "pics"}
     narrator = {"kind": "captioner", "model": "llm"}
     path = config_file(
         tmp_path,
@@ -245,7 +245,7 @@ def test_the_config_that_comes_along_and_its_paths(tmp_path):
     )
     sur = load_config(path).sur
     assert sur.data.source.dump == str(tmp_path / "d.json")
-    assert sur.data.source.pictures == str(tmp_path / "pics")
+    assert sur.data.source.images == str(tmp_path / "pics")
     assert sur.data.narrator.model == sur.llm.backend.model == str(tmp_path / "llm")
     assert sur.llm.file == str(tmp_path / "v.pt")
     with pytest.raises(ConfigError, match="narrator"):

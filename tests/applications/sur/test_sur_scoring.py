@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from scores.colours import ColourJudge, exam, picture
-from scores.test_images import write_exam
+from scores.colours import ColourJudge, benchmark_prompts, image
+from scores.test_images import write_benchmark
 
 from selma.applications.sur.page import headline, print_ablation, print_understood
 from selma.applications.sur.records import Understood
 from selma.applications.sur.scoring import (
     Networks,
     by_kind,
-    keyword_exam,
+    keyword_benchmark,
     kind_of,
     score_understanding,
 )
@@ -23,11 +23,11 @@ from selma.config import RunConfig
 from selma.config.scores import ScoresConfig
 from selma.errors import ConfigError, DataError
 from selma.preflight import check
-from selma.records.benchmarks import ExamPrompt, Question
-from selma.scores.benchmarks import exam_prompts, read_benchmark
+from selma.records.benchmarks import BenchmarkPrompt, Question
+from selma.scores.benchmarks import load_benchmark, read_benchmark
 from selma.workspace import Workspace
 
-EXAM = exam(24)
+BENCHMARK = benchmark_prompts(24)
 SCORES = ScoresConfig(resamples=300)
 PLAIN = SurScores(quality=None)
 
@@ -55,7 +55,7 @@ def test_questions_are_sorted_into_the_papers_kinds(category: str, detail: str, 
 
 
 def test_sorting_changes_nothing_else() -> None:
-    for before, after in zip(EXAM, by_kind(EXAM), strict=True):
+    for before, after in zip(BENCHMARK, by_kind(BENCHMARK), strict=True):
         assert before.model_dump(exclude={"questions"}) == after.model_dump(exclude={"questions"})
         for one, other in zip(before.questions, after.questions, strict=True):
             assert one.model_dump(exclude={"category"}) == other.model_dump(exclude={"category"})
@@ -68,29 +68,29 @@ def write_keywords(path: Path, rows: list[tuple[str, str]]) -> SurScores:
 
 
 def test_keyword_prompts_come_from_a_file_or_from_toybox(tmp_path: Path) -> None:
-    sur = write_keywords(tmp_path / "k.csv", [(p.id, f"{p.text}, 4k") for p in EXAM])
+    sur = write_keywords(tmp_path / "k.csv", [(p.id, f"{p.text}, 4k") for p in BENCHMARK])
     own = ScoresConfig(benchmark="mine.csv")
-    made = keyword_exam(EXAM, own, sur, split="test")
-    assert [p.text for p in made or ()] == [f"{p.text}, 4k" for p in EXAM]
-    assert [p.questions for p in made or ()] == [p.questions for p in EXAM]
-    assert keyword_exam(EXAM, own, PLAIN, split="test") is None
-    lacking = write_keywords(tmp_path / "k.csv", [(p.id, "x") for p in EXAM[1:]])
-    with pytest.raises(DataError, match=rf"1 have none, {EXAM[0].id} first"):
-        keyword_exam(EXAM, own, lacking, split="test")
+    made = keyword_benchmark(BENCHMARK, own, sur, split="test")
+    assert [p.text for p in made or ()] == [f"{p.text}, 4k" for p in BENCHMARK]
+    assert [p.questions for p in made or ()] == [p.questions for p in BENCHMARK]
+    assert keyword_benchmark(BENCHMARK, own, PLAIN, split="test") is None
+    lacking = write_keywords(tmp_path / "k.csv", [(p.id, "x") for p in BENCHMARK[1:]])
+    with pytest.raises(DataError, match=rf"1 have none, {BENCHMARK[0].id} first"):
+        keyword_benchmark(BENCHMARK, own, lacking, split="test")
     for split in ("dev", "test"):
-        toybox = exam_prompts(SCORES, split=split, prompts=20)
-        rich = keyword_exam(toybox, SCORES, PLAIN, split=split)
+        toybox = load_benchmark(SCORES, split=split, prompts=20)
+        rich = keyword_benchmark(toybox, SCORES, PLAIN, split=split)
         assert rich is not None and [p.id for p in rich] == [p.id for p in toybox]
         assert all(", " in p.text for p in rich)
 
 
-def draw(folder: Workspace, model: str, right: int) -> Path:
-    item = folder.item("5-scores", "pictures", model, recipe={"model": model})
+def generate(folder: Workspace, model: str, right: int) -> Path:
+    item = folder.item("5-scores", "images", model, recipe={"model": model})
     item.begin()
-    for i, prompt in enumerate(EXAM):
+    for i, prompt in enumerate(BENCHMARK):
         words = prompt.text.replace(",", "").split()
         # Every fifth prompt is drawn wrong by all.
-        picture(*[words[0], words[2]][: right if i % 5 else 0]).save(item.path / f"{prompt.id}.png")
+        image(*[words[0], words[2]][: right if i % 5 else 0]).save(item.path / f"{prompt.id}.png")
     item.finish(item.path.glob("*.png"), {})
     return item.path
 
@@ -98,26 +98,26 @@ def draw(folder: Workspace, model: str, right: int) -> Path:
 @pytest.fixture
 def world(tmp_path: Path):
     folder = Workspace(tmp_path)
-    return folder, {m: draw(folder, m, n) for m, n in (("base", 1), ("rich", 2), ("sur", 2))}
+    return folder, {m: generate(folder, m, n) for m, n in (("base", 1), ("rich", 2), ("sur", 2))}
 
 
-def understand(folder, pictures, **given) -> Understood:
+def understand(folder, images, **given) -> Understood:
     judges = {"toybox-a": ColourJudge("toybox-a"),
               "toybox-b": ColourJudge("toybox-b", threshold=0.6)}  # fmt: skip
     scorer = ColourJudge("clip")
     settings = {"keywords": None, "good": [], "seed": 0} | given
     return score_understanding(
-        EXAM, pictures, SCORES, settings.pop("sur", PLAIN), folder, **settings,
+        BENCHMARK, images, SCORES, settings.pop("sur", PLAIN), folder, **settings,
         networks=Networks(judge=judges.__getitem__, scorer=lambda name: scorer),
     )  # fmt: skip
 
 
 def test_everything_is_beside_the_base_and_paired(world, tmp_path: Path) -> None:
-    folder, pictures = world
+    folder, images = world
     # The second keyword prompt names what nobody drew.
     keywords = [p.model_copy(update={"text": p.text if i != 1 else "nothing"}) for i, p in
-                enumerate(EXAM)]  # fmt: skip
-    found = understand(folder, pictures, keywords=keywords, compare=[("sur", "rich")])
+                enumerate(BENCHMARK)]  # fmt: skip
+    found = understand(folder, images, keywords=keywords, compare=[("sur", "rich")])
     base, rich, sur = found.card.models
     assert (base.model, rich.model, sur.model) == ("base", "rich", "sur")
     assert base.difference is None and sur.difference is not None
@@ -132,7 +132,7 @@ def test_everything_is_beside_the_base_and_paired(world, tmp_path: Path) -> None
     assert change.low <= change.mean <= change.high and "base" not in (
         found.keyword_clip_differences
     )
-    assert found.keywords[EXAM[1].id] == "nothing" and found.distances is None
+    assert found.keywords[BENCHMARK[1].id] == "nothing" and found.distances is None
     assert headline(found) == "Through the SUR-adapter plain prompts are followed better"
     console = Console(record=True, width=160)
     print_understood(found, console)
@@ -143,36 +143,36 @@ def test_everything_is_beside_the_base_and_paired(world, tmp_path: Path) -> None
 
 
 def test_a_second_look_asks_nothing_and_another_name_keeps_the_first(world) -> None:
-    folder, pictures = world
-    first = understand(folder, pictures)
+    folder, images = world
+    first = understand(folder, images)
     place = folder.root / "5-scores" / "sur-understood" / "understood.json"
     stamp = place.stat().st_mtime_ns
-    assert understand(folder, pictures) == first and place.stat().st_mtime_ns == stamp
-    other = understand(folder, {"base": pictures["base"]}, name="other")
+    assert understand(folder, images) == first and place.stat().st_mtime_ns == stamp
+    other = understand(folder, {"base": images["base"]}, name="other")
     assert len(other.card.models) == 1
     assert place.stat().st_mtime_ns == stamp
-    changed = understand(folder, pictures, seed=1)  # other resamples
+    changed = understand(folder, images, seed=1)  # other resamples
     assert changed.card.models[2].difference.mean == first.card.models[2].difference.mean
     assert place.stat().st_mtime_ns != stamp
 
 
 def test_no_clear_difference_is_said_so(world) -> None:
-    folder, pictures = world
-    same = understand(folder, {"base": pictures["base"], "sur": pictures["base"]}, name="same")
+    folder, images = world
+    same = understand(folder, {"base": images["base"], "sur": images["base"]}, name="same")
     assert headline(same).startswith("No clear difference")
 
 
 def test_groups_of_a_benchmark_can_be_chosen(tmp_path: Path) -> None:
     plain = ScoresConfig(groups=("coco", "count"), prompts=10)
-    assert {p.group for p in exam_prompts(plain)} == {"coco", "count"}
-    assert len(exam_prompts(plain)) == 10
-    assert len(exam_prompts(ScoresConfig(groups=("coco",)))) == 64
+    assert {p.group for p in load_benchmark(plain)} == {"coco", "count"}
+    assert len(load_benchmark(plain)) == 10
+    assert len(load_benchmark(ScoresConfig(groups=("coco",)))) == 64
     with pytest.raises(ConfigError, match=r"narratives.*'photos'"):
-        exam_prompts(ScoresConfig(groups=("photos",)))
-    path = write_exam(tmp_path / "exam.csv", EXAM)
+        load_benchmark(ScoresConfig(groups=("photos",)))
+    path = write_benchmark(tmp_path / "exam.csv", BENCHMARK)
     named = {p.group for p in read_benchmark(path)}
     chosen = ScoresConfig(benchmark=str(path), groups=tuple(named))
-    assert len(exam_prompts(chosen)) == len(EXAM)
+    assert len(load_benchmark(chosen)) == len(BENCHMARK)
 
 
 def test_mistakes_are_found_before_anything_is_loaded(tmp_path: Path) -> None:
@@ -196,10 +196,10 @@ def test_mistakes_are_found_before_anything_is_loaded(tmp_path: Path) -> None:
 
 
 def test_an_exam_prompt_without_questions_is_refused(world) -> None:
-    folder, pictures = world
-    silent = [ExamPrompt(id=p.id, text=p.text, group=p.group, questions=()) for p in EXAM]
+    folder, images = world
+    silent = [BenchmarkPrompt(id=p.id, text=p.text, group=p.group, questions=()) for p in BENCHMARK]
     with pytest.raises(DataError, match="needs questions"):
         score_understanding(
-            silent, pictures, SCORES, PLAIN, folder, keywords=None, good=[], seed=0,
+            silent, images, SCORES, PLAIN, folder, keywords=None, good=[], seed=0,
             networks=Networks(judge=lambda name: ColourJudge(name)),
         )  # fmt: skip

@@ -165,8 +165,8 @@ def test_the_key_changes_with_texts_and_settings(tmp_path, model):
     rich = [t.model_copy(update={"prompt": t.prompt + ", 8k"}) for t in some]
     keys.append(train(tmp_path, rich, quick, lambda: model).key)
     assert len(set(keys)) == len(keys)
-    drawn = quick.model_copy(update={"drawing": SurSettings().drawing})
-    assert train(tmp_path, rich, drawn, never).key == keys[-1]
+    generated = quick.model_copy(update={"generation": SurSettings().generation})
+    assert train(tmp_path, rich, generated, never).key == keys[-1]
 
 
 def test_the_base_is_untouched(tmp_path, model, data):

@@ -24,18 +24,18 @@ from selma.applications.sur.settings import SurData, TripleFolder
 from selma.applications.sur.sources import source_digest
 from selma.applications.sur.triples import read_triples
 from selma.errors import DataError, ModelError, NoProgress
-from selma.toybox.benchmark import exam_texts
+from selma.toybox.benchmark import benchmark_texts
 from selma.workspace import Workspace
 
 
-def picture(seed=0, size=(40, 30)):
+def image(seed=0, size=(40, 30)):
     noise = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     return Image.fromarray(noise)
 
 
 def saved(path, seed=0, size=(40, 30), **how):
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture(seed, size).save(path, **how)
+    image(seed, size).save(path, **how)
     return path
 
 
@@ -157,7 +157,7 @@ COMFY = {
 def test_prompts_inside_pictures(tmp_path):
     def bytes_of(fmt="PNG", **how):
         buffer = io.BytesIO()
-        picture().save(buffer, format=fmt, **how)
+        image().save(buffer, format=fmt, **how)
         return buffer.getvalue()
 
     def png(**texts):
@@ -256,9 +256,9 @@ def test_toybox_gives_plain_narratives_rich_tags_and_their_picture(tmp_path):
     assert len(made) == 12 and counts(tmp_path, TOYBOX) == {}
     assert len({t.prompt for t in made}) == 12
     for triple in made:
-        with Image.open(triple.image) as drawn:
-            assert drawn.size == (64, 64)
-        assert {triple.text.lower(), triple.prompt.lower()}.isdisjoint(exam_texts())
+        with Image.open(triple.image) as generated:
+            assert generated.size == (64, 64)
+        assert {triple.text.lower(), triple.prompt.lower()}.isdisjoint(benchmark_texts())
         assert triple.source.startswith("toybox scene") and triple.licence
     assert sum("," in t.prompt for t in made) == 12 > sum("," in t.text for t in made)
     again = collect(tmp_path, TOYBOX, "again")
@@ -289,9 +289,9 @@ def civitai(tmp_path, **more):
     dump = tmp_path / "dump.json"
     dump.write_text(json.dumps({"items": rows}))
     for n in range(5):
-        saved(tmp_path / "pictures" / f"{n}.png", seed=n)
-    saved(tmp_path / "pictures" / "5.jpg", seed=5).write_bytes(b"no picture at all")
-    source = {"kind": "civitai", "dump": str(dump), "pictures": str(tmp_path / "pictures")}
+        saved(tmp_path / "images" / f"{n}.png", seed=n)
+    saved(tmp_path / "images" / "5.jpg", seed=5).write_bytes(b"no picture at all")
+    source = {"kind": "civitai", "dump": str(dump), "images": str(tmp_path / "images")}
     return {"source": source | more, "narrator": {"kind": "captioner", "model": str(blip())}}
 
 
@@ -352,15 +352,15 @@ def test_equal_pictures_are_one(tmp_path):
         saved(folder / f"{n}.png", pnginfo=info)
     saved(folder / "silent.png", seed=3)
     settings = {
-        "source": {"kind": "pictures", "folder": str(folder)},
+        "source": {"kind": "images", "folder": str(folder)},
         "narrator": {"kind": "captioner", "model": str(blip())},
-        "picture_px": 24,
+        "image_px": 24,
     }
     made = collect(tmp_path, settings)
     assert [t.prompt for t in made] == ["cat 0"]
     # The texts inside differ, the pixels do not.
     assert counts(tmp_path, settings) == {"duplicate picture": 1, "no prompt": 1}
-    whole = settings | {"picture_px": 64}
+    whole = settings | {"image_px": 64}
     collect(tmp_path, whole, "whole")
     assert counts(tmp_path, whole, "whole") == {"duplicate picture": 1, "no prompt": 1}
     with Image.open(made[0].image) as small:

@@ -11,7 +11,7 @@ import pytest
 from selma.config.networks import LocalLLM
 from selma.config.prompts import QuestionsConfig
 from selma.errors import NoProgress
-from selma.records.benchmarks import ExamPrompt
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.scores.benchmarks import read_benchmark
 from selma.scores.questions.asking import load_style
 from selma.scores.questions.writing import write_questions
@@ -32,7 +32,7 @@ def test_grammars_are_valid(style: str) -> None:
 
 
 def test_a_weak_model_does_no_harm(tmp_path: Path) -> None:
-    prompts = [ExamPrompt(id="m_1", text="a red dog on a blue boat", group="m", questions=())]
+    prompts = [BenchmarkPrompt(id="m_1", text="a red dog on a blue boat", group="m", questions=())]
     config = QuestionsConfig(backend=LocalLLM(batch_size=1), attempts=1, max_new_tokens=150)
     out = tmp_path / "mine.csv"
     aside = tmp_path / "mine.quarantine.jsonl"

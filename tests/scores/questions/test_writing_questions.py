@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from selma.cli import app
 from selma.config.prompts import QuestionsConfig
 from selma.errors import BackendError, ConfigError, DataError, NoProgress, WorkspaceError
-from selma.records.benchmarks import ExamPrompt
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.scores.benchmarks import read_benchmark
 from selma.scores.faithfulness import dependency_faults
 from selma.scores.questions.settings import backend_of, questions_config
@@ -29,9 +29,11 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
-def prompts(count: int = 7) -> list[ExamPrompt]:
+def prompts(count: int = 7) -> list[BenchmarkPrompt]:
     return [
-        ExamPrompt(id=f"mine_{n}", text=f"a red {thing}, number {n}", group="mine", questions=())
+        BenchmarkPrompt(
+            id=f"mine_{n}", text=f"a red {thing}, number {n}", group="mine", questions=()
+        )
         for n, thing in enumerate(THINGS[:count])
     ]
 
@@ -84,14 +86,16 @@ def test_prompts_become_a_file_that_the_scorers_read(tmp_path: Path) -> None:
     out = tmp_path / "new" / "mine.csv"
     with serving(Script(writes(answers))) as server:
         summary = write_questions(prompts(), config(server), out)
-    exam = read_benchmark(out)
-    assert [(p.id, p.text, p.group) for p in exam] == [(p.id, p.text, "mine") for p in prompts()]
-    first = exam[0].questions
+    benchmark_prompts = read_benchmark(out)
+    assert [(p.id, p.text, p.group) for p in benchmark_prompts] == [
+        (p.id, p.text, "mine") for p in prompts()
+    ]
+    first = benchmark_prompts[0].questions
     assert [(q.id, q.text, q.category, q.detail, q.parents) for q in first] == [
         ("1", "Is there a dog?", "entity", "whole", ()),
         ("2", "Is the dog red?", "attribute", "color", ("1",)),
     ]
-    assert dependency_faults(exam) == {}
+    assert dependency_faults(benchmark_prompts) == {}
     assert out.read_text().splitlines()[0] == ",".join(COLUMNS)
     assert summary["questions"] == 14 and summary["quarantined"] == 0
     # Each request cost 100 tokens read and 50 written.
@@ -110,9 +114,9 @@ def test_multiple_choice_becomes_tifas_file(tmp_path: Path) -> None:
     assert list(rows[0]) == [
         *("id", "caption", "element", "element_type", "question", "choices", "answer")
     ]
-    exam = read_benchmark(out)
+    benchmark_prompts = read_benchmark(out)
     assert summary["questions"] == len(rows) == 14
-    color = exam[0].questions[1]
+    color = benchmark_prompts[0].questions[1]
     assert (color.category, color.answer, set(color.choices)) == (
         "color",
         "red",

@@ -21,8 +21,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from selma.errors import DataError, WorkspaceError
-from selma.image_files import open_picture, png_bytes
-from selma.images.pairs import pictures
+from selma.image_files import open_image, png_bytes
+from selma.images.pairs import images
 from selma.randomness import rng, seed_for
 from selma.scores.statistics import interval
 from selma.toybox.drawing import IMAGE_PX
@@ -138,7 +138,7 @@ def run_angles(
     """
     x = loaded(source, count + HELD_OUT, seed=seed)
     digest = hashlib.sha256(x.numpy().tobytes()).hexdigest()
-    _claim(out, {"pictures": digest, "held_out": HELD_OUT, "epochs": epochs, "seed": seed})
+    _claim(out, {"images": digest, "held_out": HELD_OUT, "epochs": epochs, "seed": seed})
     training, held = x[:-HELD_OUT], x[-HELD_OUT:]
     torch.manual_seed(seed_for(seed, "angles", "init"))
     model = Autoencoder()
@@ -168,10 +168,12 @@ def run_angles(
         decoded = {n: model.decode(z) for n, z in features(model, held, scale=scale).items()}
     found = {
         "source": "toybox" if source == "toybox" else Path(source).name,
-        "pictures": {"trained": len(training), "held_out": len(held)},
+        "images": {"trained": len(training), "held_out": len(held)},
         "steps": report["steps"],
         "scale": round(scale, 4),
-        "modes": {n: judged(held, d, seed=seed, resamples=resamples) for n, d in decoded.items()},
+        "modes": {
+            n: diagnostics(held, d, seed=seed, resamples=resamples) for n, d in decoded.items()
+        },
     }
     write_json(out / "angles.json", found)
     write_bytes(out / "angles.png", png_bytes(sheet(held[:SHOWN], decoded)))
@@ -194,7 +196,7 @@ def _claim(out: Path, recipe: Mapping[str, Any]) -> None:
     write_json(note, recipe)
 
 
-def judged(truth: Tensor, made: Tensor, *, seed: int, resamples: int) -> dict[str, Any]:
+def diagnostics(truth: Tensor, made: Tensor, *, seed: int, resamples: int) -> dict[str, Any]:
     """How much of the pictures [n, 3, h, w] is left: error, correlation, and whether one would know
     which picture it was.
 
@@ -227,7 +229,7 @@ def loaded(source: str, count: int, *, seed: int) -> Tensor:
 
 def sheet(truth: Tensor, decoded: dict[str, Tensor]) -> Image.Image:
     """One row for the pictures and one for what each way of decoding leaves of them."""
-    rows: Sequence[tuple[str, Tensor]] = [("picture", truth), *decoded.items()]
+    rows: Sequence[tuple[str, Tensor]] = [("image", truth), *decoded.items()]
     words, gap = 130, 4
     width = words + len(truth) * (PX + gap)
     page = Image.new("RGB", (width, len(rows) * (PX + gap) + gap), "white")
@@ -235,8 +237,8 @@ def sheet(truth: Tensor, decoded: dict[str, Tensor]) -> Image.Image:
     for row, (name, some) in enumerate(rows):
         y = gap + row * (PX + gap)
         draw.text((6, y + PX // 2 - 7), name, fill="#1d2327", font=font)
-        for column, picture in enumerate(some[: len(truth)]):
-            page.paste(_picture(picture), (words + column * (PX + gap), y))
+        for column, image in enumerate(some[: len(truth)]):
+            page.paste(_image(image), (words + column * (PX + gap), y))
     return page
 
 
@@ -247,13 +249,13 @@ def _standard(some: Tensor) -> Tensor:
     return flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-9)
 
 
-def _picture(pixels: Tensor) -> Image.Image:
+def _image(pixels: Tensor) -> Image.Image:
     array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)
     return Image.fromarray(array.contiguous().numpy())
 
 
 def _files(folder: Path, count: int) -> list[Path]:
-    found = sorted(pictures(folder)) if folder.is_dir() else []
+    found = sorted(images(folder)) if folder.is_dir() else []
     if len(found) < count:
         raise DataError(
             f"{folder} must have {count} pictures ({HELD_OUT} of them to be held out), but has "
@@ -264,5 +266,5 @@ def _files(folder: Path, count: int) -> list[Path]:
 
 def _square(path: Path) -> Image.Image:
     """Squeezed to 64x64, as the released script does."""
-    picture = open_picture(path, max_pixels=MOST_PIXELS)
-    return picture.resize((PX, PX), Image.Resampling.BILINEAR)
+    image = open_image(path, max_pixels=MOST_PIXELS)
+    return image.resize((PX, PX), Image.Resampling.BILINEAR)

@@ -35,12 +35,12 @@ def train_control(config: Config, folder: Folder = None) -> None:
     typer.echo(f"Control network: {pipeline.train(load(config, folder)).folder}")
 
 
-@control.command("draw")
-def draw_control(config: Config, folder: Folder = None) -> None:
+@control.command("generate")
+def generate_control(config: Config, folder: Folder = None) -> None:
     """Draw the validation pictures by their signals, and without."""
     from selma.applications.control import pipeline
 
-    for name, place in pipeline.draw(load(config, folder)).items():
+    for name, place in pipeline.generate(load(config, folder)).items():
         typer.echo(f"{name}: {place}")
 
 

@@ -20,7 +20,7 @@ LEFT_OVER = 8
 """How far a channel may be from a class's colour: JPEG and resizing blur them."""
 
 
-def edges(picture: Image.Image, *, low: int, high: int) -> Image.Image:
+def edges(image: Image.Image, *, low: int, high: int) -> Image.Image:
     """Canny's edges, white on black, RGB. On all three channels, as the released code has it.
 
     Raises ModelError without opencv.
@@ -32,18 +32,18 @@ def edges(picture: Image.Image, *, low: int, high: int) -> Image.Image:
             "Canny's edges are found by the package opencv-python-headless: "
             "pip install 'selma[control]'."
         ) from error
-    found = cv2.Canny(np.ascontiguousarray(picture.convert("RGB")), low, high)
+    found = cv2.Canny(np.ascontiguousarray(image.convert("RGB")), low, high)
     return Image.fromarray(np.repeat(np.asarray(found)[:, :, None], 3, axis=2))
 
 
-def is_edge(picture: Image.Image) -> NDArray[np.bool_]:
+def is_edge(image: Image.Image) -> NDArray[np.bool_]:
     """[h, w] where a picture of edges has one."""
-    return np.asarray(picture.convert("L")) > 127
+    return np.asarray(image.convert("L")) > 127
 
 
-def class_map(picture: Image.Image, palette: Sequence[Colour]) -> NDArray[np.int16]:
+def class_map(image: Image.Image, palette: Sequence[Colour]) -> NDArray[np.int16]:
     """[h, w] the class of each pixel by its colour, `UNKNOWN` where none is near."""
-    pixels = np.asarray(picture.convert("RGB")).astype(np.int32)
+    pixels = np.asarray(image.convert("RGB")).astype(np.int32)
     colours, place = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
     away = np.abs(colours[:, None] - np.array(palette, dtype=np.int32)[None]).max(axis=2)
     nearest = away.argmin(axis=1)

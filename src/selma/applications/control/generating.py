@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selma.applications.control.records import Controlled, ControlSample
-from selma.applications.control.settings import ControlDrawing, Signal
+from selma.applications.control.settings import ControlGeneration, Signal
 from selma.config.networks import BaseConfig
-from selma.images.generating import Before, Job, draw_missing, drawing_recipe, refuse_twins
+from selma.images.generating import Before, Job, generate_missing, generation_recipe, refuse_twins
 from selma.randomness import seed_for
 from selma.workspace import SCORES, Workspace, file_sha256, inside, recipe_key
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
 
 
-def draw_control(
+def generate_control(
     samples: Sequence[ControlSample],
     trained: Controlled | None,
-    drawing: ControlDrawing,
+    generation: ControlGeneration,
     folder: Workspace,
     *,
     signal: Signal,
@@ -37,12 +37,12 @@ def draw_control(
     name = "base" if trained is None else trained.label
     rows = [[s.id, s.text, None if trained is None else file_sha256(s.hint)] for s in samples]
     recipe = {
-        **drawing_recipe(base, steps=drawing.steps, guidance=drawing.guidance, seed=seed),
-        "sampler": drawing.sampler,
+        **generation_recipe(base, steps=generation.steps, guidance=generation.guidance, seed=seed),
+        "sampler": generation.sampler,
         "network": None if trained is None else trained.key,
         "samples": recipe_key({"rows": rows}),
     }
-    item = folder.item(SCORES, "control", signal, "pictures", name, recipe=recipe)
+    item = folder.item(SCORES, "control", signal, "images", name, recipe=recipe)
     if item.done:
         return item.path
     path = item.begin()
@@ -54,7 +54,7 @@ def draw_control(
 
     @contextmanager
     def steered(model: TextToImage, missing: Sequence[Job]) -> Iterator[Before | None]:
-        with sampled(model, drawing), _controlled(model, trained) as steering:
+        with sampled(model, generation), _controlled(model, trained) as steering:
             if steering is None:
                 yield None
                 return
@@ -67,25 +67,25 @@ def draw_control(
 
             yield show
 
-    spent = draw_missing(
+    spent = generate_missing(
         jobs,
         f"drawing by {signal}: {name}",
         model=model,
         adapter=None,
-        steps=drawing.steps,
-        guidance=drawing.guidance,
-        batch_size=drawing.batch_size,
+        steps=generation.steps,
+        guidance=generation.guidance,
+        batch_size=generation.batch_size,
         steered=steered,
     )
     folder.journal(SCORES, what=f"drawing by {signal}: {name}", seconds=spent["seconds"])
-    item.finish([job.path for job in jobs], {"pictures": len(jobs)})
+    item.finish([job.path for job in jobs], {"images": len(jobs)})
     return item.path
 
 
 @contextmanager
-def sampled(model: TextToImage, drawing: ControlDrawing) -> Iterator[None]:
+def sampled(model: TextToImage, generation: ControlGeneration) -> Iterator[None]:
     """While the block runs, the model draws with the sampler that is asked for."""
-    if drawing.sampler == "base":
+    if generation.sampler == "base":
         yield
         return
     from diffusers import DDIMScheduler

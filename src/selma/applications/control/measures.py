@@ -38,10 +38,10 @@ class Measure:
     """Totals [r, k] → values [r]; NaN where nothing was measured."""
 
 
-def edge_row(truth: NDArray[np.bool_], drawn: NDArray[np.bool_]) -> dict[str, Any]:
+def edge_row(truth: NDArray[np.bool_], generated: NDArray[np.bool_]) -> dict[str, Any]:
     """IoU and F1 of edges, 0..1, both exact to the pixel; None where neither side has an edge
     (the released code gets NaN, and with it a NaN for the whole)."""
-    both, either = int((truth & drawn).sum()), int((truth | drawn).sum())
+    both, either = int((truth & generated).sum()), int((truth | generated).sum())
     if not either:
         return {"iou": None, "f1": None}
     return {"iou": both / either, "f1": 2 * both / (both + either)}

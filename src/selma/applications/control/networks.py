@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from selma.errors import DataError, ModelError
-from selma.image_files import open_picture
+from selma.image_files import open_image
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -126,10 +126,10 @@ def read_hints(paths: Sequence[Path], *, px: int) -> Tensor:
     or one of another size."""
     each = []
     for path in paths:
-        picture = open_picture(path, max_pixels=px**2)
-        if picture.size != (px, px):
-            raise DataError(f"{path} must be {px}x{px} as the base draws, but is {picture.size}.")
-        each.append(torch.from_numpy(np.array(picture)))
+        image = open_image(path, max_pixels=px**2)
+        if image.size != (px, px):
+            raise DataError(f"{path} must be {px}x{px} as the base draws, but is {image.size}.")
+        each.append(torch.from_numpy(np.array(image)))
     return torch.stack(each).permute(0, 3, 1, 2).float() / 255
 
 

@@ -22,7 +22,7 @@ from selma.report.page import flat
 from selma.workspace import REPORT, Workspace, inside, write_bytes
 
 PAGE = "control.html"
-PICTURES = 6
+IMAGES = 6
 """Samples shown for each signal, evenly spaced, chosen without a look at any score."""
 
 LABELS: dict[str, tuple[str, str, int]] = {
@@ -58,7 +58,7 @@ class Shown:
 
     card: ControlCard
     samples: Sequence[ControlSample]
-    pictures: Mapping[str, Path | None]
+    images: Mapping[str, Path | None]
     """Model → its folder; None for the source pictures."""
     groups: Sequence[tuple[TableName | None, Sequence[str]]]
     """Tables and which networks stand in each; source and base stand in all."""
@@ -123,7 +123,7 @@ def millions(count: int | None) -> str:
 def print_card(card: ControlCard, console: Console) -> None:
     """A table of all models of one signal."""
     found = Table(
-        title=f"{card.signal}: {card.pictures} pictures, read by {card.reader}",
+        title=f"{card.signal}: {card.images} pictures, read by {card.reader}",
         caption="95% intervals; differences are paired by picture"
         + (f", minus {card.reference}" if card.reference else ""),
     )
@@ -183,25 +183,25 @@ def _rows(card: ControlCard, names: Sequence[str]) -> list[ControlScore]:
 
 
 def _chosen(samples: Sequence[ControlSample]) -> list[ControlSample]:
-    count = min(PICTURES, len(samples))
+    count = min(IMAGES, len(samples))
     return [samples[(2 * i + 1) * len(samples) // (2 * count)] for i in range(count)]
 
 
 def _card(shown: Shown, sample: ControlSample) -> dict[str, Any]:
-    pictures = [("signal", sample.hint)]
-    for model, folder in shown.pictures.items():
+    images = [("signal", sample.hint)]
+    for model, folder in shown.images.items():
         place = sample.image if folder is None else inside(folder, f"{sample.id}.png")
-        pictures.append((model, place))
+        images.append((model, place))
     return {
         "text": sample.text,
-        "pictures": [(model, grids.data_uri(place)) for model, place in pictures],
+        "images": [(model, grids.data_uri(place)) for model, place in images],
     }
 
 
 def print_angles(found: Mapping[str, Any], console: Console) -> None:
     """What each way of decoding left of the held-out pictures (`angles.run_angles`)."""
     shown = Table(
-        title=f"{found['source']}: {found['pictures']['held_out']} held-out pictures",
+        title=f"{found['source']}: {found['images']['held_out']} held-out pictures",
         caption="95% intervals over pictures; found: percent more like their own picture than any "
         "other",
     )

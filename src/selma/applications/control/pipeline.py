@@ -20,7 +20,7 @@ from selma.applications.control.settings import (
     NetworkConfig,
     Signal,
     Table,
-    ToyboxPictures,
+    ToyboxImages,
     label_of,
     turns,
 )
@@ -35,7 +35,7 @@ from selma.workspace import EXPERTS, IMAGES, REPORT, SCORES, Workspace
 
 if TYPE_CHECKING:
     from selma.applications.control.page import Shown
-    from selma.applications.control.scoring import Drawn
+    from selma.applications.control.scoring import Generated
     from selma.applications.control.sources import Split
 
 
@@ -52,13 +52,13 @@ def train(config: RunConfig) -> Controlled:
         return _trained(this, settings, this.folder)
 
 
-def draw(config: RunConfig) -> dict[str, Path]:
+def generate(config: RunConfig) -> dict[str, Path]:
     """Model → folder with its picture of each validation sample: "base", and the trained ones. Each
     of the processes that were launched draws a part."""
     settings = _settings(config)
     with opened(config, make=[SCORES], checked=[], several=True) as this:
-        drawn = _drawn(this, settings, _stages_of(settings), make=this.folder)
-        return {one.model: one.folder for one in drawn if one.folder is not None}
+        generated = _generated(this, settings, _stages_of(settings), make=this.folder)
+        return {one.model: one.folder for one in generated if one.folder is not None}
 
 
 def score(config: RunConfig) -> tuple[ControlCard, Path]:
@@ -68,9 +68,11 @@ def score(config: RunConfig) -> tuple[ControlCard, Path]:
     settings = _settings(config)
     with opened(config, make=[SCORES, REPORT], checked=[]) as this:
         require_reader(settings.scores, settings.data.signal)
-        drawn = _drawn(this, settings, _stages_of(settings), make=Finished(this.folder.root))
-        card = _card(this, settings, drawn, reference="base")
-        return card, _page(this, [_shown(this, settings, card, drawn)])
+        generated = _generated(
+            this, settings, _stages_of(settings), make=Finished(this.folder.root)
+        )
+        card = _card(this, settings, generated, reference="base")
+        return card, _page(this, [_shown(this, settings, card, generated)])
 
 
 def compare(config: RunConfig, tables: Sequence[Table] = TABLES) -> tuple[list[ControlCard], Path]:
@@ -97,10 +99,10 @@ def compare(config: RunConfig, tables: Sequence[Table] = TABLES) -> tuple[list[C
             mine = _on(settings, signal)
             for variant in variants[signal]:
                 _trained(this, variant, this.folder)
-            drawn = _drawn(this, mine, variants[signal], make=this.folder)
-            card = _card(this, mine, drawn, reference=label_of(mine.network))
+            generated = _generated(this, mine, variants[signal], make=this.folder)
+            card = _card(this, mine, generated, reference=label_of(mine.network))
             groups = [(table, [full_label(one) for one in some]) for table, some in rows.items()]
-            found.append(_shown(this, mine, card, drawn, groups=groups))
+            found.append(_shown(this, mine, card, generated, groups=groups))
         return [one.card for one in found], _page(this, found)
 
 
@@ -220,26 +222,26 @@ def _trained(this: Stages, settings: ControlSettings, folder: Workspace) -> Cont
     )
 
 
-def _drawn(
+def _generated(
     this: Stages,
     settings: ControlSettings,
     variants: Sequence[ControlSettings],
     *,
     make: Workspace,
-) -> list[Drawn]:
+) -> list[Generated]:
     """The source pictures, the base's and each network's."""
-    from selma.applications.control.generating import draw_control
+    from selma.applications.control.generating import generate_control
     from selma.applications.control.network_files import load
-    from selma.applications.control.scoring import SOURCE, Drawn
+    from selma.applications.control.scoring import SOURCE, Generated
 
     finished = Finished(this.folder.root)
     samples = _samples(this, settings, finished)["val"]
 
-    def pictures(trained: Controlled | None) -> Path:
-        return draw_control(
+    def images(trained: Controlled | None) -> Path:
+        return generate_control(
             samples,
             trained,
-            settings.drawing,
+            settings.generation,
             make,
             signal=settings.data.signal,
             base=this.config.base,
@@ -247,16 +249,16 @@ def _drawn(
             model=this.model,
         )
 
-    found = [Drawn(SOURCE, "source", None), Drawn("base", "base", pictures(None))]
+    found = [Generated(SOURCE, "source", None), Generated("base", "base", images(None))]
     for variant in variants:
         trained = _trained(this, variant, finished)
         count = load(trained.folder).parameters
-        found.append(Drawn(trained.label, "control", pictures(trained), count))
+        found.append(Generated(trained.label, "control", images(trained), count))
     return found
 
 
 def _card(
-    this: Stages, settings: ControlSettings, drawn: Sequence[Drawn], *, reference: str
+    this: Stages, settings: ControlSettings, generated: Sequence[Generated], *, reference: str
 ) -> ControlCard:
     from selma.applications.control.scoring import Scorer
 
@@ -266,29 +268,29 @@ def _card(
         settings.scores,
         this.folder,
         signal=data.signal,
-        toybox=isinstance(data.source, ToyboxPictures),
+        toybox=isinstance(data.source, ToyboxImages),
         canny=(data.canny_low, data.canny_high),
         seed=this.config.seed,
     )
-    return scorer.card(drawn, reference=reference)
+    return scorer.card(generated, reference=reference)
 
 
 def _shown(
     this: Stages,
     settings: ControlSettings,
     card: ControlCard,
-    drawn: Sequence[Drawn],
+    generated: Sequence[Generated],
     *,
     groups: Sequence[tuple[Table | None, Sequence[str]]] = (),
 ) -> Shown:
     """What the page tells of one signal; without groups all networks stand in one table."""
     from selma.applications.control.page import Shown
 
-    networks = [one.model for one in drawn if one.role == "control"]
+    networks = [one.model for one in generated if one.role == "control"]
     return Shown(
         card=card,
         samples=_samples(this, settings, Finished(this.folder.root))["val"],
-        pictures={one.model: one.folder for one in drawn},
+        images={one.model: one.folder for one in generated},
         groups=groups or [(None, networks)],
     )
 

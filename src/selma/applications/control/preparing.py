@@ -72,7 +72,7 @@ def _prepared(
     (path / CAPTIONS).unlink(missing_ok=True)
     item.finish(
         [*(s.image for s in samples), *(s.hint for s in samples), path / METADATA],
-        {"pictures": len(samples)},
+        {"images": len(samples)},
     )
     seconds = round(time.monotonic() - started, 3)
     folder.journal(IMAGES, what=f"control {data.signal} {split}", seconds=seconds)
@@ -136,7 +136,7 @@ def _made(candidate: Candidate, data: ControlData, path: Path, px: int) -> Contr
     image, hint = path / IMAGE_FOLDER / f"{id}.png", path / HINTS / f"{id}.png"
     source_image = None
     if not image.exists() or not hint.exists():
-        source_image = candidate.picture()
+        source_image = candidate.image()
         square = fitted(source_image, px)
         write_bytes(image, png_bytes(square))
         if candidate.hint is None:
@@ -146,7 +146,7 @@ def _made(candidate: Candidate, data: ControlData, path: Path, px: int) -> Contr
         write_bytes(hint, png_bytes(signal))
     points = candidate.landmarks
     if points is not None:
-        points = _moved(points, (source_image or candidate.picture()).size)
+        points = _moved(points, (source_image or candidate.image()).size)
     return ControlSample(
         id=id,
         text=candidate.text or "",
@@ -157,15 +157,15 @@ def _made(candidate: Candidate, data: ControlData, path: Path, px: int) -> Contr
     )
 
 
-def fitted(picture: Image.Image, px: int, *, mixed: bool = True) -> Image.Image:
+def fitted(image: Image.Image, px: int, *, mixed: bool = True) -> Image.Image:
     """The middle square of the picture, px a side. `mixed` pixels are averages; others are as they
     were, as colours of classes must be."""
-    if picture.size == (px, px):
-        return picture
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    if image.size == (px, px):
+        return image
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
     how = Image.Resampling.LANCZOS if mixed else Image.Resampling.NEAREST
-    return picture.resize((px, px), how, box=(left, top, left + side, top + side))
+    return image.resize((px, px), how, box=(left, top, left + side, top + side))
 
 
 def _moved(points: Sequence[Landmark], size: tuple[int, int]) -> tuple[Landmark, ...]:
@@ -198,8 +198,8 @@ def _told(
     with progress("captioning", total=len(samples), done=len(said)) as advance:
         for sample in samples:
             if sample.id not in said:
-                with Image.open(sample.image) as picture:
-                    (text,) = captioner.caption([picture.convert("RGB")])
+                with Image.open(sample.image) as image:
+                    (text,) = captioner.caption([image.convert("RGB")])
                 append_line(path / CAPTIONS, {"id": sample.id, "text": text})
                 said[sample.id] = text
                 advance()

@@ -58,7 +58,7 @@ class ControlCard(Record):
     """Every model on the same pictures of one signal."""
 
     signal: str
-    pictures: int
+    images: int
     reference: str | None
     """The model that differences are taken from."""
     reader: str

@@ -38,7 +38,7 @@ from selma.backbones.perception.locating import Locator, load_locator
 from selma.backbones.perception.segmenting import Segmenter, load_segmenter
 from selma.config.scores import PreferenceConfig
 from selma.errors import DataError, ModelError
-from selma.image_files import open_picture
+from selma.image_files import open_image
 from selma.progress import progress
 from selma.records.scores import Interval
 from selma.scores.distances import frechet_distance
@@ -61,7 +61,7 @@ SOURCE = "source"
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Generated:
     """One model's pictures."""
 
     model: str
@@ -70,9 +70,9 @@ class Drawn:
     """With one <sample id>.png for each sample; None for the source pictures themselves."""
     parameters: int | None = None
 
-    def picture(self, sample: ControlSample) -> Image.Image:
+    def image(self, sample: ControlSample) -> Image.Image:
         place = sample.image if self.folder is None else inside(self.folder, f"{sample.id}.png")
-        return open_picture(place, max_pixels=MOST_PIXELS)
+        return open_image(place, max_pixels=MOST_PIXELS)
 
 
 @dataclass
@@ -88,18 +88,18 @@ class Scorer:
     canny: tuple[int, int]
     seed: int
 
-    def card(self, drawn: Sequence[Drawn], *, reference: str | None) -> ControlCard:
+    def card(self, generated: Sequence[Generated], *, reference: str | None) -> ControlCard:
         """Every model's measures with intervals, and their differences from the reference's, paired
         by picture. In `5-scores/control/<signal>/card.json`, too."""
         if not self.samples:
             raise DataError("There must be at least one picture to score, but there is none.")
         self._require_palette()
-        rows = {one.model: self._rows(one) for one in drawn}
-        distances = self._distances(drawn)
+        rows = {one.model: self._rows(one) for one in generated}
+        distances = self._distances(generated)
         against = rows.get(reference) if reference else None
         found = ControlCard(
             signal=self.signal,
-            pictures=len(self.samples),
+            images=len(self.samples),
             reference=reference if against is not None else None,
             reader=self._reader_name,
             features=None if self.config.features is None else self._features.name,
@@ -107,7 +107,7 @@ class Scorer:
                 self._score(
                     one, rows[one.model], None if one.model == reference else against, distances
                 )
-                for one in drawn
+                for one in generated
             ),
         )
         path = self.folder.root / SCORES / "control" / self.signal / CARD
@@ -117,7 +117,7 @@ class Scorer:
 
     def _score(
         self,
-        one: Drawn,
+        one: Generated,
         rows: Sequence[Row],
         against: Sequence[Row] | None,
         distances: Mapping[str, float],
@@ -151,7 +151,7 @@ class Scorer:
         except ValueError:
             return None
 
-    def _rows(self, one: Drawn) -> list[Row]:
+    def _rows(self, one: Generated) -> list[Row]:
         """One for each sample, in their order; what is on record is not read again."""
         if not measures_of(self.signal):
             return [{"id": sample.id} for sample in self.samples]
@@ -167,16 +167,16 @@ class Scorer:
                 for sample in missing:
                     append_line(path / ROWS, {"id": sample.id, **self._row(one, sample)})
                     advance()
-            item.finish([path / ROWS], {"pictures": len(self.samples)})
+            item.finish([path / ROWS], {"images": len(self.samples)})
             seconds = round(time.monotonic() - started, 3)
             self.folder.journal(SCORES, what=what, seconds=seconds)
         by_id = {row["id"]: row for row in read_lines(item.path / ROWS)}
         return [by_id[sample.id] for sample in self.samples]
 
-    def _recipe(self, one: Drawn) -> dict[str, Any]:
+    def _recipe(self, one: Generated) -> dict[str, Any]:
         recipe: dict[str, Any] = {
             "signal": self.signal,
-            "pictures": _pictures_key(one, self.samples),
+            "images": _images_key(one, self.samples),
         }
         if self.signal == "canny":
             recipe["canny"] = [*self.canny, installed("opencv-python-headless")]
@@ -187,19 +187,19 @@ class Scorer:
             recipe["reader"] = self._locator.fingerprint
         return recipe
 
-    def _row(self, one: Drawn, sample: ControlSample) -> Row:
-        picture = one.picture(sample)
+    def _row(self, one: Generated, sample: ControlSample) -> Row:
+        image = one.image(sample)
         if self.signal == "canny":
             low, high = self.canny
-            drawn = is_edge(edges(picture, low=low, high=high))
-            return edge_row(is_edge(_hint(sample)), drawn)
+            generated = is_edge(edges(image, low=low, high=high))
+            return edge_row(is_edge(_hint(sample)), generated)
         if self.signal == "segmentation":
-            (said,) = self._segmenter.segment([picture])
+            (said,) = self._segmenter.segment([image])
             return class_row(self._truth(sample), said, self._classes)
-        (found,) = self._locator.locate([picture], [(one.model, sample.id)])
+        (found,) = self._locator.locate([image], [(one.model, sample.id)])
         truth = sample.landmarks
         if truth is None:
-            source = Drawn(SOURCE, "source", None).picture(sample)
+            source = Generated(SOURCE, "source", None).image(sample)
             (truth,) = self._locator.locate([source], [(SOURCE, sample.id)])
         if truth is None:
             raise DataError(
@@ -211,7 +211,7 @@ class Scorer:
     def _truth(self, sample: ControlSample) -> NDArray[np.integer]:
         """The map's classes by their colours, or what the segmenter says of the source picture."""
         if self._palette is None:
-            source = Drawn(SOURCE, "source", None).picture(sample)
+            source = Generated(SOURCE, "source", None).image(sample)
             (said,) = self._segmenter.segment([source])
             return said
         found = class_map(_hint(sample), self._palette)
@@ -222,16 +222,16 @@ class Scorer:
             )
         return found
 
-    def _distances(self, drawn: Sequence[Drawn]) -> dict[str, float]:
+    def _distances(self, generated: Sequence[Generated]) -> dict[str, float]:
         """Model → FID to the source pictures; empty where it is off."""
         if self.config.features is None or len(self.samples) < 2:
             return {}
         found: dict[str, float] = {}
-        for one in (one for one in drawn if one.role != "source"):
+        for one in (one for one in generated if one.role != "source"):
             recipe = {
                 "features": self._features.fingerprint,
-                "pictures": _pictures_key(one, self.samples),
-                "source": _pictures_key(Drawn(SOURCE, "source", None), self.samples),
+                "images": _images_key(one, self.samples),
+                "source": _images_key(Generated(SOURCE, "source", None), self.samples),
             }
             item = self.folder.item(SCORES, "control", self.signal, "fid", one.model, recipe=recipe)
             if not item.done:
@@ -244,10 +244,10 @@ class Scorer:
 
     @cached_property
     def _real(self) -> Any:
-        return self._seen(Drawn(SOURCE, "source", None))
+        return self._seen(Generated(SOURCE, "source", None))
 
-    def _seen(self, one: Drawn) -> Any:
-        return self._features.see([one.picture(sample) for sample in self.samples])
+    def _seen(self, one: Generated) -> Any:
+        return self._features.see([one.image(sample) for sample in self.samples])
 
     @cached_property
     def _features(self) -> Features:
@@ -326,10 +326,10 @@ def _difference(measure: Measure) -> Callable[[Any], Any]:
 
 
 def _hint(sample: ControlSample) -> Image.Image:
-    return open_picture(sample.hint, max_pixels=MOST_PIXELS)
+    return open_image(sample.hint, max_pixels=MOST_PIXELS)
 
 
-def _pictures_key(one: Drawn, samples: Sequence[ControlSample]) -> str:
+def _images_key(one: Generated, samples: Sequence[ControlSample]) -> str:
     """Changes with any picture or signal that is compared."""
     rows = []
     for sample in samples:

@@ -22,7 +22,7 @@ Signal = Literal["canny", "segmentation", "landmarks", "depth", "densepose", "sk
 SIGNALS: tuple[Signal, ...] = get_args(Signal)
 
 
-class ToyboxPictures(Section):
+class ToyboxImages(Section):
     """Scenes of toybox's world, with what their signals say of them."""
 
     kind: Literal["toybox"] = "toybox"
@@ -54,8 +54,8 @@ class ConditionedFolder(Section):
 class ControlData(Section):
     signal: Signal = "canny"
     source: Annotated[
-        ToyboxPictures | ReleasedFolder | ConditionedFolder, Field(discriminator="kind")
-    ] = ToyboxPictures()
+        ToyboxImages | ReleasedFolder | ConditionedFolder, Field(discriminator="kind")
+    ] = ToyboxImages()
     captioner: Captioner | None = None
     """Writes the prompts, in place of those that are given. None takes what is given."""
     most_train: PositiveInt | None = None
@@ -108,7 +108,7 @@ class MagnitudeFitting(ControlTraining):
     steps: PositiveInt = 1390
 
 
-class ControlDrawing(Section):
+class ControlGeneration(Section):
     """As the released test script draws."""
 
     sampler: Literal["ddim", "base"] = "ddim"
@@ -162,7 +162,7 @@ class ControlSettings(Section):
     training: ControlTraining = ControlTraining()
     magnitudes: MagnitudeFitting | None = None
     """The second stage; None is none."""
-    drawing: ControlDrawing = ControlDrawing()
+    generation: ControlGeneration = ControlGeneration()
     scores: ControlScoring = ControlScoring()
     tables: ControlTables = ControlTables()
 

@@ -19,15 +19,15 @@ from selma.applications.control.settings import (
     ControlData,
     ReleasedFolder,
     Signal,
-    ToyboxPictures,
+    ToyboxImages,
 )
 from selma.errors import ConfigError, DataError
-from selma.image_files import open_picture
+from selma.image_files import open_image
 from selma.images.pairs import TEXTS, metadata, rows
 from selma.randomness import rng
 from selma.records.landmarks import Landmark
 from selma.toybox import conditions as toybox
-from selma.toybox.benchmark import exam_texts
+from selma.toybox.benchmark import benchmark_texts
 from selma.toybox.captions import STYLES, caption
 from selma.toybox.drawing import compose
 from selma.toybox.scenes import COLOURS, Placed, Scene, place, sample_scene, without
@@ -57,7 +57,7 @@ class Candidate:
 
     name: str
     """What names it in its source; no path of this machine."""
-    picture: Callable[[], Image.Image]
+    image: Callable[[], Image.Image]
     hint: Callable[[], Image.Image] | None
     """The signal as a picture; None where it is to be found in the picture itself."""
     text: str | None
@@ -67,7 +67,7 @@ class Candidate:
 def candidates(data: ControlData, split: Split, *, seed: int) -> Iterator[Candidate]:
     """All of one split, in the source's order. Raises DataError or ConfigError."""
     match data.source:
-        case ToyboxPictures() as source:
+        case ToyboxImages() as source:
             yield from _toybox(source, data.signal, split, seed)
         case ReleasedFolder(folder=folder):
             root = _folder(folder)
@@ -80,7 +80,7 @@ def candidates(data: ControlData, split: Split, *, seed: int) -> Iterator[Candid
 def source_digest(data: ControlData) -> str | None:
     """Changes with the source's texts, and with names and sizes of its pictures; names no path.
     None for toybox, which its seed and its version say all about."""
-    if isinstance(data.source, ToyboxPictures):
+    if isinstance(data.source, ToyboxImages):
         return None
     total, root = hashlib.sha256(), _folder(data.source.folder)
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
@@ -90,13 +90,13 @@ def source_digest(data: ControlData) -> str | None:
     return total.hexdigest()
 
 
-def _toybox(source: ToyboxPictures, signal: Signal, split: Split, seed: int) -> Iterator[Candidate]:
+def _toybox(source: ToyboxImages, signal: Signal, split: Split, seed: int) -> Iterator[Candidate]:
     """Scenes with captions; none of an exam's texts is among them, none is in both splits."""
     if signal not in ("canny", "segmentation", "landmarks"):
         raise ConfigError(
             f"toybox has canny, segmentation and landmarks, but control.data.signal is {signal!r}."
         )
-    seen, wanted = set(exam_texts()), source.val + (source.train if split == "train" else 0)
+    seen, wanted = set(benchmark_texts()), source.val + (source.train if split == "train" else 0)
     made = number = 0
     while made < wanted:  # the first are val, whatever the number of the others
         number += 1
@@ -119,11 +119,11 @@ def _scene(name: str, scene: Scene, text: str, signal: Signal, seed: int, number
     placed = place(scene, rng(seed, "control", number, "places"), grid_px=_GRID_PX)
     points = toybox.landmarks(placed)
     hint: dict[str, Callable[[], Image.Image]] = {
-        "segmentation": partial(toybox.class_picture, scene.background, placed),
-        "landmarks": partial(toybox.landmark_picture, points),
+        "segmentation": partial(toybox.class_image, scene.background, placed),
+        "landmarks": partial(toybox.landmark_image, points),
     }
-    picture = partial(_painted, scene.background, placed)
-    return Candidate(name, picture, hint.get(signal), text, points)
+    image = partial(_painted, scene.background, placed)
+    return Candidate(name, image, hint.get(signal), text, points)
 
 
 def _painted(background: str, placed: list[Placed]) -> Image.Image:
@@ -145,13 +145,13 @@ def _released(root: Path, signal: Signal, split: Split) -> Iterator[Candidate]:
         source, target = (_below(row.get(key), root) for key in ("source", "target"))
         found = None
         if hints.is_dir():
-            found = partial(open_picture, inside(hints, source), max_pixels=MOST_PIXELS)
-        picture = inside(folder / "color", target)
-        if not picture.is_file():
-            picture, target = inside(folder / "color", source), source
+            found = partial(open_image, inside(hints, source), max_pixels=MOST_PIXELS)
+        image = inside(folder / "color", target)
+        if not image.is_file():
+            image, target = inside(folder / "color", source), source
         yield Candidate(
             f"{split}/{target}",
-            partial(open_picture, picture, max_pixels=MOST_PIXELS),
+            partial(open_image, image, max_pixels=MOST_PIXELS),
             found,
             _text(row.get("prompt")),
         )
@@ -172,10 +172,10 @@ def _celeba(root: Path, signal: Signal, split: Split) -> Iterator[Candidate]:
         hint = None
         if signal == "landmarks":
             place_ = inside(root / "celeba-hq-landmark2d_cond_512", f"{stem}.png")
-            hint = partial(open_picture, place_, max_pixels=MOST_PIXELS)
+            hint = partial(open_image, place_, max_pixels=MOST_PIXELS)
         yield Candidate(
             name,
-            partial(open_picture, inside(root / "celeba-hq-img", name), max_pixels=MOST_PIXELS),
+            partial(open_image, inside(root / "celeba-hq-img", name), max_pixels=MOST_PIXELS),
             hint,
             _text(text),
             _celeba_points(inside(root / "celeba-hq-landmark2d", f"{stem}.txt")),
@@ -208,7 +208,7 @@ def _conditioned(
     for row in found:
         hint = None
         if (name := row.get(source.conditioning)) is not None:
-            hint = partial(open_picture, inside(folder, str(name)), max_pixels=MOST_PIXELS)
+            hint = partial(open_image, inside(folder, str(name)), max_pixels=MOST_PIXELS)
         elif signal != "canny":
             raise DataError(
                 f"{metadata(folder)} must name a picture of the signal as "
@@ -217,7 +217,7 @@ def _conditioned(
             )
         yield Candidate(
             f"{folder.name}/{row['file_name']}",
-            partial(open_picture, inside(folder, row["file_name"]), max_pixels=MOST_PIXELS),
+            partial(open_image, inside(folder, row["file_name"]), max_pixels=MOST_PIXELS),
             hint,
             _text(row.get(source.text)),
             _points(row, folder),

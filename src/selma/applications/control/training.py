@@ -42,7 +42,7 @@ from selma.errors import DataError
 from selma.experts.encoding import Encoded, encode_pairs
 from selma.experts.finishing import finish
 from selma.experts.learners import Learner, denoising, plain_attention
-from selma.experts.recipes import encoding_recipe, picture_digests, training_recipe
+from selma.experts.recipes import encoding_recipe, image_digests, training_recipe
 from selma.experts.tracking import tracked
 from selma.experts.training import fit
 from selma.randomness import generator, seed_for
@@ -144,10 +144,10 @@ class ControlLearner:
     def losses(self, batch: Batch, alphas_bar: Tensor, *, step: int) -> Mapping[str, Tensor]:
         return _losses(self, batch, alphas_bar)
 
-    def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
+    def after_step(self, parameters: Mapping[str, nn.Parameter]) -> None:
         adapter = _adapter_of(self.config.network)
         if adapter is not None:
-            KINDS[adapter.kind].settle(self.model.pipe.unet, _unet_part(parameters), adapter)
+            KINDS[adapter.kind].after_step(self.model.pipe.unet, _unet_part(parameters), adapter)
 
     def save(self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage) -> None:
         adapter = _adapter_of(self.config.network)
@@ -203,7 +203,7 @@ class MagnitudeLearner:
     def losses(self, batch: Batch, alphas_bar: Tensor, *, step: int) -> Mapping[str, Tensor]:
         return _losses(self, batch, alphas_bar)
 
-    def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
+    def after_step(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Nothing: their logarithms keep magnitudes positive."""
 
     def save(self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage) -> None:
@@ -301,7 +301,7 @@ class _Course:
 
     @cached_property
     def _digests(self) -> list[str]:
-        return picture_digests(self._pairs)
+        return image_digests(self._pairs)
 
     @cached_property
     def _rows(self) -> list[list[str]]:
@@ -310,7 +310,7 @@ class _Course:
         return [
             [sample.text, digest, hint]
             for sample, digest, hint in zip(
-                self.samples, self._digests, picture_digests(hints), strict=True
+                self.samples, self._digests, image_digests(hints), strict=True
             )
         ]
 
@@ -356,8 +356,8 @@ def _attached(
 ) -> Iterator[dict[str, nn.Parameter]]:
     unet, kind = model.pipe.unet, KINDS[adapter.kind]
     try:
-        drawn = generator(seed, "experts", NAME, "adapter")
-        yield kind.attach(unet, adapter, generator=drawn)
+        generated = generator(seed, "experts", NAME, "adapter")
+        yield kind.attach(unet, adapter, generator=generated)
     finally:
         kind.detach(unet)
 

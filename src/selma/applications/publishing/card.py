@@ -26,8 +26,8 @@ from selma.config.adapters import CoftConfig, LoraConfig
 from selma.config.scores import judge_name
 from selma.errors import ModelError
 from selma.finished import NotFinished
-from selma.pipeline import Stages, judged, scorecard, trials
-from selma.records.benchmarks import ExamPrompt, evenly
+from selma.pipeline import Stages, diagnostics, scorecard, trials
+from selma.records.benchmarks import BenchmarkPrompt, evenly
 from selma.records.experts import Expert
 from selma.records.merged import Merged
 from selma.records.scores import Scorecard
@@ -51,7 +51,7 @@ class Made:
 
 
 def write_card(
-    run: Path, *, repository: str = UNNAMED, licence: str | None = None, pictures: int = 6
+    run: Path, *, repository: str = UNNAMED, licence: str | None = None, images: int = 6
 ) -> Made:
     """The card of the run in `run`, written anew into its `4-merged`.
 
@@ -63,12 +63,12 @@ def write_card(
     experts = this.all_experts()
     merged = this.merge_experts(experts)
     card = _scorecard(config)
-    gallery = _gallery(this, merged, pictures)
+    gallery = _gallery(this, merged, images)
     text = _front_matter(config, gallery, licence=licence)
     text += _body(config, experts, merged, card, gallery, repository=repository)
     write_bytes(merged.folder / CARD, text.encode())
-    drawn = sorted((merged.folder / GALLERY).glob("*.png"))
-    return Made(merged.folder, (adapter_file(merged.folder), merged.folder / CARD, *drawn))
+    generated = sorted((merged.folder / GALLERY).glob("*.png"))
+    return Made(merged.folder, (adapter_file(merged.folder), merged.folder / CARD, *generated))
 
 
 def _scorecard(config: RunConfig) -> Scorecard | None:
@@ -78,20 +78,20 @@ def _scorecard(config: RunConfig) -> Scorecard | None:
         return None
 
 
-def _gallery(this: Stages, merged: Merged, count: int) -> list[tuple[ExamPrompt, str]]:
+def _gallery(this: Stages, merged: Merged, count: int) -> list[tuple[BenchmarkPrompt, str]]:
     """Exam prompts, evenly over the groups and chosen without a look at any score, with their
     pictures' places beside the card; [] where the merged model has not drawn."""
     place = merged.folder / GALLERY
     shutil.rmtree(place, ignore_errors=True)
     try:
-        drawn = this.draw_adapted("merged", merged)
+        generated = this.generate_adapted("merged", merged)
     except NotFinished:
         return []
     place.mkdir()
     found = []
-    for prompt in evenly(this.exam, count):
+    for prompt in evenly(this.benchmark_prompts, count):
         name = f"{prompt.id}.png"
-        write_bytes(inside(place, name), inside(drawn, name).read_bytes())
+        write_bytes(inside(place, name), inside(generated, name).read_bytes())
         found.append((prompt, f"{GALLERY}/{name}"))
     sheet = this.folder.root / REPORT / SHEET
     if sheet.is_file():
@@ -100,7 +100,7 @@ def _gallery(this: Stages, merged: Merged, count: int) -> list[tuple[ExamPrompt,
 
 
 def _front_matter(
-    config: RunConfig, gallery: list[tuple[ExamPrompt, str]], *, licence: str | None
+    config: RunConfig, gallery: list[tuple[BenchmarkPrompt, str]], *, licence: str | None
 ) -> str:
     """What the Hub reads, between two lines of dashes."""
     base, row = _base_on_hub(config), BASES.get(config.base.model)
@@ -127,7 +127,7 @@ def _body(
     experts: list[Expert],
     merged: Merged,
     card: Scorecard | None,
-    gallery: list[tuple[ExamPrompt, str]],
+    gallery: list[tuple[BenchmarkPrompt, str]],
     *,
     repository: str,
 ) -> str:
@@ -167,7 +167,7 @@ def _body(
         experts=config.experts,
         writer=Path(config.prompts.backend.model).name,
         seed=config.seed,
-        judged=judged(merged),
+        diagnostics=diagnostics(merged),
         trials=len(trials(merged)),
         chooser=judge_name(scores.choosing_judge),
         versions=", ".join(f"{name} {number}" for name, number in versions().items()),

@@ -64,8 +64,8 @@ def _table(counts: ArrayLike) -> NDArray[np.float64]:
 
 def _terms(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """For each unit its part of sum_c o_cc, and its n_c."""
-    judged = table.sum(axis=1, keepdims=True)
-    return (table * (table - 1) / (judged - 1)).sum(axis=1), table
+    diagnostics = table.sum(axis=1, keepdims=True)
+    return (table * (table - 1) / (diagnostics - 1)).sum(axis=1), table
 
 
 def _alpha(same: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:

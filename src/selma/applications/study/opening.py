@@ -9,7 +9,7 @@ from selma.applications.study.database import study_file
 from selma.applications.study.plan import PAPER_PROMPTS, plan_study
 from selma.errors import ConfigError
 from selma.runfile import read_run_file
-from selma.scores.benchmarks import exam_prompts
+from selma.scores.benchmarks import load_benchmark
 
 
 def serve_study(
@@ -37,5 +37,7 @@ def serve_study(
             "pip install 'selma[study]'."
         ) from error
     config = read_run_file(run)
-    study = plan_study(run, exam_prompts(config.scores), models=models, prompts=prompts, seed=seed)
+    study = plan_study(
+        run, load_benchmark(config.scores), models=models, prompts=prompts, seed=seed
+    )
     serve(study_file(run, name), study, run, host=host, port=port, say=say)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from selma.errors import ConfigError, DataError, WorkspaceError
 from selma.image_files import decode, png_bytes
 from selma.randomness import rng
-from selma.records.benchmarks import ExamPrompt, evenly
+from selma.records.benchmarks import BenchmarkPrompt, evenly
 from selma.records.record import Record
 from selma.scores.answering import manifest
 from selma.workspace import SCORES, inside, recipe_key
@@ -55,7 +55,12 @@ class Showing(NamedTuple):
 
 
 def plan_study(
-    run: Path, exam: Sequence[ExamPrompt], *, models: tuple[str, str], prompts: int, seed: int
+    run: Path,
+    benchmark_prompts: Sequence[BenchmarkPrompt],
+    *,
+    models: tuple[str, str],
+    prompts: int,
+    seed: int,
 ) -> Study:
     """The study of `prompts` prompts of a run's exam, evenly over its groups.
 
@@ -65,17 +70,17 @@ def plan_study(
     """
     if models[0] == models[1]:
         raise ConfigError(f"Two different models are compared, but {models[0]!r} came twice.")
-    pictures = [_finished_pictures(run, model) for model in models]
+    images = [_finished_images(run, model) for model in models]
     pairs = []
-    for prompt in evenly(exam, prompts):
+    for prompt in evenly(benchmark_prompts, prompts):
         name = f"{prompt.id}.png"
-        for model, files in zip(models, pictures, strict=True):
+        for model, files in zip(models, images, strict=True):
             if name not in files:
                 raise WorkspaceError(
                     f"{run} must hold a picture of {prompt.id} by {model}, but has none. "
                     "Run `selma score CONFIG` again: the exam has changed since."
                 )
-        hashes = (pictures[0][name]["sha256"], pictures[1][name]["sha256"])
+        hashes = (images[0][name]["sha256"], images[1][name]["sha256"])
         pairs.append(Pair(id=prompt.id, text=prompt.text, group=prompt.group, sha256=hashes))
     return Study(models=models, seed=seed, pairs=tuple(pairs))
 
@@ -93,7 +98,7 @@ def showings(study: Study, annotator: str) -> list[Showing]:
     return [Showing(pair, left) for pair, left in zip(pairs, sides, strict=True)]
 
 
-class Pictures:
+class Images:
     """The pictures of a study, as files that tell nothing but their pixels."""
 
     def __init__(self, run: Path, study: Study) -> None:
@@ -146,10 +151,10 @@ def _only_pixels(data: bytes) -> bool:
 
 def place_of(model: str) -> str:
     """Where a run keeps a model's pictures of its exam."""
-    return f"{SCORES}/pictures/{model}"
+    return f"{SCORES}/images/{model}"
 
 
-def _finished_pictures(run: Path, model: str) -> dict[str, Any]:
+def _finished_images(run: Path, model: str) -> dict[str, Any]:
     """File name → size and sha256."""
     folder = inside(run, place_of(model))
     files: dict[str, Any] = manifest(folder).get("files", {})

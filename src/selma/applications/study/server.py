@@ -28,8 +28,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from selma.applications.study.ballot import CHOICES
-from selma.applications.study.plan import Pictures, Study
-from selma.applications.study.store import NAME_LENGTH, Shown, Standing, Store
+from selma.applications.study.plan import Images, Study
+from selma.applications.study.store import NAME_LENGTH, Shown, StageStatus, Store
 from selma.errors import DataError, SelmaError, WorkspaceError
 from selma.progress import console
 
@@ -57,8 +57,8 @@ def serve(
     port: 0 takes a free one. `say` is told the address. Raises WorkspaceError where the port is
     taken or the file holds another study, DataError where a picture is not the run's.
     """
-    pictures = Pictures(run, study)
-    pictures.verify()
+    images = Images(run, study)
+    images.verify()
     store = Store(path, study)
     try:
         with _listening(host, port) as listening:
@@ -73,7 +73,7 @@ def serve(
             say(f"Votes: {path}")
             say(f"Page: http://{address}:{listening.getsockname()[1]}/  (Ctrl+C stops)")
             config = uvicorn.Config(
-                application(store, pictures, hosts=hosts),
+                application(store, images, hosts=hosts),
                 log_level="warning",
                 access_log=False,  # it would write the annotators' secrets
                 server_header=False,
@@ -86,10 +86,10 @@ def serve(
         store.close()
 
 
-def application(store: Store, pictures: Pictures, *, hosts: frozenset[str] | None) -> ASGIApp:
+def application(store: Store, images: Images, *, hosts: frozenset[str] | None) -> ASGIApp:
     """The study's pages as an ASGI application; `hosts` are the names by which it may be called,
     None is any."""
-    pages = _Pages(store, pictures)
+    pages = _Pages(store, images)
     routes = [
         Route("/", pages.welcome),
         Route("/join", pages.join, methods=["POST"]),
@@ -98,14 +98,14 @@ def application(store: Store, pictures: Pictures, *, hosts: frozenset[str] | Non
         Route("/vote/{secret}/state", pages.state),
         Route("/vote/{secret}/choice", pages.choose, methods=["POST"]),
         Route("/vote/{secret}/undo", pages.undo, methods=["POST"]),
-        Route("/picture/{token}", pages.picture),
+        Route("/picture/{token}", pages.image),
     ]
     return _Guarded(Starlette(routes=routes, exception_handlers={SelmaError: _told}), hosts)
 
 
 class _Pages:
-    def __init__(self, store: Store, pictures: Pictures) -> None:
-        self.store, self.pictures = store, pictures
+    def __init__(self, store: Store, images: Images) -> None:
+        self.store, self.images = store, images
         self.templates = Environment(
             loader=PackageLoader("selma.applications.study", "page"),
             autoescape=True,
@@ -141,7 +141,7 @@ class _Pages:
         return Reply(file.read_bytes(), media_type=_ASSETS[path])
 
     def voting(self, request: Request) -> Reply:
-        found = self.store.standing(request.path_params["secret"])
+        found = self.store.status(request.path_params["secret"])
         if found is None:
             return RedirectResponse("/", status_code=303)
         return self._page("voting.html", annotator=found.annotator)
@@ -171,16 +171,16 @@ class _Pages:
 
         return await run_in_threadpool(take_back)
 
-    def picture(self, request: Request) -> Reply:
-        found = self.store.picture(request.path_params["token"])
+    def image(self, request: Request) -> Reply:
+        found = self.store.image(request.path_params["token"])
         if found is None:
             raise HTTPException(404, "There is no such picture.")
         # A token never means another picture, so that a browser may keep what it loaded ahead.
         kept = {"Cache-Control": "private, max-age=86400, immutable"}
-        return Reply(self.pictures.png(*found), media_type="image/png", headers=kept)
+        return Reply(self.images.png(*found), media_type="image/png", headers=kept)
 
     def _state(self, secret: str, *, counted: bool | None) -> Reply:
-        found = self.store.standing(secret)
+        found = self.store.status(secret)
         if found is None:
             raise HTTPException(404, "There is no such annotator.")
         return JSONResponse(_visible(found) | {"counted": counted})
@@ -190,7 +190,7 @@ class _Pages:
         return HTMLResponse(self.templates.get_template(template).render(**study, **values))
 
 
-def _visible(found: Standing) -> dict[str, Any]:
+def _visible(found: StageStatus) -> dict[str, Any]:
     """All that the page's script is told."""
 
     def shown(one: Shown | None) -> dict[str, Any] | None:

@@ -49,7 +49,7 @@ class Shown(NamedTuple):
     """Tokens of the pictures: random, and other ones for each annotator."""
 
 
-class Standing(NamedTuple):
+class StageStatus(NamedTuple):
     """Where an annotator is on their way."""
 
     annotator: Annotator
@@ -121,7 +121,7 @@ class Store:
         with self._transaction() as sql:
             return int(sql.execute("SELECT count(*) FROM annotators").fetchone()[0])
 
-    def standing(self, secret: str) -> Standing | None:
+    def status(self, secret: str) -> StageStatus | None:
         """Where this annotator is; None if nobody has this secret."""
         with self._transaction() as sql:
             annotator = self._annotator(sql, "secret", secret)
@@ -132,7 +132,7 @@ class Store:
                 "WHERE secret = ? AND undone IS NULL",
                 (secret,),
             ).fetchone()[0]
-            return Standing(
+            return StageStatus(
                 annotator,
                 self._shown(sql, secret, annotator.done),
                 self._shown(sql, secret, annotator.done + 1),
@@ -165,7 +165,7 @@ class Store:
             )
             return done.rowcount == 1
 
-    def picture(self, token: str) -> tuple[str, int] | None:
+    def image(self, token: str) -> tuple[str, int] | None:
         """Prompt and model (0 or 1) of the picture with this token; None if there is none."""
         with self._transaction() as sql:
             row = sql.execute(
@@ -234,6 +234,6 @@ def _refuse_another(found: Study, wanted: Study, path: Path) -> None:
     }
     changed = [f"{name} {a}, now {b}" for name, (a, b) in parts.items() if a != b]
     raise WorkspaceError(
-        f"{path} holds another study ({'; '.join(changed) or 'of other pictures or prompts'}), and "
+        f"{path} holds another study ({'; '.join(changed) or 'of other images or prompts'}), and "
         "votes of two studies are never mixed. Serve it as it was, or begin another with --name."
     )

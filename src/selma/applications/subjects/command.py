@@ -24,12 +24,12 @@ def train_subjects(config: Config, folder: Folder = None) -> None:
         typer.echo(f"{one.method} {one.subject}: {one.folder}")
 
 
-@subject.command("draw")
-def draw_subjects(config: Config, folder: Folder = None) -> None:
+@subject.command("generate")
+def generate_subjects(config: Config, folder: Folder = None) -> None:
     """Draw every subject's prompts by the base and by each method."""
     from selma.applications.subjects import pipeline
 
-    for (method, name, step), place in pipeline.draw(load(config, folder)).items():
+    for (method, name, step), place in pipeline.generate(load(config, folder)).items():
         typer.echo(f"{method} {name} step {step}: {place}")
 
 

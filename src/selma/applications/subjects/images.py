@@ -29,9 +29,9 @@ from selma.config import ImagesConfig
 from selma.config.networks import BaseConfig
 from selma.errors import DataError
 from selma.image_files import decode, png_bytes
-from selma.images.generating import draw_pairs
+from selma.images.generating import generate_pairs
 from selma.images.pairs import SUFFIXES
-from selma.records.benchmarks import ExamPrompt
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.images import Pair
 from selma.records.prompts import Prompt, prompt_id
 from selma.workspace import IMAGES, Workspace, write_bytes
@@ -52,7 +52,7 @@ class _Source:
 
     name: str
     kind: str
-    pictures: Sequence[tuple[str, bytes]]
+    images: Sequence[tuple[str, bytes]]
     """Name and bytes of each file."""
 
 
@@ -63,12 +63,12 @@ def read_subjects(config: SubjectData, folder: Workspace, *, base_px: int) -> li
     subject without pictures or without a class word, and a name that is not there: none is guessed.
     """
     text, sources = _sources(config)
-    px = config.picture_px or base_px
+    px = config.image_px or base_px
     return [
         Subject(
             name=source.name,
             kind=source.kind,
-            pictures=_prepared(source, px, folder),
+            images=_prepared(source, px, folder),
             prompts=_prompts(source.kind, config, text),
         )
         for source in sources
@@ -80,7 +80,7 @@ def instance_pairs(subject: Subject, config: SubjectData) -> list[Pair]:
     text = worded(config.instance_prompt, token=config.token, kind=subject.kind)
     skill = f"{NAME}/{subject.name}"
     prompt = Prompt(id=prompt_id(skill, text), skill=skill, text=text)
-    return [Pair(prompt=prompt, image=image, seed=0) for image in subject.pictures]
+    return [Pair(prompt=prompt, image=image, seed=0) for image in subject.images]
 
 
 def class_pairs(
@@ -104,21 +104,21 @@ def class_pairs(
         skill = f"{CLASS}/{_folder_name(subject.kind)}"
         text = worded(config.data.class_prompt, token=None, kind=subject.kind)
         prompts[subject.name] = Prompt(id=prompt_id(skill, text), skill=skill, text=text)
-    drawing = ImagesConfig(
-        per_prompt=config.prior.pictures,
+    generation = ImagesConfig(
+        per_prompt=config.prior.images,
         steps=config.prior.steps,
         guidance=config.prior.guidance,
         batch_size=batch_size,
     )
-    drawn = draw_pairs(
+    generated = generate_pairs(
         {prompt.skill: [prompt] for prompt in prompts.values()},
-        drawing,
+        generation,
         folder,
         base=base,
         seed=seed,
         model=model,
     )
-    return {name: drawn[prompt.skill] for name, prompt in prompts.items()}
+    return {name: generated[prompt.skill] for name, prompt in prompts.items()}
 
 
 def _folder_name(kind: str) -> str:
@@ -127,9 +127,9 @@ def _folder_name(kind: str) -> str:
     return name if name.strip(".") else name.replace(".", "%2E")
 
 
-def picture_prompts(
-    subject: Subject, config: SubjectData, *, pictures: int, curve: int | None = None
-) -> list[ExamPrompt]:
+def image_prompts(
+    subject: Subject, config: SubjectData, *, images: int, curve: int | None = None
+) -> list[BenchmarkPrompt]:
     """What is to be drawn of a subject: each prompt so many times, with ids from which the seeds
     come; or (`curve`) so many evenly spaced prompts once each, with the ids that these have too."""
     count = len(subject.prompts)
@@ -138,14 +138,14 @@ def picture_prompts(
         few = min(curve, count)
         chosen = [(2 * i + 1) * count // (2 * few) for i in range(few)]
     return [
-        ExamPrompt(
+        BenchmarkPrompt(
             id=f"{number:02d}-{k}",
             text=worded(subject.prompts[number], token=config.token, kind=subject.kind),
             group=subject.name,
             questions=(),
         )
         for number in chosen
-        for k in range(pictures if curve is None else 1)
+        for k in range(images if curve is None else 1)
     ]
 
 
@@ -164,7 +164,7 @@ def _sources(config: SubjectData) -> tuple[PromptText, list[_Source]]:
     if (root / TEXT).is_file():
         words = (root / TEXT).read_text("utf-8", errors="replace")
         text = read_prompt_text(words, of=root / TEXT)
-    if any(_pictures(root)):
+    if any(_images(root)):
         return text, list(_chosen(config, text, lambda _: _read(root), [root.resolve().name]))
     names = sorted(
         path.name for path in root.iterdir() if path.is_dir() and path.name[0] not in "._"
@@ -204,7 +204,7 @@ def _prompts(kind: str, config: SubjectData, text: PromptText) -> tuple[str, ...
     return own or (LIVE_PROMPTS if living else OBJECT_PROMPTS)
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _images(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
@@ -213,7 +213,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _read(folder: Path) -> list[tuple[str, bytes]]:
-    found = [(path.name, path.read_bytes()) for path in _pictures(folder)]
+    found = [(path.name, path.read_bytes()) for path in _images(folder)]
     if not found:
         raise DataError(f"{folder} must hold pictures of its subject, but has none.")
     return found
@@ -222,35 +222,35 @@ def _read(folder: Path) -> list[tuple[str, bytes]]:
 def _prepared(source: _Source, px: int, folder: Workspace) -> tuple[Path, ...]:
     """The subject's pictures as PNG, upright and no larger than needed."""
     recipe = {
-        "pictures": [[name, hashlib.sha256(data).hexdigest()] for name, data in source.pictures],
-        "picture_px": px,
+        "images": [[name, hashlib.sha256(data).hexdigest()] for name, data in source.images],
+        "image_px": px,
         "pillow": installed("pillow"),
     }
     item = folder.item(IMAGES, NAME, source.name, recipe=recipe)
-    paths = tuple(item.path / "train" / f"{n:02d}.png" for n in range(len(source.pictures)))
+    paths = tuple(item.path / "train" / f"{n:02d}.png" for n in range(len(source.images)))
     if item.done:
         return paths
     (item.begin() / "train").mkdir(exist_ok=True)
-    for path, (name, data) in zip(paths, source.pictures, strict=True):
+    for path, (name, data) in zip(paths, source.images, strict=True):
         try:
-            picture = _fitted(data, px)
+            image = _fitted(data, px)
         except DataError as error:
             raise DataError(f"{source.name}/{name}: {error}") from error
-        write_bytes(path, png_bytes(picture))
-    item.finish(paths, {"pictures": len(paths), "class": source.kind})
+        write_bytes(path, png_bytes(image))
+    item.finish(paths, {"images": len(paths), "class": source.kind})
     return paths
 
 
 def _fitted(data: bytes, px: int) -> Image.Image:
     # A camera held sideways says so beside the pixels; a network would see the subject lying.
-    picture = ImageOps.exif_transpose(decode(data, max_pixels=MOST_PIXELS))
-    side = min(picture.size)
+    image = ImageOps.exif_transpose(decode(data, max_pixels=MOST_PIXELS))
+    side = min(image.size)
     if side > px:
-        width, height = (max(px, round(length * px / side)) for length in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    if picture.width * picture.height > 4 * px**2:
+        width, height = (max(px, round(length * px / side)) for length in image.size)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    if image.width * image.height > 4 * px**2:
         raise DataError(
-            f"The picture is {picture.width}x{picture.height} when made smaller: too long for a "
+            f"The picture is {image.width}x{image.height} when made smaller: too long for a "
             "square to be cut out of it. Cut it yourself."
         )
-    return picture
+    return image

@@ -23,7 +23,7 @@ from selma.applications.subjects.records import (
     SubjectRow,
 )
 from selma.errors import DataError
-from selma.records.benchmarks import ExamPrompt
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.scores import Interval
 from selma.report import page
 from selma.report.grids import data_uri
@@ -38,14 +38,14 @@ SHOWN_SUBJECTS, SHOWN_PROMPTS, SHOWN_REAL = 10, 4, 5
 WIDTH, HEIGHT, LEFT, BOTTOM = 340, 190, 44, 26
 """Of a chart, in its own units, with room for its axes' words."""
 
-Drawn = Mapping[tuple[str, str, int], Path]
+Generated = Mapping[tuple[str, str, int], Path]
 
 
 def write_subject_page(
     card: SubjectCard,
     real: Mapping[str, Sequence[Path]],
-    prompts: Mapping[str, Sequence[ExamPrompt]],
-    drawn: Drawn,
+    prompts: Mapping[str, Sequence[BenchmarkPrompt]],
+    generated: Generated,
     *,
     settings: Mapping[str, Any],
     name: str,
@@ -62,7 +62,7 @@ def write_subject_page(
     path = item.path / "index.html"
     if item.done:
         return path
-    html = render(card, real, prompts, drawn, settings=settings, name=name)
+    html = render(card, real, prompts, generated, settings=settings, name=name)
     item.begin()
     write_bytes(path, html.encode())
     write_json(item.path / "card.json", json.loads(text))
@@ -73,8 +73,8 @@ def write_subject_page(
 def render(
     card: SubjectCard,
     real: Mapping[str, Sequence[Path]],
-    prompts: Mapping[str, Sequence[ExamPrompt]],
-    drawn: Drawn,
+    prompts: Mapping[str, Sequence[BenchmarkPrompt]],
+    generated: Generated,
     *,
     settings: Mapping[str, Any],
     name: str,
@@ -109,12 +109,12 @@ def render(
                     subject,
                     card.subjects[subject],
                     [data_uri(path) for path in real[subject][:SHOWN_REAL]],
-                    list(_lines(card, subject, prompts[subject], drawn)),
+                    list(_lines(card, subject, prompts[subject], generated)),
                 )
                 for subject in shown
             ],
             steps=[
-                _Steps(subject, list(_course(card, subject, prompts[subject], drawn)))
+                _Steps(subject, list(_course(card, subject, prompts[subject], generated)))
                 for subject in shown
             ],
             settings=list(page.flat(settings)),
@@ -248,7 +248,7 @@ def charts(card: SubjectCard) -> Iterator[Chart]:
 
 
 def _lines(
-    card: SubjectCard, subject: str, prompts: Sequence[ExamPrompt], drawn: Drawn
+    card: SubjectCard, subject: str, prompts: Sequence[BenchmarkPrompt], generated: Generated
 ) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Evenly spaced prompts, first picture of each: a choice that looks at no score."""
     firsts = [prompt for prompt in prompts if prompt.id.endswith("-0")]
@@ -259,30 +259,35 @@ def _lines(
         yield (
             prompt.text,
             [
-                (model, data_uri(inside(drawn[model, subject, step], f"{prompt.id}.png")))
+                (model, data_uri(inside(generated[model, subject, step], f"{prompt.id}.png")))
                 for model, step in models
             ],
         )
 
 
 def _course(
-    card: SubjectCard, subject: str, prompts: Sequence[ExamPrompt], drawn: Drawn
+    card: SubjectCard, subject: str, prompts: Sequence[BenchmarkPrompt], generated: Generated
 ) -> Iterator[tuple[str, list[tuple[int, str]]]]:
     """The first curve prompt's picture at each kept step."""
     for method in card.curves:
-        steps = sorted(step for m, s, step in drawn if (m, s) == (method, subject))
-        there = sorted(path.name for path in drawn[method, subject, steps[0]].glob("*.png"))
+        steps = sorted(step for m, s, step in generated if (m, s) == (method, subject))
+        there = sorted(path.name for path in generated[method, subject, steps[0]].glob("*.png"))
         if not there:
-            raise DataError(f"{drawn[method, subject, steps[0]]} must hold pictures, but is empty.")
+            raise DataError(
+                f"{generated[method, subject, steps[0]]} must hold pictures, but is empty."
+            )
         yield (
             method,
-            [(step, data_uri(inside(drawn[method, subject, step], there[0]))) for step in steps],
+            [
+                (step, data_uri(inside(generated[method, subject, step], there[0])))
+                for step in steps
+            ],
         )
 
 
 def print_subject_card(card: SubjectCard, console: Console) -> None:
     """The table for a terminal, and below it the differences to the first method."""
-    about = f"{len(card.subjects)} subjects, {card.prompts} prompts, {card.pictures} pictures each"
+    about = f"{len(card.subjects)} subjects, {card.prompts} prompts, {card.images} pictures each"
     table = Table(
         title=f"{about}, {card.steps} steps", caption="means with 95% intervals over subjects and "
         "prompts; ↑ higher is better, ↓ lower",

@@ -24,16 +24,16 @@ from selma.applications.subjects.settings import SubjectSettings
 from selma.config import RunConfig
 from selma.finished import Finished
 from selma.pipeline import opened
-from selma.records.benchmarks import ExamPrompt
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.images import Pair
 from selma.runfile import portable
 from selma.workspace import EXPERTS, IMAGES, REPORT, SCORES, Workspace
 
 if TYPE_CHECKING:
-    from selma.applications.subjects.scoring import RealPictures
+    from selma.applications.subjects.scoring import RealImages
     from selma.backbones.text_to_image import TextToImage
 
-Drawn = dict[tuple[str, str, int], Path]
+Generated = dict[tuple[str, str, int], Path]
 """(method, subject, step) → folder with its pictures; the base is at step 0."""
 BASE, REAL = "base", "real"
 
@@ -44,11 +44,11 @@ def train(config: RunConfig) -> list[SubjectAdapter]:
         return this.trained()
 
 
-def draw(config: RunConfig) -> Drawn:
+def generate(config: RunConfig) -> Generated:
     """Every prompt of every subject by the base and by what `train` left; of the checkpoints before
     the last, a few prompts."""
     with _run(config, make=[SCORES]) as this:
-        return this.drawn()
+        return this.generated()
 
 
 def score(config: RunConfig) -> tuple[SubjectCard, Path]:
@@ -105,17 +105,17 @@ class _Run:
             model=lambda: self.model,
         )
 
-    def drawn(self, *, only_shown: bool = False) -> Drawn:
+    def generated(self, *, only_shown: bool = False) -> Generated:
         from selma.applications.subjects.training import adapter_at
 
         folder = Finished(self.folder.root) if only_shown else self._at(SCORES)
-        found: Drawn = {}
+        found: Generated = {}
         for subject in self.subjects:
-            found[BASE, subject.name, 0] = self._draw(subject, folder, BASE, 0, None, None)
+            found[BASE, subject.name, 0] = self._generate(subject, folder, BASE, 0, None, None)
         for one in self.trained():
             subject = next(s for s in self.subjects if s.name == one.subject)
             for step in one.steps:
-                found[one.method, one.subject, step] = self._draw(
+                found[one.method, one.subject, step] = self._generate(
                     subject,
                     folder,
                     one.method,
@@ -130,32 +130,36 @@ class _Run:
         from selma.applications.subjects.page import write_subject_page
 
         trained = self.trained()
-        drawn = self.drawn(only_shown=True)  # also the pictures must be there, not only weights
-        card = self._card(trained, drawn)
+        generated = self.generated(
+            only_shown=True
+        )  # also the pictures must be there, not only weights
+        card = self._card(trained, generated)
         with_defaults = self.config.model_copy(update={"subject": self.settings})
         page = write_subject_page(
             card,
-            {s.name: s.pictures for s in self.subjects},
+            {s.name: s.images for s in self.subjects},
             {s.name: self._prompts(s) for s in self.subjects},
-            drawn,
+            generated,
             settings=portable(with_defaults, self.folder.root)["subject"],
             name=self.config.name,
             folder=self._at(REPORT),
         )
         return card, page
 
-    def _card(self, trained: Sequence[SubjectAdapter], drawn: Drawn) -> SubjectCard:
+    def _card(self, trained: Sequence[SubjectAdapter], generated: Generated) -> SubjectCard:
         from selma.adapters.reading import parameter_count
         from selma.applications.subjects import scorecard
-        from selma.applications.subjects.scoring import RealPictures, load_networks
+        from selma.applications.subjects.scoring import RealImages, load_networks
         from selma.backbones.text_to_image import adapter_file
 
         settings, folder = self.settings, self._at(SCORES)
         networks = load_networks(settings.scores)
         measures = [measure.key for measure in networks.measures]
         bootstrap = {"seed": self.config.seed, "resamples": settings.scores.resamples}
-        real = {s.name: RealPictures(s, networks) for s in self.subjects}
-        rows = {key: self._rows(key, place, real[key[1]], folder) for key, place in drawn.items()}
+        real = {s.name: RealImages(s, networks) for s in self.subjects}
+        rows = {
+            key: self._rows(key, place, real[key[1]], folder) for key, place in generated.items()
+        }
         last = settings.training.steps
         by_method = {
             method: {
@@ -173,7 +177,7 @@ class _Run:
             for method, some in by_method.items()
         ]
         first = self._prompts(self.subjects[0])
-        ideal = self._real_row(real, drawn, first, bootstrap)
+        ideal = self._real_row(real, generated, first, bootstrap)
         curve = {
             s.name: {p.id.partition("-")[0] for p in self._prompts(s, few=True)}
             for s in self.subjects
@@ -182,7 +186,7 @@ class _Run:
             subjects={s.name: s.kind for s in self.subjects},
             token=settings.data.token,
             prompts=len({p.id.partition("-")[0] for p in first}),
-            pictures=settings.drawing.pictures,
+            images=settings.generation.images,
             steps=last,
             measures=networks.measures,
             rows=(*([ideal] if ideal else []), *table),
@@ -216,25 +220,25 @@ class _Run:
 
     def _real_row(
         self,
-        real: Mapping[str, RealPictures],
-        drawn: Drawn,
-        prompts: Sequence[ExamPrompt],
+        real: Mapping[str, RealImages],
+        generated: Generated,
+        prompts: Sequence[BenchmarkPrompt],
         bootstrap: dict[str, int],
     ) -> SubjectRow | None:
         from selma.applications.subjects.scorecard import real_row
         from selma.applications.subjects.scoring import MOST_PIXELS
-        from selma.image_files import open_picture
+        from selma.image_files import open_image
 
         # In the drawn pictures' size, so that distances have one scale.
-        some = drawn[BASE, self.subjects[0].name, 0] / f"{prompts[0].id}.png"
-        px = open_picture(some, max_pixels=MOST_PIXELS).width
+        some = generated[BASE, self.subjects[0].name, 0] / f"{prompts[0].id}.png"
+        px = open_image(some, max_pixels=MOST_PIXELS).width
         return real_row({n: r.among_themselves(px) for n, r in real.items()}, **bootstrap)
 
     def _rows(
-        self, key: tuple[str, str, int], place: Path, real: RealPictures, folder: Workspace
+        self, key: tuple[str, str, int], place: Path, real: RealImages, folder: Workspace
     ) -> list[dict[str, Any]]:
         from selma.applications.subjects.prompts import worded
-        from selma.applications.subjects.scoring import score_drawn
+        from selma.applications.subjects.scoring import score_generated
 
         method, _, step = key
         subject, data = real.subject, self.settings.data
@@ -245,19 +249,19 @@ class _Run:
             number: worded(subject.prompts[int(number)], token=token, kind=subject.kind)
             for number in (prompt.id.partition("-")[0] for prompt in prompts)
         }
-        return score_drawn(
+        return score_generated(
             real, prompts, texts, place, folder, name=(method, subject.name, str(step))
         )
 
-    def _prompts(self, subject: Subject, *, few: bool = False) -> list[ExamPrompt]:
-        from selma.applications.subjects.images import picture_prompts
+    def _prompts(self, subject: Subject, *, few: bool = False) -> list[BenchmarkPrompt]:
+        from selma.applications.subjects.images import image_prompts
 
-        drawing = self.settings.drawing
-        return picture_prompts(
+        generation = self.settings.generation
+        return image_prompts(
             subject,
             self.settings.data,
-            pictures=drawing.pictures,
-            curve=drawing.curve_prompts if few else None,
+            images=generation.images,
+            curve=generation.curve_prompts if few else None,
         )
 
     def _class_pairs(self) -> dict[str, list[Pair]]:
@@ -269,11 +273,11 @@ class _Run:
             self._at(IMAGES),
             base=self.config.base,
             seed=self.config.seed,
-            batch_size=self.settings.drawing.batch_size,
+            batch_size=self.settings.generation.batch_size,
             model=lambda: self.model,
         )
 
-    def _draw(
+    def _generate(
         self,
         subject: Subject,
         folder: Workspace,
@@ -284,17 +288,17 @@ class _Run:
         *,
         few: bool = False,
     ) -> Path:
-        from selma.images.generating import draw_exam
+        from selma.images.generating import generate_benchmark
 
-        drawing = self.settings.drawing
-        return draw_exam(
+        generation = self.settings.generation
+        return generate_benchmark(
             self._prompts(subject, few=few),
             name=f"_subject/{method}/{subject.name}/{step}",
             adapter=adapter,
             adapter_key=key,
-            steps=drawing.steps,
-            guidance=drawing.guidance,
-            batch_size=drawing.batch_size,
+            steps=generation.steps,
+            guidance=generation.guidance,
+            batch_size=generation.batch_size,
             folder=folder,
             base=self.config.base,
             seed=self.config.seed,

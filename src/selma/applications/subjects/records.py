@@ -18,7 +18,7 @@ class Subject(Record):
     """Its folder's name; subjects are told apart by it, letter by letter."""
     kind: str
     """Its class word, as in "stuffed animal"."""
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
     prompts: tuple[str, ...]
     """Templates with {token} and {class}."""
 
@@ -86,7 +86,7 @@ class SubjectCard(Record):
     """Name → class word."""
     token: str
     prompts: int
-    pictures: int
+    images: int
     """For each prompt."""
     steps: int
     measures: tuple[SubjectMeasure, ...]

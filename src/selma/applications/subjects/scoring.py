@@ -21,12 +21,12 @@ from PIL import Image, ImageOps
 
 from selma.applications.subjects.records import Subject, SubjectMeasure
 from selma.applications.subjects.settings import SubjectScores
-from selma.backbones.perception.likeness import PictureFeatures, TextFeatures, load_clip, load_dino
+from selma.backbones.perception.likeness import ImageFeatures, TextFeatures, load_clip, load_dino
 from selma.backbones.perception.lpips import Perception, distances, load_perception
 from selma.errors import DataError
-from selma.image_files import open_picture
+from selma.image_files import open_image
 from selma.progress import progress
-from selma.records.benchmarks import ExamPrompt
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.scores.answering import manifest
 from selma.workspace import SCORES, Workspace, inside, read_lines, write_bytes
 
@@ -45,7 +45,7 @@ Row = dict[str, Any]
 class Networks:
     """What looks at the pictures. Loaded when first asked."""
 
-    dino: PictureFeatures
+    dino: ImageFeatures
     clip: TextFeatures
     lpips: Perception | None
 
@@ -90,7 +90,7 @@ def load_networks(config: SubjectScores) -> Networks:
     )
 
 
-class RealPictures:
+class RealImages:
     """One subject's own pictures as the networks see them, each looked at once."""
 
     def __init__(self, subject: Subject, networks: Networks) -> None:
@@ -100,27 +100,27 @@ class RealPictures:
 
     @property
     def digests(self) -> list[str]:
-        paths = self.subject.pictures
+        paths = self.subject.images
         return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
 
     @cached_property
     def opened(self) -> list[Image.Image]:
-        return [open_picture(path, max_pixels=MOST_PIXELS) for path in self.subject.pictures]
+        return [open_image(path, max_pixels=MOST_PIXELS) for path in self.subject.images]
 
     @cached_property
     def dino(self) -> Tensor:
-        return self.networks.dino.of_pictures(self.opened)
+        return self.networks.dino.of_images(self.opened)
 
     @cached_property
     def clip(self) -> Tensor:
-        return self.networks.clip.of_pictures(self.opened)
+        return self.networks.clip.of_images(self.opened)
 
     def lpips(self, px: int) -> Tensor:
         """In the size of the drawn ones, the middle square as in training."""
         assert self.networks.lpips is not None
         if px not in self._by_size:
             fitted = [ImageOps.fit(one, (px, px), Image.Resampling.BICUBIC) for one in self.opened]
-            self._by_size[px] = self.networks.lpips.of_pictures(fitted)
+            self._by_size[px] = self.networks.lpips.of_images(fitted)
         return self._by_size[px]
 
     def among_themselves(self, px: int) -> dict[str, float]:
@@ -134,11 +134,11 @@ class RealPictures:
         return {name: round(value, DIGITS) for name, value in found.items()}
 
 
-def score_drawn(
-    real: RealPictures,
-    prompts: Sequence[ExamPrompt],
+def score_generated(
+    real: RealImages,
+    prompts: Sequence[BenchmarkPrompt],
     texts: Mapping[str, str],
-    drawn: Path,
+    generated: Path,
     folder: Workspace,
     *,
     name: Sequence[str],
@@ -149,11 +149,13 @@ def score_drawn(
     CLIP-T reads.  name: of the item, as in ("oft", "cat_hat", "1000"). Raises DataError for a
     picture that is missing or broken.
     """
-    key = manifest(drawn).get("key")
+    key = manifest(generated).get("key")
     if key is None:
-        raise DataError(f"{drawn} must be a finished folder of pictures. Run `selma subject draw`.")
+        raise DataError(
+            f"{generated} must be a finished folder of pictures. Run `selma subject generate`."
+        )
     recipe = {
-        "pictures": key,
+        "images": key,
         "real": real.digests,
         "texts": dict(texts),
         "networks": real.networks.fingerprints,
@@ -168,11 +170,11 @@ def score_drawn(
     rows = []
     with progress(f"looking at {' '.join(name)}", total=len(groups)) as advance:
         for number, ids in groups.items():
-            pictures = [
-                open_picture(inside(drawn, f"{i}.png"), max_pixels=MOST_PIXELS) for i in ids
+            images = [
+                open_image(inside(generated, f"{i}.png"), max_pixels=MOST_PIXELS) for i in ids
             ]
             row = {"prompt": number, "text": texts[number]}
-            rows.append(row | measured(pictures, ids, texts[number], real))
+            rows.append(row | measured(images, ids, texts[number], real))
             advance()
     lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
     write_bytes(path, "".join(lines).encode())
@@ -182,26 +184,24 @@ def score_drawn(
     return rows
 
 
-def measured(
-    pictures: Sequence[Image.Image], ids: Sequence[str], text: str, real: RealPictures
-) -> Row:
+def measured(images: Sequence[Image.Image], ids: Sequence[str], text: str, real: RealImages) -> Row:
     """The numbers of one prompt's pictures: their means, and each picture's own."""
     networks = real.networks
-    seen = networks.clip.of_pictures(pictures)
+    seen = networks.clip.of_images(images)
     columns = {
-        "dino": (networks.dino.of_pictures(pictures) @ real.dino.mT).mean(dim=1).tolist(),
+        "dino": (networks.dino.of_images(images) @ real.dino.mT).mean(dim=1).tolist(),
         "clip_i": (seen @ real.clip.mT).mean(dim=1).tolist(),
         "clip_t": (seen @ networks.clip.of_texts([text]).mT).flatten().tolist(),
     }
-    row: Row = {"pairs": len(pictures) * len(real.opened)}
+    row: Row = {"pairs": len(images) * len(real.opened)}
     if networks.lpips is not None:
-        vectors = networks.lpips.of_pictures(pictures)
-        to_real = distances(vectors, real.lpips(pictures[0].width))
+        vectors = networks.lpips.of_images(images)
+        to_real = distances(vectors, real.lpips(images[0].width))
         columns["lpips_real"] = to_real.mean(dim=1).tolist()
-        if len(pictures) > 1:
+        if len(images) > 1:
             row["lpips_diversity"] = round(_off(distances(vectors, vectors)), DIGITS)
     each = [
-        {"picture": name, **{column: round(v[n], DIGITS) for column, v in columns.items()}}
+        {"image": name, **{column: round(v[n], DIGITS) for column, v in columns.items()}}
         for n, name in enumerate(ids)
     ]
     means = {name: round(sum(v) / len(v), DIGITS) for name, v in columns.items()}

@@ -39,7 +39,7 @@ class SubjectData(Section):
     prompts: tuple[Template, ...] | None = None
     """Templates with {token} and {class} for all subjects; None takes those of the folder's text
     file, else selma's 25 for objects and 25 for living subjects."""
-    picture_px: PositiveInt | None = None
+    image_px: PositiveInt | None = None
     """Shortest side to which larger pictures are made smaller; None is the base's own size."""
 
     @model_validator(mode="after")
@@ -57,7 +57,7 @@ class Prior(Section):
 
     weight: NonNegativeFloat = 1.0
     """Of the second loss; 0 trains on the subject alone and draws no class pictures."""
-    pictures: PositiveInt = 200
+    images: PositiveInt = 200
     """For each class, shared by its subjects; each has a seed of its own."""
     steps: PositiveInt = 50
     guidance: NonNegativeFloat = 7.5
@@ -84,8 +84,8 @@ class SubjectMethod(Section):
     """None is that of `training`."""
 
 
-class SubjectDrawing(Section):
-    pictures: PositiveInt = 4
+class SubjectGeneration(Section):
+    images: PositiveInt = 4
     """For each prompt, as the released evaluation takes of eight."""
     steps: PositiveInt = 25
     guidance: NonNegativeFloat = 7.5
@@ -133,7 +133,7 @@ class SubjectSettings(Section):
         default_factory=lambda: dict(METHODS), min_length=1
     )
     """Name → what is trained; the first is what the others are compared with."""
-    drawing: SubjectDrawing = SubjectDrawing()
+    generation: SubjectGeneration = SubjectGeneration()
     scores: SubjectScores = SubjectScores()
 
     @model_validator(mode="after")

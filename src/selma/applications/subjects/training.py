@@ -25,7 +25,7 @@ from selma.applications.subjects.settings import (
 from selma.config.networks import BaseConfig
 from selma.experts.finishing import finish, step_folder
 from selma.experts.learners import ExpertLearner
-from selma.experts.recipes import encoding_recipe, picture_digests, training_recipe
+from selma.experts.recipes import encoding_recipe, image_digests, training_recipe
 from selma.experts.training import fit
 from selma.records.images import Pair
 from selma.workspace import EXPERTS, Workspace, recipe_key
@@ -172,7 +172,7 @@ class _Data:
     def __init__(self, name: str, pairs: Sequence[Pair]) -> None:
         self.name = name
         self.pairs = pairs
-        self.digests = picture_digests(pairs)
+        self.digests = image_digests(pairs)
 
     @property
     def rows(self) -> list[list[str]]:

@@ -21,7 +21,7 @@ from selma.errors import ConfigError
 from selma.finished import Finished
 from selma.images.generating import Reader
 from selma.pipeline import Stages, opened
-from selma.records.benchmarks import ExamPrompt
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.workspace import SCORES
 
 NAME = "ablation"
@@ -36,8 +36,8 @@ RELEASED: Changes = RELEASED_SUR | {"adapter": RELEASED_SUR["adapter"] | {"weigh
 MENDED: Mapping[str, Changes] = {
     "released_gradient_fixed": {"losses": {"denoising": {"gradient": True}}},
     "released_attention_fixed": {"adapter": {"attention": "tokens"}},
-    "released_positive_only": {"drawing": {"negative": "alone"}},
-    "released_no_dropout": {"drawing": {"dropout": False}},
+    "released_positive_only": {"generation": {"negative": "alone"}},
+    "released_no_dropout": {"generation": {"dropout": False}},
 }
 """The release with one defect put right."""
 
@@ -82,23 +82,24 @@ def laid_over(settings: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
 def ablate(config: RunConfig, *, experts: bool = False) -> Understood:
     """Every variant beside the base, on dev by the choosing judge unless the settings say
     otherwise. With `experts`, also the run's merged experts alone and with the adapter."""
-    from selma.applications.sur.scoring import keyword_exam, score_understanding
+    from selma.applications.sur.scoring import keyword_benchmark, score_understanding
 
     chosen, sur = variants(config), settings_of(config)
     split, scores = sur.ablation.split, _scores(config)
     with opened(config, make=[SCORES]) as this:
-        exam = _exam(this, split)
-        pictures = {
-            f"{NAME}/{name}": place for name, place in _drawn(this, exam, chosen, experts=experts)
+        benchmark_prompts = _benchmark(this, split)
+        images = {
+            f"{NAME}/{name}": place
+            for name, place in _generated(this, benchmark_prompts, chosen, experts=experts)
         }
         with this.at(SCORES, NAME) as folder:
             return score_understanding(
-                exam,
-                pictures,
+                benchmark_prompts,
+                images,
                 scores,
                 sur.scores,
                 folder,
-                keywords=keyword_exam(exam, scores, sur.scores, split=split),
+                keywords=keyword_benchmark(benchmark_prompts, scores, sur.scores, split=split),
                 good=[triple.image for triple in triples(this, Finished(this.folder.root))],
                 seed=config.seed,
                 base=f"{NAME}/{BASE}",
@@ -106,40 +107,40 @@ def ablate(config: RunConfig, *, experts: bool = False) -> Understood:
             )
 
 
-def _drawn(
+def _generated(
     this: Stages,
-    exam: Sequence[ExamPrompt],
+    benchmark_prompts: Sequence[BenchmarkPrompt],
     chosen: Mapping[str, SurSettings],
     *,
     experts: bool,
 ) -> Iterator[tuple[str, Any]]:
     """Each model's pictures, the base's first."""
 
-    def draw(name: str, reader: Reader | None, adapter: Any = None) -> tuple[str, Any]:
-        return name, this.draw_understood(f"{NAME}/{name}", reader, adapter, exam)
+    def generate(name: str, reader: Reader | None, adapter: Any = None) -> tuple[str, Any]:
+        return name, this.generate_understood(f"{NAME}/{name}", reader, adapter, benchmark_prompts)
 
-    yield draw(BASE, None)
+    yield generate(BASE, None)
     for name, sur in chosen.items():
-        yield draw(name, _reader(this, sur))
+        yield generate(name, _reader(this, sur))
     if experts:
         merged = merged_of(this)
-        yield draw(EXPERTS_ALONE, None, merged)
-        yield draw(BOTH, _reader(this, settings_of(this.config)), merged)
+        yield generate(EXPERTS_ALONE, None, merged)
+        yield generate(BOTH, _reader(this, settings_of(this.config)), merged)
 
 
 def _reader(this: Stages, sur: SurSettings) -> Reader:
     adapter = trained(this, this.folder, sur, variants=True)
-    return Reader(adapter.folder, adapter.key, sur.drawing)
+    return Reader(adapter.folder, adapter.key, sur.generation)
 
 
-def _exam(this: Stages, split: str) -> list[ExamPrompt]:
-    from selma.scores.benchmarks import TOYBOX, exam_prompts
+def _benchmark(this: Stages, split: str) -> list[BenchmarkPrompt]:
+    from selma.scores.benchmarks import TOYBOX, load_benchmark
 
     scores, wanted = this.config.scores, settings_of(this.config).ablation.prompts
     if split == "dev":
-        return exam_prompts(scores, split="dev", prompts=wanted or scores.dev_prompts)
+        return load_benchmark(scores, split="dev", prompts=wanted or scores.dev_prompts)
     at = "test" if scores.benchmark == TOYBOX else None
-    return exam_prompts(scores, split=at, prompts=wanted)
+    return load_benchmark(scores, split=at, prompts=wanted)
 
 
 def _scores(config: RunConfig) -> ScoresConfig:
@@ -164,8 +165,8 @@ def _all_changes(sur: SurSettings) -> Iterator[tuple[str, Changes]]:
         if weight != sur.adapter.weight:
             yield f"weight_{weight:g}", {"adapter": {"weight": weight}}
     for negative in ("alone", "adapted"):
-        if negative != sur.drawing.negative:
-            yield f"negative_{negative}", {"drawing": {"negative": negative}}
+        if negative != sur.generation.negative:
+            yield f"negative_{negative}", {"generation": {"negative": negative}}
     for layer in sur.ablation.layers:
         if layer != sur.llm.layer:
             yield f"layer_{layer}", {"llm": {"layer": layer}}

@@ -120,12 +120,12 @@ def rejected(folder: Workspace, config: SurData, *, seed: int) -> dict[str, int]
 def collecting_recipe(config: SurData, *, seed: int) -> dict[str, Any]:
     """All that a collection depends on; no path of this machine."""
     cleaning = config.cleaning
-    source = config.source.model_dump(mode="json", exclude={"dump", "pictures", "folder"})
+    source = config.source.model_dump(mode="json", exclude={"dump", "images", "folder"})
     recipe: dict[str, Any] = {
         "source": source,
         "files": source_digest(config),
         "cleaning": cleaning.model_dump(mode="json", exclude={"safety", "agreement"}),
-        "picture_px": config.picture_px,
+        "image_px": config.image_px,
         "seed": seed,
         "pillow": installed("pillow"),
     }
@@ -147,12 +147,12 @@ def _checked(config: SurData, train: Path, desk: _Desk, *, seed: int) -> Iterato
         if found is None:
             continue
         try:
-            data, end, pixels = _fitted(candidate.picture(), config.picture_px)
+            data, end, pixels = _fitted(candidate.image(), config.image_px)
         except DataError as error:
             desk.reject(candidate.source, "no sound picture", str(error))
             continue
         name = prompt_id(SKILL, f"{candidate.source}\n{found}\n{pixels}")
-        marks = {"row": name, "prompt": " ".join(found.casefold().split()), "picture": pixels}
+        marks = {"row": name, "prompt": " ".join(found.casefold().split()), "image": pixels}
         twice = [kind for kind, mark in marks.items() if f"{kind} {mark}" in seen]
         if twice and not (config.cleaning.duplicates and "row" not in twice):
             desk.reject(candidate.source, f"duplicate {twice[0]}")
@@ -182,19 +182,19 @@ def _prompt(candidate: Candidate, config: SurData, desk: _Desk) -> str | None:
 def _fitted(data: bytes, px: int) -> tuple[bytes, str, str]:
     """The picture's bytes, made smaller where it is larger than needed; its name's end; and a
     digest of its pixels, which what else is in the file does not change."""
-    picture = decode(data, max_pixels=MOST_PIXELS)
-    side = min(picture.size)
+    image = decode(data, max_pixels=MOST_PIXELS)
+    side = min(image.size)
     kind = Image.open(io.BytesIO(data)).format
     if side > px:
-        size = tuple(max(px, round(s * px / side)) for s in picture.size)
-        picture = picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
-        data, kind = png_bytes(picture), "PNG"
-    width, height = picture.size
+        size = tuple(max(px, round(s * px / side)) for s in image.size)
+        image = image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+        data, kind = png_bytes(image), "PNG"
+    width, height = image.size
     if width * height > 4 * px**2:
         raise DataError(f"It is {width}x{height}: too long for a square to be cut out of it.")
-    pixels = hashlib.sha256(f"{width}x{height}".encode() + picture.tobytes()).hexdigest()
+    pixels = hashlib.sha256(f"{width}x{height}".encode() + image.tobytes()).hexdigest()
     end = _KEPT_AS.get(str(kind))
-    return (data, end, pixels) if end else (png_bytes(picture), ".png", pixels)
+    return (data, end, pixels) if end else (png_bytes(image), ".png", pixels)
 
 
 def _safe(rows: list[_Row], config: SurData, desk: _Desk) -> list[_Row]:
@@ -204,7 +204,7 @@ def _safe(rows: list[_Row], config: SurData, desk: _Desk) -> list[_Row]:
     classifier, kept = Classifier(safety), []
     with progress("looking for what is unsafe", total=len(rows)) as advance:
         for row in rows:
-            (label,) = classifier.classify([_picture(row)])
+            (label,) = classifier.classify([_image(row)])
             if label in safety.keep:
                 desk.facts.setdefault(row.id, {})["safety"] = label
                 kept.append(row)
@@ -243,7 +243,7 @@ def _agreeing(rows: list[_Row], agreement: Agreement | None, desk: _Desk) -> lis
     scorer, kept = _scorer(agreement), []
     with progress("comparing pictures and narratives", total=len(rows)) as advance:
         for row in rows:
-            (score,) = scorer.score([_picture(row)], [row.text or ""])
+            (score,) = scorer.score([_image(row)], [row.text or ""])
             if score >= agreement.at_least:
                 desk.facts.setdefault(row.id, {})["agreement"] = score
                 kept.append(row)
@@ -259,7 +259,7 @@ def _scorer(agreement: Agreement) -> Scorer:
     return load_preference(agreement.scorer)
 
 
-def _picture(row: _Row) -> Image.Image:
+def _image(row: _Row) -> Image.Image:
     return decode(row.image.read_bytes(), max_pixels=MOST_PIXELS)
 
 

@@ -35,8 +35,8 @@ def train_sur(config: Config, folder: Folder = None) -> None:
     typer.echo(f"SUR-adapter: {pipeline.train(load(config, folder)).folder}")
 
 
-@sur.command("draw")
-def draw_sur(
+@sur.command("generate")
+def generate_sur(
     config: Config,
     folder: Folder = None,
     experts: Experts = False,
@@ -44,7 +44,7 @@ def draw_sur(
     """Draw the exam with the adapter and without, and by keyword prompts."""
     from selma.applications.sur import pipeline
 
-    for name, place in pipeline.draw(load(config, folder), experts=experts).items():
+    for name, place in pipeline.generate(load(config, folder), experts=experts).items():
         typer.echo(f"{name}: {place}")
 
 

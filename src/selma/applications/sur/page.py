@@ -15,7 +15,7 @@ from rich.table import Table
 
 from selma.applications.sur.records import Understood
 from selma.config import ReportConfig
-from selma.records.benchmarks import Answer, ExamPrompt, evenly
+from selma.records.benchmarks import Answer, BenchmarkPrompt, evenly
 from selma.records.scores import Interval, ModelScore
 from selma.report.grids import Mark, data_uri, mark_of
 from selma.report.tables import (
@@ -46,7 +46,7 @@ class Beside:
     """One model's picture of a prompt."""
 
     label: str
-    picture: str
+    image: str
     """A data: URI."""
     score: float
     """0-100."""
@@ -57,9 +57,9 @@ class Beside:
 class Card:
     """One exam prompt, drawn by all models."""
 
-    prompt: ExamPrompt
+    prompt: BenchmarkPrompt
     keywords: str
-    drawn: tuple[Beside, ...]
+    generated: tuple[Beside, ...]
 
 
 def label_of(model: str) -> str:
@@ -133,7 +133,7 @@ def print_understood(found: Understood, console: Console) -> None:
     console.print(more)
     if found.distances:
         console.print(
-            f"Distances from {found.distances.pictures} of the triples' pictures, by the "
+            f"Distances from {found.distances.images} of the triples' pictures, by the "
             f"{found.distances.encoder}; the kernel distance is times 1000, and less is nearer.",
             highlight=False,
         )
@@ -164,8 +164,8 @@ def print_ablation(found: Understood, console: Console) -> None:
 
 def write_page(
     found: Understood,
-    exam: Sequence[ExamPrompt],
-    pictures: Mapping[str, Path],
+    benchmark_prompts: Sequence[BenchmarkPrompt],
+    images: Mapping[str, Path],
     answers: Mapping[str, Sequence[Answer]],
     config: ReportConfig,
     folder: Workspace,
@@ -177,8 +177,8 @@ def write_page(
     jinja = environment("selma.applications.sur")
     page = jinja.get_template("sur.html").render(
         policy=policy(),
-        shown=[_card(prompt, found, pictures, answers) for prompt in
-               evenly(exam, config.grid_prompts)],
+        shown=[_card(prompt, found, images, answers) for prompt in
+               evenly(benchmark_prompts, config.grid_prompts)],
         headline=headline(found),
         **context(found),
     )  # fmt: skip
@@ -208,23 +208,23 @@ def headline(found: Understood) -> str:
 
 
 def _card(
-    prompt: ExamPrompt,
+    prompt: BenchmarkPrompt,
     found: Understood,
-    pictures: Mapping[str, Path],
+    images: Mapping[str, Path],
     answers: Mapping[str, Sequence[Answer]],
 ) -> Card:
-    drawn = []
+    generated = []
     for model in found.card.models:
         said = {a.question_id: a for a in answers[model.model] if a.prompt_id == prompt.id}
-        drawn.append(
+        generated.append(
             Beside(
                 label=model.model,
-                picture=data_uri(inside(pictures[model.model], f"{prompt.id}.png")),
+                image=data_uri(inside(images[model.model], f"{prompt.id}.png")),
                 score=100 * model.per_prompt[prompt.id],
                 marks=tuple(mark_of(said.get(question.id)) for question in prompt.questions),
             )
         )
-    return Card(prompt, found.keywords.get(prompt.id, ""), tuple(drawn))
+    return Card(prompt, found.keywords.get(prompt.id, ""), tuple(generated))
 
 
 def _by_kind(model: ModelScore, kind: str) -> str:

@@ -18,9 +18,9 @@ def prompt_inside(data: bytes) -> str | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(data))
-            said = {key: value for key, value in picture.info.items() if isinstance(value, str)}
-            comment = picture.getexif().get_ifd(_EXIF).get(_USER_COMMENT)
+            image = Image.open(io.BytesIO(data))
+            said = {key: value for key, value in image.info.items() if isinstance(value, str)}
+            comment = image.getexif().get_ifd(_EXIF).get(_USER_COMMENT)
     except Exception:  # Pillow's readers raise many kinds; the picture itself is judged elsewhere
         return None
     for text in (said.get("parameters"), _comment(comment)):

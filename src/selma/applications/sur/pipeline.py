@@ -15,7 +15,7 @@ from selma.config import RunConfig
 from selma.finished import Finished
 from selma.images.generating import Reader
 from selma.pipeline import Stages, opened
-from selma.records.benchmarks import ExamPrompt
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.merged import Merged
 from selma.workspace import EXPERTS, IMAGES, REPORT, SCORES, Workspace
 
@@ -41,13 +41,13 @@ def train(config: RunConfig) -> Understanding:
         return trained(this, this.folder, settings_of(config))
 
 
-def draw(config: RunConfig, *, experts: bool = False) -> dict[str, Path]:
+def generate(config: RunConfig, *, experts: bool = False) -> dict[str, Path]:
     """Model → folder with its picture of each exam prompt: "base", "rich" (the base, by keyword
     prompts, where there are any) and "sur"; with `experts` also "merged" and "merged-sur", by the
     run's own merged adapter."""
     # Nothing is judged yet, so that no judge need be there.
     with opened(config, make=[SCORES], checked=[]) as this:
-        return _pictures(this, _keywords(this), experts=experts)
+        return _images(this, _keywords(this), experts=experts)
 
 
 def score(config: RunConfig, *, experts: bool = False) -> tuple[Understood, Path]:
@@ -58,21 +58,21 @@ def score(config: RunConfig, *, experts: bool = False) -> tuple[Understood, Path
 
     with opened(config, make=[SCORES, REPORT]) as this:
         keywords = _keywords(this)
-        pictures = _pictures(this, keywords, experts=experts)
+        images = _images(this, keywords, experts=experts)
         with this.at(SCORES, "understanding") as folder:
             found = score_understanding(
-                this.exam,
-                pictures,
+                this.benchmark_prompts,
+                images,
                 config.scores,
                 settings_of(config).scores,
                 folder,
                 keywords=keywords,
                 good=[triple.image for triple in triples(this, Finished(this.folder.root))],
                 seed=config.seed,
-                compare=[pair for pair in AGAINST if {*pair} <= pictures.keys()],
+                compare=[pair for pair in AGAINST if {*pair} <= images.keys()],
             )
-        said = {model: read_answers(this.folder, model, name="sur") for model in pictures}
-        page = write_page(found, this.exam, pictures, said, config.report, this.folder)
+        said = {model: read_answers(this.folder, model, name="sur") for model in images}
+        page = write_page(found, this.benchmark_prompts, images, said, config.report, this.folder)
         return found, page
 
 
@@ -108,25 +108,25 @@ def merged_of(this: Stages) -> Merged:
     return this.merge_experts(this.all_experts())
 
 
-def _keywords(this: Stages) -> list[ExamPrompt] | None:
-    from selma.applications.sur.scoring import keyword_exam
+def _keywords(this: Stages) -> list[BenchmarkPrompt] | None:
+    from selma.applications.sur.scoring import keyword_benchmark
 
     scores, sur = this.config.scores, settings_of(this.config).scores
-    return keyword_exam(this.exam, scores, sur, split=scores.split)
+    return keyword_benchmark(this.benchmark_prompts, scores, sur, split=scores.split)
 
 
-def _pictures(
-    this: Stages, keywords: Sequence[ExamPrompt] | None, *, experts: bool
+def _images(
+    this: Stages, keywords: Sequence[BenchmarkPrompt] | None, *, experts: bool
 ) -> dict[str, Path]:
     sur = settings_of(this.config)
     adapter = trained(this, Finished(this.folder.root), sur)
-    reader = Reader(adapter.folder, adapter.key, sur.drawing)
-    pictures = {BASE: this.draw_base()}
+    reader = Reader(adapter.folder, adapter.key, sur.generation)
+    images = {BASE: this.generate_base()}
     if keywords is not None:
-        pictures[RICH] = this.draw_understood(RICH, None, None, keywords)
-    pictures[SUR] = this.draw_understood(SUR, reader, None)
+        images[RICH] = this.generate_understood(RICH, None, None, keywords)
+    images[SUR] = this.generate_understood(SUR, reader, None)
     if experts:
         merged = merged_of(this)
-        pictures[MERGED] = this.draw_adapted(MERGED, merged)
-        pictures[BOTH] = this.draw_understood(BOTH, reader, merged)
-    return pictures
+        images[MERGED] = this.generate_adapted(MERGED, merged)
+        images[BOTH] = this.generate_understood(BOTH, reader, merged)
+    return images

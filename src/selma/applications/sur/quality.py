@@ -19,7 +19,7 @@ from PIL import Image
 from selma.errors import DataError
 from selma.image_files import decode
 from selma.progress import progress
-from selma.records.benchmarks import ExamPrompt
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.scores.answering import manifest
 from selma.scores.distances import frechet_distance, kernel_parts
 from selma.workspace import (
@@ -48,21 +48,22 @@ class Encoder(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def see(self, pictures: Sequence[Image.Image]) -> Tensor: ...
+    def see(self, images: Sequence[Image.Image]) -> Tensor: ...
 
 
 def quality_items(
-    exam: Sequence[ExamPrompt],
-    pictures: dict[str, Path],
+    benchmark_prompts: Sequence[BenchmarkPrompt],
+    images: dict[str, Path],
     good: Sequence[Path],
     encoder: Encoder,
     folder: Workspace,
 ) -> dict[str, Item]:
     """Model → the finished item with its distances from the good pictures. Raises DataError for a
     picture that is missing or broken, and where there are fewer than two of either."""
-    if min(len(exam), len(good)) < 2:
+    if min(len(benchmark_prompts), len(good)) < 2:
         raise DataError(
-            f"Distances need at least 2 pictures of each kind, but {len(exam)} are drawn and "
+            f"Distances need at least 2 images of each kind, but {len(benchmark_prompts)} "
+            "are generated and "
             f"{len(good)} are good. Set sur.scores.quality to null to do without."
         )
     digests = [file_sha256(path) for path in good]
@@ -72,21 +73,21 @@ def quality_items(
             "quality",
             model,
             recipe={
-                "pictures": manifest(drawn).get("key"),
-                "exam": [prompt.id for prompt in exam],
-                "good": recipe_key({"pictures": digests}),
+                "images": manifest(generated).get("key"),
+                "benchmark": [prompt.id for prompt in benchmark_prompts],
+                "good": recipe_key({"images": digests}),
                 "network": encoder.fingerprint,
             },
         )
-        for model, drawn in pictures.items()
+        for model, generated in images.items()
     }
     seen: Tensor | None = None
     for model, item in items.items():
         if not item.done:
             started = time.monotonic()
             seen = _see(encoder, good, "good pictures") if seen is None else seen
-            paths = [inside(pictures[model], f"{prompt.id}.png") for prompt in exam]
-            _make(item, exam, _see(encoder, paths, model), seen)
+            paths = [inside(images[model], f"{prompt.id}.png") for prompt in benchmark_prompts]
+            _make(item, benchmark_prompts, _see(encoder, paths, model), seen)
             seconds = round(time.monotonic() - started, 3)
             folder.journal(SCORES, what=f"quality: {model}", seconds=seconds)
     return items
@@ -96,18 +97,22 @@ def read_distance(item: Item) -> float:
     return float(json.loads((item.path / DISTANCE).read_text("utf-8"))["frechet"])
 
 
-def _make(item: Item, exam: Sequence[ExamPrompt], drawn: Tensor, good: Tensor) -> None:
+def _make(
+    item: Item, benchmark_prompts: Sequence[BenchmarkPrompt], generated: Tensor, good: Tensor
+) -> None:
     path = item.begin() / FILE
     path.unlink(missing_ok=True)
-    parts = kernel_parts(drawn, good).tolist()
+    parts = kernel_parts(generated, good).tolist()
     rows = [
         # A thousandth is what such distances are counted in.
         {"prompt": prompt.id, "score": round(1000 * part, DIGITS)}
-        for prompt, part in zip(exam, parts, strict=True)
+        for prompt, part in zip(benchmark_prompts, parts, strict=True)
     ]
     append_lines(path, rows)
-    write_json(item.path / DISTANCE, {"frechet": round(frechet_distance(drawn, good), DIGITS)})
-    item.finish([path, item.path / DISTANCE], {"prompts": len(exam), "good": len(good)})
+    write_json(item.path / DISTANCE, {"frechet": round(frechet_distance(generated, good), DIGITS)})
+    item.finish(
+        [path, item.path / DISTANCE], {"prompts": len(benchmark_prompts), "good": len(good)}
+    )
 
 
 def _see(encoder: Encoder, paths: Sequence[Path], what: str) -> Tensor:

@@ -36,7 +36,7 @@ class Distances(Record):
 
     encoder: str
     fingerprint: str
-    pictures: int
+    images: int
     """How many good pictures there are."""
     kernel: dict[str, Interval]
     """Model → kernel distance (KID) times 1000; 0 is no distance, and it may be below by chance."""

@@ -22,7 +22,7 @@ from selma.backbones.perception import features
 from selma.backbones.preference import scorers as preference
 from selma.config.scores import ScoresConfig
 from selma.errors import DataError
-from selma.records.benchmarks import ExamPrompt, Question, repeated
+from selma.records.benchmarks import BenchmarkPrompt, Question, repeated
 from selma.records.scores import Interval
 from selma.scores import statistics
 from selma.scores.answering import clip_item, read_clip_file
@@ -57,7 +57,7 @@ def kind_of(question: Question) -> str:
     return next((KINDS[name] for name in names if name in KINDS), question.category)
 
 
-def by_kind(exam: Sequence[ExamPrompt]) -> list[ExamPrompt]:
+def by_kind(benchmark_prompts: Sequence[BenchmarkPrompt]) -> list[BenchmarkPrompt]:
     """The same exam, its questions sorted into kinds."""
     return [
         prompt.model_copy(
@@ -68,13 +68,17 @@ def by_kind(exam: Sequence[ExamPrompt]) -> list[ExamPrompt]:
                 )
             }
         )
-        for prompt in exam
+        for prompt in benchmark_prompts
     ]
 
 
-def keyword_exam(
-    exam: Sequence[ExamPrompt], scores: ScoresConfig, sur: SurScores, *, split: str
-) -> list[ExamPrompt] | None:
+def keyword_benchmark(
+    benchmark_prompts: Sequence[BenchmarkPrompt],
+    scores: ScoresConfig,
+    sur: SurScores,
+    *,
+    split: str,
+) -> list[BenchmarkPrompt] | None:
     """The exam with each prompt's keyword prompt as its text; None where there are none. Raises
     DataError for a file that lacks one."""
     if sur.keywords is not None:
@@ -86,22 +90,26 @@ def keyword_exam(
         known = keyword_prompts("dev" if split == "dev" else "test")
     else:
         return None
-    if absent := [prompt.id for prompt in exam if not known.get(prompt.id, "").strip()]:
+    if absent := [
+        prompt.id for prompt in benchmark_prompts if not known.get(prompt.id, "").strip()
+    ]:
         raise DataError(
             f"{sur.keywords} must have a keyword prompt for each exam prompt, but {len(absent)} "
             f"have none, {absent[0]} first."
         )
-    return [prompt.model_copy(update={"text": known[prompt.id].strip()}) for prompt in exam]
+    return [
+        prompt.model_copy(update={"text": known[prompt.id].strip()}) for prompt in benchmark_prompts
+    ]
 
 
 def score_understanding(
-    exam: Sequence[ExamPrompt],
-    pictures: Mapping[str, Path],
+    benchmark_prompts: Sequence[BenchmarkPrompt],
+    images: Mapping[str, Path],
     scores: ScoresConfig,
     sur: SurScores,
     folder: Workspace,
     *,
-    keywords: Sequence[ExamPrompt] | None,
+    keywords: Sequence[BenchmarkPrompt] | None,
     good: Sequence[Path],
     seed: int,
     compare: Sequence[tuple[str, str]] = (),
@@ -115,11 +123,11 @@ def score_understanding(
     by.  compare: pairs of models of which the first is also held against the second.
     """
     card = score_models(
-        by_kind(exam),
-        pictures,
+        by_kind(benchmark_prompts),
+        images,
         scores,
         folder,
-        roles={model: "base" if model == base else "other" for model in pictures},
+        roles={model: "base" if model == base else "other" for model in images},
         seed=seed,
         compare=compare,
         name=name,
@@ -127,21 +135,21 @@ def score_understanding(
         load_scorer=networks.scorer,
         load_preference=networks.preference,
     )
-    drawn = {model.model: pictures[model.model] for model in card.models}
-    asked, rich = (repeated(some, scores.seeds) for some in (exam, keywords or ()))
+    generated = {model.model: images[model.model] for model in card.models}
+    asked, rich = (repeated(some, scores.seeds) for some in (benchmark_prompts, keywords or ()))
     found: dict[str, dict[str, Any]] = {}
     if keywords is not None and scores.clip:
         scorer = networks.scorer(scores.clip)
         found["keyword_clip"] = {
             model: clip_item(rich, model, place, scorer, folder, what=("keyword-clip",))
-            for model, place in drawn.items()
+            for model, place in generated.items()
         }
     if sur.quality is not None:
         encoder = features.load_features(
             sur.quality.features, setting="sur.scores.quality.features"
         )
-        shown = good[: sur.quality.pictures]
-        found["kernel"] = quality_items(asked, drawn, shown, encoder, folder)
+        shown = good[: sur.quality.images]
+        found["kernel"] = quality_items(asked, generated, shown, encoder, folder)
     item = folder.item(
         SCORES,
         f"{name}-understood",
@@ -165,13 +173,13 @@ def score_understanding(
             made["distances"] = Distances(
                 encoder=encoder.name,
                 fingerprint=encoder.fingerprint,
-                pictures=len(shown),
+                images=len(shown),
                 kernel=means,
                 kernel_differences=changes,
                 frechet={model: read_distance(one) for model, one in found["kernel"].items()},
             )
         write_json(path, Understood(**made).model_dump(mode="json"))
-        item.finish([path], {"models": len(drawn)})
+        item.finish([path], {"models": len(generated)})
     return Understood.model_validate_json(path.read_text("utf-8"))
 
 

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from selma.config.adapters import SurConfig, SurDrawing
+from selma.config.adapters import SurConfig, SurGeneration
 from selma.config.experts import TrainingConfig
 from selma.config.networks import Captioner, LlmVectors, LocalLLM, Safety, ServedLLM
 from selma.config.scores import PreferenceConfig
@@ -72,16 +72,16 @@ class CivitaiDump(Section):
     kind: Literal["civitai"] = "civitai"
     dump: str
     """A JSON file, or a folder of them."""
-    pictures: str
+    images: str
     """A folder; files are named by the address's UUID or last part, or by the picture's id."""
     licence: str | None = None
     """Of all rows; None takes what the dump says of each."""
 
 
-class PictureFolder(Section):
+class ImageFolder(Section):
     """Pictures that hold their own prompts, as A1111's and ComfyUI's do."""
 
-    kind: Literal["pictures"] = "pictures"
+    kind: Literal["images"] = "images"
     folder: str
     licence: str = "unknown"
 
@@ -124,17 +124,17 @@ class Cleaning(Section):
 
 class SurData(Section):
     source: Annotated[
-        ToyboxTriples | CivitaiDump | PictureFolder | TripleFolder, Field(discriminator="kind")
+        ToyboxTriples | CivitaiDump | ImageFolder | TripleFolder, Field(discriminator="kind")
     ] = ToyboxTriples()
     narrator: Annotated[Captioner | Narrator, Field(discriminator="kind")] | None = None
     """None: the source has narratives (toybox, imagefolder)."""
     cleaning: Cleaning = Cleaning()
-    picture_px: PositiveInt = 512
+    image_px: PositiveInt = 512
     """Shortest side to which larger pictures are made smaller."""
 
     @model_validator(mode="after")
     def _narratives(self) -> SurData:
-        if self.narrator is None and self.source.kind in ("civitai", "pictures"):
+        if self.narrator is None and self.source.kind in ("civitai", "images"):
             raise ValueError(f"source {self.source.kind} has no narratives; set narrator")
         return self
 
@@ -145,7 +145,7 @@ class Quality(Section):
     features: Literal["toybox"] | PreferenceConfig = "toybox"
     """The image encoder whose vectors are compared: toybox's scorer's, or any CLIP model's (kind
     clip). Distances by different encoders are not to be compared, nor with Inception's."""
-    pictures: PositiveInt = 1000
+    images: PositiveInt = 1000
     """How many of the triples' pictures stand for good ones, from the first on."""
 
     @field_validator("features")
@@ -196,7 +196,7 @@ RELEASED_SUR: dict[str, Any] = {
     }
     | {"denoising": {"gradient": False}},
     "training": {"flip": True},
-    "drawing": {"negative": "released", "dropout": True},
+    "generation": {"negative": "released", "dropout": True},
 }
 """All that the released code does otherwise; defects among it."""
 
@@ -211,7 +211,7 @@ class SurSettings(Section):
     llm: LlmVectors = LlmVectors()
     losses: SurLosses = SurLosses()
     training: SurTraining = SurTraining()
-    drawing: SurDrawing = SurDrawing()
+    generation: SurGeneration = SurGeneration()
     scores: SurScores = SurScores()
     ablation: SurAblation = SurAblation()
 

@@ -15,7 +15,7 @@ from selma.applications.sur.civitai import Entry, read_dump
 from selma.applications.sur.parameters import prompt_inside
 from selma.applications.sur.settings import (
     CivitaiDump,
-    PictureFolder,
+    ImageFolder,
     SurData,
     ToyboxTriples,
     TripleFolder,
@@ -23,9 +23,9 @@ from selma.applications.sur.settings import (
 from selma.applications.sur.triples import read_triples
 from selma.errors import DataError
 from selma.image_files import png_bytes
-from selma.images.pairs import TEXTS, pictures
+from selma.images.pairs import TEXTS, images
 from selma.randomness import rng
-from selma.toybox.benchmark import exam_texts, keyword_texts
+from selma.toybox.benchmark import benchmark_texts, keyword_texts
 from selma.toybox.captions import STYLES, caption
 from selma.toybox.drawing import compose
 from selma.toybox.scenes import COLOURS, Scene, place, sample_scene, without
@@ -45,7 +45,7 @@ class Candidate:
     """What names it: an address, or a file's name. No path of this machine."""
     prompt: str
     licence: str
-    picture: Callable[[], bytes]
+    image: Callable[[], bytes]
     """The file's bytes. Raises DataError if there is none."""
     text: str | None = None
     """The narrative, where the source has one."""
@@ -58,13 +58,13 @@ def candidates(config: SurData, *, seed: int) -> Iterator[Candidate]:
     match config.source:
         case ToyboxTriples(count=count):
             yield from _toybox(count, seed)
-        case CivitaiDump(dump=dump, pictures=folder, licence=licence):
-            files = {path.stem: path for path in sorted(pictures(_folder(folder)), reverse=True)}
+        case CivitaiDump(dump=dump, images=folder, licence=licence):
+            files = {path.stem: path for path in sorted(images(_folder(folder)), reverse=True)}
             for entry in read_dump(Path(dump)):
                 yield _civitai(entry, files, licence)
-        case PictureFolder(folder=folder, licence=licence):
+        case ImageFolder(folder=folder, licence=licence):
             root = _folder(folder)
-            for path in sorted(pictures(root)):
+            for path in sorted(images(root)):
                 data = inside(root, path.relative_to(root).as_posix()).read_bytes()
                 name = path.relative_to(root).as_posix()
                 yield Candidate(name, prompt_inside(data) or "", licence, path.read_bytes)
@@ -85,7 +85,7 @@ def source_digest(config: SurData) -> str:
     Pictures are not read for it: a collection is asked for often, and there may be thousands.
     """
     source, total = config.source, hashlib.sha256()
-    for name in ("dump", "pictures", "folder"):
+    for name in ("dump", "images", "folder"):
         if (where := getattr(source, name, None)) is None:
             continue
         root = Path(where)
@@ -121,7 +121,7 @@ def _civitai(entry: Entry, files: dict[str, Path], licence: str | None) -> Candi
 
 def _toybox(count: int, seed: int) -> Iterator[Candidate]:
     """Scenes with their captions; none of an exam's texts or keyword prompts is among them."""
-    forbidden, seen, number = exam_texts() | keyword_texts(), set[str](), 0
+    forbidden, seen, number = benchmark_texts() | keyword_texts(), set[str](), 0
     while len(seen) < count:
         number += 1
         if number > 1000 * count:

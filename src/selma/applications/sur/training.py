@@ -26,7 +26,7 @@ from selma.errors import DataError
 from selma.experts.finishing import finish
 from selma.experts.learners import denoising, plain_attention
 from selma.experts.losses import divergences, over_tokens, token_mean
-from selma.experts.recipes import encoding_recipe, picture_digests, training_recipe
+from selma.experts.recipes import encoding_recipe, image_digests, training_recipe
 from selma.experts.tracking import tracked
 from selma.experts.training import fit
 from selma.randomness import seed_for
@@ -59,7 +59,7 @@ def train_sur(
     """
     if not triples:
         raise DataError("The SUR-adapter needs at least one triple, but there is none.")
-    digests = picture_digests(as_pairs(triples))
+    digests = image_digests(as_pairs(triples))
     recipe = sur_recipe(triples, digests, config, base=base, seed=seed)
     names: tuple[str, ...] = (SKILL,)
     item = folder.item(EXPERTS, *names, recipe=recipe)
@@ -192,7 +192,7 @@ class SurLearner:
 
         return load_file(path)
 
-    def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
+    def after_step(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Nothing: any weights are an adapter."""
 
     def _adapted(self, samples: Samples, batch: Batch, *, step: int) -> sur.Adapted:

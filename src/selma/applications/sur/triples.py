@@ -10,7 +10,7 @@ from typing import Any
 
 from selma.applications.sur.records import Triple
 from selma.errors import DataError
-from selma.image_files import open_picture
+from selma.image_files import open_image
 from selma.images.pairs import SUFFIXES, metadata, rows, there
 from selma.records.prompts import prompt_id
 from selma.workspace import inside, write_bytes
@@ -38,13 +38,13 @@ def read_triples(root: Path, *, base_px: int | None, licence: str = "unknown") -
     folder = root / "train" if (root / "train").is_dir() else root
     reading, seen = Reading(), set[Path]()
     for row in rows(folder, NEEDED):
-        image = named_picture(folder, row["file_name"])
+        image = named_image(folder, row["file_name"])
         if image in seen:
             raise DataError(f"{metadata(folder)} names {row['file_name']!r} twice; keep one row.")
         seen.add(image)
         if base_px is not None:
             try:
-                open_picture(image, max_pixels=4 * base_px**2)
+                open_image(image, max_pixels=4 * base_px**2)
             except DataError as error:
                 reading.quarantined[row["file_name"]] = str(error)
                 continue
@@ -52,7 +52,7 @@ def read_triples(root: Path, *, base_px: int | None, licence: str = "unknown") -
     return reading
 
 
-def named_picture(folder: Path, name: str) -> Path:
+def named_image(folder: Path, name: str) -> Path:
     """The picture of this name in the folder, with or without its extension. Raises DataError if
     there is none, or more than one."""
     image = inside(folder, name)

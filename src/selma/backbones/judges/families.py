@@ -40,7 +40,7 @@ class Family(Protocol):
         """Tokens that end an answer, as far as the architecture's config names them."""
         ...
 
-    def see(self, pictures: Sequence[Image.Image]) -> list[Any]:
+    def see(self, images: Sequence[Image.Image]) -> list[Any]:
         """One picture's features each; the vision tower runs here and nowhere else."""
         ...
 
@@ -60,9 +60,9 @@ class Loaded:
     images: Any
     """The image processor."""
 
-    def pixels(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """[b, 3, h, w] as the model's own preprocessing has them."""
-        made = self.images(images=list(pictures), return_tensors="pt")["pixel_values"]
+        made = self.images(images=list(images), return_tensors="pt")["pixel_values"]
         return made.to(self.model.device, self.model.dtype)
 
     def read(self, tokenizer: Any, texts: Sequence[str], limit: int | None) -> Any:
@@ -91,17 +91,17 @@ class Blip(Loaded):
     def ends(self) -> list[int | None]:
         return [self.model.config.text_config.sep_token_id]
 
-    def see(self, pictures: Sequence[Image.Image]) -> list[Tensor]:
-        return list(self.model.vision_model(pixel_values=self.pixels(pictures)).last_hidden_state)
+    def see(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        return list(self.model.vision_model(pixel_values=self.pixels(images)).last_hidden_state)
 
     def inputs(self, seen: Sequence[Tensor], texts: Sequence[str]) -> tuple[dict[str, Any], int]:
-        picture, config = torch.stack(list(seen)), self.model.config.text_config
+        image, config = torch.stack(list(seen)), self.model.config.text_config
         words = self.read(self.tokenizer, texts, config.max_position_embeddings)
         question = self.model.text_encoder(
             input_ids=words.input_ids,
             attention_mask=words.attention_mask,
-            encoder_hidden_states=picture,
-            encoder_attention_mask=_ones(picture),
+            encoder_hidden_states=image,
+            encoder_attention_mask=_ones(image),
         ).last_hidden_state
         start = torch.full_like(words.input_ids[:, :1], config.bos_token_id)
         return {
@@ -123,22 +123,22 @@ class Blip2(Loaded):
     def ends(self) -> list[int | None]:
         return [self.model.config.text_config.eos_token_id]
 
-    def see(self, pictures: Sequence[Image.Image]) -> list[Tensor]:
-        picture = self.model.vision_model(pixel_values=self.pixels(pictures)).last_hidden_state
+    def see(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        image = self.model.vision_model(pixel_values=self.pixels(images)).last_hidden_state
         found = self.model.qformer(
-            query_embeds=self.model.query_tokens.expand(len(picture), -1, -1),
-            encoder_hidden_states=picture,
-            encoder_attention_mask=_ones(picture),
+            query_embeds=self.model.query_tokens.expand(len(image), -1, -1),
+            encoder_hidden_states=image,
+            encoder_attention_mask=_ones(image),
         ).last_hidden_state
-        return list(self.model.language_projection(found.to(picture.dtype)))
+        return list(self.model.language_projection(found.to(image.dtype)))
 
     def inputs(self, seen: Sequence[Tensor], texts: Sequence[str]) -> tuple[dict[str, Any], int]:
         embed = self.generator.get_input_embeddings()
         continued = self.model.config.use_decoder_only_language_model
         rows = []
-        for picture, text in zip(seen, texts, strict=True):
-            words = self.tokenizer(text, return_tensors="pt").input_ids[0].to(picture.device)
-            rows.append(torch.cat([picture, embed(words).to(picture.dtype)]))
+        for image, text in zip(seen, texts, strict=True):
+            words = self.tokenizer(text, return_tensors="pt").input_ids[0].to(image.device)
+            rows.append(torch.cat([image, embed(words).to(image.dtype)]))
         whole, mask = _padded(rows, left=continued)
         # Of embeddings alone a decoder gives back only what it wrote; an encoder's partner also
         # gives the token that it started from.
@@ -152,21 +152,21 @@ class InstructBlip(Blip2):
 
     qformer_tokenizer: Any = None
 
-    def see(self, pictures: Sequence[Image.Image]) -> list[Tensor]:
-        return list(self.model.vision_model(pixel_values=self.pixels(pictures)).last_hidden_state)
+    def see(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        return list(self.model.vision_model(pixel_values=self.pixels(images)).last_hidden_state)
 
     def inputs(self, seen: Sequence[Tensor], texts: Sequence[str]) -> tuple[dict[str, Any], int]:
-        picture, config = torch.stack(list(seen)), self.model.config.qformer_config
+        image, config = torch.stack(list(seen)), self.model.config.qformer_config
         words = self.read(self.qformer_tokenizer, texts, config.max_position_embeddings)
-        queries = self.model.query_tokens.expand(len(picture), -1, -1)
+        queries = self.model.query_tokens.expand(len(image), -1, -1)
         found = self.model.qformer(
             input_ids=words.input_ids,
             attention_mask=torch.cat([_ones(queries), words.attention_mask], dim=1),
             query_embeds=queries,
-            encoder_hidden_states=picture,
-            encoder_attention_mask=_ones(picture),
+            encoder_hidden_states=image,
+            encoder_attention_mask=_ones(image),
         ).last_hidden_state[:, : queries.shape[1]]
-        return super().inputs(list(self.model.language_projection(found.to(picture.dtype))), texts)
+        return super().inputs(list(self.model.language_projection(found.to(image.dtype))), texts)
 
 
 @dataclass
@@ -207,23 +207,23 @@ class Chat:
     def ends(self) -> list[int | None]:
         return [self.model.config.get_text_config().eos_token_id]
 
-    def see(self, pictures: Sequence[Image.Image]) -> list[Looked]:
+    def see(self, images: Sequence[Image.Image]) -> list[Looked]:
         # One by one: pictures of different sizes have different numbers of tokens.
-        return [self._see(picture) for picture in pictures]
+        return [self._see(image) for image in images]
 
     def inputs(self, seen: Sequence[Looked], texts: Sequence[str]) -> tuple[dict[str, Any], int]:
         read = [self._tokens(self._asked(text)) for text in texts]
         rows: list[Tensor] = []
         marks: dict[str, list[Tensor]] = {name: [] for name in seen[0].marks}
-        for picture, ids in zip(seen, read, strict=True):
-            start = len(picture.plain)
-            if ids[:start] != picture.plain:
+        for image, ids in zip(seen, read, strict=True):
+            start = len(image.plain)
+            if ids[:start] != image.plain:
                 raise ModelError(self._strange("puts words of the question before the picture"))
             question = ids[start:]
-            rows.append(torch.tensor(picture.head + question))
+            rows.append(torch.tensor(image.head + question))
             for name, values in marks.items():
-                rest = [picture.rest[name]] * len(question)
-                values.append(torch.tensor(picture.marks[name] + rest))
+                rest = [image.rest[name]] * len(question)
+                values.append(torch.tensor(image.marks[name] + rest))
         whole, mask = _padded(rows, left=True, fill=self.tokenizer.pad_token_id or 0)
         given = {"input_ids": whole, "attention_mask": mask}
         given |= {name: _padded(values, left=True)[0] for name, values in marks.items()}
@@ -252,10 +252,10 @@ class Chat:
         begin = self.tokenizer.bos_token
         return begin is not None and whole.startswith(begin)
 
-    def _see(self, picture: Image.Image) -> Looked:
+    def _see(self, image: Image.Image) -> Looked:
         text = self._shown("Is it?")
         made = self.processor(
-            images=[picture],
+            images=[image],
             text=[text],
             return_tensors="pt",
             add_special_tokens=not self._begun(text),

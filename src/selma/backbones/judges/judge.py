@@ -23,7 +23,7 @@ class Judge(Protocol):
         ...
 
     def answer(
-        self, pictures: Sequence[Image.Image], questions: Sequence[Sequence[str]]
+        self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]
     ) -> list[list[tuple[str, float | None]]]:
         """For each picture and each of its questions: the raw text and P(yes), if there is one.
         An answer depends on its picture and question alone."""
@@ -36,7 +36,7 @@ class Chooser(Protocol):
 
     def choose(
         self,
-        pictures: Sequence[Image.Image],
+        images: Sequence[Image.Image],
         questions: Sequence[Sequence[MultipleChoice]],
         *,
         words: str,
@@ -55,7 +55,7 @@ class Scorer(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[float]: ...
+    def score(self, images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]: ...
 
 
 def parts(count: int, size: int) -> Iterator[slice]:

@@ -22,7 +22,7 @@ from selma.image_files import png_bytes
 from selma.workspace import recipe_key
 
 _DIGITS = 4
-_MOST_OF_A_PICTURE = 4096  # tokens; beyond what servers count for one picture, for limits on cost
+_MOST_OF_A_IMAGE = 4096  # tokens; beyond what servers count for one picture, for limits on cost
 _LISTED = 20  # likeliest first tokens; the most that OpenAI lists
 
 
@@ -60,44 +60,44 @@ class ServedVqaJudge:
         )
 
     def answer(
-        self, pictures: Sequence[Image.Image], questions: Sequence[Sequence[str]]
+        self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]
     ) -> list[list[tuple[str, float | None]]]:
         """P(yes) is that of the first word, shared between yes and no alone; None where the server
         tells no probabilities, or neither word is among the likeliest."""
         texts = [[self._words.format(question=text) for text in some] for some in questions]
         return [
             [(answered.text.strip(), chance_of_yes(answered.choice)) for answered in some]
-            for some in self._say(pictures, texts, logprobs=self._settings.logprobs)
+            for some in self._say(images, texts, logprobs=self._settings.logprobs)
         ]
 
     def choose(
         self,
-        pictures: Sequence[Image.Image],
+        images: Sequence[Image.Image],
         questions: Sequence[Sequence[MultipleChoice]],
         *,
         words: str = "selma",
     ) -> list[list[str]]:
         """As `VqaJudge.choose`."""
-        said = self._say(pictures, put_all(questions, words), logprobs=False)
+        said = self._say(images, put_all(questions, words), logprobs=False)
         return [[answered.text.strip() for answered in some] for some in said]
 
     def _say(
         self,
-        pictures: Sequence[Image.Image],
+        images: Sequence[Image.Image],
         texts: Sequence[Sequence[str]],
         *,
         logprobs: bool,
     ) -> list[list[Answered]]:
         requests = []
-        for picture, some in zip(pictures, texts, strict=True):
-            shown = _data_uri(picture) if some else ""
+        for image, some in zip(images, texts, strict=True):
+            shown = _data_uri(image) if some else ""
             requests += [self._request(shown, text, logprobs) for text in some]
         answered = iter(self._requests.answers(requests))
         return [[next(answered) for _ in some] for some in texts]
 
-    def _request(self, picture: str, text: str, logprobs: bool) -> Request:
+    def _request(self, image: str, text: str, logprobs: bool) -> Request:
         content = [
-            {"type": "image_url", "image_url": {"url": picture}},
+            {"type": "image_url", "image_url": {"url": image}},
             {"type": "text", "text": text},
         ]
         asked: dict[str, Any] = {
@@ -110,7 +110,7 @@ class ServedVqaJudge:
         return Request(
             asked,
             self._settings.max_new_tokens,
-            most_tokens=len(text.encode()) + _MOST_OF_A_PICTURE,
+            most_tokens=len(text.encode()) + _MOST_OF_A_IMAGE,
             optional=("logprobs", "top_logprobs"),
         )
 
@@ -135,6 +135,6 @@ def _bare(token: str) -> str:
     return "".join(letter for letter in token if letter.isalpha()).lower()
 
 
-def _data_uri(picture: Image.Image) -> str:
-    encoded = base64.b64encode(png_bytes(picture.convert("RGB"))).decode()
+def _data_uri(image: Image.Image) -> str:
+    encoded = base64.b64encode(png_bytes(image.convert("RGB"))).decode()
     return f"data:image/png;base64,{encoded}"

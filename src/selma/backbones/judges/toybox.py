@@ -41,18 +41,18 @@ class ToyboxJudge:
         return load_vqa(self.folder)
 
     def answer(
-        self, pictures: Sequence[Image.Image], questions: Sequence[Sequence[str]]
+        self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]
     ) -> list[list[tuple[str, float | None]]]:
         """Texts are "yes" and "no"; P(yes) is rounded to four decimals."""
         import torch
 
         answers: list[list[tuple[str, float | None]]] = []
         with torch.inference_mode():
-            for part in parts(len(pictures), self.batch_size):
-                features = self._network.encode(pixels(pictures[part]))
+            for part in parts(len(images), self.batch_size):
+                features = self._network.encode(pixels(images[part]))
                 asked = [(i, q) for i, texts in enumerate(questions[part]) for q in texts]
-                answers += [[] for _ in pictures[part]]
-                first = len(answers) - len(pictures[part])
+                answers += [[] for _ in images[part]]
+                first = len(answers) - len(images[part])
                 for batch in parts(len(asked), 4 * self.batch_size):
                     rows = torch.tensor([i for i, _ in asked[batch]])
                     texts = [question for _, question in asked[batch]]
@@ -81,13 +81,13 @@ class ClipScorer:
         model = CLIPModel.from_pretrained(self.folder, local_files_only=True)
         return model.eval(), CLIPTokenizer.from_pretrained(self.folder, local_files_only=True)
 
-    def see(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def see(self, images: Sequence[Image.Image]) -> Tensor:
         """[b, width], the image encoder's projected vectors."""
         model, _ = self._network
-        seen: Tensor = model.get_image_features(pixel_values=pixels(pictures)).pooler_output
+        seen: Tensor = model.get_image_features(pixel_values=pixels(images)).pooler_output
         return seen
 
-    def score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
+    def score(self, images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
         """Rounded to four decimals; a text longer than the encoder reads is cut."""
         import torch
         from torch.nn.functional import cosine_similarity
@@ -95,7 +95,7 @@ class ClipScorer:
         model, tokenizer = self._network
         scores: list[float] = []
         with torch.inference_mode():
-            for part in parts(len(pictures), self.batch_size):
+            for part in parts(len(images), self.batch_size):
                 tokens = tokenizer(
                     list(texts[part]),
                     padding="max_length",  # one shape for all: no text changes another's score
@@ -103,23 +103,23 @@ class ClipScorer:
                     max_length=model.config.text_config.max_position_embeddings,
                     return_tensors="pt",
                 )
-                seen = self.see(pictures[part])
+                seen = self.see(images[part])
                 read = model.get_text_features(**tokens).pooler_output
                 scores += (100 * cosine_similarity(seen, read)).tolist()
         return [round(score, _DIGITS) for score in scores]
 
 
-def pixels(pictures: Sequence[Image.Image]) -> Tensor:
+def pixels(images: Sequence[Image.Image]) -> Tensor:
     """[b, 3, 64, 64] in [-1, 1]; pictures of another size are resized."""
     import torch
 
     fitted = [
-        picture.convert("RGB")
-        if picture.size == (INPUT_PX, INPUT_PX)
-        else picture.convert("RGB").resize((INPUT_PX, INPUT_PX), Image.Resampling.BICUBIC)
-        for picture in pictures
+        image.convert("RGB")
+        if image.size == (INPUT_PX, INPUT_PX)
+        else image.convert("RGB").resize((INPUT_PX, INPUT_PX), Image.Resampling.BICUBIC)
+        for image in images
     ]
-    stacked = torch.from_numpy(np.stack([np.asarray(picture) for picture in fitted]))
+    stacked = torch.from_numpy(np.stack([np.asarray(image) for image in fitted]))
     return stacked.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

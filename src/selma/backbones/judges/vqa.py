@@ -90,40 +90,40 @@ class VqaJudge:
         )
 
     def answer(
-        self, pictures: Sequence[Image.Image], questions: Sequence[Sequence[str]]
+        self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]
     ) -> list[list[tuple[str, float | None]]]:
         """P(yes) is that of the first token, shared between the words yes and no alone; None where
         the tokenizer has neither as one token."""
         texts = [[self._words.format(question=text) for text in some] for some in questions]
-        return self._say(pictures, texts)
+        return self._say(images, texts)
 
     def choose(
         self,
-        pictures: Sequence[Image.Image],
+        images: Sequence[Image.Image],
         questions: Sequence[Sequence[MultipleChoice]],
         *,
         words: str = "selma",
     ) -> list[list[str]]:
         """Free answers to multiple-choice questions, put by a wording of `wordings.CHOICES`; which
         choice each counts as is for a matcher to say."""
-        said = self._say(pictures, put_all(questions, words))
+        said = self._say(images, put_all(questions, words))
         return [[text for text, _ in some] for some in said]
 
     def _say(
-        self, pictures: Sequence[Image.Image], texts: Sequence[Sequence[str]]
+        self, images: Sequence[Image.Image], texts: Sequence[Sequence[str]]
     ) -> list[list[tuple[str, float | None]]]:
         import torch
 
         size = self._settings.batch_size
         answers: list[list[tuple[str, float | None]]] = [[("", None)] * len(t) for t in texts]
         with torch.inference_mode():
-            for part in parts(len(pictures), size):
+            for part in parts(len(images), size):
                 places = [
                     (i, j) for i in range(part.start, part.stop) for j in range(len(texts[i]))
                 ]
                 if not places:
                     continue
-                seen = self._family.see([picture.convert("RGB") for picture in pictures[part]])
+                seen = self._family.see([image.convert("RGB") for image in images[part]])
                 for some in self._batches(places, texts):
                     replies = self._generate(
                         [seen[i - part.start] for i, _ in some], [texts[i][j] for i, j in some]
@@ -272,11 +272,11 @@ def _processor(source: str, config: Any, images: Any, where: dict[str, Any]) -> 
     except KeyError:
         raise ValueError(f"{config.model_type} is no model that reads pictures and text") from None
 
-    class Pictures(whole):  # type: ignore[misc,valid-type]
+    class Images(whole):  # type: ignore[misc,valid-type]
         @classmethod
         def get_attributes(cls) -> list[str]:
             return [name for name in whole.get_attributes() if name != "video_processor"]
 
-    processor = Pictures.from_pretrained(source, **where)
+    processor = Images.from_pretrained(source, **where)
     processor.image_processor = images
     return processor

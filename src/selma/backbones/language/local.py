@@ -236,8 +236,8 @@ def _sample(logits: torch.Tensor, sampling: Sampling, rng: random.Random) -> int
         shares, order = shares.sort(descending=True, stable=True)
         shares = shares[: int((shares.cumsum(0) < sampling.top_p).sum()) + 1]
     reached = shares.cumsum(0)
-    drawn = torch.tensor(rng.random() * float(reached[-1]), dtype=torch.double)
-    index = min(int(torch.searchsorted(reached, drawn, right=True)), len(shares) - 1)
+    generated = torch.tensor(rng.random() * float(reached[-1]), dtype=torch.double)
+    index = min(int(torch.searchsorted(reached, generated, right=True)), len(shares) - 1)
     return index if order is None else int(order[index])
 
 

@@ -32,13 +32,13 @@ class CaptionModel:
         settings = self._config.model_dump(mode="json", include={"beams", "max_new_tokens"})
         return {"kind": "captioner", "weights": self._files.fingerprint, **settings}
 
-    def caption(self, pictures: Sequence[Image.Image]) -> Iterator[str]:
+    def caption(self, images: Sequence[Image.Image]) -> Iterator[str]:
         """One for each, in order; may be empty."""
         import torch
 
         model, processor = self._network
-        for picture in pictures:
-            inputs = processor(images=picture, return_tensors="pt").to(model.device)
+        for image in images:
+            inputs = processor(images=image, return_tensors="pt").to(model.device)
             with torch.inference_mode():
                 made = model.generate(
                     **inputs,
@@ -54,7 +54,7 @@ class CaptionModel:
 
         device = find_device(self._config.device, setting=f"{self._setting}.device")
         model = load_network(AutoModelForImageTextToText, self._files).to(device)
-        return model, _with_pictures(_processor("AutoProcessor", self._files), self._files)
+        return model, _with_images(_processor("AutoProcessor", self._files), self._files)
 
 
 class Classifier:
@@ -68,13 +68,13 @@ class Classifier:
     def identity(self) -> dict[str, Any]:
         return {"weights": self._files.fingerprint, "keep": list(self._config.keep)}
 
-    def classify(self, pictures: Sequence[Image.Image]) -> Iterator[str]:
+    def classify(self, images: Sequence[Image.Image]) -> Iterator[str]:
         """The most probable label of each, as the model's config names it."""
         import torch
 
         model, processor = self._network
-        for picture in pictures:
-            inputs = processor(images=picture, return_tensors="pt").to(model.device)
+        for image in images:
+            inputs = processor(images=image, return_tensors="pt").to(model.device)
             with torch.inference_mode():
                 best = int(model(**inputs).logits[0].argmax())
             yield str(model.config.id2label[best])
@@ -94,7 +94,7 @@ class Classifier:
         return model, _processor("AutoImageProcessor", self._files, backend="pil")
 
 
-def _with_pictures(processor: Any, files: Weights) -> Any:
+def _with_images(processor: Any, files: Weights) -> Any:
     # Made by Pillow, as everywhere here: torchvision's resizing gives other pixels.
     processor.image_processor = _processor("AutoImageProcessor", files, backend="pil")
     return processor

@@ -35,7 +35,7 @@ class Features(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def see(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def see(self, images: Sequence[Image.Image]) -> Tensor:
         """[n, width], float32, on the CPU."""
         ...
 
@@ -49,9 +49,9 @@ class ClipEncoder:
         self.fingerprint = weights.fingerprint[:16]
         self._device, self._setting = device, setting
 
-    def see(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def see(self, images: Sequence[Image.Image]) -> Tensor:
         """[n, width], float32, on the CPU."""
-        return seen(self._network, pictures, device=self._where)
+        return seen(self._network, images, device=self._where)
 
     @cached_property
     def _where(self) -> torch.device:
@@ -71,14 +71,14 @@ class InceptionFeatures:
     name = "Inception v3, TensorFlow's weights"
     fingerprint = "inception-2048"
 
-    def see(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def see(self, images: Sequence[Image.Image]) -> Tensor:
         """[n, 2048]. Raises ModelError where the network cannot be had."""
         import torch
 
         each = []
         with torch.inference_mode():
-            for picture in pictures:
-                pixels = torch.from_numpy(np.array(picture.convert("RGB")))
+            for image in images:
+                pixels = torch.from_numpy(np.array(image.convert("RGB")))
                 each.append(self._metric.inception(pixels.permute(2, 0, 1)[None]))
         return torch.cat(each).float()
 
@@ -116,7 +116,7 @@ def clip_weights(model: str, revision: str | None = None) -> Weights:
     return Weights(str(weights_folder() / "clip")) if model == TOYBOX else Weights(model, revision)
 
 
-def seen(see: See, pictures: Sequence[Image.Image], *, device: torch.device) -> Tensor:
+def seen(see: See, images: Sequence[Image.Image], *, device: torch.device) -> Tensor:
     """[n, width], float32, on the CPU. On a CPU a picture passes alone, so that no neighbour moves
     its last digits."""
     import torch
@@ -124,7 +124,6 @@ def seen(see: See, pictures: Sequence[Image.Image], *, device: torch.device) -> 
     rows = 1 if device.type == "cpu" else ROWS_ON_A_GPU
     with torch.inference_mode():
         found = [
-            see(pictures[start : start + rows]).float().cpu()
-            for start in range(0, len(pictures), rows)
+            see(images[start : start + rows]).float().cpu() for start in range(0, len(images), rows)
         ]
     return torch.cat(found).clone()  # out of inference mode

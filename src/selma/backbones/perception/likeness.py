@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class PictureFeatures(Protocol):
+class ImageFeatures(Protocol):
     """A network that looks at pictures."""
 
     @property
@@ -45,18 +45,18 @@ class PictureFeatures(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def of_pictures(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+    def of_images(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """[n, d] float32 on the CPU, each of length one; a picture's depends on it alone."""
         ...
 
 
-class TextFeatures(PictureFeatures, Protocol):
+class TextFeatures(ImageFeatures, Protocol):
     """One that reads texts, too, into the same space."""
 
     def of_texts(self, texts: Sequence[str]) -> torch.Tensor: ...
 
 
-def load_dino(config: FeatureNetwork) -> PictureFeatures:
+def load_dino(config: FeatureNetwork) -> ImageFeatures:
     """The network that DINO scores are made by; loaded when the first picture comes."""
     return ToyboxEncoders() if config.model == TOYBOX else VitFeatures(config)
 
@@ -86,10 +86,10 @@ class ClipFeatures:
         device = find_device(self._device, setting="subject.scores.clip.device")
         return clip_and_words(self._files, self._files, device)
 
-    def of_pictures(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+    def of_images(self, images: Sequence[Image.Image]) -> torch.Tensor:
         model, _ = self._network
         see = image_features(model, self._files)
-        return _unit(seen(see, pictures, device=model.device))
+        return _unit(seen(see, images, device=model.device))
 
     def of_texts(self, texts: Sequence[str]) -> torch.Tensor:
         import torch
@@ -135,14 +135,14 @@ class VitFeatures:
         device = find_device(self._device, setting=f"{setting}.device")
         return model.to(device), _fitting(self._files, int(model.config.image_size))
 
-    def of_pictures(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+    def of_images(self, images: Sequence[Image.Image]) -> torch.Tensor:
         model, fitted = self._network
 
         def see(some: Sequence[Image.Image]) -> torch.Tensor:
             found: torch.Tensor = model(fitted(some).to(model.device)).last_hidden_state[:, 0]
             return found
 
-        return _unit(seen(see, pictures, device=model.device))
+        return _unit(seen(see, images, device=model.device))
 
 
 class ToyboxEncoders:
@@ -164,14 +164,14 @@ class ToyboxEncoders:
     def _networks(self) -> list[Any]:
         return [toybox_encoder(which) for which in "ab"]
 
-    def of_pictures(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+    def of_images(self, images: Sequence[Image.Image]) -> torch.Tensor:
         import torch
 
         def see(some: Sequence[Image.Image]) -> torch.Tensor:
             halves = [net(pixels(some)).amax((2, 3)) for net in self._networks]
             return torch.cat([_unit(half) for half in halves], dim=1)
 
-        return _unit(seen(see, pictures, device=torch.device("cpu")))
+        return _unit(seen(see, images, device=torch.device("cpu")))
 
 
 def toybox_encoder(which: str) -> Any:
@@ -179,7 +179,7 @@ def toybox_encoder(which: str) -> Any:
     from selma.toybox import weights_folder
     from selma.toybox.judges import load_vqa
 
-    return load_vqa(weights_folder() / f"judge-{which}").picture.net
+    return load_vqa(weights_folder() / f"judge-{which}").image.net
 
 
 def _fitting(files: Weights, side: int) -> See:
@@ -198,8 +198,8 @@ def _fitting(files: Weights, side: int) -> See:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"{path} must state how pictures are fitted: {error!r}.") from error
 
-    def fit(picture: Image.Image) -> torch.Tensor:
-        rgb = picture.convert("RGB")
+    def fit(image: Image.Image) -> torch.Tensor:
+        rgb = image.convert("RGB")
         if square:
             return to_tensor(rgb.resize((int(square), int(square)), filtering))
         scale = short / min(rgb.size)
@@ -209,7 +209,7 @@ def _fitting(files: Weights, side: int) -> See:
             rgb.resize((width, height), filtering).crop((left, top, left + cut, top + cut))
         )
 
-    return lambda pictures: normalised([fit(picture) for picture in pictures], mean, std)
+    return lambda images: normalised([fit(image) for image in images], mean, std)
 
 
 def _unit(vectors: torch.Tensor) -> torch.Tensor:

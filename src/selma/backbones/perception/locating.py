@@ -29,7 +29,7 @@ class Locator(Protocol):
     def fingerprint(self) -> str: ...
 
     def locate(
-        self, pictures: Sequence[Image.Image], names: Sequence[tuple[str, str]]
+        self, images: Sequence[Image.Image], names: Sequence[tuple[str, str]]
     ) -> list[Points | None]:
         """What lies in each picture, or None where nothing was found. `names` are (model, sample
         id) of each."""
@@ -57,7 +57,7 @@ class ToyboxLocator:
         return load_reader(self._folder)
 
     def locate(
-        self, pictures: Sequence[Image.Image], names: Sequence[tuple[str, str]]
+        self, images: Sequence[Image.Image], names: Sequence[tuple[str, str]]
     ) -> list[Points | None]:
         import torch
 
@@ -66,8 +66,8 @@ class ToyboxLocator:
 
         found: list[Points | None] = []
         with torch.inference_mode():
-            for picture in pictures:
-                (points,) = found_landmarks(*self._network(pixels([picture])))
+            for image in images:
+                (points,) = found_landmarks(*self._network(pixels([image])))
                 found.append(points or None)
         return found
 
@@ -105,7 +105,7 @@ class GivenPoints:
         return found
 
     def locate(
-        self, pictures: Sequence[Image.Image], names: Sequence[tuple[str, str]]
+        self, images: Sequence[Image.Image], names: Sequence[tuple[str, str]]
     ) -> list[Points | None]:
         # A picture that is not in the file was never looked at, which is no failure to find.
         if missing := [name for name in names if name not in self._given]:

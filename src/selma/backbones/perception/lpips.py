@@ -57,7 +57,7 @@ class Perception(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def of_pictures(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+    def of_images(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """[n, d] float32: LPIPS is the squared distance of two rows. All pictures have one size."""
         ...
 
@@ -100,7 +100,7 @@ class Lpips:
         require_whole(state, of=path)
         return {name: tensor.float().to(device) for name, tensor in state.items()}
 
-    def of_pictures(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+    def of_images(self, images: Sequence[Image.Image]) -> torch.Tensor:
         import torch
 
         tensors = self._tensors
@@ -108,8 +108,8 @@ class Lpips:
         shift, scale = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (SHIFT, SCALE))
         rows = []
         with torch.inference_mode():
-            for picture in pictures:  # one by one: no neighbour moves the last digits
-                x = 2 * to_tensor(picture).unsqueeze(0).to(device) - 1
+            for image in images:  # one by one: no neighbour moves the last digits
+                x = 2 * to_tensor(image).unsqueeze(0).to(device) - 1
                 layers = _layers((x - shift) / scale, tensors)
                 weights = (tensors[f"lin{n}.model.1.weight"].flatten() for n in range(5))
                 rows.append(_row(zip(layers, weights, strict=True)).cpu())
@@ -132,7 +132,7 @@ class ToyboxPerception:
     def _blocks(self) -> Any:
         return toybox_encoder("a")
 
-    def of_pictures(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+    def of_images(self, images: Sequence[Image.Image]) -> torch.Tensor:
         import torch
 
         def layers(x: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -141,7 +141,7 @@ class ToyboxPerception:
                 yield x, torch.ones(x.shape[1])
 
         with torch.inference_mode():
-            return torch.cat([_row(layers(pixels([picture]))) for picture in pictures])
+            return torch.cat([_row(layers(pixels([image]))) for image in images])
 
 
 def convert_lpips(backbone: Path, heads: Path, out: Path) -> Path:

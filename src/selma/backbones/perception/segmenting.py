@@ -32,7 +32,7 @@ class Segmenter(Protocol):
     @property
     def classes(self) -> int: ...
 
-    def segment(self, pictures: Sequence[Image.Image]) -> Iterator[NDArray[np.int64]]:
+    def segment(self, images: Sequence[Image.Image]) -> Iterator[NDArray[np.int64]]:
         """[h, w] of each picture, in order; h and w are the picture's own."""
         ...
 
@@ -56,17 +56,17 @@ class TransformersSegmenter:
     def classes(self) -> int:
         return len(self._network[0].config.id2label)
 
-    def segment(self, pictures: Sequence[Image.Image]) -> Iterator[NDArray[np.int64]]:
+    def segment(self, images: Sequence[Image.Image]) -> Iterator[NDArray[np.int64]]:
         import torch
         import torch.nn.functional as F
 
         model, prepare = self._network
-        for picture in pictures:
-            inputs = prepare(images=picture.convert("RGB"), return_tensors="pt").to(model.device)
+        for image in images:
+            inputs = prepare(images=image.convert("RGB"), return_tensors="pt").to(model.device)
             with torch.inference_mode():
                 logits = model(pixel_values=inputs["pixel_values"]).logits
                 whole = F.interpolate(
-                    logits.float(), size=picture.size[::-1], mode="bilinear", align_corners=False
+                    logits.float(), size=image.size[::-1], mode="bilinear", align_corners=False
                 )
             yield whole[0].argmax(0).cpu().numpy()
 

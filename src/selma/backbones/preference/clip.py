@@ -32,8 +32,8 @@ def load_pickscore(weights: Weights, tokenizer: Weights, device: torch.device) -
     model, words = clip_and_words(weights, tokenizer, device)
     side = model.config.vision_config.image_size
 
-    def forward(pictures: Sequence[Image.Image], texts: Sequence[str]) -> torch.Tensor:
-        seen = normalised([shortest_side_and_crop(p, side, crop="floor") for p in pictures])
+    def forward(images: Sequence[Image.Image], texts: Sequence[str]) -> torch.Tensor:
+        seen = normalised([shortest_side_and_crop(p, side, crop="floor") for p in images])
         return model.logit_scale.exp() * _cosines(model, words, seen, texts)
 
     return forward
@@ -47,8 +47,8 @@ def load_hps(
     model, words = clip_and_words(weights, tokenizer, device)
     side = model.config.vision_config.image_size
 
-    def forward(pictures: Sequence[Image.Image], texts: Sequence[str]) -> torch.Tensor:
-        seen = normalised([longest_side_and_pad(p, side, antialias=antialias) for p in pictures])
+    def forward(images: Sequence[Image.Image], texts: Sequence[str]) -> torch.Tensor:
+        seen = normalised([longest_side_and_pad(p, side, antialias=antialias) for p in images])
         return 100 * _cosines(model, words, seen, [clean(text) for text in texts])
 
     return forward
@@ -61,8 +61,8 @@ def load_clip_score(weights: Weights, tokenizer: Weights, device: torch.device) 
     model, words = clip_and_words(weights, tokenizer, device)
     see = image_features(model, weights)
 
-    def forward(pictures: Sequence[Image.Image], texts: Sequence[str]) -> torch.Tensor:
-        return 100 * cosine_similarity(see(pictures), read_texts(model, words, texts))
+    def forward(images: Sequence[Image.Image], texts: Sequence[str]) -> torch.Tensor:
+        return 100 * cosine_similarity(see(images), read_texts(model, words, texts))
 
     return forward
 
@@ -73,8 +73,8 @@ def image_features(model: Any, weights: Weights) -> Callable[[Sequence[Image.Ima
     side = model.config.vision_config.image_size
     mean, std = statistics_of(weights)
 
-    def see(pictures: Sequence[Image.Image]) -> torch.Tensor:
-        fitted = [shortest_side_and_crop(p, side, crop="floor") for p in pictures]
+    def see(images: Sequence[Image.Image]) -> torch.Tensor:
+        fitted = [shortest_side_and_crop(p, side, crop="floor") for p in images]
         seen = normalised(fitted, mean, std).to(model.device)
         found: torch.Tensor = model.get_image_features(pixel_values=seen).pooler_output
         return found

@@ -90,8 +90,8 @@ def load_imagereward(weights: Weights, tokenizer: Weights, device: torch.device)
     reward = _head(weights, read.config.hidden_size).to(device)
     side = look.config.image_size
 
-    def forward(pictures: Sequence[Image.Image], texts: Sequence[str]) -> torch.Tensor:
-        seen = normalised([shortest_side_and_crop(p, side, crop="round") for p in pictures])
+    def forward(images: Sequence[Image.Image], texts: Sequence[str]) -> torch.Tensor:
+        seen = normalised([shortest_side_and_crop(p, side, crop="round") for p in images])
         tokens = words(
             list(texts),
             padding="max_length",

@@ -19,26 +19,26 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def to_tensor(picture: Image.Image) -> Tensor:
+def to_tensor(image: Image.Image) -> Tensor:
     """[3, h, w] in [0, 1]."""
     import torch
 
-    pixels = torch.from_numpy(np.array(picture.convert("RGB")))
+    pixels = torch.from_numpy(np.array(image.convert("RGB")))
     return pixels.permute(2, 0, 1).float() / 255
 
 
-def shortest_side_and_crop(picture: Image.Image, side: int, *, crop: str) -> Tensor:
+def shortest_side_and_crop(image: Image.Image, side: int, *, crop: str) -> Tensor:
     """[3, side, side] in [0, 1]: the shorter side made `side` by Pillow's bicubic, the middle kept.
 
     crop: where an odd rest goes. "floor" is transformers' way, "round" torchvision's (half to
     even).
     """
-    width, height = picture.size
+    width, height = image.size
     short = min(width, height)
     # The longer side is cut off, not rounded, in both libraries.
     new = (int(side * width / short), int(side * height / short))
-    fitted = picture.convert("RGB")
-    if new != picture.size:
+    fitted = image.convert("RGB")
+    if new != image.size:
         fitted = fitted.resize(new, Image.Resampling.BICUBIC)
     left, top = (
         (length - side) // 2 if crop == "floor" else round((length - side) / 2) for length in new
@@ -46,7 +46,7 @@ def shortest_side_and_crop(picture: Image.Image, side: int, *, crop: str) -> Ten
     return to_tensor(fitted.crop((left, top, left + side, top + side)))
 
 
-def longest_side_and_pad(picture: Image.Image, side: int, *, antialias: bool) -> Tensor:
+def longest_side_and_pad(image: Image.Image, side: int, *, antialias: bool) -> Tensor:
     """[3, side, side]: first a tensor, then its longer side made `side` by PyTorch's bicubic, then
     black around it. Values may leave [0, 1] a little, as bicubic overshoots and nothing clips.
 
@@ -54,7 +54,7 @@ def longest_side_and_pad(picture: Image.Image, side: int, *, antialias: bool) ->
     """
     import torch.nn.functional as F
 
-    pixels = to_tensor(picture)
+    pixels = to_tensor(image)
     height, width = pixels.shape[1:]
     scale = side / max(height, width)
     new = (round(height * scale), round(width * scale))
@@ -65,13 +65,13 @@ def longest_side_and_pad(picture: Image.Image, side: int, *, antialias: bool) ->
 
 
 def normalised(
-    pictures: Sequence[Tensor],
+    images: Sequence[Tensor],
     mean: Sequence[float] = CLIP_MEAN,
     std: Sequence[float] = CLIP_STD,
 ) -> Tensor:
     """[b, 3, h, w]: each channel minus its mean, over its deviation."""
     import torch
 
-    stacked = torch.stack(list(pictures))
+    stacked = torch.stack(list(images))
     centre, width = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
     return (stacked - centre) / width

@@ -171,17 +171,17 @@ class NetworkScorer:
             parts.append(chosen.fingerprint)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
-    def score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
+    def score(self, images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
         """Rounded to four decimals; each depends on its own picture and text alone."""
         import torch
 
-        if len(pictures) != len(texts):
-            raise ValueError(f"{len(pictures)} pictures cannot have {len(texts)} texts")
+        if len(images) != len(texts):
+            raise ValueError(f"{len(images)} pictures cannot have {len(texts)} texts")
         forward, rows = self._network, self._rows
         scores: list[float] = []
         with torch.inference_mode():
-            for start in range(0, len(pictures), rows):
-                seen, read = list(pictures[start : start + rows]), list(texts[start : start + rows])
+            for start in range(0, len(images), rows):
+                seen, read = list(images[start : start + rows]), list(texts[start : start + rows])
                 missing = rows - len(seen)
                 found = forward(seen + seen[-1:] * missing, read + read[-1:] * missing)
                 scores += found.float().cpu().tolist()[: len(seen)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selma.errors import ConfigError, DataError
-from selma.records.benchmarks import ExamPrompt, evenly
+from selma.records.benchmarks import BenchmarkPrompt, evenly
 from selma.scores.benchmarks.dsg import COLUMNS, DSG, Dependencies, read_dsg
 from selma.scores.benchmarks.layouts import DSG_GROUPS, Benchmark, group_of
 from selma.scores.benchmarks.texts import TEXTS
@@ -27,9 +27,9 @@ __all__ = [
     "Benchmark",
     "Dependencies",
     "all_texts",
-    "exam_prompts",
     "group_of",
     "layout_of",
+    "load_benchmark",
     "read_benchmark",
     "read_dsg",
 ]
@@ -41,9 +41,9 @@ TOYBOX = "toybox"
 BENCHMARKS = {row.name: row for row in (DSG, TIFA, TEXTS)}
 
 
-def exam_prompts(
+def load_benchmark(
     config: ScoresConfig, *, split: str | None = None, prompts: int | None = None
-) -> list[ExamPrompt]:
+) -> list[BenchmarkPrompt]:
     """The prompts that models are examined on.
 
     `split` and `prompts` replace the config's. `prompts` takes that many evenly over the groups,
@@ -53,19 +53,19 @@ def exam_prompts(
     """
     wanted = split or config.split
     if config.benchmark == TOYBOX:
-        from selma.toybox.benchmark import exam as toybox_exam
+        from selma.toybox.benchmark import benchmark_prompts as toybox_benchmark
 
-        exam = toybox_exam("dev" if wanted == "dev" else "test")
+        benchmark_prompts = toybox_benchmark("dev" if wanted == "dev" else "test")
     elif wanted == "dev":
         raise ConfigError(
             f"Only toybox has a dev split, but {config.benchmark} came. Set experts.select to last "
             "and scores.split to test, for an ablation sur.ablation.split."
         )
     else:
-        exam = read_benchmark(Path(config.benchmark))
-    exam = _of_groups(exam, config.groups)
+        benchmark_prompts = read_benchmark(Path(config.benchmark))
+    benchmark_prompts = _of_groups(benchmark_prompts, config.groups)
     count = prompts or config.prompts
-    return evenly(exam, count) if count else list(exam)
+    return evenly(benchmark_prompts, count) if count else list(benchmark_prompts)
 
 
 def all_texts(config: ScoresConfig) -> list[str]:
@@ -73,20 +73,26 @@ def all_texts(config: ScoresConfig) -> list[str]:
     trained on. Equal for both splits, so that what is chosen on dev is what sits the test."""
     splits = ("dev", "test") if config.benchmark == TOYBOX else ("test",)
     whole = config.model_copy(update={"prompts": None, "groups": ()})
-    return [prompt.text for split in splits for prompt in exam_prompts(whole, split=split)]
+    return [prompt.text for split in splits for prompt in load_benchmark(whole, split=split)]
 
 
-def _of_groups(exam: list[ExamPrompt], groups: Sequence[str]) -> list[ExamPrompt]:
-    known = dict.fromkeys(prompt.group for prompt in exam)
+def _of_groups(
+    benchmark_prompts: list[BenchmarkPrompt], groups: Sequence[str]
+) -> list[BenchmarkPrompt]:
+    known = dict.fromkeys(prompt.group for prompt in benchmark_prompts)
     if strangers := [name for name in groups if name not in known]:
         raise ConfigError(
             f"scores.groups must name groups of the benchmark ({', '.join(known)}), but has "
             f"{strangers[0]!r}."
         )
-    return [prompt for prompt in exam if prompt.group in groups] if groups else exam
+    return (
+        [prompt for prompt in benchmark_prompts if prompt.group in groups]
+        if groups
+        else benchmark_prompts
+    )
 
 
-def read_benchmark(path: Path) -> list[ExamPrompt]:
+def read_benchmark(path: Path) -> list[BenchmarkPrompt]:
     """All prompts of a benchmark's file or folder, in its order; the user's own have no questions.
     Raises DataError."""
     return layout_of(path).read(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from selma.errors import DataError
-from selma.records.benchmarks import ExamPrompt, Question
+from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.scores.benchmarks.layouts import (
     Benchmark,
     RemoteFile,
@@ -42,7 +42,7 @@ Dependencies = Literal["lenient", "whole_item", "verbatim"]
 """
 
 
-def read_dsg(path: Path, *, dependencies: Dependencies = "lenient") -> list[ExamPrompt]:
+def read_dsg(path: Path, *, dependencies: Dependencies = "lenient") -> list[BenchmarkPrompt]:
     """All prompts of a CSV in DSG-1k's layout, in the order of their first rows. `path` may also be
     the folder that `selma data fetch dsg-1k` made.
 
@@ -96,7 +96,7 @@ def _check(path: Path, row: _Row) -> None:
         raise _broken(path, row.line, "proposition_id must not be 0, which means no dependency")
 
 
-def _prompt(path: Path, item_id: str, rows: list[_Row], how: Dependencies) -> ExamPrompt:
+def _prompt(path: Path, item_id: str, rows: list[_Row], how: Dependencies) -> BenchmarkPrompt:
     lines: dict[str, int] = {}
     for row in rows:
         if row.text != rows[0].text:
@@ -105,7 +105,7 @@ def _prompt(path: Path, item_id: str, rows: list[_Row], how: Dependencies) -> Ex
         if first != row.line:
             raise _broken(path, row.line, f"{item_id} already has a question "
                           f"{row.proposition_id!r} in line {first}")  # fmt: skip
-    return ExamPrompt(
+    return BenchmarkPrompt(
         id=item_id,
         text=rows[0].text,
         group=group_of(item_id),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from selma.records.benchmarks import ExamPrompt
+from selma.records.benchmarks import BenchmarkPrompt
 
 DSG_GROUPS = {
     "tifa": "tifa",
@@ -51,7 +51,7 @@ class Benchmark:
     """What a message calls it."""
     recognises: Callable[[Path], bool]
     """Whether this file or folder has the layout; never raises."""
-    read: Callable[[Path], list[ExamPrompt]]
+    read: Callable[[Path], list[BenchmarkPrompt]]
     """The prompts in order; raises DataError for what has no safe meaning."""
     files: tuple[RemoteFile, ...] = ()
     """What `selma data fetch` brings."""

@@ -12,37 +12,40 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
-from selma.records.benchmarks import ExamPrompt
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.scores import Published
 
 
-def published(exam: Sequence[ExamPrompt]) -> Published | None:
+def published(benchmark_prompts: Sequence[BenchmarkPrompt]) -> Published | None:
     """The benchmark that all these prompts are of, with its own questions; None where any is not.
 
     DSG-1k is known with every question and dependency. Of TIFA v1.0 the question file's sum was
     never stated, so that its prompts are known and its questions only by having choices.
     """
-    if not exam:
+    if not benchmark_prompts:
         return None
-    if all(prompt_digest(prompt) in _digests("dsg-1k") for prompt in exam):
+    if all(prompt_digest(prompt) in _digests("dsg-1k") for prompt in benchmark_prompts):
         return "dsg-1k"
-    if all(text_digest(prompt) in _digests("tifa-v1.0") and _chosen(prompt) for prompt in exam):
+    if all(
+        text_digest(prompt) in _digests("tifa-v1.0") and _chosen(prompt)
+        for prompt in benchmark_prompts
+    ):
         return "tifa-v1.0"
     return None
 
 
-def prompt_digest(prompt: ExamPrompt) -> str:
+def prompt_digest(prompt: BenchmarkPrompt) -> str:
     """8 hex digits that change with a prompt's id, words, questions and dependencies."""
     asked = [[q.id, q.text, q.category, q.detail, *q.parents] for q in prompt.questions]
     return _hex([prompt.id, _words(prompt.text), asked])
 
 
-def text_digest(prompt: ExamPrompt) -> str:
+def text_digest(prompt: BenchmarkPrompt) -> str:
     """8 hex digits that change with a prompt's id and words."""
     return _hex([prompt.id, _words(prompt.text)])
 
 
-def _chosen(prompt: ExamPrompt) -> bool:
+def _chosen(prompt: BenchmarkPrompt) -> bool:
     return bool(prompt.questions) and all(question.choices for question in prompt.questions)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.errors import DataError
-from selma.records.benchmarks import ExamPrompt
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.prompts import prompt_id
 from selma.scores.benchmarks.layouts import (
     Benchmark,
@@ -23,7 +23,7 @@ from selma.textfiles import csv_rows, read_text
 _TEXT_KEYS = ("text", "prompt", "caption")
 
 
-def read_texts(path: Path) -> list[ExamPrompt]:
+def read_texts(path: Path) -> list[BenchmarkPrompt]:
     """The prompts of a file, in its order, with no questions.
 
     - .txt: one on each line; empty lines and those that begin with # are left out;
@@ -33,7 +33,7 @@ def read_texts(path: Path) -> list[ExamPrompt]:
     Without an id, a prompt gets one made of its text, so that a line put in changes no other.
     Raises DataError, with the line, for what has no safe meaning.
     """
-    prompts: dict[str, ExamPrompt] = {}
+    prompts: dict[str, BenchmarkPrompt] = {}
     places: dict[str, int] = {}
     for number, row in _rows(path):
         prompt = _prompt(path, number, row)
@@ -51,7 +51,7 @@ def read_texts(path: Path) -> list[ExamPrompt]:
     return list(prompts.values())
 
 
-def _prompt(path: Path, number: int, row: dict[str, Any]) -> ExamPrompt:
+def _prompt(path: Path, number: int, row: dict[str, Any]) -> BenchmarkPrompt:
     found = next((row[key] for key in _TEXT_KEYS if row.get(key) is not None), None)
     if not isinstance(found, str) or not found.strip():
         raise DataError(
@@ -65,7 +65,9 @@ def _prompt(path: Path, number: int, row: dict[str, Any]) -> ExamPrompt:
     if unsafe:
         raise DataError(f"{path}, line {number}: id {unsafe}.")
     group = row.get("group")
-    return ExamPrompt(id=id, text=text, group=str(group) if group else group_of(id), questions=())
+    return BenchmarkPrompt(
+        id=id, text=text, group=str(group) if group else group_of(id), questions=()
+    )
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

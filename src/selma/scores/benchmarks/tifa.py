@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from selma.errors import DataError
-from selma.records.benchmarks import ExamPrompt, Question
+from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.scores.benchmarks import texts
 from selma.scores.benchmarks.layouts import (
     Benchmark,
@@ -23,7 +23,7 @@ TEXTS, QUESTIONS = "tifa_v1.0_text_inputs.json", "tifa_v1.0_question_answers.jso
 _AT = "https://raw.githubusercontent.com/Yushi-Hu/tifa/b764a190e33366ed57fd26dde34dd53bc8562276"
 
 
-def read_tifa_exam(path: Path) -> list[ExamPrompt]:
+def read_tifa_benchmark(path: Path) -> list[BenchmarkPrompt]:
     """The prompts of a question file, in the order of their first questions; or, of a folder with
     both of TIFA's files, in the order of its texts.
 
@@ -60,7 +60,7 @@ def _compare(path: Path, captions: dict[str, str], asked: dict[str, list[TifaQue
             raise DataError(f"{path}: {id} has two texts: {caption!r}, {asked[id][0].caption!r}.")
 
 
-def _prompt(path: Path, id: str, questions: list[TifaQuestion]) -> ExamPrompt:
+def _prompt(path: Path, id: str, questions: list[TifaQuestion]) -> BenchmarkPrompt:
     unsafe = unsafe_id(id)
     if unsafe:
         raise DataError(f"{path}: id {unsafe}.")
@@ -69,7 +69,7 @@ def _prompt(path: Path, id: str, questions: list[TifaQuestion]) -> ExamPrompt:
         raise DataError(f"{path}: {id} has two texts: {', '.join(map(repr, sorted(captions)))}.")
     if not questions[0].caption.strip():
         raise DataError(f"{path}: {id} has an empty caption.")
-    return ExamPrompt(
+    return BenchmarkPrompt(
         id=id,
         text=questions[0].caption,
         group=id.rpartition("_")[0] or "all",
@@ -95,7 +95,7 @@ TIFA = Benchmark(
     name="tifa-v1.0",
     layout="a JSON of multiple-choice questions in TIFA's layout, or a folder of TIFA's two files",
     recognises=_recognises,
-    read=read_tifa_exam,
+    read=read_tifa_benchmark,
     files=(
         RemoteFile(
             TEXTS,

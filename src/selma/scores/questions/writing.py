@@ -26,7 +26,7 @@ from selma.config.prompts import QuestionsConfig
 from selma.errors import ConfigError, DataError, NoProgress
 from selma.progress import progress
 from selma.randomness import seed_for
-from selma.records.benchmarks import ExamPrompt
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.scores.benchmarks import read_benchmark
 from selma.scores.questions.asking import Ask, Unusable, continuation, instructions, load_style
 from selma.scores.questions.choices import Choice, write_choices
@@ -51,7 +51,7 @@ COLUMNS = (
 
 
 def write_questions(
-    prompts: Sequence[ExamPrompt], config: QuestionsConfig, out: Path
+    prompts: Sequence[BenchmarkPrompt], config: QuestionsConfig, out: Path
 ) -> dict[str, Any]:
     """The summary, after `out` was written: what was asked, kept, wrong and put aside; JSON.
 
@@ -85,7 +85,7 @@ def write_questions(
 class _Draft:
     """One prompt on its way to questions."""
 
-    def __init__(self, prompt: ExamPrompt, config: QuestionsConfig) -> None:
+    def __init__(self, prompt: BenchmarkPrompt, config: QuestionsConfig) -> None:
         self.prompt = prompt
         self.faults: Counter[str] = Counter()
         self.replies: list[Reply] = []
@@ -125,7 +125,7 @@ class _Desk:
         lines = read_lines(self.path, repair=True)
         self.kept = {key: reply for line in lines for key, reply in line["replies"].items()}
 
-    def all(self, prompts: Sequence[ExamPrompt]) -> tuple[list[_Draft], int]:
+    def all(self, prompts: Sequence[BenchmarkPrompt]) -> tuple[list[_Draft], int]:
         """The drafts, finished or failed, and how many failed in a row at the end: of all prompts,
         or of those up to where patience ended."""
         size = parallel_requests(self.config.backend)

@@ -70,9 +70,9 @@ def crop_at_object(scene: Scene, rng: random.Random) -> np.ndarray:
     return paint(scene, placed)[top : top + CROP_PX, left : left + CROP_PX]
 
 
-def to_pixels(pictures: list[np.ndarray]) -> Tensor:
+def to_pixels(images: list[np.ndarray]) -> Tensor:
     """uint8 pictures [h, w, 3] -> [b, 3, h, w] in [-1, 1]."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def train_autoencoder(
@@ -124,7 +124,7 @@ def _scenes(count: int, rng: random.Random) -> Tensor:
 
 
 @torch.no_grad()
-def whiten(vae: AutoencoderKL, pictures: Tensor) -> None:
+def whiten(vae: AutoencoderKL, images: Tensor) -> None:
     """Turns and scales the latents so that those of the pictures [n, 3, h, w] have mean 0 and the
     identity as covariance; what is decoded stays the same.
 
@@ -132,7 +132,7 @@ def whiten(vae: AutoencoderKL, pictures: Tensor) -> None:
     spread becomes one number for each channel, its mean over the pictures.
     """
     generator = torch.Generator().manual_seed(0)
-    posteriors = [vae.encode(part).latent_dist for part in pictures.split(100)]
+    posteriors = [vae.encode(part).latent_dist for part in images.split(100)]
     samples = torch.cat([p.sample(generator=generator) for p in posteriors])
     spread = torch.cat([p.var for p in posteriors]).mean((0, 2, 3)).double()
     values = rearrange(samples, "n c h w -> (n h w) c").double()

@@ -11,32 +11,32 @@ from torch import Tensor
 
 def degrade(pixels: Tensor, rng: random.Random) -> Tensor:
     """Pictures [b, 3, h, w] in [-1, 1], each degraded in its own way or left as it is."""
-    return torch.stack([_degrade_one(picture, rng) for picture in pixels]).clamp(-1, 1)
+    return torch.stack([_degrade_one(image, rng) for image in pixels]).clamp(-1, 1)
 
 
-def _degrade_one(picture: Tensor, rng: random.Random) -> Tensor:
+def _degrade_one(image: Tensor, rng: random.Random) -> Tensor:
     if rng.random() < 0.3:
-        return picture
+        return image
     generator = torch.Generator().manual_seed(rng.getrandbits(63))
     if rng.random() < 0.4:
-        picture = _blur(picture, rng.choice((2, 2, 3)))
+        image = _blur(image, rng.choice((2, 2, 3)))
     if rng.random() < 0.5:
-        noise = torch.randn(picture.shape, generator=generator)
-        picture = picture + rng.uniform(0.02, 0.2) * noise
+        noise = torch.randn(image.shape, generator=generator)
+        image = image + rng.uniform(0.02, 0.2) * noise
     if rng.random() < 0.4:
         # Broad stains, as latents leave them.
         stains = torch.randn((1, 3, 8, 8), generator=generator)
-        stains = F.interpolate(stains, size=picture.shape[-2:], mode="bilinear")[0]
-        picture = picture + rng.uniform(0.03, 0.15) * stains
+        stains = F.interpolate(stains, size=image.shape[-2:], mode="bilinear")[0]
+        image = image + rng.uniform(0.03, 0.15) * stains
     if rng.random() < 0.3:
-        picture = picture * rng.uniform(0.8, 1.1) + rng.uniform(-0.08, 0.08)
-    return picture
+        image = image * rng.uniform(0.8, 1.1) + rng.uniform(-0.08, 0.08)
+    return image
 
 
-def _blur(picture: Tensor, factor: int) -> Tensor:
+def _blur(image: Tensor, factor: int) -> Tensor:
     """Reduced by `factor` and enlarged again."""
-    height, width = picture.shape[-2:]
+    height, width = image.shape[-2:]
     small = F.interpolate(
-        picture[None], size=(height // factor, width // factor), mode="bilinear", antialias=True
+        image[None], size=(height // factor, width // factor), mode="bilinear", antialias=True
     )
     return F.interpolate(small, size=(height, width), mode="bilinear")[0]

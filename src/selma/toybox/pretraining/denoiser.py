@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from selma.progress import progress
-from selma.toybox.benchmark import exam_texts
+from selma.toybox.benchmark import benchmark_texts
 from selma.toybox.captions import STYLES, caption
 from selma.toybox.pretraining.autoencoder import LATENT_CHANNELS, LATENT_PX, render, to_pixels
 from selma.toybox.pretraining.language import MAX_TOKENS, new_tokenizer
@@ -114,7 +114,7 @@ def noisy_caption(scene: Scene, rng: random.Random) -> str:
     while True:
         said = mistaken(without(scene, rng=rng, drop=FORGOTTEN), rng=rng, wrong=WRONG)
         text = caption(said, style, rng)
-        if text.lower() not in exam_texts():
+        if text.lower() not in benchmark_texts():
             return text
 
 
@@ -140,15 +140,15 @@ def encode_scenes(
     batch = 100
     with progress("encoding scenes", total=count, done=done) as advance, torch.no_grad():
         for start in range(done, count, batch):
-            pictures = [
+            images = [
                 render(*scene_of(index, seed), grid_px=GRID_PX)
                 for index in range(start, min(start + batch, count))
             ]
-            x = to_pixels(pictures).to(vae.device).contiguous(memory_format=torch.channels_last)
+            x = to_pixels(images).to(vae.device).contiguous(memory_format=torch.channels_last)
             posterior = vae.encode(x).latent_dist
             means.append(posterior.mean.half().cpu())
             stds.append(posterior.std.half().cpu())
-            advance(len(pictures))
+            advance(len(images))
     mean, std = torch.cat(means).contiguous(), torch.cat(stds).contiguous()
     save_file({"mean": mean, "std": std}, path)
     return mean, std

@@ -27,7 +27,7 @@ from selma.toybox.pretraining.loop import Course, train
 from selma.toybox.questions import ask, sample_claim
 from selma.toybox.scenes import COLOURS, SIDE_PX, Placed, Scene, place, sample_scene
 
-QUESTIONS_PER_PICTURE = 8
+QUESTIONS_PER_IMAGE = 8
 NAMING_WEIGHT = 3.0
 NAMES = (*KINDS, *COLOURS, *SIDE_PX, *BACKGROUNDS)
 _CELLS = 8
@@ -58,7 +58,7 @@ def train_judge(
 
     def loss(step: int) -> Tensor:
         rng = random.Random(f"{seed}/{name}/{step}")
-        lesson = examination(rng, batch, degraded=True)
+        lesson = benchmark_run(rng, batch, degraded=True)
         # The fused attention's backward pass in bfloat16 is many times slower on a CPU.
         with torch.autocast(device.type, dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             features = model.encode(lesson.pixels.to(device))
@@ -91,7 +91,7 @@ class Pupil(nn.Module):
 
 
 @dataclass(frozen=True)
-class Examination:
+class BenchmarkRun:
     """Pictures, and eight questions about each in turn."""
 
     pixels: Tensor
@@ -104,21 +104,21 @@ class Examination:
     """[p, 64, names], 1 for each name that is true of a cell."""
 
 
-def examination(rng: random.Random, pictures: int, *, degraded: bool) -> Examination:
-    scenes = [sample_scene(rng, withheld=True) for _ in range(pictures)]
+def benchmark_run(rng: random.Random, images: int, *, degraded: bool) -> BenchmarkRun:
+    scenes = [sample_scene(rng, withheld=True) for _ in range(images)]
     places = [place(scene, rng) for scene in scenes]
     pixels = to_pixels([paint(s, placed) for s, placed in zip(scenes, places, strict=True)])
     if degraded:
         pixels = degrade(pixels, rng)
     texts, truth, categories = [], [], []
     for scene, placed in zip(scenes, places, strict=True):
-        for _ in range(QUESTIONS_PER_PICTURE):
+        for _ in range(QUESTIONS_PER_IMAGE):
             claim, true = sample_claim(scene, placed, rng)
             texts.append(ask(claim, _spoken_of(scene, claim, rng)))
             truth.append(float(true))
             categories.append(claim[0])
     cells = [_names_of_cells(s, placed) for s, placed in zip(scenes, places, strict=True)]
-    return Examination(pixels, texts, torch.tensor(truth), categories, torch.stack(cells))
+    return BenchmarkRun(pixels, texts, torch.tensor(truth), categories, torch.stack(cells))
 
 
 def _names_of_cells(scene: Scene, placed: list[Placed]) -> Tensor:
@@ -148,18 +148,20 @@ def _spoken_of(scene: Scene, claim: tuple[str, ...], rng: random.Random) -> dict
     return many
 
 
-def accuracy(model: VqaModel, *, seed: int, pictures: int = 1500) -> dict[str, float]:
+def accuracy(model: VqaModel, *, seed: int, images: int = 1500) -> dict[str, float]:
     """Per cent right on held-out renders: "clean/<category>" and "degraded/<category>"."""
     found: dict[str, float] = {}
     for kind in ("clean", "degraded"):
         rng = random.Random(f"{seed}/held-out/{kind}")
         right: dict[str, list[bool]] = defaultdict(list)
-        for _ in range(pictures // 100):
-            exam = examination(rng, 100, degraded=kind == "degraded")
+        for _ in range(images // 100):
+            benchmark_prompts = benchmark_run(rng, 100, degraded=kind == "degraded")
             with torch.no_grad():
-                features = model.encode(exam.pixels)
-                said = model.answer(features, exam.questions) > 0.5
-            for category, ok in zip(exam.categories, said == (exam.truth > 0.5), strict=True):
+                features = model.encode(benchmark_prompts.pixels)
+                said = model.answer(features, benchmark_prompts.questions) > 0.5
+            for category, ok in zip(
+                benchmark_prompts.categories, said == (benchmark_prompts.truth > 0.5), strict=True
+            ):
                 right[category].append(bool(ok))
         for category, answers in sorted(right.items()):
             found[f"{kind}/{category}"] = round(100 * sum(answers) / len(answers), 2)

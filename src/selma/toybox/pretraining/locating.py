@@ -85,12 +85,12 @@ def losses(logits: Tensor, said: Tensor, truth: Tensor, places: Tensor) -> Tenso
 
 
 @torch.no_grad()
-def accuracies(model: LandmarkReader, *, seed: int, pictures: int = 500) -> dict[str, float]:
+def accuracies(model: LandmarkReader, *, seed: int, images: int = 500) -> dict[str, float]:
     """Per cent of pictures in which all objects and nothing else are found, and their middles'
     mean distance in px where so."""
     rng, whole, away = random.Random(f"{seed}/{NAME}/held-out"), 0, []
-    for start in range(0, pictures, 50):
-        pixels, each = lesson(rng, min(50, pictures - start))
+    for start in range(0, images, 50):
+        pixels, each = lesson(rng, min(50, images - start))
         for found, placed in zip(found_landmarks(*model(pixels)), each, strict=True):
             truth = sorted(landmarks(placed), key=lambda p: (p.name, p.x, p.y))
             said = sorted(found, key=lambda p: (p.name, p.x, p.y))
@@ -101,4 +101,4 @@ def accuracies(model: LandmarkReader, *, seed: int, pictures: int = 500) -> dict
                     for a, b in zip(truth, said, strict=True)
                 ]
     middle = {"px": round(sum(away) / len(away), 3)} if away else {}
-    return {"whole": round(100 * whole / pictures, 2), **middle}
+    return {"whole": round(100 * whole / images, 2), **middle}

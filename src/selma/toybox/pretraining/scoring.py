@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
-from selma.toybox.benchmark import exam_texts
+from selma.toybox.benchmark import benchmark_texts
 from selma.toybox.captions import STYLES, caption
 from selma.toybox.drawing import IMAGE_PX
 from selma.toybox.pretraining.autoencoder import render, to_pixels
@@ -73,7 +73,7 @@ def train_scorer(
         texts = []
         for scene in scenes:
             text = None
-            while text is None or text.lower() in exam_texts():
+            while text is None or text.lower() in benchmark_texts():
                 said = without(scene, rng=rng, drop=_SAYS_LESS)
                 text = caption(said, rng.choice(STYLES), rng)
             texts.append(text)

@@ -103,13 +103,13 @@ def enlarged(logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def accuracies(
-    model: SegformerForSemanticSegmentation, *, seed: int, pictures: int = 200
+    model: SegformerForSemanticSegmentation, *, seed: int, images: int = 200
 ) -> dict[str, float]:
     """Per cent of pixels that are right, and mean intersection over union, on clean renders."""
     rng = random.Random(f"{seed}/{NAME}/held-out")
     sums = np.zeros((3, len(CLASSES)))
-    for start in range(0, pictures, 50):
-        pixels, classes = lesson(rng, min(50, pictures - start))
+    for start in range(0, images, 50):
+        pixels, classes = lesson(rng, min(50, images - start))
         said = enlarged(model(pixel_values=pixels).logits).argmax(1).numpy().reshape(-1)
         truth = classes.numpy().reshape(-1)
         sums[0] += np.bincount(truth[said == truth], minlength=len(CLASSES))
