@@ -14,6 +14,7 @@ ROOT = Path(selma.__file__).parent
 STAGES = {"prompts", "images", "experts", "merged", "scores", "report"}
 LAYERS: tuple[set[str], ...] = (
     {"errors"},
+    {"registry"},
     {"records", "config", "randomness", "progress", "processes", "stopping"},
     {"workspace", "image_files", "textfiles"},
     {"toybox"},

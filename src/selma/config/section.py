@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Union
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainValidator,
+    SerializeAsAny,
+    Tag,
+    model_validator,
+)
+
+from selma.registry import added_rows
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -24,6 +35,26 @@ class Section(BaseModel):
             if isinstance(value, bool) and field and field.annotation not in (bool, bool | None):
                 raise ValueError(f"{name} must not be true or false")
         return values
+
+
+def kinds(*sections: type[Section], group: str) -> Any:
+    """The type of a setting that comes in kinds: one of these sections, told apart by `kind`, or
+    the `settings` of a row that another package adds to the table of this group."""
+    own = [str(section.model_fields["kind"].default) for section in sections]
+
+    def kind_of(value: Any) -> str | None:
+        kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+        return "added" if kind not in own and kind in added_rows(group) else kind
+
+    def validated(value: Any) -> Any:
+        if isinstance(value, Section):
+            return value
+        settings: type[Section] = added_rows(group)[value["kind"]].settings
+        return settings.model_validate(value)
+
+    added = Annotated[SerializeAsAny[Section], PlainValidator(validated), Tag("added")]
+    tagged = [Annotated[section, Tag(kind)] for section, kind in zip(sections, own, strict=True)]
+    return Annotated[Union[*tagged, added], Discriminator(kind_of)]
 
 
 def mistake(found: dict[str, Any]) -> str:
