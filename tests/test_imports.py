@@ -143,9 +143,9 @@ def test_imports_point_one_way(path: Path) -> None:
         "backbones/judges/vqa.py",
         "backbones/judges/wordings.py",
         "toybox/benchmark.py",
-        "study/opening.py",
-        "study/server.py",
-        "study/store.py",
+        "applications/study/opening.py",
+        "applications/study/server.py",
+        "applications/study/store.py",
     ],
 )
 def test_looking_imports_no_model_library(part: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
-from selma.toybox.generation import compose
+from selma.toybox.drawing import compose
 from transformers import CLIPConfig, CLIPModel
 
 from selma.backbones.judges.loading import load_judge, load_scorer

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
-from selma.toybox.generation import KINDS
+from selma.toybox.drawing import KINDS
 
 from selma.errors import ConfigError
 from selma.prompts.lexicon import reply_grammar

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from colours import COLOURS, ColourJudge, image
+from scores.colours import COLOURS, ColourJudge, image
 from PIL import Image
 
 from selma.backbones.judges.judge import Chooser

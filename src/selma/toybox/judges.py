@@ -47,15 +47,15 @@ class VqaModel(nn.Module):
         words = len(config.vocabulary) + _UNKNOWN + 1
         self.words = nn.Embedding(words, config.width, padding_idx=_PAD)
         if config.architecture == "attention":
-            self.image: nn.Module = _Cells(config.width)
+            self.picture: nn.Module = _Cells(config.width)
             self.reader: nn.Module = _Attention(config)
         else:
-            self.image = _Maps(config.width)
+            self.picture = _Maps(config.width)
             self.reader = _Modulation(config)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pictures [b, 3, 64, 64] in [-1, 1] -> features [b, ...]."""
-        return self.image(pixels)
+        return self.picture(pixels)
 
     def logits(self, features: Tensor, word_ids: Tensor) -> Tensor:
         """Features [p, ...] and word ids [n, words] -> log-odds of yes [n].
