@@ -5,7 +5,7 @@ import struct
 
 import pytest
 import torch
-from sur_data import Released
+from applications.sur.sur_data import Released
 from torch import nn
 
 from selma.adapters import sur, sur_files

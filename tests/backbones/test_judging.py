@@ -9,12 +9,12 @@ import pytest
 import tiny
 import torch
 from PIL import Image
-from selma.toybox.drawing import compose
 from transformers import CLIPConfig, CLIPModel
 
 from selma.backbones.judges.loading import load_judge, load_scorer
 from selma.backbones.judges.toybox import ClipScorer, ToyboxJudge, pixels
 from selma.errors import ModelError
+from selma.toybox.drawing import compose
 from selma.toybox.judges import VqaConfig, VqaModel
 from selma.toybox.questions import ask as in_words
 from selma.toybox.questions import sample_claim

@@ -80,7 +80,6 @@ def test_clip_gives_both_sides_of_its_score(tmp_path):
 def test_toyboxs_encoders_tell_a_subject_from_its_plain_kind():
     """What the measure is for; means over cells fail this (docs/log.md)."""
     from selma.toybox.drawing import _SHAPES
-
     from selma.toybox.subjects import SUBJECTS, ToyboxSubject, images
 
     network, wins = ToyboxEncoders(), []

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
-from selma.toybox.drawing import KINDS
 
 from selma.errors import ConfigError
 from selma.prompts.lexicon import reply_grammar
 from selma.prompts.parsing import parse_reply
 from selma.prompts.skills import load_skills
+from selma.toybox.drawing import KINDS
 from selma.toybox.lexicon import words
 from selma.toybox.scenes import NATURAL
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from scores.colours import COLOURS, ColourJudge, image
 from PIL import Image
+from scores.colours import COLOURS, ColourJudge, image
 
 from selma.backbones.judges.judge import Chooser
 from selma.backbones.judges.toybox import pixels
