@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from sur_data import llm
+from applications.sur.sur_data import llm
 
 from selma.backbones.language import states as language_states
 from selma.backbones.language.loading import load_language_model

@@ -6,7 +6,7 @@ import math
 import pytest
 import tiny
 import torch
-from sur_data import encoded_triples
+from applications.sur.sur_data import encoded_triples
 
 from selma.applications.sur.settings import SurSettings
 from selma.applications.sur.training import SurLearner
