@@ -15,7 +15,7 @@ STAGES = {"prompts", "images", "experts", "merged", "scores", "report"}
 LAYERS: tuple[set[str], ...] = (
     {"errors"},
     {"registry"},
-    {"records", "config", "randomness", "progress", "processes", "stopping"},
+    {"records", "config", "randomness", "progress", "processes", "stopping", "folder_lock"},
     {"workspace", "image_files", "textfiles"},
     {"toybox"},
     {"backbones"},

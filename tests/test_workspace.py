@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +27,6 @@ from selma.workspace import (
     read_lines,
     recipe_key,
     write_bytes,
-    write_json,
 )
 
 
@@ -232,34 +235,139 @@ def test_a_second_run_is_refused(tmp_path: Path) -> None:
         folder.locked(),
     ):
         pass
-    assert not (tmp_path / ".lock").exists()
+    with folder.locked():
+        pass
 
 
-def _dead_pid() -> int:
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
-    return pid
+@pytest.mark.parametrize("before", ["fresh", "dead"])
+@pytest.mark.parametrize(("rounds", "starters"), [(200, 2), (40, 8)])
+def test_of_many_starters_never_two_are_inside(
+    tmp_path: Path, before: str, rounds: int, starters: int
+) -> None:
+    """With a lock by a file's existence it was 82 of 800 rounds."""
+    program = Path(__file__).parent / "lock_starters.py"
+    done = subprocess.run(
+        [sys.executable, str(program), str(tmp_path), str(rounds), str(starters), before],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout)
+    assert counts["two inside"] == counts["none inside"] == 0 and counts["errors"] == [], counts
+    assert counts["refused"] > rounds / 10, "most start while another is inside"
 
 
-@pytest.mark.parametrize("owner", ["dead", "torn", "empty", "reused"])
-def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path, owner: str) -> None:
-    lock = {
-        "dead": {"pid": _dead_pid(), "host": socket.gethostname(), "started": "1"},
-        # The pid is alive, but belongs to a process that started at another time.
-        "reused": {"pid": os.getpid(), "host": socket.gethostname(), "started": "1"},
-    }
-    text = json.dumps(lock[owner]) if owner in lock else {"torn": '{"pid": 1', "empty": ""}[owner]
+HOLD = """
+import sys
+from pathlib import Path
+from selma.workspace import Workspace
+with Workspace(Path(sys.argv[1])).locked():
+    print("inside", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_killed_holder_leaves_no_lock(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "inside\n"
+        match = f"in use by process {holder.pid} on {socket.gethostname()}"
+        with pytest.raises(WorkspaceError, match=match), Workspace(tmp_path).locked():
+            pass
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        with Workspace(tmp_path).locked():
+            assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+
+
+TOGETHER = """
+import os, sys
+from pathlib import Path
+from selma import processes
+from selma.errors import WorkspaceError
+from selma.workspace import Workspace
+folder = Workspace(Path(sys.argv[1]))
+with processes.together(), folder.locked():
+    holder = processes.gathered(os.getpid())[0]
+    with processes.alone():
+        try:
+            with folder.locked():
+                print("entered twice")
+        except WorkspaceError as error:
+            print(f"in use by process {holder} " in str(error))
+    processes.wait()
+"""
+
+
+def test_launched_processes_share_the_main_ones_lock(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER, str(tmp_path)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | launcher | {"RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in "01"
+    ]
+    assert [process.communicate(timeout=120)[0] for process in started] == ["True\n"] * 2
+    assert [process.returncode for process in started] == [0, 0]
+    with Workspace(tmp_path).locked():
+        pass
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", '{"pid": 1', "[]", "\0", '{"pid": "x", "host": 1}', '{"pid": 1, "host": "elsewhere"}'],
+)
+def test_what_an_earlier_process_wrote_holds_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / ".lock").write_text(text)
     with Workspace(tmp_path).locked():
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+        (tmp_path / ".lock").write_text(text)  # an owner that has not signed yet
+        with pytest.raises(WorkspaceError, match="in use by"), Workspace(tmp_path).locked():
+            pass
 
 
-def test_the_lock_of_another_machine_is_respected(tmp_path: Path) -> None:
-    write_json(tmp_path / ".lock", {"pid": 1, "host": "elsewhere", "started": "1"})
-    with pytest.raises(WorkspaceError, match="elsewhere"), Workspace(tmp_path).locked():
-        pass
+@pytest.mark.parametrize("code", ["ENOSYS", "EOPNOTSUPP", "ENOLCK"])
+def test_a_file_system_without_locks_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with (
+        pytest.raises(WorkspaceError, match=r"file system with file locks, but .*\.lock could not"),
+        Workspace(tmp_path).locked(),
+    ):
+        raise AssertionError("entered")
+
+
+@pytest.mark.parametrize("obstacle", ["folder", "link", "file in place of the run folder"])
+def test_what_cannot_be_a_lock_is_refused_and_stays(tmp_path: Path, obstacle: str) -> None:
+    root, foreign = tmp_path / "run", tmp_path / "foreign"
+    foreign.write_text("precious")
+    if obstacle == "file in place of the run folder":
+        root.write_text("precious")
+    else:
+        root.mkdir()
+    if obstacle == "folder":
+        (root / ".lock").mkdir()
+    if obstacle == "link":
+        (root / ".lock").symlink_to(foreign)
+    with pytest.raises(WorkspaceError, match="could not be locked"), Workspace(root).locked():
+        raise AssertionError("entered")
+    assert foreign.read_text() == "precious" and not (root.is_file() and not root.read_text())
 
 
 # A folder in which nothing may be made

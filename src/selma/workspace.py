@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import Any
 
 from selma import processes
 from selma.errors import DataError, WorkspaceError
+from selma.folder_lock import locked_folder
 
 PROMPTS, IMAGES, EXPERTS = "1-prompts", "2-images", "3-experts"
 MERGED, SCORES, REPORT = "4-merged", "5-scores", "6-report"
@@ -257,34 +257,15 @@ class Workspace:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One process at a time, or one run's processes together, of which the main one holds the
-        lock; the lock of a dead process is taken over."""
+        lock; see `locked_folder`."""
         processes.wait()  # so that all are joined, and end if the main process finds it taken
         if not processes.main():
             processes.wait()
             yield
             return
-        self.root.mkdir(parents=True, exist_ok=True)
-        path = self.root / ".lock"
-        mine = {"pid": os.getpid(), "host": socket.gethostname(), "started": _started(os.getpid())}
-        while True:
-            try:
-                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-                break
-            except FileExistsError:
-                other = _read_json(path) or {}
-                if _alive(other):
-                    raise WorkspaceError(
-                        f"{self.root} is in use by process {other.get('pid')} on "
-                        f"{other.get('host')}. Wait for it, or choose another folder."
-                    ) from None
-                path.unlink(missing_ok=True)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(mine, file)
-        try:
+        with locked_folder(self.root):
             processes.wait()
             yield
-        finally:
-            path.unlink(missing_ok=True)
 
 
 def _canonical(value: Any) -> str:
@@ -305,26 +286,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _started(pid: int) -> str | None:
-    """A process's start in clock ticks, so that a reused pid is told apart; None if unknown."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except (OSError, IndexError):
-        return None
-
-
-def _alive(owner: Mapping[str, Any]) -> bool:
-    pid = owner.get("pid")
-    if not isinstance(pid, int):
-        return False  # a lock killed while it was being written
-    if owner.get("host") != socket.gethostname():
-        return True  # cannot be checked from here
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return owner.get("started") in (None, _started(pid))

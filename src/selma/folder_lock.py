@@ -1,0 +1,61 @@
+"""The lock of a run folder, held by the kernel: it ends with its process, however that ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from selma.errors import WorkspaceError
+
+LOCK = ".lock"
+
+
+@contextmanager
+def locked_folder(root: Path) -> Iterator[None]:
+    """Hold the folder, which is made, for this process alone.
+
+    The file stays when the lock is released: to unlink it would let two processes lock two files of
+    one name. What is written into it serves the message of a process that is refused, nothing else.
+    Raises WorkspaceError if another process holds the folder, or if it cannot be locked.
+    """
+    path = root / LOCK
+    # Without the kernel's locks filelock would take a file's existence for one, which outlives its
+    # process; such a file system is refused.
+    lock = FileLock(path, fallback_to_soft=False, preserve_lock_file=True, on_acquired=_sign)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise WorkspaceError(
+            f"{root} is in use by {_owner(path)}. Wait for it, or choose another folder."
+        ) from None
+    except OSError as error:
+        raise WorkspaceError(
+            f"A run folder must be writable and on a file system with file locks, but {path} could "
+            f"not be locked: {error.strerror or error}. Choose another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _sign(descriptor: int) -> None:
+    owner = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+    with suppress(OSError):  # a full disk: the lock holds without its owner's name
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, owner.encode(), 0)
+
+
+def _owner(path: Path) -> str:
+    try:
+        owner = json.loads(path.read_text("utf-8"))
+        return f"process {int(owner['pid'])} on {owner['host']}"
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return "another process"  # which has not signed yet
