@@ -1,8 +1,9 @@
-"""One look for every progress bar: what, how far, time left."""
+"""How far the work is, on standard error: a bar on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -19,6 +20,8 @@ from rich.progress import (
 from selma.processes import launched
 
 console = Console(stderr=True)
+LINE_EVERY_S = 15.0
+"""Seconds between two plain lines, at least: a log of an hour stays readable."""
 
 
 class Advance(Protocol):
@@ -27,7 +30,23 @@ class Advance(Protocol):
 
 @contextmanager
 def progress(what: str, *, total: int, done: int = 0) -> Iterator[Advance]:
-    """Shows a bar on standard error while the block runs; call what it yields to advance it."""
+    """Show progress on standard error while the block runs; call what it yields to advance it."""
+    if launched()[0] > 0:  # several processes would write over each other
+        yield _silent
+    elif console.is_terminal or console.is_jupyter:
+        with _bar(what, total=total, done=done) as advance:
+            yield advance
+    else:
+        with _lines(what, total=total, done=done) as advance:
+            yield advance
+
+
+def _silent(done: int = 1, *, note: str = "") -> None:
+    """Show no progress."""
+
+
+@contextmanager
+def _bar(what: str, *, total: int, done: int) -> Iterator[Advance]:
     columns = (
         TextColumn("{task.description:<32}"),
         BarColumn(),
@@ -36,8 +55,7 @@ def progress(what: str, *, total: int, done: int = 0) -> Iterator[Advance]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    # Several processes would write over each other's bars.
-    with Progress(*columns, console=console, disable=launched()[0] > 0) as bar:
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task(what, total=total, completed=done, note="")
 
         def advance(done: int = 1, *, note: str = "") -> None:
@@ -46,3 +64,57 @@ def progress(what: str, *, total: int, done: int = 0) -> Iterator[Advance]:
             bar.advance(task, done)
 
         yield advance
+
+
+@contextmanager
+def _lines(
+    what: str, *, total: int, done: int, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Advance]:
+    """Write a line at the start, one every `LINE_EVERY_S` at most, and one at the end."""
+    lines = _Lines(what, total, done, clock)
+    lines.write(lines.count)
+    yield lines.advance
+    lines.write(f"{lines.count} in {lines.seconds:.0f} s{lines.rate}")
+
+
+class _Lines:
+    def __init__(self, what: str, total: int, done: int, clock: Callable[[], float]) -> None:
+        self.what, self.total, self.done, self.clock = what, total, done, clock
+        self.before = done
+        self.started = self.written = clock()
+
+    def advance(self, done: int = 1, *, note: str = "") -> None:
+        self.done += done
+        if self.clock() - self.written >= LINE_EVERY_S and self.done < self.total:
+            self.write(", ".join(filter(None, [f"{self.count}{self.rate}{self.left}", note])))
+
+    def write(self, text: str) -> None:
+        self.written = self.clock()
+        console.print(f"{self.what}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    @property
+    def count(self) -> str:
+        return f"{self.done} of {self.total}"
+
+    @property
+    def seconds(self) -> float:
+        return self.clock() - self.started
+
+    @property
+    def rate(self) -> str:
+        """How fast it goes; empty as long as nobody can tell."""
+        per_second = self._per_second
+        if per_second is None:
+            return ""
+        slow = per_second < 1
+        return f", {1 / per_second:.1f} s each" if slow else f", {per_second:.1f} a second"
+
+    @property
+    def left(self) -> str:
+        per_second = self._per_second
+        return f", {(self.total - self.done) / per_second:.0f} s left" if per_second else ""
+
+    @property
+    def _per_second(self) -> float | None:
+        count = self.done - self.before
+        return count / self.seconds if count and self.seconds else None

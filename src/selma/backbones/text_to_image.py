@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from selma.backbones.base_files import base_fingerprint, load_pipeline, require_as_named
 from selma.backbones.bases import located, rescale_of
 from selma.backbones.hub import find_device
+from selma.backbones.quiet import quiet
 from selma.config.networks import BaseConfig
 from selma.errors import AdapterError, ModelError
 
@@ -43,13 +44,9 @@ def adapter_file(place: Path) -> Path:
 
 def load_text_to_image(base: BaseConfig) -> TextToImage:
     """The model, on its device, in evaluation mode and without gradients. Raises ModelError."""
-    import diffusers
     import torch
-    import transformers
 
-    for logging in (diffusers.utils.logging, transformers.utils.logging):
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()  # truncated prompts are counted, not logged one by one
+    quiet("transformers", "diffusers")
     asked, base = base, located(base)
     device = find_device(base.device, setting="base.device")
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[base.precision]

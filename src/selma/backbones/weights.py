@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.backbones.hub import HUB_ID, folder_digest, hub_commit
+from selma.backbones.quiet import quiet
 from selma.errors import ModelError
 
 
@@ -84,6 +85,7 @@ def load_network(kind: Any, weights: Weights, *, part: str = "", **how: Any) -> 
     """
     import torch
 
+    quiet("transformers")
     try:
         network, found = kind.from_pretrained(
             **weights.source(part),

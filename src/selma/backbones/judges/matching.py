@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.backbones.hub import folder_digest
+from selma.backbones.quiet import quiet
 from selma.errors import ModelError
 
 PAPER = "sentence-transformers/all-mpnet-base-v2"
@@ -62,6 +63,7 @@ def _mean_pooling(name: str) -> Any:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
+    quiet("transformers")
     local = Path(name).is_dir()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from selma.backbones.hub import folder_digest
 from selma.backbones.judges.judge import parts
+from selma.backbones.quiet import quiet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,6 +79,7 @@ class ClipScorer:
     def _network(self) -> tuple[Any, Any]:
         from transformers import CLIPModel, CLIPTokenizer
 
+        quiet("transformers")
         model = CLIPModel.from_pretrained(self.folder, local_files_only=True)
         return model.eval(), CLIPTokenizer.from_pretrained(self.folder, local_files_only=True)
 

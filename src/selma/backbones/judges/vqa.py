@@ -17,6 +17,7 @@ from PIL import Image
 from selma.backbones.hub import find_device, hub_commit, model_config, weights_digest
 from selma.backbones.judges.judge import parts
 from selma.backbones.judges.wordings import QUESTION, MultipleChoice, put_all, wording
+from selma.backbones.quiet import quiet
 from selma.config.scores import LocalJudge, judge_name
 from selma.errors import ModelError
 from selma.workspace import recipe_key
@@ -231,11 +232,10 @@ class VqaJudge:
     def _load(self, where: dict[str, Any]) -> Family:
         import torch
         import transformers
-        from transformers.utils import logging
 
         from selma.backbones.judges.families import FAMILIES, Chat
 
-        logging.disable_progress_bar()
+        quiet("transformers")
         source, kind = self._settings.model, FAMILIES.get(self._type, Chat)
         dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
         model, report = getattr(transformers, self._class).from_pretrained(

@@ -27,6 +27,7 @@ from transformers import (
 from selma.backbones.hub import hub_commit
 from selma.backbones.language.model import Form, Reply, Sampling
 from selma.backbones.language.states import Reading, read_states
+from selma.backbones.quiet import quiet
 from selma.config.networks import LocalLLM
 from selma.errors import ModelError
 
@@ -47,6 +48,7 @@ class LocalModel:
         self.form: Form = "instructions" if chats else "continuation"
 
     def _load(self, source: str, revision: str | None) -> None:
+        quiet("transformers")
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(
                 source, revision=revision, padding_side="left"

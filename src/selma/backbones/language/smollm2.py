@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from selma.backbones.hub import cache_folder, file_digest
+from selma.backbones.quiet import quiet
 from selma.errors import ModelError
 
 _LAYOUT = "1"  # change with what `_unpack` writes
@@ -68,6 +69,7 @@ def _unpack(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    quiet("transformers")
     source = {"gguf_file": gguf.name, "local_files_only": True}
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
