@@ -31,10 +31,10 @@ def angles(
     from rich.console import Console
 
     from selma.applications.angles.experiment import run_angles
-    from selma.applications.control.page import print_angles
+    from selma.applications.angles.table import print_angles
 
-    found = run_angles(source, out, count=count, epochs=epochs, seed=seed)
-    print_angles(found, Console())
+    numbers = run_angles(source, out, count=count, epochs=epochs, seed=seed)
+    print_angles(numbers, Console())
     typer.echo(f"Figure: {out / 'angles.png'}")
 
 

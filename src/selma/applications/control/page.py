@@ -196,24 +196,3 @@ def _card(shown: Shown, sample: ControlSample) -> dict[str, Any]:
         "text": sample.text,
         "images": [(model, grids.data_uri(place)) for model, place in images],
     }
-
-
-def print_angles(found: Mapping[str, Any], console: Console) -> None:
-    """What each way of decoding left of the held-out pictures (`angles.run_angles`)."""
-    shown = Table(
-        title=f"{found['source']}: {found['images']['held_out']} held-out pictures",
-        caption="95% intervals over pictures; found: percent more like their own picture than any "
-        "other",
-    )
-    shown.add_column("decoded from")
-    for name in ("mse", "correlation", "found, %"):
-        shown.add_column(name, justify="right")
-    for mode, values in found["modes"].items():
-        cells = []
-        for name, digits in (("mse", 4), ("correlation", 3), ("found", 1)):
-            one = Interval.model_validate(values[name])
-            cells.append(
-                f"{tables.points(one.mean, digits)} ({tables.between(one, digits=digits)})"
-            )
-        shown.add_row(mode, *cells)
-    console.print(shown)
