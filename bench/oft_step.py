@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from selma.adapters import oft
-from selma.adapters.rotations import GENERATOR
+from selma.adapters.rotations import oft
+from selma.adapters.rotations.files import GENERATOR
 from selma.config.adapters import OftConfig
 
 MODELS: dict[str, dict[str, Any]] = {

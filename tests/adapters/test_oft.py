@@ -7,12 +7,18 @@ import tiny
 import torch
 from diffusers import UNet2DConditionModel
 
-from selma.adapters import oft
-from selma.adapters.energy import hyperspherical_energy
 from selma.adapters.files import Lineage
 from selma.adapters.lora import attach as attach_lora
-from selma.adapters.rotation import cayley, free_parameters, skew, turned
-from selma.adapters.rotations import GENERATOR, MAGNITUDES, Turn, read_rotations, write_rotations
+from selma.adapters.rotations import oft
+from selma.adapters.rotations.cayley import cayley, free_parameters, skew, turned
+from selma.adapters.rotations.energy import hyperspherical_energy
+from selma.adapters.rotations.files import (
+    GENERATOR,
+    MAGNITUDES,
+    Turn,
+    read_rotations,
+    write_rotations,
+)
 from selma.config.adapters import CoftConfig, LoraConfig, OftConfig
 from selma.errors import AdapterError, ConfigError
 

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selma.adapters.energy import hyperspherical_energy
-from selma.adapters.rotation import (
+from selma.adapters.rotations.cayley import (
     ORTHOGONAL,
     ball,
     block_diagonal,
@@ -29,6 +28,7 @@ from selma.adapters.rotation import (
     triangle,
     turned,
 )
+from selma.adapters.rotations.energy import hyperspherical_energy
 from selma.errors import AdapterError
 
 
@@ -105,7 +105,7 @@ def test_norms_angles_and_energy_of_neurons_stay(scale, seed, shared):
 
 
 def test_energy_by_its_definition(monkeypatch):
-    from selma.adapters import energy
+    from selma.adapters.rotations import energy
 
     weight = torch.randn(7, 5)
     unit = torch.nn.functional.normalize(weight.double(), dim=1)

@@ -8,20 +8,21 @@ import safetensors.torch
 import tiny
 import torch
 
-from selma.adapters import names, oft
+from selma.adapters import names
 from selma.adapters.applying import applied
 from selma.adapters.files import Lineage, given, write_adapter
-from selma.adapters.foreign_rotations import is_rotation, read_any_rotations
 from selma.adapters.formats import convert
 from selma.adapters.fusing import fuse
 from selma.adapters.models import read_model
-from selma.adapters.rotation import cayley, generator_of, skew, triangle, turned
-from selma.adapters.rotations import (
+from selma.adapters.rotations import oft
+from selma.adapters.rotations.cayley import cayley, generator_of, skew, triangle, turned
+from selma.adapters.rotations.files import (
     ROTATION_KEY,
     Turn,
     read_rotations,
     write_rotations,
 )
+from selma.adapters.rotations.foreign import is_rotation, read_any_rotations
 from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE, load_text_to_image
 from selma.config.adapters import OftConfig
 from selma.config.networks import BaseConfig

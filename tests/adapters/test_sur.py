@@ -8,10 +8,11 @@ import torch
 from applications.sur.sur_data import Released
 from torch import nn
 
-from selma.adapters import sur, sur_files
 from selma.adapters.files import Lineage
-from selma.adapters.sur import Widths
-from selma.adapters.sur_projection import principal, projection
+from selma.adapters.sur import files as sur_files
+from selma.adapters.sur import network as sur
+from selma.adapters.sur.network import Widths
+from selma.adapters.sur.projection import principal, projection
 from selma.config.adapters import SurConfig
 from selma.errors import AdapterError, ModelError
 

@@ -9,10 +9,10 @@ import torch
 from experts.test_encode_pairs import encoded, pairs
 from experts.test_train_experts import STEPS, changed, files, lines, never, train, trained
 
-from selma.adapters import oft
 from selma.adapters.applying import applied
-from selma.adapters.rotation import skew
-from selma.adapters.rotations import GENERATOR, MAGNITUDES, read_rotations
+from selma.adapters.rotations import oft
+from selma.adapters.rotations.cayley import skew
+from selma.adapters.rotations.files import GENERATOR, MAGNITUDES, read_rotations
 from selma.backbones.text_to_image import ROTATION_FILE
 from selma.config.adapters import CoftConfig, LoraConfig, OftConfig
 from selma.errors import ConfigError

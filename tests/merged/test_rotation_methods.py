@@ -9,9 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from selma.adapters.applying import applied, read_any
-from selma.adapters.energy import hyperspherical_energy
 from selma.adapters.files import Lineage, given, write_adapter
-from selma.adapters.rotation import (
+from selma.adapters.rotations.cayley import (
     ORTHOGONAL,
     cayley,
     generator_of,
@@ -22,7 +21,8 @@ from selma.adapters.rotation import (
     triangle,
     turned,
 )
-from selma.adapters.rotations import Turn, read_rotations, write_rotations
+from selma.adapters.rotations.energy import hyperspherical_energy
+from selma.adapters.rotations.files import Turn, read_rotations, write_rotations
 from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE
 from selma.config.merged import ROTATION_SETTINGS, MergedConfig
 from selma.errors import AdapterError, IncompatibleExperts

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from pipeline.killing import tree
 from pipeline.test_run import address, config, place, states
 from selma import pipeline
-from selma.adapters.rotations import read_rotations
+from selma.adapters.rotations.files import read_rotations
 from selma.applications.publishing.card import write_card
 from selma.cli import app
 from selma.config import RunConfig

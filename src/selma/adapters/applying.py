@@ -13,9 +13,9 @@ from pathlib import Path
 from torch import Tensor
 
 from selma.adapters import full, names
-from selma.adapters.foreign_rotations import is_rotation, read_any_rotations
 from selma.adapters.reading import AdapterFile, read_adapter
-from selma.adapters.rotations import RotationFile
+from selma.adapters.rotations.files import RotationFile
+from selma.adapters.rotations.foreign import is_rotation, read_any_rotations
 from selma.backbones.text_to_image import TextToImage
 from selma.errors import AdapterError, ConfigError
 

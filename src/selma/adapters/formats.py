@@ -62,9 +62,9 @@ def convert(
 
     `base` ("toybox" or a diffusers folder) is needed only where the layers do not tell which names
     the format has for them; where it is given, the adapter must fit it. `coft_eps` is of rotations
-    (`foreign_rotations`).
+    (`rotations.foreign`).
     """
-    from selma.adapters.foreign_rotations import convert_rotations, is_rotation
+    from selma.adapters.rotations.foreign import convert_rotations, is_rotation
 
     if is_rotation(source):
         return convert_rotations(source, place, to=to, base=base, coft_eps=coft_eps)

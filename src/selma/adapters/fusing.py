@@ -14,7 +14,7 @@ from selma.adapters.applying import Change, changes_of, read_any
 from selma.adapters.files import DTYPES, write_safetensors
 from selma.adapters.models import read_model, require_fit, weight_key
 from selma.adapters.reading import opened
-from selma.adapters.rotations import RotationFile, require_rotations_fit
+from selma.adapters.rotations.files import RotationFile, require_rotations_fit
 from selma.errors import AdapterError
 
 _COPIED = {".json", ".txt", ".safetensors", ".model"}

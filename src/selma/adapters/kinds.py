@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from selma.adapters import full, lora, oft
+from selma.adapters import full, lora
+from selma.adapters.rotations import oft
 from selma.backbones.text_to_image import ADAPTER_FILE, FULL_FILE, ROTATION_FILE
 
 

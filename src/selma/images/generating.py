@@ -292,7 +292,7 @@ def _freely(model: TextToImage, jobs: Sequence[Job]) -> Iterator[None]:
 def _rewriting(reader: Reader | None, model: TextToImage) -> Rewriting | None:
     if reader is None:
         return None
-    from selma.adapters.sur_drawing import rewriting_by
+    from selma.adapters.sur.rewriting import rewriting_by
 
     return rewriting_by(reader.folder, model, reader.config)
 

@@ -42,7 +42,7 @@ def generate(
     places = [adapter] if isinstance(adapter, Path) else list(adapter or ())
     rewriting = None
     if sur is not None:
-        from selma.adapters.sur_drawing import rewriting_by
+        from selma.adapters.sur.rewriting import rewriting_by
 
         rewriting = rewriting_by(sur, model, reading)
     with applied(model, places, strengths=strengths), model.rewritten(rewriting):

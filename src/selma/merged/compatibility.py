@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from selma.adapters.reading import AdapterFile
-from selma.adapters.rotations import RotationFile
+from selma.adapters.rotations.files import RotationFile
 from selma.errors import IncompatibleExperts
 from selma.merged.methods import METHODS, Method
 from selma.merged.rotation_methods import TURNING_METHODS, TurningMethod

@@ -18,7 +18,7 @@ from torch import Tensor
 from selma.adapters.applying import read_any
 from selma.adapters.files import DIAGNOSTICS_KEY, as_json
 from selma.adapters.reading import AdapterFile
-from selma.adapters.rotations import RotationFile
+from selma.adapters.rotations.files import RotationFile
 from selma.errors import AdapterError
 from selma.merged.lowrank import Factors, products, stacked
 

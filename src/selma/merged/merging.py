@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from selma.adapters.formats import Adapter
     from selma.adapters.models import Model
     from selma.adapters.reading import AdapterFile, LayerFile
-    from selma.adapters.rotations import RotationFile
+    from selma.adapters.rotations.files import RotationFile
     from selma.merged.lowrank import Factors
     from selma.merged.methods import Choices, Method, Part
 
@@ -83,9 +83,9 @@ def write_merged(
 ) -> tuple[list[Path], dict[str, Any]]:
     """The files written and the judgement, which without `judge` may be {}. `out` is the place, or
     where `to` is None a folder in which the file has the name of its kind."""
-    from selma.adapters.foreign_rotations import require_layout, write_as
     from selma.adapters.formats import write
     from selma.adapters.reading import AdapterFile
+    from selma.adapters.rotations.foreign import require_layout, write_as
 
     if config.method in ROTATION_SETTINGS:
         from selma.merged.rotations import combine_rotations
@@ -122,7 +122,7 @@ def merge_files(
     from selma.adapters.models import read_model, require_fit
     from selma.adapters.names import LAYERS_PER_BLOCK
     from selma.adapters.reading import AdapterFile
-    from selma.adapters.rotations import require_rotations_fit
+    from selma.adapters.rotations.files import require_rotations_fit
     from selma.merged.compatibility import require_compatible
     from selma.merged.table import ALL_METHODS
 

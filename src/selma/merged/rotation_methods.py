@@ -15,7 +15,7 @@ from functools import cached_property, reduce
 import torch
 from torch import Tensor
 
-from selma.adapters.rotation import (
+from selma.adapters.rotations.cayley import (
     cayley,
     generator_of,
     generator_of_exp,

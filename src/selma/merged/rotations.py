@@ -20,8 +20,8 @@ from torch import Tensor
 from selma.adapters import names
 from selma.adapters.files import DIAGNOSTICS_KEY, Lineage
 from selma.adapters.reading import AdapterFile
-from selma.adapters.rotation import drift, orthogonality_error, side
-from selma.adapters.rotations import RotationFile, Turn, sorted_layers
+from selma.adapters.rotations.cayley import drift, orthogonality_error, side
+from selma.adapters.rotations.files import RotationFile, Turn, sorted_layers
 from selma.config.merged import MergedConfig
 from selma.errors import AdapterError, IncompatibleExperts
 from selma.merged.diagnostics import Judge, header

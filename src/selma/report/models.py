@@ -13,7 +13,7 @@ from selma.report.tables import points, share
 
 if TYPE_CHECKING:
     from selma.adapters.reading import AdapterFile
-    from selma.adapters.rotations import RotationFile
+    from selma.adapters.rotations.files import RotationFile
     from selma.backbones.bases import Architecture, Base
     from selma.backbones.memory import Need
 

@@ -7,7 +7,7 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 
 from selma.adapters.files import Lineage
-from selma.adapters.rotation import free_parameters
+from selma.adapters.rotations.cayley import free_parameters
 from selma.applications.control import network_files, networks
 from selma.errors import AdapterError, DataError, ModelError
 

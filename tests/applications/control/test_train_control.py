@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler
 from PIL import Image
 from safetensors.torch import load_file
 
-from selma.adapters.rotations import MAGNITUDES
+from selma.adapters.rotations.files import MAGNITUDES
 from selma.applications.control import network_files
 from selma.applications.control import training as training
 from selma.applications.control.records import ControlSample

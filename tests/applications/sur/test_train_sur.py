@@ -7,7 +7,7 @@ import tiny
 import torch
 from applications.sur import sur_data
 
-from selma.adapters import sur_files
+from selma.adapters.sur import files as sur_files
 from selma.applications.sur.settings import SurSettings
 from selma.applications.sur.training import SurLearner, train_sur
 from selma.errors import DataError

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from selma.adapters import names
 from selma.adapters.applying import changes_of
 from selma.adapters.files import OUR_KEY, Lineage, as_json, given, lineage_json, write_safetensors
-from selma.adapters.rotations import ROLES, RotationFile, Turn, sorted_layers, turn_of
+from selma.adapters.rotations.files import ROLES, RotationFile, Turn, sorted_layers, turn_of
 from selma.applications.control import networks
 from selma.errors import AdapterError
 

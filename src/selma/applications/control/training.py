@@ -17,10 +17,10 @@ from diffusers import ControlNetModel
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from selma.adapters import oft
 from selma.adapters.files import Lineage
 from selma.adapters.kinds import KINDS
-from selma.adapters.rotations import GENERATOR, MAGNITUDES
+from selma.adapters.rotations import oft
+from selma.adapters.rotations.files import GENERATOR, MAGNITUDES
 from selma.applications.control import network_files
 from selma.applications.control.networks import (
     Steering,

@@ -113,7 +113,7 @@ def convert_sur(
     ] = "batch",
 ) -> None:
     """Turn a released checkpoint into a SUR-adapter's file; nothing in it is run."""
-    from selma.adapters.sur_files import convert_released
+    from selma.adapters.sur.files import convert_released
 
     typer.echo(convert_released(source, out, weight=weight, attention=attention))
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from selma.adapters import sur, sur_files
 from selma.adapters.files import Lineage
-from selma.adapters.sur_projection import as_tensors, projection
+from selma.adapters.sur import files as sur_files
+from selma.adapters.sur import network as sur
+from selma.adapters.sur.projection import as_tensors, projection
 from selma.applications.sur.encoding import SKILL, EncodedTriples, as_pairs, encode_triples
 from selma.applications.sur.records import Triple, Understanding
 from selma.applications.sur.settings import Distance, SurSettings

@@ -27,7 +27,7 @@ from selma.adapters.files import (
     write_safetensors,
 )
 from selma.adapters.reading import as_the_manifest_says, lineage_of, opened
-from selma.adapters.rotation import cayley, require_rotation, side, skew, turned
+from selma.adapters.rotations.cayley import cayley, require_rotation, side, skew, turned
 from selma.backbones.text_to_image import ROTATION_FILE
 from selma.errors import AdapterError
 

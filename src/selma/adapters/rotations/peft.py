@@ -19,7 +19,7 @@ from selma.adapters.files import (
     write_safetensors,
 )
 from selma.adapters.reading import PEFT_FILE, PEFT_SETTINGS, lineage_of, opened, peft_json
-from selma.adapters.rotation import (
+from selma.adapters.rotations.cayley import (
     ball,
     cayley,
     orthogonality_error,
@@ -28,7 +28,7 @@ from selma.adapters.rotation import (
     side,
     skew,
 )
-from selma.adapters.rotations import GENERATOR, RotationFile, Turn, sorted_layers
+from selma.adapters.rotations.files import GENERATOR, RotationFile, Turn, sorted_layers
 from selma.errors import AdapterError
 from selma.workspace import write_bytes
 

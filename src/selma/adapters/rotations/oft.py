@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from selma.adapters import names
-from selma.adapters.energy import hyperspherical_energy
 from selma.adapters.files import Lineage
-from selma.adapters.rotation import ball, drift, projected, skew, triangle
-from selma.adapters.rotations import (
+from selma.adapters.rotations.cayley import ball, drift, projected, skew, triangle
+from selma.adapters.rotations.energy import hyperspherical_energy
+from selma.adapters.rotations.files import (
     GENERATOR,
     MAGNITUDES,
     RotationFile,

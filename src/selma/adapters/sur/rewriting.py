@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from selma.adapters.sur import Adapted, SurAdapter, require_fit
-from selma.adapters.sur_files import load
+from selma.adapters.sur.files import load
+from selma.adapters.sur.network import Adapted, SurAdapter, require_fit
 from selma.backbones.text_to_image import Rewriting, TextFeatures, TextToImage
 from selma.config.adapters import SurGeneration
 

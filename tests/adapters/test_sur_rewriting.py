@@ -6,10 +6,11 @@ import tiny
 import torch
 from diffusers import StableDiffusionPipeline
 
-from selma.adapters import sur, sur_files
 from selma.adapters.files import Lineage
 from selma.adapters.lora import attach, detach, save
-from selma.adapters.sur_drawing import rewriting_by
+from selma.adapters.sur import files as sur_files
+from selma.adapters.sur import network as sur
+from selma.adapters.sur.rewriting import rewriting_by
 from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config.adapters import LoraConfig, SurConfig, SurGeneration
 from selma.errors import AdapterError

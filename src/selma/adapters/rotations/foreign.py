@@ -22,16 +22,9 @@ from torch import Tensor
 
 from selma.adapters import names
 from selma.adapters.models import Model, read_model
-from selma.adapters.peft_rotations import (
-    checked,
-    of_series,
-    read_peft_rotations,
-    require_folder,
-    write_peft_rotations,
-)
 from selma.adapters.reading import PEFT_FILE, PEFT_SETTINGS, lineage_of, opened, peft_json
-from selma.adapters.rotation import ball, triangle
-from selma.adapters.rotations import (
+from selma.adapters.rotations.cayley import ball, triangle
+from selma.adapters.rotations.files import (
     GENERATOR,
     MAGNITUDES,
     MIXTURE,
@@ -41,6 +34,13 @@ from selma.adapters.rotations import (
     require_rotations_fit,
     sorted_layers,
     write_rotations,
+)
+from selma.adapters.rotations.peft import (
+    checked,
+    of_series,
+    read_peft_rotations,
+    require_folder,
+    write_peft_rotations,
 )
 from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE
 from selma.errors import AdapterError
