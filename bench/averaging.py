@@ -111,11 +111,11 @@ def table(cards: dict[str, Scorecard], config: RunConfig) -> Table:
     about = f"{first.benchmark}, {first.split}, {first.prompts} prompts, judge {first.judge}"
     named = Column("merge", overflow="fold")
     found = Table(named, "DSG", "- base", "95%", "- the mean", "95%", title=about, min_width=90)
-    found.add_row("base", points(one(first, "base").dsg.mean), "", "", "", "")
+    found.add_row("base", points(one(first, "base").score.mean), "", "", "", "")
     for text, card in cards.items():
         merged = one(card, "merged")
         assert isinstance(merged.difference, Interval)
-        cells = [points(merged.dsg.mean), *both(merged.difference)]
+        cells = [points(merged.score.mean), *both(merged.difference)]
         if card is not first:
             cells += both(ahead(card, first, config))
         found.add_row(shown(text), *cells)

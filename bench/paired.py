@@ -31,7 +31,7 @@ def main(
     difference = ahead(*cards, read_run_file(first))
     Console().print(
         f"{cards[0].benchmark} ({cards[0].split}), {cards[0].prompts} prompts, judge "
-        f"{cards[0].judge}: {points(ours.dsg.mean)} and {points(theirs.dsg.mean)}, "
+        f"{cards[0].judge}: {points(ours.score.mean)} and {points(theirs.score.mean)}, "
         f"{signed(difference.mean)} ({between(difference, sign=True)})."
     )
 

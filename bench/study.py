@@ -305,7 +305,7 @@ def compared(ours: RunConfig, theirs: Released) -> bool:
         mine = [json.loads(row)["loss"] for row in rows]
         loss = max(loss, *(abs(a - b) / b for a, b in zip(mine, losses, strict=True)))
     card = pipeline.scorecard(ours)
-    scores = {model.model: model.dsg.mean for model in card.models}
+    scores = {model.model: model.score.mean for model in card.models}
     console = Console()
     console.print(f"Training pictures differ by at most {worst} of 255; losses by {loss:.1e}.")
     other = 0.0

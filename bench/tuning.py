@@ -51,8 +51,8 @@ def main(
         assert isinstance(merged.difference, Interval)
         table.add_row(
             text or "as it is",
-            points(base.dsg.mean),
-            points(merged.dsg.mean),
+            points(base.score.mean),
+            points(merged.score.mean),
             signed(merged.difference.mean),
             between(merged.difference, sign=True),
         )

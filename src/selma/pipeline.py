@@ -441,7 +441,7 @@ class Stages:
         """An adapter's score on the dev prompts, 0-100, by the judge that never reports. Its
         pictures are `5-scores/images/<kind>-<key>`."""
         from selma.backbones.text_to_image import adapter_file
-        from selma.scores.scoring import dsg_score
+        from selma.scores.scoring import benchmark_score
 
         key = file_sha256(adapter_file(adapter))[:16]
         benchmark_prompts = self._dev_benchmark
@@ -449,7 +449,9 @@ class Stages:
             benchmark_prompts, self.folder, name=f"{kind}-{key}", adapter=adapter, key=key
         )
         zeroing = self.config.scores.zeroing
-        return dsg_score(benchmark_prompts, images, judge=self._choosing_judge, zeroing=zeroing)
+        return benchmark_score(
+            benchmark_prompts, images, judge=self._choosing_judge, zeroing=zeroing
+        )
 
     def _drop_trial_images(self) -> None:
         """A finished search has its scores on record; a folder for each merge that was tried would

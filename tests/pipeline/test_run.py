@@ -127,7 +127,7 @@ def test_each_exam_prompt_may_be_drawn_from_several_seeds(place: Path, address: 
             id for prompt in this.benchmark_prompts for id in (prompt.id, f"{prompt.id}-1")
         }
         card = this.score_models({"base": folder}, [])
-    assert (card.seeds, card.prompts, card.models[0].dsg.n) == (2, 3, 3)
+    assert (card.seeds, card.prompts, card.models[0].score.n) == (2, 3, 3)
     found = next(s for s in statuses(one) if s.name == "pictures/base")
     assert (found.state, found.want) == ("done", 6)
 

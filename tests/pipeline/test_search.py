@@ -54,7 +54,7 @@ def test_a_run_searches_its_weights_and_holds_them_against_uniform_ones(
         assert names == ["base", "uniform", "merged"]
         (pair,) = card.comparisons
         assert (pair.model, pair.against, pair.difference.n) == ("merged", "uniform", 6)
-        points = {model.model: model.dsg.mean for model in card.models}
+        points = {model.model: model.score.mean for model in card.models}
         gap = points["merged"] - points["uniform"]
         assert pair.difference.mean == pytest.approx(gap, abs=1e-5)
         assert "merged minus uniform" in page

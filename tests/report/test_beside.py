@@ -178,7 +178,7 @@ def test_another_base_has_a_block_of_its_own(found: Findings, model: str, name: 
 
 def test_a_run_on_tifa_stands_in_table_6(found: Findings) -> None:
     def update(role: str) -> dict[str, Any]:
-        fields = {"categories": {"food": at(81.0), "shape": at(60.0)}, "dsg": at(75.5)}
+        fields = {"categories": {"food": at(81.0), "shape": at(60.0)}, "score": at(75.5)}
         if role != "base":
             fields |= {"category_differences": {"food": at(2.0)}, "difference": at(3.5)}
         return fields

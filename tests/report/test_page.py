@@ -88,8 +88,8 @@ def test_the_page_shows_every_model_prompt_question_and_setting(found: Findings)
     base, merged = found.scorecard.models[0], found.scorecard.models[-1]
     for expected in (
         *(m.model for m in found.scorecard.models),
-        f"{base.dsg.mean:.1f}",
-        f"{merged.dsg.mean:.1f}",
+        f"{base.score.mean:.1f}",
+        f"{merged.score.mean:.1f}",
         tables.between(merged.difference, sign=True),  # type: ignore[arg-type]
         *(p.text for p in evenly(found.benchmark_prompts, 10)),
         *(q.text for p in evenly(found.benchmark_prompts, 10) for q in p.questions),
@@ -187,7 +187,7 @@ def test_text_from_the_run_stays_text(found: Findings) -> None:
         p.model_copy(update={"text": HOSTILE, "group": HOSTILE}) for p in found.benchmark_prompts
     ]
     models = tuple(
-        m.model_copy(update={"groups": {HOSTILE: m.dsg}, "group_differences": {HOSTILE: m.dsg}})
+        m.model_copy(update={"groups": {HOSTILE: m.score}, "group_differences": {HOSTILE: m.score}})
         for m in found.scorecard.models
     )
     card = found.scorecard.model_copy(update={"models": models, "benchmark": HOSTILE})

@@ -118,7 +118,7 @@ def test_free_answers_are_matched_and_kept_as_they_came(tmp_path: Path) -> None:
     card = score(folder, judge, "wordllama")
     base, merged = card.models
     assert (card.measure, card.matcher) == ("TIFA", "wordllama")
-    assert (base.dsg.mean, merged.dsg.mean) == (pytest.approx(100 / 3), 100)
+    assert (base.score.mean, merged.score.mean) == (pytest.approx(100 / 3), 100)
     assert merged.categories["color"].mean == 100 and base.unreadable == 0
     assert card.agreement == 1
     first, second, third = read_answers(folder, "merged")[:6:2]
@@ -134,7 +134,7 @@ def test_without_a_matcher_they_are_unreadable_and_no_judge_is_asked_again(tmp_p
     score(folder, judge, "wordllama")
     seen = judge.seen
     merged = score(folder, judge, None).models[1]
-    assert (merged.dsg.mean, merged.unreadable) == (pytest.approx(100 * 10 / 12), 2)
+    assert (merged.score.mean, merged.unreadable) == (pytest.approx(100 * 10 / 12), 2)
     assert judge.seen == seen
     rows = (folder.root / "5-scores" / "scorecard" / "verdicts.jsonl").read_text().splitlines()
     assert not any("matched" in json.loads(row) for row in rows)

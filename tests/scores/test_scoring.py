@@ -15,7 +15,7 @@ from selma.errors import DataError
 from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.records.scores import Scorecard
 from selma.scores.answering import CHUNK
-from selma.scores.scoring import dsg_score, read_answers, score_models
+from selma.scores.scoring import benchmark_score, read_answers, score_models
 from selma.workspace import Workspace
 
 BENCHMARK = benchmark_prompts(2 * CHUNK + 6)
@@ -60,7 +60,7 @@ class Networks:
 
     def score(self, folder: Workspace, images: dict[str, Path], **changed: Any) -> Scorecard:
         return score_models(
-            changed.get("benchmark", BENCHMARK),
+            changed.get("benchmark_prompts", BENCHMARK),
             images,
             changed.get("config", CONFIG),
             folder,
@@ -87,9 +87,9 @@ def test_scores_are_those_of_the_pictures(folder: Workspace, images: dict[str, P
     base, early, merged = card.models
     assert (card.prompts, card.questions) == (70, 140)
     # Of the base every second picture is black; the others lack the second colour.
-    assert (base.dsg.mean, base.difference, base.dsg.n) == (25.0, None, 70)
+    assert (base.score.mean, base.difference, base.score.n) == (25.0, None, 70)
     assert base.categories["second"].mean == 0 and base.categories["colour"].mean == 50
-    assert merged.dsg.mean == 100 and merged.difference is not None
+    assert merged.score.mean == 100 and merged.difference is not None
     assert merged.difference.mean == 75 and 65 < merged.difference.low < 75
     assert early.groups["early"].mean == 100 and early.groups["late"].mean == 0
     assert early.group_differences["late"].mean == pytest.approx(-25, abs=2)
@@ -129,9 +129,9 @@ def test_several_pictures_of_each_prompt_are_one_prompt(folder: Workspace) -> No
     )  # fmt: skip
     base, merged = card.models
     assert (card.seeds, card.prompts, card.questions) == (2, 70, 140)
-    assert (base.dsg.mean, base.dsg.n, merged.dsg.mean) == (50, 70, 100)
+    assert (base.score.mean, base.score.n, merged.score.mean) == (50, 70, 100)
     assert base.per_prompt == {prompt.id: 0.5 for prompt in BENCHMARK}
-    assert base.dsg.standard_error == 0  # prompts are all alike, whatever their pictures are
+    assert base.score.standard_error == 0  # prompts are all alike, whatever their pictures are
     assert merged.difference is not None and merged.difference.mean == 50
     assert card.comparisons[0].difference == merged.difference
     assert base.categories["second"].mean == 50 and base.groups["early"].n == 35
@@ -173,7 +173,7 @@ def test_answers_are_kept_with_their_verdicts(folder: Workspace, images: dict[st
     assert (answers[0].text, answers[0].verdict) == ("no", "no")
     assert answers[0].yes is not None and answers[0].yes < 0.5
     points = sum(a.verdict == "yes" for a in answers) / len(answers)
-    assert points * 100 == card.models[0].dsg_by_question
+    assert points * 100 == card.models[0].score_by_question
     with pytest.raises(DataError, match="scores stage first"):
         read_answers(folder, "nobody")
 
@@ -268,13 +268,13 @@ def test_unreadable_answers_are_counted_and_score_nothing(
     networks = Networks()
     networks.judges["toybox-a"] = Wordy("toybox-a")
     base = networks.score(folder, images).models[0]
-    assert (base.unreadable, base.dsg.mean) == (105, 25.0)
+    assert (base.unreadable, base.score.mean) == (105, 25.0)
 
 
 def test_the_score_that_checkpoints_are_chosen_by(images: dict[str, Path]) -> None:
     prompts: list[BenchmarkPrompt] = BENCHMARK
-    assert dsg_score(prompts, images["base"], judge=ColourJudge("x")) == 25
-    assert dsg_score(prompts, images["merged"], judge=ColourJudge("x")) == 100
+    assert benchmark_score(prompts, images["base"], judge=ColourJudge("x")) == 25
+    assert benchmark_score(prompts, images["merged"], judge=ColourJudge("x")) == 100
 
 
 ASKED_AGAIN: dict[str, tuple[Callable[[BenchmarkPrompt], dict[str, Any]], list[int]]] = {

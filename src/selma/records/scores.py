@@ -46,18 +46,18 @@ class ModelScore(Record):
 
     model: str
     role: Literal["base", "expert", "merged", "other"]
-    dsg: Interval
+    score: Interval
     """0-100, mean over prompts after dependency zeroing."""
     difference: Interval | None = None
-    """dsg minus the base's, paired by prompt; None for the base itself."""
-    dsg_by_question: float
+    """`score` minus the base's, paired by prompt; None for the base itself."""
+    score_by_question: float
     """0-100, mean over all questions after dependency zeroing."""
     categories: dict[str, Interval]
     """Per question category, 0-100."""
     groups: dict[str, Interval]
     """Per prompt group, 0-100."""
     by_question: Interval | None = None
-    """`dsg_by_question` with its interval, and below it per detailed category (0-100): of a
+    """`score_by_question` with its interval, and below it per detailed category (0-100): of a
     published benchmark alone, whose own tables have them."""
     details: dict[str, Interval] = Field(default_factory=dict)
     category_differences: dict[str, Interval] = Field(default_factory=dict)

@@ -89,7 +89,7 @@ def beside(findings: Findings) -> list[Beside]:
     if ours := _table_5(findings.hps):
         found += [_made(findings, paper.TABLE_5, ours, _hps_said(findings.hps))]
     if card.published == "tifa-v1.0":
-        ours = _each(card, lambda m: [*_of(m.categories, ELEMENTS), m.dsg],
+        ours = _each(card, lambda m: [*_of(m.categories, ELEMENTS), m.score],
                      lambda m: [*_of(m.category_differences, ELEMENTS), m.difference])  # fmt: skip
         found += [_made(findings, paper.TABLE_6, ours, _tifa_said(card))]
     if card.published == "dsg-1k":

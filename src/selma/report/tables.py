@@ -123,7 +123,7 @@ def print_scorecard(scorecard: Scorecard, console: Console) -> None:
         table.add_column(column, justify="right")
     for number, model in enumerate(scorecard.models):
         change = model.difference
-        cells = [model.model, points(model.dsg.mean), between(model.dsg)]
+        cells = [model.model, points(model.score.mean), between(model.score)]
         cells += [signed(change.mean), between(change, sign=True)] if change else ["", ""]
         cells += [column[number] for column in more.values()]
         table.add_row(*cells, style="bold" if model.role == "merged" else None)

@@ -54,8 +54,8 @@ class ModelIntervals:
         return ModelScore(
             model=model,
             role=role,
-            dsg=self._mean(scores),
-            dsg_by_question=round(100 * faithfulness.question_score(verdicts), 6),
+            score=self._mean(scores),
+            score_by_question=round(100 * faithfulness.question_score(verdicts), 6),
             categories=self._categories(verdicts),
             groups=self._groups(scores),
             per_prompt=self._of_prompts(scores),

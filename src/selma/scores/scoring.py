@@ -184,7 +184,7 @@ def read_answers(folder: Workspace, model: str, *, name: str = "scorecard") -> l
     ]
 
 
-def dsg_score(
+def benchmark_score(
     benchmark_prompts: Sequence[BenchmarkPrompt],
     images: Path,
     *,

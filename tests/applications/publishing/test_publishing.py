@@ -75,7 +75,7 @@ def test_the_card_says_what_the_run_found(run: Path) -> None:
     config = RunConfig.model_validate({**pipeline_settings(run), "folder": str(run)})
     card = pipeline.scorecard(config)
     merged = card.models[-1]
-    assert f"| merged | {merged.dsg.mean:.1f} |" in text
+    assert f"| merged | {merged.score.mean:.1f} |" in text
     assert "<Gallery />" in text and "merge_method: mean_of_deltas" in text
     assert "| coco | 0.5 | 8 |" in text
     assert {path.name for path in made.files} >= {"README.md", "grid.png"}

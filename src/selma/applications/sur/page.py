@@ -151,7 +151,7 @@ def print_ablation(found: Understood, console: Console) -> None:
     for name in (card.measure, "minus base", *(name for name, _, _ in columns)):
         table.add_column(name, justify="right")
     for model in card.models:
-        cells = [points(model.dsg.mean), _change(model.difference)]
+        cells = [points(model.score.mean), _change(model.difference)]
         cells += [
             _change(changes[model.model], digits=2)
             if model.model in changes
