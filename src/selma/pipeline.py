@@ -96,7 +96,7 @@ def merge(config: RunConfig) -> Merged:
 
 def diagnostics(merged: Merged) -> dict[str, Any]:
     """What the merge did to the experts' changes; empty for one that was made before selma told."""
-    place = merged.folder / "judged.json"
+    place = merged.folder / "diagnostics.json"
     return json.loads(place.read_text("utf-8")) if place.is_file() else {}
 
 

@@ -186,9 +186,9 @@ def test_a_large_models_header_stays_small(tmp_path):
 def test_a_judgement_that_is_none_is_refused(tmp_path, note):
     path = adapter(tmp_path / "a.safetensors")
     tensors = safetensors.torch.load_file(path)
-    safetensors.torch.save_file(tensors, path, {"selma_judged": note})
+    safetensors.torch.save_file(tensors, path, {"selma_merge_diagnostics": note})
     assert read_adapter(path).layers
-    with pytest.raises(AdapterError, match="must be a judgement"):
+    with pytest.raises(AdapterError, match="must be as this selma"):
         read_diagnostics(path)
 
 

@@ -34,7 +34,7 @@ from selma.merged.rotation_methods import (
     TurnPart,
     conflict,
     karcher_mean,
-    mean_of_generators,
+    mean_of_skews,
     product,
     rescaled,
 )
@@ -134,15 +134,15 @@ def test_a_product_is_one_after_another_and_has_an_order():
     torch.testing.assert_close(cayley(product(halves)), some[0].rotation)
 
 
-@pytest.mark.parametrize("name", sorted({*TURNING_METHODS} - {"ties_of_generators"}))
+@pytest.mark.parametrize("name", sorted({*TURNING_METHODS} - {"ties_of_skews"}))
 def test_small_rotations_agree_to_first_order(name):
     some = parts(scale=1e-4)
-    mean = mean_of_generators(some)
+    mean = mean_of_skews(some)
     found = blocks_of(name, some) - torch.eye(6).double()
     torch.testing.assert_close(found, 2 * mean, atol=1e-6, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["mean_of_generators", "mean_of_logs", "karcher_mean",
+@pytest.mark.parametrize("name", ["mean_of_skews", "mean_of_logs", "karcher_mean",
                                   "chordal_mean", "mean_of_rotations", "product"])  # fmt: skip
 def test_a_change_of_basis_goes_through(name):
     """Merging what was turned into another basis is turning the merge into it."""
@@ -188,19 +188,19 @@ def test_conflict_and_rescaling():
     opposed = [agree[0], TurnPart(-agree[0].vector, 0.5)]
     assert conflict(opposed) == math.inf
     assert torch.equal(
-        rescaled(mean_of_generators(opposed), opposed), torch.zeros(3, 6, 6).double()
+        rescaled(mean_of_skews(opposed), opposed), torch.zeros(3, 6, 6).double()
     )
     some = parts(5)
     c = conflict(some)
     assert 2 < c < 2.5  # experts without relation: about √5
-    back = TURNING_METHODS["mean_of_generators"].apply(
-        some, choices("mean_of_generators", rescale=True)
+    back = TURNING_METHODS["mean_of_skews"].apply(
+        some, choices("mean_of_skews", rescale=True)
     )
-    torch.testing.assert_close(back, c * mean_of_generators(some))
+    torch.testing.assert_close(back, c * mean_of_skews(some))
     average = sum(float(one.generator.norm()) for one in some) / 5
     assert float(back.norm()) == pytest.approx(average)
     for name in sorted({*ORTHOGONALS} - {"product"}):
-        if name == "ties_of_generators":  # by its own default weights, which are 1
+        if name == "ties_of_skews":  # by its own default weights, which are 1
             some = weighted(some, [1.0] * 5)
         wide = TURNING_METHODS[name].apply(some, choices(name, rescale=True))
         assert float(wide.norm()) == pytest.approx(average), name
@@ -208,7 +208,7 @@ def test_conflict_and_rescaling():
 
 def test_ties_and_dare_on_generators_keep_pairs_together():
     some = [TurnPart(one.vector, 1.0, least=0.25) for one in parts()]
-    found = TURNING_METHODS["ties_of_generators"].apply(some, choices("ties_of_generators"))
+    found = TURNING_METHODS["ties_of_skews"].apply(some, choices("ties_of_skews"))
     assert torch.equal(found, -found.mT)
     kept = [torch.where(one.vector.abs() >= 0.25, one.vector, 0) for one in some]
     sign = torch.where(sum(kept) >= 0, 1.0, -1.0)
@@ -217,7 +217,7 @@ def test_ties_and_dare_on_generators_keep_pairs_together():
     count = sum(mask.double() for mask in agree)
     torch.testing.assert_close(found, skew(total / count.clamp(min=1)))
 
-    dare = TURNING_METHODS["dare_of_generators"]
+    dare = TURNING_METHODS["dare_of_skews"]
     one = [part(blocks=40, size=12)]
     settings = {"density": 0.5, "layer": "a"}
     dropped = dare.apply(one, Choices(**settings))
@@ -276,7 +276,7 @@ def test_a_runs_experts_are_merged_into_one_file(tmp_path, method):
     result = merged(tmp_path, some, method=method)
     found = turns_of(result.folder)
     assert set(found) == set(KEYS)
-    diagnostics = json.loads((result.folder / "judged.json").read_text())
+    diagnostics = json.loads((result.folder / "diagnostics.json").read_text())
     assert diagnostics["all"]["conflict"] > 1
     assert set(diagnostics["experts"]) == {"cats", "ants", "bees"}
     assert set(diagnostics["layers"]) == set(KEYS)
@@ -328,7 +328,7 @@ def test_ties_averages_magnitudes_and_low_rank_changes_as_it_does_generators(tmp
     one, added = expert(tmp_path, "a", magnitudes=True), lora(tmp_path, "b")
     copies = [Expert(skill=f"{e.skill}{n}", folder=e.folder, key="k") for n in "12"
               for e in (one, added)]  # fmt: skip
-    settings = {"method": "ties_of_generators", "density": 1.0}
+    settings = {"method": "ties_of_skews", "density": 1.0}
     found = turns_of(merged(tmp_path / "mean", copies, **settings).folder)
     total = turns_of(merged(tmp_path / "sum", copies, normalize=False, **settings).folder)
     file = read_any(added.folder)
@@ -352,7 +352,7 @@ def test_lora_experts_that_could_not_be_drawn_with_are_refused(tmp_path):
         with pytest.raises(AdapterError, match=says):
             merge_files(
                 [turning.folder, place],
-                MergedConfig(method="mean_of_generators"),
+                MergedConfig(method="mean_of_skews"),
                 tmp_path / "out.safetensors",
             )
     assert not (tmp_path / "out.safetensors").exists()
@@ -360,18 +360,18 @@ def test_lora_experts_that_could_not_be_drawn_with_are_refused(tmp_path):
 
 def test_a_shared_block_goes_with_as_many_as_the_others_have(tmp_path):
     some = [expert(tmp_path, "a", rows=1), expert(tmp_path, "b")]
-    found = turns_of(merged(tmp_path, some, method="mean_of_generators").folder)
+    found = turns_of(merged(tmp_path, some, method="mean_of_skews").folder)
     a, b = (turns_of(one.folder) for one in some)
     for key, turn in found.items():
         torch.testing.assert_close(turn.generator, (a[key].generator + b[key].generator) / 2)
     alone = [expert(tmp_path / "x", skill, rows=1) for skill in "ab"]
-    kept = turns_of(merged(tmp_path / "x", alone, method="mean_of_generators").folder)
+    kept = turns_of(merged(tmp_path / "x", alone, method="mean_of_skews").folder)
     assert all(len(turn.generator) == 1 for turn in kept.values())
 
 
 def test_an_expert_that_leaves_a_layer_alone_counts_as_the_identity(tmp_path):
     some = [expert(tmp_path, "a"), expert(tmp_path, "b", keys=KEYS[:1])]
-    found = turns_of(merged(tmp_path, some, method="mean_of_generators").folder)
+    found = turns_of(merged(tmp_path, some, method="mean_of_skews").folder)
     a = turns_of(some[0].folder)
     for key in KEYS[1:]:
         torch.testing.assert_close(found[key].generator, a[key].generator / 2)
@@ -381,7 +381,7 @@ def test_lora_and_oft_experts_together(tmp_path):
     """The rotations first, then the mean of the LoRA changes: W Rᵀ + Σ w B A."""
     some = [expert(tmp_path, "turns"), lora(tmp_path, "adds")]
     result = merged(
-        tmp_path, some, method="mean_of_generators", weights={"turns": 0.7, "adds": 0.4}
+        tmp_path, some, method="mean_of_skews", weights={"turns": 0.7, "adds": 0.4}
     )
     found, turns = turns_of(result.folder), turns_of(some[0].folder)
     file = read_any(some[1].folder)
@@ -391,21 +391,21 @@ def test_lora_and_oft_experts_together(tmp_path):
         rotation = cayley(skew(0.7 * turns[key].generator))
         wanted = turned(weight, rotation) + 0.4 * 3 * (b @ a)
         torch.testing.assert_close(found[key].changed(weight), wanted, atol=1e-5, rtol=1e-4)
-    diagnostics = json.loads((result.folder / "judged.json").read_text())
+    diagnostics = json.loads((result.folder / "diagnostics.json").read_text())
     assert list(diagnostics["experts"]) == ["turns"]
     with pytest.raises(IncompatibleExperts, match="is a rotation"):
         merged(tmp_path / "x", some, method="mean_of_deltas")
     with pytest.raises(IncompatibleExperts, match="add to weights"):
-        merged(tmp_path / "x", some[1:], method="mean_of_generators")
+        merged(tmp_path / "x", some[1:], method="mean_of_skews")
 
 
 def test_the_global_scale_is_a_strength(tmp_path):
     some = [expert(tmp_path, skill, magnitudes=True) for skill in "ab"]
-    for method in ("mean_of_generators", "mean_of_rotations"):
+    for method in ("mean_of_skews", "mean_of_rotations"):
         plain = turns_of(merged(tmp_path / method, some, method=method).folder)
         half = merged(tmp_path / method / "x", some, method=method, scale=0.5).folder
         wide = turns_of(half)
-        said = json.loads((half / "judged.json").read_text())["all"]
+        said = json.loads((half / "diagnostics.json").read_text())["all"]
         assert 0.4 < said["norm_ratio"] < 0.65  # judged is what was written
         for key in KEYS:
             for role, tensor in plain[key].scaled(0.5).tensors.items():
@@ -423,7 +423,7 @@ def test_the_global_scale_is_a_strength(tmp_path):
 def test_experts_that_do_not_fit_are_refused(tmp_path, settings, says):
     some = [expert(tmp_path, "a"), expert(tmp_path, "b", **settings)]
     with pytest.raises(IncompatibleExperts, match=says):
-        merged(tmp_path, some, method="mean_of_generators")
+        merged(tmp_path, some, method="mean_of_skews")
 
 
 def test_a_mixture_is_not_merged_again(tmp_path):
@@ -431,7 +431,7 @@ def test_a_mixture_is_not_merged_again(tmp_path):
     result = merged(tmp_path, some, method="mean_of_rotations")
     again = [some[0], Expert(skill="m", folder=result.folder, key="m")]
     with pytest.raises(IncompatibleExperts, match="is none"):
-        merged(tmp_path / "x", again, method="mean_of_generators")
+        merged(tmp_path / "x", again, method="mean_of_skews")
 
 
 def test_files_of_any_origin_are_merged_and_written(tmp_path):

@@ -183,7 +183,7 @@ def test_the_manifest_has_every_trial(tmp_path):
     assert manifest["summary"]["chosen"] == max(trials, key=lambda t: t["score"])
     assert manifest["recipe"]["scored_by"] == SCORED_BY
     assert set(manifest["files"]) == {
-        ADAPTER_FILE, "judged.json", "trials.jsonl", f"uniform/{ADAPTER_FILE}"
+        ADAPTER_FILE, "diagnostics.json", "trials.jsonl", f"uniform/{ADAPTER_FILE}"
     }  # fmt: skip
     assert not (found.folder / "trial").exists()
 

@@ -73,8 +73,8 @@ def test_generate_takes_files_strengths_and_several(merged: RunConfig, tmp_path:
 
 def test_files_are_merged_and_converted_by_command(merged: RunConfig, tmp_path: Path) -> None:
     experts = [str(merged.run_folder / "3-experts" / skill) for skill in ("coco", "whoops")]
-    out, diagnostics = tmp_path / "both.safetensors", tmp_path / "judged.json"
-    command = ["merge", *experts, "--method", "mean_of_generators", "--rescale"]
+    out, diagnostics = tmp_path / "both.safetensors", tmp_path / "diagnostics.json"
+    command = ["merge", *experts, "--method", "mean_of_skews", "--rescale"]
     done = CliRunner().invoke(app, [*command, "--out", str(out), "--json", str(diagnostics)])
     assert done.exit_code == 0, done.output
     assert "Conflict c" in done.output
@@ -89,7 +89,7 @@ def test_files_are_merged_and_converted_by_command(merged: RunConfig, tmp_path: 
 
 @pytest.mark.parametrize(
     ("adapter", "method"),
-    [("oft", "mean_of_deltas"), ("coft", "knots"), ("lora", "mean_of_generators")],
+    [("oft", "mean_of_deltas"), ("coft", "knots"), ("lora", "mean_of_skews")],
 )
 def test_a_method_of_the_other_kind_is_told_before_anything_starts(
     place: Path, address: str, adapter: str, method: str

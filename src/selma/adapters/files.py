@@ -23,7 +23,7 @@ from selma.workspace import promote
 
 PEFT_KEY = "lora_adapter_metadata"  # where diffusers looks for alpha and targets
 OUR_KEY = "selma"
-DIAGNOSTICS_KEY = "selma_judged"  # what a merge did (`merged.diagnostics`)
+DIAGNOSTICS_KEY = "selma_merge_diagnostics"  # what a merge did (`merged.diagnostics`)
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Types that adapters come in, by safetensors' names."""

@@ -33,20 +33,20 @@ MERGE_SETTINGS: dict[str, dict[str, Any]] = {
 }
 """Method → the settings that it has, with their defaults; `merged.methods` says what each does."""
 ROTATION_SETTINGS: dict[str, dict[str, Any]] = {
-    "mean_of_generators": {"rescale": False},
+    "mean_of_skews": {"rescale": False},
     "mean_of_logs": {"rescale": False},
     "karcher_mean": {"rescale": False},
     "chordal_mean": {"rescale": False},
     "product": {},
     "mean_of_rotations": {},
-    "ties_of_generators": {"density": 0.2, "normalize": True, "rescale": False},
-    "dare_of_generators": {"density": 0.5, "seed": 0, "rescale": False},
+    "ties_of_skews": {"density": 0.2, "normalize": True, "rescale": False},
+    "dare_of_skews": {"density": 0.5, "seed": 0, "rescale": False},
 }
 """The same for experts that are rotations; `merged.rotation_methods` says what each does."""
 METHOD_SETTINGS = MERGE_SETTINGS | ROTATION_SETTINGS
 WEIGHT_ONE = {
     "sum_of_deltas", "ties", "ties_of_factors", "dare_ties", "knots", "product",
-    "ties_of_generators",
+    "ties_of_skews",
 }  # fmt: skip
 """Methods whose weights are 1 unless given: they add up, or divide by the weights themselves."""
 ORDERED = {"product"}
@@ -86,16 +86,16 @@ class MergedConfig(Section):
         "dare_ties",
         "magnitude_prune",
         "knots",
-        "mean_of_generators",
+        "mean_of_skews",
         "mean_of_logs",
         "karcher_mean",
         "chordal_mean",
         "product",
         "mean_of_rotations",
-        "ties_of_generators",
-        "dare_of_generators",
+        "ties_of_skews",
+        "dare_of_skews",
     ] = "mean_of_deltas"
-    """Those from mean_of_generators on are for experts that are rotations (oft, coft)."""
+    """Those from mean_of_skews on are for experts that are rotations (oft, coft)."""
     weights: dict[str, float] | None = None
     """Skill → weight; None is 1/T for each of T experts, or 1 for the methods in WEIGHT_ONE."""
     scale: float = 1.0

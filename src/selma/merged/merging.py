@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
     AnyFile = AdapterFile | RotationFile
 
-DIAGNOSTICS_FILE = "judged.json"
+DIAGNOSTICS_FILE = "diagnostics.json"
 
 
 def merge_experts(experts: Sequence[Expert], config: MergedConfig, folder: Workspace) -> Merged:
     """All experts as one adapter in `4-merged`: a diffusers LoRA, or rotations where one of them
     is. Their order changes no bit, but of a product of rotations.
 
-    Beside it lies judged.json (`judging`). Raises ConfigError for weights that do not name each
+    Beside it lies diagnostics.json (`judging`). Raises ConfigError for weights that do not name each
     skill, AdapterError for a damaged file, and IncompatibleExperts.
     """
     of = by_skill(experts)

@@ -68,7 +68,7 @@ class TurningMethod:
     """Whether the density's threshold is taken over the whole task vector."""
 
 
-def mean_of_generators(parts: Sequence[TurnPart]) -> Tensor:
+def mean_of_skews(parts: Sequence[TurnPart]) -> Tensor:
     """S = Σ w_t S_t: averages tangents of half angles; stays in COFT's ball, which is convex."""
     return weighted_sum([part.generator for part in parts], _weights(parts))
 
@@ -102,7 +102,7 @@ def karcher_mean(parts: Sequence[TurnPart]) -> Tensor:
             return generator_of(found)
     raise IncompatibleExperts(
         "karcher_mean does not settle: these experts turn too far apart to have one mean. Use "
-        "mean_of_generators, or smaller weights."
+        "mean_of_skews, or smaller weights."
     )
 
 
@@ -118,7 +118,7 @@ def chordal_mean(parts: Sequence[TurnPart]) -> Tensor:
     return generator_of(nearest_rotation(mean_of_rotations(parts)))
 
 
-def ties_of_generators(parts: Sequence[TurnPart], choices: Choices) -> Tensor:
+def ties_of_skews(parts: Sequence[TurnPart], choices: Choices) -> Tensor:
     """TIES (arXiv:2306.01708) on the generators' entries: S stays skew, so that R is a rotation."""
     kept = [trimmed(part.vector, part.least) for part in parts]
     found = skew(ties(kept, _weights(parts), normalize=choices.normalize).double())
@@ -129,7 +129,7 @@ def ties_of_generators(parts: Sequence[TurnPart], choices: Choices) -> Tensor:
     return rescaled(found, [replace(part, weight=part.weight / total) for part in parts])
 
 
-def dare_of_generators(parts: Sequence[TurnPart], choices: Choices) -> Tensor:
+def dare_of_skews(parts: Sequence[TurnPart], choices: Choices) -> Tensor:
     """DARE (arXiv:2311.03099) on the generators' entries, then the mean."""
     kept = [
         kept_by_chance(
@@ -148,7 +148,7 @@ def conflict(parts: Sequence[TurnPart]) -> float:
     inf if they cancel out.
     """
     apart = sum(abs(part.weight) * float(part.generator.norm()) for part in parts)
-    together = float(mean_of_generators(parts).norm())
+    together = float(mean_of_skews(parts).norm())
     if not apart:
         return 1.0
     return apart / together if together > 1e-12 * apart else math.inf
@@ -202,8 +202,8 @@ TURNING_METHODS: dict[str, TurningMethod] = {
     method.name: method
     for method in (
         TurningMethod(
-            "mean_of_generators",
-            _scaled_back(_plain(mean_of_generators)),
+            "mean_of_skews",
+            _scaled_back(_plain(mean_of_skews)),
             "ours, docs/paper.md; rescaled after OrthoMerge",
         ),
         TurningMethod(
@@ -229,14 +229,14 @@ TURNING_METHODS: dict[str, TurningMethod] = {
             orthogonal=False,
         ),
         TurningMethod(
-            "ties_of_generators",
-            ties_of_generators,
+            "ties_of_skews",
+            ties_of_skews,
             "arXiv:2306.01708, on generators",
             trims=True,
         ),
         TurningMethod(
-            "dare_of_generators",
-            _scaled_back(dare_of_generators),
+            "dare_of_skews",
+            _scaled_back(dare_of_skews),
             "arXiv:2311.03099, on generators",
         ),
     )

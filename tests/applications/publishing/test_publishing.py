@@ -138,7 +138,7 @@ def test_push_sends_one_commit_with_all_files(run: Path, hub: Hub) -> None:
     assert (
         run / "4-merged" / "pytorch_lora_weights.safetensors"
     ).read_bytes() in hub.blobs.values()
-    assert not {"manifest.json", "plan.json", "judged.json"} & sent.keys()
+    assert not {"manifest.json", "plan.json", "diagnostics.json"} & sent.keys()
     assert hub.private["me/mine"] and hub.commits == ["Merged adapter of finished"]
     card = sent["README.md"].decode()
     assert front(card)["license"] == "mit" and 'load_lora_weights("me/mine"' in card
