@@ -95,7 +95,7 @@ def score(folder: Workspace, judge: ColourJudge, matcher: str | None, **changed)
         "merged": generate(folder, "merged", CHOICES * 2),
     }
     return score_models(
-        changed.get("benchmark", BENCHMARK),
+        changed.get("benchmark_prompts", BENCHMARK),
         images,
         ScoresConfig(
             benchmark="questions.json",
