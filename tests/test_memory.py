@@ -146,7 +146,7 @@ def test_every_shape_is_estimated_and_left_as_it_was(shape: str) -> None:
         encoding_need(parts, 8),
         training_need(parts, CONFIG),
     ]
-    assert [need.what for need in needs] == ["generation", "encoding", "training"]
+    assert [need.what for need in needs] == ["generating", "encoding", "training"]
     assert all(need.each > 0 and need.total > CONTEXT for need in needs)
     assert [(n, tuple(p.shape), p.dtype) for n, p in parts.unet.named_parameters()] == before
     assert (
@@ -235,7 +235,7 @@ def test_other_kinds_of_adapters_are_estimated_too() -> None:
 
 
 def test_need_is_solved_for_pictures() -> None:
-    need = Need("generation", weights=2 * GIB, trained=0, fixed=0, each=GIB, images=8)
+    need = Need("generating", weights=2 * GIB, trained=0, fixed=0, each=GIB, images=8)
     assert need.total == int(1.1 * 10 * GIB) + CONTEXT
     most = need.fits(need.total)
     assert most == 8 and need.fits(need.total - 1) in (7, 8) and need.fits(GIB) == 0
@@ -269,7 +269,7 @@ def test_drawing_counts_both_sides_of_guidance(monkeypatch: pytest.MonkeyPatch) 
 
     def need(parts: object, images: int, *, guided: bool) -> Need:
         asked.append(guided)
-        return Need("generation", 0, 0, 0, 1, images)
+        return Need("generating", 0, 0, 0, 1, images)
 
     monkeypatch.setattr(capacity, "generation_need", need)
     for training, scored in ((1.0, None), (1.0, 1.0), (3.0, None), (1.0, 3.0)):
@@ -292,7 +292,7 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(
     monkeypatch.setattr(text_to_image, "load_text_to_image", lambda base: pytest.fail("loaded"))
     stages = Stages(config, Workspace(tmp_path), make=[])
     with pytest.raises(
-        ModelError, match=r"has 1\.0 GiB, but drawing about .*base\.precision: bf16"
+        ModelError, match=r"has 1\.0 GiB, but generating about .*base\.precision: bf16"
     ):
         stages.model()
     monkeypatch.setattr(capacity, "_device_memory", lambda base: 1 << 50)

@@ -226,12 +226,12 @@ def test_a_hub_id_is_scored_from_the_cache_when_offline(
     (absent / "preprocessor_config.json").touch()
     script = (
         "import json, sys; sys.path.insert(0, sys.argv[1])\n"
-        "from backbones.preference_files import TEXTS, pictures\n"
+        "from backbones.preference_files import TEXTS, images\n"
         "from selma.backbones.preference.scorers import load_preference\n"
         "from selma.config.scores import PreferenceConfig\n"
         "found = load_preference(PreferenceConfig(kind='clip', model='some/clip', device='cpu'))\n"
         "print(json.dumps([found.weights, found._files.fingerprint, "
-        "found.score(pictures(2), TEXTS[:2])]))\n"
+        "found.score(images(2), TEXTS[:2])]))\n"
     )
     command = [sys.executable, "-c", script, str(Path(__file__).parents[1])]
     kept = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}

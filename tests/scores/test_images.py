@@ -99,7 +99,7 @@ def test_nothing_is_asked_twice(folder: Path, benchmark: str) -> None:
     first = run(folder, benchmark, ColourJudge("colours"))
     idle = ColourJudge("colours")
     assert run(folder, benchmark, idle) == first and idle.seen == 0
-    assert (folder.with_name("pictures-answers") / "colours-0.2.jsonl").is_file()
+    assert (folder.with_name("images-answers") / "colours-0.2.jsonl").is_file()
 
 
 @pytest.mark.parametrize("stopped_after", [0, 32])
@@ -108,10 +108,10 @@ def test_a_crash_costs_at_most_one_chunk(folder: Path, benchmark: str, stopped_a
     stopped.stop_after = stopped_after
     with pytest.raises(KeyboardInterrupt):
         run(folder, benchmark, stopped)
-    kept = folder.with_name("pictures-answers") / "colours-0.2.jsonl"
+    kept = folder.with_name("images-answers") / "colours-0.2.jsonl"
     if kept.exists():
         with kept.open("ab") as file:
-            file.write(b'{"picture": "tor')  # as a kill leaves it
+            file.write(b'{"image": "tor')  # as a kill leaves it
     again = ColourJudge("colours")
     found = run(folder, benchmark, again)
     assert again.seen == 40 - stopped_after and found["score"] == 75.0

@@ -229,7 +229,7 @@ def generation_need(parts: Parts, images: int, *, guided: bool) -> Need:
 
     with torch.no_grad(), widened(parts):
         most = max((_line(run) for run in (denoise, decode)), key=lambda line: sum(line))
-    return Need("generation", parts.weights, 0, *most, images)
+    return Need("generating", parts.weights, 0, *most, images)
 
 
 def encoding_need(parts: Parts, images: int) -> Need:

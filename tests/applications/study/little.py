@@ -30,7 +30,7 @@ def little_run(root: Path, *, prompts: int = 10) -> list[BenchmarkPrompt]:
         item = folder.item(SCORES, "images", model, recipe={"model": model})
         item.begin()
         for prompt in benchmark_prompts:
-            image = painter.generate(prompt, share=share)
+            image = painter.draw(prompt, share=share)
             image.putpixel((0, 0), (0, 0, list(SHARES).index(model)))  # no two alike
             image.save(item.path / f"{prompt.id}.png")
         item.finish(item.path.glob("*.png"), {})

@@ -166,7 +166,7 @@ def test_names_of_all_scripts_are_taken(name: str) -> None:
     [
         (some_study(seed=1), "seed 0, now 1"),
         (some_study(5), "prompts 6, now 5"),
-        (some_study(text="changed"), "of other pictures or prompts"),
+        (some_study(text="changed"), "of other images or prompts"),
         (
             some_study().model_copy(update={"models": ("merged", "base")}),
             "merged against base, now",

@@ -129,7 +129,7 @@ def test_each_model_is_an_item_and_nothing_is_seen_twice(world) -> None:
 def test_what_cannot_be_compared_is_named(world) -> None:
     images, good, folder = world
     encoder = load_features("toybox", setting="here")
-    with pytest.raises(DataError, match="at least 2 pictures"):
+    with pytest.raises(DataError, match="at least 2 images"):
         quality_items(BENCHMARK, images, good[:1], encoder, folder)
     (images["sur"] / f"{BENCHMARK[2].id}.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=BENCHMARK[2].id):

@@ -359,10 +359,10 @@ def test_equal_pictures_are_one(tmp_path):
     made = collect(tmp_path, settings)
     assert [t.prompt for t in made] == ["cat 0"]
     # The texts inside differ, the pixels do not.
-    assert counts(tmp_path, settings) == {"duplicate picture": 1, "no prompt": 1}
+    assert counts(tmp_path, settings) == {"duplicate image": 1, "no prompt": 1}
     whole = settings | {"image_px": 64}
     collect(tmp_path, whole, "whole")
-    assert counts(tmp_path, whole, "whole") == {"duplicate picture": 1, "no prompt": 1}
+    assert counts(tmp_path, whole, "whole") == {"duplicate image": 1, "no prompt": 1}
     with Image.open(made[0].image) as small:
         assert small.size == (32, 24)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 
@@ -83,7 +83,9 @@ def write_control_page(
 def render(shown: Sequence[Shown], *, name: str, settings: Mapping[str, Any]) -> str:
     """The page's HTML. All that comes from data is escaped by jinja's autoescape."""
     environment = Environment(
-        loader=PackageLoader("selma.applications.control", ""),
+        loader=ChoiceLoader(
+            [PackageLoader("selma.applications.control", ""), PackageLoader("selma.report", "")]
+        ),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

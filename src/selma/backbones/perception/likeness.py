@@ -179,7 +179,7 @@ def toybox_encoder(which: str) -> Any:
     from selma.toybox import weights_folder
     from selma.toybox.judges import load_vqa
 
-    return load_vqa(weights_folder() / f"judge-{which}").image.net
+    return load_vqa(weights_folder() / f"judge-{which}").picture.net
 
 
 def _fitting(files: Weights, side: int) -> See:
