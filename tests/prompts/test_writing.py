@@ -228,7 +228,7 @@ from selma.config.prompts import PromptsConfig
 from selma.prompts.writing import write_prompts
 from selma.workspace import Workspace
 settings = PromptsConfig.model_validate_json(sys.argv[1])
-write_prompts(settings, Workspace(Path(sys.argv[2])), seed=3, exam_texts=[])
+write_prompts(settings, Workspace(Path(sys.argv[2])), seed=3, benchmark_texts=[])
 """
 
 
