@@ -34,6 +34,7 @@ from selma import pipeline
 from selma.backbones.text_to_image import adapter_file
 from selma.config import RunConfig
 from selma.config.merged import ROTATION_SETTINGS
+from selma.merged.merging import read_diagnostics
 from selma.records.scores import Interval, Scorecard
 from selma.report.tables import between, one, points, signed
 from selma.runfile import read_run_file
@@ -74,7 +75,7 @@ def main(
     )
     for text in [*first, *(vary or []), *searched]:
         variant = begun(config, text, run, work, number=len(cards))
-        diagnostics = pipeline.diagnostics(pipeline.merge(variant))
+        diagnostics = read_diagnostics(pipeline.merge(variant))
         cards[text] = pipeline.score(variant)
         Console().print(table(cards, config))
         if rotations:

@@ -6,11 +6,11 @@ something is missing, the error names the command that makes it.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from selma.config import RunConfig
 from selma.errors import ConfigError
 from selma.finished import Finished
 from selma.preflight import check
-from selma.records.benchmarks import Answer, BenchmarkPrompt, repeated
+from selma.records.benchmarks import BenchmarkPrompt, repeated
 from selma.records.experts import Expert
 from selma.records.images import Pair
 from selma.records.merged import Merged
@@ -39,7 +39,6 @@ from selma.workspace import (
     STAGES,
     Workspace,
     file_sha256,
-    read_lines,
 )
 
 if TYPE_CHECKING:
@@ -92,27 +91,6 @@ def merge(config: RunConfig) -> Merged:
     """Stage 4 by itself: the experts as one adapter."""
     with opened(config, make=[MERGED], several=True) as this:
         return this.merge_experts(this.all_experts())
-
-
-def diagnostics(merged: Merged) -> dict[str, Any]:
-    """What the merge did to the experts' changes; empty for one that was made before selma told."""
-    place = merged.folder / "diagnostics.json"
-    return json.loads(place.read_text("utf-8")) if place.is_file() else {}
-
-
-def trials(merged: Merged) -> list[dict[str, Any]]:
-    """Every merge that was tried, uniform weights first; empty where weights were not searched."""
-    return read_lines(merged.folder / "trials.jsonl")
-
-
-def energies(experts: Sequence[Expert]) -> dict[str, Any]:
-    """Skill → hyperspherical energy before and after, of experts that are rotations."""
-    places = {expert.skill: expert.folder / "energy.json" for expert in experts}
-    return {
-        skill: json.loads(place.read_text("utf-8"))
-        for skill, place in places.items()
-        if place.is_file()
-    }
 
 
 def understood(folder: Workspace, scorecard: Scorecard) -> Understood | None:
@@ -310,8 +288,12 @@ class Stages:
         scorecard: Scorecard,
     ) -> Path:
         from selma.applications.study.results import run_studies
+        from selma.experts.finishing import read_energies
+        from selma.merged.merging import read_diagnostics
+        from selma.merged.searching import read_trials
         from selma.report.page import write_report
         from selma.scores.hps import run_results
+        from selma.scores.scoring import read_answers
 
         if not processes.main():
             return self.folder.root / REPORT / "index.html"
@@ -324,13 +306,13 @@ class Stages:
             merged=merged,
             benchmark_prompts=self.benchmark_prompts,
             images=images,
-            answers=self._answers(images),
+            answers={model: read_answers(self.folder, model) for model in images},
             scorecard=scorecard,
             journal=self.folder.read_journal(),
             lineage=self._lineage(experts, merged),
-            diagnostics=diagnostics(merged),
-            trials=trials(merged),
-            energies=energies(experts),
+            diagnostics=read_diagnostics(merged),
+            trials=[asdict(trial) for trial in read_trials(merged.folder)],
+            energies=read_energies(experts),
             hps=run_results(self.folder, self.model_keys(experts, merged)),
             studies=run_studies(self.folder.root),
             understood=understood(self.folder, scorecard),
@@ -507,11 +489,6 @@ class Stages:
             seed=self.config.seed,
             benchmark_texts=self._benchmark_texts,
         )
-
-    def _answers(self, models: Iterable[str]) -> dict[str, list[Answer]]:
-        from selma.scores.scoring import read_answers
-
-        return {model: read_answers(self.folder, model) for model in models}
 
     def _lineage(self, experts: Sequence[Expert], merged: Merged) -> dict[str, str]:
         from selma.backbones.base_files import base_fingerprint

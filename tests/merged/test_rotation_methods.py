@@ -187,15 +187,11 @@ def test_conflict_and_rescaling():
     assert conflict(agree) == pytest.approx(1)
     opposed = [agree[0], TurnPart(-agree[0].vector, 0.5)]
     assert conflict(opposed) == math.inf
-    assert torch.equal(
-        rescaled(mean_of_skews(opposed), opposed), torch.zeros(3, 6, 6).double()
-    )
+    assert torch.equal(rescaled(mean_of_skews(opposed), opposed), torch.zeros(3, 6, 6).double())
     some = parts(5)
     c = conflict(some)
     assert 2 < c < 2.5  # experts without relation: about √5
-    back = TURNING_METHODS["mean_of_skews"].apply(
-        some, choices("mean_of_skews", rescale=True)
-    )
+    back = TURNING_METHODS["mean_of_skews"].apply(some, choices("mean_of_skews", rescale=True))
     torch.testing.assert_close(back, c * mean_of_skews(some))
     average = sum(float(one.generator.norm()) for one in some) / 5
     assert float(back.norm()) == pytest.approx(average)
@@ -380,9 +376,7 @@ def test_an_expert_that_leaves_a_layer_alone_counts_as_the_identity(tmp_path):
 def test_lora_and_oft_experts_together(tmp_path):
     """The rotations first, then the mean of the LoRA changes: W Rᵀ + Σ w B A."""
     some = [expert(tmp_path, "turns"), lora(tmp_path, "adds")]
-    result = merged(
-        tmp_path, some, method="mean_of_skews", weights={"turns": 0.7, "adds": 0.4}
-    )
+    result = merged(tmp_path, some, method="mean_of_skews", weights={"turns": 0.7, "adds": 0.4})
     found, turns = turns_of(result.folder), turns_of(some[0].folder)
     file = read_any(some[1].folder)
     weight = torch.randn(32, 32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,10 +67,12 @@ def merge(
 
 def _merge_stage(config: Path, folder: Path | None, *, all_layers: bool) -> None:
     from selma import pipeline
+    from selma.merged.merging import read_diagnostics
+    from selma.merged.searching import read_trials
 
     merged = pipeline.merge(load(config, folder))
-    _show_diagnostics(pipeline.diagnostics(merged), all_layers=all_layers)
-    _show_trials(pipeline.trials(merged))
+    _show_diagnostics(read_diagnostics(merged), all_layers=all_layers)
+    _show_trials([asdict(trial) for trial in read_trials(merged.folder)])
     typer.echo(f"Merged adapter: {merged.folder}")
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config.experts import TrainingConfig
 from selma.errors import DataError
 from selma.experts.training import LOG
+from selma.records.experts import Expert
 from selma.workspace import Item, append_line, promote, read_lines, write_json
 
 ENERGY = "energy.json"
@@ -34,6 +36,16 @@ def diagnostics(path: Path, judge: Callable[[Path], float]) -> dict[int, float]:
             append_line(record, {"step": step, "score": score})
             scores[step] = score
     return scores
+
+
+def read_energies(experts: Sequence[Expert]) -> dict[str, Any]:
+    """Skill → hyperspherical energy before and after, of experts that are rotations."""
+    files = {expert.skill: expert.folder / ENERGY for expert in experts}
+    return {
+        skill: json.loads(file.read_text("utf-8"))
+        for skill, file in files.items()
+        if file.is_file()
+    }
 
 
 def finish(

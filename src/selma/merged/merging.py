@@ -8,6 +8,7 @@ known only when the last layer is done and the file's header comes first.
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -68,6 +69,12 @@ def merge_experts(experts: Sequence[Expert], config: MergedConfig, folder: Works
         summary["rank"] = max(layer["rank"] for layer in layers)
     item.finish([*written, made / DIAGNOSTICS_FILE], summary)
     return merged
+
+
+def read_diagnostics(merged: Merged) -> dict[str, Any]:
+    """What the merge did to the experts' weight deltas."""
+    diagnostics: dict[str, Any] = json.loads((merged.folder / DIAGNOSTICS_FILE).read_text("utf-8"))
+    return diagnostics
 
 
 def write_merged(

@@ -26,7 +26,9 @@ from selma.config.adapters import CoftConfig, LoraConfig
 from selma.config.scores import judge_name
 from selma.errors import ModelError
 from selma.finished import NotFinished
-from selma.pipeline import Stages, diagnostics, scorecard, trials
+from selma.merged.merging import read_diagnostics
+from selma.merged.searching import read_trials
+from selma.pipeline import Stages, scorecard
 from selma.records.benchmarks import BenchmarkPrompt, evenly
 from selma.records.experts import Expert
 from selma.records.merged import Merged
@@ -167,8 +169,8 @@ def _body(
         experts=config.experts,
         writer=Path(config.prompts.backend.model).name,
         seed=config.seed,
-        diagnostics=diagnostics(merged),
-        trials=len(trials(merged)),
+        diagnostics=read_diagnostics(merged),
+        trials=len(read_trials(merged.folder)),
         chooser=judge_name(scores.choosing_judge),
         versions=", ".join(f"{name} {number}" for name, number in versions().items()),
     )
