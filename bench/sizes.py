@@ -23,6 +23,7 @@ from transformers import (
 )
 from turns import cpu_seconds
 
+from selma.backbones.families import family_of
 from selma.backbones.text_to_image import TextToImage
 
 FLOOR = 790e12
@@ -81,7 +82,8 @@ def built(size: str, *, device: str = "cpu", precision: str = "fp32") -> TextToI
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False).eval()
     pipe.set_progress_bar_config(disable=True)
-    return TextToImage(pipe, torch.device(device), DTYPES[precision], f"random {size}")
+    family = family_of(type(pipe).__name__, model=size)
+    return TextToImage(pipe, torch.device(device), DTYPES[precision], f"random {size}", family)
 
 
 def _networks(size: str) -> dict[str, Any]:

@@ -12,10 +12,12 @@ import pytest
 import tiny
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.configuration_utils import FrozenDict
 from test_memory import SD1, SDXL
 from torch.utils.flop_counter import FlopCounterMode
 
 from selma.adapters import lora
+from selma.backbones.families import FAMILIES
 from selma.backbones.text_to_image import TextToImage
 from selma.config import ImagesConfig
 from selma.config.adapters import LoraConfig
@@ -41,10 +43,11 @@ def on_shapes(size: str) -> tuple[TextToImage, dict[str, torch.nn.Parameter]]:
         factors = lora.add(unet, RANK_128)
     pipe: Any = SimpleNamespace(
         unet=unet,
-        vae=SimpleNamespace(config=SimpleNamespace(scaling_factor=0.18215)),
-        scheduler=SimpleNamespace(config=SimpleNamespace(prediction_type="epsilon")),
+        vae=SimpleNamespace(config=FrozenDict(scaling_factor=0.18215)),
+        scheduler=SimpleNamespace(config=FrozenDict(prediction_type="epsilon")),
     )
-    return TextToImage(pipe, torch.device("meta"), torch.float32, "none"), factors
+    family = FAMILIES["stable-diffusion-xl" if size == "sdxl" else "stable-diffusion"]
+    return TextToImage(pipe, torch.device("meta"), torch.float32, "none", family), factors
 
 
 @pytest.mark.parametrize(

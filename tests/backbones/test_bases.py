@@ -17,7 +17,7 @@ from selma.backbones.base_files import (
     own_architecture,
     require_as_named,
 )
-from selma.backbones.bases import BASES, SD, Architecture, located, mismatches
+from selma.backbones.bases import BASES, Architecture, located, mismatches
 from selma.backbones.text_to_image import load_text_to_image
 from selma.config import load_config
 from selma.config.networks import BaseConfig
@@ -80,7 +80,7 @@ def test_what_a_base_is_its_own_configs_say(
     shape: str, prediction: str, width: int, encoders: int
 ) -> None:
     own = own_architecture(tiny.base(shape))
-    kind = SD if shape != "sdxl" else "StableDiffusionXLPipeline"
+    kind = "stable-diffusion" if shape != "sdxl" else "stable-diffusion-xl"
     assert own == Architecture(kind, prediction, 16, width, encoders)
 
 
@@ -215,7 +215,7 @@ def test_another_autoencoder_takes_the_place_of_its_own(tmp_path: Path) -> None:
         load_text_to_image(base.model_copy(update={"vae": str(tmp_path)}))
     config = json.loads((other / "config.json").read_text()) | {"latent_channels": 3}
     (other / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="has 3 latent channels, but the UNet of"):
+    with pytest.raises(ModelError, match="has 3 latent channels, but the denoiser of"):
         load_text_to_image(base)
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selma.backbones.bases import BASES, Architecture, architecture, located, mismatches
+from selma.backbones.families import family_of
+from selma.backbones.families.family import Family
 from selma.backbones.hub import (
     HUB_ID,
     file_digest,
@@ -28,23 +30,6 @@ if TYPE_CHECKING:
     import torch
 
 INDEX = "model_index.json"
-
-# Class in model_index.json → what its loader is told beside the precision.
-FAMILIES: dict[str, dict[str, Any]] = {
-    "StableDiffusionPipeline": {
-        "safety_checker": None,
-        "feature_extractor": None,
-        "image_encoder": None,
-        "requires_safety_checker": False,
-    },
-    "StableDiffusionXLPipeline": {
-        "feature_extractor": None,
-        "image_encoder": None,
-        "add_watermarker": False,
-    },
-}
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
-REPLACED = {"safety_checker", "feature_extractor", "image_encoder"}
 
 
 def base_fingerprint(base: BaseConfig) -> str:
@@ -75,21 +60,19 @@ def _fingerprint(base: BaseConfig) -> str:
 def load_pipeline(base: BaseConfig, dtype: torch.dtype) -> Any:
     """The pipeline on the CPU, from a folder, a Hub repository or a single file. Raises
     ModelError."""
-    import diffusers
-
     configs = _configs_of(base)
     index = _model_index(configs)
-    family, settings = _family(index, configs.model)
-    given = {key: value for key, value in settings.items() if key in index or value is False}
+    family = _family(index, configs.model)
+    given = {key: value for key, value in family.loading.items() if key in index or value is False}
     if base.vae is not None:
-        given["vae"] = _autoencoder(base, base.vae, dtype)
+        given["vae"] = _autoencoder(base, base.vae, family, dtype)
     if base.config is not None:
         place = _configs_folder(configs)
         return load_single_file(_file(base), family, configs=place, dtype=dtype, settings=given)
     folder = _local_folder(base.model)
     revision = {} if folder else {"revision": _commit(base)}
     try:
-        return getattr(diffusers, family).from_pretrained(
+        return family.load_pipeline_class().from_pretrained(
             folder or base.model,
             dtype=dtype,
             use_safetensors=True,
@@ -98,29 +81,28 @@ def load_pipeline(base: BaseConfig, dtype: torch.dtype) -> Any:
         )
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(
-            f"{base.model} cannot be loaded as {family} from safetensors files: {error}"
+            f"{base.model} cannot be loaded as {family.pipeline_class} from safetensors files: "
+            f"{error}"
         ) from error
 
 
-def _autoencoder(base: BaseConfig, model: str, dtype: torch.dtype) -> Any:
-    import diffusers
-
-    unet, own = part_config(base, "unet") or {}, part_config(base, "vae") or {}
-    if own.get("latent_channels") != unet.get("in_channels"):
+def _autoencoder(base: BaseConfig, model: str, family: Family, dtype: torch.dtype) -> Any:
+    denoiser, own = part_config(base, family.component) or {}, part_config(base, "vae") or {}
+    kind, channels = family.network_class("vae"), family.latent_shape(denoiser)[0]
+    if own.get("latent_channels") != channels:
         raise ModelError(
-            f"base.vae: {model} has {own.get('latent_channels')} latent channels, but the UNet of "
-            f"{base.model} takes {unet.get('in_channels')}. It is no AutoencoderKL for this base."
+            f"base.vae: {model} has {own.get('latent_channels')} latent channels, but the denoiser "
+            f"of {base.model} takes {channels}. It is no {kind.__name__} for this base."
         )
-
     folder = Path(model).expanduser()
     where = {} if folder.is_dir() else {"revision": hub_commit(model, None, setting="base.vae")}
     try:
-        return diffusers.AutoencoderKL.from_pretrained(
+        return kind.from_pretrained(
             folder if folder.is_dir() else model, dtype=dtype, use_safetensors=True, **where
         )
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise ModelError(
-            f"base.vae: {model} is no AutoencoderKL in safetensors: {error}"
+            f"base.vae: {model} is no {kind.__name__} in safetensors: {error}"
         ) from error
 
 
@@ -129,12 +111,13 @@ def require_as_named(name: str, pipe: Any) -> None:
     row = BASES.get(name)
     if row is None or row.repository is None:  # toybox comes along: nobody else can change it
         return
+    family = family_of(type(pipe).__name__, model=name)
     own = architecture(
-        type(pipe).__name__,
-        unet=pipe.unet.config,
+        family,
+        denoiser=getattr(pipe, family.component).config,
         scheduler=pipe.scheduler.config,
         vae=pipe.vae.config,
-        text_encoders=1 + (getattr(pipe, "text_encoder_2", None) is not None),
+        text_encoders=sum(getattr(pipe, p, None) is not None for p in family.text_encoders),
     )
     if wrong := list(mismatches(row, own)):
         raise ModelError(
@@ -154,18 +137,29 @@ def part_config(base: BaseConfig, part: str) -> dict[str, Any] | None:
     return _read_json(configs, f"{part}/config.json")
 
 
+def base_family(base: BaseConfig) -> Family:
+    """The base's family, as its model_index.json tells. Raises ModelError."""
+    configs = _configs_of(located(base))
+    return _family(_model_index(configs), configs.model)
+
+
 def own_architecture(base: BaseConfig) -> Architecture:
     """What the model's own configs say that it is; no weights are read. Raises ModelError."""
     configs = _configs_of(located(base))
     index = _model_index(configs)
-    unet, scheduler, vae = (
+    family = _family(index, configs.model)
+    denoiser, scheduler, vae = (
         _read_json(configs, name)
-        for name in ("unet/config.json", "scheduler/scheduler_config.json", "vae/config.json")
+        for name in (
+            f"{family.component}/config.json",
+            "scheduler/scheduler_config.json",
+            "vae/config.json",
+        )
     )
-    encoders = sum((index.get(part) or [None])[0] is not None for part in TEXT_ENCODERS)
+    encoders = sum((index.get(part) or [None])[0] is not None for part in family.text_encoders)
     return architecture(
-        str(index.get("_class_name")),
-        unet=unet,
+        family,
+        denoiser=denoiser,
         scheduler=scheduler,
         vae=vae,
         text_encoders=encoders,
@@ -246,17 +240,17 @@ def _read_json(base: BaseConfig, name: str) -> dict[str, Any]:
     return found
 
 
-def _family(index: dict[str, Any], model: str) -> tuple[str, dict[str, Any]]:
-    """The pipeline's class and its settings; refuses parts that would run foreign code."""
-    name = index.get("_class_name")
-    if name not in FAMILIES:
-        raise ModelError(f"{model} must be one of {', '.join(FAMILIES)}, but is {name!r}.")
+def _family(index: dict[str, Any], model: str) -> Family:
+    """The model's family. Refuses parts that would run foreign code."""
+    family = family_of(index.get("_class_name"), model=model)
+    left_out = {part for part, given in family.loading.items() if given is None}
     for part, origin in index.items():
-        if part.startswith("_") or part in REPLACED or not isinstance(origin, list):
+        if part.startswith("_") or part in left_out or not isinstance(origin, list):
             continue
-        if origin[0] not in ("diffusers", "transformers", None):
+        known = ":".join(map(str, origin)) in family.classes.values()
+        if origin[0] not in ("diffusers", "transformers", None) and not known:
             raise ModelError(
                 f"{model}: {part} must come from diffusers or transformers, but {INDEX} "
                 f"names {origin[0]!r}. Code from a model's folder is never run."
             )
-    return name, FAMILIES[name]
+    return family

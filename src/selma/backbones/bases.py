@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from selma.backbones.families import stable_diffusion, stable_diffusion_xl
+from selma.backbones.families.family import Family
 from selma.config.networks import BaseConfig
-
-SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Architecture:
     """What decides how a base is trained, drawn with, and which adapters fit it."""
 
     family: str
-    """Its pipeline's class."""
+    """A row of `families.FAMILIES`."""
     prediction: str
     """"epsilon", "v_prediction" or "sample"."""
     image_px: int
@@ -53,7 +53,7 @@ class Base:
 
 
 def _sd(px: int, *, prediction: str = "epsilon", width: int) -> Architecture:
-    return Architecture(SD, prediction, px, width, text_encoders=1)
+    return Architecture(stable_diffusion.FAMILY.name, prediction, px, width, text_encoders=1)
 
 
 _RAIL, _RAIL_PLUS = "creativeml-openrail-m", "openrail++"
@@ -142,7 +142,9 @@ BASES: dict[str, Base] = {
             "sdxl",
             "stabilityai/stable-diffusion-xl-base-1.0",
             "462165984030d82259a11f4367a4eed129e94a7b",
-            Architecture(SDXL, "epsilon", 1024, 2048, text_encoders=2),
+            Architecture(
+                stable_diffusion_xl.FAMILY.name, "epsilon", 1024, 2048, text_encoders=2
+            ),
             guidance=7.5,
             licence=_RAIL_PLUS,
             parts="U-Net 2567M, CLIP ViT-L/14 and OpenCLIP ViT-bigG/14, VAE f8",
@@ -189,21 +191,19 @@ def paper_base(base: BaseConfig) -> str | None:
 
 
 def architecture(
-    family: str,
+    family: Family,
     *,
-    unet: Mapping[str, Any],
+    denoiser: Mapping[str, Any],
     scheduler: Mapping[str, Any],
     vae: Mapping[str, Any],
     text_encoders: int,
 ) -> Architecture:
     """What a model's own configs say that it is."""
-    halvings = len(vae.get("block_out_channels") or [0] * 4) - 1
-    width = unet.get("cross_attention_dim")
     return Architecture(
-        family=family,
-        prediction=str(scheduler.get("prediction_type", "epsilon")),
-        image_px=int(unet.get("sample_size") or 64) * 2**halvings,
-        cross_width=width if isinstance(width, int) else 0,
+        family=family.name,
+        prediction=family.prediction(scheduler),
+        image_px=family.latent_shape(denoiser)[1] * family.image_factor(vae),
+        cross_width=family.text_width(denoiser),
         text_encoders=text_encoders,
     )
 

@@ -6,32 +6,24 @@ configs of another model, which the user names; nothing is fetched or guessed in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from selma.backbones.families.family import Family
 from selma.errors import ModelError
-
-PARTS = {
-    "UNet": ("model.diffusion_model.",),
-    "autoencoder": ("first_stage_model.",),
-    "text encoder": ("cond_stage_model.", "conditioner.embedders."),
-}
-"""What a whole checkpoint has → how its tensors' names begin."""
 
 
 def load_single_file(
-    path: Path, family: str, *, configs: Path, dtype: Any, settings: dict[str, Any]
+    path: Path, family: Family, *, configs: Path, dtype: Any, settings: dict[str, Any]
 ) -> Any:
-    """The pipeline of class `family` with the file's weights and the configs of a folder.
+    """The family's pipeline with the file's weights and the configs of a folder.
 
     Raises ModelError where a part is missing, or does not fit the configs.
     """
-    import diffusers
-
-    _require_whole(path)
+    _require_whole(path, family.single_file)
     try:
-        pipe = getattr(diffusers, family).from_single_file(
+        pipe = family.load_pipeline_class().from_single_file(
             str(path),
             config=str(configs),
             dtype=dtype,
@@ -39,14 +31,15 @@ def load_single_file(
             **settings,
         )
     except Exception as error:  # many kinds: weights missing, of another shape or name
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
-            f"{path} must hold every weight of a {family} as base.config has it, but: {said}"
+            f"{path} must hold every weight of a {family.pipeline_class} as base.config has it, "
+            f"but: {reason}"
         ) from error
     if empty := sorted(_unfilled(pipe)):
         raise ModelError(
-            f"{path} must hold every weight of a {family} as base.config has it, but "
-            f"{len(empty)} are missing, {empty[0]} first."
+            f"{path} must hold every weight of a {family.pipeline_class} as base.config has it, "
+            f"but {len(empty)} are missing, {empty[0]} first."
         )
     return pipe
 
@@ -59,9 +52,9 @@ def _unfilled(pipe: Any) -> Iterator[str]:
                 yield f"{part}.{name}"
 
 
-def _require_whole(path: Path) -> None:
-    """Nothing, if the file has each part. A part that it lacks would be taken from the configs'
-    model without a word."""
+def _require_whole(path: Path, parts: Mapping[str, tuple[str, ...]]) -> None:
+    """Raises ModelError unless the file has each part: one that it lacks would be taken from the
+    configs' model without a word."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -69,7 +62,7 @@ def _require_whole(path: Path) -> None:
             names = list(file.keys())
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} must be a whole safetensors file, but: {error}.") from error
-    for what, prefixes in PARTS.items():
+    for what, prefixes in parts.items():
         if not any(name.startswith(prefixes) for name in names):
             raise ModelError(
                 f"{path} must be a whole checkpoint in the original layout, but has no {what} "

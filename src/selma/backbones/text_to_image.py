@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from selma.backbones.base_files import base_fingerprint, load_pipeline, require_as_named
 from selma.backbones.bases import located, rescale_of
+from selma.backbones.families import family_of
+from selma.backbones.families.family import Family
 from selma.backbones.hub import find_device
 from selma.backbones.quiet import quiet
 from selma.config.networks import BaseConfig
@@ -19,19 +21,16 @@ from selma.errors import AdapterError, ModelError
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
     from PIL import Image
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 ROTATION_FILE = "rotations.safetensors"
 FULL_FILE = "diffusion_pytorch_model.safetensors"
-"""An adapter's file in its folder: of LoRA by diffusers' name, of OFT by our own; of a UNet that
-was trained whole by diffusers'."""
+"""An adapter's file in its folder: of LoRA by diffusers' name, of OFT by our own; of a denoiser
+that was trained whole by diffusers'."""
 
 IMAGES_AT_ONCE = 8
 """How many pictures one forward pass on the CPU holds, whatever the batch size is."""
-SMALL_LATENT = 32 * 32
-"""Latents up to this area gain from sharing a forward pass on the CPU; larger ones do not."""
 
 
 def adapter_file(place: Path) -> Path:
@@ -62,13 +61,19 @@ def load_text_to_image(base: BaseConfig) -> TextToImage:
     else:
         pipe.to(device)
     return TextToImage(
-        pipe, device, dtype, base_fingerprint(base), offload, guidance_rescale=rescale_of(asked)
+        pipe,
+        device,
+        dtype,
+        base_fingerprint(base),
+        family_of(type(pipe).__name__, model=base.model),
+        offload,
+        guidance_rescale=rescale_of(asked),
     )
 
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """What the text encoders give the UNet for one pass of pictures."""
+    """What the text encoders give the denoiser for one pass of pictures."""
 
     text: torch.Tensor
     """[b, tokens, width]."""
@@ -86,10 +91,12 @@ Rewriting = Callable[[TextFeatures], TextFeatures]
 class TextToImage:
     """A frozen diffusion model that draws."""
 
-    pipe: StableDiffusionPipeline | StableDiffusionXLPipeline
+    pipe: Any
+    """The family's pipeline."""
     device: torch.device
     dtype: torch.dtype
     fingerprint: str
+    family: Family
     offload: bool = False
     """Each network waits in the CPU's memory until it is at work."""
     guidance_rescale: float = 0.0
@@ -98,19 +105,29 @@ class TextToImage:
     _rewriting: Rewriting | None = None
 
     @property
+    def denoiser(self) -> Any:
+        """The network that denoises: the part of the pipeline that the family names."""
+        return getattr(self.pipe, self.family.component)
+
+    @property
     def prediction_type(self) -> str:
-        """ "epsilon", "v_prediction" or "sample", as the base's own scheduler has it."""
-        return str(self.pipe.scheduler.config.prediction_type)
+        """What the denoiser predicts, as the base's own scheduler has it."""
+        return self.family.prediction(self.pipe.scheduler.config)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """[c, h, w] of one image's latents."""
+        return self.family.latent_shape(self.denoiser.config)
 
     @property
     def image_px(self) -> int:
         """Side of the square pictures that the base was made for."""
-        return int(self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor)
+        return self.latent_shape[1] * self.family.image_factor(self.pipe.vae.config)
 
     @cached_property
     def tokenizers(self) -> list[Any]:
-        names = ("tokenizer", "tokenizer_2")
-        return [part for name in names if (part := getattr(self.pipe, name, None)) is not None]
+        parts = (getattr(self.pipe, name, None) for name in self.family.tokenizers)
+        return [part for part in parts if part is not None]
 
     def tokens_cut(self, text: str) -> int:
         """How many tokens of the text lie beyond the limit of the stricter encoder."""
@@ -154,7 +171,7 @@ class TextToImage:
 
     @contextmanager
     def adapted(self, folder: Path | None, *, scale: float = 1.0) -> Iterator[None]:
-        """While the block runs, the UNet's weights hold the LoRA in `folder`, times `scale`.
+        """While the block runs, the denoiser's weights hold the LoRA in `folder`, times `scale`.
 
         Afterwards the weights are what they were, bit for bit. None changes nothing. Adapters of
         any kind, and several at once: `adapters.applying.applied`.
@@ -169,16 +186,16 @@ class TextToImage:
     def replaced(
         self, changes: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
     ) -> Iterator[None]:
-        """While the block runs, each of these layers of the UNet has the weight that its function
-        makes of its own, which it is given as float32. Afterwards all is what it was, bit for bit.
+        """While the block runs, each of these layers of the denoiser has the weight that its
+        function makes of its own, which is given in float32. Then all is what it was, bit for bit.
         """
         with self._changed(lambda: self._replace(changes)):
             yield
 
     @contextmanager
     def overwritten(self, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
-        """While the block runs, these parameters of the UNet, biases among them, have these values;
-        afterwards all is what it was, bit for bit."""
+        """While the block runs, these parameters of the denoiser, biases among them, have these
+        values; then all is what it was, bit for bit."""
         with self._changed(lambda: self._overwrite(weights)):
             yield
 
@@ -193,20 +210,20 @@ class TextToImage:
             try:
                 yield
             finally:
-                _restore(self.pipe.unet, kept)
+                _restore(self.denoiser, kept)
         finally:
             self._adapted = False
 
     @contextmanager
     def denoiser_alone(self) -> Iterator[None]:
-        """While the block runs, the UNet stays on the device and is never moved; with `offload`
+        """While the block runs, the denoiser stays on the device and is never moved; with `offload`
         the other networks wait, and cannot be used."""
         if not self.offload:
             yield
             return
         self.pipe.remove_all_hooks()
         self.pipe.to("cpu", silence_dtype_warnings=True)
-        self.pipe.unet.to(self.device)
+        self.denoiser.to(self.device)
         try:
             yield
         finally:
@@ -215,26 +232,26 @@ class TextToImage:
     def _replace(
         self, changes: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
     ) -> dict[str, torch.Tensor]:
-        unet, kept = self.pipe.unet, {}
+        denoiser, kept = self.denoiser, {}
         try:
             for name, change in changes.items():
-                weight = unet.get_parameter(f"{name}.weight").data
+                weight = denoiser.get_parameter(f"{name}.weight").data
                 kept[f"{name}.weight"] = weight.clone()
                 weight.copy_(change(weight.float()))
         except BaseException:
-            _restore(unet, kept)
+            _restore(denoiser, kept)
             raise
         return kept
 
     def _overwrite(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        unet, kept = self.pipe.unet, {}
+        denoiser, kept = self.denoiser, {}
         try:
             for name, value in weights.items():
-                parameter = unet.get_parameter(name).data
+                parameter = denoiser.get_parameter(name).data
                 kept[name] = parameter.clone()
                 parameter.copy_(value)
         except BaseException:
-            _restore(unet, kept)
+            _restore(denoiser, kept)
             raise
         return kept
 
@@ -264,7 +281,8 @@ class TextToImage:
     def _rows(self, batch_size: int) -> int:
         if self.device.type != "cpu":
             return batch_size
-        return IMAGES_AT_ONCE if self.pipe.unet.config.sample_size**2 <= SMALL_LATENT else 1
+        _, height, width = self.latent_shape
+        return IMAGES_AT_ONCE if height * width <= self.family.shared_pass else 1
 
     def _generate_together(
         self, texts: list[str], seeds: list[int], steps: int, guidance: float
@@ -272,8 +290,7 @@ class TextToImage:
         import numpy as np
         import torch
 
-        unet = self.pipe.unet.config
-        shape = (1, unet.in_channels, unet.sample_size, unet.sample_size)
+        shape = (1, *self.latent_shape)
         # CPU generators, so that every device starts from the same noise.
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         latents = torch.cat([torch.randn(shape, generator=g) for g in generators])
@@ -310,17 +327,17 @@ class TextToImage:
         return {name: value for name, value in found.items() if value is not None}
 
     def _fuse(self, path: Path, *, scale: float) -> dict[str, torch.Tensor]:
-        """Adds the adapter to the UNet's weights; returns the weights that it replaced."""
+        """Adds the adapter to the denoiser's weights; returns the weights that it replaced."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        unet = self.pipe.unet
+        denoiser = self.denoiser
         kept: dict[str, torch.Tensor] = {}
         try:
-            layers = _layers_of(path)
+            layers = _layers_of(path, self.family)
             self.pipe.load_lora_weights(
                 path.parent, weight_name=path.name, use_safetensors=True, local_files_only=True
             )
-            for name, module in unet.named_modules():
+            for name, module in denoiser.named_modules():
                 if isinstance(module, BaseTunerLayer):
                     kept[f"{name}.weight"] = module.get_base_layer().weight.detach().clone()
             if not kept or len(kept) != layers:
@@ -329,21 +346,21 @@ class TextToImage:
                     f"{path} changes {layers} layers, of which this model has "
                     f"{len(kept)}. It was made for another one."
                 )
-            unet.fuse_lora(lora_scale=scale)
+            denoiser.fuse_lora(lora_scale=scale)
         except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-            unet.unload_lora()
-            _restore(unet, kept)
+            denoiser.unload_lora()
+            _restore(denoiser, kept)
             raise AdapterError(f"{path} cannot be applied to this model: {error}") from error
         except BaseException:
-            unet.unload_lora()
-            _restore(unet, kept)
+            denoiser.unload_lora()
+            _restore(denoiser, kept)
             raise
-        unet.unload_lora()  # the layers go, what they added stays
+        denoiser.unload_lora()  # the layers go, what they added stays
         return kept
 
 
-def _layers_of(path: Path) -> int:
-    """How many layers the adapter changes, all of them the UNet's."""
+def _layers_of(path: Path, family: Family) -> int:
+    """How many layers the adapter changes, all of them the denoiser's."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -351,12 +368,12 @@ def _layers_of(path: Path) -> int:
             names = list(file.keys())
     except SafetensorError as error:
         raise AdapterError(f"{path} is not a whole safetensors file: {error}.") from error
-    foreign = [name for name in names if not name.startswith(("unet.", "lora_unet_"))]
+    foreign = [name for name in names if not name.startswith((family.prefix, "lora_unet_"))]
     if foreign:
-        raise AdapterError(f"{path} must change the UNet alone, but it has {foreign[0]!r}.")
+        raise AdapterError(f"{path} must change the denoiser alone, but it has {foreign[0]!r}.")
     return sum(bool(re.search(r"lora_A\.|lora[._]down\.|down\.weight$", name)) for name in names)
 
 
-def _restore(unet: torch.nn.Module, kept: dict[str, torch.Tensor]) -> None:
+def _restore(denoiser: torch.nn.Module, kept: dict[str, torch.Tensor]) -> None:
     for name, value in kept.items():
-        unet.get_parameter(name).data.copy_(value)
+        denoiser.get_parameter(name).data.copy_(value)

@@ -18,7 +18,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from selma.backbones.base_files import own_architecture
-from selma.backbones.bases import BASES, SDXL, located
+from selma.backbones.bases import BASES, located
 from selma.backbones.hub import HUB_ID
 from selma.backbones.text_to_image import ADAPTER_FILE, adapter_file
 from selma.config import RunConfig
@@ -230,8 +230,7 @@ def _family(config: RunConfig) -> list[str]:
         own = own_architecture(config.base)
     except ModelError:  # the base is not at hand, which the card can do without
         return []
-    name = "stable-diffusion-xl" if own.family == SDXL else "stable-diffusion"
-    return [name, f"{name}-diffusers"]
+    return [own.family, f"{own.family}-diffusers"]
 
 
 def _yaml(value: Mapping[str, Any]) -> str:

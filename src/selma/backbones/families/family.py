@@ -1,0 +1,130 @@
+"""The columns in which families of base models differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from selma.backbones.families.conditioning import Conditioning, PromptFeatures
+    from selma.backbones.families.paths import NoisePath
+
+Config = Mapping[str, Any]
+"""A network's or scheduler's config.json."""
+
+
+class Crop(NamedTuple):
+    """How a training image became a square: its size after scaling, where it was cut, its side."""
+
+    height: int
+    width: int
+    top: int
+    left: int
+    image_px: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One family of base models. Its functions import model libraries; reading the row does not."""
+
+    # Identity and files.
+    name: str
+    """As the Hub tags models of this family."""
+    pipeline: str
+    """"module:class" of the pipeline; the class is what model_index.json names."""
+    component: str
+    """The pipeline's part that denoises. Files of adapters put it before the names of layers."""
+    classes: Mapping[str, str]
+    """"module:class" of each network by its part of the pipeline: the denoiser, the autoencoder
+    ("vae") and the text encoders in their order."""
+    tokenizers: tuple[str, ...]
+    loading: Mapping[str, Any]
+    """What the loader is told: parts that are left out (None) and what is switched off (False),
+    since it would change training images."""
+    single_file: Mapping[str, tuple[str, ...]]
+    """What a whole checkpoint in one file has → how the names of its tensors begin."""
+
+    # What a model's configs say.
+    latent_shape: Callable[[Config], tuple[int, int, int]]
+    """The denoiser's config → [c, h, w] of one image's latents, before any packing."""
+    image_factor: Callable[[Config], int]
+    """The autoencoder's config → pixels of an image for each of its latents, along a side."""
+    text_width: Callable[[Config], int]
+    """The denoiser's config → width of the text features that it reads."""
+    prediction: Callable[[Config], str]
+    """The scheduler's config → what the denoiser predicts, as `paths` names it."""
+
+    # Prompts and generation.
+    encode_text: Callable[..., PromptFeatures]
+    """(pipe, texts, device=..., guided=...) → features; without `guided` none of the empty
+    prompt."""
+    generation: Callable[..., dict[str, Any]]
+    """(prompts, latents, steps=..., guidance=..., guidance_rescale=...) → the pipeline's arguments.
+    prompts: texts, or their features.  latents: noise [b, c, h, w], which this packs."""
+
+    # Training.
+    noise_path: Callable[[Config], NoisePath]
+    """The scheduler's config → how noise is mixed in, and what the denoiser is to predict."""
+    normalised: Callable[[Tensor, Config], Tensor]
+    """(the autoencoder's latents, its config) → latents as the denoiser knows them."""
+    denoise: Callable[[Any, Tensor, Tensor, Conditioning], Tensor]
+    """(denoiser, noisy latents [b, c, h, w], timesteps [b], conditioning) → its prediction, of the
+    latents' shape and the path's sign: here are time map, packing and a sign turned round."""
+    plain_attention: Callable[[], Any] | None = None
+    """An attention processor whose backward pass is fast on a CPU in bfloat16; None leaves the
+    denoiser's own."""
+    with_crops: Callable[[Conditioning, Sequence[Crop]], Conditioning] = lambda known, crops: known
+    """Adds what the denoiser is told of how training images were cropped."""
+
+    # Adapters.
+    targets: Mapping[str, tuple[str, ...]]
+    """A choice of layers ("attention", "attention+geglu") → endings of their names. Adapters go to
+    "attention" unless told otherwise."""
+    target_widths: Callable[[Config], set[int]]
+    """The denoiser's config → input widths of the layers of "attention"."""
+
+    # Memory and CPU.
+    conditioning_shapes: Callable[..., Conditioning]
+    """(the denoiser's config, the first text encoder's config, images, dtype) → tensors of the
+    shapes that the denoiser takes, on the default device."""
+    shared_pass: int = 32 * 32
+    """Latents up to this area gain from sharing a forward pass on a CPU; larger ones do not."""
+
+    @property
+    def pipeline_class(self) -> str:
+        """The pipeline's class as model_index.json names it."""
+        return self.pipeline.partition(":")[2]
+
+    @property
+    def text_encoders(self) -> tuple[str, ...]:
+        """The parts of the pipeline that encode text, in their order."""
+        return tuple(part for part in self.classes if part not in (self.component, "vae"))
+
+    @property
+    def prefix(self) -> str:
+        """What files of adapters put before the name of a layer."""
+        return f"{self.component}."
+
+    def load_pipeline_class(self) -> Any:
+        """The pipeline's class itself."""
+        return _loaded(self.pipeline)
+
+    def network_class(self, part: str) -> Any:
+        """The class of this part of the pipeline."""
+        return _loaded(self.classes[part])
+
+    def network(self, part: str, config: Config) -> Any:
+        """A network of random weights by its config, on the default device."""
+        kind = self.network_class(part)
+        if hasattr(kind, "from_config"):  # diffusers
+            return kind.from_config(config)
+        return kind(kind.config_class.from_dict(config))
+
+
+def _loaded(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)

@@ -1,0 +1,92 @@
+"""Paths from images to noise, pure. Symbols as in DDPM (arXiv:2006.11239): x0 clean, x_t noisy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class NoisePath(Protocol):
+    """How noise is mixed into latents, and what the denoiser is to predict of the mixture."""
+
+    @property
+    def steps(self) -> int:
+        """Timesteps are integers from 0 to below this."""
+        ...
+
+    def to(self, device: torch.device) -> NoisePath: ...
+
+    def noisy(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """x_t.  x0, noise: [b, c, h, w].  timesteps: [b]."""
+        ...
+
+    def target(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the denoiser should predict of x_t, [b, c, h, w]."""
+        ...
+
+
+def diffuse(x0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+    """x_t = √ᾱ_t x0 + √(1-ᾱ_t) ε.
+
+    x0, noise: [b, c, h, w].  alpha_bar: [b] in (0, 1].
+    """
+    a = alpha_bar.view(-1, 1, 1, 1)
+    return a.sqrt() * x0 + (1 - a).sqrt() * noise
+
+
+def epsilon(x0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+    """ε itself, as SD 1 and SDXL predict it."""
+    return noise
+
+
+def velocity(x0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+    """v = √ᾱ_t ε - √(1-ᾱ_t) x0, as SD 2 predicts it (arXiv:2202.00512)."""
+    a = alpha_bar.view(-1, 1, 1, 1)
+    return a.sqrt() * noise - (1 - a).sqrt() * x0
+
+
+def sample(x0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+    """x0 itself."""
+    return x0
+
+
+# The scheduler's prediction_type → what the network should have predicted.
+TARGETS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "epsilon": epsilon,
+    "v_prediction": velocity,
+    "sample": sample,
+}
+
+
+@dataclass(frozen=True)
+class VariancePreserving:
+    """DDPM's path, whose signal and noise have squares that add up to one."""
+
+    alphas_bar: Tensor
+    """ᾱ of each timestep, [steps]."""
+    prediction: str
+
+    @property
+    def steps(self) -> int:
+        return len(self.alphas_bar)
+
+    def to(self, device: torch.device) -> VariancePreserving:
+        return VariancePreserving(self.alphas_bar.to(device), self.prediction)
+
+    def noisy(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        return diffuse(x0, noise, self.alphas_bar[timesteps])
+
+    def target(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        return TARGETS[self.prediction](x0, noise, self.alphas_bar[timesteps])
+
+
+def variance_preserving(scheduler: Mapping[str, Any], prediction: str) -> VariancePreserving:
+    """The base's own noise schedule, as a DDPM's whatever sampler the base draws with."""
+    from diffusers import DDPMScheduler
+
+    schedule = DDPMScheduler.from_config(scheduler)
+    return VariancePreserving(schedule.alphas_cumprod, prediction)

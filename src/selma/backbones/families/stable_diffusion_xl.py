@@ -1,0 +1,90 @@
+"""Stable Diffusion XL: as Stable Diffusion, with a second text encoder, whose pooled vector the
+UNet reads, and with the image's size and crop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from selma.backbones.families import stable_diffusion
+from selma.backbones.families.conditioning import Conditioning, PromptFeatures
+from selma.backbones.families.family import Config, Crop
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+SIZES = 6
+"""Numbers about size and crop that the UNet reads."""
+
+
+def encode_text(
+    pipe: Any, texts: Sequence[str], *, device: torch.device, guided: bool
+) -> PromptFeatures:
+    """Features of the texts and, if guided, of the empty prompt, as the pipeline makes them."""
+    text, empty_text, pooled, empty_pooled = pipe.encode_prompt(
+        prompt=list(texts),
+        device=device,
+        num_images_per_prompt=1,
+        do_classifier_free_guidance=guided,
+    )
+    return PromptFeatures(
+        positive=Conditioning(text=text, pooled=pooled),
+        negative=Conditioning(text=empty_text, pooled=empty_pooled) if guided else None,
+    )
+
+
+def denoise(unet: Any, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+    """The UNet's prediction."""
+    prediction: Tensor = unet(
+        noisy,
+        timesteps,
+        encoder_hidden_states=conditioning.text,
+        added_cond_kwargs={
+            "text_embeds": conditioning.pooled,
+            "time_ids": conditioning.time_ids,
+        },
+        return_dict=False,
+    )[0]
+    return prediction
+
+
+def with_crops(known: Conditioning, crops: Sequence[Crop]) -> Conditioning:
+    """Adds each image's original size, crop and target size (arXiv:2307.01952, section 2.2)."""
+    import torch
+
+    sizes = [[c.height, c.width, c.top, c.left, c.image_px, c.image_px] for c in crops]
+    return replace(known, time_ids=torch.tensor(sizes, dtype=torch.float32))
+
+
+def conditioning_shapes(
+    unet: Config, text_encoder: Config, images: int, dtype: torch.dtype
+) -> Conditioning:
+    """Text features, pooled vectors and sizes of these many images."""
+    import torch
+
+    pooled = unet["projection_class_embeddings_input_dim"]
+    pooled -= SIZES * unet["addition_time_embed_dim"]
+    return replace(
+        stable_diffusion.conditioning_shapes(unet, text_encoder, images, dtype),
+        pooled=torch.empty(images, pooled, dtype=dtype),
+        time_ids=torch.empty(images, SIZES),
+    )
+
+
+FAMILY = replace(
+    stable_diffusion.FAMILY,
+    name="stable-diffusion-xl",
+    pipeline="diffusers:StableDiffusionXLPipeline",
+    classes={
+        **stable_diffusion.FAMILY.classes,
+        "text_encoder_2": "transformers:CLIPTextModelWithProjection",
+    },
+    tokenizers=("tokenizer", "tokenizer_2"),
+    loading={"feature_extractor": None, "image_encoder": None, "add_watermarker": False},
+    encode_text=encode_text,
+    denoise=denoise,
+    with_crops=with_crops,
+    conditioning_shapes=conditioning_shapes,
+)
