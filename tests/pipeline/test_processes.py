@@ -73,18 +73,20 @@ def test_a_shared_batch_trains_as_a_whole_one(place: Path, found: dict[str, Any]
     assert found["batch"] == [0, 0], found["log"]
     for skill in ("coco", "whoops"):
         whole, shared = (place / run / "3-experts" / skill for run in ("alone", "batch"))
-        for one, other in zip(log(whole), log(shared), strict=True):
-            assert one.keys() == other.keys()
-            for name, value in one.items():
-                assert other[name] == pytest.approx(value, rel=1e-2), name
+        for alone, together in zip(log(whole), log(shared), strict=True):
+            assert alone.keys() == together.keys()
+            # Rounding grows fast at this learning rate, 0.1 a step, and otherwise on each kind of
+            # processor: only the first step is compared as closely as it is computed.
+            closeness = 1e-4 if alone["step"] == 1 else 5e-2
+            for name, value in alone.items():
+                assert together[name] == pytest.approx(value, rel=closeness), name
         weights, others = (
             load_file(folder / "pytorch_lora_weights.safetensors") for folder in (whole, shared)
         )
         assert weights.keys() == others.keys()
         for name, weight in weights.items():
             distance = np.linalg.norm(weight - others[name])
-            # Rounding grows fast at this learning rate, 0.1 a step; half a batch would give another
-            # expert altogether.
+            # Half a batch would give another expert altogether.
             assert distance < 1e-2 * np.linalg.norm(weight), name
 
 
