@@ -31,13 +31,13 @@ from rich.table import Column, Table
 from tuning import changed
 
 from selma import pipeline
+from selma.applications.loading import read_run_file
 from selma.backbones.text_to_image import adapter_file
 from selma.config import RunConfig
 from selma.config.merged import ROTATION_SETTINGS
 from selma.merged.merging import read_diagnostics
 from selma.records.scores import Interval, Scorecard
 from selma.report.tables import between, one, points, signed
-from selma.runfile import read_run_file
 from selma.workspace import EXPERTS, IMAGES, PROMPTS, SCORES, Workspace
 
 EXACT, FACTORS = "merged.method=mean_of_deltas", "merged.method=mean_of_factors"

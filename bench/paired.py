@@ -11,11 +11,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from selma.applications.loading import read_run_file
 from selma.config import RunConfig
 from selma.errors import DataError
 from selma.records.scores import Interval, Scorecard
 from selma.report.tables import between, one, points, signed
-from selma.runfile import read_run_file
 from selma.scores import statistics
 from selma.workspace import SCORES
 

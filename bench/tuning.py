@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from selma import pipeline
-from selma.config import RunConfig, load_config
+from selma.applications.loading import load_config
+from selma.config import RunConfig
 from selma.records.scores import Interval
 from selma.report.tables import between, one, points, signed
 

@@ -10,6 +10,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selma.applications import APPLICATIONS
+from selma.applications.loading import imported
+from selma.applications.loading import load_config as load_any
 from selma.config import RunConfig, load_config
 from selma.config.scores import LocalJudge, judge_name
 from selma.errors import ConfigError, SelmaError, SkillError, WorkspaceError
@@ -168,9 +171,12 @@ def test_defaults_are_the_papers() -> None:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_configs_that_come_along_are_sound(path: Path) -> None:
-    config = load_config(path)
+    config = load_any(path)
     assert config.name == path.stem
     assert [skill.name for skill in load_skills(config.prompts.skills)]
+    for row in APPLICATIONS.values():
+        if row.settings is not None:
+            assert load_any(path, imported(row.settings)).name == path.stem
 
 
 def test_paths_start_from_the_configs_folder(tmp_path: Path) -> None:

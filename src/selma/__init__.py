@@ -18,7 +18,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from selma.config import RunConfig, load_config
+    from selma.applications.loading import load_config
+    from selma.config import RunConfig
     from selma.images.on_demand import generate
     from selma.pipeline import run
 
@@ -26,8 +27,8 @@ __all__ = ["RunConfig", "generate", "load_config", "run"]
 
 _HOME = {
     "RunConfig": "config",
-    "load_config": "config",
-    "generate": "flows.generating",
+    "load_config": "applications.loading",
+    "generate": "images.on_demand",
     "run": "pipeline",
 }
 

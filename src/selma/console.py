@@ -22,13 +22,6 @@ Base = Annotated[
 Json = Annotated[Path | None, typer.Option("--json", help="Write everything to this file.")]
 
 
-def load(config: Path, folder: Path | None) -> RunConfig:
-    from selma.config import load_config
-
-    settings = load_config(config)
-    return settings if folder is None else settings.model_copy(update={"folder": folder})
-
-
 def show_status(settings: RunConfig) -> None:
     from rich.console import Console
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from selma import processes
 from selma.applications.sur.records import Understood
-from selma.config import RunConfig
+from selma.config import Run, RunConfig
 from selma.errors import ConfigError
 from selma.finished import Finished
 from selma.preflight import check
@@ -129,21 +129,23 @@ def _scorecard(this: Stages) -> Scorecard:
 
 @contextmanager
 def opened(
-    config: RunConfig,
+    config: Run,
     *,
     make: Sequence[str],
     checked: Sequence[str] | None = None,
+    mistakes: Iterable[str] = (),
     several: bool = False,
-) -> Iterator[Stages]:
+) -> Iterator[Stages[Run]]:
     """The stages of one run, its folder locked; only those in `make` may make anything. `checked`
-    are those whose settings must be sound, where not all of a stage is asked for. With `several`
-    all processes that were launched come by here and do it together; else there may be only one."""
+    are those whose settings must be sound, where not all of a stage is asked for; `mistakes` are
+    those of an application's own settings. With `several` all processes that were launched come by
+    here and do it together; else there may be only one."""
     if not several and (count := processes.launched()[1]) > 1:
         raise ConfigError(
             "Only `selma run`, its six stages and `selma control generate` are made by several "
             f"processes, but {count} were launched. Start this command by itself."
         )
-    check(config, make if checked is None else checked)
+    check(config, make if checked is None else checked, mistakes)
     folder = Workspace(config.run_folder)
     with processes.together(), folder.locked():
         if processes.main():
@@ -151,10 +153,10 @@ def opened(
         yield Stages(config, folder, make=make)
 
 
-class Stages:
+class Stages(Generic[Run]):
     """The stages with one run's settings and folder; the base model is loaded when first needed."""
 
-    def __init__(self, config: RunConfig, folder: Workspace, *, make: Sequence[str]) -> None:
+    def __init__(self, config: Run, folder: Workspace, *, make: Sequence[str]) -> None:
         self.config = config
         self.folder = folder
         self.make = make

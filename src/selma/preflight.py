@@ -4,45 +4,38 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from selma.applications.control.settings import BranchNetwork, ControlSettings, label_of
-from selma.applications.subjects.settings import SubjectSettings
-from selma.applications.sur.settings import Narrator, SurSettings
 from selma.backbones.bases import BASES, located
 from selma.backbones.hub import HUB_ID
 from selma.config import RunConfig
-from selma.config.adapters import FullConfig, RotationConfig
+from selma.config.adapters import RotationConfig
 from selma.config.merged import MERGE_SETTINGS, ROTATION_SETTINGS
-from selma.config.networks import BaseConfig, LocalLLM, ServedLLM
+from selma.config.networks import LocalLLM, ServedLLM
 from selma.config.scores import LocalJudge, PreferenceConfig, ServedJudge
+from selma.config.section import Section
 from selma.errors import ConfigError, SelmaError
-from selma.workspace import IMAGES, PROMPTS, SCORES, STAGES
+from selma.workspace import PROMPTS, SCORES, STAGES
 
 _PLACES = "a short name (`selma bases`), a diffusers folder or a Hub id (owner/name)"
 
 
-def check(config: RunConfig, make: Sequence[str] = STAGES) -> None:
-    """Nothing, if the stages in `make` can start; else one ConfigError that lists every mistake."""
-    mistakes = list(_mistakes(config, make))
-    if mistakes:
-        lines = "\n".join(f"  {mistake}" for mistake in mistakes)
-        raise ConfigError(f"{config.name} cannot start, for {len(mistakes)} mistake(s):\n{lines}")
+def check(config: RunConfig, make: Sequence[str] = STAGES, mistakes: Iterable[str] = ()) -> None:
+    """Look whether the stages in `make` can start. `mistakes` are those that an application finds
+    in its own settings. Raises one ConfigError that lists every mistake."""
+    found = [*_mistakes(config, make), *mistakes]
+    if found:
+        lines = "\n".join(f"  {mistake}" for mistake in found)
+        raise ConfigError(f"{config.name} cannot start, for {len(found)} mistake(s):\n{lines}")
 
 
 def _mistakes(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
     for look in (_folder, _base, _skills, _lexicon, _blocks, _merging, _benchmark):
         yield from look(config)
     if PROMPTS in make:
-        yield from _backend(config.prompts.backend, "prompts.backend")
-    if config.sur is not None:
-        yield from _sur(config.sur, make)
-    if config.control is not None:
-        yield from _control(config.control, config.base.model)
-    if config.subject is not None:
-        yield from _subject(config.subject, config.base)
+        yield from backend_mistakes(config.prompts.backend, "prompts.backend")
     if SCORES in make or config.experts.select == "dev" or config.merged.search is not None:
         yield from _networks(config)
 
@@ -101,7 +94,7 @@ def _skills(config: RunConfig) -> Iterator[str]:
             yield f"merged.weights: {name!r} {which}; each skill needs one weight."
 
 
-def _backend(backend: LocalLLM | ServedLLM, key: str) -> Iterator[str]:
+def backend_mistakes(backend: LocalLLM | ServedLLM, key: str) -> Iterator[str]:
     match backend:
         case ServedLLM(key_variable=variable):
             if not os.environ.get(variable):
@@ -121,62 +114,6 @@ def _backend(backend: LocalLLM | ServedLLM, key: str) -> Iterator[str]:
                     f'{key}.model: must be "smollm2", a folder or a Hub id (owner/name), '
                     f"but is {name!r}."
                 )
-
-
-def _sur(sur: SurSettings, make: Sequence[str]) -> Iterator[str]:
-    data, llm = sur.data, sur.llm
-    places = {name: getattr(data.source, name, None) for name in ("dump", "images", "folder")}
-    for name, place in places.items():
-        if place is not None and not Path(place).exists():
-            yield f"sur.data.source.{name}: {place} must be there, but is missing."
-    if isinstance(data.narrator, Narrator) and IMAGES in make:
-        yield from _backend(data.narrator.backend, "sur.data.narrator.backend")
-    if llm.file is None:
-        yield from _backend(llm.backend, "sur.llm.backend")
-    elif not Path(llm.file).is_file():
-        yield f"sur.llm.file: {llm.file} must be a file of vectors, but is missing."
-    for backend in sur.ablation.language_models:
-        yield from _backend(backend, "sur.ablation.language_models")
-    if SCORES in make:
-        yield from _sur_scores(sur)
-
-
-def _sur_scores(sur: SurSettings) -> Iterator[str]:
-    keywords, quality = sur.scores.keywords, sur.scores.quality
-    if keywords is not None and not Path(keywords).is_file():
-        yield f"sur.scores.keywords: {keywords} must be a CSV, but is missing."
-    if quality is not None and isinstance(quality.features, PreferenceConfig):
-        yield from _preference(quality.features, "sur.scores.quality.features")
-
-
-def _control(control: ControlSettings, base: str) -> Iterator[str]:
-    folder = getattr(control.data.source, "folder", None)
-    if folder is not None and not Path(folder).is_dir():
-        yield f"control.data.source.folder: {folder} must be a folder, but is missing."
-    if control.scores.palette is not None and not Path(control.scores.palette).is_file():
-        yield f"control.scores.palette: {control.scores.palette} must be a file, but is missing."
-    network = control.network
-    if isinstance(network, BranchNetwork) and isinstance(network.adapter, RotationConfig):
-        for width in sorted(_attention_widths(base)):
-            try:
-                network.adapter.blocks_of(width)
-            except ConfigError as error:
-                yield f"control.network, {label_of(network)}: {error}"
-
-
-def _subject(subject: SubjectSettings, base: BaseConfig) -> Iterator[str]:
-    folder = subject.data.folder
-    if folder != "toybox" and not Path(folder).is_dir():
-        yield f"subject.data.folder: must be toybox or a folder, but {folder} is missing."
-    for name, method in subject.methods.items():
-        if isinstance(method.adapter, FullConfig) and base.precision != "fp32":
-            yield f"subject.methods.{name}: full fine-tuning needs base.precision fp32."
-        if isinstance(method.adapter, RotationConfig):
-            for width in sorted(_attention_widths(base.model)):
-                try:
-                    method.adapter.blocks_of(width)
-                except ConfigError as error:
-                    yield f"subject.methods.{name}: {error}"
 
 
 def _lexicon(config: RunConfig) -> Iterator[str]:
@@ -199,9 +136,13 @@ def _merging(config: RunConfig) -> Iterator[str]:
 
 def _blocks(config: RunConfig) -> Iterator[str]:
     """Of rotations whose blocks would not fill a layer, where the model's folder tells widths."""
-    adapter = config.experts.adapter
+    yield from block_mistakes(config.experts.adapter, config.base.model)
+
+
+def block_mistakes(adapter: Section | None, base: str) -> Iterator[str]:
+    """Layers of the base that an adapter's blocks would not fill; none for other adapters."""
     if isinstance(adapter, RotationConfig):
-        for width in sorted(_attention_widths(config.base.model)):
+        for width in sorted(_attention_widths(base)):
             try:
                 adapter.blocks_of(width)
             except ConfigError as error:
@@ -286,10 +227,10 @@ def _networks(config: RunConfig) -> Iterator[str]:
         if not any(folder.glob("*.safetensors")):
             yield f"{key}: its weights must lie in {folder}, but are not there. Reinstall selma."
     for scorer in scores.preferences:
-        yield from _preference(scorer, f"scores.preferences, {scorer.key}")
+        yield from scorer_mistakes(scorer, f"scores.preferences, {scorer.key}")
 
 
-def _preference(scorer: PreferenceConfig, key: str) -> Iterator[str]:
+def scorer_mistakes(scorer: PreferenceConfig, key: str) -> Iterator[str]:
     folder = Path(scorer.model)
     if folder.is_dir():
         if not any(folder.rglob("*.safetensors")):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-from selma.backbones.served import bare_address
-from selma.config import RunConfig, parse_config
-from selma.config.paths import map_paths
+from selma.config import Run, RunConfig, parse_config
+from selma.config.places import map_paths, without_secrets
 from selma.errors import WorkspaceError
 from selma.workspace import Workspace, write_json
 
@@ -48,23 +48,19 @@ def portable(config: RunConfig, root: Path) -> dict[str, Any]:
         place=lambda name: Path(os.path.relpath(name, start)).as_posix(),
         is_folder=os.path.isdir,
     )
-    settings = moved.model_dump(mode="json", exclude={"folder"})
-    for section in (
-        settings["prompts"]["backend"],
-        settings["scores"]["judge"],
-        settings["scores"]["choosing_judge"],
-    ):
-        if isinstance(section, dict) and "base_url" in section:
-            section["base_url"] = bare_address(section["base_url"])
-    return settings
+    return without_secrets(moved).model_dump(mode="json", exclude={"folder"})
 
 
-def read_run_file(root: Path) -> RunConfig:
-    """The settings of the run that lies in `root`."""
+@overload
+def read_run_file(root: Path) -> RunConfig: ...
+@overload
+def read_run_file(root: Path, kind: type[Run], others: Collection[str] = ()) -> Run: ...
+def read_run_file(root: Path, kind: Any = RunConfig, others: Collection[str] = ()) -> Any:
+    """The settings of the run that lies in `root`; `kind` and `others` as in `load_config`."""
     value = _read(root)
     if value is None or not isinstance(value.get("settings"), dict):
         raise WorkspaceError(f"{root} must be the folder of a run, but has no readable {NAME}.")
-    config = parse_config(value["settings"], origin=root / NAME, folder=root)
+    config = parse_config(value["settings"], kind, others, origin=root / NAME, folder=root)
     return config.model_copy(update={"folder": root})
 
 

@@ -24,6 +24,7 @@ from pipeline.killing import settings, tree
 from pipeline.server import serving
 from selma import pipeline, processes
 from selma.applications.sur import pipeline as sur_pipeline
+from selma.applications.sur.settings import SurRun
 from selma.config import RunConfig
 from selma.errors import ConfigError
 
@@ -182,7 +183,7 @@ def test_what_is_no_stage_wants_one_process(
     for variable in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(variable, "2")
     with pytest.raises(ConfigError, match=r"but 2 were launched\. Start this command by itself"):
-        sur_pipeline.train(RunConfig(name="one", folder=tmp_path / "run"))
+        sur_pipeline.train(SurRun(name="one", folder=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 

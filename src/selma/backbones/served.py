@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 from selma.config.networks import Server
 from selma.errors import BackendError, ConfigError
@@ -266,14 +265,6 @@ class Requests:
             yield most
         finally:
             self._reserved -= most
-
-
-def bare_address(url: str | None) -> str | None:
-    """The address without user, password, query and fragment, where keys may hide."""
-    if url is None:
-        return None
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _seconds(header: str | None) -> float | None:

@@ -42,8 +42,8 @@ for command in (
 app.add_typer(scoring.score, name="score")
 app.add_typer(benchmarks.data, name="data")
 app.add_typer(toybox, name="toybox")
-for application in APPLICATIONS:
-    import_module(f"selma.applications.{application}.command").register(app)
+for application in APPLICATIONS.values():
+    import_module(application.commands).register(app)
 
 
 @toybox.command()

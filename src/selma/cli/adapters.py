@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from selma.console import Base, Folder, load
+from selma.cli.loading import load
+from selma.console import Base, Folder
 
 AllLayers = Annotated[
     bool, typer.Option("--all-layers", help="Show each layer, not the five farthest from the mean.")

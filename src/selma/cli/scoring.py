@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from selma.console import Config, Folder, Json, load, show_scorecard, show_scores
+from selma.cli.loading import load
+from selma.console import Config, Folder, Json, show_scorecard, show_scores
 
 
 class ConfigOrCommand(TyperGroup):
@@ -208,6 +209,7 @@ def questions(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Let a language model write questions about pictures of your prompts."""
+    from selma.applications.loading import sections
     from selma.report.tables import print_questions
     from selma.scores.benchmarks import read_benchmark
     from selma.scores.questions.settings import backend_of, questions_config
@@ -215,7 +217,7 @@ def questions(
 
     settings = questions_config(
         style=style,
-        backend=backend_of(backend, model=model, base_url=base_url),
+        backend=backend_of(backend, model=model, base_url=base_url, others=sections()),
         attempts=attempts,
         max_new_tokens=max_new_tokens,
         seed=seed,
@@ -268,7 +270,7 @@ def hps(
     )
     if run is not None:
         from selma.applications.hps import score_styles
-        from selma.runfile import read_run_file
+        from selma.applications.loading import read_run_file
 
         found = score_styles(
             read_run_file(run), settings, prompts=prompts, model=drawn_by, images=images

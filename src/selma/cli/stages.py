@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from selma.console import Config, Folder, load, show_scorecard, show_status
+from selma.cli.loading import load
+from selma.console import Config, Folder, show_scorecard, show_status
 
 
 def run(
@@ -63,16 +64,16 @@ def status(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
 ) -> None:
     """Show what a run has, is missing, or holds with other settings."""
-    from selma.runfile import read_run_file
+    from selma.applications.loading import read_run_file
 
     show_status(read_run_file(run))
 
 
 def check(config: Config, folder: Folder = None) -> None:
     """Find every mistake in the settings, without loading a model."""
-    from selma.preflight import check
+    from selma.applications.loading import check_config
 
-    check(load(config, folder))
+    check_config(config, folder=folder)
     typer.echo(f"{config}: no mistakes found.")
 
 

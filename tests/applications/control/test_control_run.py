@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from selma import cli
 from selma.applications.control import pipeline
-from selma.applications.control.settings import ControlSettings
+from selma.applications.control.settings import ControlRun, ControlSettings
 from selma.config import load_config
 from selma.errors import ConfigError, DataError, ModelError
 from selma.finished import NotFinished
@@ -56,7 +56,7 @@ def images(folder):
 
 def test_each_command_by_itself(tmp_path):
     path = config_file(tmp_path)
-    config = load_config(path)
+    config = load_config(path, ControlRun)
     with pytest.raises(NotFinished, match="control prepare"):
         pipeline.train(config)
     assert "val: 3 pictures" in invoked("control", "prepare", path)
@@ -107,7 +107,7 @@ def test_compare_makes_the_papers_tables(tmp_path):
             "learning_rates": {"controlnet": 1e-3},
         },
     )
-    config = load_config(path)
+    config = load_config(path, ControlRun)
     cards, page = pipeline.compare(config)
     assert [card.signal for card in cards] == ["canny", "landmarks"]
     methods = ["source", "base", "controlnet", "lora-2", "coft-r4", "oft-r4"]
@@ -143,7 +143,7 @@ def test_any_segmentation_model_reads_maps(tmp_path):
     scores = {"resamples": 200, "features": None, "segmenter": str(tmp_path / "segmenter")}
     data = {"signal": "segmentation", "source": {"kind": "toybox", "train": 2, "val": 3}}
     path = config_file(tmp_path, data=data, scores=scores)
-    config = load_config(path)
+    config = load_config(path, ControlRun)
     pipeline.prepare(config)
     pipeline.train(config)
     pipeline.generate(config)
@@ -157,7 +157,7 @@ def test_any_segmentation_model_reads_maps(tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     path = config_file(other, data={"signal": "segmentation", "source": source}, scores=scores)
-    config = load_config(path)
+    config = load_config(path, ControlRun)
     for step in (pipeline.prepare, pipeline.train, pipeline.generate):
         step(config)
     card, page = pipeline.score(config)
@@ -177,32 +177,34 @@ def test_settings_that_cannot_be(tmp_path):
     with pytest.raises(ValueError, match="mirrored"):
         ControlSettings.model_validate({"training": {"flip": True}})
     lora = {"kind": "branch", "adapter": {"kind": "lora", "rank": 2}}
-    config = load_config(config_file(tmp_path, network=lora))
+    config = load_config(config_file(tmp_path, network=lora), ControlRun)
     with pytest.raises(ConfigError, match="Table 4"):
         pipeline.compare(config, ["magnitudes"])
     coft = {"kind": "branch", "adapter": {"kind": "coft", "eps": 1e-5}}
-    config = load_config(config_file(tmp_path, network=coft))
+    config = load_config(config_file(tmp_path, network=coft), ControlRun)
     with pytest.raises(ConfigError, match="both be called 'coft-r4'"):
         pipeline.compare(config, ["methods"])
     with pytest.raises(ConfigError, match="methods, blocks, magnitudes"):
         pipeline.tables_of(["speed"])
     # What would stop a comparison later stops it before anything is made.
     run = tmp_path / "run"
-    late = load_config(config_file(tmp_path, tables={"blocks": [2, 5]}))
+    late = load_config(config_file(tmp_path, tables={"blocks": [2, 5]}), ControlRun)
     with pytest.raises(ConfigError, match="oft-r5"):
         pipeline.compare(late, ["blocks"])
-    late = load_config(config_file(tmp_path, scores={"features": "inception"}, tables=FEW))
+    late = load_config(
+        config_file(tmp_path, scores={"features": "inception"}, tables=FEW), ControlRun
+    )
     if find_spec("torch_fidelity") is None:
         with pytest.raises(ModelError, match="torch-fidelity"):
             pipeline.compare(late, ["blocks"])
     assert not run.exists()
-    late = load_config(config_file(tmp_path, tables={"signals": ["canny", "depth"]}))
+    late = load_config(config_file(tmp_path, tables={"signals": ["canny", "depth"]}), ControlRun)
     with pytest.raises(ConfigError, match="depth"):
         pipeline.compare(late, ["methods"])
     assert not (run / "3-experts").exists()
     odd = {"kind": "branch", "adapter": {"kind": "oft", "blocks": 5}}
     with pytest.raises(ConfigError, match="oft-r5"):
-        pipeline.prepare(load_config(config_file(tmp_path, network=odd)))
+        pipeline.prepare(load_config(config_file(tmp_path, network=odd), ControlRun))
 
 
 def test_ddim_takes_the_place_of_the_bases_sampler(tmp_path):

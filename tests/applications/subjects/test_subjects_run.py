@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from selma import cli
-from selma.applications.subjects.settings import METHODS, SubjectSettings
+from selma.applications.subjects.settings import METHODS, SubjectSettings, SubjectsRun
 from selma.config import RunConfig, load_config
 from selma.errors import ConfigError
 from selma.finished import NotFinished
@@ -156,7 +156,7 @@ def test_a_broken_section_says_what_is_wrong(tmp_path, text, says):
     path = tmp_path / "some.yaml"
     path.write_text(f"subject: {{{text}}}\n")
     with pytest.raises(ConfigError) as error:
-        load_config(path)
+        load_config(path, SubjectsRun)
     assert says in str(error.value)
 
 
@@ -177,9 +177,9 @@ def test_paths_defaults_and_the_config_that_comes_along(tmp_path):
     (tmp_path / "dino").mkdir()
     scores = {"dino": {"model": "dino"}, "clip": {"model": "openai/clip"}, "lpips": None}
     path = config_file(tmp_path, data={"folder": "dreambooth"}, scores=scores)
-    found = load_config(path).subject
+    found = load_config(path, SubjectsRun).subject
     assert found.data.folder == str(tmp_path / "dreambooth")
     assert found.scores.dino.model == str(tmp_path / "dino")
     assert found.scores.clip.model == "openai/clip" and found.scores.lpips is None
-    assert RunConfig(name="plain").subject is None
+    assert not hasattr(RunConfig(name="plain"), "subject")
     assert SubjectSettings().methods == METHODS and list(METHODS) == ["lora", "full", "oft", "coft"]

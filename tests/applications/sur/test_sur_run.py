@@ -14,7 +14,7 @@ from selma import cli
 from selma.applications.sur import ablation
 from selma.applications.sur.records import Understood
 from selma.applications.sur.scoring import keyword_benchmark
-from selma.applications.sur.settings import RELEASED_SUR, SurSettings
+from selma.applications.sur.settings import RELEASED_SUR, SurRun, SurSettings
 from selma.config import RunConfig, load_config
 from selma.errors import ConfigError
 from selma.finished import NotFinished
@@ -104,7 +104,7 @@ def test_keywords_of_the_base_are_drawn_with_the_prompts_own_seeds(tmp_path):
     images = tmp_path / "run" / "5-scores" / "images"
     names = [sorted(p.name for p in (images / m).glob("*.png")) for m in ("base", "rich")]
     assert names[0] == names[1]
-    settings = load_config(config)
+    settings = load_config(config, SurRun)
     benchmark_prompts = load_benchmark(settings.scores)
     rich = keyword_benchmark(benchmark_prompts, settings.scores, settings.sur.scores, split="test")
     plain = [prompt.model_copy(update={"text": other.text}) for prompt, other in zip(
@@ -150,7 +150,7 @@ def test_an_ablation_is_one_table_and_goes_on_where_it_was_stopped(tmp_path):
 
 def test_variants_are_what_their_names_say(tmp_path):
     more = {"layers": [0, 1], "language_models": [{"kind": "local", "model": "owner/big"}]}
-    config = load_config(config_file(tmp_path, ablation={"weights": [0.1, 1.0], **more}))
+    config = load_config(config_file(tmp_path, ablation={"weights": [0.1, 1.0], **more}), SurRun)
     made = ablation.variants(config)
     set_, released = made["as_set"], made["as_released"]
     assert set_ == config.sur
@@ -175,7 +175,7 @@ def test_variants_are_what_their_names_say(tmp_path):
         ablation.variants(ablation.only(config, ["nonsense"]))
     own = {"odd": {"adapter": {"weight": -1}}}
     with pytest.raises(ConfigError, match="'odd' cannot be"):
-        ablation.variants(load_config(config_file(tmp_path, ablation={"own": own})))
+        ablation.variants(load_config(config_file(tmp_path, ablation={"own": own}), SurRun))
 
 
 def not_(value):
@@ -243,14 +243,14 @@ def test_the_config_that_comes_along_and_its_paths(tmp_path):
         data={"source": source, "narrator": narrator},
         llm={"backend": {"kind": "local", "model": "llm"}, "file": "v.pt"},
     )
-    sur = load_config(path).sur
+    sur = load_config(path, SurRun).sur
     assert sur.data.source.dump == str(tmp_path / "d.json")
     assert sur.data.source.images == str(tmp_path / "pics")
     assert sur.data.narrator.model == sur.llm.backend.model == str(tmp_path / "llm")
     assert sur.llm.file == str(tmp_path / "v.pt")
     with pytest.raises(ConfigError, match="narrator"):
-        load_config(config_file(tmp_path, data={"source": source}))
-    assert RunConfig(name="plain").sur is None
+        load_config(config_file(tmp_path, data={"source": source}), SurRun)
+    assert not hasattr(RunConfig(name="plain"), "sur")
 
 
 def test_convert_makes_a_file_of_a_released_checkpoint(tmp_path):

@@ -10,6 +10,7 @@ from scores.colours import ColourJudge, benchmark_prompts, image
 from scores.test_images import write_benchmark
 
 from selma.applications.sur.page import headline, print_ablation, print_understood
+from selma.applications.sur.preflight import mistakes as sur_mistakes
 from selma.applications.sur.records import Understood
 from selma.applications.sur.scoring import (
     Networks,
@@ -18,14 +19,13 @@ from selma.applications.sur.scoring import (
     kind_of,
     score_understanding,
 )
-from selma.applications.sur.settings import SurScores
-from selma.config import RunConfig
+from selma.applications.sur.settings import SurRun, SurScores
 from selma.config.scores import ScoresConfig
 from selma.errors import ConfigError, DataError
 from selma.preflight import check
 from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.scores.benchmarks import load_benchmark, read_benchmark
-from selma.workspace import Workspace
+from selma.workspace import STAGES, Workspace
 
 BENCHMARK = benchmark_prompts(24)
 SCORES = ScoresConfig(resamples=300)
@@ -177,7 +177,7 @@ def test_groups_of_a_benchmark_can_be_chosen(tmp_path: Path) -> None:
 
 def test_mistakes_are_found_before_anything_is_loaded(tmp_path: Path) -> None:
     features = {"kind": "clip", "model": "nowhere/at/all"}
-    config = RunConfig.model_validate(
+    config = SurRun.model_validate(
         {
             "name": "x",
             "folder": str(tmp_path),
@@ -188,7 +188,7 @@ def test_mistakes_are_found_before_anything_is_loaded(tmp_path: Path) -> None:
         }
     )
     with pytest.raises(ConfigError) as caught:
-        check(config)
+        check(config, mistakes=sur_mistakes(config, STAGES))
     for words in ("sur.scores.keywords", "sur.scores.quality.features", "scores.groups"):
         assert words in str(caught.value), words
     with pytest.raises(ValueError, match="kind clip"):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selma.console import Config, Folder, load
+from selma.console import Config, Folder
+
+if TYPE_CHECKING:
+    from selma.applications.control.settings import ControlRun
 
 control = typer.Typer(
     help="Pictures drawn by a signal: edges, maps of classes, landmarks, ... (OFT's control).",
@@ -23,7 +27,7 @@ def prepare_control(config: Config, folder: Folder = None) -> None:
     """Make pictures, signals and prompts ready: squares of one size, captions where asked for."""
     from selma.applications.control import pipeline
 
-    for split, samples in pipeline.prepare(load(config, folder)).items():
+    for split, samples in pipeline.prepare(_settings(config, folder)).items():
         typer.echo(f"{split}: {len(samples)} pictures, {samples[0].image.parent.parent}")
 
 
@@ -32,7 +36,7 @@ def train_control(config: Config, folder: Folder = None) -> None:
     """Train the network on the prepared pictures, and its magnitudes if they are set."""
     from selma.applications.control import pipeline
 
-    typer.echo(f"Control network: {pipeline.train(load(config, folder)).folder}")
+    typer.echo(f"Control network: {pipeline.train(_settings(config, folder)).folder}")
 
 
 @control.command("generate")
@@ -40,7 +44,7 @@ def generate_control(config: Config, folder: Folder = None) -> None:
     """Draw the validation pictures by their signals, and without."""
     from selma.applications.control import pipeline
 
-    for name, place in pipeline.generate(load(config, folder)).items():
+    for name, place in pipeline.generate(_settings(config, folder)).items():
         typer.echo(f"{name}: {place}")
 
 
@@ -52,7 +56,7 @@ def score_control(config: Config, folder: Folder = None) -> None:
     from selma.applications.control import pipeline
     from selma.applications.control.page import print_card
 
-    card, page = pipeline.score(load(config, folder))
+    card, page = pipeline.score(_settings(config, folder))
     print_card(card, Console())
     typer.echo(f"Page: {page}")
 
@@ -65,10 +69,17 @@ def compare_control(config: Config, folder: Folder = None, table: Tables = None)
     from selma.applications.control import pipeline
     from selma.applications.control.page import print_card
 
-    cards, page = pipeline.compare(load(config, folder), pipeline.tables_of(table))
+    cards, page = pipeline.compare(_settings(config, folder), pipeline.tables_of(table))
     for card in cards:
         print_card(card, Console())
     typer.echo(f"Page: {page}")
+
+
+def _settings(config: Path, folder: Path | None) -> ControlRun:
+    from selma.applications.control.settings import ControlRun
+    from selma.applications.loading import load_config
+
+    return load_config(config, ControlRun, folder=folder)
 
 
 def register(app: typer.Typer) -> None:

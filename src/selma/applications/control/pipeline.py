@@ -9,11 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selma.applications.control.preflight import mistakes
 from selma.applications.control.records import ControlCard, Controlled, ControlSample
 from selma.applications.control.settings import (
     TABLES,
     BranchNetwork,
     ControlNetNetwork,
+    ControlRun,
     ControlSettings,
     MagnitudeFitting,
     Method,
@@ -24,7 +26,6 @@ from selma.applications.control.settings import (
     label_of,
     turns,
 )
-from selma.config import RunConfig
 from selma.config.adapters import OftConfig
 from selma.errors import ConfigError
 from selma.finished import Finished
@@ -39,34 +40,36 @@ if TYPE_CHECKING:
     from selma.applications.control.sources import Split
 
 
-def prepare(config: RunConfig) -> dict[Split, list[ControlSample]]:
+def prepare(config: ControlRun) -> dict[Split, list[ControlSample]]:
     """Split → pictures with their signals."""
-    with opened(config, make=[IMAGES], checked=[]) as this:
-        return _samples(this, _settings(config), this.folder)
+    with opened(config, make=[IMAGES], checked=[], mistakes=mistakes(config, [])) as this:
+        return _samples(this, config.control, this.folder)
 
 
-def train(config: RunConfig) -> Controlled:
+def train(config: ControlRun) -> Controlled:
     """The network, trained on what `prepare` left; with magnitudes the second stage's."""
-    settings = _settings(config)
-    with opened(config, make=[EXPERTS], checked=[]) as this:
+    settings = config.control
+    with opened(config, make=[EXPERTS], checked=[], mistakes=mistakes(config, [])) as this:
         return _trained(this, settings, this.folder)
 
 
-def generate(config: RunConfig) -> dict[str, Path]:
+def generate(config: ControlRun) -> dict[str, Path]:
     """Model → folder with its picture of each validation sample: "base", and the trained ones. Each
     of the processes that were launched draws a part."""
-    settings = _settings(config)
-    with opened(config, make=[SCORES], checked=[], several=True) as this:
+    settings = config.control
+    with opened(
+        config, make=[SCORES], checked=[], mistakes=mistakes(config, []), several=True
+    ) as this:
         generated = _generated(this, settings, _stages_of(settings), make=this.folder)
         return {one.model: one.folder for one in generated if one.folder is not None}
 
 
-def score(config: RunConfig) -> tuple[ControlCard, Path]:
+def score(config: ControlRun) -> tuple[ControlCard, Path]:
     """The card, and the page on it."""
     from selma.applications.control.scoring import require_reader
 
-    settings = _settings(config)
-    with opened(config, make=[SCORES, REPORT], checked=[]) as this:
+    settings = config.control
+    with opened(config, make=[SCORES, REPORT], checked=[], mistakes=mistakes(config, [])) as this:
         require_reader(settings.scores, settings.data.signal)
         generated = _generated(
             this, settings, _stages_of(settings), make=Finished(this.folder.root)
@@ -75,24 +78,27 @@ def score(config: RunConfig) -> tuple[ControlCard, Path]:
         return card, _page(this, [_shown(this, settings, card, generated)])
 
 
-def compare(config: RunConfig, tables: Sequence[Table] = TABLES) -> tuple[list[ControlCard], Path]:
+def compare(config: ControlRun, tables: Sequence[Table] = TABLES) -> tuple[list[ControlCard], Path]:
     """One card for each signal with every network of the paper's tables, and the page on them.
 
     Whatever is missing is prepared, trained, drawn and scored; what is there is not made again.
     """
     from selma.applications.control.scoring import require_reader
 
-    settings = _settings(config)
+    settings = config.control
     plan = planned(settings, tables)
     # Whatever would stop it later is looked for before anything is trained.
     variants = {signal: variants_of(rows) for signal, rows in plan.items()}
     for network in unique(one.network for some in variants.values() for one in some):
         one = settings.model_copy(update={"network": network, "magnitudes": None})
-        check(config.model_copy(update={"control": one}), [])
+        changed = config.model_copy(update={"control": one})
+        check(changed, [], mistakes(changed, []))
     for signal in plan:
         require_reader(settings.scores, signal)
     found = []
-    with opened(config, make=[IMAGES, EXPERTS, SCORES, REPORT], checked=[]) as this:
+    with opened(
+        config, make=[IMAGES, EXPERTS, SCORES, REPORT], checked=[], mistakes=mistakes(config, [])
+    ) as this:
         for signal in plan:
             _samples(this, _on(settings, signal), this.folder)
         for signal, rows in plan.items():
@@ -184,10 +190,6 @@ def _rated(settings: ControlSettings, network: NetworkConfig) -> ControlSettings
     return settings.model_copy(update={"network": network, "training": training})
 
 
-def _settings(config: RunConfig) -> ControlSettings:
-    return config.control or ControlSettings()
-
-
 def _on(settings: ControlSettings, signal: Signal) -> ControlSettings:
     data = settings.data.model_copy(update={"signal": signal})
     return settings.model_copy(update={"data": data})
@@ -200,7 +202,7 @@ def _stages_of(settings: ControlSettings) -> list[ControlSettings]:
 
 
 def _samples(
-    this: Stages, settings: ControlSettings, folder: Workspace
+    this: Stages[ControlRun], settings: ControlSettings, folder: Workspace
 ) -> dict[Split, list[ControlSample]]:
     from selma.applications.control.preparing import prepare_control
     from selma.backbones.base_files import own_architecture
@@ -209,7 +211,7 @@ def _samples(
     return prepare_control(settings.data, folder, px=px, seed=this.config.seed)
 
 
-def _trained(this: Stages, settings: ControlSettings, folder: Workspace) -> Controlled:
+def _trained(this: Stages[ControlRun], settings: ControlSettings, folder: Workspace) -> Controlled:
     from selma.applications.control.training import train_control
 
     return train_control(
@@ -223,7 +225,7 @@ def _trained(this: Stages, settings: ControlSettings, folder: Workspace) -> Cont
 
 
 def _generated(
-    this: Stages,
+    this: Stages[ControlRun],
     settings: ControlSettings,
     variants: Sequence[ControlSettings],
     *,
@@ -258,7 +260,11 @@ def _generated(
 
 
 def _card(
-    this: Stages, settings: ControlSettings, generated: Sequence[Generated], *, reference: str
+    this: Stages[ControlRun],
+    settings: ControlSettings,
+    generated: Sequence[Generated],
+    *,
+    reference: str,
 ) -> ControlCard:
     from selma.applications.control.scoring import Scorer
 
@@ -276,7 +282,7 @@ def _card(
 
 
 def _shown(
-    this: Stages,
+    this: Stages[ControlRun],
     settings: ControlSettings,
     card: ControlCard,
     generated: Sequence[Generated],
@@ -295,9 +301,8 @@ def _shown(
     )
 
 
-def _page(this: Stages, shown: Sequence[Shown]) -> Path:
+def _page(this: Stages[ControlRun], shown: Sequence[Shown]) -> Path:
     from selma.applications.control.page import write_control_page
 
-    with_defaults = this.config.model_copy(update={"control": _settings(this.config)})
-    settings = portable(with_defaults, this.folder.root)["control"]
+    settings = portable(this.config, this.folder.root)["control"]
     return write_control_page(shown, this.folder, name=this.config.name, settings=settings)

@@ -13,9 +13,11 @@ from pydantic import (
     model_validator,
 )
 
+from selma.config import RunConfig
 from selma.config.adapters import AdapterConfig, CoftConfig, LoraConfig, OftConfig
 from selma.config.experts import TrainingConfig
 from selma.config.networks import Captioner
+from selma.config.places import FileOrFolder, FilePath, FolderPath, Model
 from selma.config.section import Section
 
 Signal = Literal["canny", "segmentation", "landmarks", "depth", "densepose", "sketch"]
@@ -34,14 +36,14 @@ class ReleasedFolder(Section):
     """ADE20K, COCO, DeepFashion, LAION or CelebA, in the layout of the released code."""
 
     kind: Literal["released"] = "released"
-    folder: str
+    folder: FolderPath
 
 
 class ConditionedFolder(Section):
     """Any imagefolder whose rows name the picture of a signal, too."""
 
     kind: Literal["imagefolder"] = "imagefolder"
-    folder: str
+    folder: FolderPath
     """With train/ and val/ (or validation/), or with pictures alone, of which `val` are held
     out."""
     conditioning: str = "conditioning_image"
@@ -120,16 +122,16 @@ class ControlGeneration(Section):
 
 
 class ControlScoring(Section):
-    segmenter: str = "toybox"
+    segmenter: Annotated[str, Model(words=("toybox",))] = "toybox"
     """"toybox", or a folder or Hub id of any model of transformers for semantic segmentation."""
     revision: str | None = None
-    palette: str | None = None
+    palette: FilePath | None = None
     """A JSON file with the list of [red, green, blue] of each of the segmenter's classes in the
     maps. None is toybox's own; of other data the segmenter's reading of the source picture."""
-    reader: str = "toybox"
+    reader: Annotated[str, FileOrFolder(words=("toybox",))] = "toybox"
     """Finds landmarks: "toybox", or a file of points that another program found (docs/control.md).
     """
-    features: str | None = "toybox"
+    features: Annotated[str, Model(words=("toybox", "inception"))] | None = "toybox"
     """What FID compares: "toybox" and any CLIP model's folder or Hub id are distances of CLIP
     features, "inception" is the usual FID (it needs torch-fidelity); None is off."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -171,6 +173,12 @@ class ControlSettings(Section):
         if self.magnitudes is not None and not turns(self.network):
             raise ValueError("magnitudes are fitted to OFT and COFT alone; leave them out")
         return self
+
+
+class ControlRun(RunConfig):
+    """A run's settings with those of `selma control`."""
+
+    control: ControlSettings = ControlSettings()
 
 
 def turns(network: BranchNetwork | ControlNetNetwork) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from selma.applications.loading import read_run_file
 from selma.backbones.base_files import own_architecture
 from selma.backbones.bases import BASES, located
 from selma.backbones.hub import HUB_ID
@@ -34,7 +35,7 @@ from selma.records.experts import Expert
 from selma.records.merged import Merged
 from selma.records.scores import Scorecard
 from selma.report import tables
-from selma.runfile import read_run_file, versions
+from selma.runfile import versions
 from selma.workspace import REPORT, Workspace, inside, write_bytes
 
 CARD, GALLERY = "README.md", "gallery"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from selma.applications.loading import read_run_file
 from selma.applications.study.database import study_file
 from selma.applications.study.plan import PAPER_PROMPTS, plan_study
 from selma.errors import ConfigError
-from selma.runfile import read_run_file
 from selma.scores.benchmarks import load_benchmark
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selma.console import Config, Folder, Json, load
+from selma.console import Config, Folder, Json
+
+if TYPE_CHECKING:
+    from selma.applications.subjects.settings import SubjectsRun
 
 subject = typer.Typer(
     help="Subjects from a handful of pictures: DreamBooth with LoRA, OFT, COFT or all weights.",
@@ -20,7 +23,7 @@ def train_subjects(config: Config, folder: Folder = None) -> None:
     """Draw class pictures, then train each subject once by each method."""
     from selma.applications.subjects import pipeline
 
-    for one in pipeline.train(load(config, folder)):
+    for one in pipeline.train(_settings(config, folder)):
         typer.echo(f"{one.method} {one.subject}: {one.folder}")
 
 
@@ -29,7 +32,7 @@ def generate_subjects(config: Config, folder: Folder = None) -> None:
     """Draw every subject's prompts by the base and by each method."""
     from selma.applications.subjects import pipeline
 
-    for (method, name, step), place in pipeline.generate(load(config, folder)).items():
+    for (method, name, step), place in pipeline.generate(_settings(config, folder)).items():
         typer.echo(f"{method} {name} step {step}: {place}")
 
 
@@ -42,7 +45,7 @@ def score_subjects(config: Config, folder: Folder = None, json: Json = None) -> 
     from selma.applications.subjects.page import print_subject_card
     from selma.workspace import write_json
 
-    card, page = pipeline.score(load(config, folder))
+    card, page = pipeline.score(_settings(config, folder))
     if json:
         write_json(json, card.model_dump(mode="json"))
     print_subject_card(card, Console())
@@ -59,6 +62,13 @@ def convert_lpips(
     from selma.backbones.perception import lpips
 
     typer.echo(lpips.convert_lpips(backbone, heads, out))
+
+
+def _settings(config: Path, folder: Path | None) -> SubjectsRun:
+    from selma.applications.loading import load_config
+    from selma.applications.subjects.settings import SubjectsRun
+
+    return load_config(config, SubjectsRun, folder=folder)
 
 
 def register(app: typer.Typer) -> None:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selma.applications.subjects.preflight import mistakes
 from selma.applications.subjects.records import (
     CurvePoint,
     Subject,
@@ -20,8 +21,7 @@ from selma.applications.subjects.records import (
     SubjectCard,
     SubjectRow,
 )
-from selma.applications.subjects.settings import SubjectSettings
-from selma.config import RunConfig
+from selma.applications.subjects.settings import SubjectSettings, SubjectsRun
 from selma.finished import Finished
 from selma.pipeline import opened
 from selma.records.benchmarks import BenchmarkPrompt
@@ -38,29 +38,29 @@ Generated = dict[tuple[str, str, int], Path]
 BASE, REAL = "base", "real"
 
 
-def train(config: RunConfig) -> list[SubjectAdapter]:
+def train(config: SubjectsRun) -> list[SubjectAdapter]:
     """One adapter for each method and subject; class pictures are drawn first."""
     with _run(config, make=[IMAGES, EXPERTS]) as this:
         return this.trained()
 
 
-def generate(config: RunConfig) -> Generated:
+def generate(config: SubjectsRun) -> Generated:
     """Every prompt of every subject by the base and by what `train` left; of the checkpoints before
     the last, a few prompts."""
     with _run(config, make=[SCORES]) as this:
         return this.generated()
 
 
-def score(config: RunConfig) -> tuple[SubjectCard, Path]:
+def score(config: SubjectsRun) -> tuple[SubjectCard, Path]:
     """The table of what `draw` left, and the page with it."""
     with _run(config, make=[SCORES, REPORT]) as this:
         return this.scored()
 
 
 @contextmanager
-def _run(config: RunConfig, *, make: Sequence[str]) -> Iterator[_Run]:
+def _run(config: SubjectsRun, *, make: Sequence[str]) -> Iterator[_Run]:
     # Neither prompts nor judges of the six stages are asked for.
-    with opened(config, make=make, checked=[]) as this:
+    with opened(config, make=make, checked=[], mistakes=mistakes(config, [])) as this:
         yield _Run(config, this.folder, make)
 
 
@@ -68,13 +68,13 @@ def _run(config: RunConfig, *, make: Sequence[str]) -> Iterator[_Run]:
 class _Run:
     """One run's subjects. Folders of stages that are not in `make` only show what is finished."""
 
-    config: RunConfig
+    config: SubjectsRun
     folder: Workspace
     make: Sequence[str]
 
     @cached_property
     def settings(self) -> SubjectSettings:
-        return self.config.subject or SubjectSettings()
+        return self.config.subject
 
     @cached_property
     def model(self) -> TextToImage:
@@ -134,13 +134,12 @@ class _Run:
             only_shown=True
         )  # also the pictures must be there, not only weights
         card = self._card(trained, generated)
-        with_defaults = self.config.model_copy(update={"subject": self.settings})
         page = write_subject_page(
             card,
             {s.name: s.images for s in self.subjects},
             {s.name: self._prompts(s) for s in self.subjects},
             generated,
-            settings=portable(with_defaults, self.folder.root)["subject"],
+            settings=portable(self.config, self.folder.root)["subject"],
             name=self.config.name,
             folder=self._at(REPORT),
         )

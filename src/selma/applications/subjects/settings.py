@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from selma.config import RunConfig
 from selma.config.adapters import (
     AnyAdapterConfig,
     CoftConfig,
@@ -15,6 +16,7 @@ from selma.config.adapters import (
 )
 from selma.config.experts import TrainingConfig
 from selma.config.networks import FeatureNetwork
+from selma.config.places import Folder
 from selma.config.section import Section
 
 Template = Annotated[str, Field(min_length=1)]
@@ -23,7 +25,7 @@ Template = Annotated[str, Field(min_length=1)]
 class SubjectData(Section):
     """Which subjects there are, and how they are called."""
 
-    folder: str = "toybox"
+    folder: Annotated[str, Folder(words=("toybox",))] = "toybox"
     """"toybox", which draws its own, or a folder with one folder of pictures for each subject, as
     DreamBooth's dataset has it; a folder that holds pictures itself is one subject."""
     subjects: tuple[str, ...] | None = None
@@ -142,3 +144,9 @@ class SubjectSettings(Section):
             if name in self.methods:
                 raise ValueError(f"no method may be called {name!r}, as a row of the table is")
         return self
+
+
+class SubjectsRun(RunConfig):
+    """A run's settings with those of `selma subject`."""
+
+    subject: SubjectSettings = SubjectSettings()

@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from selma.applications.sur.pipeline import merged_of, settings_of, trained, triples
+from selma.applications.sur.pipeline import merged_of, trained, triples
+from selma.applications.sur.preflight import mistakes
 from selma.applications.sur.records import Understood
-from selma.applications.sur.settings import RELEASED_SUR, SurSettings
-from selma.config import RunConfig
+from selma.applications.sur.settings import RELEASED_SUR, SurRun, SurSettings
 from selma.config.scores import ScoresConfig
 from selma.config.section import mistake
 from selma.errors import ConfigError
@@ -44,9 +44,9 @@ MENDED: Mapping[str, Changes] = {
 PROJECTIONS = ("random", "learned", "pca")
 
 
-def variants(config: RunConfig) -> dict[str, SurSettings]:
+def variants(config: SurRun) -> dict[str, SurSettings]:
     """Name → settings, in the order of the table; "as_set" first. Raises ConfigError."""
-    sur = settings_of(config)
+    sur = config.sur
     made = {AS_SET: sur}
     for name, changes in _all_changes(sur):
         try:
@@ -62,9 +62,9 @@ def variants(config: RunConfig) -> dict[str, SurSettings]:
     return {name: one for name, one in made.items() if not wanted or name in wanted}
 
 
-def only(config: RunConfig, names: Sequence[str]) -> RunConfig:
+def only(config: SurRun, names: Sequence[str]) -> SurRun:
     """The same settings with these variants alone."""
-    sur = settings_of(config)
+    sur = config.sur
     ablation = sur.ablation.model_copy(update={"variants": tuple(names)})
     return config.model_copy(update={"sur": sur.model_copy(update={"ablation": ablation})})
 
@@ -79,14 +79,14 @@ def laid_over(settings: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
     }
 
 
-def ablate(config: RunConfig, *, experts: bool = False) -> Understood:
+def ablate(config: SurRun, *, experts: bool = False) -> Understood:
     """Every variant beside the base, on dev by the choosing judge unless the settings say
     otherwise. With `experts`, also the run's merged experts alone and with the adapter."""
     from selma.applications.sur.scoring import keyword_benchmark, score_understanding
 
-    chosen, sur = variants(config), settings_of(config)
+    chosen, sur = variants(config), config.sur
     split, scores = sur.ablation.split, _scores(config)
-    with opened(config, make=[SCORES]) as this:
+    with opened(config, make=[SCORES], mistakes=mistakes(config, [SCORES])) as this:
         benchmark_prompts = _benchmark(this, split)
         images = {
             f"{NAME}/{name}": place
@@ -108,7 +108,7 @@ def ablate(config: RunConfig, *, experts: bool = False) -> Understood:
 
 
 def _generated(
-    this: Stages,
+    this: Stages[SurRun],
     benchmark_prompts: Sequence[BenchmarkPrompt],
     chosen: Mapping[str, SurSettings],
     *,
@@ -125,27 +125,27 @@ def _generated(
     if experts:
         merged = merged_of(this)
         yield generate(EXPERTS_ALONE, None, merged)
-        yield generate(BOTH, _reader(this, settings_of(this.config)), merged)
+        yield generate(BOTH, _reader(this, this.config.sur), merged)
 
 
-def _reader(this: Stages, sur: SurSettings) -> Reader:
+def _reader(this: Stages[SurRun], sur: SurSettings) -> Reader:
     adapter = trained(this, this.folder, sur, variants=True)
     return Reader(adapter.folder, adapter.key, sur.generation)
 
 
-def _benchmark(this: Stages, split: str) -> list[BenchmarkPrompt]:
+def _benchmark(this: Stages[SurRun], split: str) -> list[BenchmarkPrompt]:
     from selma.scores.benchmarks import TOYBOX, load_benchmark
 
-    scores, wanted = this.config.scores, settings_of(this.config).ablation.prompts
+    scores, wanted = this.config.scores, this.config.sur.ablation.prompts
     if split == "dev":
         return load_benchmark(scores, split="dev", prompts=wanted or scores.dev_prompts)
     at = "test" if scores.benchmark == TOYBOX else None
     return load_benchmark(scores, split=at, prompts=wanted)
 
 
-def _scores(config: RunConfig) -> ScoresConfig:
+def _scores(config: SurRun) -> ScoresConfig:
     """On dev the judges change places, so that the reporting one has no say in what is chosen."""
-    scores, split = config.scores, settings_of(config).ablation.split
+    scores, split = config.scores, config.sur.ablation.split
     changes: dict[str, Any] = {"split": split}
     if split == "dev":
         changes |= {"judge": scores.choosing_judge, "choosing_judge": scores.judge}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selma.console import Config, Folder, Json, load
+from selma.console import Config, Folder, Json
+
+if TYPE_CHECKING:
+    from selma.applications.sur.settings import SurRun
 
 sur = typer.Typer(
     help="The SUR-adapter: a language model's understanding for plain prompts.",
@@ -21,7 +24,7 @@ def collect_triples(config: Config, folder: Folder = None) -> None:
     """Collect triples of plain prompt, keyword prompt and picture; count what is rejected."""
     from selma.applications.sur import pipeline
 
-    triples, rejected = pipeline.collect(load(config, folder))
+    triples, rejected = pipeline.collect(_settings(config, folder))
     typer.echo(f"{len(triples)} triples: {triples[0].image.parent}")
     for reason, count in rejected.items():
         typer.echo(f"  rejected, {reason}: {count}")
@@ -32,7 +35,7 @@ def train_sur(config: Config, folder: Folder = None) -> None:
     """Train the adapter on the collected triples."""
     from selma.applications.sur import pipeline
 
-    typer.echo(f"SUR-adapter: {pipeline.train(load(config, folder)).folder}")
+    typer.echo(f"SUR-adapter: {pipeline.train(_settings(config, folder)).folder}")
 
 
 @sur.command("generate")
@@ -44,7 +47,7 @@ def generate_sur(
     """Draw the exam with the adapter and without, and by keyword prompts."""
     from selma.applications.sur import pipeline
 
-    for name, place in pipeline.generate(load(config, folder), experts=experts).items():
+    for name, place in pipeline.generate(_settings(config, folder), experts=experts).items():
         typer.echo(f"{name}: {place}")
 
 
@@ -62,7 +65,7 @@ def score_sur(
     from selma.applications.sur.page import print_understood
     from selma.workspace import write_json
 
-    found, page = pipeline.score(load(config, folder), experts=experts)
+    found, page = pipeline.score(_settings(config, folder), experts=experts)
     if json:
         write_json(json, found.model_dump(mode="json"))
     print_understood(found, Console())
@@ -86,7 +89,7 @@ def ablate_sur(
     from selma.applications.sur import ablation
     from selma.workspace import write_json
 
-    settings = load(config, folder)
+    settings = _settings(config, folder)
     if only:
         settings = ablation.only(settings, only)
     if dry_run:
@@ -116,6 +119,13 @@ def convert_sur(
     from selma.adapters.sur.files import convert_released
 
     typer.echo(convert_released(source, out, weight=weight, attention=attention))
+
+
+def _settings(config: Path, folder: Path | None) -> SurRun:
+    from selma.applications.loading import load_config
+    from selma.applications.sur.settings import SurRun
+
+    return load_config(config, SurRun, folder=folder)
 
 
 def register(app: typer.Typer) -> None:

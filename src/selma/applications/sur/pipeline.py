@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from selma.applications.sur.preflight import mistakes
 from selma.applications.sur.records import Triple, Understanding, Understood
-from selma.applications.sur.settings import SurSettings
-from selma.config import RunConfig
+from selma.applications.sur.settings import SurRun, SurSettings
 from selma.finished import Finished
 from selma.images.generating import Reader
 from selma.pipeline import Stages, opened
@@ -26,37 +26,38 @@ AGAINST = ((SUR, RICH), (BOTH, MERGED), (BOTH, SUR))
 """Who is also held against whom, beside all against the base."""
 
 
-def collect(config: RunConfig) -> tuple[list[Triple], dict[str, int]]:
+def collect(config: SurRun) -> tuple[list[Triple], dict[str, int]]:
     """The triples, and reason → how many rows were rejected for it."""
     from selma.applications.sur.collecting import rejected
 
-    with opened(config, make=[IMAGES]) as this:
+    with opened(config, make=[IMAGES], mistakes=mistakes(config, [IMAGES])) as this:
         found = triples(this, this.folder)
-        return found, rejected(this.folder, settings_of(config).data, seed=config.seed)
+        return found, rejected(this.folder, config.sur.data, seed=config.seed)
 
 
-def train(config: RunConfig) -> Understanding:
+def train(config: SurRun) -> Understanding:
     """The adapter, trained on the triples that `collect` left."""
-    with opened(config, make=[EXPERTS]) as this:
-        return trained(this, this.folder, settings_of(config))
+    with opened(config, make=[EXPERTS], mistakes=mistakes(config, [EXPERTS])) as this:
+        return trained(this, this.folder, config.sur)
 
 
-def generate(config: RunConfig, *, experts: bool = False) -> dict[str, Path]:
+def generate(config: SurRun, *, experts: bool = False) -> dict[str, Path]:
     """Model → folder with its picture of each exam prompt: "base", "rich" (the base, by keyword
     prompts, where there are any) and "sur"; with `experts` also "merged" and "merged-sur", by the
     run's own merged adapter."""
     # Nothing is judged yet, so that no judge need be there.
-    with opened(config, make=[SCORES], checked=[]) as this:
+    with opened(config, make=[SCORES], checked=[], mistakes=mistakes(config, [])) as this:
         return _images(this, _keywords(this), experts=experts)
 
 
-def score(config: RunConfig, *, experts: bool = False) -> tuple[Understood, Path]:
+def score(config: SurRun, *, experts: bool = False) -> tuple[Understood, Path]:
     """What all that `draw` draws is worth, and the page that shows it; what is not drawn yet is."""
     from selma.applications.sur.page import write_page
     from selma.applications.sur.scoring import score_understanding
     from selma.scores.scoring import read_answers
 
-    with opened(config, make=[SCORES, REPORT]) as this:
+    make = [SCORES, REPORT]
+    with opened(config, make=make, mistakes=mistakes(config, make)) as this:
         keywords = _keywords(this)
         images = _images(this, keywords, experts=experts)
         with this.at(SCORES, "understanding") as folder:
@@ -64,7 +65,7 @@ def score(config: RunConfig, *, experts: bool = False) -> tuple[Understood, Path
                 this.benchmark_prompts,
                 images,
                 config.scores,
-                settings_of(config).scores,
+                config.sur.scores,
                 folder,
                 keywords=keywords,
                 good=[triple.image for triple in triples(this, Finished(this.folder.root))],
@@ -76,19 +77,15 @@ def score(config: RunConfig, *, experts: bool = False) -> tuple[Understood, Path
         return found, page
 
 
-def settings_of(config: RunConfig) -> SurSettings:
-    return config.sur or SurSettings()
-
-
-def triples(this: Stages, folder: Workspace) -> list[Triple]:
+def triples(this: Stages[SurRun], folder: Workspace) -> list[Triple]:
     """Those that are there, or made where the folder may make any."""
     from selma.applications.sur.collecting import collect_triples
 
-    return collect_triples(settings_of(this.config).data, folder, seed=this.config.seed)
+    return collect_triples(this.config.sur.data, folder, seed=this.config.seed)
 
 
 def trained(
-    this: Stages, folder: Workspace, sur: SurSettings, *, variants: bool = False
+    this: Stages[SurRun], folder: Workspace, sur: SurSettings, *, variants: bool = False
 ) -> Understanding:
     """The adapter of these settings, by the run's triples, base and seed."""
     from selma.applications.sur.training import train_sur
@@ -104,21 +101,21 @@ def trained(
     )
 
 
-def merged_of(this: Stages) -> Merged:
+def merged_of(this: Stages[SurRun]) -> Merged:
     return this.merge_experts(this.all_experts())
 
 
-def _keywords(this: Stages) -> list[BenchmarkPrompt] | None:
+def _keywords(this: Stages[SurRun]) -> list[BenchmarkPrompt] | None:
     from selma.applications.sur.scoring import keyword_benchmark
 
-    scores, sur = this.config.scores, settings_of(this.config).scores
+    scores, sur = this.config.scores, this.config.sur.scores
     return keyword_benchmark(this.benchmark_prompts, scores, sur, split=scores.split)
 
 
 def _images(
-    this: Stages, keywords: Sequence[BenchmarkPrompt] | None, *, experts: bool
+    this: Stages[SurRun], keywords: Sequence[BenchmarkPrompt] | None, *, experts: bool
 ) -> dict[str, Path]:
-    sur = settings_of(this.config)
+    sur = this.config.sur
     adapter = trained(this, Finished(this.folder.root), sur)
     reader = Reader(adapter.folder, adapter.key, sur.generation)
     images = {BASE: this.generate_base()}

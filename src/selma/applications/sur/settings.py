@@ -14,9 +14,11 @@ from pydantic import (
     model_validator,
 )
 
+from selma.config import RunConfig
 from selma.config.adapters import SurConfig, SurGeneration
 from selma.config.experts import TrainingConfig
 from selma.config.networks import Captioner, LlmVectors, LocalLLM, Safety, ServedLLM
+from selma.config.places import FileOrFolderPath, FilePath, FolderPath, LaidOver
 from selma.config.scores import PreferenceConfig
 from selma.config.section import Section
 
@@ -70,9 +72,9 @@ class CivitaiDump(Section):
     """Pages of metadata as Civitai's interface gives them, and pictures that you have."""
 
     kind: Literal["civitai"] = "civitai"
-    dump: str
+    dump: FileOrFolderPath
     """A JSON file, or a folder of them."""
-    images: str
+    images: FolderPath
     """A folder; files are named by the address's UUID or last part, or by the picture's id."""
     licence: str | None = None
     """Of all rows; None takes what the dump says of each."""
@@ -82,7 +84,7 @@ class ImageFolder(Section):
     """Pictures that hold their own prompts, as A1111's and ComfyUI's do."""
 
     kind: Literal["images"] = "images"
-    folder: str
+    folder: FolderPath
     licence: str = "unknown"
 
 
@@ -90,7 +92,7 @@ class TripleFolder(Section):
     """SURD, or any imagefolder with `text` and `prompt`."""
 
     kind: Literal["imagefolder"] = "imagefolder"
-    folder: str
+    folder: FolderPath
     licence: str = "unknown"
 
 
@@ -159,12 +161,13 @@ class Quality(Section):
 class SurScores(Section):
     """`selma sur score`; the exam, judges and preference scorers are those of `scores`."""
 
-    keywords: str | None = None
+    keywords: FilePath | None = None
     """A CSV with item_id and prompt: the keyword prompt of each exam prompt, which the base draws
     for comparison. Toybox knows its own; without any, nothing rich is drawn."""
     quality: Quality | None = Quality()
 
 
+Changes = Annotated[dict[str, Any], LaidOver(lambda: SurSettings)]
 VariantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")]
 
 
@@ -179,7 +182,7 @@ class SurAblation(Section):
     """Blocks of the language model."""
     language_models: tuple[LocalLLM, ...] = ()
     """Others that vectors are taken from, at their last block."""
-    own: dict[VariantName, dict[str, Any]] = Field(default_factory=dict)
+    own: dict[VariantName, Changes] = Field(default_factory=dict)
     """Name → settings of `sur` that are laid over the others."""
     split: Literal["dev", "test"] = "dev"
     """Of toybox. On dev the choosing judge scores; only there may settings be chosen."""
@@ -228,3 +231,9 @@ def _filled(given: Any, defaults: Any) -> Any:
         return given
     missing = {name: value for name, value in defaults.items() if name not in given}
     return missing | {name: _filled(value, defaults.get(name)) for name, value in given.items()}
+
+
+class SurRun(RunConfig):
+    """A run's settings with those of `selma sur`."""
+
+    sur: SurSettings = SurSettings()

@@ -16,7 +16,8 @@ from typing import Any
 from PIL import Image
 
 from selma.backbones.judges.wordings import QUESTION, MultipleChoice, put_all, wording
-from selma.backbones.served import Answered, Request, Requests, bare_address
+from selma.backbones.served import Answered, Request, Requests
+from selma.config.places import bare_address
 from selma.config.scores import ServedJudge, judge_name
 from selma.image_files import png_bytes
 from selma.workspace import recipe_key

@@ -10,8 +10,8 @@ from typing import Any
 
 from selma.backbones.hub import file_digest, weights_digest
 from selma.backbones.language.model import LanguageModel, Note
-from selma.backbones.served import bare_address
 from selma.config.networks import LocalLLM, ServedLLM
+from selma.config.places import bare_address
 
 
 def load_language_model(

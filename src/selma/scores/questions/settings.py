@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from selma.config import load_config, parse_config
+from selma.config import RunConfig, load_config, parse_config
 from selma.config.networks import LocalLLM, ServedLLM
 from selma.config.prompts import QuestionsConfig
 from selma.errors import ConfigError
 
 
 def backend_of(
-    backend: str | None, *, model: str | None = None, base_url: str | None = None
+    backend: str | None,
+    *,
+    model: str | None = None,
+    base_url: str | None = None,
+    others: Collection[str] = (),
 ) -> LocalLLM | ServedLLM:
     """The language model that is meant. Raises ConfigError.
 
     backend: a YAML file (a run's config, whose `prompts.backend` it is, or that section alone), or
     a local model as `prompts.backend.model` takes it. model, base_url: one on a server instead.
+    others: sections of a run's config that are no settings of a run.
     """
     if (backend is None) == (model is None):
         raise ConfigError(
@@ -37,9 +43,9 @@ def backend_of(
     path = Path(backend)
     section = _section(path)
     if section is None:
-        return load_config(path).prompts.backend
+        return load_config(path, RunConfig, others).prompts.backend
     whole = {"name": "questions", "prompts": {"backend": section}}
-    return parse_config(whole, origin=path, folder=path.parent).prompts.backend
+    return parse_config(whole, RunConfig, origin=path, folder=path.parent).prompts.backend
 
 
 def questions_config(**given: Any) -> QuestionsConfig:
