@@ -224,6 +224,43 @@ def test_keys_depend_on_content_not_order() -> None:
     assert recipe_key({"a": 1}) != recipe_key({"a": 2})
 
 
+EMPTY: tuple[object, ...] = (None, [], (), {})
+
+
+@pytest.mark.parametrize("empty", EMPTY)
+def test_empty_entries_do_not_change_a_key(tmp_path: Path, empty: object) -> None:
+    assert recipe_key({"a": 1, "b": empty}) == recipe_key({"a": 1})
+    folder = Workspace(tmp_path)
+    with_empty, without = (
+        folder.item(IMAGES, "birds", recipe=recipe)
+        for recipe in ({"steps": 1, "choose": empty}, {"steps": 1})
+    )
+    assert with_empty.key == without.key and with_empty.recipe == without.recipe == {"steps": 1}
+    with_empty.begin()
+    with_empty.finish([], {})
+    for name in ("plan.json", "manifest.json"):
+        written = json.loads((without.path / name).read_text())
+        assert written["recipe"] == {"steps": 1}, "what is written is what was hashed"
+        assert recipe_key(written["recipe"]) == written["key"] == without.key
+    assert again(folder, steps=1, choose=empty).done
+
+
+@pytest.mark.parametrize(
+    "value", [False, 0, 0.0, "", [None], [[]], [{}], {"a": None}, {"a": []}, " ", "null"]
+)
+def test_every_other_value_changes_a_key(value: object) -> None:
+    keys = {recipe_key({"a": 1, "b": value}), recipe_key({"a": 1})}
+    assert len(keys) == 2
+    assert recipe_key({"a": 1, "b": value}) != recipe_key({"a": 1, "c": value})
+
+
+@pytest.mark.parametrize("inside", [{"a": None}, {"a": []}, [None], [[], 1]])
+def test_nothing_inside_an_entry_is_left_out(tmp_path: Path, inside: object) -> None:
+    item = again(Workspace(tmp_path), b=inside)
+    assert item.recipe == {"b": inside}
+    assert item.key != again(Workspace(tmp_path), b={} if isinstance(inside, dict) else []).key
+
+
 # The lock
 
 

@@ -28,9 +28,23 @@ STAGES = (PROMPTS, IMAGES, EXPERTS, MERGED, SCORES, REPORT)
 _PLAN_ASIDE = ".plan.json.partial"  # as `write_bytes` names it
 
 
+def without_empty(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe without its entries that are None or an empty list or mapping.
+
+    What is off leaves no trace, so that results without it stay what they are when it is added to a
+    recipe. False, 0 and "" are values; inside an entry nothing is left out.
+    """
+    return {
+        name: value
+        for name, value in recipe.items()
+        if not (value is None or (isinstance(value, Mapping | list | tuple) and not value))
+    }
+
+
 def recipe_key(recipe: Mapping[str, Any]) -> str:
-    """16 hex digits that change with anything in the recipe (JSON values only)."""
-    return hashlib.sha256(_canonical(recipe).encode()).hexdigest()[:16]
+    """16 hex digits that change with anything in the recipe (JSON values only) that is not empty;
+    see `without_empty`."""
+    return hashlib.sha256(_canonical(without_empty(recipe)).encode()).hexdigest()[:16]
 
 
 def file_sha256(path: Path) -> str:
@@ -238,10 +252,11 @@ class Workspace:
         self.root = root.resolve()  # as `inside` gives paths, so that they can be compared
 
     def item(self, stage: str, *names: str, recipe: Mapping[str, Any]) -> Item:
-        """The item `root/stage/names...`; nothing is created before `begin`."""
+        """The item `root/stage/names...`, whose recipe is what its key depends on: all that is not
+        empty. Nothing is created before `begin`."""
         name = "/".join((stage, *names))
         inside(self.root, name)
-        return Item(self.root, name, json.loads(_canonical(recipe)))
+        return Item(self.root, name, json.loads(_canonical(without_empty(recipe))))
 
     def journal(self, stage: str, **facts: Any) -> None:
         """Adds a line to the run's journal: times, costs, whatever is not part of a result. Of

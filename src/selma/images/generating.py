@@ -82,9 +82,8 @@ def generate_benchmark(
         **generation_recipe(base, steps=steps, guidance=guidance, seed=seed),
         "adapter": adapter_key,
         "benchmark": _digest([prompt.id, prompt.text] for prompt in benchmark_prompts),
+        "sur": reader and [reader.key, reader.config.model_dump(mode="json")],
     }
-    if reader is not None:
-        recipe["sur"] = [reader.key, reader.config.model_dump(mode="json")]
     item = folder.item(SCORES, "images", name, recipe=recipe)
     if item.done:
         return item.path
@@ -151,8 +150,7 @@ def _generate_skill(
         **generation_recipe(base, steps=config.steps, guidance=config.guidance, seed=seed),
         "per_prompt": config.per_prompt,
         "prompts": _digest([prompt.id, prompt.text] for prompt in prompts),
-        # Left out where nothing is chosen, so that pictures without it stay what they are.
-        **({"choose": [config.candidates_per_prompt, scorer.fingerprint]} if scorer else {}),
+        "choose": scorer and [config.candidates_per_prompt, scorer.fingerprint],
     }
     item = folder.item(IMAGES, skill, recipe=recipe)
     if item.done:

@@ -21,7 +21,7 @@ from selma.config.merged import ORDERED, ROTATION_SETTINGS, WEIGHT_ONE, MergedCo
 from selma.errors import ConfigError, IncompatibleExperts
 from selma.records.experts import Expert
 from selma.records.merged import Merged
-from selma.workspace import MERGED, Workspace, file_sha256, write_json
+from selma.workspace import MERGED, Workspace, file_sha256, without_empty, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -249,16 +249,16 @@ def merge_recipe(
     experts: Mapping[str, str], weights: Mapping[str, float], config: MergedConfig
 ) -> dict[str, Any]:
     """All that a merge's tensors depend on; `experts` are their keys, in order."""
-    found: dict[str, Any] = {
-        "experts": dict(experts),
-        "method": config.method,
-        "weights": dict(weights),
-    }
-    if config.settings:
-        found["settings"] = config.settings
-    if config.method in ORDERED:
-        found["order"] = list(experts)
-    return found if config.scale == 1 else found | {"scale": config.scale}
+    return without_empty(
+        {
+            "experts": dict(experts),
+            "method": config.method,
+            "weights": dict(weights),
+            "settings": config.settings,
+            "order": list(experts) if config.method in ORDERED else None,
+            "scale": None if config.scale == 1 else config.scale,
+        }
+    )
 
 
 def by_skill(experts: Sequence[Expert]) -> dict[str, Expert]:

@@ -51,7 +51,7 @@ def write_report(findings: Findings, config: ReportConfig, folder: Workspace) ->
             "settings": findings.settings,
             "lineage": findings.lineage,
             "shown": config.model_dump(mode="json"),
-            **({"understood": _digest(findings.understood)} if findings.understood else {}),
+            "understood": findings.understood and _digest(findings.understood),
         },
     )
     page, place = render(findings, config), item.path / "grid.png"

@@ -124,13 +124,12 @@ def score_models(
             "judges": [judge.name, second.name],
             "interval": "BCa, jackknife",
             "seed": seed,
-            **({"matcher": matching.matcher_identity(matcher_name)} if matcher_name else {}),
-            # Left out where there are none, so that scorecards without them stay what they are.
-            **({"preferences": {p.about.label: p.keys for p in preferred}} if preferred else {}),
-            **({"chosen_by": config.chosen_by} if config.chosen_by else {}),
-            **({"published": known_as} if known_as else {}),
-            **({"compare": [list(pair) for pair in compare]} if compare else {}),
-            **({"seeds": config.seeds} if config.seeds > 1 else {}),
+            "matcher": matcher_name and matching.matcher_identity(matcher_name),
+            "preferences": {p.about.label: p.keys for p in preferred},
+            "chosen_by": config.chosen_by,
+            "published": known_as,
+            "compare": [list(pair) for pair in compare],
+            "seeds": config.seeds,
         },
     )
     with processes.main_first():

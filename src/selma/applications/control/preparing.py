@@ -101,19 +101,17 @@ def _recipe(data: ControlData, split: Split, *, px: int, seed: int) -> dict[str,
     other = "most_val" if split == "train" else "most_train"
     settings = data.model_dump(mode="json", exclude={"captioner", other})
     settings["source"].pop("folder", None)
-    recipe = {
+    captioner = _captioner(data)
+    return {
         "data": settings,
         "split": split,
         "px": px,
         "seed": seed,
         "files": source_digest(data),
         "pillow": installed("pillow"),
+        "opencv": installed("opencv-python-headless") if data.signal == "canny" else None,
+        "captioner": captioner and captioner.identity,
     }
-    if data.signal == "canny":
-        recipe["opencv"] = installed("opencv-python-headless")
-    if (captioner := _captioner(data)) is not None:
-        recipe["captioner"] = captioner.identity
-    return recipe
 
 
 def _captioner(data: ControlData) -> CaptionModel | None:

@@ -120,23 +120,19 @@ def rejected(folder: Workspace, config: SurData, *, seed: int) -> dict[str, int]
 def collecting_recipe(config: SurData, *, seed: int) -> dict[str, Any]:
     """All that a collection depends on; no path of this machine."""
     cleaning = config.cleaning
+    agreement = cleaning.agreement
     source = config.source.model_dump(mode="json", exclude={"dump", "images", "folder"})
-    recipe: dict[str, Any] = {
+    return {
         "source": source,
         "files": source_digest(config),
         "cleaning": cleaning.model_dump(mode="json", exclude={"safety", "agreement"}),
         "image_px": config.image_px,
         "seed": seed,
         "pillow": installed("pillow"),
+        "narrator": config.narrator and narrator_identity(config.narrator),
+        "safety": cleaning.safety and Classifier(cleaning.safety).identity,
+        "agreement": agreement and [_scorer(agreement).fingerprint, agreement.at_least],
     }
-    if config.narrator is not None:
-        recipe["narrator"] = narrator_identity(config.narrator)
-    if cleaning.safety is not None:
-        recipe["safety"] = Classifier(cleaning.safety).identity
-    if cleaning.agreement is not None:
-        scorer = _scorer(cleaning.agreement)
-        recipe["agreement"] = [scorer.fingerprint, cleaning.agreement.at_least]
-    return recipe
 
 
 def _checked(config: SurData, train: Path, desk: _Desk, *, seed: int) -> Iterator[_Row]:
