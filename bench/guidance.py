@@ -25,6 +25,7 @@ from selma.records.benchmarks import BenchmarkPrompt
 from selma.scores import faithfulness
 from selma.scores.answering import ask
 from selma.scores.benchmarks import load_benchmark
+from selma.scores.measures import DSG
 from selma.toybox.questions import CATEGORIES
 from selma.workspace import Workspace
 
@@ -61,19 +62,18 @@ def main(
             seed=0,
             model=lambda: model,
         )
-        verdicts = faithfulness.diagnostics(
-            benchmark_prompts, ask(benchmark_prompts, folder, judge), zeroing="cascading"
-        )
-        scores = faithfulness.prompt_scores(verdicts).values()
-        table_of = faithfulness.category_points(benchmark_prompts, verdicts)
+        answers = ask(benchmark_prompts, folder, judge)
+        verdicts = faithfulness.diagnostics(benchmark_prompts, answers, zeroing="cascading")
+        points = DSG.points(answers, verdicts)
+        table_of = faithfulness.category_points(benchmark_prompts, points)
         shares = [_per_cent(table_of[category].values()) for category in CATEGORIES]
-        table.add_row(f"{value:g}", f"{100 * sum(scores) / len(scores):.1f}", *shares)
+        table.add_row(f"{value:g}", f"{DSG.score(points):.1f}", *shares)
     Console().print(table)
     if sheet and folder:
         contact_sheet(benchmark_prompts, folder).save(sheet)
 
 
-def _per_cent(rows: Iterable[tuple[int, int]]) -> str:
+def _per_cent(rows: Iterable[tuple[float, int]]) -> str:
     """Points of all questions, from (points, questions) of each prompt."""
     points, asked = map(sum, zip(*rows, strict=True))
     return f"{100 * points / asked:.1f}"

@@ -294,6 +294,7 @@ class Stages(Generic[Run]):
         from selma.merged.merging import read_diagnostics
         from selma.merged.searching import read_trials
         from selma.report.page import write_report
+        from selma.scores.benchmarks import measure_labelled
         from selma.scores.hps import run_results
         from selma.scores.scoring import read_answers
 
@@ -310,6 +311,7 @@ class Stages(Generic[Run]):
             images=images,
             answers={model: read_answers(self.folder, model) for model in images},
             scorecard=scorecard,
+            measure=measure_labelled(scorecard.measure).about,
             journal=self.folder.read_journal(),
             lineage=self._lineage(experts, merged),
             diagnostics=read_diagnostics(merged),
@@ -425,6 +427,7 @@ class Stages(Generic[Run]):
         """An adapter's score on the dev prompts, 0-100, by the judge that never reports. Its
         pictures are `5-scores/images/<kind>-<key>`."""
         from selma.backbones.text_to_image import adapter_file
+        from selma.scores.benchmarks import benchmark_of
         from selma.scores.scoring import benchmark_score
 
         key = file_sha256(adapter_file(adapter))[:16]
@@ -434,7 +437,11 @@ class Stages(Generic[Run]):
         )
         zeroing = self.config.scores.zeroing
         return benchmark_score(
-            benchmark_prompts, images, judge=self._choosing_judge, zeroing=zeroing
+            benchmark_prompts,
+            images,
+            judge=self._choosing_judge,
+            zeroing=zeroing,
+            measure=benchmark_of(self.config.scores.benchmark).measure,
         )
 
     def _drop_trial_images(self) -> None:

@@ -163,10 +163,12 @@ def _attention_widths(model: str) -> set[int]:
 
 
 def _benchmark(config: RunConfig) -> Iterator[str]:
-    from selma.scores.benchmarks import BENCHMARKS, TOYBOX, load_benchmark
+    from selma.scores.benchmarks import BENCHMARKS, benchmark_of, load_benchmark
 
     scores = config.scores
-    if scores.benchmark != TOYBOX and not Path(scores.benchmark).exists():
+    named = BENCHMARKS.get(scores.benchmark)
+    own_prompts = named is not None and named.prompts is not None
+    if not own_prompts and not Path(scores.benchmark).exists():
         known = Path(scores.benchmark).name
         files = {file.name: row.name for row in BENCHMARKS.values() for file in row.files}
         fetch = f" Run `selma data fetch {files[known]}`." if known in files else ""
@@ -174,17 +176,18 @@ def _benchmark(config: RunConfig) -> Iterator[str]:
             f"scores.benchmark: must be toybox or a file, but {scores.benchmark} is missing.{fetch}"
         )
         return
-    if scores.benchmark != TOYBOX and config.experts.select == "dev":
-        yield (
-            "experts.select: a file has no dev prompts to choose checkpoints on; set it to last, "
-            "or scores.benchmark to toybox."
-        )
-    if scores.benchmark != TOYBOX and config.merged.search is not None:
-        yield (
-            "merged.search: a file has no dev prompts to search weights on; leave it out, or set "
-            "scores.benchmark to toybox."
-        )
     try:
+        chosen_on = "dev" in benchmark_of(scores.benchmark).splits
+        if not chosen_on and config.experts.select == "dev":
+            yield (
+                "experts.select: a file has no dev prompts to choose checkpoints on; set it to "
+                "last, or scores.benchmark to toybox."
+            )
+        if not chosen_on and config.merged.search is not None:
+            yield (
+                "merged.search: a file has no dev prompts to search weights on; leave it out, or "
+                "set scores.benchmark to toybox."
+            )
         benchmark_prompts = load_benchmark(scores)
     except SelmaError as error:
         yield f"scores.benchmark: {error}"

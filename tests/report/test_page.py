@@ -27,6 +27,7 @@ from selma.records.report import Findings
 from selma.records.scores import Interval, Scorecard, ScorerInfo
 from selma.report import page, tables, templates
 from selma.report.grids import SHOWN_PX, Cards, contact_sheet, data_uri
+from selma.scores.measures import TIFA
 from selma.workspace import Workspace, file_sha256
 
 CONFIG = ReportConfig(grid_prompts=10, training_pairs=3)
@@ -132,7 +133,8 @@ def interval(mean: float) -> Interval:
 
 def test_an_exam_of_choices_is_called_tifa_throughout(found: Findings) -> None:
     card = found.scorecard.model_copy(update={"measure": "TIFA", "matcher": "wordllama"})
-    text = Parsed(page.render(dataclasses.replace(found, scorecard=card), CONFIG)).text
+    tifa = dataclasses.replace(found, scorecard=card, measure=TIFA.about)
+    text = Parsed(page.render(tifa, CONFIG)).text
     assert "DSG" not in text
     assert "TIFA score" in text and "multiple-choice" in text and "by wordllama" in text
 

@@ -22,6 +22,7 @@ from selma.records.merged import Merged
 from selma.records.prompts import Prompt, prompt_id
 from selma.records.report import Findings
 from selma.scores.benchmarks import load_benchmark
+from selma.scores.measures import DSG
 from selma.scores.scoring import read_answers, score_models
 from selma.toybox.captions import NUMBERS, STYLES, caption
 from selma.toybox.drawing import compose
@@ -165,6 +166,7 @@ def findings(root: Path, *, prompts: int = 20, merged: float = 0.7) -> Findings:
         images=images,
         answers={model: read_answers(folder, model) for model in images},
         scorecard=card,
+        measure=DSG.about,
         diagnostics=diagnostics(),
         journal=[
             {"stage": "1-prompts", "seconds": 312.5},

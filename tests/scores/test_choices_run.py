@@ -18,6 +18,7 @@ from selma.config.scores import ScoresConfig
 from selma.errors import DataError, ModelError
 from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.records.scores import Scorecard
+from selma.scores.benchmarks.tifa import TIFA
 from selma.scores.scoring import read_answers, score_models
 from selma.workspace import Workspace
 
@@ -106,6 +107,7 @@ def score(folder: Workspace, judge: ColourJudge, matcher: str | None, **changed)
         folder,
         roles=ROLES,
         seed=0,
+        benchmark=TIFA,
         load_judge=lambda _: judge,
         load_scorer=lambda _: judge,
         load_matcher=lambda _: nearest,

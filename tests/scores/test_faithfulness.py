@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from selma.errors import DataError
 from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
+from selma.scores import measures
 from selma.scores.benchmarks import read_dsg
 from selma.scores.faithfulness import (
     Verdict,
@@ -141,7 +142,9 @@ def test_means_by_prompt_by_question_and_by_category() -> None:
     found = diagnostics(benchmark_prompts, answers, zeroing="cascading")
     assert prompt_scores(found) == {"a": 1.0, "b": 1 / 3}
     assert question_score(found) == 0.5
-    assert category_points(benchmark_prompts, found) == {
+    points = measures.DSG.points(answers, found)
+    assert measures.DSG.prompt_scores(points) == prompt_scores(found)
+    assert category_points(benchmark_prompts, points) == {
         "entity": {"a": (1, 1), "b": (0, 2)},
         "colour": {"b": (1, 1)},
     }

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def benchmark(site: Server, **changed: Any) -> Benchmark:
         RemoteFile(TEXTS, f"{site.url}/{TEXTS}", sha256=sha(TEXT_DATA), max_bytes=10_000),
         RemoteFile(QUESTIONS, f"{site.url}/{QUESTIONS}", **about | changed),
     )
-    return Benchmark("tifa-v1.0", TIFA.layout, TIFA.recognises, TIFA.read, files)
+    return replace(TIFA, files=files)
 
 
 def names(folder: Path) -> list[str]:
@@ -237,7 +238,7 @@ def test_what_is_offered_is_pinned() -> None:
 
 
 def test_the_commands(site: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(benchmarks.BENCHMARKS, "tifa-v1.0", benchmark(site))
+    monkeypatch.setitem(benchmarks.BENCHMARKS._rows, "tifa-v1.0", benchmark(site))
     to = tmp_path / "here"
     done = CliRunner().invoke(app, ["data", "fetch", "tifa-v1.0", "--to", str(to)])
     assert done.exit_code == 0 and "knows no checksum" in done.output

@@ -9,12 +9,8 @@ import pytest
 from selma.config.scores import ScoresConfig
 from selma.records.benchmarks import BenchmarkPrompt, evenly
 from selma.scores.benchmarks import load_benchmark, read_benchmark
-from selma.scores.benchmarks.published import (
-    _digests,
-    prompt_digest,
-    published,
-    text_digest,
-)
+from selma.scores.benchmarks.digests import digests, prompt_digest, text_digest
+from selma.scores.benchmarks.published import published
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 DSG, TIFA = DATA / "dsg" / "dsg-1k-anns.csv", DATA / "tifa" / "tifa_v1.0_text_inputs.json"
@@ -44,13 +40,13 @@ def test_toybox_and_a_file_of_ones_own_are_none(own: Path) -> None:
 
 
 def test_the_digests_are_as_many_as_the_prompts() -> None:
-    assert (len(_digests("dsg-1k")), len(_digests("tifa-v1.0"))) == (1060, 4081)
+    assert (len(digests("dsg-1k")), len(digests("tifa-v1.0"))) == (1060, 4081)
 
 
 @dsg_there
 def test_dsg_1k_is_known_whole_and_in_part_but_not_changed() -> None:
     benchmark_prompts = read_benchmark(DSG)
-    assert {prompt_digest(prompt) for prompt in benchmark_prompts} == _digests("dsg-1k")
+    assert {prompt_digest(prompt) for prompt in benchmark_prompts} == digests("dsg-1k")
     some = evenly(benchmark_prompts, 7)
     assert published(benchmark_prompts) == published(some) == "dsg-1k"
     first, *others = some
@@ -69,7 +65,7 @@ def test_dsg_1k_is_known_whole_and_in_part_but_not_changed() -> None:
 @tifa_there
 def test_tifas_prompts_are_known_with_choices_alone() -> None:
     benchmark_prompts = read_benchmark(TIFA)
-    assert {text_digest(prompt) for prompt in benchmark_prompts} == _digests("tifa-v1.0")
+    assert {text_digest(prompt) for prompt in benchmark_prompts} == digests("tifa-v1.0")
     assert published(benchmark_prompts[:3]) is None  # the texts have no questions
     assert published([with_choices(prompt) for prompt in benchmark_prompts[:3]]) == "tifa-v1.0"
 

@@ -12,7 +12,7 @@ from selma.records.experts import Expert
 from selma.records.images import Pair
 from selma.records.merged import Merged
 from selma.records.prompts import Prompt
-from selma.records.scores import Scorecard
+from selma.records.scores import MeasureInfo, Scorecard
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Findings:
     answers: dict[str, list[Answer]]
     """Model → the reporting judge's raw answers."""
     scorecard: Scorecard
+    measure: MeasureInfo
+    """What the scorecard's scores are."""
     journal: list[dict[str, Any]] = field(default_factory=list)
     """Lines with "stage", "seconds" and costs, in order; times live here and nowhere else."""
     lineage: dict[str, str] = field(default_factory=dict)

@@ -8,10 +8,6 @@ from pydantic import Field
 
 from selma.records.record import Record
 
-Published = Literal["dsg-1k", "tifa-v1.0"]
-
-"""A benchmark that published scores are about."""
-
 
 class Interval(Record):
     """A mean with its 95% bootstrap interval over n prompts."""
@@ -22,6 +18,17 @@ class Interval(Record):
     n: int
     standard_error: float | None = None
     """None for a single prompt, whose spread nobody knows."""
+
+
+class MeasureInfo(Record):
+    """What a benchmark's score is, in words for tables and pages."""
+
+    label: str
+    """What it is called: "DSG"."""
+    meaning: str
+    """What it counts, as the end of "The score is ...": see `scores.measures`."""
+    earns: str
+    """What an answer must be to earn a point, as in "Only a plain yes earns a point."."""
 
 
 class ScorerInfo(Record):
@@ -47,7 +54,7 @@ class ModelScore(Record):
     model: str
     role: Literal["base", "expert", "merged", "other"]
     score: Interval
-    """0-100, mean over prompts after dependency zeroing."""
+    """0-100, by the benchmark's measure: DSG's and TIFA's are means over prompts."""
     difference: Interval | None = None
     """`score` minus the base's, paired by prompt; None for the base itself."""
     score_by_question: float
@@ -89,7 +96,7 @@ class ModelScore(Record):
 
 
 class Comparison(Record):
-    """One model's DSG score minus another's on the exam, paired by prompt."""
+    """One model's score minus another's on the exam, paired by prompt."""
 
     model: str
     against: str
@@ -112,12 +119,12 @@ class Scorecard(Record):
     second_judge: str | None = None
     zeroing: Literal["cascading", "one_level", "row_order", "none"] = "cascading"
     """What a "no" did to the questions that depend on it."""
-    measure: Literal["DSG", "TIFA"] = "DSG"
-    """What the scores are called: TIFA where questions have choices, else DSG."""
+    measure: str = "DSG"
+    """What the scores are called, by the benchmark's row: `MeasureInfo.label`."""
     matcher: str | None = None
     """What matched free answers to choices by their meaning."""
-    published: Published | None = None
-    """The published benchmark that all prompts are of, with its own questions."""
+    published: str | None = None
+    """Name of the published benchmark that all prompts are of, with its own questions."""
     dependency_faults: dict[str, int] = Field(default_factory=dict)
     """What is wrong with the benchmark's dependencies → how often; such references are ignored."""
     preferences: tuple[ScorerInfo, ...] = ()

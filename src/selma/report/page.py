@@ -89,6 +89,7 @@ def context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
     return {
         "name": findings.settings.get("name", "selma"),
         "card": card,
+        "measure": findings.measure,
         "base": base,
         "merged": merged,
         "headline": headline,

@@ -11,7 +11,7 @@ from selma.scores import faithfulness
 from selma.scores.benchmarks import read_dsg
 from selma.scores.benchmarks.layouts import in_folder
 from selma.scores.benchmarks.tifa import QUESTIONS
-from selma.scores.given import DsgRules, answers_by_model, judge_given
+from selma.scores.given import DsgRules, answers_by_model, verdicts_given
 from selma.scores.tifa import TifaQuestion, read_tifa
 from selma.textfiles import csv_rows
 
@@ -45,7 +45,7 @@ def dsg_agreement(
     benchmark_prompts = read_dsg(annotations, dependencies=rules.dependencies)
     scores: dict[Place, float] = {}
     for model, given in answers_by_model(answers).items():
-        _, verdicts = judge_given(benchmark_prompts, given, rules=rules)
+        _, verdicts = verdicts_given(benchmark_prompts, given, rules=rules)
         for item, share in faithfulness.prompt_scores(verdicts).items():
             scores[model, item] = share
     return correlation(scores, read_ratings(ratings))

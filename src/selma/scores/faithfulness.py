@@ -153,16 +153,19 @@ def detail(question: Question) -> str:
 
 def category_points(
     benchmark_prompts: Iterable[BenchmarkPrompt],
-    diagnostics: Verdicts,
+    points: Mapping[str, Mapping[str, float]],
     of: Callable[[Question], str] = lambda question: question.category,
-) -> dict[str, dict[str, tuple[int, int]]]:
-    """Category → prompt id → (points, questions), only for prompts that have such questions."""
-    table: dict[str, dict[str, tuple[int, int]]] = {}
+) -> dict[str, dict[str, tuple[float, int]]]:
+    """Category → prompt id → (points, questions), only for prompts that have such questions.
+
+    points: prompt id → question id → its point.
+    """
+    table: dict[str, dict[str, tuple[float, int]]] = {}
     for prompt in benchmark_prompts:
         for question in prompt.questions:
             row = table.setdefault(of(question), {})
-            got, asked = row.get(prompt.id, (0, 0))
-            row[prompt.id] = (got + (diagnostics[prompt.id][question.id] == "yes"), asked + 1)
+            got, asked = row.get(prompt.id, (0.0, 0))
+            row[prompt.id] = (got + points[prompt.id][question.id], asked + 1)
     return table
 
 

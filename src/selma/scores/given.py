@@ -21,6 +21,7 @@ from selma.scores import faithfulness, statistics
 from selma.scores.benchmarks import Dependencies, read_dsg
 from selma.scores.benchmarks.layouts import source_of
 from selma.scores.faithfulness import Reading, Verdicts, Zeroing
+from selma.scores.measures import DSG, Measure, Points
 from selma.textfiles import csv_rows
 
 Average = Literal["prompt", "question"]
@@ -62,7 +63,8 @@ def rules_of(preset: str, changes: Mapping[str, str]) -> DsgRules:
     if preset not in PRESETS:
         raise ConfigError(f"A preset must be one of {', '.join(PRESETS)}, but {preset!r} came.")
     try:
-        return DsgRules.model_validate(PRESETS[preset].model_dump() | dict(changes))
+        named = PRESETS[preset].model_dump(exclude_unset=True)
+        return DsgRules.model_validate(named | dict(changes))
     except ValidationError as error:
         what = error.errors()[0]
         raise ConfigError(
@@ -86,24 +88,32 @@ def score_dsg(
     """
     benchmark_prompts = read_dsg(annotations, dependencies=rules.dependencies)
     given, models = read_answers(answers, model)
-    return dsg_result(benchmark_prompts, given, rules=rules, seed=seed, resamples=resamples) | {
+    return scored(benchmark_prompts, given, rules=rules, seed=seed, resamples=resamples) | {
         "model": model or (models[0] if models else None),
         "models_in_file": models,
     }
 
 
-def dsg_result(
+def scored(
     benchmark_prompts: Sequence[BenchmarkPrompt],
     given: Sequence[Answer],
     *,
     rules: DsgRules,
+    measure: Measure = DSG,
     seed: int = 0,
     resamples: int = 10_000,
 ) -> dict[str, Any]:
-    """The result of these answers, ready for JSON; see `score_dsg`. Raises DataError."""
-    asked, verdicts = judge_given(benchmark_prompts, given, rules=rules)
+    """The result of these answers, ready for JSON; see `score_dsg`. Raises DataError.
+
+    Where the rules do not name an average, it is the measure's.
+    """
+    if "average" not in rules.model_fields_set:
+        average: Average = "question" if measure.over == "questions" else "prompt"
+        rules = rules.model_copy(update={"average": average})
+    asked, verdicts = verdicts_given(benchmark_prompts, given, rules=rules)
     answered = {answer.prompt_id for answer in given}
-    mean = _Mean(rules.average, verdicts, seed=seed, resamples=resamples)
+    points = measure.points(given, verdicts)
+    mean = _Mean(rules.average, measure, points, seed=seed, resamples=resamples)
     groups: dict[str, list[str]] = defaultdict(list)
     sources: dict[str, list[str]] = defaultdict(list)
     for prompt in asked:
@@ -120,8 +130,8 @@ def dsg_result(
         "group_standard_errors": {name: _error(found) for name, found in by_group.items()},
         "group_prompts": {name: found.n for name, found in by_group.items()},
         "sources": {name: _rounded(mean.alone(ids)) for name, ids in sorted(sources.items())},
-        "categories": _shares(asked, verdicts, faithfulness.detail),
-        "categories_broad": _shares(asked, verdicts, lambda q: q.category),
+        "categories": _shares(asked, points, faithfulness.detail),
+        "categories_broad": _shares(asked, points, lambda q: q.category),
         "prompts": len(verdicts),
         "questions": sum(map(len, verdicts.values())),
         "unreadable": sum(v == "unreadable" for found in verdicts.values() for v in found.values()),
@@ -130,17 +140,17 @@ def dsg_result(
         "not_in_annotations": sorted(answered - {prompt.id for prompt in benchmark_prompts}),
         "dependency_faults": faithfulness.dependency_faults(benchmark_prompts),
         "per_prompt": {
-            id: _rounded(100 * score) for id, score in faithfulness.prompt_scores(verdicts).items()
+            id: _rounded(100 * score) for id, score in measure.prompt_scores(points).items()
         },
         "per_question": {
-            id: {question: int(verdict == "yes") for question, verdict in found.items()}
-            for id, found in verdicts.items()
+            id: {question: _whole(point) for question, point in row.items()}
+            for id, row in points.items()
         },
         "verdicts": {id: dict(found) for id, found in verdicts.items()},
     }
 
 
-def judge_given(
+def verdicts_given(
     benchmark_prompts: Sequence[BenchmarkPrompt], given: Sequence[Answer], *, rules: DsgRules
 ) -> tuple[list[BenchmarkPrompt], Verdicts]:
     """The prompts that count under the rules, and the verdict on each of their questions.
@@ -225,9 +235,12 @@ def _answers(rows: Iterable[tuple[str, str, str]]) -> list[Answer]:
 class _Mean:
     """Scores with their intervals, over prompts or over their questions."""
 
-    def __init__(self, average: Average, verdicts: Verdicts, **bootstrap: int) -> None:
+    def __init__(
+        self, average: Average, measure: Measure, points: Points, **bootstrap: int
+    ) -> None:
         self.average = average
-        self.verdicts = verdicts
+        self.measure = measure
+        self.points = points
         self.bootstrap = bootstrap
 
     def __call__(self, ids: Iterable[str]) -> Interval:
@@ -239,11 +252,16 @@ class _Mean:
         return sum(totals) / (sum(sizes) if sizes else len(totals))
 
     def _terms(self, ids: Iterable[str]) -> tuple[list[float], list[int] | None]:
-        chosen = {id: self.verdicts[id] for id in ids}
+        chosen = {id: self.points[id] for id in ids}
         if self.average == "prompt":
-            return [100 * share for share in faithfulness.prompt_scores(chosen).values()], None
-        points = [100.0 * faithfulness.points(verdict) for verdict in chosen.values()]
-        return points, [len(verdict) for verdict in chosen.values()]
+            return [100 * share for share in self.measure.prompt_scores(chosen).values()], None
+        earned = [100.0 * self.measure.earned([*row.values()]) for row in chosen.values()]
+        return earned, [len(row) for row in chosen.values()]
+
+
+def _whole(point: float) -> float:
+    """0 and 1 as they are written in results."""
+    return int(point) if point in (0, 1) else round(point, 4)
 
 
 def _rounded(score: float) -> float:
@@ -260,12 +278,12 @@ def _error(found: Interval) -> float | None:
 
 def _shares(
     benchmark_prompts: Iterable[BenchmarkPrompt],
-    verdicts: Verdicts,
+    points: Points,
     category: Callable[[Question], str],
 ) -> dict[str, float]:
     """Category → score over its questions."""
-    points: dict[str, list[bool]] = defaultdict(list)
+    by_category: dict[str, list[float]] = defaultdict(list)
     for prompt in benchmark_prompts:
         for question in prompt.questions:
-            points[category(question)].append(verdicts[prompt.id][question.id] == "yes")
-    return {name: _rounded(100 * sum(got) / len(got)) for name, got in sorted(points.items())}
+            by_category[category(question)].append(points[prompt.id][question.id])
+    return {name: _rounded(100 * sum(got) / len(got)) for name, got in sorted(by_category.items())}

@@ -1,6 +1,6 @@
-"""A folder of pictures and a judge → DSG's or TIFA's scores; no run is needed.
+"""A folder of images and a judge → a benchmark's scores; no run is needed.
 
-Pictures are named by their prompt: <item_id>.png, or .jpg as DSG's own program has them.
+Images are named by their prompt: <item_id>.png, or .jpg as DSG's own program has them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
 from selma.records.scores import Interval
 from selma.scores.answer_cache import Asked, Said
 from selma.scores.answering import WORDS, has_choices
-from selma.scores.benchmarks import load_benchmark, read_dsg
-from selma.scores.benchmarks.tifa import TIFA
-from selma.scores.given import DsgRules, dsg_result
+from selma.scores.benchmarks import Benchmark, benchmark_of, load_benchmark, read_dsg
+from selma.scores.benchmarks.dsg import DSG
+from selma.scores.given import DsgRules, scored
 from selma.scores.soft import soft_interval, soft_scores, whole_prompt_questions
 from selma.scores.tifa import Matcher, match_choices
 
@@ -57,7 +57,8 @@ def score_images(
     about the whole prompt, in this wording. choices_prompt, matcher: of multiple-choice questions,
     as in `scores` of a run's settings. Raises DataError, ConfigError or ModelError.
     """
-    benchmark_prompts = _benchmark(benchmark, split, rules)
+    row = benchmark_of(benchmark)
+    benchmark_prompts = _prompts(benchmark, row, split, rules)
     found = _images(images, benchmark_prompts)
     generated = [prompt for prompt in benchmark_prompts if prompt.id in found]
     if not generated or (rules.missing == "refuse" and len(generated) < len(benchmark_prompts)):
@@ -78,10 +79,11 @@ def score_images(
     else:
         given = _ask(kept, generated, found)
     how = {"seed": seed, "resamples": resamples}
-    result = dsg_result(benchmark_prompts, given, rules=rules, **how)
+    result = scored(benchmark_prompts, given, rules=rules, measure=row.measure, **how)
     result |= {
-        "benchmark": "toybox" if benchmark == "toybox" else Path(benchmark).name,
-        "split": split if benchmark == "toybox" else "all",
+        "benchmark": Path(benchmark).name,
+        "split": split if "dev" in row.splits else "all",
+        "measure": row.measure.label,
         "judge": one.name,
         "judge_fingerprint": one.fingerprint,
         "soft": _plain(soft_interval(soft_scores(given), **how)),
@@ -155,15 +157,22 @@ def _offer_key(words: str) -> Callable[[Question], str]:
     return lambda question: json.dumps([words, question.text, *question.choices])
 
 
-def _benchmark(benchmark: str, split: str, rules: DsgRules) -> list[BenchmarkPrompt]:
-    if benchmark != "toybox" and split == "test" and TIFA.recognises(Path(benchmark)):
-        return TIFA.read(Path(benchmark))
-    if benchmark != "toybox" and split == "test":
-        return read_dsg(Path(benchmark), dependencies=rules.dependencies)
+def _prompts(named: str, row: Benchmark, split: str, rules: DsgRules) -> list[BenchmarkPrompt]:
+    """The benchmark's prompts. Raises ConfigError for a split that it has not, and DataError where
+    prompts have no questions."""
+    if row is DSG and split == "test":
+        return read_dsg(Path(named), dependencies=rules.dependencies)
     try:
-        return load_benchmark(ScoresConfig.model_validate({"benchmark": benchmark, "split": split}))
+        config = ScoresConfig.model_validate({"benchmark": named, "split": split})
     except ValidationError as error:
         raise ConfigError(f"A split must be dev or test, but {split!r} came.") from error
+    benchmark_prompts = load_benchmark(config)
+    if not all(prompt.questions for prompt in benchmark_prompts):
+        raise DataError(
+            f"Every prompt of {named} needs questions, but some have none. Let a language model "
+            "write them first: `selma questions`."
+        )
+    return benchmark_prompts
 
 
 def _images(folder: Path, benchmark_prompts: Sequence[BenchmarkPrompt]) -> dict[str, Path]:

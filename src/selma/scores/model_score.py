@@ -1,4 +1,4 @@
-"""A model's verdicts → its scores with intervals, and their differences to the base's."""
+"""A model's points → its scores with intervals, and their differences to the base's."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import Any, Literal
 from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.records.scores import Interval, ModelScore
 from selma.scores import faithfulness, statistics
-from selma.scores.faithfulness import Verdicts
+from selma.scores.measures import Measure, Points, question_mean
 from selma.scores.statistics import by_prompt
 
 Role = Literal["base", "expert", "merged", "other"]
 
 
 class ModelIntervals:
-    """Turns one model's verdicts into intervals, all with the same resamples."""
+    """Turns one model's points into intervals, all with the same resamples."""
 
     def __init__(
         self,
         asked: Sequence[BenchmarkPrompt],
+        measure: Measure,
         *,
         seeds: int,
         seed: int,
@@ -27,63 +28,64 @@ class ModelIntervals:
         detailed: bool,
     ) -> None:
         self.asked = asked
+        self.measure = measure
         self.seeds = seeds
         self.detailed = detailed
         self.bootstrap = {"seed": seed, "resamples": resamples}
+        self._questions = {prompt.id: len(prompt.questions) for prompt in asked}
 
     def model_score(
         self,
         model: str,
         role: Role,
-        verdicts: Verdicts,
+        points: Points,
         clip: list[float] | None,
         *,
-        base: tuple[Verdicts, list[float] | None] | None,
+        base: tuple[Points, list[float] | None] | None,
     ) -> ModelScore:
-        scores = faithfulness.prompt_scores(verdicts)
+        """All of a model's scores but those of preference; base: the base's points and CLIP
+        scores, None for the base itself."""
+        scores = self.measure.prompt_scores(points)
         found: dict[str, Any] = {}
         if clip is not None:
             found["clip"] = statistics.interval(by_prompt(clip, self.seeds), **self.bootstrap)
         if self.detailed:
             found |= {
-                "by_question": self._categories(verdicts, of=_any)["all"],
-                "details": self._categories(verdicts, of=faithfulness.detail),
+                "by_question": self._categories(points, of=_any)["all"],
+                "details": self._categories(points, of=faithfulness.detail),
             }
         if base is not None:
-            found |= self._differences(scores, verdicts, clip, *base)
+            found |= self._differences(scores, points, clip, *base)
         return ModelScore(
             model=model,
             role=role,
-            score=self._mean(scores),
-            score_by_question=round(100 * faithfulness.question_score(verdicts), 6),
-            categories=self._categories(verdicts),
+            score=self.mean(scores),
+            score_by_question=round(100 * question_mean(points), 6),
+            categories=self._categories(points),
             groups=self._groups(scores),
             per_prompt=self._of_prompts(scores),
-            unreadable=sum(v == "unreadable" for one in verdicts.values() for v in one.values()),
             **found,
         )
 
     def _differences(
         self,
         scores: Mapping[str, float],
-        verdicts: Verdicts,
+        points: Points,
         clip: list[float] | None,
-        base_verdicts: Verdicts,
+        base_points: Points,
         base_clip: list[float] | None,
     ) -> dict[str, Any]:
-        before = faithfulness.prompt_scores(base_verdicts)
+        before = self.measure.prompt_scores(base_points)
         change = {id: score - before[id] for id, score in scores.items()}
         found: dict[str, Any] = {
-            "difference": self._mean(change),
-            "category_differences": self._categories(verdicts, base_verdicts),
+            "difference": self.mean(change),
+            "category_differences": self._categories(points, base_points),
             "group_differences": self._groups(change),
         }
         if self.detailed:
             found |= {
-                "by_question_difference": self._categories(verdicts, base_verdicts, of=_any)["all"],
-                "detail_differences": self._categories(
-                    verdicts, base_verdicts, of=faithfulness.detail
-                ),
+                "by_question_difference": self._categories(points, base_points, of=_any)["all"],
+                "detail_differences": self._categories(points, base_points, of=faithfulness.detail),
             }
         if clip is not None and base_clip is not None:
             found["clip_difference"] = statistics.paired_difference(
@@ -91,8 +93,13 @@ class ModelIntervals:
             )
         return found
 
-    def _mean(self, scores: Mapping[str, float]) -> Interval:
-        return statistics.interval(100 * by_prompt(scores.values(), self.seeds), **self.bootstrap)
+    def mean(self, scores: Mapping[str, float]) -> Interval:
+        """The mean of prompts' scores, or of differences between them, with its interval."""
+        percent = 100 * by_prompt(scores.values(), self.seeds)
+        if self.measure.over == "prompts":
+            return statistics.interval(percent, **self.bootstrap)
+        sizes = [self._questions[id] for id in scores][:: self.seeds]
+        return statistics.interval(percent * [[n] for n in sizes], sizes, **self.bootstrap)
 
     def _of_prompts(self, scores: Mapping[str, float]) -> dict[str, float]:
         """Prompt id → the mean over its pictures."""
@@ -104,12 +111,12 @@ class ModelIntervals:
         groups: dict[str, dict[str, float]] = {}
         for prompt in self.asked:
             groups.setdefault(prompt.group, {})[prompt.id] = scores[prompt.id]
-        return {group: self._mean(members) for group, members in groups.items()}
+        return {group: self.mean(members) for group, members in groups.items()}
 
     def _categories(
         self,
-        after: Verdicts,
-        before: Verdicts | None = None,
+        after: Points,
+        before: Points | None = None,
         *,
         of: Callable[[Question], str] = lambda question: question.category,
     ) -> dict[str, Interval]:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from selma import processes
 from selma.backbones.judges import loading as judging
 from selma.backbones.judges import matching
@@ -19,7 +21,7 @@ from selma.backbones.preference import scorers as preference
 from selma.config.scores import ScoresConfig, judge_name
 from selma.errors import DataError
 from selma.records.benchmarks import Answer, BenchmarkPrompt, repeated
-from selma.records.scores import Comparison, Interval, Published, Scorecard
+from selma.records.scores import Comparison, Interval, Scorecard
 from selma.scores import faithfulness, statistics
 from selma.scores.answering import (
     answer_item,
@@ -31,8 +33,10 @@ from selma.scores.answering import (
     read_answer_file,
     read_clip_file,
 )
+from selma.scores.benchmarks import Benchmark, benchmark_of
 from selma.scores.benchmarks.published import published
 from selma.scores.faithfulness import Verdicts, Zeroing
+from selma.scores.measures import DSG, TIFA, Measure, Points
 from selma.scores.model_score import ModelIntervals, Role
 from selma.scores.preference import (
     Loader,
@@ -61,6 +65,7 @@ def score_models(
     *,
     roles: Mapping[str, str],
     seed: int,
+    benchmark: Benchmark | None = None,
     compare: Sequence[tuple[str, str]] = (),
     name: str = "scorecard",
     load_judge: Callable[[Any], Judge] = judging.load_judge,
@@ -68,19 +73,21 @@ def score_models(
     load_matcher: Callable[[str], Matcher] = matching.load_matcher,
     load_preference: Loader = preference.load_preference,
 ) -> Scorecard:
-    """Scores of every model on the exam: the base first, the merged one last.
+    """Scores of every model on the benchmark: the base first, the merged one last.
 
-    pictures: model → finished item with the pictures of `repeated(exam, config.seeds)`, one
-    <prompt id>.png for each prompt where there is one seed. roles: model → "base"
-    (exactly one), "expert", "merged" or "other". compare: pairs of models of which the first is
-    also held against the second. name: the scorecard's item. Raises DataError for a picture that is
-    missing or broken: it never becomes a smaller denominator.
+    images: model → finished item with the images of `repeated(benchmark_prompts, config.seeds)`,
+    one <prompt id>.png for each prompt where there is one seed. roles: model → "base" (exactly
+    one), "expert", "merged" or "other". benchmark: what the prompts are of; None is the settings'.
+    compare: pairs of models of which the first is also held against the second. name: the
+    scorecard's item. Raises DataError for an image that is missing or broken: it never becomes a
+    smaller denominator.
     """
     if not all(prompt.questions for prompt in benchmark_prompts):
         raise DataError(
-            "Every exam prompt needs questions, but some have none. Let a language model write "
-            "them first: `selma questions`."
+            "Every benchmark prompt needs questions, but some have none. Let a language model "
+            "write them first: `selma questions`."
         )
+    benchmark = benchmark or benchmark_of(config.benchmark)
     models = _in_order(images, roles)
     judge, second = load_judge(config.judge), load_judge(config.choosing_judge)
     scorer = load_scorer(config.clip) if config.clip else None
@@ -130,6 +137,8 @@ def score_models(
             "published": known_as,
             "compare": [list(pair) for pair in compare],
             "seeds": config.seeds,
+            # DSG's and TIFA's follow from what the questions are.
+            "measure": None if benchmark.measure in (DSG, TIFA) else benchmark.measure.label,
         },
     )
     with processes.main_first():
@@ -138,8 +147,9 @@ def score_models(
             item.begin()
             matcher = load_matcher(matcher_name) if matcher_name else None
             answers = {model: _answers(asked, said[model], matcher) for model in models}
-            card, verdicts = _scorecard(
+            card, verdicts, points = _scorecard(
                 benchmark_prompts,
+                benchmark,
                 config,
                 models,
                 answers,
@@ -150,7 +160,7 @@ def score_models(
                 seed=seed,
             )
             bootstrap = {"seed": seed, "resamples": config.resamples}
-            held = _comparisons(verdicts, compare, config.seeds, bootstrap)
+            held = _comparisons(asked, benchmark.measure, points, compare, config.seeds, bootstrap)
             card = card.model_copy(update={"comparisons": held})
             card = _with_soft_scores(card, asked, said, wholes, bootstrap)
             _write(item, card, verdicts, answers)
@@ -189,14 +199,13 @@ def benchmark_score(
     *,
     judge: Judge,
     zeroing: Zeroing = "cascading",
+    measure: Measure = DSG,
 ) -> float:
-    """DSG's score of one folder of pictures, 0-100, mean over prompts; nothing is written. It is
-    what checkpoints are chosen by."""
-    diagnostics = faithfulness.diagnostics(
-        benchmark_prompts, ask(benchmark_prompts, images, judge), zeroing=zeroing
-    )
-    scores = faithfulness.prompt_scores(diagnostics)
-    return 100 * sum(scores.values()) / len(scores)
+    """The benchmark's score of one folder of images, 0-100; nothing is written. Checkpoints are
+    chosen by it."""
+    answers = ask(benchmark_prompts, images, judge)
+    verdicts = faithfulness.diagnostics(benchmark_prompts, answers, zeroing=zeroing)
+    return measure.score(measure.points(answers, verdicts))
 
 
 def _in_order(images: Mapping[str, Path], roles: Mapping[str, str]) -> dict[str, Role]:
@@ -215,25 +224,31 @@ def _in_order(images: Mapping[str, Path], roles: Mapping[str, str]) -> dict[str,
 
 def _scorecard(
     benchmark_prompts: Sequence[BenchmarkPrompt],
+    benchmark: Benchmark,
     config: ScoresConfig,
     models: Mapping[str, Role],
     answers: Mapping[str, list[Answer]],
     said_too: Mapping[str, Item],
     clips: Mapping[str, Item],
     preferred: Sequence[Preferences],
-    known_as: Published | None,
+    known_as: str | None,
     *,
     seed: int,
-) -> tuple[Scorecard, dict[str, Verdicts]]:
+) -> tuple[Scorecard, dict[str, Verdicts], dict[str, Points]]:
+    """The scorecard, and model → verdicts, and model → points."""
     asked = repeated(benchmark_prompts, config.seeds)
     verdicts: dict[str, Verdicts] = {
-        model: faithfulness.diagnostics(asked, found, zeroing=config.zeroing)
-        for model, found in answers.items()
+        model: faithfulness.diagnostics(asked, given, zeroing=config.zeroing)
+        for model, given in answers.items()
+    }
+    points: dict[str, Points] = {
+        model: benchmark.measure.points(given, verdicts[model]) for model, given in answers.items()
     }
     clip = {model: read_clip_file(item.path) for model, item in clips.items()}
     base = next(iter(models))
-    sure = ModelIntervals(
+    intervals_of = ModelIntervals(
         asked,
+        benchmark.measure,
         seeds=config.seeds,
         seed=seed,
         resamples=config.resamples,
@@ -241,57 +256,69 @@ def _scorecard(
     )
     card = Scorecard(
         benchmark=_benchmark_name(config),
-        split=config.split if config.benchmark == "toybox" else "all",
+        split=config.split if "dev" in benchmark.splits else "all",
         judge=judge_name(config.judge),
         second_judge=judge_name(config.choosing_judge),
         prompts=len(benchmark_prompts),
         questions=sum(len(prompt.questions) for prompt in benchmark_prompts),
         seeds=config.seeds,
         models=tuple(
-            sure.model_score(
+            intervals_of.model_score(
                 model,
                 role,
-                verdicts[model],
+                points[model],
                 clip.get(model),
-                base=None if model == base else (verdicts[base], clip.get(base)),
+                base=None if model == base else (points[base], clip.get(base)),
             ).model_copy(
-                update=intervals(
+                update={"unreadable": _unreadable(verdicts[model])}
+                | intervals(
                     preferred,
                     model,
                     base=None if model == base else base,
                     seeds=config.seeds,
-                    **sure.bootstrap,
+                    **intervals_of.bootstrap,
                 )
             )
             for model, role in models.items()
         ),
         agreement=_agreement(asked, answers, said_too),
         zeroing=config.zeroing,
-        measure="TIFA" if has_choices(benchmark_prompts) else "DSG",
+        measure=benchmark.measure.label,
         matcher=config.matcher if has_choices(benchmark_prompts) else None,
         dependency_faults=faithfulness.dependency_faults(benchmark_prompts),
         published=known_as,
         preferences=tuple(found.about for found in preferred),
         clip_chose="clip" in config.chosen_by,
     )
-    return card, verdicts
+    return card, verdicts, points
+
+
+def _unreadable(verdicts: Verdicts) -> int:
+    return sum(v == "unreadable" for of_prompt in verdicts.values() for v in of_prompt.values())
 
 
 def _comparisons(
-    verdicts: Mapping[str, Verdicts],
+    asked: Sequence[BenchmarkPrompt],
+    measure: Measure,
+    points: Mapping[str, Points],
     pairs: Sequence[tuple[str, str]],
     seeds: int,
     bootstrap: dict[str, int],
 ) -> tuple[Comparison, ...]:
-    found = []
+    comparisons = []
     for model, against in pairs:
         after, before = (
-            100 * by_prompt(faithfulness.prompt_scores(verdicts[name]).values(), seeds)
+            100 * by_prompt(measure.prompt_scores(points[name]).values(), seeds)
             for name in (model, against)
         )
-        difference = statistics.paired_difference(after, before, **bootstrap)
-        found.append(Comparison(model=model, against=against, difference=difference))
-    return tuple(found)
+        if measure.over == "questions":
+            sizes = np.array([len(prompt.questions) for prompt in asked][::seeds])
+            after, before = (sizes[:, None] * percent for percent in (after, before))
+            difference = statistics.paired_difference(after, before, sizes, **bootstrap)
+        else:
+            difference = statistics.paired_difference(after, before, **bootstrap)
+        comparisons.append(Comparison(model=model, against=against, difference=difference))
+    return tuple(comparisons)
 
 
 def _with_soft_scores(
@@ -345,8 +372,8 @@ def _agreement(
 
 
 def _benchmark_name(config: ScoresConfig) -> str:
-    # A file's name only: results hold no paths of a machine, and the exam's hash tells it apart.
-    return "toybox" if config.benchmark == "toybox" else Path(config.benchmark).name
+    # A file's name only: results hold no paths of a machine, and the prompts' hash tells it apart.
+    return Path(config.benchmark).name
 
 
 def _write(

@@ -134,13 +134,12 @@ def _reader(this: Stages[SurRun], sur: SurSettings) -> Reader:
 
 
 def _benchmark(this: Stages[SurRun], split: str) -> list[BenchmarkPrompt]:
-    from selma.scores.benchmarks import TOYBOX, load_benchmark
+    from selma.scores.benchmarks import load_benchmark
 
     scores, wanted = this.config.scores, this.config.sur.ablation.prompts
     if split == "dev":
         return load_benchmark(scores, split="dev", prompts=wanted or scores.dev_prompts)
-    at = "test" if scores.benchmark == TOYBOX else None
-    return load_benchmark(scores, split=at, prompts=wanted)
+    return load_benchmark(scores, split="test", prompts=wanted)
 
 
 def _scores(config: SurRun) -> ScoresConfig:

@@ -84,7 +84,7 @@ def keyword_benchmark(
     if sur.keywords is not None:
         path = Path(sur.keywords)
         known = {row["item_id"]: row["prompt"] for _, row in csv_rows(path, ("item_id", "prompt"))}
-    elif scores.benchmark == TOYBOX:
+    elif scores.benchmark == TOYBOX.name:
         from selma.toybox.benchmark import keyword_prompts
 
         known = keyword_prompts("dev" if split == "dev" else "test")

@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 
 from selma.errors import DataError
 from selma.records.benchmarks import BenchmarkPrompt, Question
+from selma.scores import measures
+from selma.scores.benchmarks.digests import digests, prompt_digest
 from selma.scores.benchmarks.layouts import (
     Benchmark,
     RemoteFile,
@@ -144,11 +146,18 @@ def _recognises(path: Path) -> bool:
     return bool(own & set(columns(in_folder(path, FILE))))
 
 
+def _published(prompt: BenchmarkPrompt) -> bool:
+    """DSG-1k is known by every question and dependency."""
+    return prompt_digest(prompt) in digests("dsg-1k")
+
+
 DSG = Benchmark(
     name="dsg-1k",
     layout="a CSV of yes/no questions in DSG-1k's layout",
+    measure=measures.DSG,
     recognises=_recognises,
     read=read_dsg,
+    published=_published,
     files=(
         RemoteFile(
             FILE,
@@ -158,5 +167,6 @@ DSG = Benchmark(
             max_bytes=8_000_000,
         ),
     ),
-    source="arXiv:2310.18235; github.com/j-min/DSG, Apache-2.0",
+    source="arXiv:2310.18235; github.com/j-min/DSG",
+    licence="Apache-2.0",
 )

@@ -189,7 +189,8 @@ def _readable(benchmark: Benchmark, file: RemoteFile, aside: Path) -> None:
     try:
         if not benchmark.recognises(aside):
             raise DataError(f"it is not {benchmark.layout}")
-        benchmark.read(aside)
+        if benchmark.read is not None:
+            benchmark.read(aside)
     except DataError as error:
         raise FetchError(
             f"What {file.url} sent is not the file: {error} Nothing was written."

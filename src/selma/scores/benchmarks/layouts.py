@@ -1,14 +1,18 @@
-"""What every benchmark's file shares: how a layout is told, what may be an id, where files lie."""
+"""What a benchmark is, and what their files share: how a layout is told, what may be an id."""
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from selma.records.benchmarks import BenchmarkPrompt
+from selma.scores.measures import Measure
+
+Split = Literal["dev", "test"]
 
 DSG_GROUPS = {
     "tifa": "tifa",
@@ -43,19 +47,32 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A layout that an exam can come in. A new one is a file with such a row, and its place in
-    `BENCHMARKS`."""
+    """One benchmark, or one layout that benchmarks come in. A new one is a file with such a row.
+
+    It has either `prompts`, and is chosen by its name, or `recognises` and `read`, and is known by
+    the file or folder that the settings name.
+    """
 
     name: str
     layout: str
     """What a message calls it."""
-    recognises: Callable[[Path], bool]
+    measure: Measure
+    """How answers become scores, and what these are called."""
+    prompts: Callable[[Split], Sequence[BenchmarkPrompt]] | None = None
+    """The prompts of a split, of a benchmark that needs no file."""
+    splits: tuple[Split, ...] = ("test",)
+    """With "dev", checkpoints and merge weights can be chosen on it."""
+    recognises: Callable[[Path], bool] = lambda path: False
     """Whether this file or folder has the layout; never raises."""
-    read: Callable[[Path], list[BenchmarkPrompt]]
-    """The prompts in order; raises DataError for what has no safe meaning."""
+    read: Callable[[Path], list[BenchmarkPrompt]] | None = None
+    """The prompts of a file in its order; raises DataError for what has no safe meaning."""
+    published: Callable[[BenchmarkPrompt], bool] | None = None
+    """Whether a prompt with its questions is the published benchmark's own."""
     files: tuple[RemoteFile, ...] = ()
     """What `selma data fetch` brings."""
     source: str = ""
+    licence: str = ""
+    """Of the files."""
 
 
 def group_of(item_id: str) -> str:

@@ -18,6 +18,7 @@ from selma.scores.benchmarks.layouts import (
     two_of_one_name,
     unsafe_id,
 )
+from selma.scores.measures import DSG
 from selma.textfiles import csv_rows, read_text
 
 _TEXT_KEYS = ("text", "prompt", "caption")
@@ -118,6 +119,7 @@ def _recognises(path: Path) -> bool:
 TEXTS = Benchmark(
     name="prompts",
     layout="your own prompts (.txt, or .csv, .jsonl, .json with text and, as you wish, id)",
+    measure=DSG,
     recognises=_recognises,
     read=read_texts,
 )

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from selma.errors import DataError
 from selma.records.benchmarks import BenchmarkPrompt, Question
+from selma.scores import measures
 from selma.scores.benchmarks import texts
+from selma.scores.benchmarks.digests import digests, text_digest
 from selma.scores.benchmarks.layouts import (
     Benchmark,
     RemoteFile,
@@ -52,8 +54,8 @@ def _compare(path: Path, captions: dict[str, str], asked: dict[str, list[TifaQue
         raise DataError(
             f"{path}: each prompt of {TEXTS} must have questions in {QUESTIONS} and no other may, "
             f"but {len(silent)} have none ({', '.join(silent[:3])}) and {len(strangers)} are other "
-            f"prompts ({', '.join(strangers[:3])}). Name the question file alone to be examined on "
-            "its prompts."
+            f"prompts ({', '.join(strangers[:3])}). Name the question file alone to be scored "
+            "on its prompts."
         )
     for id, caption in captions.items():
         if " ".join(asked[id][0].caption.split()) != " ".join(caption.split()):
@@ -91,11 +93,20 @@ def _recognises(path: Path) -> bool:
     return {"question", "choices"} <= first_keys(in_folder(path, QUESTIONS))
 
 
+def _published(prompt: BenchmarkPrompt) -> bool:
+    """Nobody has stated the question file's sum: prompts are known by their texts, and questions
+    only by having choices."""
+    chosen = bool(prompt.questions) and all(question.choices for question in prompt.questions)
+    return chosen and text_digest(prompt) in digests("tifa-v1.0")
+
+
 TIFA = Benchmark(
     name="tifa-v1.0",
     layout="a JSON of multiple-choice questions in TIFA's layout, or a folder of TIFA's two files",
+    measure=measures.TIFA,
     recognises=_recognises,
     read=read_tifa_benchmark,
+    published=_published,
     files=(
         RemoteFile(
             TEXTS,
@@ -105,5 +116,6 @@ TIFA = Benchmark(
         ),
         RemoteFile(QUESTIONS, f"{_AT}/tifa_v1.0/{QUESTIONS}", sha256=None, max_bytes=64_000_000),
     ),
-    source="arXiv:2303.11897; github.com/Yushi-Hu/tifa, Apache-2.0",
+    source="arXiv:2303.11897; github.com/Yushi-Hu/tifa",
+    licence="Apache-2.0",
 )

@@ -1,0 +1,111 @@
+"""What a benchmark's scores are called, and how a judge's answers become them. Pure.
+
+    answer → a question's point → what its prompt earns → the benchmark's score
+
+A benchmark's row (`benchmarks/`) names its measure; a new one is a `Measure` of these parts or of
+functions like them. Scores are shares in per cent, 0-100.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from selma.errors import DataError
+from selma.records.benchmarks import Answer
+from selma.records.scores import MeasureInfo
+from selma.scores.faithfulness import Verdict, Verdicts
+
+Points = Mapping[str, Mapping[str, float]]
+"""Prompt id → question id → its point, 0..1."""
+Over = Literal["prompts", "questions"]
+
+
+def expected(answer: Answer, verdict: Verdict) -> float:
+    """1 for the expected answer, if no dependency took its point."""
+    return float(verdict == "yes")
+
+
+def probability(answer: Answer, verdict: Verdict) -> float:
+    """The judge's probability of yes, whatever it says. Raises DataError if it gives none."""
+    if answer.yes is None:
+        raise DataError(
+            f"A soft measure needs probabilities, but the answer to question {answer.question_id} "
+            f"of prompt {answer.prompt_id} has none. Name a judge that gives them."
+        )
+    return answer.yes
+
+
+def all_or_nothing(points: Sequence[float]) -> float:
+    """Every point, if none is missing; else 0."""
+    return float(len(points)) if all(point == 1 for point in points) else 0.0
+
+
+def question_mean(points: Points) -> float:
+    """The mean point of all questions, 0..1: the average that SELMA reports, in which prompts with
+    many questions weigh more."""
+    return sum(sum(row.values()) for row in points.values()) / sum(map(len, points.values()))
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How the answers to a benchmark's questions become its score."""
+
+    about: MeasureInfo
+    point: Callable[[Answer, Verdict], float] = expected
+    """An answer and its verdict → the point of its question, 0..1."""
+    earned: Callable[[Sequence[float]], float] = sum
+    """The points of a prompt's questions → what the prompt earns of as many."""
+    over: Over = "prompts"
+    """Of what the benchmark's score is the mean; over questions, a prompt weighs by theirs."""
+
+    @property
+    def label(self) -> str:
+        return self.about.label
+
+    def points(self, answers: Iterable[Answer], verdicts: Verdicts) -> dict[str, dict[str, float]]:
+        """The points of all questions that have a verdict; 0 where nothing was answered."""
+        known = {(answer.prompt_id, answer.question_id): answer for answer in answers}
+        return {
+            id: {
+                question: self.point(known[id, question], verdict)
+                if (id, question) in known
+                else 0.0
+                for question, verdict in of_prompt.items()
+            }
+            for id, of_prompt in verdicts.items()
+        }
+
+    def prompt_scores(self, points: Points) -> dict[str, float]:
+        """Prompt id → its share of what can be earned, 0..1."""
+        return {id: self.earned([*row.values()]) / len(row) for id, row in points.items()}
+
+    def score(self, points: Points) -> float:
+        """The benchmark's score, 0-100."""
+        earned = [self.earned([*row.values()]) for row in points.values()]
+        if self.over == "questions":
+            return 100 * sum(earned) / sum(map(len, points.values()))
+        scores = self.prompt_scores(points).values()
+        return 100 * sum(scores) / len(scores)
+
+
+DSG = Measure(
+    MeasureInfo(
+        label="DSG",
+        meaning="the share of yes/no questions about an image that are answered as a faithful one "
+        "makes them, averaged over prompts",
+        earns="a plain yes",
+    )
+)
+"""arXiv:2310.18235: the mean over prompts, after dependencies took their points."""
+
+TIFA = Measure(
+    MeasureInfo(
+        label="TIFA",
+        meaning="the share of multiple-choice questions about an image that are answered as a "
+        "faithful one makes them, averaged over prompts",
+        earns="the right choice",
+    )
+)
+"""arXiv:2303.11897: the same of multiple choice, where nothing depends on anything."""
