@@ -34,12 +34,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from turns import in_turn
 
 from selma.adapters import lora
+from selma.backbones.families.paths import diffuse
 from selma.backbones.text_to_image import TextToImage
 from selma.config.adapters import LoraConfig
 from selma.config.experts import ExpertsConfig
 from selma.experts.batches import Batch, Batches
 from selma.experts.encoding import Encoded, encode_pairs
-from selma.experts.losses import diffuse
 from selma.experts.recipes import image_digests
 from selma.experts.training import fit
 from selma.randomness import generator
@@ -260,15 +260,15 @@ def arithmetic(model: TextToImage, data: Encoded, config: ExpertsConfig) -> dict
     """FLOPs of one sample's training step, and of the autoencoder for its picture."""
     from selma.experts.learners import denoising
 
-    factors = lora.attach(model.pipe.unet, config.adapter, generator=torch.Generator())
+    factors = lora.attach(model.denoiser, config.adapter, generator=torch.Generator())
     batch = next(batches(data, config, skill=SKILL).at(0).parts(1))
     mixed = config.precision == "bf16"
     with FlopCounterMode(display=False) as step:
-        alphas_bar = model.pipe.scheduler.alphas_cumprod.to(model.device)
+        noise_path = model.noise_path()
         with torch.autocast(model.device.type, torch.bfloat16, enabled=mixed):
-            losses = denoising(model, data.samples(batch).to(model.device), batch, alphas_bar)
+            losses = denoising(model, data.samples(batch).to(model.device), batch, noise_path)
         losses.mean().backward()
-    lora.detach(model.pipe.unet)
+    lora.detach(model.denoiser)
     assert factors
     with FlopCounterMode(display=False) as encoder:
         encode(model, 1)

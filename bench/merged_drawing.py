@@ -43,7 +43,7 @@ def main(
     torch.set_num_threads(1)
     settings = BaseConfig(model=base, device="cpu")
     fused, stacked = load_text_to_image(settings), load_text_to_image(settings)
-    unet = fused.pipe.unet.config
+    unet = fused.denoiser.config
     shape = (images, unet.in_channels, unet.sample_size, unet.sample_size)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as name:
@@ -91,13 +91,13 @@ def applied(model: TextToImage, files: list[Path], out: Path) -> None:
 def made_up(model: TextToImage, folder: Path, number: int, rank: int) -> Path:
     """An expert as large as a trained one: B is drawn, too."""
     config, generate = LoraConfig(rank=rank), torch.Generator().manual_seed(number)
-    factors = lora.attach(model.pipe.unet, config, generator=generate)
+    factors = lora.attach(model.denoiser, config, generator=generate)
     for name, factor in factors.items():
         if ".lora_B." in name:
             factor.data.normal_(std=0.02, generator=generate)
     place = folder / f"expert-{number}.safetensors"
     lora.save(place, factors, config, lineage=Lineage())
-    lora.detach(model.pipe.unet)
+    lora.detach(model.denoiser)
     return place
 
 

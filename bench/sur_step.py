@@ -40,10 +40,10 @@ from selma.applications.sur.encoding import (
 from selma.applications.sur.records import Triple
 from selma.applications.sur.settings import SurData, SurSettings, ToyboxTriples
 from selma.applications.sur.training import SurLearner
+from selma.backbones.families.conditioning import Conditioning
 from selma.backbones.text_to_image import TextToImage, load_text_to_image
 from selma.config.networks import BaseConfig, LlmVectors
 from selma.experts.batches import Batch, Batches
-from selma.experts.encoding import encode_text
 from selma.experts.recipes import image_digests
 from selma.image_files import open_image
 from selma.workspace import Workspace
@@ -141,8 +141,8 @@ def in_the_loop(
     sized = [p.resize((model.image_px, model.image_px)) for p in images]
     x = model.pipe.image_processor.preprocess(sized).to(model.device, model.dtype)
     posterior = model.pipe.vae.encode(x).latent_dist
-    text, pooled = encode_text(model, [t.text for t in some])
-    rich, rich_pooled = encode_text(model, [t.prompt for t in some])
+    read = model.text_features([t.text for t in some], guided=False).positive.tensors()
+    rich = model.text_features([t.prompt for t in some], guided=False).positive
 
     def put(old: torch.Tensor | None, new: torch.Tensor | None) -> torch.Tensor | None:
         return old if old is None or new is None else old.index_copy(0, rows, new.float().cpu())
@@ -152,15 +152,16 @@ def in_the_loop(
         old,
         mean=put(old.mean, posterior.mean),
         logvar=put(old.logvar, posterior.logvar),
-        text=put(old.text, text),
-        pooled=put(old.pooled, pooled),
+        conditioning=Conditioning.of(
+            {name: put(part, read.get(name)) for name, part in old.conditioning.tensors().items()}
+        ),
     )
     mask = token_mask(model, [t.text for t in some])
     return replace(
         data,
         narratives=narratives,
-        rich=put(data.rich, rich),
-        rich_pooled=put(data.rich_pooled, rich_pooled),
+        rich=put(data.rich, rich.text),
+        rich_pooled=put(data.rich_pooled, rich.pooled),
         mask=put(data.mask, mask),
     )
 
@@ -205,9 +206,9 @@ def show_counted(found: dict[str, float]) -> None:
 
 
 def gradients(learner: SurLearner, batch: Batch, step: int) -> dict[str, torch.Tensor]:
-    alphas_bar = learner.model.pipe.scheduler.alphas_cumprod.to(learner.model.device)
+    noise_path = learner.model.noise_path()
     with learner.attached() as parameters:
-        loss = learner.losses(batch, alphas_bar, step=step)["loss"].mean()
+        loss = learner.losses(batch, noise_path, step=step)["loss"].mean()
         each = torch.autograd.grad(loss, list(parameters.values()))
         return dict(zip(parameters, each, strict=True))
 

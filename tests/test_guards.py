@@ -18,6 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from selma.adapters import lora
 from selma.backbones.families import FAMILIES
+from selma.backbones.families.conditioning import Conditioning
+from selma.backbones.families.paths import VariancePreserving
 from selma.backbones.text_to_image import TextToImage
 from selma.config import ImagesConfig
 from selma.config.adapters import LoraConfig
@@ -63,15 +65,18 @@ def test_a_training_step_computes_no_more_than_it_must(size: str, teraflops: flo
         image = torch.empty(1, 4, side, side)
         samples = Samples(
             latents=image,
-            text=torch.empty(1, 77, TEXT_WIDTH[size]),
-            pooled=torch.empty(1, 1280) if size == "sdxl" else None,
-            time_ids=torch.empty(1, 6) if size == "sdxl" else None,
+            conditioning=Conditioning(
+                text=torch.empty(1, 77, TEXT_WIDTH[size]),
+                pooled=torch.empty(1, 1280) if size == "sdxl" else None,
+                time_ids=torch.empty(1, 6) if size == "sdxl" else None,
+            ),
         )
         one = torch.empty(1, dtype=torch.long)
         none = torch.empty(1, dtype=torch.bool)
         batch = Batch(one, one, image, image, none, none)
         with FlopCounterMode(display=False) as counted:
-            losses = learners.denoising(model, samples, batch, torch.empty(1000))
+            path = VariancePreserving(torch.empty(1000), model.prediction_type)
+            losses = learners.denoising(model, samples, batch, path)
             losses.mean().backward()
     assert all(factor.grad is not None for factor in factors.values())
     assert counted.get_total_flops() == pytest.approx(teraflops * 1e12, rel=0.02)
@@ -82,7 +87,7 @@ def test_a_checkpoint_at_sd1s_size_has_three_numbers_for_each_weight(tmp_path: P
     _, at_size = on_shapes("sd1")
     weights = sum(factor.numel() for factor in at_size.values())
     factors = lora.attach(
-        tiny.load("sd1").pipe.unet, LoraConfig(rank=64), generator=torch.Generator()
+        tiny.load("sd1").denoiser, LoraConfig(rank=64), generator=torch.Generator()
     )
     optimizer = torch.optim.AdamW(list(factors.values()))
     for factor in factors.values():

@@ -140,7 +140,7 @@ def test_weights_are_those_on_disk(shape: str) -> None:
 @pytest.mark.parametrize("shape", tiny.SHAPES)
 def test_every_shape_is_estimated_and_left_as_it_was(shape: str) -> None:
     parts = parts_of(tiny.base(shape))
-    before = [(n, tuple(p.shape), p.dtype) for n, p in parts.unet.named_parameters()]
+    before = [(n, tuple(p.shape), p.dtype) for n, p in parts.denoiser.named_parameters()]
     needs = [
         generation_need(parts, 4, guided=True),
         encoding_need(parts, 8),
@@ -148,7 +148,7 @@ def test_every_shape_is_estimated_and_left_as_it_was(shape: str) -> None:
     ]
     assert [need.what for need in needs] == ["generating", "encoding", "training"]
     assert all(need.each > 0 and need.total > CONTEXT for need in needs)
-    assert [(n, tuple(p.shape), p.dtype) for n, p in parts.unet.named_parameters()] == before
+    assert [(n, tuple(p.shape), p.dtype) for n, p in parts.denoiser.named_parameters()] == before
     assert (
         generation_need(parts, 4, guided=True).total
         >= generation_need(parts, 4, guided=False).total
@@ -161,7 +161,7 @@ def test_the_optimizer_holds_two_moments_of_each_trained_weight() -> None:
     from selma.adapters import lora
 
     with torch.device("meta"):
-        factors = lora.add(parts.unet, CONFIG.adapter)
+        factors = lora.add(parts.denoiser, CONFIG.adapter)
     assert need.trained == 3 * sum(f.nbytes for f in factors.values())
 
 
@@ -183,7 +183,7 @@ def test_real_sizes_agree_with_what_was_counted(
     tmp_path: Path, shape: str, unet: dict[str, object], weights: float, each: float
 ) -> None:
     parts = parts_of(real_size(tmp_path, shape, unet))
-    counted = sum(p.numel() for p in parts.unet.parameters())
+    counted = sum(p.numel() for p in parts.denoiser.parameters())
     assert counted == pytest.approx(weights, rel=1e-3)
     # Rank 128 as in the paper; without autocast the types are those of the count.
     config = ExpertsConfig(precision="fp32", gradient_checkpointing=False)
@@ -217,7 +217,7 @@ def test_half_precision_is_widened_where_it_is_in_use() -> None:
 def test_what_waits_in_the_cpus_memory_is_not_counted() -> None:
     parts = parts_of(tiny.base("sd1").model_copy(update={"offload": True}))
     need = training_need(parts, CONFIG.model_copy(update={"micro_batch_size": 2}))
-    assert need.weights == held(parts.unet) and need.images == 2
+    assert need.weights == held(parts.denoiser) and need.images == 2
     assert generation_need(parts, 3, guided=True).weights == parts.weights
 
 
@@ -333,6 +333,6 @@ def test_a_gpu_holds_about_what_was_estimated(
     assert len(factors) == 256
     held = torch.cuda.max_memory_allocated() - before
     moments = 2 * sum(factor.nbytes for factor in factors.values())
-    estimated = need.fixed + 4 * need.each + sum(p.nbytes for p in parts.unet.parameters())
+    estimated = need.fixed + 4 * need.each + sum(p.nbytes for p in parts.denoiser.parameters())
     estimated += need.trained - moments
     assert 0.75 * held < estimated < 1.35 * held

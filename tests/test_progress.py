@@ -21,7 +21,7 @@ from selma.backbones.text_to_image import load_text_to_image
 from selma.backbones.judges.loading import load_judge
 from selma.config.networks import BaseConfig
 model = load_text_to_image(BaseConfig(device="cpu"))
-model.pipe.unet.to(torch.device("cpu"), torch.float32)
+model.denoiser.to(torch.device("cpu"), torch.float32)
 load_judge("toybox-a")
 model.tokens_cut("red " * 100)
 """

@@ -99,7 +99,7 @@ def test_drawing_twice_gives_the_same_and_as_released_does_not(tmp_path, model):
 
 def features(model, rewriting):
     with torch.no_grad():
-        plain = model.text_features(TEXTS, guidance=3.0)
+        plain = model.text_features(TEXTS, guided=True)
         return plain, rewriting(plain)
 
 
@@ -110,16 +110,17 @@ def test_the_negative_branch_by_name(tmp_path, model):
         for name in ("alone", "adapted", "released")
     }
     plain, alone = made["alone"]
-    assert alone.negative is plain.negative and alone.negative_pooled is plain.negative_pooled
+    assert alone.negative.text is plain.negative.text
+    assert alone.negative.pooled is plain.negative.pooled
     adapted, released = made["adapted"][1], made["released"][1]
-    assert not torch.equal(adapted.negative, plain.negative)
-    torch.testing.assert_close(adapted.text, alone.text)
-    torch.testing.assert_close(released.text, adapted.text)
-    torch.testing.assert_close(released.negative, adapted.negative)
-    if plain.pooled is not None:
-        assert not torch.equal(adapted.negative_pooled, plain.negative_pooled)
-        torch.testing.assert_close(released.negative_pooled, adapted.negative_pooled)
-        torch.testing.assert_close(released.pooled, adapted.pooled)
+    assert not torch.equal(adapted.negative.text, plain.negative.text)
+    torch.testing.assert_close(adapted.positive.text, alone.positive.text)
+    torch.testing.assert_close(released.positive.text, adapted.positive.text)
+    torch.testing.assert_close(released.negative.text, adapted.negative.text)
+    if plain.positive.pooled is not None:
+        assert not torch.equal(adapted.negative.pooled, plain.negative.pooled)
+        torch.testing.assert_close(released.negative.pooled, adapted.negative.pooled)
+        torch.testing.assert_close(released.positive.pooled, adapted.positive.pooled)
 
 
 def test_without_guidance_there_is_no_negative_branch(tmp_path, model):
@@ -132,7 +133,7 @@ def test_without_guidance_there_is_no_negative_branch(tmp_path, model):
 
 
 def lora(folder, model):
-    unet = model.pipe.unet
+    unet = model.denoiser
     factors = attach(unet, LoraConfig(rank=2), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for factor in factors.values():
@@ -173,16 +174,16 @@ def test_the_features_are_what_the_pipeline_gets(tmp_path, model):
     given = features(model, rewriting_by(folder, model, SurGeneration()))[1]
     more = (
         {}
-        if given.pooled is None
+        if given.positive.pooled is None
         else {
-            "pooled_prompt_embeds": given.pooled[:1],
-            "negative_pooled_prompt_embeds": given.negative_pooled[:1],
+            "pooled_prompt_embeds": given.positive.pooled[:1],
+            "negative_pooled_prompt_embeds": given.negative.pooled[:1],
         }
     )
     latents = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))
     theirs = model.pipe(
-        prompt_embeds=given.text[:1],
-        negative_prompt_embeds=given.negative[:1],
+        prompt_embeds=given.positive.text[:1],
+        negative_prompt_embeds=given.negative.text[:1],
         latents=latents,
         num_inference_steps=2,
         guidance_scale=3.0,

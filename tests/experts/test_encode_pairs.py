@@ -62,12 +62,12 @@ def test_moments_and_text_are_the_models_own(tmp_path, shape):
                 num_images_per_prompt=1,
                 do_classifier_free_guidance=True,
             )
-            torch.testing.assert_close(kept.text[n : n + 1], out[0], **close)
-            torch.testing.assert_close(kept.empty_text, out[1], **close)
+            torch.testing.assert_close(kept.conditioning.text[n : n + 1], out[0], **close)
+            torch.testing.assert_close(kept.empty.text, out[1], **close)
             if shape == "sdxl":
-                torch.testing.assert_close(kept.pooled[n : n + 1], out[2], **close)
-                torch.testing.assert_close(kept.empty_pooled, out[3], **close)
-                assert kept.time_ids[n].tolist() == [16, 16, 0, 0, 16, 16]
+                torch.testing.assert_close(kept.conditioning.pooled[n : n + 1], out[2], **close)
+                torch.testing.assert_close(kept.empty.pooled, out[3], **close)
+                assert kept.conditioning.time_ids[n].tolist() == [16, 16, 0, 0, 16, 16]
 
 
 def test_mirror_images_are_encoded_where_the_caption_allows(tmp_path):
@@ -85,14 +85,14 @@ def test_other_sizes_are_fitted_and_reported_to_sdxl(tmp_path):
     kept = encoded(tmp_path, pairs(tmp_path, size=(32, 20)), shape="sdxl")
     assert kept.mean.shape[-2:] == (8, 8)
     # 32x20 → 26x16, of which the middle 16 columns are kept.
-    assert kept.time_ids[0].tolist() == [20, 32, 0, 5, 16, 16]
+    assert kept.conditioning.time_ids[0].tolist() == [20, 32, 0, 5, 16, 16]
 
 
 def test_the_second_time_needs_no_model(tmp_path):
     some = pairs(tmp_path)
     first, second = encoded(tmp_path, some), encoded(tmp_path, some, model=never)
     assert torch.equal(first.mean, second.mean)
-    assert torch.equal(first.text, second.text)
+    assert torch.equal(first.conditioning.text, second.conditioning.text)
 
 
 def test_a_damaged_cache_is_never_trained_on(tmp_path):

@@ -4,7 +4,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from selma.experts.losses import TARGETS, denoising_losses, diffuse, velocity
+from selma.backbones.families.paths import TARGETS, diffuse, velocity
+from selma.experts.losses import denoising_losses
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ SPARED = changed(gradient_checkpointing=True, spread="batch")
 def checkpointed_calls(model):
     """Counts how often a block is computed in the forward and again in the backward pass."""
     calls = []
-    block = next(m for n, m in model.pipe.unet.named_modules() if n == "mid_block.resnets.1")
+    block = next(m for n, m in model.denoiser.named_modules() if n == "mid_block.resnets.1")
     return calls, block.register_forward_pre_hook(lambda *_: calls.append(1))
 
 
@@ -33,7 +33,7 @@ def test_checkpointing_trains_the_same_weights(tmp_path, shape):
     assert plain.keys() == spared.keys()
     for key, tensor in plain.items():
         torch.testing.assert_close(spared[key], tensor, rtol=1e-5, atol=1e-7)
-    assert not model.pipe.unet.is_gradient_checkpointing, "drawing needs no second pass"
+    assert not model.denoiser.is_gradient_checkpointing, "drawing needs no second pass"
 
 
 def test_what_spares_memory_makes_no_new_expert(tmp_path):

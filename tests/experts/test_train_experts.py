@@ -12,6 +12,7 @@ import torch
 from experts.test_encode_pairs import encoded, pairs
 
 from selma import cli
+from selma.backbones.families.paths import VariancePreserving
 from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config.adapters import LoraConfig
 from selma.config.experts import ExpertsConfig
@@ -177,8 +178,8 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, model, data, whole, damag
 
 
 def test_the_base_is_untouched(model, whole):
-    fresh = tiny.load("sd1").pipe.unet.state_dict()
-    now = model.pipe.unet.state_dict()
+    fresh = tiny.load("sd1").denoiser.state_dict()
+    now = model.denoiser.state_dict()
     assert fresh.keys() == now.keys()
     assert all(torch.equal(fresh[key], now[key]) for key in fresh)
 
@@ -239,13 +240,13 @@ def test_one_sample_never_alters_another(model, data):
         caption_dropout=0.0,
         flip=False,
     )
-    alphas_bar = torch.linspace(0.99, 0.01, 1000)
+    path = VariancePreserving(torch.linspace(0.99, 0.01, 1000), model.prediction_type)
     batch = batches.at(0)
     with torch.no_grad():
-        before = _losses(model, data, batch, alphas_bar)
+        before = _losses(model, data, batch, path)
         batch.noise[2] = 7.0
         batch.indices[2] = (batch.indices[2] + 1) % 3
-        after = _losses(model, data, batch, alphas_bar)
+        after = _losses(model, data, batch, path)
     keep = [0, 1, 3]
     assert torch.equal(before[keep], after[keep])
     assert before[2] != after[2]

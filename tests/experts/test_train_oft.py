@@ -51,8 +51,8 @@ def tensors(path):
 def test_resuming_at_any_step_is_bit_equal(tmp_path, model, data, adapter):
     config = changed(adapter=adapter)
     whole = trained(tmp_path / "whole", model, data, config)
-    fresh = tiny.load("sd1").pipe.unet.state_dict()
-    assert all(torch.equal(fresh[name], t) for name, t in model.pipe.unet.state_dict().items())
+    fresh = tiny.load("sd1").denoiser.state_dict()
+    assert all(torch.equal(fresh[name], t) for name, t in model.denoiser.state_dict().items())
     for stop_at in (1, 3, STEPS):
         path = trained(tmp_path / str(stop_at), model, data, config, stop_at=stop_at)
         assert saved_bytes(trained(path, model, data, config)) == saved_bytes(whole)
@@ -68,7 +68,7 @@ def test_coft_never_leaves_its_ball(tmp_path, model, data):
     free = trained(tmp_path / "free", model, data, changed(adapter=OftConfig()))
     limits = []
     for name, vector in tensors(path).items():
-        width = model.pipe.unet.get_submodule(
+        width = model.denoiser.get_submodule(
             name.removeprefix("unet.").removesuffix(f".{GENERATOR}")
         ).in_features
         limit = oft.radius_of(COFT, width)
@@ -161,4 +161,4 @@ def test_the_best_checkpoint_on_dev_is_drawn_and_taken(tmp_path, model):
 def test_blocks_that_do_not_fill_a_layer_stop_the_training(tmp_path, model, data):
     with pytest.raises(ConfigError, match="divide"):
         trained(tmp_path, model, data, changed(adapter=OftConfig(blocks=5)))
-    assert not any("forward" in vars(layer) for layer in model.pipe.unet.modules())
+    assert not any("forward" in vars(layer) for layer in model.denoiser.modules())

@@ -78,7 +78,7 @@ def test_the_whole_flow(tmp_path, shape):
     assert (latents(stacked) - plain).abs().max() > 0.05  # there is something to compare
     torch.testing.assert_close(latents(alone), latents(stacked), atol=1e-4, rtol=1e-4)
 
-    before = {key: value.clone() for key, value in model.pipe.unet.state_dict().items()}
+    before = {key: value.clone() for key, value in model.denoiser.state_dict().items()}
     unchanged = image(model)
     with model.adapted(merged.folder):
         torch.testing.assert_close(latents(model.pipe), latents(alone), atol=1e-4, rtol=1e-4)
@@ -89,7 +89,7 @@ def test_the_whole_flow(tmp_path, shape):
         assert np.array_equal(image(model), unchanged)
     with model.adapted(None):
         assert np.array_equal(image(model), unchanged)
-    after = model.pipe.unet.state_dict()
+    after = model.denoiser.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)  # not one bit is left
 
@@ -104,10 +104,10 @@ def test_the_whole_flow(tmp_path, shape):
 def test_an_adapter_of_another_model_changes_nothing(tmp_path):
     _, _, merged = made(tmp_path, "sdxl")
     other = tiny.load("sd1")
-    before = {key: value.clone() for key, value in other.pipe.unet.state_dict().items()}
+    before = {key: value.clone() for key, value in other.denoiser.state_dict().items()}
     with pytest.raises(AdapterError), other.adapted(merged.folder):
         pass
-    after = other.pipe.unet.state_dict()
+    after = other.denoiser.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
 

@@ -463,9 +463,9 @@ def test_files_of_any_origin_are_merged_and_written(tmp_path):
     ordered, _ = merge_files(
         places, MergedConfig(method="product"), tmp_path / "product.safetensors"
     )
-    weight = tiny.load("sd1").pipe.unet.get_parameter(f"{KEYS[0].removeprefix('unet.')}.weight")
+    weight = tiny.load("sd1").denoiser.get_parameter(f"{KEYS[0].removeprefix('unet.')}.weight")
     model = tiny.load("sd1")
-    inside = model.pipe.unet.get_parameter(f"{KEYS[0].removeprefix('unet.')}.weight")
+    inside = model.denoiser.get_parameter(f"{KEYS[0].removeprefix('unet.')}.weight")
     with applied(model, [one.folder for one in some]):
         torch.testing.assert_close(
             turns_of(ordered[0])[KEYS[0]].changed(weight.detach()), inside, atol=1e-5, rtol=1e-4

@@ -20,7 +20,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from selma.backbones.base_files import part_config
+from selma.backbones.base_files import base_family, part_config
+from selma.backbones.families.conditioning import Conditioning
+from selma.backbones.families.family import Family
 from selma.config.networks import BaseConfig
 
 GIB = 1 << 30
@@ -141,7 +143,8 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 class Parts:
     """A base's networks without weights, on the meta device, in the base's precision."""
 
-    unet: Any  # diffusers' and transformers' classes, whose configs torch's Module does not have
+    family: Family
+    denoiser: Any  # of the libraries' classes, whose configs torch's Module does not have
     vae: Any
     text: tuple[Any, ...]
     base: BaseConfig
@@ -159,54 +162,37 @@ class Parts:
     @property
     def weights(self) -> int:
         """Bytes of all, or with offload of the largest."""
-        each = [held(self.unet), held(self.vae), *map(held, self.text)]
+        each = [held(self.denoiser), held(self.vae), *map(held, self.text)]
         return max(each) if self.base.offload else sum(each)
 
     @property
     def latent(self) -> tuple[int, int, int]:
-        config = self.unet.config
-        return config.in_channels, config.sample_size, config.sample_size
+        """[c, h, w] of one image's."""
+        return self.family.latent_shape(self.denoiser.config)
 
     @property
     def image_px(self) -> int:
-        halvings = len(self.vae.config.block_out_channels) - 1
-        return int(self.unet.config.sample_size * 2**halvings)
+        return self.latent[1] * self.family.image_factor(self.vae.config)
 
-    def conditions(self, images: int) -> dict[str, Any]:
-        """What the UNet takes beside latents and timesteps."""
-        config = self.unet.config
-        tokens = self.text[0].config.max_position_embeddings
+    def conditioning(self, images: int) -> Conditioning:
+        """What the denoiser takes beside latents and timesteps."""
+        text = self.text[0].config.to_dict()
         with torch.device("meta"):
-            text = torch.empty(images, tokens, config.cross_attention_dim, dtype=self.dtype)
-            found: dict[str, Any] = {"encoder_hidden_states": text}
-            if config.addition_embed_type == "text_time":
-                pooled = config.projection_class_embeddings_input_dim
-                pooled -= 6 * config.addition_time_embed_dim
-                found["added_cond_kwargs"] = {
-                    "text_embeds": torch.empty(images, pooled, dtype=self.dtype),
-                    "time_ids": torch.empty(images, 6),
-                }
-        return found
+            return self.family.conditioning_shapes(self.denoiser.config, text, images, self.dtype)
 
 
 def parts_of(base: BaseConfig) -> Parts:
     """The base's networks, from their configs alone. Raises ModelError."""
-    import transformers
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
-    kinds = {"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"}
+    family = base_family(base)
+    networks = {}
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(part_config(base, "unet"))
-        vae = AutoencoderKL.from_config(part_config(base, "vae"))
-        text = tuple(
-            getattr(transformers, kind)(transformers.CLIPTextConfig.from_dict(config))
-            for name, kind in kinds.items()
-            if (config := part_config(base, name))
-        )
-    dtype = DTYPES[base.precision]
-    for network in (unet, vae, *text):
-        network.to(dtype).requires_grad_(False).eval()
-    return Parts(unet, vae, text, base)
+        for part in family.classes:
+            if config := part_config(base, part):
+                networks[part] = family.network(part, config)
+    for network in networks.values():
+        network.to(DTYPES[base.precision]).requires_grad_(False).eval()
+    text = tuple(networks[part] for part in family.text_encoders if part in networks)
+    return Parts(family, networks[family.component], networks["vae"], text, base)
 
 
 def held(network: nn.Module) -> int:
@@ -215,8 +201,8 @@ def held(network: nn.Module) -> int:
 
 
 def generation_need(parts: Parts, images: int, *, guided: bool) -> Need:
-    """Drawing `pictures` at once: the UNet twice each where guided, or the decoder, whichever is
-    more."""
+    """Generating `images` at once: the denoiser twice each where guided, or the decoder, whichever
+    needs more."""
 
     def denoise(count: int) -> Callable[[], Any]:
         return lambda: denoised(parts, (1 + guided) * count)
@@ -233,7 +219,7 @@ def generation_need(parts: Parts, images: int, *, guided: bool) -> Need:
 
 
 def encoding_need(parts: Parts, images: int) -> Need:
-    """Encoding `pictures` of the training set at once; float16 is widened, as `experts` does it."""
+    """Encoding `images` of the training set at once; float16 is widened, as `experts` does it."""
     side = parts.image_px
     wide = torch.float32 if parts.dtype is torch.float16 else parts.dtype
 
@@ -257,11 +243,11 @@ def widened(parts: Parts, dtype: torch.dtype | None = None) -> Iterator[None]:
 
 
 def denoised(parts: Parts, images: int) -> Tensor:
-    """The UNet's output for so many latents, by shape."""
+    """The denoiser's output for so many latents, by shape."""
     with torch.device("meta"):
         latents = torch.empty(images, *parts.latent, dtype=parts.dtype)
         timesteps = torch.zeros(images, dtype=torch.long)
-    return parts.unet(latents, timesteps, return_dict=False, **parts.conditions(images))[0]
+    return parts.family.denoise(parts.denoiser, latents, timesteps, parts.conditioning(images))
 
 
 def _line(work: Callable[[int], Callable[[], Any]]) -> tuple[int, int]:

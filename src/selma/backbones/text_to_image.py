@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from selma.backbones.base_files import base_fingerprint, load_pipeline, require_as_named
 from selma.backbones.bases import located, rescale_of
 from selma.backbones.families import family_of
+from selma.backbones.families.conditioning import PromptFeatures
 from selma.backbones.families.family import Family
 from selma.backbones.hub import find_device
 from selma.backbones.quiet import quiet
@@ -22,6 +23,8 @@ from selma.errors import AdapterError, ModelError
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+
+    from selma.backbones.families.paths import NoisePath
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 ROTATION_FILE = "rotations.safetensors"
@@ -71,20 +74,7 @@ def load_text_to_image(base: BaseConfig) -> TextToImage:
     )
 
 
-@dataclass(frozen=True)
-class TextFeatures:
-    """What the text encoders give the denoiser for one pass of pictures."""
-
-    text: torch.Tensor
-    """[b, tokens, width]."""
-    negative: torch.Tensor | None
-    """The empty prompt's; None without guidance."""
-    pooled: torch.Tensor | None = None
-    """[b, width], SDXL only."""
-    negative_pooled: torch.Tensor | None = None
-
-
-Rewriting = Callable[[TextFeatures], TextFeatures]
+Rewriting = Callable[[PromptFeatures], PromptFeatures]
 
 
 @dataclass
@@ -267,16 +257,13 @@ class TextToImage:
         finally:
             self._rewriting = before
 
-    def text_features(self, texts: Sequence[str], *, guidance: float) -> TextFeatures:
-        """As the pipeline itself would encode these texts. Guidance of 1 or less needs no empty
-        prompt."""
-        out = self.pipe.encode_prompt(
-            prompt=list(texts),
-            device=self.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=guidance > 1,
-        )
-        return TextFeatures(*out)
+    def text_features(self, texts: Sequence[str], *, guided: bool) -> PromptFeatures:
+        """What the text encoders make of these texts and, if guided, of the empty prompt."""
+        return self.family.encode_text(self.pipe, texts, device=self.device, guided=guided)
+
+    def noise_path(self) -> NoisePath:
+        """How the base was trained to see noise, on its device."""
+        return self.family.noise_path(self.pipe.scheduler.config).to(self.device)
 
     def _rows(self, batch_size: int) -> int:
         if self.device.type != "cpu":
@@ -295,12 +282,14 @@ class TextToImage:
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         latents = torch.cat([torch.randn(shape, generator=g) for g in generators])
         images = self.pipe(
-            **self._prompts(texts, guidance),
-            latents=latents.to(self.device, self.dtype),
+            **self.family.generation(
+                self._prompts(texts, guidance),
+                latents.to(self.device, self.dtype),
+                steps=steps,
+                guidance=guidance,
+                guidance_rescale=self.guidance_rescale,
+            ),
             generator=generators,  # goes on to the schedulers that add noise at each step
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            guidance_rescale=self.guidance_rescale,
             output_type="np",
         ).images
         if not np.isfinite(images).all():
@@ -310,21 +299,14 @@ class TextToImage:
             )
         return self.pipe.image_processor.numpy_to_pil(images)
 
-    def _prompts(self, texts: list[str], guidance: float) -> dict[str, Any]:
-        """The pipeline's keywords for what is to be drawn."""
+    def _prompts(self, texts: list[str], guidance: float) -> list[str] | PromptFeatures:
+        """The texts, or where features are rewritten, these."""
         import torch
 
         if self._rewriting is None:
-            return {"prompt": texts}
+            return texts
         with torch.no_grad():
-            made = self._rewriting(self.text_features(texts, guidance=guidance))
-        found = {
-            "prompt_embeds": made.text,
-            "negative_prompt_embeds": made.negative,
-            "pooled_prompt_embeds": made.pooled,
-            "negative_pooled_prompt_embeds": made.negative_pooled,
-        }
-        return {name: value for name, value in found.items() if value is not None}
+            return self._rewriting(self.text_features(texts, guided=guidance > 1))
 
     def _fuse(self, path: Path, *, scale: float) -> dict[str, torch.Tensor]:
         """Adds the adapter to the denoiser's weights; returns the weights that it replaced."""

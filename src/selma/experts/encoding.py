@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from selma.adapters.files import given, write_safetensors
+from selma.backbones.families.conditioning import Conditioning
+from selma.backbones.families.family import Crop
 from selma.errors import DataError
 from selma.experts.flipping import may_flip
 from selma.image_files import decode
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 AT_ONCE = 8  # pictures in one pass of the autoencoder; the result is kept, so speed hardly matters
 FILE = "encoded.safetensors"
+EMPTY = "empty_"
+"""Before the names of the empty prompt's tensors in that file."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +42,15 @@ class Encoded:
     """One skill's pairs in memory, float32."""
 
     mean: Tensor
-    """[n, c, h, w], unscaled latents."""
+    """[n, c, h, w], latents as the autoencoder has them."""
     logvar: Tensor
     mirrored_mean: Tensor | None
-    """Of the mirror image; where the caption forbids mirroring, of the picture itself."""
+    """Of the mirror image; where the caption forbids mirroring, of the image itself."""
     mirrored_logvar: Tensor | None
-    text: Tensor
-    """[n, tokens, width]."""
-    empty_text: Tensor
-    """[1, tokens, width], the unconditional one that drawing uses."""
-    pooled: Tensor | None = None
-    """[n, width], SDXL only."""
-    empty_pooled: Tensor | None = None
-    time_ids: Tensor | None = None
-    """[n, 6], SDXL only: original height and width, top and left of the crop, target size."""
+    conditioning: Conditioning
+    """Of n rows."""
+    empty: Conditioning
+    """Of one row, the empty prompt's, which guidance uses."""
 
     def __len__(self) -> int:
         return len(self.mean)
@@ -65,15 +64,24 @@ class Encoded:
             flipped = batch.mirrored.view(-1, 1, 1, 1)
             mean = torch.where(flipped, self.mirrored_mean[i], mean)
             logvar = torch.where(flipped, self.mirrored_logvar[i], logvar)
-        text, pooled = self.text[i], None
-        text = torch.where(batch.dropped.view(-1, 1, 1), self.empty_text, text)
-        if self.pooled is not None and self.empty_pooled is not None:
-            pooled = torch.where(batch.dropped.view(-1, 1), self.empty_pooled, self.pooled[i])
         return Samples(
             latents=mean + (0.5 * logvar).exp() * batch.posterior,
-            text=text,
-            pooled=pooled,
-            time_ids=None if self.time_ids is None else self.time_ids[i],
+            conditioning=self.conditioning.map(lambda part: part[i]).where(
+                batch.dropped, self.empty
+            ),
+        )
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor]) -> Encoded:
+        """The pairs whose file holds these tensors."""
+        own = [f.name for f in fields(Encoded) if f.name not in ("conditioning", "empty")]
+        rest = {name: part for name, part in tensors.items() if name not in own}
+        empty = {name: part for name, part in rest.items() if name.startswith(EMPTY)}
+        parts: dict[str, Any] = {name: tensors.get(name) for name in own}
+        return Encoded(
+            **parts,
+            conditioning=Conditioning.of({n: p for n, p in rest.items() if n not in empty}),
+            empty=Conditioning.of({n.removeprefix(EMPTY): p for n, p in empty.items()}),
         )
 
 
@@ -82,21 +90,12 @@ class Samples:
     """One batch as the network sees it."""
 
     latents: Tensor
-    """[b, c, h, w], unscaled."""
-    text: Tensor
-    pooled: Tensor | None
-    time_ids: Tensor | None
+    """[b, c, h, w], as the autoencoder has them."""
+    conditioning: Conditioning
 
     def to(self, device: torch.device) -> Samples:
-        columns = (self.latents, self.text, self.pooled, self.time_ids)
-        latents, text, *rest = (None if c is None else c.to(device) for c in columns)
-        return Samples(latents, text, *rest)  # type: ignore[arg-type]
-
-    def conditions(self, dtype: torch.dtype) -> dict[str, Tensor] | None:
-        """What SDXL's network takes beside the text; None for others."""
-        if self.pooled is None or self.time_ids is None:
-            return None
-        return {"text_embeds": self.pooled.to(dtype), "time_ids": self.time_ids.to(dtype)}
+        """The same on this device."""
+        return Samples(self.latents.to(device), self.conditioning.to(device))
 
 
 def encode_pairs(
@@ -122,9 +121,7 @@ def encode_pairs(
         item.finish([path], {"pairs": len(pairs)})
     # A flipped bit in a cache would be trained on without a word; reading it costs little.
     item.verify()
-    found = safetensors.torch.load_file(item.path / FILE)
-    parts: dict[str, Any] = {name: found.get(name) for name in Encoded.__dataclass_fields__}
-    return Encoded(**parts)
+    return Encoded.of(safetensors.torch.load_file(item.path / FILE))
 
 
 @torch.no_grad()
@@ -136,10 +133,13 @@ def _encode(
     def keep(**parts: Tensor | None) -> None:
         for name, part in parts.items():
             if part is not None:
-                found.setdefault(name, []).append(part.float().cpu())
+                part = part.float() if part.is_floating_point() else part
+                found.setdefault(name, []).append(part.cpu())
 
-    empty_text, empty_pooled = encode_text(model, [""], unconditional=True)
-    keep(empty_text=empty_text, empty_pooled=empty_pooled)
+    # As in a guided pass, where some pipelines have another empty prompt than an encoded "".
+    empty = model.text_features([""], guided=True).negative
+    assert empty is not None
+    keep(**{f"{EMPTY}{name}": part for name, part in empty.tensors().items()})
     with progress(f"encoding {skill}", total=len(pairs)) as advance:
         for start in range(0, len(pairs), AT_ONCE):
             some = pairs[start : start + AT_ONCE]
@@ -149,10 +149,9 @@ def _encode(
                 for pair, digest in zip(some, digests[start : start + AT_ONCE], strict=True)
             ]
             mean, logvar = _moments(model, [image for image, _ in fitted])
-            text, pooled = encode_text(model, texts)
-            keep(mean=mean, logvar=logvar, text=text, pooled=pooled)
-            if pooled is not None:
-                keep(time_ids=torch.tensor([ids for _, ids in fitted], dtype=torch.float32))
+            conditioning = model.text_features(texts, guided=False).positive
+            conditioning = model.family.with_crops(conditioning, [crop for _, crop in fitted])
+            keep(mean=mean, logvar=logvar, **conditioning.tensors())
             if flip:
                 mirrored = [
                     ImageOps.mirror(image) if may_flip(caption) else image
@@ -180,9 +179,9 @@ def _open(pair: Pair, digest: str, image_px: int) -> Image.Image:
         raise DataError(f"{pair.image}: {error}") from error
 
 
-def _fit(image: Image.Image, px: int) -> tuple[Image.Image, list[int]]:
-    """The picture as a px × px square, shortest side scaled and the middle cut out, and SDXL's
-    six numbers about that. A picture of the base itself is left as it is."""
+def _fit(image: Image.Image, px: int) -> tuple[Image.Image, Crop]:
+    """The image as a px × px square, shortest side scaled and the middle cut out, and how it was
+    cropped. An image of the base itself is left as it is."""
     width, height = image.size
     if (width, height) != (px, px):
         scale = px / min(width, height)
@@ -190,7 +189,7 @@ def _fit(image: Image.Image, px: int) -> tuple[Image.Image, list[int]]:
         image = image.resize(size, Image.Resampling.BILINEAR)
     left, top = (image.width - px) // 2, (image.height - px) // 2
     cut = image.crop((left, top, left + px, top + px))
-    return cut, [height, width, top, left, px, px]
+    return cut, Crop(height, width, top, left, px)
 
 
 def _moments(model: TextToImage, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
@@ -203,25 +202,10 @@ def _moments(model: TextToImage, images: Sequence[Image.Image]) -> tuple[Tensor,
     if half:
         vae.float()
     try:
-        posterior = vae.encode(x.to(model.device, vae.dtype)).latent_dist
+        mean, logvar = model.family.moments(vae, x.to(model.device, vae.dtype))
     finally:
         if half:
             vae.half()
-    if not torch.isfinite(posterior.mean).all():
+    if not torch.isfinite(mean).all():
         raise DataError("The autoencoder gave latents that are not finite. Set base.precision.")
-    return posterior.mean, posterior.logvar
-
-
-def encode_text(
-    model: TextToImage, texts: list[str], *, unconditional: bool = False
-) -> tuple[Tensor, Tensor | None]:
-    """Text embeddings [b, tokens, width] and, of SDXL, the pooled ones [b, width]."""
-    out = model.pipe.encode_prompt(
-        prompt=texts,
-        device=model.device,
-        num_images_per_prompt=1,
-        do_classifier_free_guidance=unconditional,
-    )
-    # SD: (text, empty text).  SDXL: (text, empty text, pooled, empty pooled).
-    which = 1 if unconditional else 0
-    return out[which], out[2 + which] if len(out) == 4 else None
+    return mean, logvar

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from selma.adapters.files import Lineage
     from selma.adapters.kinds import Kind
+    from selma.backbones.families.paths import NoisePath
     from selma.backbones.text_to_image import TextToImage
     from selma.experts.batches import Batch
     from selma.experts.encoding import Encoded, Samples
@@ -34,7 +35,7 @@ class Learner(Protocol):
         was."""
         ...
 
-    def losses(self, batch: Batch, alphas_bar: Tensor, *, step: int) -> Mapping[str, Tensor]:
+    def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
         """Name → the loss of each sample, [b]; "loss" is trained on, the others are logged. What is
         random in it depends on the step alone."""
         ...
@@ -54,8 +55,8 @@ class Learner(Protocol):
 
 @dataclass(frozen=True)
 class ExpertLearner:
-    """An expert: an adapter of some kind in the UNet, by the denoising loss; with a prior also by
-    that of class pictures (prior preservation, arXiv:2208.12242, equation 2)."""
+    """An expert: an adapter of some kind in the denoiser, by the denoising loss; with a prior also
+    by that of class images (prior preservation, arXiv:2208.12242, equation 2)."""
 
     model: TextToImage
     encoded: Encoded
@@ -73,15 +74,15 @@ class ExpertLearner:
     def attached(self) -> AbstractContextManager[dict[str, nn.Parameter]]:
         return _attached(self.model, self.config, self.adapter, skill=self.skill, seed=self.seed)
 
-    def losses(self, batch: Batch, alphas_bar: Tensor, *, step: int) -> Mapping[str, Tensor]:
-        own = _losses(self.model, self.encoded, batch, alphas_bar)
+    def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
+        own = _losses(self.model, self.encoded, batch, noise_path)
         if self.prior is None or batch.prior is None:
             return {"loss": own}
-        kept = _losses(self.model, self.prior, batch.prior, alphas_bar)
+        kept = _losses(self.model, self.prior, batch.prior, noise_path)
         return {"loss": own + self.prior_weight * kept, "subject": own, "prior": kept}
 
     def after_step(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        self._kind.after_step(self.model.pipe.unet, parameters, self.adapter)
+        self._kind.after_step(self.model.denoiser, parameters, self.adapter)
 
     def save(self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage) -> None:
         self._kind.save(path, dict(parameters), self.adapter, lineage=lineage)
@@ -89,7 +90,10 @@ class ExpertLearner:
     def read(self, path: Path) -> Mapping[str, Tensor]:
         from safetensors.torch import load_file
 
-        return {name.removeprefix("unet."): tensor for name, tensor in load_file(path).items()}
+        return {
+            name.removeprefix(self.model.family.prefix): tensor
+            for name, tensor in load_file(path).items()
+        }
 
     @property
     def _kind(self) -> Kind:
@@ -98,27 +102,24 @@ class ExpertLearner:
         return KINDS[self.adapter.kind]
 
 
-def _losses(model: TextToImage, encoded: Encoded, batch: Batch, alphas_bar: Tensor) -> Tensor:
+def _losses(model: TextToImage, encoded: Encoded, batch: Batch, noise_path: NoisePath) -> Tensor:
     """The loss of each sample, [b]; no sample's loss depends on another's."""
-    return denoising(model, encoded.samples(batch).to(model.device), batch, alphas_bar)
+    return denoising(model, encoded.samples(batch).to(model.device), batch, noise_path)
 
 
-def denoising(model: TextToImage, samples: Samples, batch: Batch, alphas_bar: Tensor) -> Tensor:
+def denoising(model: TextToImage, samples: Samples, batch: Batch, noise_path: NoisePath) -> Tensor:
     """The denoising loss of each sample, [b], with a gradient for the samples' text."""
-    from selma.experts.losses import TARGETS, denoising_losses, diffuse
+    from selma.experts.losses import denoising_losses
 
-    x0 = samples.latents * model.pipe.vae.config.scaling_factor
+    x0 = model.family.normalised(samples.latents, model.pipe.vae.config)
     noise, timesteps = batch.noise.to(model.device), batch.timesteps.to(model.device)
-    alpha_bar = alphas_bar[timesteps]
-    prediction = model.pipe.unet(
-        diffuse(x0, noise, alpha_bar).to(model.dtype),
+    prediction = model.family.denoise(
+        model.denoiser,
+        noise_path.noisy(x0, noise, timesteps).to(model.dtype),
         timesteps,
-        encoder_hidden_states=samples.text.to(model.dtype),
-        added_cond_kwargs=samples.conditions(model.dtype),
-        return_dict=False,
-    )[0]
-    target = TARGETS[model.prediction_type](x0, noise, alpha_bar)
-    return denoising_losses(prediction, target)
+        samples.conditioning.to(model.dtype),
+    )
+    return denoising_losses(prediction, noise_path.target(x0, noise, timesteps))
 
 
 @contextmanager
@@ -130,34 +131,32 @@ def _attached(
     skill: str,
     seed: int,
 ) -> Iterator[dict[str, nn.Parameter]]:
-    """The trainable factors, while the block runs; then the UNet is what it was."""
+    """The trainable factors, while the block runs; then the denoiser is what it was."""
     from selma.adapters.kinds import KINDS
     from selma.randomness import generator
 
-    unet, kind = model.pipe.unet, KINDS[adapter.kind]
+    denoiser, kind = model.denoiser, KINDS[adapter.kind]
     with plain_attention(model, config):
         try:
             generated = generator(seed, "experts", skill, "init")
-            yield kind.attach(unet, adapter, generator=generated)
+            yield kind.attach(denoiser, adapter, generator=generated)
         finally:
-            kind.detach(unet)
+            kind.detach(denoiser)
 
 
 @contextmanager
 def plain_attention(model: TextToImage, config: TrainingConfig) -> Iterator[None]:
-    """The UNet with an attention whose backward pass is as fast as its precision allows, keeping
-    as much or as little for that pass as the settings say."""
-    from diffusers.models.attention_processor import AttnProcessor
-
-    unet = model.pipe.unet
-    processors = unet.attn_processors
+    """The denoiser with an attention whose backward pass is as fast as its precision allows,
+    keeping as much or as little for that pass as the settings say."""
+    denoiser, plain = model.denoiser, model.family.plain_attention
+    processors = denoiser.attn_processors
     try:
         if config.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
-        if config.precision == "bf16" and model.device.type == "cpu":
+            denoiser.enable_gradient_checkpointing()
+        if plain is not None and config.precision == "bf16" and model.device.type == "cpu":
             # On a CPU the backward pass of the fused attention is many times slower in bfloat16.
-            unet.set_attn_processor(AttnProcessor())
+            denoiser.set_attn_processor(plain())
         yield
     finally:
-        unet.disable_gradient_checkpointing()
-        unet.set_attn_processor(processors)
+        denoiser.disable_gradient_checkpointing()
+        denoiser.set_attn_processor(processors)

@@ -29,12 +29,14 @@ def training_need(parts: Parts, config: ExpertsConfig) -> Need:
     try:
         with torch.device("meta"):
             if isinstance(config.adapter, LoraConfig):
-                factors = list(lora.add(parts.unet, config.adapter).values())
+                factors = list(lora.add(parts.denoiser, config.adapter).values())
             else:  # the others draw nothing
                 nothing = torch.Generator("cpu")
-                factors = list(kind.attach(parts.unet, config.adapter, generator=nothing).values())
+                factors = list(
+                    kind.attach(parts.denoiser, config.adapter, generator=nothing).values()
+                )
         if config.gradient_checkpointing:
-            parts.unet.enable_gradient_checkpointing(partial(_again, narrow=narrow))
+            parts.denoiser.enable_gradient_checkpointing(partial(_again, narrow=narrow))
 
         def step(images: int) -> Any:
             prediction = denoised(parts, images)
@@ -45,9 +47,9 @@ def training_need(parts: Parts, config: ExpertsConfig) -> Need:
         one, two = (peak(lambda n=n: step(n), narrow=narrow) for n in (1, 2))  # type: ignore[misc]
         trained = (1 + MOMENTS) * sum(factor.nbytes for factor in factors)
     finally:
-        kind.detach(parts.unet)
-        parts.unet.disable_gradient_checkpointing()
-    weights = held(parts.unet) if parts.base.offload else parts.weights
+        kind.detach(parts.denoiser)
+        parts.denoiser.disable_gradient_checkpointing()
+    weights = held(parts.denoiser) if parts.base.offload else parts.weights
     at_once = config.micro_batch_size or config.batch_size
     return Need("training", weights, trained, *straight(one, two), at_once)
 

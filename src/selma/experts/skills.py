@@ -127,7 +127,7 @@ def _train_skill(
     kind = KINDS[config.adapter.kind]
     look = None
     if kind.energies is not None:
-        look = partial(kind.energies, model().pipe.unet)
+        look = partial(kind.energies, model().denoiser)
     with processes.main_first(judge) as judge:
         if not item.done:
             scores = (

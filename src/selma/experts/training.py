@@ -63,7 +63,6 @@ def fit(
     they cannot share a batch evenly.
     """
     import torch
-    from diffusers import DDPMScheduler
     from diffusers.optimization import get_scheduler
 
     from selma.experts import checkpoints
@@ -72,10 +71,8 @@ def fit(
 
     part_size = _part_size(config)
     accelerator = _accelerator(model, config, parts=share_size(config) // part_size)
-    # The base's own noise schedule, as a DDPM whatever sampler the base draws with.
-    schedule = DDPMScheduler.from_config(model.pipe.scheduler.config)
-    alphas_bar = schedule.alphas_cumprod.to(model.device)
-    batches = _batches(encoded, config, skill=skill, seed=seed, train_timesteps=len(alphas_bar))
+    noise_path = model.noise_path()
+    batches = _batches(encoded, config, skill=skill, seed=seed, train_timesteps=noise_path.steps)
     if prior is not None:
         class_batches = replace(batches, skill=f"{skill}/prior", count=len(prior))
         batches = replace(batches, prior=class_batches)
@@ -131,9 +128,9 @@ def fit(
             for step in range(first + 1, config.steps + 1):
                 batch, means = batches.at(step - 1), {"loss": 0.0}
                 for part in processes.share(list(batch.parts(part_size))):
-                    with accelerator.accumulate(model.pipe.unet):
+                    with accelerator.accumulate(model.denoiser):
                         with accelerator.autocast():
-                            losses = learner.losses(part, alphas_bar, step=step)
+                            losses = learner.losses(part, noise_path, step=step)
                         accelerator.backward(losses["loss"].mean())
                         for name, each in losses.items():
                             mean = float(each.detach().sum()) / config.batch_size

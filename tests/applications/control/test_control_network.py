@@ -26,7 +26,7 @@ def hints():
 
 
 def made(model, kind, *, changed=True):
-    network = networks.new_network(kind, model.pipe.unet, halvings=1, seed=0)
+    network = networks.new_network(kind, model.denoiser, halvings=1, seed=0)
     if changed:
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
@@ -41,7 +41,7 @@ def generated(model, network=None, hints=None, *, texts=TEXTS, at_once=2, start=
     if network is None:
         return [np.array(p) for p in model.generate(texts, seeds=seeds, **settings)]
     steering = networks.Steering(network)
-    with steering.within(model.pipe.unet):
+    with steering.within(model.denoiser):
         images = model.generate(
             texts, seeds=seeds, **settings, before=lambda some: steering.show(hints[list(some)])
         )
@@ -74,7 +74,7 @@ def test_a_picture_depends_on_its_own_signal_alone(model, hints, kind):
 
 def test_the_branch_is_added_once_to_the_first_features(model, hints):
     """By hand: conv_in's output plus the encoder's, and nothing else is touched."""
-    network, unet = made(model, "branch"), model.pipe.unet
+    network, unet = made(model, "branch"), model.denoiser
     steering = networks.Steering(network)
     x = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
@@ -141,7 +141,7 @@ def test_foreign_files_are_refused(tmp_path, model):
 
 def test_loras_alpha_counts(tmp_path, model):
     layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
-    weight = model.pipe.unet.get_submodule(layer).weight.detach().clone()
+    weight = model.denoiser.get_submodule(layer).weight.detach().clone()
     factors = {
         f"{layer}.lora_A.weight": torch.ones(2, weight.shape[1]),
         f"{layer}.lora_B.weight": torch.ones(weight.shape[0], 2),
@@ -151,21 +151,21 @@ def test_loras_alpha_counts(tmp_path, model):
     network = made(model, "branch")
     network_files.save(path, network.state_dict(), factors, about=about, lineage=Lineage())
     with network_files.controlled(model, network_files.load(path)):
-        found = model.pipe.unet.get_submodule(layer).weight
+        found = model.denoiser.get_submodule(layer).weight
         torch.testing.assert_close(found, weight + 3.0 * 2)  # alpha / rank, times ones @ ones
-    assert torch.equal(model.pipe.unet.get_submodule(layer).weight, weight)
+    assert torch.equal(model.denoiser.get_submodule(layer).weight, weight)
 
 
 def test_what_cannot_be_is_refused(model, hints, tmp_path):
     with pytest.raises(ModelError, match="16 times"):
         networks.widths_of(4)
     steering = networks.Steering(made(model, "branch"))
-    with steering.within(model.pipe.unet):
+    with steering.within(model.denoiser):
         with pytest.raises(ModelError, match="no signal"):
-            model.pipe.unet.conv_in(torch.zeros(2, 4, 8, 8))
+            model.denoiser.conv_in(torch.zeros(2, 4, 8, 8))
         steering.show(hints)
         with pytest.raises(ModelError, match="4 samples"):
-            model.pipe.unet.conv_in(torch.zeros(4, 4, 8, 8))
+            model.denoiser.conv_in(torch.zeros(4, 4, 8, 8))
     from PIL import Image
 
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")

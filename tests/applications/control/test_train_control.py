@@ -20,6 +20,7 @@ from selma.applications.control.settings import (
     MagnitudeFitting,
 )
 from selma.applications.control.training import train_control
+from selma.backbones.families.paths import VariancePreserving
 from selma.config.adapters import CoftConfig, LoraConfig, OftConfig
 from selma.experts.batches import Batches
 from selma.experts.encoding import Encoded
@@ -73,7 +74,7 @@ def never():
 
 
 def state(model):
-    return {name: tensor.clone() for name, tensor in model.pipe.unet.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in model.denoiser.state_dict().items()}
 
 
 def equal(one, two):
@@ -113,7 +114,7 @@ def test_resuming_is_bit_equal_and_the_base_stays(tmp_path, samples, model, monk
         assert one.read_bytes() == two.read_bytes()
     assert train(tmp_path / "cut", samples, never, config) == cut
     assert equal(state(model), before)
-    assert not any("forward" in vars(layer) for layer in model.pipe.unet.modules())
+    assert not any("forward" in vars(layer) for layer in model.denoiser.modules())
     file = network_files.load(whole.folder)
     assert file.about["kind"] == config.network.kind
     assert all(tensor.abs().max() > 0 for tensor in file.adapter.values())
@@ -194,10 +195,10 @@ def test_what_is_drawn_with_is_what_was_trained(tmp_path, samples, model, name):
     with learner.attached() as parameters:
         found = learner.read(file.path)
         assert found.keys() == parameters.keys()
-        start = learner.losses(BATCHES.at(0), ALPHAS, step=1)["loss"].detach()
+        start = learner.losses(BATCHES.at(0), NOISE_PATH, step=1)["loss"].detach()
         for key, parameter in parameters.items():
             parameter.data.copy_(found[key])
-        trained = learner.losses(BATCHES.at(0), ALPHAS, step=1)["loss"].detach()
+        trained = learner.losses(BATCHES.at(0), NOISE_PATH, step=1)["loss"].detach()
     close = {"rtol": 2e-5, "atol": 0.0}
     torch.testing.assert_close(drawn_losses(tmp_path, samples, model, file), trained, **close)
     # Sample by sample: their mean may end near where it began.
@@ -208,15 +209,15 @@ BATCHES = Batches(
     seed=0, skill="control-canny", count=3, batch_size=2, latent=(4, 8, 8), train_timesteps=1000,
     caption_dropout=0.0, flip=False,
 )  # fmt: skip
-ALPHAS = DDPMScheduler(
-    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
-).alphas_cumprod
+NOISE_PATH = VariancePreserving(
+    DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod,
+    "epsilon",
+)
 
 
 def encoded(folder):
     path = folder / "3-experts/_encoded/control-canny/encoded.safetensors"
-    found = load_file(path)
-    return Encoded(**{name: found.get(name) for name in Encoded.__dataclass_fields__})
+    return Encoded.of(load_file(path))
 
 
 def drawn_losses(folder, samples, model, file):
@@ -225,4 +226,4 @@ def drawn_losses(folder, samples, model, file):
     hints = training.Hints([sample.hint for sample in samples], 16)
     with network_files.controlled(model, file) as steering, torch.no_grad():
         steering.show(hints.at(batch.indices.tolist()))
-        return denoising(model, encoded(folder).samples(batch), batch, ALPHAS)
+        return denoising(model, encoded(folder).samples(batch), batch, NOISE_PATH)

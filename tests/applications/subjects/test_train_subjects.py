@@ -97,8 +97,8 @@ def test_resuming_is_bit_equal_and_the_base_comes_back(tmp_path, model, data, ki
         one, other = weights(whole, step), weights(again, step)
         assert one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
     assert (whole / "loss.jsonl").read_bytes() == (again / "loss.jsonl").read_bytes()
-    fresh = tiny.load("sd1").pipe.unet.state_dict()
-    assert all(torch.equal(fresh[name], t) for name, t in model.pipe.unet.state_dict().items())
+    fresh = tiny.load("sd1").denoiser.state_dict()
+    assert all(torch.equal(fresh[name], t) for name, t in model.denoiser.state_dict().items())
 
 
 def test_the_loss_is_the_subjects_and_the_weighted_priors(tmp_path, model, data):
@@ -164,7 +164,7 @@ def test_every_method_leaves_its_adapter_at_every_kept_step(tmp_path, shape):
         assert not (one.folder / "checkpoints").exists()
         assert (one.folder / "energy.json").exists() == (one.method in ("oft", "coft"))
     assert run(model=None) == found  # finished: no model is asked for
-    whole = sum(p.numel() for p in model.pipe.unet.parameters())
+    whole = sum(p.numel() for p in model.denoiser.parameters())
     full = next(one for one in found if one.method == "full")
     assert parameter_count(full.folder / FULL_FILE) == whole
     heavier = config.model_copy(update={"prior": Prior(weight=2.0)})

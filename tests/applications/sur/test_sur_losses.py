@@ -10,6 +10,7 @@ from applications.sur.sur_data import encoded_triples
 
 from selma.applications.sur.settings import SurSettings
 from selma.applications.sur.training import SurLearner
+from selma.backbones.families.paths import VariancePreserving
 from selma.experts.batches import Batches
 from selma.experts.losses import divergences, over_tokens, token_mean
 
@@ -72,7 +73,7 @@ def batch_of(data, *, dropout=0.0, size=3):
     ).at(0)
 
 
-ALPHAS = torch.linspace(0.99, 0.01, 1000)
+PATH = VariancePreserving(torch.linspace(0.99, 0.01, 1000), "epsilon")
 
 
 @pytest.fixture(scope="module", params=["sd1", "sdxl"])
@@ -84,7 +85,7 @@ def world(request, tmp_path_factory):
 def gradients(learner, batch, name):
     """Block parameter → whether this loss moves it."""
     with learner.attached() as parameters:
-        losses = learner.losses(batch, ALPHAS, step=1)
+        losses = learner.losses(batch, PATH, step=1)
         each = (
             torch.autograd.grad(losses[name].mean(), list(parameters.values()), allow_unused=True)
             if losses[name].requires_grad
@@ -139,7 +140,7 @@ def test_the_total_is_the_weighted_sum(world):
     model, data = world
     losses = {"distillation": {"weight": 0.5}, "alignment": {"weight": 2.0}}
     learner = SurLearner(model, data, settings(losses=losses), 0)
-    found = learner.losses(batch_of(data), ALPHAS, step=1)
+    found = learner.losses(batch_of(data), PATH, step=1)
     torch.testing.assert_close(
         found["loss"],
         found["denoising"] + 0.5 * found["distillation"] + 2 * found["alignment"],
@@ -149,10 +150,10 @@ def test_the_total_is_the_weighted_sum(world):
 
 
 def alters_another(learner, data, batch):
-    before = learner.losses(batch, ALPHAS, step=1)
+    before = learner.losses(batch, PATH, step=1)
     indices = batch.indices.clone()
     indices[0] = (indices[0] + 1) % len(data.vectors)
-    after = learner.losses(dataclasses.replace(batch, indices=indices), ALPHAS, step=1)
+    after = learner.losses(dataclasses.replace(batch, indices=indices), PATH, step=1)
     assert before["loss"][0] != after["loss"][0]
     return any(not torch.equal(before[n][1:], after[n][1:]) for n in before)
 
@@ -175,10 +176,10 @@ def test_the_released_losses_are_theirs(world):
         pytest.skip("the release knows no SDXL")
     learner = SurLearner(model, data, settings(preset="released"), 0)
     batch = batch_of(data)
-    found = learner.losses(batch, ALPHAS, step=1)
+    found = learner.losses(batch, PATH, step=1)
     i = batch.indices
     with torch.no_grad():
-        made = learner.adapter(data.narratives.text[i], None)
+        made = learner.adapter(data.narratives.conditioning.text[i], None)
         target = learner.projection(data.vectors[i]).unsqueeze(1).expand_as(made.queries[0])
 
     def kl(x, y):
@@ -193,7 +194,7 @@ def test_the_released_losses_are_theirs(world):
 def test_dropped_captions_are_taught_to_denoise_alone(world):
     model, data = world
     learner = stirred(SurLearner(model, data, settings(), 0))
-    found = learner.losses(batch_of(data, dropout=1.0), ALPHAS, step=1)
+    found = learner.losses(batch_of(data, dropout=1.0), PATH, step=1)
     assert (found["distillation"] == 0).all() and (found["alignment"] == 0).all()
     assert any(gradients(learner, batch_of(data, dropout=1.0), "denoising").values())
 
@@ -204,7 +205,7 @@ def test_masks_and_pooling_change_what_is_compared(world):
     for how in ({}, {"padding": "kept"}, {"tokens": "pooled"}, {"temperature": 4.0}):
         learner = stirred(SurLearner(model, data, settings(losses={"alignment": how}), 0))
         with torch.no_grad():
-            seen.append(learner.losses(batch_of(data), ALPHAS, step=1)["alignment"])
+            seen.append(learner.losses(batch_of(data), PATH, step=1)["alignment"])
     assert all(not torch.allclose(a, b) for n, a in enumerate(seen) for b in seen[:n])
 
 
@@ -213,5 +214,5 @@ def test_dropout_depends_on_the_step_alone(world):
     adapter = {"form": "released", "dropout": 0.5}
     learner, batch = stirred(SurLearner(model, data, settings(adapter=adapter), 0)), batch_of(data)
     with torch.no_grad():
-        one, same, other = (learner.losses(batch, ALPHAS, step=s)["loss"] for s in (1, 1, 2))
+        one, same, other = (learner.losses(batch, PATH, step=s)["loss"] for s in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)

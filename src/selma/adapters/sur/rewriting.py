@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from selma.adapters.sur.files import load
-from selma.adapters.sur.network import Adapted, SurAdapter, require_fit
-from selma.backbones.text_to_image import Rewriting, TextFeatures, TextToImage
+from selma.adapters.sur.network import SurAdapter, require_fit
+from selma.backbones.families.conditioning import Conditioning, PromptFeatures
+from selma.backbones.text_to_image import Rewriting, TextToImage
 from selma.config.adapters import SurGeneration
 
 
@@ -22,40 +21,37 @@ def rewriting_by(path: Path, model: TextToImage, config: SurGeneration) -> Rewri
     require_fit(adapter, model)
     adapter.to(model.device).train(config.dropout)
 
-    def rewrite(features: TextFeatures) -> TextFeatures:
+    def rewrite(features: PromptFeatures) -> PromptFeatures:
         return rewritten(adapter, features, config)
 
     return rewrite
 
 
-def rewritten(adapter: SurAdapter, features: TextFeatures, config: SurGeneration) -> TextFeatures:
-    """The features of one pass of pictures.
+def rewritten(
+    adapter: SurAdapter, features: PromptFeatures, config: SurGeneration
+) -> PromptFeatures:
+    """The features of one pass of images.
 
     As released, the empty prompts come first and all are one batch, so that each can alter the
     others where the adapter's form lets it; else both sides pass by themselves.
     """
-    negative, empty_pooled = features.negative, features.negative_pooled
+    positive, negative = features.positive, features.negative
     if negative is None or config.negative == "alone":
-        made = _adapted(adapter, features.text, features.pooled, config)
-        return TextFeatures(made.text, negative, made.pooled, empty_pooled)
+        return PromptFeatures(positive=_adapted(adapter, positive, config), negative=negative)
     if config.negative == "adapted":
-        made = _adapted(adapter, features.text, features.pooled, config)
-        empty = _adapted(adapter, negative, empty_pooled, config)
-        return TextFeatures(made.text, empty.text, made.pooled, empty.pooled)
-    both = _adapted(
-        adapter,
-        torch.cat([negative, features.text]),
-        None
-        if features.pooled is None or empty_pooled is None
-        else torch.cat([empty_pooled, features.pooled]),
-        config,
+        return PromptFeatures(
+            positive=_adapted(adapter, positive, config),
+            negative=_adapted(adapter, negative, config),
+        )
+    both = _adapted(adapter, negative.followed_by(positive), config)
+    rows = len(negative.text)
+    return PromptFeatures(
+        positive=both.map(lambda part: part[rows:]), negative=both.map(lambda part: part[:rows])
     )
-    empty_text, text = both.text.chunk(2)
-    parts = (None, None) if both.pooled is None else both.pooled.chunk(2)
-    return TextFeatures(text, empty_text, parts[1], parts[0])
 
 
 def _adapted(
-    adapter: SurAdapter, text: Tensor, pooled: Tensor | None, config: SurGeneration
-) -> Adapted:
-    return adapter(text, pooled, strength=config.strength)
+    adapter: SurAdapter, conditioning: Conditioning, config: SurGeneration
+) -> Conditioning:
+    adapted = adapter(conditioning.text, conditioning.pooled, strength=config.strength)
+    return replace(conditioning, text=adapted.text, pooled=adapted.pooled)

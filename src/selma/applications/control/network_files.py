@@ -125,7 +125,7 @@ def controlled(model: TextToImage, file: ControlFile) -> Iterator[networks.Steer
     what it was, bit for bit. Raises AdapterError if the file is of another model."""
     network = restored(model, file).to(model.device)
     steering = networks.Steering(network)
-    with model.replaced(_changes(model, file)), steering.within(model.pipe.unet):
+    with model.replaced(_changes(model, file)), steering.within(model.denoiser):
         yield steering
 
 
@@ -137,7 +137,7 @@ def restored(model: TextToImage, file: ControlFile) -> nn.Module:
             f"this base's are {model.pipe.vae_scale_factor} times. It was made for another model."
         )
     halvings = file.about["halvings"]
-    network = networks.empty_network(file.about["kind"], model.pipe.unet, halvings=halvings)
+    network = networks.empty_network(file.about["kind"], model.denoiser, halvings=halvings)
     try:
         network.load_state_dict(dict(file.network))
     except RuntimeError as error:
@@ -154,7 +154,7 @@ def _changes(model: TextToImage, file: ControlFile) -> dict[str, Callable[[Tenso
     if turns is None:
         return {}
     modules = {names.split(key)[1]: change for key, change in changes_of(turns).items()}
-    there = {name.removesuffix(".weight") for name, _ in model.pipe.unet.named_parameters()}
+    there = {name.removesuffix(".weight") for name, _ in model.denoiser.named_parameters()}
     if missing := sorted(modules.keys() - there):
         raise AdapterError(
             f"{file.path} changes {missing[0]}, which this UNet has not. It was made for another "

@@ -1,5 +1,5 @@
 """Training by a signal, in the one loop of `experts.training`: a control network and, beside OFT's
-branch, the adapter in the UNet; then, if asked for, the magnitudes alone."""
+branch, the adapter in the denoiser; then, if asked for, the magnitudes alone."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ from selma.records.prompts import Prompt
 from selma.workspace import EXPERTS, Workspace
 
 if TYPE_CHECKING:
+    from selma.backbones.families.paths import NoisePath
     from selma.backbones.text_to_image import TextToImage
     from selma.experts.batches import Batch
 
@@ -107,7 +108,7 @@ class Hints:
 
 @dataclass(frozen=True)
 class ControlLearner:
-    """What the loop trains: the network, and beside OFT's branch the UNet's adapter."""
+    """What the loop trains: the network, and beside OFT's branch the denoiser's adapter."""
 
     model: TextToImage
     encoded: Encoded
@@ -121,7 +122,7 @@ class ControlLearner:
         network = self.config.network
         made = new_network(
             network.kind,
-            self.model.pipe.unet,
+            self.model.denoiser,
             halvings=halvings_of(self.model.pipe),
             seed=seed_for(self.seed, "experts", NAME, "init"),
         )
@@ -131,30 +132,30 @@ class ControlLearner:
 
     @contextmanager
     def attached(self) -> Iterator[dict[str, nn.Parameter]]:
-        steering = self.steering  # before the adapter: a ControlNet copies the plain UNet
+        steering = self.steering  # before the adapter: a ControlNet copies the plain denoiser
         prefix = network_files.NETWORK
         named = {prefix + name: p for name, p in steering.network.named_parameters()}
         with (
             plain_attention(self.model, self.config.training),
             _adapter(self.model, self.config.network, self.seed) as factors,
-            steering.within(self.model.pipe.unet),
+            steering.within(self.model.denoiser),
         ):
             yield dict(sorted({**named, **factors}.items()))
 
-    def losses(self, batch: Batch, alphas_bar: Tensor, *, step: int) -> Mapping[str, Tensor]:
-        return _losses(self, batch, alphas_bar)
+    def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
+        return _losses(self, batch, noise_path)
 
     def after_step(self, parameters: Mapping[str, nn.Parameter]) -> None:
         adapter = _adapter_of(self.config.network)
         if adapter is not None:
-            KINDS[adapter.kind].after_step(self.model.pipe.unet, _unet_part(parameters), adapter)
+            KINDS[adapter.kind].after_step(self.model.denoiser, _adapter_part(parameters), adapter)
 
     def save(self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage) -> None:
         adapter = _adapter_of(self.config.network)
         network_files.save(
             path,
             self.steering.network.state_dict(),
-            _unet_part(parameters),
+            _adapter_part(parameters),
             about={
                 "kind": self.config.network.kind,
                 "signal": self.config.data.signal,
@@ -186,11 +187,11 @@ class MagnitudeLearner:
 
     @contextmanager
     def attached(self) -> Iterator[dict[str, nn.Parameter]]:
-        unet, adapter = self.model.pipe.unet, self._adapter
-        with plain_attention(self.model, self.config), self.steering.within(unet):
+        denoiser, adapter = self.model.denoiser, self._adapter
+        with plain_attention(self.model, self.config), self.steering.within(denoiser):
             try:
                 nothing = torch.Generator("cpu")  # rotations draw nothing
-                factors = oft.attach(unet, adapter, generator=nothing)
+                factors = oft.attach(denoiser, adapter, generator=nothing)
                 for name, parameter in factors.items():
                     if name in self.first.adapter:
                         parameter.data.copy_(self.first.adapter[name])
@@ -198,10 +199,10 @@ class MagnitudeLearner:
                         parameter.requires_grad_(False)
                 yield {n: p for n, p in factors.items() if n.endswith(f".{MAGNITUDES}")}
             finally:
-                oft.detach(unet)
+                oft.detach(denoiser)
 
-    def losses(self, batch: Batch, alphas_bar: Tensor, *, step: int) -> Mapping[str, Tensor]:
-        return _losses(self, batch, alphas_bar)
+    def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
+        return _losses(self, batch, noise_path)
 
     def after_step(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Nothing: their logarithms keep magnitudes positive."""
@@ -330,12 +331,12 @@ class _Course:
 
 
 def _losses(
-    learner: ControlLearner | MagnitudeLearner, batch: Batch, alphas_bar: Tensor
+    learner: ControlLearner | MagnitudeLearner, batch: Batch, noise_path: NoisePath
 ) -> dict[str, Tensor]:
     """The denoising loss of each sample, drawn by its signal."""
     samples = learner.encoded.samples(batch).to(learner.model.device)
     learner.steering.show(learner.hints.at(batch.indices.tolist()))
-    return {"loss": denoising(learner.model, samples, batch, alphas_bar)}
+    return {"loss": denoising(learner.model, samples, batch, noise_path)}
 
 
 def _adapter_of(network: NetworkConfig) -> AdapterConfig | None:
@@ -354,15 +355,15 @@ def _adapter(
 def _attached(
     model: TextToImage, adapter: AdapterConfig, seed: int
 ) -> Iterator[dict[str, nn.Parameter]]:
-    unet, kind = model.pipe.unet, KINDS[adapter.kind]
+    denoiser, kind = model.denoiser, KINDS[adapter.kind]
     try:
         generated = generator(seed, "experts", NAME, "adapter")
-        yield kind.attach(unet, adapter, generator=generated)
+        yield kind.attach(denoiser, adapter, generator=generated)
     finally:
-        kind.detach(unet)
+        kind.detach(denoiser)
 
 
-def _unet_part(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+def _adapter_part(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
     return {n: p for n, p in parameters.items() if not n.startswith(network_files.NETWORK)}
 
 

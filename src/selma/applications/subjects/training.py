@@ -158,7 +158,7 @@ def _train(
         pairs=len(pairs),
         scores={},
         file=kind.file,
-        look=None if kind.energies is None else partial(kind.energies, model().pipe.unet),
+        look=None if kind.energies is None else partial(kind.energies, model().denoiser),
         keep_adapters=True,
     )
     seconds = round(time.monotonic() - started, 3)

@@ -15,7 +15,7 @@ from selma.applications.sur.records import Triple
 from selma.backbones.language.vectors import vectors
 from selma.config.networks import LlmVectors
 from selma.errors import DataError
-from selma.experts.encoding import AT_ONCE, Encoded, encode_pairs, encode_text
+from selma.experts.encoding import AT_ONCE, Encoded, encode_pairs
 from selma.progress import progress
 from selma.records.images import Pair
 from selma.records.prompts import Prompt
@@ -104,10 +104,10 @@ def _rich(model: TextToImage, triples: Sequence[Triple]) -> dict[str, Tensor]:
     with progress("encoding keyword prompts", total=len(triples)) as advance:
         for start in range(0, len(triples), AT_ONCE):
             some = triples[start : start + AT_ONCE]
-            rich, pooled = encode_text(model, [t.prompt for t in some])
+            rich = model.text_features([t.prompt for t in some], guided=False).positive
             parts = {
-                "rich": rich,
-                "rich_pooled": pooled,
+                "rich": rich.text,
+                "rich_pooled": rich.pooled,
                 "mask": token_mask(model, [t.text for t in some]),
                 "rich_mask": token_mask(model, [t.prompt for t in some]),
             }

@@ -34,9 +34,10 @@ from selma.randomness import seed_for
 from selma.workspace import EXPERTS, Workspace, recipe_key
 
 if TYPE_CHECKING:
+    from selma.backbones.families.conditioning import Conditioning
+    from selma.backbones.families.paths import NoisePath
     from selma.backbones.text_to_image import TextToImage
     from selma.experts.batches import Batch
-    from selma.experts.encoding import Samples
 
 VARIANTS = f"{SKILL}-variants"
 
@@ -153,16 +154,17 @@ class SurLearner:
         with plain_attention(self.model, self.config.training):
             yield dict(sorted(named.items()))
 
-    def losses(self, batch: Batch, alphas_bar: Tensor, *, step: int) -> Mapping[str, Tensor]:
+    def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
         losses = self.config.losses
         samples = self.data.narratives.samples(batch).to(self.model.device)
-        adapted = self._adapted(samples, batch, step=step)
+        adapted = self._adapted(samples.conditioning, batch, step=step)
         seen = adapted if losses.denoising.gradient else _without_gradient(adapted)
-        read = replace(samples, text=seen.text, pooled=seen.pooled)
+        read = replace(samples.conditioning, text=seen.text, pooled=seen.pooled)
+        read_samples = replace(samples, conditioning=read)
         # An empty prompt has nothing to be taught but how to denoise.
         told = (~batch.dropped).float().to(self.model.device)
         parts = {
-            "denoising": denoising(self.model, read, batch, alphas_bar),
+            "denoising": denoising(self.model, read_samples, batch, noise_path),
             "distillation": told * self._distillation(adapted, batch),
             "alignment": told * self._alignment(adapted, batch),
         }
@@ -196,15 +198,15 @@ class SurLearner:
     def after_step(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Nothing: any weights are an adapter."""
 
-    def _adapted(self, samples: Samples, batch: Batch, *, step: int) -> sur.Adapted:
+    def _adapted(self, conditioning: Conditioning, batch: Batch, *, step: int) -> sur.Adapted:
         if self.config.adapter.form == "paper" or not self.config.adapter.dropout:
-            return self.adapter(samples.text, samples.pooled)
+            return self.adapter(conditioning.text, conditioning.pooled)
         # Dropout is a function of the step, so that a resumed run goes on as one never stopped.
         device = self.model.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             which = batch.indices.tolist()
             torch.manual_seed(seed_for(self.seed, "experts", SKILL, "dropout", step, *which))
-            return self.adapter(samples.text, samples.pooled)
+            return self.adapter(conditioning.text, conditioning.pooled)
 
     def _distillation(self, adapted: sur.Adapted, batch: Batch) -> Tensor:
         """[b]: the language model's vector into each block's queries."""
@@ -263,6 +265,6 @@ def _one(features: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _without_gradient(adapted: sur.Adapted) -> sur.Adapted:
-    """As released: the UNet is handed a copy, so that its loss trains nothing."""
+    """As released: the denoiser is handed a copy, so that its loss trains nothing."""
     pooled = None if adapted.pooled is None else adapted.pooled.detach()
     return replace(adapted, text=adapted.text.detach(), pooled=pooled)

@@ -51,6 +51,15 @@ class Conditioning:
             return self.map(lambda part: part.to(target))
         return self.map(lambda part: part.to(target) if part.is_floating_point() else part)
 
+    def followed_by(self, other: Conditioning) -> Conditioning:
+        """The rows of both, of the tensors that both have."""
+        import torch
+
+        others = other.tensors()
+        return Conditioning.of(
+            {n: torch.cat([part, others[n]]) for n, part in self.tensors().items() if n in others}
+        )
+
     def where(self, rows: Tensor, other: Conditioning) -> Conditioning:
         """With the tensors of `other` in these rows, [b] of booleans; what `other` lacks stays."""
         import torch

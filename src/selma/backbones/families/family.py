@@ -69,6 +69,9 @@ class Family:
     # Training.
     noise_path: Callable[[Config], NoisePath]
     """The scheduler's config → how noise is mixed in, and what the denoiser is to predict."""
+    moments: Callable[[Any, Tensor], tuple[Tensor, Tensor]]
+    """(autoencoder, pixels [b, 3, h, w] in [-1, 1]) → mean and log-variance of latents,
+    [b, c, h, w]."""
     normalised: Callable[[Tensor, Config], Tensor]
     """(the autoencoder's latents, its config) → latents as the denoiser knows them."""
     denoise: Callable[[Any, Tensor, Tensor, Conditioning], Tensor]

@@ -100,6 +100,12 @@ def noise_path(scheduler: Config) -> NoisePath:
     return variance_preserving(scheduler, prediction(scheduler))
 
 
+def moments(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance of the images' latents."""
+    posterior = vae.encode(pixels).latent_dist
+    return posterior.mean, posterior.logvar
+
+
 def normalised(latents: Tensor, vae: Config) -> Tensor:
     """Latents of about unit variance."""
     scaled: Tensor = latents * vae["scaling_factor"]
@@ -162,6 +168,7 @@ FAMILY = Family(
     encode_text=encode_text,
     generation=generation,
     noise_path=noise_path,
+    moments=moments,
     normalised=normalised,
     denoise=denoise,
     plain_attention=plain_attention,
