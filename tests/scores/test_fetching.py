@@ -146,13 +146,8 @@ def refused(site: Server, tmp_path: Path, message: str, **how: Any) -> None:
     changed = {key: how.pop(key) for key in ("max_bytes", "sha256", "url") if key in how}
     row = benchmark(site, **{k: v for k, v in changed.items() if k != "url"})
     if "url" in changed:
-        row = Benchmark(
-            row.name,
-            row.layout,
-            row.recognises,
-            row.read,
-            (RemoteFile(QUESTIONS, changed["url"], sha256=None, max_bytes=10_000),),
-        )
+        file = RemoteFile(QUESTIONS, changed["url"], sha256=None, max_bytes=10_000)
+        row = replace(row, files=(file,))
     with pytest.raises(FetchError, match=message):
         fetch(row, tmp_path, **how)
     assert set(names(tmp_path)) <= {TEXTS}
