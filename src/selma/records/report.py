@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selma.applications.sur.records import Understood
 from selma.records.benchmarks import Answer, BenchmarkPrompt
 from selma.records.experts import Expert
 from selma.records.images import Pair
@@ -49,7 +48,6 @@ class Findings:
     experts that are rotations."""
     hps: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Model → its result on HPS's benchmark (`scores.hps`), of models that are still the run's."""
-    studies: dict[str, Any] = field(default_factory=dict)
-    """Name → what people voted (`study.results.Studied`)."""
-    understood: Understood | None = None
-    """What a SUR-adapter does to the same exam, where that was scored."""
+    keys: dict[str, str] = field(default_factory=dict)
+    """Part of the run → its key, by which pages (`records.pages`) are told apart from those of
+    models, images or judges that the run no longer has."""

@@ -9,26 +9,24 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from selma.applications.sur import page as sections
 from selma.config import ReportConfig
 from selma.records.images import Pair
+from selma.records.pages import Page
 from selma.records.record import Record
 from selma.records.report import Findings
 from selma.records.scores import Interval
-from selma.report import grids, models, paper, tables
+from selma.report import grids, models, tables
 from selma.report.beside import beside
+from selma.report.pages import changed, entries, read_pages
 from selma.report.templates import environment, policy
 from selma.workspace import EXPERTS, IMAGES, MERGED, PROMPTS, REPORT, SCORES, Workspace, write_bytes
-
-GUESTS = ("control.html", "_subject", sections.PAGE)
-"""Pages of the flows beside the six stages, in the same folder and not this one's to move."""
 
 STAGES = {
     PROMPTS: "write prompts",
@@ -51,33 +49,35 @@ def write_report(findings: Findings, config: ReportConfig, folder: Workspace) ->
             "settings": findings.settings,
             "lineage": findings.lineage,
             "shown": config.model_dump(mode="json"),
-            "understood": findings.understood and _digest(findings.understood),
         },
     )
-    page, place = render(findings, config), item.path / "grid.png"
+    pages = read_pages(folder)
+    page, place = render(findings, config, pages), item.path / "grid.png"
     # The page is left out of the manifest: it holds times, and manifests are equal for equal runs.
     if item.done and place.is_file():
         write_bytes(item.path / "index.html", page.encode())
         return item.path / "index.html"
     sheet = io.BytesIO()
     grids.contact_sheet(findings, config.grid_prompts).save(sheet, "PNG", optimize=True)
-    item.begin(guests=GUESTS)
+    item.begin(guests=entries(pages))
     write_bytes(place, sheet.getvalue())
     write_bytes(item.path / "index.html", page.encode())
     item.finish([place], {"page": "index.html"})
     return item.path / "index.html"
 
 
-def render(findings: Findings, config: ReportConfig) -> str:
-    """The page's HTML. All that comes from the findings is escaped by jinja's autoescape."""
-    jinja = environment("selma.applications.sur")
+def render(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ()) -> str:
+    """The page's HTML. All that comes from findings and pages is escaped by jinja's autoescape."""
+    jinja = environment()
     script = jinja.get_template("page.js").render()
     return jinja.get_template("page.html").render(
-        script=Markup(script), policy=policy(script), **context(findings, config)
+        script=Markup(script), policy=policy(script), **context(findings, config, pages)
     )
 
 
-def context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
+def context(
+    findings: Findings, config: ReportConfig, pages: Sequence[Page] = ()
+) -> dict[str, Any]:
     """What the template shows, by name."""
     card = findings.scorecard
     base, merged = tables.one(card, "base"), tables.one(card, "merged")
@@ -129,10 +129,8 @@ def context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
         "turned": models.turned_sentence(findings.diagnostics) if findings.diagnostics else "",
         "energies": findings.energies,
         "beside": beside(findings),
-        "studies": findings.studies,
-        "votes": paper.VOTES if card.published == "dsg-1k" else {},
-        "votes_note": paper.VOTES_NOTE,
-        **sections.context(findings.understood),
+        "pages": pages,
+        "changed": {page.name: changed(page, findings.keys) for page in pages},
     }
 
 

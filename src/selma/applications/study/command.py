@@ -51,21 +51,25 @@ def report_study(
     json: Json = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write each vote to this file.")] = None,
 ) -> None:
-    """Show win, lose and tie for each group, with intervals and how far annotators agree."""
+    """Show win, lose and tie for each group, with intervals and how far annotators agree; write a
+    page on it and a section of the run's report."""
     from rich.console import Console
 
     from selma.applications.study.ballot import read_ballot
     from selma.applications.study.database import study_file
-    from selma.applications.study.summary import print_summary, summarise, write_votes
+    from selma.applications.study.results import studied, write_study_page
+    from selma.applications.study.summary import print_summary, write_votes
     from selma.workspace import write_json
 
     ballot = read_ballot(study_file(run, name))
-    found = summarise(ballot)
+    study = studied(run, ballot)
     if json:
-        write_json(json, found.model_dump(mode="json"))
+        write_json(json, study.summary.model_dump(mode="json"))
     if csv:
         write_votes(csv, ballot)
-    print_summary(found, Console())
+    print_summary(study.summary, Console())
+    if study.summary.votes:
+        typer.echo(f"Page: {write_study_page(run, name, study)}")
 
 
 def register(app: typer.Typer) -> None:

@@ -1,4 +1,8 @@
-"""The studies of a run, for its report: what was voted, and on pictures that are still there."""
+"""A run's studies for its report: what was voted, and whether on images that are still there.
+
+6-report/study-<name>.html          one page for each study
+6-report/pages/study-<name>.json    its section of the report
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,34 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from selma.applications.study.ballot import read_ballot
+from selma.applications.study.ballot import Ballot
 from selma.applications.study.plan import Study, place_of
 from selma.applications.study.summary import Summary, Tally, summarise
+from selma.records.pages import Page, PageTable
+from selma.records.scores import Interval, Scorecard
+from selma.report import paper
+from selma.report.pages import write_page
+from selma.report.tables import between, points, spread
+from selma.report.templates import environment, policy
 from selma.scores.answering import manifest
-from selma.workspace import inside
+from selma.workspace import SCORES, Workspace, inside
+
+TITLE = "What people chose"
+INTRODUCTION = (
+    "Two images of one prompt, in random order and without names: which fits the caption better? "
+    "As the paper’s table 8. Percent is win / (win + lose), ties left out, with its 95% bootstrap "
+    "interval over prompts."
+)
+OLD = "These votes are on images that the run has generated anew since."
+COLUMNS = ("Split", "win", "lose", "tie", "% (95%, s.e.)", "ties as half, % (95%, s.e.)")
 
 
 class Studied(NamedTuple):
-    """One study that somebody voted in."""
+    """A study that somebody voted in."""
 
     summary: Summary
     current: bool
-    """Whether the pictures voted on are those that the run has now."""
+    """Whether the images voted on are those that the run has now."""
 
     @property
     def rows(self) -> Iterator[tuple[str, Tally]]:
@@ -27,15 +46,128 @@ class Studied(NamedTuple):
         yield from self.summary.groups.items()
 
 
-def run_studies(run: Path) -> dict[str, Studied]:
-    """Name → study, of those in `RUN/study` with any vote. Raises DataError for what is none."""
-    found = {}
-    for path in sorted((run / "study").glob("*.sqlite")):
-        ballot = read_ballot(path)
-        summary = summarise(ballot)
-        if summary.votes:
-            found[path.stem] = Studied(summary, _current(run, ballot.study))
-    return found
+def studied(run: Path, ballot: Ballot, *, resamples: int = 10_000) -> Studied:
+    """What was voted in a study of the run in `run`."""
+    return Studied(summarise(ballot, resamples=resamples), _current(run, ballot.study))
+
+
+def write_study_page(run: Path, name: str, study: Studied) -> Path:
+    """Write a study's page and its section of the run's report. The page's path."""
+    page = study_page(name, study, about=_images(run, study), votes=_votes(run))
+    html = (
+        environment("selma.applications.study")
+        .get_template("results.html")
+        .render(
+            policy=policy(),
+            name=name,
+            title=TITLE,
+            introduction=INTRODUCTION,
+            old=OLD,
+            headline=page.headline,
+            study=study,
+            summary=study.summary,
+            notes=_notes(study.summary),
+            votes=_votes(run),
+            votes_note=paper.VOTES_NOTE,
+        )
+    )
+    return write_page(page, Workspace(run), html)
+
+
+def study_page(
+    name: str,
+    study: Studied,
+    *,
+    about: dict[str, str],
+    votes: dict[str, tuple[int, int, int]],
+) -> Page:
+    """A study's section of the report; `votes` are the paper's, where the run is on its prompts."""
+    summary = study.summary
+    mine = PageTable(
+        columns=COLUMNS,
+        rows=tuple(
+            (split, *map(str, (row.win, row.lose, row.tie)), _share(row.percent),
+             _share(row.percent_ties_half))
+            for split, row in study.rows
+        ),
+        notes=tuple(_notes(summary)),
+    )  # fmt: skip
+    theirs = PageTable(
+        caption="The paper: SDXL + SELMA against SDXL",
+        columns=("Split", "win", "lose", "tie", "%", "ties as half, %"),
+        rows=tuple(
+            (split, *map(str, (win, lose, tie)), points(100 * win / (win + lose)),
+             points(100 * (win + tie / 2) / (win + lose + tie)))
+            for split, (win, lose, tie) in votes.items()
+        ),
+        notes=(paper.VOTES_NOTE,),
+    )  # fmt: skip
+    unfinished = len(summary.unfinished)
+    return Page(
+        name=f"study-{name}",
+        title=TITLE,
+        headline=_headline(name, summary),
+        file=f"study-{name}.html",
+        about=about,
+        tables=(mine, theirs) if votes else (mine,),
+        notes=(
+            *(() if study.current else (OLD,)),
+            *((f"{unfinished} of them had not finished.",) if unfinished else ()),
+            INTRODUCTION,
+        ),
+    )
+
+
+def _headline(name: str, summary: Summary) -> str:
+    people = len(summary.annotators)
+    return (
+        f"{summary.models[1]} against {summary.models[0]}: {summary.votes} votes on "
+        f"{summary.all.prompts} of {summary.prompts} prompts by {people} "
+        f"{'person' if people == 1 else 'people'}, study “{name}”."
+    )
+
+
+def _notes(summary: Summary) -> Iterator[str]:
+    """How far people agree, and whether they favoured a side."""
+    alpha, left = summary.alpha, summary.left
+    if alpha:
+        yield (
+            f"Agreement: Krippendorff’s alpha {points(alpha.mean, 2)} (95%: "
+            f"{between(alpha, digits=2)}) on {alpha.n} prompts that two or more judged; 1 is full "
+            "agreement, 0 is chance."
+        )
+    else:
+        yield (
+            "How far people agree cannot be told: no prompt was judged by two of them, or all "
+            "votes are alike."
+        )
+    if left:
+        yield (
+            f"The image at left was chosen in {points(left.mean)}% (95%: {between(left)}) of the "
+            "votes that were no tie; 50 is no preference for a side."
+        )
+
+
+def _share(interval: Interval | None) -> str:
+    return "–" if interval is None else f"{points(interval.mean)} ({spread(interval)})"
+
+
+def _votes(run: Path) -> dict[str, tuple[int, int, int]]:
+    """The paper's votes, if the run's scorecard is on DSG-1k as well; else none."""
+    path = inside(run, f"{SCORES}/scorecard/scorecard.json")
+    if not path.is_file():
+        return {}
+    card = Scorecard.model_validate_json(path.read_text("utf-8"))
+    return dict(paper.VOTES) if card.published == "dsg-1k" else {}
+
+
+def _images(run: Path, study: Studied) -> dict[str, str]:
+    """Keys of the images that were voted on, where they are still there."""
+    keys = {
+        f"images/{model}": manifest(inside(run, place_of(model))).get("key")
+        for model in study.summary.models
+    }
+    return {name: key for name, key in keys.items() if key is not None}
 
 
 def _current(run: Path, study: Study) -> bool:
