@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
 from selma import processes
-from selma.applications.sur.records import Understood
 from selma.config import Run, RunConfig
 from selma.errors import ConfigError
 from selma.finished import Finished
@@ -93,15 +92,12 @@ def merge(config: RunConfig) -> Merged:
         return this.merge_experts(this.all_experts())
 
 
-def understood(folder: Workspace, scorecard: Scorecard) -> Understood | None:
-    """What `selma sur score` left, if it is of the same base's pictures, exam and judge."""
-    item = folder.root / SCORES / "sur-understood"
-    if not (item / "manifest.json").is_file():
-        return None
-    found = Understood.model_validate_json((item / "understood.json").read_text("utf-8"))
-    mine, theirs = scorecard.models[0], found.card.models[0]
-    same = (scorecard.judge, mine.per_prompt) == (found.card.judge, theirs.per_prompt)
-    return found if same else None
+def part_keys(images: Mapping[str, Path], scorecard: Scorecard) -> dict[str, str]:
+    """Part of the run that a page may be about → its key: a model's images, and the judge."""
+    from selma.scores.answering import manifest
+
+    keys = {f"images/{model}": str(manifest(path).get("key")) for model, path in images.items()}
+    return keys | {"scores/judge": scorecard.judge}
 
 
 def score(config: RunConfig) -> Scorecard:
@@ -289,7 +285,6 @@ class Stages(Generic[Run]):
         images: dict[str, Path],
         scorecard: Scorecard,
     ) -> Path:
-        from selma.applications.study.results import run_studies
         from selma.experts.finishing import read_energies
         from selma.merged.merging import read_diagnostics
         from selma.merged.searching import read_trials
@@ -318,8 +313,7 @@ class Stages(Generic[Run]):
             trials=[asdict(trial) for trial in read_trials(merged.folder)],
             energies=read_energies(experts),
             hps=run_results(self.folder, self.model_keys(experts, merged)),
-            studies=run_studies(self.folder.root),
-            understood=understood(self.folder, scorecard),
+            keys=self.model_keys(experts, merged) | part_keys(images, scorecard),
         )
         with self.at(REPORT) as folder, processes.alone():
             return write_report(findings, self.config.report, folder)

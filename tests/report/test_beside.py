@@ -11,13 +11,10 @@ from typing import Any
 
 import pytest
 import yaml
-from applications.study.test_summary import papers_votes
 from PIL import Image
 from report.test_page import Parsed
 from report.world import findings
 
-from selma.applications.study.results import Studied
-from selma.applications.study.summary import summarise
 from selma.config import ReportConfig
 from selma.config.scores import ScoresConfig
 from selma.records.report import Findings
@@ -224,21 +221,6 @@ def test_hps_stands_in_table_5_whatever_the_benchmark(found: Findings) -> None:
     assert beside(dataclasses.replace(found, hps={"merged": old})) == []
     (five,) = beside(dataclasses.replace(found, hps={"base": hps(26.0), "merged": old}))
     assert "HPS v2.0" not in five.said and texts(five.blocks[0].rows[1]) == ["–"] * 5
-
-
-def test_votes_stand_as_in_table_8(found: Findings) -> None:
-    assert 'id="study"' not in page.render(found, CONFIG)
-    summary = summarise(papers_votes(), resamples=300)
-    asked = dataclasses.replace(found, studies={"votes": Studied(summary, current=True)})
-    text = Parsed(page.render(asked, CONFIG)).text
-    for row in (*summary.groups.values(), summary.all):
-        assert f" {row.win} {row.lose} {row.tie} " in text
-    assert "All 241 114 245 67.9" in text and "whoops 21 10 26 67.7" in text
-    assert summary.alpha and f"alpha {summary.alpha.mean:.2f}".replace("-", "−") in text
-    assert "drawn anew" not in text and "The paper: SDXL" not in text
-    old = dataclasses.replace(on_dsg(found), studies={"votes": Studied(summary, current=False)})
-    text = Parsed(page.render(old, CONFIG)).text
-    assert "drawn anew" in text and "The paper: SDXL" in text and "COCO 35 2 47 94.6" in text
 
 
 class Given:

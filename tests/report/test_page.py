@@ -18,8 +18,6 @@ from PIL import Image
 from report.world import findings
 from rich.console import Console
 
-from selma.applications.sur.page import write_page
-from selma.applications.sur.records import Distances, Understood
 from selma.config import ReportConfig
 from selma.errors import DataError
 from selma.records.benchmarks import evenly
@@ -391,32 +389,3 @@ def test_a_browser_runs_its_script_and_shows_all_pictures(found: Findings, tmp_p
     )
     with Image.open(shot) as image:
         assert image.size == (1280, 2400) and len(image.convert("L").getcolors() or []) > 50
-
-
-def test_what_a_sur_adapter_did_is_a_section(found: Findings, tmp_path: Path) -> None:
-    base, *_ = found.scorecard.models
-    sur = found.scorecard.models[-1].model_copy(update={"model": "sur", "role": "other"})
-    card = found.scorecard.model_copy(update={"models": (base, sur)})
-    interval = Interval(mean=-1.25, low=-2.5, high=-0.5, n=20)
-    distances = Distances(
-        encoder=HOSTILE, fingerprint="f" * 16, images=40, kernel={"base": interval,
-        "sur": interval}, kernel_differences={"sur": interval}, frechet={"base": 3.0, "sur": 2.5},
-    )  # fmt: skip
-    told = Understood(
-        card=card, keywords={p.id: HOSTILE for p in found.benchmark_prompts}, distances=distances
-    )
-    html = page.render(dataclasses.replace(found, understood=told), CONFIG)
-    shown = Parsed(html)
-    assert "Plain prompts, read by the SUR-adapter" in shown.text and "−1.25" in shown.text
-    assert not any(tag == "script" and attrs for tag, attrs in shown.tags)
-    assert "Plain prompts" not in Parsed(page.render(found, CONFIG)).text
-    place = write_page(
-        told, found.benchmark_prompts,
-        {"base": found.images["base"], "sur": found.images["merged"]},
-        {"base": found.answers["base"], "sur": found.answers["merged"]}, CONFIG,
-        Workspace(tmp_path),
-    )  # fmt: skip
-    alone = Parsed(place.read_text())
-    assert sum(tag == "img" for tag, _ in alone.tags) == 2 * CONFIG.grid_prompts
-    assert not any(tag == "script" for tag, _ in alone.tags)
-    assert all(a.startswith(("data:", "#")) for a in addresses(alone))

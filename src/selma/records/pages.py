@@ -12,9 +12,8 @@ from pydantic import Field, StringConstraints, model_validator
 from selma.records.record import Record
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,119}$")]
-File = Annotated[
-    str, StringConstraints(pattern=r"^(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9._/-]*$", max_length=200)
-]
+_PART = "[A-Za-z0-9_][A-Za-z0-9._-]*"
+File = Annotated[str, StringConstraints(pattern=f"^{_PART}(/{_PART})*$", max_length=200)]
 Line = Annotated[str, StringConstraints(max_length=400)]
 Paragraph = Annotated[str, StringConstraints(max_length=4000)]
 

@@ -75,9 +75,7 @@ def render(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ())
     )
 
 
-def context(
-    findings: Findings, config: ReportConfig, pages: Sequence[Page] = ()
-) -> dict[str, Any]:
+def context(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ()) -> dict[str, Any]:
     """What the template shows, by name."""
     card = findings.scorecard
     base, merged = tables.one(card, "base"), tables.one(card, "merged")

@@ -1,45 +1,130 @@
-"""A run's studies as its report takes them: those with votes, and whether they are still true."""
+"""A run's studies in its report: those with votes, and whether they are still true."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 from applications.study.little import little_study
+from applications.study.test_summary import papers_votes
+from report.test_page import CONFIG, Parsed
+from report.world import findings
+from typer.testing import CliRunner
 
+from selma import cli
+from selma.applications.study.ballot import read_ballot
 from selma.applications.study.database import study_file
-from selma.applications.study.results import run_studies
+from selma.applications.study.results import Studied, studied, study_page, write_study_page
 from selma.applications.study.store import Store
+from selma.applications.study.summary import summarise
 from selma.errors import DataError
+from selma.records.report import Findings
+from selma.report import page, paper
+from selma.report.pages import read_pages
+from selma.workspace import Workspace
 
 
-def test_only_votes_make_a_study_and_new_pictures_make_it_old(tmp_path: Path) -> None:
-    assert run_studies(tmp_path) == {}
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Findings:
+    return findings(tmp_path_factory.mktemp("world"), merged=0.3)
+
+
+def report(run: Path, name: str = "votes") -> None:
+    result = CliRunner().invoke(cli.app, ["study", "report", str(run), "--name", name])
+    if result.exception:
+        raise result.exception
+
+
+def test_only_votes_make_a_study_and_new_images_make_it_old(
+    tmp_path: Path, found: Findings
+) -> None:
     study = little_study(tmp_path, prompts=4)
     store = Store(study_file(tmp_path, "votes"), study)
     secret = store.join("Ada").secret
-    assert run_studies(tmp_path) == {}
+    report(tmp_path)
+    assert read_pages(Workspace(tmp_path)) == []
     for step in range(3):
         store.vote(secret, step, "left", seconds=1.0)
-    found = run_studies(tmp_path)  # while the study is served
+    report(tmp_path)  # while the study is served
+    told = studied(tmp_path, read_ballot(study_file(tmp_path, "votes")))
     store.close()
-    assert list(found) == ["votes"] and found["votes"].current
-    assert found["votes"].summary.votes == 3 and found["votes"].summary.unfinished == ("Ada",)
-    names = [name for name, _ in found["votes"].rows]
+    (handed,) = read_pages(Workspace(tmp_path))
+    assert handed.name == "study-votes" and handed.file == "study-votes.html" and told.current
+    assert told.summary.votes == 3 and told.summary.unfinished == ("Ada",)
+    names = [name for name, _ in told.rows]
     assert names[0] == "All" and set(names[1:]) == {pair.group for pair in study.pairs}
-    whole, *parts = (row for _, row in found["votes"].rows)
+    whole, *parts = (row for _, row in told.rows)
     assert sum(p.win for p in parts) == whole.win and whole.win + whole.lose == 3
+    full = Parsed((tmp_path / "6-report" / "study-votes.html").read_text())
+    section = Parsed(page.render(found, CONFIG, [handed])).text
+    for text in (section, full.text):
+        assert "1 of them had not finished." in text and "generated anew" not in text
+        assert f"All {whole.win} {whole.lose} {whole.tie} " in text and "by 1 person" in text
+    assert not any(tag in ("script", "img") for tag, _ in full.tags)
 
     manifest = tmp_path / "5-scores" / "images" / "quagga" / "manifest.json"
     value = json.loads(manifest.read_text())
     value["files"][f"{study.pairs[0].id}.png"]["sha256"] = "0" * 64
     manifest.write_text(json.dumps(value))
-    assert not run_studies(tmp_path)["votes"].current
+    told = studied(tmp_path, read_ballot(study_file(tmp_path, "votes")))
+    assert not told.current
+    path = write_study_page(tmp_path, "votes", told)
+    (handed,) = read_pages(Workspace(tmp_path))
+    for text in (Parsed(path.read_text()).text, Parsed(page.render(found, CONFIG, [handed])).text):
+        assert "generated anew" in text
+
+
+def test_images_made_anew_after_the_page_are_told_by_the_report(
+    tmp_path: Path, found: Findings
+) -> None:
+    study = little_study(tmp_path, prompts=4)
+    store = Store(study_file(tmp_path, "votes"), study)
+    store.vote(store.join("Ada").secret, 0, "left", seconds=1.0)
+    store.close()
+    report(tmp_path)
+    (handed,) = read_pages(Workspace(tmp_path))
+    keys = dict(handed.about)
+    assert set(keys) == {"images/okapi", "images/quagga"}
+    same = dataclasses.replace(found, keys=keys)
+    assert "made anew" not in page.render(same, CONFIG, [handed])
+    keys["images/quagga"] = "other"
+    text = Parsed(page.render(dataclasses.replace(found, keys=keys), CONFIG, [handed])).text
+    assert "made anew since: images/quagga." in text
+
+
+def test_votes_stand_as_in_table_8(found: Findings) -> None:
+    assert 'id="page-study' not in page.render(found, CONFIG)
+    summary = summarise(papers_votes(), resamples=300)
+    new = study_page("votes", Studied(summary, current=True), about={}, votes={})
+    html = page.render(found, CONFIG, [new])
+    text = Parsed(html).text
+    assert 'id="page-study-votes"' in html
+    for row in (*summary.groups.values(), summary.all):
+        assert f" {row.win} {row.lose} {row.tie} " in text
+    assert "All 241 114 245 67.9" in text and "whoops 21 10 26 67.7" in text
+    assert summary.alpha and f"alpha {summary.alpha.mean:.2f}".replace("-", "−") in text
+    assert "generated anew" not in text and "The paper: SDXL" not in text
+    old = study_page("votes", Studied(summary, current=False), about={}, votes=dict(paper.VOTES))
+    text = Parsed(page.render(found, CONFIG, [old])).text
+    assert "generated anew" in text and "The paper: SDXL" in text and "COCO 35 2 47 94.6" in text
+
+
+@pytest.mark.parametrize("published", ["dsg-1k", None])
+def test_the_papers_votes_are_shown_on_its_own_prompts(
+    tmp_path: Path, found: Findings, published: str | None
+) -> None:
+    card = found.scorecard.model_copy(update={"published": published})
+    (tmp_path / "5-scores" / "scorecard").mkdir(parents=True)
+    (tmp_path / "5-scores" / "scorecard" / "scorecard.json").write_text(card.model_dump_json())
+    study = Studied(summarise(papers_votes(), resamples=300), current=True)
+    text = Parsed(write_study_page(tmp_path, "votes", study).read_text()).text
+    assert ("The paper: SDXL" in text) == ("COCO 35 2 47 94.6" in text) == bool(published)
 
 
 def test_what_is_no_study_is_named(tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "votes.sqlite").write_text("no study")
     with pytest.raises(DataError, match=r"votes\.sqlite"):
-        run_studies(tmp_path)
+        report(tmp_path)

@@ -103,7 +103,7 @@ def page(world, tmp_path, settings=None, name="mine"):
     made, real, prompts, generated = world
     return subjects_page.write_subject_page(
         made, real, prompts, generated,
-        settings=settings or {"a": 1}, name=name, folder=Workspace(tmp_path / "run"),
+        settings=settings or {"a": 1}, name=name, folder=Workspace(tmp_path / "run"), about={},
     )  # fmt: skip
 
 

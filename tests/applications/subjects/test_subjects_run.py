@@ -14,6 +14,8 @@ from selma.applications.subjects.settings import METHODS, SubjectSettings, Subje
 from selma.config import RunConfig, load_config
 from selma.errors import ConfigError
 from selma.finished import NotFinished
+from selma.report.pages import read_pages
+from selma.workspace import Workspace
 
 METHOD = {
     "lora": {"adapter": {"kind": "lora", "rank": 2}, "learning_rate": 0.01},
@@ -81,6 +83,9 @@ def test_train_draw_and_score(tmp_path):
     assert card["measures"][0]["label"] == "Encoders"  # toybox has no DINO
     assert "oft minus lora" in out
     page = root / "6-report" / "_subject" / "index.html"
+    (section,) = read_pages(Workspace(root))
+    assert section.file == "_subject/index.html" and set(section.about) == {"base"}
+    assert [row[0] for row in section.tables[1].rows] == list(card["curves"])[1:]
     html = page.read_text()
     assert html.count("<polyline") == 4 * 4 and html.count("data:image/png") > 20
     loaded = re.findall(r'(?:src|href)="([^"#]+)"', html)

@@ -18,6 +18,8 @@ from selma.applications.sur.settings import RELEASED_SUR, SurRun, SurSettings
 from selma.config import RunConfig, load_config
 from selma.errors import ConfigError
 from selma.finished import NotFinished
+from selma.report.pages import read_pages
+from selma.workspace import Workspace
 from selma.scores.benchmarks import load_benchmark
 
 
@@ -90,6 +92,8 @@ def test_score_says_what_the_adapter_does_to_plain_prompts(tmp_path):
         assert word in out, word
     page = (tmp_path / "run" / "6-report" / "sur.html").read_bytes()
     assert page.count(b"<img ") == 3 * 5
+    (section,) = read_pages(Workspace(tmp_path / "run"))
+    assert section.file == "sur.html" and set(section.about) == {"images/base", "scores/judge"}
     before = finished(tmp_path)
     run("score", config)
     assert finished(tmp_path) == before

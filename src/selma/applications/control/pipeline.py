@@ -305,4 +305,10 @@ def _page(this: Stages[ControlRun], shown: Sequence[Shown]) -> Path:
     from selma.applications.control.page import write_control_page
 
     settings = portable(this.config, this.folder.root)["control"]
-    return write_control_page(shown, this.folder, name=this.config.name, settings=settings)
+    return write_control_page(
+        shown,
+        this.folder,
+        name=this.config.name,
+        settings=settings,
+        about={"base": this.base_key()},
+    )

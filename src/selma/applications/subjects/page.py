@@ -2,6 +2,7 @@
 
 6-report/_subject/index.html    one page that needs nothing else; equal findings give equal bytes
 6-report/_subject/card.json     every number on it
+6-report/pages/subjects.json     its section of the run's report
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from selma.applications.subjects.records import (
 )
 from selma.errors import DataError
 from selma.records.benchmarks import BenchmarkPrompt
+from selma.records.pages import Page, PageTable
 from selma.records.scores import Interval
 from selma.report import page
 from selma.report.grids import data_uri
+from selma.report.pages import write_page
 from selma.report.tables import between, clear, points, signed
 from selma.report.templates import environment, policy
 from selma.workspace import REPORT, Workspace, inside, write_bytes, write_json
@@ -50,24 +53,74 @@ def write_subject_page(
     settings: Mapping[str, Any],
     name: str,
     folder: Workspace,
+    about: Mapping[str, str],
 ) -> Path:
-    """The path of `6-report/_subject/index.html`.
+    """Write the page and its section of the run's report. The page's path.
 
-    real: subject → its pictures.  prompts: subject → what the last step drew.  drawn: (method,
-    subject, step) → folder. Raises DataError if a picture cannot be read.
+    about: what of the run it is about (`records.pages.Page.about`).
+
+    real: subject → its pictures.  prompts: subject → what the last step generated.
+    generated: (method, subject, step) → folder. Raises DataError if a picture cannot be read.
     """
     text = card.model_dump_json()
     recipe = {"card": hashlib.sha256(text.encode()).hexdigest()[:16], "settings": dict(settings)}
     item = folder.item(REPORT, NAME, recipe=recipe)
-    path = item.path / "index.html"
-    if item.done:
-        return path
-    html = render(card, real, prompts, generated, settings=settings, name=name)
-    item.begin()
-    write_bytes(path, html.encode())
-    write_json(item.path / "card.json", json.loads(text))
-    item.finish([path, item.path / "card.json"], {"methods": len(card.curves)})
-    return path
+    if not item.done:
+        html = render(card, real, prompts, generated, settings=settings, name=name)
+        files = [item.begin() / "index.html", item.path / "card.json"]
+        write_bytes(files[0], html.encode())
+        write_json(files[1], json.loads(text))
+        item.finish(files, {"methods": len(card.curves)})
+    return write_page(subjects_page(card, about=about), folder)
+
+
+def subjects_page(card: SubjectCard, *, about: Mapping[str, str]) -> Page:
+    """The section of the run's report: the table of methods, and differences to the first."""
+    headline, meaning = conclusion(card)
+    columns = [f"{m.label} {'↑' if m.better == 'higher' else '↓'}" for m in card.measures]
+    first = next(iter(card.curves))
+    differences = [
+        (
+            method,
+            *(
+                _difference(next((c for c in card.comparisons if (c.model, c.against, c.measure)
+                                  == (method, first, measure.key)), None))
+                for measure in card.measures
+            ),
+        )
+        for method in list(card.curves)[1:]
+    ]  # fmt: skip
+    methods = PageTable(
+        columns=("Method", "trained numbers", *columns),
+        rows=tuple(
+            (row.model, trained(row), *(cell(row.values.get(m.key)) for m in card.measures))
+            for row in card.rows
+        ),
+        notes=("Means with 95% intervals over subjects and prompts.",),
+    )
+    paired = PageTable(
+        caption=f"Minus {first}",
+        columns=("Method", *columns),
+        rows=tuple(differences),
+        notes=("Paired by subject and prompt; a dot marks intervals that leave out zero.",),
+    )
+    return Page(
+        name="subjects",
+        title="Subjects",
+        headline=f"{headline.removesuffix('.')}. {meaning}",
+        file=f"{NAME}/index.html",
+        about=dict(about),
+        tables=(methods, paired) if differences else (methods,),
+    )
+
+
+def _difference(comparison: SubjectComparison | None) -> str:
+    if comparison is None:
+        return ""
+    change = comparison.difference
+    dot = " •" if clear(change) else ""
+    ends = between(change, sign=True, digits=DIGITS)
+    return f"{signed(change.mean, DIGITS)}{dot} ({ends})"
 
 
 def render(

@@ -128,6 +128,7 @@ class _Run:
 
     def scored(self) -> tuple[SubjectCard, Path]:
         from selma.applications.subjects.page import write_subject_page
+        from selma.backbones.base_files import base_fingerprint
 
         trained = self.trained()
         generated = self.generated(
@@ -142,6 +143,7 @@ class _Run:
             settings=portable(self.config, self.folder.root)["subject"],
             name=self.config.name,
             folder=self._at(REPORT),
+            about={"base": base_fingerprint(self.config.base)},
         )
         return card, page
 

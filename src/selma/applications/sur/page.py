@@ -1,14 +1,14 @@
 """What a SUR-adapter did: tables for the terminal, and a page with pictures side by side.
 
-6-report/sur.html    equal results give equal bytes
+6-report/sur.html          equal results give equal bytes
+6-report/pages/sur.json    its section of the run's report
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,8 +16,10 @@ from rich.table import Table
 from selma.applications.sur.records import Understood
 from selma.config import ReportConfig
 from selma.records.benchmarks import Answer, BenchmarkPrompt, evenly
+from selma.records.pages import Page, PageTable
 from selma.records.scores import Interval, ModelScore
 from selma.report.grids import Mark, data_uri, mark_of
+from selma.report.pages import write_page
 from selma.report.tables import (
     between,
     clear,
@@ -26,11 +28,14 @@ from selma.report.tables import (
     print_preferences,
     print_scorecard,
     signed,
+    spread,
 )
 from selma.report.templates import environment, policy
-from selma.workspace import REPORT, Workspace, inside, write_bytes
+from selma.workspace import Workspace, inside
 
 PAGE = "sur.html"
+TITLE = "Plain prompts, read by the SUR-adapter"
+MINUS_BASE = "minus base (95%, s.e.)"
 
 WHAT = {
     "base": "plain prompts, by the base",
@@ -162,40 +167,111 @@ def print_ablation(found: Understood, console: Console) -> None:
     console.print(table)
 
 
-def write_page(
-    found: Understood,
+def write_sur_page(
+    result: Understood,
     benchmark_prompts: Sequence[BenchmarkPrompt],
     images: Mapping[str, Path],
     answers: Mapping[str, Sequence[Answer]],
     config: ReportConfig,
     folder: Workspace,
+    *,
+    about: Mapping[str, str],
 ) -> Path:
-    """The path of `6-report/sur.html`, which needs nothing beside it. Raises DataError if a picture
-    cannot be read."""
-    path = folder.root / REPORT / PAGE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    jinja = environment("selma.applications.sur")
-    page = jinja.get_template("sur.html").render(
-        policy=policy(),
-        shown=[_card(prompt, found, images, answers) for prompt in
-               evenly(benchmark_prompts, config.grid_prompts)],
-        headline=headline(found),
-        **context(found),
-    )  # fmt: skip
-    write_bytes(path, page.encode())
-    return path
+    """Write the page and its section of the run's report. The page's path.
+
+    about: what of the run the section is about (`records.pages.Page.about`). Raises DataError if an
+    image cannot be read.
+    """
+    html = (
+        environment("selma.applications.sur")
+        .get_template("sur.html")
+        .render(
+            policy=policy(),
+            title=TITLE,
+            introduction=introduction(result),
+            notes=list(notes_of(result)),
+            result=result,
+            kinds=kinds_of(result),
+            columns=columns_of(result),
+            shown=[
+                _card(prompt, result, images, answers)
+                for prompt in evenly(benchmark_prompts, config.grid_prompts)
+            ],
+            headline=headline(result),
+        )
+    )
+    return write_page(sur_page(result, about=about), folder, html)
 
 
-def context(found: Understood | None) -> dict[str, Any]:
-    """What the section `understanding.html` shows."""
-    if found is None:
-        return {"understood": None}
-    return {
-        "understood": found,
-        "sur_kinds": kinds_of(found),
-        "sur_columns": columns_of(found),
-        "sur_what": WHAT,
-    }
+def sur_page(result: Understood, *, about: Mapping[str, str]) -> Page:
+    """The section of the run's report."""
+    return Page(
+        name="sur",
+        title=TITLE,
+        headline=f"{headline(result)}.",
+        file=PAGE,
+        about=dict(about),
+        tables=(_scores_table(result), _kinds_table(result)),
+        notes=(introduction(result),),
+    )
+
+
+def _scores_table(result: Understood) -> PageTable:
+    card, columns, distances = result.card, columns_of(result), result.distances
+    names = ["Model", f"{card.measure} score (95%, s.e.)", MINUS_BASE]
+    names += [name for column, _, _ in columns for name in (column, MINUS_BASE)]
+    names += ["Fréchet distance"] if distances else []
+    rows = []
+    for model in card.models:
+        row = [model.model, f"{points(model.score.mean)} ({spread(model.score)})"]
+        row += [_spread_change(model.difference)]
+        for _, means, changes in columns:
+            mean = means.get(model.model)
+            row += [points(mean.mean, 2) if mean else ""]
+            row += [_spread_change(changes.get(model.model), digits=2)]
+        row += [points(distances.frechet[model.model], 2)] if distances else []
+        rows.append(tuple(row))
+    return PageTable(columns=tuple(names), rows=tuple(rows), notes=tuple(notes_of(result)))
+
+
+def _kinds_table(result: Understood) -> PageTable:
+    kinds = kinds_of(result)
+    return PageTable(
+        caption="By kind of question",
+        columns=("Model", *kinds),
+        rows=tuple(
+            (model.model, *(_by_kind(model, kind) for kind in kinds))
+            for model in result.card.models
+        ),
+        notes=(
+            "Share of questions answered as expected, and in brackets minus base. An asterisk "
+            "marks differences whose 95% interval leaves out zero.",
+        ),
+    )
+
+
+def introduction(result: Understood) -> str:
+    """What each model is, and what differences are taken from."""
+    models = [m.model for m in result.card.models if m.model in WHAT]
+    what = "; ".join(f"{model}: {WHAT[model]}" for model in models)
+    return (
+        f"The same benchmark prompts and seeds, judge {result.card.judge}. {what}. Every "
+        "difference is to the base with the plain prompt, paired by prompt, with its 95% interval."
+    )
+
+
+def notes_of(result: Understood) -> Iterator[str]:
+    """Comparisons beside those with the base, and what the columns are."""
+    yield from (compared(pair) for pair in result.card.comparisons)
+    yield (
+        "CLIP score: 100 times the cosine of an image and the plain prompt, or the keyword prompt."
+    )
+    if result.distances:
+        yield (
+            f"Distances: from {result.distances.images} of the training images, by the "
+            f"{result.distances.encoder}; less is nearer. The kernel distance (times 1000) is "
+            "unbiased; the Fréchet distance grows where images are few, for all models alike."
+        )
 
 
 def headline(found: Understood) -> str:
@@ -237,6 +313,12 @@ def _cell(mean: Interval | None, change: Interval | None) -> str:
     if mean is None:
         return ""
     return points(mean.mean, 2) + (f"  {_change(change, digits=2)}" if change else "")
+
+
+def _spread_change(change: Interval | None, digits: int = 1) -> str:
+    if change is None:
+        return ""
+    return f"{signed(change.mean, digits)} ({spread(change, sign=True, digits=digits)})"
 
 
 def _change(change: Interval | None, digits: int = 1) -> str:

@@ -14,7 +14,7 @@ from selma.applications.sur.records import Triple, Understanding, Understood
 from selma.applications.sur.settings import SurRun, SurSettings
 from selma.finished import Finished
 from selma.images.generating import Reader
-from selma.pipeline import Stages, opened
+from selma.pipeline import Stages, opened, part_keys
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.merged import Merged
 from selma.workspace import EXPERTS, IMAGES, REPORT, SCORES, Workspace
@@ -52,7 +52,7 @@ def generate(config: SurRun, *, experts: bool = False) -> dict[str, Path]:
 
 def score(config: SurRun, *, experts: bool = False) -> tuple[Understood, Path]:
     """What all that `draw` draws is worth, and the page that shows it; what is not drawn yet is."""
-    from selma.applications.sur.page import write_page
+    from selma.applications.sur.page import write_sur_page
     from selma.applications.sur.scoring import score_understanding
     from selma.scores.scoring import read_answers
 
@@ -72,8 +72,18 @@ def score(config: SurRun, *, experts: bool = False) -> tuple[Understood, Path]:
                 seed=config.seed,
                 compare=[pair for pair in AGAINST if {*pair} <= images.keys()],
             )
-        said = {model: read_answers(this.folder, model, name="sur") for model in images}
-        page = write_page(found, this.benchmark_prompts, images, said, config.report, this.folder)
+        answers = {model: read_answers(this.folder, model, name="sur") for model in images}
+        # Of the images, those that the run's own report is about as well.
+        of_the_run = {model: images[model] for model in (BASE, MERGED) if model in images}
+        page = write_sur_page(
+            found,
+            this.benchmark_prompts,
+            images,
+            answers,
+            config.report,
+            this.folder,
+            about=part_keys(of_the_run, found.card),
+        )
         return found, page
 
 
