@@ -19,9 +19,11 @@ from selma.applications.control.settings import ControlRun, ControlSettings
 from selma.config import load_config
 from selma.errors import ConfigError, DataError, ModelError
 from selma.finished import NotFinished
+from selma.report.pages import read_pages
 from selma.toybox.conditions import CLASSES
 from selma.toybox.landmarks import LandmarkReader, ReaderConfig
 from selma.toybox.pretraining.segmenting import _save_preprocessing
+from selma.workspace import Workspace
 
 FEW = {"other_signal": "canny", "blocks": [2]}
 SHORT = {"steps": 2, "batch_size": 2, "learning_rate": 1e-2, "checkpoint_every": 2}
@@ -90,6 +92,9 @@ def test_each_command_by_itself(tmp_path):
     text = page.read_text()
     assert "<script" not in text and not re.search(r'(src|href)="(?!data:|#)', text)
     assert text.count("data:image/png") == 3 * 4  # signal, source, base and the network
+    (section,) = read_pages(Workspace(tmp_path / "run"))
+    assert section.file == "control.html" and set(section.about) == {"base"}
+    assert [row[0] for row in section.tables[0].rows] == ["source", "base", "oft-r4"]
 
 
 def test_compare_makes_the_papers_tables(tmp_path):
@@ -122,6 +127,10 @@ def test_compare_makes_the_papers_tables(tmp_path):
     assert landmarks.failures == 3 and landmarks.measures["failures"].mean == 100.0
     assert "error" not in landmarks.measures
     assert "table 2" in page.read_text() and "table 4" in page.read_text()
+    (section,) = read_pages(Workspace(tmp_path / "run"))
+    captions = [table.caption for table in section.tables]
+    assert any("table 2" in text for text in captions)
+    assert any("table 4" in text for text in captions)
     # Nothing is made again.
     trained = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*.safetensors")}
     assert pipeline.compare(config)[0] == cards

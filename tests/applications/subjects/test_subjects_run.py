@@ -85,7 +85,7 @@ def test_train_draw_and_score(tmp_path):
     page = root / "6-report" / "_subject" / "index.html"
     (section,) = read_pages(Workspace(root))
     assert section.file == "_subject/index.html" and set(section.about) == {"base"}
-    assert [row[0] for row in section.tables[1].rows] == list(card["curves"])[1:]
+    assert [row[0] for row in section.tables[1].rows] == list(METHOD)[1:]
     html = page.read_text()
     assert html.count("<polyline") == 4 * 4 and html.count("data:image/png") > 20
     loaded = re.findall(r'(?:src|href)="([^"#]+)"', html)

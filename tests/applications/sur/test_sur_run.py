@@ -19,8 +19,8 @@ from selma.config import RunConfig, load_config
 from selma.errors import ConfigError
 from selma.finished import NotFinished
 from selma.report.pages import read_pages
-from selma.workspace import Workspace
 from selma.scores.benchmarks import load_benchmark
+from selma.workspace import Workspace
 
 
 def config_file(tmp_path, **sur):
