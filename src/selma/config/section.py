@@ -55,6 +55,8 @@ def kinds(*sections: type[Section], group: str) -> Any:
 
     def kind_of(value: Any) -> str | None:
         kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+        if not isinstance(kind, str):
+            return None
         return "added" if kind not in own and kind in added_rows(group) else kind
 
     def validated(value: Any) -> Any:

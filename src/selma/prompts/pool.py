@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
-from selma.backbones.language.loading import model_identity
-from selma.backbones.language.model import Reply, parallel_requests
+from selma.backbones.language.loading import model_identity, parallel_requests
+from selma.backbones.language.model import Reply
 from selma.config.prompts import PromptsConfig
 from selma.prompts.contamination import BenchmarkTexts
 from selma.prompts.novelty import SimilarityIndex, unicode_words

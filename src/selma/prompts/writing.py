@@ -15,9 +15,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from selma.backbones.language.loading import load_language_model, model_identity
+from selma.backbones.language.loading import (
+    LANGUAGE_MODELS,
+    load_language_model,
+    model_identity,
+)
 from selma.backbones.language.model import LanguageModel, Reply, Sampling
-from selma.config.networks import ServedLLM
 from selma.config.prompts import PromptsConfig
 from selma.errors import ConfigError, NoProgress
 from selma.progress import Advance, progress
@@ -164,10 +167,10 @@ def _usable_skills(config: PromptsConfig) -> list[Skill]:
                 f"prompts.examples is {config.examples}, but skill {skill.name!r} has only "
                 f"{len(skill.seeds)} seeds. Add seeds, or lower prompts.examples."
             )
-    if config.lexicon is not None and isinstance(config.backend, ServedLLM):
+    if config.lexicon is not None and not LANGUAGE_MODELS[config.backend.kind].takes_grammar:
         raise ConfigError(
-            "prompts.lexicon holds a local model to a grammar, but prompts.backend is a server. "
-            "Set prompts.lexicon to null, or use a local model."
+            "prompts.lexicon holds a local model to a grammar, but prompts.backend is of the kind "
+            f"{config.backend.kind}. Set prompts.lexicon to null, or use a local model."
         )
     return skills
 

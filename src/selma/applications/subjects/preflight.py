@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from selma.applications.subjects.settings import SubjectsRun
 from selma.config.adapters import FullConfig
-from selma.preflight import block_mistakes
+from selma.preflight import absent, block_mistakes
 
 
 def mistakes(config: SubjectsRun, make: Sequence[str]) -> Iterator[str]:
     """What keeps the stages in `make` from starting."""
-    folder = config.subject.data.folder
-    if folder != "toybox" and not Path(folder).is_dir():
-        yield f"subject.data.folder: must be toybox or a folder, but {folder} is missing."
+    yield from absent(config.subject, "subject")
     for name, method in config.subject.methods.items():
         if isinstance(method.adapter, FullConfig) and config.base.precision != "fp32":
             yield f"subject.methods.{name}: full fine-tuning needs base.precision fp32."

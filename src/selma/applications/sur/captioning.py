@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selma.applications.sur.settings import Narrator
-from selma.backbones.language.loading import load_language_model, model_identity
-from selma.backbones.language.model import Form, Note, Sampling, parallel_requests
+from selma.backbones.language.loading import load_language_model, model_identity, parallel_requests
+from selma.backbones.language.model import Form, Note, Sampling
 from selma.backbones.perception.captioning import CaptionModel
 from selma.config.networks import Captioner
 from selma.image_files import decode

@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from contextlib import suppress
 
-from selma.applications.sur.settings import Narrator, SurRun, SurSettings
+from selma.applications.sur.settings import Narrator, SurRun
 from selma.config.scores import PreferenceConfig
-from selma.preflight import backend_mistakes, scorer_mistakes
+from selma.errors import SelmaError
+from selma.preflight import absent, language_mistakes, scorer_mistakes, taken_names
+from selma.prompts.skills import load_skills
 from selma.workspace import IMAGES, SCORES
 
 
 def mistakes(config: SurRun, make: Sequence[str]) -> Iterator[str]:
     """What keeps the stages in `make` from starting."""
     sur = config.sur
-    data, llm = sur.data, sur.llm
-    places = {name: getattr(data.source, name, None) for name in ("dump", "images", "folder")}
-    for name, path in places.items():
-        if path is not None and not Path(path).exists():
-            yield f"sur.data.source.{name}: {path} must be there, but is missing."
-    if isinstance(data.narrator, Narrator) and IMAGES in make:
-        yield from backend_mistakes(data.narrator.backend, "sur.data.narrator.backend")
-    if llm.file is None:
-        yield from backend_mistakes(llm.backend, "sur.llm.backend")
-    elif not Path(llm.file).is_file():
-        yield f"sur.llm.file: {llm.file} must be a file of vectors, but is missing."
-    for backend in sur.ablation.language_models:
-        yield from backend_mistakes(backend, "sur.ablation.language_models")
-    if SCORES in make:
-        yield from _scores(sur)
-
-
-def _scores(sur: SurSettings) -> Iterator[str]:
-    keywords, quality = sur.scores.keywords, sur.scores.quality
-    if keywords is not None and not Path(keywords).is_file():
-        yield f"sur.scores.keywords: {keywords} must be a CSV, but is missing."
-    if quality is not None and isinstance(quality.features, PreferenceConfig):
+    narrator, quality = sur.data.narrator, sur.scores.quality
+    unasked = ["llm.backend"] if sur.llm.file is not None else []
+    unasked += [] if IMAGES in make else ["data.narrator", "data.cleaning"]
+    unasked += [] if SCORES in make else ["scores"]
+    with suppress(SelmaError):  # which is told by the look at the run's own settings
+        names = [skill.name for skill in load_skills(config.prompts.skills)]
+        yield from taken_names({"rich", "sur", "merged-sur"}, names)
+    yield from absent(sur, "sur", without=unasked)
+    if isinstance(narrator, Narrator) and IMAGES in make:
+        yield from language_mistakes(narrator.backend, "sur.data.narrator.backend")
+    if sur.llm.file is None:
+        yield from language_mistakes(sur.llm.backend, "sur.llm.backend")
+    for number, backend in enumerate(sur.ablation.language_models):
+        yield from language_mistakes(backend, f"sur.ablation.language_models.{number}")
+    if SCORES in make and quality is not None and isinstance(quality.features, PreferenceConfig):
         yield from scorer_mistakes(quality.features, "sur.scores.quality.features")

@@ -17,7 +17,7 @@ from pydantic import (
 from selma.config import RunConfig
 from selma.config.adapters import SurConfig, SurGeneration
 from selma.config.experts import TrainingConfig
-from selma.config.networks import Captioner, LlmVectors, LocalLLM, Safety, ServedLLM
+from selma.config.networks import Captioner, LanguageModelConfig, LlmVectors, LocalLLM, Safety
 from selma.config.places import FileOrFolderPath, FilePath, FolderPath, LaidOver
 from selma.config.scores import PreferenceConfig
 from selma.config.section import Section
@@ -100,7 +100,7 @@ class Narrator(Section):
     """Narratives are written from the keyword prompts by a language model."""
 
     kind: Literal["llm"] = "llm"
-    backend: Annotated[LocalLLM | ServedLLM, Field(discriminator="kind")] = LocalLLM()
+    backend: LanguageModelConfig = LocalLLM()
     temperature: NonNegativeFloat = 0.0
     max_new_tokens: PositiveInt = 60
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from selma.config.networks import LocalLLM, ServedLLM
-
 Form = Literal["instructions", "continuation"]
 """What a model understands: a wish in words, or the beginning of a text to go on with."""
 
@@ -60,9 +58,3 @@ class LanguageModel(Protocol):
         """One reply for each prompt, in order. Equal calls give equal replies from a local model on
         the same machine. BackendError or ModelError if there can be no reply."""
         ...
-
-
-def parallel_requests(backend: LocalLLM | ServedLLM) -> int:
-    """How many requests make one batch, known without loading the model."""
-    # Five, as the released code sends them together.
-    return 5 if isinstance(backend, ServedLLM) else backend.batch_size

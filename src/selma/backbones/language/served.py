@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from selma.backbones.language.model import Form, Note, Reply, Sampling, parallel_requests
+from selma.backbones.language.loading import parallel_requests
+from selma.backbones.language.model import Form, Note, Reply, Sampling
 from selma.backbones.served import Answered, Request, Requests
 from selma.config.networks import ServedLLM
 from selma.errors import ConfigError

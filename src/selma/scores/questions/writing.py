@@ -20,8 +20,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from selma.backbones.language.loading import load_language_model, model_identity
-from selma.backbones.language.model import LanguageModel, Reply, Sampling, parallel_requests
+from selma.backbones.language.loading import load_language_model, model_identity, parallel_requests
+from selma.backbones.language.model import LanguageModel, Reply, Sampling
 from selma.config.prompts import QuestionsConfig
 from selma.errors import ConfigError, DataError, NoProgress
 from selma.progress import progress
