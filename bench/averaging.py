@@ -34,8 +34,8 @@ from selma import pipeline
 from selma.applications.loading import read_run_file
 from selma.backbones.text_to_image import adapter_file
 from selma.config import RunConfig
-from selma.config.merged import ROTATION_SETTINGS
 from selma.merged.merging import read_diagnostics
+from selma.merged.methods import METHODS
 from selma.records.scores import Interval, Scorecard
 from selma.report.tables import between, one, points, signed
 from selma.workspace import EXPERTS, IMAGES, PROMPTS, SCORES, Workspace
@@ -62,7 +62,8 @@ def main(
         Console().print(errors([adapter_file(expert.folder) for expert in experts]))
     if not scored:
         return
-    first = [f"merged.method={m}" for m in ROTATION_SETTINGS] if rotations else [EXACT, FACTORS]
+    all_rotating = [f"merged.method={m.name}" for m in METHODS.values() if m.rotates]
+    first = all_rotating if rotations else [EXACT, FACTORS]
     searched = [f"{first[0]},merged.search={{trials: {trials}}}"] if trials else []
     cards: dict[str, Scorecard] = {}
     turned = Table(

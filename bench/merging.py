@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from selma.adapters.files import Lineage, given, write_adapter
-from selma.config.merged import MERGE_SETTINGS, MergedConfig
+from selma.config.merged import MergedConfig
 from selma.merged.merging import merge_files
+from selma.merged.methods import METHODS
 
 RANK = 16
 WIDTHS = (320, 640)
@@ -36,11 +37,11 @@ def main(
 
 def errors(files: list[Path]) -> Table:
     """One row for each method: what became of the exact mean, and what it cost."""
-    table = Table(title="against the exact mean of the changes")
+    table = Table(title="against the exact mean of the deltas")
     for column in ("method", "relative error", "cosine", "norm x", "rank", "MB", "seconds"):
         table.add_column(column, justify="left" if column == "method" else "right")
     with tempfile.TemporaryDirectory() as folder:
-        for method in MERGE_SETTINGS:
+        for method in (row.name for row in METHODS.values() if not row.rotates):
             out = Path(folder) / f"{method}.safetensors"
             started = time.perf_counter()
             _, found = merge_files(files, MergedConfig.model_validate({"method": method}), out)

@@ -67,19 +67,12 @@ BROKEN = {
     "experts: {adapter: {kind: oft, block_size: 1}}": "block_size",
     "experts: {adapter: {kind: coft, eps: 0}}": "eps",
     "experts: {adapter: {kind: coft, radius: operator}}": "radius",
-    "merged: {method: product, rescale: true}": "product has no rescale",
-    "merged: {method: mean_of_logs, density: 0.2}": "mean_of_logs has no density",
     "experts: {batch_size: 10, micro_batch_size: 4}": "micro_batch_size must divide batch_size",
     "experts: {min_timestep: 500, max_timestep: 500}": "min_timestep must be below max_timestep",
     "experts: {learning_rate: 0}": "experts.learning_rate",
     "experts: {betas: [0.9]}": "experts.betas",
     "experts: {schedule: random}": "experts.schedule",
-    "merged: {method: median}": "merged.method",
     "merged: {weights: {coco: .nan}}": "merged.weights.coco",
-    "merged: {method: mean_of_deltas, rank: 4}": "has no rank, but sum_of_deltas, svd",
-    "merged: {method: svd, density: 0.5}": "svd has no density",
-    "merged: {method: svd, rank: 4, max_error: 0.1}": "rank and max_error",
-    "merged: {method: knots, consensus: mean, normalize: yes}": "consensus is mean",
     "merged: {method: ties, scale: 1, lambda: 1}": "two names of one setting",
     "merged: {method: ties, lambda: yes}": "must not be true or false",
     "scores: {judge: toybox-b}": "judge and choosing_judge must differ",
@@ -226,6 +219,15 @@ IMPOSSIBLE = {
     "prompts: {lexicon: toybox, backend: {kind: openai, model: m}}": "only a local model",
     "prompts: {skills: [coco]}\nmerged: {weights: {dogs: 1}}": "'dogs' is not among",
     "prompts: {skills: [coco, whoops]}\nmerged: {weights: {coco: 1}}": "'whoops' has no weight",
+    "merged: {method: product, rescale: true}": "product has no rescale",
+    "merged: {method: mean_of_logs, density: 0.2}": "mean_of_logs has no density",
+    "merged: {method: median}": "merged.method: must be a merge method (mean_of_deltas, ",
+    "merged: {method: mean_of_deltas, rank: 4}": "has no rank, but sum_of_deltas, svd",
+    "merged: {method: svd, density: 0.5}": "svd has no density",
+    "merged: {method: svd, rank: 4, max_error: 0.1}": "rank and max_error",
+    "merged: {method: knots, consensus: mean, normalize: yes}": "consensus is mean",
+    "merged: {method: ties, densty: 0.1}": "ties has no densty, it has rank, ",
+    "merged: {method: ties, density: 2}": "merged.density: Input should be less than or equal",
     "scores: {benchmark: gone.csv}": "scores.benchmark: must be",
     "scores: {benchmark: some.yaml}": "scores.benchmark",
     "scores: {benchmark: some.yaml}\nexperts: {select: dev}": "no dev prompts",
@@ -246,8 +248,13 @@ def test_check_finds_what_cannot_start(tmp_path: Path, text: str, says: str) -> 
 
 
 def test_check_lists_everything_at_once(tmp_path: Path) -> None:
-    said = mistakes(tmp_path, "base: {model: x}\nprompts: {skills: [y]}\nscores: {benchmark: z}")
+    said = mistakes(
+        tmp_path,
+        "base: {model: x}\nprompts: {skills: [y]}\nscores: {benchmark: z}\n"
+        "merged: {method: ties, density: 2, normalize: 7, colour: red}",
+    )
     assert all(key in said for key in ("base.model", "prompts.skills", "scores.benchmark"))
+    assert all(f"merged.{key}: " in said for key in ("density", "normalize", "colour"))
 
 
 SKILL = {"name": "mine", "description": "d", "seeds": ["a a", "b b", "c c"], "max_words": 5}

@@ -19,6 +19,9 @@ Base = Annotated[
     str | None,
     typer.Option(help='"toybox" or a diffusers folder; where a format\'s names need it.'),
 ]
+AllLayers = Annotated[
+    bool, typer.Option("--all-layers", help="Show each layer, not the five farthest from the mean.")
+]
 Json = Annotated[Path | None, typer.Option("--json", help="Write everything to this file.")]
 
 
@@ -47,3 +50,13 @@ def show_scorecard(scorecard: Scorecard) -> None:
     from selma.report.tables import print_scorecard
 
     print_scorecard(scorecard, Console())
+
+
+def show_diagnostics(diagnostics: dict[str, Any], *, all_layers: bool) -> None:
+    """What a merge did; nothing of an adapter that is none."""
+    from rich.console import Console
+
+    from selma.report.models import print_diagnostics
+
+    if diagnostics:
+        print_diagnostics(diagnostics, Console(), all_layers=all_layers)

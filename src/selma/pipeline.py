@@ -210,7 +210,7 @@ class Stages(Generic[Run]):
                     experts,
                     self.config.merged,
                     folder,
-                    score=score,
+                    dev_score=score,
                     scored_by=self._dev_recipe(),
                 )
             if MERGED in self.make and processes.main():

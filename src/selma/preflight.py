@@ -13,7 +13,6 @@ from selma.backbones.hub import HUB_ID
 from selma.backbones.language.loading import LANGUAGE_MODELS
 from selma.config import RunConfig
 from selma.config.adapters import RotationConfig
-from selma.config.merged import MERGE_SETTINGS, ROTATION_SETTINGS
 from selma.config.networks import AnyLLM
 from selma.config.places import File, FileOrFolder, Folder, Key, Model, Place, Placed, placed
 from selma.config.scores import LocalJudge, PreferenceConfig, ServedJudge
@@ -155,12 +154,18 @@ def _lexicon(config: RunConfig) -> Iterator[str]:
 
 
 def _merging(config: RunConfig) -> Iterator[str]:
-    turns, method = config.experts.adapter.kind in ("oft", "coft"), config.merged.method
-    if turns != (method in ROTATION_SETTINGS):
-        fitting = ROTATION_SETTINGS if turns else MERGE_SETTINGS
+    from selma.merged.methods import METHODS, setting_mistakes
+
+    merged, kind = config.merged, config.experts.adapter.kind
+    yield from setting_mistakes(merged.method, merged.method_settings)
+    if merged.method not in METHODS:
+        return
+    rotates = kind in ("oft", "coft")
+    if rotates != METHODS[merged.method].rotates:
+        fitting = ", ".join(row.name for row in METHODS.values() if row.rotates == rotates)
         yield (
-            f"merged.method: {method} does not merge experts of the kind "
-            f"{config.experts.adapter.kind}; {', '.join(fitting)} do."
+            f"merged.method: {merged.method} does not merge experts of the kind {kind}; "
+            f"{fitting} do."
         )
 
 

@@ -14,11 +14,13 @@ from typer.testing import CliRunner
 from selma.adapters.formats import convert
 from selma.adapters.reading import read_adapter
 from selma.cli import app
-from selma.config.merged import MERGE_SETTINGS, MergedConfig
+from selma.config.merged import MergedConfig
 from selma.errors import AdapterError, ConfigError, IncompatibleExperts
 from selma.merged.diagnostics import header, read_diagnostics
 from selma.merged.merging import merge_files
+from selma.merged.methods import METHODS
 
+ADDING = [row.name for row in METHODS.values() if not row.rotates]
 BLOCK = "mid_block.attentions.0.transformer_blocks.0"
 TEXT = "text_encoder.text_model.encoder.layers.0.self_attn.out_proj"
 SHORT = TEXT.replace("text_model.", "")
@@ -66,11 +68,11 @@ def near(one, other):
 
 
 def settings(method):
-    more = {"rank": 6} if "rank" in MERGE_SETTINGS[method] else {}
+    more = {"rank": 6} if "rank" in METHODS[method].settings.model_fields else {}
     return MergedConfig(method=method, **more)
 
 
-@pytest.mark.parametrize("method", MERGE_SETTINGS)
+@pytest.mark.parametrize("method", ADDING)
 def test_neither_order_nor_names_nor_formats_matter(tmp_path, method):
     some = [adapter(tmp_path / f"{n}.safetensors", seed=n) for n in range(3)]
     config = settings(method)
@@ -119,8 +121,8 @@ def test_the_result_goes_to_each_format(tmp_path, to):
     near(change(out), {k: (v + change(some[1])[k]) / 2 for k, v in change(some[0]).items()})
 
 
-def test_one_odd_expert_overrules_nobody_unseen(tmp_path):
-    """The judgement names who is overruled: the one that pulls against the other two."""
+def test_one_odd_experts_conflicts_are_seen(tmp_path):
+    """The diagnostics name whose signs are in conflict: the one against the other two."""
     some = [adapter(tmp_path / f"{n}.safetensors") for n in ("a", "b")]
     some.append(adapter(tmp_path / "odd.safetensors", factor=-1.0))
     _, diagnostics = merge_files(some, MergedConfig(method="ties"), tmp_path / "m.safetensors")
@@ -130,7 +132,7 @@ def test_one_odd_expert_overrules_nobody_unseen(tmp_path):
 
 
 @pytest.mark.parametrize("to", ["diffusers", "kohya", "peft"])
-def test_the_file_itself_says_how_its_merge_was_judged(tmp_path, to):
+def test_the_file_itself_holds_its_merges_diagnostics(tmp_path, to):
     """In all, per expert and per layer, in each format and in what it is converted to."""
     some = [adapter(tmp_path / f"{n}.safetensors", seed=n, rank=1 + n) for n in range(3)]
     out = tmp_path / ("m" if to == "peft" else "m.safetensors")
@@ -183,7 +185,7 @@ def test_a_large_models_header_stays_small(tmp_path):
     "note",
     ["nonsense", "[]", "{}", '{"layers": {}}', '{"figures": ["cosine"], "layers": {"a": []}}'],
 )
-def test_a_judgement_that_is_none_is_refused(tmp_path, note):
+def test_diagnostics_that_are_none_are_refused(tmp_path, note):
     path = adapter(tmp_path / "a.safetensors")
     tensors = safetensors.torch.load_file(path)
     safetensors.torch.save_file(tensors, path, {"selma_merge_diagnostics": note})
@@ -269,12 +271,13 @@ def test_wrong_settings_are_named(tmp_path, options, says):
 MEASURE = """
 import json, os, resource, sys
 from pathlib import Path
-from selma.config.merged import MERGE_SETTINGS, MergedConfig
+from selma.config.merged import MergedConfig
 from selma.merged.merging import merge_files
+from selma.merged.methods import METHODS
 import torch
 small, large, out = [[Path(p) for p in arg.split(",")] for arg in sys.argv[1:4]]
 found = {}
-for method in MERGE_SETTINGS:
+for method in (row.name for row in METHODS.values() if not row.rotates):
     read, write = os.pipe()
     if not os.fork():  # each method's peak is its own, and libraries are loaded once
         config = MergedConfig(method=method)
@@ -315,5 +318,5 @@ def test_memory_stays_under_twice_the_files(tmp_path):
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     found = json.loads(done.stdout)
-    assert found.keys() == MERGE_SETTINGS.keys()
+    assert list(found) == ADDING
     assert not {method: more for method, more in found.items() if more >= 2 * size}

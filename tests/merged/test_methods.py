@@ -1,24 +1,26 @@
 """The algebra of merging, method by method; references are named."""
 
+import inspect
+from pkgutil import resolve_name
+
 import pytest
 import torch
 
 from selma.config.merged import MergedConfig
-from selma.merged.lowrank import dense, factored, singular, smallest_rank, stacked, truncated
-from selma.merged.merging import merged_layer
-from selma.merged.methods import (
-    METHODS,
-    Choices,
+from selma.merged.delta_methods import (
     Part,
     aligned,
     elected_sign,
-    mean_of_deltas,
-    mean_of_factors,
-    svd_of_mean,
+    knots,
     ties,
     ties_of_factors,
+    weighted_deltas,
+    weighted_factors,
 )
-from selma.merged.table import ALL_METHODS
+from selma.merged.deltas import merged_factors
+from selma.merged.lowrank import dense, factored, singular, smallest_rank, stacked, truncated
+from selma.merged.methods import METHODS, planned
+from selma.merged.settings import Cut, Rescaled, Trimmed
 from selma.merged.trimming import kept_by_chance, seed_of, threshold, trimmed
 
 
@@ -27,13 +29,25 @@ def factors(*ranks, wide=7, narrow=5):
     return [(torch.randn(r, narrow), torch.randn(wide, r)) for r in ranks]
 
 
+def weighed(experts, weights):
+    return [Part(a, b, scale=1.0, weight=w) for (a, b), w in zip(experts, weights, strict=True)]
+
+
+def merged(each, **settings):
+    return merged_factors(each, planned(MergedConfig(**settings), {}))
+
+
+def svd_of_mean(experts, weights, **settings):
+    return merged(weighed(experts, weights), method="svd", **settings)
+
+
 def parts(*ranks, weight=1.0, scale=1.0, **size):
     return [Part(a, b, scale=scale, weight=weight) for a, b in factors(*ranks, **size)]
 
 
 def test_mean_of_deltas_is_the_weighted_sum_of_changes():
     experts, weights = factors(2, 3, 1), [0.5, 0.3, -0.2]
-    a, b = mean_of_deltas(experts, weights)
+    a, b = weighted_deltas(weighed(experts, weights))
     assert a.shape == (6, 5)
     expected = sum(w * (b @ a) for (a, b), w in zip(experts, weights, strict=True))
     torch.testing.assert_close(b @ a, expected)
@@ -41,7 +55,7 @@ def test_mean_of_deltas_is_the_weighted_sum_of_changes():
 
 def test_mean_of_factors_has_the_cross_terms():
     experts, weights = factors(2, 2, 2), [0.2, 0.3, 0.5]
-    a, b = mean_of_factors(experts, weights)
+    a, b = weighted_factors(weighed(experts, weights))
     expected = sum(
         ws * wt * (bs @ at)
         for (_, bs), ws in zip(experts, weights, strict=True)
@@ -49,7 +63,7 @@ def test_mean_of_factors_has_the_cross_terms():
     )
     assert a.shape == (2, 5)
     torch.testing.assert_close(b @ a, expected)
-    exact_a, exact_b = mean_of_deltas(experts, weights)
+    exact_a, exact_b = weighted_deltas(weighed(experts, weights))
     assert not torch.allclose(b @ a, exact_b @ exact_a, atol=0.1)  # they are different merges
 
 
@@ -57,21 +71,27 @@ def test_mean_of_deltas_does_not_depend_on_the_split_into_factors():
     (a, b), other = factors(3, 3)
     mix = torch.randn(3, 3) + 3 * torch.eye(3)
     split = (mix @ a, b @ torch.linalg.inv(mix))
-    one_a, one_b = mean_of_deltas([(a, b), other], [0.5, 0.5])
-    two_a, two_b = mean_of_deltas([split, other], [0.5, 0.5])
+    one_a, one_b = weighted_deltas(weighed([(a, b), other], [0.5, 0.5]))
+    two_a, two_b = weighted_deltas(weighed([split, other], [0.5, 0.5]))
     torch.testing.assert_close(one_b @ one_a, two_b @ two_a, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["mean_of_deltas", "mean_of_factors", "sum_of_deltas"])
 def test_one_expert_is_itself_bit_for_bit(name):
     (one,) = parts(4)
-    a, b = METHODS[name].apply([one], Choices())
+    a, b = merged([one], method=name)
     assert torch.equal(a, one.a)
     assert torch.equal(b, one.b)
 
 
-def test_the_table_and_the_settings_name_the_same_methods():
-    assert set(ALL_METHODS) == set(MergedConfig.model_fields["method"].annotation.__args__)
+@pytest.mark.parametrize("row", METHODS.values(), ids=METHODS)
+def test_each_row_names_a_function_that_takes_its_settings(row):
+    function = resolve_name(row.function)
+    parts_, *named = inspect.signature(function).parameters.values()
+    assert parts_.name == "parts" and function.__doc__
+    driven = {*Cut.model_fields, *Rescaled.model_fields}
+    driven |= {*Trimmed.model_fields} if issubclass(row.settings, Trimmed) else set()
+    assert {one.name for one in named} == row.settings.model_fields.keys() - driven
 
 
 @pytest.mark.parametrize(("wide", "narrow"), [(7, 5), (5, 7), (3, 3), (20, 20)])
@@ -196,15 +216,13 @@ def test_knots_agrees_with_the_dense_decomposition():
     k = 6
     shares = list((s[:k, None] * vt[:k]).split(6, dim=1))
     expected = u[:, :k] @ ties(shares, [1, 1, 1])
-    found = dense(METHODS["knots"].apply(each, Choices()))
+    found = dense(knots(each))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_dense_result_keeps_to_its_rank():
     each = parts(1, 1, wide=9, narrow=8)
-    config = MergedConfig(method="ties", density=1.0)
-    a, _ = merged_layer(each, config, choices=Choices(**config.settings))
+    a, _ = merged(each, method="ties", density=1.0)
     assert a.shape[0] == 2  # the experts' ranks together, though a pruned delta may have more
-    config = MergedConfig(method="ties", density=1.0, rank=5)
-    a, _ = merged_layer(each, config, choices=Choices(**config.settings))
+    a, _ = merged(each, method="ties", density=1.0, rank=5)
     assert a.shape[0] == 5

@@ -1,19 +1,23 @@
 """What must hold for every method, whatever the experts are."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selma.config.merged import MERGE_SETTINGS, MergedConfig
-from selma.merged.diagnostics import Judge
+from selma.config.merged import MergedConfig
+from selma.merged.delta_methods import Part, weighted_deltas
+from selma.merged.deltas import merged_factors
+from selma.merged.diagnostics import Diagnostics
 from selma.merged.lowrank import dense
-from selma.merged.merging import merged_layer
-from selma.merged.methods import METHODS, Choices, Part
+from selma.merged.methods import METHODS, planned
 
 FACTORWISE = {"mean_of_factors", "ties_of_factors"}
-CUT = [name for name, has in MERGE_SETTINGS.items() if "rank" in has]
-EACH = [*MERGE_SETTINGS, "knots with mean"]
+SETTINGS = {r.name: r.settings.model_fields for r in METHODS.values() if not r.rotates}
+CUT = [name for name, has in SETTINGS.items() if "rank" in has]
+EACH = [*SETTINGS, "knots with mean"]
 
 
 UP_TO_FOUR = st.integers(1, 4)
@@ -45,14 +49,14 @@ def layers(draw, *, experts=UP_TO_FOUR, one_rank=False):
 def config(method, **more):
     """The method, keeping all entries unless told otherwise."""
     name, _, mean = method.partition(" with ")
-    if "density" in MERGE_SETTINGS[name] and not mean:
+    if "density" in SETTINGS[name] and not mean:
         more = {"density": 1.0, **more}
     return MergedConfig(method=name, **more, **({"consensus": mean} if mean else {}))
 
 
 def change(parts, settings):
-    choices = Choices(layer="a layer", **settings.settings)
-    return dense(merged_layer(parts, settings, choices=choices))
+    named = [replace(part, layer="a layer") for part in parts]
+    return dense(merged_factors(named, planned(settings, {})))
 
 
 def weighted(part, weight):
@@ -78,9 +82,9 @@ def test_one_expert_at_weight_one_is_itself(method, parts):
 @given(parts=layers(one_rank=True))
 def test_the_order_of_experts_does_not_matter(method, parts):
     # Half of the entries, so that pruning and chance have their part in it.
-    more = {} if "mean" in method or "density" not in MERGE_SETTINGS[method] else {"density": 0.5}
+    more = {} if "mean" in method or "density" not in SETTINGS[method] else {"density": 0.5}
     settings = config(method, **more)
-    if "rank" in settings.settings:
+    if "rank" in SETTINGS[settings.method]:
         settings = settings.model_copy(update={"rank": 9})
     near(change(parts, settings), change(parts[::-1], settings))
 
@@ -125,7 +129,7 @@ def test_the_error_budget_holds(method, parts, max_error):
 @given(parts=layers(), rank=st.integers(1, 3))
 def test_the_rank_holds(method, parts, rank):
     settings = config(method, rank=rank)
-    a, b = merged_layer(parts, settings, choices=Choices(**settings.settings))
+    a, b = merged_factors(parts, planned(settings, {}))
     assert a.shape[0] == b.shape[1] <= rank
 
 
@@ -140,12 +144,12 @@ def test_all_that_claims_to_be_a_mean_is_the_mean(parts):
 
 @fast
 @given(parts=layers(experts=st.integers(2, 4)))
-def test_the_judgement_is_that_of_dense_algebra(parts):
+def test_the_diagnostics_are_those_of_dense_algebra(parts):
     named = dict(zip("abcd", parts, strict=False))
-    judge = Judge({name: part.weight for name, part in named.items()})
-    merged = METHODS["sum_of_deltas"].apply(parts[:1], Choices())
-    judge.look("layer", {name: part.factors for name, part in named.items()}, merged)
-    found = judge.found
+    diagnostics = Diagnostics({name: part.weight for name, part in named.items()})
+    merged = weighted_deltas(parts[:1])
+    diagnostics.add_layer("layer", {name: part.factors for name, part in named.items()}, merged)
+    found = diagnostics.summary
     total = sum(part.weight for part in parts)
     mean = sum(part.weight / total * part.delta for part in parts)
     result = dense(merged)
@@ -167,10 +171,10 @@ def test_the_judgement_is_that_of_dense_algebra(parts):
 def test_an_exact_mean_has_no_error_and_twins_no_conflict():
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(3, 8, generator=generator), torch.randn(9, 3, generator=generator)
-    judge = Judge({"one": 0.5, "two": 0.5})
+    diagnostics = Diagnostics({"one": 0.5, "two": 0.5})
     parts = [Part(a, b, scale=1.0, weight=0.5)] * 2
-    merged = METHODS["mean_of_deltas"].apply(parts, Choices())
-    judge.look("layer", {"one": (a, b), "two": (a, b)}, merged)
-    whole = judge.found["all"]
+    merged = weighted_deltas(parts)
+    diagnostics.add_layer("layer", {"one": (a, b), "two": (a, b)}, merged)
+    whole = diagnostics.summary["all"]
     assert (whole["relative_error"], whole["cosine"]) == (0.0, 1.0)
     assert (whole["conflict_entries"], whole["conflict_mass"]) == (0.0, 0.0)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -24,39 +25,45 @@ from selma.adapters.rotations.cayley import (
 from selma.adapters.rotations.energy import hyperspherical_energy
 from selma.adapters.rotations.files import Turn, read_rotations, write_rotations
 from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE
-from selma.config.merged import ROTATION_SETTINGS, MergedConfig
+from selma.config.merged import MergedConfig
 from selma.errors import AdapterError, IncompatibleExperts
 from selma.merged.diagnostics import FIGURES, read_diagnostics
 from selma.merged.merging import merge_experts, merge_files
-from selma.merged.methods import Choices
+from selma.merged.methods import METHODS, Plan
 from selma.merged.rotation_methods import (
-    TURNING_METHODS,
-    TurnPart,
+    RotationPart,
     conflict,
     karcher_mean,
     mean_of_skews,
     product,
     rescaled,
 )
-from selma.merged.table import ALL_METHODS
+from selma.merged.rotations import merged_blocks
 from selma.records.experts import Expert
 from selma.workspace import Workspace
 
-ORTHOGONALS = [name for name, method in TURNING_METHODS.items() if method.orthogonal]
-ORDER_FREE = [name for name, method in TURNING_METHODS.items() if not method.ordered]
+ROTATING = {name: method for name, method in METHODS.items() if method.rotates}
+ORTHOGONALS = [name for name, method in ROTATING.items() if method.orthogonal]
+ORDER_FREE = [name for name, method in ROTATING.items() if not method.ordered]
 BLOCK = "unet.mid_block.attentions.0.transformer_blocks.0"
 KEYS = tuple(f"{BLOCK}.attn2.{to}" for to in ("to_k", "to_q", "to_v"))
 
 
-def choices(name, **more):
-    defaults = {key: value for key, value in ROTATION_SETTINGS[name].items() if key != "density"}
-    return Choices(**defaults | more)
+def has(name, setting):
+    return setting in METHODS[name].settings.model_fields
+
+
+def skews_of(name, some, **more):
+    """S, or M of the method that leaves no rotation; all entries are kept unless told otherwise."""
+    told = {key: value for key, value in {"density": 1.0, **more}.items() if has(name, key)}
+    settings = METHODS[name].settings.model_validate(told)
+    return merged_blocks(some, Plan(METHODS[name], settings, {}))
 
 
 def part(seed=0, *, blocks=3, size=6, scale=0.2, weight=1.0):
     made = torch.Generator().manual_seed(seed)
     vector = scale * torch.randn(blocks, size * (size - 1) // 2, generator=made)
-    return TurnPart(vector.double(), weight)
+    return RotationPart(vector.double(), weight)
 
 
 def parts(count=4, **more):
@@ -65,28 +72,23 @@ def parts(count=4, **more):
 
 def blocks_of(name, some, **more):
     """R, or M of the method that leaves no rotation."""
-    found = TURNING_METHODS[name].apply(some, choices(name, **more))
-    return cayley(found) if TURNING_METHODS[name].orthogonal else found
+    found = skews_of(name, some, **more)
+    return cayley(found) if METHODS[name].orthogonal else found
 
 
 def weighted(some, weights):
-    return [TurnPart(one.vector, weight) for one, weight in zip(some, weights, strict=True)]
-
-
-def test_the_table_is_the_settings():
-    assert TURNING_METHODS.keys() == ROTATION_SETTINGS.keys()
-    assert set(ALL_METHODS) == set(MergedConfig.model_fields["method"].annotation.__args__)
+    return [RotationPart(one.vector, weight) for one, weight in zip(some, weights, strict=True)]
 
 
 @pytest.mark.parametrize("rescale", [False, True])
-@pytest.mark.parametrize("name", TURNING_METHODS)
+@pytest.mark.parametrize("name", ROTATING)
 def test_one_expert_at_weight_one_is_itself(name, rescale):
     one = part(scale=1.0)
     more = {"rescale": True} if rescale else {}
     torch.testing.assert_close(blocks_of(name, [one], **more), one.rotation)
 
 
-@pytest.mark.parametrize("name", TURNING_METHODS)
+@pytest.mark.parametrize("name", ROTATING)
 def test_experts_that_agree_stay_what_they_are(name):
     weights = [1.0, 0.0, 0.0] if name == "product" else [0.2, 0.3, 0.5]
     some = weighted([part(3, scale=0.5)] * 3, weights)
@@ -134,7 +136,7 @@ def test_a_product_is_one_after_another_and_has_an_order():
     torch.testing.assert_close(cayley(product(halves)), some[0].rotation)
 
 
-@pytest.mark.parametrize("name", sorted({*TURNING_METHODS} - {"ties_of_skews"}))
+@pytest.mark.parametrize("name", sorted({*ROTATING} - {"ties_of_skews"}))
 def test_small_rotations_agree_to_first_order(name):
     some = parts(scale=1e-4)
     mean = mean_of_skews(some)
@@ -147,7 +149,7 @@ def test_small_rotations_agree_to_first_order(name):
 def test_a_change_of_basis_goes_through(name):
     """Merging what was turned into another basis is turning the merge into it."""
     some, basis = parts(scale=0.5), part(99, scale=2.0).rotation
-    there = [TurnPart(triangle(basis @ one.generator @ basis.mT), one.weight) for one in some]
+    there = [RotationPart(triangle(basis @ one.skew @ basis.mT), one.weight) for one in some]
     wanted = basis @ blocks_of(name, some) @ basis.mT
     torch.testing.assert_close(blocks_of(name, there), wanted, atol=1e-8, rtol=1e-6)
 
@@ -161,7 +163,7 @@ def test_the_karcher_mean_is_the_mean():
     assert residual.abs().max() < 1e-9
     # Unlike the others it also goes through a turn on one side alone.
     left = part(7, scale=0.5).rotation
-    moved = [TurnPart(triangle(generator_of(left @ one.rotation)), one.weight) for one in some]
+    moved = [RotationPart(triangle(generator_of(left @ one.rotation)), one.weight) for one in some]
     torch.testing.assert_close(cayley(karcher_mean(moved)), left @ found, atol=1e-8, rtol=1e-6)
     two = weighted(parts(2, scale=0.1), [0.75, 0.25])
     first, second = two[0].rotation, two[1].rotation
@@ -185,26 +187,26 @@ def test_weights_below_one_leave_the_rest_to_the_identity():
 def test_conflict_and_rescaling():
     agree = weighted([part(1)] * 2, [0.5, 0.5])
     assert conflict(agree) == pytest.approx(1)
-    opposed = [agree[0], TurnPart(-agree[0].vector, 0.5)]
+    opposed = [agree[0], RotationPart(-agree[0].vector, 0.5)]
     assert conflict(opposed) == math.inf
     assert torch.equal(rescaled(mean_of_skews(opposed), opposed), torch.zeros(3, 6, 6).double())
     some = parts(5)
     c = conflict(some)
     assert 2 < c < 2.5  # experts without relation: about √5
-    back = TURNING_METHODS["mean_of_skews"].apply(some, choices("mean_of_skews", rescale=True))
+    back = skews_of("mean_of_skews", some, rescale=True)
     torch.testing.assert_close(back, c * mean_of_skews(some))
-    average = sum(float(one.generator.norm()) for one in some) / 5
+    average = sum(float(one.skew.norm()) for one in some) / 5
     assert float(back.norm()) == pytest.approx(average)
     for name in sorted({*ORTHOGONALS} - {"product"}):
         if name == "ties_of_skews":  # by its own default weights, which are 1
             some = weighted(some, [1.0] * 5)
-        wide = TURNING_METHODS[name].apply(some, choices(name, rescale=True))
+        wide = skews_of(name, some, rescale=True)
         assert float(wide.norm()) == pytest.approx(average), name
 
 
-def test_ties_and_dare_on_generators_keep_pairs_together():
-    some = [TurnPart(one.vector, 1.0, least=0.25) for one in parts()]
-    found = TURNING_METHODS["ties_of_skews"].apply(some, choices("ties_of_skews"))
+def test_ties_and_dare_on_skews_keep_pairs_together():
+    some = [RotationPart(one.vector, 1.0, least=0.25) for one in parts()]
+    found = skews_of("ties_of_skews", some)
     assert torch.equal(found, -found.mT)
     kept = [torch.where(one.vector.abs() >= 0.25, one.vector, 0) for one in some]
     sign = torch.where(sum(kept) >= 0, 1.0, -1.0)
@@ -213,17 +215,19 @@ def test_ties_and_dare_on_generators_keep_pairs_together():
     count = sum(mask.double() for mask in agree)
     torch.testing.assert_close(found, skew(total / count.clamp(min=1)))
 
-    dare = TURNING_METHODS["dare_of_skews"]
-    one = [part(blocks=40, size=12)]
-    settings = {"density": 0.5, "layer": "a"}
-    dropped = dare.apply(one, Choices(**settings))
-    assert torch.equal(dropped, dare.apply(one, Choices(**settings)))
+    one = [replace(part(blocks=40, size=12), layer="a")]
+
+    def dare(some, **more):
+        return skews_of("dare_of_skews", some, density=0.5, **more)
+
+    dropped = dare(one)
+    assert torch.equal(dropped, dare(one))
     assert torch.equal(dropped, -dropped.mT)
     rest = dropped != 0
-    torch.testing.assert_close(dropped[rest], 2 * one[0].generator[rest])
+    torch.testing.assert_close(dropped[rest], 2 * one[0].skew[rest])
     assert 0.45 < float((triangle(dropped) != 0).double().mean()) < 0.55
-    assert not torch.equal(dropped, dare.apply(one, Choices(**settings | {"seed": 1})))
-    assert not torch.equal(dropped, dare.apply(one, Choices(**settings | {"layer": "b"})))
+    assert not torch.equal(dropped, dare(one, seed=1))
+    assert not torch.equal(dropped, dare([replace(one[0], layer="b")]))
 
 
 def expert(folder, skill, *, rows=4, size=8, keys=KEYS, base="b" * 64, scale=0.2, magnitudes=False):
@@ -266,7 +270,7 @@ def turns_of(place):
     return {key: file.turn(key) for key in file.layers}
 
 
-@pytest.mark.parametrize("method", TURNING_METHODS)
+@pytest.mark.parametrize("method", ROTATING)
 def test_a_runs_experts_are_merged_into_one_file(tmp_path, method):
     some = [expert(tmp_path, skill) for skill in ("cats", "ants", "bees")]
     result = merged(tmp_path, some, method=method)
@@ -296,10 +300,10 @@ def test_a_runs_experts_are_merged_into_one_file(tmp_path, method):
     assert (other.key == result.key) == equal
 
 
-@pytest.mark.parametrize("method", TURNING_METHODS)
+@pytest.mark.parametrize("method", ROTATING)
 def test_one_expert_merged_is_itself(tmp_path, method):
     only = expert(tmp_path, "cats", magnitudes=True)
-    settings = {"density": 1.0} if "density" in ROTATION_SETTINGS[method] else {}
+    settings = {"density": 1.0} if has(method, "density") else {}
     after = turns_of(merged(tmp_path, [only], method=method, **settings).folder)
     for key, before in turns_of(only.folder).items():
         torch.testing.assert_close(after[key].log_magnitudes, before.log_magnitudes)

@@ -155,7 +155,7 @@ def likes_ants(folder):
 def by_score(folder, some, score=likes_ants, trials=6, scored_by=SCORED_BY, **settings):
     config = MergedConfig(search=WeightSearch(trials=trials), **settings)
     run = Workspace(folder / "run")
-    return merge_searched(some, config, run, score=score, scored_by=scored_by)
+    return merge_searched(some, config, run, dev_score=score, scored_by=scored_by)
 
 
 @pytest.mark.parametrize("method", ["mean_of_deltas", "mean_of_factors", "ties"])

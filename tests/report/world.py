@@ -12,8 +12,8 @@ from PIL import Image
 
 from selma.config import RunConfig
 from selma.config.scores import ScoresConfig
-from selma.merged.diagnostics import Judge
-from selma.merged.methods import svd_of_mean
+from selma.merged.diagnostics import Diagnostics
+from selma.merged.lowrank import singular, stacked, truncated
 from selma.randomness import rng
 from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.records.experts import Expert
@@ -181,15 +181,16 @@ def findings(root: Path, *, prompts: int = 20, merged: float = 0.7) -> Findings:
 
 
 def diagnostics() -> dict[str, Any]:
-    """A real judgement: of one small layer."""
+    """Real ones, of one small layer."""
     generator = torch.Generator().manual_seed(0)
     experts = {
         style: (torch.randn(2, 6, generator=generator), torch.randn(5, 2, generator=generator))
         for style in STYLES
     }
-    judge = Judge(dict.fromkeys(STYLES, 0.2))
-    judge.look("unet.mid_block.a_layer", experts, svd_of_mean(list(experts.values()), [0.2] * 5))
-    return judge.found
+    diagnostics = Diagnostics(dict.fromkeys(STYLES, 0.2))
+    merged = truncated(singular(stacked(list(experts.values()), [0.2] * 5)), rank=2)
+    diagnostics.add_layer("unet.mid_block.a_layer", experts, merged)
+    return diagnostics.summary
 
 
 def training_pairs(root: Path, style: str, count: int = 10) -> list[Pair]:

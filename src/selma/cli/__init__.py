@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from selma.applications import APPLICATIONS
-from selma.cli import adapters, benchmarks, scoring, stages
+from selma.cli import adapters, benchmarks, merging, scoring, stages
 
 app = typer.Typer(
     help="Makes a text-to-image diffusion model follow prompts better, with data it draws itself.",
@@ -27,7 +27,7 @@ for command in (
     stages.prompts,
     stages.images,
     stages.experts,
-    adapters.merge,
+    merging.merge,
     stages.report,
     stages.status,
     stages.check,

@@ -1,133 +1,21 @@
-"""Commands on adapters and bases: merge, inspect, convert, generate, bases."""
+"""Commands on adapters and bases: inspect, convert, generate, bases."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from selma.cli.loading import load
-from selma.console import Base, Folder
-
-AllLayers = Annotated[
-    bool, typer.Option("--all-layers", help="Show each layer, not the five farthest from the mean.")
-]
-
-
-def merge(
-    what: Annotated[
-        list[Path], typer.Argument(metavar="CONFIG | FILES...", help="A .yaml, or adapters.")
-    ],
-    folder: Folder = None,
-    out: Annotated[Path | None, typer.Option(help="FILES: where the result goes.")] = None,
-    to: Annotated[
-        str | None,
-        typer.Option(help="FILES: diffusers, kohya or peft; selma or peft for rotations."),
-    ] = None,
-    method: Annotated[str, typer.Option(help="FILES: see docs/paper.md.")] = "mean_of_deltas",
-    weights: Annotated[
-        str | None, typer.Option(help="FILES: one number for each, as in 0.5,0.3,0.2.")
-    ] = None,
-    scale: Annotated[float | None, typer.Option("--scale", "--lambda")] = None,
-    rank: Annotated[int | None, typer.Option(help="Cut to this rank.")] = None,
-    max_error: Annotated[float | None, typer.Option(help="Or to this relative error.")] = None,
-    density: Annotated[float | None, typer.Option(help="Share of entries kept.")] = None,
-    normalize: Annotated[bool | None, typer.Option("--normalize/--no-normalize")] = None,
-    consensus: Annotated[str | None, typer.Option(help="Of knots: ties or mean.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of dare.")] = None,
-    rescale: Annotated[
-        bool | None,
-        typer.Option("--rescale/--no-rescale", help="Rotations: as far as experts on average."),
-    ] = None,
-    base: Base = None,
-    all_layers: AllLayers = False,
-    json: Annotated[Path | None, typer.Option(help="Write the judgement to this file.")] = None,
-) -> None:
-    """Stage 4: merge the experts into one adapter. Or merge adapter files of any origin."""
-    named = {
-        "method": method,
-        "scale": scale,
-        "rank": rank,
-        "max_error": max_error,
-        "density": density,
-        "normalize": normalize,
-        "consensus": consensus,
-        "seed": seed,
-        "rescale": rescale,
-    }
-    if len(what) == 1 and what[0].suffix in (".yaml", ".yml"):
-        _merge_stage(what[0], folder, all_layers=all_layers)
-    else:
-        given = {name: value for name, value in named.items() if value is not None}
-        _merge_files(
-            what, out, given, weights=weights, to=to, base=base, json=json, all_layers=all_layers
-        )
-
-
-def _merge_stage(config: Path, folder: Path | None, *, all_layers: bool) -> None:
-    from selma import pipeline
-    from selma.merged.merging import read_diagnostics
-    from selma.merged.searching import read_trials
-
-    merged = pipeline.merge(load(config, folder))
-    _show_diagnostics(read_diagnostics(merged), all_layers=all_layers)
-    _show_trials([asdict(trial) for trial in read_trials(merged.folder)])
-    typer.echo(f"Merged adapter: {merged.folder}")
-
-
-def _merge_files(
-    files: list[Path],
-    out: Path | None,
-    given: dict[str, Any],
-    *,
-    weights: str | None,
-    to: str | None,
-    base: str | None,
-    json: Path | None,
-    all_layers: bool,
-) -> None:
-    from selma.config.merged import merged_config, numbers
-    from selma.errors import ConfigError
-    from selma.merged.merging import merge_files
-    from selma.workspace import write_json
-
-    if out is None:
-        raise ConfigError("Merging files needs --out; a stage needs one CONFIG that ends in .yaml.")
-    config = merged_config(given)
-    each = None if weights is None else numbers(weights)
-    written, diagnostics = merge_files(files, config, out, weights=each, to=to, base=base)
-    if json:
-        write_json(json, diagnostics)
-    _show_diagnostics(diagnostics, all_layers=all_layers)
-    typer.echo(f"Merged adapter: {', '.join(map(str, written))}")
-
-
-def _show_diagnostics(diagnostics: dict[str, Any], *, all_layers: bool) -> None:
-    from rich.console import Console
-
-    from selma.report.models import print_diagnostics
-
-    if diagnostics:
-        print_diagnostics(diagnostics, Console(), all_layers=all_layers)
-
-
-def _show_trials(found: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-
-    from selma.report.models import print_trials
-
-    if found:
-        print_trials(found, Console())
+from selma.console import AllLayers, Base, show_diagnostics
 
 
 def inspect(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="A file or a folder.")],
     all_layers: AllLayers = False,
-    json: Annotated[Path | None, typer.Option(help="Write the judgement to this file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the diagnostics to this file.")] = None,
 ) -> None:
-    """Show what an adapter's file is, and how its merge was judged if it is one."""
+    """Show what an adapter's file is, and the diagnostics of its merge if it is one."""
     from rich.console import Console
 
     from selma.adapters.applying import read_any
@@ -140,7 +28,7 @@ def inspect(
     diagnostics = diagnostics_of(file) or {}
     if json:
         write_json(json, diagnostics)
-    _show_diagnostics(diagnostics, all_layers=all_layers)
+    show_diagnostics(diagnostics, all_layers=all_layers)
 
 
 def convert(

@@ -1,1 +1,1 @@
-"""Stage 4: experts become one adapter. `combining` does it, `methods` says how."""
+"""Stage 4: experts become one adapter. `merging` does it; `methods` is the table of how."""

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
 
+from selma.adapters import names
 from selma.adapters.reading import AdapterFile
+from selma.adapters.rotations.cayley import side
 from selma.adapters.rotations.files import RotationFile
 from selma.errors import IncompatibleExperts
 from selma.merged.methods import METHODS, Method
-from selma.merged.rotation_methods import TURNING_METHODS, TurningMethod
 
 AnyFile = AdapterFile | RotationFile
 
 
 def require_compatible(
-    experts: Mapping[str, AnyFile], method: Method | TurningMethod, *, known_base: bool = True
+    experts: Mapping[str, AnyFile], method: Method, *, known_base: bool = True
 ) -> None:
-    """Nothing, if the experts (name → adapter) fit; else IncompatibleExperts with the reason.
+    """Raise IncompatibleExperts with the reason unless the experts (name → adapter) fit.
 
     With `known_base` an expert that does not name its base fits only others that do not either;
     files from elsewhere never name one, and there only two different names are a mistake. An
@@ -24,29 +26,31 @@ def require_compatible(
     """
     if not experts:
         raise IncompatibleExperts("Merging needs at least one expert, but none came.")
-    _method_of_the_kind(experts, method)
-    names = sorted(experts)
-    for place, other in enumerate(names):
-        for first in names[:place]:
-            a, b = experts[first], experts[other]
-            _same_base(first, a, other, b, known=known_base)
-            if isinstance(a, AdapterFile) and isinstance(b, AdapterFile):
-                _same_shapes(first, a, other, b)
-                if isinstance(method, Method) and method.equal_ranks:
-                    _same_ranks(method.name, first, a, other, b)
+    _method_accepts(experts, method)
+    for first, other in combinations(sorted(experts), 2):
+        a, b = experts[first], experts[other]
+        _same_base(first, a, other, b, known=known_base)
+        if isinstance(a, AdapterFile) and isinstance(b, AdapterFile):
+            _same_shapes(first, a, other, b)
+            if method.accepts == "factors":
+                _same_ranks(method.name, first, a, other, b)
+    if method.rotates:
+        _same_blocks({n: file for n, file in experts.items() if isinstance(file, RotationFile)})
+        _unet_alone(experts)
 
 
-def _method_of_the_kind(experts: Mapping[str, AnyFile], method: Method | TurningMethod) -> None:
-    turning = sorted(name for name, file in experts.items() if isinstance(file, RotationFile))
-    if turning and isinstance(method, Method):
+def _method_accepts(experts: Mapping[str, AnyFile], method: Method) -> None:
+    rotating = sorted(name for name, file in experts.items() if isinstance(file, RotationFile))
+    fitting = ", ".join(row.name for row in METHODS.values() if row.rotates == bool(rotating))
+    if rotating and not method.rotates:
         raise IncompatibleExperts(
-            f"{turning[0]!r} is a rotation, which {method.name} cannot merge. Set merged.method to "
-            f"one of {', '.join(TURNING_METHODS)}."
+            f"{rotating[0]!r} is a rotation, which {method.name} cannot merge. Set merged.method "
+            f"to one of {fitting}."
         )
-    if not turning and isinstance(method, TurningMethod):
+    if method.rotates and not rotating:
         raise IncompatibleExperts(
             f"{method.name} merges rotations, but these experts add to weights. Set merged.method "
-            f"to one of {', '.join(METHODS)}."
+            f"to one of {fitting}."
         )
 
 
@@ -79,6 +83,49 @@ def _same_ranks(method: str, first: str, a: AdapterFile, other: str, b: AdapterF
                 f"{ranks[1]} in {other!r}. Retrain one of them, or set merged.method to "
                 "mean_of_deltas."
             )
+
+
+def _same_blocks(files: Mapping[str, RotationFile]) -> None:
+    """A block that a whole layer shares goes with as many as the others have there."""
+    sizes: dict[str, tuple[str, int, int]] = {}
+    for name, file in files.items():
+        for key in file.layers:
+            blocks = _blocks_of(name, file, key)
+            if blocks is None:
+                continue
+            rows, size = blocks
+            other, rows_there, size_there = sizes.setdefault(key, (name, rows, size))
+            if size != size_there or (rows != rows_there and 1 not in (rows, rows_there)):
+                raise IncompatibleExperts(
+                    f"Rotations need blocks of one size, but {key} has {rows_there} of side "
+                    f"{size_there} in {other!r} and {rows} of side {size} in {name!r}. Retrain one."
+                )
+            if rows_there == 1:
+                sizes[key] = (name, rows, size)
+
+
+def _blocks_of(name: str, file: RotationFile, key: str) -> tuple[int, int] | None:
+    """How many blocks are stored for a layer, and their side; None where it is not rotated."""
+    turn = file.turn(key)
+    if turn.mixture is not None:
+        raise IncompatibleExperts(
+            f"Rotations are merged, but {key} of {name!r} is none: mean_of_rotations left "
+            "it. Merge what it was made of."
+        )
+    if turn.generator is None:
+        return None
+    return turn.generator.shape[0], side(turn.generator.shape[-1])
+
+
+def _unet_alone(files: Mapping[str, AnyFile]) -> None:
+    for name, file in files.items():
+        for key in file.layers:
+            if names.split(key)[0] != names.UNET:
+                raise IncompatibleExperts(
+                    f"What rotations are merged with may change the UNet alone, but {name!r} "
+                    f"changes {key}. Train it without the text encoder, or merge it with LoRA "
+                    "experts."
+                )
 
 
 def _size(shape: tuple[int, int], kernel: tuple[int, int] | None) -> str:

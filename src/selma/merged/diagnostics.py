@@ -1,7 +1,7 @@
-"""What a merge did, told in the space of the weights' changes, whatever the factors are.
+"""What a merge did, in the space of weight deltas, whatever the factors are.
 
 The measure is the exact mean Σ w_t delta_t / Σ w_t. A method may well depart from it on purpose;
-the table shows by how much, and who overrules whom.
+the diagnostics say by how much, and which experts' signs are in conflict with the others'.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from torch import Tensor
 from selma.adapters.applying import read_any
 from selma.adapters.files import DIAGNOSTICS_KEY, as_json
 from selma.adapters.reading import AdapterFile
+from selma.adapters.rotations.cayley import drift, orthogonality_error
 from selma.adapters.rotations.files import RotationFile
 from selma.errors import AdapterError
 from selma.merged.lowrank import Factors, products, stacked
+from selma.merged.rotation_methods import RotationPart, conflict
 
 FIGURES = ("relative_error", "cosine", "conflict_mass", "conflict")
 """What a file's header says of each layer; "conflict" only of rotations."""
@@ -28,8 +30,8 @@ FIGURES = ("relative_error", "cosine", "conflict_mass", "conflict")
 _ENTRIES_AT_ONCE = 1 << 18
 
 
-class Judge:
-    """Takes one layer after the other; `found` is the whole judgement, in plain numbers."""
+class Diagnostics:
+    """Takes one layer after the other; `summary` is what the merge did, in plain numbers."""
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         total = sum(weights.values())
@@ -44,37 +46,56 @@ class Judge:
         self.products = torch.zeros(size, size, dtype=torch.float64)
         self.counts = torch.zeros(len(self.experts), 2, 2, dtype=torch.float64)
 
-    def look(self, layer: str, experts: Mapping[str, Factors], merged: Factors) -> None:
-        """Adds one layer: its experts' factors, scale in B, and what they became."""
-        present = [*experts.values(), merged]
-        ranks = [a.shape[0] for a, _ in present]
-        found = products(stacked(present, [1.0] * len(present)), ranks)
-        counts = self._conflicts(experts)
-        self.add(layer, list(experts), found, counts, {"rank": merged[0].shape[0]})
+    def add_layer(self, layer: str, experts: Mapping[str, Factors], merged: Factors) -> None:
+        """Add one layer: its experts' factors, scale in B, and what they became."""
+        factors = [*experts.values(), merged]
+        gram = products(stacked(factors, [1.0] * len(factors)), [a.shape[0] for a, _ in factors])
+        counts = torch.zeros_like(self.counts)
+        for deltas in _rows(experts):
+            counts = counts + self.sign_conflicts(deltas)
+        self.add(layer, list(experts), gram, counts, {"rank": merged[0].shape[0]})
 
     def add(
         self,
         layer: str,
         experts: Sequence[str],
-        found: Tensor,
+        gram: Tensor,
         counts: Tensor,
         more: Mapping[str, Any],
     ) -> None:
-        """Adds one layer by the inner products of its experts' changes and, last, the merged one;
-        `counts` as `counted` has them, and further facts."""
-        places = [self.experts.index(name) for name in experts] + [len(self.experts)]
-        whole = torch.zeros_like(self.products)
-        whole[torch.tensor(places)[:, None], torch.tensor(places)] = found
-        self.products += whole
+        """Add one layer by the inner products of its experts' deltas and, last, the merged one.
+
+        counts: as `sign_conflicts` has them.  more: further facts of the layer.
+        """
+        rows = [self.experts.index(name) for name in experts] + [len(self.experts)]
+        products_of_all = torch.zeros_like(self.products)
+        products_of_all[torch.tensor(rows)[:, None], torch.tensor(rows)] = gram
+        self.products += products_of_all
         self.counts += counts
         self.layers[layer] = {
             **more,
-            **self._against_mean(whole),
+            **self._against_mean(products_of_all),
             **_conflict(counts.sum(dim=0)),
         }
 
+    def sign_conflicts(self, deltas: Mapping[str, Tensor]) -> Tensor:
+        """[expert, (entries, mass), (against the elected sign, in all)] of some entries."""
+        counts = torch.zeros_like(self.counts)
+        elected = sum((self.share[n] * d for n, d in deltas.items()), torch.zeros(())).sign()
+        for name, delta in deltas.items():
+            ours = delta * math.copysign(1, self.share[name])
+            against, mass = ours.sign() * elected < 0, delta.abs()
+            counts[self.experts.index(name)] += torch.tensor(
+                [
+                    [int(against.sum()), int((delta != 0).sum())],
+                    [float(mass[against].double().sum()), float(mass.double().sum())],
+                ],
+                dtype=torch.float64,
+            )
+        return counts
+
     @property
-    def found(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """ "all", "experts" (each with norm, conflicts and cosine to the result), "cosines" (of all
         pairs of experts) and "layers"."""
         norms = self.products.diagonal().clamp(min=0).sqrt()
@@ -84,11 +105,11 @@ class Judge:
             "all": self._against_mean(self.products) | _conflict(self.counts.sum(dim=0)),
             "experts": {
                 name: {
-                    "norm": _round(norms[place]),
-                    "cosine_to_merged": _round(cosines[place, count]),
-                    **_conflict(self.counts[place]),
+                    "norm": _round(norms[row]),
+                    "cosine_to_merged": _round(cosines[row, count]),
+                    **_conflict(self.counts[row]),
                 }
-                for place, name in enumerate(self.experts)
+                for row, name in enumerate(self.experts)
             },
             "cosines": {
                 name: {
@@ -112,24 +133,53 @@ class Judge:
             "norm_ratio": _ratio(norm, reference),
         }
 
-    def _conflicts(self, experts: Mapping[str, Factors]) -> Tensor:
-        return sum((self.counted(some) for some in _rows(experts)), torch.zeros_like(self.counts))
 
-    def counted(self, deltas: Mapping[str, Tensor]) -> Tensor:
-        """[expert, (entries, mass), (against the elected sign, in all)] of some entries."""
-        counts = torch.zeros_like(self.counts)
-        elected = sum((self.share[n] * d for n, d in deltas.items()), torch.zeros(())).sign()
-        for name, delta in deltas.items():
-            ours = delta * math.copysign(1, self.share[name])
-            against, mass = ours.sign() * elected < 0, delta.abs()
-            counts[self.experts.index(name)] += torch.tensor(
-                [
-                    [int(against.sum()), int((delta != 0).sum())],
-                    [float(mass[against].double().sum()), float(mass.double().sum())],
-                ],
-                dtype=torch.float64,
-            )
-        return counts
+class RotationDiagnostics(Diagnostics):
+    """In the space of R - I, block by block: for neurons of all directions alike that is the space
+    of the weights' deltas. Sign conflicts are those of the skew matrices' entries."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        super().__init__(weights)
+        self.apart = self.together = self.worst = 0.0
+
+    def add_rotations(
+        self, layer: str, parts: Mapping[str, RotationPart], merged: Tensor, *, orthogonal: bool
+    ) -> None:
+        """Add one layer. merged: S, or M where the method leaves no rotation."""
+        eye = torch.eye(merged.shape[-1], dtype=merged.dtype)
+        delta = drift(merged) if orthogonal else merged - eye
+        deltas = [*(drift(part.skew) for part in parts.values()), delta]
+        flat = torch.stack([blocks.flatten() for blocks in deltas])
+        wrong = orthogonality_error(delta + eye)
+        self._note(list(parts.values()), wrong)
+        self.add(
+            layer,
+            list(parts),
+            flat @ flat.mT,
+            self.sign_conflicts({name: part.vector for name, part in parts.items()}),
+            {
+                "blocks": merged.shape[0],
+                "conflict": _finite(conflict(list(parts.values()))),
+                "orthogonality": float(f"{wrong:.3g}"),
+            },
+        )
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        plain = super().summary
+        c = math.sqrt(self.apart / self.together) if self.together > 1e-24 * self.apart else None
+        more = {
+            "conflict": 1.0 if not self.apart else c and round(c, 4),
+            "orthogonality": float(f"{self.worst:.3g}"),
+        }
+        return {**plain, "all": plain["all"] | more}
+
+    def _note(self, parts: Sequence[RotationPart], wrong: float) -> None:
+        norms = [abs(part.weight) * float(part.skew.norm()) for part in parts]
+        mean = sum((part.weight * part.skew for part in parts), torch.zeros(()))
+        self.apart += sum(norms) ** 2
+        self.together += float(mean.norm()) ** 2
+        self.worst = max(self.worst, wrong)
 
 
 def _rows(experts: Mapping[str, Factors]) -> Iterator[dict[str, Tensor]]:
@@ -141,26 +191,27 @@ def _rows(experts: Mapping[str, Factors]) -> Iterator[dict[str, Tensor]]:
         yield {name: b[start : start + step] @ a for name, (a, b) in experts.items()}
 
 
-def header(found: Mapping[str, Any]) -> str:
-    """The judgement as an entry of a file's header, of each layer its FIGURES.
+def header(diagnostics: Mapping[str, Any]) -> str:
+    """The diagnostics as an entry of a file's header, of each layer its FIGURES.
 
     {"all", "experts", "cosines", "figures": their names, "layers": names by their parts}, as in
     {"unet.": {"mid_block.": {"to_q": [...]}}}: SDXL has two thousand layers with long names.
     """
-    told = [figure for figure in FIGURES if all(figure in of for of in found["layers"].values())]
+    layers = diagnostics["layers"]
+    figures = [name for name in FIGURES if all(name in layer for layer in layers.values())]
     tree: dict[str, Any] = {}
-    for name, layer in found["layers"].items():
+    for name, layer in layers.items():
         *above, last = name.split(".")
-        place = tree
+        branch = tree
         for part in above:
-            place = place.setdefault(f"{part}.", {})
-        place[last] = [_short(layer[figure]) for figure in told]
-    whole = {key: value for key, value in found.items() if key != "layers"}
-    return as_json({**whole, "figures": told, "layers": tree})
+            branch = branch.setdefault(f"{part}.", {})
+        branch[last] = [_short(layer[figure]) for figure in figures]
+    rest = {key: value for key, value in diagnostics.items() if key != "layers"}
+    return as_json({**rest, "figures": figures, "layers": tree})
 
 
 def read_diagnostics(place: Path) -> dict[str, Any] | None:
-    """What a merged adapter's own header says, as `Judge.found` has it; None of other adapters.
+    """What a merged adapter's own header says, as `Diagnostics.summary`; None of other adapters.
 
     place: a file or folder of any format; of a PEFT folder for one component, the layers are those
     of all. Raises AdapterError.
@@ -173,16 +224,16 @@ def diagnostics_of(file: AdapterFile | RotationFile) -> dict[str, Any] | None:
     if DIAGNOSTICS_KEY not in file.notes:
         return None
     try:
-        found = json.loads(file.notes[DIAGNOSTICS_KEY])
-        told = found.pop("figures")
+        entry = json.loads(file.notes[DIAGNOSTICS_KEY])
+        figures = entry.pop("figures")
         layers = {
-            name: dict(zip(told, figures, strict=True))
-            for name, figures in _leaves(found["layers"])
+            name: dict(zip(figures, values, strict=True))
+            for name, values in _leaves(entry["layers"])
         }
         if isinstance(file, AdapterFile):
             for name in layers.keys() & file.layers.keys():
                 layers[name]["rank"] = file.layers[name].rank
-        return {**{key: found[key] for key in ("all", "experts", "cosines")}, "layers": layers}
+        return {**{key: entry[key] for key in ("all", "experts", "cosines")}, "layers": layers}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AdapterError(
             f"{file.path}: the header's {DIAGNOSTICS_KEY} must be as this selma writes it, "
@@ -212,6 +263,11 @@ def _conflict(counts: Tensor) -> dict[str, float]:
 
 def _ratio(part: float, whole: float) -> float:
     return _round(part / whole) if whole else 0.0
+
+
+def _finite(value: float) -> float | None:
+    """The value to four decimals; None of an infinite one, which JSON does not know."""
+    return round(value, 4) if math.isfinite(value) else None
 
 
 def _round(value: float | Tensor) -> float:

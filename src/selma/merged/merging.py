@@ -1,24 +1,24 @@
-"""Experts → one adapter, layer by layer, with its lineage and a judgement of what was done.
+"""Experts → one adapter, layer by layer, with its lineage and diagnostics of what was done.
 
-No base model is needed. Memory holds one layer of all experts at a time (and for the methods that
-work on whole deltas, that layer's deltas); what is finished goes to disk at once, since ranks are
-known only when the last layer is done and the file's header comes first.
+No base model is needed. There is one path for all methods; what is done to a layer is said by the
+method's row (`methods`), and how a layer is read, merged and written by the kind of thing that the
+method accepts (`deltas`, `rotations`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE
-from selma.config.merged import ORDERED, ROTATION_SETTINGS, WEIGHT_ONE, MergedConfig
+from selma.config.merged import MergedConfig
 from selma.errors import ConfigError, IncompatibleExperts
+from selma.merged.methods import Plan, method_of, planned
+from selma.merged.settings import Trimmed
 from selma.records.experts import Expert
 from selma.records.merged import Merged
 from selma.workspace import MERGED, Workspace, file_sha256, without_empty, write_json
@@ -26,42 +26,73 @@ from selma.workspace import MERGED, Workspace, file_sha256, without_empty, write
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from selma.adapters.formats import Adapter
+    from selma.adapters.files import Lineage
     from selma.adapters.models import Model
-    from selma.adapters.reading import AdapterFile, LayerFile
+    from selma.adapters.reading import AdapterFile
     from selma.adapters.rotations.files import RotationFile
-    from selma.merged.lowrank import Factors
-    from selma.merged.methods import Choices, Method, Part
+    from selma.merged.deltas import DeltaMerge
+    from selma.merged.diagnostics import Diagnostics
+    from selma.merged.rotations import RotationMerge
 
     AnyFile = AdapterFile | RotationFile
 
 DIAGNOSTICS_FILE = "diagnostics.json"
 
 
+class Merge(Protocol):
+    """One merge under way: what the driver asks of each kind of thing that is merged."""
+
+    @property
+    def diagnostics(self) -> Diagnostics | None:
+        """Of the layers that are merged; None if nobody asked."""
+
+    @property
+    def experts(self) -> Sequence[str]:
+        """Those whose entries are trimmed, by name."""
+
+    @property
+    def layers(self) -> Sequence[str]:
+        """Those that any expert changes, in order."""
+
+    def entries(self, name: str) -> Iterator[Tensor]:
+        """One expert's task vector, layer by layer, float32."""
+
+    def add(self, key: str, least: Mapping[str, float]) -> None:
+        """Merge one layer. least: expert → the magnitude that its entries must reach."""
+
+    def write(
+        self,
+        place: Path,
+        *,
+        layout: str,
+        lineage: Lineage,
+        notes: Mapping[str, str],
+        model: Model | None,
+    ) -> list[Path]:
+        """Write the merged layers; the paths written."""
+
+
 def merge_experts(experts: Sequence[Expert], config: MergedConfig, folder: Workspace) -> Merged:
     """All experts as one adapter in `4-merged`: a diffusers LoRA, or rotations where one of them
-    is. Their order changes no bit, but of a product of rotations.
+    is. Their order changes no bit, unless the method is ordered.
 
-    Beside it lies diagnostics.json (`judging`). Raises ConfigError for weights that do not name each
-    skill, AdapterError for a damaged file, and IncompatibleExperts.
+    Beside it lies diagnostics.json (`diagnostics`). Raises ConfigError for settings that the method
+    has not and weights that do not name each skill, AdapterError for a damaged file, and
+    IncompatibleExperts.
     """
-    of = by_skill(experts)
-    weights = merge_weights(list(of), config)
-    if config.method in ORDERED:
-        of = {expert.skill: expert for expert in experts}
-    recipe = merge_recipe({skill: expert.key for skill, expert in of.items()}, weights, config)
+    by_name = by_skill(experts)
+    weights = merge_weights(list(by_name), config)
+    plan = planned(config, weights)
+    if plan.method.ordered:
+        by_name = {expert.skill: expert for expert in experts}
+    recipe = merge_recipe({skill: expert.key for skill, expert in by_name.items()}, plan)
     item = folder.item(MERGED, recipe=recipe)
     merged = Merged(folder=item.path, key=item.key, method=config.method, weights=weights)
     if item.done:
         return merged
-    from selma.adapters.applying import read_any
-    from selma.merged.compatibility import require_compatible
-    from selma.merged.table import ALL_METHODS
-
-    files = {skill: read_any(expert.folder) for skill, expert in of.items()}
-    require_compatible(files, ALL_METHODS[config.method])
+    files = read_experts(by_name, plan)
     made = item.begin()
-    written, diagnostics = write_merged(files, weights, config, made, made_by=recipe)
+    written, diagnostics = write_merged(files, plan, merged_file(plan, made), made_by=recipe)
     write_json(made / DIAGNOSTICS_FILE, diagnostics)
     layers = diagnostics["layers"].values()
     summary = {"experts": len(files), "layers": len(layers)}
@@ -77,37 +108,9 @@ def read_diagnostics(merged: Merged) -> dict[str, Any]:
     return diagnostics
 
 
-def write_merged(
-    files: Mapping[str, AnyFile],
-    weights: Mapping[str, float],
-    config: MergedConfig,
-    out: Path,
-    *,
-    made_by: Mapping[str, Any],
-    to: str | None = None,
-    model: Model | None = None,
-    judge: bool = True,
-) -> tuple[list[Path], dict[str, Any]]:
-    """The files written and the judgement, which without `judge` may be {}. `out` is the place, or
-    where `to` is None a folder in which the file has the name of its kind."""
-    from selma.adapters.formats import write
-    from selma.adapters.reading import AdapterFile
-    from selma.adapters.rotations.foreign import require_layout, write_as
-
-    if config.method in ROTATION_SETTINGS:
-        from selma.merged.rotations import combine_rotations
-
-        place = out if to else out / ROTATION_FILE
-        require_layout(place, to=to or "selma")  # merging takes long enough
-        merged, diagnostics = combine_rotations(files, weights, config, made_by=made_by)
-        return write_as(place, merged, to=to or "selma", model=model), diagnostics
-    adding = {name: file for name, file in files.items() if isinstance(file, AdapterFile)}
-    with tempfile.TemporaryFile(dir=out.parent if to else out) as spool:
-        adapter, diagnostics = combine(
-            adding, weights, config, made_by=made_by, spool=spool, judge=judge
-        )
-        place = out if to else out / ADAPTER_FILE
-        return write(place, adapter, to=to or "diffusers", model=model), diagnostics
+def merged_file(plan: Plan, folder: Path) -> Path:
+    """Where a merge's tensors lie in its folder."""
+    return folder / _kind(plan).file_name
 
 
 def merge_files(
@@ -119,113 +122,112 @@ def merge_files(
     to: str | None = None,
     base: str | None = None,
 ) -> tuple[list[Path], dict[str, Any]]:
-    """Adapter files of any origin as one: the files written, and the judgement.
+    """Adapter files of any origin as one: the files written, and the diagnostics.
 
     `weights` go with `places`. `to` is diffusers if None, or selma for rotations. `base` is needed
     only where a format's names want it (`formats`). Neither the order of the files nor their names
-    change a byte of the tensors, but of a product of rotations.
+    change a byte of the tensors, unless the method is ordered.
     """
-    from selma.adapters.applying import read_any
-    from selma.adapters.models import read_model, require_fit
-    from selma.adapters.names import LAYERS_PER_BLOCK
-    from selma.adapters.reading import AdapterFile
-    from selma.adapters.rotations.files import require_rotations_fit
+    from selma.adapters.models import read_model
     from selma.merged.compatibility import require_compatible
-    from selma.merged.table import ALL_METHODS
 
+    method, _ = method_of(config)
     if weights is not None and len(weights) != len(places):
         raise ConfigError(f"Each file needs one weight, but {len(places)} files have {weights}.")
     model = None if base is None else read_model(base)
-    per_block = model.layers_per_block if model else LAYERS_PER_BLOCK
-    read = [read_any(place, layers_per_block=per_block) for place in places]
-    for place, file in zip(places, read, strict=True):
-        if model and isinstance(file, AdapterFile):
-            require_fit(file.layers, model, who=place)
-        elif model and not isinstance(file, AdapterFile):
-            require_rotations_fit(file, model.shapes, who=place)
+    read = [_read_file(place, model) for place in places]
     digests = [content_digest(file) for file in read]
-    given = weights or [_default_weight(config.method, len(places))] * len(places)
+    given = weights or [method.default_weight(len(places))] * len(places)
     # Sums of floats depend on their order, which may be neither the call's nor that of names.
     order = list(range(len(read)))
-    if config.method not in ORDERED:
+    if not method.ordered:
         order.sort(key=lambda i: (digests[i], given[i]))
     labels = dict(zip(order, _labels([places[i] for i in order]), strict=True))
     files = {labels[i]: read[i] for i in order}
-    by_name = {labels[i]: float(given[i]) for i in order}
-    require_compatible(files, ALL_METHODS[config.method], known_base=False)
-    recipe = merge_recipe({labels[i]: digests[i] for i in order}, by_name, config)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    to = to or ("selma" if config.method in ROTATION_SETTINGS else "diffusers")
-    return write_merged(files, by_name, config, out, made_by=recipe, to=to, model=model)
+    plan = planned(config, {labels[i]: float(given[i]) for i in order})
+    require_compatible(files, plan.method, known_base=False)
+    recipe = merge_recipe({labels[i]: digests[i] for i in order}, plan)
+    return write_merged(files, plan, out, made_by=recipe, to=to, model=model)
 
 
-def combine(
-    files: Mapping[str, AdapterFile],
-    weights: Mapping[str, float],
-    config: MergedConfig,
+def write_merged(
+    files: Mapping[str, AnyFile],
+    plan: Plan,
+    place: Path,
     *,
     made_by: Mapping[str, Any],
-    spool: IO[bytes],
-    judge: bool = True,
-) -> tuple[Adapter, dict[str, Any]]:
-    """The merged adapter, whose tensors lie in `spool`, and the judgement ({} without `judge`).
+    to: str | None = None,
+    model: Model | None = None,
+    diagnose: bool = True,
+) -> tuple[list[Path], dict[str, Any]]:
+    """The files written and the diagnostics, {} unless `diagnose`.
 
-    The adapter has scale 1: experts' own scales are in its factors.
+    to: the layout at `place`; None is the usual one of what is merged.
     """
     from selma.adapters.files import DIAGNOSTICS_KEY, Lineage
-    from selma.adapters.formats import Adapter
-    from selma.merged.diagnostics import Judge, header
-    from selma.merged.methods import METHODS, Choices
+    from selma.merged.diagnostics import header
 
-    method = METHODS[config.method]
-    choices = Choices(**config.settings)
-    looking = Judge(weights)
-    layers, spooled = {}, _Spool(spool)
-    for key, parts in _layers(files, weights, method, choices):
-        a, b = merged_layer(list(parts.values()), config, choices=_at(choices, key))
-        if judge:
-            looking.look(key, {name: part.factors for name, part in parts.items()}, (a, b))
-        some = next(file.layers[key] for file in files.values() if key in file.layers)
-        layers[key] = _merged(some, rank=a.shape[0])
-        spooled.add(key, a, b)
-    base = {file.lineage.base for file in files.values()} - {None}
-    diagnostics = looking.found if judge else {}
-    lineage = Lineage(base=base.pop() if len(base) == 1 else None, made_by=made_by)
-    notes = {DIAGNOSTICS_KEY: header(diagnostics)} if judge else {}
-    return Adapter(layers, spooled.give, lineage, notes), diagnostics
+    kind = _kind(plan)
+    layout = to or kind.layout
+    kind.require_layout(place, layout)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with kind(files, plan, folder=place.parent, diagnose=diagnose) as merge:
+        combine(merge, plan)
+        diagnostics = merge.diagnostics.summary if merge.diagnostics is not None else {}
+        bases = {file.lineage.base for file in files.values()} - {None}
+        lineage = Lineage(base=bases.pop() if len(bases) == 1 else None, made_by=made_by)
+        notes = {DIAGNOSTICS_KEY: header(diagnostics)} if diagnose else {}
+        written = merge.write(place, layout=layout, lineage=lineage, notes=notes, model=model)
+    return written, diagnostics
 
 
-def merged_layer(parts: Sequence[Part], config: MergedConfig, *, choices: Choices) -> Factors:
-    """One layer's merged factors, after the method's own cut to a rank and the global scale."""
-    from torch import Tensor
+def combine(merge: Merge, plan: Plan) -> None:
+    """Merge layer by layer; where the method trims, after a look at each whole task vector."""
+    from selma.merged.trimming import threshold
 
-    from selma.merged.lowrank import factored, singular, truncated
-    from selma.merged.methods import METHODS
-
-    found = METHODS[config.method].apply(parts, choices)
-    rank, max_error = choices.rank, choices.max_error
-    if isinstance(found, Tensor):
-        if max_error is None:
-            # No product of the experts' factors needs more; a pruned delta may, and is cut.
-            rank = min(rank or sum(part.a.shape[0] for part in parts), *found.shape)
-        a, b = factored(found, rank=rank, max_error=max_error)
-    elif (rank or max_error is not None) and config.method != "svd":
-        a, b = truncated(singular(found), rank=rank, max_error=max_error)
-    else:
-        a, b = found
-    return a, b * config.scale
+    least: dict[str, float] = {}
+    if isinstance(plan.settings, Trimmed) and plan.settings.share_kept < 1:
+        share = plan.settings.share_kept
+        least = {name: threshold(partial(merge.entries, name), share) for name in merge.experts}
+    for key in merge.layers:
+        merge.add(key, least)
 
 
 def merge_weights(skills: Sequence[str], config: MergedConfig) -> dict[str, float]:
     """Skill → weight: the settings' own, or the method's default."""
     if config.weights is None:
-        return dict.fromkeys(sorted(skills), _default_weight(config.method, len(skills)))
+        method, _ = method_of(config)
+        return dict.fromkeys(sorted(skills), method.default_weight(len(skills)))
     if set(config.weights) != set(skills):
         raise ConfigError(
             f"merged.weights must name each expert once, {sorted(skills)}, but names "
             f"{sorted(config.weights)}."
         )
     return {skill: config.weights[skill] for skill in sorted(skills)}
+
+
+def merge_recipe(experts: Mapping[str, str], plan: Plan) -> dict[str, Any]:
+    """All that a merge's tensors depend on; `experts` are their keys, in order."""
+    return without_empty(
+        {
+            "experts": dict(experts),
+            "method": plan.method.name,
+            "weights": dict(plan.weights),
+            "settings": plan.settings.model_dump(mode="json"),
+            "order": list(experts) if plan.method.ordered else None,
+            "scale": None if plan.scale == 1 else plan.scale,
+        }
+    )
+
+
+def read_experts(by_name: Mapping[str, Expert], plan: Plan) -> dict[str, AnyFile]:
+    """Skill → its adapter, all of which the method can merge. Raises IncompatibleExperts."""
+    from selma.adapters.applying import read_any
+    from selma.merged.compatibility import require_compatible
+
+    files = {skill: read_any(expert.folder) for skill, expert in by_name.items()}
+    require_compatible(files, plan.method)
+    return files
 
 
 def content_digest(file: AnyFile) -> str:
@@ -240,35 +242,41 @@ def content_digest(file: AnyFile) -> str:
     return hashlib.sha256(joined.encode()).hexdigest()[:16]
 
 
-def _default_weight(method: str, experts: int) -> float:
-    """1/T, or 1 for the methods that count the experts themselves or add them up."""
-    return 1.0 if method in WEIGHT_ONE else 1 / experts
-
-
-def merge_recipe(
-    experts: Mapping[str, str], weights: Mapping[str, float], config: MergedConfig
-) -> dict[str, Any]:
-    """All that a merge's tensors depend on; `experts` are their keys, in order."""
-    return without_empty(
-        {
-            "experts": dict(experts),
-            "method": config.method,
-            "weights": dict(weights),
-            "settings": config.settings,
-            "order": list(experts) if config.method in ORDERED else None,
-            "scale": None if config.scale == 1 else config.scale,
-        }
-    )
-
-
 def by_skill(experts: Sequence[Expert]) -> dict[str, Expert]:
-    """Sorted, because sums of floats depend on their order."""
-    of = {expert.skill: expert for expert in sorted(experts, key=lambda expert: expert.skill)}
-    if len(of) != len(experts):
+    """Skill → expert, sorted because sums of floats depend on their order."""
+    by_name = {expert.skill: expert for expert in sorted(experts, key=lambda expert: expert.skill)}
+    if len(by_name) != len(experts):
         raise IncompatibleExperts("Each skill may have one expert, but one came twice.")
-    if not of:
+    if not by_name:
         raise IncompatibleExperts("Merging needs at least one expert, but none came.")
-    return of
+    return by_name
+
+
+def _kind(plan: Plan) -> type[DeltaMerge] | type[RotationMerge]:
+    if plan.method.rotates:
+        from selma.merged.rotations import RotationMerge
+
+        return RotationMerge
+    from selma.merged.deltas import DeltaMerge
+
+    return DeltaMerge
+
+
+def _read_file(place: Path, model: Model | None) -> AnyFile:
+    """An adapter's file, which fits the model if there is one."""
+    from selma.adapters.applying import read_any
+    from selma.adapters.models import require_fit
+    from selma.adapters.names import LAYERS_PER_BLOCK
+    from selma.adapters.reading import AdapterFile
+    from selma.adapters.rotations.files import require_rotations_fit
+
+    per_block = model.layers_per_block if model else LAYERS_PER_BLOCK
+    file = read_any(place, layers_per_block=per_block)
+    if model and isinstance(file, AdapterFile):
+        require_fit(file.layers, model, who=place)
+    elif model and not isinstance(file, AdapterFile):
+        require_rotations_fit(file, model.shapes, who=place)
+    return file
 
 
 def _labels(places: Sequence[Path]) -> list[str]:
@@ -281,95 +289,3 @@ def _labels(places: Sequence[Path]) -> list[str]:
         seen[name] = seen.get(name, 0) + 1
         labels.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
     return labels
-
-
-def _layers(
-    files: Mapping[str, AdapterFile],
-    weights: Mapping[str, float],
-    method: Method,
-    choices: Choices,
-) -> Iterator[tuple[str, dict[str, Part]]]:
-    """Layer → the experts that change it, in order of layers' names."""
-    least = _thresholds(files, weights, method, choices)
-    keys = {key for file in files.values() for key in file.layers}
-    for key in sorted(keys, key=lambda key: f"{key}."):
-        yield key, _parts(files, weights, key, least)
-
-
-def _parts(
-    files: Mapping[str, AdapterFile],
-    weights: Mapping[str, float],
-    key: str,
-    least: Mapping[str, float] | None = None,
-) -> dict[str, Part]:
-    from selma.merged.methods import Part
-
-    return {
-        name: Part(
-            *file.factors(key),
-            scale=file.layers[key].scale,
-            weight=weights[name],
-            least=(least or {}).get(name, 0.0),
-        )
-        for name, file in files.items()
-        if key in file.layers
-    }
-
-
-def _thresholds(
-    files: Mapping[str, AdapterFile],
-    weights: Mapping[str, float],
-    method: Method,
-    choices: Choices,
-) -> dict[str, float]:
-    """Expert → the magnitude that its share `density` of entries reaches, over all its layers."""
-    from selma.merged.methods import aligned
-    from selma.merged.trimming import threshold
-
-    if method.trims is None or choices.density >= 1 or choices.consensus == "mean":
-        return {}
-
-    def vector(name: str) -> Iterator[Tensor]:
-        for key in files[name].layers:
-            if method.trims == "delta":
-                yield _parts({name: files[name]}, weights, key)[name].delta
-            else:
-                parts = _parts(files, weights, key)
-                yield aligned(list(parts.values()))[1][list(parts).index(name)]
-
-    return {name: threshold(partial(vector, name), choices.density) for name in files}
-
-
-def _at(choices: Choices, layer: str) -> Choices:
-    return replace(choices, layer=layer)
-
-
-def _merged(like: LayerFile, *, rank: int) -> LayerFile:
-    """The merged layer: of one rank, with scale 1, in float32."""
-    import torch
-
-    return replace(like, rank=rank, alpha=float(rank), dtypes=(torch.float32, torch.float32))
-
-
-class _Spool:
-    """Factors on disk until their header can be written."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.places: dict[str, tuple[int, tuple[int, ...], tuple[int, ...]]] = {}
-
-    def add(self, key: str, a: Tensor, b: Tensor) -> None:
-        self.places[key] = (self.file.tell(), tuple(a.shape), tuple(b.shape))
-        for factor in (a, b):
-            self.file.write(factor.detach().float().contiguous().numpy().data)
-
-    def give(self, key: str) -> tuple[Tensor, Tensor]:
-        import torch
-
-        place, *shapes = self.places[key]
-        self.file.seek(place)
-        found = []
-        for rows, columns in shapes:
-            data = bytearray(self.file.read(4 * rows * columns))
-            found.append(torch.frombuffer(data, dtype=torch.float32).reshape(rows, columns))
-        return found[0], found[1]

@@ -1,256 +1,193 @@
-"""Experts that turn → one adapter that turns, layer by layer, with a judgement of what was done.
+"""Experts that rotate, merged to one adapter that rotates, layer by layer (`merging.Merge`).
 
 LoRA experts may be among them. The two have no algebra in common, so that the rotations are merged
-first (a LoRA expert is the identity there), and the mean of the LoRA changes is added to the turned
-weights: W Rᵀ + Σ w_t B_t A_t. That is exact for changes trained on turned weights, and near it for
+first (a LoRA expert is the identity there), and the mean of the LoRA deltas is added to the rotated
+weights: W Rᵀ + Σ w_t B_t A_t. That is exact for deltas trained on rotated weights, and near it for
 those trained on the base itself.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
 
 import torch
 from torch import Tensor
 
-from selma.adapters import names
-from selma.adapters.files import DIAGNOSTICS_KEY, Lineage
+from selma.adapters.files import Lineage
+from selma.adapters.models import Model
 from selma.adapters.reading import AdapterFile
-from selma.adapters.rotations.cayley import drift, orthogonality_error, side
+from selma.adapters.rotations import foreign
+from selma.adapters.rotations.cayley import triangle
 from selma.adapters.rotations.files import RotationFile, Turn, sorted_layers
-from selma.config.merged import MergedConfig
+from selma.backbones.text_to_image import ROTATION_FILE
 from selma.errors import AdapterError, IncompatibleExperts
-from selma.merged.diagnostics import Judge, header
+from selma.merged.diagnostics import RotationDiagnostics
 from selma.merged.lowrank import stacked
-from selma.merged.methods import Choices
-from selma.merged.rotation_methods import (
-    TURNING_METHODS,
-    TurningMethod,
-    TurnPart,
-    conflict,
-    upper,
-)
-from selma.merged.trimming import threshold
-
-AnyFile = AdapterFile | RotationFile
+from selma.merged.methods import Plan
+from selma.merged.rotation_methods import RotationPart, rescaled
+from selma.merged.settings import Rescaled
 
 
-def combine_rotations(
-    files: Mapping[str, AnyFile],
-    weights: Mapping[str, float],
-    config: MergedConfig,
-    *,
-    made_by: Mapping[str, Any],
-) -> tuple[RotationFile, dict[str, Any]]:
-    """The merged adapter, in memory, and the judgement. Raises IncompatibleExperts."""
-    method, choices = TURNING_METHODS[config.method], Choices(**config.settings)
-    merge = _Merge(files, weights, method, choices, scale=config.scale)
-    require_alike(merge.turning)
-    require_unet_alone(files)
-    turns, diagnostics = {}, _TurnJudge({name: weights[name] for name in merge.turning})
-    for key in merge.layers:
-        turns[key] = merge.layer(key, diagnostics)
-    base = {file.lineage.base for file in files.values()} - {None}
-    lineage = Lineage(base=base.pop() if len(base) == 1 else None, made_by=made_by)
-    some = next(iter(files.values()))
-    found = diagnostics.found
-    notes = {DIAGNOSTICS_KEY: header(found)}
-    give = turns.__getitem__
-    return RotationFile(some.path, "selma", tuple(turns), give, lineage, notes=notes), found
+class RotationMerge:
+    """The merge of experts of which one at least rotates; the merged layers are in memory."""
 
+    file_name = ROTATION_FILE
+    layout = "selma"
 
-def require_alike(files: Mapping[str, RotationFile]) -> None:
-    """Nothing, if the experts' blocks are of one size in each layer; else IncompatibleExperts.
+    def __init__(
+        self,
+        files: Mapping[str, AdapterFile | RotationFile],
+        plan: Plan,
+        *,
+        folder: Path,
+        diagnose: bool,
+    ) -> None:
+        self.plan = plan
+        self.rotating = {name: f for name, f in files.items() if isinstance(f, RotationFile)}
+        self.adding = {name: f for name, f in files.items() if isinstance(f, AdapterFile)}
+        weights = {name: plan.weights[name] for name in self.rotating}
+        self.diagnostics = RotationDiagnostics(weights) if diagnose else None
+        self._merged: dict[str, Turn] = {}
 
-    A block that a whole layer shares goes with as many as the others have there.
-    """
-    sizes: dict[str, tuple[str, int, int]] = {}
-    for name, file in files.items():
-        for key in file.layers:
-            turn = file.turn(key)
-            if turn.mixture is not None:
-                raise IncompatibleExperts(
-                    f"Rotations are merged, but {key} of {name!r} is none: mean_of_rotations left "
-                    "it. Merge what it was made of."
-                )
-            if turn.generator is None:
-                continue
-            rows, size = turn.generator.shape[0], side(turn.generator.shape[-1])
-            other, rows_there, size_there = sizes.setdefault(key, (name, rows, size))
-            if size != size_there or (rows != rows_there and 1 not in (rows, rows_there)):
-                raise IncompatibleExperts(
-                    f"Rotations need blocks of one size, but {key} has {rows_there} of side "
-                    f"{size_there} in {other!r} and {rows} of side {size} in {name!r}. Retrain one."
-                )
-            if rows_there == 1:
-                sizes[key] = (name, rows, size)
+    def __enter__(self) -> RotationMerge:
+        return self
 
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._merged.clear()
 
-def require_unet_alone(files: Mapping[str, AnyFile]) -> None:
-    """Nothing, if all experts change the UNet and nothing else; else IncompatibleExperts."""
-    for name, file in files.items():
-        for key in file.layers:
-            if names.split(key)[0] != names.UNET:
-                raise IncompatibleExperts(
-                    f"What rotations are merged with may change the UNet alone, but {name!r} "
-                    f"changes {key}. Train it without the text encoder, or merge it with LoRA "
-                    "experts."
-                )
-
-
-@dataclass(frozen=True)
-class _Merge:
-    files: Mapping[str, AnyFile]
-    weights: Mapping[str, float]
-    method: TurningMethod
-    choices: Choices
-    scale: float = 1.0
-    """Of the whole result: a strength."""
+    @staticmethod
+    def require_layout(place: Path, layout: str) -> None:
+        """Raise AdapterError if rotations cannot be written so: merging takes long enough."""
+        foreign.require_layout(place, to=layout)
 
     @property
-    def turning(self) -> dict[str, RotationFile]:
-        return {name: f for name, f in self.files.items() if isinstance(f, RotationFile)}
+    def experts(self) -> Sequence[str]:
+        """Those whose entries are trimmed."""
+        return list(self.rotating)
 
     @property
-    def layers(self) -> tuple[str, ...]:
-        return sorted_layers({key for file in self.files.values() for key in file.layers})
+    def layers(self) -> Sequence[str]:
+        """Those that any expert changes, in the order of their tensors' names."""
+        files: list[AdapterFile | RotationFile] = [*self.rotating.values(), *self.adding.values()]
+        return sorted_layers({key for file in files for key in file.layers})
 
-    def layer(self, key: str, diagnostics: _TurnJudge) -> Turn:
-        turns = {name: file.turn(key) for name, file in self.turning.items() if key in file.layers}
-        found = self._turn(turns, key, diagnostics)
-        for name, file in self.files.items():
-            if isinstance(file, AdapterFile) and key in file.layers:
-                found.require_fit(file.layers[key].shape, of=f"{name}, {key}")
-        return found.scaled(self.scale)
+    def entries(self, name: str) -> Iterator[Tensor]:
+        """One expert's skew matrices as vectors of their upper triangles, layer by layer."""
+        file = self.rotating[name]
+        for key in file.layers:
+            if (vector := file.turn(key).generator) is not None:
+                yield vector
 
-    def _turn(self, turns: Mapping[str, Turn], key: str, diagnostics: _TurnJudge) -> Turn:
-        found = Turn(
+    def add(self, key: str, least: Mapping[str, float]) -> None:
+        """Merge one layer. least: expert → the magnitude that its entries must reach."""
+        turns = {name: f.turn(key) for name, f in self.rotating.items() if key in f.layers}
+        merged = Turn(
             log_magnitudes=self._magnitudes(turns, key), low_rank=self._low_rank(turns, key)
         )
-        parts = self.parts(turns)
-        if not parts:
-            return found
-        blocks = self.method.apply(list(parts.values()), replace(self.choices, layer=key))
-        if self.method.orthogonal:
-            found, rest = replace(found, generator=upper(blocks)), torch.zeros(())
-        else:
-            found, rest = replace(found, mixture=blocks.float()), torch.eye(blocks.shape[-1])
-        whole = rest + self.scale * (blocks - rest)
-        diagnostics.look_at(key, parts, whole, orthogonal=self.method.orthogonal)
-        return found
+        parts = self._parts(turns, key, least)
+        if parts:
+            merged = self._rotated(merged, key, parts)
+        for name, file in self.adding.items():
+            if key in file.layers:
+                merged.require_fit(file.layers[key].shape, of=f"{name}, {key}")
+        self._merged[key] = merged.scaled(self.plan.scale)
 
-    def parts(self, turns: Mapping[str, Turn]) -> dict[str, TurnPart]:
-        """The experts that turn the layer; blocks that are shared stand once for each."""
+    def write(
+        self,
+        place: Path,
+        *,
+        layout: str,
+        lineage: Lineage,
+        notes: Mapping[str, str],
+        model: Model | None,
+    ) -> list[Path]:
+        """Write the merged layers; the paths written."""
+        layers = tuple(self._merged)
+        give = self._merged.__getitem__
+        file = RotationFile(place, "selma", layers, give, lineage, notes=notes)
+        return foreign.write_as(place, file, to=layout, model=model)
+
+    def _parts(
+        self, turns: Mapping[str, Turn], key: str, least: Mapping[str, float]
+    ) -> dict[str, RotationPart]:
+        """The experts that rotate the layer; blocks that are shared stand once for each."""
         vectors = {n: t.generator.double() for n, t in turns.items() if t.generator is not None}
         rows = max((len(vector) for vector in vectors.values()), default=0)
         return {
-            name: TurnPart(vector.expand(rows, -1), self.weights[name], self._least.get(name, 0.0))
+            name: RotationPart(
+                vector.expand(rows, -1),
+                self.plan.weights[name],
+                least=least.get(name, 0.0),
+                layer=key,
+            )
             for name, vector in vectors.items()
         }
 
-    @cached_property
-    def _least(self) -> Mapping[str, float]:
-        return _thresholds(self) if self.method.trims and self.choices.density < 1 else {}
+    def _rotated(self, merged: Turn, key: str, parts: Mapping[str, RotationPart]) -> Turn:
+        """The merged layer with its rotation."""
+        orthogonal = self.plan.method.orthogonal
+        blocks = merged_blocks(list(parts.values()), self.plan)
+        origin = torch.zeros(()) if orthogonal else torch.eye(blocks.shape[-1])
+        scaled = origin + self.plan.scale * (blocks - origin)
+        if self.diagnostics is not None:
+            self.diagnostics.add_rotations(key, parts, scaled, orthogonal=orthogonal)
+        if orthogonal:
+            return replace(merged, generator=triangle(blocks).float())
+        return replace(merged, mixture=blocks.float())
 
     def _magnitudes(self, turns: Mapping[str, Turn], key: str) -> Tensor | None:
         """Σ w_t log D_t: the geometric mean of the scales, which stays positive."""
         each = {name: turn.log_magnitudes for name, turn in turns.items()}
-        found = {name: one for name, one in each.items() if one is not None}
-        if len({tuple(one.shape) for one in found.values()}) > 1:
+        logs = {name: values for name, values in each.items() if values is not None}
+        if len({tuple(values.shape) for values in logs.values()}) > 1:
             raise IncompatibleExperts(f"{key} has other numbers of neurons in some experts.")
-        weighted = zip(self._shares(found), found.values(), strict=True)
-        return sum((w * one for w, one in weighted), torch.zeros(())) if found else None
+        weighted = zip(self._shares(logs), logs.values(), strict=True)
+        return sum((w * values for w, values in weighted), torch.zeros(())) if logs else None
 
     def _shares(self, experts: Iterable[str]) -> list[float]:
-        """Their weights; of a method that divides by those of the experts that take part, as TIES
-        does, divided so as well."""
-        weights = [self.weights[name] for name in experts]
-        mean = self.method.trims and self.choices.normalize
-        total = sum(map(abs, weights)) if mean else 1.0
-        return [weight / total for weight in weights] if total else weights
+        return _shares([self.plan.weights[name] for name in experts], self.plan)
 
     def _low_rank(self, turns: Mapping[str, Turn], key: str) -> tuple[Tensor, Tensor] | None:
-        found = {name: turn.low_rank for name, turn in turns.items() if turn.low_rank is not None}
-        for name, file in self.files.items():
-            if isinstance(file, AdapterFile) and key in file.layers:
+        """Σ w_t delta_t of what LoRA experts, and those merged with them before, add."""
+        factors = {name: turn.low_rank for name, turn in turns.items() if turn.low_rank is not None}
+        for name, file in self.adding.items():
+            if key in file.layers:
                 if file.layers[key].kernel is not None:
                     raise AdapterError(f"{key} of {name!r} is a convolution: no rotation fits.")
                 a, b = file.factors(key)
-                found[name] = (a, file.layers[key].scale * b)
-        if not found:
+                factors[name] = (a, file.layers[key].scale * b)
+        if not factors:
             return None
         try:
-            return stacked(list(found.values()), self._shares(found))
+            return stacked(list(factors.values()), self._shares(factors))
         except RuntimeError as error:
             raise IncompatibleExperts(f"{key} has other widths in some experts.") from error
 
 
-def _thresholds(merge: _Merge) -> dict[str, float]:
-    """Expert → the magnitude that its share `density` of entries reaches, over all its layers."""
+def merged_blocks(parts: Sequence[RotationPart], plan: Plan) -> Tensor:
+    """One layer's merged S, or M of a method that is not orthogonal: [r, b, b], rescaled if asked.
 
-    def vectors(file: RotationFile) -> Iterator[Tensor]:
-        for key in file.layers:
-            if (generator := file.turn(key).generator) is not None:
-                yield generator
-
-    return {
-        name: threshold(partial(vectors, file), merge.choices.density)
-        for name, file in merge.turning.items()
-    }
-
-
-class _TurnJudge(Judge):
-    """Judges in the space of R - I, block by block: for neurons of all directions alike that is the
-    space of the weights' changes. Conflicts are those of the generators' entries."""
-
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        super().__init__(weights)
-        self.apart = self.together = self.worst = 0.0
-
-    def look_at(
-        self, layer: str, parts: Mapping[str, TurnPart], merged: Tensor, *, orthogonal: bool
-    ) -> None:
-        """Adds one layer. merged: S, or M where the method leaves no rotation."""
-        eye = torch.eye(merged.shape[-1], dtype=merged.dtype)
-        change = drift(merged) if orthogonal else merged - eye
-        changes = [*(drift(part.generator) for part in parts.values()), change]
-        flat = torch.stack([one.flatten() for one in changes])
-        wrong = orthogonality_error(change + eye)
-        self._note(list(parts.values()), wrong)
-        self.add(
-            layer,
-            list(parts),
-            flat @ flat.mT,
-            self.counted({name: part.vector for name, part in parts.items()}),
-            {
-                "blocks": merged.shape[0],
-                "conflict": _finite(conflict(list(parts.values()))),
-                "orthogonality": float(f"{wrong:.3g}"),
-            },
-        )
-
-    @property
-    def found(self) -> dict[str, Any]:
-        whole = super().found
-        c = math.sqrt(self.apart / self.together) if self.together > 1e-24 * self.apart else None
-        more = {
-            "conflict": 1.0 if not self.apart else c and round(c, 4),
-            "orthogonality": float(f"{self.worst:.3g}"),
-        }
-        return {**whole, "all": whole["all"] | more}
-
-    def _note(self, parts: Sequence[TurnPart], wrong: float) -> None:
-        norms = [abs(part.weight) * float(part.generator.norm()) for part in parts]
-        mean = sum((part.weight * part.generator for part in parts), torch.zeros(()))
-        self.apart += sum(norms) ** 2
-        self.together += float(mean.norm()) ** 2
-        self.worst = max(self.worst, wrong)
+    The global scale is not in it.
+    """
+    blocks: Tensor = plan.method.apply(parts, plan.settings)
+    if not (isinstance(plan.settings, Rescaled) and plan.settings.rescale):
+        return blocks
+    # The experts' average is by shares, whatever the weights of a mean of those that agree sum to.
+    shares = _shares([part.weight for part in parts], plan)
+    shared = [replace(part, weight=w) for part, w in zip(parts, shares, strict=True)]
+    return rescaled(blocks, shared)
 
 
-def _finite(value: float) -> float | None:
-    """None of an infinite one, which JSON does not know."""
-    return round(value, 4) if math.isfinite(value) else None
+def _shares(weights: Sequence[float], plan: Plan) -> list[float]:
+    """The weights; of a method that divides by those of the experts that take part, as TIES does,
+    divided so as well."""
+    total = sum(map(abs, weights)) if plan.divides else 1.0
+    return [weight / total for weight in weights] if total else list(weights)

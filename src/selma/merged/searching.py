@@ -1,5 +1,5 @@
-"""Experts' weights and one global scale by score: merges are drawn and judged by a function that is
-handed in, and CMA-ES (arXiv:1604.00772, by the package cma) proposes the next ones.
+"""Experts' weights and one global scale by score: merges are scored by a function that is handed
+in, and CMA-ES (arXiv:1604.00772, by the package cma) proposes the next ones.
 
     5-scores/search/trials.jsonl        every trial: weights, scale, score; uniform weights first
     4-merged/trials.jsonl               those that the best was taken from; in the manifest as well
@@ -16,6 +16,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,11 @@ from selma.merged.merging import (
     by_skill,
     merge_recipe,
     merge_weights,
+    merged_file,
+    read_experts,
     write_merged,
 )
+from selma.merged.methods import planned
 from selma.progress import progress
 from selma.records.experts import Expert
 from selma.records.merged import Merged
@@ -58,7 +62,7 @@ Point = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Trial:
-    """One merge that was judged."""
+    """One merge that was scored."""
 
     trial: int
     """0 has uniform weights and scale 1."""
@@ -73,28 +77,27 @@ def merge_searched(
     config: MergedConfig,
     folder: Workspace,
     *,
-    score: Callable[[Path], float],
+    dev_score: Callable[[Path], float],
     scored_by: Mapping[str, Any],
 ) -> Merged:
-    """The best of `config.search.trials` merges by `score` (an adapter's folder → higher is
-    better), as a diffusers LoRA in `4-merged`; of equal scores the earliest.
+    """The best of `config.search.trials` merges by `dev_score` (an adapter's folder → higher is
+    better), in `4-merged`; of equal scores the earliest.
 
-    judged_by: all that a score depends on beside the adapter. Raises ConfigError where there is
+    scored_by: all that a score depends on beside the adapter. Raises ConfigError where there is
     nothing to search, and DataError for a score that is no number.
     """
     assert config.search is not None
-    of = by_skill(experts)
-    keys = {skill: expert.key for skill, expert in of.items()}
-    asked = config.search.model_dump(mode="json", exclude={"trials"})
+    by_name = by_skill(experts)
+    keys = {skill: expert.key for skill, expert in by_name.items()}
     recipe = {
-        **merge_recipe(keys, {}, config),
-        "search": asked,
+        **merge_recipe(keys, planned(config, {})),
+        "search": config.search.model_dump(mode="json", exclude={"trials"}),
         "scored_by": dict(scored_by),
     }
     item = folder.item(MERGED, recipe=recipe | {"trials": config.search.trials})
     if not item.done:
         record = folder.item(SCORES, "search", recipe=recipe)
-        _make(item, record, of, config, score=score)
+        _search_and_write(item, record, by_name, config, dev_score=dev_score)
     return _merged(item, keys, config)
 
 
@@ -157,7 +160,7 @@ def proposals(size: int, config: WeightSearch) -> Generator[Point, float, None]:
         warnings.simplefilter("ignore")  # that there is no matplotlib to plot with
         import cma
 
-    # numpy's global stream would be moved on by whoever draws pictures between two trials.
+    # numpy's global stream would be moved on by whoever generates images between two trials.
     stream = np.random.default_rng(config.seed)
     strategy = cma.CMAEvolutionStrategy(
         size * [0.0],
@@ -226,42 +229,36 @@ def _number(score: float, number: int) -> float:
     return float(score)
 
 
-def _make(
+def _search_and_write(
     item: Item,
     record: Item,
-    of: Mapping[str, Expert],
+    by_name: Mapping[str, Expert],
     config: MergedConfig,
     *,
-    score: Callable[[Path], float],
+    dev_score: Callable[[Path], float],
 ) -> None:
-    from selma.adapters.applying import read_any
-    from selma.merged.compatibility import require_compatible
-    from selma.merged.table import ALL_METHODS
-
+    """Search, and leave the best merge with its trials, and uniform weights where they lost."""
     assert config.search is not None
-    files = {skill: read_any(expert.folder) for skill, expert in of.items()}
-    require_compatible(files, ALL_METHODS[config.method])
-    keys = {skill: expert.key for skill, expert in of.items()}
+    files = read_experts(by_name, planned(config, {}))
+    keys = {skill: expert.key for skill, expert in by_name.items()}
+    write = partial(_write, files=files, keys=keys, config=config)
     made = item.begin()
 
-    def of_trial(weights: Mapping[str, float], scale: float) -> float:
-        _write(made / TRIAL, files, weights, scale, config, keys=keys)
-        return score(made / TRIAL)
+    def score_of(weights: Mapping[str, float], scale: float) -> float:
+        write(made / TRIAL, weights, scale, diagnose=False)
+        return dev_score(made / TRIAL)
 
-    uniform = merge_weights(list(of), config)
-    trials = search(uniform, config.search, record.begin(), score=of_trial)
+    uniform = merge_weights(list(by_name), config)
+    trials = search(uniform, config.search, record.begin(), score=score_of)
     shutil.rmtree(made / TRIAL, ignore_errors=True)
     chosen = best(trials)
-    written, diagnostics = _write(
-        made, files, chosen.weights, chosen.scale, config, keys=keys, judge=True
-    )
+    written, diagnostics = write(made, chosen.weights, chosen.scale)
     write_json(made / DIAGNOSTICS_FILE, diagnostics)
     lines = (record.path / TRIALS).read_bytes().splitlines(keepends=True)
     write_bytes(made / TRIALS, b"".join(lines[: config.search.trials]))
     written += [made / DIAGNOSTICS_FILE, made / TRIALS]
     if chosen.trial:
-        beside = _write(made / UNIFORM, files, uniform, 1.0, config, keys=keys, judge=True)
-        written += beside[0]
+        written += write(made / UNIFORM, uniform, 1.0)[0]
     item.finish(
         written,
         {
@@ -274,20 +271,20 @@ def _make(
 
 
 def _write(
-    place: Path,
-    files: Mapping[str, AnyFile],
+    folder: Path,
     weights: Mapping[str, float],
     scale: float,
-    config: MergedConfig,
     *,
+    files: Mapping[str, AnyFile],
     keys: Mapping[str, str],
-    judge: bool = False,
+    config: MergedConfig,
+    diagnose: bool = True,
 ) -> tuple[list[Path], dict[str, Any]]:
-    """Writes the merge with these weights; returns its files and its judgement."""
-    plain = _plain(config, weights, scale)
-    place.mkdir(exist_ok=True)
-    recipe = merge_recipe(keys, weights, plain)
-    return write_merged(files, weights, plain, place, made_by=recipe, judge=judge)
+    """Write the merge with these weights; its files and its diagnostics."""
+    folder.mkdir(exist_ok=True)
+    plan = planned(_plain(config, weights, scale), weights)
+    recipe = merge_recipe(keys, plan)
+    return write_merged(files, plan, merged_file(plan, folder), made_by=recipe, diagnose=diagnose)
 
 
 def _plain(config: MergedConfig, weights: Mapping[str, float], scale: float) -> MergedConfig:
@@ -300,10 +297,10 @@ def _merged(item: Item, keys: Mapping[str, str], config: MergedConfig) -> Merged
     uniform = None
     if chosen["trial"]:
         weights = merge_weights(list(keys), config)
-        plain = merge_recipe(keys, weights, _plain(config, weights, 1.0))
+        plan = planned(_plain(config, weights, 1.0), weights)
         uniform = Merged(
             folder=item.path / UNIFORM,
-            key=recipe_key(plain),
+            key=recipe_key(merge_recipe(keys, plan)),
             method=config.method,
             weights=weights,
         )

@@ -28,6 +28,7 @@ from selma.config.scores import judge_name
 from selma.errors import ModelError
 from selma.finished import NotFinished
 from selma.merged.merging import read_diagnostics
+from selma.merged.methods import method_of
 from selma.merged.searching import read_trials
 from selma.pipeline import Stages, scorecard
 from selma.records.benchmarks import BenchmarkPrompt, evenly
@@ -198,7 +199,8 @@ def _adapter(config: RunConfig) -> str:
 
 def _recipe(config: RunConfig, merged: Merged) -> dict[str, Any]:
     """The merge in mergekit's names, where it has them."""
-    settings = config.merged.settings
+    _, section = method_of(config.merged)
+    settings = section.model_dump(mode="json")
     scale = config.merged.scale if config.merged.search is None else merged.scale
     parameters: dict[str, Any] = {"lambda": scale}
     return {
