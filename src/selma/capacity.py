@@ -56,8 +56,8 @@ def require_memory(config: RunConfig) -> None:
         return
     needs, changes = memory(config, limit)
     if too_much := [need for need in needs if need.total > limit]:
-        told = ", ".join(f"{need.what} about {need.total / 2**30:.1f} GiB" for need in too_much)
+        needed = ", ".join(f"{need.what} about {need.total / 2**30:.1f} GiB" for need in too_much)
         raise ModelError(
-            f"The device has {limit / 2**30:.1f} GiB, but {told} would be needed. Change one or "
+            f"The device has {limit / 2**30:.1f} GiB, but {needed} would be needed. Change one or "
             f"more of: {'; '.join(changes)}."
         )

@@ -43,9 +43,9 @@ class NotFinished(WorkspaceError):
         above = ("/".join(parts[:count]) for count in range(len(parts), 0, -1))
         command = next(COMMANDS[name] for name in above if name in COMMANDS)
         other = item.path.exists() and not begun(item)
-        there = "there with other settings" if other else "not"
+        state = "there with other settings" if other else "not"
         super().__init__(
-            f"{item.path} must be finished first, but is {there}. Run `selma {command} CONFIG`"
+            f"{item.path} must be finished first, but is {state}. Run `selma {command} CONFIG`"
             + ("." if " " in command else ", or `selma run CONFIG` for everything.")
         )
 

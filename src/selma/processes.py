@@ -130,10 +130,10 @@ def main_first(
         yield score
         return
     if not main():
-        while "score" in (told := gathered(None)[0]):
+        while "score" in (message := gathered(None)[0]):
             assert score is not None
-            score(Path(told["score"]))
-        if not told["done"]:
+            score(Path(message["score"]))
+        if not message["done"]:
             raise WorkspaceError("The main process stopped, so this one does.")
         with alone():
             yield score
@@ -141,15 +141,15 @@ def main_first(
 
     scoring = done = False
 
-    def asked(place: Path) -> float:
+    def asked(adapter: Path) -> float:
         nonlocal scoring
         assert score is not None
         with together():
-            gathered({"score": str(place)})
+            gathered({"score": str(adapter)})
             scoring = True
-            found = score(place)
+            value = score(adapter)
             scoring = False
-        return found
+        return value
 
     try:
         with alone():
@@ -183,9 +183,9 @@ def _in_group() -> Iterator[Any]:
             _join(group)
         yield group
     except RuntimeError as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WorkspaceError(
-            f"Another process of this run has stopped, so this one does ({said:.200}). Run the "
+            f"Another process of this run has stopped, so this one does ({reason:.200}). Run the "
             "same command again; nothing finished is lost."
         ) from error
 

@@ -55,29 +55,31 @@ def statuses(config: RunConfig) -> list[StageStatus]:
     return sorted(look.found, key=lambda status: order[status.stage])
 
 
-def table(found: Sequence[StageStatus]) -> Table:
+def table(statuses: Sequence[StageStatus]) -> Table:
     """The standings for a terminal."""
-    shown = Table("stage", "item", "there", "to be made", box=None, pad_edge=False)
-    for one in found:
-        there = {"done": "done", "partial": "begun", "waits": "waits"}.get(one.state, one.state)
-        if one.state == "partial" and one.have is not None:
-            there = f"{one.have} of {one.want}" if one.want else str(one.have)
-        shown.add_row(one.stage, one.name, there, _to_make(one))
-    return shown
+    rows = Table("stage", "item", "there", "to be made", box=None, pad_edge=False)
+    for status in statuses:
+        state = {"done": "done", "partial": "begun", "waits": "waits"}.get(
+            status.state, status.state
+        )
+        if status.state == "partial" and status.have is not None:
+            state = f"{status.have} of {status.want}" if status.want else str(status.have)
+        rows.add_row(status.stage, status.name, state, _to_make(status))
+    return rows
 
 
-def _to_make(one: StageStatus) -> str:
-    if one.state == "done":
+def _to_make(status: StageStatus) -> str:
+    if status.state == "done":
         return "nothing"
-    if one.want is None:
+    if status.want is None:
         return "all"
-    return str(one.want - (one.have or 0)) if one.state == "partial" else str(one.want)
+    return str(status.want - (status.have or 0)) if status.state == "partial" else str(status.want)
 
 
 class _Look:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.whole = Stages(config, Workspace(config.run_folder), make=[])
+        self.stages = Stages(config, Workspace(config.run_folder), make=[])
         self.experts: list[Expert] = []
         self.found: list[StageStatus] = []
 
@@ -85,33 +87,36 @@ class _Look:
         """Prompts, pictures and expert of one skill; what it lacks does not hide the others."""
         alone = self.config.prompts.model_copy(update={"skills": (entry,)})
         config = self.config.model_copy(update={"prompts": alone})
-        one = Stages(config, self.whole.folder, make=[])
+        stages = Stages(config, self.stages.folder, make=[])
         name = load_skills([entry])[0].name
-        prompts = self._ask(PROMPTS, name, alone.per_skill, one.write_prompts)
+        prompts = self._ask(PROMPTS, name, alone.per_skill, stages.write_prompts)
         generated = config.images.candidates_per_prompt * alone.per_skill
-        pairs = self._ask(IMAGES, name, generated, one.generate_pairs, prompts)
-        experts = self._ask(EXPERTS, name, config.experts.steps, one.train_experts, pairs)
+        pairs = self._ask(IMAGES, name, generated, stages.generate_pairs, prompts)
+        experts = self._ask(EXPERTS, name, config.experts.steps, stages.train_experts, pairs)
         self.experts += experts or []
 
     def at_models(self) -> None:
         """The merged adapter, each model's exam, the scorecard and the report."""
-        whole, names = self.whole, [skill.name for skill in load_skills(self.config.prompts.skills)]
+        stages, names = (
+            self.stages,
+            [skill.name for skill in load_skills(self.config.prompts.skills)],
+        )
         by_skill = {expert.skill: expert for expert in self.experts}
         ready = self.experts if len(by_skill) == len(names) else None
-        merged = self._ask(MERGED, "merged", None, whole.merge_experts, ready)
+        merged = self._ask(MERGED, "merged", None, stages.merge_experts, ready)
         adapters = {name: by_skill.get(name) for name in names if self.config.scores.experts}
-        images = {"base": self._ask_images("base", whole.generate_base)}
+        images = {"base": self._ask_images("base", stages.generate_base)}
         for name, adapter in {**adapters, "merged": merged}.items():
-            images[name] = self._ask_images(name, whole.generate_adapted, name, adapter)
+            images[name] = self._ask_images(name, stages.generate_adapted, name, adapter)
         uniform = getattr(merged, "uniform", None)
         if uniform is not None:
-            images[UNIFORM] = self._ask_images(UNIFORM, whole.generate_adapted, UNIFORM, uniform)
+            images[UNIFORM] = self._ask_images(UNIFORM, stages.generate_adapted, UNIFORM, uniform)
         generated = None if None in images.values() else images
-        card = self._ask(SCORES, "scorecard", None, whole.score_models, generated, ready)
-        self._ask(REPORT, "index.html", None, lambda _: flow(whole), card)
+        card = self._ask(SCORES, "scorecard", None, stages.score_models, generated, ready)
+        self._ask(REPORT, "index.html", None, lambda _: flow(stages), card)
 
     def _ask_images(self, name: str, call: Callable[..., Path], *needs: Any) -> Path | None:
-        wanted = len(self.whole.benchmark_prompts) * self.config.scores.seeds
+        wanted = len(self.stages.benchmark_prompts) * self.config.scores.seeds
         return self._ask(SCORES, f"pictures/{name}", wanted, call, *needs)
 
     def _ask(

@@ -8,7 +8,7 @@ import torch
 
 from selma.toybox import weights_folder
 from selma.toybox.judges import VqaConfig, VqaModel, load_vqa
-from selma.toybox.pretraining.judging import NAMES, _names_of_cells, accuracy, benchmark_run
+from selma.toybox.pretraining.judging import NAMES, _names_of_cells, accuracy, question_batch
 from selma.toybox.questions import CATEGORIES
 from selma.toybox.scenes import Group, Placed, Scene
 
@@ -48,17 +48,9 @@ def test_saving_and_loading_keeps_a_judge(tmp_path):
 
 
 def test_an_examination_asks_about_each_picture_in_turn():
-    benchmark_prompts = benchmark_run(random.Random(0), 3, degraded=True)
-    assert (
-        benchmark_prompts.pixels.shape == (3, 3, 64, 64)
-        and benchmark_prompts.pixels.abs().max() <= 1
-    )
-    assert (
-        len(benchmark_prompts.questions)
-        == len(benchmark_prompts.truth)
-        == len(benchmark_prompts.categories)
-        == 24
-    )
+    batch = question_batch(random.Random(0), 3, degraded=True)
+    assert batch.pixels.shape == (3, 3, 64, 64) and batch.pixels.abs().max() <= 1
+    assert len(batch.questions) == len(batch.truth) == len(batch.categories) == 24
 
 
 def test_cells_are_named_after_what_covers_them():

@@ -125,12 +125,12 @@ class SimilarityIndex:
         return self._last[1:]
 
     def _character(self, word: str) -> str:
-        found = self._characters.get(word)
-        if found is None:
+        character = self._characters.get(word)
+        if character is None:
             number = len(self._characters) + 1
-            found = chr(number if number < 0xD800 else number + 0x800)  # surrogates are no text
-            self._characters[word] = found
-        return found
+            character = chr(number if number < 0xD800 else number + 0x800)  # surrogates are no text
+            self._characters[word] = character
+        return character
 
     def _rare(self, coded: str) -> list[str]:
         """A text's rarest words, a word's second use as "ww": similar texts share one of them.

@@ -51,14 +51,14 @@ def parse_reply(text: str | None, *, truncated: bool = False) -> Parsed:
     """
     clean = readable(text or "")
     items = _from_json(clean)
-    whole = items is not None and not truncated
+    complete = items is not None and not truncated
     if items is None:
         items = _from_lines(clean)
-        whole = not truncated
+        complete = not truncated
     elif truncated:
-        whole = True  # only finished JSON strings were taken
+        complete = True  # only finished JSON strings were taken
     dropped: Counter[str] = Counter()
-    if items and not whole:
+    if items and not complete:
         items.pop()
         dropped["cut"] += 1
     captions = []
@@ -112,7 +112,7 @@ def _finished_strings(text: str) -> list[str] | None:
     """The closed strings of JSON that is broken, most often by the limit on tokens."""
     strings = re.findall(r'"((?:[^"\\\n]|\\.)*)"(\s*:)?', text)
     keyed = any(colon for _, colon in strings)
-    found = []
+    captions = []
     key = ""
     for raw, colon in strings:
         try:
@@ -122,8 +122,8 @@ def _finished_strings(text: str) -> list[str] | None:
         if colon:
             key = string
         elif not keyed or key.lower() in _TEXT_KEYS or key.isdigit():
-            found.append(string)
-    return found or None
+            captions.append(string)
+    return captions or None
 
 
 def _from_lines(text: str) -> list[str]:
@@ -141,12 +141,12 @@ def _marked(lines: Iterable[str], marker: re.Pattern[str]) -> Iterator[str]:
     item: list[str] | None = None
     number: int | None = None
     for line in lines:
-        found = marker.match(line)
-        if found:
+        match = marker.match(line)
+        if match:
             if item is not None:
                 yield from _split_run_on(" ".join(item), number)
-            item = [found.groups()[-1]]
-            number = int(found[1]) if marker is _NUMBERED else None
+            item = [match.groups()[-1]]
+            number = int(match[1]) if marker is _NUMBERED else None
         elif item is not None and not line.strip() and any(map(str.strip, item)):
             yield from _split_run_on(" ".join(item), number)
             item = None
@@ -169,15 +169,15 @@ def _split_run_on(item: str, number: int | None) -> Iterator[str]:
 
 
 def _partition(text: str, pattern: str) -> tuple[str, str, str]:
-    found = re.search(pattern, text)
-    if not found:
+    match = re.search(pattern, text)
+    if not match:
         return text, "", ""
-    return text[: found.start()], found[0], text[found.end() :]
+    return text[: match.start()], match[0], text[match.end() :]
 
 
 def _rows(lines: Iterable[str]) -> Iterator[str]:
     """The longest cell of each row of a Markdown table; its heading and rule are left out."""
-    rows = [found[1].split("|") for line in lines if (found := _ROW.match(line))]
+    rows = [match[1].split("|") for line in lines if (match := _ROW.match(line))]
     rules = [i for i, cells in enumerate(rows) if all(set(c.strip()) <= set(":-") for c in cells)]
     body = rows[rules[0] + 1 :] if rules else rows
     for cells in body:
@@ -186,12 +186,12 @@ def _rows(lines: Iterable[str]) -> Iterator[str]:
 
 def _plain(lines: Iterable[str]) -> list[str]:
     """One caption on each line, or nothing where the lines read like an answer in prose."""
-    found = [line.strip() for line in lines if line.strip()]
-    found = [line for line in found if not _CHATTER.match(line) and not line.endswith(":")]
-    prose = any(re.search(r"[.!?]['\"”’]?\s+[A-Z]", line) for line in found)
-    if len(found) < 2 or prose or REFUSAL.match(found[0]):
+    captions = [line.strip() for line in lines if line.strip()]
+    captions = [line for line in captions if not _CHATTER.match(line) and not line.endswith(":")]
+    prose = any(re.search(r"[.!?]['\"”’]?\s+[A-Z]", line) for line in captions)
+    if len(captions) < 2 or prose or REFUSAL.match(captions[0]):
         return []
-    return found
+    return captions
 
 
 def _bare(item: str) -> str:

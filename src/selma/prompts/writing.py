@@ -67,14 +67,14 @@ def dropped(
     config: PromptsConfig, folder: Workspace, *, seed: int, benchmark_texts: Sequence[str]
 ) -> dict[str, dict[str, int]]:
     """Skill → reason → how many texts were dropped for it; only of skills that are finished."""
-    found = {}
+    counts = {}
     for skill in _usable_skills(config):
         item = folder.item(
             PROMPTS, skill.name, recipe=_recipe(skill, config, seed, benchmark_texts)
         )
         if item.done:
-            found[skill.name] = dict(item.summary["dropped"])
-    return found
+            counts[skill.name] = dict(item.summary["dropped"])
+    return counts
 
 
 def _fill(item: Item, desk: Desk, model: Callable[[], LanguageModel]) -> None:

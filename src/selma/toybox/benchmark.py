@@ -65,7 +65,7 @@ def _splits() -> dict[str, list[tuple[BenchmarkPrompt, str]]]:
         for style in STYLES:
             wanted = len(prompts) + PER_STYLE
             while len(prompts) < wanted:
-                whole, scene = _scene(style, rng)
+                full_scene, scene = _scene(style, rng)
                 text = caption(scene, style, rng)
                 if text.lower() not in seen:
                     seen.add(text.lower())
@@ -77,21 +77,21 @@ def _splits() -> dict[str, list[tuple[BenchmarkPrompt, str]]]:
                     )
                     # Another stream: the exam stays what it was before there were keywords.
                     words = random.Random(f"{_SEED} keywords {prompt.id}")
-                    prompts.append((prompt, caption(whole, "tags", words)))
+                    prompts.append((prompt, caption(full_scene, "tags", words)))
     return splits
 
 
 def _scene(style: Style, rng: random.Random) -> tuple[Scene, Scene]:
     """A whole scene, and what the style says of it."""
     while True:
-        whole = sample_scene(rng, withheld=True)
-        scene = without(whole, rng=rng, drop=_DROP[style])
+        full = sample_scene(rng, withheld=True)
+        scene = without(full, rng=rng, drop=_DROP[style])
         if _suits(scene, style):
-            return whole, scene
+            return full, scene
 
 
 def _suits(scene: Scene, style: Style) -> bool:
-    said = sum(
+    facts = sum(
         (g.colour is not None) + (g.count != 1) + (g.size in ("small", "big")) for g in scene.groups
     )
     match style:
@@ -104,7 +104,7 @@ def _suits(scene: Scene, style: Style) -> bool:
         case "narratives":
             return len(scene.groups) == 2
         case _:
-            return said >= 1
+            return facts >= 1
 
 
 def uses_withheld(scene: Scene) -> bool:

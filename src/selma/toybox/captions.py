@@ -43,15 +43,15 @@ def plural(kind: str) -> str:
     return kind if kind == "fish" else f"{kind}s"
 
 
-def noun_phrase(group: Group, *, one: str = "a") -> str:
+def noun_phrase(group: Group, *, article: str = "a") -> str:
     """Count, size, colour and kind, as far as they are said: "two small red apples"."""
     size = group.size if group.size in ("small", "big") else None
     adjectives = [word for word in (size, group.colour) if word]
     if group.count == 1:
         words = [*adjectives, group.kind]
-        if one == "a" and words[0][0] in "aeiou":
-            one = "an"
-        return " ".join([one, *words])
+        if article == "a" and words[0][0] in "aeiou":
+            article = "an"
+        return " ".join([article, *words])
     number = NUMBERS[group.count] if group.count else "some"
     return " ".join([number, *adjectives, plural(group.kind)])
 
@@ -61,8 +61,8 @@ def caption(scene: Scene, style: Style, rng: random.Random) -> str:
     return _WRITERS[style](scene, rng)
 
 
-def _related(scene: Scene, rng: random.Random, *, one: str = "a") -> str:
-    phrases = [noun_phrase(group, one=one) for group in scene.groups]
+def _related(scene: Scene, rng: random.Random, *, article: str = "a") -> str:
+    phrases = [noun_phrase(group, article=article) for group in scene.groups]
     if scene.relation is None:
         return " and ".join(phrases)
     sideways = scene.relation in ("left of", "right of")
@@ -72,8 +72,8 @@ def _related(scene: Scene, rng: random.Random, *, one: str = "a") -> str:
 
 def _coco(scene: Scene, rng: random.Random) -> str:
     opening = rng.choice(("", "", "a drawing of "))
-    place = f" {PLACES[scene.background]}" if scene.background else ""
-    return f"{opening}{_related(scene, rng)}{place}"
+    setting = f" {PLACES[scene.background]}" if scene.background else ""
+    return f"{opening}{_related(scene, rng)}{setting}"
 
 
 def _narratives(scene: Scene, rng: random.Random) -> str:
@@ -90,8 +90,8 @@ def _narratives(scene: Scene, rng: random.Random) -> str:
 
 def _count(scene: Scene, rng: random.Random) -> str:
     opening = rng.choice(("", "", "exactly "))
-    place = f" {PLACES[scene.background]}" if scene.background else ""
-    return f"{opening}{_related(scene, rng, one='one')}{place}"
+    setting = f" {PLACES[scene.background]}" if scene.background else ""
+    return f"{opening}{_related(scene, rng, article='one')}{setting}"
 
 
 def _tags(scene: Scene, rng: random.Random) -> str:

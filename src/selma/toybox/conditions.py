@@ -36,12 +36,12 @@ PALETTE = _palette()
 
 def classes_of(background: str, placed: Sequence[Placed]) -> NDArray[np.int64]:
     """[64, 64] the class of each pixel; later objects cover earlier ones."""
-    found = np.full((IMAGE_PX, IMAGE_PX), CLASSES.index(background))
+    classes = np.full((IMAGE_PX, IMAGE_PX), CLASSES.index(background))
     for p in placed:
         opaque = sprite(p.kind, COLOURS[p.colour], p.side_px)[:, :, 3] >= _OPAQUE
-        here = found[p.top_px : p.top_px + p.side_px, p.left_px : p.left_px + p.side_px]
+        here = classes[p.top_px : p.top_px + p.side_px, p.left_px : p.left_px + p.side_px]
         here[opaque] = CLASSES.index(p.kind)
-    return found
+    return classes
 
 
 def class_image(background: str, placed: Sequence[Placed]) -> Image.Image:

@@ -49,7 +49,7 @@ def _smooth(corners: Points) -> Points:
     points = []
     count = len(corners)
     for index in range(count):
-        before, here, there, after = (corners[(index + step) % count] for step in (-1, 0, 1, 2))
+        before, start, end, after = (corners[(index + step) % count] for step in (-1, 0, 1, 2))
         for t in (step / 8 for step in range(8)):
             weights = (
                 (-t + 2 * t**2 - t**3) / 2,
@@ -57,7 +57,7 @@ def _smooth(corners: Points) -> Points:
                 (t + 4 * t**2 - 3 * t**3) / 2,
                 (t**3 - t**2) / 2,
             )
-            knots = (before, here, there, after)
+            knots = (before, start, end, after)
             x = sum(weight * knot[0] for weight, knot in zip(weights, knots, strict=True))
             y = sum(weight * knot[1] for weight, knot in zip(weights, knots, strict=True))
             points.append((x, y))

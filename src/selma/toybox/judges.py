@@ -72,8 +72,8 @@ class VqaModel(nn.Module):
         """Ids [n, max_words] of the questions' words; longer questions are cut."""
         rows = torch.full((len(questions), self.config.max_words), _PAD)
         for row, question in zip(rows, questions, strict=True):
-            found = re.findall(r"[a-z0-9]+", question.lower())[: self.config.max_words]
-            ids = [self._ids.get(word, _UNKNOWN) for word in found] or [_UNKNOWN]
+            words = re.findall(r"[a-z0-9]+", question.lower())[: self.config.max_words]
+            ids = [self._ids.get(word, _UNKNOWN) for word in words] or [_UNKNOWN]
             row[: len(ids)] = torch.tensor(ids, dtype=torch.long)
         return rows
 

@@ -31,24 +31,24 @@ Claim = tuple[str, ...]
 
 def claims(scene: Scene) -> list[tuple[Claim, tuple[int, ...]]]:
     """All that a scene states, each with the positions of the claims it depends on."""
-    found: list[tuple[Claim, tuple[int, ...]]] = []
+    stated: list[tuple[Claim, tuple[int, ...]]] = []
     entities = []
     for group in scene.groups:
-        entity = len(found)
+        entity = len(stated)
         entities.append(entity)
-        found.append((("entity", group.kind), ()))
+        stated.append((("entity", group.kind), ()))
         if group.colour:
-            found.append((("colour", group.kind, group.colour), (entity,)))
+            stated.append((("colour", group.kind, group.colour), (entity,)))
         if group.count and group.count > 1:
-            found.append((("count", group.kind, NUMBERS[group.count]), (entity,)))
+            stated.append((("count", group.kind, NUMBERS[group.count]), (entity,)))
         if group.size in ("small", "big"):
-            found.append((("size", group.kind, group.size), (entity,)))
+            stated.append((("size", group.kind, group.size), (entity,)))
     if scene.relation:
         first, second = scene.groups
-        found.append((("spatial", first.kind, scene.relation, second.kind), tuple(entities)))
+        stated.append((("spatial", first.kind, scene.relation, second.kind), tuple(entities)))
     if scene.background:
-        found.append((("global", scene.background), ()))
-    return found
+        stated.append((("global", scene.background), ()))
+    return stated
 
 
 def questions(scene: Scene) -> tuple[Question, ...]:
@@ -125,8 +125,8 @@ def sample_claim(scene: Scene, placed: Sequence[Placed], rng: random.Random) -> 
         case "colour":
             claim = ("colour", kind, str(group.colour) if true else rng.choice(list(COLOURS)))
         case "count":
-            said = group.count if true and group.count else rng.randint(2, MAX_COUNT)
-            claim = ("count", kind, NUMBERS[max(2, said)])
+            number = group.count if true and group.count else rng.randint(2, MAX_COUNT)
+            claim = ("count", kind, NUMBERS[max(2, number)])
         case "size":
             said_size = group.size if true and group.size != "normal" else None
             claim = ("size", kind, said_size or rng.choice(("small", "big")))

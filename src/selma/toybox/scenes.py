@@ -207,8 +207,8 @@ def mistaken(scene: Scene, *, rng: random.Random, wrong: dict[str, float]) -> Sc
     """The scene with errors: what is said of colour, count, relation or background is replaced by
     another value with the probability given by `wrong`."""
 
-    def errs(what: str, said: object) -> bool:
-        return said is not None and rng.random() < wrong.get(what, 0.0)
+    def errs(what: str, value: object) -> bool:
+        return value is not None and rng.random() < wrong.get(what, 0.0)
 
     groups = tuple(
         replace(

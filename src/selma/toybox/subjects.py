@@ -100,13 +100,13 @@ def band(outline: Points, low: float, high: float, *, axis: int) -> list[tuple[f
     points = [(float(x), float(y)) for x, y in outline]
     for bound, keep in ((low, 1), (high, -1)):
         cut = []
-        for here, there in zip(points, points[1:] + points[:1], strict=True):
-            inside = [keep * (p[axis] - bound) >= 0 for p in (here, there)]
+        for start, end in zip(points, points[1:] + points[:1], strict=True):
+            inside = [keep * (p[axis] - bound) >= 0 for p in (start, end)]
             if inside[0]:
-                cut.append(here)
+                cut.append(start)
             if inside[0] != inside[1]:
-                t = (bound - here[axis]) / (there[axis] - here[axis])
-                cut.append((here[0] + t * (there[0] - here[0]), here[1] + t * (there[1] - here[1])))
+                t = (bound - start[axis]) / (end[axis] - start[axis])
+                cut.append((start[0] + t * (end[0] - start[0]), start[1] + t * (end[1] - start[1])))
         points = cut
     return points
 
@@ -210,14 +210,14 @@ def images(subject: ToyboxSubject, *, count: int = IMAGES) -> list[np.ndarray]:
     places: list[str] = []
     while len(places) < count:
         places += draws.sample(BACKGROUNDS, len(BACKGROUNDS))
-    found = []
-    for place in places[:count]:
+    arrays = []
+    for setting in places[:count]:
         side = draws.choice(SIDES_PX)
         left, top = (draws.randrange(0, IMAGE_PX - side + 1, GRID_PX) for _ in range(2))
-        scene = background(place).copy()
+        scene = background(setting).copy()
         lay(scene, rendered(subject.shape, subject.rgb, side), left_px=left, top_px=top)
-        found.append(scene)
-    return found
+        arrays.append(scene)
+    return arrays
 
 
 def files(subject: ToyboxSubject) -> dict[str, bytes]:

@@ -91,8 +91,8 @@ def train_autoencoder(
     def loss(step: int) -> Tensor:
         rng = random.Random(f"{seed}/autoencoder/{step}")
         # Crops have wrong borders and too little background: most steps see whole pictures.
-        whole = step >= steps // 4
-        look, count = (render, batch // 4) if whole else (crop_at_object, batch)
+        uncropped = step >= steps // 4
+        look, count = (render, batch // 4) if uncropped else (crop_at_object, batch)
         x = to_pixels([look(sample_scene(rng, withheld=True), rng) for _ in range(count)])
         x = x.to(device).contiguous(memory_format=torch.channels_last)
         generator = torch.Generator().manual_seed(rng.getrandbits(63))

@@ -112,8 +112,8 @@ def noisy_caption(scene: Scene, rng: random.Random) -> str:
         return ""
     style = rng.choices(STYLES, [STYLE_FREQUENCY[s] for s in STYLES])[0]
     while True:
-        said = mistaken(without(scene, rng=rng, drop=FORGOTTEN), rng=rng, wrong=WRONG)
-        text = caption(said, style, rng)
+        described = mistaken(without(scene, rng=rng, drop=FORGOTTEN), rng=rng, wrong=WRONG)
+        text = caption(described, style, rng)
         if text.lower() not in benchmark_texts():
             return text
 

@@ -58,7 +58,7 @@ def train_judge(
 
     def loss(step: int) -> Tensor:
         rng = random.Random(f"{seed}/{name}/{step}")
-        lesson = benchmark_run(rng, batch, degraded=True)
+        lesson = question_batch(rng, batch, degraded=True)
         # The fused attention's backward pass in bfloat16 is many times slower on a CPU.
         with torch.autocast(device.type, dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             features = model.encode(lesson.pixels.to(device))
@@ -91,7 +91,7 @@ class Pupil(nn.Module):
 
 
 @dataclass(frozen=True)
-class BenchmarkRun:
+class QuestionBatch:
     """Pictures, and eight questions about each in turn."""
 
     pixels: Tensor
@@ -104,7 +104,7 @@ class BenchmarkRun:
     """[p, 64, names], 1 for each name that is true of a cell."""
 
 
-def benchmark_run(rng: random.Random, images: int, *, degraded: bool) -> BenchmarkRun:
+def question_batch(rng: random.Random, images: int, *, degraded: bool) -> QuestionBatch:
     scenes = [sample_scene(rng, withheld=True) for _ in range(images)]
     places = [place(scene, rng) for scene in scenes]
     pixels = to_pixels([paint(s, placed) for s, placed in zip(scenes, places, strict=True)])
@@ -118,7 +118,7 @@ def benchmark_run(rng: random.Random, images: int, *, degraded: bool) -> Benchma
             truth.append(float(true))
             categories.append(claim[0])
     cells = [_names_of_cells(s, placed) for s, placed in zip(scenes, places, strict=True)]
-    return BenchmarkRun(pixels, texts, torch.tensor(truth), categories, torch.stack(cells))
+    return QuestionBatch(pixels, texts, torch.tensor(truth), categories, torch.stack(cells))
 
 
 def _names_of_cells(scene: Scene, placed: list[Placed]) -> Tensor:
@@ -150,19 +150,19 @@ def _spoken_of(scene: Scene, claim: tuple[str, ...], rng: random.Random) -> dict
 
 def accuracy(model: VqaModel, *, seed: int, images: int = 1500) -> dict[str, float]:
     """Per cent right on held-out renders: "clean/<category>" and "degraded/<category>"."""
-    found: dict[str, float] = {}
+    accuracies: dict[str, float] = {}
     for kind in ("clean", "degraded"):
         rng = random.Random(f"{seed}/held-out/{kind}")
         right: dict[str, list[bool]] = defaultdict(list)
         for _ in range(images // 100):
-            benchmark_prompts = benchmark_run(rng, 100, degraded=kind == "degraded")
+            batch = question_batch(rng, 100, degraded=kind == "degraded")
             with torch.no_grad():
-                features = model.encode(benchmark_prompts.pixels)
-                said = model.answer(features, benchmark_prompts.questions) > 0.5
+                features = model.encode(batch.pixels)
+                answered_yes = model.answer(features, batch.questions) > 0.5
             for category, ok in zip(
-                benchmark_prompts.categories, said == (benchmark_prompts.truth > 0.5), strict=True
+                batch.categories, answered_yes == (batch.truth > 0.5), strict=True
             ):
                 right[category].append(bool(ok))
         for category, answers in sorted(right.items()):
-            found[f"{kind}/{category}"] = round(100 * sum(answers) / len(answers), 2)
-    return found
+            accuracies[f"{kind}/{category}"] = round(100 * sum(answers) / len(answers), 2)
+    return accuracies

@@ -46,8 +46,8 @@ def train_reader(
         pixels, each = lesson(rng, batch)
         truth, places = targets(each)
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            logits, said = model(degrade(pixels, rng).to(device))
-        return losses(logits.float(), said.float(), truth.to(device), places.to(device))
+            logits, positions = model(degrade(pixels, rng).to(device))
+        return losses(logits.float(), positions.float(), truth.to(device), places.to(device))
 
     course = Course(
         NAME, model, loss, steps=steps, learning_rate=1e-3, ema_decay=0.995, limit_s=limit_s
@@ -78,27 +78,27 @@ def targets(each: list[list[Placed]]) -> tuple[Tensor, Tensor]:
     return truth, places
 
 
-def losses(logits: Tensor, said: Tensor, truth: Tensor, places: Tensor) -> Tensor:
+def losses(logits: Tensor, positions: Tensor, truth: Tensor, places: Tensor) -> Tensor:
     seen = F.binary_cross_entropy_with_logits(logits, truth, pos_weight=truth.new_tensor(_RARE))
     here = ~places.isnan()
-    return len(KINDS) * seen + _PLACE_WEIGHT * F.l1_loss(said[here], places[here])
+    return len(KINDS) * seen + _PLACE_WEIGHT * F.l1_loss(positions[here], places[here])
 
 
 @torch.no_grad()
 def accuracies(model: LandmarkReader, *, seed: int, images: int = 500) -> dict[str, float]:
     """Per cent of pictures in which all objects and nothing else are found, and their middles'
     mean distance in px where so."""
-    rng, whole, away = random.Random(f"{seed}/{NAME}/held-out"), 0, []
+    rng, exact, away = random.Random(f"{seed}/{NAME}/held-out"), 0, []
     for start in range(0, images, 50):
         pixels, each = lesson(rng, min(50, images - start))
-        for found, placed in zip(found_landmarks(*model(pixels)), each, strict=True):
+        for points, placed in zip(found_landmarks(*model(pixels)), each, strict=True):
             truth = sorted(landmarks(placed), key=lambda p: (p.name, p.x, p.y))
-            said = sorted(found, key=lambda p: (p.name, p.x, p.y))
-            if [p.name for p in truth] == [p.name for p in said]:
-                whole += 1
+            located = sorted(points, key=lambda p: (p.name, p.x, p.y))
+            if [p.name for p in truth] == [p.name for p in located]:
+                exact += 1
                 away += [
                     CELL_PX * CELLS * ((a.x - b.x) ** 2 + (a.y - b.y) ** 2) ** 0.5
-                    for a, b in zip(truth, said, strict=True)
+                    for a, b in zip(truth, located, strict=True)
                 ]
     middle = {"px": round(sum(away) / len(away), 3)} if away else {}
-    return {"whole": round(100 * whole / images, 2), **middle}
+    return {"whole": round(100 * exact / images, 2), **middle}

@@ -74,8 +74,8 @@ def train_scorer(
         for scene in scenes:
             text = None
             while text is None or text.lower() in benchmark_texts():
-                said = without(scene, rng=rng, drop=_SAYS_LESS)
-                text = caption(said, rng.choice(STYLES), rng)
+                described = without(scene, rng=rng, drop=_SAYS_LESS)
+                text = caption(described, rng.choice(STYLES), rng)
             texts.append(text)
         tokens = tokenize(tokenizer, texts)
         return model(input_ids=tokens.to(device), pixel_values=pixels.to(device)).logits_per_image

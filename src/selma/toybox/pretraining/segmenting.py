@@ -110,16 +110,16 @@ def accuracies(
     sums = np.zeros((3, len(CLASSES)))
     for start in range(0, images, 50):
         pixels, classes = lesson(rng, min(50, images - start))
-        said = enlarged(model(pixel_values=pixels).logits).argmax(1).numpy().reshape(-1)
+        predicted = enlarged(model(pixel_values=pixels).logits).argmax(1).numpy().reshape(-1)
         truth = classes.numpy().reshape(-1)
-        sums[0] += np.bincount(truth[said == truth], minlength=len(CLASSES))
+        sums[0] += np.bincount(truth[predicted == truth], minlength=len(CLASSES))
         sums[1] += np.bincount(truth, minlength=len(CLASSES))
-        sums[2] += np.bincount(said, minlength=len(CLASSES))
-    right, there, told = sums
-    union = there + told - right
+        sums[2] += np.bincount(predicted, minlength=len(CLASSES))
+    right, in_truth, in_prediction = sums
+    union = in_truth + in_prediction - right
     iou = right[union > 0] / union[union > 0]
     return {
-        "pixels": round(100 * float(right.sum() / there.sum()), 2),
+        "pixels": round(100 * float(right.sum() / in_truth.sum()), 2),
         "miou": round(100 * float(iou.mean()), 2),
     }
 
