@@ -12,7 +12,7 @@ from selma.applications.loading import imported
 from selma.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("paper.md", "sur.md", "control.md", "subject.md")
+PAGES = ("paper.md", "sur.md", "control.md", "subjects.md")
 PAPER = "".join((ROOT / "docs" / name).read_text() for name in PAGES)
 
 

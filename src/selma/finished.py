@@ -26,10 +26,10 @@ COMMANDS = {
     f"{IMAGES}/_control": "control prepare",
     f"{EXPERTS}/_control": "control train",
     f"{SCORES}/control": "control generate",
-    f"{IMAGES}/_subject": "subject train",
-    f"{IMAGES}/_class": "subject train",
-    f"{EXPERTS}/_subject": "subject train",
-    f"{SCORES}/images/_subject": "subject generate",
+    f"{IMAGES}/_subjects": "subjects train",
+    f"{IMAGES}/_class": "subjects train",
+    f"{EXPERTS}/_subjects": "subjects train",
+    f"{SCORES}/images/_subjects": "subjects generate",
 }
 """Item, or a folder above it → what makes it; the nearest folder says."""
 

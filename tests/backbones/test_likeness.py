@@ -171,7 +171,7 @@ def test_lpips_is_refused_where_it_is_not_whole(tmp_path):
     with pytest.raises(ModelError, match=r"lin4\.model\.1\.weight is missing"):
         lpips.convert_lpips(backbone, tmp_path / "four.pth", tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match="selma subject lpips"):
+    with pytest.raises(ModelError, match="selma subjects lpips"):
         lpips.Lpips(FeatureNetwork(model=str(tmp_path / "empty"))).of_images(IMAGES[:1])
 
 

@@ -51,7 +51,7 @@ APPLICATIONS: Table[Application] = Table(
         Application(
             "subjects",
             "selma.applications.subjects.command",
-            section="subject",
+            section="subjects",
             settings="selma.applications.subjects.settings:SubjectsRun",
             mistakes="selma.applications.subjects.preflight:mistakes",
         ),

@@ -85,7 +85,7 @@ def test_every_pair_counts(tmp_path, real):
     assert first["lpips_diversity"] == pytest.approx(2) and second["lpips_diversity"] == 0
     assert [one["dino"] for one in first["each"]] == pytest.approx([0.5, 0.0])
     assert [one["image"] for one in second["each"]] == ["01-0", "01-1"]
-    kept = folder.root / SCORES / "_subject" / "oft" / "dog" / "9" / "rows.jsonl"
+    kept = folder.root / SCORES / "_subjects" / "oft" / "dog" / "9" / "rows.jsonl"
     assert [json.loads(line) for line in kept.read_text().splitlines()] == rows
     before = kept.stat().st_mtime_ns
     assert (
@@ -111,7 +111,7 @@ def test_unfinished_and_missing_pictures_are_errors(tmp_path, real):
     with pytest.raises(DataError, match="no such file"):
         score_generated(real, prompts("00-0", "00-1"), TEXTS, place, folder, name=("o", "dog", "9"))
     (place / "manifest.json").unlink()
-    with pytest.raises(DataError, match="selma subject generate"):
+    with pytest.raises(DataError, match="selma subjects generate"):
         score_generated(real, prompts("00-0"), TEXTS, place, folder, name=("o", "dog", "8"))
 
 

@@ -1,4 +1,4 @@
-"""`selma subject` from its config to the page: each command by itself, resumed, and its errors."""
+"""`selma subjects` from its config to the page: each command by itself, resumed, and its errors."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def config_file(tmp_path, *, shape="sd1", methods=("lora", "oft"), subjects=("ca
     raw = {
         "folder": str(tmp_path / "run"),
         "base": {"model": shape if shape == "toybox" else str(tiny.folder(shape)), "device": "cpu"},
-        "subject": {
+        "subjects": {
             "data": {"subjects": list(subjects),
                      "prompts": ["a {token} {class} on the grass", "a red {token} {class}"]},
             "prior": {"images": 2, "steps": 2, "guidance": 1.0},
@@ -46,7 +46,7 @@ def config_file(tmp_path, *, shape="sd1", methods=("lora", "oft"), subjects=("ca
 
 
 def run(*words):
-    result = CliRunner().invoke(cli.app, ["subject", *map(str, words)])
+    result = CliRunner().invoke(cli.app, ["subjects", *map(str, words)])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output
@@ -60,14 +60,14 @@ def bytes_of(folder, pattern):
 def test_train_draw_and_score(tmp_path):
     config = config_file(tmp_path, methods=tuple(METHOD))
     root = tmp_path / "run"
-    with pytest.raises(NotFinished, match="selma subject train"):
+    with pytest.raises(NotFinished, match="selma subjects train"):
         run("generate", config)
     out = run("train", config)
     assert all(f"{method} cat_hat" in out for method in METHOD)
-    with pytest.raises(NotFinished, match="selma subject generate"):
+    with pytest.raises(NotFinished, match="selma subjects generate"):
         run("score", config)
     run("generate", config)
-    images = root / "5-scores" / "images" / "_subject"
+    images = root / "5-scores" / "images" / "_subjects"
     names = {"00-0.png", "00-1.png", "01-0.png", "01-1.png"}
     base = bytes_of(images / "base" / "cat_hat" / "0", "*.png")
     assert {path.name for path in base} == names
@@ -82,9 +82,9 @@ def test_train_draw_and_score(tmp_path):
     assert len(card["comparisons"]) == 6 * 5 and len(card["curves"]["oft"]) == 3
     assert card["measures"][0]["label"] == "Encoders"  # toybox has no DINO
     assert "oft minus lora" in out
-    page = root / "6-report" / "_subject" / "index.html"
+    page = root / "6-report" / "_subjects" / "index.html"
     (section,) = read_pages(Workspace(root))
-    assert section.file == "_subject/index.html" and set(section.about) == {"base"}
+    assert section.file == "_subjects/index.html" and set(section.about) == {"base"}
     assert [row[0] for row in section.tables[1].rows] == list(METHOD)[1:]
     html = page.read_text()
     assert html.count("<polyline") == 4 * 4 and html.count("data:image/png") > 20
@@ -105,7 +105,7 @@ def test_what_is_lost_is_drawn_again_to_the_bit(tmp_path):
     config = config_file(tmp_path, methods=("oft",))
     run("train", config)
     run("generate", config)
-    folder = tmp_path / "run" / "5-scores" / "images" / "_subject" / "oft" / "cat_hat" / "2"
+    folder = tmp_path / "run" / "5-scores" / "images" / "_subjects" / "oft" / "cat_hat" / "2"
     before = bytes_of(folder, "*.png")
     (folder / "01-0.png").unlink()
     run("generate", config)
@@ -120,7 +120,7 @@ def test_on_toybox_with_two_subjects_and_without_a_prior(tmp_path):
     run("generate", config)
     out = run("score", config)
     assert "oft on 2 subjects" in out
-    html = (tmp_path / "run" / "6-report" / "_subject" / "index.html").read_text()
+    html = (tmp_path / "run" / "6-report" / "_subjects" / "index.html").read_text()
     assert "apple_banded" in html and "dog_spots" in html and "Minus" not in html
 
 
@@ -135,7 +135,7 @@ def test_generate_draws_with_a_whole_unet(tmp_path):
     config = config_file(tmp_path, methods=("full",))
     run("train", config)
     words = ["generate", "a qwe cat", "--base", str(tiny.folder("sd1")), "--steps", "2"]
-    place = tmp_path / "run" / "3-experts" / "_subject" / "full" / "cat_hat"
+    place = tmp_path / "run" / "3-experts" / "_subjects" / "full" / "cat_hat"
     for name, more in (("a", []), ("b", ["--adapter", str(place)])):
         result = CliRunner().invoke(
             cli.app, [*words, *more, "--out", str(tmp_path / f"{name}.png")]
@@ -159,7 +159,7 @@ BROKEN = {
 @pytest.mark.parametrize(("text", "says"), BROKEN.items(), ids=BROKEN)
 def test_a_broken_section_says_what_is_wrong(tmp_path, text, says):
     path = tmp_path / "some.yaml"
-    path.write_text(f"subject: {{{text}}}\n")
+    path.write_text(f"subjects: {{{text}}}\n")
     with pytest.raises(ConfigError) as error:
         load_config(path, SubjectsRun)
     assert says in str(error.value)
@@ -169,12 +169,12 @@ def test_mistakes_are_found_before_a_model_is_loaded(tmp_path):
     half = config_file(tmp_path, methods=("full",))
     raw = yaml.safe_load(half.read_text())
     raw["base"]["precision"] = "bf16"
-    raw["subject"]["data"]["folder"] = "nowhere"
-    raw["subject"]["methods"]["oft"] = {"adapter": {"kind": "oft", "blocks": 7}}
+    raw["subjects"]["data"]["folder"] = "nowhere"
+    raw["subjects"]["methods"]["oft"] = {"adapter": {"kind": "oft", "blocks": 7}}
     half.write_text(yaml.safe_dump(raw, sort_keys=False))
     with pytest.raises(ConfigError) as error:
         run("train", half)
-    for said in ("subject.data.folder", "subject.methods.full", "subject.methods.oft"):
+    for said in ("subjects.data.folder", "subjects.methods.full", "subjects.methods.oft"):
         assert said in str(error.value)
 
 
@@ -182,9 +182,9 @@ def test_paths_defaults_and_the_config_that_comes_along(tmp_path):
     (tmp_path / "dino").mkdir()
     scores = {"dino": {"model": "dino"}, "clip": {"model": "openai/clip"}, "lpips": None}
     path = config_file(tmp_path, data={"folder": "dreambooth"}, scores=scores)
-    found = load_config(path, SubjectsRun).subject
+    found = load_config(path, SubjectsRun).subjects
     assert found.data.folder == str(tmp_path / "dreambooth")
     assert found.scores.dino.model == str(tmp_path / "dino")
     assert found.scores.clip.model == "openai/clip" and found.scores.lpips is None
-    assert not hasattr(RunConfig(name="plain"), "subject")
+    assert not hasattr(RunConfig(name="plain"), "subjects")
     assert SubjectSettings().methods == METHODS and list(METHODS) == ["lora", "full", "oft", "coft"]

@@ -1,4 +1,4 @@
-"""`selma subject`: subject-driven generation (DreamBooth, OFT)."""
+"""`selma subjects`: subject-driven generation (DreamBooth, OFT)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from selma.console import Config, Folder, Json
 if TYPE_CHECKING:
     from selma.applications.subjects.settings import SubjectsRun
 
-subject = typer.Typer(
+subjects = typer.Typer(
     help="Subjects from a handful of pictures: DreamBooth with LoRA, OFT, COFT or all weights.",
     no_args_is_help=True,
 )
 
 
-@subject.command("train")
+@subjects.command("train")
 def train_subjects(config: Config, folder: Folder = None) -> None:
     """Draw class pictures, then train each subject once by each method."""
     from selma.applications.subjects import pipeline
@@ -27,7 +27,7 @@ def train_subjects(config: Config, folder: Folder = None) -> None:
         typer.echo(f"{one.method} {one.subject}: {one.folder}")
 
 
-@subject.command("generate")
+@subjects.command("generate")
 def generate_subjects(config: Config, folder: Folder = None) -> None:
     """Draw every subject's prompts by the base and by each method."""
     from selma.applications.subjects import pipeline
@@ -36,7 +36,7 @@ def generate_subjects(config: Config, folder: Folder = None) -> None:
         typer.echo(f"{method} {name} step {step}: {place}")
 
 
-@subject.command("score")
+@subjects.command("score")
 def score_subjects(config: Config, folder: Folder = None, json: Json = None) -> None:
     """Compare all methods in one table and on one page: DINO, CLIP-I, CLIP-T, LPIPS."""
     from rich.console import Console
@@ -52,11 +52,11 @@ def score_subjects(config: Config, folder: Folder = None, json: Json = None) -> 
     typer.echo(f"Page: {page}")
 
 
-@subject.command("lpips")
+@subjects.command("lpips")
 def convert_lpips(
     backbone: Annotated[Path, typer.Argument(help="torchvision's weights of AlexNet or VGG-16.")],
     heads: Annotated[Path, typer.Argument(help="alex.pth or vgg.pth of the lpips package.")],
-    out: Annotated[Path, typer.Argument(help="New folder for subject.scores.lpips.")],
+    out: Annotated[Path, typer.Argument(help="New folder for subjects.scores.lpips.")],
 ) -> None:
     """Make LPIPS's weights one safetensors file; nothing in the sources is run."""
     from selma.backbones.perception import lpips
@@ -72,4 +72,4 @@ def _settings(config: Path, folder: Path | None) -> SubjectsRun:
 
 
 def register(app: typer.Typer) -> None:
-    app.add_typer(subject, name="subject")
+    app.add_typer(subjects, name="subjects")

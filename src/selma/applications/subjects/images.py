@@ -1,6 +1,6 @@
 """Subjects' pictures, their classes and prompts; and the class pictures that the base draws.
 
-2-images/_subject/<subject>/train/    its pictures, made smaller where they are large
+2-images/_subjects/<subject>/train/    its pictures, made smaller where they are large
 2-images/_class/<class>/train/        the class, drawn by the base (prior preservation)
 """
 
@@ -39,7 +39,7 @@ from selma.workspace import IMAGES, Workspace, write_bytes
 if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
 
-NAME, CLASS = "_subject", "_class"
+NAME, CLASS = "_subjects", "_class"
 TOYBOX = "toybox"
 TEXT = "prompts_and_classes.txt"
 MOST_PIXELS = 64_000_000
@@ -181,7 +181,7 @@ def _chosen(
     wanted = names if config.subjects is None else config.subjects
     if strangers := [name for name in wanted if name not in names]:
         raise DataError(
-            f"subject.data.subjects must be among {', '.join(names) or 'none'}, but "
+            f"subjects.data.subjects must be among {', '.join(names) or 'none'}, but "
             f"{strangers[0]!r} came."
         )
     if not wanted:
@@ -191,7 +191,7 @@ def _chosen(
         if not kind:
             raise DataError(
                 f"The subject {name!r} needs a class word: a line in {TEXT}, or "
-                f"subject.data.classes: {{{name}: ...}}."
+                f"subjects.data.classes: {{{name}: ...}}."
             )
         yield _Source(name, kind, files(name))
 

@@ -1,7 +1,7 @@
 """The page on subjects: the table of methods, convergence curves, and pictures to look at.
 
-6-report/_subject/index.html    one page that needs nothing else; equal findings give equal bytes
-6-report/_subject/card.json     every number on it
+6-report/_subjects/index.html    one page that needs nothing else; equal findings give equal bytes
+6-report/_subjects/card.json     every number on it
 6-report/pages/subjects.json     its section of the run's report
 """
 
@@ -34,7 +34,7 @@ from selma.report.tables import between, clear, points, signed
 from selma.report.templates import environment, policy
 from selma.workspace import REPORT, Workspace, inside, write_bytes, write_json
 
-NAME = "_subject"
+NAME = "_subjects"
 DIGITS = 3
 """Of cosines and distances, as the papers print them."""
 SHOWN_SUBJECTS, SHOWN_PROMPTS, SHOWN_REAL = 10, 4, 5

@@ -74,7 +74,7 @@ class _Run:
 
     @cached_property
     def settings(self) -> SubjectSettings:
-        return self.config.subject
+        return self.config.subjects
 
     @cached_property
     def model(self) -> TextToImage:
@@ -140,7 +140,7 @@ class _Run:
             {s.name: s.images for s in self.subjects},
             {s.name: self._prompts(s) for s in self.subjects},
             generated,
-            settings=portable(self.config, self.folder.root)["subject"],
+            settings=portable(self.config, self.folder.root)["subjects"],
             name=self.config.name,
             folder=self._at(REPORT),
             about={"base": base_fingerprint(self.config.base)},
@@ -294,7 +294,7 @@ class _Run:
         generation = self.settings.generation
         return generate_benchmark(
             self._prompts(subject, few=few),
-            name=f"_subject/{method}/{subject.name}/{step}",
+            name=f"_subjects/{method}/{subject.name}/{step}",
             adapter=adapter,
             adapter_key=key,
             steps=generation.steps,

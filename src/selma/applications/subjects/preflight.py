@@ -1,4 +1,4 @@
-"""Mistakes in the settings of `selma subject` that show before a model library is loaded."""
+"""Mistakes in the settings of `selma subjects` that show before a model library is loaded."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from selma.preflight import absent, block_mistakes
 
 def mistakes(config: SubjectsRun, make: Sequence[str]) -> Iterator[str]:
     """What keeps the stages in `make` from starting."""
-    yield from absent(config.subject, "subject")
-    for name, method in config.subject.methods.items():
+    yield from absent(config.subjects, "subjects")
+    for name, method in config.subjects.methods.items():
         if isinstance(method.adapter, FullConfig) and config.base.precision != "fp32":
-            yield f"subject.methods.{name}: full fine-tuning needs base.precision fp32."
+            yield f"subjects.methods.{name}: full fine-tuning needs base.precision fp32."
         for mistake in block_mistakes(method.adapter, config.base.model):
-            yield f"subject.methods.{name}: {mistake}"
+            yield f"subjects.methods.{name}: {mistake}"

@@ -1,4 +1,4 @@
-"""What the stages of `selma subject` hand to each other."""
+"""What the stages of `selma subjects` hand to each other."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Subjects' pictures against the real ones and their prompts: DINO, CLIP-I, CLIP-T, LPIPS.
 
-    5-scores/_subject/<method>/<subject>/<step>/rows.jsonl    one line for each prompt, with each
+    5-scores/_subjects/<method>/<subject>/<step>/rows.jsonl    one line for each prompt, with each
                                                               picture's own numbers
 
-Every pair of pictures counts (`docs/subject.md` says how the released evaluation differs).
+Every pair of pictures counts (`docs/subjects.md` says how the released evaluation differs).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from selma.workspace import SCORES, Workspace, inside, read_lines, write_bytes
 if TYPE_CHECKING:
     from torch import Tensor
 
-NAME = "_subject"
+NAME = "_subjects"
 ROWS = "rows.jsonl"
 DIGITS = 6
 MOST_PIXELS = 64_000_000
@@ -152,7 +152,7 @@ def score_generated(
     key = manifest(generated).get("key")
     if key is None:
         raise DataError(
-            f"{generated} must be a finished folder of pictures. Run `selma subject generate`."
+            f"{generated} must be a finished folder of pictures. Run `selma subjects generate`."
         )
     recipe = {
         "images": key,

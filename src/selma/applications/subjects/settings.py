@@ -1,4 +1,4 @@
-"""Settings of `selma subject`."""
+"""Settings of `selma subjects`."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class SubjectScores(Section):
     clip: FeatureNetwork = FeatureNetwork()
     """For CLIP-I and CLIP-T; the release takes openai/clip-vit-large-patch14."""
     lpips: FeatureNetwork | None = FeatureNetwork()
-    """A folder that `selma subject lpips` made; None leaves both distances out."""
+    """A folder that `selma subjects lpips` made; None leaves both distances out."""
     clip_t_with_token: bool = False
     """Whether CLIP-T's text has the rare token, which means nothing to CLIP. The release does not
     tell."""
@@ -147,6 +147,6 @@ class SubjectSettings(Section):
 
 
 class SubjectsRun(RunConfig):
-    """A run's settings with those of `selma subject`."""
+    """A run's settings with those of `selma subjects`."""
 
-    subject: SubjectSettings = SubjectSettings()
+    subjects: SubjectSettings = SubjectSettings()

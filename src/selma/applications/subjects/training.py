@@ -1,10 +1,10 @@
 """Subjects' trainings: one for each subject and method, in the one loop of `experts.training`.
 
-    3-experts/_subject/<method>/<subject>/               the adapter, its log
-    3-experts/_subject/<method>/<subject>/steps/<step>/  the same at checkpoints before the last
+    3-experts/_subjects/<method>/<subject>/               the adapter, its log
+    3-experts/_subjects/<method>/<subject>/steps/<step>/  the same at checkpoints before the last
 
 The released script repeats each training for every one of its 25 validation prompts, which changes
-nothing in it (docs/subject.md).
+nothing in it (docs/subjects.md).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
     from selma.experts.encoding import Encoded
 
-NAME = "_subject"
+NAME = "_subjects"
 
 
 def train_subjects(

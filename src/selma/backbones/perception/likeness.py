@@ -83,7 +83,7 @@ class ClipFeatures:
 
     @cached_property
     def _network(self) -> tuple[Any, Any]:
-        device = find_device(self._device, setting="subject.scores.clip.device")
+        device = find_device(self._device, setting="subjects.scores.clip.device")
         return clip_and_words(self._files, self._files, device)
 
     def of_images(self, images: Sequence[Image.Image]) -> torch.Tensor:
@@ -119,7 +119,7 @@ class VitFeatures:
     def _network(self) -> tuple[Any, See]:
         from transformers import Dinov2Model, ViTModel
 
-        setting = "subject.scores.dino"
+        setting = "subjects.scores.dino"
         kind = model_config(self._files.name, self._files.revision, setting=setting)["model_type"]
         if kind not in ("vit", "dinov2"):
             raise ModelError(

@@ -93,9 +93,9 @@ class Lpips:
         if path is None:
             raise ModelError(
                 f"{self._files.name} must hold {FILE}, but has none. Make one of torchvision's "
-                "AlexNet and LPIPS's heads with `selma subject lpips`."
+                "AlexNet and LPIPS's heads with `selma subjects lpips`."
             )
-        device = find_device(self._device, setting="subject.scores.lpips.device")
+        device = find_device(self._device, setting="subjects.scores.lpips.device")
         state = read_state(path)
         require_whole(state, of=path)
         return {name: tensor.float().to(device) for name, tensor in state.items()}
