@@ -52,8 +52,6 @@ def main(
         folder = generate_benchmark(
             benchmark_prompts,
             name=f"guidance-{value:g}",
-            adapter=None,
-            adapter_key=None,
             steps=steps,
             guidance=value,
             batch_size=16,

@@ -20,6 +20,7 @@ from selma.config import Run, RunConfig
 from selma.errors import ConfigError
 from selma.finished import Finished
 from selma.preflight import check
+from selma.records.adapters import AppliedAdapter, applied
 from selma.records.benchmarks import BenchmarkPrompt, repeated
 from selma.records.experts import Expert
 from selma.records.images import Pair
@@ -43,7 +44,6 @@ from selma.workspace import (
 if TYPE_CHECKING:
     from selma.backbones.judges.judge import Judge
     from selma.backbones.text_to_image import TextToImage
-    from selma.images.generating import Reader
 
 UNIFORM = "uniform"
 """What the merge with uniform weights is called where others were searched."""
@@ -228,12 +228,11 @@ class Stages(Generic[Run]):
 
     def generate_base(self) -> Path:
         with self.at(SCORES, "drawing: base") as folder:
-            return self._generate(self._asked(), folder, name="base", adapter=None, key=None)
+            return self._generate(self._asked(), folder, name="base")
 
     def generate_adapted(self, name: str, adapter: Expert | Merged) -> Path:
         with self.at(SCORES) as folder:
-            place, key = adapter.folder, adapter.key
-            return self._generate(self._asked(), folder, name=name, adapter=place, key=key)
+            return self._generate(self._asked(), folder, name=name, adapters=[applied(adapter)])
 
     def generate_other(
         self,
@@ -243,22 +242,20 @@ class Stages(Generic[Run]):
     ) -> Path:
         """As `draw_base` or `draw_adapted`, of other prompts than the run's exam, each once."""
         with self.at(SCORES, f"drawing: {name}") as folder:
-            place, key = (None, None) if adapter is None else (adapter.folder, adapter.key)
-            return self._generate(benchmark_prompts, folder, name=name, adapter=place, key=key)
+            adapters = [] if adapter is None else [applied(adapter)]
+            return self._generate(benchmark_prompts, folder, name=name, adapters=adapters)
 
     def generate_understood(
         self,
         name: str,
-        reader: Reader | None,
-        adapter: Expert | Merged | None,
+        adapters: Sequence[AppliedAdapter],
         benchmark_prompts: Sequence[BenchmarkPrompt] | None = None,
     ) -> Path:
-        """As `draw_base`, or as `draw_adapted`, with prompts that pass through a SUR-adapter; of
-        another exam than the run's, where one is given."""
+        """Generate a benchmark's images with adapters of any kind: the run's benchmark, or the one
+        that is given."""
         with self.at(SCORES, f"drawing: {name}") as folder:
-            place, key = (None, None) if adapter is None else (adapter.folder, adapter.key)
-            some = self._asked(benchmark_prompts)
-            return self._generate(some, folder, name=name, adapter=place, key=key, reader=reader)
+            prompts = self._asked(benchmark_prompts)
+            return self._generate(prompts, folder, name=name, adapters=adapters)
 
     def score_models(self, images: Mapping[str, Path], experts: Sequence[Expert]) -> Scorecard:
         from selma.scores.scoring import score_models
@@ -395,9 +392,7 @@ class Stages(Generic[Run]):
         folder: Workspace,
         *,
         name: str,
-        adapter: Path | None,
-        key: str | None,
-        reader: Reader | None = None,
+        adapters: Sequence[AppliedAdapter] = (),
     ) -> Path:
         from selma.images.generating import generate_benchmark
 
@@ -405,8 +400,7 @@ class Stages(Generic[Run]):
         return generate_benchmark(
             benchmark_prompts,
             name=name,
-            adapter=adapter,
-            adapter_key=key,
+            adapters=adapters,
             steps=scores.steps or images.steps,
             guidance=images.guidance if scores.guidance is None else scores.guidance,
             batch_size=images.batch_size,
@@ -414,20 +408,22 @@ class Stages(Generic[Run]):
             base=self.config.base,
             seed=self.config.seed,
             model=self.model,
-            reader=reader,
         )
 
     def _dev_score(self, adapter: Path, *, kind: str = "dev") -> float:
         """An adapter's score on the dev prompts, 0-100, by the judge that never reports. Its
         pictures are `5-scores/images/<kind>-<key>`."""
-        from selma.backbones.text_to_image import adapter_file
+        from selma.adapters.table import adapter_file
         from selma.scores.benchmarks import benchmark_of
         from selma.scores.scoring import benchmark_score
 
         key = file_sha256(adapter_file(adapter))[:16]
         benchmark_prompts = self._dev_benchmark
         images = self._generate(
-            benchmark_prompts, self.folder, name=f"{kind}-{key}", adapter=adapter, key=key
+            benchmark_prompts,
+            self.folder,
+            name=f"{kind}-{key}",
+            adapters=[AppliedAdapter(path=adapter, key=key)],
         )
         zeroing = self.config.scores.zeroing
         return benchmark_score(

@@ -18,7 +18,7 @@ from selma.config.places import File, FileOrFolder, Folder, Key, Model, Place, P
 from selma.config.scores import LocalJudge, PreferenceConfig, ServedJudge
 from selma.config.section import Section
 from selma.errors import ConfigError, SelmaError
-from selma.workspace import IMAGES, PROMPTS, SCORES, STAGES
+from selma.workspace import IMAGES, MERGED, PROMPTS, SCORES, STAGES
 
 _PLACES = "a short name (`selma bases`), a diffusers folder or a Hub id (owner/name)"
 
@@ -33,8 +33,9 @@ def check(config: RunConfig, make: Sequence[str] = STAGES, mistakes: Iterable[st
 
 
 def _mistakes(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
-    for look in (_folder, _base, _skills, _lexicon, _blocks, _merging, _benchmark):
+    for look in (_folder, _base, _skills, _lexicon, _blocks, _benchmark):
         yield from look(config)
+    yield from _merging(config, make)
     # Skills, the base and the benchmark say more of themselves than that they are missing.
     yield from absent(config.base, "base", without=["model", "config"])
     prompts, unasked = config.prompts, [] if PROMPTS in make else ["backend"]
@@ -153,18 +154,25 @@ def _lexicon(config: RunConfig) -> Iterator[str]:
         yield "prompts.lexicon: only a local model can be held to a lexicon; leave it out."
 
 
-def _merging(config: RunConfig) -> Iterator[str]:
+def _merging(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
     from selma.merged.methods import METHODS, setting_mistakes
 
-    merged, kind = config.merged, config.experts.adapter.kind
+    merged, adapter = config.merged, config.experts.adapter
     yield from setting_mistakes(merged.method, merged.method_settings)
+    if adapter.merge_space is None:
+        if MERGED in make:
+            yield (
+                f"experts.adapter: experts of the kind {adapter.kind} cannot be merged: "
+                f"{adapter.unmergeable}."
+            )
+        return
     if merged.method not in METHODS:
         return
-    rotates = kind in ("oft", "coft")
+    rotates = adapter.merge_space == "rotations"
     if rotates != METHODS[merged.method].rotates:
         fitting = ", ".join(row.name for row in METHODS.values() if row.rotates == rotates)
         yield (
-            f"merged.method: {merged.method} does not merge experts of the kind {kind}; "
+            f"merged.method: {merged.method} does not merge experts of the kind {adapter.kind}; "
             f"{fitting} do."
         )
 

@@ -9,8 +9,9 @@ import tiny
 import torch
 
 from selma.adapters import names
+from selma.adapters.converting import convert
 from selma.adapters.files import OUR_KEY, Lineage
-from selma.adapters.formats import Adapter, convert, write
+from selma.adapters.formats import Adapter, write
 from selma.adapters.fusing import fuse
 from selma.adapters.models import read_model
 from selma.adapters.reading import LayerFile, read_adapter

@@ -6,8 +6,9 @@ import tiny
 import torch
 
 from selma.adapters import full
-from selma.adapters.applying import applied, read_any
+from selma.adapters.applying import applied, chosen
 from selma.adapters.files import Lineage, given, write_adapter
+from selma.adapters.table import kind_of, read_mergeable
 from selma.backbones.text_to_image import FULL_FILE
 from selma.config.adapters import FullConfig
 from selma.errors import AdapterError, ConfigError
@@ -53,12 +54,12 @@ def test_drawing_with_it_and_what_stays(tmp_path, model):
     base, other = images(model), tiny.load("sd1")
     other.pipe.unet.load_state_dict(safetensors.torch.load_file(folder / FULL_FILE))
     for place in (folder, folder / FULL_FILE):
-        with applied(model, [place]):
+        with applied(model, chosen([place])):
             assert images(model) == images(other) != base
         assert images(model) == base
-    with applied(model, [folder], strengths=[0.0]):
+    with applied(model, chosen([folder], [0.0])):
         assert images(model) == base
-    with applied(model, [folder], strengths=[0.5]):
+    with applied(model, chosen([folder], [0.5])):
         name = "conv_in.bias"
         halfway = tiny.load("sd1").pipe.unet.get_parameter(name) + 0.025
         torch.testing.assert_close(model.pipe.unet.get_parameter(name), halfway)
@@ -70,12 +71,12 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path, model):
     tensors.pop("conv_in.bias")
     (tmp_path / "less").mkdir()
     safetensors.torch.save_file(tensors, tmp_path / "less" / FULL_FILE)
-    with pytest.raises(AdapterError, match="conv_in"), applied(model, [tmp_path / "less"]):
+    with pytest.raises(AdapterError, match="conv_in"), applied(model, chosen([tmp_path / "less"])):
         pass
-    with pytest.raises(AdapterError, match="alone"), applied(model, [folder, folder]):
+    with pytest.raises(AdapterError, match="alone"), applied(model, chosen([folder, folder])):
         pass
     with pytest.raises(AdapterError, match="neither merged"):
-        read_any(folder)
+        read_mergeable(folder)
     assert images(model) == base
 
 
@@ -83,9 +84,8 @@ def test_a_lora_is_no_full_unet(tmp_path):
     factor = {"x.lora_A.weight": torch.ones(1, 2), "x.lora_B.weight": torch.ones(2, 1)}
     path = tmp_path / "pytorch_lora_weights.safetensors"
     write_adapter(path, given(factor), rank=1, alpha=1.0, targets=("x",), lineage=Lineage())
-    assert (
-        not full.is_full(path) and not full.is_full(tmp_path) and not full.is_full(tmp_path / "n")
-    )
+    assert all(kind_of(place).name == "lora" for place in (path, tmp_path, tmp_path / "n"))
+    assert not full.is_full(path)
 
 
 def test_half_precision_is_refused(model):

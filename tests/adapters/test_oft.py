@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 
 from selma.adapters.files import Lineage
 from selma.adapters.lora import attach as attach_lora
-from selma.adapters.rotations import oft
+from selma.adapters.rotations import coft, oft
 from selma.adapters.rotations.cayley import cayley, free_parameters, skew, turned
 from selma.adapters.rotations.energy import hyperspherical_energy
 from selma.adapters.rotations.files import (
@@ -19,6 +19,7 @@ from selma.adapters.rotations.files import (
     read_rotations,
     write_rotations,
 )
+from selma.adapters.table import ADAPTERS
 from selma.config.adapters import CoftConfig, LoraConfig, OftConfig
 from selma.errors import AdapterError, ConfigError
 
@@ -222,10 +223,10 @@ def test_a_step_agrees_with_pefts(unet):
 def test_coft_holds_its_radius(unet, radius, shared):
     config = CoftConfig(eps=1e-3, radius=radius, share_blocks=shared)
     factors = filled(oft.attach(unet, config, generator=MADE), scale=10.0)
-    oft.after_step(unet, factors, config)
+    coft.after_step(unet, factors, config)
     for name, vector in factors.items():
         layer = unet.get_submodule(name.removesuffix(f".{GENERATOR}"))
-        limit = oft.radius_of(config, layer.in_features)
+        limit = coft.radius_of(config, layer.in_features)
         norms = torch.linalg.matrix_norm(skew(vector.detach()))
         torch.testing.assert_close(norms, torch.full_like(norms, limit))
         if radius == "paper":
@@ -234,7 +235,7 @@ def test_coft_holds_its_radius(unet, radius, shared):
             assert float(whole.norm()) * copies**0.5 <= 1e-3 * (1 + 1e-5)
     free = filled(attached(unet), scale=10.0)
     kept = {name: vector.detach().clone() for name, vector in free.items()}
-    oft.after_step(unet, free, OftConfig())
+    ADAPTERS["oft"].after_step(unet, free, OftConfig())
     assert all(torch.equal(kept[name], free[name]) for name in kept)
 
 

@@ -9,9 +9,9 @@ import tiny
 import torch
 
 from selma.adapters import names
-from selma.adapters.applying import applied
+from selma.adapters.applying import applied, chosen
+from selma.adapters.converting import convert
 from selma.adapters.files import Lineage, given, write_adapter
-from selma.adapters.formats import convert
 from selma.adapters.fusing import fuse
 from selma.adapters.models import read_model
 from selma.adapters.rotations import oft
@@ -451,11 +451,11 @@ def test_pictures_are_the_same_fused_unfused_and_from_a_fused_folder(tmp_path):
     model = tiny.load("sd1")
     plain, before = image(model), model.pipe.unet.state_dict()
     before = {name: tensor.clone() for name, tensor in before.items()}
-    with applied(model, [place]):
+    with applied(model, chosen([place])):
         generated = image(model)
     assert generated != plain
     assert all(torch.equal(before[n], t) for n, t in model.pipe.unet.state_dict().items())
-    with applied(model, [place / ROTATION_FILE], strengths=[0.0]):
+    with applied(model, chosen([place / ROTATION_FILE], [0.0])):
         assert image(model) == plain
     with oft.turning(model.pipe.unet, [read_rotations(place)]):
         unfused = image(model)
@@ -482,23 +482,23 @@ def test_several_adapters_of_both_kinds_are_applied_in_their_order(tmp_path):
     def rotated(w, place, strength=1.0):
         return turned(w.double(), cayley(skew(strength * turns[place].generator.double())))
 
-    with applied(model, [turning, adding, other], strengths=[1.0, 0.5, 2.0]):
+    with applied(model, chosen([turning, adding, other], [1.0, 0.5, 2.0])):
         wanted = rotated(rotated(plain, turning) + 0.5 * (b @ a), other, 2.0)
         torch.testing.assert_close(weight, wanted.float())
-        with pytest.raises(AdapterError, match="one adapter"), applied(model, [turning]):
+        with pytest.raises(AdapterError, match="one adapter"), applied(model, chosen([turning])):
             pass
     assert torch.equal(weight, plain)
-    with applied(model, [other, turning]):
+    with applied(model, chosen([other, turning])):
         torch.testing.assert_close(weight, rotated(rotated(plain, other), turning).float())
         assert (weight - rotated(rotated(plain, turning), other)).abs().max() > 1e-3
     with applied(model, []):
         assert torch.equal(weight, plain)
     convert(turning / ROTATION_FILE, tmp_path / "peft", to="peft")
-    with applied(model, [tmp_path / "peft"]):
+    with applied(model, chosen([tmp_path / "peft"])):
         torch.testing.assert_close(weight, rotated(plain, turning).float())
     with (
         pytest.raises(ConfigError, match="strength each"),
-        applied(model, [other], strengths=[1, 2]),
+        applied(model, chosen([other], [1, 2])),
     ):
         pass
 
@@ -511,14 +511,14 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(tmp_path):
     lost.mkdir()
     written(lost / ROTATION_FILE, {"unet.mid_block.nothing.to_q": Turn(torch.zeros(4, 28))})
     for place in (wide, lost):
-        with pytest.raises(AdapterError), applied(model, [place]):
+        with pytest.raises(AdapterError), applied(model, chosen([place])):
             pass
         with pytest.raises(AdapterError):
             fuse(place, tmp_path / "fused", base=str(tiny.folder("sd1")))
         with pytest.raises(AdapterError):
             convert(place, tmp_path / "b.safetensors", to="selma", base=str(tiny.folder("sd1")))
     assert all(torch.equal(before[n], t) for n, t in model.pipe.unet.state_dict().items())
-    with applied(model, [expert_folder(tmp_path / "good")]):
+    with applied(model, chosen([expert_folder(tmp_path / "good")])):
         pass
 
 

@@ -197,7 +197,7 @@ def test_a_file_holds_the_whole_adapter(tmp_path, config):
     assert torch.equal(found.adapter(text, pooled).text, adapter(text, pooled).text)
     assert found.adapter.config.weight == 0.3  # the released code keeps it in a folder's name
     assert torch.equal(found.projection["weight"], linear.weight)
-    assert found.base == "f" * 64 and found.settings["projection"] == "random"
+    assert found.lineage.base == "f" * 64 and found.settings["projection"] == "random"
     again = saved(tmp_path / "again.safetensors", adapter, **more)
     assert again.read_bytes() == path.read_bytes()
 

@@ -6,6 +6,7 @@ import tiny
 import torch
 from diffusers import StableDiffusionPipeline
 
+from selma.adapters.applying import chosen
 from selma.adapters.files import Lineage
 from selma.adapters.lora import attach, detach, save
 from selma.adapters.sur import files as sur_files
@@ -43,7 +44,7 @@ def adapter_file(folder, model, config=SOUND, *, zero=False):
 
 
 def generated(model, folder=None, texts=TEXTS, config=SurGeneration(), seeds=None, **changed):  # noqa: B008
-    rewriting = folder and rewriting_by(folder, model, config)
+    rewriting = folder and rewriting_by(sur_files.load(folder), model, config)
     seeds = seeds or list(range(len(texts)))
     with model.rewritten(rewriting):
         images = list(model.generate(texts, seeds=seeds, **SETTINGS | changed))
@@ -104,9 +105,9 @@ def features(model, rewriting):
 
 
 def test_the_negative_branch_by_name(tmp_path, model):
-    folder = adapter_file(tmp_path, model)
+    file = sur_files.load(adapter_file(tmp_path, model))
     made = {
-        name: features(model, rewriting_by(folder, model, SurGeneration(negative=name)))
+        name: features(model, rewriting_by(file, model, SurGeneration(negative=name)))
         for name in ("alone", "adapted", "released")
     }
     plain, alone = made["alone"]
@@ -154,7 +155,7 @@ def test_it_goes_together_with_merged_experts(tmp_path, model):
 
 
 def test_two_at_once_and_foreign_widths_are_refused(tmp_path, model):
-    rewriting = rewriting_by(adapter_file(tmp_path, model), model, SurGeneration())
+    rewriting = rewriting_by(sur_files.load(adapter_file(tmp_path, model)), model, SurGeneration())
     with (
         model.rewritten(rewriting),
         pytest.raises(AdapterError, match="once"),
@@ -164,14 +165,14 @@ def test_two_at_once_and_foreign_widths_are_refused(tmp_path, model):
     one = isinstance(model.pipe, StableDiffusionPipeline)
     other = tiny.load("sdxl" if one else "sd1")
     with pytest.raises(AdapterError, match="features"):
-        rewriting_by(tmp_path, other, SurGeneration())
+        rewriting_by(sur_files.load(tmp_path), other, SurGeneration())
 
 
 def test_the_features_are_what_the_pipeline_gets(tmp_path, model):
     """Against diffusers, handed the adapter's own features by hand."""
     folder = adapter_file(tmp_path, model)
     (mine,) = generated(model, folder, TEXTS[:1], batch_size=1)
-    given = features(model, rewriting_by(folder, model, SurGeneration()))[1]
+    given = features(model, rewriting_by(sur_files.load(folder), model, SurGeneration()))[1]
     more = (
         {}
         if given.positive.pooled is None
@@ -198,6 +199,9 @@ def test_generate_takes_an_adapter(tmp_path):
     folder = adapter_file(tmp_path, model)
     how = {"base": tiny.base("sd1"), "steps": 2, "guidance": 3.0}
     (plain,) = generate("a cat", **how)
-    (read,) = generate("a cat", sur=folder, **how)
-    (none,) = generate("a cat", sur=folder, reading=SurGeneration(strength=0.0), **how)
+    (read,) = generate("a cat", adapters=chosen([folder]), **how)
+    off = chosen([folder], options={"sur": SurGeneration(strength=0.0)})
+    (none,) = generate("a cat", adapters=off, **how)
+    (zero,) = generate("a cat", adapters=chosen([folder], [0.0]), **how)
+    assert np.array_equal(plain, zero)
     assert np.array_equal(plain, none) and not np.array_equal(plain, read)

@@ -9,9 +9,9 @@ import torch
 from experts.test_encode_pairs import encoded, pairs
 from experts.test_train_experts import STEPS, changed, files, lines, never, train, trained
 
-from selma.adapters.applying import applied
-from selma.adapters.rotations import oft
+from selma.adapters.applying import applied, chosen
 from selma.adapters.rotations.cayley import skew
+from selma.adapters.rotations.coft import radius_of
 from selma.adapters.rotations.files import GENERATOR, MAGNITUDES, read_rotations
 from selma.backbones.text_to_image import ROTATION_FILE
 from selma.config.adapters import CoftConfig, LoraConfig, OftConfig
@@ -71,7 +71,7 @@ def test_coft_never_leaves_its_ball(tmp_path, model, data):
         width = model.denoiser.get_submodule(
             name.removeprefix("unet.").removesuffix(f".{GENERATOR}")
         ).in_features
-        limit = oft.radius_of(COFT, width)
+        limit = radius_of(COFT, width)
         norms = torch.linalg.matrix_norm(skew(vector))
         assert (norms <= limit * (1 + 1e-5)).all()
         limits.append(bool((norms > limit * 0.999).any()))
@@ -149,7 +149,7 @@ def test_an_expert_is_an_item_with_its_energies(tmp_path, model):
 
 def test_the_best_checkpoint_on_dev_is_drawn_and_taken(tmp_path, model):
     def judge(folder):
-        with applied(model, [folder]):  # nothing else is attached any more
+        with applied(model, chosen([folder])):  # nothing else is attached any more
             pass
         return {2: 1.0, 4: 3.0, 6: 2.0}[int(folder.name.removeprefix("step-"))]
 

@@ -10,6 +10,7 @@ from selma.config import ImagesConfig
 from selma.errors import DataError
 from selma.images.generating import generate_benchmark, generate_pairs
 from selma.randomness import seed_for
+from selma.records.adapters import AppliedAdapter
 from selma.records.benchmarks import BenchmarkPrompt, Question, repeated
 from selma.records.prompts import Prompt, prompt_id
 from selma.workspace import Workspace
@@ -122,8 +123,7 @@ def generate_the_benchmark(folder, some, name="base", model=lambda: tiny.load("s
     return generate_benchmark(
         some,
         name=name,
-        adapter=adapter,
-        adapter_key=str(adapter) if adapter else None,
+        adapters=[AppliedAdapter(path=adapter, key=str(adapter))] if adapter else [],
         steps=2,
         guidance=3.0,
         batch_size=4,

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
-from selma.adapters.formats import convert
+from selma.adapters.converting import convert
 from selma.adapters.reading import read_adapter
 from selma.cli import app
 from selma.config.merged import MergedConfig

@@ -9,7 +9,7 @@ import tiny
 import torch
 from safetensors.torch import save_file
 
-from selma.adapters.applying import applied, read_any
+from selma.adapters.applying import applied, chosen
 from selma.adapters.files import Lineage, given, write_adapter
 from selma.adapters.rotations.cayley import (
     ORTHOGONAL,
@@ -24,6 +24,7 @@ from selma.adapters.rotations.cayley import (
 )
 from selma.adapters.rotations.energy import hyperspherical_energy
 from selma.adapters.rotations.files import Turn, read_rotations, write_rotations
+from selma.adapters.table import read_any
 from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE
 from selma.config.merged import MergedConfig
 from selma.errors import AdapterError, IncompatibleExperts
@@ -290,7 +291,7 @@ def test_a_runs_experts_are_merged_into_one_file(tmp_path, method):
         for turn in found.values():
             assert orthogonality_error(cayley(skew(turn.generator))) < ORTHOGONAL
     assert merged(tmp_path, some, method=method) == result
-    with applied(tiny.load("sd1"), [result.folder]):
+    with applied(tiny.load("sd1"), chosen([result.folder])):
         pass
     other = merged(tmp_path / "other", some[::-1], method=method)
     equal = (other.folder / ROTATION_FILE).read_bytes() == (
@@ -470,7 +471,7 @@ def test_files_of_any_origin_are_merged_and_written(tmp_path):
     weight = tiny.load("sd1").denoiser.get_parameter(f"{KEYS[0].removeprefix('unet.')}.weight")
     model = tiny.load("sd1")
     inside = model.denoiser.get_parameter(f"{KEYS[0].removeprefix('unet.')}.weight")
-    with applied(model, [one.folder for one in some]):
+    with applied(model, chosen([one.folder for one in some])):
         torch.testing.assert_close(
             turns_of(ordered[0])[KEYS[0]].changed(weight.detach()), inside, atol=1e-5, rtol=1e-4
         )
@@ -486,6 +487,6 @@ def test_merged_pictures_differ_from_the_base(tmp_path):
         return generated.tobytes()
 
     plain = image()
-    with applied(model, [result.folder]):
+    with applied(model, chosen([result.folder])):
         assert image() != plain
     assert image() == plain

@@ -1,126 +1,103 @@
-"""Adapters of any kind on a model: what each makes of a weight, and several of them in order.
-
-The first of several changes the base's weights, the second what the first left, and so on: a
-rotation R after another Q gives W Qᵀ Rᵀ. Changes that only add (LoRA) are the same in any order.
-"""
+"""Adapters of any kind on a model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
-
-from selma.adapters import full, names
-from selma.adapters.reading import AdapterFile, read_adapter
-from selma.adapters.rotations.files import RotationFile
-from selma.adapters.rotations.foreign import is_rotation, read_any_rotations
+from selma.adapters import names
+from selma.adapters.kind import Adapter, AdapterKind, WeightChange
+from selma.adapters.replacing import replaced
+from selma.adapters.table import ADAPTERS, kind_of
 from selma.backbones.text_to_image import TextToImage
 from selma.errors import AdapterError, ConfigError
-
-Change = Callable[[Tensor], Tensor]
-"""A layer's weight → the weight with the adapter; float32 or wider in and out."""
+from selma.records.adapters import AppliedAdapter
 
 
 @contextmanager
-def applied(
-    model: TextToImage, places: Sequence[Path], *, strengths: Sequence[float] = ()
-) -> Iterator[None]:
-    """While the block runs, the UNet's weights hold the adapters, in their order; then they are
-    what they were, bit for bit.
+def applied(model: TextToImage, adapters: Sequence[AppliedAdapter]) -> Iterator[None]:
+    """While the block runs, the model works with the adapters, in their order; then it is what it
+    was, bit for bit.
 
-    places: files or folders of adapters, LoRA or OFT, or one of a whole UNet (`full`).
-    strengths: one for each, 1 if left out; a rotation in any strength stays one. Raises
-    AdapterError if one does not fit.
+    Those that change weights layer by layer (LoRA, OFT) are applied as one. Raises AdapterError if
+    one does not fit, or if one that must be alone is not.
     """
-    if strengths and len(strengths) != len(places):
-        raise ConfigError(f"{len(places)} adapters need a strength each, but {strengths} came.")
-    each = list(zip(places, strengths or [1.0] * len(places), strict=True))
-    if not each:
+    each = [_read(model, adapter) for adapter in adapters]
+    layerwise = [one for one in each if one.kind.weight_changes is not None]
+    _require_alone(each)
+    with ExitStack() as stack:
+        if len(layerwise) > 1:
+            stack.enter_context(replaced(model, [(one.path, one.changes) for one in layerwise]))
+        for one in each:
+            if one not in layerwise or len(layerwise) == 1:
+                stack.enter_context(one.alone(model))
         yield
-    elif len(each) == 1 and full.is_full(each[0][0]):
-        with full.drawn_with(model, each[0][0], strength=each[0][1]):
-            yield
-    elif len(each) == 1 and not is_rotation(each[0][0]):
-        with model.adapted(each[0][0], scale=each[0][1]):
-            yield
-    else:
-        with model.replaced(_in_order(model, each)):
-            yield
 
 
-def changes_of(file: AdapterFile | RotationFile, *, strength: float = 1.0) -> dict[str, Change]:
-    """Layer, by our names → what the adapter makes of its weight."""
-    if isinstance(file, RotationFile):
-        return {key: _turning(file, key, strength) for key in file.layers}
-    return {key: _adding(file, key, strength) for key in file.layers}
+def chosen(
+    paths: Sequence[Path], strengths: Sequence[float] = (), options: Mapping[str, Any] | None = None
+) -> list[AppliedAdapter]:
+    """Files or folders of adapters with a strength each, 1 if none is given.
 
-
-def read_any(
-    place: Path, *, layers_per_block: int = names.LAYERS_PER_BLOCK
-) -> AdapterFile | RotationFile:
-    """The adapter in a file or folder, of whatever kind. Raises AdapterError."""
-    if full.is_full(place):
-        raise AdapterError(
-            f"{place} is a whole UNet, no adapter: it can be drawn with alone, and neither merged, "
-            "converted nor put behind others."
+    options: kind → how adapters of that kind are applied. Raises ConfigError unless each has its
+    strength.
+    """
+    if strengths and len(strengths) != len(paths):
+        raise ConfigError(f"{len(paths)} adapters need a strength each, but {strengths} came.")
+    return [
+        AppliedAdapter(
+            path=path, strength=strength, options=(options or {}).get(kind_of(path).name)
         )
-    if is_rotation(place):
-        return read_any_rotations(place, layers_per_block=layers_per_block)
-    return read_adapter(place, layers_per_block=layers_per_block)
+        for path, strength in zip(paths, strengths or [1.0] * len(paths), strict=True)
+    ]
 
 
-def _turning(file: RotationFile, key: str, strength: float) -> Change:
-    def change(weight: Tensor) -> Tensor:
-        turn = file.turn(key)
-        turn.require_fit(tuple(weight.shape), of=f"{file.path}, {key}")
-        return turn.scaled(strength).changed(weight, of=key)
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """An adapter that is to be applied, its header read."""
 
-    return change
+    kind: AdapterKind
+    adapter: Adapter
+    wanted: AppliedAdapter
 
+    @property
+    def path(self) -> Path:
+        return self.wanted.path
 
-def _adding(file: AdapterFile, key: str, strength: float) -> Change:
-    def change(weight: Tensor) -> Tensor:
-        a, b = (factor.to(weight.device) for factor in file.factors(key))
-        scale = file.layers[key].scale * strength
-        return weight.float() + scale * (b @ a).reshape(weight.shape)
+    @property
+    def changes(self) -> Mapping[str, WeightChange]:
+        assert self.kind.weight_changes is not None
+        return self.kind.weight_changes(self.adapter, strength=self.wanted.strength)
 
-    return change
-
-
-def _in_order(model: TextToImage, each: Sequence[tuple[Path, float]]) -> Mapping[str, Change]:
-    steps: dict[str, list[Change]] = {}
-    for place, strength in each:
-        file = read_any(place, layers_per_block=_per_block(model))
-        for key, change in changes_of(file, strength=strength).items():
-            component, module = names.split(key)
-            if component != names.UNET:
-                raise AdapterError(f"{place} must change the UNet alone, but changes {key}.")
-            steps.setdefault(module, []).append(change)
-    _require_there(model, steps)
-    return {module: _one_after_another(some) for module, some in steps.items()}
+    def alone(self, model: TextToImage) -> AbstractContextManager[None]:
+        if self.kind.apply is None:
+            return replaced(model, [(self.path, self.changes)])
+        return self.kind.apply(
+            model, self.adapter, strength=self.wanted.strength, options=self.wanted.options
+        )
 
 
-def _per_block(model: TextToImage) -> int:
+def _read(model: TextToImage, wanted: AppliedAdapter) -> _Read:
+    kind = kind_of(wanted.path)
+    adapter = kind.read(wanted.path, layers_per_block=_layers_per_block(model))
+    options = wanted.options
+    if options is not None and (kind.options is None or not isinstance(options, kind.options)):
+        raise ConfigError(
+            f"{wanted.path} is of the kind {kind.name}, which takes no {type(options).__name__}."
+        )
+    return _Read(ADAPTERS[adapter.kind], adapter, wanted)
+
+
+def _require_alone(each: Sequence[_Read]) -> None:
+    changing = [one for one in each if one.kind.alone or one.adapter.layers]
+    for one in changing:
+        if one.kind.alone and len(changing) > 1:
+            raise AdapterError(f"{one.path} cannot be applied with others: {one.kind.unmergeable}.")
+
+
+def _layers_per_block(model: TextToImage) -> int:
     found = model.pipe.unet.config.layers_per_block
     return found if isinstance(found, int) else names.LAYERS_PER_BLOCK
-
-
-def _require_there(model: TextToImage, modules: Mapping[str, object]) -> None:
-    there = {name.removesuffix(".weight") for name, _ in model.pipe.unet.named_parameters()}
-    missing = sorted(modules.keys() - there)
-    if missing:
-        raise AdapterError(
-            f"The adapters change {len(modules)} layers, of which this model has "
-            f"{len(modules) - len(missing)}; it has no {missing[0]}. They are for another one."
-        )
-
-
-def _one_after_another(changes: Sequence[Change]) -> Change:
-    def change(weight: Tensor) -> Tensor:
-        for one in changes:
-            weight = one(weight)
-        return weight
-
-    return change

@@ -1,4 +1,4 @@
-"""One adapter as a file that others read: diffusers LoRA, kohya, PEFT folder.
+"""One LoRA as a file that others read: diffusers, kohya, PEFT folder.
 
 Tensors and scales come through each of them bit for bit; only names and headers differ. Equal
 adapters give equal bytes.
@@ -55,21 +55,12 @@ class Adapter:
     """Further entries of the header."""
 
 
-def convert(
-    source: Path, place: Path, *, to: str, base: str | None = None, coft_eps: float | None = None
-) -> list[Path]:
-    """The files written: the adapter at `source` in another format, its tensors unchanged.
+def convert_lora(source: Path, place: Path, *, to: str, base: str | None = None) -> list[Path]:
+    """The files written: the LoRA at `source` in another format, its tensors unchanged.
 
     `base` ("toybox" or a diffusers folder) is needed only where the layers do not tell which names
-    the format has for them; where it is given, the adapter must fit it. `coft_eps` is of rotations
-    (`rotations.foreign`).
+    the format has for them; where it is given, the adapter must fit it.
     """
-    from selma.adapters.rotations.foreign import convert_rotations, is_rotation
-
-    if is_rotation(source):
-        return convert_rotations(source, place, to=to, base=base, coft_eps=coft_eps)
-    if coft_eps is not None:
-        raise AdapterError(f"An eps of COFT belongs to rotations, but {source} has none.")
     model = None if base is None else read_model(base)
     per_block = model.layers_per_block if model else names.LAYERS_PER_BLOCK
     file = read_adapter(source, layers_per_block=per_block)

@@ -2,24 +2,27 @@
 
 The file has diffusers' own name and the UNet's own tensor names. So it takes the place of
 `unet/diffusion_pytorch_model.safetensors` in the base's folder, or is loaded by
-`pipe.unet.load_state_dict(safetensors.torch.load_file(path))`; selma draws with it as with an
-adapter. It can be drawn with at any strength, alone; it is nothing that could be merged.
+`pipe.unet.load_state_dict(safetensors.torch.load_file(path))`; selma applies it as an adapter, at
+any strength, but alone. It cannot be merged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from selma.adapters.files import OUR_KEY, Lineage, given, lineage_json, write_safetensors
-from selma.adapters.reading import as_the_manifest_says, opened
-from selma.backbones.text_to_image import FULL_FILE, TextToImage, adapter_file
+from selma.adapters.kind import AdapterKind
+from selma.adapters.names import UNET
+from selma.adapters.reading import as_the_manifest_says, lineage_of, opened
+from selma.backbones.text_to_image import FULL_FILE, TextToImage
 from selma.config.adapters import FullConfig
 from selma.errors import AdapterError, ConfigError
 
@@ -69,23 +72,44 @@ def save(
     write_safetensors(path, given(dict(factors)), metadata=metadata)
 
 
-def is_full(place: Path) -> bool:
-    """Whether the file, or what lies in the folder, is a whole UNet that selma trained."""
-    path = adapter_file(place)
-    if path.name == FULL_FILE:
-        return path.is_file()
+@dataclass(frozen=True)
+class FullFile:
+    """A whole UNet on disk, its header read."""
+
+    kind: ClassVar[str] = "full"
+    format: ClassVar[str] = "diffusers"
+    merge_space: ClassVar[None] = None
+
+    path: Path
+    layers: tuple[str, ...]
+    """All parameters, biases among them, by our names."""
+    lineage: Lineage
+
+
+def is_full(path: Path) -> bool:
+    """Whether a file is a whole UNet that selma trained, by its header."""
     if path.suffix != ".safetensors" or not path.is_file():
         return False
     with opened(path) as file:
         return FULL_KEY in (file.metadata() or {})
 
 
+def read(place: Path, *, layers_per_block: int | None = None) -> FullFile:
+    """The file, or the one in a folder of ours. Raises AdapterError if it is damaged."""
+    path = place / FULL_FILE if place.is_dir() else place
+    as_the_manifest_says(path)
+    with opened(path) as file:
+        layers = tuple(f"{UNET}.{name}" for name in sorted(file.keys()))
+        return FullFile(path, layers, lineage_of(file.metadata() or {}, path))
+
+
 @contextmanager
-def drawn_with(model: TextToImage, place: Path, *, strength: float = 1.0) -> Iterator[None]:
+def apply(
+    model: TextToImage, adapter: FullFile, *, strength: float = 1.0, options: None = None
+) -> Iterator[None]:
     """While the block runs, the UNet's parameters are those of the file, or with another strength s
     what lies on the line W + s (W' - W). Raises AdapterError if they do not fit exactly."""
-    path = adapter_file(place)
-    as_the_manifest_says(path)
+    path = adapter.path
     mine = dict(model.pipe.unet.named_parameters())
     with opened(path) as file:
         found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -102,3 +126,28 @@ def drawn_with(model: TextToImage, place: Path, *, strength: float = 1.0) -> Ite
         }
     with model.overwritten(found):
         yield
+
+
+def in_diffusers(adapter: FullFile, strength: float) -> list[str] | None:
+    """Plain diffusers loads the weights themselves, in full strength alone."""
+    if strength != 1:
+        return None
+    return [
+        "from safetensors.torch import load_file",
+        f"pipe.unet.load_state_dict(load_file({str(adapter.path)!r}))",
+    ]
+
+
+FULL = AdapterKind(
+    name="full",
+    settings=FullConfig,
+    file=FULL_FILE,
+    read=read,
+    recognizes=is_full,
+    attach=attach,
+    detach=detach,
+    save=save,
+    apply=apply,
+    alone=True,
+    in_diffusers=in_diffusers,
+)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from selma.adapters import names
-from selma.adapters.applying import Change, changes_of, read_any
 from selma.adapters.files import DTYPES, write_safetensors
-from selma.adapters.models import read_model, require_fit, weight_key
+from selma.adapters.kind import WeightChange
+from selma.adapters.models import read_model, weight_key
 from selma.adapters.reading import opened
-from selma.adapters.rotations.files import RotationFile, require_rotations_fit
+from selma.adapters.table import kind_of
 from selma.errors import AdapterError
 
 _COPIED = {".json", ".txt", ".safetensors", ".model"}
@@ -32,12 +32,15 @@ def fuse(adapter: Path, out: Path, *, base: str | None) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise AdapterError(f"{out} must be a new folder, but something is there.")
     model = read_model(base)
-    file = read_any(adapter, layers_per_block=model.layers_per_block)
-    if isinstance(file, RotationFile):
-        require_rotations_fit(file, model.shapes, who=adapter)
-    else:
-        require_fit(file.layers, model, who=adapter)
-    changes = changes_of(file)
+    kind = kind_of(adapter)
+    if kind.weight_changes is None:
+        raise AdapterError(
+            f"{adapter} is of the kind {kind.name}, which does not change a base layer by layer: "
+            "it cannot be fused into one."
+        )
+    file = kind.read(adapter, layers_per_block=model.layers_per_block)
+    kind.require_fit(file, model, adapter)
+    changes = kind.weight_changes(file)
     changed = {
         path: component
         for component in {names.split(key)[0] for key in changes}
@@ -55,7 +58,9 @@ def fuse(adapter: Path, out: Path, *, base: str | None) -> Path:
     return out
 
 
-def _write_fused(source: Path, place: Path, component: str, changes: Mapping[str, Change]) -> None:
+def _write_fused(
+    source: Path, place: Path, component: str, changes: Mapping[str, WeightChange]
+) -> None:
     tensors: dict[str, tuple[tuple[int, ...], Callable[[], Tensor]]] = {}
     dtypes: dict[str, torch.dtype] = {}
     with opened(source) as file:
@@ -68,7 +73,7 @@ def _write_fused(source: Path, place: Path, component: str, changes: Mapping[str
 
 
 def _weight(
-    source: Path, name: str, component: str, changes: Mapping[str, Change]
+    source: Path, name: str, component: str, changes: Mapping[str, WeightChange]
 ) -> Callable[[], Tensor]:
     change = changes.get(weight_key(component, name) or "")
 

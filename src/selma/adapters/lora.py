@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from selma.adapters.files import Lineage, given, write_adapter
+from selma.adapters.formats import convert_lora
+from selma.adapters.kind import AdapterKind, WeightChange, spread
+from selma.adapters.models import require_fit
+from selma.adapters.reading import AdapterFile, is_lora, read_adapter
+from selma.adapters.replacing import replaced
+from selma.backbones.text_to_image import ADAPTER_FILE, TextToImage
 from selma.config.adapters import LoraConfig
 from selma.errors import ConfigError
 
@@ -31,6 +38,8 @@ def attach(
     factors = add(unet, config)
     for name, parameter in factors.items():
         if ".lora_A." in name:
+            if parameter.is_meta:  # who counts on shapes alone needs no numbers
+                continue
             generated = INITS[config.init](torch.empty(parameter.shape), config.rank, generator)
             parameter.data.copy_(generated)
     return factors
@@ -101,3 +110,63 @@ INITS: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
     "gaussian": _gaussian,
     "kaiming": _kaiming,
 }
+
+
+def weight_changes(adapter: AdapterFile, *, strength: float = 1.0) -> dict[str, WeightChange]:
+    """Layer → W + strength x scale x B A."""
+    return {key: _adding(adapter, key, strength) for key in adapter.layers}
+
+
+def _adding(adapter: AdapterFile, key: str, strength: float) -> WeightChange:
+    def change(weight: Tensor) -> Tensor:
+        a, b = (factor.to(weight.device) for factor in adapter.factors(key))
+        scale = adapter.layers[key].scale * strength
+        return weight.float() + scale * (b @ a).reshape(weight.shape)
+
+    return change
+
+
+def apply(
+    model: TextToImage, adapter: AdapterFile, *, strength: float = 1.0, options: None = None
+) -> AbstractContextManager[None]:
+    """While the block runs, the weights hold the adapter as diffusers' own loader fuses it; that
+    of a PEFT folder, which the loader does not know, by `weight_changes`."""
+    if adapter.format == "peft":
+        return replaced(model, [(adapter.path, weight_changes(adapter, strength=strength))])
+    return model.adapted(adapter.path, scale=strength)
+
+
+def describe(adapter: AdapterFile) -> list[str]:
+    """Ranks and scales of its layers."""
+    layers = adapter.layers.values()
+    return [
+        f"rank: {spread(layer.rank for layer in layers)}",
+        f"scale: {spread(layer.scale for layer in layers)}",
+    ]
+
+
+def in_diffusers(adapter: AdapterFile, strength: float) -> list[str]:
+    """diffusers' own loader; fused, since an unfused adapter rounds otherwise."""
+    path = adapter.path
+    return [
+        f"pipe.load_lora_weights({str(path.parent)!r}, weight_name={path.name!r})",
+        f"pipe.fuse_lora(lora_scale={strength:g})",
+    ]
+
+
+LORA = AdapterKind(
+    name="lora",
+    settings=LoraConfig,
+    file=ADAPTER_FILE,
+    read=read_adapter,
+    recognizes=is_lora,
+    attach=attach,
+    detach=detach,
+    save=save,
+    weight_changes=weight_changes,
+    require_fit=lambda adapter, model, who: require_fit(adapter.layers, model, who=who),
+    apply=apply,
+    convert=convert_lora,
+    describe=describe,
+    in_diffusers=in_diffusers,
+)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +23,7 @@ from torch import Tensor
 from selma.adapters import names
 from selma.adapters.files import DTYPES, OUR_KEY, PEFT_KEY, Lineage, notes_of
 from selma.backbones.text_to_image import ADAPTER_FILE
+from selma.config.adapters import MergeSpace
 from selma.errors import AdapterError
 from selma.workspace import file_sha256
 
@@ -57,6 +58,9 @@ class LayerFile:
 @dataclass(frozen=True)
 class AdapterFile:
     """A low-rank adapter on disk. Its header is read; tensors are read when asked for."""
+
+    kind: ClassVar[str] = "lora"
+    merge_space: ClassVar[MergeSpace] = "deltas"
 
     path: Path
     format: str
@@ -139,6 +143,19 @@ def read_adapter(place: Path, *, layers_per_block: int = names.LAYERS_PER_BLOCK)
         lineage=lineage_of(metadata, place),
         notes=notes_of(metadata),
     )
+
+
+def is_lora(place: Path) -> bool:
+    """Whether a file or folder has low-rank factors alone, by names of tensors or PEFT's files."""
+    if place.is_dir():
+        parts = (place, *(place / component for component in names.COMPONENTS))
+        return any(is_lora(part / PEFT_FILE) for part in parts if (part / PEFT_FILE).is_file())
+    if place.name == PEFT_FILE and place.with_name(PEFT_SETTINGS).is_file():
+        return peft_json(place).get("peft_type", "LORA") == "LORA"
+    if place.suffix != ".safetensors" or not place.is_file():
+        return False
+    with opened(place) as file:
+        return all(any(one.fullmatch(name) for one in _SUFFIX) for name in file.keys())  # noqa: SIM118
 
 
 @contextmanager

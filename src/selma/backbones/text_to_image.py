@@ -36,14 +36,6 @@ IMAGES_AT_ONCE = 8
 """How many pictures one forward pass on the CPU holds, whatever the batch size is."""
 
 
-def adapter_file(place: Path) -> Path:
-    """An adapter's file: `place` itself, or what lies in that folder (LoRA's name if nothing)."""
-    if not place.is_dir():
-        return place
-    there = (place / name for name in (ADAPTER_FILE, ROTATION_FILE, FULL_FILE))
-    return next((path for path in there if path.is_file()), place / ADAPTER_FILE)
-
-
 def load_text_to_image(base: BaseConfig) -> TextToImage:
     """The model, on its device, in evaluation mode and without gradients. Raises ModelError."""
     import torch
@@ -169,7 +161,9 @@ class TextToImage:
         if folder is None:
             yield
             return
-        with self._changed(lambda: self._fuse(adapter_file(folder), scale=scale)):
+        with self._changed(
+            lambda: self._fuse(folder / ADAPTER_FILE if folder.is_dir() else folder, scale=scale)
+        ):
             yield
 
     @contextmanager

@@ -18,7 +18,7 @@ def inspect(
     """Show what an adapter's file is, and the diagnostics of its merge if it is one."""
     from rich.console import Console
 
-    from selma.adapters.applying import read_any
+    from selma.adapters.table import read_any
     from selma.merged.diagnostics import diagnostics_of
     from selma.report.models import print_adapter
     from selma.workspace import write_json
@@ -49,12 +49,12 @@ def convert(
     ] = None,
 ) -> None:
     """Write an adapter in another format, bit for bit; or fuse it into its base."""
-    from selma.adapters import formats, fusing
+    from selma.adapters import converting, fusing
 
     if to == "fused":
         typer.echo(fusing.fuse(adapter, out, base=base))
     else:
-        for path in formats.convert(adapter, out, to=to, base=base, coft_eps=coft_eps):
+        for path in converting.convert(adapter, out, to=to, base=base, coft_eps=coft_eps):
             typer.echo(path)
 
 
@@ -89,17 +89,17 @@ def generate(
     ),
 ) -> None:
     """Draw one prompt, with or without adapters."""
+    from selma.adapters.applying import chosen
     from selma.config.adapters import sur_generation
     from selma.config.networks import BaseConfig
     from selma.images import on_demand
 
+    options = {"sur": sur_generation(strength=sur_strength, negative=sur_negative)}
+    adapters = chosen(adapter or [], strength or (), options)
     images = on_demand.generate(
         prompt,
         base=BaseConfig(model=base),
-        adapter=adapter,
-        strengths=strength or (),
-        sur=sur,
-        reading=sur_generation(strength=sur_strength, negative=sur_negative),
+        adapters=adapters + chosen([sur] if sur else [], options=options),
         seed=seed,
         steps=steps,
         guidance=guidance,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -13,11 +13,25 @@ from pydantic import (
     model_validator,
 )
 
-from selma.config.section import Probability, Section, mistake
+from selma.config.section import Probability, Section, kinds, mistake
 from selma.errors import ConfigError
 
+MergeSpace = Literal["deltas", "rotations"]
+"""Where adapters are averaged: as changes that are added to weights, or as rotations of them."""
 
-class LoraConfig(Section):
+
+class AdapterSettings(Section):
+    """What settings of each kind of adapter say beside their values."""
+
+    merge_space: ClassVar[MergeSpace | None] = None
+    """None: adapters of this kind cannot be merged."""
+    unmergeable: ClassVar[str] = "its kind has no space to be merged in"
+    """Why, where they cannot."""
+
+
+class LoraConfig(AdapterSettings):
+    merge_space = "deltas"
+
     kind: Literal["lora"] = "lora"
     rank: PositiveInt = 128
     alpha: PositiveFloat | None = None
@@ -26,8 +40,10 @@ class LoraConfig(Section):
     init: Literal["gaussian", "kaiming"] = "gaussian"
 
 
-class RotationConfig(Section):
+class RotationConfig(AdapterSettings):
     """What both kinds of OFT (arXiv:2306.07280) have: neurons are turned, not added to."""
+
+    merge_space = "rotations"
 
     blocks: PositiveInt | None = None
     """How many blocks r a layer's rotation has; 4, as in the paper, unless block_size is given."""
@@ -72,23 +88,30 @@ class CoftConfig(RotationConfig):
     are on the scale of its code."""
     radius: Literal["paper", "released", "peft"] = "released"
     """"paper": the distance of a layer's rotation from the identity is at most eps. "released": as
-    its code, where a block's generator may have the norm eps b² / √r, so that eps of 1e-3 hardly
+    its code, where a block's skew matrix may have the norm eps b² / √r, so that eps of 1e-3 hardly
     bounds wide layers. "peft": eps / √r."""
 
 
-class FullConfig(Section):
-    """No adapter: all of the UNet's weights are trained themselves, as DreamBooth does."""
+class FullConfig(AdapterSettings):
+    """No adapter: all of the denoiser's weights are trained themselves, as DreamBooth does."""
+
+    unmergeable = (
+        "it holds a whole denoiser and is no adapter, so that it is applied alone, and neither "
+        "merged, converted nor put behind others"
+    )
 
     kind: Literal["full"] = "full"
 
 
-AdapterConfig = Annotated[LoraConfig | OftConfig | CoftConfig, Field(discriminator="kind")]
+GROUP = "selma.adapters"
 
-
-AnyAdapterConfig = Annotated[
-    LoraConfig | OftConfig | CoftConfig | FullConfig, Field(discriminator="kind")
-]
-"""With full fine-tuning, which subjects can be compared by and experts cannot be merged by."""
+if TYPE_CHECKING:
+    AdapterConfig = LoraConfig | OftConfig | CoftConfig
+    AnyAdapterConfig = AdapterConfig | FullConfig
+else:
+    AdapterConfig = kinds(LoraConfig, OftConfig, CoftConfig, group=GROUP)
+    # With full fine-tuning, which subjects can be compared by and experts cannot be merged by.
+    AnyAdapterConfig = kinds(LoraConfig, OftConfig, CoftConfig, FullConfig, group=GROUP)
 
 
 def sur_generation(**given: Any) -> SurGeneration:
@@ -100,8 +123,10 @@ def sur_generation(**given: Any) -> SurGeneration:
         raise ConfigError("The SUR-adapter cannot draw:\n" + "\n".join(lines)) from error
 
 
-class SurConfig(Section):
+class SurConfig(AdapterSettings):
     """The adapter on text features (SUR, arXiv:2305.05189)."""
+
+    unmergeable = "it rewrites text features and changes no weight"
 
     form: Literal["paper", "released"] = "paper"
     """Three maps, attention and an output network; "released" has an encoder of its own before."""

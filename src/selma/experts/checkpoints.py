@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from selma.adapters.files import given, write_safetensors
-from selma.backbones.text_to_image import adapter_file
+from selma.adapters.table import adapter_file
 from selma.progress import console
 from selma.workspace import file_sha256, write_json
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from selma.adapters.files import Lineage
-    from selma.adapters.kinds import Kind
+    from selma.adapters.kind import AdapterKind
     from selma.backbones.families.paths import NoisePath
     from selma.backbones.text_to_image import TextToImage
     from selma.experts.batches import Batch
@@ -88,18 +88,13 @@ class ExpertLearner:
         self._kind.save(path, dict(parameters), self.adapter, lineage=lineage)
 
     def read(self, path: Path) -> Mapping[str, Tensor]:
-        from safetensors.torch import load_file
-
-        return {
-            name.removeprefix(self.model.family.prefix): tensor
-            for name, tensor in load_file(path).items()
-        }
+        return self._kind.trained(path, self.model.family.prefix)
 
     @property
-    def _kind(self) -> Kind:
-        from selma.adapters.kinds import KINDS
+    def _kind(self) -> AdapterKind:
+        from selma.adapters.table import ADAPTERS
 
-        return KINDS[self.adapter.kind]
+        return ADAPTERS[self.adapter.kind]
 
 
 def _losses(model: TextToImage, encoded: Encoded, batch: Batch, noise_path: NoisePath) -> Tensor:
@@ -132,10 +127,10 @@ def _attached(
     seed: int,
 ) -> Iterator[dict[str, nn.Parameter]]:
     """The trainable factors, while the block runs; then the denoiser is what it was."""
-    from selma.adapters.kinds import KINDS
+    from selma.adapters.table import ADAPTERS
     from selma.randomness import generator
 
-    denoiser, kind = model.denoiser, KINDS[adapter.kind]
+    denoiser, kind = model.denoiser, ADAPTERS[adapter.kind]
     with plain_attention(model, config):
         try:
             generated = generator(seed, "experts", skill, "init")

@@ -10,10 +10,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from selma.adapters import lora
-from selma.adapters.kinds import KINDS
+from selma.adapters.table import ADAPTERS
 from selma.backbones.memory import DTYPES, Need, Parts, Shapes, denoised, held, peak, straight
-from selma.config.adapters import LoraConfig
 from selma.config.experts import ExpertsConfig
 from selma.experts.losses import denoising_losses
 
@@ -25,16 +23,11 @@ def training_need(parts: Parts, config: ExpertsConfig) -> Need:
     """One step of training: a forward and a backward pass are run on shapes, with the adapter
     attached. Gradients count as fixed: they do not grow with the batch."""
     narrow = None if config.precision == "fp32" else DTYPES[config.precision]
-    kind = KINDS[config.adapter.kind]
+    kind = ADAPTERS[config.adapter.kind]
     try:
         with torch.device("meta"):
-            if isinstance(config.adapter, LoraConfig):
-                factors = list(lora.add(parts.denoiser, config.adapter).values())
-            else:  # the others draw nothing
-                nothing = torch.Generator("cpu")
-                factors = list(
-                    kind.attach(parts.denoiser, config.adapter, generator=nothing).values()
-                )
+            unused = torch.Generator("cpu")  # shapes draw no numbers
+            factors = list(kind.attach(parts.denoiser, config.adapter, generator=unused).values())
         if config.gradient_checkpointing:
             parts.denoiser.enable_gradient_checkpointing(partial(_again, narrow=narrow))
 

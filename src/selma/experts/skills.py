@@ -97,7 +97,7 @@ def _train_skill(
     share_size(config)  # what is refused is refused before anything is begun
     path = item.begin()
 
-    from selma.adapters.kinds import KINDS
+    from selma.adapters.table import ADAPTERS
     from selma.experts.encoding import encode_pairs
     from selma.experts.tracking import tracked
 
@@ -124,7 +124,7 @@ def _train_skill(
             on_step=on_step,
             names=[pair.prompt.id for pair in pairs],
         )
-    kind = KINDS[config.adapter.kind]
+    kind = ADAPTERS[config.adapter.kind]
     look = None
     if kind.energies is not None:
         look = partial(kind.energies, model().denoiser)

@@ -17,7 +17,6 @@ from selma.backbones.base_files import base_fingerprint
 from selma.backbones.bases import rescale_of
 from selma.backbones.hub import installed
 from selma.config import ImagesConfig
-from selma.config.adapters import SurGeneration
 from selma.config.networks import BaseConfig
 from selma.errors import DataError
 from selma.image_files import png_bytes
@@ -25,6 +24,7 @@ from selma.images.choosing import best, scored, scorer_of, write_scores
 from selma.images.pairs import METADATA, read_generated, write_metadata
 from selma.progress import progress
 from selma.randomness import seed_for
+from selma.records.adapters import AppliedAdapter
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.images import Pair
 from selma.records.prompts import Prompt
@@ -32,7 +32,7 @@ from selma.workspace import IMAGES, SCORES, Workspace, inside, write_bytes
 
 if TYPE_CHECKING:
     from selma.backbones.judges.judge import Scorer
-    from selma.backbones.text_to_image import Rewriting, TextToImage
+    from selma.backbones.text_to_image import TextToImage
 
 CANDIDATES = "candidates"
 SCORES_OF_CANDIDATES = "candidates.jsonl"
@@ -62,8 +62,7 @@ def generate_benchmark(
     benchmark_prompts: Sequence[BenchmarkPrompt],
     *,
     name: str,
-    adapter: Path | None,
-    adapter_key: str | None,
+    adapters: Sequence[AppliedAdapter] = (),
     steps: int,
     guidance: float,
     batch_size: int,
@@ -71,7 +70,6 @@ def generate_benchmark(
     base: BaseConfig,
     seed: int,
     model: Callable[[], TextToImage],
-    reader: Reader | None = None,
 ) -> Path:
     """The folder `5-scores/images/<name>` with one `<prompt id>.png` for each exam prompt, or
     several where `records.repeated` has ids for them.
@@ -80,9 +78,8 @@ def generate_benchmark(
     """
     recipe = {
         **generation_recipe(base, steps=steps, guidance=guidance, seed=seed),
-        "adapter": adapter_key,
+        "adapter": _adapters_recipe(adapters),
         "benchmark": _digest([prompt.id, prompt.text] for prompt in benchmark_prompts),
-        "sur": reader and [reader.key, reader.config.model_dump(mode="json")],
     }
     item = folder.item(SCORES, "images", name, recipe=recipe)
     if item.done:
@@ -97,11 +94,10 @@ def generate_benchmark(
         jobs,
         f"drawing the exam: {name}",
         model=model,
-        adapter=adapter,
+        adapters=adapters,
         steps=steps,
         guidance=guidance,
         batch_size=batch_size,
-        reader=reader,
     )
     cut = _tokens_cut(jobs, model)
     item.finish(
@@ -109,15 +105,6 @@ def generate_benchmark(
         {"images": len(jobs), "over_token_limit": sum(n > 0 for n in cut)},
     )
     return item.path
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A SUR-adapter that the prompts pass through."""
-
-    folder: Path
-    key: str
-    config: SurGeneration
 
 
 @dataclass(frozen=True)
@@ -173,7 +160,6 @@ def _generate_skill(
         jobs,
         f"drawing {skill}",
         model=model,
-        adapter=None,
         steps=config.steps,
         guidance=config.guidance,
         batch_size=config.batch_size,
@@ -245,11 +231,10 @@ def generate_missing(
     what: str,
     *,
     model: Callable[[], TextToImage],
-    adapter: Path | None,
+    adapters: Sequence[AppliedAdapter] = (),
     steps: int,
     guidance: float,
     batch_size: int,
-    reader: Reader | None = None,
     steered: Steered | None = None,
 ) -> dict[str, Any]:
     """Draws what has no file yet, every process a part; returns how many and how long it took."""
@@ -262,8 +247,7 @@ def generate_missing(
 
         there = len(jobs) - len(missing)
         with (
-            applied(model(), [adapter] if adapter else []),
-            model().rewritten(_rewriting(reader, model())),
+            applied(model(), adapters),
             (steered or _freely)(model(), mine) as before,
             progress(what, total=there + len(mine), done=there) as advance,
         ):
@@ -287,12 +271,10 @@ def _freely(model: TextToImage, jobs: Sequence[Job]) -> Iterator[None]:
     yield
 
 
-def _rewriting(reader: Reader | None, model: TextToImage) -> Rewriting | None:
-    if reader is None:
-        return None
-    from selma.adapters.sur.rewriting import rewriting_by
-
-    return rewriting_by(reader.folder, model, reader.config)
+def _adapters_recipe(adapters: Sequence[AppliedAdapter]) -> Any:
+    """None without adapters; of a single one its own, so that a plain one's is its key."""
+    recipes = [adapter.recipe for adapter in adapters]
+    return recipes if len(recipes) > 1 else next(iter(recipes), None)
 
 
 def generation_recipe(

@@ -10,42 +10,31 @@ from PIL.Image import Image
 from selma.adapters.applying import applied
 from selma.backbones.bases import guidance_of
 from selma.backbones.text_to_image import load_text_to_image
-from selma.config.adapters import SurGeneration
 from selma.config.networks import BaseConfig
 from selma.errors import ConfigError
+from selma.records.adapters import AppliedAdapter
 
 TOYBOX = BaseConfig()
-PLAIN = SurGeneration()
 
 
 def generate(
     text: str,
     *,
     base: BaseConfig = TOYBOX,
-    adapter: Path | Sequence[Path] | None = None,
-    strengths: Sequence[float] = (),
-    sur: Path | None = None,
-    reading: SurGeneration = PLAIN,
+    adapters: Sequence[AppliedAdapter] = (),
     seed: int = 0,
     steps: int = 50,
     guidance: float | None = None,
     count: int = 1,
 ) -> Iterator[Image]:
-    """`count` pictures of one text, with seeds `seed`, `seed + 1` and so on; the base model's own
-    where no adapter is given.
+    """Generate `count` images of one text, with seeds `seed`, `seed + 1` and so on.
 
-    adapter: file or folder of an adapter; several are applied in their order, each with its
-    strength.  sur: a SUR-adapter's file or folder, which reads the text as `reading` says.
-    guidance: None is the short name's own, and 7.5 for any other base.
+    adapters: of any kind, applied in their order (`adapters.applying.chosen`); without them the
+    images are the base model's own.  guidance: None is the short name's own, and 7.5 for any other
+    base.
     """
     model = load_text_to_image(base)
-    places = [adapter] if isinstance(adapter, Path) else list(adapter or ())
-    rewriting = None
-    if sur is not None:
-        from selma.adapters.sur.rewriting import rewriting_by
-
-        rewriting = rewriting_by(sur, model, reading)
-    with applied(model, places, strengths=strengths), model.rewritten(rewriting):
+    with applied(model, adapters):
         yield from model.generate(
             [text] * count,
             seeds=[seed + i for i in range(count)],

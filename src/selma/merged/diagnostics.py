@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selma.adapters.applying import read_any
 from selma.adapters.files import DIAGNOSTICS_KEY, as_json
 from selma.adapters.reading import AdapterFile
 from selma.adapters.rotations.cayley import drift, orthogonality_error
 from selma.adapters.rotations.files import RotationFile
+from selma.adapters.table import read_any
 from selma.errors import AdapterError
 from selma.merged.lowrank import Factors, products, stacked
 from selma.merged.rotation_methods import RotationPart, conflict
@@ -221,10 +221,11 @@ def read_diagnostics(place: Path) -> dict[str, Any] | None:
 
 def diagnostics_of(file: AdapterFile | RotationFile) -> dict[str, Any] | None:
     """The same of an adapter that is read already."""
-    if DIAGNOSTICS_KEY not in file.notes:
+    notes: Mapping[str, str] = getattr(file, "notes", {})
+    if DIAGNOSTICS_KEY not in notes:
         return None
     try:
-        entry = json.loads(file.notes[DIAGNOSTICS_KEY])
+        entry = json.loads(notes[DIAGNOSTICS_KEY])
         figures = entry.pop("figures")
         layers = {
             name: dict(zip(figures, values, strict=True))

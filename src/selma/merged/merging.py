@@ -222,10 +222,10 @@ def merge_recipe(experts: Mapping[str, str], plan: Plan) -> dict[str, Any]:
 
 def read_experts(by_name: Mapping[str, Expert], plan: Plan) -> dict[str, AnyFile]:
     """Skill → its adapter, all of which the method can merge. Raises IncompatibleExperts."""
-    from selma.adapters.applying import read_any
+    from selma.adapters.table import read_mergeable
     from selma.merged.compatibility import require_compatible
 
-    files = {skill: read_any(expert.folder) for skill, expert in by_name.items()}
+    files = {skill: read_mergeable(expert.folder) for skill, expert in by_name.items()}
     require_compatible(files, plan.method)
     return files
 
@@ -264,14 +264,14 @@ def _kind(plan: Plan) -> type[DeltaMerge] | type[RotationMerge]:
 
 def _read_file(place: Path, model: Model | None) -> AnyFile:
     """An adapter's file, which fits the model if there is one."""
-    from selma.adapters.applying import read_any
     from selma.adapters.models import require_fit
     from selma.adapters.names import LAYERS_PER_BLOCK
     from selma.adapters.reading import AdapterFile
     from selma.adapters.rotations.files import require_rotations_fit
+    from selma.adapters.table import read_mergeable
 
     per_block = model.layers_per_block if model else LAYERS_PER_BLOCK
-    file = read_any(place, layers_per_block=per_block)
+    file = read_mergeable(place, layers_per_block=per_block)
     if model and isinstance(file, AdapterFile):
         require_fit(file.layers, model, who=place)
     elif model and not isinstance(file, AdapterFile):

@@ -44,8 +44,8 @@ class Findings:
     trials: list[dict[str, Any]] = field(default_factory=list)
     """Every merge that was tried (`merged.searching`); empty where weights were given."""
     energies: dict[str, Any] = field(default_factory=dict)
-    """Skill → hyperspherical energy of each layer before and after (`adapters.oft.energies`), of
-    experts that are rotations."""
+    """Skill → hyperspherical energy of each layer before and after, of experts that are rotations
+    (`adapters.rotations.oft.energies`)."""
     hps: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Model → its result on HPS's benchmark (`scores.hps`), of models that are still the run's."""
     keys: dict[str, str] = field(default_factory=dict)

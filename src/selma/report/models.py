@@ -12,50 +12,26 @@ from rich.table import Table
 from selma.report.tables import points, share
 
 if TYPE_CHECKING:
-    from selma.adapters.reading import AdapterFile
-    from selma.adapters.rotations.files import RotationFile
+    from selma.adapters.kind import Adapter
     from selma.backbones.bases import Architecture, Base
     from selma.backbones.memory import Need
 
 
-def print_adapter(file: AdapterFile | RotationFile, console: Console) -> None:
-    """What an adapter's file is: its format, its layers, and where it says that it comes from."""
+def print_adapter(file: Adapter, console: Console) -> None:
+    """What an adapter's file is: its kind and format, its layers, and where it says that it comes
+    from."""
+    from selma.adapters.table import ADAPTERS
+
     parts = Counter(layer.partition(".")[0] for layer in file.layers)
-    lines = [f"{file.path}: {file.format}"]
-    lines += [f"layers: {len(file.layers)} ({', '.join(f'{n} of {p}' for p, n in parts.items())})"]
-    if isinstance(file.layers, Mapping):
-        layers = file.layers.values()
-        lines += [f"rank: {_spread(layer.rank for layer in layers)}"]
-        lines += [f"scale: {_spread(layer.scale for layer in layers)}"]
-    else:
-        lines += _turning(file)
+    lines = [f"{file.path}: {file.kind}, {file.format}"]
+    if file.layers:
+        counts = ", ".join(f"{count} of {part}" for part, count in parts.items())
+        lines += [f"layers: {len(file.layers)} ({counts})"]
+    lines += ADAPTERS[file.kind].describe(file)
     lines += [f"base: {file.lineage.base or 'not named'}"]
     lines += [f"{key}: {value}" for key, value in sorted(file.lineage.made_by.items())]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _turning(file: Any) -> list[str]:
-    """Of rotations: their blocks, what else they change, and their settings."""
-    turns = [file.turn(key) for key in file.layers]
-    each = [turn.generator if turn.mixture is None else turn.mixture for turn in turns]
-    blocks = [one for one in each if one is not None]
-    lines = []
-    if blocks:
-        sides = _spread(turn.size for turn in turns if turn.size)
-        lines += [
-            f"blocks stored for a layer: {_spread(len(one) for one in blocks)} of side {sides}"
-        ]
-    roles = Counter(role for turn in turns for role in turn.tensors)
-    lines += [f"{role}: in {count} layers" for role, count in sorted(roles.items())]
-    lines += [f"numbers: {sum(t.numel() for turn in turns for t in turn.tensors.values())}"]
-    return lines + [f"{key}: {value}" for key, value in sorted(file.about.items())]
-
-
-def _spread(values: Iterable[float]) -> str:
-    """One number, or the smallest and the largest."""
-    found = sorted(set(values))
-    return f"{found[0]:g}" + (f" to {found[-1]:g}" if len(found) > 1 else "")
 
 
 def print_diagnostics(

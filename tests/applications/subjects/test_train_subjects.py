@@ -9,6 +9,7 @@ import torch
 from experts.test_encode_pairs import encoded, pairs
 
 from selma.adapters.reading import parameter_count
+from selma.adapters.table import adapter_file
 from selma.applications.subjects.settings import (
     Prior,
     SubjectMethod,
@@ -16,7 +17,7 @@ from selma.applications.subjects.settings import (
     SubjectTraining,
 )
 from selma.applications.subjects.training import adapter_at, kept_steps, train_subjects
-from selma.backbones.text_to_image import ADAPTER_FILE, FULL_FILE, ROTATION_FILE, adapter_file
+from selma.backbones.text_to_image import ADAPTER_FILE, FULL_FILE, ROTATION_FILE
 from selma.config.adapters import CoftConfig, FullConfig, LoraConfig, OftConfig
 from selma.experts import checkpoints
 from selma.experts.batches import Batches

@@ -129,7 +129,7 @@ def test_an_adapter_is_an_item_with_everything_in_one_file(tmp_path, model):
     ]  # fmt: skip
     assert train(tmp_path, some, config, never) == made
     found = sur_files.load(made.folder)
-    assert found.base == model.fingerprint
+    assert found.lineage.base == model.fingerprint
     assert found.adapter.config == config.adapter
     assert found.projection["weight"].shape == (32, 24)
     assert found.settings["projection"] == "random"

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from selma.adapters.files import (
 from selma.adapters.reading import as_the_manifest_says, lineage_of, opened
 from selma.adapters.rotations.cayley import cayley, require_rotation, side, skew, turned
 from selma.backbones.text_to_image import ROTATION_FILE
+from selma.config.adapters import MergeSpace
 from selma.errors import AdapterError
 
 ROTATION_KEY = "selma_rotations"
@@ -128,6 +129,8 @@ class Turn:
 class RotationFile:
     """An adapter that turns, wherever it lies: layers by our names, each read when asked for."""
 
+    merge_space: ClassVar[MergeSpace] = "rotations"
+
     path: Path
     format: str
     """"selma", "peft", "onetrainer" or "released"."""
@@ -140,6 +143,11 @@ class RotationFile:
     """Further facts of the header: the adapter's settings."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """Further entries of the header (`files.notes_of`)."""
+
+    @property
+    def kind(self) -> str:
+        """Of its training, if the header says so; the files of both kinds are alike."""
+        return "coft" if self.about.get("kind") == "coft" else "oft"
 
     def turn(self, key: str) -> Turn:
         """What the adapter does to one layer. Raises AdapterError unless the numbers are finite and

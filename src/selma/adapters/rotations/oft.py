@@ -1,4 +1,4 @@
-"""OFT and COFT (arXiv:2306.07280) on a UNet: attach, train, hold within the ball, save, detach.
+"""OFT (arXiv:2306.07280) on a UNet: attach, train, save, detach, apply.
 
 Training turns a layer's input instead of its weight, x R before W, which is the same function. The
 mathematics is `rotation`'s; the backward pass is written out, since Cayley's has a closed form that
@@ -7,6 +7,7 @@ needs no further system to be solved.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from torch.autograd.function import once_differentiable
 
 from selma.adapters import names
 from selma.adapters.files import Lineage
-from selma.adapters.rotations.cayley import ball, drift, projected, skew, triangle
+from selma.adapters.kind import AdapterKind, WeightChange, spread
+from selma.adapters.rotations.cayley import drift, skew, triangle
 from selma.adapters.rotations.energy import hyperspherical_energy
 from selma.adapters.rotations.files import (
     GENERATOR,
@@ -27,10 +29,13 @@ from selma.adapters.rotations.files import (
     RotationFile,
     Turn,
     read_rotations,
+    require_rotations_fit,
     turn_of,
     write_rotations,
 )
-from selma.config.adapters import CoftConfig, RotationConfig
+from selma.adapters.rotations.foreign import convert_rotations, is_rotation, read_any_rotations
+from selma.backbones.text_to_image import ROTATION_FILE
+from selma.config.adapters import OftConfig, RotationConfig
 from selma.errors import AdapterError, ConfigError
 
 if TYPE_CHECKING:
@@ -85,36 +90,6 @@ def targets(unet: nn.Module, config: RotationConfig) -> Iterator[tuple[str, nn.L
     if not found:
         raise ConfigError("experts.adapter turns attention's projections, but the UNet has none.")
     yield from found
-
-
-def after_step(
-    unet: nn.Module, factors: Mapping[str, nn.Parameter], config: RotationConfig
-) -> None:
-    """After a step: moves generators back into COFT's ball; nothing for OFT.
-
-    The released code projects before each forward pass instead, which leaves its last step outside.
-    """
-    if not isinstance(config, CoftConfig):
-        return
-    for name, parameter in factors.items():
-        module, _, role = name.rpartition(".")
-        if role == GENERATOR:
-            width = unet.get_submodule(module).in_features
-            assert isinstance(width, int)
-            with torch.no_grad():
-                parameter.copy_(projected(parameter, radius_of(config, width)))
-
-
-def radius_of(config: CoftConfig, width: int) -> float:
-    """How large the norm of a block's generator may be in a layer of this input width."""
-    blocks = config.blocks_of(width)
-    return ball(
-        config.eps,
-        config.radius,
-        size=width // blocks,
-        blocks=blocks,
-        shared=config.share_blocks,
-    )
 
 
 def save(
@@ -319,3 +294,52 @@ def _to_vector(by_rotation: Tensor, change: Tensor) -> Tensor:
     x = change.mT / 2 + torch.eye(change.shape[-1], dtype=change.dtype, device=change.device)
     by_generator = 2 * x @ by_rotation @ x
     return triangle(by_generator - by_generator.mT)
+
+
+def weight_changes(adapter: RotationFile, *, strength: float = 1.0) -> dict[str, WeightChange]:
+    """Layer → what the adapter makes of its weight; a rotation in any strength stays one."""
+    return {key: _turning(adapter, key, strength) for key in adapter.layers}
+
+
+def _turning(adapter: RotationFile, key: str, strength: float) -> WeightChange:
+    def change(weight: Tensor) -> Tensor:
+        turn = adapter.turn(key)
+        turn.require_fit(tuple(weight.shape), of=f"{adapter.path}, {key}")
+        return turn.scaled(strength).changed(weight, of=key)
+
+    return change
+
+
+def describe(adapter: RotationFile) -> list[str]:
+    """Its blocks, what else it changes, and its settings."""
+    turns = [adapter.turn(key) for key in adapter.layers]
+    each = [turn.generator if turn.mixture is None else turn.mixture for turn in turns]
+    blocks = [one for one in each if one is not None]
+    lines = []
+    if blocks:
+        sides = spread(turn.size for turn in turns if turn.size)
+        lines += [
+            f"blocks stored for a layer: {spread(len(one) for one in blocks)} of side {sides}"
+        ]
+    roles = Counter(role for turn in turns for role in turn.tensors)
+    lines += [f"{role}: in {count} layers" for role, count in sorted(roles.items())]
+    lines += [f"numbers: {sum(t.numel() for turn in turns for t in turn.tensors.values())}"]
+    return lines + [f"{key}: {value}" for key, value in sorted(adapter.about.items())]
+
+
+OFT = AdapterKind(
+    name="oft",
+    settings=OftConfig,
+    file=ROTATION_FILE,
+    read=read_any_rotations,
+    recognizes=is_rotation,
+    attach=attach,
+    detach=detach,
+    save=save,
+    energies=energies,
+    weight_changes=weight_changes,
+    require_fit=lambda adapter, model, who: require_rotations_fit(adapter, model.shapes, who=who),
+    convert=convert_rotations,
+    convert_options=frozenset({"coft_eps"}),
+    describe=describe,
+)

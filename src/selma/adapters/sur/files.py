@@ -7,13 +7,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from selma.adapters.files import OUR_KEY, Lineage, as_json, given, lineage_json, write_safetensors
+from selma.adapters.reading import opened
 from selma.adapters.sur.network import SurAdapter, Widths, as_settings, restored
 from selma.backbones.preference.converting import read_state
 from selma.config.adapters import SurConfig
@@ -31,12 +31,18 @@ UNUSED = ("encoder_layer.", "attention.value_layer.")
 class SurFile:
     """An adapter with what its file says of it."""
 
+    kind: ClassVar[str] = "sur"
+    format: ClassVar[str] = "selma"
+    layers: ClassVar[tuple[str, ...]] = ()
+    merge_space: ClassVar[None] = None
+
+    path: Path
     adapter: SurAdapter
     projection: Mapping[str, Tensor]
     """The map from the language model's vectors, "weight" and "bias"; empty if it was not kept."""
     settings: Mapping[str, Any]
-    base: str | None
-    """Fingerprint of the base that it was trained on."""
+    lineage: Lineage
+    """The base is the one that it was trained on."""
 
 
 def save(
@@ -75,8 +81,9 @@ def load(path: Path) -> SurFile:
         settings = json.loads(metadata[SUR_KEY])
         config = SurConfig.model_validate(settings["adapter"])
         widths = Widths(tuple(settings["widths"]["text"]), settings["widths"]["pooled"])
-        base = json.loads(metadata.get(OUR_KEY, "{}")).get("base")
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, ValidationError) as error:
+        origin = json.loads(metadata.get(OUR_KEY, "{}"))
+        lineage = Lineage(origin.get("base"), origin.get("made_by") or {})
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise AdapterError(
             f"{path} must be a whole safetensors file of a SUR-adapter, with its settings, but "
             f"cannot be read as one: {error!r}."
@@ -91,7 +98,15 @@ def load(path: Path) -> SurFile:
         adapter = restored(config, widths, mine)
     except AdapterError as error:
         raise AdapterError(f"{path}: {error}") from error
-    return SurFile(adapter, kept, settings, base)
+    return SurFile(path, adapter, kept, settings, lineage)
+
+
+def is_sur(place: Path) -> bool:
+    """Whether a file says in its header that it is a SUR-adapter."""
+    if place.suffix != ".safetensors" or not place.is_file():
+        return False
+    with opened(place) as file:
+        return SUR_KEY in (file.metadata() or {})
 
 
 def load_released(path: Path, *, weight: float, attention: str = "batch") -> SurAdapter:

@@ -1,23 +1,42 @@
-"""Drawing through a SUR-adapter: text features in, adapted ones out, each prompt by itself."""
+"""Applying a SUR-adapter: text features in, adapted ones out, each prompt by itself."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from selma.adapters.sur.files import load
+from selma.adapters.kind import AdapterKind
+from selma.adapters.sur.files import FILE, SurFile, is_sur, load
 from selma.adapters.sur.network import SurAdapter, require_fit
 from selma.backbones.families.conditioning import Conditioning, PromptFeatures
 from selma.backbones.text_to_image import Rewriting, TextToImage
-from selma.config.adapters import SurGeneration
+from selma.config.adapters import SurConfig, SurGeneration
 
 
-def rewriting_by(path: Path, model: TextToImage, config: SurGeneration) -> Rewriting:
-    """What the adapter in this file or folder makes of the model's text features.
+def apply(
+    model: TextToImage,
+    adapter: SurFile,
+    *,
+    strength: float = 1.0,
+    options: SurGeneration | None = None,
+) -> AbstractContextManager[None]:
+    """While the block runs, images are generated from what the adapter makes of text features.
+
+    The strength multiplies the one of the options. Raises AdapterError if the adapter was made for
+    another base's features.
+    """
+    config = options or SurGeneration()
+    config = config.model_copy(update={"strength": strength * config.strength})
+    return model.rewritten(rewriting_by(adapter, model, config))
+
+
+def rewriting_by(file: SurFile, model: TextToImage, config: SurGeneration) -> Rewriting:
+    """What the adapter makes of the model's text features.
 
     Raises AdapterError if it was made for another base's features.
     """
-    adapter = load(path).adapter
+    adapter = file.adapter
     require_fit(adapter, model)
     adapter.to(model.device).train(config.dropout)
 
@@ -55,3 +74,30 @@ def _adapted(
 ) -> Conditioning:
     adapted = adapter(conditioning.text, conditioning.pooled, strength=config.strength)
     return replace(conditioning, text=adapted.text, pooled=adapted.pooled)
+
+
+def read(path: Path, *, layers_per_block: int | None = None) -> SurFile:
+    """The adapter in a file or folder. Raises AdapterError."""
+    return load(path)
+
+
+def describe(file: SurFile) -> list[str]:
+    """The features that it is for, and its settings."""
+    widths = file.adapter.widths
+    lines = [f"text features: {', '.join(map(str, widths.text))}"]
+    lines += [] if widths.pooled is None else [f"pooled features: {widths.pooled}"]
+    lines += [f"numbers: {sum(weight.numel() for weight in file.adapter.parameters())}"]
+    settings = file.adapter.config.model_dump(mode="json")
+    return lines + [f"{key}: {value}" for key, value in sorted(settings.items())]
+
+
+SUR = AdapterKind(
+    name="sur",
+    settings=SurConfig,
+    file=FILE,
+    read=read,
+    recognizes=is_sur,
+    apply=apply,
+    options=SurGeneration,
+    describe=describe,
+)

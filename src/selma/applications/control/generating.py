@@ -71,7 +71,6 @@ def generate_control(
         jobs,
         f"drawing by {signal}: {name}",
         model=model,
-        adapter=None,
         steps=generation.steps,
         guidance=generation.guidance,
         batch_size=generation.batch_size,

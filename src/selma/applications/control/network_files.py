@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from selma.adapters import names
-from selma.adapters.applying import changes_of
 from selma.adapters.files import OUR_KEY, Lineage, as_json, given, lineage_json, write_safetensors
 from selma.adapters.rotations.files import ROLES, RotationFile, Turn, sorted_layers, turn_of
+from selma.adapters.rotations.oft import weight_changes
 from selma.applications.control import networks
 from selma.errors import AdapterError
 
@@ -153,7 +153,7 @@ def _changes(model: TextToImage, file: ControlFile) -> dict[str, Callable[[Tenso
     turns = file.turns
     if turns is None:
         return {}
-    modules = {names.split(key)[1]: change for key, change in changes_of(turns).items()}
+    modules = {names.split(key)[1]: change for key, change in weight_changes(turns).items()}
     there = {name.removesuffix(".weight") for name, _ in model.denoiser.named_parameters()}
     if missing := sorted(modules.keys() - there):
         raise AdapterError(

@@ -18,9 +18,9 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from selma.adapters.files import Lineage
-from selma.adapters.kinds import KINDS
 from selma.adapters.rotations import oft
 from selma.adapters.rotations.files import GENERATOR, MAGNITUDES
+from selma.adapters.table import ADAPTERS
 from selma.applications.control import network_files
 from selma.applications.control.networks import (
     Steering,
@@ -148,7 +148,8 @@ class ControlLearner:
     def after_step(self, parameters: Mapping[str, nn.Parameter]) -> None:
         adapter = _adapter_of(self.config.network)
         if adapter is not None:
-            KINDS[adapter.kind].after_step(self.model.denoiser, _adapter_part(parameters), adapter)
+            after_step = ADAPTERS[adapter.kind].after_step
+            after_step(self.model.denoiser, _adapter_part(parameters), adapter)
 
     def save(self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage) -> None:
         adapter = _adapter_of(self.config.network)
@@ -355,7 +356,7 @@ def _adapter(
 def _attached(
     model: TextToImage, adapter: AdapterConfig, seed: int
 ) -> Iterator[dict[str, nn.Parameter]]:
-    denoiser, kind = model.denoiser, KINDS[adapter.kind]
+    denoiser, kind = model.denoiser, ADAPTERS[adapter.kind]
     try:
         generated = generator(seed, "experts", NAME, "adapter")
         yield kind.attach(denoiser, adapter, generator=generated)

@@ -17,11 +17,12 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from selma.adapters.table import adapter_file
 from selma.applications.loading import read_run_file
 from selma.backbones.base_files import own_architecture
 from selma.backbones.bases import BASES, located
 from selma.backbones.hub import HUB_ID
-from selma.backbones.text_to_image import ADAPTER_FILE, adapter_file
+from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config import RunConfig
 from selma.config.adapters import CoftConfig, LoraConfig
 from selma.config.scores import judge_name

@@ -24,6 +24,7 @@ from selma.applications.subjects.records import (
 from selma.applications.subjects.settings import SubjectSettings, SubjectsRun
 from selma.finished import Finished
 from selma.pipeline import opened
+from selma.records.adapters import AppliedAdapter
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.images import Pair
 from selma.runfile import portable
@@ -149,9 +150,9 @@ class _Run:
 
     def _card(self, trained: Sequence[SubjectAdapter], generated: Generated) -> SubjectCard:
         from selma.adapters.reading import parameter_count
+        from selma.adapters.table import adapter_file
         from selma.applications.subjects import scorecard
         from selma.applications.subjects.scoring import RealImages, load_networks
-        from selma.backbones.text_to_image import adapter_file
 
         settings, folder = self.settings, self._at(SCORES)
         networks = load_networks(settings.scores)
@@ -295,8 +296,7 @@ class _Run:
         return generate_benchmark(
             self._prompts(subject, few=few),
             name=f"_subjects/{method}/{subject.name}/{step}",
-            adapter=adapter,
-            adapter_key=key,
+            adapters=[] if adapter is None else [AppliedAdapter(path=adapter, key=key or "")],
             steps=generation.steps,
             guidance=generation.guidance,
             batch_size=generation.batch_size,

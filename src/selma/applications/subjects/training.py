@@ -122,7 +122,7 @@ def _train(
         return trained
     path, started = item.begin(), time.monotonic()
 
-    from selma.adapters.kinds import KINDS
+    from selma.adapters.table import ADAPTERS
     from selma.experts.tracking import tracked
 
     encode = partial(_encoded, folder=folder, training=training, base=base, model=model)
@@ -151,7 +151,7 @@ def _train(
             prior=learner.prior,
             keep_adapters=True,
         )
-    kind = KINDS[method.adapter.kind]
+    kind = ADAPTERS[method.adapter.kind]
     finish(
         item,
         training,

@@ -19,8 +19,8 @@ from selma.config.scores import ScoresConfig
 from selma.config.section import mistake
 from selma.errors import ConfigError
 from selma.finished import Finished
-from selma.images.generating import Reader
 from selma.pipeline import Stages, opened
+from selma.records.adapters import AppliedAdapter, applied
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.workspace import SCORES
 
@@ -116,21 +116,21 @@ def _generated(
 ) -> Iterator[tuple[str, Any]]:
     """Each model's pictures, the base's first."""
 
-    def generate(name: str, reader: Reader | None, adapter: Any = None) -> tuple[str, Any]:
-        return name, this.generate_understood(f"{NAME}/{name}", reader, adapter, benchmark_prompts)
+    def generate(name: str, *adapters: AppliedAdapter) -> tuple[str, Any]:
+        return name, this.generate_understood(f"{NAME}/{name}", adapters, benchmark_prompts)
 
-    yield generate(BASE, None)
+    yield generate(BASE)
     for name, sur in chosen.items():
-        yield generate(name, _reader(this, sur))
+        yield generate(name, _adapter(this, sur))
     if experts:
-        merged = merged_of(this)
-        yield generate(EXPERTS_ALONE, None, merged)
-        yield generate(BOTH, _reader(this, this.config.sur), merged)
+        merged = applied(merged_of(this))
+        yield generate(EXPERTS_ALONE, merged)
+        yield generate(BOTH, merged, _adapter(this, this.config.sur))
 
 
-def _reader(this: Stages[SurRun], sur: SurSettings) -> Reader:
+def _adapter(this: Stages[SurRun], sur: SurSettings) -> AppliedAdapter:
     adapter = trained(this, this.folder, sur, variants=True)
-    return Reader(adapter.folder, adapter.key, sur.generation)
+    return AppliedAdapter(path=adapter.folder, key=adapter.key, options=sur.generation)
 
 
 def _benchmark(this: Stages[SurRun], split: str) -> list[BenchmarkPrompt]:

@@ -13,8 +13,8 @@ from selma.applications.sur.preflight import mistakes
 from selma.applications.sur.records import Triple, Understanding, Understood
 from selma.applications.sur.settings import SurRun, SurSettings
 from selma.finished import Finished
-from selma.images.generating import Reader
 from selma.pipeline import Stages, opened, part_keys
+from selma.records.adapters import AppliedAdapter, applied
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.merged import Merged
 from selma.workspace import EXPERTS, IMAGES, REPORT, SCORES, Workspace
@@ -127,13 +127,13 @@ def _images(
 ) -> dict[str, Path]:
     sur = this.config.sur
     adapter = trained(this, Finished(this.folder.root), sur)
-    reader = Reader(adapter.folder, adapter.key, sur.generation)
+    read = AppliedAdapter(path=adapter.folder, key=adapter.key, options=sur.generation)
     images = {BASE: this.generate_base()}
     if keywords is not None:
-        images[RICH] = this.generate_understood(RICH, None, None, keywords)
-    images[SUR] = this.generate_understood(SUR, reader, None)
+        images[RICH] = this.generate_understood(RICH, [], keywords)
+    images[SUR] = this.generate_understood(SUR, [read])
     if experts:
         merged = merged_of(this)
         images[MERGED] = this.generate_adapted(MERGED, merged)
-        images[BOTH] = this.generate_understood(BOTH, reader, merged)
+        images[BOTH] = this.generate_understood(BOTH, [applied(merged), read])
     return images
