@@ -18,4 +18,5 @@ class BenchmarkTexts:
                 self._index.add(text)
 
     def contains(self, text: str) -> bool:
+        """Whether the text is one of the benchmark's, or too close to one."""
         return self._index is not None and self._index.similar(text)

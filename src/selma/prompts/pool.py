@@ -21,7 +21,7 @@ _CHARACTERS_PER_WORD = 20
 """A text of few but endless words is over its limit, too."""
 
 
-class Desk:
+class PromptPool:
     """One skill's prompts as they grow: which examples to show next, and what is kept of a reply.
 
     A pure function of the replies put in, in order; touches no disk and no model.
@@ -47,6 +47,7 @@ class Desk:
 
     @property
     def full(self) -> bool:
+        """Whether there are as many prompts as asked for."""
         return len(self.kept) >= self.config.per_skill
 
     def next_batch(self) -> range:
@@ -65,6 +66,7 @@ class Desk:
         return stream.sample(pool, self.config.examples)
 
     def seed(self, request: int) -> int:
+        """Seed of a request to the language model."""
         return seed_for(self._seed, "prompts", self.skill.name, "request", request)
 
     def take(self, replies: Sequence[Reply], requests: range) -> list[Prompt]:

@@ -26,7 +26,7 @@ from selma.errors import ConfigError, NoProgress
 from selma.progress import Advance, progress
 from selma.prompts.instructions import continuation, end_of_list, instructions
 from selma.prompts.lexicon import caption_rules, reply_grammar
-from selma.prompts.pool import Desk
+from selma.prompts.pool import PromptPool
 from selma.prompts.skills import Skill, load_skills
 from selma.records.prompts import Prompt
 from selma.workspace import PROMPTS, Item, Workspace, append_line, read_lines, write_bytes
@@ -55,8 +55,8 @@ def write_prompts(
         )
         if not item.done:
             began = time.monotonic()
-            desk = Desk(skill, config, seed=seed, benchmark_texts=benchmark_texts)
-            _fill(item, desk, model)
+            pool = PromptPool(skill, config, seed=seed, benchmark_texts=benchmark_texts)
+            _fill(item, pool, model)
             seconds = round(time.monotonic() - began, 3)
             folder.journal(PROMPTS, skill=skill.name, seconds=seconds, **item.summary)
         written[skill.name] = _read(item.path / "prompts.jsonl")
@@ -77,32 +77,32 @@ def dropped(
     return counts
 
 
-def _fill(item: Item, desk: Desk, model: Callable[[], LanguageModel]) -> None:
+def _fill(item: Item, pool: PromptPool, model: Callable[[], LanguageModel]) -> None:
     """Makes the item, or the rest of it."""
     replies, prompts = item.begin() / "replies.jsonl", item.path / "prompts.jsonl"
     for batch in _kept_replies(replies):
-        desk.take(batch, desk.next_batch())
+        pool.take(batch, pool.next_batch())
     # A crash between the two files leaves prompts behind replies: put them level.
-    write_bytes(prompts, b"".join(map(_line, desk.kept)))
-    desk.without_news = 0  # each start has all of its patience
-    config = desk.config
+    write_bytes(prompts, b"".join(map(_line, pool.kept)))
+    pool.without_news = 0  # each start has all of its patience
+    config = pool.config
     with progress(
-        f"prompts: {desk.skill.name}", total=config.per_skill, done=len(desk.kept)
+        f"prompts: {pool.skill.name}", total=config.per_skill, done=len(pool.kept)
     ) as bar:
-        while not desk.full:
-            _one_batch(desk, model(), replies=replies, prompts=prompts, bar=bar)
-            if desk.without_news >= config.patience and not desk.full:
-                raise NoProgress(_no_progress(desk))
-    item.finish([replies, prompts], desk.summary)
+        while not pool.full:
+            _one_batch(pool, model(), replies=replies, prompts=prompts, bar=bar)
+            if pool.without_news >= config.patience and not pool.full:
+                raise NoProgress(_no_progress(pool))
+    item.finish([replies, prompts], pool.summary)
 
 
 def _one_batch(
-    desk: Desk, model: LanguageModel, *, replies: Path, prompts: Path, bar: Advance
+    pool: PromptPool, model: LanguageModel, *, replies: Path, prompts: Path, bar: Advance
 ) -> None:
-    requests = desk.next_batch()
-    came = _ask(desk, model, requests)
+    requests = pool.next_batch()
+    came = _ask(pool, model, requests)
     append_line(replies, {"first": requests.start, "replies": [vars(reply) for reply in came]})
-    new = desk.take(came, requests)
+    new = pool.take(came, requests)
     with open(prompts, "ab") as file:
         file.writelines(map(_line, new))
         file.flush()
@@ -110,11 +110,11 @@ def _one_batch(
     bar(len(new))
 
 
-def _ask(desk: Desk, model: LanguageModel, requests: range) -> list[Reply]:
+def _ask(pool: PromptPool, model: LanguageModel, requests: range) -> list[Reply]:
     """Replies in order, each numbered as the list that it goes on with."""
-    config, skill = desk.config, desk.skill
-    shown = [[text for _, text in desk.examples(request)] for request in requests]
-    seeds = [desk.seed(request) for request in requests]
+    config, skill = pool.config, pool.skill
+    shown = [[text for _, text in pool.examples(request)] for request in requests]
+    seeds = [pool.seed(request) for request in requests]
     first, asked = config.examples + 1, config.asked_per_reply
     sampling = partial(
         Sampling,
@@ -148,11 +148,11 @@ def _line(prompt: Prompt) -> bytes:
     return (prompt.model_dump_json() + "\n").encode()
 
 
-def _no_progress(desk: Desk) -> str:
-    reasons = ", ".join(f"{n} {reason}" for reason, n in desk.dropped.most_common()) or "nothing"
+def _no_progress(pool: PromptPool) -> str:
+    reasons = ", ".join(f"{n} {reason}" for reason, n in pool.dropped.most_common()) or "nothing"
     return (
-        f"Skill {desk.skill.name!r} needs {desk.config.per_skill} prompts and has "
-        f"{len(desk.kept)}, which are kept, but the last {desk.without_news} requests added none "
+        f"Skill {pool.skill.name!r} needs {pool.config.per_skill} prompts and has "
+        f"{len(pool.kept)}, which are kept, but the last {pool.without_news} requests added none "
         f"(dropped so far: {reasons}). Run the same command to try again with other examples; or "
         "raise prompts.novelty.threshold or prompts.temperature, add seeds to the skill, name a "
         "larger model, or lower prompts.per_skill to what there is."

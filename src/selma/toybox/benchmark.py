@@ -14,7 +14,7 @@ from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.prompts import prompt_id
 from selma.toybox.captions import STYLES, Style, caption
 from selma.toybox.questions import questions
-from selma.toybox.scenes import NATURAL, Scene, never_shown, sample_scene, without
+from selma.toybox.scenes import NATURAL, Scene, sample_scene, without
 
 Split = Literal["dev", "test"]
 PER_STYLE = 64
@@ -105,8 +105,3 @@ def _suits(scene: Scene, style: Style) -> bool:
             return len(scene.groups) == 2
         case _:
             return facts >= 1
-
-
-def uses_withheld(scene: Scene) -> bool:
-    """Whether the scene asks for a colour that pre-training never shows."""
-    return any(group.colour == never_shown(group.kind) for group in scene.groups)

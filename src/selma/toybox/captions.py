@@ -40,6 +40,7 @@ TAGS = ("vector art", "highly detailed", "flat colors", "cute icon", "sharp line
 
 
 def plural(kind: str) -> str:
+    """Plural of a kind."""
     return kind if kind == "fish" else f"{kind}s"
 
 

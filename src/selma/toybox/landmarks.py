@@ -60,6 +60,7 @@ class LandmarkReader(nn.Module):
             self.head.get_parameter("bias")[: len(KINDS)] = -4.0
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the kinds, and positions in each cell."""
         x = self.stem(pixels)
         for block in self.blocks:
             x = x + block(x)

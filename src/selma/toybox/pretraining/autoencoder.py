@@ -27,6 +27,7 @@ KL_WEIGHT = 2e-3  # per latent value; a decoder that bears noise forgives the de
 
 
 def new_autoencoder() -> AutoencoderKL:
+    """An untrained autoencoder."""
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,

@@ -83,6 +83,7 @@ class Base(nn.Module):
 
 
 def new_scheduler() -> DDIMScheduler:
+    """The noise schedule of toybox's base."""
     return DDIMScheduler(
         num_train_timesteps=TIMESTEPS,
         beta_start=0.00085,
@@ -155,6 +156,7 @@ def encode_scenes(
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
+    """Token ids [n, tokens], padded and cut to the tokenizer's length."""
     return tokenizer(
         list(texts),
         padding="max_length",

@@ -105,6 +105,7 @@ class QuestionBatch:
 
 
 def question_batch(rng: random.Random, images: int, *, degraded: bool) -> QuestionBatch:
+    """Renders with questions about them, half of which are to be answered yes."""
     scenes = [sample_scene(rng, withheld=True) for _ in range(images)]
     places = [place(scene, rng) for scene in scenes]
     pixels = to_pixels([paint(s, placed) for s, placed in zip(scenes, places, strict=True)])
@@ -135,6 +136,7 @@ def _names_of_cells(scene: Scene, placed: list[Placed]) -> Tensor:
 
 
 def naming_loss(named: Tensor, cells: Tensor) -> Tensor:
+    """Cross-entropy of the names in each cell."""
     # Most names are false of most cells; the weight keeps "nothing" from being a good answer.
     return F.binary_cross_entropy_with_logits(named, cells, pos_weight=cells.new_tensor(4.0))
 

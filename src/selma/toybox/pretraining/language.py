@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
@@ -27,10 +26,6 @@ def new_tokenizer() -> CLIPTokenizer:
         merges=merges,
         model_max_length=MAX_TOKENS,
     )
-
-
-def save_tokenizer(folder: Path) -> None:
-    new_tokenizer().save_pretrained(folder)
 
 
 def _merges() -> list[tuple[str, str]]:

@@ -79,6 +79,7 @@ def targets(each: list[list[Placed]]) -> tuple[Tensor, Tensor]:
 
 
 def losses(logits: Tensor, positions: Tensor, truth: Tensor, places: Tensor) -> Tensor:
+    """Loss of which kind lies in which cell, and of where in the cell."""
     seen = F.binary_cross_entropy_with_logits(logits, truth, pos_weight=truth.new_tensor(_RARE))
     here = ~places.isnan()
     return len(KINDS) * seen + _PLACE_WEIGHT * F.l1_loss(positions[here], places[here])

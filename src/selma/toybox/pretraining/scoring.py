@@ -25,6 +25,7 @@ _SAYS_LESS = {"colour": 0.1, "size": 0.3, "relation": 0.2, "background": 0.3}
 
 
 def new_scorer(vocabulary: int, start: int, end: int) -> CLIPModel:
+    """An untrained CLIP of toybox's size."""
     width = 128
     common = {
         "hidden_size": width,

@@ -30,6 +30,7 @@ outlines end where they are."""
 
 
 def new_segmenter() -> SegformerForSemanticSegmentation:
+    """An untrained segmenter of toybox's size."""
     return SegformerForSemanticSegmentation(
         SegformerConfig(
             depths=[1, 1, 2, 1],
