@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from importlib.util import find_spec
 from pathlib import Path
 
+from selma.backbones.base_files import base_family, target_widths
 from selma.backbones.bases import BASES, located
 from selma.backbones.hub import HUB_ID
 from selma.backbones.language.loading import LANGUAGE_MODELS
 from selma.config import RunConfig
 from selma.config.adapters import RotationConfig
-from selma.config.networks import AnyLLM
+from selma.config.networks import AnyLLM, BaseConfig
 from selma.config.places import File, FileOrFolder, Folder, Key, Model, Place, Placed, placed
 from selma.config.scores import LocalJudge, PreferenceConfig, ServedJudge
 from selma.config.section import Section
@@ -81,6 +81,11 @@ def _base(config: RunConfig) -> Iterator[str]:
 def _pipeline_folder(folder: Path, key: str) -> Iterator[str]:
     if not (folder / "model_index.json").is_file():
         yield f"{key}: {folder} must be a diffusers folder, but has no model_index.json."
+        return
+    try:
+        base_family(BaseConfig(model=str(folder)))
+    except SelmaError as error:
+        yield f"{key}: {error}"
 
 
 def _skills(config: RunConfig) -> Iterator[str]:
@@ -185,24 +190,11 @@ def _blocks(config: RunConfig) -> Iterator[str]:
 def block_mistakes(adapter: Section | None, base: str) -> Iterator[str]:
     """Layers of the base that an adapter's blocks would not fill; none for other adapters."""
     if isinstance(adapter, RotationConfig):
-        for width in sorted(_attention_widths(base)):
+        for width in sorted(target_widths(base)):
             try:
                 adapter.blocks_of(width)
             except ConfigError as error:
                 yield str(error)
-
-
-def _attention_widths(model: str) -> set[int]:
-    from selma.toybox import weights_folder
-
-    folder = weights_folder() / "base" if model == "toybox" else Path(model)
-    try:
-        unet = json.loads((folder / "unet" / "config.json").read_text("utf-8"))
-        channels, kinds = unet["block_out_channels"], unet["down_block_types"]
-        widths = [n for n, kind in zip(channels, kinds, strict=True) if "CrossAttn" in kind]
-        return {int(n) for n in (*widths, channels[-1], unet["cross_attention_dim"])}
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()  # a Hub's model, or one that `_base` says more about
 
 
 def _benchmark(config: RunConfig) -> Iterator[str]:

@@ -143,6 +143,18 @@ def base_family(base: BaseConfig) -> Family:
     return _family(_model_index(configs), configs.model)
 
 
+def target_widths(model: str) -> set[int]:
+    """Input widths of the layers that adapters go to; empty unless a folder's configs tell them."""
+    base = BaseConfig(model=model)
+    try:
+        if _local_folder(base.model) is None:
+            return set()
+        family = base_family(base)
+        return family.target_widths(part_config(base, family.component) or {})
+    except (ModelError, ValueError, KeyError, TypeError):
+        return set()
+
+
 def own_architecture(base: BaseConfig) -> Architecture:
     """What the model's own configs say that it is; no weights are read. Raises ModelError."""
     configs = _configs_of(located(base))

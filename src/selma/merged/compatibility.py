@@ -9,6 +9,7 @@ from selma.adapters import names
 from selma.adapters.reading import AdapterFile
 from selma.adapters.rotations.cayley import side
 from selma.adapters.rotations.files import RotationFile
+from selma.backbones.families import denoiser_components
 from selma.errors import IncompatibleExperts
 from selma.merged.methods import METHODS, Method
 
@@ -36,7 +37,7 @@ def require_compatible(
                 _same_ranks(method.name, first, a, other, b)
     if method.rotates:
         _same_blocks({n: file for n, file in experts.items() if isinstance(file, RotationFile)})
-        _unet_alone(experts)
+        _denoiser_alone(experts)
 
 
 def _method_accepts(experts: Mapping[str, AnyFile], method: Method) -> None:
@@ -117,12 +118,13 @@ def _blocks_of(name: str, file: RotationFile, key: str) -> tuple[int, int] | Non
     return turn.generator.shape[0], side(turn.generator.shape[-1])
 
 
-def _unet_alone(files: Mapping[str, AnyFile]) -> None:
+def _denoiser_alone(files: Mapping[str, AnyFile]) -> None:
+    denoisers = denoiser_components()
     for name, file in files.items():
         for key in file.layers:
-            if names.split(key)[0] != names.UNET:
+            if names.split(key)[0] not in denoisers:
                 raise IncompatibleExperts(
-                    f"What rotations are merged with may change the UNet alone, but {name!r} "
+                    f"What rotations are merged with may change the denoiser alone, but {name!r} "
                     f"changes {key}. Train it without the text encoder, or merge it with LoRA "
                     "experts."
                 )

@@ -185,11 +185,7 @@ def make(config: SurConfig, widths: Widths, *, seed: int) -> SurAdapter:
 
 def widths_of(model: TextToImage) -> Widths:
     """The features that this base's text encoders give."""
-    first, second = model.pipe.text_encoder, getattr(model.pipe, "text_encoder_2", None)
-    if second is None:
-        return Widths((int(first.config.hidden_size),))
-    sizes = (int(first.config.hidden_size), int(second.config.hidden_size))
-    return Widths(sizes, int(second.config.projection_dim))
+    return Widths(*model.family.feature_widths(model.pipe))
 
 
 def require_fit(adapter: SurAdapter, model: TextToImage) -> None:

@@ -157,8 +157,8 @@ def _changes(model: TextToImage, file: ControlFile) -> dict[str, Callable[[Tenso
     there = {name.removesuffix(".weight") for name, _ in model.denoiser.named_parameters()}
     if missing := sorted(modules.keys() - there):
         raise AdapterError(
-            f"{file.path} changes {missing[0]}, which this UNet has not. It was made for another "
-            "model."
+            f"{file.path} changes {missing[0]}, which this denoiser has not. It was "
+            "made for another model."
         )
     return modules
 

@@ -117,7 +117,7 @@ class Steering:
 
     def _required(self) -> Tensor:
         if self._hints is None:
-            raise ModelError("The UNet is steered, but was shown no signal; call show first.")
+            raise ModelError("The denoiser is steered, but was shown no signal; call show first.")
         return self._hints
 
 
@@ -136,6 +136,11 @@ def read_hints(paths: Sequence[Path], *, px: int) -> Tensor:
 def _made(
     kind: Kind, unet: UNet2DConditionModel, widths: tuple[int, ...], *, copied: bool
 ) -> nn.Module:
+    if not hasattr(unet, "conv_in") or not hasattr(unet, "down_blocks"):
+        raise ModelError(
+            f"Signals steer a UNet, but this base's denoiser is a {type(unet).__name__}. Choose a "
+            "base of Stable Diffusion's families."
+        )
     if kind == "controlnet":
         from diffusers import ControlNetModel
 

@@ -70,7 +70,7 @@ class ControlData(Section):
 
 
 class BranchNetwork(Section):
-    """As OFT's released code: a small encoder of the signal, and an adapter in the UNet."""
+    """As OFT's released code: a small encoder of the signal, and an adapter in the denoiser."""
 
     kind: Literal["branch"] = "branch"
     adapter: AdapterConfig | None = OftConfig(blocks=4, targets="attention+geglu")

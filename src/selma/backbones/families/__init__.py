@@ -17,6 +17,11 @@ FAMILIES: Table[Family] = Table(
 )
 
 
+def denoiser_components() -> set[str]:
+    """What the denoiser is called in the pipelines of any family."""
+    return {family.component for family in FAMILIES.values()}
+
+
 def family_of(pipeline_class: str | None, *, model: str) -> Family:
     """The family whose pipeline has this class. Raises ModelError if there is none."""
     for family in FAMILIES.values():

@@ -62,6 +62,9 @@ class Family:
     encode_text: Callable[..., PromptFeatures]
     """(pipe, texts, device=..., guided=...) → features; without `guided` none of the empty
     prompt."""
+    feature_widths: Callable[[Any], tuple[tuple[int, ...], int | None]]
+    """The pipeline → widths of the text features that lie side by side, one for each encoder, and
+    of the pooled vector, None without one."""
     generation: Callable[..., dict[str, Any]]
     """(prompts, latents, steps=..., guidance=..., guidance_rescale=...) → the pipeline's arguments.
     prompts: texts, or their features.  latents: noise [b, c, h, w], which this packs."""

@@ -62,6 +62,11 @@ def encode_text(
     )
 
 
+def feature_widths(pipe: Any) -> tuple[tuple[int, ...], int | None]:
+    """The one encoder's; no vector is pooled."""
+    return (int(pipe.text_encoder.config.hidden_size),), None
+
+
 def generation(
     prompts: Sequence[str] | PromptFeatures,
     latents: Tensor,
@@ -166,6 +171,7 @@ FAMILY = Family(
     text_width=text_width,
     prediction=prediction,
     encode_text=encode_text,
+    feature_widths=feature_widths,
     generation=generation,
     noise_path=noise_path,
     moments=moments,

@@ -35,6 +35,12 @@ def encode_text(
     )
 
 
+def feature_widths(pipe: Any) -> tuple[tuple[int, ...], int | None]:
+    """Both encoders', and the second one's pooled vector's."""
+    first, second = pipe.text_encoder.config, pipe.text_encoder_2.config
+    return (int(first.hidden_size), int(second.hidden_size)), int(second.projection_dim)
+
+
 def denoise(unet: Any, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
     """The UNet's prediction."""
     prediction: Tensor = unet(
@@ -84,6 +90,7 @@ FAMILY = replace(
     tokenizers=("tokenizer", "tokenizer_2"),
     loading={"feature_extractor": None, "image_encoder": None, "add_watermarker": False},
     encode_text=encode_text,
+    feature_widths=feature_widths,
     denoise=denoise,
     with_crops=with_crops,
     conditioning_shapes=conditioning_shapes,
