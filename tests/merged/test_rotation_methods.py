@@ -345,7 +345,10 @@ def test_ties_averages_magnitudes_and_low_rank_changes_as_it_does_generators(tmp
 def test_lora_experts_that_could_not_be_drawn_with_are_refused(tmp_path):
     turning = expert(tmp_path, "turns", keys=KEYS[:1])
     for number, (layer, width, says) in enumerate(
-        [(KEYS[0], 48, "4 blocks of side 8"), ("text_encoder.encoder.layers.0.mlp.fc1", 32, "denoiser")]
+        [
+            (KEYS[0], 48, "4 blocks of side 8"),
+            ("text_encoder.encoder.layers.0.mlp.fc1", 32, "denoiser"),
+        ]
     ):
         place = tmp_path / f"{number}.safetensors"
         factors = {"A": torch.ones(2, width), "B": torch.ones(32, 2)}
