@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence, Set
-from importlib.util import find_spec
 from pathlib import Path
 
 from selma.backbones.base_files import base_family, target_widths
@@ -15,7 +14,7 @@ from selma.config import RunConfig
 from selma.config.adapters import RotationConfig
 from selma.config.networks import AnyLLM, BaseConfig
 from selma.config.places import File, FileOrFolder, Folder, Key, Model, Place, Placed, placed
-from selma.config.scores import LocalJudge, PreferenceConfig, ServedJudge
+from selma.config.scores import ScorerSettings, judge_name
 from selma.config.section import Section
 from selma.errors import ConfigError, SelmaError
 from selma.workspace import IMAGES, MERGED, PROMPTS, SCORES, STAGES
@@ -198,7 +197,8 @@ def block_mistakes(adapter: Section | None, base: str) -> Iterator[str]:
 
 
 def _benchmark(config: RunConfig) -> Iterator[str]:
-    from selma.scores.benchmarks import BENCHMARKS, benchmark_of, load_benchmark
+    from selma.backbones.judges.loading import judge_kind
+    from selma.scores.benchmarks import BENCHMARKS, load_benchmark
 
     scores = config.scores
     named = BENCHMARKS.get(scores.benchmark)
@@ -211,18 +211,18 @@ def _benchmark(config: RunConfig) -> Iterator[str]:
             f"scores.benchmark: must be toybox or a file, but {scores.benchmark} is missing.{fetch}"
         )
         return
+    has_dev = own_prompts and "dev" in BENCHMARKS[scores.benchmark].splits
+    if not has_dev and config.experts.select == "dev":
+        yield (
+            "experts.select: a file has no dev prompts to choose checkpoints on; set it to last, "
+            "or scores.benchmark to toybox."
+        )
+    if not has_dev and config.merged.search is not None:
+        yield (
+            "merged.search: a file has no dev prompts to search weights on; leave it out, or set "
+            "scores.benchmark to toybox."
+        )
     try:
-        chosen_on = "dev" in benchmark_of(scores.benchmark).splits
-        if not chosen_on and config.experts.select == "dev":
-            yield (
-                "experts.select: a file has no dev prompts to choose checkpoints on; set it to "
-                "last, or scores.benchmark to toybox."
-            )
-        if not chosen_on and config.merged.search is not None:
-            yield (
-                "merged.search: a file has no dev prompts to search weights on; leave it out, or "
-                "set scores.benchmark to toybox."
-            )
         benchmark_prompts = load_benchmark(scores)
     except SelmaError as error:
         yield f"scores.benchmark: {error}"
@@ -236,24 +236,23 @@ def _benchmark(config: RunConfig) -> Iterator[str]:
         )
     if any(question.choices for prompt in benchmark_prompts for question in prompt.questions):
         for key in ("judge", "choosing_judge"):
-            if isinstance(getattr(scores, key), str):
-                yield f"scores.{key}: toybox's judges answer only yes or no, not multiple choice."
+            judge = getattr(scores, key)
+            if not judge_kind(judge, setting=f"scores.{key}").chooses:
+                name = judge_name(judge)
+                yield f"scores.{key}: {name} can answer only yes or no, not multiple choice."
 
 
 def _networks(config: RunConfig) -> Iterator[str]:
-    from selma.toybox import weights_folder
+    from selma.backbones.judges.loading import judge_kind, missing_weights
 
     scores = config.scores
-    keys = ("judge.key_variable", "choosing_judge.key_variable")  # `_judge` tells if one is needed
+    # A judge's row says whether its server needs a key.
+    keys = ("judge.key_variable", "choosing_judge.key_variable")
     yield from absent(scores, "scores", without=["benchmark", *keys])
-    folders = {}
     # The choosing judge is always asked too: how often both agree is part of the scorecard.
     for key in ("judge", "choosing_judge"):
         judge = getattr(scores, key)
-        if isinstance(judge, str):
-            folders[f"scores.{key}"] = weights_folder() / judge.replace("toybox-", "judge-")
-        else:
-            yield from _judge(judge, f"scores.{key}")
+        yield from judge_kind(judge, setting=f"scores.{key}").mistakes(judge, f"scores.{key}")
     if scores.vqascore is not None:
         from selma.backbones.judges.wordings import VQASCORE, wording
 
@@ -262,41 +261,13 @@ def _networks(config: RunConfig) -> Iterator[str]:
         except ConfigError as error:
             yield str(error)
     if scores.clip is not None:
-        folders["scores.clip"] = weights_folder() / "clip"
-    for key, folder in folders.items():
-        if not any(folder.glob("*.safetensors")):
-            yield f"{key}: its weights must lie in {folder}, but are not there. Reinstall selma."
+        yield from missing_weights("clip", "scores.clip")
     for scorer in scores.preferences:
         yield from scorer_mistakes(scorer, f"scores.preferences, {scorer.key}")
 
 
-def scorer_mistakes(scorer: PreferenceConfig, key: str) -> Iterator[str]:
+def scorer_mistakes(scorer: ScorerSettings, key: str) -> Iterator[str]:
     """What a scorer needs beside what its settings name."""
-    folder = Path(scorer.model)
-    if folder.is_dir() and not any(folder.rglob("*.safetensors")):
-        yield (
-            f"{key}: {folder} must hold safetensors, but has none. "
-            "Make them of a pickle with `selma score convert`."
-        )
-    if scorer.kind.startswith("hps") and find_spec("ftfy") is None:
-        yield f"{key}: cleans its texts with the package ftfy: pip install 'selma[scores]'."
+    from selma.backbones.preference.scorers import SCORERS
 
-
-def _judge(judge: LocalJudge | ServedJudge, key: str) -> Iterator[str]:
-    """What is wrong with a judge that is not toybox's own; a Hub's model is not looked at."""
-    from selma.backbones.judges.loading import load_judge
-    from selma.backbones.judges.vqa import MPLUG
-    from selma.backbones.judges.wordings import wording
-
-    local = isinstance(judge, LocalJudge)
-    try:
-        if local and "mplug" in judge.model.lower():
-            yield f"{key}.model: {MPLUG}"
-        elif local and not Path(judge.model).is_dir():
-            wording(judge.prompt or "bare", key=f"{key}.prompt")
-        else:
-            load_judge(judge, setting=key)  # reads its config.json; loads no weights
-            if local and not any(Path(judge.model).glob("*.safetensors")):
-                yield f"{key}.model: {judge.model} must hold safetensors weights, but has none."
-    except SelmaError as error:
-        yield str(error)
+    return SCORERS.find(scorer.kind, setting=key).mistakes(scorer, key)

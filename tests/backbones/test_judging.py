@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from selma.backbones.judges.loading import load_judge, load_scorer
 from selma.backbones.judges.toybox import ClipScorer, ToyboxJudge, pixels
-from selma.errors import ModelError
+from selma.errors import ConfigError, ModelError
 from selma.toybox.drawing import compose
 from selma.toybox.judges import VqaConfig, VqaModel
 from selma.toybox.questions import ask as in_words
@@ -94,7 +94,7 @@ def test_pixels_are_scaled_and_resized() -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ModelError, match="toybox-a or toybox-b"):
+    with pytest.raises(ConfigError, match=r"scores\.judge: must be a judge \(toybox-a, toybox-b,"):
         load_judge("gpt")
     with pytest.raises(ModelError, match="must be toybox"):
         load_scorer("gpt")

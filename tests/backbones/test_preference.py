@@ -31,7 +31,7 @@ from selma.backbones.preference.preprocessing import (
     normalised,
     shortest_side_and_crop,
 )
-from selma.backbones.preference.scorers import NetworkScorer, families, load_preference
+from selma.backbones.preference.scorers import SCORERS, NetworkScorer, load_preference
 from selma.backbones.weights import Weights
 from selma.config.scores import PreferenceConfig
 from selma.errors import ModelError
@@ -126,7 +126,7 @@ def test_neither_batch_nor_order_nor_neighbours_change_a_score(
     assert len(set(whole)) == 6
     weights = Weights(str(folders[kind]))
     for size in (2, 4, 64):
-        batched = NetworkScorer(families()[kind], weights, device="cpu", batch_size=size)
+        batched = NetworkScorer(SCORERS[kind].family, weights, device="cpu", batch_size=size)
         assert batched.score(seen, read) == whole
     one = scorer(folders, kind)
     assert one.score(seen[::-1], read[::-1]) == whole[::-1]

@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from selma.backbones.preference.scorers import NetworkScorer, families, load_preference
+from selma.backbones.preference.scorers import SCORERS, NetworkScorer, load_preference
 from selma.backbones.weights import Weights
 from selma.cli import app
 from selma.config.scores import PreferenceConfig
@@ -142,7 +142,7 @@ def test_versions() -> None:
     )
     with pytest.raises(ConfigError, match=r"2\.0 or 2\.1"):
         version_kind("3")
-    both = [NetworkScorer(families()[k], Weights("a/b")).name for k in ("hps_v2", "hps_v2.1")]
+    both = [NetworkScorer(SCORERS[k].family, Weights("a/b")).name for k in ("hps_v2", "hps_v2.1")]
     assert both == ["HPS v2.0", "HPS v2.1"]
 
 

@@ -25,7 +25,7 @@ from selma.config.merged import MergedConfig
 from selma.config.networks import BaseConfig
 from selma.config.places import map_paths
 from selma.config.prompts import PromptsConfig
-from selma.config.scores import PreferenceConfig, ScoresConfig
+from selma.config.scores import AnyScorer, ScorerSettings, ScoresConfig
 from selma.config.section import Section, is_folder, mistake
 from selma.errors import ConfigError
 
@@ -36,7 +36,7 @@ class Choice(Section):
 
     candidates: Annotated[int, Field(ge=2)] = 4
     """Pictures drawn for each prompt."""
-    scorer: Literal["toybox"] | PreferenceConfig = "toybox"
+    scorer: Literal["toybox"] | AnyScorer = "toybox"
     """Toybox's CLIP, or a network as in scores.preferences. Its gain is no evidence afterwards;
     where it is among the scores, the report says so."""
 
@@ -95,7 +95,7 @@ class RunConfig(Section):
         """Labels of the reported scorers that are no evidence: those declared in scores.chosen_by,
         and the one that chose this run's training pictures."""
         scorer, same = self.images.choose and self.images.choose.scorer, []
-        if isinstance(scorer, PreferenceConfig):
+        if isinstance(scorer, ScorerSettings):
             same = [one.key for one in self.scores.preferences if one.weights == scorer.weights]
         elif scorer is not None and scorer == self.scores.clip:
             same = ["clip"]

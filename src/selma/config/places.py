@@ -23,6 +23,7 @@ from typing import (
 from urllib.parse import urlsplit, urlunsplit
 
 from selma.config.section import AddedKinds, Section
+from selma.registry import added_rows
 
 AnySection = TypeVar("AnySection", bound=Section)
 
@@ -35,6 +36,8 @@ class Place:
     """Values that are no place but have a meaning of their own, as "toybox"."""
     endings: tuple[str, ...] = ()
     """If any, only values that end so are files; of a model, those that are files."""
+    group: str = ""
+    """If any, names of rows that other packages add to this table are words, too."""
 
 
 class File(Place):
@@ -212,7 +215,8 @@ def _place(value: str, types: Sequence[Type]) -> Place | None:
             return None
         for place in said:
             if origin is str and isinstance(place, Place):
-                return None if value in place.words else place
+                known = value in place.words or value in added_rows(place.group)
+                return None if known else place
     return None
 
 

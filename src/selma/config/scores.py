@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import (
-    Discriminator,
     Field,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
-    Tag,
     model_validator,
 )
 
 from selma.config.networks import Server
 from selma.config.places import FileOrFolder, Model, ModelPath
-from selma.config.section import Section, is_folder
+from selma.config.section import Section, is_folder, kinds, or_added
 
 
 class LocalJudge(Section):
@@ -58,36 +56,42 @@ class ServedJudge(Server):
     """How many requests are under way at once."""
 
 
-def _kind_of_judge(value: Any) -> Any:
-    if isinstance(value, str):
-        return "toybox"
-    return value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+JUDGES_WITHOUT_SETTINGS = ("toybox-a", "toybox-b")
+if TYPE_CHECKING:
+    AnyJudge = str | Section
+else:
+    AnyJudge = kinds(LocalJudge, ServedJudge, group="selma.judges", names=JUDGES_WITHOUT_SETTINGS)
 
 
-ToyboxJudgeName = Literal["toybox-a", "toybox-b"]
-JudgeConfig = Annotated[
-    Annotated[ToyboxJudgeName, Tag("toybox")]
-    | Annotated[LocalJudge, Tag("transformers")]
-    | Annotated[ServedJudge, Tag("openai")],
-    Discriminator(
-        _kind_of_judge,
-        custom_error_type="judge",
-        custom_error_message="must be toybox-a, toybox-b, or a mapping whose kind is transformers "
-        "or openai",
-    ),
-]
-
-
-def judge_name(judge: ToyboxJudgeName | LocalJudge | ServedJudge) -> str:
-    """What a judge is called in results: toybox's own name, else its model's, without a path."""
+def judge_name(judge: AnyJudge) -> str:
+    """What a judge is called in results: its name where it has no settings, else its model's,
+    without a path; its kind where it has no model."""
     if isinstance(judge, str):
         return judge
-    path = Path(judge.model)
-    return path.name if path.is_absolute() or is_folder(path) else judge.model
+    model = str(getattr(judge, "model", getattr(judge, "kind", "")))
+    path = Path(model)
+    return path.name if path.is_absolute() or is_folder(path) else model
 
 
-class PreferenceConfig(Section):
-    """A network that says how much people would like a picture for its prompt."""
+class ScorerSettings(Section):
+    """What every preference scorer's settings have."""
+
+    kind: str
+    label: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")
+    """Its name in tables and folders; None is the kind."""
+
+    @property
+    def key(self) -> str:
+        return self.label or self.kind
+
+    @property
+    def weights(self) -> tuple[str | None, ...]:
+        """What makes it another scorer: not its label, device or preprocessing."""
+        return (self.kind,)
+
+
+class PreferenceConfig(ScorerSettings):
+    """A network that says how much people would like an image for its prompt."""
 
     kind: Literal["pickscore", "hps_v2", "hps_v2.1", "imagereward", "clip"]
     model: ModelPath
@@ -96,27 +100,27 @@ class PreferenceConfig(Section):
     """Commit of a Hub repository; None takes its newest."""
     tokenizer: ModelPath | None = None
     """A folder or Hub id; None is the model's own, or where it has none, its authors' choice."""
-    label: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")
-    """Its name in tables and folders; None is the kind."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     antialias: bool = True
-    """How hps_v2 and hps_v2.1 make pictures smaller: as torchvision since 0.17 does, or (false) as
+    """How hps_v2 and hps_v2.1 make images smaller: as torchvision since 0.17 does, or (false) as
     before it. Other kinds take no notice of it."""
 
     @property
-    def key(self) -> str:
-        return self.label or self.kind
-
-    @property
-    def weights(self) -> tuple[str, str, str | None]:
-        """What makes it another scorer: not its label, device or preprocessing."""
+    def weights(self) -> tuple[str | None, ...]:
         return self.kind, self.model, self.revision
 
 
+if TYPE_CHECKING:
+    AnyScorer = ScorerSettings
+else:
+    AnyScorer = or_added(PreferenceConfig, group="selma.scorers")
+
+
 class ScoresConfig(Section):
-    benchmark: Annotated[str, FileOrFolder(words=("toybox",))] = "toybox"
-    """"toybox", or a path: a CSV in DSG-1k's layout, TIFA's question file or the folder of its two
-    files. Prompts of your own need questions first: `selma questions`."""
+    benchmark: Annotated[str, FileOrFolder(words=("toybox",), group="selma.benchmarks")] = "toybox"
+    """"toybox" or another benchmark that needs no file, or a path: a CSV in DSG-1k's layout, TIFA's
+    question file or the folder of its two files. Prompts of your own need questions first:
+    `selma questions`."""
     split: Literal["dev", "test"] = "test"
     groups: tuple[str, ...] = ()
     """Take only prompts of these groups (toybox's styles, DSG's sources); none takes all."""
@@ -128,15 +132,15 @@ class ScoresConfig(Section):
     steps: PositiveInt | None = None
     guidance: NonNegativeFloat | None = None
     """None: as the training pictures were drawn."""
-    judge: JudgeConfig = "toybox-a"
+    judge: AnyJudge = "toybox-a"
     """Reports."""
-    choosing_judge: JudgeConfig = "toybox-b"
+    choosing_judge: AnyJudge = "toybox-b"
     """Selects checkpoints and merge weights; must not be the one that reports."""
     dev_prompts: PositiveInt = 64
     """How many dev prompts checkpoints and merge weights are selected on."""
     clip: Literal["toybox"] | None = "toybox"
-    preferences: tuple[PreferenceConfig, ...] = ()
-    """Scorers whose means, differences and win rates are reported beside DSG's score."""
+    preferences: tuple[AnyScorer, ...] = ()
+    """Scorers whose means, differences and win rates are reported beside the benchmark's score."""
     chosen_by: tuple[str, ...] = ()
     """Labels out of `preferences`, or "clip": scorers that training pictures, checkpoints or the
     base were already chosen or tuned by. The run warns, and the report marks their numbers."""

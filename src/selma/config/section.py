@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Union
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     PlainValidator,
     SerializeAsAny,
     Tag,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from selma.registry import added_rows
 
@@ -48,16 +53,36 @@ class AddedKinds:
         return added_rows(self.group)
 
 
-def kinds(*sections: type[Section], group: str) -> Any:
+def kinds(*sections: type[Section], group: str, names: Sequence[str] = ()) -> Any:
     """The type of a setting that comes in kinds: one of these sections, told apart by `kind`, or
-    the `settings` of a row that another package adds to the table of this group."""
+    the `settings` of a row that another package adds to the table of this group.
+
+    names: kinds that have no settings and are chosen by their name alone, as are rows of other
+    packages that bring none; left out, there are no such kinds.
+    """
     own = [str(section.model_fields["kind"].default) for section in sections]
 
     def kind_of(value: Any) -> str | None:
+        if names and isinstance(value, str):
+            return "name"
         kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
         if not isinstance(kind, str):
             return None
         return "added" if kind not in own and kind in added_rows(group) else kind
+
+    def known(value: Any) -> Any:
+        """The value, if it is a name or a mapping of a kind that there is."""
+        added = added_rows(group)
+        alone = [*names, *(name for name, row in added.items() if row.settings is None)]
+        mappings = [*own, *(name for name, row in added.items() if row.settings is not None)]
+        kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+        if (value in alone) if isinstance(value, str) else (kind in mappings):
+            return value
+        raise PydanticCustomError(
+            "kind",
+            "must be {alone}, or a mapping whose kind is {mappings}",
+            {"alone": ", ".join(alone), "mappings": " or ".join(mappings)},
+        )
 
     def validated(value: Any) -> Any:
         if isinstance(value, Section):
@@ -69,7 +94,27 @@ def kinds(*sections: type[Section], group: str) -> Any:
         SerializeAsAny[Section], PlainValidator(validated), Tag("added"), AddedKinds(group)
     ]
     tagged = [Annotated[section, Tag(kind)] for section, kind in zip(sections, own, strict=True)]
-    return Annotated[Union[*tagged, added], Discriminator(kind_of)]
+    if not names:
+        return Annotated[Union[*tagged, added], Discriminator(kind_of)]
+    alone = Annotated[str, Tag("name")]
+    return Annotated[Union[*tagged, added, alone], Discriminator(kind_of), BeforeValidator(known)]
+
+
+def or_added(section: type[Section], *, group: str) -> Any:
+    """The type of a setting that is this section, whichever of its kinds, or the `settings` of a
+    row that another package adds to the table of this group."""
+
+    def validated(value: Any, own: ValidatorFunctionWrapHandler) -> Any:
+        kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+        rows = added_rows(group)
+        if not isinstance(kind, str) or kind not in rows:
+            return own(value)
+        return value if isinstance(value, Section) else rows[kind].settings.model_validate(value)
+
+    own_or_added: Any = Annotated[
+        section, SerializeAsAny(), WrapValidator(validated), AddedKinds(group)
+    ]
+    return own_or_added
 
 
 def mistake(found: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from selma.backbones.judges import loading as judging
 from selma.backbones.judges import matching
 from selma.backbones.judges.judge import Chooser, Judge
 from selma.backbones.judges.wordings import MultipleChoice
-from selma.config.scores import JudgeConfig, LocalJudge, ScoresConfig, ServedJudge
+from selma.config.scores import AnyJudge, LocalJudge, ScoresConfig
 from selma.errors import ConfigError, DataError, ModelError
 from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
 from selma.records.scores import Interval
@@ -31,8 +31,6 @@ from selma.scores.soft import soft_interval, soft_scores, whole_prompt_questions
 from selma.scores.tifa import Matcher, match_choices
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-
-AnyJudge = str | LocalJudge | ServedJudge
 
 
 def score_images(
@@ -103,16 +101,17 @@ def score_images(
 
 
 def judge_from(text: str) -> AnyJudge:
-    """The judge that a command names: toybox-a, toybox-b, a YAML file of settings as in
-    `scores.judge`, or a model's folder or Hub id. Raises ConfigError."""
-    if text in ("toybox-a", "toybox-b"):
+    """The judge that a command names: one that needs no settings (toybox-a, toybox-b), a YAML file
+    of settings as in `scores.judge`, or a model's folder or Hub id. Raises ConfigError."""
+    row = judging.JUDGES.get(text)
+    if row is not None and row.settings is None:
         return text
     path = Path(text)
     if path.suffix.lower() not in (".yaml", ".yml"):
         return LocalJudge(model=text)
     try:
         raw = yaml.safe_load(path.read_text("utf-8"))
-        judge: AnyJudge = TypeAdapter(JudgeConfig).validate_python(raw)
+        judge: AnyJudge = TypeAdapter(AnyJudge).validate_python(raw)
     except (OSError, ValueError, yaml.YAMLError) as error:
         lines = (
             "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

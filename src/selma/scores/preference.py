@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.backbones.preference.scorers import PreferenceScorer
-from selma.config.scores import PreferenceConfig, ScoresConfig
+from selma.config.scores import ScoresConfig
 from selma.progress import console
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.scores import Interval, ScorerInfo
@@ -19,7 +19,8 @@ from selma.scores import statistics
 from selma.scores.answering import clip_item, read_clip_file
 from selma.workspace import Item, Workspace
 
-Loader = Callable[[PreferenceConfig], PreferenceScorer]
+Loader = Callable[[Any], PreferenceScorer]
+"""A scorer's settings → the scorer."""
 
 
 @dataclass(frozen=True)

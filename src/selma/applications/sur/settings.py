@@ -19,7 +19,7 @@ from selma.config.adapters import SurConfig, SurGeneration
 from selma.config.experts import TrainingConfig
 from selma.config.networks import Captioner, LanguageModelConfig, LlmVectors, LocalLLM, Safety
 from selma.config.places import FileOrFolderPath, FilePath, FolderPath, LaidOver
-from selma.config.scores import PreferenceConfig
+from selma.config.scores import AnyScorer, PreferenceConfig
 from selma.config.section import Section
 
 
@@ -108,7 +108,7 @@ class Narrator(Section):
 class Agreement(Section):
     """How well narrative and picture agree, by CLIP score."""
 
-    scorer: Literal["toybox"] | PreferenceConfig = "toybox"
+    scorer: Literal["toybox"] | AnyScorer = "toybox"
     at_least: float
     """On the scorer's scale, 100 x cosine for CLIP."""
 

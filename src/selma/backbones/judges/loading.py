@@ -1,32 +1,119 @@
-"""The judge or scorer that a config names. Torch is imported when one is first asked."""
+"""The table of judges, and the judge or scorer that a config names. Torch is imported when one is
+first asked."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from selma.backbones.judges.judge import Judge, Scorer
 from selma.backbones.judges.toybox import ClipScorer, ToyboxJudge
-from selma.config.scores import LocalJudge, ServedJudge
-from selma.errors import ModelError
+from selma.backbones.packages import missing_package
+from selma.config.scores import AnyJudge, LocalJudge, ServedJudge
+from selma.config.section import Section
+from selma.errors import ModelError, SelmaError
+from selma.registry import Table
 
 
-def load_judge(judge: str | LocalJudge | ServedJudge, *, setting: str = "scores.judge") -> Judge:
+@dataclass(frozen=True)
+class JudgeKind:
+    """A row of `JUDGES`. A new one is a file with such a row."""
+
+    name: str
+    """As `kind` names it in the settings; of a judge without settings, the setting itself."""
+    load: Callable[..., Judge]
+    """(settings, setting=where they stand) → the judge. Loads no weights yet, but checks what can
+    be seen without them; raises ModelError or ConfigError."""
+    settings: type[Section] | None = None
+    """None is a judge that is chosen by its name alone."""
+    chooses: bool = True
+    """Whether it can be asked multiple-choice questions: see `judge.Chooser`."""
+    package: str | None = None
+    """What must be installed beside selma."""
+    install: str | None = None
+    """What pip installs it by, if not by its name."""
+    look: Callable[[Any, str], Iterator[str]] = lambda settings, key: iter(())
+    """(settings, key) → mistakes beside places that are not there, found without loading."""
+
+    def mistakes(self, settings: AnyJudge, key: str) -> Iterator[str]:
+        """What is wrong with the settings that stand at `key`, each as a sentence."""
+        try:
+            yield from self.look(settings, key)
+        except SelmaError as error:
+            yield str(error)
+        yield from missing_package(self.package, self.install, key)
+
+
+def _toybox(name: str) -> JudgeKind:
+    folder = f"judge-{name[-1]}"
+    return JudgeKind(
+        name,
+        lambda judge, setting: ToyboxJudge(name, _weights(folder, name)),
+        chooses=False,
+        look=lambda judge, key: missing_weights(folder, key),
+    )
+
+
+def _load_local(settings: LocalJudge, *, setting: str) -> Judge:
+    from selma.backbones.judges.vqa import VqaJudge
+
+    return VqaJudge(settings, setting=setting)
+
+
+def _look_local(settings: LocalJudge, key: str) -> Iterator[str]:
+    """Of a model on the Hub only its name is looked at; of a folder, its config.json."""
+    from selma.backbones.judges.vqa import MPLUG
+    from selma.backbones.judges.wordings import wording
+
+    folder = Path(settings.model)
+    if "mplug" in settings.model.lower():
+        yield f"{key}.model: {MPLUG}"
+    elif folder.is_dir():
+        _load_local(settings, setting=key)
+        if not any(folder.glob("*.safetensors")):
+            yield f"{key}.model: {folder} must hold safetensors weights, but has none."
+    else:
+        wording(settings.prompt or "bare", key=f"{key}.prompt")
+
+
+def _load_served(settings: ServedJudge, *, setting: str) -> Judge:
+    from selma.backbones.judges.served import ServedVqaJudge
+
+    return ServedVqaJudge(settings, setting=setting)
+
+
+def _look_served(settings: ServedJudge, key: str) -> Iterator[str]:
+    _load_served(settings, setting=key)
+    return iter(())
+
+
+JUDGES = Table(
+    "judge",
+    "selma.judges",
+    [
+        _toybox("toybox-a"),
+        _toybox("toybox-b"),
+        JudgeKind("transformers", _load_local, LocalJudge, look=_look_local),
+        JudgeKind("openai", _load_served, ServedJudge, look=_look_served),
+    ],
+)
+
+
+def judge_kind(judge: AnyJudge, *, setting: str = "scores.judge") -> JudgeKind:
+    """The row of these settings. Raises ConfigError."""
+    name = judge if isinstance(judge, str) else str(getattr(judge, "kind", ""))
+    return JUDGES.find(name, setting=setting)
+
+
+def load_judge(judge: AnyJudge, *, setting: str = "scores.judge") -> Judge:
     """The judge of these settings. What can be seen without its weights is checked for now; they
     are loaded when first asked, so that a run with nothing left to judge loads nothing.
 
     `setting` is where the settings stand, for messages. Raises ModelError or ConfigError.
     """
-    if isinstance(judge, LocalJudge):
-        from selma.backbones.judges.vqa import VqaJudge
-
-        return VqaJudge(judge, setting=setting)
-    if isinstance(judge, ServedJudge):
-        from selma.backbones.judges.served import ServedVqaJudge
-
-        return ServedVqaJudge(judge, setting=setting)
-    if judge not in ("toybox-a", "toybox-b"):
-        raise ModelError(f"A judge must be toybox-a or toybox-b, but {judge!r} came.")
-    return ToyboxJudge(judge, _weights("judge-" + judge[-1], judge))
+    return judge_kind(judge, setting=setting).load(judge, setting=setting)
 
 
 def load_scorer(name: str) -> Scorer:
@@ -34,6 +121,15 @@ def load_scorer(name: str) -> Scorer:
     if name != "toybox":
         raise ModelError(f"A scorer must be toybox, but {name!r} came.")
     return ClipScorer("toybox-clip", _weights("clip", name))
+
+
+def missing_weights(folder: str, key: str) -> Iterator[str]:
+    """A sentence about the setting at `key`, if toybox's weights of this name are not there."""
+    from selma.toybox import weights_folder
+
+    path = weights_folder() / folder
+    if not any(path.glob("*.safetensors")):
+        yield f"{key}: its weights must lie in {path}, but are not there. Reinstall selma."
 
 
 def _weights(folder: str, name: str) -> Path:

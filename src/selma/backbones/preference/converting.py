@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selma.backbones.preference import imagereward, open_clip
-from selma.backbones.preference.scorers import families
+from selma.backbones.preference.scorers import SCORERS
 from selma.backbones.weights import Weights, load_tokenizer
 from selma.errors import ModelError
 
@@ -41,12 +41,13 @@ def convert_weights(
     it is not the released one; for pickscore and clip None is config.json beside the source.
     Raises ModelError.
     """
-    if kind not in families():
-        raise ModelError(f"kind must be one of {', '.join(families())}, but {kind!r} came.")
+    families = {name: row.family for name, row in SCORERS.items() if row.family is not None}
+    if kind not in families:
+        raise ModelError(f"kind must be one of {', '.join(families)}, but {kind!r} came.")
     if out.exists():
         raise ModelError(f"{out} must not be there yet. Remove it, or choose another folder.")
     state = read_state(source)
-    words = Weights(tokenizer or families()[kind].tokenizer or str(source.parent))
+    words = Weights(tokenizer or families[kind].tokenizer or str(source.parent))
     aside = out.with_name(f".{out.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     try:

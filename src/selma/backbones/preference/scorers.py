@@ -1,17 +1,18 @@
-"""Scorers that say how much people would like a picture for its prompt, behind `Scorer`.
+"""Scorers that say how much people would like an image for its prompt, behind `Scorer`.
 
 A number of theirs means nothing without version, scale and preprocessing, which differ between the
 programs that carry one name; so each of them states all three, and all three are in its
-fingerprint. Torch is imported when the first picture is scored.
+fingerprint. Torch is imported when the first image is scored.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
@@ -19,11 +20,13 @@ from pydantic import ValidationError
 
 from selma.backbones.hub import find_device
 from selma.backbones.judges.judge import Scorer
+from selma.backbones.packages import missing_package
 from selma.backbones.preference import clip, imagereward
 from selma.backbones.preference.clip import Forward
 from selma.backbones.weights import Weights
-from selma.config.scores import PreferenceConfig
+from selma.config.scores import PreferenceConfig, ScorerSettings
 from selma.errors import ConfigError
+from selma.registry import Table
 
 ROWS_ON_A_GPU = 16
 DIGITS = 4
@@ -47,7 +50,7 @@ class PreferenceScorer(Scorer, Protocol):
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of scorer."""
+    """What one kind of network is."""
 
     name: str
     """With its version."""
@@ -59,47 +62,111 @@ class Family:
     """(weights, tokenizer, device) → the network."""
 
 
-_HPS = (
-    "to tensor, longest side to 224 by bicubic {how} antialias, black padding, CLIP's mean and "
-    "deviation; text by ftfy, 77 tokens; float32"
-)
-_LAION = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+@dataclass(frozen=True)
+class ScorerKind:
+    """A row of `SCORERS`. A new one is a file with such a row."""
+
+    name: str
+    """As `kind` names it in the settings."""
+    label: str
+    """With its version, as results name it."""
+    scale: str
+    load: Callable[[Any], PreferenceScorer]
+    """Settings → the scorer. Loads no weights yet; raises ModelError or ConfigError."""
+    settings: type[ScorerSettings] = PreferenceConfig
+    package: str | None = None
+    """What must be installed beside selma."""
+    install: str | None = None
+    """What pip installs it by, if not by its name."""
+    look: Callable[[Any, str], Iterator[str]] = lambda config, key: iter(())
+    """(settings, key) → mistakes beside places that are not there, found without loading."""
+    family: Family | None = None
+    """Of a network whose released weights `selma score convert` reads."""
+
+    def mistakes(self, config: ScorerSettings, key: str) -> Iterator[str]:
+        """What is wrong with the settings that stand at `key`, each as a sentence."""
+        yield from self.look(config, key)
+        yield from missing_package(self.package, self.install, key)
 
 
-def families(*, antialias: bool = True) -> dict[str, Family]:
-    """Kind → what it is. `antialias` is a choice of HPS alone."""
+def _hps(version: str, *, antialias: bool = True) -> Family:
     how = "with" if antialias else "without"
-    hps = partial(clip.load_hps, antialias=antialias)
-    hps_scale = "100 x cosine"
-    return {
-        "pickscore": Family(
-            "PickScore v1",
-            "exp(logit scale) x cosine, about 100 x cosine",
-            "shortest side to 224 by Pillow's bicubic, middle crop, CLIP's mean and deviation; "
-            "text 77 tokens; float32",
-            _LAION,
-            clip.load_pickscore,
-        ),
-        "hps_v2": Family("HPS v2.0", hps_scale, _HPS.format(how=how), _LAION, hps),
-        "hps_v2.1": Family("HPS v2.1", hps_scale, _HPS.format(how=how), _LAION, hps),
-        "imagereward": Family(
-            "ImageReward v1.0",
-            f"(r - {imagereward.MEAN:.4f}) / {imagereward.STD:.4f}, "
-            "unbounded, 0 is its authors' mean",
-            "shortest side to 224 by Pillow's bicubic, middle crop, CLIP's mean and deviation; "
-            f"text {imagereward.TOKENS} tokens; float32",
-            "google-bert/bert-base-uncased",
-            imagereward.load_imagereward,
-        ),
-        "clip": Family(
-            "CLIP score",
-            "100 x cosine, not clipped at 0",
-            "shortest side to the model's by Pillow's bicubic, middle crop, the model's mean and "
-            "deviation; text as long as the model reads; float32",
-            None,
-            clip.load_clip_score,
-        ),
-    }
+    return Family(
+        f"HPS v{version}",
+        "100 x cosine",
+        f"to tensor, longest side to 224 by bicubic {how} antialias, black padding, CLIP's mean "
+        "and deviation; text by ftfy, 77 tokens; float32",
+        _LAION,
+        partial(clip.load_hps, antialias=antialias),
+    )
+
+
+_LAION = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+_PICKSCORE = Family(
+    "PickScore v1",
+    "exp(logit scale) x cosine, about 100 x cosine",
+    "shortest side to 224 by Pillow's bicubic, middle crop, CLIP's mean and deviation; "
+    "text 77 tokens; float32",
+    _LAION,
+    clip.load_pickscore,
+)
+_IMAGEREWARD = Family(
+    "ImageReward v1.0",
+    f"(r - {imagereward.MEAN:.4f}) / {imagereward.STD:.4f}, unbounded, 0 is its authors' mean",
+    "shortest side to 224 by Pillow's bicubic, middle crop, CLIP's mean and deviation; "
+    f"text {imagereward.TOKENS} tokens; float32",
+    "google-bert/bert-base-uncased",
+    imagereward.load_imagereward,
+)
+_CLIP = Family(
+    "CLIP score",
+    "100 x cosine, not clipped at 0",
+    "shortest side to the model's by Pillow's bicubic, middle crop, the model's mean and "
+    "deviation; text as long as the model reads; float32",
+    None,
+    clip.load_clip_score,
+)
+
+
+def _network_mistakes(config: PreferenceConfig, key: str) -> Iterator[str]:
+    folder = Path(config.model)
+    if folder.is_dir() and not any(folder.rglob("*.safetensors")):
+        yield (
+            f"{key}: {folder} must hold safetensors, but has none. "
+            "Make them of a pickle with `selma score convert`."
+        )
+
+
+def _network(
+    kind: str, family: Family, *, antialias: Callable[..., Family] | None = None, **row: Any
+) -> ScorerKind:
+    """The row of a network. antialias: makes the family of a choice of antialiasing."""
+
+    def load(config: PreferenceConfig) -> NetworkScorer:
+        return NetworkScorer(
+            antialias(antialias=config.antialias) if antialias else family,
+            Weights(config.model, config.revision),
+            tokenizer=Weights(config.tokenizer) if config.tokenizer else None,
+            device=config.device,
+        )
+
+    return ScorerKind(
+        kind, family.name, family.scale, load, look=_network_mistakes, family=family, **row
+    )
+
+
+_FTFY = {"package": "ftfy", "install": "selma[scores]"}
+SCORERS = Table(
+    "preference scorer",
+    "selma.scorers",
+    [
+        _network("pickscore", _PICKSCORE),
+        _network("hps_v2", _hps("2.0"), antialias=partial(_hps, "2.0"), **_FTFY),
+        _network("hps_v2.1", _hps("2.1"), antialias=partial(_hps, "2.1"), **_FTFY),
+        _network("imagereward", _IMAGEREWARD),
+        _network("clip", _CLIP),
+    ],
+)
 
 
 def settings_of(**values: Any) -> PreferenceConfig:
@@ -113,15 +180,10 @@ def settings_of(**values: Any) -> PreferenceConfig:
         ) from error
 
 
-def load_preference(config: PreferenceConfig) -> NetworkScorer:
-    """The scorer that the settings name; its network is loaded when the first picture comes.
+def load_preference(config: ScorerSettings) -> PreferenceScorer:
+    """The scorer that the settings name; its network is loaded when the first image comes.
     Raises ModelError."""
-    return NetworkScorer(
-        families(antialias=config.antialias)[config.kind],
-        Weights(config.model, config.revision),
-        tokenizer=Weights(config.tokenizer) if config.tokenizer else None,
-        device=config.device,
-    )
+    return SCORERS.find(config.kind, setting="scores.preferences.kind").load(config)
 
 
 class NetworkScorer:
