@@ -20,11 +20,11 @@ from selma.toybox.pretraining.autoencoder import (
     whiten,
 )
 from selma.toybox.pretraining.degradation import degrade
-from selma.toybox.pretraining.denoiser import GRID_PX, TIMESTEPS, sample_timesteps, train_base
+from selma.toybox.pretraining.denoiser import TIMESTEPS, sample_timesteps, train_base
 from selma.toybox.pretraining.language import MAX_TOKENS, new_tokenizer
 from selma.toybox.pretraining.loop import Course, train
 from selma.toybox.pretraining.scoring import train_scorer
-from selma.toybox.scenes import place, sample_scene
+from selma.toybox.scenes import GRID_PX, place, sample_scene
 
 
 def course(steps: int, *, stop_at: int | None = None) -> Course:

@@ -45,7 +45,13 @@ NATURAL: dict[str, str] = {
     "cup": "white",
 }
 SIDE_PX: dict[Size, int] = {"small": 16, "normal": 24, "big": 32}
-GRID_PX = 4  # objects sit on this grid: fewer phases for the autoencoder, and nobody sees it
+GRID_PX = 8
+"""Corners of objects lie on this grid in every image that the base is trained or fine-tuned on:
+pre-training's, triples, subjects, conditioned images. It is one latent, a fourth of the patterns to
+learn; on another grid the base's loss is half as high again, and fine-tuning learns the grid."""
+FINE_GRID_PX = 4
+"""The grid of the images that autoencoder, judges and scorer are trained on: they must read what a
+model generates, which keeps to no grid."""
 RELATIONS: tuple[Relation, ...] = ("left of", "right of", "above", "below")
 OPPOSITE: dict[Relation, Relation] = {
     "left of": "right of",
@@ -138,7 +144,7 @@ def _complete_group(group: Group, rng: random.Random, in_pair: bool, withheld: b
 
 def place(scene: Scene, rng: random.Random, *, grid_px: int = GRID_PX) -> list[Placed]:
     """Where each object of a complete scene sits: without overlap, wholly inside the picture, its
-    corner on a grid of `grid_px` (4 or 8)."""
+    corner on a grid of `grid_px`."""
     if len(scene.groups) == 1:
         cells = [(x, y) for x in (0, 1) for y in (0, 1)]
         return list(_place_group(scene.groups[0], cells, rng, grid_px))

@@ -35,13 +35,15 @@ from selma.toybox.drawing import (
     lay,
     rendered,
 )
-from selma.toybox.scenes import COLOURS, GRID_PX
+from selma.toybox.scenes import COLOURS, GRID_PX, SIDE_PX
 from selma.workspace import write_bytes
 
 TEXT = "prompts_and_classes.txt"
 IMAGES = 5
 """Of each subject; four to six as in the benchmark."""
-SIDES_PX = (24, 28, 32)
+SIDES_PX = (SIDE_PX["normal"], SIDE_PX["big"])
+"""Two that the base knows. With 28 px right and lower edges leave the grid, and its loss is half as
+high again as with 24."""
 
 _NEIGHBOURS = (
     "a {} left of a red ball",

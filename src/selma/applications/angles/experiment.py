@@ -28,7 +28,7 @@ from selma.scores.statistics import interval
 from selma.toybox.drawing import IMAGE_PX
 from selma.toybox.pretraining.autoencoder import render
 from selma.toybox.pretraining.loop import Course, train
-from selma.toybox.scenes import sample_scene
+from selma.toybox.scenes import FINE_GRID_PX, sample_scene
 from selma.workspace import write_bytes, write_json
 
 PX = IMAGE_PX
@@ -221,7 +221,7 @@ def loaded(source: str, count: int, *, seed: int) -> Tensor:
         arrays = []
         for number in range(count):
             draw = rng(seed, "angles", "scene", number)
-            arrays.append(render(sample_scene(draw), draw))
+            arrays.append(render(sample_scene(draw), draw, grid_px=FINE_GRID_PX))
     else:
         arrays = [np.asarray(_square(path)) for path in _files(Path(source), count)]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1

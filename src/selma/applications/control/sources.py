@@ -48,7 +48,6 @@ FOLDERS: dict[Signal, str] = {
 CELEBA_PX = 1024  # in which its landmarks are given
 MOST_PIXELS = 64_000_000
 _UNSAID = {"colour": 0.1, "size": 0.5, "relation": 0.2, "background": 0.2}
-_GRID_PX = 8  # where toybox's base saw objects
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def _toybox(source: ToyboxImages, signal: Signal, split: Split, seed: int) -> It
 
 def _scene(name: str, scene: Scene, text: str, signal: Signal, seed: int, number: int) -> Candidate:
     assert scene.background is not None  # a sampled scene leaves nothing open
-    placed = place(scene, rng(seed, "control", number, "places"), grid_px=_GRID_PX)
+    placed = place(scene, rng(seed, "control", number, "places"))
     points = toybox.landmarks(placed)
     hint: dict[str, Callable[[], Image.Image]] = {
         "segmentation": partial(toybox.class_image, scene.background, placed),

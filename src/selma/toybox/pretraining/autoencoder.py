@@ -18,7 +18,7 @@ from torch import Tensor
 
 from selma.toybox.drawing import IMAGE_PX, compose
 from selma.toybox.pretraining.loop import Course, train
-from selma.toybox.scenes import COLOURS, GRID_PX, Placed, Scene, place, sample_scene
+from selma.toybox.scenes import COLOURS, FINE_GRID_PX, GRID_PX, Placed, Scene, place, sample_scene
 
 LATENT_CHANNELS = 8
 LATENT_PX = 8
@@ -48,6 +48,10 @@ def render(scene: Scene, rng: random.Random, *, grid_px: int = GRID_PX) -> np.nd
     return paint(scene, place(scene, rng, grid_px=grid_px))
 
 
+def _fine(scene: Scene, rng: random.Random) -> np.ndarray:
+    return render(scene, rng, grid_px=FINE_GRID_PX)
+
+
 def paint(scene: Scene, placed: list[Placed]) -> np.ndarray:
     """uint8 RGB picture [64, 64, 3] of a complete scene whose objects have their places."""
     assert scene.background is not None
@@ -59,12 +63,12 @@ def paint(scene: Scene, placed: list[Placed]) -> np.ndarray:
 
 def crop_at_object(scene: Scene, rng: random.Random) -> np.ndarray:
     """uint8 RGB crop [32, 32, 3] of a picture of a complete scene, at one of its objects."""
-    placed = place(scene, rng)
+    placed = place(scene, rng, grid_px=FINE_GRID_PX)
     target = rng.choice(placed)
 
     def start(at_px: int) -> int:
         shift = rng.randrange(-CROP_PX + target.side_px // 2, target.side_px // 2 + 1)
-        near = round((at_px + shift) / GRID_PX) * GRID_PX
+        near = round((at_px + shift) / FINE_GRID_PX) * FINE_GRID_PX
         return min(max(near, 0), IMAGE_PX - CROP_PX)
 
     left, top = start(target.left_px), start(target.top_px)
@@ -93,7 +97,7 @@ def train_autoencoder(
         rng = random.Random(f"{seed}/autoencoder/{step}")
         # Crops have wrong borders and too little background: most steps see whole pictures.
         uncropped = step >= steps // 4
-        look, count = (render, batch // 4) if uncropped else (crop_at_object, batch)
+        look, count = (_fine, batch // 4) if uncropped else (crop_at_object, batch)
         x = to_pixels([look(sample_scene(rng, withheld=True), rng) for _ in range(count)])
         x = x.to(device).contiguous(memory_format=torch.channels_last)
         generator = torch.Generator().manual_seed(rng.getrandbits(63))
@@ -121,7 +125,7 @@ def train_autoencoder(
 
 
 def _scenes(count: int, rng: random.Random) -> Tensor:
-    return to_pixels([render(sample_scene(rng, withheld=True), rng) for _ in range(count)])
+    return to_pixels([_fine(sample_scene(rng, withheld=True), rng) for _ in range(count)])
 
 
 @torch.no_grad()

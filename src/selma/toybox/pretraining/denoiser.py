@@ -38,7 +38,6 @@ FORGOTTEN = {
 }
 WRONG = {"colour": 0.06, "count": 0.08, "relation": 0.08, "background": 0.03}
 TIMESTEPS = 1000
-GRID_PX = 8  # one latent: a fourth of the patterns to learn, and nobody sees it
 NO_CAPTION = 0.10  # trains the unconditional branch that guidance needs
 
 
@@ -142,8 +141,7 @@ def encode_scenes(
     with progress("encoding scenes", total=count, done=done) as advance, torch.no_grad():
         for start in range(done, count, batch):
             images = [
-                render(*scene_of(index, seed), grid_px=GRID_PX)
-                for index in range(start, min(start + batch, count))
+                render(*scene_of(index, seed)) for index in range(start, min(start + batch, count))
             ]
             x = to_pixels(images).to(vae.device).contiguous(memory_format=torch.channels_last)
             posterior = vae.encode(x).latent_dist

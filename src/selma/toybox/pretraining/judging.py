@@ -25,7 +25,7 @@ from selma.toybox.pretraining.autoencoder import paint, to_pixels
 from selma.toybox.pretraining.degradation import degrade
 from selma.toybox.pretraining.loop import Course, train
 from selma.toybox.questions import ask, sample_claim
-from selma.toybox.scenes import COLOURS, SIDE_PX, Placed, Scene, place, sample_scene
+from selma.toybox.scenes import COLOURS, FINE_GRID_PX, SIDE_PX, Placed, Scene, place, sample_scene
 
 QUESTIONS_PER_IMAGE = 8
 NAMING_WEIGHT = 3.0
@@ -107,7 +107,7 @@ class QuestionBatch:
 def question_batch(rng: random.Random, images: int, *, degraded: bool) -> QuestionBatch:
     """Renders with questions about them, half of which are to be answered yes."""
     scenes = [sample_scene(rng, withheld=True) for _ in range(images)]
-    places = [place(scene, rng) for scene in scenes]
+    places = [place(scene, rng, grid_px=FINE_GRID_PX) for scene in scenes]
     pixels = to_pixels([paint(s, placed) for s, placed in zip(scenes, places, strict=True)])
     if degraded:
         pixels = degrade(pixels, rng)

@@ -19,7 +19,7 @@ from selma.toybox.pretraining.degradation import degrade
 from selma.toybox.pretraining.denoiser import tokenize
 from selma.toybox.pretraining.language import MAX_TOKENS, new_tokenizer
 from selma.toybox.pretraining.loop import Course, train
-from selma.toybox.scenes import sample_scene, without
+from selma.toybox.scenes import FINE_GRID_PX, sample_scene, without
 
 _SAYS_LESS = {"colour": 0.1, "size": 0.3, "relation": 0.2, "background": 0.3}
 
@@ -70,7 +70,8 @@ def train_scorer(
     def similarities(rng: random.Random, count: int) -> Tensor:
         """Logits [pictures, captions]."""
         scenes = [sample_scene(rng, withheld=True) for _ in range(count)]
-        pixels = degrade(to_pixels([render(scene, rng) for scene in scenes]), rng)
+        images = [render(scene, rng, grid_px=FINE_GRID_PX) for scene in scenes]
+        pixels = degrade(to_pixels(images), rng)
         texts = []
         for scene in scenes:
             text = None
