@@ -153,6 +153,14 @@ def test_settings_of_another_package_are_walked(home: Path) -> None:
         assert '"http://host/v1"' in text and "secret" not in text and str(home) not in text
 
 
+def test_a_benchmark_of_another_package_is_no_file(home: Path) -> None:
+    path = home / "some.yaml"
+    path.write_text("scores: {benchmark: mine}")
+    with registered("selma.benchmarks", Row("mine", Outside)):
+        assert load_config(path).scores.benchmark == "mine"
+    assert load_config(path).scores.benchmark == str(home / "mine")
+
+
 def test_a_tokenizer_in_a_section_of_an_application_starts_from_the_config(home: Path) -> None:
     features = {"kind": "clip", "model": "net", "tokenizer": "words"}
     config = sur(home, scores={"quality": {"features": features}})

@@ -131,12 +131,11 @@ class SurConfig(AdapterSettings):
     form: Literal["paper", "released"] = "paper"
     """Three maps, attention and an output network; "released" has an encoder of its own before."""
     mix: Literal["added", "shared"] = "added"
-    """"added" is x + w g, which at the start is x. "shared" is the released w g + (1 - w) x."""
+    """"added" is x + w g, which at the start is x."""
     weight: PositiveFloat = 0.1
     """w, as the released training script sets it."""
     attention: Literal["tokens", "batch"] = "tokens"
-    """What the released form's encoder looks across. As released, it is the batch: prompts that
-    are drawn together change one another."""
+    """What the released form's encoder looks across."""
     depth: PositiveInt = 2
     heads: PositiveInt = 8
     hidden: PositiveInt = 2048

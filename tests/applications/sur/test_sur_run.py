@@ -238,6 +238,30 @@ def test_the_released_preset_is_the_release_and_can_be_mended_in_part():
     assert SurSettings.model_validate(released.model_dump()) == released
 
 
+DEFECTS = {
+    "adapter.mix": "shared",
+    "adapter.attention": "batch",
+    "llm.projection": "released",
+    "losses.alignment.direction": "student_teacher",
+    "losses.distillation.padding": "kept",
+    "losses.alignment.reduce": "sum",
+    "losses.denoising.gradient": False,
+    "generation.negative": "released",
+    "generation.dropout": True,
+}
+
+
+@pytest.mark.parametrize(("key", "value"), DEFECTS.items(), ids=DEFECTS)
+def test_a_defect_of_the_release_is_had_by_the_preset_alone(key, value):
+    settings = value
+    for name in reversed(key.split(".")):
+        settings = {name: settings}
+    with pytest.raises(ValueError, match=rf"sur\.{key}: {value} is a defect.*preset: released"):
+        SurRun.model_validate({"name": "x", "sur": settings})
+    mended = SurRun.model_validate({"name": "x", "sur": {"preset": "released"} | settings})
+    assert mended.sur == SurSettings.model_validate({"preset": "released"})
+
+
 def test_the_config_that_comes_along_and_its_paths(tmp_path):
     (tmp_path / "llm").mkdir()
     source = {"kind": "civitai", "dump": "d.json", "images": "pics"}

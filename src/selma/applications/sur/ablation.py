@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from selma.applications.sur.pipeline import merged_of, trained, triples
 from selma.applications.sur.preflight import mistakes
 from selma.applications.sur.records import Understood
-from selma.applications.sur.settings import RELEASED_SUR, SurRun, SurSettings
+from selma.applications.sur.settings import RELEASED_SUR, SurRun, SurSettings, laid_over
 from selma.config.scores import ScoresConfig
 from selma.config.section import mistake
 from selma.errors import ConfigError
@@ -67,16 +67,6 @@ def only(config: SurRun, names: Sequence[str]) -> SurRun:
     sur = config.sur
     ablation = sur.ablation.model_copy(update={"variants": tuple(names)})
     return config.model_copy(update={"sur": sur.model_copy(update={"ablation": ablation})})
-
-
-def laid_over(settings: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
-    """The settings with the changes in them, at every depth."""
-    return dict(settings) | {
-        name: laid_over(settings[name], value)
-        if isinstance(value, Mapping) and isinstance(settings.get(name), Mapping)
-        else value
-        for name, value in changes.items()
-    }
 
 
 def ablate(config: SurRun, *, experts: bool = False) -> Understood:

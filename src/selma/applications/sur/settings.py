@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -28,12 +30,11 @@ class Distance(Section):
 
     weight: NonNegativeFloat = 0.1
     direction: Literal["teacher_student", "student_teacher"] = "teacher_student"
-    """KL(teacher || student), or the released KL(student || teacher)."""
+    """KL(teacher || student)."""
     temperature: PositiveFloat = 1.0
     padding: Literal["masked", "kept"] = "masked"
-    """Whether padding tokens count."""
     reduce: Literal["mean", "sum"] = "mean"
-    """Over a prompt's tokens."""
+    """Over a prompt's own tokens."""
     tokens: Literal["each", "pooled"] = "each"
     """Compare token by token, or the means over tokens: words of a narrative and of a keyword
     prompt do not stand at the same places."""
@@ -42,7 +43,7 @@ class Distance(Section):
 class Denoising(Section):
     weight: NonNegativeFloat = 1.0
     gradient: bool = True
-    """Whether it trains the adapter. As released, it does not: a copy is made on the way."""
+    """Whether it trains the adapter."""
 
 
 class SurLosses(Section):
@@ -190,25 +191,47 @@ class SurAblation(Section):
     """None: scores.dev_prompts of dev, scores.prompts of test."""
 
 
-RELEASED_SUR: dict[str, Any] = {
-    "adapter": {"form": "released", "mix": "shared", "attention": "batch"},
-    "llm": {"projection": "released"},
+RELEASED_DEFECTS: dict[str, Any] = {
+    # w g + (1 - w) x is no identity at the start; prompts of one batch alter one another.
+    "adapter": {"mix": "shared", "attention": "batch"},
+    "llm": {"projection": "released"},  # other in each process, and kept nowhere
     "losses": {
-        name: {"weight": 1e-5, "direction": "student_teacher", "padding": "kept", "reduce": "sum"}
+        name: {"direction": "student_teacher", "padding": "kept", "reduce": "sum"}
         for name in ("distillation", "alignment")
     }
-    | {"denoising": {"gradient": False}},
-    "training": {"flip": True},
+    | {"denoising": {"gradient": False}},  # a copy is made on the way, so that it trains nothing
     "generation": {"negative": "released", "dropout": True},
 }
-"""All that the released code does otherwise; defects among it."""
+"""What errs in the released code. A run has it by `preset: released` alone."""
+
+
+def laid_over(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with the changes in them, at every depth."""
+    return dict(settings) | {
+        name: laid_over(settings[name], value)
+        if isinstance(value, Mapping) and isinstance(settings.get(name), Mapping)
+        else value
+        for name, value in changes.items()
+    }
+
+
+RELEASED_SUR: dict[str, Any] = laid_over(
+    RELEASED_DEFECTS,
+    {
+        "adapter": {"form": "released"},
+        "losses": {"distillation": {"weight": 1e-5}, "alignment": {"weight": 1e-5}},
+        "training": {"flip": True},
+    },
+)
+"""All that the released code does otherwise."""
 
 
 class SurSettings(Section):
     """The SUR-adapter: an LLM's understanding for plain prompts."""
 
     preset: Literal["ours", "released"] = "ours"
-    """What is not set below: sound choices, or those of the released code."""
+    """What is not set below: sound choices, or those of the released code with all its defects,
+    each of which can be mended below."""
     data: SurData = SurData()
     adapter: SurConfig = SurConfig()
     llm: LlmVectors = LlmVectors()
@@ -237,3 +260,23 @@ class SurRun(RunConfig):
     """A run's settings with those of `selma sur`."""
 
     sur: SurSettings = SurSettings()
+
+    @model_validator(mode="after")
+    def _no_defect_alone(self) -> SurRun:
+        if self.sur.preset != "released":
+            for key, value in _leaves(RELEASED_DEFECTS):
+                if attrgetter(key)(self.sur) == value:
+                    raise ValueError(
+                        f"sur.{key}: {value} is a defect of the released code; take "
+                        "sur.preset: released, which has them all, and mend the others"
+                    )
+        return self
+
+
+def _leaves(settings: Mapping[str, Any], *parents: str) -> Iterator[tuple[str, Any]]:
+    """Dotted key → value of nested settings."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, *parents, name)
+        else:
+            yield ".".join((*parents, name)), value
