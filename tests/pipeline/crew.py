@@ -135,10 +135,10 @@ def differences(one: Path, other: Path, *, without: tuple[str, ...] = ()) -> lis
     return sorted(name for name in names if left.get(name) != right.get(name))
 
 
-def drawn_by_signals(crew: Crew) -> dict[str, object]:
+def generated_by_conditions(crew: Crew) -> dict[str, object]:
     """`selma control generate` by one process, and by several on a copy of what it starts from."""
     from selma.applications.control import pipeline as control_pipeline
-    from selma.config import RunConfig
+    from selma.applications.control.settings import ControlRun
 
     one, other = (crew.folder / name for name in ("control", "control-together"))
     control = {
@@ -149,8 +149,8 @@ def drawn_by_signals(crew: Crew) -> dict[str, object]:
     base = {"model": str(crew.folder / "base"), "device": "cpu"}
 
     def work(folder: Path, *commands: str) -> Callable[[], object]:
-        raw = {"name": "signals", "folder": str(folder), "base": base, "control": control}
-        config = RunConfig.model_validate(raw)
+        raw = {"name": "conditions", "folder": str(folder), "base": base, "control": control}
+        config = ControlRun.model_validate(raw)
         return lambda: [getattr(control_pipeline, command)(config) for command in commands]
 
     codes = [ended(start(work(one, "prepare", "train"), crew.log))]
@@ -203,7 +203,7 @@ def main() -> None:
         found["batch"] = crew.codes(work("batch", "experts", spread="batch"))
         found["batch shares"] = crew.shares()
 
-        found["control"] = drawn_by_signals(crew)
+        found["control"] = generated_by_conditions(crew)
 
         before = len(crew.log.read_bytes())
         found["uneven"] = crew.codes(work("batch", "experts", spread="batch", batch_size=3))

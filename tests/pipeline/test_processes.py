@@ -95,7 +95,7 @@ def log(expert: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (expert / "loss.jsonl").read_text().splitlines()]
 
 
-def test_pictures_by_signals_are_shared_and_stay_the_same(found: dict[str, Any]) -> None:
+def test_images_by_conditions_are_shared_and_stay_the_same(found: dict[str, Any]) -> None:
     control = found["control"]
     assert control["codes"] == [0, 0, 0, 0], found["log"]
     assert control["differs"] == []

@@ -118,7 +118,7 @@ class Job:
 
 Before = Callable[[Sequence[int]], None]
 """Is told which of the jobs are drawn in the next pass."""
-Steered = Callable[["TextToImage", Sequence[Job]], AbstractContextManager[Before | None]]
+Conditioned = Callable[["TextToImage", Sequence[Job]], AbstractContextManager[Before | None]]
 """Changes the model for these jobs, while the block runs."""
 
 
@@ -235,7 +235,7 @@ def generate_missing(
     steps: int,
     guidance: float,
     batch_size: int,
-    steered: Steered | None = None,
+    conditioned: Conditioned | None = None,
 ) -> dict[str, Any]:
     """Draws what has no file yet, every process a part; returns how many and how long it took."""
     started = time.monotonic()
@@ -248,7 +248,7 @@ def generate_missing(
         there = len(jobs) - len(missing)
         with (
             applied(model(), adapters),
-            (steered or _freely)(model(), mine) as before,
+            (conditioned or _freely)(model(), mine) as before,
             progress(what, total=there + len(mine), done=there) as advance,
         ):
             images = model().generate(

@@ -4,5 +4,5 @@ from pathlib import Path
 
 
 def weights_folder() -> Path:
-    """Where the pre-trained models lie: `base`, judges, `clip`, readers of signals."""
+    """Where the pre-trained models lie: `base`, judges, `clip`, readers of conditions."""
     return Path(__file__).parent / "weights"

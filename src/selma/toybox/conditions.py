@@ -1,4 +1,4 @@
-"""Scene → its signals: a map of classes, and points where its objects lie."""
+"""Scene → its conditions: a map of classes, and points where its objects lie."""
 
 from __future__ import annotations
 

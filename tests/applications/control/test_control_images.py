@@ -1,4 +1,4 @@
-"""Pictures with signals: the released layouts, imagefolders, toybox; squares that fit together."""
+"""Images with conditions: the released layouts, imagefolders, toybox; squares that fit together."""
 
 import json
 
@@ -40,9 +40,9 @@ def lines(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-@pytest.mark.parametrize("signal", ["canny", "segmentation", "landmarks"])
-def test_toybox_is_made_once_and_its_splits_share_nothing(tmp_path, signal):
-    data = ControlData(signal=signal, source=TOYBOX)
+@pytest.mark.parametrize("condition", ["canny", "segmentation", "landmarks"])
+def test_toybox_is_made_once_and_its_splits_share_nothing(tmp_path, condition):
+    data = ControlData(condition=condition, source=TOYBOX)
     found = prepared(tmp_path, data)
     texts = {split: {sample.text.lower() for sample in some} for split, some in found.items()}
     assert [len(some) for some in texts.values()] == [6, 4]
@@ -51,24 +51,27 @@ def test_toybox_is_made_once_and_its_splits_share_nothing(tmp_path, signal):
         and not (texts["train"] | texts["val"]) & benchmark_texts()
     )
     for sample in found["val"]:
-        with Image.open(sample.image) as image, Image.open(sample.hint) as hint:
-            assert image.size == hint.size == (64, 64)
-            if signal == "canny":
-                assert np.array_equal(edges(image, low=100, high=200), hint)
-            if signal == "segmentation":
-                assert (class_map(hint, PALETTE) >= 0).all()
+        with (
+            Image.open(sample.image) as image,
+            Image.open(sample.conditioning_image) as conditioning_image,
+        ):
+            assert image.size == conditioning_image.size == (64, 64)
+            if condition == "canny":
+                assert np.array_equal(edges(image, low=100, high=200), conditioning_image)
+            if condition == "segmentation":
+                assert (class_map(conditioning_image, PALETTE) >= 0).all()
         assert sample.landmarks
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
     assert prepared(tmp_path, data) == found
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")} == before
     # More training pictures leave validation as it was.
-    more = ControlData(signal=signal, source=ToyboxImages(train=8, val=4))
+    more = ControlData(condition=condition, source=ToyboxImages(train=8, val=4))
     assert [c.name for c in candidates(more, "val", seed=0)] == [s.source for s in found["val"]]
 
 
 def test_toybox_has_no_depth():
     with pytest.raises(ConfigError, match="depth"):
-        list(candidates(ControlData(signal="depth", source=TOYBOX), "val", seed=0))
+        list(candidates(ControlData(condition="depth", source=TOYBOX), "val", seed=0))
 
 
 def ade20k(root):
@@ -88,27 +91,26 @@ def ade20k(root):
 
 def test_the_released_layout(tmp_path):
     source = ReleasedFolder(folder=str(ade20k(tmp_path / "ADE20K")))
-    found = prepared(tmp_path / "run", ControlData(signal="segmentation", source=source), px=16)
+    found = prepared(tmp_path / "run", ControlData(condition="segmentation", source=source), px=16)
     assert [s.text for s in found["train"]] == ["train 0", "train 1"]
     assert [s.text for s in found["val"]] == ["val 0", "val 1"]
-    with Image.open(found["val"][1].hint) as hint:
+    with Image.open(found["val"][1].conditioning_image) as conditioning_image:
         # The middle square, and no colour that was not there.
-        assert {tuple(map(int, c)) for c in np.unique(np.asarray(hint).reshape(-1, 3), axis=0)} == {
-            (0, 0, 0), PALETTE[1],
-        }  # fmt: skip
+        colours = np.unique(np.asarray(conditioning_image).reshape(-1, 3), axis=0)
+        assert {tuple(map(int, c)) for c in colours} == {(0, 0, 0), PALETTE[1]}
     # Edges are found in the picture where there is no folder of them; depth cannot be.
-    canny = prepared(tmp_path / "run", ControlData(signal="canny", source=source), px=16)
+    canny = prepared(tmp_path / "run", ControlData(condition="canny", source=source), px=16)
     assert len(canny["val"]) == 2
     with pytest.raises(DataError, match="depth"):
-        prepared(tmp_path / "run", ControlData(signal="depth", source=source), px=16)
+        prepared(tmp_path / "run", ControlData(condition="depth", source=source), px=16)
 
 
-def test_a_picture_is_called_as_its_signal_is_where_its_own_name_leads_nowhere(tmp_path):
+def test_a_picture_is_called_as_its_condition_is_where_its_own_name_leads_nowhere(tmp_path):
     """As the released code finds it, which reads the source's name alone."""
     root = ade20k(tmp_path / "ADE20K")
     rows = [{"source": "source/1.png", "target": "target/1.jpg", "prompt": "x"}]
     lines(root / "val" / "prompt_val_blip.json", rows)
-    data = ControlData(signal="segmentation", source=ReleasedFolder(folder=str(root)))
+    data = ControlData(condition="segmentation", source=ReleasedFolder(folder=str(root)))
     (found,) = candidates(data, "val", seed=0)
     assert found.name == "val/1.png"
     with Image.open(root / "val" / "color" / "1.png") as image:
@@ -125,12 +127,12 @@ def test_celeba(tmp_path):
         np.savetxt(root / "celeba-hq-landmark2d" / f"{split}.txt", points)
         rows = [{"image": f"{split}.jpg", "prompt": f"a {split} face"}]
         (root / f"prompt_{split}_blip.json").write_text(json.dumps(rows) + "\n")
-    data = ControlData(signal="landmarks", source=ReleasedFolder(folder=str(root)))
+    data = ControlData(condition="landmarks", source=ReleasedFolder(folder=str(root)))
     (sample,) = prepared(tmp_path / "run", data, px=16)["val"]
     assert sample.text == "a val face" and len(sample.landmarks) == 68
     assert sample.landmarks[-1].x == pytest.approx(1022 / 1024, abs=0.01)
     with pytest.raises(ConfigError, match="segmentation"):
-        prepared(tmp_path, data.model_copy(update={"signal": "segmentation"}), px=16)
+        prepared(tmp_path, data.model_copy(update={"condition": "segmentation"}), px=16)
 
 
 def imagefolder(root, count=5, **columns):
@@ -146,14 +148,14 @@ def imagefolder(root, count=5, **columns):
 
 def test_any_imagefolder_with_a_conditioning_column(tmp_path):
     source = ConditionedFolder(folder=str(imagefolder(tmp_path / "data")), val=2)
-    data = ControlData(signal="depth", source=source)
+    data = ControlData(condition="depth", source=source)
     found = prepared(tmp_path / "run", data, px=16)
     names = {split: {s.source for s in some} for split, some in found.items()}
     assert [len(some) for some in names.values()] == [3, 2]
     assert len(names["train"] | names["val"]) == 5
     other = source.model_copy(update={"conditioning": "sketch"})
     with pytest.raises(DataError, match="sketch"):
-        prepared(tmp_path / "b", ControlData(signal="sketch", source=other), px=16)
+        prepared(tmp_path / "b", ControlData(condition="sketch", source=other), px=16)
     # The held-out ones are another choice with another seed.
     seeds = {tuple(sorted(c.name for c in candidates(data, "val", seed=seed))) for seed in range(6)}
     assert len(seeds) > 1
@@ -162,7 +164,7 @@ def test_any_imagefolder_with_a_conditioning_column(tmp_path):
 def test_metadata_may_be_a_csv(tmp_path):
     """As `datasets` takes it: the same pictures, names and texts; an empty cell is no name."""
     source = ConditionedFolder(folder=str(imagefolder(tmp_path / "data")), val=2)
-    data = ControlData(signal="depth", source=source)
+    data = ControlData(condition="depth", source=source)
     told = [(c.name, c.text) for c in candidates(data, "train", seed=0)]
     digest = source_digest(data)
     (tmp_path / "data" / "metadata.jsonl").unlink()
@@ -179,7 +181,7 @@ def test_metadata_may_be_a_csv(tmp_path):
 def test_pictures_without_prompts_need_a_captioner(tmp_path):
     source = ConditionedFolder(folder=str(imagefolder(tmp_path / "data", text="")), val=2)
     with pytest.raises(DataError, match="captioner"):
-        prepared(tmp_path / "run", ControlData(signal="depth", source=source), px=16)
+        prepared(tmp_path / "run", ControlData(condition="depth", source=source), px=16)
 
 
 class Stop(Exception):
@@ -190,7 +192,7 @@ def test_a_captioner_writes_the_prompts_and_none_twice(tmp_path, monkeypatch):
     """In place of those that are given; stopped after the first, it goes on with the second."""
     captioner = Captioner(model=str(blip()), device="cpu")
     source = ConditionedFolder(folder=str(imagefolder(tmp_path / "data", count=3)), val=1)
-    data = ControlData(signal="depth", source=source, captioner=captioner)
+    data = ControlData(condition="depth", source=source, captioner=captioner)
     whole = prepared(tmp_path / "whole", data, px=16)
     written = CaptionModel.caption
     seen = []
@@ -216,7 +218,7 @@ def test_a_captioner_writes_the_prompts_and_none_twice(tmp_path, monkeypatch):
 def test_a_damaged_picture_is_named(tmp_path):
     root = ade20k(tmp_path / "ADE20K")
     (root / "train" / "color" / "1.png").write_bytes(b"no picture")
-    data = ControlData(signal="segmentation", source=ReleasedFolder(folder=str(root)))
+    data = ControlData(condition="segmentation", source=ReleasedFolder(folder=str(root)))
     with pytest.raises(DataError, match=r"1\.png"):
         prepared(tmp_path / "run", data, px=16)
     rows = [{"source": "../../../secret/0.png", "target": "target/0.png", "prompt": "x"}]
@@ -228,7 +230,7 @@ def test_a_damaged_picture_is_named(tmp_path):
 def test_points_move_with_the_square_that_is_cut_out(tmp_path):
     points = [{"name": "nose", "x": 0.5, "y": 0.5}, {"name": "ear", "x": 0.25, "y": 0.0}]
     root = imagefolder(tmp_path / "data", landmarks=points)
-    data = ControlData(signal="landmarks", source=ConditionedFolder(folder=str(root), val=2))
+    data = ControlData(condition="landmarks", source=ConditionedFolder(folder=str(root), val=2))
     for sample in prepared(tmp_path / "run", data, px=16)["val"]:
         nose, ear = sample.landmarks
         # 40 x 30: the square begins 5 px from the left.

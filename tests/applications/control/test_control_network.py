@@ -1,4 +1,4 @@
-"""Control networks: nothing at the start, each picture by its own signal, files as they were."""
+"""Control networks: nothing at the start, each picture by its own condition, files as they were."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def hints():
+def conditioning_images():
     return torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
@@ -35,15 +35,18 @@ def made(model, kind, *, changed=True):
     return network.requires_grad_(False)
 
 
-def generated(model, network=None, hints=None, *, texts=TEXTS, at_once=2, start=0):
+def generated(model, network=None, conditioning_images=None, *, texts=TEXTS, at_once=2, start=0):
     settings = {"steps": 2, "guidance": 3.0, "batch_size": at_once}
     seeds = range(start, start + len(texts))
     if network is None:
         return [np.array(p) for p in model.generate(texts, seeds=seeds, **settings)]
-    steering = networks.Steering(network)
-    with steering.within(model.denoiser):
+    conditioning = networks.Conditioning(network)
+    with conditioning.within(model.denoiser):
         images = model.generate(
-            texts, seeds=seeds, **settings, before=lambda some: steering.show(hints[list(some)])
+            texts,
+            seeds=seeds,
+            **settings,
+            before=lambda some: conditioning.show(conditioning_images[list(some)]),
         )
         return [np.array(image) for image in images]
 
@@ -53,37 +56,37 @@ def same(one, two):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_new_network_changes_no_picture_and_a_trained_one_does(model, hints, kind):
+def test_a_new_network_changes_no_picture_and_a_trained_one_does(model, conditioning_images, kind):
     plain = generated(model)
-    assert same(generated(model, made(model, kind, changed=False), hints), plain)
-    assert not same(generated(model, made(model, kind), hints), plain)
+    assert same(generated(model, made(model, kind, changed=False), conditioning_images), plain)
+    assert not same(generated(model, made(model, kind), conditioning_images), plain)
     assert same(generated(model), plain)  # nothing stays behind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_picture_depends_on_its_own_signal_alone(model, hints, kind):
+def test_a_picture_depends_on_its_own_condition_alone(model, conditioning_images, kind):
     network = made(model, kind)
-    whole = generated(model, network, hints)
+    whole = generated(model, network, conditioning_images)
     # Alone, and so at another place of the pass.
-    last = generated(model, network, hints[2:], texts=TEXTS[2:], start=2)
+    last = generated(model, network, conditioning_images[2:], texts=TEXTS[2:], start=2)
     assert np.array_equal(whole[2], last[0])
-    other = torch.cat([hints[:2], 1 - hints[2:]])
+    other = torch.cat([conditioning_images[:2], 1 - conditioning_images[2:]])
     changed = generated(model, network, other)
     assert same(changed[:2], whole[:2]) and not np.array_equal(changed[2], whole[2])
 
 
-def test_the_branch_is_added_once_to_the_first_features(model, hints):
+def test_the_branch_is_added_once_to_the_first_features(model, conditioning_images):
     """By hand: conv_in's output plus the encoder's, and nothing else is touched."""
     network, unet = made(model, "branch"), model.denoiser
-    steering = networks.Steering(network)
+    conditioning = networks.Conditioning(network)
     x = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         plain = unet.conv_in(x)
-        with steering.within(unet):
-            steering.show(hints)
+        with conditioning.within(unet):
+            conditioning.show(conditioning_images)
             found = unet.conv_in(x)
-    # Guidance's two halves see the same signals.
-    assert torch.equal(found, plain + network(hints).repeat(2, 1, 1, 1))
+    # Guidance's two halves see the same conditions.
+    assert torch.equal(found, plain + network(conditioning_images).repeat(2, 1, 1, 1))
 
 
 def test_the_branch_on_sd15_has_the_released_parameters():
@@ -98,21 +101,21 @@ def test_the_branch_on_sd15_has_the_released_parameters():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_gives_back_what_was_saved(tmp_path, model, hints, kind):
+def test_a_file_gives_back_what_was_saved(tmp_path, model, conditioning_images, kind):
     network = made(model, kind)
-    about = {"kind": kind, "signal": "canny", "halvings": 1, "adapter": None}
+    about = {"kind": kind, "condition": "canny", "halvings": 1, "adapter": None}
     paths = [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
     for path in paths:
         state = network.state_dict()
         network_files.save(path, state, {}, about=about, lineage=Lineage(base="x"))
     assert paths[0].read_bytes() == paths[1].read_bytes()
     file = network_files.load(paths[0])
-    assert file.about["signal"] == "canny" and file.lineage.base == "x" and file.turns is None
+    assert file.about["condition"] == "canny" and file.lineage.base == "x" and file.turns is None
     assert file.parameters == sum(p.numel() for p in network.parameters())
-    with network_files.controlled(model, file) as steering:
-        assert isinstance(steering.network, ControlNetModel) == (kind == "controlnet")
+    with network_files.controlled(model, file) as conditioning:
+        assert isinstance(conditioning.network, ControlNetModel) == (kind == "controlnet")
         for name, tensor in network.state_dict().items():
-            assert torch.equal(steering.network.state_dict()[name], tensor)
+            assert torch.equal(conditioning.network.state_dict()[name], tensor)
 
 
 def test_foreign_files_are_refused(tmp_path, model):
@@ -122,7 +125,7 @@ def test_foreign_files_are_refused(tmp_path, model):
         network_files.load(tmp_path)
     network = made(model, "branch")
     for halvings, state in ((2, network.state_dict()), (1, {"conv_in.weight": torch.zeros(1)})):
-        about = {"kind": "branch", "signal": "canny", "halvings": halvings, "adapter": None}
+        about = {"kind": "branch", "condition": "canny", "halvings": halvings, "adapter": None}
         network_files.save(path, state, {}, about=about, lineage=Lineage())
         with (
             pytest.raises(AdapterError, match="another model"),
@@ -146,7 +149,7 @@ def test_loras_alpha_counts(tmp_path, model):
         f"{layer}.lora_A.weight": torch.ones(2, weight.shape[1]),
         f"{layer}.lora_B.weight": torch.ones(weight.shape[0], 2),
     }
-    about = {"kind": "branch", "signal": "canny", "halvings": 1, "adapter": {"alpha": 6.0}}
+    about = {"kind": "branch", "condition": "canny", "halvings": 1, "adapter": {"alpha": 6.0}}
     path = tmp_path / "control.safetensors"
     network = made(model, "branch")
     network_files.save(path, network.state_dict(), factors, about=about, lineage=Lineage())
@@ -156,18 +159,18 @@ def test_loras_alpha_counts(tmp_path, model):
     assert torch.equal(model.denoiser.get_submodule(layer).weight, weight)
 
 
-def test_what_cannot_be_is_refused(model, hints, tmp_path):
+def test_what_cannot_be_is_refused(model, conditioning_images, tmp_path):
     with pytest.raises(ModelError, match="16 times"):
         networks.widths_of(4)
-    steering = networks.Steering(made(model, "branch"))
-    with steering.within(model.denoiser):
-        with pytest.raises(ModelError, match="no signal"):
+    conditioning = networks.Conditioning(made(model, "branch"))
+    with conditioning.within(model.denoiser):
+        with pytest.raises(ModelError, match="no condition"):
             model.denoiser.conv_in(torch.zeros(2, 4, 8, 8))
-        steering.show(hints)
+        conditioning.show(conditioning_images)
         with pytest.raises(ModelError, match="4 samples"):
             model.denoiser.conv_in(torch.zeros(4, 4, 8, 8))
     from PIL import Image
 
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="16x16"):
-        networks.read_hints([tmp_path / "a.png"], px=16)
+        networks.read_conditioning_images([tmp_path / "a.png"], px=16)

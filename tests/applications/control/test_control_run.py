@@ -25,7 +25,7 @@ from selma.toybox.landmarks import LandmarkReader, ReaderConfig
 from selma.toybox.pretraining.segmenting import _save_preprocessing
 from selma.workspace import Workspace
 
-FEW = {"other_signal": "canny", "blocks": [2]}
+FEW = {"other_condition": "canny", "blocks": [2]}
 SHORT = {"steps": 2, "batch_size": 2, "learning_rate": 1e-2, "checkpoint_every": 2}
 
 
@@ -34,7 +34,7 @@ def config_file(tmp_path, **control):
         "folder": str(tmp_path / "run"),
         "base": {"model": str(tiny.folder("sd1")), "device": "cpu"},
         "control": {
-            "data": {"signal": "canny", "source": {"kind": "toybox", "train": 3, "val": 3}},
+            "data": {"condition": "canny", "source": {"kind": "toybox", "train": 3, "val": 3}},
             "training": SHORT,
             "generation": {"steps": 2, "guidance": 3.0, "batch_size": 2},
             "scores": {"resamples": 200},
@@ -84,14 +84,14 @@ def test_each_command_by_itself(tmp_path):
     card, page = pipeline.score(config)
     assert [m.model for m in card.models] == ["source", "base", "oft-r4"]
     source, base, oft = card.models
-    # Canny of the source pictures is the signal itself.
+    # Canny of the source pictures is the condition itself.
     assert source.measures["iou"].mean == source.measures["f1"].mean == 1.0
     assert oft.measures["iou"].n == 3 and oft.differences["iou"].n == 3
     assert not base.differences and base.fid > 0 and oft.parameters > 0
     assert json.loads((tmp_path / "run/5-scores/control/canny/card.json").read_text())
     text = page.read_text()
     assert "<script" not in text and not re.search(r'(src|href)="(?!data:|#)', text)
-    assert text.count("data:image/png") == 3 * 4  # signal, source, base and the network
+    assert text.count("data:image/png") == 3 * 4  # condition, source, base and the network
     (section,) = read_pages(Workspace(tmp_path / "run"))
     assert section.file == "control.html" and set(section.about) == {"base"}
     assert [row[0] for row in section.tables[0].rows] == ["source", "base", "oft-r4"]
@@ -105,8 +105,8 @@ def test_compare_makes_the_papers_tables(tmp_path):
         magnitudes=SHORT,
         scores={"resamples": 200, "features": None, "reader": str(reader)},
         tables={
-            "signals": ["canny", "landmarks"],
-            "other_signal": "canny",
+            "conditions": ["canny", "landmarks"],
+            "other_condition": "canny",
             "lora": {"rank": 2},
             "blocks": [2, 4],
             "learning_rates": {"controlnet": 1e-3},
@@ -114,7 +114,7 @@ def test_compare_makes_the_papers_tables(tmp_path):
     )
     config = load_config(path, ControlRun)
     cards, page = pipeline.compare(config)
-    assert [card.signal for card in cards] == ["canny", "landmarks"]
+    assert [card.condition for card in cards] == ["canny", "landmarks"]
     methods = ["source", "base", "controlnet", "lora-2", "coft-r4", "oft-r4"]
     assert [m.model for m in cards[0].models] == [*methods, "oft-r2", "oft-r4-magnitudes"]
     assert [m.model for m in cards[1].models] == methods
@@ -150,7 +150,7 @@ def test_any_segmentation_model_reads_maps(tmp_path):
     network.save_pretrained(tmp_path / "segmenter")
     _save_preprocessing(tmp_path / "segmenter")
     scores = {"resamples": 200, "features": None, "segmenter": str(tmp_path / "segmenter")}
-    data = {"signal": "segmentation", "source": {"kind": "toybox", "train": 2, "val": 3}}
+    data = {"condition": "segmentation", "source": {"kind": "toybox", "train": 2, "val": 3}}
     path = config_file(tmp_path, data=data, scores=scores)
     config = load_config(path, ControlRun)
     pipeline.prepare(config)
@@ -165,7 +165,7 @@ def test_any_segmentation_model_reads_maps(tmp_path):
     source = {"kind": "imagefolder", "folder": str(made), "val": 2}
     other = tmp_path / "other"
     other.mkdir()
-    path = config_file(other, data={"signal": "segmentation", "source": source}, scores=scores)
+    path = config_file(other, data={"condition": "segmentation", "source": source}, scores=scores)
     config = load_config(path, ControlRun)
     for step in (pipeline.prepare, pipeline.train, pipeline.generate):
         step(config)
@@ -207,7 +207,7 @@ def test_settings_that_cannot_be(tmp_path):
         with pytest.raises(ModelError, match="torch-fidelity"):
             pipeline.compare(late, ["blocks"])
     assert not run.exists()
-    late = load_config(config_file(tmp_path, tables={"signals": ["canny", "depth"]}), ControlRun)
+    late = load_config(config_file(tmp_path, tables={"conditions": ["canny", "depth"]}), ControlRun)
     with pytest.raises(ConfigError, match="depth"):
         pipeline.compare(late, ["methods"])
     assert not (run / "3-experts").exists()

@@ -48,14 +48,16 @@ def model():
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
     folder, found = tmp_path_factory.mktemp("samples"), []
-    for name in ("color", "hint"):
+    for name in ("color", "conditioning_image"):
         (folder / "train" / name).mkdir(parents=True)
     for n, text in enumerate(["a cat at a mat", "cats", "a mat"]):
-        paths = [folder / "train" / name / f"{n}.png" for name in ("color", "hint")]
+        paths = [folder / "train" / name / f"{n}.png" for name in ("color", "conditioning_image")]
         for place, path in enumerate(paths):
             noise = np.random.default_rng([n, place]).integers(0, 256, (16, 16, 3), dtype=np.uint8)
             Image.fromarray(noise).save(path)
-        found.append(ControlSample(id=f"s{n}", text=text, image=paths[0], hint=paths[1]))
+        found.append(
+            ControlSample(id=f"s{n}", text=text, image=paths[0], conditioning_image=paths[1])
+        )
     return found
 
 
@@ -135,12 +137,13 @@ def test_all_networks_begin_with_the_same_loss(tmp_path, samples, model):
     assert len(first) == 1
 
 
-def test_the_signal_reaches_the_loss(tmp_path, samples, model):
-    """With other signals the same training ends elsewhere; with the same ones it does not."""
+def test_the_condition_reaches_the_loss(tmp_path, samples, model):
+    """With other conditions the same training ends elsewhere; with the same ones it does not."""
     config = settings(NETWORKS["branch"])
     one = train(tmp_path / "a", samples, lambda: model, config)
     other = [
-        sample.model_copy(update={"hint": samples[n - 1].hint}) for n, sample in enumerate(samples)
+        sample.model_copy(update={"conditioning_image": samples[n - 1].conditioning_image})
+        for n, sample in enumerate(samples)
     ]
     two = train(tmp_path / "b", other, lambda: model, config)
     assert one.key != two.key
@@ -190,8 +193,10 @@ def test_what_is_drawn_with_is_what_was_trained(tmp_path, samples, model, name):
     """The file, fused into the weights, has the loss of the very tensors while they are trained."""
     config = settings(NETWORKS[name])
     file = network_files.load(train(tmp_path, samples, lambda: model, config).folder)
-    hints = training.Hints([sample.hint for sample in samples], 16)
-    learner = training.ControlLearner(model, encoded(tmp_path), hints, config, 0)
+    conditioning_images = training.ConditioningImages(
+        [sample.conditioning_image for sample in samples], 16
+    )
+    learner = training.ControlLearner(model, encoded(tmp_path), conditioning_images, config, 0)
     with learner.attached() as parameters:
         found = learner.read(file.path)
         assert found.keys() == parameters.keys()
@@ -223,7 +228,9 @@ def encoded(folder):
 def drawn_losses(folder, samples, model, file):
     """Of the first step's samples, [b], by the model as it draws with the file."""
     batch = BATCHES.at(0)
-    hints = training.Hints([sample.hint for sample in samples], 16)
-    with network_files.controlled(model, file) as steering, torch.no_grad():
-        steering.show(hints.at(batch.indices.tolist()))
+    conditioning_images = training.ConditioningImages(
+        [sample.conditioning_image for sample in samples], 16
+    )
+    with network_files.controlled(model, file) as conditioning, torch.no_grad():
+        conditioning.show(conditioning_images.at(batch.indices.tolist()))
         return denoising(model, encoded(folder).samples(batch), batch, NOISE_PATH)

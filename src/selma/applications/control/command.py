@@ -1,4 +1,4 @@
-"""`selma control`: pictures drawn by a signal."""
+"""`selma control`: pictures drawn by a condition."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from selma.applications.control.settings import ControlRun
 
 control = typer.Typer(
-    help="Pictures drawn by a signal: edges, maps of classes, landmarks, ... (OFT's control).",
+    help="Pictures drawn by a condition: edges, maps of classes, landmarks, ... (OFT's control).",
     no_args_is_help=True,
 )
 Tables = Annotated[
@@ -24,7 +24,7 @@ Tables = Annotated[
 
 @control.command("prepare")
 def prepare_control(config: Config, folder: Folder = None) -> None:
-    """Make pictures, signals and prompts ready: squares of one size, captions where asked for."""
+    """Make images, conditions and prompts ready: squares of one size, captions if asked for."""
     from selma.applications.control import pipeline
 
     for split, samples in pipeline.prepare(_settings(config, folder)).items():
@@ -41,7 +41,7 @@ def train_control(config: Config, folder: Folder = None) -> None:
 
 @control.command("generate")
 def generate_control(config: Config, folder: Folder = None) -> None:
-    """Draw the validation pictures by their signals, and without."""
+    """Draw the validation pictures by their conditions, and without."""
     from selma.applications.control import pipeline
 
     for name, place in pipeline.generate(_settings(config, folder)).items():
@@ -50,7 +50,7 @@ def generate_control(config: Config, folder: Folder = None) -> None:
 
 @control.command("score")
 def score_control(config: Config, folder: Folder = None) -> None:
-    """Score how well the drawn pictures keep to their signals; write the page on it."""
+    """Score how well the drawn pictures keep to their conditions; write the page on it."""
     from rich.console import Console
 
     from selma.applications.control import pipeline

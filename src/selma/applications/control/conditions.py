@@ -1,4 +1,4 @@
-"""Signals as pictures: edges, colours of classes, points. Pure; all that control's stages share."""
+"""Conditioning images: edges, colours of classes, points. Pure; what control's stages share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures drawn by a signal: one seed for each, the same for every model."""
+"""Pictures drawn by a condition: one seed for each, the same for every model."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma.applications.control.records import Controlled, ControlSample
-from selma.applications.control.settings import ControlGeneration, Signal
+from selma.applications.control.records import ControlSample, TrainedControl
+from selma.applications.control.settings import Condition, ControlGeneration
 from selma.config.networks import BaseConfig
 from selma.images.generating import Before, Job, generate_missing, generation_recipe, refuse_twins
 from selma.randomness import seed_for
@@ -20,29 +20,32 @@ if TYPE_CHECKING:
 
 def generate_control(
     samples: Sequence[ControlSample],
-    trained: Controlled | None,
+    trained: TrainedControl | None,
     generation: ControlGeneration,
     folder: Workspace,
     *,
-    signal: Signal,
+    condition: Condition,
     base: BaseConfig,
     seed: int,
     model: Callable[[], TextToImage],
 ) -> Path:
-    """The folder `5-scores/control/<signal>/pictures/<label>` with a `<sample id>.png` for each
+    """The folder `5-scores/control/<condition>/pictures/<label>` with a `<sample id>.png` for each
     sample; label "base" where nothing is trained, which draws by the prompts alone.
 
     `model` is called only if a picture is missing.
     """
     name = "base" if trained is None else trained.label
-    rows = [[s.id, s.text, None if trained is None else file_sha256(s.hint)] for s in samples]
+    rows = [
+        [s.id, s.text, None if trained is None else file_sha256(s.conditioning_image)]
+        for s in samples
+    ]
     recipe = {
         **generation_recipe(base, steps=generation.steps, guidance=generation.guidance, seed=seed),
         "sampler": generation.sampler,
         "network": None if trained is None else trained.key,
         "samples": recipe_key({"rows": rows}),
     }
-    item = folder.item(SCORES, "control", signal, "images", name, recipe=recipe)
+    item = folder.item(SCORES, "control", condition, "images", name, recipe=recipe)
     if item.done:
         return item.path
     path = item.begin()
@@ -50,33 +53,35 @@ def generate_control(
         Job(inside(path, f"{s.id}.png"), s.text, seed_for(seed, "control", s.id)) for s in samples
     ]
     refuse_twins(jobs)
-    hints = {job.path: sample.hint for job, sample in zip(jobs, samples, strict=True)}
+    conditioning_images = {
+        job.path: sample.conditioning_image for job, sample in zip(jobs, samples, strict=True)
+    }
 
     @contextmanager
-    def steered(model: TextToImage, missing: Sequence[Job]) -> Iterator[Before | None]:
-        with sampled(model, generation), _controlled(model, trained) as steering:
-            if steering is None:
+    def conditioned(model: TextToImage, missing: Sequence[Job]) -> Iterator[Before | None]:
+        with sampled(model, generation), _controlled(model, trained) as conditioning:
+            if conditioning is None:
                 yield None
                 return
 
-            from selma.applications.control.networks import read_hints
+            from selma.applications.control.networks import read_conditioning_images
 
             def show(positions: Sequence[int]) -> None:
-                paths = [hints[missing[i].path] for i in positions]
-                steering.show(read_hints(paths, px=model.image_px))
+                paths = [conditioning_images[missing[i].path] for i in positions]
+                conditioning.show(read_conditioning_images(paths, px=model.image_px))
 
             yield show
 
     spent = generate_missing(
         jobs,
-        f"drawing by {signal}: {name}",
+        f"drawing by {condition}: {name}",
         model=model,
         steps=generation.steps,
         guidance=generation.guidance,
         batch_size=generation.batch_size,
-        steered=steered,
+        conditioned=conditioned,
     )
-    folder.journal(SCORES, what=f"drawing by {signal}: {name}", seconds=spent["seconds"])
+    folder.journal(SCORES, what=f"drawing by {condition}: {name}", seconds=spent["seconds"])
     item.finish([job.path for job in jobs], {"images": len(jobs)})
     return item.path
 
@@ -100,7 +105,7 @@ def sampled(model: TextToImage, generation: ControlGeneration) -> Iterator[None]
         model.pipe.scheduler = before
 
 
-def _controlled(model: TextToImage, trained: Controlled | None) -> AbstractContextManager[Any]:
+def _controlled(model: TextToImage, trained: TrainedControl | None) -> AbstractContextManager[Any]:
     if trained is None:
         return nullcontext()
     from selma.applications.control.network_files import controlled, load

@@ -1,5 +1,5 @@
-"""How well a picture keeps to its signal. Pure: each picture gives sums, and a measure is made of
-their totals, so that all intervals come from resampled pictures.
+"""How well an image keeps to its condition. Pure: each image gives sums, and a measure is made of
+their totals, so that all intervals come from resampled images.
 
 Canny and landmarks are means over pictures; mIoU and its like are made of all pictures' pixels
 together, as segmentation is scored everywhere.
@@ -149,11 +149,11 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
         Measure("failures", "failures, %", "lower", 1, _failure, _ratio),
     ),
 }
-"""By signal; depth, dense pose and sketch have none: no reader of theirs is here."""
+"""By condition; depth, dense pose and sketch have none: no reader of theirs is here."""
 
 
-def measures_of(signal: str) -> tuple[Measure, ...]:
-    return MEASURES.get(signal, ())
+def measures_of(condition: str) -> tuple[Measure, ...]:
+    return MEASURES.get(condition, ())
 
 
 def sums_of(measure: Measure, rows: Sequence[Row], classes: int) -> NDArray[np.float64]:

@@ -34,7 +34,7 @@ class ControlFile:
 
     path: Path
     about: Mapping[str, Any]
-    """kind, signal, halvings, adapter (its settings, or None)."""
+    """kind, condition, halvings, adapter (its settings, or None)."""
     network: Mapping[str, Tensor]
     adapter: Mapping[str, Tensor]
     """By the names of training, as in "<module>.oft_generator"; empty if there is none."""
@@ -103,7 +103,7 @@ def load(place: Path) -> ControlFile:
         if about["version"] != VERSION or about["kind"] not in ("branch", "controlnet"):
             raise ValueError(f"it is {about['kind']}, version {about['version']}")
         about["halvings"] = int(about["halvings"])
-        about["signal"] = str(about["signal"])
+        about["condition"] = str(about["condition"])
         about.setdefault("adapter", None)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise AdapterError(
@@ -120,13 +120,13 @@ def load(place: Path) -> ControlFile:
 
 
 @contextmanager
-def controlled(model: TextToImage, file: ControlFile) -> Iterator[networks.Steering]:
-    """While the block runs, the model draws by the signals that what it yields is shown; then it is
-    what it was, bit for bit. Raises AdapterError if the file is of another model."""
+def controlled(model: TextToImage, file: ControlFile) -> Iterator[networks.Conditioning]:
+    """Condition the model while the block runs, on the images that what it yields is shown; then
+    it is what it was, bit for bit. Raises AdapterError if the file is of another model."""
     network = restored(model, file).to(model.device)
-    steering = networks.Steering(network)
-    with model.replaced(_changes(model, file)), steering.within(model.denoiser):
-        yield steering
+    conditioning = networks.Conditioning(network)
+    with model.replaced(_changes(model, file)), conditioning.within(model.denoiser):
+        yield conditioning
 
 
 def restored(model: TextToImage, file: ControlFile) -> nn.Module:

@@ -1,6 +1,6 @@
-"""What makes a UNet draw by a signal: OFT's control branch (arXiv:2306.07280) or a ControlNet.
+"""What makes a UNet draw by a condition: OFT's control branch (arXiv:2306.07280) or a ControlNet.
 
-The branch is what the released code has without its dead parts: a small encoder of the signal,
+The branch is what the released code has without its dead parts: a small encoder of the condition,
 whose last convolution starts at zero, added once to what the UNet's first convolution gives. That
 reaches the first skip connection, too. Nothing else of the UNet is copied or touched.
 """
@@ -47,7 +47,7 @@ def empty_network(kind: Kind, unet: UNet2DConditionModel, *, halvings: int) -> n
 def widths_of(halvings: int) -> tuple[int, ...]:
     if not 1 <= halvings < len(WIDTHS):
         raise ModelError(
-            f"A signal is made smaller by 2, 4 or 8 on its way to the latents, but this base's "
+            f"A condition is made smaller by 2, 4 or 8 on its way to the latents, but this base's "
             f"pictures are {2**halvings} times their latents."
         )
     return WIDTHS[: halvings + 1]
@@ -58,23 +58,23 @@ def halvings_of(pipe: Any) -> int:
     return int(pipe.vae_scale_factor).bit_length() - 1
 
 
-class Steering:
-    """A network at work in a UNet, and the signals of the pictures that are being drawn."""
+class Conditioning:
+    """A network at work in a UNet, and the conditions of the pictures that are being drawn."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
-        self._hints: Tensor | None = None
+        self._images: Tensor | None = None
         self._features: Tensor | None = None
 
-    def show(self, hints: Tensor) -> None:
+    def show(self, conditioning_images: Tensor) -> None:
         """From now on the UNet draws by these. [b, 3, h, w] in [0, 1], one for each sample; a batch
         of a multiple of b (guidance's two halves) takes them again and again."""
         some = next(self.network.parameters())
-        self._hints, self._features = hints.to(some.device, some.dtype), None
+        self._images, self._features = conditioning_images.to(some.device, some.dtype), None
 
     @contextmanager
     def within(self, unet: UNet2DConditionModel) -> Iterator[None]:
-        """While the block runs, the UNet is steered."""
+        """While the block runs, the UNet is conditioned."""
         from diffusers import ControlNetModel
 
         if isinstance(self.network, ControlNetModel):
@@ -85,7 +85,7 @@ class Steering:
             yield
         finally:
             hook.remove()
-            self._hints = self._features = None
+            self._images = self._features = None
 
     def _added(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         """The branch's way: once to the first features."""
@@ -116,14 +116,16 @@ class Steering:
         return args, {**given, **residuals}
 
     def _required(self) -> Tensor:
-        if self._hints is None:
-            raise ModelError("The denoiser is steered, but was shown no signal; call show first.")
-        return self._hints
+        if self._images is None:
+            raise ModelError(
+                "The denoiser is conditioned, but was shown no image; call show first."
+            )
+        return self._images
 
 
-def read_hints(paths: Sequence[Path], *, px: int) -> Tensor:
-    """Signals [b, 3, px, px] in [0, 1] out of their pictures. Raises DataError for a damaged one,
-    or one of another size."""
+def read_conditioning_images(paths: Sequence[Path], *, px: int) -> Tensor:
+    """Conditioning images [b, 3, px, px] in [0, 1]. Raises DataError for a damaged one, or one of
+    another size."""
     each = []
     for path in paths:
         image = open_image(path, max_pixels=px**2)
@@ -138,7 +140,7 @@ def _made(
 ) -> nn.Module:
     if not hasattr(unet, "conv_in") or not hasattr(unet, "down_blocks"):
         raise ModelError(
-            f"Signals steer a UNet, but this base's denoiser is a {type(unet).__name__}. Choose a "
+            f"Conditions are shown to a UNet, but this base's denoiser is a {type(unet).__name__}. Choose a "
             "base of Stable Diffusion's families."
         )
     if kind == "controlnet":
@@ -148,7 +150,7 @@ def _made(
             unet, conditioning_embedding_out_channels=widths, load_weights_from_unet=copied
         )
         return network
-    # ControlNet's own encoder of signals is the released branch, layer by layer.
+    # ControlNet's own encoder of conditions is the released branch, layer by layer.
     from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 
     first = unet.config.block_out_channels[0]
@@ -159,5 +161,5 @@ def _made(
 def _as_many(rows: Tensor, count: int) -> Tensor:
     """The rows again and again up to `count`, which is a multiple of theirs."""
     if count % len(rows):
-        raise ModelError(f"{count} samples cannot be drawn by {len(rows)} signals.")
+        raise ModelError(f"{count} samples cannot be drawn by {len(rows)} conditions.")
     return rows.repeat(count // len(rows), *[1] * (rows.dim() - 1))

@@ -1,4 +1,4 @@
-"""Control's flow (OFT, arXiv:2306.07280): signals → networks → pictures → scores, in one folder.
+"""Control's flow (OFT, arXiv:2306.07280): conditions → networks → pictures → scores, in one folder.
 
 It stands beside the six stages, with the run's own base.
 """
@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selma.applications.control.preflight import mistakes
-from selma.applications.control.records import ControlCard, Controlled, ControlSample
+from selma.applications.control.records import ControlCard, ControlSample, TrainedControl
 from selma.applications.control.settings import (
     TABLES,
     BranchNetwork,
+    Condition,
     ControlNetNetwork,
     ControlRun,
     ControlSettings,
     MagnitudeFitting,
     Method,
     NetworkConfig,
-    Signal,
     Table,
     ToyboxImages,
     label_of,
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 
 
 def prepare(config: ControlRun) -> dict[Split, list[ControlSample]]:
-    """Split → pictures with their signals."""
+    """Split → pictures with their conditions."""
     with opened(config, make=[IMAGES], checked=[], mistakes=mistakes(config, [])) as this:
         return _samples(this, config.control, this.folder)
 
 
-def train(config: ControlRun) -> Controlled:
+def train(config: ControlRun) -> TrainedControl:
     """The network, trained on what `prepare` left; with magnitudes the second stage's."""
     settings = config.control
     with opened(config, make=[EXPERTS], checked=[], mistakes=mistakes(config, [])) as this:
@@ -70,7 +70,7 @@ def score(config: ControlRun) -> tuple[ControlCard, Path]:
 
     settings = config.control
     with opened(config, make=[SCORES, REPORT], checked=[], mistakes=mistakes(config, [])) as this:
-        require_reader(settings.scores, settings.data.signal)
+        require_reader(settings.scores, settings.data.condition)
         generated = _generated(
             this, settings, _stages_of(settings), make=Finished(this.folder.root)
         )
@@ -79,7 +79,7 @@ def score(config: ControlRun) -> tuple[ControlCard, Path]:
 
 
 def compare(config: ControlRun, tables: Sequence[Table] = TABLES) -> tuple[list[ControlCard], Path]:
-    """One card for each signal with every network of the paper's tables, and the page on them.
+    """One card for each condition with every network of the paper's tables, and the page on them.
 
     Whatever is missing is prepared, trained, drawn and scored; what is there is not made again.
     """
@@ -88,24 +88,24 @@ def compare(config: ControlRun, tables: Sequence[Table] = TABLES) -> tuple[list[
     settings = config.control
     plan = planned(settings, tables)
     # Whatever would stop it later is looked for before anything is trained.
-    variants = {signal: variants_of(rows) for signal, rows in plan.items()}
+    variants = {condition: variants_of(rows) for condition, rows in plan.items()}
     for network in unique(one.network for some in variants.values() for one in some):
         one = settings.model_copy(update={"network": network, "magnitudes": None})
         changed = config.model_copy(update={"control": one})
         check(changed, [], mistakes(changed, []))
-    for signal in plan:
-        require_reader(settings.scores, signal)
+    for condition in plan:
+        require_reader(settings.scores, condition)
     found = []
     with opened(
         config, make=[IMAGES, EXPERTS, SCORES, REPORT], checked=[], mistakes=mistakes(config, [])
     ) as this:
-        for signal in plan:
-            _samples(this, _on(settings, signal), this.folder)
-        for signal, rows in plan.items():
-            mine = _on(settings, signal)
-            for variant in variants[signal]:
+        for condition in plan:
+            _samples(this, _on(settings, condition), this.folder)
+        for condition, rows in plan.items():
+            mine = _on(settings, condition)
+            for variant in variants[condition]:
                 _trained(this, variant, this.folder)
-            generated = _generated(this, mine, variants[signal], make=this.folder)
+            generated = _generated(this, mine, variants[condition], make=this.folder)
             card = _card(this, mine, generated, reference=label_of(mine.network))
             groups = [(table, [full_label(one) for one in some]) for table, some in rows.items()]
             found.append(_shown(this, mine, card, generated, groups=groups))
@@ -121,10 +121,10 @@ def tables_of(names: Sequence[str] | None) -> Sequence[Table]:
 
 def planned(
     settings: ControlSettings, tables: Sequence[Table]
-) -> dict[Signal, dict[Table, list[ControlSettings]]]:
-    """Signal → table → the settings of each network in it, in the paper's order."""
+) -> dict[Condition, dict[Table, list[ControlSettings]]]:
+    """Condition → table → the settings of each network in it, in the paper's order."""
     wanted, main = settings.tables, settings.model_copy(update={"magnitudes": None})
-    found: dict[Signal, dict[Table, list[ControlSettings]]] = {}
+    found: dict[Condition, dict[Table, list[ControlSettings]]] = {}
     if "methods" in tables:
         each = (
             ControlNetNetwork(),
@@ -132,10 +132,10 @@ def planned(
             BranchNetwork(adapter=wanted.coft),
             main.network,
         )
-        for signal in wanted.signals:
-            found[signal] = {"methods": [_rated(_on(main, signal), n) for n in unique(each)]}
-    on_other = _on(main, wanted.other_signal)
-    other = found.setdefault(wanted.other_signal, {})
+        for condition in wanted.conditions:
+            found[condition] = {"methods": [_rated(_on(main, condition), n) for n in unique(each)]}
+    on_other = _on(main, wanted.other_condition)
+    other = found.setdefault(wanted.other_condition, {})
     if "blocks" in tables:
         adapters = [OftConfig(blocks=n, targets="attention+geglu") for n in wanted.blocks]
         other["blocks"] = [_rated(on_other, BranchNetwork(adapter=a)) for a in adapters]
@@ -148,11 +148,11 @@ def planned(
         first = _rated(on_other, main.network)
         fitting = settings.magnitudes or MagnitudeFitting()
         other["magnitudes"] = [first, first.model_copy(update={"magnitudes": fitting})]
-    return {signal: rows for signal, rows in found.items() if rows}
+    return {condition: rows for condition, rows in found.items() if rows}
 
 
 def variants_of(rows: Mapping[Table, Sequence[ControlSettings]]) -> list[ControlSettings]:
-    """Each network of one signal's tables once. Raises ConfigError where two share a name."""
+    """Each network of one condition's tables once. Raises ConfigError where two share a name."""
     found = unique(variant for variants in rows.values() for variant in variants)
     names = [full_label(variant) for variant in found]
     if twins := sorted({name for name in names if names.count(name) > 1}):
@@ -190,8 +190,8 @@ def _rated(settings: ControlSettings, network: NetworkConfig) -> ControlSettings
     return settings.model_copy(update={"network": network, "training": training})
 
 
-def _on(settings: ControlSettings, signal: Signal) -> ControlSettings:
-    data = settings.data.model_copy(update={"signal": signal})
+def _on(settings: ControlSettings, condition: Condition) -> ControlSettings:
+    data = settings.data.model_copy(update={"condition": condition})
     return settings.model_copy(update={"data": data})
 
 
@@ -211,7 +211,9 @@ def _samples(
     return prepare_control(settings.data, folder, px=px, seed=this.config.seed)
 
 
-def _trained(this: Stages[ControlRun], settings: ControlSettings, folder: Workspace) -> Controlled:
+def _trained(
+    this: Stages[ControlRun], settings: ControlSettings, folder: Workspace
+) -> TrainedControl:
     from selma.applications.control.training import train_control
 
     return train_control(
@@ -239,13 +241,13 @@ def _generated(
     finished = Finished(this.folder.root)
     samples = _samples(this, settings, finished)["val"]
 
-    def images(trained: Controlled | None) -> Path:
+    def images(trained: TrainedControl | None) -> Path:
         return generate_control(
             samples,
             trained,
             settings.generation,
             make,
-            signal=settings.data.signal,
+            condition=settings.data.condition,
             base=this.config.base,
             seed=this.config.seed,
             model=this.model,
@@ -273,7 +275,7 @@ def _card(
         _samples(this, settings, Finished(this.folder.root))["val"],
         settings.scores,
         this.folder,
-        signal=data.signal,
+        condition=data.condition,
         toybox=isinstance(data.source, ToyboxImages),
         canny=(data.canny_low, data.canny_high),
         seed=this.config.seed,
@@ -289,7 +291,7 @@ def _shown(
     *,
     groups: Sequence[tuple[Table | None, Sequence[str]]] = (),
 ) -> Shown:
-    """What the page tells of one signal; without groups all networks stand in one table."""
+    """What the page tells of one condition; without groups all networks stand in one table."""
     from selma.applications.control.page import Shown
 
     networks = [one.model for one in generated if one.role == "control"]

@@ -1,4 +1,4 @@
-"""Pictures with their signals, made ready once: squares of one size, with prompts."""
+"""Pictures with their conditions, made ready once: squares of one size, with prompts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from selma.applications.control.conditions import edges
 from selma.applications.control.records import ControlSample
-from selma.applications.control.settings import ControlData, Signal
+from selma.applications.control.settings import Condition, ControlData
 from selma.applications.control.sources import (
     SPLITS,
     Candidate,
@@ -32,16 +32,16 @@ from selma.records.prompts import prompt_id
 from selma.workspace import IMAGES, Workspace, append_line, inside, read_lines, write_bytes
 
 NAME = "_control"
-IMAGE_FOLDER, HINTS = "color", "hint"
+IMAGE_FOLDER, CONDITIONING_FOLDER = "color", "conditioning_image"
 CAPTIONS = "captions.jsonl"
 _ROUND = {"segmentation", "canny"}
-"""Signals whose colours mean something: they are never mixed."""
+"""Conditions whose colours mean something: they are never mixed."""
 
 
 def prepare_control(
     data: ControlData, folder: Workspace, *, px: int, seed: int
 ) -> dict[Split, list[ControlSample]]:
-    """Split → samples, from `2-images/_control/<signal>/<split>`, made if they are not there.
+    """Split → samples, from `2-images/_control/<condition>/<split>`, made if they are not there.
 
     px: side of the squares, the base's own. Raises DataError where the source cannot be read or
     gives nothing.
@@ -53,17 +53,17 @@ def _prepared(
     data: ControlData, folder: Workspace, split: Split, *, px: int, seed: int
 ) -> list[ControlSample]:
     recipe = _recipe(data, split, px=px, seed=seed)
-    item = folder.item(IMAGES, NAME, data.signal, split, recipe=recipe)
+    item = folder.item(IMAGES, NAME, data.condition, split, recipe=recipe)
     if item.done:
         return read_samples(item.path)
     path, started = item.begin(), time.monotonic()
-    for name in (IMAGE_FOLDER, HINTS):
+    for name in (IMAGE_FOLDER, CONDITIONING_FOLDER):
         (path / name).mkdir(exist_ok=True)
     captioner = _captioner(data)
     most = data.most_train if split == "train" else data.most_val
     found = [
         _made(candidate, data, path, px)
-        for candidate in _shown(islice(candidates(data, split, seed=seed), most), data.signal)
+        for candidate in _shown(islice(candidates(data, split, seed=seed), most), data.condition)
     ]
     if not found:
         raise DataError(f"control.data.source has no pictures for {split}; it needs at least one.")
@@ -71,11 +71,11 @@ def _prepared(
     _write(path / METADATA, samples)
     (path / CAPTIONS).unlink(missing_ok=True)
     item.finish(
-        [*(s.image for s in samples), *(s.hint for s in samples), path / METADATA],
+        [*(s.image for s in samples), *(s.conditioning_image for s in samples), path / METADATA],
         {"images": len(samples)},
     )
     seconds = round(time.monotonic() - started, 3)
-    folder.journal(IMAGES, what=f"control {data.signal} {split}", seconds=seconds)
+    folder.journal(IMAGES, what=f"control {data.condition} {split}", seconds=seconds)
     return read_samples(path)
 
 
@@ -86,7 +86,7 @@ def read_samples(folder: Path) -> list[ControlSample]:
             id=row["sample_id"],
             text=row["text"],
             image=inside(folder, row["file_name"]),
-            hint=inside(folder, row["conditioning_image"]),
+            conditioning_image=inside(folder, row["conditioning_image"]),
             source=row["source"],
             landmarks=None
             if row.get("landmarks") is None
@@ -109,7 +109,7 @@ def _recipe(data: ControlData, split: Split, *, px: int, seed: int) -> dict[str,
         "seed": seed,
         "files": source_digest(data),
         "pillow": installed("pillow"),
-        "opencv": installed("opencv-python-headless") if data.signal == "canny" else None,
+        "opencv": installed("opencv-python-headless") if data.condition == "canny" else None,
         "captioner": captioner and captioner.identity,
     }
 
@@ -120,9 +120,9 @@ def _captioner(data: ControlData) -> CaptionModel | None:
     return CaptionModel(data.captioner, setting="control.data.captioner")
 
 
-def _shown(found: Iterator[Candidate], signal: Signal) -> Iterator[Candidate]:
+def _shown(found: Iterator[Candidate], condition: Condition) -> Iterator[Candidate]:
     some = list(found)
-    with progress(f"preparing {signal}", total=len(some)) as advance:
+    with progress(f"preparing {condition}", total=len(some)) as advance:
         for candidate in some:
             yield candidate
             advance()
@@ -130,18 +130,23 @@ def _shown(found: Iterator[Candidate], signal: Signal) -> Iterator[Candidate]:
 
 def _made(candidate: Candidate, data: ControlData, path: Path, px: int) -> ControlSample:
     """Its squares, written where they are not there yet; the prompt may still be missing."""
-    id = prompt_id(f"control {data.signal}", f"{candidate.name}\n{candidate.text}")
-    image, hint = path / IMAGE_FOLDER / f"{id}.png", path / HINTS / f"{id}.png"
+    id = prompt_id(f"control {data.condition}", f"{candidate.name}\n{candidate.text}")
+    image, conditioning_image = (
+        path / IMAGE_FOLDER / f"{id}.png",
+        path / CONDITIONING_FOLDER / f"{id}.png",
+    )
     source_image = None
-    if not image.exists() or not hint.exists():
+    if not image.exists() or not conditioning_image.exists():
         source_image = candidate.image()
         square = fitted(source_image, px)
         write_bytes(image, png_bytes(square))
-        if candidate.hint is None:
-            signal = edges(square, low=data.canny_low, high=data.canny_high)
+        if candidate.conditioning_image is None:
+            condition = edges(square, low=data.canny_low, high=data.canny_high)
         else:
-            signal = fitted(candidate.hint(), px, mixed=data.signal not in _ROUND)
-        write_bytes(hint, png_bytes(signal))
+            condition = fitted(
+                candidate.conditioning_image(), px, mixed=data.condition not in _ROUND
+            )
+        write_bytes(conditioning_image, png_bytes(condition))
     points = candidate.landmarks
     if points is not None:
         points = _moved(points, (source_image or candidate.image()).size)
@@ -149,7 +154,7 @@ def _made(candidate: Candidate, data: ControlData, path: Path, px: int) -> Contr
         id=id,
         text=candidate.text or "",
         image=image,
-        hint=hint,
+        conditioning_image=conditioning_image,
         source=candidate.name,
         landmarks=points,
     )
@@ -210,7 +215,7 @@ def _write(path: Path, samples: Sequence[ControlSample]) -> None:
     made = (
         {
             "file_name": f"{IMAGE_FOLDER}/{sample.image.name}",
-            "conditioning_image": f"{HINTS}/{sample.hint.name}",
+            "conditioning_image": f"{CONDITIONING_FOLDER}/{sample.conditioning_image.name}",
             "text": sample.text,
             "sample_id": sample.id,
             "source": sample.source,

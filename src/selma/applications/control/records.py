@@ -13,19 +13,19 @@ from selma.records.scores import Interval
 
 
 class ControlSample(Record):
-    """A picture with its prompt and its signal, squares of one size (paths are absolute)."""
+    """A picture with its prompt and its condition, squares of one size (paths are absolute)."""
 
     id: str
     text: str
     image: Path
-    hint: Path
+    conditioning_image: Path
     source: str = ""
     """Where it comes from; no path of this machine."""
     landmarks: tuple[Landmark, ...] | None = None
     """Where its landmarks lie; None where nobody says."""
 
 
-class Controlled(Record):
+class TrainedControl(Record):
     """A trained control network; `folder` holds `control.safetensors`."""
 
     label: str
@@ -34,11 +34,11 @@ class Controlled(Record):
 
 
 class ControlScore(Record):
-    """How one model's pictures keep to their signal."""
+    """How one model's pictures keep to their condition."""
 
     model: str
     role: Literal["source", "base", "control"]
-    """The source pictures themselves (what can be reached), the base without a signal, or a
+    """The source pictures themselves (what can be reached), the base without a condition, or a
     trained network."""
     parameters: int | None = None
     """How many numbers were trained."""
@@ -55,14 +55,14 @@ class ControlScore(Record):
 
 
 class ControlCard(Record):
-    """Every model on the same pictures of one signal."""
+    """Every model on the same pictures of one condition."""
 
-    signal: str
+    condition: str
     images: int
     reference: str | None
     """The model that differences are taken from."""
     reader: str
-    """What read the signal out of the pictures."""
+    """What read the condition out of the pictures."""
     features: str | None
     """Of what the FID is."""
     models: tuple[ControlScore, ...]

@@ -31,7 +31,7 @@ from selma.applications.control.measures import (
     sums_of,
 )
 from selma.applications.control.records import ControlCard, ControlSample, ControlScore
-from selma.applications.control.settings import ControlScoring, Signal
+from selma.applications.control.settings import Condition, ControlScoring
 from selma.backbones.hub import installed
 from selma.backbones.perception.features import Features, InceptionFeatures, load_features
 from selma.backbones.perception.locating import Locator, load_locator
@@ -77,12 +77,12 @@ class Generated:
 
 @dataclass
 class Scorer:
-    """Scores the pictures of one signal."""
+    """Scores the pictures of one condition."""
 
     samples: Sequence[ControlSample]
     config: ControlScoring
     folder: Workspace
-    signal: Signal
+    condition: Condition
     toybox: bool
     """Whether the samples are toybox's, whose maps are in its own colours."""
     canny: tuple[int, int]
@@ -90,7 +90,7 @@ class Scorer:
 
     def card(self, generated: Sequence[Generated], *, reference: str | None) -> ControlCard:
         """Every model's measures with intervals, and their differences from the reference's, paired
-        by picture. In `5-scores/control/<signal>/card.json`, too."""
+        by picture. In `5-scores/control/<condition>/card.json`, too."""
         if not self.samples:
             raise DataError("There must be at least one picture to score, but there is none.")
         self._require_palette()
@@ -98,7 +98,7 @@ class Scorer:
         distances = self._distances(generated)
         against = rows.get(reference) if reference else None
         found = ControlCard(
-            signal=self.signal,
+            condition=self.condition,
             images=len(self.samples),
             reference=reference if against is not None else None,
             reader=self._reader_name,
@@ -110,7 +110,7 @@ class Scorer:
                 for one in generated
             ),
         )
-        path = self.folder.root / SCORES / "control" / self.signal / CARD
+        path = self.folder.root / SCORES / "control" / self.condition / CARD
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, found.model_dump(mode="json"))
         return found
@@ -123,7 +123,7 @@ class Scorer:
         distances: Mapping[str, float],
     ) -> ControlScore:
         measures, differences = {}, {}
-        for measure in measures_of(self.signal):
+        for measure in measures_of(self.condition):
             mine = sums_of(measure, rows, self._classes)
             if (found := self._interval(mine, measure.value)) is not None:
                 measures[measure.name] = found
@@ -153,16 +153,16 @@ class Scorer:
 
     def _rows(self, one: Generated) -> list[Row]:
         """One for each sample, in their order; what is on record is not read again."""
-        if not measures_of(self.signal):
+        if not measures_of(self.condition):
             return [{"id": sample.id} for sample in self.samples]
         item = self.folder.item(
-            SCORES, "control", self.signal, "rows", one.model, recipe=self._recipe(one)
+            SCORES, "control", self.condition, "rows", one.model, recipe=self._recipe(one)
         )
         if not item.done:
             path, started = item.begin(), time.monotonic()
             kept = {row["id"] for row in read_lines(path / ROWS, repair=True)}
             missing = [sample for sample in self.samples if sample.id not in kept]
-            what = f"reading {self.signal}: {one.model}"
+            what = f"reading {self.condition}: {one.model}"
             with progress(what, total=len(self.samples), done=len(kept)) as advance:
                 for sample in missing:
                     append_line(path / ROWS, {"id": sample.id, **self._row(one, sample)})
@@ -175,12 +175,12 @@ class Scorer:
 
     def _recipe(self, one: Generated) -> dict[str, Any]:
         recipe: dict[str, Any] = {
-            "signal": self.signal,
+            "condition": self.condition,
             "images": _images_key(one, self.samples),
         }
-        if self.signal == "canny":
+        if self.condition == "canny":
             recipe["canny"] = [*self.canny, installed("opencv-python-headless")]
-        elif self.signal == "segmentation":
+        elif self.condition == "segmentation":
             recipe["reader"] = self._segmenter.fingerprint
             recipe["palette"] = self._palette
         else:
@@ -189,11 +189,11 @@ class Scorer:
 
     def _row(self, one: Generated, sample: ControlSample) -> Row:
         image = one.image(sample)
-        if self.signal == "canny":
+        if self.condition == "canny":
             low, high = self.canny
             generated = is_edge(edges(image, low=low, high=high))
-            return edge_row(is_edge(_hint(sample)), generated)
-        if self.signal == "segmentation":
+            return edge_row(is_edge(_conditioning_image(sample)), generated)
+        if self.condition == "segmentation":
             (said,) = self._segmenter.segment([image])
             return class_row(self._truth(sample), said, self._classes)
         (found,) = self._locator.locate([image], [(one.model, sample.id)])
@@ -214,11 +214,11 @@ class Scorer:
             source = Generated(SOURCE, "source", None).image(sample)
             (said,) = self._segmenter.segment([source])
             return said
-        found = class_map(_hint(sample), self._palette)
+        found = class_map(_conditioning_image(sample), self._palette)
         if not (found >= 0).any():
             raise DataError(
-                f"{sample.hint} has no colour of control.scores.palette. Name the list of colours "
-                "that the maps were made with."
+                f"{sample.conditioning_image} has no colour of control.scores.palette. Name the "
+                "list of colours that the maps were made with."
             )
         return found
 
@@ -233,7 +233,9 @@ class Scorer:
                 "images": _images_key(one, self.samples),
                 "source": _images_key(Generated(SOURCE, "source", None), self.samples),
             }
-            item = self.folder.item(SCORES, "control", self.signal, "fid", one.model, recipe=recipe)
+            item = self.folder.item(
+                SCORES, "control", self.condition, "fid", one.model, recipe=recipe
+            )
             if not item.done:
                 path = item.begin()
                 value = round(frechet_distance(self._seen(one), self._real), 4)
@@ -270,12 +272,12 @@ class Scorer:
 
     @cached_property
     def _classes(self) -> int:
-        if self.signal != "segmentation":
+        if self.condition != "segmentation":
             return 0
         return self._segmenter.classes
 
     def _require_palette(self) -> None:
-        colours = self._palette if self.signal == "segmentation" else None
+        colours = self._palette if self.condition == "segmentation" else None
         if colours is not None and len(colours) != self._classes:
             raise DataError(
                 f"The palette must have a colour for each of the segmenter's {self._classes} "
@@ -290,18 +292,18 @@ class Scorer:
 
     @property
     def _reader_name(self) -> str:
-        if self.signal == "canny":
+        if self.condition == "canny":
             return f"Canny, {self.canny[0]} to {self.canny[1]}"
-        if self.signal == "segmentation":
+        if self.condition == "segmentation":
             return self._segmenter.name
-        return self._locator.name if self.signal == "landmarks" else "none"
+        return self._locator.name if self.condition == "landmarks" else "none"
 
 
-def require_reader(config: ControlScoring, signal: Signal) -> None:
-    """Nothing, if what reads this signal is there; else ModelError or DataError. Loads nothing."""
-    if signal == "segmentation":
+def require_reader(config: ControlScoring, condition: Condition) -> None:
+    """Look for what reads this condition, loading nothing. Raises ModelError or DataError."""
+    if condition == "segmentation":
         load_segmenter(config.segmenter, revision=config.revision, device=config.device)
-    elif signal == "landmarks":
+    elif condition == "landmarks":
         load_locator(config.reader)
     if config.features is not None and find_spec("torchmetrics") is None:
         raise ModelError(
@@ -325,15 +327,15 @@ def _difference(measure: Measure) -> Callable[[Any], Any]:
     return value
 
 
-def _hint(sample: ControlSample) -> Image.Image:
-    return open_image(sample.hint, max_pixels=MOST_PIXELS)
+def _conditioning_image(sample: ControlSample) -> Image.Image:
+    return open_image(sample.conditioning_image, max_pixels=MOST_PIXELS)
 
 
 def _images_key(one: Generated, samples: Sequence[ControlSample]) -> str:
-    """Changes with any picture or signal that is compared."""
+    """Changes with any picture or condition that is compared."""
     rows = []
     for sample in samples:
         place = sample.image if one.folder is None else one.folder / f"{sample.id}.png"
         points = None if sample.landmarks is None else [p.model_dump() for p in sample.landmarks]
-        rows.append([sample.id, file_sha256(place), file_sha256(sample.hint), points])
+        rows.append([sample.id, file_sha256(place), file_sha256(sample.conditioning_image), points])
     return recipe_key({"rows": rows})

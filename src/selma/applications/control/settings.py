@@ -1,4 +1,4 @@
-"""Settings of `selma control`: pictures drawn by a signal (OFT, arXiv:2306.07280, section 4)."""
+"""Settings of `selma control`: pictures drawn by a condition (OFT, arXiv:2306.07280, section 4)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from selma.config.networks import Captioner
 from selma.config.places import FileOrFolder, FilePath, FolderPath, Model
 from selma.config.section import Section
 
-Signal = Literal["canny", "segmentation", "landmarks", "depth", "densepose", "sketch"]
-SIGNALS: tuple[Signal, ...] = get_args(Signal)
+Condition = Literal["canny", "segmentation", "landmarks", "depth", "densepose", "sketch"]
+CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 
 
 class ToyboxImages(Section):
-    """Scenes of toybox's world, with what their signals say of them."""
+    """Scenes of toybox's world, with what their conditions say of them."""
 
     kind: Literal["toybox"] = "toybox"
     train: PositiveInt = 1000
@@ -40,21 +40,21 @@ class ReleasedFolder(Section):
 
 
 class ConditionedFolder(Section):
-    """Any imagefolder whose rows name the picture of a signal, too."""
+    """Any imagefolder whose rows name the picture of a condition, too."""
 
     kind: Literal["imagefolder"] = "imagefolder"
     folder: FolderPath
     """With train/ and val/ (or validation/), or with pictures alone, of which `val` are held
     out."""
     conditioning: str = "conditioning_image"
-    """Column that names the signal's picture; canny is made where no row has it."""
+    """Column that names the condition's picture; canny is made where no row has it."""
     text: str = "text"
     """Column of prompts; rows without one need a captioner."""
     val: PositiveInt = 100
 
 
 class ControlData(Section):
-    signal: Signal = "canny"
+    condition: Condition = "canny"
     source: Annotated[
         ToyboxImages | ReleasedFolder | ConditionedFolder, Field(discriminator="kind")
     ] = ToyboxImages()
@@ -70,7 +70,7 @@ class ControlData(Section):
 
 
 class BranchNetwork(Section):
-    """As OFT's released code: a small encoder of the signal, and an adapter in the denoiser."""
+    """As OFT's released code: a small encoder of the condition, and an adapter in the denoiser."""
 
     kind: Literal["branch"] = "branch"
     adapter: AdapterConfig | None = OftConfig(blocks=4, targets="attention+geglu")
@@ -99,7 +99,7 @@ class ControlTraining(TrainingConfig):
     @model_validator(mode="after")
     def _no_flip(self) -> ControlTraining:
         if self.flip:
-            raise ValueError("flip must be false: a mirrored picture would not fit its signal")
+            raise ValueError("flip must be false: a mirrored picture would not fit its condition")
         return self
 
 
@@ -117,7 +117,7 @@ class ControlGeneration(Section):
     """DDIM without noise of its own, or the base's own scheduler."""
     steps: PositiveInt = 50
     guidance: NonNegativeFloat = 9.0
-    """The unconditional pass sees the signal, too."""
+    """The unconditional pass sees the condition, too."""
     batch_size: PositiveInt = 8
 
 
@@ -146,9 +146,9 @@ Method = Literal["lora", "coft", "oft", "controlnet"]
 class ControlTables(Section):
     """What `selma control compare` trains beside `network`, as in the paper's tables 2 to 4."""
 
-    signals: tuple[Signal, ...] = ("canny", "segmentation", "landmarks")
-    """Of table 2; the other two are made on `other_signal`."""
-    other_signal: Signal = "segmentation"
+    conditions: tuple[Condition, ...] = ("canny", "segmentation", "landmarks")
+    """Of table 2; the other two are made on `other_condition`."""
+    other_condition: Condition = "segmentation"
     lora: LoraConfig = LoraConfig()
     coft: CoftConfig = CoftConfig(blocks=4, targets="attention+geglu", eps=1e-3)
     blocks: tuple[PositiveInt, ...] = (2, 4, 8, 16)
@@ -157,7 +157,7 @@ class ControlTables(Section):
 
 
 class ControlSettings(Section):
-    """Pictures drawn by a signal."""
+    """Pictures drawn by a condition."""
 
     data: ControlData = ControlData()
     network: NetworkConfig = BranchNetwork()

@@ -1,4 +1,4 @@
-"""Where pictures with signals come from: toybox, the released layouts, any imagefolder."""
+"""Where pictures with conditions come from: toybox, the released layouts, any imagefolder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from PIL import Image
 
 from selma.applications.control.conditions import placed_points
 from selma.applications.control.settings import (
+    Condition,
     ConditionedFolder,
     ControlData,
     ReleasedFolder,
-    Signal,
     ToyboxImages,
 )
 from selma.errors import ConfigError, DataError
@@ -36,7 +36,7 @@ from selma.workspace import file_sha256, inside, read_lines
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 
-FOLDERS: dict[Signal, str] = {
+FOLDERS: dict[Condition, str] = {
     "canny": "canny",
     "segmentation": "segm",
     "landmarks": "landmark",
@@ -44,7 +44,7 @@ FOLDERS: dict[Signal, str] = {
     "densepose": "densepose",
     "sketch": "sketch",
 }
-"""What the released layout calls a signal's folder. Without canny's, edges are found."""
+"""What the released layout calls a condition's folder. Without canny's, edges are found."""
 CELEBA_PX = 1024  # in which its landmarks are given
 MOST_PIXELS = 64_000_000
 _UNSAID = {"colour": 0.1, "size": 0.5, "relation": 0.2, "background": 0.2}
@@ -57,8 +57,8 @@ class Candidate:
     name: str
     """What names it in its source; no path of this machine."""
     image: Callable[[], Image.Image]
-    hint: Callable[[], Image.Image] | None
-    """The signal as a picture; None where it is to be found in the picture itself."""
+    conditioning_image: Callable[[], Image.Image] | None
+    """The condition as a picture; None where it is to be found in the picture itself."""
     text: str | None
     landmarks: tuple[Landmark, ...] | None = None
 
@@ -67,13 +67,13 @@ def candidates(data: ControlData, split: Split, *, seed: int) -> Iterator[Candid
     """All of one split, in the source's order. Raises DataError or ConfigError."""
     match data.source:
         case ToyboxImages() as source:
-            yield from _toybox(source, data.signal, split, seed)
+            yield from _toybox(source, data.condition, split, seed)
         case ReleasedFolder(folder=folder):
             root = _folder(folder)
             celeba = root / "celeba-hq-img"
-            yield from (_celeba if celeba.is_dir() else _released)(root, data.signal, split)
+            yield from (_celeba if celeba.is_dir() else _released)(root, data.condition, split)
         case ConditionedFolder() as source:
-            yield from _conditioned(source, data.signal, split, seed)
+            yield from _conditioned(source, data.condition, split, seed)
 
 
 def source_digest(data: ControlData) -> str | None:
@@ -89,11 +89,14 @@ def source_digest(data: ControlData) -> str | None:
     return total.hexdigest()
 
 
-def _toybox(source: ToyboxImages, signal: Signal, split: Split, seed: int) -> Iterator[Candidate]:
+def _toybox(
+    source: ToyboxImages, condition: Condition, split: Split, seed: int
+) -> Iterator[Candidate]:
     """Scenes with captions; none of an exam's texts is among them, none is in both splits."""
-    if signal not in ("canny", "segmentation", "landmarks"):
+    if condition not in ("canny", "segmentation", "landmarks"):
         raise ConfigError(
-            f"toybox has canny, segmentation and landmarks, but control.data.signal is {signal!r}."
+            "toybox has canny, segmentation and landmarks, but control.data.condition is "
+            f"{condition!r}."
         )
     seen, wanted = set(benchmark_texts()), source.val + (source.train if split == "train" else 0)
     made = number = 0
@@ -110,19 +113,23 @@ def _toybox(source: ToyboxImages, signal: Signal, split: Split, seed: int) -> It
         seen.add(text.lower())
         made += 1
         if (split == "val") == (made <= source.val):
-            yield _scene(f"toybox scene {number} of seed {seed}", scene, text, signal, seed, number)
+            yield _scene(
+                f"toybox scene {number} of seed {seed}", scene, text, condition, seed, number
+            )
 
 
-def _scene(name: str, scene: Scene, text: str, signal: Signal, seed: int, number: int) -> Candidate:
+def _scene(
+    name: str, scene: Scene, text: str, condition: Condition, seed: int, number: int
+) -> Candidate:
     assert scene.background is not None  # a sampled scene leaves nothing open
     placed = place(scene, rng(seed, "control", number, "places"))
     points = toybox.landmarks(placed)
-    hint: dict[str, Callable[[], Image.Image]] = {
+    conditioning_image: dict[str, Callable[[], Image.Image]] = {
         "segmentation": partial(toybox.class_image, scene.background, placed),
         "landmarks": partial(toybox.landmark_image, points),
     }
     image = partial(_painted, scene.background, placed)
-    return Candidate(name, image, hint.get(signal), text, points)
+    return Candidate(name, image, conditioning_image.get(condition), text, points)
 
 
 def _painted(background: str, placed: list[Placed]) -> Image.Image:
@@ -132,19 +139,19 @@ def _painted(background: str, placed: list[Placed]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _released(root: Path, signal: Signal, split: Split) -> Iterator[Candidate]:
-    """<split>/color/, <split>/<signal>/ and a row {source, target, prompt} for each picture; the
+def _released(root: Path, condition: Condition, split: Split) -> Iterator[Candidate]:
+    """<split>/color/, <split>/<condition>/ and a row {source, target, prompt} for each picture; the
     names begin with "source/" and "target/", which are no folders. The released code never looks at
-    the target's name: the picture is called as its signal is."""
+    the target's name: the picture is called as its condition is."""
     folder = root / split
-    hints = folder / FOLDERS[signal]
-    if signal != "canny" and not hints.is_dir():
-        raise DataError(f"{hints} must be a folder of signals, but is none.")
+    conditioning_images = folder / FOLDERS[condition]
+    if condition != "canny" and not conditioning_images.is_dir():
+        raise DataError(f"{conditioning_images} must be a folder of conditions, but is none.")
     for row in read_lines(_prompts(root, split)):
         source, target = (_below(row.get(key), root) for key in ("source", "target"))
         found = None
-        if hints.is_dir():
-            found = partial(open_image, inside(hints, source), max_pixels=MOST_PIXELS)
+        if conditioning_images.is_dir():
+            found = partial(open_image, inside(conditioning_images, source), max_pixels=MOST_PIXELS)
         image = inside(folder / "color", target)
         if not image.is_file():
             image, target = inside(folder / "color", source), source
@@ -156,10 +163,10 @@ def _released(root: Path, signal: Signal, split: Split) -> Iterator[Candidate]:
         )
 
 
-def _celeba(root: Path, signal: Signal, split: Split) -> Iterator[Candidate]:
+def _celeba(root: Path, condition: Condition, split: Split) -> Iterator[Candidate]:
     """celeba-hq-img/, celeba-hq-landmark2d_cond_512/ and one line that lists {image, prompt}."""
-    if signal not in ("landmarks", "canny"):
-        raise ConfigError(f"CelebA has landmarks, but control.data.signal is {signal!r}.")
+    if condition not in ("landmarks", "canny"):
+        raise ConfigError(f"CelebA has landmarks, but control.data.condition is {condition!r}.")
     path = _prompts(root, split)
     try:
         listed = json.loads(path.read_text("utf-8"))
@@ -168,14 +175,14 @@ def _celeba(root: Path, signal: Signal, split: Split) -> Iterator[Candidate]:
         raise DataError(f"{path} must be a list of {{image, prompt}}, but: {error!r}.") from error
     for name, text in given:
         stem = Path(name).stem
-        hint = None
-        if signal == "landmarks":
+        conditioning_image = None
+        if condition == "landmarks":
             place_ = inside(root / "celeba-hq-landmark2d_cond_512", f"{stem}.png")
-            hint = partial(open_image, place_, max_pixels=MOST_PIXELS)
+            conditioning_image = partial(open_image, place_, max_pixels=MOST_PIXELS)
         yield Candidate(
             name,
             partial(open_image, inside(root / "celeba-hq-img", name), max_pixels=MOST_PIXELS),
-            hint,
+            conditioning_image,
             _text(text),
             _celeba_points(inside(root / "celeba-hq-landmark2d", f"{stem}.txt")),
         )
@@ -192,7 +199,7 @@ def _celeba_points(path: Path) -> tuple[Landmark, ...] | None:
 
 
 def _conditioned(
-    source: ConditionedFolder, signal: Signal, split: Split, seed: int
+    source: ConditionedFolder, condition: Condition, split: Split, seed: int
 ) -> Iterator[Candidate]:
     root = _folder(source.folder)
     train = root / "train" if (root / "train").is_dir() else root
@@ -205,19 +212,21 @@ def _conditioned(
         held = set(order[: source.val])
         found = [row for n, row in enumerate(found) if (n in held) == (split == "val")]
     for row in found:
-        hint = None
+        conditioning_image = None
         if (name := row.get(source.conditioning)) is not None:
-            hint = partial(open_image, inside(folder, str(name)), max_pixels=MOST_PIXELS)
-        elif signal != "canny":
+            conditioning_image = partial(
+                open_image, inside(folder, str(name)), max_pixels=MOST_PIXELS
+            )
+        elif condition != "canny":
             raise DataError(
-                f"{metadata(folder)} must name a picture of the signal as "
+                f"{metadata(folder)} must name a picture of the condition as "
                 f"{source.conditioning!r} in each row, but {row['file_name']!r} has none. Set "
                 "control.data.source.conditioning to the column's name."
             )
         yield Candidate(
             f"{folder.name}/{row['file_name']}",
             partial(open_image, inside(folder, row["file_name"]), max_pixels=MOST_PIXELS),
-            hint,
+            conditioning_image,
             _text(row.get(source.text)),
             _points(row, folder),
         )

@@ -1,5 +1,5 @@
-"""Training by a signal, in the one loop of `experts.training`: a control network and, beside OFT's
-branch, the adapter in the denoiser; then, if asked for, the magnitudes alone."""
+"""Training by a condition, in the one loop of `experts.training`: a control network and, beside
+OFT's branch, the adapter in the denoiser; then, if asked for, the magnitudes alone."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from selma.adapters.rotations.files import GENERATOR, MAGNITUDES
 from selma.adapters.table import ADAPTERS
 from selma.applications.control import network_files
 from selma.applications.control.networks import (
-    Steering,
+    Conditioning,
     halvings_of,
     new_network,
-    read_hints,
+    read_conditioning_images,
 )
-from selma.applications.control.records import Controlled, ControlSample
+from selma.applications.control.records import ControlSample, TrainedControl
 from selma.applications.control.settings import (
     BranchNetwork,
     ControlSettings,
@@ -66,9 +66,9 @@ def train_control(
     base: BaseConfig,
     seed: int,
     model: Callable[[], TextToImage],
-) -> Controlled:
-    """The trained network in `3-experts/_control/<signal>/<label>`, resumable as experts are; with
-    `config.magnitudes` the second stage's, in `<label>-magnitudes`.
+) -> TrainedControl:
+    """The trained network in `3-experts/_control/<condition>/<label>`, resumable as experts are;
+    with `config.magnitudes` the second stage's, in `<label>-magnitudes`.
 
     `model` is called only if something is missing. Raises TrainingDiverged, with the last
     checkpoint kept.
@@ -78,7 +78,9 @@ def train_control(
         label_of(config.network),
         config.training,
         more={"network": config.network.model_dump(mode="json")},
-        learner=lambda data, hints: ControlLearner(model(), data, hints, config, seed),
+        learner=lambda data, conditioning_images: ControlLearner(
+            model(), data, conditioning_images, config, seed
+        ),
     )
     fitting = config.magnitudes
     if fitting is None:
@@ -87,15 +89,15 @@ def train_control(
         f"{first.label}-magnitudes",
         fitting,
         more={"fitted": first.key},
-        learner=lambda data, hints: MagnitudeLearner(
-            model(), data, hints, network_files.load(first.folder), fitting
+        learner=lambda data, conditioning_images: MagnitudeLearner(
+            model(), data, conditioning_images, network_files.load(first.folder), fitting
         ),
     )
 
 
 @dataclass(frozen=True)
-class Hints:
-    """The signals' pictures, read from their files when they are asked for: there may be more of
+class ConditioningImages:
+    """The conditions' pictures, read from their files when they are asked for: there may be more of
     them than memory holds."""
 
     paths: Sequence[Path]
@@ -103,7 +105,7 @@ class Hints:
 
     def at(self, indices: Sequence[int]) -> Tensor:
         """[b, 3, px, px] in [0, 1]. Raises DataError."""
-        return read_hints([self.paths[i] for i in indices], px=self.px)
+        return read_conditioning_images([self.paths[i] for i in indices], px=self.px)
 
 
 @dataclass(frozen=True)
@@ -112,13 +114,13 @@ class ControlLearner:
 
     model: TextToImage
     encoded: Encoded
-    hints: Hints
+    conditioning_images: ConditioningImages
     config: ControlSettings
     seed: int
     file: str = network_files.FILE
 
     @cached_property
-    def steering(self) -> Steering:
+    def conditioning(self) -> Conditioning:
         network = self.config.network
         made = new_network(
             network.kind,
@@ -128,17 +130,19 @@ class ControlLearner:
         )
         if self.config.training.gradient_checkpointing and isinstance(made, ControlNetModel):
             made.enable_gradient_checkpointing()
-        return Steering(made.to(self.model.device).train())
+        return Conditioning(made.to(self.model.device).train())
 
     @contextmanager
     def attached(self) -> Iterator[dict[str, nn.Parameter]]:
-        steering = self.steering  # before the adapter: a ControlNet copies the plain denoiser
+        conditioning = (
+            self.conditioning
+        )  # before the adapter: a ControlNet copies the plain denoiser
         prefix = network_files.NETWORK
-        named = {prefix + name: p for name, p in steering.network.named_parameters()}
+        named = {prefix + name: p for name, p in conditioning.network.named_parameters()}
         with (
             plain_attention(self.model, self.config.training),
             _adapter(self.model, self.config.network, self.seed) as factors,
-            steering.within(self.model.denoiser),
+            conditioning.within(self.model.denoiser),
         ):
             yield dict(sorted({**named, **factors}.items()))
 
@@ -155,11 +159,11 @@ class ControlLearner:
         adapter = _adapter_of(self.config.network)
         network_files.save(
             path,
-            self.steering.network.state_dict(),
+            self.conditioning.network.state_dict(),
             _adapter_part(parameters),
             about={
                 "kind": self.config.network.kind,
-                "signal": self.config.data.signal,
+                "condition": self.config.data.condition,
                 "halvings": halvings_of(self.model.pipe),
                 "adapter": None if adapter is None else adapter.model_dump(mode="json"),
             },
@@ -176,20 +180,20 @@ class MagnitudeLearner:
 
     model: TextToImage
     encoded: Encoded
-    hints: Hints
+    conditioning_images: ConditioningImages
     first: network_files.ControlFile
     config: ControlTraining
     file: str = network_files.FILE
 
     @cached_property
-    def steering(self) -> Steering:
+    def conditioning(self) -> Conditioning:
         network = network_files.restored(self.model, self.first)
-        return Steering(network.to(self.model.device))
+        return Conditioning(network.to(self.model.device))
 
     @contextmanager
     def attached(self) -> Iterator[dict[str, nn.Parameter]]:
         denoiser, adapter = self.model.denoiser, self._adapter
-        with plain_attention(self.model, self.config), self.steering.within(denoiser):
+        with plain_attention(self.model, self.config), self.conditioning.within(denoiser):
             try:
                 nothing = torch.Generator("cpu")  # rotations draw nothing
                 factors = oft.attach(denoiser, adapter, generator=nothing)
@@ -245,8 +249,8 @@ class _Course:
             raise DataError("A control network needs at least one picture, but there is none.")
         self.samples, self.config, self.folder = samples, config, folder
         self.base, self.seed, self.model = base, seed, model
-        self.signal = config.data.signal
-        self.skill = f"control-{self.signal}"
+        self.condition = config.data.condition
+        self.skill = f"control-{self.condition}"
 
     def trained(
         self,
@@ -254,24 +258,29 @@ class _Course:
         training: ControlTraining,
         *,
         more: Mapping[str, Any],
-        learner: Callable[[Encoded, Hints], Learner],
-    ) -> Controlled:
+        learner: Callable[[Encoded, ConditioningImages], Learner],
+    ) -> TrainedControl:
         """One stage's network, trained if it is not there."""
         without = {"tracker", "checkpoint_every", "gradient_checkpointing"}
         recipe = {
             **training_recipe(self._rows, base=self.base, seed=self.seed),
-            "signal": self.signal,
+            "condition": self.condition,
             "training": training.model_dump(mode="json", exclude=without),
             **more,
         }
-        item = self.folder.item(EXPERTS, NAME, self.signal, label, recipe=recipe)
-        found = Controlled(label=label, folder=item.path, key=item.key)
+        item = self.folder.item(EXPERTS, NAME, self.condition, label, recipe=recipe)
+        found = TrainedControl(label=label, folder=item.path, key=item.key)
         if item.done:
             shutil.rmtree(item.path / "checkpoints", ignore_errors=True)  # if killed just before
             return found
         path, started = item.begin(), time.monotonic()
-        data, made_by = self._encoded, {"control": label, "signal": self.signal, "key": item.key}
-        hints = Hints([sample.hint for sample in self.samples], self.model().image_px)
+        data, made_by = (
+            self._encoded,
+            {"control": label, "condition": self.condition, "key": item.key},
+        )
+        conditioning_images = ConditioningImages(
+            [sample.conditioning_image for sample in self.samples], self.model().image_px
+        )
         with tracked(training, self.folder.root / "tracking", skill=f"{self.skill}-{label}") as log:
             fit(
                 self.model(),
@@ -283,7 +292,7 @@ class _Course:
                 made_by=made_by,
                 on_step=log,
                 names=[sample.id for sample in self.samples],
-                learner=learner(data, hints),
+                learner=learner(data, conditioning_images),
             )
         finish(item, training, pairs=len(self.samples), scores={}, file=network_files.FILE)
         seconds = round(time.monotonic() - started, 3)
@@ -307,12 +316,12 @@ class _Course:
 
     @cached_property
     def _rows(self) -> list[list[str]]:
-        hints = [pair.model_copy(update={"image": sample.hint})
+        conditioning_images = [pair.model_copy(update={"image": sample.conditioning_image})
                  for pair, sample in zip(self._pairs, self.samples, strict=True)]  # fmt: skip
         return [
-            [sample.text, digest, hint]
-            for sample, digest, hint in zip(
-                self.samples, self._digests, image_digests(hints), strict=True
+            [sample.text, digest, conditioning_image]
+            for sample, digest, conditioning_image in zip(
+                self.samples, self._digests, image_digests(conditioning_images), strict=True
             )
         ]
 
@@ -334,9 +343,9 @@ class _Course:
 def _losses(
     learner: ControlLearner | MagnitudeLearner, batch: Batch, noise_path: NoisePath
 ) -> dict[str, Tensor]:
-    """The denoising loss of each sample, drawn by its signal."""
+    """The denoising loss of each sample, drawn by its condition."""
     samples = learner.encoded.samples(batch).to(learner.model.device)
-    learner.steering.show(learner.hints.at(batch.indices.tolist()))
+    learner.conditioning.show(learner.conditioning_images.at(batch.indices.tolist()))
     return {"loss": denoising(learner.model, samples, batch, noise_path)}
 
 

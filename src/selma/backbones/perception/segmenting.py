@@ -97,7 +97,7 @@ def load_segmenter(model: str, *, revision: str | None, device: str) -> Segmente
 
 
 def toybox_weights(part: str) -> Path:
-    """The folder of one of toybox's readers of signals. Raises ModelError if it is not there."""
+    """The folder of one of toybox's readers of conditions. Raises ModelError if it is not there."""
     from selma.toybox import weights_folder
 
     folder = weights_folder() / part
