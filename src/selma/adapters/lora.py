@@ -145,12 +145,15 @@ def describe(adapter: AdapterFile) -> list[str]:
     ]
 
 
-def in_diffusers(adapter: AdapterFile, strength: float) -> list[str]:
-    """diffusers' own loader; fused, since an unfused adapter rounds otherwise."""
+def in_diffusers(adapter: AdapterFile, strength: float) -> list[str] | None:
+    """diffusers' own loader, which knows no PEFT folder; fused, since an adapter that is not rounds
+    otherwise."""
     path = adapter.path
+    if adapter.format == "peft":
+        return None
     return [
         f"pipe.load_lora_weights({str(path.parent)!r}, weight_name={path.name!r})",
-        f"pipe.fuse_lora(lora_scale={strength:g})",
+        f"pipe.fuse_lora(lora_scale={strength!r}); pipe.unload_lora_weights()",
     ]
 
 

@@ -59,7 +59,7 @@ def convert(
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the image shows.")],
     adapter: Annotated[
         list[Path] | None,
         typer.Option(help="File or folder of an adapter; several are applied in their order."),
@@ -77,29 +77,38 @@ def generate(
         str, typer.Option(help="What --sur does to the empty prompt: alone, adapted, released.")
     ] = "alone",
     base: Annotated[str, typer.Option(help='"toybox", a diffusers folder or a Hub id.')] = "toybox",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 50,
     guidance: Annotated[
         float | None,
         typer.Option(min=0, help="Classifier-free guidance; the base's own if not given."),
     ] = None,
-    count: Annotated[int, typer.Option("-n", min=1, help="How many pictures.")] = 1,
+    count: Annotated[int, typer.Option("-n", min=1, help="How many images.")] = 1,
     out: Annotated[Path, typer.Option(help="PNG; numbered where there are several.")] = Path(
-        "picture.png"
+        "image.png"
     ),
 ) -> None:
-    """Draw one prompt, with or without adapters."""
+    """Generate images of one prompt, with or without adapters.
+
+    Below each image's file stands how plain diffusers generates the same image. In short: a seed
+    is torch.Generator("cpu").manual_seed(SEED), and with a LoRA pipe.load_lora_weights(FOLDER) and
+    pipe.fuse_lora() come before pipe(PROMPT, generator=..., num_inference_steps=STEPS,
+    guidance_scale=GUIDANCE).
+    """
     from selma.adapters.applying import chosen
     from selma.config.adapters import sur_generation
     from selma.config.networks import BaseConfig
     from selma.images import on_demand
+    from selma.images.plain_diffusers import in_diffusers
 
     options = {"sur": sur_generation(strength=sur_strength, negative=sur_negative)}
     adapters = chosen(adapter or [], strength or (), options)
+    adapters += chosen([sur] if sur else [], options=options)
+    model = BaseConfig(model=base)
     images = on_demand.generate(
         prompt,
-        base=BaseConfig(model=base),
-        adapters=adapters + chosen([sur] if sur else [], options=options),
+        base=model,
+        adapters=adapters,
         seed=seed,
         steps=steps,
         guidance=guidance,
@@ -107,6 +116,11 @@ def generate(
     )
     for path in on_demand.save_images(images, out, count=count):
         typer.echo(path)
+    typer.echo(f"\nThe same in plain diffusers{' (the first image)' if count > 1 else ''}:\n")
+    code = in_diffusers(
+        prompt, base=model, adapters=adapters, seed=seed, steps=steps, guidance=guidance
+    )
+    typer.echo("\n".join(f"    {line}" for line in code.splitlines()))
 
 
 def bases(

@@ -1,4 +1,4 @@
-"""Pictures of one text, with or without adapters."""
+"""Images of one text, with or without adapters."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def generate(
 
 
 def save_images(images: Iterable[Image], path: Path, *, count: int) -> Iterator[Path]:
-    """Where each picture was saved: `path`, or `path` with -1, -2, ... where there are several."""
+    """Save the images as `path`, or as `path` with -1, -2, ... where there are several."""
     if path.suffix.lower() != ".png":
-        raise ConfigError(f"Pictures are saved as .png, but {path} came.")
+        raise ConfigError(f"Images are saved as .png, but {path} came.")
     for number, image in enumerate(images, 1):
-        place = path if count == 1 else path.with_stem(f"{path.stem}-{number}")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        image.save(place)
-        yield place
+        file = path if count == 1 else path.with_stem(f"{path.stem}-{number}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image.save(file)
+        yield file
