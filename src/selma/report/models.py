@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from selma.report.tables import points, share
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from selma.adapters.kind import Adapter
     from selma.backbones.bases import Architecture, Base
     from selma.backbones.memory import Need
+
+AT_ONCE = 6
+"""Experts side by side in a table, which fits 80 columns with their numbers."""
 
 
 def print_adapter(file: Adapter, console: Console) -> None:
@@ -35,57 +39,89 @@ def print_adapter(file: Adapter, console: Console) -> None:
 
 
 def print_diagnostics(
-    found: Mapping[str, Any], console: Console, *, all_layers: bool = False
+    diagnostics: Mapping[str, Any], console: Console, *, all_layers: bool = False
 ) -> None:
     """Tables of what a merge did: each expert, their cosines, and the layers that lost most, or all
     of them in that order."""
-    whole = found["all"]
+    whole = diagnostics["all"]
     console.print(
-        f"Against the exact mean of the changes: relative error {whole['relative_error']:.4g}, "
-        f"cosine {whole['cosine']:.4f}, norm x{whole['norm_ratio']:.4g}.",
+        f"Against the exact mean of the weight deltas: relative error "
+        f"{whole['relative_error']:.4g}, cosine {whole['cosine']:.4f}, "
+        f"norm x{whole['norm_ratio']:.4g}.",
         highlight=False,
     )
-    if turned := turned_sentence(found):
-        console.print(turned, highlight=False)
-    names = list(found["experts"])
-    experts = Table(title="experts: norm of the change, and who overrules whom", min_width=60)
-    for column in ("expert", "norm", "cosine to merged", "overruled entries", "overruled mass"):
-        experts.add_column(column, justify="left" if column == "expert" else "right")
-    for name, one_ in found["experts"].items():
-        experts.add_row(
-            name,
-            f"{one_['norm']:.4g}",
-            f"{one_['cosine_to_merged']:.3f}",
-            share(one_["conflict_entries"]),
-            share(one_["conflict_mass"]),
+    if sentence := rotation_sentence(diagnostics):
+        console.print(sentence, highlight=False)
+    console.print(_experts(diagnostics["experts"]))
+    if len(diagnostics["experts"]) > 1:
+        for table in _cosines(diagnostics["cosines"]):
+            console.print(table)
+    count = len(diagnostics["layers"]) if all_layers else 5
+    console.print(_layers(diagnostics, worst_layers(diagnostics, count)))
+
+
+def _experts(experts: Mapping[str, Any]) -> Table:
+    figures = ("norm", "cosine to\nmerged", "conflicting\nentries", "conflicting\nmass")
+    title = "experts: norm of the deltas, and conflicts of sign"
+    table = _table(title, "expert", figures, numbered=True)
+    for number, (name, expert) in enumerate(experts.items(), 1):
+        table.add_row(
+            str(number),
+            escape(name),
+            f"{expert['norm']:.4g}",
+            f"{expert['cosine_to_merged']:.3f}",
+            share(expert["conflict_entries"]),
+            share(expert["conflict_mass"]),
         )
-    console.print(experts)
-    if len(names) > 1:
-        cosines = Table("cosine", *names, title="cosine between the experts' changes")
-        for name in names:
-            cosines.add_row(name, *(f"{found['cosines'][name][other]:.3f}" for other in names))
-        console.print(cosines)
-    count = len(found["layers"]) if all_layers else 5
-    worst = worst_layers(found, count)
-    layers = Table(
-        title=f"layers farthest from the mean: {len(worst)} of {len(found['layers'])}", min_width=60
+    return table
+
+
+def _cosines(cosines: Mapping[str, Mapping[str, float]]) -> Iterator[Table]:
+    """Every pair's cosine; experts by number, since their names would not fit side by side."""
+    names = list(cosines)
+    for start in range(0, len(names), AT_ONCE):
+        others = names[start : start + AT_ONCE]
+        numbers = [str(start + n) for n in range(1, len(others) + 1)]
+        table = _table("cosine between the experts' deltas", "#", numbers)
+        for number, name in enumerate(names, 1):
+            table.add_row(str(number), *(f"{cosines[name][other]:.3f}" for other in others))
+        yield table
+
+
+def _layers(diagnostics: Mapping[str, Any], layers: Sequence[tuple[str, dict[str, Any]]]) -> Table:
+    figures = (
+        layer_measure(diagnostics).replace(" ", "\n"),
+        "relative\nerror",
+        "cosine",
+        "conflicting\nmass",
     )
-    for column in ("layer", layer_measure(found), "relative error", "cosine", "overruled mass"):
-        layers.add_column(column, justify="left" if column == "layer" else "right")
-    for name, layer in worst:
-        layers.add_row(
+    count = f"{len(layers)} of {len(diagnostics['layers'])}"
+    table = _table(f"layers farthest from the mean: {count}", "layer", figures)
+    for name, layer in layers:
+        table.add_row(
             name,
             layer_value(layer),
             f"{layer['relative_error']:.4g}",
             f"{layer['cosine']:.4f}",
             share(layer["conflict_mass"]),
         )
-    console.print(layers)
+    return table
 
 
-def layer_measure(found: Mapping[str, Any]) -> str:
+def _table(title: str, subject: str, figures: Iterable[str], *, numbered: bool = False) -> Table:
+    """A table that fits 80 columns: the subject's names are folded, and never a number."""
+    table = Table(title=title, min_width=60)
+    if numbered:
+        table.add_column("#", justify="right", no_wrap=True)
+    table.add_column(subject, overflow="fold")
+    for figure in figures:
+        table.add_column(figure, justify="right", no_wrap=True)
+    return table
+
+
+def layer_measure(diagnostics: Mapping[str, Any]) -> str:
     """What a layer's first number is: its rank, or of rotations how far the experts disagree."""
-    return "conflict c" if "conflict" in found["all"] else "rank"
+    return "conflict c" if "conflict" in diagnostics["all"] else "rank"
 
 
 def layer_value(layer: Mapping[str, Any]) -> str:
@@ -95,45 +131,50 @@ def layer_value(layer: Mapping[str, Any]) -> str:
     return "∞" if layer["conflict"] is None else f"{layer['conflict']:.3g}"
 
 
-def turned_sentence(found: Mapping[str, Any]) -> str:
+def rotation_sentence(diagnostics: Mapping[str, Any]) -> str:
     """Of merged rotations what only they have; empty for others."""
-    whole = found["all"]
+    whole = diagnostics["all"]
     if "conflict" not in whole:
         return ""
     c = layer_value(whole)
     return (
-        f"Conflict c = {c}: the experts turn {c} times as far as their mean. R Rᵀ is within "
+        f"Conflict c = {c}: the experts rotate {c} times as far as their mean. R Rᵀ is within "
         f"{whole['orthogonality']:.1g} of the identity."
     )
 
 
-def worst_layers(found: Mapping[str, Any], count: int = 5) -> list[tuple[str, dict[str, Any]]]:
+def worst_layers(
+    diagnostics: Mapping[str, Any], count: int = 5
+) -> list[tuple[str, dict[str, Any]]]:
     """The layers that the merge moved farthest from the mean, the farthest first."""
-    layers = found["layers"].items()
+    layers = diagnostics["layers"].items()
     return sorted(layers, key=lambda pair: (-pair[1]["relative_error"], pair[0]))[:count]
 
 
-def print_trials(found: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """A table of the merges that were tried, the best first, and uniform weights."""
-    names = list(found[0]["weights"])
-    table = Table("trial", title=f"weights by score on dev prompts: {len(found)} trials")
-    for column in ("dev score", "scale", *names):
-        table.add_column(column, justify="right")
-    ranked = sorted(found, key=lambda row: (-row["score"], row["trial"]))
-    for place, row in enumerate(ranked):
-        if place < 10 or row["trial"] == 0:
-            cells = [points(row["score"], 2), f"{row['scale']:.3g}"]
-            cells += [f"{row['weights'][name]:.3g}" for name in names]
+def print_trials(trials: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Tables of the merges that were tried, the best first, and uniform weights."""
+    skills = list(trials[0]["weights"])
+    ranked = sorted(trials, key=lambda row: (-row["score"], row["trial"]))
+    shown = [row for rank, row in enumerate(ranked) if rank < 10 or row["trial"] == 0]
+    for start in range(0, len(skills), AT_ONCE):
+        some = skills[start : start + AT_ONCE]
+        numbers = [f"weight\n{start + n}" for n in range(1, len(some) + 1)]
+        title = f"weights by score on dev prompts: {len(trials)} trials"
+        table = _table(title, "trial", ("dev\nscore", "scale", *numbers))
+        for row in shown:
             label = f"{row['trial']} (uniform)" if row["trial"] == 0 else str(row["trial"])
-            table.add_row(label, *cells, style="bold" if place == 0 else None)
-    console.print(table)
+            cells = [points(row["score"], 2), f"{row['scale']:.3g}"]
+            cells += [f"{row['weights'][skill]:.3g}" for skill in some]
+            table.add_row(label, *cells, style="bold" if row is ranked[0] else None)
+        console.print(table)
+    named = ", ".join(f"{number} of {skill}" for number, skill in enumerate(skills, 1))
+    console.print(f"Weight {named}.", highlight=False, markup=False)
 
 
 def print_bases(bases: Iterable[Base], console: Console) -> None:
     """The table of base models, and below it where each lies."""
-    table = Table(title="base models")
-    for column in ("base.model", "predicts", "px", "text width", "encoders", "guidance", "licence"):
-        table.add_column(column)
+    figures = ("predicts", "px", "text\nwidth", "text\nencoders", "guidance")
+    table = _table("base models", "base.model", figures)
     rows = list(bases)
     for base in rows:
         own = base.architecture
@@ -144,13 +185,14 @@ def print_bases(bases: Iterable[Base], console: Console) -> None:
             str(own.cross_width),
             str(own.text_encoders),
             f"{base.guidance:g}",
-            base.licence or "selma's own",
         )
     console.print(table)
     for base in rows:
         pinned = base.revision or "newest commit: none is known to be pinned"
         where = f"{base.repository} @ {pinned}" if base.repository else "embedded"
-        console.print(f"{base.name}: {where}. {base.parts}. {base.note}.", highlight=False)
+        licence = base.licence or "selma's own"
+        told = f"{base.name}: {where}. {base.parts}. {base.note}. Licence: {licence}."
+        console.print(told, highlight=False)
 
 
 def print_architecture(own: Architecture, bases: Mapping[str, Base], console: Console) -> None:
@@ -165,9 +207,8 @@ def print_memory(
     needs: Iterable[Need], changes: Sequence[str], limit: int | None, console: Console
 ) -> None:
     """A table of what each piece of work needs, and below it what to change."""
-    table = Table(title="memory of the device, estimated from shapes (GiB)")
-    for column in ("work", "pictures at once", "weights", "trained", "activations", "in all"):
-        table.add_column(column, justify="left" if column == "work" else "right")
+    figures = ("images\nat once", "weights", "trained", "activations", "in all")
+    table = _table("memory of the device, estimated from shapes (GiB)", "work", figures)
     for need in needs:
         sizes = (need.weights, need.trained, need.fixed + need.each * need.images, need.total)
         table.add_row(need.what, str(need.images), *(f"{size / 2**30:.2f}" for size in sizes))

@@ -124,7 +124,7 @@ def context(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ()
         "dev_prompts": findings.settings.get("scores", {}).get("dev_prompts"),
         "worst_layers": models.worst_layers(findings.diagnostics) if findings.diagnostics else [],
         "layer_measure": models.layer_measure(findings.diagnostics) if findings.diagnostics else "",
-        "turned": models.turned_sentence(findings.diagnostics) if findings.diagnostics else "",
+        "rotation": models.rotation_sentence(findings.diagnostics) if findings.diagnostics else "",
         "energies": findings.energies,
         "beside": beside(findings),
         "pages": pages,
