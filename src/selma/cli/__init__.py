@@ -38,7 +38,7 @@ for command in (
     adapters.bases,
     scoring.questions,
 ):
-    app.command()(command)
+    app.command(cls=merging.MergeCommand if command is merging.merge else None)(command)
 app.add_typer(scoring.score, name="score")
 app.add_typer(benchmarks.data, name="data")
 app.add_typer(toybox, name="toybox")

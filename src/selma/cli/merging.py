@@ -2,84 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+from typer.main import get_command
 
 from selma.cli.loading import load
 from selma.console import AllLayers, Base, Folder, show_diagnostics
-from selma.merged.methods import METHODS
 
 
-class WithMethodSettings:
-    """A command that takes, beside its own options, each setting that any merge method has.
+class MergeCommand(TyperCommand):
+    """A command with an option for each setting that any merge method has, beside its own.
 
-    The rows are asked whenever the command line is read, so that those of other packages count.
+    The table is asked when this command's line is read, so that rows of other packages count, and
+    that the list of all commands loads no settings. What is given lies in the context's `obj`.
     """
 
-    def __init__(self, command: Callable[..., None]) -> None:
-        self.command = command
-        self.__name__ = command.__name__
-        self.__doc__ = command.__doc__
-        self.__annotations__: dict[str, Any] = {}  # typer takes those of the signature
+    def get_params(self, context: Any) -> list[Any]:
+        return [*super().get_params(context), *_options()]
 
-    @property
-    def __signature__(self) -> Signature:
-        own = self._own()
-        return Signature(
-            [*own, *(option for option in _options() if option.name not in _names(own))]
-        )
-
-    def __call__(self, **given: Any) -> None:
-        own = {name: given.pop(name) for name in _names(self._own())}
-        self.command(**own, settings={k: v for k, v in given.items() if v is not None})
-
-    def _own(self) -> list[Parameter]:
-        hints = get_type_hints(self.command, include_extras=True)
-        return [
-            parameter.replace(annotation=hints[parameter.name], kind=Parameter.KEYWORD_ONLY)
-            for parameter in signature(self.command).parameters.values()
-            if parameter.name != "settings"
-        ]
+    def invoke(self, context: Any) -> Any:
+        given = {option.name: context.params.pop(option.name) for option in _options()}
+        context.obj = {name: value for name, value in given.items() if value is not None}
+        return super().invoke(context)
 
 
-def _names(parameters: list[Parameter]) -> set[str]:
-    return {parameter.name for parameter in parameters}
-
-
-def _options() -> list[Parameter]:
+def _options() -> list[Any]:
     """One for each setting of any method; what it must be is checked with all others."""
-    having: dict[str, list[str]] = {}
+    from selma.merged.methods import METHODS
+
+    rows: dict[str, list[Any]] = {}
     for row in METHODS.values():
         for name in row.settings.model_fields:
-            having.setdefault(name, []).append(row.name)
-    return [_option(name, methods) for name, methods in having.items()]
+            rows.setdefault(name, []).append(row)
+
+    def settings(**given: Any) -> None:
+        """Never called: typer makes options of its signature."""
+
+    parameters = [_parameter(name, having) for name, having in rows.items()]
+    settings.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    settings.__annotations__ = {}
+    app = typer.Typer(add_completion=False)
+    app.command()(settings)
+    return list(get_command(app).params)
 
 
-def _option(name: str, methods: list[str]) -> Parameter:
-    field = METHODS[methods[0]].settings.model_fields[name]
-    about = " ".join((field.description or "").split())
+def _parameter(name: str, rows: list[Any]) -> Parameter:
+    field = rows[0].settings.model_fields[name]
+    about = " ".join((field.description or "a setting.").split())
     words, flag = name.replace("_", "-"), field.annotation is bool
     option = typer.Option(
         f"--{words}/--no-{words}" if flag else f"--{words}",
-        help=f"FILES: {about or 'a setting.'} ({', '.join(methods)})",
+        help=f"FILES: {about} ({', '.join(row.name for row in rows)})",
         metavar=None if flag else "VALUE",
     )
     kind: Any = bool | None if flag else str | None
-    annotation = Annotated[kind, option]
-    return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
 
 
-@WithMethodSettings
 def merge(
+    context: typer.Context,
     what: Annotated[
         list[Path], typer.Argument(metavar="CONFIG | FILES...", help="A .yaml, or adapters.")
     ],
-    settings: dict[str, Any],
     folder: Folder = None,
     out: Annotated[Path | None, typer.Option(help="FILES: where the result goes.")] = None,
     to: Annotated[
@@ -101,7 +90,7 @@ def merge(
     if len(what) == 1 and what[0].suffix in (".yaml", ".yml"):
         _merge_stage(what[0], folder, all_layers=all_layers)
         return
-    given = {**settings, "method": method} | ({} if scale is None else {"scale": scale})
+    given = {**context.obj, "method": method} | ({} if scale is None else {"scale": scale})
     _merge_files(
         what, out, given, weights=weights, to=to, base=base, json=json, all_layers=all_layers
     )

@@ -41,7 +41,7 @@ def require_compatible(
 
 
 def _method_accepts(experts: Mapping[str, AnyFile], method: Method) -> None:
-    rotating = sorted(name for name, file in experts.items() if isinstance(file, RotationFile))
+    rotating = sorted(name for name, file in experts.items() if file.merge_space == "rotations")
     fitting = ", ".join(row.name for row in METHODS.values() if row.rotates == bool(rotating))
     if rotating and not method.rotates:
         raise IncompatibleExperts(

@@ -264,18 +264,13 @@ def _kind(plan: Plan) -> type[DeltaMerge] | type[RotationMerge]:
 
 def _read_file(place: Path, model: Model | None) -> AnyFile:
     """An adapter's file, which fits the model if there is one."""
-    from selma.adapters.models import require_fit
     from selma.adapters.names import LAYERS_PER_BLOCK
-    from selma.adapters.reading import AdapterFile
-    from selma.adapters.rotations.files import require_rotations_fit
-    from selma.adapters.table import read_mergeable
+    from selma.adapters.table import ADAPTERS, read_mergeable
 
     per_block = model.layers_per_block if model else LAYERS_PER_BLOCK
-    file = read_mergeable(place, layers_per_block=per_block)
-    if model and isinstance(file, AdapterFile):
-        require_fit(file.layers, model, who=place)
-    elif model and not isinstance(file, AdapterFile):
-        require_rotations_fit(file, model.shapes, who=place)
+    file: AnyFile = read_mergeable(place, layers_per_block=per_block)
+    if model:
+        ADAPTERS[file.kind].require_fit(file, model, who=place)
     return file
 
 

@@ -70,7 +70,7 @@ class Dare(Cut):
     density: Density = 0.5
     """Share of entries kept, drawn by chance."""
     seed: NonNegativeInt = 0
-    """Seed of that chance."""
+    """Seed of what chance keeps."""
 
 
 class DareTies(Dare):
@@ -108,4 +108,4 @@ class DareOfSkews(Rescaled):
     density: Density = 0.5
     """Share of entries kept, drawn by chance."""
     seed: NonNegativeInt = 0
-    """Seed of that chance."""
+    """Seed of what chance keeps."""
