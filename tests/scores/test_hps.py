@@ -1,4 +1,4 @@
-"""HPS's benchmark: its layout, its mean over all pictures, and what is missing."""
+"""HPS's benchmark: its layout, its mean over all images, and what is missing."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_the_table_names_styles_scale_and_what_is_missing(
     out = io.StringIO()
     found = score_hps(images, read_hps_prompts(prompts), scorer(weights), resamples=200)
     print_hps(found, Console(file=out, width=120))
-    for words in (*STYLES, "all pictures", "HPS v2.1", "100 x cosine", "not comparable"):
+    for words in (*STYLES, "all images", "HPS v2.1", "100 x cosine", "not comparable"):
         assert words in out.getvalue()
 
 

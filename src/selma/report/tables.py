@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from selma.errors import DataError
 from selma.records.scores import Comparison, Interval, ModelScore, Scorecard
+from selma.report.fitting import Column, Row, print_fitted
 
 
 def points(value: float, digits: int = 1) -> str:
@@ -33,14 +33,14 @@ def between(interval: Interval, *, sign: bool = False, digits: int = 1) -> str:
 
 def error(interval: Interval, digits: int = 1) -> str:
     """The standard error; empty where there is none."""
-    found = interval.standard_error
-    return "" if found is None else points(found, digits)
+    standard_error = interval.standard_error
+    return "" if standard_error is None else points(standard_error, digits)
 
 
 def spread(interval: Interval, *, sign: bool = False, digits: int = 1) -> str:
     """The interval's ends and its standard error: "0.3 to 3.9, s.e. 0.9"."""
     ends = between(interval, sign=sign, digits=digits)
-    return f"{ends}, s.e. {told}" if (told := error(interval, digits)) else ends
+    return f"{ends}, s.e. {end}" if (end := error(interval, digits)) else ends
 
 
 def clear(interval: Interval | None) -> bool:
@@ -58,28 +58,28 @@ def one(scorecard: Scorecard, role: str) -> ModelScore:
 
 def conclusion(scorecard: Scorecard) -> tuple[str, str]:
     """What the merged model's difference to the base means: a short and a longer sentence."""
-    found = one(scorecard, "merged").difference
-    if found is None:
+    gain = one(scorecard, "merged").difference
+    if gain is None:
         raise DataError("The merged model has no difference to the base. Score both together.")
-    n = f"{found.n} exam prompts"
-    if found.low > 0:
+    n = f"{gain.n} benchmark prompts"
+    if gain.low > 0:
         return (
             "The merged model follows prompts better than the base.",
-            f"On the same {n} and with the same seeds it gains {points(found.mean)} points. "
-            f"Prompts like these are compatible with a true gain between {points(found.low)} and "
-            f"{points(found.high)} points; no gain at all is not among the likely values.",
+            f"On the same {n} and with the same seeds it gains {points(gain.mean)} points. "
+            f"Prompts like these are compatible with a true gain between {points(gain.low)} and "
+            f"{points(gain.high)} points; no gain at all is not among the likely values.",
         )
-    if found.high < 0:
+    if gain.high < 0:
         return (
             "The merged model follows prompts worse than the base.",
-            f"On the same {n} and with the same seeds it loses {points(-found.mean)} points. "
-            f"Prompts like these are compatible with a true loss between {points(-found.high)} and "
-            f"{points(-found.low)} points; no loss at all is not among the likely values.",
+            f"On the same {n} and with the same seeds it loses {points(-gain.mean)} points. "
+            f"Prompts like these are compatible with a true loss between {points(-gain.high)} and "
+            f"{points(-gain.low)} points; no loss at all is not among the likely values.",
         )
     return (
         "No clear difference between the merged model and the base.",
-        f"On the same {n} and with the same seeds the merged model is {signed(found.mean)} points "
-        f"from the base, but the interval, {between(found, sign=True)}, holds zero: this exam "
+        f"On the same {n} and with the same seeds the merged model is {signed(gain.mean)} points "
+        f"from the base, but the interval, {between(gain, sign=True)}, holds zero: this benchmark "
         "cannot tell the two apart. More prompts would narrow the interval.",
     )
 
@@ -96,7 +96,7 @@ FURTHER = (
         "VQAScore",
         "VQAScore is the judge's mean probability of yes to one question about the whole prompt.",
     ),
-    ("clip", "CLIP", "The CLIP score is 100 times the cosine of picture and prompt."),
+    ("clip", "CLIP", "The CLIP score is 100 times the cosine of image and prompt."),
 )
 """Field of ModelScore, its column's name, and what it is; not every run has each."""
 
@@ -109,25 +109,29 @@ def further_scores(scorecard: Scorecard) -> list[tuple[str, str, str]]:
 def print_scorecard(scorecard: Scorecard, console: Console) -> None:
     """A table of all models, and below it what the merged one's difference means."""
     more = {
-        name: [points(found.mean) if (found := getattr(m, field)) else "" for m in scorecard.models]
+        name: [points(score.mean) if (score := getattr(m, field)) else "" for m in scorecard.models]
         for field, name, _ in further_scores(scorecard)
     }
-    table = Table(
-        title=f"{scorecard.benchmark} ({scorecard.split}): {scorecard.prompts} prompts, "
-        f"{drawn_of_each(scorecard)}{scorecard.questions} questions, judge {scorecard.judge}",
-        caption=f"{scorecard.measure} score, 0-100, with 95% intervals; "
-        "differences are paired by prompt",
+    title = (
+        f"{scorecard.benchmark} ({scorecard.split}): {scorecard.prompts} prompts, "
+        f"{images_of_each(scorecard)}{scorecard.questions} questions, judge {scorecard.judge}"
     )
-    table.add_column("model")
-    for column in (scorecard.measure, "95%", "minus base", "95%", *more):
-        table.add_column(column, justify="right")
+    columns = [Column("model", "name"), Column(scorecard.measure), Column("95%", "ends")]
+    columns += [Column("minus base"), Column("95%", "ends"), *map(Column, more)]
+    rows = []
     for number, model in enumerate(scorecard.models):
         change = model.difference
         cells = [model.model, points(model.score.mean), between(model.score)]
         cells += [signed(change.mean), between(change, sign=True)] if change else ["", ""]
         cells += [column[number] for column in more.values()]
-        table.add_row(*cells, style="bold" if model.role == "merged" else None)
-    console.print(table)
+        rows.append(Row(cells, model.role == "merged"))
+    console.print(title, style="italic", highlight=False, markup=False)
+    print_fitted(console, columns, rows)
+    console.print(
+        f"{scorecard.measure} score, 0-100, with 95% intervals; differences are paired by prompt",
+        style="dim",
+        highlight=False,
+    )
     if scorecard.clip_chose:
         console.print(f"CLIP: {CHOSE}", highlight=False)
     if scorecard.preferences:
@@ -138,18 +142,18 @@ def print_scorecard(scorecard: Scorecard, console: Console) -> None:
         console.print(" ".join(conclusion(scorecard)), highlight=False)
 
 
-def drawn_of_each(scorecard: Scorecard) -> str:
-    """How many pictures of each prompt there are, as words in a list; empty for one."""
-    return f"{scorecard.seeds} pictures of each, " if scorecard.seeds > 1 else ""
+def images_of_each(scorecard: Scorecard) -> str:
+    """How many images of each prompt there are, as words in a list; empty for one."""
+    return f"{scorecard.seeds} images of each, " if scorecard.seeds > 1 else ""
 
 
 def compared(pair: Comparison) -> str:
     """One comparison as a sentence."""
-    found = pair.difference
-    verdict = "" if clear(found) else ": no clear difference"
+    difference = pair.difference
+    doubt = "" if clear(difference) else ": no clear difference"
     return (
-        f"{pair.model} minus {pair.against}: {signed(found.mean)} points "
-        f"({spread(found, sign=True)}), paired over {found.n} prompts{verdict}."
+        f"{pair.model} minus {pair.against}: {signed(difference.mean)} points "
+        f"({spread(difference, sign=True)}), paired over {difference.n} prompts{doubt}."
     )
 
 
@@ -159,15 +163,10 @@ CHOSE = "this run was chosen or tuned by it; its gain is no independent evidence
 def print_preferences(scorecard: Scorecard, console: Console) -> None:
     """A table of what each preference scorer says of each model, and below it what its numbers
     are."""
-    table = Table(
-        title="Preference",
-        caption="means with 95% intervals; wins: percent of pictures that score above the base's, "
-        "ties half",
-    )
-    for column in ("scorer", "model"):
-        table.add_column(column)
-    for column in ("score", "95%", "minus base", "95%", "wins", "95%"):
-        table.add_column(column, justify="right")
+    columns = [Column("scorer", "name"), Column("model", "name")]
+    for header in ("score", "minus base", "wins"):
+        columns += [Column(header), Column("95%", "ends")]
+    rows = []
     for scorer in scorecard.preferences:
         for number, model in enumerate(scorecard.models):
             score = model.preferences[scorer.label]
@@ -178,111 +177,116 @@ def print_preferences(scorecard: Scorecard, console: Console) -> None:
                 cells += [points(wins.mean), between(wins)]
             mark = " *" if scorer.chose else ""
             first = scorer.name + mark if number == 0 else ""
-            table.add_row(
-                first, model.model, *cells, style="bold" if model.role == "merged" else None
-            )
-        table.add_section()
-    console.print(table)
+            merged = model.role == "merged"
+            rows.append(Row([first, model.model, *cells], merged, rule_above=number == 0))
+    console.print("Preference", style="italic")
+    print_fitted(console, columns, rows)
+    console.print(
+        "means with 95% intervals; wins: percent of images that score above the base's, ties half",
+        style="dim",
+        highlight=False,
+    )
     for scorer in scorecard.preferences:
-        said = f"{scorer.name} ({scorer.weights}): {scorer.scale}; {scorer.preprocessing}."
-        console.print(said + (f" * {CHOSE}" if scorer.chose else ""), highlight=False)
+        description = f"{scorer.name} ({scorer.weights}): {scorer.scale}; {scorer.preprocessing}."
+        console.print(description + (f" * {CHOSE}" if scorer.chose else ""), highlight=False)
 
 
-def print_hps(found: Mapping[str, Any], console: Console) -> None:
+def print_hps(result: Mapping[str, Any], console: Console) -> None:
     """A table of what `selma score hps` found, by style, and below it what its numbers are."""
-    scorer = found["scorer"]
-    table = Table(title=f"{scorer['name']}, benchmark of four styles")
-    table.add_column("style")
-    for column in ("score", "95%", "s.e.", "images", "missing"):
-        table.add_column(column, justify="right")
-    for style, row in {**found["styles"], "all pictures": found}.items():
+    scorer = result["scorer"]
+    columns = [Column("style", "name"), Column("score"), Column("95%", "ends")]
+    columns += map(Column, ("s.e.", "images", "missing"))
+    rows = []
+    for style, row in {**result["styles"], "all images": result}.items():
         low, high = row["interval"] or (0.0, 0.0)
         known = row.get("standard_error")
         cells = [points(row["score"] or 0.0, 2), f"{points(low, 2)} to {points(high, 2)}"]
         cells += ["" if known is None else points(known, 2)]
         counts = [str(row["images"]), str(row["missing"])]
-        whole = style == "all pictures"
-        if whole:
-            table.add_section()
-        table.add_row(
-            style,
-            *(cells if row["score"] is not None else ("", "", "")),
-            *counts,
-            style="bold" if whole else None,
-        )
-    console.print(table)
+        scored = cells if row["score"] is not None else ["", "", ""]
+        last = style == "all images"
+        rows.append(Row([style, *scored, *counts], last, rule_above=last))
+    console.print(
+        f"{scorer['name']}, benchmark of four styles", style="italic", highlight=False, markup=False
+    )
+    print_fitted(console, columns, rows)
     console.print(
         f"{scorer['name']} ({scorer['weights']}): {scorer['scale']}; {scorer['preprocessing']}.",
         highlight=False,
     )
-    if not found["complete"]:
+    if not result["complete"]:
         console.print(
-            "The benchmark has 800 pictures of each style: this number is not comparable with "
+            "The benchmark has 800 images of each style: this number is not comparable with "
             "published ones.",
             highlight=False,
         )
 
 
-def print_given_scores(found: Mapping[str, Any], console: Console) -> None:
+def print_given_scores(result: Mapping[str, Any], console: Console) -> None:
     """A table of what `selma score dsg` or `tifa` found, and below it what did not count as is."""
-    low, high = found["interval"]
-    errors = found.get("group_standard_errors", {})
-    table = Table(
-        title=f"{points(found['score'])}  (95%: {points(low)} to {points(high)}{_error(found)})",
-        caption=f"{found['prompts']} prompts, {found['questions']} questions",
+    low, high = result["interval"]
+    errors = result.get("group_standard_errors", {})
+    label = f"{result['measure']} " if "measure" in result else ""
+    console.print(
+        f"{label}{points(result['score'])}  (95%: {points(low)} to {points(high)}{_error(result)})",
+        style="italic",
+        highlight=False,
     )
-    for column in ("", "score", *(["s.e."] if errors else [])):
-        table.add_column(column, justify="right" if column else "left")
-    for name, score in found["groups"].items():
+    columns = [Column("", "name"), Column("score"), *([Column("s.e.")] if errors else [])]
+    rows = []
+    for name, score in result["groups"].items():
         known = errors.get(name)
-        table.add_row(name, points(score), *([] if known is None else [points(known)]))
-    table.add_section()
-    for name, score in found.get("categories_broad", found["categories"]).items():
-        table.add_row(name, points(score))
-    console.print(table)
-    if "judge" in found:
-        console.print(f"Judge: {found['judge']}")
+        rows.append(Row([name, points(score), *([] if known is None else [points(known)])]))
+    broad = result.get("categories_broad", result["categories"])
+    for number, (name, score) in enumerate(broad.items()):
+        rows.append(Row([name, points(score)], rule_above=number == 0))
+    print_fitted(console, columns, rows)
+    console.print(
+        f"{result['prompts']} prompts, {result['questions']} questions",
+        style="dim",
+        highlight=False,
+    )
+    if "judge" in result:
+        console.print(f"Judge: {result['judge']}")
     for name, what in (("soft", "Mean probability of yes"), ("vqascore", "VQAScore")):
-        if found.get(name):
-            soft = found[name]
+        if result.get(name):
+            soft = result[name]
             ends = f"{points(soft['low'])} to {points(soft['high'])}"
-            told = f"95%: {ends}{_error(soft)}, {soft['n']} prompts"
-            console.print(f"{what}: {points(soft['mean'])}  ({told})")
-    if "rules" in found:
-        console.print("Rules: " + ", ".join(f"{k} {v}" for k, v in found["rules"].items()))
-    for what in ("unmatched",) if "unmatched" in found else ("unreadable",):
-        if found.get(what):
-            console.print(f"{found[what]} answers are {what} and earned no point.")
-    if found["without_answers"]:
-        console.print(
-            f"{len(found['without_answers'])} prompts have no answer: {found['without_answers'][0]}"
-            + (" and others." if len(found["without_answers"]) > 1 else ".")
-        )
-    faults = {**found.get("dependency_faults", {}), **found.get("question_faults", {})}
+            interval = f"95%: {ends}{_error(soft)}, {soft['n']} prompts"
+            console.print(f"{what}: {points(soft['mean'])}  ({interval})")
+    if "rules" in result:
+        console.print("Rules: " + ", ".join(f"{k} {v}" for k, v in result["rules"].items()))
+    for what in ("unmatched",) if "unmatched" in result else ("unreadable",):
+        if result.get(what):
+            console.print(f"{result[what]} answers are {what} and earned no point.")
+    if silent := result["without_answers"]:
+        others = " and others." if len(silent) > 1 else "."
+        console.print(f"{len(silent)} prompts have no answer: {silent[0]}{others}")
+    faults = {**result.get("dependency_faults", {}), **result.get("question_faults", {})}
     if any(faults.values()):
         console.print("Faults: " + ", ".join(f"{k} {v}x" for k, v in faults.items() if v))
 
 
-def _error(found: Mapping[str, Any]) -> str:
+def _error(interval: Mapping[str, Any]) -> str:
     """The end of a bracket that holds an interval."""
-    known = found.get("standard_error")
+    known = interval.get("standard_error")
     return "" if known is None else f", s.e. {points(known)}"
 
 
-def print_questions(found: Mapping[str, Any], out: Path, console: Console | None = None) -> None:
+def print_questions(result: Mapping[str, Any], out: Path, console: Console | None = None) -> None:
     """What `selma questions` made, what was wrong in replies, and what was put aside."""
     show = partial((console or Console()).print, highlight=False, markup=False, soft_wrap=True)
-    show(f"{out}: {found['questions']} questions about {found['done']} prompts")
+    show(f"{out}: {result['questions']} questions about {result['done']} prompts")
     show(
-        f"{found['requests']} requests, {found['prompt_tokens']} tokens read, "
-        f"{found['reply_tokens']} written, cost {found['cost']:g}",
+        f"{result['requests']} requests, {result['prompt_tokens']} tokens read, "
+        f"{result['reply_tokens']} written, cost {result['cost']:g}",
     )
-    if found["faults"]:
-        faults = ", ".join(f"{what} {count}x" for what, count in found["faults"].items())
+    if result["faults"]:
+        faults = ", ".join(f"{what} {count}x" for what, count in result["faults"].items())
         show(f"Wrong in replies: {faults}")
-    if found["quarantined"]:
+    if result["quarantined"]:
         show(
-            f"{found['quarantined']} prompts gave none and are put aside, with the reasons: "
+            f"{result['quarantined']} prompts gave none and are put aside, with the reasons: "
             f"{out.with_name(f'{out.stem}.quarantine.jsonl')}",
         )
 
