@@ -21,7 +21,7 @@ LAYERS: tuple[set[str], ...] = (
     {"backbones"},
     {"adapters"},
     STAGES,
-    {"finished", "runfile", "preflight", "capacity"},
+    {"finished", "runfile", "preflight", "capacity", "dev_score"},
     {"pipeline"},
     {"status"},
     {"console"},
@@ -68,6 +68,18 @@ def test_imports_point_one_way(path: Path) -> None:
         assert not {mine, other} <= STAGES, f"stages never import one another, but {path}: {name}"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_applications_never_import_one_another(path: Path) -> None:
+    folders = {folder.name for folder in (ROOT / "applications").iterdir() if folder.is_dir()}
+    parts = path.relative_to(ROOT).parts
+    if parts[0] != "applications":
+        return
+    for name in imported(path):
+        application = name.removeprefix("selma.applications.").partition(".")[0]
+        if name.startswith("selma.applications.") and application in folders:
+            assert application == parts[1], f"{path} imports {name}, of another application"
+
+
 @pytest.mark.parametrize(
     "part",
     [
@@ -95,8 +107,13 @@ def test_imports_point_one_way(path: Path) -> None:
         "applications/control/page.py",
         "applications/control/measures.py",
         "applications/control/scoring.py",
+        "applications/study/results.py",
+        "applications/sur/page.py",
+        "applications/subjects/page.py",
+        "report/pages.py",
         "toybox/conditions.py",
         "pipeline.py",
+        "dev_score.py",
         "processes.py",
         "preflight.py",
         "status.py",

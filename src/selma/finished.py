@@ -21,27 +21,19 @@ COMMANDS = {
     MERGED: "merge",
     SCORES: "score",
     REPORT: "report",
-    f"{IMAGES}/_triples": "sur collect",
-    f"{EXPERTS}/_sur": "sur train",
-    f"{IMAGES}/_control": "control prepare",
-    f"{EXPERTS}/_control": "control train",
-    f"{SCORES}/control": "control generate",
-    f"{IMAGES}/_subjects": "subjects train",
-    f"{IMAGES}/_class": "subjects train",
-    f"{EXPERTS}/_subjects": "subjects train",
-    f"{SCORES}/images/_subjects": "subjects generate",
 }
-"""Item, or a folder above it → what makes it; the nearest folder says."""
+"""Folder of a stage → the command that makes it."""
 
 
 class NotFinished(WorkspaceError):
     """A stage needs an item that has not been made yet, or not with these settings."""
 
-    def __init__(self, item: Item) -> None:
+    def __init__(self, item: Item, commands: Mapping[str, str] | None = None) -> None:
         self.item = item
+        commands = {**COMMANDS, **(commands or {})}
         parts = item.name.split("/")
         above = ("/".join(parts[:count]) for count in range(len(parts), 0, -1))
-        command = next(COMMANDS[name] for name in above if name in COMMANDS)
+        command = next(commands[name] for name in above if name in commands)
         other = item.path.exists() and not begun(item)
         state = "there with other settings" if other else "not"
         super().__init__(
@@ -60,23 +52,37 @@ def begun(item: Item) -> bool:
 
 
 class _FinishedItem(Item):
+    def __init__(
+        self, root: Path, name: str, recipe: Mapping[str, Any], commands: Mapping[str, str]
+    ) -> None:
+        super().__init__(root, name, recipe)
+        self.commands = commands
+
     @property
     def done(self) -> bool:
         # Before a stage loads what it would need to make the item.
         if self.manifest is None:
-            raise NotFinished(self)
+            raise NotFinished(self, self.commands)
         return True
 
     def begin(self, *, guests: Collection[str] = ()) -> Path:
-        raise NotFinished(self)
+        raise NotFinished(self, self.commands)
 
 
 class Finished(Workspace):
-    """One run's folder, in which nothing can be made."""
+    """One run's folder, in which nothing can be made.
+
+    commands: item, or a folder above it → the command that makes it, beside those of the six
+    stages; the nearest folder says.
+    """
+
+    def __init__(self, root: Path, commands: Mapping[str, str] | None = None) -> None:
+        super().__init__(root)
+        self.commands = dict(commands or {})
 
     def item(self, stage: str, *names: str, recipe: Mapping[str, Any]) -> Item:
         item = super().item(stage, *names, recipe=recipe)
-        return _FinishedItem(item.root, item.name, item.recipe)
+        return _FinishedItem(item.root, item.name, item.recipe, self.commands)
 
     def journal(self, stage: str, **facts: Any) -> None:
         """Nothing: looking is not part of the run's history."""

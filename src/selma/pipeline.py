@@ -9,14 +9,15 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Generic
 
 from selma import processes
 from selma.config import Run, RunConfig
+from selma.dev_score import DevScore
 from selma.errors import ConfigError
 from selma.finished import Finished
 from selma.preflight import check
@@ -38,11 +39,9 @@ from selma.workspace import (
     SCORES,
     STAGES,
     Workspace,
-    file_sha256,
 )
 
 if TYPE_CHECKING:
-    from selma.backbones.judges.judge import Judge
     from selma.backbones.text_to_image import TextToImage
 
 UNIFORM = "uniform"
@@ -63,7 +62,7 @@ def flow(this: Stages) -> Path:
     pairs = this.generate_pairs(prompts)  # the base model is its own teacher
     experts = this.train_experts(pairs)
     merged = this.merge_experts(experts)
-    images = this.generate_benchmark(experts, merged)
+    images = this.generate_by_models(experts, merged)
     scorecard = this.score_models(images, experts)
     return this.write_report(prompts, pairs, experts, merged, images, scorecard)
 
@@ -92,14 +91,6 @@ def merge(config: RunConfig) -> Merged:
         return this.merge_experts(this.all_experts())
 
 
-def part_keys(images: Mapping[str, Path], scorecard: Scorecard) -> dict[str, str]:
-    """Part of the run that a page may be about → its key: a model's images, and the judge."""
-    from selma.scores.answering import manifest
-
-    keys = {f"images/{model}": str(manifest(path).get("key")) for model, path in images.items()}
-    return keys | {"scores/judge": scorecard.judge}
-
-
 def score(config: RunConfig) -> Scorecard:
     """Stage 5 by itself: every model draws the exam and is scored."""
     with opened(config, make=[SCORES], several=True) as this:
@@ -120,7 +111,15 @@ def scorecard(config: RunConfig) -> Scorecard:
 def _scorecard(this: Stages) -> Scorecard:
     experts = this.all_experts()
     merged = this.merge_experts(experts)
-    return this.score_models(this.generate_benchmark(experts, merged), experts)
+    return this.score_models(this.generate_by_models(experts, merged), experts)
+
+
+def part_keys(images: Mapping[str, Path], scorecard: Scorecard) -> dict[str, str]:
+    """Part of the run that a page may be about → its key: a model's images, and the judge."""
+    from selma.scores.answering import manifest
+
+    keys = {f"images/{model}": str(manifest(path).get("key")) for model, path in images.items()}
+    return keys | {"scores/judge": scorecard.judge}
 
 
 @contextmanager
@@ -130,32 +129,46 @@ def opened(
     make: Sequence[str],
     checked: Sequence[str] | None = None,
     mistakes: Iterable[str] = (),
+    commands: Mapping[str, str] | None = None,
     several: bool = False,
 ) -> Iterator[Stages[Run]]:
-    """The stages of one run, its folder locked; only those in `make` may make anything. `checked`
-    are those whose settings must be sound, where not all of a stage is asked for; `mistakes` are
-    those of an application's own settings. With `several` all processes that were launched come by
-    here and do it together; else there may be only one."""
+    """Open a run's stages, its folder locked.
+
+    make: the only stages that may make anything.  checked: those whose settings must be sound,
+    where not all of a stage is asked for.  mistakes, commands: an application's own, see
+    `preflight.check` and `Finished`.  several: whether all processes that were launched come by
+    here and do it together; else there may be only one.
+    """
     if not several and (count := processes.launched()[1]) > 1:
         raise ConfigError(
-            "Only `selma run`, its six stages and `selma control generate` are made by several "
-            f"processes, but {count} were launched. Start this command by itself."
+            f"This command works in one process, but {count} were launched. Start it by itself; "
+            "`selma run` and its six stages are what several processes share."
         )
     check(config, make if checked is None else checked, mistakes)
     folder = Workspace(config.run_folder)
     with processes.together(), folder.locked():
         if processes.main():
             write_run_file(config, folder)
-        yield Stages(config, folder, make=make)
+        yield Stages(config, folder, make=make, commands=commands)
 
 
 class Stages(Generic[Run]):
     """The stages with one run's settings and folder; the base model is loaded when first needed."""
 
-    def __init__(self, config: Run, folder: Workspace, *, make: Sequence[str]) -> None:
+    def __init__(
+        self,
+        config: Run,
+        folder: Workspace,
+        *,
+        make: Sequence[str],
+        commands: Mapping[str, str] | None = None,
+    ) -> None:
         self.config = config
         self.folder = folder
         self.make = make
+        self.finished = Finished(folder.root, commands)
+        """The same folder, in which nothing can be made."""
+        self.dev_score = DevScore(config, folder, self.generate)
 
     def write_prompts(self) -> dict[str, list[Prompt]]:
         from selma.prompts.writing import write_prompts
@@ -189,7 +202,7 @@ class Stages(Generic[Run]):
                 base=config.base,
                 seed=config.seed,
                 model=self.model,
-                judge=self._dev_score if config.experts.select == "dev" else None,
+                judge=self.dev_score if config.experts.select == "dev" else None,
             )
 
     def all_experts(self) -> list[Expert]:
@@ -204,58 +217,61 @@ class Stages(Generic[Run]):
                     return merge_experts(experts, self.config.merged, folder)
             from selma.merged.searching import merge_searched
 
-            with processes.main_first(partial(self._dev_score, kind=TRIAL)) as score:
+            with processes.main_first(partial(self.dev_score, kind=TRIAL)) as score:
                 assert score is not None
                 merged = merge_searched(
                     experts,
                     self.config.merged,
                     folder,
                     dev_score=score,
-                    scored_by=self._dev_recipe(),
+                    scored_by=self.dev_score.recipe,
                 )
             if MERGED in self.make and processes.main():
                 self._drop_trial_images()
             return merged
 
-    def generate_benchmark(self, experts: Sequence[Expert], merged: Merged) -> dict[str, Path]:
-        """Model → folder with its pictures of the exam's prompts; the base first, merged last."""
-        images = {"base": self.generate_base()}
-        for expert in experts if self.config.scores.experts else ():
-            images[expert.skill] = self.generate_adapted(expert.skill, expert)
+    def generate(
+        self,
+        name: str,
+        adapters: Sequence[AppliedAdapter] = (),
+        prompts: Sequence[BenchmarkPrompt] | None = None,
+        *,
+        folder: Workspace | None = None,
+    ) -> Path:
+        """Generate a benchmark's images with adapters applied; images that exist are kept.
+
+        prompts: one image each; if left out the run's benchmark, from every seed.  folder: where
+        they may be made; if left out, only where stage 5 may make anything.  Returns the folder
+        `5-scores/images/<name>`.
+        """
+        from selma.images.generating import generate_benchmark
+
+        images, scores = self.config.images, self.config.scores
+        with (
+            self.at(SCORES, f"generating: {name}") if folder is None else nullcontext(folder) as at
+        ):
+            return generate_benchmark(
+                repeated(self.benchmark_prompts, scores.seeds) if prompts is None else prompts,
+                name=name,
+                adapters=adapters,
+                steps=scores.steps or images.steps,
+                guidance=images.guidance if scores.guidance is None else scores.guidance,
+                batch_size=images.batch_size,
+                folder=at,
+                base=self.config.base,
+                seed=self.config.seed,
+                model=self.model,
+            )
+
+    def generate_by_models(self, experts: Sequence[Expert], merged: Merged) -> dict[str, Path]:
+        """Model → folder with its images of the benchmark; the base first, merged last."""
+        models: dict[str, list[AppliedAdapter]] = {"base": []}
+        if self.config.scores.experts:
+            models |= {expert.skill: [applied(expert)] for expert in experts}
         if merged.uniform is not None:
-            images[UNIFORM] = self.generate_adapted(UNIFORM, merged.uniform)
-        return images | {"merged": self.generate_adapted("merged", merged)}
-
-    def generate_base(self) -> Path:
-        with self.at(SCORES, "drawing: base") as folder:
-            return self._generate(self._asked(), folder, name="base")
-
-    def generate_adapted(self, name: str, adapter: Expert | Merged) -> Path:
-        with self.at(SCORES) as folder:
-            return self._generate(self._asked(), folder, name=name, adapters=[applied(adapter)])
-
-    def generate_other(
-        self,
-        benchmark_prompts: Sequence[BenchmarkPrompt],
-        name: str,
-        adapter: Expert | Merged | None,
-    ) -> Path:
-        """As `draw_base` or `draw_adapted`, of other prompts than the run's exam, each once."""
-        with self.at(SCORES, f"drawing: {name}") as folder:
-            adapters = [] if adapter is None else [applied(adapter)]
-            return self._generate(benchmark_prompts, folder, name=name, adapters=adapters)
-
-    def generate_understood(
-        self,
-        name: str,
-        adapters: Sequence[AppliedAdapter],
-        benchmark_prompts: Sequence[BenchmarkPrompt] | None = None,
-    ) -> Path:
-        """Generate a benchmark's images with adapters of any kind: the run's benchmark, or the one
-        that is given."""
-        with self.at(SCORES, f"drawing: {name}") as folder:
-            prompts = self._asked(benchmark_prompts)
-            return self._generate(prompts, folder, name=name, adapters=adapters)
+            models[UNIFORM] = [applied(merged.uniform)]
+        models["merged"] = [applied(merged)]
+        return {name: self.generate(name, adapters) for name, adapters in models.items()}
 
     def score_models(self, images: Mapping[str, Path], experts: Sequence[Expert]) -> Scorecard:
         from selma.scores.scoring import score_models
@@ -347,15 +363,6 @@ class Stages(Generic[Run]):
 
         return load_benchmark(self.config.scores)
 
-    def _asked(
-        self, benchmark_prompts: Sequence[BenchmarkPrompt] | None = None
-    ) -> list[BenchmarkPrompt]:
-        """The run's exam or another, a row for each picture that is drawn of it."""
-        return repeated(
-            self.benchmark_prompts if benchmark_prompts is None else benchmark_prompts,
-            self.config.scores.seeds,
-        )
-
     @cached_property
     def _benchmark_texts(self) -> list[str]:
         from selma.scores.benchmarks import all_texts
@@ -370,7 +377,7 @@ class Stages(Generic[Run]):
         that a stage's lines sum up to its time.
         """
         if stage not in self.make:
-            yield Finished(self.folder.root)
+            yield self.finished
             return
         if not processes.main():
             yield self.folder
@@ -386,98 +393,11 @@ class Stages(Generic[Run]):
         if spent - told > 0.1:  # less is looking at what is finished
             self.folder.journal(stage, what=what, seconds=round(spent - told, 3))
 
-    def _generate(
-        self,
-        benchmark_prompts: Sequence[BenchmarkPrompt],
-        folder: Workspace,
-        *,
-        name: str,
-        adapters: Sequence[AppliedAdapter] = (),
-    ) -> Path:
-        from selma.images.generating import generate_benchmark
-
-        images, scores = self.config.images, self.config.scores
-        return generate_benchmark(
-            benchmark_prompts,
-            name=name,
-            adapters=adapters,
-            steps=scores.steps or images.steps,
-            guidance=images.guidance if scores.guidance is None else scores.guidance,
-            batch_size=images.batch_size,
-            folder=folder,
-            base=self.config.base,
-            seed=self.config.seed,
-            model=self.model,
-        )
-
-    def _dev_score(self, adapter: Path, *, kind: str = "dev") -> float:
-        """An adapter's score on the dev prompts, 0-100, by the judge that never reports. Its
-        pictures are `5-scores/images/<kind>-<key>`."""
-        from selma.adapters.table import adapter_file
-        from selma.scores.benchmarks import benchmark_of
-        from selma.scores.scoring import benchmark_score
-
-        key = file_sha256(adapter_file(adapter))[:16]
-        benchmark_prompts = self._dev_benchmark
-        images = self._generate(
-            benchmark_prompts,
-            self.folder,
-            name=f"{kind}-{key}",
-            adapters=[AppliedAdapter(path=adapter, key=key)],
-        )
-        zeroing = self.config.scores.zeroing
-        return benchmark_score(
-            benchmark_prompts,
-            images,
-            judge=self._choosing_judge,
-            zeroing=zeroing,
-            measure=benchmark_of(self.config.scores.benchmark).measure,
-        )
-
     def _drop_trial_images(self) -> None:
         """A finished search has its scores on record; a folder for each merge that was tried would
         be most of a run's size."""
         for images in (self.folder.root / SCORES / "images").glob(f"{TRIAL}-*"):
             shutil.rmtree(images)
-
-    @cached_property
-    def _choosing_judge(self) -> Judge:
-        from selma.backbones.judges.loading import load_judge
-
-        reporting, choosing = self.config.scores.judge, self.config.scores.choosing_judge
-        judge = load_judge(choosing)
-        if judge.fingerprint == load_judge(reporting).fingerprint:
-            raise ConfigError(
-                "scores.choosing_judge must be another judge than scores.judge, but both have the "
-                "same weights: what it chose would look better than it is."
-            )
-        return judge
-
-    @cached_property
-    def _dev_benchmark(self) -> list[BenchmarkPrompt]:
-        from selma.scores.benchmarks import load_benchmark
-
-        scores = self.config.scores
-        return load_benchmark(scores, split="dev", prompts=scores.dev_prompts)
-
-    def _dev_recipe(self) -> dict[str, Any]:
-        """All that `_dev_score` depends on beside the adapter."""
-        from selma.backbones.base_files import base_fingerprint
-        from selma.backbones.bases import rescale_of
-        from selma.scores.answering import benchmark_hash
-
-        images, scores = self.config.images, self.config.scores
-        return {
-            "judge": self._choosing_judge.fingerprint,
-            "benchmark": benchmark_hash(self._dev_benchmark),
-            "zeroing": scores.zeroing,
-            "base": base_fingerprint(self.config.base),
-            "precision": self.config.base.precision,
-            "steps": scores.steps or images.steps,
-            "guidance": images.guidance if scores.guidance is None else scores.guidance,
-            "guidance_rescale": rescale_of(self.config.base),
-            "seed": self.config.seed,
-        }
 
     def _dropped(self) -> dict[str, dict[str, int]]:
         from selma.prompts.writing import dropped

@@ -17,6 +17,7 @@ from selma.config import RunConfig
 from selma.finished import NotFinished, begun
 from selma.pipeline import UNIFORM, Stages, flow
 from selma.prompts.skills import load_skills
+from selma.records.adapters import applied
 from selma.records.experts import Expert
 from selma.workspace import (
     EXPERTS,
@@ -105,19 +106,23 @@ class _Look:
         ready = self.experts if len(by_skill) == len(names) else None
         merged = self._ask(MERGED, "merged", None, stages.merge_experts, ready)
         adapters = {name: by_skill.get(name) for name in names if self.config.scores.experts}
-        images = {"base": self._ask_images("base", stages.generate_base)}
-        for name, adapter in {**adapters, "merged": merged}.items():
-            images[name] = self._ask_images(name, stages.generate_adapted, name, adapter)
         uniform = getattr(merged, "uniform", None)
-        if uniform is not None:
-            images[UNIFORM] = self._ask_images(UNIFORM, stages.generate_adapted, UNIFORM, uniform)
+        images = {"base": self._ask_images("base", lambda: stages.generate("base"))}
+        for name, adapter in {
+            **adapters,
+            **({} if uniform is None else {UNIFORM: uniform}),
+            "merged": merged,
+        }.items():
+            images[name] = self._ask_images(
+                name, lambda it, name=name: stages.generate(name, [applied(it)]), adapter
+            )
         generated = None if None in images.values() else images
         card = self._ask(SCORES, "scorecard", None, stages.score_models, generated, ready)
         self._ask(REPORT, "index.html", None, lambda _: flow(stages), card)
 
     def _ask_images(self, name: str, call: Callable[..., Path], *needs: Any) -> Path | None:
         wanted = len(self.stages.benchmark_prompts) * self.config.scores.seeds
-        return self._ask(SCORES, f"pictures/{name}", wanted, call, *needs)
+        return self._ask(SCORES, f"images/{name}", wanted, call, *needs)
 
     def _ask(
         self, stage: str, name: str, want: int | None, call: Callable[..., Any], *needs: Any

@@ -20,6 +20,7 @@ from selma.config import RunConfig
 from selma.errors import ConfigError
 from selma.finished import NotFinished
 from selma.images.on_demand import generate, save_images
+from selma.records.adapters import AppliedAdapter
 from selma.scores.hps import STYLES, run_results
 from selma.status import statuses
 from selma.workspace import Workspace
@@ -108,7 +109,7 @@ def test_status_follows_the_flow(place: Path, address: str, merged: RunConfig) -
     assert fresh["2-images", "coco"] == fresh["6-report", "index.html"] == "waits"
     there = states(merged)
     assert there["3-experts", "whoops"] == there["4-merged", "merged"] == "done"
-    assert there["5-scores", "pictures/base"] == "missing"
+    assert there["5-scores", "images/base"] == "missing"
     assert there["5-scores", "scorecard"] == "waits"
 
 
@@ -122,13 +123,13 @@ def test_status_knows_other_settings(place: Path, address: str, merged: RunConfi
 def test_each_exam_prompt_may_be_drawn_from_several_seeds(place: Path, address: str) -> None:
     one = config(place, address, "seeds", scores={"prompts": 3, "seeds": 2, "clip": None})
     with pipeline.opened(one, make=["5-scores"]) as this:
-        folder = this.generate_base()
+        folder = this.generate("base")
         assert {path.stem for path in folder.glob("*.png")} == {
             id for prompt in this.benchmark_prompts for id in (prompt.id, f"{prompt.id}-1")
         }
         card = this.score_models({"base": folder}, [])
     assert (card.seeds, card.prompts, card.models[0].score.n) == (2, 3, 3)
-    found = next(s for s in statuses(one) if s.name == "pictures/base")
+    found = next(s for s in statuses(one) if s.name == "images/base")
     assert (found.state, found.want) == ("done", 6)
 
 
@@ -182,9 +183,10 @@ def test_the_same_prompt_looks_different_with_the_adapter(
     merged: RunConfig, tmp_path: Path
 ) -> None:
     options = {"base": merged.base, "steps": 2, "count": 2}
+    applied = AppliedAdapter(path=merged.run_folder / "4-merged")
     plain = list(generate("a cat", **options))
     again = list(generate("a cat", **options))
-    adapted = list(generate("a cat", adapter=merged.run_folder / "4-merged", **options))
+    adapted = list(generate("a cat", adapters=[applied], **options))
     assert [p.tobytes() for p in plain] == [p.tobytes() for p in again]
     assert plain[0].tobytes() != plain[1].tobytes()
     assert plain[0].tobytes() != adapted[0].tobytes()

@@ -13,6 +13,7 @@ from selma.config import RunConfig
 from selma.config.scores import PreferenceConfig
 from selma.errors import ConfigError
 from selma.pipeline import UNIFORM, Stages, opened
+from selma.records.adapters import AppliedAdapter, applied
 from selma.workspace import SCORES
 
 if TYPE_CHECKING:
@@ -40,14 +41,15 @@ def score_styles(
     texts = read_hps_prompts(prompts)
     # What is judged here is no exam of the run's, so that none of its judges need be there.
     with opened(config, make=[SCORES], checked=[]) as this:
-        adapter, key = _model(this, model)
+        adapters, key = _model(this, model)
         if images is None:
-            place = this.generate_other(hps_benchmark(texts), f"hps-{model}", adapter)
-            there = {prompt.id: place / f"{prompt.id}.png" for prompt in hps_benchmark(texts)}
+            benchmark_prompts = hps_benchmark(texts)
+            folder = this.generate(f"hps-{model}", adapters, benchmark_prompts)
+            files = {prompt.id: folder / f"{prompt.id}.png" for prompt in benchmark_prompts}
         else:
-            there = given_images(images, texts)
+            files = given_images(images, texts)
         item = hps_item(
-            there,
+            files,
             texts,
             load_preference(scorer),
             this.folder,
@@ -58,10 +60,10 @@ def score_styles(
         return read_hps(item)
 
 
-def _model(this: Stages, name: str) -> tuple[Expert | Merged | None, str]:
+def _model(this: Stages, name: str) -> tuple[list[AppliedAdapter], str]:
     """What is applied to the base, and the model's key."""
     if name == "base":  # needs no expert, so that the paper's first rows can come first
-        return None, this.base_key()
+        return [], this.base_key()
     experts = this.all_experts()
     merged = this.merge_experts(experts)
     keys = this.model_keys(experts, merged)
@@ -69,4 +71,5 @@ def _model(this: Stages, name: str) -> tuple[Expert | Merged | None, str]:
         raise ConfigError(f"The run has the models {', '.join(keys)}, but {name!r} came.")
     adapters: dict[str, Expert | Merged | None] = {expert.skill: expert for expert in experts}
     adapters |= {"merged": merged, UNIFORM: merged.uniform}
-    return adapters[name], keys[name]
+    adapter = adapters[name]
+    return ([] if adapter is None else [applied(adapter)]), keys[name]

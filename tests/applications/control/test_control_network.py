@@ -164,7 +164,7 @@ def test_what_cannot_be_is_refused(model, conditioning_images, tmp_path):
         networks.widths_of(4)
     conditioning = networks.Conditioning(made(model, "branch"))
     with conditioning.within(model.denoiser):
-        with pytest.raises(ModelError, match="no condition"):
+        with pytest.raises(ModelError, match="no image"):
             model.denoiser.conv_in(torch.zeros(2, 4, 8, 8))
         conditioning.show(conditioning_images)
         with pytest.raises(ModelError, match="4 samples"):

@@ -140,8 +140,8 @@ def _made(
 ) -> nn.Module:
     if not hasattr(unet, "conv_in") or not hasattr(unet, "down_blocks"):
         raise ModelError(
-            f"Conditions are shown to a UNet, but this base's denoiser is a {type(unet).__name__}. Choose a "
-            "base of Stable Diffusion's families."
+            "Conditions are shown to a UNet, but this base's denoiser is a "
+            f"{type(unet).__name__}. Choose a base of Stable Diffusion's families."
         )
     if kind == "controlnet":
         from diffusers import ControlNetModel

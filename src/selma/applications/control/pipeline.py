@@ -28,7 +28,6 @@ from selma.applications.control.settings import (
 )
 from selma.config.adapters import OftConfig
 from selma.errors import ConfigError
-from selma.finished import Finished
 from selma.pipeline import Stages, opened
 from selma.preflight import check
 from selma.runfile import portable
@@ -39,17 +38,28 @@ if TYPE_CHECKING:
     from selma.applications.control.scoring import Generated
     from selma.applications.control.sources import Split
 
+COMMANDS = {
+    f"{IMAGES}/_control": "control prepare",
+    f"{EXPERTS}/_control": "control train",
+    f"{SCORES}/control": "control generate",
+}
+"""Item, or a folder above it → the command that makes it."""
+
 
 def prepare(config: ControlRun) -> dict[Split, list[ControlSample]]:
     """Split → pictures with their conditions."""
-    with opened(config, make=[IMAGES], checked=[], mistakes=mistakes(config, [])) as this:
+    with opened(
+        config, make=[IMAGES], checked=[], mistakes=mistakes(config, []), commands=COMMANDS
+    ) as this:
         return _samples(this, config.control, this.folder)
 
 
 def train(config: ControlRun) -> TrainedControl:
     """The network, trained on what `prepare` left; with magnitudes the second stage's."""
     settings = config.control
-    with opened(config, make=[EXPERTS], checked=[], mistakes=mistakes(config, [])) as this:
+    with opened(
+        config, make=[EXPERTS], checked=[], mistakes=mistakes(config, []), commands=COMMANDS
+    ) as this:
         return _trained(this, settings, this.folder)
 
 
@@ -58,7 +68,12 @@ def generate(config: ControlRun) -> dict[str, Path]:
     of the processes that were launched draws a part."""
     settings = config.control
     with opened(
-        config, make=[SCORES], checked=[], mistakes=mistakes(config, []), several=True
+        config,
+        make=[SCORES],
+        checked=[],
+        mistakes=mistakes(config, []),
+        commands=COMMANDS,
+        several=True,
     ) as this:
         generated = _generated(this, settings, _stages_of(settings), make=this.folder)
         return {one.model: one.folder for one in generated if one.folder is not None}
@@ -69,11 +84,11 @@ def score(config: ControlRun) -> tuple[ControlCard, Path]:
     from selma.applications.control.scoring import require_reader
 
     settings = config.control
-    with opened(config, make=[SCORES, REPORT], checked=[], mistakes=mistakes(config, [])) as this:
+    with opened(
+        config, make=[SCORES, REPORT], checked=[], mistakes=mistakes(config, []), commands=COMMANDS
+    ) as this:
         require_reader(settings.scores, settings.data.condition)
-        generated = _generated(
-            this, settings, _stages_of(settings), make=Finished(this.folder.root)
-        )
+        generated = _generated(this, settings, _stages_of(settings), make=this.finished)
         card = _card(this, settings, generated, reference="base")
         return card, _page(this, [_shown(this, settings, card, generated)])
 
@@ -97,7 +112,11 @@ def compare(config: ControlRun, tables: Sequence[Table] = TABLES) -> tuple[list[
         require_reader(settings.scores, condition)
     found = []
     with opened(
-        config, make=[IMAGES, EXPERTS, SCORES, REPORT], checked=[], mistakes=mistakes(config, [])
+        config,
+        make=[IMAGES, EXPERTS, SCORES, REPORT],
+        checked=[],
+        mistakes=mistakes(config, []),
+        commands=COMMANDS,
     ) as this:
         for condition in plan:
             _samples(this, _on(settings, condition), this.folder)
@@ -217,7 +236,7 @@ def _trained(
     from selma.applications.control.training import train_control
 
     return train_control(
-        _samples(this, settings, Finished(this.folder.root))["train"],
+        _samples(this, settings, this.finished)["train"],
         settings,
         folder,
         base=this.config.base,
@@ -238,7 +257,7 @@ def _generated(
     from selma.applications.control.network_files import load
     from selma.applications.control.scoring import SOURCE, Generated
 
-    finished = Finished(this.folder.root)
+    finished = this.finished
     samples = _samples(this, settings, finished)["val"]
 
     def images(trained: TrainedControl | None) -> Path:
@@ -272,7 +291,7 @@ def _card(
 
     data = settings.data
     scorer = Scorer(
-        _samples(this, settings, Finished(this.folder.root))["val"],
+        _samples(this, settings, this.finished)["val"],
         settings.scores,
         this.folder,
         condition=data.condition,
@@ -297,7 +316,7 @@ def _shown(
     networks = [one.model for one in generated if one.role == "control"]
     return Shown(
         card=card,
-        samples=_samples(this, settings, Finished(this.folder.root))["val"],
+        samples=_samples(this, settings, this.finished)["val"],
         images={one.model: one.folder for one in generated},
         groups=groups or [(None, networks)],
     )

@@ -32,6 +32,7 @@ from selma.merged.merging import read_diagnostics
 from selma.merged.methods import method_of
 from selma.merged.searching import read_trials
 from selma.pipeline import Stages, scorecard
+from selma.records.adapters import applied
 from selma.records.benchmarks import BenchmarkPrompt, evenly
 from selma.records.experts import Expert
 from selma.records.merged import Merged
@@ -89,7 +90,7 @@ def _gallery(this: Stages, merged: Merged, count: int) -> list[tuple[BenchmarkPr
     place = merged.folder / GALLERY
     shutil.rmtree(place, ignore_errors=True)
     try:
-        generated = this.generate_adapted("merged", merged)
+        generated = this.generate("merged", [applied(merged)])
     except NotFinished:
         return []
     place.mkdir()

@@ -37,6 +37,13 @@ if TYPE_CHECKING:
 Generated = dict[tuple[str, str, int], Path]
 """(method, subject, step) → folder with its pictures; the base is at step 0."""
 BASE, REAL = "base", "real"
+COMMANDS = {
+    f"{IMAGES}/_subjects": "subjects train",
+    f"{IMAGES}/_class": "subjects train",
+    f"{EXPERTS}/_subjects": "subjects train",
+    f"{SCORES}/images/_subjects": "subjects generate",
+}
+"""Item, or a folder above it → the command that makes it."""
 
 
 def train(config: SubjectsRun) -> list[SubjectAdapter]:
@@ -61,7 +68,9 @@ def score(config: SubjectsRun) -> tuple[SubjectCard, Path]:
 @contextmanager
 def _run(config: SubjectsRun, *, make: Sequence[str]) -> Iterator[_Run]:
     # Neither prompts nor judges of the six stages are asked for.
-    with opened(config, make=make, checked=[], mistakes=mistakes(config, [])) as this:
+    with opened(
+        config, make=make, checked=[], mistakes=mistakes(config, []), commands=COMMANDS
+    ) as this:
         yield _Run(config, this.folder, make)
 
 
@@ -109,7 +118,7 @@ class _Run:
     def generated(self, *, only_shown: bool = False) -> Generated:
         from selma.applications.subjects.training import adapter_at
 
-        folder = Finished(self.folder.root) if only_shown else self._at(SCORES)
+        folder = Finished(self.folder.root, COMMANDS) if only_shown else self._at(SCORES)
         found: Generated = {}
         for subject in self.subjects:
             found[BASE, subject.name, 0] = self._generate(subject, folder, BASE, 0, None, None)
@@ -307,4 +316,4 @@ class _Run:
         )
 
     def _at(self, stage: str) -> Workspace:
-        return self.folder if stage in self.make else Finished(self.folder.root)
+        return self.folder if stage in self.make else Finished(self.folder.root, COMMANDS)

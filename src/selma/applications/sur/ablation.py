@@ -11,17 +11,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from selma.applications.sur.pipeline import merged_of, trained, triples
+from selma.applications.sur.pipeline import COMMANDS, merged_of, trained, triples
 from selma.applications.sur.preflight import mistakes
 from selma.applications.sur.records import Understood
 from selma.applications.sur.settings import RELEASED_SUR, SurRun, SurSettings, laid_over
 from selma.config.scores import ScoresConfig
 from selma.config.section import mistake
 from selma.errors import ConfigError
-from selma.finished import Finished
 from selma.pipeline import Stages, opened
 from selma.records.adapters import AppliedAdapter, applied
-from selma.records.benchmarks import BenchmarkPrompt
+from selma.records.benchmarks import BenchmarkPrompt, repeated
 from selma.workspace import SCORES
 
 NAME = "ablation"
@@ -76,7 +75,9 @@ def ablate(config: SurRun, *, experts: bool = False) -> Understood:
 
     chosen, sur = variants(config), config.sur
     split, scores = sur.ablation.split, _scores(config)
-    with opened(config, make=[SCORES], mistakes=mistakes(config, [SCORES])) as this:
+    with opened(
+        config, make=[SCORES], mistakes=mistakes(config, [SCORES]), commands=COMMANDS
+    ) as this:
         benchmark_prompts = _benchmark(this, split)
         images = {
             f"{NAME}/{name}": place
@@ -90,7 +91,7 @@ def ablate(config: SurRun, *, experts: bool = False) -> Understood:
                 sur.scores,
                 folder,
                 keywords=keyword_benchmark(benchmark_prompts, scores, sur.scores, split=split),
-                good=[triple.image for triple in triples(this, Finished(this.folder.root))],
+                good=[triple.image for triple in triples(this, this.finished)],
                 seed=config.seed,
                 base=f"{NAME}/{BASE}",
                 name=NAME,
@@ -106,8 +107,10 @@ def _generated(
 ) -> Iterator[tuple[str, Any]]:
     """Each model's pictures, the base's first."""
 
+    every = repeated(benchmark_prompts, this.config.scores.seeds)
+
     def generate(name: str, *adapters: AppliedAdapter) -> tuple[str, Any]:
-        return name, this.generate_understood(f"{NAME}/{name}", adapters, benchmark_prompts)
+        return name, this.generate(f"{NAME}/{name}", adapters, every)
 
     yield generate(BASE)
     for name, sur in chosen.items():

@@ -12,16 +12,17 @@ from pathlib import Path
 from selma.applications.sur.preflight import mistakes
 from selma.applications.sur.records import Triple, Understanding, Understood
 from selma.applications.sur.settings import SurRun, SurSettings
-from selma.finished import Finished
 from selma.pipeline import Stages, opened, part_keys
 from selma.records.adapters import AppliedAdapter, applied
-from selma.records.benchmarks import BenchmarkPrompt
+from selma.records.benchmarks import BenchmarkPrompt, repeated
 from selma.records.merged import Merged
 from selma.workspace import EXPERTS, IMAGES, REPORT, SCORES, Workspace
 
 BASE, RICH, SUR = "base", "rich", "sur"
 MERGED, BOTH = "merged", "merged-sur"
 
+COMMANDS = {f"{IMAGES}/_triples": "sur collect", f"{EXPERTS}/_sur": "sur train"}
+"""Item → the command that makes it."""
 AGAINST = ((SUR, RICH), (BOTH, MERGED), (BOTH, SUR))
 """Who is also held against whom, beside all against the base."""
 
@@ -30,14 +31,18 @@ def collect(config: SurRun) -> tuple[list[Triple], dict[str, int]]:
     """The triples, and reason → how many rows were rejected for it."""
     from selma.applications.sur.collecting import rejected
 
-    with opened(config, make=[IMAGES], mistakes=mistakes(config, [IMAGES])) as this:
+    with opened(
+        config, make=[IMAGES], mistakes=mistakes(config, [IMAGES]), commands=COMMANDS
+    ) as this:
         found = triples(this, this.folder)
         return found, rejected(this.folder, config.sur.data, seed=config.seed)
 
 
 def train(config: SurRun) -> Understanding:
     """The adapter, trained on the triples that `collect` left."""
-    with opened(config, make=[EXPERTS], mistakes=mistakes(config, [EXPERTS])) as this:
+    with opened(
+        config, make=[EXPERTS], mistakes=mistakes(config, [EXPERTS]), commands=COMMANDS
+    ) as this:
         return trained(this, this.folder, config.sur)
 
 
@@ -46,7 +51,9 @@ def generate(config: SurRun, *, experts: bool = False) -> dict[str, Path]:
     prompts, where there are any) and "sur"; with `experts` also "merged" and "merged-sur", by the
     run's own merged adapter."""
     # Nothing is judged yet, so that no judge need be there.
-    with opened(config, make=[SCORES], checked=[], mistakes=mistakes(config, [])) as this:
+    with opened(
+        config, make=[SCORES], checked=[], mistakes=mistakes(config, []), commands=COMMANDS
+    ) as this:
         return _images(this, _keywords(this), experts=experts)
 
 
@@ -57,7 +64,7 @@ def score(config: SurRun, *, experts: bool = False) -> tuple[Understood, Path]:
     from selma.scores.scoring import read_answers
 
     make = [SCORES, REPORT]
-    with opened(config, make=make, mistakes=mistakes(config, make)) as this:
+    with opened(config, make=make, mistakes=mistakes(config, make), commands=COMMANDS) as this:
         keywords = _keywords(this)
         images = _images(this, keywords, experts=experts)
         with this.at(SCORES, "understanding") as folder:
@@ -68,7 +75,7 @@ def score(config: SurRun, *, experts: bool = False) -> tuple[Understood, Path]:
                 config.sur.scores,
                 folder,
                 keywords=keywords,
-                good=[triple.image for triple in triples(this, Finished(this.folder.root))],
+                good=[triple.image for triple in triples(this, this.finished)],
                 seed=config.seed,
                 compare=[pair for pair in AGAINST if {*pair} <= images.keys()],
             )
@@ -101,7 +108,7 @@ def trained(
     from selma.applications.sur.training import train_sur
 
     return train_sur(
-        triples(this, Finished(this.folder.root)),
+        triples(this, this.finished),
         sur,
         folder,
         base=this.config.base,
@@ -126,14 +133,15 @@ def _images(
     this: Stages[SurRun], keywords: Sequence[BenchmarkPrompt] | None, *, experts: bool
 ) -> dict[str, Path]:
     sur = this.config.sur
-    adapter = trained(this, Finished(this.folder.root), sur)
+    adapter = trained(this, this.finished, sur)
     read = AppliedAdapter(path=adapter.folder, key=adapter.key, options=sur.generation)
-    images = {BASE: this.generate_base()}
+    images = {BASE: this.generate(BASE)}
     if keywords is not None:
-        images[RICH] = this.generate_understood(RICH, [], keywords)
-    images[SUR] = this.generate_understood(SUR, [read])
+        every = repeated(keywords, this.config.scores.seeds)
+        images[RICH] = this.generate(RICH, prompts=every)
+    images[SUR] = this.generate(SUR, [read])
     if experts:
-        merged = merged_of(this)
-        images[MERGED] = this.generate_adapted(MERGED, merged)
-        images[BOTH] = this.generate_understood(BOTH, [applied(merged), read])
+        merged = applied(merged_of(this))
+        images[MERGED] = this.generate(MERGED, [merged])
+        images[BOTH] = this.generate(BOTH, [merged, read])
     return images

@@ -1,0 +1,99 @@
+"""What chooses checkpoints and merge weights: an adapter's score on the dev prompts.
+
+The choosing judge gives it, which never reports, on prompts that no score is reported of.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from selma.config import RunConfig
+from selma.errors import ConfigError
+from selma.records.adapters import AppliedAdapter
+from selma.records.benchmarks import BenchmarkPrompt
+from selma.workspace import Workspace, file_sha256
+
+if TYPE_CHECKING:
+    from selma.backbones.judges.judge import Judge
+
+
+class Generate(Protocol):
+    """Generates a benchmark's images; `pipeline.Stages.generate`."""
+
+    def __call__(
+        self,
+        name: str,
+        adapters: list[AppliedAdapter],
+        prompts: list[BenchmarkPrompt],
+        *,
+        folder: Workspace,
+    ) -> Path: ...
+
+
+class DevScore:
+    """Call it with an adapter's folder; the score is 0-100, and higher is better."""
+
+    def __init__(self, config: RunConfig, folder: Workspace, generate: Generate) -> None:
+        self.config = config
+        self.folder = folder
+        self.generate = generate
+
+    def __call__(self, adapter: Path, *, kind: str = "dev") -> float:
+        """The adapter's score. Its images are `5-scores/images/<kind>-<key>`."""
+        from selma.adapters.table import adapter_file
+        from selma.scores.benchmarks import benchmark_of
+        from selma.scores.scoring import benchmark_score
+
+        key = file_sha256(adapter_file(adapter))[:16]
+        applied = AppliedAdapter(path=adapter, key=key)
+        images = self.generate(f"{kind}-{key}", [applied], self.prompts, folder=self.folder)
+        return benchmark_score(
+            self.prompts,
+            images,
+            judge=self.judge,
+            zeroing=self.config.scores.zeroing,
+            measure=benchmark_of(self.config.scores.benchmark).measure,
+        )
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """All that a score depends on beside the adapter."""
+        from selma.backbones.base_files import base_fingerprint
+        from selma.backbones.bases import rescale_of
+        from selma.scores.answering import benchmark_hash
+
+        images, scores = self.config.images, self.config.scores
+        return {
+            "judge": self.judge.fingerprint,
+            "benchmark": benchmark_hash(self.prompts),
+            "zeroing": scores.zeroing,
+            "base": base_fingerprint(self.config.base),
+            "precision": self.config.base.precision,
+            "steps": scores.steps or images.steps,
+            "guidance": images.guidance if scores.guidance is None else scores.guidance,
+            "guidance_rescale": rescale_of(self.config.base),
+            "seed": self.config.seed,
+        }
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The choosing judge. Raises ConfigError if it is the reporting one."""
+        from selma.backbones.judges.loading import load_judge
+
+        reporting, choosing = self.config.scores.judge, self.config.scores.choosing_judge
+        judge = load_judge(choosing)
+        if judge.fingerprint == load_judge(reporting).fingerprint:
+            raise ConfigError(
+                "scores.choosing_judge must be another judge than scores.judge, but both have the "
+                "same weights: what it chose would look better than it is."
+            )
+        return judge
+
+    @cached_property
+    def prompts(self) -> list[BenchmarkPrompt]:
+        from selma.scores.benchmarks import load_benchmark
+
+        scores = self.config.scores
+        return load_benchmark(scores, split="dev", prompts=scores.dev_prompts)
