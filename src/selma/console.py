@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from selma.config import RunConfig
+    from selma.records.images import Pair
     from selma.records.scores import Scorecard
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file of settings.")]
@@ -31,6 +33,17 @@ def show_status(settings: RunConfig) -> None:
     from selma.status import statuses, table
 
     Console().print(table(statuses(settings)))
+
+
+def show_pairs(pairs: Mapping[str, Sequence[Pair]]) -> None:
+    """How many images each skill has, and how many of its prompts were not read to their end."""
+    from selma.records.images import over_token_limit
+
+    for skill, of_skill in pairs.items():
+        typer.echo(
+            f"{skill}: {len(of_skill)} images, {over_token_limit(of_skill)} prompts over the text "
+            "encoder's token limit"
+        )
 
 
 def show_scores(found: dict[str, Any], json: Path | None) -> None:

@@ -108,6 +108,12 @@ def scorecard(config: RunConfig) -> Scorecard:
     return _scorecard(Stages(config, Workspace(config.run_folder), make=[]))
 
 
+def pairs(config: RunConfig) -> dict[str, list[Pair]]:
+    """What a finished stage 2 left: skill → prompts with their images."""
+    this = Stages(config, Workspace(config.run_folder), make=[])
+    return this.generate_pairs(this.write_prompts())
+
+
 def _scorecard(this: Stages) -> Scorecard:
     experts = this.all_experts()
     merged = this.merge_experts(experts)

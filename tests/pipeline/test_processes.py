@@ -150,7 +150,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunConfig]:
 @pytest.mark.parametrize(
     ("launcher", "stage", "before", "made", "says"),
     [
-        (TORCHRUN, "images", ["1-prompts"], "2-images", "8 pictures"),
+        (TORCHRUN, "images", ["1-prompts"], "2-images", "8 images"),
         (ACCELERATE, "prompts", [], "1-prompts", "8 prompts"),  # needs no model: half the time
     ],
     ids=["torchrun", "accelerate"],

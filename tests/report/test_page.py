@@ -389,3 +389,13 @@ def test_a_browser_runs_its_script_and_shows_all_pictures(found: Findings, tmp_p
     )
     with Image.open(shot) as image:
         assert image.size == (1280, 2400) and len(image.convert("L").getcolors() or []) > 50
+
+
+def test_prompts_that_were_not_read_to_their_end_are_counted(found: Findings) -> None:
+    style, pairs = next(iter(found.pairs.items()))
+    long = [pair.model_copy(update={"tokens_cut": 3}) for pair in pairs[:2]]
+    again = long[0].model_copy(update={"seed": 77})  # another image of the same prompt
+    changed = found.pairs | {style: [*long, again, *pairs[2:]]}
+    context = page.context(dataclasses.replace(found, pairs=changed), CONFIG)
+    assert context["over_limit"] == dict.fromkeys(found.pairs, 0) | {style: 2}
+    assert "longer than the text encoder reads" in Parsed(page.render(found, CONFIG)).text

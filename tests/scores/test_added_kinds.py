@@ -184,7 +184,7 @@ def test_a_run_on_added_kinds_shows_them_in_scorecard_terminal_and_report(place:
     with serving() as address:
         path = written(place, address)
         text = invoked("run", path)
-        again = invoked("score", path)
+        again, images = invoked("score", path), invoked("images", path)
     run = place / "run"
     card = Scorecard.model_validate_json((run / "5-scores/scorecard/scorecard.json").read_text())
     assert (card.benchmark, card.measure, card.judge) == ("some.pets", "Strict", "tone")
@@ -198,7 +198,11 @@ def test_a_run_on_added_kinds_shows_them_in_scorecard_terminal_and_report(place:
     page = (run / "6-report" / "index.html").read_text()
     assert "Strict score" in page and "the share of prompts without a fault" in page
     assert "Only a yes earns a point" in page and "Glow v7" in page and "DSG" not in page
-    assert "Strict" in again and "Glow v7" in again and "judge tone" in again and text
+    assert "Strict" in again and "Glow v7" in again and "judge tone" in again
+    # Nobody's prompt is long; the number is told after stage 2 and at the end of the run.
+    lengths = "coco: 8 images, 0 prompts over the text encoder's token limit"
+    assert lengths in images and lengths in text and "Strict" in text
+    assert "longer than the text encoder reads" in page
 
 
 def test_mistakes_of_added_rows_are_told_before_anything_is_made(place: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from selma.cli.loading import load
-from selma.console import Config, Folder, show_scorecard, show_status
+from selma.console import Config, Folder, show_pairs, show_scorecard, show_status
 
 
 def run(
@@ -26,6 +26,7 @@ def run(
 
     page = pipeline.run(settings)
     show_scorecard(pipeline.scorecard(settings))
+    show_pairs(pipeline.pairs(settings))
     return typer.echo(f"Report: {page}")
 
 
@@ -38,11 +39,10 @@ def prompts(config: Config, folder: Folder = None) -> None:
 
 
 def images(config: Config, folder: Folder = None) -> None:
-    """Stage 2: let the base model draw each prompt."""
+    """Stage 2: let the base model generate an image for each prompt."""
     from selma import pipeline
 
-    for skill, pairs in pipeline.images(load(config, folder)).items():
-        typer.echo(f"{skill}: {len(pairs)} pictures")
+    show_pairs(pipeline.images(load(config, folder)))
 
 
 def experts(config: Config, folder: Folder = None) -> None:

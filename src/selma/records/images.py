@@ -1,7 +1,8 @@
-"""Stage 2 leaves pairs of a prompt and its picture."""
+"""Stage 2 leaves pairs of a prompt and its image."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from selma.records.prompts import Prompt
@@ -9,10 +10,15 @@ from selma.records.record import Record
 
 
 class Pair(Record):
-    """A prompt and the picture that the base model drew for it (`image` is an absolute path)."""
+    """A prompt and the image that the base model generated for it (`image` is an absolute path)."""
 
     prompt: Prompt
     image: Path
     seed: int
     tokens_cut: int = 0
     """How many text tokens beyond the encoder's limit were not seen; 0 for nearly all."""
+
+
+def over_token_limit(pairs: Iterable[Pair]) -> int:
+    """How many prompts are longer than a text encoder reads: 77 tokens for Stable Diffusion's."""
+    return len({pair.prompt.id for pair in pairs if pair.tokens_cut > 0})

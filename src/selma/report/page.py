@@ -17,7 +17,7 @@ from typing import Any
 from markupsafe import Markup
 
 from selma.config import ReportConfig
-from selma.records.images import Pair
+from selma.records.images import Pair, over_token_limit
 from selma.records.pages import Page
 from selma.records.record import Record
 from selma.records.report import Findings
@@ -112,6 +112,7 @@ def context(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ()
         },
         "pair_counts": {skill: len(pairs) for skill, pairs in findings.pairs.items()},
         "prompt_counts": {skill: len(prompts) for skill, prompts in findings.prompts.items()},
+        "over_limit": {s: over_token_limit(pairs) for s, pairs in findings.pairs.items()},
         "dropped": findings.dropped,
         "times": stage_times(findings.journal),
         "priced": _backend(findings.settings).get("kind") == "openai",
