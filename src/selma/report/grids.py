@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from selma.errors import DataError
+from selma.image_files import REMEDY_FOR_GENERATED, open_image
 from selma.records.benchmarks import Answer, BenchmarkPrompt, evenly
 from selma.records.report import Findings
 from selma.report.tables import one
@@ -113,13 +113,9 @@ def benchmark_image(findings: Findings, prompt: BenchmarkPrompt, model: str) -> 
     return inside(findings.images[model], f"{prompt.id}.png")
 
 
-def open_image(path: Path) -> Image.Image:
-    """The picture as RGB, at most SHOWN_PX a side. Raises DataError if it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            shown = image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} must be a picture, but cannot be read: {error}.") from error
+def shown_image(path: Path) -> Image.Image:
+    """The image, at most SHOWN_PX a side. Raises DataError if it cannot be read."""
+    shown = open_image(path, remedy=REMEDY_FOR_GENERATED)
     if max(shown.size) > SHOWN_PX:
         shown.thumbnail((SHOWN_PX, SHOWN_PX), Image.Resampling.LANCZOS)
     return shown
@@ -128,7 +124,7 @@ def open_image(path: Path) -> Image.Image:
 def data_uri(path: Path) -> str:
     """A picture as a PNG inside a data: URI; pixels only, whatever else the file holds."""
     file = io.BytesIO()
-    open_image(path).save(file, "PNG", optimize=True)
+    shown_image(path).save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
@@ -148,7 +144,7 @@ def contact_sheet(findings: Findings, count: int) -> Image.Image:
     for i, prompt in enumerate(prompts):
         x, y = 22 + i % columns * width, 36 + i // columns * height
         for place, model in enumerate(models):
-            image = open_image(benchmark_image(findings, prompt, model))
+            image = shown_image(benchmark_image(findings, prompt, model))
             resample = Image.Resampling.NEAREST if image.width < side else Image.Resampling.BOX
             sheet.paste(image.resize((side, side), resample), (x + place * (side + gap), y))
         text = textwrap.shorten(prompt.text, 108, placeholder=" …")

@@ -22,7 +22,6 @@ from selma.workspace import append_lines, file_sha256, inside, read_lines
 
 CHUNK = 32
 """Pictures that are asked about and written together: what a crash can cost."""
-MAX_PIXELS = 64_000_000
 
 Said = tuple[str, float | None]
 """The raw text and P(yes), if there is one."""
@@ -77,7 +76,7 @@ class Asked:
                     wanted.setdefault(pixels[place], {})[question] = None
         if not wanted:
             return
-        seen = [open_image(paths[digest], max_pixels=MAX_PIXELS) for digest in wanted]
+        seen = [open_image(paths[digest]) for digest in wanted]
         replies = self._judge.answer(seen, [list(some) for some in wanted.values()])
         rows = []
         for (digest, some), said in zip(wanted.items(), replies, strict=True):
@@ -99,7 +98,7 @@ class Asked:
         for path in images:
             file = file_sha256(path)
             if file not in known:
-                known[file] = _pixels(open_image(path, max_pixels=MAX_PIXELS))
+                known[file] = _pixels(open_image(path))
                 new.append({"file": file, "pixels": known[file]})
             found.append(known[file])
         if new:

@@ -24,6 +24,7 @@ from selma import processes
 from selma.backbones.judges.judge import Chooser, Judge, Scorer
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.errors import DataError, ModelError
+from selma.image_files import REMEDY_FOR_GENERATED, open_image
 from selma.progress import progress
 from selma.records.benchmarks import Answer, BenchmarkPrompt
 from selma.workspace import (
@@ -266,19 +267,10 @@ def _answers(rows: Sequence[Row]) -> list[Answer]:
 
 
 def _open(benchmark_prompts: Sequence[BenchmarkPrompt], images: Path) -> list[Image.Image]:
-    opened = []
-    for prompt in benchmark_prompts:
-        path = _image(images, prompt)
-        try:
-            with Image.open(path) as image:
-                opened.append(image.convert("RGB"))
-        # Pillow's readers raise all of these for damaged files.
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(
-                f"{path} must be a picture, but cannot be read: {error}. "
-                "Remove its folder to have it drawn again."
-            ) from error
-    return opened
+    return [
+        open_image(_image(images, prompt), remedy=REMEDY_FOR_GENERATED)
+        for prompt in benchmark_prompts
+    ]
 
 
 def _image(images: Path, prompt: BenchmarkPrompt) -> Path:

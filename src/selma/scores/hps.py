@@ -41,7 +41,6 @@ from selma.workspace import (
 STYLES = ("anime", "concept-art", "paintings", "photo")
 PROMPTS_EACH = 800
 SUFFIXES = (".jpg", ".png")
-MAX_PIXELS = 4096 * 4096
 
 Prompts = Mapping[str, Sequence[str]]
 """Style → its prompts, in the order that pictures are numbered by."""
@@ -217,7 +216,7 @@ def _scored(
     there: Mapping[str, Path],
     scorer: PreferenceScorer,
 ) -> dict[str, float]:
-    opened = [open_image(there[prompt.id], max_pixels=MAX_PIXELS) for prompt in benchmark_prompts]
+    opened = [open_image(there[prompt.id]) for prompt in benchmark_prompts]
     found = scorer.score(opened, [prompt.text for prompt in benchmark_prompts])
     return {prompt.id: score for prompt, score in zip(benchmark_prompts, found, strict=True)}
 

@@ -131,7 +131,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path):
         read(root, tmp_path, subjects=("backpack",))
     classes = dict.fromkeys(("backpack_dog", "dog", "wolf_plushie"), "dog")
     (root / "dog" / "01.jpg").write_bytes((root / "dog" / "01.jpg").read_bytes()[:200])
-    with pytest.raises(DataError, match=r"dog/01\.jpg: The picture cannot be decoded"):
+    with pytest.raises(DataError, match=r"dog/01\.jpg: The image cannot be decoded"):
         read(root, tmp_path, classes=classes)
     (root / "empty").mkdir()
     with pytest.raises(DataError, match="empty must hold pictures"):

@@ -38,7 +38,6 @@ HELD_OUT = 100
 SHOWN = 12
 RELEASED_SCALE = 60.0
 _GUARD = 1e-4  # under the root, as released
-MOST_PIXELS = 64_000_000
 NAME, RECIPE = "angles", "recipe.json"
 
 
@@ -266,5 +265,5 @@ def _files(folder: Path, count: int) -> list[Path]:
 
 def _square(path: Path) -> Image.Image:
     """Squeezed to 64x64, as the released script does."""
-    image = open_image(path, max_pixels=MOST_PIXELS)
+    image = open_image(path)
     return image.resize((PX, PX), Image.Resampling.BILINEAR)

@@ -24,7 +24,7 @@ from selma.applications.control.sources import (
 from selma.backbones.hub import installed
 from selma.backbones.perception.captioning import CaptionModel
 from selma.errors import DataError
-from selma.image_files import png_bytes
+from selma.image_files import open_image, png_bytes
 from selma.images.pairs import METADATA, rows
 from selma.progress import progress
 from selma.records.landmarks import Landmark
@@ -201,8 +201,7 @@ def _told(
     with progress("captioning", total=len(samples), done=len(said)) as advance:
         for sample in samples:
             if sample.id not in said:
-                with Image.open(sample.image) as image:
-                    (text,) = captioner.caption([image.convert("RGB")])
+                (text,) = captioner.caption([open_image(sample.image)])
                 append_line(path / CAPTIONS, {"id": sample.id, "text": text})
                 said[sample.id] = text
                 advance()

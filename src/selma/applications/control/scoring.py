@@ -56,7 +56,6 @@ from selma.workspace import (
 )
 
 ROWS, CARD = "rows.jsonl", "card.json"
-MOST_PIXELS = 64_000_000
 SOURCE = "source"
 
 
@@ -72,7 +71,7 @@ class Generated:
 
     def image(self, sample: ControlSample) -> Image.Image:
         place = sample.image if self.folder is None else inside(self.folder, f"{sample.id}.png")
-        return open_image(place, max_pixels=MOST_PIXELS)
+        return open_image(place)
 
 
 @dataclass
@@ -328,7 +327,7 @@ def _difference(measure: Measure) -> Callable[[Any], Any]:
 
 
 def _conditioning_image(sample: ControlSample) -> Image.Image:
-    return open_image(sample.conditioning_image, max_pixels=MOST_PIXELS)
+    return open_image(sample.conditioning_image)
 
 
 def _images_key(one: Generated, samples: Sequence[ControlSample]) -> str:

@@ -46,7 +46,6 @@ FOLDERS: dict[Condition, str] = {
 }
 """What the released layout calls a condition's folder. Without canny's, edges are found."""
 CELEBA_PX = 1024  # in which its landmarks are given
-MOST_PIXELS = 64_000_000
 _UNSAID = {"colour": 0.1, "size": 0.5, "relation": 0.2, "background": 0.2}
 
 
@@ -151,13 +150,13 @@ def _released(root: Path, condition: Condition, split: Split) -> Iterator[Candid
         source, target = (_below(row.get(key), root) for key in ("source", "target"))
         found = None
         if conditioning_images.is_dir():
-            found = partial(open_image, inside(conditioning_images, source), max_pixels=MOST_PIXELS)
+            found = partial(open_image, inside(conditioning_images, source))
         image = inside(folder / "color", target)
         if not image.is_file():
             image, target = inside(folder / "color", source), source
         yield Candidate(
             f"{split}/{target}",
-            partial(open_image, image, max_pixels=MOST_PIXELS),
+            partial(open_image, image),
             found,
             _text(row.get("prompt")),
         )
@@ -178,10 +177,10 @@ def _celeba(root: Path, condition: Condition, split: Split) -> Iterator[Candidat
         conditioning_image = None
         if condition == "landmarks":
             place_ = inside(root / "celeba-hq-landmark2d_cond_512", f"{stem}.png")
-            conditioning_image = partial(open_image, place_, max_pixels=MOST_PIXELS)
+            conditioning_image = partial(open_image, place_)
         yield Candidate(
             name,
-            partial(open_image, inside(root / "celeba-hq-img", name), max_pixels=MOST_PIXELS),
+            partial(open_image, inside(root / "celeba-hq-img", name)),
             conditioning_image,
             _text(text),
             _celeba_points(inside(root / "celeba-hq-landmark2d", f"{stem}.txt")),
@@ -214,9 +213,7 @@ def _conditioned(
     for row in found:
         conditioning_image = None
         if (name := row.get(source.conditioning)) is not None:
-            conditioning_image = partial(
-                open_image, inside(folder, str(name)), max_pixels=MOST_PIXELS
-            )
+            conditioning_image = partial(open_image, inside(folder, str(name)))
         elif condition != "canny":
             raise DataError(
                 f"{metadata(folder)} must name a picture of the condition as "
@@ -225,7 +222,7 @@ def _conditioned(
             )
         yield Candidate(
             f"{folder.name}/{row['file_name']}",
-            partial(open_image, inside(folder, row["file_name"]), max_pixels=MOST_PIXELS),
+            partial(open_image, inside(folder, row["file_name"])),
             conditioning_image,
             _text(row.get(source.text)),
             _points(row, folder),

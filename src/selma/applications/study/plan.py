@@ -19,7 +19,6 @@ from selma.workspace import SCORES, inside, recipe_key
 
 PAPER_PROMPTS = 200
 """How many prompts the paper's annotators saw (arXiv:2403.06952, section 5.5)."""
-MAX_PIXELS = 4096**2
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -117,7 +116,7 @@ class Images:
         """The picture of a prompt by the first (0) or second (1) model. A file that holds more than
         pixels may name its model in it, and is encoded anew."""
         data = self._read(prompt, model)
-        return data if _only_pixels(data) else png_bytes(decode(data, max_pixels=MAX_PIXELS))
+        return data if _only_pixels(data) else png_bytes(decode(data))
 
     def _read(self, prompt: str, model: int) -> bytes:
         path = inside(self.run, f"{place_of(self.models[model])}/{prompt}.png")

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 NAME, CLASS = "_subjects", "_class"
 TOYBOX = "toybox"
 TEXT = "prompts_and_classes.txt"
-MOST_PIXELS = 64_000_000
 """Of a picture that is made smaller here: the dataset's are photographs."""
 
 
@@ -243,7 +242,7 @@ def _prepared(source: _Source, px: int, folder: Workspace) -> tuple[Path, ...]:
 
 def _fitted(data: bytes, px: int) -> Image.Image:
     # A camera held sideways says so beside the pixels; a network would see the subject lying.
-    image = ImageOps.exif_transpose(decode(data, max_pixels=MOST_PIXELS))
+    image = ImageOps.exif_transpose(decode(data))
     side = min(image.size)
     if side > px:
         width, height = (max(px, round(length * px / side)) for length in image.size)

@@ -237,12 +237,11 @@ class _Run:
         bootstrap: dict[str, int],
     ) -> SubjectRow | None:
         from selma.applications.subjects.scorecard import real_row
-        from selma.applications.subjects.scoring import MOST_PIXELS
         from selma.image_files import open_image
 
         # In the drawn pictures' size, so that distances have one scale.
         some = generated[BASE, self.subjects[0].name, 0] / f"{prompts[0].id}.png"
-        px = open_image(some, max_pixels=MOST_PIXELS).width
+        px = open_image(some).width
         return real_row({n: r.among_themselves(px) for n, r in real.items()}, **bootstrap)
 
     def _rows(

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 NAME = "_subjects"
 ROWS = "rows.jsonl"
 DIGITS = 6
-MOST_PIXELS = 64_000_000
 
 Row = dict[str, Any]
 
@@ -105,7 +104,7 @@ class RealImages:
 
     @cached_property
     def opened(self) -> list[Image.Image]:
-        return [open_image(path, max_pixels=MOST_PIXELS) for path in self.subject.images]
+        return [open_image(path) for path in self.subject.images]
 
     @cached_property
     def dino(self) -> Tensor:
@@ -170,9 +169,7 @@ def score_generated(
     rows = []
     with progress(f"looking at {' '.join(name)}", total=len(groups)) as advance:
         for number, ids in groups.items():
-            images = [
-                open_image(inside(generated, f"{i}.png"), max_pixels=MOST_PIXELS) for i in ids
-            ]
+            images = [open_image(inside(generated, f"{i}.png")) for i in ids]
             row = {"prompt": number, "text": texts[number]}
             rows.append(row | measured(images, ids, texts[number], real))
             advance()

@@ -17,7 +17,7 @@ from selma.backbones.language.loading import load_language_model, model_identity
 from selma.backbones.language.model import Form, Note, Sampling
 from selma.backbones.perception.captioning import CaptionModel
 from selma.config.networks import Captioner
-from selma.image_files import decode
+from selma.image_files import open_image
 from selma.progress import progress
 from selma.randomness import seed_for
 from selma.workspace import append_lines, read_lines
@@ -60,13 +60,12 @@ def narratives(
     kept: Path,
     *,
     seed: int,
-    max_pixels: int,
     note: Note | None = None,
 ) -> dict[str, str]:
     """Row id → its narrative, which may be empty. `kept` is a file of those that are there."""
     known = {line["id"]: line["text"] for line in read_lines(kept, repair=True)}
     if isinstance(config, Captioner):
-        group, make = 8, _captions(config, max_pixels)
+        group, make = 8, _captions(config)
     else:
         group, make = parallel_requests(config.backend), _sentences(config, seed, note)
     groups = [rows[start : start + group] for start in range(0, len(rows), group)]
@@ -104,11 +103,11 @@ def wish(prompt: str, form: Form) -> str:
 Make = Callable[[Sequence[Row]], Iterator[str]]
 
 
-def _captions(config: Captioner, max_pixels: int) -> Make:
+def _captions(config: Captioner) -> Make:
     model = CaptionModel(config, setting="sur.data.narrator")
 
     def make(rows: Sequence[Row]) -> Iterator[str]:
-        seen: list[Image] = [decode(row.image.read_bytes(), max_pixels=max_pixels) for row in rows]
+        seen: list[Image] = [open_image(row.image) for row in rows]
         return model.caption(seen)
 
     return make

@@ -6,7 +6,6 @@ Cheap checks come first. Every row that is not kept is counted with its reason.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import time
 from collections import Counter
@@ -30,7 +29,7 @@ from selma.backbones.judges.loading import load_scorer
 from selma.backbones.perception.captioning import Classifier
 from selma.backbones.preference.scorers import load_preference
 from selma.errors import DataError, NoProgress
-from selma.image_files import decode, png_bytes
+from selma.image_files import decode, format_of, open_image, png_bytes
 from selma.images.pairs import METADATA
 from selma.progress import progress
 from selma.records.prompts import prompt_id
@@ -38,7 +37,6 @@ from selma.workspace import IMAGES, Workspace, write_bytes
 
 NAME = "_triples"
 NARRATIVES, REJECTED = "narratives.jsonl", "rejected.jsonl"
-MOST_PIXELS = 64_000_000  # of a picture that is made smaller here
 
 _KEPT_AS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
@@ -178,9 +176,9 @@ def _prompt(candidate: Candidate, config: SurData, desk: _Desk) -> str | None:
 def _fitted(data: bytes, px: int) -> tuple[bytes, str, str]:
     """The picture's bytes, made smaller where it is larger than needed; its name's end; and a
     digest of its pixels, which what else is in the file does not change."""
-    image = decode(data, max_pixels=MOST_PIXELS)
+    image = decode(data)
     side = min(image.size)
-    kind = Image.open(io.BytesIO(data)).format
+    kind = format_of(data)
     if side > px:
         size = tuple(max(px, round(s * px / side)) for s in image.size)
         image = image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
@@ -220,7 +218,6 @@ def _told(
             config.narrator,
             kept,
             seed=seed,
-            max_pixels=MOST_PIXELS,
             note=partial(folder.journal, IMAGES),
         )
         rows = [replace(row, text=texts[row.id]) for row in rows]
@@ -256,7 +253,7 @@ def _scorer(agreement: Agreement) -> Scorer:
 
 
 def _image(row: _Row) -> Image.Image:
-    return decode(row.image.read_bytes(), max_pixels=MOST_PIXELS)
+    return open_image(row.image)
 
 
 def _write_rejected(path: Path, desk: _Desk) -> None:

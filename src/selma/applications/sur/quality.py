@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from PIL import Image
 
 from selma.errors import DataError
-from selma.image_files import decode
+from selma.image_files import REMEDY_FOR_GENERATED, open_image
 from selma.progress import progress
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.scores.answering import manifest
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FILE, DISTANCE = "scores.jsonl", "distance.json"
-MOST_PIXELS = 64_000_000
 AT_ONCE = 32  # pictures that are open at the same time
 DIGITS = 6
 
@@ -121,17 +120,10 @@ def _see(encoder: Encoder, paths: Sequence[Path], what: str) -> Tensor:
     found = []
     with progress(f"looking at {what}", total=len(paths)) as advance:
         for start in range(0, len(paths), AT_ONCE):
-            some = [_open(path) for path in paths[start : start + AT_ONCE]]
+            some = [
+                open_image(path, remedy=REMEDY_FOR_GENERATED)
+                for path in paths[start : start + AT_ONCE]
+            ]
             found.append(encoder.see(some))
             advance(len(some))
     return torch.cat(found)
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        return decode(path.read_bytes(), max_pixels=MOST_PIXELS)
-    except (OSError, DataError) as error:
-        raise DataError(
-            f"{path} must be a picture, but cannot be read: {error} Remove its folder to have it "
-            "drawn again."
-        ) from error
