@@ -58,10 +58,10 @@ def all_sections() -> set[type[Section]]:
 
 
 def inner_sections(types: list[Type]) -> Iterator[type[Section]]:
-    for origin, said in types:
+    for origin, notes in types:
         if isinstance(origin, type) and issubclass(origin, Section):
             yield origin
-        for note in said:
+        for note in notes:
             if isinstance(note, LaidOver):
                 yield note.section()
             if isinstance(note, AddedKinds):
@@ -87,7 +87,7 @@ def untyped() -> list[str]:
         for name in section.model_fields
         if any(word in name for word in TELLING)
         for type_ in strings(field_types(section, name))
-        if not any(isinstance(note, Place) for note in type_.said)
+        if not any(isinstance(note, Place) for note in type_.notes)
     ]
 
 
@@ -231,6 +231,6 @@ def test_all_that_is_missing_is_told_at_once(home: Path, monkeypatch: pytest.Mon
 def test_a_walk_that_changes_nothing_gives_the_same_settings() -> None:
     config = SurRun(name="plain")
     assert without_secrets(config) is config
-    assert map_paths(config, place=str.upper, is_folder=lambda name: False) is config
+    assert map_paths(config, move=str.upper, is_folder=lambda name: False) is config
     keys = [setting.key for setting in placed(config)]
     assert keys == ["prompts.skills." + str(n) for n in range(5)]

@@ -25,10 +25,10 @@ _PLACES = "a short name (`selma bases`), a diffusers folder or a Hub id (owner/n
 def check(config: RunConfig, make: Sequence[str] = STAGES, mistakes: Iterable[str] = ()) -> None:
     """Look whether the stages in `make` can start. `mistakes` are those that an application finds
     in its own settings. Raises one ConfigError that lists every mistake."""
-    found = [*_mistakes(config, make), *mistakes]
-    if found:
-        lines = "\n".join(f"  {mistake}" for mistake in found)
-        raise ConfigError(f"{config.name} cannot start, for {len(found)} mistake(s):\n{lines}")
+    everything = [*_mistakes(config, make), *mistakes]
+    if everything:
+        lines = "\n".join(f"  {mistake}" for mistake in everything)
+        raise ConfigError(f"{config.name} cannot start, for {len(everything)} mistake(s):\n{lines}")
 
 
 def _mistakes(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
@@ -49,11 +49,11 @@ def _mistakes(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
 
 def _folder(config: RunConfig) -> Iterator[str]:
     folder = config.run_folder.absolute()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not there.is_dir():
-        yield f"folder: {there} must be a folder, but is a file."
-    elif not os.access(there, os.W_OK | os.X_OK):
-        yield f"folder: {there} must be writable; change its rights or choose another folder."
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        yield f"folder: {existing} must be a folder, but is a file."
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        yield f"folder: {existing} must be writable; change its rights or choose another folder."
 
 
 def _base(config: RunConfig) -> Iterator[str]:
@@ -123,27 +123,27 @@ def absent(section: Section, key: str, *, without: Collection[str] = ()) -> Iter
 
 
 def _absence(setting: Placed) -> Iterator[str]:
-    value, place = setting.value, setting.place
+    value, names = setting.value, setting.names
     path = Path(value)
-    file = not place.endings or value.endswith(place.endings)
-    if isinstance(place, Key):
+    file = not names.endings or value.endswith(names.endings)
+    if isinstance(names, Key):
         if not os.environ.get(value):
             yield (
                 f"the environment variable {value} must hold the server's key, but is not set. "
                 "(Any text does for a server without keys.)"
             )
-    elif isinstance(place, File) and file and not path.is_file():
-        yield f"must be {_or_word(place)}a file, but {value} is missing."
-    elif isinstance(place, Folder) and not path.is_dir():
-        yield f"must be {_or_word(place)}a folder, but {value} is missing."
-    elif isinstance(place, FileOrFolder) and not path.exists():
-        yield f"must be {_or_word(place)}a file or folder, but {value} is missing."
-    elif isinstance(place, Model) and not path.is_dir() and not HUB_ID.fullmatch(value):
-        yield f"must be {_or_word(place)}a folder or a Hub id (owner/name), but is {value!r}."
+    elif isinstance(names, File) and file and not path.is_file():
+        yield f"must be {_or_word(names)}a file, but {value} is missing."
+    elif isinstance(names, Folder) and not path.is_dir():
+        yield f"must be {_or_word(names)}a folder, but {value} is missing."
+    elif isinstance(names, FileOrFolder) and not path.exists():
+        yield f"must be {_or_word(names)}a file or folder, but {value} is missing."
+    elif isinstance(names, Model) and not path.is_dir() and not HUB_ID.fullmatch(value):
+        yield f"must be {_or_word(names)}a folder or a Hub id (owner/name), but is {value!r}."
 
 
-def _or_word(place: Place) -> str:
-    return f"{', '.join(place.words)} or " if place.words else ""
+def _or_word(names: Place) -> str:
+    return f"{', '.join(names.words)} or " if names.words else ""
 
 
 def language_mistakes(backend: AnyLLM, key: str) -> Iterator[str]:

@@ -20,13 +20,13 @@ _PACKAGES = ("selma", "torch", "diffusers", "transformers", "peft", "safetensors
 
 def versions() -> dict[str, str]:
     """Package → installed version, of those that can change a result. Imports none of them."""
-    found = {}
+    installed = {}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            installed[package] = "not installed"
+    return installed
 
 
 def write_run_file(config: RunConfig, folder: Workspace) -> None:
@@ -45,7 +45,7 @@ def portable(config: RunConfig, root: Path) -> dict[str, Any]:
     start = root.absolute()
     moved = map_paths(
         config,
-        place=lambda name: Path(os.path.relpath(name, start)).as_posix(),
+        move=lambda name: Path(os.path.relpath(name, start)).as_posix(),
         is_folder=os.path.isdir,
     )
     return without_secrets(moved).model_dump(mode="json", exclude={"folder"})

@@ -157,7 +157,7 @@ def parse_config(
         raise ConfigError(f"{origin} has {len(lines)} mistake(s):\n" + "\n".join(lines)) from error
     return map_paths(
         config,
-        place=lambda name: str(folder / name),
+        move=lambda name: str(folder / name),
         is_folder=lambda name: is_folder(folder / name),
     )
 

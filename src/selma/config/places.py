@@ -89,31 +89,31 @@ class Placed(NamedTuple):
 
     key: str
     value: str
-    place: Place
+    names: Place
 
 
 def placed(section: Section) -> list[Placed]:
     """Every setting of the section that is typed as a place and not one of its words, in order."""
-    found: list[Placed] = []
+    settings: list[Placed] = []
 
     def note(setting: Placed) -> str:
-        found.append(setting)
+        settings.append(setting)
         return setting.value
 
     _replaced(section, [], note, ())
-    return found
+    return settings
 
 
 def map_paths(
-    section: AnySection, *, place: Callable[[str], str], is_folder: Callable[[str], bool]
+    section: AnySection, *, move: Callable[[str], str], is_folder: Callable[[str], bool]
 ) -> AnySection:
-    """The settings with `place` applied to each that is a file or folder.
+    """The settings with `move` applied to each that is a file or folder.
 
     `is_folder` tells a model's folder from a Hub id, which looks like a relative path.
     """
 
     def mapped(setting: Placed) -> str:
-        return place(setting.value) if _is_path(setting, is_folder) else setting.value
+        return move(setting.value) if _is_path(setting, is_folder) else setting.value
 
     mapped_section: AnySection = _replaced(section, [], mapped, ())
     return mapped_section
@@ -123,7 +123,7 @@ def without_secrets(section: AnySection) -> AnySection:
     """The settings with no password in any server's address."""
 
     def hidden(setting: Placed) -> str:
-        if isinstance(setting.place, Address):
+        if isinstance(setting.names, Address):
             return bare_address(setting.value)
         return setting.value
 
@@ -144,11 +144,11 @@ def bare_address(url: str | None) -> str | None:
 
 
 def _is_path(setting: Placed, is_folder: Callable[[str], bool]) -> bool:
-    value, place = setting.value, setting.place
-    if isinstance(place, Model):
-        return value.endswith(place.endings) or is_folder(value)
-    if isinstance(place, File | Folder | FileOrFolder):
-        return not place.endings or value.endswith(place.endings)
+    value, names = setting.value, setting.names
+    if isinstance(names, Model):
+        return value.endswith(names.endings) or is_folder(value)
+    if isinstance(names, File | Folder | FileOrFolder):
+        return not names.endings or value.endswith(names.endings)
     return False
 
 
@@ -156,19 +156,19 @@ class Type(NamedTuple):
     """One of the types that a setting may have, with what `Annotated` says of it."""
 
     origin: Any
-    said: tuple[Any, ...]
+    notes: tuple[Any, ...]
 
 
-def types_of(hint: Any, said: tuple[Any, ...] = ()) -> Iterator[Type]:
+def types_of(hint: Any, notes: tuple[Any, ...] = ()) -> Iterator[Type]:
     """A setting's types: the members of a union, and anything else by itself."""
     if get_origin(hint) is Annotated:
         inner, *more = get_args(hint)
-        yield from types_of(inner, (*said, *more))
+        yield from types_of(inner, (*notes, *more))
     elif get_origin(hint) in (Union, UnionType):
         for member in get_args(hint):
-            yield from types_of(member, said)
+            yield from types_of(member, notes)
     else:
-        yield Type(hint, said)
+        yield Type(hint, notes)
 
 
 def field_types(section: type[Section], name: str) -> list[Type]:
@@ -190,8 +190,8 @@ def _replaced(
         changes = {name: inner for name, inner in new.items() if inner != old[name]}
         return value.model_copy(update=changes) if changes else value
     if isinstance(value, str):
-        place = _place(value, types)
-        return value if place is None else replace(Placed(".".join(key), value, place))
+        named = _named(value, types)
+        return value if named is None else replace(Placed(".".join(key), value, named))
     if isinstance(value, dict):
         sections = list(_sections(value, types))
         return {
@@ -209,21 +209,21 @@ def _replaced(
     return value
 
 
-def _place(value: str, types: Sequence[Type]) -> Place | None:
-    for origin, said in types:
+def _named(value: str, types: Sequence[Type]) -> Place | None:
+    for origin, notes in types:
         if get_origin(origin) is Literal and value in get_args(origin):
             return None
-        for place in said:
-            if origin is str and isinstance(place, Place):
-                known = value in place.words or value in added_rows(place.group)
-                return None if known else place
+        for note in notes:
+            if origin is str and isinstance(note, Place):
+                known = value in note.words or value in added_rows(note.group)
+                return None if known else note
     return None
 
 
 def _sections(raw: dict[str, Any], types: Sequence[Type]) -> Iterator[type[Section]]:
     """The sections that a raw mapping may become: that of its kind, or all where it has none."""
-    for origin, said in types:
-        for note in said:
+    for origin, notes in types:
+        for note in notes:
             if isinstance(note, LaidOver):
                 yield note.section()
             if isinstance(note, AddedKinds) and raw.get("kind") in note.rows():
@@ -242,11 +242,11 @@ def _entry_types(name: str, types: Sequence[Type], sections: Sequence[type[Secti
 
 
 def _item_types(number: int, types: Sequence[Type]) -> list[Type]:
-    found: list[Type] = []
+    types_of_item: list[Type] = []
     for origin, _ in types:
         hints = get_args(origin)
         if get_origin(origin) is list or (get_origin(origin) is tuple and Ellipsis in hints):
-            found += types_of(hints[0])
+            types_of_item += types_of(hints[0])
         elif get_origin(origin) is tuple and number < len(hints):
-            found += types_of(hints[number])
-    return found
+            types_of_item += types_of(hints[number])
+    return types_of_item

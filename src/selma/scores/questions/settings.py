@@ -44,8 +44,8 @@ def backend_of(
     section = _section(path)
     if section is None:
         return load_config(path, RunConfig, others).prompts.backend
-    whole = {"name": "questions", "prompts": {"backend": section}}
-    return parse_config(whole, RunConfig, origin=path, folder=path.parent).prompts.backend
+    settings = {"name": "questions", "prompts": {"backend": section}}
+    return parse_config(settings, RunConfig, origin=path, folder=path.parent).prompts.backend
 
 
 def questions_config(**given: Any) -> QuestionsConfig:
@@ -62,7 +62,7 @@ def questions_config(**given: Any) -> QuestionsConfig:
 def _section(path: Path) -> dict[str, Any] | None:
     """The file's mapping, if it is a language model's section alone."""
     try:
-        found = yaml.safe_load(path.read_text("utf-8"))
+        section = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return None  # to be told by the reader of configs
-    return found if isinstance(found, dict) and "kind" in found else None
+    return section if isinstance(section, dict) and "kind" in section else None
