@@ -25,6 +25,7 @@ from selma.config.places import (
     Place,
     ServerUrl,
     Type,
+    bare_address,
     field_types,
     map_paths,
     placed,
@@ -204,6 +205,28 @@ def test_no_password_of_any_server_is_written(home: Path) -> None:
     # The page shows the same.
     assert "secret" not in json.dumps(portable(config, config.run_folder))
     assert "secret" in config.model_dump_json(), "the run itself needs it"
+
+
+ADDRESSES = {
+    OUTSIDE: "http://host/v1",
+    "http://host:8000/v1": "http://host:8000/v1",
+    "me:secret@host/v1?key=sk-4711": "host/v1",
+    "host:8000/v1": "host:8000/v1",
+    "http://me:secret@[host": "",
+    "u": "u",
+}
+
+
+@pytest.mark.parametrize(("address", "bare"), ADDRESSES.items(), ids=ADDRESSES.values())
+def test_an_address_is_written_without_what_is_private(address: str, bare: str) -> None:
+    assert bare_address(address) == bare
+
+
+@pytest.mark.parametrize("kind", [[1], {"a": 1}, None, "no such kind"])
+def test_raw_settings_of_no_kind_are_left_alone(home: Path, kind: object) -> None:
+    own = {"odd": {"data": {"source": {"kind": kind, "folder": "pics"}}, "x": [1, "a"]}}
+    config = sur(home, ablation={"own": own})
+    assert config.sur.ablation.own == own and "pics" in written(config)
 
 
 def test_all_that_is_missing_is_told_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

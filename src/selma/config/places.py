@@ -6,6 +6,7 @@ them all: to read paths from where a config lies, to hide what is private, to lo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import UnionType
@@ -139,7 +140,12 @@ def bare_address(url: str | None) -> str | None:
     """The address without user, password, query and fragment, where keys may hide."""
     if url is None:
         return None
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""  # no address, so that nobody knows what is private in it
+    if not parts.netloc:  # without a scheme the user would be taken for it
+        return re.split(r"[?#]", url, maxsplit=1)[0].rpartition("@")[2]
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
@@ -222,15 +228,16 @@ def _named(value: str, types: Sequence[Type]) -> Place | None:
 
 def _sections(raw: dict[str, Any], types: Sequence[Type]) -> Iterator[type[Section]]:
     """The sections that a raw mapping may become: that of its kind, or all where it has none."""
+    kind = raw.get("kind")
     for origin, notes in types:
         for note in notes:
             if isinstance(note, LaidOver):
                 yield note.section()
-            if isinstance(note, AddedKinds) and raw.get("kind") in note.rows():
-                yield note.rows()[raw["kind"]].settings
+            if isinstance(note, AddedKinds) and isinstance(kind, str) and kind in note.rows():
+                yield note.rows()[kind].settings
         if isinstance(origin, type) and issubclass(origin, Section) and origin is not Section:
             own = origin.model_fields.get("kind")
-            if own is None or "kind" not in raw or raw["kind"] in get_args(own.annotation):
+            if own is None or "kind" not in raw or kind in get_args(own.annotation):
                 yield origin
 
 
