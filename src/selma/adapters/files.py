@@ -119,7 +119,7 @@ def _giving(tensor: Tensor) -> Callable[[], Tensor]:
 
 
 def notes_of(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Entries of a header that go with the tensors, whatever the format: a merge's judgement."""
+    """Entries of a header that go with the tensors, whatever the format: a merge's diagnostics."""
     return {key: metadata[key] for key in (DIAGNOSTICS_KEY,) if key in metadata}
 
 
