@@ -30,7 +30,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from selma.adapters.rotations import oft
-from selma.adapters.rotations.files import GENERATOR
+from selma.adapters.rotations.files import SKEW_ENTRIES
 from selma.config.adapters import OftConfig
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -182,7 +182,7 @@ def _timed_layer(side: Side, x: Tensor, device: str) -> float:
 
 def ours(unet: UNet2DConditionModel, blocks: int) -> Side:
     factors = oft.attach(unet, OftConfig(blocks=blocks), generator=torch.Generator())
-    return _side("selma", unet, {n.removesuffix(f".{GENERATOR}"): p for n, p in factors.items()})
+    return _side("selma", unet, {n.removesuffix(f".{SKEW_ENTRIES}"): p for n, p in factors.items()})
 
 
 def pefts(unet: UNet2DConditionModel, blocks: int, *, series: bool) -> Side:

@@ -13,8 +13,8 @@ from selma.adapters.rotations import coft, oft
 from selma.adapters.rotations.cayley import cayley, free_parameters, skew, turned
 from selma.adapters.rotations.energy import hyperspherical_energy
 from selma.adapters.rotations.files import (
-    GENERATOR,
     MAGNITUDES,
+    SKEW_ENTRIES,
     Turn,
     read_rotations,
     write_rotations,
@@ -128,7 +128,7 @@ def test_nothing_changes_at_first_and_nothing_is_left_behind(unet):
 def test_the_targets_are_those_named(unet, targets):
     factors = attached(unet, targets=targets)
     oft.detach(unet)
-    modules = {name.removesuffix(f".{GENERATOR}") for name in factors}
+    modules = {name.removesuffix(f".{SKEW_ENTRIES}") for name in factors}
     linears = {n for n, m in unet.named_modules() if isinstance(m, torch.nn.Linear)}
     attention = {n for n in linears if ".attn1." in n or ".attn2." in n}
     geglu = {n for n in linears if n.endswith("net.0.proj")}
@@ -176,7 +176,7 @@ def test_the_gradient_is_that_of_plain_mathematics(settings, monkeypatch):
 
     for few in (oft.FEW_BLOCKS, 0):
         monkeypatch.setattr(oft, "FEW_BLOCKS", few)
-        step = oft._Step(generator=vector, log_magnitudes=scales)
+        step = oft._Step(skew_entries=vector, log_magnitudes=scales)
         found = oft._Turned(layer, [step])(x)
         torch.testing.assert_close(found, wanted)
         ours = torch.autograd.grad((found * loss).sum(), leaves)
@@ -198,7 +198,7 @@ def test_a_step_agrees_with_pefts(unet):
     wrapped = peft.get_peft_model(other, config)
     factors = filled(attached(unet))
     theirs = {
-        name.split("base_model.model.")[1].replace(".oft_R.default.weight", f".{GENERATOR}"): p
+        name.split("base_model.model.")[1].replace(".oft_R.default.weight", f".{SKEW_ENTRIES}"): p
         for name, p in wrapped.named_parameters()
         if p.requires_grad
     }
@@ -225,7 +225,7 @@ def test_coft_holds_its_radius(unet, radius, shared):
     factors = filled(oft.attach(unet, config, generator=MADE), scale=10.0)
     coft.after_step(unet, factors, config)
     for name, vector in factors.items():
-        layer = unet.get_submodule(name.removesuffix(f".{GENERATOR}"))
+        layer = unet.get_submodule(name.removesuffix(f".{SKEW_ENTRIES}"))
         limit = coft.radius_of(config, layer.in_features)
         norms = torch.linalg.matrix_norm(skew(vector.detach()))
         torch.testing.assert_close(norms, torch.full_like(norms, limit))
@@ -257,7 +257,7 @@ def test_several_adapters_have_an_order_and_weights_agree_with_inputs(unet, tmp_
     # A change that is added, as merged LoRA experts leave it.
     added = {
         key: Turn(
-            generator=files[0].turn(key).generator,
+            skew_entries=files[0].turn(key).skew_entries,
             low_rank=(torch.randn(2, 32), 0.05 * torch.randn(32, 2)),
         )
         for key in files[0].layers
@@ -344,7 +344,7 @@ def test_half_precision_keeps_small_rotations(unet, dtype):
     vector = 1e-4 * torch.randn(4, 28)
     x = torch.randn(64, 32)
     truth = x.to(dtype).double() @ turned(torch.eye(32).double(), cayley(skew(vector.double()))).mT
-    got = oft._Step(generator=vector).turned(x.to(dtype))
+    got = oft._Step(skew_entries=vector).turned(x.to(dtype))
     assert got.dtype == dtype
     assert (got.double() - truth).abs().max() <= torch.finfo(dtype).eps * 4
 
@@ -357,4 +357,4 @@ def test_lora_and_oft_are_of_one_shape(unet):
     for factors in each:
         assert list(factors) == sorted(factors)
         assert all(p.dtype == torch.float32 and p.requires_grad for p in factors.values())
-    assert {name.rpartition(".")[2] for name in each[0]} == {GENERATOR, MAGNITUDES}
+    assert {name.rpartition(".")[2] for name in each[0]} == {SKEW_ENTRIES, MAGNITUDES}

@@ -14,8 +14,6 @@ from selma.adapters.rotations.cayley import (
     cayley,
     drift,
     free_parameters,
-    generator_of,
-    generator_of_exp,
     log,
     nearest_rotation,
     orthogonality_error,
@@ -25,6 +23,8 @@ from selma.adapters.rotations.cayley import (
     series,
     side,
     skew,
+    skew_of,
+    skew_of_exp,
     triangle,
     turned,
 )
@@ -60,24 +60,24 @@ def test_cayley_yields_rotations(size, scale, seed):
 
 @given(size=sizes, scale=st.floats(1e-4, 5), seed=st.integers(0, 999))
 @settings(max_examples=60, deadline=None)
-def test_the_ways_from_generators_to_rotations_and_back_agree(size, scale, seed):
+def test_the_ways_from_skews_to_rotations_and_back_agree(size, scale, seed):
     s = random_skew(size=size, scale=scale, seed=seed, dtype=torch.float64)
     rotation = cayley(s)
     torch.testing.assert_close(drift(s), rotation - torch.eye(size, dtype=s.dtype))
-    torch.testing.assert_close(generator_of(rotation), s, atol=1e-8, rtol=1e-6)
+    torch.testing.assert_close(skew_of(rotation), s, atol=1e-8, rtol=1e-6)
     torch.testing.assert_close(torch.linalg.matrix_exp(log(s)), rotation, atol=1e-9, rtol=1e-9)
-    torch.testing.assert_close(generator_of_exp(log(s)), s, atol=1e-7, rtol=1e-5)
+    torch.testing.assert_close(skew_of_exp(log(s)), s, atol=1e-7, rtol=1e-5)
     half = cayley(power(s, 0.5))
     torch.testing.assert_close(half @ half, rotation, atol=1e-9, rtol=1e-9)
 
 
-def test_zero_is_the_identity_and_small_is_twice_the_generator():
+def test_zero_is_the_identity_and_small_is_twice_the_skew():
     assert torch.equal(cayley(torch.zeros(2, 4, 4)), same(4, 2))
     s = 1e-4 * random_skew(scale=1.0)
     torch.testing.assert_close(drift(s), 2 * s, rtol=1e-3, atol=1e-6)
 
 
-def test_a_triangle_and_its_generator_are_one_thing():
+def test_a_triangle_and_its_skew_are_one_thing():
     vector = random_vector()
     s = skew(vector)
     assert torch.equal(s, -s.mT)
@@ -248,15 +248,15 @@ def test_the_nearest_rotation():
         nearest_rotation(torch.zeros(1, 3, 3))
 
 
-def test_half_turns_have_no_generator():
+def test_half_turns_have_no_skew():
     half = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))[None]
     with pytest.raises(AdapterError, match="180"):
-        generator_of(half)
+        skew_of(half)
     quarter = torch.zeros(1, 2, 2)
     quarter[0, 0, 1], quarter[0, 1, 0] = math.pi / 2, -math.pi / 2
-    assert orthogonality_error(cayley(generator_of_exp(quarter))) < ORTHOGONAL
+    assert orthogonality_error(cayley(skew_of_exp(quarter))) < ORTHOGONAL
     with pytest.raises(AdapterError, match="180"):
-        generator_of_exp(2 * quarter)
+        skew_of_exp(2 * quarter)
 
 
 def test_half_precision_is_refused():

@@ -15,7 +15,7 @@ from selma.adapters.files import Lineage, given, write_adapter
 from selma.adapters.fusing import fuse
 from selma.adapters.models import read_model
 from selma.adapters.rotations import oft
-from selma.adapters.rotations.cayley import cayley, generator_of, skew, triangle, turned
+from selma.adapters.rotations.cayley import cayley, skew, skew_of, triangle, turned
 from selma.adapters.rotations.files import (
     ROTATION_KEY,
     Turn,
@@ -41,7 +41,7 @@ def layers(*, rows=4, size=8, scale=0.2, seed=0, magnitudes=False):
         if key.startswith("unet.") and key.endswith(ENDINGS):
             vector = scale * torch.randn(rows, size * (size - 1) // 2, generator=made)
             logs = 0.1 * torch.randn(32, generator=made) if magnitudes else None
-            found[key] = Turn(generator=vector, log_magnitudes=logs)
+            found[key] = Turn(skew_entries=vector, log_magnitudes=logs)
     return found
 
 
@@ -262,7 +262,7 @@ def test_what_peft_cannot_say_is_refused(tmp_path):
     ours = written(tmp_path / "a.safetensors", magnitudes=True)
     with pytest.raises(AdapterError, match="only rotates"):
         convert(ours, tmp_path / "theirs", to="peft")
-    mixed = layers() | {KEY: Turn(generator=torch.ones(2, 120))}
+    mixed = layers() | {KEY: Turn(skew_entries=torch.ones(2, 120))}
     ours = written(tmp_path / "b.safetensors", mixed)
     with pytest.raises(AdapterError, match="one number of blocks"):
         convert(ours, tmp_path / "theirs", to="peft")
@@ -298,7 +298,7 @@ def test_kohyas_oft_is_refused_with_the_reason(tmp_path):
 @pytest.mark.parametrize("scale", [1e-3, 0.2])
 def test_onetrainers_series_is_read_where_it_is_the_rotation(tmp_path, scale):
     turns = layers(scale=scale)
-    vectors = {key: turn.generator for key, turn in turns.items()}
+    vectors = {key: turn.skew_entries for key, turn in turns.items()}
     path = tmp_path / "one.safetensors"
     safetensors.torch.save_file(in_kohyas_names(".oft_R.weight", vectors), path)
     if scale > 0.1:
@@ -480,7 +480,7 @@ def test_several_adapters_of_both_kinds_are_applied_in_their_order(tmp_path):
     a, b = (delta[f"{KEY}.lora_{which}.weight"] for which in "AB")
 
     def rotated(w, place, strength=1.0):
-        return turned(w.double(), cayley(skew(strength * turns[place].generator.double())))
+        return turned(w.double(), cayley(skew(strength * turns[place].skew_entries.double())))
 
     with applied(model, chosen([turning, adding, other], [1.0, 0.5, 2.0])):
         wanted = rotated(rotated(plain, turning) + 0.5 * (b @ a), other, 2.0)
@@ -536,7 +536,7 @@ def test_a_damaged_file_is_told_by_its_manifest(tmp_path):
     shutil.rmtree(item.path)
 
 
-def test_a_files_rotation_is_what_its_generator_says(tmp_path):
+def test_a_files_rotation_is_what_its_skew_says(tmp_path):
     """The convention, by hand: one block [[0, s], [-s, 0]] turns by 2 arctan s."""
     s = 0.5
     vector = torch.tensor([[s]])
@@ -544,6 +544,6 @@ def test_a_files_rotation_is_what_its_generator_says(tmp_path):
     angle = 2 * torch.arctan(torch.tensor(s))
     wanted = torch.tensor([[angle.cos(), angle.sin()], [-angle.sin(), angle.cos()]])
     torch.testing.assert_close(rotation, wanted)
-    turn = Turn(generator=vector)
+    turn = Turn(skew_entries=vector)
     torch.testing.assert_close(turn.changed(torch.eye(2)), wanted.mT)
-    torch.testing.assert_close(triangle(generator_of(wanted[None])), vector)
+    torch.testing.assert_close(triangle(skew_of(wanted[None])), vector)

@@ -12,7 +12,7 @@ from experts.test_train_experts import STEPS, changed, files, lines, never, trai
 from selma.adapters.applying import applied, chosen
 from selma.adapters.rotations.cayley import skew
 from selma.adapters.rotations.coft import radius_of
-from selma.adapters.rotations.files import GENERATOR, MAGNITUDES, read_rotations
+from selma.adapters.rotations.files import MAGNITUDES, SKEW_ENTRIES, read_rotations
 from selma.backbones.text_to_image import ROTATION_FILE
 from selma.config.adapters import CoftConfig, LoraConfig, OftConfig
 from selma.errors import ConfigError
@@ -58,7 +58,7 @@ def test_resuming_at_any_step_is_bit_equal(tmp_path, model, data, adapter):
         assert saved_bytes(trained(path, model, data, config)) == saved_bytes(whole)
     found = tensors(whole)
     assert {name.rpartition(".")[2] for name in found} == (
-        {GENERATOR, MAGNITUDES} if adapter is OFT else {GENERATOR}
+        {SKEW_ENTRIES, MAGNITUDES} if adapter is OFT else {SKEW_ENTRIES}
     )
     assert all(t.dtype == torch.float32 and t.abs().max() > 0 for t in found.values())
 
@@ -69,7 +69,7 @@ def test_coft_never_leaves_its_ball(tmp_path, model, data):
     limits = []
     for name, vector in tensors(path).items():
         width = model.denoiser.get_submodule(
-            name.removeprefix("unet.").removesuffix(f".{GENERATOR}")
+            name.removeprefix("unet.").removesuffix(f".{SKEW_ENTRIES}")
         ).in_features
         limit = radius_of(COFT, width)
         norms = torch.linalg.matrix_norm(skew(vector))

@@ -14,11 +14,11 @@ from selma.adapters.files import Lineage, given, write_adapter
 from selma.adapters.rotations.cayley import (
     ORTHOGONAL,
     cayley,
-    generator_of,
     log,
     orthogonality_error,
     power,
     skew,
+    skew_of,
     triangle,
     turned,
 )
@@ -159,16 +159,16 @@ def test_the_karcher_mean_is_the_mean():
     some = parts(scale=0.1)  # all within 90° of one another, so that there is one mean
     found = cayley(karcher_mean(some))
     residual = sum(
-        (one.weight * log(generator_of(found.mT @ one.rotation)) for one in some), torch.zeros(())
+        (one.weight * log(skew_of(found.mT @ one.rotation)) for one in some), torch.zeros(())
     )
     assert residual.abs().max() < 1e-9
     # Unlike the others it also goes through a turn on one side alone.
     left = part(7, scale=0.5).rotation
-    moved = [RotationPart(triangle(generator_of(left @ one.rotation)), one.weight) for one in some]
+    moved = [RotationPart(triangle(skew_of(left @ one.rotation)), one.weight) for one in some]
     torch.testing.assert_close(cayley(karcher_mean(moved)), left @ found, atol=1e-8, rtol=1e-6)
     two = weighted(parts(2, scale=0.1), [0.75, 0.25])
     first, second = two[0].rotation, two[1].rotation
-    along = first @ cayley(power(generator_of(first.mT @ second), 0.25))
+    along = first @ cayley(power(skew_of(first.mT @ second), 0.25))
     torch.testing.assert_close(cayley(karcher_mean(two)), along, atol=1e-8, rtol=1e-6)
 
 
@@ -235,7 +235,7 @@ def expert(folder, skill, *, rows=4, size=8, keys=KEYS, base="b" * 64, scale=0.2
     torch.manual_seed(sum(map(ord, skill)))
     turns = {
         key: Turn(
-            generator=scale * torch.randn(rows, size * (size - 1) // 2),
+            skew_entries=scale * torch.randn(rows, size * (size - 1) // 2),
             log_magnitudes=0.1 * torch.randn(32) if magnitudes else None,
         )
         for key in keys
@@ -289,7 +289,7 @@ def test_a_runs_experts_are_merged_into_one_file(tmp_path, method):
     else:
         assert diagnostics["all"]["orthogonality"] < ORTHOGONAL
         for turn in found.values():
-            assert orthogonality_error(cayley(skew(turn.generator))) < ORTHOGONAL
+            assert orthogonality_error(cayley(skew(turn.skew_entries))) < ORTHOGONAL
     assert merged(tmp_path, some, method=method) == result
     with applied(tiny.load("sd1"), chosen([result.folder])):
         pass
@@ -324,7 +324,7 @@ def test_magnitudes_are_averaged_as_logarithms_and_lacking_ones_are_one(tmp_path
         torch.testing.assert_close(turn.log_magnitudes, wanted)
 
 
-def test_ties_averages_magnitudes_and_low_rank_changes_as_it_does_generators(tmp_path):
+def test_ties_averages_magnitudes_and_low_rank_changes_as_it_does_skews(tmp_path):
     """Experts that agree stay what they are, by the default weights of 1 as well."""
     one, added = expert(tmp_path, "a", magnitudes=True), lora(tmp_path, "b")
     copies = [Expert(skill=f"{e.skill}{n}", folder=e.folder, key="k") for n in "12"
@@ -336,7 +336,7 @@ def test_ties_averages_magnitudes_and_low_rank_changes_as_it_does_generators(tmp
     for key, before in turns_of(one.folder).items():
         a, b = file.factors(key)
         for times, after in ((1, found[key]), (2, total[key])):
-            torch.testing.assert_close(after.generator, times * before.generator)
+            torch.testing.assert_close(after.skew_entries, times * before.skew_entries)
             torch.testing.assert_close(after.log_magnitudes, times * before.log_magnitudes)
             after_a, after_b = after.low_rank
             torch.testing.assert_close(after_b @ after_a, times * 3 * (b @ a))
@@ -367,10 +367,12 @@ def test_a_shared_block_goes_with_as_many_as_the_others_have(tmp_path):
     found = turns_of(merged(tmp_path, some, method="mean_of_skews").folder)
     a, b = (turns_of(one.folder) for one in some)
     for key, turn in found.items():
-        torch.testing.assert_close(turn.generator, (a[key].generator + b[key].generator) / 2)
+        torch.testing.assert_close(
+            turn.skew_entries, (a[key].skew_entries + b[key].skew_entries) / 2
+        )
     alone = [expert(tmp_path / "x", skill, rows=1) for skill in "ab"]
     kept = turns_of(merged(tmp_path / "x", alone, method="mean_of_skews").folder)
-    assert all(len(turn.generator) == 1 for turn in kept.values())
+    assert all(len(turn.skew_entries) == 1 for turn in kept.values())
 
 
 def test_an_expert_that_leaves_a_layer_alone_counts_as_the_identity(tmp_path):
@@ -378,7 +380,7 @@ def test_an_expert_that_leaves_a_layer_alone_counts_as_the_identity(tmp_path):
     found = turns_of(merged(tmp_path, some, method="mean_of_skews").folder)
     a = turns_of(some[0].folder)
     for key in KEYS[1:]:
-        torch.testing.assert_close(found[key].generator, a[key].generator / 2)
+        torch.testing.assert_close(found[key].skew_entries, a[key].skew_entries / 2)
 
 
 def test_lora_and_oft_experts_together(tmp_path):
@@ -390,7 +392,7 @@ def test_lora_and_oft_experts_together(tmp_path):
     weight = torch.randn(32, 32)
     for key in KEYS:
         a, b = file.factors(key)
-        rotation = cayley(skew(0.7 * turns[key].generator))
+        rotation = cayley(skew(0.7 * turns[key].skew_entries))
         wanted = turned(weight, rotation) + 0.4 * 3 * (b @ a)
         torch.testing.assert_close(found[key].changed(weight), wanted, atol=1e-5, rtol=1e-4)
     diagnostics = json.loads((result.folder / "diagnostics.json").read_text())
@@ -444,10 +446,10 @@ def test_files_of_any_origin_are_merged_and_written(tmp_path):
     assert written == [tmp_path / "out.safetensors"]
     back, _ = merge_files(places[::-1], config, tmp_path / "back.safetensors")
     ours, theirs = turns_of(written[0]), turns_of(back[0])
-    assert all(torch.equal(ours[key].generator, theirs[key].generator) for key in ours)
+    assert all(torch.equal(ours[key].skew_entries, theirs[key].skew_entries) for key in ours)
     folder, _ = merge_files(places, config, tmp_path / "peft", to="peft")
     read = read_any(tmp_path / "peft")
-    assert all(torch.equal(read.turn(key).generator, ours[key].generator) for key in ours)
+    assert all(torch.equal(read.turn(key).skew_entries, ours[key].skew_entries) for key in ours)
     assert len(folder) == 2 and diagnostics["all"]["conflict"] > 1
     for place in (written[0], tmp_path / "peft"):
         said = read_diagnostics(place)

@@ -131,7 +131,7 @@ def test_inspect_tells_what_an_expert_turns(merged: RunConfig) -> None:
     done = CliRunner().invoke(app, ["inspect", str(place)])
     assert done.exit_code == 0, done.output
     file = read_rotations(place)
-    numbers = sum(file.turn(key).generator.numel() for key in file.layers)
+    numbers = sum(file.turn(key).skew_entries.numel() for key in file.layers)
     assert "blocks stored for a layer: 2 of side 16" in done.output
     assert f"oft_generator: in {len(file.layers)} layers" in done.output
     assert f"numbers: {numbers}" in done.output and "kind: oft" in done.output

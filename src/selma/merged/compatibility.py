@@ -113,9 +113,9 @@ def _blocks_of(name: str, file: RotationFile, key: str) -> tuple[int, int] | Non
             f"Rotations are merged, but {key} of {name!r} is none: mean_of_rotations left "
             "it. Merge what it was made of."
         )
-    if turn.generator is None:
+    if turn.skew_entries is None:
         return None
-    return turn.generator.shape[0], side(turn.generator.shape[-1])
+    return turn.skew_entries.shape[0], side(turn.skew_entries.shape[-1])
 
 
 def _denoiser_alone(files: Mapping[str, AnyFile]) -> None:

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from selma.adapters.rotations.cayley import (
     cayley,
-    generator_of,
-    generator_of_exp,
     log,
     nearest_rotation,
     power,
     skew,
+    skew_of,
+    skew_of_exp,
 )
 from selma.errors import IncompatibleExperts
 from selma.merged.delta_methods import ties, weighted_sum
@@ -62,7 +62,7 @@ def mean_of_skews(parts: Sequence[RotationPart]) -> Tensor:
 
 def mean_of_logs(parts: Sequence[RotationPart]) -> Tensor:
     """R = exp(Σ w_t log R_t): averages angles."""
-    return generator_of_exp(weighted_sum([log(part.skew) for part in parts], _weights(parts)))
+    return skew_of_exp(weighted_sum([log(part.skew) for part in parts], _weights(parts)))
 
 
 def product(parts: Sequence[RotationPart]) -> Tensor:
@@ -71,7 +71,7 @@ def product(parts: Sequence[RotationPart]) -> Tensor:
     With weights of 1 full strengths add up. Another order differs by the commutators.
     """
     rotations = [cayley(_power(part)) for part in parts]
-    return generator_of(reduce(lambda before, after: after @ before, rotations))
+    return skew_of(reduce(lambda before, after: after @ before, rotations))
 
 
 def karcher_mean(parts: Sequence[RotationPart]) -> Tensor:
@@ -83,10 +83,10 @@ def karcher_mean(parts: Sequence[RotationPart]) -> Tensor:
     rotations, weights = _with_identity(parts)
     mean = cayley(mean_of_logs(parts))
     for _ in range(KARCHER_STEPS):
-        step = weighted_sum([log(generator_of(mean.mT @ r)) for r in rotations], weights)
+        step = weighted_sum([log(skew_of(mean.mT @ r)) for r in rotations], weights)
         mean = mean @ torch.linalg.matrix_exp(step)
         if float(step.abs().max()) < CONVERGED:
-            return generator_of(mean)
+            return skew_of(mean)
     raise IncompatibleExperts(
         "karcher_mean does not converge: these experts rotate too far apart to have one mean. Use "
         "mean_of_skews, or smaller weights."
@@ -102,7 +102,7 @@ def mean_of_rotations(parts: Sequence[RotationPart]) -> Tensor:
 
 def chordal_mean(parts: Sequence[RotationPart]) -> Tensor:
     """The rotation nearest to the mean of the rotations, in Frobenius norm."""
-    return generator_of(nearest_rotation(mean_of_rotations(parts)))
+    return skew_of(nearest_rotation(mean_of_rotations(parts)))
 
 
 def ties_of_skews(parts: Sequence[RotationPart], *, normalize: bool) -> Tensor:

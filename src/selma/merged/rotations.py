@@ -83,7 +83,7 @@ class RotationMerge:
         """One expert's skew matrices as vectors of their upper triangles, layer by layer."""
         file = self.rotating[name]
         for key in file.layers:
-            if (vector := file.turn(key).generator) is not None:
+            if (vector := file.turn(key).skew_entries) is not None:
                 yield vector
 
     def add(self, key: str, least: Mapping[str, float]) -> None:
@@ -119,7 +119,9 @@ class RotationMerge:
         self, turns: Mapping[str, Turn], key: str, least: Mapping[str, float]
     ) -> dict[str, RotationPart]:
         """The experts that rotate the layer; blocks that are shared stand once for each."""
-        vectors = {n: t.generator.double() for n, t in turns.items() if t.generator is not None}
+        vectors = {
+            n: t.skew_entries.double() for n, t in turns.items() if t.skew_entries is not None
+        }
         rows = max((len(vector) for vector in vectors.values()), default=0)
         return {
             name: RotationPart(
@@ -140,7 +142,7 @@ class RotationMerge:
         if self.diagnostics is not None:
             self.diagnostics.add_rotations(key, parts, scaled, orthogonal=orthogonal)
         if orthogonal:
-            return replace(merged, generator=triangle(blocks).float())
+            return replace(merged, skew_entries=triangle(blocks).float())
         return replace(merged, mixture=blocks.float())
 
     def _magnitudes(self, turns: Mapping[str, Turn], key: str) -> Tensor | None:

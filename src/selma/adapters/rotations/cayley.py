@@ -1,6 +1,6 @@
-"""Rotations and their generators: the mathematics of OFT (arXiv:2306.07280), pure and in one sign.
+"""Rotations and their skew matrices: the mathematics of OFT (arXiv:2306.07280), in one sign.
 
-A rotation R is block diagonal with r blocks [b, b], and R = (I + S)(I - S)⁻¹ of a generator S = -Sᵀ
+A rotation R is block diagonal with r blocks [b, b], and R = (I + S)(I - S)⁻¹ of a skew S = -Sᵀ
 (Cayley), as the paper has it. PEFT and most of the released code have (I - S)(I + S)⁻¹: their S is
 ours times -1. With weights stored as [out, in], every row (neuron) is turned: W Rᵀ.
 
@@ -28,7 +28,7 @@ SINGULAR = 1e-6
 
 
 def skew(vector: Tensor) -> Tensor:
-    """Generators [r, b, b] from their upper triangles, row by row, [r, b (b - 1) / 2]."""
+    """Skew matrices [r, b, b] from their upper triangles, row by row, [r, b (b - 1) / 2]."""
     size = side(vector.shape[-1])
     upper = vector.new_zeros(*vector.shape[:-1], size * size)
     upper[..., _places(size, vector.device)] = vector
@@ -36,9 +36,9 @@ def skew(vector: Tensor) -> Tensor:
     return upper - upper.mT
 
 
-def triangle(generator: Tensor) -> Tensor:
-    """The upper triangles [r, b (b - 1) / 2] of generators [r, b, b]; `skew` undoes it."""
-    return generator.flatten(-2)[..., _places(generator.shape[-1], generator.device)]
+def triangle(skew: Tensor) -> Tensor:
+    """The upper triangles [r, b (b - 1) / 2] of skew matrices [r, b, b]; `skew` undoes it."""
+    return skew.flatten(-2)[..., _places(skew.shape[-1], skew.device)]
 
 
 def side(entries: int) -> int:
@@ -46,26 +46,26 @@ def side(entries: int) -> int:
     size = (1 + math.isqrt(1 + 8 * entries)) // 2
     if size < 2 or size * (size - 1) // 2 != entries:
         raise AdapterError(
-            f"A generator has b (b - 1) / 2 entries for a side b, but {entries} came."
+            f"A skew matrix has b (b - 1) / 2 entries for a side b, but {entries} came."
         )
     return size
 
 
-def cayley(generator: Tensor) -> Tensor:
+def cayley(skew: Tensor) -> Tensor:
     """R = (I + S)(I - S)⁻¹ [r, b, b]: a rotation with determinant +1, never with eigenvalue -1."""
-    eye = _eye(generator)
+    eye = _eye(skew)
     # One factorisation; an explicit inverse would lose digits. Both factors commute.
-    return torch.linalg.solve(eye - generator, eye + generator)
+    return torch.linalg.solve(eye - skew, eye + skew)
 
 
-def drift(generator: Tensor) -> Tensor:
+def drift(skew: Tensor) -> Tensor:
     """R - I = 2 (I - S)⁻¹ S, which keeps its digits where R is near the identity."""
     # I - S has no singular value below 1: looking for one would only stop a GPU's queue, and an S
     # that is not finite is told by the loss.
-    return torch.linalg.solve_ex(_eye(generator) - generator, 2 * generator)[0]
+    return torch.linalg.solve_ex(_eye(skew) - skew, 2 * skew)[0]
 
 
-def generator_of(rotation: Tensor) -> Tensor:
+def skew_of(rotation: Tensor) -> Tensor:
     """S = (R + I)⁻¹ (R - I), the inverse of `cayley`; exactly skew.
 
     Raises AdapterError if a block turns some plane by 180°: there no S exists.
@@ -74,7 +74,7 @@ def generator_of(rotation: Tensor) -> Tensor:
     found, failed = torch.linalg.solve_ex(rotation + eye, rotation - eye)
     # Not ≤ rather than >, so that what is no number is refused, too.
     if failed.any() or not float(found.abs().max()) <= 1 / SINGULAR:
-        raise AdapterError("A rotation by 180° has no generator; merge with smaller weights.")
+        raise AdapterError("A rotation by 180° has no skew matrix; merge with smaller weights.")
     return (found - found.mT) / 2
 
 
@@ -136,12 +136,12 @@ def projected(vector: Tensor, radius: float) -> Tensor:
     return torch.where(norm > radius, vector * (radius / norm.clamp(min=1e-30)), vector)
 
 
-def log(generator: Tensor) -> Tensor:
+def log(skew: Tensor) -> Tensor:
     """A = log R [r, b, b], skew, with plane angles 2 arctan σ where S has eigenvalues ± iσ."""
-    return _of_angles(generator, lambda sigma: 2 * torch.arctan(sigma), slope=2.0)
+    return _of_angles(skew, lambda sigma: 2 * torch.arctan(sigma), slope=2.0)
 
 
-def generator_of_exp(logarithm: Tensor) -> Tensor:
+def skew_of_exp(logarithm: Tensor) -> Tensor:
     """The S of exp A: eigenvalues iθ become i tan(θ / 2). Undoes `log` for angles below 180°.
 
     Raises AdapterError where a plane is turned by 180° or more: another S would turn it back.
@@ -149,15 +149,17 @@ def generator_of_exp(logarithm: Tensor) -> Tensor:
 
     def half_tangent(theta: Tensor) -> Tensor:
         if bool((theta >= math.pi - SINGULAR).any()):
-            raise AdapterError("A rotation by 180° or more has no generator; use smaller weights.")
+            raise AdapterError(
+                "A rotation by 180° or more has no skew matrix; use smaller weights."
+            )
         return torch.tan(theta / 2)
 
     return _of_angles(logarithm, half_tangent, slope=0.5)
 
 
-def power(generator: Tensor, exponent: float) -> Tensor:
+def power(skew: Tensor, exponent: float) -> Tensor:
     """The S of R to that power: all plane angles times `exponent`."""
-    return generator_of_exp(exponent * log(generator))
+    return skew_of_exp(exponent * log(skew))
 
 
 def nearest_rotation(blocks: Tensor) -> Tensor:
@@ -173,15 +175,15 @@ def nearest_rotation(blocks: Tensor) -> Tensor:
     return u @ vt
 
 
-def series(generator: Tensor, terms: int = 5) -> Tensor:
+def series(skew: Tensor, terms: int = 5) -> Tensor:
     """What PEFT's and OneTrainer's truncated series gives instead of `cayley`; no rotation.
 
     I + 2S + 2S² + ... + 2Sᵏ⁻² + Sᵏ⁻¹ of k terms, near (I + S)(I - S)⁻¹ for small S.
     """
-    found = power_ = _eye(generator).expand_as(generator)
+    found = power_ = _eye(skew).expand_as(skew)
     terms = max(terms, 4) if terms > 2 else terms  # as theirs: 3 terms are 4
     for term in range(1, terms):
-        power_ = power_ @ generator
+        power_ = power_ @ skew
         found = found + (1 if term == terms - 1 > 1 else 2) * power_
     return found
 
@@ -204,15 +206,15 @@ def _eye(like: Tensor) -> Tensor:
     return torch.eye(wide(like).shape[-1], dtype=like.dtype, device=like.device)
 
 
-def _of_angles(generator: Tensor, function: Callable[[Tensor], Tensor], *, slope: float) -> Tensor:
-    """The skew matrix whose eigenvalues are ± i f(σ) where the generator's are ± iσ.
+def _of_angles(skew: Tensor, function: Callable[[Tensor], Tensor], *, slope: float) -> Tensor:
+    """The skew matrix whose eigenvalues are ± i f(σ) where the given one's are ± iσ.
 
     f is odd with f'(0) = slope, so that f(S) = S g(-S²) with g(σ²) = f(σ) / σ: one decomposition of
     a real symmetric matrix, and g has no trouble where planes turn alike. float64.
     """
-    s = wide(generator).double()
+    s = wide(skew).double()
     squares, planes = torch.linalg.eigh(s.mT @ s)
     sigma = squares.clamp(min=0).sqrt()
     ratio = torch.where(sigma > 1e-8, function(sigma) / sigma.clamp(min=1e-30), slope)
     found = s @ (planes * ratio.unsqueeze(-2)) @ planes.mT
-    return ((found - found.mT) / 2).to(generator.dtype)
+    return ((found - found.mT) / 2).to(skew.dtype)

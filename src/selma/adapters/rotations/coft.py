@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from selma.adapters.rotations.cayley import ball, projected
-from selma.adapters.rotations.files import GENERATOR
+from selma.adapters.rotations.files import SKEW_ENTRIES
 from selma.adapters.rotations.oft import OFT
 from selma.config.adapters import CoftConfig
 
@@ -23,7 +23,7 @@ def after_step(
     """
     for name, parameter in tensors.items():
         module, _, role = name.rpartition(".")
-        if role == GENERATOR:
+        if role == SKEW_ENTRIES:
             width = denoiser.get_submodule(module).in_features
             assert isinstance(width, int)
             with torch.no_grad():

@@ -1,6 +1,6 @@
 """Adapters that turn neurons, as files: what they do to a layer, how they lie on disk, and back.
 
-A layer's weight becomes D W Rᵀ + Δ. R comes from a generator (`rotation`); D are scales of neurons,
+A layer's weight becomes D W Rᵀ + Δ. R comes from a skew matrix (`cayley`); D are scales of neurons,
 kept as logarithms so that they stay positive and a strength of 0 is 1; Δ is a low-rank change, of
 LoRA experts that were merged with rotations. Each of them may be missing.
 """
@@ -36,16 +36,17 @@ ROTATION_KEY = "selma_rotations"
 ABOUT = {"cayley": "(I+S)(I-S)^-1", "side": "input", "version": 1}
 """What the header says of the numbers; a file that says otherwise is not read."""
 
-GENERATOR, MIXTURE, MAGNITUDES = "oft_generator", "oft_mixture", "oft_log_magnitudes"
+SKEW_ENTRIES, MIXTURE, MAGNITUDES = "oft_generator", "oft_mixture", "oft_log_magnitudes"
+# "generator" stays in files: the order of names is the order in which tensors are trained.
 LOW_RANK = ("lora_A.weight", "lora_B.weight")
-ROLES = (GENERATOR, MIXTURE, MAGNITUDES, *LOW_RANK)
+ROLES = (SKEW_ENTRIES, MIXTURE, MAGNITUDES, *LOW_RANK)
 
 
 @dataclass(frozen=True)
 class Turn:
     """What an adapter does to one layer, float32."""
 
-    generator: Tensor | None = None
+    skew_entries: Tensor | None = None
     """[r, b (b - 1) / 2], or one row that all blocks share; upper triangles of S."""
     mixture: Tensor | None = None
     """In place of a rotation: blocks [r, b, b] that are none, as some merges leave them."""
@@ -58,7 +59,7 @@ class Turn:
     def tensors(self) -> dict[str, Tensor]:
         """Role → tensor, of those that are there."""
         a, b = self.low_rank or (None, None)
-        each = (self.generator, self.mixture, self.log_magnitudes, a, b)
+        each = (self.skew_entries, self.mixture, self.log_magnitudes, a, b)
         return {role: one for role, one in zip(ROLES, each, strict=True) if one is not None}
 
     @property
@@ -66,10 +67,10 @@ class Turn:
         """b, the side of a block; None where nothing is turned."""
         if self.mixture is not None:
             return self.mixture.shape[-1]
-        return None if self.generator is None else side(self.generator.shape[-1])
+        return None if self.skew_entries is None else side(self.skew_entries.shape[-1])
 
     def scaled(self, strength: float) -> Turn:
-        """The same in that strength: generators times it, so that rotations stay rotations."""
+        """The same in that strength: skew matrices times it, so that rotations stay rotations."""
         if strength == 1:
             return self
         mixture = self.mixture
@@ -77,7 +78,7 @@ class Turn:
             eye = torch.eye(mixture.shape[-1])
             mixture = eye + strength * (mixture - eye)
         return Turn(
-            generator=_times(strength, self.generator),
+            skew_entries=_times(strength, self.skew_entries),
             mixture=mixture,
             log_magnitudes=_times(strength, self.log_magnitudes),
             low_rank=self.low_rank and (self.low_rank[0], strength * self.low_rank[1]),
@@ -91,8 +92,8 @@ class Turn:
         def there(tensor: Tensor) -> Tensor:
             return tensor.to(weight.device, wide)
 
-        if self.generator is not None:
-            blocks = cayley(skew(there(self.generator)))
+        if self.skew_entries is not None:
+            blocks = cayley(skew(there(self.skew_entries)))
             found = turned(found, require_rotation(blocks, of=of))
         if self.mixture is not None:
             found = turned(found, there(self.mixture))
@@ -113,7 +114,7 @@ class Turn:
         if len(shape) != 2:
             return "only linear layers can be turned"
         out, width = shape
-        blocks = self.mixture if self.mixture is not None else self.generator
+        blocks = self.mixture if self.mixture is not None else self.skew_entries
         if self.size is not None and blocks is not None:
             rows = blocks.shape[0]
             if width % self.size or rows not in (1, width // self.size):
@@ -161,8 +162,8 @@ class RotationFile:
 
     @property
     def only_rotates(self) -> bool:
-        """Whether each layer has a generator and nothing else."""
-        return all(self.give(key).tensors.keys() == {GENERATOR} for key in self.layers)
+        """Whether each layer has a skew matrix and nothing else."""
+        return all(self.give(key).tensors.keys() == {SKEW_ENTRIES} for key in self.layers)
 
 
 def read_rotations(place: Path) -> RotationFile:
@@ -230,10 +231,10 @@ def write_rotations(
 def turn_of(tensors: Mapping[str, Tensor], *, path: Path, key: str) -> Turn:
     """A layer's change from its tensors by role."""
     a, b = (tensors.get(role) for role in LOW_RANK)
-    if (a is None) != (b is None) or {GENERATOR, MIXTURE} <= tensors.keys():
+    if (a is None) != (b is None) or {SKEW_ENTRIES, MIXTURE} <= tensors.keys():
         raise AdapterError(f"{path}: {key} has {', '.join(sorted(tensors))}, which cannot be all.")
     return Turn(
-        generator=tensors.get(GENERATOR),
+        skew_entries=tensors.get(SKEW_ENTRIES),
         mixture=tensors.get(MIXTURE),
         log_magnitudes=tensors.get(MAGNITUDES),
         low_rank=None if a is None or b is None else (a, b),
@@ -277,12 +278,12 @@ def _named(path: Path, name: str) -> tuple[str, str]:
 
 
 def _require_shapes(path: Path, key: str, turn: Turn) -> None:
-    dimensions = {GENERATOR: 2, MIXTURE: 3, MAGNITUDES: 1, LOW_RANK[0]: 2, LOW_RANK[1]: 2}
+    dimensions = {SKEW_ENTRIES: 2, MIXTURE: 3, MAGNITUDES: 1, LOW_RANK[0]: 2, LOW_RANK[1]: 2}
     for role, tensor in turn.tensors.items():
         if tensor.dim() != dimensions[role] or 0 in tensor.shape:
             raise AdapterError(f"{path}: {role} of {key} cannot be {list(tensor.shape)}.")
-    if turn.generator is not None:
-        side(turn.generator.shape[-1])
+    if turn.skew_entries is not None:
+        side(turn.skew_entries.shape[-1])
     if turn.mixture is not None and turn.mixture.shape[1] != turn.mixture.shape[2]:
         raise AdapterError(f"{path}: blocks of {key} must be square.")
     if turn.low_rank is not None and turn.low_rank[0].shape[0] != turn.low_rank[1].shape[1]:

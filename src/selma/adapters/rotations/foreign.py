@@ -25,9 +25,9 @@ from selma.adapters.models import Model, read_model
 from selma.adapters.reading import PEFT_FILE, PEFT_SETTINGS, lineage_of, opened, peft_json
 from selma.adapters.rotations.cayley import ball, triangle
 from selma.adapters.rotations.files import (
-    GENERATOR,
     MAGNITUDES,
     MIXTURE,
+    SKEW_ENTRIES,
     RotationFile,
     Turn,
     read_rotations,
@@ -47,7 +47,7 @@ from selma.errors import AdapterError
 
 RELEASED_FILES = ("pytorch_oft_weights.safetensors", "pytorch_oft_weights.bin")
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-OURS = tuple(f".{role}" for role in (GENERATOR, MIXTURE, MAGNITUDES))
+OURS = tuple(f".{role}" for role in (SKEW_ENTRIES, MIXTURE, MAGNITUDES))
 
 _ROTATES = re.compile(
     r"\.oft_(generator|mixture|log_magnitudes|R\.|blocks$)|_oft\.R$|^oft_|\.R$|\.scaling_factors$"
@@ -191,7 +191,7 @@ def _onetrainer(
     def give(key: str) -> Turn:
         vector = found[key].float()
         checked(vector, path=path, key=key)
-        return Turn(generator=of_series(vector, 5, path=path, key=key))
+        return Turn(skew_entries=of_series(vector, 5, path=path, key=key))
 
     return RotationFile(path, "onetrainer", sorted_layers(found), give, lineage_of(metadata, path))
 
@@ -226,7 +226,7 @@ def _released(
     def give(key: str) -> Turn:
         one = raw[key]
         return Turn(
-            generator=_of_released(one, path=path, key=key),
+            skew_entries=_of_released(one, path=path, key=key),
             log_magnitudes=_logarithms(one.scales, path=path, key=key),
         )
 

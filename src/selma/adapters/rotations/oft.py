@@ -24,8 +24,8 @@ from selma.adapters.kind import AdapterKind, WeightChange, spread
 from selma.adapters.rotations.cayley import drift, skew, triangle
 from selma.adapters.rotations.energy import hyperspherical_energy
 from selma.adapters.rotations.files import (
-    GENERATOR,
     MAGNITUDES,
+    SKEW_ENTRIES,
     RotationFile,
     Turn,
     read_rotations,
@@ -63,12 +63,12 @@ def attach(
         rows = 1 if config.share_blocks else blocks
         device = layer.weight.device
         turning = nn.Parameter(torch.zeros(rows, size * (size - 1) // 2, device=device))
-        found[f"{name}.{GENERATOR}"] = turning
+        found[f"{name}.{SKEW_ENTRIES}"] = turning
         scales = None
         if config.magnitudes:
             scales = nn.Parameter(torch.zeros(layer.out_features, device=device))
             found[f"{name}.{MAGNITUDES}"] = scales
-        _override(layer, [_Step(generator=turning, log_magnitudes=scales)])
+        _override(layer, [_Step(skew_entries=turning, log_magnitudes=scales)])
     return dict(sorted(found.items()))
 
 
@@ -160,7 +160,7 @@ def layer_of(unet: nn.Module, module: str, *, who: object) -> nn.Linear:
 class _Step:
     """One adapter's share of a layer's forward pass."""
 
-    generator: Tensor | None = None
+    skew_entries: Tensor | None = None
     mixture: Tensor | None = None
     log_magnitudes: Tensor | None = None
     low_rank: tuple[Tensor, Tensor] | None = None
@@ -172,7 +172,7 @@ class _Step:
 
         pair = turn.low_rank and (there(turn.low_rank[0]), there(turn.low_rank[1]))
         return cls(
-            there(turn.generator),
+            there(turn.skew_entries),
             there(turn.mixture),
             there(turn.log_magnitudes),
             pair,  # type: ignore[arg-type]
@@ -187,8 +187,8 @@ class _Step:
         if self.mixture is not None:
             eye = torch.eye(self.mixture.shape[-1], device=x.device)
             return turned_by(x, (self.mixture - eye).to(x.dtype))
-        if self.generator is not None:
-            found: Tensor = _Rotated.apply(x, self.generator)
+        if self.skew_entries is not None:
+            found: Tensor = _Rotated.apply(x, self.skew_entries)
             return found
         return x
 
@@ -260,7 +260,7 @@ def _in_blocks(flat: Tensor, change: Tensor) -> Tensor:
 
 
 class _Rotated(torch.autograd.Function):
-    """x R of a generator's upper triangle; keeps x and R - I for the way back."""
+    """x R of a skew matrix's upper triangle; keeps x and R - I for the way back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, vector: Tensor) -> Tensor:
@@ -289,11 +289,11 @@ def _outer(x: Tensor, gradient: Tensor, change: Tensor) -> Tensor:
 
 
 def _to_vector(by_rotation: Tensor, change: Tensor) -> Tensor:
-    """The gradient by the generator's triangle. With X = (I - S)⁻¹ = I + (R - I) / 2 the rotation's
-    differential is 2 X dS X, so that the gradient by S is 2 Xᵀ G Xᵀ."""
+    """The gradient by S's triangle. With X = (I - S)⁻¹ = I + (R - I) / 2 the rotation's differential
+    is 2 X dS X, so that the gradient by S is 2 Xᵀ G Xᵀ."""
     x = change.mT / 2 + torch.eye(change.shape[-1], dtype=change.dtype, device=change.device)
-    by_generator = 2 * x @ by_rotation @ x
-    return triangle(by_generator - by_generator.mT)
+    by_skew = 2 * x @ by_rotation @ x
+    return triangle(by_skew - by_skew.mT)
 
 
 def weight_changes(adapter: RotationFile, *, strength: float = 1.0) -> dict[str, WeightChange]:
@@ -313,7 +313,7 @@ def _turning(adapter: RotationFile, key: str, strength: float) -> WeightChange:
 def describe(adapter: RotationFile) -> list[str]:
     """Its blocks, what else it changes, and its settings."""
     turns = [adapter.turn(key) for key in adapter.layers]
-    each = [turn.generator if turn.mixture is None else turn.mixture for turn in turns]
+    each = [turn.skew_entries if turn.mixture is None else turn.mixture for turn in turns]
     blocks = [one for one in each if one is not None]
     lines = []
     if blocks:

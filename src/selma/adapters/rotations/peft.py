@@ -28,7 +28,7 @@ from selma.adapters.rotations.cayley import (
     side,
     skew,
 )
-from selma.adapters.rotations.files import GENERATOR, RotationFile, Turn, sorted_layers
+from selma.adapters.rotations.files import SKEW_ENTRIES, RotationFile, Turn, sorted_layers
 from selma.errors import AdapterError
 from selma.workspace import write_bytes
 
@@ -65,7 +65,7 @@ def read_peft_rotations(path: Path) -> RotationFile:
     def give(key: str) -> Turn:
         with opened(path) as file:
             vector = file.get_tensor(found[key]).float()
-        return Turn(generator=_of_peft(vector, settings, path=path, key=key))
+        return Turn(skew_entries=_of_peft(vector, settings, path=path, key=key))
 
     return RotationFile(
         path,
@@ -78,7 +78,7 @@ def read_peft_rotations(path: Path) -> RotationFile:
 
 
 def _of_peft(vector: Tensor, settings: Mapping[str, Any], *, path: Path, key: str) -> Tensor:
-    """Our generator of PEFT's: as it would itself project and turn when the adapter is used."""
+    """Our skew matrix of PEFT's: as it would itself project and turn when the adapter is used."""
     size = checked(vector, path=path, key=key)
     if settings.get("coft"):
         radius = ball(float(settings.get("eps", 6e-5)), "peft", size=size, blocks=len(vector))
@@ -90,10 +90,10 @@ def _of_peft(vector: Tensor, settings: Mapping[str, Any], *, path: Path, key: st
 
 
 def of_series(vector: Tensor, terms: int, *, path: Path, key: str) -> Tensor:
-    """The generator itself, where the series is the rotation; else AdapterError."""
-    generator = skew(vector)
-    theirs = series(generator, terms)
-    wrong = float((theirs - cayley(generator)).abs().max())
+    """The skew matrix itself, where the series is the rotation; else AdapterError."""
+    matrix = skew(vector)
+    theirs = series(matrix, terms)
+    wrong = float((theirs - cayley(matrix)).abs().max())
     if wrong > EXACT:
         raise AdapterError(
             f"{path} turns by a series of {terms} terms, which is no rotation: in {key} R Rᵀ is "
@@ -117,12 +117,12 @@ def write_peft_rotations(
     vectors: dict[str, Tensor] = {}
     for key in file.layers:
         turn = file.turn(key)
-        if turn.tensors.keys() != {GENERATOR} or turn.generator is None:
-            more = ", ".join(sorted(turn.tensors.keys() - {GENERATOR}))
+        if turn.tensors.keys() != {SKEW_ENTRIES} or turn.skew_entries is None:
+            more = ", ".join(sorted(turn.tensors.keys() - {SKEW_ENTRIES}))
             raise AdapterError(
                 f"PEFT's OFT only rotates, but {key} has {more}: write it --to selma."
             )
-        vectors[names.split(key)[1]] = -turn.generator
+        vectors[names.split(key)[1]] = -turn.skew_entries
     settings = {
         "peft_type": "OFT",
         **_layout(vectors, {names.split(key)[1]: shape for key, shape in (shapes or {}).items()}),

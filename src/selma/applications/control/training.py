@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from selma.adapters.files import Lineage
 from selma.adapters.rotations import oft
-from selma.adapters.rotations.files import GENERATOR, MAGNITUDES
+from selma.adapters.rotations.files import MAGNITUDES, SKEW_ENTRIES
 from selma.adapters.table import ADAPTERS
 from selma.applications.control import network_files
 from selma.applications.control.networks import (
@@ -200,7 +200,7 @@ class MagnitudeLearner:
                 for name, parameter in factors.items():
                     if name in self.first.adapter:
                         parameter.data.copy_(self.first.adapter[name])
-                    if name.endswith(f".{GENERATOR}"):
+                    if name.endswith(f".{SKEW_ENTRIES}"):
                         parameter.requires_grad_(False)
                 yield {n: p for n, p in factors.items() if n.endswith(f".{MAGNITUDES}")}
             finally:
