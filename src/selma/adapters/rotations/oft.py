@@ -289,8 +289,8 @@ def _outer(x: Tensor, gradient: Tensor, change: Tensor) -> Tensor:
 
 
 def _to_vector(by_rotation: Tensor, change: Tensor) -> Tensor:
-    """The gradient by S's triangle. With X = (I - S)⁻¹ = I + (R - I) / 2 the rotation's differential
-    is 2 X dS X, so that the gradient by S is 2 Xᵀ G Xᵀ."""
+    """The gradient by S's triangle. With X = (I - S)⁻¹ = I + (R - I) / 2 the rotation's
+    differential is 2 X dS X, so that the gradient by S is 2 Xᵀ G Xᵀ."""
     x = change.mT / 2 + torch.eye(change.shape[-1], dtype=change.dtype, device=change.device)
     by_skew = 2 * x @ by_rotation @ x
     return triangle(by_skew - by_skew.mT)
