@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from selma.adapters.rotations import oft
 from selma.adapters.rotations.files import SKEW_ENTRIES
+from selma.backbones.families import stable_diffusion
 from selma.config.adapters import OftConfig
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -189,7 +190,7 @@ def pefts(unet: UNet2DConditionModel, blocks: int, *, series: bool) -> Side:
     config = peft.OFTConfig(
         r=blocks,
         oft_block_size=0,
-        target_modules=[ending.removeprefix(".") for ending in oft.ATTENTION],
+        target_modules=list(stable_diffusion.ATTENTION),
         use_cayley_neumann=series,
     )
     wrapped = peft.get_peft_model(unet, config)

@@ -25,7 +25,7 @@ ENDINGS = {
 }
 
 
-def random_adapter(shape, *, components=names.COMPONENTS, ranks=(2,), alphas=(3.0,), seed=0):
+def random_adapter(shape, *, components=("unet", *names.TEXTS), ranks=(2,), alphas=(3.0,), seed=0):
     """An adapter with large random factors for layers of the tiny model."""
     model = read_model(str(tiny.folder(shape)))
     torch.manual_seed(seed)
@@ -181,7 +181,7 @@ def test_kohya_files_of_one_scale_come_without(tmp_path, capsys, ranks, alphas):
 def load_peft(pipe, folder):
     import peft
 
-    for component in names.COMPONENTS:
+    for component in names.components():
         if (folder / component).is_dir():
             model = peft.PeftModel.from_pretrained(getattr(pipe, component), folder / component)
             setattr(pipe, component, model.merge_and_unload())

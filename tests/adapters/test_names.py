@@ -10,7 +10,7 @@ from selma.adapters import names
 def layers(shape):
     """Our names of all layers that a LoRA can change."""
     pipe = tiny.load(shape).pipe
-    for component in names.COMPONENTS:
+    for component in names.components():
         model = getattr(pipe, component, None)
         for path, module in model.named_modules() if model is not None else ():
             if isinstance(module, nn.Linear | nn.Conv2d):

@@ -78,7 +78,7 @@ def sd15():
 )
 def test_parameters_of_sd15_are_the_readmes_table(sd15, blocks, millions):
     config = OftConfig(blocks=blocks, targets="attention+geglu")
-    layers = list(oft.targets(sd15, config))
+    layers = list(oft.turned_layers(sd15, config))
     assert len(layers) == 144
     formula = sum(free_parameters(layer.in_features, blocks) for _, layer in layers)
     try:

@@ -109,7 +109,7 @@ def rewritten(path, tensors=None, about=None):
         (lambda t: t.update({f"{KEY}.oft_generator": torch.ones(4, 2, 7)}), "cannot be"),
         (lambda t: t.update({f"{KEY}.oft_mixture": torch.ones(4, 8, 8)}), "cannot be all"),
         (lambda t: t.update({f"{KEY}.lora_A.weight": torch.ones(4, 8)}), "cannot be all"),
-        (lambda t: t.update({"text_encoder.x.oft_generator": torch.ones(4, 28)}), "UNet alone"),
+        (lambda t: t.update({"text_encoder.x.oft_generator": torch.ones(4, 28)}), "denoiser alone"),
         (lambda t: t.update({f"{KEY}.bias": torch.ones(4)}), "must hold rotations"),
         (lambda t: t.update({f"{KEY}.oft_generator": torch.ones(4, 28).int()}), "float"),
     ],

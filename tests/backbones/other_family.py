@@ -1,5 +1,5 @@
 """A family of another package: straight paths of noise, time from 1 to 0, an output of the other
-sign, shifted latents, a packed pipeline and a mask beside the text.
+sign, shifted latents, a packed pipeline, a mask beside the text, and a denoiser called otherwise.
 
 Its networks are tiny.py's with random weights; `build` saves them as a diffusers folder.
 """
@@ -25,7 +25,7 @@ from selma.backbones.families.conditioning import Conditioning, PromptFeatures
 from selma.backbones.families.family import Config
 
 SHIFT, SCALE = 0.25, 0.5
-COMPONENT = "unet"
+COMPONENT = "transformer"
 
 
 class StraightPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
@@ -39,12 +39,12 @@ class StraightPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         vae: Any,
         text_encoder: Any,
         tokenizer: Any,
-        unet: Any,
+        transformer: Any,
         scheduler: FlowMatchEulerDiscreteScheduler,
     ) -> None:
         super().__init__()
         parts = {"vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}
-        self.register_modules(**parts, **{COMPONENT: unet}, scheduler=scheduler)
+        self.register_modules(**parts, **{COMPONENT: transformer}, scheduler=scheduler)
         self.image_processor = VaeImageProcessor(vae_scale_factor=2)
 
     def encode_prompt(self, texts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -182,7 +182,7 @@ def build(folder: Path) -> Path:
             vae=tiny._autoencoder(),
             text_encoder=tiny._text_encoder(words, width=32, kind=CLIPTextModel),
             tokenizer=words,
-            unet=tiny._unet(),
+            transformer=tiny._unet(),
             scheduler=FlowMatchEulerDiscreteScheduler(),
         ).save_pretrained(folder, safe_serialization=True)
     return folder

@@ -131,7 +131,7 @@ def test_an_added_family_generates_and_is_trained(
     tmp_path: Path, base: BaseConfig, model: TextToImage
 ) -> None:
     folder = Workspace(tmp_path / "run")
-    assert denoiser_components() == {"unet", other_family.COMPONENT}
+    assert denoiser_components() == ("unet", other_family.COMPONENT)
     assert model.denoiser is getattr(model.pipe, other_family.COMPONENT)
     assert model.image_px == 16
     pairs = generate_pairs(

@@ -99,5 +99,5 @@ def _require_alone(each: Sequence[_Read]) -> None:
 
 
 def _layers_per_block(model: TextToImage) -> int:
-    found = model.pipe.unet.config.layers_per_block
+    found = model.denoiser.config.get("layers_per_block")
     return found if isinstance(found, int) else names.LAYERS_PER_BLOCK

@@ -50,11 +50,12 @@ def write_adapter(
     alpha: float,
     targets: tuple[str, ...],
     lineage: Lineage,
+    component: str = "unet",
 ) -> None:
     """Writes a file that plain `pipe.load_lora_weights` reads; whole or nothing.
 
-    tensors: name without "unet." → (shape, function that gives the float32 tensor). One tensor at
-    a time is held in memory.
+    tensors: name without its component → (shape, function that gives the float32 tensor). One
+    tensor at a time is held in memory.  component: the part of the pipeline that is changed.
     """
     settings = {
         "r": rank,
@@ -64,10 +65,10 @@ def write_adapter(
     }
     metadata = {
         "format": "pt",
-        PEFT_KEY: as_json({f"unet.{key}": value for key, value in settings.items()}),
+        PEFT_KEY: as_json({f"{component}.{key}": value for key, value in settings.items()}),
         OUR_KEY: lineage_json(lineage),
     }
-    named = {f"unet.{name}": entry for name, entry in sorted(tensors.items())}
+    named = {f"{component}.{name}": entry for name, entry in sorted(tensors.items())}
     write_safetensors(path, named, metadata=metadata)
 
 

@@ -147,7 +147,7 @@ def _diffusers_name(key: str) -> str:
 def _diffusers_settings(layers: Mapping[str, LayerFile]) -> dict[str, Any]:
     """The header that tells diffusers ranks and alphas; without it alpha would be the rank."""
     settings = {}
-    for component in names.COMPONENTS:
+    for component in names.components():
         ours = _of(component, layers)
         for key, value in (_peft_settings(component, ours) if ours else {}).items():
             settings[f"{component}.{key}"] = value
@@ -168,7 +168,7 @@ def _peft_settings(component: str, layers: Mapping[str, LayerFile]) -> dict[str,
     rank = _commonest(layer.rank for layer in layers.values())
     alpha = _commonest(layer.alpha for layer in layers.values())
     # A text encoder's layers may lie below "text_model.", which the pattern must not exclude.
-    start = "^" if component == names.UNET else ""
+    start = "" if component in names.TEXTS else "^"
     found: dict[str, Any] = {
         "r": rank,
         "lora_alpha": _number(alpha),
@@ -194,7 +194,7 @@ def _write_peft(place: Path, adapter: Adapter) -> list[Path]:
     """One folder, or one for each component where there are several."""
     if place.suffix == ".safetensors":
         raise AdapterError(f"A peft adapter is a folder, but {place} came.")
-    components = [c for c in names.COMPONENTS if _of(c, adapter.layers)]
+    components = [c for c in names.components() if _of(c, adapter.layers)]
     written = []
     for component in components:
         folder = place if len(components) == 1 else place / component
@@ -204,12 +204,12 @@ def _write_peft(place: Path, adapter: Adapter) -> list[Path]:
             for module in _of(component, adapter.layers)
         }
         _write(folder / PEFT_FILE, adapter, named, ("lora_A", "lora_B"), {})
-        about, library = names.PEFT_CLASSES[component]
+        about, library = names.PEFT_CLASSES.get(component, (None, None))
         settings = _peft_settings(component, _of(component, adapter.layers)) | {
             "peft_type": "LORA",
             "inference_mode": True,
             "base_model_name_or_path": None,
-            "auto_mapping": {"base_model_class": about, "parent_library": library},
+            "auto_mapping": about and {"base_model_class": about, "parent_library": library},
         }
         write_bytes(folder / PEFT_SETTINGS, as_json(settings).encode())
         written += [folder / PEFT_SETTINGS, folder / PEFT_FILE]

@@ -1,6 +1,6 @@
-"""Full fine-tuning: no adapter, all of the UNet's weights themselves, as one safetensors file.
+"""Full fine-tuning: no adapter, all of the denoiser's weights themselves, as one safetensors file.
 
-The file has diffusers' own name and the UNet's own tensor names. So it takes the place of
+The file has diffusers' own name and the denoiser's own tensor names. So it takes the place of
 `unet/diffusion_pytorch_model.safetensors` in the base's folder, or is loaded by
 `pipe.unet.load_state_dict(safetensors.torch.load_file(path))`; selma applies it as an adapter, at
 any strength, but alone. It cannot be merged.
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,74 +20,82 @@ from torch import Tensor, nn
 
 from selma.adapters.files import OUR_KEY, Lineage, given, lineage_json, write_safetensors
 from selma.adapters.kind import AdapterKind
-from selma.adapters.names import UNET
 from selma.adapters.reading import as_the_manifest_says, lineage_of, opened
 from selma.backbones.text_to_image import FULL_FILE, TextToImage
 from selma.config.adapters import FullConfig
 from selma.errors import AdapterError, ConfigError
 
-if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
-
 FULL_KEY = "selma_full"
-"""In the header of a file that holds a whole UNet."""
+"""In the header of a file that holds a whole denoiser."""
 
 _BEFORE: WeakKeyDictionary[nn.Module, dict[str, Tensor]] = WeakKeyDictionary()
-"""What a UNet's weights were before they were trained, on the CPU."""
+"""What a denoiser's weights were before they were trained, on the CPU."""
 
 
 def attach(
-    unet: UNet2DConditionModel, config: FullConfig, *, generator: torch.Generator
+    denoiser: Any,
+    config: FullConfig,
+    *,
+    generator: torch.Generator,
+    targets: Mapping[str, tuple[str, ...]] | None = None,
 ) -> dict[str, nn.Parameter]:
-    """The UNet's own parameters by name, sorted. Raises ConfigError unless they are float32, since
-    steps as small as training's are lost in half precision."""
-    half = {parameter.dtype for parameter in unet.parameters()} - {torch.float32}
+    """The denoiser's own parameters by name, sorted. Raises ConfigError unless they are float32,
+    since steps as small as training's are lost in half precision."""
+    half = {parameter.dtype for parameter in denoiser.parameters()} - {torch.float32}
     if half:
         raise ConfigError(
-            f"Full fine-tuning needs base.precision fp32, but the UNet is {half.pop()}. Set it to "
-            "fp32; training.precision may stay lower."
+            f"Full fine-tuning needs base.precision fp32, but the denoiser is {half.pop()}. Set it "
+            "to fp32; training.precision may stay lower."
         )
-    _BEFORE[unet] = {
-        name: parameter.detach().to("cpu", copy=True) for name, parameter in unet.named_parameters()
+    _BEFORE[denoiser] = {
+        name: parameter.detach().to("cpu", copy=True)
+        for name, parameter in denoiser.named_parameters()
     }
-    unet.requires_grad_(True)
-    return dict(sorted(unet.named_parameters()))
+    denoiser.requires_grad_(True)
+    return dict(sorted(denoiser.named_parameters()))
 
 
-def detach(unet: nn.Module) -> None:
-    """The UNet is what it was, bit for bit, and frozen."""
-    before = _BEFORE.pop(unet, {})
+def detach(denoiser: nn.Module) -> None:
+    """The denoiser is what it was, bit for bit, and frozen."""
+    before = _BEFORE.pop(denoiser, {})
     for name, value in before.items():
-        parameter = unet.get_parameter(name)
+        parameter = denoiser.get_parameter(name)
         parameter.data.copy_(value)
         parameter.grad = None
-    unet.requires_grad_(False)
+    denoiser.requires_grad_(False)
 
 
 def save(
-    path: Path, factors: Mapping[str, nn.Parameter], config: FullConfig, *, lineage: Lineage
+    path: Path,
+    factors: Mapping[str, nn.Parameter],
+    config: FullConfig,
+    *,
+    lineage: Lineage,
+    component: str = "unet",
 ) -> None:
     """Writes the parameters; equal ones give equal bytes."""
-    metadata = {"format": "pt", OUR_KEY: lineage_json(lineage), FULL_KEY: "unet"}
+    metadata = {"format": "pt", OUR_KEY: lineage_json(lineage), FULL_KEY: component}
     write_safetensors(path, given(dict(factors)), metadata=metadata)
 
 
 @dataclass(frozen=True)
 class FullFile:
-    """A whole UNet on disk, its header read."""
+    """A whole denoiser on disk, its header read."""
 
     kind: ClassVar[str] = "full"
     format: ClassVar[str] = "diffusers"
     merge_space: ClassVar[None] = None
 
     path: Path
+    component: str
+    """The part of the pipeline that it takes the place of."""
     layers: tuple[str, ...]
     """All parameters, biases among them, by our names."""
     lineage: Lineage
 
 
 def is_full(path: Path) -> bool:
-    """Whether a file is a whole UNet that selma trained, by its header."""
+    """Whether a file is a whole denoiser that selma trained, by its header."""
     if path.suffix != ".safetensors" or not path.is_file():
         return False
     with opened(path) as file:
@@ -99,25 +107,28 @@ def read(place: Path, *, layers_per_block: int | None = None) -> FullFile:
     path = place / FULL_FILE if place.is_dir() else place
     as_the_manifest_says(path)
     with opened(path) as file:
-        layers = tuple(f"{UNET}.{name}" for name in sorted(file.keys()))
-        return FullFile(path, layers, lineage_of(file.metadata() or {}, path))
+        metadata = file.metadata() or {}
+        component = metadata.get(FULL_KEY, "unet")
+        layers = tuple(f"{component}.{name}" for name in sorted(file.keys()))
+        return FullFile(path, component, layers, lineage_of(metadata, path))
 
 
 @contextmanager
 def apply(
     model: TextToImage, adapter: FullFile, *, strength: float = 1.0, options: None = None
 ) -> Iterator[None]:
-    """While the block runs, the UNet's parameters are those of the file, or with another strength s
-    what lies on the line W + s (W' - W). Raises AdapterError if they do not fit exactly."""
+    """While the block runs, the denoiser's parameters are those of the file, or with another
+    strength s what lies on the line W + s (W' - W). Raises AdapterError if they do not fit
+    exactly."""
     path = adapter.path
-    mine = dict(model.pipe.unet.named_parameters())
+    mine = dict(model.denoiser.named_parameters())
     with opened(path) as file:
         found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     for name in sorted(mine.keys() | found.keys()):
         if name not in mine or name not in found or mine[name].shape != found[name].shape:
             raise AdapterError(
-                f"{path} must hold this model's UNet whole, but {name} is missing, left over or of "
-                "another shape. It was trained on another model."
+                f"{path} must hold this model's denoiser whole, but {name} is missing, left over "
+                "or of another shape. It was trained on another model."
             )
     if strength != 1.0:
         found = {
@@ -134,7 +145,7 @@ def in_diffusers(adapter: FullFile, strength: float) -> list[str] | None:
         return None
     return [
         "from safetensors.torch import load_file",
-        f"pipe.unet.load_state_dict(load_file({str(adapter.path)!r}))",
+        f"pipe.{adapter.component}.load_state_dict(load_file({str(adapter.path)!r}))",
     ]
 
 

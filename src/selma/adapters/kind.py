@@ -56,7 +56,7 @@ WeightChange = Callable[["Tensor"], "Tensor"]
 """A layer's weight → the weight with the adapter; float32 or wider in and out."""
 
 
-def _untrained(denoiser: Any, settings: Any, *, generator: Any) -> dict[str, Any]:
+def _untrained(denoiser: Any, settings: Any, **_: Any) -> dict[str, Any]:
     raise ConfigError(
         "Adapters of this kind are not trained in the denoiser; choose another experts.adapter."
     )
@@ -95,14 +95,16 @@ class AdapterKind:
     """Whether a file or folder of another name is of this kind."""
 
     attach: Callable[..., dict[str, nn.Parameter]] = _untrained
-    """(denoiser, settings, generator=...) → the trainable tensors by name, sorted; all else is
-    frozen. At first they change nothing."""
+    """(denoiser, settings, generator=..., targets=...) → the trainable tensors by name, sorted; all
+    else is frozen. At first they change nothing.  targets: a choice of layers → endings of their
+    names, of the base's family."""
     detach: Callable[[Any], None] = _nothing
     """(denoiser): it is what it was before `attach`."""
     after_step: Callable[[nn.Module, Mapping[str, nn.Parameter], Any], None] = _nothing
     """(denoiser, tensors, settings): what is done to the tensors after each step."""
     save: Callable[..., None] = _nothing
-    """(path, tensors, settings, lineage=...): the adapter's file."""
+    """(path, tensors, settings, lineage=..., component=...): the adapter's file, whose layers are
+    below the pipeline's component."""
     trained: Callable[[Path, str], Mapping[str, Tensor]] = _read_tensors
     """(path, the denoiser's prefix, as "unet.") → what `save` wrote, by the names of `attach`."""
     energies: Callable[[nn.Module, Path], dict[str, Any]] | None = None

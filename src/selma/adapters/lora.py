@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,21 +21,22 @@ from selma.backbones.text_to_image import ADAPTER_FILE, TextToImage
 from selma.config.adapters import LoraConfig
 from selma.errors import ConfigError
 
-if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
-
 ADAPTER = "expert"
 
 
 def attach(
-    unet: UNet2DConditionModel, config: LoraConfig, *, generator: torch.Generator
+    denoiser: Any,
+    config: LoraConfig,
+    *,
+    generator: torch.Generator,
+    targets: Mapping[str, tuple[str, ...]] | None = None,
 ) -> dict[str, nn.Parameter]:
     """The trainable factors by name ("<module>.lora_A.weight"), sorted; all else is frozen.
 
-    They are float32 whatever the UNet's type is. B is zero, so that at first nothing changes; A is
-    drawn from the CPU generator.
+    They are float32 whatever the denoiser's type is. B is zero, so that at first nothing changes; A
+    is drawn from the CPU generator. The settings name the layers themselves, whatever `targets`.
     """
-    factors = add(unet, config)
+    factors = add(denoiser, config)
     for name, parameter in factors.items():
         if ".lora_A." in name:
             if parameter.is_meta:  # who counts on shapes alone needs no numbers
@@ -45,11 +46,11 @@ def attach(
     return factors
 
 
-def add(unet: UNet2DConditionModel, config: LoraConfig) -> dict[str, nn.Parameter]:
+def add(denoiser: Any, config: LoraConfig) -> dict[str, nn.Parameter]:
     """As `attach`, with the first values of PEFT's own; for who needs no more than shapes."""
     import peft
 
-    unet.requires_grad_(False)
+    denoiser.requires_grad_(False)
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=_alpha(config),
@@ -57,15 +58,15 @@ def add(unet: UNet2DConditionModel, config: LoraConfig) -> dict[str, nn.Paramete
         init_lora_weights=True,
     )
     try:
-        unet.add_adapter(settings, adapter_name=ADAPTER)
+        denoiser.add_adapter(settings, adapter_name=ADAPTER)
     except ValueError as error:
         raise ConfigError(
-            f"experts.adapter.targets must name layers of the UNet, but {list(config.targets)} "
+            f"experts.adapter.targets must name layers of the denoiser, but {list(config.targets)} "
             f"came: {error}"
         ) from error
     factors = {
         name.replace(f".{ADAPTER}.", "."): parameter
-        for name, parameter in sorted(unet.named_parameters())
+        for name, parameter in sorted(denoiser.named_parameters())
         if parameter.requires_grad
     }
     for parameter in factors.values():
@@ -73,13 +74,18 @@ def add(unet: UNet2DConditionModel, config: LoraConfig) -> dict[str, nn.Paramete
     return factors
 
 
-def detach(unet: UNet2DConditionModel) -> None:
-    """Takes the adapter off; the UNet is what it was."""
-    unet.unload_lora()
+def detach(denoiser: Any) -> None:
+    """Take the adapter off; the denoiser is what it was."""
+    denoiser.unload_lora()
 
 
 def save(
-    path: Path, factors: dict[str, nn.Parameter], config: LoraConfig, *, lineage: Lineage
+    path: Path,
+    factors: dict[str, nn.Parameter],
+    config: LoraConfig,
+    *,
+    lineage: Lineage,
+    component: str = "unet",
 ) -> None:
     """Writes the factors as a diffusers LoRA file; equal factors give equal bytes."""
     write_adapter(
@@ -89,6 +95,7 @@ def save(
         alpha=_alpha(config),
         targets=config.targets,
         lineage=lineage,
+        component=component,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from selma.adapters import names
 from selma.adapters.reading import LayerFile, opened
+from selma.backbones.families import family_of as family_named
 from selma.errors import AdapterError, ModelError
 
 Family = Literal["sd1", "sd2", "sdxl"]
@@ -23,10 +24,11 @@ class Model:
     """A pipeline folder's layers, by our names."""
 
     folder: Path
-    family: Family
+    family: Family | None
+    """What files call it; None of families that they have no such name for."""
     layers_per_block: int
     prediction: str
-    """"epsilon", "v_prediction" or "sample"."""
+    """What the denoiser predicts."""
     image_px: int
     files: Mapping[str, tuple[Path, ...]]
     """Component → its safetensors files."""
@@ -38,25 +40,25 @@ def read_model(model: str) -> Model:
     """The model named "toybox" or in a diffusers folder. Raises ModelError."""
     folder = _folder(model)
     index = _json(folder / "model_index.json")
-    unet = _json(folder / names.UNET / "config.json")
+    base = family_named(index.get("_class_name"), model=str(folder))
+    denoiser = _json(folder / base.component / "config.json")
     scheduler = _json(folder / "scheduler" / "scheduler_config.json")
     vae = _json(folder / "vae" / "config.json")
-    prediction = str(scheduler.get("prediction_type", "epsilon"))
-    per_block = unet.get("layers_per_block", names.LAYERS_PER_BLOCK)
+    prediction = base.prediction(scheduler)
+    per_block = denoiser.get("layers_per_block", names.LAYERS_PER_BLOCK)
     if not isinstance(per_block, int):
         raise ModelError(f"{folder}: a UNet with layers_per_block {per_block} has no known names.")
     files = {
         component: tuple(sorted((folder / component).glob("*.safetensors")))
-        for component in names.COMPONENTS
+        for component in names.components()
         if component in index and (folder / component).is_dir()
     }
-    halvings = len(vae.get("block_out_channels", [0] * 4)) - 1
     return Model(
         folder=folder,
-        family=_family(index, unet, prediction),
+        family=_family(index, denoiser, prediction) if base.component == names.UNET else None,
         layers_per_block=per_block,
         prediction=prediction,
-        image_px=int(unet.get("sample_size", 64)) * 2**halvings,
+        image_px=base.latent_shape(denoiser)[1] * base.image_factor(vae),
         files=files,
         shapes={key: shape for c, paths in files.items() for key, shape in _weights(c, paths)},
     )

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 
+from selma.backbones.families import denoiser_components
+
 UNET, TEXT, TEXT_2 = "unet", "text_encoder", "text_encoder_2"
-COMPONENTS = (UNET, TEXT, TEXT_2)
+TEXTS = (TEXT, TEXT_2)
 
 PEFT_CLASSES = {
     UNET: ("UNet2DConditionModel", "diffusers.models.unets.unet_2d_condition"),
@@ -54,6 +56,11 @@ _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.([a-z]+)\.(\d+)\.(.+)")
 _MIDDLE = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
 
 
+def components() -> tuple[str, ...]:
+    """The parts of a pipeline that adapters change: denoisers of any family, and text encoders."""
+    return (*denoiser_components(), *TEXTS)
+
+
 def split(key: str) -> tuple[str, str]:
     """(component, module) of one of our names."""
     component, _, module = key.partition(".")
@@ -62,12 +69,12 @@ def split(key: str) -> tuple[str, str]:
 
 def plain(component: str, module: str) -> str:
     """Our name for a layer that a file names by its path in the model."""
-    return f"{component}.{module if component == UNET else module.removeprefix('text_model.')}"
+    return f"{component}.{module.removeprefix('text_model.') if component in TEXTS else module}"
 
 
 def with_text_model(component: str, module: str) -> str:
     """The path with the "text_model." that files have before a text encoder's layers."""
-    inside = component != UNET and module.startswith("encoder.")
+    inside = component in TEXTS and module.startswith("encoder.")
     return f"text_model.{module}" if inside else module
 
 
@@ -77,6 +84,8 @@ def kohya_name(key: str, *, sdxl: bool, layers_per_block: int = LAYERS_PER_BLOCK
     if component == UNET:
         path = original_path(module, layers_per_block) if sdxl else module
         name = None if path is None else "lora_unet_" + path.replace(".", "_")
+    elif component not in TEXTS:
+        return None
     else:
         prefix = {TEXT: "lora_te1_" if sdxl else "lora_te_", TEXT_2: "lora_te2_"}[component]
         name = prefix + with_text_model(component, module).replace(".", "_")

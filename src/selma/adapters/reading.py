@@ -148,7 +148,7 @@ def read_adapter(place: Path, *, layers_per_block: int = names.LAYERS_PER_BLOCK)
 def is_lora(place: Path) -> bool:
     """Whether a file or folder has low-rank factors alone, by names of tensors or PEFT's files."""
     if place.is_dir():
-        parts = (place, *(place / component for component in names.COMPONENTS))
+        parts = (place, *(place / component for component in names.components()))
         return any(is_lora(part / PEFT_FILE) for part in parts if (part / PEFT_FILE).is_file())
     if place.name == PEFT_FILE and place.with_name(PEFT_SETTINGS).is_file():
         return peft_json(place).get("peft_type", "LORA") == "LORA"
@@ -190,7 +190,7 @@ def _files_of(place: Path) -> list[tuple[Path, str | None]]:
     if place.is_dir():
         if (place / PEFT_FILE).is_file() and not (place / ADAPTER_FILE).is_file():
             return [(place / PEFT_FILE, _component(place / PEFT_FILE))]
-        parts = [(place / name / PEFT_FILE, name) for name in names.COMPONENTS]
+        parts = [(place / name / PEFT_FILE, name) for name in names.components()]
         there = [(path, name) for path, name in parts if path.is_file()]
         return [*there] or [(place / ADAPTER_FILE, None)]
     if place.name == PEFT_FILE:
@@ -264,9 +264,9 @@ def _named(tensor: _Tensor, component: str | None, layers_per_block: int) -> tup
             )
         return "kohya", key, role
     part, _, inside = module.partition(".")
-    if part not in names.COMPONENTS or not inside:
+    if part not in names.components() or not inside:
         raise AdapterError(
-            f"{tensor.path} must name layers of {', '.join(names.COMPONENTS)}, but has {name!r}."
+            f"{tensor.path} must name layers of {', '.join(names.components())}, but has {name!r}."
         )
     return "diffusers", names.plain(part, inside), role
 
@@ -360,7 +360,7 @@ def _settings(
                 for key, value in header.items()
                 if key.startswith(f"{name}.")
             }
-            for name in names.COMPONENTS
+            for name in names.components()
         }
     for ours in found.values():
         for key, value in ours.items():

@@ -21,7 +21,7 @@ from selma.errors import AdapterError
 def replaced(
     model: TextToImage, adapters: Sequence[tuple[Path, Mapping[str, WeightChange]]]
 ) -> AbstractContextManager[None]:
-    """While the block runs, the UNet's weights hold the adapters, in their order; then they are
+    """While the block runs, the denoiser's weights hold the adapters, in their order; then they are
     what they were, bit for bit.
 
     adapters: the path of each, for messages, and layer → its change. All changes of a weight are
@@ -31,8 +31,8 @@ def replaced(
     for path, changes in adapters:
         for key, change in changes.items():
             component, module = names.split(key)
-            if component != names.UNET:
-                raise AdapterError(f"{path} must change the UNet alone, but changes {key}.")
+            if component != model.family.component:
+                raise AdapterError(f"{path} must change the denoiser alone, but changes {key}.")
             by_module.setdefault(module, []).append(change)
     _require_modules(model, by_module)
     return model.replaced({module: one_after_another(each) for module, each in by_module.items()})
@@ -50,7 +50,7 @@ def one_after_another(changes: Sequence[WeightChange]) -> WeightChange:
 
 
 def _require_modules(model: TextToImage, modules: Mapping[str, object]) -> None:
-    present = {name.removesuffix(".weight") for name, _ in model.pipe.unet.named_parameters()}
+    present = {name.removesuffix(".weight") for name, _ in model.denoiser.named_parameters()}
     missing = sorted(modules.keys() - present)
     if missing:
         raise AdapterError(

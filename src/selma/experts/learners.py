@@ -85,7 +85,13 @@ class ExpertLearner:
         self._kind.after_step(self.model.denoiser, parameters, self.adapter)
 
     def save(self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage) -> None:
-        self._kind.save(path, dict(parameters), self.adapter, lineage=lineage)
+        self._kind.save(
+            path,
+            dict(parameters),
+            self.adapter,
+            lineage=lineage,
+            component=self.model.family.component,
+        )
 
     def read(self, path: Path) -> Mapping[str, Tensor]:
         return self._kind.trained(path, self.model.family.prefix)
@@ -134,7 +140,8 @@ def _attached(
     with plain_attention(model, config):
         try:
             generated = generator(seed, "experts", skill, "init")
-            yield kind.attach(denoiser, adapter, generator=generated)
+            targets = model.family.targets
+            yield kind.attach(denoiser, adapter, generator=generated, targets=targets)
         finally:
             kind.detach(denoiser)
 

@@ -27,7 +27,11 @@ def training_need(parts: Parts, config: ExpertsConfig) -> Need:
     try:
         with torch.device("meta"):
             unused = torch.Generator("cpu")  # shapes draw no numbers
-            factors = list(kind.attach(parts.denoiser, config.adapter, generator=unused).values())
+            factors = list(
+                kind.attach(
+                    parts.denoiser, config.adapter, generator=unused, targets=parts.family.targets
+                ).values()
+            )
         if config.gradient_checkpointing:
             parts.denoiser.enable_gradient_checkpointing(partial(_again, narrow=narrow))
 

@@ -28,6 +28,7 @@ from selma.adapters.files import (
 )
 from selma.adapters.reading import as_the_manifest_says, lineage_of, opened
 from selma.adapters.rotations.cayley import cayley, require_rotation, side, skew, turned
+from selma.backbones.families import denoiser_components
 from selma.backbones.text_to_image import ROTATION_FILE
 from selma.config.adapters import MergeSpace
 from selma.errors import AdapterError
@@ -271,8 +272,10 @@ def _named(path: Path, name: str) -> tuple[str, str]:
         key = name.removesuffix(f".{role}")
         if key != name:
             component, module = names.split(key)
-            if component != names.UNET or not module:
-                raise AdapterError(f"{path} must turn layers of the UNet alone, but has {name!r}.")
+            if component not in denoiser_components() or not module:
+                raise AdapterError(
+                    f"{path} must turn layers of the denoiser alone, but has {name!r}."
+                )
             return key, role
     raise AdapterError(f"{path} must hold rotations, but has {name!r}.")
 

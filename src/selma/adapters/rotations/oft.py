@@ -1,4 +1,4 @@
-"""OFT (arXiv:2306.07280) on a UNet: attach, train, save, detach, apply.
+"""OFT (arXiv:2306.07280) on a denoiser: attach, train, save, detach, apply.
 
 Training turns a layer's input instead of its weight, x R before W, which is the same function. The
 mathematics is `rotation`'s; the backward pass is written out, since Cayley's has a closed form that
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,30 +34,32 @@ from selma.adapters.rotations.files import (
     write_rotations,
 )
 from selma.adapters.rotations.foreign import convert_rotations, is_rotation, read_any_rotations
+from selma.backbones.families.stable_diffusion import FAMILY
 from selma.backbones.text_to_image import ROTATION_FILE
 from selma.config.adapters import OftConfig, RotationConfig
 from selma.errors import AdapterError, ConfigError
 
-if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
-
-ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0")
-GEGLU = ".ff.net.0.proj"
+Targets = Mapping[str, tuple[str, ...]]
+"""A choice of layers → endings of their names."""
 FEW_BLOCKS = 16
 """Up to here one product in place for each block beats a batched one, whose result is copied."""
 
 
 def attach(
-    unet: UNet2DConditionModel, config: RotationConfig, *, generator: torch.Generator
+    denoiser: nn.Module,
+    config: RotationConfig,
+    *,
+    generator: torch.Generator,
+    targets: Targets = FAMILY.targets,
 ) -> dict[str, nn.Parameter]:
     """The trainable tensors by name ("<module>.oft_generator"), sorted; all else is frozen.
 
-    They are float32 zeros, whatever the UNet's type is, so that at first nothing changes; nothing
-    is drawn from `generator`. Raises ConfigError where blocks do not fill a layer.
+    They are float32 zeros, whatever the denoiser's type is, so that at first nothing changes;
+    `generator` is not used. Raises ConfigError where blocks do not fill a layer.
     """
-    unet.requires_grad_(False)
+    denoiser.requires_grad_(False)
     found: dict[str, nn.Parameter] = {}
-    for name, layer in targets(unet, config):
+    for name, layer in turned_layers(denoiser, config, targets):
         blocks = config.blocks_of(layer.in_features)
         size = layer.in_features // blocks
         rows = 1 if config.share_blocks else blocks
@@ -72,46 +74,55 @@ def attach(
     return dict(sorted(found.items()))
 
 
-def detach(unet: nn.Module) -> None:
-    """Takes whatever turns off; the UNet is what it was."""
-    for layer in unet.modules():
+def detach(denoiser: nn.Module) -> None:
+    """Takes whatever turns off; the denoiser is what it was."""
+    for layer in denoiser.modules():
         if isinstance(vars(layer).get("forward"), _Turned):
             del layer.forward
 
 
-def targets(unet: nn.Module, config: RotationConfig) -> Iterator[tuple[str, nn.Linear]]:
+def turned_layers(
+    denoiser: nn.Module, config: RotationConfig, targets: Targets = FAMILY.targets
+) -> Iterator[tuple[str, nn.Linear]]:
     """The layers that are turned, by their paths. Raises ConfigError if there are none."""
-    endings = ATTENTION if config.targets == "attention" else (*ATTENTION, GEGLU)
+    endings = tuple(f".{ending}" for ending in targets.get(config.targets, ()))
     found = [
         (name, layer)
-        for name, layer in unet.named_modules()
+        for name, layer in denoiser.named_modules()
         if name.endswith(endings) and isinstance(layer, nn.Linear)
     ]
     if not found:
-        raise ConfigError("experts.adapter turns attention's projections, but the UNet has none.")
+        raise ConfigError(
+            f"experts.adapter turns layers of {config.targets}, but the denoiser has none."
+        )
     yield from found
 
 
 def save(
-    path: Path, factors: Mapping[str, nn.Parameter], config: RotationConfig, *, lineage: Lineage
+    path: Path,
+    factors: Mapping[str, nn.Parameter],
+    config: RotationConfig,
+    *,
+    lineage: Lineage,
+    component: str = names.UNET,
 ) -> None:
     """Writes the tensors as our file; equal tensors give equal bytes."""
     layers: dict[str, dict[str, Tensor]] = {}
     for name, parameter in factors.items():
         module, _, role = name.rpartition(".")
-        layers.setdefault(f"{names.UNET}.{module}", {})[role] = parameter.detach()
+        layers.setdefault(f"{component}.{module}", {})[role] = parameter.detach()
     turns = {key: turn_of(tensors, path=path, key=key) for key, tensors in layers.items()}
     write_rotations(path, turns, lineage=lineage, settings=config.model_dump(mode="json"))
 
 
-def energies(unet: nn.Module, path: Path) -> dict[str, Any]:
+def energies(denoiser: nn.Module, path: Path) -> dict[str, Any]:
     """Hyperspherical energy of each layer before and after, and of all of them together.
 
     A rotation leaves it as it was up to rounding; magnitudes, too, since it looks at directions.
     """
     file, layers = read_rotations(path), {}
     for key in file.layers:
-        weight = unet.get_parameter(f"{names.split(key)[1]}.weight").detach().float()
+        weight = denoiser.get_parameter(f"{names.split(key)[1]}.weight").detach().float()
         before = hyperspherical_energy(weight)
         after = hyperspherical_energy(file.turn(key).changed(weight, of=key))
         layers[names.split(key)[1]] = {"before": before, "after": after}
@@ -121,36 +132,40 @@ def energies(unet: nn.Module, path: Path) -> dict[str, Any]:
 
 @contextmanager
 def turning(
-    unet: nn.Module, adapters: Sequence[RotationFile], *, strengths: Iterable[float] | None = None
+    denoiser: nn.Module,
+    adapters: Sequence[RotationFile],
+    *,
+    strengths: Iterable[float] | None = None,
 ) -> Iterator[None]:
-    """While the block runs, the UNet's layers work as if the adapters were in their weights, the
-    first of them first. The weights are not touched. Raises AdapterError if one does not fit."""
+    """While the block runs, the denoiser's layers work as if the adapters were in their weights,
+    the first of them first. The weights are not touched. Raises AdapterError if one does not
+    fit."""
     each = [1.0] * len(adapters) if strengths is None else list(strengths)
     steps: dict[str, list[_Step]] = {}
     for file, strength in zip(adapters, each, strict=True):
         for key in file.layers:
             module = names.split(key)[1]
             turn = file.turn(key)
-            layer = layer_of(unet, module, who=file.path)
+            layer = layer_of(denoiser, module, who=file.path)
             turn.require_fit(tuple(layer.weight.shape), of=f"{file.path}, {key}")
             steps.setdefault(module, []).append(_Step.of(turn.scaled(strength), layer))
     try:
         for module, some in steps.items():
-            _override(layer_of(unet, module, who="the adapter"), some)
+            _override(layer_of(denoiser, module, who="the adapter"), some)
         yield
     finally:
-        detach(unet)
+        detach(denoiser)
 
 
-def layer_of(unet: nn.Module, module: str, *, who: object) -> nn.Linear:
+def layer_of(denoiser: nn.Module, module: str, *, who: object) -> nn.Linear:
     """The linear layer of that path. Raises AdapterError if there is none."""
     try:
-        found = unet.get_submodule(module)
+        found = denoiser.get_submodule(module)
     except AttributeError:
         found = None
     if not isinstance(found, nn.Linear):
         raise AdapterError(
-            f"{who} turns {module}, but this UNet has no such linear layer. It was made for "
+            f"{who} turns {module}, but this denoiser has no such linear layer. It was made for "
             "another model."
         )
     return found
@@ -230,7 +245,7 @@ def _kind(x: Tensor) -> str:
 
 
 def _override(layer: nn.Linear, steps: Sequence[_Step]) -> None:
-    # An instance's own forward: names, parameters and state of the UNet stay what they are.
+    # An instance's own forward: names, parameters and state of the denoiser stay what they are.
     layer.forward = _Turned(layer, steps)  # type: ignore[assignment]
 
 

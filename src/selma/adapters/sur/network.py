@@ -1,7 +1,7 @@
 """The SUR-adapter (arXiv:2305.05189): text features of plain prompts become those of rich ones.
 
-It stands between the frozen text encoders and the UNet, one block for each encoder (SDXL has two)
-and one for SDXL's pooled vector. x are an encoder's features, [b, tokens, width].
+It stands between the frozen text encoders and the denoiser, one block for each encoder (SDXL has
+two) and one for SDXL's pooled vector. x are an encoder's features, [b, tokens, width].
 """
 
 from __future__ import annotations

@@ -196,7 +196,9 @@ class MagnitudeLearner:
         with plain_attention(self.model, self.config), self.conditioning.within(denoiser):
             try:
                 nothing = torch.Generator("cpu")  # rotations draw nothing
-                factors = oft.attach(denoiser, adapter, generator=nothing)
+                factors = oft.attach(
+                    denoiser, adapter, generator=nothing, targets=self.model.family.targets
+                )
                 for name, parameter in factors.items():
                     if name in self.first.adapter:
                         parameter.data.copy_(self.first.adapter[name])
@@ -368,7 +370,8 @@ def _attached(
     denoiser, kind = model.denoiser, ADAPTERS[adapter.kind]
     try:
         generated = generator(seed, "experts", NAME, "adapter")
-        yield kind.attach(denoiser, adapter, generator=generated)
+        targets = model.family.targets
+        yield kind.attach(denoiser, adapter, generator=generated, targets=targets)
     finally:
         kind.detach(denoiser)
 

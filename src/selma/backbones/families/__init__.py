@@ -17,9 +17,9 @@ FAMILIES: Table[Family] = Table(
 )
 
 
-def denoiser_components() -> set[str]:
-    """What the denoiser is called in the pipelines of any family."""
-    return {family.component for family in FAMILIES.values()}
+def denoiser_components() -> tuple[str, ...]:
+    """What the denoiser is called in the pipelines of any family, each once."""
+    return tuple(dict.fromkeys(family.component for family in FAMILIES.values()))
 
 
 def family_of(pipeline_class: str | None, *, model: str) -> Family:
