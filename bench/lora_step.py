@@ -41,6 +41,7 @@ from selma.config.experts import ExpertsConfig
 from selma.experts.batches import Batch, Batches
 from selma.experts.encoding import Encoded, encode_pairs
 from selma.experts.recipes import image_digests
+from selma.experts.skills import expert_learner
 from selma.experts.training import fit
 from selma.randomness import generator
 from selma.records.images import Pair
@@ -90,7 +91,8 @@ def main(
         def ours() -> None:
             place = folder / f"fit-{next(numbers)}"
             place.mkdir()
-            fit(model, made[0], config, place, skill=SKILL, seed=0, made_by={})
+            learner = expert_learner(model, made[0], config, skill=SKILL, seed=0)
+            fit(learner, config, place, made_by={})
             rows = (place / "loss.jsonl").read_text().splitlines()
             logs["selma"].append([json.loads(row)["loss"] for row in rows])
 
@@ -258,7 +260,7 @@ def _read(
 
 def arithmetic(model: TextToImage, data: Encoded, config: ExpertsConfig) -> dict[str, int]:
     """FLOPs of one sample's training step, and of the autoencoder for its picture."""
-    from selma.experts.learners import denoising
+    from selma.experts.objectives.denoising import denoising_loss
 
     factors = lora.attach(model.denoiser, config.adapter, generator=torch.Generator())
     batch = next(batches(data, config, skill=SKILL).at(0).parts(1))
@@ -266,7 +268,7 @@ def arithmetic(model: TextToImage, data: Encoded, config: ExpertsConfig) -> dict
     with FlopCounterMode(display=False) as step:
         noise_path = model.noise_path()
         with torch.autocast(model.device.type, torch.bfloat16, enabled=mixed):
-            losses = denoising(model, data.samples(batch).to(model.device), batch, noise_path)
+            losses = denoising_loss(model, data.samples(batch).to(model.device), batch, noise_path)
         losses.mean().backward()
     lora.detach(model.denoiser)
     assert factors

@@ -75,7 +75,7 @@ def main(
         def loop(number: int) -> dict[str, torch.Tensor]:
             given = step.at(number)
             fresh = replace(before, data=in_the_loop(model, triples, data, given))
-            vars(fresh).update(adapter=before.adapter, projection=before.projection)
+            vars(fresh).update(weights=before.weights)
             return gradients(fresh, given, number)
 
         def kept(number: int) -> dict[str, torch.Tensor]:
@@ -207,7 +207,7 @@ def show_counted(found: dict[str, float]) -> None:
 
 def gradients(learner: SurLearner, batch: Batch, step: int) -> dict[str, torch.Tensor]:
     noise_path = learner.model.noise_path()
-    with learner.attached() as parameters:
+    with learner.weights.attached() as parameters:
         loss = learner.losses(batch, noise_path, step=step)["loss"].mean()
         each = torch.autograd.grad(loss, list(parameters.values()))
         return dict(zip(parameters, each, strict=True))
@@ -216,7 +216,7 @@ def gradients(learner: SurLearner, batch: Batch, step: int) -> dict[str, torch.T
 def stir(learner: SurLearner) -> None:
     """Away from the start, where most gradients are zero."""
     with torch.no_grad():
-        for weight in learner.adapter.parameters():
+        for weight in learner.weights.adapter.parameters():
             weight.add_(0.01 * torch.randn_like(weight))
 
 

@@ -17,6 +17,7 @@ from test_memory import SD1, SDXL
 from torch.utils.flop_counter import FlopCounterMode
 
 from selma.adapters import lora
+from selma.adapters.files import Lineage
 from selma.backbones.families import FAMILIES
 from selma.backbones.families.conditioning import Conditioning
 from selma.backbones.families.paths import VariancePreserving
@@ -24,9 +25,10 @@ from selma.backbones.text_to_image import TextToImage
 from selma.config import ImagesConfig
 from selma.config.adapters import LoraConfig
 from selma.config.experts import ExpertsConfig
-from selma.experts import checkpoints, learners, skills, training
+from selma.experts import checkpoints, skills
 from selma.experts.batches import Batch
 from selma.experts.encoding import AT_ONCE, Samples
+from selma.experts.objectives.denoising import denoising_loss
 from selma.images.generating import generate_pairs
 from selma.records.images import Pair
 from selma.records.prompts import Prompt, prompt_id
@@ -76,7 +78,7 @@ def test_a_training_step_computes_no_more_than_it_must(size: str, teraflops: flo
         batch = Batch(one, one, image, image, none, none)
         with FlopCounterMode(display=False) as counted:
             path = VariancePreserving(torch.empty(1000), model.prediction_type)
-            losses = learners.denoising(model, samples, batch, path)
+            losses = denoising_loss(model, samples, batch, path)
             losses.mean().backward()
     assert all(factor.grad is not None for factor in factors.values())
     assert counted.get_total_flops() == pytest.approx(teraflops * 1e12, rel=0.02)
@@ -93,15 +95,14 @@ def test_a_checkpoint_at_sd1s_size_has_three_numbers_for_each_weight(tmp_path: P
     for factor in factors.values():
         factor.grad = torch.ones_like(factor)
     optimizer.step()
+    lineage = Lineage(tiny.load("sd1").fingerprint, {"step": 1})
     checkpoints.write(
         tmp_path,
         step=1,
         factors=factors,
         optimizer=optimizer,
         file="adapter.safetensors",
-        save=lambda path: lora.save(
-            path, factors, LoraConfig(rank=64), lineage=training._lineage(tiny.load("sd1"), {}, 1)
-        ),
+        save=lambda path: lora.save(path, factors, LoraConfig(rank=64), lineage=lineage),
         extra={},
     )
     written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())

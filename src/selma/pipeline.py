@@ -208,7 +208,7 @@ class Stages(Generic[Run]):
                 base=config.base,
                 seed=config.seed,
                 model=self.model,
-                judge=self.dev_score if config.experts.select == "dev" else None,
+                dev_score=self.dev_score if config.experts.select == "dev" else None,
             )
 
     def all_experts(self) -> list[Expert]:

@@ -18,9 +18,7 @@ from selma.config.adapters import LoraConfig
 from selma.config.experts import ExpertsConfig
 from selma.errors import ConfigError, TrainingDiverged
 from selma.experts import checkpoints
-from selma.experts.batches import Batches
-from selma.experts.learners import _losses
-from selma.experts.skills import train_experts
+from selma.experts.skills import expert_learner, train_experts
 from selma.experts.training import fit
 from selma.workspace import Workspace
 
@@ -64,13 +62,18 @@ def trained(path, model, data, config=CONFIG, stop_at=None):
         if line["step"] == stop_at:
             raise Stop
 
-    settings = {"skill": "cats", "seed": 0, "made_by": {}, "on_step": on_step}
     if stop_at is None:
-        fit(model, data, config, path, **settings)
+        fitted(path, model, data, config, on_step)
     else:
         with pytest.raises(Stop):
-            fit(model, data, config, path, **settings)
+            fitted(path, model, data, config, on_step)
     return path
+
+
+def fitted(path, model, data, config, on_step):
+    learner = expert_learner(model, data, config, skill="cats", seed=0)
+    keep = config.select == "dev"
+    fit(learner, config, path, made_by={}, on_step=on_step, keep_adapters=keep)
 
 
 def last(path):
@@ -114,7 +117,7 @@ def signalled(path, model, data, config=CONFIG, *, after, number=signal.SIGTERM)
     before = {each: signal.signal(each, cli._stop) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
         with pytest.raises(cli.Stopped) as stopped:
-            fit(model, data, config, path, skill="cats", seed=0, made_by={}, on_step=on_step)
+            fitted(path, model, data, config, on_step)
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
@@ -133,7 +136,7 @@ def test_a_signal_leaves_a_checkpoint_of_the_next_step(
 
 
 def test_a_signals_checkpoint_is_never_chosen(tmp_path, model, data):
-    """Only steps that are due may be judged and kept, whenever the training was stopped."""
+    """Only steps that are due may be scored and kept, whenever the training was stopped."""
     config, stopped = changed(select="dev"), tmp_path / "stopped"
     for after in (2, 4):  # and so in steps 3 and 5
         signalled(stopped, model, data, config, after=after)
@@ -230,23 +233,15 @@ def test_training_lowers_the_loss_on_its_pairs(tmp_path, model, data):
 
 
 def test_one_sample_never_alters_another(model, data):
-    batches = Batches(
-        seed=0,
-        skill="cats",
-        count=3,
-        batch_size=4,
-        latent=(4, 8, 8),
-        train_timesteps=1000,
-        caption_dropout=0.0,
-        flip=False,
-    )
+    config = changed(batch_size=4, caption_dropout=0.0)
+    learner = expert_learner(model, data, config, skill="cats", seed=0)
     path = VariancePreserving(torch.linspace(0.99, 0.01, 1000), model.prediction_type)
-    batch = batches.at(0)
+    batch = learner.batches.at(0)
     with torch.no_grad():
-        before = _losses(model, data, batch, path)
+        before = learner.losses(batch, path, step=1)["loss"]
         batch.noise[2] = 7.0
         batch.indices[2] = (batch.indices[2] + 1) % 3
-        after = _losses(model, data, batch, path)
+        after = learner.losses(batch, path, step=1)["loss"]
     keep = [0, 1, 3]
     assert torch.equal(before[keep], after[keep])
     assert before[2] != after[2]
@@ -294,7 +289,7 @@ def test_one_bad_step_is_skipped(tmp_path, model, data):
     assert all(torch.isfinite(w).all() for w in weights(path).values())
 
 
-def train(folder, some, model, config=CONFIG, skill="cats", judge=None):
+def train(folder, some, model, config=CONFIG, skill="cats", dev_score=None):
     (expert,) = train_experts(
         {skill: some},
         config,
@@ -302,7 +297,7 @@ def train(folder, some, model, config=CONFIG, skill="cats", judge=None):
         base=tiny.base("sd1"),
         seed=0,
         model=model,
-        judge=judge,
+        dev_score=dev_score,
     )
     return expert
 
@@ -359,11 +354,11 @@ def test_the_best_checkpoint_on_dev_becomes_the_expert(tmp_path, model):
     some, asked = pairs(tmp_path), []
     scores = {2: 10.0, 4: 30.0, 6: 30.0}
 
-    def judge(folder):
+    def score(folder):
         step = int(folder.name.removeprefix("step-"))
         asked.append(step)
         assert (folder / ADAPTER_FILE).is_file()
-        with model.adapted(folder):  # the judge may draw: no adapter is attached any more
+        with model.adapted(folder):  # it may generate: no adapter is attached any more
             pass
         if len(asked) == 2 and not killed:
             killed.append(True)
@@ -373,9 +368,9 @@ def test_the_best_checkpoint_on_dev_becomes_the_expert(tmp_path, model):
     killed: list[bool] = []
     config = changed(select="dev")
     with pytest.raises(Stop):
-        train(tmp_path, some, lambda: model, config, judge=judge)
-    expert = train(tmp_path, some, lambda: model, config, judge=judge)
-    assert asked == [2, 4, 4, 6]  # what had been judged was not judged again
+        train(tmp_path, some, lambda: model, config, dev_score=score)
+    expert = train(tmp_path, some, lambda: model, config, dev_score=score)
+    assert asked == [2, 4, 4, 6]  # what had been scored was not scored again
     summary = json.loads((expert.folder / "manifest.json").read_text())["summary"]
     assert summary["chosen_step"] == 4  # the earlier of two equals
     assert summary["scores"] == {"2": 10.0, "4": 30.0, "6": 30.0}
@@ -383,8 +378,8 @@ def test_the_best_checkpoint_on_dev_becomes_the_expert(tmp_path, model):
         assert json.loads(file.metadata()["selma"])["made_by"]["step"] == 4
 
 
-def test_dev_selection_needs_a_judge(tmp_path):
-    with pytest.raises(ConfigError, match="judge"):
+def test_dev_selection_needs_a_score(tmp_path):
+    with pytest.raises(ConfigError, match="dev_score"):
         train(tmp_path, pairs(tmp_path), never, changed(select="dev"))
 
 

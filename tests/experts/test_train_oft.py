@@ -148,13 +148,13 @@ def test_an_expert_is_an_item_with_its_energies(tmp_path, model):
 
 
 def test_the_best_checkpoint_on_dev_is_drawn_and_taken(tmp_path, model):
-    def judge(folder):
+    def score(folder):
         with applied(model, chosen([folder])):  # nothing else is attached any more
             pass
         return {2: 1.0, 4: 3.0, 6: 2.0}[int(folder.name.removeprefix("step-"))]
 
     config = changed(adapter=OFT, select="dev")
-    expert = train(tmp_path, pairs(tmp_path), lambda: model, config, judge=judge)
+    expert = train(tmp_path, pairs(tmp_path), lambda: model, config, dev_score=score)
     assert read_rotations(expert.folder).lineage.made_by["step"] == 4
 
 

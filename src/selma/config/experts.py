@@ -13,11 +13,14 @@ from pydantic import (
 )
 
 from selma.config.adapters import AdapterConfig, LoraConfig
-from selma.config.section import Probability, Section
+from selma.config.section import Probability, Section, kinds
+
+OBJECTIVE_GROUP = "selma.objectives"
+"""Entry points of this group are objectives of other packages."""
 
 
 class TrainingConfig(Section):
-    """What the one training loop is told, whatever it trains."""
+    """Settings of the one training loop, whatever it trains."""
 
     steps: PositiveInt = 5000
     batch_size: PositiveInt = 64
@@ -35,16 +38,16 @@ class TrainingConfig(Section):
     max_grad_norm: PositiveFloat | None = 1.0
     precision: Literal["fp32", "fp16", "bf16"] = "fp16"
     latents: Literal["sample", "mode"] = "sample"
-    """What stands for a picture: a fresh draw from its posterior at each step, as released, or that
-    posterior's mode. Stable Diffusion's are so narrow that it is all one; toybox's are wide."""
+    """What stands for an image: a fresh sample of its posterior in each step, as released, or that
+    posterior's mode. Stable Diffusion's are so narrow that both are the same; toybox's are wide."""
     min_timestep: NonNegativeInt = 0
     max_timestep: PositiveInt | None = None
-    """Timesteps of the noise schedule that training draws: min to max - 1, and None is all. What a
-    picture shows is settled at the noisy end, how finely it is drawn at the other."""
+    """Timesteps of the noise schedule that are trained on: min to max - 1, and None is all. The
+    noisy end decides what an image shows, the other its detail."""
     caption_dropout: Probability = 0.0
     """Share of captions replaced by the empty one; 0 as in the paper."""
     flip: bool = False
-    """Mirror half of the pictures, except where the caption names a side or text."""
+    """Mirror half of the images, except where the caption names a side or text."""
     checkpoint_every: PositiveInt = 1000
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
 
@@ -67,11 +70,21 @@ class TrainingConfig(Section):
         return self
 
 
+class DenoisingObjective(Section):
+    """The paper's: experts learn to denoise the skill's images."""
+
+    kind: Literal["denoising"] = "denoising"
+
+
 class ExpertsConfig(TrainingConfig):
     adapter: AdapterConfig = LoraConfig()
+    objective: kinds(DenoisingObjective, group=OBJECTIVE_GROUP) = (  # type: ignore[valid-type]
+        DenoisingObjective()
+    )
+    """By which loss experts are trained."""
     spread: Literal["experts", "batch"] = "experts"
     """What several processes share: each trains experts of its own, with the very weights that one
     process would train; or all train one after the other, each on its part of every batch."""
     select: Literal["last", "dev"] = "last"
-    """Which checkpoint becomes the expert: the last, or the best on the dev split by the choosing
+    """Which checkpoint becomes the expert: the last, or the best on the dev prompts by the choosing
     judge (the paper chooses on the test benchmark)."""

@@ -9,11 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import repeat
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from selma.config.experts import TrainingConfig
+from selma.errors import ConfigError
 from selma.randomness import generator
+
+if TYPE_CHECKING:
+    from selma.experts.encoding import Encoded
 
 
 @dataclass(frozen=True)
@@ -33,10 +39,10 @@ class Batch:
     mirrored: Tensor
     """[b] bool: train on the mirror image."""
     prior: Batch | None = None
-    """As many samples of the class pictures, with randomness of their own (prior preservation)."""
+    """As many samples of the class images, with randomness of their own (prior preservation)."""
 
     def parts(self, size: int) -> Iterator[Batch]:
-        """The same batch in micro-batches; what a sample gets does not depend on their size."""
+        """Yield the batch in micro-batches; what a sample gets does not depend on their size."""
         priors = repeat(None) if self.prior is None else self.prior.parts(size)
         columns = (
             self.indices,
@@ -47,8 +53,8 @@ class Batch:
             self.mirrored,
         )
         splits = zip(*(column.split(size) for column in columns), strict=True)
-        for some, prior in zip(splits, priors, strict=False):  # without a prior, None for ever
-            yield replace(Batch(*some), prior=prior)
+        for part, prior in zip(splits, priors, strict=False):  # without a prior, None for ever
+            yield replace(Batch(*part), prior=prior)
 
 
 @dataclass(frozen=True)
@@ -67,35 +73,74 @@ class Batches:
     caption_dropout: float
     flip: bool
     sampled: bool = True
-    """Whether latents are drawn from their posteriors, rather than its modes."""
+    """Whether latents are samples of their posteriors, rather than the modes."""
     min_timestep: int = 0
     prior: Batches | None = None
-    """Those of the class pictures."""
+    """Those of the class images."""
 
     def at(self, step: int) -> Batch:
         """The batch of step 0, 1, ..."""
         b = self.batch_size
-        draw = self._stream("step", step)
+        stream = self._stream("step", step)
         return Batch(
             indices=self._indices(step),
-            timesteps=torch.randint(self.min_timestep, self.train_timesteps, (b,), generator=draw),
-            noise=torch.randn((b, *self.latent), generator=draw),
-            posterior=torch.randn((b, *self.latent), generator=draw) * self.sampled,
-            dropped=torch.rand(b, generator=draw) < self.caption_dropout,
-            mirrored=(torch.rand(b, generator=draw) < 0.5) & self.flip,
+            timesteps=torch.randint(
+                self.min_timestep, self.train_timesteps, (b,), generator=stream
+            ),
+            noise=torch.randn((b, *self.latent), generator=stream),
+            posterior=torch.randn((b, *self.latent), generator=stream) * self.sampled,
+            dropped=torch.rand(b, generator=stream) < self.caption_dropout,
+            mirrored=(torch.rand(b, generator=stream) < 0.5) & self.flip,
             prior=None if self.prior is None else self.prior.at(step),
         )
 
     def _indices(self, step: int) -> Tensor:
         """Shuffled epochs one after the other; a batch may span two, so that all are full."""
-        places = range(step * self.batch_size, (step + 1) * self.batch_size)
-        return torch.tensor([int(self._epoch(p // self.count)[p % self.count]) for p in places])
+        positions = range(step * self.batch_size, (step + 1) * self.batch_size)
+        return torch.tensor([int(self._epoch(p // self.count)[p % self.count]) for p in positions])
 
     def _epoch(self, epoch: int) -> Tensor:
         return _permutation(self.seed, self.skill, self.count, epoch)
 
     def _stream(self, *names: str | int) -> torch.Generator:
         return generator(self.seed, "experts", self.skill, *names)
+
+
+def training_batches(
+    encoded: Encoded,
+    config: TrainingConfig,
+    *,
+    skill: str,
+    seed: int,
+    train_timesteps: int,
+    prior: Encoded | None = None,
+) -> Batches:
+    """Batches of encoded pairs by the settings; with a prior, each comes with one of the prior's.
+
+    train_timesteps: length of the base's noise schedule.  Raises ConfigError unless the settings'
+    timesteps lie in it.
+    """
+    end = train_timesteps if config.max_timestep is None else config.max_timestep
+    if not config.min_timestep < end <= train_timesteps:
+        raise ConfigError(
+            f"min_timestep and max_timestep must lie in the base's noise schedule, 0 to "
+            f"{train_timesteps}, but are {config.min_timestep} and {end}."
+        )
+    batches = Batches(
+        seed=seed,
+        skill=skill,
+        count=len(encoded),
+        batch_size=config.batch_size,
+        latent=tuple(encoded.mean.shape[1:]),  # type: ignore[arg-type]
+        min_timestep=config.min_timestep,
+        train_timesteps=end,
+        caption_dropout=config.caption_dropout,
+        flip=config.flip,
+        sampled=config.latents == "sample",
+    )
+    if prior is None:
+        return batches
+    return replace(batches, prior=replace(batches, skill=f"{skill}/prior", count=len(prior)))
 
 
 @lru_cache(maxsize=4)

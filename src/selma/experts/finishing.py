@@ -9,20 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config.experts import TrainingConfig
 from selma.errors import DataError
-from selma.experts.training import LOG
+from selma.experts.learners import TrainedWeights
 from selma.records.experts import Expert
 from selma.workspace import Item, append_line, promote, read_lines, write_json
 
+LOG = "loss.jsonl"
 ENERGY = "energy.json"
 SELECTION = "selection.jsonl"
 STEPS = "steps"
 """Folder of the adapters at the checkpoints before the last, where they are kept."""
 
 
-def diagnostics(path: Path, judge: Callable[[Path], float]) -> dict[int, float]:
+def checkpoint_scores(path: Path, score: Callable[[Path], float]) -> dict[int, float]:
     """Step → score of each checkpoint; a score that is on record is not asked for again."""
     from selma.experts.checkpoints import adapters
 
@@ -30,11 +30,13 @@ def diagnostics(path: Path, judge: Callable[[Path], float]) -> dict[int, float]:
     scores = {row["step"]: row["score"] for row in read_lines(record, repair=True)}
     for step, folder in adapters(path / "checkpoints"):
         if step not in scores:
-            score = float(judge(folder))
-            if not math.isfinite(score):
-                raise DataError(f"A score must be a number, but the judge gave {score} at {step}.")
-            append_line(record, {"step": step, "score": score})
-            scores[step] = score
+            value = float(score(folder))
+            if not math.isfinite(value):
+                raise DataError(
+                    f"A checkpoint's score must be a number, but {value} came at step {step}."
+                )
+            append_line(record, {"step": step, "score": value})
+            scores[step] = value
     return scores
 
 
@@ -51,20 +53,23 @@ def read_energies(experts: Sequence[Expert]) -> dict[str, Any]:
 def finish(
     item: Item,
     config: TrainingConfig,
+    weights: TrainedWeights,
     *,
     pairs: int,
     scores: Mapping[int, float],
-    file: str = ADAPTER_FILE,
-    look: Callable[[Path], Mapping[str, Any]] | None = None,
     keep_adapters: bool = False,
 ) -> None:
-    """The chosen checkpoint's adapter becomes the item's; then the checkpoints go. What `look` says
-    of the adapter is kept beside it, and with `keep_adapters` those of the other checkpoints, each
-    in its `step_folder`."""
+    """Make the chosen checkpoint's adapter the item's, and remove the checkpoints.
+
+    The best of the scores is chosen; without any, the last. Its energies are written beside it,
+    where the kind of adapter has them; with `keep_adapters` the other checkpoints' adapters stay,
+    each in its `step_folder`.
+    """
     from selma.experts.checkpoints import adapters, checkpoint_folder
 
     # Of equal scores the earlier: it changed the base less.
     best = max(sorted(scores), key=lambda step: scores[step]) if scores else config.steps
+    file = weights.file
     chosen = checkpoint_folder(item.path / "checkpoints", best) / file
     aside = item.path / f".{file}.partial"
     shutil.copyfile(chosen, aside)
@@ -73,12 +78,12 @@ def finish(
     files = [item.path / file, item.path / LOG]
     for step, folder in adapters(item.path / "checkpoints") if keep_adapters else ():
         if step != best:
-            kept = step_folder(item.path, step) / file
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / file, kept)
-            files.append(kept)
-    if look is not None:
-        write_json(item.path / ENERGY, look(chosen))
+            copy = step_folder(item.path, step) / file
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / file, copy)
+            files.append(copy)
+    if (energies := weights.energies(chosen)) is not None:
+        write_json(item.path / ENERGY, energies)
         files.append(item.path / ENERGY)
     item.finish(
         files + ([item.path / SELECTION] if scores else []),
@@ -96,5 +101,5 @@ def finish(
 
 
 def step_folder(folder: Path, step: int) -> Path:
-    """Where the adapter of a checkpoint before the last lies, in a trained item's folder."""
+    """The folder, in a trained item's, of the adapter of a checkpoint before the last."""
     return folder / STEPS / f"{step:06d}"

@@ -1,4 +1,4 @@
-"""What the one loop trains, and by which loss: the interface, and an expert of one skill."""
+"""What the one loop trains, and by which loss: the interface, and an adapter in the denoiser."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from selma.config.adapters import AnyAdapterConfig
 from selma.config.experts import TrainingConfig
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from selma.adapters.kind import AdapterKind
     from selma.backbones.families.paths import NoisePath
     from selma.backbones.text_to_image import TextToImage
-    from selma.experts.batches import Batch
-    from selma.experts.encoding import Encoded, Samples
+    from selma.experts.batches import Batch, Batches
+    from selma.experts.encoding import Encoded
 
 
-class Learner(Protocol):
-    """What the loop trains and by which loss; it knows no more of it."""
+class TrainedWeights(Protocol):
+    """What is trained, and the file that it is kept in."""
 
     @property
     def file(self) -> str:
-        """The adapter's name in its folder."""
+        """The file's name in its folder."""
         ...
 
     def attached(self) -> AbstractContextManager[dict[str, nn.Parameter]]:
@@ -35,13 +35,8 @@ class Learner(Protocol):
         was."""
         ...
 
-    def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
-        """Name → the loss of each sample, [b]; "loss" is trained on, the others are logged. What is
-        random in it depends on the step alone."""
-        ...
-
     def after_step(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Puts right, after each step, what the step may not do."""
+        """Undo what an optimizer's step may not do."""
         ...
 
     def save(
@@ -52,34 +47,68 @@ class Learner(Protocol):
         """What `save` wrote, under the parameters' names."""
         ...
 
+    def energies(self, path: Path) -> Mapping[str, Any] | None:
+        """Hyperspherical energies without and with the file's weights, where they say something."""
+        ...
+
+
+class Learner(Protocol):
+    """Weights, the batches that they are trained on, and the loss; the loop knows no more of it."""
+
+    @property
+    def model(self) -> TextToImage: ...
+
+    @property
+    def weights(self) -> TrainedWeights: ...
+
+    @property
+    def batches(self) -> Batches: ...
+
+    def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
+        """Name → the loss of each sample, [b]; "loss" is trained on, the others are logged. What is
+        random in it depends on the step alone."""
+        ...
+
 
 @dataclass(frozen=True)
-class ExpertLearner:
-    """An expert: an adapter of some kind in the denoiser, by the denoising loss; with a prior also
-    by that of class images (prior preservation, arXiv:2208.12242, equation 2)."""
+class LearnerParts:
+    """All that an objective makes an expert's learner of."""
 
     model: TextToImage
     encoded: Encoded
-    config: TrainingConfig
+    """The skill's pairs, which the batches' indices mean."""
+    weights: AdapterWeights
+    batches: Batches
+
+
+@dataclass(frozen=True)
+class AdapterWeights:
+    """An adapter of some kind in the denoiser."""
+
+    model: TextToImage
     adapter: AnyAdapterConfig
+    config: TrainingConfig
     skill: str
+    """With the seed it names the stream of the adapter's first values."""
     seed: int
-    prior: Encoded | None = None
-    prior_weight: float = 1.0
 
     @property
     def file(self) -> str:
         return self._kind.file
 
-    def attached(self) -> AbstractContextManager[dict[str, nn.Parameter]]:
-        return _attached(self.model, self.config, self.adapter, skill=self.skill, seed=self.seed)
+    @contextmanager
+    def attached(self) -> Iterator[dict[str, nn.Parameter]]:
+        from selma.randomness import generator
 
-    def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
-        own = _losses(self.model, self.encoded, batch, noise_path)
-        if self.prior is None or batch.prior is None:
-            return {"loss": own}
-        kept = _losses(self.model, self.prior, batch.prior, noise_path)
-        return {"loss": own + self.prior_weight * kept, "subject": own, "prior": kept}
+        denoiser = self.model.denoiser
+        with plain_attention(self.model, self.config):
+            try:
+                stream = generator(self.seed, "experts", self.skill, "init")
+                yield self._kind.attach(
+                    denoiser, self.adapter, generator=stream, targets=self.model.family.targets
+                )
+            finally:
+                self._kind.detach(denoiser)
 
     def after_step(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self._kind.after_step(self.model.denoiser, parameters, self.adapter)
@@ -96,54 +125,15 @@ class ExpertLearner:
     def read(self, path: Path) -> Mapping[str, Tensor]:
         return self._kind.trained(path, self.model.family.prefix)
 
+    def energies(self, path: Path) -> Mapping[str, Any] | None:
+        energies = self._kind.energies
+        return None if energies is None else energies(self.model.denoiser, path)
+
     @property
     def _kind(self) -> AdapterKind:
         from selma.adapters.table import ADAPTERS
 
         return ADAPTERS[self.adapter.kind]
-
-
-def _losses(model: TextToImage, encoded: Encoded, batch: Batch, noise_path: NoisePath) -> Tensor:
-    """The loss of each sample, [b]; no sample's loss depends on another's."""
-    return denoising(model, encoded.samples(batch).to(model.device), batch, noise_path)
-
-
-def denoising(model: TextToImage, samples: Samples, batch: Batch, noise_path: NoisePath) -> Tensor:
-    """The denoising loss of each sample, [b], with a gradient for the samples' text."""
-    from selma.experts.losses import denoising_losses
-
-    x0 = model.family.normalised(samples.latents, model.pipe.vae.config)
-    noise, timesteps = batch.noise.to(model.device), batch.timesteps.to(model.device)
-    prediction = model.family.denoise(
-        model.denoiser,
-        noise_path.noisy(x0, noise, timesteps).to(model.dtype),
-        timesteps,
-        samples.conditioning.to(model.dtype),
-    )
-    return denoising_losses(prediction, noise_path.target(x0, noise, timesteps))
-
-
-@contextmanager
-def _attached(
-    model: TextToImage,
-    config: TrainingConfig,
-    adapter: AnyAdapterConfig,
-    *,
-    skill: str,
-    seed: int,
-) -> Iterator[dict[str, nn.Parameter]]:
-    """The trainable factors, while the block runs; then the denoiser is what it was."""
-    from selma.adapters.table import ADAPTERS
-    from selma.randomness import generator
-
-    denoiser, kind = model.denoiser, ADAPTERS[adapter.kind]
-    with plain_attention(model, config):
-        try:
-            generated = generator(seed, "experts", skill, "init")
-            targets = model.family.targets
-            yield kind.attach(denoiser, adapter, generator=generated, targets=targets)
-        finally:
-            kind.detach(denoiser)
 
 
 @contextmanager

@@ -1,11 +1,8 @@
-"""One expert for each skill: its pairs are encoded, trained on, and what came out is chosen."""
+"""One expert for each skill: an adapter that is trained on the skill's pairs."""
 
 from __future__ import annotations
 
-import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,15 +10,16 @@ from selma import processes
 from selma.config.experts import ExpertsConfig
 from selma.config.networks import BaseConfig
 from selma.errors import ConfigError, DataError
-from selma.experts.finishing import diagnostics, finish
+from selma.experts.learners import AdapterWeights, Learner, LearnerParts
 from selma.experts.recipes import encoding_recipe, expert_recipe, image_digests
-from selma.experts.training import fit, share_size
+from selma.experts.running import train_item
 from selma.records.experts import Expert
 from selma.records.images import Pair
 from selma.workspace import EXPERTS, Item, Workspace
 
 if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
+    from selma.experts.encoding import Encoded
 
 
 def train_experts(
@@ -32,20 +30,27 @@ def train_experts(
     base: BaseConfig,
     seed: int,
     model: Callable[[], TextToImage],
-    judge: Callable[[Path], float] | None = None,
+    dev_score: Callable[[Path], float] | None = None,
 ) -> list[Expert]:
     """One expert for each skill, in the order of the skills.
 
-    `judge` maps an adapter's folder to a score, higher is better; it is needed if `config.select`
-    is "dev". `model` is called only if an expert is missing. Raises TrainingDiverged, with the last
-    checkpoint kept.
+    `dev_score` maps an adapter's folder to a score, higher is better; it is needed if
+    `config.select` is "dev". `model` is called only if an expert is missing. Raises
+    TrainingDiverged, with the last checkpoint kept.
     """
-    if config.select == "dev" and judge is None:
-        raise ConfigError('experts.select is "dev", which needs a judge, but none was given.')
+    if config.select == "dev" and dev_score is None:
+        raise ConfigError('experts.select is "dev", which needs a dev_score, but none was given.')
 
     def train(skill: str) -> Expert:
         return _train_skill(
-            skill, pairs[skill], config, folder, base=base, seed=seed, model=model, judge=judge
+            skill,
+            pairs[skill],
+            config,
+            folder,
+            base=base,
+            seed=seed,
+            model=model,
+            dev_score=dev_score if config.select == "dev" else None,
         )
 
     if processes.count() == 1 or config.spread == "batch":
@@ -61,6 +66,25 @@ def train_experts(
     processes.wait()
     with processes.alone():
         return [train(skill) for skill in pairs]
+
+
+def expert_learner(
+    model: TextToImage, encoded: Encoded, config: ExpertsConfig, *, skill: str, seed: int
+) -> Learner:
+    """The learner of a skill's expert, by the settings' objective."""
+    from selma.experts.batches import training_batches
+    from selma.experts.objectives import OBJECTIVES
+
+    parts = LearnerParts(
+        model=model,
+        encoded=encoded,
+        weights=AdapterWeights(model, config.adapter, config, skill=skill, seed=seed),
+        batches=training_batches(
+            encoded, config, skill=skill, seed=seed, train_timesteps=model.noise_path().steps
+        ),
+    )
+    objective = OBJECTIVES.find(config.objective.kind, setting="experts.objective.kind")
+    return objective.learner(config.objective, parts)
 
 
 def _item(
@@ -87,52 +111,34 @@ def _train_skill(
     base: BaseConfig,
     seed: int,
     model: Callable[[], TextToImage],
-    judge: Callable[[Path], float] | None,
+    dev_score: Callable[[Path], float] | None,
 ) -> Expert:
     item = _item(skill, pairs, config, folder, base=base, seed=seed)
-    expert = Expert(skill=skill, folder=item.path, key=item.key)
-    if item.done:
-        shutil.rmtree(item.path / "checkpoints", ignore_errors=True)  # if killed just before
-        return expert
-    share_size(config)  # what is refused is refused before anything is begun
-    path = item.begin()
 
-    from selma.adapters.table import ADAPTERS
-    from selma.experts.encoding import encode_pairs
-    from selma.experts.tracking import tracked
+    def learner() -> Learner:
+        from selma.experts.encoding import encode_pairs
 
-    started = time.monotonic()
-    with processes.main_first():
-        encoded = encode_pairs(
-            pairs,
-            folder,
-            skill=skill,
-            flip=config.flip,
-            digests=image_digests(pairs),
-            recipe=encoding_recipe(dict(item.recipe), flip=config.flip),
-            model=model,
-        )
-    with tracked(config, folder.root / "tracking", skill=skill) as on_step:
-        fit(
-            model(),
-            encoded,
-            config,
-            path,
-            skill=skill,
-            seed=seed,
-            made_by={"skill": skill, "key": item.key},
-            on_step=on_step,
-            names=[pair.prompt.id for pair in pairs],
-        )
-    kind = ADAPTERS[config.adapter.kind]
-    look = None
-    if kind.energies is not None:
-        look = partial(kind.energies, model().denoiser)
-    with processes.main_first(judge) as judge:
-        if not item.done:
-            scores = (
-                diagnostics(path, judge) if config.select == "dev" and judge is not None else {}
+        with processes.main_first():
+            encoded = encode_pairs(
+                pairs,
+                folder,
+                skill=skill,
+                flip=config.flip,
+                digests=image_digests(pairs),
+                recipe=encoding_recipe(dict(item.recipe), flip=config.flip),
+                model=model,
             )
-            finish(item, config, pairs=len(pairs), scores=scores, file=kind.file, look=look)
-    folder.journal(EXPERTS, skill=skill, seconds=round(time.monotonic() - started, 3))
-    return expert
+        return expert_learner(model(), encoded, config, skill=skill, seed=seed)
+
+    train_item(
+        item,
+        learner,
+        config,
+        folder,
+        title=skill,
+        names=[pair.prompt.id for pair in pairs],
+        made_by={"skill": skill, "objective": config.objective.model_dump(mode="json")},
+        journal={"skill": skill},
+        dev_score=dev_score,
+    )
+    return Expert(skill=skill, folder=item.path, key=item.key)

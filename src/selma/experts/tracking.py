@@ -14,14 +14,14 @@ from selma.errors import ConfigError
 
 @contextmanager
 def tracked(
-    config: TrainingConfig, folder: Path, *, skill: str
+    config: TrainingConfig, folder: Path, *, title: str
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A function that takes each line of the log; does nothing if no tracker is set."""
+    """A function that takes each line of the log; it does nothing unless a tracker is set."""
     if config.tracker == "none" or not processes.main():
         yield lambda line: None
         return
-    tracker = _started(config.tracker, folder, skill)
-    tracker.store_init_configuration({"skill": skill, "learning_rate": config.learning_rate})
+    tracker = _started(config.tracker, folder, title)
+    tracker.store_init_configuration({"skill": title, "learning_rate": config.learning_rate})
     try:
         yield lambda line: tracker.log(
             {key: value for key, value in line.items() if value is not None}, step=line["step"]
@@ -30,7 +30,7 @@ def tracked(
         tracker.finish()
 
 
-def _started(name: str, folder: Path, skill: str) -> Any:
+def _started(name: str, folder: Path, title: str) -> Any:
     from accelerate import PartialState
     from accelerate.tracking import TensorBoardTracker, WandBTracker
 
@@ -38,11 +38,11 @@ def _started(name: str, folder: Path, skill: str) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         tracker = (
-            TensorBoardTracker(skill, folder)
+            TensorBoardTracker(title, folder)
             if name == "tensorboard"
-            else WandBTracker("selma", name=skill, dir=str(folder))
+            else WandBTracker("selma", name=title, dir=str(folder))
         )
-        tracker.main_process_only = False  # which process tells is decided above
+        tracker.main_process_only = False  # which process reports is decided above
         tracker.start()
     except ImportError as error:
         raise ConfigError(

@@ -22,9 +22,10 @@ from selma.applications.control.settings import (
 from selma.applications.control.training import train_control
 from selma.backbones.families.paths import VariancePreserving
 from selma.config.adapters import CoftConfig, LoraConfig, OftConfig
+from selma.experts import running
 from selma.experts.batches import Batches
 from selma.experts.encoding import Encoded
-from selma.experts.learners import denoising
+from selma.experts.objectives.denoising import denoising_loss
 from selma.workspace import Workspace, read_lines
 
 OFT = OftConfig(blocks=4, targets="attention+geglu")
@@ -95,17 +96,17 @@ def test_resuming_is_bit_equal_and_the_base_stays(tmp_path, samples, model, monk
         config = settings(NETWORKS[name])
     before = state(model)
     whole = train(tmp_path / "whole", samples, lambda: model, config)
-    real = training.fit
+    real = running.fit
 
     def stopping(*args, **given):
         def on_step(line):
-            last = name != "magnitudes" or isinstance(given["learner"], training.MagnitudeLearner)
+            last = name != "magnitudes" or isinstance(args[0].weights, training.MagnitudeWeights)
             if last and line["step"] == 3:
                 raise Stop
 
         real(*args, **given | {"on_step": on_step})
 
-    monkeypatch.setattr(training, "fit", stopping)
+    monkeypatch.setattr(running, "fit", stopping)
     with pytest.raises(Stop):
         train(tmp_path / "cut", samples, lambda: model, config)
     monkeypatch.undo()
@@ -196,9 +197,12 @@ def test_what_is_drawn_with_is_what_was_trained(tmp_path, samples, model, name):
     conditioning_images = training.ConditioningImages(
         [sample.conditioning_image for sample in samples], 16
     )
-    learner = training.ControlLearner(model, encoded(tmp_path), conditioning_images, config, 0)
-    with learner.attached() as parameters:
-        found = learner.read(file.path)
+    weights = training.ControlWeights(model, config, 0)
+    learner = training.ControlLearner(
+        model, encoded(tmp_path), conditioning_images, weights, BATCHES
+    )
+    with weights.attached() as parameters:
+        found = weights.read(file.path)
         assert found.keys() == parameters.keys()
         start = learner.losses(BATCHES.at(0), NOISE_PATH, step=1)["loss"].detach()
         for key, parameter in parameters.items():
@@ -233,4 +237,4 @@ def drawn_losses(folder, samples, model, file):
     )
     with network_files.controlled(model, file) as conditioning, torch.no_grad():
         conditioning.show(conditioning_images.at(batch.indices.tolist()))
-        return denoising(model, encoded(folder).samples(batch), batch, NOISE_PATH)
+        return denoising_loss(model, encoded(folder).samples(batch), batch, NOISE_PATH)

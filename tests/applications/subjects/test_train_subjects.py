@@ -16,12 +16,16 @@ from selma.applications.subjects.settings import (
     SubjectSettings,
     SubjectTraining,
 )
-from selma.applications.subjects.training import adapter_at, kept_steps, train_subjects
+from selma.applications.subjects.training import (
+    adapter_at,
+    kept_steps,
+    subject_learner,
+    train_subjects,
+)
 from selma.backbones.text_to_image import ADAPTER_FILE, FULL_FILE, ROTATION_FILE
 from selma.config.adapters import CoftConfig, FullConfig, LoraConfig, OftConfig
 from selma.experts import checkpoints
 from selma.experts.batches import Batches
-from selma.experts.learners import ExpertLearner
 from selma.experts.training import fit
 from selma.workspace import Workspace
 
@@ -62,21 +66,21 @@ def data(tmp_path_factory, model):
 def trained(path, model, data, adapter, *, stop_at=None, prior_weight=0.5, training=TRAINING):
     own, prior = data
     path.mkdir(parents=True, exist_ok=True)
-    learner = ExpertLearner(
-        model, own, training, adapter, "subject/cat", 0, prior=prior, prior_weight=prior_weight
-    )
+    learner = subject_learner(
+        model, own, adapter, training,
+        subject="cat", seed=0, prior=prior, prior_weight=prior_weight,
+    )  # fmt: skip
 
     def on_step(line):
         if line["step"] == stop_at:
             raise Stop
 
-    settings = {"skill": learner.skill, "seed": 0, "made_by": {}, "on_step": on_step}
-    settings |= {"learner": learner, "prior": prior, "keep_adapters": True}
+    settings = {"made_by": {}, "on_step": on_step, "keep_adapters": True}
     if stop_at is None:
-        fit(model, own, training, path, **settings)
+        fit(learner, training, path, **settings)
     else:
         with pytest.raises(Stop):
-            fit(model, own, training, path, **settings)
+            fit(learner, training, path, **settings)
     return path
 
 

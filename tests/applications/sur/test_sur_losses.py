@@ -84,7 +84,7 @@ def world(request, tmp_path_factory):
 
 def gradients(learner, batch, name):
     """Block parameter → whether this loss moves it."""
-    with learner.attached() as parameters:
+    with learner.weights.attached() as parameters:
         losses = learner.losses(batch, PATH, step=1)
         each = (
             torch.autograd.grad(losses[name].mean(), list(parameters.values()), allow_unused=True)
@@ -100,7 +100,7 @@ def gradients(learner, batch, name):
 def stirred(learner):
     """No weight at zero, as after the first steps."""
     with torch.no_grad():
-        for weight in learner.adapter.parameters():
+        for weight in learner.weights.adapter.parameters():
             weight.add_(0.02 * torch.ones_like(weight))
     return learner
 
@@ -179,8 +179,8 @@ def test_the_released_losses_are_theirs(world):
     found = learner.losses(batch, PATH, step=1)
     i = batch.indices
     with torch.no_grad():
-        made = learner.adapter(data.narratives.conditioning.text[i], None)
-        target = learner.projection(data.vectors[i]).unsqueeze(1).expand_as(made.queries[0])
+        made = learner.weights.adapter(data.narratives.conditioning.text[i], None)
+        target = learner.weights.projection(data.vectors[i]).unsqueeze(1).expand_as(made.queries[0])
 
     def kl(x, y):
         return torch.nn.functional.kl_div(x.log_softmax(-1), y.softmax(-1), reduction="batchmean")

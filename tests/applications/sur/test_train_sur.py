@@ -64,8 +64,7 @@ def trained(path, model, data, config, stop_at=None):
 
     def go():
         learner = SurLearner(model, data, config, 0)
-        fit(model, data.narratives, config.training, path, skill="_sur", seed=0, made_by={},
-            on_step=on_step, learner=learner)  # fmt: skip
+        fit(learner, config.training, path, made_by={}, on_step=on_step)
 
     if stop_at is None:
         go()

@@ -1,16 +1,14 @@
-"""Training by a condition, in the one loop of `experts.training`: a control network and, beside
-OFT's branch, the adapter in the denoiser; then, if asked for, the magnitudes alone."""
+"""Training on conditioning images, in the one loop of `experts.training`: a control network and,
+beside OFT's branch, the adapter in the denoiser; then, if asked for, the magnitudes alone."""
 
 from __future__ import annotations
 
-import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from diffusers import ControlNetModel
@@ -39,12 +37,12 @@ from selma.applications.control.settings import (
 from selma.config.adapters import AdapterConfig, RotationConfig
 from selma.config.networks import BaseConfig
 from selma.errors import DataError
+from selma.experts.batches import training_batches
 from selma.experts.encoding import Encoded, encode_pairs
-from selma.experts.finishing import finish
-from selma.experts.learners import Learner, denoising, plain_attention
+from selma.experts.learners import TrainedWeights, plain_attention
+from selma.experts.objectives.denoising import denoising_loss
 from selma.experts.recipes import encoding_recipe, image_digests, training_recipe
-from selma.experts.tracking import tracked
-from selma.experts.training import fit
+from selma.experts.running import train_item
 from selma.randomness import generator, seed_for
 from selma.records.images import Pair
 from selma.records.prompts import Prompt
@@ -53,7 +51,7 @@ from selma.workspace import EXPERTS, Workspace
 if TYPE_CHECKING:
     from selma.backbones.families.paths import NoisePath
     from selma.backbones.text_to_image import TextToImage
-    from selma.experts.batches import Batch
+    from selma.experts.batches import Batch, Batches
 
 NAME = "_control"
 
@@ -73,31 +71,27 @@ def train_control(
     `model` is called only if something is missing. Raises TrainingDiverged, with the last
     checkpoint kept.
     """
-    this = _Course(samples, config, folder, base=base, seed=seed, model=model)
-    first = this.trained(
+    course = _Course(samples, config, folder, base=base, seed=seed, model=model)
+    first = course.trained(
         label_of(config.network),
         config.training,
         more={"network": config.network.model_dump(mode="json")},
-        learner=lambda data, conditioning_images: ControlLearner(
-            model(), data, conditioning_images, config, seed
-        ),
+        weights=lambda: ControlWeights(model(), config, seed),
     )
     fitting = config.magnitudes
     if fitting is None:
         return first
-    return this.trained(
+    return course.trained(
         f"{first.label}-magnitudes",
         fitting,
         more={"fitted": first.key},
-        learner=lambda data, conditioning_images: MagnitudeLearner(
-            model(), data, conditioning_images, network_files.load(first.folder), fitting
-        ),
+        weights=lambda: MagnitudeWeights(model(), network_files.load(first.folder), fitting),
     )
 
 
 @dataclass(frozen=True)
 class ConditioningImages:
-    """The conditions' pictures, read from their files when they are asked for: there may be more of
+    """The conditioning images, read from their files when they are asked for: there may be more of
     them than memory holds."""
 
     paths: Sequence[Path]
@@ -108,29 +102,49 @@ class ConditioningImages:
         return read_conditioning_images([self.paths[i] for i in indices], px=self.px)
 
 
+class ConditioningWeights(TrainedWeights, Protocol):
+    """Weights whose network is shown the conditioning images."""
+
+    @property
+    def conditioning(self) -> Conditioning: ...
+
+
 @dataclass(frozen=True)
 class ControlLearner:
-    """What the loop trains: the network, and beside OFT's branch the denoiser's adapter."""
+    """The denoising loss of each sample, with its conditioning image shown to the network."""
 
     model: TextToImage
     encoded: Encoded
     conditioning_images: ConditioningImages
+    weights: ConditioningWeights
+    batches: Batches
+
+    def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
+        samples = self.encoded.samples(batch).to(self.model.device)
+        self.weights.conditioning.show(self.conditioning_images.at(batch.indices.tolist()))
+        return {"loss": denoising_loss(self.model, samples, batch, noise_path)}
+
+
+@dataclass(frozen=True)
+class ControlWeights:
+    """What is trained: the network, and beside OFT's branch the denoiser's adapter."""
+
+    model: TextToImage
     config: ControlSettings
     seed: int
     file: str = network_files.FILE
 
     @cached_property
     def conditioning(self) -> Conditioning:
-        network = self.config.network
-        made = new_network(
-            network.kind,
+        network = new_network(
+            self.config.network.kind,
             self.model.denoiser,
             halvings=halvings_of(self.model.pipe),
             seed=seed_for(self.seed, "experts", NAME, "init"),
         )
-        if self.config.training.gradient_checkpointing and isinstance(made, ControlNetModel):
-            made.enable_gradient_checkpointing()
-        return Conditioning(made.to(self.model.device).train())
+        if self.config.training.gradient_checkpointing and isinstance(network, ControlNetModel):
+            network.enable_gradient_checkpointing()
+        return Conditioning(network.to(self.model.device).train())
 
     @contextmanager
     def attached(self) -> Iterator[dict[str, nn.Parameter]]:
@@ -145,9 +159,6 @@ class ControlLearner:
             conditioning.within(self.model.denoiser),
         ):
             yield dict(sorted({**named, **factors}.items()))
-
-    def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
-        return _losses(self, batch, noise_path)
 
     def after_step(self, parameters: Mapping[str, nn.Parameter]) -> None:
         adapter = _adapter_of(self.config.network)
@@ -173,14 +184,15 @@ class ControlLearner:
     def read(self, path: Path) -> Mapping[str, Tensor]:
         return _read(path)
 
+    def energies(self, path: Path) -> None:
+        """None: the network that is trained with the adapter has none."""
+
 
 @dataclass(frozen=True)
-class MagnitudeLearner:
-    """The second stage: rotations and branch as they are, one scale for each neuron."""
+class MagnitudeWeights:
+    """The second stage's: rotations and branch as they are, one scale for each neuron."""
 
     model: TextToImage
-    encoded: Encoded
-    conditioning_images: ConditioningImages
     first: network_files.ControlFile
     config: ControlTraining
     file: str = network_files.FILE
@@ -208,11 +220,8 @@ class MagnitudeLearner:
             finally:
                 oft.detach(denoiser)
 
-    def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
-        return _losses(self, batch, noise_path)
-
     def after_step(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Nothing: their logarithms keep magnitudes positive."""
+        """Do nothing: their logarithms keep magnitudes positive."""
 
     def save(self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage) -> None:
         network_files.save(
@@ -226,12 +235,15 @@ class MagnitudeLearner:
     def read(self, path: Path) -> Mapping[str, Tensor]:
         return _read(path)
 
+    def energies(self, path: Path) -> None:
+        """None: the network that is trained with the adapter has none."""
+
     @property
     def _adapter(self) -> RotationConfig:
         """The first stage's, with magnitudes."""
-        found = TypeAdapter(AdapterConfig).validate_python(self.first.about["adapter"])
-        assert isinstance(found, RotationConfig)
-        return found.model_copy(update={"magnitudes": True})
+        adapter = TypeAdapter(AdapterConfig).validate_python(self.first.about["adapter"])
+        assert isinstance(adapter, RotationConfig)
+        return adapter.model_copy(update={"magnitudes": True})
 
 
 class _Course:
@@ -248,7 +260,7 @@ class _Course:
         model: Callable[[], TextToImage],
     ) -> None:
         if not samples:
-            raise DataError("A control network needs at least one picture, but there is none.")
+            raise DataError("A control network needs at least one image, but there is none.")
         self.samples, self.config, self.folder = samples, config, folder
         self.base, self.seed, self.model = base, seed, model
         self.condition = config.data.condition
@@ -260,7 +272,7 @@ class _Course:
         training: ControlTraining,
         *,
         more: Mapping[str, Any],
-        learner: Callable[[Encoded, ConditioningImages], Learner],
+        weights: Callable[[], ConditioningWeights],
     ) -> TrainedControl:
         """One stage's network, trained if it is not there."""
         without = {"tracker", "checkpoint_every", "gradient_checkpointing"}
@@ -271,35 +283,32 @@ class _Course:
             **more,
         }
         item = self.folder.item(EXPERTS, NAME, self.condition, label, recipe=recipe)
-        found = TrainedControl(label=label, folder=item.path, key=item.key)
-        if item.done:
-            shutil.rmtree(item.path / "checkpoints", ignore_errors=True)  # if killed just before
-            return found
-        path, started = item.begin(), time.monotonic()
-        data, made_by = (
-            self._encoded,
-            {"control": label, "condition": self.condition, "key": item.key},
-        )
-        conditioning_images = ConditioningImages(
-            [sample.conditioning_image for sample in self.samples], self.model().image_px
-        )
-        with tracked(training, self.folder.root / "tracking", skill=f"{self.skill}-{label}") as log:
-            fit(
-                self.model(),
-                data,
+
+        def learner() -> ControlLearner:
+            encoded, base_model = self._encoded, self.model()
+            batches = training_batches(
+                encoded,
                 training,
-                path,
                 skill=self.skill,  # the same for all networks: equal batches, equal noise
                 seed=self.seed,
-                made_by=made_by,
-                on_step=log,
-                names=[sample.id for sample in self.samples],
-                learner=learner(data, conditioning_images),
+                train_timesteps=base_model.noise_path().steps,
             )
-        finish(item, training, pairs=len(self.samples), scores={}, file=network_files.FILE)
-        seconds = round(time.monotonic() - started, 3)
-        self.folder.journal(EXPERTS, skill=f"{self.skill}/{label}", seconds=seconds)
-        return found
+            conditioning_images = ConditioningImages(
+                [sample.conditioning_image for sample in self.samples], base_model.image_px
+            )
+            return ControlLearner(base_model, encoded, conditioning_images, weights(), batches)
+
+        train_item(
+            item,
+            learner,
+            training,
+            self.folder,
+            title=f"{self.skill}-{label}",
+            names=[sample.id for sample in self.samples],
+            made_by={"control": label, "condition": self.condition},
+            journal={"skill": f"{self.skill}/{label}"},
+        )
+        return TrainedControl(label=label, folder=item.path, key=item.key)
 
     @cached_property
     def _pairs(self) -> list[Pair]:
@@ -342,15 +351,6 @@ class _Course:
         )
 
 
-def _losses(
-    learner: ControlLearner | MagnitudeLearner, batch: Batch, noise_path: NoisePath
-) -> dict[str, Tensor]:
-    """The denoising loss of each sample, drawn by its condition."""
-    samples = learner.encoded.samples(batch).to(learner.model.device)
-    learner.conditioning.show(learner.conditioning_images.at(batch.indices.tolist()))
-    return {"loss": denoising(learner.model, samples, batch, noise_path)}
-
-
 def _adapter_of(network: NetworkConfig) -> AdapterConfig | None:
     return network.adapter if isinstance(network, BranchNetwork) else None
 
@@ -369,9 +369,8 @@ def _attached(
 ) -> Iterator[dict[str, nn.Parameter]]:
     denoiser, kind = model.denoiser, ADAPTERS[adapter.kind]
     try:
-        generated = generator(seed, "experts", NAME, "adapter")
-        targets = model.family.targets
-        yield kind.attach(denoiser, adapter, generator=generated, targets=targets)
+        stream = generator(seed, "experts", NAME, "adapter")
+        yield kind.attach(denoiser, adapter, generator=stream, targets=model.family.targets)
     finally:
         kind.detach(denoiser)
 

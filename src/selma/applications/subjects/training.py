@@ -9,10 +9,8 @@ nothing in it (docs/subjects.md).
 
 from __future__ import annotations
 
-import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +20,21 @@ from selma.applications.subjects.settings import (
     SubjectSettings,
     SubjectTraining,
 )
+from selma.config.adapters import AnyAdapterConfig
 from selma.config.networks import BaseConfig
-from selma.experts.finishing import finish, step_folder
-from selma.experts.learners import ExpertLearner
+from selma.experts.finishing import step_folder
+from selma.experts.learners import AdapterWeights, TrainedWeights
 from selma.experts.recipes import encoding_recipe, image_digests, training_recipe
-from selma.experts.training import fit
+from selma.experts.running import train_item
 from selma.records.images import Pair
 from selma.workspace import EXPERTS, Workspace, recipe_key
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from selma.backbones.families.paths import NoisePath
     from selma.backbones.text_to_image import TextToImage
+    from selma.experts.batches import Batch, Batches
     from selma.experts.encoding import Encoded
 
 NAME = "_subjects"
@@ -49,15 +52,15 @@ def train_subjects(
 ) -> list[SubjectAdapter]:
     """One adapter for each method and subject, methods in their order.
 
-    pairs: subject → its pictures with the instance prompt.  class_pairs: subject → its class's
-    pictures; empty without prior preservation. All methods of a subject see the same batches and
+    pairs: subject → its images with the instance prompt.  class_pairs: subject → its class's
+    images; empty without prior preservation. All methods of a subject see the same batches and
     noise. `model` is called only if something is missing. Raises TrainingDiverged, with the last
     checkpoint kept.
     """
     return [
         _train(
             subject,
-            some,
+            own,
             class_pairs.get(subject, ()),
             name,
             method,
@@ -68,7 +71,7 @@ def train_subjects(
             model=model,
         )
         for name, method in config.methods.items()
-        for subject, some in pairs.items()
+        for subject, own in pairs.items()
     ]
 
 
@@ -110,64 +113,96 @@ def _train(
         "prior": [config.prior.weight, recipe_key({"pairs": prior.rows})] if class_pairs else None,
     }
     item = folder.item(EXPERTS, NAME, name, subject, recipe=recipe)
-    trained = SubjectAdapter(
+
+    def learner() -> SubjectLearner:
+        return subject_learner(
+            model(),
+            _encoded(own, folder=folder, training=training, base=base, model=model),
+            method.adapter,
+            training,
+            subject=subject,
+            seed=seed,
+            prior=_encoded(prior, folder=folder, training=training, base=base, model=model)
+            if class_pairs
+            else None,
+            prior_weight=config.prior.weight,
+        )
+
+    train_item(
+        item,
+        learner,
+        training,
+        folder,
+        title=f"{name}-{subject}",
+        names=[pair.image.name for pair in pairs],
+        made_by={"subject": subject, "method": name},
+        journal={"what": "subject", "method": name, "subject": subject},
+        keep_adapters=True,
+    )
+    return SubjectAdapter(
         subject=subject,
         method=name,
         folder=item.path,
         key=item.key,
         steps=kept_steps(training),
     )
-    if item.done:
-        shutil.rmtree(item.path / "checkpoints", ignore_errors=True)  # if killed just before
-        return trained
-    path, started = item.begin(), time.monotonic()
 
-    from selma.adapters.table import ADAPTERS
-    from selma.experts.tracking import tracked
 
-    encode = partial(_encoded, folder=folder, training=training, base=base, model=model)
-    learner = ExpertLearner(
-        model(),
-        encode(own),
+@dataclass(frozen=True)
+class SubjectLearner:
+    """The denoising loss of the subject's images; with a prior also that of class images (prior
+    preservation, arXiv:2208.12242, equation 2)."""
+
+    model: TextToImage
+    encoded: Encoded
+    weights: TrainedWeights
+    batches: Batches
+    prior: Encoded | None = None
+    prior_weight: float = 1.0
+
+    def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
+        own = self._denoising(self.encoded, batch, noise_path)
+        if self.prior is None or batch.prior is None:
+            return {"loss": own}
+        prior = self._denoising(self.prior, batch.prior, noise_path)
+        return {"loss": own + self.prior_weight * prior, "subject": own, "prior": prior}
+
+    def _denoising(self, encoded: Encoded, batch: Batch, noise_path: NoisePath) -> Tensor:
+        from selma.experts.objectives.denoising import denoising_loss
+
+        samples = encoded.samples(batch).to(self.model.device)
+        return denoising_loss(self.model, samples, batch, noise_path)
+
+
+def subject_learner(
+    model: TextToImage,
+    encoded: Encoded,
+    adapter: AnyAdapterConfig,
+    training: SubjectTraining,
+    *,
+    subject: str,
+    seed: int,
+    prior: Encoded | None,
+    prior_weight: float,
+) -> SubjectLearner:
+    """A subject's learner; all methods see the same batches and noise."""
+    from selma.experts.batches import training_batches
+
+    skill = f"subject/{subject}"
+    batches = training_batches(
+        encoded,
         training,
-        method.adapter,
-        f"subject/{subject}",
-        seed,
-        prior=encode(prior) if class_pairs else None,
-        prior_weight=config.prior.weight,
+        skill=skill,
+        seed=seed,
+        train_timesteps=model.noise_path().steps,
+        prior=prior,
     )
-    with tracked(training, folder.root / "tracking", skill=f"{name}-{subject}") as on_step:
-        fit(
-            model(),
-            learner.encoded,
-            training,
-            path,
-            skill=learner.skill,
-            seed=seed,
-            made_by={"subject": subject, "method": name, "key": item.key},
-            on_step=on_step,
-            names=[pair.image.name for pair in pairs],
-            learner=learner,
-            prior=learner.prior,
-            keep_adapters=True,
-        )
-    kind = ADAPTERS[method.adapter.kind]
-    finish(
-        item,
-        training,
-        pairs=len(pairs),
-        scores={},
-        file=kind.file,
-        look=None if kind.energies is None else partial(kind.energies, model().denoiser),
-        keep_adapters=True,
-    )
-    seconds = round(time.monotonic() - started, 3)
-    folder.journal(EXPERTS, what="subject", method=name, subject=subject, seconds=seconds)
-    return trained
+    weights = AdapterWeights(model, adapter, training, skill=skill, seed=seed)
+    return SubjectLearner(model, encoded, weights, batches, prior, prior_weight)
 
 
 class _Data:
-    """Pictures with their texts, and what tells them from others."""
+    """Images with their texts, and what tells them from others."""
 
     def __init__(self, name: str, pairs: Sequence[Pair]) -> None:
         self.name = name
@@ -188,7 +223,7 @@ def _encoded(
     base: BaseConfig,
     model: Callable[[], TextToImage],
 ) -> Encoded:
-    """Kept once for all methods."""
+    """The images as training reads them, encoded once for all methods."""
     from selma.experts.encoding import encode_pairs
 
     recipe: dict[str, Any] = training_recipe(data.rows, base=base, seed=0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,12 +22,12 @@ from selma.applications.sur.settings import Distance, SurSettings
 from selma.backbones.language.vectors import vectors_identity
 from selma.config.networks import BaseConfig
 from selma.errors import DataError
-from selma.experts.finishing import finish
-from selma.experts.learners import denoising, plain_attention
+from selma.experts.batches import training_batches
+from selma.experts.learners import plain_attention
 from selma.experts.losses import divergences, over_tokens, token_mean
+from selma.experts.objectives.denoising import denoising_loss
 from selma.experts.recipes import encoding_recipe, image_digests, training_recipe
-from selma.experts.tracking import tracked
-from selma.experts.training import fit
+from selma.experts.running import train_item
 from selma.randomness import seed_for
 from selma.workspace import EXPERTS, Workspace, recipe_key
 
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
     from selma.backbones.families.conditioning import Conditioning
     from selma.backbones.families.paths import NoisePath
     from selma.backbones.text_to_image import TextToImage
-    from selma.experts.batches import Batch
+    from selma.experts.batches import Batch, Batches
 
 VARIANTS = f"{SKILL}-variants"
 
@@ -68,36 +66,30 @@ def train_sur(
     if variants and not item.done:
         names = (VARIANTS, recipe_key(recipe))
         item = folder.item(EXPERTS, *names, recipe=recipe)
-    trained = Understanding(folder=item.path, key=item.key)
-    if item.done:
-        shutil.rmtree(item.path / "checkpoints", ignore_errors=True)  # if killed just before
-        return trained
-    path, started = item.begin(), time.monotonic()
-    data = encode_triples(
-        triples,
-        folder,
-        llm=config.llm,
-        flip=config.training.flip,
-        digests=digests,
-        recipe=encoding_recipe(recipe, flip=config.training.flip),
-        model=model,
-    )
-    with tracked(config.training, folder.root / "tracking", skill=SKILL) as on_step:
-        fit(
-            model(),
-            data.narratives,
-            config.training,
-            path,
-            skill=SKILL,
-            seed=seed,
-            made_by={"skill": SKILL, "key": item.key},
-            on_step=on_step,
-            names=[triple.id for triple in triples],
-            learner=SurLearner(model(), data, config, seed),
+
+    def learner() -> SurLearner:
+        data = encode_triples(
+            triples,
+            folder,
+            llm=config.llm,
+            flip=config.training.flip,
+            digests=digests,
+            recipe=encoding_recipe(recipe, flip=config.training.flip),
+            model=model,
         )
-    finish(item, config.training, pairs=len(triples), scores={}, file=sur_files.FILE)
-    folder.journal(EXPERTS, skill="/".join(names), seconds=round(time.monotonic() - started, 3))
-    return trained
+        return SurLearner(model(), data, config, seed)
+
+    train_item(
+        item,
+        learner,
+        config.training,
+        folder,
+        title=SKILL,
+        names=[triple.id for triple in triples],
+        made_by={"skill": SKILL},
+        journal={"skill": "/".join(names)},
+    )
+    return Understanding(folder=item.path, key=item.key)
 
 
 def sur_recipe(
@@ -122,8 +114,8 @@ def sur_recipe(
 
 
 @dataclass(frozen=True)
-class SurLearner:
-    """What the loop trains: the adapter and, if it is learned, the projection beside it."""
+class SurWeights:
+    """What is trained: the adapter and, if it is learned, the projection beside it."""
 
     model: TextToImage
     data: EncodedTriples
@@ -134,8 +126,8 @@ class SurLearner:
     @cached_property
     def adapter(self) -> sur.SurAdapter:
         seed = seed_for(self.seed, "experts", SKILL, "init")
-        made = sur.make(self.config.adapter, sur.widths_of(self.model), seed=seed)
-        return made.to(self.model.device).train()
+        adapter = sur.make(self.config.adapter, sur.widths_of(self.model), seed=seed)
+        return adapter.to(self.model.device).train()
 
     @cached_property
     def projection(self) -> nn.Linear:
@@ -154,29 +146,12 @@ class SurLearner:
         with plain_attention(self.model, self.config.training):
             yield dict(sorted(named.items()))
 
-    def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
-        losses = self.config.losses
-        samples = self.data.narratives.samples(batch).to(self.model.device)
-        adapted = self._adapted(samples.conditioning, batch, step=step)
-        seen = adapted if losses.denoising.gradient else _without_gradient(adapted)
-        read = replace(samples.conditioning, text=seen.text, pooled=seen.pooled)
-        read_samples = replace(samples, conditioning=read)
-        # An empty prompt has nothing to be taught but how to denoise.
-        told = (~batch.dropped).float().to(self.model.device)
-        parts = {
-            "denoising": denoising(self.model, read_samples, batch, noise_path),
-            "distillation": told * self._distillation(adapted, batch),
-            "alignment": told * self._alignment(adapted, batch),
-        }
-        weights = {name: getattr(losses, name).weight for name in parts}
-        return {"loss": sum((weights[n] * p for n, p in parts.items()), torch.tensor(0.0)), **parts}
-
     def save(self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage) -> None:
         llm = self.config.llm
         tensors = dict(self.adapter.state_dict())
         if llm.projection != "released":  # which forgets it, so that no one can go on with it
-            kept = as_tensors(self.projection)
-            tensors |= {sur_files.PROJECTION + name: tensor for name, tensor in kept.items()}
+            projected = as_tensors(self.projection)
+            tensors |= {sur_files.PROJECTION + name: tensor for name, tensor in projected.items()}
         sur_files.save(
             path,
             tensors,
@@ -196,24 +171,68 @@ class SurLearner:
         return load_file(path)
 
     def after_step(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Nothing: any weights are an adapter."""
+        """Do nothing: any weights are an adapter."""
+
+    def energies(self, path: Path) -> None:
+        """None: it does not rotate the denoiser's weights."""
+
+
+@dataclass(frozen=True)
+class SurLearner:
+    """The adapter's three losses on encoded triples."""
+
+    model: TextToImage
+    data: EncodedTriples
+    config: SurSettings
+    seed: int
+
+    @cached_property
+    def weights(self) -> SurWeights:
+        return SurWeights(self.model, self.data, self.config, self.seed)
+
+    @cached_property
+    def batches(self) -> Batches:
+        return training_batches(
+            self.data.narratives,
+            self.config.training,
+            skill=SKILL,
+            seed=self.seed,
+            train_timesteps=self.model.noise_path().steps,
+        )
+
+    def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
+        losses = self.config.losses
+        samples = self.data.narratives.samples(batch).to(self.model.device)
+        adapted = self._adapted(samples.conditioning, batch, step=step)
+        features = adapted if losses.denoising.gradient else _without_gradient(adapted)
+        conditioning = replace(samples.conditioning, text=features.text, pooled=features.pooled)
+        conditioned = replace(samples, conditioning=conditioning)
+        # An empty prompt has nothing to be taught but how to denoise.
+        with_text = (~batch.dropped).float().to(self.model.device)
+        parts = {
+            "denoising": denoising_loss(self.model, conditioned, batch, noise_path),
+            "distillation": with_text * self._distillation(adapted, batch),
+            "alignment": with_text * self._alignment(adapted, batch),
+        }
+        weights = {name: getattr(losses, name).weight for name in parts}
+        return {"loss": sum((weights[n] * p for n, p in parts.items()), torch.tensor(0.0)), **parts}
 
     def _adapted(self, conditioning: Conditioning, batch: Batch, *, step: int) -> sur.Adapted:
         if self.config.adapter.form == "paper" or not self.config.adapter.dropout:
-            return self.adapter(conditioning.text, conditioning.pooled)
+            return self.weights.adapter(conditioning.text, conditioning.pooled)
         # Dropout is a function of the step, so that a resumed run goes on as one never stopped.
         device = self.model.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             which = batch.indices.tolist()
             torch.manual_seed(seed_for(self.seed, "experts", SKILL, "dropout", step, *which))
-            return self.adapter(conditioning.text, conditioning.pooled)
+            return self.weights.adapter(conditioning.text, conditioning.pooled)
 
     def _distillation(self, adapted: sur.Adapted, batch: Batch) -> Tensor:
         """[b]: the language model's vector into each block's queries."""
-        how, widths = self.config.losses.distillation, self.adapter.widths.all
+        how, widths = self.config.losses.distillation, self.weights.adapter.widths.all
         vectors = self.data.vectors[batch.indices].to(self.model.device)
         with torch.autocast(self.model.device.type, enabled=False):
-            targets = self.projection(vectors).unsqueeze(1).split(widths, dim=-1)
+            targets = self.weights.projection(vectors).unsqueeze(1).split(widths, dim=-1)
         mask = self._mask(self.data.mask, batch, how)
         total = vectors.new_zeros(len(vectors))
         for target, queries in zip(targets, adapted.queries, strict=True):
@@ -222,17 +241,17 @@ class SurLearner:
 
     def _alignment(self, adapted: sur.Adapted, batch: Batch) -> Tensor:
         """[b]: the keyword prompt's features into the adapted ones of the narrative."""
-        how, data, widths = self.config.losses.alignment, self.data, self.adapter.widths
+        how, data, widths = self.config.losses.alignment, self.data, self.weights.adapter.widths
         i, device = batch.indices, self.model.device
-        mine = self._mask(data.mask, batch, how)
-        theirs = self._mask(data.rich_mask, batch, how)
+        student_mask = self._mask(data.mask, batch, how)
+        teacher_mask = self._mask(data.rich_mask, batch, how)
         total = adapted.text.new_zeros(len(i))
         rich = data.rich[i].to(device).split(widths.text, dim=-1)
-        for target, made in zip(rich, adapted.text.split(widths.text, dim=-1), strict=True):
-            total = total + _distance(target, made, theirs, mine, how)
+        for target, features in zip(rich, adapted.text.split(widths.text, dim=-1), strict=True):
+            total = total + _distance(target, features, teacher_mask, student_mask, how)
         if data.rich_pooled is not None and adapted.pooled is not None:
-            target, made = data.rich_pooled[i].to(device), adapted.pooled
-            total = total + _distance(target.unsqueeze(1), made.unsqueeze(1), None, None, how)
+            target, features = data.rich_pooled[i].to(device), adapted.pooled
+            total = total + _distance(target.unsqueeze(1), features.unsqueeze(1), None, None, how)
         return total
 
     def _mask(self, mask: Tensor, batch: Batch, how: Distance) -> Tensor | None:
@@ -248,8 +267,8 @@ def _distance(
 ) -> Tensor:
     """[b] of features [b, tokens, width], of which the teacher's or both may have one token."""
     if how.tokens == "pooled":
-        teacher = _one(teacher, teacher_mask)
-        student = _one(student, student_mask)
+        teacher = _pooled(teacher, teacher_mask)
+        student = _pooled(student, student_mask)
     values = divergences(teacher, student, direction=how.direction, temperature=how.temperature)
     if values.shape[1] == 1:
         return values[:, 0]
@@ -260,11 +279,11 @@ def _distance(
     return over_tokens(values, both, reduce=how.reduce)
 
 
-def _one(features: Tensor, mask: Tensor | None) -> Tensor:
+def _pooled(features: Tensor, mask: Tensor | None) -> Tensor:
     return features if features.shape[1] == 1 else token_mean(features, mask)
 
 
 def _without_gradient(adapted: sur.Adapted) -> sur.Adapted:
-    """As released: the denoiser is handed a copy, so that its loss trains nothing."""
+    """The same values without a gradient: as released, the denoiser's loss trains nothing."""
     pooled = None if adapted.pooled is None else adapted.pooled.detach()
     return replace(adapted, text=adapted.text.detach(), pooled=pooled)

@@ -1,0 +1,35 @@
+"""The objectives that experts can be trained by: each is a learner in a file, and a row here.
+
+Another package adds one by an entry point of the group `selma.objectives` that names an
+`Objective`; its settings are then those of `experts.objective` with the row's name as `kind`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from selma.config.experts import OBJECTIVE_GROUP, DenoisingObjective
+from selma.config.section import Section
+from selma.experts.learners import Learner, LearnerParts
+from selma.experts.objectives import denoising
+from selma.registry import Table
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One row: a loss, and how an expert learns by it."""
+
+    name: str
+    settings: type[Section]
+    """Its section of the settings, whose `kind` is the name."""
+    learner: Callable[[Any, LearnerParts], Learner]
+    """(settings, parts) → what the loop trains."""
+
+
+OBJECTIVES = Table(
+    "objective",
+    OBJECTIVE_GROUP,
+    [Objective("denoising", DenoisingObjective, denoising.learner)],
+)
