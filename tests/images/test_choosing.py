@@ -51,7 +51,7 @@ def test_a_torn_run_ends_with_the_same_bytes(tmp_path, after):
     assert files(tmp_path / "torn") == files(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("place", ["write_scores", "write_metadata", "_remove_candidates"])
+@pytest.mark.parametrize("place", ["write_rows", "write_metadata", "_remove_candidates"])
 def test_so_does_one_torn_while_it_chooses(tmp_path, monkeypatch, place):
     generated(tmp_path / "whole", prompts(), config=CHOOSING)
 

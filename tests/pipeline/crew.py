@@ -161,9 +161,9 @@ def generated_by_conditions(crew: Crew) -> dict[str, object]:
 
 def few_at_once() -> None:
     """Judges answer four prompts at a time, so that six are enough to be shared."""
-    from selma.scores import answering
+    from selma import row_files
 
-    answering.CHUNK = 4
+    row_files.CHUNK = 4
 
 
 def main() -> None:

@@ -14,13 +14,13 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from selma import row_files
 from selma.backbones.preference.scorers import SCORERS, NetworkScorer, load_preference
 from selma.backbones.weights import Weights
 from selma.cli import app
 from selma.config.scores import PreferenceConfig
 from selma.errors import ConfigError, DataError, ModelError
 from selma.report.tables import print_hps
-from selma.scores import answering, hps
 from selma.scores.hps import (
     STYLES,
     given_images,
@@ -194,8 +194,7 @@ class Stopping:
 @pytest.fixture
 def item_of(images: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     """Scores the pictures for a model of a run, five at a time."""
-    monkeypatch.setattr(hps, "CHUNK", 5)
-    monkeypatch.setattr(answering, "CHUNK", 5)
+    monkeypatch.setattr(row_files, "CHUNK", 5)
 
     def made(run: Path, scorer: Stopping, *, model: str = "merged", key: str = "k") -> Item:
         texts = read_hps_prompts(prompts)

@@ -14,7 +14,7 @@ from selma.config.scores import ScoresConfig
 from selma.errors import DataError
 from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.records.scores import Scorecard
-from selma.scores.answering import CHUNK
+from selma.row_files import CHUNK
 from selma.scores.scoring import benchmark_score, read_answers, score_models
 from selma.workspace import Workspace
 

@@ -3,8 +3,7 @@ arXiv:2311.17946, with any scorer; nobody's label is needed)."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from selma.backbones.judges.judge import Scorer
@@ -12,7 +11,6 @@ from selma.backbones.judges.loading import load_scorer
 from selma.config import Choice
 from selma.image_files import open_image
 from selma.progress import progress
-from selma.workspace import write_bytes
 
 AT_ONCE = 64
 """Pictures that are in memory together."""
@@ -45,10 +43,3 @@ def scored(
 def best(scores: Sequence[float], *, keep: int) -> list[int]:
     """Places of the `keep` highest scores, best first; of equal ones, the first."""
     return sorted(range(len(scores)), key=lambda place: -scores[place])[:keep]
-
-
-def write_scores(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Every candidate's score and whether it was kept, whole or nothing: what was left out can be
-    looked up, and drawn again from its seed."""
-    lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
-    write_bytes(path, "".join(lines).encode())

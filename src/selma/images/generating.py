@@ -20,7 +20,7 @@ from selma.config import ImagesConfig
 from selma.config.networks import BaseConfig
 from selma.errors import DataError
 from selma.image_files import png_bytes
-from selma.images.choosing import best, scored, scorer_of, write_scores
+from selma.images.choosing import best, scored, scorer_of
 from selma.images.pairs import METADATA, read_generated, write_metadata
 from selma.progress import progress
 from selma.randomness import seed_for
@@ -28,6 +28,7 @@ from selma.records.adapters import AppliedAdapter
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.images import Pair
 from selma.records.prompts import Prompt
+from selma.row_files import write_rows
 from selma.workspace import IMAGES, SCORES, Workspace, inside, write_bytes
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def _choose(
             {"text": job.text, "seed": job.seed, "score": score, "kept": place in places}
             for place, (job, score) in enumerate(zip(jobs[some], scores[some], strict=True))
         ]
-    write_scores(told, rows)
+    write_rows(told, rows)
     return kept
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 from selma.errors import DataError
 from selma.records.images import Pair
 from selma.records.prompts import Prompt
+from selma.row_files import write_rows
 from selma.textfiles import csv_rows
-from selma.workspace import inside, read_lines, write_bytes
+from selma.workspace import inside, read_lines
 
 METADATA = "metadata.jsonl"
 METADATA_CSV = "metadata.csv"
@@ -35,8 +35,7 @@ def write_metadata(path: Path, pairs: Sequence[Pair]) -> None:
         }
         for pair in pairs
     )
-    lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in made)
-    write_bytes(path, "".join(lines).encode())
+    write_rows(path, made)
 
 
 def read_generated(folder: Path, prompts: Sequence[Prompt]) -> list[Pair]:

@@ -13,39 +13,30 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from selma import processes
+from selma import row_files
 from selma.backbones.judges.judge import Chooser, Judge, Scorer
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.errors import DataError, ModelError
 from selma.image_files import REMEDY_FOR_GENERATED, open_image
-from selma.progress import progress
 from selma.records.benchmarks import Answer, BenchmarkPrompt
+from selma.row_files import Row, fill_rows, in_rounds
 from selma.workspace import (
     SCORES,
     Item,
     Workspace,
-    append_lines,
     inside,
     read_lines,
     recipe_key,
-    write_bytes,
 )
-
-CHUNK = 32
-"""Prompts that are judged and written together: what a crash can cost. Resuming starts at a
-multiple of it, so that a picture always meets the same neighbours in its batch."""
 
 WORDS = "selma"
 """The wording of multiple-choice questions where none is named."""
-
-Row = dict[str, Any]
 
 
 def answer_item(
@@ -90,7 +81,7 @@ def clip_item(
 
     def work(part: Sequence[BenchmarkPrompt]) -> list[Row]:
         scores = scorer.score(_open(part, images), [prompt.text for prompt in part])
-        return [{"prompt": p.id, "score": s} for p, s in zip(part, scores, strict=True)]
+        return [{"score": score} for score in scores]
 
     texts = [[prompt.id, prompt.text] for prompt in benchmark_prompts]
     item = folder.item(SCORES, *what, model, recipe=_recipe(texts, images, scorer))
@@ -112,7 +103,7 @@ def ask(benchmark_prompts: Sequence[BenchmarkPrompt], images: Path, judge: Judge
     """A judge's answers to one folder of pictures; nothing is written."""
     return [
         answer
-        for rows in _rounds(benchmark_prompts, lambda part: _ask(judge, part, images, WORDS))
+        for rows in in_rounds(benchmark_prompts, lambda part: _ask(judge, part, images, WORDS))
         for answer in _answers(rows)
     ]
 
@@ -164,7 +155,7 @@ def _recipe(shown: list[Any], images: Path, network: Judge | Scorer) -> dict[str
         "benchmark": recipe_key({"shown": shown}),
         "images": key,
         "network": network.fingerprint,
-        "chunk": CHUNK,
+        "chunk": row_files.CHUNK,
     }
 
 
@@ -187,42 +178,10 @@ def _fill(
         )
     started = time.monotonic()
     path = item.begin() / file
-    done = processes.gathered(whole_chunks(path, benchmark_prompts) if processes.main() else 0)[0]
-    with progress(title, total=len(benchmark_prompts), done=done) as advance:
-        for rows in _rounds(benchmark_prompts, work, done=done):
-            if processes.main():
-                append_lines(path, rows)
-            advance(len(rows))
+    jobs = {prompt.id: prompt for prompt in benchmark_prompts}
+    fill_rows(path, jobs, work, key="prompt", title=title)
     item.finish([path], {"prompts": len(benchmark_prompts)})
     folder.journal(SCORES, what=title, seconds=round(time.monotonic() - started, 3))
-
-
-def _rounds(
-    benchmark_prompts: Sequence[BenchmarkPrompt],
-    work: Callable[[Sequence[BenchmarkPrompt]], list[Row]],
-    *,
-    done: int = 0,
-) -> Iterator[list[Row]]:
-    """The exam's rows in its order, from prompt `done` on; each process does one chunk at a time,
-    and has the others' as well."""
-    for start in range(done, len(benchmark_prompts), CHUNK * processes.count()):
-        mine = start + CHUNK * processes.number()
-        part = benchmark_prompts[mine : mine + CHUNK]
-        yield list(chain.from_iterable(processes.gathered(work(part) if part else [])))
-
-
-def whole_chunks(path: Path, benchmark_prompts: Sequence[BenchmarkPrompt]) -> int:
-    """How many prompts are done; a chunk that was cut short is taken off the file."""
-    rows = read_lines(path, repair=True)
-    if [row.get("prompt") for row in rows] != [
-        prompt.id for prompt in benchmark_prompts[: len(rows)]
-    ]:
-        raise DataError(f"{path} holds other prompts than the exam. Remove it and run again.")
-    done = len(rows) if len(rows) == len(benchmark_prompts) else len(rows) // CHUNK * CHUNK
-    if done < len(rows):
-        lines = path.read_bytes().split(b"\n")
-        write_bytes(path, b"".join(line + b"\n" for line in lines[:done]))
-    return done
 
 
 def _ask(

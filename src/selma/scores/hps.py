@@ -20,18 +20,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from selma import row_files
 from selma.backbones.preference.scorers import PreferenceScorer
 from selma.errors import ConfigError, DataError
 from selma.image_files import open_image
 from selma.progress import progress
 from selma.records.benchmarks import BenchmarkPrompt
+from selma.row_files import Row, fill_rows, in_rounds
 from selma.scores import statistics
-from selma.scores.answering import CHUNK, manifest, whole_chunks
+from selma.scores.answering import manifest
 from selma.workspace import (
     SCORES,
     Item,
     Workspace,
-    append_lines,
     file_sha256,
     read_lines,
     recipe_key,
@@ -109,13 +110,14 @@ def score_hps(
     Raises DataError for a broken picture, or where there is none at all.
     """
     there = given_images(images, prompts)
-    scores: dict[str, float] = {}
+    scores: list[float] = []
     benchmark_prompts = [prompt for prompt in hps_benchmark(prompts) if prompt.id in there]
     with progress(scorer.name, total=len(benchmark_prompts)) as advance:
-        for start in range(0, len(benchmark_prompts), CHUNK):
-            scores |= _scored(benchmark_prompts[start : start + CHUNK], there, scorer)
-            advance(min(CHUNK, len(benchmark_prompts) - start))
-    return _result(scores, prompts, scorer, seed=seed, resamples=resamples)
+        for rows in in_rounds(benchmark_prompts, lambda part: _scored(part, there, scorer)):
+            scores += [row["score"] for row in rows]
+            advance(len(rows))
+    by_id = dict(zip((prompt.id for prompt in benchmark_prompts), scores, strict=True))
+    return _result(by_id, prompts, scorer, seed=seed, resamples=resamples)
 
 
 def hps_item(
@@ -148,20 +150,16 @@ def hps_item(
                 {prompt.id: file_sha256(there[prompt.id]) for prompt in benchmark_prompts}
             ),
             "network": scorer.fingerprint,
-            "chunk": CHUNK,
+            "chunk": row_files.CHUNK,
         },
     )
     if item.done:
         return item
     started = time.monotonic()
     path = item.begin() / "scores.jsonl"
-    done = whole_chunks(path, benchmark_prompts)
+    jobs = {prompt.id: prompt for prompt in benchmark_prompts}
     title = f"{scorer.name}: {model}"
-    with progress(title, total=len(benchmark_prompts), done=done) as advance:
-        for start in range(done, len(benchmark_prompts), CHUNK):
-            found = _scored(benchmark_prompts[start : start + CHUNK], there, scorer)
-            append_lines(path, [{"prompt": id, "score": score} for id, score in found.items()])
-            advance(len(found))
+    fill_rows(path, jobs, lambda part: _scored(part, there, scorer), key="prompt", title=title)
     scores = {row["prompt"]: row["score"] for row in read_lines(path)}
     result = _result(scores, prompts, scorer) | {"model": model, "generated": generated}
     write_json(item.path / "hps.json", result)
@@ -215,10 +213,10 @@ def _scored(
     benchmark_prompts: Sequence[BenchmarkPrompt],
     there: Mapping[str, Path],
     scorer: PreferenceScorer,
-) -> dict[str, float]:
+) -> list[Row]:
     opened = [open_image(there[prompt.id]) for prompt in benchmark_prompts]
-    found = scorer.score(opened, [prompt.text for prompt in benchmark_prompts])
-    return {prompt.id: score for prompt, score in zip(benchmark_prompts, found, strict=True)}
+    scores = scorer.score(opened, [prompt.text for prompt in benchmark_prompts])
+    return [{"score": score} for score in scores]
 
 
 def _result(

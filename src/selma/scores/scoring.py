@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +21,7 @@ from selma.config.scores import ScoresConfig, judge_name
 from selma.errors import DataError
 from selma.records.benchmarks import Answer, BenchmarkPrompt, repeated
 from selma.records.scores import Comparison, Interval, Scorecard
+from selma.row_files import write_rows
 from selma.scores import faithfulness, statistics
 from selma.scores.answering import (
     answer_item,
@@ -54,7 +54,7 @@ from selma.scores.soft import (
 )
 from selma.scores.statistics import by_prompt
 from selma.scores.tifa import Matcher, match_choices
-from selma.workspace import SCORES, Item, Workspace, inside, read_lines, write_bytes, write_json
+from selma.workspace import SCORES, Item, Workspace, inside, read_lines, write_json
 
 
 def score_models(
@@ -396,6 +396,5 @@ def _write(
         for model, diagnostics in verdicts.items()
         for prompt, found in diagnostics.items()
     ]
-    lines = [json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows]
-    write_bytes(files[1], "".join(lines).encode())
+    write_rows(files[1], rows)
     item.finish(files, {"models": len(card.models), "dependency_faults": card.dependency_faults})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -29,7 +28,8 @@ from selma.images.pairs import METADATA, rows
 from selma.progress import progress
 from selma.records.landmarks import Landmark
 from selma.records.prompts import prompt_id
-from selma.workspace import IMAGES, Workspace, append_line, inside, read_lines, write_bytes
+from selma.row_files import Row, fill_rows, write_rows
+from selma.workspace import IMAGES, Workspace, inside, read_lines, write_bytes
 
 NAME = "_control"
 IMAGE_FOLDER, CONDITIONING_FOLDER = "color", "conditioning_image"
@@ -197,16 +197,16 @@ def _told(
                 "Set control.data.captioner to have them written."
             )
         return samples
-    said = {row["id"]: row["text"] for row in read_lines(path / CAPTIONS, repair=True)}
-    with progress("captioning", total=len(samples), done=len(said)) as advance:
-        for sample in samples:
-            if sample.id not in said:
-                (text,) = captioner.caption([open_image(sample.image)])
-                append_line(path / CAPTIONS, {"id": sample.id, "text": text})
-                said[sample.id] = text
-                advance()
+
+    def captioned(part: Sequence[ControlSample]) -> list[Row]:
+        texts = captioner.caption([open_image(sample.image) for sample in part])
+        return [{"text": text} for text in texts]
+
+    jobs = {sample.id: sample for sample in samples}
+    fill_rows(path / CAPTIONS, jobs, captioned, key="id", title="captioning", chunk=1)
+    texts = {row["id"]: row["text"] for row in read_lines(path / CAPTIONS)}
     # A picture that the captioner has no words for is drawn without a prompt, as "a picture".
-    return [s.model_copy(update={"text": said[s.id] or "a picture"}) for s in samples]
+    return [s.model_copy(update={"text": texts[s.id] or "a picture"}) for s in samples]
 
 
 def _write(path: Path, samples: Sequence[ControlSample]) -> None:
@@ -224,5 +224,4 @@ def _write(path: Path, samples: Sequence[ControlSample]) -> None:
         }
         for sample in samples
     )
-    lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in made)
-    write_bytes(path, "".join(lines).encode())
+    write_rows(path, made)

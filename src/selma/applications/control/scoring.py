@@ -39,15 +39,14 @@ from selma.backbones.perception.segmenting import Segmenter, load_segmenter
 from selma.config.scores import PreferenceConfig
 from selma.errors import DataError, ModelError
 from selma.image_files import open_image
-from selma.progress import progress
 from selma.records.scores import Interval
+from selma.row_files import fill_rows
 from selma.scores.distances import frechet_distance
 from selma.scores.statistics import interval_of
 from selma.toybox.conditions import PALETTE
 from selma.workspace import (
     SCORES,
     Workspace,
-    append_line,
     file_sha256,
     inside,
     read_lines,
@@ -159,13 +158,16 @@ class Scorer:
         )
         if not item.done:
             path, started = item.begin(), time.monotonic()
-            kept = {row["id"] for row in read_lines(path / ROWS, repair=True)}
-            missing = [sample for sample in self.samples if sample.id not in kept]
             what = f"reading {self.condition}: {one.model}"
-            with progress(what, total=len(self.samples), done=len(kept)) as advance:
-                for sample in missing:
-                    append_line(path / ROWS, {"id": sample.id, **self._row(one, sample)})
-                    advance()
+            jobs = {sample.id: sample for sample in self.samples}
+            fill_rows(
+                path / ROWS,
+                jobs,
+                lambda part: [self._row(one, sample) for sample in part],
+                key="id",
+                title=what,
+                chunk=1,
+            )
             item.finish([path / ROWS], {"images": len(self.samples)})
             seconds = round(time.monotonic() - started, 3)
             self.folder.journal(SCORES, what=what, seconds=seconds)

@@ -9,13 +9,12 @@ Every pair of pictures counts (`docs/subjects.md` says how the released evaluati
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
 
@@ -24,11 +23,11 @@ from selma.applications.subjects.settings import SubjectScores
 from selma.backbones.perception.likeness import ImageFeatures, TextFeatures, load_clip, load_dino
 from selma.backbones.perception.lpips import Perception, distances, load_perception
 from selma.errors import DataError
-from selma.image_files import open_image
-from selma.progress import progress
+from selma.image_files import REMEDY_FOR_GENERATED, open_image
 from selma.records.benchmarks import BenchmarkPrompt
+from selma.row_files import Row, fill_rows
 from selma.scores.answering import manifest
-from selma.workspace import SCORES, Workspace, inside, read_lines, write_bytes
+from selma.workspace import SCORES, Workspace, inside, read_lines
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 NAME = "_subjects"
 ROWS = "rows.jsonl"
 DIGITS = 6
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -166,19 +163,20 @@ def score_generated(
     groups: dict[str, list[str]] = {}
     for prompt in prompts:
         groups.setdefault(prompt.id.partition("-")[0], []).append(prompt.id)
-    rows = []
-    with progress(f"looking at {' '.join(name)}", total=len(groups)) as advance:
-        for number, ids in groups.items():
-            images = [open_image(inside(generated, f"{i}.png")) for i in ids]
-            row = {"prompt": number, "text": texts[number]}
-            rows.append(row | measured(images, ids, texts[number], real))
-            advance()
-    lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
-    write_bytes(path, "".join(lines).encode())
-    item.finish([path], {"prompts": len(rows)})
+
+    def looked_at(part: Sequence[tuple[str, list[str]]]) -> list[Row]:
+        return [
+            {"text": text} | measured([_open(generated, i) for i in ids], ids, text, real)
+            for text, ids in part
+        ]
+
+    jobs = {number: (texts[number], ids) for number, ids in groups.items()}
+    title = f"looking at {' '.join(name)}"
+    fill_rows(path, jobs, looked_at, key="prompt", title=title, chunk=1)
+    item.finish([path], {"prompts": len(groups)})
     seconds = round(time.monotonic() - started, 3)
     folder.journal(SCORES, what="subject", item="/".join(name), seconds=seconds)
-    return rows
+    return read_lines(path)
 
 
 def measured(images: Sequence[Image.Image], ids: Sequence[str], text: str, real: RealImages) -> Row:
@@ -203,6 +201,10 @@ def measured(images: Sequence[Image.Image], ids: Sequence[str], text: str, real:
     ]
     means = {name: round(sum(v) / len(v), DIGITS) for name, v in columns.items()}
     return row | means | {"each": each}
+
+
+def _open(folder: Path, name: str) -> Image.Image:
+    return open_image(inside(folder, f"{name}.png"), remedy=REMEDY_FOR_GENERATED)
 
 
 def _off(square: Tensor) -> float:

@@ -18,9 +18,9 @@ from selma.backbones.language.model import Form, Note, Sampling
 from selma.backbones.perception.captioning import CaptionModel
 from selma.config.networks import Captioner
 from selma.image_files import open_image
-from selma.progress import progress
 from selma.randomness import seed_for
-from selma.workspace import append_lines, read_lines
+from selma.row_files import fill_rows
+from selma.workspace import read_lines
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -63,20 +63,19 @@ def narratives(
     note: Note | None = None,
 ) -> dict[str, str]:
     """Row id → its narrative, which may be empty. `kept` is a file of those that are there."""
-    known = {line["id"]: line["text"] for line in read_lines(kept, repair=True)}
     if isinstance(config, Captioner):
         group, make = 8, _captions(config)
     else:
         group, make = parallel_requests(config.backend), _sentences(config, seed, note)
-    groups = [rows[start : start + group] for start in range(0, len(rows), group)]
-    open_groups = [some for some in groups if any(row.id not in known for row in some)]
-    with progress("writing narratives", total=len(rows), done=len(known)) as advance:
-        for some in open_groups:
-            made = dict(zip((row.id for row in some), make(some), strict=True))
-            append_lines(kept, ({"id": i, "text": text} for i, text in made.items()))
-            known |= made
-            advance(len(some))
-    return {row.id: known[row.id] for row in rows}
+    fill_rows(
+        kept,
+        {row.id: row for row in rows},
+        lambda part: [{"text": text} for text in make(part)],
+        key="id",
+        title="writing narratives",
+        chunk=group,
+    )
+    return {line["id"]: line["text"] for line in read_lines(kept)}
 
 
 def plain(reply: str) -> str:

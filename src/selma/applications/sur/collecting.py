@@ -6,7 +6,6 @@ Cheap checks come first. Every row that is not kept is counted with its reason.
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -33,6 +32,7 @@ from selma.image_files import decode, format_of, open_image, png_bytes
 from selma.images.pairs import METADATA
 from selma.progress import progress
 from selma.records.prompts import prompt_id
+from selma.row_files import write_rows
 from selma.workspace import IMAGES, Workspace, write_bytes
 
 NAME = "_triples"
@@ -257,5 +257,4 @@ def _image(row: _Row) -> Image.Image:
 
 
 def _write_rejected(path: Path, desk: _Desk) -> None:
-    lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in desk.rejected)
-    write_bytes(path, "".join(lines).encode())
+    write_rows(path, desk.rejected)

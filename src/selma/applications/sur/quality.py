@@ -20,13 +20,13 @@ from selma.errors import DataError
 from selma.image_files import REMEDY_FOR_GENERATED, open_image
 from selma.progress import progress
 from selma.records.benchmarks import BenchmarkPrompt
+from selma.row_files import write_rows
 from selma.scores.answering import manifest
 from selma.scores.distances import frechet_distance, kernel_parts
 from selma.workspace import (
     SCORES,
     Item,
     Workspace,
-    append_lines,
     file_sha256,
     inside,
     recipe_key,
@@ -100,14 +100,13 @@ def _make(
     item: Item, benchmark_prompts: Sequence[BenchmarkPrompt], generated: Tensor, good: Tensor
 ) -> None:
     path = item.begin() / FILE
-    path.unlink(missing_ok=True)
     parts = kernel_parts(generated, good).tolist()
     rows = [
         # A thousandth is what such distances are counted in.
         {"prompt": prompt.id, "score": round(1000 * part, DIGITS)}
         for prompt, part in zip(benchmark_prompts, parts, strict=True)
     ]
-    append_lines(path, rows)
+    write_rows(path, rows)
     write_json(item.path / DISTANCE, {"frechet": round(frechet_distance(generated, good), DIGITS)})
     item.finish(
         [path, item.path / DISTANCE], {"prompts": len(benchmark_prompts), "good": len(good)}

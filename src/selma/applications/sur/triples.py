@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,8 @@ from selma.errors import DataError
 from selma.image_files import open_image
 from selma.images.pairs import SUFFIXES, metadata, rows, there
 from selma.records.prompts import prompt_id
-from selma.workspace import inside, write_bytes
+from selma.row_files import write_rows
+from selma.workspace import inside
 
 NEEDED = ("file_name", "text", "prompt")
 SKILL = "triples"  # what a triple's id is made with
@@ -73,24 +73,19 @@ def write_triples(
     path: Path, triples: Sequence[Triple], facts: Sequence[Mapping[str, Any]]
 ) -> None:
     """One row for each triple with what else is known of it; whole or nothing."""
-    lines = (
-        json.dumps(
-            {
-                **more,
-                "file_name": triple.image.name,
-                "text": triple.text,
-                "prompt": triple.prompt,
-                "triple_id": triple.id,
-                "source": triple.source,
-                "licence": triple.licence,
-            },
-            sort_keys=True,
-            ensure_ascii=False,
-        )
-        + "\n"
+    rows = (
+        {
+            **more,
+            "file_name": triple.image.name,
+            "text": triple.text,
+            "prompt": triple.prompt,
+            "triple_id": triple.id,
+            "source": triple.source,
+            "licence": triple.licence,
+        }
         for triple, more in zip(triples, facts, strict=True)
     )
-    write_bytes(path, "".join(lines).encode())
+    write_rows(path, rows)
 
 
 def _triple(row: Mapping[str, Any], image: Path, licence: str) -> Triple:
