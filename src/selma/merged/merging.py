@@ -270,7 +270,7 @@ def _read_file(place: Path, model: Model | None) -> AnyFile:
     per_block = model.layers_per_block if model else LAYERS_PER_BLOCK
     file: AnyFile = read_mergeable(place, layers_per_block=per_block)
     if model:
-        ADAPTERS[file.kind].require_fit(file, model, who=place)
+        ADAPTERS[file.kind].require_fit(file, model, place)
     return file
 
 
