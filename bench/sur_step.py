@@ -6,7 +6,7 @@
 
 The second runs what the released script does in every step: the autoencoder, and the text encoders
 on both prompts (vectors of the language model are files there, too). Both train equal weights on
-the same triples with the same noise; their gradients must agree. They take turns, and the median
+the same samples with the same noise; their gradients must agree. They take turns, and the median
 counts. With --count nothing is timed: the products of both steps are counted on Stable Diffusion
 1's shapes, 512 px, without weights or a device for them.
 """
@@ -30,15 +30,15 @@ from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from selma.applications.sur.collecting import collect_triples
+from selma.applications.sur.collecting import collect_samples
 from selma.applications.sur.encoding import (
-    EncodedTriples,
+    EncodedSamples,
     as_pairs,
-    encode_triples,
+    encode_samples,
     token_mask,
 )
-from selma.applications.sur.records import Triple
-from selma.applications.sur.settings import SurData, SurSettings, ToyboxTriples
+from selma.applications.sur.records import SurSample
+from selma.applications.sur.settings import SurData, SurSettings, ToyboxSamples
 from selma.applications.sur.training import SurLearner
 from selma.backbones.families.conditioning import Conditioning
 from selma.backbones.text_to_image import TextToImage, load_text_to_image
@@ -67,14 +67,14 @@ def main(
     torch.set_num_threads(1)
     model = load_text_to_image(BaseConfig.model_validate({"model": base, "device": device}))
     with tempfile.TemporaryDirectory() as folder:
-        triples, data = encoded(model, Workspace(Path(folder)), count=4 * batch)
+        samples, data = encoded(model, Workspace(Path(folder)), count=4 * batch)
         step = steps(data, model, batch)
         before = SurLearner(model, data, SurSettings(), 0)
         stir(before)
 
         def loop(number: int) -> dict[str, torch.Tensor]:
             given = step.at(number)
-            fresh = replace(before, data=in_the_loop(model, triples, data, given))
+            fresh = replace(before, data=in_the_loop(model, samples, data, given))
             vars(fresh).update(weights=before.weights)
             return gradients(fresh, given, number)
 
@@ -99,25 +99,25 @@ def main(
 
 def encoded(
     model: TextToImage, folder: Workspace, *, count: int
-) -> tuple[list[Triple], EncodedTriples]:
-    """Toybox's triples and what training reads of them, with random vectors for an LLM's."""
-    triples = collect_triples(SurData(source=ToyboxTriples(count=count)), folder, seed=0)
+) -> tuple[list[SurSample], EncodedSamples]:
+    """Toybox's samples and what training reads of them, with random vectors for an LLM's."""
+    samples = collect_samples(SurData(source=ToyboxSamples(count=count)), folder, seed=0)
     path = folder.root / "vectors.safetensors"
-    save_file({triple.text: torch.randn(64) for triple in triples}, path)
-    data = encode_triples(
-        triples,
+    save_file({sample.text: torch.randn(64) for sample in samples}, path)
+    data = encode_samples(
+        samples,
         folder,
         llm=LlmVectors(file=str(path)),
         flip=False,
-        digests=image_digests(as_pairs(triples)),
+        digests=image_digests(as_pairs(samples)),
         recipe={"base": model.fingerprint},
         model=lambda: model,
     )
-    return triples, data
+    return samples, data
 
 
-def steps(data: EncodedTriples, model: TextToImage, size: int) -> Batches:
-    _, channels, height, width = data.narratives.mean.shape
+def steps(data: EncodedSamples, model: TextToImage, size: int) -> Batches:
+    _, channels, height, width = data.captions.mean.shape
     return Batches(
         seed=0,
         skill="_sur",
@@ -132,23 +132,23 @@ def steps(data: EncodedTriples, model: TextToImage, size: int) -> Batches:
 
 @torch.no_grad()
 def in_the_loop(
-    model: TextToImage, triples: Sequence[Triple], data: EncodedTriples, batch: Batch
-) -> EncodedTriples:
+    model: TextToImage, samples: Sequence[SurSample], data: EncodedSamples, batch: Batch
+) -> EncodedSamples:
     """The data with the batch's rows encoded anew; that is what a step costs without a cache."""
     rows = batch.indices
-    some = [triples[i] for i in rows.tolist()]
+    some = [samples[i] for i in rows.tolist()]
     images = [open_image(t.image, max_pixels=4 * model.image_px**2) for t in some]
     sized = [p.resize((model.image_px, model.image_px)) for p in images]
     x = model.pipe.image_processor.preprocess(sized).to(model.device, model.dtype)
     posterior = model.pipe.vae.encode(x).latent_dist
     read = model.text_features([t.text for t in some], guided=False).positive.tensors()
-    rich = model.text_features([t.prompt for t in some], guided=False).positive
+    keywords = model.text_features([t.prompt for t in some], guided=False).positive
 
     def put(old: torch.Tensor | None, new: torch.Tensor | None) -> torch.Tensor | None:
         return old if old is None or new is None else old.index_copy(0, rows, new.float().cpu())
 
-    old = data.narratives
-    narratives = replace(
+    old = data.captions
+    captions = replace(
         old,
         mean=put(old.mean, posterior.mean),
         logvar=put(old.logvar, posterior.logvar),
@@ -159,9 +159,9 @@ def in_the_loop(
     mask = token_mask(model, [t.text for t in some])
     return replace(
         data,
-        narratives=narratives,
-        rich=put(data.rich, rich.text),
-        rich_pooled=put(data.rich_pooled, rich.pooled),
+        captions=captions,
+        keywords=put(data.keywords, keywords.text),
+        keyword_pooled=put(data.keyword_pooled, keywords.pooled),
         mask=put(data.mask, mask),
     )
 

@@ -176,7 +176,7 @@ OWN = {
         "llm": {"file": "v.pt", "backend": {"model": "net"}},
         "data": {
             "source": {"kind": "civitai", "dump": "d.json", "images": "pics"},
-            "narrator": {"kind": "llm", "backend": {"kind": "openai", "base_url": OUTSIDE}},
+            "captioner": {"kind": "llm", "backend": {"kind": "openai", "base_url": OUTSIDE}},
         },
         "scores": {"quality": {"features": {"kind": "clip", "model": "owner/net"}}},
         "training": {"steps": 3},
@@ -198,8 +198,8 @@ def test_raw_settings_of_a_variant_are_mapped_and_hidden(home: Path) -> None:
 
 
 def test_no_password_of_any_server_is_written(home: Path) -> None:
-    narrator = {"kind": "llm", "backend": {"kind": "openai", "model": "m", "base_url": OUTSIDE}}
-    config = sur(home, data={"narrator": narrator})
+    captioner = {"kind": "llm", "backend": {"kind": "openai", "model": "m", "base_url": OUTSIDE}}
+    config = sur(home, data={"captioner": captioner})
     text = written(config)
     assert "secret" not in text and "sk-4711" not in text and '"http://host/v1"' in text
     # The page shows the same.
@@ -231,12 +231,12 @@ def test_raw_settings_of_no_kind_are_left_alone(home: Path, kind: object) -> Non
 
 def test_all_that_is_missing_is_told_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SELMA_NO_KEY", raising=False)
-    narrator = {"kind": "openai", "model": "m", "key_variable": "SELMA_NO_KEY"}
+    captioner = {"kind": "openai", "model": "m", "key_variable": "SELMA_NO_KEY"}
     config = sur(
         home,
         data={
             "source": {"kind": "civitai", "dump": "gone.json", "images": "gone"},
-            "narrator": {"kind": "llm", "backend": narrator},
+            "captioner": {"kind": "llm", "backend": captioner},
         },
         llm={"file": "gone.pt", "backend": {"model": "nowhere"}},
         ablation={"own": {"odd": {"llm": {"file": "odd.pt"}}}},
@@ -246,7 +246,7 @@ def test_all_that_is_missing_is_told_at_once(home: Path, monkeypatch: pytest.Mon
     said = str(caught.value)
     for key in ("data.source.dump", "data.source.images", "llm.file", "ablation.own.odd.llm.file"):
         assert f"sur.{key}: must be" in said, key
-    assert "sur.data.narrator.backend.key_variable: the environment variable SELMA_NO_KEY" in said
+    assert "sur.data.captioner.backend.key_variable: the environment variable SELMA_NO_KEY" in said
     assert "nowhere" not in said, "with vectors from a file no model is asked"
     assert not list(absent(config.sur, "sur", without=["data", "llm", "ablation"]))
 

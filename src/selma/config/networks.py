@@ -88,7 +88,7 @@ else:
 
 
 class LlmVectors(Section):
-    """What a language model's inner states say of each narrative prompt."""
+    """What a language model's inner states say of each caption."""
 
     backend: LocalLLM = LocalLLM()
     file: FilePath | None = None
@@ -107,7 +107,7 @@ class LlmVectors(Section):
 
 
 class Captioner(Section):
-    """Narratives are captions of the pictures, by any captioning model of transformers."""
+    """Captions by any captioning model of transformers."""
 
     kind: Literal["captioner"] = "captioner"
     model: ModelPath = "Salesforce/blip-image-captioning-base"

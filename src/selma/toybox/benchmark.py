@@ -40,7 +40,7 @@ def benchmark_prompts(split: Split) -> list[BenchmarkPrompt]:
 def keyword_prompts(split: Split) -> dict[str, str]:
     """Prompt id → all of the scene that the prompt speaks of, as a list of tags: what a plain
     prompt could have been."""
-    return {prompt.id: rich for prompt, rich in _splits()[split]}
+    return {prompt.id: keywords for prompt, keywords in _splits()[split]}
 
 
 @cache
@@ -52,7 +52,7 @@ def benchmark_texts() -> frozenset[str]:
 @cache
 def keyword_texts() -> frozenset[str]:
     """All keyword prompts of both splits, in lower case."""
-    return frozenset(rich.lower() for split in _splits().values() for _, rich in split)
+    return frozenset(keywords.lower() for split in _splits().values() for _, keywords in split)
 
 
 @cache

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from applications.sur.test_triples import blip
+from applications.sur.test_sur_samples import blip
 from PIL import Image
 
 from selma.applications.control.conditions import class_map, edges

@@ -1,4 +1,4 @@
-"""A few triples with pictures of noise, and a tiny language model that has a state for each."""
+"""A few samples with pictures of noise, and a tiny language model that has a state for each."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ import transformers
 from PIL import Image
 from torch import nn
 
-from selma.applications.sur.encoding import as_pairs, encode_triples
-from selma.applications.sur.records import Triple
+from selma.applications.sur.encoding import as_pairs, encode_samples
+from selma.applications.sur.records import SurSample
 from selma.config.networks import LlmVectors, LocalLLM
 from selma.experts.recipes import image_digests
 from selma.workspace import Workspace
 
-NARRATIVES = ["a cat at a mat", "the left cat", "cats"]
+CAPTIONS = ["a cat at a mat", "the left cat", "cats"]
 KEYWORDS = ["cat, mat, vector art, 4k", "cat, left, 4k", "two cats, flat colors, cute icon"]
 
 
-def triples(folder: Path, *, px: int = 16) -> list[Triple]:
+def samples(folder: Path, *, px: int = 16) -> list[SurSample]:
     train = folder / "images" / "train"
     train.mkdir(parents=True, exist_ok=True)
     made = []
-    for n, (text, rich) in enumerate(zip(NARRATIVES, KEYWORDS, strict=True)):
+    for n, (text, keywords) in enumerate(zip(CAPTIONS, KEYWORDS, strict=True)):
         noise = np.random.default_rng(n).integers(0, 256, (px, px, 3), dtype=np.uint8)
         Image.fromarray(noise).save(train / f"{n}.png")
-        made.append(Triple(id=f"t{n}", text=text, prompt=rich, image=train / f"{n}.png"))
+        made.append(SurSample(id=f"t{n}", text=text, prompt=keywords, image=train / f"{n}.png"))
     return made
 
 
@@ -81,9 +81,9 @@ def llm(kind: str = "llama", **given) -> LlmVectors:
     return LlmVectors(backend=LocalLLM(model=str(language_model(kind)), batch_size=4), **given)
 
 
-def encoded_triples(folder: Path, model, shape: str, *, flip: bool = False):
-    some = triples(folder)
-    return encode_triples(
+def encoded_samples(folder: Path, model, shape: str, *, flip: bool = False):
+    some = samples(folder)
+    return encode_samples(
         some,
         Workspace(folder / "run"),
         llm=llm(),

@@ -6,7 +6,7 @@ import math
 import pytest
 import tiny
 import torch
-from applications.sur.sur_data import encoded_triples
+from applications.sur.sur_data import encoded_samples
 
 from selma.applications.sur.settings import SurSettings
 from selma.applications.sur.training import SurLearner
@@ -66,7 +66,7 @@ def batch_of(data, *, dropout=0.0, size=3):
         skill="_sur",
         count=len(data.vectors),
         batch_size=size,
-        latent=tuple(data.narratives.mean.shape[1:]),
+        latent=tuple(data.captions.mean.shape[1:]),
         train_timesteps=1000,
         caption_dropout=dropout,
         flip=False,
@@ -79,7 +79,7 @@ PATH = VariancePreserving(torch.linspace(0.99, 0.01, 1000), "epsilon")
 @pytest.fixture(scope="module", params=["sd1", "sdxl"])
 def world(request, tmp_path_factory):
     model = tiny.load(request.param)
-    return model, encoded_triples(tmp_path_factory.mktemp("data"), model, request.param)
+    return model, encoded_samples(tmp_path_factory.mktemp("data"), model, request.param)
 
 
 def gradients(learner, batch, name):
@@ -172,21 +172,21 @@ def test_one_sample_never_alters_anothers_loss(world):
 def test_the_released_losses_are_theirs(world):
     """Their three lines, on one encoder: KL(student || teacher), summed over 77 tokens, over B."""
     model, data = world
-    if data.rich_pooled is not None:
+    if data.keyword_pooled is not None:
         pytest.skip("the release knows no SDXL")
     learner = SurLearner(model, data, settings(preset="released"), 0)
     batch = batch_of(data)
     found = learner.losses(batch, PATH, step=1)
     i = batch.indices
     with torch.no_grad():
-        made = learner.weights.adapter(data.narratives.conditioning.text[i], None)
+        made = learner.weights.adapter(data.captions.conditioning.text[i], None)
         target = learner.weights.projection(data.vectors[i]).unsqueeze(1).expand_as(made.queries[0])
 
     def kl(x, y):
         return torch.nn.functional.kl_div(x.log_softmax(-1), y.softmax(-1), reduction="batchmean")
 
     torch.testing.assert_close(found["distillation"].mean(), kl(target, made.queries[0]))
-    torch.testing.assert_close(found["alignment"].mean(), kl(data.rich[i], made.text))
+    torch.testing.assert_close(found["alignment"].mean(), kl(data.keywords[i], made.text))
     total = found["denoising"] + 1e-5 * (found["distillation"] + found["alignment"])
     torch.testing.assert_close(found["loss"], total)
 

@@ -10,7 +10,7 @@ from report.test_page import CONFIG, HOSTILE, Parsed, addresses
 from report.world import findings
 
 from selma.applications.sur.page import sur_page, write_sur_page
-from selma.applications.sur.records import Distances, Understood
+from selma.applications.sur.records import Distances, SurResult
 from selma.records.report import Findings
 from selma.records.scores import Interval
 from selma.report import page
@@ -32,7 +32,7 @@ def test_what_a_sur_adapter_did_is_a_section(found: Findings, tmp_path: Path) ->
         encoder=HOSTILE, fingerprint="f" * 16, images=40, kernel={"base": interval,
         "sur": interval}, kernel_differences={"sur": interval}, frechet={"base": 3.0, "sur": 2.5},
     )  # fmt: skip
-    result = Understood(
+    result = SurResult(
         card=card, keywords={p.id: HOSTILE for p in found.benchmark_prompts}, distances=distances
     )
     keys = {"images/base": "0123", "scores/judge": card.judge}

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from selma import cli
 from selma.applications.sur import ablation
-from selma.applications.sur.records import Understood
+from selma.applications.sur.records import SurResult
 from selma.applications.sur.scoring import keyword_benchmark
 from selma.applications.sur.settings import RELEASED_SUR, SurRun, SurSettings
 from selma.config import RunConfig, load_config
@@ -55,7 +55,7 @@ def test_collect_train_and_draw(tmp_path):
     config = config_file(tmp_path)
     with pytest.raises(NotFinished, match="selma sur collect"):
         run("train", config)
-    assert "4 triples" in run("collect", config)
+    assert "4 samples" in run("collect", config)
     with pytest.raises(NotFinished, match="selma sur train"):
         run("generate", config)
     assert "_sur" in run("train", config)
@@ -81,14 +81,14 @@ def test_score_says_what_the_adapter_does_to_plain_prompts(tmp_path):
     run("collect", config)
     run("train", config)
     out = run("score", config, "--json", tmp_path / "out.json")  # draws what is not drawn
-    found = Understood.model_validate_json((tmp_path / "out.json").read_text())
-    assert [m.model for m in found.card.models] == ["base", "rich", "sur"]
+    found = SurResult.model_validate_json((tmp_path / "out.json").read_text())
+    assert [m.model for m in found.card.models] == ["base", "keywords", "sur"]
     assert {"counting", "colour"} <= set(found.card.models[0].categories)
-    assert [(c.model, c.against) for c in found.card.comparisons] == [("sur", "rich")]
-    assert set(found.keyword_clip_differences) == {"rich", "sur"}
+    assert [(c.model, c.against) for c in found.card.comparisons] == [("sur", "keywords")]
+    assert set(found.keyword_clip_differences) == {"keywords", "sur"}
     assert found.distances.images == 4 and set(found.distances.frechet) == set(found.keyword_clip)
     assert found.distances.kernel["sur"].n == 5
-    for word in ("counting", "CLIP, keywords", "kernel distance", "sur minus rich", "sur.html"):
+    for word in ("counting", "CLIP, keywords", "kernel distance", "sur minus keywords", "sur.html"):
         assert word in out, word
     page = (tmp_path / "run" / "6-report" / "sur.html").read_bytes()
     assert page.count(b"<img ") == 3 * 5
@@ -106,21 +106,25 @@ def test_keywords_of_the_base_are_drawn_with_the_prompts_own_seeds(tmp_path):
     for command in ("collect", "train", "generate"):
         run(command, config)
     images = tmp_path / "run" / "5-scores" / "images"
-    names = [sorted(p.name for p in (images / m).glob("*.png")) for m in ("base", "rich")]
+    names = [sorted(p.name for p in (images / m).glob("*.png")) for m in ("base", "keywords")]
     assert names[0] == names[1]
     settings = load_config(config, SurRun)
     benchmark_prompts = load_benchmark(settings.scores)
-    rich = keyword_benchmark(benchmark_prompts, settings.scores, settings.sur.scores, split="test")
+    keywords = keyword_benchmark(
+        benchmark_prompts, settings.scores, settings.sur.scores, split="test"
+    )
     plain = [prompt.model_copy(update={"text": other.text}) for prompt, other in zip(
-        benchmark_prompts, rich, strict=True)]  # fmt: skip
-    assert plain == rich and [p.text for p in rich] != [p.text for p in benchmark_prompts]
+        benchmark_prompts, keywords, strict=True)]  # fmt: skip
+    assert plain == keywords and [p.text for p in keywords] != [p.text for p in benchmark_prompts]
     from selma.backbones.text_to_image import load_text_to_image
     from selma.randomness import seed_for
 
     model = load_text_to_image(settings.base)
     seed = seed_for(0, "exam", benchmark_prompts[0].id)
-    (generated,) = model.generate([rich[0].text], seeds=[seed], steps=2, guidance=3.0, batch_size=1)
-    with Image.open(images / "rich" / f"{benchmark_prompts[0].id}.png") as kept:
+    (generated,) = model.generate(
+        [keywords[0].text], seeds=[seed], steps=2, guidance=3.0, batch_size=1
+    )
+    with Image.open(images / "keywords" / f"{benchmark_prompts[0].id}.png") as kept:
         assert kept.tobytes() == generated.tobytes()
 
 
@@ -141,7 +145,7 @@ def test_an_ablation_is_one_table_and_goes_on_where_it_was_stopped(tmp_path):
     first = {path: path.stat().st_mtime_ns for path in adapters.rglob("*.safetensors")}
     assert len(first) == 1
     out = run("ablate", config, "--json", tmp_path / "out.json")
-    found = Understood.model_validate_json((tmp_path / "out.json").read_text())
+    found = SurResult.model_validate_json((tmp_path / "out.json").read_text())
     assert [m.model for m in found.card.models] == [f"ablation/{n}" for n in ("base", *names)]
     # Two that are drawn otherwise share an adapter, and what is there stays.
     after = {path: path.stat().st_mtime_ns for path in adapters.rglob("*.safetensors")}
@@ -265,18 +269,18 @@ def test_a_defect_of_the_release_is_had_by_the_preset_alone(key, value):
 def test_the_config_that_comes_along_and_its_paths(tmp_path):
     (tmp_path / "llm").mkdir()
     source = {"kind": "civitai", "dump": "d.json", "images": "pics"}
-    narrator = {"kind": "captioner", "model": "llm"}
+    captioner = {"kind": "captioner", "model": "llm"}
     path = config_file(
         tmp_path,
-        data={"source": source, "narrator": narrator},
+        data={"source": source, "captioner": captioner},
         llm={"backend": {"kind": "local", "model": "llm"}, "file": "v.pt"},
     )
     sur = load_config(path, SurRun).sur
     assert sur.data.source.dump == str(tmp_path / "d.json")
     assert sur.data.source.images == str(tmp_path / "pics")
-    assert sur.data.narrator.model == sur.llm.backend.model == str(tmp_path / "llm")
+    assert sur.data.captioner.model == sur.llm.backend.model == str(tmp_path / "llm")
     assert sur.llm.file == str(tmp_path / "v.pt")
-    with pytest.raises(ConfigError, match="narrator"):
+    with pytest.raises(ConfigError, match="captioner"):
         load_config(config_file(tmp_path, data={"source": source}), SurRun)
     assert not hasattr(RunConfig(name="plain"), "sur")
 

@@ -9,15 +9,15 @@ from rich.console import Console
 from scores.colours import ColourJudge, benchmark_prompts, image
 from scores.test_images import write_benchmark
 
-from selma.applications.sur.page import headline, print_ablation, print_understood
+from selma.applications.sur.page import headline, print_ablation, print_result
 from selma.applications.sur.preflight import mistakes as sur_mistakes
-from selma.applications.sur.records import Understood
+from selma.applications.sur.records import SurResult
 from selma.applications.sur.scoring import (
     Networks,
     by_kind,
     keyword_benchmark,
     kind_of,
-    score_understanding,
+    score_sur,
 )
 from selma.applications.sur.settings import SurRun, SurScores
 from selma.config.scores import ScoresConfig
@@ -79,9 +79,9 @@ def test_keyword_prompts_come_from_a_file_or_from_toybox(tmp_path: Path) -> None
         keyword_benchmark(BENCHMARK, own, lacking, split="test")
     for split in ("dev", "test"):
         toybox = load_benchmark(SCORES, split=split, prompts=20)
-        rich = keyword_benchmark(toybox, SCORES, PLAIN, split=split)
-        assert rich is not None and [p.id for p in rich] == [p.id for p in toybox]
-        assert all(", " in p.text for p in rich)
+        keywords = keyword_benchmark(toybox, SCORES, PLAIN, split=split)
+        assert keywords is not None and [p.id for p in keywords] == [p.id for p in toybox]
+        assert all(", " in p.text for p in keywords)
 
 
 def generate(folder: Workspace, model: str, right: int) -> Path:
@@ -98,15 +98,17 @@ def generate(folder: Workspace, model: str, right: int) -> Path:
 @pytest.fixture
 def world(tmp_path: Path):
     folder = Workspace(tmp_path)
-    return folder, {m: generate(folder, m, n) for m, n in (("base", 1), ("rich", 2), ("sur", 2))}
+    return folder, {
+        m: generate(folder, m, n) for m, n in (("base", 1), ("keywords", 2), ("sur", 2))
+    }
 
 
-def understand(folder, images, **given) -> Understood:
+def understand(folder, images, **given) -> SurResult:
     judges = {"toybox-a": ColourJudge("toybox-a"),
               "toybox-b": ColourJudge("toybox-b", threshold=0.6)}  # fmt: skip
     scorer = ColourJudge("clip")
     settings = {"keywords": None, "good": [], "seed": 0} | given
-    return score_understanding(
+    return score_sur(
         BENCHMARK, images, SCORES, settings.pop("sur", PLAIN), folder, **settings,
         networks=Networks(judge=judges.__getitem__, scorer=lambda name: scorer),
     )  # fmt: skip
@@ -117,9 +119,9 @@ def test_everything_is_beside_the_base_and_paired(world, tmp_path: Path) -> None
     # The second keyword prompt names what nobody drew.
     keywords = [p.model_copy(update={"text": p.text if i != 1 else "nothing"}) for i, p in
                 enumerate(BENCHMARK)]  # fmt: skip
-    found = understand(folder, images, keywords=keywords, compare=[("sur", "rich")])
-    base, rich, sur = found.card.models
-    assert (base.model, rich.model, sur.model) == ("base", "rich", "sur")
+    found = understand(folder, images, keywords=keywords, compare=[("sur", "keywords")])
+    base, keywords, sur = found.card.models
+    assert (base.model, keywords.model, sur.model) == ("base", "keywords", "sur")
     assert base.difference is None and sur.difference is not None
     assert sur.difference.mean == pytest.approx(100 * (19 / 24) / 2)
     assert sur.category_differences["second"].mean == pytest.approx(100 * 19 / 24)
@@ -135,17 +137,17 @@ def test_everything_is_beside_the_base_and_paired(world, tmp_path: Path) -> None
     assert found.keywords[BENCHMARK[1].id] == "nothing" and found.distances is None
     assert headline(found) == "Through the SUR-adapter plain prompts are followed better"
     console = Console(record=True, width=160)
-    print_understood(found, console)
+    print_result(found, console)
     print_ablation(found, console)
     shown = console.export_text()
-    for words in ("second", "CLIP, keywords", "sur minus rich", "through the adapter"):
+    for words in ("second", "CLIP, keywords", "sur minus keywords", "through the adapter"):
         assert words in shown, words
 
 
 def test_a_second_look_asks_nothing_and_another_name_keeps_the_first(world) -> None:
     folder, images = world
     first = understand(folder, images)
-    place = folder.root / "5-scores" / "sur-understood" / "understood.json"
+    place = folder.root / "5-scores" / "sur-result" / "result.json"
     stamp = place.stat().st_mtime_ns
     assert understand(folder, images) == first and place.stat().st_mtime_ns == stamp
     other = understand(folder, {"base": images["base"]}, name="other")
@@ -199,7 +201,7 @@ def test_an_exam_prompt_without_questions_is_refused(world) -> None:
     folder, images = world
     silent = [BenchmarkPrompt(id=p.id, text=p.text, group=p.group, questions=()) for p in BENCHMARK]
     with pytest.raises(DataError, match="needs questions"):
-        score_understanding(
+        score_sur(
             silent, images, SCORES, PLAIN, folder, keywords=None, good=[], seed=0,
             networks=Networks(judge=lambda name: ColourJudge(name)),
         )  # fmt: skip

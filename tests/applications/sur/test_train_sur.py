@@ -18,7 +18,7 @@ from selma.workspace import Workspace
 STEPS = 4
 TRAINING = {
     "steps": STEPS,
-    "batch_size": 2,  # three triples: batches cross the epochs
+    "batch_size": 2,  # three samples: batches cross the epochs
     "learning_rate": 1e-2,
     "precision": "fp32",
     "checkpoint_every": 2,
@@ -48,7 +48,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, model):
-    return sur_data.encoded_triples(tmp_path_factory.mktemp("data"), model, "sd1")
+    return sur_data.encoded_samples(tmp_path_factory.mktemp("data"), model, "sd1")
 
 
 class Stop(Exception):
@@ -120,7 +120,7 @@ def never():
 
 
 def test_an_adapter_is_an_item_with_everything_in_one_file(tmp_path, model):
-    some, config = sur_data.triples(tmp_path), settings()
+    some, config = sur_data.samples(tmp_path), settings()
     made = train(tmp_path, some, config, lambda: model)
     assert made.folder == tmp_path / "run" / "3-experts" / "_sur"
     assert sorted(path.name for path in made.folder.iterdir()) == [
@@ -140,7 +140,7 @@ def test_an_adapter_is_an_item_with_everything_in_one_file(tmp_path, model):
 
 
 def test_as_released_the_projection_is_kept_nowhere(tmp_path, model):
-    some = sur_data.triples(tmp_path)
+    some = sur_data.samples(tmp_path)
     llm = {"backend": sur_data.llm().backend.model_dump(), "projection": "released"}
     config = settings(steps=1).model_copy(
         update={"llm": SurSettings.model_validate({"llm": llm}).llm}
@@ -150,7 +150,7 @@ def test_as_released_the_projection_is_kept_nowhere(tmp_path, model):
 
 
 def test_the_key_changes_with_texts_and_settings(tmp_path, model):
-    some = sur_data.triples(tmp_path)
+    some = sur_data.samples(tmp_path)
     quick = settings(steps=1)
     keys = [train(tmp_path, some, quick, lambda: model).key]
     for part, change in (
@@ -161,11 +161,11 @@ def test_the_key_changes_with_texts_and_settings(tmp_path, model):
         config = SurSettings.model_validate({part: change})
         changed = quick.model_copy(update={part: getattr(config, part)})
         keys.append(train(tmp_path, some, changed, lambda: model).key)
-    rich = [t.model_copy(update={"prompt": t.prompt + ", 8k"}) for t in some]
-    keys.append(train(tmp_path, rich, quick, lambda: model).key)
+    keywords = [t.model_copy(update={"prompt": t.prompt + ", 8k"}) for t in some]
+    keys.append(train(tmp_path, keywords, quick, lambda: model).key)
     assert len(set(keys)) == len(keys)
     generated = quick.model_copy(update={"generation": SurSettings().generation})
-    assert train(tmp_path, rich, generated, never).key == keys[-1]
+    assert train(tmp_path, keywords, generated, never).key == keys[-1]
 
 
 def test_the_base_is_untouched(tmp_path, model, data):
@@ -177,7 +177,7 @@ def test_the_base_is_untouched(tmp_path, model, data):
 
 
 def test_nothing_to_train_on_is_said(tmp_path):
-    with pytest.raises(DataError, match="triple"):
+    with pytest.raises(DataError, match="sample"):
         train(tmp_path, [], settings(), never)
 
 

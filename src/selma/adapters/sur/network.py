@@ -1,4 +1,4 @@
-"""The SUR-adapter (arXiv:2305.05189): text features of plain prompts become those of rich ones.
+"""The SUR-adapter (arXiv:2305.05189): features of plain prompts become those of keyword prompts.
 
 It stands between the frozen text encoders and the denoiser, one block for each encoder (SDXL has
 two) and one for SDXL's pooled vector. x are an encoder's features, [b, tokens, width].

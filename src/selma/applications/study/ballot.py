@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from selma.applications.study.database import connect, read_study, understood
+from selma.applications.study.database import connect, read_study, sqlite_errors
 from selma.applications.study.plan import Study
 from selma.errors import WorkspaceError
 from selma.records.record import Record
@@ -57,7 +57,7 @@ def read_ballot(path: Path) -> Ballot:
             f"{path} must hold a study's votes, but there is no such file. "
             "Run `selma study serve RUN` first."
         )
-    with closing(connect(path, create=False)) as sql, understood(path):
+    with closing(connect(path, create=False)) as sql, sqlite_errors(path):
         sql.execute("BEGIN")  # so that all three are of one moment
         study = read_study(sql, path)
         names = [row[0] for row in sql.execute("SELECT name FROM annotators ORDER BY id")]

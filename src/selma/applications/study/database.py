@@ -46,7 +46,7 @@ def study_file(run: Path, name: str) -> Path:
 
 def connect(path: Path, *, create: bool) -> sqlite3.Connection:
     mode = "rwc" if create else "rw"
-    with understood(path):
+    with sqlite_errors(path):
         sql = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode={mode}",
             uri=True,
@@ -65,7 +65,8 @@ def connect(path: Path, *, create: bool) -> sqlite3.Connection:
 
 
 @contextmanager
-def understood(path: Path) -> Iterator[None]:
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """Raise SQLite's errors on this file as WorkspaceError or DataError."""
     try:
         yield
     except sqlite3.OperationalError as error:

@@ -22,7 +22,7 @@ from selma.applications.study.database import (
     SCHEMA,
     connect,
     read_study,
-    understood,
+    sqlite_errors,
 )
 from selma.applications.study.plan import Study, showings
 from selma.errors import DataError, WorkspaceError
@@ -181,7 +181,7 @@ class Store:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing, and on the disk before the block is left."""
-        with self._lock, understood(self.path):
+        with self._lock, sqlite_errors(self.path):
             self._open.execute("BEGIN IMMEDIATE")
             try:
                 yield self._open

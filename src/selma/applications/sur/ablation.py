@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from selma.applications.sur.pipeline import COMMANDS, merged_of, trained, triples
+from selma.applications.sur.pipeline import COMMANDS, merged_of, samples, trained
 from selma.applications.sur.preflight import mistakes
-from selma.applications.sur.records import Understood
+from selma.applications.sur.records import SurResult
 from selma.applications.sur.settings import RELEASED_SUR, SurRun, SurSettings, laid_over
 from selma.config.scores import ScoresConfig
 from selma.config.section import mistake
@@ -68,10 +68,10 @@ def only(config: SurRun, names: Sequence[str]) -> SurRun:
     return config.model_copy(update={"sur": sur.model_copy(update={"ablation": ablation})})
 
 
-def ablate(config: SurRun, *, experts: bool = False) -> Understood:
+def ablate(config: SurRun, *, experts: bool = False) -> SurResult:
     """Every variant beside the base, on dev by the choosing judge unless the settings say
     otherwise. With `experts`, also the run's merged experts alone and with the adapter."""
-    from selma.applications.sur.scoring import keyword_benchmark, score_understanding
+    from selma.applications.sur.scoring import keyword_benchmark, score_sur
 
     chosen, sur = variants(config), config.sur
     split, scores = sur.ablation.split, _scores(config)
@@ -84,14 +84,14 @@ def ablate(config: SurRun, *, experts: bool = False) -> Understood:
             for name, place in _generated(this, benchmark_prompts, chosen, experts=experts)
         }
         with this.at(SCORES, NAME) as folder:
-            return score_understanding(
+            return score_sur(
                 benchmark_prompts,
                 images,
                 scores,
                 sur.scores,
                 folder,
                 keywords=keyword_benchmark(benchmark_prompts, scores, sur.scores, split=split),
-                good=[triple.image for triple in triples(this, this.finished)],
+                good=[sample.image for sample in samples(this, this.finished)],
                 seed=config.seed,
                 base=f"{NAME}/{BASE}",
                 name=NAME,

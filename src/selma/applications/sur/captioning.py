@@ -1,4 +1,4 @@
-"""Narratives for keyword prompts: captions of their pictures, or an LLM's sentences.
+"""Captions for keyword prompts: of their images by a network, or an LLM's sentences.
 
 Each is kept as soon as it is there. Rows go in fixed groups, since a group shares a forward pass: a
 collection that was stopped ends with the words of one that was not.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma.applications.sur.settings import Narrator
+from selma.applications.sur.settings import LlmCaptioner
 from selma.backbones.language.loading import load_language_model, model_identity, parallel_requests
 from selma.backbones.language.model import Form, Note, Sampling
 from selma.backbones.perception.captioning import CaptionModel
@@ -39,30 +39,30 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class Row:
-    """What needs a narrative."""
+    """What needs a caption."""
 
     id: str
     prompt: str
     image: Path
 
 
-def narrator_identity(config: Captioner | Narrator) -> dict[str, Any]:
-    """What tells these narratives from others; loads no model."""
+def captioner_identity(config: Captioner | LlmCaptioner) -> dict[str, Any]:
+    """What tells these captions from others; loads no model."""
     if isinstance(config, Captioner):
-        return CaptionModel(config, setting="sur.data.narrator").identity
+        return CaptionModel(config, setting="sur.data.captioner").identity
     settings = config.model_dump(mode="json", include={"temperature", "max_new_tokens"})
     return {"kind": "llm", "model": model_identity(config.backend), **settings}
 
 
-def narratives(
+def captions(
     rows: Sequence[Row],
-    config: Captioner | Narrator,
+    config: Captioner | LlmCaptioner,
     kept: Path,
     *,
     seed: int,
     note: Note | None = None,
 ) -> dict[str, str]:
-    """Row id → its narrative, which may be empty. `kept` is a file of those that are there."""
+    """Row id → its caption, which may be empty. `kept` is a file of those that are there."""
     if isinstance(config, Captioner):
         group, make = 8, _captions(config)
     else:
@@ -72,7 +72,7 @@ def narratives(
         {row.id: row for row in rows},
         lambda part: [{"text": text} for text in make(part)],
         key="id",
-        title="writing narratives",
+        title="writing captions",
         chunk=group,
     )
     return {line["id"]: line["text"] for line in read_lines(kept)}
@@ -89,7 +89,7 @@ def plain(reply: str) -> str:
 
 def wish(prompt: str, form: Form) -> str:
     """What the language model is given."""
-    shown = "\n\n".join(f"Keywords: {rich}\nSentence: {text}" for rich, text in EXAMPLES)
+    shown = "\n\n".join(f"Keywords: {keywords}\nSentence: {text}" for keywords, text in EXAMPLES)
     if form == "continuation":
         return f"{shown}\n\nKeywords: {prompt}\nSentence:"
     return (
@@ -103,7 +103,7 @@ Make = Callable[[Sequence[Row]], Iterator[str]]
 
 
 def _captions(config: Captioner) -> Make:
-    model = CaptionModel(config, setting="sur.data.narrator")
+    model = CaptionModel(config, setting="sur.data.captioner")
 
     def make(rows: Sequence[Row]) -> Iterator[str]:
         seen: list[Image] = [open_image(row.image) for row in rows]
@@ -112,7 +112,7 @@ def _captions(config: Captioner) -> Make:
     return make
 
 
-def _sentences(config: Narrator, seed: int, note: Note | None) -> Make:
+def _sentences(config: LlmCaptioner, seed: int, note: Note | None) -> Make:
     loaded: list[Any] = []  # at the first group, if there is one
 
     def make(rows: Sequence[Row]) -> Iterator[str]:

@@ -16,12 +16,12 @@ from typing import Any
 
 from PIL import Image
 
-from selma.applications.sur.captioning import Row, narratives, narrator_identity
+from selma.applications.sur.captioning import Row, captioner_identity, captions
 from selma.applications.sur.marks import stripped
-from selma.applications.sur.records import Triple
+from selma.applications.sur.records import SurSample
+from selma.applications.sur.samples import SKILL, read_samples, write_samples
 from selma.applications.sur.settings import Agreement, SurData
 from selma.applications.sur.sources import Candidate, candidates, source_digest
-from selma.applications.sur.triples import SKILL, read_triples, write_triples
 from selma.backbones.hub import installed
 from selma.backbones.judges.judge import Scorer
 from selma.backbones.judges.loading import load_scorer
@@ -35,8 +35,8 @@ from selma.records.prompts import prompt_id
 from selma.row_files import write_rows
 from selma.workspace import IMAGES, Workspace, write_bytes
 
-NAME = "_triples"
-NARRATIVES, REJECTED = "narratives.jsonl", "rejected.jsonl"
+NAME = "_sur"
+CAPTIONS, REJECTED = "captions.jsonl", "rejected.jsonl"
 
 _KEPT_AS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
@@ -68,45 +68,45 @@ class _Desk:
         return dict(sorted(Counter(row["reason"] for row in self.rejected).items()))
 
 
-def collect_triples(config: SurData, folder: Workspace, *, seed: int) -> list[Triple]:
-    """The triples in `2-images/_triples`, made if they are not there.
+def collect_samples(config: SurData, folder: Workspace, *, seed: int) -> list[SurSample]:
+    """The samples in `2-images/_sur`, made if they are not there.
 
     Raises DataError where the source cannot be read, NoProgress where nothing of it is kept.
     """
     item = folder.item(IMAGES, NAME, recipe=collecting_recipe(config, seed=seed))
     if item.done:
-        return read_triples(item.path, base_px=None).triples
+        return read_samples(item.path, base_px=None).samples
     path, started = item.begin(), time.monotonic()
     train = path / "train"
     train.mkdir(exist_ok=True)
     desk = _Desk([], {})
     rows = list(_checked(config, train, desk, seed=seed))
     rows = _safe(rows, config, desk)
-    rows = _told(rows, config, path / NARRATIVES, desk, folder, seed=seed)
+    rows = _told(rows, config, path / CAPTIONS, desk, folder, seed=seed)
     rows = _agreeing(rows, config.cleaning.agreement, desk)
-    triples = [
-        Triple(id=r.id, text=r.text or "", prompt=r.prompt, image=r.image, source=r.source,
+    samples = [
+        SurSample(id=r.id, text=r.text or "", prompt=r.prompt, image=r.image, source=r.source,
                licence=r.licence)
         for r in rows
     ]  # fmt: skip
     _write_rejected(path / REJECTED, desk)
-    if not triples:
+    if not samples:
         raise NoProgress(
             f"No row of the source is left after cleaning; {desk.counts} were rejected, see "
             f"{path / REJECTED}. Change sur.data.cleaning or the source."
         )
-    for file in set(train.iterdir()) - {triple.image for triple in triples}:
+    for file in set(train.iterdir()) - {sample.image for sample in samples}:
         file.unlink()  # pictures that a later check rejected
-    write_triples(train / METADATA, triples, [desk.facts.get(t.id, {}) for t in triples])
+    write_samples(train / METADATA, samples, [desk.facts.get(t.id, {}) for t in samples])
     item.finish(
-        [t.image for t in triples] + [train / METADATA, path / REJECTED],
-        {"triples": len(triples), "rejected": desk.counts},
+        [t.image for t in samples] + [train / METADATA, path / REJECTED],
+        {"samples": len(samples), "rejected": desk.counts},
     )
-    (path / NARRATIVES).unlink(missing_ok=True)
+    (path / CAPTIONS).unlink(missing_ok=True)
     folder.journal(
-        IMAGES, what="triples", seconds=round(time.monotonic() - started, 3), **desk.counts
+        IMAGES, what="samples", seconds=round(time.monotonic() - started, 3), **desk.counts
     )
-    return read_triples(item.path, base_px=None).triples
+    return read_samples(item.path, base_px=None).samples
 
 
 def rejected(folder: Workspace, config: SurData, *, seed: int) -> dict[str, int]:
@@ -127,7 +127,7 @@ def collecting_recipe(config: SurData, *, seed: int) -> dict[str, Any]:
         "image_px": config.image_px,
         "seed": seed,
         "pillow": installed("pillow"),
-        "narrator": config.narrator and narrator_identity(config.narrator),
+        "captioner": config.captioner and captioner_identity(config.captioner),
         "safety": cleaning.safety and Classifier(cleaning.safety).identity,
         "agreement": agreement and [_scorer(agreement).fingerprint, agreement.at_least],
     }
@@ -211,11 +211,11 @@ def _safe(rows: list[_Row], config: SurData, desk: _Desk) -> list[_Row]:
 def _told(
     rows: list[_Row], config: SurData, kept: Path, desk: _Desk, folder: Workspace, *, seed: int
 ) -> list[_Row]:
-    """The rows with a narrative."""
-    if config.narrator is not None:
-        texts = narratives(
+    """The rows with a caption."""
+    if config.captioner is not None:
+        texts = captions(
             [Row(row.id, row.prompt, row.image) for row in rows],
-            config.narrator,
+            config.captioner,
             kept,
             seed=seed,
             note=partial(folder.journal, IMAGES),
@@ -226,7 +226,7 @@ def _told(
         if row.text and row.text.strip():
             told.append(row)
         else:
-            desk.reject(row.source, "no narrative", row.prompt[:200])
+            desk.reject(row.source, "no caption", row.prompt[:200])
     return told
 
 
@@ -234,14 +234,14 @@ def _agreeing(rows: list[_Row], agreement: Agreement | None, desk: _Desk) -> lis
     if agreement is None:
         return rows
     scorer, kept = _scorer(agreement), []
-    with progress("comparing pictures and narratives", total=len(rows)) as advance:
+    with progress("comparing pictures and captions", total=len(rows)) as advance:
         for row in rows:
             (score,) = scorer.score([_image(row)], [row.text or ""])
             if score >= agreement.at_least:
                 desk.facts.setdefault(row.id, {})["agreement"] = score
                 kept.append(row)
             else:
-                desk.reject(row.source, "narrative disagrees with picture", str(score))
+                desk.reject(row.source, "caption disagrees with picture", str(score))
             advance()
     return kept
 

@@ -20,19 +20,19 @@ Experts = Annotated[bool, typer.Option("--experts", help="Also with the run's me
 
 
 @sur.command("collect")
-def collect_triples(config: Config, folder: Folder = None) -> None:
-    """Collect triples of plain prompt, keyword prompt and picture; count what is rejected."""
+def collect_samples(config: Config, folder: Folder = None) -> None:
+    """Collect samples of plain prompt, keyword prompt and picture; count what is rejected."""
     from selma.applications.sur import pipeline
 
-    triples, rejected = pipeline.collect(_settings(config, folder))
-    typer.echo(f"{len(triples)} triples: {triples[0].image.parent}")
+    samples, rejected = pipeline.collect(_settings(config, folder))
+    typer.echo(f"{len(samples)} samples: {samples[0].image.parent}")
     for reason, count in rejected.items():
         typer.echo(f"  rejected, {reason}: {count}")
 
 
 @sur.command("train")
 def train_sur(config: Config, folder: Folder = None) -> None:
-    """Train the adapter on the collected triples."""
+    """Train the adapter on the collected samples."""
     from selma.applications.sur import pipeline
 
     typer.echo(f"SUR-adapter: {pipeline.train(_settings(config, folder)).folder}")
@@ -62,13 +62,13 @@ def score_sur(
     from rich.console import Console
 
     from selma.applications.sur import pipeline
-    from selma.applications.sur.page import print_understood
+    from selma.applications.sur.page import print_result
     from selma.workspace import write_json
 
     found, page = pipeline.score(_settings(config, folder), experts=experts)
     if json:
         write_json(json, found.model_dump(mode="json"))
-    print_understood(found, Console())
+    print_result(found, Console())
     typer.echo(f"Report: {page}")
 
 

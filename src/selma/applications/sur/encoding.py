@@ -1,4 +1,4 @@
-"""Triples → what the SUR-adapter is trained on: everything that is frozen, computed once."""
+"""Samples → what the SUR-adapter is trained on: everything that is frozen, computed once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from selma.adapters.files import given, write_safetensors
-from selma.applications.sur.records import Triple
+from selma.applications.sur.records import SurSample
 from selma.backbones.language.vectors import vectors
 from selma.config.networks import LlmVectors
 from selma.errors import DataError
@@ -25,37 +25,37 @@ if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
 
 SKILL = "_sur"
-RICH = "_sur-keywords"
+KEYWORDS = "_sur-keywords"
 FILE = "encoded.safetensors"
 
 
 @dataclass(frozen=True)
-class EncodedTriples:
-    """All triples in memory, float32."""
+class EncodedSamples:
+    """All samples in memory, float32."""
 
-    narratives: Encoded
-    """Pictures and narratives."""
-    rich: Tensor
+    captions: Encoded
+    """Pictures and captions."""
+    keywords: Tensor
     """[n, tokens, width], features of the keyword prompts."""
-    rich_pooled: Tensor | None
+    keyword_pooled: Tensor | None
     """[n, width], SDXL only."""
     mask: Tensor
-    """[n, tokens], 1 where the narrative has a token and no padding."""
-    rich_mask: Tensor
+    """[n, tokens], 1 where the caption has a token and no padding."""
+    keyword_mask: Tensor
     vectors: Tensor
-    """[n, llm], the language model's of the narratives."""
+    """[n, llm], the language model's of the captions."""
 
 
-def as_pairs(triples: Sequence[Triple]) -> list[Pair]:
-    """Pictures with their narratives, as experts are trained on."""
+def as_pairs(samples: Sequence[SurSample]) -> list[Pair]:
+    """Pictures with their captions, as experts are trained on."""
     return [
         Pair(prompt=Prompt(id=t.id, skill=SKILL, text=t.text), image=t.image, seed=0)
-        for t in triples
+        for t in samples
     ]
 
 
-def encode_triples(
-    triples: Sequence[Triple],
+def encode_samples(
+    samples: Sequence[SurSample],
     folder: Workspace,
     *,
     llm: LlmVectors,
@@ -63,13 +63,13 @@ def encode_triples(
     digests: Sequence[str],
     recipe: Mapping[str, Any],
     model: Callable[[], TextToImage],
-) -> EncodedTriples:
-    """The triples, from `3-experts/_encoded` as far as they are there.
+) -> EncodedSamples:
+    """The samples, from `3-experts/_encoded` as far as they are there.
 
     digests: the pictures' sha256.  recipe: all that features of texts and pictures depend on.
     """
-    narratives = encode_pairs(
-        as_pairs(triples),
+    captions = encode_pairs(
+        as_pairs(samples),
         folder,
         skill=f"{SKILL}-mirrored" if flip else SKILL,  # a variant's cache leaves another's alone
         flip=flip,
@@ -77,39 +77,39 @@ def encode_triples(
         recipe=recipe,
         model=model,
     )
-    item = folder.item(EXPERTS, "_encoded", RICH, recipe={**recipe, "flip": False})
+    item = folder.item(EXPERTS, "_encoded", KEYWORDS, recipe={**recipe, "flip": False})
     if not item.done:
         path = item.begin() / FILE
-        tensors = _rich(model(), triples)
+        tensors = _keywords(model(), samples)
         write_safetensors(path, given(tensors), metadata={"format": "pt"})
-        item.finish([path], {"triples": len(triples)})
+        item.finish([path], {"samples": len(samples)})
     item.verify()
     found = safetensors.torch.load_file(item.path / FILE)
-    read = vectors([t.text for t in triples], llm, folder.root / EXPERTS / "_vectors")
-    if len(read) != len(triples) or read.ndim != 2:
-        raise DataError(f"{len(triples)} triples need a vector each, but {read.shape} came.")
-    return EncodedTriples(
-        narratives=narratives,
-        rich=found["rich"],
-        rich_pooled=found.get("rich_pooled"),
+    read = vectors([t.text for t in samples], llm, folder.root / EXPERTS / "_vectors")
+    if len(read) != len(samples) or read.ndim != 2:
+        raise DataError(f"{len(samples)} samples need a vector each, but {read.shape} came.")
+    return EncodedSamples(
+        captions=captions,
+        keywords=found["keywords"],
+        keyword_pooled=found.get("keyword_pooled"),
         mask=found["mask"],
-        rich_mask=found["rich_mask"],
+        keyword_mask=found["keyword_mask"],
         vectors=read,
     )
 
 
 @torch.no_grad()
-def _rich(model: TextToImage, triples: Sequence[Triple]) -> dict[str, Tensor]:
+def _keywords(model: TextToImage, samples: Sequence[SurSample]) -> dict[str, Tensor]:
     found: dict[str, list[Tensor]] = {}
-    with progress("encoding keyword prompts", total=len(triples)) as advance:
-        for start in range(0, len(triples), AT_ONCE):
-            some = triples[start : start + AT_ONCE]
-            rich = model.text_features([t.prompt for t in some], guided=False).positive
+    with progress("encoding keyword prompts", total=len(samples)) as advance:
+        for start in range(0, len(samples), AT_ONCE):
+            some = samples[start : start + AT_ONCE]
+            keywords = model.text_features([t.prompt for t in some], guided=False).positive
             parts = {
-                "rich": rich.text,
-                "rich_pooled": rich.pooled,
+                "keywords": keywords.text,
+                "keyword_pooled": keywords.pooled,
                 "mask": token_mask(model, [t.text for t in some]),
-                "rich_mask": token_mask(model, [t.prompt for t in some]),
+                "keyword_mask": token_mask(model, [t.prompt for t in some]),
             }
             for name, part in parts.items():
                 if part is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from selma.applications.sur.records import Understood
+from selma.applications.sur.records import SurResult
 from selma.config import ReportConfig
 from selma.records.benchmarks import Answer, BenchmarkPrompt, evenly
 from selma.records.pages import Page, PageTable
@@ -39,7 +39,7 @@ MINUS_BASE = "minus base (95%, s.e.)"
 
 WHAT = {
     "base": "plain prompts, by the base",
-    "rich": "keyword prompts, by the base",
+    "keywords": "keyword prompts, by the base",
     "sur": "plain prompts, through the adapter",
     "merged": "plain prompts, by the merged experts",
     "merged-sur": "plain prompts, through the adapter, by the merged experts",
@@ -72,14 +72,14 @@ def label_of(model: str) -> str:
     return model.rpartition("/")[2]
 
 
-def kinds_of(found: Understood) -> list[str]:
+def kinds_of(found: SurResult) -> list[str]:
     """The kinds of questions, the paper's three first."""
     there = found.card.models[0].categories
     first = [kind for kind in ("counting", "colour", "action") if kind in there]
     return first + [kind for kind in there if kind not in first]
 
 
-def columns_of(found: Understood) -> list[tuple[str, dict[str, Interval], dict[str, Interval]]]:
+def columns_of(found: SurResult) -> list[tuple[str, dict[str, Interval], dict[str, Interval]]]:
     """Name, means and differences of every measure beside the first, as far as they are there."""
     models = found.card.models
     made = [
@@ -102,7 +102,7 @@ def columns_of(found: Understood) -> list[tuple[str, dict[str, Interval], dict[s
     return [column for column in made if column[1]]
 
 
-def print_understood(found: Understood, console: Console) -> None:
+def print_result(found: SurResult, console: Console) -> None:
     """Every measure of every model, and accuracy by kind."""
     card = found.card
     models = [model.model_copy(update={"model": label_of(model.model)}) for model in card.models]
@@ -138,13 +138,13 @@ def print_understood(found: Understood, console: Console) -> None:
     console.print(more)
     if found.distances:
         console.print(
-            f"Distances from {found.distances.images} of the triples' pictures, by the "
+            f"Distances from {found.distances.images} of the samples' pictures, by the "
             f"{found.distances.encoder}; the kernel distance is times 1000, and less is nearer.",
             highlight=False,
         )
 
 
-def print_ablation(found: Understood, console: Console) -> None:
+def print_ablation(found: SurResult, console: Console) -> None:
     """One line for each variant."""
     card = found.card
     table = Table(
@@ -168,7 +168,7 @@ def print_ablation(found: Understood, console: Console) -> None:
 
 
 def write_sur_page(
-    result: Understood,
+    result: SurResult,
     benchmark_prompts: Sequence[BenchmarkPrompt],
     images: Mapping[str, Path],
     answers: Mapping[str, Sequence[Answer]],
@@ -203,7 +203,7 @@ def write_sur_page(
     return write_page(sur_page(result, about=about), folder, html)
 
 
-def sur_page(result: Understood, *, about: Mapping[str, str]) -> Page:
+def sur_page(result: SurResult, *, about: Mapping[str, str]) -> Page:
     """The section of the run's report."""
     return Page(
         name="sur",
@@ -216,7 +216,7 @@ def sur_page(result: Understood, *, about: Mapping[str, str]) -> Page:
     )
 
 
-def _scores_table(result: Understood) -> PageTable:
+def _scores_table(result: SurResult) -> PageTable:
     card, columns, distances = result.card, columns_of(result), result.distances
     names = ["Model", f"{card.measure} score (95%, s.e.)", MINUS_BASE]
     names += [name for column, _, _ in columns for name in (column, MINUS_BASE)]
@@ -234,7 +234,7 @@ def _scores_table(result: Understood) -> PageTable:
     return PageTable(columns=tuple(names), rows=tuple(rows), notes=tuple(notes_of(result)))
 
 
-def _kinds_table(result: Understood) -> PageTable:
+def _kinds_table(result: SurResult) -> PageTable:
     kinds = kinds_of(result)
     return PageTable(
         caption="By kind of question",
@@ -250,7 +250,7 @@ def _kinds_table(result: Understood) -> PageTable:
     )
 
 
-def introduction(result: Understood) -> str:
+def introduction(result: SurResult) -> str:
     """What each model is, and what differences are taken from."""
     models = [m.model for m in result.card.models if m.model in WHAT]
     what = "; ".join(f"{model}: {WHAT[model]}" for model in models)
@@ -260,7 +260,7 @@ def introduction(result: Understood) -> str:
     )
 
 
-def notes_of(result: Understood) -> Iterator[str]:
+def notes_of(result: SurResult) -> Iterator[str]:
     """Comparisons beside those with the base, and what the columns are."""
     yield from (compared(pair) for pair in result.card.comparisons)
     yield (
@@ -274,7 +274,7 @@ def notes_of(result: Understood) -> Iterator[str]:
         )
 
 
-def headline(found: Understood) -> str:
+def headline(found: SurResult) -> str:
     """What the adapter does to the first score, in one sentence."""
     change = next((m.difference for m in found.card.models if m.model == "sur"), None)
     if change is None or not clear(change):
@@ -285,7 +285,7 @@ def headline(found: Understood) -> str:
 
 def _card(
     prompt: BenchmarkPrompt,
-    found: Understood,
+    found: SurResult,
     images: Mapping[str, Path],
     answers: Mapping[str, Sequence[Answer]],
 ) -> Card:

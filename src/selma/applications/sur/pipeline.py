@@ -1,4 +1,4 @@
-"""The SUR-adapter's flow (arXiv:2305.05189): triples → adapter → pictures → scores, in a run's
+"""The SUR-adapter's flow (arXiv:2305.05189): samples → adapter → pictures → scores, in a run's
 folder.
 
 It stands beside the six stages: with the run's own base, exam and, if they are there, experts.
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from selma.applications.sur.preflight import mistakes
-from selma.applications.sur.records import Triple, Understanding, Understood
+from selma.applications.sur.records import SurResult, SurSample, TrainedSur
 from selma.applications.sur.settings import SurRun, SurSettings
 from selma.pipeline import Stages, opened, part_keys
 from selma.records.adapters import AppliedAdapter, applied
@@ -18,28 +18,28 @@ from selma.records.benchmarks import BenchmarkPrompt, repeated
 from selma.records.merged import Merged
 from selma.workspace import EXPERTS, IMAGES, REPORT, SCORES, Workspace
 
-BASE, RICH, SUR = "base", "rich", "sur"
+BASE, KEYWORDS, SUR = "base", "keywords", "sur"
 MERGED, BOTH = "merged", "merged-sur"
 
-COMMANDS = {f"{IMAGES}/_triples": "sur collect", f"{EXPERTS}/_sur": "sur train"}
+COMMANDS = {f"{IMAGES}/_sur": "sur collect", f"{EXPERTS}/_sur": "sur train"}
 """Item → the command that makes it."""
-AGAINST = ((SUR, RICH), (BOTH, MERGED), (BOTH, SUR))
+AGAINST = ((SUR, KEYWORDS), (BOTH, MERGED), (BOTH, SUR))
 """Who is also held against whom, beside all against the base."""
 
 
-def collect(config: SurRun) -> tuple[list[Triple], dict[str, int]]:
-    """The triples, and reason → how many rows were rejected for it."""
+def collect(config: SurRun) -> tuple[list[SurSample], dict[str, int]]:
+    """The samples, and reason → how many rows were rejected for it."""
     from selma.applications.sur.collecting import rejected
 
     with opened(
         config, make=[IMAGES], mistakes=mistakes(config, [IMAGES]), commands=COMMANDS
     ) as this:
-        found = triples(this, this.folder)
+        found = samples(this, this.folder)
         return found, rejected(this.folder, config.sur.data, seed=config.seed)
 
 
-def train(config: SurRun) -> Understanding:
-    """The adapter, trained on the triples that `collect` left."""
+def train(config: SurRun) -> TrainedSur:
+    """The adapter, trained on the samples that `collect` left."""
     with opened(
         config, make=[EXPERTS], mistakes=mistakes(config, [EXPERTS]), commands=COMMANDS
     ) as this:
@@ -47,7 +47,7 @@ def train(config: SurRun) -> Understanding:
 
 
 def generate(config: SurRun, *, experts: bool = False) -> dict[str, Path]:
-    """Model → folder with its picture of each exam prompt: "base", "rich" (the base, by keyword
+    """Model → folder with its picture of each exam prompt: "base", "keywords" (the base, by keyword
     prompts, where there are any) and "sur"; with `experts` also "merged" and "merged-sur", by the
     run's own merged adapter."""
     # Nothing is judged yet, so that no judge need be there.
@@ -57,25 +57,25 @@ def generate(config: SurRun, *, experts: bool = False) -> dict[str, Path]:
         return _images(this, _keywords(this), experts=experts)
 
 
-def score(config: SurRun, *, experts: bool = False) -> tuple[Understood, Path]:
+def score(config: SurRun, *, experts: bool = False) -> tuple[SurResult, Path]:
     """What all that `draw` draws is worth, and the page that shows it; what is not drawn yet is."""
     from selma.applications.sur.page import write_sur_page
-    from selma.applications.sur.scoring import score_understanding
+    from selma.applications.sur.scoring import score_sur
     from selma.scores.scoring import read_answers
 
     make = [SCORES, REPORT]
     with opened(config, make=make, mistakes=mistakes(config, make), commands=COMMANDS) as this:
         keywords = _keywords(this)
         images = _images(this, keywords, experts=experts)
-        with this.at(SCORES, "understanding") as folder:
-            found = score_understanding(
+        with this.at(SCORES, "sur") as folder:
+            found = score_sur(
                 this.benchmark_prompts,
                 images,
                 config.scores,
                 config.sur.scores,
                 folder,
                 keywords=keywords,
-                good=[triple.image for triple in triples(this, this.finished)],
+                good=[sample.image for sample in samples(this, this.finished)],
                 seed=config.seed,
                 compare=[pair for pair in AGAINST if {*pair} <= images.keys()],
             )
@@ -94,21 +94,21 @@ def score(config: SurRun, *, experts: bool = False) -> tuple[Understood, Path]:
         return found, page
 
 
-def triples(this: Stages[SurRun], folder: Workspace) -> list[Triple]:
+def samples(this: Stages[SurRun], folder: Workspace) -> list[SurSample]:
     """Those that are there, or made where the folder may make any."""
-    from selma.applications.sur.collecting import collect_triples
+    from selma.applications.sur.collecting import collect_samples
 
-    return collect_triples(this.config.sur.data, folder, seed=this.config.seed)
+    return collect_samples(this.config.sur.data, folder, seed=this.config.seed)
 
 
 def trained(
     this: Stages[SurRun], folder: Workspace, sur: SurSettings, *, variants: bool = False
-) -> Understanding:
-    """The adapter of these settings, by the run's triples, base and seed."""
+) -> TrainedSur:
+    """The adapter of these settings, by the run's samples, base and seed."""
     from selma.applications.sur.training import train_sur
 
     return train_sur(
-        triples(this, this.finished),
+        samples(this, this.finished),
         sur,
         folder,
         base=this.config.base,
@@ -138,7 +138,7 @@ def _images(
     images = {BASE: this.generate(BASE)}
     if keywords is not None:
         every = repeated(keywords, this.config.scores.seeds)
-        images[RICH] = this.generate(RICH, prompts=every)
+        images[KEYWORDS] = this.generate(KEYWORDS, prompts=every)
     images[SUR] = this.generate(SUR, [read])
     if experts:
         merged = applied(merged_of(this))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-from selma.applications.sur.settings import Narrator, SurRun
+from selma.applications.sur.settings import LlmCaptioner, SurRun
 from selma.config.scores import PreferenceConfig
 from selma.errors import SelmaError
 from selma.preflight import absent, language_mistakes, scorer_mistakes, taken_names
@@ -16,16 +16,16 @@ from selma.workspace import IMAGES, SCORES
 def mistakes(config: SurRun, make: Sequence[str]) -> Iterator[str]:
     """What keeps the stages in `make` from starting."""
     sur = config.sur
-    narrator, quality = sur.data.narrator, sur.scores.quality
+    captioner, quality = sur.data.captioner, sur.scores.quality
     unasked = ["llm.backend"] if sur.llm.file is not None else []
-    unasked += [] if IMAGES in make else ["data.narrator", "data.cleaning"]
+    unasked += [] if IMAGES in make else ["data.captioner", "data.cleaning"]
     unasked += [] if SCORES in make else ["scores"]
     with suppress(SelmaError):  # which is told by the look at the run's own settings
         names = [skill.name for skill in load_skills(config.prompts.skills)]
-        yield from taken_names({"rich", "sur", "merged-sur"}, names)
+        yield from taken_names({"keywords", "sur", "merged-sur"}, names)
     yield from absent(sur, "sur", without=unasked)
-    if isinstance(narrator, Narrator) and IMAGES in make:
-        yield from language_mistakes(narrator.backend, "sur.data.narrator.backend")
+    if isinstance(captioner, LlmCaptioner) and IMAGES in make:
+        yield from language_mistakes(captioner.backend, "sur.data.captioner.backend")
     if sur.llm.file is None:
         yield from language_mistakes(sur.llm.backend, "sur.llm.backend")
     for number, backend in enumerate(sur.ablation.language_models):

@@ -10,12 +10,12 @@ from selma.records.record import Record
 from selma.records.scores import Interval, Scorecard
 
 
-class Triple(Record):
-    """A plain narrative, the keyword prompt that it stands for, and their picture (SURD)."""
+class SurSample(Record):
+    """A plain caption, the keyword prompt that it stands for, and their picture (SURD)."""
 
     id: str
     text: str
-    """The narrative."""
+    """The caption."""
     prompt: str
     """The keyword prompt."""
     image: Path
@@ -24,7 +24,7 @@ class Triple(Record):
     licence: str = "unknown"
 
 
-class Understanding(Record):
+class TrainedSur(Record):
     """A trained SUR-adapter; `folder` holds `sur_adapter.safetensors`."""
 
     folder: Path
@@ -46,7 +46,7 @@ class Distances(Record):
     """Model → Fréchet distance (FID); biased upwards by few pictures, for all models alike."""
 
 
-class Understood(Record):
+class SurResult(Record):
     """What a SUR-adapter does to plain prompts; the base first."""
 
     card: Scorecard

@@ -2,7 +2,7 @@
 keyword prompt, preference, and how far the pictures are from good ones.
 
 5-scores/<name>/             the scorecard, with kinds of questions in place of categories
-5-scores/<name>-understood/  all that is said beside it, with the scorecard inside
+5-scores/<name>-result/  all that is said beside it, with the scorecard inside
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.applications.sur.quality import quality_items, read_distance
-from selma.applications.sur.records import Distances, Understood
+from selma.applications.sur.records import Distances, SurResult
 from selma.applications.sur.settings import SurScores
 from selma.backbones.judges import loading as judging
 from selma.backbones.judges.judge import Judge, Scorer
@@ -33,7 +33,7 @@ from selma.textfiles import csv_rows
 from selma.workspace import SCORES, Workspace, write_json
 
 BASE = "base"
-FILE = "understood.json"
+FILE = "result.json"
 
 KINDS = {
     "count": "counting", "counting": "counting", "color": "colour", "colour": "colour",
@@ -102,7 +102,7 @@ def keyword_benchmark(
     ]
 
 
-def score_understanding(
+def score_sur(
     benchmark_prompts: Sequence[BenchmarkPrompt],
     images: Mapping[str, Path],
     scores: ScoresConfig,
@@ -116,7 +116,7 @@ def score_understanding(
     base: str = BASE,
     name: str = "sur",
     networks: Networks = Networks(),
-) -> Understood:
+) -> SurResult:
     """All models beside the one called `base`, paired by prompt.
 
     keywords: the exam by keyword prompts (`keyword_exam`).  good: pictures that quality is measured
@@ -136,12 +136,13 @@ def score_understanding(
         load_preference=networks.preference,
     )
     generated = {model.model: images[model.model] for model in card.models}
-    asked, rich = (repeated(some, scores.seeds) for some in (benchmark_prompts, keywords or ()))
+    asked = repeated(benchmark_prompts, scores.seeds)
+    keywords_asked = repeated(keywords or (), scores.seeds)
     found: dict[str, dict[str, Any]] = {}
     if keywords is not None and scores.clip:
         scorer = networks.scorer(scores.clip)
         found["keyword_clip"] = {
-            model: clip_item(rich, model, place, scorer, folder, what=("keyword-clip",))
+            model: clip_item(keywords_asked, model, place, scorer, folder, what=("keyword-clip",))
             for model, place in generated.items()
         }
     if sur.quality is not None:
@@ -152,7 +153,7 @@ def score_understanding(
         found["kernel"] = quality_items(asked, generated, shown, encoder, folder)
     item = folder.item(
         SCORES,
-        f"{name}-understood",
+        f"{name}-result",
         recipe={
             "card": hashlib.sha256(card.model_dump_json().encode()).hexdigest(),
             **{what: {m: i.key for m, i in items.items()} for what, items in found.items()},
@@ -178,9 +179,9 @@ def score_understanding(
                 kernel_differences=changes,
                 frechet={model: read_distance(one) for model, one in found["kernel"].items()},
             )
-        write_json(path, Understood(**made).model_dump(mode="json"))
+        write_json(path, SurResult(**made).model_dump(mode="json"))
         item.finish([path], {"models": len(generated)})
-    return Understood.model_validate_json(path.read_text("utf-8"))
+    return SurResult.model_validate_json(path.read_text("utf-8"))
 
 
 def _paired(

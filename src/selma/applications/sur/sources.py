@@ -1,4 +1,4 @@
-"""Where triples come from, each as a stream of candidates."""
+"""Where samples come from, each as a stream of candidates."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from PIL import Image
 
 from selma.applications.sur.civitai import Entry, read_dump
 from selma.applications.sur.parameters import prompt_inside
+from selma.applications.sur.samples import read_samples
 from selma.applications.sur.settings import (
     CivitaiDump,
     ImageFolder,
+    SampleFolder,
     SurData,
-    ToyboxTriples,
-    TripleFolder,
+    ToyboxSamples,
 )
-from selma.applications.sur.triples import read_triples
 from selma.errors import DataError
 from selma.image_files import png_bytes
 from selma.images.pairs import TEXTS, images
@@ -33,7 +33,7 @@ from selma.workspace import file_sha256, inside
 
 TOYBOX_LICENCE = "Apache-2.0"  # drawn by selma itself
 
-# What a plain narrative leaves out.
+# What a plain caption leaves out.
 _UNSAID = {"colour": 0.2, "size": 0.6, "relation": 0.2, "background": 0.3}
 
 
@@ -48,7 +48,7 @@ class Candidate:
     image: Callable[[], bytes]
     """The file's bytes. Raises DataError if there is none."""
     text: str | None = None
-    """The narrative, where the source has one."""
+    """The caption, where the source has one."""
     marked: bool = False
     """Its source calls it unsafe."""
 
@@ -56,7 +56,7 @@ class Candidate:
 def candidates(config: SurData, *, seed: int) -> Iterator[Candidate]:
     """All rows of the source, in its order. Raises DataError where it cannot be read."""
     match config.source:
-        case ToyboxTriples(count=count):
+        case ToyboxSamples(count=count):
             yield from _toybox(count, seed)
         case CivitaiDump(dump=dump, images=folder, licence=licence):
             files = {path.stem: path for path in sorted(images(_folder(folder)), reverse=True)}
@@ -68,14 +68,14 @@ def candidates(config: SurData, *, seed: int) -> Iterator[Candidate]:
                 data = inside(root, path.relative_to(root).as_posix()).read_bytes()
                 name = path.relative_to(root).as_posix()
                 yield Candidate(name, prompt_inside(data) or "", licence, path.read_bytes)
-        case TripleFolder(folder=folder, licence=licence):
-            for triple in read_triples(_folder(folder), base_px=None, licence=licence).triples:
+        case SampleFolder(folder=folder, licence=licence):
+            for sample in read_samples(_folder(folder), base_px=None, licence=licence).samples:
                 yield Candidate(
-                    triple.source,
-                    triple.prompt,
-                    triple.licence,
-                    triple.image.read_bytes,
-                    text=triple.text,
+                    sample.source,
+                    sample.prompt,
+                    sample.licence,
+                    sample.image.read_bytes,
+                    text=sample.text,
                 )
 
 
@@ -128,14 +128,14 @@ def _toybox(count: int, seed: int) -> Iterator[Candidate]:
             raise DataError(f"toybox has not as many as {count} different scenes for this seed.")
         draw = rng(seed, "triples", number)
         scene = sample_scene(draw)
-        rich = caption(scene, "tags", draw)
+        keywords = caption(scene, "tags", draw)
         plain = caption(without(scene, rng=draw, drop=_UNSAID), draw.choice(_PLAIN_STYLES), draw)
-        if {rich.lower(), plain.lower()} & forbidden or rich in seen:
+        if {keywords.lower(), plain.lower()} & forbidden or keywords in seen:
             continue
-        seen.add(rich)
+        seen.add(keywords)
         yield Candidate(
             f"toybox scene {number} of seed {seed}",
-            rich,
+            keywords,
             TOYBOX_LICENCE,
             partial(_drawn, scene, seed, number),
             text=plain,

@@ -16,8 +16,8 @@ from selma.adapters.files import Lineage
 from selma.adapters.sur import files as sur_files
 from selma.adapters.sur import network as sur
 from selma.adapters.sur.projection import as_tensors, projection
-from selma.applications.sur.encoding import SKILL, EncodedTriples, as_pairs, encode_triples
-from selma.applications.sur.records import Triple, Understanding
+from selma.applications.sur.encoding import SKILL, EncodedSamples, as_pairs, encode_samples
+from selma.applications.sur.records import SurSample, TrainedSur
 from selma.applications.sur.settings import Distance, SurSettings
 from selma.backbones.language.vectors import vectors_identity
 from selma.config.networks import BaseConfig
@@ -41,7 +41,7 @@ VARIANTS = f"{SKILL}-variants"
 
 
 def train_sur(
-    triples: Sequence[Triple],
+    samples: Sequence[SurSample],
     config: SurSettings,
     folder: Workspace,
     *,
@@ -49,7 +49,7 @@ def train_sur(
     seed: int,
     model: Callable[[], TextToImage],
     variants: bool = False,
-) -> Understanding:
+) -> TrainedSur:
     """The trained adapter in `3-experts/_sur`; resumable as experts are. `model` is called only if
     it is missing.
 
@@ -57,10 +57,10 @@ def train_sur(
     in `_sur`: those with other settings stay. Raises TrainingDiverged, with the last checkpoint
     kept.
     """
-    if not triples:
-        raise DataError("The SUR-adapter needs at least one triple, but there is none.")
-    digests = image_digests(as_pairs(triples))
-    recipe = sur_recipe(triples, digests, config, base=base, seed=seed)
+    if not samples:
+        raise DataError("The SUR-adapter needs at least one sample, but there is none.")
+    digests = image_digests(as_pairs(samples))
+    recipe = sur_recipe(samples, digests, config, base=base, seed=seed)
     names: tuple[str, ...] = (SKILL,)
     item = folder.item(EXPERTS, *names, recipe=recipe)
     if variants and not item.done:
@@ -68,8 +68,8 @@ def train_sur(
         item = folder.item(EXPERTS, *names, recipe=recipe)
 
     def learner() -> SurLearner:
-        data = encode_triples(
-            triples,
+        data = encode_samples(
+            samples,
             folder,
             llm=config.llm,
             flip=config.training.flip,
@@ -85,15 +85,15 @@ def train_sur(
         config.training,
         folder,
         title=SKILL,
-        names=[triple.id for triple in triples],
+        names=[sample.id for sample in samples],
         made_by={"skill": SKILL},
         journal={"skill": "/".join(names)},
     )
-    return Understanding(folder=item.path, key=item.key)
+    return TrainedSur(folder=item.path, key=item.key)
 
 
 def sur_recipe(
-    triples: Sequence[Triple],
+    samples: Sequence[SurSample],
     digests: Sequence[str],
     config: SurSettings,
     *,
@@ -101,7 +101,7 @@ def sur_recipe(
     seed: int,
 ) -> dict[str, Any]:
     """All that the adapter's weights depend on."""
-    rows = [[t.text, t.prompt, digest] for t, digest in zip(triples, digests, strict=True)]
+    rows = [[t.text, t.prompt, digest] for t, digest in zip(samples, digests, strict=True)]
     without = {"tracker", "checkpoint_every"}
     return {
         **training_recipe(rows, base=base, seed=seed),
@@ -118,7 +118,7 @@ class SurWeights:
     """What is trained: the adapter and, if it is learned, the projection beside it."""
 
     model: TextToImage
-    data: EncodedTriples
+    data: EncodedSamples
     config: SurSettings
     seed: int
     file: str = sur_files.FILE
@@ -179,10 +179,10 @@ class SurWeights:
 
 @dataclass(frozen=True)
 class SurLearner:
-    """The adapter's three losses on encoded triples."""
+    """The adapter's three losses on encoded samples."""
 
     model: TextToImage
-    data: EncodedTriples
+    data: EncodedSamples
     config: SurSettings
     seed: int
 
@@ -193,7 +193,7 @@ class SurLearner:
     @cached_property
     def batches(self) -> Batches:
         return training_batches(
-            self.data.narratives,
+            self.data.captions,
             self.config.training,
             skill=SKILL,
             seed=self.seed,
@@ -202,7 +202,7 @@ class SurLearner:
 
     def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
         losses = self.config.losses
-        samples = self.data.narratives.samples(batch).to(self.model.device)
+        samples = self.data.captions.samples(batch).to(self.model.device)
         adapted = self._adapted(samples.conditioning, batch, step=step)
         features = adapted if losses.denoising.gradient else _without_gradient(adapted)
         conditioning = replace(samples.conditioning, text=features.text, pooled=features.pooled)
@@ -240,17 +240,17 @@ class SurLearner:
         return total
 
     def _alignment(self, adapted: sur.Adapted, batch: Batch) -> Tensor:
-        """[b]: the keyword prompt's features into the adapted ones of the narrative."""
+        """[b]: the keyword prompt's features into the adapted ones of the caption."""
         how, data, widths = self.config.losses.alignment, self.data, self.weights.adapter.widths
         i, device = batch.indices, self.model.device
         student_mask = self._mask(data.mask, batch, how)
-        teacher_mask = self._mask(data.rich_mask, batch, how)
+        teacher_mask = self._mask(data.keyword_mask, batch, how)
         total = adapted.text.new_zeros(len(i))
-        rich = data.rich[i].to(device).split(widths.text, dim=-1)
-        for target, features in zip(rich, adapted.text.split(widths.text, dim=-1), strict=True):
+        keywords = data.keywords[i].to(device).split(widths.text, dim=-1)
+        for target, features in zip(keywords, adapted.text.split(widths.text, dim=-1), strict=True):
             total = total + _distance(target, features, teacher_mask, student_mask, how)
-        if data.rich_pooled is not None and adapted.pooled is not None:
-            target, features = data.rich_pooled[i].to(device), adapted.pooled
+        if data.keyword_pooled is not None and adapted.pooled is not None:
+            target, features = data.keyword_pooled[i].to(device), adapted.pooled
             total = total + _distance(target.unsqueeze(1), features.unsqueeze(1), None, None, how)
         return total
 

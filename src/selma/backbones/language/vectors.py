@@ -115,7 +115,7 @@ def _from_file(texts: Sequence[str], path: Path) -> Tensor:
     known = read_state(path)
     if absent := [text for text in texts if text not in known]:
         raise DataError(
-            f"{path} must have a vector for each narrative prompt, but {len(absent)} have none, "
+            f"{path} must have a vector for each caption, but {len(absent)} have none, "
             f"{absent[0]!r:.80} first."
         )
     rows = [known[text].float() for text in texts]

@@ -1,4 +1,4 @@
-"""Triples: read in SURD's layout, collected from what people have, every rejected row counted."""
+"""Samples: read in SURD's layout, collected from what people have, every rejected row counted."""
 
 import io
 import json
@@ -17,12 +17,12 @@ from scripted import Script, serving, writes
 
 from selma.applications.sur.captioning import EXAMPLES, plain, wish
 from selma.applications.sur.civitai import read_dump
-from selma.applications.sur.collecting import REJECTED, collect_triples, rejected
+from selma.applications.sur.collecting import REJECTED, collect_samples, rejected
 from selma.applications.sur.marks import stripped
 from selma.applications.sur.parameters import a1111, comfy, prompt_inside
-from selma.applications.sur.settings import SurData, TripleFolder
+from selma.applications.sur.samples import read_samples
+from selma.applications.sur.settings import SampleFolder, SurData
 from selma.applications.sur.sources import source_digest
-from selma.applications.sur.triples import read_triples
 from selma.errors import DataError, ModelError, NoProgress
 from selma.toybox.benchmark import benchmark_texts
 from selma.workspace import Workspace
@@ -51,7 +51,7 @@ def surd(folder, *rows):
 def test_a_tables_new_words_are_another_source(tmp_path):
     """Of the same length: what is in the file counts, not its size."""
     saved(tmp_path / "a.png")
-    config = SurData(source=TripleFolder(folder=str(tmp_path)))
+    config = SurData(source=SampleFolder(folder=str(tmp_path)))
     digests = set()
     for word in ("red", "big"):
         (tmp_path / "metadata.csv").write_text(f"file_name,text\na.png,{word}\n")
@@ -67,7 +67,7 @@ def test_names_with_and_without_extension_are_read(tmp_path):
         {"file_name": "a.1", "text": "a cat", "prompt": "cat, 4k"},
         {"file_name": "b.jpg", "text": "a dog", "prompt": "dog, 4k", "licence": "CC0"},
     )
-    one, two = read_triples(tmp_path, base_px=32, licence="mine").triples
+    one, two = read_samples(tmp_path, base_px=32, licence="mine").samples
     assert (one.image.name, one.text, one.prompt, one.licence) == (
         "a.1.png", "a cat", "cat, 4k", "mine",
     )  # fmt: skip
@@ -93,8 +93,8 @@ def test_damaged_and_huge_pictures_are_set_aside_and_broken_rows_refused(tmp_pat
     saved(tmp_path / "good.png"), saved(tmp_path / "huge.png", size=(70, 60))
     (tmp_path / "bad.png").write_bytes((tmp_path / "good.png").read_bytes()[:99])
     rows = [{"file_name": n, "text": n, "prompt": n} for n in ("good", "bad", "huge")]
-    reading = read_triples(surd(tmp_path, *rows), base_px=32)
-    assert [t.text for t in reading.triples] == ["good"]
+    reading = read_samples(surd(tmp_path, *rows), base_px=32)
+    assert [t.text for t in reading.samples] == ["good"]
     assert set(reading.quarantined) == {"bad", "huge"}
     for row, words in (
         ({"file_name": "good", "text": "a"}, "prompt"),
@@ -102,13 +102,13 @@ def test_damaged_and_huge_pictures_are_set_aside_and_broken_rows_refused(tmp_pat
         ({"file_name": "../good", "text": "a", "prompt": "b"}, "leads out"),
     ):
         with pytest.raises(DataError, match=words):
-            read_triples(surd(tmp_path, row), base_px=32)
+            read_samples(surd(tmp_path, row), base_px=32)
     saved(tmp_path / "good.jpg")
     with pytest.raises(DataError, match="may be"):
-        read_triples(surd(tmp_path, rows[0]), base_px=32)
+        read_samples(surd(tmp_path, rows[0]), base_px=32)
     with pytest.raises(DataError, match="twice"):
         twice = [{**rows[0], "file_name": "good.png"}] * 2
-        read_triples(surd(tmp_path, *twice), base_px=32)
+        read_samples(surd(tmp_path, *twice), base_px=32)
 
 
 # What is inside prompts and pictures
@@ -241,7 +241,7 @@ def test_dumps_that_are_none_are_refused(tmp_path):
 
 
 def collect(tmp_path, settings, name="run", seed=0):
-    return collect_triples(SurData.model_validate(settings), Workspace(tmp_path / name), seed=seed)
+    return collect_samples(SurData.model_validate(settings), Workspace(tmp_path / name), seed=seed)
 
 
 def counts(tmp_path, settings, name="run"):
@@ -251,15 +251,15 @@ def counts(tmp_path, settings, name="run"):
 TOYBOX = {"source": {"kind": "toybox", "count": 12}}
 
 
-def test_toybox_gives_plain_narratives_rich_tags_and_their_picture(tmp_path):
+def test_toybox_gives_plain_captions_rich_tags_and_their_picture(tmp_path):
     made = collect(tmp_path, TOYBOX)
     assert len(made) == 12 and counts(tmp_path, TOYBOX) == {}
     assert len({t.prompt for t in made}) == 12
-    for triple in made:
-        with Image.open(triple.image) as generated:
+    for sample in made:
+        with Image.open(sample.image) as generated:
             assert generated.size == (64, 64)
-        assert {triple.text.lower(), triple.prompt.lower()}.isdisjoint(benchmark_texts())
-        assert triple.source.startswith("toybox scene") and triple.licence
+        assert {sample.text.lower(), sample.prompt.lower()}.isdisjoint(benchmark_texts())
+        assert sample.source.startswith("toybox scene") and sample.licence
     assert sum("," in t.prompt for t in made) == 12 > sum("," in t.text for t in made)
     again = collect(tmp_path, TOYBOX, "again")
     assert [(t.text, t.prompt, t.image.read_bytes()) for t in again] == [
@@ -292,7 +292,7 @@ def civitai(tmp_path, **more):
         saved(tmp_path / "images" / f"{n}.png", seed=n)
     saved(tmp_path / "images" / "5.jpg", seed=5).write_bytes(b"no picture at all")
     source = {"kind": "civitai", "dump": str(dump), "images": str(tmp_path / "images")}
-    return {"source": source | more, "narrator": {"kind": "captioner", "model": str(blip())}}
+    return {"source": source | more, "captioner": {"kind": "captioner", "model": str(blip())}}
 
 
 _KEPT: dict[str, object] = {}
@@ -353,7 +353,7 @@ def test_equal_pictures_are_one(tmp_path):
     saved(folder / "silent.png", seed=3)
     settings = {
         "source": {"kind": "images", "folder": str(folder)},
-        "narrator": {"kind": "captioner", "model": str(blip())},
+        "captioner": {"kind": "captioner", "model": str(blip())},
         "image_px": 24,
     }
     made = collect(tmp_path, settings)
@@ -376,7 +376,7 @@ def keyword_folder(tmp_path, count=5):
     return {"source": {"kind": "imagefolder", "folder": str(tmp_path / "in")}}
 
 
-def test_a_language_model_writes_narratives(tmp_path, monkeypatch):
+def test_a_language_model_writes_captions(tmp_path, monkeypatch):
     monkeypatch.setenv("TEST_KEY", "any")
     last = "\n\nKeywords: "
 
@@ -388,10 +388,10 @@ def test_a_language_model_writes_narratives(tmp_path, monkeypatch):
         backend = {
             "kind": "openai", "model": "m", "base_url": script.url, "key_variable": "TEST_KEY",
         }  # fmt: skip
-        settings = keyword_folder(tmp_path) | {"narrator": {"kind": "llm", "backend": backend}}
+        settings = keyword_folder(tmp_path) | {"captioner": {"kind": "llm", "backend": backend}}
         made = collect(tmp_path, settings)
         assert [t.text for t in made] == [f"A cat {n} sits here." for n in (0, 1, 2, 4)]
-        assert counts(tmp_path, settings) == {"no narrative": 1}
+        assert counts(tmp_path, settings) == {"no caption": 1}
         assert len(script.asked) == 5
         collect(tmp_path, settings)  # finished: nobody is asked again
         assert len(script.asked) == 5
@@ -402,11 +402,11 @@ def test_a_stopped_collection_goes_on_and_ends_with_the_same_bytes(tmp_path, mon
     from selma.backbones.language.local import LocalModel
 
     backend = {"kind": "local", "model": str(sur_data.language_model("bytes")), "batch_size": 2}
-    narrator = {"kind": "llm", "backend": backend, "max_new_tokens": 4, "temperature": 1.0}
-    settings = keyword_folder(tmp_path) | {"narrator": narrator}
+    captioner = {"kind": "llm", "backend": backend, "max_new_tokens": 4, "temperature": 1.0}
+    settings = keyword_folder(tmp_path) | {"captioner": captioner}
 
     def files(name):
-        root = tmp_path / name / "2-images" / "_triples"
+        root = tmp_path / name / "2-images" / "_samples"
         return {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
     collect(tmp_path, settings, "whole")
@@ -444,7 +444,7 @@ def test_replies_become_one_sentence(reply, sentence):
 def test_both_forms_of_asking_show_the_examples_and_end_open():
     for form in ("continuation", "instructions"):
         asked = wish("cat, 4k", form)
-        assert all(rich in asked and text in asked for rich, text in EXAMPLES)
+        assert all(keywords in asked and text in asked for keywords, text in EXAMPLES)
         assert asked.endswith("Keywords: cat, 4k\nSentence:")
 
 
@@ -492,7 +492,7 @@ def test_unsafe_pictures_go_by_the_classifier_that_is_named(tmp_path):
         collect(tmp_path, settings, "other")
 
 
-def test_narratives_that_disagree_go(tmp_path):
+def test_captions_that_disagree_go(tmp_path):
     from selma.backbones.preference.scorers import load_preference
     from selma.config.scores import PreferenceConfig
 
@@ -511,7 +511,7 @@ def test_narratives_that_disagree_go(tmp_path):
     assert [t.text for t in made] == [
         t.text for t, score in zip(rows, scores, strict=True) if score >= limit
     ]
-    assert counts(tmp_path, settings) == {"narrative disagrees with picture": 2}
+    assert counts(tmp_path, settings) == {"caption disagrees with picture": 2}
     metadata = (made[0].image.parent / "metadata.jsonl").read_text().splitlines()
     assert [json.loads(row)["agreement"] for row in metadata] == [s for s in scores if s >= limit]
 

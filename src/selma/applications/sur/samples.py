@@ -1,4 +1,4 @@
-"""Triples on disk: an imagefolder whose rows have `text` (narrative) and `prompt` (keywords)."""
+"""Samples on disk: an imagefolder whose rows have `text` (caption) and `prompt` (keywords)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selma.applications.sur.records import Triple
+from selma.applications.sur.records import SurSample
 from selma.errors import DataError
 from selma.image_files import open_image
 from selma.images.pairs import SUFFIXES, metadata, rows, there
@@ -16,20 +16,20 @@ from selma.row_files import write_rows
 from selma.workspace import inside
 
 NEEDED = ("file_name", "text", "prompt")
-SKILL = "triples"  # what a triple's id is made with
+SKILL = "triples"  # what a sample's id is made with
 
 
 @dataclass
 class Reading:
     """What a folder holds: what can be used, and what cannot with the reason."""
 
-    triples: list[Triple] = field(default_factory=list)
+    samples: list[SurSample] = field(default_factory=list)
     quarantined: dict[str, str] = field(default_factory=dict)
     """File name → why its picture is not used. The file itself is left where it is."""
 
 
-def read_triples(root: Path, *, base_px: int | None, licence: str = "unknown") -> Reading:
-    """The triples of an imagefolder (`train/` below `root`, or `root` itself), as SURD is one.
+def read_samples(root: Path, *, base_px: int | None, licence: str = "unknown") -> Reading:
+    """The samples of an imagefolder (`train/` below `root`, or `root` itself), as SURD is one.
 
     A file name may lack its extension, as in the released sample. With `base_px`, every picture is
     decoded; a damaged one, or one of more than four times the base's pixels, is quarantined. Raises
@@ -48,7 +48,7 @@ def read_triples(root: Path, *, base_px: int | None, licence: str = "unknown") -
             except DataError as error:
                 reading.quarantined[row["file_name"]] = str(error)
                 continue
-        reading.triples.append(_triple(row, image, licence))
+        reading.samples.append(_sample(row, image, licence))
     return reading
 
 
@@ -69,31 +69,31 @@ def named_image(folder: Path, name: str) -> Path:
     return found[0]
 
 
-def write_triples(
-    path: Path, triples: Sequence[Triple], facts: Sequence[Mapping[str, Any]]
+def write_samples(
+    path: Path, samples: Sequence[SurSample], facts: Sequence[Mapping[str, Any]]
 ) -> None:
-    """One row for each triple with what else is known of it; whole or nothing."""
+    """One row for each sample with what else is known of it; whole or nothing."""
     rows = (
         {
             **more,
-            "file_name": triple.image.name,
-            "text": triple.text,
-            "prompt": triple.prompt,
-            "triple_id": triple.id,
-            "source": triple.source,
-            "licence": triple.licence,
+            "file_name": sample.image.name,
+            "text": sample.text,
+            "prompt": sample.prompt,
+            "sample_id": sample.id,
+            "source": sample.source,
+            "licence": sample.licence,
         }
-        for triple, more in zip(triples, facts, strict=True)
+        for sample, more in zip(samples, facts, strict=True)
     )
     write_rows(path, rows)
 
 
-def _triple(row: Mapping[str, Any], image: Path, licence: str) -> Triple:
+def _sample(row: Mapping[str, Any], image: Path, licence: str) -> SurSample:
     def said(key: str, default: str) -> str:
         value = row.get(key)
         return value if isinstance(value, str) and value else default
 
-    return Triple(
+    return SurSample(
         id=prompt_id(SKILL, f"{row['text']}\n{row['prompt']}\n{image.name}"),
         text=row["text"],
         prompt=row["prompt"],
