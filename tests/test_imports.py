@@ -126,6 +126,7 @@ def test_applications_never_import_one_another(path: Path) -> None:
         "experts/training.py",
         "merged/merging.py",
         "merged/methods.py",
+        "merged/planning.py",
         "merged/settings.py",
         "scores/benchmarks/__init__.py",
         "scores/benchmarks/fetching.py",

@@ -159,7 +159,8 @@ def _lexicon(config: RunConfig) -> Iterator[str]:
 
 
 def _merging(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
-    from selma.merged.methods import METHODS, setting_mistakes
+    from selma.merged.methods import METHODS
+    from selma.merged.planning import setting_mistakes
 
     merged, adapter = config.merged, config.experts.adapter
     yield from setting_mistakes(merged.method, merged.method_settings)

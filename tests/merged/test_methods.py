@@ -19,7 +19,8 @@ from selma.merged.delta_methods import (
 )
 from selma.merged.deltas import merged_factors
 from selma.merged.lowrank import dense, factored, singular, smallest_rank, stacked, truncated
-from selma.merged.methods import METHODS, planned
+from selma.merged.methods import METHODS
+from selma.merged.planning import planned
 from selma.merged.settings import Cut, Rescaled, Trimmed
 from selma.merged.trimming import kept_by_chance, seed_of, threshold, trimmed
 

@@ -12,7 +12,8 @@ from selma.merged.delta_methods import Part, weighted_deltas
 from selma.merged.deltas import merged_factors
 from selma.merged.diagnostics import Diagnostics
 from selma.merged.lowrank import dense
-from selma.merged.methods import METHODS, planned
+from selma.merged.methods import METHODS
+from selma.merged.planning import planned
 
 FACTORWISE = {"mean_of_factors", "ties_of_factors"}
 SETTINGS = {r.name: r.settings.model_fields for r in METHODS.values() if not r.rotates}

@@ -30,7 +30,8 @@ from selma.config.merged import MergedConfig
 from selma.errors import AdapterError, IncompatibleExperts
 from selma.merged.diagnostics import FIGURES, read_diagnostics
 from selma.merged.merging import merge_experts, merge_files
-from selma.merged.methods import METHODS, Plan
+from selma.merged.methods import METHODS
+from selma.merged.planning import Plan
 from selma.merged.rotation_methods import (
     RotationPart,
     conflict,

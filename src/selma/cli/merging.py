@@ -125,7 +125,7 @@ def _merge_files(
     from selma.config.merged import numbers
     from selma.errors import ConfigError
     from selma.merged.merging import merge_files
-    from selma.merged.methods import merged_config
+    from selma.merged.planning import merged_config
     from selma.workspace import write_json
 
     if out is None:

@@ -66,12 +66,13 @@ def _same_base(first: str, a: AnyFile, other: str, b: AnyFile, *, known: bool) -
 
 def _same_shapes(first: str, a: AdapterFile, other: str, b: AdapterFile) -> None:
     for key in a.layers.keys() & b.layers.keys():
-        one, two = a.layers[key], b.layers[key]
-        if (one.shape, one.kernel) != (two.shape, two.kernel):
+        mine, theirs = a.layers[key], b.layers[key]
+        if (mine.shape, mine.kernel) != (theirs.shape, theirs.kernel):
             raise IncompatibleExperts(
-                f"Experts must fit the same layers, but {key} is {_size(one.shape, one.kernel)} in "
-                f"{first!r} and {_size(two.shape, two.kernel)} in {other!r}. They belong to "
-                "different models."
+                f"Experts must fit the same layers, but {key} is "
+                f"{_size(mine.shape, mine.kernel)} in {first!r} and "
+                f"{_size(theirs.shape, theirs.kernel)} in {other!r}. They belong to different "
+                "models."
             )
 
 

@@ -151,8 +151,8 @@ def knots(
     weights = weights_of(parts)
     if consensus == "mean":
         return weighted_sum(shares, weights) / sum(weights), basis
-    kept = [trimmed(share, part.least) for share, part in zip(shares, parts, strict=True)]
-    return ties(kept, weights, normalize=normalize), basis
+    largest = [trimmed(share, part.least) for share, part in zip(shares, parts, strict=True)]
+    return ties(largest, weights, normalize=normalize), basis
 
 
 def weights_of(parts: Sequence[Part]) -> list[float]:
@@ -179,9 +179,9 @@ def _largest(values: Tensor, density: float) -> Tensor:
     """int(density x count) entries of largest magnitude, as PEFT counts them."""
     if density >= 1:
         return values
-    kept = torch.topk(values.abs().reshape(-1), k=int(density * values.numel())).indices
+    largest = torch.topk(values.abs().reshape(-1), k=int(density * values.numel())).indices
     mask = torch.zeros_like(values).reshape(-1)
-    mask[kept] = 1
+    mask[largest] = 1
     return values * mask.reshape(values.shape)
 
 

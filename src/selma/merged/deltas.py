@@ -26,7 +26,7 @@ from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.merged.delta_methods import Part, aligned
 from selma.merged.diagnostics import Diagnostics
 from selma.merged.lowrank import Factors, factored, singular, truncated
-from selma.merged.methods import Plan
+from selma.merged.planning import Plan
 from selma.merged.settings import Cut
 
 
@@ -62,7 +62,7 @@ class DeltaMerge:
         self._spool.file.close()
 
     @staticmethod
-    def require_layout(place: Path, layout: str) -> None:
+    def require_layout(path: Path, layout: str) -> None:
         """See `formats.write`, which refuses before it has written anything."""
 
     @property
@@ -98,7 +98,7 @@ class DeltaMerge:
 
     def write(
         self,
-        place: Path,
+        path: Path,
         *,
         layout: str,
         lineage: Lineage,
@@ -110,7 +110,7 @@ class DeltaMerge:
         The adapter has scale 1: experts' own scales are in its factors.
         """
         adapter = formats.Adapter(self._merged, self._spool.read, lineage, notes)
-        return formats.write(place, adapter, to=layout, model=model)
+        return formats.write(path, adapter, to=layout, model=model)
 
     def _parts(
         self, files: Mapping[str, AdapterFile], key: str, least: Mapping[str, float]

@@ -210,13 +210,13 @@ def header(diagnostics: Mapping[str, Any]) -> str:
     return as_json({**rest, "figures": figures, "layers": tree})
 
 
-def read_diagnostics(place: Path) -> dict[str, Any] | None:
+def read_diagnostics(path: Path) -> dict[str, Any] | None:
     """What a merged adapter's own header says, as `Diagnostics.summary`; None of other adapters.
 
-    place: a file or folder of any format; of a PEFT folder for one component, the layers are those
+    path: a file or folder of any format; of a PEFT folder for one component, the layers are those
     of all. Raises AdapterError.
     """
-    return diagnostics_of(read_any(place))
+    return diagnostics_of(read_any(path))
 
 
 def diagnostics_of(file: AdapterFile | RotationFile) -> dict[str, Any] | None:

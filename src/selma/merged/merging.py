@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE
 from selma.config.merged import MergedConfig
 from selma.errors import ConfigError, IncompatibleExperts
-from selma.merged.methods import Plan, method_of, planned
+from selma.merged.planning import Plan, method_of, planned
 from selma.merged.settings import Trimmed
 from selma.records.experts import Expert
 from selma.records.merged import Merged
@@ -62,7 +62,7 @@ class Merge(Protocol):
 
     def write(
         self,
-        place: Path,
+        path: Path,
         *,
         layout: str,
         lineage: Lineage,
@@ -91,14 +91,14 @@ def merge_experts(experts: Sequence[Expert], config: MergedConfig, folder: Works
     if item.done:
         return merged
     files = read_experts(by_name, plan)
-    made = item.begin()
-    written, diagnostics = write_merged(files, plan, merged_file(plan, made), made_by=recipe)
-    write_json(made / DIAGNOSTICS_FILE, diagnostics)
+    item_folder = item.begin()
+    written, diagnostics = write_merged(files, plan, merged_file(plan, item_folder), made_by=recipe)
+    write_json(item_folder / DIAGNOSTICS_FILE, diagnostics)
     layers = diagnostics["layers"].values()
     summary = {"experts": len(files), "layers": len(layers)}
     if all("rank" in layer for layer in layers):
         summary["rank"] = max(layer["rank"] for layer in layers)
-    item.finish([*written, made / DIAGNOSTICS_FILE], summary)
+    item.finish([*written, item_folder / DIAGNOSTICS_FILE], summary)
     return merged
 
 
@@ -114,7 +114,7 @@ def merged_file(plan: Plan, folder: Path) -> Path:
 
 
 def merge_files(
-    places: Sequence[Path],
+    paths: Sequence[Path],
     config: MergedConfig,
     out: Path,
     *,
@@ -124,7 +124,7 @@ def merge_files(
 ) -> tuple[list[Path], dict[str, Any]]:
     """Adapter files of any origin as one: the files written, and the diagnostics.
 
-    `weights` go with `places`. `to` is diffusers if None, or selma for rotations. `base` is needed
+    `weights` go with `paths`. `to` is diffusers if None, or selma for rotations. `base` is needed
     only where a format's names want it (`formats`). Neither the order of the files nor their names
     change a byte of the tensors, unless the method is ordered.
     """
@@ -132,17 +132,17 @@ def merge_files(
     from selma.merged.compatibility import require_compatible
 
     method, _ = method_of(config)
-    if weights is not None and len(weights) != len(places):
-        raise ConfigError(f"Each file needs one weight, but {len(places)} files have {weights}.")
+    if weights is not None and len(weights) != len(paths):
+        raise ConfigError(f"Each file needs one weight, but {len(paths)} files have {weights}.")
     model = None if base is None else read_model(base)
-    read = [_read_file(place, model) for place in places]
+    read = [_read_file(path, model) for path in paths]
     digests = [content_digest(file) for file in read]
-    given = weights or [method.default_weight(len(places))] * len(places)
+    given = weights or [method.default_weight(len(paths))] * len(paths)
     # Sums of floats depend on their order, which may be neither the call's nor that of names.
     order = list(range(len(read)))
     if not method.ordered:
         order.sort(key=lambda i: (digests[i], given[i]))
-    labels = dict(zip(order, _labels([places[i] for i in order]), strict=True))
+    labels = dict(zip(order, _labels([paths[i] for i in order]), strict=True))
     files = {labels[i]: read[i] for i in order}
     plan = planned(config, {labels[i]: float(given[i]) for i in order})
     require_compatible(files, plan.method, known_base=False)
@@ -153,7 +153,7 @@ def merge_files(
 def write_merged(
     files: Mapping[str, AnyFile],
     plan: Plan,
-    place: Path,
+    path: Path,
     *,
     made_by: Mapping[str, Any],
     to: str | None = None,
@@ -162,22 +162,22 @@ def write_merged(
 ) -> tuple[list[Path], dict[str, Any]]:
     """The files written and the diagnostics, {} unless `diagnose`.
 
-    to: the layout at `place`; None is the usual one of what is merged.
+    to: the layout at `path`; None is the usual one of what is merged.
     """
     from selma.adapters.files import DIAGNOSTICS_KEY, Lineage
     from selma.merged.diagnostics import header
 
     kind = _kind(plan)
     layout = to or kind.layout
-    kind.require_layout(place, layout)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with kind(files, plan, folder=place.parent, diagnose=diagnose) as merge:
+    kind.require_layout(path, layout)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with kind(files, plan, folder=path.parent, diagnose=diagnose) as merge:
         combine(merge, plan)
         diagnostics = merge.diagnostics.summary if merge.diagnostics is not None else {}
         bases = {file.lineage.base for file in files.values()} - {None}
         lineage = Lineage(base=bases.pop() if len(bases) == 1 else None, made_by=made_by)
         notes = {DIAGNOSTICS_KEY: header(diagnostics)} if diagnose else {}
-        written = merge.write(place, layout=layout, lineage=lineage, notes=notes, model=model)
+        written = merge.write(path, layout=layout, lineage=lineage, notes=notes, model=model)
     return written, diagnostics
 
 
@@ -262,22 +262,22 @@ def _kind(plan: Plan) -> type[DeltaMerge] | type[RotationMerge]:
     return DeltaMerge
 
 
-def _read_file(place: Path, model: Model | None) -> AnyFile:
+def _read_file(path: Path, model: Model | None) -> AnyFile:
     """An adapter's file, which fits the model if there is one."""
     from selma.adapters.names import LAYERS_PER_BLOCK
     from selma.adapters.table import ADAPTERS, read_mergeable
 
     per_block = model.layers_per_block if model else LAYERS_PER_BLOCK
-    file: AnyFile = read_mergeable(place, layers_per_block=per_block)
+    file: AnyFile = read_mergeable(path, layers_per_block=per_block)
     if model:
-        ADAPTERS[file.kind].require_fit(file, model, place)
+        ADAPTERS[file.kind].require_fit(file, model, path)
     return file
 
 
-def _labels(places: Sequence[Path]) -> list[str]:
+def _labels(paths: Sequence[Path]) -> list[str]:
     """A name for each file: its own, or its folder's where that says more; numbered if equal."""
     usual = {Path(ADAPTER_FILE).stem, Path(ROTATION_FILE).stem, "adapter_model"}
-    names = [p.parent.name if p.stem in usual and p.parent.name else p.stem for p in places]
+    names = [p.parent.name if p.stem in usual and p.parent.name else p.stem for p in paths]
     seen: dict[str, int] = {}
     labels = []
     for name in names:

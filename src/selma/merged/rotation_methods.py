@@ -107,19 +107,19 @@ def chordal_mean(parts: Sequence[RotationPart]) -> Tensor:
 
 def ties_of_skews(parts: Sequence[RotationPart], *, normalize: bool) -> Tensor:
     """TIES (arXiv:2306.01708) on the entries of S, which stays skew, so that R is a rotation."""
-    kept = [trimmed(part.vector, part.least) for part in parts]
-    return skew(ties(kept, _weights(parts), normalize=normalize).double())
+    largest = [trimmed(part.vector, part.least) for part in parts]
+    return skew(ties(largest, _weights(parts), normalize=normalize).double())
 
 
 def dare_of_skews(parts: Sequence[RotationPart], *, density: float, seed: int) -> Tensor:
     """DARE (arXiv:2311.03099) on the entries of S, then the mean."""
-    kept = [
+    by_chance = [
         kept_by_chance(
             part.vector, density, seed_of(seed, part.layer, part.vector, part.vector[:0])
         )
         for part in parts
     ]
-    return skew(weighted_sum(kept, _weights(parts)))
+    return skew(weighted_sum(by_chance, _weights(parts)))
 
 
 def conflict(parts: Sequence[RotationPart]) -> float:

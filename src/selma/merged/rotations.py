@@ -26,7 +26,7 @@ from selma.backbones.text_to_image import ROTATION_FILE
 from selma.errors import AdapterError, IncompatibleExperts
 from selma.merged.diagnostics import RotationDiagnostics
 from selma.merged.lowrank import stacked
-from selma.merged.methods import Plan
+from selma.merged.planning import Plan
 from selma.merged.rotation_methods import RotationPart, rescaled
 from selma.merged.settings import Rescaled
 
@@ -64,9 +64,9 @@ class RotationMerge:
         self._merged.clear()
 
     @staticmethod
-    def require_layout(place: Path, layout: str) -> None:
+    def require_layout(path: Path, layout: str) -> None:
         """Raise AdapterError if rotations cannot be written so: merging takes long enough."""
-        foreign.require_layout(place, to=layout)
+        foreign.require_layout(path, to=layout)
 
     @property
     def experts(self) -> Sequence[str]:
@@ -102,7 +102,7 @@ class RotationMerge:
 
     def write(
         self,
-        place: Path,
+        path: Path,
         *,
         layout: str,
         lineage: Lineage,
@@ -112,8 +112,8 @@ class RotationMerge:
         """Write the merged layers; the paths written."""
         layers = tuple(self._merged)
         give = self._merged.__getitem__
-        file = RotationFile(place, "selma", layers, give, lineage, notes=notes)
-        return foreign.write_as(place, file, to=layout, model=model)
+        file = RotationFile(path, "selma", layers, give, lineage, notes=notes)
+        return foreign.write_as(path, file, to=layout, model=model)
 
     def _parts(
         self, turns: Mapping[str, Turn], key: str, least: Mapping[str, float]

@@ -34,7 +34,7 @@ from selma.merged.merging import (
     read_experts,
     write_merged,
 )
-from selma.merged.methods import planned
+from selma.merged.planning import planned
 from selma.progress import progress
 from selma.records.experts import Expert
 from selma.records.merged import Merged
@@ -242,23 +242,23 @@ def _search_and_write(
     files = read_experts(by_name, planned(config, {}))
     keys = {skill: expert.key for skill, expert in by_name.items()}
     write = partial(_write, files=files, keys=keys, config=config)
-    made = item.begin()
+    item_folder = item.begin()
 
     def score_of(weights: Mapping[str, float], scale: float) -> float:
-        write(made / TRIAL, weights, scale, diagnose=False)
-        return dev_score(made / TRIAL)
+        write(item_folder / TRIAL, weights, scale, diagnose=False)
+        return dev_score(item_folder / TRIAL)
 
     uniform = merge_weights(list(by_name), config)
     trials = search(uniform, config.search, record.begin(), score=score_of)
-    shutil.rmtree(made / TRIAL, ignore_errors=True)
+    shutil.rmtree(item_folder / TRIAL, ignore_errors=True)
     chosen = best(trials)
-    written, diagnostics = write(made, chosen.weights, chosen.scale)
-    write_json(made / DIAGNOSTICS_FILE, diagnostics)
+    written, diagnostics = write(item_folder, chosen.weights, chosen.scale)
+    write_json(item_folder / DIAGNOSTICS_FILE, diagnostics)
     lines = (record.path / TRIALS).read_bytes().splitlines(keepends=True)
-    write_bytes(made / TRIALS, b"".join(lines[: config.search.trials]))
-    written += [made / DIAGNOSTICS_FILE, made / TRIALS]
+    write_bytes(item_folder / TRIALS, b"".join(lines[: config.search.trials]))
+    written += [item_folder / DIAGNOSTICS_FILE, item_folder / TRIALS]
     if chosen.trial:
-        written += write(made / UNIFORM, uniform, 1.0)[0]
+        written += write(item_folder / UNIFORM, uniform, 1.0)[0]
     item.finish(
         written,
         {

@@ -33,8 +33,8 @@ def threshold(pieces: Pieces, density: float) -> float:
     lower = torch.zeros(1 << _HALF, dtype=torch.int64)
     for piece in pieces():
         bits = _bits(piece)
-        there = bits[bits >> _HALF == high] & (1 << _HALF) - 1
-        lower += torch.bincount(there, minlength=len(lower))
+        halves = bits[bits >> _HALF == high] & (1 << _HALF) - 1
+        lower += torch.bincount(halves, minlength=len(lower))
     low, _ = _reached(lower, wanted - above)
     return float(torch.tensor(high << _HALF | low, dtype=torch.int32).view(torch.float32))
 
@@ -46,9 +46,9 @@ def _bits(values: Tensor) -> Tensor:
 def _reached(counts: Tensor, wanted: int) -> tuple[int, int]:
     """The highest place from which upwards at least `wanted` are counted; and how many above."""
     from_above = counts.flip(0).cumsum(0)
-    place = int((from_above < wanted).sum())
-    index = len(counts) - 1 - place
-    return index, int(from_above[place] - counts[index])
+    passed = int((from_above < wanted).sum())
+    index = len(counts) - 1 - passed
+    return index, int(from_above[passed] - counts[index])
 
 
 def trimmed(values: Tensor, least: float) -> Tensor:

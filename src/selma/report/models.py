@@ -43,11 +43,11 @@ def print_diagnostics(
 ) -> None:
     """Tables of what a merge did: each expert, their cosines, and the layers that lost most, or all
     of them in that order."""
-    whole = diagnostics["all"]
+    summary = diagnostics["all"]
     console.print(
         f"Against the exact mean of the weight deltas: relative error "
-        f"{whole['relative_error']:.4g}, cosine {whole['cosine']:.4f}, "
-        f"norm x{whole['norm_ratio']:.4g}.",
+        f"{summary['relative_error']:.4g}, cosine {summary['cosine']:.4f}, "
+        f"norm x{summary['norm_ratio']:.4g}.",
         highlight=False,
     )
     if sentence := rotation_sentence(diagnostics):
@@ -133,13 +133,13 @@ def layer_value(layer: Mapping[str, Any]) -> str:
 
 def rotation_sentence(diagnostics: Mapping[str, Any]) -> str:
     """Of merged rotations what only they have; empty for others."""
-    whole = diagnostics["all"]
-    if "conflict" not in whole:
+    summary = diagnostics["all"]
+    if "conflict" not in summary:
         return ""
-    c = layer_value(whole)
+    c = layer_value(summary)
     return (
         f"Conflict c = {c}: the experts rotate {c} times as far as their mean. R Rᵀ is within "
-        f"{whole['orthogonality']:.1g} of the identity."
+        f"{summary['orthogonality']:.1g} of the identity."
     )
 
 
@@ -157,14 +157,14 @@ def print_trials(trials: Sequence[Mapping[str, Any]], console: Console) -> None:
     ranked = sorted(trials, key=lambda row: (-row["score"], row["trial"]))
     shown = [row for rank, row in enumerate(ranked) if rank < 10 or row["trial"] == 0]
     for start in range(0, len(skills), AT_ONCE):
-        some = skills[start : start + AT_ONCE]
-        numbers = [f"weight\n{start + n}" for n in range(1, len(some) + 1)]
+        group = skills[start : start + AT_ONCE]
+        numbers = [f"weight\n{start + n}" for n in range(1, len(group) + 1)]
         title = f"weights by score on dev prompts: {len(trials)} trials"
         table = _table(title, "trial", ("dev\nscore", "scale", *numbers))
         for row in shown:
             label = f"{row['trial']} (uniform)" if row["trial"] == 0 else str(row["trial"])
             cells = [points(row["score"], 2), f"{row['scale']:.3g}"]
-            cells += [f"{row['weights'][skill]:.3g}" for skill in some]
+            cells += [f"{row['weights'][skill]:.3g}" for skill in group]
             table.add_row(label, *cells, style="bold" if row is ranked[0] else None)
         console.print(table)
     named = ", ".join(f"{number} of {skill}" for number, skill in enumerate(skills, 1))
@@ -191,8 +191,8 @@ def print_bases(bases: Iterable[Base], console: Console) -> None:
         pinned = base.revision or "newest commit: none is known to be pinned"
         where = f"{base.repository} @ {pinned}" if base.repository else "embedded"
         licence = base.licence or "selma's own"
-        told = f"{base.name}: {where}. {base.parts}. {base.note}. Licence: {licence}."
-        console.print(told, highlight=False)
+        line = f"{base.name}: {where}. {base.parts}. {base.note}. Licence: {licence}."
+        console.print(line, highlight=False)
 
 
 def print_architecture(own: Architecture, bases: Mapping[str, Base], console: Console) -> None:

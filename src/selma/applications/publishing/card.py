@@ -29,7 +29,7 @@ from selma.config.scores import judge_name
 from selma.errors import ModelError
 from selma.finished import NotFinished
 from selma.merged.merging import read_diagnostics
-from selma.merged.methods import method_of
+from selma.merged.planning import method_of
 from selma.merged.searching import read_trials
 from selma.pipeline import Stages, scorecard
 from selma.records.adapters import applied
