@@ -1,4 +1,4 @@
-"""`selma score`: a run's fifth stage, or answers and pictures that are given."""
+"""`selma score`: a run's fifth stage, or answers and images that are given."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ConfigOrCommand(TyperGroup):
 
 
 score = typer.Typer(
-    help="Stage 5: CONFIG draws and judges the exam. Or score answers that you have.",
+    help="Stage 5: CONFIG generates and scores a benchmark's images. Or score answers you have.",
     cls=ConfigOrCommand,
     no_args_is_help=True,
     subcommand_metavar="CONFIG | COMMAND [ARGS]...",
@@ -31,7 +31,7 @@ score = typer.Typer(
 
 @score.command()
 def stage(config: Config, folder: Folder = None) -> None:
-    """Let every model of a run draw the exam, and judge the pictures."""
+    """Let every model of a run generate the benchmark's images, and score them."""
     from selma import pipeline
 
     show_scorecard(pipeline.score(load(config, folder)))
@@ -48,7 +48,7 @@ def dsg(
         str, typer.Option(help="Rules: default, upstream (DSG's code) or selma-release.")
     ] = "default",
     model: Annotated[
-        str | None, typer.Option(help="Whose pictures, where the file has several t2i_model.")
+        str | None, typer.Option(help="Whose images, where the file has several t2i_model.")
     ] = None,
     reading: Annotated[str | None, typer.Option(help="normalised or exact.")] = None,
     dependencies: Annotated[
@@ -92,7 +92,7 @@ def correlate(
     ] = "default",
     json: Json = None,
 ) -> None:  # fmt: skip
-    """How well DSG or TIFA scores agree with people's ratings of the same pictures."""
+    """How well DSG or TIFA scores agree with people's ratings of the same images."""
     from selma.errors import ConfigError
     from selma.scores.correlation import dsg_agreement, tifa_agreement
     from selma.scores.given import rules_of
@@ -135,7 +135,7 @@ def tifa(
 @score.command("images")
 def images(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Pictures named <item_id>.png or .jpg.")
+        Path, typer.Argument(metavar="DIR", help="Images named <item_id>.png or .jpg.")
     ],
     benchmark: Annotated[
         str, typer.Option(help="toybox, a CSV in DSG-1k's layout, or TIFA's question file.")
@@ -157,7 +157,7 @@ def images(
     ] = None,
     average: Annotated[str | None, typer.Option(help="prompt or question.")] = None,
     missing: Annotated[
-        str, typer.Option(help="What a missing picture does: refuse, left_out or zero.")
+        str, typer.Option(help="What a missing image does: refuse, left_out or zero.")
     ] = "refuse",
     vqascore: Annotated[
         str | None, typer.Option(help="Also ask about the whole prompt: plain or vqascore.")
@@ -171,7 +171,7 @@ def images(
     ] = None,
     json: Json = None,
 ) -> None:  # fmt: skip
-    """Ask a judge about a folder of pictures, and score what it says."""
+    """Ask a judge about a folder of images, and score what it says."""
     from selma.scores.given import rules_of
     from selma.scores.images import judge_from, score_images
 
@@ -208,7 +208,7 @@ def questions(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of each reply.")] = 2048,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Let a language model write questions about pictures of your prompts."""
+    """Let a language model write questions about images of your prompts."""
     from selma.applications.loading import sections
     from selma.report.tables import print_questions
     from selma.scores.benchmarks import read_benchmark
@@ -232,7 +232,7 @@ def hps(
     images: Annotated[
         Path | None,
         typer.Argument(help="Folder with anime, concept-art, paintings and photo; may be left out "
-                       "with --run, which then draws them."),
+                       "with --run, which then generates them."),
     ] = None,
     run: Annotated[
         Path | None,
@@ -240,7 +240,7 @@ def hps(
                      "where it was stopped."),
     ] = None,
     drawn_by: Annotated[
-        str, typer.Option(help="With --run: whose pictures; base, merged or a skill.")
+        str, typer.Option(help="With --run: whose images; base, merged or a skill.")
     ] = "merged",
     version: Annotated[str, typer.Option(help="2.0 or 2.1; they are not comparable.")] = "2.1",
     tokenizer: Annotated[
@@ -248,11 +248,11 @@ def hps(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     antialias: Annotated[
-        bool, typer.Option(help="Make pictures smaller as torchvision since 0.17 does.")
+        bool, typer.Option(help="Make images smaller as torchvision since 0.17 does.")
     ] = True,
     json: Json = None,
 ) -> None:  # fmt: skip
-    """Score HPS's benchmark: pictures in four styles, one mean over all."""
+    """Score HPS's benchmark: images in four styles, one mean over all."""
     from rich.console import Console
 
     from selma.backbones.preference.scorers import load_preference, settings_of
@@ -278,7 +278,7 @@ def hps(
     elif images is not None:
         found = score_hps(images, read_hps_prompts(prompts), load_preference(settings))
     else:
-        raise ConfigError("Name a folder of pictures, or a run that draws them with --run.")
+        raise ConfigError("Name a folder of images, or a run that generates them with --run.")
     if json:
         write_json(json, found)
     print_hps(found, Console())

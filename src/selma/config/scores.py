@@ -19,7 +19,7 @@ from selma.config.section import Section, is_folder, kinds, or_added
 
 
 class LocalJudge(Section):
-    """A model that answers questions about pictures, run by transformers."""
+    """A model that answers questions about images, run by transformers."""
 
     kind: Literal["transformers"] = "transformers"
     model: ModelPath
@@ -39,7 +39,7 @@ class LocalJudge(Section):
     """In half precision the batch size may move the last digit of a probability."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     batch_size: PositiveInt = 32
-    """Pictures that are encoded, and questions that are answered, at once."""
+    """Images that are encoded, and questions that are answered, at once."""
 
 
 class ServedJudge(Server):
@@ -127,11 +127,11 @@ class ScoresConfig(Section):
     prompts: PositiveInt | None = None
     """Take only this many prompts, evenly over the groups; None takes all."""
     seeds: PositiveInt = 1
-    """Pictures of each prompt, each from a seed of its own, the same seeds for every model; all are
+    """Images of each prompt, each from a seed of its own, the same seeds for every model; all are
     judged, and what the draw of a seed brings is part of every interval."""
     steps: PositiveInt | None = None
     guidance: NonNegativeFloat | None = None
-    """None: as the training pictures were drawn."""
+    """None: as the training images were generated."""
     judge: AnyJudge = "toybox-a"
     """Reports."""
     choosing_judge: AnyJudge = "toybox-b"
@@ -142,7 +142,7 @@ class ScoresConfig(Section):
     preferences: tuple[AnyScorer, ...] = ()
     """Scorers whose means, differences and win rates are reported beside the benchmark's score."""
     chosen_by: tuple[str, ...] = ()
-    """Labels out of `preferences`, or "clip": scorers that training pictures, checkpoints or the
+    """Labels out of `preferences`, or "clip": scorers that training images, checkpoints or the
     base were already chosen or tuned by. The run warns, and the report marks their numbers."""
     experts: bool = True
     """Also score each expert alone."""
@@ -156,7 +156,7 @@ class ScoresConfig(Section):
     transformers encoder (TIFA has sentence-transformers/all-mpnet-base-v2); None counts an answer
     that is no choice as unreadable."""
     vqascore: str | None = None
-    """Also ask the judge whether a picture shows its whole prompt: a name of
+    """Also ask the judge whether an image shows its whole prompt: a name of
     backbones/judges/wordings.py, or words with {text}; None is off."""
     resamples: PositiveInt = 10_000
 

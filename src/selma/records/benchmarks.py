@@ -9,7 +9,7 @@ from selma.records.record import Record
 
 
 class Question(Record):
-    """One question about a picture: yes or no, with yes expected (DSG, arXiv:2310.18235), or
+    """One question about an image: yes or no, with yes expected (DSG, arXiv:2310.18235), or
     multiple choice (TIFA, arXiv:2303.11897)."""
 
     id: str
@@ -23,7 +23,7 @@ class Question(Record):
     choices: tuple[str, ...] = ()
     """What can be answered; empty for a question of yes or no."""
     answer: str = "yes"
-    """What a faithful picture makes one answer."""
+    """What a faithful image makes one answer."""
 
 
 class BenchmarkPrompt(Record):
@@ -37,7 +37,7 @@ class BenchmarkPrompt(Record):
 
 
 def evenly(benchmark_prompts: Sequence[BenchmarkPrompt], count: int) -> list[BenchmarkPrompt]:
-    """`count` prompts of an exam (or all, if it has fewer) in its order: as equally as possible
+    """`count` prompts of a benchmark (or all, if it has fewer) in its order: as equally as possible
     over the groups and evenly spaced within each, so that no result can steer the choice."""
     groups: dict[str, list[int]] = {}
     for position, prompt in enumerate(benchmark_prompts):
@@ -57,8 +57,8 @@ def evenly(benchmark_prompts: Sequence[BenchmarkPrompt], count: int) -> list[Ben
 
 
 def repeated(benchmark_prompts: Sequence[BenchmarkPrompt], seeds: int) -> list[BenchmarkPrompt]:
-    """Each prompt of an exam `seeds` times in a row, once for each picture that is drawn of it: the
-    first by its own id, the others by <id>-1, <id>-2 and so on."""
+    """Each prompt of a benchmark `seeds` times in a row, once for each image that is generated of
+    it: the first by its own id, the others by <id>-1, <id>-2 and so on."""
     return [
         prompt.model_copy(update={"id": f"{prompt.id}-{k}"}) if k else prompt
         for prompt in benchmark_prompts
@@ -67,7 +67,7 @@ def repeated(benchmark_prompts: Sequence[BenchmarkPrompt], seeds: int) -> list[B
 
 
 class Answer(Record):
-    """What a judge said to one question about one picture; never thrown away."""
+    """What a judge said to one question about one image; never thrown away."""
 
     prompt_id: str
     question_id: str

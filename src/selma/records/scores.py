@@ -49,7 +49,7 @@ class ScorerInfo(Record):
 
 
 class ModelScore(Record):
-    """The scores of one model (base, an expert, or merged) on one exam."""
+    """The scores of one model (base, an expert, or merged) on one benchmark."""
 
     model: str
     role: Literal["base", "expert", "merged", "other"]
@@ -74,29 +74,29 @@ class ModelScore(Record):
     by_question_difference: Interval | None = None
     detail_differences: dict[str, Interval] = Field(default_factory=dict)
     per_prompt: dict[str, float]
-    """Prompt id → 0..1, over all pictures of the prompt."""
+    """Prompt id → 0..1, over all images of the prompt."""
     clip: Interval | None = None
-    """100 x cosine of picture and prompt; None where no scorer is set."""
+    """100 x cosine of image and prompt; None where no scorer is set."""
     clip_difference: Interval | None = None
     soft: Interval | None = None
     """0-100, mean probability of the expected answer; None where the judge gives none."""
     soft_difference: Interval | None = None
     vqascore: Interval | None = None
-    """0-100, mean P(yes) to whether the picture shows its whole prompt; None if not asked."""
+    """0-100, mean P(yes) to whether the image shows its whole prompt; None if not asked."""
     vqascore_difference: Interval | None = None
     preferences: dict[str, Interval] = Field(default_factory=dict)
     """Label → mean over prompts, on the scale that the scorecard's `preferences` state."""
     preference_differences: dict[str, Interval] = Field(default_factory=dict)
     """Label → mean minus the base's, paired by prompt; empty for the base itself."""
     win_rates: dict[str, Interval] = Field(default_factory=dict)
-    """Label → percent of pictures that score above the base's of the same prompt and seed, ties
+    """Label → percent of images that score above the base's of the same prompt and seed, ties
     half."""
     unreadable: int = 0
     """Answers that are neither yes nor no; counted, scored as no."""
 
 
 class Comparison(Record):
-    """One model's score minus another's on the exam, paired by prompt."""
+    """One model's score minus another's on the benchmark, paired by prompt."""
 
     model: str
     against: str
@@ -104,7 +104,7 @@ class Comparison(Record):
 
 
 class Scorecard(Record):
-    """What stage 5 leaves: every model on one exam, first the base, last the merged one."""
+    """What stage 5 leaves: every model on one benchmark, first the base, last the merged one."""
 
     benchmark: str
     split: str
@@ -112,10 +112,10 @@ class Scorecard(Record):
     prompts: int
     questions: int
     seeds: int = 1
-    """Pictures that each model drew of each prompt."""
+    """Images that each model generated of each prompt."""
     models: tuple[ModelScore, ...]
     agreement: float | None = None
-    """Share of questions on drawn pictures where a second judge says the same; 0..1."""
+    """Share of questions on generated images where a second judge says the same; 0..1."""
     second_judge: str | None = None
     zeroing: Literal["cascading", "one_level", "row_order", "none"] = "cascading"
     """What a "no" did to the questions that depend on it."""

@@ -1,1 +1,1 @@
-"""Stage 5: pictures are questioned by a judge; answers become scores with intervals."""
+"""Stage 5: images are questioned by a judge; answers become scores with intervals."""

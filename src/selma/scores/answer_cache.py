@@ -1,9 +1,9 @@
 """A judge's answers, kept by what was seen and asked: nothing is asked twice.
 
-    <folder>/<fingerprint>.jsonl    one line for each picture and question that the judge answered
-    <folder>/pictures.jsonl         sha256 of a file → sha256 of its pixels
+    <folder>/<fingerprint>.jsonl    one line for each image and question that the judge answered
+    <folder>/images.jsonl         sha256 of a file → sha256 of its pixels
 
-An answer is found again if the judge (weights, wording, decoding), the picture's pixels and the
+An answer is found again if the judge (weights, wording, decoding), the image's pixels and the
 question are the same, whatever the file is called now and whichever prompt the question is for.
 """
 
@@ -21,7 +21,7 @@ from selma.progress import progress
 from selma.workspace import append_lines, file_sha256, inside, read_lines
 
 CHUNK = 32
-"""Pictures that are asked about and written together: what a crash can cost."""
+"""Images that are asked about and written together: what a crash can cost."""
 
 Said = tuple[str, float | None]
 """The raw text and P(yes), if there is one."""
@@ -35,11 +35,11 @@ class Asked:
         self.folder = folder
         self._judge = judge
         self._answers = inside(folder, f"{judge.fingerprint}.jsonl")
-        self._index = folder / "pictures.jsonl"
+        self._index = folder / "images.jsonl"
 
     def ask(self, images: Sequence[Path], questions: Sequence[Sequence[str]]) -> list[list[Said]]:
-        """For each picture and each of its questions what the judge said; asked only where that is
-        not known yet. Raises DataError for a picture that is missing or broken."""
+        """For each image and each of its questions what the judge said; asked only where that is
+        not known yet. Raises DataError for an image that is missing or broken."""
         pixels = self._pixels(images)
         known = self._known()
         open_places = [
@@ -67,7 +67,7 @@ class Asked:
         questions: Sequence[Sequence[str]],
         known: dict[tuple[str, str], Said],
     ) -> None:
-        wanted: dict[str, dict[str, None]] = {}  # the same picture may stand there twice
+        wanted: dict[str, dict[str, None]] = {}  # the same image may stand there twice
         paths: dict[str, Path] = {}
         for place in part:
             paths.setdefault(pixels[place], images[place])
@@ -92,7 +92,7 @@ class Asked:
         }
 
     def _pixels(self, images: Sequence[Path]) -> list[str]:
-        """The digest of each picture's pixels; a file is decoded for it only once."""
+        """The digest of each image's pixels; a file is decoded for it only once."""
         known = {row["file"]: row["pixels"] for row in read_lines(self._index, repair=True)}
         found, new = [], []
         for path in images:

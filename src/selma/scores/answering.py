@@ -1,8 +1,8 @@
-"""Pictures → a judge's answers and a scorer's scores, one item for each model and network.
+"""Images → a judge's answers and a scorer's scores, one item for each model and network.
 
     5-scores/answers/<model>/answers.jsonl          the reporting judge: one line for each prompt
     5-scores/second-answers/<model>/answers.jsonl   a second judge, for their agreement
-    5-scores/clip/<model>/scores.jsonl              picture against text
+    5-scores/clip/<model>/scores.jsonl              image against text
     5-scores/preferences/<label>/<model>/scores.jsonl    the same by each preference scorer
 
 Every answer is kept, so that a score can be made again under another rule without a judge.
@@ -49,8 +49,8 @@ def answer_item(
     what: str = "answers",
     words: str = WORDS,
 ) -> Item:
-    """The finished item with a judge's answers to one model's pictures; made where it is not
-    there yet. `words` is the wording of multiple-choice questions. Raises DataError for a picture
+    """The finished item with a judge's answers to one model's images; made where it is not
+    there yet. `words` is the wording of multiple-choice questions. Raises DataError for an image
     that is missing or broken."""
     wording = {"choices_prompt": words} if has_choices(benchmark_prompts) else {}
     asked = [[p.id, [[q.id, q.text, *q.choices] for q in p.questions]] for p in benchmark_prompts]
@@ -77,7 +77,7 @@ def clip_item(
     *,
     what: Sequence[str] = ("clip",),
 ) -> Item:
-    """As `answer_item`, with how well each picture fits its prompt."""
+    """As `answer_item`, with how well each image fits its prompt."""
 
     def work(part: Sequence[BenchmarkPrompt]) -> list[Row]:
         scores = scorer.score(_open(part, images), [prompt.text for prompt in part])
@@ -100,7 +100,7 @@ def clip_item(
 
 
 def ask(benchmark_prompts: Sequence[BenchmarkPrompt], images: Path, judge: Judge) -> list[Answer]:
-    """A judge's answers to one folder of pictures; nothing is written."""
+    """A judge's answers to one folder of images; nothing is written."""
     return [
         answer
         for rows in in_rounds(benchmark_prompts, lambda part: _ask(judge, part, images, WORDS))
@@ -109,7 +109,7 @@ def ask(benchmark_prompts: Sequence[BenchmarkPrompt], images: Path, judge: Judge
 
 
 def read_answer_file(folder: Path) -> list[Answer]:
-    """The answers in an item's folder, in the exam's order; [] if there are none."""
+    """The answers in an item's folder, in the benchmark's order; [] if there are none."""
     return _answers(read_lines(folder / "answers.jsonl"))
 
 
@@ -118,7 +118,7 @@ def read_clip_file(folder: Path) -> list[float]:
 
 
 def benchmark_hash(benchmark_prompts: Sequence[BenchmarkPrompt]) -> str:
-    """16 hex digits that change with any word, question or dependency of the exam."""
+    """16 hex digits that change with any word, question or dependency of the benchmark."""
     # Where nothing has choices they are left out, so that hashes stay as they were before TIFA.
     plain = (
         {"questions": {"__all__": {"choices", "answer"}}}
@@ -144,12 +144,12 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 
 def _recipe(shown: list[Any], images: Path, network: Judge | Scorer) -> dict[str, Any]:
-    """What answers depend on, and no more: `shown` is all of the exam that the network meets."""
+    """What answers depend on, and no more: `shown` is all that the network meets of it."""
     key = manifest(images).get("key")
     if key is None:
         raise DataError(
-            f"{images} must be a finished folder of pictures, but has no manifest. "
-            "Draw the exam's pictures first."
+            f"{images} must be a finished folder of images, but has no manifest. "
+            "Generate the benchmark's images first."
         )
     return {
         "benchmark": recipe_key({"shown": shown}),
@@ -173,8 +173,8 @@ def _fill(
     missing = [prompt.id for prompt in benchmark_prompts if not _image(images, prompt).is_file()]
     if missing:
         raise DataError(
-            f"{images} must hold a picture of every exam prompt, but {len(missing)} are missing, "
-            f"{missing[0]}.png first. Remove the folder to have it drawn again."
+            f"{images} must hold an image of every benchmark prompt, but {len(missing)} are "
+            f"missing, {missing[0]}.png first. Remove the folder to have it generated again."
         )
     started = time.monotonic()
     path = item.begin() / file

@@ -16,11 +16,11 @@ from selma.scores.tifa import TifaQuestion, read_tifa
 from selma.textfiles import csv_rows
 
 Place = tuple[str, str]
-"""Model and prompt: one picture."""
+"""Model and prompt: one image."""
 
 
 def read_ratings(path: Path) -> dict[Place, float]:
-    """Mean rating of each picture, from a CSV with t2i_model, item_id and answer (a number), one
+    """Mean rating of each image, from a CSV with t2i_model, item_id and answer (a number), one
     row for each annotator. Raises DataError."""
     ratings: dict[Place, list[float]] = defaultdict(list)
     for _, row in csv_rows(path, ("t2i_model", "item_id", "answer")):
@@ -37,7 +37,7 @@ def read_ratings(path: Path) -> dict[Place, float]:
 def dsg_agreement(
     annotations: Path, answers: Path, ratings: Path, *, rules: DsgRules
 ) -> dict[str, float | int]:
-    """The correlation of DSG scores with ratings of the same pictures: see `correlation`.
+    """The correlation of DSG scores with ratings of the same images: see `correlation`.
 
     annotations: CSV in DSG-1k's layout. answers: as `given.read_answers`, of one model or several.
     ratings: as `read_ratings`. Raises DataError.
@@ -52,14 +52,14 @@ def dsg_agreement(
 
 
 def tifa_agreement(questions: Path, answers: Path, ratings: Path) -> dict[str, float | int]:
-    """The correlation of TIFA scores with ratings of the same pictures: see `correlation`.
+    """The correlation of TIFA scores with ratings of the same images: see `correlation`.
 
-    A picture's score is the share of its prompt's questions that are answered with the very words
+    An image's score is the share of its prompt's questions that are answered with the very words
     of the right choice, or with "yes" where the choices are yes and no (the rule of DSG's program,
     scripts/tifa160_correlation.py, which has no matcher).
 
     questions: TIFA's file. answers: CSV with t2i_model, item_id, question and answer, the questions
-    of a picture in TIFA's order. ratings: as `read_ratings`, with TIFA's id of each item_id as
+    of an image in TIFA's order. ratings: as `read_ratings`, with TIFA's id of each item_id as
     source_id. Raises DataError, also where answers are to other questions than TIFA's.
     """
     asked: dict[str, list[TifaQuestion]] = defaultdict(list)
@@ -98,7 +98,7 @@ def _tifa_share(
 def correlation(
     scores: Mapping[Place, float], ratings: Mapping[Place, float]
 ) -> dict[str, float | int]:
-    """Spearman's rho and Kendall's tau-b over the pictures that have both, and how many these are.
+    """Spearman's rho and Kendall's tau-b over the images that have both, and how many these are.
 
     Raises DataError where fewer than three have both.
     """
@@ -108,7 +108,7 @@ def correlation(
     places = [place for place in ratings if place in scores]
     if len(places) < 3:
         raise DataError(
-            f"Three pictures or more must have a score and a rating, but {len(places)} have both."
+            f"Three images or more must have a score and a rating, but {len(places)} have both."
         )
     mine, theirs = [scores[place] for place in places], [ratings[place] for place in places]
     return {

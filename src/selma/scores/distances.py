@@ -1,4 +1,4 @@
-"""How far a set of drawn pictures is from another, by an image encoder's vectors. Pure.
+"""How far a set of generated images is from another, by an image encoder's vectors. Pure.
 
 Both distances compare two sets of vectors, whatever encoder they come from. The published ones use
 Inception's; by another encoder the numbers mean the same and are not the same.
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def kernel_parts(generated: Tensor, good: Tensor) -> Tensor:
-    """[n], each drawn picture's part in the kernel distance, which is their mean (KID,
+    """[n], each generated image's part in the kernel distance, which is their mean (KID,
     arXiv:1801.01401: unbiased, so that it is 0 in the mean for equal distributions).
 
     drawn: [n > 1, width], good: [m > 1, width]; k(x, y) = (x·y / width + 1)³. A part is what the
-    distance changes by with its picture (the U-statistic's projection), so that the spread of the
+    distance changes by with its image (the U-statistic's projection), so that the spread of the
     parts is that of the distance, and two models are compared prompt by prompt.
     """
     generated, good = generated.double(), good.double()
@@ -36,8 +36,8 @@ def kernel_parts(generated: Tensor, good: Tensor) -> Tensor:
 def frechet_distance(generated: Tensor, good: Tensor) -> float:
     """The distance of the two sets' normal distributions (FID, arXiv:1706.08500), by torchmetrics.
 
-    drawn: [n > 1, width], good: [m > 1, width]. Biased upwards by few pictures: only numbers of
-    equal n and equal good pictures compare.
+    drawn: [n > 1, width], good: [m > 1, width]. Biased upwards by few images: only numbers of
+    equal n and equal good images compare.
     """
     import torch
     from torchmetrics.image.fid import FrechetInceptionDistance

@@ -170,7 +170,7 @@ def category_points(
 
 
 def dependency_faults(benchmark_prompts: Iterable[BenchmarkPrompt]) -> dict[str, int]:
-    """What is wrong with the dependencies → how often; {} for a sound exam.
+    """What is wrong with the dependencies → how often; {} for a sound benchmark.
 
     The first four count references, which are ignored when zeroing; the last counts questions.
     """

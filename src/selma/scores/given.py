@@ -155,7 +155,7 @@ def verdicts_given(
 ) -> tuple[list[BenchmarkPrompt], Verdicts]:
     """The prompts that count under the rules, and the verdict on each of their questions.
 
-    Answers to prompts that are not in the exam are passed over. Raises DataError.
+    Answers to prompts that are not in the benchmark are passed over. Raises DataError.
     """
     answered = {answer.prompt_id for answer in given}
     known = {prompt.id for prompt in benchmark_prompts}
@@ -181,7 +181,7 @@ def verdicts_given(
 
 
 def read_answers(path: Path, model: str | None = None) -> tuple[list[Answer], list[str]]:
-    """The answers about one model's pictures, and all models that the file has answers about, that
+    """The answers about one model's images, and all models that the file has answers about, that
     one first.
 
     Without `model`, a file about several models is read for the one that has answers to every
@@ -208,7 +208,7 @@ def read_answers(path: Path, model: str | None = None) -> tuple[list[Answer], li
 
 
 def answers_by_model(path: Path) -> dict[str, list[Answer]]:
-    """t2i_model ("" without such a column) → the answers about its pictures, in the file's order.
+    """t2i_model ("" without such a column) → the answers about its images, in the file's order.
 
     Raises DataError.
     """

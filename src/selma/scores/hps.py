@@ -1,14 +1,14 @@
-"""HPS's benchmark (arXiv:2306.09341): pictures in four styles, 800 prompts each, one mean over all.
+"""HPS's benchmark (arXiv:2306.09341): images in four styles, 800 prompts each, one mean over all.
 
-    DIR/{anime,concept-art,paintings,photo}/{index:05d}.jpg     the picture of prompt `index`
+    DIR/{anime,concept-art,paintings,photo}/{index:05d}.jpg     the image of prompt `index`
     PROMPTS/{anime,concept-art,paintings,photo}.json            a list of texts
 
-and, where the pictures are of a run's model,
+and, where the images are of a run's model,
 
     5-scores/hps/<model>/scores.jsonl                           as they come, a line each
     5-scores/hps/<model>/hps.json                               the result
 
-The published program takes another prompt's picture where one is missing; here what is missing is
+The published program takes another prompt's image where one is missing; here what is missing is
 left out and counted.
 """
 
@@ -44,7 +44,7 @@ PROMPTS_EACH = 800
 SUFFIXES = (".jpg", ".png")
 
 Prompts = Mapping[str, Sequence[str]]
-"""Style → its prompts, in the order that pictures are numbered by."""
+"""Style → its prompts, in the order that images are numbered by."""
 Generated = Literal["run", "given"]
 
 
@@ -57,7 +57,7 @@ def version_kind(version: str) -> str:
 
 
 def read_hps_prompts(folder: Path) -> dict[str, list[str]]:
-    """Style → its prompts, in the order that pictures are numbered by. Raises DataError."""
+    """Style → its prompts, in the order that images are numbered by. Raises DataError."""
     found = {}
     for style in STYLES:
         path = folder / f"{style}.json"
@@ -72,7 +72,7 @@ def read_hps_prompts(folder: Path) -> dict[str, list[str]]:
 
 
 def hps_benchmark(prompts: Prompts) -> list[BenchmarkPrompt]:
-    """The benchmark as an exam without questions: what a run draws, and the order of scores."""
+    """Prompts without questions: what a run generates, and the order of scores."""
     return [
         BenchmarkPrompt(id=f"{style}-{number:05d}", text=text, group=style, questions=())
         for style, texts in prompts.items()
@@ -81,7 +81,7 @@ def hps_benchmark(prompts: Prompts) -> list[BenchmarkPrompt]:
 
 
 def given_images(folder: Path, prompts: Prompts) -> dict[str, Path]:
-    """Prompt's id → its picture in DIR, of those that are there. Raises DataError where none is,
+    """Prompt's id → its image in DIR, of those that are there. Raises DataError where none is,
     for one that is there twice, or that no prompt belongs to."""
     there = {
         f"{style}-{number:05d}": path
@@ -90,7 +90,7 @@ def given_images(folder: Path, prompts: Prompts) -> dict[str, Path]:
     }
     if not there:
         raise DataError(
-            f"{folder} must hold pictures as {STYLES[0]}/00000.jpg, in folders named "
+            f"{folder} must hold images as {STYLES[0]}/00000.jpg, in folders named "
             f"{', '.join(STYLES)}, but has none."
         )
     return there
@@ -104,10 +104,10 @@ def score_hps(
     seed: int = 0,
     resamples: int = 10_000,
 ) -> dict[str, Any]:
-    """The result, ready for JSON: `score` is the mean over all pictures that are there, each style
+    """The result, ready for JSON: `score` is the mean over all images that are there, each style
     has its own, and `missing` counts those that are not.
 
-    Raises DataError for a broken picture, or where there is none at all.
+    Raises DataError for a broken image, or where there is none at all.
     """
     there = given_images(images, prompts)
     scores: list[float] = []
@@ -132,8 +132,8 @@ def hps_item(
 ) -> Item:
     """The finished item with the result of a run's model; goes on where it was stopped.
 
-    there: prompt's id → picture. key: the model's own, so that another model of the same name has
-    another result. drawn: whether the run drew the pictures or was given them. Raises DataError.
+    there: prompt's id → image. key: the model's own, so that another model of the same name has
+    another result. drawn: whether the run generated the images or was given them. Raises DataError.
     """
     benchmark_prompts = [prompt for prompt in hps_benchmark(prompts) if prompt.id in there]
     item = folder.item(
@@ -256,7 +256,7 @@ def _result(
 
 
 def _images(folder: Path, count: int) -> Iterator[tuple[int, Path]]:
-    """(index, file) of the pictures that are there. Raises DataError for one that is there twice,
+    """(index, file) of the images that are there. Raises DataError for one that is there twice,
     or that no prompt belongs to."""
     known = {f"{i:05d}": i for i in range(count)}
     seen: dict[int, Path] = {}
@@ -266,7 +266,7 @@ def _images(folder: Path, count: int) -> Iterator[tuple[int, Path]]:
         number = known.get(path.stem)
         if number is None:
             raise DataError(
-                f"{path} belongs to no prompt: pictures are 00000 to {count - 1:05d}. Remove it."
+                f"{path} belongs to no prompt: images are 00000 to {count - 1:05d}. Remove it."
             )
         if number in seen:
             raise DataError(f"{path} and {seen[number].name} are of one prompt. Remove one.")

@@ -51,7 +51,7 @@ def score_images(
 ) -> dict[str, Any]:
     """What `score_dsg` gives, with the judge, its raw answers and the soft scores.
 
-    answers: the folder that keeps what was said; None is <pictures>-answers. vqascore: also ask
+    answers: the folder that keeps what was said; None is <images>-answers. vqascore: also ask
     about the whole prompt, in this wording. choices_prompt, matcher: of multiple-choice questions,
     as in `scores` of a run's settings. Raises DataError, ConfigError or ModelError.
     """
@@ -62,9 +62,9 @@ def score_images(
     if not generated or (rules.missing == "refuse" and len(generated) < len(benchmark_prompts)):
         missing = [prompt.id for prompt in benchmark_prompts if prompt.id not in found]
         raise DataError(
-            f"{images} must hold a picture of every prompt, but {len(missing)} of "
+            f"{images} must hold an image of every prompt, but {len(missing)} of "
             f"{len(benchmark_prompts)} "
-            f"are missing, {missing[0]}.png first. Draw them, or say that missing ones are "
+            f"are missing, {missing[0]}.png first. Generate them, or say that missing ones are "
             "left_out or count as zero."
         )
     one = load_judge(judge, setting="judge")
@@ -175,16 +175,16 @@ def _prompts(named: str, row: Benchmark, split: str, rules: DsgRules) -> list[Be
 
 
 def _images(folder: Path, benchmark_prompts: Sequence[BenchmarkPrompt]) -> dict[str, Path]:
-    """Prompt id → its picture, for those that have one. Raises DataError for two of one prompt."""
+    """Prompt id → its image, for those that have one. Raises DataError for two of one prompt."""
     try:
         there = {path.name for path in folder.iterdir()}
     except OSError as error:
-        raise DataError(f"{folder} must be a folder of pictures, but {error.strerror}.") from error
+        raise DataError(f"{folder} must be a folder of images, but {error.strerror}.") from error
     found = {}
     for prompt in benchmark_prompts:
         names = [prompt.id + suffix for suffix in SUFFIXES if prompt.id + suffix in there]
         if len(names) > 1:
-            raise DataError(f"{folder} has several pictures of one prompt: {', '.join(names)}.")
+            raise DataError(f"{folder} has several images of one prompt: {', '.join(names)}.")
         if names:
             found[prompt.id] = folder / names[0]
     return found

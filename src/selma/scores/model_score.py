@@ -102,7 +102,7 @@ class ModelIntervals:
         return statistics.interval(percent * [[n] for n in sizes], sizes, **self.bootstrap)
 
     def _of_prompts(self, scores: Mapping[str, float]) -> dict[str, float]:
-        """Prompt id → the mean over its pictures."""
+        """Prompt id → the mean over its images."""
         prompts = self.asked[:: self.seeds]
         means = by_prompt(scores.values(), self.seeds).mean(axis=1).tolist()
         return {prompt.id: mean for prompt, mean in zip(prompts, means, strict=True)}
@@ -126,7 +126,7 @@ class ModelIntervals:
         for category, rows in faithfulness.category_points(self.asked, after, of).items():
             was = {id: got for id, (got, _) in old.get(category, {}).items()}
             points = [got - was.get(id, 0) for id, (got, _) in rows.items()]
-            # Of one prompt every picture is asked the same.
+            # Of one prompt every image is asked the same.
             sizes = [questions for _, questions in rows.values()][:: self.seeds]
             result[category] = statistics.interval(
                 100 * by_prompt(points, self.seeds), sizes, **self.bootstrap

@@ -1,6 +1,6 @@
 """Preference scorers' numbers of every model, in one pass for each scorer.
 
-5-scores/preferences/<label>/<model>/scores.jsonl    picture against prompt, one line each
+5-scores/preferences/<label>/<model>/scores.jsonl    image against prompt, one line each
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def score_preferences(
     load: Loader,
 ) -> list[Preferences]:
     """Every scorer's finished items, in the order of the settings. Only one of the networks is in
-    memory at a time. Raises DataError for a picture that is missing or broken."""
+    memory at a time. Raises DataError for an image that is missing or broken."""
     found = []
     for setting in config.preferences:
         scorer = load(setting)

@@ -168,8 +168,8 @@ def score_models(
 
 
 def read_answers(folder: Workspace, model: str, *, name: str = "scorecard") -> list[Answer]:
-    """The reporting judge's answers to one model's pictures, in the exam's order; with verdicts if
-    the scorecard of this name was made from these very answers. Raises DataError if there are
+    """The reporting judge's answers to one model's images, in the benchmark's order; with verdicts
+    if the scorecard of this name was made from these very answers. Raises DataError if there are
     none."""
     place = inside(folder.root, f"{SCORES}/answers/{model}")
     answers = read_answer_file(place)
@@ -357,7 +357,7 @@ def _agreement(
     first: Mapping[str, list[Answer]],
     second: Mapping[str, Item],
 ) -> float:
-    """Share of questions on all models' pictures to which both judges say the same word."""
+    """Share of questions on all models' images to which both judges say the same word."""
     asked = {(prompt.id, q.id): q for prompt in benchmark_prompts for q in prompt.questions}
 
     def word(answer: Answer) -> str | None:

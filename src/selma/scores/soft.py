@@ -35,8 +35,8 @@ def soft_scores(answers: Sequence[Answer]) -> dict[str, float]:
 def whole_prompt_questions(
     benchmark_prompts: Sequence[BenchmarkPrompt], named: str
 ) -> list[BenchmarkPrompt]:
-    """The exam with one question for each prompt, put by a wording of `wordings.VQASCORE` or one's
-    own with {text}. Raises ConfigError."""
+    """The benchmark with one question for each prompt, put by a wording of `wordings.VQASCORE` or
+    one's own with {text}. Raises ConfigError."""
     words = wording(named, VQASCORE, key="scores.vqascore")
     return [
         prompt.model_copy(
@@ -55,7 +55,7 @@ def whole_prompt_questions(
 def of_whole_prompts(
     scores: Mapping[str, float], asked: Sequence[BenchmarkPrompt], seeds: int
 ) -> dict[str, float]:
-    """The scores of prompts whose `seeds` pictures all have one. asked: `records.repeated`."""
+    """The scores of prompts whose `seeds` images all have one. asked: `records.repeated`."""
     kept = {}
     for start in range(0, len(asked), seeds):
         images = [prompt.id for prompt in asked[start : start + seeds]]

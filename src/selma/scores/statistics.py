@@ -2,8 +2,8 @@
 
 All intervals are BCa (bias-corrected and accelerated; Efron 1987): percentiles of the bootstrap
 means, moved for bias and skew, since shares near 100 are skewed. Prompts are resampled, and within
-them seeds where each has several pictures. Equal seed and n mean equal resamples, so that models
-are compared on the same resampled exams.
+them seeds where each has several images. Equal seed and n mean equal resamples, so that models
+are compared on the same resampled benchmarks.
 
 Standard errors are the jackknife's over prompts; of a mean that is s / sqrt(n).
 """
@@ -34,9 +34,9 @@ def interval(
 ) -> Interval:
     """The mean with its standard error and 95% BCa interval over n prompts.
 
-    totals: [n], one value for each prompt, or [n, m] with one for each picture of each prompt. With
+    totals: [n], one value for each prompt, or [n, m] with one for each image of each prompt. With
     `sizes` [n] > 0 a value is a sum over that many questions, and the mean is one over questions
-    while prompts are resampled (the questions of one picture are no independent trials). With n = 1
+    while prompts are resampled (the questions of one image are no independent trials). With n = 1
     or equal values both ends are the mean.
     """
     images = np.asarray(totals, dtype=np.float64)
@@ -107,7 +107,7 @@ def interval_of(
 def win_rate(
     after: ArrayLike, before: ArrayLike, *, seed: int, resamples: int = 10_000
 ) -> Interval:
-    """Percent of pictures where `after` is the higher one, a tie counting half, with its interval:
+    """Percent of images where `after` is the higher one, a tie counting half, with its interval:
     50 where neither wins. What a scorer's scale is does not matter to it."""
     change = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     return interval(50 * (1 + np.sign(change)), seed=seed, resamples=resamples)
@@ -127,7 +127,7 @@ def _jackknife_error(without: NDArray[np.float64]) -> float | None:
 
 
 def by_prompt(values: Iterable[float], seeds: int) -> NDArray[np.float64]:
-    """[n, seeds] of values that come picture by picture, in the order of `records.repeated`."""
+    """[n, seeds] of values that come image by image, in the order of `records.repeated`."""
     return np.fromiter(values, dtype=np.float64).reshape(-1, seeds)
 
 
@@ -169,7 +169,7 @@ def _bootstrap_means(
 def _redrawn_seeds(
     images: NDArray[np.float64], bottom: NDArray[np.float64] | None, mean: float, seed: int
 ) -> NDArray[np.float64]:
-    """[n, ways], what each prompt adds when its m pictures are drawn again out of themselves, in
+    """[n, ways], what each prompt adds when its m images are drawn again out of themselves, in
     that many ways.
 
     How far prompts' means lie apart holds the seeds' share already: drawing seeds again on top of

@@ -41,7 +41,7 @@ class TifaQuestion(Record):
 
 
 class TifaAnswer(Record):
-    """What was said about one picture; `choice` is None where nothing was matched yet."""
+    """What was said about one image; `choice` is None where nothing was matched yet."""
 
     id: str
     question: str

@@ -1,1 +1,1 @@
-"""Networks that answer questions about pictures."""
+"""Networks that answer questions about images."""

@@ -1,6 +1,6 @@
-"""Architectures that answer questions about pictures: each sees a picture once and is asked often.
+"""Architectures that answer questions about images: each sees an image once and is asked often.
 
-A family turns pictures into features (`see`), and features with texts into what its language model
+A family turns images into features (`see`), and features with texts into what its language model
 generates from (`inputs`). Rows of one batch are padded where the architecture does not look: on the
 right for what is read with positions counted from the start, on the left for what is continued.
 """
@@ -41,11 +41,11 @@ class Family(Protocol):
         ...
 
     def see(self, images: Sequence[Image.Image]) -> list[Any]:
-        """One picture's features each; the vision tower runs here and nowhere else."""
+        """One image's features each; the vision tower runs here and nowhere else."""
         ...
 
     def inputs(self, seen: Sequence[Any], texts: Sequence[str]) -> tuple[dict[str, Any], int]:
-        """What `generate` takes for one text about each of these pictures, and how many tokens at
+        """What `generate` takes for one text about each of these images, and how many tokens at
         the start of what it gives are not part of the answer."""
         ...
 
@@ -76,7 +76,7 @@ class Loaded:
 
 class Blip(Loaded):
     """BLIP fine-tuned for questions (arXiv:2201.12086): an encoder reads the question with the
-    picture, a decoder writes the answer from that."""
+    image, a decoder writes the answer from that."""
 
     # transformers' decoder of BLIP takes a mask on what it looks at and drops it (5.23: the layer
     # hands it on as the wrong argument), so that the longest question of a batch would change the
@@ -113,7 +113,7 @@ class Blip(Loaded):
 
 
 class Blip2(Loaded):
-    """BLIP-2 (arXiv:2301.12597): what a Q-Former makes of the picture stands before the text."""
+    """BLIP-2 (arXiv:2301.12597): what a Q-Former makes of the image stands before the text."""
 
     @property
     def generator(self) -> Any:
@@ -171,24 +171,24 @@ class InstructBlip(Blip2):
 
 @dataclass
 class Looked:
-    """One picture as a chat model has it."""
+    """One image as a chat model has it."""
 
     head: list[int]
-    """Token ids up to the picture's end: whatever is asked, they are the same."""
+    """Token ids up to the image's end: whatever is asked, they are the same."""
     plain: list[int]
-    """The same start before the picture's one placeholder became many."""
+    """The same start before the image's one placeholder became many."""
     marks: dict[str, list[int]]
     """Further numbers that the model wants for each token of the head (token types)."""
     rest: dict[str, int]
     """The same for each token of the question."""
     beside: dict[str, Tensor]
-    """Sizes and grids of the picture."""
+    """Sizes and grids of the image."""
     features: Any
 
 
 @dataclass
 class Chat:
-    """A vision-language model with a chat template (Qwen2-VL and its like): the picture's features
+    """A vision-language model with a chat template (Qwen2-VL and its like): the image's features
     take the places of its tokens in the text."""
 
     equal_lengths: ClassVar[bool] = False
@@ -208,7 +208,7 @@ class Chat:
         return [self.model.config.get_text_config().eos_token_id]
 
     def see(self, images: Sequence[Image.Image]) -> list[Looked]:
-        # One by one: pictures of different sizes have different numbers of tokens.
+        # One by one: images of different sizes have different numbers of tokens.
         return [self._see(image) for image in images]
 
     def inputs(self, seen: Sequence[Looked], texts: Sequence[str]) -> tuple[dict[str, Any], int]:
@@ -218,7 +218,7 @@ class Chat:
         for image, ids in zip(seen, read, strict=True):
             start = len(image.plain)
             if ids[:start] != image.plain:
-                raise ModelError(self._strange("puts words of the question before the picture"))
+                raise ModelError(self._strange("puts words of the question before the image"))
             question = ids[start:]
             rows.append(torch.tensor(image.head + question))
             for name, values in marks.items():
@@ -233,7 +233,7 @@ class Chat:
         return moved, whole.shape[1]
 
     def _asked(self, text: str) -> str:
-        """The whole text with one placeholder for the picture."""
+        """The whole text with one placeholder for the image."""
         content = [{"type": "image"}, {"type": "text", "text": text}]
         return str(
             self.processor.apply_chat_template(
@@ -304,7 +304,7 @@ class Chat:
         forward = set(signature(self.model.forward).parameters)
         encode = getattr(self.model.base_model, "get_image_features", None)
         if encode is None or "mm_encoder_outputs" not in forward:
-            raise ModelError(self._strange("cannot be given pictures that are encoded already"))
+            raise ModelError(self._strange("cannot be given images that are encoded already"))
         return {"forward": forward, "encode": set(signature(encode).parameters)}
 
     def _strange(self, what: str) -> str:
@@ -315,7 +315,7 @@ class Chat:
 
 
 class PaliGemma(Chat):
-    """PaliGemma (arXiv:2407.07726): picture, one line of text, answer; no chat."""
+    """PaliGemma (arXiv:2407.07726): image, one line of text, answer; no chat."""
 
     def _asked(self, text: str) -> str:
         return f"{self.processor.image_token}{self.tokenizer.bos_token}{text}\n"
@@ -349,7 +349,7 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def _together(outputs: Sequence[Any]) -> Any:
-    """The features of several pictures as if they had been encoded in one call."""
+    """The features of several images as if they had been encoded in one call."""
     found: dict[str, Any] = {"pooler_output": _joined([one.pooler_output for one in outputs])}
     layers = getattr(outputs[0], "deepstack_features", None)
     if layers is not None:

@@ -1,4 +1,4 @@
-"""What every judge of pictures can be asked."""
+"""What every judge of images can be asked."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from selma.backbones.judges.wordings import MultipleChoice
 
 
 class Judge(Protocol):
-    """Answers yes/no questions about pictures."""
+    """Answers yes/no questions about images."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def fingerprint(self) -> str:
-        """Changes with all that answers depend on beside picture and question (weights, wording,
+        """Changes with all that answers depend on beside image and question (weights, wording,
         decoding) and with nothing else; to be had without loading the weights."""
         ...
 
     def answer(
         self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]
     ) -> list[list[tuple[str, float | None]]]:
-        """For each picture and each of its questions: the raw text and P(yes), if there is one.
-        An answer depends on its picture and question alone."""
+        """For each image and each of its questions: the raw text and P(yes), if there is one.
+        An answer depends on its image and question alone."""
         ...
 
 
@@ -47,7 +47,7 @@ class Chooser(Protocol):
 
 
 class Scorer(Protocol):
-    """Says how well a picture fits a text; higher is better."""
+    """Says how well an image fits a text; higher is better."""
 
     @property
     def name(self) -> str: ...

@@ -11,8 +11,6 @@ from selma.backbones.hub import folder_digest
 from selma.backbones.quiet import quiet
 from selma.errors import ModelError
 
-PAPER = "sentence-transformers/all-mpnet-base-v2"
-"""What TIFA (arXiv:2303.11897) matches by."""
 EMBEDDED = "wordllama"
 """Static word embeddings whose weights come in a wheel: no download, other nearest choices."""
 

@@ -1,4 +1,4 @@
-"""A judge behind a server that speaks OpenAI's protocol and takes pictures.
+"""A judge behind a server that speaks OpenAI's protocol and takes images.
 
 Each question is a request of its own, so that no question leads another's answer. What a server
 calls by one name may change behind it; the fingerprint knows only what can be known: address, name,
@@ -23,7 +23,7 @@ from selma.image_files import png_bytes
 from selma.workspace import recipe_key
 
 _DIGITS = 4
-_MOST_OF_A_IMAGE = 4096  # tokens; beyond what servers count for one picture, for limits on cost
+_MOST_OF_A_IMAGE = 4096  # tokens; beyond what servers count for one image, for limits on cost
 _LISTED = 20  # likeliest first tokens; the most that OpenAI lists
 
 

@@ -17,14 +17,14 @@ from selma.backbones.quiet import quiet
 if TYPE_CHECKING:
     from torch import Tensor
 
-INPUT_PX = 64  # side of the pictures that the toybox networks see
+INPUT_PX = 64  # side of the images that the toybox networks see
 # An answer is a yes from here on; rounded first, so that sums in another order decide alike.
 _YES = 0.5
 _DIGITS = 4
 
 
 class ToyboxJudge:
-    """A small VQA network. Each picture is encoded once, whatever number of questions it has."""
+    """A small VQA network. Each image is encoded once, whatever number of questions it has."""
 
     def __init__(self, name: str, folder: Path, *, batch_size: int = 64) -> None:
         self.name = name
@@ -64,7 +64,7 @@ class ToyboxJudge:
 
 
 class ClipScorer:
-    """100 x cosine of picture and text by a CLIP model (arXiv:2104.08718, without its clipping)."""
+    """100 x cosine of image and text by a CLIP model (arXiv:2104.08718, without its clipping)."""
 
     def __init__(self, name: str, folder: Path, *, batch_size: int = 64) -> None:
         self.name = name
@@ -112,7 +112,7 @@ class ClipScorer:
 
 
 def pixels(images: Sequence[Image.Image]) -> Tensor:
-    """[b, 3, 64, 64] in [-1, 1]; pictures of another size are resized."""
+    """[b, 3, 64, 64] in [-1, 1]; images of another size are resized."""
     import torch
 
     fitted = [

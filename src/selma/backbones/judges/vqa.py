@@ -1,4 +1,4 @@
-"""A judge that is a transformers model: batched, each picture encoded once for all its questions.
+"""A judge that is a transformers model: batched, each image encoded once for all its questions.
 
 Safetensors only, and never code from a model's folder. The answer to a question depends on the
 weights, the wording and the decoding alone: no neighbour in a batch changes it.
@@ -264,13 +264,13 @@ class VqaJudge:
 
 
 def _processor(source: str, config: Any, images: Any, where: dict[str, Any]) -> Any:
-    """The model's processor for pictures alone: its part for videos would need torchvision."""
+    """The model's processor for images alone: its part for videos would need torchvision."""
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
     try:
         whole = PROCESSOR_MAPPING[type(config)]
     except KeyError:
-        raise ValueError(f"{config.model_type} is no model that reads pictures and text") from None
+        raise ValueError(f"{config.model_type} is no model that reads images and text") from None
 
     class Images(whole):  # type: ignore[misc,valid-type]
         @classmethod

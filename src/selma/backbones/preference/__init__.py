@@ -1,1 +1,1 @@
-"""Networks that say how well a picture pleases, or fits its text."""
+"""Networks that say how well an image pleases, or fits its text."""

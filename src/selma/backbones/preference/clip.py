@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 Forward = Callable[[Sequence[Image.Image], Sequence[str]], "torch.Tensor"]
-"""Pictures and their texts → [b] scores."""
+"""Images and their texts → [b] scores."""
 
 
 def load_pickscore(weights: Weights, tokenizer: Weights, device: torch.device) -> Forward:
@@ -68,7 +68,7 @@ def load_clip_score(weights: Weights, tokenizer: Weights, device: torch.device) 
 
 
 def image_features(model: Any, weights: Weights) -> Callable[[Sequence[Image.Image]], torch.Tensor]:
-    """Pictures → [b, width], the image encoder's projected vectors: shortest side and middle crop,
+    """Images → [b, width], the image encoder's projected vectors: shortest side and middle crop,
     with the mean and deviation that the weights' folder states."""
     side = model.config.vision_config.image_size
     mean, std = statistics_of(weights)
@@ -118,7 +118,7 @@ def clip_and_words(weights: Weights, tokenizer: Weights, device: torch.device) -
 
 
 def _cosines(model: Any, words: Any, seen: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
-    """[b] cosines of pictures and their texts."""
+    """[b] cosines of images and their texts."""
     from torch.nn.functional import cosine_similarity
 
     looked = model.get_image_features(pixel_values=seen.to(model.device)).pooler_output

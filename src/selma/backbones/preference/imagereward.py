@@ -1,4 +1,4 @@
-"""ImageReward v1.0 (arXiv:2304.05977): BLIP's picture encoder, a BERT that looks at the picture by
+"""ImageReward v1.0 (arXiv:2304.05977): BLIP's image encoder, a BERT that looks at the image by
 cross attention, and a reward read from its first token. Built from transformers' own parts.
 
 A folder of it holds vision/ and text/ (transformers' BlipVisionModel and BlipTextModel) and

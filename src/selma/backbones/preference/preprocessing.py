@@ -1,7 +1,7 @@
-"""Pictures → tensors as three families of scorers want them. Torch is imported at first use.
+"""Images → tensors as three families of scorers want them. Torch is imported at first use.
 
 Written out because their own code needs torchvision, and because its defaults changed: the same
-picture made smaller in another way is another picture to a network.
+image made smaller in another way is another image to a network.
 """
 
 from __future__ import annotations

@@ -234,11 +234,11 @@ class NetworkScorer:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def score(self, images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
-        """Rounded to four decimals; each depends on its own picture and text alone."""
+        """Rounded to four decimals; each depends on its own image and text alone."""
         import torch
 
         if len(images) != len(texts):
-            raise ValueError(f"{len(images)} pictures cannot have {len(texts)} texts")
+            raise ValueError(f"{len(images)} images cannot have {len(texts)} texts")
         forward, rows = self._network, self._rows
         scores: list[float] = []
         with torch.inference_mode():
