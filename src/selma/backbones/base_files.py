@@ -107,7 +107,7 @@ def _autoencoder(base: BaseConfig, model: str, family: Family, dtype: torch.dtyp
 
 
 def require_as_named(name: str, pipe: Any) -> None:
-    """Nothing, if what was loaded is what its short name stands for."""
+    """Raises ModelError unless what was loaded is what its short name stands for."""
     row = BASES.get(name)
     if row is None or row.repository is None:  # toybox comes along: nobody else can change it
         return
