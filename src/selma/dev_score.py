@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from selma.config import RunConfig
-from selma.errors import ConfigError
 from selma.records.adapters import AppliedAdapter
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.workspace import Workspace, file_sha256
@@ -80,16 +79,9 @@ class DevScore:
     @cached_property
     def judge(self) -> Judge:
         """The choosing judge. Raises ConfigError if it is the reporting one."""
-        from selma.backbones.judges.loading import load_judge
+        from selma.scores.networks import ScoringNetworks
 
-        reporting, choosing = self.config.scores.judge, self.config.scores.choosing_judge
-        judge = load_judge(choosing)
-        if judge.fingerprint == load_judge(reporting).fingerprint:
-            raise ConfigError(
-                "scores.choosing_judge must be another judge than scores.judge, but both have the "
-                "same weights: what it chose would look better than it is."
-            )
-        return judge
+        return ScoringNetworks(self.config.scores).choosing_judge
 
     @cached_property
     def prompts(self) -> list[BenchmarkPrompt]:

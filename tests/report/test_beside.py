@@ -22,6 +22,7 @@ from selma.records.scores import Interval, ScorerInfo
 from selma.report import page, paper
 from selma.report.beside import Beside, Row, beside
 from selma.scores.benchmarks import load_benchmark
+from selma.scores.networks import Loaders, ScoringNetworks
 from selma.scores.scoring import read_answers, score_models
 from selma.workspace import Workspace
 
@@ -269,7 +270,7 @@ def test_real_rows_of_dsg_1k_give_the_shares_of_table_7(found: Findings, tmp_pat
     card = score_models(
         benchmark_prompts, images, config, folder,
         roles={"base": "base", "merged": "merged"}, seed=0,
-        load_judge=lambda name: judge,
+        networks=ScoringNetworks(config, Loaders(judge=lambda name: judge)),
     )  # fmt: skip
     assert card.published == "dsg-1k"
     right: dict[str, list[bool]] = {}

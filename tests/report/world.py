@@ -23,6 +23,7 @@ from selma.records.prompts import Prompt, prompt_id
 from selma.records.report import Findings
 from selma.scores.benchmarks import load_benchmark
 from selma.scores.measures import DSG
+from selma.scores.networks import Loaders, ScoringNetworks
 from selma.scores.scoring import read_answers, score_models
 from selma.toybox.captions import NUMBERS, STYLES, caption
 from selma.toybox.drawing import compose
@@ -149,8 +150,13 @@ def findings(root: Path, *, prompts: int = 20, merged: float = 0.7) -> Findings:
         folder,
         roles={"base": "base", "merged": "merged"} | dict.fromkeys(STYLES, "expert"),
         seed=0,
-        load_judge={"toybox-a": truth, "toybox-b": doubter}.__getitem__,
-        load_scorer=lambda name: truth,
+        networks=ScoringNetworks(
+            config.scores,
+            Loaders(
+                judge={"toybox-a": truth, "toybox-b": doubter}.__getitem__,
+                scorer=lambda name: truth,
+            ),
+        ),
     )
     pairs = {style: training_pairs(root, style) for style in STYLES}
     return Findings(

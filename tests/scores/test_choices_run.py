@@ -19,6 +19,7 @@ from selma.errors import DataError, ModelError
 from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.records.scores import Scorecard
 from selma.scores.benchmarks.tifa import TIFA
+from selma.scores.networks import Loaders, ScoringNetworks
 from selma.scores.scoring import read_answers, score_models
 from selma.workspace import Workspace
 
@@ -95,22 +96,22 @@ def score(folder: Workspace, judge: ColourJudge, matcher: str | None, **changed)
         "base": generate(folder, "base", ["red"] * 6),
         "merged": generate(folder, "merged", CHOICES * 2),
     }
+    config = ScoresConfig(
+        benchmark="questions.json",
+        matcher=matcher,
+        resamples=50,
+        choices_prompt=changed.get("words", "selma"),
+    )
+    load = Loaders(judge=lambda _: judge, scorer=lambda _: judge, matcher=lambda _: nearest)
     return score_models(
         changed.get("benchmark_prompts", BENCHMARK),
         images,
-        ScoresConfig(
-            benchmark="questions.json",
-            matcher=matcher,
-            resamples=50,
-            choices_prompt=changed.get("words", "selma"),
-        ),
+        config,
         folder,
         roles=ROLES,
         seed=0,
         benchmark=TIFA,
-        load_judge=lambda _: judge,
-        load_scorer=lambda _: judge,
-        load_matcher=lambda _: nearest,
+        networks=ScoringNetworks(config, load),
     )
 
 

@@ -22,6 +22,7 @@ from selma.records.benchmarks import BenchmarkPrompt
 from selma.scores.benchmarks import COLUMNS
 from selma.scores.given import rules_of, score_dsg
 from selma.scores.images import judge_from, score_images
+from selma.scores.networks import Loaders
 
 BENCHMARK = benchmark_prompts(40)
 REFUSE = rules_of("default", {"missing": "refuse"})
@@ -60,9 +61,12 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
-def run(folder: Path, benchmark: str, judge: ColourJudge, **how: Any) -> dict[str, Any]:
+def run(
+    folder: Path, benchmark: str, judge: ColourJudge, *, matches: Any = None, **how: Any
+) -> dict[str, Any]:
     settings = {"rules": REFUSE, "resamples": 200} | how
-    return score_images(folder, benchmark=benchmark, load_judge=lambda *_, **__: judge, **settings)
+    load = Loaders(judge=lambda *_, **__: judge, matcher=lambda name: matches)
+    return score_images(folder, benchmark=benchmark, load=load, **settings)
 
 
 def test_scores_are_those_of_the_pictures(folder: Path, benchmark: str) -> None:
@@ -202,7 +206,7 @@ def test_multiple_choice_is_asked_with_its_choices_and_kept(tmp_path: Path) -> N
         generated.putpixel((0, 0), (number, 0, 0))
         generated.save(folder / f"{prompt.id}.png")
     judge = Namer("namer")
-    found = run(folder, str(questions), judge, matcher="m", load_matcher=lambda name: nearest)
+    found = run(folder, str(questions), judge, matcher="m", matches=nearest)
     assert (found["score"], found["categories"]) == (
         pytest.approx(100 * 5 / 6, abs=1e-3),
         {"color": pytest.approx(83.3333), "object": pytest.approx(83.3333)},

@@ -27,6 +27,7 @@ from selma.config.scores import LocalJudge, ServedJudge
 from selma.scores.benchmarks import COLUMNS
 from selma.scores.given import PRESETS, rules_of
 from selma.scores.images import score_images
+from selma.scores.networks import Loaders
 
 ROWS = (
     ("cat_1", "a cat", "1", "0", "entity", "whole", "Is there a cat?"),
@@ -78,7 +79,7 @@ class World:
             self.root / self.images,
             **{"benchmark": str(self.root / self.benchmark), "rules": PRESETS["default"],
                "resamples": 50, "answers": self.root / answers, **self.how},
-            load_judge=lambda *_, **__: judge,
+            load=Loaders(judge=lambda *_, **__: judge),
         )  # fmt: skip
         return judge.asked, {key: found.get(key) for key in ("answers", "vqascore_per_prompt")}
 

@@ -15,6 +15,7 @@ from selma.errors import DataError
 from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.records.scores import Scorecard
 from selma.row_files import CHUNK
+from selma.scores.networks import Loaders, ScoringNetworks
 from selma.scores.scoring import benchmark_score, read_answers, score_models
 from selma.workspace import Workspace
 
@@ -59,15 +60,16 @@ class Networks:
         self.scorer = ColourJudge("clip")
 
     def score(self, folder: Workspace, images: dict[str, Path], **changed: Any) -> Scorecard:
+        config = changed.get("config", CONFIG)
+        load = Loaders(judge=self.judges.__getitem__, scorer=lambda name: self.scorer)
         return score_models(
             changed.get("benchmark_prompts", BENCHMARK),
             images,
-            changed.get("config", CONFIG),
+            config,
             folder,
             roles=changed.get("roles", ROLES),
             seed=3,
-            load_judge=self.judges.__getitem__,
-            load_scorer=lambda name: self.scorer,
+            networks=ScoringNetworks(config, load),
         )
 
     @property
@@ -122,10 +124,10 @@ def test_several_pictures_of_each_prompt_are_one_prompt(folder: Workspace) -> No
         "merged": generate_several(folder, "merged", lambda i: 2, lambda i: 2),
     }
     config = CONFIG.model_copy(update={"seeds": 2, "vqascore": "{text}: Is there red?"})
+    load = Loaders(judge=Networks().judges.__getitem__, scorer=lambda name: ColourJudge("clip"))
     card = score_models(
         BENCHMARK, generated, config, folder, roles={m: m for m in generated}, seed=3,
-        compare=[("merged", "base")], load_judge=Networks().judges.__getitem__,
-        load_scorer=lambda name: ColourJudge("clip"),
+        compare=[("merged", "base")], networks=ScoringNetworks(config, load),
     )  # fmt: skip
     base, merged = card.models
     assert (card.seeds, card.prompts, card.questions) == (2, 70, 140)

@@ -16,6 +16,7 @@ from selma.config.scores import PreferenceConfig, ScoresConfig
 from selma.errors import DataError
 from selma.records.scores import Scorecard
 from selma.scores.answering import read_clip_file
+from selma.scores.networks import Loaders, ScoringNetworks
 from selma.scores.scoring import score_models
 from selma.workspace import Workspace, file_sha256
 
@@ -60,7 +61,7 @@ def settings(clip: Path, **changed: object) -> ScoresConfig:
 def score(folder: Workspace, images: dict[str, Path], config: ScoresConfig) -> Scorecard:
     return score_models(
         BENCHMARK, images, config, folder, roles={m: m for m in MODELS}, seed=1,
-        load_judge=lambda name: ColourJudge(name),
+        networks=ScoringNetworks(config, Loaders(judge=ColourJudge)),
     )  # fmt: skip
 
 
@@ -136,7 +137,7 @@ def test_what_is_scored_is_not_scored_again(
     def again(config: ScoresConfig) -> Scorecard:
         return score_models(
             BENCHMARK, images, config, folder, roles={m: m for m in MODELS}, seed=1,
-            load_judge=lambda name: ColourJudge(name), load_preference=load,
+            networks=ScoringNetworks(config, Loaders(judge=ColourJudge, preference=load)),
         )  # fmt: skip
 
     assert again(settings(clip)) == first and not loaded and files(folder) == before

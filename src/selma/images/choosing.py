@@ -7,22 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from selma.backbones.judges.judge import Scorer
-from selma.backbones.judges.loading import load_scorer
-from selma.config import Choice
 from selma.image_files import open_image
 from selma.progress import progress
 
 AT_ONCE = 64
 """Pictures that are in memory together."""
-
-
-def scorer_of(choice: Choice) -> Scorer:
-    """The scorer that chooses. Raises ModelError or ConfigError."""
-    if isinstance(choice.scorer, str):
-        return load_scorer(choice.scorer)
-    from selma.backbones.preference.scorers import load_preference
-
-    return load_preference(choice.scorer)
 
 
 def scored(

@@ -16,11 +16,12 @@ from selma import processes
 from selma.backbones.base_files import base_fingerprint
 from selma.backbones.bases import rescale_of
 from selma.backbones.hub import installed
+from selma.backbones.preference.scorers import load_image_scorer
 from selma.config import ImagesConfig
 from selma.config.networks import BaseConfig
 from selma.errors import DataError
 from selma.image_files import png_bytes
-from selma.images.choosing import best, scored, scorer_of
+from selma.images.choosing import best, scored
 from selma.images.pairs import METADATA, read_generated, write_metadata
 from selma.progress import progress
 from selma.randomness import seed_for
@@ -133,7 +134,7 @@ def _generate_skill(
     seed: int,
     model: Callable[[], TextToImage],
 ) -> list[Pair]:
-    scorer = config.choose and scorer_of(config.choose)
+    scorer = config.choose and load_image_scorer(config.choose.scorer)
     recipe = {
         **generation_recipe(base, steps=config.steps, guidance=config.guidance, seed=seed),
         "per_prompt": config.per_prompt,

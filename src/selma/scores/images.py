@@ -15,7 +15,6 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from selma.backbones.judges import loading as judging
-from selma.backbones.judges import matching
 from selma.backbones.judges.judge import Chooser, Judge
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.config.scores import AnyJudge, LocalJudge, ScoresConfig
@@ -27,8 +26,9 @@ from selma.scores.answering import WORDS, has_choices
 from selma.scores.benchmarks import Benchmark, benchmark_of, load_benchmark, read_dsg
 from selma.scores.benchmarks.dsg import DSG
 from selma.scores.given import DsgRules, scored
+from selma.scores.networks import Loaders
 from selma.scores.soft import soft_interval, soft_scores, whole_prompt_questions
-from selma.scores.tifa import Matcher, match_choices
+from selma.scores.tifa import match_choices
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -46,8 +46,7 @@ def score_images(
     matcher: str | None = None,
     seed: int = 0,
     resamples: int = 10_000,
-    load_judge: Callable[..., Judge] = judging.load_judge,
-    load_matcher: Callable[[str], Matcher] = matching.load_matcher,
+    load: Loaders | None = None,
 ) -> dict[str, Any]:
     """What `score_dsg` gives, with the judge, its raw answers and the soft scores.
 
@@ -67,13 +66,14 @@ def score_images(
             f"are missing, {missing[0]}.png first. Generate them, or say that missing ones are "
             "left_out or count as zero."
         )
-    one = load_judge(judge, setting="judge")
+    load = load or Loaders()
+    one = load.judge(judge, setting="judge")
     kept = Asked(answers or images.with_name(f"{images.resolve().name}-answers"), one)
     if has_choices(generated):
         kept_choices = Asked(kept.folder, _Choosing(one, generated, choices_prompt))
         given = _ask(kept_choices, generated, found, _offer_key(choices_prompt))
         if matcher:
-            given = match_choices(generated, given, load_matcher(matcher))
+            given = match_choices(generated, given, load.matcher(matcher))
     else:
         given = _ask(kept, generated, found)
     how = {"seed": seed, "resamples": resamples}

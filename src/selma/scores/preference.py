@@ -19,9 +19,6 @@ from selma.scores import statistics
 from selma.scores.answering import clip_item, read_clip_file
 from selma.workspace import Item, Workspace
 
-Loader = Callable[[Any], PreferenceScorer]
-"""A scorer's settings → the scorer."""
-
 
 @dataclass(frozen=True)
 class Preferences:
@@ -44,7 +41,7 @@ def score_preferences(
     config: ScoresConfig,
     folder: Workspace,
     *,
-    load: Loader,
+    load: Callable[[Any], PreferenceScorer],
 ) -> list[Preferences]:
     """Every scorer's finished items, in the order of the settings. Only one of the networks is in
     memory at a time. Raises DataError for an image that is missing or broken."""

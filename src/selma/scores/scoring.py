@@ -6,17 +6,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from selma import processes
-from selma.backbones.judges import loading as judging
 from selma.backbones.judges import matching
-from selma.backbones.judges.judge import Judge, Scorer
-from selma.backbones.preference import scorers as preference
+from selma.backbones.judges.judge import Judge
 from selma.config.scores import ScoresConfig, judge_name
 from selma.errors import DataError
 from selma.records.benchmarks import Answer, BenchmarkPrompt, repeated
@@ -38,8 +36,8 @@ from selma.scores.benchmarks.published import published
 from selma.scores.faithfulness import Verdicts, Zeroing
 from selma.scores.measures import DSG, TIFA, Measure, Points
 from selma.scores.model_score import ModelIntervals, Role
+from selma.scores.networks import ScoringNetworks
 from selma.scores.preference import (
-    Loader,
     Preferences,
     intervals,
     score_preferences,
@@ -68,10 +66,7 @@ def score_models(
     benchmark: Benchmark | None = None,
     compare: Sequence[tuple[str, str]] = (),
     name: str = "scorecard",
-    load_judge: Callable[[Any], Judge] = judging.load_judge,
-    load_scorer: Callable[[str], Scorer] = judging.load_scorer,
-    load_matcher: Callable[[str], Matcher] = matching.load_matcher,
-    load_preference: Loader = preference.load_preference,
+    networks: ScoringNetworks | None = None,
 ) -> Scorecard:
     """Scores of every model on the benchmark: the base first, the merged one last.
 
@@ -79,8 +74,8 @@ def score_models(
     one <prompt id>.png for each prompt where there is one seed. roles: model → "base" (exactly
     one), "expert", "merged" or "other". benchmark: what the prompts are of; None is the settings'.
     compare: pairs of models of which the first is also held against the second. name: the
-    scorecard's item. Raises DataError for an image that is missing or broken: it never becomes a
-    smaller denominator.
+    scorecard's item. networks: None are the settings'. Raises DataError for an image that is
+    missing or broken: it never becomes a smaller denominator.
     """
     if not all(prompt.questions for prompt in benchmark_prompts):
         raise DataError(
@@ -89,8 +84,8 @@ def score_models(
         )
     benchmark = benchmark or benchmark_of(config.benchmark)
     models = _in_order(images, roles)
-    judge, second = load_judge(config.judge), load_judge(config.choosing_judge)
-    scorer = load_scorer(config.clip) if config.clip else None
+    networks = networks or ScoringNetworks(config)
+    judge, second = networks.judge, networks.second_judge
     asked = repeated(benchmark_prompts, config.seeds)
     whole = whole_prompt_questions(asked, config.vqascore) if config.vqascore else []
     said, said_too, clips, wholes = {}, {}, {}, {}
@@ -110,12 +105,12 @@ def score_models(
         )
         if whole:
             wholes[model] = answer_item(whole, model, generated, judge, folder, what="vqascore")
-        if scorer:
-            clips[model] = clip_item(asked, model, generated, scorer, folder)
+        if networks.clip:
+            clips[model] = clip_item(asked, model, generated, networks.clip, folder)
     matcher_name = config.matcher if has_choices(benchmark_prompts) else None
     known_as = published(benchmark_prompts)
-    drawn_in_order = {model: images[model] for model in models}
-    preferred = score_preferences(asked, drawn_in_order, config, folder, load=load_preference)
+    in_order = {model: images[model] for model in models}
+    preferred = score_preferences(asked, in_order, config, folder, load=networks.load.preference)
     item = folder.item(
         SCORES,
         name,
@@ -145,7 +140,7 @@ def score_models(
         if not item.done:
             warn_of_choosers(config)
             item.begin()
-            matcher = load_matcher(matcher_name) if matcher_name else None
+            matcher = networks.matcher if matcher_name else None
             answers = {model: _answers(asked, said[model], matcher) for model in models}
             card, verdicts, points = _scorecard(
                 benchmark_prompts,

@@ -13,7 +13,6 @@ from selma.applications.sur.page import headline, print_ablation, print_result
 from selma.applications.sur.preflight import mistakes as sur_mistakes
 from selma.applications.sur.records import SurResult
 from selma.applications.sur.scoring import (
-    Networks,
     by_kind,
     keyword_benchmark,
     kind_of,
@@ -25,6 +24,7 @@ from selma.errors import ConfigError, DataError
 from selma.preflight import check
 from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.scores.benchmarks import load_benchmark, read_benchmark
+from selma.scores.networks import Loaders, ScoringNetworks
 from selma.workspace import STAGES, Workspace
 
 BENCHMARK = benchmark_prompts(24)
@@ -107,10 +107,11 @@ def understand(folder, images, **given) -> SurResult:
     judges = {"toybox-a": ColourJudge("toybox-a"),
               "toybox-b": ColourJudge("toybox-b", threshold=0.6)}  # fmt: skip
     scorer = ColourJudge("clip")
+    load = Loaders(judge=judges.__getitem__, scorer=lambda name: scorer)
     settings = {"keywords": None, "good": [], "seed": 0} | given
     return score_sur(
         BENCHMARK, images, SCORES, settings.pop("sur", PLAIN), folder, **settings,
-        networks=Networks(judge=judges.__getitem__, scorer=lambda name: scorer),
+        networks=ScoringNetworks(SCORES, load),
     )  # fmt: skip
 
 
@@ -203,5 +204,5 @@ def test_an_exam_prompt_without_questions_is_refused(world) -> None:
     with pytest.raises(DataError, match="needs questions"):
         score_sur(
             silent, images, SCORES, PLAIN, folder, keywords=None, good=[], seed=0,
-            networks=Networks(judge=lambda name: ColourJudge(name)),
+            networks=ScoringNetworks(SCORES, Loaders(judge=ColourJudge)),
         )  # fmt: skip

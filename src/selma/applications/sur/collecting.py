@@ -23,10 +23,8 @@ from selma.applications.sur.samples import SKILL, read_samples, write_samples
 from selma.applications.sur.settings import Agreement, SurData
 from selma.applications.sur.sources import Candidate, candidates, source_digest
 from selma.backbones.hub import installed
-from selma.backbones.judges.judge import Scorer
-from selma.backbones.judges.loading import load_scorer
 from selma.backbones.perception.captioning import Classifier
-from selma.backbones.preference.scorers import load_preference
+from selma.backbones.preference.scorers import load_image_scorer
 from selma.errors import DataError, NoProgress
 from selma.image_files import decode, format_of, open_image, png_bytes
 from selma.images.pairs import METADATA
@@ -119,6 +117,7 @@ def collecting_recipe(config: SurData, *, seed: int) -> dict[str, Any]:
     """All that a collection depends on; no path of this machine."""
     cleaning = config.cleaning
     agreement = cleaning.agreement
+    scorer = agreement and load_image_scorer(agreement.scorer)
     source = config.source.model_dump(mode="json", exclude={"dump", "images", "folder"})
     return {
         "source": source,
@@ -129,7 +128,7 @@ def collecting_recipe(config: SurData, *, seed: int) -> dict[str, Any]:
         "pillow": installed("pillow"),
         "captioner": config.captioner and captioner_identity(config.captioner),
         "safety": cleaning.safety and Classifier(cleaning.safety).identity,
-        "agreement": agreement and [_scorer(agreement).fingerprint, agreement.at_least],
+        "agreement": scorer and agreement and [scorer.fingerprint, agreement.at_least],
     }
 
 
@@ -233,7 +232,7 @@ def _told(
 def _agreeing(rows: list[_Row], agreement: Agreement | None, desk: _Desk) -> list[_Row]:
     if agreement is None:
         return rows
-    scorer, kept = _scorer(agreement), []
+    scorer, kept = load_image_scorer(agreement.scorer), []
     with progress("comparing pictures and captions", total=len(rows)) as advance:
         for row in rows:
             (score,) = scorer.score([_image(row)], [row.text or ""])
@@ -244,12 +243,6 @@ def _agreeing(rows: list[_Row], agreement: Agreement | None, desk: _Desk) -> lis
                 desk.reject(row.source, "caption disagrees with picture", str(score))
             advance()
     return kept
-
-
-def _scorer(agreement: Agreement) -> Scorer:
-    if isinstance(agreement.scorer, str):
-        return load_scorer(agreement.scorer)
-    return load_preference(agreement.scorer)
 
 
 def _image(row: _Row) -> Image.Image:

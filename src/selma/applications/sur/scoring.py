@@ -8,18 +8,14 @@ keyword prompt, preference, and how far the pictures are from good ones.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from selma.applications.sur.quality import quality_items, read_distance
 from selma.applications.sur.records import Distances, SurResult
 from selma.applications.sur.settings import SurScores
-from selma.backbones.judges import loading as judging
-from selma.backbones.judges.judge import Judge, Scorer
 from selma.backbones.perception import features
-from selma.backbones.preference import scorers as preference
 from selma.config.scores import ScoresConfig
 from selma.errors import DataError
 from selma.records.benchmarks import BenchmarkPrompt, Question, repeated
@@ -27,7 +23,7 @@ from selma.records.scores import Interval
 from selma.scores import statistics
 from selma.scores.answering import clip_item, read_clip_file
 from selma.scores.benchmarks import TOYBOX
-from selma.scores.preference import Loader
+from selma.scores.networks import ScoringNetworks
 from selma.scores.scoring import score_models
 from selma.textfiles import csv_rows
 from selma.workspace import SCORES, Workspace, write_json
@@ -40,15 +36,6 @@ KINDS = {
     "action": "action", "activity": "action",
 }  # fmt: skip
 """What benchmarks call the paper's three kinds; DSG-1k says it in its finer category."""
-
-
-@dataclass(frozen=True)
-class Networks:
-    """How judges and scorers are loaded."""
-
-    judge: Callable[[Any], Judge] = judging.load_judge
-    scorer: Callable[[str], Scorer] = judging.load_scorer
-    preference: Loader = field(default=preference.load_preference)
 
 
 def kind_of(question: Question) -> str:
@@ -115,13 +102,14 @@ def score_sur(
     compare: Sequence[tuple[str, str]] = (),
     base: str = BASE,
     name: str = "sur",
-    networks: Networks = Networks(),
+    networks: ScoringNetworks | None = None,
 ) -> SurResult:
     """All models beside the one called `base`, paired by prompt.
 
     keywords: the exam by keyword prompts (`keyword_exam`).  good: pictures that quality is measured
     by.  compare: pairs of models of which the first is also held against the second.
     """
+    networks = networks or ScoringNetworks(scores)
     card = score_models(
         by_kind(benchmark_prompts),
         images,
@@ -131,18 +119,17 @@ def score_sur(
         seed=seed,
         compare=compare,
         name=name,
-        load_judge=networks.judge,
-        load_scorer=networks.scorer,
-        load_preference=networks.preference,
+        networks=networks,
     )
     generated = {model.model: images[model.model] for model in card.models}
     asked = repeated(benchmark_prompts, scores.seeds)
     keywords_asked = repeated(keywords or (), scores.seeds)
     found: dict[str, dict[str, Any]] = {}
-    if keywords is not None and scores.clip:
-        scorer = networks.scorer(scores.clip)
+    if keywords is not None and networks.clip:
         found["keyword_clip"] = {
-            model: clip_item(keywords_asked, model, place, scorer, folder, what=("keyword-clip",))
+            model: clip_item(
+                keywords_asked, model, place, networks.clip, folder, what=("keyword-clip",)
+            )
             for model, place in generated.items()
         }
     if sur.quality is not None:

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from selma.backbones.hub import find_device
 from selma.backbones.judges.judge import Scorer
+from selma.backbones.judges.loading import load_scorer
 from selma.backbones.packages import missing_package
 from selma.backbones.preference import clip, imagereward
 from selma.backbones.preference.clip import Forward
@@ -184,6 +185,12 @@ def load_preference(config: ScorerSettings) -> PreferenceScorer:
     """The scorer that the settings name; its network is loaded when the first image comes.
     Raises ModelError."""
     return SCORERS.find(config.kind, setting="scores.preferences.kind").load(config)
+
+
+def load_image_scorer(setting: str | ScorerSettings) -> Scorer:
+    """What scores an image against its text: toybox's CLIP by name, or a preference scorer. Raises
+    ModelError or ConfigError."""
+    return load_scorer(setting) if isinstance(setting, str) else load_preference(setting)
 
 
 class NetworkScorer:

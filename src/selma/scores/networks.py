@@ -1,0 +1,65 @@
+"""The networks that score: judges, CLIP, preference scorers, the matcher of choices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from selma.backbones.judges import loading as judging
+from selma.backbones.judges import matching
+from selma.backbones.judges.judge import Judge, Scorer
+from selma.backbones.preference import scorers as preference
+from selma.backbones.preference.scorers import PreferenceScorer
+from selma.config.scores import ScoresConfig
+from selma.errors import ConfigError
+from selma.scores.tifa import Matcher
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """How each is loaded from its settings."""
+
+    judge: Callable[..., Judge] = judging.load_judge
+    scorer: Callable[[str], Scorer] = judging.load_scorer
+    matcher: Callable[[str], Matcher] = matching.load_matcher
+    preference: Callable[[Any], PreferenceScorer] = preference.load_preference
+
+
+class ScoringNetworks:
+    """The networks of a run's `scores`, each loaded when it is first asked for, and once."""
+
+    def __init__(self, config: ScoresConfig, loaders: Loaders | None = None) -> None:
+        self.config = config
+        self.load = loaders or Loaders()
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The judge whose answers are reported."""
+        return self.load.judge(self.config.judge)
+
+    @cached_property
+    def second_judge(self) -> Judge:
+        """The judge that it is compared with, and that chooses."""
+        return self.load.judge(self.config.choosing_judge)
+
+    @property
+    def choosing_judge(self) -> Judge:
+        """The second judge. Raises ConfigError if it is the reporting one under another name."""
+        if self.second_judge.fingerprint == self.judge.fingerprint:
+            raise ConfigError(
+                "scores.choosing_judge must be another judge than scores.judge, but both have the "
+                "same weights: what it chose would look better than it is."
+            )
+        return self.second_judge
+
+    @cached_property
+    def clip(self) -> Scorer | None:
+        """None where the settings want no CLIP score."""
+        return self.load.scorer(self.config.clip) if self.config.clip else None
+
+    @cached_property
+    def matcher(self) -> Matcher | None:
+        """What finds the choice that a free answer means; None where the settings name none."""
+        return self.load.matcher(self.config.matcher) if self.config.matcher else None
