@@ -38,12 +38,14 @@ def base_fingerprint(base: BaseConfig) -> str:
     A local folder is read once per process; of a Hub repository the commit is taken instead.
     """
     base = located(base)
-    found = [_fingerprint(base)]
+    digests = [_fingerprint(base)]
     if base.config is not None:
-        found.append(base_fingerprint(_configs_of(base)))
+        digests.append(base_fingerprint(_configs_of(base)))
     if base.vae is not None:
-        found.append(weights_digest(base.vae, None, setting="base.vae"))
-    return found[0] if len(found) == 1 else hashlib.sha256("\n".join(found).encode()).hexdigest()
+        digests.append(weights_digest(base.vae, None, setting="base.vae"))
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    )
 
 
 def _fingerprint(base: BaseConfig) -> str:
@@ -67,8 +69,10 @@ def load_pipeline(base: BaseConfig, dtype: torch.dtype) -> Any:
     if base.vae is not None:
         given["vae"] = _autoencoder(base, base.vae, family, dtype)
     if base.config is not None:
-        place = _configs_folder(configs)
-        return load_single_file(_file(base), family, configs=place, dtype=dtype, settings=given)
+        config_folder = _configs_folder(configs)
+        return load_single_file(
+            _file(base), family, configs=config_folder, dtype=dtype, settings=given
+        )
     folder = _local_folder(base.model)
     revision = {} if folder else {"revision": _commit(base)}
     try:
@@ -244,12 +248,12 @@ def _read_json(base: BaseConfig, name: str) -> dict[str, Any]:
             path = Path(huggingface_hub.hf_hub_download(base.model, name, revision=_commit(base)))
         else:
             path = folder / name
-        found = json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{base.model} has no readable {name}: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise ModelError(f"{base.model}: {name} must be a mapping.")
-    return found
+    return value
 
 
 def _family(index: dict[str, Any], model: str) -> Family:

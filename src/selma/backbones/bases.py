@@ -182,10 +182,10 @@ def rescale_of(base: BaseConfig) -> float:
 def paper_base(base: BaseConfig) -> str | None:
     """What the paper's tables call this base; None for any other, and where it cannot be told: a
     folder's or file's weights may be anybody's, and another commit's too."""
-    place = located(base)
+    resolved = located(base)
     for row in BASES.values():
-        same = place.config is None and place.model == row.repository
-        if same and (row.revision is None or place.revision in (None, row.revision)):
+        same = resolved.config is None and resolved.model == row.repository
+        if same and (row.revision is None or resolved.revision in (None, row.revision)):
             return row.paper
     return None
 

@@ -112,14 +112,14 @@ def find_device(wanted: str, *, setting: str) -> torch.device:
     """The device that a setting asks for; "auto" is the fastest one. Raises ModelError."""
     import torch
 
-    there = {
+    available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if wanted == "auto":
-        wanted = next(name for name, found in there.items() if found)
-    if not there[wanted]:
+        wanted = next(name for name, usable in available.items() if usable)
+    if not available[wanted]:
         raise ModelError(f"{setting} is {wanted}, but PyTorch finds none. Set it to auto or cpu.")
     if wanted == "cuda" and processes.launched()[1] > 1:
         return torch.device(wanted, processes.local_number() % torch.cuda.device_count())
@@ -135,12 +135,12 @@ def _digest_once(path: Path, size: int, *times: int) -> str:
     if size < LARGE:
         return file_sha256(path)
     name = hashlib.sha256(json.dumps([str(path), size, *times]).encode()).hexdigest()
-    kept = cache_folder() / "digests" / name
+    record = cache_folder() / "digests" / name
     with suppress(OSError):
-        if re.fullmatch(r"[0-9a-f]{64}", found := kept.read_text("ascii", errors="replace")):
-            return found
+        if re.fullmatch(r"[0-9a-f]{64}", known := record.read_text("ascii", errors="replace")):
+            return known
     digest = file_sha256(path)
     with suppress(OSError, WorkspaceError):  # a home that cannot be written to costs only time
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(kept, digest.encode())
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(record, digest.encode())
     return digest

@@ -73,11 +73,11 @@ class Live(TorchDispatchMode):
         for leaf in tree_leaves((args, kwargs)):
             if isinstance(leaf, Tensor):  # what comes from before is not this work's
                 self._hold(leaf.untyped_storage(), new=False)
-        made = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(made):
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._hold(leaf.untyped_storage(), new=True)
-        return made
+        return result
 
     def _hold(self, storage: torch.UntypedStorage, *, new: bool) -> None:
         key = storage._cdata
@@ -255,15 +255,15 @@ def _line(work: Callable[[int], Callable[[], Any]]) -> tuple[int, int]:
     return straight(peak(work(1)), peak(work(2)))
 
 
-def straight(one: int, two: int) -> tuple[int, int]:
+def straight(first: int, second: int) -> tuple[int, int]:
     """(fixed, each) of the line through what one and two pictures need."""
-    each = two - one
-    return max(0, one - each), each
+    each = second - first
+    return max(0, first - each), each
 
 
 def peak(work: Callable[[], Any], *, narrow: torch.dtype | None = None) -> int:
     """The most bytes that the work holds at once, beside what was there before."""
     with Shapes(narrow), Live() as live:
-        kept = work()
-        del kept
+        result = work()
+        del result
     return live.peak

@@ -190,11 +190,11 @@ class TextToImage:
             raise AdapterError("Only one adapter can be applied at a time; leave the first block.")
         self._adapted = True
         try:
-            kept = change()
+            originals = change()
             try:
                 yield
             finally:
-                _restore(self.denoiser, kept)
+                _restore(self.denoiser, originals)
         finally:
             self._adapted = False
 
@@ -216,28 +216,28 @@ class TextToImage:
     def _replace(
         self, changes: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
     ) -> dict[str, torch.Tensor]:
-        denoiser, kept = self.denoiser, {}
+        denoiser, originals = self.denoiser, {}
         try:
             for name, change in changes.items():
                 weight = denoiser.get_parameter(f"{name}.weight").data
-                kept[f"{name}.weight"] = weight.clone()
+                originals[f"{name}.weight"] = weight.clone()
                 weight.copy_(change(weight.float()))
         except BaseException:
-            _restore(denoiser, kept)
+            _restore(denoiser, originals)
             raise
-        return kept
+        return originals
 
     def _overwrite(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        denoiser, kept = self.denoiser, {}
+        denoiser, originals = self.denoiser, {}
         try:
             for name, value in weights.items():
                 parameter = denoiser.get_parameter(name).data
-                kept[name] = parameter.clone()
+                originals[name] = parameter.clone()
                 parameter.copy_(value)
         except BaseException:
-            _restore(denoiser, kept)
+            _restore(denoiser, originals)
             raise
-        return kept
+        return originals
 
     @contextmanager
     def rewritten(self, rewriting: Rewriting | None) -> Iterator[None]:
@@ -307,7 +307,7 @@ class TextToImage:
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         denoiser = self.denoiser
-        kept: dict[str, torch.Tensor] = {}
+        originals: dict[str, torch.Tensor] = {}
         try:
             layers = _layers_of(path, self.family)
             self.pipe.load_lora_weights(
@@ -315,24 +315,24 @@ class TextToImage:
             )
             for name, module in denoiser.named_modules():
                 if isinstance(module, BaseTunerLayer):
-                    kept[f"{name}.weight"] = module.get_base_layer().weight.detach().clone()
-            if not kept or len(kept) != layers:
+                    originals[f"{name}.weight"] = module.get_base_layer().weight.detach().clone()
+            if not originals or len(originals) != layers:
                 # The loader passes over layers that it does not find, without an error.
                 raise AdapterError(
                     f"{path} changes {layers} layers, of which this model has "
-                    f"{len(kept)}. It was made for another one."
+                    f"{len(originals)}. It was made for another one."
                 )
             denoiser.fuse_lora(lora_scale=scale)
         except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
             denoiser.unload_lora()
-            _restore(denoiser, kept)
+            _restore(denoiser, originals)
             raise AdapterError(f"{path} cannot be applied to this model: {error}") from error
         except BaseException:
             denoiser.unload_lora()
-            _restore(denoiser, kept)
+            _restore(denoiser, originals)
             raise
         denoiser.unload_lora()  # the layers go, what they added stays
-        return kept
+        return originals
 
 
 def _layers_of(path: Path, family: Family) -> int:
@@ -350,6 +350,6 @@ def _layers_of(path: Path, family: Family) -> int:
     return sum(bool(re.search(r"lora_A\.|lora[._]down\.|down\.weight$", name)) for name in names)
 
 
-def _restore(denoiser: torch.nn.Module, kept: dict[str, torch.Tensor]) -> None:
-    for name, value in kept.items():
+def _restore(denoiser: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    for name, value in weights.items():
         denoiser.get_parameter(name).data.copy_(value)

@@ -65,9 +65,9 @@ class Weights:
         import huggingface_hub
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-        kept = huggingface_hub.try_to_load_from_cache(self.name, name, revision=self._commit)
-        if kept is not None:  # a path, or a mark that the repository has no such file
-            return Path(kept) if isinstance(kept, str) else None
+        cached = huggingface_hub.try_to_load_from_cache(self.name, name, revision=self._commit)
+        if cached is not None:  # a path, or a mark that the repository has no such file
+            return Path(cached) if isinstance(cached, str) else None
         try:
             return Path(huggingface_hub.hf_hub_download(self.name, name, revision=self._commit))
         except Exception as error:  # many kinds: no net, offline mode, no right
@@ -87,7 +87,7 @@ def load_network(kind: Any, weights: Weights, *, part: str = "", **how: Any) -> 
 
     quiet("transformers")
     try:
-        network, found = kind.from_pretrained(
+        network, report = kind.from_pretrained(
             **weights.source(part),
             **how,
             dtype=torch.float32,
@@ -101,8 +101,8 @@ def load_network(kind: Any, weights: Weights, *, part: str = "", **how: Any) -> 
             "only a pickle (.bin, .pt), make safetensors of it with `selma score convert`."
         ) from error
     # Index buffers were saved by old versions; they hold 0, 1, 2, ... and are made anew.
-    extra = {name for name in found["unexpected_keys"] if not name.endswith("position_ids")}
-    if wrong := sorted({*found["missing_keys"], *extra, *map(str, found["mismatched_keys"])}):
+    extra = {name for name in report["unexpected_keys"] if not name.endswith("position_ids")}
+    if wrong := sorted({*report["missing_keys"], *extra, *map(str, report["mismatched_keys"])}):
         raise ModelError(
             f"{weights.name} must hold exactly the tensors of its {kind.__name__}, but "
             f"{len(wrong)} are missing, left over or of another shape, {wrong[0]} first."

@@ -19,16 +19,16 @@ def scored(
 ) -> list[float]:
     """The score of each picture for its text. Raises DataError for a picture that is missing or
     broken."""
-    found: list[float] = []
+    scores: list[float] = []
     with progress(f"choosing by {scorer.name}", total=len(generated)) as advance:
         for start in range(0, len(generated), AT_ONCE):
-            some = generated[start : start + AT_ONCE]
-            images = [open_image(path, max_pixels=max_pixels) for path, _ in some]
-            found += scorer.score(images, [text for _, text in some])
-            advance(len(some))
-    return found
+            batch = generated[start : start + AT_ONCE]
+            images = [open_image(path, max_pixels=max_pixels) for path, _ in batch]
+            scores += scorer.score(images, [text for _, text in batch])
+            advance(len(batch))
+    return scores
 
 
 def best(scores: Sequence[float], *, keep: int) -> list[int]:
     """Places of the `keep` highest scores, best first; of equal ones, the first."""
-    return sorted(range(len(scores)), key=lambda place: -scores[place])[:keep]
+    return sorted(range(len(scores)), key=lambda position: -scores[position])[:keep]

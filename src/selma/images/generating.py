@@ -55,8 +55,10 @@ def generate_pairs(
     are in `2-images/<skill>/candidates.jsonl`. `model` is called only if a picture is missing.
     """
     return {
-        skill: _generate_skill(skill, some, config, folder, base=base, seed=seed, model=model)
-        for skill, some in prompts.items()
+        skill: _generate_skill(
+            skill, skill_prompts, config, folder, base=base, seed=seed, model=model
+        )
+        for skill, skill_prompts in prompts.items()
     }
 
 
@@ -146,11 +148,11 @@ def _generate_skill(
         _remove_candidates(item.path)
         return read_generated(item.path, prompts)
     train = item.begin() / "train"
-    place = item.path / CANDIDATES if scorer else train
-    place.mkdir(exist_ok=True)
+    target = item.path / CANDIDATES if scorer else train
+    target.mkdir(exist_ok=True)
     jobs = [
         Job(
-            inside(place, f"{prompt.id}-{k}.png" if k else f"{prompt.id}.png"),
+            inside(target, f"{prompt.id}-{k}.png" if k else f"{prompt.id}.png"),
             prompt.text,
             seed_for(seed, "image", prompt.id, k),
         )
@@ -175,8 +177,8 @@ def _generate_skill(
         processes.wait()  # until all candidates are there
         if processes.main():
             jobs = _choose(jobs, scorer, config, train, files[0], max_pixels=max_pixels)
-        told = processes.gathered([[str(job.path), job.text, job.seed] for job in jobs])[0]
-        jobs = [Job(Path(path), text, seed) for path, text, seed in told]
+        chosen = processes.gathered([[str(job.path), job.text, job.seed] for job in jobs])[0]
+        jobs = [Job(Path(path), text, seed) for path, text, seed in chosen]
     cut = _tokens_cut(jobs, model)
     of = [prompt for prompt in prompts for _ in range(config.per_prompt)]
     pairs = [
@@ -198,28 +200,30 @@ def _choose(
     scorer: Scorer,
     config: ImagesConfig,
     train: Path,
-    told: Path,
+    scores_file: Path,
     *,
     max_pixels: int,
 ) -> list[Job]:
     """The best candidates of each prompt, copied to `train`; all scores go to the file `told`."""
     scores = scored([(job.path, job.text) for job in jobs], scorer, max_pixels=max_pixels)
-    kept, rows = [], []
+    chosen, rows = [], []
     for start in range(0, len(jobs), config.candidates_per_prompt):
-        some = slice(start, start + config.candidates_per_prompt)
-        places = best(scores[some], keep=config.per_prompt)
+        candidates = slice(start, start + config.candidates_per_prompt)
+        places = best(scores[candidates], keep=config.per_prompt)
         first = jobs[start].path.stem
-        for number, place in enumerate(places):
-            job = jobs[some][place]
+        for number, position in enumerate(places):
+            job = jobs[candidates][position]
             path = inside(train, f"{first}-{number}.png" if number else f"{first}.png")
             write_bytes(path, job.path.read_bytes())
-            kept.append(Job(path, job.text, job.seed))
+            chosen.append(Job(path, job.text, job.seed))
         rows += [
-            {"text": job.text, "seed": job.seed, "score": score, "kept": place in places}
-            for place, (job, score) in enumerate(zip(jobs[some], scores[some], strict=True))
+            {"text": job.text, "seed": job.seed, "score": score, "kept": position in places}
+            for position, (job, score) in enumerate(
+                zip(jobs[candidates], scores[candidates], strict=True)
+            )
         ]
-    write_rows(told, rows)
-    return kept
+    write_rows(scores_file, rows)
+    return chosen
 
 
 def _remove_candidates(folder: Path) -> None:
@@ -247,11 +251,11 @@ def generate_missing(
     if mine:
         from selma.adapters.applying import applied
 
-        there = len(jobs) - len(missing)
+        finished = len(jobs) - len(missing)
         with (
             applied(model(), adapters),
             (conditioned or _freely)(model(), mine) as before,
-            progress(what, total=there + len(mine), done=there) as advance,
+            progress(what, total=finished + len(mine), done=finished) as advance,
         ):
             images = model().generate(
                 [job.text for job in mine],

@@ -24,7 +24,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 def write_metadata(path: Path, pairs: Sequence[Pair]) -> None:
     """One row for each pair, whole or nothing. No column is named `image`: that one is the
     loader's own."""
-    made = (
+    pair_rows = (
         {
             "file_name": pair.image.name,
             "text": pair.prompt.text,
@@ -35,7 +35,7 @@ def write_metadata(path: Path, pairs: Sequence[Pair]) -> None:
         }
         for pair in pairs
     )
-    write_rows(path, made)
+    write_rows(path, pair_rows)
 
 
 def read_generated(folder: Path, prompts: Sequence[Prompt]) -> list[Pair]:
@@ -67,12 +67,12 @@ def rows(folder: Path, needs: Sequence[str] = ("file_name", "text")) -> Iterator
     path = metadata(folder)
     if path.name == METADATA_CSV:
         cells = (row for _, row in csv_rows(path, needs))
-        found = [{key: text for key, text in row.items() if text} for row in cells]
+        records = [{key: text for key, text in row.items() if text} for row in cells]
     else:
-        found = read_lines(path)
-    if not found:
+        records = read_lines(path)
+    if not records:
         raise DataError(f"{path} must have one row for each picture, but is empty or not there.")
-    for number, row in enumerate(found, 1):
+    for number, row in enumerate(records, 1):
         for key in needs:
             if not isinstance(row.get(key), str) or not row[key].strip():
                 raise DataError(

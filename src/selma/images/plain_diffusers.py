@@ -56,14 +56,16 @@ def _noise(base: BaseConfig) -> str | None:
 
 
 def _pipeline(base: BaseConfig) -> str:
-    place, family = located(base), base_family(base)
-    if place.model == "toybox":
+    resolved, family = located(base), base_family(base)
+    if resolved.model == "toybox":
         from selma.toybox import weights_folder
 
-        place = place.model_copy(update={"model": str(weights_folder() / "base")})
-    given = {"revision": place.revision} if place.revision else {}
+        resolved = resolved.model_copy(update={"model": str(weights_folder() / "base")})
+    given = {"revision": resolved.revision} if resolved.revision else {}
     arguments = f"dtype={_DTYPES[base.precision]}, {_arguments({**given, **family.loading})}"
-    return f"pipe = diffusers.{family.pipeline_class}.from_pretrained({place.model!r}, {arguments})"
+    return (
+        f"pipe = diffusers.{family.pipeline_class}.from_pretrained({resolved.model!r}, {arguments})"
+    )
 
 
 def _applying(adapter: AppliedAdapter) -> list[str]:

@@ -131,6 +131,6 @@ class Family:
         return kind(kind.config_class.from_dict(config))
 
 
-def _loaded(place: str) -> Any:
-    module, _, name = place.partition(":")
+def _loaded(target: str) -> Any:
+    module, _, name = target.partition(":")
     return getattr(import_module(module), name)

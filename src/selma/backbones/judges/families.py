@@ -62,8 +62,8 @@ class Loaded:
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """[b, 3, h, w] as the model's own preprocessing has them."""
-        made = self.images(images=list(images), return_tensors="pt")["pixel_values"]
-        return made.to(self.model.device, self.model.dtype)
+        values = self.images(images=list(images), return_tensors="pt")["pixel_values"]
+        return values.to(self.model.device, self.model.dtype)
 
     def read(self, tokenizer: Any, texts: Sequence[str], limit: int | None) -> Any:
         """Token ids and mask, padded on the right; texts longer than `limit` are cut."""
@@ -125,12 +125,12 @@ class Blip2(Loaded):
 
     def see(self, images: Sequence[Image.Image]) -> list[Tensor]:
         image = self.model.vision_model(pixel_values=self.pixels(images)).last_hidden_state
-        found = self.model.qformer(
+        queries = self.model.qformer(
             query_embeds=self.model.query_tokens.expand(len(image), -1, -1),
             encoder_hidden_states=image,
             encoder_attention_mask=_ones(image),
         ).last_hidden_state
-        return list(self.model.language_projection(found.to(image.dtype)))
+        return list(self.model.language_projection(queries.to(image.dtype)))
 
     def inputs(self, seen: Sequence[Tensor], texts: Sequence[str]) -> tuple[dict[str, Any], int]:
         embed = self.generator.get_input_embeddings()
@@ -139,10 +139,10 @@ class Blip2(Loaded):
         for image, text in zip(seen, texts, strict=True):
             words = self.tokenizer(text, return_tensors="pt").input_ids[0].to(image.device)
             rows.append(torch.cat([image, embed(words).to(image.dtype)]))
-        whole, mask = _padded(rows, left=continued)
+        padded, mask = _padded(rows, left=continued)
         # Of embeddings alone a decoder gives back only what it wrote; an encoder's partner also
         # gives the token that it started from.
-        return {"inputs_embeds": whole, "attention_mask": mask}, 0 if continued else 1
+        return {"inputs_embeds": padded, "attention_mask": mask}, 0 if continued else 1
 
 
 @dataclass
@@ -159,14 +159,14 @@ class InstructBlip(Blip2):
         image, config = torch.stack(list(seen)), self.model.config.qformer_config
         words = self.read(self.qformer_tokenizer, texts, config.max_position_embeddings)
         queries = self.model.query_tokens.expand(len(image), -1, -1)
-        found = self.model.qformer(
+        outputs = self.model.qformer(
             input_ids=words.input_ids,
             attention_mask=torch.cat([_ones(queries), words.attention_mask], dim=1),
             query_embeds=queries,
             encoder_hidden_states=image,
             encoder_attention_mask=_ones(image),
         ).last_hidden_state[:, : queries.shape[1]]
-        return super().inputs(list(self.model.language_projection(found.to(image.dtype))), texts)
+        return super().inputs(list(self.model.language_projection(outputs.to(image.dtype))), texts)
 
 
 @dataclass
@@ -224,13 +224,13 @@ class Chat:
             for name, values in marks.items():
                 rest = [image.rest[name]] * len(question)
                 values.append(torch.tensor(image.marks[name] + rest))
-        whole, mask = _padded(rows, left=True, fill=self.tokenizer.pad_token_id or 0)
-        given = {"input_ids": whole, "attention_mask": mask}
+        padded, mask = _padded(rows, left=True, fill=self.tokenizer.pad_token_id or 0)
+        given = {"input_ids": padded, "attention_mask": mask}
         given |= {name: _padded(values, left=True)[0] for name, values in marks.items()}
         given |= {name: torch.cat([p.beside[name] for p in seen]) for name in seen[0].beside}
         moved: dict[str, Any] = {name: value.to(self.model.device) for name, value in given.items()}
         moved["mm_encoder_outputs"] = {"image": _together([p.features for p in seen])}
-        return moved, whole.shape[1]
+        return moved, padded.shape[1]
 
     def _asked(self, text: str) -> str:
         """The whole text with one placeholder for the image."""
@@ -245,22 +245,22 @@ class Chat:
         """What the processor is handed to make `_asked` of."""
         return self._asked(text)
 
-    def _tokens(self, whole: str) -> list[int]:
-        return list(self.tokenizer(whole, add_special_tokens=not self._begun(whole)).input_ids)
+    def _tokens(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=not self._begun(text)).input_ids)
 
-    def _begun(self, whole: str) -> bool:
+    def _begun(self, text: str) -> bool:
         begin = self.tokenizer.bos_token
-        return begin is not None and whole.startswith(begin)
+        return begin is not None and text.startswith(begin)
 
     def _see(self, image: Image.Image) -> Looked:
         text = self._shown("Is it?")
-        made = self.processor(
+        inputs = self.processor(
             images=[image],
             text=[text],
             return_tensors="pt",
             add_special_tokens=not self._begun(text),
         )
-        shape, ids = made["input_ids"].shape, made["input_ids"][0].tolist()
+        shape, ids = inputs["input_ids"].shape, inputs["input_ids"][0].tolist()
         plain = self._tokens(self._asked("Is it?"))
         before = _common(plain, ids)
         after = min(_common(plain[::-1], ids[::-1]), len(plain) - before)
@@ -269,10 +269,10 @@ class Chat:
         end = len(ids) - after
         of_tokens = {
             name: value[0].tolist()
-            for name, value in made.items()
+            for name, value in inputs.items()
             if name not in ("input_ids", "attention_mask", "labels") and value.shape == shape
         }
-        others = {n: v for n, v in made.items() if n not in of_tokens and v.shape != shape}
+        others = {n: v for n, v in inputs.items() if n not in of_tokens and v.shape != shape}
         encode = self.model.base_model.get_image_features
         with_pixels = {
             name: value.to(self.model.device, self.model.dtype)
@@ -323,7 +323,7 @@ class PaliGemma(Chat):
     def _shown(self, text: str) -> str:
         return f"{self.processor.image_token}{text}"  # its processor adds the rest itself
 
-    def _begun(self, whole: str) -> bool:
+    def _begun(self, text: str) -> bool:
         return False  # nor does its tokenizer add anything
 
 
@@ -336,9 +336,9 @@ def _padded(rows: Sequence[Tensor], *, left: bool, fill: float = 0) -> tuple[Ten
     """Rows [t, ...] of different lengths as [b, t, ...], and the mask [b, t] of what is there."""
     side = "left" if left else "right"
     pad = torch.nn.utils.rnn.pad_sequence
-    whole = pad(list(rows), batch_first=True, padding_value=fill, padding_side=side)
-    there = [torch.ones(len(row), dtype=torch.long, device=row.device) for row in rows]
-    return whole, pad(there, batch_first=True, padding_side=side)
+    padded = pad(list(rows), batch_first=True, padding_value=fill, padding_side=side)
+    masks = [torch.ones(len(row), dtype=torch.long, device=row.device) for row in rows]
+    return padded, pad(masks, batch_first=True, padding_side=side)
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
@@ -350,14 +350,16 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
 
 def _together(outputs: Sequence[Any]) -> Any:
     """The features of several images as if they had been encoded in one call."""
-    found: dict[str, Any] = {"pooler_output": _joined([one.pooler_output for one in outputs])}
+    joined: dict[str, Any] = {
+        "pooler_output": _joined([output.pooler_output for output in outputs])
+    }
     layers = getattr(outputs[0], "deepstack_features", None)
     if layers is not None:
-        found["deepstack_features"] = [
-            _joined([one.deepstack_features[layer] for one in outputs])
+        joined["deepstack_features"] = [
+            _joined([output.deepstack_features[layer] for output in outputs])
             for layer in range(len(layers))
         ]
-    return type(outputs[0])(**found)
+    return type(outputs[0])(**joined)
 
 
 def _joined(parts: Sequence[Any]) -> Any:

@@ -65,10 +65,10 @@ class ServedVqaJudge:
     ) -> list[list[tuple[str, float | None]]]:
         """P(yes) is that of the first word, shared between yes and no alone; None where the server
         tells no probabilities, or neither word is among the likeliest."""
-        texts = [[self._words.format(question=text) for text in some] for some in questions]
+        texts = [[self._words.format(question=text) for text in group] for group in questions]
         return [
-            [(answered.text.strip(), chance_of_yes(answered.choice)) for answered in some]
-            for some in self._say(images, texts, logprobs=self._settings.logprobs)
+            [(answered.text.strip(), chance_of_yes(answered.choice)) for answered in group]
+            for group in self._say(images, texts, logprobs=self._settings.logprobs)
         ]
 
     def choose(
@@ -79,8 +79,8 @@ class ServedVqaJudge:
         words: str = "selma",
     ) -> list[list[str]]:
         """As `VqaJudge.choose`."""
-        said = self._say(images, put_all(questions, words), logprobs=False)
-        return [[answered.text.strip() for answered in some] for some in said]
+        answers = self._say(images, put_all(questions, words), logprobs=False)
+        return [[answered.text.strip() for answered in group] for group in answers]
 
     def _say(
         self,
@@ -90,11 +90,11 @@ class ServedVqaJudge:
         logprobs: bool,
     ) -> list[list[Answered]]:
         requests = []
-        for image, some in zip(images, texts, strict=True):
-            shown = _data_uri(image) if some else ""
-            requests += [self._request(shown, text, logprobs) for text in some]
+        for image, group in zip(images, texts, strict=True):
+            shown = _data_uri(image) if group else ""
+            requests += [self._request(shown, text, logprobs) for text in group]
         answered = iter(self._requests.answers(requests))
-        return [[next(answered) for _ in some] for some in texts]
+        return [[next(answered) for _ in group] for group in texts]
 
     def _request(self, image: str, text: str, logprobs: bool) -> Request:
         content = [
@@ -119,16 +119,16 @@ class ServedVqaJudge:
 def chance_of_yes(choice: Any) -> float | None:
     """P(yes) / (P(yes) + P(no)) among the likeliest tokens at the place of the first word, rounded
     to four decimals; None if they are not told or hold neither."""
-    told = getattr(getattr(choice, "logprobs", None), "content", None) or ()
-    first = next((token for token in told if _bare(token.token)), None)
+    tokens = getattr(getattr(choice, "logprobs", None), "content", None) or ()
+    first = next((token for token in tokens if _bare(token.token)), None)
     if first is None:
         return None
     mass = {"yes": 0.0, "no": 0.0}
     for token in first.top_logprobs or [first]:
         if _bare(token.token) in mass:
             mass[_bare(token.token)] += math.exp(token.logprob)
-    whole = sum(mass.values())
-    return round(mass["yes"] / whole, _DIGITS) if whole > 0 else None
+    total = sum(mass.values())
+    return round(mass["yes"] / total, _DIGITS) if total > 0 else None
 
 
 def _bare(token: str) -> str:

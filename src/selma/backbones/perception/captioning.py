@@ -40,13 +40,13 @@ class CaptionModel:
         for image in images:
             inputs = processor(images=image, return_tensors="pt").to(model.device)
             with torch.inference_mode():
-                made = model.generate(
+                tokens = model.generate(
                     **inputs,
                     num_beams=self._config.beams,
                     max_new_tokens=self._config.max_new_tokens,
                     do_sample=False,
                 )
-            yield " ".join(processor.batch_decode(made, skip_special_tokens=True)[0].split())
+            yield " ".join(processor.batch_decode(tokens, skip_special_tokens=True)[0].split())
 
     @cached_property
     def _network(self) -> tuple[Any, Any]:

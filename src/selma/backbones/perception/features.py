@@ -123,7 +123,7 @@ def seen(see: See, images: Sequence[Image.Image], *, device: torch.device) -> Te
 
     rows = 1 if device.type == "cpu" else ROWS_ON_A_GPU
     with torch.inference_mode():
-        found = [
+        rows_of_vectors = [
             see(images[start : start + rows]).float().cpu() for start in range(0, len(images), rows)
         ]
-    return torch.cat(found).clone()  # out of inference mode
+    return torch.cat(rows_of_vectors).clone()  # out of inference mode

@@ -138,9 +138,9 @@ class VitFeatures:
     def of_images(self, images: Sequence[Image.Image]) -> torch.Tensor:
         model, fitted = self._network
 
-        def see(some: Sequence[Image.Image]) -> torch.Tensor:
-            found: torch.Tensor = model(fitted(some).to(model.device)).last_hidden_state[:, 0]
-            return found
+        def see(batch: Sequence[Image.Image]) -> torch.Tensor:
+            tokens: torch.Tensor = model(fitted(batch).to(model.device)).last_hidden_state[:, 0]
+            return tokens
 
         return _unit(seen(see, images, device=model.device))
 
@@ -167,8 +167,8 @@ class ToyboxEncoders:
     def of_images(self, images: Sequence[Image.Image]) -> torch.Tensor:
         import torch
 
-        def see(some: Sequence[Image.Image]) -> torch.Tensor:
-            halves = [net(pixels(some)).amax((2, 3)) for net in self._networks]
+        def see(batch: Sequence[Image.Image]) -> torch.Tensor:
+            halves = [net(pixels(batch)).amax((2, 3)) for net in self._networks]
             return torch.cat([_unit(half) for half in halves], dim=1)
 
         return _unit(seen(see, images, device=torch.device("cpu")))
@@ -187,14 +187,17 @@ def _fitting(files: Weights, side: int) -> See:
     what DINO's evaluations do: shortest side to 256, the middle 224, ImageNet's statistics."""
     path = files.file("preprocessor_config.json")
     try:
-        said = {} if path is None else json.loads(path.read_text("utf-8"))
-        size = said.get("size", {"shortest_edge": round(side * 256 / 224)})
+        settings = {} if path is None else json.loads(path.read_text("utf-8"))
+        size = settings.get("size", {"shortest_edge": round(side * 256 / 224)})
         square = size if isinstance(size, int) else size.get("height")
         short = side if square else int(size.get("shortest_edge", side))
-        cut = said.get("crop_size", side)
+        cut = settings.get("crop_size", side)
         cut = int(cut["height"] if isinstance(cut, dict) else cut)
-        filtering = Image.Resampling(said.get("resample", 3))
-        mean, std = said.get("image_mean", IMAGENET_MEAN), said.get("image_std", IMAGENET_STD)
+        filtering = Image.Resampling(settings.get("resample", 3))
+        mean, std = (
+            settings.get("image_mean", IMAGENET_MEAN),
+            settings.get("image_std", IMAGENET_STD),
+        )
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"{path} must state how pictures are fitted: {error!r}.") from error
 

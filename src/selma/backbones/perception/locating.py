@@ -64,12 +64,12 @@ class ToyboxLocator:
         from selma.backbones.judges.toybox import pixels
         from selma.toybox.landmarks import found_landmarks
 
-        found: list[Points | None] = []
+        points_by_image: list[Points | None] = []
         with torch.inference_mode():
             for image in images:
                 (points,) = found_landmarks(*self._network(pixels([image])))
-                found.append(points or None)
-        return found
+                points_by_image.append(points or None)
+        return points_by_image
 
 
 class GivenPoints:
@@ -91,18 +91,18 @@ class GivenPoints:
 
     @cached_property
     def _given(self) -> dict[tuple[str, str], Points | None]:
-        found: dict[tuple[str, str], Points | None] = {}
+        points_by_name: dict[tuple[str, str], Points | None] = {}
         for number, row in enumerate(read_lines(self._path), 1):
             try:
                 points = row["points"]
-                found[row["model"], row["id"]] = (
+                points_by_name[row["model"], row["id"]] = (
                     None if points is None else tuple(Landmark.model_validate(p) for p in points)
                 )
             except (KeyError, TypeError, ValidationError) as error:
                 raise DataError(
                     f"{self._path}, line {number} must have model, id and points: {error!r}."
                 ) from error
-        return found
+        return points_by_name
 
     def locate(
         self, images: Sequence[Image.Image], names: Sequence[tuple[str, str]]
@@ -121,11 +121,11 @@ def load_locator(reader: str) -> Locator:
     where it is not there."""
     if reader == "toybox":
         return ToyboxLocator()
-    place = Path(reader)
-    if place.is_dir():
-        return ToyboxLocator(place)
-    if not place.is_file():
+    path = Path(reader)
+    if path.is_dir():
+        return ToyboxLocator(path)
+    if not path.is_file():
         raise DataError(
-            f'control.scores.reader must be "toybox" or a file of points, but {place} is not there.'
+            f'control.scores.reader must be "toybox" or a file of points, but {path} is not there.'
         )
-    return GivenPoints(place)
+    return GivenPoints(path)

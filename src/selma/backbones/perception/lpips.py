@@ -152,10 +152,10 @@ def convert_lpips(backbone: Path, heads: Path, out: Path) -> Path:
         raise ModelError(f"{out} must not be there yet. Remove it, or choose another folder.")
     from safetensors.torch import save_file
 
-    found = {**read_state(backbone), **read_state(heads)}
+    tensors = {**read_state(backbone), **read_state(heads)}
     state = {
         name: tensor.float().contiguous()
-        for name, tensor in found.items()
+        for name, tensor in tensors.items()
         if re.fullmatch(r"features\.\d+\.(weight|bias)|lin\d\.model\.1\.weight", name)
     }
     require_whole(state, of=f"{backbone} and {heads}")

@@ -65,10 +65,10 @@ class TransformersSegmenter:
             inputs = prepare(images=image.convert("RGB"), return_tensors="pt").to(model.device)
             with torch.inference_mode():
                 logits = model(pixel_values=inputs["pixel_values"]).logits
-                whole = F.interpolate(
+                full_size = F.interpolate(
                     logits.float(), size=image.size[::-1], mode="bilinear", align_corners=False
                 )
-            yield whole[0].argmax(0).cpu().numpy()
+            yield full_size[0].argmax(0).cpu().numpy()
 
     @cached_property
     def _network(self) -> tuple[Any, Any]:

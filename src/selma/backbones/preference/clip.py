@@ -76,8 +76,8 @@ def image_features(model: Any, weights: Weights) -> Callable[[Sequence[Image.Ima
     def see(images: Sequence[Image.Image]) -> torch.Tensor:
         fitted = [shortest_side_and_crop(p, side, crop="floor") for p in images]
         seen = normalised(fitted, mean, std).to(model.device)
-        found: torch.Tensor = model.get_image_features(pixel_values=seen).pooler_output
-        return found
+        vectors: torch.Tensor = model.get_image_features(pixel_values=seen).pooler_output
+        return vectors
 
     return see
 
@@ -145,8 +145,8 @@ def statistics_of(weights: Weights) -> tuple[Sequence[float], Sequence[float]]:
     if path is None:
         return CLIP_MEAN, CLIP_STD
     try:
-        found = json.loads(path.read_text("utf-8"))
-        mean, std = ([float(v) for v in found[name]] for name in ("image_mean", "image_std"))
+        settings = json.loads(path.read_text("utf-8"))
+        mean, std = ([float(v) for v in settings[name]] for name in ("image_mean", "image_std"))
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ValueError("three numbers each, and deviations above 0, are needed")
     except (OSError, ValueError, TypeError, KeyError) as error:

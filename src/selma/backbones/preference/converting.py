@@ -76,7 +76,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # many kinds: forbidden or broken pickles, damaged archives
         raise ModelError(
             f"{path} must hold tensors and nothing else, but cannot be read so: "
@@ -84,15 +84,15 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             "Pickles that would run code are never opened."
         ) from error
     for wrapper in _WRAPPERS:
-        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
-            found = found[wrapper]
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
             break
-    if not isinstance(found, Mapping) or not found:
-        raise ModelError(f"{path} must map names to tensors, but is a {type(found).__name__}.")
-    for name, value in found.items():
+    if not isinstance(state, Mapping) or not state:
+        raise ModelError(f"{path} must map names to tensors, but is a {type(state).__name__}.")
+    for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise ModelError(f"{path} must map names to tensors, but {name!r} is none.")
-    return dict(found)
+    return dict(state)
 
 
 def _write_clip(state: Mapping[str, torch.Tensor], folder: Path, kind: str, config: Path) -> None:
@@ -119,7 +119,7 @@ def _write_imagereward(
     from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
     settings = _settings(config) if config else imagereward.shape()
-    found = imagereward.parts(state)
+    tensors = imagereward.parts(state)
     vision = BlipVisionConfig(**settings["vision"])
     text = BlipTextConfig(**settings["text"])
     with torch.device("meta"):
@@ -130,16 +130,16 @@ def _write_imagereward(
         }
     for part, shape in (("vision", vision), ("text", text)):
         (folder / part).mkdir()
-        _save(found[part], wanted[part], folder / part / "model.safetensors", what=part)
+        _save(tensors[part], wanted[part], folder / part / "model.safetensors", what=part)
         shape.save_pretrained(folder / part)
-    _save(found["head"], wanted["head"], folder / imagereward.HEAD, what="head")
+    _save(tensors["head"], wanted["head"], folder / imagereward.HEAD, what="head")
 
 
 def _write_tokenizer(words: Weights, folder: Path, kind: str) -> None:
     from transformers import BertTokenizer, CLIPTokenizer
 
-    found = load_tokenizer(BertTokenizer if kind == "imagereward" else CLIPTokenizer, words)
-    found.save_pretrained(folder)
+    tokenizer = load_tokenizer(BertTokenizer if kind == "imagereward" else CLIPTokenizer, words)
+    tokenizer.save_pretrained(folder)
 
 
 def _save(
@@ -153,28 +153,28 @@ def _save(
     are wanted."""
     from safetensors.torch import save_file
 
-    kept = {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}
-    missing, extra = wanted.keys() - kept.keys(), kept.keys() - wanted.keys()
+    tensors = {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}
+    missing, extra = wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys()
     if missing or extra:
         raise ModelError(
             f"The checkpoint must hold exactly the tensors of {what}, but {len(missing)} are "
             f"missing ({', '.join(sorted(missing)[:1]) or 'none'}) and {len(extra)} are left over "
             f"({', '.join(sorted(extra)[:1]) or 'none'})."
         )
-    for name, tensor in kept.items():
+    for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             raise ModelError(
                 f"{what}: {name} must be {list(wanted[name].shape)}, but is {list(tensor.shape)}."
             )
     # Tensors that share memory are refused by safetensors; a clone never does.
-    save_file({n: t.contiguous().clone() for n, t in kept.items()}, path, {"format": "pt"})
+    save_file({n: t.contiguous().clone() for n, t in tensors.items()}, path, {"format": "pt"})
 
 
 def _settings(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        settings = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} must be JSON, but cannot be read: {error}.") from error
-    if not isinstance(found, dict):
+    if not isinstance(settings, dict):
         raise ModelError(f"{path} must be a mapping of settings.")
-    return found
+    return settings

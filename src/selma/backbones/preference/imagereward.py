@@ -66,13 +66,13 @@ def parts(state: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor
 
     Raises ModelError for a name that has no place here.
     """
-    found: dict[str, dict[str, torch.Tensor]] = {"vision": {}, "text": {}, "head": {}}
+    tensors: dict[str, dict[str, torch.Tensor]] = {"vision": {}, "text": {}, "head": {}}
     for name, tensor in state.items():
         if name.startswith(_UNUSED) or name.endswith("position_ids"):
             continue
         part, new = _renamed(name)
-        found[part][new] = tensor
-    return found
+        tensors[part][new] = tensor
+    return tensors
 
 
 def load_imagereward(weights: Weights, tokenizer: Weights, device: torch.device) -> Forward:
@@ -141,9 +141,9 @@ def _renamed(name: str) -> tuple[str, str]:
     if name.startswith("blip.text_encoder."):
         return "text", name.removeprefix("blip.text_encoder.")
     if name.startswith("mlp.layers."):
-        place, _, which = name.removeprefix("mlp.layers.").partition(".")
-        if place.isdigit() and int(place) in _PLACES:
-            return "head", f"{_PLACES.index(int(place))}.{which}"
+        number, _, which = name.removeprefix("mlp.layers.").partition(".")
+        if number.isdigit() and int(number) in _PLACES:
+            return "head", f"{_PLACES.index(int(number))}.{which}"
     if name.startswith("blip.visual_encoder."):
         inner = name.removeprefix("blip.visual_encoder.")
         stem, _, which = inner.rpartition(".")

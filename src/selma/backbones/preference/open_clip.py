@@ -60,13 +60,13 @@ def vit_h_14() -> dict[str, Any]:
 
 def to_transformers(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The same tensors under transformers' names. Raises ModelError for a name without a place."""
-    found: dict[str, torch.Tensor] = {}
+    renamed: dict[str, torch.Tensor] = {}
     for name, tensor in state.items():
         if name in _OUTER:
-            found[_OUTER[name]] = (tensor.T if name in _TRANSPOSED else tensor).contiguous()
+            renamed[_OUTER[name]] = (tensor.T if name in _TRANSPOSED else tensor).contiguous()
         else:
-            found |= _of_block(name, tensor)
-    return found
+            renamed |= _of_block(name, tensor)
+    return renamed
 
 
 def _of_block(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:

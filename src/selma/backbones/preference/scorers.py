@@ -252,8 +252,8 @@ class NetworkScorer:
             for start in range(0, len(images), rows):
                 seen, read = list(images[start : start + rows]), list(texts[start : start + rows])
                 missing = rows - len(seen)
-                found = forward(seen + seen[-1:] * missing, read + read[-1:] * missing)
-                scores += found.float().cpu().tolist()[: len(seen)]
+                values = forward(seen + seen[-1:] * missing, read + read[-1:] * missing)
+                scores += values.float().cpu().tolist()[: len(seen)]
         return [round(score, DIGITS) + 0.0 for score in scores]
 
     @cached_property
