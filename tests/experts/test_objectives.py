@@ -100,10 +100,8 @@ def test_experts_learn_by_an_objective_from_outside(toybox: dict[str, Any]) -> N
         result = command("experts", with_objective(toybox, kind="late", power=2.0))
         assert result.exit_code == 0, result.output
         late_settings = {"kind": "late", "power": 2.0}
-        assert (
-            json.loads((run / "run.json").read_text())["settings"]["experts"]["objective"]
-            == late_settings
-        )
+        in_run = json.loads((run / "run.json").read_text())["settings"]
+        assert in_run["experts"]["objective"] == late_settings
         manifest = json.loads((expert / "manifest.json").read_text())
         assert manifest["recipe"]["experts"]["objective"] == late_settings
         with safe_open(expert / ADAPTER_FILE, framework="np") as file:

@@ -1,4 +1,4 @@
-"""Training's state on disk: no code inside, whole or not found, bit for bit what it was."""
+"""A training's state on disk: no code inside, complete or ignored, bit for bit what it was."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def write(
     save: Callable[[Path], None],
     extra: Mapping[str, Any],
 ) -> None:
-    """Writes a checkpoint: the adapter (`save`, to `file`), moments, and last the state with every
+    """Write a checkpoint: the adapter (`save`, to `file`), moments, and last the state with every
     file's sha256, without which the folder is not taken for a checkpoint."""
     folder = checkpoint_folder(root, step)
     folder.mkdir(exist_ok=True)
@@ -66,24 +66,24 @@ def write(
 
 
 def newest(root: Path) -> Checkpoint | None:
-    """The newest complete checkpoint; a damaged one is passed over, which is said."""
+    """The newest complete checkpoint; a damaged one is passed over, with a line on the console."""
     for folder in sorted(root.glob("step-*"), reverse=True):
-        if (found := _complete(folder)) is not None:
-            return found
+        if (checkpoint := _complete(folder)) is not None:
+            return checkpoint
         if (folder / STATE_FILE).exists():
             console.print(f"{folder} is damaged; going back to the checkpoint before it.")
     return None
 
 
 def restore(
-    found: Checkpoint,
+    checkpoint: Checkpoint,
     weights: Mapping[str, Tensor],
     *,
     factors: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Puts weights and moments back, bit for bit."""
-    moments = safetensors.torch.load_file(found.path / OPTIMIZER_FILE)
+    """Put weights and moments back, bit for bit."""
+    moments = safetensors.torch.load_file(checkpoint.path / OPTIMIZER_FILE)
     for name, parameter in factors.items():
         parameter.data.copy_(weights[name])
     state = {
@@ -96,9 +96,9 @@ def restore(
 
 
 def tidy(root: Path, *, keep_adapters: bool) -> None:
-    """After a new checkpoint is complete: takes older ones away, or only their moments.
+    """Remove checkpoints older than the last two, or only their moments.
 
-    The one before it stays, to go back to if the new one's file should be damaged.
+    The last but one is there to go back to if the last should be damaged.
     """
     complete = [folder for folder in sorted(root.glob("step-*")) if (folder / STATE_FILE).exists()]
     for folder in complete[:-2]:
@@ -118,7 +118,7 @@ def adapters(root: Path) -> Iterator[tuple[int, Path]]:
 
 
 def drop(root: Path, *, unless: Callable[[int], bool]) -> None:
-    """Takes away every checkpoint but those of the steps for which `unless` holds."""
+    """Remove every checkpoint but those of the steps for which `unless` holds."""
     for folder in root.glob("step-*"):
         if not unless(int(folder.name.removeprefix("step-"))):
             (folder / STATE_FILE).unlink(missing_ok=True)  # first, as in `tidy`
@@ -131,14 +131,14 @@ def _complete(folder: Path) -> Checkpoint | None:
     try:
         state = json.loads((folder / STATE_FILE).read_text("utf-8"))
         files: Collection[tuple[str, str]] = state["files"].items()
-        whole = all(file_sha256(folder / name) == digest for name, digest in files)
+        intact = all(file_sha256(folder / name) == digest for name, digest in files)
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None
-    return Checkpoint(folder, int(state["step"]), state) if whole and files else None
+    return Checkpoint(folder, int(state["step"]), state) if intact and files else None
 
 
 def _flush(folder: Path) -> None:
-    """The folder's own entries reach the disk, so that none older is removed before."""
+    """Flush the folder's own entries to disk, so that none older is removed before."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,6 @@
 """Pairs → what training reads: moments of the latents and text embeddings, computed once.
 
-Moments (mean and log-variance) and not one sample: a fresh sample is drawn in every step, as it
+Moments (mean and log-variance) and not one sample: a fresh sample is taken in every step, as it
 would be if the autoencoder ran inside the loop.
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
     from selma.experts.batches import Batch
 
-AT_ONCE = 8  # pictures in one pass of the autoencoder; the result is kept, so speed hardly matters
+AT_ONCE = 8  # images in one pass of the autoencoder; the result is kept, so speed hardly matters
 FILE = "encoded.safetensors"
 EMPTY = "empty_"
 """Before the names of the empty prompt's tensors in that file."""
@@ -110,8 +110,8 @@ def encode_pairs(
 ) -> Encoded:
     """The skill's pairs, from `3-experts/_encoded/<skill>` if they are there.
 
-    digests: the pictures' sha256.  recipe: all that the result depends on.
-    Raises DataError for a picture that is damaged, too large or has changed.
+    digests: the images' sha256.  recipe: all that the result depends on.
+    Raises DataError for an image that is damaged, too large or has changed.
     """
     item = folder.item(EXPERTS, "_encoded", skill, recipe=recipe)
     if not item.done:
@@ -128,13 +128,13 @@ def encode_pairs(
 def _encode(
     model: TextToImage, pairs: Sequence[Pair], digests: Sequence[str], *, flip: bool, skill: str
 ) -> dict[str, Tensor]:
-    found: dict[str, list[Tensor]] = {}
+    batches: dict[str, list[Tensor]] = {}
 
     def keep(**parts: Tensor | None) -> None:
         for name, part in parts.items():
             if part is not None:
                 part = part.float() if part.is_floating_point() else part
-                found.setdefault(name, []).append(part.cpu())
+                batches.setdefault(name, []).append(part.cpu())
 
     # As in a guided pass, where some pipelines have another empty prompt than an encoded "".
     empty = model.text_features([""], guided=True).negative
@@ -142,11 +142,11 @@ def _encode(
     keep(**{f"{EMPTY}{name}": part for name, part in empty.tensors().items()})
     with progress(f"encoding {skill}", total=len(pairs)) as advance:
         for start in range(0, len(pairs), AT_ONCE):
-            some = pairs[start : start + AT_ONCE]
-            texts = [pair.prompt.text for pair in some]
+            batch = pairs[start : start + AT_ONCE]
+            texts = [pair.prompt.text for pair in batch]
             fitted = [
                 _fit(_open(pair, digest, model.image_px), model.image_px)
-                for pair, digest in zip(some, digests[start : start + AT_ONCE], strict=True)
+                for pair, digest in zip(batch, digests[start : start + AT_ONCE], strict=True)
             ]
             mean, logvar = _moments(model, [image for image, _ in fitted])
             conditioning = model.text_features(texts, guided=False).positive
@@ -159,8 +159,8 @@ def _encode(
                 ]
                 mean, logvar = _moments(model, mirrored)
                 keep(mirrored_mean=mean, mirrored_logvar=logvar)
-            advance(len(some))
-    return {name: torch.cat(parts) for name, parts in found.items()}
+            advance(len(batch))
+    return {name: torch.cat(parts) for name, parts in batches.items()}
 
 
 def _open(pair: Pair, digest: str, image_px: int) -> Image.Image:
@@ -171,7 +171,7 @@ def _open(pair: Pair, digest: str, image_px: int) -> Image.Image:
     if hashlib.sha256(data).hexdigest() != digest:
         raise DataError(
             f"{pair.image} is damaged: its sha256 is not the one on record. Remove the folder "
-            f"{pair.image.parent.parent} to have it drawn again."
+            f"{pair.image.parent.parent} to have it generated again."
         )
     try:
         return decode(data, max_pixels=4 * image_px**2)

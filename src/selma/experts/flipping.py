@@ -1,4 +1,4 @@
-"""Which pictures may be mirrored without making their caption wrong."""
+"""Which images may be mirrored without making their caption wrong."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ _FIXED = re.compile(rf"\b(?:{_SIDES}|{_LETTERING})\b|[\"“”«»]|\d", re.IGNO
 def may_flip(caption: str) -> bool:
     """False where the caption names a side, or lettering that would be mirrored.
 
-    Errs on the safe side: a picture that is not mirrored is still trained on.
+    Errs on the safe side: an image that is not mirrored is still trained on.
     """
     return _FIXED.search(caption) is None

@@ -53,15 +53,15 @@ def training_need(parts: Parts, config: ExpertsConfig) -> Need:
 
 def advice(parts: Parts, config: ExpertsConfig, need: Need, limit: int) -> list[str]:
     """What to change so that training stays below the limit; the mildest first."""
-    found = []
+    changes = []
     if fitting := _micro_batch(config, need.fits(limit)):
-        found.append(f"experts.micro_batch_size: {fitting}")
+        changes.append(f"experts.micro_batch_size: {fitting}")
     if not config.gradient_checkpointing:
         spared = training_need(parts, config.model_copy(update={"gradient_checkpointing": True}))
         if at_once := _micro_batch(config, min(need.images, spared.fits(limit))):
             with_it = f" and experts.micro_batch_size: {at_once}" if at_once < need.images else ""
-            found.append(f"experts.gradient_checkpointing: true{with_it}")
-    return found
+            changes.append(f"experts.gradient_checkpointing: true{with_it}")
+    return changes
 
 
 def _again(module: nn.Module, *args: Any, narrow: torch.dtype | None) -> Any:

@@ -24,7 +24,7 @@ def expert_recipe(
     base: BaseConfig,
     seed: int,
 ) -> dict[str, Any]:
-    """All that the expert's weights depend on. `digests` are the pictures' sha256."""
+    """All that the expert's weights depend on. `digests` are the images' sha256."""
     without = {"tracker", "gradient_checkpointing", "spread"}  # none changes a weight
     if config.select == "last":
         without.add("checkpoint_every")  # changes only how much a crash can cost
@@ -38,7 +38,7 @@ def expert_recipe(
 
 
 def training_recipe(rows: Sequence[list[str]], *, base: BaseConfig, seed: int) -> dict[str, Any]:
-    """What any training depends on. `rows` are a sample's texts and its picture's sha256."""
+    """What any training depends on. `rows` are a sample's texts and its image's sha256."""
     return {
         "base": base_fingerprint(base),
         "base_precision": base.precision,
@@ -50,12 +50,12 @@ def training_recipe(rows: Sequence[list[str]], *, base: BaseConfig, seed: int) -
 
 def encoding_recipe(expert: dict[str, Any], *, flip: bool) -> dict[str, Any]:
     """What the encoded pairs depend on: an expert's recipe without its training."""
-    kept = ("base", "base_precision", "pairs", "versions")
-    return {**{key: expert[key] for key in kept}, "flip": flip}
+    shared = ("base", "base_precision", "pairs", "versions")
+    return {**{key: expert[key] for key in shared}, "flip": flip}
 
 
 def image_digests(pairs: Sequence[Pair]) -> list[str]:
-    """sha256 of each picture: as its folder's manifest has it, else of the file."""
+    """sha256 of each image: as its folder's manifest has it, else of the file."""
     manifests: dict[Path, dict[str, str]] = {}
     digests = []
     for pair in pairs:

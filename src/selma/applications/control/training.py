@@ -207,9 +207,9 @@ class MagnitudeWeights:
         denoiser, adapter = self.model.denoiser, self._adapter
         with plain_attention(self.model, self.config), self.conditioning.within(denoiser):
             try:
-                nothing = torch.Generator("cpu")  # rotations draw nothing
+                unused = torch.Generator("cpu")  # rotations start at the identity
                 factors = oft.attach(
-                    denoiser, adapter, generator=nothing, targets=self.model.family.targets
+                    denoiser, adapter, generator=unused, targets=self.model.family.targets
                 )
                 for name, parameter in factors.items():
                     if name in self.first.adapter:
