@@ -46,15 +46,15 @@ def show_pairs(pairs: Mapping[str, Sequence[Pair]]) -> None:
         )
 
 
-def show_scores(found: dict[str, Any], json: Path | None) -> None:
+def show_scores(scores: dict[str, Any], json: Path | None) -> None:
     from rich.console import Console
 
     from selma.report.tables import print_given_scores
     from selma.workspace import write_json
 
     if json:
-        write_json(json, found)
-    print_given_scores(found, Console())
+        write_json(json, scores)
+    print_given_scores(scores, Console())
 
 
 def show_scorecard(scorecard: Scorecard) -> None:

@@ -391,13 +391,13 @@ class Stages(Generic[Run]):
         before, started = len(self.folder.read_journal()), time.monotonic()
         yield self.folder
         spent = time.monotonic() - started
-        told = sum(
+        journalled = sum(
             line.get("seconds", 0)
             for line in self.folder.read_journal()[before:]
             if "event" not in line  # a request's time is part of its skill's
         )
-        if spent - told > 0.1:  # less is looking at what is finished
-            self.folder.journal(stage, what=what, seconds=round(spent - told, 3))
+        if spent - journalled > 0.1:  # less is looking at what is finished
+            self.folder.journal(stage, what=what, seconds=round(spent - journalled, 3))
 
     def _drop_trial_images(self) -> None:
         """A finished search has its scores on record; a folder for each merge that was tried would

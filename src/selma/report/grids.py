@@ -138,15 +138,15 @@ def contact_sheet(findings: Findings, count: int) -> Image.Image:
     sheet = Image.new("RGB", (columns * width + 22, rows * height + 40), "white")
     draw, small = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for column in range(columns):
-        for place, name in enumerate(("base", "merged")):
-            x = 22 + column * width + place * (side + gap)
+        for position, name in enumerate(("base", "merged")):
+            x = 22 + column * width + position * (side + gap)
             draw.text((x, 14), name, fill="#6b7075", font=small)
     for i, prompt in enumerate(prompts):
         x, y = 22 + i % columns * width, 36 + i // columns * height
-        for place, model in enumerate(models):
+        for position, model in enumerate(models):
             image = shown_image(benchmark_image(findings, prompt, model))
             resample = Image.Resampling.NEAREST if image.width < side else Image.Resampling.BOX
-            sheet.paste(image.resize((side, side), resample), (x + place * (side + gap), y))
+            sheet.paste(image.resize((side, side), resample), (x + position * (side + gap), y))
         text = textwrap.shorten(prompt.text, 108, placeholder=" …")
         draw.text((x, y + side + 5), textwrap.fill(text, 40), fill="#1d2327", font=small)
     return sheet

@@ -52,17 +52,17 @@ def write_report(findings: Findings, config: ReportConfig, folder: Workspace) ->
         },
     )
     pages = read_pages(folder)
-    page, place = render(findings, config, pages), item.path / "grid.png"
+    page, grid = render(findings, config, pages), item.path / "grid.png"
     # The page is left out of the manifest: it holds times, and manifests are equal for equal runs.
-    if item.done and place.is_file():
+    if item.done and grid.is_file():
         write_bytes(item.path / "index.html", page.encode())
         return item.path / "index.html"
     sheet = io.BytesIO()
     grids.contact_sheet(findings, config.grid_prompts).save(sheet, "PNG", optimize=True)
     item.begin(guests=entries(pages))
-    write_bytes(place, sheet.getvalue())
+    write_bytes(grid, sheet.getvalue())
     write_bytes(item.path / "index.html", page.encode())
-    item.finish([place], {"page": "index.html"})
+    item.finish([grid], {"page": "index.html"})
     return item.path / "index.html"
 
 
@@ -143,22 +143,22 @@ class Bars:
     difference: Interval | None
 
 
-def difference_axis(found: Interval) -> dict[str, Any]:
+def difference_axis(difference: Interval) -> dict[str, Any]:
     """Where zero, the mean and the interval lie on the headline's axis, in percent of its width,
     and its tick marks; zero always is on the axis."""
-    widest = max(abs(found.low), abs(found.high), 1.0) * 1.15
+    widest = max(abs(difference.low), abs(difference.high), 1.0) * 1.15
     step = next(s for s in (0.5, 1, 2, 5, 10, 20, 50, 100, 200) if widest / s <= 4)
 
-    def place(value: float) -> float:
+    def percent(value: float) -> float:
         return round(50 + 50 * value / widest, 3)
 
     count = int(widest / step)
     ticks = [
-        (place(i * step), f"{i * step:+g}".replace("-", "−")) for i in range(-count, count + 1)
+        (percent(i * step), f"{i * step:+g}".replace("-", "−")) for i in range(-count, count + 1)
     ]
     ticks[count] = (50.0, "0")
-    return {"low": place(found.low), "mean": place(found.mean), "high": place(found.high),
-            "ticks": ticks}  # fmt: skip
+    ends = {name: percent(getattr(difference, name)) for name in ("low", "mean", "high")}
+    return {**ends, "ticks": ticks}
 
 
 def stage_times(journal: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -192,8 +192,8 @@ def flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, st
             yield f"{above}{name}", json.dumps(value, ensure_ascii=False)
 
 
-def _digest(found: Record) -> str:
-    return hashlib.sha256(found.model_dump_json().encode()).hexdigest()[:16]
+def _digest(record: Record) -> str:
+    return hashlib.sha256(record.model_dump_json().encode()).hexdigest()[:16]
 
 
 def _backend(settings: Mapping[str, Any]) -> Mapping[str, Any]:

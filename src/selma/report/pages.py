@@ -83,5 +83,5 @@ def _read(path: Path) -> Page:
 
 def _first(error: ValidationError) -> str:
     mistake = error.errors()[0]
-    place = ".".join(map(str, mistake["loc"]))
-    return f"{place}: {mistake['msg']}" if place else mistake["msg"]
+    key = ".".join(map(str, mistake["loc"]))
+    return f"{key}: {mistake['msg']}" if key else mistake["msg"]

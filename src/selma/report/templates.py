@@ -15,7 +15,7 @@ from selma.report import models, tables
 def environment(own: str = "selma.report") -> Environment:
     """Where templates find one another, and what they may call: those of the package `own`, then
     the report's."""
-    made = Environment(
+    jinja = Environment(
         loader=ChoiceLoader([PackageLoader(own, ""), PackageLoader("selma.report", "")]),
         autoescape=True,
         undefined=StrictUndefined,
@@ -23,14 +23,14 @@ def environment(own: str = "selma.report") -> Environment:
         lstrip_blocks=True,
     )
     for name in ("points", "signed", "between", "spread", "clear", "share"):
-        made.globals[name] = getattr(tables, name)
-    made.globals["layer_value"] = models.layer_value
-    made.globals["heat"] = heat
-    made.globals["largest_change"] = largest_change
-    made.globals["chose"] = tables.CHOSE
-    made.globals["compared"] = tables.compared
-    made.filters["duration"] = duration
-    return made
+        jinja.globals[name] = getattr(tables, name)
+    jinja.globals["layer_value"] = models.layer_value
+    jinja.globals["heat"] = heat
+    jinja.globals["largest_change"] = largest_change
+    jinja.globals["chose"] = tables.CHOSE
+    jinja.globals["compared"] = tables.compared
+    jinja.filters["duration"] = duration
+    return jinja
 
 
 def policy(script: str = "") -> str:
@@ -50,7 +50,7 @@ def heat(value: float, scale: float = 12.0) -> int:
 def largest_change(energies: Mapping[str, Any]) -> float:
     """The largest share by which a layer's energy changed; 0 is a perfect rotation."""
     layers = energies["layers"].values()
-    return max(abs(one["after"] - one["before"]) / (one["before"] or 1.0) for one in layers)
+    return max(abs(layer["after"] - layer["before"]) / (layer["before"] or 1.0) for layer in layers)
 
 
 def duration(seconds: float) -> str:

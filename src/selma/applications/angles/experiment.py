@@ -61,9 +61,9 @@ class Autoencoder(nn.Module):
     @property
     def last(self) -> nn.Conv2d:
         """The convolution whose output is taken apart."""
-        found = self.down[-1]
-        assert isinstance(found, nn.Conv2d)
-        return found
+        layer = self.down[-1]
+        assert isinstance(layer, nn.Conv2d)
+        return layer
 
     def before(self, x: Tensor) -> Tensor:
         """What the last convolution is given."""
@@ -165,7 +165,7 @@ def run_angles(
     with torch.inference_mode():
         scale = float(norms(model.last, model.before(training)).mean())
         decoded = {n: model.decode(z) for n, z in features(model, held, scale=scale).items()}
-    found = {
+    numbers = {
         "source": "toybox" if source == "toybox" else Path(source).name,
         "images": {"trained": len(training), "held_out": len(held)},
         "steps": report["steps"],
@@ -174,19 +174,19 @@ def run_angles(
             n: diagnostics(held, d, seed=seed, resamples=resamples) for n, d in decoded.items()
         },
     }
-    write_json(out / "angles.json", found)
+    write_json(out / "angles.json", numbers)
     write_bytes(out / "angles.png", png_bytes(sheet(held[:SHOWN], decoded)))
-    return found
+    return numbers
 
 
 def _claim(out: Path, recipe: Mapping[str, Any]) -> None:
     """Notes in the folder of what its checkpoint is; refuses one of anything else."""
     checkpoint, note = out / f"{NAME}.safetensors", out / RECIPE
     try:
-        there = json.loads(note.read_text("utf-8"))
+        recorded = json.loads(note.read_text("utf-8"))
     except (OSError, ValueError):
-        there = None
-    if checkpoint.exists() and there != recipe:
+        recorded = None
+    if checkpoint.exists() and recorded != recipe:
         raise WorkspaceError(
             f"{checkpoint} must be of these pictures, epochs and seed, but is of others. Choose "
             "another --out, or remove it to train anew."
@@ -195,7 +195,7 @@ def _claim(out: Path, recipe: Mapping[str, Any]) -> None:
     write_json(note, recipe)
 
 
-def diagnostics(truth: Tensor, made: Tensor, *, seed: int, resamples: int) -> dict[str, Any]:
+def diagnostics(truth: Tensor, decoded: Tensor, *, seed: int, resamples: int) -> dict[str, Any]:
     """How much of the pictures [n, 3, h, w] is left: error, correlation, and whether one would know
     which picture it was.
 
@@ -203,8 +203,8 @@ def diagnostics(truth: Tensor, made: Tensor, *, seed: int, resamples: int) -> di
     brightness and contrast. found: percent of pictures that are more like their own than like any
     other. Each with its 95% interval over pictures.
     """
-    error = (truth - made).square().flatten(1).mean(1)
-    likeness = _standard(made) @ _standard(truth).T
+    error = (truth - decoded).square().flatten(1).mean(1)
+    likeness = _standard(decoded) @ _standard(truth).T
     right = (likeness.argmax(1) == torch.arange(len(truth))).double() * 100
     each = {"mse": error, "correlation": likeness.diagonal(), "found": right}
     return {
@@ -233,17 +233,17 @@ def sheet(truth: Tensor, decoded: dict[str, Tensor]) -> Image.Image:
     width = words + len(truth) * (PX + gap)
     page = Image.new("RGB", (width, len(rows) * (PX + gap) + gap), "white")
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
-    for row, (name, some) in enumerate(rows):
+    for row, (name, pixels) in enumerate(rows):
         y = gap + row * (PX + gap)
         draw.text((6, y + PX // 2 - 7), name, fill="#1d2327", font=font)
-        for column, image in enumerate(some[: len(truth)]):
+        for column, image in enumerate(pixels[: len(truth)]):
             page.paste(_image(image), (words + column * (PX + gap), y))
     return page
 
 
-def _standard(some: Tensor) -> Tensor:
+def _standard(images: Tensor) -> Tensor:
     """[n, pixels], each of mean 0 and length 1; a picture without contrast stays 0."""
-    flat = some.flatten(1)
+    flat = images.flatten(1)
     flat = flat - flat.mean(1, keepdim=True)
     return flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-9)
 
@@ -254,13 +254,13 @@ def _image(pixels: Tensor) -> Image.Image:
 
 
 def _files(folder: Path, count: int) -> list[Path]:
-    found = sorted(images(folder)) if folder.is_dir() else []
-    if len(found) < count:
+    files = sorted(images(folder)) if folder.is_dir() else []
+    if len(files) < count:
         raise DataError(
             f"{folder} must have {count} pictures ({HELD_OUT} of them to be held out), but has "
-            f"{len(found)}. Lower --count."
+            f"{len(files)}. Lower --count."
         )
-    return found[:count]
+    return files[:count]
 
 
 def _square(path: Path) -> Image.Image:

@@ -44,8 +44,8 @@ def generate_control(config: Config, folder: Folder = None) -> None:
     """Draw the validation pictures by their conditions, and without."""
     from selma.applications.control import pipeline
 
-    for name, place in pipeline.generate(_settings(config, folder)).items():
-        typer.echo(f"{name}: {place}")
+    for name, images in pipeline.generate(_settings(config, folder)).items():
+        typer.echo(f"{name}: {images}")
 
 
 @control.command("score")

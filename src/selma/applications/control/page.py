@@ -92,13 +92,11 @@ def control_page(shown: Sequence[Shown], *, about: Mapping[str, str]) -> Page:
         name="control",
         title=TITLE,
         headline="How well images keep to their condition: "
-        + ", ".join(f"{one.card.condition} ({one.card.images} images)" for one in shown)
+        + ", ".join(f"{s.card.condition} ({s.card.images} images)" for s in shown)
         + ".",
         file=PAGE,
         about=dict(about),
-        tables=tuple(
-            _page_table(one.card, table, names) for one in shown for table, names in one.groups
-        ),
+        tables=tuple(_page_table(s.card, table, names) for s in shown for table, names in s.groups),
     )
 
 
@@ -136,13 +134,13 @@ def render(shown: Sequence[Shown], *, name: str, settings: Mapping[str, Any]) ->
         policy=policy(),
         conditions=[
             {
-                "card": one.card,
-                "measures": measures_in(one.card),
-                "tables": [(TITLES[table], _rows(one.card, names)) for table, names in one.groups],
-                "meaning": MEANINGS.get(one.card.condition, UNREAD),
-                "cards": [_card(one, sample) for sample in _chosen(one.samples)],
+                "card": s.card,
+                "measures": measures_in(s.card),
+                "tables": [(TITLES[table], _rows(s.card, names)) for table, names in s.groups],
+                "meaning": MEANINGS.get(s.card.condition, UNREAD),
+                "cards": [_card(s, sample) for sample in _chosen(s.samples)],
             }
-            for one in shown
+            for s in shown
         ],
         settings=list(flat(settings)),
     )
@@ -162,23 +160,23 @@ def millions(count: int | None) -> str:
 
 def print_card(card: ControlCard, console: Console) -> None:
     """A table of all models of one condition."""
-    found = Table(
+    table = Table(
         title=f"{card.condition}: {card.images} pictures, read by {card.reader}",
         caption="95% intervals; differences are paired by picture"
         + (f", minus {card.reference}" if card.reference else ""),
     )
-    found.add_column("model")
-    found.add_column("trained", justify="right")
+    table.add_column("model")
+    table.add_column("trained", justify="right")
     for name in measures_in(card):
-        found.add_column(LABELS[name][0], justify="right")
-        found.add_column("difference", justify="right")
-    found.add_column("FID", justify="right")
+        table.add_column(LABELS[name][0], justify="right")
+        table.add_column("difference", justify="right")
+    table.add_column("FID", justify="right")
     for model in card.models:
         cells = [model.model, millions(model.parameters)]
         for name in measures_in(card):
             cells += [_value(model, name), _change(model, name)]
-        found.add_row(*cells, "" if model.fid is None else tables.points(model.fid, 2))
-    console.print(found)
+        table.add_row(*cells, "" if model.fid is None else tables.points(model.fid, 2))
+    console.print(table)
 
 
 def better(name: str, change: Interval) -> str:
@@ -189,20 +187,20 @@ def better(name: str, change: Interval) -> str:
 
 
 def _value(model: ControlScore, name: str) -> str:
-    found = model.measures.get(name)
-    if found is None:
+    interval = model.measures.get(name)
+    if interval is None:
         return "none"
     digits = LABELS[name][2]
-    return f"{tables.points(found.mean, digits)} ({tables.between(found, digits=digits)})"
+    return f"{tables.points(interval.mean, digits)} ({tables.between(interval, digits=digits)})"
 
 
 def _change(model: ControlScore, name: str) -> str:
-    found = model.differences.get(name)
-    if found is None:
+    interval = model.differences.get(name)
+    if interval is None:
         return ""
     digits = LABELS[name][2]
-    ends = tables.between(found, sign=True, digits=digits)
-    return f"{tables.signed(found.mean, digits)} ({ends})"
+    ends = tables.between(interval, sign=True, digits=digits)
+    return f"{tables.signed(interval.mean, digits)} ({ends})"
 
 
 def _rows(card: ControlCard, names: Sequence[str]) -> list[ControlScore]:
@@ -219,9 +217,9 @@ def _chosen(samples: Sequence[ControlSample]) -> list[ControlSample]:
 def _card(shown: Shown, sample: ControlSample) -> dict[str, Any]:
     images = [("condition", sample.conditioning_image)]
     for model, folder in shown.images.items():
-        place = sample.image if folder is None else inside(folder, f"{sample.id}.png")
-        images.append((model, place))
+        image = sample.image if folder is None else inside(folder, f"{sample.id}.png")
+        images.append((model, image))
     return {
         "text": sample.text,
-        "images": [(model, grids.data_uri(place)) for model, place in images],
+        "images": [(model, grids.data_uri(image)) for model, image in images],
     }

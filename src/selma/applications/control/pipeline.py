@@ -76,7 +76,7 @@ def generate(config: ControlRun) -> dict[str, Path]:
         several=True,
     ) as this:
         generated = _generated(this, settings, _stages_of(settings), make=this.folder)
-        return {one.model: one.folder for one in generated if one.folder is not None}
+        return {images.model: images.folder for images in generated if images.folder is not None}
 
 
 def score(config: ControlRun) -> tuple[ControlCard, Path]:
@@ -104,13 +104,15 @@ def compare(config: ControlRun, tables: Sequence[Table] = TABLES) -> tuple[list[
     plan = planned(settings, tables)
     # Whatever would stop it later is looked for before anything is trained.
     variants = {condition: variants_of(rows) for condition, rows in plan.items()}
-    for network in unique(one.network for some in variants.values() for one in some):
-        one = settings.model_copy(update={"network": network, "magnitudes": None})
-        changed = config.model_copy(update={"control": one})
+    for network in unique(
+        variant.network for settings_of_table in variants.values() for variant in settings_of_table
+    ):
+        variant = settings.model_copy(update={"network": network, "magnitudes": None})
+        changed = config.model_copy(update={"control": variant})
         check(changed, [], mistakes(changed, []))
     for condition in plan:
         require_reader(settings.scores, condition)
-    found = []
+    shown = []
     with opened(
         config,
         make=[IMAGES, EXPERTS, SCORES, REPORT],
@@ -126,9 +128,12 @@ def compare(config: ControlRun, tables: Sequence[Table] = TABLES) -> tuple[list[
                 _trained(this, variant, this.folder)
             generated = _generated(this, mine, variants[condition], make=this.folder)
             card = _card(this, mine, generated, reference=label_of(mine.network))
-            groups = [(table, [full_label(one) for one in some]) for table, some in rows.items()]
-            found.append(_shown(this, mine, card, generated, groups=groups))
-        return [one.card for one in found], _page(this, found)
+            groups = [
+                (table, [full_label(variant) for variant in settings_of_table])
+                for table, settings_of_table in rows.items()
+            ]
+            shown.append(_shown(this, mine, card, generated, groups=groups))
+        return [condition.card for condition in shown], _page(this, shown)
 
 
 def tables_of(names: Sequence[str] | None) -> Sequence[Table]:
@@ -143,7 +148,7 @@ def planned(
 ) -> dict[Condition, dict[Table, list[ControlSettings]]]:
     """Condition → table → the settings of each network in it, in the paper's order."""
     wanted, main = settings.tables, settings.model_copy(update={"magnitudes": None})
-    found: dict[Condition, dict[Table, list[ControlSettings]]] = {}
+    plan: dict[Condition, dict[Table, list[ControlSettings]]] = {}
     if "methods" in tables:
         each = (
             ControlNetNetwork(),
@@ -152,9 +157,9 @@ def planned(
             main.network,
         )
         for condition in wanted.conditions:
-            found[condition] = {"methods": [_rated(_on(main, condition), n) for n in unique(each)]}
+            plan[condition] = {"methods": [_rated(_on(main, condition), n) for n in unique(each)]}
     on_other = _on(main, wanted.other_condition)
-    other = found.setdefault(wanted.other_condition, {})
+    other = plan.setdefault(wanted.other_condition, {})
     if "blocks" in tables:
         adapters = [OftConfig(blocks=n, targets="attention+geglu") for n in wanted.blocks]
         other["blocks"] = [_rated(on_other, BranchNetwork(adapter=a)) for a in adapters]
@@ -167,28 +172,28 @@ def planned(
         first = _rated(on_other, main.network)
         fitting = settings.magnitudes or MagnitudeFitting()
         other["magnitudes"] = [first, first.model_copy(update={"magnitudes": fitting})]
-    return {condition: rows for condition, rows in found.items() if rows}
+    return {condition: rows for condition, rows in plan.items() if rows}
 
 
 def variants_of(rows: Mapping[Table, Sequence[ControlSettings]]) -> list[ControlSettings]:
     """Each network of one condition's tables once. Raises ConfigError where two share a name."""
-    found = unique(variant for variants in rows.values() for variant in variants)
-    names = [full_label(variant) for variant in found]
+    variants_once = unique(variant for variants in rows.values() for variant in variants)
+    names = [full_label(variant) for variant in variants_once]
     if twins := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(
             f"Two networks with different settings would both be called {twins[0]!r}. Make "
             "control.network and control.tables agree."
         )
-    return found
+    return variants_once
 
 
-def unique(some: Iterable[Any]) -> list[Any]:
+def unique(values: Iterable[Any]) -> list[Any]:
     """Each once, in the order of the first."""
-    found: list[Any] = []
-    for one in some:
-        if one not in found:
-            found.append(one)
-    return found
+    distinct: list[Any] = []
+    for value in values:
+        if value not in distinct:
+            distinct.append(value)
+    return distinct
 
 
 def full_label(settings: ControlSettings) -> str:
@@ -272,12 +277,12 @@ def _generated(
             model=this.model,
         )
 
-    found = [Generated(SOURCE, "source", None), Generated("base", "base", images(None))]
+    images_of_models = [Generated(SOURCE, "source", None), Generated("base", "base", images(None))]
     for variant in variants:
         trained = _trained(this, variant, finished)
         count = load(trained.folder).parameters
-        found.append(Generated(trained.label, "control", images(trained), count))
-    return found
+        images_of_models.append(Generated(trained.label, "control", images(trained), count))
+    return images_of_models
 
 
 def _card(
@@ -313,11 +318,11 @@ def _shown(
     """What the page tells of one condition; without groups all networks stand in one table."""
     from selma.applications.control.page import Shown
 
-    networks = [one.model for one in generated if one.role == "control"]
+    networks = [images.model for images in generated if images.role == "control"]
     return Shown(
         card=card,
         samples=_samples(this, settings, this.finished)["val"],
-        images={one.model: one.folder for one in generated},
+        images={images.model: images.folder for images in generated},
         groups=groups or [(None, networks)],
     )
 

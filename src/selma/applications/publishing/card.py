@@ -87,22 +87,22 @@ def _scorecard(config: RunConfig) -> Scorecard | None:
 def _gallery(this: Stages, merged: Merged, count: int) -> list[tuple[BenchmarkPrompt, str]]:
     """Exam prompts, evenly over the groups and chosen without a look at any score, with their
     pictures' places beside the card; [] where the merged model has not drawn."""
-    place = merged.folder / GALLERY
-    shutil.rmtree(place, ignore_errors=True)
+    gallery = merged.folder / GALLERY
+    shutil.rmtree(gallery, ignore_errors=True)
     try:
         generated = this.generate("merged", [applied(merged)])
     except NotFinished:
         return []
-    place.mkdir()
-    found = []
+    gallery.mkdir()
+    shown = []
     for prompt in evenly(this.benchmark_prompts, count):
         name = f"{prompt.id}.png"
-        write_bytes(inside(place, name), inside(generated, name).read_bytes())
-        found.append((prompt, f"{GALLERY}/{name}"))
+        write_bytes(inside(gallery, name), inside(generated, name).read_bytes())
+        shown.append((prompt, f"{GALLERY}/{name}"))
     sheet = this.folder.root / REPORT / SHEET
     if sheet.is_file():
-        write_bytes(place / SHEET, sheet.read_bytes())
-    return found
+        write_bytes(gallery / SHEET, sheet.read_bytes())
+    return shown
 
 
 def _front_matter(
@@ -116,16 +116,16 @@ def _front_matter(
     kind = (
         ["diffusers", "lora", "template:sd-lora", *family] if loads else [adapter.kind, *family[:1]]
     )
-    found: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         **({"license": licence} if licence else {}),
         **({"library_name": "diffusers"} if loads else {}),
         "pipeline_tag": "text-to-image",
         **({"base_model": base, "base_model_relation": "adapter"} if base else {}),
         "tags": ["text-to-image", *kind, "selma"],
-        "widget": [{"text": p.text, "output": {"url": place}} for p, place in gallery],
+        "widget": [{"text": p.text, "output": {"url": url}} for p, url in gallery],
     }
-    kept = {key: value for key, value in found.items() if value}
-    return f"---\n{_yaml(kept)}---\n\n"
+    given = {key: value for key, value in metadata.items() if value}
+    return f"---\n{_yaml(given)}---\n\n"
 
 
 def _body(
@@ -190,13 +190,13 @@ def _adapter(config: RunConfig) -> str:
     if isinstance(adapter, LoraConfig):
         return f"rank {adapter.rank}"
     size, count = adapter.block_size, adapter.blocks or 4
-    said = [
+    parts = [
         f"blocks of side {size}" if size else f"{count} block{'s' if count > 1 else ''} a layer"
     ]
-    said += ["all alike"] if adapter.share_blocks else []
-    said += ["with magnitudes"] if adapter.magnitudes else []
-    said += [f"eps {adapter.eps:g} ({adapter.radius})"] if isinstance(adapter, CoftConfig) else []
-    return ", ".join(said)
+    parts += ["all alike"] if adapter.share_blocks else []
+    parts += ["with magnitudes"] if adapter.magnitudes else []
+    parts += [f"eps {adapter.eps:g} ({adapter.radius})"] if isinstance(adapter, CoftConfig) else []
+    return ", ".join(parts)
 
 
 def _recipe(config: RunConfig, merged: Merged) -> dict[str, Any]:

@@ -42,8 +42,8 @@ def push(
     """
     if not _REPOSITORY.fullmatch(repository):
         raise ConfigError(f"A repository is named owner/name, but {repository!r} came.")
-    made = write_card(run, repository=repository, licence=licence)
-    files = {path.relative_to(made.folder).as_posix(): path for path in made.files}
+    card = write_card(run, repository=repository, licence=licence)
+    files = {path.relative_to(card.folder).as_posix(): path for path in card.files}
     sizes = {name: path.stat().st_size for name, path in sorted(files.items())}
     if dry_run:
         return Pushed(repository, sizes, url=None)
@@ -57,9 +57,9 @@ def push(
             repository, operations, commit_message=f"Merged adapter of {run.resolve().name}"
         )
     except Exception as error:  # many kinds: no net, no token, no right, refused metadata
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PublishError(
-            f"{repository} did not take the files: {said} The Hub's token comes from HF_TOKEN or "
+            f"{repository} did not take the files: {reason} The Hub's token comes from HF_TOKEN or "
             "`hf auth login`; it needs the right to write there."
         ) from error
     return Pushed(repository, sizes, url=commit.commit_url)

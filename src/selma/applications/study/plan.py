@@ -135,14 +135,14 @@ class Images:
 def _only_pixels(data: bytes) -> bool:
     """Whether this is a PNG of nothing but the parts that its picture is made of. Encoding anew
     takes a second for 1024 x 1024, in which an annotator would wait."""
-    place = len(_PNG)
+    offset = len(_PNG)
     if not data.startswith(_PNG):
         return False
-    while place + 12 <= len(data):
-        size, kind = struct.unpack_from(">I4s", data, place)
-        place += size + 12
+    while offset + 12 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, offset)
+        offset += size + 12
         if kind == b"IEND":
-            return size == 0 and place == len(data)
+            return size == 0 and offset == len(data)
         if kind not in (b"IHDR", b"PLTE", b"tRNS", b"IDAT"):
             return False
     return False
@@ -158,9 +158,13 @@ def _finished_images(run: Path, model: str) -> dict[str, Any]:
     folder = inside(run, place_of(model))
     files: dict[str, Any] = manifest(folder).get("files", {})
     if not files:
-        there = sorted(path.parent.name for path in folder.parent.glob("*/manifest.json"))
+        finished = sorted(path.parent.name for path in folder.parent.glob("*/manifest.json"))
         raise WorkspaceError(
             f"{folder} must hold finished pictures, but does not. "
-            + (f"Finished are: {', '.join(there)}." if there else "Run `selma run CONFIG` first.")
+            + (
+                f"Finished are: {', '.join(finished)}."
+                if finished
+                else "Run `selma run CONFIG` first."
+            )
         )
     return files

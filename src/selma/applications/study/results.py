@@ -171,9 +171,9 @@ def _images(run: Path, study: Studied) -> dict[str, str]:
 
 
 def _current(run: Path, study: Study) -> bool:
-    for place, model in enumerate(study.models):
+    for position, model in enumerate(study.models):
         files = manifest(inside(run, place_of(model))).get("files", {})
         for pair in study.pairs:
-            if files.get(f"{pair.id}.png", {}).get("sha256") != pair.sha256[place]:
+            if files.get(f"{pair.id}.png", {}).get("sha256") != pair.sha256[position]:
                 return False
     return True

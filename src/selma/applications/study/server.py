@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from selma.applications.study.ballot import CHOICES
 from selma.applications.study.plan import Images, Study
-from selma.applications.study.store import NAME_LENGTH, Shown, StageStatus, Store
+from selma.applications.study.store import NAME_LENGTH, AnnotatorStatus, Shown, Store
 from selma.errors import DataError, SelmaError, WorkspaceError
 from selma.progress import console
 
@@ -141,10 +141,10 @@ class _Pages:
         return Reply(file.read_bytes(), media_type=_ASSETS[path])
 
     def voting(self, request: Request) -> Reply:
-        found = self.store.status(request.path_params["secret"])
-        if found is None:
+        status = self.store.status(request.path_params["secret"])
+        if status is None:
             return RedirectResponse("/", status_code=303)
-        return self._page("voting.html", annotator=found.annotator)
+        return self._page("voting.html", annotator=status.annotator)
 
     def state(self, request: Request) -> Reply:
         return self._state(request.path_params["secret"], counted=None)
@@ -172,39 +172,39 @@ class _Pages:
         return await run_in_threadpool(take_back)
 
     def image(self, request: Request) -> Reply:
-        found = self.store.image(request.path_params["token"])
-        if found is None:
+        address = self.store.image(request.path_params["token"])
+        if address is None:
             raise HTTPException(404, "There is no such picture.")
         # A token never means another picture, so that a browser may keep what it loaded ahead.
         kept = {"Cache-Control": "private, max-age=86400, immutable"}
-        return Reply(self.images.png(*found), media_type="image/png", headers=kept)
+        return Reply(self.images.png(*address), media_type="image/png", headers=kept)
 
     def _state(self, secret: str, *, counted: bool | None) -> Reply:
-        found = self.store.status(secret)
-        if found is None:
+        status = self.store.status(secret)
+        if status is None:
             raise HTTPException(404, "There is no such annotator.")
-        return JSONResponse(_visible(found) | {"counted": counted})
+        return JSONResponse(_visible(status) | {"counted": counted})
 
     def _page(self, template: str, **values: Any) -> HTMLResponse:
         study = {"total": len(self.store.study.pairs), "name_length": NAME_LENGTH}
         return HTMLResponse(self.templates.get_template(template).render(**study, **values))
 
 
-def _visible(found: StageStatus) -> dict[str, Any]:
+def _visible(status: AnnotatorStatus) -> dict[str, Any]:
     """All that the page's script is told."""
 
-    def shown(one: Shown | None) -> dict[str, Any] | None:
-        if one is None:
+    def shown(showing: Shown | None) -> dict[str, Any] | None:
+        if showing is None:
             return None
-        left, right = f"/picture/{one.left}", f"/picture/{one.right}"
-        return {"step": one.step, "text": one.text, "left": left, "right": right}
+        left, right = f"/picture/{showing.left}", f"/picture/{showing.right}"
+        return {"step": showing.step, "text": showing.text, "left": left, "right": right}
 
     return {
-        "done": found.annotator.done,
-        "total": found.annotator.total,
-        "current": shown(found.current),
-        "following": shown(found.following),
-        "last_vote": found.last_vote,
+        "done": status.annotator.done,
+        "total": status.annotator.total,
+        "current": shown(status.current),
+        "following": shown(status.following),
+        "last_vote": status.last_vote,
     }
 
 
@@ -258,12 +258,12 @@ async def _body(request: Request) -> bytes:
 
 async def _json(request: Request) -> dict[str, Any]:
     try:
-        found = json.loads(await _body(request))
+        value = json.loads(await _body(request))
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        value = None
+    if not isinstance(value, dict):
         raise HTTPException(422, "A JSON object is expected.")
-    return found
+    return value
 
 
 def _is_duration(value: Any) -> TypeGuard[float]:

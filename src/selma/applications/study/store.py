@@ -49,7 +49,7 @@ class Shown(NamedTuple):
     """Tokens of the pictures: random, and other ones for each annotator."""
 
 
-class StageStatus(NamedTuple):
+class AnnotatorStatus(NamedTuple):
     """Where an annotator is on their way."""
 
     annotator: Annotator
@@ -99,16 +99,16 @@ class Store:
         name = clean_name(name)
         folded = name.casefold()
         with self._transaction() as sql:
-            if found := self._annotator(sql, "folded", folded):
-                return found
+            if known := self._annotator(sql, "folded", folded):
+                return known
             row = (name, folded, secrets.token_urlsafe(16), time.time())
-            made = sql.execute(
+            inserted = sql.execute(
                 "INSERT INTO annotators (name, folded, secret, joined) VALUES (?, ?, ?, ?)", row
             )
             sql.executemany(
                 "INSERT INTO showings VALUES (?, ?, ?, ?, ?, ?)",
                 [
-                    (made.lastrowid, step, pair.id, left, _token(), _token())
+                    (inserted.lastrowid, step, pair.id, left, _token(), _token())
                     for step, (pair, left) in enumerate(showings(self.study, folded))
                 ],
             )
@@ -121,7 +121,7 @@ class Store:
         with self._transaction() as sql:
             return int(sql.execute("SELECT count(*) FROM annotators").fetchone()[0])
 
-    def status(self, secret: str) -> StageStatus | None:
+    def status(self, secret: str) -> AnnotatorStatus | None:
         """Where this annotator is; None if nobody has this secret."""
         with self._transaction() as sql:
             annotator = self._annotator(sql, "secret", secret)
@@ -132,7 +132,7 @@ class Store:
                 "WHERE secret = ? AND undone IS NULL",
                 (secret,),
             ).fetchone()[0]
-            return StageStatus(
+            return AnnotatorStatus(
                 annotator,
                 self._shown(sql, secret, annotator.done),
                 self._shown(sql, secret, annotator.done + 1),
@@ -224,13 +224,13 @@ def _token() -> str:
     return secrets.token_urlsafe(12)
 
 
-def _refuse_another(found: Study, wanted: Study, path: Path) -> None:
-    if found.key == wanted.key:
+def _refuse_another(stored: Study, wanted: Study, path: Path) -> None:
+    if stored.key == wanted.key:
         return
     parts: dict[str, tuple[Any, Any]] = {
-        "models": (" against ".join(found.models[::-1]), " against ".join(wanted.models[::-1])),
-        "seed": (found.seed, wanted.seed),
-        "prompts": (len(found.pairs), len(wanted.pairs)),
+        "models": (" against ".join(stored.models[::-1]), " against ".join(wanted.models[::-1])),
+        "seed": (stored.seed, wanted.seed),
+        "prompts": (len(stored.pairs), len(wanted.pairs)),
     }
     changed = [f"{name} {a}, now {b}" for name, (a, b) in parts.items() if a != b]
     raise WorkspaceError(

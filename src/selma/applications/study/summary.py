@@ -123,10 +123,10 @@ class _Intervals:
     def share(self, units: Sequence[Sequence[str]], *, of: str, against: str) -> Interval | None:
         # A prompt with ties alone says nothing about a share of the others, nor does it move it
         # in a resample.
-        told = [unit for unit in units if of in unit or against in unit]
+        decided = [unit for unit in units if of in unit or against in unit]
         return self._interval(
-            [unit.count(of) for unit in told],
-            [unit.count(of) + unit.count(against) for unit in told],
+            [unit.count(of) for unit in decided],
+            [unit.count(of) + unit.count(against) for unit in decided],
         )
 
     def _interval(self, totals: Sequence[float], sizes: Sequence[int]) -> Interval | None:
@@ -170,39 +170,39 @@ def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
-def print_summary(found: Summary, console: Console) -> None:
+def print_summary(summary: Summary, console: Console) -> None:
     """The paper's table, and below it what a reader must know to believe it."""
-    base, model = found.models
+    base, model = summary.models
     table = Table(
-        title=f"{model} against {base}: {found.votes} votes on {found.all.prompts} of "
-        f"{found.prompts} prompts",
+        title=f"{model} against {base}: {summary.votes} votes on {summary.all.prompts} of "
+        f"{summary.prompts} prompts",
         caption="% is win / (win + lose), with its 95% bootstrap interval over prompts",
     )
     table.add_column("")
     for column in ("win", "lose", "tie", "%", "95%", "ties as half", "95%"):
         table.add_column(column, justify="right")
-    for name, row in {"all": found.all, **found.groups}.items():
+    for name, row in {"all": summary.all, **summary.groups}.items():
         cells = [str(row.win), str(row.lose), str(row.tie), *_cells(row.percent)]
         table.add_row(name, *cells, *_cells(row.percent_ties_half))
         if name == "all":
             table.add_section()
     console.print(table)
-    for part in found.annotators:
+    for part in summary.annotators:
         pace = "" if part.median_seconds is None else f", {part.median_seconds:.1f} s a vote"
         state = "finished" if part.votes == part.of else "unfinished"
         console.print(f"{part.name}: {part.votes} of {part.of}, {state}{pace}", markup=False)
-    if found.alpha:
-        alpha = found.alpha
+    if summary.alpha:
+        alpha = summary.alpha
         console.print(
             f"Agreement: Krippendorff's alpha {alpha.mean:.2f} (95%: {alpha.low:.2f} to "
             f"{alpha.high:.2f}), on {alpha.n} prompts that two or more judged."
         )
-    if found.left:
+    if summary.left:
         console.print(
-            f"The picture at left was chosen in {points(found.left.mean)}% of the votes that were "
-            f"no tie (95%: {between(found.left)}); 50 is no preference for a side."
+            f"The picture at left was chosen in {points(summary.left.mean)}% of the votes that "
+            f"were no tie (95%: {between(summary.left)}); 50 is no preference for a side."
         )
 
 
-def _cells(found: Interval | None) -> tuple[str, str]:
-    return (points(found.mean), between(found)) if found else ("", "")
+def _cells(interval: Interval | None) -> tuple[str, str]:
+    return (points(interval.mean), between(interval)) if interval else ("", "")

@@ -23,8 +23,8 @@ def train_subjects(config: Config, folder: Folder = None) -> None:
     """Draw class pictures, then train each subject once by each method."""
     from selma.applications.subjects import pipeline
 
-    for one in pipeline.train(_settings(config, folder)):
-        typer.echo(f"{one.method} {one.subject}: {one.folder}")
+    for adapter in pipeline.train(_settings(config, folder)):
+        typer.echo(f"{adapter.method} {adapter.subject}: {adapter.folder}")
 
 
 @subjects.command("generate")
@@ -32,8 +32,8 @@ def generate_subjects(config: Config, folder: Folder = None) -> None:
     """Draw every subject's prompts by the base and by each method."""
     from selma.applications.subjects import pipeline
 
-    for (method, name, step), place in pipeline.generate(_settings(config, folder)).items():
-        typer.echo(f"{method} {name} step {step}: {place}")
+    for (method, name, step), images in pipeline.generate(_settings(config, folder)).items():
+        typer.echo(f"{method} {name} step {step}: {images}")
 
 
 @subjects.command("score")

@@ -243,10 +243,10 @@ def _told(card: SubjectCard, measure: SubjectMeasure, best: str) -> str:
     ahead = [_other(c, best) for c in about if clear(c.difference)]
     level = [_other(c, best) for c in about if not clear(c.difference)]
     value = next(row for row in card.rows if row.model == best).values[measure.key]
-    said = f"By {measure.label} ({measure.network}), {best} leads with {points(value.mean, DIGITS)}"
+    lead = f"By {measure.label} ({measure.network}), {best} leads with {points(value.mean, DIGITS)}"
     parts = [f"clearly ahead of {', '.join(ahead)}"] if ahead else []
     parts += [f"not clearly ahead of {', '.join(level)}"] if level else []
-    return f"{said}, {' and '.join(parts)}."
+    return f"{lead}, {' and '.join(parts)}."
 
 
 def _about(card: SubjectCard, measure: SubjectMeasure, method: str) -> list[SubjectComparison]:
@@ -324,15 +324,15 @@ def _course(
     """The first curve prompt's picture at each kept step."""
     for method in card.curves:
         steps = sorted(step for m, s, step in generated if (m, s) == (method, subject))
-        there = sorted(path.name for path in generated[method, subject, steps[0]].glob("*.png"))
-        if not there:
+        names = sorted(path.name for path in generated[method, subject, steps[0]].glob("*.png"))
+        if not names:
             raise DataError(
                 f"{generated[method, subject, steps[0]]} must hold pictures, but is empty."
             )
         yield (
             method,
             [
-                (step, data_uri(inside(generated[method, subject, step], there[0])))
+                (step, data_uri(inside(generated[method, subject, step], names[0])))
                 for step in steps
             ],
         )
@@ -376,7 +376,7 @@ def trained(row: SubjectRow) -> str:
     return f"{row.parameters:,}".replace(",", " ")
 
 
-def cell(found: Interval | None) -> str:
-    if found is None:
+def cell(interval: Interval | None) -> str:
+    if interval is None:
         return ""
-    return f"{points(found.mean, DIGITS)} ({between(found, digits=DIGITS)})"
+    return f"{points(interval.mean, DIGITS)} ({between(interval, digits=DIGITS)})"

@@ -119,22 +119,22 @@ class _Run:
         from selma.applications.subjects.training import adapter_at
 
         folder = Finished(self.folder.root, COMMANDS) if only_shown else self._at(SCORES)
-        found: Generated = {}
+        folders: Generated = {}
         for subject in self.subjects:
-            found[BASE, subject.name, 0] = self._generate(subject, folder, BASE, 0, None, None)
-        for one in self.trained():
-            subject = next(s for s in self.subjects if s.name == one.subject)
-            for step in one.steps:
-                found[one.method, one.subject, step] = self._generate(
+            folders[BASE, subject.name, 0] = self._generate(subject, folder, BASE, 0, None, None)
+        for adapter in self.trained():
+            subject = next(s for s in self.subjects if s.name == adapter.subject)
+            for step in adapter.steps:
+                folders[adapter.method, adapter.subject, step] = self._generate(
                     subject,
                     folder,
-                    one.method,
+                    adapter.method,
                     step,
-                    adapter_at(one, step),
-                    f"{one.key}@{step}",
-                    few=step != one.steps[-1],
+                    adapter_at(adapter, step),
+                    f"{adapter.key}@{step}",
+                    few=step != adapter.steps[-1],
                 )
-        return found
+        return folders
 
     def scored(self) -> tuple[SubjectCard, Path]:
         from selma.applications.subjects.page import write_subject_page
@@ -169,7 +169,7 @@ class _Run:
         bootstrap = {"seed": self.config.seed, "resamples": settings.scores.resamples}
         real = {s.name: RealImages(s, networks) for s in self.subjects}
         rows = {
-            key: self._rows(key, place, real[key[1]], folder) for key, place in generated.items()
+            key: self._rows(key, images, real[key[1]], folder) for key, images in generated.items()
         }
         last = settings.training.steps
         by_method = {
@@ -179,13 +179,14 @@ class _Run:
             for method in (BASE, *settings.methods)
         }
         counted = {
-            one.method: parameter_count(adapter_file(one.folder)) for one in reversed(trained)
+            adapter.method: parameter_count(adapter_file(adapter.folder))
+            for adapter in reversed(trained)
         }
         table = [
             scorecard.method_row(
-                method, some, measures, parameters=counted.get(method), **bootstrap
+                method, rows_by_subject, measures, parameters=counted.get(method), **bootstrap
             )
-            for method, some in by_method.items()
+            for method, rows_by_subject in by_method.items()
         ]
         first = self._prompts(self.subjects[0])
         ideal = self._real_row(real, generated, first, bootstrap)
@@ -226,8 +227,8 @@ class _Run:
 
         yield curve_point(0, base, measures, prompts)
         for step in kept_steps(self.settings.training):
-            some = {s.name: rows[method, s.name, step] for s in self.subjects}
-            yield curve_point(step, some, measures, prompts)
+            rows_by_subject = {s.name: rows[method, s.name, step] for s in self.subjects}
+            yield curve_point(step, rows_by_subject, measures, prompts)
 
     def _real_row(
         self,
@@ -240,12 +241,12 @@ class _Run:
         from selma.image_files import open_image
 
         # In the drawn pictures' size, so that distances have one scale.
-        some = generated[BASE, self.subjects[0].name, 0] / f"{prompts[0].id}.png"
-        px = open_image(some).width
+        generated_image = generated[BASE, self.subjects[0].name, 0] / f"{prompts[0].id}.png"
+        px = open_image(generated_image).width
         return real_row({n: r.among_themselves(px) for n, r in real.items()}, **bootstrap)
 
     def _rows(
-        self, key: tuple[str, str, int], place: Path, real: RealImages, folder: Workspace
+        self, key: tuple[str, str, int], images: Path, real: RealImages, folder: Workspace
     ) -> list[dict[str, Any]]:
         from selma.applications.subjects.prompts import worded
         from selma.applications.subjects.scoring import score_generated
@@ -260,7 +261,7 @@ class _Run:
             for number in (prompt.id.partition("-")[0] for prompt in prompts)
         }
         return score_generated(
-            real, prompts, texts, place, folder, name=(method, subject.name, str(step))
+            real, prompts, texts, images, folder, name=(method, subject.name, str(step))
         )
 
     def _prompts(self, subject: Subject, *, few: bool = False) -> list[BenchmarkPrompt]:

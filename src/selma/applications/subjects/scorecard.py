@@ -20,19 +20,22 @@ def method_row(
 ) -> SubjectRow:
     """One line of the table. Each subject and prompt counts the same."""
     values = {m: column(rows, m) for m in measures}
-    kept = {m: found for m, found in values.items() if found}
-    pairs = [float(row["pairs"]) for some in rows.values() for row in some]
+    measured = {m: column_values for m, column_values in values.items() if column_values}
+    pairs = [float(row["pairs"]) for subject_rows in rows.values() for row in subject_rows]
     return SubjectRow(
         model=model,
-        values={m: statistics.interval(found, **bootstrap) for m, found in kept.items()},
+        values={
+            m: statistics.interval(column_values, **bootstrap)
+            for m, column_values in measured.items()
+        },
         released={
-            m: round(sum(v * n for v, n in zip(found, pairs, strict=True)) / sum(pairs), 6)
-            for m, found in kept.items()
+            m: round(sum(v * n for v, n in zip(column_values, pairs, strict=True)) / sum(pairs), 6)
+            for m, column_values in measured.items()
             if m in ("dino", "clip_i", "lpips_real")
         },
         subjects={
-            subject: {m: round(_mean(column({subject: some}, m)), 6) for m in kept}
-            for subject, some in rows.items()
+            subject: {m: round(_mean(column({subject: subject_rows}, m)), 6) for m in measured}
+            for subject, subject_rows in rows.items()
         },
         parameters=parameters,
     )
@@ -40,17 +43,17 @@ def method_row(
 
 def real_row(among: Mapping[str, Mapping[str, float]], **bootstrap: int) -> SubjectRow | None:
     """The line of the subjects' own pictures; None where each has but one."""
-    some = {subject: values for subject, values in among.items() if values}
-    if not some:
+    by_subject = {subject: values for subject, values in among.items() if values}
+    if not by_subject:
         return None
-    measures = list(next(iter(some.values())))
+    measures = list(next(iter(by_subject.values())))
     return SubjectRow(
         model="real",
         values={
-            m: statistics.interval([values[m] for values in some.values()], **bootstrap)
+            m: statistics.interval([values[m] for values in by_subject.values()], **bootstrap)
             for m in measures
         },
-        subjects={subject: dict(values) for subject, values in some.items()},
+        subjects={subject: dict(values) for subject, values in by_subject.items()},
     )
 
 
@@ -79,19 +82,19 @@ def curve_point(
     → numbers of its own, which differ where subjects have not equally many prompts."""
     first = [
         row["each"][0]
-        for subject, some in rows.items()
-        for row in some
+        for subject, subject_rows in rows.items()
+        for row in subject_rows
         if row["prompt"] in prompts[subject]
     ]
-    shared = [m for m in measures if first and all(m in one for one in first)]
+    shared = [m for m in measures if first and all(m in image for image in first)]
     return CurvePoint(
-        step=step, values={m: round(_mean([one[m] for one in first]), 6) for m in shared}
+        step=step, values={m: round(_mean([image[m] for image in first]), 6) for m in shared}
     )
 
 
 def column(rows: Rows, measure: str) -> list[float]:
     """The measure of each subject and prompt; [] if some have none."""
-    every = [row for some in rows.values() for row in some]
+    every = [row for subject_rows in rows.values() for row in subject_rows]
     return [float(row[measure]) for row in every] if all(measure in row for row in every) else []
 
 

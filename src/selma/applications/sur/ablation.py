@@ -46,19 +46,26 @@ PROJECTIONS = ("random", "learned", "pca")
 def variants(config: SurRun) -> dict[str, SurSettings]:
     """Name → settings, in the order of the table; "as_set" first. Raises ConfigError."""
     sur = config.sur
-    made = {AS_SET: sur}
+    settings_by_name = {AS_SET: sur}
     for name, changes in _all_changes(sur):
         try:
-            made[name] = SurSettings.model_validate(laid_over(sur.model_dump(), changes))
+            settings_by_name[name] = SurSettings.model_validate(
+                laid_over(sur.model_dump(), changes)
+            )
         except ValidationError as error:
-            lines = [mistake(dict(found)) for found in error.errors()]
+            lines = [mistake(dict(details)) for details in error.errors()]
             raise ConfigError(f"The variant {name!r} cannot be:\n" + "\n".join(lines)) from error
     wanted = sur.ablation.variants
-    if strangers := [name for name in wanted if name not in made]:
+    if strangers := [name for name in wanted if name not in settings_by_name]:
         raise ConfigError(
-            f"sur.ablation.variants must be some of {', '.join(made)}, but has {strangers[0]!r}."
+            f"sur.ablation.variants must be some of {', '.join(settings_by_name)}, but has "
+            f"{strangers[0]!r}."
         )
-    return {name: one for name, one in made.items() if not wanted or name in wanted}
+    return {
+        name: settings
+        for name, settings in settings_by_name.items()
+        if not wanted or name in wanted
+    }
 
 
 def only(config: SurRun, names: Sequence[str]) -> SurRun:
@@ -80,8 +87,8 @@ def ablate(config: SurRun, *, experts: bool = False) -> SurResult:
     ) as this:
         benchmark_prompts = _benchmark(this, split)
         images = {
-            f"{NAME}/{name}": place
-            for name, place in _generated(this, benchmark_prompts, chosen, experts=experts)
+            f"{NAME}/{name}": images_folder
+            for name, images_folder in _generated(this, benchmark_prompts, chosen, experts=experts)
         }
         with this.at(SCORES, NAME) as folder:
             return score_sur(

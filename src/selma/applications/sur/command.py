@@ -47,8 +47,8 @@ def generate_sur(
     """Draw the exam with the adapter and without, and by keyword prompts."""
     from selma.applications.sur import pipeline
 
-    for name, place in pipeline.generate(_settings(config, folder), experts=experts).items():
-        typer.echo(f"{name}: {place}")
+    for name, images in pipeline.generate(_settings(config, folder), experts=experts).items():
+        typer.echo(f"{name}: {images}")
 
 
 @sur.command("score")
@@ -65,10 +65,10 @@ def score_sur(
     from selma.applications.sur.page import print_result
     from selma.workspace import write_json
 
-    found, page = pipeline.score(_settings(config, folder), experts=experts)
+    result, page = pipeline.score(_settings(config, folder), experts=experts)
     if json:
-        write_json(json, found.model_dump(mode="json"))
-    print_result(found, Console())
+        write_json(json, result.model_dump(mode="json"))
+    print_result(result, Console())
     typer.echo(f"Report: {page}")
 
 
@@ -98,10 +98,10 @@ def ablate_sur(
         return
     from selma.applications.sur.page import print_ablation
 
-    found = ablation.ablate(settings, experts=experts)
+    result = ablation.ablate(settings, experts=experts)
     if json:
-        write_json(json, found.model_dump(mode="json"))
-    print_ablation(found, Console())
+        write_json(json, result.model_dump(mode="json"))
+    print_ablation(result, Console())
 
 
 @sur.command("convert")

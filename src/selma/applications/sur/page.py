@@ -72,39 +72,39 @@ def label_of(model: str) -> str:
     return model.rpartition("/")[2]
 
 
-def kinds_of(found: SurResult) -> list[str]:
+def kinds_of(result: SurResult) -> list[str]:
     """The kinds of questions, the paper's three first."""
-    there = found.card.models[0].categories
-    first = [kind for kind in ("counting", "colour", "action") if kind in there]
-    return first + [kind for kind in there if kind not in first]
+    known = result.card.models[0].categories
+    first = [kind for kind in ("counting", "colour", "action") if kind in known]
+    return first + [kind for kind in known if kind not in first]
 
 
-def columns_of(found: SurResult) -> list[tuple[str, dict[str, Interval], dict[str, Interval]]]:
+def columns_of(result: SurResult) -> list[tuple[str, dict[str, Interval], dict[str, Interval]]]:
     """Name, means and differences of every measure beside the first, as far as they are there."""
-    models = found.card.models
-    made = [
+    models = result.card.models
+    columns = [
         (
             "CLIP, plain",
             {m.model: m.clip for m in models if m.clip},
             {m.model: m.clip_difference for m in models if m.clip_difference},
         ),
-        ("CLIP, keywords", found.keyword_clip, found.keyword_clip_differences),
+        ("CLIP, keywords", result.keyword_clip, result.keyword_clip_differences),
     ]
-    for scorer in found.card.preferences:
+    for scorer in result.card.preferences:
         label = scorer.label
         changes = {
             m.model: m.preference_differences[label] for m in models if m.preference_differences
         }
-        made.append((scorer.name, {m.model: m.preferences[label] for m in models}, changes))
-    if found.distances is not None:
-        kernel = found.distances.kernel
-        made.append(("kernel distance", kernel, found.distances.kernel_differences))
-    return [column for column in made if column[1]]
+        columns.append((scorer.name, {m.model: m.preferences[label] for m in models}, changes))
+    if result.distances is not None:
+        kernel = result.distances.kernel
+        columns.append(("kernel distance", kernel, result.distances.kernel_differences))
+    return [column for column in columns if column[1]]
 
 
-def print_result(found: SurResult, console: Console) -> None:
+def print_result(result: SurResult, console: Console) -> None:
     """Every measure of every model, and accuracy by kind."""
-    card = found.card
+    card = result.card
     models = [model.model_copy(update={"model": label_of(model.model)}) for model in card.models]
     names = [model.model for model in card.models]
     print_scorecard(
@@ -119,16 +119,16 @@ def print_result(found: SurResult, console: Console) -> None:
     for pair in card.comparisons:
         console.print(compared(pair), highlight=False)
     kinds = Table("model", title="questions by kind, minus base; * where zero is outside the 95%")
-    for kind in kinds_of(found):
+    for kind in kinds_of(result):
         kinds.add_column(kind, justify="right")
     for model in models:
-        kinds.add_row(model.model, *(_by_kind(model, kind) for kind in kinds_of(found)))
+        kinds.add_row(model.model, *(_by_kind(model, kind) for kind in kinds_of(result)))
     console.print(kinds)
     more = Table("model", title="pictures beside texts and good pictures, minus base (95%)")
-    columns = columns_of(found)
+    columns = columns_of(result)
     for name, _, _ in columns:
         more.add_column(name, justify="right")
-    frechet = found.distances.frechet if found.distances else {}
+    frechet = result.distances.frechet if result.distances else {}
     if frechet:
         more.add_column("Fréchet distance", justify="right")
     for name in names:
@@ -136,23 +136,23 @@ def print_result(found: SurResult, console: Console) -> None:
         cells += [points(frechet[name], 2)] if frechet else []
         more.add_row(label_of(name), *cells)
     console.print(more)
-    if found.distances:
+    if result.distances:
         console.print(
-            f"Distances from {found.distances.images} of the samples' pictures, by the "
-            f"{found.distances.encoder}; the kernel distance is times 1000, and less is nearer.",
+            f"Distances from {result.distances.images} of the samples' pictures, by the "
+            f"{result.distances.encoder}; the kernel distance is times 1000, and less is nearer.",
             highlight=False,
         )
 
 
-def print_ablation(found: SurResult, console: Console) -> None:
+def print_ablation(result: SurResult, console: Console) -> None:
     """One line for each variant."""
-    card = found.card
+    card = result.card
     table = Table(
         title=f"{card.benchmark} ({card.split}): {card.prompts} prompts, judge {card.judge}",
         caption="minus base, paired by prompt, with 95% intervals",
     )
     table.add_column("variant", overflow="fold")
-    columns = columns_of(found)
+    columns = columns_of(result)
     for name in (card.measure, "minus base", *(name for name, _, _ in columns)):
         table.add_column(name, justify="right")
     for model in card.models:
@@ -274,9 +274,9 @@ def notes_of(result: SurResult) -> Iterator[str]:
         )
 
 
-def headline(found: SurResult) -> str:
+def headline(result: SurResult) -> str:
     """What the adapter does to the first score, in one sentence."""
-    change = next((m.difference for m in found.card.models if m.model == "sur"), None)
+    change = next((m.difference for m in result.card.models if m.model == "sur"), None)
     if change is None or not clear(change):
         return "No clear difference between plain prompts with the SUR-adapter and without"
     better = "better" if change.mean > 0 else "worse"
@@ -285,22 +285,26 @@ def headline(found: SurResult) -> str:
 
 def _card(
     prompt: BenchmarkPrompt,
-    found: SurResult,
+    result: SurResult,
     images: Mapping[str, Path],
     answers: Mapping[str, Sequence[Answer]],
 ) -> Card:
     generated = []
-    for model in found.card.models:
-        said = {a.question_id: a for a in answers[model.model] if a.prompt_id == prompt.id}
+    for model in result.card.models:
+        answers_by_question = {
+            a.question_id: a for a in answers[model.model] if a.prompt_id == prompt.id
+        }
         generated.append(
             Beside(
                 label=model.model,
                 image=data_uri(inside(images[model.model], f"{prompt.id}.png")),
                 score=100 * model.per_prompt[prompt.id],
-                marks=tuple(mark_of(said.get(question.id)) for question in prompt.questions),
+                marks=tuple(
+                    mark_of(answers_by_question.get(question.id)) for question in prompt.questions
+                ),
             )
         )
-    return Card(prompt, found.keywords.get(prompt.id, ""), tuple(generated))
+    return Card(prompt, result.keywords.get(prompt.id, ""), tuple(generated))
 
 
 def _by_kind(model: ModelScore, kind: str) -> str:

@@ -34,8 +34,8 @@ def collect(config: SurRun) -> tuple[list[SurSample], dict[str, int]]:
     with opened(
         config, make=[IMAGES], mistakes=mistakes(config, [IMAGES]), commands=COMMANDS
     ) as this:
-        found = samples(this, this.folder)
-        return found, rejected(this.folder, config.sur.data, seed=config.seed)
+        collected = samples(this, this.folder)
+        return collected, rejected(this.folder, config.sur.data, seed=config.seed)
 
 
 def train(config: SurRun) -> TrainedSur:
@@ -68,7 +68,7 @@ def score(config: SurRun, *, experts: bool = False) -> tuple[SurResult, Path]:
         keywords = _keywords(this)
         images = _images(this, keywords, experts=experts)
         with this.at(SCORES, "sur") as folder:
-            found = score_sur(
+            result = score_sur(
                 this.benchmark_prompts,
                 images,
                 config.scores,
@@ -83,15 +83,15 @@ def score(config: SurRun, *, experts: bool = False) -> tuple[SurResult, Path]:
         # Of the images, those that the run's own report is about as well.
         of_the_run = {model: images[model] for model in (BASE, MERGED) if model in images}
         page = write_sur_page(
-            found,
+            result,
             this.benchmark_prompts,
             images,
             answers,
             config.report,
             this.folder,
-            about=part_keys(of_the_run, found.card),
+            about=part_keys(of_the_run, result.card),
         )
-        return found, page
+        return result, page
 
 
 def samples(this: Stages[SurRun], folder: Workspace) -> list[SurSample]:
