@@ -1,1 +1,1 @@
-"""What is trained and merged: small changes of a frozen model, and their files."""
+"""Adapters: small trained changes of a frozen model, their files, and how they are applied."""

@@ -26,14 +26,14 @@ def applied(model: TextToImage, adapters: Sequence[AppliedAdapter]) -> Iterator[
     one does not fit, or if one that must be alone is not.
     """
     each = [_read(model, adapter) for adapter in adapters]
-    layerwise = [one for one in each if one.kind.weight_changes is not None]
+    layerwise = [read for read in each if read.kind.weight_changes is not None]
     _require_alone(each)
     with ExitStack() as stack:
         if len(layerwise) > 1:
-            stack.enter_context(replaced(model, [(one.path, one.changes) for one in layerwise]))
-        for one in each:
-            if one not in layerwise or len(layerwise) == 1:
-                stack.enter_context(one.alone(model))
+            stack.enter_context(replaced(model, [(read.path, read.changes) for read in layerwise]))
+        for read in each:
+            if read not in layerwise or len(layerwise) == 1:
+                stack.enter_context(read.alone(model))
         yield
 
 
@@ -92,12 +92,14 @@ def _read(model: TextToImage, wanted: AppliedAdapter) -> _Read:
 
 
 def _require_alone(each: Sequence[_Read]) -> None:
-    changing = [one for one in each if one.kind.alone or one.adapter.layers]
-    for one in changing:
-        if one.kind.alone and len(changing) > 1:
-            raise AdapterError(f"{one.path} cannot be applied with others: {one.kind.unmergeable}.")
+    changing = [read for read in each if read.kind.alone or read.adapter.layers]
+    for read in changing:
+        if read.kind.alone and len(changing) > 1:
+            raise AdapterError(
+                f"{read.path} cannot be applied with others: {read.kind.unmergeable}."
+            )
 
 
 def _layers_per_block(model: TextToImage) -> int:
-    found = model.denoiser.config.get("layers_per_block")
-    return found if isinstance(found, int) else names.LAYERS_PER_BLOCK
+    count = model.denoiser.config.get("layers_per_block")
+    return count if isinstance(count, int) else names.LAYERS_PER_BLOCK

@@ -10,7 +10,7 @@ from selma.errors import AdapterError
 
 
 def convert(
-    source: Path, place: Path, *, to: str, base: str | None = None, **options: Any
+    source: Path, out: Path, *, to: str, base: str | None = None, **options: Any
 ) -> list[Path]:
     """The files written: the adapter at `source` in another format.
 
@@ -26,4 +26,4 @@ def convert(
         raise AdapterError(
             f"{name} says nothing of {source}, which is of the kind {kind.name}: leave it out."
         )
-    return kind.convert(source, place, to=to, base=base, **options)
+    return kind.convert(source, out, to=to, base=base, **options)

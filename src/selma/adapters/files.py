@@ -52,7 +52,7 @@ def write_adapter(
     lineage: Lineage,
     component: str = "unet",
 ) -> None:
-    """Writes a file that plain `pipe.load_lora_weights` reads; whole or nothing.
+    """Write a file that plain `pipe.load_lora_weights` reads; whole or nothing.
 
     tensors: name without its component → (shape, function that gives the float32 tensor). One
     tensor at a time is held in memory.  component: the part of the pipeline that is changed.
@@ -79,7 +79,7 @@ def write_safetensors(
     metadata: Mapping[str, str],
     dtypes: Mapping[str, torch.dtype] | None = None,
 ) -> None:
-    """Writes tensors as safetensors with a sorted header; whole or nothing.
+    """Write tensors as safetensors with a sorted header; whole or nothing.
 
     Each is float32 unless `dtypes` says otherwise. One tensor at a time is held in memory.
     """
@@ -125,7 +125,7 @@ def notes_of(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def lineage_json(lineage: Lineage) -> str:
-    """What the header says of where an adapter comes from."""
+    """The header's entry for a lineage."""
     return as_json({"base": lineage.base, "made_by": dict(lineage.made_by)})
 
 

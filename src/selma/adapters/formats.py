@@ -46,7 +46,7 @@ Give = Callable[[str], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Adapter:
-    """What is to be written: layers by our names, and what gives their factors when it is time."""
+    """A LoRA to be written: layers by our names, and a function that gives their factors."""
 
     layers: Mapping[str, LayerFile]
     give: Give
@@ -55,7 +55,7 @@ class Adapter:
     """Further entries of the header."""
 
 
-def convert_lora(source: Path, place: Path, *, to: str, base: str | None = None) -> list[Path]:
+def convert_lora(source: Path, out: Path, *, to: str, base: str | None = None) -> list[Path]:
     """The files written: the LoRA at `source` in another format, its tensors unchanged.
 
     `base` ("toybox" or a diffusers folder) is needed only where the layers do not tell which names
@@ -66,7 +66,7 @@ def convert_lora(source: Path, place: Path, *, to: str, base: str | None = None)
     file = read_adapter(source, layers_per_block=per_block)
     if model:
         require_fit(file.layers, model, who=source)
-    return write(place, loaded(file), to=to, model=model)
+    return write(out, loaded(file), to=to, model=model)
 
 
 def loaded(file: AdapterFile) -> Adapter:
@@ -74,26 +74,26 @@ def loaded(file: AdapterFile) -> Adapter:
     return Adapter(file.layers, file.tensors, file.lineage, file.notes)
 
 
-def write(place: Path, adapter: Adapter, *, to: str, model: Model | None = None) -> list[Path]:
-    """Writes the adapter; a PEFT format makes `place` a folder. Whole or nothing, file by file."""
+def write(out: Path, adapter: Adapter, *, to: str, model: Model | None = None) -> list[Path]:
+    """Write the adapter; a PEFT format makes `out` a folder. Whole or nothing, file by file."""
     if to not in FORMATS:
         raise AdapterError(f"The format must be one of {', '.join(FORMATS)}, but is {to!r}.")
     if to == "peft":
-        return _write_peft(place, adapter)
-    if place.suffix != ".safetensors":
-        raise AdapterError(f"A {to} adapter is one .safetensors file, but {place} came.")
-    place.parent.mkdir(parents=True, exist_ok=True)
+        return _write_peft(out, adapter)
+    if out.suffix != ".safetensors":
+        raise AdapterError(f"A {to} adapter is one .safetensors file, but {out} came.")
+    out.parent.mkdir(parents=True, exist_ok=True)
     if to == "kohya":
-        _write_kohya(place, adapter, model)
+        _write_kohya(out, adapter, model)
     else:
         metadata = {PEFT_KEY: as_json(_diffusers_settings(adapter.layers))}
         named = {key: _diffusers_name(key) for key in adapter.layers}
-        _write(place, adapter, named, ("lora_A", "lora_B"), metadata)
-    return [place]
+        _write(out, adapter, named, ("lora_A", "lora_B"), metadata)
+    return [out]
 
 
 def _write(
-    place: Path,
+    path: Path,
     adapter: Adapter,
     named: Mapping[str, str],
     factors: tuple[str, str],
@@ -118,7 +118,7 @@ def _write(
         **adapter.notes,
         **metadata,
     }
-    write_safetensors(place, tensors, metadata=header, dtypes=dtypes)
+    write_safetensors(path, tensors, metadata=header, dtypes=dtypes)
 
 
 def shapes(layer: LayerFile) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -169,15 +169,17 @@ def _peft_settings(component: str, layers: Mapping[str, LayerFile]) -> dict[str,
     alpha = _commonest(layer.alpha for layer in layers.values())
     # A text encoder's layers may lie below "text_model.", which the pattern must not exclude.
     start = "" if component in names.TEXTS else "^"
-    found: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "r": rank,
         "lora_alpha": _number(alpha),
         "target_modules": sorted(layers),
         "bias": "none",
     }
-    ranks = {f"{start}{m}": one.rank for m, one in layers.items() if one.rank != rank}
-    alphas = {f"{start}{m}": _number(one.alpha) for m, one in layers.items() if one.alpha != alpha}
-    return found | ({"rank_pattern": ranks} if ranks else {}) | (
+    ranks = {f"{start}{m}": layer.rank for m, layer in layers.items() if layer.rank != rank}
+    alphas = {
+        f"{start}{m}": _number(layer.alpha) for m, layer in layers.items() if layer.alpha != alpha
+    }
+    return settings | ({"rank_pattern": ranks} if ranks else {}) | (
         {"alpha_pattern": alphas} if alphas else {}
     )  # fmt: skip
 
@@ -190,14 +192,14 @@ def _number(value: float) -> int | float:
     return int(value) if value == int(value) else value
 
 
-def _write_peft(place: Path, adapter: Adapter) -> list[Path]:
+def _write_peft(out: Path, adapter: Adapter) -> list[Path]:
     """One folder, or one for each component where there are several."""
-    if place.suffix == ".safetensors":
-        raise AdapterError(f"A peft adapter is a folder, but {place} came.")
+    if out.suffix == ".safetensors":
+        raise AdapterError(f"A peft adapter is a folder, but {out} came.")
     components = [c for c in names.components() if _of(c, adapter.layers)]
     written = []
     for component in components:
-        folder = place if len(components) == 1 else place / component
+        folder = out if len(components) == 1 else out / component
         folder.mkdir(parents=True, exist_ok=True)
         named = {
             f"{component}.{module}": f"base_model.model.{_in_model(component, module)}"
@@ -221,7 +223,7 @@ def _in_model(component: str, module: str) -> str:
     return names.with_text_model(component, module) if component == names.TEXT_2 else module
 
 
-def _write_kohya(place: Path, adapter: Adapter, model: Model | None) -> None:
+def _write_kohya(path: Path, adapter: Adapter, model: Model | None) -> None:
     family = model.family if model else family_of(adapter.layers)
     if family is None:
         raise AdapterError(
@@ -236,9 +238,9 @@ def _write_kohya(place: Path, adapter: Adapter, model: Model | None) -> None:
             raise AdapterError(f"kohya has no name for {key}. Write it --to diffusers or peft.")
         named[key] = name
     adapter = _of_one_rank(adapter)
-    _warn_of_scales(place, adapter)
+    _warn_of_scales(path, adapter)
     metadata = kohya_metadata(adapter, family, model)
-    _write(place, adapter, named, ("lora_down", "lora_up"), metadata, alphas=True)
+    _write(path, adapter, named, ("lora_down", "lora_up"), metadata, alphas=True)
 
 
 def _of_one_rank(adapter: Adapter) -> Adapter:
@@ -261,15 +263,15 @@ def _of_one_rank(adapter: Adapter) -> Adapter:
             [b, b.new_zeros(b.shape[0], more)], dim=1
         )
 
-    layers = {k: replace(one, rank=top, alpha=scale * top) for k, one in adapter.layers.items()}
+    layers = {k: replace(layer, rank=top, alpha=scale * top) for k, layer in adapter.layers.items()}
     return Adapter(layers, give, adapter.lineage, {**adapter.notes, RANKS_KEY: as_json(ranks)})
 
 
-def _warn_of_scales(place: Path, adapter: Adapter) -> None:
+def _warn_of_scales(path: Path, adapter: Adapter) -> None:
     scales = sorted({layer.scale for layer in adapter.layers.values()})
     if len(scales) > 1:
         console.print(
-            f"{place}: the layers have {len(scales)} different scales (alpha / rank), from "
+            f"{path}: the layers have {len(scales)} different scales (alpha / rank), from "
             f"{scales[0]:g} to {scales[-1]:g}. kohya, ComfyUI and A1111 read them right, but "
             "diffusers (0.42) misreads such a kohya file. For diffusers, write it --to diffusers.",
             highlight=False,
@@ -293,12 +295,14 @@ def kohya_metadata(adapter: Adapter, family: Family, model: Model | None) -> dic
     }[family]
     size = model.image_px if model else _SIZES[family]
     made_by = adapter.lineage.made_by
-    found = {
+    metadata = {
         "ss_base_model_version": _VERSIONS[family] + ("_v" if velocity and family == "sd2" else ""),
         "ss_v2": str(family == "sd2"),
         "ss_network_module": "networks.lora",
         "ss_network_dim": _one_or_dynamic(layer.rank for layer in adapter.layers.values()),
-        "ss_network_alpha": _one_or_dynamic(float(one.alpha) for one in adapter.layers.values()),
+        "ss_network_alpha": _one_or_dynamic(
+            float(layer.alpha) for layer in adapter.layers.values()
+        ),
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{architecture}/lora",
         "modelspec.implementation": (
@@ -309,12 +313,12 @@ def kohya_metadata(adapter: Adapter, family: Family, model: Model | None) -> dic
         "modelspec.prediction_type": "v" if velocity else "epsilon",
     }
     if isinstance(made_by.get("experts"), Mapping):
-        found["modelspec.merged_from"] = ", ".join(sorted(made_by["experts"]))
-    return found
+        metadata["modelspec.merged_from"] = ", ".join(sorted(made_by["experts"]))
+    return metadata
 
 
 def _one_or_dynamic(values: Iterable[Any]) -> str:
-    """As kohya's own resizing has it where layers differ."""
+    """The one value, or "Dynamic", kohya's word for layers that differ."""
     different = set(values)
     return str(different.pop()) if len(different) == 1 else "Dynamic"
 

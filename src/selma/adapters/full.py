@@ -73,7 +73,7 @@ def save(
     lineage: Lineage,
     component: str = "unet",
 ) -> None:
-    """Writes the parameters; equal ones give equal bytes."""
+    """Write the parameters; equal ones give equal bytes."""
     metadata = {"format": "pt", OUR_KEY: lineage_json(lineage), FULL_KEY: component}
     write_safetensors(path, given(dict(factors)), metadata=metadata)
 
@@ -102,9 +102,9 @@ def is_full(path: Path) -> bool:
         return FULL_KEY in (file.metadata() or {})
 
 
-def read(place: Path, *, layers_per_block: int | None = None) -> FullFile:
+def read(source: Path, *, layers_per_block: int | None = None) -> FullFile:
     """The file, or the one in a folder of ours. Raises AdapterError if it is damaged."""
-    path = place / FULL_FILE if place.is_dir() else place
+    path = source / FULL_FILE if source.is_dir() else source
     as_the_manifest_says(path)
     with opened(path) as file:
         metadata = file.metadata() or {}
@@ -123,19 +123,19 @@ def apply(
     path = adapter.path
     mine = dict(model.denoiser.named_parameters())
     with opened(path) as file:
-        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    for name in sorted(mine.keys() | found.keys()):
-        if name not in mine or name not in found or mine[name].shape != found[name].shape:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name in sorted(mine.keys() | tensors.keys()):
+        if name not in mine or name not in tensors or mine[name].shape != tensors[name].shape:
             raise AdapterError(
                 f"{path} must hold this model's denoiser whole, but {name} is missing, left over "
                 "or of another shape. It was trained on another model."
             )
     if strength != 1.0:
-        found = {
+        tensors = {
             name: torch.lerp(mine[name].detach().cpu().float(), value.float(), strength)
-            for name, value in found.items()
+            for name, value in tensors.items()
         }
-    with model.overwritten(found):
+    with model.overwritten(tensors):
         yield
 
 

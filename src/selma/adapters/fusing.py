@@ -47,19 +47,19 @@ def fuse(adapter: Path, out: Path, *, base: str | None) -> Path:
         for path in model.files[component]
     }
     for path in sorted(model.folder.rglob("*")):
-        place = out / path.relative_to(model.folder)
+        target = out / path.relative_to(model.folder)
         if path.suffix not in _COPIED or not path.is_file():
             continue
-        place.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         if path in changed:
-            _write_fused(path, place, changed[path], changes)
+            _write_fused(path, target, changed[path], changes)
         else:
-            shutil.copyfile(path, place)
+            shutil.copyfile(path, target)
     return out
 
 
 def _write_fused(
-    source: Path, place: Path, component: str, changes: Mapping[str, WeightChange]
+    source: Path, target: Path, component: str, changes: Mapping[str, WeightChange]
 ) -> None:
     tensors: dict[str, tuple[tuple[int, ...], Callable[[], Tensor]]] = {}
     dtypes: dict[str, torch.dtype] = {}
@@ -69,7 +69,7 @@ def _write_fused(
             part = file.get_slice(name)
             dtypes[name] = _dtype(source, name, str(part.get_dtype()))
             tensors[name] = (tuple(part.get_shape()), _weight(source, name, component, changes))
-    write_safetensors(place, tensors, metadata=metadata, dtypes=dtypes)
+    write_safetensors(target, tensors, metadata=metadata, dtypes=dtypes)
 
 
 def _weight(

@@ -1,4 +1,4 @@
-"""What the parts of this package know of a kind of adapter: one row of the table of kinds.
+"""The columns of the table of kinds of adapters.
 
 A kind is one file that ends with its row. Another package adds one by an entry point of the group
 "selma.adapters"; nothing else has to be told of it.

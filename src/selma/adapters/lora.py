@@ -47,7 +47,7 @@ def attach(
 
 
 def add(denoiser: Any, config: LoraConfig) -> dict[str, nn.Parameter]:
-    """As `attach`, with the first values of PEFT's own; for who needs no more than shapes."""
+    """Attach with PEFT's own first values, for those who need no more than shapes."""
     import peft
 
     denoiser.requires_grad_(False)
@@ -87,7 +87,7 @@ def save(
     lineage: Lineage,
     component: str = "unet",
 ) -> None:
-    """Writes the factors as a diffusers LoRA file; equal factors give equal bytes."""
+    """Write the factors as a diffusers LoRA file; equal factors give equal bytes."""
     write_adapter(
         path,
         given(factors),

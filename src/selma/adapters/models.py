@@ -1,4 +1,4 @@
-"""What an adapter must know of a model to fit it: read from configs and headers, never loaded."""
+"""A base's layers and their shapes, read from configs and headers; no weight is loaded."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def read_model(model: str) -> Model:
 
 
 def require_fit(layers: Mapping[str, LayerFile], model: Model, *, who: object) -> None:
-    """Nothing, if the model has each of the adapter's layers in its shape; else AdapterError."""
+    """Raise AdapterError unless the model has each of the adapter's layers in its shape."""
     missing = [key for key in layers if key not in model.shapes]
     if missing:
         raise AdapterError(
@@ -75,10 +75,10 @@ def require_fit(layers: Mapping[str, LayerFile], model: Model, *, who: object) -
     for key, layer in layers.items():
         kernel = layer.kernel or ()
         out, *inside = model.shapes[key]
-        whole = 1
+        width = 1
         for side in inside:
-            whole *= side
-        if (out, whole) != layer.shape or tuple(inside[1:]) != kernel:
+            width *= side
+        if (out, width) != layer.shape or tuple(inside[1:]) != kernel:
             raise AdapterError(
                 f"{who}: the change of {key} is {list(layer.shape)} with kernel {list(kernel)}, "
                 f"but the weight in {model.folder} is {list(model.shapes[key])}."
@@ -86,7 +86,7 @@ def require_fit(layers: Mapping[str, LayerFile], model: Model, *, who: object) -
 
 
 def family_of(layers: Mapping[str, LayerFile]) -> Family | None:
-    """What the layers themselves tell: by the width of text features, or by what only SDXL has.
+    """The family as layers tell it: by the width of text features, or by what only SDXL has.
     None where they do not tell."""
     for key, layer in layers.items():
         component, module = names.split(key)
@@ -107,15 +107,15 @@ def weight_key(component: str, tensor: str) -> str | None:
 
 
 def _weights(component: str, paths: tuple[Path, ...]) -> list[tuple[str, tuple[int, ...]]]:
-    found = []
+    weights = []
     for path in paths:
         with opened(path) as file:
             for name in file.keys():  # noqa: SIM118
                 shape = tuple(file.get_slice(name).get_shape())
                 key = weight_key(component, name)
                 if key is not None and len(shape) in (2, 4):
-                    found.append((key, shape))
-    return found
+                    weights.append((key, shape))
+    return weights
 
 
 def _family(index: Mapping[str, Any], unet: Mapping[str, Any], prediction: str) -> Family:

@@ -112,14 +112,14 @@ def original_path(module: str, layers_per_block: int) -> str | None:
     """The path of a layer in the original UNet of SDXL; None where there is none."""
     if module in _ORIGINAL_TOP:
         return _ORIGINAL_TOP[module]
-    if found := _MIDDLE.fullmatch(module):
-        kind, number, rest = found[1], int(found[2]), found[3]
-        place = 1 if kind == "attentions" else 2 * number
-        return _inside(f"middle_block.{place}", kind, rest)
-    found = _BLOCK.fullmatch(module)
-    if not found:
+    if match := _MIDDLE.fullmatch(module):
+        kind, number, rest = match[1], int(match[2]), match[3]
+        index = 1 if kind == "attentions" else 2 * number
+        return _inside(f"middle_block.{index}", kind, rest)
+    match = _BLOCK.fullmatch(module)
+    if not match:
         return None
-    side, block, kind, number, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
+    side, block, kind, number, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
     # The first input block is conv_in, and each block's last layer resizes.
     first = block * (layers_per_block + 1) + (side == "down")
     if kind == "downsamplers" and rest == "conv":
@@ -132,23 +132,23 @@ def original_path(module: str, layers_per_block: int) -> str | None:
     return _inside(f"{blocks}.{first + number}.{int(kind == 'attentions')}", kind, rest)
 
 
-def _inside(place: str, kind: str, rest: str) -> str | None:
+def _inside(block: str, kind: str, rest: str) -> str | None:
     inner = _ORIGINAL_RESNET.get(rest) if kind == "resnets" else rest
-    return None if inner is None else f"{place}.{inner}"
+    return None if inner is None else f"{block}.{inner}"
 
 
 def _unet_module(joined: str, layers_per_block: int) -> str | None:
     for module, original in _ORIGINAL_TOP.items():
         if joined == original.replace(".", "_"):
             return module
-    found = re.fullmatch(r"(input_blocks|output_blocks)_(\d+)_(\d)_(.+)", joined)
-    if found:
-        return _from_block(found[1], int(found[2]), int(found[3]), found[4], layers_per_block)
-    if found := re.fullmatch(r"middle_block_([012])_(.+)", joined):
-        place = int(found[1])
-        if place == 1:
-            return _joined("mid_block.attentions.0", _module(found[2]))
-        return _joined(f"mid_block.resnets.{place // 2}", _resnet(found[2]))
+    match = re.fullmatch(r"(input_blocks|output_blocks)_(\d+)_(\d)_(.+)", joined)
+    if match:
+        return _from_block(match[1], int(match[2]), int(match[3]), match[4], layers_per_block)
+    if match := re.fullmatch(r"middle_block_([012])_(.+)", joined):
+        index = int(match[1])
+        if index == 1:
+            return _joined("mid_block.attentions.0", _module(match[2]))
+        return _joined(f"mid_block.resnets.{index // 2}", _resnet(match[2]))
     return _module(joined)
 
 
@@ -167,8 +167,8 @@ def _from_block(blocks: str, index: int, inner: int, rest: str, per_block: int) 
     return _joined(f"{side}.resnets.{number}", _resnet(rest))
 
 
-def _joined(place: str, rest: str | None) -> str | None:
-    return None if rest is None else f"{place}.{rest}"
+def _joined(block: str, rest: str | None) -> str | None:
+    return None if rest is None else f"{block}.{rest}"
 
 
 def _resnet(joined: str) -> str | None:
@@ -177,21 +177,21 @@ def _resnet(joined: str) -> str | None:
 
 def _module(joined: str) -> str | None:
     """The path that "_" joined, where each part is known; None else."""
-    parts, place = [], 0
-    while place < len(joined):
-        found = _PART.match(joined, place)
-        if not found:
+    parts, start = [], 0
+    while start < len(joined):
+        match = _PART.match(joined, start)
+        if not match:
             return None
-        parts.append(found[0])
-        place = found.end() + 1
+        parts.append(match[0])
+        start = match.end() + 1
     return ".".join(parts)
 
 
 def _text(joined: str) -> str | None:
     if joined == "text_projection":
         return "text_projection"
-    found = _TEXT_LAYER.fullmatch(joined)
-    if not found:
+    match = _TEXT_LAYER.fullmatch(joined)
+    if not match:
         return None
-    inner = f"self_attn.{found[3]}_proj" if found[2] else f"mlp.fc{found[5]}"
-    return f"encoder.layers.{found[1]}.{inner}"
+    inner = f"self_attn.{match[3]}_proj" if match[2] else f"mlp.fc{match[5]}"
+    return f"encoder.layers.{match[1]}.{inner}"

@@ -82,7 +82,7 @@ class AdapterFile:
 
     @property
     def bytes(self) -> int:
-        return sum(path.stat().st_size for path in {one.path for one in self.layers.values()})
+        return sum(path.stat().st_size for path in {layer.path for layer in self.layers.values()})
 
     def factors(self, key: str) -> tuple[Tensor, Tensor]:
         """A [rank, in] and B [out, rank] of one layer, float32. Raises AdapterError unless
@@ -102,14 +102,14 @@ class AdapterFile:
         return a[: layer.rank], b[:, : layer.rank]
 
 
-def read_adapter(place: Path, *, layers_per_block: int = names.LAYERS_PER_BLOCK) -> AdapterFile:
+def read_adapter(source: Path, *, layers_per_block: int = names.LAYERS_PER_BLOCK) -> AdapterFile:
     """The adapter in a file or folder, its header checked; `factors` checks the numbers.
 
     layers_per_block is the UNet's; only the original names of SDXL need it. If a folder has a
     manifest, the file's sha256 must be the manifest's. Raises AdapterError.
     """
-    files = _files_of(place)
-    found: dict[str, dict[str, _Tensor]] = {}
+    files = _files_of(source)
+    by_layer: dict[str, dict[str, _Tensor]] = {}
     settings: dict[str, dict[str, Any]] = {}
     formats: set[str] = set()
     metadata: dict[str, str] = {}
@@ -123,39 +123,39 @@ def read_adapter(place: Path, *, layers_per_block: int = names.LAYERS_PER_BLOCK)
                 tensor = _Tensor(path, name, tuple(part.get_shape()), str(part.get_dtype()))
                 kind, key, role = _named(tensor, component, layers_per_block)
                 formats.add(kind)
-                if role in found.setdefault(key, {}):
+                if role in by_layer.setdefault(key, {}):
                     raise AdapterError(f"{path} names {role} of {key} twice.")
-                found[key][role] = tensor
+                by_layer[key][role] = tensor
         settings |= _settings(path, component, metadata)
     if len(formats) > 1:
-        raise AdapterError(f"{place} mixes the names of {' and '.join(sorted(formats))}.")
-    filled = _header_json(metadata, RANKS_KEY, place)
+        raise AdapterError(f"{source} mixes the names of {' and '.join(sorted(formats))}.")
+    filled = _header_json(metadata, RANKS_KEY, source)
     layers = {
-        key: _without_zeros(_layer(place, key, found[key], settings), filled.get(key))
-        for key in sorted(found, key=lambda key: f"{key}.")
+        key: _without_zeros(_layer(source, key, by_layer[key], settings), filled.get(key))
+        for key in sorted(by_layer, key=lambda key: f"{key}.")
     }
     if not layers:
-        raise AdapterError(f"{place} must change at least one layer, but is empty.")
+        raise AdapterError(f"{source} must change at least one layer, but is empty.")
     return AdapterFile(
-        path=files[0][0] if len(files) == 1 else place,
+        path=files[0][0] if len(files) == 1 else source,
         format=formats.pop(),
         layers=layers,
-        lineage=lineage_of(metadata, place),
+        lineage=lineage_of(metadata, source),
         notes=notes_of(metadata),
     )
 
 
-def is_lora(place: Path) -> bool:
+def is_lora(source: Path) -> bool:
     """Whether a file or folder has low-rank factors alone, by names of tensors or PEFT's files."""
-    if place.is_dir():
-        parts = (place, *(place / component for component in names.components()))
+    if source.is_dir():
+        parts = (source, *(source / component for component in names.components()))
         return any(is_lora(part / PEFT_FILE) for part in parts if (part / PEFT_FILE).is_file())
-    if place.name == PEFT_FILE and place.with_name(PEFT_SETTINGS).is_file():
-        return peft_json(place).get("peft_type", "LORA") == "LORA"
-    if place.suffix != ".safetensors" or not place.is_file():
+    if source.name == PEFT_FILE and source.with_name(PEFT_SETTINGS).is_file():
+        return peft_json(source).get("peft_type", "LORA") == "LORA"
+    if source.suffix != ".safetensors" or not source.is_file():
         return False
-    with opened(place) as file:
-        return all(any(one.fullmatch(name) for one in _SUFFIX) for name in file.keys())  # noqa: SIM118
+    with opened(source) as file:
+        return all(any(pattern.fullmatch(name) for pattern in _SUFFIX) for name in file.keys())  # noqa: SIM118
 
 
 @contextmanager
@@ -185,23 +185,23 @@ class _Tensor:
     dtype: str
 
 
-def _files_of(place: Path) -> list[tuple[Path, str | None]]:
+def _files_of(source: Path) -> list[tuple[Path, str | None]]:
     """The adapter's files, and for those of a PEFT folder the component that they change."""
-    if place.is_dir():
-        if (place / PEFT_FILE).is_file() and not (place / ADAPTER_FILE).is_file():
-            return [(place / PEFT_FILE, _component(place / PEFT_FILE))]
-        parts = [(place / name / PEFT_FILE, name) for name in names.components()]
-        there = [(path, name) for path, name in parts if path.is_file()]
-        return [*there] or [(place / ADAPTER_FILE, None)]
-    if place.name == PEFT_FILE:
-        return [(place, _component(place))]
-    if place.is_file() and place.suffix != ".safetensors":
-        raise AdapterError(f"{place} must be a .safetensors file: others can run code when read.")
-    return [(place, None)]
+    if source.is_dir():
+        if (source / PEFT_FILE).is_file() and not (source / ADAPTER_FILE).is_file():
+            return [(source / PEFT_FILE, _component(source / PEFT_FILE))]
+        parts = [(source / name / PEFT_FILE, name) for name in names.components()]
+        present = [(path, name) for path, name in parts if path.is_file()]
+        return [*present] or [(source / ADAPTER_FILE, None)]
+    if source.name == PEFT_FILE:
+        return [(source, _component(source))]
+    if source.is_file() and source.suffix != ".safetensors":
+        raise AdapterError(f"{source} must be a .safetensors file: others can run code when read.")
+    return [(source, None)]
 
 
 def _component(path: Path) -> str:
-    """What a PEFT folder changes: the class that it names, or else the names of its layers."""
+    """The component that a PEFT folder changes, by the class or the layers that it names."""
     mapping = peft_json(path).get("auto_mapping")
     about = str(mapping.get("base_model_class")) if isinstance(mapping, dict) else ""
     if about == "CLIPTextModelWithProjection":
@@ -242,7 +242,7 @@ def _named(tensor: _Tensor, component: str | None, layers_per_block: int) -> tup
     for pattern, reason in _REFUSED.items():
         if re.search(pattern, name):
             raise AdapterError(f"{tensor.path} cannot be used, because of {name!r}: {reason}.")
-    match = next((found for one in _SUFFIX if (found := one.fullmatch(name))), None)
+    match = next((matched for suffix in _SUFFIX if (matched := suffix.fullmatch(name))), None)
     if match is None:
         raise AdapterError(
             f"{tensor.path} must hold pairs of low-rank factors alone, but has {name!r} of shape "
@@ -272,24 +272,24 @@ def _named(tensor: _Tensor, component: str | None, layers_per_block: int) -> tup
 
 
 def _layer(
-    place: Path, key: str, tensors: Mapping[str, _Tensor], settings: Mapping[str, dict[str, Any]]
+    source: Path, key: str, tensors: Mapping[str, _Tensor], settings: Mapping[str, dict[str, Any]]
 ) -> LayerFile:
     shapes = {role: list(tensor.shape) for role, tensor in tensors.items() if role != "alpha"}
     a, b = tensors.get("A"), tensors.get("B")
     if a is None or b is None or not _fit(a.shape, b.shape):
         raise AdapterError(
-            f"{place}: {key} needs A [r, in] and B [out, r], or A [r, in, k, k] and "
+            f"{source}: {key} needs A [r, in] and B [out, r], or A [r, in, k, k] and "
             f"B [out, r, 1, 1], but has {shapes}."
         )
     for tensor in (a, b):
         if tensor.dtype not in DTYPES:
-            raise AdapterError(f"{place}: {key} must be float, but is {tensor.dtype}.")
+            raise AdapterError(f"{source}: {key} must be float, but is {tensor.dtype}.")
     component, module = names.split(key)
     ours = settings.get(component, {})
     rank = a.shape[0]
-    said = _of_pattern(place, ours, "rank_pattern", module, ours.get("r", rank))
-    if said != rank:
-        raise AdapterError(f"{place}: {key} has rank {rank}, but the header says {said}.")
+    declared = _of_pattern(source, ours, "rank_pattern", module, ours.get("r", rank))
+    if declared != rank:
+        raise AdapterError(f"{source}: {key} has rank {rank}, but the header says {declared}.")
     return LayerFile(
         path=a.path,
         a=a.name,
@@ -297,7 +297,7 @@ def _layer(
         shape=(b.shape[0], math.prod(a.shape[1:])),
         kernel=(a.shape[2], a.shape[3]) if len(a.shape) == 4 else None,
         rank=rank,
-        alpha=_alpha(place, module, rank, tensors.get("alpha"), ours),
+        alpha=_alpha(source, module, rank, tensors.get("alpha"), ours),
         dtypes=(DTYPES[a.dtype], DTYPES[b.dtype]),
     )
 
@@ -315,7 +315,7 @@ def _fit(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
 
 
 def _alpha(
-    place: Path, module: str, rank: int, own: _Tensor | None, settings: Mapping[str, Any]
+    source: Path, module: str, rank: int, own: _Tensor | None, settings: Mapping[str, Any]
 ) -> float:
     if own is not None:
         with opened(own.path) as file:
@@ -323,23 +323,23 @@ def _alpha(
         alpha = float(value) if value.numel() == 1 else math.nan
     else:
         default = settings.get("lora_alpha", PEFT_DEFAULT_ALPHA if settings else rank)
-        alpha = _of_pattern(place, settings, "alpha_pattern", module, default)
+        alpha = _of_pattern(source, settings, "alpha_pattern", module, default)
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < 1e6:
-        raise AdapterError(f"{place}: alpha of {module} must be a positive number, not {alpha!r}.")
+        raise AdapterError(f"{source}: alpha of {module} must be a positive number, not {alpha!r}.")
     # rsLoRA (arXiv:2312.03732) divides by the root of the rank instead of the rank.
     return alpha * math.sqrt(rank) if settings.get("use_rslora") else alpha
 
 
 def _of_pattern(
-    place: Path, settings: Mapping[str, Any], key: str, module: str, default: Any
+    source: Path, settings: Mapping[str, Any], key: str, module: str, default: Any
 ) -> Any:
-    """What the header's pattern has for a module; matched as PEFT matches it."""
+    """The value of the header's pattern for a module, matched as PEFT matches it."""
     patterns = settings.get(key) or {}
     if not isinstance(patterns, dict):
-        raise AdapterError(f"{place}: the header's {key} must be a mapping.")
+        raise AdapterError(f"{source}: the header's {key} must be a mapping.")
     for pattern, value in patterns.items():
         if not re.fullmatch(r"[\w.^$\\*-]+", pattern):
-            raise AdapterError(f"{place}: {key} must be by names of layers, but has {pattern!r}.")
+            raise AdapterError(f"{source}: {key} must be by names of layers, but has {pattern!r}.")
         for name in (module, f"text_model.{module}"):
             if re.match(rf"(.*\.)?({pattern})$", name):
                 return value
@@ -351,10 +351,10 @@ def _settings(
 ) -> dict[str, dict[str, Any]]:
     """Component → its PEFT settings, of which none may change what B A means."""
     if component is not None:
-        found = {component: peft_json(path)}
+        by_component = {component: peft_json(path)}
     else:
         header = _header_json(metadata, PEFT_KEY, path)
-        found = {
+        by_component = {
             name: {
                 key.removeprefix(f"{name}."): value
                 for key, value in header.items()
@@ -362,11 +362,11 @@ def _settings(
             }
             for name in names.components()
         }
-    for ours in found.values():
+    for ours in by_component.values():
         for key, value in ours.items():
             if value and not _harmless(key, value):
                 raise AdapterError(f"{path} is no plain LoRA: its header sets {key} to {value!r}.")
-    return found
+    return by_component
 
 
 _HARMLESS = {
@@ -388,18 +388,20 @@ def _harmless(key: str, value: Any) -> bool:
 
 def peft_json(path: Path) -> dict[str, Any]:
     """The settings beside a PEFT adapter's file. Raises AdapterError."""
-    place = path.with_name(PEFT_SETTINGS)
+    settings_path = path.with_name(PEFT_SETTINGS)
     try:
-        value = json.loads(place.read_text("utf-8"))
+        value = json.loads(settings_path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(f"{place} must be a PEFT adapter's settings, but: {error}.") from error
+        raise AdapterError(
+            f"{settings_path} must be a PEFT adapter's settings, but: {error}."
+        ) from error
     if not isinstance(value, dict):
-        raise AdapterError(f"{place} must be a mapping.")
+        raise AdapterError(f"{settings_path} must be a mapping.")
     return value
 
 
 def as_the_manifest_says(path: Path) -> None:
-    """Nothing, if no manifest beside the file has another sha256; else AdapterError."""
+    """Raise AdapterError if a manifest beside the file has another sha256."""
     manifest = path.parent / "manifest.json"
     if not manifest.is_file():
         return
@@ -415,7 +417,7 @@ def as_the_manifest_says(path: Path) -> None:
 
 
 def lineage_of(metadata: Mapping[str, str], path: Path) -> Lineage:
-    """What a header says of where the adapter comes from."""
+    """The lineage in a header."""
     ours = _header_json(metadata, OUR_KEY, path)
     made_by = ours.get("made_by")
     return Lineage(

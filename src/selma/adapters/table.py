@@ -18,41 +18,41 @@ from selma.registry import Table
 ADAPTERS = Table("kind of adapter", "selma.adapters", [LORA, OFT, COFT, FULL, SUR])
 
 
-def kind_of(place: Path) -> AdapterKind:
+def kind_of(source: Path) -> AdapterKind:
     """The kind of the adapter in a file or folder, by its name or its content.
 
     What no kind knows counts as LoRA, whose reader says what is wrong with it.
     """
     kinds = ADAPTERS.values()
-    by_name = (kind for kind in kinds if _is_named(place, kind.file))
-    by_content = (kind for kind in kinds if kind.recognizes and kind.recognizes(place))
+    by_name = (kind for kind in kinds if _is_named(source, kind.file))
+    by_content = (kind for kind in kinds if kind.recognizes and kind.recognizes(source))
     return next(by_name, None) or next(by_content, LORA)
 
 
-def read_any(place: Path, *, layers_per_block: int = names.LAYERS_PER_BLOCK) -> Any:
+def read_any(source: Path, *, layers_per_block: int = names.LAYERS_PER_BLOCK) -> Any:
     """The adapter in a file or folder, of whatever kind: an `Adapter`, with what else its kind has.
 
     Raises AdapterError.
     """
-    return kind_of(place).read(place, layers_per_block=layers_per_block)
+    return kind_of(source).read(source, layers_per_block=layers_per_block)
 
 
-def read_mergeable(place: Path, *, layers_per_block: int = names.LAYERS_PER_BLOCK) -> Any:
+def read_mergeable(source: Path, *, layers_per_block: int = names.LAYERS_PER_BLOCK) -> Any:
     """The adapter in a file or folder. Raises AdapterError if its kind cannot be merged."""
-    kind = kind_of(place)
+    kind = kind_of(source)
     if kind.merge_space is None:
-        raise AdapterError(f"{place} cannot be merged: {kind.unmergeable}.")
-    return read_any(place, layers_per_block=layers_per_block)
+        raise AdapterError(f"{source} cannot be merged: {kind.unmergeable}.")
+    return read_any(source, layers_per_block=layers_per_block)
 
 
-def adapter_file(place: Path) -> Path:
-    """An adapter's file: `place` itself, or what lies in that folder (LoRA's name if nothing)."""
-    if not place.is_dir():
-        return place
-    files = (place / kind.file for kind in ADAPTERS.values())
-    return next((path for path in files if path.is_file()), place / LORA.file)
+def adapter_file(source: Path) -> Path:
+    """An adapter's file: `source` itself, or what lies in that folder (LoRA's name if nothing)."""
+    if not source.is_dir():
+        return source
+    files = (source / kind.file for kind in ADAPTERS.values())
+    return next((path for path in files if path.is_file()), source / LORA.file)
 
 
-def _is_named(place: Path, file: str) -> bool:
+def _is_named(source: Path, file: str) -> bool:
     """Whether the place is the file of this name, or a folder that holds it."""
-    return (place / file).is_file() or (place.name == file and place.is_file())
+    return (source / file).is_file() or (source.name == file and source.is_file())

@@ -119,8 +119,8 @@ def sur_generation(**given: Any) -> SurGeneration:
     try:
         return SurGeneration.model_validate(given)
     except ValidationError as error:
-        lines = [mistake(dict(found)) for found in error.errors()]
-        raise ConfigError("The SUR-adapter cannot draw:\n" + "\n".join(lines)) from error
+        lines = [mistake(dict(problem)) for problem in error.errors()]
+        raise ConfigError("The SUR-adapter cannot be applied:\n" + "\n".join(lines)) from error
 
 
 class SurConfig(AdapterSettings):
@@ -150,4 +150,4 @@ class SurGeneration(Section):
     """What becomes of the empty prompt of guidance: left as it is, adapted by itself, or with the
     others in one batch, as released."""
     dropout: bool = False
-    """Draw with dropout, as the released demonstration does; each drawing is then another."""
+    """Apply dropout when generating, as the released demonstration does; no image comes twice."""

@@ -71,11 +71,11 @@ def skew_of(rotation: Tensor) -> Tensor:
     Raises AdapterError if a block turns some plane by 180°: there no S exists.
     """
     eye = _eye(rotation)
-    found, failed = torch.linalg.solve_ex(rotation + eye, rotation - eye)
+    solution, failed = torch.linalg.solve_ex(rotation + eye, rotation - eye)
     # Not ≤ rather than >, so that what is no number is refused, too.
-    if failed.any() or not float(found.abs().max()) <= 1 / SINGULAR:
+    if failed.any() or not float(solution.abs().max()) <= 1 / SINGULAR:
         raise AdapterError("A rotation by 180° has no skew matrix; merge with smaller weights.")
-    return (found - found.mT) / 2
+    return (solution - solution.mT) / 2
 
 
 def orthogonality_error(blocks: Tensor) -> float:
@@ -176,16 +176,16 @@ def nearest_rotation(blocks: Tensor) -> Tensor:
 
 
 def series(skew: Tensor, terms: int = 5) -> Tensor:
-    """What PEFT's and OneTrainer's truncated series gives instead of `cayley`; no rotation.
+    """PEFT's and OneTrainer's truncated series in place of `cayley`; no rotation.
 
     I + 2S + 2S² + ... + 2Sᵏ⁻² + Sᵏ⁻¹ of k terms, near (I + S)(I - S)⁻¹ for small S.
     """
-    found = power_ = _eye(skew).expand_as(skew)
+    total = power_ = _eye(skew).expand_as(skew)
     terms = max(terms, 4) if terms > 2 else terms  # as theirs: 3 terms are 4
     for term in range(1, terms):
         power_ = power_ @ skew
-        found = found + (1 if term == terms - 1 > 1 else 2) * power_
-    return found
+        total = total + (1 if term == terms - 1 > 1 else 2) * power_
+    return total
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -216,5 +216,5 @@ def _of_angles(skew: Tensor, function: Callable[[Tensor], Tensor], *, slope: flo
     squares, planes = torch.linalg.eigh(s.mT @ s)
     sigma = squares.clamp(min=0).sqrt()
     ratio = torch.where(sigma > 1e-8, function(sigma) / sigma.clamp(min=1e-30), slope)
-    found = s @ (planes * ratio.unsqueeze(-2)) @ planes.mT
-    return ((found - found.mT) / 2).to(skew.dtype)
+    result = s @ (planes * ratio.unsqueeze(-2)) @ planes.mT
+    return ((result - result.mT) / 2).to(skew.dtype)

@@ -20,10 +20,10 @@ def hyperspherical_energy(weight: Tensor) -> float:
     rows = rows[norms > 0] / norms[norms > 0, None]
     total = 0.0
     for start in range(0, len(rows), ROWS_AT_ONCE):
-        some = rows[start : start + ROWS_AT_ONCE]
+        block = rows[start : start + ROWS_AT_ONCE]
         # ‖a - b‖² = 2 - 2 a·b for unit vectors; exact to 1e-8 in the distance, with float64.
-        inverse = (2 - 2 * some @ rows.mT).clamp(min=0).rsqrt()
-        own = torch.arange(len(some), device=rows.device)
+        inverse = (2 - 2 * block @ rows.mT).clamp(min=0).rsqrt()
+        own = torch.arange(len(block), device=rows.device)
         inverse[own, own + start] = 0
         total += float(inverse.sum())
     return total

@@ -45,7 +45,7 @@ ROLES = (SKEW_ENTRIES, MIXTURE, MAGNITUDES, *LOW_RANK)
 
 @dataclass(frozen=True)
 class Turn:
-    """What an adapter does to one layer, float32."""
+    """An adapter's tensors for one layer, float32."""
 
     skew_entries: Tensor | None = None
     """[r, b (b - 1) / 2], or one row that all blocks share; upper triangles of S."""
@@ -61,7 +61,9 @@ class Turn:
         """Role → tensor, of those that are there."""
         a, b = self.low_rank or (None, None)
         each = (self.skew_entries, self.mixture, self.log_magnitudes, a, b)
-        return {role: one for role, one in zip(ROLES, each, strict=True) if one is not None}
+        return {
+            role: tensor for role, tensor in zip(ROLES, each, strict=True) if tensor is not None
+        }
 
     @property
     def size(self) -> int | None:
@@ -88,25 +90,25 @@ class Turn:
     def changed(self, weight: Tensor, *, of: str = "a layer") -> Tensor:
         """D W Rᵀ + Δ, in the weight's type; computed in float64, where the device has it."""
         wide = torch.float32 if weight.device.type == "mps" else torch.float64
-        found = weight.to(wide)
+        result = weight.to(wide)
 
         def there(tensor: Tensor) -> Tensor:
             return tensor.to(weight.device, wide)
 
         if self.skew_entries is not None:
             blocks = cayley(skew(there(self.skew_entries)))
-            found = turned(found, require_rotation(blocks, of=of))
+            result = turned(result, require_rotation(blocks, of=of))
         if self.mixture is not None:
-            found = turned(found, there(self.mixture))
+            result = turned(result, there(self.mixture))
         if self.log_magnitudes is not None:
-            found = there(self.log_magnitudes).exp()[:, None] * found
+            result = there(self.log_magnitudes).exp()[:, None] * result
         if self.low_rank is not None:
             a, b = self.low_rank
-            found = found + there(b) @ there(a)
-        return found.to(weight.dtype)
+            result = result + there(b) @ there(a)
+        return result.to(weight.dtype)
 
     def require_fit(self, shape: tuple[int, ...], *, of: str) -> None:
-        """Nothing, if a weight of this shape can be changed so; else AdapterError."""
+        """Raise AdapterError unless a weight of this shape can be changed so."""
         problem = self._misfit(shape)
         if problem:
             raise AdapterError(f"{of}: its weight is {list(shape)}, but {problem}.")
@@ -152,14 +154,14 @@ class RotationFile:
         return "coft" if self.about.get("kind") == "coft" else "oft"
 
     def turn(self, key: str) -> Turn:
-        """What the adapter does to one layer. Raises AdapterError unless the numbers are finite and
-        have shapes that go together."""
-        found = self.give(key)
-        for role, tensor in found.tensors.items():
+        """The adapter's tensors for one layer. Raises AdapterError unless all numbers are finite
+        and shapes go together."""
+        turn = self.give(key)
+        for role, tensor in turn.tensors.items():
             if not torch.isfinite(tensor).all():
                 raise AdapterError(f"{self.path}: {role} of {key} must be finite, but is not.")
-        _require_shapes(self.path, key, found)
-        return found
+        _require_shapes(self.path, key, turn)
+        return turn
 
     @property
     def only_rotates(self) -> bool:
@@ -167,15 +169,15 @@ class RotationFile:
         return all(self.give(key).tensors.keys() == {SKEW_ENTRIES} for key in self.layers)
 
 
-def read_rotations(place: Path) -> RotationFile:
+def read_rotations(source: Path) -> RotationFile:
     """Our own file, or the one in a folder of ours. Raises AdapterError.
 
     If the folder has a manifest, the file's sha256 must be the manifest's.
     """
-    path = place / ROTATION_FILE if place.is_dir() else place
+    path = source / ROTATION_FILE if source.is_dir() else source
     if path.name == ROTATION_FILE:
         as_the_manifest_says(path)
-    found: dict[str, dict[str, str]] = {}
+    by_layer: dict[str, dict[str, str]] = {}
     with opened(path) as file:
         metadata = file.metadata() or {}
         about = _about(metadata, path)
@@ -183,19 +185,19 @@ def read_rotations(place: Path) -> RotationFile:
             key, role = _named(path, name)
             if str(file.get_slice(name).get_dtype()) not in DTYPES:
                 raise AdapterError(f"{path}: {name} must be float.")
-            found.setdefault(key, {})[role] = name
-    if not found:
+            by_layer.setdefault(key, {})[role] = name
+    if not by_layer:
         raise AdapterError(f"{path} must change at least one layer, but is empty.")
 
     def give(key: str) -> Turn:
         with opened(path) as file:
-            tensors = {role: file.get_tensor(name).float() for role, name in found[key].items()}
+            tensors = {role: file.get_tensor(name).float() for role, name in by_layer[key].items()}
         return turn_of(tensors, path=path, key=key)
 
     return RotationFile(
         path=path,
         format="selma",
-        layers=sorted_layers(found),
+        layers=sorted_layers(by_layer),
         give=give,
         lineage=lineage_of(metadata, path),
         about=about,
@@ -211,7 +213,7 @@ def write_rotations(
     settings: Mapping[str, Any] | None = None,
     notes: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes our own file, whole or nothing; equal layers give equal bytes.
+    """Write our own file, whole or nothing; equal layers give equal bytes.
 
     layers: by our names ("unet...."). `settings` are those of the adapter, `notes` further entries
     of the header.
@@ -245,7 +247,7 @@ def turn_of(tensors: Mapping[str, Tensor], *, path: Path, key: str) -> Turn:
 def require_rotations_fit(
     file: RotationFile, shapes: Mapping[str, tuple[int, ...]], *, who: object
 ) -> None:
-    """Nothing, if a model with weights of these shapes has each layer; else AdapterError."""
+    """Raise AdapterError unless a model with weights of these shapes has each layer."""
     missing = [key for key in file.layers if key not in shapes]
     if missing:
         raise AdapterError(f"{who} turns {missing[0]}, which this model has not.")

@@ -54,28 +54,28 @@ _ROTATES = re.compile(
 )
 
 
-def is_rotation(place: Path) -> bool:
+def is_rotation(source: Path) -> bool:
     """Whether an adapter's file or folder turns rather than adds; by names alone."""
-    if place.is_dir():
-        if (place / ROTATION_FILE).is_file():
+    if source.is_dir():
+        if (source / ROTATION_FILE).is_file():
             return True
-        if (place / ADAPTER_FILE).is_file():
+        if (source / ADAPTER_FILE).is_file():
             return False
-        if (place / PEFT_SETTINGS).is_file():
-            return peft_json(place / PEFT_FILE).get("peft_type") == "OFT"
-        return any((place / name).is_file() for name in RELEASED_FILES)
-    if place.name == PEFT_FILE:
-        return peft_json(place).get("peft_type") == "OFT"
-    if place.suffix in PICKLES:
+        if (source / PEFT_SETTINGS).is_file():
+            return peft_json(source / PEFT_FILE).get("peft_type") == "OFT"
+        return any((source / name).is_file() for name in RELEASED_FILES)
+    if source.name == PEFT_FILE:
+        return peft_json(source).get("peft_type") == "OFT"
+    if source.suffix in PICKLES:
         return True
-    if place.suffix != ".safetensors" or not place.is_file():
+    if source.suffix != ".safetensors" or not source.is_file():
         return False
-    with opened(place) as file:
+    with opened(source) as file:
         return any(_ROTATES.search(name) for name in file.keys())  # noqa: SIM118
 
 
 def read_any_rotations(
-    place: Path,
+    source: Path,
     *,
     layers_per_block: int = names.LAYERS_PER_BLOCK,
     coft_eps: float | None = None,
@@ -87,30 +87,30 @@ def read_any_rotations(
     say so itself. Pickles are read (as tensors alone, running nothing) only if asked for. Raises
     AdapterError, with the reason where a layout says something that is no rotation of ours.
     """
-    if place.is_dir() and (place / PEFT_SETTINGS).is_file():
-        place = place / PEFT_FILE
-    elif place.is_dir() and not (place / ROTATION_FILE).is_file():
-        place = next((place / n for n in RELEASED_FILES if (place / n).is_file()), place)
-    if place.name == PEFT_FILE:
-        return read_peft_rotations(place)
-    if place.suffix in PICKLES:
+    if source.is_dir() and (source / PEFT_SETTINGS).is_file():
+        source = source / PEFT_FILE
+    elif source.is_dir() and not (source / ROTATION_FILE).is_file():
+        source = next((source / n for n in RELEASED_FILES if (source / n).is_file()), source)
+    if source.name == PEFT_FILE:
+        return read_peft_rotations(source)
+    if source.suffix in PICKLES:
         if not pickles:
-            raise AdapterError(f"{place} is a pickle: turn it into our file by `selma convert`.")
-        return _foreign(place, _unpickled(place), {}, layers_per_block, coft_eps)
-    if place.is_dir() or place.name == ROTATION_FILE:
-        return read_rotations(place)
-    with opened(place) as file:
+            raise AdapterError(f"{source} is a pickle: turn it into our file by `selma convert`.")
+        return _foreign(source, _unpickled(source), {}, layers_per_block, coft_eps)
+    if source.is_dir() or source.name == ROTATION_FILE:
+        return read_rotations(source)
+    with opened(source) as file:
         all_names, metadata = sorted(file.keys()), file.metadata() or {}
         if any(name.endswith(OURS) for name in all_names):
-            return read_rotations(place)
+            return read_rotations(source)
         wanted = [name for name in all_names if _ROTATES.search(name) or ".oft_" in name
                   or "_oft." in name]  # fmt: skip
         tensors = {name: file.get_tensor(name) for name in wanted}
-    return _foreign(place, tensors, metadata, layers_per_block, coft_eps)
+    return _foreign(source, tensors, metadata, layers_per_block, coft_eps)
 
 
 def convert_rotations(
-    source: Path, place: Path, *, to: str, base: str | None = None, coft_eps: float | None = None
+    source: Path, out: Path, *, to: str, base: str | None = None, coft_eps: float | None = None
 ) -> list[Path]:
     """The files written: the rotations at `source` as our file ("selma") or as a PEFT folder.
 
@@ -121,24 +121,24 @@ def convert_rotations(
     file = read_any_rotations(source, layers_per_block=per_block, coft_eps=coft_eps, pickles=True)
     if model:
         require_rotations_fit(file, model.shapes, who=source)
-    return write_as(place, file, to=to, model=model)
+    return write_as(out, file, to=to, model=model)
 
 
-def write_as(place: Path, file: RotationFile, *, to: str, model: Model | None = None) -> list[Path]:
-    """Writes rotations in a layout that can say them; the model, if known, is their base."""
-    require_layout(place, to=to)
+def write_as(out: Path, file: RotationFile, *, to: str, model: Model | None = None) -> list[Path]:
+    """Write rotations in a layout that can say them; the model, if known, is their base."""
+    require_layout(out, to=to)
     if to == "peft":
-        return write_peft_rotations(place, file, shapes=model.shapes if model else None)
-    place.parent.mkdir(parents=True, exist_ok=True)
+        return write_peft_rotations(out, file, shapes=model.shapes if model else None)
+    out.parent.mkdir(parents=True, exist_ok=True)
     turns = {key: file.turn(key) for key in file.layers}
-    write_rotations(place, turns, lineage=file.lineage, settings=file.about, notes=file.notes)
-    return [place]
+    write_rotations(out, turns, lineage=file.lineage, settings=file.about, notes=file.notes)
+    return [out]
 
 
-def require_layout(place: Path, *, to: str) -> None:
-    """Nothing, if rotations can be written so and there; else AdapterError with the reason."""
+def require_layout(out: Path, *, to: str) -> None:
+    """Raise AdapterError with the reason unless rotations can be written in this layout."""
     if to == "peft":
-        require_folder(place)
+        require_folder(out)
     elif to == "kohya":
         raise AdapterError(
             "kohya's OFT turns a layer's output side, R W, and ours the input side, W Rᵀ: neither "
@@ -146,13 +146,13 @@ def require_layout(place: Path, *, to: str) -> None:
         )
     elif to == "onetrainer":
         raise AdapterError(
-            "OneTrainer turns by a series of five terms, which is no rotation: it would draw other "
-            "pictures with these numbers. Write it --to selma, peft or fused."
+            "OneTrainer turns by a series of five terms, which is no rotation: it would generate "
+            "other images with these numbers. Write it --to selma, peft or fused."
         )
     elif to != "selma":
         raise AdapterError(f"Rotations are written --to selma, peft or fused, but not {to!r}.")
-    elif place.suffix != ".safetensors":
-        raise AdapterError(f"Our adapter is one .safetensors file, but {place} came.")
+    elif out.suffix != ".safetensors":
+        raise AdapterError(f"Our adapter is one .safetensors file, but {out} came.")
 
 
 def _foreign(
@@ -175,7 +175,7 @@ def _foreign(
 def _onetrainer(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], layers_per_block: int
 ) -> RotationFile:
-    found: dict[str, Tensor] = {}
+    vectors: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         prefix, _, rest = name.partition(".")
         if rest != "oft_R.weight":
@@ -186,14 +186,16 @@ def _onetrainer(
         key = names.from_kohya(prefix, layers_per_block=layers_per_block)
         if key is None or names.split(key)[0] != names.UNET:
             raise AdapterError(f"{path} turns {prefix!r}, which is no layer of a known UNet.")
-        found[key] = tensor
+        vectors[key] = tensor
 
     def give(key: str) -> Turn:
-        vector = found[key].float()
+        vector = vectors[key].float()
         checked(vector, path=path, key=key)
         return Turn(skew_entries=of_series(vector, 5, path=path, key=key))
 
-    return RotationFile(path, "onetrainer", sorted_layers(found), give, lineage_of(metadata, path))
+    return RotationFile(
+        path, "onetrainer", sorted_layers(vectors), give, lineage_of(metadata, path)
+    )
 
 
 @dataclass
@@ -224,10 +226,10 @@ def _released(
         raise AdapterError(f"{path} must hold rotations of the released OFT code, but has none.")
 
     def give(key: str) -> Turn:
-        one = raw[key]
+        layer = raw[key]
         return Turn(
-            skew_entries=_of_released(one, path=path, key=key),
-            log_magnitudes=_logarithms(one.scales, path=path, key=key),
+            skew_entries=_of_released(layer, path=path, key=key),
+            log_magnitudes=_logarithms(layer.scales, path=path, key=key),
         )
 
     return RotationFile(path, "released", sorted_layers(raw), give, lineage_of(metadata, path))
@@ -294,17 +296,17 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
         # Checkpoints of whole models are larger than what is wanted of them; old files cannot be
         # mapped into memory.
         mapped = zipfile.is_zipfile(path)
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (OSError, ValueError, RuntimeError, EOFError, KeyError, UnpicklingError) as error:
         raise AdapterError(
             f"{path} must be a checkpoint of plain tensors, but: {str(error).splitlines()[0]}."
         ) from error
-    while isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
-    if not isinstance(found, dict):
-        raise AdapterError(f"{path} must hold tensors by name, but holds {type(found).__name__}.")
+    while isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict):
+        raise AdapterError(f"{path} must hold tensors by name, but holds {type(state).__name__}.")
     return {
         name: value
-        for name, value in found.items()
+        for name, value in state.items()
         if isinstance(value, Tensor) and (_ROTATES.search(name) or "_oft." in name)
     }

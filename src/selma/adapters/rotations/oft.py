@@ -58,24 +58,24 @@ def attach(
     `generator` is not used. Raises ConfigError where blocks do not fill a layer.
     """
     denoiser.requires_grad_(False)
-    found: dict[str, nn.Parameter] = {}
+    tensors: dict[str, nn.Parameter] = {}
     for name, layer in turned_layers(denoiser, config, targets):
         blocks = config.blocks_of(layer.in_features)
         size = layer.in_features // blocks
         rows = 1 if config.share_blocks else blocks
         device = layer.weight.device
         turning = nn.Parameter(torch.zeros(rows, size * (size - 1) // 2, device=device))
-        found[f"{name}.{SKEW_ENTRIES}"] = turning
+        tensors[f"{name}.{SKEW_ENTRIES}"] = turning
         scales = None
         if config.magnitudes:
             scales = nn.Parameter(torch.zeros(layer.out_features, device=device))
-            found[f"{name}.{MAGNITUDES}"] = scales
+            tensors[f"{name}.{MAGNITUDES}"] = scales
         _override(layer, [_Step(skew_entries=turning, log_magnitudes=scales)])
-    return dict(sorted(found.items()))
+    return dict(sorted(tensors.items()))
 
 
 def detach(denoiser: nn.Module) -> None:
-    """Takes whatever turns off; the denoiser is what it was."""
+    """Take whatever turns off; the denoiser is what it was."""
     for layer in denoiser.modules():
         if isinstance(vars(layer).get("forward"), _Turned):
             del layer.forward
@@ -86,16 +86,16 @@ def turned_layers(
 ) -> Iterator[tuple[str, nn.Linear]]:
     """The layers that are turned, by their paths. Raises ConfigError if there are none."""
     endings = tuple(f".{ending}" for ending in targets.get(config.targets, ()))
-    found = [
+    layers = [
         (name, layer)
         for name, layer in denoiser.named_modules()
         if name.endswith(endings) and isinstance(layer, nn.Linear)
     ]
-    if not found:
+    if not layers:
         raise ConfigError(
             f"experts.adapter turns layers of {config.targets}, but the denoiser has none."
         )
-    yield from found
+    yield from layers
 
 
 def save(
@@ -106,7 +106,7 @@ def save(
     lineage: Lineage,
     component: str = names.UNET,
 ) -> None:
-    """Writes the tensors as our file; equal tensors give equal bytes."""
+    """Write the tensors as our file; equal tensors give equal bytes."""
     layers: dict[str, dict[str, Tensor]] = {}
     for name, parameter in factors.items():
         module, _, role = name.rpartition(".")
@@ -126,8 +126,10 @@ def energies(denoiser: nn.Module, path: Path) -> dict[str, Any]:
         before = hyperspherical_energy(weight)
         after = hyperspherical_energy(file.turn(key).changed(weight, of=key))
         layers[names.split(key)[1]] = {"before": before, "after": after}
-    whole = {which: sum(one[which] for one in layers.values()) for which in ("before", "after")}
-    return {"all": whole, "layers": layers}
+    total = {
+        which: sum(energy[which] for energy in layers.values()) for which in ("before", "after")
+    }
+    return {"all": total, "layers": layers}
 
 
 @contextmanager
@@ -150,8 +152,8 @@ def turning(
             turn.require_fit(tuple(layer.weight.shape), of=f"{file.path}, {key}")
             steps.setdefault(module, []).append(_Step.of(turn.scaled(strength), layer))
     try:
-        for module, some in steps.items():
-            _override(layer_of(denoiser, module, who="the adapter"), some)
+        for module, layer_steps in steps.items():
+            _override(layer_of(denoiser, module, who="the adapter"), layer_steps)
         yield
     finally:
         detach(denoiser)
@@ -160,15 +162,15 @@ def turning(
 def layer_of(denoiser: nn.Module, module: str, *, who: object) -> nn.Linear:
     """The linear layer of that path. Raises AdapterError if there is none."""
     try:
-        found = denoiser.get_submodule(module)
+        layer = denoiser.get_submodule(module)
     except AttributeError:
-        found = None
-    if not isinstance(found, nn.Linear):
+        layer = None
+    if not isinstance(layer, nn.Linear):
         raise AdapterError(
             f"{who} turns {module}, but this denoiser has no such linear layer. It was made for "
             "another model."
         )
-    return found
+    return layer
 
 
 @dataclass(frozen=True)
@@ -203,8 +205,8 @@ class _Step:
             eye = torch.eye(self.mixture.shape[-1], device=x.device)
             return turned_by(x, (self.mixture - eye).to(x.dtype))
         if self.skew_entries is not None:
-            found: Tensor = _Rotated.apply(x, self.skew_entries)
-            return found
+            rotated: Tensor = _Rotated.apply(x, self.skew_entries)
+            return rotated
         return x
 
 
@@ -262,11 +264,11 @@ def turned_by(x: Tensor, change: Tensor) -> Tensor:
     if rows > FEW_BLOCKS:
         parts = _in_blocks(flat, change)
         return torch.baddbmm(parts, parts, change).transpose(0, 1).reshape(x.shape)
-    found = flat.clone()
+    result = flat.clone()
     for block in range(rows):
         here = slice(block * size, (block + 1) * size)
-        found[:, here].addmm_(flat[:, here], change[block])
-    return found.reshape(x.shape)
+        result[:, here].addmm_(flat[:, here], change[block])
+    return result.reshape(x.shape)
 
 
 def _in_blocks(flat: Tensor, change: Tensor) -> Tensor:
@@ -299,7 +301,7 @@ class _Rotated(torch.autograd.Function):
 def _outer(x: Tensor, gradient: Tensor, change: Tensor) -> Tensor:
     """xᵀ g of each block, in the change's shape and type: the loss's gradient by R."""
     width = change.shape[-1] if len(change) == 1 else x.shape[-1]
-    parts = [_in_blocks(one.reshape(-1, width), change) for one in (x, gradient)]
+    parts = [_in_blocks(tensor.reshape(-1, width), change) for tensor in (x, gradient)]
     return torch.bmm(parts[0].mT, parts[1]).to(change.dtype)
 
 
@@ -329,12 +331,12 @@ def describe(adapter: RotationFile) -> list[str]:
     """Its blocks, what else it changes, and its settings."""
     turns = [adapter.turn(key) for key in adapter.layers]
     each = [turn.skew_entries if turn.mixture is None else turn.mixture for turn in turns]
-    blocks = [one for one in each if one is not None]
+    blocks = [block for block in each if block is not None]
     lines = []
     if blocks:
         sides = spread(turn.size for turn in turns if turn.size)
         lines += [
-            f"blocks stored for a layer: {spread(len(one) for one in blocks)} of side {sides}"
+            f"blocks stored for a layer: {spread(len(block) for block in blocks)} of side {sides}"
         ]
     roles = Counter(role for turn in turns for role in turn.tensors)
     lines += [f"{role}: in {count} layers" for role, count in sorted(roles.items())]

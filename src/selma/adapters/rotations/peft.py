@@ -53,24 +53,24 @@ def read_peft_rotations(path: Path) -> RotationFile:
             raise AdapterError(f"{path} is no plain OFT: its settings have {key} {value!r}.")
     if "oft_block_size" not in settings:
         raise AdapterError(f"{path} is of PEFT before 0.14, whose OFT was another. Train it anew.")
-    found: dict[str, str] = {}
+    by_layer: dict[str, str] = {}
     with opened(path) as file:
         metadata = file.metadata() or {}
         for name in sorted(file.keys()):
             match = re.fullmatch(r"base_model\.model\.(.+)\.oft_R(?:\.\w+)?\.weight", name)
             if match is None:
                 raise AdapterError(f"{path} must hold oft_R of layers alone, but has {name!r}.")
-            found[names.plain(names.UNET, match[1])] = name
+            by_layer[names.plain(names.UNET, match[1])] = name
 
     def give(key: str) -> Turn:
         with opened(path) as file:
-            vector = file.get_tensor(found[key]).float()
+            vector = file.get_tensor(by_layer[key]).float()
         return Turn(skew_entries=_of_peft(vector, settings, path=path, key=key))
 
     return RotationFile(
         path,
         "peft",
-        sorted_layers(found),
+        sorted_layers(by_layer),
         give,
         lineage_of(metadata, path),
         notes=notes_of(metadata),
@@ -105,7 +105,7 @@ def of_series(vector: Tensor, terms: int, *, path: Path, key: str) -> Tensor:
 
 
 def write_peft_rotations(
-    place: Path, file: RotationFile, *, shapes: Mapping[str, tuple[int, ...]] | None = None
+    folder: Path, file: RotationFile, *, shapes: Mapping[str, tuple[int, ...]] | None = None
 ) -> list[Path]:
     """A folder that PEFT reads: the same rotations, by its exact Cayley. Raises AdapterError where
     PEFT's OFT cannot say it: magnitudes, low-rank changes, mixtures, or blocks without a rule.
@@ -113,7 +113,7 @@ def write_peft_rotations(
     `shapes`, of the base's weights by our names of layers, are needed only where each layer has one
     block of a side of its own: how often it repeats its block then.
     """
-    require_folder(place)
+    require_folder(folder)
     vectors: dict[str, Tensor] = {}
     for key in file.layers:
         turn = file.turn(key)
@@ -140,18 +140,18 @@ def write_peft_rotations(
             zip(("base_model_class", "parent_library"), names.PEFT_CLASSES[names.UNET], strict=True)
         ),
     }
-    place.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"base_model.model.{m}.oft_R.weight": vector for m, vector in vectors.items()}
     metadata = {"format": "pt", OUR_KEY: lineage_json(file.lineage), **file.notes}
-    write_safetensors(place / PEFT_FILE, given(tensors), metadata=metadata)
-    write_bytes(place / PEFT_SETTINGS, as_json(settings).encode())
-    return [place / PEFT_SETTINGS, place / PEFT_FILE]
+    write_safetensors(folder / PEFT_FILE, given(tensors), metadata=metadata)
+    write_bytes(folder / PEFT_SETTINGS, as_json(settings).encode())
+    return [folder / PEFT_SETTINGS, folder / PEFT_FILE]
 
 
-def require_folder(place: Path) -> None:
-    """Nothing, if a folder can have this name; else AdapterError."""
-    if place.suffix == ".safetensors":
-        raise AdapterError(f"A peft adapter is a folder, but {place} came.")
+def require_folder(path: Path) -> None:
+    """Raise AdapterError unless a folder can have this name."""
+    if path.suffix == ".safetensors":
+        raise AdapterError(f"A peft adapter is a folder, but {path} came.")
 
 
 def _layout(vectors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

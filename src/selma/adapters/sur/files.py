@@ -54,7 +54,7 @@ def save(
     lineage: Lineage,
     settings: Mapping[str, Any],
 ) -> None:
-    """Writes adapter and projection with their settings; equal adapters give equal bytes."""
+    """Write adapter and projection with their settings; equal adapters give equal bytes."""
     metadata = {
         "format": "pt",
         OUR_KEY: lineage_json(lineage),
@@ -89,7 +89,7 @@ def load(path: Path) -> SurFile:
             f"cannot be read as one: {error!r}."
         ) from error
     mine = {name: t for name, t in tensors.items() if not name.startswith(PROJECTION)}
-    kept = {
+    projection = {
         name.removeprefix(PROJECTION): t
         for name, t in tensors.items()
         if name.startswith(PROJECTION)
@@ -98,14 +98,14 @@ def load(path: Path) -> SurFile:
         adapter = restored(config, widths, mine)
     except AdapterError as error:
         raise AdapterError(f"{path}: {error}") from error
-    return SurFile(path, adapter, kept, settings, lineage)
+    return SurFile(path, adapter, projection, settings, lineage)
 
 
-def is_sur(place: Path) -> bool:
+def is_sur(path: Path) -> bool:
     """Whether a file says in its header that it is a SUR-adapter."""
-    if place.suffix != ".safetensors" or not place.is_file():
+    if path.suffix != ".safetensors" or not path.is_file():
         return False
-    with opened(place) as file:
+    with opened(path) as file:
         return SUR_KEY in (file.metadata() or {})
 
 
@@ -128,7 +128,7 @@ def load_released(path: Path, *, weight: float, attention: str = "batch") -> Sur
 
 
 def convert_released(path: Path, out: Path, *, weight: float, attention: str = "batch") -> Path:
-    """Writes a released checkpoint as our file, in the folder `out`. Raises as `load_released`."""
+    """Write a released checkpoint as our file, in the folder `out`. Raises as `load_released`."""
     adapter = load_released(path, weight=weight, attention=attention)
     out.mkdir(parents=True, exist_ok=True)
     save(
@@ -146,7 +146,7 @@ def _shape(
     path: Path, state: Mapping[str, Tensor], *, weight: float, attention: str
 ) -> tuple[SurConfig, int]:
     numbered = (re.match(r"transformer_encoder\.layers\.(\d+)\.", name) for name in state)
-    layers = {found[1] for found in numbered if found}
+    layers = {match[1] for match in numbered if match}
     try:
         width = state["fc.weight"].shape[0]
         hidden = state["transformer_encoder.layers.0.linear1.weight"].shape[0]

@@ -37,7 +37,7 @@ class Widths:
 
 @dataclass(frozen=True)
 class Adapted:
-    """What the adapter makes of a batch of prompts."""
+    """Adapted features of a batch of prompts."""
 
     text: Tensor
     """[b, tokens, sum of widths]."""
@@ -150,14 +150,14 @@ class SurAdapter(nn.Module):
                 strict=True,
             )
             weight = strength * self.config.weight
-            made = [
+            results = [
                 mixed(x, change, weight=weight, mix=self.config.mix)
                 for x, change in zip(parts, changes, strict=True)
             ]
         count = len(self.widths.text)
         return Adapted(
-            text=torch.cat(made[:count], dim=-1).to(text.dtype),
-            pooled=made[count].squeeze(1).to(text.dtype) if len(made) > count else pooled,
+            text=torch.cat(results[:count], dim=-1).to(text.dtype),
+            pooled=results[count].squeeze(1).to(text.dtype) if len(results) > count else pooled,
             queries=queries,
         )
 
@@ -189,7 +189,7 @@ def widths_of(model: TextToImage) -> Widths:
 
 
 def require_fit(adapter: SurAdapter, model: TextToImage) -> None:
-    """Nothing, if the adapter was made for features like this base's; else AdapterError."""
+    """Raise AdapterError unless the adapter was made for features like this base's."""
     mine, theirs = adapter.widths, widths_of(model)
     if mine != theirs:
         raise AdapterError(
@@ -199,26 +199,26 @@ def require_fit(adapter: SurAdapter, model: TextToImage) -> None:
 
 
 def restored(config: SurConfig, widths: Widths, tensors: Mapping[str, Tensor]) -> SurAdapter:
-    """The adapter with these weights, ready to draw. Raises AdapterError unless every tensor has
-    its place and every place its tensor."""
+    """The adapter with these weights, frozen. Raises AdapterError unless every tensor has its
+    place and every place its tensor."""
     with torch.device("meta"):
         adapter = make(config, widths, seed=0)
     wanted = {name: tuple(tensor.shape) for name, tensor in adapter.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if wrong := sorted(
-        name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
+        name for name in wanted.keys() | shapes.keys() if wanted.get(name) != shapes.get(name)
     ):
         name = wrong[0]
         raise AdapterError(
             f"A SUR-adapter of this form has {name} of {list(wanted.get(name, ())) or 'no shape'}, "
-            f"but the file has {list(found.get(name, ())) or 'none'} ({len(wrong)} tensors differ)."
+            f"but the file has {list(shapes.get(name, ())) or 'none'}; {len(wrong)} tensors differ."
         )
     adapter.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
     return adapter.eval().requires_grad_(False)
 
 
 def as_settings(config: SurConfig, widths: Widths) -> dict[str, Any]:
-    """What a file says of its adapter."""
+    """The settings in an adapter's file."""
     return {
         "adapter": config.model_dump(mode="json"),
         "widths": {"text": list(widths.text), "pooled": widths.pooled},

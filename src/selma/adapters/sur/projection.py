@@ -19,17 +19,17 @@ def projection(kind: Kind, vectors: Tensor, width: int, *, seed: int) -> nn.Line
     """
     size = vectors.shape[1]
     if kind == "pca":
-        made = nn.Linear(size, width)
+        linear = nn.Linear(size, width)
         weight, bias = principal(vectors, width)
-        made.weight.data, made.bias.data = weight, bias
-        return made.requires_grad_(False)
+        linear.weight.data, linear.bias.data = weight, bias
+        return linear.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         if kind == "released":
             torch.seed()
         else:
             torch.manual_seed(seed)
-        made = nn.Linear(size, width)
-    return made.requires_grad_(kind == "learned")
+        linear = nn.Linear(size, width)
+    return linear.requires_grad_(kind == "learned")
 
 
 def principal(vectors: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -52,5 +52,5 @@ def principal(vectors: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return weight.float(), (-weight @ mean).float()
 
 
-def as_tensors(made: nn.Linear) -> Mapping[str, Tensor]:
-    return {"weight": made.weight, "bias": made.bias}
+def as_tensors(linear: nn.Linear) -> Mapping[str, Tensor]:
+    return {"weight": linear.weight, "bias": linear.bias}

@@ -32,7 +32,7 @@ def apply(
 
 
 def rewriting_by(file: SurFile, model: TextToImage, config: SurGeneration) -> Rewriting:
-    """What the adapter makes of the model's text features.
+    """The function by which the adapter rewrites the model's text features.
 
     Raises AdapterError if it was made for another base's features.
     """
