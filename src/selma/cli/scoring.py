@@ -99,14 +99,14 @@ def correlate(
     from selma.workspace import write_json
 
     if annotations and not questions:
-        found = dsg_agreement(annotations, answers, ratings, rules=rules_of(preset, {}))
+        agreement = dsg_agreement(annotations, answers, ratings, rules=rules_of(preset, {}))
     elif questions and not annotations:
-        found = tifa_agreement(questions, answers, ratings)
+        agreement = tifa_agreement(questions, answers, ratings)
     else:
         raise ConfigError("Name either --annotations (DSG) or --questions (TIFA).")
     if json:
-        write_json(json, found)
-    typer.echo(", ".join(f"{name} {value}" for name, value in found.items()))
+        write_json(json, agreement)
+    typer.echo(", ".join(f"{name} {value}" for name, value in agreement.items()))
 
 
 @score.command()
@@ -128,8 +128,8 @@ def tifa(
         from selma.backbones.judges.matching import load_matcher
 
         nearest = load_matcher(matcher)
-    found = score_tifa(read_tifa(questions), read_tifa_answers(answers), matcher=nearest)
-    show_scores(found | {"matcher": matcher}, json)
+    result = score_tifa(read_tifa(questions), read_tifa_answers(answers), matcher=nearest)
+    show_scores(result | {"matcher": matcher}, json)
 
 
 @score.command("images")
@@ -176,7 +176,7 @@ def images(
     from selma.scores.images import judge_from, score_images
 
     named = {"zeroing": zeroing, "average": average, "missing": missing}
-    found = score_images(
+    result = score_images(
         folder,
         benchmark=benchmark,
         split=split,
@@ -187,7 +187,7 @@ def images(
         choices_prompt=choices_prompt,
         matcher=matcher,
     )
-    show_scores(found, json)
+    show_scores(result, json)
 
 
 def questions(
@@ -272,16 +272,16 @@ def hps(
         from selma.applications.hps import score_styles
         from selma.applications.loading import read_run_file
 
-        found = score_styles(
+        result = score_styles(
             read_run_file(run), settings, prompts=prompts, model=drawn_by, images=images
         )
     elif images is not None:
-        found = score_hps(images, read_hps_prompts(prompts), load_preference(settings))
+        result = score_hps(images, read_hps_prompts(prompts), load_preference(settings))
     else:
         raise ConfigError("Name a folder of images, or a run that generates them with --run.")
     if json:
-        write_json(json, found)
-    print_hps(found, Console())
+        write_json(json, result)
+    print_hps(result, Console())
 
 
 @score.command("convert")
@@ -299,5 +299,5 @@ def convert_scorer(
     """Turn a preference scorer's pickle into safetensors, without running anything in it."""
     from selma.backbones.preference.converting import convert_weights
 
-    made = convert_weights(source, out, kind=kind, tokenizer=tokenizer, config=config)
-    typer.echo(f"Weights: {made}")
+    folder = convert_weights(source, out, kind=kind, tokenizer=tokenizer, config=config)
+    typer.echo(f"Weights: {folder}")

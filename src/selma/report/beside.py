@@ -83,23 +83,23 @@ class Ours:
 def beside(findings: Findings) -> list[Beside]:
     """The tables that this run has figures for, in the paper's order; [] for most runs."""
     card = findings.scorecard
-    found = []
+    tables = []
     if card.published == "dsg-1k":
-        found += [_made(findings, paper.TABLE_1, _table_1(card), _dsg_said(card, preference=True))]
+        tables += [_made(findings, paper.TABLE_1, _table_1(card), _dsg_said(card, preference=True))]
     if ours := _table_5(findings.hps):
-        found += [_made(findings, paper.TABLE_5, ours, _hps_said(findings.hps))]
+        tables += [_made(findings, paper.TABLE_5, ours, _hps_said(findings.hps))]
     if card.published == "tifa-v1.0":
         ours = _each(card, lambda m: [*_of(m.categories, ELEMENTS), m.score],
                      lambda m: [*_of(m.category_differences, ELEMENTS), m.difference])  # fmt: skip
-        found += [_made(findings, paper.TABLE_6, ours, _tifa_said(card))]
+        tables += [_made(findings, paper.TABLE_6, ours, _tifa_said(card))]
     if card.published == "dsg-1k":
         ours = _each(
             card,
             lambda m: [*_of(m.details, KINDS), m.by_question],
             lambda m: [*_of(m.detail_differences, KINDS), m.by_question_difference],
         )
-        found += [_made(findings, paper.TABLE_7, ours, _dsg_said(card))]
-    return found
+        tables += [_made(findings, paper.TABLE_7, ours, _dsg_said(card))]
+    return tables
 
 
 def own_base(findings: Findings) -> tuple[str, bool]:
@@ -125,17 +125,17 @@ def _table_1(card: Scorecard) -> Ours:
 
 
 def _table_5(hps: dict[str, dict[str, Any]]) -> Ours | None:
-    there = _comparable(hps)
-    if not {"base", "merged"} & set(there):
+    comparable = _comparable(hps)
+    if not {"base", "merged"} & set(comparable):
         return None
 
     def values(model: str) -> Measured:
-        if model not in there:
+        if model not in comparable:
             return [None] * len(paper.TABLE_5.columns)
-        result = there[model]
+        result = comparable[model]
         return [_interval(result["styles"][style]) for style in STYLES] + [_interval(result)]
 
-    minus = there.get("merged", {}).get("minus_base") or {}
+    minus = comparable.get("merged", {}).get("minus_base") or {}
     gain = [minus.get(name) for name in (*STYLES, "all")]
     return Ours(
         values("base"), values("merged"), [Interval.model_validate(g) if g else None for g in gain]
@@ -169,11 +169,11 @@ def _each(
     return Ours(values(base), values(merged), gains(merged))
 
 
-def _of(found: dict[str, Interval], names: Sequence[str]) -> Measured:
-    return [found.get(name) for name in names]
+def _of(intervals: dict[str, Interval], names: Sequence[str]) -> Measured:
+    return [intervals.get(name) for name in names]
 
 
-def _made(findings: Findings, printed: Printed, ours: Ours, said: str) -> Beside:
+def _made(findings: Findings, printed: Printed, ours: Ours, caption: str) -> Beside:
     name, known = own_base(findings)
     own = f"merged ({findings.merged.method.replace('_', ' ')})"
     mine = {"": ("base", ours.base), SELMA: (own, ours.merged)}
@@ -185,8 +185,8 @@ def _made(findings: Findings, printed: Printed, ours: Ours, said: str) -> Beside
         for base in bases
     ]
     if not known:
-        said += f" The run's base, {name}, is not known to be one of the paper's."
-    return Beside(printed, said, tuple(blocks))
+        caption += f" The run's base, {name}, is not known to be one of the paper's."
+    return Beside(printed, caption, tuple(blocks))
 
 
 def _rows(
@@ -223,32 +223,32 @@ def _rows(
 
 def _cells(printed: Printed, values: Measured, *, sign: bool = False) -> Iterator[Cell | None]:
     show = signed if sign else points
-    for column, digits, found in zip(printed.columns, printed.decimals, values, strict=True):
+    for column, digits, interval in zip(printed.columns, printed.decimals, values, strict=True):
         fine = FINE if column in MEASURED_BY or printed.number == 5 else digits
-        if found is None:
+        if interval is None:
             yield None
         else:
-            yield Cell(show(found.mean, fine), spread(found, sign=sign, digits=fine))
+            yield Cell(show(interval.mean, fine), spread(interval, sign=sign, digits=fine))
 
 
 def _dsg_said(card: Scorecard, *, preference: bool = False) -> str:
     zeroing = card.zeroing.replace("_", " ")
-    said = (
+    caption = (
         f"Ours: {_share(card, 'DSG-1k')}, judged by {card.judge}; the mean over all questions, "
         f"zeroing {zeroing}. The paper's: judged by mPLUG-large; its released code zeroes in row "
         "order."
     )
     if not preference:
-        return said
+        return caption
     shown = {
         column: next((s for name in names for s in card.preferences if s.name == name), None)
         for column, names in MEASURED_BY.items()
     }
     for column, scorer in shown.items():
         if scorer is not None:
-            said += f" {column} of ours: {scorer.name}, {scorer.weights}."
-            said += f" {CHOSE[0].upper()}{CHOSE[1:]}" if scorer.chose else ""
-    return said
+            caption += f" {column} of ours: {scorer.name}, {scorer.weights}."
+            caption += f" {CHOSE[0].upper()}{CHOSE[1:]}" if scorer.chose else ""
+    return caption
 
 
 def _tifa_said(card: Scorecard) -> str:
@@ -260,23 +260,23 @@ def _tifa_said(card: Scorecard) -> str:
 
 
 def _share(card: Scorecard, name: str) -> str:
-    whole = PROMPTS[card.published or ""]
-    if card.prompts == whole:
-        return f"all {whole} prompts of {name}"
-    return f"only {card.prompts} of the {whole} prompts of {name}, so that the prompts differ too"
+    total = PROMPTS[card.published or ""]
+    if card.prompts == total:
+        return f"all {total} prompts of {name}"
+    return f"only {card.prompts} of the {total} prompts of {name}, so that the prompts differ too"
 
 
 def _hps_said(hps: dict[str, dict[str, Any]]) -> str:
-    said = []
-    for model, found in _comparable(hps).items():
+    captions = []
+    for model, result in _comparable(hps).items():
         if model in ("base", "merged"):
-            scorer = found["scorer"]
+            scorer = result["scorer"]
             generated = (
-                "generated by this run" if found["generated"] == "run" else "given as a folder"
+                "generated by this run" if result["generated"] == "run" else "given as a folder"
             )
-            said.append(
-                f"Ours, {model}: {found['images']} images, {generated}"
-                + ("" if found["complete"] else ", not the benchmark's 800 of each style")
+            captions.append(
+                f"Ours, {model}: {result['images']} images, {generated}"
+                + ("" if result["complete"] else ", not the benchmark's 800 of each style")
                 + f"; {scorer['name']}, {scorer['weights']}, {scorer['preprocessing']}."
             )
-    return " ".join(said)
+    return " ".join(captions)

@@ -43,9 +43,9 @@ class Asked:
         pixels = self._pixels(images)
         known = self._known()
         open_places = [
-            place
-            for place, some in enumerate(questions)
-            if any((pixels[place], question) not in known for question in some)
+            number
+            for number, asked in enumerate(questions)
+            if any((pixels[number], question) not in known for question in asked)
         ]
         done = len(images) - len(open_places)
         if open_places:
@@ -55,8 +55,8 @@ class Asked:
                     self._ask(part, images, pixels, questions, known)
                     advance(len(part))
         return [
-            [known[pixels[place], question] for question in some]
-            for place, some in enumerate(questions)
+            [known[pixels[number], question] for question in asked]
+            for number, asked in enumerate(questions)
         ]
 
     def _ask(
@@ -69,18 +69,18 @@ class Asked:
     ) -> None:
         wanted: dict[str, dict[str, None]] = {}  # the same image may stand there twice
         paths: dict[str, Path] = {}
-        for place in part:
-            paths.setdefault(pixels[place], images[place])
-            for question in questions[place]:
-                if (pixels[place], question) not in known:
-                    wanted.setdefault(pixels[place], {})[question] = None
+        for number in part:
+            paths.setdefault(pixels[number], images[number])
+            for question in questions[number]:
+                if (pixels[number], question) not in known:
+                    wanted.setdefault(pixels[number], {})[question] = None
         if not wanted:
             return
         seen = [open_image(paths[digest]) for digest in wanted]
-        replies = self._judge.answer(seen, [list(some) for some in wanted.values()])
+        replies = self._judge.answer(seen, [list(texts) for texts in wanted.values()])
         rows = []
-        for (digest, some), said in zip(wanted.items(), replies, strict=True):
-            for question, (text, yes) in zip(some, said, strict=True):
+        for (digest, texts), answers in zip(wanted.items(), replies, strict=True):
+            for question, (text, yes) in zip(texts, answers, strict=True):
                 known[digest, question] = (text, yes)
                 rows.append({"image": digest, "question": question, "text": text, "yes": yes})
         append_lines(self._answers, rows)
@@ -94,16 +94,16 @@ class Asked:
     def _pixels(self, images: Sequence[Path]) -> list[str]:
         """The digest of each image's pixels; a file is decoded for it only once."""
         known = {row["file"]: row["pixels"] for row in read_lines(self._index, repair=True)}
-        found, new = [], []
+        digests, new = [], []
         for path in images:
             file = file_sha256(path)
             if file not in known:
                 known[file] = _pixels(open_image(path))
                 new.append({"file": file, "pixels": known[file]})
-            found.append(known[file])
+            digests.append(known[file])
         if new:
             append_lines(self._index, new)
-        return found
+        return digests
 
 
 def _pixels(image: Image.Image) -> str:

@@ -137,10 +137,10 @@ def has_choices(benchmark_prompts: Sequence[BenchmarkPrompt]) -> bool:
 def manifest(folder: Path) -> dict[str, Any]:
     """What finished the item in this folder; {} if nothing did."""
     try:
-        found = json.loads((folder / "manifest.json").read_text("utf-8"))
+        content = json.loads((folder / "manifest.json").read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _recipe(shown: list[Any], images: Path, network: Judge | Scorer) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def _ask(
             for prompt in benchmark_prompts
         ]
         said_of = judge.choose(_open(benchmark_prompts, images), offered, words=words)
-        replies = [[(text, None) for text in some] for some in said_of]
+        replies = [[(text, None) for text in texts] for texts in said_of]
     else:
         raise ModelError(
             f"The benchmark asks multiple-choice questions, but {judge.name} answers only yes or "
@@ -210,10 +210,10 @@ def _ask(
             "prompt": prompt.id,
             "answers": [
                 {"question": question.id, "text": text, "yes": yes}
-                for question, (text, yes) in zip(prompt.questions, said, strict=True)
+                for question, (text, yes) in zip(prompt.questions, answered, strict=True)
             ],
         }
-        for prompt, said in zip(benchmark_prompts, replies, strict=True)
+        for prompt, answered in zip(benchmark_prompts, replies, strict=True)
     ]
 
 

@@ -31,7 +31,7 @@ def read_ratings(path: Path) -> dict[Place, float]:
                 f"{path}: a rating must be a number, but {row['item_id']} has {row['answer']!r}."
             ) from error
         ratings[row["t2i_model"], row["item_id"]].append(rating)
-    return {place: sum(of_one) / len(of_one) for place, of_one in ratings.items()}
+    return {image: sum(of_one) / len(of_one) for image, of_one in ratings.items()}
 
 
 def dsg_agreement(
@@ -67,12 +67,12 @@ def tifa_agreement(questions: Path, answers: Path, ratings: Path) -> dict[str, f
         asked[question.id].append(question)
     columns = ("t2i_model", "item_id", "source_id")
     source = {row["item_id"]: row["source_id"] for _, row in csv_rows(ratings, columns)}
-    said: dict[Place, list[tuple[str, str]]] = defaultdict(list)
+    replies_to: dict[Place, list[tuple[str, str]]] = defaultdict(list)
     for _, row in csv_rows(answers, ("t2i_model", "item_id", "question", "answer")):
-        said[row["t2i_model"], row["item_id"]].append((row["question"], row["answer"]))
+        replies_to[row["t2i_model"], row["item_id"]].append((row["question"], row["answer"]))
     scores = {
         (model, item): _tifa_share(item, asked.get(source[item], []), replies)
-        for (model, item), replies in said.items()
+        for (model, item), replies in replies_to.items()
         if item in source
     }
     return correlation(scores, read_ratings(ratings))
@@ -81,7 +81,7 @@ def tifa_agreement(questions: Path, answers: Path, ratings: Path) -> dict[str, f
 def _tifa_share(
     item: str, questions: Sequence[TifaQuestion], replies: Sequence[tuple[str, str]]
 ) -> float:
-    texts = [[" ".join(text.lower().split()) for text in some] for some in (
+    texts = [[" ".join(text.lower().split()) for text in group] for group in (
         [question.question for question in questions], [text for text, _ in replies])]  # fmt: skip
     if texts[0] != texts[1]:
         raise DataError(
@@ -105,12 +105,12 @@ def correlation(
     # A second of import, which scoring alone need not pay.
     from scipy.stats import kendalltau, spearmanr
 
-    places = [place for place in ratings if place in scores]
+    places = [image for image in ratings if image in scores]
     if len(places) < 3:
         raise DataError(
             f"Three images or more must have a score and a rating, but {len(places)} have both."
         )
-    mine, theirs = [scores[place] for place in places], [ratings[place] for place in places]
+    mine, theirs = [scores[image] for image in places], [ratings[image] for image in places]
     return {
         "spearman": round(float(spearmanr(mine, theirs).statistic), 6),
         "kendall": round(float(kendalltau(mine, theirs).statistic), 6),

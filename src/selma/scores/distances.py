@@ -58,5 +58,5 @@ def frechet_distance(generated: Tensor, good: Tensor) -> float:
         return max(float(distance.compute()), 0.0)  # equal sets end a rounding below
 
 
-def _kernel(one: Tensor, other: Tensor) -> Tensor:
-    return (one @ other.T / one.shape[1] + 1) ** 3
+def _kernel(first: Tensor, second: Tensor) -> Tensor:
+    return (first @ second.T / first.shape[1] + 1) ** 3

@@ -57,18 +57,22 @@ def diagnostics(
 ) -> dict[str, dict[str, Verdict]]:
     """How each question of each prompt counts. Raises DataError if an answer is missing or comes
     twice: neither may change a denominator unseen."""
-    said: dict[tuple[str, str], str] = {}
+    texts_by_question: dict[tuple[str, str], str] = {}
     for answer in answers:
-        place = (answer.prompt_id, answer.question_id)
-        if place in said:
-            raise DataError(f"Prompt {place[0]} has two answers to question {place[1]}.")
-        said[place] = answer.choice or answer.text
+        question_key = (answer.prompt_id, answer.question_id)
+        if question_key in texts_by_question:
+            raise DataError(
+                f"Prompt {question_key[0]} has two answers to question {question_key[1]}."
+            )
+        texts_by_question[question_key] = answer.choice or answer.text
     result = {}
     for prompt in benchmark_prompts:
         for question in prompt.questions:
-            if (prompt.id, question.id) not in said:
+            if (prompt.id, question.id) not in texts_by_question:
                 raise DataError(f"Prompt {prompt.id} has no answer to question {question.id}.")
-        texts = {question.id: said[prompt.id, question.id] for question in prompt.questions}
+        texts = {
+            question.id: texts_by_question[prompt.id, question.id] for question in prompt.questions
+        }
         result[prompt.id] = verdicts(prompt.questions, texts, zeroing=zeroing, reading=reading)
     return result
 
@@ -81,19 +85,19 @@ def verdicts(
     reading: Reading = "normalised",
 ) -> dict[str, Verdict]:
     """Question id → how its raw answer counts, for the questions of one prompt."""
-    found: dict[str, Verdict] = {q.id: _alone(q, texts[q.id], reading) for q in questions}
+    verdict_of: dict[str, Verdict] = {q.id: _alone(q, texts[q.id], reading) for q in questions}
     if zeroing == "row_order":
         for question in questions:
-            if found[question.id] == "yes" and any(
-                found.get(parent, "yes") != "yes" for parent in question.parents
+            if verdict_of[question.id] == "yes" and any(
+                verdict_of.get(parent, "yes") != "yes" for parent in question.parents
             ):
-                found[question.id] = "zeroed"
+                verdict_of[question.id] = "zeroed"
     elif zeroing != "none":
-        denied = {id for id, verdict in found.items() if verdict != "yes"}
+        denied = {id for id, verdict in verdict_of.items() if verdict != "yes"}
         for id in _dependants(questions, denied, all_levels=zeroing == "cascading"):
-            if found[id] == "yes":
-                found[id] = "zeroed"
-    return found
+            if verdict_of[id] == "yes":
+                verdict_of[id] = "zeroed"
+    return verdict_of
 
 
 def understood(question: Question, text: str, reading: Reading = "normalised") -> str | None:
@@ -111,8 +115,8 @@ def understood(question: Question, text: str, reading: Reading = "normalised") -
 
 def _alone(question: Question, text: str, reading: Reading) -> Verdict:
     """How an answer counts before anything that it depends on."""
-    said = understood(question, text, reading)
-    return "unreadable" if said is None else "yes" if said == question.answer else "no"
+    word = understood(question, text, reading)
+    return "unreadable" if word is None else "yes" if word == question.answer else "no"
 
 
 def _dependants(questions: Sequence[Question], denied: set[str], *, all_levels: bool) -> set[str]:
@@ -133,7 +137,7 @@ def _dependants(questions: Sequence[Question], denied: set[str], *, all_levels: 
 
 def prompt_scores(diagnostics: Verdicts) -> dict[str, float]:
     """Prompt id → share of its questions that earn their point, 0..1. DSG's score is their mean."""
-    return {id: points(found) / len(found) for id, found in diagnostics.items()}
+    return {id: points(of_prompt) / len(of_prompt) for id, of_prompt in diagnostics.items()}
 
 
 def question_score(diagnostics: Verdicts) -> float:
@@ -142,8 +146,8 @@ def question_score(diagnostics: Verdicts) -> float:
     return sum(map(points, diagnostics.values())) / sum(map(len, diagnostics.values()))
 
 
-def points(found: Mapping[str, Verdict]) -> int:
-    return sum(verdict == "yes" for verdict in found.values())
+def points(of_prompt: Mapping[str, Verdict]) -> int:
+    return sum(verdict == "yes" for verdict in of_prompt.values())
 
 
 def detail(question: Question) -> str:

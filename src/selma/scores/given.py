@@ -119,23 +119,25 @@ def scored(
     for prompt in asked:
         groups[prompt.group].append(prompt.id)
         sources[source_of(prompt.id)].append(prompt.id)
-    whole, by_group = mean(verdicts), {name: mean(ids) for name, ids in sorted(groups.items())}
+    total, by_group = mean(verdicts), {name: mean(ids) for name, ids in sorted(groups.items())}
     return {
-        "score": _rounded(whole.mean),
-        "interval": _ends(whole),
-        "standard_error": _error(whole),
+        "score": _rounded(total.mean),
+        "interval": _ends(total),
+        "standard_error": _error(total),
         "rules": rules.model_dump(),
-        "groups": {name: _rounded(found.mean) for name, found in by_group.items()},
-        "group_intervals": {name: _ends(found) for name, found in by_group.items()},
-        "group_standard_errors": {name: _error(found) for name, found in by_group.items()},
-        "group_prompts": {name: found.n for name, found in by_group.items()},
+        "groups": {name: _rounded(of_group.mean) for name, of_group in by_group.items()},
+        "group_intervals": {name: _ends(of_group) for name, of_group in by_group.items()},
+        "group_standard_errors": {name: _error(of_group) for name, of_group in by_group.items()},
+        "group_prompts": {name: of_group.n for name, of_group in by_group.items()},
         "sources": {name: _rounded(mean.alone(ids)) for name, ids in sorted(sources.items())},
         "categories": _shares(asked, points, faithfulness.detail),
         "categories_broad": _shares(asked, points, lambda q: q.category),
         "prompts": len(verdicts),
         "questions": sum(map(len, verdicts.values())),
-        "unreadable": sum(v == "unreadable" for found in verdicts.values() for v in found.values()),
-        "zeroed": sum(v == "zeroed" for found in verdicts.values() for v in found.values()),
+        "unreadable": sum(
+            v == "unreadable" for of_prompt in verdicts.values() for v in of_prompt.values()
+        ),
+        "zeroed": sum(v == "zeroed" for of_prompt in verdicts.values() for v in of_prompt.values()),
         "without_answers": [prompt.id for prompt in benchmark_prompts if prompt.id not in answered],
         "not_in_annotations": sorted(answered - {prompt.id for prompt in benchmark_prompts}),
         "dependency_faults": faithfulness.dependency_faults(benchmark_prompts),
@@ -146,7 +148,7 @@ def scored(
             id: {question: _whole(point) for question, point in row.items()}
             for id, row in points.items()
         },
-        "verdicts": {id: dict(found) for id, found in verdicts.items()},
+        "verdicts": {id: dict(of_prompt) for id, of_prompt in verdicts.items()},
     }
 
 
@@ -190,15 +192,15 @@ def read_answers(path: Path, model: str | None = None) -> tuple[list[Answer], li
     given = _rows_by_model(path)
     models = [name for name in given if name]
     if model is None:
-        prompts = {name: {id for id, _, _ in some} for name, some in given.items()}
+        prompts = {name: {id for id, _, _ in rows} for name, rows in given.items()}
         everything = set().union(*prompts.values())
-        whole = [name for name, ids in prompts.items() if ids == everything]
-        if len(whole) != 1:
+        complete = [name for name, ids in prompts.items() if ids == everything]
+        if len(complete) != 1:
             raise DataError(
                 f"{path} holds answers about several models ({', '.join(models)}), but a score "
                 "belongs to one. Name it with --model."
             )
-        model = whole[0]
+        model = complete[0]
     elif model not in given:
         raise DataError(
             f"{path} must hold answers about {model}, but has them about "
@@ -219,8 +221,8 @@ def _rows_by_model(path: Path) -> dict[str, list[tuple[str, str, str]]]:
     """t2i_model → (prompt's id, question's id, answer)."""
     given: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
     for _, row in csv_rows(path, ("item_id", "question_id", "answer")):
-        some = given[row.get("t2i_model", "")]
-        some.append((row["item_id"], row["question_id"], row["answer"]))
+        of_model = given[row.get("t2i_model", "")]
+        of_model.append((row["item_id"], row["question_id"], row["answer"]))
     if not given:
         raise DataError(f"{path} must hold answers, but has only a header.")
     return dict(given)
@@ -268,12 +270,12 @@ def _rounded(score: float) -> float:
     return round(score, 4)
 
 
-def _ends(found: Interval) -> list[float]:
-    return [_rounded(found.low), _rounded(found.high)]
+def _ends(interval: Interval) -> list[float]:
+    return [_rounded(interval.low), _rounded(interval.high)]
 
 
-def _error(found: Interval) -> float | None:
-    return None if found.standard_error is None else _rounded(found.standard_error)
+def _error(interval: Interval) -> float | None:
+    return None if interval.standard_error is None else _rounded(interval.standard_error)
 
 
 def _shares(

@@ -58,7 +58,7 @@ def version_kind(version: str) -> str:
 
 def read_hps_prompts(folder: Path) -> dict[str, list[str]]:
     """Style → its prompts, in the order that images are numbered by. Raises DataError."""
-    found = {}
+    prompts = {}
     for style in STYLES:
         path = folder / f"{style}.json"
         try:
@@ -67,8 +67,8 @@ def read_hps_prompts(folder: Path) -> dict[str, list[str]]:
             raise DataError(f"{path} must be a JSON list of prompts: {error}.") from error
         if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
             raise DataError(f"{path} must be a list of texts and not empty.")
-        found[style] = texts
-    return found
+        prompts[style] = texts
+    return prompts
 
 
 def hps_benchmark(prompts: Prompts) -> list[BenchmarkPrompt]:
@@ -83,17 +83,17 @@ def hps_benchmark(prompts: Prompts) -> list[BenchmarkPrompt]:
 def given_images(folder: Path, prompts: Prompts) -> dict[str, Path]:
     """Prompt's id → its image in DIR, of those that are there. Raises DataError where none is,
     for one that is there twice, or that no prompt belongs to."""
-    there = {
+    files = {
         f"{style}-{number:05d}": path
         for style, texts in prompts.items()
         for number, path in _images(folder / style, len(texts))
     }
-    if not there:
+    if not files:
         raise DataError(
             f"{folder} must hold images as {STYLES[0]}/00000.jpg, in folders named "
             f"{', '.join(STYLES)}, but has none."
         )
-    return there
+    return files
 
 
 def score_hps(
@@ -109,11 +109,11 @@ def score_hps(
 
     Raises DataError for a broken image, or where there is none at all.
     """
-    there = given_images(images, prompts)
+    files = given_images(images, prompts)
     scores: list[float] = []
-    benchmark_prompts = [prompt for prompt in hps_benchmark(prompts) if prompt.id in there]
+    benchmark_prompts = [prompt for prompt in hps_benchmark(prompts) if prompt.id in files]
     with progress(scorer.name, total=len(benchmark_prompts)) as advance:
-        for rows in in_rounds(benchmark_prompts, lambda part: _scored(part, there, scorer)):
+        for rows in in_rounds(benchmark_prompts, lambda part: _scored(part, files, scorer)):
             scores += [row["score"] for row in rows]
             advance(len(rows))
     by_id = dict(zip((prompt.id for prompt in benchmark_prompts), scores, strict=True))
@@ -121,7 +121,7 @@ def score_hps(
 
 
 def hps_item(
-    there: Mapping[str, Path],
+    files: Mapping[str, Path],
     prompts: Prompts,
     scorer: PreferenceScorer,
     folder: Workspace,
@@ -132,10 +132,10 @@ def hps_item(
 ) -> Item:
     """The finished item with the result of a run's model; goes on where it was stopped.
 
-    there: prompt's id → image. key: the model's own, so that another model of the same name has
+    files: prompt's id → image. key: the model's own, so that another model of the same name has
     another result. drawn: whether the run generated the images or was given them. Raises DataError.
     """
-    benchmark_prompts = [prompt for prompt in hps_benchmark(prompts) if prompt.id in there]
+    benchmark_prompts = [prompt for prompt in hps_benchmark(prompts) if prompt.id in files]
     item = folder.item(
         SCORES,
         "hps",
@@ -144,10 +144,10 @@ def hps_item(
             "model": key,
             "generated": generated,
             "prompts": recipe_key(
-                {"prompts": {name: list(some) for name, some in prompts.items()}}
+                {"prompts": {name: list(texts) for name, texts in prompts.items()}}
             ),
             "images": recipe_key(
-                {prompt.id: file_sha256(there[prompt.id]) for prompt in benchmark_prompts}
+                {prompt.id: file_sha256(files[prompt.id]) for prompt in benchmark_prompts}
             ),
             "network": scorer.fingerprint,
             "chunk": row_files.CHUNK,
@@ -159,7 +159,7 @@ def hps_item(
     path = item.begin() / "scores.jsonl"
     jobs = {prompt.id: prompt for prompt in benchmark_prompts}
     title = f"{scorer.name}: {model}"
-    fill_rows(path, jobs, lambda part: _scored(part, there, scorer), key="prompt", title=title)
+    fill_rows(path, jobs, lambda part: _scored(part, files, scorer), key="prompt", title=title)
     scores = {row["prompt"]: row["score"] for row in read_lines(path)}
     result = _result(scores, prompts, scorer) | {"model": model, "generated": generated}
     write_json(item.path / "hps.json", result)
@@ -170,8 +170,8 @@ def hps_item(
 
 def read_hps(item: Item) -> dict[str, Any]:
     """The result of a finished item."""
-    found: dict[str, Any] = json.loads((item.path / "hps.json").read_text("utf-8"))
-    return found
+    result: dict[str, Any] = json.loads((item.path / "hps.json").read_text("utf-8"))
+    return result
 
 
 def run_results(folder: Workspace, keys: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -180,18 +180,18 @@ def run_results(folder: Workspace, keys: Mapping[str, str]) -> dict[str, dict[st
     Where the base has one of the same prompts by the same scorer, `minus_base` has each style's
     difference and "all", paired by prompt.
     """
-    found, made = {}, {}
+    results, scored_as = {}, {}
     for model, key in keys.items():
         recipe = manifest(folder.root / SCORES / "hps" / model).get("recipe", {})
         item = folder.item(SCORES, "hps", model, recipe=recipe)
         if recipe.get("model") == key and item.manifest is not None:
-            found[model] = read_hps(item)
-            made[model] = (recipe["prompts"], recipe["network"])
-    base = found.get("base")
-    for model, result in found.items():
-        if base is not None and model != "base" and made[model] == made["base"]:
+            results[model] = read_hps(item)
+            scored_as[model] = (recipe["prompts"], recipe["network"])
+    base = results.get("base")
+    for model, result in results.items():
+        if base is not None and model != "base" and scored_as[model] == scored_as["base"]:
             result["minus_base"] = _differences(result["per_image"], base["per_image"])
-    return found
+    return results
 
 
 Scores = Mapping[str, Mapping[str, float]]
@@ -199,22 +199,22 @@ Scores = Mapping[str, Mapping[str, float]]
 
 def _differences(after: Scores, before: Scores) -> dict[str, Any]:
     change = {
-        style: [score - before[style][i] for i, score in some.items() if i in before[style]]
-        for style, some in after.items()
+        style: [score - before[style][i] for i, score in values.items() if i in before[style]]
+        for style, values in after.items()
     }
-    change["all"] = [value for some in change.values() for value in some]
+    change["all"] = [value for values in change.values() for value in values]
     return {
-        name: statistics.interval(some, seed=0).model_dump() if some else None
-        for name, some in change.items()
+        name: statistics.interval(values, seed=0).model_dump() if values else None
+        for name, values in change.items()
     }
 
 
 def _scored(
     benchmark_prompts: Sequence[BenchmarkPrompt],
-    there: Mapping[str, Path],
+    files: Mapping[str, Path],
     scorer: PreferenceScorer,
 ) -> list[Row]:
-    opened = [open_image(there[prompt.id]) for prompt in benchmark_prompts]
+    opened = [open_image(files[prompt.id]) for prompt in benchmark_prompts]
     scores = scorer.score(opened, [prompt.text for prompt in benchmark_prompts])
     return [{"score": score} for score in scores]
 
@@ -277,6 +277,6 @@ def _images(folder: Path, count: int) -> Iterator[tuple[int, Path]]:
 def _ends(scores: Mapping[str, float], **bootstrap: int) -> dict[str, Any]:
     if not scores:
         return {"score": None, "interval": None, "standard_error": None}
-    found = statistics.interval(list(scores.values()), **bootstrap)
-    ends = [found.low, found.high]
-    return {"score": found.mean, "interval": ends, "standard_error": found.standard_error}
+    interval = statistics.interval(list(scores.values()), **bootstrap)
+    ends = [interval.low, interval.high]
+    return {"score": interval.mean, "interval": ends, "standard_error": interval.standard_error}

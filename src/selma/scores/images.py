@@ -56,10 +56,10 @@ def score_images(
     """
     row = benchmark_of(benchmark)
     benchmark_prompts = _prompts(benchmark, row, split, rules)
-    found = _images(images, benchmark_prompts)
-    generated = [prompt for prompt in benchmark_prompts if prompt.id in found]
+    files = _images(images, benchmark_prompts)
+    generated = [prompt for prompt in benchmark_prompts if prompt.id in files]
     if not generated or (rules.missing == "refuse" and len(generated) < len(benchmark_prompts)):
-        missing = [prompt.id for prompt in benchmark_prompts if prompt.id not in found]
+        missing = [prompt.id for prompt in benchmark_prompts if prompt.id not in files]
         raise DataError(
             f"{images} must hold an image of every prompt, but {len(missing)} of "
             f"{len(benchmark_prompts)} "
@@ -67,31 +67,31 @@ def score_images(
             "left_out or count as zero."
         )
     load = load or Loaders()
-    one = load.judge(judge, setting="judge")
-    kept = Asked(answers or images.with_name(f"{images.resolve().name}-answers"), one)
+    network = load.judge(judge, setting="judge")
+    answer_cache = Asked(answers or images.with_name(f"{images.resolve().name}-answers"), network)
     if has_choices(generated):
-        kept_choices = Asked(kept.folder, _Choosing(one, generated, choices_prompt))
-        given = _ask(kept_choices, generated, found, _offer_key(choices_prompt))
+        kept_choices = Asked(answer_cache.folder, _Choosing(network, generated, choices_prompt))
+        given = _ask(kept_choices, generated, files, _offer_key(choices_prompt))
         if matcher:
             given = match_choices(generated, given, load.matcher(matcher))
     else:
-        given = _ask(kept, generated, found)
+        given = _ask(answer_cache, generated, files)
     how = {"seed": seed, "resamples": resamples}
     result = scored(benchmark_prompts, given, rules=rules, measure=row.measure, **how)
     result |= {
         "benchmark": Path(benchmark).name,
         "split": split if "dev" in row.splits else "all",
         "measure": row.measure.label,
-        "judge": one.name,
-        "judge_fingerprint": one.fingerprint,
+        "judge": network.name,
+        "judge_fingerprint": network.fingerprint,
         "soft": _plain(soft_interval(soft_scores(given), **how)),
         "answers": _raw(given),
     }
     if has_choices(generated):
         result |= {"choices_prompt": choices_prompt, "matcher": matcher}
     if vqascore is not None:
-        whole = _ask(kept, whole_prompt_questions(generated, vqascore), found)
-        scores = soft_scores(whole)
+        whole_answers = _ask(answer_cache, whole_prompt_questions(generated, vqascore), files)
+        scores = soft_scores(whole_answers)
         result |= {
             "vqascore": _plain(soft_interval(scores, **how)),
             "vqascore_wording": vqascore,
@@ -147,9 +147,9 @@ class _Choosing:
     def answer(
         self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]
     ) -> list[list[Said]]:
-        offered = [[self._offers[key] for key in some] for some in questions]
-        said = self._judge.choose(images, offered, words=self._words)
-        return [[(text, None) for text in some] for some in said]
+        offered = [[self._offers[key] for key in texts] for texts in questions]
+        replies = self._judge.choose(images, offered, words=self._words)
+        return [[(text, None) for text in texts] for texts in replies]
 
 
 def _offer_key(words: str) -> Callable[[Question], str]:
@@ -177,32 +177,32 @@ def _prompts(named: str, row: Benchmark, split: str, rules: DsgRules) -> list[Be
 def _images(folder: Path, benchmark_prompts: Sequence[BenchmarkPrompt]) -> dict[str, Path]:
     """Prompt id → its image, for those that have one. Raises DataError for two of one prompt."""
     try:
-        there = {path.name for path in folder.iterdir()}
+        present = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise DataError(f"{folder} must be a folder of images, but {error.strerror}.") from error
-    found = {}
+    files = {}
     for prompt in benchmark_prompts:
-        names = [prompt.id + suffix for suffix in SUFFIXES if prompt.id + suffix in there]
+        names = [prompt.id + suffix for suffix in SUFFIXES if prompt.id + suffix in present]
         if len(names) > 1:
             raise DataError(f"{folder} has several images of one prompt: {', '.join(names)}.")
         if names:
-            found[prompt.id] = folder / names[0]
-    return found
+            files[prompt.id] = folder / names[0]
+    return files
 
 
 def _ask(
-    kept: Asked,
+    answer_cache: Asked,
     benchmark_prompts: Sequence[BenchmarkPrompt],
     images: dict[str, Path],
     key: Callable[[Question], str] = lambda question: question.text,
 ) -> list[Answer]:
-    said = kept.ask(
+    answered = answer_cache.ask(
         [images[prompt.id] for prompt in benchmark_prompts],
         [[key(question) for question in prompt.questions] for prompt in benchmark_prompts],
     )
     return [
         Answer(prompt_id=prompt.id, question_id=question.id, text=text, yes=yes)
-        for prompt, replies in zip(benchmark_prompts, said, strict=True)
+        for prompt, replies in zip(benchmark_prompts, answered, strict=True)
         for question, (text, yes) in zip(prompt.questions, replies, strict=True)
     ]
 
@@ -210,14 +210,14 @@ def _ask(
 def _raw(answers: Sequence[Answer]) -> dict[str, dict[str, dict[str, Any]]]:
     rows: dict[str, dict[str, dict[str, Any]]] = {}
     for answer in answers:
-        said: dict[str, Any] = {"text": answer.text, "yes": answer.yes}
+        row: dict[str, Any] = {"text": answer.text, "yes": answer.yes}
         if answer.choice is not None:
-            said["choice"] = answer.choice
-        rows.setdefault(answer.prompt_id, {})[answer.question_id] = said
+            row["choice"] = answer.choice
+        rows.setdefault(answer.prompt_id, {})[answer.question_id] = row
     return rows
 
 
-def _plain(found: Interval | None) -> dict[str, float | int] | None:
-    if found is None:
+def _plain(interval: Interval | None) -> dict[str, float | int] | None:
+    if interval is None:
         return None
-    return {name: round(value, 4) for name, value in found.model_dump(exclude_none=True).items()}
+    return {name: round(value, 4) for name, value in interval.model_dump(exclude_none=True).items()}

@@ -46,16 +46,16 @@ class ModelIntervals:
         """All of a model's scores but those of preference; base: the base's points and CLIP
         scores, None for the base itself."""
         scores = self.measure.prompt_scores(points)
-        found: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         if clip is not None:
-            found["clip"] = statistics.interval(by_prompt(clip, self.seeds), **self.bootstrap)
+            fields["clip"] = statistics.interval(by_prompt(clip, self.seeds), **self.bootstrap)
         if self.detailed:
-            found |= {
+            fields |= {
                 "by_question": self._categories(points, of=_any)["all"],
                 "details": self._categories(points, of=faithfulness.detail),
             }
         if base is not None:
-            found |= self._differences(scores, points, clip, *base)
+            fields |= self._differences(scores, points, clip, *base)
         return ModelScore(
             model=model,
             role=role,
@@ -64,7 +64,7 @@ class ModelIntervals:
             categories=self._categories(points),
             groups=self._groups(scores),
             per_prompt=self._of_prompts(scores),
-            **found,
+            **fields,
         )
 
     def _differences(
@@ -77,21 +77,21 @@ class ModelIntervals:
     ) -> dict[str, Any]:
         before = self.measure.prompt_scores(base_points)
         change = {id: score - before[id] for id, score in scores.items()}
-        found: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "difference": self.mean(change),
             "category_differences": self._categories(points, base_points),
             "group_differences": self._groups(change),
         }
         if self.detailed:
-            found |= {
+            fields |= {
                 "by_question_difference": self._categories(points, base_points, of=_any)["all"],
                 "detail_differences": self._categories(points, base_points, of=faithfulness.detail),
             }
         if clip is not None and base_clip is not None:
-            found["clip_difference"] = statistics.paired_difference(
+            fields["clip_difference"] = statistics.paired_difference(
                 by_prompt(clip, self.seeds), by_prompt(base_clip, self.seeds), **self.bootstrap
             )
-        return found
+        return fields
 
     def mean(self, scores: Mapping[str, float]) -> Interval:
         """The mean of prompts' scores, or of differences between them, with its interval."""

@@ -45,7 +45,7 @@ def score_preferences(
 ) -> list[Preferences]:
     """Every scorer's finished items, in the order of the settings. Only one of the networks is in
     memory at a time. Raises DataError for an image that is missing or broken."""
-    found = []
+    preferred = []
     for setting in config.preferences:
         scorer = load(setting)
         about = ScorerInfo(
@@ -68,8 +68,8 @@ def score_preferences(
             )
             for model, generated in images.items()
         }
-        found.append(Preferences(about, items))
-    return found
+        preferred.append(Preferences(about, items))
+    return preferred
 
 
 def warn_of_choosers(config: ScoresConfig) -> None:
@@ -84,15 +84,23 @@ def warn_of_choosers(config: ScoresConfig) -> None:
 
 
 def intervals(
-    found: Sequence[Preferences], model: str, *, base: str | None, seeds: int = 1, **bootstrap: int
+    preferred: Sequence[Preferences],
+    model: str,
+    *,
+    base: str | None,
+    seeds: int = 1,
+    **bootstrap: int,
 ) -> dict[str, dict[str, Interval]]:
     """The fields of `ModelScore` that are about preference; base is None for the base itself."""
     fields: dict[str, Any] = {"preferences": {}, "preference_differences": {}, "win_rates": {}}
-    for one in found:
-        label, scores = one.about.label, statistics.by_prompt(one.scores(model), seeds)
+    for preference in preferred:
+        label, scores = (
+            preference.about.label,
+            statistics.by_prompt(preference.scores(model), seeds),
+        )
         fields["preferences"][label] = statistics.interval(scores, **bootstrap)
         if base is not None:
-            before = statistics.by_prompt(one.scores(base), seeds)
+            before = statistics.by_prompt(preference.scores(base), seeds)
             fields["preference_differences"][label] = statistics.paired_difference(
                 scores, before, **bootstrap
             )

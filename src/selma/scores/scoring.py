@@ -87,14 +87,14 @@ def score_models(
     networks = networks or ScoringNetworks(config)
     judge, second = networks.judge, networks.second_judge
     asked = repeated(benchmark_prompts, config.seeds)
-    whole = whole_prompt_questions(asked, config.vqascore) if config.vqascore else []
-    said, said_too, clips, wholes = {}, {}, {}, {}
+    whole_prompts = whole_prompt_questions(asked, config.vqascore) if config.vqascore else []
+    answered, answered_too, clips, whole_answers = {}, {}, {}, {}
     for model in models:
         generated = images[model]
-        said[model] = answer_item(
+        answered[model] = answer_item(
             asked, model, generated, judge, folder, words=config.choices_prompt
         )
-        said_too[model] = answer_item(
+        answered_too[model] = answer_item(
             asked,
             model,
             generated,
@@ -103,8 +103,10 @@ def score_models(
             what="second-answers",
             words=config.choices_prompt,
         )
-        if whole:
-            wholes[model] = answer_item(whole, model, generated, judge, folder, what="vqascore")
+        if whole_prompts:
+            whole_answers[model] = answer_item(
+                whole_prompts, model, generated, judge, folder, what="vqascore"
+            )
         if networks.clip:
             clips[model] = clip_item(asked, model, generated, networks.clip, folder)
     matcher_name = config.matcher if has_choices(benchmark_prompts) else None
@@ -116,10 +118,10 @@ def score_models(
         name,
         recipe={
             "prompts": benchmark_hash(benchmark_prompts),
-            "answers": {model: made.key for model, made in said.items()},
-            "second_answers": {model: made.key for model, made in said_too.items()},
-            "clip": {model: made.key for model, made in clips.items()},
-            "vqascore": {model: made.key for model, made in wholes.items()},
+            "answers": {model: done.key for model, done in answered.items()},
+            "second_answers": {model: done.key for model, done in answered_too.items()},
+            "clip": {model: done.key for model, done in clips.items()},
+            "vqascore": {model: done.key for model, done in whole_answers.items()},
             "roles": models,
             "config": config.model_dump(mode="json", include={"zeroing", "resamples", "split"}),
             "benchmark": _benchmark_name(config),
@@ -141,14 +143,14 @@ def score_models(
             warn_of_choosers(config)
             item.begin()
             matcher = networks.matcher if matcher_name else None
-            answers = {model: _answers(asked, said[model], matcher) for model in models}
+            answers = {model: _answers(asked, answered[model], matcher) for model in models}
             card, verdicts, points = _scorecard(
                 benchmark_prompts,
                 benchmark,
                 config,
                 models,
                 answers,
-                said_too,
+                answered_too,
                 clips,
                 preferred,
                 known_as,
@@ -157,7 +159,7 @@ def score_models(
             bootstrap = {"seed": seed, "resamples": config.resamples}
             held = _comparisons(asked, benchmark.measure, points, compare, config.seeds, bootstrap)
             card = card.model_copy(update={"comparisons": held})
-            card = _with_soft_scores(card, asked, said, wholes, bootstrap)
+            card = _with_soft_scores(card, asked, answered, whole_answers, bootstrap)
             _write(item, card, verdicts, answers)
     return Scorecard.model_validate_json((item.path / "scorecard.json").read_text("utf-8"))
 
@@ -166,22 +168,24 @@ def read_answers(folder: Workspace, model: str, *, name: str = "scorecard") -> l
     """The reporting judge's answers to one model's images, in the benchmark's order; with verdicts
     if the scorecard of this name was made from these very answers. Raises DataError if there are
     none."""
-    place = inside(folder.root, f"{SCORES}/answers/{model}")
-    answers = read_answer_file(place)
+    answer_folder = inside(folder.root, f"{SCORES}/answers/{model}")
+    answers = read_answer_file(answer_folder)
     if not answers:
-        raise DataError(f"{place} must hold answers, but has none. Run the scores stage first.")
+        raise DataError(
+            f"{answer_folder} must hold answers, but has none. Run the scores stage first."
+        )
     card = inside(folder.root, f"{SCORES}/{name}")
-    key = manifest(place).get("key")
+    key = manifest(answer_folder).get("key")
     made_from = manifest(card).get("recipe", {}).get("answers", {})
     if key is None or made_from.get(model) != key:
         return answers
     rows = read_lines(card / "verdicts.jsonl")
-    found = {row["prompt"]: row for row in rows if row["model"] == model}
+    row_of = {row["prompt"]: row for row in rows if row["model"] == model}
     return [
         answer.model_copy(
             update={
-                "verdict": found[answer.prompt_id]["verdicts"][answer.question_id],
-                "choice": found[answer.prompt_id].get("matched", {}).get(answer.question_id),
+                "verdict": row_of[answer.prompt_id]["verdicts"][answer.question_id],
+                "choice": row_of[answer.prompt_id].get("matched", {}).get(answer.question_id),
             }
         )
         for answer in answers
@@ -223,7 +227,7 @@ def _scorecard(
     config: ScoresConfig,
     models: Mapping[str, Role],
     answers: Mapping[str, list[Answer]],
-    said_too: Mapping[str, Item],
+    answered_too: Mapping[str, Item],
     clips: Mapping[str, Item],
     preferred: Sequence[Preferences],
     known_as: str | None,
@@ -276,13 +280,13 @@ def _scorecard(
             )
             for model, role in models.items()
         ),
-        agreement=_agreement(asked, answers, said_too),
+        agreement=_agreement(asked, answers, answered_too),
         zeroing=config.zeroing,
         measure=benchmark.measure.label,
         matcher=config.matcher if has_choices(benchmark_prompts) else None,
         dependency_faults=faithfulness.dependency_faults(benchmark_prompts),
         published=known_as,
-        preferences=tuple(found.about for found in preferred),
+        preferences=tuple(preference.about for preference in preferred),
         clip_chose="clip" in config.chosen_by,
     )
     return card, verdicts, points
@@ -319,24 +323,26 @@ def _comparisons(
 def _with_soft_scores(
     card: Scorecard,
     asked: Sequence[BenchmarkPrompt],
-    said: Mapping[str, Item],
-    wholes: Mapping[str, Item],
+    answered: Mapping[str, Item],
+    whole_answers: Mapping[str, Item],
     bootstrap: dict[str, int],
 ) -> Scorecard:
     """The scorecard with what the judge's probabilities say, where it gives any."""
-    found: dict[str, dict[str, Interval | None]] = {model: {} for model in said}
-    for name, items in (("soft", said), ("vqascore", wholes)):
+    fields: dict[str, dict[str, Interval | None]] = {model: {} for model in answered}
+    for name, items in (("soft", answered), ("vqascore", whole_answers)):
         scores = {
             model: of_whole_prompts(soft_scores(read_answer_file(item.path)), asked, card.seeds)
             for model, item in items.items()
         }
         base = next(iter(scores.values()), {})
         for number, (model, of_model) in enumerate(scores.items()):
-            found[model][name] = soft_interval(of_model, seeds=card.seeds, **bootstrap)
+            fields[model][name] = soft_interval(of_model, seeds=card.seeds, **bootstrap)
             if number:
                 change = soft_difference(of_model, base, seeds=card.seeds, **bootstrap)
-                found[model][f"{name}_difference"] = change
-    models = tuple(one.model_copy(update=found[one.model]) for one in card.models)
+                fields[model][f"{name}_difference"] = change
+    models = tuple(
+        model_score.model_copy(update=fields[model_score.model]) for model_score in card.models
+    )
     return card.model_copy(update={"models": models})
 
 
@@ -359,9 +365,9 @@ def _agreement(
         return faithfulness.understood(asked[answer.prompt_id, answer.question_id], answer.text)
 
     same = [
-        word(one) == word(other)
+        word(mine) == word(theirs)
         for model, answers in first.items()
-        for one, other in zip(answers, read_answer_file(second[model].path), strict=True)
+        for mine, theirs in zip(answers, read_answer_file(second[model].path), strict=True)
     ]
     return round(sum(same) / len(same), 6)
 
@@ -383,13 +389,13 @@ def _write(
     for model, given in answers.items():
         for answer in given:
             if answer.choice is not None:
-                place = matched.setdefault((model, answer.prompt_id), {})
-                place[answer.question_id] = answer.choice
+                choices = matched.setdefault((model, answer.prompt_id), {})
+                choices[answer.question_id] = answer.choice
     rows: list[dict[str, Any]] = [
-        {"model": model, "prompt": prompt, "verdicts": dict(found)}
+        {"model": model, "prompt": prompt, "verdicts": dict(of_prompt)}
         | ({"matched": matched[model, prompt]} if (model, prompt) in matched else {})
         for model, diagnostics in verdicts.items()
-        for prompt, found in diagnostics.items()
+        for prompt, of_prompt in diagnostics.items()
     ]
     write_rows(files[1], rows)
     item.finish(files, {"models": len(card.models), "dependency_faults": card.dependency_faults})

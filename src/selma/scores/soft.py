@@ -27,8 +27,8 @@ def soft_scores(answers: Sequence[Answer]) -> dict[str, float]:
         chances.setdefault(answer.prompt_id, []).append(answer.yes)
     return {
         id: sum(known) / len(known)
-        for id, found in chances.items()
-        if len(known := [chance for chance in found if chance is not None]) == len(found)
+        for id, of_prompt in chances.items()
+        if len(known := [chance for chance in of_prompt if chance is not None]) == len(of_prompt)
     }
 
 
@@ -56,12 +56,12 @@ def of_whole_prompts(
     scores: Mapping[str, float], asked: Sequence[BenchmarkPrompt], seeds: int
 ) -> dict[str, float]:
     """The scores of prompts whose `seeds` images all have one. asked: `records.repeated`."""
-    kept = {}
+    complete = {}
     for start in range(0, len(asked), seeds):
         images = [prompt.id for prompt in asked[start : start + seeds]]
         if all(id in scores for id in images):
-            kept.update({id: scores[id] for id in images})
-    return kept
+            complete.update({id: scores[id] for id in images})
+    return complete
 
 
 def soft_interval(

@@ -71,14 +71,14 @@ def read_tifa_answers(path: Path) -> list[TifaAnswer]:
     if path.suffix.lower() == ".csv":
         rows: list[Any] = [row for _, row in csv_rows(path)]
     else:
-        found = _json(path)
-        if isinstance(found, dict):
-            details = found.get("question_details")
+        content = _json(path)
+        if isinstance(content, dict):
+            details = content.get("question_details")
             if not isinstance(details, dict):
                 raise DataError(f"{path} must be a list of answers or have question_details.")
             rows = [row for of_prompt in details.values() for row in of_prompt.values()]
         else:
-            rows = found
+            rows = content
     answers = []
     for number, row in enumerate(rows):
         fields = row if isinstance(row, dict) else {}
@@ -107,20 +107,20 @@ def score_tifa(
 
     Raises DataError where a prompt has some of its answers, or one twice.
     """
-    said: dict[tuple[str, str], TifaAnswer] = {}
+    answer_to: dict[tuple[str, str], TifaAnswer] = {}
     for answer in answers:
-        place = (answer.id, answer.question)
-        if place in said:
-            raise DataError(f"Prompt {place[0]} has two answers to {place[1]!r}.")
-        said[place] = answer
+        question_key = (answer.id, answer.question)
+        if question_key in answer_to:
+            raise DataError(f"Prompt {question_key[0]} has two answers to {question_key[1]!r}.")
+        answer_to[question_key] = answer
     answered = {answer.id for answer in answers}
     asked = [question for question in questions if question.id in answered]
     if not asked:
         raise DataError("The answers are about no prompt of the questions: compare their ids.")
     for question in asked:
-        if (question.id, question.question) not in said:
+        if (question.id, question.question) not in answer_to:
             raise DataError(f"Prompt {question.id} has no answer to {question.question!r}.")
-    given = [said[question.id, question.question] for question in asked]
+    given = [answer_to[question.id, question.question] for question in asked]
     chosen = choose(asked, given, matcher)
     points = [int(c == q.answer) for q, c in zip(asked, chosen, strict=True)]
     by_prompt: dict[str, list[int]] = defaultdict(list)
@@ -131,16 +131,16 @@ def score_tifa(
         by_type[question.element_type].append(point)
         per_question[question.id][question.question] = point
     shares = {id: sum(got) / len(got) for id, got in by_prompt.items()}
-    found = statistics.interval(
+    interval = statistics.interval(
         [100 * share for share in shares.values()], seed=seed, resamples=resamples
     )
     groups: dict[str, list[float]] = defaultdict(list)
     for id, share in shares.items():
         groups[id.rpartition("_")[0] or "all"].append(share)
     return {
-        "score": round(found.mean, 4),
-        "interval": [round(found.low, 4), round(found.high, 4)],
-        "standard_error": found.standard_error and round(found.standard_error, 4),
+        "score": round(interval.mean, 4),
+        "interval": [round(interval.low, 4), round(interval.high, 4)],
+        "standard_error": interval.standard_error and round(interval.standard_error, 4),
         "tifa_average": plain.fmean(shares.values()),
         # Over prompts, with n - 1 below, as TIFA's program has it.
         "tifa_stdev": plain.stdev(shares.values()) if len(shares) > 1 else 0.0,
@@ -159,7 +159,7 @@ def score_tifa(
             "answer is no choice": sum(q.answer not in q.choices for q in asked),
         },
         "without_answers": sorted({q.id for q in questions} - answered),
-        "not_in_questions": sorted(set(said) - {(q.id, q.question) for q in questions}),
+        "not_in_questions": sorted(set(answer_to) - {(q.id, q.question) for q in questions}),
         "per_prompt": {id: round(100 * share, 4) for id, share in shares.items()},
         "per_question": per_question,
     }
@@ -173,12 +173,12 @@ def choose(
     for question, answer in zip(questions, answers, strict=True):
         literal = answer.free if answer.free in question.choices else None
         chosen.append(literal or (answer.choice if matcher is None else None))
-    open_places = [place for place, choice in enumerate(chosen) if choice is None]
+    open_places = [index for index, choice in enumerate(chosen) if choice is None]
     if matcher:
-        texts = [answers[place].free for place in open_places]
-        nearest = _nearest(texts, [questions[place].choices for place in open_places], matcher)
-        for place, choice in zip(open_places, nearest, strict=True):
-            chosen[place] = choice
+        texts = [answers[index].free for index in open_places]
+        nearest = _nearest(texts, [questions[index].choices for index in open_places], matcher)
+        for index, choice in zip(open_places, nearest, strict=True):
+            chosen[index] = choice
     return chosen
 
 
@@ -190,22 +190,22 @@ def match_choices(
     asked = {(prompt.id, q.id): q for prompt in benchmark_prompts for q in prompt.questions}
     questions = [asked[answer.prompt_id, answer.question_id] for answer in answers]
     open_places = [
-        place
-        for place, (question, answer) in enumerate(zip(questions, answers, strict=True))
+        index
+        for index, (question, answer) in enumerate(zip(questions, answers, strict=True))
         if question.choices and faithfulness.understood(question, answer.text) is None
     ]
-    texts = [answers[place].text for place in open_places]
-    nearest = _nearest(texts, [questions[place].choices for place in open_places], matcher)
+    texts = [answers[index].text for index in open_places]
+    nearest = _nearest(texts, [questions[index].choices for index in open_places], matcher)
     matched = list(answers)
-    for place, choice in zip(open_places, nearest, strict=True):
-        matched[place] = answers[place].model_copy(update={"choice": choice})
+    for index, choice in zip(open_places, nearest, strict=True):
+        matched[index] = answers[index].model_copy(update={"choice": choice})
     return matched
 
 
 def _nearest(texts: Sequence[str], choices: Sequence[Sequence[str]], matcher: Matcher) -> list[str]:
     """The choice nearest to each text; the matcher, slow to load, is not asked for nothing."""
-    places = matcher(texts, choices) if texts else []
-    return [of_one[place] for of_one, place in zip(choices, places, strict=True)]
+    indices = matcher(texts, choices) if texts else []
+    return [of_one[index] for of_one, index in zip(choices, indices, strict=True)]
 
 
 def _json(path: Path) -> Any:

@@ -62,7 +62,7 @@ def read_dsg(path: Path, *, dependencies: Dependencies = "lenient") -> list[Benc
     if clash:
         raise _broken(path, rows[clash[1]][0].line, f"item_id {clash[1]!r} differs from "
                       f"{clash[0]!r} only in case. Rename one of them")  # fmt: skip
-    return [_prompt(path, item_id, found, dependencies) for item_id, found in rows.items()]
+    return [_prompt(path, item_id, of_item, dependencies) for item_id, of_item in rows.items()]
 
 
 class _Row(NamedTuple):

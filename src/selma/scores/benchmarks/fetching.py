@@ -59,7 +59,7 @@ def fetch(
 def verify(benchmark: Benchmark, folder: Path) -> list[Fetched]:
     """The benchmark's files in `folder`, each read and found to have its checksum. Raises DataError
     for one that is missing, differs, or has no sum to compare with."""
-    found = []
+    verified = []
     for file in benchmark.files:
         here = _present(folder, file)
         if here is None:
@@ -67,8 +67,8 @@ def verify(benchmark: Benchmark, folder: Path) -> list[Fetched]:
                 f"{folder / file.name} is missing. Run `selma data fetch {benchmark.name} "
                 f"--to {folder}`."
             )
-        found.append(here)
-    return found
+        verified.append(here)
+    return verified
 
 
 def fetchable(name: str) -> Benchmark:
@@ -90,13 +90,13 @@ def _present(folder: Path, file: RemoteFile) -> Fetched | None:
             f"{path} is there, but nothing tells whether it is whole: it has no known checksum and "
             f"no {path.name}.sha256 beside it. Move it away to have it fetched."
         )
-    found = file_sha256(path)
-    if found != wanted:
+    digest = file_sha256(path)
+    if digest != wanted:
         raise DataError(
-            f"{path} must have the sha256 {wanted}, but has {found}. It is another file or "
+            f"{path} must have the sha256 {wanted}, but has {digest}. It is another file or "
             "damaged; move it away to have it fetched again."
         )
-    return Fetched(path, found, pinned=file.sha256 is not None, new=False)
+    return Fetched(path, digest, pinned=file.sha256 is not None, new=False)
 
 
 def _recorded(path: Path) -> str | None:
@@ -113,22 +113,22 @@ def _bring(
     # The suffix stays, since layouts are told by it.
     aside = folder / f".partial-{file.name}"
     try:
-        found = _download(file, aside, timeout_s=timeout_s, longest_s=longest_s)
+        digest = _download(file, aside, timeout_s=timeout_s, longest_s=longest_s)
         if file.sha256 is None:
             _readable(benchmark, file, aside)
-        elif found != file.sha256:
+        elif digest != file.sha256:
             raise FetchError(
-                f"{file.url} must have the sha256 {file.sha256}, but what came has {found}: it was "
-                "changed on its way or at its source. Nothing was written; get the file by another "
+                f"{file.url} must have the sha256 {file.sha256}, but what came has {digest}: it "
+                "was changed on its way or at its source. Nothing was written; get it by another "
                 "way and name its path."
             )
         path = folder / file.name
         if file.sha256 is None:
-            write_bytes(path.with_name(f"{path.name}.sha256"), f"{found}  {path.name}\n".encode())
+            write_bytes(path.with_name(f"{path.name}.sha256"), f"{digest}  {path.name}\n".encode())
         promote(aside, path)
     finally:
         aside.unlink(missing_ok=True)
-    return Fetched(path, found, pinned=file.sha256 is not None, new=True)
+    return Fetched(path, digest, pinned=file.sha256 is not None, new=True)
 
 
 def _download(file: RemoteFile, aside: Path, *, timeout_s: float, longest_s: float) -> str:
@@ -216,10 +216,10 @@ def _opener(url: str) -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(_SameScheme)
 
 
-def told(found: Sequence[Fetched]) -> list[str]:
+def told(files: Sequence[Fetched]) -> list[str]:
     """A line for each file: where it lies, and how sure one can be of it."""
     lines = []
-    for file in found:
+    for file in files:
         state = "fetched" if file.new else "there"
         lines.append(f"{file.path} ({state}), sha256 {file.sha256}")
         lines.append(

@@ -53,13 +53,13 @@ def read_texts(path: Path) -> list[BenchmarkPrompt]:
 
 
 def _prompt(path: Path, number: int, row: dict[str, Any]) -> BenchmarkPrompt:
-    found = next((row[key] for key in _TEXT_KEYS if row.get(key) is not None), None)
-    if not isinstance(found, str) or not found.strip():
+    value = next((row[key] for key in _TEXT_KEYS if row.get(key) is not None), None)
+    if not isinstance(value, str) or not value.strip():
         raise DataError(
             f"{path}, line {number}: a prompt must have a text (text, prompt or caption), but "
-            f"{found!r:.80} came."
+            f"{value!r:.80} came."
         )
-    text = found.strip()
+    text = value.strip()
     id = row.get("id", row.get("item_id"))
     id = prompt_id("", text) if id in (None, "") else str(id).strip()
     unsafe = unsafe_id(id)
@@ -77,8 +77,8 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         case ".csv":
             yield from csv_rows(path)
         case ".json":
-            found = _json(path, 1, read_text(path))
-            for number, row in enumerate(found if isinstance(found, list) else [found], 1):
+            content = _json(path, 1, read_text(path))
+            for number, row in enumerate(content if isinstance(content, list) else [content], 1):
                 yield number, _object(path, number, row)
         case ".jsonl":
             for number, line in _lines(read_text(path)):

@@ -78,18 +78,18 @@ def write_choices(
     """The questions about one text. `faults` counts what was wrong in replies. Raises Unusable."""
     for attempt in range(attempts):
         reply = yield Ask("choices", text, attempt=attempt)
-        found, rejected = read_choices(reply.text, text, faults)
+        choices, rejected = read_choices(reply.text, text, faults)
         if reply.truncated:
             faults["choices: cut"] += 1
-        elif found and rejected <= len(found):
-            return [_mixed(choice) for choice in found]
+        elif choices and rejected <= len(choices):
+            return [_mixed(choice) for choice in choices]
         faults["choices: asked again"] += attempt + 1 < attempts
     raise Unusable("no usable questions")
 
 
 def read_choices(reply: str, text: str, faults: Counter[str]) -> tuple[list[Choice], int]:
     """The questions in a reply about `text`, each once, and how many were of no use."""
-    found: dict[str, Choice] = {}
+    by_question: dict[str, Choice] = {}
     rejected = 0
     clean = readable(reply)
     if REFUSAL.match(clean):
@@ -97,17 +97,17 @@ def read_choices(reply: str, text: str, faults: Counter[str]) -> tuple[list[Choi
     value = json_value(clean)
     drafts = _from_lines(clean.split("\n")) if value is None else _from_json(value)
     for draft, answer in drafts:
-        made = _checked(draft, answer, text)
-        if isinstance(made, Choice) and made.question.casefold() in found:
-            made = "asked twice"
-        if isinstance(made, str):
-            faults[f"choices: {made}"] += 1
+        checked = _checked(draft, answer, text)
+        if isinstance(checked, Choice) and checked.question.casefold() in by_question:
+            checked = "asked twice"
+        if isinstance(checked, str):
+            faults[f"choices: {checked}"] += 1
             rejected += 1
         else:
-            found[made.question.casefold()] = made
-    if not found:
+            by_question[checked.question.casefold()] = checked
+    if not by_question:
         faults["choices: none"] += 1
-    return list(found.values()), rejected
+    return list(by_question.values()), rejected
 
 
 def _checked(draft: _Draft, answer: str, text: str) -> Choice | str:
@@ -149,11 +149,11 @@ def _right(answer: str, choices: tuple[str, ...]) -> str | None:
     letter = re.fullmatch(r"\(?([A-Ha-h])(?:[.)]\s*(.*))?", answer)
     if letter is None:
         return None
-    place = ord(letter[1].lower()) - ord("a")
+    index = ord(letter[1].lower()) - ord("a")
     words = (letter[2] or "").strip()
-    if place >= len(choices) or (words and words.casefold() != choices[place].casefold()):
+    if index >= len(choices) or (words and words.casefold() != choices[index].casefold()):
         return None
-    return choices[place]
+    return choices[index]
 
 
 def _from_lines(lines: Iterable[str]) -> Iterator[tuple[_Draft, str]]:
@@ -170,14 +170,14 @@ def _from_lines(lines: Iterable[str]) -> Iterator[tuple[_Draft, str]]:
             draft = _Draft(draft.element, draft.kind, asked[1])
         elif choices := _CHOICES.match(line):
             draft.choices, draft.listing = _split(choices[1]), not choices[1].strip()
-        elif draft.listing and (one := _LETTERED.match(line)):
-            draft.choices.append(one[2])
+        elif draft.listing and (match := _LETTERED.match(line)):
+            draft.choices.append(match[2])
         elif answer := _ANSWER.match(line):
             if draft.question:
                 yield draft, answer[1]
             draft = _Draft(draft.element, draft.kind)
-        elif draft.listing and (one := _BULLET.match(line)):
-            draft.choices.append(one[1])
+        elif draft.listing and (match := _BULLET.match(line)):
+            draft.choices.append(match[1])
 
 
 def _from_json(value: Any, element: str = "", kind: str = "") -> Iterator[tuple[_Draft, str]]:

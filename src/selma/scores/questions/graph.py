@@ -122,22 +122,22 @@ def _every(
 ) -> Generator[Ask, Reply, dict[int, T]]:
     """Number → what a step says of that fact, for all of them: what one attempt leaves out, another
     may give."""
-    found: dict[int, T] = {}
+    by_fact: dict[int, T] = {}
     for attempt in range(attempts):
         reply = yield Ask(step, text, facts, attempt)
         new = read(reply.text)
         if reply.truncated and new:
             del new[max(new)]
             faults[f"{step}: cut"] += 1
-        found = new | found
+        by_fact = new | by_fact
         if step == "dependencies":
-            found = _without_cycles(found, faults)  # type: ignore[arg-type, assignment]
-        missing = len(facts) - len(found)
+            by_fact = _without_cycles(by_fact, faults)  # type: ignore[arg-type, assignment]
+        missing = len(facts) - len(by_fact)
         if not missing:
-            return found
+            return by_fact
         faults[f"{step}: line missing"] += missing
         faults[f"{step}: asked again"] += attempt + 1 < attempts
-    raise Unusable(f"{step} missing for {len(facts) - len(found)} of {len(facts)} facts")
+    raise Unusable(f"{step} missing for {len(facts) - len(by_fact)} of {len(facts)} facts")
 
 
 def read_facts(reply: str, text: str, faults: Counter[str]) -> tuple[list[Fact], int]:
@@ -179,28 +179,28 @@ def read_facts(reply: str, text: str, faults: Counter[str]) -> tuple[list[Fact],
 
 def read_dependencies(reply: str, count: int, faults: Counter[str]) -> dict[int, tuple[int, ...]]:
     """Number → numbers that it depends on, of the rows that say so clearly."""
-    found: dict[int, tuple[int, ...]] = {}
+    parents_of: dict[int, tuple[int, ...]] = {}
     for number, body in _with_numbers(rows(reply), count, "dependencies", faults, shift=False):
         named = _ids(body)
         if named is None:
             faults["dependencies: no number"] += 1
             continue
-        if number in found:
+        if number in parents_of:
             faults["dependencies: number twice"] += 1
             continue
         wrong = [id for id in named if id > count]
         itself = [id for id in named if id == number]
         faults["dependencies: wrong number"] += len(wrong)
         faults["dependencies: names itself"] += len(itself)
-        kept = [id for id in dict.fromkeys(named) if id not in (0, number) and id <= count]
-        if kept or not wrong:
-            found[number] = tuple(kept)
-    return found
+        parents = [id for id in dict.fromkeys(named) if id not in (0, number) and id <= count]
+        if parents or not wrong:
+            parents_of[number] = tuple(parents)
+    return parents_of
 
 
 def read_questions(reply: str, facts: Sequence[Fact], faults: Counter[str]) -> dict[int, str]:
     """Number → question, of the rows that ask for a yes or no about their own fact."""
-    found: dict[int, str] = {}
+    question_of: dict[int, str] = {}
     if REFUSAL.match(readable(reply)):
         faults["questions: refusal"] += 1
     for number, body in _with_numbers(rows(reply), len(facts), "questions", faults, shift=True):
@@ -210,24 +210,24 @@ def read_questions(reply: str, facts: Sequence[Fact], faults: Counter[str]) -> d
         elif not shares_a_word(facts[number - 1].things, question):
             # Seen in DSG-1k itself: questions moved by one row, so that scores are of other facts.
             faults["questions: about another fact"] += 1
-        elif number in found:
+        elif number in question_of:
             faults["questions: number twice"] += 1
         else:
-            found[number] = question
-    return found
+            question_of[number] = question
+    return question_of
 
 
 def _with_numbers(
-    found: Sequence[Row], count: int, step: str, faults: Counter[str], *, shift: bool
+    rows: Sequence[Row], count: int, step: str, faults: Counter[str], *, shift: bool
 ) -> list[tuple[int, str]]:
     """Rows whose number is one of the facts'.
 
     Rows without any numbers are counted off where there are as many as facts; with `shift`, so are
     rows numbered on from elsewhere, each by one.
     """
-    numbered = [(row.number, row.body) for row in found if row.number is not None]
+    numbered = [(row.number, row.body) for row in rows if row.number is not None]
     if not numbered:
-        bodies = [row.body for row in found if _ids(row.body) is not None or "?" in row.body]
+        bodies = [row.body for row in rows if _ids(row.body) is not None or "?" in row.body]
         if len(bodies) == count:
             return list(enumerate(bodies, 1))
     first = numbered[0][0] if numbered else 1
@@ -235,7 +235,7 @@ def _with_numbers(
         faults[f"{step}: numbered otherwise"] += 1
         return [(n - first + 1, body) for n, body in numbered]
     faults[f"{step}: wrong number"] += sum(not 1 <= n <= count for n, _ in numbered)
-    faults[f"{step}: chatter"] += len(found) - len(numbered)
+    faults[f"{step}: chatter"] += len(rows) - len(numbered)
     return [(n, body) for n, body in numbered if 1 <= n <= count]
 
 
@@ -310,11 +310,11 @@ def _question(body: str) -> str | None:
 
 
 def _without_cycles(
-    found: dict[int, tuple[int, ...]], faults: Counter[str]
+    parents_of: dict[int, tuple[int, ...]], faults: Counter[str]
 ) -> dict[int, tuple[int, ...]]:
-    circling = [number for number in found if _reaches(found, number)]
+    circling = [number for number in parents_of if _reaches(parents_of, number)]
     faults["dependencies: in a cycle"] += len(circling)
-    return {number: parents for number, parents in found.items() if number not in circling}
+    return {number: parents for number, parents in parents_of.items() if number not in circling}
 
 
 def _reaches(parents: Mapping[int, tuple[int, ...]], start: int) -> bool:

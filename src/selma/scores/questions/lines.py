@@ -49,18 +49,18 @@ def rows(reply: str) -> list[Row]:
     from_json = json_value(text)
     if from_json is not None:
         return list(_json_rows(from_json))
-    found: list[Row] = []
+    parsed: list[Row] = []
     for line in text.split("\n"):
         if FENCE.match(line) or not line.strip():
             continue
         if _OUTPUT.match(line):
-            found.clear()  # what came before was the given, repeated
+            parsed.clear()  # what came before was the given, repeated
         elif _GIVEN.match(line):
-            if any(row.number is not None for row in found):
+            if any(row.number is not None for row in parsed):
                 break  # the model has gone on to another example
         else:
-            found += [_row(part) for part in _RUN_ON.split(line) if part.strip()]
-    return found
+            parsed += [_row(part) for part in _RUN_ON.split(line) if part.strip()]
+    return parsed
 
 
 def json_value(text: str) -> Any:
@@ -82,22 +82,22 @@ def json_value(text: str) -> Any:
 
 def _whole_objects(text: str) -> list[Any] | None:
     """The closed flat objects of JSON that is broken, most often by the limit on tokens."""
-    found = []
+    objects = []
     for part in re.findall(r"\{[^{}]*\}", text):
         try:
-            found.append(json.loads(part))
+            objects.append(json.loads(part))
         except ValueError:
             continue
-    return found or None
+    return objects or None
 
 
 def _row(line: str) -> Row:
     table = re.match(r"^\s*\|(.+)\|\s*$", line)
     if table:
         line = table[1].strip()
-    found = _NUMBERED.match(line)
-    if found:
-        return Row(int(found[1]), found[2].strip())
+    match = _NUMBERED.match(line)
+    if match:
+        return Row(int(match[1]), match[2].strip())
     bullet = _BULLET.match(line)
     return Row(None, (bullet[1] if bullet else line).strip())
 
@@ -146,8 +146,8 @@ def _tuple_of(named: dict[str, Any]) -> str | None:
     )
     if category is None or things is None or "question" in named:
         return None
-    said = _body(things)
-    return said if "(" in said else f"{category} - {kind} ({said})"
+    body = _body(things)
+    return body if "(" in body else f"{category} - {kind} ({body})"
 
 
 def _body(value: Any) -> str:
@@ -155,6 +155,6 @@ def _body(value: Any) -> str:
         return ", ".join(map(_body, value))
     if isinstance(value, dict):
         named = {str(key).lower(): part for key, part in value.items()}
-        found = _tuple_of(named) or next((_body(named[k]) for k in _BODY_KEYS if k in named), None)
-        return found if found is not None else ", ".join(map(_body, value.values()))
+        body = _tuple_of(named) or next((_body(named[k]) for k in _BODY_KEYS if k in named), None)
+        return body if body is not None else ", ".join(map(_body, value.values()))
     return "" if value is None else str(value)

@@ -157,9 +157,9 @@ class _Desk:
     def _replies(self, batch: Sequence[tuple[_Draft, Ask]]) -> list[Reply]:
         """One for each request, from the file or from the model, all of one step and attempt."""
         keys = [self._key(draft, ask) for draft, ask in batch]
-        open_places = [place for place, key in enumerate(keys) if key not in self.kept]
+        open_places = [index for index, key in enumerate(keys) if key not in self.kept]
         if open_places:
-            came = self._ask([batch[place] for place in open_places])
+            came = self._ask([batch[index] for index in open_places])
             # Half a surrogate pair can stand in a server's JSON, but in no file.
             new = {
                 keys[at]: vars(reply) | {"text": reply.text.encode("utf-8", "replace").decode()}
@@ -244,8 +244,8 @@ def _write_aside(out: Path, drafts: Sequence[_Draft]) -> None:
 def _write(out: Path, drafts: Sequence[_Draft], config: QuestionsConfig) -> None:
     text = _csv(drafts) if config.style == "dsg" else _json(drafts)
     write_bytes(out, text.encode("utf-8"))
-    found = read_benchmark(out)
-    if [prompt.id for prompt in found] != [draft.prompt.id for draft in drafts]:
+    written = read_benchmark(out)
+    if [prompt.id for prompt in written] != [draft.prompt.id for draft in drafts]:
         raise DataError(f"{out} does not read as it was written; this is a mistake of selma's.")
 
 
