@@ -47,7 +47,7 @@ class ServedJudge(Server):
 
     kind: Literal["openai"] = "openai"
     prompt: str | None = None
-    """As for a local judge; None asks for yes or no."""
+    """The same as of a local judge; None asks for yes or no."""
     temperature: NonNegativeFloat = 0.0
     max_new_tokens: PositiveInt = 30
     logprobs: bool = True

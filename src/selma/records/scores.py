@@ -129,6 +129,6 @@ class Scorecard(Record):
     """What is wrong with the benchmark's dependencies → how often; such references are ignored."""
     preferences: tuple[ScorerInfo, ...] = ()
     clip_chose: bool = False
-    """As `ScorerInfo.chose`, for the CLIP score."""
+    """The same as `ScorerInfo.chose`, for the CLIP score."""
     comparisons: tuple[Comparison, ...] = ()
     """Between models that are not the base, such as searched weights against uniform ones."""

@@ -77,7 +77,7 @@ def clip_item(
     *,
     what: Sequence[str] = ("clip",),
 ) -> Item:
-    """As `answer_item`, with how well each image fits its prompt."""
+    """The finished item with how well each image fits its prompt, made like `answer_item`'s."""
 
     def work(part: Sequence[BenchmarkPrompt]) -> list[Row]:
         scores = scorer.score(_open(part, images), [prompt.text for prompt in part])

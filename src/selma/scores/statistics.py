@@ -83,7 +83,7 @@ def interval_of(
     seed: int,
     resamples: int = 10_000,
 ) -> Interval:
-    """As `interval`, of any number that is made of sums over prompts.
+    """An interval of any number that is made of sums over prompts.
 
     sums: [n, k], what each prompt adds.  statistic: totals [r, k] → values [r], NaN where it is not
     defined; resamples without a value are left out. Raises ValueError if the whole has none.

@@ -22,7 +22,7 @@ class JudgeKind:
     """A row of `JUDGES`. A new one is a file with such a row."""
 
     name: str
-    """As `kind` names it in the settings; of a judge without settings, the setting itself."""
+    """Its `kind` in the settings; of a judge without settings, the setting itself."""
     load: Callable[..., Judge]
     """(settings, setting=where they stand) → the judge. Loads no weights yet, but checks what can
     be seen without them; raises ModelError or ConfigError."""

@@ -78,7 +78,7 @@ class ServedVqaJudge:
         *,
         words: str = "selma",
     ) -> list[list[str]]:
-        """As `VqaJudge.choose`."""
+        """Free answers to multiple-choice questions, as `VqaJudge.choose` gives them."""
         answers = self._say(images, put_all(questions, words), logprobs=False)
         return [[answered.text.strip() for answered in group] for group in answers]
 

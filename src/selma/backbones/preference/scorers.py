@@ -68,7 +68,7 @@ class ScorerKind:
     """A row of `SCORERS`. A new one is a file with such a row."""
 
     name: str
-    """As `kind` names it in the settings."""
+    """Its `kind` in the settings."""
     label: str
     """With its version, as results name it."""
     scale: str
