@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 UNIFORM = "uniform"
 """What the merge with uniform weights is called where others were searched."""
 TRIAL = "trial"
-"""What the pictures of a merge are called that was only tried."""
+"""What the images of a merge are called that was only tried."""
 
 
 def run(config: RunConfig) -> Path:
@@ -74,7 +74,7 @@ def prompts(config: RunConfig) -> dict[str, list[Prompt]]:
 
 
 def images(config: RunConfig) -> dict[str, list[Pair]]:
-    """Stage 2 by itself: skill → prompts with their pictures."""
+    """Stage 2 by itself: skill → prompts with their images."""
     with opened(config, make=[IMAGES], several=True) as this:
         return this.generate_pairs(this.write_prompts())
 
@@ -92,7 +92,7 @@ def merge(config: RunConfig) -> Merged:
 
 
 def score(config: RunConfig) -> Scorecard:
-    """Stage 5 by itself: every model draws the exam and is scored."""
+    """Stage 5 by itself: every model generates the benchmark and is scored."""
     with opened(config, make=[SCORES], several=True) as this:
         return _scorecard(this)
 

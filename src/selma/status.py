@@ -85,7 +85,7 @@ class _Look:
         self.found: list[StageStatus] = []
 
     def at_skill(self, entry: str) -> None:
-        """Prompts, pictures and expert of one skill; what it lacks does not hide the others."""
+        """Prompts, images and expert of one skill; what it lacks does not hide the others."""
         alone = self.config.prompts.model_copy(update={"skills": (entry,)})
         config = self.config.model_copy(update={"prompts": alone})
         stages = Stages(config, self.stages.folder, make=[])
@@ -97,7 +97,7 @@ class _Look:
         self.experts += experts or []
 
     def at_models(self) -> None:
-        """The merged adapter, each model's exam, the scorecard and the report."""
+        """The merged adapter, each model's benchmark, the scorecard and the report."""
         stages, names = (
             self.stages,
             [skill.name for skill in load_skills(self.config.prompts.skills)],
@@ -149,7 +149,7 @@ def _state(item: Item) -> tuple[State, int | None]:
 
 
 def _elements(folder: Path) -> int | None:
-    """Lines or pictures that are there; None for what is not counted in either."""
+    """Lines or images that are there; None for what is not counted in either."""
     images = sum(1 for _ in folder.rglob("*.png"))
     if images:
         return images

@@ -1,5 +1,5 @@
-"""HPS's benchmark for a run's model: drawn by the run or given as a folder, scored, and kept in the
-run's folder, from where its report takes it.
+"""HPS's benchmark for a run's model: its images are generated or given as a folder, and scored; the
+scores are kept in the run's folder, from where its report takes them.
 
 It stands beside the six stages, as the paper's table 5 stands beside its others.
 """
@@ -31,15 +31,15 @@ def score_styles(
 ) -> dict[str, Any]:
     """The result of one of the run's models ("base", "merged" or a skill), as `scores.hps` has it.
 
-    prompts: the benchmark's folder. pictures: what the model drew of them; None draws them, with
-    the settings and seeds of the run's exam. Raises NotFinished where the run has no such model
-    yet, ConfigError where it will never have.
+    prompts: the benchmark's folder. images: what the model generated of them; None generates them,
+    with the settings and seeds of the run's benchmark. Raises NotFinished where the run has no
+    such model yet, ConfigError where it will never have.
     """
     from selma.backbones.preference.scorers import load_preference
     from selma.scores.hps import given_images, hps_benchmark, hps_item, read_hps, read_hps_prompts
 
     texts = read_hps_prompts(prompts)
-    # What is judged here is no exam of the run's, so that none of its judges need be there.
+    # What is judged here is no benchmark of the run's, so that none of its judges need be there.
     with opened(config, make=[SCORES], checked=[]) as this:
         adapters, key = _model(this, model)
         if images is None:

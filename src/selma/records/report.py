@@ -28,8 +28,8 @@ class Findings:
     merged: Merged
     benchmark_prompts: list[BenchmarkPrompt]
     images: dict[str, Path]
-    """Model → folder with one <prompt id>.png for each exam prompt, and where there are several
-    seeds <prompt id>-1.png and so on."""
+    """Model → folder with one <prompt id>.png for each benchmark prompt, and where there are
+    several seeds <prompt id>-1.png and so on."""
     answers: dict[str, list[Answer]]
     """Model → the reporting judge's raw answers."""
     scorecard: Scorecard

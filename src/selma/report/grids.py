@@ -1,4 +1,4 @@
-"""Pictures to look at: fair and extreme choices of prompts, cards, and a contact sheet."""
+"""Images to look at: fair and extreme choices of prompts, cards, and a contact sheet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from selma.records.report import Findings
 from selma.report.tables import one
 from selma.workspace import inside
 
-SHOWN_PX = 256  # larger pictures are made smaller: the page stays a few megabytes
+SHOWN_PX = 256  # larger images are made smaller: the page stays a few megabytes
 EXTREMES = 6  # biggest gains and losses shown
 
 
@@ -40,7 +40,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Card:
-    """One exam prompt, before and after."""
+    """One benchmark prompt, before and after."""
 
     prompt: BenchmarkPrompt
     images: tuple[str, str]
@@ -55,7 +55,7 @@ class Card:
 
 
 class Cards:
-    """Makes the cards of one run's exam."""
+    """Makes the cards of one run's benchmark."""
 
     def __init__(self, findings: Findings) -> None:
         card = findings.scorecard
@@ -68,7 +68,7 @@ class Cards:
         return self._make(evenly(self.findings.benchmark_prompts, count))
 
     def gains(self) -> list[Card]:
-        """The prompts whose score rose most; the exam's order decides between equals."""
+        """The prompts whose score rose most; the benchmark's order decides between equals."""
         return self._make([p for p in self._by_change(-1)[:EXTREMES] if self._change(p) > 0])
 
     def losses(self) -> list[Card]:
@@ -122,14 +122,14 @@ def shown_image(path: Path) -> Image.Image:
 
 
 def data_uri(path: Path) -> str:
-    """A picture as a PNG inside a data: URI; pixels only, whatever else the file holds."""
+    """An image as a PNG inside a data: URI; pixels only, whatever else the file holds."""
     file = io.BytesIO()
     shown_image(path).save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def contact_sheet(findings: Findings, count: int) -> Image.Image:
-    """Base and merged pictures of the fair choice, four prompts in a row, each with its text."""
+    """Base and merged images of the fair choice, four prompts in a row, each with its text."""
     prompts = evenly(findings.benchmark_prompts, count)
     models = [one(findings.scorecard, role).model for role in ("base", "merged")]
     columns, side, gap, words = min(4, len(prompts)), 128, 6, 70

@@ -30,17 +30,17 @@ from selma.workspace import EXPERTS, IMAGES, MERGED, PROMPTS, REPORT, SCORES, Wo
 
 STAGES = {
     PROMPTS: "write prompts",
-    IMAGES: "draw training pictures",
+    IMAGES: "generate training images",
     EXPERTS: "train experts",
     MERGED: "merge",
-    SCORES: "draw and score the exam",
+    SCORES: "generate and score the benchmark",
 }
 
 
 def write_report(findings: Findings, config: ReportConfig, folder: Workspace) -> Path:
     """The path of `6-report/index.html`, written anew each time: its times may have changed.
 
-    Raises DataError if a picture cannot be read or the scorecard lacks base or merged.
+    Raises DataError if an image cannot be read or the scorecard lacks base or merged.
     """
     item = folder.item(
         REPORT,
@@ -176,7 +176,7 @@ def stage_times(journal: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def shown_pairs(pairs: list[Pair], count: int) -> Iterator[tuple[str, str]]:
-    """(text, picture) of `count` pairs, evenly spaced over a skill's."""
+    """(text, image) of `count` pairs, evenly spaced over a skill's."""
     count = min(count, len(pairs))
     for i in range(count):
         pair = pairs[(2 * i + 1) * len(pairs) // (2 * count)]

@@ -18,12 +18,12 @@ def _group() -> None:
 @oft.command()
 def angles(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help='"toybox", or a folder of pictures.')
+        str, typer.Argument(metavar="SOURCE", help='"toybox", or a folder of images.')
     ] = "toybox",
     out: Annotated[Path, typer.Option(help="Folder for figure, numbers and checkpoint.")] = Path(
         "angles"
     ),
-    count: Annotated[int, typer.Option(min=1, help="Pictures to train on.")] = 1000,
+    count: Annotated[int, typer.Option(min=1, help="Images to train on.")] = 1000,
     epochs: Annotated[int, typer.Option(min=1)] = 200,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:

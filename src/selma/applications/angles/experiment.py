@@ -128,12 +128,12 @@ def run_angles(
     seed: int = 0,
     resamples: int = 10_000,
 ) -> dict[str, Any]:
-    """Trains on `count` pictures and leaves `angles.png` and `angles.json` in `out`; returns what
+    """Trains on `count` images and leaves `angles.png` and `angles.json` in `out`; returns what
     the latter says.
 
-    source: "toybox" or a folder of pictures. 100 further pictures are held out and judged. Goes on
-    from a checkpoint that is there. Raises DataError where there are too few pictures, and
-    WorkspaceError where the checkpoint is of other pictures, epochs or another seed.
+    source: "toybox" or a folder of images. 100 further images are held out and judged. Goes on
+    from a checkpoint that is there. Raises DataError where there are too few images, and
+    WorkspaceError where the checkpoint is of other images, epochs or another seed.
     """
     x = loaded(source, count + HELD_OUT, seed=seed)
     digest = hashlib.sha256(x.numpy().tobytes()).hexdigest()
@@ -196,12 +196,12 @@ def _claim(out: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def diagnostics(truth: Tensor, decoded: Tensor, *, seed: int, resamples: int) -> dict[str, Any]:
-    """How much of the pictures [n, 3, h, w] is left: error, correlation, and whether one would know
-    which picture it was.
+    """How much of the images [n, 3, h, w] is left: error, correlation, and whether one would know
+    which image it was.
 
-    correlation: of each picture's pixels with its own, 1 at most, which takes no notice of
-    brightness and contrast. found: percent of pictures that are more like their own than like any
-    other. Each with its 95% interval over pictures.
+    correlation: of each image's pixels with its own, 1 at most, which takes no notice of
+    brightness and contrast. found: percent of images that are more like their own than like any
+    other. Each with its 95% interval over images.
     """
     error = (truth - decoded).square().flatten(1).mean(1)
     likeness = _standard(decoded) @ _standard(truth).T
@@ -214,7 +214,7 @@ def diagnostics(truth: Tensor, decoded: Tensor, *, seed: int, resamples: int) ->
 
 
 def loaded(source: str, count: int, *, seed: int) -> Tensor:
-    """[count, 3, 64, 64] in [-1, 1]: of toybox, or of a folder's first pictures in the order of
+    """[count, 3, 64, 64] in [-1, 1]: of toybox, or of a folder's first images in the order of
     their names. Raises DataError where there are fewer."""
     if source == "toybox":
         arrays = []
@@ -227,7 +227,7 @@ def loaded(source: str, count: int, *, seed: int) -> Tensor:
 
 
 def sheet(truth: Tensor, decoded: dict[str, Tensor]) -> Image.Image:
-    """One row for the pictures and one for what each way of decoding leaves of them."""
+    """One row for the images and one for what each way of decoding leaves of them."""
     rows: Sequence[tuple[str, Tensor]] = [("image", truth), *decoded.items()]
     words, gap = 130, 4
     width = words + len(truth) * (PX + gap)
@@ -242,7 +242,7 @@ def sheet(truth: Tensor, decoded: dict[str, Tensor]) -> Image.Image:
 
 
 def _standard(images: Tensor) -> Tensor:
-    """[n, pixels], each of mean 0 and length 1; a picture without contrast stays 0."""
+    """[n, pixels], each of mean 0 and length 1; an image without contrast stays 0."""
     flat = images.flatten(1)
     flat = flat - flat.mean(1, keepdim=True)
     return flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-9)

@@ -37,7 +37,7 @@ def edges(image: Image.Image, *, low: int, high: int) -> Image.Image:
 
 
 def is_edge(image: Image.Image) -> NDArray[np.bool_]:
-    """[h, w] where a picture of edges has one."""
+    """[h, w] where an image of edges has one."""
     return np.asarray(image.convert("L")) > 127
 
 

@@ -1,7 +1,7 @@
 """How well an image keeps to its condition. Pure: each image gives sums, and a measure is made of
 their totals, so that all intervals come from resampled images.
 
-Canny and landmarks are means over pictures; mIoU and its like are made of all pictures' pixels
+Canny and landmarks are means over images; mIoU and its like are made of all images' pixels
 together, as segmentation is scored everywhere.
 """
 
@@ -21,7 +21,7 @@ Row = Mapping[str, Any]
 Totals = NDArray[np.float64]
 
 PAPER_PX = 512
-"""Landmark errors are told as if every picture had this side."""
+"""Landmark errors are told as if every image had this side."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Measure:
     better: Literal["higher", "lower"]
     digits: int
     sums: Callable[[Row, int], Sequence[float]]
-    """(a picture's row, how many classes there are) → what it adds."""
+    """(an image's row, how many classes there are) → what it adds."""
     value: Callable[[Totals], Totals]
     """Totals [r, k] → values [r]; NaN where nothing was measured."""
 
@@ -59,7 +59,7 @@ def class_row(truth: NDArray[np.integer], said: NDArray[np.integer], classes: in
 
 
 def landmark_row(truth: Sequence[Landmark], found: Sequence[Landmark] | None) -> Row:
-    """The mean distance of each point from what was found of its name, in px of a picture of 512;
+    """The mean distance of each point from what was found of its name, in px of an image of 512;
     None, a failure, where fewer of a name were found than must be there.
 
     Points of one name are matched so that their distances are least in all; more than must be
@@ -157,5 +157,5 @@ def measures_of(condition: str) -> tuple[Measure, ...]:
 
 
 def sums_of(measure: Measure, rows: Sequence[Row], classes: int) -> NDArray[np.float64]:
-    """[n, k] what each picture adds."""
+    """[n, k] what each image adds."""
     return np.array([measure.sums(row, classes) for row in rows], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""What makes a UNet draw by a condition: OFT's control branch (arXiv:2306.07280) or a ControlNet.
+"""What conditions a UNet: OFT's control branch (arXiv:2306.07280) or a ControlNet.
 
 The branch is what the released code has without its dead parts: a small encoder of the condition,
 whose last convolution starts at zero, added once to what the UNet's first convolution gives. That
@@ -29,9 +29,9 @@ WIDTHS = (16, 32, 96, 256)
 
 
 def new_network(kind: Kind, unet: UNet2DConditionModel, *, halvings: int, seed: int) -> nn.Module:
-    """The network at its start, float32 on the CPU: it changes no picture yet.
+    """The network at its start, float32 on the CPU: it changes no image yet.
 
-    halvings: how often a latent's side halves a picture's; at most 3. Raises ModelError.
+    halvings: how often a latent's side halves an image's; at most 3. Raises ModelError.
     """
     widths = widths_of(halvings)
     with torch.random.fork_rng(devices=[]):
@@ -54,12 +54,12 @@ def widths_of(halvings: int) -> tuple[int, ...]:
 
 
 def halvings_of(pipe: Any) -> int:
-    """How often the autoencoder halves a picture's side."""
+    """How often the autoencoder halves an image's side."""
     return int(pipe.vae_scale_factor).bit_length() - 1
 
 
 class Conditioning:
-    """A network at work in a UNet, and the conditions of the pictures that are being drawn."""
+    """A network at work in a UNet, and the conditions of the images that are being generated."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
@@ -67,8 +67,8 @@ class Conditioning:
         self._features: Tensor | None = None
 
     def show(self, conditioning_images: Tensor) -> None:
-        """From now on the UNet draws by these. [b, 3, h, w] in [0, 1], one for each sample; a batch
-        of a multiple of b (guidance's two halves) takes them again and again."""
+        """From now on the UNet generates by these. [b, 3, h, w] in [0, 1], one for each sample; a
+        batch of a multiple of b (guidance's two halves) takes them again and again."""
         some = next(self.network.parameters())
         self._images, self._features = conditioning_images.to(some.device, some.dtype), None
 
@@ -92,7 +92,7 @@ class Conditioning:
         features = self._features
         if features is None:
             features = self.network(self._required())
-            if not torch.is_grad_enabled():  # all steps of a picture see the same
+            if not torch.is_grad_enabled():  # all steps of an image see the same
                 self._features = features
         return output + _as_many(features, len(output)).to(output.dtype)
 

@@ -1,4 +1,4 @@
-"""Control's flow (OFT, arXiv:2306.07280): conditions → networks → pictures → scores, in one folder.
+"""Control's flow (OFT, arXiv:2306.07280): conditions → networks → images → scores, in one folder.
 
 It stands beside the six stages, with the run's own base.
 """
@@ -47,7 +47,7 @@ COMMANDS = {
 
 
 def prepare(config: ControlRun) -> dict[Split, list[ControlSample]]:
-    """Split → pictures with their conditions."""
+    """Split → images with their conditions."""
     with opened(
         config, make=[IMAGES], checked=[], mistakes=mistakes(config, []), commands=COMMANDS
     ) as this:
@@ -64,8 +64,8 @@ def train(config: ControlRun) -> TrainedControl:
 
 
 def generate(config: ControlRun) -> dict[str, Path]:
-    """Model → folder with its picture of each validation sample: "base", and the trained ones. Each
-    of the processes that were launched draws a part."""
+    """Model → folder with its image of each validation sample: "base", and the trained ones. Each
+    of the processes that were launched generates a part."""
     settings = config.control
     with opened(
         config,
@@ -96,7 +96,7 @@ def score(config: ControlRun) -> tuple[ControlCard, Path]:
 def compare(config: ControlRun, tables: Sequence[Table] = TABLES) -> tuple[list[ControlCard], Path]:
     """One card for each condition with every network of the paper's tables, and the page on them.
 
-    Whatever is missing is prepared, trained, drawn and scored; what is there is not made again.
+    Whatever is missing is prepared, trained, generated and scored; what is there is not made again.
     """
     from selma.applications.control.scoring import require_reader
 
@@ -257,7 +257,7 @@ def _generated(
     *,
     make: Workspace,
 ) -> list[Generated]:
-    """The source pictures, the base's and each network's."""
+    """The source images, the base's and each network's."""
     from selma.applications.control.generating import generate_control
     from selma.applications.control.network_files import load
     from selma.applications.control.scoring import SOURCE, Generated

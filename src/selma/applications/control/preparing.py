@@ -1,4 +1,4 @@
-"""Pictures with their conditions, made ready once: squares of one size, with prompts."""
+"""Images with their conditions, made ready once: squares of one size, with prompts."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def _made(candidate: Candidate, data: ControlData, path: Path, px: int) -> Contr
 
 
 def fitted(image: Image.Image, px: int, *, mixed: bool = True) -> Image.Image:
-    """The middle square of the picture, px a side. `mixed` pixels are averages; others are as they
+    """The middle square of the image, px a side. `mixed` pixels are averages; others are as they
     were, as colours of classes must be."""
     if image.size == (px, px):
         return image
@@ -172,7 +172,7 @@ def fitted(image: Image.Image, px: int, *, mixed: bool = True) -> Image.Image:
 
 
 def _moved(points: Sequence[Landmark], size: tuple[int, int]) -> tuple[Landmark, ...]:
-    """Points of a picture as points of its middle square."""
+    """Points of an image as points of its middle square."""
     width, height = size
     side = min(size)
     return tuple(
@@ -205,7 +205,7 @@ def _told(
     jobs = {sample.id: sample for sample in samples}
     fill_rows(path / CAPTIONS, jobs, captioned, key="id", title="captioning", chunk=1)
     texts = {row["id"]: row["text"] for row in read_lines(path / CAPTIONS)}
-    # A picture that the captioner has no words for is drawn without a prompt, as "a picture".
+    # An image that the captioner has no words for is generated without a prompt, as "an image".
     return [s.model_copy(update={"text": texts[s.id] or "a picture"}) for s in samples]
 
 

@@ -13,7 +13,7 @@ from selma.records.scores import Interval
 
 
 class ControlSample(Record):
-    """A picture with its prompt and its condition, squares of one size (paths are absolute)."""
+    """An image with its prompt and its condition, squares of one size (paths are absolute)."""
 
     id: str
     text: str
@@ -34,35 +34,35 @@ class TrainedControl(Record):
 
 
 class ControlScore(Record):
-    """How one model's pictures keep to their condition."""
+    """How one model's images keep to their condition."""
 
     model: str
     role: Literal["source", "base", "control"]
-    """The source pictures themselves (what can be reached), the base without a condition, or a
+    """The source images themselves (what can be reached), the base without a condition, or a
     trained network."""
     parameters: int | None = None
     """How many numbers were trained."""
     measures: dict[str, Interval]
     differences: dict[str, Interval] = Field(default_factory=dict)
-    """Minus the reference, paired by picture; empty for the reference itself."""
+    """Minus the reference, paired by image; empty for the reference itself."""
     failures: int = 0
-    """Pictures in which the reader did not find what must be there."""
+    """Images in which the reader did not find what must be there."""
     left_out: int = 0
-    """Pictures of which nothing can be said, such as those without edges on both sides."""
+    """Images of which nothing can be said, such as those without edges on both sides."""
     fid: float | None = None
-    """Distance of all drawn pictures from all source pictures; no mean over pictures, and so
+    """Distance of all generated images from all source images; no mean over images, and so
     without an interval."""
 
 
 class ControlCard(Record):
-    """Every model on the same pictures of one condition."""
+    """Every model on the same images of one condition."""
 
     condition: str
     images: int
     reference: str | None
     """The model that differences are taken from."""
     reader: str
-    """What read the condition out of the pictures."""
+    """What read the condition out of the images."""
     features: str | None
     """Of what the FID is."""
     models: tuple[ControlScore, ...]

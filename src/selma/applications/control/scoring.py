@@ -1,4 +1,4 @@
-"""Drawn pictures → rows, one for each picture and model; rows → a card with intervals."""
+"""Generated images → rows, one for each image and model; rows → a card with intervals."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ SOURCE = "source"
 
 @dataclass(frozen=True)
 class Generated:
-    """One model's pictures."""
+    """One model's images."""
 
     model: str
     role: Literal["source", "base", "control"]
     folder: Path | None
-    """With one <sample id>.png for each sample; None for the source pictures themselves."""
+    """With one <sample id>.png for each sample; None for the source images themselves."""
     parameters: int | None = None
 
     def image(self, sample: ControlSample) -> Image.Image:
@@ -75,7 +75,7 @@ class Generated:
 
 @dataclass
 class Scorer:
-    """Scores the pictures of one condition."""
+    """Scores the images of one condition."""
 
     samples: Sequence[ControlSample]
     config: ControlScoring
@@ -88,7 +88,7 @@ class Scorer:
 
     def card(self, generated: Sequence[Generated], *, reference: str | None) -> ControlCard:
         """Every model's measures with intervals, and their differences from the reference's, paired
-        by picture. In `5-scores/control/<condition>/card.json`, too."""
+        by image. In `5-scores/control/<condition>/card.json`, too."""
         if not self.samples:
             raise DataError("There must be at least one picture to score, but there is none.")
         self._require_palette()
@@ -142,7 +142,7 @@ class Scorer:
         )
 
     def _interval(self, sums: Any, value: Callable[[Any], Any]) -> Interval | None:
-        """None where not one picture could be measured."""
+        """None where not one image could be measured."""
         try:
             how = {"seed": self.seed, "resamples": self.config.resamples}
             return interval_of(sums, value, **how)
@@ -210,7 +210,7 @@ class Scorer:
         return landmark_row(truth, found)
 
     def _truth(self, sample: ControlSample) -> NDArray[np.integer]:
-        """The map's classes by their colours, or what the segmenter says of the source picture."""
+        """The map's classes by their colours, or what the segmenter says of the source image."""
         if self._palette is None:
             source = Generated(SOURCE, "source", None).image(sample)
             (said,) = self._segmenter.segment([source])
@@ -224,7 +224,7 @@ class Scorer:
         return found
 
     def _distances(self, generated: Sequence[Generated]) -> dict[str, float]:
-        """Model → FID to the source pictures; empty where it is off."""
+        """Model → FID to the source images; empty where it is off."""
         if self.config.features is None or len(self.samples) < 2:
             return {}
         found: dict[str, float] = {}
@@ -333,7 +333,7 @@ def _conditioning_image(sample: ControlSample) -> Image.Image:
 
 
 def _images_key(one: Generated, samples: Sequence[ControlSample]) -> str:
-    """Changes with any picture or condition that is compared."""
+    """Changes with any image or condition that is compared."""
     rows = []
     for sample in samples:
         place = sample.image if one.folder is None else one.folder / f"{sample.id}.png"

@@ -1,4 +1,4 @@
-"""Where pictures with conditions come from: toybox, the released layouts, any imagefolder."""
+"""Where images with conditions come from: toybox, the released layouts, any imagefolder."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ _UNSAID = {"colour": 0.1, "size": 0.5, "relation": 0.2, "background": 0.2}
 
 @dataclass(frozen=True)
 class Candidate:
-    """A picture as its source has it, of any size."""
+    """An image as its source has it, of any size."""
 
     name: str
     """What names it in its source; no path of this machine."""
     image: Callable[[], Image.Image]
     conditioning_image: Callable[[], Image.Image] | None
-    """The condition as a picture; None where it is to be found in the picture itself."""
+    """The condition as an image; None where it is to be found in the image itself."""
     text: str | None
     landmarks: tuple[Landmark, ...] | None = None
 
@@ -76,7 +76,7 @@ def candidates(data: ControlData, split: Split, *, seed: int) -> Iterator[Candid
 
 
 def source_digest(data: ControlData) -> str | None:
-    """Changes with the source's texts, and with names and sizes of its pictures; names no path.
+    """Changes with the source's texts, and with names and sizes of its images; names no path.
     None for toybox, which its seed and its version say all about."""
     if isinstance(data.source, ToyboxImages):
         return None
@@ -91,7 +91,7 @@ def source_digest(data: ControlData) -> str | None:
 def _toybox(
     source: ToyboxImages, condition: Condition, split: Split, seed: int
 ) -> Iterator[Candidate]:
-    """Scenes with captions; none of an exam's texts is among them, none is in both splits."""
+    """Scenes with captions; none of a benchmark's texts is among them, none is in both splits."""
     if condition not in ("canny", "segmentation", "landmarks"):
         raise ConfigError(
             "toybox has canny, segmentation and landmarks, but control.data.condition is "
@@ -139,9 +139,9 @@ def _painted(background: str, placed: list[Placed]) -> Image.Image:
 
 
 def _released(root: Path, condition: Condition, split: Split) -> Iterator[Candidate]:
-    """<split>/color/, <split>/<condition>/ and a row {source, target, prompt} for each picture; the
+    """<split>/color/, <split>/<condition>/ and a row {source, target, prompt} for each image; the
     names begin with "source/" and "target/", which are no folders. The released code never looks at
-    the target's name: the picture is called as its condition is."""
+    the target's name: the image is called as its condition is."""
     folder = root / split
     conditioning_images = folder / FOLDERS[condition]
     if condition != "canny" and not conditioning_images.is_dir():
@@ -251,7 +251,7 @@ def _prompts(root: Path, split: Split) -> Path:
 
 
 def _below(name: object, root: Path) -> str:
-    """A picture's name without the word before its first slash."""
+    """An image's name without the word before its first slash."""
     if not isinstance(name, str) or not name.partition("/")[2]:
         raise DataError(f"{root}: a row needs source/NAME and target/NAME, but has {name!r}.")
     return name.partition("/")[2]

@@ -1,7 +1,8 @@
 """The model card of a run's merged adapter: README.md and a gallery, beside the adapter's file.
 
     4-merged/README.md           YAML for the Hub, recipe, scorecard
-    4-merged/gallery/*.png       what it draws for the exam; grid.png has the base beside it
+    4-merged/gallery/*.png       what it generates for the benchmark; grid.png has the base beside
+    it
 
 Equal runs give equal bytes; neither paths of the machine nor times are in it.
 """
@@ -53,7 +54,7 @@ class Made:
 
     folder: Path
     files: tuple[Path, ...]
-    """Adapter, card and pictures: all that a repository needs."""
+    """Adapter, card and images: all that a repository needs."""
 
 
 def write_card(
@@ -85,8 +86,8 @@ def _scorecard(config: RunConfig) -> Scorecard | None:
 
 
 def _gallery(this: Stages, merged: Merged, count: int) -> list[tuple[BenchmarkPrompt, str]]:
-    """Exam prompts, evenly over the groups and chosen without a look at any score, with their
-    pictures' places beside the card; [] where the merged model has not drawn."""
+    """Benchmark prompts, evenly over the groups and chosen without a look at any score, with their
+    images' places beside the card; [] where the merged model has not generated."""
     gallery = merged.folder / GALLERY
     shutil.rmtree(gallery, ignore_errors=True)
     try:

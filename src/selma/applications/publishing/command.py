@@ -14,7 +14,7 @@ Licence = Annotated[
 
 
 def card(run: FinishedRun, licence: Licence = None) -> None:
-    """Write the merged adapter's model card, with recipe, scores and pictures."""
+    """Write the merged adapter's model card, with recipe, scores and images."""
     from selma.applications.publishing.card import write_card
 
     for path in write_card(run, licence=licence).files:

@@ -1,1 +1,1 @@
-"""People choose between two models' pictures, as in SELMA's human evaluation (section 5.5)."""
+"""People choose between two models' images, as in SELMA's human evaluation (section 5.5)."""

@@ -26,7 +26,7 @@ class Vote(Record):
     """Which model (0 or 1) was at left."""
     choice: Choice
     seconds: float
-    """From the moment that both pictures were visible."""
+    """From the moment that both images were visible."""
     time: float
     """Of the vote, in seconds since 1970."""
     undone: float | None = None

@@ -1,4 +1,4 @@
-"""`selma study`: people choose between two models' pictures."""
+"""`selma study`: people choose between two models' images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from selma.console import Json
 
 study = typer.Typer(
-    help="People choose between two models' pictures, as in the paper.", no_args_is_help=True
+    help="People choose between two models' images, as in the paper.", no_args_is_help=True
 )
 StudiedRun = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 StudyName = Annotated[str, typer.Option(help="Which study of the run: RUN/study/<name>.sqlite.")]

@@ -23,11 +23,11 @@ def serve_study(
     port: int = 8642,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serves the pictures that two models drew for a run's exam, until a signal comes.
+    """Serves the images that two models generated for a run's benchmark, until a signal comes.
 
     models: the one that is held against, then the one whose wins are counted. The votes lie in
     `study/<name>.sqlite` of the run; the same arguments go on with them. Raises WorkspaceError
-    where a model's pictures are not finished, or the file holds a study of other arguments.
+    where a model's images are not finished, or the file holds a study of other arguments.
     """
     try:
         from selma.applications.study.server import serve

@@ -23,17 +23,17 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class Pair(Record):
-    """One prompt of the exam and the two pictures that are compared."""
+    """One prompt of the benchmark and the two images that are compared."""
 
     id: str
     text: str
     group: str
     sha256: tuple[str, str]
-    """Of each model's picture, so that a vote stays bound to what was seen."""
+    """Of each model's image, so that a vote stays bound to what was seen."""
 
 
 class Study(Record):
-    """Two models' pictures of the same prompts."""
+    """Two models' images of the same prompts."""
 
     models: tuple[str, str]
     """The one that is held against, then the one whose wins are counted."""
@@ -42,7 +42,7 @@ class Study(Record):
 
     @property
     def key(self) -> str:
-        """16 hex digits: equal keys, equal prompts, pictures and orders."""
+        """16 hex digits: equal keys, equal prompts, images and orders."""
         return recipe_key(self.model_dump(mode="json"))
 
 
@@ -61,11 +61,11 @@ def plan_study(
     prompts: int,
     seed: int,
 ) -> Study:
-    """The study of `prompts` prompts of a run's exam, evenly over its groups.
+    """The study of `prompts` prompts of a run's benchmark, evenly over its groups.
 
-    The paper drew its 200 at random; an even choice is the same for everybody, and says as much
+    The paper sampled its 200 at random; an even choice is the same for everybody, and says as much
     about each group. Raises ConfigError for one model twice, WorkspaceError where a model's
-    pictures are not finished.
+    images are not finished.
     """
     if models[0] == models[1]:
         raise ConfigError(f"Two different models are compared, but {models[0]!r} came twice.")
@@ -98,7 +98,7 @@ def showings(study: Study, annotator: str) -> list[Showing]:
 
 
 class Images:
-    """The pictures of a study, as files that tell nothing but their pixels."""
+    """The images of a study, as files that tell nothing but their pixels."""
 
     def __init__(self, run: Path, study: Study) -> None:
         self.run = run
@@ -113,7 +113,7 @@ class Images:
                 self._read(prompt, model)
 
     def _png(self, prompt: str, model: int) -> bytes:
-        """The picture of a prompt by the first (0) or second (1) model. A file that holds more than
+        """The image of a prompt by the first (0) or second (1) model. A file that holds more than
         pixels may name its model in it, and is encoded anew."""
         data = self._read(prompt, model)
         return data if _only_pixels(data) else png_bytes(decode(data))
@@ -133,7 +133,7 @@ class Images:
 
 
 def _only_pixels(data: bytes) -> bool:
-    """Whether this is a PNG of nothing but the parts that its picture is made of. Encoding anew
+    """Whether this is a PNG of nothing but the parts that its image is made of. Encoding anew
     takes a second for 1024 x 1024, in which an annotator would wait."""
     offset = len(_PNG)
     if not data.startswith(_PNG):
@@ -149,7 +149,7 @@ def _only_pixels(data: bytes) -> bool:
 
 
 def place_of(model: str) -> str:
-    """Where a run keeps a model's pictures of its exam."""
+    """Where a run keeps a model's images of its benchmark."""
     return f"{SCORES}/images/{model}"
 
 

@@ -1,6 +1,6 @@
 """The study's page, served to annotators. Nothing that leaves here names a model.
 
-An annotator's address holds a secret of their own, and pictures lie under random tokens: no request
+An annotator's address holds a secret of their own, and images lie under random tokens: no request
 can name a file. The page waits for each vote's receipt, which is given when the vote is on disk.
 """
 
@@ -55,7 +55,7 @@ def serve(
     """Serves the study until a signal comes; `path` is its file of votes.
 
     port: 0 takes a free one. `say` is told the address. Raises WorkspaceError where the port is
-    taken or the file holds another study, DataError where a picture is not the run's.
+    taken or the file holds another study, DataError where an image is not the run's.
     """
     images = Images(run, study)
     images.verify()
@@ -175,7 +175,7 @@ class _Pages:
         address = self.store.image(request.path_params["token"])
         if address is None:
             raise HTTPException(404, "There is no such picture.")
-        # A token never means another picture, so that a browser may keep what it loaded ahead.
+        # A token never means another image, so that a browser may keep what it loaded ahead.
         kept = {"Cache-Control": "private, max-age=86400, immutable"}
         return Reply(self.images.png(*address), media_type="image/png", headers=kept)
 

@@ -46,7 +46,7 @@ class Shown(NamedTuple):
     text: str
     left: str
     right: str
-    """Tokens of the pictures: random, and other ones for each annotator."""
+    """Tokens of the images: random, and other ones for each annotator."""
 
 
 class AnnotatorStatus(NamedTuple):
@@ -166,7 +166,7 @@ class Store:
             return done.rowcount == 1
 
     def image(self, token: str) -> tuple[str, int] | None:
-        """Prompt and model (0 or 1) of the picture with this token; None if there is none."""
+        """Prompt and model (0 or 1) of the image with this token; None if there is none."""
         with self._transaction() as sql:
             row = sql.execute(
                 "SELECT pair, left, left_token = ? FROM showings "

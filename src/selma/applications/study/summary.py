@@ -70,7 +70,7 @@ def report(path: Path, *, resamples: int = 10_000) -> Summary:
 
 
 def summarise(ballot: Ballot, *, resamples: int = 10_000) -> Summary:
-    """Counts and intervals of the votes that were not undone; groups in the exam's order."""
+    """Counts and intervals of the votes that were not undone; groups in the benchmark's order."""
     study = ballot.study
     votes = [vote for vote in ballot.votes if vote.undone is None]
     given: dict[str, list[str]] = {pair.id: [] for pair in study.pairs}

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from selma.applications.subjects.settings import SubjectsRun
 
 subjects = typer.Typer(
-    help="Subjects from a handful of pictures: DreamBooth with LoRA, OFT, COFT or all weights.",
+    help="Subjects from a handful of images: DreamBooth with LoRA, OFT, COFT or all weights.",
     no_args_is_help=True,
 )
 
 
 @subjects.command("train")
 def train_subjects(config: Config, folder: Folder = None) -> None:
-    """Draw class pictures, then train each subject once by each method."""
+    """Generate class images, then train each subject once by each method."""
     from selma.applications.subjects import pipeline
 
     for adapter in pipeline.train(_settings(config, folder)):
@@ -29,7 +29,7 @@ def train_subjects(config: Config, folder: Folder = None) -> None:
 
 @subjects.command("generate")
 def generate_subjects(config: Config, folder: Folder = None) -> None:
-    """Draw every subject's prompts by the base and by each method."""
+    """Generate every subject's prompts by the base and by each method."""
     from selma.applications.subjects import pipeline
 
     for (method, name, step), images in pipeline.generate(_settings(config, folder)).items():

@@ -1,4 +1,4 @@
-"""The page on subjects: the table of methods, convergence curves, and pictures to look at.
+"""The page on subjects: the table of methods, convergence curves, and images to look at.
 
 6-report/_subjects/index.html    one page that needs nothing else; equal findings give equal bytes
 6-report/_subjects/card.json     every number on it
@@ -59,8 +59,8 @@ def write_subject_page(
 
     about: what of the run it is about (`records.pages.Page.about`).
 
-    real: subject → its pictures.  prompts: subject → what the last step generated.
-    generated: (method, subject, step) → folder. Raises DataError if a picture cannot be read.
+    real: subject → its images.  prompts: subject → what the last step generated.
+    generated: (method, subject, step) → folder. Raises DataError if an image cannot be read.
     """
     text = card.model_dump_json()
     recipe = {"card": hashlib.sha256(text.encode()).hexdigest()[:16], "settings": dict(settings)}
@@ -177,13 +177,13 @@ def render(
 
 @dataclass(frozen=True)
 class _Shown:
-    """One subject: its own pictures, and prompts with a picture by each model."""
+    """One subject: its own images, and prompts with an image by each model."""
 
     name: str
     kind: str
     real: list[str]
     lines: list[tuple[str, list[tuple[str, str]]]]
-    """(prompt, [(model, picture)])."""
+    """(prompt, [(model, image)])."""
 
 
 @dataclass(frozen=True)
@@ -207,8 +207,8 @@ class Chart:
 
 
 def conclusion(card: SubjectCard) -> tuple[str, str]:
-    """Which method draws the subjects most alike and which follows prompts best, and how sure that
-    is: a headline and a paragraph."""
+    """Which method generates the subjects most alike and which follows prompts best, and how sure
+    that is: a headline and a paragraph."""
     first, text = card.measures[0], next(m for m in card.measures if m.key == "clip_t")
     if len(card.curves) == 1:
         return (
@@ -303,7 +303,7 @@ def charts(card: SubjectCard) -> Iterator[Chart]:
 def _lines(
     card: SubjectCard, subject: str, prompts: Sequence[BenchmarkPrompt], generated: Generated
 ) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Evenly spaced prompts, first picture of each: a choice that looks at no score."""
+    """Evenly spaced prompts, first image of each: a choice that looks at no score."""
     firsts = [prompt for prompt in prompts if prompt.id.endswith("-0")]
     count = min(SHOWN_PROMPTS, len(firsts))
     for i in range(count):
@@ -321,7 +321,7 @@ def _lines(
 def _course(
     card: SubjectCard, subject: str, prompts: Sequence[BenchmarkPrompt], generated: Generated
 ) -> Iterator[tuple[str, list[tuple[int, str]]]]:
-    """The first curve prompt's picture at each kept step."""
+    """The first curve prompt's image at each kept step."""
     for method in card.curves:
         steps = sorted(step for m, s, step in generated if (m, s) == (method, subject))
         names = sorted(path.name for path in generated[method, subject, steps[0]].glob("*.png"))

@@ -1,7 +1,8 @@
-"""Subject-driven generation: a subject's few pictures → an adapter → the subject elsewhere.
+"""Subject-driven generation: a subject's few images → an adapter → the subject elsewhere.
 
 DreamBooth (arXiv:2208.12242) with OFT (arXiv:2306.07280). It stands beside the six stages, with the
-run's own base: `train`, `draw` and `score` leave their parts in the folders of stages 2, 3, 5, 6.
+run's own base: `train`, `generate` and `score` leave their parts in the folders of stages 2, 3, 5,
+6.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
 
 Generated = dict[tuple[str, str, int], Path]
-"""(method, subject, step) → folder with its pictures; the base is at step 0."""
+"""(method, subject, step) → folder with its images; the base is at step 0."""
 BASE, REAL = "base", "real"
 COMMANDS = {
     f"{IMAGES}/_subjects": "subjects train",
@@ -47,7 +48,7 @@ COMMANDS = {
 
 
 def train(config: SubjectsRun) -> list[SubjectAdapter]:
-    """One adapter for each method and subject; class pictures are drawn first."""
+    """One adapter for each method and subject; class images are generated first."""
     with _run(config, make=[IMAGES, EXPERTS]) as this:
         return this.trained()
 
@@ -60,7 +61,7 @@ def generate(config: SubjectsRun) -> Generated:
 
 
 def score(config: SubjectsRun) -> tuple[SubjectCard, Path]:
-    """The table of what `draw` left, and the page with it."""
+    """The table of what `generate` left, and the page with it."""
     with _run(config, make=[SCORES, REPORT]) as this:
         return this.scored()
 
@@ -143,7 +144,7 @@ class _Run:
         trained = self.trained()
         generated = self.generated(
             only_shown=True
-        )  # also the pictures must be there, not only weights
+        )  # also the images must be there, not only weights
         card = self._card(trained, generated)
         page = write_subject_page(
             card,
@@ -240,7 +241,7 @@ class _Run:
         from selma.applications.subjects.scorecard import real_row
         from selma.image_files import open_image
 
-        # In the drawn pictures' size, so that distances have one scale.
+        # In the generated images' size, so that distances have one scale.
         generated_image = generated[BASE, self.subjects[0].name, 0] / f"{prompts[0].id}.png"
         px = open_image(generated_image).width
         return real_row({n: r.among_themselves(px) for n, r in real.items()}, **bootstrap)

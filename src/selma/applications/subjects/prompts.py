@@ -1,4 +1,4 @@
-"""The prompts that subjects are drawn with: a text file's, or selma's own 25 and 25.
+"""The prompts that subjects are generated with: a text file's, or selma's own 25 and 25.
 
 DreamBooth's dataset (arXiv:2208.12242) has 25 prompts for objects and 25 for living subjects:
 places, things beside them, clothes, other looks. Those below have the same themes in words of our

@@ -12,7 +12,7 @@ from selma.records.scores import Interval
 
 
 class Subject(Record):
-    """One thing that is to be drawn again, with the pictures of it that there are."""
+    """One thing that is to be generated again, with the images of it that there are."""
 
     name: str
     """Its folder's name; subjects are told apart by it, letter by letter."""
@@ -42,19 +42,19 @@ class SubjectMeasure(Record):
     better: Literal["higher", "lower"]
     meaning: str
     network: str
-    """What looked at the pictures."""
+    """What looked at the images."""
 
 
 class SubjectRow(Record):
-    """What one method reached; "base" drew the same prompts untrained, "real" are the pictures of
-    the subjects themselves, against one another."""
+    """What one method reached; "base" generated the same prompts untrained, "real" are the images
+    of the subjects themselves, against one another."""
 
     model: str
     values: dict[str, Interval]
     """Measure → mean over subjects and prompts; of "real" over subjects."""
     released: dict[str, float] = Field(default_factory=dict)
-    """Measure → mean over all pairs of pictures, as the released evaluation has it: a subject with
-    more pictures counts more."""
+    """Measure → mean over all pairs of images, as the released evaluation has it: a subject with
+    more images counts more."""
     subjects: dict[str, dict[str, float]] = Field(default_factory=dict)
     """Subject → measure → mean over its prompts."""
     parameters: int | None = None
@@ -69,14 +69,14 @@ class SubjectComparison(Record):
     measure: str
     difference: Interval
     over_subjects: Interval
-    """The same, with whole subjects drawn again instead of prompts: what another choice of subjects
+    """The same, with whole subjects resampled instead of prompts: what another choice of subjects
     might have given."""
 
 
 class CurvePoint(Record):
     step: int
     values: dict[str, float]
-    """Measure → mean over the subjects' curve prompts, a picture each."""
+    """Measure → mean over the subjects' curve prompts, an image each."""
 
 
 class SubjectCard(Record):

@@ -42,7 +42,7 @@ def method_row(
 
 
 def real_row(among: Mapping[str, Mapping[str, float]], **bootstrap: int) -> SubjectRow | None:
-    """The line of the subjects' own pictures; None where each has but one."""
+    """The line of the subjects' own images; None where each has but one."""
     by_subject = {subject: values for subject, values in among.items() if values}
     if not by_subject:
         return None
@@ -78,7 +78,7 @@ def comparisons(
 def curve_point(
     step: int, rows: Rows, measures: Sequence[str], prompts: Mapping[str, Collection[str]]
 ) -> CurvePoint:
-    """The means over the first picture of each of these prompts, of every subject. prompts: subject
+    """The means over the first image of each of these prompts, of every subject. prompts: subject
     → numbers of its own, which differ where subjects have not equally many prompts."""
     first = [
         row["each"][0]

@@ -1,9 +1,9 @@
-"""Subjects' pictures against the real ones and their prompts: DINO, CLIP-I, CLIP-T, LPIPS.
+"""Subjects' images against the real ones and their prompts: DINO, CLIP-I, CLIP-T, LPIPS.
 
     5-scores/_subjects/<method>/<subject>/<step>/rows.jsonl    one line for each prompt, with each
-                                                              picture's own numbers
+                                                              image's own numbers
 
-Every pair of pictures counts (`docs/subjects.md` says how the released evaluation differs).
+Every pair of images counts (`docs/subjects.md` says how the released evaluation differs).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DIGITS = 6
 
 @dataclass(frozen=True)
 class Networks:
-    """What looks at the pictures. Loaded when first asked."""
+    """What looks at the images. Loaded when first asked."""
 
     dino: ImageFeatures
     clip: TextFeatures
@@ -87,7 +87,7 @@ def load_networks(config: SubjectScores) -> Networks:
 
 
 class RealImages:
-    """One subject's own pictures as the networks see them, each looked at once."""
+    """One subject's own images as the networks see them, each looked at once."""
 
     def __init__(self, subject: Subject, networks: Networks) -> None:
         self.subject = subject
@@ -112,7 +112,7 @@ class RealImages:
         return self.networks.clip.of_images(self.opened)
 
     def lpips(self, px: int) -> Tensor:
-        """In the size of the drawn ones, the middle square as in training."""
+        """In the size of the generated ones, the middle square as in training."""
         assert self.networks.lpips is not None
         if px not in self._by_size:
             fitted = [ImageOps.fit(one, (px, px), Image.Resampling.BICUBIC) for one in self.opened]
@@ -120,7 +120,7 @@ class RealImages:
         return self._by_size[px]
 
     def among_themselves(self, px: int) -> dict[str, float]:
-        """Measure → mean over pairs of different pictures; {} of a single one."""
+        """Measure → mean over pairs of different images; {} of a single one."""
         if len(self.opened) < 2:
             return {}
         found = {"dino": _off(self.dino @ self.dino.mT), "clip_i": _off(self.clip @ self.clip.mT)}
@@ -141,9 +141,9 @@ def score_generated(
 ) -> list[Row]:
     """One row for each prompt of a subject, from the item if it is there.
 
-    drawn: a finished folder with <id>.png for each of `prompts`.  texts: number of a prompt → what
-    CLIP-T reads.  name: of the item, as in ("oft", "cat_hat", "1000"). Raises DataError for a
-    picture that is missing or broken.
+    generated: a finished folder with <id>.png for each of `prompts`.  texts: number of a prompt →
+    what CLIP-T reads.  name: of the item, as in ("oft", "cat_hat", "1000"). Raises DataError for a
+    image that is missing or broken.
     """
     key = manifest(generated).get("key")
     if key is None:
@@ -180,7 +180,7 @@ def score_generated(
 
 
 def measured(images: Sequence[Image.Image], ids: Sequence[str], text: str, real: RealImages) -> Row:
-    """The numbers of one prompt's pictures: their means, and each picture's own."""
+    """The numbers of one prompt's images: their means, and each image's own."""
     networks = real.networks
     seen = networks.clip.of_images(images)
     columns = {

@@ -26,14 +26,14 @@ class SubjectData(Section):
     """Which subjects there are, and how they are called."""
 
     folder: Annotated[str, Folder(words=("toybox",))] = "toybox"
-    """"toybox", which draws its own, or a folder with one folder of pictures for each subject, as
-    DreamBooth's dataset has it; a folder that holds pictures itself is one subject."""
+    """"toybox", which generates its own, or a folder with one folder of images for each subject, as
+    DreamBooth's dataset has it; a folder that holds images itself is one subject."""
     subjects: tuple[str, ...] | None = None
     """Names of folders; None takes all."""
     classes: dict[str, str] = Field(default_factory=dict)
     """Subject → class word, where the folder has no prompts_and_classes.txt or it errs."""
     living: tuple[str, ...] = ("bird", "cat", "dog", "fish")
-    """Classes whose subjects are drawn with the prompts for living ones."""
+    """Classes whose subjects are generated with the prompts for living ones."""
     token: Template = "qwe"
     """The rare token that stands for each subject."""
     instance_prompt: Template = "a photo of {token} {class}"
@@ -42,7 +42,7 @@ class SubjectData(Section):
     """Templates with {token} and {class} for all subjects; None takes those of the folder's text
     file, else selma's 25 for objects and 25 for living subjects."""
     image_px: PositiveInt | None = None
-    """Shortest side to which larger pictures are made smaller; None is the base's own size."""
+    """Shortest side to which larger images are made smaller; None is the base's own size."""
 
     @model_validator(mode="after")
     def _templates(self) -> SubjectData:
@@ -55,10 +55,10 @@ class SubjectData(Section):
 
 
 class Prior(Section):
-    """Prior preservation: the class stays what it was, by pictures that the base drew of it."""
+    """Prior preservation: the class stays what it was, by images that the base generated of it."""
 
     weight: NonNegativeFloat = 1.0
-    """Of the second loss; 0 trains on the subject alone and draws no class pictures."""
+    """Of the second loss; 0 trains on the subject alone and generates no class images."""
     images: PositiveInt = 200
     """For each class, shared by its subjects; each has a seed of its own."""
     steps: PositiveInt = 50
@@ -70,12 +70,12 @@ class SubjectTraining(TrainingConfig):
 
     steps: PositiveInt = 1000
     batch_size: PositiveInt = 1
-    """Of the subject; as many class pictures come with it."""
+    """Of the subject; as many class images come with it."""
     learning_rate: PositiveFloat = 6e-5
     """Where a method gives none."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     checkpoint_every: PositiveInt = 200
-    """Each of these steps is kept, so that convergence can be drawn."""
+    """Each of these steps is kept, so that convergence can be plotted."""
 
 
 class SubjectMethod(Section):
@@ -93,12 +93,13 @@ class SubjectGeneration(Section):
     guidance: NonNegativeFloat = 7.5
     batch_size: PositiveInt = 8
     curve_prompts: PositiveInt = 5
-    """How many of the prompts, evenly spaced, each checkpoint before the last draws, once each."""
+    """How many of the prompts, evenly spaced, each checkpoint before the last generates, once
+    each."""
 
 
 class SubjectScores(Section):
     dino: FeatureNetwork = FeatureNetwork()
-    """The release takes facebook/dino-vits16. "toybox" are the picture encoders of toybox's judges,
+    """The release takes facebook/dino-vits16. "toybox" are the image encoders of toybox's judges,
     which are no DINO and are not called so."""
     clip: FeatureNetwork = FeatureNetwork()
     """For CLIP-I and CLIP-T; the release takes openai/clip-vit-large-patch14."""

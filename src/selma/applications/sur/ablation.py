@@ -1,7 +1,8 @@
-"""Variants of the SUR-adapter on one exam, each beside the base: what every choice is worth.
+"""Variants of the SUR-adapter on one benchmark, each beside the base: what every choice is worth.
 
-A variant is trained only once for equal settings of training, so that those that differ in drawing
-alone share an adapter. Everything is an item of the run's folder: a stopped ablation goes on.
+A variant is trained only once for equal settings of training, so that those that differ in
+generation alone share an adapter. Everything is an item of the run's folder: a stopped ablation
+goes on.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def _generated(
     *,
     experts: bool,
 ) -> Iterator[tuple[str, Any]]:
-    """Each model's pictures, the base's first."""
+    """Each model's images, the base's first."""
 
     every = repeated(benchmark_prompts, this.config.scores.seeds)
 

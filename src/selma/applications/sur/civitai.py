@@ -1,4 +1,4 @@
-"""Civitai's metadata, as its interface gives it: pages of models or of pictures."""
+"""Civitai's metadata, as its interface gives it: pages of models or of images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SAFE = ("", "none", "false", "0", "1")  # nsfwLevel counts from 1, for everybod
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture that a dump tells of."""
+    """One image that a dump tells of."""
 
     address: str
     names: tuple[str, ...]
@@ -30,15 +30,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class _Around:
-    """What a model says for all of its pictures."""
+    """What a model says for all of its images."""
 
     licence: str = "unknown"
     marked: bool = False
 
 
 def read_dump(path: Path) -> Iterator[Entry]:
-    """Every picture that the page, or each page in the folder, tells of, in order. Raises
-    DataError for what is no JSON, or tells of no picture."""
+    """Every image that the page, or each page in the folder, tells of, in order. Raises
+    DataError for what is no JSON, or tells of no image."""
     pages = sorted(path.glob("*.json")) if path.is_dir() else [path]
     count = 0
     for page in pages:

@@ -94,7 +94,7 @@ def collect_samples(config: SurData, folder: Workspace, *, seed: int) -> list[Su
             f"{path / REJECTED}. Change sur.data.cleaning or the source."
         )
     for file in set(train.iterdir()) - {sample.image for sample in samples}:
-        file.unlink()  # pictures that a later check rejected
+        file.unlink()  # images that a later check rejected
     write_samples(train / METADATA, samples, [desk.facts.get(t.id, {}) for t in samples])
     item.finish(
         [t.image for t in samples] + [train / METADATA, path / REJECTED],
@@ -133,7 +133,7 @@ def collecting_recipe(config: SurData, *, seed: int) -> dict[str, Any]:
 
 
 def _checked(config: SurData, train: Path, desk: _Desk, *, seed: int) -> Iterator[_Row]:
-    """The rows with a prompt and a sound picture, which is written to `train`."""
+    """The rows with a prompt and a sound image, which is written to `train`."""
     seen: set[str] = set()
     for candidate in candidates(config, seed=seed):
         found = _prompt(candidate, config, desk)
@@ -173,7 +173,7 @@ def _prompt(candidate: Candidate, config: SurData, desk: _Desk) -> str | None:
 
 
 def _fitted(data: bytes, px: int) -> tuple[bytes, str, str]:
-    """The picture's bytes, made smaller where it is larger than needed; its name's end; and a
+    """The image's bytes, made smaller where it is larger than needed; its name's end; and a
     digest of its pixels, which what else is in the file does not change."""
     image = decode(data)
     side = min(image.size)

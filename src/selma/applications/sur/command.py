@@ -21,7 +21,7 @@ Experts = Annotated[bool, typer.Option("--experts", help="Also with the run's me
 
 @sur.command("collect")
 def collect_samples(config: Config, folder: Folder = None) -> None:
-    """Collect samples of plain prompt, keyword prompt and picture; count what is rejected."""
+    """Collect samples of plain prompt, keyword prompt and image; count what is rejected."""
     from selma.applications.sur import pipeline
 
     samples, rejected = pipeline.collect(_settings(config, folder))
@@ -44,7 +44,7 @@ def generate_sur(
     folder: Folder = None,
     experts: Experts = False,
 ) -> None:
-    """Draw the exam with the adapter and without, and by keyword prompts."""
+    """Generate the benchmark with the adapter and without, and by keyword prompts."""
     from selma.applications.sur import pipeline
 
     for name, images in pipeline.generate(_settings(config, folder), experts=experts).items():
@@ -57,7 +57,7 @@ def score_sur(
 ) -> None:
     """Score plain prompts with the adapter and without, and keyword prompts; by kind of question.
 
-    What is not drawn yet is drawn. Everything is in 5-scores, a page in 6-report/sur.html.
+    What is not generated yet is generated. Everything is in 5-scores, a page in 6-report/sur.html.
     """
     from rich.console import Console
 
@@ -83,7 +83,7 @@ def ablate_sur(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the variants' names.")] = False,
     json: Json = None,
 ) -> None:
-    """Train, draw and score variants of the adapter, each beside the base, on dev prompts."""
+    """Train, generate and score variants of the adapter, each beside the base, on dev prompts."""
     from rich.console import Console
 
     from selma.applications.sur import ablation

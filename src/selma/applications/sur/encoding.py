@@ -34,7 +34,7 @@ class EncodedSamples:
     """All samples in memory, float32."""
 
     captions: Encoded
-    """Pictures and captions."""
+    """Images and captions."""
     keywords: Tensor
     """[n, tokens, width], features of the keyword prompts."""
     keyword_pooled: Tensor | None
@@ -47,7 +47,7 @@ class EncodedSamples:
 
 
 def as_pairs(samples: Sequence[SurSample]) -> list[Pair]:
-    """Pictures with their captions, as experts are trained on."""
+    """Images with their captions, as experts are trained on."""
     return [
         Pair(prompt=Prompt(id=t.id, skill=SKILL, text=t.text), image=t.image, seed=0)
         for t in samples
@@ -66,7 +66,7 @@ def encode_samples(
 ) -> EncodedSamples:
     """The samples, from `3-experts/_encoded` as far as they are there.
 
-    digests: the pictures' sha256.  recipe: all that features of texts and pictures depend on.
+    digests: the images' sha256.  recipe: all that features of texts and images depend on.
     """
     captions = encode_pairs(
         as_pairs(samples),

@@ -1,4 +1,4 @@
-"""What interfaces for drawing put into prompts, and CLIP cannot read: weights, tags, switches."""
+"""What programs put into prompts, and CLIP cannot read: weights, tags, switches."""
 
 from __future__ import annotations
 

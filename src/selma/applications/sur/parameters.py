@@ -1,4 +1,4 @@
-"""The prompt that a picture's own file says it was drawn with: A1111's and ComfyUI's way."""
+"""The prompt that an image's own file says it was generated with: A1111's and ComfyUI's way."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def prompt_inside(data: bytes) -> str | None:
             image = Image.open(io.BytesIO(data))
             said = {key: value for key, value in image.info.items() if isinstance(value, str)}
             comment = image.getexif().get_ifd(_EXIF).get(_USER_COMMENT)
-    except Exception:  # Pillow's readers raise many kinds; the picture itself is judged elsewhere
+    except Exception:  # Pillow's readers raise many kinds; the image itself is judged elsewhere
         return None
     for text in (said.get("parameters"), _comment(comment)):
         if text and (found := a1111(text)):

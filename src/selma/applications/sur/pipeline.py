@@ -1,7 +1,7 @@
-"""The SUR-adapter's flow (arXiv:2305.05189): samples → adapter → pictures → scores, in a run's
+"""The SUR-adapter's flow (arXiv:2305.05189): samples → adapter → images → scores, in a run's
 folder.
 
-It stands beside the six stages: with the run's own base, exam and, if they are there, experts.
+It stands beside the six stages: with the run's own base, benchmark and, if they are there, experts.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def train(config: SurRun) -> TrainedSur:
 
 
 def generate(config: SurRun, *, experts: bool = False) -> dict[str, Path]:
-    """Model → folder with its picture of each exam prompt: "base", "keywords" (the base, by keyword
-    prompts, where there are any) and "sur"; with `experts` also "merged" and "merged-sur", by the
-    run's own merged adapter."""
+    """Model → folder with its image of each benchmark prompt: "base", "keywords" (the base, by
+    keyword prompts, where there are any) and "sur"; with `experts` also "merged" and "merged-sur",
+    by the run's own merged adapter."""
     # Nothing is judged yet, so that no judge need be there.
     with opened(
         config, make=[SCORES], checked=[], mistakes=mistakes(config, []), commands=COMMANDS
@@ -58,7 +58,7 @@ def generate(config: SurRun, *, experts: bool = False) -> dict[str, Path]:
 
 
 def score(config: SurRun, *, experts: bool = False) -> tuple[SurResult, Path]:
-    """What all that `draw` draws is worth, and the page that shows it; what is not drawn yet is."""
+    """Score what `generate` leaves, and write a page on it; missing images are made first."""
     from selma.applications.sur.page import write_sur_page
     from selma.applications.sur.scoring import score_sur
     from selma.scores.scoring import read_answers

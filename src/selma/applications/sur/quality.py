@@ -1,9 +1,9 @@
-"""How far drawn pictures are from good ones, whatever they were asked to show.
+"""How far generated images are from good ones, whatever they were asked to show.
 
 5-scores/quality/<model>/scores.jsonl    each prompt's part in the kernel distance
 5-scores/quality/<model>/distance.json   the Fréchet distance
 
-Both distances (`scores.distances`) compare drawn pictures with pictures that count as good.
+Both distances (`scores.distances`) compare generated images with images that count as good.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FILE, DISTANCE = "scores.jsonl", "distance.json"
-AT_ONCE = 32  # pictures that are open at the same time
+AT_ONCE = 32  # images that are open at the same time
 DIGITS = 6
 
 
 class Encoder(Protocol):
-    """Pictures → [n, width] float32."""
+    """Images → [n, width] float32."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -57,8 +57,8 @@ def quality_items(
     encoder: Encoder,
     folder: Workspace,
 ) -> dict[str, Item]:
-    """Model → the finished item with its distances from the good pictures. Raises DataError for a
-    picture that is missing or broken, and where there are fewer than two of either."""
+    """Model → the finished item with its distances from the good images. Raises DataError for an
+    image that is missing or broken, and where there are fewer than two of either."""
     if min(len(benchmark_prompts), len(good)) < 2:
         raise DataError(
             f"Distances need at least 2 images of each kind, but {len(benchmark_prompts)} "

@@ -11,7 +11,7 @@ from selma.records.scores import Interval, Scorecard
 
 
 class SurSample(Record):
-    """A plain caption, the keyword prompt that it stands for, and their picture (SURD)."""
+    """A plain caption, the keyword prompt that it stands for, and their image (SURD)."""
 
     id: str
     text: str
@@ -20,7 +20,7 @@ class SurSample(Record):
     """The keyword prompt."""
     image: Path
     source: str = ""
-    """Where it comes from: an address, a file's name, or the world that it was drawn in."""
+    """Where it comes from: an address, a file's name, or the world that it was generated in."""
     licence: str = "unknown"
 
 
@@ -32,18 +32,18 @@ class TrainedSur(Record):
 
 
 class Distances(Record):
-    """How far each model's pictures are from good ones, by an image encoder's vectors."""
+    """How far each model's images are from good ones, by an image encoder's vectors."""
 
     encoder: str
     fingerprint: str
     images: int
-    """How many good pictures there are."""
+    """How many good images there are."""
     kernel: dict[str, Interval]
     """Model → kernel distance (KID) times 1000; 0 is no distance, and it may be below by chance."""
     kernel_differences: dict[str, Interval]
-    """Model → minus the base's, paired by prompt; below 0 is nearer to the good pictures."""
+    """Model → minus the base's, paired by prompt; below 0 is nearer to the good images."""
     frechet: dict[str, float]
-    """Model → Fréchet distance (FID); biased upwards by few pictures, for all models alike."""
+    """Model → Fréchet distance (FID); biased upwards by few images, for all models alike."""
 
 
 class SurResult(Record):
@@ -55,7 +55,7 @@ class SurResult(Record):
     keywords: dict[str, str] = Field(default_factory=dict)
     """Prompt id → keyword prompt; empty where there are none."""
     keyword_clip: dict[str, Interval] = Field(default_factory=dict)
-    """Model → 100 x cosine of picture and keyword prompt."""
+    """Model → 100 x cosine of image and keyword prompt."""
     keyword_clip_differences: dict[str, Interval] = Field(default_factory=dict)
     """Model → minus the base's, paired by prompt."""
     distances: Distances | None = None

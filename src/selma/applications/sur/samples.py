@@ -25,15 +25,15 @@ class Reading:
 
     samples: list[SurSample] = field(default_factory=list)
     quarantined: dict[str, str] = field(default_factory=dict)
-    """File name → why its picture is not used. The file itself is left where it is."""
+    """File name → why its image is not used. The file itself is left where it is."""
 
 
 def read_samples(root: Path, *, base_px: int | None, licence: str = "unknown") -> Reading:
     """The samples of an imagefolder (`train/` below `root`, or `root` itself), as SURD is one.
 
-    A file name may lack its extension, as in the released sample. With `base_px`, every picture is
+    A file name may lack its extension, as in the released sample. With `base_px`, every image is
     decoded; a damaged one, or one of more than four times the base's pixels, is quarantined. Raises
-    DataError for a row without text, prompt or picture.
+    DataError for a row without text, prompt or image.
     """
     folder = root / "train" if (root / "train").is_dir() else root
     reading, seen = Reading(), set[Path]()
@@ -53,7 +53,7 @@ def read_samples(root: Path, *, base_px: int | None, licence: str = "unknown") -
 
 
 def named_image(folder: Path, name: str) -> Path:
-    """The picture of this name in the folder, with or without its extension. Raises DataError if
+    """The image of this name in the folder, with or without its extension. Raises DataError if
     there is none, or more than one."""
     image = inside(folder, name)
     if image.is_file():

@@ -1,5 +1,5 @@
 """What a SUR-adapter does to plain prompts: accuracy by kind, CLIP score against the plain and the
-keyword prompt, preference, and how far the pictures are from good ones.
+keyword prompt, preference, and how far the images are from good ones.
 
 5-scores/<name>/             the scorecard, with kinds of questions in place of categories
 5-scores/<name>-result/  all that is said beside it, with the scorecard inside
@@ -45,7 +45,7 @@ def kind_of(question: Question) -> str:
 
 
 def by_kind(benchmark_prompts: Sequence[BenchmarkPrompt]) -> list[BenchmarkPrompt]:
-    """The same exam, its questions sorted into kinds."""
+    """The same benchmark, its questions sorted into kinds."""
     return [
         prompt.model_copy(
             update={
@@ -66,8 +66,8 @@ def keyword_benchmark(
     *,
     split: str,
 ) -> list[BenchmarkPrompt] | None:
-    """The exam with each prompt's keyword prompt as its text; None where there are none. Raises
-    DataError for a file that lacks one."""
+    """The benchmark with each prompt's keyword prompt as its text; None where there are none.
+    Raises DataError for a file that lacks one."""
     if sur.keywords is not None:
         path = Path(sur.keywords)
         known = {row["item_id"]: row["prompt"] for _, row in csv_rows(path, ("item_id", "prompt"))}
@@ -106,8 +106,8 @@ def score_sur(
 ) -> SurResult:
     """All models beside the one called `base`, paired by prompt.
 
-    keywords: the exam by keyword prompts (`keyword_exam`).  good: pictures that quality is measured
-    by.  compare: pairs of models of which the first is also held against the second.
+    keywords: the benchmark by keyword prompts (`keyword_exam`).  good: images that quality is
+    measured by.  compare: pairs of models of which the first is also held against the second.
     """
     networks = networks or ScoringNetworks(scores)
     card = score_models(
