@@ -1,12 +1,12 @@
-"""selma makes a text-to-image diffusion model follow prompts better, with data it draws itself.
+"""selma makes a text-to-image model follow its prompts better, without a single human label.
 
 The flow, each stage a folder of the run (SELMA, arXiv:2403.06952):
 
     1-prompts   a language model writes prompts for each skill
-    2-images    the base model draws each prompt: it is its own teacher
+    2-images    the base model generates an image for each: it is its own teacher
     3-experts   one adapter is trained for each skill
     4-merged    the experts become one adapter
-    5-scores    base, experts and merged draw an exam, and are asked about each picture
+    5-scores    base, experts and merged model on one benchmark, judged by questions
     6-report    what was found, as one page
 
 `selma.run(selma.load_config(path))` does all of it; `selma.pipeline` has each stage by itself.

@@ -1,7 +1,7 @@
 """The processes that make one run together, as `torchrun` or `accelerate launch` starts them.
 
 Each runs the same code on the same folder. The first, the main process, holds the folder's lock and
-finishes items; all of them draw, answer and train. A process is on its own until `together`, and
+finishes items; all generate, answer and train. A process is on its own until `together`, and
 where only one was started nothing here does anything, nor imports torch.
 """
 

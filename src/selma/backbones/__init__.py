@@ -1,1 +1,1 @@
-"""What is frozen: the models that write, draw and judge. Nothing heavy is imported here."""
+"""What is frozen: the models that write, generate and judge. Nothing heavy is imported here."""

@@ -1,7 +1,7 @@
 """The base's files: a folder, a Hub repository or a single file, as whose configs describe it.
 
 Only safetensors are read, and no code from the model's folder is run; safety checker and watermark
-are left out (both would change training pictures).
+are left out (both would change training images).
 """
 
 from __future__ import annotations

@@ -17,14 +17,14 @@ from selma.config.networks import BaseConfig
 
 @dataclass(frozen=True)
 class Architecture:
-    """What decides how a base is trained, drawn with, and which adapters fit it."""
+    """What decides how a base is trained and sampled, and which adapters fit it."""
 
     family: str
     """A row of `families.FAMILIES`."""
     prediction: str
     """"epsilon", "v_prediction" or "sample"."""
     image_px: int
-    """Side of the square pictures that it was made for."""
+    """Side of the square images that it was made for."""
     cross_width: int
     """Width of the text features that cross-attention reads."""
     text_encoders: int
@@ -47,7 +47,7 @@ class Base:
     parts: str
     note: str = ""
     guidance_rescale: float = 0.0
-    """What it is drawn with unless the settings say otherwise."""
+    """Its guidance unless the settings say otherwise."""
     paper: str | None = None
     """What the paper's tables (arXiv:2403.06952) call it; None where they have it not."""
 
@@ -148,7 +148,7 @@ BASES: dict[str, Base] = {
             guidance=7.5,
             licence=_RAIL_PLUS,
             parts="U-Net 2567M, CLIP ViT-L/14 and OpenCLIP ViT-bigG/14, VAE f8",
-            note="tables 1, 3 and 8; drawn at 7.5 by the paper's words, 5.0 by its released code",
+            note="tables 1, 3 and 8; guidance 7.5 by the paper's words, 5.0 by its released code",
             paper="SDXL",
         ),
     )
@@ -172,7 +172,7 @@ def guidance_of(base: BaseConfig) -> float:
 
 
 def rescale_of(base: BaseConfig) -> float:
-    """What share of guidance's wider spread is taken back when this base draws, 0-1."""
+    """What share of guidance's wider spread is taken back when this base generates, 0-1."""
     if base.guidance_rescale is not None:
         return base.guidance_rescale
     row = BASES.get(base.model)

@@ -45,7 +45,7 @@ class Need:
     fixed: int
     """Of activations and gradients, what does not grow with the batch."""
     each: int
-    """Of activations, what each picture adds."""
+    """Of activations, what each image adds."""
     images: int
 
     @property
@@ -54,7 +54,7 @@ class Need:
         return int(SLACK * held) + CONTEXT
 
     def fits(self, limit: int) -> int:
-        """The largest number of pictures at once that stays below the limit; 0 if none does."""
+        """The largest number of images at once that stays below the limit; 0 if none does."""
         room = (limit - CONTEXT) / SLACK - self.weights - self.trained - self.fixed
         return max(0, int(room // self.each)) if self.each else self.images
 
@@ -251,12 +251,12 @@ def denoised(parts: Parts, images: int) -> Tensor:
 
 
 def _line(work: Callable[[int], Callable[[], Any]]) -> tuple[int, int]:
-    """Peak bytes as a part that is fixed and one for each picture."""
+    """Peak bytes as a part that is fixed and one for each image."""
     return straight(peak(work(1)), peak(work(2)))
 
 
 def straight(first: int, second: int) -> tuple[int, int]:
-    """(fixed, each) of the line through what one and two pictures need."""
+    """(fixed, each) of the line through what one and two images need."""
     each = second - first
     return max(0, first - each), each
 

@@ -1,4 +1,4 @@
-"""The frozen text-to-image model, loaded, and how it draws."""
+"""The frozen text-to-image model, loaded, and how it generates."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FULL_FILE = "diffusion_pytorch_model.safetensors"
 that was trained whole by diffusers'."""
 
 IMAGES_AT_ONCE = 8
-"""How many pictures one forward pass on the CPU holds, whatever the batch size is."""
+"""How many images one forward pass on the CPU holds, whatever the batch size is."""
 
 
 def load_text_to_image(base: BaseConfig) -> TextToImage:
@@ -71,7 +71,7 @@ Rewriting = Callable[[PromptFeatures], PromptFeatures]
 
 @dataclass
 class TextToImage:
-    """A frozen diffusion model that draws."""
+    """A frozen diffusion model that generates images."""
 
     pipe: Any
     """The family's pipeline."""
@@ -103,7 +103,7 @@ class TextToImage:
 
     @property
     def image_px(self) -> int:
-        """Side of the square pictures that the base was made for."""
+        """Side of the square images that the base was made for."""
         return self.latent_shape[1] * self.family.image_factor(self.pipe.vae.config)
 
     @cached_property
@@ -129,11 +129,10 @@ class TextToImage:
         batch_size: int,
         before: Callable[[Sequence[int]], None] | None = None,
     ) -> Iterator[Image.Image]:
-        """Pictures in the order of the texts; each depends on its text, seed, steps and guidance.
+        """Images in the order of the texts; each depends on its text, seed, steps and guidance.
 
-        `before` is told, ahead of each pass, the positions of the texts that are drawn in it.
-        Guidance of 1 or less draws without an unconditional pass. On a CPU the batch size changes
-        no pixel; on a GPU it may change the last bit of some, and order and resume never do.
+        `before` is told, ahead of each pass, the positions of its texts.
+        Guidance of 1 or less has no unconditional pass. On a CPU the batch size changes no pixel; on a GPU it may change the last bit of some, and order and resume never do.
         """
         if len(texts) != len(seeds):
             raise ValueError(f"Each text needs one seed, but {len(texts)} and {len(seeds)} came.")
@@ -241,7 +240,7 @@ class TextToImage:
 
     @contextmanager
     def rewritten(self, rewriting: Rewriting | None) -> Iterator[None]:
-        """While the block runs, pictures are drawn from what `rewriting` makes of their text
+        """While the block runs, images are generated from what `rewriting` makes of their text
         features. None changes nothing."""
         if rewriting is not None and self._rewriting is not None:
             raise AdapterError("Text features can be rewritten once only; leave the first block.")

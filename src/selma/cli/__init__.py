@@ -15,7 +15,7 @@ from selma.applications import APPLICATIONS
 from selma.cli import adapters, benchmarks, merging, scoring, stages
 
 app = typer.Typer(
-    help="Makes a text-to-image diffusion model follow prompts better, with data it draws itself.",
+    help="Make a text-to-image model follow its prompts better, without a single human label.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -56,7 +56,7 @@ def path() -> None:
 
 @toybox.command()
 def subjects(
-    out: Annotated[Path, typer.Argument(help="Folder; one with pictures for each subject.")],
+    out: Annotated[Path, typer.Argument(help="Folder; one with images for each subject.")],
 ) -> None:
     """Draw toybox's eight subjects, in the layout of DreamBooth's dataset."""
     from selma.toybox.subjects import write_subjects

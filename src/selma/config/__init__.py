@@ -31,11 +31,11 @@ from selma.errors import ConfigError
 
 
 class Choice(Section):
-    """Of several pictures of a prompt, those are kept that a scorer finds nearest to it. The paper
-    trains on whatever is drawn; choosing before training is DreamSync's (arXiv:2311.17946)."""
+    """Of several images of a prompt, those are kept that a scorer finds nearest to it. The paper
+    trains on every image; choosing before training is DreamSync's (arXiv:2311.17946)."""
 
     candidates: Annotated[int, Field(ge=2)] = 4
-    """Pictures drawn for each prompt."""
+    """Images generated for each prompt."""
     scorer: Literal["toybox"] | AnyScorer = "toybox"
     """Toybox's CLIP, or a network as in scores.preferences. Its gain is no evidence afterwards;
     where it is among the scores, the report says so."""
@@ -43,12 +43,12 @@ class Choice(Section):
 
 class ImagesConfig(Section):
     per_prompt: PositiveInt = 1
-    """Pictures kept for each prompt."""
+    """Images kept for each prompt."""
     steps: PositiveInt = 50
     guidance: NonNegativeFloat = 7.5
     batch_size: PositiveInt = 8
     choose: Choice | None = None
-    """None keeps what is drawn."""
+    """None keeps every image."""
 
     @property
     def candidates_per_prompt(self) -> int:
@@ -66,7 +66,7 @@ class ImagesConfig(Section):
 
 class ReportConfig(Section):
     grid_prompts: PositiveInt = 24
-    """How many before/after pictures are shown."""
+    """How many before/after images are shown."""
     training_pairs: PositiveInt = 8
     """How many training pairs are shown for each skill."""
 
@@ -93,7 +93,7 @@ class RunConfig(Section):
     @property
     def chosen_by(self) -> tuple[str, ...]:
         """Labels of the reported scorers that are no evidence: those declared in scores.chosen_by,
-        and the one that chose this run's training pictures."""
+        and the one that chose this run's training images."""
         scorer, same = self.images.choose and self.images.choose.scorer, []
         if isinstance(scorer, ScorerSettings):
             same = [one.key for one in self.scores.preferences if one.weights == scorer.weights]

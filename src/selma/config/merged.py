@@ -15,8 +15,8 @@ class WeightSearch(Section):
     """Weights and scale by score: on the dev split, by `scores.choosing_judge`."""
 
     trials: Annotated[int, Field(ge=2)] = 32
-    """How many merges are drawn and judged in all; the first has uniform weights. More can be
-    added later, and those that are done are kept."""
+    """How many merges are tried in all; the first has uniform weights. More can be added later, and
+    those that are done are kept."""
     spread: PositiveFloat = 0.5
     """Step of the first trials, in the logarithm of the weights and of the scale."""
     scale: tuple[PositiveFloat, PositiveFloat] | None = (0.5, 2.0)

@@ -118,7 +118,7 @@ class Captioner(Section):
 
 
 class Safety(Section):
-    """A classifier of pictures, run by transformers, and the labels that are kept."""
+    """A classifier of images, run by transformers, and the labels that are kept."""
 
     model: ModelPath
     revision: str | None = None
@@ -128,10 +128,10 @@ class Safety(Section):
 
 
 class FeatureNetwork(Section):
-    """A network that pictures are compared by."""
+    """A network that images are compared by."""
 
     model: Annotated[str, Model(words=("toybox",))] = "toybox"
-    """A folder of safetensors or a Hub id; "toybox" is what comes along, for toybox's pictures."""
+    """A folder of safetensors or a Hub id; "toybox" is what comes along, for toybox's images."""
     revision: str | None = None
     """Commit of a Hub repository; None takes its newest."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -41,7 +41,7 @@ class PromptsConfig(Section):
     """In-context examples come from seeds and all kept prompts, or from the seeds alone."""
     novelty: Novelty = Novelty()
     contamination_threshold: Probability | None = 0.8
-    """A prompt with ROUGE-L F above this against an exam's prompt is dropped; None is off."""
+    """A prompt with ROUGE-L F above this against a benchmark's prompt is dropped; None is off."""
     lexicon: Annotated[str, File(words=("toybox",))] | None = None
     """Constrains a local model to sentences of these words: "toybox", or a file of words or of
     EBNF grammar (.ebnf)."""

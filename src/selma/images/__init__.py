@@ -1,1 +1,1 @@
-"""Stage 2: a model draws prompts. `drawing` makes pictures, `pairs` reads them back."""
+"""Stage 2: a model generates an image for each prompt. `generating` makes, `pairs` reads them."""

@@ -1,4 +1,4 @@
-"""Of several pictures of each prompt, the ones that a scorer finds nearest to it (DreamSync's way,
+"""Of several images of each prompt, the ones that a scorer finds nearest to it (DreamSync's way,
 arXiv:2311.17946, with any scorer; nobody's label is needed)."""
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from selma.image_files import open_image
 from selma.progress import progress
 
 AT_ONCE = 64
-"""Pictures that are in memory together."""
+"""Images that are in memory together."""
 
 
 def scored(
     generated: Sequence[tuple[Path, str]], scorer: Scorer, *, max_pixels: int
 ) -> list[float]:
-    """The score of each picture for its text. Raises DataError for a picture that is missing or
+    """The score of each image for its text. Raises DataError for an image that is missing or
     broken."""
     scores: list[float] = []
     with progress(f"choosing by {scorer.name}", total=len(generated)) as advance:

@@ -1,4 +1,4 @@
-"""Prompts → pictures, one seed for each, so that batch size, order and resume change nothing."""
+"""Prompts → images, one seed for each, so that batch size, order and resume change nothing."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def generate_pairs(
     seed: int,
     model: Callable[[], TextToImage],
 ) -> dict[str, list[Pair]]:
-    """Skill → each prompt with its picture(s), in the order of the prompts.
+    """Skill → each prompt with its image(s), in the order of the prompts.
 
-    Every skill is one imagefolder, `2-images/<skill>/train/`. Where pictures are chosen, all scores
-    are in `2-images/<skill>/candidates.jsonl`. `model` is called only if a picture is missing.
+    Every skill is one imagefolder, `2-images/<skill>/train/`. Where images are chosen, all scores
+    are in `2-images/<skill>/candidates.jsonl`. `model` is called only if an image is missing.
     """
     return {
         skill: _generate_skill(
@@ -75,7 +75,7 @@ def generate_benchmark(
     seed: int,
     model: Callable[[], TextToImage],
 ) -> Path:
-    """The folder `5-scores/images/<name>` with one `<prompt id>.png` for each exam prompt, or
+    """The folder `5-scores/images/<name>` with one `<prompt id>.png` for each benchmark prompt, or
     several where `records.repeated` has ids for them.
 
     A prompt's seed is the same for every model, so that models are compared on equal noise.
@@ -96,7 +96,7 @@ def generate_benchmark(
     refuse_twins(jobs)
     generate_missing(
         jobs,
-        f"drawing the exam: {name}",
+        f"generating: {name}",
         model=model,
         adapters=adapters,
         steps=steps,
@@ -113,7 +113,7 @@ def generate_benchmark(
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to be drawn."""
+    """One image to generate."""
 
     path: Path
     text: str
@@ -121,7 +121,7 @@ class Job:
 
 
 Before = Callable[[Sequence[int]], None]
-"""Is told which of the jobs are drawn in the next pass."""
+"""Called before each pass with the positions of its jobs."""
 Conditioned = Callable[["TextToImage", Sequence[Job]], AbstractContextManager[Before | None]]
 """Changes the model for these jobs, while the block runs."""
 
@@ -162,7 +162,7 @@ def _generate_skill(
     refuse_twins(jobs)
     generated = generate_missing(
         jobs,
-        f"drawing {skill}",
+        f"generating {skill}",
         model=model,
         steps=config.steps,
         guidance=config.guidance,
@@ -227,7 +227,7 @@ def _choose(
 
 
 def _remove_candidates(folder: Path) -> None:
-    """What was not kept can be drawn again from its seed; left over only by a kill just here."""
+    """Remove what was not chosen; it can be generated again from its seed."""
     if processes.main() and (folder / CANDIDATES).exists():
         shutil.rmtree(folder / CANDIDATES)
 
@@ -246,7 +246,7 @@ def generate_missing(
     """Draws what has no file yet, every process a part; returns how many and how long it took."""
     started = time.monotonic()
     missing = [job for job in jobs if not job.path.exists()]
-    processes.wait()  # until all have looked; what is drawn from now on is still missing to each
+    processes.wait()  # until all have looked; images made from now on still count as missing
     mine = processes.share(missing)
     if mine:
         from selma.adapters.applying import applied
@@ -273,7 +273,7 @@ def generate_missing(
 
 @contextmanager
 def _freely(model: TextToImage, jobs: Sequence[Job]) -> Iterator[None]:
-    """Nothing is shown to the model before it draws."""
+    """Leave the model as it is."""
     yield
 
 
@@ -286,7 +286,7 @@ def _adapters_recipe(adapters: Sequence[AppliedAdapter]) -> Any:
 def generation_recipe(
     base: BaseConfig, *, steps: int, guidance: float, seed: int
 ) -> dict[str, Any]:
-    """All that a picture depends on beside text and adapter. The batch size is not among it."""
+    """All that an image depends on beside text and adapter. The batch size is not among it."""
     return {
         "base": base_fingerprint(base),
         "precision": base.precision,
@@ -304,12 +304,12 @@ def _digest(rows: Iterable[list[str]]) -> str:
 
 def image_file(folder: Path, prompt_id: str) -> Path:
     if "/" in prompt_id or "\\" in prompt_id:
-        raise DataError(f"A prompt's id names its picture, so it may hold no slash: {prompt_id!r}.")
+        raise DataError(f"A prompt's id names its image, so it may hold no slash: {prompt_id!r}.")
     return inside(folder, f"{prompt_id}.png")
 
 
 def refuse_twins(jobs: Sequence[Job]) -> None:
-    """Some file systems take A.png and a.png for one file, and one picture would be lost."""
+    """Some file systems take A.png and a.png for one file, and one image would be lost."""
     seen: dict[str, str] = {}
     for job in jobs:
         name = job.path.stem

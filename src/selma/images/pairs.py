@@ -1,4 +1,4 @@
-"""Pictures with their texts on disk, in the layout that `datasets` calls an imagefolder."""
+"""Images with their texts on disk, in the layout that `datasets` calls an imagefolder."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def write_metadata(path: Path, pairs: Sequence[Pair]) -> None:
 
 
 def read_generated(folder: Path, prompts: Sequence[Prompt]) -> list[Pair]:
-    """The pairs of a finished skill, with the very prompts that they were drawn from.
+    """The pairs of a finished skill, with the prompts that they were generated from.
 
-    Pictures are not decoded here (they are when they are trained on). Raises DataError where rows,
+    Images are not decoded here (they are when they are trained on). Raises DataError where rows,
     files and prompts do not agree.
     """
     of = {prompt.id: prompt for prompt in prompts}
@@ -52,7 +52,7 @@ def read_generated(folder: Path, prompts: Sequence[Prompt]) -> list[Pair]:
         if prompt is None or prompt.text != row["text"]:
             raise DataError(
                 f"{train / METADATA} must name this run's prompts, but has {row['text']!r:.80}. "
-                f"Remove {folder} to have it drawn again."
+                f"Remove {folder} to have it generated again."
             )
         there(image)
         pairs.append(
@@ -71,7 +71,7 @@ def rows(folder: Path, needs: Sequence[str] = ("file_name", "text")) -> Iterator
     else:
         records = read_lines(path)
     if not records:
-        raise DataError(f"{path} must have one row for each picture, but is empty or not there.")
+        raise DataError(f"{path} must have one row for each image, but is empty or not there.")
     for number, row in enumerate(records, 1):
         for key in needs:
             if not isinstance(row.get(key), str) or not row[key].strip():
@@ -88,11 +88,11 @@ def metadata(folder: Path) -> Path:
 
 
 def there(image: Path) -> None:
-    """Raises DataError if a picture that a row names is no file."""
+    """Raises DataError if an image that a row names is no file."""
     if not image.is_file():
         raise DataError(f"{image} is named in the metadata, but is not there. Restore it.")
 
 
 def images(folder: Path) -> Iterator[Path]:
-    """Every picture below the folder, by its name's end."""
+    """Every image below the folder, by its name's end."""
     return (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)

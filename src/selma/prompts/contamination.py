@@ -1,4 +1,4 @@
-"""Whether a text is (nearly) one of the exam's: what is trained on must not be what is asked."""
+"""Whether a text is (nearly) one of the benchmark's: training must not see what is asked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from selma.prompts.novelty import SimilarityIndex
 
 
 class BenchmarkTexts:
-    """The exam's texts; `contains` tells whether ROUGE-L F against any of them is above the
+    """The benchmark's texts; `contains` tells whether ROUGE-L F against any of them is above the
     threshold. A threshold of None is off."""
 
     def __init__(self, texts: Sequence[str], *, threshold: float | None) -> None:

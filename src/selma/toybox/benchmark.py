@@ -1,6 +1,6 @@
-"""The exam: dev and locked test prompts over all styles and categories, fixed by seed.
+"""The benchmark: dev and locked test prompts over all styles and categories, fixed by seed.
 
-Pre-training rejects every caption that equals an exam's (see `exam_texts`). Nothing is ever chosen
+Pre-training rejects every caption of the benchmark (see `benchmark_texts`). Nothing is ever chosen
 on the test split.
 """
 
@@ -75,7 +75,7 @@ def _splits() -> dict[str, list[tuple[BenchmarkPrompt, str]]]:
                         group=style,
                         questions=questions(scene),
                     )
-                    # Another stream: the exam stays what it was before there were keywords.
+                    # Another stream: the benchmark stays what it was before there were keywords.
                     words = random.Random(f"{_SEED} keywords {prompt.id}")
                     prompts.append((prompt, caption(full_scene, "tags", words)))
     return splits

@@ -292,7 +292,7 @@ def _with_outline(drawing: Image.Image, radius: float) -> Image.Image:
 
 @cache
 def sprite(kind: str, rgb: Rgb, side_px: int) -> np.ndarray:
-    """The picture of one object: uint8 RGBA array [side_px, side_px, 4], read-only.
+    """The image of one object: uint8 RGBA array [side_px, side_px, 4], read-only.
 
     `kind` is one of `KINDS`; `rgb` (0..255 each) fills its main area; alpha is not premultiplied.
     The object and its dark outline reach to about a pixel from the edges of the square.
@@ -407,7 +407,7 @@ def compose(background_name: str, placed: Sequence[tuple[str, Rgb, int, int, int
     """A finished scene: uint8 RGB array [64, 64, 3], the caller's own to change.
 
     Each of `placed` is (kind, rgb, side_px, left_px, top_px); later ones cover earlier ones, and
-    what lies outside the picture is cut off. Integer arithmetic only: the same on every machine.
+    what lies outside the image is cut off. Integer arithmetic only: the same on every machine.
     """
     scene = background(background_name).copy()
     for kind, rgb, side_px, left, top in placed:

@@ -1,7 +1,7 @@
-"""Toybox's visual question answering networks: picture and question text in, P(yes) out.
+"""Toybox's visual question answering networks: image and question text in, P(yes) out.
 
 Two architectures, so that one may choose and the other report: `attention` lets the question's
-words attend to the picture's cells, `modulation` lets the question scale and shift the feature
+words attend to the image's cells, `modulation` lets the question scale and shift the feature
 maps (FiLM, arXiv:1709.07871).
 """
 
@@ -38,7 +38,7 @@ class VqaConfig(BaseModel):
 
 
 class VqaModel(nn.Module):
-    """Encodes a picture once, then answers any number of questions about it."""
+    """Encodes an image once, then answers any number of questions about it."""
 
     def __init__(self, config: VqaConfig) -> None:
         super().__init__()
@@ -54,18 +54,18 @@ class VqaModel(nn.Module):
             self.reader = _Modulation(config)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Pictures [b, 3, 64, 64] in [-1, 1] -> features [b, ...]."""
+        """Images [b, 3, 64, 64] in [-1, 1] -> features [b, ...]."""
         return self.picture(pixels)
 
     def logits(self, features: Tensor, word_ids: Tensor) -> Tensor:
         """Features [p, ...] and word ids [n, words] -> log-odds of yes [n].
 
-        n is a multiple of p: the first n / p questions are about the first picture, and so on.
+        n is a multiple of p: the first n / p questions are about the first image, and so on.
         """
         return self.reader(features, self.words(word_ids), word_ids != _PAD)
 
     def answer(self, features: Tensor, questions: Sequence[str]) -> Tensor:
-        """P(yes) [n] of question i about the picture behind features row i."""
+        """P(yes) [n] of question i about the image behind features row i."""
         return self.logits(features, self.word_ids(questions).to(features.device)).sigmoid()
 
     def word_ids(self, questions: Sequence[str]) -> Tensor:
@@ -131,7 +131,7 @@ class _Cells(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Words attend to one another and to the picture's cells; their mean is read."""
+    """Words attend to one another and to the image's cells; their mean is read."""
 
     def __init__(self, config: VqaConfig) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class _Attention(nn.Module):
 
 
 class _Layer(nn.Module):
-    """A transformer decoder's layer in which the questions of one picture share its cells."""
+    """A transformer decoder's layer in which the questions of one image share its cells."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ class _Modulation(nn.Module):
             grid = self.grid.to(maps.dtype).expand(len(maps), -1, -1, -1)
             x = F.silu(mix(torch.cat([maps, grid], dim=1)))
             y = block(x)
-            if len(y) != len(question):  # up to here all questions of a picture share the work
+            if len(y) != len(question):  # up to here all questions of an image share the work
                 x, y = (part.repeat_interleave(questions_each, dim=0) for part in (x, y))
             scale, shift = rearrange(modulate(question), "n (k c) -> k n c 1 1", k=2)
             maps = x + F.silu(y * (1 + scale) + shift)

@@ -1,4 +1,4 @@
-"""Toybox's landmark reader: a picture in, the middles of its objects by kind out.
+"""Toybox's landmark reader: an image in, the middles of its objects by kind out.
 
 As in CenterNet (arXiv:1904.07850): for each cell of 4 px and each kind, the log-odds that the
 middle of such an object lies there, and where within the cell.
@@ -91,7 +91,7 @@ def load_reader(folder: Path) -> LandmarkReader:
 
 
 def found_landmarks(logits: Tensor, places: Tensor) -> list[tuple[Landmark, ...]]:
-    """What lies in each picture: cells that are sure of a kind and surer than their neighbours."""
+    """What lies in each image: cells that are sure of a kind and surer than their neighbours."""
     chance = logits.sigmoid()
     peaks = (chance >= SURE) & (chance == F.max_pool2d(chance, 3, stride=1, padding=1))
     return [

@@ -110,7 +110,7 @@ def holds(claim: Claim, scene: Scene) -> bool:
 
 
 def sample_claim(scene: Scene, placed: Sequence[Placed], rng: random.Random) -> tuple[Claim, bool]:
-    """A claim about a complete scene and whether it is seen in the picture; true and false about
+    """A claim about a complete scene and whether it is seen in the image; true and false about
     equally often. Relations are asked most, since they are learnt last."""
     relational = len(scene.groups) == 2 and rng.random() < 0.4
     category = "spatial" if relational else rng.choice(CATEGORIES)

@@ -60,7 +60,7 @@ OPPOSITE: dict[Relation, Relation] = {
     "below": "above",
 }
 MAX_COUNT = 4
-MAX_COUNT_IN_PAIR = 2  # more would not fit in half a picture at normal size
+MAX_COUNT_IN_PAIR = 2  # more would not fit in half an image at normal size
 
 
 def colours_of(kind: str) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ def colours_of(kind: str) -> tuple[str, ...]:
 
 
 def never_shown(kind: str) -> str:
-    """The one colour of this kind that pre-training never shows; exams do ask for it."""
+    """The one colour of this kind that pre-training never shows; benchmarks do ask for it."""
     others = colours_of(kind)[1:]
     return others[(KINDS.index(kind) * 5 + 2) % len(others)]
 
@@ -143,7 +143,7 @@ def _complete_group(group: Group, rng: random.Random, in_pair: bool, withheld: b
 
 
 def place(scene: Scene, rng: random.Random, *, grid_px: int = GRID_PX) -> list[Placed]:
-    """Where each object of a complete scene sits: without overlap, wholly inside the picture, its
+    """Where each object of a complete scene sits: without overlap, wholly inside the image, its
     corner on a grid of `grid_px`."""
     if len(scene.groups) == 1:
         cells = [(x, y) for x in (0, 1) for y in (0, 1)]
@@ -167,7 +167,7 @@ def place(scene: Scene, rng: random.Random, *, grid_px: int = GRID_PX) -> list[P
 def _place_group(
     group: Group, cells: list[tuple[int, int]], rng: random.Random, grid_px: int
 ) -> Iterator[Placed]:
-    """A lone object anywhere in its region; several in a quarter of the picture each."""
+    """A lone object anywhere in its region; several in a quarter of the image each."""
     assert group.colour and group.count and group.size
     cell, side = IMAGE_PX // 2, SIDE_PX[group.size]
     columns, rows = {c for c, _ in cells}, {r for _, r in cells}

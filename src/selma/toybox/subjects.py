@@ -245,7 +245,7 @@ def text() -> str:
 
 
 def write_subjects(folder: Path) -> Path:
-    """The folder, with a folder of pictures for each subject and the text file."""
+    """The folder, with a folder of images for each subject and the text file."""
     for subject in SUBJECTS:
         (folder / subject.name).mkdir(parents=True, exist_ok=True)
         for name, data in files(subject).items():

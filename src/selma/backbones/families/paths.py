@@ -85,7 +85,7 @@ class VariancePreserving:
 
 
 def variance_preserving(scheduler: Mapping[str, Any], prediction: str) -> VariancePreserving:
-    """The base's own noise schedule, as a DDPM's whatever sampler the base draws with."""
+    """The base's own noise schedule, as a DDPM's whatever sampler the base generates with."""
     from diffusers import DDPMScheduler
 
     schedule = DDPMScheduler.from_config(scheduler)

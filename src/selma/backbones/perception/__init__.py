@@ -1,1 +1,1 @@
-"""Networks that see what is in a picture, or how alike pictures are."""
+"""Networks that see what is in an image, or how alike images are."""

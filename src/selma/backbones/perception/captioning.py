@@ -1,6 +1,6 @@
-"""Networks of transformers that look at a picture: captions, and classes.
+"""Networks of transformers that look at an image: captions, and classes.
 
-Only safetensors are read and no code of a model's folder is run. Each picture passes alone, so that
+Only safetensors are read and no code of a model's folder is run. Each image passes alone, so that
 none alters another's answer.
 """
 
@@ -19,7 +19,7 @@ from selma.errors import ModelError
 
 
 class CaptionModel:
-    """Writes what pictures show: BLIP (as SURD has it), BLIP-2, GIT and their like."""
+    """Writes what images show: BLIP (as SURD has it), BLIP-2, GIT and their like."""
 
     def __init__(self, config: Captioner, *, setting: str) -> None:
         self._config = config
@@ -58,7 +58,7 @@ class CaptionModel:
 
 
 class Classifier:
-    """Says which class a picture is of."""
+    """Says which class an image is of."""
 
     def __init__(self, config: Safety) -> None:
         self._config = config
@@ -107,6 +107,6 @@ def _processor(kind: str, files: Weights, **how: Any) -> Any:
         return getattr(transformers, kind).from_pretrained(**files.source(), **how)
     except Exception as error:  # many kinds: no file, no net, none for this architecture
         raise ModelError(
-            f"{files.name} must hold what prepares its pictures, but cannot be loaded: "
+            f"{files.name} must hold what prepares its images, but cannot be loaded: "
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from error

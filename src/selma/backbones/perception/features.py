@@ -1,4 +1,4 @@
-"""What an image encoder sees in pictures, as vectors whose distribution can be compared."""
+"""What an image encoder sees in images, as vectors whose distribution can be compared."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ TOYBOX = "toybox"
 ROWS_ON_A_GPU = 16
 
 See = Callable[[Sequence[Image.Image]], "Tensor"]
-"""Pictures → [b, width]."""
+"""Images → [b, width]."""
 
 
 class Features(Protocol):
-    """Pictures → vectors."""
+    """Images → vectors."""
 
     @property
     def name(self) -> str: ...
@@ -41,7 +41,7 @@ class Features(Protocol):
 
 
 class ClipEncoder:
-    """Features of any CLIPModel's image encoder, which is loaded when the first picture comes."""
+    """Features of any CLIPModel's image encoder, which is loaded when the first image comes."""
 
     def __init__(self, weights: Weights, *, name: str, device: str, setting: str) -> None:
         self.weights = weights
@@ -117,7 +117,7 @@ def clip_weights(model: str, revision: str | None = None) -> Weights:
 
 
 def seen(see: See, images: Sequence[Image.Image], *, device: torch.device) -> Tensor:
-    """[n, width], float32, on the CPU. On a CPU a picture passes alone, so that no neighbour moves
+    """[n, width], float32, on the CPU. On a CPU an image passes alone, so that no neighbour moves
     its last digits."""
     import torch
 

@@ -1,7 +1,7 @@
-"""Networks that turn pictures (and texts) into vectors of length one, to be compared by cosine.
+"""Networks that turn images (and texts) into vectors of length one, to be compared by cosine.
 
-Of subject-driven generation (DreamBooth, arXiv:2208.12242): DINO compares pictures, CLIP-I pictures
-and CLIP-T pictures with texts. Torch is imported at first use.
+Of subject-driven generation (DreamBooth, arXiv:2208.12242): DINO compares images, CLIP-I images
+and CLIP-T images with texts. Torch is imported at first use.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class ImageFeatures(Protocol):
-    """A network that looks at pictures."""
+    """A network that looks at images."""
 
     @property
     def name(self) -> str:
@@ -46,7 +46,7 @@ class ImageFeatures(Protocol):
     def fingerprint(self) -> str: ...
 
     def of_images(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """[n, d] float32 on the CPU, each of length one; a picture's depends on it alone."""
+        """[n, d] float32 on the CPU, each of length one; an image's depends on it alone."""
         ...
 
 
@@ -57,12 +57,12 @@ class TextFeatures(ImageFeatures, Protocol):
 
 
 def load_dino(config: FeatureNetwork) -> ImageFeatures:
-    """The network that DINO scores are made by; loaded when the first picture comes."""
+    """The network that DINO scores are made by; loaded when the first image comes."""
     return ToyboxEncoders() if config.model == TOYBOX else VitFeatures(config)
 
 
 def load_clip(config: FeatureNetwork) -> TextFeatures:
-    """The CLIP model of CLIP-I and CLIP-T; loaded when the first picture comes."""
+    """The CLIP model of CLIP-I and CLIP-T; loaded when the first image comes."""
     return ClipFeatures(config)
 
 
@@ -146,7 +146,7 @@ class VitFeatures:
 
 
 class ToyboxEncoders:
-    """How toybox's two judges see a picture: each channel's largest value over all cells, behind
+    """How toybox's two judges see an image: each channel's largest value over all cells, behind
     the last convolution, both halves of length one. Supervised networks, no DINO: they were trained
     to answer questions. Means over cells, as are common, tell of little but the background."""
 
@@ -199,7 +199,7 @@ def _fitting(files: Weights, side: int) -> See:
             settings.get("image_std", IMAGENET_STD),
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"{path} must state how pictures are fitted: {error!r}.") from error
+        raise ModelError(f"{path} must state how images are fitted: {error!r}.") from error
 
     def fit(image: Image.Image) -> torch.Tensor:
         rgb = image.convert("RGB")

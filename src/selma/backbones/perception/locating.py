@@ -1,4 +1,4 @@
-"""Who finds landmarks in pictures: toybox's reader, or a file of what another program found."""
+"""Who finds landmarks in images: toybox's reader, or a file of what another program found."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Locator(Protocol):
     def locate(
         self, images: Sequence[Image.Image], names: Sequence[tuple[str, str]]
     ) -> list[Points | None]:
-        """What lies in each picture, or None where nothing was found. `names` are (model, sample
+        """What lies in each image, or None where nothing was found. `names` are (model, sample
         id) of each."""
         ...
 
 
 class ToyboxLocator:
-    """Toybox's own reader, each picture alone."""
+    """Toybox's own reader, each image alone."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder or toybox_weights("reader")
@@ -73,9 +73,9 @@ class ToyboxLocator:
 
 
 class GivenPoints:
-    """Points that another program found, one JSON line a picture: {"model", "id", "points"}.
+    """Points that another program found, one JSON line an image: {"model", "id", "points"}.
 
-    points is a list of {name, x, y}, 0..1 of the picture's sides, or null where it found nothing.
+    points is a list of {name, x, y}, 0..1 of the image's sides, or null where it found nothing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -107,10 +107,10 @@ class GivenPoints:
     def locate(
         self, images: Sequence[Image.Image], names: Sequence[tuple[str, str]]
     ) -> list[Points | None]:
-        # A picture that is not in the file was never looked at, which is no failure to find.
+        # An image that is not in the file was never looked at, which is no failure to find.
         if missing := [name for name in names if name not in self._given]:
             raise DataError(
-                f"{self._path} must have a line for every picture, but {len(missing)} have none, "
+                f"{self._path} must have a line for every image, but {len(missing)} have none, "
                 f"{missing[0]} first."
             )
         return [self._given[name] for name in names]

@@ -1,9 +1,9 @@
-"""LPIPS, the perceptual distance (arXiv:1801.03924): how far apart two pictures look.
+"""LPIPS, the perceptual distance (arXiv:1801.03924): how far apart two images look.
 
 The features of five layers of AlexNet or VGG-16, each position's vector scaled to length one; their
 squared differences, weighted by learned heads, summed over channels, averaged over positions and
 summed over layers. Heads are never negative, so that this is the squared distance between two long
-vectors, which each picture has by itself. Written out because the packages need torchvision.
+vectors, which each image has by itself. Written out because the packages need torchvision.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ NETWORKS: dict[str, Any] = {
 
 
 class Perception(Protocol):
-    """What two pictures are compared by."""
+    """What two images are compared by."""
 
     @property
     def name(self) -> str: ...
@@ -58,7 +58,7 @@ class Perception(Protocol):
     def fingerprint(self) -> str: ...
 
     def of_images(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """[n, d] float32: LPIPS is the squared distance of two rows. All pictures have one size."""
+        """[n, d] float32: LPIPS is the squared distance of two rows. All images have one size."""
         ...
 
 
@@ -71,7 +71,7 @@ def distances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """[n, m] between the rows of [n, d] and [m, d]."""
     import torch
 
-    # Differences first: a product would lose the digits of pictures that look alike.
+    # Differences first: a product would lose the digits of images that look alike.
     return torch.stack([(second - row).square().sum(dim=1) for row in first])
 
 
@@ -117,7 +117,7 @@ class Lpips:
 
 
 class ToyboxPerception:
-    """LPIPS's formula over the blocks of toybox-a's picture encoder, all channels weighing the
+    """LPIPS's formula over the blocks of toybox-a's image encoder, all channels weighing the
     same: its "baseline" without learned heads, and no number that others' LPIPS compares with."""
 
     name = "LPIPS's formula over toybox-a's picture encoder"

@@ -1,6 +1,6 @@
 """Any model of transformers for semantic segmentation: which class each pixel is of.
 
-Only safetensors are read and no code of a model's folder is run. Each picture passes alone, so that
+Only safetensors are read and no code of a model's folder is run. Each image passes alone, so that
 none alters another's map.
 """
 
@@ -33,7 +33,7 @@ class Segmenter(Protocol):
     def classes(self) -> int: ...
 
     def segment(self, images: Sequence[Image.Image]) -> Iterator[NDArray[np.int64]]:
-        """[h, w] of each picture, in order; h and w are the picture's own."""
+        """[h, w] of each image, in order; h and w are the image's own."""
         ...
 
 
@@ -81,7 +81,7 @@ class TransformersSegmenter:
             prepare = AutoImageProcessor.from_pretrained(**self._files.source(), backend="pil")
         except Exception as error:  # many kinds: no file, no net, none for this architecture
             raise ModelError(
-                f"{self._files.name} must say how its pictures are prepared "
+                f"{self._files.name} must say how its images are prepared "
                 f"(preprocessor_config.json), but: {str(error).splitlines()[0]}"
             ) from error
         return model, prepare

@@ -1,7 +1,7 @@
-"""The autoencoder: 64x64 pictures to 8x8 latents of 8 channels, diffusers' `AutoencoderKL`.
+"""The autoencoder: 64x64 images to 8x8 latents of 8 channels, diffusers' `AutoencoderKL`.
 
 Its latents are white: of mean 0 and variance 1 in every direction, so that noise covers all that a
-picture is made of at about the same time, and the denoiser's loss counts all of it alike.
+image is made of at about the same time, and the denoiser's loss counts all of it alike.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def new_autoencoder() -> AutoencoderKL:
         block_out_channels=(8, 16, 64, 128),
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
-        # Groups of few channels would norm each picture's colour away: one group for all.
+        # Groups of few channels would norm each image's colour away: one group for all.
         norm_num_groups=1,
         sample_size=IMAGE_PX,
         mid_block_add_attention=False,
@@ -44,7 +44,7 @@ def new_autoencoder() -> AutoencoderKL:
 
 
 def render(scene: Scene, rng: random.Random, *, grid_px: int = GRID_PX) -> np.ndarray:
-    """uint8 RGB picture [64, 64, 3] of a complete scene, objects placed at random on the grid."""
+    """uint8 RGB image [64, 64, 3] of a complete scene, objects placed at random on the grid."""
     return paint(scene, place(scene, rng, grid_px=grid_px))
 
 
@@ -53,7 +53,7 @@ def _fine(scene: Scene, rng: random.Random) -> np.ndarray:
 
 
 def paint(scene: Scene, placed: list[Placed]) -> np.ndarray:
-    """uint8 RGB picture [64, 64, 3] of a complete scene whose objects have their places."""
+    """uint8 RGB image [64, 64, 3] of a complete scene whose objects have their places."""
     assert scene.background is not None
     return compose(
         scene.background,
@@ -62,7 +62,7 @@ def paint(scene: Scene, placed: list[Placed]) -> np.ndarray:
 
 
 def crop_at_object(scene: Scene, rng: random.Random) -> np.ndarray:
-    """uint8 RGB crop [32, 32, 3] of a picture of a complete scene, at one of its objects."""
+    """uint8 RGB crop [32, 32, 3] of an image of a complete scene, at one of its objects."""
     placed = place(scene, rng, grid_px=FINE_GRID_PX)
     target = rng.choice(placed)
 
@@ -76,7 +76,7 @@ def crop_at_object(scene: Scene, rng: random.Random) -> np.ndarray:
 
 
 def to_pixels(images: list[np.ndarray]) -> Tensor:
-    """uint8 pictures [h, w, 3] -> [b, 3, h, w] in [-1, 1]."""
+    """uint8 images [h, w, 3] -> [b, 3, h, w] in [-1, 1]."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -95,7 +95,7 @@ def train_autoencoder(
 
     def loss(step: int) -> Tensor:
         rng = random.Random(f"{seed}/autoencoder/{step}")
-        # Crops have wrong borders and too little background: most steps see whole pictures.
+        # Crops have wrong borders and too little background: most steps see whole images.
         uncropped = step >= steps // 4
         look, count = (_fine, batch // 4) if uncropped else (crop_at_object, batch)
         x = to_pixels([look(sample_scene(rng, withheld=True), rng) for _ in range(count)])
@@ -130,11 +130,11 @@ def _scenes(count: int, rng: random.Random) -> Tensor:
 
 @torch.no_grad()
 def whiten(vae: AutoencoderKL, images: Tensor) -> None:
-    """Turns and scales the latents so that those of the pictures [n, 3, h, w] have mean 0 and the
+    """Turns and scales the latents so that those of the images [n, 3, h, w] have mean 0 and the
     identity as covariance; what is decoded stays the same.
 
     The map goes into the two 1x1 convolutions at the latents. It mixes channels, so the posterior's
-    spread becomes one number for each channel, its mean over the pictures.
+    spread becomes one number for each channel, its mean over the images.
     """
     generator = torch.Generator().manual_seed(0)
     posteriors = [vae.encode(part).latent_dist for part in images.split(100)]

@@ -1,4 +1,4 @@
-"""Degraded pictures: blurred, noisy, re-coloured, half drawn, as an unfinished model draws them."""
+"""Degraded images: blurred, noisy, re-coloured, half drawn, as an unfinished model draws them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def degrade(pixels: Tensor, rng: random.Random) -> Tensor:
-    """Pictures [b, 3, h, w] in [-1, 1], each degraded in its own way or left as it is."""
+    """Images [b, 3, h, w] in [-1, 1], each degraded in its own way or left as it is."""
     return torch.stack([_degrade_one(image, rng) for image in pixels]).clamp(-1, 1)
 
 

@@ -107,7 +107,7 @@ def sample_timesteps(count: int, generator: torch.Generator) -> Tensor:
 
 
 def noisy_caption(scene: Scene, rng: random.Random) -> str:
-    """A caption as pre-training sees it: incomplete, sometimes wrong, never one of the exam's."""
+    """A caption as pre-training sees it: incomplete, sometimes wrong, not the benchmark's."""
     if rng.random() < NO_CAPTION:
         return ""
     style = rng.choices(STYLES, [STYLE_FREQUENCY[s] for s in STYLES])[0]

@@ -1,6 +1,6 @@
-"""The two judges, trained on scenes, degraded pictures among them, and claims true and false.
+"""The two judges, trained on scenes, degraded images among them, and claims true and false.
 
-Beside the questions they learn to name what lies in each cell of the picture: without that the
+Beside the questions they learn to name what lies in each cell of the image: without that the
 feature maps take many times longer to form. The head that names cells is not kept.
 """
 
@@ -92,7 +92,7 @@ class Pupil(nn.Module):
 
 @dataclass(frozen=True)
 class QuestionBatch:
-    """Pictures, and eight questions about each in turn."""
+    """Images, and eight questions about each in turn."""
 
     pixels: Tensor
     """[p, 3, 64, 64] in [-1, 1]."""

@@ -58,7 +58,7 @@ def train_reader(
 
 
 def lesson(rng: random.Random, count: int) -> tuple[Tensor, list[list[Placed]]]:
-    """Pictures [n, 3, 64, 64] in [-1, 1] and what lies in them."""
+    """Images [n, 3, 64, 64] in [-1, 1] and what lies in them."""
     scenes = [sample_scene(rng, withheld=True) for _ in range(count)]
     each = [place(scene, rng, grid_px=1) for scene in scenes]
     return to_pixels([paint(scene, p) for scene, p in zip(scenes, each, strict=True)]), each
@@ -87,7 +87,7 @@ def losses(logits: Tensor, positions: Tensor, truth: Tensor, places: Tensor) -> 
 
 @torch.no_grad()
 def accuracies(model: LandmarkReader, *, seed: int, images: int = 500) -> dict[str, float]:
-    """Per cent of pictures in which all objects and nothing else are found, and their middles'
+    """Per cent of images in which all objects and nothing else are found, and their middles'
     mean distance in px where so."""
     rng, exact, away = random.Random(f"{seed}/{NAME}/held-out"), 0, []
     for start in range(0, images, 50):

@@ -1,6 +1,6 @@
 """The segmenter: `transformers.SegformerForSemanticSegmentation`, trained on scenes.
 
-Its first stage keeps every second pixel, since outlines of 64x64 pictures are what it is asked for.
+Its first stage keeps every second pixel, since outlines of 64x64 images are what it is asked for.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def train_segmenter(
     device: torch.device,
     limit_s: float | None = None,
 ) -> dict[str, float]:
-    """Trains and saves `folder/segmenter`; returns its accuracies on held-out pictures."""
+    """Trains and saves `folder/segmenter`; returns its accuracies on held-out images."""
     torch.manual_seed(seed)
     model = new_segmenter().to(device)
     model.set_attn_implementation("eager")  # as the scorer
@@ -83,7 +83,7 @@ def train_segmenter(
 
 
 def lesson(rng: random.Random, count: int) -> tuple[Tensor, Tensor]:
-    """Pictures [n, 3, 64, 64] in [-1, 1] and their classes [n, 64, 64]."""
+    """Images [n, 3, 64, 64] in [-1, 1] and their classes [n, 64, 64]."""
     scenes = [sample_scene(rng, withheld=True) for _ in range(count)]
     # Anywhere, not on the grid: a model that draws does not keep to it.
     each = [place(scene, rng, grid_px=1) for scene in scenes]
@@ -131,7 +131,7 @@ def _classes(scene: Scene, placed: list[Placed]) -> np.ndarray:
 
 
 def _save_preprocessing(folder: Path) -> None:
-    """What SegformerImageProcessor needs to turn a picture into pixels in [-1, 1]."""
+    """What SegformerImageProcessor needs to turn an image into pixels in [-1, 1]."""
     settings = {
         "image_processor_type": "SegformerImageProcessor",
         "do_resize": True,
