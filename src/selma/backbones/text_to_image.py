@@ -132,7 +132,8 @@ class TextToImage:
         """Images in the order of the texts; each depends on its text, seed, steps and guidance.
 
         `before` is told, ahead of each pass, the positions of its texts.
-        Guidance of 1 or less has no unconditional pass. On a CPU the batch size changes no pixel; on a GPU it may change the last bit of some, and order and resume never do.
+        Guidance of 1 or less has no unconditional pass. On a CPU the batch size changes no pixel;
+        on a GPU it may change the last bit of some; order and resume never do.
         """
         if len(texts) != len(seeds):
             raise ValueError(f"Each text needs one seed, but {len(texts)} and {len(seeds)} came.")
