@@ -33,7 +33,7 @@ test: $(STAMP)
 
 # More kills of every stage than `make test` has time for.
 kill-test: $(STAMP)
-	$(BIN)/python -m pytest -m kill tests/flow
+	$(BIN)/python -m pytest -m kill tests/pipeline
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
