@@ -150,14 +150,14 @@ class Item:
     def manifest(self) -> dict[str, Any] | None:
         """What `finish` wrote, if this very recipe was finished and every file is there in its
         full size; else None."""
-        found = _read_json(self.path / "manifest.json")
-        if found is None or found.get("key") != self.key:
+        manifest = _read_json(self.path / "manifest.json")
+        if manifest is None or manifest.get("key") != self.key:
             return None
-        for name, entry in found["files"].items():
+        for name, entry in manifest["files"].items():
             file = self.path / name
             if not file.is_file() or file.stat().st_size != entry["bytes"]:
                 return None
-        return found
+        return manifest
 
     @property
     def done(self) -> bool:
@@ -194,14 +194,14 @@ class Item:
     def _begin(self, guests: Collection[str]) -> None:
         plan = _read_json(self.path / "plan.json")
         if self.path.exists() and (plan is None or plan.get("key") != self.key):
-            there = {file.name for file in self.path.iterdir()}
-            if plan is None and there <= {_PLAN_ASIDE, *guests}:
+            names = {file.name for file in self.path.iterdir()}
+            if plan is None and names <= {_PLAN_ASIDE, *guests}:
                 pass  # killed between making the folder and having written the plan
             else:
-                kept = self._supersede(str((plan or {}).get("key", "unknown")))
+                superseded = self._supersede(str((plan or {}).get("key", "unknown")))
                 self.path.mkdir()
-                for name in there.intersection(guests):
-                    os.replace(kept / name, self.path / name)
+                for name in names.intersection(guests):
+                    os.replace(superseded / name, self.path / name)
         self.path.mkdir(parents=True, exist_ok=True)
         if plan is None or plan.get("key") != self.key:
             write_json(self.path / "plan.json", {"key": self.key, "recipe": self.recipe})

@@ -34,8 +34,8 @@ def prompts(config: Config, folder: Folder = None) -> None:
     """Stage 1: let a language model write prompts for each skill."""
     from selma import pipeline
 
-    for skill, kept in pipeline.prompts(load(config, folder)).items():
-        typer.echo(f"{skill}: {len(kept)} prompts")
+    for skill, skill_prompts in pipeline.prompts(load(config, folder)).items():
+        typer.echo(f"{skill}: {len(skill_prompts)} prompts")
 
 
 def images(config: Config, folder: Folder = None) -> None:

@@ -96,7 +96,7 @@ class RunConfig(Section):
         and the one that chose this run's training images."""
         scorer, same = self.images.choose and self.images.choose.scorer, []
         if isinstance(scorer, ScorerSettings):
-            same = [one.key for one in self.scores.preferences if one.weights == scorer.weights]
+            same = [row.key for row in self.scores.preferences if row.weights == scorer.weights]
         elif scorer is not None and scorer == self.scores.clip:
             same = ["clip"]
         return tuple(dict.fromkeys([*self.scores.chosen_by, *same]))

@@ -117,13 +117,14 @@ def or_added(section: type[Section], *, group: str) -> Any:
     return own_or_added
 
 
-def mistake(found: dict[str, Any]) -> str:
-    key = ".".join(map(str, found["loc"])) or "config"
-    if found["type"] == "extra_forbidden":
+def mistake(error: dict[str, Any]) -> str:
+    """One line of a message for one of pydantic's errors."""
+    key = ".".join(map(str, error["loc"])) or "config"
+    if error["type"] == "extra_forbidden":
         return f"  {key}: is not a setting; see src/selma/config for those that are"
-    if found["type"] == "union_tag_not_found":
+    if error["type"] == "union_tag_not_found":
         return f"  {key}: needs `kind`, which says what the other settings mean"
-    return f"  {key}: {found['msg']} (came: {found['input']!r:.80})"
+    return f"  {key}: {error['msg']} (came: {error['input']!r:.80})"
 
 
 def is_folder(path: Path) -> bool:

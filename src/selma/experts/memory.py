@@ -41,14 +41,14 @@ def training_need(parts: Parts, config: ExpertsConfig) -> Need:
             for factor in factors:
                 factor.grad = None
 
-        one, two = (peak(lambda n=n: step(n), narrow=narrow) for n in (1, 2))  # type: ignore[misc]
+        first, second = (peak(lambda n=n: step(n), narrow=narrow) for n in (1, 2))  # type: ignore[misc]
         trained = (1 + MOMENTS) * sum(factor.nbytes for factor in factors)
     finally:
         kind.detach(parts.denoiser)
         parts.denoiser.disable_gradient_checkpointing()
     weights = held(parts.denoiser) if parts.base.offload else parts.weights
     at_once = config.micro_batch_size or config.batch_size
-    return Need("training", weights, trained, *straight(one, two), at_once)
+    return Need("training", weights, trained, *straight(first, second), at_once)
 
 
 def advice(parts: Parts, config: ExpertsConfig, need: Need, limit: int) -> list[str]:

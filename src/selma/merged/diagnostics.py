@@ -262,8 +262,8 @@ def _conflict(counts: Tensor) -> dict[str, float]:
     }
 
 
-def _ratio(part: float, whole: float) -> float:
-    return _round(part / whole) if whole else 0.0
+def _ratio(part: float, total: float) -> float:
+    return _round(part / total) if total else 0.0
 
 
 def _finite(value: float) -> float | None:

@@ -108,12 +108,12 @@ def _layers(diagnostics: Mapping[str, Any], layers: Sequence[tuple[str, dict[str
     return table
 
 
-def _table(title: str, subject: str, figures: Iterable[str], *, numbered: bool = False) -> Table:
-    """A table that fits 80 columns: the subject's names are folded, and never a number."""
+def _table(title: str, first: str, figures: Iterable[str], *, numbered: bool = False) -> Table:
+    """A table that fits 80 columns: the first column is folded, and never a number."""
     table = Table(title=title, min_width=60)
     if numbered:
         table.add_column("#", justify="right", no_wrap=True)
-    table.add_column(subject, overflow="fold")
+    table.add_column(first, overflow="fold")
     for figure in figures:
         table.add_column(figure, justify="right", no_wrap=True)
     return table

@@ -1,4 +1,4 @@
-"""The pages of applications in a run's report: how one is handed over, and how all are found.
+"""Pages beside a run's own report: how one is handed over, and how all are listed.
 
 6-report/pages/<name>.json    a `Page`, whole or not there
 6-report/<page.file>          the full page, which needs nothing else

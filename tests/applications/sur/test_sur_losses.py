@@ -8,11 +8,11 @@ import tiny
 import torch
 from applications.sur.sur_data import encoded_samples
 
+from selma.applications.sur.losses import divergences, over_tokens, token_mean
 from selma.applications.sur.settings import SurSettings
 from selma.applications.sur.training import SurLearner
 from selma.backbones.families.paths import VariancePreserving
 from selma.experts.batches import Batches
-from selma.experts.losses import divergences, over_tokens, token_mean
 
 TWO = [torch.tensor([[0.0, math.log(3.0)]]), torch.tensor([[0.0, 0.0]])]
 

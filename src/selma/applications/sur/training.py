@@ -17,6 +17,7 @@ from selma.adapters.sur import files as sur_files
 from selma.adapters.sur import network as sur
 from selma.adapters.sur.projection import as_tensors, projection
 from selma.applications.sur.encoding import SKILL, EncodedSamples, as_pairs, encode_samples
+from selma.applications.sur.losses import divergences, over_tokens, token_mean
 from selma.applications.sur.records import SurSample, TrainedSur
 from selma.applications.sur.settings import Distance, SurSettings
 from selma.backbones.language.vectors import vectors_identity
@@ -24,7 +25,6 @@ from selma.config.networks import BaseConfig
 from selma.errors import DataError
 from selma.experts.batches import training_batches
 from selma.experts.learners import plain_attention
-from selma.experts.losses import divergences, over_tokens, token_mean
 from selma.experts.objectives.denoising import denoising_loss
 from selma.experts.recipes import encoding_recipe, image_digests, training_recipe
 from selma.experts.running import train_item

@@ -59,7 +59,7 @@ def load_benchmark(
         with_dev = [row.name for row in BENCHMARKS.values() if "dev" in row.splits]
         raise ConfigError(
             f"Only {', '.join(with_dev)} has a dev split, but {config.benchmark} came. Set "
-            "experts.select to last and scores.split to test, for an ablation sur.ablation.split."
+            "experts.select to last, and each split that is chosen to test."
         )
     benchmark_prompts = _of_groups(_prompts(config.benchmark, benchmark, wanted), config.groups)
     count = prompts or config.prompts
