@@ -37,7 +37,9 @@ def test_dino_is_the_first_token_of_the_picture_as_its_processor_fits_it(tmp_pat
     with torch.no_grad():
         pixels = processor(IMAGES, return_tensors="pt")["pixel_values"]
         wanted = network(pixels).last_hidden_state[:, 0]
-    found = VitFeatures(FeatureNetwork(model=str(tmp_path), device="cpu"))
+    found = VitFeatures(
+        FeatureNetwork(model=str(tmp_path), device="cpu"), setting="scores.features"
+    )
     seen = found.of_images(IMAGES)
     torch.testing.assert_close(seen, nn.functional.normalize(wanted), rtol=1e-4, atol=1e-5)
     assert torch.equal(found.of_images(IMAGES[1:2]), seen[1:2])  # neighbours change nothing
@@ -52,24 +54,28 @@ def test_dino_v2_and_a_shortest_edge(tmp_path):
     wide = Image.new("RGB", (80, 40), "black")
     wide.paste((255, 255, 255), (24, 4, 56, 36))  # just what is cut out
     white = Image.new("RGB", (40, 40), "white")
-    seen = VitFeatures(config).of_images([wide, white])
+    seen = VitFeatures(config, setting="scores.features").of_images([wide, white])
     torch.testing.assert_close(seen[0], seen[1], rtol=1e-4, atol=1e-5)
     (tmp_path / "preprocessor_config.json").write_text('{"size": {"shortest_edge": "x"}}')
     with pytest.raises(ModelError, match="how pictures are fitted"):
-        VitFeatures(config).of_images([white])
+        VitFeatures(config, setting="scores.features").of_images([white])
 
 
 def test_another_architecture_is_no_dino(tmp_path):
     folder = preference_files.clip_folder(tmp_path)
     with pytest.raises(ModelError, match="vit or dinov2, but is a clip"):
-        VitFeatures(FeatureNetwork(model=str(folder), device="cpu")).of_images(IMAGES)
+        VitFeatures(
+            FeatureNetwork(model=str(folder), device="cpu"), setting="scores.features"
+        ).of_images(IMAGES)
 
 
 def test_clip_gives_both_sides_of_its_score(tmp_path):
     from selma.backbones.preference.scorers import load_preference, settings_of
 
     folder = preference_files.clip_folder(tmp_path)
-    network = ClipFeatures(FeatureNetwork(model=str(folder), device="cpu"))
+    network = ClipFeatures(
+        FeatureNetwork(model=str(folder), device="cpu"), setting="scores.features"
+    )
     texts = preference_files.TEXTS
     cosines = (network.of_images(IMAGES) * network.of_texts(texts)).sum(dim=1)
     scorer = load_preference(settings_of(kind="clip", model=str(folder), device="cpu"))
@@ -92,7 +98,7 @@ def test_toyboxs_encoders_tell_a_subject_from_its_plain_kind():
             rest = [j for j in range(len(mine)) if j != i]
             wins.append(bool((mine[i] @ mine[rest].mT).mean() > (other[i] @ mine[rest].mT).mean()))
     assert np.mean(wins) > 0.7
-    assert isinstance(load_dino(FeatureNetwork()), ToyboxEncoders)
+    assert isinstance(load_dino(FeatureNetwork(), setting="scores.features"), ToyboxEncoders)
 
 
 class Twin(nn.Module):
@@ -149,7 +155,9 @@ def lpips_sources(folder, which):
 def test_lpips_is_its_definition(tmp_path, which):
     twin, backbone, heads = lpips_sources(tmp_path, which)
     folder = lpips.convert_lpips(backbone, heads, tmp_path / "out")
-    network = lpips.Lpips(FeatureNetwork(model=str(folder), device="cpu"))
+    network = lpips.Lpips(
+        FeatureNetwork(model=str(folder), device="cpu"), setting="scores.features"
+    )
     some = [image.resize((64, 64)) for image in IMAGES[:3]]
     rows = network.of_images(some)
     found = lpips.distances(rows, rows)
@@ -172,11 +180,13 @@ def test_lpips_is_refused_where_it_is_not_whole(tmp_path):
         lpips.convert_lpips(backbone, tmp_path / "four.pth", tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="selma subjects lpips"):
-        lpips.Lpips(FeatureNetwork(model=str(tmp_path / "empty"))).of_images(IMAGES[:1])
+        lpips.Lpips(
+            FeatureNetwork(model=str(tmp_path / "empty")), setting="scores.features"
+        ).of_images(IMAGES[:1])
 
 
 def test_toyboxs_formula_is_zero_only_for_the_same_picture():
-    network = lpips.load_perception(FeatureNetwork())
+    network = lpips.load_perception(FeatureNetwork(), setting="scores.features")
     rows = network.of_images([p.resize((64, 64)) for p in IMAGES[:3]])
     found = lpips.distances(rows, rows)
     assert found.diagonal().max() == 0 and (found + torch.eye(3)).min() > 0

@@ -114,7 +114,9 @@ def test_pre_training_leaves_readers_that_are_loaded_again(tmp_path):
     assert pixels.shape == (2, 3, 64, 64) and classes.shape == (2, 64, 64)
     scene, placed = next(iter(scenes(1)))
     image = Image.fromarray(paint(scene, placed))
-    segmenter = TransformersSegmenter(str(tmp_path / "segmenter"), revision=None, device="cpu")
+    segmenter = TransformersSegmenter(
+        str(tmp_path / "segmenter"), revision=None, device="cpu", setting="scores"
+    )
     (found,) = segmenter.segment([image])
     assert found.shape == (64, 64) and segmenter.classes == len(CLASSES)
     # As the network itself says, whatever transformers' preparation does.

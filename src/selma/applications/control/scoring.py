@@ -55,6 +55,7 @@ from selma.workspace import (
 )
 
 ROWS, CARD = "rows.jsonl", "card.json"
+SETTING = "control.scores"
 SOURCE = "source"
 
 
@@ -90,7 +91,7 @@ class Scorer:
         """Every model's measures with intervals, and their differences from the reference's, paired
         by image. In `5-scores/control/<condition>/card.json`, too."""
         if not self.samples:
-            raise DataError("There must be at least one picture to score, but there is none.")
+            raise DataError("There must be at least one image to score, but there is none.")
         self._require_palette()
         rows = {one.model: self._rows(one) for one in generated}
         distances = self._distances(generated)
@@ -205,7 +206,7 @@ class Scorer:
         if truth is None:
             raise DataError(
                 f"{sample.source} has no landmarks, and the reader finds none in the source "
-                "picture. Take it out of the data, or give `landmarks` in its row."
+                "image. Take it out of the data, or give `landmarks` in its row."
             )
         return landmark_row(truth, found)
 
@@ -254,9 +255,9 @@ class Scorer:
 
     @cached_property
     def _features(self) -> Features:
-        name, setting = self.config.features, "control.scores.features"
+        name, setting = self.config.features, f"{SETTING}.features"
         if name == "inception":
-            return InceptionFeatures()
+            return InceptionFeatures(setting=setting)
         if name == "toybox":
             return load_features("toybox", setting=setting)
         clip = PreferenceConfig(kind="clip", model=str(name), device=self.config.device, label=None)
@@ -264,12 +265,11 @@ class Scorer:
 
     @cached_property
     def _segmenter(self) -> Segmenter:
-        config = self.config
-        return load_segmenter(config.segmenter, revision=config.revision, device=config.device)
+        return _load_segmenter(self.config)
 
     @cached_property
     def _locator(self) -> Locator:
-        return load_locator(self.config.reader)
+        return load_locator(self.config.reader, setting=f"{SETTING}.reader")
 
     @cached_property
     def _classes(self) -> int:
@@ -303,9 +303,9 @@ class Scorer:
 def require_reader(config: ControlScoring, condition: Condition) -> None:
     """Look for what reads this condition, loading nothing. Raises ModelError or DataError."""
     if condition == "segmentation":
-        load_segmenter(config.segmenter, revision=config.revision, device=config.device)
+        _load_segmenter(config)
     elif condition == "landmarks":
-        load_locator(config.reader)
+        load_locator(config.reader, setting=f"{SETTING}.reader")
     if config.features is not None and find_spec("torchmetrics") is None:
         raise ModelError(
             "FID needs the package torchmetrics: pip install 'selma[control]'. Or set "
@@ -316,6 +316,12 @@ def require_reader(config: ControlScoring, condition: Condition) -> None:
             "FID by Inception's features needs the package torch-fidelity: "
             "pip install torch-fidelity. Or name other features in control.scores.features."
         )
+
+
+def _load_segmenter(config: ControlScoring) -> Segmenter:
+    return load_segmenter(
+        config.segmenter, revision=config.revision, device=config.device, setting=SETTING
+    )
 
 
 def _difference(measure: Measure) -> Callable[[Any], Any]:

@@ -1,7 +1,7 @@
-"""Subjects' images against the real ones and their prompts: DINO, CLIP-I, CLIP-T, LPIPS.
+"""Compare generated images with the real ones and with their prompts: DINO, CLIP-I, CLIP-T, LPIPS.
 
     5-scores/_subjects/<method>/<subject>/<step>/rows.jsonl    one line for each prompt, with each
-                                                              image's own numbers
+                                                               image's own numbers
 
 Every pair of images counts (`docs/subjects.md` says how the released evaluation differs).
 """
@@ -39,7 +39,7 @@ DIGITS = 6
 
 @dataclass(frozen=True)
 class Networks:
-    """What looks at the images. Loaded when first asked."""
+    """The networks that compare images; each is loaded at its first use."""
 
     dino: ImageFeatures
     clip: TextFeatures
@@ -47,47 +47,46 @@ class Networks:
 
     @property
     def fingerprints(self) -> list[str | None]:
+        """One for each network, for recipes; None where LPIPS is off."""
         perception = None if self.lpips is None else self.lpips.fingerprint
         return [self.dino.fingerprint, self.clip.fingerprint, perception]
 
     @property
     def measures(self) -> tuple[SubjectMeasure, ...]:
-        """Those that these networks give, in the table's order."""
-        pairs = "over all pairs of a drawn and a real picture of the subject"
-        found = [
+        """The measures of these networks, in the table's order."""
+        pairs = "over all pairs of a generated and a real image of the subject"
+        columns = [
             ("dino", self.dino.label, "higher", f"Cosine {pairs}.", self.dino.name),
             ("clip_i", self.clip.label, "higher", f"Cosine {pairs}.", self.clip.name),
-            ("clip_t", "CLIP-T", "higher", "Cosine of a picture and its prompt.", self.clip.name),
+            ("clip_t", "CLIP-T", "higher", "Cosine of an image and its prompt.", self.clip.name),
         ]
         if self.lpips is not None:
             name = self.lpips.name
-            found += [
+            diversity = "Distance between images of one subject and prompt, as the paper says."
+            columns += [
                 ("lpips_real", "LPIPS to real", "lower", f"Distance {pairs}, as released.", name),
-                (
-                    "lpips_diversity",
-                    "LPIPS diversity",
-                    "higher",
-                    "Distance between pictures of one subject and prompt, as the paper says.",
-                    name,
-                ),
+                ("lpips_diversity", "LPIPS diversity", "higher", diversity, name),
             ]
         return tuple(
             SubjectMeasure(key=k, label=label, better=b, meaning=m, network=n)  # type: ignore[arg-type]
-            for k, label, b, m, n in found
+            for k, label, b, m, n in columns
         )
 
 
 def load_networks(config: SubjectScores) -> Networks:
-    """The networks of the settings. Raises ModelError."""
+    """The networks that the settings name. Raises ModelError."""
+    setting = "subjects.scores"
     return Networks(
-        dino=load_dino(config.dino),
-        clip=load_clip(config.clip),
-        lpips=None if config.lpips is None else load_perception(config.lpips),
+        dino=load_dino(config.dino, setting=f"{setting}.dino"),
+        clip=load_clip(config.clip, setting=f"{setting}.clip"),
+        lpips=None
+        if config.lpips is None
+        else load_perception(config.lpips, setting=f"{setting}.lpips"),
     )
 
 
 class RealImages:
-    """One subject's own images as the networks see them, each looked at once."""
+    """One subject's own images and their features, each computed once."""
 
     def __init__(self, subject: Subject, networks: Networks) -> None:
         self.subject = subject
@@ -96,38 +95,45 @@ class RealImages:
 
     @property
     def digests(self) -> list[str]:
+        """SHA-256 of each image file."""
         paths = self.subject.images
         return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
 
     @cached_property
     def opened(self) -> list[Image.Image]:
+        """The decoded images."""
         return [open_image(path) for path in self.subject.images]
 
     @cached_property
     def dino(self) -> Tensor:
+        """[n, d], unit vectors."""
         return self.networks.dino.of_images(self.opened)
 
     @cached_property
     def clip(self) -> Tensor:
+        """[n, d], unit vectors."""
         return self.networks.clip.of_images(self.opened)
 
     def lpips(self, px: int) -> Tensor:
-        """In the size of the generated ones, the middle square as in training."""
+        """LPIPS vectors of the middle squares, as in training, in the generated images' size."""
         assert self.networks.lpips is not None
         if px not in self._by_size:
-            fitted = [ImageOps.fit(one, (px, px), Image.Resampling.BICUBIC) for one in self.opened]
+            fitted = [ImageOps.fit(i, (px, px), Image.Resampling.BICUBIC) for i in self.opened]
             self._by_size[px] = self.networks.lpips.of_images(fitted)
         return self._by_size[px]
 
     def among_themselves(self, px: int) -> dict[str, float]:
-        """Measure → mean over pairs of different images; {} of a single one."""
+        """Measure → mean over pairs of different images; {} if there is only one."""
         if len(self.opened) < 2:
             return {}
-        found = {"dino": _off(self.dino @ self.dino.mT), "clip_i": _off(self.clip @ self.clip.mT)}
+        means = {
+            "dino": _off_diagonal_mean(self.dino @ self.dino.mT),
+            "clip_i": _off_diagonal_mean(self.clip @ self.clip.mT),
+        }
         if self.networks.lpips is not None:
             rows = self.lpips(px)
-            found["lpips_real"] = _off(distances(rows, rows))
-        return {name: round(value, DIGITS) for name, value in found.items()}
+            means["lpips_real"] = _off_diagonal_mean(distances(rows, rows))
+        return {name: round(value, DIGITS) for name, value in means.items()}
 
 
 def score_generated(
@@ -139,16 +145,16 @@ def score_generated(
     *,
     name: Sequence[str],
 ) -> list[Row]:
-    """One row for each prompt of a subject, from the item if it is there.
+    """Score a subject's images: one row for each prompt; a finished item is read instead.
 
     generated: a finished folder with <id>.png for each of `prompts`.  texts: number of a prompt →
-    what CLIP-T reads.  name: of the item, as in ("oft", "cat_hat", "1000"). Raises DataError for a
-    image that is missing or broken.
+    the text that CLIP-T reads.  name: the item's, such as ("oft", "cat_hat", "1000"). Raises
+    DataError for an image that is missing or broken.
     """
     key = manifest(generated).get("key")
     if key is None:
         raise DataError(
-            f"{generated} must be a finished folder of pictures. Run `selma subjects generate`."
+            f"{generated} must be a finished folder of images. Run `selma subjects generate`."
         )
     recipe = {
         "images": key,
@@ -164,15 +170,15 @@ def score_generated(
     for prompt in prompts:
         groups.setdefault(prompt.id.partition("-")[0], []).append(prompt.id)
 
-    def looked_at(part: Sequence[tuple[str, list[str]]]) -> list[Row]:
+    def scored(part: Sequence[tuple[str, list[str]]]) -> list[Row]:
         return [
             {"text": text} | measured([_open(generated, i) for i in ids], ids, text, real)
             for text, ids in part
         ]
 
     jobs = {number: (texts[number], ids) for number, ids in groups.items()}
-    title = f"looking at {' '.join(name)}"
-    fill_rows(path, jobs, looked_at, key="prompt", title=title, chunk=1)
+    title = f"scoring {' '.join(name)}"
+    fill_rows(path, jobs, scored, key="prompt", title=title, chunk=1)
     item.finish([path], {"prompts": len(groups)})
     seconds = round(time.monotonic() - started, 3)
     folder.journal(SCORES, what="subject", item="/".join(name), seconds=seconds)
@@ -180,13 +186,13 @@ def score_generated(
 
 
 def measured(images: Sequence[Image.Image], ids: Sequence[str], text: str, real: RealImages) -> Row:
-    """The numbers of one prompt's images: their means, and each image's own."""
+    """Score one prompt's images: the means, and each image's own numbers."""
     networks = real.networks
-    seen = networks.clip.of_images(images)
+    vectors = networks.clip.of_images(images)
     columns = {
         "dino": (networks.dino.of_images(images) @ real.dino.mT).mean(dim=1).tolist(),
-        "clip_i": (seen @ real.clip.mT).mean(dim=1).tolist(),
-        "clip_t": (seen @ networks.clip.of_texts([text]).mT).flatten().tolist(),
+        "clip_i": (vectors @ real.clip.mT).mean(dim=1).tolist(),
+        "clip_t": (vectors @ networks.clip.of_texts([text]).mT).flatten().tolist(),
     }
     row: Row = {"pairs": len(images) * len(real.opened)}
     if networks.lpips is not None:
@@ -194,7 +200,7 @@ def measured(images: Sequence[Image.Image], ids: Sequence[str], text: str, real:
         to_real = distances(vectors, real.lpips(images[0].width))
         columns["lpips_real"] = to_real.mean(dim=1).tolist()
         if len(images) > 1:
-            row["lpips_diversity"] = round(_off(distances(vectors, vectors)), DIGITS)
+            row["lpips_diversity"] = round(_off_diagonal_mean(distances(vectors, vectors)), DIGITS)
     each = [
         {"image": name, **{column: round(v[n], DIGITS) for column, v in columns.items()}}
         for n, name in enumerate(ids)
@@ -207,7 +213,6 @@ def _open(folder: Path, name: str) -> Image.Image:
     return open_image(inside(folder, f"{name}.png"), remedy=REMEDY_FOR_GENERATED)
 
 
-def _off(square: Tensor) -> float:
-    """The mean of what lies beside the diagonal."""
+def _off_diagonal_mean(square: Tensor) -> float:
     n = len(square)
     return float((square.sum() - square.diagonal().sum()) / (n * (n - 1)))

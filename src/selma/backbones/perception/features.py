@@ -65,11 +65,14 @@ class ClipEncoder:
 
 
 class InceptionFeatures:
-    """Of torchmetrics' own Inception network, by torch-fidelity: those of the usual FID
+    """Torchmetrics' own Inception network, by torch-fidelity: the features of the usual FID
     (arXiv:1706.08500)."""
 
     name = "Inception v3, TensorFlow's weights"
     fingerprint = "inception-2048"
+
+    def __init__(self, *, setting: str) -> None:
+        self._setting = setting
 
     def see(self, images: Sequence[Image.Image]) -> Tensor:
         """[n, 2048]. Raises ModelError where the network cannot be had."""
@@ -90,8 +93,8 @@ class InceptionFeatures:
             return FrechetInceptionDistance(feature=2048)
         except Exception as error:  # not installed, or its weights cannot be fetched
             raise ModelError(
-                "control.scores.features: inception needs the package torch-fidelity and its "
-                f"weights: {error}"
+                f"{self._setting}: inception needs the package torch-fidelity and its weights: "
+                f"{error}"
             ) from error
 
 

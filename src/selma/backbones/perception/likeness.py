@@ -56,14 +56,14 @@ class TextFeatures(ImageFeatures, Protocol):
     def of_texts(self, texts: Sequence[str]) -> torch.Tensor: ...
 
 
-def load_dino(config: FeatureNetwork) -> ImageFeatures:
+def load_dino(config: FeatureNetwork, *, setting: str) -> ImageFeatures:
     """The network that DINO scores are made by; loaded when the first image comes."""
-    return ToyboxEncoders() if config.model == TOYBOX else VitFeatures(config)
+    return ToyboxEncoders() if config.model == TOYBOX else VitFeatures(config, setting=setting)
 
 
-def load_clip(config: FeatureNetwork) -> TextFeatures:
+def load_clip(config: FeatureNetwork, *, setting: str) -> TextFeatures:
     """The CLIP model of CLIP-I and CLIP-T; loaded when the first image comes."""
-    return ClipFeatures(config)
+    return ClipFeatures(config, setting=setting)
 
 
 class ClipFeatures:
@@ -71,8 +71,8 @@ class ClipFeatures:
 
     label = "CLIP-I"
 
-    def __init__(self, config: FeatureNetwork) -> None:
-        self._device = config.device
+    def __init__(self, config: FeatureNetwork, *, setting: str) -> None:
+        self._device, self._setting = config.device, setting
         self._files = clip_weights(config.model, config.revision)
         what = "toybox's CLIP" if config.model == TOYBOX else self._files.label
         self.name = f"CLIP ({what})"
@@ -83,7 +83,7 @@ class ClipFeatures:
 
     @cached_property
     def _network(self) -> tuple[Any, Any]:
-        device = find_device(self._device, setting="subjects.scores.clip.device")
+        device = find_device(self._device, setting=f"{self._setting}.device")
         return clip_and_words(self._files, self._files, device)
 
     def of_images(self, images: Sequence[Image.Image]) -> torch.Tensor:
@@ -106,8 +106,8 @@ class VitFeatures:
 
     label = "DINO"
 
-    def __init__(self, config: FeatureNetwork) -> None:
-        self._device = config.device
+    def __init__(self, config: FeatureNetwork, *, setting: str) -> None:
+        self._device, self._setting = config.device, setting
         self._files = Weights(config.model, config.revision)
         self.name = f"DINO ({self._files.label})"
 
@@ -119,7 +119,7 @@ class VitFeatures:
     def _network(self) -> tuple[Any, See]:
         from transformers import Dinov2Model, ViTModel
 
-        setting = "subjects.scores.dino"
+        setting = self._setting
         kind = model_config(self._files.name, self._files.revision, setting=setting)["model_type"]
         if kind not in ("vit", "dinov2"):
             raise ModelError(

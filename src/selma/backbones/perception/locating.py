@@ -116,7 +116,7 @@ class GivenPoints:
         return [self._given[name] for name in names]
 
 
-def load_locator(reader: str) -> Locator:
+def load_locator(reader: str, *, setting: str) -> Locator:
     """The one named "toybox", one in a folder, or a file of points. Raises ModelError or DataError
     where it is not there."""
     if reader == "toybox":
@@ -125,7 +125,5 @@ def load_locator(reader: str) -> Locator:
     if path.is_dir():
         return ToyboxLocator(path)
     if not path.is_file():
-        raise DataError(
-            f'control.scores.reader must be "toybox" or a file of points, but {path} is not there.'
-        )
+        raise DataError(f'{setting} must be "toybox" or a file of points, but {path} is not there.')
     return GivenPoints(path)

@@ -62,9 +62,9 @@ class Perception(Protocol):
         ...
 
 
-def load_perception(config: FeatureNetwork) -> Perception:
+def load_perception(config: FeatureNetwork, *, setting: str) -> Perception:
     """LPIPS by the given weights, or its formula by toybox's own encoder. Raises ModelError."""
-    return ToyboxPerception() if config.model == TOYBOX else Lpips(config)
+    return ToyboxPerception() if config.model == TOYBOX else Lpips(config, setting=setting)
 
 
 def distances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -78,8 +78,8 @@ def distances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 class Lpips:
     """AlexNet or VGG-16 with the heads of version 0.1; which of them the tensors tell."""
 
-    def __init__(self, config: FeatureNetwork) -> None:
-        self._device = config.device
+    def __init__(self, config: FeatureNetwork, *, setting: str) -> None:
+        self._device, self._setting = config.device, setting
         self._files = Weights(config.model, config.revision)
         self.name = f"LPIPS ({self._files.label})"
 
@@ -95,7 +95,7 @@ class Lpips:
                 f"{self._files.name} must hold {FILE}, but has none. Make one of torchvision's "
                 "AlexNet and LPIPS's heads with `selma subjects lpips`."
             )
-        device = find_device(self._device, setting="subjects.scores.lpips.device")
+        device = find_device(self._device, setting=f"{self._setting}.device")
         state = read_state(path)
         require_whole(state, of=path)
         return {name: tensor.float().to(device) for name, tensor in state.items()}

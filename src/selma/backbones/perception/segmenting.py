@@ -40,8 +40,8 @@ class Segmenter(Protocol):
 class TransformersSegmenter:
     """SegFormer, UperNet, BEiT and their like, whose output is one map of log-odds a class."""
 
-    def __init__(self, model: str, *, revision: str | None, device: str) -> None:
-        self._device = device
+    def __init__(self, model: str, *, revision: str | None, device: str, setting: str) -> None:
+        self._device, self._setting = device, setting
         self._files = Weights(model, revision)
 
     @property
@@ -74,7 +74,7 @@ class TransformersSegmenter:
     def _network(self) -> tuple[Any, Any]:
         from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
-        device = find_device(self._device, setting="control.scores.device")
+        device = find_device(self._device, setting=f"{self._setting}.device")
         model = load_network(AutoModelForSemanticSegmentation, self._files).to(device)
         try:
             # Made by Pillow, as everywhere here: torchvision's resizing gives other pixels.
@@ -87,12 +87,13 @@ class TransformersSegmenter:
         return model, prepare
 
 
-def load_segmenter(model: str, *, revision: str | None, device: str) -> Segmenter:
+def load_segmenter(model: str, *, revision: str | None, device: str, setting: str) -> Segmenter:
     """The one named "toybox", or any of transformers. Raises ModelError."""
     return TransformersSegmenter(
         str(toybox_weights("segmenter")) if model == "toybox" else model,
         revision=revision,
         device=device,
+        setting=setting,
     )
 
 
