@@ -1,4 +1,4 @@
-"""The toy experiment: angles and magnitudes of the very windows, and a figure with numbers."""
+"""OFT's toy experiment: angles and magnitudes of the filters' windows; figure and numbers."""
 
 import json
 
@@ -36,13 +36,13 @@ def test_norms_are_those_of_windows_cut_out_by_hand():
     windows = F.unfold(x, 3, padding=1, stride=2).norm(dim=1).view(2, 1, 8, 8)
     filters = torch.stack([w.norm() for w in layer.weight]).view(1, -1, 1, 1)
     torch.testing.assert_close(experiment.norms(layer, x), windows * filters)
-    # The released ones are of the output, and so others.
+    # The released norms are of the output, and therefore differ.
     released, _ = experiment.released_norms(layer, x)
     assert released.shape == windows.shape
     assert (released / windows - 1).abs().mean() > 0.05
 
 
-def test_angles_take_no_notice_of_contrast_and_magnitudes_none_of_direction():
+def test_angles_ignore_contrast_and_magnitudes_ignore_direction():
     layer, x = network().last, torch.randn(1, 64, 16, 16)
     torch.testing.assert_close(experiment.cosines(layer, 3 * x), experiment.cosines(layer, x))
     torch.testing.assert_close(experiment.norms(layer, -x), experiment.norms(layer, x))
@@ -52,7 +52,7 @@ def test_angles_take_no_notice_of_contrast_and_magnitudes_none_of_direction():
 def test_a_perfect_copy_is_found_and_noise_is_not():
     how = {"seed": 0, "resamples": 200}
     truth = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    # Neither contrast nor brightness hides a picture.
+    # Neither contrast nor brightness hides an image.
     best = experiment.diagnostics(truth, 0.3 * truth + 0.2, **how)
     assert best["found"]["mean"] == 100.0
     assert best["correlation"]["mean"] == pytest.approx(1.0)
@@ -66,31 +66,31 @@ def test_the_command_leaves_a_figure_and_numbers(tmp_path, monkeypatch):
     words = ["oft", "angles", "toybox", "--out", str(tmp_path), "--count", "8", "--epochs", "2"]
     result = CliRunner().invoke(cli.app, words, catch_exceptions=False)
     assert result.exit_code == 0 and "magnitudes" in result.output
-    found = json.loads((tmp_path / "angles.json").read_text())
-    assert found["steps"] == 2 and found["images"] == {"trained": 8, "held_out": 6}
-    assert sorted(found["modes"]) == [
+    numbers = json.loads((tmp_path / "angles.json").read_text())
+    assert numbers["steps"] == 2 and numbers["images"] == {"trained": 8, "held_out": 6}
+    assert sorted(numbers["modes"]) == [
         "angles", "magnitudes", "released angles", "released magnitudes", "whole",
     ]  # fmt: skip
     with Image.open(tmp_path / "angles.png") as figure:
         assert figure.size == (130 + 6 * 68, 6 * 68 + 4)
 
 
-def test_a_checkpoint_of_something_else_is_never_gone_on_from(tmp_path, monkeypatch):
+def test_another_runs_checkpoint_is_never_resumed(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "HELD_OUT", 2)
 
-    def run(**more):
-        given = {"count": 2, "epochs": 1, "resamples": 50, **more}
-        return experiment.run_angles("toybox", tmp_path / "out", **given)
+    def run(**changes):
+        settings = {"count": 2, "epochs": 1, "resamples": 50, **changes}
+        return experiment.run_angles("toybox", tmp_path / "out", **settings)
 
-    found = run()
-    assert run() == found  # it is there; nothing is trained again
-    for other in ({"count": 3}, {"epochs": 2}, {"seed": 1}):
+    numbers = run()
+    assert run() == numbers  # nothing is trained again
+    for changes in ({"count": 3}, {"epochs": 2}, {"seed": 1}):
         with pytest.raises(WorkspaceError, match="another --out"):
-            run(**other)
-    assert run() == found
+            run(**changes)
+    assert run() == numbers
 
 
-def test_too_few_pictures_are_told(tmp_path):
+def test_too_few_images_are_an_error(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="but has 1"):
         experiment.loaded(str(tmp_path), 2, seed=0)

@@ -50,10 +50,10 @@ def noise(seed, size=(20, 16)):
 
 
 def dataset(root, *, text=TEXT, names=("backpack_dog", "dog", "wolf_plushie")):
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         (root / name).mkdir(parents=True)
-        for n in range(place + 1):
-            noise(10 * place + n).save(root / name / f"{n:02d}.jpg")
+        for n in range(index + 1):
+            noise(10 * index + n).save(root / name / f"{n:02d}.jpg")
     if text is not None:
         (root / "prompts_and_classes.txt").write_text(text)
     return root
@@ -68,26 +68,26 @@ def test_the_datasets_layout_is_read_as_it_is(tmp_path):
     root = dataset(tmp_path / "dataset")
     (root / "references_and_licenses.txt").write_text("x")
     (root / "dog" / "notes.txt").write_text("x")
-    found = read(root, tmp_path)
-    assert [(s.name, s.kind, len(s.images)) for s in found] == [
+    subjects = read(root, tmp_path)
+    assert [(s.name, s.kind, len(s.images)) for s in subjects] == [
         ("backpack_dog", "backpack", 1),
         ("dog", "dog", 2),
         ("wolf_plushie", "stuffed animal", 3),
     ]
     # "dog" is told from "backpack_dog" letter by letter.
-    assert read(root, tmp_path, subjects=("dog",)) == [found[1]]
-    assert found[0].prompts == ("a {token} {class} in a cave", "a red {token} {class}")
-    assert found[1].prompts == ("a {token} {class} with a chef's hat",)  # it lives
-    before = {path: path.stat().st_mtime_ns for s in found for path in s.images}
-    assert read(root, tmp_path) == found
+    assert read(root, tmp_path, subjects=("dog",)) == [subjects[1]]
+    assert subjects[0].prompts == ("a {token} {class} in a cave", "a red {token} {class}")
+    assert subjects[1].prompts == ("a {token} {class} with a chef's hat",)  # it lives
+    before = {path: path.stat().st_mtime_ns for s in subjects for path in s.images}
+    assert read(root, tmp_path) == subjects
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_toybox_reads_like_its_own_folder(tmp_path):
     generated = read_subjects(SubjectData(), Workspace(tmp_path / "generated"), base_px=64)
     root = toybox.write_subjects(tmp_path / "data")
-    laid = read_subjects(SubjectData(folder=str(root)), Workspace(tmp_path / "laid"), base_px=64)
-    for a, b in zip(generated, laid, strict=True):
+    files = read_subjects(SubjectData(folder=str(root)), Workspace(tmp_path / "run"), base_px=64)
+    for a, b in zip(generated, files, strict=True):
         assert (a.name, a.kind, a.prompts) == (b.name, b.kind, b.prompts)
         assert [p.read_bytes() for p in a.images] == [p.read_bytes() for p in b.images]
     assert len(generated) >= 6 and {len(s.prompts) for s in generated} == {25}
@@ -95,7 +95,7 @@ def test_toybox_reads_like_its_own_folder(tmp_path):
     assert lives == {"cat", "dog", "fish"}
 
 
-def test_any_folder_of_pictures_is_one_subject(tmp_path):
+def test_any_folder_of_images_is_one_subject(tmp_path):
     (tmp_path / "my mug").mkdir()
     noise(0).save(tmp_path / "my mug" / "a.png")
     (only,) = read(tmp_path / "my mug", tmp_path, classes={"my mug": "cup"})
@@ -106,7 +106,7 @@ def test_any_folder_of_pictures_is_one_subject(tmp_path):
                 prompts=("{token} {class}",))[0].prompts == ("{token} {class}",)  # fmt: skip
 
 
-def test_large_and_sideways_pictures_are_fitted(tmp_path):
+def test_large_and_sideways_images_are_fitted(tmp_path):
     root = tmp_path / "data" / "mug"
     root.mkdir(parents=True)
     image = Image.new("RGB", (60, 40), "white")
@@ -115,9 +115,9 @@ def test_large_and_sideways_pictures_are_fitted(tmp_path):
     exif[0x0112] = 6  # to be turned by a quarter clockwise
     image.save(root / "a.jpg", exif=exif, quality=95)
     (mug,) = read(tmp_path / "data", tmp_path, classes={"mug": "cup"}, image_px=20)
-    with Image.open(mug.images[0]) as seen:
-        assert seen.size == (20, 30) and seen.format == "PNG"
-        pixels = np.asarray(seen.convert("RGB")).astype(int)
+    with Image.open(mug.images[0]) as fitted:
+        assert fitted.size == (20, 30) and fitted.format == "PNG"
+        pixels = np.asarray(fitted.convert("RGB")).astype(int)
     assert pixels[15, 18, 1] < 60 and pixels[15, 2, 1] > 200  # red is now at the right
 
 
@@ -134,7 +134,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"dog/01\.jpg: The image cannot be decoded"):
         read(root, tmp_path, classes=classes)
     (root / "empty").mkdir()
-    with pytest.raises(DataError, match="empty must hold pictures"):
+    with pytest.raises(DataError, match="empty must hold images"):
         read(root, tmp_path, classes=classes | {"empty": "dog"}, subjects=("empty",))
     with pytest.raises(DataError, match="two classes: 'dog' and 'cat'"):
         read_prompt_text("subject_name,class\nrex,dog\nrex,cat\n", of="it")
@@ -163,19 +163,19 @@ def test_words_with_token_and_without():
     assert worded("an apple and a {token} {class}", token=None, kind="cup") == "an apple and a cup"
 
 
-def test_ids_of_pictures_and_of_the_curves_are_the_same(tmp_path):
+def test_ids_of_images_and_of_the_curves_are_the_same(tmp_path):
     root = dataset(tmp_path / "dataset")
     (subject,) = read(root, tmp_path, subjects=("dog",), prompts=OBJECT_PROMPTS)
     data = SubjectData(folder=str(root))
-    whole = image_prompts(subject, data, images=3)
+    prompts = image_prompts(subject, data, images=3)
     few = image_prompts(subject, data, images=3, curve=4)
-    assert len(whole) == 75 and len({p.id for p in whole}) == 75 and len(few) == 4
-    assert all(p in whole and p.id.endswith("-0") for p in few)
-    assert whole[3].text == "a qwe dog standing in deep snow" and whole[3].id == "01-0"
+    assert len(prompts) == 75 and len({p.id for p in prompts}) == 75 and len(few) == 4
+    assert all(p in prompts and p.id.endswith("-0") for p in few)
+    assert prompts[3].text == "a qwe dog standing in deep snow" and prompts[3].id == "01-0"
     assert len(image_prompts(subject, data, images=1, curve=99)) == 25
 
 
-def test_class_pictures_are_shared_resumed_and_left_out_without_a_weight(tmp_path):
+def test_class_images_are_shared_resumed_and_left_out_without_a_weight(tmp_path):
     root = dataset(tmp_path / "dataset", names=("backpack", "backpack_dog"))
     classes = {"backpack": "old bag", "backpack_dog": "old bag"}
     config = SubjectSettings(
@@ -190,24 +190,24 @@ def test_class_pictures_are_shared_resumed_and_left_out_without_a_weight(tmp_pat
         return class_pairs(subjects, settings, folder, base=tiny.base("sd1"), seed=seed,
                            batch_size=2, model=lambda: model)  # fmt: skip
 
-    found = generated()
-    assert found["backpack"] == found["backpack_dog"] and len(found["backpack"]) == 3
-    assert {pair.prompt.text for pair in found["backpack"]} == {"a photo of old bag"}
-    assert len({pair.seed for pair in found["backpack"]}) == 3
-    kept = [pair.image.read_bytes() for pair in found["backpack"]]
-    assert len(set(kept)) == 3
-    lost = found["backpack"][1].image
-    lost.unlink()
-    assert [pair.image.read_bytes() for pair in generated()["backpack"]] == kept
-    assert generated(model=None) == found  # finished: no model is asked for
-    # A class may be called as a folder above is.
+    class_images = generated()
+    backpacks = class_images["backpack"]
+    assert backpacks == class_images["backpack_dog"] and len(backpacks) == 3
+    assert {pair.prompt.text for pair in backpacks} == {"a photo of old bag"}
+    assert len({pair.seed for pair in backpacks}) == 3
+    before = [pair.image.read_bytes() for pair in backpacks]
+    assert len(set(before)) == 3
+    backpacks[1].image.unlink()
+    assert [pair.image.read_bytes() for pair in generated()["backpack"]] == before
+    assert generated(model=None) == class_images  # finished: no model is needed
+    # A class may be called like the parent folder.
     odd = [subjects[0].model_copy(update={"kind": ".."})]
     (only,) = class_pairs(
         odd, config.model_copy(update={"prior": Prior(images=1, steps=1, guidance=1.0)}), folder,
         base=tiny.base("sd1"), seed=0, batch_size=1, model=lambda: model,
     ).values()  # fmt: skip
     assert only[0].image.parent.parent == folder.root / "2-images" / "_class" / "%2E%2E"
-    assert generated(model=None) == found  # all else is where it was
+    assert generated(model=None) == class_images  # all else is where it was
     none = config.model_copy(update={"prior": Prior(weight=0)})
     assert generated(none) == {}
     pairs = instance_pairs(subjects[0], config.data)

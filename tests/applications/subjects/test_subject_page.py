@@ -1,4 +1,4 @@
-"""The page on subjects: what it concludes, that nothing is let in, and that it can be looked at."""
+"""The page on subjects: its conclusion, escaping, charts and images."""
 
 import copy
 
@@ -77,10 +77,10 @@ def card(names=("cat_hat", "dog"), *, means=MEANS, steps=(0, 50, 100)):
 
 @pytest.fixture
 def world(tmp_path):
-    """Pictures by the drawing models, real ones and prompts of a card."""
-    made = card()
+    """A card with its real images, prompts and generated images."""
+    results = card()
     prompts = {s: [BenchmarkPrompt(id=f"0{n}-0", text=f"a qwe {s} {n}", group=s, questions=())
-                   for n in range(2)] for s in made.subjects}  # fmt: skip
+                   for n in range(2)] for s in results.subjects}  # fmt: skip
     generated, real = {}, {}
     numbers = np.random.default_rng(0)
 
@@ -89,20 +89,20 @@ def world(tmp_path):
         Image.fromarray(numbers.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(path)
         return path
 
-    for name in made.subjects:
+    for name in results.subjects:
         real[name] = [image(tmp_path / name / f"{n}.png") for n in range(3)]
-        for method, step in [("base", 0), *((m, s) for m in made.curves for s in (50, 100))]:
+        for method, step in [("base", 0), *((m, s) for m in results.curves for s in (50, 100))]:
             folder = tmp_path / method / name / str(step)
             for n in range(1 if step == 50 else 2):
                 image(folder / f"0{n}-0.png")
             generated[method, name, step] = folder
-    return made, real, prompts, generated
+    return results, real, prompts, generated
 
 
 def page(world, tmp_path, settings=None, name="mine"):
-    made, real, prompts, generated = world
+    results, real, prompts, generated = world
     return subjects_page.write_subject_page(
-        made, real, prompts, generated,
+        results, real, prompts, generated,
         settings=settings or {"a": 1}, name=name, folder=Workspace(tmp_path / "run"), about={},
     )  # fmt: skip
 
@@ -113,7 +113,7 @@ def test_the_page_holds_everything_and_loads_nothing(world, tmp_path):
     assert html.count("<polyline") == 3 and "default-src &#39;none&#39;" in html
     for words in ("0.700", "0.680 to 0.720", "12 345", "cat_hat", "a qwe dog 1", "Minus lora"):
         assert words in html
-    # Two subjects: three real pictures, two prompts by four models, three methods at two steps.
+    # Two subjects: three real images, two prompts by four models, three methods at two steps.
     assert html.count('src="data:image/png') == 2 * (3 + 2 * 4 + 3 * 2)
     assert page(world, tmp_path).read_text() == html
     again = page(world, tmp_path / "elsewhere").read_bytes()
@@ -121,21 +121,21 @@ def test_the_page_holds_everything_and_loads_nothing(world, tmp_path):
 
 
 def test_what_comes_from_outside_is_escaped(world, tmp_path):
-    made, real, prompts, generated = copy.deepcopy(world)
+    results, real, prompts, generated = copy.deepcopy(world)
     prompts["dog"][0] = BenchmarkPrompt(id="00-0", text=HOSTILE, group="dog", questions=())
-    world = (made.model_copy(update={"token": HOSTILE}), real, prompts, generated)
+    world = (results.model_copy(update={"token": HOSTILE}), real, prompts, generated)
     html = page(world, tmp_path, settings={HOSTILE: HOSTILE}, name=HOSTILE).read_text()
     assert "<script" not in html and "<img src=x" not in html and "{{ 7*7 }}" in html
 
 
 def test_the_conclusion_says_who_leads_and_how_surely():
-    headline, told = subjects_page.conclusion(card())
-    assert headline == "No method clearly draws the subjects most alike."
-    assert "oft leads with 0.700, clearly ahead of lora and not clearly ahead of coft" in told
+    headline, meaning = subjects_page.conclusion(card())
+    assert headline == "No method is clearly most faithful to the subjects."
+    assert "oft leads with 0.700, clearly ahead of lora and not clearly ahead of coft" in meaning
     headline, _ = subjects_page.conclusion(card(means={"lora": 0.6, "oft": 0.7}))
-    assert headline == "oft draws the subjects most alike."
-    headline, told = subjects_page.conclusion(card(means={"oft": 0.7}))
-    assert headline == "oft on 2 subjects" and "single method" in told
+    assert headline == "oft is most faithful to the subjects."
+    headline, meaning = subjects_page.conclusion(card(means={"oft": 0.7}))
+    assert headline == "oft on 2 subjects" and "single method" in meaning
 
 
 def test_lower_is_better_where_it_is():
@@ -156,7 +156,7 @@ def test_charts_lie_within_their_box():
     assert not list(subjects_page.charts(card(steps=(100,))))
 
 
-def test_a_missing_picture_is_an_error(world, tmp_path):
+def test_a_missing_image_is_an_error(world, tmp_path):
     _, _, _, generated = world
     (generated["oft", "dog", 100] / "00-0.png").unlink()
     with pytest.raises(DataError, match="00-0"):

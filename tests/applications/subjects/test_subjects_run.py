@@ -25,7 +25,9 @@ METHOD = {
 }
 
 
-def config_file(tmp_path, *, shape="sd1", methods=("lora", "oft"), subjects=("cat_hat",), **more):
+def config_file(
+    tmp_path, *, shape="sd1", methods=("lora", "oft"), subjects=("cat_hat",), **changes
+):
     raw = {
         "folder": str(tmp_path / "run"),
         "base": {"model": shape if shape == "toybox" else str(tiny.folder(shape)), "device": "cpu"},
@@ -38,7 +40,7 @@ def config_file(tmp_path, *, shape="sd1", methods=("lora", "oft"), subjects=("ca
             "methods": {name: METHOD[name] for name in methods},
             "generation": {"images": 2, "steps": 2, "guidance": 1.0, "curve_prompts": 1},
             "scores": {"resamples": 50},
-        } | more,
+        } | changes,
     }  # fmt: skip
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(raw, sort_keys=False))
@@ -57,7 +59,7 @@ def bytes_of(folder, pattern):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob(pattern)}
 
 
-def test_train_draw_and_score(tmp_path):
+def test_train_generate_and_score(tmp_path):
     config = config_file(tmp_path, methods=tuple(METHOD))
     root = tmp_path / "run"
     with pytest.raises(NotFinished, match="selma subjects train"):
@@ -101,7 +103,7 @@ def test_train_draw_and_score(tmp_path):
     }
 
 
-def test_what_is_lost_is_drawn_again_to_the_bit(tmp_path):
+def test_lost_images_are_generated_again_to_the_bit(tmp_path):
     config = config_file(tmp_path, methods=("oft",))
     run("train", config)
     run("generate", config)
@@ -131,14 +133,14 @@ def test_toybox_writes_its_subjects(tmp_path):
         assert image.size == (64, 64)
 
 
-def test_generate_draws_with_a_whole_unet(tmp_path):
+def test_generate_takes_a_fully_trained_unet(tmp_path):
     config = config_file(tmp_path, methods=("full",))
     run("train", config)
     words = ["generate", "a qwe cat", "--base", str(tiny.folder("sd1")), "--steps", "2"]
-    place = tmp_path / "run" / "3-experts" / "_subjects" / "full" / "cat_hat"
-    for name, more in (("a", []), ("b", ["--adapter", str(place)])):
+    adapter = tmp_path / "run" / "3-experts" / "_subjects" / "full" / "cat_hat"
+    for name, options in (("a", []), ("b", ["--adapter", str(adapter)])):
         result = CliRunner().invoke(
-            cli.app, [*words, *more, "--out", str(tmp_path / f"{name}.png")]
+            cli.app, [*words, *options, "--out", str(tmp_path / f"{name}.png")]
         )
         assert result.exit_code == 0, result.output
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
@@ -166,25 +168,25 @@ def test_a_broken_section_says_what_is_wrong(tmp_path, text, says):
 
 
 def test_mistakes_are_found_before_a_model_is_loaded(tmp_path):
-    half = config_file(tmp_path, methods=("full",))
-    raw = yaml.safe_load(half.read_text())
+    path = config_file(tmp_path, methods=("full",))
+    raw = yaml.safe_load(path.read_text())
     raw["base"]["precision"] = "bf16"
     raw["subjects"]["data"]["folder"] = "nowhere"
     raw["subjects"]["methods"]["oft"] = {"adapter": {"kind": "oft", "blocks": 7}}
-    half.write_text(yaml.safe_dump(raw, sort_keys=False))
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
     with pytest.raises(ConfigError) as error:
-        run("train", half)
-    for said in ("subjects.data.folder", "subjects.methods.full", "subjects.methods.oft"):
-        assert said in str(error.value)
+        run("train", path)
+    for setting in ("subjects.data.folder", "subjects.methods.full", "subjects.methods.oft"):
+        assert setting in str(error.value)
 
 
-def test_paths_defaults_and_the_config_that_comes_along(tmp_path):
+def test_paths_and_defaults(tmp_path):
     (tmp_path / "dino").mkdir()
     scores = {"dino": {"model": "dino"}, "clip": {"model": "openai/clip"}, "lpips": None}
     path = config_file(tmp_path, data={"folder": "dreambooth"}, scores=scores)
-    found = load_config(path, SubjectsRun).subjects
-    assert found.data.folder == str(tmp_path / "dreambooth")
-    assert found.scores.dino.model == str(tmp_path / "dino")
-    assert found.scores.clip.model == "openai/clip" and found.scores.lpips is None
+    settings = load_config(path, SubjectsRun).subjects
+    assert settings.data.folder == str(tmp_path / "dreambooth")
+    assert settings.scores.dino.model == str(tmp_path / "dino")
+    assert settings.scores.clip.model == "openai/clip" and settings.scores.lpips is None
     assert not hasattr(RunConfig(name="plain"), "subjects")
     assert SubjectSettings().methods == METHODS and list(METHODS) == ["lora", "full", "oft", "coft"]

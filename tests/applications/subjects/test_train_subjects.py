@@ -54,13 +54,13 @@ def model():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, model):
-    """The subject's pictures and the class's, encoded."""
-    found = []
+    """The subject's images and the class's, encoded."""
+    datasets = []
     for captions in (["a qwe cat"] * 3, ["a cat"] * 5):
         folder = tmp_path_factory.mktemp("data")
-        some = pairs(folder, captions=captions)
-        found.append(encoded(folder, some, model=lambda: model))
-    return found
+        images = pairs(folder, captions=captions)
+        datasets.append(encoded(folder, images, model=lambda: model))
+    return datasets
 
 
 def trained(path, model, data, adapter, *, stop_at=None, prior_weight=0.5, training=TRAINING):
@@ -95,13 +95,13 @@ def lines(path):
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_resuming_is_bit_equal_and_the_base_comes_back(tmp_path, model, data, kind):
-    whole = trained(tmp_path / "whole", model, data, ADAPTERS[kind])
+    straight = trained(tmp_path / "straight", model, data, ADAPTERS[kind])
     stopped = trained(tmp_path / "stopped", model, data, ADAPTERS[kind], stop_at=3)
-    again = trained(stopped, model, data, ADAPTERS[kind])
+    resumed = trained(stopped, model, data, ADAPTERS[kind])
     for step in (2, 4):
-        one, other = weights(whole, step), weights(again, step)
-        assert one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
-    assert (whole / "loss.jsonl").read_bytes() == (again / "loss.jsonl").read_bytes()
+        a, b = weights(straight, step), weights(resumed, step)
+        assert a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+    assert (straight / "loss.jsonl").read_bytes() == (resumed / "loss.jsonl").read_bytes()
     fresh = tiny.load("sd1").denoiser.state_dict()
     assert all(torch.equal(fresh[name], t) for name, t in model.denoiser.state_dict().items())
 
@@ -111,7 +111,7 @@ def test_the_loss_is_the_subjects_and_the_weighted_priors(tmp_path, model, data)
     for line in lines(path):
         assert line["loss"] == pytest.approx(line["subject"] + 0.5 * line["prior"], rel=1e-6)
         assert line["prior"] > 0
-    # A weight of 0 trains as if there were no class pictures; another weight does not.
+    # A weight of 0 trains as if there were no class images; another weight does not.
     none = weights(trained(tmp_path / "none", model, data, ADAPTERS["oft"], prior_weight=0.0))
     alone = trained(tmp_path / "alone", model, (data[0], None), ADAPTERS["oft"])
     assert all(torch.equal(none[n], t) for n, t in weights(alone).items())
@@ -119,13 +119,13 @@ def test_the_loss_is_the_subjects_and_the_weighted_priors(tmp_path, model, data)
 
 
 def test_micro_batches_take_the_priors_part_with_them(tmp_path, model, data):
-    one = TRAINING.model_copy(update={"micro_batch_size": 1})
-    whole = trained(tmp_path / "whole", model, data, ADAPTERS["oft"])
-    parts = trained(tmp_path / "parts", model, data, ADAPTERS["oft"], training=one)
-    for a, b in zip(lines(whole), lines(parts), strict=True):
+    micro = TRAINING.model_copy(update={"micro_batch_size": 1})
+    full = trained(tmp_path / "full", model, data, ADAPTERS["oft"])
+    parts = trained(tmp_path / "parts", model, data, ADAPTERS["oft"], training=micro)
+    for a, b in zip(lines(full), lines(parts), strict=True):
         for name in ("loss", "subject", "prior"):
             assert a[name] == pytest.approx(b[name], rel=1e-4)
-    for name, tensor in weights(whole).items():
+    for name, tensor in weights(full).items():
         # Adam makes whole steps of gradients that are near zero, so that rounding shows.
         torch.testing.assert_close(weights(parts)[name], tensor, rtol=0, atol=1e-3)
 
@@ -158,22 +158,22 @@ def test_every_method_leaves_its_adapter_at_every_kept_step(tmp_path, shape):
             base=tiny.base(shape), seed=0, model=lambda: model,
         )  # fmt: skip
 
-    found = run()
+    adapters = run()
     files = {"lora": ADAPTER_FILE, "full": FULL_FILE, "oft": ROTATION_FILE, "coft": ROTATION_FILE}
-    for one in found:
-        assert one.steps == (2, 4) == kept_steps(TRAINING)
-        early, last = (adapter_at(one, step) / files[one.method] for step in one.steps)
+    for adapter in adapters:
+        assert adapter.steps == (2, 4) == kept_steps(TRAINING)
+        early, last = (adapter_at(adapter, s) / files[adapter.method] for s in adapter.steps)
         a, b = (safetensors.torch.load_file(path) for path in (early, last))
         assert a.keys() == b.keys() and any(not torch.equal(a[n], b[n]) for n in a)
         assert parameter_count(last) == sum(tensor.numel() for tensor in a.values())
-        assert not (one.folder / "checkpoints").exists()
-        assert (one.folder / "energy.json").exists() == (one.method in ("oft", "coft"))
-    assert run(model=None) == found  # finished: no model is asked for
-    whole = sum(p.numel() for p in model.denoiser.parameters())
-    full = next(one for one in found if one.method == "full")
-    assert parameter_count(full.folder / FULL_FILE) == whole
+        assert not (adapter.folder / "checkpoints").exists()
+        assert (adapter.folder / "energy.json").exists() == (adapter.method in ("oft", "coft"))
+    assert run(model=None) == adapters  # finished: no model is needed
+    full = next(adapter for adapter in adapters if adapter.method == "full")
+    parameters = sum(p.numel() for p in model.denoiser.parameters())
+    assert parameter_count(full.folder / FULL_FILE) == parameters
     heavier = config.model_copy(update={"prior": Prior(weight=2.0)})
-    assert {one.key for one in run(heavier)}.isdisjoint(one.key for one in found)
+    assert {a.key for a in run(heavier)}.isdisjoint(a.key for a in adapters)
 
 
 def test_kept_steps_end_with_the_last():

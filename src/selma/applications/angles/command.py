@@ -18,7 +18,7 @@ def _group() -> None:
 @oft.command()
 def angles(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help='"toybox", or a folder of images.')
+        str, typer.Argument(metavar="SOURCE", help='"toybox" or a folder of images.')
     ] = "toybox",
     out: Annotated[Path, typer.Option(help="Folder for figure, numbers and checkpoint.")] = Path(
         "angles"
@@ -27,7 +27,7 @@ def angles(
     epochs: Annotated[int, typer.Option(min=1)] = 200,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Show what angles carry, and what magnitudes: an autoencoder decodes either alone."""
+    """Show what angles and magnitudes carry: an autoencoder decodes either alone."""
     from rich.console import Console
 
     from selma.applications.angles.experiment import run_angles
@@ -39,4 +39,5 @@ def angles(
 
 
 def register(app: typer.Typer) -> None:
+    """Add `selma oft`."""
     app.add_typer(oft, name="oft")

@@ -2,7 +2,7 @@
 
 A small convolutional autoencoder is trained as usual. Then its last features, the inner products
 <w, x> of filters and windows, are replaced by their angles alone, or by their magnitudes alone, and
-decoded by the decoder as it is.
+decoded by the unchanged decoder.
 """
 
 from __future__ import annotations
@@ -60,18 +60,19 @@ class Autoencoder(nn.Module):
 
     @property
     def last(self) -> nn.Conv2d:
-        """The convolution whose output is taken apart."""
+        """The convolution whose output is split into angles and magnitudes."""
         layer = self.down[-1]
         assert isinstance(layer, nn.Conv2d)
         return layer
 
     def before(self, x: Tensor) -> Tensor:
-        """What the last convolution is given."""
+        """The input of the last convolution."""
         for layer in self.down[:-1]:
             x = F.relu(layer(x))
         return x
 
     def decode(self, z: Tensor) -> Tensor:
+        """Images [n, 3, h, w] from the last convolution's output."""
         for layer in self.up[:-1]:
             z = F.relu(layer(z))
         return torch.tanh(self.up[-1](z))
@@ -96,7 +97,7 @@ def cosines(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def released_norms(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor]:
-    """|x| and |w| as the released script takes them: of the layer's output with its bias, summed
+    """The released script's |x| and |w|. Its |x| is of the layer's output with its bias, summed
     over 3x3 neighbours, which is not the length of the window that the filter sees."""
     z = layer(x)
     ones = torch.ones(1, z.shape[1], 3, 3, dtype=z.dtype, device=z.device)
@@ -106,15 +107,15 @@ def released_norms(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def features(model: Autoencoder, x: Tensor, *, scale: float) -> dict[str, Tensor]:
-    """Name → what the decoder is given in place of its usual features. `scale` is a typical
-    |w| |x|, so that angles have the size that the decoder knows."""
-    layer, seen = model.last, model.before(x)
-    windows, filters = released_norms(layer, seen)
+    """Name → the decoder's input. `scale` is a typical |w| |x|, which gives angles the size that
+    the decoder was trained on."""
+    layer, inputs = model.last, model.before(x)
+    windows, filters = released_norms(layer, inputs)
     return {
-        "whole": layer(seen),
-        "angles": scale * cosines(layer, seen),
-        "magnitudes": norms(layer, seen),
-        "released angles": RELEASED_SCALE * layer(seen) / windows / filters,
+        "whole": layer(inputs),
+        "angles": scale * cosines(layer, inputs),
+        "magnitudes": norms(layer, inputs),
+        "released angles": RELEASED_SCALE * layer(inputs) / windows / filters,
         "released magnitudes": windows * filters,
     }
 
@@ -128,12 +129,12 @@ def run_angles(
     seed: int = 0,
     resamples: int = 10_000,
 ) -> dict[str, Any]:
-    """Trains on `count` images and leaves `angles.png` and `angles.json` in `out`; returns what
-    the latter says.
+    """Train on `count` images, decode 100 held-out ones from angles and from magnitudes alone, and
+    write `angles.png` and `angles.json` to `out`; returns the numbers of `angles.json`.
 
-    source: "toybox" or a folder of images. 100 further images are held out and judged. Goes on
-    from a checkpoint that is there. Raises DataError where there are too few images, and
-    WorkspaceError where the checkpoint is of other images, epochs or another seed.
+    source: "toybox" or a folder of images. Resumes from the folder's checkpoint. Raises DataError
+    if there are too few images, and WorkspaceError if the checkpoint is of other images, epochs or
+    another seed.
     """
     x = loaded(source, count + HELD_OUT, seed=seed)
     digest = hashlib.sha256(x.numpy().tobytes()).hexdigest()
@@ -141,24 +142,23 @@ def run_angles(
     training, held = x[:-HELD_OUT], x[-HELD_OUT:]
     torch.manual_seed(seed_for(seed, "angles", "init"))
     model = Autoencoder()
-    each = max(1, len(training) // BATCH)
+    epoch_steps = max(1, len(training) // BATCH)
 
     def loss(step: int) -> Tensor:
         order = list(range(len(training)))
-        rng(seed, "angles", "epoch", step // each).shuffle(order)
-        part = order[step % each * BATCH :][:BATCH]
-        batch = training[part]
+        rng(seed, "angles", "epoch", step // epoch_steps).shuffle(order)
+        batch = training[order[step % epoch_steps * BATCH :][:BATCH]]
         return F.mse_loss(model(batch), batch)
 
     course = Course(
         NAME,
         model,
         loss,
-        steps=each * epochs,
+        steps=epoch_steps * epochs,
         learning_rate=RATE,
         warmup_steps=0,
         weight_decay=0.0,
-        checkpoint_every=each * max(1, epochs // 10),
+        checkpoint_every=epoch_steps * max(1, epochs // 10),
     )
     report = train(course, out)
     model.eval()
@@ -180,7 +180,8 @@ def run_angles(
 
 
 def _claim(out: Path, recipe: Mapping[str, Any]) -> None:
-    """Notes in the folder of what its checkpoint is; refuses one of anything else."""
+    """Record what the folder's checkpoint is trained on. Raises WorkspaceError if it holds a
+    checkpoint of anything else."""
     checkpoint, note = out / f"{NAME}.safetensors", out / RECIPE
     try:
         recorded = json.loads(note.read_text("utf-8"))
@@ -188,7 +189,7 @@ def _claim(out: Path, recipe: Mapping[str, Any]) -> None:
         recorded = None
     if checkpoint.exists() and recorded != recipe:
         raise WorkspaceError(
-            f"{checkpoint} must be of these pictures, epochs and seed, but is of others. Choose "
+            f"{checkpoint} must be of these images, epochs and seed, but is of others. Choose "
             "another --out, or remove it to train anew."
         )
     out.mkdir(parents=True, exist_ok=True)
@@ -196,26 +197,24 @@ def _claim(out: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def diagnostics(truth: Tensor, decoded: Tensor, *, seed: int, resamples: int) -> dict[str, Any]:
-    """How much of the images [n, 3, h, w] is left: error, correlation, and whether one would know
-    which image it was.
+    """Compare decoded images [n, 3, h, w] with the originals; 95% intervals are over images.
 
-    correlation: of each image's pixels with its own, 1 at most, which takes no notice of
-    brightness and contrast. found: percent of images that are more like their own than like any
-    other. Each with its 95% interval over images.
+    correlation: of pixels with the original's, which ignores brightness and contrast.  found:
+    percent of decoded images that correlate more with their own original than with any other.
     """
     error = (truth - decoded).square().flatten(1).mean(1)
     likeness = _standard(decoded) @ _standard(truth).T
     right = (likeness.argmax(1) == torch.arange(len(truth))).double() * 100
-    each = {"mse": error, "correlation": likeness.diagonal(), "found": right}
+    measures = {"mse": error, "correlation": likeness.diagonal(), "found": right}
     return {
         name: interval(values.double().numpy(), seed=seed, resamples=resamples).model_dump()
-        for name, values in each.items()
+        for name, values in measures.items()
     }
 
 
 def loaded(source: str, count: int, *, seed: int) -> Tensor:
-    """[count, 3, 64, 64] in [-1, 1]: of toybox, or of a folder's first images in the order of
-    their names. Raises DataError where there are fewer."""
+    """Load [count, 3, 64, 64] in [-1, 1]: toybox's images, or a folder's first ones by name.
+    Raises DataError if there are fewer."""
     if source == "toybox":
         arrays = []
         for number in range(count):
@@ -227,7 +226,7 @@ def loaded(source: str, count: int, *, seed: int) -> Tensor:
 
 
 def sheet(truth: Tensor, decoded: dict[str, Tensor]) -> Image.Image:
-    """One row for the images and one for what each way of decoding leaves of them."""
+    """Compose a figure: a row of the images, then a row for each way of decoding them."""
     rows: Sequence[tuple[str, Tensor]] = [("image", truth), *decoded.items()]
     words, gap = 130, 4
     width = words + len(truth) * (PX + gap)
@@ -241,9 +240,9 @@ def sheet(truth: Tensor, decoded: dict[str, Tensor]) -> Image.Image:
     return page
 
 
-def _standard(images: Tensor) -> Tensor:
+def _standard(pixels: Tensor) -> Tensor:
     """[n, pixels], each of mean 0 and length 1; an image without contrast stays 0."""
-    flat = images.flatten(1)
+    flat = pixels.flatten(1)
     flat = flat - flat.mean(1, keepdim=True)
     return flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-9)
 
@@ -257,13 +256,13 @@ def _files(folder: Path, count: int) -> list[Path]:
     files = sorted(images(folder)) if folder.is_dir() else []
     if len(files) < count:
         raise DataError(
-            f"{folder} must have {count} pictures ({HELD_OUT} of them to be held out), but has "
+            f"{folder} must have {count} images ({HELD_OUT} of them to be held out), but has "
             f"{len(files)}. Lower --count."
         )
     return files[:count]
 
 
 def _square(path: Path) -> Image.Image:
-    """Squeezed to 64x64, as the released script does."""
+    """The image squeezed to 64x64, as in the released script."""
     image = open_image(path)
     return image.resize((PX, PX), Image.Resampling.BILINEAR)

@@ -29,7 +29,7 @@ def train_subjects(config: Config, folder: Folder = None) -> None:
 
 @subjects.command("generate")
 def generate_subjects(config: Config, folder: Folder = None) -> None:
-    """Generate every subject's prompts by the base and by each method."""
+    """Generate every subject's prompts with the base and with each method's adapter."""
     from selma.applications.subjects import pipeline
 
     for (method, name, step), images in pipeline.generate(_settings(config, folder)).items():
@@ -58,7 +58,7 @@ def convert_lpips(
     heads: Annotated[Path, typer.Argument(help="alex.pth or vgg.pth of the lpips package.")],
     out: Annotated[Path, typer.Argument(help="New folder for subjects.scores.lpips.")],
 ) -> None:
-    """Make LPIPS's weights one safetensors file; nothing in the sources is run."""
+    """Convert LPIPS's weights into one safetensors file; no code in the sources is run."""
     from selma.backbones.perception import lpips
 
     typer.echo(lpips.convert_lpips(backbone, heads, out))
@@ -72,4 +72,5 @@ def _settings(config: Path, folder: Path | None) -> SubjectsRun:
 
 
 def register(app: typer.Typer) -> None:
+    """Add `selma subjects`."""
     app.add_typer(subjects, name="subjects")

@@ -1,6 +1,6 @@
-"""The page on subjects: the table of methods, convergence curves, and images to look at.
+"""The page on subjects: the table of methods, convergence curves and example images.
 
-6-report/_subjects/index.html    one page that needs nothing else; equal findings give equal bytes
+6-report/_subjects/index.html    a self-contained page; equal results give equal bytes
 6-report/_subjects/card.json     every number on it
 6-report/pages/subjects.json     its section of the run's report
 """
@@ -36,10 +36,10 @@ from selma.workspace import REPORT, Workspace, inside, write_bytes, write_json
 
 NAME = "_subjects"
 DIGITS = 3
-"""Of cosines and distances, as the papers print them."""
+"""Decimals of cosines and distances, as the papers print them."""
 SHOWN_SUBJECTS, SHOWN_PROMPTS, SHOWN_REAL = 10, 4, 5
 WIDTH, HEIGHT, LEFT, BOTTOM = 340, 190, 44, 26
-"""Of a chart, in its own units, with room for its axes' words."""
+"""Size of a chart in SVG units, and the margins of its axis labels."""
 
 Generated = Mapping[tuple[str, str, int], Path]
 
@@ -55,12 +55,11 @@ def write_subject_page(
     folder: Workspace,
     about: Mapping[str, str],
 ) -> Path:
-    """Write the page and its section of the run's report. The page's path.
+    """Write the page and its section of the run's report; returns the page's path.
 
-    about: what of the run it is about (`records.pages.Page.about`).
-
-    real: subject → its images.  prompts: subject → what the last step generated.
-    generated: (method, subject, step) → folder. Raises DataError if an image cannot be read.
+    real: subject → its images.  prompts: subject → the prompts that the last step generated.
+    generated: (method, subject, step) → folder.  about: `records.pages.Page.about`. Raises
+    DataError if an image cannot be read.
     """
     text = card.model_dump_json()
     recipe = {"card": hashlib.sha256(text.encode()).hexdigest()[:16], "settings": dict(settings)}
@@ -75,7 +74,7 @@ def write_subject_page(
 
 
 def subjects_page(card: SubjectCard, *, about: Mapping[str, str]) -> Page:
-    """The section of the run's report: the table of methods, and differences to the first."""
+    """The section of the run's report: the table of methods, and differences from the first."""
     headline, meaning = conclusion(card)
     columns = [f"{m.label} {'↑' if m.better == 'higher' else '↓'}" for m in card.measures]
     first = next(iter(card.curves))
@@ -91,7 +90,7 @@ def subjects_page(card: SubjectCard, *, about: Mapping[str, str]) -> Page:
         for method in list(card.curves)[1:]
     ]  # fmt: skip
     methods = PageTable(
-        columns=("Method", "trained numbers", *columns),
+        columns=("Method", "trained parameters", *columns),
         rows=tuple(
             (row.model, trained(row), *(cell(row.values.get(m.key)) for m in card.measures))
             for row in card.rows
@@ -102,7 +101,7 @@ def subjects_page(card: SubjectCard, *, about: Mapping[str, str]) -> Page:
         caption=f"Minus {first}",
         columns=("Method", *columns),
         rows=tuple(differences),
-        notes=("Paired by subject and prompt; a dot marks intervals that leave out zero.",),
+        notes=("Paired by subject and prompt; a dot marks intervals that exclude zero.",),
     )
     return Page(
         name="subjects",
@@ -132,7 +131,7 @@ def render(
     settings: Mapping[str, Any],
     name: str,
 ) -> str:
-    """The page's HTML; all that comes from outside is escaped."""
+    """Render the page's HTML; everything from outside is escaped."""
     headline, meaning = conclusion(card)
     methods = list(card.curves)
     shown = list(card.subjects)[:SHOWN_SUBJECTS]
@@ -167,8 +166,7 @@ def render(
                 for subject in shown
             ],
             steps=[
-                _Steps(subject, list(_course(card, subject, prompts[subject], generated)))
-                for subject in shown
+                _Steps(subject, list(_step_lines(card, subject, generated))) for subject in shown
             ],
             settings=list(page.flat(settings)),
         )
@@ -177,7 +175,7 @@ def render(
 
 @dataclass(frozen=True)
 class _Shown:
-    """One subject: its own images, and prompts with an image by each model."""
+    """One subject: its own images, and prompts with one image by each model."""
 
     name: str
     kind: str
@@ -196,36 +194,38 @@ class _Steps:
 
 @dataclass(frozen=True)
 class Chart:
-    """One measure's curves, placed in a box of WIDTH x HEIGHT."""
+    """One measure's curves in a box of WIDTH x HEIGHT."""
 
     measure: SubjectMeasure
     levels: list[tuple[float, str]]
-    """(y, words) of the lines across."""
+    """(y, label) of the horizontal lines."""
     steps: list[tuple[float, str]]
+    """(x, label) of the steps."""
     lines: list[tuple[int, str, str, list[tuple[float, float]]]]
     """(number of the method, its name, points of its polyline, its dots)."""
 
 
 def conclusion(card: SubjectCard) -> tuple[str, str]:
-    """Which method generates the subjects most alike and which follows prompts best, and how sure
-    that is: a headline and a paragraph."""
-    first, text = card.measures[0], next(m for m in card.measures if m.key == "clip_t")
+    """A headline and a paragraph: which method is most faithful to the subjects and which follows
+    prompts best, and how certain that is."""
+    fidelity, text = card.measures[0], next(m for m in card.measures if m.key == "clip_t")
     if len(card.curves) == 1:
         return (
             f"{next(iter(card.curves))} on {len(card.subjects)} subjects",
             "A single method was trained; nothing is compared with it.",
         )
-    alike, sure = _leader(card, first)
-    heard, _ = _leader(card, text)
+    faithful, clearly = _leader(card, fidelity)
+    following, _ = _leader(card, text)
     headline = (
-        f"{alike} draws the subjects most alike"
-        if sure
-        else "No method clearly draws the subjects most alike"
+        f"{faithful} is most faithful to the subjects"
+        if clearly
+        else "No method is clearly most faithful to the subjects"
     )
     return (
         f"{headline}.",
-        f"{_told(card, first, alike)} {_told(card, text, heard)} Intervals are over subjects and "
-        "prompts, paired; training again with another seed is a further source of chance.",
+        f"{_lead(card, fidelity, faithful)} {_lead(card, text, following)} Intervals are over "
+        "subjects and prompts, paired; training again with another seed is a further source of "
+        "chance.",
     )
 
 
@@ -238,7 +238,8 @@ def _leader(card: SubjectCard, measure: SubjectMeasure) -> tuple[str, bool]:
     return best, len(others) == len(rows) - 1
 
 
-def _told(card: SubjectCard, measure: SubjectMeasure, best: str) -> str:
+def _lead(card: SubjectCard, measure: SubjectMeasure, best: str) -> str:
+    """A sentence on how far ahead the best method is."""
     about = _about(card, measure, best)
     ahead = [_other(c, best) for c in about if clear(c.difference)]
     level = [_other(c, best) for c in about if not clear(c.difference)]
@@ -260,7 +261,7 @@ def _other(comparison: SubjectComparison, method: str) -> str:
 
 
 def charts(card: SubjectCard) -> Iterator[Chart]:
-    """The convergence curves of each measure that every point has."""
+    """The convergence curves of each measure that every checkpoint has."""
     steps = sorted({point.step for curve in card.curves.values() for point in curve})
     for measure in card.measures:
         curves = {
@@ -303,7 +304,7 @@ def charts(card: SubjectCard) -> Iterator[Chart]:
 def _lines(
     card: SubjectCard, subject: str, prompts: Sequence[BenchmarkPrompt], generated: Generated
 ) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Evenly spaced prompts, first image of each: a choice that looks at no score."""
+    """The first image of evenly spaced prompts: a choice that ignores scores."""
     firsts = [prompt for prompt in prompts if prompt.id.endswith("-0")]
     count = min(SHOWN_PROMPTS, len(firsts))
     for i in range(count):
@@ -318,17 +319,16 @@ def _lines(
         )
 
 
-def _course(
-    card: SubjectCard, subject: str, prompts: Sequence[BenchmarkPrompt], generated: Generated
+def _step_lines(
+    card: SubjectCard, subject: str, generated: Generated
 ) -> Iterator[tuple[str, list[tuple[int, str]]]]:
-    """The first curve prompt's image at each kept step."""
+    """Each method's image of the first curve prompt at each kept step."""
     for method in card.curves:
         steps = sorted(step for m, s, step in generated if (m, s) == (method, subject))
-        names = sorted(path.name for path in generated[method, subject, steps[0]].glob("*.png"))
+        first = generated[method, subject, steps[0]]
+        names = sorted(path.name for path in first.glob("*.png"))
         if not names:
-            raise DataError(
-                f"{generated[method, subject, steps[0]]} must hold pictures, but is empty."
-            )
+            raise DataError(f"{first} must hold images, but is empty.")
         yield (
             method,
             [
@@ -339,8 +339,8 @@ def _course(
 
 
 def print_subject_card(card: SubjectCard, console: Console) -> None:
-    """The table for a terminal, and below it the differences to the first method."""
-    about = f"{len(card.subjects)} subjects, {card.prompts} prompts, {card.images} pictures each"
+    """Print the table and, below it, the differences from the first method."""
+    about = f"{len(card.subjects)} subjects, {card.prompts} prompts, {card.images} images each"
     table = Table(
         title=f"{about}, {card.steps} steps", caption="means with 95% intervals over subjects and "
         "prompts; ↑ higher is better, ↓ lower",
@@ -360,23 +360,24 @@ def print_subject_card(card: SubjectCard, console: Console) -> None:
         for c in card.comparisons:
             if (c.model, c.against) == (method, first):
                 label = next(m.label for m in card.measures if m.key == c.measure)
-                verdict = "" if clear(c.difference) else ": no clear difference"
+                unclear = "" if clear(c.difference) else ": no clear difference"
                 console.print(
                     f"{method} minus {first}, {label}: {signed(c.difference.mean, DIGITS)} "
-                    f"({between(c.difference, sign=True, digits=DIGITS)}){verdict}",
+                    f"({between(c.difference, sign=True, digits=DIGITS)}){unclear}",
                     highlight=False,
                 )
     console.print(" ".join(conclusion(card)), highlight=False)
 
 
 def trained(row: SubjectRow) -> str:
-    """How many numbers were trained, as a reader says it."""
+    """The number of trained parameters, with spaces between thousands."""
     if row.parameters is None:
         return ""
     return f"{row.parameters:,}".replace(",", " ")
 
 
-def cell(interval: Interval | None) -> str:
-    if interval is None:
+def cell(value: Interval | None) -> str:
+    """A mean with its 95% interval; "" for a missing one."""
+    if value is None:
         return ""
-    return f"{points(interval.mean, DIGITS)} ({between(interval, digits=DIGITS)})"
+    return f"{points(value.mean, DIGITS)} ({between(value, digits=DIGITS)})"

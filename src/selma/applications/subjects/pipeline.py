@@ -1,8 +1,7 @@
-"""Subject-driven generation: a subject's few images → an adapter → the subject elsewhere.
+"""Subject-driven generation: a subject's few images → an adapter → the subject in new scenes.
 
-DreamBooth (arXiv:2208.12242) with OFT (arXiv:2306.07280). It stands beside the six stages, with the
-run's own base: `train`, `generate` and `score` leave their parts in the folders of stages 2, 3, 5,
-6.
+DreamBooth (arXiv:2208.12242) with OFT (arXiv:2306.07280), on the run's own base: `train`,
+`generate` and `score` leave their results in the folders of stages 2, 3, 5 and 6.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
 Generated = dict[tuple[str, str, int], Path]
 """(method, subject, step) → folder with its images; the base is at step 0."""
-BASE, REAL = "base", "real"
+BASE = "base"
 COMMANDS = {
     f"{IMAGES}/_subjects": "subjects train",
     f"{IMAGES}/_class": "subjects train",
@@ -48,36 +47,36 @@ COMMANDS = {
 
 
 def train(config: SubjectsRun) -> list[SubjectAdapter]:
-    """One adapter for each method and subject; class images are generated first."""
-    with _run(config, make=[IMAGES, EXPERTS]) as this:
-        return this.trained()
+    """Train one adapter for each method and subject; class images are generated first."""
+    with _run(config, make=[IMAGES, EXPERTS]) as run:
+        return run.trained()
 
 
 def generate(config: SubjectsRun) -> Generated:
-    """Every prompt of every subject by the base and by what `train` left; of the checkpoints before
-    the last, a few prompts."""
-    with _run(config, make=[SCORES]) as this:
-        return this.generated()
+    """Generate every subject's prompts with the base and with the trained adapters; earlier
+    checkpoints generate only the curve prompts."""
+    with _run(config, make=[SCORES]) as run:
+        return run.generated()
 
 
 def score(config: SubjectsRun) -> tuple[SubjectCard, Path]:
-    """The table of what `generate` left, and the page with it."""
-    with _run(config, make=[SCORES, REPORT]) as this:
-        return this.scored()
+    """Score the generated images and write the page: the table and the page's path."""
+    with _run(config, make=[SCORES, REPORT]) as run:
+        return run.scored()
 
 
 @contextmanager
 def _run(config: SubjectsRun, *, make: Sequence[str]) -> Iterator[_Run]:
-    # Neither prompts nor judges of the six stages are asked for.
+    # Neither prompts nor judges of the six stages are needed.
     with opened(
         config, make=make, checked=[], mistakes=mistakes(config, []), commands=COMMANDS
-    ) as this:
-        yield _Run(config, this.folder, make)
+    ) as stages:
+        yield _Run(config, stages.folder, make)
 
 
 @dataclass
 class _Run:
-    """One run's subjects. Folders of stages that are not in `make` only show what is finished."""
+    """One run's subjects. Stages that are not in `make` are only read."""
 
     config: SubjectsRun
     folder: Workspace
@@ -116,17 +115,17 @@ class _Run:
             model=lambda: self.model,
         )
 
-    def generated(self, *, only_shown: bool = False) -> Generated:
+    def generated(self, *, finished: bool = False) -> Generated:
         from selma.applications.subjects.training import adapter_at
 
-        folder = Finished(self.folder.root, COMMANDS) if only_shown else self._at(SCORES)
-        folders: Generated = {}
+        folder = Finished(self.folder.root, COMMANDS) if finished else self._at(SCORES)
+        images: Generated = {}
         for subject in self.subjects:
-            folders[BASE, subject.name, 0] = self._generate(subject, folder, BASE, 0, None, None)
+            images[BASE, subject.name, 0] = self._generate(subject, folder, BASE, 0, None, None)
         for adapter in self.trained():
             subject = next(s for s in self.subjects if s.name == adapter.subject)
             for step in adapter.steps:
-                folders[adapter.method, adapter.subject, step] = self._generate(
+                images[adapter.method, adapter.subject, step] = self._generate(
                     subject,
                     folder,
                     adapter.method,
@@ -135,16 +134,14 @@ class _Run:
                     f"{adapter.key}@{step}",
                     few=step != adapter.steps[-1],
                 )
-        return folders
+        return images
 
     def scored(self) -> tuple[SubjectCard, Path]:
         from selma.applications.subjects.page import write_subject_page
         from selma.backbones.base_files import base_fingerprint
 
         trained = self.trained()
-        generated = self.generated(
-            only_shown=True
-        )  # also the images must be there, not only weights
+        generated = self.generated(finished=True)  # scoring never generates what is missing
         card = self._card(trained, generated)
         page = write_subject_page(
             card,
@@ -179,15 +176,12 @@ class _Run:
             }
             for method in (BASE, *settings.methods)
         }
-        counted = {
-            adapter.method: parameter_count(adapter_file(adapter.folder))
-            for adapter in reversed(trained)
-        }
+        parameters = {a.method: parameter_count(adapter_file(a.folder)) for a in reversed(trained)}
         table = [
             scorecard.method_row(
-                method, rows_by_subject, measures, parameters=counted.get(method), **bootstrap
+                method, by_subject, measures, parameters=parameters.get(method), **bootstrap
             )
-            for method, rows_by_subject in by_method.items()
+            for method, by_subject in by_method.items()
         ]
         first = self._prompts(self.subjects[0])
         ideal = self._real_row(real, generated, first, bootstrap)
@@ -228,8 +222,8 @@ class _Run:
 
         yield curve_point(0, base, measures, prompts)
         for step in kept_steps(self.settings.training):
-            rows_by_subject = {s.name: rows[method, s.name, step] for s in self.subjects}
-            yield curve_point(step, rows_by_subject, measures, prompts)
+            by_subject = {s.name: rows[method, s.name, step] for s in self.subjects}
+            yield curve_point(step, by_subject, measures, prompts)
 
     def _real_row(
         self,
@@ -241,9 +235,9 @@ class _Run:
         from selma.applications.subjects.scorecard import real_row
         from selma.image_files import open_image
 
-        # In the generated images' size, so that distances have one scale.
-        generated_image = generated[BASE, self.subjects[0].name, 0] / f"{prompts[0].id}.png"
-        px = open_image(generated_image).width
+        # At the generated images' size, so that distances have one scale.
+        image = generated[BASE, self.subjects[0].name, 0] / f"{prompts[0].id}.png"
+        px = open_image(image).width
         return real_row({n: r.among_themselves(px) for n, r in real.items()}, **bootstrap)
 
     def _rows(

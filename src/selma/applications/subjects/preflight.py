@@ -1,4 +1,4 @@
-"""Mistakes in the settings of `selma subjects` that show before a model library is loaded."""
+"""Mistakes in the settings of `selma subjects` that are found before a model library is loaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from selma.preflight import absent, block_mistakes
 
 
 def mistakes(config: SubjectsRun, make: Sequence[str]) -> Iterator[str]:
-    """What keeps the stages in `make` from starting."""
+    """Mistakes that would stop the stages in `make`."""
     yield from absent(config.subjects, "subjects")
     for name, method in config.subjects.methods.items():
         if isinstance(method.adapter, FullConfig) and config.base.precision != "fp32":

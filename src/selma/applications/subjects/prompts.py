@@ -1,8 +1,8 @@
-"""The prompts that subjects are generated with: a text file's, or selma's own 25 and 25.
+"""The subjects' prompts: a text file's, or selma's own 25 for objects and 25 for living subjects.
 
 DreamBooth's dataset (arXiv:2208.12242) has 25 prompts for objects and 25 for living subjects:
-places, things beside them, clothes, other looks. Those below have the same themes in words of our
-own; where the dataset's own file lies in the folder, its very words are taken.
+places, things beside them, clothes, other looks. Those below have the same themes in our own
+words; where the dataset's file lies in the folder, its own prompts are used.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _PROMPT_LINE = re.compile(r"""(['"])(.*)\1""")
 
 @dataclass(frozen=True)
 class PromptText:
-    """What a prompts_and_classes.txt says; templates have {token} and {class}."""
+    """The contents of a prompts_and_classes.txt; templates have {token} and {class}."""
 
     classes: Mapping[str, str] = field(default_factory=dict)
     object_prompts: tuple[str, ...] = ()
@@ -75,10 +75,12 @@ class PromptText:
 
 
 def read_prompt_text(text: str, *, of: object) -> PromptText:
-    """Subject → class word from the lines below "subject_name,class"; and the prompts below "Object
-    Prompts" and "Live Subject Prompts", which are strings with {0} for the token and {1} for the
-    class. Nothing in it is run. Raises DataError where a subject has two classes, or a prompt lacks
-    the token or the class."""
+    """Parse a prompts_and_classes.txt; none of its code is run.
+
+    Class words are the lines below "subject_name,class"; prompts are the strings below "Object
+    Prompts" and "Live Subject Prompts", with {0} for the token and {1} for the class. Raises
+    DataError if a subject has two classes, or a prompt lacks the token or the class.
+    """
     classes: dict[str, str] = {}
     prompts: dict[str, list[str]] = {"object": [], "live": []}
     part = ""
@@ -106,7 +108,7 @@ def read_prompt_text(text: str, *, of: object) -> PromptText:
 
 
 def worded(template: str, *, token: str | None, kind: str) -> str:
-    """The template's text; without a token it speaks of the class alone, with its article put right
+    """Fill in the template; without a token, the class alone remains, with its article corrected
     ("a qwe apple", "an apple")."""
     text = template.replace("{class}", kind)
     if token is not None:

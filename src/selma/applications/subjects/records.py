@@ -12,26 +12,26 @@ from selma.records.scores import Interval
 
 
 class Subject(Record):
-    """One thing that is to be generated again, with the images of it that there are."""
+    """One subject with its few images."""
 
     name: str
-    """Its folder's name; subjects are told apart by it, letter by letter."""
+    """The name of its folder; names are compared letter by letter."""
     kind: str
-    """Its class word, as in "stuffed animal"."""
+    """Its class word, such as "stuffed animal"."""
     images: tuple[Path, ...]
     prompts: tuple[str, ...]
     """Templates with {token} and {class}."""
 
 
 class SubjectAdapter(Record):
-    """What one method learnt of one subject."""
+    """One method's adapter for one subject."""
 
     subject: str
     method: str
     folder: Path
     key: str
     steps: tuple[int, ...]
-    """At which its weights were kept, in order; the last are the result."""
+    """Steps whose weights were kept, in order; the last is the result."""
 
 
 class SubjectMeasure(Record):
@@ -42,23 +42,23 @@ class SubjectMeasure(Record):
     better: Literal["higher", "lower"]
     meaning: str
     network: str
-    """What looked at the images."""
+    """The network that compared the images."""
 
 
 class SubjectRow(Record):
-    """What one method reached; "base" generated the same prompts untrained, "real" are the images
-    of the subjects themselves, against one another."""
+    """One method's scores. "base" generated the same prompts untrained; "real" compares the
+    subjects' own images with one another."""
 
     model: str
     values: dict[str, Interval]
-    """Measure → mean over subjects and prompts; of "real" over subjects."""
+    """Measure → mean over subjects and prompts; for "real", over subjects."""
     released: dict[str, float] = Field(default_factory=dict)
-    """Measure → mean over all pairs of images, as the released evaluation has it: a subject with
-    more images counts more."""
+    """Measure → mean over all pairs of images, as in the released evaluation: a subject with more
+    images counts more."""
     subjects: dict[str, dict[str, float]] = Field(default_factory=dict)
     """Subject → measure → mean over its prompts."""
     parameters: int | None = None
-    """How many numbers were trained, for each subject."""
+    """Trained parameters for each subject."""
 
 
 class SubjectComparison(Record):
@@ -69,25 +69,27 @@ class SubjectComparison(Record):
     measure: str
     difference: Interval
     over_subjects: Interval
-    """The same, with whole subjects resampled instead of prompts: what another choice of subjects
+    """The same, but resampling whole subjects instead of prompts: what another choice of subjects
     might have given."""
 
 
 class CurvePoint(Record):
+    """One checkpoint on a convergence curve."""
+
     step: int
     values: dict[str, float]
-    """Measure → mean over the subjects' curve prompts, an image each."""
+    """Measure → mean over the subjects' curve prompts, one image each."""
 
 
 class SubjectCard(Record):
-    """All methods of a subject run in one table."""
+    """All methods of a `selma subjects` run in one table."""
 
     subjects: dict[str, str]
     """Name → class word."""
     token: str
     prompts: int
     images: int
-    """For each prompt."""
+    """Images for each prompt."""
     steps: int
     measures: tuple[SubjectMeasure, ...]
     rows: tuple[SubjectRow, ...]

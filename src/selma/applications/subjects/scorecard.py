@@ -18,32 +18,28 @@ Rows = Mapping[str, Sequence[Row]]
 def method_row(
     model: str, rows: Rows, measures: Sequence[str], *, parameters: int | None, **bootstrap: int
 ) -> SubjectRow:
-    """One line of the table. Each subject and prompt counts the same."""
-    values = {m: column(rows, m) for m in measures}
-    measured = {m: column_values for m, column_values in values.items() if column_values}
-    pairs = [float(row["pairs"]) for subject_rows in rows.values() for row in subject_rows]
+    """One row of the table. Each subject and prompt counts the same."""
+    columns = {m: values for m in measures if (values := column(rows, m))}
+    pairs = [float(row["pairs"]) for own_rows in rows.values() for row in own_rows]
     return SubjectRow(
         model=model,
-        values={
-            m: statistics.interval(column_values, **bootstrap)
-            for m, column_values in measured.items()
-        },
+        values={m: statistics.interval(values, **bootstrap) for m, values in columns.items()},
         released={
-            m: round(sum(v * n for v, n in zip(column_values, pairs, strict=True)) / sum(pairs), 6)
-            for m, column_values in measured.items()
+            m: round(sum(v * n for v, n in zip(values, pairs, strict=True)) / sum(pairs), 6)
+            for m, values in columns.items()
             if m in ("dino", "clip_i", "lpips_real")
         },
         subjects={
-            subject: {m: round(_mean(column({subject: subject_rows}, m)), 6) for m in measured}
-            for subject, subject_rows in rows.items()
+            subject: {m: round(_mean(column({subject: own_rows}, m)), 6) for m in columns}
+            for subject, own_rows in rows.items()
         },
         parameters=parameters,
     )
 
 
 def real_row(among: Mapping[str, Mapping[str, float]], **bootstrap: int) -> SubjectRow | None:
-    """The line of the subjects' own images; None where each has but one."""
-    by_subject = {subject: values for subject, values in among.items() if values}
+    """The row of the subjects' own images; None if no subject has more than one."""
+    by_subject = {subject: dict(values) for subject, values in among.items() if values}
     if not by_subject:
         return None
     measures = list(next(iter(by_subject.values())))
@@ -53,14 +49,14 @@ def real_row(among: Mapping[str, Mapping[str, float]], **bootstrap: int) -> Subj
             m: statistics.interval([values[m] for values in by_subject.values()], **bootstrap)
             for m in measures
         },
-        subjects={subject: dict(values) for subject, values in by_subject.items()},
+        subjects=by_subject,
     )
 
 
 def comparisons(
     rows: Mapping[str, Rows], measures: Sequence[str], **bootstrap: int
 ) -> list[SubjectComparison]:
-    """Every pair of methods, the later one minus the earlier one, for each measure."""
+    """Every pair of methods, the later minus the earlier, for each measure."""
     return [
         SubjectComparison(
             model=later,
@@ -78,31 +74,31 @@ def comparisons(
 def curve_point(
     step: int, rows: Rows, measures: Sequence[str], prompts: Mapping[str, Collection[str]]
 ) -> CurvePoint:
-    """The means over the first image of each of these prompts, of every subject. prompts: subject
-    → numbers of its own, which differ where subjects have not equally many prompts."""
-    first = [
+    """The means over the first image of each curve prompt of every subject.
+
+    prompts: subject → numbers of its curve prompts, which depend on how many prompts it has.
+    """
+    firsts = [
         row["each"][0]
-        for subject, subject_rows in rows.items()
-        for row in subject_rows
+        for subject, own_rows in rows.items()
+        for row in own_rows
         if row["prompt"] in prompts[subject]
     ]
-    shared = [m for m in measures if first and all(m in image for image in first)]
+    shared = [m for m in measures if firsts and all(m in image for image in firsts)]
     return CurvePoint(
-        step=step, values={m: round(_mean([image[m] for image in first]), 6) for m in shared}
+        step=step, values={m: round(_mean([image[m] for image in firsts]), 6) for m in shared}
     )
 
 
 def column(rows: Rows, measure: str) -> list[float]:
-    """The measure of each subject and prompt; [] if some have none."""
-    every = [row for subject_rows in rows.values() for row in subject_rows]
-    return [float(row[measure]) for row in every] if all(measure in row for row in every) else []
+    """The measure's value for each subject and prompt; [] unless all rows have one."""
+    flat = [row for own_rows in rows.values() for row in own_rows]
+    return [float(row[measure]) for row in flat] if all(measure in row for row in flat) else []
 
 
 def _paired(after: Rows, before: Rows, measure: str, **bootstrap: int) -> Interval:
     return statistics.paired_difference(
-        column(after, measure),
-        column(before, measure),
-        **bootstrap,
+        column(after, measure), column(before, measure), **bootstrap
     )
 
 

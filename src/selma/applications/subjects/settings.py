@@ -23,17 +23,17 @@ Template = Annotated[str, Field(min_length=1)]
 
 
 class SubjectData(Section):
-    """Which subjects there are, and how they are called."""
+    """The subjects, their class words and their prompts."""
 
     folder: Annotated[str, Folder(words=("toybox",))] = "toybox"
-    """"toybox", which generates its own, or a folder with one folder of images for each subject, as
-    DreamBooth's dataset has it; a folder that holds images itself is one subject."""
+    """"toybox" for its own subjects, or a folder with one folder of images for each subject, the
+    layout of DreamBooth's dataset; a folder that holds images itself is one subject."""
     subjects: tuple[str, ...] | None = None
     """Names of folders; None takes all."""
     classes: dict[str, str] = Field(default_factory=dict)
-    """Subject → class word, where the folder has no prompts_and_classes.txt or it errs."""
+    """Subject → class word; takes precedence over the folder's prompts_and_classes.txt."""
     living: tuple[str, ...] = ("bird", "cat", "dog", "fish")
-    """Classes whose subjects are generated with the prompts for living ones."""
+    """Classes whose subjects get the prompts for living subjects."""
     token: Template = "qwe"
     """The rare token that stands for each subject."""
     instance_prompt: Template = "a photo of {token} {class}"
@@ -42,7 +42,7 @@ class SubjectData(Section):
     """Templates with {token} and {class} for all subjects; None takes those of the folder's text
     file, else selma's 25 for objects and 25 for living subjects."""
     image_px: PositiveInt | None = None
-    """Shortest side to which larger images are made smaller; None is the base's own size."""
+    """Larger images are scaled down to this shortest side; None is the base's image size."""
 
     @model_validator(mode="after")
     def _templates(self) -> SubjectData:
@@ -55,59 +55,62 @@ class SubjectData(Section):
 
 
 class Prior(Section):
-    """Prior preservation: the class stays what it was, by images that the base generated of it."""
+    """Prior preservation: images of the class that the base generated keep the class as it was."""
 
     weight: NonNegativeFloat = 1.0
-    """Of the second loss; 0 trains on the subject alone and generates no class images."""
+    """Weight of the prior's loss; 0 trains on the subject alone and generates no class images."""
     images: PositiveInt = 200
-    """For each class, shared by its subjects; each has a seed of its own."""
+    """Class images for each class, shared by its subjects; each has a seed of its own."""
     steps: PositiveInt = 50
     guidance: NonNegativeFloat = 7.5
 
 
 class SubjectTraining(TrainingConfig):
-    """The same for all methods but for the learning rate; steps are the paper's."""
+    """The same for all methods, except the learning rate; the number of steps is the paper's."""
 
     steps: PositiveInt = 1000
     batch_size: PositiveInt = 1
-    """Of the subject; as many class images come with it."""
+    """Subject images in a batch; with a prior, as many class images are added."""
     learning_rate: PositiveFloat = 6e-5
-    """Where a method gives none."""
+    """The learning rate of methods that set none."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     checkpoint_every: PositiveInt = 200
-    """Each of these steps is kept, so that convergence can be plotted."""
+    """Checkpoints at multiples of this are kept for the convergence curves."""
 
 
 class SubjectMethod(Section):
-    """One way to train, compared with the others at equal steps."""
+    """One method of training; all are compared after equally many steps."""
 
     adapter: AnyAdapterConfig
     learning_rate: PositiveFloat | None = None
-    """None is that of `training`."""
+    """None takes the learning rate of `training`."""
 
 
 class SubjectGeneration(Section):
+    """How the subjects' prompts are generated."""
+
     images: PositiveInt = 4
-    """For each prompt, as the released evaluation takes of eight."""
+    """Images for each prompt; the released evaluation takes 4 of 8."""
     steps: PositiveInt = 25
     guidance: NonNegativeFloat = 7.5
     batch_size: PositiveInt = 8
     curve_prompts: PositiveInt = 5
-    """How many of the prompts, evenly spaced, each checkpoint before the last generates, once
-    each."""
+    """Checkpoints before the last generate this many evenly spaced prompts, one image each."""
 
 
 class SubjectScores(Section):
+    """The networks that score the images, and the bootstrap."""
+
     dino: FeatureNetwork = FeatureNetwork()
-    """The release takes facebook/dino-vits16. "toybox" are the image encoders of toybox's judges,
-    which are no DINO and are not called so."""
+    """The release takes facebook/dino-vits16. "toybox" takes the image encoders of toybox's judges
+    instead; tables then say Encoders, not DINO."""
     clip: FeatureNetwork = FeatureNetwork()
     """For CLIP-I and CLIP-T; the release takes openai/clip-vit-large-patch14."""
     lpips: FeatureNetwork | None = FeatureNetwork()
-    """A folder that `selma subjects lpips` made; None leaves both distances out."""
+    """A folder written by `selma subjects lpips`; None leaves both distances out."""
     clip_t_with_token: bool = False
-    """Whether CLIP-T's text has the rare token, which means nothing to CLIP. The release does not
-    tell."""
+    """Whether CLIP-T's text includes the rare token, which means nothing to CLIP. The release does
+    not say."""
     resamples: PositiveInt = 10_000
 
 
@@ -117,13 +120,13 @@ METHODS = {
     "oft": SubjectMethod(adapter=OftConfig(), learning_rate=6e-5),
     "coft": SubjectMethod(adapter=CoftConfig(), learning_rate=6e-5),
 }
-"""With the released scripts' learning rates; their steps differ (2,000 of LoRA, 800 of full
-fine-tuning). On Stable Diffusion 1.5 rank 64 has about as many parameters as OFT's four blocks:
+"""The released scripts' learning rates; their steps differ (2,000 for LoRA, 800 for full
+fine-tuning). On Stable Diffusion 1.5, rank 64 has about as many parameters as OFT's four blocks:
 12.8 and 11.6 million."""
 
 MethodName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$")]
 RESERVED = ("base", "real")
-"""Rows of the table that no method may be called."""
+"""Names of other rows of the table, which no method may have."""
 
 
 class SubjectSettings(Section):
@@ -135,7 +138,7 @@ class SubjectSettings(Section):
     methods: dict[MethodName, SubjectMethod] = Field(
         default_factory=lambda: dict(METHODS), min_length=1
     )
-    """Name → what is trained; the first is what the others are compared with."""
+    """Name → method; the others are compared with the first."""
     generation: SubjectGeneration = SubjectGeneration()
     scores: SubjectScores = SubjectScores()
 
@@ -143,7 +146,7 @@ class SubjectSettings(Section):
     def _names(self) -> SubjectSettings:
         for name in RESERVED:
             if name in self.methods:
-                raise ValueError(f"no method may be called {name!r}, as a row of the table is")
+                raise ValueError(f"no method may be called {name!r}: a row of the table is")
         return self
 
 

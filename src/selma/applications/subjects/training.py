@@ -1,10 +1,10 @@
-"""Subjects' trainings: one for each subject and method, in the one loop of `experts.training`.
+"""Train one adapter for each subject and method, in the loop of `experts.training`.
 
-    3-experts/_subjects/<method>/<subject>/               the adapter, its log
-    3-experts/_subjects/<method>/<subject>/steps/<step>/  the same at checkpoints before the last
+    3-experts/_subjects/<method>/<subject>/               the adapter and its log
+    3-experts/_subjects/<method>/<subject>/steps/<step>/  the adapter at earlier checkpoints
 
-The released script repeats each training for every one of its 25 validation prompts, which changes
-nothing in it (docs/subjects.md).
+The released script repeats each training for each of its 25 validation prompts, with no effect on
+the weights (docs/subjects.md).
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def train_subjects(
     seed: int,
     model: Callable[[], TextToImage],
 ) -> list[SubjectAdapter]:
-    """One adapter for each method and subject, methods in their order.
+    """Train one adapter for each method and subject, methods in their order.
 
     pairs: subject → its images with the instance prompt.  class_pairs: subject → its class's
     images; empty without prior preservation. All methods of a subject see the same batches and
-    noise. `model` is called only if something is missing. Raises TrainingDiverged, with the last
-    checkpoint kept.
+    noise. `model` is called only if something is missing. Raises TrainingDiverged; the last
+    checkpoint is kept.
     """
     return [
         _train(
@@ -76,7 +76,7 @@ def train_subjects(
 
 
 def adapter_at(trained: SubjectAdapter, step: int) -> Path:
-    """The folder with a training's adapter as it was after this step, one of `trained.steps`."""
+    """The folder with the adapter after this step, which is one of `trained.steps`."""
     return trained.folder if step == trained.steps[-1] else step_folder(trained.folder, step)
 
 
@@ -107,7 +107,7 @@ def _train(
     recipe = {
         **training_recipe(own.rows, base=base, seed=seed),
         "adapter": method.adapter.model_dump(mode="json"),
-        # Checkpoints are among what is left, so that how many there are counts.
+        # Checkpoints are part of the result, so their number is part of the recipe.
         "training": training.model_dump(mode="json", exclude={"tracker", "gradient_checkpointing"}),
         "subject": subject,
         "prior": [config.prior.weight, recipe_key({"pairs": prior.rows})] if class_pairs else None,
@@ -150,7 +150,7 @@ def _train(
 
 @dataclass(frozen=True)
 class SubjectLearner:
-    """The denoising loss of the subject's images; with a prior also that of class images (prior
+    """The denoising loss on the subject's images; with a prior, also on class images (prior
     preservation, arXiv:2208.12242, equation 2)."""
 
     model: TextToImage
@@ -185,7 +185,7 @@ def subject_learner(
     prior: Encoded | None,
     prior_weight: float,
 ) -> SubjectLearner:
-    """A subject's learner; all methods see the same batches and noise."""
+    """Build a subject's learner; all methods see the same batches and noise."""
     from selma.experts.batches import training_batches
 
     skill = f"subject/{subject}"
@@ -202,7 +202,7 @@ def subject_learner(
 
 
 class _Data:
-    """Images with their texts, and what tells them from others."""
+    """Images with their texts and digests."""
 
     def __init__(self, name: str, pairs: Sequence[Pair]) -> None:
         self.name = name
@@ -211,6 +211,7 @@ class _Data:
 
     @property
     def rows(self) -> list[list[str]]:
+        """[text, digest of the image] for each pair, as recipes list them."""
         texts = (pair.prompt.text for pair in self.pairs)
         return [[text, digest] for text, digest in zip(texts, self.digests, strict=True)]
 
@@ -223,7 +224,7 @@ def _encoded(
     base: BaseConfig,
     model: Callable[[], TextToImage],
 ) -> Encoded:
-    """The images as training reads them, encoded once for all methods."""
+    """Encode the images for training, once for all methods."""
     from selma.experts.encoding import encode_pairs
 
     recipe: dict[str, Any] = training_recipe(data.rows, base=base, seed=0)
