@@ -64,7 +64,7 @@ def test_toybox_is_made_once_and_its_splits_share_nothing(tmp_path, condition):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
     assert prepared(tmp_path, data) == found
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")} == before
-    # More training pictures leave validation as it was.
+    # More training images leave validation as it was.
     more = ControlData(condition=condition, source=ToyboxImages(train=8, val=4))
     assert [c.name for c in candidates(more, "val", seed=0)] == [s.source for s in found["val"]]
 
@@ -98,14 +98,14 @@ def test_the_released_layout(tmp_path):
         # The middle square, and no colour that was not there.
         colours = np.unique(np.asarray(conditioning_image).reshape(-1, 3), axis=0)
         assert {tuple(map(int, c)) for c in colours} == {(0, 0, 0), PALETTE[1]}
-    # Edges are found in the picture where there is no folder of them; depth cannot be.
+    # Edges are found in the image where there is no folder of them; depth cannot be.
     canny = prepared(tmp_path / "run", ControlData(condition="canny", source=source), px=16)
     assert len(canny["val"]) == 2
     with pytest.raises(DataError, match="depth"):
         prepared(tmp_path / "run", ControlData(condition="depth", source=source), px=16)
 
 
-def test_a_picture_is_called_as_its_condition_is_where_its_own_name_leads_nowhere(tmp_path):
+def test_an_image_is_called_as_its_condition_is_where_its_own_name_leads_nowhere(tmp_path):
     """As the released code finds it, which reads the source's name alone."""
     root = ade20k(tmp_path / "ADE20K")
     rows = [{"source": "source/1.png", "target": "target/1.jpg", "prompt": "x"}]
@@ -162,7 +162,7 @@ def test_any_imagefolder_with_a_conditioning_column(tmp_path):
 
 
 def test_metadata_may_be_a_csv(tmp_path):
-    """As `datasets` takes it: the same pictures, names and texts; an empty cell is no name."""
+    """As `datasets` takes it: the same images, names and texts; an empty cell is no name."""
     source = ConditionedFolder(folder=str(imagefolder(tmp_path / "data")), val=2)
     data = ControlData(condition="depth", source=source)
     told = [(c.name, c.text) for c in candidates(data, "train", seed=0)]
@@ -178,7 +178,7 @@ def test_metadata_may_be_a_csv(tmp_path):
         [*candidates(data, "train", seed=0), *candidates(data, "val", seed=0)]
 
 
-def test_pictures_without_prompts_need_a_captioner(tmp_path):
+def test_images_without_prompts_need_a_captioner(tmp_path):
     source = ConditionedFolder(folder=str(imagefolder(tmp_path / "data", text="")), val=2)
     with pytest.raises(DataError, match="captioner"):
         prepared(tmp_path / "run", ControlData(condition="depth", source=source), px=16)
@@ -208,16 +208,16 @@ def test_a_captioner_writes_the_prompts_and_none_twice(tmp_path, monkeypatch):
     with pytest.raises(Stop):
         prepared(tmp_path / "cut", data, px=16)
     cut = prepared(tmp_path / "cut", data, px=16)
-    assert len(seen) == 4  # each of three pictures once, and the stop
+    assert len(seen) == 4  # each of three images once, and the stop
     for split, some in whole.items():
         assert [s.text for s in some] == [s.text for s in cut[split]]
         assert not any(s.text.startswith("text ") for s in some)
     assert not list(tmp_path.rglob("captions.jsonl"))
 
 
-def test_a_damaged_picture_is_named(tmp_path):
+def test_a_damaged_image_is_named(tmp_path):
     root = ade20k(tmp_path / "ADE20K")
-    (root / "train" / "color" / "1.png").write_bytes(b"no picture")
+    (root / "train" / "color" / "1.png").write_bytes(b"no image")
     data = ControlData(condition="segmentation", source=ReleasedFolder(folder=str(root)))
     with pytest.raises(DataError, match=r"1\.png"):
         prepared(tmp_path / "run", data, px=16)

@@ -32,7 +32,7 @@ def test_edges_by_hand():
     assert edge_row(np.zeros_like(truth), np.zeros_like(truth)) == {"iou": None, "f1": None}
 
 
-def test_pictures_of_which_nothing_can_be_said_are_left_out():
+def test_images_of_which_nothing_can_be_said_are_left_out():
     iou, _ = measures_of("canny")
     rows = [{"iou": 0.5, "f1": 0.6}, {"iou": None, "f1": None}, {"iou": 0.1, "f1": 0.2}]
     assert total(iou, rows) == pytest.approx(0.3)
@@ -108,7 +108,7 @@ def test_an_interval_of_sums_is_honest_at_its_ends():
     assert (found.mean, found.low, found.high, found.n) == (100.0, 100.0, 100.0, 4)
     with pytest.raises(ValueError, match="no value"):
         interval_of(sums_of(ERROR, [{"error": None}], 0), ERROR.value, **how)
-    # One picture of two has a value: resamples of the other alone are left out.
+    # One image of two has a value: resamples of the other alone are left out.
     found = interval_of(sums_of(ERROR, [{"error": None}, {"error": 5.0}], 0), ERROR.value, **how)
     assert (found.mean, found.low, found.high) == (5.0, 5.0, 5.0)
 

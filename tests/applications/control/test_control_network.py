@@ -1,4 +1,4 @@
-"""Control networks: nothing at the start, each picture by its own condition, files as they were."""
+"""Control networks: nothing at the start, each image by its own condition, files as they were."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def same(one, two):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_new_network_changes_no_picture_and_a_trained_one_does(model, conditioning_images, kind):
+def test_a_new_network_changes_no_image_and_a_trained_one_does(model, conditioning_images, kind):
     plain = generated(model)
     assert same(generated(model, made(model, kind, changed=False), conditioning_images), plain)
     assert not same(generated(model, made(model, kind), conditioning_images), plain)
@@ -64,7 +64,7 @@ def test_a_new_network_changes_no_picture_and_a_trained_one_does(model, conditio
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_picture_depends_on_its_own_condition_alone(model, conditioning_images, kind):
+def test_an_image_depends_on_its_own_condition_alone(model, conditioning_images, kind):
     network = made(model, kind)
     whole = generated(model, network, conditioning_images)
     # Alone, and so at another place of the pass.

@@ -61,7 +61,7 @@ def test_each_command_by_itself(tmp_path):
     config = load_config(path, ControlRun)
     with pytest.raises(NotFinished, match="control prepare"):
         pipeline.train(config)
-    assert "val: 3 pictures" in invoked("control", "prepare", path)
+    assert "val: 3 images" in invoked("control", "prepare", path)
     with pytest.raises(NotFinished, match="control train"):
         pipeline.generate(config)
     invoked("control", "train", path)
@@ -70,7 +70,7 @@ def test_each_command_by_itself(tmp_path):
     generated = pipeline.generate(config)
     assert list(generated) == ["base", "oft-r4"]
     assert images(generated["base"]) != images(generated["oft-r4"])
-    # A picture that is lost is drawn again, alone and in another batch, to the same bytes.
+    # An image that is lost is drawn again, alone and in another batch, to the same bytes.
     before = images(generated["oft-r4"])
     lost = sorted(generated["oft-r4"].glob("*.png"))[1]
     lost.unlink()
@@ -84,7 +84,7 @@ def test_each_command_by_itself(tmp_path):
     card, page = pipeline.score(config)
     assert [m.model for m in card.models] == ["source", "base", "oft-r4"]
     source, base, oft = card.models
-    # Canny of the source pictures is the condition itself.
+    # Canny of the source images is the condition itself.
     assert source.measures["iou"].mean == source.measures["f1"].mean == 1.0
     assert oft.measures["iou"].n == 3 and oft.differences["iou"].n == 3
     assert not base.differences and base.fid > 0 and oft.parameters > 0
@@ -160,7 +160,7 @@ def test_any_segmentation_model_reads_maps(tmp_path):
     assert card.reader == "segmenter"
     assert set(card.models[0].measures) == {"miou", "macc", "aacc"}
     assert card.models[0].measures["aacc"].mean < 100
-    # The same pictures as a folder whose colours nobody explains.
+    # The same images as a folder whose colours nobody explains.
     made = tmp_path / "run/2-images/_control/segmentation/val"
     source = {"kind": "imagefolder", "folder": str(made), "val": 2}
     other = tmp_path / "other"

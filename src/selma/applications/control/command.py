@@ -28,7 +28,7 @@ def prepare_control(config: Config, folder: Folder = None) -> None:
     from selma.applications.control import pipeline
 
     for split, samples in pipeline.prepare(_settings(config, folder)).items():
-        typer.echo(f"{split}: {len(samples)} pictures, {samples[0].image.parent.parent}")
+        typer.echo(f"{split}: {len(samples)} images, {samples[0].image.parent.parent}")
 
 
 @control.command("train")

@@ -133,7 +133,7 @@ def restored(model: TextToImage, file: ControlFile) -> nn.Module:
     """The network with the file's weights, frozen. Raises AdapterError."""
     if file.about["halvings"] != networks.halvings_of(model.pipe):
         raise AdapterError(
-            f"{file.path} is for pictures {2 ** file.about['halvings']} times their latents, but "
+            f"{file.path} is for images {2 ** file.about['halvings']} times their latents, but "
             f"this base's are {model.pipe.vae_scale_factor} times. It was made for another model."
         )
     halvings = file.about["halvings"]

@@ -48,7 +48,7 @@ def widths_of(halvings: int) -> tuple[int, ...]:
     if not 1 <= halvings < len(WIDTHS):
         raise ModelError(
             f"A condition is made smaller by 2, 4 or 8 on its way to the latents, but this base's "
-            f"pictures are {2**halvings} times their latents."
+            f"images are {2**halvings} times their latents."
         )
     return WIDTHS[: halvings + 1]
 

@@ -42,10 +42,10 @@ LABELS: dict[str, tuple[str, str, int]] = {
 
 UNREAD = "No reader of this condition is here."
 MEANINGS = {
-    "canny": "IoU and F1 of edges, exact to the pixel, as the mean over pictures.",
-    "segmentation": "mIoU, mAcc and aAcc of all pictures' pixels together, in percent.",
-    "landmarks": "The mean distance of landmarks where all were found, told for pictures of 512 "
-    "px, and the share of pictures in which the reader did not find them all.",
+    "canny": "IoU and F1 of edges, exact to the pixel, as the mean over images.",
+    "segmentation": "mIoU, mAcc and aAcc of all images' pixels together, in percent.",
+    "landmarks": "The mean distance of landmarks where all were found, told for images of 512 "
+    "px, and the share of images in which the reader did not find them all.",
 }
 
 
@@ -161,8 +161,8 @@ def millions(count: int | None) -> str:
 def print_card(card: ControlCard, console: Console) -> None:
     """A table of all models of one condition."""
     table = Table(
-        title=f"{card.condition}: {card.images} pictures, read by {card.reader}",
-        caption="95% intervals; differences are paired by picture"
+        title=f"{card.condition}: {card.images} images, read by {card.reader}",
+        caption="95% intervals; differences are paired by image"
         + (f", minus {card.reference}" if card.reference else ""),
     )
     table.add_column("model")

@@ -66,7 +66,7 @@ def _prepared(
         for candidate in _shown(islice(candidates(data, split, seed=seed), most), data.condition)
     ]
     if not found:
-        raise DataError(f"control.data.source has no pictures for {split}; it needs at least one.")
+        raise DataError(f"control.data.source has no images for {split}; it needs at least one.")
     samples = _told(found, path, captioner)
     _write(path / METADATA, samples)
     (path / CAPTIONS).unlink(missing_ok=True)
@@ -193,7 +193,7 @@ def _told(
     if captioner is None:
         if silent := [s.source for s in samples if not s.text.strip()]:
             raise DataError(
-                f"Each picture needs a prompt, but {len(silent)} have none ({silent[0]!r} first). "
+                f"Each image needs a prompt, but {len(silent)} have none ({silent[0]!r} first). "
                 "Set control.data.captioner to have them written."
             )
         return samples

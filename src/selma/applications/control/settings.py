@@ -99,7 +99,7 @@ class ControlTraining(TrainingConfig):
     @model_validator(mode="after")
     def _no_flip(self) -> ControlTraining:
         if self.flip:
-            raise ValueError("flip must be false: a mirrored picture would not fit its condition")
+            raise ValueError("flip must be false: a mirrored image would not fit its condition")
         return self
 
 

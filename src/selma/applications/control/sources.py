@@ -216,7 +216,7 @@ def _conditioned(
             conditioning_image = partial(open_image, inside(folder, str(name)))
         elif condition != "canny":
             raise DataError(
-                f"{metadata(folder)} must name a picture of the condition as "
+                f"{metadata(folder)} must name an image of the condition as "
                 f"{source.conditioning!r} in each row, but {row['file_name']!r} has none. Set "
                 "control.data.source.conditioning to the column's name."
             )
