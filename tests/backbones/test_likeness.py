@@ -57,7 +57,7 @@ def test_dino_v2_and_a_shortest_edge(tmp_path):
     seen = VitFeatures(config, setting="scores.features").of_images([wide, white])
     torch.testing.assert_close(seen[0], seen[1], rtol=1e-4, atol=1e-5)
     (tmp_path / "preprocessor_config.json").write_text('{"size": {"shortest_edge": "x"}}')
-    with pytest.raises(ModelError, match="how pictures are fitted"):
+    with pytest.raises(ModelError, match="how images are fitted"):
         VitFeatures(config, setting="scores.features").of_images([white])
 
 
