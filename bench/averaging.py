@@ -4,16 +4,16 @@ weights that were searched are better than uniform ones.
     .venv/bin/python bench/averaging.py runs/toybox-full --work /tmp/averaging
     .venv/bin/python bench/averaging.py RUN --work FOLDER --vary merged.method=ties --trials 0
 
-First the errors of every method against the exact mean of the experts' changes. Then SELMA's two
-readings: the mean of the changes, as its code stacks adapters, and B times A of averaged factors,
-as its text says, which is another and mostly smaller step. Then, with --trials, weights searched on
-the dev split by the judge that never reports. Experts that are rotations are merged by every method
-that rotations have instead, the mean of generators first, with c: how much they disagree. Each
-merge draws the run's own exam (the test split unless the run says otherwise) from equal seeds, so
-that differences are paired by prompt.
+First the errors of every method against the exact mean of the experts' weight deltas. Then SELMA's
+two readings: the mean of the deltas, which is what its code gets by stacking adapters, and B times
+A of averaged factors, as its text says, which is another and usually smaller step. Then, with
+--trials, weights searched on the dev split by the judge that never reports. Experts that are
+rotations are merged by every method for rotations instead, the mean of skew matrices first, with c:
+how much they disagree. Each merge generates the run's own benchmark (the test split unless the run
+says otherwise) from equal seeds, so that differences are paired by prompt.
 
-Prompts, pictures, experts and the base's exam are taken from the run, which is left as it is; each
-merge is a run of its own in the work folder, and goes on where it was stopped.
+Prompts, images, experts and the base's benchmark images are taken from the run, which is left as it
+is; each merge is a run of its own in the work folder, and goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main(
     vary: Annotated[
         list[str] | None, typer.Option(help="merged.key=value,merged.key=value: one more merge.")
     ] = None,
-    scored: Annotated[bool, typer.Option(help="Draw and judge; else the errors alone.")] = True,
+    scored: Annotated[bool, typer.Option(help="Generate and score; else the errors alone.")] = True,
 ) -> None:
     """Prints the errors of all methods, and each merge's score with paired intervals."""
     config = read_run_file(run)
@@ -100,7 +100,7 @@ def begun(config: RunConfig, text: str, run: Path, work: Path, *, number: int) -
             shutil.rmtree(aside, ignore_errors=True)
             shutil.copytree(run / name, aside, ignore=shutil.ignore_patterns("_encoded"))
             aside.rename(folder / name)
-    # Whatever the run's own merge was told goes: only the method with its defaults stays.
+    # The run's own settings of its method go: only the method with its defaults stays.
     settings: dict[str, Any] = config.model_dump(mode="json")
     settings["merged"] = {}
     settings["scores"]["experts"] = False

@@ -31,7 +31,7 @@ from selma.workspace import Workspace
 
 
 def main(
-    work: Annotated[Path, typer.Option(help="Folder for the pictures; drawn ones are kept.")],
+    work: Annotated[Path, typer.Option(help="Folder for the images; existing ones are kept.")],
     base: Annotated[str, typer.Option(help="toybox or a folder.")] = "toybox",
     prompts: Annotated[int, typer.Option(min=5, help="How many dev prompts.")] = 320,
     steps: Annotated[int, typer.Option(min=1)] = 20,
@@ -80,7 +80,7 @@ def _per_cent(rows: Iterable[tuple[float, int]]) -> str:
 def contact_sheet(
     benchmark_prompts: list[BenchmarkPrompt], folder: Path, *, columns: int = 12
 ) -> Image.Image:
-    """Every fifth picture, twice as large."""
+    """Every fifth image, twice as large."""
     chosen = benchmark_prompts[::5][: columns * 5]
     side = 128
     rows = -(-len(chosen) // columns)

@@ -1,4 +1,4 @@
-"""Questions about pictures: batched with each picture encoded once, beside one question at a time.
+"""Questions about images: batched with each image encoded once, beside one question at a time.
 
 One question at a time is what the released evaluation programs do: processor and generate for each
 question. Both sides have the same weights, threads, precision and decoding; rounds are interleaved
@@ -50,7 +50,7 @@ def main(
     images: Annotated[int, typer.Option(min=1)] = 100,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved repetitions.")] = 3,
     shapes: Annotated[list[str] | None, typer.Option("--shape")] = None,
-    image_px: Annotated[int, typer.Option(help="Side of the drawn pictures.")] = 128,
+    image_px: Annotated[int, typer.Option(help="Side of the images.")] = 128,
 ) -> None:
     """Prints the ratio for each architecture, and fails if any answer differs."""
     torch.set_num_threads(1)
@@ -60,7 +60,7 @@ def main(
         for _ in range(images)
     ]
     questions = [[words.format(name) for name in SUBJECTS for words in ASKED]] * images
-    title = f"{images} pictures x {len(questions[0])} questions, CPU seconds"
+    title = f"{images} images x {len(questions[0])} questions, CPU seconds"
     table = Table("model", "one at a time", "batched", "ratio", "spread", "answers", title=title)
     same = True
     for shape in shapes or SHAPES:
@@ -157,7 +157,7 @@ def images_of() -> Any:
 def save(model: Any, folder: Path) -> None:
     with torch.no_grad():
         for weight in model.parameters():
-            if weight.dim() > 1:  # as initialised, all pictures look alike to so small a model
+            if weight.dim() > 1:  # as initialised, all images look alike to so small a model
                 weight.normal_(std=0.35)
     model.generation_config.do_sample = False
     model.save_pretrained(folder)

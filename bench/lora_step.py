@@ -8,7 +8,7 @@ The loop is that of diffusers' train_text_to_image_lora.py in our own words: in 
 decodes JPEGs, tokenises, and runs autoencoder and text encoders before the UNet. It is patched in
 one place: gradients are clipped (there, the list of parameters is spent before it is clipped). Both
 sides train equal factors on the same pairs with the same noise, timesteps and samples of the
-posterior, so that their losses must agree. The narrow networks read pictures of 512 pixels; their
+posterior, so that their losses must agree. The narrow networks read images of 512 pixels; their
 autoencoder should cost 0.61 of a step's arithmetic, as Stable Diffusion 1's does. The proportion is
 printed, in arithmetic and in seconds. Data loading by other processes would hide some of the
 decoding on a machine with idle cores.
@@ -134,7 +134,7 @@ def main(
 
 
 def made_up(folder: Path, count: int, px: int) -> list[Pair]:
-    """Square pictures with the detail of photographs, as JPEGs: smooth noise of all sizes."""
+    """Square images with the detail of photographs, as JPEGs: smooth noise of all sizes."""
     train = folder / "images" / "train"
     train.mkdir(parents=True)
     found = []
@@ -243,7 +243,7 @@ def in_the_loop(
 def _read(
     pipe: Any, texts: list[str], dtype: torch.dtype
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor] | None]:
-    """What the UNet is told: embeddings, and of SDXL the pooled ones and the picture's size."""
+    """The UNet's conditioning: embeddings, and for SDXL the pooled ones and the image's size."""
     if getattr(pipe, "text_encoder_2", None) is None:
         ids = [
             pipe.tokenizer(
@@ -259,7 +259,7 @@ def _read(
 
 
 def arithmetic(model: TextToImage, data: Encoded, config: ExpertsConfig) -> dict[str, int]:
-    """FLOPs of one sample's training step, and of the autoencoder for its picture."""
+    """FLOPs of one sample's training step, and of the autoencoder for its image."""
     from selma.experts.objectives.denoising import denoising_loss
 
     factors = lora.attach(model.denoiser, config.adapter, generator=torch.Generator())
@@ -279,7 +279,7 @@ def arithmetic(model: TextToImage, data: Encoded, config: ExpertsConfig) -> dict
 
 @torch.no_grad()
 def encode(model: TextToImage, count: int) -> None:
-    """The autoencoder's part of a step, on empty pictures."""
+    """The autoencoder's part of a step, on empty images."""
     px = model.image_px
     model.pipe.vae.encode(torch.zeros(count, 3, px, px, device=model.device, dtype=model.dtype))
 

@@ -111,12 +111,12 @@ def main(
 
 
 WIDTHS = ((320, 4096), (640, 1024), (1280, 256), (768, 77))
-"""Input width and rows of one picture, of SD 1.5's projections; 768 is the text's."""
+"""Input width and rows of one image, of SD 1.5's projections; 768 is the text's."""
 
 
 def single_layers(blocks: int, rounds: int, device: str) -> Table:
     """Forward and backward pass of one turned layer, by width."""
-    table = Table(title=f"one projection, one picture, r = {blocks}: milliseconds")
+    table = Table(title=f"one projection, one image, r = {blocks}: milliseconds")
     for column in (
         "width",
         "rows",

@@ -1,4 +1,4 @@
-"""Two finished runs held against each other: the same exam, paired by prompt.
+"""Two finished runs compared: the same benchmark, paired by prompt.
 
 .venv/bin/python bench/paired.py runs/oft-full runs/toybox-full-rank30
 """
@@ -22,7 +22,7 @@ from selma.workspace import SCORES
 
 def main(
     first: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
-    second: Annotated[Path, typer.Argument(help="The run that it is held against.")],
+    second: Annotated[Path, typer.Argument(help="The run that it is compared with.")],
 ) -> None:
     """Prints how much the first run's merged model is ahead, with its 95% interval."""
     cards = [read_scorecard(run) for run in (first, second)]
@@ -61,7 +61,7 @@ def require_one_benchmark(first: Scorecard, second: Scorecard) -> None:
         if here != there:
             raise DataError(f"Both runs must have the same {name}; {here} and {there} came.")
     if one(first, "base").per_prompt != one(second, "base").per_prompt:
-        raise DataError("Both runs must have sat the same exam, but their bases' scores differ.")
+        raise DataError("Both runs must share the base's benchmark images, but its scores differ.")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ FLOOR = 790e12
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 _UNETS: dict[str, dict[str, Any]] = {
-    # Its latents are 16 wide, for pictures of 512 pixels: with the usual 64 and so few channels,
+    # Its latents are 16 wide, for images of 512 pixels: with the usual 64 and so few channels,
     # attention would be most of a step, and in Stable Diffusion it is a sixth.
     "narrow": {
         "sample_size": 16,

@@ -1,18 +1,19 @@
 """A whole small study, beside the released programs run one after the other (B14).
 
     .venv/bin/python bench/study.py
-    .venv/bin/python bench/study.py --skills 2 --prompts 6 --steps 2 --training 4 --exam 10
+    .venv/bin/python bench/study.py --skills 2 --prompts 6 --steps 2 \\
+        --training 4 --benchmark-prompts 10
 
 A stub of a language model that answers at once, a tiny Stable Diffusion and a tiny BLIP stand for
 the real ones, so that what is timed is what a program adds to them. The released programs are
-restated in our own words: ROUGE-L with a pool for each caption; pictures one by one; training with
+restated in our own words: ROUGE-L with a pool for each caption; images one by one; training with
 autoencoder and text encoder in every step; experts stacked at run time; one question at a time.
 
 They are patched where they cannot run (an undefined name, folders that are not made, an old client,
-clipping of a spent list), and so that outcomes can be compared: both draw the same prompts from the
-same noise into PNGs, weights of the merge are one over the number of experts, and both draw the
-base's exam too. Their prompt stage is timed on captions of its own. selma also asks a second judge,
-makes intervals and writes a report; that is in its time.
+clipping of a spent list), and so that outcomes can be compared: both generate the same prompts from
+the same noise into PNGs, weights of the merge are one over the number of experts, and both generate
+the base's benchmark images too. Their prompt stage is timed on captions of its own. selma also asks
+a second judge, makes intervals and writes a report; that is in its time.
 """
 
 from __future__ import annotations
@@ -67,9 +68,9 @@ SEED = 5
 def main(
     skills: Annotated[int, typer.Option(min=2, max=5)] = 5,
     prompts: Annotated[int, typer.Option(min=3, help="Of each skill.")] = 50,
-    steps: Annotated[int, typer.Option(min=1, help="Of each picture.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="For each image.")] = 20,
     training: Annotated[int, typer.Option(min=1, help="Steps of each expert.")] = 50,
-    benchmark_prompts: Annotated[int, typer.Option(min=1, help="Prompts that are judged.")] = 100,
+    benchmark_prompts: Annotated[int, typer.Option(min=1, help="Prompts that are scored.")] = 100,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
 ) -> None:
     """Prints CPU seconds of both, theirs by stage, and how their outcomes differ."""
@@ -156,7 +157,7 @@ class Released:
             "prompts": self.write,
             "images": self.generate,
             "experts": self.train,
-            "merged exam": self.generate_benchmark,
+            "merged benchmark": self.generate_benchmark,
             "scores": self.judge,
         }
         for name, stage in stages.items():
@@ -294,7 +295,7 @@ def show(ours: list[float], theirs: list[Released], *, title: str) -> None:
 
 
 def compared(ours: RunConfig, theirs: Released) -> bool:
-    """Whether pictures, losses and scores of both are the same, but for the last digits."""
+    """Whether images, losses and scores of both are the same, but for the last digits."""
     run, worst = ours.run_folder, 0
     for skill, some in theirs.prompts.items():
         for pair in read_generated(run / "2-images" / skill, some):
@@ -307,7 +308,7 @@ def compared(ours: RunConfig, theirs: Released) -> bool:
     card = pipeline.scorecard(ours)
     scores = {model.model: model.score.mean for model in card.models}
     console = Console()
-    console.print(f"Training pictures differ by at most {worst} of 255; losses by {loss:.1e}.")
+    console.print(f"Training images differ by at most {worst} of 255; losses by {loss:.1e}.")
     other = 0.0
     for model, score in theirs.score.items():
         pairs = list(zip(answers_of(run, model), theirs.answers[model], strict=True))
@@ -321,7 +322,7 @@ def compared(ours: RunConfig, theirs: Released) -> bool:
 
 
 def answers_of(run: Path, model: str) -> list[str]:
-    """What the reporting judge said, in the exam's order."""
+    """The reporting judge's answers, in the benchmark's order."""
     place = run / "5-scores" / "answers" / model / "answers.jsonl"
     rows = [json.loads(row) for row in place.read_text().splitlines()]
     return [answer["text"] for row in rows for answer in row["answers"]]

@@ -131,12 +131,12 @@ def test_a_command_in_a_document_has_its_options(page: str, line: str) -> None:
 
 
 def test_benches_that_documents_name_have_their_options() -> None:
+    benches = {path.name: path.read_text("utf-8") for path in ROOT.glob("bench/*.py")}
     for page in PAGES:
         text = page.read_text("utf-8").replace("\\\n", " ")
-        for name, rest in re.findall(r"bench/(\w+\.py)([^\n`]*)", text):
-            source = (ROOT / "bench" / name).read_text("utf-8")
+        for name, rest in re.findall(r"(?:bench/|`)(\w+\.py)([^\n`]*)", text):
             for option in re.findall(r"--([a-z-]+)", rest):
-                assert re.search(rf"\b{option.replace('-', '_')}:", source), (page.name, name)
+                assert re.search(rf"\b{option.replace('-', '_')}:", benches[name]), (page, name)
 
 
 def test_configs_that_documents_name_exist() -> None:

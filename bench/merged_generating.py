@@ -1,12 +1,12 @@
-"""Drawing with the merged adapter in the weights, beside five adapters stacked at run time (B6).
+"""Generating with the merged adapter fused, beside five adapters stacked at run time (B6).
 
-    .venv/bin/python bench/merged_drawing.py
-    .venv/bin/python bench/merged_drawing.py --steps 3 --rounds 2     # a first look
+    .venv/bin/python bench/merged_generating.py
+    .venv/bin/python bench/merged_generating.py --steps 3 --rounds 2     # a first look
 
 The released program loads each expert as an adapter of its own and sets all of them with a weight;
 every projection then runs its own product and ten more. (Its weight is one over the length of a
-string; here it is one over the number of experts, which is what it means.) Both sides draw the same
-latents in float32 from the same noise.
+string; here it is one over the number of experts, which is what was meant.) Both sides denoise the
+same latents in float32 from the same noise.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main(
         found: dict[str, torch.Tensor] = {}
 
         def whole() -> None:
-            """From the experts' files on: merging, fusing, drawing."""
+            """From the experts' files on: merging, fusing, generating."""
             merge_files(files, MergedConfig(method="mean_of_deltas"), out)
             with fused.adapted(out):
                 found["selma"] = latents(fused, noise, steps)
@@ -76,7 +76,7 @@ def main(
     once = applying.seconds["merging and fusing"]
     generation.show(
         f"{steps} steps, {images} at once, {experts} experts of rank {rank}",
-        note=f"Merging, fusing and taking off again: {min(once):.2f} s, once for a whole exam.",
+        note=f"Merging, fusing and unloading: {min(once):.2f} s, once for a whole benchmark.",
     )
     Console().print(f"Latents differ by at most {float(differs):.1e} of the largest.")
     raise typer.Exit(0 if differs <= SAME else 1)
@@ -89,7 +89,7 @@ def applied(model: TextToImage, files: list[Path], out: Path) -> None:
 
 
 def made_up(model: TextToImage, folder: Path, number: int, rank: int) -> Path:
-    """An expert as large as a trained one: B is drawn, too."""
+    """An expert as large as a trained one: B is random, too."""
     config, generate = LoraConfig(rank=rank), torch.Generator().manual_seed(number)
     factors = lora.attach(model.denoiser, config, generator=generate)
     for name, factor in factors.items():

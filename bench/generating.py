@@ -1,12 +1,12 @@
-"""Drawing prompts in batches, beside the released loop that draws one after the other (B5).
+"""Generating images in batches, beside the released loop that does one after the other (B5).
 
-    .venv/bin/python bench/drawing.py --prompts 16 --steps 10         # narrow networks, on a CPU
-    .venv/bin/python bench/drawing.py --size sdxl --device cuda --batch 16 --rounds 2
+    .venv/bin/python bench/generating.py --prompts 16 --steps 10      # narrow networks, on a CPU
+    .venv/bin/python bench/generating.py --size sdxl --device cuda --batch 16 --rounds 2
 
-The released program calls the pipeline with one prompt at a time and saves the picture. (Its noise
+The released program calls the pipeline with one prompt at a time and saves the image. (Its noise
 comes from the global generator, without a seed; here each prompt has its own, or nothing could be
 compared.) Both sides have the same random weights, precision and steps, and leave PNGs. Batches of
-two sizes must draw the same pictures, too.
+two sizes must give the same images, too.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(
     size: Annotated[str, typer.Option(help=f"{', '.join(SIZES)}; random weights.")] = "narrow",
     device: Annotated[str, typer.Option(help="cpu, or cuda, where fp16 is used.")] = "cpu",
 ) -> None:
-    """Prints seconds of both; fails where pictures differ by more than 40 dB of PSNR."""
+    """Prints seconds of both; fails if images differ by more than 40 dB of PSNR."""
     torch.set_num_threads(1)
     model = built(size, device=device, precision="fp16" if device == "cuda" else "fp32")
     texts = [f"picture number {number} of a bench" for number in range(prompts)]
@@ -68,7 +68,7 @@ def main(
         ours("another batch", batch // 2)
         noise = [psnr(root / "selma", root / other) for other in ("one by one", "another batch")]
     seconds = median(turns.seconds["selma"]) / prompts
-    note = f"{seconds:.3f} s a picture."
+    note = f"{seconds:.3f} s an image."
     if device == "cuda":
         note += f" {arithmetic(model, steps) / FLOOR / seconds:.0%} of the floor.{peaks.told()}"
     turns.show(f"{size}, {prompts} prompts of {steps} steps, {model.dtype}", note=note)
@@ -80,7 +80,7 @@ def main(
 
 
 def one(model: TextToImage, text: str, seed: int, steps: int) -> Image.Image:
-    """As a script draws a prompt, with a seed."""
+    """Generate one prompt as a script does, with a seed."""
     generated: Any = model.pipe(
         text,
         num_inference_steps=steps,
@@ -91,7 +91,7 @@ def one(model: TextToImage, text: str, seed: int, steps: int) -> Image.Image:
 
 
 def psnr(folder: Path, other: Path) -> float:
-    """Of the pictures that differ most, in dB; 99 where all are equal."""
+    """PSNR in dB of the images that differ most; 99 if all are equal."""
     worst = 99.0
     for path in sorted(folder.iterdir()):
         a, b = (np.asarray(Image.open(p), dtype=float) for p in (path, other / path.name))
@@ -101,7 +101,7 @@ def psnr(folder: Path, other: Path) -> float:
 
 
 def arithmetic(model: TextToImage, steps: int) -> int:
-    """FLOPs of one picture: its steps, each with and without the prompt, and its decoding."""
+    """FLOPs of one image: its steps, each with and without the prompt, and its decoding."""
     with FlopCounterMode(display=False) as once:
         one(model, "a bench", 0, 1)
     with FlopCounterMode(display=False) as twice:
