@@ -22,9 +22,9 @@ import typer
 from rich.console import Console
 from turns import in_turn
 
+from selma.applications.evaluation.dsg import PRESETS, read_answers, verdicts_given
 from selma.scores import faithfulness
 from selma.scores.benchmarks.dsg import COLUMNS, read_dsg
-from selma.scores.given import PRESETS, judge_given, read_answers
 
 PROMPTS = 1060
 
@@ -44,12 +44,12 @@ def main(
         given, _ = read_answers(said)
 
         def arithmetic() -> float:
-            _, verdicts = judge_given(benchmark_prompts, given, rules=rules)
+            _, verdicts = verdicts_given(benchmark_prompts, given, rules=rules)
             return faithfulness.question_score(verdicts)
 
         def ours() -> float:
             asked = read_dsg(questions, dependencies=rules.dependencies)
-            _, verdicts = judge_given(asked, read_answers(said)[0], rules=rules)
+            _, verdicts = verdicts_given(asked, read_answers(said)[0], rules=rules)
             return faithfulness.question_score(verdicts)
 
         def theirs() -> float:

@@ -13,6 +13,7 @@ import yaml
 
 from selma.applications import APPLICATIONS
 from selma.applications.loading import imported, load_config, read_run_file
+from selma.applications.questions.settings import QuestionsConfig
 from selma.applications.subjects.settings import SubjectsRun
 from selma.applications.sur.preflight import mistakes as sur_mistakes
 from selma.applications.sur.settings import SurRun
@@ -32,7 +33,6 @@ from selma.config.places import (
     types_of,
     without_secrets,
 )
-from selma.config.prompts import QuestionsConfig
 from selma.config.section import Section
 from selma.errors import ConfigError
 from selma.preflight import absent, check

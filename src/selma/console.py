@@ -27,6 +27,15 @@ AllLayers = Annotated[
 Json = Annotated[Path | None, typer.Option("--json", help="Write everything to this file.")]
 
 
+def group(app: typer.Typer, name: str) -> typer.Typer:
+    """The group of commands with this name, to which an application adds its own."""
+    return next(
+        info.typer_instance
+        for info in app.registered_groups
+        if info.name == name and info.typer_instance is not None
+    )
+
+
 def show_status(settings: RunConfig) -> None:
     from rich.console import Console
 
@@ -44,17 +53,6 @@ def show_pairs(pairs: Mapping[str, Sequence[Pair]]) -> None:
             f"{skill}: {len(of_skill)} images, {over_token_limit(of_skill)} prompts over the text "
             "encoder's token limit"
         )
-
-
-def show_scores(scores: dict[str, Any], json: Path | None) -> None:
-    from rich.console import Console
-
-    from selma.report.tables import print_given_scores
-    from selma.workspace import write_json
-
-    if json:
-        write_json(json, scores)
-    print_given_scores(scores, Console())
 
 
 def show_scorecard(scorecard: Scorecard) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from selma.applications.evaluation.table import print_given_scores
+from selma.applications.hps.table import print_hps
 from selma.records.scores import Interval, ModelScore, Scorecard, ScorerInfo
 from selma.report.fitting import Column, Row, print_fitted
-from selma.report.tables import print_given_scores, print_hps, print_preferences, print_scorecard
+from selma.report.tables import print_preferences, print_scorecard
 
 LONG = "an-expert-whose-name-goes-on-and-on-without-any-blank-at-all"
 

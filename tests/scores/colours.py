@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from PIL import Image
 
 from selma.backbones.judges.toybox import pixels
 from selma.records.benchmarks import BenchmarkPrompt, Question
+from selma.scores.benchmarks import COLUMNS
 
 COLOURS = {"red": (1.0, -1.0, -1.0), "green": (-1.0, 1.0, -1.0), "blue": (-1.0, -1.0, 1.0)}
 
@@ -84,6 +87,18 @@ def benchmark_prompts(count: int) -> list[BenchmarkPrompt]:
         text = f"{first} beside {second}, take {i}"
         prompts.append(BenchmarkPrompt(id=f"p{i:03}", text=text, group=group, questions=questions))
     return prompts
+
+
+def write_benchmark(path: Path, prompts: list[BenchmarkPrompt]) -> Path:
+    """The prompts as a CSV in DSG-1k's layout."""
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(COLUMNS)
+        for p in prompts:
+            for q in p.questions:
+                parents = ",".join(q.parents) or "0"
+                rows.writerow([p.id, p.text, q.id, parents, q.category, q.detail or "-", q.text])
+    return path
 
 
 def image(*colours: str) -> Image.Image:

@@ -15,12 +15,12 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from selma import row_files
+from selma.applications.hps.table import print_hps
 from selma.backbones.preference.scorers import SCORERS, NetworkScorer, load_preference
 from selma.backbones.weights import Weights
 from selma.cli import app
 from selma.config.scores import PreferenceConfig
 from selma.errors import ConfigError, DataError, ModelError
-from selma.report.tables import print_hps
 from selma.scores.hps import (
     STYLES,
     given_images,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from selma.applications.evaluation.tifa import read_tifa_answers, score_tifa
 from selma.config import load_config
 from selma.config.scores import ScoresConfig
 from selma.errors import ConfigError, DataError
@@ -17,7 +18,7 @@ from selma.scores.answering import benchmark_hash
 from selma.scores.benchmarks import layout_of, load_benchmark, read_benchmark
 from selma.scores.benchmarks.tifa import QUESTIONS, TEXTS
 from selma.scores.faithfulness import prompt_scores, understood, verdicts
-from selma.scores.tifa import read_tifa, read_tifa_answers, score_tifa
+from selma.scores.tifa import read_tifa
 
 TIFA = Path(__file__).parents[3] / "shared" / "data" / "tifa"
 released = pytest.mark.skipif(not TIFA.exists(), reason=f"TIFA's sample files: not in {TIFA}")

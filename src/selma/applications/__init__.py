@@ -31,6 +31,9 @@ APPLICATIONS: Table[Application] = Table(
     "application",
     "selma.applications",
     [
+        Application("questions", "selma.applications.questions.command"),
+        Application("evaluation", "selma.applications.evaluation.command"),
+        Application("hps", "selma.applications.hps.command"),
         Application("publishing", "selma.applications.publishing.command"),
         Application("study", "selma.applications.study.command"),
         Application(

@@ -36,7 +36,6 @@ for command in (
     adapters.convert,
     adapters.inspect,
     adapters.bases,
-    scoring.questions,
 ):
     app.command(cls=merging.MergeCommand if command is merging.merge else None)(command)
 app.add_typer(scoring.score, name="score")

@@ -1,10 +1,10 @@
-"""Settings of stage 1, and of `selma questions`."""
+"""Settings of stage 1."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
+from pydantic import NonNegativeFloat, PositiveInt, field_validator
 
 from selma.config.networks import LanguageModelConfig, LocalLLM
 from selma.config.places import File
@@ -54,22 +54,6 @@ class PromptsConfig(Section):
         if not skills or len(set(skills)) != len(skills):
             raise ValueError("must name at least one skill, each once")
         return skills
-
-
-class QuestionsConfig(Section):
-    """Of `selma questions`; not part of a run."""
-
-    style: Literal["dsg", "tifa"] = "dsg"
-    """DSG's yes/no questions with dependencies, or TIFA's multiple choice."""
-    backend: LanguageModelConfig = LocalLLM()
-    attempts: PositiveInt = 3
-    """How often one step is asked for before its prompt is put aside."""
-    temperature: NonNegativeFloat = 0.0
-    """Of first attempts; further ones take at least 0.7, since the same reply would come again."""
-    max_new_tokens: PositiveInt = 2048
-    patience: PositiveInt = 20
-    """Stop with a report after this many prompts in a row that gave nothing."""
-    seed: NonNegativeInt = 0
 
 
 def is_skill_file(name: str) -> bool:

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
-from typing import Any
-
 from rich.console import Console
 
 from selma.errors import DataError
@@ -189,106 +184,6 @@ def print_preferences(scorecard: Scorecard, console: Console) -> None:
     for scorer in scorecard.preferences:
         description = f"{scorer.name} ({scorer.weights}): {scorer.scale}; {scorer.preprocessing}."
         console.print(description + (f" * {CHOSE}" if scorer.chose else ""), highlight=False)
-
-
-def print_hps(result: Mapping[str, Any], console: Console) -> None:
-    """A table of what `selma score hps` found, by style, and below it what its numbers are."""
-    scorer = result["scorer"]
-    columns = [Column("style", "name"), Column("score"), Column("95%", "ends")]
-    columns += map(Column, ("s.e.", "images", "missing"))
-    rows = []
-    for style, row in {**result["styles"], "all images": result}.items():
-        low, high = row["interval"] or (0.0, 0.0)
-        known = row.get("standard_error")
-        cells = [points(row["score"] or 0.0, 2), f"{points(low, 2)} to {points(high, 2)}"]
-        cells += ["" if known is None else points(known, 2)]
-        counts = [str(row["images"]), str(row["missing"])]
-        scored = cells if row["score"] is not None else ["", "", ""]
-        last = style == "all images"
-        rows.append(Row([style, *scored, *counts], last, rule_above=last))
-    console.print(
-        f"{scorer['name']}, benchmark of four styles", style="italic", highlight=False, markup=False
-    )
-    print_fitted(console, columns, rows)
-    console.print(
-        f"{scorer['name']} ({scorer['weights']}): {scorer['scale']}; {scorer['preprocessing']}.",
-        highlight=False,
-    )
-    if not result["complete"]:
-        console.print(
-            "The benchmark has 800 images of each style: this number is not comparable with "
-            "published ones.",
-            highlight=False,
-        )
-
-
-def print_given_scores(result: Mapping[str, Any], console: Console) -> None:
-    """A table of what `selma score dsg` or `tifa` found, and below it what did not count as is."""
-    low, high = result["interval"]
-    errors = result.get("group_standard_errors", {})
-    label = f"{result['measure']} " if "measure" in result else ""
-    console.print(
-        f"{label}{points(result['score'])}  (95%: {points(low)} to {points(high)}{_error(result)})",
-        style="italic",
-        highlight=False,
-    )
-    columns = [Column("", "name"), Column("score"), *([Column("s.e.")] if errors else [])]
-    rows = []
-    for name, score in result["groups"].items():
-        known = errors.get(name)
-        rows.append(Row([name, points(score), *([] if known is None else [points(known)])]))
-    broad = result.get("categories_broad", result["categories"])
-    for number, (name, score) in enumerate(broad.items()):
-        rows.append(Row([name, points(score)], rule_above=number == 0))
-    print_fitted(console, columns, rows)
-    console.print(
-        f"{result['prompts']} prompts, {result['questions']} questions",
-        style="dim",
-        highlight=False,
-    )
-    if "judge" in result:
-        console.print(f"Judge: {result['judge']}")
-    for name, what in (("soft", "Mean probability of yes"), ("vqascore", "VQAScore")):
-        if result.get(name):
-            soft = result[name]
-            ends = f"{points(soft['low'])} to {points(soft['high'])}"
-            interval = f"95%: {ends}{_error(soft)}, {soft['n']} prompts"
-            console.print(f"{what}: {points(soft['mean'])}  ({interval})")
-    if "rules" in result:
-        console.print("Rules: " + ", ".join(f"{k} {v}" for k, v in result["rules"].items()))
-    for what in ("unmatched",) if "unmatched" in result else ("unreadable",):
-        if result.get(what):
-            console.print(f"{result[what]} answers are {what} and earned no point.")
-    if silent := result["without_answers"]:
-        others = " and others." if len(silent) > 1 else "."
-        console.print(f"{len(silent)} prompts have no answer: {silent[0]}{others}")
-    faults = {**result.get("dependency_faults", {}), **result.get("question_faults", {})}
-    if any(faults.values()):
-        console.print("Faults: " + ", ".join(f"{k} {v}x" for k, v in faults.items() if v))
-
-
-def _error(interval: Mapping[str, Any]) -> str:
-    """The end of a bracket that holds an interval."""
-    known = interval.get("standard_error")
-    return "" if known is None else f", s.e. {points(known)}"
-
-
-def print_questions(result: Mapping[str, Any], out: Path, console: Console | None = None) -> None:
-    """What `selma questions` made, what was wrong in replies, and what was put aside."""
-    show = partial((console or Console()).print, highlight=False, markup=False, soft_wrap=True)
-    show(f"{out}: {result['questions']} questions about {result['done']} prompts")
-    show(
-        f"{result['requests']} requests, {result['prompt_tokens']} tokens read, "
-        f"{result['reply_tokens']} written, cost {result['cost']:g}",
-    )
-    if result["faults"]:
-        faults = ", ".join(f"{what} {count}x" for what, count in result["faults"].items())
-        show(f"Wrong in replies: {faults}")
-    if result["quarantined"]:
-        show(
-            f"{result['quarantined']} prompts gave none and are put aside, with the reasons: "
-            f"{out.with_name(f'{out.stem}.quarantine.jsonl')}",
-        )
 
 
 def share(value: float) -> str:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from scores.colours import ColourJudge, benchmark_prompts, image
-from scores.test_images import write_benchmark
+from scores.colours import ColourJudge, benchmark_prompts, image, write_benchmark
 
 from selma.applications.sur.page import headline, print_ablation, print_result
 from selma.applications.sur.preflight import mistakes as sur_mistakes

@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from selma.applications.evaluation.dsg import DsgRules, answers_by_model, verdicts_given
 from selma.errors import DataError
 from selma.scores import faithfulness
 from selma.scores.benchmarks import read_dsg
 from selma.scores.benchmarks.layouts import in_folder
 from selma.scores.benchmarks.tifa import QUESTIONS
-from selma.scores.given import DsgRules, answers_by_model, verdicts_given
 from selma.scores.tifa import TifaQuestion, read_tifa
 from selma.textfiles import csv_rows
 
@@ -39,7 +39,7 @@ def dsg_agreement(
 ) -> dict[str, float | int]:
     """The correlation of DSG scores with ratings of the same images: see `correlation`.
 
-    annotations: CSV in DSG-1k's layout. answers: as `given.read_answers`, of one model or several.
+    annotations: CSV in DSG-1k's layout. answers: as `dsg.read_answers`, of one model or several.
     ratings: as `read_ratings`. Raises DataError.
     """
     benchmark_prompts = read_dsg(annotations, dependencies=rules.dependencies)

@@ -10,34 +10,20 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from scores.colours import ColourJudge, benchmark_prompts, image
+from scores.colours import ColourJudge, benchmark_prompts, image, write_benchmark
 from scores.test_choices_run import BENCHMARK as CHOICES_BENCHMARK
 from scores.test_choices_run import Namer, nearest
 from typer.testing import CliRunner
 
+from selma.applications.evaluation.dsg import rules_of, score_dsg
+from selma.applications.evaluation.images import judge_from, score_images
 from selma.cli import app
 from selma.config.scores import LocalJudge, ServedJudge
 from selma.errors import ConfigError, DataError, ModelError
-from selma.records.benchmarks import BenchmarkPrompt
-from selma.scores.benchmarks import COLUMNS
-from selma.scores.given import rules_of, score_dsg
-from selma.scores.images import judge_from, score_images
 from selma.scores.networks import Loaders
 
 BENCHMARK = benchmark_prompts(40)
 REFUSE = rules_of("default", {"missing": "refuse"})
-
-
-def write_benchmark(path: Path, prompts: list[BenchmarkPrompt]) -> Path:
-    """The prompts as a CSV in DSG-1k's layout."""
-    with path.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(COLUMNS)
-        for p in prompts:
-            for q in p.questions:
-                parents = ",".join(q.parents) or "0"
-                rows.writerow([p.id, p.text, q.id, parents, q.category, q.detail or "-", q.text])
-    return path
 
 
 @pytest.fixture

@@ -1,18 +1,32 @@
-"""What the command is told → which language model writes the questions."""
+"""Settings of `selma questions`, and which language model the command names."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
-from pydantic import ValidationError
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 
 from selma.config import RunConfig, load_config, parse_config
-from selma.config.networks import LocalLLM, ServedLLM
-from selma.config.prompts import QuestionsConfig
+from selma.config.networks import LanguageModelConfig, LocalLLM, ServedLLM
+from selma.config.section import Section
 from selma.errors import ConfigError
+
+
+class QuestionsConfig(Section):
+    style: Literal["dsg", "tifa"] = "dsg"
+    """DSG's yes/no questions with dependencies, or TIFA's multiple choice."""
+    backend: LanguageModelConfig = LocalLLM()
+    attempts: PositiveInt = 3
+    """How often one step is asked for before its prompt is put aside."""
+    temperature: NonNegativeFloat = 0.0
+    """Of first attempts; further ones take at least 0.7, since the same reply would come again."""
+    max_new_tokens: PositiveInt = 2048
+    patience: PositiveInt = 20
+    """Stop with a report after this many prompts in a row that gave nothing."""
+    seed: NonNegativeInt = 0
 
 
 def backend_of(

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from selma.applications.evaluation.dsg import PRESETS, read_answers, rules_of, score_dsg
 from selma.cli import app
 from selma.errors import ConfigError, DataError
-from selma.scores.given import PRESETS, read_answers, rules_of, score_dsg
 
-DSG = Path(__file__).parents[3] / "shared" / "data" / "dsg"
+DSG = Path(__file__).parents[4] / "shared" / "data" / "dsg"
 ANNOTATIONS, ANSWERS = DSG / "dsg-1k-anns.csv", DSG / "mplug_dsg.csv"
 released = pytest.mark.skipif(not ANSWERS.exists(), reason=f"DSG's released files: not in {DSG}")
 

@@ -20,17 +20,23 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from selma.applications.questions.asking import (
+    Ask,
+    Unusable,
+    continuation,
+    instructions,
+    load_style,
+)
+from selma.applications.questions.choices import Choice, write_choices
+from selma.applications.questions.graph import GraphRow, write_graph
+from selma.applications.questions.settings import QuestionsConfig
 from selma.backbones.language.loading import load_language_model, model_identity, parallel_requests
 from selma.backbones.language.model import LanguageModel, Reply, Sampling
-from selma.config.prompts import QuestionsConfig
 from selma.errors import ConfigError, DataError, NoProgress
 from selma.progress import progress
 from selma.randomness import seed_for
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.scores.benchmarks import read_benchmark
-from selma.scores.questions.asking import Ask, Unusable, continuation, instructions, load_style
-from selma.scores.questions.choices import Choice, write_choices
-from selma.scores.questions.graph import GraphRow, write_graph
 from selma.workspace import (
     Workspace,
     append_line,

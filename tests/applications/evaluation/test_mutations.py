@@ -21,12 +21,12 @@ import tiny_judges
 from PIL import Image, PngImagePlugin
 from scripted import Script, says, serving
 
+from selma.applications.evaluation.dsg import PRESETS, rules_of
+from selma.applications.evaluation.images import score_images
 from selma.backbones.judges.judge import Judge
 from selma.backbones.judges.loading import load_judge
 from selma.config.scores import LocalJudge, ServedJudge
 from selma.scores.benchmarks import COLUMNS
-from selma.scores.given import PRESETS, rules_of
-from selma.scores.images import score_images
 from selma.scores.networks import Loaders
 
 ROWS = (

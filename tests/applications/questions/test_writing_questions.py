@@ -10,14 +10,13 @@ import pytest
 from scripted import Act, Script, fails, says, serving, writes
 from typer.testing import CliRunner
 
+from selma.applications.questions.settings import QuestionsConfig, backend_of, questions_config
+from selma.applications.questions.writing import COLUMNS, write_questions
 from selma.cli import app
-from selma.config.prompts import QuestionsConfig
 from selma.errors import BackendError, ConfigError, DataError, NoProgress, WorkspaceError
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.scores.benchmarks import read_benchmark
 from selma.scores.faithfulness import dependency_faults
-from selma.scores.questions.settings import backend_of, questions_config
-from selma.scores.questions.writing import COLUMNS, write_questions
 from selma.workspace import Workspace
 
 KEY = "sk-planted-1a2b3c4d"

@@ -8,19 +8,18 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from selma.cli import app
-from selma.errors import DataError, ModelError
-from selma.scores.correlation import tifa_agreement
-from selma.scores.tifa import (
+from selma.applications.evaluation.correlation import tifa_agreement
+from selma.applications.evaluation.tifa import (
     TifaAnswer,
-    TifaQuestion,
     choose,
-    read_tifa,
     read_tifa_answers,
     score_tifa,
 )
+from selma.cli import app
+from selma.errors import DataError, ModelError
+from selma.scores.tifa import TifaQuestion, read_tifa
 
-TIFA = Path(__file__).parents[3] / "shared" / "data" / "tifa"
+TIFA = Path(__file__).parents[4] / "shared" / "data" / "tifa"
 released = pytest.mark.skipif(not TIFA.exists(), reason=f"TIFA's sample files: not in {TIFA}")
 
 

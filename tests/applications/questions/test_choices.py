@@ -9,9 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selma.applications.questions.asking import (
+    Ask,
+    Unusable,
+    continuation,
+    instructions,
+    load_style,
+)
+from selma.applications.questions.choices import (
+    ELEMENT_TYPES,
+    Choice,
+    read_choices,
+    write_choices,
+)
 from selma.backbones.language.model import Reply
-from selma.scores.questions.asking import Ask, Unusable, continuation, instructions, load_style
-from selma.scores.questions.choices import ELEMENT_TYPES, Choice, read_choices, write_choices
 
 TEXT = "two red boats near a pier"
 YES = ("yes", "no")

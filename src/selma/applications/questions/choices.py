@@ -12,12 +12,12 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from selma.applications.questions.asking import Ask, Unusable
+from selma.applications.questions.grounding import is_of
+from selma.applications.questions.lines import json_value
 from selma.backbones.language.model import Reply
 from selma.backbones.language.replies import FENCE, REFUSAL, readable
 from selma.records.prompts import prompt_id
-from selma.scores.questions.asking import Ask, Unusable
-from selma.scores.questions.grounding import is_of
-from selma.scores.questions.lines import json_value
 
 ELEMENT_TYPES = (
     *("animal/human", "object", "location", "activity", "color", "spatial", "attribute", "food"),

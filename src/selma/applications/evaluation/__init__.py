@@ -1,0 +1,1 @@
+"""Scores of answers, images and ratings that one has, without a run."""

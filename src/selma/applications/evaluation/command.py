@@ -1,0 +1,195 @@
+"""`selma score dsg`, `correlate`, `tifa`, `images` and `convert`: scores without a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from selma.console import Json, group
+
+Answers = Annotated[Path, typer.Option(help="CSV of answers, one row for each question.")]
+
+
+def dsg(
+    annotations: Annotated[Path, typer.Option(help="Questions: a CSV in DSG-1k's layout.")],
+    answers: Answers,
+    preset: Annotated[
+        str, typer.Option(help="Rules: default, upstream (DSG's code) or selma-release.")
+    ] = "default",
+    model: Annotated[
+        str | None, typer.Option(help="Whose images, where the file has several t2i_model.")
+    ] = None,
+    reading: Annotated[str | None, typer.Option(help="normalised or exact.")] = None,
+    dependencies: Annotated[
+        str | None, typer.Option(help="lenient, whole_item or verbatim.")
+    ] = None,
+    zeroing: Annotated[
+        str | None, typer.Option(help="cascading, one_level, row_order or none.")
+    ] = None,
+    average: Annotated[str | None, typer.Option(help="prompt or question.")] = None,
+    missing: Annotated[str | None, typer.Option(help="left_out, zero or refuse.")] = None,
+    json: Json = None,
+) -> None:
+    """Score given answers to DSG's questions, by rules that have names. Loads no model."""
+    from selma.applications.evaluation.dsg import rules_of, score_dsg
+
+    named = {
+        "reading": reading,
+        "dependencies": dependencies,
+        "zeroing": zeroing,
+        "average": average,
+        "missing": missing,
+    }
+    rules = rules_of(preset, {rule: choice for rule, choice in named.items() if choice})
+    _show(score_dsg(annotations, answers, rules=rules, model=model), json)
+
+
+def correlate(
+    answers: Answers,
+    ratings: Annotated[
+        Path,
+        typer.Option(help="CSV: t2i_model, item_id, answer (a number); with --questions also "
+                     "source_id."),
+    ],
+    annotations: Annotated[
+        Path | None, typer.Option(help="Questions: a CSV in DSG-1k's layout.")
+    ] = None,
+    questions: Annotated[Path | None, typer.Option(help="Or TIFA's question file, JSON.")] = None,
+    preset: Annotated[
+        str, typer.Option(help="Rules: default, upstream (DSG's code) or selma-release.")
+    ] = "default",
+    json: Json = None,
+) -> None:  # fmt: skip
+    """How well DSG or TIFA scores agree with people's ratings of the same images."""
+    from selma.applications.evaluation.correlation import dsg_agreement, tifa_agreement
+    from selma.applications.evaluation.dsg import rules_of
+    from selma.errors import ConfigError
+    from selma.workspace import write_json
+
+    if annotations and not questions:
+        agreement = dsg_agreement(annotations, answers, ratings, rules=rules_of(preset, {}))
+    elif questions and not annotations:
+        agreement = tifa_agreement(questions, answers, ratings)
+    else:
+        raise ConfigError("Name either --annotations (DSG) or --questions (TIFA).")
+    if json:
+        write_json(json, agreement)
+    typer.echo(", ".join(f"{name} {value}" for name, value in agreement.items()))
+
+
+def tifa(
+    questions: Annotated[Path, typer.Option(help="TIFA's question file, JSON.")],
+    answers: Annotated[Path, typer.Option(help="CSV or JSON of answers.")],
+    matcher: Annotated[
+        str | None,
+        typer.Option(help="For free answers: wordllama, or a transformers encoder such as the "
+                     "paper's sentence-transformers/all-mpnet-base-v2."),
+    ] = None,
+    json: Json = None,
+) -> None:  # fmt: skip
+    """Score given answers to TIFA's multiple-choice questions."""
+    from selma.applications.evaluation.tifa import read_tifa_answers, score_tifa
+    from selma.scores.tifa import read_tifa
+
+    nearest = None
+    if matcher:
+        from selma.backbones.judges.matching import load_matcher
+
+        nearest = load_matcher(matcher)
+    result = score_tifa(read_tifa(questions), read_tifa_answers(answers), matcher=nearest)
+    _show(result | {"matcher": matcher}, json)
+
+
+def images(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Images named <item_id>.png or .jpg.")
+    ],
+    benchmark: Annotated[
+        str, typer.Option(help="toybox, a CSV in DSG-1k's layout, or TIFA's question file.")
+    ] = "toybox",
+    judge: Annotated[
+        str,
+        typer.Option(help="toybox-a, toybox-b, a model's folder or Hub id, or a YAML file of "
+                     "settings as in scores.judge."),
+    ] = "toybox-a",
+    split: Annotated[str, typer.Option(help="test or dev (toybox alone has one).")] = "test",
+    answers: Annotated[
+        Path | None, typer.Option(help="Where answers are kept; the default is <DIR>-answers.")
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="Rules: default, upstream (DSG's code) or selma-release.")
+    ] = "default",
+    zeroing: Annotated[
+        str | None, typer.Option(help="cascading, one_level, row_order or none.")
+    ] = None,
+    average: Annotated[str | None, typer.Option(help="prompt or question.")] = None,
+    missing: Annotated[
+        str, typer.Option(help="What a missing image does: refuse, left_out or zero.")
+    ] = "refuse",
+    vqascore: Annotated[
+        str | None, typer.Option(help="Also ask about the whole prompt: plain or vqascore.")
+    ] = None,
+    choices_prompt: Annotated[
+        str, typer.Option(help="How multiple choice is put: selma, tifa or bare.")
+    ] = "selma",
+    matcher: Annotated[
+        str | None,
+        typer.Option(help="For free answers to multiple choice: wordllama, or an encoder."),
+    ] = None,
+    json: Json = None,
+) -> None:  # fmt: skip
+    """Ask a judge about a folder of images, and score what it says."""
+    from selma.applications.evaluation.dsg import rules_of
+    from selma.applications.evaluation.images import judge_from, score_images
+
+    named = {"zeroing": zeroing, "average": average, "missing": missing}
+    result = score_images(
+        folder,
+        benchmark=benchmark,
+        split=split,
+        judge=judge_from(judge),
+        rules=rules_of(preset, {rule: choice for rule, choice in named.items() if choice}),
+        answers=answers,
+        vqascore=vqascore,
+        choices_prompt=choices_prompt,
+        matcher=matcher,
+    )
+    _show(result, json)
+
+
+def convert_scorer(
+    source: Annotated[Path, typer.Argument(help="HPS_v2.1_compressed.pt, ImageReward.pt, ...")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    kind: Annotated[str, typer.Option(help="pickscore, hps_v2, hps_v2.1, imagereward or clip.")],
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or Hub id; its authors' choice where left out.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="JSON of the network's shape, if not the released one.")
+    ] = None,
+) -> None:
+    """Turn a preference scorer's pickle into safetensors, without running anything in it."""
+    from selma.backbones.preference.converting import convert_weights
+
+    folder = convert_weights(source, out, kind=kind, tokenizer=tokenizer, config=config)
+    typer.echo(f"Weights: {folder}")
+
+
+def _show(scores: dict[str, Any], json: Path | None) -> None:
+    from rich.console import Console
+
+    from selma.applications.evaluation.table import print_given_scores
+    from selma.workspace import write_json
+
+    if json:
+        write_json(json, scores)
+    print_given_scores(scores, Console())
+
+
+def register(app: typer.Typer) -> None:
+    score = group(app, "score")
+    for command in (dsg, correlate, tifa, images):
+        score.command()(command)
+    score.command("convert")(convert_scorer)

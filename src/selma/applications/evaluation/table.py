@@ -1,0 +1,62 @@
+"""Scores of given answers or images as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from selma.report.fitting import Column, Row, print_fitted
+from selma.report.tables import points
+
+
+def print_given_scores(result: Mapping[str, Any], console: Console) -> None:
+    """A table of what `selma score dsg` or `tifa` found, and below it what did not count as is."""
+    low, high = result["interval"]
+    errors = result.get("group_standard_errors", {})
+    label = f"{result['measure']} " if "measure" in result else ""
+    console.print(
+        f"{label}{points(result['score'])}  (95%: {points(low)} to {points(high)}{_error(result)})",
+        style="italic",
+        highlight=False,
+    )
+    columns = [Column("", "name"), Column("score"), *([Column("s.e.")] if errors else [])]
+    rows = []
+    for name, score in result["groups"].items():
+        known = errors.get(name)
+        rows.append(Row([name, points(score), *([] if known is None else [points(known)])]))
+    broad = result.get("categories_broad", result["categories"])
+    for number, (name, score) in enumerate(broad.items()):
+        rows.append(Row([name, points(score)], rule_above=number == 0))
+    print_fitted(console, columns, rows)
+    console.print(
+        f"{result['prompts']} prompts, {result['questions']} questions",
+        style="dim",
+        highlight=False,
+    )
+    if "judge" in result:
+        console.print(f"Judge: {result['judge']}")
+    for name, what in (("soft", "Mean probability of yes"), ("vqascore", "VQAScore")):
+        if result.get(name):
+            soft = result[name]
+            ends = f"{points(soft['low'])} to {points(soft['high'])}"
+            interval = f"95%: {ends}{_error(soft)}, {soft['n']} prompts"
+            console.print(f"{what}: {points(soft['mean'])}  ({interval})")
+    if "rules" in result:
+        console.print("Rules: " + ", ".join(f"{k} {v}" for k, v in result["rules"].items()))
+    for what in ("unmatched",) if "unmatched" in result else ("unreadable",):
+        if result.get(what):
+            console.print(f"{result[what]} answers are {what} and earned no point.")
+    if silent := result["without_answers"]:
+        others = " and others." if len(silent) > 1 else "."
+        console.print(f"{len(silent)} prompts have no answer: {silent[0]}{others}")
+    faults = {**result.get("dependency_faults", {}), **result.get("question_faults", {})}
+    if any(faults.values()):
+        console.print("Faults: " + ", ".join(f"{k} {v}x" for k, v in faults.items() if v))
+
+
+def _error(interval: Mapping[str, Any]) -> str:
+    """The end of a bracket that holds an interval."""
+    known = interval.get("standard_error")
+    return "" if known is None else f", s.e. {points(known)}"

@@ -1,0 +1,146 @@
+"""TIFA scores (arXiv:2303.11897) of answers that are given as a file. Loads no model by itself.
+
+A free answer counts as the choice that it literally is, else as the choice nearest in meaning by a
+matcher; without a matcher it counts as wrong, and `unmatched` says how many did.
+"""
+
+from __future__ import annotations
+
+import statistics as plain
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from selma.errors import DataError
+from selma.records.record import Record
+from selma.scores import statistics
+from selma.scores.tifa import Matcher, TifaQuestion, nearest_choices, read_json
+from selma.textfiles import csv_rows
+
+
+class TifaAnswer(Record):
+    """What was said about one image; `choice` is None where nothing was matched yet."""
+
+    id: str
+    question: str
+    free: str
+    choice: str | None = None
+
+
+def read_tifa_answers(path: Path) -> list[TifaAnswer]:
+    """Answers from a CSV (id or item_id, question, answer) or a JSON: a list of such rows, or
+    TIFA's own result file. Raises DataError."""
+    if path.suffix.lower() == ".csv":
+        rows: list[Any] = [row for _, row in csv_rows(path)]
+    else:
+        content = read_json(path)
+        if isinstance(content, dict):
+            details = content.get("question_details")
+            if not isinstance(details, dict):
+                raise DataError(f"{path} must be a list of answers or have question_details.")
+            rows = [row for of_prompt in details.values() for row in of_prompt.values()]
+        else:
+            rows = content
+    answers = []
+    for number, row in enumerate(rows):
+        fields = row if isinstance(row, dict) else {}
+        id = fields.get("id", fields.get("item_id"))
+        free = fields.get("free_form_vqa", fields.get("answer"))
+        asked, choice = fields.get("question"), fields.get("multiple_choice_vqa")
+        if not (isinstance(id, str) and isinstance(asked, str) and isinstance(free, str)):
+            raise DataError(
+                f"{path}, row {number}: id, question and answer (or free_form_vqa) must be texts, "
+                f"but are {id!r}, {asked!r}, {free!r}."
+            )
+        answers.append(TifaAnswer(id=id, question=asked, free=free, choice=choice or None))
+    return answers
+
+
+def score_tifa(
+    questions: Sequence[TifaQuestion],
+    answers: Sequence[TifaAnswer],
+    *,
+    matcher: Matcher | None = None,
+    seed: int = 0,
+    resamples: int = 10_000,
+) -> dict[str, Any]:
+    """The result, ready for JSON: TIFA's own fields on its scale of 0 to 1, and `score` from 0 to
+    100 with its interval over prompts. Prompts without any answer are left out and listed.
+
+    Raises DataError where a prompt has some of its answers, or one twice.
+    """
+    answer_to: dict[tuple[str, str], TifaAnswer] = {}
+    for answer in answers:
+        question_key = (answer.id, answer.question)
+        if question_key in answer_to:
+            raise DataError(f"Prompt {question_key[0]} has two answers to {question_key[1]!r}.")
+        answer_to[question_key] = answer
+    answered = {answer.id for answer in answers}
+    asked = [question for question in questions if question.id in answered]
+    if not asked:
+        raise DataError("The answers are about no prompt of the questions: compare their ids.")
+    for question in asked:
+        if (question.id, question.question) not in answer_to:
+            raise DataError(f"Prompt {question.id} has no answer to {question.question!r}.")
+    given = [answer_to[question.id, question.question] for question in asked]
+    chosen = choose(asked, given, matcher)
+    points = [int(c == q.answer) for q, c in zip(asked, chosen, strict=True)]
+    by_prompt: dict[str, list[int]] = defaultdict(list)
+    by_type: dict[str, list[int]] = defaultdict(list)
+    per_question: dict[str, dict[str, int]] = defaultdict(dict)
+    for question, point in zip(asked, points, strict=True):
+        by_prompt[question.id].append(point)
+        by_type[question.element_type].append(point)
+        per_question[question.id][question.question] = point
+    shares = {id: sum(got) / len(got) for id, got in by_prompt.items()}
+    interval = statistics.interval(
+        [100 * share for share in shares.values()], seed=seed, resamples=resamples
+    )
+    groups: dict[str, list[float]] = defaultdict(list)
+    for id, share in shares.items():
+        groups[id.rpartition("_")[0] or "all"].append(share)
+    return {
+        "score": round(interval.mean, 4),
+        "interval": [round(interval.low, 4), round(interval.high, 4)],
+        "standard_error": interval.standard_error and round(interval.standard_error, 4),
+        "tifa_average": plain.fmean(shares.values()),
+        # Over prompts, with n - 1 below, as TIFA's program has it.
+        "tifa_stdev": plain.stdev(shares.values()) if len(shares) > 1 else 0.0,
+        "accuracy_by_type": {name: sum(got) / len(got) for name, got in by_type.items()},
+        "groups": {name: round(100 * plain.fmean(got), 4) for name, got in sorted(groups.items())},
+        "categories": {
+            name: round(100 * sum(got) / len(got), 4) for name, got in sorted(by_type.items())
+        },
+        "prompts": len(shares),
+        "questions": len(points),
+        "unmatched": (unmatched := sum(choice is None for choice in chosen)),
+        "unreadable": unmatched,  # by the name that DSG's result has it
+        "dependency_faults": {},  # nothing depends on anything
+        "question_faults": {
+            "asked twice": len(asked) - len({(q.id, q.question) for q in asked}),
+            "answer is no choice": sum(q.answer not in q.choices for q in asked),
+        },
+        "without_answers": sorted({q.id for q in questions} - answered),
+        "not_in_questions": sorted(set(answer_to) - {(q.id, q.question) for q in questions}),
+        "per_prompt": {id: round(100 * share, 4) for id, share in shares.items()},
+        "per_question": per_question,
+    }
+
+
+def choose(
+    questions: Sequence[TifaQuestion], answers: Sequence[TifaAnswer], matcher: Matcher | None
+) -> list[str | None]:
+    """The choice that each answer counts as; None where no matcher is there to say."""
+    chosen: list[str | None] = []
+    for question, answer in zip(questions, answers, strict=True):
+        literal = answer.free if answer.free in question.choices else None
+        chosen.append(literal or (answer.choice if matcher is None else None))
+    open_places = [index for index, choice in enumerate(chosen) if choice is None]
+    if matcher:
+        texts = [answers[index].free for index in open_places]
+        choices = [questions[index].choices for index in open_places]
+        nearest = nearest_choices(texts, choices, matcher)
+        for index, choice in zip(open_places, nearest, strict=True):
+            chosen[index] = choice
+    return chosen

@@ -1,0 +1,1 @@
+"""HPS's benchmark for a run's models, or for a folder of images."""

@@ -1,0 +1,28 @@
+"""What `selma questions` wrote, in words for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+
+def print_questions(result: Mapping[str, Any], out: Path, console: Console | None = None) -> None:
+    """What `selma questions` made, what was wrong in replies, and what was put aside."""
+    show = partial((console or Console()).print, highlight=False, markup=False, soft_wrap=True)
+    show(f"{out}: {result['questions']} questions about {result['done']} prompts")
+    show(
+        f"{result['requests']} requests, {result['prompt_tokens']} tokens read, "
+        f"{result['reply_tokens']} written, cost {result['cost']:g}",
+    )
+    if result["faults"]:
+        faults = ", ".join(f"{what} {count}x" for what, count in result["faults"].items())
+        show(f"Wrong in replies: {faults}")
+    if result["quarantined"]:
+        show(
+            f"{result['quarantined']} prompts gave none and are put aside, with the reasons: "
+            f"{out.with_name(f'{out.stem}.quarantine.jsonl')}",
+        )
