@@ -21,7 +21,7 @@ from selma.errors import WorkspaceError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Some = TypeVar("Some")
+Job = TypeVar("Job")
 
 LONG = timedelta(days=30)  # one may wait for whatever another is at: a model's replies, say
 _SET_BY_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -70,18 +70,18 @@ def alone() -> Iterator[None]:
         yield
 
 
-def share(jobs: Sequence[Some]) -> Sequence[Some]:
+def share(jobs: Sequence[Job]) -> Sequence[Job]:
     """This process's part of the jobs; every job is one process's. All must give the same jobs."""
     return jobs[number() :: count()]
 
 
 def wait() -> None:
-    """Returns when all processes are here."""
+    """Return when all processes have come here."""
     gathered(None)
 
 
 def gathered(value: Any) -> list[Any]:
-    """What each process gave, in the order of their numbers; JSON values only."""
+    """Each process's value, in the order of their numbers; JSON values only."""
     if count() == 1:
         return [value]
     import torch
@@ -101,7 +101,7 @@ def gathered(value: Any) -> list[Any]:
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Every gradient becomes its mean over the processes, the same bits in each."""
+    """Replace every gradient by its mean over the processes, the same bits in each."""
     if count() == 1:
         return
     import torch
@@ -121,9 +121,9 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
 def main_first(
     score: Callable[[Path], float] | None = None,
 ) -> Iterator[Callable[[Path], float] | None]:
-    """The block is run by the main process alone, and then by the others, which find all made.
+    """Run the block in the main process alone, and then in the others, which find everything made.
 
-    What it yields is `score`; where the main process calls that, all run it together. Raises
+    Yields `score`; when the main process calls it, all processes run it together. Raises
     WorkspaceError in the others if the block fails in the main process.
     """
     if count() == 1:
@@ -141,7 +141,7 @@ def main_first(
 
     scoring = done = False
 
-    def asked(adapter: Path) -> float:
+    def shared_score(adapter: Path) -> float:
         nonlocal scoring
         assert score is not None
         with together():
@@ -153,7 +153,7 @@ def main_first(
 
     try:
         with alone():
-            yield asked if score else None
+            yield shared_score if score else None
         done = True
     finally:
         if done:

@@ -171,7 +171,7 @@ class Item:
         return self.manifest["summary"]
 
     def verify(self) -> None:
-        """Reads every file and compares its sha256 with the manifest."""
+        """Read every file and compare its sha256 with the manifest. Raises WorkspaceError."""
         if self.manifest is None:
             raise WorkspaceError(f"{self.path} is not finished; run its stage first.")
         for name, entry in self.manifest["files"].items():
@@ -182,9 +182,11 @@ class Item:
                 )
 
     def begin(self, *, guests: Collection[str] = ()) -> Path:
-        """The folder, ready to be filled or to be filled further; what another recipe left there
-        is moved to `superseded/`, but for `guests`: names of what lies there and is not its own. Of
-        several processes the main one begins, and all return."""
+        """The folder, ready to be filled or filled further.
+
+        What another recipe left in it is moved to `superseded/`, except `guests`: names in it that
+        are not the item's own. Of several processes the main one begins, and all return.
+        """
         if processes.main():
             self._begin(guests)
         processes.wait()
@@ -208,8 +210,8 @@ class Item:
         (self.path / "manifest.json").unlink(missing_ok=True)
 
     def finish(self, files: Iterable[Path], summary: Mapping[str, Any]) -> None:
-        """Writes the manifest: from now on the item is done. Of several processes the main one
-        writes it, when all are here."""
+        """Write the manifest, after which the item is done. Of several processes the main one
+        writes it, when all have come here."""
         processes.wait()
         if processes.main():
             self._finish(files, summary)
@@ -259,8 +261,8 @@ class Workspace:
         return Item(self.root, name, json.loads(_canonical(without_empty(recipe))))
 
     def journal(self, stage: str, **facts: Any) -> None:
-        """Adds a line to the run's journal: times, costs, whatever is not part of a result. Of
-        several processes the main one tells."""
+        """Add a line to the run's journal: times, costs, whatever is not part of a result. Of
+        several processes only the main one does."""
         if not processes.main():
             return
         self.root.mkdir(parents=True, exist_ok=True)
@@ -271,8 +273,8 @@ class Workspace:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One process at a time, or one run's processes together, of which the main one holds the
-        lock; see `locked_folder`."""
+        """Hold the folder for this process, or for one run's processes together, of which the main
+        one has the lock; see `locked_folder`."""
         processes.wait()  # so that all are joined, and end if the main process finds it taken
         if not processes.main():
             processes.wait()

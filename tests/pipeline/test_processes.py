@@ -150,7 +150,13 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunConfig]:
 @pytest.mark.parametrize(
     ("launcher", "stage", "before", "made", "says"),
     [
-        (TORCHRUN, "images", ["1-prompts"], "2-images", "8 images"),
+        (
+            TORCHRUN,
+            "images",
+            ["1-prompts"],
+            "2-images",
+            "8 images, 8 prompts over the text encoder's token limit",
+        ),
         (ACCELERATE, "prompts", [], "1-prompts", "8 prompts"),  # needs no model: half the time
     ],
     ids=["torchrun", "accelerate"],
@@ -182,7 +188,7 @@ def test_what_is_no_stage_wants_one_process(
 ) -> None:
     for variable in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(variable, "2")
-    with pytest.raises(ConfigError, match=r"but 2 were launched\. Start this command by itself"):
+    with pytest.raises(ConfigError, match=r"but 2 were launched\. Start it by itself"):
         sur_pipeline.train(SurRun(name="one", folder=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
