@@ -51,7 +51,7 @@ def main(
         base, merged = one(card, "base"), one(card, "merged")
         assert isinstance(merged.difference, Interval)
         table.add_row(
-            text or "as it is",
+            text or "unchanged",
             points(base.score.mean),
             points(merged.score.mean),
             signed(merged.difference.mean),
