@@ -147,8 +147,8 @@ def opened(
     """
     if not several and (count := processes.launched()[1]) > 1:
         raise ConfigError(
-            f"This command works in one process, but {count} were launched. Start it by itself; "
-            "`selma run` and its six stages are what several processes share."
+            f"This command works in one process, but {count} were launched. Start this command by "
+            "itself; several processes share `selma run` and its six stages."
         )
     check(config, make if checked is None else checked, mistakes)
     folder = Workspace(config.run_folder)
