@@ -16,7 +16,7 @@ from PIL import Image
 from selma.applications.control import sources as control
 from selma.applications.control.settings import ControlData, ToyboxImages
 from selma.applications.sur import sources as sur
-from selma.applications.sur.settings import SurData, ToyboxTriples
+from selma.applications.sur.settings import SurData, ToyboxSamples
 from selma.backbones.text_to_image import TextToImage, load_text_to_image
 from selma.config.networks import BaseConfig
 from selma.toybox import drawing, subjects
@@ -40,14 +40,14 @@ def scenes(*, grid_px: int = GRID_PX) -> list[Sample]:
     return samples
 
 
-def triples() -> list[Sample]:
-    config = SurData(source=ToyboxTriples(count=COUNT))
+def sur_samples() -> list[Sample]:
+    config = SurData(source=ToyboxSamples(count=COUNT))
     rows = sur.candidates(config, seed=0)
     return [(np.asarray(Image.open(io.BytesIO(row.image()))), row.prompt) for row in rows]
 
 
 def conditioned() -> list[Sample]:
-    data = ControlData(signal="canny", source=ToyboxImages(train=COUNT, val=1))
+    data = ControlData(condition="canny", source=ToyboxImages(train=COUNT, val=1))
     rows = control.candidates(data, "train", seed=0)
     return [(np.asarray(row.image()), row.text or "") for row in rows]
 
@@ -65,7 +65,7 @@ def subject_images(*, plain: bool = False) -> list[Sample]:
 
 SOURCES: dict[str, Callable[[], list[Sample]]] = {
     "pre-training": scenes,
-    "triples": triples,
+    "SUR samples": sur_samples,
     "conditioned images": conditioned,
     "subjects": subject_images,
 }
@@ -121,7 +121,7 @@ def loss(samples: Sequence[Sample]) -> float:
 @pytest.mark.parametrize(
     ("name", "at_most"),
     [
-        ("triples", 1.15),
+        ("SUR samples", 1.15),
         ("conditioned images", 1.15),
         # Their features, which no sprite has, are what is to be learnt of them.
         ("subjects", 1.35),

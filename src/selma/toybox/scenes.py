@@ -47,8 +47,9 @@ NATURAL: dict[str, str] = {
 SIDE_PX: dict[Size, int] = {"small": 16, "normal": 24, "big": 32}
 GRID_PX = 8
 """Corners of objects lie on this grid in every image that the base is trained or fine-tuned on:
-pre-training's, triples, subjects, conditioned images. It is one latent, a fourth of the patterns to
-learn; on another grid the base's loss is half as high again, and fine-tuning learns the grid."""
+pre-training's, SUR samples', subjects' and conditioned ones. It is one latent, a fourth of the
+patterns to learn; on another grid the base's loss is half as high again, and fine-tuning learns the
+grid."""
 FINE_GRID_PX = 4
 """The grid of the images that autoencoder, judges and scorer are trained on: they must read what a
 model generates, which keeps to no grid."""
