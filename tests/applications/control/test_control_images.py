@@ -43,14 +43,14 @@ def lines(path, rows):
 @pytest.mark.parametrize("condition", ["canny", "segmentation", "landmarks"])
 def test_toybox_is_made_once_and_its_splits_share_nothing(tmp_path, condition):
     data = ControlData(condition=condition, source=TOYBOX)
-    found = prepared(tmp_path, data)
-    texts = {split: {sample.text.lower() for sample in some} for split, some in found.items()}
-    assert [len(some) for some in texts.values()] == [6, 4]
+    splits = prepared(tmp_path, data)
+    texts = {split: {s.text.lower() for s in samples} for split, samples in splits.items()}
+    assert [len(split) for split in texts.values()] == [6, 4]
     assert (
         not texts["train"] & texts["val"]
         and not (texts["train"] | texts["val"]) & benchmark_texts()
     )
-    for sample in found["val"]:
+    for sample in splits["val"]:
         with (
             Image.open(sample.image) as image,
             Image.open(sample.conditioning_image) as conditioning_image,
@@ -62,11 +62,11 @@ def test_toybox_is_made_once_and_its_splits_share_nothing(tmp_path, condition):
                 assert (class_map(conditioning_image, PALETTE) >= 0).all()
         assert sample.landmarks
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
-    assert prepared(tmp_path, data) == found
+    assert prepared(tmp_path, data) == splits
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")} == before
     # More training images leave validation as it was.
-    more = ControlData(condition=condition, source=ToyboxImages(train=8, val=4))
-    assert [c.name for c in candidates(more, "val", seed=0)] == [s.source for s in found["val"]]
+    larger = ControlData(condition=condition, source=ToyboxImages(train=8, val=4))
+    assert [c.name for c in candidates(larger, "val", seed=0)] == [s.source for s in splits["val"]]
 
 
 def test_toybox_has_no_depth():
@@ -91,30 +91,30 @@ def ade20k(root):
 
 def test_the_released_layout(tmp_path):
     source = ReleasedFolder(folder=str(ade20k(tmp_path / "ADE20K")))
-    found = prepared(tmp_path / "run", ControlData(condition="segmentation", source=source), px=16)
-    assert [s.text for s in found["train"]] == ["train 0", "train 1"]
-    assert [s.text for s in found["val"]] == ["val 0", "val 1"]
-    with Image.open(found["val"][1].conditioning_image) as conditioning_image:
+    splits = prepared(tmp_path / "run", ControlData(condition="segmentation", source=source), px=16)
+    assert [s.text for s in splits["train"]] == ["train 0", "train 1"]
+    assert [s.text for s in splits["val"]] == ["val 0", "val 1"]
+    with Image.open(splits["val"][1].conditioning_image) as conditioning_image:
         # The middle square, and no colour that was not there.
         colours = np.unique(np.asarray(conditioning_image).reshape(-1, 3), axis=0)
         assert {tuple(map(int, c)) for c in colours} == {(0, 0, 0), PALETTE[1]}
-    # Edges are found in the image where there is no folder of them; depth cannot be.
+    # Without a folder of edges, Canny makes them; depth needs one.
     canny = prepared(tmp_path / "run", ControlData(condition="canny", source=source), px=16)
     assert len(canny["val"]) == 2
     with pytest.raises(DataError, match="depth"):
         prepared(tmp_path / "run", ControlData(condition="depth", source=source), px=16)
 
 
-def test_an_image_is_called_as_its_condition_is_where_its_own_name_leads_nowhere(tmp_path):
-    """As the released code finds it, which reads the source's name alone."""
+def test_an_image_may_have_the_name_of_its_condition(tmp_path):
+    """The released code reads the source's name alone."""
     root = ade20k(tmp_path / "ADE20K")
     rows = [{"source": "source/1.png", "target": "target/1.jpg", "prompt": "x"}]
     lines(root / "val" / "prompt_val_blip.json", rows)
     data = ControlData(condition="segmentation", source=ReleasedFolder(folder=str(root)))
-    (found,) = candidates(data, "val", seed=0)
-    assert found.name == "val/1.png"
+    (candidate,) = candidates(data, "val", seed=0)
+    assert candidate.name == "val/1.png"
     with Image.open(root / "val" / "color" / "1.png") as image:
-        assert np.array_equal(found.image(), image)
+        assert np.array_equal(candidate.image(), image)
 
 
 def test_celeba(tmp_path):
@@ -149,29 +149,29 @@ def imagefolder(root, count=5, **columns):
 def test_any_imagefolder_with_a_conditioning_column(tmp_path):
     source = ConditionedFolder(folder=str(imagefolder(tmp_path / "data")), val=2)
     data = ControlData(condition="depth", source=source)
-    found = prepared(tmp_path / "run", data, px=16)
-    names = {split: {s.source for s in some} for split, some in found.items()}
-    assert [len(some) for some in names.values()] == [3, 2]
+    splits = prepared(tmp_path / "run", data, px=16)
+    names = {split: {s.source for s in samples} for split, samples in splits.items()}
+    assert [len(split) for split in names.values()] == [3, 2]
     assert len(names["train"] | names["val"]) == 5
     other = source.model_copy(update={"conditioning": "sketch"})
     with pytest.raises(DataError, match="sketch"):
         prepared(tmp_path / "b", ControlData(condition="sketch", source=other), px=16)
-    # The held-out ones are another choice with another seed.
+    # Another seed holds out others.
     seeds = {tuple(sorted(c.name for c in candidates(data, "val", seed=seed))) for seed in range(6)}
     assert len(seeds) > 1
 
 
 def test_metadata_may_be_a_csv(tmp_path):
-    """As `datasets` takes it: the same images, names and texts; an empty cell is no name."""
+    """The layout of `datasets`: the same images, names and texts; an empty cell is no name."""
     source = ConditionedFolder(folder=str(imagefolder(tmp_path / "data")), val=2)
     data = ControlData(condition="depth", source=source)
-    told = [(c.name, c.text) for c in candidates(data, "train", seed=0)]
+    expected = [(c.name, c.text) for c in candidates(data, "train", seed=0)]
     digest = source_digest(data)
     (tmp_path / "data" / "metadata.jsonl").unlink()
     table = tmp_path / "data" / "metadata.csv"
     rows = [f'{n}.png,"text {n}",depth/{n}.png' for n in range(5)]
     table.write_text("\n".join(["file_name,text,conditioning_image", *rows]))
-    assert [(c.name, c.text) for c in candidates(data, "train", seed=0)] == told
+    assert [(c.name, c.text) for c in candidates(data, "train", seed=0)] == expected
     assert source_digest(data) != digest
     table.write_text(table.read_text().replace(",depth/3.png", ","))
     with pytest.raises(DataError, match=r"'3\.png' has none"):
@@ -189,29 +189,29 @@ class Stop(Exception):
 
 
 def test_a_captioner_writes_the_prompts_and_none_twice(tmp_path, monkeypatch):
-    """In place of those that are given; stopped after the first, it goes on with the second."""
+    """They replace the source's; stopped after the first caption, it resumes with the second."""
     captioner = Captioner(model=str(blip()), device="cpu")
     source = ConditionedFolder(folder=str(imagefolder(tmp_path / "data", count=3)), val=1)
     data = ControlData(condition="depth", source=source, captioner=captioner)
-    whole = prepared(tmp_path / "whole", data, px=16)
-    written = CaptionModel.caption
-    seen = []
+    straight = prepared(tmp_path / "straight", data, px=16)
+    caption = CaptionModel.caption
+    calls = []
 
     def stopping(self, images):
-        if len(seen) == 1:
-            seen.append(None)
+        if len(calls) == 1:
+            calls.append(None)
             raise Stop
-        seen.append(images)
-        return written(self, images)
+        calls.append(images)
+        return caption(self, images)
 
     monkeypatch.setattr(CaptionModel, "caption", stopping)
     with pytest.raises(Stop):
         prepared(tmp_path / "cut", data, px=16)
     cut = prepared(tmp_path / "cut", data, px=16)
-    assert len(seen) == 4  # each of three images once, and the stop
-    for split, some in whole.items():
-        assert [s.text for s in some] == [s.text for s in cut[split]]
-        assert not any(s.text.startswith("text ") for s in some)
+    assert len(calls) == 4  # each of three images once, and the stop
+    for split, samples in straight.items():
+        assert [s.text for s in samples] == [s.text for s in cut[split]]
+        assert not any(s.text.startswith("text ") for s in samples)
     assert not list(tmp_path.rglob("captions.jsonl"))
 
 
@@ -227,7 +227,7 @@ def test_a_damaged_image_is_named(tmp_path):
         prepared(tmp_path / "run", data, px=16)
 
 
-def test_points_move_with_the_square_that_is_cut_out(tmp_path):
+def test_landmarks_move_with_the_cropped_square(tmp_path):
     points = [{"name": "nose", "x": 0.5, "y": 0.5}, {"name": "ear", "x": 0.25, "y": 0.0}]
     root = imagefolder(tmp_path / "data", landmarks=points)
     data = ControlData(condition="landmarks", source=ConditionedFolder(folder=str(root), val=2))
@@ -238,8 +238,8 @@ def test_points_move_with_the_square_that_is_cut_out(tmp_path):
         assert (ear.x, ear.y) == pytest.approx((5 / 30, 0.0))
 
 
-def test_only_colours_that_mean_nothing_are_mixed():
+def test_only_colours_that_mean_nothing_are_averaged():
     board = Image.fromarray((255 * (np.indices((30, 40)).sum(0) % 2)).astype(np.uint8))
-    assert set(np.unique(fitted(board, 13, mixed=False))) == {0, 255}
+    assert set(np.unique(fitted(board, 13, smooth=False))) == {0, 255}
     assert not {0, 255} & set(np.unique(fitted(board, 13)))
-    assert fitted(board, 30, mixed=False).size == (30, 30)
+    assert fitted(board, 30, smooth=False).size == (30, 30)

@@ -32,7 +32,7 @@ def test_edges_by_hand():
     assert edge_row(np.zeros_like(truth), np.zeros_like(truth)) == {"iou": None, "f1": None}
 
 
-def test_images_of_which_nothing_can_be_said_are_left_out():
+def test_images_without_edges_are_left_out():
     iou, _ = measures_of("canny")
     rows = [{"iou": 0.5, "f1": 0.6}, {"iou": None, "f1": None}, {"iou": 0.1, "f1": 0.2}]
     assert total(iou, rows) == pytest.approx(0.3)
@@ -42,9 +42,9 @@ def test_images_of_which_nothing_can_be_said_are_left_out():
 def test_accuracies_by_hand():
     """Class 2 is nowhere, so that it does not count; -1 is no class's colour."""
     truth = np.array([[0, 0, 0, 1], [1, -1, 0, 0]])
-    said = np.array([[0, 0, 1, 1], [0, 1, 0, 0]])
-    row = class_row(truth, said, 3)
-    assert row == {"right": [4, 1, 0], "there": [5, 2, 0], "told": [5, 2, 0]}
+    predicted = np.array([[0, 0, 1, 1], [0, 1, 0, 0]])
+    row = class_row(truth, predicted, 3)
+    assert row == {"correct": [4, 1, 0], "truth": [5, 2, 0], "predicted": [5, 2, 0]}
     assert total(MIOU, [row], 3) == pytest.approx(100 * (4 / 6 + 1 / 3) / 2)
     assert total(MACC, [row], 3) == pytest.approx(100 * (4 / 5 + 1 / 2) / 2)
     assert total(AACC, [row], 3) == pytest.approx(100 * 5 / 7)
@@ -52,30 +52,30 @@ def test_accuracies_by_hand():
 
 def test_accuracies_are_of_all_pixels_together():
     rng = np.random.default_rng(0)
-    truth, said = rng.integers(0, 5, (2, 6, 8, 8))
-    rows = [class_row(t, s, 5) for t, s in zip(truth, said, strict=True)]
-    whole = class_row(truth, said, 5)
+    truth, predicted = rng.integers(0, 5, (2, 6, 8, 8))
+    rows = [class_row(t, p, 5) for t, p in zip(truth, predicted, strict=True)]
+    together = class_row(truth, predicted, 5)
     for measure in (MIOU, MACC, AACC):
-        assert total(measure, rows, 5) == pytest.approx(total(measure, [whole], 5))
-    iou = [((truth == c) & (said == c)).sum() / ((truth == c) | (said == c)).sum()
+        assert total(measure, rows, 5) == pytest.approx(total(measure, [together], 5))
+    iou = [((truth == c) & (predicted == c)).sum() / ((truth == c) | (predicted == c)).sum()
            for c in range(5)]  # fmt: skip
     assert total(MIOU, rows, 5) == pytest.approx(100 * np.mean(iou))
 
 
-def points(*some):
-    return [Landmark(name=name, x=x, y=y) for name, x, y in some]
+def points(*named):
+    return [Landmark(name=name, x=x, y=y) for name, x, y in named]
 
 
 def test_landmarks_of_one_name_are_matched_for_the_least_distance():
     truth = points(("dog", 0.2, 0.2), ("dog", 0.6, 0.2), ("cup", 0.5, 0.9))
-    found = points(("cup", 0.5, 0.9), ("dog", 0.6, 0.2), ("dog", 0.2, 0.25))
+    detected = points(("cup", 0.5, 0.9), ("dog", 0.6, 0.2), ("dog", 0.2, 0.25))
     assert landmark_row(truth, truth) == {"error": 0.0}
-    assert landmark_row(truth, found)["error"] == pytest.approx(512 * 0.05 / 3)
-    # More than must be there do no harm, fewer are a failure, another kind is none of them.
-    assert landmark_row(truth, [*found, *points(("dog", 0.9, 0.9))])["error"] == pytest.approx(
+    assert landmark_row(truth, detected)["error"] == pytest.approx(512 * 0.05 / 3)
+    # Further points are ignored, missing ones are a failure.
+    assert landmark_row(truth, [*detected, *points(("dog", 0.9, 0.9))])["error"] == pytest.approx(
         512 * 0.05 / 3
     )
-    assert landmark_row(truth, found[:2]) == {"error": None}
+    assert landmark_row(truth, detected[:2]) == {"error": None}
     assert landmark_row(truth, None) == {"error": None}
 
 
@@ -104,13 +104,13 @@ def test_an_interval_of_sums_is_the_interval_of_a_mean():
 def test_an_interval_of_sums_is_honest_at_its_ends():
     how = {"seed": 0, "resamples": 500}
     rows = [class_row(np.zeros((2, 2), int), np.zeros((2, 2), int), 2)] * 4
-    found = interval_of(sums_of(MIOU, rows, 2), MIOU.value, **how)
-    assert (found.mean, found.low, found.high, found.n) == (100.0, 100.0, 100.0, 4)
+    miou = interval_of(sums_of(MIOU, rows, 2), MIOU.value, **how)
+    assert (miou.mean, miou.low, miou.high, miou.n) == (100.0, 100.0, 100.0, 4)
     with pytest.raises(ValueError, match="no value"):
         interval_of(sums_of(ERROR, [{"error": None}], 0), ERROR.value, **how)
     # One image of two has a value: resamples of the other alone are left out.
-    found = interval_of(sums_of(ERROR, [{"error": None}, {"error": 5.0}], 0), ERROR.value, **how)
-    assert (found.mean, found.low, found.high) == (5.0, 5.0, 5.0)
+    error = interval_of(sums_of(ERROR, [{"error": None}, {"error": 5.0}], 0), ERROR.value, **how)
+    assert (error.mean, error.low, error.high) == (5.0, 5.0, 5.0)
 
 
 def test_the_frechet_distance_of_gaussians():

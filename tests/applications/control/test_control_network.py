@@ -1,4 +1,4 @@
-"""Control networks: nothing at the start, each image by its own condition, files as they were."""
+"""Control networks: no effect at the start, each image from its own condition, exact files."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def conditioning_images():
     return torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
-def made(model, kind, *, changed=True):
+def network_of(model, kind, *, changed=True):
     network = networks.new_network(kind, model.denoiser, halvings=1, seed=0)
     if changed:
         generator = torch.Generator().manual_seed(1)
@@ -46,47 +46,49 @@ def generated(model, network=None, conditioning_images=None, *, texts=TEXTS, at_
             texts,
             seeds=seeds,
             **settings,
-            before=lambda some: conditioning.show(conditioning_images[list(some)]),
+            before=lambda positions: conditioning.show(conditioning_images[list(positions)]),
         )
         return [np.array(image) for image in images]
 
 
-def same(one, two):
-    return all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+def same(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_new_network_changes_no_image_and_a_trained_one_does(model, conditioning_images, kind):
     plain = generated(model)
-    assert same(generated(model, made(model, kind, changed=False), conditioning_images), plain)
-    assert not same(generated(model, made(model, kind), conditioning_images), plain)
+    assert same(
+        generated(model, network_of(model, kind, changed=False), conditioning_images), plain
+    )
+    assert not same(generated(model, network_of(model, kind), conditioning_images), plain)
     assert same(generated(model), plain)  # nothing stays behind
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_image_depends_on_its_own_condition_alone(model, conditioning_images, kind):
-    network = made(model, kind)
-    whole = generated(model, network, conditioning_images)
-    # Alone, and so at another place of the pass.
+    network = network_of(model, kind)
+    images = generated(model, network, conditioning_images)
+    # Alone, and therefore at another position of the batch.
     last = generated(model, network, conditioning_images[2:], texts=TEXTS[2:], start=2)
-    assert np.array_equal(whole[2], last[0])
+    assert np.array_equal(images[2], last[0])
     other = torch.cat([conditioning_images[:2], 1 - conditioning_images[2:]])
     changed = generated(model, network, other)
-    assert same(changed[:2], whole[:2]) and not np.array_equal(changed[2], whole[2])
+    assert same(changed[:2], images[:2]) and not np.array_equal(changed[2], images[2])
 
 
 def test_the_branch_is_added_once_to_the_first_features(model, conditioning_images):
     """By hand: conv_in's output plus the encoder's, and nothing else is touched."""
-    network, unet = made(model, "branch"), model.denoiser
+    network, unet = network_of(model, "branch"), model.denoiser
     conditioning = networks.Conditioning(network)
     x = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         plain = unet.conv_in(x)
         with conditioning.within(unet):
             conditioning.show(conditioning_images)
-            found = unet.conv_in(x)
-    # Guidance's two halves see the same conditions.
-    assert torch.equal(found, plain + network(conditioning_images).repeat(2, 1, 1, 1))
+            conditioned = unet.conv_in(x)
+    # Guidance's two halves have the same conditions.
+    assert torch.equal(conditioned, plain + network(conditioning_images).repeat(2, 1, 1, 1))
 
 
 def test_the_branch_on_sd15_has_the_released_parameters():
@@ -102,7 +104,7 @@ def test_the_branch_on_sd15_has_the_released_parameters():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_gives_back_what_was_saved(tmp_path, model, conditioning_images, kind):
-    network = made(model, kind)
+    network = network_of(model, kind)
     about = {"kind": kind, "condition": "canny", "halvings": 1, "adapter": None}
     paths = [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
     for path in paths:
@@ -110,7 +112,9 @@ def test_a_file_gives_back_what_was_saved(tmp_path, model, conditioning_images, 
         network_files.save(path, state, {}, about=about, lineage=Lineage(base="x"))
     assert paths[0].read_bytes() == paths[1].read_bytes()
     file = network_files.load(paths[0])
-    assert file.about["condition"] == "canny" and file.lineage.base == "x" and file.turns is None
+    assert (
+        file.about["condition"] == "canny" and file.lineage.base == "x" and file.rotations is None
+    )
     assert file.parameters == sum(p.numel() for p in network.parameters())
     with network_files.controlled(model, file) as conditioning:
         assert isinstance(conditioning.network, ControlNetModel) == (kind == "controlnet")
@@ -123,7 +127,7 @@ def test_foreign_files_are_refused(tmp_path, model):
     path.write_bytes(b"pickle")
     with pytest.raises(AdapterError, match="cannot be read"):
         network_files.load(tmp_path)
-    network = made(model, "branch")
+    network = network_of(model, "branch")
     for halvings, state in ((2, network.state_dict()), (1, {"conv_in.weight": torch.zeros(1)})):
         about = {"kind": "branch", "condition": "canny", "halvings": halvings, "adapter": None}
         network_files.save(path, state, {}, about=about, lineage=Lineage())
@@ -151,18 +155,18 @@ def test_loras_alpha_counts(tmp_path, model):
     }
     about = {"kind": "branch", "condition": "canny", "halvings": 1, "adapter": {"alpha": 6.0}}
     path = tmp_path / "control.safetensors"
-    network = made(model, "branch")
+    network = network_of(model, "branch")
     network_files.save(path, network.state_dict(), factors, about=about, lineage=Lineage())
     with network_files.controlled(model, network_files.load(path)):
-        found = model.denoiser.get_submodule(layer).weight
-        torch.testing.assert_close(found, weight + 3.0 * 2)  # alpha / rank, times ones @ ones
+        changed = model.denoiser.get_submodule(layer).weight
+        torch.testing.assert_close(changed, weight + 3.0 * 2)  # alpha / rank, times ones @ ones
     assert torch.equal(model.denoiser.get_submodule(layer).weight, weight)
 
 
-def test_what_cannot_be_is_refused(model, conditioning_images, tmp_path):
+def test_impossible_conditions_are_refused(model, conditioning_images, tmp_path):
     with pytest.raises(ModelError, match="16 times"):
         networks.widths_of(4)
-    conditioning = networks.Conditioning(made(model, "branch"))
+    conditioning = networks.Conditioning(network_of(model, "branch"))
     with conditioning.within(model.denoiser):
         with pytest.raises(ModelError, match="no image"):
             model.denoiser.conv_in(torch.zeros(2, 4, 8, 8))

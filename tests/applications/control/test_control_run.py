@@ -70,14 +70,12 @@ def test_each_command_by_itself(tmp_path):
     generated = pipeline.generate(config)
     assert list(generated) == ["base", "oft-r4"]
     assert images(generated["base"]) != images(generated["oft-r4"])
-    # An image that is lost is drawn again, alone and in another batch, to the same bytes.
+    # A lost image is generated again, alone and in another batch, to the same bytes.
     before = images(generated["oft-r4"])
-    lost = sorted(generated["oft-r4"].glob("*.png"))[1]
-    lost.unlink()
-    one = config.control.model_copy(
-        update={"generation": config.control.generation.model_copy(update={"batch_size": 1})}
-    )
-    pipeline.generate(config.model_copy(update={"control": one}))
+    sorted(generated["oft-r4"].glob("*.png"))[1].unlink()
+    generation = config.control.generation.model_copy(update={"batch_size": 1})
+    settings = config.control.model_copy(update={"generation": generation})
+    pipeline.generate(config.model_copy(update={"control": settings}))
     assert images(generated["oft-r4"]) == before
     output = invoked("control", "score", path)
     assert "IoU" in output and "oft-r4" in output
@@ -138,7 +136,7 @@ def test_compare_makes_the_papers_tables(tmp_path):
 
 
 def test_any_segmentation_model_reads_maps(tmp_path):
-    """A tiny SegFormer; of a palette, and where there is none of its own reading of the source."""
+    """A tiny SegFormer against a palette and, without one, against its reading of the source."""
     torch.manual_seed(0)
     names = dict(enumerate(CLASSES))
     network = SegformerForSemanticSegmentation(
@@ -160,9 +158,9 @@ def test_any_segmentation_model_reads_maps(tmp_path):
     assert card.reader == "segmenter"
     assert set(card.models[0].measures) == {"miou", "macc", "aacc"}
     assert card.models[0].measures["aacc"].mean < 100
-    # The same images as a folder whose colours nobody explains.
-    made = tmp_path / "run/2-images/_control/segmentation/val"
-    source = {"kind": "imagefolder", "folder": str(made), "val": 2}
+    # The same images as a folder without a palette.
+    folder = tmp_path / "run/2-images/_control/segmentation/val"
+    source = {"kind": "imagefolder", "folder": str(folder), "val": 2}
     other = tmp_path / "other"
     other.mkdir()
     path = config_file(other, data={"condition": "segmentation", "source": source}, scores=scores)
@@ -174,13 +172,13 @@ def test_any_segmentation_model_reads_maps(tmp_path):
     assert str(tmp_path) not in page.read_text()  # the page may be sent to anyone
     palette = other / "palette.json"
     palette.write_text(json.dumps([[1, 2, 3], [4, 5, 6]]))
-    wrong = config.control.scores.model_copy(update={"palette": str(palette)})
-    wrong = config.control.model_copy(update={"scores": wrong})
+    scoring = config.control.scores.model_copy(update={"palette": str(palette)})
+    wrong = config.control.model_copy(update={"scores": scoring})
     with pytest.raises(DataError, match="22 classes"):
         pipeline.score(config.model_copy(update={"control": wrong}))
 
 
-def test_settings_that_cannot_be(tmp_path):
+def test_impossible_settings_are_refused(tmp_path):
     with pytest.raises(ValueError, match="OFT and COFT alone"):
         ControlSettings.model_validate({"network": {"kind": "controlnet"}, "magnitudes": {}})
     with pytest.raises(ValueError, match="mirrored"):
@@ -216,7 +214,7 @@ def test_settings_that_cannot_be(tmp_path):
         pipeline.prepare(load_config(config_file(tmp_path, network=odd), ControlRun))
 
 
-def test_ddim_takes_the_place_of_the_bases_sampler(tmp_path):
+def test_ddim_replaces_the_bases_sampler(tmp_path):
     from selma.applications.control.generating import sampled
     from selma.applications.control.settings import ControlGeneration
 
@@ -224,9 +222,9 @@ def test_ddim_takes_the_place_of_the_bases_sampler(tmp_path):
     before = model.pipe.scheduler
     assert (ControlGeneration().steps, ControlGeneration().guidance) == (50, 9.0)  # as released
     with sampled(model, ControlGeneration()):
-        found = model.pipe.scheduler.config
-        assert found._class_name == "DDIMScheduler" and not found.clip_sample
-        assert found.beta_end == before.config.beta_end
+        config = model.pipe.scheduler.config
+        assert config._class_name == "DDIMScheduler" and not config.clip_sample
+        assert config.beta_end == before.config.beta_end
         (ddim,) = model.generate(["a cat"], seeds=[0], steps=4, guidance=1.0, batch_size=1)
     assert model.pipe.scheduler is before
     (own,) = model.generate(["a cat"], seeds=[0], steps=4, guidance=1.0, batch_size=1)

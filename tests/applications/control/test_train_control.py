@@ -1,4 +1,4 @@
-"""Control in the one loop: resume, what is trained and what is not, and what it leaves behind."""
+"""Control's training: resume, what is trained and what is frozen, and the files it leaves."""
 
 import numpy as np
 import pytest
@@ -48,22 +48,22 @@ def model():
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
-    folder, found = tmp_path_factory.mktemp("samples"), []
+    folder, samples = tmp_path_factory.mktemp("samples"), []
     for name in ("color", "conditioning_image"):
         (folder / "train" / name).mkdir(parents=True)
     for n, text in enumerate(["a cat at a mat", "cats", "a mat"]):
         paths = [folder / "train" / name / f"{n}.png" for name in ("color", "conditioning_image")]
-        for place, path in enumerate(paths):
-            noise = np.random.default_rng([n, place]).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        for index, path in enumerate(paths):
+            noise = np.random.default_rng([n, index]).integers(0, 256, (16, 16, 3), dtype=np.uint8)
             Image.fromarray(noise).save(path)
-        found.append(
+        samples.append(
             ControlSample(id=f"s{n}", text=text, image=paths[0], conditioning_image=paths[1])
         )
-    return found
+    return samples
 
 
-def settings(network, **more):
-    return ControlSettings(network=network, training=ControlTraining(**SHORT), **more)
+def settings(network, **changes):
+    return ControlSettings(network=network, training=ControlTraining(**SHORT), **changes)
 
 
 def train(folder, samples, model, config):
@@ -80,8 +80,8 @@ def state(model):
     return {name: tensor.clone() for name, tensor in model.denoiser.state_dict().items()}
 
 
-def equal(one, two):
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 class Stop(Exception):
@@ -90,35 +90,35 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("name", [*NETWORKS, "magnitudes"])
 def test_resuming_is_bit_equal_and_the_base_stays(tmp_path, samples, model, monkeypatch, name):
-    if name == "magnitudes":  # of two stages the second one is stopped
+    if name == "magnitudes":  # stopped in the second of two stages
         config = settings(NETWORKS["oft"], magnitudes=MagnitudeFitting(**SHORT))
     else:
         config = settings(NETWORKS[name])
     before = state(model)
-    whole = train(tmp_path / "whole", samples, lambda: model, config)
-    real = running.fit
+    straight = train(tmp_path / "straight", samples, lambda: model, config)
+    fit = running.fit
 
-    def stopping(*args, **given):
+    def stopping(*args, **settings):
         def on_step(line):
             last = name != "magnitudes" or isinstance(args[0].weights, training.MagnitudeWeights)
             if last and line["step"] == 3:
                 raise Stop
 
-        real(*args, **given | {"on_step": on_step})
+        fit(*args, **settings | {"on_step": on_step})
 
     monkeypatch.setattr(running, "fit", stopping)
     with pytest.raises(Stop):
         train(tmp_path / "cut", samples, lambda: model, config)
     monkeypatch.undo()
     cut = train(tmp_path / "cut", samples, lambda: model, config)
-    assert cut.key == whole.key
-    files = [sorted(path for path in one.folder.iterdir()) for one in (whole, cut)]
-    for one, two in zip(*files, strict=True):
-        assert one.read_bytes() == two.read_bytes()
+    assert cut.key == straight.key
+    files = [sorted(trained.folder.iterdir()) for trained in (straight, cut)]
+    for a, b in zip(*files, strict=True):
+        assert a.read_bytes() == b.read_bytes()
     assert train(tmp_path / "cut", samples, never, config) == cut
     assert equal(state(model), before)
     assert not any("forward" in vars(layer) for layer in model.denoiser.modules())
-    file = network_files.load(whole.folder)
+    file = network_files.load(straight.folder)
     assert file.about["kind"] == config.network.kind
     assert all(tensor.abs().max() > 0 for tensor in file.adapter.values())
     # The zero convolutions have left zero: network and adapter are both trained.
@@ -126,38 +126,38 @@ def test_resuming_is_bit_equal_and_the_base_stays(tmp_path, samples, model, monk
 
 
 def test_all_networks_begin_with_the_same_loss(tmp_path, samples, model):
-    """They see the same batches, and change nothing at first."""
-    first = set()
+    """They have the same batches, and no effect at first."""
+    losses = set()
     for network in NETWORKS.values():
         config = settings(network)
         config = config.model_copy(
             update={"training": config.training.model_copy(update={"steps": 1})}
         )
-        made = train(tmp_path, samples, lambda: model, config)
-        first.add(read_lines(made.folder / "loss.jsonl")[0]["loss"])
-    assert len(first) == 1
+        trained = train(tmp_path, samples, lambda: model, config)
+        losses.add(read_lines(trained.folder / "loss.jsonl")[0]["loss"])
+    assert len(losses) == 1
 
 
 def test_the_condition_reaches_the_loss(tmp_path, samples, model):
     """With other conditions the same training ends elsewhere; with the same ones it does not."""
     config = settings(NETWORKS["branch"])
-    one = train(tmp_path / "a", samples, lambda: model, config)
+    a = train(tmp_path / "a", samples, lambda: model, config)
     other = [
         sample.model_copy(update={"conditioning_image": samples[n - 1].conditioning_image})
         for n, sample in enumerate(samples)
     ]
-    two = train(tmp_path / "b", other, lambda: model, config)
-    assert one.key != two.key
-    found = [network_files.load(made.folder).network for made in (one, two)]
-    assert not torch.equal(found[0]["conv_out.weight"], found[1]["conv_out.weight"])
+    b = train(tmp_path / "b", other, lambda: model, config)
+    assert a.key != b.key
+    networks = [network_files.load(trained.folder).network for trained in (a, b)]
+    assert not torch.equal(networks[0]["conv_out.weight"], networks[1]["conv_out.weight"])
 
 
 def test_micro_batches_change_nothing(tmp_path, samples, model):
     config = settings(NETWORKS["oft"])
     parts = config.training.model_copy(update={"micro_batch_size": 1})
     losses = [
-        [row["loss"] for row in read_lines(made.folder / "loss.jsonl")]
-        for made in (
+        [row["loss"] for row in read_lines(trained.folder / "loss.jsonl")]
+        for trained in (
             train(tmp_path / "a", samples, lambda: model, config),
             train(
                 tmp_path / "b",
@@ -170,28 +170,28 @@ def test_micro_batches_change_nothing(tmp_path, samples, model):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_magnitudes_are_fitted_with_all_else_as_it_was(tmp_path, samples, model):
+def test_magnitudes_are_fitted_with_all_else_frozen(tmp_path, samples, model):
     config = settings(NETWORKS["oft"], magnitudes=MagnitudeFitting(**SHORT))
-    made = train(tmp_path, samples, lambda: model, config)
-    assert made.label == "oft-r4-magnitudes"
+    trained = train(tmp_path, samples, lambda: model, config)
+    assert trained.label == "oft-r4-magnitudes"
     plain = config.model_copy(update={"magnitudes": None})
     first = network_files.load(train(tmp_path, samples, never, plain).folder)
-    second = network_files.load(made.folder)
+    second = network_files.load(trained.folder)
     assert equal(dict(first.network), dict(second.network))
     new = {name for name in second.adapter if name not in first.adapter}
     assert new and all(name.endswith(MAGNITUDES) for name in new)
     assert all(second.adapter[name].abs().max() > 0 for name in new)
     assert equal(dict(first.adapter), {n: t for n, t in second.adapter.items() if n not in new})
     assert second.about["adapter"]["magnitudes"] is True
-    # At its start the second stage is where the first one ended, as it is drawn with.
-    begun = read_lines(made.folder / "loss.jsonl")[0]["loss"]
-    ended = float(drawn_losses(tmp_path, samples, model, first).mean())
+    # The second stage starts where the first one ended, as images are generated with it.
+    begun = read_lines(trained.folder / "loss.jsonl")[0]["loss"]
+    ended = float(generating_losses(tmp_path, samples, model, first).mean())
     assert begun == pytest.approx(ended, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_what_is_drawn_with_is_what_was_trained(tmp_path, samples, model, name):
-    """The file, fused into the weights, has the loss of the very tensors while they are trained."""
+def test_images_are_generated_with_what_was_trained(tmp_path, samples, model, name):
+    """The file, fused into the weights, has the loss of its tensors in training."""
     config = settings(NETWORKS[name])
     file = network_files.load(train(tmp_path, samples, lambda: model, config).folder)
     conditioning_images = training.ConditioningImages(
@@ -202,14 +202,14 @@ def test_what_is_drawn_with_is_what_was_trained(tmp_path, samples, model, name):
         model, encoded(tmp_path), conditioning_images, weights, BATCHES
     )
     with weights.attached() as parameters:
-        found = weights.read(file.path)
-        assert found.keys() == parameters.keys()
+        tensors = weights.read(file.path)
+        assert tensors.keys() == parameters.keys()
         start = learner.losses(BATCHES.at(0), NOISE_PATH, step=1)["loss"].detach()
         for key, parameter in parameters.items():
-            parameter.data.copy_(found[key])
+            parameter.data.copy_(tensors[key])
         trained = learner.losses(BATCHES.at(0), NOISE_PATH, step=1)["loss"].detach()
     close = {"rtol": 2e-5, "atol": 0.0}
-    torch.testing.assert_close(drawn_losses(tmp_path, samples, model, file), trained, **close)
+    torch.testing.assert_close(generating_losses(tmp_path, samples, model, file), trained, **close)
     # Sample by sample: their mean may end near where it began.
     assert not torch.allclose(start, trained, rtol=2e-4, atol=0.0)
 
@@ -229,8 +229,8 @@ def encoded(folder):
     return Encoded.of(load_file(path))
 
 
-def drawn_losses(folder, samples, model, file):
-    """Of the first step's samples, [b], by the model as it draws with the file."""
+def generating_losses(folder, samples, model, file):
+    """The losses [b] of the first step's samples, by the model as it generates with the file."""
     batch = BATCHES.at(0)
     conditioning_images = training.ConditioningImages(
         [sample.conditioning_image for sample in samples], 16

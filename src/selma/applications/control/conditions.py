@@ -1,4 +1,4 @@
-"""Conditioning images: edges, colours of classes, points. Pure; what control's stages share."""
+"""Conditioning images: edges, colours of classes, points. Pure, and shared by control's stages."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from selma.records.landmarks import Landmark
 Colour = tuple[int, int, int]
 UNKNOWN = -1
 """A pixel whose colour is no class's."""
-LEFT_OVER = 8
+TOLERANCE = 8
 """How far a channel may be from a class's colour: JPEG and resizing blur them."""
 
 
 def edges(image: Image.Image, *, low: int, high: int) -> Image.Image:
-    """Canny's edges, white on black, RGB. On all three channels, as the released code has it.
+    """Canny's edges on all three channels, as in the released code; white on black, RGB.
 
     Raises ModelError without opencv.
     """
@@ -32,28 +32,28 @@ def edges(image: Image.Image, *, low: int, high: int) -> Image.Image:
             "Canny's edges are found by the package opencv-python-headless: "
             "pip install 'selma[control]'."
         ) from error
-    found = cv2.Canny(np.ascontiguousarray(image.convert("RGB")), low, high)
-    return Image.fromarray(np.repeat(np.asarray(found)[:, :, None], 3, axis=2))
+    canny = cv2.Canny(np.ascontiguousarray(image.convert("RGB")), low, high)
+    return Image.fromarray(np.repeat(np.asarray(canny)[:, :, None], 3, axis=2))
 
 
 def is_edge(image: Image.Image) -> NDArray[np.bool_]:
-    """[h, w] where an image of edges has one."""
+    """[h, w]: True at the edges of an image of edges."""
     return np.asarray(image.convert("L")) > 127
 
 
 def class_map(image: Image.Image, palette: Sequence[Colour]) -> NDArray[np.int16]:
-    """[h, w] the class of each pixel by its colour, `UNKNOWN` where none is near."""
+    """[h, w]: each pixel's class by its colour, `UNKNOWN` if none is near."""
     pixels = np.asarray(image.convert("RGB")).astype(np.int32)
-    colours, place = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
-    away = np.abs(colours[:, None] - np.array(palette, dtype=np.int32)[None]).max(axis=2)
-    nearest = away.argmin(axis=1)
-    known = away[np.arange(len(colours)), nearest] <= LEFT_OVER
+    colours, index = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+    distances = np.abs(colours[:, None] - np.array(palette, dtype=np.int32)[None]).max(axis=2)
+    nearest = distances.argmin(axis=1)
+    known = distances[np.arange(len(colours)), nearest] <= TOLERANCE
     classes = np.where(known, nearest, UNKNOWN).astype(np.int16)
-    return classes[place.reshape(-1)].reshape(pixels.shape[:2])
+    return classes[index.reshape(-1)].reshape(pixels.shape[:2])
 
 
 def read_palette(path: Path) -> tuple[Colour, ...]:
-    """The colours of classes 0, 1, ... in a JSON file [[r, g, b], ...]. Raises DataError."""
+    """Read the colours of classes 0, 1, ... from a JSON file [[r, g, b], ...]. Raises DataError."""
     try:
         rows = json.loads(path.read_text("utf-8"))
         colours = tuple((int(r), int(g), int(b)) for r, g, b in rows)
@@ -65,7 +65,7 @@ def read_palette(path: Path) -> tuple[Colour, ...]:
 
 
 def placed_points(points: Sequence[Sequence[float]], side: float) -> tuple[Landmark, ...]:
-    """Points [x, y] in pixels of a square of this side, as landmarks named by their number."""
+    """Points [x, y] in pixels of a square of this side → landmarks named by their numbers."""
     return tuple(
         Landmark(name=str(number), x=float(x) / side, y=float(y) / side)
         for number, (x, y) in enumerate(points)

@@ -1,8 +1,8 @@
-"""How well an image keeps to its condition. Pure: each image gives sums, and a measure is made of
-their totals, so that all intervals come from resampled images.
+"""How well an image follows its condition. Pure: each image contributes sums, and a measure is
+computed from their totals, so that all intervals come from resampled images.
 
-Canny and landmarks are means over images; mIoU and its like are made of all images' pixels
-together, as segmentation is scored everywhere.
+Canny and landmarks are means over images; mIoU, mAcc and aAcc are over all images' pixels together,
+as is usual for segmentation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Row = Mapping[str, Any]
 Totals = NDArray[np.float64]
 
 PAPER_PX = 512
-"""Landmark errors are told as if every image had this side."""
+"""Landmark errors are in pixels of an image with this side."""
 
 
 @dataclass(frozen=True)
@@ -33,51 +33,54 @@ class Measure:
     better: Literal["higher", "lower"]
     digits: int
     sums: Callable[[Row, int], Sequence[float]]
-    """(an image's row, how many classes there are) → what it adds."""
+    """(an image's row, number of classes) → its sums."""
     value: Callable[[Totals], Totals]
     """Totals [r, k] → values [r]; NaN where nothing was measured."""
 
 
 def edge_row(truth: NDArray[np.bool_], generated: NDArray[np.bool_]) -> dict[str, Any]:
-    """IoU and F1 of edges, 0..1, both exact to the pixel; None where neither side has an edge
-    (the released code gets NaN, and with it a NaN for the whole)."""
+    """IoU and F1 of edges, 0..1, both exact to the pixel; None if neither side has an edge (the
+    released code gets NaN, and then NaN for the mean)."""
     both, either = int((truth & generated).sum()), int((truth | generated).sum())
     if not either:
         return {"iou": None, "f1": None}
     return {"iou": both / either, "f1": 2 * both / (both + either)}
 
 
-def class_row(truth: NDArray[np.integer], said: NDArray[np.integer], classes: int) -> Row:
-    """Pixels of each class that are right, there, and told; those of no known class left out."""
+def class_row(truth: NDArray[np.integer], predicted: NDArray[np.integer], classes: int) -> Row:
+    """Each class's pixels: correct, true and predicted ones, where the true class is known."""
     known = truth >= 0
-    truth, said = truth[known].reshape(-1), said[known].reshape(-1)
+    truth, predicted = truth[known].reshape(-1), predicted[known].reshape(-1)
 
-    def count(which: NDArray[np.integer]) -> list[int]:
-        return [int(n) for n in np.bincount(which, minlength=classes)]
+    def count(pixels: NDArray[np.integer]) -> list[int]:
+        return [int(n) for n in np.bincount(pixels, minlength=classes)]
 
-    return {"right": count(truth[truth == said]), "there": count(truth), "told": count(said)}
+    return {
+        "correct": count(truth[truth == predicted]),
+        "truth": count(truth),
+        "predicted": count(predicted),
+    }
 
 
-def landmark_row(truth: Sequence[Landmark], found: Sequence[Landmark] | None) -> Row:
-    """The mean distance of each point from what was found of its name, in px of an image of 512;
-    None, a failure, where fewer of a name were found than must be there.
+def landmark_row(truth: Sequence[Landmark], detected: Sequence[Landmark] | None) -> Row:
+    """The mean distance of the landmarks from the detected ones, in pixels of a 512-px image; None,
+    a failure, if fewer points of a name were detected than there are.
 
-    Points of one name are matched so that their distances are least in all; more than must be
-    there do no harm.
+    Points of one name are matched to minimise their total distance; further points are ignored.
     """
-    away: list[float] = []
+    distances: list[float] = []
     for name in dict.fromkeys(point.name for point in truth):
-        mine = [point for point in truth if point.name == name]
-        theirs = [point for point in found or () if point.name == name]
-        if len(theirs) < len(mine):
+        points = [point for point in truth if point.name == name]
+        candidates = [point for point in detected or () if point.name == name]
+        if len(candidates) < len(points):
             return {"error": None}
-        away += _matched(mine, theirs)
-    return {"error": PAPER_PX * sum(away) / len(away) if away else 0.0}
+        distances += _matched(points, candidates)
+    return {"error": PAPER_PX * sum(distances) / len(distances) if distances else 0.0}
 
 
-def _matched(mine: Sequence[Landmark], theirs: Sequence[Landmark]) -> list[float]:
-    distances = [[math.hypot(a.x - b.x, a.y - b.y) for b in theirs] for a in mine]
-    if len(mine) == len(theirs) == 1:
+def _matched(points: Sequence[Landmark], candidates: Sequence[Landmark]) -> list[float]:
+    distances = [[math.hypot(a.x - b.x, a.y - b.y) for b in candidates] for a in points]
+    if len(points) == len(candidates) == 1:
         return distances[0]
     from scipy.optimize import linear_sum_assignment
 
@@ -93,7 +96,7 @@ def _mean_of(key: str) -> Callable[[Row, int], Sequence[float]]:
 
 
 def _class_sums(row: Row, classes: int) -> Sequence[float]:
-    return [*row["right"], *row["there"], *row["told"]]
+    return [*row["correct"], *row["truth"], *row["predicted"]]
 
 
 def _failure(row: Row, classes: int) -> Sequence[float]:
@@ -106,32 +109,32 @@ def _ratio(totals: Totals) -> Totals:
 
 
 def _parts(totals: Totals) -> tuple[Totals, Totals, Totals]:
-    right, there, told = np.split(totals, 3, axis=1)
-    return right, there, told
+    correct, truth, predicted = np.split(totals, 3, axis=1)
+    return correct, truth, predicted
 
 
-def _mean_over_classes(top: Totals, bottom: Totals) -> Totals:
+def _mean_over_classes(numerators: Totals, denominators: Totals) -> Totals:
     """Percent; classes without a pixel do not count."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        shares = np.where(bottom > 0, top / bottom, np.nan)
-    counted = (bottom > 0).sum(axis=1)
+        shares = np.where(denominators > 0, numerators / denominators, np.nan)
+    counted = (denominators > 0).sum(axis=1)
     total = np.nansum(shares, axis=1)
     return np.where(counted > 0, 100 * total / np.maximum(counted, 1), np.nan)
 
 
 def _miou(totals: Totals) -> Totals:
-    right, there, told = _parts(totals)
-    return _mean_over_classes(right, there + told - right)
+    correct, truth, predicted = _parts(totals)
+    return _mean_over_classes(correct, truth + predicted - correct)
 
 
 def _macc(totals: Totals) -> Totals:
-    right, there, _ = _parts(totals)
-    return _mean_over_classes(right, there)
+    correct, truth, _ = _parts(totals)
+    return _mean_over_classes(correct, truth)
 
 
 def _aacc(totals: Totals) -> Totals:
-    right, there, _ = _parts(totals)
-    return 100 * _ratio(np.stack([right.sum(axis=1), there.sum(axis=1)], axis=1))
+    correct, truth, _ = _parts(totals)
+    return 100 * _ratio(np.stack([correct.sum(axis=1), truth.sum(axis=1)], axis=1))
 
 
 MEASURES: dict[str, tuple[Measure, ...]] = {
@@ -149,13 +152,14 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
         Measure("failures", "failures, %", "lower", 1, _failure, _ratio),
     ),
 }
-"""By condition; depth, dense pose and sketch have none: no reader of theirs is here."""
+"""By condition; depth, dense pose and sketch have none, since selma has no reader of them."""
 
 
 def measures_of(condition: str) -> tuple[Measure, ...]:
+    """The condition's measures; () for one without a reader."""
     return MEASURES.get(condition, ())
 
 
 def sums_of(measure: Measure, rows: Sequence[Row], classes: int) -> NDArray[np.float64]:
-    """[n, k] what each image adds."""
+    """[n, k]: each image's sums."""
     return np.array([measure.sums(row, classes) for row in rows], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Control networks as files: branch or ControlNet, and the adapter beside it, with settings."""
+"""Control networks as files: branch or ControlNet, the adapter beside it, and settings."""
 
 from __future__ import annotations
 
@@ -30,24 +30,25 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class ControlFile:
-    """What a file holds."""
+    """A control network's file."""
 
     path: Path
     about: Mapping[str, Any]
     """kind, condition, halvings, adapter (its settings, or None)."""
     network: Mapping[str, Tensor]
     adapter: Mapping[str, Tensor]
-    """By the names of training, as in "<module>.oft_generator"; empty if there is none."""
+    """Parameter name in training, such as "<module>.oft_generator" → tensor; empty without an
+    adapter."""
     lineage: Lineage
 
     @property
     def parameters(self) -> int:
-        """How many numbers were trained."""
+        """The number of trained parameters."""
         return sum(t.numel() for part in (self.network, self.adapter) for t in part.values())
 
     @property
-    def turns(self) -> RotationFile | None:
-        """The adapter as changes of weights, LoRA among them; None if there is none."""
+    def rotations(self) -> RotationFile | None:
+        """The adapter as changes of weights, LoRA's included; None without an adapter."""
         layers: dict[str, dict[str, Tensor]] = {}
         for name, tensor in self.adapter.items():
             role = next((r for r in ROLES if name.endswith(f".{r}")), None)
@@ -80,7 +81,7 @@ def save(
     about: Mapping[str, Any],
     lineage: Lineage,
 ) -> None:
-    """Writes one file, whole or nothing; equal tensors give equal bytes."""
+    """Write one file atomically; equal tensors give equal bytes."""
     tensors = {NETWORK + name: tensor for name, tensor in network.items()}
     tensors |= {ADAPTER + name: tensor for name, tensor in adapter.items()}
     metadata = {
@@ -91,15 +92,15 @@ def save(
     write_safetensors(path, given(tensors), metadata=metadata)
 
 
-def load(place: Path) -> ControlFile:
-    """The network in a file, or in a folder that holds one by our name. Raises AdapterError."""
-    path = place / FILE if place.is_dir() else place
+def load(path: Path) -> ControlFile:
+    """Load the network in a file, or in a folder that holds `FILE`. Raises AdapterError."""
+    path = path / FILE if path.is_dir() else path
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         about = json.loads(metadata[KEY])
-        told = json.loads(metadata.get(OUR_KEY, "{}"))
+        lineage = json.loads(metadata.get(OUR_KEY, "{}"))
         if about["version"] != VERSION or about["kind"] not in ("branch", "controlnet"):
             raise ValueError(f"it is {about['kind']}, version {about['version']}")
         about["halvings"] = int(about["halvings"])
@@ -107,7 +108,7 @@ def load(place: Path) -> ControlFile:
         about.setdefault("adapter", None)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise AdapterError(
-            f"{path} must be a control network as selma writes it (control.safetensors), but "
+            f"{path} must be a control network that selma wrote (control.safetensors), but "
             f"cannot be read as one: {error!r}."
         ) from error
     return ControlFile(
@@ -115,17 +116,18 @@ def load(place: Path) -> ControlFile:
         about=about,
         network=_part(tensors, NETWORK),
         adapter=_part(tensors, ADAPTER),
-        lineage=Lineage(told.get("base"), told.get("made_by") or {}),
+        lineage=Lineage(lineage.get("base"), lineage.get("made_by") or {}),
     )
 
 
 @contextmanager
 def controlled(model: TextToImage, file: ControlFile) -> Iterator[networks.Conditioning]:
-    """Condition the model while the block runs, on the images that what it yields is shown; then
-    it is what it was, bit for bit. Raises AdapterError if the file is of another model."""
+    """Condition the model while the block runs, on the images that the yielded `Conditioning` is
+    shown. Afterwards the model is as before, bit for bit. Raises AdapterError if the file is of
+    another model."""
     network = restored(model, file).to(model.device)
     conditioning = networks.Conditioning(network)
-    with model.replaced(_changes(model, file)), conditioning.within(model.denoiser):
+    with model.replaced(_weight_changes(model, file)), conditioning.within(model.denoiser):
         yield conditioning
 
 
@@ -148,19 +150,19 @@ def restored(model: TextToImage, file: ControlFile) -> nn.Module:
     return network.requires_grad_(False).eval()
 
 
-def _changes(model: TextToImage, file: ControlFile) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Module → what the adapter makes of its weight. Raises AdapterError where one is missing."""
-    turns = file.turns
-    if turns is None:
+def _weight_changes(model: TextToImage, file: ControlFile) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Module → the adapter's change of its weight. Raises AdapterError for a missing module."""
+    rotations = file.rotations
+    if rotations is None:
         return {}
-    modules = {names.split(key)[1]: change for key, change in weight_changes(turns).items()}
-    there = {name.removesuffix(".weight") for name, _ in model.denoiser.named_parameters()}
-    if missing := sorted(modules.keys() - there):
+    changes = {names.split(key)[1]: change for key, change in weight_changes(rotations).items()}
+    modules = {name.removesuffix(".weight") for name, _ in model.denoiser.named_parameters()}
+    if missing := sorted(changes.keys() - modules):
         raise AdapterError(
-            f"{file.path} changes {missing[0]}, which this denoiser has not. It was "
-            "made for another model."
+            f"{file.path} changes {missing[0]}, which this denoiser does not have. It was made for "
+            "another model."
         )
-    return modules
+    return changes
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
-"""Control's flow (OFT, arXiv:2306.07280): conditions → networks → images → scores, in one folder.
+"""Control's flow (OFT, arXiv:2306.07280): conditions → networks → images → scores.
 
-It stands beside the six stages, with the run's own base.
+On the run's own base, with results in the folders of stages 2, 3, 5 and 6.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from selma.applications.control.settings import (
     NetworkConfig,
     Table,
     ToyboxImages,
+    has_rotations,
     label_of,
-    turns,
 )
 from selma.config.adapters import OftConfig
 from selma.errors import ConfigError
@@ -34,8 +34,8 @@ from selma.runfile import portable
 from selma.workspace import EXPERTS, IMAGES, REPORT, SCORES, Workspace
 
 if TYPE_CHECKING:
-    from selma.applications.control.page import Shown
-    from selma.applications.control.scoring import Generated
+    from selma.applications.control.page import ConditionSection
+    from selma.applications.control.scoring import ModelImages
     from selma.applications.control.sources import Split
 
 COMMANDS = {
@@ -47,25 +47,27 @@ COMMANDS = {
 
 
 def prepare(config: ControlRun) -> dict[Split, list[ControlSample]]:
-    """Split → images with their conditions."""
+    """Prepare both splits: split → images with their conditions."""
     with opened(
         config, make=[IMAGES], checked=[], mistakes=mistakes(config, []), commands=COMMANDS
-    ) as this:
-        return _samples(this, config.control, this.folder)
+    ) as stages:
+        return _samples(stages, config.control, stages.folder)
 
 
 def train(config: ControlRun) -> TrainedControl:
-    """The network, trained on what `prepare` left; with magnitudes the second stage's."""
+    """Train the network on the prepared images; with magnitudes, then the second stage."""
     settings = config.control
     with opened(
         config, make=[EXPERTS], checked=[], mistakes=mistakes(config, []), commands=COMMANDS
-    ) as this:
-        return _trained(this, settings, this.folder)
+    ) as stages:
+        return _trained(stages, settings, stages.folder)
 
 
 def generate(config: ControlRun) -> dict[str, Path]:
-    """Model → folder with its image of each validation sample: "base", and the trained ones. Each
-    of the processes that were launched generates a part."""
+    """Generate the validation samples with "base" and each trained network: model → folder.
+
+    Each launched process generates a part.
+    """
     settings = config.control
     with opened(
         config,
@@ -74,35 +76,34 @@ def generate(config: ControlRun) -> dict[str, Path]:
         mistakes=mistakes(config, []),
         commands=COMMANDS,
         several=True,
-    ) as this:
-        generated = _generated(this, settings, _stages_of(settings), make=this.folder)
+    ) as stages:
+        generated = _generated(stages, settings, _stages_of(settings), make=stages.folder)
         return {images.model: images.folder for images in generated if images.folder is not None}
 
 
 def score(config: ControlRun) -> tuple[ControlCard, Path]:
-    """The card, and the page on it."""
+    """Score the generated images and write the page: the card and the page's path."""
     from selma.applications.control.scoring import require_reader
 
     settings = config.control
     with opened(
         config, make=[SCORES, REPORT], checked=[], mistakes=mistakes(config, []), commands=COMMANDS
-    ) as this:
+    ) as stages:
         require_reader(settings.scores, settings.data.condition)
-        generated = _generated(this, settings, _stages_of(settings), make=this.finished)
-        card = _card(this, settings, generated, reference="base")
-        return card, _page(this, [_shown(this, settings, card, generated)])
+        generated = _generated(stages, settings, _stages_of(settings), make=stages.finished)
+        card = _card(stages, settings, generated, reference="base")
+        return card, _page(stages, [_section(stages, settings, card, generated)])
 
 
 def compare(config: ControlRun, tables: Sequence[Table] = TABLES) -> tuple[list[ControlCard], Path]:
-    """One card for each condition with every network of the paper's tables, and the page on them.
-
-    Whatever is missing is prepared, trained, generated and scored; what is there is not made again.
+    """Train and score every network of the paper's tables: one card for each condition, and the
+    page's path. Whatever is finished is kept.
     """
     from selma.applications.control.scoring import require_reader
 
     settings = config.control
     plan = planned(settings, tables)
-    # Whatever would stop it later is looked for before anything is trained.
+    # Whatever would stop it later is checked before anything is trained.
     variants = {condition: variants_of(rows) for condition, rows in plan.items()}
     for network in unique(
         variant.network for settings_of_table in variants.values() for variant in settings_of_table
@@ -112,32 +113,32 @@ def compare(config: ControlRun, tables: Sequence[Table] = TABLES) -> tuple[list[
         check(changed, [], mistakes(changed, []))
     for condition in plan:
         require_reader(settings.scores, condition)
-    shown = []
+    sections = []
     with opened(
         config,
         make=[IMAGES, EXPERTS, SCORES, REPORT],
         checked=[],
         mistakes=mistakes(config, []),
         commands=COMMANDS,
-    ) as this:
+    ) as stages:
         for condition in plan:
-            _samples(this, _on(settings, condition), this.folder)
+            _samples(stages, _on(settings, condition), stages.folder)
         for condition, rows in plan.items():
-            mine = _on(settings, condition)
+            own = _on(settings, condition)
             for variant in variants[condition]:
-                _trained(this, variant, this.folder)
-            generated = _generated(this, mine, variants[condition], make=this.folder)
-            card = _card(this, mine, generated, reference=label_of(mine.network))
+                _trained(stages, variant, stages.folder)
+            generated = _generated(stages, own, variants[condition], make=stages.folder)
+            card = _card(stages, own, generated, reference=label_of(own.network))
             groups = [
                 (table, [full_label(variant) for variant in settings_of_table])
                 for table, settings_of_table in rows.items()
             ]
-            shown.append(_shown(this, mine, card, generated, groups=groups))
-        return [condition.card for condition in shown], _page(this, shown)
+            sections.append(_section(stages, own, card, generated, groups=groups))
+        return [section.card for section in sections], _page(stages, sections)
 
 
 def tables_of(names: Sequence[str] | None) -> Sequence[Table]:
-    """The tables that these names mean; all for none. Raises ConfigError."""
+    """The tables of these names; all without names. Raises ConfigError."""
     if unknown := sorted(set(names or ()) - set(TABLES)):
         raise ConfigError(f"Tables are {', '.join(TABLES)}, but {unknown[0]!r} came.")
     return [table for table in TABLES if not names or table in names]
@@ -147,36 +148,38 @@ def planned(
     settings: ControlSettings, tables: Sequence[Table]
 ) -> dict[Condition, dict[Table, list[ControlSettings]]]:
     """Condition → table → the settings of each network in it, in the paper's order."""
-    wanted, main = settings.tables, settings.model_copy(update={"magnitudes": None})
+    config, main = settings.tables, settings.model_copy(update={"magnitudes": None})
     plan: dict[Condition, dict[Table, list[ControlSettings]]] = {}
     if "methods" in tables:
-        each = (
-            ControlNetNetwork(),
-            BranchNetwork(adapter=wanted.lora),
-            BranchNetwork(adapter=wanted.coft),
-            main.network,
+        networks = unique(
+            (
+                ControlNetNetwork(),
+                BranchNetwork(adapter=config.lora),
+                BranchNetwork(adapter=config.coft),
+                main.network,
+            )
         )
-        for condition in wanted.conditions:
-            plan[condition] = {"methods": [_rated(_on(main, condition), n) for n in unique(each)]}
-    on_other = _on(main, wanted.other_condition)
-    other = plan.setdefault(wanted.other_condition, {})
+        for condition in config.conditions:
+            plan[condition] = {"methods": [_variant(_on(main, condition), n) for n in networks]}
+    on_other = _on(main, config.other_condition)
+    other = plan.setdefault(config.other_condition, {})
     if "blocks" in tables:
-        adapters = [OftConfig(blocks=n, targets="attention+geglu") for n in wanted.blocks]
-        other["blocks"] = [_rated(on_other, BranchNetwork(adapter=a)) for a in adapters]
+        adapters = [OftConfig(blocks=n, targets="attention+geglu") for n in config.blocks]
+        other["blocks"] = [_variant(on_other, BranchNetwork(adapter=a)) for a in adapters]
     if "magnitudes" in tables:
-        if not turns(main.network):
+        if not has_rotations(main.network):
             raise ConfigError(
                 "Table 4 fits magnitudes to rotations, but control.network has none. Set its "
                 "adapter to oft or coft, or leave the table out."
             )
-        first = _rated(on_other, main.network)
+        first = _variant(on_other, main.network)
         fitting = settings.magnitudes or MagnitudeFitting()
         other["magnitudes"] = [first, first.model_copy(update={"magnitudes": fitting})]
     return {condition: rows for condition, rows in plan.items() if rows}
 
 
 def variants_of(rows: Mapping[Table, Sequence[ControlSettings]]) -> list[ControlSettings]:
-    """Each network of one condition's tables once. Raises ConfigError where two share a name."""
+    """Each network of one condition's tables once. Raises ConfigError if two share a name."""
     variants_once = unique(variant for variants in rows.values() for variant in variants)
     names = [full_label(variant) for variant in variants_once]
     if twins := sorted({name for name in names if names.count(name) > 1}):
@@ -188,7 +191,7 @@ def variants_of(rows: Mapping[Table, Sequence[ControlSettings]]) -> list[Control
 
 
 def unique(values: Iterable[Any]) -> list[Any]:
-    """Each once, in the order of the first."""
+    """The distinct values, in order; they need not be hashable."""
     distinct: list[Any] = []
     for value in values:
         if value not in distinct:
@@ -197,13 +200,13 @@ def unique(values: Iterable[Any]) -> list[Any]:
 
 
 def full_label(settings: ControlSettings) -> str:
-    """What the network that these settings train is called."""
+    """The label of the network that these settings train."""
     label = label_of(settings.network)
     return label if settings.magnitudes is None else f"{label}-magnitudes"
 
 
-def _rated(settings: ControlSettings, network: NetworkConfig) -> ControlSettings:
-    """With this network and its own learning rate, where one is set."""
+def _variant(settings: ControlSettings, network: NetworkConfig) -> ControlSettings:
+    """The settings with this network and its learning rate."""
     kind: Method | None = "controlnet"
     if isinstance(network, BranchNetwork):
         kind = None if network.adapter is None else network.adapter.kind
@@ -226,44 +229,44 @@ def _stages_of(settings: ControlSettings) -> list[ControlSettings]:
 
 
 def _samples(
-    this: Stages[ControlRun], settings: ControlSettings, folder: Workspace
+    stages: Stages[ControlRun], settings: ControlSettings, folder: Workspace
 ) -> dict[Split, list[ControlSample]]:
     from selma.applications.control.preparing import prepare_control
     from selma.backbones.base_files import own_architecture
 
-    px = own_architecture(this.config.base).image_px
-    return prepare_control(settings.data, folder, px=px, seed=this.config.seed)
+    px = own_architecture(stages.config.base).image_px
+    return prepare_control(settings.data, folder, px=px, seed=stages.config.seed)
 
 
 def _trained(
-    this: Stages[ControlRun], settings: ControlSettings, folder: Workspace
+    stages: Stages[ControlRun], settings: ControlSettings, folder: Workspace
 ) -> TrainedControl:
     from selma.applications.control.training import train_control
 
     return train_control(
-        _samples(this, settings, this.finished)["train"],
+        _samples(stages, settings, stages.finished)["train"],
         settings,
         folder,
-        base=this.config.base,
-        seed=this.config.seed,
-        model=this.model,
+        base=stages.config.base,
+        seed=stages.config.seed,
+        model=stages.model,
     )
 
 
 def _generated(
-    this: Stages[ControlRun],
+    stages: Stages[ControlRun],
     settings: ControlSettings,
     variants: Sequence[ControlSettings],
     *,
     make: Workspace,
-) -> list[Generated]:
-    """The source images, the base's and each network's."""
+) -> list[ModelImages]:
+    """The source images, the base's and each network's, generated in `make`."""
     from selma.applications.control.generating import generate_control
     from selma.applications.control.network_files import load
-    from selma.applications.control.scoring import SOURCE, Generated
+    from selma.applications.control.scoring import SOURCE_IMAGES, ModelImages
 
-    finished = this.finished
-    samples = _samples(this, settings, finished)["val"]
+    finished = stages.finished
+    samples = _samples(stages, settings, finished)["val"]
 
     def images(trained: TrainedControl | None) -> Path:
         return generate_control(
@@ -272,23 +275,23 @@ def _generated(
             settings.generation,
             make,
             condition=settings.data.condition,
-            base=this.config.base,
-            seed=this.config.seed,
-            model=this.model,
+            base=stages.config.base,
+            seed=stages.config.seed,
+            model=stages.model,
         )
 
-    images_of_models = [Generated(SOURCE, "source", None), Generated("base", "base", images(None))]
+    images_of_models = [SOURCE_IMAGES, ModelImages("base", "base", images(None))]
     for variant in variants:
-        trained = _trained(this, variant, finished)
+        trained = _trained(stages, variant, finished)
         count = load(trained.folder).parameters
-        images_of_models.append(Generated(trained.label, "control", images(trained), count))
+        images_of_models.append(ModelImages(trained.label, "control", images(trained), count))
     return images_of_models
 
 
 def _card(
-    this: Stages[ControlRun],
+    stages: Stages[ControlRun],
     settings: ControlSettings,
-    generated: Sequence[Generated],
+    generated: Sequence[ModelImages],
     *,
     reference: str,
 ) -> ControlCard:
@@ -296,45 +299,45 @@ def _card(
 
     data = settings.data
     scorer = Scorer(
-        _samples(this, settings, this.finished)["val"],
+        _samples(stages, settings, stages.finished)["val"],
         settings.scores,
-        this.folder,
+        stages.folder,
         condition=data.condition,
         toybox=isinstance(data.source, ToyboxImages),
         canny=(data.canny_low, data.canny_high),
-        seed=this.config.seed,
+        seed=stages.config.seed,
     )
     return scorer.card(generated, reference=reference)
 
 
-def _shown(
-    this: Stages[ControlRun],
+def _section(
+    stages: Stages[ControlRun],
     settings: ControlSettings,
     card: ControlCard,
-    generated: Sequence[Generated],
+    generated: Sequence[ModelImages],
     *,
     groups: Sequence[tuple[Table | None, Sequence[str]]] = (),
-) -> Shown:
-    """What the page tells of one condition; without groups all networks stand in one table."""
-    from selma.applications.control.page import Shown
+) -> ConditionSection:
+    """One condition's section of the page; without groups, all networks are in one table."""
+    from selma.applications.control.page import ConditionSection
 
     networks = [images.model for images in generated if images.role == "control"]
-    return Shown(
+    return ConditionSection(
         card=card,
-        samples=_samples(this, settings, this.finished)["val"],
+        samples=_samples(stages, settings, stages.finished)["val"],
         images={images.model: images.folder for images in generated},
         groups=groups or [(None, networks)],
     )
 
 
-def _page(this: Stages[ControlRun], shown: Sequence[Shown]) -> Path:
+def _page(stages: Stages[ControlRun], sections: Sequence[ConditionSection]) -> Path:
     from selma.applications.control.page import write_control_page
 
-    settings = portable(this.config, this.folder.root)["control"]
+    settings = portable(stages.config, stages.folder.root)["control"]
     return write_control_page(
-        shown,
-        this.folder,
-        name=this.config.name,
+        sections,
+        stages.folder,
+        name=stages.config.name,
         settings=settings,
-        about={"base": this.base_key()},
+        about={"base": stages.base_key()},
     )

@@ -1,4 +1,4 @@
-"""Mistakes in the settings of `selma control` that show before a model library is loaded."""
+"""Mistakes in the settings of `selma control` that are found before a model library is loaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from selma.preflight import absent, block_mistakes
 
 
 def mistakes(config: ControlRun, make: Sequence[str]) -> Iterator[str]:
-    """What keeps the stages in `make` from starting."""
+    """Mistakes that would stop the stages in `make`."""
     control = config.control
     yield from absent(control, "control")
     if isinstance(control.network, BranchNetwork):

@@ -1,9 +1,9 @@
-"""Images with their conditions, made ready once: squares of one size, with prompts."""
+"""Prepare images and their conditions once: squares of one size, with prompts."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from PIL import Image
 
 from selma.applications.control.conditions import edges
 from selma.applications.control.records import ControlSample
-from selma.applications.control.settings import Condition, ControlData
+from selma.applications.control.settings import ControlData
 from selma.applications.control.sources import (
     SPLITS,
     Candidate,
@@ -34,17 +34,17 @@ from selma.workspace import IMAGES, Workspace, inside, read_lines, write_bytes
 NAME = "_control"
 IMAGE_FOLDER, CONDITIONING_FOLDER = "color", "conditioning_image"
 CAPTIONS = "captions.jsonl"
-_ROUND = {"segmentation", "canny"}
-"""Conditions whose colours mean something: they are never mixed."""
+_DISCRETE = {"segmentation", "canny"}
+"""Conditions whose colours are classes, which must not be averaged."""
 
 
 def prepare_control(
     data: ControlData, folder: Workspace, *, px: int, seed: int
 ) -> dict[Split, list[ControlSample]]:
-    """Split → samples, from `2-images/_control/<condition>/<split>`, made if they are not there.
+    """Prepare both splits in `2-images/_control/<condition>/<split>`: split → samples.
 
-    px: side of the squares, the base's own. Raises DataError where the source cannot be read or
-    gives nothing.
+    px: side of the squares, the base's image size. Raises DataError if the source cannot be read or
+    is empty.
     """
     return {split: _prepared(data, folder, split, px=px, seed=seed) for split in SPLITS}
 
@@ -61,13 +61,15 @@ def _prepared(
         (path / name).mkdir(exist_ok=True)
     captioner = _captioner(data)
     most = data.most_train if split == "train" else data.most_val
-    found = [
-        _made(candidate, data, path, px)
-        for candidate in _shown(islice(candidates(data, split, seed=seed), most), data.condition)
-    ]
-    if not found:
+    chosen = list(islice(candidates(data, split, seed=seed), most))
+    if not chosen:
         raise DataError(f"control.data.source has no images for {split}; it needs at least one.")
-    samples = _told(found, path, captioner)
+    samples = []
+    with progress(f"preparing {data.condition}", total=len(chosen)) as advance:
+        for candidate in chosen:
+            samples.append(_prepared_sample(candidate, data, path, px))
+            advance()
+    samples = _with_prompts(samples, path, captioner)
     _write(path / METADATA, samples)
     (path / CAPTIONS).unlink(missing_ok=True)
     item.finish(
@@ -80,7 +82,7 @@ def _prepared(
 
 
 def read_samples(folder: Path) -> list[ControlSample]:
-    """The samples of a finished split."""
+    """Read the samples of a finished split."""
     return [
         ControlSample(
             id=row["sample_id"],
@@ -97,7 +99,7 @@ def read_samples(folder: Path) -> list[ControlSample]:
 
 
 def _recipe(data: ControlData, split: Split, *, px: int, seed: int) -> dict[str, Any]:
-    """All that a split depends on; no path of this machine."""
+    """All that a split depends on; no path of the machine."""
     other = "most_val" if split == "train" else "most_train"
     settings = data.model_dump(mode="json", exclude={"captioner", other})
     settings["source"].pop("folder", None)
@@ -120,21 +122,11 @@ def _captioner(data: ControlData) -> CaptionModel | None:
     return CaptionModel(data.captioner, setting="control.data.captioner")
 
 
-def _shown(found: Iterator[Candidate], condition: Condition) -> Iterator[Candidate]:
-    some = list(found)
-    with progress(f"preparing {condition}", total=len(some)) as advance:
-        for candidate in some:
-            yield candidate
-            advance()
-
-
-def _made(candidate: Candidate, data: ControlData, path: Path, px: int) -> ControlSample:
-    """Its squares, written where they are not there yet; the prompt may still be missing."""
+def _prepared_sample(candidate: Candidate, data: ControlData, path: Path, px: int) -> ControlSample:
+    """Write the squares that are missing; the prompt may still be empty."""
     id = prompt_id(f"control {data.condition}", f"{candidate.name}\n{candidate.text}")
-    image, conditioning_image = (
-        path / IMAGE_FOLDER / f"{id}.png",
-        path / CONDITIONING_FOLDER / f"{id}.png",
-    )
+    image = path / IMAGE_FOLDER / f"{id}.png"
+    conditioning_image = path / CONDITIONING_FOLDER / f"{id}.png"
     source_image = None
     if not image.exists() or not conditioning_image.exists():
         source_image = candidate.image()
@@ -144,7 +136,7 @@ def _made(candidate: Candidate, data: ControlData, path: Path, px: int) -> Contr
             condition = edges(square, low=data.canny_low, high=data.canny_high)
         else:
             condition = fitted(
-                candidate.conditioning_image(), px, mixed=data.condition not in _ROUND
+                candidate.conditioning_image(), px, smooth=data.condition not in _DISCRETE
             )
         write_bytes(conditioning_image, png_bytes(condition))
     points = candidate.landmarks
@@ -160,19 +152,18 @@ def _made(candidate: Candidate, data: ControlData, path: Path, px: int) -> Contr
     )
 
 
-def fitted(image: Image.Image, px: int, *, mixed: bool = True) -> Image.Image:
-    """The middle square of the image, px a side. `mixed` pixels are averages; others are as they
-    were, as colours of classes must be."""
+def fitted(image: Image.Image, px: int, *, smooth: bool = True) -> Image.Image:
+    """Resize the image's middle square to this side; unless `smooth`, no colours are averaged."""
     if image.size == (px, px):
         return image
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    how = Image.Resampling.LANCZOS if mixed else Image.Resampling.NEAREST
-    return image.resize((px, px), how, box=(left, top, left + side, top + side))
+    resampling = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
+    return image.resize((px, px), resampling, box=(left, top, left + side, top + side))
 
 
 def _moved(points: Sequence[Landmark], size: tuple[int, int]) -> tuple[Landmark, ...]:
-    """Points of an image as points of its middle square."""
+    """Landmarks of an image of this size, relative to its middle square."""
     width, height = size
     side = min(size)
     return tuple(
@@ -186,14 +177,14 @@ def _moved(points: Sequence[Landmark], size: tuple[int, int]) -> tuple[Landmark,
     )
 
 
-def _told(
+def _with_prompts(
     samples: list[ControlSample], path: Path, captioner: CaptionModel | None
 ) -> list[ControlSample]:
-    """The samples with a prompt each; captions are kept as they come, to go on from."""
+    """Give each sample a prompt; captions are stored one by one, so that a stop loses none."""
     if captioner is None:
-        if silent := [s.source for s in samples if not s.text.strip()]:
+        if missing := [s.source for s in samples if not s.text.strip()]:
             raise DataError(
-                f"Each image needs a prompt, but {len(silent)} have none ({silent[0]!r} first). "
+                f"Each image needs a prompt, but {len(missing)} have none ({missing[0]!r} first). "
                 "Set control.data.captioner to have them written."
             )
         return samples
@@ -205,13 +196,13 @@ def _told(
     jobs = {sample.id: sample for sample in samples}
     fill_rows(path / CAPTIONS, jobs, captioned, key="id", title="captioning", chunk=1)
     texts = {row["id"]: row["text"] for row in read_lines(path / CAPTIONS)}
-    # An image that the captioner has no words for is generated without a prompt, as "an image".
+    # An empty caption becomes a prompt that says nothing about the image.
     return [s.model_copy(update={"text": texts[s.id] or "a picture"}) for s in samples]
 
 
 def _write(path: Path, samples: Sequence[ControlSample]) -> None:
-    """One row for each sample, as an imagefolder with a conditioning column has it."""
-    made = (
+    """Write one row for each sample, an imagefolder's with a conditioning column."""
+    rows = (
         {
             "file_name": f"{IMAGE_FOLDER}/{sample.image.name}",
             "conditioning_image": f"{CONDITIONING_FOLDER}/{sample.conditioning_image.name}",
@@ -224,4 +215,4 @@ def _write(path: Path, samples: Sequence[ControlSample]) -> None:
         }
         for sample in samples
     )
-    write_rows(path, made)
+    write_rows(path, rows)

@@ -20,9 +20,9 @@ class ControlSample(Record):
     image: Path
     conditioning_image: Path
     source: str = ""
-    """Where it comes from; no path of this machine."""
+    """Its name in the source; never a path of the machine."""
     landmarks: tuple[Landmark, ...] | None = None
-    """Where its landmarks lie; None where nobody says."""
+    """Its landmarks' positions; None if the source has none."""
 
 
 class TrainedControl(Record):
@@ -34,24 +34,24 @@ class TrainedControl(Record):
 
 
 class ControlScore(Record):
-    """How one model's images keep to their condition."""
+    """How well one model's images follow their condition."""
 
     model: str
     role: Literal["source", "base", "control"]
-    """The source images themselves (what can be reached), the base without a condition, or a
+    """The source images themselves (the best possible), the base without a condition, or a
     trained network."""
     parameters: int | None = None
-    """How many numbers were trained."""
+    """Trained parameters."""
     measures: dict[str, Interval]
     differences: dict[str, Interval] = Field(default_factory=dict)
     """Minus the reference, paired by image; empty for the reference itself."""
     failures: int = 0
-    """Images in which the reader did not find what must be there."""
+    """Images in which the reader did not find every landmark."""
     left_out: int = 0
-    """Images of which nothing can be said, such as those without edges on both sides."""
+    """Images that cannot be measured, such as those without edges on either side."""
     fid: float | None = None
-    """Distance of all generated images from all source images; no mean over images, and so
-    without an interval."""
+    """Distance of all generated images from all source images; not a mean over images, and
+    therefore without an interval."""
 
 
 class ControlCard(Record):
@@ -60,9 +60,9 @@ class ControlCard(Record):
     condition: str
     images: int
     reference: str | None
-    """The model that differences are taken from."""
+    """The model that is subtracted in differences."""
     reader: str
-    """What read the condition out of the images."""
+    """The network that read the condition from the images."""
     features: str | None
-    """Of what the FID is."""
+    """The features that FID compares."""
     models: tuple[ControlScore, ...]

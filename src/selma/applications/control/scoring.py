@@ -60,7 +60,7 @@ SOURCE = "source"
 
 
 @dataclass(frozen=True)
-class Generated:
+class ModelImages:
     """One model's images."""
 
     model: str
@@ -69,34 +69,43 @@ class Generated:
     """With one <sample id>.png for each sample; None for the source images themselves."""
     parameters: int | None = None
 
+    def path(self, sample: ControlSample) -> Path:
+        """The file with this sample's image."""
+        return sample.image if self.folder is None else inside(self.folder, f"{sample.id}.png")
+
     def image(self, sample: ControlSample) -> Image.Image:
-        place = sample.image if self.folder is None else inside(self.folder, f"{sample.id}.png")
-        return open_image(place)
+        """This sample's image. Raises DataError."""
+        return open_image(self.path(sample))
+
+
+SOURCE_IMAGES = ModelImages(SOURCE, "source", None)
+"""The samples' own images."""
+"""The samples' own images."""
 
 
 @dataclass
 class Scorer:
-    """Scores the images of one condition."""
+    """Scores all models' images of one condition."""
 
     samples: Sequence[ControlSample]
     config: ControlScoring
     folder: Workspace
     condition: Condition
     toybox: bool
-    """Whether the samples are toybox's, whose maps are in its own colours."""
+    """Whether the samples are toybox's, whose maps have its own palette."""
     canny: tuple[int, int]
     seed: int
 
-    def card(self, generated: Sequence[Generated], *, reference: str | None) -> ControlCard:
-        """Every model's measures with intervals, and their differences from the reference's, paired
-        by image. In `5-scores/control/<condition>/card.json`, too."""
+    def card(self, generated: Sequence[ModelImages], *, reference: str | None) -> ControlCard:
+        """Compute every model's measures with intervals, and their differences from those of the
+        reference, paired by image; writes `5-scores/control/<condition>/card.json`."""
         if not self.samples:
             raise DataError("There must be at least one image to score, but there is none.")
         self._require_palette()
-        rows = {one.model: self._rows(one) for one in generated}
+        rows = {images.model: self._rows(images) for images in generated}
         distances = self._distances(generated)
         against = rows.get(reference) if reference else None
-        found = ControlCard(
+        card = ControlCard(
             condition=self.condition,
             images=len(self.samples),
             reference=reference if against is not None else None,
@@ -104,81 +113,82 @@ class Scorer:
             features=None if self.config.features is None else self._features.name,
             models=tuple(
                 self._score(
-                    one, rows[one.model], None if one.model == reference else against, distances
+                    images,
+                    rows[images.model],
+                    None if images.model == reference else against,
+                    distances,
                 )
-                for one in generated
+                for images in generated
             ),
         )
         path = self.folder.root / SCORES / "control" / self.condition / CARD
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, found.model_dump(mode="json"))
-        return found
+        write_json(path, card.model_dump(mode="json"))
+        return card
 
     def _score(
         self,
-        one: Generated,
+        images: ModelImages,
         rows: Sequence[Row],
         against: Sequence[Row] | None,
         distances: Mapping[str, float],
     ) -> ControlScore:
         measures, differences = {}, {}
         for measure in measures_of(self.condition):
-            mine = sums_of(measure, rows, self._classes)
-            if (found := self._interval(mine, measure.value)) is not None:
-                measures[measure.name] = found
-            if against is not None and one.role != "source":
-                theirs = sums_of(measure, against, self._classes)
-                change = self._interval(np.hstack([mine, theirs]), _difference(measure))
-                if change is not None:
-                    differences[measure.name] = change
+            sums = sums_of(measure, rows, self._classes)
+            if (interval := self._interval(sums, measure.value)) is not None:
+                measures[measure.name] = interval
+            if against is not None and images.role != "source":
+                both = np.hstack([sums, sums_of(measure, against, self._classes)])
+                if (interval := self._interval(both, _difference(measure))) is not None:
+                    differences[measure.name] = interval
         return ControlScore(
-            model=one.model,
-            role=one.role,
-            parameters=one.parameters,
+            model=images.model,
+            role=images.role,
+            parameters=images.parameters,
             measures=measures,
             differences=differences,
             failures=sum("error" in row and row["error"] is None for row in rows),
             left_out=sum("iou" in row and row["iou"] is None for row in rows),
-            fid=distances.get(one.model),
+            fid=distances.get(images.model),
         )
 
     def _interval(self, sums: Any, value: Callable[[Any], Any]) -> Interval | None:
-        """None where not one image could be measured."""
+        """None if no image could be measured."""
         try:
-            how = {"seed": self.seed, "resamples": self.config.resamples}
-            return interval_of(sums, value, **how)
+            return interval_of(sums, value, seed=self.seed, resamples=self.config.resamples)
         except ValueError:
             return None
 
-    def _rows(self, one: Generated) -> list[Row]:
-        """One for each sample, in their order; what is on record is not read again."""
+    def _rows(self, images: ModelImages) -> list[Row]:
+        """One row for each sample, in their order; rows on file are not computed again."""
         if not measures_of(self.condition):
             return [{"id": sample.id} for sample in self.samples]
         item = self.folder.item(
-            SCORES, "control", self.condition, "rows", one.model, recipe=self._recipe(one)
+            SCORES, "control", self.condition, "rows", images.model, recipe=self._recipe(images)
         )
         if not item.done:
             path, started = item.begin(), time.monotonic()
-            what = f"reading {self.condition}: {one.model}"
+            title = f"reading {self.condition}: {images.model}"
             jobs = {sample.id: sample for sample in self.samples}
             fill_rows(
                 path / ROWS,
                 jobs,
-                lambda part: [self._row(one, sample) for sample in part],
+                lambda part: [self._row(images, sample) for sample in part],
                 key="id",
-                title=what,
+                title=title,
                 chunk=1,
             )
             item.finish([path / ROWS], {"images": len(self.samples)})
             seconds = round(time.monotonic() - started, 3)
-            self.folder.journal(SCORES, what=what, seconds=seconds)
+            self.folder.journal(SCORES, what=title, seconds=seconds)
         by_id = {row["id"]: row for row in read_lines(item.path / ROWS)}
         return [by_id[sample.id] for sample in self.samples]
 
-    def _recipe(self, one: Generated) -> dict[str, Any]:
+    def _recipe(self, images: ModelImages) -> dict[str, Any]:
         recipe: dict[str, Any] = {
             "condition": self.condition,
-            "images": _images_key(one, self.samples),
+            "images": _images_key(images, self.samples),
         }
         if self.condition == "canny":
             recipe["canny"] = [*self.canny, installed("opencv-python-headless")]
@@ -189,69 +199,69 @@ class Scorer:
             recipe["reader"] = self._locator.fingerprint
         return recipe
 
-    def _row(self, one: Generated, sample: ControlSample) -> Row:
-        image = one.image(sample)
+    def _row(self, images: ModelImages, sample: ControlSample) -> Row:
+        generated = images.image(sample)
         if self.condition == "canny":
             low, high = self.canny
-            generated = is_edge(edges(image, low=low, high=high))
-            return edge_row(is_edge(_conditioning_image(sample)), generated)
+            generated_edges = is_edge(edges(generated, low=low, high=high))
+            return edge_row(is_edge(_conditioning_image(sample)), generated_edges)
         if self.condition == "segmentation":
-            (said,) = self._segmenter.segment([image])
-            return class_row(self._truth(sample), said, self._classes)
-        (found,) = self._locator.locate([image], [(one.model, sample.id)])
+            (predicted,) = self._segmenter.segment([generated])
+            return class_row(self._class_map(sample), predicted, self._classes)
+        (detected,) = self._locator.locate([generated], [(images.model, sample.id)])
         truth = sample.landmarks
         if truth is None:
-            source = Generated(SOURCE, "source", None).image(sample)
+            source = SOURCE_IMAGES.image(sample)
             (truth,) = self._locator.locate([source], [(SOURCE, sample.id)])
         if truth is None:
             raise DataError(
                 f"{sample.source} has no landmarks, and the reader finds none in the source "
                 "image. Take it out of the data, or give `landmarks` in its row."
             )
-        return landmark_row(truth, found)
+        return landmark_row(truth, detected)
 
-    def _truth(self, sample: ControlSample) -> NDArray[np.integer]:
-        """The map's classes by their colours, or what the segmenter says of the source image."""
+    def _class_map(self, sample: ControlSample) -> NDArray[np.integer]:
+        """The map's classes by their colours or, without a palette, the segmenter's reading of the
+        source image."""
         if self._palette is None:
-            source = Generated(SOURCE, "source", None).image(sample)
-            (said,) = self._segmenter.segment([source])
-            return said
-        found = class_map(_conditioning_image(sample), self._palette)
-        if not (found >= 0).any():
+            (predicted,) = self._segmenter.segment([SOURCE_IMAGES.image(sample)])
+            return predicted
+        classes = class_map(_conditioning_image(sample), self._palette)
+        if not (classes >= 0).any():
             raise DataError(
                 f"{sample.conditioning_image} has no colour of control.scores.palette. Name the "
                 "list of colours that the maps were made with."
             )
-        return found
+        return classes
 
-    def _distances(self, generated: Sequence[Generated]) -> dict[str, float]:
-        """Model → FID to the source images; empty where it is off."""
+    def _distances(self, generated: Sequence[ModelImages]) -> dict[str, float]:
+        """Model → FID to the source images; {} if it is off."""
         if self.config.features is None or len(self.samples) < 2:
             return {}
-        found: dict[str, float] = {}
-        for one in (one for one in generated if one.role != "source"):
+        distances: dict[str, float] = {}
+        for images in (images for images in generated if images.role != "source"):
             recipe = {
                 "features": self._features.fingerprint,
-                "images": _images_key(one, self.samples),
-                "source": _images_key(Generated(SOURCE, "source", None), self.samples),
+                "images": _images_key(images, self.samples),
+                "source": _images_key(SOURCE_IMAGES, self.samples),
             }
             item = self.folder.item(
-                SCORES, "control", self.condition, "fid", one.model, recipe=recipe
+                SCORES, "control", self.condition, "fid", images.model, recipe=recipe
             )
             if not item.done:
                 path = item.begin()
-                value = round(frechet_distance(self._seen(one), self._real), 4)
+                value = round(frechet_distance(self._features_of(images), self._real), 4)
                 write_json(path / "fid.json", {"fid": value})
                 item.finish([path / "fid.json"], {"fid": value})
-            found[one.model] = float(item.summary["fid"])
-        return found
+            distances[images.model] = float(item.summary["fid"])
+        return distances
 
     @cached_property
     def _real(self) -> Any:
-        return self._seen(Generated(SOURCE, "source", None))
+        return self._features_of(SOURCE_IMAGES)
 
-    def _seen(self, one: Generated) -> Any:
-        return self._features.see([one.image(sample) for sample in self.samples])
+    def _features_of(self, images: ModelImages) -> Any:
+        return self._features.see([images.image(sample) for sample in self.samples])
 
     @cached_property
     def _features(self) -> Features:
@@ -301,7 +311,8 @@ class Scorer:
 
 
 def require_reader(config: ControlScoring, condition: Condition) -> None:
-    """Look for what reads this condition, loading nothing. Raises ModelError or DataError."""
+    """Check that what reads this condition is there, without loading it. Raises ModelError or
+    DataError."""
     if condition == "segmentation":
         _load_segmenter(config)
     elif condition == "landmarks":
@@ -325,11 +336,11 @@ def _load_segmenter(config: ControlScoring) -> Segmenter:
 
 
 def _difference(measure: Measure) -> Callable[[Any], Any]:
-    """Mine minus theirs, of both sums side by side."""
+    """A model's value minus the reference's, from both totals side by side."""
 
     def value(totals: Any) -> Any:
-        mine, theirs = np.split(totals, 2, axis=1)
-        return measure.value(mine) - measure.value(theirs)
+        own, reference = np.split(totals, 2, axis=1)
+        return measure.value(own) - measure.value(reference)
 
     return value
 
@@ -338,11 +349,11 @@ def _conditioning_image(sample: ControlSample) -> Image.Image:
     return open_image(sample.conditioning_image)
 
 
-def _images_key(one: Generated, samples: Sequence[ControlSample]) -> str:
-    """Changes with any image or condition that is compared."""
+def _images_key(images: ModelImages, samples: Sequence[ControlSample]) -> str:
+    """A digest of all images, conditions and landmarks that are compared."""
     rows = []
     for sample in samples:
-        place = sample.image if one.folder is None else one.folder / f"{sample.id}.png"
         points = None if sample.landmarks is None else [p.model_dump() for p in sample.landmarks]
-        rows.append([sample.id, file_sha256(place), file_sha256(sample.conditioning_image), points])
+        digests = [file_sha256(images.path(sample)), file_sha256(sample.conditioning_image)]
+        rows.append([sample.id, *digests, points])
     return recipe_key({"rows": rows})

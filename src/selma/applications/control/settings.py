@@ -1,4 +1,4 @@
-"""Settings of `selma control`: images by a condition (OFT, arXiv:2306.07280, section 4)."""
+"""Settings of `selma control`: generating from a condition (OFT, arXiv:2306.07280, section 4)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 
 
 class ToyboxImages(Section):
-    """Scenes of toybox's world, with what their conditions say of them."""
+    """Scenes of toybox's world with their conditions."""
 
     kind: Literal["toybox"] = "toybox"
     train: PositiveInt = 1000
@@ -33,44 +33,46 @@ class ToyboxImages(Section):
 
 
 class ReleasedFolder(Section):
-    """ADE20K, COCO, DeepFashion, LAION or CelebA, in the layout of the released code."""
+    """ADE20K, COCO, DeepFashion, LAION or CelebA in the released code's layout."""
 
     kind: Literal["released"] = "released"
     folder: FolderPath
 
 
 class ConditionedFolder(Section):
-    """Any imagefolder whose rows name the image of a condition, too."""
+    """Any imagefolder whose rows also name a conditioning image."""
 
     kind: Literal["imagefolder"] = "imagefolder"
     folder: FolderPath
-    """With train/ and val/ (or validation/), or with images alone, of which `val` are held
-    out."""
+    """With train/ and val/ (or validation/), or with images directly inside, of which `val` are
+    held out."""
     conditioning: str = "conditioning_image"
-    """Column that names the condition's image; canny is made where no row has it."""
+    """Column of conditioning images; rows without one get Canny's edges."""
     text: str = "text"
     """Column of prompts; rows without one need a captioner."""
     val: PositiveInt = 100
 
 
 class ControlData(Section):
+    """The condition, and where images and prompts come from."""
+
     condition: Condition = "canny"
     source: Annotated[
         ToyboxImages | ReleasedFolder | ConditionedFolder, Field(discriminator="kind")
     ] = ToyboxImages()
     captioner: Captioner | None = None
-    """Writes the prompts, in place of those that are given. None takes what is given."""
+    """Writes the prompts, replacing the source's. None keeps the source's."""
     most_train: PositiveInt | None = None
-    """Take only the first of the training images."""
+    """At most this many training images, the first ones."""
     most_val: PositiveInt | None = None
-    """Likewise of those that are generated and scored; the paper has 2,000 and 5,000."""
+    """At most this many images to generate and score; the paper has 2,000 and 5,000."""
     canny_low: NonNegativeInt = 100
     canny_high: NonNegativeInt = 200
-    """Of Canny's hysteresis, on pixels 0-255; as released."""
+    """Thresholds of Canny's hysteresis on pixels 0-255; the released code's."""
 
 
 class BranchNetwork(Section):
-    """As OFT's released code: a small encoder of the condition, and an adapter in the denoiser."""
+    """OFT's released network: a small encoder of the condition, and an adapter in the denoiser."""
 
     kind: Literal["branch"] = "branch"
     adapter: AdapterConfig | None = OftConfig(blocks=4, targets="attention+geglu")
@@ -78,8 +80,8 @@ class BranchNetwork(Section):
 
 
 class ControlNetNetwork(Section):
-    """ControlNet (arXiv:2302.05543) by diffusers: a copy of the UNet's encoder; the UNet itself
-    stays."""
+    """ControlNet (arXiv:2302.05543) by diffusers: a trained copy of the UNet's encoder; the UNet
+    itself is frozen."""
 
     kind: Literal["controlnet"] = "controlnet"
 
@@ -104,36 +106,37 @@ class ControlTraining(TrainingConfig):
 
 
 class MagnitudeFitting(ControlTraining):
-    """The second stage: one scale for each neuron, all else as it is. The paper has one epoch, its
-    code five."""
+    """The second stage, which trains one scale for each neuron and nothing else. The paper trains
+    one epoch, its code five."""
 
     steps: PositiveInt = 1390
 
 
 class ControlGeneration(Section):
-    """As the released test script generates."""
+    """Defaults are the released test script's."""
 
     sampler: Literal["ddim", "base"] = "ddim"
-    """DDIM without noise of its own, or the base's own scheduler."""
+    """Deterministic DDIM, or the base's own scheduler."""
     steps: PositiveInt = 50
     guidance: NonNegativeFloat = 9.0
-    """The unconditional pass sees the condition, too."""
+    """The unconditional pass is given the condition, too."""
     batch_size: PositiveInt = 8
 
 
 class ControlScoring(Section):
+    """The networks that read conditions back from images, and FID."""
+
     segmenter: Annotated[str, Model(words=("toybox",))] = "toybox"
-    """"toybox", or a folder or Hub id of any model of transformers for semantic segmentation."""
+    """"toybox", or a folder or Hub id of any transformers model for semantic segmentation."""
     revision: str | None = None
     palette: FilePath | None = None
-    """A JSON file with the list of [red, green, blue] of each of the segmenter's classes in the
-    maps. None is toybox's own; of other data the segmenter's reading of the source image."""
+    """A JSON file that lists the maps' [red, green, blue] for each of the segmenter's classes. None
+    takes toybox's palette for its images; for others, the segmenter reads the source image."""
     reader: Annotated[str, FileOrFolder(words=("toybox",))] = "toybox"
-    """Finds landmarks: "toybox", or a file of points that another program found (docs/control.md).
-    """
+    """Finds landmarks: "toybox", or a file of another program's points (docs/control.md)."""
     features: Annotated[str, Model(words=("toybox", "inception"))] | None = "toybox"
-    """What FID compares: "toybox" and any CLIP model's folder or Hub id are distances of CLIP
-    features, "inception" is the usual FID (it needs torch-fidelity); None is off."""
+    """Features that FID compares: "toybox" or any CLIP model's folder or Hub id for CLIP features,
+    "inception" for the usual FID (needs torch-fidelity); None is off."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     resamples: PositiveInt = 10_000
 
@@ -144,33 +147,33 @@ Method = Literal["lora", "coft", "oft", "controlnet"]
 
 
 class ControlTables(Section):
-    """What `selma control compare` trains beside `network`, as in the paper's tables 2 to 4."""
+    """What `selma control compare` trains besides `network`, for the paper's tables 2 to 4."""
 
     conditions: tuple[Condition, ...] = ("canny", "segmentation", "landmarks")
-    """Of table 2; the other two are made on `other_condition`."""
+    """Conditions of table 2; tables 3 and 4 are on `other_condition`."""
     other_condition: Condition = "segmentation"
     lora: LoraConfig = LoraConfig()
     coft: CoftConfig = CoftConfig(blocks=4, targets="attention+geglu", eps=1e-3)
     blocks: tuple[PositiveInt, ...] = (2, 4, 8, 16)
     learning_rates: dict[Method, PositiveFloat] = Field(default_factory=dict)
-    """Where a kind needs another than `training` has."""
+    """Method → learning rate, where it differs from that of `training`."""
 
 
 class ControlSettings(Section):
-    """Images generated by a condition."""
+    """Generating images from a condition."""
 
     data: ControlData = ControlData()
     network: NetworkConfig = BranchNetwork()
     training: ControlTraining = ControlTraining()
     magnitudes: MagnitudeFitting | None = None
-    """The second stage; None is none."""
+    """The second stage; None is off."""
     generation: ControlGeneration = ControlGeneration()
     scores: ControlScoring = ControlScoring()
     tables: ControlTables = ControlTables()
 
     @model_validator(mode="after")
     def _rotations(self) -> ControlSettings:
-        if self.magnitudes is not None and not turns(self.network):
+        if self.magnitudes is not None and not has_rotations(self.network):
             raise ValueError("magnitudes are fitted to OFT and COFT alone; leave them out")
         return self
 
@@ -181,15 +184,15 @@ class ControlRun(RunConfig):
     control: ControlSettings = ControlSettings()
 
 
-def turns(network: BranchNetwork | ControlNetNetwork) -> bool:
-    """Whether the network has rotations, to which magnitudes can be fitted."""
+def has_rotations(network: BranchNetwork | ControlNetNetwork) -> bool:
+    """Whether magnitudes can be fitted to the network."""
     return isinstance(network, BranchNetwork) and isinstance(
         network.adapter, OftConfig | CoftConfig
     )
 
 
 def label_of(network: BranchNetwork | ControlNetNetwork) -> str:
-    """What a network is called in folders and tables, as in oft-r4."""
+    """A network's name in folders and tables, such as oft-r4."""
     if isinstance(network, ControlNetNetwork):
         return "controlnet"
     adapter = network.adapter

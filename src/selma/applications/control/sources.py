@@ -44,9 +44,9 @@ FOLDERS: dict[Condition, str] = {
     "densepose": "densepose",
     "sketch": "sketch",
 }
-"""What the released layout calls a condition's folder. Without canny's, edges are found."""
-CELEBA_PX = 1024  # in which its landmarks are given
-_UNSAID = {"colour": 0.1, "size": 0.5, "relation": 0.2, "background": 0.2}
+"""The released layout's folder of each condition. Without canny's, Canny makes the edges."""
+CELEBA_PX = 1024  # side of the images that its landmarks refer to
+_LEFT_OUT = {"colour": 0.1, "size": 0.5, "relation": 0.2, "background": 0.2}
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,16 @@ class Candidate:
     """An image as its source has it, of any size."""
 
     name: str
-    """What names it in its source; no path of this machine."""
+    """Its name in the source; never a path of the machine."""
     image: Callable[[], Image.Image]
     conditioning_image: Callable[[], Image.Image] | None
-    """The condition as an image; None where it is to be found in the image itself."""
+    """None if Canny's edges of the image are to be taken."""
     text: str | None
     landmarks: tuple[Landmark, ...] | None = None
 
 
 def candidates(data: ControlData, split: Split, *, seed: int) -> Iterator[Candidate]:
-    """All of one split, in the source's order. Raises DataError or ConfigError."""
+    """The images of one split, in the source's order. Raises DataError or ConfigError."""
     match data.source:
         case ToyboxImages() as source:
             yield from _toybox(source, data.condition, split, seed)
@@ -76,8 +76,8 @@ def candidates(data: ControlData, split: Split, *, seed: int) -> Iterator[Candid
 
 
 def source_digest(data: ControlData) -> str | None:
-    """Changes with the source's texts, and with names and sizes of its images; names no path.
-    None for toybox, which its seed and its version say all about."""
+    """A digest of the source's texts and of the names and sizes of its images; independent of its
+    path. None for toybox, which depends on its seed and version alone."""
     if isinstance(data.source, ToyboxImages):
         return None
     total, root = hashlib.sha256(), _folder(data.source.folder)
@@ -91,27 +91,27 @@ def source_digest(data: ControlData) -> str | None:
 def _toybox(
     source: ToyboxImages, condition: Condition, split: Split, seed: int
 ) -> Iterator[Candidate]:
-    """Scenes with captions; none of a benchmark's texts is among them, none is in both splits."""
+    """Scenes with captions. No text is a benchmark's, and none is in both splits."""
     if condition not in ("canny", "segmentation", "landmarks"):
         raise ConfigError(
             "toybox has canny, segmentation and landmarks, but control.data.condition is "
             f"{condition!r}."
         )
-    seen, wanted = set(benchmark_texts()), source.val + (source.train if split == "train" else 0)
-    made = number = 0
-    while made < wanted:  # the first are val, whatever the number of the others
+    texts, wanted = set(benchmark_texts()), source.val + (source.train if split == "train" else 0)
+    count = number = 0
+    while count < wanted:  # the first are val, so that val does not depend on the size of train
         number += 1
         if number > 1000 * wanted:
-            raise DataError(f"toybox has not as many as {wanted} different scenes for this seed.")
+            raise DataError(f"toybox has fewer than {wanted} different scenes for this seed.")
         draw = rng(seed, "control", number)
         scene = sample_scene(draw)
-        said = without(scene, rng=draw, drop=_UNSAID)
-        text = caption(said, draw.choice(STYLES), draw)
-        if text.lower() in seen:
+        described = without(scene, rng=draw, drop=_LEFT_OUT)
+        text = caption(described, draw.choice(STYLES), draw)
+        if text.lower() in texts:
             continue
-        seen.add(text.lower())
-        made += 1
-        if (split == "val") == (made <= source.val):
+        texts.add(text.lower())
+        count += 1
+        if (split == "val") == (count <= source.val):
             yield _scene(
                 f"toybox scene {number} of seed {seed}", scene, text, condition, seed, number
             )
@@ -139,25 +139,27 @@ def _painted(background: str, placed: list[Placed]) -> Image.Image:
 
 
 def _released(root: Path, condition: Condition, split: Split) -> Iterator[Candidate]:
-    """<split>/color/, <split>/<condition>/ and a row {source, target, prompt} for each image; the
-    names begin with "source/" and "target/", which are no folders. The released code never looks at
-    the target's name: the image is called as its condition is."""
+    """<split>/color/, <split>/<condition>/ and a row {source, target, prompt} for each image.
+
+    Names begin with "source/" and "target/", which are not folders. The released code ignores the
+    target's name, so an image may have the name of its condition instead.
+    """
     folder = root / split
     conditioning_images = folder / FOLDERS[condition]
     if condition != "canny" and not conditioning_images.is_dir():
-        raise DataError(f"{conditioning_images} must be a folder of conditions, but is none.")
+        raise DataError(f"{conditioning_images} must be a folder of conditioning images.")
     for row in read_lines(_prompts(root, split)):
-        source, target = (_below(row.get(key), root) for key in ("source", "target"))
-        found = None
+        source, target = (_file_name(row.get(key), root) for key in ("source", "target"))
+        conditioning_image = None
         if conditioning_images.is_dir():
-            found = partial(open_image, inside(conditioning_images, source))
+            conditioning_image = partial(open_image, inside(conditioning_images, source))
         image = inside(folder / "color", target)
         if not image.is_file():
             image, target = inside(folder / "color", source), source
         yield Candidate(
             f"{split}/{target}",
             partial(open_image, image),
-            found,
+            conditioning_image,
             _text(row.get("prompt")),
         )
 
@@ -168,16 +170,16 @@ def _celeba(root: Path, condition: Condition, split: Split) -> Iterator[Candidat
         raise ConfigError(f"CelebA has landmarks, but control.data.condition is {condition!r}.")
     path = _prompts(root, split)
     try:
-        listed = json.loads(path.read_text("utf-8"))
-        given = [(str(row["image"]), row.get("prompt")) for row in listed]
+        rows = json.loads(path.read_text("utf-8"))
+        texts = [(str(row["image"]), row.get("prompt")) for row in rows]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path} must be a list of {{image, prompt}}, but: {error!r}.") from error
-    for name, text in given:
+    for name, text in texts:
         stem = Path(name).stem
         conditioning_image = None
         if condition == "landmarks":
-            place_ = inside(root / "celeba-hq-landmark2d_cond_512", f"{stem}.png")
-            conditioning_image = partial(open_image, place_)
+            file = inside(root / "celeba-hq-landmark2d_cond_512", f"{stem}.png")
+            conditioning_image = partial(open_image, file)
         yield Candidate(
             name,
             partial(open_image, inside(root / "celeba-hq-img", name)),
@@ -202,21 +204,21 @@ def _conditioned(
 ) -> Iterator[Candidate]:
     root = _folder(source.folder)
     train = root / "train" if (root / "train").is_dir() else root
-    apart = next((root / name for name in ("val", "validation") if (root / name).is_dir()), None)
-    folder = train if split == "train" or apart is None else apart
-    found = list(rows(folder, ("file_name",)))
-    if apart is None:
-        order = list(range(len(found)))
+    val = next((root / name for name in ("val", "validation") if (root / name).is_dir()), None)
+    folder = train if split == "train" or val is None else val
+    split_rows = list(rows(folder, ("file_name",)))
+    if val is None:
+        order = list(range(len(split_rows)))
         rng(seed, "control", "held out").shuffle(order)
-        held = set(order[: source.val])
-        found = [row for n, row in enumerate(found) if (n in held) == (split == "val")]
-    for row in found:
+        held_out = set(order[: source.val])
+        split_rows = [r for n, r in enumerate(split_rows) if (n in held_out) == (split == "val")]
+    for row in split_rows:
         conditioning_image = None
         if (name := row.get(source.conditioning)) is not None:
             conditioning_image = partial(open_image, inside(folder, str(name)))
         elif condition != "canny":
             raise DataError(
-                f"{metadata(folder)} must name an image of the condition as "
+                f"{metadata(folder)} must name a conditioning image as "
                 f"{source.conditioning!r} in each row, but {row['file_name']!r} has none. Set "
                 "control.data.source.conditioning to the column's name."
             )
@@ -230,12 +232,12 @@ def _conditioned(
 
 
 def _points(row: dict[str, Any], folder: Path) -> tuple[Landmark, ...] | None:
-    """A row's own `landmarks`: a list of {name, x, y}, 0..1."""
-    given = row.get("landmarks")
-    if given is None:
+    """The row's `landmarks`, a list of {name, x, y}, 0..1."""
+    points = row.get("landmarks")
+    if points is None:
         return None
     try:
-        return tuple(Landmark.model_validate(point) for point in given)
+        return tuple(Landmark.model_validate(point) for point in points)
     except (ValueError, TypeError) as error:
         raise DataError(
             f"{metadata(folder)}: landmarks must be a list of name, x, y: {error}"
@@ -250,8 +252,8 @@ def _prompts(root: Path, split: Split) -> Path:
     raise DataError(f"{root} must have {split}/{name} or {name}, but has neither.")
 
 
-def _below(name: object, root: Path) -> str:
-    """An image's name without the word before its first slash."""
+def _file_name(name: object, root: Path) -> str:
+    """The name without "source/" or "target/"."""
     if not isinstance(name, str) or not name.partition("/")[2]:
         raise DataError(f"{root}: a row needs source/NAME and target/NAME, but has {name!r}.")
     return name.partition("/")[2]
@@ -263,5 +265,5 @@ def _text(value: object) -> str | None:
 
 def _folder(name: str) -> Path:
     if not Path(name).is_dir():
-        raise DataError(f"control.data.source.folder: {name} must be a folder, but is none.")
+        raise DataError(f"control.data.source.folder must be a folder, but {name} is none.")
     return Path(name)

@@ -1,5 +1,5 @@
-"""Training on conditioning images, in the one loop of `experts.training`: a control network and,
-beside OFT's branch, the adapter in the denoiser; then, if asked for, the magnitudes alone."""
+"""Train on conditioning images, in the loop of `experts.training`: a control network and, with
+OFT's branch, the adapter in the denoiser; then, if set, the magnitudes alone."""
 
 from __future__ import annotations
 
@@ -65,48 +65,49 @@ def train_control(
     seed: int,
     model: Callable[[], TextToImage],
 ) -> TrainedControl:
-    """The trained network in `3-experts/_control/<condition>/<label>`, resumable as experts are;
-    with `config.magnitudes` the second stage's, in `<label>-magnitudes`.
+    """Train the network in `3-experts/_control/<condition>/<label>`; with `config.magnitudes`, then
+    the second stage in `<label>-magnitudes`. Both resume from their checkpoints.
 
-    `model` is called only if something is missing. Raises TrainingDiverged, with the last
-    checkpoint kept.
+    `model` is called only if something is missing. Raises TrainingDiverged; the last checkpoint is
+    kept.
     """
-    course = _Course(samples, config, folder, base=base, seed=seed, model=model)
-    first = course.trained(
+    stages = _Stages(samples, config, folder, base=base, seed=seed, model=model)
+    first = stages.trained(
         label_of(config.network),
         config.training,
-        more={"network": config.network.model_dump(mode="json")},
+        recipe={"network": config.network.model_dump(mode="json")},
         weights=lambda: ControlWeights(model(), config, seed),
     )
     fitting = config.magnitudes
     if fitting is None:
         return first
-    return course.trained(
+    return stages.trained(
         f"{first.label}-magnitudes",
         fitting,
-        more={"fitted": first.key},
+        recipe={"fitted": first.key},
         weights=lambda: MagnitudeWeights(model(), network_files.load(first.folder), fitting),
     )
 
 
 @dataclass(frozen=True)
 class ConditioningImages:
-    """The conditioning images, read from their files when they are asked for: there may be more of
-    them than memory holds."""
+    """Conditioning images, read batch by batch, since all of them may not fit in memory."""
 
     paths: Sequence[Path]
     px: int
 
     def at(self, indices: Sequence[int]) -> Tensor:
-        """[b, 3, px, px] in [0, 1]. Raises DataError."""
+        """Read [b, 3, px, px] in [0, 1]. Raises DataError."""
         return read_conditioning_images([self.paths[i] for i in indices], px=self.px)
 
 
 class ConditioningWeights(TrainedWeights, Protocol):
-    """Weights whose network is shown the conditioning images."""
+    """Trained weights with a network for the conditioning images."""
 
     @property
-    def conditioning(self) -> Conditioning: ...
+    def conditioning(self) -> Conditioning:
+        """The network that is shown the conditioning images."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class ControlLearner:
 
 @dataclass(frozen=True)
 class ControlWeights:
-    """What is trained: the network, and beside OFT's branch the denoiser's adapter."""
+    """The network and, with OFT's branch, the denoiser's adapter."""
 
     model: TextToImage
     config: ControlSettings
@@ -148,9 +149,8 @@ class ControlWeights:
 
     @contextmanager
     def attached(self) -> Iterator[dict[str, nn.Parameter]]:
-        conditioning = (
-            self.conditioning
-        )  # before the adapter: a ControlNet copies the plain denoiser
+        # Before the adapter is attached: a ControlNet copies the plain denoiser.
+        conditioning = self.conditioning
         prefix = network_files.NETWORK
         named = {prefix + name: p for name, p in conditioning.network.named_parameters()}
         with (
@@ -185,12 +185,12 @@ class ControlWeights:
         return _read(path)
 
     def energies(self, path: Path) -> None:
-        """None: the network that is trained with the adapter has none."""
+        """None: a network trained with the adapter has no energies."""
 
 
 @dataclass(frozen=True)
 class MagnitudeWeights:
-    """The second stage's: rotations and branch as they are, one scale for each neuron."""
+    """One scale for each neuron, with rotations and branch frozen: the second stage."""
 
     model: TextToImage
     first: network_files.ControlFile
@@ -221,7 +221,7 @@ class MagnitudeWeights:
                 oft.detach(denoiser)
 
     def after_step(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Do nothing: their logarithms keep magnitudes positive."""
+        """Do nothing: magnitudes are trained as logarithms, and stay positive."""
 
     def save(self, path: Path, parameters: Mapping[str, nn.Parameter], *, lineage: Lineage) -> None:
         network_files.save(
@@ -236,18 +236,18 @@ class MagnitudeWeights:
         return _read(path)
 
     def energies(self, path: Path) -> None:
-        """None: the network that is trained with the adapter has none."""
+        """None: a network trained with the adapter has no energies."""
 
     @property
     def _adapter(self) -> RotationConfig:
-        """The first stage's, with magnitudes."""
+        """The first stage's adapter settings, with magnitudes."""
         adapter = TypeAdapter(AdapterConfig).validate_python(self.first.about["adapter"])
         assert isinstance(adapter, RotationConfig)
         return adapter.model_copy(update={"magnitudes": True})
 
 
-class _Course:
-    """All that the stages of one training share."""
+class _Stages:
+    """What both stages of a network's training share."""
 
     def __init__(
         self,
@@ -271,16 +271,19 @@ class _Course:
         label: str,
         training: ControlTraining,
         *,
-        more: Mapping[str, Any],
+        recipe: Mapping[str, Any],
         weights: Callable[[], ConditioningWeights],
     ) -> TrainedControl:
-        """One stage's network, trained if it is not there."""
+        """Train one stage, or read it if it is finished.
+
+        recipe: what it depends on beyond images, base and training.
+        """
         without = {"tracker", "checkpoint_every", "gradient_checkpointing"}
         recipe = {
             **training_recipe(self._rows, base=self.base, seed=self.seed),
             "condition": self.condition,
             "training": training.model_dump(mode="json", exclude=without),
-            **more,
+            **recipe,
         }
         item = self.folder.item(EXPERTS, NAME, self.condition, label, recipe=recipe)
 
@@ -358,7 +361,7 @@ def _adapter_of(network: NetworkConfig) -> AdapterConfig | None:
 def _adapter(
     model: TextToImage, network: NetworkConfig, seed: int
 ) -> AbstractContextManager[dict[str, nn.Parameter]]:
-    """The adapter's trainable tensors while the block runs; none for a network without one."""
+    """The adapter's trainable tensors while the block runs; {} for a network without one."""
     adapter = _adapter_of(network)
     return nullcontext({}) if adapter is None else _attached(model, adapter, seed)
 
@@ -380,7 +383,7 @@ def _adapter_part(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parame
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """A checkpoint's tensors by the names of the parameters."""
+    """A checkpoint's tensors by parameter name."""
     file = network_files.load(path)
     network = {network_files.NETWORK + name: tensor for name, tensor in file.network.items()}
     return {**network, **file.adapter}
