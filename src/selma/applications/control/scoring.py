@@ -80,7 +80,6 @@ class ModelImages:
 
 SOURCE_IMAGES = ModelImages(SOURCE, "source", None)
 """The samples' own images."""
-"""The samples' own images."""
 
 
 @dataclass
