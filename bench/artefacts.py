@@ -36,7 +36,7 @@ def artefacts(run: Path) -> dict[str, Path]:
 
 
 def content(path: Path) -> Any:
-    """What must be equal of a file."""
+    """The content of a file that must be equal."""
     if path.suffix == ".jsonl":
         rows = path.read_text("utf-8").splitlines()
         return [sorted(values(json.loads(row))) for row in rows]
@@ -48,7 +48,7 @@ def content(path: Path) -> Any:
 
 
 def values(value: Any) -> Iterator[str]:
-    """The scalars inside, each as JSON; nothing of how they are called."""
+    """All scalars inside, each as JSON, without their keys."""
     if isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
             yield from values(part)

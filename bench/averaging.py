@@ -54,7 +54,7 @@ def main(
     ] = None,
     scored: Annotated[bool, typer.Option(help="Generate and score; else the errors alone.")] = True,
 ) -> None:
-    """Prints the errors of all methods, and each merge's score with paired intervals."""
+    """Print the errors of all methods, and each merge's score with paired intervals."""
     config = read_run_file(run)
     experts = pipeline.Stages(config, Workspace(run), make=[]).all_experts()
     rotations = config.experts.adapter.kind != "lora"
@@ -91,7 +91,7 @@ def main(
 
 
 def begun(config: RunConfig, text: str, run: Path, work: Path, *, number: int) -> RunConfig:
-    """The run with another merge, in a folder that has all that comes before the merge."""
+    """Start the run with another merge, in a folder with everything that precedes the merge."""
     folder = work / f"{number}-{'-'.join(part.partition('=')[2] for part in text.split(','))[:40]}"
     folder = folder.with_name("".join(c if c.isalnum() or c in "._-" else "_" for c in folder.name))
     for name in (*SHARED, *OF_BASE):
@@ -108,7 +108,7 @@ def begun(config: RunConfig, text: str, run: Path, work: Path, *, number: int) -
 
 
 def table(cards: dict[str, Scorecard], config: RunConfig) -> Table:
-    """Each merge against the base and against the first: the mean with uniform weights."""
+    """Each merge compared with the base and with the first merge, the mean with uniform weights."""
     first = next(iter(cards.values()))
     about = f"{first.benchmark}, {first.split}, {first.prompts} prompts, judge {first.judge}"
     named = Column("merge", overflow="fold")
@@ -133,7 +133,7 @@ def both(difference: Interval) -> list[str]:
 
 
 def searches(cards: dict[str, Scorecard]) -> Iterator[str]:
-    """Searched weights held against uniform ones, where uniform ones were beaten on dev."""
+    """Compare searched weights with uniform ones, if these were beaten on dev."""
     for text, card in cards.items():
         if "search" not in text:
             continue

@@ -40,7 +40,7 @@ def main(
     rank: Annotated[int, typer.Option(min=1)] = 128,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
 ) -> None:
-    """Prints seconds and bytes of both; fails where what was written does not come back."""
+    """Print seconds and bytes of both; fail if what was written is not restored exactly."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     half = torch.get_default_dtype()

@@ -38,7 +38,7 @@ def main(
     rank: Annotated[int, typer.Option(min=1)] = 8,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
 ) -> None:
-    """Prints seconds of a step of all experts, by the batch of one."""
+    """Print seconds of a step of all experts, by the batch of one."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     base = UNet2DConditionModel(**MODELS["small"]).requires_grad_(False)
@@ -116,7 +116,7 @@ def joint(
 
 @contextmanager
 def beside(unet: UNet2DConditionModel, stacked: dict[str, Tensor]) -> Iterator[None]:
-    """While the block runs, each projection adds every expert's change to that expert's rows."""
+    """While the block runs, each projection adds every expert's delta to that expert's rows."""
     modules = dict(unet.named_modules())
     hooks = []
     for name in stacked:

@@ -39,7 +39,7 @@ def main(
     size: Annotated[str, typer.Option(help=f"{', '.join(SIZES)}; random weights.")] = "narrow",
     device: Annotated[str, typer.Option(help="cpu, or cuda, where fp16 is used.")] = "cpu",
 ) -> None:
-    """Prints seconds of both; fails if images differ by more than 40 dB of PSNR."""
+    """Print seconds of both; fail if images differ by more than 40 dB of PSNR."""
     torch.set_num_threads(1)
     model = built(size, device=device, precision="fp16" if device == "cuda" else "fp32")
     texts = [f"picture number {number} of a bench" for number in range(prompts)]

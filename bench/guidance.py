@@ -39,7 +39,7 @@ def main(
     rescale: Annotated[float | None, typer.Option(help="base.guidance_rescale.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Contact sheet at the last guidance.")] = None,
 ) -> None:
-    """Prints DSG, and per cent right in each category, for each guidance."""
+    """Print DSG and the percentage right in each category, for each guidance."""
     settings = BaseConfig(model=base, device="cpu", guidance_rescale=rescale)
     benchmark_prompts = load_benchmark(ScoresConfig(), split="dev", prompts=prompts)
     judge = load_judge(ScoresConfig().choosing_judge)

@@ -52,7 +52,7 @@ def main(
     shapes: Annotated[list[str] | None, typer.Option("--shape")] = None,
     image_px: Annotated[int, typer.Option(help="Side of the images.")] = 128,
 ) -> None:
-    """Prints the ratio for each architecture, and fails if any answer differs."""
+    """Print the ratio for each architecture, and fail if any answer differs."""
     torch.set_num_threads(1)
     numbers = np.random.default_rng(0)
     shown = [
@@ -89,7 +89,7 @@ def main(
 
 
 def one_at_a_time(judge: VqaJudge, model: str) -> Callable[..., list[list[str]]]:
-    """The model's own processor and generate, for each question anew."""
+    """Call the model's own processor and `generate` for each question."""
     family: Any = judge._family
     processor = transformers.AutoProcessor.from_pretrained(model)
 
@@ -110,7 +110,7 @@ def one_at_a_time(judge: VqaJudge, model: str) -> Callable[..., list[list[str]]]
 
 
 def blip(folder: Path) -> None:
-    """Saves a small BLIP with what reads for it."""
+    """Save a small BLIP with what reads for it."""
     words = {**LAYER, **TEXT, "encoder_hidden_size": 32, "max_position_embeddings": 48,
              "bos_token_id": WORDS.index("[DEC]"), "sep_token_id": 2}  # fmt: skip
     config = transformers.BlipConfig(text_config=words, vision_config=VISION)
@@ -119,7 +119,7 @@ def blip(folder: Path) -> None:
 
 
 def blip2(folder: Path) -> None:
-    """Saves a small BLIP-2 with T5."""
+    """Save a small BLIP-2 with T5."""
     text = transformers.T5Config(
         d_model=32, d_kv=16, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0, **TEXT
     )
@@ -139,7 +139,7 @@ SHAPES: dict[str, Callable[[Path], None]] = {"blip": blip, "blip2-t5": blip2}
 
 
 def words_of(template: str) -> transformers.PreTrainedTokenizerFast:
-    """One token for each word; `template` says what stands around each text."""
+    """A tokenizer with one token for each word; `template` says what surrounds each text."""
     made = Tokenizer(models.WordLevel({w: n for n, w in enumerate(WORDS)}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     marks = [("<s>", 1), ("</s>", 2)]

@@ -63,7 +63,7 @@ def main(
     size: Annotated[str, typer.Option(help=f"{', '.join(SIZES)}; random weights.")] = "narrow",
     device: Annotated[str, typer.Option(help="cpu, or cuda, where bf16 is used.")] = "cpu",
 ) -> None:
-    """Prints seconds of both, what encoding cost once, and how far losses differ."""
+    """Print seconds of both, what encoding cost once, and how far losses differ."""
     torch.set_num_threads(1)
     precision: Literal["fp32", "bf16"] = "bf16" if device == "cuda" else "fp32"
     with tempfile.TemporaryDirectory() as name:
@@ -186,7 +186,7 @@ def loop(
     *,
     save: Callable[[dict[str, torch.nn.Parameter]], None] = lambda factors: None,
 ) -> Iterator[float]:
-    """The loss of each step; in the end `save` gets the factors. `steps` has the random numbers."""
+    """Yield the loss of each step; `steps` has the random numbers, `save` gets the factors."""
     alphas_bar = pipe.scheduler.alphas_cumprod.to(pipe.unet.device)
     mixed = config.precision == "bf16"
     generated = generator(steps.seed, "experts", steps.skill, "init")

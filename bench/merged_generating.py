@@ -39,7 +39,7 @@ def main(
     images: Annotated[int, typer.Option(min=1, help="In one batch.")] = 1,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
 ) -> None:
-    """Prints seconds of both and how far latents differ."""
+    """Print seconds of both and how far latents differ."""
     torch.set_num_threads(1)
     settings = BaseConfig(model=base, device="cpu")
     fused, stacked = load_text_to_image(settings), load_text_to_image(settings)

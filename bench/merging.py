@@ -30,13 +30,13 @@ OWN_SHARE = 1.0  # norm of what is an expert's own, against the part that all sh
 def main(
     files: Annotated[list[Path] | None, typer.Argument(help="Adapters of any format.")] = None,
 ) -> None:
-    """Prints one row for each method with its default settings."""
+    """Print one row for each method with its default settings."""
     with tempfile.TemporaryDirectory() as folder:
         Console().print(errors(files or made_up(Path(folder))))
 
 
 def errors(files: list[Path]) -> Table:
-    """One row for each method: what became of the exact mean, and what it cost."""
+    """One row for each method: its distance from the exact mean, and its cost."""
     table = Table(title="against the exact mean of the deltas")
     for column in ("method", "relative error", "cosine", "norm x", "rank", "MB", "seconds"):
         table.add_column(column, justify="left" if column == "method" else "right")
@@ -61,7 +61,7 @@ def errors(files: list[Path]) -> Table:
 
 
 def made_up(folder: Path) -> list[Path]:
-    """Experts as fine-tuning leaves them: a shared start for A, and B partly in common."""
+    """Make experts like fine-tuned ones: a shared start for A, and B partly in common."""
     generator = torch.Generator().manual_seed(0)
 
     def generated(*shape: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The filter of near-repetitions beside the released program's (B1), and how it grows (B2).
+"""The filter of near-duplicates beside the released program's (B1), and how it grows (B2).
 
     .venv/bin/python bench/novelty.py
     .venv/bin/python bench/novelty.py --captions 200 --sample 5        # a minute
@@ -38,7 +38,7 @@ def main(
     sample: Annotated[int, typer.Option(min=2, help="Captions that the pool is timed on.")] = 20,
     largest: Annotated[int, typer.Option(min=1000, help="Captions of the last size.")] = 8000,
 ) -> None:
-    """Prints both tables; fails where the two sides keep different captions."""
+    """Print both tables; fail where the two sides keep different captions."""
     turns, pool, same = Turns(), [], True
     for seed in range(seeds):
         texts = made_up(captions, seed)
@@ -70,7 +70,7 @@ def main(
 
 
 def made_up(count: int, seed: int) -> list[str]:
-    """Captions of about twelve words of a vocabulary with a long tail, near-repetitions among
+    """Captions of about twelve words of a vocabulary with a long tail, near-duplicates among
     them."""
     pick = random.Random(seed)
     words = [f"{a}{b}{c}" for a in "bdgklmnprst" for b in "aeiou" for c in "klmnprst"]

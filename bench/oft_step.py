@@ -73,7 +73,7 @@ def main(
     blocks: Annotated[int, typer.Option(min=1)] = 4,
     rounds: Annotated[int, typer.Option(min=5)] = 7,
 ) -> None:
-    """Prints seconds, memory and how far the gradients differ."""
+    """Print seconds, memory and how far the gradients differ."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     with torch.device(device):
@@ -115,7 +115,7 @@ WIDTHS = ((320, 4096), (640, 1024), (1280, 256), (768, 77))
 
 
 def single_layers(blocks: int, rounds: int, device: str) -> Table:
-    """Forward and backward pass of one turned layer, by width."""
+    """Forward and backward pass of one rotated layer, by width."""
     table = Table(title=f"one projection, one image, r = {blocks}: milliseconds")
     for column in (
         "width",
@@ -208,7 +208,7 @@ def _side(name: str, unet: nn.Module, parameters: dict[str, nn.Parameter]) -> Si
 
 
 def start_alike(sides: list[Side]) -> None:
-    """The same rotations for all, away from the identity: PEFT's exact S has the other sign."""
+    """Give all sides the same rotations, not the identity; PEFT's exact S has the other sign."""
     for name, parameter in sides[0].parameters.items():
         vector = 0.02 * torch.randn_like(parameter)
         for side, sign in zip(sides, (1, -1, 1), strict=False):
@@ -271,7 +271,7 @@ def _clocked(work: Callable[[], None], device: str) -> float:
 
 
 def peak(side: Side, given: tuple[Tensor, ...]) -> int:
-    """The most that one step takes on a GPU, beyond what is there before it."""
+    """The most GPU memory that one step adds to what was allocated before it."""
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -280,7 +280,7 @@ def peak(side: Side, given: tuple[Tensor, ...]) -> int:
 
 
 def kept_bytes(side: Side, given: tuple[Tensor, ...]) -> int:
-    """What the forward pass keeps for the backward one, each storage once, weights aside."""
+    """Bytes kept for the backward pass, each storage once, without weights."""
     return _kept_by(side, lambda: loss_of(side, given))
 
 

@@ -24,7 +24,7 @@ def main(
     first: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     second: Annotated[Path, typer.Argument(help="The run that it is compared with.")],
 ) -> None:
-    """Prints how much the first run's merged model is ahead, with its 95% interval."""
+    """Print how much the first run's merged model is ahead, with its 95% interval."""
     cards = [read_scorecard(run) for run in (first, second)]
     require_one_benchmark(*cards)
     ours, theirs = (one(card, "merged") for card in cards)
@@ -55,7 +55,7 @@ def read_scorecard(run: Path) -> Scorecard:
 
 
 def require_one_benchmark(first: Scorecard, second: Scorecard) -> None:
-    """Raises DataError where the runs answered other questions, or another judge read them."""
+    """Raise DataError if the runs answered other questions, or another judge read them."""
     for name in ("benchmark", "split", "judge"):
         here, there = getattr(first, name), getattr(second, name)
         if here != there:

@@ -34,7 +34,7 @@ def main(
     answers: Annotated[Path | None, typer.Option(help="CSV of one model's answers.")] = None,
     rounds: Annotated[int, typer.Option(min=5)] = 9,
 ) -> None:
-    """Prints seconds of both, and fails where their scores differ."""
+    """Print seconds of both, and fail where their scores differ."""
     with tempfile.TemporaryDirectory() as folder:
         if annotations is None or answers is None:
             annotations, answers = made_up(Path(folder))

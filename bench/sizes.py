@@ -157,7 +157,7 @@ def tokenizer() -> CLIPTokenizer:
 
 
 def clock(device: str) -> Callable[[], float]:
-    """The CPU's seconds; on a GPU the wall's, when all that was started there is done."""
+    """CPU seconds; on a GPU wall seconds, once everything started there is done."""
     if device != "cuda":
         return cpu_seconds
 

@@ -21,7 +21,7 @@ HEAVY = ("torch", "transformers", "diffusers", "scipy")
 
 
 def main(rounds: Annotated[int, typer.Option(min=1)] = 5) -> None:
-    """Prints seconds and their ratios; fails if a model library was imported."""
+    """Print seconds and their ratios; fail if a model library was imported."""
     sides = {
         "selma --help": ["-m", "selma", "--help"],
         "selma check": ["-m", "selma", "check", "configs/toybox.yaml"],

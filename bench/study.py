@@ -73,7 +73,7 @@ def main(
     benchmark_prompts: Annotated[int, typer.Option(min=1, help="Prompts that are scored.")] = 100,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
 ) -> None:
-    """Prints CPU seconds of both, theirs by stage, and how their outcomes differ."""
+    """Print CPU seconds of both, theirs by stage, and how their outcomes differ."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name, serving() as address:
         folder = Path(name)
@@ -100,7 +100,7 @@ def main(
 
 
 def inclined(folder: Path) -> None:
-    """Makes a judge of random weights say yes or no to many questions, so that scores are not 0."""
+    """Make a judge of random weights say yes or no to many questions, so that scores are not 0."""
     model = transformers.BlipForQuestionAnswering.from_pretrained(folder)
     for word, more in (("yes", 8), ("no", 4)):
         model.text_decoder.cls.predictions.bias.data[tiny_judges._id(word)] += more
@@ -274,7 +274,7 @@ def said(address: str, words: str) -> Iterator[str]:
 def points(
     benchmark_prompts: Sequence[BenchmarkPrompt], replies: Sequence[Sequence[str]]
 ) -> Iterator[float]:
-    """Each prompt's share of questions answered yes, as are those that they depend on."""
+    """Each prompt's share of questions answered yes, whose parents are answered yes, too."""
     for prompt, texts in zip(benchmark_prompts, replies, strict=True):
         yes = {
             q.id: text.strip(" .").lower() == "yes"
@@ -295,7 +295,7 @@ def show(ours: list[float], theirs: list[Released], *, title: str) -> None:
 
 
 def compared(ours: RunConfig, theirs: Released) -> bool:
-    """Whether images, losses and scores of both are the same, but for the last digits."""
+    """Print whether images, losses and scores of both are the same except for the last digits."""
     run, worst = ours.run_folder, 0
     for skill, some in theirs.prompts.items():
         for pair in read_generated(run / "2-images" / skill, some):

@@ -60,7 +60,7 @@ def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     count: Annotated[bool, typer.Option("--count", help="Count products, time nothing.")] = False,
 ) -> None:
-    """Prints seconds of both, their ratio, and how far gradients differ."""
+    """Print seconds of both, their ratio, and how far gradients differ."""
     if count:
         show_counted(counted(batch))
         return
@@ -134,7 +134,7 @@ def steps(data: EncodedSamples, model: TextToImage, size: int) -> Batches:
 def in_the_loop(
     model: TextToImage, samples: Sequence[SurSample], data: EncodedSamples, batch: Batch
 ) -> EncodedSamples:
-    """The data with the batch's rows encoded anew; that is what a step costs without a cache."""
+    """Encode the batch's rows anew, as a step without a cache has to."""
     rows = batch.indices
     some = [samples[i] for i in rows.tolist()]
     images = [open_image(t.image, max_pixels=4 * model.image_px**2) for t in some]
@@ -167,7 +167,7 @@ def in_the_loop(
 
 
 def counted(batch: int) -> dict[str, float]:
-    """Part of a step → its products, forward and, where it is trained through, backward."""
+    """Part of a step → its FLOPs, forward and, if gradients pass through it, backward."""
     with torch.device("meta"):
         shape = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
         autoencoder = AutoencoderKL(
@@ -214,7 +214,7 @@ def gradients(learner: SurLearner, batch: Batch, step: int) -> dict[str, torch.T
 
 
 def stir(learner: SurLearner) -> None:
-    """Away from the start, where most gradients are zero."""
+    """Move the weights away from the start, where most gradients are zero."""
     with torch.no_grad():
         for weight in learner.weights.adapter.parameters():
             weight.add_(0.01 * torch.randn_like(weight))

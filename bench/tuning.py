@@ -35,7 +35,7 @@ def main(
     ] = None,
     prompts: Annotated[int, typer.Option(min=10, help="How many dev prompts.")] = 160,
 ) -> None:
-    """Prints each variant's DSG on dev, and its paired difference to the base."""
+    """Print each variant's DSG on dev, and its paired difference to the base."""
     start = on_dev(load_config(config), prompts)
     table = Table("variant", "base", "merged", "difference", "95%", title=f"{prompts} dev prompts")
     first: Path | None = None

@@ -56,7 +56,7 @@ def in_turn(
     warm: bool = True,
     clock: Callable[[], float] = cpu_seconds,
 ) -> Turns:
-    """Each side once in each round; with `warm` a round before them does not count."""
+    """Run each side once in each round; with `warm` an uncounted round goes first."""
     found = Turns({name: [] for name in sides})
     for number in range(-1 if warm else 0, rounds):
         for name, side in sides.items():
