@@ -61,7 +61,7 @@ def main(
             model=lambda: model,
         )
         answers = ask(benchmark_prompts, folder, judge)
-        verdicts = faithfulness.diagnostics(benchmark_prompts, answers, zeroing="cascading")
+        verdicts = faithfulness.verdicts_by_prompt(benchmark_prompts, answers, zeroing="cascading")
         points = DSG.points(answers, verdicts)
         table_of = faithfulness.category_points(benchmark_prompts, points)
         shares = [_per_cent(table_of[category].values()) for category in CATEGORIES]

@@ -201,7 +201,7 @@ def test_hps_is_drawn_and_scored_for_base_and_merged(merged: RunConfig, tmp_path
     for style in STYLES:
         (tmp_path / f"{style}.json").write_text(json.dumps([f"a {style} cat", "two dogs"]))
     words = ("score", "hps", "--run", merged.run_folder, "--prompts", tmp_path,
-             "--model", hps_folder(tmp_path), "--device", "cpu", "--drawn-by")  # fmt: skip
+             "--model", hps_folder(tmp_path), "--device", "cpu", "--generated-by")  # fmt: skip
 
     def scored(model: str) -> None:
         done = CliRunner().invoke(cli.app, [*map(str, words), model])

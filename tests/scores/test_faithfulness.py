@@ -19,11 +19,11 @@ from selma.scores.faithfulness import (
     Zeroing,
     category_points,
     dependency_faults,
-    diagnostics,
     normalise,
     prompt_scores,
     question_score,
     verdicts,
+    verdicts_by_prompt,
 )
 
 DSG = Path(__file__).parents[3] / "shared" / "data" / "dsg"
@@ -122,9 +122,9 @@ def test_missing_and_double_answers_never_change_a_denominator() -> None:
     ]
     one = Answer(prompt_id="a", question_id="1", text="yes")
     with pytest.raises(DataError, match="a has no answer to question 2"):
-        diagnostics(benchmark_prompts, [one], zeroing="none")
+        verdicts_by_prompt(benchmark_prompts, [one], zeroing="none")
     with pytest.raises(DataError, match="two answers to question 1"):
-        diagnostics(benchmark_prompts, [one, one], zeroing="none")
+        verdicts_by_prompt(benchmark_prompts, [one, one], zeroing="none")
 
 
 def test_means_by_prompt_by_question_and_by_category() -> None:
@@ -139,7 +139,7 @@ def test_means_by_prompt_by_question_and_by_category() -> None:
     ]
     said = {("a", "1"): "yes", ("b", "1"): "no", ("b", "2"): "yes", ("b", "3"): "yes"}
     answers = [Answer(prompt_id=p, question_id=q, text=text) for (p, q), text in said.items()]
-    found = diagnostics(benchmark_prompts, answers, zeroing="cascading")
+    found = verdicts_by_prompt(benchmark_prompts, answers, zeroing="cascading")
     assert prompt_scores(found) == {"a": 1.0, "b": 1 / 3}
     assert question_score(found) == 0.5
     points = measures.DSG.points(answers, found)
@@ -179,14 +179,17 @@ def test_released_answers_give_the_published_scores() -> None:
     assert dependency_faults(whole)["names itself"] == 44
     assert dependency_faults(whole)["not an id"] == 10
 
-    one_level = prompt_scores(diagnostics(benchmark_prompts, answers, zeroing="one_level"))
+    one_level = prompt_scores(verdicts_by_prompt(benchmark_prompts, answers, zeroing="one_level"))
     assert round(100 * sum(one_level.values()) / len(benchmark_prompts), 2) == 83.12
     assert round(100 * sum(one_level.values()) / len(whole), 1) == 83.0  # the missing item as 0
     random.Random(0).shuffle(answers)
     mixed = [
         p.model_copy(update={"questions": p.questions[::-1]}) for p in reversed(benchmark_prompts)
     ]
-    assert round(100 * question_score(diagnostics(mixed, answers, zeroing="cascading")), 2) == 81.54
+    assert (
+        round(100 * question_score(verdicts_by_prompt(mixed, answers, zeroing="cascading")), 2)
+        == 81.54
+    )
 
     by_source = [s for id, s in one_level.items() if id.startswith("vrd")]
     assert round(100 * sum(by_source) / len(by_source), 1) == 43.7

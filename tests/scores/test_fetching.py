@@ -20,7 +20,7 @@ from selma.cli import app
 from selma.errors import ConfigError, DataError, FetchError
 from selma.scores import benchmarks
 from selma.scores.benchmarks import Benchmark, read_benchmark
-from selma.scores.benchmarks.fetching import fetch, fetchable, told, verify
+from selma.scores.benchmarks.fetching import describe, fetch, fetchable, verify
 from selma.scores.benchmarks.layouts import RemoteFile
 from selma.scores.benchmarks.tifa import QUESTIONS, TEXTS, TIFA
 
@@ -130,7 +130,7 @@ def test_files_come_with_their_sums(site: Server, tmp_path: Path) -> None:
     assert names(tmp_path / "to") == sorted([TEXTS, QUESTIONS, f"{QUESTIONS}.sha256"])
     record = (tmp_path / "to" / f"{QUESTIONS}.sha256").read_text()
     assert record == f"{sha(QUESTION_DATA)}  {QUESTIONS}\n"  # as sha256sum reads it
-    lines = "\n".join(told(found))
+    lines = "\n".join(describe(found))
     assert "is the file that selma knows" in lines and "no checksum" in lines
     assert sha(QUESTION_DATA) in lines
     (prompt,) = read_benchmark(tmp_path / "to")

@@ -17,10 +17,10 @@ def fetch(
     to: Annotated[Path | None, typer.Option(help="Folder; data/NAME if not given.")] = None,
 ) -> None:
     """Fetch a benchmark's files, each checked by its checksum."""
-    from selma.scores.benchmarks.fetching import fetch, fetchable, told
+    from selma.scores.benchmarks.fetching import describe, fetch, fetchable
 
     benchmark = fetchable(name)
-    for line in told(fetch(benchmark, to or Path("data") / benchmark.name)):
+    for line in describe(fetch(benchmark, to or Path("data") / benchmark.name)):
         typer.echo(line)
 
 
@@ -30,8 +30,8 @@ def verify(
     folder: Annotated[Path | None, typer.Option(help="Folder; data/NAME if not given.")] = None,
 ) -> None:
     """Read a benchmark's files and compare their checksums."""
-    from selma.scores.benchmarks.fetching import fetchable, told, verify
+    from selma.scores.benchmarks.fetching import describe, fetchable, verify
 
     benchmark = fetchable(name)
-    for line in told(verify(benchmark, folder or Path("data") / benchmark.name)):
+    for line in describe(verify(benchmark, folder or Path("data") / benchmark.name)):
         typer.echo(line)

@@ -1,11 +1,11 @@
-"""Images → a judge's answers and a scorer's scores, one item for each model and network.
+"""A judge's answers and a scorer's scores of images, one item for each model and network.
 
     5-scores/answers/<model>/answers.jsonl          the reporting judge: one line for each prompt
     5-scores/second-answers/<model>/answers.jsonl   a second judge, for their agreement
-    5-scores/clip/<model>/scores.jsonl              image against text
-    5-scores/preferences/<label>/<model>/scores.jsonl    the same by each preference scorer
+    5-scores/clip/<model>/scores.jsonl              CLIP's score of image and prompt
+    5-scores/preferences/<label>/<model>/scores.jsonl    each preference scorer's
 
-Every answer is kept, so that a score can be made again under another rule without a judge.
+Every answer is kept, so that scores can be computed by another rule without the judge.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from selma.workspace import (
 )
 
 WORDS = "selma"
-"""The wording of multiple-choice questions where none is named."""
+"""The default wording of multiple-choice questions."""
 
 
 def answer_item(
@@ -49,9 +49,11 @@ def answer_item(
     what: str = "answers",
     words: str = WORDS,
 ) -> Item:
-    """The finished item with a judge's answers to one model's images; made where it is not
-    there yet. `words` is the wording of multiple-choice questions. Raises DataError for an image
-    that is missing or broken."""
+    """Let a judge answer the questions about one model's images; a finished item is kept.
+
+    words: wording of multiple-choice questions. Raises DataError for an image that is missing or
+    broken.
+    """
     wording = {"choices_prompt": words} if has_choices(benchmark_prompts) else {}
     asked = [[p.id, [[q.id, q.text, *q.choices] for q in p.questions]] for p in benchmark_prompts]
     item = folder.item(SCORES, what, model, recipe=_recipe(asked, images, judge) | wording)
@@ -77,7 +79,7 @@ def clip_item(
     *,
     what: Sequence[str] = ("clip",),
 ) -> Item:
-    """The finished item with how well each image fits its prompt, made like `answer_item`'s."""
+    """Score how well each image of one model fits its prompt; see `answer_item`."""
 
     def work(part: Sequence[BenchmarkPrompt]) -> list[Row]:
         scores = scorer.score(_open(part, images), [prompt.text for prompt in part])
@@ -100,7 +102,7 @@ def clip_item(
 
 
 def ask(benchmark_prompts: Sequence[BenchmarkPrompt], images: Path, judge: Judge) -> list[Answer]:
-    """A judge's answers to one folder of images; nothing is written."""
+    """Let a judge answer the questions about one folder of images; nothing is written."""
     return [
         answer
         for rows in in_rounds(benchmark_prompts, lambda part: _ask(judge, part, images, WORDS))
@@ -109,17 +111,18 @@ def ask(benchmark_prompts: Sequence[BenchmarkPrompt], images: Path, judge: Judge
 
 
 def read_answer_file(folder: Path) -> list[Answer]:
-    """The answers in an item's folder, in the benchmark's order; [] if there are none."""
+    """The answers in an item's folder, in the benchmark's order; [] without a file."""
     return _answers(read_lines(folder / "answers.jsonl"))
 
 
 def read_clip_file(folder: Path) -> list[float]:
+    """The scores in an item's folder, in the benchmark's order."""
     return [row["score"] for row in read_lines(folder / "scores.jsonl")]
 
 
 def benchmark_hash(benchmark_prompts: Sequence[BenchmarkPrompt]) -> str:
     """16 hex digits that change with any word, question or dependency of the benchmark."""
-    # Where nothing has choices they are left out, so that hashes stay as they were before TIFA.
+    # Benchmarks without choices keep the hashes they had before questions had choices.
     plain = (
         {"questions": {"__all__": {"choices", "answer"}}}
         if not has_choices(benchmark_prompts)
@@ -130,12 +133,12 @@ def benchmark_hash(benchmark_prompts: Sequence[BenchmarkPrompt]) -> str:
 
 
 def has_choices(benchmark_prompts: Sequence[BenchmarkPrompt]) -> bool:
-    """Whether any question is of multiple choice."""
+    """Whether any question is multiple choice."""
     return any(question.choices for prompt in benchmark_prompts for question in prompt.questions)
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    """What finished the item in this folder; {} if nothing did."""
+    """The manifest of the item in this folder; {} if it is not finished."""
     try:
         content = json.loads((folder / "manifest.json").read_text("utf-8"))
     except (OSError, ValueError):
@@ -143,8 +146,8 @@ def manifest(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _recipe(shown: list[Any], images: Path, network: Judge | Scorer) -> dict[str, Any]:
-    """What answers depend on, and no more: `shown` is all that the network meets of it."""
+def _recipe(asked: list[Any], images: Path, network: Judge | Scorer) -> dict[str, Any]:
+    """Everything that answers depend on; asked: what the network reads of the benchmark."""
     key = manifest(images).get("key")
     if key is None:
         raise DataError(
@@ -152,7 +155,7 @@ def _recipe(shown: list[Any], images: Path, network: Judge | Scorer) -> dict[str
             "Generate the benchmark's images first."
         )
     return {
-        "benchmark": recipe_key({"shown": shown}),
+        "benchmark": recipe_key({"shown": asked}),
         "images": key,
         "network": network.fingerprint,
         "chunk": row_files.CHUNK,
@@ -169,7 +172,7 @@ def _fill(
     title: str,
     folder: Workspace,
 ) -> None:
-    """Makes the item's lines that are not there yet, chunk by chunk."""
+    """Write the item's missing lines, chunk by chunk, and finish it."""
     missing = [prompt.id for prompt in benchmark_prompts if not _image(images, prompt).is_file()]
     if missing:
         raise DataError(
@@ -198,8 +201,8 @@ def _ask(
             [MultipleChoice(q.text, q.choices or ("yes", "no")) for q in prompt.questions]
             for prompt in benchmark_prompts
         ]
-        said_of = judge.choose(_open(benchmark_prompts, images), offered, words=words)
-        replies = [[(text, None) for text in texts] for texts in said_of]
+        chosen = judge.choose(_open(benchmark_prompts, images), offered, words=words)
+        replies = [[(text, None) for text in texts] for texts in chosen]
     else:
         raise ModelError(
             f"The benchmark asks multiple-choice questions, but {judge.name} answers only yes or "

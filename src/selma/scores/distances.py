@@ -1,7 +1,7 @@
-"""How far a set of generated images is from another, by an image encoder's vectors. Pure.
+"""Distances between two sets of images, by an image encoder's vectors. Pure.
 
-Both distances compare two sets of vectors, whatever encoder they come from. The published ones use
-Inception's; by another encoder the numbers mean the same and are not the same.
+The published distances use Inception's vectors; numbers by another encoder have the same meaning,
+but do not compare with published ones.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def kernel_parts(generated: Tensor, good: Tensor) -> Tensor:
-    """[n], each generated image's part in the kernel distance, which is their mean (KID,
-    arXiv:1801.01401: unbiased, so that it is 0 in the mean for equal distributions).
+    """[n], each generated image's part in the kernel distance (KID, arXiv:1801.01401).
 
-    drawn: [n > 1, width], good: [m > 1, width]; k(x, y) = (x·y / width + 1)³. A part is what the
-    distance changes by with its image (the U-statistic's projection), so that the spread of the
-    parts is that of the distance, and two models are compared prompt by prompt.
+    The distance is the mean of the parts. It is unbiased: its expectation is 0 for equal
+    distributions. generated: [n > 1, width], good: [m > 1, width]; k(x, y) = (x·y / width + 1)³.
+    An image's part is its contribution (the U-statistic's projection), so that the parts spread as
+    the distance does, and two models can be compared prompt by prompt.
     """
     generated, good = generated.double(), good.double()
     n, m = len(generated), len(good)
@@ -34,28 +34,28 @@ def kernel_parts(generated: Tensor, good: Tensor) -> Tensor:
 
 
 def frechet_distance(generated: Tensor, good: Tensor) -> float:
-    """The distance of the two sets' normal distributions (FID, arXiv:1706.08500), by torchmetrics.
+    """Fréchet distance of fitted normal distributions (FID, arXiv:1706.08500), by torchmetrics.
 
-    drawn: [n > 1, width], good: [m > 1, width]. Biased upwards by few images: only numbers of
+    generated: [n > 1, width], good: [m > 1, width]. Few images bias it upwards: only numbers with
     equal n and equal good images compare.
     """
     import torch
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    class Seen(torch.nn.Module):
-        """What is handed in has been seen by an encoder already."""
+    class Identity(torch.nn.Module):
+        """Stands in for the encoder, whose vectors are given."""
 
         num_features = generated.shape[1]
 
         def forward(self, features: Tensor) -> Tensor:
             return features
 
-    distance = FrechetInceptionDistance(feature=Seen())
+    distance = FrechetInceptionDistance(feature=Identity())
     distance.set_dtype(torch.float64)
     distance.update(good.double(), real=True)
     distance.update(generated.double(), real=False)
     with torch.inference_mode():
-        return max(float(distance.compute()), 0.0)  # equal sets end a rounding below
+        return max(float(distance.compute()), 0.0)  # rounding can put equal sets just below 0
 
 
 def _kernel(first: Tensor, second: Tensor) -> Tensor:

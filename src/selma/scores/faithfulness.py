@@ -1,17 +1,17 @@
-"""Answers → DSG scores (Davidsonian Scene Graph, arXiv:2310.18235). Pure.
+"""From answers to DSG scores (Davidsonian Scene Graph, arXiv:2310.18235). Pure.
 
-A question earns its point if it is answered as expected (in DSG always yes; in TIFA, whose
-questions depend on nothing, one of several choices) and what it depends on was not answered no: "is
-the dog red?" means nothing where there is no dog. Four rules for "depends on":
+A question earns its point if its answer is the expected one (in DSG always yes; in TIFA, whose
+questions have no dependencies, one of several choices) and no question that it depends on was
+answered no: "is the dog red?" means nothing without a dog. Four rules for dependencies:
 
-- cascading: a no spreads to all that depend on it, directly or through others (SELMA's intention);
+- cascading: a no zeroes all that depend on it, directly or through others (SELMA's intention);
 - one_level: only a parent's own answer counts (DSG's released code);
-- row_order: as cascading, but in one walk down the rows, so that a parent further down counts with
-  its own answer alone (SELMA's released code); the only rule to which the order of rows matters;
-- none: every answer stands for itself.
+- row_order: cascading in one pass down the rows, so that a parent further down counts by its own
+  answer alone (SELMA's released code); the only rule that depends on the order of rows;
+- none: every answer counts by itself.
 
-References that lead nowhere (to the question itself, to a missing one, words) are ignored, and
-`dependency_faults` counts them. Questions in a cycle each need all others of the cycle.
+Invalid references (to the question itself, to a missing one, words) are ignored, and
+`dependency_faults` counts them. Questions in a cycle each depend on all others of the cycle.
 """
 
 from __future__ import annotations
@@ -28,35 +28,36 @@ Zeroing = Literal["cascading", "one_level", "row_order", "none"]
 Reading = Literal["normalised", "exact"]
 Verdict = Literal["yes", "no", "unreadable", "zeroed"]
 Verdicts = Mapping[str, Mapping[str, Verdict]]
-"""Prompt id → question id → how the answer counts; "yes" is the expected answer, and only it earns
-a point."""
+"""Prompt id → question id → how the answer counts; only "yes", as expected, earns a point."""
 
 _EDGES = string.whitespace + string.punctuation
 
 
 def normalise(text: str) -> Literal["yes", "no", "unreadable"]:
-    """ "yes" or "no" if that is all that the answer says, bar case, blanks and punctuation.
+    """ "yes" or "no" if the answer is that word alone, ignoring case, blanks and punctuation.
 
-    Everything else is unreadable: guessing what "no bus" or "yes, 2" means would hide it.
+    Anything else is unreadable: a guess at "no bus" or "yes, 2" would hide such answers.
     """
     word = text.strip(_EDGES).lower()
     return "yes" if word == "yes" else "no" if word == "no" else "unreadable"
 
 
 def verbatim(text: str) -> Literal["yes", "no", "unreadable"]:
-    """The text itself, as both released programs compare it; "Yes" is unreadable."""
+    """The unchanged text, as both released programs compare it; "Yes" is unreadable."""
     return "yes" if text == "yes" else "no" if text == "no" else "unreadable"
 
 
-def diagnostics(
+def verdicts_by_prompt(
     benchmark_prompts: Iterable[BenchmarkPrompt],
     answers: Iterable[Answer],
     *,
     zeroing: Zeroing,
     reading: Reading = "normalised",
 ) -> dict[str, dict[str, Verdict]]:
-    """How each question of each prompt counts. Raises DataError if an answer is missing or comes
-    twice: neither may change a denominator unseen."""
+    """Prompt id → verdicts on its questions.
+
+    Raises DataError if an answer is missing or comes twice, so that no denominator changes unseen.
+    """
     texts_by_question: dict[tuple[str, str], str] = {}
     for answer in answers:
         question_key = (answer.prompt_id, answer.question_id)
@@ -84,8 +85,10 @@ def verdicts(
     zeroing: Zeroing,
     reading: Reading = "normalised",
 ) -> dict[str, Verdict]:
-    """Question id → how its raw answer counts, for the questions of one prompt."""
-    verdict_of: dict[str, Verdict] = {q.id: _alone(q, texts[q.id], reading) for q in questions}
+    """Question id → verdict on its raw answer, for the questions of one prompt."""
+    verdict_of: dict[str, Verdict] = {
+        q.id: _own_verdict(q, texts[q.id], reading) for q in questions
+    }
     if zeroing == "row_order":
         for question in questions:
             if verdict_of[question.id] == "yes" and any(
@@ -101,8 +104,10 @@ def verdicts(
 
 
 def understood(question: Question, text: str, reading: Reading = "normalised") -> str | None:
-    """ "yes", "no" or one of the question's choices, if that is all that the answer says; else
-    None, which is never guessed at: "the dog" is not the choice "dog"."""
+    """ "yes", "no" or one of the question's choices, if the answer is nothing else; otherwise None.
+
+    Nothing is guessed: "the dog" is not the choice "dog".
+    """
     if not question.choices:
         word = normalise(text) if reading == "normalised" else verbatim(text)
         return None if word == "unreadable" else word
@@ -113,8 +118,8 @@ def understood(question: Question, text: str, reading: Reading = "normalised") -
     return alike[0] if len(set(alike)) == 1 else None
 
 
-def _alone(question: Question, text: str, reading: Reading) -> Verdict:
-    """How an answer counts before anything that it depends on."""
+def _own_verdict(question: Question, text: str, reading: Reading) -> Verdict:
+    """The verdict on an answer, regardless of dependencies."""
     word = understood(question, text, reading)
     return "unreadable" if word is None else "yes" if word == question.answer else "no"
 
@@ -135,23 +140,24 @@ def _dependants(questions: Sequence[Question], denied: set[str], *, all_levels: 
     return reached
 
 
-def prompt_scores(diagnostics: Verdicts) -> dict[str, float]:
-    """Prompt id → share of its questions that earn their point, 0..1. DSG's score is their mean."""
-    return {id: points(of_prompt) / len(of_prompt) for id, of_prompt in diagnostics.items()}
+def prompt_scores(verdicts: Verdicts) -> dict[str, float]:
+    """Prompt id → share of its questions that earn their point, 0..1. DSG's score is the mean."""
+    return {id: points(of_prompt) / len(of_prompt) for id, of_prompt in verdicts.items()}
 
 
-def question_score(diagnostics: Verdicts) -> float:
+def question_score(verdicts: Verdicts) -> float:
     """Share of all questions that earn their point, 0..1: the average that SELMA reports, in which
     prompts with many questions weigh more."""
-    return sum(map(points, diagnostics.values())) / sum(map(len, diagnostics.values()))
+    return sum(map(points, verdicts.values())) / sum(map(len, verdicts.values()))
 
 
 def points(of_prompt: Mapping[str, Verdict]) -> int:
+    """The number of questions that earn their point."""
     return sum(verdict == "yes" for verdict in of_prompt.values())
 
 
 def detail(question: Question) -> str:
-    """The finer category, or the broad one of a question that has none (DSG's "global")."""
+    """The finer category, or the broad one if the question has no finer one (DSG's "global")."""
     return question.detail or question.category
 
 
@@ -160,7 +166,7 @@ def category_points(
     points: Mapping[str, Mapping[str, float]],
     of: Callable[[Question], str] = lambda question: question.category,
 ) -> dict[str, dict[str, tuple[float, int]]]:
-    """Category → prompt id → (points, questions), only for prompts that have such questions.
+    """Category → prompt id → (points, questions), for prompts with questions of the category.
 
     points: prompt id → question id → its point.
     """
@@ -174,9 +180,9 @@ def category_points(
 
 
 def dependency_faults(benchmark_prompts: Iterable[BenchmarkPrompt]) -> dict[str, int]:
-    """What is wrong with the dependencies → how often; {} for a sound benchmark.
+    """Fault of the dependencies → how often it occurs; {} for a sound benchmark.
 
-    The first four count references, which are ignored when zeroing; the last counts questions.
+    Four faults count references, which zeroing ignores; the last counts questions in a cycle.
     """
     count: Counter[str] = Counter()
     for prompt in benchmark_prompts:
@@ -192,7 +198,7 @@ def dependency_faults(benchmark_prompts: Iterable[BenchmarkPrompt]) -> dict[str,
         count["question in a cycle"] += sum(
             question.id in _dependants(prompt.questions, {question.id}, all_levels=True)
             for question in prompt.questions
-            # Leaves and roots are in no cycle, and most questions are one or the other.
+            # Leaves and roots, most of the questions, are in no cycle.
             if question.parents and question.id in inner
         )
     return {fault: number for fault, number in sorted(count.items()) if number}

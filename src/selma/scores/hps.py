@@ -3,13 +3,13 @@
     DIR/{anime,concept-art,paintings,photo}/{index:05d}.jpg     the image of prompt `index`
     PROMPTS/{anime,concept-art,paintings,photo}.json            a list of texts
 
-and, where the images are of a run's model,
+and for a run's model
 
-    5-scores/hps/<model>/scores.jsonl                           as they come, a line each
+    5-scores/hps/<model>/scores.jsonl                           one line for each image
     5-scores/hps/<model>/hps.json                               the result
 
-The published program takes another prompt's image where one is missing; here what is missing is
-left out and counted.
+The published program takes another prompt's image in place of a missing one; here missing images
+are left out and counted.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ PROMPTS_EACH = 800
 SUFFIXES = (".jpg", ".png")
 
 Prompts = Mapping[str, Sequence[str]]
-"""Style → its prompts, in the order that images are numbered by."""
+"""Style → its prompts; their order numbers the images."""
 Generated = Literal["run", "given"]
 
 
 def version_kind(version: str) -> str:
-    """ "2.0" or "2.1" (a v before it does no harm) → the scorer's kind. Raises ConfigError."""
+    """The scorer's kind for HPS "2.0" or "2.1", also written "v2.1". Raises ConfigError."""
     kinds = {"2": "hps_v2", "2.0": "hps_v2", "2.1": "hps_v2.1"}
     if version.removeprefix("v") not in kinds:
         raise ConfigError(f"HPS's version must be 2.0 or 2.1, but {version!r} came.")
@@ -57,7 +57,7 @@ def version_kind(version: str) -> str:
 
 
 def read_hps_prompts(folder: Path) -> dict[str, list[str]]:
-    """Style → its prompts, in the order that images are numbered by. Raises DataError."""
+    """Style → its prompts; their order numbers the images. Raises DataError."""
     prompts = {}
     for style in STYLES:
         path = folder / f"{style}.json"
@@ -72,7 +72,7 @@ def read_hps_prompts(folder: Path) -> dict[str, list[str]]:
 
 
 def hps_benchmark(prompts: Prompts) -> list[BenchmarkPrompt]:
-    """Prompts without questions: what a run generates, and the order of scores."""
+    """The prompts, without questions, in the order of scores."""
     return [
         BenchmarkPrompt(id=f"{style}-{number:05d}", text=text, group=style, questions=())
         for style, texts in prompts.items()
@@ -81,8 +81,8 @@ def hps_benchmark(prompts: Prompts) -> list[BenchmarkPrompt]:
 
 
 def given_images(folder: Path, prompts: Prompts) -> dict[str, Path]:
-    """Prompt's id → its image in DIR, of those that are there. Raises DataError where none is,
-    for one that is there twice, or that no prompt belongs to."""
+    """Prompt id → its image in the folder, if it has one. Raises DataError without any image, for
+    two images of one prompt, or an image of no prompt."""
     files = {
         f"{style}-{number:05d}": path
         for style, texts in prompts.items()
@@ -104,10 +104,10 @@ def score_hps(
     seed: int = 0,
     resamples: int = 10_000,
 ) -> dict[str, Any]:
-    """The result, ready for JSON: `score` is the mean over all images that are there, each style
-    has its own, and `missing` counts those that are not.
+    """Score a folder of images. The result is ready for JSON.
 
-    Raises DataError for a broken image, or where there is none at all.
+    `score` is the mean over all images, each style has its own, and `missing` counts the prompts
+    without an image. Raises DataError for a broken image, or without any.
     """
     files = given_images(images, prompts)
     scores: list[float] = []
@@ -130,10 +130,10 @@ def hps_item(
     key: str,
     generated: Generated,
 ) -> Item:
-    """The finished item with the result of a run's model; goes on where it was stopped.
+    """Score the images of a run's model; an interrupted item is continued, a finished one kept.
 
-    files: prompt's id → image. key: the model's own, so that another model of the same name has
-    another result. drawn: whether the run generated the images or was given them. Raises DataError.
+    files: prompt id → image. key: the model's own, so that another model of the same name gets
+    another result. generated: by the run, or given as a folder. Raises DataError.
     """
     benchmark_prompts = [prompt for prompt in hps_benchmark(prompts) if prompt.id in files]
     item = folder.item(
@@ -175,10 +175,10 @@ def read_hps(item: Item) -> dict[str, Any]:
 
 
 def run_results(folder: Workspace, keys: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Model → its result, of those whose model is still the run's by `keys` (model → its key).
+    """Model → its result, for models whose key is still the run's (keys: model → its key).
 
-    Where the base has one of the same prompts by the same scorer, `minus_base` has each style's
-    difference and "all", paired by prompt.
+    If the base has a result on the same prompts by the same scorer, `minus_base` holds the
+    differences of each style and of "all", paired by prompt.
     """
     results, scored_as = {}, {}
     for model, key in keys.items():
@@ -194,10 +194,10 @@ def run_results(folder: Workspace, keys: Mapping[str, str]) -> dict[str, dict[st
     return results
 
 
-Scores = Mapping[str, Mapping[str, float]]
+ScoresByStyle = Mapping[str, Mapping[str, float]]
 
 
-def _differences(after: Scores, before: Scores) -> dict[str, Any]:
+def _differences(after: ScoresByStyle, before: ScoresByStyle) -> dict[str, Any]:
     change = {
         style: [score - before[style][i] for i, score in values.items() if i in before[style]]
         for style, values in after.items()
@@ -256,14 +256,14 @@ def _result(
 
 
 def _images(folder: Path, count: int) -> Iterator[tuple[int, Path]]:
-    """(index, file) of the images that are there. Raises DataError for one that is there twice,
-    or that no prompt belongs to."""
-    known = {f"{i:05d}": i for i in range(count)}
+    """(index, file) of each image. Raises DataError for two images of one prompt, or an image of no
+    prompt."""
+    numbers = {f"{i:05d}": i for i in range(count)}
     seen: dict[int, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.suffix.lower() not in SUFFIXES:
             continue
-        number = known.get(path.stem)
+        number = numbers.get(path.stem)
         if number is None:
             raise DataError(
                 f"{path} belongs to no prompt: images are 00000 to {count - 1:05d}. Remove it."

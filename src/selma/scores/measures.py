@@ -1,9 +1,9 @@
-"""What a benchmark's scores are called, and how a judge's answers become them. Pure.
+"""Measures: how a judge's answers become a benchmark's score, and what it is called. Pure.
 
     answer → a question's point → what its prompt earns → the benchmark's score
 
-A benchmark's row (`benchmarks/`) names its measure; a new one is a `Measure` of these parts or of
-functions like them. Scores are shares in per cent, 0-100.
+A benchmark's row (`benchmarks/`) names its measure; a new measure combines these functions or
+others like them. Scores are in per cent, 0-100.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Over = Literal["prompts", "questions"]
 
 
 def expected(answer: Answer, verdict: Verdict) -> float:
-    """1 for the expected answer, if no dependency took its point."""
+    """1 for the expected answer, unless a dependency took its point; otherwise 0."""
     return float(verdict == "yes")
 
 
 def probability(answer: Answer, verdict: Verdict) -> float:
-    """The judge's probability of yes, whatever it says. Raises DataError if it gives none."""
+    """The judge's probability of yes, whatever its words. Raises DataError if it gives none."""
     if answer.yes is None:
         raise DataError(
             f"A soft measure needs probabilities, but the answer to question {answer.question_id} "
@@ -38,13 +38,13 @@ def probability(answer: Answer, verdict: Verdict) -> float:
 
 
 def all_or_nothing(points: Sequence[float]) -> float:
-    """Every point, if none is missing; else 0."""
+    """The number of questions if each earned its point; otherwise 0."""
     return float(len(points)) if all(point == 1 for point in points) else 0.0
 
 
 def question_mean(points: Points) -> float:
-    """The mean point of all questions, 0..1: the average that SELMA reports, in which prompts with
-    many questions weigh more."""
+    """The mean point of all questions, 0..1: the average that SELMA reports. Prompts with many
+    questions weigh more."""
     return sum(sum(row.values()) for row in points.values()) / sum(map(len, points.values()))
 
 
@@ -54,23 +54,24 @@ class Measure:
 
     about: MeasureInfo
     point: Callable[[Answer, Verdict], float] = expected
-    """An answer and its verdict → the point of its question, 0..1."""
+    """The point of a question, 0..1, from its answer and verdict."""
     earned: Callable[[Sequence[float]], float] = sum
-    """The points of a prompt's questions → what the prompt earns of as many."""
+    """What a prompt earns, out of the number of its questions, from their points."""
     over: Over = "prompts"
-    """Of what the benchmark's score is the mean; over questions, a prompt weighs by theirs."""
+    """What the score is a mean over; over questions, a prompt weighs by their number."""
 
     @property
     def label(self) -> str:
+        """What the scores are called: "DSG"."""
         return self.about.label
 
     def points(self, answers: Iterable[Answer], verdicts: Verdicts) -> dict[str, dict[str, float]]:
-        """The points of all questions that have a verdict; 0 where nothing was answered."""
-        known = {(answer.prompt_id, answer.question_id): answer for answer in answers}
+        """The points of all questions that have a verdict; 0 for a question without an answer."""
+        answer_to = {(answer.prompt_id, answer.question_id): answer for answer in answers}
         return {
             id: {
-                question: self.point(known[id, question], verdict)
-                if (id, question) in known
+                question: self.point(answer_to[id, question], verdict)
+                if (id, question) in answer_to
                 else 0.0
                 for question, verdict in of_prompt.items()
             }
@@ -78,7 +79,7 @@ class Measure:
         }
 
     def prompt_scores(self, points: Points) -> dict[str, float]:
-        """Prompt id → its share of what can be earned, 0..1."""
+        """Prompt id → share of its points that it earned, 0..1."""
         return {id: self.earned([*row.values()]) / len(row) for id, row in points.items()}
 
     def score(self, points: Points) -> float:
@@ -98,7 +99,7 @@ DSG = Measure(
         earns="a plain yes",
     )
 )
-"""arXiv:2310.18235: the mean over prompts, after dependencies took their points."""
+"""arXiv:2310.18235: the mean over prompts, after zeroing by dependencies."""
 
 TIFA = Measure(
     MeasureInfo(
@@ -108,4 +109,4 @@ TIFA = Measure(
         earns="the right choice",
     )
 )
-"""arXiv:2303.11897: the same of multiple choice, where nothing depends on anything."""
+"""arXiv:2303.11897: the mean over prompts; multiple choice, without dependencies."""

@@ -1,4 +1,4 @@
-"""A model's points → its scores with intervals, and their differences to the base's."""
+"""A model's scores with intervals, and their differences to the base's, from its points."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Role = Literal["base", "expert", "merged", "other"]
 
 
 class ModelIntervals:
-    """Turns one model's points into intervals, all with the same resamples."""
+    """Computes models' scores with intervals, all with the same resamples."""
 
     def __init__(
         self,
@@ -43,15 +43,17 @@ class ModelIntervals:
         *,
         base: tuple[Points, list[float] | None] | None,
     ) -> ModelScore:
-        """All of a model's scores but those of preference; base: the base's points and CLIP
-        scores, None for the base itself."""
+        """All scores of a model except preference.
+
+        base: points and CLIP scores of the base; None for the base itself.
+        """
         scores = self.measure.prompt_scores(points)
         fields: dict[str, Any] = {}
         if clip is not None:
             fields["clip"] = statistics.interval(by_prompt(clip, self.seeds), **self.bootstrap)
         if self.detailed:
             fields |= {
-                "by_question": self._categories(points, of=_any)["all"],
+                "by_question": self._categories(points, of=_one_category)["all"],
                 "details": self._categories(points, of=faithfulness.detail),
             }
         if base is not None:
@@ -63,7 +65,7 @@ class ModelIntervals:
             score_by_question=round(100 * question_mean(points), 6),
             categories=self._categories(points),
             groups=self._groups(scores),
-            per_prompt=self._of_prompts(scores),
+            per_prompt=self._per_prompt(scores),
             **fields,
         )
 
@@ -84,7 +86,9 @@ class ModelIntervals:
         }
         if self.detailed:
             fields |= {
-                "by_question_difference": self._categories(points, base_points, of=_any)["all"],
+                "by_question_difference": self._categories(points, base_points, of=_one_category)[
+                    "all"
+                ],
                 "detail_differences": self._categories(points, base_points, of=faithfulness.detail),
             }
         if clip is not None and base_clip is not None:
@@ -94,14 +98,14 @@ class ModelIntervals:
         return fields
 
     def mean(self, scores: Mapping[str, float]) -> Interval:
-        """The mean of prompts' scores, or of differences between them, with its interval."""
+        """The mean of prompts' scores, or of their differences, with its interval."""
         percent = 100 * by_prompt(scores.values(), self.seeds)
         if self.measure.over == "prompts":
             return statistics.interval(percent, **self.bootstrap)
         sizes = [self._questions[id] for id in scores][:: self.seeds]
         return statistics.interval(percent * [[n] for n in sizes], sizes, **self.bootstrap)
 
-    def _of_prompts(self, scores: Mapping[str, float]) -> dict[str, float]:
+    def _per_prompt(self, scores: Mapping[str, float]) -> dict[str, float]:
         """Prompt id → the mean over its images."""
         prompts = self.asked[:: self.seeds]
         means = by_prompt(scores.values(), self.seeds).mean(axis=1).tolist()
@@ -120,13 +124,13 @@ class ModelIntervals:
         *,
         of: Callable[[Question], str] = lambda question: question.category,
     ) -> dict[str, Interval]:
-        """Means over questions; minus those of `before`, if it is given."""
-        old = faithfulness.category_points(self.asked, before, of) if before else {}
+        """Category → mean over its questions; with `before`, the difference of the means."""
+        base_rows = faithfulness.category_points(self.asked, before, of) if before else {}
         result = {}
         for category, rows in faithfulness.category_points(self.asked, after, of).items():
-            was = {id: got for id, (got, _) in old.get(category, {}).items()}
-            points = [got - was.get(id, 0) for id, (got, _) in rows.items()]
-            # Of one prompt every image is asked the same.
+            base = {id: earned for id, (earned, _) in base_rows.get(category, {}).items()}
+            points = [earned - base.get(id, 0) for id, (earned, _) in rows.items()]
+            # All images of one prompt are asked the same questions.
             sizes = [questions for _, questions in rows.values()][:: self.seeds]
             result[category] = statistics.interval(
                 100 * by_prompt(points, self.seeds), sizes, **self.bootstrap
@@ -134,6 +138,6 @@ class ModelIntervals:
         return result
 
 
-def _any(question: Question) -> str:
-    """Makes all questions one category."""
+def _one_category(question: Question) -> str:
+    """The same category for all questions."""
     return "all"

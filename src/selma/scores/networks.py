@@ -1,4 +1,4 @@
-"""The networks that score: judges, CLIP, preference scorers, the matcher of choices."""
+"""The networks of stage 5: judges, CLIP, preference scorers, the matcher of choices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from selma.scores.tifa import Matcher
 
 @dataclass(frozen=True)
 class Loaders:
-    """How each is loaded from its settings."""
+    """Functions that load each kind of network from its settings."""
 
     judge: Callable[..., Judge] = judging.load_judge
     scorer: Callable[[str], Scorer] = judging.load_scorer
@@ -28,7 +28,7 @@ class Loaders:
 
 
 class ScoringNetworks:
-    """The networks of a run's `scores`, each loaded when it is first asked for, and once."""
+    """The networks that a run's `scores` name, each loaded once, on first use."""
 
     def __init__(self, config: ScoresConfig, loaders: Loaders | None = None) -> None:
         self.config = config
@@ -41,7 +41,7 @@ class ScoringNetworks:
 
     @cached_property
     def second_judge(self) -> Judge:
-        """The judge that it is compared with, and that chooses."""
+        """The judge that chooses, and whose agreement with the first is reported."""
         return self.load.judge(self.config.choosing_judge)
 
     @property
@@ -56,10 +56,10 @@ class ScoringNetworks:
 
     @cached_property
     def clip(self) -> Scorer | None:
-        """None where the settings want no CLIP score."""
+        """The scorer of image and prompt; None if the settings name none."""
         return self.load.scorer(self.config.clip) if self.config.clip else None
 
     @cached_property
     def matcher(self) -> Matcher | None:
-        """What finds the choice that a free answer means; None where the settings name none."""
+        """Finds the choice nearest to a free answer; None if the settings name none."""
         return self.load.matcher(self.config.matcher) if self.config.matcher else None

@@ -1,6 +1,6 @@
-"""Preference scorers' numbers of every model, in one pass for each scorer.
+"""Preference scores of every model, in one pass for each scorer.
 
-5-scores/preferences/<label>/<model>/scores.jsonl    image against prompt, one line each
+5-scores/preferences/<label>/<model>/scores.jsonl    one line for each image
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ from selma.workspace import Item, Workspace
 
 @dataclass(frozen=True)
 class Preferences:
-    """What one scorer gave: what it is, and model → the finished item with its scores."""
+    """One scorer's results: its description, and model → the finished item with its scores."""
 
     about: ScorerInfo
     items: Mapping[str, Item]
 
     @property
     def keys(self) -> dict[str, str]:
+        """Model → key of its item."""
         return {model: item.key for model, item in self.items.items()}
 
     def scores(self, model: str) -> list[float]:
+        """The model's scores, in the benchmark's order."""
         return read_clip_file(self.items[model].path)
 
 
@@ -43,9 +45,11 @@ def score_preferences(
     *,
     load: Callable[[Any], PreferenceScorer],
 ) -> list[Preferences]:
-    """Every scorer's finished items, in the order of the settings. Only one of the networks is in
-    memory at a time. Raises DataError for an image that is missing or broken."""
-    preferred = []
+    """Score every model by every scorer, in the order of the settings.
+
+    One network is in memory at a time. Raises DataError for an image that is missing or broken.
+    """
+    preferences = []
     for setting in config.preferences:
         scorer = load(setting)
         about = ScorerInfo(
@@ -68,12 +72,12 @@ def score_preferences(
             )
             for model, generated in images.items()
         }
-        preferred.append(Preferences(about, items))
-    return preferred
+        preferences.append(Preferences(about, items))
+    return preferences
 
 
 def warn_of_choosers(config: ScoresConfig) -> None:
-    """Says on the terminal which scorers may not count as evidence; the report marks them too."""
+    """Warn of scorers that chose or tuned something; the report marks them, too."""
     for label in config.chosen_by:
         console.print(
             f"Warning: {label} is reported, but this run was chosen or tuned by it. Its gain is no "
@@ -84,20 +88,18 @@ def warn_of_choosers(config: ScoresConfig) -> None:
 
 
 def intervals(
-    preferred: Sequence[Preferences],
+    preferences: Sequence[Preferences],
     model: str,
     *,
     base: str | None,
     seeds: int = 1,
     **bootstrap: int,
 ) -> dict[str, dict[str, Interval]]:
-    """The fields of `ModelScore` that are about preference; base is None for the base itself."""
+    """The preference fields of a `ModelScore`. base: name of the base; None for the base itself."""
     fields: dict[str, Any] = {"preferences": {}, "preference_differences": {}, "win_rates": {}}
-    for preference in preferred:
-        label, scores = (
-            preference.about.label,
-            statistics.by_prompt(preference.scores(model), seeds),
-        )
+    for preference in preferences:
+        label = preference.about.label
+        scores = statistics.by_prompt(preference.scores(model), seeds)
         fields["preferences"][label] = statistics.interval(scores, **bootstrap)
         if base is not None:
             before = statistics.by_prompt(preference.scores(base), seeds)

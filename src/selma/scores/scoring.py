@@ -1,7 +1,7 @@
-"""Answers → the scorecard: every model's scores with intervals, and their differences to the base.
+"""The scorecard: every model's scores with intervals, and their differences to the base.
 
 5-scores/scorecard/scorecard.json    the record
-5-scores/scorecard/verdicts.jsonl    how each single answer counted
+5-scores/scorecard/verdicts.jsonl    how each answer counted
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ def score_models(
     name: str = "scorecard",
     networks: ScoringNetworks | None = None,
 ) -> Scorecard:
-    """Scores of every model on the benchmark: the base first, the merged one last.
+    """Score every model on the benchmark: the base first, the merged one last.
 
-    images: model → finished item with the images of `repeated(benchmark_prompts, config.seeds)`,
-    one <prompt id>.png for each prompt where there is one seed. roles: model → "base" (exactly
-    one), "expert", "merged" or "other". benchmark: what the prompts are of; None is the settings'.
-    compare: pairs of models of which the first is also held against the second. name: the
-    scorecard's item. networks: None are the settings'. Raises DataError for an image that is
-    missing or broken: it never becomes a smaller denominator.
+    images: model → finished item with one <id>.png for each prompt of
+    `repeated(benchmark_prompts, config.seeds)`. roles: model → "base" (exactly one), "expert",
+    "merged" or "other". benchmark: the prompts' benchmark; None takes the settings'. compare: pairs
+    of models, the first of which is also compared with the second. name: of the scorecard's item.
+    networks: None takes the settings'. Raises DataError for an image that is missing or broken, so
+    that no denominator shrinks.
     """
     if not all(prompt.questions for prompt in benchmark_prompts):
         raise DataError(
@@ -88,13 +88,13 @@ def score_models(
     judge, second = networks.judge, networks.second_judge
     asked = repeated(benchmark_prompts, config.seeds)
     whole_prompts = whole_prompt_questions(asked, config.vqascore) if config.vqascore else []
-    answered, answered_too, clips, whole_answers = {}, {}, {}, {}
+    answered, second_answers, clips, whole_answers = {}, {}, {}, {}
     for model in models:
         generated = images[model]
         answered[model] = answer_item(
             asked, model, generated, judge, folder, words=config.choices_prompt
         )
-        answered_too[model] = answer_item(
+        second_answers[model] = answer_item(
             asked,
             model,
             generated,
@@ -110,16 +110,16 @@ def score_models(
         if networks.clip:
             clips[model] = clip_item(asked, model, generated, networks.clip, folder)
     matcher_name = config.matcher if has_choices(benchmark_prompts) else None
-    known_as = published(benchmark_prompts)
+    published_name = published(benchmark_prompts)
     in_order = {model: images[model] for model in models}
-    preferred = score_preferences(asked, in_order, config, folder, load=networks.load.preference)
+    preferences = score_preferences(asked, in_order, config, folder, load=networks.load.preference)
     item = folder.item(
         SCORES,
         name,
         recipe={
             "prompts": benchmark_hash(benchmark_prompts),
             "answers": {model: done.key for model, done in answered.items()},
-            "second_answers": {model: done.key for model, done in answered_too.items()},
+            "second_answers": {model: done.key for model, done in second_answers.items()},
             "clip": {model: done.key for model, done in clips.items()},
             "vqascore": {model: done.key for model, done in whole_answers.items()},
             "roles": models,
@@ -129,12 +129,12 @@ def score_models(
             "interval": "BCa, jackknife",
             "seed": seed,
             "matcher": matcher_name and matching.matcher_identity(matcher_name),
-            "preferences": {p.about.label: p.keys for p in preferred},
+            "preferences": {p.about.label: p.keys for p in preferences},
             "chosen_by": config.chosen_by,
-            "published": known_as,
+            "published": published_name,
             "compare": [list(pair) for pair in compare],
             "seeds": config.seeds,
-            # DSG's and TIFA's follow from what the questions are.
+            # DSG's and TIFA's follow from the questions.
             "measure": None if benchmark.measure in (DSG, TIFA) else benchmark.measure.label,
         },
     )
@@ -150,24 +150,28 @@ def score_models(
                 config,
                 models,
                 answers,
-                answered_too,
+                second_answers,
                 clips,
-                preferred,
-                known_as,
+                preferences,
+                published_name,
                 seed=seed,
             )
             bootstrap = {"seed": seed, "resamples": config.resamples}
-            held = _comparisons(asked, benchmark.measure, points, compare, config.seeds, bootstrap)
-            card = card.model_copy(update={"comparisons": held})
+            comparisons = _comparisons(
+                asked, benchmark.measure, points, compare, config.seeds, bootstrap
+            )
+            card = card.model_copy(update={"comparisons": comparisons})
             card = _with_soft_scores(card, asked, answered, whole_answers, bootstrap)
             _write(item, card, verdicts, answers)
     return Scorecard.model_validate_json((item.path / "scorecard.json").read_text("utf-8"))
 
 
 def read_answers(folder: Workspace, model: str, *, name: str = "scorecard") -> list[Answer]:
-    """The reporting judge's answers to one model's images, in the benchmark's order; with verdicts
-    if the scorecard of this name was made from these very answers. Raises DataError if there are
-    none."""
+    """The reporting judge's answers about one model's images, in the benchmark's order.
+
+    They have verdicts if the scorecard of this name was made from these very answers. Raises
+    DataError if there are none.
+    """
     answer_folder = inside(folder.root, f"{SCORES}/answers/{model}")
     answers = read_answer_file(answer_folder)
     if not answers:
@@ -200,10 +204,9 @@ def benchmark_score(
     zeroing: Zeroing = "cascading",
     measure: Measure = DSG,
 ) -> float:
-    """The benchmark's score of one folder of images, 0-100; nothing is written. Checkpoints are
-    chosen by it."""
+    """Score one folder of images, 0-100, to choose a checkpoint by it; nothing is written."""
     answers = ask(benchmark_prompts, images, judge)
-    verdicts = faithfulness.diagnostics(benchmark_prompts, answers, zeroing=zeroing)
+    verdicts = faithfulness.verdicts_by_prompt(benchmark_prompts, answers, zeroing=zeroing)
     return measure.score(measure.points(answers, verdicts))
 
 
@@ -227,31 +230,31 @@ def _scorecard(
     config: ScoresConfig,
     models: Mapping[str, Role],
     answers: Mapping[str, list[Answer]],
-    answered_too: Mapping[str, Item],
+    second_answers: Mapping[str, Item],
     clips: Mapping[str, Item],
-    preferred: Sequence[Preferences],
-    known_as: str | None,
+    preferences: Sequence[Preferences],
+    published_name: str | None,
     *,
     seed: int,
 ) -> tuple[Scorecard, dict[str, Verdicts], dict[str, Points]]:
-    """The scorecard, and model → verdicts, and model → points."""
+    """The scorecard, model → verdicts, and model → points."""
     asked = repeated(benchmark_prompts, config.seeds)
     verdicts: dict[str, Verdicts] = {
-        model: faithfulness.diagnostics(asked, given, zeroing=config.zeroing)
+        model: faithfulness.verdicts_by_prompt(asked, given, zeroing=config.zeroing)
         for model, given in answers.items()
     }
     points: dict[str, Points] = {
         model: benchmark.measure.points(given, verdicts[model]) for model, given in answers.items()
     }
-    clip = {model: read_clip_file(item.path) for model, item in clips.items()}
+    clip_scores = {model: read_clip_file(item.path) for model, item in clips.items()}
     base = next(iter(models))
-    intervals_of = ModelIntervals(
+    model_intervals = ModelIntervals(
         asked,
         benchmark.measure,
         seeds=config.seeds,
         seed=seed,
         resamples=config.resamples,
-        detailed=known_as is not None,
+        detailed=published_name is not None,
     )
     card = Scorecard(
         benchmark=_benchmark_name(config),
@@ -262,31 +265,31 @@ def _scorecard(
         questions=sum(len(prompt.questions) for prompt in benchmark_prompts),
         seeds=config.seeds,
         models=tuple(
-            intervals_of.model_score(
+            model_intervals.model_score(
                 model,
                 role,
                 points[model],
-                clip.get(model),
-                base=None if model == base else (points[base], clip.get(base)),
+                clip_scores.get(model),
+                base=None if model == base else (points[base], clip_scores.get(base)),
             ).model_copy(
                 update={"unreadable": _unreadable(verdicts[model])}
                 | intervals(
-                    preferred,
+                    preferences,
                     model,
                     base=None if model == base else base,
                     seeds=config.seeds,
-                    **intervals_of.bootstrap,
+                    **model_intervals.bootstrap,
                 )
             )
             for model, role in models.items()
         ),
-        agreement=_agreement(asked, answers, answered_too),
+        agreement=_agreement(asked, answers, second_answers),
         zeroing=config.zeroing,
         measure=benchmark.measure.label,
         matcher=config.matcher if has_choices(benchmark_prompts) else None,
         dependency_faults=faithfulness.dependency_faults(benchmark_prompts),
-        published=known_as,
-        preferences=tuple(preference.about for preference in preferred),
+        published=published_name,
+        preferences=tuple(preference.about for preference in preferences),
         clip_chose="clip" in config.chosen_by,
     )
     return card, verdicts, points
@@ -327,7 +330,7 @@ def _with_soft_scores(
     whole_answers: Mapping[str, Item],
     bootstrap: dict[str, int],
 ) -> Scorecard:
-    """The scorecard with what the judge's probabilities say, where it gives any."""
+    """The scorecard with the soft scores, if the judge gives probabilities."""
     fields: dict[str, dict[str, Interval | None]] = {model: {} for model in answered}
     for name, items in (("soft", answered), ("vqascore", whole_answers)):
         scores = {
@@ -358,22 +361,22 @@ def _agreement(
     first: Mapping[str, list[Answer]],
     second: Mapping[str, Item],
 ) -> float:
-    """Share of questions on all models' images to which both judges say the same word."""
+    """Share of questions about all models' images that both judges answer alike."""
     asked = {(prompt.id, q.id): q for prompt in benchmark_prompts for q in prompt.questions}
 
     def word(answer: Answer) -> str | None:
         return faithfulness.understood(asked[answer.prompt_id, answer.question_id], answer.text)
 
     same = [
-        word(mine) == word(theirs)
+        word(answer) == word(other)
         for model, answers in first.items()
-        for mine, theirs in zip(answers, read_answer_file(second[model].path), strict=True)
+        for answer, other in zip(answers, read_answer_file(second[model].path), strict=True)
     ]
     return round(sum(same) / len(same), 6)
 
 
 def _benchmark_name(config: ScoresConfig) -> str:
-    # A file's name only: results hold no paths of a machine, and the prompts' hash tells it apart.
+    # The file's name alone: results hold no machine's paths; the prompts' hash tells files apart.
     return Path(config.benchmark).name
 
 
@@ -394,8 +397,8 @@ def _write(
     rows: list[dict[str, Any]] = [
         {"model": model, "prompt": prompt, "verdicts": dict(of_prompt)}
         | ({"matched": matched[model, prompt]} if (model, prompt) in matched else {})
-        for model, diagnostics in verdicts.items()
-        for prompt, of_prompt in diagnostics.items()
+        for model, of_model in verdicts.items()
+        for prompt, of_prompt in of_model.items()
     ]
     write_rows(files[1], rows)
     item.finish(files, {"models": len(card.models), "dependency_faults": card.dependency_faults})

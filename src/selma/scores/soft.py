@@ -1,10 +1,10 @@
-"""Scores from probabilities rather than words: how sure the judge is of what is expected. Pure.
+"""Scores from the judge's probabilities rather than its words. Pure.
 
-- soft score: the mean probability of the expected answer over a prompt's questions (as Soft-TIFA).
-  Every DSG question expects yes. No dependency zeroes anything: an unlikely parent makes its
-  children unlikely by itself.
-- VQAScore (arXiv:2404.01291): P(yes) to one question about the whole prompt. Here it is shared
-  between yes and no alone, where the paper takes it out of the whole vocabulary.
+- soft score: the mean probability of the expected answer, in DSG always yes, over a prompt's
+  questions (like Soft-TIFA). Dependencies zero nothing: an unlikely parent makes its children
+  unlikely anyway.
+- VQAScore (arXiv:2404.01291): P(yes) to one question about the whole prompt, normalised over yes
+  and no; the paper takes it over the whole vocabulary.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ QUESTION_ID = "vqascore"
 
 
 def soft_scores(answers: Sequence[Answer]) -> dict[str, float]:
-    """Prompt id → mean P(yes) over its questions, 0..1; only for prompts to whose questions all
-    answers have a probability."""
+    """Prompt id → mean P(yes) over its questions, 0..1, for prompts whose answers all have one."""
     chances: dict[str, list[float | None]] = {}
     for answer in answers:
         chances.setdefault(answer.prompt_id, []).append(answer.yes)
@@ -35,8 +34,10 @@ def soft_scores(answers: Sequence[Answer]) -> dict[str, float]:
 def whole_prompt_questions(
     benchmark_prompts: Sequence[BenchmarkPrompt], named: str
 ) -> list[BenchmarkPrompt]:
-    """The benchmark with one question for each prompt, put by a wording of `wordings.VQASCORE` or
-    one's own with {text}. Raises ConfigError."""
+    """The benchmark with one question about each whole prompt.
+
+    named: a wording of `wordings.VQASCORE`, or one's own with {text}. Raises ConfigError.
+    """
     words = wording(named, VQASCORE, key="scores.vqascore")
     return [
         prompt.model_copy(
@@ -55,7 +56,10 @@ def whole_prompt_questions(
 def of_whole_prompts(
     scores: Mapping[str, float], asked: Sequence[BenchmarkPrompt], seeds: int
 ) -> dict[str, float]:
-    """The scores of prompts whose `seeds` images all have one. asked: `records.repeated`."""
+    """The scores of prompts whose `seeds` images all have one.
+
+    asked: the prompts as `records.benchmarks.repeated` returns them.
+    """
     complete = {}
     for start in range(0, len(asked), seeds):
         images = [prompt.id for prompt in asked[start : start + seeds]]
@@ -67,8 +71,10 @@ def of_whole_prompts(
 def soft_interval(
     scores: Mapping[str, float], *, seed: int, resamples: int = 10_000, seeds: int = 1
 ) -> Interval | None:
-    """The mean in per cent with its interval over prompts; None where no prompt has a score. With
-    several seeds, scores are as `of_whole_prompts` leaves them."""
+    """The mean in per cent with its interval over prompts; None if no prompt has a score.
+
+    With several seeds, scores come from `of_whole_prompts`.
+    """
     if not scores:
         return None
     percent = 100 * statistics.by_prompt(scores.values(), seeds)
@@ -83,7 +89,7 @@ def soft_difference(
     resamples: int = 10_000,
     seeds: int = 1,
 ) -> Interval | None:
-    """Paired over the prompts that both have a score for."""
+    """The mean difference in per cent, paired over prompts with both scores; None without any."""
     both = [id for id in after if id in before]
     change = {id: after[id] - before[id] for id in both}
     return soft_interval(change, seed=seed, resamples=resamples, seeds=seeds)

@@ -25,7 +25,7 @@ from selma.records.scores import Interval
 LEVEL = 0.95
 # Draws in one block: 1000 resamples of 1060 prompts are 8 MB as indices of numpy.
 _BLOCK = 1000
-# For each seed of a prompt: how many times as many ways to draw its seeds are tried.
+# Ways to draw a prompt's seeds again, for each of its seeds.
 _WAYS = 64
 
 
@@ -34,10 +34,10 @@ def interval(
 ) -> Interval:
     """The mean with its standard error and 95% BCa interval over n prompts.
 
-    totals: [n], one value for each prompt, or [n, m] with one for each image of each prompt. With
-    `sizes` [n] > 0 a value is a sum over that many questions, and the mean is one over questions
-    while prompts are resampled (the questions of one image are no independent trials). With n = 1
-    or equal values both ends are the mean.
+    totals: [n], one value for each prompt, or [n, m], one for each of its m images. With `sizes`
+    [n] > 0, each value is a sum over that many questions and the mean is over questions; prompts
+    are still resampled, since the questions about one image are not independent. With n = 1 or
+    equal values both ends are the mean.
     """
     images = np.asarray(totals, dtype=np.float64)
     images = images[:, None] if images.ndim == 1 else images
@@ -52,7 +52,7 @@ def interval(
         return _interval(mean, mean, mean, None, 1)
     without = (top.sum() - top) / (bottom.sum() - bottom)
     low, high = mean, mean
-    # What differs by rounding alone is equal: its spread cannot be divided by.
+    # Values that differ by rounding alone are equal: their spread cannot be divided by.
     if np.ptp(top / bottom) > 1e-12 * max(abs(mean), 1.0):
         means = _bootstrap_means(
             images, None if sizes is None else bottom, mean, seed=seed, resamples=resamples
@@ -69,9 +69,11 @@ def paired_difference(
     seed: int,
     resamples: int = 10_000,
 ) -> Interval:
-    """The mean of after - before over the same prompts, and over the same seeds where there are
-    several, with its interval. Pairing takes out what makes prompts easy or hard, so that the
-    interval is narrower than two separate ones suggest."""
+    """The mean of after - before over the same prompts and seeds, with its interval.
+
+    Pairing removes how easy or hard a prompt is, so that the interval is narrower than two
+    separate ones suggest.
+    """
     change = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     return interval(change, sizes, seed=seed, resamples=resamples)
 
@@ -83,10 +85,10 @@ def interval_of(
     seed: int,
     resamples: int = 10_000,
 ) -> Interval:
-    """An interval of any number that is made of sums over prompts.
+    """The interval of any statistic of sums over prompts.
 
-    sums: [n, k], what each prompt adds.  statistic: totals [r, k] → values [r], NaN where it is not
-    defined; resamples without a value are left out. Raises ValueError if the whole has none.
+    sums: [n, k], each prompt's addends. statistic: totals [r, k] → values [r], NaN where it is
+    undefined; such resamples are left out. Raises ValueError if it is undefined on all prompts.
     """
     rows = np.asarray(sums, dtype=np.float64)
     mean = float(statistic(rows.sum(axis=0)[None])[0])
@@ -107,8 +109,10 @@ def interval_of(
 def win_rate(
     after: ArrayLike, before: ArrayLike, *, seed: int, resamples: int = 10_000
 ) -> Interval:
-    """Percent of images where `after` is the higher one, a tie counting half, with its interval:
-    50 where neither wins. What a scorer's scale is does not matter to it."""
+    """Percent of images where `after` is higher, ties counting half, with its interval.
+
+    50 means that neither wins. It does not depend on the scorer's scale.
+    """
     change = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     return interval(50 * (1 + np.sign(change)), seed=seed, resamples=resamples)
 
@@ -121,13 +125,13 @@ def _interval(mean: float, low: float, high: float, error: float | None, n: int)
 
 
 def _jackknife_error(without: NDArray[np.float64]) -> float | None:
-    """From the values without each prompt in turn."""
+    """The standard error from the values with each prompt left out in turn."""
     n = len(without)
     return float(np.sqrt((n - 1) * without.var())) if n > 1 else None
 
 
 def by_prompt(values: Iterable[float], seeds: int) -> NDArray[np.float64]:
-    """[n, seeds] of values that come image by image, in the order of `records.repeated`."""
+    """[n, seeds] from values image by image, in the order of `records.benchmarks.repeated`."""
     return np.fromiter(values, dtype=np.float64).reshape(-1, seeds)
 
 
@@ -135,13 +139,13 @@ def by_prompt(values: Iterable[float], seeds: int) -> NDArray[np.float64]:
 def _draws(
     n: int, seed: int, resamples: int, *, out_of: int | None = None
 ) -> NDArray[np.uint16 | np.int64]:
-    """[resamples, n] positions of the prompts in each resample; with `out_of`, for each of these
-    one of so many ways to draw its seeds."""
-    many = out_of or n
+    """[resamples, n] indices of the prompts in each resample; with `out_of`, for each of them the
+    index of one of that many ways to draw its seeds."""
+    choices = out_of or n
     stream = np.random.default_rng(seed_for(seed, "bootstrap", n, *([out_of] if out_of else [])))
     # uint16 keeps sixteen cached tables of 320 prompts at 100 MB.
-    dtype = np.uint16 if many < 2**16 else np.int64
-    return stream.integers(0, many, size=(resamples, n), dtype=dtype)
+    dtype = np.uint16 if choices < 2**16 else np.int64
+    return stream.integers(0, choices, size=(resamples, n), dtype=dtype)
 
 
 def _bootstrap_means(
@@ -158,57 +162,58 @@ def _bootstrap_means(
     seeds = None if m == 1 else _draws(n, seed, resamples, out_of=values.shape[1])
     means = np.empty(resamples)
     for start in range(0, resamples, _BLOCK):
-        here = slice(start, start + _BLOCK)
-        block = draws[here].astype(np.intp)
+        rows = slice(start, start + _BLOCK)
+        block = draws[rows].astype(np.intp)
         size = n if bottom is None else bottom[block].sum(axis=1)
-        generated = values[:, 0][block] if seeds is None else values[block, seeds[here]]
-        means[here] = generated.sum(axis=1) / size
+        resampled = values[:, 0][block] if seeds is None else values[block, seeds[rows]]
+        means[rows] = resampled.sum(axis=1) / size
     return means
 
 
 def _redrawn_seeds(
     images: NDArray[np.float64], bottom: NDArray[np.float64] | None, mean: float, seed: int
 ) -> NDArray[np.float64]:
-    """[n, ways], what each prompt adds when its m images are drawn again out of themselves, in
-    that many ways.
+    """[n, ways], each prompt's total when its m images are resampled, in that many ways.
 
-    How far prompts' means lie apart holds the seeds' share already: drawing seeds again on top of
-    that would count it twice. So the means are moved together by as much as the seeds bring (after
-    Davison & Hinkley 1997, Bootstrap Methods, 3.8), and the spread of all stays that of the means.
+    The spread of the prompts' means already includes the seeds' share, which resampling seeds would
+    count twice. So the means are first shrunk towards each other by that share (after Davison &
+    Hinkley 1997, Bootstrap Methods, 3.8), which leaves the total spread that of the means.
     """
     m = images.shape[1]
     means = images.mean(axis=1)
     expected = mean * (np.ones_like(means) if bottom is None else bottom)
     apart, within = means - expected, images - means[:, None]
     stream = np.random.default_rng(seed_for(seed, "bootstrap", "seeds", m))
-    every = np.repeat(np.arange(m), _WAYS)  # each seed equally often in each place
-    generated = sum(within[:, stream.permutation(every)] for _ in range(m)) / m
+    seeds = np.repeat(np.arange(m), _WAYS)  # each seed equally often in each position
+    resampled = sum(within[:, stream.permutation(seeds)] for _ in range(m)) / m
     if not within.any():
-        return means[:, None] + generated
-    noise = (within**2).sum() / m**2  # what is drawn has this spread, a little less than the seeds'
+        return means[:, None] + resampled
+    noise = (within**2).sum() / m**2  # spread of the resampled, a little less than the seeds'
     share = min(1.0, noise * m / (m - 1) / (apart**2).sum())
     scale = np.sqrt(share * (apart**2).sum() / noise)
-    return (expected + np.sqrt(1 - share) * apart)[:, None] + scale * generated
+    return (expected + np.sqrt(1 - share) * apart)[:, None] + scale * resampled
 
 
 def _bootstrap_sums(rows: NDArray[np.float64], seed: int, resamples: int) -> NDArray[np.float64]:
-    """[resamples, k] the totals of each resample."""
+    """[resamples, k], the totals of each resample."""
     n = len(rows)
     draws, totals = _draws(n, seed, resamples), []
     for start in range(0, resamples, _BLOCK):
         block = draws[start : start + _BLOCK].astype(np.intp)
         # How often each prompt was drawn: one product instead of k gathered tables.
-        places = block + n * np.arange(len(block))[:, None]
-        often = np.bincount(places.reshape(-1), minlength=n * len(block)).reshape(len(block), n)
-        totals.append(often @ rows)
+        cells = block + n * np.arange(len(block))[:, None]
+        counts = np.bincount(cells.reshape(-1), minlength=n * len(block)).reshape(len(block), n)
+        totals.append(counts @ rows)
     return np.concatenate(totals)
 
 
 def _levels(
     means: NDArray[np.float64], mean: float, without: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The two quantiles of the bootstrap means between which the interval lies; `without` [n] has
-    the value without each prompt in turn."""
+    """The quantiles of the bootstrap means that are the interval's ends.
+
+    without: [n], the values with each prompt left out in turn.
+    """
     # Ties count half: DSG means take few values. Clipped, so that no quantile is infinite.
     below = np.mean(means < mean - 1e-12) + np.mean(np.abs(means - mean) <= 1e-12) / 2
     normal = NormalDist()

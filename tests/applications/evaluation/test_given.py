@@ -188,7 +188,7 @@ def test_prompts_without_answers_are_named_and_counted_by_the_rule(files) -> Non
         ("item_id,question_id,answer\na_1,1\n", "line 2"),
         ("item_id,question_id,answer\na_1,1,yes,no\n", "line 2"),
         ("item_id,question_id,answer\na_1,1,yes\n", "a_1 has no answer to question 2"),
-        ("item_id,question_id,answer\nz_1,1,yes\n", "answers no prompt"),
+        ("item_id,question_id,answer\nz_1,1,yes\n", "about no prompt"),
         ("item_id,question_id,answer\na_1,1,yes\na_1,1,yes\n", "two answers"),
         ("item_id,question_id,answer,t2i_model\na_1,1,yes,x\nb_1,1,yes,y\n", "x, y"),
     ],

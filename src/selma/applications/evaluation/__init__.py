@@ -1,1 +1,1 @@
-"""Scores of answers, images and ratings that one has, without a run."""
+"""Scores of answers, images and ratings that come from elsewhere, without a run."""

@@ -1,10 +1,10 @@
-"""A judge's answers, kept by what was seen and asked: nothing is asked twice.
+"""A cache of a judge's answers: no question about an image is asked twice.
 
     <folder>/<fingerprint>.jsonl    one line for each image and question that the judge answered
-    <folder>/images.jsonl         sha256 of a file → sha256 of its pixels
+    <folder>/images.jsonl           sha256 of a file → sha256 of its pixels
 
-An answer is found again if the judge (weights, wording, decoding), the image's pixels and the
-question are the same, whatever the file is called now and whichever prompt the question is for.
+An answer is reused if the judge (weights, wording, decoding), the image's pixels and the question
+are the same, whatever the file is called and whichever prompt the question belongs to.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from selma.progress import progress
 from selma.workspace import append_lines, file_sha256, inside, read_lines
 
 CHUNK = 32
-"""Images that are asked about and written together: what a crash can cost."""
+"""Images whose answers are written together: a crash loses no more than these."""
 
-Said = tuple[str, float | None]
-"""The raw text and P(yes), if there is one."""
+RawAnswer = tuple[str, float | None]
+"""The raw text and P(yes), if the judge gives one."""
 
 
-class Asked:
-    """The answers in one folder."""
+class AnswerCache:
+    """One judge's answers in one folder."""
 
     def __init__(self, folder: Path, judge: Judge) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,26 +37,28 @@ class Asked:
         self._answers = inside(folder, f"{judge.fingerprint}.jsonl")
         self._index = folder / "images.jsonl"
 
-    def ask(self, images: Sequence[Path], questions: Sequence[Sequence[str]]) -> list[list[Said]]:
-        """For each image and each of its questions what the judge said; asked only where that is
-        not known yet. Raises DataError for an image that is missing or broken."""
+    def ask(
+        self, images: Sequence[Path], questions: Sequence[Sequence[str]]
+    ) -> list[list[RawAnswer]]:
+        """The judge's answers, for each image and each of its questions; only new questions reach
+        the judge. Raises DataError for an image that is missing or broken."""
         pixels = self._pixels(images)
         known = self._known()
-        open_places = [
+        unanswered = [
             number
-            for number, asked in enumerate(questions)
-            if any((pixels[number], question) not in known for question in asked)
+            for number, texts in enumerate(questions)
+            if any((pixels[number], question) not in known for question in texts)
         ]
-        done = len(images) - len(open_places)
-        if open_places:
+        done = len(images) - len(unanswered)
+        if unanswered:
             with progress(self._judge.name, total=len(images), done=done) as advance:
-                for start in range(0, len(open_places), CHUNK):
-                    part = open_places[start : start + CHUNK]
+                for start in range(0, len(unanswered), CHUNK):
+                    part = unanswered[start : start + CHUNK]
                     self._ask(part, images, pixels, questions, known)
                     advance(len(part))
         return [
-            [known[pixels[number], question] for question in asked]
-            for number, asked in enumerate(questions)
+            [known[pixels[number], question] for question in texts]
+            for number, texts in enumerate(questions)
         ]
 
     def _ask(
@@ -65,9 +67,9 @@ class Asked:
         images: Sequence[Path],
         pixels: Sequence[str],
         questions: Sequence[Sequence[str]],
-        known: dict[tuple[str, str], Said],
+        known: dict[tuple[str, str], RawAnswer],
     ) -> None:
-        wanted: dict[str, dict[str, None]] = {}  # the same image may stand there twice
+        wanted: dict[str, dict[str, None]] = {}  # the same image may come twice
         paths: dict[str, Path] = {}
         for number in part:
             paths.setdefault(pixels[number], images[number])
@@ -76,8 +78,8 @@ class Asked:
                     wanted.setdefault(pixels[number], {})[question] = None
         if not wanted:
             return
-        seen = [open_image(paths[digest]) for digest in wanted]
-        replies = self._judge.answer(seen, [list(texts) for texts in wanted.values()])
+        opened = [open_image(paths[digest]) for digest in wanted]
+        replies = self._judge.answer(opened, [list(texts) for texts in wanted.values()])
         rows = []
         for (digest, texts), answers in zip(wanted.items(), replies, strict=True):
             for question, (text, yes) in zip(texts, answers, strict=True):
@@ -85,14 +87,14 @@ class Asked:
                 rows.append({"image": digest, "question": question, "text": text, "yes": yes})
         append_lines(self._answers, rows)
 
-    def _known(self) -> dict[tuple[str, str], Said]:
+    def _known(self) -> dict[tuple[str, str], RawAnswer]:
         return {
             (row["image"], row["question"]): (row["text"], row["yes"])
             for row in read_lines(self._answers, repair=True)
         }
 
     def _pixels(self, images: Sequence[Path]) -> list[str]:
-        """The digest of each image's pixels; a file is decoded for it only once."""
+        """The digest of each image's pixels; each file is decoded only once."""
         known = {row["file"]: row["pixels"] for row in read_lines(self._index, repair=True)}
         digests, new = [], []
         for path in images:

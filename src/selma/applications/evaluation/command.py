@@ -32,7 +32,7 @@ def dsg(
     missing: Annotated[str | None, typer.Option(help="left_out, zero or refuse.")] = None,
     json: Json = None,
 ) -> None:
-    """Score given answers to DSG's questions, by rules that have names. Loads no model."""
+    """Score a file of answers to DSG's questions, by named rules. Loads no model."""
     from selma.applications.evaluation.dsg import rules_of, score_dsg
 
     named = {
@@ -62,7 +62,7 @@ def correlate(
     ] = "default",
     json: Json = None,
 ) -> None:  # fmt: skip
-    """How well DSG or TIFA scores agree with people's ratings of the same images."""
+    """Correlate DSG or TIFA scores with people's ratings of the same images."""
     from selma.applications.evaluation.correlation import dsg_agreement, tifa_agreement
     from selma.applications.evaluation.dsg import rules_of
     from selma.errors import ConfigError
@@ -89,7 +89,7 @@ def tifa(
     ] = None,
     json: Json = None,
 ) -> None:  # fmt: skip
-    """Score given answers to TIFA's multiple-choice questions."""
+    """Score a file of answers to TIFA's multiple-choice questions."""
     from selma.applications.evaluation.tifa import read_tifa_answers, score_tifa
     from selma.scores.tifa import read_tifa
 
@@ -116,7 +116,7 @@ def images(
     ] = "toybox-a",
     split: Annotated[str, typer.Option(help="test or dev (toybox alone has one).")] = "test",
     answers: Annotated[
-        Path | None, typer.Option(help="Where answers are kept; the default is <DIR>-answers.")
+        Path | None, typer.Option(help="Folder that keeps the answers; by default <DIR>-answers.")
     ] = None,
     preset: Annotated[
         str, typer.Option(help="Rules: default, upstream (DSG's code) or selma-release.")
@@ -126,13 +126,13 @@ def images(
     ] = None,
     average: Annotated[str | None, typer.Option(help="prompt or question.")] = None,
     missing: Annotated[
-        str, typer.Option(help="What a missing image does: refuse, left_out or zero.")
+        str, typer.Option(help="How a missing image counts: refuse, left_out or zero.")
     ] = "refuse",
     vqascore: Annotated[
         str | None, typer.Option(help="Also ask about the whole prompt: plain or vqascore.")
     ] = None,
     choices_prompt: Annotated[
-        str, typer.Option(help="How multiple choice is put: selma, tifa or bare.")
+        str, typer.Option(help="Wording of multiple choice: selma, tifa or bare.")
     ] = "selma",
     matcher: Annotated[
         str | None,
@@ -140,7 +140,7 @@ def images(
     ] = None,
     json: Json = None,
 ) -> None:  # fmt: skip
-    """Ask a judge about a folder of images, and score what it says."""
+    """Ask a judge about a folder of images, and score its answers."""
     from selma.applications.evaluation.dsg import rules_of
     from selma.applications.evaluation.images import judge_from, score_images
 
@@ -161,7 +161,7 @@ def images(
 
 def convert_scorer(
     source: Annotated[Path, typer.Argument(help="HPS_v2.1_compressed.pt, ImageReward.pt, ...")],
-    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    out: Annotated[Path, typer.Argument(help="New folder.")],
     kind: Annotated[str, typer.Option(help="pickscore, hps_v2, hps_v2.1, imagereward or clip.")],
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or Hub id; its authors' choice where left out.")

@@ -1,4 +1,4 @@
-"""How well a metric agrees with people: rank correlation of its scores with their ratings."""
+"""Rank correlation of a metric's scores with people's ratings of the same images."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from selma.scores.benchmarks.tifa import QUESTIONS
 from selma.scores.tifa import TifaQuestion, read_tifa
 from selma.textfiles import csv_rows
 
-Place = tuple[str, str]
-"""Model and prompt: one image."""
+ImageKey = tuple[str, str]
+"""Model and prompt id, which name one image."""
 
 
-def read_ratings(path: Path) -> dict[Place, float]:
-    """Mean rating of each image, from a CSV with t2i_model, item_id and answer (a number), one
-    row for each annotator. Raises DataError."""
-    ratings: dict[Place, list[float]] = defaultdict(list)
+def read_ratings(path: Path) -> dict[ImageKey, float]:
+    """Each image's mean rating, from a CSV with t2i_model, item_id and answer (a number), one row
+    for each annotator. Raises DataError."""
+    ratings: dict[ImageKey, list[float]] = defaultdict(list)
     for _, row in csv_rows(path, ("t2i_model", "item_id", "answer")):
         try:
             rating = float(row["answer"])
@@ -31,19 +31,19 @@ def read_ratings(path: Path) -> dict[Place, float]:
                 f"{path}: a rating must be a number, but {row['item_id']} has {row['answer']!r}."
             ) from error
         ratings[row["t2i_model"], row["item_id"]].append(rating)
-    return {image: sum(of_one) / len(of_one) for image, of_one in ratings.items()}
+    return {image: sum(of_image) / len(of_image) for image, of_image in ratings.items()}
 
 
 def dsg_agreement(
     annotations: Path, answers: Path, ratings: Path, *, rules: DsgRules
 ) -> dict[str, float | int]:
-    """The correlation of DSG scores with ratings of the same images: see `correlation`.
+    """Correlate DSG scores with ratings of the same images; see `correlation`.
 
-    annotations: CSV in DSG-1k's layout. answers: as `dsg.read_answers`, of one model or several.
-    ratings: as `read_ratings`. Raises DataError.
+    annotations: CSV in DSG-1k's layout. answers: CSV as for `dsg.read_answers`, about one model or
+    several. ratings: CSV as for `read_ratings`. Raises DataError.
     """
     benchmark_prompts = read_dsg(annotations, dependencies=rules.dependencies)
-    scores: dict[Place, float] = {}
+    scores: dict[ImageKey, float] = {}
     for model, given in answers_by_model(answers).items():
         _, verdicts = verdicts_given(benchmark_prompts, given, rules=rules)
         for item, share in faithfulness.prompt_scores(verdicts).items():
@@ -52,26 +52,26 @@ def dsg_agreement(
 
 
 def tifa_agreement(questions: Path, answers: Path, ratings: Path) -> dict[str, float | int]:
-    """The correlation of TIFA scores with ratings of the same images: see `correlation`.
+    """Correlate TIFA scores with ratings of the same images; see `correlation`.
 
     An image's score is the share of its prompt's questions that are answered with the very words
     of the right choice, or with "yes" where the choices are yes and no (the rule of DSG's program,
     scripts/tifa160_correlation.py, which has no matcher).
 
     questions: TIFA's file. answers: CSV with t2i_model, item_id, question and answer, the questions
-    of an image in TIFA's order. ratings: as `read_ratings`, with TIFA's id of each item_id as
-    source_id. Raises DataError, also where answers are to other questions than TIFA's.
+    of an image in TIFA's order. ratings: CSV as for `read_ratings`, with TIFA's id of each item_id
+    as source_id. Raises DataError, also if the answers are to other questions than TIFA's.
     """
-    asked: dict[str, list[TifaQuestion]] = defaultdict(list)
+    questions_of: dict[str, list[TifaQuestion]] = defaultdict(list)
     for question in read_tifa(in_folder(questions, QUESTIONS)):
-        asked[question.id].append(question)
+        questions_of[question.id].append(question)
     columns = ("t2i_model", "item_id", "source_id")
     source = {row["item_id"]: row["source_id"] for _, row in csv_rows(ratings, columns)}
-    replies_to: dict[Place, list[tuple[str, str]]] = defaultdict(list)
+    replies_to: dict[ImageKey, list[tuple[str, str]]] = defaultdict(list)
     for _, row in csv_rows(answers, ("t2i_model", "item_id", "question", "answer")):
         replies_to[row["t2i_model"], row["item_id"]].append((row["question"], row["answer"]))
     scores = {
-        (model, item): _tifa_share(item, asked.get(source[item], []), replies)
+        (model, item): _tifa_share(item, questions_of.get(source[item], []), replies)
         for (model, item), replies in replies_to.items()
         if item in source
     }
@@ -81,12 +81,12 @@ def tifa_agreement(questions: Path, answers: Path, ratings: Path) -> dict[str, f
 def _tifa_share(
     item: str, questions: Sequence[TifaQuestion], replies: Sequence[tuple[str, str]]
 ) -> float:
-    texts = [[" ".join(text.lower().split()) for text in group] for group in (
-        [question.question for question in questions], [text for text, _ in replies])]  # fmt: skip
-    if texts[0] != texts[1]:
+    expected = [_normalised(question.question) for question in questions]
+    answered = [_normalised(text) for text, _ in replies]
+    if expected != answered:
         raise DataError(
             f"{item} must have an answer to each of its {len(questions)} questions in TIFA's "
-            f"order, but has {len(replies)} to these: {'; '.join(texts[1])[:200]}."
+            f"order, but has {len(replies)} to these: {'; '.join(answered)[:200]}."
         )
     right = [
         answer == ("yes" if question.choices == ("yes", "no") else question.answer)
@@ -95,26 +95,30 @@ def _tifa_share(
     return sum(right) / len(right)
 
 
-def correlation(
-    scores: Mapping[Place, float], ratings: Mapping[Place, float]
-) -> dict[str, float | int]:
-    """Spearman's rho and Kendall's tau-b over the images that have both, and how many these are.
+def _normalised(text: str) -> str:
+    return " ".join(text.lower().split())
 
-    Raises DataError where fewer than three have both.
+
+def correlation(
+    scores: Mapping[ImageKey, float], ratings: Mapping[ImageKey, float]
+) -> dict[str, float | int]:
+    """Spearman's rho and Kendall's tau-b over the images that have a score and a rating.
+
+    Raises DataError if fewer than three images have both.
     """
-    # A second of import, which scoring alone need not pay.
+    # Its import takes a second, which scoring alone need not pay.
     from scipy.stats import kendalltau, spearmanr
 
-    places = [image for image in ratings if image in scores]
-    if len(places) < 3:
+    images = [image for image in ratings if image in scores]
+    if len(images) < 3:
         raise DataError(
-            f"Three images or more must have a score and a rating, but {len(places)} have both."
+            f"Three images or more must have a score and a rating, but {len(images)} have both."
         )
-    mine, theirs = [scores[image] for image in places], [ratings[image] for image in places]
+    by_metric, by_people = ([values[image] for image in images] for values in (scores, ratings))
     return {
-        "spearman": round(float(spearmanr(mine, theirs).statistic), 6),
-        "kendall": round(float(kendalltau(mine, theirs).statistic), 6),
-        "images": len(places),
-        "only_rated": len(ratings) - len(places),
-        "only_scored": len(scores) - len(places),
+        "spearman": round(float(spearmanr(by_metric, by_people).statistic), 6),
+        "kendall": round(float(kendalltau(by_metric, by_people).statistic), 6),
+        "images": len(images),
+        "only_rated": len(ratings) - len(images),
+        "only_scored": len(scores) - len(images),
     }

@@ -1,7 +1,7 @@
-"""DSG scores of answers that are given as a file, by rules that have names. Loads no model.
+"""DSG scores of answers in a file, by named rules. Loads no model.
 
-The rules differ between the two published programs by up to six points on the same answers, so that
-a score means nothing without them. They are part of the result.
+The two published programs follow different rules, which move the score of the same answers by up to
+six points. The rules are therefore part of the result.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ Missing = Literal["left_out", "zero", "refuse"]
 
 
 class DsgRules(Record):
-    """Everything that a DSG score depends on beside the answers."""
+    """Everything besides the answers that a DSG score depends on."""
 
     reading: Reading = "normalised"
-    """Which texts are a yes: case, blanks and punctuation aside, or the very word alone."""
+    """Which texts are a yes: normalised ignores case, blanks and punctuation."""
     dependencies: Dependencies = "lenient"
     zeroing: Zeroing = "cascading"
     average: Average = "prompt"
-    """Of what the score and the groups are means; categories are always means over questions."""
+    """What the score and the groups are means over; categories are always means over questions."""
     missing: Missing = "left_out"
-    """What a prompt without any answer does; one with some of its answers is always an error."""
+    """How a prompt without any answer counts; one with only some answers is always an error."""
 
 
 PRESETS: Mapping[str, DsgRules] = {
     "default": DsgRules(),
-    # The code that was released with arXiv:2310.18235: a prompt without answers scores 0 there.
+    # The code released with arXiv:2310.18235, where a prompt without answers scores 0.
     "upstream": DsgRules(
         reading="exact",
         dependencies="whole_item",
@@ -51,7 +51,7 @@ PRESETS: Mapping[str, DsgRules] = {
         average="prompt",
         missing="zero",
     ),
-    # The code that was released with arXiv:2403.06952.
+    # The code released with arXiv:2403.06952.
     "selma-release": DsgRules(
         reading="exact", dependencies="verbatim", zeroing="row_order", average="question"
     ),
@@ -81,20 +81,20 @@ def score_dsg(
     seed: int = 0,
     resamples: int = 10_000,
 ) -> dict[str, Any]:
-    """The result, ready for JSON. Scores are 0-100, `per_question` has the points, 0 or 1.
+    """Score one model's answers. The result is ready for JSON: scores are 0-100, points 0 or 1.
 
-    annotations: CSV in DSG-1k's layout. answers: CSV with item_id, question_id and answer; where a
-    column t2i_model names several models, `model` says which of them is meant. Raises DataError.
+    annotations: CSV in DSG-1k's layout. answers: CSV with item_id, question_id and answer; if a
+    column t2i_model names several models, `model` selects one of them. Raises DataError.
     """
     benchmark_prompts = read_dsg(annotations, dependencies=rules.dependencies)
     given, models = read_answers(answers, model)
-    return scored(benchmark_prompts, given, rules=rules, seed=seed, resamples=resamples) | {
+    return score_answers(benchmark_prompts, given, rules=rules, seed=seed, resamples=resamples) | {
         "model": model or (models[0] if models else None),
         "models_in_file": models,
     }
 
 
-def scored(
+def score_answers(
     benchmark_prompts: Sequence[BenchmarkPrompt],
     given: Sequence[Answer],
     *,
@@ -103,9 +103,9 @@ def scored(
     seed: int = 0,
     resamples: int = 10_000,
 ) -> dict[str, Any]:
-    """The result of these answers, ready for JSON; see `score_dsg`. Raises DataError.
+    """Score answers to a benchmark's questions; the result is that of `score_dsg`.
 
-    Where the rules do not name an average, it is the measure's.
+    If the rules name no average, the measure's is taken. Raises DataError.
     """
     if "average" not in rules.model_fields_set:
         average: Average = "question" if measure.over == "questions" else "prompt"
@@ -129,7 +129,9 @@ def scored(
         "group_intervals": {name: _ends(of_group) for name, of_group in by_group.items()},
         "group_standard_errors": {name: _error(of_group) for name, of_group in by_group.items()},
         "group_prompts": {name: of_group.n for name, of_group in by_group.items()},
-        "sources": {name: _rounded(mean.alone(ids)) for name, ids in sorted(sources.items())},
+        "sources": {
+            name: _rounded(mean.without_interval(ids)) for name, ids in sorted(sources.items())
+        },
         "categories": _shares(asked, points, faithfulness.detail),
         "categories_broad": _shares(asked, points, lambda q: q.category),
         "prompts": len(verdicts),
@@ -145,7 +147,7 @@ def scored(
             id: _rounded(100 * score) for id, score in measure.prompt_scores(points).items()
         },
         "per_question": {
-            id: {question: _whole(point) for question, point in row.items()}
+            id: {question: _point(point) for question, point in row.items()}
             for id, row in points.items()
         },
         "verdicts": {id: dict(of_prompt) for id, of_prompt in verdicts.items()},
@@ -157,7 +159,7 @@ def verdicts_given(
 ) -> tuple[list[BenchmarkPrompt], Verdicts]:
     """The prompts that count under the rules, and the verdict on each of their questions.
 
-    Answers to prompts that are not in the benchmark are passed over. Raises DataError.
+    Answers to prompts that are not in the benchmark are ignored. Raises DataError.
     """
     answered = {answer.prompt_id for answer in given}
     known = {prompt.id for prompt in benchmark_prompts}
@@ -169,8 +171,8 @@ def verdicts_given(
         )
     asked = [prompt for prompt in benchmark_prompts if prompt.id in answered]
     if not asked:
-        raise DataError("What is given answers no prompt of the questions: compare their item_id.")
-    verdicts = faithfulness.diagnostics(
+        raise DataError("The answers are about no prompt of the questions: compare their item_id.")
+    verdicts = faithfulness.verdicts_by_prompt(
         asked,
         [answer for answer in given if answer.prompt_id in known],
         zeroing=rules.zeroing,
@@ -183,34 +185,33 @@ def verdicts_given(
 
 
 def read_answers(path: Path, model: str | None = None) -> tuple[list[Answer], list[str]]:
-    """The answers about one model's images, and all models that the file has answers about, that
-    one first.
+    """The answers about one model's images, and the file's models, that one first.
 
-    Without `model`, a file about several models is read for the one that has answers to every
-    prompt of the file, if that is one alone. Raises DataError.
+    Without `model`, the model is the only one with answers to every prompt of the file. Raises
+    DataError.
     """
-    given = _rows_by_model(path)
-    models = [name for name in given if name]
+    rows_by_model = _rows_by_model(path)
+    models = [name for name in rows_by_model if name]
     if model is None:
-        prompts = {name: {id for id, _, _ in rows} for name, rows in given.items()}
-        everything = set().union(*prompts.values())
-        complete = [name for name, ids in prompts.items() if ids == everything]
+        prompts = {name: {id for id, _, _ in rows} for name, rows in rows_by_model.items()}
+        all_ids = set().union(*prompts.values())
+        complete = [name for name, ids in prompts.items() if ids == all_ids]
         if len(complete) != 1:
             raise DataError(
                 f"{path} holds answers about several models ({', '.join(models)}), but a score "
                 "belongs to one. Name it with --model."
             )
         model = complete[0]
-    elif model not in given:
+    elif model not in rows_by_model:
         raise DataError(
             f"{path} must hold answers about {model}, but has them about "
             f"{', '.join(models) or 'no t2i_model at all'}."
         )
-    return _answers(given[model]), sorted(models, key=lambda name: name != model)
+    return _answers(rows_by_model[model]), sorted(models, key=lambda name: name != model)
 
 
 def answers_by_model(path: Path) -> dict[str, list[Answer]]:
-    """t2i_model ("" without such a column) → the answers about its images, in the file's order.
+    """t2i_model ("" if there is no such column) → answers about its images, in the file's order.
 
     Raises DataError.
     """
@@ -218,14 +219,13 @@ def answers_by_model(path: Path) -> dict[str, list[Answer]]:
 
 
 def _rows_by_model(path: Path) -> dict[str, list[tuple[str, str, str]]]:
-    """t2i_model → (prompt's id, question's id, answer)."""
-    given: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
+    """t2i_model → (prompt id, question id, answer)."""
+    rows: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
     for _, row in csv_rows(path, ("item_id", "question_id", "answer")):
-        of_model = given[row.get("t2i_model", "")]
-        of_model.append((row["item_id"], row["question_id"], row["answer"]))
-    if not given:
+        rows[row.get("t2i_model", "")].append((row["item_id"], row["question_id"], row["answer"]))
+    if not rows:
         raise DataError(f"{path} must hold answers, but has only a header.")
-    return dict(given)
+    return dict(rows)
 
 
 def _answers(rows: Iterable[tuple[str, str, str]]) -> list[Answer]:
@@ -235,7 +235,7 @@ def _answers(rows: Iterable[tuple[str, str, str]]) -> list[Answer]:
 
 
 class _Mean:
-    """Scores with their intervals, over prompts or over their questions."""
+    """Mean scores with their intervals, over prompts or over their questions."""
 
     def __init__(
         self, average: Average, measure: Measure, points: Points, **bootstrap: int
@@ -248,8 +248,8 @@ class _Mean:
     def __call__(self, ids: Iterable[str]) -> Interval:
         return statistics.interval(*self._terms(ids), **self.bootstrap)
 
-    def alone(self, ids: Iterable[str]) -> float:
-        """The score without its interval, which takes most of the time."""
+    def without_interval(self, ids: Iterable[str]) -> float:
+        """The mean score alone: its interval takes most of the time."""
         totals, sizes = self._terms(ids)
         return sum(totals) / (sum(sizes) if sizes else len(totals))
 
@@ -261,8 +261,8 @@ class _Mean:
         return earned, [len(row) for row in chosen.values()]
 
 
-def _whole(point: float) -> float:
-    """0 and 1 as they are written in results."""
+def _point(point: float) -> float:
+    """A point as results have it: 0 and 1 as integers."""
     return int(point) if point in (0, 1) else round(point, 4)
 
 

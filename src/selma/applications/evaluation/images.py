@@ -1,6 +1,6 @@
-"""A folder of images and a judge → a benchmark's scores; no run is needed.
+"""A benchmark's scores of a folder of images by any judge; no run is needed.
 
-Images are named by their prompt: <item_id>.png, or .jpg as DSG's own program has them.
+Images are named by their prompt: <item_id>.png, or .jpg as DSG's own program expects.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import yaml
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from selma.applications.evaluation.answer_cache import Asked, Said
-from selma.applications.evaluation.dsg import DsgRules, scored
+from selma.applications.evaluation.answer_cache import AnswerCache, RawAnswer
+from selma.applications.evaluation.dsg import DsgRules, score_answers
 from selma.backbones.judges import loading as judging
 from selma.backbones.judges.judge import Chooser, Judge
 from selma.backbones.judges.wordings import MultipleChoice
@@ -48,11 +48,12 @@ def score_images(
     resamples: int = 10_000,
     load: Loaders | None = None,
 ) -> dict[str, Any]:
-    """What `score_dsg` gives, with the judge, its raw answers and the soft scores.
+    """Ask a judge about a folder of images, and score its answers by `rules`.
 
-    answers: the folder that keeps what was said; None is <images>-answers. vqascore: also ask
-    about the whole prompt, in this wording. choices_prompt, matcher: of multiple-choice questions,
-    as in `scores` of a run's settings. Raises DataError, ConfigError or ModelError.
+    Returns the fields of `score_dsg` with the judge, its raw answers and the soft scores.
+    answers: folder of the answer cache; None is <images>-answers. vqascore: wording of one further
+    question about the whole prompt. choices_prompt, matcher: for multiple-choice questions, as in
+    `scores` of a run's settings. Raises DataError, ConfigError or ModelError.
     """
     row = benchmark_of(benchmark)
     benchmark_prompts = _prompts(benchmark, row, split, rules)
@@ -68,23 +69,26 @@ def score_images(
         )
     load = load or Loaders()
     network = load.judge(judge, setting="judge")
-    answer_cache = Asked(answers or images.with_name(f"{images.resolve().name}-answers"), network)
+    answer_cache = AnswerCache(
+        answers or images.with_name(f"{images.resolve().name}-answers"), network
+    )
     if has_choices(generated):
-        kept_choices = Asked(answer_cache.folder, _Choosing(network, generated, choices_prompt))
-        given = _ask(kept_choices, generated, files, _offer_key(choices_prompt))
+        chooser = _KeyedChooser(network, generated, choices_prompt)
+        choice_cache = AnswerCache(answer_cache.folder, chooser)
+        given = _ask(choice_cache, generated, files, _offer_key(choices_prompt))
         if matcher:
             given = match_choices(generated, given, load.matcher(matcher))
     else:
         given = _ask(answer_cache, generated, files)
-    how = {"seed": seed, "resamples": resamples}
-    result = scored(benchmark_prompts, given, rules=rules, measure=row.measure, **how)
+    bootstrap = {"seed": seed, "resamples": resamples}
+    result = score_answers(benchmark_prompts, given, rules=rules, measure=row.measure, **bootstrap)
     result |= {
         "benchmark": Path(benchmark).name,
         "split": split if "dev" in row.splits else "all",
         "measure": row.measure.label,
         "judge": network.name,
         "judge_fingerprint": network.fingerprint,
-        "soft": _plain(soft_interval(soft_scores(given), **how)),
+        "soft": _plain(soft_interval(soft_scores(given), **bootstrap)),
         "answers": _raw(given),
     }
     if has_choices(generated):
@@ -93,7 +97,7 @@ def score_images(
         whole_answers = _ask(answer_cache, whole_prompt_questions(generated, vqascore), files)
         scores = soft_scores(whole_answers)
         result |= {
-            "vqascore": _plain(soft_interval(scores, **how)),
+            "vqascore": _plain(soft_interval(scores, **bootstrap)),
             "vqascore_wording": vqascore,
             "vqascore_per_prompt": {id: round(100 * score, 4) for id, score in scores.items()},
         }
@@ -101,8 +105,8 @@ def score_images(
 
 
 def judge_from(text: str) -> AnyJudge:
-    """The judge that a command names: one that needs no settings (toybox-a, toybox-b), a YAML file
-    of settings as in `scores.judge`, or a model's folder or Hub id. Raises ConfigError."""
+    """The settings of the judge that a command names: one without settings (toybox-a, toybox-b), a
+    YAML file as in `scores.judge`, or a model's folder or Hub id. Raises ConfigError."""
     row = judging.JUDGES.get(text)
     if row is not None and row.settings is None:
         return text
@@ -124,9 +128,9 @@ def judge_from(text: str) -> AnyJudge:
     return judge
 
 
-class _Choosing:
-    """A judge that is asked multiple-choice questions by their keys, under which answers are kept:
-    the same words with other choices are another question."""
+class _KeyedChooser:
+    """A judge of multiple-choice questions behind the interface of `Judge`: it is asked by keys
+    that hold the choices, so that the cache tells apart equal words with other choices."""
 
     def __init__(
         self, judge: Judge, benchmark_prompts: Sequence[BenchmarkPrompt], words: str
@@ -146,8 +150,8 @@ class _Choosing:
 
     def answer(
         self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]
-    ) -> list[list[Said]]:
-        offered = [[self._offers[key] for key in texts] for texts in questions]
+    ) -> list[list[RawAnswer]]:
+        offered = [[self._offers[key] for key in keys] for keys in questions]
         replies = self._judge.choose(images, offered, words=self._words)
         return [[(text, None) for text in texts] for texts in replies]
 
@@ -157,8 +161,8 @@ def _offer_key(words: str) -> Callable[[Question], str]:
 
 
 def _prompts(named: str, row: Benchmark, split: str, rules: DsgRules) -> list[BenchmarkPrompt]:
-    """The benchmark's prompts. Raises ConfigError for a split that it has not, and DataError where
-    prompts have no questions."""
+    """The benchmark's prompts. Raises ConfigError if it lacks the split, and DataError if a prompt
+    has no questions."""
     if row is DSG and split == "test":
         return read_dsg(Path(named), dependencies=rules.dependencies)
     try:
@@ -175,7 +179,7 @@ def _prompts(named: str, row: Benchmark, split: str, rules: DsgRules) -> list[Be
 
 
 def _images(folder: Path, benchmark_prompts: Sequence[BenchmarkPrompt]) -> dict[str, Path]:
-    """Prompt id → its image, for those that have one. Raises DataError for two of one prompt."""
+    """Prompt id → image file, for prompts that have one. Raises DataError if a prompt has two."""
     try:
         present = {path.name for path in folder.iterdir()}
     except OSError as error:
@@ -191,7 +195,7 @@ def _images(folder: Path, benchmark_prompts: Sequence[BenchmarkPrompt]) -> dict[
 
 
 def _ask(
-    answer_cache: Asked,
+    answer_cache: AnswerCache,
     benchmark_prompts: Sequence[BenchmarkPrompt],
     images: dict[str, Path],
     key: Callable[[Question], str] = lambda question: question.text,

@@ -12,7 +12,7 @@ from selma.report.tables import points
 
 
 def print_given_scores(result: Mapping[str, Any], console: Console) -> None:
-    """A table of what `selma score dsg` or `tifa` found, and below it what did not count as is."""
+    """Print a table of DSG or TIFA scores, and below it the answers that did not count as given."""
     low, high = result["interval"]
     errors = result.get("group_standard_errors", {})
     label = f"{result['measure']} " if "measure" in result else ""
@@ -45,9 +45,9 @@ def print_given_scores(result: Mapping[str, Any], console: Console) -> None:
             console.print(f"{what}: {points(soft['mean'])}  ({interval})")
     if "rules" in result:
         console.print("Rules: " + ", ".join(f"{k} {v}" for k, v in result["rules"].items()))
-    for what in ("unmatched",) if "unmatched" in result else ("unreadable",):
-        if result.get(what):
-            console.print(f"{result[what]} answers are {what} and earned no point.")
+    what = "unmatched" if "unmatched" in result else "unreadable"
+    if result.get(what):
+        console.print(f"{result[what]} answers are {what} and earned no point.")
     if silent := result["without_answers"]:
         others = " and others." if len(silent) > 1 else "."
         console.print(f"{len(silent)} prompts have no answer: {silent[0]}{others}")
@@ -57,6 +57,6 @@ def print_given_scores(result: Mapping[str, Any], console: Console) -> None:
 
 
 def _error(interval: Mapping[str, Any]) -> str:
-    """The end of a bracket that holds an interval."""
+    """The standard error, to go behind an interval."""
     known = interval.get("standard_error")
     return "" if known is None else f", s.e. {points(known)}"

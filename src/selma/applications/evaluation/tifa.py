@@ -1,7 +1,7 @@
-"""TIFA scores (arXiv:2303.11897) of answers that are given as a file. Loads no model by itself.
+"""TIFA scores (arXiv:2303.11897) of answers in a file. Loads no model by itself.
 
-A free answer counts as the choice that it literally is, else as the choice nearest in meaning by a
-matcher; without a matcher it counts as wrong, and `unmatched` says how many did.
+A free answer counts as the choice with the same words, else as the choice that a matcher finds
+nearest in meaning; without a matcher it counts as wrong, and `unmatched` counts such answers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from selma.textfiles import csv_rows
 
 
 class TifaAnswer(Record):
-    """What was said about one image; `choice` is None where nothing was matched yet."""
+    """An answer to one question about an image; `choice` is None until one is matched."""
 
     id: str
     question: str
@@ -29,7 +29,7 @@ class TifaAnswer(Record):
 
 
 def read_tifa_answers(path: Path) -> list[TifaAnswer]:
-    """Answers from a CSV (id or item_id, question, answer) or a JSON: a list of such rows, or
+    """Read answers from a CSV (id or item_id, question, answer) or a JSON: a list of such rows, or
     TIFA's own result file. Raises DataError."""
     if path.suffix.lower() == ".csv":
         rows: list[Any] = [row for _, row in csv_rows(path)]
@@ -47,13 +47,13 @@ def read_tifa_answers(path: Path) -> list[TifaAnswer]:
         fields = row if isinstance(row, dict) else {}
         id = fields.get("id", fields.get("item_id"))
         free = fields.get("free_form_vqa", fields.get("answer"))
-        asked, choice = fields.get("question"), fields.get("multiple_choice_vqa")
-        if not (isinstance(id, str) and isinstance(asked, str) and isinstance(free, str)):
+        question, choice = fields.get("question"), fields.get("multiple_choice_vqa")
+        if not (isinstance(id, str) and isinstance(question, str) and isinstance(free, str)):
             raise DataError(
                 f"{path}, row {number}: id, question and answer (or free_form_vqa) must be texts, "
-                f"but are {id!r}, {asked!r}, {free!r}."
+                f"but are {id!r}, {question!r}, {free!r}."
             )
-        answers.append(TifaAnswer(id=id, question=asked, free=free, choice=choice or None))
+        answers.append(TifaAnswer(id=id, question=question, free=free, choice=choice or None))
     return answers
 
 
@@ -65,10 +65,11 @@ def score_tifa(
     seed: int = 0,
     resamples: int = 10_000,
 ) -> dict[str, Any]:
-    """The result, ready for JSON: TIFA's own fields on its scale of 0 to 1, and `score` from 0 to
-    100 with its interval over prompts. Prompts without any answer are left out and listed.
+    """Score answers to TIFA's questions. The result is ready for JSON.
 
-    Raises DataError where a prompt has some of its answers, or one twice.
+    It has TIFA's own fields on its scale of 0 to 1, and `score` from 0 to 100 with its interval
+    over prompts. Prompts without any answer are left out and listed. Raises DataError if a prompt
+    has only some of its answers, or one twice.
     """
     answer_to: dict[tuple[str, str], TifaAnswer] = {}
     for answer in answers:
@@ -115,8 +116,8 @@ def score_tifa(
         "prompts": len(shares),
         "questions": len(points),
         "unmatched": (unmatched := sum(choice is None for choice in chosen)),
-        "unreadable": unmatched,  # by the name that DSG's result has it
-        "dependency_faults": {},  # nothing depends on anything
+        "unreadable": unmatched,  # the same count under the name that a DSG result has
+        "dependency_faults": {},  # no question depends on another
         "question_faults": {
             "asked twice": len(asked) - len({(q.id, q.question) for q in asked}),
             "answer is no choice": sum(q.answer not in q.choices for q in asked),
@@ -131,16 +132,16 @@ def score_tifa(
 def choose(
     questions: Sequence[TifaQuestion], answers: Sequence[TifaAnswer], matcher: Matcher | None
 ) -> list[str | None]:
-    """The choice that each answer counts as; None where no matcher is there to say."""
+    """The choice that each answer counts as; None for an unmatched answer without a matcher."""
     chosen: list[str | None] = []
     for question, answer in zip(questions, answers, strict=True):
         literal = answer.free if answer.free in question.choices else None
         chosen.append(literal or (answer.choice if matcher is None else None))
-    open_places = [index for index, choice in enumerate(chosen) if choice is None]
+    unmatched = [index for index, choice in enumerate(chosen) if choice is None]
     if matcher:
-        texts = [answers[index].free for index in open_places]
-        choices = [questions[index].choices for index in open_places]
+        texts = [answers[index].free for index in unmatched]
+        choices = [questions[index].choices for index in unmatched]
         nearest = nearest_choices(texts, choices, matcher)
-        for index, choice in zip(open_places, nearest, strict=True):
+        for index, choice in zip(unmatched, nearest, strict=True):
             chosen[index] = choice
     return chosen

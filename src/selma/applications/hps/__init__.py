@@ -1,1 +1,1 @@
-"""HPS's benchmark for a run's models, or for a folder of images."""
+"""HPS's benchmark of four styles, for a run's models or a folder of images."""

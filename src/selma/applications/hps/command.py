@@ -1,4 +1,4 @@
-"""`selma score hps`: HPS's benchmark, with a run or without."""
+"""`selma score hps`: HPS's benchmark, for a run's model or a folder of images."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def hps(
     ] = None,
     run: Annotated[
         Path | None,
-        typer.Option(help="A run's folder: the result is kept there, for its report, and goes on "
-                     "where it was stopped."),
+        typer.Option(help="A run's folder: the result is kept there for its report, and an "
+                     "interrupted command continues."),
     ] = None,
-    drawn_by: Annotated[
+    generated_by: Annotated[
         str, typer.Option(help="With --run: whose images; base, merged or a skill.")
     ] = "merged",
     version: Annotated[str, typer.Option(help="2.0 or 2.1; they are not comparable.")] = "2.1",
@@ -32,7 +32,7 @@ def hps(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     antialias: Annotated[
-        bool, typer.Option(help="Make images smaller as torchvision since 0.17 does.")
+        bool, typer.Option(help="Shrink images as torchvision has done since 0.17.")
     ] = True,
     json: Json = None,
 ) -> None:  # fmt: skip
@@ -57,7 +57,7 @@ def hps(
         from selma.applications.loading import read_run_file
 
         result = score_styles(
-            read_run_file(run), settings, prompts=prompts, model=drawn_by, images=images
+            read_run_file(run), settings, prompts=prompts, model=generated_by, images=images
         )
     elif images is not None:
         result = score_hps(images, read_hps_prompts(prompts), load_preference(settings))

@@ -12,7 +12,7 @@ from selma.report.tables import points
 
 
 def print_hps(result: Mapping[str, Any], console: Console) -> None:
-    """A table of what `selma score hps` found, by style, and below it what its numbers are."""
+    """Print a table of the scores by style, and below it what the scorer and its scale are."""
     scorer = result["scorer"]
     columns = [Column("style", "name"), Column("score"), Column("95%", "ends")]
     columns += map(Column, ("s.e.", "images", "missing"))

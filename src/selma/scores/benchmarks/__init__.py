@@ -1,7 +1,7 @@
-"""Benchmarks: prompts with questions about images of them, whatever file they come in.
+"""Benchmarks: prompts with questions about their images, in files of several layouts.
 
-A benchmark is one module with one row, `Benchmark`, and its place in the table below; other
-packages add rows by entry points of the group `selma.benchmarks`.
+A benchmark is a module with a `Benchmark`, listed in the table below; other packages add rows by
+entry points of the group `selma.benchmarks`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from selma.scores.benchmarks.tifa import TIFA
 from selma.scores.benchmarks.toybox import TOYBOX
 from selma.scores.measures import Measure
 
-if TYPE_CHECKING:  # all sections of settings take a while, and given answers do without
+if TYPE_CHECKING:  # importing all settings takes a while, and scoring answers in a file needs none
     from selma.config.scores import ScoresConfig
 
 __all__ = [
@@ -48,27 +48,25 @@ def load_benchmark(
 ) -> list[BenchmarkPrompt]:
     """The prompts that models are scored on.
 
-    `split` and `prompts` replace the config's. `prompts` takes that many evenly over the groups,
-    always the same ones. Raises DataError for a file that cannot be used, and ConfigError for a
-    group that it has not, or where the dev split of a file is asked for: it has none, and nothing
-    may be chosen on its prompts.
+    `split` and `prompts` replace the config's; `prompts` is a number, taken evenly over the groups
+    and always the same. Raises DataError for a file that cannot be used, and ConfigError for an
+    unknown group, or a dev split that the benchmark lacks: nothing may be chosen on test prompts.
     """
     benchmark = benchmark_of(config.benchmark)
-    wanted = split or config.split
-    if wanted not in benchmark.splits:
+    split = split or config.split
+    if split not in benchmark.splits:
         with_dev = [row.name for row in BENCHMARKS.values() if "dev" in row.splits]
         raise ConfigError(
             f"Only {', '.join(with_dev)} has a dev split, but {config.benchmark} came. Set "
             "experts.select to last, and each split that is chosen to test."
         )
-    benchmark_prompts = _of_groups(_prompts(config.benchmark, benchmark, wanted), config.groups)
+    benchmark_prompts = _of_groups(_prompts(config.benchmark, benchmark, split), config.groups)
     count = prompts or config.prompts
     return evenly(benchmark_prompts, count) if count else list(benchmark_prompts)
 
 
 def all_texts(config: ScoresConfig) -> list[str]:
-    """Every prompt of the benchmark, however few are scored and of whichever split: none may be
-    trained on. Equal for both splits, so that what is chosen on dev is what is scored on test."""
+    """Texts of all prompts of all splits, however few are scored: none may be trained on."""
     unlimited = config.model_copy(update={"prompts": None, "groups": ()})
     return [
         prompt.text
@@ -100,25 +98,27 @@ def _of_groups(
 
 
 def read_benchmark(path: Path) -> list[BenchmarkPrompt]:
-    """All prompts of a benchmark's file or folder, in its order; the user's own have no questions.
-    Raises DataError."""
+    """Read all prompts of a benchmark's file or folder, in its order; a user's own prompts have no
+    questions. Raises DataError."""
     read = layout_of(path).read
     assert read is not None, "a row that recognises files reads them"
     return read(path)
 
 
 def benchmark_of(named: str) -> Benchmark:
-    """The benchmark of a setting: a row's name, where it needs no file, or a file or folder. Raises
-    DataError for a file of no known layout."""
+    """The benchmark that a setting names: by a row's name, if it needs no file, or by its file or
+    folder. Raises DataError for a file of unknown layout."""
     row = BENCHMARKS.get(named)
     return row if row is not None and row.prompts is not None else layout_of(Path(named))
 
 
 def layout_of(path: Path) -> Benchmark:
-    """The layout of a benchmark's file or folder. Raises DataError if it has none of ours."""
+    """The row whose layout a file or folder has. Raises DataError if it has none of them."""
     if not path.exists():
-        raise DataError(f"The benchmark {path} is missing. Name a file, or {', '.join(_named())}.")
-    # One's own prompts come last: their columns may stand in any other layout, too.
+        raise DataError(
+            f"The benchmark {path} is missing. Name a file, or {', '.join(_without_file())}."
+        )
+    # A user's own prompts come last: other layouts may have their columns, too.
     for benchmark in sorted(BENCHMARKS.values(), key=lambda row: row is TEXTS):
         if benchmark.recognises(path):
             return benchmark
@@ -127,7 +127,7 @@ def layout_of(path: Path) -> Benchmark:
 
 
 def measure_labelled(label: str) -> Measure:
-    """The measure that a scorecard names. Raises ConfigError if no benchmark has it."""
+    """The measure with the label in a scorecard. Raises ConfigError if no benchmark has it."""
     for row in BENCHMARKS.values():
         if row.measure.label == label:
             return row.measure
@@ -137,6 +137,6 @@ def measure_labelled(label: str) -> Measure:
     )
 
 
-def _named() -> list[str]:
-    """The benchmarks that need no file."""
+def _without_file() -> list[str]:
+    """Names of the benchmarks that need no file."""
     return [row.name for row in BENCHMARKS.values() if row.prompts is not None]

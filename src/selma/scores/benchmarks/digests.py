@@ -1,6 +1,6 @@
-"""Digests of published benchmarks' prompts, by which a prompt is known whatever its file is called.
+"""Digests that recognise published benchmarks' prompts, whatever their file is called.
 
-digests/<name>.txt    8 hex digits of each prompt, sorted; none of a benchmark's words
+digests/<name>.txt    8 hex digits of each prompt, sorted; no text of a benchmark
 """
 
 from __future__ import annotations

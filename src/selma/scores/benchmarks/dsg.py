@@ -13,10 +13,10 @@ from selma.scores.benchmarks.digests import digests, prompt_digest
 from selma.scores.benchmarks.layouts import (
     Benchmark,
     RemoteFile,
+    clashing_ids,
     columns,
     group_of,
     in_folder,
-    two_of_one_name,
     unsafe_id,
 )
 from selma.textfiles import csv_rows
@@ -32,25 +32,25 @@ COLUMNS = (
     "category_detailed",
     "question_natural_language",
 )
-"""What is read of DSG-1k's columns; others (keywords, tuple) may be there."""
+"""The columns of DSG-1k that are read; others (keywords, tuple) are ignored."""
 
 Dependencies = Literal["lenient", "whole_item", "verbatim"]
 """What a dependency cell such as "1, 3" means.
 
-- lenient: a list of ids, blanks aside; what is no id of the item leads nowhere;
-- whole_item: as DSG's released code: one cell that is not a list of numbers takes all dependencies
-  from its item;
-- verbatim: as SELMA's released code: nothing is stripped, so that " 3" after a comma is no id.
+- lenient: a list of ids, blanks ignored; what is no id of the item is an invalid reference;
+- whole_item: DSG's released code: one cell that is not a list of numbers removes all dependencies
+  of its item;
+- verbatim: SELMA's released code: nothing is stripped, so that " 3" after a comma is no id.
 """
 
 
 def read_dsg(path: Path, *, dependencies: Dependencies = "lenient") -> list[BenchmarkPrompt]:
-    """All prompts of a CSV in DSG-1k's layout, in the order of their first rows. `path` may also be
-    the folder that `selma data fetch dsg-1k` made.
+    """Read all prompts of a CSV in DSG-1k's layout, in the order of their first rows.
 
-    A question's `parents` are what its cell says, the irregular ones too: faithfulness.py ignores
-    and counts them. Raises DataError, with the line, for what has no safe meaning: missing columns
-    or cells, a repeated question id, two texts for one item, an id that cannot name a file.
+    path: the file, or the folder that `selma data fetch dsg-1k` made. A question's `parents` are
+    its cell's references, invalid ones included: faithfulness.py ignores and counts them. Raises
+    DataError, with the line, for an ambiguous file: missing columns or cells, a repeated question
+    id, two texts for one item, an id that cannot name a file.
     """
     path = in_folder(path, FILE)
     rows: dict[str, list[_Row]] = {}
@@ -58,7 +58,7 @@ def read_dsg(path: Path, *, dependencies: Dependencies = "lenient") -> list[Benc
         rows.setdefault(row.item_id, []).append(row)
     if not rows:
         raise DataError(f"{path} must hold questions, but has only a header.")
-    clash = two_of_one_name(rows)
+    clash = clashing_ids(rows)
     if clash:
         raise _broken(path, rows[clash[1]][0].line, f"item_id {clash[1]!r} differs from "
                       f"{clash[0]!r} only in case. Rename one of them")  # fmt: skip
@@ -98,7 +98,9 @@ def _check(path: Path, row: _Row) -> None:
         raise _broken(path, row.line, "proposition_id must not be 0, which means no dependency")
 
 
-def _prompt(path: Path, item_id: str, rows: list[_Row], how: Dependencies) -> BenchmarkPrompt:
+def _prompt(
+    path: Path, item_id: str, rows: list[_Row], dependencies: Dependencies
+) -> BenchmarkPrompt:
     lines: dict[str, int] = {}
     for row in rows:
         if row.text != rows[0].text:
@@ -107,6 +109,7 @@ def _prompt(path: Path, item_id: str, rows: list[_Row], how: Dependencies) -> Be
         if first != row.line:
             raise _broken(path, row.line, f"{item_id} already has a question "
                           f"{row.proposition_id!r} in line {first}")  # fmt: skip
+    parents_of = _parents([row.dependency for row in rows], dependencies)
     return BenchmarkPrompt(
         id=item_id,
         text=rows[0].text,
@@ -119,20 +122,20 @@ def _prompt(path: Path, item_id: str, rows: list[_Row], how: Dependencies) -> Be
                 detail="" if row.detail == "-" else row.detail,
                 parents=parents,
             )
-            for row, parents in zip(rows, _parents([r.dependency for r in rows], how), strict=True)
+            for row, parents in zip(rows, parents_of, strict=True)
         ),
     )
 
 
-def _parents(cells: list[str], how: Dependencies) -> list[tuple[str, ...]]:
+def _parents(cells: list[str], dependencies: Dependencies) -> list[tuple[str, ...]]:
     """The ids in the dependency cells of one item; "0" and blanks mean none."""
     parts = [cell.split(",") for cell in cells]
-    if how == "whole_item":
+    if dependencies == "whole_item":
         try:
             parts = [[str(int(part)) for part in row] for row in parts]
         except ValueError:
             parts = [[] for _ in parts]
-    elif how == "lenient":
+    elif dependencies == "lenient":
         parts = [[part.strip() for part in row] for row in parts]
     return [tuple(part for part in row if part not in ("", "0")) for row in parts]
 
@@ -142,12 +145,12 @@ def _broken(path: Path, line: int, what: str) -> DataError:
 
 
 def _recognises(path: Path) -> bool:
-    own = {"proposition_id", "dependency", "question_natural_language"}
-    return bool(own & set(columns(in_folder(path, FILE))))
+    distinctive = {"proposition_id", "dependency", "question_natural_language"}
+    return bool(distinctive & set(columns(in_folder(path, FILE))))
 
 
 def _published(prompt: BenchmarkPrompt) -> bool:
-    """DSG-1k is known by every question and dependency."""
+    """Whether a prompt of DSG-1k has its published questions and dependencies."""
     return prompt_digest(prompt) in digests("dsg-1k")
 
 

@@ -1,7 +1,7 @@
-"""A benchmark's public files, brought by https into a folder, each with its checksum.
+"""Download a benchmark's public files by https into a folder, and verify their checksums.
 
-A file is written whole or not at all. Where its sha256 is not known beforehand, it must at least be
-readable as the benchmark, and the sum of what came is kept beside it as `<file>.sha256`.
+A file is written whole or not at all. If its sha256 is not known beforehand, it must at least be
+readable as the benchmark, and its sum is kept beside it as `<file>.sha256`.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ _BLOCK = 1 << 16
 
 @dataclass(frozen=True)
 class Fetched:
-    """One file that lies in the folder."""
+    """One file in the folder."""
 
     path: Path
     sha256: str
     pinned: bool
-    """The sum is the one that selma knows; else it is only what came the first time."""
+    """The sum is the one that selma knows; otherwise it is that of the first download."""
     new: bool
 
 
 def fetch(
     benchmark: Benchmark, folder: Path, *, timeout_s: float = 30.0, longest_s: float = 600.0
 ) -> list[Fetched]:
-    """The benchmark's files in `folder`; what is there with its checksum is not fetched again.
+    """Fetch the benchmark's files into `folder`; files with their checksum are not fetched again.
 
     timeout_s: for the server to answer or go on; longest_s: for one file in all. Raises FetchError
     (no network, refused, cut short, too large, not the file) with nothing written under the file's
-    name, and DataError if another file is in its place, which is never overwritten.
+    name, and DataError if another file has this name: it is never overwritten.
     """
     folder.mkdir(parents=True, exist_ok=True)
     return [
@@ -57,22 +57,24 @@ def fetch(
 
 
 def verify(benchmark: Benchmark, folder: Path) -> list[Fetched]:
-    """The benchmark's files in `folder`, each read and found to have its checksum. Raises DataError
-    for one that is missing, differs, or has no sum to compare with."""
+    """Read the benchmark's files in `folder` and compare their checksums.
+
+    Raises DataError for a file that is missing, differs, or has no sum to compare with.
+    """
     verified = []
     for file in benchmark.files:
-        here = _present(folder, file)
-        if here is None:
+        present = _present(folder, file)
+        if present is None:
             raise DataError(
                 f"{folder / file.name} is missing. Run `selma data fetch {benchmark.name} "
                 f"--to {folder}`."
             )
-        verified.append(here)
+        verified.append(present)
     return verified
 
 
 def fetchable(name: str) -> Benchmark:
-    """The benchmark of this name that has files to fetch. Raises ConfigError."""
+    """The benchmark of this name, if it has files to fetch. Raises ConfigError otherwise."""
     offered = {row.name: row for row in BENCHMARKS.values() if row.files}
     if name not in offered:
         raise ConfigError(f"A benchmark must be one of {', '.join(offered)}, but {name!r} came.")
@@ -80,7 +82,7 @@ def fetchable(name: str) -> Benchmark:
 
 
 def _present(folder: Path, file: RemoteFile) -> Fetched | None:
-    """The file, if it is there and whole; None if it is not there."""
+    """The file, if it exists; None if it does not. Raises DataError unless it has its checksum."""
     path = folder / file.name
     if not path.exists():
         return None
@@ -110,7 +112,7 @@ def _recorded(path: Path) -> str | None:
 def _bring(
     benchmark: Benchmark, file: RemoteFile, folder: Path, *, timeout_s: float, longest_s: float
 ) -> Fetched:
-    # The suffix stays, since layouts are told by it.
+    # The suffix stays, since layouts are recognised by it.
     aside = folder / f".partial-{file.name}"
     try:
         digest = _download(file, aside, timeout_s=timeout_s, longest_s=longest_s)
@@ -132,7 +134,7 @@ def _bring(
 
 
 def _download(file: RemoteFile, aside: Path, *, timeout_s: float, longest_s: float) -> str:
-    """The sha256 of what was written to `aside`."""
+    """Download the file to `aside`, and return its sha256."""
     digest, count, until = hashlib.sha256(), 0, time.monotonic() + longest_s
     request = urllib.request.Request(file.url, headers={"User-Agent": "selma"})
     try:
@@ -216,8 +218,8 @@ def _opener(url: str) -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(_SameScheme)
 
 
-def told(files: Sequence[Fetched]) -> list[str]:
-    """A line for each file: where it lies, and how sure one can be of it."""
+def describe(files: Sequence[Fetched]) -> list[str]:
+    """Two lines for each file: its path and sum, and whether the sum is known to be right."""
     lines = []
     for file in files:
         state = "fetched" if file.new else "there"

@@ -1,4 +1,4 @@
-"""What a benchmark is, and what their files share: how a layout is told, what may be an id."""
+"""A benchmark's row, and helpers for its files: recognising a layout, checking ids."""
 
 from __future__ import annotations
 
@@ -28,67 +28,66 @@ DSG_GROUPS = {
 }
 """Part of an item's source → the group that DSG's own table has (arXiv:2310.18235)."""
 
-# Ids become file names, on every system.
+# Ids become file names on every system.
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,150}")
 _HEAD_BYTES = 65_536  # holds the header and the first record of any honest file
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One of a benchmark's files as its authors offer it."""
+    """One of a benchmark's files, where its authors published it."""
 
     name: str
     url: str
     sha256: str | None
-    """None where nobody has stated it: the sum of what came is then kept beside the file."""
+    """None if nobody has published it: the downloaded file's sum is then kept beside it."""
     max_bytes: int
-    """More is not the file."""
+    """A longer download is not the file."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One benchmark, or one layout that benchmarks come in. A new one is a file with such a row.
+    """One benchmark, or one layout of benchmarks' files.
 
-    It has either `prompts`, and is chosen by its name, or `recognises` and `read`, and is known by
+    It has either `prompts` and is chosen by its name, or `recognises` and `read` and is chosen by
     the file or folder that the settings name.
     """
 
     name: str
     layout: str
-    """What a message calls it."""
+    """The layout in words, for messages."""
     measure: Measure
-    """How answers become scores, and what these are called."""
+    """How answers become scores."""
     prompts: Callable[[Split], Sequence[BenchmarkPrompt]] | None = None
-    """The prompts of a split, of a benchmark that needs no file."""
+    """The prompts of a split, if the benchmark needs no file."""
     splits: tuple[Split, ...] = ("test",)
-    """With "dev", checkpoints and merge weights can be chosen on it."""
+    """Checkpoints and merge weights can be chosen on a "dev" split."""
     recognises: Callable[[Path], bool] = lambda path: False
     """Whether this file or folder has the layout; never raises."""
     read: Callable[[Path], list[BenchmarkPrompt]] | None = None
-    """The prompts of a file in its order; raises DataError for what has no safe meaning."""
+    """Reads a file's prompts in its order; raises DataError for an ambiguous file."""
     published: Callable[[BenchmarkPrompt], bool] | None = None
-    """Whether a prompt with its questions is the published benchmark's own."""
+    """Whether a prompt with its questions is of the published benchmark."""
     files: tuple[RemoteFile, ...] = ()
-    """What `selma data fetch` brings."""
+    """The files that `selma data fetch` downloads."""
     source: str = ""
     licence: str = ""
-    """Of the files."""
+    """The files' licence."""
 
 
 def group_of(item_id: str) -> str:
-    """DSG's group of an item such as "stanford_paragraph_54"; the source itself if DSG has none,
-    "all" if the id names no source."""
+    """DSG's group of an item such as "stanford_paragraph_54"; without one, the item's source."""
     source = source_of(item_id)
     return next((group for part, group in DSG_GROUPS.items() if part in source), source)
 
 
 def source_of(item_id: str) -> str:
-    """ "stanford_paragraph" of "stanford_paragraph_54"; "all" if the id names no source."""
+    """The source of an item: "stanford_paragraph" for "stanford_paragraph_54", "all" for "54"."""
     return item_id.rpartition("_")[0] or "all"
 
 
 def unsafe_id(item_id: str) -> str | None:
-    """Why this cannot be an id, as the end of a sentence; None if it can."""
+    """The reason why this cannot be an id, as the end of a sentence; None if it can."""
     if _SAFE_ID.fullmatch(item_id):
         return None
     return (
@@ -97,8 +96,8 @@ def unsafe_id(item_id: str) -> str | None:
     )
 
 
-def two_of_one_name(ids: Iterable[str]) -> tuple[str, str] | None:
-    """The first two different ids that would name one file where case does not count."""
+def clashing_ids(ids: Iterable[str]) -> tuple[str, str] | None:
+    """The first two ids that differ only in case, and would name one file on some systems."""
     seen: dict[str, str] = {}
     for item_id in ids:
         other = seen.setdefault(item_id.casefold(), item_id)
@@ -108,12 +107,12 @@ def two_of_one_name(ids: Iterable[str]) -> tuple[str, str] | None:
 
 
 def in_folder(path: Path, name: str) -> Path:
-    """The file of this name, if `path` is a folder; else `path`."""
+    """The file of this name if `path` is a folder, otherwise `path`."""
     return path / name if path.is_dir() else path
 
 
 def head(path: Path) -> str:
-    """The beginning of a file as text; "" if there is none. What is no UTF-8 is replaced."""
+    """The beginning of a file as text; "" if it cannot be read. Invalid UTF-8 is replaced."""
     try:
         with path.open("rb") as file:
             return file.read(_HEAD_BYTES).decode("utf-8-sig", errors="replace")
@@ -122,7 +121,7 @@ def head(path: Path) -> str:
 
 
 def columns(path: Path) -> list[str]:
-    """The names in a CSV's first row; [] for another file."""
+    """The names in a CSV's first row; [] for any other file."""
     if path.suffix.lower() != ".csv":
         return []
     try:
@@ -132,8 +131,8 @@ def columns(path: Path) -> list[str]:
 
 
 def first_keys(path: Path) -> set[str]:
-    """The keys of the first object in a JSON or JSON-lines file, nested ones among them; empty for
-    another file."""
+    """The keys of the first object in a JSON or JSON-lines file, nested ones included; empty
+    for any other file."""
     if path.suffix.lower() not in (".json", ".jsonl"):
         return set()
     first, _, _ = head(path).partition("}")

@@ -1,5 +1,4 @@
-"""Which published benchmark some prompts are of: only then may their scores stand beside published
-ones. A part of a benchmark is known as well, whatever its file is called."""
+"""Which published benchmark prompts belong to: only such scores compare with published ones."""
 
 from __future__ import annotations
 
@@ -10,8 +9,8 @@ from selma.scores.benchmarks import BENCHMARKS
 
 
 def published(benchmark_prompts: Sequence[BenchmarkPrompt]) -> str | None:
-    """Name of the benchmark that all these prompts are of, with its own questions; None where any
-    is not."""
+    """Name of the benchmark that all prompts with their questions belong to, be it all of it or a
+    part, whatever the file is called; None if there is none."""
     for row in BENCHMARKS.values():
         if row.published and benchmark_prompts and all(map(row.published, benchmark_prompts)):
             return row.name

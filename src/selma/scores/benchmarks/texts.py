@@ -1,4 +1,4 @@
-"""The user's own prompts, without questions yet: plain text, CSV, JSON lines or JSON."""
+"""A user's own prompts, without questions: plain text, CSV, JSON lines or JSON."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.prompts import prompt_id
 from selma.scores.benchmarks.layouts import (
     Benchmark,
+    clashing_ids,
     columns,
     first_keys,
     group_of,
-    two_of_one_name,
     unsafe_id,
 )
 from selma.scores.measures import DSG
@@ -25,28 +25,28 @@ _TEXT_KEYS = ("text", "prompt", "caption")
 
 
 def read_texts(path: Path) -> list[BenchmarkPrompt]:
-    """The prompts of a file, in its order, with no questions.
+    """Read a file's prompts, in its order, without questions.
 
-    - .txt: one on each line; empty lines and those that begin with # are left out;
-    - .csv with a header, .jsonl, .json (a list of objects): `text` (or prompt, or caption), and, as
-      one wishes, `id` and `group`; everything else is ignored.
+    - .txt: one prompt on each line; empty lines and lines that begin with # are left out;
+    - .csv with a header, .jsonl, .json (a list of objects): `text` (or prompt, or caption), and
+      optionally `id` and `group`; everything else is ignored.
 
-    Without an id, a prompt gets one made of its text, so that a line put in changes no other.
-    Raises DataError, with the line, for what has no safe meaning.
+    Without an id, a prompt gets one from its text, so that inserting a line changes no other id.
+    Raises DataError, with the line, for an ambiguous file.
     """
     prompts: dict[str, BenchmarkPrompt] = {}
-    places: dict[str, int] = {}
+    line_of: dict[str, int] = {}
     for number, row in _rows(path):
         prompt = _prompt(path, number, row)
         if prompt.id in prompts:
             raise DataError(
-                f"{path}, line {number}: {prompt.id} is already in line {places[prompt.id]}. "
+                f"{path}, line {number}: {prompt.id} is already in line {line_of[prompt.id]}. "
                 "Leave one of them out, or give it another id."
             )
-        prompts[prompt.id], places[prompt.id] = prompt, number
+        prompts[prompt.id], line_of[prompt.id] = prompt, number
     if not prompts:
         raise DataError(f"{path} must hold prompts, but has none.")
-    clash = two_of_one_name(prompts)
+    clash = clashing_ids(prompts)
     if clash:
         raise DataError(f"{path}: ids {clash[0]!r} and {clash[1]!r} differ only in case.")
     return list(prompts.values())
@@ -72,7 +72,7 @@ def _prompt(path: Path, number: int, row: dict[str, Any]) -> BenchmarkPrompt:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line (or place in a JSON list), and what stands there."""
+    """Line number (or index in a JSON list, from 1) and content of each row."""
     match path.suffix.lower():
         case ".csv":
             yield from csv_rows(path)
@@ -90,7 +90,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    # Not splitlines: it also splits at U+2028 and its like, which may stand inside a prompt.
+    # Not splitlines: it also splits at U+2028 and its like, which may occur inside a prompt.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield number, line.strip()
@@ -112,8 +112,8 @@ def _object(path: Path, number: int, row: Any) -> dict[str, Any]:
 
 
 def _recognises(path: Path) -> bool:
-    named = set(columns(path)) | first_keys(path)
-    return path.suffix.lower() in (".txt", ".jsonl") or bool(named & set(_TEXT_KEYS))
+    keys = set(columns(path)) | first_keys(path)
+    return path.suffix.lower() in (".txt", ".jsonl") or bool(keys & set(_TEXT_KEYS))
 
 
 TEXTS = Benchmark(

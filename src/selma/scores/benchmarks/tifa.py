@@ -12,32 +12,32 @@ from selma.scores.benchmarks.digests import digests, text_digest
 from selma.scores.benchmarks.layouts import (
     Benchmark,
     RemoteFile,
+    clashing_ids,
     first_keys,
     in_folder,
-    two_of_one_name,
     unsafe_id,
 )
 from selma.scores.tifa import TifaQuestion, read_tifa
 
 TEXTS, QUESTIONS = "tifa_v1.0_text_inputs.json", "tifa_v1.0_question_answers.json"
 
-# A commit of August 2023; both files are there since the benchmark's release in March.
+# A commit of August 2023; both files date from the benchmark's release in March.
 _AT = "https://raw.githubusercontent.com/Yushi-Hu/tifa/b764a190e33366ed57fd26dde34dd53bc8562276"
 
 
 def read_tifa_benchmark(path: Path) -> list[BenchmarkPrompt]:
-    """The prompts of a question file, in the order of their first questions; or, of a folder with
-    both of TIFA's files, in the order of its texts.
+    """Read the prompts of a question file, in the order of their first questions, or of a folder
+    with both of TIFA's files, in the order of its texts.
 
-    Nothing depends on anything. A prompt's group is its source ("coco" of "coco_301091"), as TIFA's
-    own tables have it. Raises DataError; in a folder also for a text that has no question, since
-    leaving it out would change the benchmark unseen.
+    No question depends on another. A prompt's group is its source ("coco" for "coco_301091"), as in
+    TIFA's own tables. Raises DataError; for a folder also if a text has no question, since leaving
+    it out would change the benchmark unseen.
     """
     asked: dict[str, list[TifaQuestion]] = {}
     file = in_folder(path, QUESTIONS)
     for question in read_tifa(file):
         asked.setdefault(question.id, []).append(question)
-    clash = two_of_one_name(asked)
+    clash = clashing_ids(asked)
     if clash:
         raise DataError(f"{file}: ids {clash[0]!r} and {clash[1]!r} differ only in case.")
     if not path.is_dir():
@@ -77,7 +77,7 @@ def _prompt(path: Path, id: str, questions: list[TifaQuestion]) -> BenchmarkProm
         group=id.rpartition("_")[0] or "all",
         questions=tuple(
             Question(
-                # A prompt may ask the same words twice, so that only a number tells them apart.
+                # A prompt may have the same question twice, so that its id is a number.
                 id=str(number),
                 text=question.question,
                 category=question.element_type,
@@ -94,8 +94,8 @@ def _recognises(path: Path) -> bool:
 
 
 def _published(prompt: BenchmarkPrompt) -> bool:
-    """Nobody has stated the question file's sum: prompts are known by their texts, and questions
-    only by having choices."""
+    """Whether a prompt has a published text and multiple-choice questions. The questions themselves
+    are not compared: their file has no published checksum."""
     chosen = bool(prompt.questions) and all(question.choices for question in prompt.questions)
     return chosen and text_digest(prompt) in digests("tifa-v1.0")
 

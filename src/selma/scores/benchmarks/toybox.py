@@ -1,4 +1,4 @@
-"""Toybox's own benchmark: prompts about a drawn world, with a split to choose on."""
+"""Toybox's own benchmark: prompts about its drawn world, with a dev split to choose on."""
 
 from __future__ import annotations
 
