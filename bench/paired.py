@@ -15,7 +15,7 @@ from selma.applications.loading import read_run_file
 from selma.config import RunConfig
 from selma.errors import DataError
 from selma.records.scores import Interval, Scorecard
-from selma.report.tables import between, one, points, signed
+from selma.report.tables import between, model_with_role, points, signed
 from selma.scores import statistics
 from selma.workspace import SCORES
 
@@ -27,7 +27,7 @@ def main(
     """Print how much the first run's merged model is ahead, with its 95% interval."""
     cards = [read_scorecard(run) for run in (first, second)]
     require_one_benchmark(*cards)
-    ours, theirs = (one(card, "merged") for card in cards)
+    ours, theirs = (model_with_role(card, "merged") for card in cards)
     difference = ahead(*cards, read_run_file(first))
     Console().print(
         f"{cards[0].benchmark} ({cards[0].split}), {cards[0].prompts} prompts, judge "
@@ -38,7 +38,7 @@ def main(
 
 def ahead(first: Scorecard, second: Scorecard, config: RunConfig) -> Interval:
     """Points by which the first card's merged model leads the second's, prompt by prompt."""
-    ours, theirs = (one(card, "merged").per_prompt for card in (first, second))
+    ours, theirs = (model_with_role(card, "merged").per_prompt for card in (first, second))
     return statistics.paired_difference(
         [100 * point for point in ours.values()],
         [100 * theirs[id] for id in ours],
@@ -60,7 +60,7 @@ def require_one_benchmark(first: Scorecard, second: Scorecard) -> None:
         here, there = getattr(first, name), getattr(second, name)
         if here != there:
             raise DataError(f"Both runs must have the same {name}; {here} and {there} came.")
-    if one(first, "base").per_prompt != one(second, "base").per_prompt:
+    if model_with_role(first, "base").per_prompt != model_with_role(second, "base").per_prompt:
         raise DataError("Both runs must share the base's benchmark images, but its scores differ.")
 
 

@@ -171,7 +171,7 @@ def test_another_base_has_a_block_of_its_own(found: Findings, model: str, name: 
     assert [block.base for block in table.blocks] == [name, "SD v1.4", "SD v2", "SDXL"]
     assert [row.ours for row in table.blocks[0].rows] == [True] * 3
     assert not any(row.ours for block in table.blocks[1:] for row in block.rows)
-    assert f"The run's base, {name}, is not known to be one of the paper's." in table.said
+    assert f"The run's base, {name}, is not known to be one of the paper's." in table.caption
 
 
 def test_a_run_on_tifa_stands_in_table_6(found: Findings) -> None:
@@ -188,7 +188,7 @@ def test_a_run_on_tifa_stands_in_table_6(found: Findings) -> None:
     places = [six.printed.columns.index(name) for name in ("food", "shape", "color", "average")]
     assert [texts(base)[place] for place in places] == ["81.0", "60.0", "–", "75.5"]
     assert [texts(gain)[place] for place in places] == ["+2.0", "–", "–", "+3.5"]
-    assert "matched by wordllama" in six.said and "BLIP-2 FlanT5-XL" in six.said
+    assert "matched by wordllama" in six.caption and "BLIP-2 FlanT5-XL" in six.caption
 
 
 def hps(score: float, *, name: str = "HPS v2.1", **more: Any) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def test_hps_stands_in_table_5_whatever_the_benchmark(found: Findings) -> None:
     old = hps(20.5, name="HPS v2.0")
     assert beside(dataclasses.replace(found, hps={"merged": old})) == []
     (five,) = beside(dataclasses.replace(found, hps={"base": hps(26.0), "merged": old}))
-    assert "HPS v2.0" not in five.said and texts(five.blocks[0].rows[1]) == ["–"] * 5
+    assert "HPS v2.0" not in five.caption and texts(five.blocks[0].rows[1]) == ["–"] * 5
 
 
 class Given:

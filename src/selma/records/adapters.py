@@ -1,4 +1,4 @@
-"""What images are generated with, beside the base."""
+"""Adapters as they are applied when images are generated."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from selma.records.record import Record
 
 
 class AppliedAdapter(Record):
-    """An adapter of any kind that is to be applied."""
+    """An adapter of any kind, and how to apply it."""
 
     path: Path
     """Its file or folder."""
     key: str = ""
-    """What tells it from adapters with other weights."""
+    """Differs for adapters with other weights."""
     strength: float = 1.0
     options: SerializeAsAny[Section] | None = None
-    """How it is applied, where its kind has settings for that (`AdapterKind.options`)."""
+    """Settings of its application, if its kind has any (`AdapterKind.options`)."""
 
     @property
     def recipe(self) -> Any:
-        """What images depend on: the key, with strength and options where these say something."""
+        """What images depend on: the key, with strength and options unless these are defaults."""
         if self.strength == 1 and self.options is None:
             return self.key
         options = None if self.options is None else self.options.model_dump(mode="json")
@@ -34,5 +34,5 @@ class AppliedAdapter(Record):
 
 
 def applied(adapter: Expert | Merged, *, options: Section | None = None) -> AppliedAdapter:
-    """An expert or a merged adapter, to be applied as it is."""
+    """An expert or a merged adapter at full strength."""
     return AppliedAdapter(path=adapter.folder, key=adapter.key, options=options)

@@ -1,4 +1,4 @@
-"""Benchmarks: prompts with their questions, and what a judge answered."""
+"""Benchmark prompts with their questions, and a judge's answers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Question(Record):
     parents: tuple[str, ...] = ()
     """Ids of questions of the same prompt that must be answered yes for this one to make sense."""
     choices: tuple[str, ...] = ()
-    """What can be answered; empty for a question of yes or no."""
+    """The possible answers; empty for a yes/no question."""
     answer: str = "yes"
-    """What a faithful image makes one answer."""
+    """The expected answer, for a faithful image."""
 
 
 class BenchmarkPrompt(Record):
@@ -38,7 +38,7 @@ class BenchmarkPrompt(Record):
 
 def evenly(benchmark_prompts: Sequence[BenchmarkPrompt], count: int) -> list[BenchmarkPrompt]:
     """`count` prompts of a benchmark (or all, if it has fewer) in its order: as equally as possible
-    over the groups and evenly spaced within each, so that no result can steer the choice."""
+    over the groups and evenly spaced within each, so that no result influences the choice."""
     groups: dict[str, list[int]] = {}
     for position, prompt in enumerate(benchmark_prompts):
         groups.setdefault(prompt.group, []).append(position)
@@ -58,7 +58,7 @@ def evenly(benchmark_prompts: Sequence[BenchmarkPrompt], count: int) -> list[Ben
 
 def repeated(benchmark_prompts: Sequence[BenchmarkPrompt], seeds: int) -> list[BenchmarkPrompt]:
     """Each prompt of a benchmark `seeds` times in a row, once for each image that is generated of
-    it: the first by its own id, the others by <id>-1, <id>-2 and so on."""
+    it: the first with its own id, the others with <id>-1, <id>-2 and so on."""
     return [
         prompt.model_copy(update={"id": f"{prompt.id}-{k}"}) if k else prompt
         for prompt in benchmark_prompts
@@ -67,7 +67,7 @@ def repeated(benchmark_prompts: Sequence[BenchmarkPrompt], seeds: int) -> list[B
 
 
 class Answer(Record):
-    """What a judge said to one question about one image; never thrown away."""
+    """A judge's answer to one question about one image; never discarded."""
 
     prompt_id: str
     question_id: str
@@ -76,7 +76,7 @@ class Answer(Record):
     yes: float | None = None
     """Probability of yes in [0, 1]; None if the judge gives none."""
     verdict: Literal["yes", "no", "unreadable", "zeroed"] | None = None
-    """How the answer counted: "yes" is the expected one, "zeroed" a yes whose dependency was
-    answered no. Only "yes" earns a point. None while no scorecard was made."""
+    """How the answer counted: "yes" is the expected answer and alone earns a point; "zeroed" is a
+    yes whose dependency was answered no. None before a scorecard is made."""
     choice: str | None = None
-    """Which of a question's choices the text counts as, where a matcher had to say."""
+    """The choice that the text counts as, if a matcher found it."""

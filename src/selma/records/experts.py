@@ -8,8 +8,8 @@ from selma.records.record import Record
 
 
 class Expert(Record):
-    """One trained adapter: `folder` holds `pytorch_lora_weights.safetensors`, or of OFT
-    `rotations.safetensors`."""
+    """One trained adapter: `folder` holds `pytorch_lora_weights.safetensors`, or
+    `rotations.safetensors` for OFT."""
 
     skill: str
     folder: Path

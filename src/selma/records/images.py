@@ -16,9 +16,9 @@ class Pair(Record):
     image: Path
     seed: int
     tokens_cut: int = 0
-    """How many text tokens beyond the encoder's limit were not seen; 0 for nearly all."""
+    """Number of text tokens beyond the encoder's limit, which it ignores; mostly 0."""
 
 
 def over_token_limit(pairs: Iterable[Pair]) -> int:
-    """How many prompts are longer than a text encoder reads: 77 tokens for Stable Diffusion's."""
+    """Number of prompts longer than a text encoder reads: 77 tokens for Stable Diffusion's."""
     return len({pair.prompt.id for pair in pairs if pair.tokens_cut > 0})

@@ -8,7 +8,7 @@ from selma.records.record import Record
 
 
 class Merged(Record):
-    """All experts as one adapter; `folder` holds a file as an expert's does."""
+    """All experts as one adapter; `folder` holds the same file as an expert's."""
 
     folder: Path
     key: str
@@ -16,6 +16,6 @@ class Merged(Record):
     weights: dict[str, float]
     """Skill → weight."""
     scale: float = 1.0
-    """Of the whole, where it was searched together with the weights."""
+    """Factor of the merged adapter, if it was searched together with the weights."""
     uniform: Merged | None = None
-    """The same merge with uniform weights, where others were found to be better on dev prompts."""
+    """The same merge with uniform weights, if searched weights scored better on dev prompts."""

@@ -1,4 +1,4 @@
-"""What an application tells stage 6 about a page of its own.
+"""Applications' pages, as stage 6 lists them.
 
 6-report/pages/<name>.json    one `Page`; the report shows it and links to the full page
 """
@@ -37,17 +37,17 @@ class PageTable(Record):
 
 
 class Page(Record):
-    """A section of the report that is not of the six stages."""
+    """A section of the report that an application wrote."""
 
     name: Name
-    """Also of its file; another page of this name takes its place."""
+    """Also the file's name; a later page of this name replaces it."""
     title: Line
     headline: Paragraph
-    """What was found, in a sentence."""
+    """The result in a sentence."""
     file: File | None = None
-    """The full page, relative to `6-report`; None where the tables are all."""
+    """The full page, relative to `6-report`; None if there are only the tables."""
     about: dict[str, str] = Field(default_factory=dict)
-    """What of the run it is about → its key when the page was written: a model's weights
+    """Part of the run that it is about → its key when the page was written: a model's weights
     ("merged"), its images ("images/merged"), the judge ("scores/judge")."""
     tables: Annotated[tuple[PageTable, ...], Field(max_length=40)] = ()
     notes: tuple[Paragraph, ...] = ()

@@ -1,4 +1,4 @@
-"""What stage 6 makes a page of: all that a run found."""
+"""Everything that stage 6 reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from selma.records.scores import MeasureInfo, Scorecard
 
 @dataclass(frozen=True)
 class Findings:
-    """All that a run found, for its report."""
+    """A run's results, for its report."""
 
     settings: dict[str, Any]
     prompts: dict[str, list[Prompt]]
@@ -34,20 +34,20 @@ class Findings:
     """Model → the reporting judge's raw answers."""
     scorecard: Scorecard
     measure: MeasureInfo
-    """What the scorecard's scores are."""
+    """The measure of the scorecard's scores."""
     journal: list[dict[str, Any]] = field(default_factory=list)
     """Lines with "stage", "seconds" and costs, in order; times live here and nowhere else."""
     lineage: dict[str, str] = field(default_factory=dict)
     """Base fingerprint, versions, keys of the items that led here."""
     diagnostics: dict[str, Any] = field(default_factory=dict)
-    """What the merge did to the experts' changes (`merged.diagnostics`); empty if nobody looked."""
+    """Of the merge (`merged.diagnostics`); empty if not computed."""
     trials: list[dict[str, Any]] = field(default_factory=list)
-    """Every merge that was tried (`merged.searching`); empty where weights were given."""
+    """Every merge that was tried (`merged.searching`); empty if weights were given."""
     energies: dict[str, Any] = field(default_factory=dict)
-    """Skill → hyperspherical energy of each layer before and after, of experts that are rotations
+    """Skill → hyperspherical energy of each layer before and after, for rotation experts
     (`adapters.rotations.oft.energies`)."""
     hps: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Model → its result on HPS's benchmark (`scores.hps`), of models that are still the run's."""
+    """Model → its result on HPS's benchmark (`scores.hps`), for the run's present models."""
     keys: dict[str, str] = field(default_factory=dict)
-    """Part of the run → its key, by which pages (`records.pages`) are told apart from those of
-    models, images or judges that the run no longer has."""
+    """Part of the run → its key, which shows whether a page (`records.pages`) is about models, images
+    or judges that the run no longer has."""

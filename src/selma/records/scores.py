@@ -17,22 +17,22 @@ class Interval(Record):
     high: float
     n: int
     standard_error: float | None = None
-    """None for a single prompt, whose spread nobody knows."""
+    """None for a single prompt, which has no spread."""
 
 
 class MeasureInfo(Record):
-    """What a benchmark's score is, in words for tables and pages."""
+    """A benchmark's measure, in words for tables and pages."""
 
     label: str
-    """What it is called: "DSG"."""
+    """Its name: "DSG"."""
     meaning: str
-    """What it counts, as the end of "The score is ...": see `scores.measures`."""
+    """Completes "The score is ..."; see `scores.measures`."""
     earns: str
-    """What an answer must be to earn a point, as in "Only a plain yes earns a point."."""
+    """Completes "Only ... earns a point.", as "a plain yes" does."""
 
 
 class ScorerInfo(Record):
-    """What a preference score is; without it the number means nothing."""
+    """A preference scorer; its scores mean nothing without this description."""
 
     label: str
     """Its key in every `ModelScore.preferences`."""
@@ -45,7 +45,7 @@ class ScorerInfo(Record):
     fingerprint: str
     """Changes with weights, tokenizer, scale and preprocessing."""
     chose: bool = False
-    """Something of this run was chosen or tuned by it: its gain is no independent evidence."""
+    """Something in this run was chosen or tuned by it: its gain is no independent evidence."""
 
 
 class ModelScore(Record):
@@ -64,9 +64,10 @@ class ModelScore(Record):
     groups: dict[str, Interval]
     """Per prompt group, 0-100."""
     by_question: Interval | None = None
-    """`score_by_question` with its interval, and below it per detailed category (0-100): of a
-    published benchmark alone, whose own tables have them."""
+    """`score_by_question` with its interval; for a published benchmark alone, whose tables have it."""
+
     details: dict[str, Interval] = Field(default_factory=dict)
+    """Per detailed category, 0-100; only for a published benchmark."""
     category_differences: dict[str, Interval] = Field(default_factory=dict)
     """Per question category minus the base's, paired by prompt; empty for the base itself."""
     group_differences: dict[str, Interval] = Field(default_factory=dict)
@@ -76,13 +77,13 @@ class ModelScore(Record):
     per_prompt: dict[str, float]
     """Prompt id → 0..1, over all images of the prompt."""
     clip: Interval | None = None
-    """100 x cosine of image and prompt; None where no scorer is set."""
+    """100 x cosine of image and prompt; None if no scorer is set."""
     clip_difference: Interval | None = None
     soft: Interval | None = None
-    """0-100, mean probability of the expected answer; None where the judge gives none."""
+    """0-100, mean probability of the expected answer; None if the judge gives none."""
     soft_difference: Interval | None = None
     vqascore: Interval | None = None
-    """0-100, mean P(yes) to whether the image shows its whole prompt; None if not asked."""
+    """0-100, mean P(yes) to one question about the whole prompt; None if not asked."""
     vqascore_difference: Interval | None = None
     preferences: dict[str, Interval] = Field(default_factory=dict)
     """Label → mean over prompts, on the scale that the scorecard's `preferences` state."""
@@ -115,20 +116,20 @@ class Scorecard(Record):
     """Images that each model generated of each prompt."""
     models: tuple[ModelScore, ...]
     agreement: float | None = None
-    """Share of questions on generated images where a second judge says the same; 0..1."""
+    """Share of questions that a second judge answers alike; 0..1."""
     second_judge: str | None = None
     zeroing: Literal["cascading", "one_level", "row_order", "none"] = "cascading"
-    """What a "no" did to the questions that depend on it."""
+    """The rule by which a "no" zeroes the questions that depend on it."""
     measure: str = "DSG"
-    """What the scores are called, by the benchmark's row: `MeasureInfo.label`."""
+    """`MeasureInfo.label` of the benchmark's measure."""
     matcher: str | None = None
-    """What matched free answers to choices by their meaning."""
+    """Name of the matcher of free answers and choices, if one was used."""
     published: str | None = None
-    """Name of the published benchmark that all prompts are of, with its own questions."""
+    """Name of the published benchmark that all prompts and questions belong to."""
     dependency_faults: dict[str, int] = Field(default_factory=dict)
-    """What is wrong with the benchmark's dependencies → how often; such references are ignored."""
+    """Fault of the benchmark's dependencies → how often; such references are ignored."""
     preferences: tuple[ScorerInfo, ...] = ()
     clip_chose: bool = False
-    """The same as `ScorerInfo.chose`, for the CLIP score."""
+    """`ScorerInfo.chose`, for the CLIP score."""
     comparisons: tuple[Comparison, ...] = ()
-    """Between models that are not the base, such as searched weights against uniform ones."""
+    """Comparisons of models other than the base, such as searched and uniform weights."""

@@ -1,7 +1,7 @@
 """A run's figures beside the paper's, in the layout of the paper's tables.
 
-Only what is about the same prompts is put beside: tables 1 and 7 for a run on DSG-1k, table 6 on
-TIFA v1.0, table 5 where HPS's benchmark was scored. Each row says whose it is.
+Only results on the same prompts are compared: tables 1 and 7 for a run on DSG-1k, table 6 on TIFA
+v1.0, table 5 if HPS's benchmark was scored. Each row says whose it is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from selma.records.report import Findings
 from selma.records.scores import Interval, ModelScore, Scorecard
 from selma.report import paper
 from selma.report.paper import SELMA, Printed
-from selma.report.tables import CHOSE, one, points, signed, spread
+from selma.report.tables import CHOSE, model_with_role, points, signed, spread
 
 PROMPTS = {"dsg-1k": 1060, "tifa-v1.0": 4081}
 MEASURED_BY = {
@@ -26,9 +26,9 @@ MEASURED_BY = {
     "ImageReward": ("ImageReward v1.0",),
     "HPS": ("HPS v2.1", "HPS v2.0"),
 }
-"""Column of table 1 → names of scorers that it may hold, the likeliest to be the paper's first."""
+"""Column of table 1 → names of scorers that it may show; the likeliest of the paper's is first."""
 FINE = 2
-"""Decimals of what people's preference is modelled by: its differences are small."""
+"""Decimals of preference scores, whose differences are small."""
 ELEMENTS = paper.TABLE_6.columns[:-1]
 KINDS = paper.TABLE_7.columns[:-1]
 STYLES = paper.TABLE_5.columns[:-1]
@@ -38,8 +38,7 @@ Measured = list[Interval | None]
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure as text; `ends` is its interval with its standard error, which the paper never
-    has."""
+    """One figure as text; `ends`: its interval and standard error, which the paper never gives."""
 
     text: str
     ends: str = ""
@@ -47,6 +46,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
+    """One model's figures, or a difference, from this run or the paper."""
+
     name: str
     ours: bool
     gain: bool
@@ -63,17 +64,17 @@ class Block:
 
 @dataclass(frozen=True)
 class Beside:
-    """One of the paper's tables with ours in it."""
+    """One of the paper's tables with this run's rows in it."""
 
     printed: Printed
-    said: str
-    """How ours was measured, and what it is held against."""
+    caption: str
+    """How this run's figures and the paper's were measured."""
     blocks: tuple[Block, ...]
 
 
 @dataclass(frozen=True)
 class Ours:
-    """What a run has for a table, a value for each column. `gain` is merged minus base, paired."""
+    """This run's rows of a table, a value for each column; gain: merged minus base, paired."""
 
     base: Measured
     merged: Measured
@@ -81,29 +82,31 @@ class Ours:
 
 
 def beside(findings: Findings) -> list[Beside]:
-    """The tables that this run has figures for, in the paper's order; [] for most runs."""
+    """The paper's tables that this run has figures for, in order; [] for most runs."""
     card = findings.scorecard
     tables = []
     if card.published == "dsg-1k":
-        tables += [_made(findings, paper.TABLE_1, _table_1(card), _dsg_said(card, preference=True))]
+        tables += [
+            _compare(findings, paper.TABLE_1, _table_1(card), _dsg_caption(card, preference=True))
+        ]
     if ours := _table_5(findings.hps):
-        tables += [_made(findings, paper.TABLE_5, ours, _hps_said(findings.hps))]
+        tables += [_compare(findings, paper.TABLE_5, ours, _hps_caption(findings.hps))]
     if card.published == "tifa-v1.0":
-        ours = _each(card, lambda m: [*_of(m.categories, ELEMENTS), m.score],
+        ours = _ours(card, lambda m: [*_of(m.categories, ELEMENTS), m.score],
                      lambda m: [*_of(m.category_differences, ELEMENTS), m.difference])  # fmt: skip
-        tables += [_made(findings, paper.TABLE_6, ours, _tifa_said(card))]
+        tables += [_compare(findings, paper.TABLE_6, ours, _tifa_caption(card))]
     if card.published == "dsg-1k":
-        ours = _each(
+        ours = _ours(
             card,
             lambda m: [*_of(m.details, KINDS), m.by_question],
             lambda m: [*_of(m.detail_differences, KINDS), m.by_question_difference],
         )
-        tables += [_made(findings, paper.TABLE_7, ours, _dsg_said(card))]
+        tables += [_compare(findings, paper.TABLE_7, ours, _dsg_caption(card))]
     return tables
 
 
 def own_base(findings: Findings) -> tuple[str, bool]:
-    """What the run's base is called, and whether it is one of the paper's."""
+    """The name of the run's base, and whether it is one of the paper's."""
     base = BaseConfig.model_validate(findings.settings.get("base", {}))
     if known := paper_base(base):
         return known, True
@@ -117,7 +120,7 @@ def _table_1(card: Scorecard) -> Ours:
         for column, names in MEASURED_BY.items()
     }
     scorers = list(labels.values())
-    return _each(
+    return _ours(
         card,
         lambda m: [m.by_question, None, *_of(m.preferences, scorers)],
         lambda m: [m.by_question_difference, None, *_of(m.preference_differences, scorers)],
@@ -143,7 +146,7 @@ def _table_5(hps: dict[str, dict[str, Any]]) -> Ours | None:
 
 
 def _comparable(hps: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Those by the version that table 5 has."""
+    """The results by HPS v2.1, the version in table 5."""
     return {model: r for model, r in hps.items() if r["scorer"]["name"] == "HPS v2.1"}
 
 
@@ -160,12 +163,12 @@ def _interval(row: dict[str, Any]) -> Interval | None:
     )
 
 
-def _each(
+def _ours(
     card: Scorecard,
     values: Callable[[ModelScore], Measured],
     gains: Callable[[ModelScore], Measured],
 ) -> Ours:
-    base, merged = one(card, "base"), one(card, "merged")
+    base, merged = (model_with_role(card, role) for role in ("base", "merged"))
     return Ours(values(base), values(merged), gains(merged))
 
 
@@ -173,15 +176,18 @@ def _of(intervals: dict[str, Interval], names: Sequence[str]) -> Measured:
     return [intervals.get(name) for name in names]
 
 
-def _made(findings: Findings, printed: Printed, ours: Ours, caption: str) -> Beside:
+def _compare(findings: Findings, printed: Printed, ours: Ours, caption: str) -> Beside:
     name, known = own_base(findings)
-    own = f"merged ({findings.merged.method.replace('_', ' ')})"
-    mine = {"": ("base", ours.base), SELMA: (own, ours.merged)}
+    merged = f"merged ({findings.merged.method.replace('_', ' ')})"
+    own_rows = {"": ("base", ours.base), SELMA: (merged, ours.merged)}
     bases = [name] if known else []
     bases += [base for base in printed.rows if base not in bases]
-    blocks = [] if known else [Block(name, tuple(_rows(printed, None, mine, ours.gain)))]
+    blocks = [] if known else [Block(name, tuple(_rows(printed, None, own_rows, ours.gain)))]
     blocks += [
-        Block(base, tuple(_rows(printed, base, *((mine, ours.gain) if base == name else ({}, [])))))
+        Block(
+            base,
+            tuple(_rows(printed, base, *((own_rows, ours.gain) if base == name else ({}, [])))),
+        )
         for base in bases
     ]
     if not known:
@@ -192,29 +198,29 @@ def _made(findings: Findings, printed: Printed, ours: Ours, caption: str) -> Bes
 def _rows(
     printed: Printed,
     base: str | None,
-    mine: dict[str, tuple[str, Measured]],
+    own_rows: dict[str, tuple[str, Measured]],
     gain: Measured,
 ) -> Iterator[Row]:
-    """A base's rows: ours above the paper's of the same model, and last what SELMA gained."""
-    theirs = printed.rows[base] if base else {}
-    for method in theirs or mine:
-        if method in mine:
-            name, values = mine[method]
+    """A base's rows: ours above the paper's for the same model, and last the gains."""
+    printed_rows = printed.rows[base] if base else {}
+    for method in printed_rows or own_rows:
+        if method in own_rows:
+            name, values = own_rows[method]
             yield Row(name, True, False, tuple(_cells(printed, values)))
-        if method in theirs:
+        if method in printed_rows:
             yield Row(
                 f"+ {method}" if method else "base",
                 False,
                 False,
                 tuple(
                     None if value is None else Cell(points(value, digits))
-                    for value, digits in zip(theirs[method], printed.decimals, strict=True)
+                    for value, digits in zip(printed_rows[method], printed.decimals, strict=True)
                 ),
             )
-    if mine:
+    if own_rows:
         yield Row("merged minus base", True, True, tuple(_cells(printed, gain, sign=True)))
-    if theirs:
-        pairs = zip(theirs[SELMA], theirs[""], printed.decimals, strict=True)
+    if printed_rows:
+        pairs = zip(printed_rows[SELMA], printed_rows[""], printed.decimals, strict=True)
         yield Row("SELMA minus base", False, True, tuple(
             None if after is None or before is None else Cell(signed(after - before, digits))
             for after, before, digits in pairs
@@ -231,7 +237,7 @@ def _cells(printed: Printed, values: Measured, *, sign: bool = False) -> Iterato
             yield Cell(show(interval.mean, fine), spread(interval, sign=sign, digits=fine))
 
 
-def _dsg_said(card: Scorecard, *, preference: bool = False) -> str:
+def _dsg_caption(card: Scorecard, *, preference: bool = False) -> str:
     zeroing = card.zeroing.replace("_", " ")
     caption = (
         f"Ours: {_share(card, 'DSG-1k')}, judged by {card.judge}; the mean over all questions, "
@@ -251,7 +257,7 @@ def _dsg_said(card: Scorecard, *, preference: bool = False) -> str:
     return caption
 
 
-def _tifa_said(card: Scorecard) -> str:
+def _tifa_caption(card: Scorecard) -> str:
     matched = f", free answers matched by {card.matcher}" if card.matcher else ""
     return (
         f"Ours: {_share(card, 'TIFA v1.0')}, judged by {card.judge}{matched}. The paper's: judged "
@@ -266,7 +272,7 @@ def _share(card: Scorecard, name: str) -> str:
     return f"only {card.prompts} of the {total} prompts of {name}, so that the prompts differ too"
 
 
-def _hps_said(hps: dict[str, dict[str, Any]]) -> str:
+def _hps_caption(hps: dict[str, dict[str, Any]]) -> str:
     captions = []
     for model, result in _comparable(hps).items():
         if model in ("base", "merged"):

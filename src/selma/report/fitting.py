@@ -1,4 +1,4 @@
-"""Tables for a terminal, however narrow: columns are folded or set apart, no number is broken."""
+"""Tables that fit the terminal: columns are folded or split off, but no number is broken."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from rich.table import Table
 from rich.text import Text
 
 NAME_WIDTH = 10
-"""How narrow a column of names may become, its names folded."""
+"""Smallest width of a column of folded names."""
 _FRAME = 3
-"""What a column takes beside its cells: a line and two blanks."""
+"""Width of a column besides its cells: a line and two blanks."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column's header, and what becomes of it where there is little room."""
+    """A column's header, and how it is fitted into a narrow table."""
 
     header: str
     kind: Literal["name", "number", "ends"] = "number"
-    """A name may be folded; a number never is; the ends of an interval may go below the number in
-    the column before them."""
+    """A name may be folded, a number may not, and the ends of an interval may move below the number
+    in the column before."""
 
 
 @dataclass(frozen=True)
 class Row:
+    """A row's cells, and how they are set off."""
+
     cells: Sequence[str]
-    """As many as there are columns, or fewer: the rest is empty."""
+    """At most as many as there are columns; missing ones are empty."""
     bold: bool = False
     rule_above: bool = field(default=False, kw_only=True)
 
@@ -38,8 +40,8 @@ class Row:
 def print_fitted(console: Console, columns: Sequence[Column], rows: Sequence[Row]) -> None:
     """Print a table that is no wider than the console.
 
-    Where it is too wide, the ends of intervals go below their numbers; where that is not enough,
-    columns of names are folded, and the last columns become a table of their own.
+    If it is too wide, the ends of intervals move below their numbers; if that is not enough,
+    columns of names are folded and the last columns become a table of their own.
     """
     filled = [[*row.cells, *[""] * (len(columns) - len(row.cells))] for row in rows]
     cells = [[column.header for column in columns], *filled]
@@ -67,20 +69,20 @@ def print_fitted(console: Console, columns: Sequence[Column], rows: Sequence[Row
 def _ends_below(
     columns: Sequence[Column], cells: Sequence[Sequence[str]]
 ) -> tuple[list[Column], list[list[str]]]:
-    """The columns without those of ends, and the cells with ends below their numbers."""
-    stays = [number for number, column in enumerate(columns) if column.kind != "ends"]
+    """The columns other than ends, and the cells with ends below their numbers."""
+    others = [number for number, column in enumerate(columns) if column.kind != "ends"]
     below = {number - 1 for number, column in enumerate(columns) if column.kind == "ends"}
     folded = [
-        [f"{row[n]}\n{row[n + 1]}".rstrip("\n") if n in below else row[n] for n in stays]
+        [f"{row[n]}\n{row[n + 1]}".rstrip("\n") if n in below else row[n] for n in others]
         for row in cells
     ]
-    return [columns[number] for number in stays], folded
+    return [columns[number] for number in others], folded
 
 
 def _widths(
     columns: Sequence[Column], cells: Sequence[Sequence[str]], *, folded: bool
 ) -> list[int]:
-    """Of each column with its frame; with `folded`, as narrow as names may become."""
+    """Width of each column with its frame; with `folded`, names at their narrowest."""
     widths = [_width(cells, number) for number in range(len(columns))]
     return [
         _FRAME + (min(width, NAME_WIDTH) if folded and column.kind == "name" else width)
@@ -93,7 +95,7 @@ def _width(cells: Sequence[Sequence[str]], number: int) -> int:
 
 
 def _parts(columns: Sequence[Column], widths: Sequence[int], room: int) -> Iterator[list[int]]:
-    """The columns of each table: all, or as many as there is room for beside the names."""
+    """The columns of each table: the names, and as many others as fit."""
     names = [number for number, column in enumerate(columns) if column.kind == "name"]
     part, used = list(names), sum(widths[number] for number in names)
     for number in (n for n in range(len(columns)) if n not in names):

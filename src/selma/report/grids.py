@@ -1,4 +1,4 @@
-"""Images to look at: fair and extreme choices of prompts, cards, and a contact sheet."""
+"""Images in the report: prompts chosen fairly and by extremes, cards, and a contact sheet."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from PIL import Image, ImageDraw, ImageFont
 from selma.image_files import REMEDY_FOR_GENERATED, open_image
 from selma.records.benchmarks import Answer, BenchmarkPrompt, evenly
 from selma.records.report import Findings
-from selma.report.tables import one
+from selma.report.tables import model_with_role
 from selma.workspace import inside
 
-SHOWN_PX = 256  # larger images are made smaller: the page stays a few megabytes
-EXTREMES = 6  # biggest gains and losses shown
+SHOWN_PX = 256  # larger images are shrunk, so that the page stays a few megabytes
+EXTREMES = 6  # number of biggest gains and of biggest losses
 
 
 @dataclass(frozen=True)
 class Mark:
-    """How an answer counted, as a sign, a word for those who do not see it, and the raw answer."""
+    """How an answer counted: a sign, a word for screen readers, and the raw answer."""
 
     sign: str
     word: str
@@ -51,6 +51,7 @@ class Card:
 
     @property
     def change(self) -> float:
+        """The merged model's score minus the base's."""
         return self.scores[1] - self.scores[0]
 
 
@@ -60,15 +61,15 @@ class Cards:
     def __init__(self, findings: Findings) -> None:
         card = findings.scorecard
         self.findings = findings
-        self.models = (one(card, "base"), one(card, "merged"))
+        self.models = (model_with_role(card, "base"), model_with_role(card, "merged"))
         self.answers = tuple(_by_question(findings.answers[m.model]) for m in self.models)
 
     def fair(self, count: int) -> list[Card]:
-        """Prompts evenly over the groups, chosen without a look at any score."""
+        """Prompts evenly over the groups, chosen regardless of scores."""
         return self._make(evenly(self.findings.benchmark_prompts, count))
 
     def gains(self) -> list[Card]:
-        """The prompts whose score rose most; the benchmark's order decides between equals."""
+        """The prompts whose score rose most; ties are in the benchmark's order."""
         return self._make([p for p in self._by_change(-1)[:EXTREMES] if self._change(p) > 0])
 
     def losses(self) -> list[Card]:
@@ -102,14 +103,15 @@ class Cards:
             ),
         )
 
-    def _mark(self, which: int, prompt: BenchmarkPrompt, question: str) -> Mark:
-        return mark_of(self.answers[which].get((prompt.id, question)))
+    def _mark(self, model: int, prompt: BenchmarkPrompt, question: str) -> Mark:
+        return mark_of(self.answers[model].get((prompt.id, question)))
 
     def _image(self, prompt: BenchmarkPrompt, model: str) -> str:
         return data_uri(benchmark_image(self.findings, prompt, model))
 
 
 def benchmark_image(findings: Findings, prompt: BenchmarkPrompt, model: str) -> Path:
+    """The file with a model's image of a benchmark prompt."""
     return inside(findings.images[model], f"{prompt.id}.png")
 
 
@@ -122,7 +124,7 @@ def shown_image(path: Path) -> Image.Image:
 
 
 def data_uri(path: Path) -> str:
-    """An image as a PNG inside a data: URI; pixels only, whatever else the file holds."""
+    """An image as a PNG in a data: URI, without the file's metadata."""
     file = io.BytesIO()
     shown_image(path).save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
@@ -131,7 +133,7 @@ def data_uri(path: Path) -> str:
 def contact_sheet(findings: Findings, count: int) -> Image.Image:
     """Base and merged images of the fair choice, four prompts in a row, each with its text."""
     prompts = evenly(findings.benchmark_prompts, count)
-    models = [one(findings.scorecard, role).model for role in ("base", "merged")]
+    models = [model_with_role(findings.scorecard, role).model for role in ("base", "merged")]
     columns, side, gap, words = min(4, len(prompts)), 128, 6, 70
     width, height = 2 * side + gap + 22, side + words
     rows = -(-len(prompts) // columns)
@@ -157,7 +159,7 @@ def _by_question(answers: Sequence[Answer]) -> dict[tuple[str, str], Answer]:
 
 
 def mark_of(answer: Answer | None) -> Mark:
-    """How an answer is shown; a dot where nothing was asked."""
+    """The mark of an answer; a dot if nothing was asked."""
     if answer is None:
         return Mark("·", "not asked", "")
     sign, word = {
@@ -167,5 +169,5 @@ def mark_of(answer: Answer | None) -> Mark:
         "unreadable": ("?", "unreadable"),
         None: ("·", "answered"),
     }[answer.verdict]
-    sure = "" if answer.yes is None else f", P(yes) {answer.yes:.2f}"
-    return Mark(sign, word, f"{answer.text[:80]!r}{sure}")
+    probability = "" if answer.yes is None else f", P(yes) {answer.yes:.2f}"
+    return Mark(sign, word, f"{answer.text[:80]!r}{probability}")

@@ -1,4 +1,4 @@
-"""What terminals show of models: adapters and their merges, bases, the memory they need."""
+"""Adapters, merges, base models and memory estimates as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ if TYPE_CHECKING:
     from selma.backbones.memory import Need
 
 AT_ONCE = 6
-"""Experts side by side in a table, which fits 80 columns with their numbers."""
+"""Experts side by side in a table of 80 columns."""
 
 
 def print_adapter(file: Adapter, console: Console) -> None:
-    """What an adapter's file is: its kind and format, its layers, and where it says that it comes
-    from."""
+    """Print an adapter's kind, format, layers and lineage."""
     from selma.adapters.table import ADAPTERS
 
     parts = Counter(layer.partition(".")[0] for layer in file.layers)
@@ -41,8 +40,8 @@ def print_adapter(file: Adapter, console: Console) -> None:
 def print_diagnostics(
     diagnostics: Mapping[str, Any], console: Console, *, all_layers: bool = False
 ) -> None:
-    """Tables of what a merge did: each expert, their cosines, and the layers that lost most, or all
-    of them in that order."""
+    """Print a merge's diagnostics: each expert, their cosines, and five layers or all, those farthest
+    from the mean first."""
     summary = diagnostics["all"]
     console.print(
         f"Against the exact mean of the weight deltas: relative error "
@@ -77,7 +76,7 @@ def _experts(experts: Mapping[str, Any]) -> Table:
 
 
 def _cosines(cosines: Mapping[str, Mapping[str, float]]) -> Iterator[Table]:
-    """Every pair's cosine; experts by number, since their names would not fit side by side."""
+    """Every pair's cosine, with experts numbered, since their names would not fit."""
     names = list(cosines)
     for start in range(0, len(names), AT_ONCE):
         others = names[start : start + AT_ONCE]
@@ -109,7 +108,7 @@ def _layers(diagnostics: Mapping[str, Any], layers: Sequence[tuple[str, dict[str
 
 
 def _table(title: str, first: str, figures: Iterable[str], *, numbered: bool = False) -> Table:
-    """A table that fits 80 columns: the first column is folded, and never a number."""
+    """A table for 80 columns: the first column is folded, numbers are not."""
     table = Table(title=title, min_width=60)
     if numbered:
         table.add_column("#", justify="right", no_wrap=True)
@@ -120,19 +119,19 @@ def _table(title: str, first: str, figures: Iterable[str], *, numbered: bool = F
 
 
 def layer_measure(diagnostics: Mapping[str, Any]) -> str:
-    """What a layer's first number is: its rank, or of rotations how far the experts disagree."""
+    """The name of a layer's first figure: its rank, or for rotations the experts' conflict."""
     return "conflict c" if "conflict" in diagnostics["all"] else "rank"
 
 
 def layer_value(layer: Mapping[str, Any]) -> str:
-    """That number."""
+    """The figure that `layer_measure` names."""
     if "rank" in layer:
         return str(layer["rank"])
     return "∞" if layer["conflict"] is None else f"{layer['conflict']:.3g}"
 
 
 def rotation_sentence(diagnostics: Mapping[str, Any]) -> str:
-    """Of merged rotations what only they have; empty for others."""
+    """The figures that only merged rotations have, as a sentence; empty for other merges."""
     summary = diagnostics["all"]
     if "conflict" not in summary:
         return ""
@@ -146,13 +145,13 @@ def rotation_sentence(diagnostics: Mapping[str, Any]) -> str:
 def worst_layers(
     diagnostics: Mapping[str, Any], count: int = 5
 ) -> list[tuple[str, dict[str, Any]]]:
-    """The layers that the merge moved farthest from the mean, the farthest first."""
+    """The layers that are farthest from the mean after the merge, farthest first."""
     layers = diagnostics["layers"].items()
     return sorted(layers, key=lambda pair: (-pair[1]["relative_error"], pair[0]))[:count]
 
 
 def print_trials(trials: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Tables of the merges that were tried, the best first, and uniform weights."""
+    """Print tables of the ten best merges that were tried, best first, and of uniform weights."""
     skills = list(trials[0]["weights"])
     ranked = sorted(trials, key=lambda row: (-row["score"], row["trial"]))
     shown = [row for rank, row in enumerate(ranked) if rank < 10 or row["trial"] == 0]
@@ -172,22 +171,22 @@ def print_trials(trials: Sequence[Mapping[str, Any]], console: Console) -> None:
 
 
 def print_bases(bases: Iterable[Base], console: Console) -> None:
-    """The table of base models, and below it where each lies."""
+    """Print the table of base models, and below it each one's repository and licence."""
     figures = ("predicts", "px", "text\nwidth", "text\nencoders", "guidance")
     table = _table("base models", "base.model", figures)
-    rows = list(bases)
-    for base in rows:
-        own = base.architecture
+    bases = list(bases)
+    for base in bases:
+        architecture = base.architecture
         table.add_row(
             base.name,
-            own.prediction,
-            str(own.image_px),
-            str(own.cross_width),
-            str(own.text_encoders),
+            architecture.prediction,
+            str(architecture.image_px),
+            str(architecture.cross_width),
+            str(architecture.text_encoders),
             f"{base.guidance:g}",
         )
     console.print(table)
-    for base in rows:
+    for base in bases:
         pinned = base.revision or "newest commit: none is known to be pinned"
         where = f"{base.repository} @ {pinned}" if base.repository else "embedded"
         licence = base.licence or "selma's own"
@@ -195,18 +194,20 @@ def print_bases(bases: Iterable[Base], console: Console) -> None:
         console.print(line, highlight=False)
 
 
-def print_architecture(own: Architecture, bases: Mapping[str, Base], console: Console) -> None:
-    """What a model's configs say, and which rows of the table fit it."""
-    for key, value in vars(own).items():
+def print_architecture(
+    architecture: Architecture, bases: Mapping[str, Base], console: Console
+) -> None:
+    """Print what a model's configs say, and the table's rows with the same architecture."""
+    for key, value in vars(architecture).items():
         console.print(f"{key}: {value}", highlight=False)
-    same = [name for name, base in bases.items() if base.architecture == own]
-    console.print(f"as: {', '.join(same) or 'none of the table'}", highlight=False)
+    names = [name for name, base in bases.items() if base.architecture == architecture]
+    console.print(f"as: {', '.join(names) or 'none of the table'}", highlight=False)
 
 
 def print_memory(
     needs: Iterable[Need], changes: Sequence[str], limit: int | None, console: Console
 ) -> None:
-    """A table of what each piece of work needs, and below it what to change."""
+    """Print a table of the memory that each piece of work needs, and below it what to change."""
     figures = ("images\nat once", "weights", "trained", "activations", "in all")
     table = _table("memory of the device, estimated from shapes (GiB)", "work", figures)
     for need in needs:

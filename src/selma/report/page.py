@@ -1,6 +1,6 @@
-"""The report: one HTML page that needs nothing else, and a contact sheet for a README.
+"""The report: one self-contained HTML page, and a contact sheet for a README.
 
-6-report/index.html    equal findings give equal bytes, but for elements with `data-volatile`
+6-report/index.html    equal findings give equal bytes, except in elements with `data-volatile`
 6-report/grid.png      base beside merged
 """
 
@@ -38,9 +38,9 @@ STAGES = {
 
 
 def write_report(findings: Findings, config: ReportConfig, folder: Workspace) -> Path:
-    """The path of `6-report/index.html`, written anew each time: its times may have changed.
+    """Write `6-report/index.html` and return its path.
 
-    Raises DataError if an image cannot be read or the scorecard lacks base or merged.
+    The page is written anew each time, since the stages' times may have changed. Raises DataError if an image cannot be read or the scorecard lacks base or merged.
     """
     item = folder.item(
         REPORT,
@@ -67,7 +67,7 @@ def write_report(findings: Findings, config: ReportConfig, folder: Workspace) ->
 
 
 def render(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ()) -> str:
-    """The page's HTML. All that comes from findings and pages is escaped by jinja's autoescape."""
+    """The page's HTML. jinja's autoescape escapes everything from findings and pages."""
     jinja = environment()
     script = jinja.get_template("page.js").render()
     return jinja.get_template("page.html").render(
@@ -76,9 +76,9 @@ def render(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ())
 
 
 def context(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ()) -> dict[str, Any]:
-    """What the template shows, by name."""
+    """The template's variables."""
     card = findings.scorecard
-    base, merged = tables.one(card, "base"), tables.one(card, "merged")
+    base, merged = (tables.model_with_role(card, role) for role in ("base", "merged"))
     cards = grids.Cards(findings)
     headline, meaning = tables.conclusion(card)
     categories = list(
@@ -144,8 +144,8 @@ class Bars:
 
 
 def difference_axis(difference: Interval) -> dict[str, Any]:
-    """Where zero, the mean and the interval lie on the headline's axis, in percent of its width,
-    and its tick marks; zero always is on the axis."""
+    """Positions of the interval, its mean and the tick marks on the headline's axis, in percent of
+    its width; zero is always in the middle."""
     widest = max(abs(difference.low), abs(difference.high), 1.0) * 1.15
     step = next(s for s in (0.5, 1, 2, 5, 10, 20, 50, 100, 200) if widest / s <= 4)
 
@@ -162,8 +162,8 @@ def difference_axis(difference: Interval) -> dict[str, Any]:
 
 
 def stage_times(journal: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each stage before the report: its label, seconds and cost in all. Journal lines of
-    interrupted runs count as well: they were spent."""
+    """Label, total seconds and total cost of each stage before the report. Interrupted runs count,
+    since their time was spent."""
     rows = []
     for stage, label in STAGES.items():
         lines = [line for line in journal if line.get("stage") == stage]
@@ -176,7 +176,7 @@ def stage_times(journal: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def shown_pairs(pairs: list[Pair], count: int) -> Iterator[tuple[str, str]]:
-    """(text, image) of `count` pairs, evenly spaced over a skill's."""
+    """(text, image) of `count` pairs, evenly spaced over all of a skill."""
     count = min(count, len(pairs))
     for i in range(count):
         pair = pairs[(2 * i + 1) * len(pairs) // (2 * count)]

@@ -1,7 +1,7 @@
-"""Pages beside a run's own report: how one is handed over, and how all are listed.
+"""Applications' pages in a run's report: written here, listed and linked by stage 6.
 
-6-report/pages/<name>.json    a `Page`, whole or not there
-6-report/<page.file>          the full page, which needs nothing else
+6-report/pages/<name>.json    a `Page`, written atomically
+6-report/<page.file>          the full page, self-contained
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from selma.workspace import REPORT, Workspace, inside, write_bytes, write_json
 PAGES = "pages"
 MOST_BYTES = 2_000_000
 OWN = frozenset({"index.html", "grid.png", "plan.json", "manifest.json", PAGES})
-"""What stage 6 itself has in its folder, which no page may claim."""
+"""Names in the folder that belong to stage 6 itself, and to no page."""
 
 
 def write_page(page: Page, folder: Workspace, html: str | None = None) -> Path:
-    """Hand a page to the run's report. The path of the full page, or of its record without one.
+    """Add a page to the run's report. Returns the path of the full page, else of its record.
 
-    html: the full page, written to `page.file` first; None where it is there already.
+    html: the full page, written to `page.file` first; None if it exists already.
     """
     report = folder.root / REPORT
     record = inside(report, f"{PAGES}/{page.name}.json")
@@ -38,9 +38,9 @@ def write_page(page: Page, folder: Workspace, html: str | None = None) -> Path:
 
 
 def read_pages(folder: Workspace) -> list[Page]:
-    """All pages that were handed over, by name, without `file` where that is missing.
+    """All pages of the run, by name; a page whose full page is missing has no `file`.
 
-    Raises DataError for a file that is no page.
+    Raises DataError for a file that is not a page.
     """
     report = folder.root / REPORT
     pages = [_read(path) for path in sorted((report / PAGES).glob("*.json"))]
@@ -53,12 +53,12 @@ def read_pages(folder: Workspace) -> list[Page]:
 
 
 def entries(pages: Iterable[Page]) -> set[str]:
-    """Names in `6-report` that belong to the pages and not to the report itself."""
+    """Names in `6-report` that belong to the pages rather than to the report itself."""
     return {PAGES} | {page.file.partition("/")[0] for page in pages if page.file is not None}
 
 
 def changed(page: Page, keys: Mapping[str, str]) -> list[str]:
-    """What the page is about and the run has otherwise by now, or no longer has; sorted."""
+    """The parts of the run that changed or vanished since the page was written; sorted."""
     return sorted(part for part, key in page.about.items() if keys.get(part) != key)
 
 

@@ -1,7 +1,7 @@
-"""The paper's own figures (arXiv:2403.06952, tables 1 and 5-8), as printed, and what is odd about
-them. None is a cell that the paper leaves empty.
+"""The paper's own figures (arXiv:2403.06952, tables 1 and 5-8), as printed, with notes on oddities.
 
-A row is named by its base, in the paper's words, and by what was done to it: "" is the base itself.
+A row is named by its base, in the paper's words, and its method; "" is the base itself. None is a
+cell that the paper leaves empty.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Printed:
     """Base → method → figures."""
     notes: tuple[str, ...]
     decimals: tuple[int, ...]
-    """Of each column, as printed."""
+    """Decimals of each column, as printed."""
 
 
 _JUDGE = (
@@ -35,7 +35,7 @@ DSG_QUESTIONS = {
     "whole": 2748, "color": 427, "shape": 50, "spatial": 1795, "part": 646, "state": 924,
     "count": 189, "action": 272, "global": 475, "material": 97, "type": 244, "text rendering": 110,
 }  # fmt: skip
-"""Questions of DSG-1k in each column of table 7; 205 more count in the average alone."""
+"""DSG-1k's questions in each column of table 7; 205 more count in the average alone."""
 
 TABLE_1 = Printed(
     1,

@@ -1,4 +1,4 @@
-"""Numbers as readers meet them, and the scorecard as a table for the terminal."""
+"""How the report writes numbers, and the scorecard as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from selma.report.fitting import Column, Row, print_fitted
 
 
 def points(value: float, digits: int = 1) -> str:
-    """One decimal, as far as a few hundred prompts can tell; scorers of preference need more."""
+    """A score, by default with the one decimal that a few hundred prompts can resolve."""
     return f"{value:.{digits}f}".replace("-", "−")
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """One decimal with its sign; a true minus, and none before zero."""
+    """A difference with its sign: a true minus, and no sign before zero."""
     text = f"{value:+.{digits}f}".replace("-", "−")
     return text[1:] if float(text[1:]) == 0 else text
 
 
 def between(interval: Interval, *, sign: bool = False, digits: int = 1) -> str:
-    """The interval's two ends in words: "0.3 to 3.9"."""
+    """The interval's ends: "0.3 to 3.9"."""
     show = signed if sign else points
     return f"{show(interval.low, digits)} to {show(interval.high, digits)}"
 
 
 def error(interval: Interval, digits: int = 1) -> str:
-    """The standard error; empty where there is none."""
+    """The standard error; empty if there is none."""
     standard_error = interval.standard_error
     return "" if standard_error is None else points(standard_error, digits)
 
@@ -39,12 +39,12 @@ def spread(interval: Interval, *, sign: bool = False, digits: int = 1) -> str:
 
 
 def clear(interval: Interval | None) -> bool:
-    """Whether a difference's interval leaves out zero."""
+    """Whether a difference's interval excludes zero."""
     return interval is not None and (interval.low > 0 or interval.high < 0)
 
 
-def one(scorecard: Scorecard, role: str) -> ModelScore:
-    """The model with this role. Raises DataError if there is none."""
+def model_with_role(scorecard: Scorecard, role: str) -> ModelScore:
+    """The first model with this role. Raises DataError if there is none."""
     for model in scorecard.models:
         if model.role == role:
             return model
@@ -52,8 +52,8 @@ def one(scorecard: Scorecard, role: str) -> ModelScore:
 
 
 def conclusion(scorecard: Scorecard) -> tuple[str, str]:
-    """What the merged model's difference to the base means: a short and a longer sentence."""
-    gain = one(scorecard, "merged").difference
+    """What the merged model's difference to the base means: a headline and an explanation."""
+    gain = model_with_role(scorecard, "merged").difference
     if gain is None:
         raise DataError("The merged model has no difference to the base. Score both together.")
     n = f"{gain.n} benchmark prompts"
@@ -93,7 +93,7 @@ FURTHER = (
     ),
     ("clip", "CLIP", "The CLIP score is 100 times the cosine of image and prompt."),
 )
-"""Field of ModelScore, its column's name, and what it is; not every run has each."""
+"""Field of ModelScore, column name and meaning of each score that only some runs have."""
 
 
 def further_scores(scorecard: Scorecard) -> list[tuple[str, str, str]]:
@@ -102,8 +102,8 @@ def further_scores(scorecard: Scorecard) -> list[tuple[str, str, str]]:
 
 
 def print_scorecard(scorecard: Scorecard, console: Console) -> None:
-    """A table of all models, and below it what the merged one's difference means."""
-    more = {
+    """Print a table of all models, and below it what the merged one's difference means."""
+    further = {
         name: [points(score.mean) if (score := getattr(m, field)) else "" for m in scorecard.models]
         for field, name, _ in further_scores(scorecard)
     }
@@ -112,13 +112,13 @@ def print_scorecard(scorecard: Scorecard, console: Console) -> None:
         f"{images_of_each(scorecard)}{scorecard.questions} questions, judge {scorecard.judge}"
     )
     columns = [Column("model", "name"), Column(scorecard.measure), Column("95%", "ends")]
-    columns += [Column("minus base"), Column("95%", "ends"), *map(Column, more)]
+    columns += [Column("minus base"), Column("95%", "ends"), *map(Column, further)]
     rows = []
     for number, model in enumerate(scorecard.models):
         change = model.difference
         cells = [model.model, points(model.score.mean), between(model.score)]
         cells += [signed(change.mean), between(change, sign=True)] if change else ["", ""]
-        cells += [column[number] for column in more.values()]
+        cells += [column[number] for column in further.values()]
         rows.append(Row(cells, model.role == "merged"))
     console.print(title, style="italic", highlight=False, markup=False)
     print_fitted(console, columns, rows)
@@ -138,12 +138,12 @@ def print_scorecard(scorecard: Scorecard, console: Console) -> None:
 
 
 def images_of_each(scorecard: Scorecard) -> str:
-    """How many images of each prompt there are, as words in a list; empty for one."""
+    """The number of images of each prompt, as an item of a list; empty for one."""
     return f"{scorecard.seeds} images of each, " if scorecard.seeds > 1 else ""
 
 
 def compared(pair: Comparison) -> str:
-    """One comparison as a sentence."""
+    """A comparison of two models as a sentence."""
     difference = pair.difference
     doubt = "" if clear(difference) else ": no clear difference"
     return (
@@ -156,8 +156,7 @@ CHOSE = "this run was chosen or tuned by it; its gain is no independent evidence
 
 
 def print_preferences(scorecard: Scorecard, console: Console) -> None:
-    """A table of what each preference scorer says of each model, and below it what its numbers
-    are."""
+    """Print a table of each preference scorer's scores, and below it what the scorers are."""
     columns = [Column("scorer", "name"), Column("model", "name")]
     for header in ("score", "minus base", "wins"):
         columns += [Column(header), Column("95%", "ends")]
@@ -187,5 +186,5 @@ def print_preferences(scorecard: Scorecard, console: Console) -> None:
 
 
 def share(value: float) -> str:
-    """A part of a whole in percent."""
+    """A share in 0..1 as a percentage."""
     return f"{100 * value:.1f} %"

@@ -1,4 +1,4 @@
-"""What the report's pages are made with: templates, what they may call, and what a page may do."""
+"""The templates' environment: their functions and filters, and a page's content security policy."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from selma.report import models, tables
 
 
 def environment(own: str = "selma.report") -> Environment:
-    """Where templates find one another, and what they may call: those of the package `own`, then
-    the report's."""
+    """The jinja environment with the templates of the package `own`, then the report's."""
     jinja = Environment(
         loader=ChoiceLoader([PackageLoader(own, ""), PackageLoader("selma.report", "")]),
         autoescape=True,
@@ -34,7 +33,7 @@ def environment(own: str = "selma.report") -> Environment:
 
 
 def policy(script: str = "") -> str:
-    """What a page may load and run: this script alone. A mistake in escaping could do no more."""
+    """A content security policy that allows this script alone, in case escaping has a mistake."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
@@ -43,7 +42,7 @@ def policy(script: str = "") -> str:
 
 
 def heat(value: float, scale: float = 12.0) -> int:
-    """How strongly a difference is tinted, 0-70 percent; full from `scale` points on."""
+    """Strength of a difference's tint, 0-70 percent; the full one from `scale` points on."""
     return round(70 * min(abs(value) / scale, 1))
 
 
@@ -54,7 +53,7 @@ def largest_change(energies: Mapping[str, Any]) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a reader says them."""
+    """Seconds in words: "40 s", "3 min" or "1 h 5 min"."""
     minutes = round(seconds / 60)
     if seconds < 59.5:
         return f"{seconds:.0f} s"
