@@ -47,7 +47,6 @@ class Findings:
     """Skill → hyperspherical energy of each layer before and after, for rotation experts
     (`adapters.rotations.oft.energies`)."""
     hps: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Model → its result on HPS's benchmark (`scores.hps`), for the run's present models."""
+    """Model → its result on HPS's benchmark (`scores.hps`), for the run's models."""
     keys: dict[str, str] = field(default_factory=dict)
-    """Part of the run → its key, which shows whether a page (`records.pages`) is about models, images
-    or judges that the run no longer has."""
+    """Part of the run → its key, by which a page (`records.pages`) is recognised as out of date."""

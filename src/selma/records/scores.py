@@ -64,8 +64,7 @@ class ModelScore(Record):
     groups: dict[str, Interval]
     """Per prompt group, 0-100."""
     by_question: Interval | None = None
-    """`score_by_question` with its interval; for a published benchmark alone, whose tables have it."""
-
+    """`score_by_question` with its interval; for published benchmarks, whose tables have it."""
     details: dict[str, Interval] = Field(default_factory=dict)
     """Per detailed category, 0-100; only for a published benchmark."""
     category_differences: dict[str, Interval] = Field(default_factory=dict)

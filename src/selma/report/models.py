@@ -40,8 +40,10 @@ def print_adapter(file: Adapter, console: Console) -> None:
 def print_diagnostics(
     diagnostics: Mapping[str, Any], console: Console, *, all_layers: bool = False
 ) -> None:
-    """Print a merge's diagnostics: each expert, their cosines, and five layers or all, those farthest
-    from the mean first."""
+    """Print a merge's diagnostics: each expert, their cosines, and five layers or all.
+
+    The layers farthest from the mean come first.
+    """
     summary = diagnostics["all"]
     console.print(
         f"Against the exact mean of the weight deltas: relative error "

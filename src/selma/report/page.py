@@ -40,7 +40,8 @@ STAGES = {
 def write_report(findings: Findings, config: ReportConfig, folder: Workspace) -> Path:
     """Write `6-report/index.html` and return its path.
 
-    The page is written anew each time, since the stages' times may have changed. Raises DataError if an image cannot be read or the scorecard lacks base or merged.
+    The page is written anew each time, since the stages' times may have changed. Raises
+    DataError if an image cannot be read or the scorecard lacks base or merged.
     """
     item = folder.item(
         REPORT,
