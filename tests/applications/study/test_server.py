@@ -125,18 +125,18 @@ def raw(server: Served, method: str, path: str, body: bytes = b"", **headers: st
 @pytest.mark.parametrize(
     "path",
     [
-        "/picture/../../run.json",
-        "/picture/..%2f..%2frun.json",
-        "/picture/%2e%2e/%2e%2e/run.json",
-        "/picture//etc/passwd",
-        "/picture/%2Fetc%2Fpasswd",
-        "/picture/x%00.png",
+        "/image/../../run.json",
+        "/image/..%2f..%2frun.json",
+        "/image/%2e%2e/%2e%2e/run.json",
+        "/image//etc/passwd",
+        "/image/%2Fetc%2Fpasswd",
+        "/image/x%00.png",
         "/../run.json",
         "/page/voting.html",
         "/study.css/../server.py",
         "//etc/passwd",
         "/vote/../../run.json/state",
-        "/picture/" + "a" * 20_000,
+        "/image/" + "a" * 20_000,
         "/vote/'%20OR%201=1--/state",
     ],
 )
@@ -187,7 +187,7 @@ def test_too_much_and_too_large_numbers_are_refused(server: Served) -> None:
 
 
 def test_every_answer_forbids_what_the_page_does_not_need(server: Served) -> None:
-    for path in ("/", "/study.js", "/nothing", "/picture/none"):
+    for path in ("/", "/study.js", "/nothing", "/image/none"):
         headers = {name.lower(): value for name, value in ask(server.url + path).headers.items()}
         assert headers["content-security-policy"].startswith("default-src 'none'")
         assert headers["x-content-type-options"] == "nosniff"

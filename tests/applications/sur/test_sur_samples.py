@@ -230,7 +230,7 @@ def test_what_a_site_calls_unsafe(tmp_path, said, marked):
 
 
 def test_dumps_that_are_none_are_refused(tmp_path):
-    with pytest.raises(DataError, match="no picture"):
+    with pytest.raises(DataError, match="no image"):
         entries(tmp_path, {"items": []})
     (tmp_path / "meta-1.json").write_text("{")
     with pytest.raises(DataError, match="meta-1"):
@@ -326,7 +326,7 @@ def test_every_rejected_row_is_counted_with_its_reason(tmp_path):
         "duplicate row": 1,
         "marked as unsafe by its source": 1,
         "no prompt": 1,
-        "no sound picture": 2,
+        "no readable image": 2,
         "nothing but marks": 1,
     }
     lines = (made[0].image.parents[1] / REJECTED).read_text().splitlines()
@@ -511,7 +511,7 @@ def test_captions_that_disagree_go(tmp_path):
     assert [t.text for t in made] == [
         t.text for t, score in zip(rows, scores, strict=True) if score >= limit
     ]
-    assert counts(tmp_path, settings) == {"caption disagrees with picture": 2}
+    assert counts(tmp_path, settings) == {"caption disagrees with image": 2}
     metadata = (made[0].image.parent / "metadata.jsonl").read_text().splitlines()
     assert [json.loads(row)["agreement"] for row in metadata] == [s for s in scores if s >= limit]
 

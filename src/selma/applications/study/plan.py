@@ -76,8 +76,8 @@ def plan_study(
         for model, files in zip(models, images, strict=True):
             if name not in files:
                 raise WorkspaceError(
-                    f"{run} must hold a picture of {prompt.id} by {model}, but has none. "
-                    "Run `selma score CONFIG` again: the exam has changed since."
+                    f"{run} must hold an image of {prompt.id} by {model}, but has none. "
+                    "Run `selma score CONFIG` again: the benchmark has changed since."
                 )
         hashes = (images[0][name]["sha256"], images[1][name]["sha256"])
         pairs.append(Pair(id=prompt.id, text=prompt.text, group=prompt.group, sha256=hashes))
@@ -126,7 +126,7 @@ class Images:
             raise DataError(f"{path} cannot be read: {error.strerror}.") from error
         if sha256(data).hexdigest() != self.hashes[prompt][model]:
             raise DataError(
-                f"{path} must be the picture that this study began with, but has changed. "
+                f"{path} must be the image that this study began with, but has changed. "
                 "Put it back, or begin another study with --name."
             )
         return data
@@ -160,7 +160,7 @@ def _finished_images(run: Path, model: str) -> dict[str, Any]:
     if not files:
         finished = sorted(path.parent.name for path in folder.parent.glob("*/manifest.json"))
         raise WorkspaceError(
-            f"{folder} must hold finished pictures, but does not. "
+            f"{folder} must hold finished images, but does not. "
             + (
                 f"Finished are: {', '.join(finished)}."
                 if finished

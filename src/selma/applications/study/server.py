@@ -98,7 +98,7 @@ def application(store: Store, images: Images, *, hosts: frozenset[str] | None) -
         Route("/vote/{secret}/state", pages.state),
         Route("/vote/{secret}/choice", pages.choose, methods=["POST"]),
         Route("/vote/{secret}/undo", pages.undo, methods=["POST"]),
-        Route("/picture/{token}", pages.image),
+        Route("/image/{token}", pages.image),
     ]
     return _Guarded(Starlette(routes=routes, exception_handlers={SelmaError: _told}), hosts)
 
@@ -174,7 +174,7 @@ class _Pages:
     def image(self, request: Request) -> Reply:
         address = self.store.image(request.path_params["token"])
         if address is None:
-            raise HTTPException(404, "There is no such picture.")
+            raise HTTPException(404, "There is no such image.")
         # A token never means another image, so that a browser may keep what it loaded ahead.
         kept = {"Cache-Control": "private, max-age=86400, immutable"}
         return Reply(self.images.png(*address), media_type="image/png", headers=kept)
@@ -196,7 +196,7 @@ def _visible(status: AnnotatorStatus) -> dict[str, Any]:
     def shown(showing: Shown | None) -> dict[str, Any] | None:
         if showing is None:
             return None
-        left, right = f"/picture/{showing.left}", f"/picture/{showing.right}"
+        left, right = f"/image/{showing.left}", f"/image/{showing.right}"
         return {"step": showing.step, "text": showing.text, "left": left, "right": right}
 
     return {

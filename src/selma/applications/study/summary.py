@@ -199,7 +199,7 @@ def print_summary(summary: Summary, console: Console) -> None:
         )
     if summary.left:
         console.print(
-            f"The picture at left was chosen in {points(summary.left.mean)}% of the votes that "
+            f"The image at left was chosen in {points(summary.left.mean)}% of the votes that "
             f"were no tie (95%: {between(summary.left)}); 50 is no preference for a side."
         )
 

@@ -51,8 +51,8 @@ def read_dump(path: Path) -> Iterator[Entry]:
             yield entry
     if not count:
         raise DataError(
-            f"{path} must be a JSON file with pictures' metadata, or a folder of them, but tells "
-            "of no picture."
+            f"{path} must be a JSON file with images' metadata, or a folder of them, but tells "
+            "of no image."
         )
 
 

@@ -142,7 +142,7 @@ def _checked(config: SurData, train: Path, desk: _Desk, *, seed: int) -> Iterato
         try:
             data, end, pixels = _fitted(candidate.image(), config.image_px)
         except DataError as error:
-            desk.reject(candidate.source, "no sound picture", str(error))
+            desk.reject(candidate.source, "no readable image", str(error))
             continue
         name = prompt_id(SKILL, f"{candidate.source}\n{found}\n{pixels}")
         marks = {"row": name, "prompt": " ".join(found.casefold().split()), "image": pixels}
@@ -233,14 +233,14 @@ def _agreeing(rows: list[_Row], agreement: Agreement | None, desk: _Desk) -> lis
     if agreement is None:
         return rows
     scorer, kept = load_image_scorer(agreement.scorer), []
-    with progress("comparing pictures and captions", total=len(rows)) as advance:
+    with progress("comparing images and captions", total=len(rows)) as advance:
         for row in rows:
             (score,) = scorer.score([_image(row)], [row.text or ""])
             if score >= agreement.at_least:
                 desk.facts.setdefault(row.id, {})["agreement"] = score
                 kept.append(row)
             else:
-                desk.reject(row.source, "caption disagrees with picture", str(score))
+                desk.reject(row.source, "caption disagrees with image", str(score))
             advance()
     return kept
 

@@ -124,7 +124,7 @@ def print_result(result: SurResult, console: Console) -> None:
     for model in models:
         kinds.add_row(model.model, *(_by_kind(model, kind) for kind in kinds_of(result)))
     console.print(kinds)
-    more = Table("model", title="pictures beside texts and good pictures, minus base (95%)")
+    more = Table("model", title="images beside texts and good images, minus base (95%)")
     columns = columns_of(result)
     for name, _, _ in columns:
         more.add_column(name, justify="right")
@@ -138,7 +138,7 @@ def print_result(result: SurResult, console: Console) -> None:
     console.print(more)
     if result.distances:
         console.print(
-            f"Distances from {result.distances.images} of the samples' pictures, by the "
+            f"Distances from {result.distances.images} of the samples' images, by the "
             f"{result.distances.encoder}; the kernel distance is times 1000, and less is nearer.",
             highlight=False,
         )

@@ -84,7 +84,7 @@ def quality_items(
     for model, item in items.items():
         if not item.done:
             started = time.monotonic()
-            seen = _see(encoder, good, "good pictures") if seen is None else seen
+            seen = _see(encoder, good, "good images") if seen is None else seen
             paths = [inside(images[model], f"{prompt.id}.png") for prompt in benchmark_prompts]
             _make(item, benchmark_prompts, _see(encoder, paths, model), seen)
             seconds = round(time.monotonic() - started, 3)

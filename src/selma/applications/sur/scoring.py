@@ -81,8 +81,8 @@ def keyword_benchmark(
         prompt.id for prompt in benchmark_prompts if not known.get(prompt.id, "").strip()
     ]:
         raise DataError(
-            f"{sur.keywords} must have a keyword prompt for each exam prompt, but {len(absent)} "
-            f"have none, {absent[0]} first."
+            f"{sur.keywords} must have a keyword prompt for each benchmark prompt, but "
+            f"{len(absent)} have none, {absent[0]} first."
         )
     return [
         prompt.model_copy(update={"text": known[prompt.id].strip()}) for prompt in benchmark_prompts
@@ -106,7 +106,7 @@ def score_sur(
 ) -> SurResult:
     """All models beside the one called `base`, paired by prompt.
 
-    keywords: the benchmark by keyword prompts (`keyword_exam`).  good: images that quality is
+    keywords: the benchmark by keyword prompts (`keyword_benchmark`).  good: images that quality is
     measured by.  compare: pairs of models of which the first is also held against the second.
     """
     networks = networks or ScoringNetworks(scores)

@@ -102,7 +102,7 @@ def source_digest(config: SurData) -> str:
 
 def _folder(name: str) -> Path:
     if not Path(name).is_dir():
-        raise DataError(f"{name} must be a folder of pictures, but is none.")
+        raise DataError(f"{name} must be a folder of images, but is none.")
     return Path(name)
 
 
@@ -111,7 +111,7 @@ def _civitai(entry: Entry, files: dict[str, Path], licence: str | None) -> Candi
 
     def read() -> bytes:
         if path is None:
-            raise DataError(f"None of {', '.join(entry.names)} is among the pictures.")
+            raise DataError(f"None of {', '.join(entry.names)} is among the images.")
         return path.read_bytes()
 
     return Candidate(

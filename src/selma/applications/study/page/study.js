@@ -1,6 +1,6 @@
 "use strict";
 // One pair at a time. The page moves on only when the server says that the vote is saved, and it
-// takes no vote before both pictures are visible: a second click would count for the next pair.
+// takes no vote before both images are visible: a second click would count for the next pair.
 const PAUSE_MS = 350; // longer than the gap between the clicks of a double click
 const byId = (id) => document.getElementById(id);
 const buttons = [...document.querySelectorAll("[data-choice]")];
@@ -47,21 +47,21 @@ async function ask(path, body) {
 }
 
 async function loaded(url) {
-  const picture = new Image();
-  picture.src = url;
-  await picture.decode();
-  return picture;
+  const image = new Image();
+  image.src = url;
+  await image.decode();
+  return image;
 }
 
-function place(img, picture) {
-  img.src = picture.src;
-  img.style.setProperty("--ratio", picture.naturalWidth / picture.naturalHeight);
-  img.classList.toggle("small", picture.naturalWidth <= 256);
+function place(img, image) {
+  img.src = image.src;
+  img.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
+  img.classList.toggle("small", image.naturalWidth <= 256);
 }
 
-// Beside or above each other, whichever makes the pictures larger.
+// Beside or above each other, whichever makes the images larger.
 function arrange() {
-  const { clientWidth: width, clientHeight: height } = document.querySelector(".pictures");
+  const { clientWidth: width, clientHeight: height } = document.querySelector(".images");
   const gap = 16;
   const ratio = Number(byId("left").style.getPropertyValue("--ratio")) || 1;
   const beside = Math.min((width - gap) / 2, height * ratio);
@@ -73,19 +73,19 @@ async function show(next) {
   state = next;
   const { current, following, done, total } = state;
   if (current) {
-    let pictures;
+    let images;
     try {
-      pictures = await Promise.all([loaded(current.left), loaded(current.right)]);
+      images = await Promise.all([loaded(current.left), loaded(current.right)]);
     } catch {
-      notice("A picture cannot be shown. Tell whoever runs the study, then reload the page.");
+      notice("An image cannot be shown. Tell whoever runs the study, then reload the page.");
       return;
     }
-    // All three at once: nobody may judge a picture by the caption before.
+    // All three at once: nobody may judge an image by the caption before.
     byId("caption").textContent = current.text;
     byId("caption").classList.toggle("long", current.text.length > 170);
     byId("caption").scrollTop = 0;
-    place(byId("left"), pictures[0]);
-    place(byId("right"), pictures[1]);
+    place(byId("left"), images[0]);
+    place(byId("right"), images[1]);
     byId("said").textContent = `${done + 1} of ${total}: ${current.text}`;
   } else {
     byId("said").textContent = "All answers are saved. Thank you.";
@@ -140,7 +140,7 @@ for (const frame of document.querySelectorAll(".frame")) {
   });
 }
 byId("large").addEventListener("click", () => byId("large").close());
-new ResizeObserver(arrange).observe(document.querySelector(".pictures"));
+new ResizeObserver(arrange).observe(document.querySelector(".images"));
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || byId("large").open) return;
   if (event.repeat) {
