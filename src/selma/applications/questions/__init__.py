@@ -1,1 +1,1 @@
-"""Questions for new prompts by a language model: DSG's yes/no, or TIFA's multiple choice."""
+"""Questions about new prompts by a language model: DSG's yes/no or TIFA's multiple choice."""

@@ -1,6 +1,6 @@
-"""TIFA-style questions for a new text (arXiv:2303.11897): multiple choice, in one step.
+"""TIFA-style questions about a new text (arXiv:2303.11897): multiple choice, in one step.
 
-TIFA also filters what its model writes by a question-answering model; here, every question must
+TIFA also filters its model's questions by a question-answering model; here, every question must
 have its answer among its choices and be about a word of the text.
 """
 
@@ -23,7 +23,7 @@ ELEMENT_TYPES = (
     *("animal/human", "object", "location", "activity", "color", "spatial", "attribute", "food"),
     *("counting", "material", "other", "shape"),
 )
-"""TIFA's twelve."""
+"""TIFA's twelve types of elements."""
 _SAME_TYPE = {
     **dict.fromkeys(("animal", "human", "person", "people", "animals", "humans"), "animal/human"),
     **dict.fromkeys(("count", "number", "quantity"), "counting"),
@@ -52,7 +52,7 @@ _BULLET = re.compile(r"^\s*[-*•+]\s+(.+)$")
 
 @dataclass(frozen=True)
 class Choice:
-    """One question of multiple choice."""
+    """One multiple-choice question."""
 
     element: str
     element_type: str
@@ -63,7 +63,7 @@ class Choice:
 
 @dataclass
 class _Draft:
-    """A question as its lines come in."""
+    """A question while its lines are read."""
 
     element: str = ""
     kind: str = ""
@@ -75,20 +75,23 @@ class _Draft:
 def write_choices(
     text: str, faults: Counter[str], *, attempts: int
 ) -> Generator[Ask, Reply, list[Choice]]:
-    """The questions about one text. `faults` counts what was wrong in replies. Raises Unusable."""
+    """Write the questions about one text: yields requests and is sent the replies.
+
+    `faults` counts faults of replies. Raises Unusable.
+    """
     for attempt in range(attempts):
         reply = yield Ask("choices", text, attempt=attempt)
         choices, rejected = read_choices(reply.text, text, faults)
         if reply.truncated:
             faults["choices: cut"] += 1
         elif choices and rejected <= len(choices):
-            return [_mixed(choice) for choice in choices]
+            return [_reordered(choice) for choice in choices]
         faults["choices: asked again"] += attempt + 1 < attempts
     raise Unusable("no usable questions")
 
 
 def read_choices(reply: str, text: str, faults: Counter[str]) -> tuple[list[Choice], int]:
-    """The questions in a reply about `text`, each once, and how many were of no use."""
+    """The distinct questions in a reply about `text`, and the number of rejected ones."""
     by_question: dict[str, Choice] = {}
     rejected = 0
     clean = readable(reply)
@@ -111,7 +114,7 @@ def read_choices(reply: str, text: str, faults: Counter[str]) -> tuple[list[Choi
 
 
 def _checked(draft: _Draft, answer: str, text: str) -> Choice | str:
-    """The question, or why it is of no use."""
+    """The question, or the reason for its rejection."""
     kind = draft.kind.strip().lower()
     kind = _SAME_TYPE.get(kind, kind)
     choices = tuple(dict.fromkeys(choice for choice in map(_bare, draft.choices) if choice))
@@ -122,7 +125,7 @@ def _checked(draft: _Draft, answer: str, text: str) -> Choice | str:
         return "no question"
     if len(choices) < 2 or len({choice.casefold() for choice in choices}) != len(choices):
         return "too few choices"
-    right = _right(_bare(answer), choices)
+    right = _chosen(_bare(answer), choices)
     if right is None:
         return "answer is no choice"
     element = _bare(draft.element)
@@ -132,17 +135,19 @@ def _checked(draft: _Draft, answer: str, text: str) -> Choice | str:
     return Choice(element, kind, question, choices, right)
 
 
-def _mixed(choice: Choice) -> Choice:
-    """With its choices in an order that tells nothing: models like to write the right one first,
-    and a judge that is shown them may like to take the first."""
+def _reordered(choice: Choice) -> Choice:
+    """The question with its choices in an uninformative order.
+
+    Models tend to write the right choice first, and a judge may tend to take the first.
+    """
     if set(choice.choices) == {"yes", "no"}:
         return choice
-    mixed = sorted(choice.choices, key=lambda one: prompt_id(choice.question, one))
-    return replace(choice, choices=tuple(mixed))
+    choices = sorted(choice.choices, key=lambda text: prompt_id(choice.question, text))
+    return replace(choice, choices=tuple(choices))
 
 
-def _right(answer: str, choices: tuple[str, ...]) -> str | None:
-    """The choice that the answer names: by its words, or by its letter."""
+def _chosen(answer: str, choices: tuple[str, ...]) -> str | None:
+    """The choice that the answer names by its words or its letter; None if it names none."""
     for choice in choices:
         if choice.casefold() == answer.casefold():
             return choice
@@ -201,7 +206,7 @@ def _from_json(value: Any, element: str = "", kind: str = "") -> Iterator[tuple[
 
 
 def _split(text: str) -> list[str]:
-    """The choices of one line: with commas, semicolons, bars or slashes between, or lettered."""
+    """The choices in one line, separated by commas, semicolons, bars or slashes, or lettered."""
     text = text.strip().strip("[]{}")
     lettered = re.split(r"(?:^|[\s,;]+)\(?[A-Ha-h][.)]\s+", f" {text}")
     if len(lettered) > 2:

@@ -22,8 +22,10 @@ def questions(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Or a model on a server.")] = None,
     base_url: Annotated[str | None, typer.Option(help="The server of --model.")] = None,
-    attempts: Annotated[int, typer.Option(min=1, help="How often a step is asked for.")] = 3,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of each reply.")] = 2048,
+    attempts: Annotated[
+        int, typer.Option(min=1, help="Requests for each step before a prompt is put aside.")
+    ] = 3,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of each reply.")] = 2048,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Let a language model write questions about images of your prompts."""

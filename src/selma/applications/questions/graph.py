@@ -1,7 +1,7 @@
-"""DSG for a new text (arXiv:2310.18235): facts, what each depends on, and a question for each.
+"""DSG for a new text (arXiv:2310.18235): facts, their dependencies, and a question about each.
 
-Pure: a generator that yields what is to be asked and is sent the replies. What a reply has wrong is
-counted, and only the wrong part is asked for again.
+Pure: a generator yields requests and is sent the replies. Faults of replies are counted, and only
+the faulty part is requested again.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _NONE = {
 
 @dataclass(frozen=True)
 class Fact:
-    """One single thing that a text says."""
+    """One statement of a text."""
 
     category: str
     kind: str
@@ -74,7 +74,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class GraphRow:
-    """One row of the result; `parents` are numbers of rows, from 1."""
+    """One row of the graph; `parents` are row numbers, from 1."""
 
     fact: Fact
     parents: tuple[int, ...]
@@ -84,8 +84,11 @@ class GraphRow:
 def write_graph(
     text: str, faults: Counter[str], *, attempts: int
 ) -> Generator[Ask, Reply, list[GraphRow]]:
-    """The graph of one text. `faults` counts what was wrong in replies. Raises Unusable."""
-    facts = yield from _first(text, faults, attempts)
+    """Write the graph of one text: yields requests and is sent the replies.
+
+    `faults` counts faults of replies. Raises Unusable.
+    """
+    facts = yield from _write_facts(text, faults, attempts)
     shown = tuple(map(str, facts))
 
     def parents(reply: str) -> dict[int, tuple[int, ...]]:
@@ -94,25 +97,30 @@ def write_graph(
     def questions(reply: str) -> dict[int, str]:
         return read_questions(reply, facts, faults)
 
-    after = yield from _every("dependencies", text, shown, parents, faults, attempts)
-    asked = yield from _every("questions", text, shown, questions, faults, attempts)
-    return [GraphRow(fact, after[number], asked[number]) for number, fact in enumerate(facts, 1)]
+    parents_of = yield from _for_every_fact("dependencies", text, shown, parents, faults, attempts)
+    question_of = yield from _for_every_fact("questions", text, shown, questions, faults, attempts)
+    return [
+        GraphRow(fact, parents_of[number], question_of[number])
+        for number, fact in enumerate(facts, 1)
+    ]
 
 
-def _first(text: str, faults: Counter[str], attempts: int) -> Generator[Ask, Reply, list[Fact]]:
+def _write_facts(
+    text: str, faults: Counter[str], attempts: int
+) -> Generator[Ask, Reply, list[Fact]]:
     for attempt in range(attempts):
         reply = yield Ask("tuples", text, attempt=attempt)
         facts, rejected = read_facts(reply.text, text, faults)
         if reply.truncated:
             faults["tuples: cut"] += 1
-        # More wrong than right is a reply that was not understood.
+        # A reply with more rejected rows than facts missed the task.
         elif facts and rejected <= len(facts):
             return facts
         faults["tuples: asked again"] += attempt + 1 < attempts
     raise Unusable("no usable facts")
 
 
-def _every(
+def _for_every_fact(
     step: str,
     text: str,
     facts: tuple[str, ...],
@@ -120,8 +128,7 @@ def _every(
     faults: Counter[str],
     attempts: int,
 ) -> Generator[Ask, Reply, dict[int, T]]:
-    """Number → what a step says of that fact, for all of them: what one attempt leaves out, another
-    may give."""
+    """Number of each fact → its result of a step; later attempts fill what earlier ones lack."""
     by_fact: dict[int, T] = {}
     for attempt in range(attempts):
         reply = yield Ask(step, text, facts, attempt)
@@ -141,7 +148,7 @@ def _every(
 
 
 def read_facts(reply: str, text: str, faults: Counter[str]) -> tuple[list[Fact], int]:
-    """The facts in a reply about `text`, each once, and how many rows were none."""
+    """The distinct facts in a reply about `text`, and the number of rejected rows."""
     facts: dict[str, Fact] = {}
     before = faults.total()
     seen: set[int] = set()
@@ -157,7 +164,7 @@ def read_facts(reply: str, text: str, faults: Counter[str]) -> tuple[list[Fact],
                 faults[f"tuples: {fact}"] += 1
             continue
         if row.number is not None and row.number in seen:
-            # The fact counts by what it says, so its number does not matter.
+            # A fact's number does not matter, only its words.
             faults["tuples: number twice"] += 1
             before += 1
         seen.add(row.number or 0)
@@ -178,7 +185,7 @@ def read_facts(reply: str, text: str, faults: Counter[str]) -> tuple[list[Fact],
 
 
 def read_dependencies(reply: str, count: int, faults: Counter[str]) -> dict[int, tuple[int, ...]]:
-    """Number → numbers that it depends on, of the rows that say so clearly."""
+    """Number → numbers that it depends on, from the unambiguous rows of a reply."""
     parents_of: dict[int, tuple[int, ...]] = {}
     for number, body in _with_numbers(rows(reply), count, "dependencies", faults, shift=False):
         named = _ids(body)
@@ -199,7 +206,7 @@ def read_dependencies(reply: str, count: int, faults: Counter[str]) -> dict[int,
 
 
 def read_questions(reply: str, facts: Sequence[Fact], faults: Counter[str]) -> dict[int, str]:
-    """Number → question, of the rows that ask for a yes or no about their own fact."""
+    """Number → question, from the rows with a yes/no question about their own fact."""
     question_of: dict[int, str] = {}
     if REFUSAL.match(readable(reply)):
         faults["questions: refusal"] += 1
@@ -208,7 +215,7 @@ def read_questions(reply: str, facts: Sequence[Fact], faults: Counter[str]) -> d
         if question is None:
             faults["questions: not yes or no"] += 1
         elif not shares_a_word(facts[number - 1].things, question):
-            # Seen in DSG-1k itself: questions moved by one row, so that scores are of other facts.
+            # DSG-1k itself has questions shifted by one row, which score other facts.
             faults["questions: about another fact"] += 1
         elif number in question_of:
             faults["questions: number twice"] += 1
@@ -220,10 +227,10 @@ def read_questions(reply: str, facts: Sequence[Fact], faults: Counter[str]) -> d
 def _with_numbers(
     rows: Sequence[Row], count: int, step: str, faults: Counter[str], *, shift: bool
 ) -> list[tuple[int, str]]:
-    """Rows whose number is one of the facts'.
+    """The rows of existing facts, with the facts' numbers.
 
-    Rows without any numbers are counted off where there are as many as facts; with `shift`, so are
-    rows numbered on from elsewhere, each by one.
+    If no row has a number, they are numbered in order, provided that there are as many as facts;
+    with `shift`, so are rows numbered consecutively from another start.
     """
     numbered = [(row.number, row.body) for row in rows if row.number is not None]
     if not numbered:
@@ -240,7 +247,7 @@ def _with_numbers(
 
 
 def _fact(body: str) -> Fact | str:
-    """A fact, or why it is none."""
+    """A fact, or the reason for its rejection."""
     body = body.strip(" \t*_`").replace("**", "")
     named = re.match(r"^([A-Za-z]+)\s*\(([a-z -]+)\)\s*[:–—-]\s*(.+)$", body)
     if named and _kind(named[2]) in _CATEGORY_OF:  # "entity (whole): dog"
@@ -257,18 +264,18 @@ def _fact(body: str) -> Fact | str:
     things = " ".join(things.strip().strip("|").split()).strip(" ,;.*_`")
     if not any(c.isalnum() for c in things) or len(things) > 300:
         return "not a fact"
-    category, kind = _sorted(words)
+    category, kind = _category_and_kind(words)
     return Fact(category, kind, things) if category else "unknown category"
 
 
-def _sorted(words: Sequence[str]) -> tuple[str | None, str]:
-    """Category and kind out of the words before the brackets; no category if there is none."""
+def _category_and_kind(words: Sequence[str]) -> tuple[str | None, str]:
+    """Category and kind from the words before the brackets; None for an unknown category."""
     kinds = [_kind(word) for word in words if word not in CATEGORIES]
     kind = next((k for k in kinds if k in _CATEGORY_OF), " ".join(kinds) or "-")
     category = next((word for word in words if word in CATEGORIES), _CATEGORY_OF.get(kind))
     if category == "entity" and kind == "-":
         kind = "whole"
-    # DSG-1k has rarer kinds than these, but none of many words.
+    # DSG-1k has further kinds, but none of more words.
     return (category if len(kind.split()) <= 3 else None), kind
 
 
@@ -278,9 +285,9 @@ def _kind(word: str) -> str:
 
 
 def _ids(body: str) -> list[int] | None:
-    """The numbers that a cell of dependencies names, 0 among them for none; None if it is unclear.
+    """The numbers in a cell of dependencies, [0] for none; None if it is unclear.
 
-    Words beside numbers ("1, the dog") are passed over, as DSG-1k has them too.
+    Words beside numbers ("1, the dog") are ignored, as they occur in DSG-1k.
     """
     body = body.strip().strip("|").rpartition("|")[2].strip(" *_`.[]{}\"'")
     body = re.sub(r"\((\s*\d[\d\s,and]*)\)", r" \1 ", body)
@@ -292,10 +299,10 @@ def _ids(body: str) -> list[int] | None:
 
 
 def _question(body: str) -> str | None:
-    """A question that can be answered by yes or no; None if the text is none."""
+    """The yes/no question in a row; None if it has none."""
     cells = [cell for cell in body.split("|") if "?" in cell] or [body.rpartition("|")[2]]
     text = cells[-1].replace("**", "").strip(" \t*_`")
-    # A fact may have been written before its question.
+    # The fact may precede its question.
     text = re.sub(r"^(?:entity|attribute|relation|global|other)\b[^?]*?\)\s*[:–—>-]*\s*", "", text)
     text = re.sub(r"^(?:q|question)\s*\d*\s*[:.]\s*", "", text, flags=re.I)
     if text[:1] in "\"'“‘" and "?" in text:
@@ -312,13 +319,13 @@ def _question(body: str) -> str | None:
 def _without_cycles(
     parents_of: dict[int, tuple[int, ...]], faults: Counter[str]
 ) -> dict[int, tuple[int, ...]]:
-    circling = [number for number in parents_of if _reaches(parents_of, number)]
-    faults["dependencies: in a cycle"] += len(circling)
-    return {number: parents for number, parents in parents_of.items() if number not in circling}
+    in_cycle = [number for number in parents_of if _in_cycle(parents_of, number)]
+    faults["dependencies: in a cycle"] += len(in_cycle)
+    return {number: parents for number, parents in parents_of.items() if number not in in_cycle}
 
 
-def _reaches(parents: Mapping[int, tuple[int, ...]], start: int) -> bool:
-    """Whether a fact depends on itself, through others."""
+def _in_cycle(parents: Mapping[int, tuple[int, ...]], start: int) -> bool:
+    """Whether a fact depends on itself, directly or through others."""
     seen: set[int] = set()
     front = list(parents[start])
     while front:

@@ -1,4 +1,4 @@
-"""A reply → its numbered rows, whatever shape the reply has: lines, bullets, a table, JSON."""
+"""The numbered rows of a reply in any shape: lines, bullets, a table, JSON."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from selma.backbones.language.replies import FENCE, readable
 
 
 class Row(NamedTuple):
-    """What stands behind a number; None where there is no number."""
+    """One row of a reply; its number is None if it has none."""
 
     number: int | None
     body: str
 
 
 _LABEL = r"(?:facts?|rows?|tuples?|questions?|dependenc(?:y|ies)|items?|number|no\.?|id|q|f)"
-# A number may be followed by nothing but a blank where what comes next begins a row of ours.
+# A blank alone may follow a number if the next word can begin a row.
 _BEGINS = r"(?:entity|attribute|relation|global|other|is|are|do|does|did|was|were|has|have|can)\b"
 _NUMBERED = re.compile(
     rf"^\s*(?:[-*+•>]\s+)?(?:\#+\s*)?[*_`]{{0,2}}[\(\[]?(?:{_LABEL}\s*)?\#?\s*(\d{{1,3}})[\)\]]?"
@@ -40,10 +40,9 @@ _BODY_KEYS = (
 
 
 def rows(reply: str) -> list[Row]:
-    """The rows of a reply, in its order; what is no row stays in as one without a number.
+    """The rows of a reply, in its order; other lines become rows without a number.
 
-    A repetition of the given before the rows, and further examples made up after them, are left
-    out.
+    The input repeated before the rows, and further examples invented after them, are left out.
     """
     text = readable(reply)
     from_json = json_value(text)
@@ -54,7 +53,7 @@ def rows(reply: str) -> list[Row]:
         if FENCE.match(line) or not line.strip():
             continue
         if _OUTPUT.match(line):
-            parsed.clear()  # what came before was the given, repeated
+            parsed.clear()  # what came before was the input, repeated
         elif _GIVEN.match(line):
             if any(row.number is not None for row in parsed):
                 break  # the model has gone on to another example
@@ -64,7 +63,7 @@ def rows(reply: str) -> list[Row]:
 
 
 def json_value(text: str) -> Any:
-    """The JSON that a readable reply is or holds, bare or in a fence; None if there is none."""
+    """The JSON in a readable reply, bare or in a fence; None if there is none."""
     inner = "\n".join(line for line in text.split("\n") if not FENCE.match(line)).strip()
     start = re.search(r'[\[{]\s*["\[{]', inner)
     if start is None or _NUMBERED.match(inner.split("\n")[0]):
@@ -81,7 +80,7 @@ def json_value(text: str) -> Any:
 
 
 def _whole_objects(text: str) -> list[Any] | None:
-    """The closed flat objects of JSON that is broken, most often by the limit on tokens."""
+    """The complete flat objects of broken JSON, which mostly the token limit cut off."""
     objects = []
     for part in re.findall(r"\{[^{}]*\}", text):
         try:
@@ -113,10 +112,10 @@ def _json_rows(value: Any, depth: int = 0) -> Iterator[Row]:
                 yield Row(number, _body(part))
             return
         named = {str(key).lower(): part for key, part in value.items()}
-        at = next((_number(named[key]) for key in _NUMBER_KEYS if key in named), None)
+        row_number = next((_number(named[key]) for key in _NUMBER_KEYS if key in named), None)
         body = _tuple_of(named) or next((_body(named[k]) for k in _BODY_KEYS if k in named), None)
-        if body is not None and (at is not None or not _holds_rows(value)):
-            yield Row(at, body)
+        if body is not None and (row_number is not None or not _holds_rows(value)):
+            yield Row(row_number, body)
             return
         for part in value.values():
             yield from _json_rows(part, depth + 1)
@@ -138,7 +137,7 @@ def _number(value: Any) -> int | None:
 
 
 def _tuple_of(named: dict[str, Any]) -> str | None:
-    """A fact that came in parts: category, kind and things."""
+    """A fact given in parts: category, kind and things."""
     category = next((named[k] for k in ("category", "category_broad") if k in named), None)
     kind = next((named[k] for k in ("kind", "type", "category_detailed") if k in named), "-")
     things = next(

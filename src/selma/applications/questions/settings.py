@@ -16,16 +16,18 @@ from selma.errors import ConfigError
 
 
 class QuestionsConfig(Section):
+    """Settings of `selma questions`; not part of a run."""
+
     style: Literal["dsg", "tifa"] = "dsg"
     """DSG's yes/no questions with dependencies, or TIFA's multiple choice."""
     backend: LanguageModelConfig = LocalLLM()
     attempts: PositiveInt = 3
-    """How often one step is asked for before its prompt is put aside."""
+    """Requests for one step before its prompt is put aside."""
     temperature: NonNegativeFloat = 0.0
-    """Of first attempts; further ones take at least 0.7, since the same reply would come again."""
+    """For first attempts; later ones take at least 0.7, since the same reply would come again."""
     max_new_tokens: PositiveInt = 2048
     patience: PositiveInt = 20
-    """Stop with a report after this many prompts in a row that gave nothing."""
+    """Stop with a report after this many prompts in a row without questions."""
     seed: NonNegativeInt = 0
 
 
@@ -36,11 +38,11 @@ def backend_of(
     base_url: str | None = None,
     others: Collection[str] = (),
 ) -> LocalLLM | ServedLLM:
-    """The language model that is meant. Raises ConfigError.
+    """The settings of the language model that the command names. Raises ConfigError.
 
-    backend: a YAML file (a run's config, whose `prompts.backend` it is, or that section alone), or
-    a local model as `prompts.backend.model` takes it. model, base_url: one on a server instead.
-    others: sections of a run's config that are no settings of a run.
+    backend: a YAML file (a run's config, for its `prompts.backend`, or that section alone), or a
+    local model as in `prompts.backend.model`. model, base_url: a model on a server instead.
+    others: applications' sections that a run's config may have.
     """
     if (backend is None) == (model is None):
         raise ConfigError(
@@ -62,14 +64,14 @@ def backend_of(
     return parse_config(settings, RunConfig, origin=path, folder=path.parent).prompts.backend
 
 
-def questions_config(**given: Any) -> QuestionsConfig:
-    """The settings. Raises ConfigError."""
+def questions_config(**options: Any) -> QuestionsConfig:
+    """The settings from the command's options. Raises ConfigError."""
     try:
-        return QuestionsConfig.model_validate(given)
+        return QuestionsConfig.model_validate(options)
     except ValidationError as error:
-        what = error.errors()[0]
+        mistake = error.errors()[0]
         raise ConfigError(
-            f"{what['loc'][0]}: {what['msg']}, but {what['input']!r:.80} came."
+            f"{mistake['loc'][0]}: {mistake['msg']}, but {mistake['input']!r:.80} came."
         ) from error
 
 
@@ -78,5 +80,5 @@ def _section(path: Path) -> dict[str, Any] | None:
     try:
         section = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return None  # to be told by the reader of configs
+        return None  # the reader of configs reports what is wrong
     return section if isinstance(section, dict) and "kind" in section else None

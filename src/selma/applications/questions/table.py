@@ -1,4 +1,4 @@
-"""What `selma questions` wrote, in words for the terminal."""
+"""The summary of `selma questions` for the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 
 
 def print_questions(result: Mapping[str, Any], out: Path, console: Console | None = None) -> None:
-    """What `selma questions` made, what was wrong in replies, and what was put aside."""
+    """Print the number and cost of questions, the replies' faults, and the prompts put aside."""
     show = partial((console or Console()).print, highlight=False, markup=False, soft_wrap=True)
     show(f"{out}: {result['questions']} questions about {result['done']} prompts")
     show(

@@ -1,11 +1,11 @@
-"""Prompts → a file of questions that the scorers read; every reply is kept as it comes.
+"""Write questions about prompts to a file that stage 5 reads; every reply is kept as it comes.
 
-    FILE.csv (or .json)       the questions, in DSG-1k's (or TIFA's) layout, when all is done
-    FILE.quarantine.jsonl     the prompts that gave nothing, with the reason and the raw replies
+    FILE.csv (or .json)       the questions, in DSG-1k's (or TIFA's) layout, when all are done
+    FILE.quarantine.jsonl     the prompts without questions, with the reason and the raw replies
     FILE.csv.work/            replies.jsonl, journal.jsonl (each request's cost), summary.json
 
-The result is worked out from the replies alone. A reply is found again by all that it depends on,
-so that a run that was stopped, or whose prompts were added to, asks for none of them twice.
+The result depends on the replies alone. A reply is kept under a key of everything it depends on, so
+that a repeated call, with more prompts or after an interruption, requests none of them twice.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ COLUMNS = (
 def write_questions(
     prompts: Sequence[BenchmarkPrompt], config: QuestionsConfig, out: Path
 ) -> dict[str, Any]:
-    """The summary, after `out` was written: what was asked, kept, wrong and put aside; JSON.
+    """Let a language model write questions about each prompt to `out`.
 
-    Raises NoProgress if no prompt, or none of `config.patience` in a row, gave questions, and
-    BackendError if a server fails for good; what came is kept, and the same call goes on from
-    there.
+    Returns a summary, ready for JSON: numbers of questions, requests, tokens, faults and prompts
+    put aside. Raises NoProgress if no prompt, or none of `config.patience` in a row, gave
+    questions, and BackendError if a server keeps failing; the same call continues from there.
     """
     if out.suffix.lower() != _SUFFIX[config.style]:
         raise ConfigError(
@@ -75,11 +75,10 @@ def write_questions(
     out.parent.mkdir(parents=True, exist_ok=True)
     with folder.locked():
         began = time.monotonic()
-        desk = _Desk(config, folder)
-        drafts, without = desk.all(prompts)
+        drafts, failures = _Requests(config, folder).drafts(prompts)
         _write_aside(out, drafts)
-        if without >= config.patience or all(draft.failure for draft in drafts):
-            raise NoProgress(_no_progress(drafts, without))
+        if failures >= config.patience or all(draft.failure for draft in drafts):
+            raise NoProgress(_no_progress(drafts, failures))
         _write(out, [draft for draft in drafts if draft.failure is None], config)
         summary = _summary(drafts)
         write_json(folder.root / "summary.json", summary)
@@ -98,18 +97,19 @@ class _Draft:
         self.rows: list[GraphRow] | list[Choice] = []
         self.failure: str | None = None
         self.ask: Ask | None = None
-        """What is to be asked next; None when it is finished or has failed."""
+        """The next request; None when the prompt is finished or has failed."""
         write: Any = write_graph if config.style == "dsg" else write_choices
         self._steps: Generator[Ask, Reply, Any] = write(
             prompt.text, self.faults, attempts=config.attempts
         )
-        self._go(None)
+        self._advance(None)
 
     def take(self, reply: Reply) -> None:
+        """Go on to the next request, with the reply to the last."""
         self.replies.append(reply)
-        self._go(reply)
+        self._advance(reply)
 
-    def _go(self, reply: Reply | None) -> None:
+    def _advance(self, reply: Reply | None) -> None:
         self.ask = None
         try:
             self.ask = next(self._steps) if reply is None else self._steps.send(reply)
@@ -119,8 +119,8 @@ class _Draft:
             self.failure = str(reason)
 
 
-class _Desk:
-    """Asks for what the drafts want, in batches that depend on the prompts alone."""
+class _Requests:
+    """Makes the drafts' requests, in batches that depend on the prompts alone."""
 
     def __init__(self, config: QuestionsConfig, folder: Workspace) -> None:
         self.config = config
@@ -129,14 +129,14 @@ class _Desk:
         self.identity = model_identity(config.backend)
         self.path = folder.root / "replies.jsonl"
         lines = read_lines(self.path, repair=True)
-        self.kept = {key: reply for line in lines for key, reply in line["replies"].items()}
+        self.known = {key: reply for line in lines for key, reply in line["replies"].items()}
 
-    def all(self, prompts: Sequence[BenchmarkPrompt]) -> tuple[list[_Draft], int]:
-        """The drafts, finished or failed, and how many failed in a row at the end: of all prompts,
-        or of those up to where patience ended."""
+    def drafts(self, prompts: Sequence[BenchmarkPrompt]) -> tuple[list[_Draft], int]:
+        """The drafts, finished or failed, up to where patience ends, and how many failed in a row
+        at the end."""
         size = parallel_requests(self.config.backend)
         drafts: list[_Draft] = []
-        without = 0
+        failures = 0
         with progress(f"questions: {self.config.style}", total=len(prompts)) as bar:
             for start in range(0, len(prompts), size):
                 part = [_Draft(p, self.config) for p in prompts[start : start + size]]
@@ -144,10 +144,10 @@ class _Desk:
                 drafts += part
                 bar(len(part), note=f"{sum(d.failure is not None for d in drafts)} put aside")
                 for draft in part:
-                    without = without + 1 if draft.failure else 0
-                if without >= self.config.patience:
+                    failures = failures + 1 if draft.failure else 0
+                if failures >= self.config.patience:
                     break
-        return drafts, without
+        return drafts, failures
 
     def _finish(self, drafts: Sequence[_Draft]) -> None:
         while waiting := [(draft, draft.ask) for draft in drafts if draft.ask is not None]:
@@ -161,27 +161,27 @@ class _Desk:
                 draft.take(reply)
 
     def _replies(self, batch: Sequence[tuple[_Draft, Ask]]) -> list[Reply]:
-        """One for each request, from the file or from the model, all of one step and attempt."""
+        """The replies to requests of one step and attempt, from the file or from the model."""
         keys = [self._key(draft, ask) for draft, ask in batch]
-        open_places = [index for index, key in enumerate(keys) if key not in self.kept]
-        if open_places:
-            came = self._ask([batch[index] for index in open_places])
-            # Half a surrogate pair can stand in a server's JSON, but in no file.
+        missing = [index for index, key in enumerate(keys) if key not in self.known]
+        if missing:
+            replies = self._ask([batch[index] for index in missing])
+            # A server's JSON can hold half a surrogate pair, which no file can.
             new = {
-                keys[at]: vars(reply) | {"text": reply.text.encode("utf-8", "replace").decode()}
-                for at, reply in zip(open_places, came, strict=True)
+                keys[index]: vars(reply) | {"text": reply.text.encode("utf-8", "replace").decode()}
+                for index, reply in zip(missing, replies, strict=True)
             }
             append_line(self.path, {"replies": new})
-            self.kept |= new
-        return [Reply(**self.kept[key]) for key in keys]
+            self.known |= new
+        return [Reply(**self.known[key]) for key in keys]
 
     def _ask(self, batch: Sequence[tuple[_Draft, Ask]]) -> list[Reply]:
         ask = batch[0][1]
         continues = self._model.form == "continuation"
         sampling = self._sampling(ask, grammar=self.style.grammars[ask.step] if continues else None)
-        word = continuation if continues else instructions
+        write = continuation if continues else instructions
         return self._model.complete(
-            [word(self.style, ask) for _, ask in batch],
+            [write(self.style, ask) for _, ask in batch],
             seeds=[self._seed(draft, ask) for draft, ask in batch],
             sampling=sampling,
         )
@@ -190,14 +190,15 @@ class _Desk:
         temperature = self.config.temperature
         if ask.attempt:
             temperature = max(temperature, _RETRY_TEMPERATURE)
-        most = self.config.max_new_tokens
-        return Sampling(max_new_tokens=most, temperature=temperature, grammar=grammar)
+        return Sampling(
+            max_new_tokens=self.config.max_new_tokens, temperature=temperature, grammar=grammar
+        )
 
     def _seed(self, draft: _Draft, ask: Ask) -> int:
         return seed_for(self.config.seed, _STAGE, draft.prompt.id, ask.step, ask.attempt)
 
     def _key(self, draft: _Draft, ask: Ask) -> str:
-        """Changes with everything that a reply depends on; the model need not be loaded for it."""
+        """A key that changes with everything a reply depends on, without loading the model."""
         return recipe_key(
             {
                 "model": self.identity,
@@ -216,14 +217,15 @@ class _Desk:
         return load_language_model(self.config.backend, note=note, spent=spent)
 
 
-def _no_progress(drafts: Sequence[_Draft], without: int) -> str:
+def _no_progress(drafts: Sequence[_Draft], failures: int) -> str:
     faults: Counter[str] = Counter()
     for draft in drafts:
         faults.update(draft.faults)
-    most = ", ".join(f"{count} {what}" for what, count in faults.most_common(5) if count)
+    commonest = ", ".join(f"{count} {what}" for what, count in faults.most_common(5) if count)
     return (
-        f"The last {without} prompts gave no questions ({drafts[-1].failure}; most often: {most}). "
-        "All replies are kept. Name a larger model, or allow more attempts or new tokens."
+        f"The last {failures} prompts gave no questions ({drafts[-1].failure}; most often: "
+        f"{commonest}). All replies are kept. Name a larger model, or allow more attempts or new "
+        "tokens."
     )
 
 
@@ -262,10 +264,10 @@ def _csv(drafts: Sequence[_Draft]) -> str:
     for draft in drafts:
         for number, row in enumerate(draft.rows, 1):
             assert isinstance(row, GraphRow)
-            fact, after = row.fact, ",".join(map(str, row.parents)) or "0"
+            fact, parents = row.fact, ",".join(map(str, row.parents)) or "0"
             prompt = draft.prompt
             of_fact = (fact.category, fact.kind, str(fact), row.question)
-            writer.writerow((prompt.id, prompt.text, fact.things, number, after, *of_fact))
+            writer.writerow((prompt.id, prompt.text, fact.things, number, parents, *of_fact))
     return file.getvalue()
 
 
