@@ -1,8 +1,8 @@
-"""What else the parts of SELMA can do, one folder each, with all that only it needs.
+"""Applications of the six stages' parts, one folder each, with all that only it needs.
 
-An application stands beside the six stages: it uses their parts, and none of them knows it.
-Applications never import one another. Adding one is a folder and a row here, or a row of another
-package (entry points `selma.applications`).
+An application uses the stages' parts, and none of them knows it. Applications never import one
+another. To add one, add a folder and a row here, or a row in another package (entry points
+`selma.applications`).
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from selma.registry import Table
 
 @dataclass(frozen=True)
 class Application:
-    """One row; all in it is named by dotted paths, so that `selma --help` imports no settings."""
+    """One row; it names everything by dotted paths, so that `selma --help` imports no settings."""
 
     name: str
     commands: str
-    """Module of its commands, with `register(app)` that adds them to the command line."""
+    """The module whose `register(app)` adds its commands to the command line."""
     section: str | None = None
-    """Its section of a config, where it has settings of its own."""
+    """Its section of a config, if it has settings."""
     settings: str | None = None
-    """Class of its runs' settings, "module:Class": RunConfig with the section."""
+    """The class of its runs' settings, "module:Class": RunConfig with the section."""
     mistakes: str | None = None
-    """What is wrong with such settings, "module:function" of the config and the stages to make."""
+    """The check of such settings, "module:function" of the config and the stages to make."""
 
 
 APPLICATIONS: Table[Application] = Table(

@@ -1,4 +1,4 @@
-"""A config that may hold sections of several applications, read for one of them or for none."""
+"""Read a config that may have sections of several applications, for one of them or for none."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def load_config(path: Path, *, folder: Path | None = None) -> RunConfig: ...
 @overload
 def load_config(path: Path, kind: type[Run], *, folder: Path | None = None) -> Run: ...
 def load_config(path: Path, kind: Any = RunConfig, *, folder: Path | None = None) -> Any:
-    """The settings in a YAML file, as `config.load_config` has them; sections of applications other
-    than `kind` is of are passed over. `folder` takes the place of the run's."""
+    """Load the settings in a YAML file (`config.load_config`), ignoring the sections of other
+    applications than that of `kind`. `folder` replaces the run's."""
     settings = config.load_config(path, kind, sections())
     return settings if folder is None else settings.model_copy(update={"folder": folder})
 
@@ -34,30 +34,30 @@ def read_run_file(root: Path) -> RunConfig: ...
 @overload
 def read_run_file(root: Path, kind: type[Run]) -> Run: ...
 def read_run_file(root: Path, kind: Any = RunConfig) -> Any:
-    """The settings of the run that lies in `root`, whichever application wrote them last."""
+    """Read the settings of the run in `root`, whichever application wrote them last."""
     return runfile.read_run_file(root, kind, sections())
 
 
 def check_config(path: Path, *, folder: Path | None = None) -> None:
-    """Look for mistakes in all settings of a YAML file, those of applications included.
+    """Check all settings of a YAML file, those of applications included.
 
-    Raises one ConfigError that lists them all.
+    Raises one ConfigError that lists all mistakes.
     """
     from selma.preflight import check
 
     raw = config.read_mapping(path)
     rows = [row for row in APPLICATIONS.values() if row.section in raw and row.settings is not None]
-    # One class with all these sections, so that all mistakes come at once.
+    # One class with all these sections, so that all mistakes are found at once.
     classes = tuple(imported(row.settings) for row in rows if row.settings is not None)
     kind: type[RunConfig] = type("Sections", classes, {}) if classes else RunConfig
     settings = config.parse_config(raw, kind, origin=path, folder=path.parent)
     if folder is not None:
         settings = settings.model_copy(update={"folder": folder})
-    looks = [imported(row.mistakes) for row in rows if row.mistakes is not None]
-    check(settings, mistakes=chain.from_iterable(look(settings, STAGES) for look in looks))
+    checks = [imported(row.mistakes) for row in rows if row.mistakes is not None]
+    check(settings, mistakes=chain.from_iterable(find(settings, STAGES) for find in checks))
 
 
 def imported(dotted: str) -> Any:
-    """What "module:name" names."""
+    """Import the object that "module:name" names."""
     module, _, name = dotted.partition(":")
     return getattr(import_module(module), name)

@@ -1,4 +1,4 @@
-"""A small Hub on this machine: takes repositories and commits as the real one's interface does."""
+"""A small Hub on this machine, with the real one's interface for repositories and commits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass
 class Hub:
-    """What it was sent."""
+    """The requests that it received."""
 
     address: str = ""
     token: str = "hf_right"
@@ -23,7 +23,7 @@ class Hub:
     """owner/name → path → bytes."""
     private: dict[str, bool] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
-    """sha256 → what was put there before a commit named it: large files do not go in a commit."""
+    """sha256 → large files, uploaded before a commit names them."""
     commits: list[str] = field(default_factory=list)
     validated: list[str] = field(default_factory=list)
     asked: int = 0
@@ -46,7 +46,7 @@ def serving() -> Iterator[Hub]:
 
 
 def _mode(path: str) -> str:
-    """As a new repository's .gitattributes have it."""
+    """The upload mode that a new repository's .gitattributes sets."""
     return "lfs" if path.endswith((".safetensors", ".png")) else "regular"
 
 
@@ -70,28 +70,28 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return self._say(404, {"error": "Repository not found"})
             if path[5] == "preupload":
                 files = json.loads(body)["files"]
-                each = [
+                modes = [
                     {"path": f["path"], "uploadMode": _mode(f["path"]), "shouldIgnore": False}
                     for f in files
                 ]
-                return self._say(200, {"files": each})
+                return self._say(200, {"files": modes})
             return self._commit(repository, [json.loads(line) for line in body.splitlines()])
 
-        def _create(self, asked: dict[str, Any]) -> None:
-            name = f"{asked['organization']}/{asked['name']}"
+        def _create(self, request: dict[str, Any]) -> None:
+            name = f"{request['organization']}/{request['name']}"
             if name in hub.repositories:
                 return self._say(409, {"error": "exists", "url": f"{hub.address}/{name}"})
             hub.repositories[name] = {}
-            hub.private[name] = asked.get("visibility") == "private"
+            hub.private[name] = request.get("visibility") == "private"
             return self._say(200, {"url": f"{hub.address}/{name}"})
 
-        def _where_blobs_go(self, asked: dict[str, Any]) -> None:
-            told = []
-            for wanted in asked["objects"]:
-                upload = {"upload": {"href": f"{hub.address}/blobs/{wanted['oid']}"}}
-                there = {} if wanted["oid"] in hub.blobs else {"actions": upload}
-                told.append({**wanted, **there})
-            self._say(200, {"transfer": "basic", "objects": told})
+        def _where_blobs_go(self, request: dict[str, Any]) -> None:
+            objects = []
+            for blob in request["objects"]:
+                upload = {"upload": {"href": f"{hub.address}/blobs/{blob['oid']}"}}
+                actions = {} if blob["oid"] in hub.blobs else {"actions": upload}
+                objects.append({**blob, **actions})
+            self._say(200, {"transfer": "basic", "objects": objects})
 
         def do_PUT(self) -> None:
             hub.asked += 1

@@ -62,23 +62,23 @@ def selma(*arguments: str | Path, **variables: str) -> subprocess.CompletedProce
 
 
 def test_the_card_says_what_the_run_found(run: Path) -> None:
-    made = write_card(run)
+    card = write_card(run)
     text = (run / "4-merged" / "README.md").read_text()
-    about = front(text)
-    assert about["library_name"] == "diffusers" and about["pipeline_tag"] == "text-to-image"
+    metadata = front(text)
+    assert metadata["library_name"] == "diffusers" and metadata["pipeline_tag"] == "text-to-image"
     for tag in ("text-to-image", "diffusers", "lora", "template:sd-lora", "stable-diffusion"):
-        assert tag in about["tags"]
-    assert "base_model" not in about, "a folder of this machine is nobody's base"
-    assert len(about["widget"]) == 6
-    for entry in about["widget"]:
+        assert tag in metadata["tags"]
+    assert "base_model" not in metadata, "a folder of this machine is nobody's base"
+    assert len(metadata["widget"]) == 6
+    for entry in metadata["widget"]:
         assert (run / "4-merged" / entry["output"]["url"]).is_file()
     config = RunConfig.model_validate({**pipeline_settings(run), "folder": str(run)})
-    card = pipeline.scorecard(config)
-    merged = card.models[-1]
+    scorecard = pipeline.scorecard(config)
+    merged = scorecard.models[-1]
     assert f"| merged | {merged.score.mean:.1f} |" in text
     assert "<Gallery />" in text and "merge_method: mean_of_deltas" in text
     assert "| coco | 0.5 | 8 |" in text
-    assert {path.name for path in made.files} >= {"README.md", "grid.png"}
+    assert {path.name for path in card.files} >= {"README.md", "grid.png"}
     ModelCard.load(run / "4-merged" / "README.md")  # as the Hub's own library reads it
 
 
@@ -103,10 +103,10 @@ def test_a_card_leaves_the_merge_finished(run: Path) -> None:
 
 
 def test_a_run_without_scores_has_a_card_without_them(run: Path) -> None:
-    made = write_card(run.parent / "unscored")
-    text = (made.folder / "README.md").read_text()
+    card = write_card(run.parent / "unscored")
+    text = (card.folder / "README.md").read_text()
     assert "has not been scored" in text and "widget" not in front(text)
-    assert [path.name for path in made.files] == [
+    assert [path.name for path in card.files] == [
         "pytorch_lora_weights.safetensors", "README.md"
     ]  # fmt: skip
 
@@ -121,10 +121,10 @@ def test_an_unfinished_merge_has_no_card(run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["a | b", "<script>", "a_b *c* `d`", "[x](y)", "two\nlines"])
 def test_a_text_stays_inside_its_cell(text: str) -> None:
-    said = _cell(text)
-    assert "\n" not in said
+    cell = _cell(text)
+    assert "\n" not in cell
     for sign in "|<`*_[":
-        assert said.count(sign) == said.count(f"\\{sign}")
+        assert cell.count(sign) == cell.count(f"\\{sign}")
 
 
 def test_push_sends_one_commit_with_all_files(run: Path, hub: Hub) -> None:

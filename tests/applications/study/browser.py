@@ -1,4 +1,4 @@
-"""A headless Chromium, driven by its own debugging protocol: what people do, and what they see."""
+"""A headless Chromium, driven through its debugging protocol."""
 
 from __future__ import annotations
 
@@ -32,27 +32,28 @@ class Page:
         for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")
         self.size(width, height)
-        # Tabs in the background, too, take keys as if someone sat before them.
+        # Tabs in the background take keys, too.
         self.call("Emulation.setFocusEmulationEnabled", enabled=True)
         self.call("Page.navigate", url=url)
         self.wait("location.href !== 'about:blank' && document.readyState === 'complete'")
 
     def call(self, method: str, **parameters: Any) -> Any:
         self.number += 1
-        asked = {"id": self.number, "method": method, "params": parameters}
-        self.socket.send(json.dumps(asked | ({"sessionId": self.session} if self.session else {})))
+        request = {"id": self.number, "method": method, "params": parameters}
+        session = {"sessionId": self.session} if self.session else {}
+        self.socket.send(json.dumps(request | session))
         while True:
-            said = json.loads(self.socket.recv(timeout=60))
-            if said.get("id") == self.number and said.get("sessionId", "") == self.session:
-                assert "error" not in said, said
-                return said["result"]
-            if said.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-                self.browser.errors.append(json.dumps(said["params"]))
+            message = json.loads(self.socket.recv(timeout=60))
+            if message.get("id") == self.number and message.get("sessionId", "") == self.session:
+                assert "error" not in message, message
+                return message["result"]
+            if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
+                self.browser.errors.append(json.dumps(message["params"]))
 
     def evaluate(self, code: str) -> Any:
-        found = self.call("Runtime.evaluate", expression=code, returnByValue=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+        reply = self.call("Runtime.evaluate", expression=code, returnByValue=True)
+        assert "exceptionDetails" not in reply, reply
+        return reply["result"].get("value")
 
     def wait(self, code: str, *, seconds: float = 30) -> Any:
         """What the expression is as soon as it is true."""

@@ -1,4 +1,4 @@
-"""A run with pictures of an exam by a few models, without a model: toybox scenes, partly wrong."""
+"""A run with benchmark images by a few models, without a model: toybox scenes, partly wrong."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from selma.scores.benchmarks import load_benchmark
 from selma.workspace import SCORES, Workspace
 
 SHARES = {"base": 1.0, "merged": 0.2, "okapi": 0.6, "quagga": 0.1}
-"""Model → share of the usual mistakes. Two have names that stand nowhere else."""
+"""Model → share of the usual mistakes. Two have names that occur nowhere else."""
 
 
 def little_run(root: Path, *, prompts: int = 10) -> list[BenchmarkPrompt]:
-    """The exam of a run that is made in `root`, with finished pictures of every model in SHARES."""
+    """Make a run in `root` with finished images by every model in SHARES; its benchmark prompts."""
     folder = Workspace(root)
     config = RunConfig(name="little", folder=root, scores=ScoresConfig(prompts=prompts))
     root.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def little_run(root: Path, *, prompts: int = 10) -> list[BenchmarkPrompt]:
 
 
 def little_study(root: Path, *, prompts: int = 10, seed: int = 0) -> Study:
-    """A study of a little run that is made in `root`."""
+    """Make a little run in `root`, and plan a study of it."""
     benchmark_prompts = little_run(root, prompts=prompts)
     return plan_study(
         root, benchmark_prompts, models=("okapi", "quagga"), prompts=prompts, seed=seed

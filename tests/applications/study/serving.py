@@ -19,7 +19,7 @@ from urllib.request import Request, urlopen
 class Served(NamedTuple):
     url: str
     process: subprocess.Popen[str]
-    said: str
+    output: str
 
 
 @contextmanager
@@ -34,12 +34,12 @@ def served(run: Path, *options: str) -> Iterator[Served]:
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     ) as process:
         assert process.stdout and process.stderr
-        said = ""
+        output = ""
         try:
             for line in process.stdout:
-                said += line
-                if found := re.search(r"Page: http://\S+:(\d+)/", line):
-                    yield Served(f"http://127.0.0.1:{found[1]}", process, said)
+                output += line
+                if address := re.search(r"Page: http://\S+:(\d+)/", line):
+                    yield Served(f"http://127.0.0.1:{address[1]}", process, output)
                     return
             raise AssertionError(process.stderr.read())
         finally:

@@ -31,12 +31,11 @@ def join(chromium: Browser, server: Served, name: str) -> Page:
 
 
 def pair(page: Page) -> tuple[str, str, str]:
-    """Caption and both pictures' addresses, as they are shown."""
-    found = page.evaluate(
+    """Caption and both images' addresses, as they are shown."""
+    caption, left, right = page.evaluate(
         "['caption', 'left', 'right'].map(id => document.getElementById(id))"
         ".map(shown => shown.src ?? shown.innerText)"
     )
-    caption, left, right = found
     return caption, left, right
 
 
@@ -47,13 +46,13 @@ def test_three_annotators_click_through_a_study(tmp_path: Path) -> None:
         with served(tmp_path, *SETTINGS) as server:
             pages = {name: join(chromium, server, name) for name in texts}
             first = {name: pair(page) for name, page in pages.items()}
-            assert len({address for one in first.values() for address in one[1:]}) == 6
+            assert len({address for shown in first.values() for address in shown[1:]}) == 6
             by_keys(pages["Ada"], texts["Ada"])
             by_mouse(pages["Ben"], texts["Ben"])
             on_a_phone(pages["Cleo"], texts["Cleo"])
             before = pair(pages["Cleo"])
             server.process.kill()
-        # The same command on the same port would go on unseen; here it has another.
+        # On the same port the page would resume unseen; here the command has another.
         with served(tmp_path, *SETTINGS) as server:
             again = chromium.open(server.url)
             again.click("#name")
@@ -70,13 +69,13 @@ def test_three_annotators_click_through_a_study(tmp_path: Path) -> None:
                 "Thank you, Cleo."
             )
     check(tmp_path, texts)
-    # What a page loads ahead may meet the server that was killed.
+    # What a page preloads may meet the server that was killed.
     expected = ('"level": "info"', "net::ERR_CONNECTION")
-    assert not [e for e in chromium.errors if not any(said in e for said in expected)]
+    assert not [e for e in chromium.errors if not any(text in e for text in expected)]
 
 
 def by_keys(page: Page, texts: list[str]) -> None:
-    """1, 2, 3, arrows, an answer taken back, and a key that is held down."""
+    """1, 2, 3, arrows, an undone answer, and a key that is held down."""
     for step, key in enumerate(("1", "ArrowRight", "2", "3")):
         texts.append(pair(page)[0])
         page.press(key)
@@ -95,7 +94,7 @@ def by_keys(page: Page, texts: list[str]) -> None:
 
 
 def by_mouse(page: Page, texts: list[str]) -> None:
-    """Double clicks count once; enlarging a picture is no answer, nor are keys meanwhile."""
+    """Double clicks count once; enlarging an image is no answer, nor are keys meanwhile."""
     page.click(".frame")
     page.wait("document.querySelector('#large').open")
     page.press("1")
@@ -108,7 +107,7 @@ def by_mouse(page: Page, texts: list[str]) -> None:
 
 
 def on_a_phone(page: Page, texts: list[str]) -> None:
-    """One picture above the other, all in sight without scrolling; words say upper and lower."""
+    """One image above the other, all in sight without scrolling; words say upper and lower."""
     page.size(390, 844, phone=True)
     page.wait("document.body.classList.contains('stacked')")
     boxes = page.evaluate(
@@ -116,8 +115,8 @@ def on_a_phone(page: Page, texts: list[str]) -> None:
         "const b = document.querySelector(s).getBoundingClientRect(); return [b.top, b.bottom] })"
     )
     assert boxes[0][1] <= boxes[1][0] and boxes[1][1] <= boxes[2][0] and boxes[2][1] <= 844
-    said = page.evaluate("document.querySelector('[data-choice=left]').innerText")
-    assert "Upper" in said and "Left" not in said
+    label = page.evaluate("document.querySelector('[data-choice=left]').innerText")
+    assert "Upper" in label and "Left" not in label
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     for step in range(2):
         texts.append(pair(page)[0])
@@ -126,28 +125,28 @@ def on_a_phone(page: Page, texts: list[str]) -> None:
 
 
 def check(run: Path, texts: dict[str, list[str]]) -> None:
-    """What was clicked is what was counted, in the order in which it was seen."""
+    """The clicks are the votes that count, in the order of the captions."""
     ballot = read_ballot(study_file(run, "votes"))
-    text = {one.id: one.text for one in ballot.study.pairs}
+    text = {pair.id: pair.text for pair in ballot.study.pairs}
     votes: dict[str, list[Vote]] = {name: [] for name in texts}
     for vote in ballot.votes:
         if vote.undone is None:
             votes[vote.annotator].append(vote)
-    for name, seen in texts.items():
-        assert [text[vote.pair] for vote in votes[name]] == seen
-    assert len({tuple(seen) for seen in texts.values()}) == 3  # an order for each
-    choices = {name: [vote.choice for vote in given] for name, given in votes.items()}
+    for name, captions in texts.items():
+        assert [text[vote.pair] for vote in votes[name]] == captions
+    assert len({tuple(captions) for captions in texts.values()}) == 3  # an order for each
+    choices = {name: [vote.choice for vote in own] for name, own in votes.items()}
     assert choices == {
         "Ada": ["left", "right", "tie", "left", "tie"],
         "Ben": ["right"] * 5,
         "Cleo": ["left"] * 2 + ["tie"] * 3,
     }
-    found = summarise(ballot, resamples=200)
-    outcomes = Counter(vote.outcome for given in votes.values() for vote in given)
-    assert (found.all.win, found.all.lose, found.all.tie) == (
+    summary = summarise(ballot, resamples=200)
+    outcomes = Counter(vote.outcome for own in votes.values() for vote in own)
+    assert (summary.all.win, summary.all.lose, summary.all.tie) == (
         outcomes["win"], outcomes["lose"], outcomes["tie"],
     )  # fmt: skip
-    assert found.votes == 15 and found.unfinished == () and len(ballot.votes) == 16
+    assert summary.votes == 15 and summary.unfinished == () and len(ballot.votes) == 16
 
 
 def test_the_page_waits_for_a_server_that_is_away(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A run's studies in its report: those with votes, and whether they are still true."""
+"""A run's studies in its report: those with votes, and whether their images are current."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from selma.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Findings:
+def results(tmp_path_factory: pytest.TempPathFactory) -> Findings:
     return findings(tmp_path_factory.mktemp("world"), merged=0.3)
 
 
@@ -38,7 +38,7 @@ def report(run: Path, name: str = "votes") -> None:
 
 
 def test_only_votes_make_a_study_and_new_images_make_it_old(
-    tmp_path: Path, found: Findings
+    tmp_path: Path, results: Findings
 ) -> None:
     study = little_study(tmp_path, prompts=4)
     store = Store(study_file(tmp_path, "votes"), study)
@@ -48,57 +48,57 @@ def test_only_votes_make_a_study_and_new_images_make_it_old(
     for step in range(3):
         store.vote(secret, step, "left", seconds=1.0)
     report(tmp_path)  # while the study is served
-    told = studied(tmp_path, read_ballot(study_file(tmp_path, "votes")))
+    with_votes = studied(tmp_path, read_ballot(study_file(tmp_path, "votes")))
     store.close()
-    (handed,) = read_pages(Workspace(tmp_path))
-    assert handed.name == "study-votes" and handed.file == "study-votes.html" and told.current
-    assert told.summary.votes == 3 and told.summary.unfinished == ("Ada",)
-    names = [name for name, _ in told.rows]
+    (entry,) = read_pages(Workspace(tmp_path))
+    assert entry.name == "study-votes" and entry.file == "study-votes.html" and with_votes.current
+    assert with_votes.summary.votes == 3 and with_votes.summary.unfinished == ("Ada",)
+    names = [name for name, _ in with_votes.rows]
     assert names[0] == "All" and set(names[1:]) == {pair.group for pair in study.pairs}
-    whole, *parts = (row for _, row in told.rows)
-    assert sum(p.win for p in parts) == whole.win and whole.win + whole.lose == 3
+    total, *parts = (row for _, row in with_votes.rows)
+    assert sum(p.win for p in parts) == total.win and total.win + total.lose == 3
     full = Parsed((tmp_path / "6-report" / "study-votes.html").read_text())
-    section = Parsed(page.render(found, CONFIG, [handed])).text
+    section = Parsed(page.render(results, CONFIG, [entry])).text
     for text in (section, full.text):
         assert "1 of them had not finished." in text and "generated anew" not in text
-        assert f"All {whole.win} {whole.lose} {whole.tie} " in text and "by 1 person" in text
+        assert f"All {total.win} {total.lose} {total.tie} " in text and "by 1 person" in text
     assert not any(tag in ("script", "img") for tag, _ in full.tags)
 
     manifest = tmp_path / "5-scores" / "images" / "quagga" / "manifest.json"
     value = json.loads(manifest.read_text())
     value["files"][f"{study.pairs[0].id}.png"]["sha256"] = "0" * 64
     manifest.write_text(json.dumps(value))
-    told = studied(tmp_path, read_ballot(study_file(tmp_path, "votes")))
-    assert not told.current
-    path = write_study_page(tmp_path, "votes", told)
-    (handed,) = read_pages(Workspace(tmp_path))
-    for text in (Parsed(path.read_text()).text, Parsed(page.render(found, CONFIG, [handed])).text):
-        assert "generated anew" in text
+    outdated = studied(tmp_path, read_ballot(study_file(tmp_path, "votes")))
+    assert not outdated.current
+    path = write_study_page(tmp_path, "votes", outdated)
+    (entry,) = read_pages(Workspace(tmp_path))
+    for html in (path.read_text(), page.render(results, CONFIG, [entry])):
+        assert "generated anew" in Parsed(html).text
 
 
-def test_images_made_anew_after_the_page_are_told_by_the_report(
-    tmp_path: Path, found: Findings
+def test_the_report_names_images_made_anew_after_the_page(
+    tmp_path: Path, results: Findings
 ) -> None:
     study = little_study(tmp_path, prompts=4)
     store = Store(study_file(tmp_path, "votes"), study)
     store.vote(store.join("Ada").secret, 0, "left", seconds=1.0)
     store.close()
     report(tmp_path)
-    (handed,) = read_pages(Workspace(tmp_path))
-    keys = dict(handed.about)
+    (entry,) = read_pages(Workspace(tmp_path))
+    keys = dict(entry.about)
     assert set(keys) == {"images/okapi", "images/quagga"}
-    same = dataclasses.replace(found, keys=keys)
-    assert "made anew" not in page.render(same, CONFIG, [handed])
+    same = dataclasses.replace(results, keys=keys)
+    assert "made anew" not in page.render(same, CONFIG, [entry])
     keys["images/quagga"] = "other"
-    text = Parsed(page.render(dataclasses.replace(found, keys=keys), CONFIG, [handed])).text
+    text = Parsed(page.render(dataclasses.replace(results, keys=keys), CONFIG, [entry])).text
     assert "made anew since: images/quagga." in text
 
 
-def test_votes_stand_as_in_table_8(found: Findings) -> None:
-    assert 'id="page-study' not in page.render(found, CONFIG)
+def test_votes_are_shown_like_table_8(results: Findings) -> None:
+    assert 'id="page-study' not in page.render(results, CONFIG)
     summary = summarise(papers_votes(), resamples=300)
     new = study_page("votes", Studied(summary, current=True), about={}, votes={})
-    html = page.render(found, CONFIG, [new])
+    html = page.render(results, CONFIG, [new])
     text = Parsed(html).text
     assert 'id="page-study-votes"' in html
     for row in (*summary.groups.values(), summary.all):
@@ -107,15 +107,15 @@ def test_votes_stand_as_in_table_8(found: Findings) -> None:
     assert summary.alpha and f"alpha {summary.alpha.mean:.2f}".replace("-", "−") in text
     assert "generated anew" not in text and "The paper: SDXL" not in text
     old = study_page("votes", Studied(summary, current=False), about={}, votes=dict(paper.VOTES))
-    text = Parsed(page.render(found, CONFIG, [old])).text
+    text = Parsed(page.render(results, CONFIG, [old])).text
     assert "generated anew" in text and "The paper: SDXL" in text and "COCO 35 2 47 94.6" in text
 
 
 @pytest.mark.parametrize("published", ["dsg-1k", None])
 def test_the_papers_votes_are_shown_on_its_own_prompts(
-    tmp_path: Path, found: Findings, published: str | None
+    tmp_path: Path, results: Findings, published: str | None
 ) -> None:
-    card = found.scorecard.model_copy(update={"published": published})
+    card = results.scorecard.model_copy(update={"published": published})
     (tmp_path / "5-scores" / "scorecard").mkdir(parents=True)
     (tmp_path / "5-scores" / "scorecard" / "scorecard.json").write_text(card.model_dump_json())
     study = Studied(summarise(papers_votes(), resamples=300), current=True)

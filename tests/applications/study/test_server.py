@@ -43,14 +43,14 @@ def server(run: Path) -> Iterator[Served]:
 
 
 def model_of(server: Served, token_url: str) -> int:
-    """Which model drew a picture, by the pixel that the test has put there."""
+    """Which model an image is by, from the pixel that `little_run` sets."""
     with Image.open(io.BytesIO(ask(server.url + token_url).body)) as image:
         return int(image.convert("RGB").getpixel((0, 0))[2])  # type: ignore[index]
 
 
 def test_it_serves_this_machine_alone_and_says_where(server: Served, run: Path) -> None:
-    assert "http://127.0.0.1:" in server.said and "WARNING" not in server.said
-    assert str(study_file(run, "shared")) in server.said
+    assert "http://127.0.0.1:" in server.output and "WARNING" not in server.output
+    assert str(study_file(run, "shared")) in server.output
     addresses = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)}
     for address in addresses - {"127.0.0.1", "127.0.1.1", "::1"}:
         with pytest.raises(URLError):
@@ -73,7 +73,7 @@ def test_nothing_that_is_sent_names_a_model(server: Served) -> None:
             assert name not in sent.lower()
 
 
-def test_a_vote_means_the_picture_that_was_at_that_side(server: Served, run: Path) -> None:
+def test_a_vote_means_the_image_that_was_at_that_side(server: Served, run: Path) -> None:
     voter = Voter(server.url, "Careful")
     okapi, quagga = (list(SHARES).index(name) for name in ("okapi", "quagga"))
     for step in range(5):
@@ -101,14 +101,14 @@ def test_twice_is_once_and_undo_takes_back_one(server: Served) -> None:
 
 def test_a_known_name_is_asked_about_first(server: Served) -> None:
     Voter(server.url, "Anna").vote(0, "tie")
-    asked = ask(f"{server.url}/join", urlencode({"name": "anna"}).encode())
-    assert "/vote/" not in asked.url and b"answered 1 of 5" in asked.body
+    known = ask(f"{server.url}/join", urlencode({"name": "anna"}).encode())
+    assert "/vote/" not in known.url and b"answered 1 of 5" in known.body
     refused = ask(f"{server.url}/join", urlencode({"name": "<i>=x"}).encode())
     assert refused.status == 422 and b"&lt;i&gt;=x" in refused.body and b"<i>" not in refused.body
 
 
 def raw(server: Served, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
-    """A request just as it is given: nothing is normalised."""
+    """Send a request without normalising anything."""
     connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=30)
     try:
         connection.putrequest(method, path, skip_host="Host" in headers)
@@ -148,13 +148,13 @@ def test_no_path_leads_to_a_file(server: Served, path: str) -> None:
 
 def test_other_sites_and_names_are_refused(server: Served) -> None:
     voter = Voter(server.url, "Target")
-    place, vote = urlsplit(voter.url).path + "/choice", b'{"step":0,"choice":"left","seconds":1}'
-    assert raw(server, "POST", place, vote, Sec_Fetch_Site="cross-site").status == 403
-    assert raw(server, "POST", place, vote, Sec_Fetch_Site="same-site").status == 403
+    path, vote = urlsplit(voter.url).path + "/choice", b'{"step":0,"choice":"left","seconds":1}'
+    assert raw(server, "POST", path, vote, Sec_Fetch_Site="cross-site").status == 403
+    assert raw(server, "POST", path, vote, Sec_Fetch_Site="same-site").status == 403
     for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", ""):
         assert raw(server, "GET", "/", Host=host).status == 421
     assert voter.state()["done"] == 0
-    assert raw(server, "POST", place, vote, Sec_Fetch_Site="same-origin").status == 200
+    assert raw(server, "POST", path, vote, Sec_Fetch_Site="same-origin").status == 200
     assert raw(server, "GET", "/", Host="localhost:1").status == 200
 
 
@@ -198,7 +198,7 @@ def test_every_answer_forbids_what_the_page_does_not_need(server: Served) -> Non
 
 
 class Hammer(threading.Thread):
-    """Votes without a pause until the server dies; remembers what it was told is saved."""
+    """Votes without a pause until the server dies; counts the votes that it confirmed."""
 
     def __init__(self, url: str, name: str, seed: int) -> None:
         super().__init__()
@@ -223,9 +223,9 @@ class Hammer(threading.Thread):
 
 @pytest.mark.parametrize("seed", [1])
 def test_kill_9_in_the_midst_of_voting_loses_nothing(run: Path, seed: int) -> None:
-    """Three annotators vote and undo as fast as they can; after each kill the same command goes on,
+    """Three annotators vote and undo as fast as they can; after each kill the same command resumes,
     and everyone is at most one request (the one without an answer) from where they were."""
-    chance, told = random.Random(seed), 0
+    chance, confirmed = random.Random(seed), 0
     for number in range(3):
         with served(run, *STUDY, "--name", "killed") as server:
             hammers = [Hammer(server.url, name, number) for name in ("Ada", "Ben", "Cleo")]
@@ -240,13 +240,13 @@ def test_kill_9_in_the_midst_of_voting_loses_nothing(run: Path, seed: int) -> No
             votes = [v for v in ballot.votes if v.annotator == hammer.name and v.undone is None]
             assert [vote.step for vote in votes] == list(range(len(votes)))
             assert abs(len(votes) - hammer.state["done"]) <= 1
-            told += hammer.saved
-    assert told > 30
+            confirmed += hammer.saved
+    assert confirmed > 30
 
 
 def test_every_acknowledged_vote_survives_kill_9(run: Path) -> None:
-    """Without undoing: the very votes, not only their number."""
-    said: list[tuple[str, int, str]] = []
+    """Without undoing: the votes themselves, not only their number."""
+    cast: list[tuple[str, int, str]] = []
     for number in range(2):
         with served(run, *STUDY, "--name", "kept") as server:
             voters = {name: Voter(server.url, name, again=True) for name in ("Ada", "Ben")}
@@ -255,10 +255,10 @@ def test_every_acknowledged_vote_survives_kill_9(run: Path) -> None:
                 for step in steps:
                     choice = CHOICES[(step + len(name)) % 3]
                     assert voter.vote(step, choice)["counted"]
-                    said.append((name, step, choice))
+                    cast.append((name, step, choice))
             server.process.kill()
     votes = read_ballot(study_file(run, "kept")).votes
-    assert [(vote.annotator, vote.step, vote.choice) for vote in votes] == said
+    assert [(vote.annotator, vote.step, vote.choice) for vote in votes] == cast
 
 
 def test_the_report_after_a_signal(run: Path, tmp_path: Path) -> None:
@@ -269,26 +269,26 @@ def test_the_report_after_a_signal(run: Path, tmp_path: Path) -> None:
                 voter.vote(step, choice)
         server.process.terminate()
         assert server.process.stderr is not None
-        said = server.process.stderr.read()
-        assert server.process.wait(30) == 143 and "Traceback" not in said
+        errors = server.process.stderr.read()
+        assert server.process.wait(30) == 143 and "Traceback" not in errors
     files = ["--json", str(tmp_path / "a.json"), "--csv", str(tmp_path / "a.csv")]
     done = CliRunner().invoke(app, ["study", "report", str(run), "--name", "told", *files])
     assert done.exit_code == 0, done.output
     assert "quagga against okapi: 11 votes" in done.output
     assert "Cleo: 1 of 5, unfinished" in done.output
-    found = json.loads((tmp_path / "a.json").read_text())
-    assert found["all"]["tie"] == 5 and found["unfinished"] == ["Cleo"]
+    summary = json.loads((tmp_path / "a.json").read_text())
+    assert summary["all"]["tie"] == 5 and summary["unfinished"] == ["Cleo"]
     assert len(list(csv.DictReader(io.StringIO((tmp_path / "a.csv").read_text())))) == 11
 
 
-def test_another_host_is_said_loudly(run: Path) -> None:
+def test_another_host_gives_a_warning(run: Path) -> None:
     with served(run, *STUDY, "--name", "open", "--host", "0.0.0.0") as server:
-        assert "WARNING" in server.said and "EVERYONE" in server.said
+        assert "WARNING" in server.output and "EVERYONE" in server.output
         assert raw(server, "GET", "/", Host="study.example").status == 200
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "said"),
+    ("options", "code", "message"),
     [
         (("--model", "zebra"), 5, "Finished are: base, merged, okapi, quagga"),
         (("--model", "base"), 2, "came twice"),
@@ -296,21 +296,21 @@ def test_another_host_is_said_loudly(run: Path) -> None:
         (("--host", "256.1.1.1"), 5, "cannot be served"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_served(
-    run: Path, options: tuple[str, ...], code: int, said: str
+def test_mistakes_are_reported_before_anything_is_served(
+    run: Path, options: tuple[str, ...], code: int, message: str
 ) -> None:
     done = CliRunner().invoke(app, ["study", "serve", str(run), "--port", "0", *options])
     error = done.exception
-    assert getattr(error, "exit_code", None) == code and said in str(error)
+    assert getattr(error, "exit_code", None) == code and message in str(error)
 
 
-def test_a_taken_port_is_told(run: Path, server: Served) -> None:
+def test_a_taken_port_is_reported(run: Path, server: Served) -> None:
     port = server.url.rsplit(":", 1)[1]
     done = CliRunner().invoke(app, ["study", "serve", str(run), "--name", "port", "--port", port])
     assert "Choose another --port" in str(done.exception)
 
 
-def test_a_picture_that_changes_while_served_is_told_without_names(tmp_path: Path) -> None:
+def test_an_image_that_changes_while_served_is_reported_without_names(tmp_path: Path) -> None:
     little_run(tmp_path)
     with served(tmp_path, *STUDY) as server:
         current = Voter(server.url, "Ada").state()["current"]

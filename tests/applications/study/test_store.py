@@ -18,11 +18,11 @@ from selma.errors import DataError, WorkspaceError
 
 
 def some_study(pairs: int = 6, seed: int = 0, text: str = "text") -> Study:
-    made = (
+    planned = (
         Pair(id=f"p{i}", text=f"{text} {i}", group=f"g{i % 2}", sha256=("a", "b"))
         for i in range(pairs)
     )
-    return Study(models=("base", "merged"), seed=seed, pairs=tuple(made))
+    return Study(models=("base", "merged"), seed=seed, pairs=tuple(planned))
 
 
 @pytest.fixture
@@ -38,9 +38,7 @@ def counting(path: Path) -> list[tuple[str, int, str]]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_is_asked_the_votes_that_count_are_what_was_said(
-    tmp_path: Path, seed: int
-) -> None:
+def test_the_votes_that_count_equal_a_plain_list_of_them(tmp_path: Path, seed: int) -> None:
     """Random votes, also for wrong steps, twice and from two windows, undos of any vote, closing
     and opening: always equal to a plain list for each annotator."""
     path, stream = tmp_path / "votes.sqlite", random.Random(seed)
@@ -49,31 +47,31 @@ def test_whatever_is_asked_the_votes_that_count_are_what_was_said(
     expected: dict[str, list[tuple[int, str]]] = {name: [] for name in secrets}
     for _ in range(150):
         name = stream.choice(list(secrets))
-        mine, secret = expected[name], secrets[name]
+        own, secret = expected[name], secrets[name]
         if stream.random() < 0.7:
             step, choice = stream.randint(-1, 7), stream.choice(CHOICES)
-            due = step == len(mine) < 6
+            due = step == len(own) < 6
             assert store.vote(secret, step, choice, seconds=1.0) is due
             if due:
-                mine.append((step, choice))
+                own.append((step, choice))
         elif stream.random() < 0.9:
-            found = store.status(secret)
-            assert found is not None
-            last, wrong = found.last_vote, stream.randint(0, 60)
-            asked = last if last is not None and stream.random() < 0.7 else wrong
-            assert store.undo(secret, asked) is (asked == last)
-            if asked == last:
-                mine.pop()
+            status = store.status(secret)
+            assert status is not None
+            last, wrong = status.last_vote, stream.randint(0, 60)
+            vote = last if last is not None and stream.random() < 0.7 else wrong
+            assert store.undo(secret, vote) is (vote == last)
+            if vote == last:
+                own.pop()
         else:
             store.close()
             store = Store(path, some_study())
-        found = store.status(secret)
-        assert found is not None and found.annotator.done == len(mine)
-        assert (found.current is None) == (len(mine) == 6)
-        assert (found.last_vote is None) == (not mine)
+        status = store.status(secret)
+        assert status is not None and status.annotator.done == len(own)
+        assert (status.current is None) == (len(own) == 6)
+        assert (status.last_vote is None) == (not own)
     store.close()
-    for name, mine in expected.items():
-        assert [(step, choice) for n, step, choice in counting(path) if n == name] == mine
+    for name, own in expected.items():
+        assert [(step, choice) for n, step, choice in counting(path) if n == name] == own
 
 
 def test_one_vote_counts_of_many_at_once(store: Store) -> None:
@@ -111,8 +109,8 @@ def test_a_vote_is_on_disk_when_it_is_acknowledged(store: Store) -> None:
 def test_annotators_share_nothing(store: Store) -> None:
     ada, ben = store.join("Ada"), store.join("Ben")
     store.vote(ada.secret, 0, "left", seconds=1)
-    found = store.status(ben.secret)
-    assert found is not None and found.annotator.done == 0 and found.last_vote is None
+    status = store.status(ben.secret)
+    assert status is not None and status.annotator.done == 0 and status.last_vote is None
     assert not store.undo(ben.secret, 1)  # Ada's
     tokens = set()
     for annotator in (ada, ben):
@@ -123,25 +121,25 @@ def test_annotators_share_nothing(store: Store) -> None:
     assert len(tokens) == 24
 
 
-def test_both_pictures_of_a_pair_are_shown_each_at_its_side(store: Store) -> None:
+def test_both_images_of_a_pair_are_shown_each_at_its_side(store: Store) -> None:
     secret = store.join("Ada").secret
-    seen = set()
+    pairs = set()
     for step in range(6):
-        found = store.status(secret)
-        assert found is not None and found.current is not None
-        left, right = store.image(found.current.left), store.image(found.current.right)
+        status = store.status(secret)
+        assert status is not None and status.current is not None
+        left, right = store.image(status.current.left), store.image(status.current.right)
         assert left is not None and right is not None
         assert left[0] == right[0] and {left[1], right[1]} == {0, 1}
         store.vote(secret, step, "left", seconds=1)
         vote = read_ballot(store.path).votes[-1]
         assert (vote.pair, vote.left) == left
         assert vote.outcome == ("win" if left[1] == 1 else "lose")
-        seen.add(left[0])
-    assert len(seen) == 6
+        pairs.add(left[0])
+    assert len(pairs) == 6
     assert store.image("nothing") is None
 
 
-def test_a_name_goes_on_whatever_its_case_and_blanks(store: Store) -> None:
+def test_a_name_is_known_whatever_its_case_and_blanks(store: Store) -> None:
     ada = store.join("  Ada   Lovelace ")
     assert ada.name == "Ada Lovelace"
     assert store.join("ADA lovelace") == ada == store.find("ada LOVELACE")
@@ -162,7 +160,7 @@ def test_names_of_all_scripts_are_taken(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
         (some_study(seed=1), "seed 0, now 1"),
         (some_study(5), "prompts 6, now 5"),
@@ -173,8 +171,8 @@ def test_names_of_all_scripts_are_taken(name: str) -> None:
         ),
     ],
 )
-def test_another_study_is_never_mixed_in(store: Store, other: Study, said: str) -> None:
-    with pytest.raises(WorkspaceError, match=said):
+def test_another_study_is_never_mixed_in(store: Store, other: Study, message: str) -> None:
+    with pytest.raises(WorkspaceError, match=message):
         Store(store.path, other)
     assert read_ballot(store.path).study == some_study()
 

@@ -1,4 +1,4 @@
-"""The report's numbers: the paper's own votes, published agreement, and what is left out."""
+"""The report's numbers: the paper's own votes, published agreement, unfinished annotators."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ NAMES = ("Ada", "Ben", "Cleo")
 
 
 def ballot(outcomes: dict[str, list[str]], groups: dict[str, str], *, seed: int = 0) -> Ballot:
-    """outcomes: pair → what each of NAMES found, "" for nothing yet."""
+    """outcomes: pair → each of NAMES' outcome, "" for none yet."""
     pairs = tuple(
         Pair(id=id, text=f"=text of {id}", group=groups[id], sha256=("a", "b")) for id in outcomes
     )
     study = Study(models=("base", "merged"), seed=seed, pairs=pairs)
     votes = []
-    for place, name in enumerate(NAMES):
+    for index, name in enumerate(NAMES):
         for step, (pair, left) in enumerate(showings(study, name)):
-            outcome = outcomes[pair.id][place]
+            outcome = outcomes[pair.id][index]
             choice = {"win": ("right", "left")[left], "lose": ("left", "right")[left]}
             if outcome:
                 votes.append(
@@ -47,64 +47,66 @@ def ballot(outcomes: dict[str, list[str]], groups: dict[str, str], *, seed: int 
 
 def papers_votes() -> Ballot:
     """The paper's 600 votes, three to a prompt; which prompt had which is not published."""
-    rest = tuple(whole - sum(split[i] for split in PAPER.values()) for i, whole in enumerate(ALL))
+    rest = tuple(total - sum(split[i] for split in PAPER.values()) for i, total in enumerate(ALL))
     outcomes, groups = {}, {}
     for group, (win, lose, tie) in {**PAPER, "other": rest}.items():
-        said = ["win"] * win + ["lose"] * lose + ["tie"] * tie
-        for i in range(len(said) // 3):
-            outcomes[f"{group}_{i}"] = said[3 * i : 3 * i + 3]
+        votes = ["win"] * win + ["lose"] * lose + ["tie"] * tie
+        for i in range(len(votes) // 3):
+            outcomes[f"{group}_{i}"] = votes[3 * i : 3 * i + 3]
             groups[f"{group}_{i}"] = group
     return ballot(outcomes, groups)
 
 
 def test_the_papers_votes_give_its_published_percentages() -> None:
-    found = summarise(papers_votes(), resamples=500)
-    assert (found.votes, found.prompts, found.unfinished) == (600, 200, ())
-    assert (found.all.win, found.all.lose, found.all.tie) == ALL
-    assert found.all.percent is not None
-    assert round(found.all.percent.mean, 1) == 67.9  # figure 4, all
+    summary = summarise(papers_votes(), resamples=500)
+    assert (summary.votes, summary.prompts, summary.unfinished) == (600, 200, ())
+    assert (summary.all.win, summary.all.lose, summary.all.tie) == ALL
+    assert summary.all.percent is not None
+    assert round(summary.all.percent.mean, 1) == 67.9  # figure 4, all
     for group, counts in PAPER.items():
-        tallied = found.groups[group]
+        tallied = summary.groups[group]
         assert (tallied.win, tallied.lose, tallied.tie) == counts
     published = {"coco": 94.6, "localized": 79.2}  # section 5.5
     for group, percent in published.items():
-        tallied = found.groups[group]
+        tallied = summary.groups[group]
         assert tallied.percent is not None
         assert round(tallied.percent.mean, 1) == percent
-    assert found.all.percent_ties_half is not None
-    assert found.all.percent_ties_half.mean == pytest.approx(100 * (241 + 245 / 2) / 600, abs=1e-5)
+    assert summary.all.percent_ties_half is not None
+    assert summary.all.percent_ties_half.mean == pytest.approx(
+        100 * (241 + 245 / 2) / 600, abs=1e-5
+    )
 
 
 def test_the_interval_holds_the_percentage_and_knows_its_prompts() -> None:
-    found = summarise(papers_votes(), resamples=2000).all.percent
-    assert found is not None
-    assert found.low < 67.9 < found.high and found.low > 50
+    percent = summarise(papers_votes(), resamples=2000).all.percent
+    assert percent is not None
+    assert percent.low < 67.9 < percent.high and percent.low > 50
     # Resampling single votes, as if three on one prompt were independent, would be narrower.
-    assert found.high - found.low > 2 * 1.96 * (67.9 * 32.1 / 355) ** 0.5
-    assert found.n < 200  # prompts with ties alone say nothing here
+    assert percent.high - percent.low > 2 * 1.96 * (67.9 * 32.1 / 355) ** 0.5
+    assert percent.n < 200  # prompts with ties alone say nothing here
 
 
 def test_undone_votes_and_unfinished_annotators() -> None:
-    whole = ballot({"a": ["win", "lose", ""], "b": ["tie", "", ""]}, {"a": "g", "b": "h"})
-    undone = whole.votes[0].model_copy(update={"undone": 2e9, "choice": "left", "time": 5e8})
-    found = summarise(whole._replace(votes=[undone, *whole.votes]), resamples=100)
-    assert found.votes == 3 and found.unfinished == ("Ben", "Cleo")
-    assert [(part.name, part.votes, part.of) for part in found.annotators] == [
+    given = ballot({"a": ["win", "lose", ""], "b": ["tie", "", ""]}, {"a": "g", "b": "h"})
+    undone = given.votes[0].model_copy(update={"undone": 2e9, "choice": "left", "time": 5e8})
+    summary = summarise(given._replace(votes=[undone, *given.votes]), resamples=100)
+    assert summary.votes == 3 and summary.unfinished == ("Ben", "Cleo")
+    assert [(part.name, part.votes, part.of) for part in summary.annotators] == [
         ("Ada", 2, 2), ("Ben", 1, 2), ("Cleo", 0, 2),
     ]  # fmt: skip
-    assert found.annotators[2].median_seconds is None
-    assert found.groups["h"].percent is None  # ties alone
-    assert found.groups["h"].percent_ties_half is not None
-    assert found.groups["h"].percent_ties_half.mean == 50
-    assert (found.groups["g"].win, found.groups["g"].lose) == (1, 1)
+    assert summary.annotators[2].median_seconds is None
+    assert summary.groups["h"].percent is None  # ties alone
+    assert summary.groups["h"].percent_ties_half is not None
+    assert summary.groups["h"].percent_ties_half.mean == 50
+    assert (summary.groups["g"].win, summary.groups["g"].lose) == (1, 1)
 
 
 def test_no_votes_at_all_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     empty = ballot({"a": ["", "", ""]}, {"a": "g"})
-    found = summarise(empty)
-    assert found.votes == 0 and found.all.percent is None and found.alpha is None
-    assert found.left is None and found.unfinished == NAMES
-    print_summary(found, Console())
+    summary = summarise(empty)
+    assert summary.votes == 0 and summary.all.percent is None and summary.alpha is None
+    assert summary.left is None and summary.unfinished == NAMES
+    print_summary(summary, Console())
     assert "Ada: 0 of 1, unfinished" in capsys.readouterr().out
 
 
@@ -113,11 +115,11 @@ def test_swapping_the_models_mirrors_everything() -> None:
     mirrored = given._replace(
         votes=[vote.model_copy(update={"left": 1 - vote.left}) for vote in given.votes]
     )
-    one, other = summarise(given, resamples=200), summarise(mirrored, resamples=200)
-    assert (one.all.win, one.all.lose) == (other.all.lose, other.all.win)
-    assert one.all.percent and other.all.percent
-    assert one.all.percent.mean == pytest.approx(100 - other.all.percent.mean, abs=1e-5)
-    assert one.alpha == other.alpha and one.left == other.left
+    a, b = summarise(given, resamples=200), summarise(mirrored, resamples=200)
+    assert (a.all.win, a.all.lose) == (b.all.lose, b.all.win)
+    assert a.all.percent and b.all.percent
+    assert a.all.percent.mean == pytest.approx(100 - b.all.percent.mean, abs=1e-5)
+    assert a.alpha == b.alpha and a.left == b.left
 
 
 def test_the_export_has_every_vote_and_names_the_models(tmp_path: Path) -> None:
@@ -135,7 +137,7 @@ def test_the_export_has_every_vote_and_names_the_models(tmp_path: Path) -> None:
 
 
 # K. Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011): one row for each observer,
-# "." where one has not looked.
+# "." for missing values.
 PUBLISHED = [
     (("0100000010", "1110010000"), 0.095),  # A: binary, two observers
     (("aabbdcccedda", "babbbccceddd"), 0.692),  # B: nominal, two observers
@@ -162,7 +164,7 @@ def test_what_alpha_does_not_depend_on() -> None:
     table = [[2, 1, 0], [0, 3, 0], [1, 1, 1], [0, 0, 3]]
     alpha = krippendorff_alpha(table)
     assert krippendorff_alpha([row[::-1] for row in table[::-1]]) == pytest.approx(alpha)
-    # A unit that one alone judged, or none, pairs with nothing.
+    # A unit with a single value, or none, pairs with nothing.
     assert krippendorff_alpha([*table, [1, 0, 0], [0, 0, 0]]) == alpha
 
 
@@ -173,7 +175,7 @@ def test_without_difference_or_pairs_there_is_no_alpha(table: list[list[int]]) -
 
 def test_alphas_interval_is_repeatable_and_narrows() -> None:
     table = [[3, 0, 0], [2, 1, 0], [0, 3, 0], [0, 1, 2], [1, 1, 1], [0, 0, 3]]
-    one, many = alpha_interval(table, seed=1), alpha_interval(table * 20, seed=1)
-    assert one is not None and many is not None and one == alpha_interval(table, seed=1)
-    assert one.low < one.mean < one.high and (one.n, many.n) == (6, 120)
-    assert many.high - many.low < (one.high - one.low) / 2
+    wide, narrow = alpha_interval(table, seed=1), alpha_interval(table * 20, seed=1)
+    assert wide is not None and narrow is not None and wide == alpha_interval(table, seed=1)
+    assert wide.low < wide.mean < wide.high and (wide.n, narrow.n) == (6, 120)
+    assert narrow.high - narrow.low < (wide.high - wide.low) / 2

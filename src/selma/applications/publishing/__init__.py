@@ -1,1 +1,1 @@
-"""A finished run's merged adapter for others: its model card, and its way to the Hub."""
+"""Publish a finished run's merged adapter: its model card, and uploading both to the Hub."""

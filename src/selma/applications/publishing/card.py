@@ -1,10 +1,9 @@
 """The model card of a run's merged adapter: README.md and a gallery, beside the adapter's file.
 
     4-merged/README.md           YAML for the Hub, recipe, scorecard
-    4-merged/gallery/*.png       what it generates for the benchmark; grid.png has the base beside
-    it
+    4-merged/gallery/*.png       images of benchmark prompts; grid.png has the base's beside them
 
-Equal runs give equal bytes; neither paths of the machine nor times are in it.
+Equal runs give equal bytes; the card holds neither paths of the machine nor times.
 """
 
 from __future__ import annotations
@@ -45,37 +44,38 @@ from selma.workspace import REPORT, Workspace, inside, write_bytes
 CARD, GALLERY = "README.md", "gallery"
 SHEET = "grid.png"
 UNNAMED = "OWNER/NAME"
-"""The adapter's own repository, as long as it is in none."""
+"""Stands for the adapter's repository before it has one."""
 
 
 @dataclass(frozen=True)
-class Made:
-    """A written card and what belongs to it."""
+class WrittenCard:
+    """A written card and the files that belong to it."""
 
     folder: Path
     files: tuple[Path, ...]
-    """Adapter, card and images: all that a repository needs."""
+    """Adapter, card and images: the repository's files."""
 
 
 def write_card(
     run: Path, *, repository: str = UNNAMED, licence: str | None = None, images: int = 6
-) -> Made:
-    """The card of the run in `run`, written anew into its `4-merged`.
+) -> WrittenCard:
+    """Write the run's card into its `4-merged`, replacing an older one.
 
-    licence: the Hub's name of one; None is the base's, where the table knows it. Raises
-    WorkspaceError if the merge is not finished; a run that was not scored has no scorecard.
+    licence: one of the Hub's names; None takes the base's, if known. Raises WorkspaceError unless
+    the merge is finished; the card of a run without scores has no scorecard.
     """
     config = read_run_file(run)
-    this = Stages(config, Workspace(run), make=[])
-    experts = this.all_experts()
-    merged = this.merge_experts(experts)
+    stages = Stages(config, Workspace(run), make=[])
+    experts = stages.all_experts()
+    merged = stages.merge_experts(experts)
     card = _scorecard(config)
-    gallery = _gallery(this, merged, images)
+    gallery = _gallery(stages, merged, images)
     text = _front_matter(config, gallery, licence=licence)
     text += _body(config, experts, merged, card, gallery, repository=repository)
     write_bytes(merged.folder / CARD, text.encode())
     generated = sorted((merged.folder / GALLERY).glob("*.png"))
-    return Made(merged.folder, (adapter_file(merged.folder), merged.folder / CARD, *generated))
+    files = (adapter_file(merged.folder), merged.folder / CARD, *generated)
+    return WrittenCard(merged.folder, files)
 
 
 def _scorecard(config: RunConfig) -> Scorecard | None:
@@ -85,35 +85,35 @@ def _scorecard(config: RunConfig) -> Scorecard | None:
         return None
 
 
-def _gallery(this: Stages, merged: Merged, count: int) -> list[tuple[BenchmarkPrompt, str]]:
-    """Benchmark prompts, evenly over the groups and chosen without a look at any score, with their
-    images' places beside the card; [] where the merged model has not generated."""
+def _gallery(stages: Stages, merged: Merged, count: int) -> list[tuple[BenchmarkPrompt, str]]:
+    """Copy the images of benchmark prompts, evenly over the groups and whatever their scores: each
+    prompt with its image's path beside the card. [] if the merged model has not generated any."""
     gallery = merged.folder / GALLERY
     shutil.rmtree(gallery, ignore_errors=True)
     try:
-        generated = this.generate("merged", [applied(merged)])
+        generated = stages.generate("merged", [applied(merged)])
     except NotFinished:
         return []
     gallery.mkdir()
-    shown = []
-    for prompt in evenly(this.benchmark_prompts, count):
+    images = []
+    for prompt in evenly(stages.benchmark_prompts, count):
         name = f"{prompt.id}.png"
         write_bytes(inside(gallery, name), inside(generated, name).read_bytes())
-        shown.append((prompt, f"{GALLERY}/{name}"))
-    sheet = this.folder.root / REPORT / SHEET
+        images.append((prompt, f"{GALLERY}/{name}"))
+    sheet = stages.folder.root / REPORT / SHEET
     if sheet.is_file():
         write_bytes(gallery / SHEET, sheet.read_bytes())
-    return shown
+    return images
 
 
 def _front_matter(
     config: RunConfig, gallery: list[tuple[BenchmarkPrompt, str]], *, licence: str | None
 ) -> str:
-    """What the Hub reads, between two lines of dashes."""
+    """The Hub's metadata, between two lines of dashes."""
     base, row = _base_on_hub(config), BASES.get(config.base.model)
     licence = licence or (row.licence if row else None)
     adapter, family = config.experts.adapter, _family(config)
-    loads = isinstance(adapter, LoraConfig)  # diffusers has no loader for any other
+    loads = isinstance(adapter, LoraConfig)  # diffusers loads no other kind
     kind = (
         ["diffusers", "lora", "template:sd-lora", *family] if loads else [adapter.kind, *family[:1]]
     )
@@ -125,8 +125,7 @@ def _front_matter(
         "tags": ["text-to-image", *kind, "selma"],
         "widget": [{"text": p.text, "output": {"url": url}} for p, url in gallery],
     }
-    given = {key: value for key, value in metadata.items() if value}
-    return f"---\n{_yaml(given)}---\n\n"
+    return f"---\n{_yaml({key: value for key, value in metadata.items() if value})}---\n\n"
 
 
 def _body(
@@ -201,7 +200,7 @@ def _adapter(config: RunConfig) -> str:
 
 
 def _recipe(config: RunConfig, merged: Merged) -> dict[str, Any]:
-    """The merge in mergekit's names, where it has them."""
+    """The merge as a mergekit config, in mergekit's names if it has them."""
     _, section = method_of(config.merged)
     settings = section.model_dump(mode="json")
     scale = config.merged.scale if config.merged.search is None else merged.scale
@@ -219,14 +218,14 @@ def _recipe(config: RunConfig, merged: Merged) -> dict[str, Any]:
 
 
 def _base_on_hub(config: RunConfig) -> str | None:
-    """The base's repository; None for toybox, a folder or a file."""
+    """The base's repository on the Hub; None for toybox, a folder or a file."""
     model = located(config.base).model
     on_hub = HUB_ID.fullmatch(model) and not Path(model).exists()
     return model if on_hub and config.base.config is None else None
 
 
 def _base_name(config: RunConfig) -> str:
-    """What the base is called, without a machine's path."""
+    """The base's name, without a path of the machine."""
     model = config.base.model
     return model if model in BASES or _base_on_hub(config) else Path(model).stem
 
@@ -244,7 +243,7 @@ def _yaml(value: Mapping[str, Any]) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text as it is meant, inside a table of Markdown."""
+    """Escape a text for a cell of a Markdown table."""
     for sign in ("\\", "|", "<", "`", "*", "_", "["):
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.split())

@@ -9,7 +9,7 @@ import typer
 
 FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 Licence = Annotated[
-    str | None, typer.Option("--license", help="The Hub's name of one; the base's if left out.")
+    str | None, typer.Option("--license", help="One of the Hub's names; the base's if left out.")
 ]
 
 
@@ -24,19 +24,22 @@ def card(run: FinishedRun, licence: Licence = None) -> None:
 def push(
     run: FinishedRun,
     repository: Annotated[str, typer.Argument(metavar="REPO", help="owner/name on the Hub.")],
-    private: Annotated[bool, typer.Option("--private", help="If the repository is new.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository private.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the files.")] = False,
     licence: Licence = None,
 ) -> None:
     """Upload the merged adapter with its card to the Hub, in one commit."""
     from selma.applications.publishing.pushing import push
 
-    sent = push(run, repository, private=private, dry_run=dry_run, licence=licence)
-    for name, size in sent.files.items():
+    pushed = push(run, repository, private=private, dry_run=dry_run, licence=licence)
+    for name, size in pushed.files.items():
         typer.echo(f"{name}  {size} bytes")
-    typer.echo(f"Nothing was sent to {repository}." if sent.url is None else sent.url)
+    typer.echo(f"Nothing was sent to {repository}." if pushed.url is None else pushed.url)
 
 
 def register(app: typer.Typer) -> None:
+    """Add `selma card` and `selma push`."""
     for command in (card, push):
         app.command()(command)

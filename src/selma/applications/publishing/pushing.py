@@ -1,7 +1,7 @@
-"""A run's merged adapter in a repository of the Hub, in one commit.
+"""Upload a run's merged adapter to a repository of the Hub, in one commit.
 
-The token is huggingface_hub's own business (HF_TOKEN, or `hf auth login`); it is neither asked for
-nor written anywhere here.
+huggingface_hub takes the token (HF_TOKEN, or `hf auth login`); selma neither asks for it nor writes
+it anywhere.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True)
 class Pushed:
-    """What lies, or would lie, in the repository."""
+    """The repository's files, or those that it would have."""
 
     repository: str
     files: dict[str, int]
-    """Path in the repository → bytes."""
+    """Path in the repository → size in bytes."""
     url: str | None
-    """Of the commit; None if nothing was sent."""
+    """The commit's; None if nothing was sent."""
 
 
 def push(
@@ -35,10 +35,10 @@ def push(
     dry_run: bool = False,
     licence: str | None = None,
 ) -> Pushed:
-    """Writes the card and uploads it with adapter and gallery; with `dry_run` only tells what.
+    """Write the card and upload it with adapter and gallery; with `dry_run`, only list the files.
 
-    The repository is made if there is none. Raises ConfigError for a name that is none,
-    PublishError where the Hub refuses or is not there.
+    Creates the repository if it does not exist. Raises ConfigError for an invalid name,
+    PublishError if the Hub refuses or cannot be reached.
     """
     if not _REPOSITORY.fullmatch(repository):
         raise ConfigError(f"A repository is named owner/name, but {repository!r} came.")

@@ -13,11 +13,10 @@ from selma.records.scores import Interval
 
 
 def krippendorff_alpha(counts: ArrayLike) -> float | None:
-    """Alpha in [-1, 1]: 1 is full agreement, 0 what chance would give.
+    """Alpha in [-1, 1]: 1 is full agreement, 0 is chance.
 
-    counts: [units, values], how many annotators gave each value to each unit; who did not see a
-    unit just does not count in it. None where fewer than two values are paired, since chance alone
-    would then agree.
+    counts: [units, values], how many annotators gave each value to each unit; missing values are
+    allowed. None if fewer than two values are paired, since chance alone would then agree.
     """
     alpha = _alpha(_paired(counts))
     return None if np.isnan(alpha) else alpha
@@ -26,7 +25,7 @@ def krippendorff_alpha(counts: ArrayLike) -> float | None:
 def alpha_interval(
     counts: ArrayLike, *, seed: int, resamples: int = 10_000, level: float = 0.95
 ) -> Interval | None:
-    """Alpha with its percentile bootstrap interval over the units that two or more judged."""
+    """Alpha with its percentile bootstrap interval over the units with two or more values."""
     table = _paired(counts)
     alpha = krippendorff_alpha(table)
     if alpha is None:
@@ -35,17 +34,17 @@ def alpha_interval(
     draws = np.random.default_rng(seed_for(seed, "alpha", n)).multinomial(
         n, np.full(n, 1 / n), size=resamples
     )
-    # A resample of one value only has no alpha, as nobody could have disagreed in it.
-    again = [_alpha(np.repeat(table, draw, axis=0)) for draw in draws]
+    # A resample with one value only has no alpha, since nobody could disagree in it.
+    alphas = [_alpha(np.repeat(table, draw, axis=0)) for draw in draws]
     tails = [(1 - level) / 2, (1 + level) / 2]
-    numbers = (alpha, *np.nanquantile(again, tails), np.nanstd(again))
+    numbers = (alpha, *np.nanquantile(alphas, tails), np.nanstd(alphas))
     mean, low, high, error = (round(float(value), 6) + 0.0 for value in numbers)
     return Interval(mean=mean, low=low, high=high, n=n, standard_error=error if n > 1 else None)
 
 
 def tally(units: Sequence[Sequence[str]], values: Sequence[str]) -> NDArray[np.int64]:
-    """[units, values] counts of the values that each unit was given."""
-    rows = [[given.count(value) for value in values] for given in units]
+    """[units, values]: how often each unit was given each value."""
+    rows = [[unit.count(value) for value in values] for unit in units]
     return np.asarray(rows, dtype=np.int64).reshape(len(units), len(values))
 
 
@@ -53,11 +52,11 @@ def _paired(counts: ArrayLike) -> NDArray[np.int64]:
     table = np.asarray(counts, dtype=np.int64)
     if table.ndim != 2:
         raise ValueError(f"counts must be [units, values], but are {table.shape}")
-    return table[table.sum(axis=1) >= 2]  # a unit that one alone judged pairs with nothing
+    return table[table.sum(axis=1) >= 2]  # a single value pairs with nothing
 
 
 def _alpha(table: NDArray[np.int64]) -> float:
-    """NaN where fewer than two values came."""
+    """NaN if fewer than two values occur."""
     if np.count_nonzero(table.sum(axis=0)) < 2:
         return float("nan")
     try:

@@ -1,4 +1,4 @@
-"""What was voted: read from a study's file for its report."""
+"""A study's votes, read from its file for the report."""
 
 from __future__ import annotations
 
@@ -17,48 +17,49 @@ CHOICES: tuple[Choice, ...] = get_args(Choice)
 
 
 class Vote(Record):
-    """One vote with all that is known about it."""
+    """One annotator's vote on one pair."""
 
     annotator: str
     pair: str
     step: int
     left: int
-    """Which model (0 or 1) was at left."""
+    """Which model (0 or 1) was on the left."""
     choice: Choice
     seconds: float
-    """From the moment that both images were visible."""
+    """Since both images were visible."""
     time: float
-    """Of the vote, in seconds since 1970."""
+    """When it was cast, in seconds since 1970."""
     undone: float | None = None
-    """When it was taken back; only votes with None count."""
+    """When it was undone; only votes with None count."""
 
     @property
     def outcome(self) -> Literal["win", "tie", "lose"]:
-        """What it says about the second model."""
+        """The second model's."""
         if self.choice == "tie":
             return "tie"
         return "win" if (self.choice == "left") == (self.left == 1) else "lose"
 
 
 class Ballot(NamedTuple):
-    """All that a study's file holds for its report."""
+    """A study with its annotators and votes."""
 
     study: Study
     annotators: list[str]
-    """In the order in which they joined; some may not have voted."""
+    """In the order of joining; some may not have voted."""
     votes: list[Vote]
-    """In the order in which they came, the undone ones too."""
+    """In order of time, undone ones included."""
 
 
 def read_ballot(path: Path) -> Ballot:
-    """What was voted so far; a server may be at work. Raises DataError for what is no study."""
+    """Read the votes so far, even while the study is served. Raises WorkspaceError for a missing
+    file, DataError for one that is no study."""
     if not path.is_file():
         raise WorkspaceError(
             f"{path} must hold a study's votes, but there is no such file. "
             "Run `selma study serve RUN` first."
         )
     with closing(connect(path, create=False)) as sql, sqlite_errors(path):
-        sql.execute("BEGIN")  # so that all three are of one moment
+        sql.execute("BEGIN")  # so that all three reads see the same state
         study = read_study(sql, path)
         names = [row[0] for row in sql.execute("SELECT name FROM annotators ORDER BY id")]
         sql.row_factory = sqlite3.Row

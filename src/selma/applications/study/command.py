@@ -19,17 +19,19 @@ StudyName = Annotated[str, typer.Option(help="Which study of the run: RUN/study/
 @study.command()
 def serve(
     run: StudiedRun,
-    prompts: Annotated[int, typer.Option(min=1, help="How many, evenly over the groups.")] = 200,
+    prompts: Annotated[
+        int, typer.Option(min=1, help="Number of prompts, evenly over groups.")
+    ] = 200,
     model: Annotated[str, typer.Option(help="Whose wins are counted.")] = "merged",
-    against: Annotated[str, typer.Option(help="What it is held against.")] = "base",
-    seed: Annotated[int, typer.Option(min=0, help="Of each annotator's order.")] = 0,
+    against: Annotated[str, typer.Option(help="The model to compare with.")] = "base",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the annotators' orders.")] = 0,
     name: StudyName = "votes",
     host: Annotated[
-        str, typer.Option(help="Any other than this machine's own is open to everybody.")
+        str, typer.Option(help="Any address but the default opens the page to others.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8642,
 ) -> None:
-    """Serve the page on which people vote; the same command goes on where it was stopped."""
+    """Serve the page on which people vote; the same command resumes a study."""
     from selma.applications.study.opening import serve_study
 
     serve_study(
@@ -51,8 +53,8 @@ def report_study(
     json: Json = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write each vote to this file.")] = None,
 ) -> None:
-    """Show win, lose and tie for each group, with intervals and how far annotators agree; write a
-    page on it and a section of the run's report."""
+    """Show win, lose and tie for each group, with intervals and annotators' agreement; write a page
+    and a section of the run's report."""
     from rich.console import Console
 
     from selma.applications.study.ballot import read_ballot
@@ -73,4 +75,5 @@ def report_study(
 
 
 def register(app: typer.Typer) -> None:
+    """Add `selma study`."""
     app.add_typer(study, name="study")

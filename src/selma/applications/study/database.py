@@ -1,4 +1,4 @@
-"""The file of a study: where it lies, what is in it, and how it is opened."""
+"""A study's SQLite file: its path, its schema, and how it is opened."""
 
 from __future__ import annotations
 
@@ -38,13 +38,14 @@ CREATE UNIQUE INDEX IF NOT EXISTS one_vote_counts ON votes (annotator, step) WHE
 
 
 def study_file(run: Path, name: str) -> Path:
-    """Where a run's study of this name lies. Raises DataError for a name that is no file's."""
+    """The file of a run's study of this name. Raises DataError for an invalid name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise DataError(f"A study's name must be letters, digits, dots, _ or -, but is {name!r}.")
     return inside(run, f"study/{name}.sqlite")
 
 
 def connect(path: Path, *, create: bool) -> sqlite3.Connection:
+    """Open a study's file. Raises WorkspaceError or DataError (`sqlite_errors`)."""
     mode = "rwc" if create else "rw"
     with sqlite_errors(path):
         sql = sqlite3.connect(
@@ -82,6 +83,7 @@ def sqlite_errors(path: Path) -> Iterator[None]:
 
 
 def read_study(sql: sqlite3.Connection, path: Path) -> Study:
+    """Read the plan of the study in a file. Raises DataError unless it has this format."""
     rows = sql.execute("SELECT format, plan FROM study").fetchall()
     if len(rows) != 1 or rows[0][0] != FORMAT:
         raise DataError(

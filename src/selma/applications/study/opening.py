@@ -1,4 +1,4 @@
-"""A run's study, from the run's own records to the served page: what `selma study serve` does."""
+"""Plan a run's study and serve its page: what `selma study serve` does."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def serve_study(
     port: int = 8642,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serves the images that two models generated for a run's benchmark, until a signal comes.
+    """Serve two models' images of a run's benchmark prompts until a signal comes.
 
-    models: the one that is held against, then the one whose wins are counted. The votes lie in
-    `study/<name>.sqlite` of the run; the same arguments go on with them. Raises WorkspaceError
-    where a model's images are not finished, or the file holds a study of other arguments.
+    models: the reference, then the model whose wins are counted. Votes are stored in the run's
+    `study/<name>.sqlite`; the same arguments resume the study. Raises WorkspaceError if a model's
+    images are not finished, or the file holds a study of other arguments.
     """
     try:
         from selma.applications.study.server import serve

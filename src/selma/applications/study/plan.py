@@ -1,4 +1,4 @@
-"""What a study compares, and what each annotator sees when: fixed by the run, a seed and a name."""
+"""What a study compares, and each annotator's order: fixed by the run, a seed and their name."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Pair(Record):
     text: str
     group: str
     sha256: tuple[str, str]
-    """Of each model's image, so that a vote stays bound to what was seen."""
+    """Each model's image, so that a vote stays bound to the image that was seen."""
 
 
 class Study(Record):
     """Two models' images of the same prompts."""
 
     models: tuple[str, str]
-    """The one that is held against, then the one whose wins are counted."""
+    """The reference, then the model whose wins are counted."""
     seed: int
     pairs: tuple[Pair, ...]
 
@@ -47,7 +47,7 @@ class Study(Record):
 
 
 class Showing(NamedTuple):
-    """One step of an annotator's way: a pair, and which of the two models (0 or 1) is at left."""
+    """One step of an annotator: a pair, and which of the two models (0 or 1) is on the left."""
 
     pair: Pair
     left: int
@@ -61,14 +61,14 @@ def plan_study(
     prompts: int,
     seed: int,
 ) -> Study:
-    """The study of `prompts` prompts of a run's benchmark, evenly over its groups.
+    """Plan a study of `prompts` prompts of a run's benchmark, evenly over its groups.
 
     The paper sampled its 200 at random; an even choice is the same for everybody, and says as much
-    about each group. Raises ConfigError for one model twice, WorkspaceError where a model's
-    images are not finished.
+    about each group. Raises ConfigError for one model twice, WorkspaceError unless both models'
+    images are finished.
     """
     if models[0] == models[1]:
-        raise ConfigError(f"Two different models are compared, but {models[0]!r} came twice.")
+        raise ConfigError(f"A study needs two different models, but {models[0]!r} came twice.")
     images = [_finished_images(run, model) for model in models]
     pairs = []
     for prompt in evenly(benchmark_prompts, prompts):
@@ -85,10 +85,10 @@ def plan_study(
 
 
 def showings(study: Study, annotator: str) -> list[Showing]:
-    """All pairs in an order of the annotator's own; each model is at left in half of them."""
+    """All pairs in the annotator's own order; each model is on the left in half of them."""
     shuffled = rng(study.seed, "study", annotator)
     pairs = list(study.pairs)
-    # One coin for each pair would leave some annotators with 60 of 100 at one side.
+    # One coin for each pair would leave some annotators with 60 of 100 on one side.
     sides = [number % 2 for number in range(len(pairs))]
     if len(pairs) % 2 and shuffled.random() < 0.5:
         sides[-1] = 1
@@ -98,7 +98,7 @@ def showings(study: Study, annotator: str) -> list[Showing]:
 
 
 class Images:
-    """The images of a study, as files that tell nothing but their pixels."""
+    """A study's images, as PNG files without metadata."""
 
     def __init__(self, run: Path, study: Study) -> None:
         self.run = run
@@ -107,7 +107,7 @@ class Images:
         self.png = lru_cache(maxsize=64)(self._png)  # several annotators, few megabytes each
 
     def verify(self) -> None:
-        """Reads every file. Raises DataError for the first that is missing or has changed."""
+        """Read every file. Raises DataError for the first that is missing or has changed."""
         for prompt in self.hashes:
             for model in (0, 1):
                 self._read(prompt, model)
@@ -119,7 +119,7 @@ class Images:
         return data if _only_pixels(data) else png_bytes(decode(data))
 
     def _read(self, prompt: str, model: int) -> bytes:
-        path = inside(self.run, f"{place_of(self.models[model])}/{prompt}.png")
+        path = inside(self.run, f"{images_path(self.models[model])}/{prompt}.png")
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -127,14 +127,14 @@ class Images:
         if sha256(data).hexdigest() != self.hashes[prompt][model]:
             raise DataError(
                 f"{path} must be the image that this study began with, but has changed. "
-                "Put it back, or begin another study with --name."
+                "Restore it, or begin another study with --name."
             )
         return data
 
 
 def _only_pixels(data: bytes) -> bool:
-    """Whether this is a PNG of nothing but the parts that its image is made of. Encoding anew
-    takes a second for 1024 x 1024, in which an annotator would wait."""
+    """Whether this is a PNG without metadata. Encoding anew would keep the annotator waiting: a
+    second for 1024 x 1024."""
     offset = len(_PNG)
     if not data.startswith(_PNG):
         return False
@@ -148,14 +148,14 @@ def _only_pixels(data: bytes) -> bool:
     return False
 
 
-def place_of(model: str) -> str:
-    """Where a run keeps a model's images of its benchmark."""
+def images_path(model: str) -> str:
+    """The path in a run of a model's benchmark images."""
     return f"{SCORES}/images/{model}"
 
 
 def _finished_images(run: Path, model: str) -> dict[str, Any]:
     """File name → size and sha256."""
-    folder = inside(run, place_of(model))
+    folder = inside(run, images_path(model))
     files: dict[str, Any] = manifest(folder).get("files", {})
     if not files:
         finished = sorted(path.parent.name for path in folder.parent.glob("*/manifest.json"))

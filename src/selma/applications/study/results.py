@@ -1,4 +1,4 @@
-"""A run's studies for its report: what was voted, and whether on images that are still there.
+"""A study's page and section of the run's report: its votes, and whether its images are current.
 
 6-report/study-<name>.html          one page for each study
 6-report/pages/study-<name>.json    its section of the report
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from selma.applications.study.ballot import Ballot
-from selma.applications.study.plan import Study, place_of
+from selma.applications.study.plan import Study, images_path
 from selma.applications.study.summary import Summary, Tally, summarise
 from selma.records.pages import Page, PageTable
 from selma.records.scores import Interval, Scorecard
@@ -25,34 +25,34 @@ from selma.workspace import SCORES, Workspace, inside
 TITLE = "What people chose"
 INTRODUCTION = (
     "Two images of one prompt, in random order and without names: which fits the caption better? "
-    "As the paper’s table 8. Percent is win / (win + lose), ties left out, with its 95% bootstrap "
-    "interval over prompts."
+    "The layout is that of the paper’s table 8. Percent is win / (win + lose), without ties, with "
+    "its 95% bootstrap interval over prompts."
 )
 OLD = "These votes are on images that the run has generated anew since."
 COLUMNS = ("Split", "win", "lose", "tie", "% (95%, s.e.)", "ties as half, % (95%, s.e.)")
 
 
 class Studied(NamedTuple):
-    """A study that somebody voted in."""
+    """A study with votes."""
 
     summary: Summary
     current: bool
-    """Whether the images voted on are those that the run has now."""
+    """Whether the run still has the images that were voted on."""
 
     @property
     def rows(self) -> Iterator[tuple[str, Tally]]:
-        """As the paper's table 8: all votes, then each split."""
+        """The rows of the paper's table 8: all votes, then each split."""
         yield "All", self.summary.all
         yield from self.summary.groups.items()
 
 
 def studied(run: Path, ballot: Ballot, *, resamples: int = 10_000) -> Studied:
-    """What was voted in a study of the run in `run`."""
+    """Summarise a study of the run in `run`."""
     return Studied(summarise(ballot, resamples=resamples), _current(run, ballot.study))
 
 
 def write_study_page(run: Path, name: str, study: Studied) -> Path:
-    """Write a study's page and its section of the run's report. The page's path."""
+    """Write a study's page and its section of the run's report; returns the page's path."""
     page = study_page(name, study, about=_images(run, study), votes=_votes(run))
     html = (
         environment("selma.applications.study")
@@ -81,9 +81,9 @@ def study_page(
     about: dict[str, str],
     votes: dict[str, tuple[int, int, int]],
 ) -> Page:
-    """A study's section of the report; `votes` are the paper's, where the run is on its prompts."""
+    """A study's section of the report; `votes` are the paper's, if the run is on its prompts."""
     summary = study.summary
-    mine = PageTable(
+    own = PageTable(
         columns=COLUMNS,
         rows=tuple(
             (split, *map(str, (row.win, row.lose, row.tie)), _share(row.percent),
@@ -92,7 +92,7 @@ def study_page(
         ),
         notes=tuple(_notes(summary)),
     )  # fmt: skip
-    theirs = PageTable(
+    paper_table = PageTable(
         caption="The paper: SDXL + SELMA against SDXL",
         columns=("Split", "win", "lose", "tie", "%", "ties as half, %"),
         rows=tuple(
@@ -109,7 +109,7 @@ def study_page(
         headline=_headline(name, summary),
         file=f"study-{name}.html",
         about=about,
-        tables=(mine, theirs) if votes else (mine,),
+        tables=(own, paper_table) if votes else (own,),
         notes=(
             *(() if study.current else (OLD,)),
             *((f"{unfinished} of them had not finished.",) if unfinished else ()),
@@ -128,23 +128,23 @@ def _headline(name: str, summary: Summary) -> str:
 
 
 def _notes(summary: Summary) -> Iterator[str]:
-    """How far people agree, and whether they favoured a side."""
+    """Sentences on the annotators' agreement and on their preference for a side."""
     alpha, left = summary.alpha, summary.left
     if alpha:
         yield (
             f"Agreement: Krippendorff’s alpha {points(alpha.mean, 2)} (95%: "
-            f"{between(alpha, digits=2)}) on {alpha.n} prompts that two or more judged; 1 is full "
+            f"{between(alpha, digits=2)}) on {alpha.n} prompts with two or more votes; 1 is full "
             "agreement, 0 is chance."
         )
     else:
         yield (
-            "How far people agree cannot be told: no prompt was judged by two of them, or all "
-            "votes are alike."
+            "Agreement cannot be computed: no prompt has votes by two people, or all votes are "
+            "alike."
         )
     if left:
         yield (
-            f"The image at left was chosen in {points(left.mean)}% (95%: {between(left)}) of the "
-            "votes that were no tie; 50 is no preference for a side."
+            f"The image on the left was chosen in {points(left.mean)}% (95%: {between(left)}) of "
+            "the votes that were no tie; 50 is no preference for a side."
         )
 
 
@@ -153,7 +153,7 @@ def _share(interval: Interval | None) -> str:
 
 
 def _votes(run: Path) -> dict[str, tuple[int, int, int]]:
-    """The paper's votes, if the run's scorecard is on DSG-1k as well; else none."""
+    """The paper's votes if the run's scorecard is on DSG-1k, too; else {}."""
     path = inside(run, f"{SCORES}/scorecard/scorecard.json")
     if not path.is_file():
         return {}
@@ -162,9 +162,9 @@ def _votes(run: Path) -> dict[str, tuple[int, int, int]]:
 
 
 def _images(run: Path, study: Studied) -> dict[str, str]:
-    """Keys of the images that were voted on, where they are still there."""
+    """Keys of the models' current images."""
     keys = {
-        f"images/{model}": manifest(inside(run, place_of(model))).get("key")
+        f"images/{model}": manifest(inside(run, images_path(model))).get("key")
         for model in study.summary.models
     }
     return {name: key for name, key in keys.items() if key is not None}
@@ -172,7 +172,7 @@ def _images(run: Path, study: Studied) -> dict[str, str]:
 
 def _current(run: Path, study: Study) -> bool:
     for position, model in enumerate(study.models):
-        files = manifest(inside(run, place_of(model))).get("files", {})
+        files = manifest(inside(run, images_path(model))).get("files", {})
         for pair in study.pairs:
             if files.get(f"{pair.id}.png", {}).get("sha256") != pair.sha256[position]:
                 return False

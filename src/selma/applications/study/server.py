@@ -1,7 +1,7 @@
-"""The study's page, served to annotators. Nothing that leaves here names a model.
+"""Serve the study's page to annotators, without ever naming a model.
 
-An annotator's address holds a secret of their own, and images lie under random tokens: no request
-can name a file. The page waits for each vote's receipt, which is given when the vote is on disk.
+An annotator's address holds their secret, and images have random tokens: no request can name a
+file. The page waits for each vote's receipt, which is sent when the vote is on disk.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from selma.applications.study.ballot import CHOICES
 from selma.applications.study.plan import Images, Study
-from selma.applications.study.store import NAME_LENGTH, AnnotatorStatus, Shown, Store
+from selma.applications.study.store import NAME_LENGTH, AnnotatorStatus, ShownPair, Store
 from selma.errors import DataError, SelmaError, WorkspaceError
 from selma.progress import console
 
@@ -52,10 +52,10 @@ _HEADERS = {
 def serve(
     path: Path, study: Study, run: Path, *, host: str, port: int, say: Callable[[str], None] = print
 ) -> None:
-    """Serves the study until a signal comes; `path` is its file of votes.
+    """Serve the study until a signal comes; `path` is its file of votes.
 
-    port: 0 takes a free one. `say` is told the address. Raises WorkspaceError where the port is
-    taken or the file holds another study, DataError where an image is not the run's.
+    port: 0 takes a free one. `say` is called with the address. Raises WorkspaceError if the port is
+    taken or the file holds another study, DataError if an image has changed.
     """
     images = Images(run, study)
     images.verify()
@@ -87,8 +87,8 @@ def serve(
 
 
 def application(store: Store, images: Images, *, hosts: frozenset[str] | None) -> ASGIApp:
-    """The study's pages as an ASGI application; `hosts` are the names by which it may be called,
-    None is any."""
+    """The study's pages as an ASGI application; `hosts` are the host names that it answers to, None
+    for any."""
     pages = _Pages(store, images)
     routes = [
         Route("/", pages.welcome),
@@ -100,7 +100,7 @@ def application(store: Store, images: Images, *, hosts: frozenset[str] | None) -
         Route("/vote/{secret}/undo", pages.undo, methods=["POST"]),
         Route("/image/{token}", pages.image),
     ]
-    return _Guarded(Starlette(routes=routes, exception_handlers={SelmaError: _told}), hosts)
+    return _Guarded(Starlette(routes=routes, exception_handlers={SelmaError: _failure}), hosts)
 
 
 class _Pages:
@@ -129,7 +129,7 @@ class _Pages:
             page = self._page("welcome.html", known=None, name=name, mistake=str(error))
             page.status_code = 422
             return page
-        # Two people of one name would otherwise go on in each other's place unawares.
+        # Otherwise two people of one name would unknowingly continue each other's votes.
         if known and not again:
             return self._page("welcome.html", known=known, name=name, mistake="")
         joined = self.store.join(name)
@@ -150,8 +150,8 @@ class _Pages:
         return self._state(request.path_params["secret"], counted=None)
 
     async def choose(self, request: Request) -> Reply:
-        secret, asked = request.path_params["secret"], await _json(request)
-        step, choice, seconds = (asked.get(name) for name in ("step", "choice", "seconds"))
+        secret, vote = request.path_params["secret"], await _json(request)
+        step, choice, seconds = (vote.get(name) for name in ("step", "choice", "seconds"))
         if type(step) is not int or choice not in CHOICES or not _is_duration(seconds):
             raise HTTPException(422, "A vote has a step, a choice and seconds.")
 
@@ -175,9 +175,9 @@ class _Pages:
         address = self.store.image(request.path_params["token"])
         if address is None:
             raise HTTPException(404, "There is no such image.")
-        # A token never means another image, so that a browser may keep what it loaded ahead.
-        kept = {"Cache-Control": "private, max-age=86400, immutable"}
-        return Reply(self.images.png(*address), media_type="image/png", headers=kept)
+        # A token never means another image, so that a browser may cache what it preloaded.
+        headers = {"Cache-Control": "private, max-age=86400, immutable"}
+        return Reply(self.images.png(*address), media_type="image/png", headers=headers)
 
     def _state(self, secret: str, *, counted: bool | None) -> Reply:
         status = self.store.status(secret)
@@ -191,13 +191,13 @@ class _Pages:
 
 
 def _visible(status: AnnotatorStatus) -> dict[str, Any]:
-    """All that the page's script is told."""
+    """All that the page's script is sent."""
 
-    def shown(showing: Shown | None) -> dict[str, Any] | None:
-        if showing is None:
+    def shown(pair: ShownPair | None) -> dict[str, Any] | None:
+        if pair is None:
             return None
-        left, right = f"/image/{showing.left}", f"/image/{showing.right}"
-        return {"step": showing.step, "text": showing.text, "left": left, "right": right}
+        left, right = f"/image/{pair.left}", f"/image/{pair.right}"
+        return {"step": pair.step, "text": pair.text, "left": left, "right": right}
 
     return {
         "done": status.annotator.done,
@@ -209,10 +209,10 @@ def _visible(status: AnnotatorStatus) -> dict[str, Any]:
 
 
 class _Guarded:
-    """Refuses what no page of ours sends, and adds the headers that every reply has.
+    """Refuses requests that the study's page does not send, and adds every reply's headers.
 
-    A page elsewhere could make an annotator's browser send votes (cross-site requests), or rename
-    itself to this machine to read the study (DNS rebinding).
+    Another site could make an annotator's browser send votes (cross-site requests), or resolve its
+    name to this machine to read the study (DNS rebinding).
     """
 
     def __init__(self, inner: ASGIApp, hosts: frozenset[str] | None) -> None:
@@ -241,8 +241,8 @@ class _Guarded:
         return await self.inner(scope, receive, send_guarded)
 
 
-def _told(request: Request, error: Exception) -> Reply:
-    """Our errors name files and so models: only who runs the study may read them."""
+def _failure(request: Request, error: Exception) -> Reply:
+    """Print the error, which names files and therefore models, for whoever runs the study only."""
     console.print(f"Error: {error}", markup=False)
     return PlainTextResponse("This cannot be shown. Tell whoever runs the study.", status_code=500)
 
@@ -271,13 +271,13 @@ def _is_duration(value: Any) -> TypeGuard[float]:
 
 
 def _own_names(host: str) -> frozenset[str] | None:
-    """What a browser on this machine calls it by; None if others can reach it."""
+    """The host names that a browser on this machine uses; None if other machines have access."""
     try:
-        alone = host == "localhost" or ipaddress.ip_address(host).is_loopback
+        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        alone = False
+        local = False
     address = f"[{host}]" if ":" in host else host
-    return frozenset({"localhost", LOOPBACK, address}) if alone else None
+    return frozenset({"localhost", LOOPBACK, address}) if local else None
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -1,7 +1,7 @@
-"""Votes in one SQLite file: each is on the disk before its annotator sees the next pair.
+"""Votes in one SQLite file: each is on disk before its annotator sees the next pair.
 
-An annotator's way is laid down when they join, so that no later version can change it. Votes are
-kept for good, the undone ones too; those that count are always the first `done` steps of the way.
+An annotator's order is stored when they join, so that no later version can change it. Votes are
+never deleted, undone ones included; those that count are always the first `done` steps.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NAME_LENGTH = 60
 
 
 class Annotator(NamedTuple):
-    """Someone who votes; `secret` is the part of the address that is theirs alone."""
+    """Someone who votes; `secret` is the part of their address that nobody else knows."""
 
     name: str
     secret: str
@@ -39,32 +39,32 @@ class Annotator(NamedTuple):
     total: int
 
 
-class Shown(NamedTuple):
-    """A pair as its annotator meets it."""
+class ShownPair(NamedTuple):
+    """A pair as its annotator sees it."""
 
     step: int
     text: str
     left: str
     right: str
-    """Tokens of the images: random, and other ones for each annotator."""
+    """The images' tokens: random, and different for each annotator."""
 
 
 class AnnotatorStatus(NamedTuple):
-    """Where an annotator is on their way."""
+    """An annotator's progress."""
 
     annotator: Annotator
-    current: Shown | None
+    current: ShownPair | None
     """None when all is done."""
-    following: Shown | None
+    following: ShownPair | None
     last_vote: int | None
-    """What `undo` would take back."""
+    """The vote that `undo` would take back."""
 
 
 class Store:
-    """The file of one study; threads may share it, and processes may each open their own."""
+    """One study's file; threads may share a store, and each process may open its own."""
 
     def __init__(self, path: Path, study: Study) -> None:
-        """Begins the study, or goes on with it. Raises WorkspaceError where another lies there."""
+        """Begin or resume the study. Raises WorkspaceError if the file holds another one."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.study = path, study
         self._pairs = {pair.id: pair for pair in study.pairs}
@@ -83,18 +83,19 @@ class Store:
             raise
 
     def close(self) -> None:
+        """Close the file."""
         with self._lock:
             self._open.close()
 
     def find(self, name: str) -> Annotator | None:
-        """Who has joined by this name, in whatever case."""
+        """The annotator of this name, whatever its case; None if nobody has joined by it."""
         with self._transaction() as sql:
             return self._annotator(sql, "folded", clean_name(name).casefold())
 
     def join(self, name: str) -> Annotator:
-        """The annotator of this name; a new one gets an order and addresses of their own.
+        """The annotator of this name; a new one gets their own order and addresses.
 
-        Raises DataError for what is no name.
+        Raises DataError for an invalid name.
         """
         name = clean_name(name)
         folded = name.casefold()
@@ -117,12 +118,12 @@ class Store:
         return joined
 
     def annotators(self) -> int:
-        """How many have joined."""
+        """The number of annotators."""
         with self._transaction() as sql:
             return int(sql.execute("SELECT count(*) FROM annotators").fetchone()[0])
 
     def status(self, secret: str) -> AnnotatorStatus | None:
-        """Where this annotator is; None if nobody has this secret."""
+        """The progress of the annotator with this secret; None if there is none."""
         with self._transaction() as sql:
             annotator = self._annotator(sql, "secret", secret)
             if annotator is None:
@@ -140,8 +141,8 @@ class Store:
             )
 
     def vote(self, secret: str, step: int, choice: Choice, *, seconds: float) -> bool:
-        """Whether the vote counted. It does for the annotator's current step alone, so that one
-        that comes twice (a double click, a second window, a repeated request) counts once."""
+        """Record a vote; returns whether it counts. Only one for the annotator's current step does,
+        so that a repeated one (a double click, a second window, a resent request) counts once."""
         with self._transaction() as sql:
             annotator = self._annotator(sql, "secret", secret)
             if annotator is None or step != annotator.done or step >= annotator.total:
@@ -154,19 +155,19 @@ class Store:
             return True
 
     def undo(self, secret: str, vote: int) -> bool:
-        """Whether this vote was taken back. Only the annotator's last one can be, so that the same
-        request twice takes back one."""
+        """Undo a vote; returns whether it was undone. Only the annotator's last one can be, so that
+        a resent request undoes one vote."""
         with self._transaction() as sql:
-            done = sql.execute(
+            update = sql.execute(
                 "UPDATE votes SET undone = ? WHERE id = ? AND undone IS NULL AND id = ("
                 "SELECT max(votes.id) FROM votes JOIN annotators ON annotators.id = annotator "
                 "WHERE secret = ? AND undone IS NULL)",
                 (time.time(), vote, secret),
             )
-            return done.rowcount == 1
+            return update.rowcount == 1
 
     def image(self, token: str) -> tuple[str, int] | None:
-        """Prompt and model (0 or 1) of the image with this token; None if there is none."""
+        """Prompt and model (0 or 1) of the image with this token; None for an unknown one."""
         with self._transaction() as sql:
             row = sql.execute(
                 "SELECT pair, left, left_token = ? FROM showings "
@@ -180,7 +181,7 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, and on the disk before the block is left."""
+        """All or nothing, and on disk before the block is left."""
         with self._lock, sqlite_errors(self.path):
             self._open.execute("BEGIN IMMEDIATE")
             try:
@@ -200,17 +201,17 @@ class Store:
         ).fetchone()
         return Annotator(row[0], row[1], row[2], len(self._pairs)) if row else None
 
-    def _shown(self, sql: sqlite3.Connection, secret: str, step: int) -> Shown | None:
+    def _shown(self, sql: sqlite3.Connection, secret: str, step: int) -> ShownPair | None:
         row = sql.execute(
             "SELECT pair, left_token, right_token FROM showings "
             "JOIN annotators ON annotators.id = annotator WHERE secret = ? AND step = ?",
             (secret, step),
         ).fetchone()
-        return Shown(step, self._pairs[row[0]].text, row[1], row[2]) if row else None
+        return ShownPair(step, self._pairs[row[0]].text, row[1], row[2]) if row else None
 
 
 def clean_name(name: str) -> str:
-    """A name as it is kept: blanks joined, one Unicode form. Raises DataError for what is none."""
+    """Normalise a name: single blanks, one Unicode form. Raises DataError for an invalid one."""
     name = " ".join(unicodedata.normalize("NFKC", name).split())
     # A letter or digit first: an exported "=..." would be run as a formula by spreadsheets.
     if not name or len(name) > NAME_LENGTH or not name.isprintable() or not name[0].isalnum():

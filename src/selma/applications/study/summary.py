@@ -1,4 +1,4 @@
-"""Votes → the paper's table 8 and figure 4, with intervals, agreement, and who is unfinished."""
+"""Votes → the paper's table 8 and figure 4, with intervals, agreement, and annotators' progress."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from selma.applications.study.agreement import alpha_interval, tally
-from selma.applications.study.ballot import Ballot, Vote, read_ballot
+from selma.applications.study.ballot import Ballot, Vote
 from selma.records.record import Record
 from selma.records.scores import Interval
 from selma.report.tables import between, points
@@ -32,24 +32,24 @@ class Tally(Record):
     tie: int
     prompts: int
     percent: Interval | None
-    """100 win / (win + lose), as the paper has it; n counts the prompts with such a vote. None
-    where all are ties."""
+    """100 win / (win + lose), the paper's; n counts the prompts with such a vote. None if all are
+    ties."""
     percent_ties_half: Interval | None
     """100 (win + tie / 2) / all; None without votes."""
 
 
 class Part(Record):
-    """How far one annotator is."""
+    """One annotator's progress."""
 
     name: str
     votes: int
     of: int
     median_seconds: float | None
-    """Of a vote; None without votes."""
+    """For a vote; None without votes."""
 
 
 class Summary(Record):
-    """What a study has found so far."""
+    """A study's results so far."""
 
     models: tuple[str, str]
     prompts: int
@@ -59,53 +59,48 @@ class Summary(Record):
     annotators: tuple[Part, ...]
     unfinished: tuple[str, ...]
     alpha: Interval | None
-    """Krippendorff's, of win, lose and tie; None where no two annotators can be compared."""
+    """Krippendorff's, of win, lose and tie; None if no two annotators can be compared."""
     left: Interval | None
     """100 left / (left + right); far from 50, people favoured a side and not a model."""
 
 
-def report(path: Path, *, resamples: int = 10_000) -> Summary:
-    """What the study in this file has found. Raises WorkspaceError where there is none."""
-    return summarise(read_ballot(path), resamples=resamples)
-
-
 def summarise(ballot: Ballot, *, resamples: int = 10_000) -> Summary:
-    """Counts and intervals of the votes that were not undone; groups in the benchmark's order."""
+    """Count the votes that were not undone, with intervals; groups in the benchmark's order."""
     study = ballot.study
     votes = [vote for vote in ballot.votes if vote.undone is None]
-    given: dict[str, list[str]] = {pair.id: [] for pair in study.pairs}
+    outcomes: dict[str, list[str]] = {pair.id: [] for pair in study.pairs}
     sides: dict[str, list[str]] = defaultdict(list)
     for vote in votes:
-        given[vote.pair].append(vote.outcome)
+        outcomes[vote.pair].append(vote.outcome)
         sides[vote.pair].append(vote.choice)
     groups: dict[str, list[list[str]]] = defaultdict(list)
     for pair in study.pairs:
-        groups[pair.group].append(given[pair.id])
-    sure = _Intervals(study.seed, resamples)
+        groups[pair.group].append(outcomes[pair.id])
+    intervals = _Intervals(study.seed, resamples)
     parts = tuple(_part(name, votes, len(study.pairs)) for name in ballot.annotators)
     return Summary(
         models=study.models,
         prompts=len(study.pairs),
         votes=len(votes),
-        all=sure.tally(list(given.values())),
-        groups={group: sure.tally(units) for group, units in groups.items()},
+        all=intervals.tally(list(outcomes.values())),
+        groups={group: intervals.tally(units) for group, units in groups.items()},
         annotators=parts,
         unfinished=tuple(part.name for part in parts if part.votes < part.of),
         alpha=alpha_interval(
-            tally(list(given.values()), OUTCOMES), seed=study.seed, resamples=resamples
+            tally(list(outcomes.values()), OUTCOMES), seed=study.seed, resamples=resamples
         ),
-        left=sure.share(list(sides.values()), of="left", against="right"),
+        left=intervals.share(list(sides.values()), of="left", against="right"),
     )
 
 
 class _Intervals:
-    """Shares of votes; prompts are resampled, since votes on one are no independent trials."""
+    """Shares of votes; prompts are resampled, since votes on one prompt are not independent."""
 
     def __init__(self, seed: int, resamples: int) -> None:
         self.seed, self.resamples = seed, resamples
 
     def tally(self, units: Sequence[Sequence[str]]) -> Tally:
-        """units: for each prompt the outcomes that it was given."""
+        """Count outcomes; units: each prompt's outcomes."""
         win, lose, tie = (sum(unit.count(outcome) for unit in units) for outcome in OUTCOMES)
         voted = [unit for unit in units if unit]
         return Tally(
@@ -121,8 +116,8 @@ class _Intervals:
         )
 
     def share(self, units: Sequence[Sequence[str]], *, of: str, against: str) -> Interval | None:
-        # A prompt with ties alone says nothing about a share of the others, nor does it move it
-        # in a resample.
+        """The percentage of one value among it and another; None without either."""
+        # A prompt with ties alone says nothing about the share, in a resample neither.
         decided = [unit for unit in units if of in unit or against in unit]
         return self._interval(
             [unit.count(of) for unit in decided],
@@ -138,8 +133,8 @@ class _Intervals:
 
 def _part(name: str, votes: Sequence[Vote], total: int) -> Part:
     seconds = [vote.seconds for vote in votes if vote.annotator == name]
-    middle = round(median(seconds), 2) if seconds else None
-    return Part(name=name, votes=len(seconds), of=total, median_seconds=middle)
+    median_seconds = round(median(seconds), 2) if seconds else None
+    return Part(name=name, votes=len(seconds), of=total, median_seconds=median_seconds)
 
 
 COLUMNS = (
@@ -149,8 +144,8 @@ COLUMNS = (
 
 
 def write_votes(path: Path, ballot: Ballot) -> None:
-    """Every vote as a row of CSV in the order in which they came, the undone ones too, marked by
-    the time of their undoing. `outcome` is the second model's."""
+    """Write every vote as a row of CSV, in order of time; undone ones have the time of undoing.
+    `outcome` is the second model's."""
     models = ballot.study.models
     pairs = {pair.id: pair for pair in ballot.study.pairs}
     file = io.StringIO(newline="")
@@ -171,7 +166,7 @@ def _time(seconds: float) -> str:
 
 
 def print_summary(summary: Summary, console: Console) -> None:
-    """The paper's table, and below it what a reader must know to believe it."""
+    """Print the paper's table, and below it annotators' progress, agreement and side preference."""
     base, model = summary.models
     table = Table(
         title=f"{model} against {base}: {summary.votes} votes on {summary.all.prompts} of "
@@ -195,11 +190,11 @@ def print_summary(summary: Summary, console: Console) -> None:
         alpha = summary.alpha
         console.print(
             f"Agreement: Krippendorff's alpha {alpha.mean:.2f} (95%: {alpha.low:.2f} to "
-            f"{alpha.high:.2f}), on {alpha.n} prompts that two or more judged."
+            f"{alpha.high:.2f}), on {alpha.n} prompts with two or more votes."
         )
     if summary.left:
         console.print(
-            f"The image at left was chosen in {points(summary.left.mean)}% of the votes that "
+            f"The image on the left was chosen in {points(summary.left.mean)}% of the votes that "
             f"were no tie (95%: {between(summary.left)}); 50 is no preference for a side."
         )
 

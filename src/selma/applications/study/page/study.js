@@ -6,7 +6,7 @@ const byId = (id) => document.getElementById(id);
 const buttons = [...document.querySelectorAll("[data-choice]")];
 const keys = { 1: "left", 2: "tie", 3: "right", ArrowLeft: "left", ArrowRight: "right" };
 const stacked = () => document.body.classList.contains("stacked");
-const chosenBy = (key) => keys[key] ?? { ArrowUp: stacked() ? "left" : "tie", ArrowDown: stacked() ? "right" : "tie" }[key];
+const choiceOf = (key) => keys[key] ?? { ArrowUp: stacked() ? "left" : "tie", ArrowDown: stacked() ? "right" : "tie" }[key];
 let state = null;
 let busy = true;
 let shownAt = 0;
@@ -80,7 +80,7 @@ async function show(next) {
       notice("An image cannot be shown. Tell whoever runs the study, then reload the page.");
       return;
     }
-    // All three at once: nobody may judge an image by the caption before.
+    // All three at once: nobody may compare an image with the previous caption.
     byId("caption").textContent = current.text;
     byId("caption").classList.toggle("long", current.text.length > 170);
     byId("caption").scrollTop = 0;
@@ -145,12 +145,12 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || byId("large").open) return;
   if (event.repeat) {
     // A key that is held down would answer pair after pair.
-    if (chosenBy(event.key) || ["Backspace", "Enter", " "].includes(event.key)) event.preventDefault();
+    if (choiceOf(event.key) || ["Backspace", "Enter", " "].includes(event.key)) event.preventDefault();
     return;
   }
-  if (chosenBy(event.key)) {
+  if (choiceOf(event.key)) {
     event.preventDefault();
-    choose(chosenBy(event.key));
+    choose(choiceOf(event.key));
   } else if (event.key === "Backspace") {
     event.preventDefault();
     undo();
