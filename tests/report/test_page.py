@@ -268,12 +268,12 @@ def test_the_report_is_written_again_with_equal_manifests(found: Findings, tmp_p
     assert set(first) == {"index.html", "grid.png", "manifest.json", "plan.json"}
 
 
-def test_large_pictures_are_made_smaller_and_broken_ones_named(tmp_path: Path) -> None:
+def test_large_images_are_made_smaller_and_broken_ones_named(tmp_path: Path) -> None:
     path = tmp_path / "big.png"
     Image.new("RGB", (1024, 512), "teal").save(path)
     data = base64.b64decode(data_uri(path).split(",")[1])
     assert Image.open(io.BytesIO(data)).size == (SHOWN_PX, SHOWN_PX // 2)
-    path.write_bytes(b"no picture")
+    path.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"big\.png"):
         data_uri(path)
 
@@ -362,7 +362,7 @@ def test_a_scorecard_without_merged_is_refused(found: Findings) -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open the page with")
-def test_a_browser_runs_its_script_and_shows_all_pictures(found: Findings, tmp_path: Path) -> None:
+def test_a_browser_runs_its_script_and_shows_all_images(found: Findings, tmp_path: Path) -> None:
     path = page.write_report(found, CONFIG, Workspace(tmp_path))
     command = [
         str(CHROMIUM),

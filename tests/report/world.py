@@ -1,4 +1,4 @@
-"""A whole run's findings without a model: toybox scenes drawn with mistakes, judged by truth."""
+"""A whole run's findings without a model: drawn toybox scenes, and a judge that knows them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ WRONG = {"colour": 0.35, "count": 0.4, "relation": 0.4, "background": 0.15}
 
 
 class Painter:
-    """Draws exam prompts, more or less wrong, and knows what is in each of its pictures: as a
+    """Draws benchmark prompts, more or less wrong, and knows what is in each of its images: as a
     judge it says the truth, now and then hesitating over the relation."""
 
     name = "toybox-a"
@@ -56,16 +56,16 @@ class Painter:
         self.doubt = doubt
 
     def draw(self, prompt: BenchmarkPrompt, *, share: float) -> Image.Image:
-        """A picture with `share` of the usual mistakes."""
+        """An image with `share` of the usual mistakes."""
         random_numbers = rng(0, prompt.id)
         meant = complete(scene(prompt), random_numbers, withheld=True)
         wrong = {what: share * chance for what, chance in WRONG.items()}
-        scene_drawn = mistaken(meant, rng=rng(1, prompt.id), wrong=wrong)
+        actual = mistaken(meant, rng=rng(1, prompt.id), wrong=wrong)
         # A pair holds at most two of a kind, or they would not fit.
-        if len(scene_drawn.groups) == 2 and any((g.count or 1) > 2 for g in scene_drawn.groups):
-            scene_drawn = meant
-        image = paint(scene_drawn, rng(2, prompt.id))
-        self.scenes[image.tobytes()] = scene_drawn
+        if len(actual.groups) == 2 and any((g.count or 1) > 2 for g in actual.groups):
+            actual = meant
+        image = paint(actual, rng(2, prompt.id))
+        self.scenes[image.tobytes()] = actual
         return image
 
     def answer(
@@ -77,7 +77,7 @@ class Painter:
         ]
 
     def score(self, images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
-        """How many of a picture's words its prompt has; stands in for CLIP's cosine."""
+        """How many of an image's words its prompt has; stands in for CLIP's cosine."""
         return [
             20.0 + sum(g.kind in text for g in self.scenes[image.tobytes()].groups)
             + 2.0 * sum(str(g.colour) in text for g in self.scenes[image.tobytes()].groups)
@@ -97,11 +97,11 @@ def claim(question: Question) -> Claim:
 
 def scene(prompt: BenchmarkPrompt) -> Scene:
     """What a toybox prompt states, read back from its questions."""
-    said = [claim(question) for question in prompt.questions]
-    plural = {c[1] for c, q in zip(said, prompt.questions, strict=True)
+    claims = [claim(question) for question in prompt.questions]
+    plural = {c[1] for c, q in zip(claims, prompt.questions, strict=True)
               if c[0] == "entity" and q.text.startswith("Are")}  # fmt: skip
-    kinds = [c[1] for c in said if c[0] == "entity"]
-    values = {(c[0], c[1]): c[2] for c in said if c[0] in ("colour", "count", "size")}
+    kinds = [c[1] for c in claims if c[0] == "entity"]
+    values = {(c[0], c[1]): c[2] for c in claims if c[0] in ("colour", "count", "size")}
     groups = tuple(
         Group(
             kind,
@@ -111,8 +111,8 @@ def scene(prompt: BenchmarkPrompt) -> Scene:
         )
         for kind in kinds
     )
-    relation = next((c[2] for c in said if c[0] == "spatial"), None)
-    background = next((c[1] for c in said if c[0] == "global"), None)
+    relation = next((c[2] for c in claims if c[0] == "spatial"), None)
+    background = next((c[1] for c in claims if c[0] == "global"), None)
     return Scene(groups, relation=relation, background=background)  # type: ignore[arg-type]
 
 
@@ -161,7 +161,7 @@ def findings(root: Path, *, prompts: int = 20, merged: float = 0.7) -> Findings:
     pairs = {style: training_pairs(root, style) for style in STYLES}
     return Findings(
         settings=config.model_dump(mode="json", exclude={"folder"}),
-        prompts={style: [pair.prompt for pair in some] for style, some in pairs.items()},
+        prompts={style: [pair.prompt for pair in of_style] for style, of_style in pairs.items()},
         dropped={style: {"too_similar": 31, "in_exam": 2, "empty": 0} for style in STYLES[:-1]},
         pairs=pairs,
         experts=[Expert(skill=s, folder=root / s, key="0" * 16) for s in STYLES],
@@ -200,7 +200,7 @@ def diagnostics() -> dict[str, Any]:
 
 
 def training_pairs(root: Path, style: str, count: int = 10) -> list[Pair]:
-    made = []
+    generated = []
     for i in range(count):
         random_numbers = rng(9, style, i)
         drawn = sample_scene(random_numbers)
@@ -209,5 +209,5 @@ def training_pairs(root: Path, style: str, count: int = 10) -> list[Pair]:
         path.parent.mkdir(exist_ok=True)
         paint(drawn, random_numbers).save(path)
         prompt = Prompt(id=prompt_id(style, text), skill=style, text=text)
-        made.append(Pair(prompt=prompt, image=path, seed=i))
-    return made
+        generated.append(Pair(prompt=prompt, image=path, seed=i))
+    return generated

@@ -36,7 +36,7 @@ class ColourNetwork(torch.nn.Module):
 
 
 class ColourJudge:
-    """Implements the protocols Judge and Scorer; counts the pictures that it was shown."""
+    """Implements the protocols Judge and Scorer; counts the images that it was shown."""
 
     def __init__(self, name: str, *, threshold: float = 0.2) -> None:
         self.name = name

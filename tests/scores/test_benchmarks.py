@@ -1,4 +1,4 @@
-"""Exams read from files: every irregularity is kept for counting, every broken file is refused."""
+"""Benchmarks in files: every irregularity is kept for counting, every broken file refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROW = "whoops_1,A red cube,1,0,entity,whole,Is there a cube?"
 
 
 def write(folder: Path, *rows: str, header: str = HEADER) -> Path:
-    path = folder / "exam.csv"
+    path = folder / "benchmark.csv"
     path.write_text("\n".join((header, *rows)) + "\n", "utf-8")
     return path
 
@@ -150,7 +150,7 @@ def test_a_part_of_the_exam_is_even_over_groups_and_always_the_same() -> None:
     assert evenly(whole, 10**6) == whole
 
 
-def test_what_may_not_be_trained_on_is_both_splits_whichever_is_drawn() -> None:
+def test_what_may_not_be_trained_on_is_both_splits_whichever_is_scored() -> None:
     dev = all_texts(ScoresConfig(split="dev", prompts=5, groups=("coco",)))
     assert dev == all_texts(ScoresConfig(split="test"))
     whole = [load_benchmark(ScoresConfig(), split=split) for split in ("dev", "test")]

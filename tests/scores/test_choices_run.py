@@ -48,7 +48,7 @@ SAID = {"red": "crimson", "green": "Green.", "blue": "blue"}
 
 
 class Namer(ColourJudge):
-    """Names a picture's main colour in its own words."""
+    """Names an image's main colour in its own words."""
 
     def choose(
         self,
@@ -149,7 +149,7 @@ def test_another_wording_asks_again(tmp_path: Path) -> None:
     seen = judge.seen
     score(folder, judge, None, words="tifa")
     assert judge.words == "tifa"
-    # Both judges look at both models' pictures once more; the scorer does not.
+    # Both judges look at both models' images once more; the scorer does not.
     assert judge.seen - seen == 4 * len(BENCHMARK)
 
 

@@ -59,7 +59,7 @@ def images(tmp_path: Path) -> Path:
             pixels = np.random.default_rng(i).integers(0, 256, (40, 32 + i, 3), dtype=np.uint8)
             suffix = "png" if (style, i) == ("photo", 5) else "jpg"
             Image.fromarray(pixels).save(folder / f"{i:05d}.{suffix}")
-    (tmp_path / "images" / "anime" / "notes.txt").write_text("no picture")
+    (tmp_path / "images" / "anime" / "notes.txt").write_text("no image")
     return tmp_path / "images"
 
 
@@ -67,7 +67,7 @@ def scorer(weights: Path) -> NetworkScorer:
     return load_preference(PreferenceConfig(kind="hps_v2.1", model=str(weights), device="cpu"))
 
 
-def test_the_mean_is_over_all_pictures_and_each_has_its_own_prompt(
+def test_the_mean_is_over_all_images_and_each_has_its_own_prompt(
     images: Path, prompts: Path, weights: Path
 ) -> None:
     found = score_hps(images, read_hps_prompts(prompts), scorer(weights), resamples=200)
@@ -111,10 +111,10 @@ def test_the_table_names_styles_scale_and_what_is_missing(
         ("anime/00006.jpg", None, "belongs to no prompt"),
         ("anime/first.jpg", None, "belongs to no prompt"),
         ("anime/00001.png", None, "of one prompt"),
-        ("photo/00004.jpg", b"no picture", r"00004\.jpg"),
+        ("photo/00004.jpg", b"no image", r"00004\.jpg"),
     ],
 )
-def test_a_picture_that_does_not_belong_is_named(
+def test_an_image_that_does_not_belong_is_named(
     images: Path, prompts: Path, weights: Path, name: str, content: bytes | None, match: str
 ) -> None:
     if content is None:
@@ -125,9 +125,7 @@ def test_a_picture_that_does_not_belong_is_named(
         score_hps(images, read_hps_prompts(prompts), scorer(weights), resamples=200)
 
 
-def test_no_pictures_and_no_prompts_are_refused(
-    tmp_path: Path, prompts: Path, weights: Path
-) -> None:
+def test_no_images_and_no_prompts_are_refused(tmp_path: Path, prompts: Path, weights: Path) -> None:
     with pytest.raises(DataError, match="has none"):
         score_hps(tmp_path / "nowhere", read_hps_prompts(prompts), scorer(weights))
     for text in ("[]", "{}", "[1]", "no JSON"):
@@ -173,7 +171,7 @@ def test_the_commands_convert_and_score(
 
 
 class Stopping:
-    """A scorer that knows each picture by its width, counts, and may be stopped at a call."""
+    """A scorer that knows each image by its width, counts, and may be stopped at a call."""
 
     name, scale, preprocessing, weights, fingerprint = "HPS v2.1", "s", "x", "some/weights", "one"
 
@@ -193,7 +191,7 @@ class Stopping:
 
 @pytest.fixture
 def item_of(images: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    """Scores the pictures for a model of a run, five at a time."""
+    """Scores the images for a model of a run, five at a time."""
     monkeypatch.setattr(row_files, "CHUNK", 5)
 
     def made(run: Path, scorer: Stopping, *, model: str = "merged", key: str = "k") -> Item:
@@ -268,6 +266,6 @@ def test_a_run_shows_what_is_still_of_its_models(tmp_path: Path, item_of) -> Non
     assert set(run_results(folder, keys)) == {"merged"}
 
 
-def test_the_command_wants_pictures_or_a_run(prompts: Path, weights: Path) -> None:
+def test_the_command_wants_images_or_a_run(prompts: Path, weights: Path) -> None:
     wrong = command("hps", "--prompts", prompts, "--model", weights).exception
     assert isinstance(wrong, ConfigError) and "--run" in str(wrong)

@@ -132,7 +132,7 @@ def test_each_layout_is_told_from_the_others(tmp_path: Path) -> None:
         layout_of(tmp_path / "gone.csv")
 
 
-def test_tifas_questions_are_an_exam(tmp_path: Path) -> None:
+def test_tifas_questions_are_a_benchmark(tmp_path: Path) -> None:
     path = tmp_path / "q.json"
     rows = [tifa(), tifa("drawbench_2", question="red?", choices=["yes", "no"], answer="no")]
     path.write_text(json.dumps([*rows, tifa(question="what?")]))
@@ -148,7 +148,7 @@ def test_tifas_questions_are_an_exam(tmp_path: Path) -> None:
 def test_both_of_tifas_files_must_fit(tmp_path: Path) -> None:
     texts = [{"id": "b_2", "caption": "a cat"}, {"id": "coco_1", "caption": "a dog"}]
     questions = [tifa(), tifa("b_2", caption="a cat")]
-    # The texts' order is the exam's.
+    # The texts' order is the benchmark's.
     found = read_benchmark(folder_of(tmp_path, texts, questions))
     assert [p.id for p in found] == ["b_2", "coco_1"]
     with pytest.raises(DataError, match=r"1 have none \(b_2\)"):
@@ -195,7 +195,7 @@ def test_a_no_can_be_what_is_expected() -> None:
         assert verdicts([question], {"1": text}, zeroing="none") == {"1": verdict}
 
 
-def test_choices_and_answers_are_part_of_an_exams_hash_and_nothing_else_is() -> None:
+def test_choices_and_answers_are_part_of_a_benchmarks_hash_and_nothing_else_is() -> None:
     plain = Question(id="1", text="dog?", category="entity")
 
     def hashed(*questions: Question) -> str:
@@ -208,7 +208,7 @@ def test_choices_and_answers_are_part_of_an_exams_hash_and_nothing_else_is() -> 
         hashed(ANIMAL.model_copy(update={"choices": ("dog", "cat")})),
     }
     assert len(many) == 4
-    # Of an exam of yes and no the hash is as it was before there were choices.
+    # Of a benchmark of yes and no the hash is as it was before there were choices.
     assert hashed(plain) == "b4097d939f4e4c99"
 
 

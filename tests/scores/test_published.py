@@ -1,4 +1,4 @@
-"""Which benchmark an exam is: told by its prompts and questions, whatever the file is called."""
+"""Published benchmarks are known by prompts and questions, whatever their file is called."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ CONFIG = ScoresConfig(resamples=500)
 
 
 def generate(folder: Workspace, model: str, right: Callable[[int], int]) -> Path:
-    """A finished item; the picture of prompt i shows `right(i)` of its two colours."""
+    """A finished item; the image of prompt i shows `right(i)` of its two colours."""
     item = folder.item("5-scores", "images", model, recipe={"model": model})
     item.begin()
     for i, prompt in enumerate(BENCHMARK):
@@ -83,12 +83,12 @@ def artefacts(folder: Workspace) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
-def test_scores_are_those_of_the_pictures(folder: Workspace, images: dict[str, Path]) -> None:
+def test_scores_are_those_of_the_images(folder: Workspace, images: dict[str, Path]) -> None:
     card = Networks().score(folder, images)
     assert [m.model for m in card.models] == ["base", "early", "merged"]
     base, early, merged = card.models
     assert (card.prompts, card.questions) == (70, 140)
-    # Of the base every second picture is black; the others lack the second colour.
+    # Of the base every second image is black; the others lack the second colour.
     assert (base.score.mean, base.difference, base.score.n) == (25.0, None, 70)
     assert base.categories["second"].mean == 0 and base.categories["colour"].mean == 50
     assert merged.score.mean == 100 and merged.difference is not None
@@ -99,13 +99,13 @@ def test_scores_are_those_of_the_pictures(folder: Workspace, images: dict[str, P
     assert merged.per_prompt == {p.id: 1.0 for p in BENCHMARK}
     assert merged.clip is not None and merged.clip.mean == 100
     assert merged.clip_difference is not None and merged.clip_difference.mean == 50
-    # The second judge wants 60% of a picture to have the colour: it denies all two-colour ones.
+    # The second judge wants 60% of an image to have the colour: it denies all two-colour ones.
     assert card.agreement is not None and 0.3 < card.agreement < 0.7
     assert [m.unreadable for m in card.models] == [0, 0, 0]
 
 
 def generate_several(folder: Workspace, model: str, *right: Callable[[int], int]) -> Path:
-    """As `draw`, with a picture of each prompt for each of `right`."""
+    """`generate` with several images of each prompt, one for each of `right`."""
     item = folder.item("5-scores", "images", model, recipe={"model": model})
     item.begin()
     for i, prompt in enumerate(BENCHMARK):
@@ -117,8 +117,8 @@ def generate_several(folder: Workspace, model: str, *right: Callable[[int], int]
     return item.path
 
 
-def test_several_pictures_of_each_prompt_are_one_prompt(folder: Workspace) -> None:
-    """The base's first pictures are right, its second ones black; merged has both right."""
+def test_several_images_of_each_prompt_are_one_prompt(folder: Workspace) -> None:
+    """The base's first images are right, its second ones black; merged has both right."""
     generated = {
         "base": generate_several(folder, "base", lambda i: 2, lambda i: 0),
         "merged": generate_several(folder, "merged", lambda i: 2, lambda i: 2),
@@ -133,7 +133,7 @@ def test_several_pictures_of_each_prompt_are_one_prompt(folder: Workspace) -> No
     assert (card.seeds, card.prompts, card.questions) == (2, 70, 140)
     assert (base.score.mean, base.score.n, merged.score.mean) == (50, 70, 100)
     assert base.per_prompt == {prompt.id: 0.5 for prompt in BENCHMARK}
-    assert base.score.standard_error == 0  # prompts are all alike, whatever their pictures are
+    assert base.score.standard_error == 0  # prompts are all alike, whatever their images are
     assert merged.difference is not None and merged.difference.mean == 50
     assert card.comparisons[0].difference == merged.difference
     assert base.categories["second"].mean == 50 and base.groups["early"].n == 35
@@ -147,7 +147,7 @@ def test_several_pictures_of_each_prompt_are_one_prompt(folder: Workspace) -> No
     assert [a.verdict for a in answers[:4]] == ["yes", "yes", "no", "no"]
 
 
-def test_the_same_pictures_twice_give_the_same_numbers(tmp_path: Path) -> None:
+def test_the_same_images_twice_give_the_same_numbers(tmp_path: Path) -> None:
     def half(i: int) -> int:
         return i % 2
 
@@ -227,7 +227,7 @@ def test_another_rule_needs_no_judge(folder: Workspace, images: dict[str, Path])
 
 
 @pytest.mark.parametrize("damage", [None, b"", b"\x89PNG\r\n\x1a\n broken"])
-def test_a_missing_or_broken_picture_is_named(
+def test_a_missing_or_broken_image_is_named(
     folder: Workspace, images: dict[str, Path], damage: bytes | None
 ) -> None:
     path = images["base"] / "p007.png"
@@ -238,7 +238,7 @@ def test_a_missing_or_broken_picture_is_named(
         Networks().score(folder, images)
 
 
-def test_unfinished_pictures_and_wrong_roles_are_refused(
+def test_unfinished_images_and_wrong_roles_are_refused(
     folder: Workspace, images: dict[str, Path]
 ) -> None:
     with pytest.raises(DataError, match="exactly one must be the base"):
@@ -250,7 +250,7 @@ def test_unfinished_pictures_and_wrong_roles_are_refused(
         Networks().score(folder, images)
 
 
-def test_other_pictures_other_answers(folder: Workspace, images: dict[str, Path]) -> None:
+def test_other_images_other_answers(folder: Workspace, images: dict[str, Path]) -> None:
     Networks().score(folder, images)
     manifest = images["base"] / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"key": "0" * 16}))

@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Workspace:
 
 @pytest.fixture
 def images(folder: Workspace) -> dict[str, Path]:
-    """Noise, another for each model; the first three prompts' pictures are the same for both."""
+    """Noise, another for each model; the first three prompts' images are the same for both."""
     generated = {}
     for number, model in enumerate(MODELS):
         item = folder.item("5-scores", "images", model, recipe={"model": model})
@@ -153,8 +153,8 @@ def test_what_is_scored_is_not_scored_again(
     assert loaded == ["CLIP score"] * 2
 
 
-def test_a_broken_picture_is_named(folder: Workspace, images: dict[str, Path], clip: Path) -> None:
+def test_a_broken_image_is_named(folder: Workspace, images: dict[str, Path], clip: Path) -> None:
     score(folder, images, settings(clip, preferences=()))
-    (images["merged"] / "p004.png").write_bytes(b"no picture")
+    (images["merged"] / "p004.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"p004\.png"):
         score(folder, images, settings(clip))

@@ -91,7 +91,7 @@ def test_ten_thousand_resamples_of_320_prompts_take_well_under_a_second() -> Non
     assert time.process_time() - started < 0.9
 
 
-def test_win_rate_counts_higher_pictures_and_half_of_ties() -> None:
+def test_win_rate_counts_higher_images_and_half_of_ties() -> None:
     after, before = [1.0, 2.0, 3.0, 4.0], [0.0, 2.0, 5.0, -7.0]
     found = win_rate(after, before, seed=0)
     assert (found.mean, found.n) == (62.5, 4)
@@ -125,7 +125,7 @@ def test_the_standard_error_is_the_textbooks() -> None:
 
 
 def several(n: int, m: int, *, seed: int, prompts: float, seeds: float) -> np.ndarray:
-    """[n, m] scores about 50 with a part that is the prompt's and one that is each picture's."""
+    """[n, m] scores about 50 with a part that is the prompt's and one that is each image's."""
     stream = np.random.default_rng(seed)
     return 50 + prompts * stream.normal(size=(n, 1)) + seeds * stream.normal(size=(n, m))
 
@@ -137,7 +137,7 @@ def test_one_seed_in_a_column_is_one_seed() -> None:
     assert interval(values[:, None], asked, seed=3) == interval(values, asked, seed=3)
 
 
-def test_twice_the_same_picture_is_no_news() -> None:
+def test_twice_the_same_image_is_no_news() -> None:
     values = scores(80)
     once, twice = interval(values, seed=3), interval(np.stack([values, values], 1), seed=3)
     assert (once.mean, once.standard_error, once.n) == (twice.mean, twice.standard_error, twice.n)

@@ -1,4 +1,4 @@
-"""Applications' pages in a run's report: written here, listed and linked by stage 6.
+"""Further pages of a run's report: written here by their makers, listed and linked by stage 6.
 
 6-report/pages/<name>.json    a `Page`, written atomically
 6-report/<page.file>          the full page, self-contained

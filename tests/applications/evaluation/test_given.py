@@ -25,7 +25,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def items() -> dict[str, list[dict[str, str]]]:
-    """Item → its rows in the file's order, each with the answer about SD 2.1's picture."""
+    """Item → its rows in the file's order, each with the answer about SD 2.1's image."""
     said = {
         (row["item_id"], row["question_id"]): row["answer"]
         for row in rows(ANSWERS)

@@ -1,4 +1,4 @@
-"""`selma score images`: a folder of pictures and a judge that really looks at pixels."""
+"""`selma score images`: a folder of images and a judge that really looks at pixels."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ REFUSE = rules_of("default", {"missing": "refuse"})
 
 @pytest.fixture
 def benchmark(tmp_path: Path) -> str:
-    return str(write_benchmark(tmp_path / "exam.csv", BENCHMARK))
+    return str(write_benchmark(tmp_path / "benchmark.csv", BENCHMARK))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Every second picture shows both of its colours, the others the first alone."""
+    """Every second image shows both of its colours, the others the first alone."""
     place = tmp_path / "images"
     place.mkdir()
     for i, prompt in enumerate(BENCHMARK):
@@ -55,7 +55,7 @@ def run(
     return score_images(folder, benchmark=benchmark, load=load, **settings)
 
 
-def test_scores_are_those_of_the_pictures(folder: Path, benchmark: str) -> None:
+def test_scores_are_those_of_the_images(folder: Path, benchmark: str) -> None:
     found = run(folder, benchmark, ColourJudge("colours"), vqascore="Is there {text}?".replace(
         "{text}", "red, whatever {text} says: red"))  # fmt: skip
     assert (found["score"], found["prompts"], found["questions"]) == (75.0, 40, 80)
@@ -67,7 +67,7 @@ def test_scores_are_those_of_the_pictures(folder: Path, benchmark: str) -> None:
         p.id for p in BENCHMARK
     }
     assert found["answers"]["p000"]["1"]["text"] == "yes"
-    assert found["benchmark"] == "exam.csv"
+    assert found["benchmark"] == "benchmark.csv"
 
 
 def test_raw_answers_score_the_same_as_given_ones(
@@ -107,7 +107,7 @@ def test_a_crash_costs_at_most_one_chunk(folder: Path, benchmark: str, stopped_a
     assert again.seen == 40 - stopped_after and found["score"] == 75.0
 
 
-def test_missing_pictures_never_shrink_a_score_unnoticed(folder: Path, benchmark: str) -> None:
+def test_missing_images_never_shrink_a_score_unnoticed(folder: Path, benchmark: str) -> None:
     for name in ("p001.png", "p002.png"):
         (folder / name).unlink()
     with pytest.raises(DataError, match=r"2 of 40 are missing, p001\.png first"):
@@ -177,7 +177,7 @@ def test_the_command_prints_and_writes(folder: Path, benchmark: str, tmp_path: P
 
 
 def test_multiple_choice_is_asked_with_its_choices_and_kept(tmp_path: Path) -> None:
-    """Pictures of red, green, blue twice, of which the last is wrong; the judge says "crimson",
+    """Images of red, green, blue twice, of which the last is wrong; the judge says "crimson",
     "Green." and "blue"."""
     rows = [
         {"id": p.id, "caption": p.text, "question": q.text, "choices": list(q.choices),

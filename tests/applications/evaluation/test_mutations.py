@@ -1,6 +1,6 @@
 """What matters to an answer is never answered from memory; what does not is never asked again.
 
-A small world (two pictures, two questions each, a real tiny VQA model) is asked once; then one
+A small world (two images, two questions each, a real tiny VQA model) is asked once; then one
 thing is changed at a time, and some of the questions must, or must not, go to the judge.
 """
 
@@ -57,7 +57,7 @@ class World:
     judge: dict[str, Any]
     rows: list[list[str]] = field(default_factory=lambda: [list(row) for row in ROWS])
     columns: tuple[str, ...] = COLUMNS
-    benchmark: str = "exam.csv"
+    benchmark: str = "benchmark.csv"
     images: str = "images"
     how: dict[str, Any] = field(default_factory=dict)
 
@@ -232,15 +232,15 @@ MATTERS: dict[str, tuple[int, Change]] = {
     "every question": (4, everywhere("question_natural_language", lambda q: f"{q} Yes or no?")),
     "one more question": (1, lambda w: w.rows.append([*ROWS[2][:2], "3", "0", "e", "w", "Is it?"])),
     "one more prompt": (1, add_prompt),
-    # pictures
+    # images
     "a pixel": (2, regenerate("cat_1.png", dot)),
     "a size": (2, regenerate("cat_1.png", lambda image: image.resize((30, 30)))),
     "a mirror": (2, regenerate("dog_2.png", lambda image: image.transpose(Image.Transpose(0)))),
     "a lossy copy": (2, lambda w: (
         Image.open(w.image("cat_1.png")).save(w.image("cat_1.jpg"), quality=50),
         w.image("cat_1.png").unlink())),
-    "pictures swapped": (4, swap_images),
-    "both pictures": (4, lambda w: [regenerate(n, dot)(w) for n in ("cat_1.png", "dog_2.png")]),
+    "images swapped": (4, swap_images),
+    "both images": (4, lambda w: [regenerate(n, dot)(w) for n in ("cat_1.png", "dog_2.png")]),
     # further questions
     "the whole prompt": (2, how(vqascore="plain")),
     "the whole prompt, worded": (2, how(vqascore="Is it {text}?")),
@@ -267,7 +267,7 @@ DOES_NOT: dict[str, Change] = {
     "reading": rules(reading="exact"),
     "preset upstream": rules("upstream"),
     "preset selma-release": rules("selma-release"),
-    "missing pictures": rules(missing="refuse"),
+    "missing images": rules(missing="refuse"),
     "bootstrap seed": how(seed=5),
     "bootstrap resamples": how(resamples=60),
     # the benchmark around the questions
@@ -286,12 +286,12 @@ DOES_NOT: dict[str, Change] = {
     "ids of prompts, with their files": rename_images,
     "a question that stands there twice": lambda w: w.rows.append([*ROWS[2][:2], "3", "0", "e", "w",
                                                             "Is there a dog?"]),
-    # the pictures' files
+    # the images' files
     "the folder's name": rename_folder,
     "compression": regenerate("cat_1.png", lambda image: image, compress_level=0),
     "metadata": noted,
     "a foreign file": lambda world: world.image("notes.txt").write_text("x"),
-    "a picture of no prompt": lambda world: dot(Image.new("RGB", (9, 9))).save(
+    "an image of no prompt": lambda world: dot(Image.new("RGB", (9, 9))).save(
         world.image("other.png")),
 }  # fmt: skip
 

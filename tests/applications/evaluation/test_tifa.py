@@ -179,7 +179,7 @@ RATINGS = "t2i_model,item_id,source_id,answer\n"
 
 @pytest.fixture
 def rated(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """Three pictures: all answers right, two of three, none."""
+    """Three images: all answers right, two of three, none."""
     rows = [
         question("dog", "dog", "cat", id="coco_1", text="what animal?"),
         question("yes", "yes", "no", id="coco_1", text="is it a dog?"),
@@ -201,7 +201,7 @@ def test_scores_by_tifas_questions_are_held_against_ratings(rated) -> None:
     assert tifa_agreement(*rated) == {
         "spearman": 1.0, "kendall": 1.0, "images": 3, "only_rated": 0, "only_scored": 0
     }  # fmt: skip
-    # The second picture, liked best, has but two right: by exact words, in no other way.
+    # The second image, liked best, has but two right: by exact words, in no other way.
     rated[2].write_text(RATINGS + "a,i_1,coco_1,4\nb,i_1,coco_1,5\nc,i_1,coco_1,1\n")
     assert tifa_agreement(*rated)["spearman"] == 0.5
     shuffled = rated[1].read_text().splitlines()
