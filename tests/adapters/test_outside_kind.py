@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 import safetensors.torch
@@ -147,3 +147,25 @@ def test_one_whose_space_is_that_of_deltas_is_merged(tmp_path: Path) -> None:
         command("merge", *paths, "--out", out)
     a, b = read_any(out).factors("unet.x")
     torch.testing.assert_close(b @ a, sum(deltas) / 2)
+
+
+class OpaqueFile(outside_kind.ScalesFile):
+    merge_space: ClassVar[str] = "deltas"  # type: ignore[assignment]
+
+
+def test_one_that_no_merge_can_read_is_refused_and_not_passed_over(tmp_path: Path) -> None:
+    def read(place: Path, **_: object) -> OpaqueFile:
+        return OpaqueFile(**vars(outside_kind.read(place)))
+
+    row = replace(LORA, name="opaque", settings=HalfConfig, file="opaque.safetensors", read=read)
+    paths = [tmp_path / str(number) / row.file for number in range(2)]
+    for path in paths:
+        path.parent.mkdir()
+        tensors = {"x.log_scales": torch.ones(2)}
+        outside_kind.save(
+            path, tensors, outside_kind.ScalesConfig(), lineage=Lineage(), component="unet"
+        )
+    out = tmp_path / "merged.safetensors"
+    with registered("selma.adapters", row):
+        shown = command("merge", *paths, "--out", out, code=1)
+    assert "must read it as AdapterFile" in shown and not out.exists()

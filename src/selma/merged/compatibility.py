@@ -27,6 +27,7 @@ def require_compatible(
     """
     if not experts:
         raise IncompatibleExperts("Merging needs at least one expert, but none came.")
+    _require_readable(experts)
     _method_accepts(experts, method)
     for first, other in combinations(sorted(experts), 2):
         a, b = experts[first], experts[other]
@@ -38,6 +39,18 @@ def require_compatible(
     if method.rotates:
         _same_blocks({n: file for n, file in experts.items() if isinstance(file, RotationFile)})
         _denoiser_alone(experts)
+
+
+def _require_readable(experts: Mapping[str, AnyFile]) -> None:
+    """Refuse what the merge's drivers cannot read: they would pass over it unseen."""
+    for name, file in experts.items():
+        needed = RotationFile if file.merge_space == "rotations" else AdapterFile
+        if not isinstance(file, needed):
+            raise IncompatibleExperts(
+                f"{name!r} is of the kind {file.kind}, which is merged in {file.merge_space}, so "
+                f"that its row must read it as {needed.__name__}, but it reads it as "
+                f"{type(file).__name__}. Mend the row, or leave its settings without merge_space."
+            )
 
 
 def _method_accepts(experts: Mapping[str, AnyFile], method: Method) -> None:
