@@ -24,7 +24,7 @@ from selma.backbones.bases import BASES, located
 from selma.backbones.hub import HUB_ID
 from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config import RunConfig
-from selma.config.adapters import CoftConfig, LoraConfig
+from selma.config.adapters import CoftConfig, LoraConfig, RotationConfig
 from selma.config.scores import judge_name
 from selma.errors import ModelError
 from selma.finished import NotFinished
@@ -189,6 +189,9 @@ def _adapter(config: RunConfig) -> str:
     adapter = config.experts.adapter
     if isinstance(adapter, LoraConfig):
         return f"rank {adapter.rank}"
+    if not isinstance(adapter, RotationConfig):
+        settings = adapter.model_dump(mode="json", exclude={"kind"}, exclude_none=True)
+        return ", ".join([adapter.kind, *(f"{name} {value}" for name, value in settings.items())])
     size, count = adapter.block_size, adapter.blocks or 4
     parts = [
         f"blocks of side {size}" if size else f"{count} block{'s' if count > 1 else ''} a layer"
