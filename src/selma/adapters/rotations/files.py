@@ -163,11 +163,6 @@ class RotationFile:
         _require_shapes(self.path, key, turn)
         return turn
 
-    @property
-    def only_rotates(self) -> bool:
-        """Whether each layer has a skew matrix and nothing else."""
-        return all(self.give(key).tensors.keys() == {SKEW_ENTRIES} for key in self.layers)
-
 
 def read_rotations(source: Path) -> RotationFile:
     """Our own file, or the one in a folder of ours. Raises AdapterError.
