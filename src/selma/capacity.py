@@ -50,7 +50,7 @@ def _device_memory(base: BaseConfig) -> int | None:
 
 
 def require_memory(config: RunConfig) -> None:
-    """Nothing, if the run fits its device as far as shapes can tell; else ModelError."""
+    """Raises ModelError unless the run fits its device, as far as shapes can tell."""
     limit = _device_memory(config.base)
     if limit is None:
         return

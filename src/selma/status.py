@@ -57,7 +57,7 @@ def statuses(config: RunConfig) -> list[StageStatus]:
 
 
 def table(statuses: Sequence[StageStatus]) -> Table:
-    """The standings for a terminal."""
+    """All statuses as a table for a terminal."""
     rows = Table("stage", "item", "there", "to be made", box=None, pad_edge=False)
     for status in statuses:
         state = {"done": "done", "partial": "begun", "waits": "waits"}.get(

@@ -204,7 +204,7 @@ def _choose(
     *,
     max_pixels: int,
 ) -> list[Job]:
-    """The best candidates of each prompt, copied to `train`; all scores go to the file `told`."""
+    """The best candidates of each prompt, copied to `train`; all scores go to `scores_file`."""
     scores = scored([(job.path, job.text) for job in jobs], scorer, max_pixels=max_pixels)
     chosen, rows = [], []
     for start in range(0, len(jobs), config.candidates_per_prompt):
@@ -243,7 +243,7 @@ def generate_missing(
     batch_size: int,
     conditioned: Conditioned | None = None,
 ) -> dict[str, Any]:
-    """Draws what has no file yet, every process a part; returns how many and how long it took."""
+    """Generate what has no file yet, every process a part; how many images, in how many seconds."""
     started = time.monotonic()
     missing = [job for job in jobs if not job.path.exists()]
     processes.wait()  # until all have looked; images made from now on still count as missing

@@ -57,25 +57,25 @@ def captioner_identity(config: Captioner | LlmCaptioner) -> dict[str, Any]:
 def captions(
     rows: Sequence[Row],
     config: Captioner | LlmCaptioner,
-    kept: Path,
+    path: Path,
     *,
     seed: int,
     note: Note | None = None,
 ) -> dict[str, str]:
-    """Row id → its caption, which may be empty. `kept` is a file of those that are there."""
+    """Row id → its caption, which may be empty. `path` is a file of those that are there."""
     if isinstance(config, Captioner):
         group, make = 8, _captions(config)
     else:
         group, make = parallel_requests(config.backend), _sentences(config, seed, note)
     fill_rows(
-        kept,
+        path,
         {row.id: row for row in rows},
         lambda part: [{"text": text} for text in make(part)],
         key="id",
         title="writing captions",
         chunk=group,
     )
-    return {line["id"]: line["text"] for line in read_lines(kept)}
+    return {line["id"]: line["text"] for line in read_lines(path)}
 
 
 def plain(reply: str) -> str:

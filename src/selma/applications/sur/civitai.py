@@ -64,12 +64,12 @@ def _walk(value: Any, around: _Around) -> Iterator[Entry]:
         if isinstance(value.get("url"), str) and "meta" in value:
             yield _entry(value, around)
             return
-        around = _said(value, around)
+        around = _stated(value, around)
         for part in value.values():
             yield from _walk(part, around)
 
 
-def _said(value: Mapping[str, Any], around: _Around) -> _Around:
+def _stated(value: Mapping[str, Any], around: _Around) -> _Around:
     rights = [f"{name}={value[name]}" for name in _RIGHTS if name in value]
     who = value.get("creator")
     if rights and isinstance(who, dict) and isinstance(who.get("username"), str):
@@ -100,5 +100,5 @@ def _entry(row: Mapping[str, Any], around: _Around) -> Entry:
 
 def _unsafe(row: Mapping[str, Any]) -> bool:
     # In words, since True equals 1 and is the opposite here.
-    said = (str(row.get(name) or "").lower() for name in ("nsfw", "nsfwLevel"))
-    return any(word not in _SAFE for word in said)
+    ratings = (str(row.get(name) or "").lower() for name in ("nsfw", "nsfwLevel"))
+    return any(word not in _SAFE for word in ratings)

@@ -80,7 +80,7 @@ def collect_samples(config: SurData, folder: Workspace, *, seed: int) -> list[Su
     desk = _Desk([], {})
     rows = list(_checked(config, train, desk, seed=seed))
     rows = _safe(rows, config, desk)
-    rows = _told(rows, config, path / CAPTIONS, desk, folder, seed=seed)
+    rows = _captioned(rows, config, path / CAPTIONS, desk, folder, seed=seed)
     rows = _agreeing(rows, config.cleaning.agreement, desk)
     samples = [
         SurSample(id=r.id, text=r.text or "", prompt=r.prompt, image=r.image, source=r.source,
@@ -136,16 +136,16 @@ def _checked(config: SurData, train: Path, desk: _Desk, *, seed: int) -> Iterato
     """The rows with a prompt and a sound image, which is written to `train`."""
     seen: set[str] = set()
     for candidate in candidates(config, seed=seed):
-        found = _prompt(candidate, config, desk)
-        if found is None:
+        prompt = _prompt(candidate, config, desk)
+        if prompt is None:
             continue
         try:
             data, end, pixels = _fitted(candidate.image(), config.image_px)
         except DataError as error:
             desk.reject(candidate.source, "no readable image", str(error))
             continue
-        name = prompt_id(SKILL, f"{candidate.source}\n{found}\n{pixels}")
-        marks = {"row": name, "prompt": " ".join(found.casefold().split()), "image": pixels}
+        name = prompt_id(SKILL, f"{candidate.source}\n{prompt}\n{pixels}")
+        marks = {"row": name, "prompt": " ".join(prompt.casefold().split()), "image": pixels}
         twice = [kind for kind, mark in marks.items() if f"{kind} {mark}" in seen]
         if twice and not (config.cleaning.duplicates and "row" not in twice):
             desk.reject(candidate.source, f"duplicate {twice[0]}")
@@ -154,13 +154,13 @@ def _checked(config: SurData, train: Path, desk: _Desk, *, seed: int) -> Iterato
         image = train / f"{name}{end}"
         if not image.exists():  # it may be there since a run that was stopped
             write_bytes(image, data)
-        yield _Row(name, candidate.source, candidate.licence, found, candidate.text, image)
+        yield _Row(name, candidate.source, candidate.licence, prompt, candidate.text, image)
 
 
 def _prompt(candidate: Candidate, config: SurData, desk: _Desk) -> str | None:
     """The keyword prompt as it is kept; None where the row is rejected."""
-    kept = config.cleaning.marks == "kept"
-    prompt = candidate.prompt.strip() if kept else stripped(candidate.prompt)
+    as_it_is = config.cleaning.marks == "kept"
+    prompt = candidate.prompt.strip() if as_it_is else stripped(candidate.prompt)
     if candidate.marked and not config.cleaning.marked:
         desk.reject(candidate.source, "marked as unsafe by its source")
     elif not candidate.prompt.strip():
@@ -194,55 +194,55 @@ def _safe(rows: list[_Row], config: SurData, desk: _Desk) -> list[_Row]:
     safety = config.cleaning.safety
     if safety is None:
         return rows
-    classifier, kept = Classifier(safety), []
+    classifier, safe = Classifier(safety), []
     with progress("looking for what is unsafe", total=len(rows)) as advance:
         for row in rows:
             (label,) = classifier.classify([_image(row)])
             if label in safety.keep:
                 desk.facts.setdefault(row.id, {})["safety"] = label
-                kept.append(row)
+                safe.append(row)
             else:
                 desk.reject(row.source, "unsafe", label)
             advance()
-    return kept
+    return safe
 
 
-def _told(
-    rows: list[_Row], config: SurData, kept: Path, desk: _Desk, folder: Workspace, *, seed: int
+def _captioned(
+    rows: list[_Row], config: SurData, path: Path, desk: _Desk, folder: Workspace, *, seed: int
 ) -> list[_Row]:
     """The rows with a caption."""
     if config.captioner is not None:
         texts = captions(
             [Row(row.id, row.prompt, row.image) for row in rows],
             config.captioner,
-            kept,
+            path,
             seed=seed,
             note=partial(folder.journal, IMAGES),
         )
         rows = [replace(row, text=texts[row.id]) for row in rows]
-    told = []
+    captioned = []
     for row in rows:
         if row.text and row.text.strip():
-            told.append(row)
+            captioned.append(row)
         else:
             desk.reject(row.source, "no caption", row.prompt[:200])
-    return told
+    return captioned
 
 
 def _agreeing(rows: list[_Row], agreement: Agreement | None, desk: _Desk) -> list[_Row]:
     if agreement is None:
         return rows
-    scorer, kept = load_image_scorer(agreement.scorer), []
+    scorer, agreeing = load_image_scorer(agreement.scorer), []
     with progress("comparing images and captions", total=len(rows)) as advance:
         for row in rows:
             (score,) = scorer.score([_image(row)], [row.text or ""])
             if score >= agreement.at_least:
                 desk.facts.setdefault(row.id, {})["agreement"] = score
-                kept.append(row)
+                agreeing.append(row)
             else:
                 desk.reject(row.source, "caption disagrees with image", str(score))
             advance()
-    return kept
+    return agreeing
 
 
 def _image(row: _Row) -> Image.Image:

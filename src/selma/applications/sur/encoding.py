@@ -84,38 +84,38 @@ def encode_samples(
         write_safetensors(path, given(tensors), metadata={"format": "pt"})
         item.finish([path], {"samples": len(samples)})
     item.verify()
-    found = safetensors.torch.load_file(item.path / FILE)
+    tensors = safetensors.torch.load_file(item.path / FILE)
     read = vectors([t.text for t in samples], llm, folder.root / EXPERTS / "_vectors")
     if len(read) != len(samples) or read.ndim != 2:
         raise DataError(f"{len(samples)} samples need a vector each, but {read.shape} came.")
     return EncodedSamples(
         captions=captions,
-        keywords=found["keywords"],
-        keyword_pooled=found.get("keyword_pooled"),
-        mask=found["mask"],
-        keyword_mask=found["keyword_mask"],
+        keywords=tensors["keywords"],
+        keyword_pooled=tensors.get("keyword_pooled"),
+        mask=tensors["mask"],
+        keyword_mask=tensors["keyword_mask"],
         vectors=read,
     )
 
 
 @torch.no_grad()
 def _keywords(model: TextToImage, samples: Sequence[SurSample]) -> dict[str, Tensor]:
-    found: dict[str, list[Tensor]] = {}
+    encoded: dict[str, list[Tensor]] = {}
     with progress("encoding keyword prompts", total=len(samples)) as advance:
         for start in range(0, len(samples), AT_ONCE):
-            some = samples[start : start + AT_ONCE]
-            keywords = model.text_features([t.prompt for t in some], guided=False).positive
+            batch = samples[start : start + AT_ONCE]
+            keywords = model.text_features([t.prompt for t in batch], guided=False).positive
             parts = {
                 "keywords": keywords.text,
                 "keyword_pooled": keywords.pooled,
-                "mask": token_mask(model, [t.text for t in some]),
-                "keyword_mask": token_mask(model, [t.prompt for t in some]),
+                "mask": token_mask(model, [t.text for t in batch]),
+                "keyword_mask": token_mask(model, [t.prompt for t in batch]),
             }
             for name, part in parts.items():
                 if part is not None:
-                    found.setdefault(name, []).append(part.float().cpu())
-            advance(len(some))
-    return {name: torch.cat(parts) for name, parts in found.items()}
+                    encoded.setdefault(name, []).append(part.float().cpu())
+            advance(len(batch))
+    return {name: torch.cat(parts) for name, parts in encoded.items()}
 
 
 def token_mask(model: TextToImage, texts: Sequence[str]) -> Tensor:

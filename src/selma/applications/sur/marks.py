@@ -35,8 +35,8 @@ def stripped(prompt: str) -> str:
     return _SPACE.sub(" ", text).strip(" ,")
 
 
-def _first(found: re.Match[str]) -> str:
-    inside = found[1]
+def _first(brackets: re.Match[str]) -> str:
+    inside = brackets[1]
     if "|" in inside:
         return inside.split("|")[0]
     parts = inside.split(":")

@@ -19,14 +19,14 @@ def prompt_inside(data: bytes) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data))
-            said = {key: value for key, value in image.info.items() if isinstance(value, str)}
+            entries = {key: value for key, value in image.info.items() if isinstance(value, str)}
             comment = image.getexif().get_ifd(_EXIF).get(_USER_COMMENT)
     except Exception:  # Pillow's readers raise many kinds; the image itself is judged elsewhere
         return None
-    for text in (said.get("parameters"), _comment(comment)):
-        if text and (found := a1111(text)):
-            return found
-    return comfy(said["prompt"]) if "prompt" in said else None
+    for text in (entries.get("parameters"), _comment(comment)):
+        if text and (prompt := a1111(text)):
+            return prompt
+    return comfy(entries["prompt"]) if "prompt" in entries else None
 
 
 def a1111(parameters: str) -> str:

@@ -116,13 +116,13 @@ def _make(
 def _see(encoder: Encoder, paths: Sequence[Path], what: str) -> Tensor:
     import torch
 
-    found = []
+    vectors = []
     with progress(f"looking at {what}", total=len(paths)) as advance:
         for start in range(0, len(paths), AT_ONCE):
-            some = [
+            batch = [
                 open_image(path, remedy=REMEDY_FOR_GENERATED)
                 for path in paths[start : start + AT_ONCE]
             ]
-            found.append(encoder.see(some))
-            advance(len(some))
-    return torch.cat(found)
+            vectors.append(encoder.see(batch))
+            advance(len(batch))
+    return torch.cat(vectors)

@@ -59,14 +59,14 @@ def named_image(folder: Path, name: str) -> Path:
     if image.is_file():
         return image
     # Not `with_suffix`: a name may have a dot that begins no extension.
-    found = [path for end in SUFFIXES if (path := inside(folder, name + end)).is_file()]
-    if len(found) > 1:
+    files = [path for end in SUFFIXES if (path := inside(folder, name + end)).is_file()]
+    if len(files) > 1:
         raise DataError(
-            f"{metadata(folder)} names {name!r}, which may be {found[0].name} or {found[1].name}. "
+            f"{metadata(folder)} names {name!r}, which may be {files[0].name} or {files[1].name}. "
             "Write the extension."
         )
-    there(found[0] if found else image)
-    return found[0]
+    there(files[0] if files else image)
+    return files[0]
 
 
 def write_samples(

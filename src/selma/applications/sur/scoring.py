@@ -124,26 +124,26 @@ def score_sur(
     generated = {model.model: images[model.model] for model in card.models}
     asked = repeated(benchmark_prompts, scores.seeds)
     keywords_asked = repeated(keywords or (), scores.seeds)
-    found: dict[str, dict[str, Any]] = {}
+    items: dict[str, dict[str, Any]] = {}
     if keywords is not None and networks.clip:
-        found["keyword_clip"] = {
+        items["keyword_clip"] = {
             model: clip_item(
-                keywords_asked, model, place, networks.clip, folder, what=("keyword-clip",)
+                keywords_asked, model, images_of, networks.clip, folder, what=("keyword-clip",)
             )
-            for model, place in generated.items()
+            for model, images_of in generated.items()
         }
     if sur.quality is not None:
         encoder = features.load_features(
             sur.quality.features, setting="sur.scores.quality.features"
         )
         shown = good[: sur.quality.images]
-        found["kernel"] = quality_items(asked, generated, shown, encoder, folder)
+        items["kernel"] = quality_items(asked, generated, shown, encoder, folder)
     item = folder.item(
         SCORES,
         f"{name}-result",
         recipe={
             "card": hashlib.sha256(card.model_dump_json().encode()).hexdigest(),
-            **{what: {m: i.key for m, i in items.items()} for what, items in found.items()},
+            **{what: {m: i.key for m, i in of.items()} for what, of in items.items()},
             "bootstrap": [seed, scores.resamples],
         },
     )
@@ -152,21 +152,21 @@ def score_sur(
         item.begin()
         how = {"seed": seed, "resamples": scores.resamples, "seeds": scores.seeds}
         texts = {prompt.id: prompt.text for prompt in keywords or ()}
-        made: dict[str, Any] = {"card": card, "keywords": texts}
-        if "keyword_clip" in found:
-            means, changes = _paired(found["keyword_clip"], base, **how)
-            made |= {"keyword_clip": means, "keyword_clip_differences": changes}
-        if "kernel" in found:
-            means, changes = _paired(found["kernel"], base, **how)
-            made["distances"] = Distances(
+        result: dict[str, Any] = {"card": card, "keywords": texts}
+        if "keyword_clip" in items:
+            means, changes = _paired(items["keyword_clip"], base, **how)
+            result |= {"keyword_clip": means, "keyword_clip_differences": changes}
+        if "kernel" in items:
+            means, changes = _paired(items["kernel"], base, **how)
+            result["distances"] = Distances(
                 encoder=encoder.name,
                 fingerprint=encoder.fingerprint,
                 images=len(shown),
                 kernel=means,
                 kernel_differences=changes,
-                frechet={model: read_distance(one) for model, one in found["kernel"].items()},
+                frechet={model: read_distance(kernel) for model, kernel in items["kernel"].items()},
             )
-        write_json(path, SurResult(**made).model_dump(mode="json"))
+        write_json(path, SurResult(**result).model_dump(mode="json"))
         item.finish([path], {"models": len(generated)})
     return SurResult.model_validate_json(path.read_text("utf-8"))
 

@@ -168,7 +168,7 @@ def convert_lpips(backbone: Path, heads: Path, out: Path) -> Path:
 
 
 def require_whole(state: Mapping[str, torch.Tensor], *, of: object) -> None:
-    """Nothing, if these are all tensors of one of the networks and its heads; else ModelError."""
+    """Raises ModelError unless these are all tensors of one of the networks and its heads."""
     convolutions, read, *_ = NETWORKS[_which(state)]
     wanted = {f"features.{n}.{part}" for n in convolutions for part in ("weight", "bias")}
     wanted |= {f"lin{n}.model.1.weight" for n in range(5)}
