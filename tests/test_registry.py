@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 from pydantic import ValidationError
 
+from selma.adapters.table import ADAPTERS
+from selma.backbones.judges.loading import JUDGES
+from selma.backbones.language.loading import LANGUAGE_MODELS
+from selma.backbones.preference.scorers import SCORERS
+from selma.config.experts import ExpertsConfig
+from selma.config.places import field_types
+from selma.config.prompts import PromptsConfig
+from selma.config.scores import JUDGES_WITHOUT_SETTINGS, PreferenceConfig, ScoresConfig
 from selma.config.section import Section, kinds
 from selma.errors import ConfigError
+from selma.experts.objectives import OBJECTIVES
 from selma.registry import Table, registered
 
 GROUP = "selma.test_rows"
@@ -80,3 +89,22 @@ def test_a_setting_takes_a_section_from_outside_and_writes_it_whole() -> None:
         assert Whole.model_validate_json(whole.model_dump_json()) == whole
         with pytest.raises(ValidationError):
             Whole.model_validate({"part": {"kind": "outside", "share": "much"}})
+
+
+def kinds_of(section: type[Section], name: str) -> set[str]:
+    """The kinds that a setting takes, those of other packages aside."""
+    origins = [type_.origin for type_ in field_types(section, name)]
+    sections = [
+        o for o in origins if isinstance(o, type) and "kind" in getattr(o, "model_fields", {})
+    ]
+    return {kind for s in sections for kind in get_args(s.model_fields["kind"].annotation)}
+
+
+def test_settings_take_the_kinds_that_the_tables_have() -> None:
+    assert kinds_of(PromptsConfig, "backend") == {*LANGUAGE_MODELS}
+    assert kinds_of(ExpertsConfig, "objective") == {*OBJECTIVES}
+    # Subjects alone are fine-tuned in full, and a SUR-adapter is no expert.
+    assert kinds_of(ExpertsConfig, "adapter") == {*ADAPTERS} - {"full", "sur"}
+    for name in ("judge", "choosing_judge"):
+        assert kinds_of(ScoresConfig, name) | {*JUDGES_WITHOUT_SETTINGS} == {*JUDGES}
+    assert {*get_args(PreferenceConfig.model_fields["kind"].annotation)} == {*SCORERS}
