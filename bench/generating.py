@@ -42,7 +42,7 @@ def main(
     """Print seconds of both; fail if images differ by more than 40 dB of PSNR."""
     torch.set_num_threads(1)
     model = built(size, device=device, precision="fp16" if device == "cuda" else "fp32")
-    texts = [f"picture number {number} of a bench" for number in range(prompts)]
+    texts = [f"image number {number} of a bench" for number in range(prompts)]
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
 
@@ -73,7 +73,7 @@ def main(
         note += f" {arithmetic(model, steps) / FLOOR / seconds:.0%} of the floor.{peaks.told()}"
     turns.show(f"{size}, {prompts} prompts of {steps} steps, {model.dtype}", note=note)
     Console().print(
-        f"Pictures: PSNR {noise[0]:.0f} dB at worst against one by one, {noise[1]:.0f} dB against "
+        f"Images: PSNR {noise[0]:.0f} dB at worst against one by one, {noise[1]:.0f} dB against "
         "batches of half the size."
     )
     raise typer.Exit(0 if min(noise) >= SAME_DB else 1)

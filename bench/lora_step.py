@@ -147,7 +147,7 @@ def made_up(folder: Path, count: int, px: int) -> list[Pair]:
             image += np.asarray(fine) * (0.5 if size == 4 else 0.17)
         path = train / f"{number}.jpg"
         Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(path, quality=92)
-        text = f"picture number {number} of a bench"
+        text = f"image number {number} of a bench"
         prompt = Prompt(id=prompt_id(SKILL, text), skill=SKILL, text=text)
         found.append(Pair(prompt=prompt, image=path, seed=number))
     return found

@@ -288,7 +288,7 @@ class TextToImage:
         ).images
         if not np.isfinite(images).all():
             raise ModelError(
-                f"The model drew pixels that are not finite with {self.dtype}. "
+                f"The model generated pixels that are not finite with {self.dtype}. "
                 "Set base.precision to bf16 or fp32."
             )
         return self.pipe.image_processor.numpy_to_pil(images)
