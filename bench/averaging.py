@@ -31,13 +31,13 @@ from rich.table import Column, Table
 from tuning import changed
 
 from selma import pipeline
+from selma.adapters.table import adapter_file
 from selma.applications.loading import read_run_file
-from selma.backbones.text_to_image import adapter_file
 from selma.config import RunConfig
 from selma.merged.merging import read_diagnostics
 from selma.merged.methods import METHODS
 from selma.records.scores import Interval, Scorecard
-from selma.report.tables import between, one, points, signed
+from selma.report.tables import between, model_with_role, points, signed
 from selma.workspace import EXPERTS, IMAGES, PROMPTS, SCORES, Workspace
 
 EXACT, FACTORS = "merged.method=mean_of_deltas", "merged.method=mean_of_factors"
@@ -113,9 +113,9 @@ def table(cards: dict[str, Scorecard], config: RunConfig) -> Table:
     about = f"{first.benchmark}, {first.split}, {first.prompts} prompts, judge {first.judge}"
     named = Column("merge", overflow="fold")
     found = Table(named, "DSG", "- base", "95%", "- the mean", "95%", title=about, min_width=90)
-    found.add_row("base", points(one(first, "base").score.mean), "", "", "", "")
+    found.add_row("base", points(model_with_role(first, "base").score.mean), "", "", "", "")
     for text, card in cards.items():
-        merged = one(card, "merged")
+        merged = model_with_role(card, "merged")
         assert isinstance(merged.difference, Interval)
         cells = [points(merged.score.mean), *both(merged.difference)]
         if card is not first:

@@ -24,7 +24,7 @@ from selma import pipeline
 from selma.applications.loading import load_config
 from selma.config import RunConfig
 from selma.records.scores import Interval
-from selma.report.tables import between, one, points, signed
+from selma.report.tables import between, model_with_role, points, signed
 
 
 def main(
@@ -48,7 +48,7 @@ def main(
         variant = changed(start, text, folder)
         make(variant)
         card = pipeline.score(variant)
-        base, merged = one(card, "base"), one(card, "merged")
+        base, merged = model_with_role(card, "base"), model_with_role(card, "merged")
         assert isinstance(merged.difference, Interval)
         table.add_row(
             text or "unchanged",
