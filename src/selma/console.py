@@ -44,6 +44,11 @@ def show_status(settings: RunConfig) -> None:
     Console().print(table(statuses(settings)))
 
 
+def show_benchmark_length(prompts: int, over_limit: int) -> None:
+    """How many of the benchmark's prompts were not read to their end."""
+    typer.echo(f"benchmark: {prompts} prompts, {over_limit} over the text encoder's token limit")
+
+
 def show_pairs(pairs: Mapping[str, Sequence[Pair]]) -> None:
     """How many images each skill has, and how many of its prompts were not read to their end."""
     from selma.records.images import over_token_limit

@@ -128,6 +128,15 @@ def part_keys(images: Mapping[str, Path], scorecard: Scorecard) -> dict[str, str
     return keys | {"scores/judge": scorecard.judge}
 
 
+def benchmark_over_limit(config: RunConfig) -> int:
+    """How many of the benchmark's prompts the text encoder does not read to their end, by the
+    base's finished images."""
+    from selma.scores.answering import manifest
+
+    images = manifest(Workspace(config.run_folder).root / SCORES / "images" / "base")
+    return int(images.get("summary", {}).get("over_token_limit", 0)) // config.scores.seeds
+
+
 @contextmanager
 def opened(
     config: Run,
@@ -322,6 +331,7 @@ class Stages(Generic[Run]):
             experts=experts,
             merged=merged,
             benchmark_prompts=self.benchmark_prompts,
+            benchmark_over_limit=benchmark_over_limit(self.config),
             images=images,
             answers={model: read_answers(self.folder, model) for model in images},
             scorecard=scorecard,

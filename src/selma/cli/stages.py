@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from selma.cli.loading import load
-from selma.console import Config, Folder, show_pairs, show_scorecard, show_status
+from selma.console import (
+    Config,
+    Folder,
+    show_benchmark_length,
+    show_pairs,
+    show_scorecard,
+    show_status,
+)
 
 
 def run(
@@ -25,8 +32,10 @@ def run(
     from selma import pipeline
 
     page = pipeline.run(settings)
-    show_scorecard(pipeline.scorecard(settings))
+    scorecard = pipeline.scorecard(settings)
+    show_scorecard(scorecard)
     show_pairs(pipeline.pairs(settings))
+    show_benchmark_length(scorecard.prompts, pipeline.benchmark_over_limit(settings))
     return typer.echo(f"Report: {page}")
 
 

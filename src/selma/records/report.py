@@ -48,5 +48,7 @@ class Findings:
     (`adapters.rotations.oft.energies`)."""
     hps: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Model → its result on HPS's benchmark (`scores.hps`), for the run's models."""
+    benchmark_over_limit: int = 0
+    """Benchmark prompts that the text encoder does not read to their end."""
     keys: dict[str, str] = field(default_factory=dict)
     """Part of the run → its key, by which a page (`records.pages`) is recognised as out of date."""

@@ -113,6 +113,7 @@ def context(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ()
         },
         "pair_counts": {skill: len(pairs) for skill, pairs in findings.pairs.items()},
         "prompt_counts": {skill: len(prompts) for skill, prompts in findings.prompts.items()},
+        "benchmark_over_limit": findings.benchmark_over_limit,
         "over_limit": {s: over_token_limit(pairs) for s, pairs in findings.pairs.items()},
         "dropped": findings.dropped,
         "times": stage_times(findings.journal),
