@@ -188,7 +188,7 @@ def test_what_is_no_stage_wants_one_process(
 ) -> None:
     for variable in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(variable, "2")
-    with pytest.raises(ConfigError, match=r"but 2 were launched\. Start it by itself"):
+    with pytest.raises(ConfigError, match=r"but 2 were launched\. Start this command by itself"):
         sur_pipeline.train(SurRun(name="one", folder=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 

@@ -34,7 +34,7 @@ LINES = """\
 dogs_1 | a red dog | Is there a dog? | Is the dog red?
 dogs_2 | a blue dog | Is there a dog? | Is the dog blue?
 cats_1 | a green cat | Is there a cat? | Is the cat green?
-cats_2 | a cat | Is there a cat?
+cats_2 | a cat that sits on a mat beside a hat and looks at a bat | Is there a cat?
 """
 
 
@@ -203,8 +203,8 @@ def test_a_run_on_added_kinds_shows_them_in_scorecard_terminal_and_report(place:
     lengths = "coco: 8 images, 8 prompts over the text encoder's token limit"
     assert lengths in images and lengths in text and "Strict" in text
     assert "longer than the text encoder reads" in page
-    assert "benchmark: 4 prompts, 4 over the text encoder's token limit" in text
-    assert "(4 over the text encoder’s token limit)" in page
+    assert "benchmark: 4 prompts, 1 over the text encoder's token limit" in text
+    assert "(1 over the text encoder’s token limit)" in page
 
 
 def test_mistakes_of_added_rows_are_told_before_anything_is_made(place: Path) -> None:
