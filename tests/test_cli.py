@@ -87,6 +87,12 @@ def test_dry_run_shows_each_stage(config: Path) -> None:
     assert "toybox_coco" in shown
 
 
+@pytest.mark.parametrize("merged", ["{method: tis}", "{method: ties, densty: 0.2}"])
+def test_dry_run_finds_mistakes_of_a_merge_that_waits(config: Path, merged: str) -> None:
+    config.write_text(f"{config.read_text()}\nmerged: {merged}\n")
+    assert selma("run", config, "--dry-run").returncode == 2
+
+
 @pytest.mark.parametrize("command", ["run", "prompts", "images", "report", "check"])
 def test_a_mistake_is_one_message_and_exit_2(tmp_path: Path, command: str) -> None:
     path = tmp_path / "bad.yaml"

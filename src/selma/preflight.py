@@ -133,7 +133,8 @@ def _absence(setting: Placed) -> Iterator[str]:
                 "(Any text does for a server without keys.)"
             )
     elif isinstance(names, File) and file and not path.is_file():
-        yield f"must be {_or_word(names)}a file, but {value} is missing."
+        came = "a folder" if path.is_dir() else "missing"
+        yield f"must be {_or_word(names)}a file, but {value} is {came}."
     elif isinstance(names, Folder) and not path.is_dir():
         yield f"must be {_or_word(names)}a folder, but {value} is missing."
     elif isinstance(names, FileOrFolder) and not path.exists():

@@ -28,6 +28,9 @@ def run(
     """Run all six stages; what is finished is not made again."""
     settings = load(config, folder)
     if dry_run:
+        from selma.merged.planning import method_of
+
+        method_of(settings.merged)  # a mistake there would be seen only once experts are there
         return show_status(settings)
     from selma import pipeline
 

@@ -166,12 +166,12 @@ def print_card(card: ControlCard, console: Console) -> None:
         caption="95% intervals; differences are paired by image"
         + (f", minus {card.reference}" if card.reference else ""),
     )
-    table.add_column("model")
-    table.add_column("trained", justify="right")
+    table.add_column("model", overflow="fold")
+    table.add_column("trained", justify="right", overflow="fold")
     for name in measures_in(card):
         table.add_column(LABELS[name][0], justify="right")
-        table.add_column("difference", justify="right")
-    table.add_column("FID", justify="right")
+        table.add_column("difference", justify="right", overflow="fold")
+    table.add_column("FID", justify="right", no_wrap=True)
     for model in card.models:
         cells = [model.model, millions(model.parameters)]
         for name in measures_in(card):
