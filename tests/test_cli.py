@@ -103,6 +103,16 @@ def test_a_mistake_is_one_message_and_exit_2(tmp_path: Path, command: str) -> No
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", ["run", "sur collect", "control prepare", "check"])
+def test_a_mistake_in_any_section_stops_every_command(tmp_path: Path, command: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("sur: {typo: 1}\ncontrol: {data: {conditon: depth}}\nsubjects: 3")
+    done = selma(*command.split(), path)
+    assert done.returncode == 2
+    for key in ("sur.typo", "control.data.conditon", "subjects"):
+        assert key in done.stderr
+
+
 def test_a_stage_names_the_command_that_must_run_first(config: Path) -> None:
     done = selma("images", config)
     assert done.returncode == 5, done.stderr

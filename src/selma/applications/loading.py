@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
@@ -23,8 +24,13 @@ def load_config(path: Path, *, folder: Path | None = None) -> RunConfig: ...
 @overload
 def load_config(path: Path, kind: type[Run], *, folder: Path | None = None) -> Run: ...
 def load_config(path: Path, kind: Any = RunConfig, *, folder: Path | None = None) -> Any:
-    """Load the settings in a YAML file (`config.load_config`), ignoring the sections of other
-    applications than that of `kind`. `folder` replaces the run's."""
+    """Load the settings in a YAML file (`config.load_config`) without the sections of other
+    applications than that of `kind`. `folder` replaces the run's.
+
+    Raises one ConfigError that lists the mistakes of all sections, also of those left out.
+    """
+    raw = config.read_mapping(path)
+    config.parse_config(raw, _every_section(raw), origin=path, folder=path.parent)
     settings = config.load_config(path, kind, sections())
     return settings if folder is None else settings.model_copy(update={"folder": folder})
 
@@ -46,15 +52,19 @@ def check_config(path: Path, *, folder: Path | None = None) -> None:
     from selma.preflight import check
 
     raw = config.read_mapping(path)
-    rows = [row for row in APPLICATIONS.values() if row.section in raw and row.settings is not None]
-    # One class with all these sections, so that all mistakes are found at once.
-    classes = tuple(imported(row.settings) for row in rows if row.settings is not None)
-    kind: type[RunConfig] = type("Sections", classes, {}) if classes else RunConfig
-    settings = config.parse_config(raw, kind, origin=path, folder=path.parent)
+    rows = [row for row in APPLICATIONS.values() if row.section in raw]
+    settings = config.parse_config(raw, _every_section(raw), origin=path, folder=path.parent)
     if folder is not None:
         settings = settings.model_copy(update={"folder": folder})
     checks = [imported(row.mistakes) for row in rows if row.mistakes is not None]
     check(settings, mistakes=chain.from_iterable(find(settings, STAGES) for find in checks))
+
+
+def _every_section(raw: Mapping[str, Any]) -> type[RunConfig]:
+    """One class with all the sections that the settings have, to find all mistakes at once."""
+    rows = [row for row in APPLICATIONS.values() if row.section in raw]
+    classes = tuple(imported(row.settings) for row in rows if row.settings is not None)
+    return type("Sections", classes, {}) if classes else RunConfig
 
 
 def imported(dotted: str) -> Any:

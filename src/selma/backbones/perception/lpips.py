@@ -120,7 +120,7 @@ class ToyboxPerception:
     """LPIPS's formula over the blocks of toybox-a's image encoder, all channels weighing the
     same: its "baseline" without learned heads, and no number that others' LPIPS compares with."""
 
-    name = "LPIPS's formula over toybox-a's picture encoder"
+    name = "LPIPS's formula over toybox-a's image encoder"
 
     @cached_property
     def fingerprint(self) -> str:
