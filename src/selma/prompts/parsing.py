@@ -204,11 +204,11 @@ def _bare(item: str) -> str:
     before = None
     while before != item:
         before = item
-        item = item.strip().rstrip(",;|").strip()
-        for mark in ("**", "__", "*", "_"):
+        item = item.replace("**", "").strip().rstrip(",;|").strip()
+        for mark in ("__", "*", "_"):
             inner = item[len(mark) : -len(mark)]
             if len(item) > 2 * len(mark) and item == f"{mark}{inner}{mark}" and mark not in inner:
                 item = inner
         if len(item) > 1 and _PAIRS.get(item[0]) == item[-1] and item[0] not in item[1:-1]:
             item = item[1:-1]
-    return item.replace("**", "")
+    return item
