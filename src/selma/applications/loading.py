@@ -24,14 +24,14 @@ def load_config(path: Path, *, folder: Path | None = None) -> RunConfig: ...
 @overload
 def load_config(path: Path, kind: type[Run], *, folder: Path | None = None) -> Run: ...
 def load_config(path: Path, kind: Any = RunConfig, *, folder: Path | None = None) -> Any:
-    """Load the settings in a YAML file (`config.load_config`) without the sections of other
-    applications than that of `kind`. `folder` replaces the run's.
+    """Load the settings in a YAML file (`config.load_config`), of `kind` and with every section of
+    an application that the file has. `folder` replaces the run's.
 
-    Raises one ConfigError that lists the mistakes of all sections, also of those left out.
+    Raises one ConfigError that lists the mistakes of all sections.
     """
     raw = config.read_mapping(path)
-    config.parse_config(raw, _every_section(raw), origin=path, folder=path.parent)
-    settings = config.load_config(path, kind, sections())
+    every = _every_section(raw, kind)
+    settings = config.parse_config(raw, every, origin=path, folder=path.parent)
     return settings if folder is None else settings.model_copy(update={"folder": folder})
 
 
@@ -51,20 +51,18 @@ def check_config(path: Path, *, folder: Path | None = None) -> None:
     """
     from selma.preflight import check
 
-    raw = config.read_mapping(path)
-    rows = [row for row in APPLICATIONS.values() if row.section in raw]
-    settings = config.parse_config(raw, _every_section(raw), origin=path, folder=path.parent)
-    if folder is not None:
-        settings = settings.model_copy(update={"folder": folder})
+    settings = load_config(path, folder=folder)
+    rows = [row for row in APPLICATIONS.values() if row.section in type(settings).model_fields]
     checks = [imported(row.mistakes) for row in rows if row.mistakes is not None]
     check(settings, mistakes=chain.from_iterable(find(settings, STAGES) for find in checks))
 
 
-def _every_section(raw: Mapping[str, Any]) -> type[RunConfig]:
-    """One class with all the sections that the settings have, to find all mistakes at once."""
+def _every_section(raw: Mapping[str, Any], kind: type[RunConfig]) -> type[RunConfig]:
+    """`kind` with all the sections that the settings have, to find all mistakes at once."""
     rows = [row for row in APPLICATIONS.values() if row.section in raw]
-    classes = tuple(imported(row.settings) for row in rows if row.settings is not None)
-    return type("Sections", classes, {}) if classes else RunConfig
+    classes = [imported(row.settings) for row in rows if row.settings is not None]
+    others = [section for section in classes if section is not kind]
+    return type("Sections", (*others, kind), {}) if others else kind
 
 
 def imported(dotted: str) -> Any:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def load(config: Path, folder: Path | None) -> RunConfig:
-    """A run's settings. Sections of applications, which may stand beside them, are passed over."""
+    """A run's settings, with the sections of applications that stand beside them."""
     from selma.applications.loading import load_config
 
     return load_config(config, folder=folder)
