@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selma.applications import APPLICATIONS
-from selma.applications.loading import imported
+from selma.applications.loading import imported, read_run_file
 from selma.applications.loading import load_config as load_any
 from selma.config import RunConfig, load_config
 from selma.config.scores import LocalJudge, judge_name
 from selma.errors import ConfigError, SelmaError, SkillError, WorkspaceError
 from selma.preflight import check
 from selma.prompts.skills import load_skills
-from selma.runfile import read_run_file, write_run_file
+from selma.runfile import write_run_file
 from selma.workspace import Workspace
 
 CONFIGS = Path(__file__).parent.parent / "configs"

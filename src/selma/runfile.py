@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
-from selma.config import Run, RunConfig, parse_config
+from selma.config import RunConfig
 from selma.config.places import map_paths, without_secrets
 from selma.errors import WorkspaceError
 from selma.workspace import Workspace, write_json
@@ -51,17 +50,13 @@ def portable(config: RunConfig, root: Path) -> dict[str, Any]:
     return without_secrets(moved).model_dump(mode="json", exclude={"folder"})
 
 
-@overload
-def read_run_file(root: Path) -> RunConfig: ...
-@overload
-def read_run_file(root: Path, kind: type[Run], others: Collection[str] = ()) -> Run: ...
-def read_run_file(root: Path, kind: Any = RunConfig, others: Collection[str] = ()) -> Any:
-    """The settings of the run that lies in `root`; `kind` and `others` as in `load_config`."""
+def read_settings(root: Path) -> dict[str, Any]:
+    """The settings of the run in `root`, unchecked. Raises WorkspaceError if it is no run."""
     value = _read(root)
     if value is None or not isinstance(value.get("settings"), dict):
         raise WorkspaceError(f"{root} must be the folder of a run, but has no readable {NAME}.")
-    config = parse_config(value["settings"], kind, others, origin=root / NAME, folder=root)
-    return config.model_copy(update={"folder": root})
+    settings: dict[str, Any] = value["settings"]
+    return settings
 
 
 def _read(root: Path) -> dict[str, Any] | None:

@@ -14,11 +14,6 @@ from selma.config import Run, RunConfig
 from selma.workspace import STAGES
 
 
-def sections() -> list[str]:
-    """Names of all applications' sections."""
-    return [row.section for row in APPLICATIONS.values() if row.section is not None]
-
-
 @overload
 def load_config(path: Path, *, folder: Path | None = None) -> RunConfig: ...
 @overload
@@ -41,7 +36,10 @@ def read_run_file(root: Path) -> RunConfig: ...
 def read_run_file(root: Path, kind: type[Run]) -> Run: ...
 def read_run_file(root: Path, kind: Any = RunConfig) -> Any:
     """Read the settings of the run in `root`, whichever application wrote them last."""
-    return runfile.read_run_file(root, kind, sections())
+    raw = runfile.read_settings(root)
+    every = _every_section(raw, kind)
+    settings = config.parse_config(raw, every, origin=root / runfile.NAME, folder=root)
+    return settings.model_copy(update={"folder": root})
 
 
 def check_config(path: Path, *, folder: Path | None = None) -> None:

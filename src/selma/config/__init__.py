@@ -6,7 +6,6 @@ config imports no model library, so that mistakes are shown before anything is l
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, overload
 
@@ -108,15 +107,14 @@ Run = TypeVar("Run", bound=RunConfig)
 @overload
 def load_config(path: Path) -> RunConfig: ...
 @overload
-def load_config(path: Path, kind: type[Run], others: Collection[str] = ()) -> Run: ...
-def load_config(path: Path, kind: Any = RunConfig, others: Collection[str] = ()) -> Any:
+def load_config(path: Path, kind: type[Run]) -> Run: ...
+def load_config(path: Path, kind: Any = RunConfig) -> Any:
     """The settings in a YAML file. All mistakes are in one ConfigError, each with its key.
 
-    kind: their class.  others: top-level sections that are not meant for this class, which are
-    passed over unread.  Paths in the file are relative to its own folder; the run's `folder` is
+    kind: their class.  Paths in the file are relative to its own folder; the run's `folder` is
     relative to where the command is run.
     """
-    return parse_config(read_mapping(path), kind, others, origin=path, folder=path.parent)
+    return parse_config(read_mapping(path), kind, origin=path, folder=path.parent)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -135,23 +133,13 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return raw
 
 
-def parse_config(
-    raw: dict[str, Any],
-    kind: type[Run],
-    others: Collection[str] = (),
-    *,
-    origin: Path,
-    folder: Path,
-) -> Run:
+def parse_config(raw: dict[str, Any], kind: type[Run], *, origin: Path, folder: Path) -> Run:
     """The settings in a mapping, as `load_config` has them.
 
     origin: named in the ConfigError.  folder: what relative paths start from.
     """
-    own = {
-        key: value for key, value in raw.items() if key in kind.model_fields or key not in others
-    }
     try:
-        config = kind.model_validate(own)
+        config = kind.model_validate(raw)
     except ValidationError as error:
         lines = [mistake(dict(wrong)) for wrong in error.errors()]
         raise ConfigError(f"{origin} has {len(lines)} mistake(s):\n" + "\n".join(lines)) from error

@@ -83,7 +83,7 @@ def test_the_card_says_what_the_run_found(run: Path) -> None:
 
 
 def pipeline_settings(run: Path) -> dict[str, Any]:
-    from selma.runfile import read_run_file
+    from selma.applications.loading import read_run_file
 
     return read_run_file(run).model_dump(mode="json")
 

@@ -29,7 +29,6 @@ def questions(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Let a language model write questions about images of your prompts."""
-    from selma.applications.loading import sections
     from selma.applications.questions.settings import backend_of, questions_config
     from selma.applications.questions.table import print_questions
     from selma.applications.questions.writing import write_questions
@@ -37,7 +36,7 @@ def questions(
 
     settings = questions_config(
         style=style,
-        backend=backend_of(backend, model=model, base_url=base_url, others=sections()),
+        backend=backend_of(backend, model=model, base_url=base_url),
         attempts=attempts,
         max_new_tokens=max_new_tokens,
         seed=seed,

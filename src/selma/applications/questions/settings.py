@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 
-from selma.config import RunConfig, load_config, parse_config
+from selma.applications.loading import load_config
+from selma.config import RunConfig, parse_config
 from selma.config.networks import LanguageModelConfig, LocalLLM, ServedLLM
 from selma.config.section import Section
 from selma.errors import ConfigError
@@ -36,13 +36,11 @@ def backend_of(
     *,
     model: str | None = None,
     base_url: str | None = None,
-    others: Collection[str] = (),
 ) -> LocalLLM | ServedLLM:
     """The settings of the language model that the command names. Raises ConfigError.
 
     backend: a YAML file (a run's config, for its `prompts.backend`, or that section alone), or a
     local model as in `prompts.backend.model`. model, base_url: a model on a server instead.
-    others: applications' sections that a run's config may have.
     """
     if (backend is None) == (model is None):
         raise ConfigError(
@@ -59,7 +57,7 @@ def backend_of(
     path = Path(backend)
     section = _section(path)
     if section is None:
-        return load_config(path, RunConfig, others).prompts.backend
+        return load_config(path).prompts.backend
     settings = {"name": "questions", "prompts": {"backend": section}}
     return parse_config(settings, RunConfig, origin=path, folder=path.parent).prompts.backend
 
