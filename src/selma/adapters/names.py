@@ -9,6 +9,7 @@ of the original UNet (input_blocks, middle_block, output_blocks), which count la
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from selma.backbones.families import denoiser_components
 
@@ -195,3 +196,8 @@ def _text(joined: str) -> str | None:
         return None
     inner = f"self_attn.{match[3]}_proj" if match[2] else f"mlp.fc{match[5]}"
     return f"encoder.layers.{match[1]}.{inner}"
+
+
+def sorted_layers(keys: Iterable[str]) -> tuple[str, ...]:
+    """Names of layers in the order of their tensors' names."""
+    return tuple(sorted(keys, key=lambda key: f"{key}."))

@@ -132,7 +132,7 @@ def read_adapter(source: Path, *, layers_per_block: int = names.LAYERS_PER_BLOCK
     filled = _header_json(metadata, RANKS_KEY, source)
     layers = {
         key: _without_zeros(_layer(source, key, by_layer[key], settings), filled.get(key))
-        for key in sorted(by_layer, key=lambda key: f"{key}.")
+        for key in names.sorted_layers(by_layer)
     }
     if not layers:
         raise AdapterError(f"{source} must change at least one layer, but is empty.")

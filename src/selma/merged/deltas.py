@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 from selma.adapters import formats
 from selma.adapters.files import Lineage
 from selma.adapters.models import Model
+from selma.adapters.names import sorted_layers
 from selma.adapters.reading import AdapterFile, LayerFile
 from selma.adapters.rotations.files import RotationFile
 from selma.backbones.text_to_image import ADAPTER_FILE
@@ -47,18 +47,11 @@ class DeltaMerge:
         self.files = {name: f for name, f in files.items() if isinstance(f, AdapterFile)}
         self.plan = plan
         self.diagnostics = Diagnostics(plan.weights) if diagnose else None
-        self._spool = _Spool(tempfile.TemporaryFile(dir=folder))  # noqa: SIM115  (see __exit__)
+        self._spool = _Spool(tempfile.TemporaryFile(dir=folder))  # noqa: SIM115  (see close)
         self._merged: dict[str, LayerFile] = {}
 
-    def __enter__(self) -> DeltaMerge:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let go of the merged layers."""
         self._spool.file.close()
 
     @staticmethod
@@ -74,7 +67,7 @@ class DeltaMerge:
     def layers(self) -> Sequence[str]:
         """Those that any expert changes, in the order of their tensors' names."""
         keys = {key for file in self.files.values() for key in file.layers}
-        return sorted(keys, key=lambda key: f"{key}.")
+        return sorted_layers(keys)
 
     def entries(self, name: str) -> Iterator[Tensor]:
         """One expert's task vector, layer by layer."""

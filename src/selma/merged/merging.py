@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -171,7 +172,7 @@ def write_merged(
     layout = to or kind.layout
     kind.require_layout(path, layout)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with kind(files, plan, folder=path.parent, diagnose=diagnose) as merge:
+    with closing(kind(files, plan, folder=path.parent, diagnose=diagnose)) as merge:
         combine(merge, plan)
         diagnostics = merge.diagnostics.summary if merge.diagnostics is not None else {}
         bases = {file.lineage.base for file in files.values()} - {None}

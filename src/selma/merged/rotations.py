@@ -11,17 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from torch import Tensor
 
 from selma.adapters.files import Lineage
 from selma.adapters.models import Model
+from selma.adapters.names import sorted_layers
 from selma.adapters.reading import AdapterFile
 from selma.adapters.rotations import foreign
 from selma.adapters.rotations.cayley import triangle
-from selma.adapters.rotations.files import RotationFile, Turn, sorted_layers
+from selma.adapters.rotations.files import RotationFile, Turn
 from selma.backbones.text_to_image import ROTATION_FILE
 from selma.errors import AdapterError, IncompatibleExperts
 from selma.merged.diagnostics import RotationDiagnostics
@@ -52,15 +52,8 @@ class RotationMerge:
         self.diagnostics = RotationDiagnostics(weights) if diagnose else None
         self._merged: dict[str, Turn] = {}
 
-    def __enter__(self) -> RotationMerge:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let go of the merged layers."""
         self._merged.clear()
 
     @staticmethod

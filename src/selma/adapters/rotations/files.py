@@ -8,7 +8,7 @@ LoRA experts that were merged with rotations. Each of them may be missing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -192,7 +192,7 @@ def read_rotations(source: Path) -> RotationFile:
     return RotationFile(
         path=path,
         format="selma",
-        layers=sorted_layers(by_layer),
+        layers=names.sorted_layers(by_layer),
         give=give,
         lineage=lineage_of(metadata, path),
         about=about,
@@ -248,11 +248,6 @@ def require_rotations_fit(
         raise AdapterError(f"{who} turns {missing[0]}, which this model has not.")
     for key in file.layers:
         file.turn(key).require_fit(shapes[key], of=f"{who}, {key}")
-
-
-def sorted_layers(keys: Iterable[str]) -> tuple[str, ...]:
-    """Names of layers in the order of their tensors' names."""
-    return tuple(sorted(keys, key=lambda key: f"{key}."))
 
 
 def _times(strength: float, tensor: Tensor | None) -> Tensor | None:

@@ -32,7 +32,6 @@ from selma.adapters.rotations.files import (
     Turn,
     read_rotations,
     require_rotations_fit,
-    sorted_layers,
     write_rotations,
 )
 from selma.adapters.rotations.peft import (
@@ -194,7 +193,7 @@ def _onetrainer(
         return Turn(skew_entries=of_series(vector, 5, path=path, key=key))
 
     return RotationFile(
-        path, "onetrainer", sorted_layers(vectors), give, lineage_of(metadata, path)
+        path, "onetrainer", names.sorted_layers(vectors), give, lineage_of(metadata, path)
     )
 
 
@@ -232,7 +231,9 @@ def _released(
             log_magnitudes=_logarithms(layer.scales, path=path, key=key),
         )
 
-    return RotationFile(path, "released", sorted_layers(raw), give, lineage_of(metadata, path))
+    return RotationFile(
+        path, "released", names.sorted_layers(raw), give, lineage_of(metadata, path)
+    )
 
 
 def _of_processors(path: Path, tensors: Mapping[str, Tensor]) -> Iterable[tuple[str, _Raw]]:

@@ -28,7 +28,7 @@ from selma.adapters.rotations.cayley import (
     side,
     skew,
 )
-from selma.adapters.rotations.files import SKEW_ENTRIES, RotationFile, Turn, sorted_layers
+from selma.adapters.rotations.files import SKEW_ENTRIES, RotationFile, Turn
 from selma.errors import AdapterError
 from selma.workspace import write_bytes
 
@@ -70,7 +70,7 @@ def read_peft_rotations(path: Path) -> RotationFile:
     return RotationFile(
         path,
         "peft",
-        sorted_layers(by_layer),
+        names.sorted_layers(by_layer),
         give,
         lineage_of(metadata, path),
         notes=notes_of(metadata),

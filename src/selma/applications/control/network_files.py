@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from selma.adapters import names
 from selma.adapters.files import OUR_KEY, Lineage, as_json, given, lineage_json, write_safetensors
-from selma.adapters.rotations.files import ROLES, RotationFile, Turn, sorted_layers, turn_of
+from selma.adapters.names import sorted_layers
+from selma.adapters.rotations.files import ROLES, RotationFile, Turn, turn_of
 from selma.adapters.rotations.oft import weight_changes
 from selma.applications.control import networks
 from selma.errors import AdapterError
