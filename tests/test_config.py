@@ -257,6 +257,14 @@ def test_check_lists_everything_at_once(tmp_path: Path) -> None:
     assert all(f"merged.{key}: " in said for key in ("density", "normalize", "colour"))
 
 
+@pytest.mark.parametrize("kind", ["oft", "coft"])
+def test_rotations_of_a_single_files_layers_are_checked(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "base.safetensors").write_bytes(b"")
+    text = "base: {model: base.safetensors, config: toybox}\n"
+    said = mistakes(tmp_path, text + f"experts: {{adapter: {{kind: {kind}, blocks: 7}}}}")
+    assert "experts.adapter.blocks must divide" in said and "but 7 and 128 came" in said
+
+
 SKILL = {"name": "mine", "description": "d", "seeds": ["a a", "b b", "c c"], "max_words": 5}
 BAD_SKILLS: dict[str, object] = {
     "no name": {key: value for key, value in SKILL.items() if key != "name"},

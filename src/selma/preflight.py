@@ -185,10 +185,10 @@ def _merging(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
 
 def _blocks(config: RunConfig) -> Iterator[str]:
     """Of rotations whose blocks would not fill a layer, where the model's folder tells widths."""
-    yield from block_mistakes(config.experts.adapter, config.base.model)
+    yield from block_mistakes(config.experts.adapter, config.base)
 
 
-def block_mistakes(adapter: Section | None, base: str) -> Iterator[str]:
+def block_mistakes(adapter: Section | None, base: BaseConfig) -> Iterator[str]:
     """Layers of the base that an adapter's blocks would not fill; none for other adapters."""
     if isinstance(adapter, RotationConfig):
         for width in sorted(target_widths(base)):

@@ -180,7 +180,7 @@ def test_an_added_familys_memory_is_estimated(base: BaseConfig, model: TextToIma
     assert parts.weights == sum(p.nbytes for n in networks for p in n.parameters())
     assert generation_need(parts, 2, guided=True).each > 0
     assert training_need(parts, EXPERTS).trained > 0
-    assert target_widths(base.model) == {32}
+    assert target_widths(base) == {32}
 
 
 def test_commands_know_an_added_family(base: BaseConfig, tmp_path: Path) -> None:

@@ -147,11 +147,10 @@ def base_family(base: BaseConfig) -> Family:
     return _family(_model_index(configs), configs.model)
 
 
-def target_widths(model: str) -> set[int]:
+def target_widths(base: BaseConfig) -> set[int]:
     """Input widths of the layers that adapters go to; empty unless a folder's configs tell them."""
-    base = BaseConfig(model=model)
     try:
-        if _local_folder(base.model) is None:
+        if _local_folder(_configs_of(located(base)).model) is None:
             return set()
         family = base_family(base)
         return family.target_widths(part_config(base, family.component) or {})

@@ -13,5 +13,5 @@ def mistakes(config: ControlRun, make: Sequence[str]) -> Iterator[str]:
     control = config.control
     yield from absent(control, "control")
     if isinstance(control.network, BranchNetwork):
-        for mistake in block_mistakes(control.network.adapter, config.base.model):
+        for mistake in block_mistakes(control.network.adapter, config.base):
             yield f"control.network, {label_of(control.network)}: {mistake}"

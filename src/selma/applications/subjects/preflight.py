@@ -15,5 +15,5 @@ def mistakes(config: SubjectsRun, make: Sequence[str]) -> Iterator[str]:
     for name, method in config.subjects.methods.items():
         if isinstance(method.adapter, FullConfig) and config.base.precision != "fp32":
             yield f"subjects.methods.{name}: full fine-tuning needs base.precision fp32."
-        for mistake in block_mistakes(method.adapter, config.base.model):
+        for mistake in block_mistakes(method.adapter, config.base):
             yield f"subjects.methods.{name}: {mistake}"
