@@ -28,7 +28,8 @@ from selma.backbones.text_to_image import load_text_to_image
 from selma.config import RunConfig
 from selma.config.adapters import LoraConfig
 from selma.config.networks import BaseConfig
-from selma.errors import AdapterError
+from selma.config.section import Section
+from selma.errors import AdapterError, ConfigError
 from selma.registry import registered
 
 
@@ -125,6 +126,14 @@ def test_where_it_cannot_be_merged_it_says_so(run: Path, tmp_path: Path) -> None
     )
     with pytest.raises(AdapterError):
         outside_kind.read(tmp_path)
+
+
+def test_settings_that_cannot_say_how_they_are_merged_make_no_row() -> None:
+    class Plain(Section):
+        kind: Literal["scales"] = "scales"
+
+    with pytest.raises(ConfigError, match=r"AdapterSettings, but those of 'scales', Plain, do not"):
+        replace(outside_kind.ROW, settings=Plain)  # type: ignore[arg-type]
 
 
 class HalfConfig(LoraConfig):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from selma.config.adapters import MergeSpace
+from selma.config.adapters import AdapterSettings, MergeSpace
 from selma.config.section import Section
 from selma.errors import ConfigError
 
@@ -83,7 +83,7 @@ class AdapterKind:
     """A row. `denoiser` is the base's module, whatever its class."""
 
     name: str
-    settings: type[Section]
+    settings: type[AdapterSettings]
     """Of its training, with the row's name as `kind`; also says in which space it is merged."""
     file: str
     """Name of the adapter's file in its folder. A file of this name is of this kind."""
@@ -136,13 +136,19 @@ class AdapterKind:
     """(adapter, strength) → lines of Python by which plain diffusers applies it to `pipe`; None
     where it cannot."""
 
+    def __post_init__(self) -> None:
+        if not issubclass(self.settings, AdapterSettings):
+            raise ConfigError(
+                f"Settings of a kind of adapter must inherit from AdapterSettings, but those of "
+                f"{self.name!r}, {self.settings.__name__}, do not."
+            )
+
     @property
     def merge_space(self) -> MergeSpace | None:
         """Where adapters of this kind can be averaged; None where they cannot be merged."""
-        space: MergeSpace | None = getattr(self.settings, "merge_space", None)
-        return space
+        return self.settings.merge_space
 
     @property
     def unmergeable(self) -> str:
         """Why adapters of this kind cannot be merged."""
-        return str(getattr(self.settings, "unmergeable", "its kind has no space to be merged in"))
+        return self.settings.unmergeable
