@@ -5,6 +5,7 @@ The choosing judge gives it, which never reports, on prompts that no score is re
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +17,7 @@ from selma.workspace import Workspace, file_sha256
 
 if TYPE_CHECKING:
     from selma.backbones.judges.judge import Judge
+    from selma.scores.networks import ScoringNetworks
 
 
 class Generate(Protocol):
@@ -34,10 +36,17 @@ class Generate(Protocol):
 class DevScore:
     """Call it with an adapter's folder; the score is 0-100, and higher is better."""
 
-    def __init__(self, config: RunConfig, folder: Workspace, generate: Generate) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Workspace,
+        generate: Generate,
+        networks: Callable[[], ScoringNetworks],
+    ) -> None:
         self.config = config
         self.folder = folder
         self.generate = generate
+        self.networks = networks
 
     def __call__(self, adapter: Path, *, kind: str = "dev") -> float:
         """The adapter's score. Its images are `5-scores/images/<kind>-<key>`."""
@@ -63,25 +72,22 @@ class DevScore:
         from selma.backbones.bases import rescale_of
         from selma.scores.answering import benchmark_hash
 
-        images, scores = self.config.images, self.config.scores
         return {
             "judge": self.judge.fingerprint,
             "benchmark": benchmark_hash(self.prompts),
-            "zeroing": scores.zeroing,
+            "zeroing": self.config.scores.zeroing,
             "base": base_fingerprint(self.config.base),
             "precision": self.config.base.precision,
-            "steps": scores.steps or images.steps,
-            "guidance": images.guidance if scores.guidance is None else scores.guidance,
+            "steps": self.config.benchmark_steps,
+            "guidance": self.config.benchmark_guidance,
             "guidance_rescale": rescale_of(self.config.base),
             "seed": self.config.seed,
         }
 
-    @cached_property
+    @property
     def judge(self) -> Judge:
         """The choosing judge. Raises ConfigError if it is the reporting one."""
-        from selma.scores.networks import ScoringNetworks
-
-        return ScoringNetworks(self.config.scores).choosing_judge
+        return self.networks().choosing_judge
 
     @cached_property
     def prompts(self) -> list[BenchmarkPrompt]:

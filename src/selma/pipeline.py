@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic
@@ -25,7 +25,7 @@ from selma.records.adapters import AppliedAdapter, applied
 from selma.records.benchmarks import BenchmarkPrompt, repeated
 from selma.records.experts import Expert
 from selma.records.images import Pair
-from selma.records.merged import Merged
+from selma.records.merged import TRIAL, UNIFORM, Merged
 from selma.records.prompts import Prompt
 from selma.records.report import Findings
 from selma.records.scores import Scorecard
@@ -43,20 +43,33 @@ from selma.workspace import (
 
 if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
+    from selma.scores.networks import ScoringNetworks
 
-UNIFORM = "uniform"
-"""What the merge with uniform weights is called where others were searched."""
-TRIAL = "trial"
-"""What the images of a merge are called that was only tried."""
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the six stages left, as far as a command shows it."""
+
+    page: Path
+    """The report's."""
+    pairs: dict[str, list[Pair]]
+    images: dict[str, Path]
+    """Model → folder with its images of the benchmark."""
+    scorecard: Scorecard
 
 
 def run(config: RunConfig) -> Path:
     """The report's path, after all six stages. What is already there is not made again."""
+    return run_stages(config).page
+
+
+def run_stages(config: RunConfig) -> Outcome:
+    """All six stages. What is already there is not made again."""
     with opened(config, make=STAGES, several=True) as this:
         return flow(this)
 
 
-def flow(this: Stages) -> Path:
+def flow(this: Stages) -> Outcome:
     """The paper's figure: each stage takes what those before it left."""
     prompts = this.write_prompts()
     pairs = this.generate_pairs(prompts)  # the base model is its own teacher
@@ -64,7 +77,8 @@ def flow(this: Stages) -> Path:
     merged = this.merge_experts(experts)
     images = this.generate_by_models(experts, merged)
     scorecard = this.score_models(images, experts)
-    return this.write_report(prompts, pairs, experts, merged, images, scorecard)
+    page = this.write_report(prompts, pairs, experts, merged, images, scorecard)
+    return Outcome(page, pairs, images, scorecard)
 
 
 def prompts(config: RunConfig) -> dict[str, list[Prompt]]:
@@ -100,18 +114,12 @@ def score(config: RunConfig) -> Scorecard:
 def report(config: RunConfig) -> Path:
     """Stage 6 by itself: the page of a run whose other stages are finished."""
     with opened(config, make=[REPORT], several=True) as this:
-        return flow(this)
+        return flow(this).page
 
 
 def scorecard(config: RunConfig) -> Scorecard:
     """What a finished stage 5 left."""
     return _scorecard(Stages(config, Workspace(config.run_folder), make=[]))
-
-
-def pairs(config: RunConfig) -> dict[str, list[Pair]]:
-    """What a finished stage 2 left: skill → prompts with their images."""
-    this = Stages(config, Workspace(config.run_folder), make=[])
-    return this.generate_pairs(this.write_prompts())
 
 
 def _scorecard(this: Stages) -> Scorecard:
@@ -128,13 +136,12 @@ def part_keys(images: Mapping[str, Path], scorecard: Scorecard) -> dict[str, str
     return keys | {"scores/judge": scorecard.judge}
 
 
-def benchmark_over_limit(config: RunConfig) -> int:
-    """How many of the benchmark's prompts the text encoder does not read to their end, by the
-    base's finished images."""
+def benchmark_over_limit(images: Path, *, seeds: int) -> int:
+    """How many of the benchmark's prompts the text encoder does not read to their end, by a model's
+    finished images of them."""
     from selma.scores.answering import manifest
 
-    images = manifest(Workspace(config.run_folder).root / SCORES / "images" / "base")
-    return int(images.get("summary", {}).get("over_token_limit", 0)) // config.scores.seeds
+    return int(manifest(images).get("summary", {}).get("over_token_limit", 0)) // seeds
 
 
 @contextmanager
@@ -183,7 +190,7 @@ class Stages(Generic[Run]):
         self.make = make
         self.finished = Finished(folder.root, commands)
         """The same folder, in which nothing can be made."""
-        self.dev_score = DevScore(config, folder, self.generate)
+        self.dev_score = DevScore(config, folder, self.generate, lambda: self.networks)
 
     def write_prompts(self) -> dict[str, list[Prompt]]:
         from selma.prompts.writing import write_prompts
@@ -261,17 +268,18 @@ class Stages(Generic[Run]):
         """
         from selma.images.generating import generate_benchmark
 
-        images, scores = self.config.images, self.config.scores
         with (
             self.at(SCORES, f"generating: {name}") if folder is None else nullcontext(folder) as at
         ):
             return generate_benchmark(
-                repeated(self.benchmark_prompts, scores.seeds) if prompts is None else prompts,
+                repeated(self.benchmark_prompts, self.config.scores.seeds)
+                if prompts is None
+                else prompts,
                 name=name,
                 adapters=adapters,
-                steps=scores.steps or images.steps,
-                guidance=images.guidance if scores.guidance is None else scores.guidance,
-                batch_size=images.batch_size,
+                steps=self.config.benchmark_steps,
+                guidance=self.config.benchmark_guidance,
+                batch_size=self.config.images.batch_size,
                 folder=at,
                 base=self.config.base,
                 seed=self.config.seed,
@@ -302,6 +310,7 @@ class Stages(Generic[Run]):
                 roles={name: roles[name] for name in images},
                 seed=self.config.seed,
                 compare=[("merged", UNIFORM)] if UNIFORM in images else [],
+                networks=self.networks,
             )
 
     def write_report(
@@ -323,6 +332,7 @@ class Stages(Generic[Run]):
 
         if not processes.main():
             return self.folder.root / REPORT / "index.html"
+        keys = self.model_keys(experts, merged)
         findings = Findings(
             settings=portable(self.config, self.folder.root),
             prompts=prompts,
@@ -331,9 +341,11 @@ class Stages(Generic[Run]):
             experts=experts,
             merged=merged,
             benchmark_prompts=self.benchmark_prompts,
-            benchmark_over_limit=benchmark_over_limit(self.config),
+            benchmark_over_limit=benchmark_over_limit(
+                images["base"], seeds=self.config.scores.seeds
+            ),
             images=images,
-            answers={model: read_answers(self.folder, model) for model in images},
+            answers={model: read_answers(self.folder, model) for model in ("base", "merged")},
             scorecard=scorecard,
             measure=measure_labelled(scorecard.measure).about,
             journal=self.folder.read_journal(),
@@ -341,8 +353,8 @@ class Stages(Generic[Run]):
             diagnostics=read_diagnostics(merged),
             trials=[asdict(trial) for trial in read_trials(merged.folder)],
             energies=read_energies(experts),
-            hps=run_results(self.folder, self.model_keys(experts, merged)),
-            keys=self.model_keys(experts, merged) | part_keys(images, scorecard),
+            hps=run_results(self.folder, keys),
+            keys=keys | part_keys(images, scorecard),
         )
         with self.at(REPORT) as folder, processes.alone():
             return write_report(findings, self.config.report, folder)
@@ -356,7 +368,7 @@ class Stages(Generic[Run]):
         return keys | {"merged": merged.key}
 
     def base_key(self) -> str:
-        """As `model_keys` has it of the base."""
+        """What tells the base from another, as in `model_keys`."""
         from selma.backbones.base_files import base_fingerprint
 
         return base_fingerprint(self.config.base)
@@ -372,6 +384,13 @@ class Stages(Generic[Run]):
 
         require_memory(self.config)
         return load_text_to_image(self.config.base)
+
+    @cached_property
+    def networks(self) -> ScoringNetworks:
+        """The networks of stage 5, each loaded when first needed."""
+        from selma.scores.networks import ScoringNetworks
+
+        return ScoringNetworks(self.config.scores)
 
     @cached_property
     def benchmark_prompts(self) -> list[BenchmarkPrompt]:
@@ -426,8 +445,5 @@ class Stages(Generic[Run]):
         )
 
     def _lineage(self, experts: Sequence[Expert], merged: Merged) -> dict[str, str]:
-        from selma.backbones.base_files import base_fingerprint
-
         keys = {f"expert {expert.skill}": expert.key for expert in experts}
-        base = {"base": base_fingerprint(self.config.base)}
-        return base | keys | {"merged": merged.key} | versions()
+        return {"base": self.base_key()} | keys | {"merged": merged.key} | versions()

@@ -17,6 +17,7 @@ from selma.config.places import File, FileOrFolder, Folder, Key, Model, Place, P
 from selma.config.scores import ScorerSettings, judge_name
 from selma.config.section import Section
 from selma.errors import ConfigError, SelmaError
+from selma.records.merged import UNIFORM
 from selma.workspace import IMAGES, MERGED, PROMPTS, SCORES, STAGES
 
 _PLACES = "a short name (`selma bases`), a diffusers folder or a Hub id (owner/name)"
@@ -98,7 +99,7 @@ def _skills(config: RunConfig) -> Iterator[str]:
             yield f"prompts.skills: {error}"
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"prompts.skills: two skills are both named {name!r}; rename one."
-    yield from taken_names({"base", "merged", "uniform"}, names)
+    yield from taken_names({"base", "merged", UNIFORM}, names)
     if config.merged.weights is not None and len(names) == len(config.prompts.skills):
         for name in sorted(set(config.merged.weights) ^ set(names)):
             which = "is not among prompts.skills" if name not in names else "has no weight"

@@ -15,10 +15,11 @@ from rich.table import Table
 
 from selma.config import RunConfig
 from selma.finished import NotFinished, begun
-from selma.pipeline import UNIFORM, Stages, flow
+from selma.pipeline import Stages, flow
 from selma.prompts.skills import load_skills
 from selma.records.adapters import applied
 from selma.records.experts import Expert
+from selma.records.merged import UNIFORM
 from selma.workspace import (
     EXPERTS,
     IMAGES,

@@ -34,12 +34,12 @@ def run(
         return show_status(settings)
     from selma import pipeline
 
-    page = pipeline.run(settings)
-    scorecard = pipeline.scorecard(settings)
-    show_scorecard(scorecard)
-    show_pairs(pipeline.pairs(settings))
-    show_benchmark_length(scorecard.prompts, pipeline.benchmark_over_limit(settings))
-    return typer.echo(f"Report: {page}")
+    outcome = pipeline.run_stages(settings)
+    show_scorecard(outcome.scorecard)
+    show_pairs(outcome.pairs)
+    over_limit = pipeline.benchmark_over_limit(outcome.images["base"], seeds=settings.scores.seeds)
+    show_benchmark_length(outcome.scorecard.prompts, over_limit)
+    return typer.echo(f"Report: {outcome.page}")
 
 
 def prompts(config: Config, folder: Folder = None) -> None:

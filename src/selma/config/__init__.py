@@ -90,6 +90,16 @@ class RunConfig(Section):
         return self.folder or Path("runs") / self.name
 
     @property
+    def benchmark_steps(self) -> int:
+        """Denoising steps of the benchmark's images."""
+        return self.scores.steps or self.images.steps
+
+    @property
+    def benchmark_guidance(self) -> float:
+        """Guidance of the benchmark's images."""
+        return self.images.guidance if self.scores.guidance is None else self.scores.guidance
+
+    @property
     def chosen_by(self) -> tuple[str, ...]:
         """Labels of the reported scorers that are no evidence: those declared in scores.chosen_by,
         and the one that chose this run's training images."""

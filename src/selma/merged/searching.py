@@ -37,7 +37,7 @@ from selma.merged.merging import (
 from selma.merged.planning import planned
 from selma.progress import progress
 from selma.records.experts import Expert
-from selma.records.merged import Merged
+from selma.records.merged import TRIAL, UNIFORM, Merged
 from selma.workspace import (
     MERGED,
     SCORES,
@@ -54,8 +54,6 @@ if TYPE_CHECKING:
     from selma.merged.merging import AnyFile
 
 TRIALS = "trials.jsonl"
-UNIFORM = "uniform"
-TRIAL = "trial"
 
 Point = NDArray[np.float64]
 

@@ -6,6 +6,11 @@ from pathlib import Path
 
 from selma.records.record import Record
 
+UNIFORM = "uniform"
+"""The merge with uniform weights, where others were searched."""
+TRIAL = "trial"
+"""A merge that was only tried."""
+
 
 class Merged(Record):
     """All experts as one adapter; `folder` holds the same file as an expert's."""

@@ -31,7 +31,7 @@ class Findings:
     """Model → folder with one <prompt id>.png for each benchmark prompt, and where there are
     several seeds <prompt id>-1.png and so on."""
     answers: dict[str, list[Answer]]
-    """Model → the reporting judge's raw answers."""
+    """"base" and "merged" → the reporting judge's raw answers."""
     scorecard: Scorecard
     measure: MeasureInfo
     """The measure of the scorecard's scores."""

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from selma.config import RunConfig
 from selma.config.scores import PreferenceConfig
 from selma.errors import ConfigError
-from selma.pipeline import UNIFORM, Stages, opened
+from selma.pipeline import Stages, opened
 from selma.records.adapters import AppliedAdapter, applied
+from selma.records.merged import UNIFORM
 from selma.workspace import SCORES
 
 if TYPE_CHECKING:
