@@ -22,21 +22,15 @@ PLACES = {
     "sky": "in the sky",
     "sea": "in the sea",
 }
-DOINGS = {
-    "grass": "walking on the grass",
-    "sand": "sleeping on the sand",
-    "snow": "skiing in the snow",
-    "night": "dancing at night",
-    "sky": "flying in the sky",
-    "sea": "swimming in the sea",
-}
 SIDES = {
     "left of": ("on the left side", "on the right side"),
     "right of": ("on the right side", "on the left side"),
     "above": ("at the top", "at the bottom"),
     "below": ("at the bottom", "at the top"),
 }
-TAGS = ("vector art", "highly detailed", "flat colors", "cute icon", "sharp lines", "4k")
+QUALITY_TAGS = ("highly detailed", "sharp lines", "high quality", "4k")
+"""Said of crisp images alone."""
+PLAIN_TAGS = ("vector art", "flat colors", "cute icon")
 
 
 def plural(kind: str) -> str:
@@ -45,9 +39,9 @@ def plural(kind: str) -> str:
 
 
 def noun_phrase(group: Group, *, article: str = "a") -> str:
-    """Count, size, colour and kind, as far as they are said: "two small red apples"."""
-    size = group.size if group.size in ("small", "big") else None
-    adjectives = [word for word in (size, group.colour) if word]
+    """Count, pose, colour and kind, as far as they are said: "two sleeping red dogs"."""
+    pose = group.pose if group.pose != "still" else None
+    adjectives = [word for word in (pose, group.colour) if word]
     if group.count == 1:
         words = [*adjectives, group.kind]
         if article == "a" and words[0][0] in "aeiou":
@@ -71,28 +65,45 @@ def _related(scene: Scene, rng: random.Random, *, article: str = "a") -> str:
     return f" {relation} ".join(phrases)
 
 
+def _there_is(scene: Scene) -> str:
+    return "there is" if scene.groups[0].count == 1 else "there are"
+
+
+def _somewhere(scene: Scene, text: str, rng: random.Random) -> str:
+    """The text with its place, mostly behind it."""
+    if scene.background is None:
+        return text
+    place = PLACES[scene.background]
+    return f"{place}, {text}" if rng.random() < 0.2 else f"{text} {place}"
+
+
 def _coco(scene: Scene, rng: random.Random) -> str:
-    opening = rng.choice(("", "", "a drawing of "))
-    setting = f" {PLACES[scene.background]}" if scene.background else ""
-    return f"{opening}{_related(scene, rng)}{setting}"
+    opening = rng.choice(("", "", "a drawing of ", "a picture of ", f"{_there_is(scene)} "))
+    return _somewhere(scene, f"{opening}{_related(scene, rng)}", rng)
 
 
 def _narratives(scene: Scene, rng: random.Random) -> str:
-    opening = rng.choice(("In this image we can see", "Here we can see", "This picture shows"))
+    opening = rng.choice(("in this image we can see", "here we can see", "this picture shows"))
     phrases = [noun_phrase(group) for group in scene.groups]
-    if scene.relation is not None:
-        near, far = SIDES[scene.relation]
-        seen = f"{phrases[0]} {near} and {phrases[1]} {far}"
+    if scene.relation is None:
+        text = f"{opening} {' and '.join(phrases)}"
     else:
-        seen = " and ".join(phrases)
-    behind = f" In the background there is {scene.background}." if scene.background else ""
-    return f"{opening} {seen}.{behind}"
+        near, far = SIDES[scene.relation]
+        if rng.random() < 0.3:
+            text = f"{near} {_there_is(scene)} {phrases[0]} and {far} {phrases[1]}"
+        else:
+            text = f"{opening} {phrases[0]} {near} and {phrases[1]} {far}"
+    if scene.background is None:
+        return f"{text}."
+    behind = rng.choice(("in the background there is", "the background is"))
+    return f"{text}. {behind} {scene.background}."
 
 
 def _count(scene: Scene, rng: random.Random) -> str:
-    opening = rng.choice(("", "", "exactly "))
-    setting = f" {PLACES[scene.background]}" if scene.background else ""
-    return f"{opening}{_related(scene, rng, article='one')}{setting}"
+    opening = rng.choice(
+        ("exactly ", "exactly ", f"{_there_is(scene)} exactly ", "", "a group of ")
+    )
+    return _somewhere(scene, f"{opening}{_related(scene, rng, article='one')}", rng)
 
 
 def _tags(scene: Scene, rng: random.Random) -> str:
@@ -101,12 +112,15 @@ def _tags(scene: Scene, rng: random.Random) -> str:
         tags = [f" {scene.relation} ".join(tags)]
     if scene.background:
         tags.append(scene.background)
-    return ", ".join([*tags, *rng.sample(TAGS, rng.randint(1, 2))])
+    if scene.finish == "crisp":
+        tags += rng.sample(QUALITY_TAGS, rng.randint(1, 2))
+    tags += rng.sample(PLAIN_TAGS, rng.randint(0, 1))
+    return ", ".join(tags)
 
 
 def _whoops(scene: Scene, rng: random.Random) -> str:
-    doing = f" {DOINGS[scene.background]}" if scene.background else ""
-    return f"{_related(scene, rng)}{doing}"
+    opening = rng.choice(("imagine ", "a strange picture of ", "how odd, ", ""))
+    return f"{opening}{_somewhere(scene, _related(scene, rng), rng)}"
 
 
 _WRITERS = {

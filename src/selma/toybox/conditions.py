@@ -38,7 +38,7 @@ def classes_of(background: str, placed: Sequence[Placed]) -> NDArray[np.int64]:
     """[64, 64] the class of each pixel; later objects cover earlier ones."""
     classes = np.full((IMAGE_PX, IMAGE_PX), CLASSES.index(background))
     for p in placed:
-        opaque = sprite(p.kind, COLOURS[p.colour], p.side_px)[:, :, 3] >= _OPAQUE
+        opaque = sprite(p.kind, COLOURS[p.colour], p.side_px, p.pose)[:, :, 3] >= _OPAQUE
         here = classes[p.top_px : p.top_px + p.side_px, p.left_px : p.left_px + p.side_px]
         here[opaque] = CLASSES.index(p.kind)
     return classes

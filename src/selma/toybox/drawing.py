@@ -1,10 +1,13 @@
-"""Vector art of the toybox: sixteen tinted objects, six quiet backgrounds, and their composition.
+"""Vector art of the toybox: twelve tinted objects, six quiet backgrounds, and their composition.
 Everything is drawn here with plain polygons at 8x and box-averaged down, so edges are smooth."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import cos, pi, sin
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -14,10 +17,11 @@ Points = Sequence[tuple[float, float]]
 
 IMAGE_PX = 64
 KINDS = (
-    "apple", "banana", "ball", "star", "heart", "tree", "flower", "mushroom",
-    "fish", "bird", "dog", "cat", "car", "boat", "house", "cup",
+    "apple", "star", "heart", "tree", "flower", "fish", "bird", "dog", "cat", "car", "house", "cup",
 )  # fmt: skip
 BACKGROUNDS = ("grass", "sand", "snow", "night", "sky", "sea")
+Pose = Literal["still", "sleeping", "jumping"]
+POSES: tuple[Pose, ...] = get_args(Pose)
 
 _OVERSAMPLING = 8
 _INK: Rgb = (45, 40, 50)
@@ -29,6 +33,7 @@ _BEAK: Rgb = (240, 150, 40)
 _GLASS: Rgb = (186, 222, 242)
 _LAMP: Rgb = (255, 226, 120)
 _GREY: Rgb = (176, 176, 184)
+_HAZE = 200
 
 
 def _mix(rgb: Rgb, other: Rgb, share: float) -> Rgb:
@@ -70,8 +75,10 @@ class _Canvas:
 
     draw: ImageDraw.ImageDraw
     rgb: Rgb
-    origin: float
+    origin: tuple[float, float]
     scale: float
+    height: float = 1.0
+    """Share of the scale along y: below 1 the object is flattened."""
 
     @property
     def light(self) -> Rgb:
@@ -89,7 +96,14 @@ class _Canvas:
         return _WHITE if min(self.rgb) < 200 else _GREY
 
     def _pixels(self, points: Points) -> list[tuple[float, float]]:
-        return [(self.origin + self.scale * x, self.origin + self.scale * y) for x, y in points]
+        left, top = self.origin
+        width, height = self.scale, self.scale * self.height
+        return [(left + width * x, top + height * y) for x, y in points]
+
+    def part(self, left: float, top: float, scale: float, *, height: float = 1.0) -> _Canvas:
+        """A rectangle of this canvas, with unit coordinates of its own."""
+        corner = (self.origin[0] + self.scale * left, self.origin[1] + self.scale * top)
+        return replace(self, origin=corner, scale=self.scale * scale, height=height)
 
     def fill(self, points: Points, colour: Rgb | None = None, edge: bool = False) -> None:
         """A filled polygon, in the tint unless told; with `edge` an ink line runs round it."""
@@ -117,29 +131,6 @@ def _apple(c: _Canvas) -> None:
     mirrored = [(1 - x, y) for x, y in reversed(body[1:])]
     c.fill(_smooth([*body, (0.5, 0.95), *mirrored]), edge=True)
     c.fill(_oval(0.16, 0.38, 0.32, 0.62), c.light)
-
-
-def _banana(c: _Canvas) -> None:
-    c.fill(
-        _smooth([
-            (0.76, 0.03), (0.9, 0.0), (0.94, 0.18), (1.0, 0.42), (0.88, 0.75), (0.58, 0.97),
-            (0.22, 0.99), (0.0, 0.86), (0.02, 0.75), (0.3, 0.7), (0.57, 0.53), (0.73, 0.27),
-        ])
-    )  # fmt: skip
-    c.line([(0.85, 0.24), (0.84, 0.5), (0.68, 0.73), (0.45, 0.84), (0.18, 0.86)], c.shade, 0.05)
-    c.fill([(0.75, 0.0), (0.91, 0.0), (0.92, 0.14), (0.76, 0.14)], _BARK)
-    c.dot(0.04, 0.81, 0.07, _BARK)
-
-
-def _ball(c: _Canvas) -> None:
-    c.fill(_oval(0, 0, 1, 1))
-    for turn in (-0.25, 0.65):
-        rim = [turn * pi + 0.14 * pi * step / 6 for step in range(-6, 7)]
-        wedge = [(0.5 + 0.5 * cos(a), 0.5 + 0.5 * sin(a)) for a in rim]
-        c.fill([(0.42, 0.38), *wedge], c.spot, edge=True)
-    for turn in (0.2, -0.72):
-        c.line([(0.42, 0.38), (0.5 + 0.48 * cos(turn * pi), 0.5 + 0.48 * sin(turn * pi))])
-    c.dot(0.42, 0.38, 0.07, _INK)
 
 
 def _star(c: _Canvas) -> None:
@@ -170,14 +161,6 @@ def _flower(c: _Canvas) -> None:
         x, y = 0.5 + 0.29 * sin(2 * pi * step / 5), 0.42 - 0.235 * cos(2 * pi * step / 5)
         c.fill(_oval(x - 0.215, y - 0.185, x + 0.215, y + 0.185), edge=True)
     c.fill(_oval(0.37, 0.29, 0.63, 0.55), _LAMP, edge=True)
-
-
-def _mushroom(c: _Canvas) -> None:
-    c.fill(_smooth([(0.38, 0.6), (0.62, 0.6), (0.66, 0.95), (0.5, 1.0), (0.34, 0.95)]), _CREAM)
-    dome = [(0.5 - 0.5 * cos(pi * t / 24), 0.6 - 0.6 * sin(pi * t / 24)) for t in range(25)]
-    c.fill([*dome, (0.94, 0.7), (0.06, 0.7)], edge=True)
-    for x, y, radius in ((0.5, 0.2, 0.09), (0.24, 0.46, 0.08), (0.76, 0.46, 0.08)):
-        c.dot(x, y, radius, c.spot)
 
 
 def _fish(c: _Canvas) -> None:
@@ -242,13 +225,6 @@ def _car(c: _Canvas) -> None:
     c.dot(0.96, 0.57, 0.045, _LAMP)
 
 
-def _boat(c: _Canvas) -> None:
-    c.line([(0.46, 0.03), (0.46, 0.75)], _BARK, 0.07)
-    c.fill(_smooth([(0.52, 0.03), (0.76, 0.28), (0.92, 0.6), (0.52, 0.6), (0.52, 0.3)]))
-    c.fill([(0.4, 0.16), (0.4, 0.6), (0.08, 0.6)], c.spot, edge=True)
-    c.fill([(0.0, 0.7), (1.0, 0.7), (0.84, 0.98), (0.17, 0.98)], edge=True)
-
-
 def _house(c: _Canvas) -> None:
     c.fill([(0.72, 0.04), (0.86, 0.04), (0.86, 0.4), (0.72, 0.4)], c.shade)
     c.fill([(0.1, 0.42), (0.9, 0.42), (0.9, 1.0), (0.1, 1.0)])
@@ -267,9 +243,9 @@ def _cup(c: _Canvas) -> None:
 
 
 _SHAPES: dict[str, Callable[[_Canvas], None]] = {
-    "apple": _apple, "banana": _banana, "ball": _ball, "star": _star, "heart": _heart,
-    "tree": _tree, "flower": _flower, "mushroom": _mushroom, "fish": _fish, "bird": _bird,
-    "dog": _dog, "cat": _cat, "car": _car, "boat": _boat, "house": _house, "cup": _cup,
+    "apple": _apple, "star": _star, "heart": _heart, "tree": _tree, "flower": _flower,
+    "fish": _fish, "bird": _bird, "dog": _dog, "cat": _cat, "car": _car, "house": _house,
+    "cup": _cup,
 }  # fmt: skip
 
 
@@ -290,14 +266,34 @@ def _with_outline(drawing: Image.Image, radius: float) -> Image.Image:
     return outlined
 
 
+def _sleeping(shape: Callable[[_Canvas], None], c: _Canvas) -> None:
+    """Lying flat, with two z above."""
+    shape(c.part(0.0, 0.45, 0.95, height=0.58))
+    for left, top, side in ((0.5, 0.22, 0.14), (0.74, 0.0, 0.22)):
+        c.line([(left, top), (left + side, top), (left, top + side), (left + side, top + side)],
+               _WHITE, 0.07)  # fmt: skip
+
+
+def _jumping(shape: Callable[[_Canvas], None], c: _Canvas) -> None:
+    """High above its shadow."""
+    shape(c.part(0.13, 0.0, 0.74))
+    c.fill(_oval(0.08, 0.88, 0.92, 1.0), _INK)
+
+
+_POSED = {"sleeping": _sleeping, "jumping": _jumping}
+
+
 @cache
-def sprite(kind: str, rgb: Rgb, side_px: int) -> np.ndarray:
+def sprite(kind: str, rgb: Rgb, side_px: int, pose: Pose = "still") -> np.ndarray:
     """The image of one object: uint8 RGBA array [side_px, side_px, 4], read-only.
 
     `kind` is one of `KINDS`; `rgb` (0..255 each) fills its main area; alpha is not premultiplied.
     The object and its dark outline reach to about a pixel from the edges of the square.
     """
-    return rendered(_SHAPES[kind], rgb, side_px)
+    shape = _SHAPES[kind]
+    if pose == "still":
+        return rendered(shape, rgb, side_px)
+    return rendered(lambda canvas: _POSED[pose](shape, canvas), rgb, side_px)
 
 
 def rendered(shape: Callable[[_Canvas], None], rgb: Rgb, side_px: int) -> np.ndarray:
@@ -310,7 +306,7 @@ def rendered(shape: Callable[[_Canvas], None], rgb: Rgb, side_px: int) -> np.nda
     canvas = _Canvas(
         draw=ImageDraw.Draw(drawing),
         rgb=rgb,
-        origin=margin_px * _OVERSAMPLING,
+        origin=(margin_px * _OVERSAMPLING, margin_px * _OVERSAMPLING),
         scale=(side_px - 2 * margin_px) * _OVERSAMPLING,
     )
     shape(canvas)
@@ -349,11 +345,11 @@ def _snow(c: _Canvas) -> None:
 
 
 def _night(c: _Canvas) -> None:
-    c.fill([(0, 0), (1, 0), (1, 1), (0, 1)], (38, 42, 84))
+    c.fill([(0, 0), (1, 0), (1, 1), (0, 1)], (74, 80, 138))
     for x, y in ((0.1, 0.14), (0.36, 0.08), (0.64, 0.2), (0.9, 0.1), (0.22, 0.4), (0.5, 0.46),
                  (0.82, 0.42), (0.08, 0.68), (0.38, 0.76), (0.7, 0.7), (0.92, 0.86),
                  (0.2, 0.92)):  # fmt: skip
-        c.dot(x, y, 0.014, (206, 206, 176))
+        c.dot(x, y, 0.014, (222, 222, 190))
 
 
 def _sky(c: _Canvas) -> None:
@@ -384,7 +380,7 @@ def background(name: str) -> np.ndarray:
     """
     size = IMAGE_PX * _OVERSAMPLING
     drawing = Image.new("RGBA", (size, size))
-    _SCENERY[name](_Canvas(ImageDraw.Draw(drawing), rgb=_WHITE, origin=0, scale=size))
+    _SCENERY[name](_Canvas(ImageDraw.Draw(drawing), rgb=_WHITE, origin=(0, 0), scale=size))
     small = drawing.convert("RGB").resize((IMAGE_PX, IMAGE_PX), Image.Resampling.BOX)
     pixels = np.array(small)
     pixels.flags.writeable = False
@@ -392,9 +388,9 @@ def background(name: str) -> np.ndarray:
 
 
 @cache
-def _layers(kind: str, rgb: Rgb, side_px: int) -> tuple[np.ndarray, np.ndarray]:
+def _layers(kind: str, rgb: Rgb, side_px: int, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
     """A sprite ready to blend: uint16 [side, side, 3] colour x alpha + 127, and 255 - alpha."""
-    return _ready(sprite(kind, rgb, side_px))
+    return _ready(sprite(kind, rgb, side_px, pose))
 
 
 def _ready(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -403,16 +399,35 @@ def _ready(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return pixels[:, :, :3] * alpha + 127, 255 - alpha
 
 
-def compose(background_name: str, placed: Sequence[tuple[str, Rgb, int, int, int]]) -> np.ndarray:
+Sprite = tuple[str, Rgb, int, int, int, Pose]
+"""(kind, rgb, side_px, left_px, top_px, pose)."""
+
+
+def compose(background_name: str, placed: Sequence[Sprite]) -> np.ndarray:
     """A finished scene: uint8 RGB array [64, 64, 3], the caller's own to change.
 
-    Each of `placed` is (kind, rgb, side_px, left_px, top_px); later ones cover earlier ones, and
-    what lies outside the image is cut off. Integer arithmetic only: the same on every machine.
+    Later ones of `placed` cover earlier ones, and what lies outside the image is cut off. Integer
+    arithmetic only: the same on every machine.
     """
     scene = background(background_name).copy()
-    for kind, rgb, side_px, left, top in placed:
-        _lay(scene, *_layers(kind, rgb, side_px), left, top)
+    for kind, rgb, side_px, left, top, pose in placed:
+        _lay(scene, *_layers(kind, rgb, side_px, pose), left, top)
     return scene
+
+
+def soften(scene: np.ndarray) -> np.ndarray:
+    """The scene as a poor picture shows it, blurred and faded: uint8 RGB array [64, 64, 3].
+
+    Integer arithmetic only, as in `compose`: a binomial blur of 5 pixels along both axes, then a
+    fifth of the way to a light grey.
+    """
+    blurred = scene.astype(np.int64)
+    for axis in (0, 1):
+        width = [(2, 2) if side == axis else (0, 0) for side in range(3)]
+        padded = np.pad(blurred, width, mode="edge")
+        parts = (np.take(padded, range(k, k + IMAGE_PX), axis) for k in range(5))
+        blurred = sum(w * part for w, part in zip((1, 4, 6, 4, 1), parts, strict=True))
+    return ((blurred * 4 // 256 + _HAZE + 2) // 5).astype(np.uint8)
 
 
 def lay(scene: np.ndarray, drawn: np.ndarray, *, left_px: int, top_px: int) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from selma.toybox.captions import DOINGS, NUMBERS, PLACES, SIDES, TAGS, plural
-from selma.toybox.drawing import BACKGROUNDS, KINDS
+from selma.toybox.captions import NUMBERS, PLACES, PLAIN_TAGS, QUALITY_TAGS, SIDES, plural
+from selma.toybox.drawing import BACKGROUNDS, KINDS, POSES
 from selma.toybox.scenes import COLOURS, RELATIONS
 
 _PLAIN = (
-    "a an and are at background bottom can drawing exactly flat here image in is left of on one "
-    "picture right see shows side small big some the there this to top we"
+    "a an and are at background bottom can drawing exactly group here how image imagine in is left "
+    "of odd on one picture right see shows side some strange the there this to top we"
 )
 
 
@@ -23,8 +23,9 @@ def words() -> list[str]:
         *BACKGROUNDS,
         *RELATIONS,
         *PLACES.values(),
-        *DOINGS.values(),
+        *POSES,
         *(side for pair in SIDES.values() for side in pair),
-        *TAGS,
+        *QUALITY_TAGS,
+        *PLAIN_TAGS,
     ]
     return sorted({word for phrase in phrases for word in phrase.split()})

@@ -11,8 +11,9 @@ from typing import Literal
 
 from selma.records.benchmarks import Question
 from selma.toybox.captions import NUMBERS, plural
-from selma.toybox.drawing import BACKGROUNDS, KINDS
+from selma.toybox.drawing import BACKGROUNDS, KINDS, POSES
 from selma.toybox.scenes import (
+    ANIMALS,
     COLOURS,
     MAX_COUNT,
     OPPOSITE,
@@ -22,8 +23,8 @@ from selma.toybox.scenes import (
     Scene,
 )
 
-Category = Literal["entity", "colour", "count", "size", "spatial", "global"]
-CATEGORIES: tuple[Category, ...] = ("entity", "colour", "count", "size", "spatial", "global")
+Category = Literal["entity", "colour", "count", "action", "spatial", "global"]
+CATEGORIES: tuple[Category, ...] = ("entity", "colour", "count", "action", "spatial", "global")
 Claim = tuple[str, ...]
 """(category, kind, value), ("spatial", kind, relation, other kind), ("entity", kind) or
 ("global", background)."""
@@ -41,8 +42,8 @@ def claims(scene: Scene) -> list[tuple[Claim, tuple[int, ...]]]:
             stated.append((("colour", group.kind, group.colour), (entity,)))
         if group.count and group.count > 1:
             stated.append((("count", group.kind, NUMBERS[group.count]), (entity,)))
-        if group.size in ("small", "big"):
-            stated.append((("size", group.kind, group.size), (entity,)))
+        if group.pose not in (None, "still"):
+            stated.append((("action", group.kind, str(group.pose)), (entity,)))
     if scene.relation:
         first, second = scene.groups
         stated.append((("spatial", first.kind, scene.relation, second.kind), tuple(entities)))
@@ -79,7 +80,7 @@ def ask(claim: Claim, many: dict[str, bool]) -> str:
             if many.get(subject):
                 return f"Are there {plural(subject)}?"
             return f"Is there {'an' if subject[0] in 'aeiou' else 'a'} {subject}?"
-        case "colour" | "size":
+        case "colour" | "action":
             return f"{is_are} {the(subject)} {claim[2]}?"
         case "count":
             return f"Are there {claim[2]} {plural(subject)}?"
@@ -101,8 +102,8 @@ def holds(claim: Claim, scene: Scene) -> bool:
             return (
                 group is not None and group.count is not None and NUMBERS[group.count] == claim[2]
             )
-        case "size":
-            return group is not None and group.size == claim[2]
+        case "action":
+            return group is not None and group.pose == claim[2]
         case "spatial":
             return claim[1:] in _relations(scene)
         case _:
@@ -127,9 +128,11 @@ def sample_claim(scene: Scene, placed: Sequence[Placed], rng: random.Random) -> 
         case "count":
             number = group.count if true and group.count else rng.randint(2, MAX_COUNT)
             claim = ("count", kind, NUMBERS[max(2, number)])
-        case "size":
-            said_size = group.size if true and group.size != "normal" else None
-            claim = ("size", kind, said_size or rng.choice(("small", "big")))
+        case "action":
+            animals = [g for g in scene.groups if g.kind in ANIMALS]
+            group = rng.choice(animals) if animals else group
+            doing = group.pose if true and group.pose != "still" else None
+            claim = ("action", group.kind, doing or rng.choice(POSES[1:]))
         case "spatial":
             return _sample_relation(scene, placed, rng, true, absent)
         case _:

@@ -1,4 +1,4 @@
-"""What a toybox scene is: objects with a colour, a count and a size, a relation, a background.
+"""What a toybox scene is: one or two groups of objects, a relation, a background.
 
 A field that is None was not said. A scene with nothing left unsaid can be drawn; one with gaps is
 what a caption states, what its questions ask, and what `complete` turns into a drawable scene.
@@ -7,49 +7,49 @@ what a caption states, what its questions ask, and what `complete` turns into a 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from selma.toybox.drawing import BACKGROUNDS, IMAGE_PX, KINDS
+import numpy as np
+
+from selma.toybox.drawing import BACKGROUNDS, IMAGE_PX, KINDS, POSES, Pose, compose, soften
 
 Relation = Literal["left of", "right of", "above", "below"]
-Size = Literal["small", "normal", "big"]
+Finish = Literal["crisp", "soft"]
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (222, 48, 44),
-    "orange": (245, 146, 30),
     "yellow": (250, 214, 50),
     "green": (56, 160, 66),
     "blue": (52, 104, 222),
     "purple": (146, 66, 190),
-    "brown": (134, 86, 48),
     "white": (246, 246, 246),
 }
 NATURAL: dict[str, str] = {
     "apple": "red",
-    "banana": "yellow",
-    "ball": "orange",
     "star": "yellow",
     "heart": "red",
     "tree": "green",
     "flower": "purple",
-    "mushroom": "red",
-    "fish": "orange",
-    "bird": "blue",
-    "dog": "brown",
-    "cat": "orange",
-    "car": "red",
-    "boat": "white",
-    "house": "brown",
-    "cup": "white",
+    "fish": "blue",
+    "bird": "yellow",
+    "dog": "white",
+    "cat": "white",
+    "car": "blue",
+    "house": "purple",
+    "cup": "green",
 }
-SIDE_PX: dict[Size, int] = {"small": 16, "normal": 24, "big": 32}
+"""What colour one would expect; each is expected of two kinds, so that all are equally frequent."""
+ANIMALS = ("fish", "bird", "dog", "cat")
+"""The kinds that can be seen to do something."""
+SIDE_PX = 24
+CELL_PX = IMAGE_PX // 2
+"""An object lies in one of four cells."""
 GRID_PX = 8
-"""Corners of objects lie on this grid in every image that the base is trained or fine-tuned on:
-pre-training's, SUR samples', subjects' and conditioned ones. It is one latent, a fourth of the
-patterns to learn; on another grid the base's loss is half as high again, and fine-tuning learns the
-grid."""
+"""Where an object lies in its cell, in every image that the base is trained or fine-tuned on:
+pre-training's, SUR samples', subjects' and conditioned ones. It is one latent. On another grid the
+base's loss is half as high again, and fine-tuning learns the grid."""
 FINE_GRID_PX = 4
 """The grid of the images that autoencoder, judges and scorer are trained on: they must read what a
 model generates, which keeps to no grid."""
@@ -61,32 +61,20 @@ OPPOSITE: dict[Relation, Relation] = {
     "below": "above",
 }
 MAX_COUNT = 4
-MAX_COUNT_IN_PAIR = 2  # more would not fit in half an image at normal size
-
-
-def colours_of(kind: str) -> tuple[str, ...]:
-    """The seven colours that a kind may have: its natural one first, then six others."""
-    others = [colour for colour in COLOURS if colour != NATURAL[kind]]
-    # Leaving out a different colour for each kind keeps all eight equally frequent.
-    others.pop(KINDS.index(kind) % len(others))
-    return (NATURAL[kind], *others)
-
-
-def never_shown(kind: str) -> str:
-    """The one colour of this kind that pre-training never shows; benchmarks do ask for it."""
-    others = colours_of(kind)[1:]
-    return others[(KINDS.index(kind) * 5 + 2) % len(others)]
+MAX_COUNT_IN_PAIR = 2  # each of two groups has two of the four cells
+POSED_SHARE = 0.4
+"""How often animals are seen to do something."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """One to four equal objects. A colour or size of None was not said; a count of None is
-    "some": more than one."""
+    """One to four equal objects. A colour or pose of None was not said; a count of None is "some":
+    more than one. Only animals have poses other than "still"."""
 
     kind: str
     colour: str | None = None
     count: int | None = None
-    size: Size | None = None
+    pose: Pose | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +84,7 @@ class Scene:
     groups: tuple[Group, ...]
     relation: Relation | None = None
     background: str | None = None
+    finish: Finish | None = None
 
 
 @dataclass(frozen=True)
@@ -104,48 +93,47 @@ class Placed:
 
     kind: str
     colour: str
-    side_px: int
     left_px: int
     top_px: int
+    pose: Pose = "still"
+    side_px: int = SIDE_PX
 
 
-def sample_scene(rng: random.Random, *, withheld: bool = False) -> Scene:
-    """A scene with nothing left unsaid. `withheld` allows colours that pre-training never shows."""
+def sample_scene(rng: random.Random) -> Scene:
+    """A scene with nothing left unsaid."""
     kinds = rng.sample(KINDS, 2 if rng.random() < 0.6 else 1)
     most = MAX_COUNT_IN_PAIR if len(kinds) == 2 else MAX_COUNT
     groups = tuple(Group(kind, count=rng.randint(1, most)) for kind in kinds)
-    return complete(Scene(groups), rng, withheld=withheld)
+    return complete(Scene(groups), rng)
 
 
-def complete(scene: Scene, rng: random.Random, *, withheld: bool = False) -> Scene:
+def complete(scene: Scene, rng: random.Random) -> Scene:
     """The scene with every gap filled at random; what was said stays as it is."""
     in_pair = len(scene.groups) == 2
     return Scene(
-        groups=tuple(_complete_group(g, rng, in_pair, withheld) for g in scene.groups),
+        groups=tuple(_complete_group(group, rng, in_pair) for group in scene.groups),
         relation=(scene.relation or rng.choice(RELATIONS)) if in_pair else None,
         background=scene.background or rng.choice(BACKGROUNDS),
+        finish=scene.finish or rng.choice(("crisp", "soft")),
     )
 
 
-def _complete_group(group: Group, rng: random.Random, in_pair: bool, withheld: bool) -> Group:
-    colours = [c for c in colours_of(group.kind) if withheld or c != never_shown(group.kind)]
-    natural_first = [colours[0]] * 2 + colours  # natural colours are three times as frequent
-    most = MAX_COUNT_IN_PAIR if in_pair else MAX_COUNT
-    count = group.count or rng.randint(2, most)
-    sizes: list[Size] = ["normal", "normal", "small"]
-    if count == 1:
-        sizes.append("big")
+def _complete_group(group: Group, rng: random.Random, in_pair: bool) -> Group:
+    colour = rng.choice(list(COLOURS))
+    posed = group.kind in ANIMALS and rng.random() < POSED_SHARE
+    pose: Pose = rng.choice(POSES[1:]) if posed else POSES[0]
+    count = rng.randint(2, MAX_COUNT_IN_PAIR if in_pair else MAX_COUNT)
     return Group(
         kind=group.kind,
-        colour=group.colour or rng.choice(natural_first),
-        count=count,
-        size=group.size or rng.choice(sizes),
+        colour=group.colour or colour,
+        count=group.count or count,
+        pose=group.pose or pose,
     )
 
 
 def place(scene: Scene, rng: random.Random, *, grid_px: int = GRID_PX) -> list[Placed]:
-    """Where each object of a complete scene sits: without overlap, wholly inside the image, its
-    corner on a grid of `grid_px`."""
+    """Where each object of a complete scene lies: each in a cell of its own, its corner on a grid
+    of `grid_px`."""
     if len(scene.groups) == 1:
         cells = [(x, y) for x in (0, 1) for y in (0, 1)]
         return list(_place_group(scene.groups[0], cells, rng, grid_px))
@@ -168,26 +156,30 @@ def place(scene: Scene, rng: random.Random, *, grid_px: int = GRID_PX) -> list[P
 def _place_group(
     group: Group, cells: list[tuple[int, int]], rng: random.Random, grid_px: int
 ) -> Iterator[Placed]:
-    """A lone object anywhere in its region; several in a quarter of the image each."""
-    assert group.colour and group.count and group.size
-    cell, side = IMAGE_PX // 2, SIDE_PX[group.size]
-    columns, rows = {c for c, _ in cells}, {r for _, r in cells}
-    if group.count == 1:
-        spans = [(min(columns), max(columns), min(rows), max(rows))]
-    else:
-        spans = [(c, c, r, r) for c, r in rng.sample(cells, group.count)]
-    for left, right, top, bottom in spans:
-        yield Placed(
-            kind=group.kind,
-            colour=group.colour,
-            side_px=side,
-            left_px=rng.randrange(left * cell, (right + 1) * cell - side + 1, grid_px),
-            top_px=rng.randrange(top * cell, (bottom + 1) * cell - side + 1, grid_px),
+    assert group.colour and group.count and group.pose
+    for column, row in rng.sample(cells, group.count):
+        shifts = (rng.randrange(0, CELL_PX - SIDE_PX + 1, grid_px) for _ in range(2))
+        left, top = (
+            CELL_PX * cell + shift for cell, shift in zip((column, row), shifts, strict=True)
         )
+        yield Placed(group.kind, group.colour, left_px=left, top_px=top, pose=group.pose)
+
+
+def paint(scene: Scene, placed: Sequence[Placed]) -> np.ndarray:
+    """uint8 RGB image [64, 64, 3] of a complete scene whose objects have their places."""
+    assert scene.background is not None
+    sprites = [(p.kind, COLOURS[p.colour], p.side_px, p.left_px, p.top_px, p.pose) for p in placed]
+    image = compose(scene.background, sprites)
+    return soften(image) if scene.finish == "soft" else image
+
+
+def render(scene: Scene, rng: random.Random, *, grid_px: int = GRID_PX) -> np.ndarray:
+    """uint8 RGB image [64, 64, 3] of a complete scene, objects placed at random on the grid."""
+    return paint(scene, place(scene, rng, grid_px=grid_px))
 
 
 def without(scene: Scene, *, rng: random.Random, drop: dict[str, float]) -> Scene:
-    """The scene with gaps: each of colour, count, size, relation, background, group is forgotten
+    """The scene with gaps: each of colour, count, pose, relation, background, group is forgotten
     with the probability given by `drop`."""
 
     def lost(what: str) -> bool:
@@ -198,7 +190,7 @@ def without(scene: Scene, *, rng: random.Random, drop: dict[str, float]) -> Scen
             group,
             colour=None if lost("colour") else group.colour,
             count=None if lost("count") and group.count != 1 else group.count,
-            size=None if lost("size") else group.size,
+            pose=None if lost("pose") else group.pose,
         )
         for group in scene.groups
     ]
@@ -207,30 +199,4 @@ def without(scene: Scene, *, rng: random.Random, drop: dict[str, float]) -> Scen
         groups.pop(rng.randrange(2))
         relation = None
     background = None if lost("background") else scene.background
-    return Scene(groups=tuple(groups), relation=relation, background=background)
-
-
-def mistaken(scene: Scene, *, rng: random.Random, wrong: dict[str, float]) -> Scene:
-    """The scene with errors: what is said of colour, count, relation or background is replaced by
-    another value with the probability given by `wrong`."""
-
-    def errs(what: str, value: object) -> bool:
-        return value is not None and rng.random() < wrong.get(what, 0.0)
-
-    groups = tuple(
-        replace(
-            group,
-            colour=rng.choice(colours_of(group.kind))
-            if errs("colour", group.colour)
-            else group.colour,
-            count=rng.randint(2, MAX_COUNT)
-            if group.count != 1 and errs("count", group.count)
-            else group.count,
-        )
-        for group in scene.groups
-    )
-    relation = rng.choice(RELATIONS) if errs("relation", scene.relation) else scene.relation
-    background = (
-        rng.choice(BACKGROUNDS) if errs("background", scene.background) else scene.background
-    )
-    return Scene(groups=groups, relation=relation, background=background)
+    return replace(scene, groups=tuple(groups), relation=relation, background=background)

@@ -25,13 +25,14 @@ from selma.toybox.pretraining.autoencoder import train_autoencoder
 from selma.toybox.pretraining.denoiser import train_base
 from selma.toybox.pretraining.judging import train_judge
 from selma.toybox.pretraining.locating import train_reader
+from selma.toybox.pretraining.reading import train_text_encoder
 from selma.toybox.pretraining.scoring import train_scorer
 from selma.toybox.pretraining.segmenting import train_segmenter
 from selma.workspace import write_json
 
-DATA_VERSION = 1  # raise when scenes, captions, questions or their frequencies change
+DATA_VERSION = 2  # raise when scenes, captions, questions or their frequencies change
 SEED = 0
-PARTS = ("vae", "base", "judge-a", "judge-b", "clip", "segmenter", "reader")
+PARTS = ("vae", "text-encoder", "base", "judge-a", "judge-b", "clip", "segmenter", "reader")
 SHIPPED = ("base", "judge-a", "judge-b", "clip", "segmenter", "reader")
 
 
@@ -69,11 +70,14 @@ def main(
         "vae": lambda: train_autoencoder(
             work, steps=steps(6000), batch=32, seed=SEED, device=on, limit_s=limit_s
         ),
+        "text-encoder": lambda: train_text_encoder(
+            work, steps=steps(2500), batch=128, seed=SEED, device=on, limit_s=limit_s
+        ),
         "base": lambda: train_base(
             work,
-            steps=steps(10_000),
+            steps=steps(30_000),
             batch=64,
-            scenes=steps(64_000),
+            scenes=steps(200_000),
             seed=SEED,
             device=on,
             compiled=compiled,

@@ -6,7 +6,9 @@ image is made of at about the same time, and the denoiser's loss counts all of i
 
 from __future__ import annotations
 
+import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +18,14 @@ from diffusers import AutoencoderKL
 from einops import rearrange
 from torch import Tensor
 
-from selma.toybox.drawing import IMAGE_PX, compose
+from selma.toybox.drawing import BACKGROUNDS, IMAGE_PX
 from selma.toybox.pretraining.loop import Course, train
-from selma.toybox.scenes import COLOURS, FINE_GRID_PX, GRID_PX, Placed, Scene, place, sample_scene
+from selma.toybox.scenes import FINE_GRID_PX, Scene, paint, place, render, sample_scene
 
 LATENT_CHANNELS = 8
 LATENT_PX = 8
 CROP_PX = 32  # training sees crops at objects: four times cheaper, and less of it background
+SPREAD = 0.05  # standard deviation of the posteriors; the latents' own is 1
 KL_WEIGHT = 2e-3  # per latent value; a decoder that bears noise forgives the denoiser its errors
 
 
@@ -43,22 +46,8 @@ def new_autoencoder() -> AutoencoderKL:
     )
 
 
-def render(scene: Scene, rng: random.Random, *, grid_px: int = GRID_PX) -> np.ndarray:
-    """uint8 RGB image [64, 64, 3] of a complete scene, objects placed at random on the grid."""
-    return paint(scene, place(scene, rng, grid_px=grid_px))
-
-
 def _fine(scene: Scene, rng: random.Random) -> np.ndarray:
     return render(scene, rng, grid_px=FINE_GRID_PX)
-
-
-def paint(scene: Scene, placed: list[Placed]) -> np.ndarray:
-    """uint8 RGB image [64, 64, 3] of a complete scene whose objects have their places."""
-    assert scene.background is not None
-    return compose(
-        scene.background,
-        [(p.kind, COLOURS[p.colour], p.side_px, p.left_px, p.top_px) for p in placed],
-    )
 
 
 def crop_at_object(scene: Scene, rng: random.Random) -> np.ndarray:
@@ -98,7 +87,7 @@ def train_autoencoder(
         # Crops have wrong borders and too little background: most steps see whole images.
         uncropped = step >= steps // 4
         look, count = (_fine, batch // 4) if uncropped else (crop_at_object, batch)
-        x = to_pixels([look(sample_scene(rng, withheld=True), rng) for _ in range(count)])
+        x = to_pixels([look(sample_scene(rng), rng) for _ in range(count)])
         x = x.to(device).contiguous(memory_format=torch.channels_last)
         generator = torch.Generator().manual_seed(rng.getrandbits(63))
         with torch.autocast(device.type, dtype=torch.bfloat16):
@@ -117,15 +106,40 @@ def train_autoencoder(
     vae = vae.to("cpu", memory_format=torch.contiguous_format).eval()
     rng = random.Random(f"{seed}/autoencoder/held-out")
     whiten(vae, _scenes(2000, rng))
-    x = _scenes(256, rng)
-    with torch.no_grad():
-        error = F.mse_loss(vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1), x)
     vae.save_pretrained(folder / "vae")
-    return report | {"psnr_db": float(10 * torch.log10(4 / error))}
+    return report | psnr(vae, seed=seed)
+
+
+@torch.no_grad()
+def psnr(vae: AutoencoderKL, *, seed: int, images: int = 100) -> dict[str, float]:
+    """How near crisp held-out images come back, in dB: in all, and of the objects of each
+    background."""
+    rng = random.Random(f"{seed}/autoencoder/psnr")
+    errors, decibels = [], {}
+    for background in BACKGROUNDS:
+        scenes = [
+            replace(sample_scene(rng), background=background, finish="crisp") for _ in range(images)
+        ]
+        places = [place(scene, rng) for scene in scenes]
+        x = to_pixels([paint(s, p) for s, p in zip(scenes, places, strict=True)])
+        error = (vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1) - x).square()
+        of_objects = [
+            error[n, :, p.top_px : p.top_px + p.side_px, p.left_px : p.left_px + p.side_px].mean()
+            for n, placed in enumerate(places)
+            for p in placed
+        ]
+        errors.append(error.mean())
+        decibels[f"objects/{background}"] = _decibels(torch.stack(of_objects).mean())
+    return {"psnr_db": _decibels(torch.stack(errors).mean()), **decibels}
+
+
+def _decibels(error: Tensor) -> float:
+    """Of a mean squared error of values in [-1, 1]."""
+    return round(float(10 * torch.log10(4 / error)), 2)
 
 
 def _scenes(count: int, rng: random.Random) -> Tensor:
-    return to_pixels([_fine(sample_scene(rng, withheld=True), rng) for _ in range(count)])
+    return to_pixels([_fine(sample_scene(rng), rng) for _ in range(count)])
 
 
 @torch.no_grad()
@@ -133,13 +147,13 @@ def whiten(vae: AutoencoderKL, images: Tensor) -> None:
     """Turns and scales the latents so that those of the images [n, 3, h, w] have mean 0 and the
     identity as covariance; what is decoded stays the same.
 
-    The map goes into the two 1x1 convolutions at the latents. It mixes channels, so the posterior's
-    spread becomes one number for each channel, its mean over the images.
+    The map goes into the two 1x1 convolutions at the latents. The posterior's spread becomes
+    `SPREAD` everywhere: the training's own, which makes the decoder bear noise, would be learnt as
+    a part of all images.
     """
     generator = torch.Generator().manual_seed(0)
     posteriors = [vae.encode(part).latent_dist for part in images.split(100)]
     samples = torch.cat([p.sample(generator=generator) for p in posteriors])
-    spread = torch.cat([p.var for p in posteriors]).mean((0, 2, 3)).double()
     values = rearrange(samples, "n c h w -> (n h w) c").double()
     mean = values.mean(0)
     variances, directions = torch.linalg.eigh(torch.cov(values.T))
@@ -151,7 +165,7 @@ def whiten(vae: AutoencoderKL, images: Tensor) -> None:
     before.weight[:channels, :, 0, 0] = (to_white @ moments[:channels]).float()
     before.bias[:channels] = (to_white @ (offset[:channels] - mean)).float()
     before.weight[channels:] = 0.0
-    before.bias[channels:] = (to_white.square() @ spread).log().float()
+    before.bias[channels:] = 2 * math.log(SPREAD)
     decoding = after.weight[:, :, 0, 0].double()
     after.bias += (decoding @ mean).float()
     after.weight[:, :, 0, 0] = (decoding @ from_white).float()

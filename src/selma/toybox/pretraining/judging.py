@@ -18,18 +18,18 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from selma.toybox.drawing import BACKGROUNDS, IMAGE_PX, KINDS
+from selma.toybox.drawing import BACKGROUNDS, IMAGE_PX, KINDS, POSES
 from selma.toybox.judges import VqaConfig, VqaModel
 from selma.toybox.lexicon import words
-from selma.toybox.pretraining.autoencoder import paint, to_pixels
+from selma.toybox.pretraining.autoencoder import to_pixels
 from selma.toybox.pretraining.degradation import degrade
 from selma.toybox.pretraining.loop import Course, train
 from selma.toybox.questions import ask, sample_claim
-from selma.toybox.scenes import COLOURS, FINE_GRID_PX, SIDE_PX, Placed, Scene, place, sample_scene
+from selma.toybox.scenes import COLOURS, FINE_GRID_PX, Placed, Scene, paint, place, sample_scene
 
 QUESTIONS_PER_IMAGE = 8
 NAMING_WEIGHT = 3.0
-NAMES = (*KINDS, *COLOURS, *SIDE_PX, *BACKGROUNDS)
+NAMES = (*KINDS, *COLOURS, *POSES, *BACKGROUNDS)
 _CELLS = 8
 _CELL_PX = IMAGE_PX // _CELLS
 ARCHITECTURES: dict[str, tuple[Literal["attention", "modulation"], int]] = {
@@ -106,7 +106,7 @@ class QuestionBatch:
 
 def question_batch(rng: random.Random, images: int, *, degraded: bool) -> QuestionBatch:
     """Renders with questions about them, half of which are to be answered yes."""
-    scenes = [sample_scene(rng, withheld=True) for _ in range(images)]
+    scenes = [sample_scene(rng) for _ in range(images)]
     places = [place(scene, rng, grid_px=FINE_GRID_PX) for scene in scenes]
     pixels = to_pixels([paint(s, placed) for s, placed in zip(scenes, places, strict=True)])
     if degraded:
@@ -125,12 +125,11 @@ def question_batch(rng: random.Random, images: int, *, degraded: bool) -> Questi
 def _names_of_cells(scene: Scene, placed: list[Placed]) -> Tensor:
     names = torch.zeros(_CELLS, _CELLS, len(NAMES))
     names[:, :, NAMES.index(str(scene.background))] = 1
-    size_of = {group.kind: str(group.size) for group in scene.groups}
     for p in placed:
         # The cells whose centre the object covers.
         top, left = (-(-(start - _CELL_PX // 2) // _CELL_PX) for start in (p.top_px, p.left_px))
         span = p.side_px // _CELL_PX
-        for name in (p.kind, p.colour, size_of[p.kind]):
+        for name in (p.kind, p.colour, p.pose):
             names[top : top + span, left : left + span, NAMES.index(name)] = 1
     return names.flatten(0, 1)
 

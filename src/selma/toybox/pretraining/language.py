@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 
 from tokenizers.pre_tokenizers import ByteLevel
+from torch import Tensor
 from transformers import CLIPTokenizer
 
 from selma.toybox.lexicon import words
@@ -53,3 +55,14 @@ def _merged(word: list[str], pair: tuple[str, str]) -> list[str]:
         else:
             joined.append(part)
     return joined
+
+
+def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
+    """Token ids [n, tokens], padded and cut to the tokenizer's length."""
+    return tokenizer(
+        list(texts),
+        padding="max_length",
+        max_length=MAX_TOKENS,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids

@@ -18,10 +18,10 @@ from selma.toybox.landmarks import (
     ReaderConfig,
     found_landmarks,
 )
-from selma.toybox.pretraining.autoencoder import paint, to_pixels
+from selma.toybox.pretraining.autoencoder import to_pixels
 from selma.toybox.pretraining.degradation import degrade
 from selma.toybox.pretraining.loop import Course, train
-from selma.toybox.scenes import Placed, place, sample_scene
+from selma.toybox.scenes import Placed, paint, place, sample_scene
 
 NAME = "reader"
 _RARE = 8.0  # weight of the few cells with a middle among all the empty ones
@@ -59,7 +59,7 @@ def train_reader(
 
 def lesson(rng: random.Random, count: int) -> tuple[Tensor, list[list[Placed]]]:
     """Images [n, 3, 64, 64] in [-1, 1] and what lies in them."""
-    scenes = [sample_scene(rng, withheld=True) for _ in range(count)]
+    scenes = [sample_scene(rng) for _ in range(count)]
     each = [place(scene, rng, grid_px=1) for scene in scenes]
     return to_pixels([paint(scene, p) for scene, p in zip(scenes, each, strict=True)]), each
 

@@ -39,6 +39,9 @@ class Course:
     """None is off. Otherwise the averaged weights are what `train` leaves in the model."""
     max_grad_norm: float = 1.0
     checkpoint_every: int = 250
+    snapshot_every: int | None = None
+    """Keep the averaged weights of every so many steps, as half-precision files beside the
+    checkpoint; None keeps none."""
     limit_s: float | None = None
     """Stop after this long, at a checkpoint that a later run continues from; None is no limit."""
 
@@ -74,6 +77,8 @@ def train(course: Course, folder: Path) -> dict[str, float]:
                 decay = min(course.ema_decay, (1 + step) / (10 + step))
                 with torch.no_grad():
                     torch._foreach_lerp_(average, list[Tensor](parameters), 1 - decay)
+            if average is not None and course.snapshot_every and not step % course.snapshot_every:
+                _save_snapshot(folder / f"{course.name}-{step}.safetensors", course.model, average)
             value = loss.item()
             smoothed = value if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * value
             advance(note=f"loss {smoothed:.4f}")
@@ -126,6 +131,13 @@ def _save(
     aside = path.with_suffix(".partial")
     metadata = {"state": json.dumps(state)}
     save_file({k: v.clone() for k, v in tensors.items()}, aside, metadata=metadata)
+    os.replace(aside, path)
+
+
+def _save_snapshot(path: Path, model: nn.Module, average: list[Tensor]) -> None:
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    aside = path.with_suffix(".partial")
+    save_file({k: v.half().contiguous() for k, v in zip(names, average, strict=True)}, aside)
     os.replace(aside, path)
 
 

@@ -14,14 +14,13 @@ from transformers import CLIPConfig, CLIPModel
 from selma.toybox.benchmark import benchmark_texts
 from selma.toybox.captions import STYLES, caption
 from selma.toybox.drawing import IMAGE_PX
-from selma.toybox.pretraining.autoencoder import render, to_pixels
+from selma.toybox.pretraining.autoencoder import to_pixels
 from selma.toybox.pretraining.degradation import degrade
-from selma.toybox.pretraining.denoiser import tokenize
-from selma.toybox.pretraining.language import MAX_TOKENS, new_tokenizer
+from selma.toybox.pretraining.language import MAX_TOKENS, new_tokenizer, tokenize
 from selma.toybox.pretraining.loop import Course, train
-from selma.toybox.scenes import FINE_GRID_PX, sample_scene, without
+from selma.toybox.scenes import FINE_GRID_PX, render, sample_scene, without
 
-_SAYS_LESS = {"colour": 0.1, "size": 0.3, "relation": 0.2, "background": 0.3}
+_SAYS_LESS = {"colour": 0.1, "pose": 0.1, "relation": 0.2, "background": 0.3}
 
 
 def new_scorer(vocabulary: int, start: int, end: int) -> CLIPModel:
@@ -69,7 +68,7 @@ def train_scorer(
 
     def similarities(rng: random.Random, count: int) -> Tensor:
         """Logits [pictures, captions]."""
-        scenes = [sample_scene(rng, withheld=True) for _ in range(count)]
+        scenes = [sample_scene(rng) for _ in range(count)]
         images = [render(scene, rng, grid_px=FINE_GRID_PX) for scene in scenes]
         pixels = degrade(to_pixels(images), rng)
         texts = []

@@ -17,10 +17,10 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from selma.toybox.conditions import CLASSES, classes_of
 from selma.toybox.drawing import IMAGE_PX, KINDS
-from selma.toybox.pretraining.autoencoder import paint, to_pixels
+from selma.toybox.pretraining.autoencoder import to_pixels
 from selma.toybox.pretraining.degradation import degrade
 from selma.toybox.pretraining.loop import Course, train
-from selma.toybox.scenes import Placed, Scene, place, sample_scene
+from selma.toybox.scenes import Placed, Scene, paint, place, sample_scene
 
 NAME = "segmenter"
 _OBJECTS_FIRST = 4.0
@@ -84,7 +84,7 @@ def train_segmenter(
 
 def lesson(rng: random.Random, count: int) -> tuple[Tensor, Tensor]:
     """Images [n, 3, 64, 64] in [-1, 1] and their classes [n, 64, 64]."""
-    scenes = [sample_scene(rng, withheld=True) for _ in range(count)]
+    scenes = [sample_scene(rng) for _ in range(count)]
     # Anywhere, not on the grid: a model that draws does not keep to it.
     each = [place(scene, rng, grid_px=1) for scene in scenes]
     pixels = to_pixels([paint(scene, placed) for scene, placed in zip(scenes, each, strict=True)])
