@@ -119,8 +119,8 @@ def _tags(scene: Scene, rng: random.Random) -> str:
 
 
 def _whoops(scene: Scene, rng: random.Random) -> str:
-    opening = rng.choice(("imagine ", "a strange picture of ", "how odd, ", ""))
-    return f"{opening}{_somewhere(scene, _related(scene, rng), rng)}"
+    opening = rng.choice(("imagine ", "a strange picture of ", "an odd picture of ", ""))
+    return _somewhere(scene, f"{opening}{_related(scene, rng)}", rng)
 
 
 _WRITERS = {

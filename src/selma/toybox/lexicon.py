@@ -7,7 +7,7 @@ from selma.toybox.drawing import BACKGROUNDS, KINDS, POSES
 from selma.toybox.scenes import COLOURS, RELATIONS
 
 _PLAIN = (
-    "a an and are at background bottom can drawing exactly group here how image imagine in is left "
+    "a an and are at background bottom can drawing exactly group here image imagine in is left "
     "of odd on one picture right see shows side some strange the there this to top we"
 )
 

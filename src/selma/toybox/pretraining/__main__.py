@@ -71,7 +71,7 @@ def main(
             work, steps=steps(6000), batch=32, seed=SEED, device=on, limit_s=limit_s
         ),
         "text-encoder": lambda: train_text_encoder(
-            work, steps=steps(2500), batch=128, seed=SEED, device=on, limit_s=limit_s
+            work, steps=steps(1500), batch=128, seed=SEED, device=on, limit_s=limit_s
         ),
         "base": lambda: train_base(
             work,
