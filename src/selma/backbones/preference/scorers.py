@@ -23,6 +23,7 @@ from selma.backbones.judges.judge import Scorer
 from selma.backbones.judges.loading import load_scorer
 from selma.backbones.packages import missing_package
 from selma.backbones.preference import clip, imagereward
+from selma.backbones.preference.checkpoints import Checkpoint
 from selma.backbones.preference.clip import Forward
 from selma.backbones.weights import Weights
 from selma.config.scores import PreferenceConfig, ScorerSettings
@@ -61,6 +62,9 @@ class Family:
     """Whose tokenizer its authors use, where the model's own files have none."""
     load: Callable[..., Forward]
     """(weights, tokenizer, device) → the network."""
+    convert: Callable[[Checkpoint, Path], None] | None = None
+    """Writes what `load` reads of a released checkpoint into an empty folder; None where there is
+    nothing to convert."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class ScorerKind:
     look: Callable[[Any, str], Iterator[str]] = lambda config, key: iter(())
     """(settings, key) → mistakes beside places that are not there, found without loading."""
     family: Family | None = None
-    """Of a network whose released weights `selma score convert` reads."""
+    """Of a network; its `convert` is what `selma score convert` calls."""
 
     def mistakes(self, config: ScorerSettings, key: str) -> Iterator[str]:
         """What is wrong with the settings that stand at `key`, each as a sentence."""
@@ -99,6 +103,7 @@ def _hps(version: str, *, antialias: bool = True) -> Family:
         "and deviation; text by ftfy, 77 tokens; float32",
         _LAION,
         partial(clip.load_hps, antialias=antialias),
+        clip.convert_hps,
     )
 
 
@@ -110,6 +115,7 @@ _PICKSCORE = Family(
     "text 77 tokens; float32",
     _LAION,
     clip.load_pickscore,
+    clip.convert_clip,
 )
 _IMAGEREWARD = Family(
     "ImageReward v1.0",
@@ -118,6 +124,7 @@ _IMAGEREWARD = Family(
     f"text {imagereward.TOKENS} tokens; float32",
     "google-bert/bert-base-uncased",
     imagereward.load_imagereward,
+    imagereward.convert_imagereward,
 )
 _CLIP = Family(
     "CLIP score",
@@ -126,6 +133,7 @@ _CLIP = Family(
     "deviation; text as long as the model reads; float32",
     None,
     clip.load_clip_score,
+    clip.convert_clip,
 )
 
 
