@@ -15,6 +15,7 @@ from selma.config.scores import AnyJudge, LocalJudge, ServedJudge
 from selma.config.section import Section
 from selma.errors import ModelError, SelmaError
 from selma.registry import Table
+from selma.toybox import weights_of
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,12 @@ class JudgeKind:
 
 
 def _toybox(name: str) -> JudgeKind:
-    folder = f"judge-{name[-1]}"
+    part = f"judge-{name[-1]}"
     return JudgeKind(
         name,
-        lambda judge, setting: ToyboxJudge(name, _weights(folder, name)),
+        lambda judge, setting: ToyboxJudge(name, weights_of(part)),
         chooses=False,
-        look=lambda judge, key: missing_weights(folder, key),
+        look=lambda judge, key: missing_weights(part, key),
     )
 
 
@@ -120,25 +121,12 @@ def load_scorer(name: str) -> Scorer:
     """The CLIP scorer "toybox"; loaded as `load_judge` loads. Raises ModelError."""
     if name != "toybox":
         raise ModelError(f"A scorer must be toybox, but {name!r} came.")
-    return ClipScorer("toybox-clip", _weights("clip", name))
+    return ClipScorer("toybox-clip", weights_of("clip"))
 
 
-def missing_weights(folder: str, key: str) -> Iterator[str]:
-    """A sentence about the setting at `key`, if toybox's weights of this name are not there."""
-    from selma.toybox import weights_folder
-
-    path = weights_folder() / folder
-    if not any(path.glob("*.safetensors")):
-        yield f"{key}: its weights must lie in {path}, but are not there. Reinstall selma."
-
-
-def _weights(folder: str, name: str) -> Path:
-    from selma.toybox import weights_folder
-
-    path = weights_folder() / folder
-    if not any(path.glob("*.safetensors")):
-        raise ModelError(
-            f"{name} needs weights in {path}, but there are none. Reinstall selma, or make them "
-            "again with python -m selma.toybox.pretraining."
-        )
-    return path
+def missing_weights(part: str, key: str) -> Iterator[str]:
+    """A sentence about the setting at `key`, if toybox's weights of this part are not there."""
+    try:
+        weights_of(part)
+    except ModelError as error:
+        yield f"{key}: {error}"
