@@ -131,12 +131,10 @@ def test_a_scorer_of_another_package_says_itself_how_it_is_converted(tmp_path: P
     torch.save(open_clip_state(), tmp_path / "glow.pt")
     plain = Family("Glow v7", "grey", "grey", None, load=lambda weights, words, device: None)
     rows = {
-        "none": ScorerKind("none", "", "", lambda config: None),
-        "plain": ScorerKind("plain", "", "", lambda config: None, family=plain),
+        "none": ScorerKind("none", lambda config: None),
+        "plain": ScorerKind("plain", lambda config: None, family=plain),
         "hps_glow": ScorerKind(
             "hps_glow",
-            "",
-            "",
             lambda config: None,
             family=replace(plain, convert=lambda checkpoint, folder: write(checkpoint, folder)),
         ),

@@ -6,20 +6,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from selma.backbones.judges.judge import Judge, Scorer
 from selma.backbones.judges.toybox import ClipScorer, ToyboxJudge
-from selma.backbones.packages import missing_package
+from selma.backbones.packages import CheckedKind
 from selma.config.scores import AnyJudge, LocalJudge, ServedJudge
 from selma.config.section import Section
-from selma.errors import ModelError, SelmaError
+from selma.errors import ModelError
 from selma.registry import Table
 from selma.toybox import weights_of
 
 
 @dataclass(frozen=True)
-class JudgeKind:
+class JudgeKind(CheckedKind):
     """A row of `JUDGES`. A new one is a file with such a row."""
 
     name: str
@@ -31,20 +30,6 @@ class JudgeKind:
     """None is a judge that is chosen by its name alone."""
     chooses: bool = True
     """Whether it can be asked multiple-choice questions: see `judge.Chooser`."""
-    package: str | None = None
-    """What must be installed beside selma."""
-    install: str | None = None
-    """What pip installs it by, if not by its name."""
-    look: Callable[[Any, str], Iterator[str]] = lambda settings, key: iter(())
-    """(settings, key) → mistakes beside places that are not there, found without loading."""
-
-    def mistakes(self, settings: AnyJudge, key: str) -> Iterator[str]:
-        """What is wrong with the settings that stand at `key`, each as a sentence."""
-        try:
-            yield from self.look(settings, key)
-        except SelmaError as error:
-            yield str(error)
-        yield from missing_package(self.package, self.install, key)
 
 
 def _toybox(name: str) -> JudgeKind:

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from selma.backbones.hub import find_device
 from selma.backbones.judges.judge import Scorer
 from selma.backbones.judges.loading import load_scorer
-from selma.backbones.packages import missing_package
+from selma.backbones.packages import CheckedKind
 from selma.backbones.preference import clip, imagereward
 from selma.backbones.preference.checkpoints import Checkpoint
 from selma.backbones.preference.clip import Forward
@@ -68,30 +68,16 @@ class Family:
 
 
 @dataclass(frozen=True)
-class ScorerKind:
+class ScorerKind(CheckedKind):
     """A row of `SCORERS`. A new one is a file with such a row."""
 
     name: str
     """Its `kind` in the settings."""
-    label: str
-    """With its version, as results name it."""
-    scale: str
     load: Callable[[Any], PreferenceScorer]
     """Settings → the scorer. Loads no weights yet; raises ModelError or ConfigError."""
     settings: type[ScorerSettings] = PreferenceConfig
-    package: str | None = None
-    """What must be installed beside selma."""
-    install: str | None = None
-    """What pip installs it by, if not by its name."""
-    look: Callable[[Any, str], Iterator[str]] = lambda config, key: iter(())
-    """(settings, key) → mistakes beside places that are not there, found without loading."""
     family: Family | None = None
     """Of a network; its `convert` is what `selma score convert` calls."""
-
-    def mistakes(self, config: ScorerSettings, key: str) -> Iterator[str]:
-        """What is wrong with the settings that stand at `key`, each as a sentence."""
-        yield from self.look(config, key)
-        yield from missing_package(self.package, self.install, key)
 
 
 def _hps(version: str, *, antialias: bool = True) -> Family:
@@ -159,9 +145,7 @@ def _network(
             device=config.device,
         )
 
-    return ScorerKind(
-        kind, family.name, family.scale, load, look=_network_mistakes, family=family, **row
-    )
+    return ScorerKind(kind, load, look=_network_mistakes, family=family, **row)
 
 
 _FTFY = {"package": "ftfy", "install": "selma[scores]"}
