@@ -16,7 +16,7 @@ LAYERS: tuple[set[str], ...] = (
     {"errors"},
     {"registry"},
     {"records", "config", "randomness", "progress", "processes", "stopping", "folder_lock"},
-    {"workspace", "image_files", "row_files", "textfiles"},
+    {"workspace", "image_files", "row_files", "textfiles", "ids"},
     {"toybox"},
     {"backbones"},
     {"adapters"},
