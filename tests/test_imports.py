@@ -16,13 +16,8 @@ LAYERS: tuple[set[str], ...] = (
     {"errors"},
     {"processes"},
     {"registry"},
-<<<<<<< HEAD
-    {"records", "config", "randomness", "progress", "processes", "stopping", "folder_lock"},
-    {"workspace", "image_files", "row_files", "textfiles", "ids"},
-=======
     {"records", "config", "randomness", "progress", "stopping", "folder_lock"},
-    {"workspace", "image_files", "row_files", "textfiles"},
->>>>>>> 763d5e3 (An entry point that cannot be used is left out and said once, in place of a traceback for every command)
+    {"workspace", "image_files", "row_files", "textfiles", "ids"},
     {"toybox"},
     {"backbones"},
     {"adapters"},
