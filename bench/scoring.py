@@ -22,7 +22,8 @@ import typer
 from rich.console import Console
 from turns import in_turn
 
-from selma.applications.evaluation.dsg import PRESETS, read_answers, verdicts_given
+from selma.applications.evaluation.answer_files import read_answers
+from selma.applications.evaluation.dsg import PRESETS, verdicts_given
 from selma.scores import faithfulness
 from selma.scores.benchmarks.dsg import COLUMNS, read_dsg
 

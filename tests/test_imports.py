@@ -14,9 +14,10 @@ ROOT = Path(selma.__file__).parent
 STAGES = {"prompts", "images", "experts", "merged", "scores", "report"}
 LAYERS: tuple[set[str], ...] = (
     {"errors"},
+    {"processes"},
     {"registry"},
-    {"records", "config", "randomness", "progress", "processes", "stopping", "folder_lock"},
-    {"workspace", "image_files", "row_files", "textfiles"},
+    {"records", "config", "randomness", "progress", "stopping", "folder_lock"},
+    {"workspace", "image_files", "row_files", "textfiles", "ids"},
     {"toybox"},
     {"backbones"},
     {"adapters"},

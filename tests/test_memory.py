@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -13,6 +15,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from selma import capacity
+from selma.applications.control import pipeline as control
+from selma.applications.control.settings import ControlRun
+from selma.applications.hps import styles
+from selma.applications.subjects import pipeline as subjects
+from selma.applications.subjects.settings import SubjectsRun
+from selma.applications.sur import pipeline as sur
+from selma.applications.sur.settings import SurRun
 from selma.backbones import text_to_image
 from selma.backbones.memory import (
     CONTEXT,
@@ -298,6 +307,42 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(
     monkeypatch.setattr(capacity, "_device_memory", lambda base: 1 << 50)
     monkeypatch.setattr(text_to_image, "load_text_to_image", lambda base: base)
     assert stages.model() == config.base
+
+
+APPLICATIONS: dict[str, tuple[type[RunConfig], Any, str]] = {
+    "control": (ControlRun, control._work, "control.generation.batch_size"),
+    "subjects": (SubjectsRun, subjects._work, "subjects.generation.batch_size"),
+    "sur": (SurRun, sur._work, "images.batch_size"),
+    "hps": (RunConfig, styles._work, "images.batch_size"),
+}
+"""Name → its settings, what it does with the base, and the setting of its batches."""
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_an_application_needs_what_it_does_itself(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, work, setting = APPLICATIONS[name]
+    much = CONFIG.model_copy(update={"batch_size": 4096})
+
+    def run(images: int) -> RunConfig:
+        part, _, rest = setting.rpartition(".")[0].partition(".")
+        batches = {"batch_size": images}
+        return settings.model_validate(
+            {"name": "little", "base": tiny.base("sd1"), "experts": much}
+            | {part: {rest: batches} if rest else batches}
+        )
+
+    limit = memory(run(1))[0][-1].total - 1
+    monkeypatch.setattr(capacity, "_device_memory", lambda base: limit)
+    monkeypatch.setattr(text_to_image, "load_text_to_image", lambda base: base)
+    with pytest.raises(ModelError, match="but training about"):
+        Stages(run(1), Workspace(tmp_path), make=[]).model()
+    stages = Stages(run(1), Workspace(tmp_path), make=[], work=work)
+    assert stages.model() == stages.config.base
+    large = Stages(run(1 << 20), Workspace(tmp_path), make=[], work=work)
+    with pytest.raises(ModelError, match=rf"but generating about .* {re.escape(setting)}: \d+"):
+        large.model()
 
 
 @pytest.mark.gpu

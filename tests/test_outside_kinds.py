@@ -185,3 +185,50 @@ def test_an_application_of_another_package_has_a_command_and_a_section(
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "greeting: is not a setting" in selma(empty, "check", path).stderr
+
+
+NAMING = "from selma.applications import Application\n\nROW = Application('broken', '{}')\n"
+BROKEN = {
+    "cannot be imported": "import no_such_module\n",
+    "no rows": "ROW = 3\n",
+    "no row of that table": "class Other:\n    name = 'broken'\n\n\nROW = Other()\n",
+    "commands that cannot be imported": NAMING.format("no_such_module"),
+    "commands without register": NAMING.format("broken"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_application_breaks_no_other_command(
+    case: str, site: Path, tmp_path: Path
+) -> None:
+    package(site, "selma.applications", "broken", broken=BROKEN[case])
+    path = tmp_path / "some.yaml"
+    path.write_text(f"folder: {tmp_path / 'run'}\nseed: 3\ngreeting: {{whom: all}}\n")
+    for words in (["--help"], ["check", path], ["greet", path]):
+        done = selma(site, *words)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("Warning: ") == 1 and "Traceback" not in done.stderr
+        assert "The entry point 'broken' of selma.applications (broken:ROW) is left" in done.stderr
+    failed = selma(site, "broken", path)
+    assert failed.returncode == 2 and "Warning: The entry point 'broken'" in failed.stderr
+
+
+@pytest.mark.parametrize("group", ["selma.judges", "selma.merge_methods", "selma.objectives"])
+def test_a_broken_row_stops_only_who_names_it(group: str, site: Path, tmp_path: Path) -> None:
+    package(site, group, "broken", broken="import no_such_module\n")
+    path = tmp_path / "some.yaml"
+    path.write_text(f"folder: {tmp_path / 'run'}\n")
+    done = selma(site, "check", path)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.count("Warning: ") <= 1, "what nobody asks for is not even looked at"
+    setting = {
+        "selma.judges": "scores: {judge: broken}",
+        "selma.merge_methods": "merged: {method: broken}",
+        "selma.objectives": "experts: {objective: {kind: broken}}",
+    }[group]
+    path.write_text(f"folder: {tmp_path / 'run'}\n{setting}\n")
+    failed = selma(site, "check", path)
+    assert failed.returncode == 2 and "Traceback" not in failed.stderr
+    error = failed.stderr.partition("Error: ")[2]
+    assert f"The entry point 'broken' of {group} (broken:ROW) is left out" in error, failed.stderr
+    assert "No module named 'no_such_module'" in error

@@ -66,7 +66,7 @@ def inner_sections(types: list[Type]) -> Iterator[type[Section]]:
             if isinstance(note, LaidOver):
                 yield note.section()
             if isinstance(note, AddedKinds):
-                yield from (row.settings for row in note.rows().values())
+                yield from note.settings().values()
         for argument in getattr(origin, "__args__", ()):
             yield from inner_sections(list(types_of(argument)))
 

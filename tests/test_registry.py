@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import entry_points
+from itertools import count
 from typing import Any, Literal, get_args
 
 import pytest
 from pydantic import ValidationError
 
+from selma import registry
 from selma.adapters.table import ADAPTERS
 from selma.backbones.judges.loading import JUDGES
 from selma.backbones.language.loading import LANGUAGE_MODELS
@@ -53,6 +57,150 @@ def test_a_row_from_outside_is_there_while_it_is_registered() -> None:
 def test_two_rows_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="two rows"):
         Table("thing", GROUP, [Row("a"), Row("a")])
+
+
+def fails() -> Any:
+    raise RuntimeError("it is Monday")
+
+
+@dataclass(frozen=True)
+class Point:
+    """An entry point."""
+
+    name: str
+    load: Callable[[], Any]
+    value: str = "package:ROW"
+
+
+Fill = Callable[..., str]
+numbers = count()
+
+
+@pytest.fixture
+def fill(monkeypatch: pytest.MonkeyPatch) -> Fill:
+    """Fills a group of its own with entry points, name → what it gives; the group's name."""
+
+    def filled(*points: tuple[str, Callable[[], Any]]) -> str:
+        filled_group = f"selma.test_points_{next(numbers)}"
+
+        def given(group: str) -> Any:
+            mine = [Point(*point) for point in points]
+            return mine if group == filled_group else entry_points(group=group)
+
+        monkeypatch.setattr(registry, "entry_points", given)
+        return filled_group
+
+    return filled
+
+
+def test_entry_points_give_rows_or_several(fill: Fill) -> None:
+    group = fill(("one", lambda: Row("c")), ("more", lambda: (Row("d"), Row("e"))))
+    rows = Table("thing", group, [Row("a")])
+    assert list(rows) == ["a", "c", "d", "e"] and rows["d"] == Row("d")
+
+
+NO_ROWS: dict[str, tuple[Callable[[], Any], str]] = {
+    "a module that fails": (fails, "it cannot be loaded: RuntimeError: it is Monday"),
+    "a number": (lambda: 3, "it must be rows, each with a name, but has 3"),
+    "a word": (lambda: "row", "it must be rows, each with a name, but has 'r'"),
+    "a section": (
+        lambda: First,
+        "it must be rows, each with a name, but has <class 'test_registry.First'>",
+    ),
+    "a row and none": (
+        lambda: [Row("c"), None],
+        "it must be rows, each with a name, but has None",
+    ),
+    "a name that is none": (
+        lambda: Row(3),  # type: ignore[arg-type]
+        "it must be rows, each with a name, but has Row(name=3, settings=None)",
+    ),
+    "a row of another table": (
+        lambda: registry.Table("x", "y", [Other("c")])["c"],
+        "it must be a Row, but is a Other",
+    ),
+    "a name of ours": (lambda: Row("a", First), "selma itself has a thing named 'a'"),
+}
+
+
+@dataclass(frozen=True)
+class Other:
+    name: str
+
+
+@pytest.mark.parametrize("case", NO_ROWS)
+def test_an_entry_point_that_is_no_row_is_left_out_and_said_once(
+    case: str, fill: Fill, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load, why = NO_ROWS[case]
+    group = fill(("bad", load), ("good", lambda: Row("g")))
+    rows = Table("thing", group, [Row("a"), Row("b")])
+    said = (
+        f"The entry point 'bad' of {group} (package:ROW) is left out: {why}. "
+        "Mend or remove the package that declares it."
+    )
+    for _ in range(2):
+        assert list(rows) == ["a", "b", "g"] and rows["a"] == Row("a") and rows["g"] == Row("g")
+    assert capsys.readouterr().err == f"Warning: {said}\n"
+    for name in ("bad", "c"):
+        with pytest.raises(ConfigError) as raised:
+            rows.find(name, setting="x.kind")
+        assert str(raised.value) == f"x.kind: must be a thing (a, b, g), but {name!r} came. {said}"
+        with pytest.raises(ConfigError) as raised:
+            rows[name]
+        assert str(raised.value) == f"must be a thing (a, b, g), but {name!r} came. {said}"
+    assert capsys.readouterr().err == ""
+
+
+def test_of_two_entry_points_with_one_name_neither_counts(
+    fill: Fill, capsys: pytest.CaptureFixture[str]
+) -> None:
+    group = fill(("one", lambda: [Row("c"), Row("d")]), ("two", lambda: Row("c")))
+    rows = Table("thing", group, [Row("a")])
+    said = (
+        f"The entry point 'two' of {group} (package:ROW) is left out: the entry point 'one' of "
+        f"{group} (package:ROW) has a row 'c' as well, so that neither counts. "
+        "Mend or remove the package that declares it."
+    )
+    assert list(rows) == ["a", "d"]
+    assert capsys.readouterr().err == f"Warning: {said}\n"
+    with pytest.raises(ConfigError) as raised:
+        rows.find("c", setting="kind")
+    assert str(raised.value) == f"kind: must be a thing (a, d), but 'c' came. {said}"
+
+
+def test_of_many_processes_the_main_one_says_it(
+    fill: Fill, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    group = fill(("bad", fails))
+    monkeypatch.setattr(registry, "launched", lambda: (1, 2))
+    assert list(Table("thing", group, [Row("a")])) == ["a"]
+    assert capsys.readouterr().err == ""
+
+
+def test_rows_of_other_packages_are_guarded_and_ours_are_not(
+    fill: Fill, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = Table("thing", fill(("bad", lambda: Row("c"))), [Row("a")])
+    with rows.guarded("c"):
+        fails()
+    assert list(rows) == ["a"]
+    assert "'bad'" in (said := capsys.readouterr().err) and "RuntimeError: it is Monday" in said
+    with pytest.raises(RuntimeError), rows.guarded("a"):
+        fails()
+
+
+@pytest.mark.parametrize("names", [(), ("word",)])
+def test_a_setting_of_a_kind_that_is_left_out_says_why(names: tuple[str, ...], fill: Fill) -> None:
+    group = fill(("bad", fails), ("good", lambda: Row("outside", Outside)))
+
+    class Part(Section):
+        part: kinds(First, Second, group=group, names=names)  # type: ignore[valid-type]
+
+    assert Part.model_validate({"part": {"kind": "outside"}}).part == Outside()
+    assert Part.model_validate({"part": {"kind": "second"}}).part == Second()
+    with pytest.raises(ValidationError, match=r"'bad' of .* is left out: .* it is Monday"):
+        Part.model_validate({"part": {"kind": "missing"}})
 
 
 class First(Section):

@@ -2,38 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 import torch
 
 from selma.backbones.hub import find_device
-from selma.backbones.memory import Need, encoding_need, generation_need, parts_of
+from selma.backbones.memory import Need, Parts, encoding_need, generation_need, parts_of
 from selma.config import RunConfig
+from selma.config.experts import ExpertsConfig
 from selma.config.networks import BaseConfig
 from selma.errors import ModelError
 from selma.experts.encoding import AT_ONCE
 from selma.experts.memory import advice, training_need
 
 
+@dataclass(frozen=True)
+class Work:
+    """One piece of work on the base: what it needs, and what to change if that is too much."""
+
+    need: Callable[[Parts], Need]
+    changes: Callable[[Parts, Need, int], Sequence[str]]
+    """Of a need above the limit."""
+
+
+def work_of_stages(config: RunConfig) -> list[Work]:
+    """What the six stages do with the base."""
+    return [work_of_generation(config), encoding(), training(config.experts)]
+
+
+def work_of_generation(config: RunConfig) -> Work:
+    """Generating by the settings of the six stages."""
+    guidance = max(config.images.guidance, config.scores.guidance or 0)
+    return generating(config.images.batch_size, guidance=guidance, setting="images.batch_size")
+
+
+def generating(batch_size: int, *, guidance: float, setting: str) -> Work:
+    """Generating a batch at once; `setting` names its size."""
+
+    def changes(parts: Parts, need: Need, limit: int) -> list[str]:
+        return [f"{setting}: {fewer}"] if (fewer := need.fits(limit)) else []
+
+    return Work(lambda parts: generation_need(parts, batch_size, guided=guidance > 1), changes)
+
+
+def encoding() -> Work:
+    """Encoding training images."""
+    return Work(lambda parts: encoding_need(parts, AT_ONCE), lambda parts, need, limit: ())
+
+
+def training(config: ExpertsConfig) -> Work:
+    """Training an expert."""
+    return Work(
+        lambda parts: training_need(parts, config),
+        lambda parts, need, limit: advice(parts, config, need, limit),
+    )
+
+
 def memory(config: RunConfig, limit: int | None = None) -> tuple[list[Need], list[str]]:
-    """What each piece of work needs of the device's memory, and what to change where that is more
-    than `limit` bytes (None: what the device has; no limit on a CPU). Loads no weights."""
+    """What each piece of the six stages' work needs of the device's memory, and what to change
+    where that is more than `limit` bytes (None: what the device has; no limit on a CPU). Loads no
+    weights."""
     limit = _device_memory(config.base) if limit is None else limit
-    parts = parts_of(config.base)
-    images, scores = config.images, config.scores
-    guidance = max(images.guidance, scores.guidance or 0)
-    needs = [
-        generation_need(parts, images.batch_size, guided=guidance > 1),
-        encoding_need(parts, AT_ONCE),
-        training_need(parts, config.experts),
-    ]
-    generation, training = needs[0], needs[-1]
-    changes = []
+    return _needs(config.base, work_of_stages(config), limit)
+
+
+def _needs(
+    base: BaseConfig, work: Sequence[Work], limit: int | None
+) -> tuple[list[Need], list[str]]:
+    parts = parts_of(base)
+    needs = [piece.need(parts) for piece in work]
+    changes: list[str] = []
     if limit is not None:
-        if generation.total > limit and (fewer := generation.fits(limit)):
-            changes.append(f"images.batch_size: {fewer}")
-        if training.total > limit:
-            changes += advice(parts, config.experts, training, limit)
+        for piece, need in zip(work, needs, strict=True):
+            changes += piece.changes(parts, need, limit) if need.total > limit else ()
         if any(need.total > limit for need in needs):
-            changes += _smaller(config.base)
+            changes += _smaller(base)
     return needs, changes
 
 
@@ -49,12 +93,12 @@ def _device_memory(base: BaseConfig) -> int | None:
     return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
 
 
-def require_memory(config: RunConfig) -> None:
-    """Raises ModelError unless the run fits its device, as far as shapes can tell."""
-    limit = _device_memory(config.base)
+def require_memory(base: BaseConfig, work: Sequence[Work]) -> None:
+    """Raises ModelError unless all this work fits the base's device, as far as shapes can tell."""
+    limit = _device_memory(base)
     if limit is None:
         return
-    needs, changes = memory(config, limit)
+    needs, changes = _needs(base, work, limit)
     if too_much := [need for need in needs if need.total > limit]:
         needed = ", ".join(f"{need.what} about {need.total / 2**30:.1f} GiB" for need in too_much)
         raise ModelError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -43,6 +43,7 @@ from selma.workspace import (
 
 if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
+    from selma.capacity import Work
     from selma.scores.networks import ScoringNetworks
 
 
@@ -152,14 +153,15 @@ def opened(
     checked: Sequence[str] | None = None,
     mistakes: Iterable[str] = (),
     commands: Mapping[str, str] | None = None,
+    work: Callable[[Run], Sequence[Work]] | None = None,
     several: bool = False,
 ) -> Iterator[Stages[Run]]:
     """Open a run's stages, its folder locked.
 
     make: the only stages that may make anything.  checked: those whose settings must be sound,
     where not all of a stage is asked for.  mistakes, commands: an application's own, see
-    `preflight.check` and `Finished`.  several: whether all processes that were launched come by
-    here and do it together; else there may be only one.
+    `preflight.check` and `Finished`.  work: see `Stages`.  several: whether all processes that
+    were launched come by here and do it together; else there may be only one.
     """
     if not several and (count := processes.launched()[1]) > 1:
         raise ConfigError(
@@ -171,7 +173,7 @@ def opened(
     with processes.together(), folder.locked():
         if processes.main():
             write_run_file(config, folder)
-        yield Stages(config, folder, make=make, commands=commands)
+        yield Stages(config, folder, make=make, commands=commands, work=work)
 
 
 class Stages(Generic[Run]):
@@ -184,12 +186,15 @@ class Stages(Generic[Run]):
         *,
         make: Sequence[str],
         commands: Mapping[str, str] | None = None,
+        work: Callable[[Run], Sequence[Work]] | None = None,
     ) -> None:
         self.config = config
         self.folder = folder
         self.make = make
         self.finished = Finished(folder.root, commands)
         """The same folder, in which nothing can be made."""
+        self.work = work
+        """What an application does with the base; None for what the six stages do."""
         self.dev_score = DevScore(config, folder, self.generate, lambda: self.networks)
 
     def write_prompts(self) -> dict[str, list[Prompt]]:
@@ -380,9 +385,10 @@ class Stages(Generic[Run]):
     @cached_property
     def _model(self) -> TextToImage:
         from selma.backbones.text_to_image import load_text_to_image
-        from selma.capacity import require_memory
+        from selma.capacity import require_memory, work_of_stages
 
-        require_memory(self.config)
+        work = work_of_stages if self.work is None else self.work
+        require_memory(self.config.base, work(self.config))
         return load_text_to_image(self.config.base)
 
     @cached_property

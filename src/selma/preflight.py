@@ -150,8 +150,7 @@ def _or_word(names: Place) -> str:
 
 def language_mistakes(backend: AnyLLM, key: str) -> Iterator[str]:
     """What a language model needs beside what its settings name."""
-    for problem in LANGUAGE_MODELS[backend.kind].lacks(backend):
-        yield f"{key}: {problem}"
+    yield from LANGUAGE_MODELS[backend.kind].mistakes(backend, key)
 
 
 def _lexicon(config: RunConfig) -> Iterator[str]:

@@ -24,7 +24,8 @@ def read_text(path: Path) -> str:
 
 
 def csv_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
-    """Each row by its columns' names, with the line where it ends; empty lines are left out.
+    """Each row by its columns' names, with the line where it ends; empty lines are left out, and
+    blanks around the names.
 
     Raises DataError where the header has not each of `columns` once, a row has more or fewer cells
     than the header, or the text is no CSV.
@@ -32,7 +33,7 @@ def csv_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[int, dic
     # strict: without it the reader guesses what a stray quote means.
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
-        header = next(reader, [])
+        header = [name.strip() for name in next(reader, [])]
         wrong = [name for name in columns if header.count(name) != 1]
         if wrong:
             raise DataError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,8 +23,11 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel
 
 from selma.backbones.preference import imagereward, open_clip
-from selma.backbones.preference.converting import convert_weights, read_state
+from selma.backbones.preference.checkpoints import Checkpoint, read_state
+from selma.backbones.preference.converting import convert_weights
+from selma.backbones.preference.scorers import Family, ScorerKind
 from selma.errors import ModelError
+from selma.registry import registered
 
 UNUSED = ("blip.vision_proj.", "blip.text_proj.")
 
@@ -120,6 +125,33 @@ def test_a_folder_is_not_written_over(tmp_path: Path) -> None:
         convert_weights(tmp_path / "HPS.pt", tmp_path / "hps", kind="hps_v2")
     with pytest.raises(ModelError, match="kind must be one of"):
         convert_weights(tmp_path / "HPS.pt", tmp_path / "other", kind="hps")
+
+
+def test_a_scorer_of_another_package_says_itself_how_it_is_converted(tmp_path: Path) -> None:
+    torch.save(open_clip_state(), tmp_path / "glow.pt")
+    plain = Family("Glow v7", "grey", "grey", None, load=lambda weights, words, device: None)
+    rows = {
+        "none": ScorerKind("none", lambda config: None),
+        "plain": ScorerKind("plain", lambda config: None, family=plain),
+        "hps_glow": ScorerKind(
+            "hps_glow",
+            lambda config: None,
+            family=replace(plain, convert=lambda checkpoint, folder: write(checkpoint, folder)),
+        ),
+    }
+
+    def write(checkpoint: Checkpoint, folder: Path) -> None:
+        (folder / "names").write_text(" ".join([checkpoint.kind, *checkpoint.tensors]))
+
+    with ExitStack() as stack:
+        for row in rows.values():
+            stack.enter_context(registered("selma.scorers", row))
+        for kind in ("none", "plain"):
+            with pytest.raises(ModelError, match=f"clip, hps_glow, but '{kind}' came"):
+                convert_weights(tmp_path / "glow.pt", tmp_path / kind, kind=kind)
+            assert not (tmp_path / kind).exists()
+        folder = convert_weights(tmp_path / "glow.pt", tmp_path / "out", kind="hps_glow")
+    assert (folder / "names").read_text().split() == ["hps_glow", *open_clip_state()]
 
 
 def test_transformers_own_pickle_becomes_safetensors(tmp_path: Path) -> None:

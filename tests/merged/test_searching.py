@@ -5,9 +5,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from merged.test_merging import deltas, expert, weights
+from merged.test_rotation_methods import KEYS, turns_of
+from merged.test_rotation_methods import expert as rotating
 
 from selma.adapters.reading import read_adapter
 from selma.backbones.text_to_image import ADAPTER_FILE
@@ -173,6 +176,23 @@ def test_the_chosen_merge_is_the_plain_one_with_its_weights(tmp_path, method):
     assert found.uniform.key == merge_experts(
         some, MergedConfig(method=method), Workspace(tmp_path / "even")
     ).key  # fmt: skip
+
+
+@pytest.mark.parametrize("skills", [("ants", "bees"), ("bees", "ants")])
+def test_the_order_of_an_ordered_method_is_the_runs(tmp_path, skills):
+    some = [rotating(tmp_path, skill) for skill in skills]
+    scores = iter([0.0, 2.0, 1.0, 1.0])
+    found = by_score(tmp_path, some, lambda _: next(scores), 4, method="product")
+    given = MergedConfig(method="product", weights=found.weights, scale=found.scale)
+    plain = merge_experts(some, given, Workspace(tmp_path / "plain"))
+    even = merge_experts(some, MergedConfig(method="product"), Workspace(tmp_path / "even"))
+    for one, other in ((found, plain), (found.uniform, even)):
+        turns, others = turns_of(one.folder), turns_of(other.folder)
+        assert turns.keys() == others.keys() == {*KEYS}
+        for key, turn in turns.items():
+            assert torch.equal(turn.skew_entries, others[key].skew_entries)
+    assert found.uniform.key == even.key
+    assert json.loads((found.folder / "manifest.json").read_text())["recipe"]["order"] == [*skills]
 
 
 def test_the_manifest_has_every_trial(tmp_path):

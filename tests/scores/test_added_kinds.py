@@ -121,7 +121,7 @@ ROWS = (
     ("selma.benchmarks", BENCHMARK),
     ("selma.judges", JudgeKind("tone", load_tone, ToneSettings, chooses=False, look=look_tone)),
     ("selma.judges", JudgeKind("dim", lambda name, setting: ToneJudge(name, 10.0), chooses=False)),
-    ("selma.scorers", ScorerKind("glow", "Glow v7", "mean of grey", Glow, GlowSettings)),
+    ("selma.scorers", ScorerKind("glow", Glow, GlowSettings)),
 )
 
 

@@ -11,6 +11,7 @@ from typing import Any, overload
 from selma import config, runfile
 from selma.applications import APPLICATIONS
 from selma.config import Run, RunConfig
+from selma.errors import ConfigError
 from selma.workspace import STAGES
 
 
@@ -64,6 +65,12 @@ def _every_section(raw: Mapping[str, Any], kind: type[RunConfig]) -> type[RunCon
 
 
 def imported(dotted: str) -> Any:
-    """Import the object that "module:name" names."""
+    """Import the object that "module:name" names. Raises ConfigError."""
     module, _, name = dotted.partition(":")
-    return getattr(import_module(module), name)
+    try:
+        return getattr(import_module(module), name)
+    except Exception as error:  # another package's code may fail in any way
+        raise ConfigError(
+            f"{dotted}, which an application names, cannot be loaded: "
+            f"{type(error).__name__}: {error}."
+        ) from error

@@ -1,16 +1,32 @@
-"""Packages that a row of a table needs beside selma."""
+"""What a row of a table needs beside selma, and what is wrong with its settings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
+
+from selma.errors import SelmaError
 
 
-def missing_package(package: str | None, install: str | None, key: str) -> Iterator[str]:
-    """A sentence about the setting at `key`, if its package is not installed.
+@dataclass(frozen=True, kw_only=True)
+class CheckedKind:
+    """A row whose settings can be checked before a model library is loaded."""
 
-    package: the name that is imported; None needs none.  install: what pip installs it by, if that
-    is another name.
-    """
-    if package is not None and find_spec(package) is None:
-        yield f"{key}: needs the package {package}: pip install '{install or package}'."
+    package: str | None = None
+    """What must be installed beside selma, by the name that is imported."""
+    install: str | None = None
+    """What pip installs it by, if not by its name."""
+    look: Callable[[Any, str], Iterator[str]] = lambda settings, key: iter(())
+    """(settings, key) → mistakes beside places that are not there, found without loading."""
+
+    def mistakes(self, settings: Any, key: str) -> Iterator[str]:
+        """What is wrong with the settings that stand at `key`, each as a sentence."""
+        try:
+            yield from self.look(settings, key)
+        except SelmaError as error:
+            yield str(error)
+        if self.package is not None and find_spec(self.package) is None:
+            install = self.install or self.package
+            yield f"{key}: needs the package {self.package}: pip install '{install}'."

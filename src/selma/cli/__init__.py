@@ -42,7 +42,8 @@ app.add_typer(scoring.score, name="score")
 app.add_typer(benchmarks.data, name="data")
 app.add_typer(toybox, name="toybox")
 for application in APPLICATIONS.values():
-    import_module(application.commands).register(app)
+    with APPLICATIONS.guarded(application.name):
+        import_module(application.commands).register(app)
 
 
 @toybox.command()

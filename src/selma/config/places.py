@@ -233,8 +233,8 @@ def _sections(raw: dict[str, Any], types: Sequence[Type]) -> Iterator[type[Secti
         for note in notes:
             if isinstance(note, LaidOver):
                 yield note.section()
-            if isinstance(note, AddedKinds) and isinstance(kind, str) and kind in note.rows():
-                yield note.rows()[kind].settings
+            if isinstance(note, AddedKinds) and isinstance(kind, str):
+                yield from filter(None, [note.settings().get(kind)])
         if isinstance(origin, type) and issubclass(origin, Section) and origin is not Section:
             own = origin.model_fields.get("kind")
             if own is None or "kind" not in raw or kind in get_args(own.annotation):

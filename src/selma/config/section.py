@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from selma.registry import added_rows
+from selma.registry import added_rows, left_out
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -49,8 +49,20 @@ class AddedKinds:
 
     group: str
 
-    def rows(self) -> dict[str, Any]:
-        return added_rows(self.group)
+    def settings(self) -> dict[str, type[Section]]:
+        """Name → settings, of the rows that bring any."""
+        return added_settings(self.group)
+
+
+def added_settings(group: str) -> dict[str, type[Section]]:
+    """Name → settings, of the rows of other packages that bring any."""
+    rows = added_rows(group).items()
+    settings = {name: getattr(row, "settings", None) for name, row in rows}
+    return {name: section for name, section in settings.items() if section is not None}
+
+
+def _left_out(group: str) -> str:
+    return "".join(f"; {sentence.removesuffix('.')}" for sentence in left_out(group))
 
 
 def kinds(*sections: type[Section], group: str, names: Sequence[str] = ()) -> Any:
@@ -68,27 +80,38 @@ def kinds(*sections: type[Section], group: str, names: Sequence[str] = ()) -> An
         kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
         if not isinstance(kind, str):
             return None
-        return "added" if kind not in own and kind in added_rows(group) else kind
+        # One that is nowhere goes the same way, if an entry point that is left out may have had it.
+        added = kind not in own and (kind in added_rows(group) or left_out(group))
+        return "added" if added else kind
 
     def known(value: Any) -> Any:
         """The value, if it is a name or a mapping of a kind that there is."""
-        added = added_rows(group)
-        alone = [*names, *(name for name, row in added.items() if row.settings is None)]
-        mappings = [*own, *(name for name, row in added.items() if row.settings is not None)]
+        mappings = [*own, *added_settings(group)]
+        alone = [*names, *(name for name in added_rows(group) if name not in mappings)]
         kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
         if (value in alone) if isinstance(value, str) else (kind in mappings):
             return value
         raise PydanticCustomError(
             "kind",
-            "must be {alone}, or a mapping whose kind is {mappings}",
-            {"alone": ", ".join(alone), "mappings": " or ".join(mappings)},
+            "must be {alone}, or a mapping whose kind is {mappings}{left_out}",
+            {
+                "alone": ", ".join(alone),
+                "mappings": " or ".join(mappings),
+                "left_out": _left_out(group),
+            },
         )
 
     def validated(value: Any) -> Any:
         if isinstance(value, Section):
             return value
-        settings: type[Section] = added_rows(group)[value["kind"]].settings
-        return settings.model_validate(value)
+        rows = added_settings(group)
+        if value["kind"] not in rows:
+            raise PydanticCustomError(
+                "kind",
+                "kind must be {kinds}{left_out}",
+                {"kinds": " or ".join([*own, *rows]), "left_out": _left_out(group)},
+            )
+        return rows[value["kind"]].model_validate(value)
 
     added = Annotated[
         SerializeAsAny[Section], PlainValidator(validated), Tag("added"), AddedKinds(group)
@@ -106,10 +129,10 @@ def or_added(section: type[Section], *, group: str) -> Any:
 
     def validated(value: Any, own: ValidatorFunctionWrapHandler) -> Any:
         kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-        rows = added_rows(group)
+        rows = added_settings(group)
         if not isinstance(kind, str) or kind not in rows:
             return own(value)
-        return value if isinstance(value, Section) else rows[kind].settings.model_validate(value)
+        return value if isinstance(value, Section) else rows[kind].model_validate(value)
 
     own_or_added: Any = Annotated[
         section, SerializeAsAny(), WrapValidator(validated), AddedKinds(group)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.errors import DataError
+from selma.ids import nearest
 from selma.records.images import Pair
 from selma.records.prompts import Prompt
 from selma.row_files import write_rows
@@ -78,7 +79,15 @@ def rows(folder: Path, needs: Sequence[str] = ("file_name", "text")) -> Iterator
                 raise DataError(
                     f"{path}, line {number} needs a text {key!r}, but has {row.get(key)!r:.80}."
                 )
-        yield row
+        yield row | _names_file(folder, row)
+
+
+def _names_file(folder: Path, row: dict[str, Any]) -> dict[str, str]:
+    """The row's file name, without blanks around it unless a file has them."""
+    name = row.get("file_name")
+    if not isinstance(name, str) or (folder / name).exists():
+        return {}
+    return {"file_name": name.strip()}
 
 
 def metadata(folder: Path) -> Path:
@@ -89,8 +98,14 @@ def metadata(folder: Path) -> Path:
 
 def there(image: Path) -> None:
     """Raises DataError if an image that a row names is no file."""
-    if not image.is_file():
-        raise DataError(f"{image} is named in the metadata, but is not there. Restore it.")
+    if image.is_file():
+        return
+    siblings = [path.name for path in image.parent.iterdir()] if image.parent.is_dir() else []
+    meant = nearest(image.name, siblings)
+    raise DataError(
+        f"{image} is named in the metadata, but is not there. "
+        + ("Restore it." if meant is None else f"Did you mean {meant!r}?")
+    )
 
 
 def images(folder: Path) -> Iterator[Path]:

@@ -81,11 +81,9 @@ def merge_experts(experts: Sequence[Expert], config: MergedConfig, folder: Works
     has not and weights that do not name each skill, AdapterError for a damaged file, and
     IncompatibleExperts.
     """
-    by_name = by_skill(experts)
+    by_name = by_skill(experts, config)
     weights = merge_weights(list(by_name), config)
     plan = planned(config, weights)
-    if plan.method.ordered:
-        by_name = {expert.skill: expert for expert in experts}
     recipe = merge_recipe({skill: expert.key for skill, expert in by_name.items()}, plan)
     item = folder.item(MERGED, recipe=recipe)
     merged = Merged(folder=item.path, key=item.key, method=config.method, weights=weights)
@@ -243,9 +241,12 @@ def content_digest(file: AnyFile) -> str:
     return hashlib.sha256(joined.encode()).hexdigest()[:16]
 
 
-def by_skill(experts: Sequence[Expert]) -> dict[str, Expert]:
-    """Skill → expert, sorted because sums of floats depend on their order."""
-    by_name = {expert.skill: expert for expert in sorted(experts, key=lambda expert: expert.skill)}
+def by_skill(experts: Sequence[Expert], config: MergedConfig) -> dict[str, Expert]:
+    """Skill → expert, as they are handed in where the method is ordered; else sorted, because sums
+    of floats depend on their order."""
+    method, _ = method_of(config)
+    in_order = experts if method.ordered else sorted(experts, key=lambda expert: expert.skill)
+    by_name = {expert.skill: expert for expert in in_order}
     if len(by_name) != len(experts):
         raise IncompatibleExperts("Each skill may have one expert, but one came twice.")
     if not by_name:

@@ -65,10 +65,11 @@ def setting_mistakes(
     name: str, given: Mapping[str, Any], *, section: str = "merged."
 ) -> Iterator[str]:
     """What is wrong with a method's name or with the settings that are given for it."""
-    if name not in METHODS:
-        yield f"{section}method: must be a merge method ({', '.join(METHODS)}), but {name!r} came."
+    try:
+        settings = METHODS.find(name, setting=f"{section}method").settings
+    except ConfigError as error:
+        yield str(error)
         return
-    settings = METHODS[name].settings
     for key in sorted(given.keys() - settings.model_fields.keys()):
         having = [row.name for row in METHODS.values() if key in row.settings.model_fields]
         rest = f"but {', '.join(having)} have" if having else f"it has {_names(settings)}"

@@ -85,7 +85,7 @@ def merge_searched(
     nothing to search, and DataError for a score that is no number.
     """
     assert config.search is not None
-    by_name = by_skill(experts)
+    by_name = by_skill(experts, config)
     keys = {skill: expert.key for skill, expert in by_name.items()}
     recipe = {
         **merge_recipe(keys, planned(config, {})),

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from selma.errors import DataError
+from selma.ids import listed
 from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
 
 Zeroing = Literal["cascading", "one_level", "row_order", "none"]
@@ -68,9 +69,14 @@ def verdicts_by_prompt(
         texts_by_question[question_key] = answer.choice or answer.text
     result = {}
     for prompt in benchmark_prompts:
-        for question in prompt.questions:
-            if (prompt.id, question.id) not in texts_by_question:
-                raise DataError(f"Prompt {prompt.id} has no answer to question {question.id}.")
+        silent = [q.id for q in prompt.questions if (prompt.id, q.id) not in texts_by_question]
+        if silent:
+            asked = {question.id for question in prompt.questions}
+            others = [q for p, q in texts_by_question if p == prompt.id and q not in asked]
+            raise DataError(
+                f"Prompt {prompt.id} has no answer to question {silent[0]}"
+                + (f", but has answers to {listed(others, silent)}." if others else ".")
+            )
         texts = {
             question.id: texts_by_question[prompt.id, question.id] for question in prompt.questions
         }

@@ -23,6 +23,7 @@ from typing import Any, Literal
 from selma import row_files
 from selma.backbones.preference.scorers import PreferenceScorer
 from selma.errors import ConfigError, DataError
+from selma.ids import listed
 from selma.image_files import open_image
 from selma.progress import progress
 from selma.records.benchmarks import BenchmarkPrompt
@@ -41,7 +42,7 @@ from selma.workspace import (
 
 STYLES = ("anime", "concept-art", "paintings", "photo")
 PROMPTS_EACH = 800
-SUFFIXES = (".jpg", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".png")
 
 Prompts = Mapping[str, Sequence[str]]
 """Style → its prompts; their order numbers the images."""
@@ -263,10 +264,11 @@ def _images(folder: Path, count: int) -> Iterator[tuple[int, Path]]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.suffix.lower() not in SUFFIXES:
             continue
-        number = numbers.get(path.stem)
+        number = numbers.get(path.stem.strip())
         if number is None:
             raise DataError(
-                f"{path} belongs to no prompt: images are 00000 to {count - 1:05d}. Remove it."
+                f"{path} belongs to no prompt: images are 00000 to {count - 1:05d}, but here is "
+                f"{listed([path.stem], numbers)}. Rename or remove it."
             )
         if number in seen:
             raise DataError(f"{path} and {seen[number].name} are of one prompt. Remove one.")

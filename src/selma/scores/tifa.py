@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from selma.errors import DataError
 from selma.records.benchmarks import Answer, BenchmarkPrompt
@@ -23,12 +23,23 @@ Matcher = Callable[[Sequence[str], Sequence[Sequence[str]]], list[int]]
 """Answers and the choices of each → the index of the nearest choice."""
 
 
+def tifa_id(value: Any) -> Any:
+    """A caption's id as TIFA's program uses it to find the image: str() of a number, here without
+    the blanks around it; anything else as it is."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return value.strip() if isinstance(value, str) else value
+
+
+TifaId = Annotated[str, BeforeValidator(tifa_id)]
+
+
 class TifaQuestion(Record):
     """One multiple-choice question, with the field names of TIFA's file."""
 
     model_config = Record.model_config | {"extra": "ignore"}
 
-    id: str
+    id: TifaId
     """The prompt's id."""
     caption: str
     question: str

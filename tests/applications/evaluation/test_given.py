@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from selma.applications.evaluation.dsg import PRESETS, read_answers, rules_of, score_dsg
+from selma.applications.evaluation.answer_files import read_answers
+from selma.applications.evaluation.dsg import PRESETS, rules_of, score_dsg
 from selma.cli import app
 from selma.errors import ConfigError, DataError
 

@@ -120,7 +120,7 @@ def test_missing_images_never_shrink_a_score_unnoticed(folder: Path, benchmark: 
 
 def test_what_is_wrong_with_a_folder_is_named(folder: Path, benchmark: str, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(folder / "p001.jpg")
-    with pytest.raises(DataError, match=r"several images of one prompt: p001\.png, p001\.jpg"):
+    with pytest.raises(DataError, match=r"several images of one prompt: p001\.jpg, p001\.png"):
         run(folder, benchmark, ColourJudge("x"))
     (folder / "p001.jpg").unlink()
     (folder / "p001.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")

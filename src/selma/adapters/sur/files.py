@@ -15,7 +15,7 @@ from torch import Tensor
 from selma.adapters.files import OUR_KEY, Lineage, as_json, given, lineage_json, write_safetensors
 from selma.adapters.reading import opened
 from selma.adapters.sur.network import SurAdapter, Widths, as_settings, restored
-from selma.backbones.preference.converting import read_state
+from selma.backbones.preference.checkpoints import read_state
 from selma.config.adapters import SurConfig
 from selma.errors import AdapterError
 

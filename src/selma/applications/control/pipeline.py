@@ -6,6 +6,7 @@ On the run's own base, with results in the folders of stages 2, 3, 5 and 6.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,6 @@ from selma.applications.control.settings import (
 from selma.config.adapters import OftConfig
 from selma.errors import ConfigError
 from selma.pipeline import Stages, opened
-from selma.preflight import check
 from selma.runfile import portable
 from selma.workspace import EXPERTS, IMAGES, REPORT, SCORES, Workspace
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from selma.applications.control.page import ConditionSection
     from selma.applications.control.scoring import ModelImages
     from selma.applications.control.sources import Split
+    from selma.capacity import Work
 
 COMMANDS = {
     f"{IMAGES}/_control": "control prepare",
@@ -48,18 +49,14 @@ COMMANDS = {
 
 def prepare(config: ControlRun) -> dict[Split, list[ControlSample]]:
     """Prepare both splits: split → images with their conditions."""
-    with opened(
-        config, make=[IMAGES], checked=[], mistakes=mistakes(config, []), commands=COMMANDS
-    ) as stages:
+    with _opened(config, make=[IMAGES]) as stages:
         return _samples(stages, config.control, stages.folder)
 
 
 def train(config: ControlRun) -> TrainedControl:
     """Train the network on the prepared images; with magnitudes, then the second stage."""
     settings = config.control
-    with opened(
-        config, make=[EXPERTS], checked=[], mistakes=mistakes(config, []), commands=COMMANDS
-    ) as stages:
+    with _opened(config, make=[EXPERTS]) as stages:
         return _trained(stages, settings, stages.folder)
 
 
@@ -69,14 +66,7 @@ def generate(config: ControlRun) -> dict[str, Path]:
     Each launched process generates a part.
     """
     settings = config.control
-    with opened(
-        config,
-        make=[SCORES],
-        checked=[],
-        mistakes=mistakes(config, []),
-        commands=COMMANDS,
-        several=True,
-    ) as stages:
+    with _opened(config, make=[SCORES], several=True) as stages:
         generated = _generated(stages, settings, _stages_of(settings), make=stages.folder)
         return {images.model: images.folder for images in generated if images.folder is not None}
 
@@ -86,9 +76,7 @@ def score(config: ControlRun) -> tuple[ControlCard, Path]:
     from selma.applications.control.scoring import require_reader
 
     settings = config.control
-    with opened(
-        config, make=[SCORES, REPORT], checked=[], mistakes=mistakes(config, []), commands=COMMANDS
-    ) as stages:
+    with _opened(config, make=[SCORES, REPORT]) as stages:
         require_reader(settings.scores, settings.data.condition)
         generated = _generated(stages, settings, _stages_of(settings), make=stages.finished)
         card = _card(stages, settings, generated, reference="base")
@@ -105,22 +93,11 @@ def compare(config: ControlRun, tables: Sequence[Table] = TABLES) -> tuple[list[
     plan = planned(settings, tables)
     # Whatever would stop it later is checked before anything is trained.
     variants = {condition: variants_of(rows) for condition, rows in plan.items()}
-    for network in unique(
-        variant.network for settings_of_table in variants.values() for variant in settings_of_table
-    ):
-        variant = settings.model_copy(update={"network": network, "magnitudes": None})
-        changed = config.model_copy(update={"control": variant})
-        check(changed, [], mistakes(changed, []))
+    networks = [variant.network for trained in variants.values() for variant in trained]
     for condition in plan:
         require_reader(settings.scores, condition)
     sections = []
-    with opened(
-        config,
-        make=[IMAGES, EXPERTS, SCORES, REPORT],
-        checked=[],
-        mistakes=mistakes(config, []),
-        commands=COMMANDS,
-    ) as stages:
+    with _opened(config, make=[IMAGES, EXPERTS, SCORES, REPORT], networks=networks) as stages:
         for condition in plan:
             _samples(stages, _on(settings, condition), stages.folder)
         for condition, rows in plan.items():
@@ -135,6 +112,38 @@ def compare(config: ControlRun, tables: Sequence[Table] = TABLES) -> tuple[list[
             ]
             sections.append(_section(stages, own, card, generated, groups=groups))
         return [section.card for section in sections], _page(stages, sections)
+
+
+def _opened(
+    config: ControlRun,
+    *,
+    make: Sequence[str],
+    networks: Iterable[NetworkConfig] = (),
+    several: bool = False,
+) -> AbstractContextManager[Stages[ControlRun]]:
+    """The run's stages, of which control needs neither prompts nor judges; `networks` are trained
+    beside the run's."""
+    return opened(
+        config,
+        make=make,
+        checked=[],
+        mistakes=mistakes(config, [], unique(networks)),
+        commands=COMMANDS,
+        work=_work,
+        several=several,
+    )
+
+
+def _work(config: ControlRun) -> list[Work]:
+    """What control does with the base; what its networks add is not counted."""
+    from selma.capacity import encoding, generating
+
+    generation = config.control.generation
+    setting = "control.generation.batch_size"
+    return [
+        generating(generation.batch_size, guidance=generation.guidance, setting=setting),
+        encoding(),
+    ]
 
 
 def tables_of(names: Sequence[str] | None) -> Sequence[Table]:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from selma.applications.control.settings import BranchNetwork, ControlRun, label_of
+from selma.applications.control.settings import (
+    BranchNetwork,
+    ControlRun,
+    NetworkConfig,
+    label_of,
+)
 from selma.preflight import absent, block_mistakes
 
 
-def mistakes(config: ControlRun, make: Sequence[str]) -> Iterator[str]:
-    """Mistakes that would stop the stages in `make`."""
+def mistakes(
+    config: ControlRun, make: Sequence[str], networks: Iterable[NetworkConfig] = ()
+) -> Iterator[str]:
+    """Mistakes that would stop the stages in `make`; `networks` are trained beside the run's."""
     control = config.control
     yield from absent(control, "control")
-    if isinstance(control.network, BranchNetwork):
-        for mistake in block_mistakes(control.network.adapter, config.base):
-            yield f"control.network, {label_of(control.network)}: {mistake}"
+    own = control.network
+    for network in (own, *(network for network in networks if network != own)):
+        if isinstance(network, BranchNetwork):
+            for mistake in block_mistakes(network.adapter, config.base):
+                yield f"control.network, {label_of(network)}: {mistake}"

@@ -29,7 +29,7 @@ def dsg(
         str | None, typer.Option(help="cascading, one_level, row_order or none.")
     ] = None,
     average: Annotated[str | None, typer.Option(help="prompt or question.")] = None,
-    missing: Annotated[str | None, typer.Option(help="left_out, zero or refuse.")] = None,
+    missing: Annotated[str | None, typer.Option(help="left_out, zero, upstream or refuse.")] = None,
     json: Json = None,
 ) -> None:
     """Score a file of answers to DSG's questions, by named rules. Loads no model."""
@@ -126,7 +126,7 @@ def images(
     ] = None,
     average: Annotated[str | None, typer.Option(help="prompt or question.")] = None,
     missing: Annotated[
-        str, typer.Option(help="How a missing image counts: refuse, left_out or zero.")
+        str, typer.Option(help="How a missing image counts: refuse, left_out, zero or upstream.")
     ] = "refuse",
     vqascore: Annotated[
         str | None, typer.Option(help="Also ask about the whole prompt: plain or vqascore.")

@@ -6,8 +6,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from selma.applications.evaluation.dsg import DsgRules, answers_by_model, verdicts_given
+from selma.applications.evaluation.answer_files import answers_by_model
+from selma.applications.evaluation.dsg import DsgRules, verdicts_given
 from selma.errors import DataError
+from selma.ids import listed
 from selma.scores import faithfulness
 from selma.scores.benchmarks import read_dsg
 from selma.scores.benchmarks.layouts import in_folder
@@ -30,7 +32,7 @@ def read_ratings(path: Path) -> dict[ImageKey, float]:
             raise DataError(
                 f"{path}: a rating must be a number, but {row['item_id']} has {row['answer']!r}."
             ) from error
-        ratings[row["t2i_model"], row["item_id"]].append(rating)
+        ratings[_image_key(row)].append(rating)
     return {image: sum(of_image) / len(of_image) for image, of_image in ratings.items()}
 
 
@@ -65,17 +67,40 @@ def tifa_agreement(questions: Path, answers: Path, ratings: Path) -> dict[str, f
     questions_of: dict[str, list[TifaQuestion]] = defaultdict(list)
     for question in read_tifa(in_folder(questions, QUESTIONS)):
         questions_of[question.id].append(question)
-    columns = ("t2i_model", "item_id", "source_id")
-    source = {row["item_id"]: row["source_id"] for _, row in csv_rows(ratings, columns)}
+    source = _sources(ratings)
+    if strangers := [id for id in source.values() if id not in questions_of]:
+        raise DataError(
+            f"{ratings}: source_id must be a prompt of {questions}, but "
+            f"{listed(strangers, questions_of)} came."
+        )
     replies_to: dict[ImageKey, list[tuple[str, str]]] = defaultdict(list)
     for _, row in csv_rows(answers, ("t2i_model", "item_id", "question", "answer")):
-        replies_to[row["t2i_model"], row["item_id"]].append((row["question"], row["answer"]))
+        replies_to[_image_key(row)].append((row["question"], row["answer"]))
     scores = {
-        (model, item): _tifa_share(item, questions_of.get(source[item], []), replies)
+        (model, item): _tifa_share(item, questions_of[source[item]], replies)
         for (model, item), replies in replies_to.items()
         if item in source
     }
-    return correlation(scores, read_ratings(ratings))
+    without_ratings = sum(item not in source for _, item in replies_to)
+    return correlation(scores, read_ratings(ratings), unscored=without_ratings)
+
+
+def _image_key(row: Mapping[str, str]) -> ImageKey:
+    """What joins a row to an image; blanks around it do not count."""
+    return row["t2i_model"].strip(), row["item_id"].strip()
+
+
+def _sources(ratings: Path) -> dict[str, str]:
+    """item_id → TIFA's id. Raises DataError for an item with two."""
+    source: dict[str, str] = {}
+    for line, row in csv_rows(ratings, ("t2i_model", "item_id", "source_id")):
+        item, id = row["item_id"].strip(), row["source_id"].strip()
+        if source.setdefault(item, id) != id:
+            raise DataError(
+                f"{ratings}, line {line}: {item} has the source_id {id!r}, but {source[item]!r} "
+                "before. One prompt has one."
+            )
+    return source
 
 
 def _tifa_share(
@@ -100,19 +125,24 @@ def _normalised(text: str) -> str:
 
 
 def correlation(
-    scores: Mapping[ImageKey, float], ratings: Mapping[ImageKey, float]
+    scores: Mapping[ImageKey, float], ratings: Mapping[ImageKey, float], *, unscored: int = 0
 ) -> dict[str, float | int]:
     """Spearman's rho and Kendall's tau-b over the images that have a score and a rating.
 
-    Raises DataError if fewer than three images have both.
+    unscored: further images with answers and no rating, to be counted as only scored. Raises
+    DataError if fewer than three images have both.
     """
     # Its import takes a second, which scoring alone need not pay.
     from scipy.stats import kendalltau, spearmanr
 
     images = [image for image in ratings if image in scores]
     if len(images) < 3:
+        alone = [" ".join(image) for image in scores if image not in ratings]
+        rated = [" ".join(image) for image in ratings if image not in scores]
         raise DataError(
             f"Three images or more must have a score and a rating, but {len(images)} have both."
+            + (f" Scores without a rating: {listed(alone, rated)}." if alone else "")
+            + (f" Ratings without a score: {listed(rated, ())}." if rated else "")
         )
     by_metric, by_people = ([values[image] for image in images] for values in (scores, ratings))
     return {
@@ -120,5 +150,5 @@ def correlation(
         "kendall": round(float(kendalltau(by_metric, by_people).statistic), 6),
         "images": len(images),
         "only_rated": len(ratings) - len(images),
-        "only_scored": len(scores) - len(images),
+        "only_scored": len(scores) - len(images) + unscored,
     }

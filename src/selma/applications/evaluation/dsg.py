@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from selma.applications.evaluation.answer_files import read_answers
 from selma.errors import ConfigError, DataError
+from selma.ids import listed
 from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
 from selma.records.record import Record
 from selma.records.scores import Interval
@@ -22,10 +24,16 @@ from selma.scores.benchmarks import Dependencies, read_dsg
 from selma.scores.benchmarks.layouts import source_of
 from selma.scores.faithfulness import Reading, Verdicts, Zeroing
 from selma.scores.measures import DSG, Measure, Points
-from selma.textfiles import csv_rows
 
 Average = Literal["prompt", "question"]
-Missing = Literal["left_out", "zero", "refuse"]
+Missing = Literal["left_out", "zero", "upstream", "refuse"]
+"""How a prompt without any answer counts; a score with `refuse` has none.
+
+- upstream: as in DSG's two programs: 0, among all prompts (t2i_eval_dsg1k.py), but among TIFA's 160
+  alone where the answers are about no others (tifa160_correlation.py).
+"""
+TIFA160 = "tifa160"
+"""The source whose prompts DSG's program for human ratings takes alone."""
 
 
 class DsgRules(Record):
@@ -38,7 +46,7 @@ class DsgRules(Record):
     average: Average = "prompt"
     """What the score and the groups are means over; categories are always means over questions."""
     missing: Missing = "left_out"
-    """How a prompt without any answer counts; one with only some answers is always an error."""
+    """How a prompt without any answer counts; only some answers to one are always an error."""
 
 
 PRESETS: Mapping[str, DsgRules] = {
@@ -49,7 +57,7 @@ PRESETS: Mapping[str, DsgRules] = {
         dependencies="whole_item",
         zeroing="one_level",
         average="prompt",
-        missing="zero",
+        missing="upstream",
     ),
     # The code released with arXiv:2403.06952.
     "selma-release": DsgRules(
@@ -110,7 +118,9 @@ def score_answers(
     if "average" not in rules.model_fields_set:
         average: Average = "question" if measure.over == "questions" else "prompt"
         rules = rules.model_copy(update={"average": average})
-    asked, verdicts = verdicts_given(benchmark_prompts, given, rules=rules)
+    covered = _covered(benchmark_prompts, given, rules)
+    outside = len(benchmark_prompts) - len(covered)
+    asked, verdicts = verdicts_given(covered, given, rules=rules)
     answered = {answer.prompt_id for answer in given}
     points = measure.points(given, verdicts)
     mean = _Mean(rules.average, measure, points, seed=seed, resamples=resamples)
@@ -140,8 +150,10 @@ def score_answers(
             v == "unreadable" for of_prompt in verdicts.values() for v in of_prompt.values()
         ),
         "zeroed": sum(v == "zeroed" for of_prompt in verdicts.values() for v in of_prompt.values()),
-        "without_answers": [prompt.id for prompt in benchmark_prompts if prompt.id not in answered],
+        "covered": {"source": TIFA160, "left_out": outside} if outside else None,
+        "without_answers": [prompt.id for prompt in covered if prompt.id not in answered],
         "not_in_annotations": sorted(answered - {prompt.id for prompt in benchmark_prompts}),
+        "not_asked": _not_asked(benchmark_prompts, given),
         "dependency_faults": faithfulness.dependency_faults(benchmark_prompts),
         "per_prompt": {
             id: _rounded(100 * score) for id, score in measure.prompt_scores(points).items()
@@ -161,6 +173,7 @@ def verdicts_given(
 
     Answers to prompts that are not in the benchmark are ignored. Raises DataError.
     """
+    benchmark_prompts = _covered(benchmark_prompts, given, rules)
     answered = {answer.prompt_id for answer in given}
     known = {prompt.id for prompt in benchmark_prompts}
     silent = [prompt for prompt in benchmark_prompts if prompt.id not in answered]
@@ -171,66 +184,42 @@ def verdicts_given(
         )
     asked = [prompt for prompt in benchmark_prompts if prompt.id in answered]
     if not asked:
-        raise DataError("The answers are about no prompt of the questions: compare their item_id.")
+        strangers = listed(sorted(answered), known)
+        raise DataError(f"The answers are about no prompt of the questions, but about {strangers}.")
     verdicts = faithfulness.verdicts_by_prompt(
         asked,
         [answer for answer in given if answer.prompt_id in known],
         zeroing=rules.zeroing,
         reading=rules.reading,
     )
-    if rules.missing == "zero":
+    if rules.missing in ("zero", "upstream"):
         verdicts |= {prompt.id: {q.id: "no" for q in prompt.questions} for prompt in silent}
         asked = list(benchmark_prompts)
     return asked, verdicts
 
 
-def read_answers(path: Path, model: str | None = None) -> tuple[list[Answer], list[str]]:
-    """The answers about one model's images, and the file's models, that one first.
-
-    Without `model`, the model is the only one with answers to every prompt of the file. Raises
-    DataError.
-    """
-    rows_by_model = _rows_by_model(path)
-    models = [name for name in rows_by_model if name]
-    if model is None:
-        prompts = {name: {id for id, _, _ in rows} for name, rows in rows_by_model.items()}
-        all_ids = set().union(*prompts.values())
-        complete = [name for name, ids in prompts.items() if ids == all_ids]
-        if len(complete) != 1:
-            raise DataError(
-                f"{path} holds answers about several models ({', '.join(models)}), but a score "
-                "belongs to one. Name it with --model."
-            )
-        model = complete[0]
-    elif model not in rows_by_model:
-        raise DataError(
-            f"{path} must hold answers about {model}, but has them about "
-            f"{', '.join(models) or 'no t2i_model at all'}."
-        )
-    return _answers(rows_by_model[model]), sorted(models, key=lambda name: name != model)
+def _covered(
+    benchmark_prompts: Sequence[BenchmarkPrompt], given: Sequence[Answer], rules: DsgRules
+) -> Sequence[BenchmarkPrompt]:
+    """The prompts that the rules count over: all, or TIFA's 160 alone; see `Missing`."""
+    if rules.missing != "upstream":
+        return benchmark_prompts
+    answered = {answer.prompt_id for answer in given}
+    of_tifa = [prompt for prompt in benchmark_prompts if source_of(prompt.id) == TIFA160]
+    answered_prompts = [prompt for prompt in benchmark_prompts if prompt.id in answered]
+    only_tifa = all(source_of(prompt.id) == TIFA160 for prompt in answered_prompts)
+    return of_tifa if answered_prompts and only_tifa else benchmark_prompts
 
 
-def answers_by_model(path: Path) -> dict[str, list[Answer]]:
-    """t2i_model ("" if there is no such column) → answers about its images, in the file's order.
-
-    Raises DataError.
-    """
-    return {model: _answers(rows) for model, rows in _rows_by_model(path).items()}
-
-
-def _rows_by_model(path: Path) -> dict[str, list[tuple[str, str, str]]]:
-    """t2i_model → (prompt id, question id, answer)."""
-    rows: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
-    for _, row in csv_rows(path, ("item_id", "question_id", "answer")):
-        rows[row.get("t2i_model", "")].append((row["item_id"], row["question_id"], row["answer"]))
-    if not rows:
-        raise DataError(f"{path} must hold answers, but has only a header.")
-    return dict(rows)
-
-
-def _answers(rows: Iterable[tuple[str, str, str]]) -> list[Answer]:
+def _not_asked(
+    benchmark_prompts: Sequence[BenchmarkPrompt], given: Sequence[Answer]
+) -> list[list[str]]:
+    """[prompt, question] of each answer to a question that a known prompt does not have."""
+    asked = {prompt.id: {q.id for q in prompt.questions} for prompt in benchmark_prompts}
     return [
-        Answer(prompt_id=prompt, question_id=question, text=text) for prompt, question, text in rows
+        [answer.prompt_id, answer.question_id]
+        for answer in given
+        if answer.prompt_id in asked and answer.question_id not in asked[answer.prompt_id]
     ]
 
 

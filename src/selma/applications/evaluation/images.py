@@ -21,6 +21,7 @@ from selma.backbones.judges.judge import Chooser, Judge
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.config.scores import AnyJudge, LocalJudge, ScoresConfig
 from selma.errors import ConfigError, DataError, ModelError
+from selma.ids import listed
 from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
 from selma.records.scores import Interval
 from selma.scores.answering import WORDS, has_choices
@@ -57,15 +58,16 @@ def score_images(
     """
     row = benchmark_of(benchmark)
     benchmark_prompts = _prompts(benchmark, row, split, rules)
-    files = _images(images, benchmark_prompts)
+    files, strangers = _images(images, benchmark_prompts)
     generated = [prompt for prompt in benchmark_prompts if prompt.id in files]
     if not generated or (rules.missing == "refuse" and len(generated) < len(benchmark_prompts)):
         missing = [prompt.id for prompt in benchmark_prompts if prompt.id not in files]
         raise DataError(
             f"{images} must hold an image of every prompt, but {len(missing)} of "
             f"{len(benchmark_prompts)} "
-            f"are missing, {missing[0]}.png first. Generate them, or say that missing ones are "
-            "left_out or count as zero."
+            f"are missing, {missing[0]}.png first. "
+            + (f"It has images of no prompt: {listed(strangers, missing)}. " if strangers else "")
+            + "Generate them, or say that missing ones are left_out or count as zero."
         )
     load = load or Loaders()
     network = load.judge(judge, setting="judge")
@@ -90,6 +92,7 @@ def score_images(
         "judge_fingerprint": network.fingerprint,
         "soft": _plain(soft_interval(soft_scores(given), **bootstrap)),
         "answers": _raw(given),
+        "images_of_no_prompt": strangers,
     }
     if has_choices(generated):
         result |= {"choices_prompt": choices_prompt, "matcher": matcher}
@@ -178,20 +181,28 @@ def _prompts(named: str, row: Benchmark, split: str, rules: DsgRules) -> list[Be
     return benchmark_prompts
 
 
-def _images(folder: Path, benchmark_prompts: Sequence[BenchmarkPrompt]) -> dict[str, Path]:
-    """Prompt id → image file, for prompts that have one. Raises DataError if a prompt has two."""
+def _images(
+    folder: Path, benchmark_prompts: Sequence[BenchmarkPrompt]
+) -> tuple[dict[str, Path], list[str]]:
+    """Prompt id → image file, for prompts that have one; and the names of images of no prompt,
+    without suffix. Raises DataError if a prompt has two images."""
     try:
-        present = {path.name for path in folder.iterdir()}
+        present = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     except OSError as error:
         raise DataError(f"{folder} must be a folder of images, but {error.strerror}.") from error
-    files = {}
-    for prompt in benchmark_prompts:
-        names = [prompt.id + suffix for suffix in SUFFIXES if prompt.id + suffix in present]
-        if len(names) > 1:
-            raise DataError(f"{folder} has several images of one prompt: {', '.join(names)}.")
-        if names:
-            files[prompt.id] = folder / names[0]
-    return files
+    known = {prompt.id for prompt in benchmark_prompts}
+    files: dict[str, Path] = {}
+    strangers = []
+    for path in present:
+        id = path.stem.strip()
+        if id in files:
+            names = f"{files[id].name}, {path.name}"
+            raise DataError(f"{folder} has several images of one prompt: {names}.")
+        if id in known:
+            files[id] = path
+        else:
+            strangers.append(id)
+    return files, strangers
 
 
 def _ask(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 
+from selma.ids import listed
 from selma.report.fitting import Column, Row, print_fitted
 from selma.report.tables import points
 
@@ -35,6 +36,8 @@ def print_given_scores(result: Mapping[str, Any], console: Console) -> None:
         style="dim",
         highlight=False,
     )
+    for sentence in _joined(result):
+        console.print(sentence, highlight=False, markup=False)
     if "judge" in result:
         console.print(f"Judge: {result['judge']}")
     for name, what in (("soft", "Mean probability of yes"), ("vqascore", "VQAScore")):
@@ -48,12 +51,41 @@ def print_given_scores(result: Mapping[str, Any], console: Console) -> None:
     what = "unmatched" if "unmatched" in result else "unreadable"
     if result.get(what):
         console.print(f"{result[what]} answers are {what} and earned no point.")
-    if silent := result["without_answers"]:
-        others = " and others." if len(silent) > 1 else "."
-        console.print(f"{len(silent)} prompts have no answer: {silent[0]}{others}")
     faults = {**result.get("dependency_faults", {}), **result.get("question_faults", {})}
     if any(faults.values()):
         console.print("Faults: " + ", ".join(f"{k} {v}x" for k, v in faults.items() if v))
+
+
+def _joined(result: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences on prompts and answers that did not find one another."""
+    if covered := result.get("covered"):
+        yield (
+            f"Counted over the {result['prompts']} prompts of {covered['source']} alone, as DSG's "
+            f"program for such answers does: no answer is about the other {covered['left_out']}."
+        )
+    silent = result["without_answers"]
+    not_asked = [*result.get("not_asked", ()), *result.get("not_in_questions", ())]
+    strangers = [
+        *result.get("not_in_annotations", ()),
+        *dict.fromkeys(id for id, _ in not_asked if id not in result["per_prompt"]),
+    ]
+    unasked = [f"{id}: {what}" for id, what in not_asked if id in result["per_prompt"]]
+    if silent:
+        yield f"{_counted(silent, 'prompt')} without an answer: {listed(silent, ())}."
+    if strangers:
+        yield f"Answers about {_counted(strangers, 'prompt')} that nobody asked about: " + (
+            f"{listed(strangers, silent)}."
+        )
+    if unasked:
+        yield f"{_counted(unasked, 'answer')} to questions that nobody asked: " + (
+            f"{listed(unasked, ())}."
+        )
+    if images := result.get("images_of_no_prompt"):
+        yield f"{_counted(images, 'image')} of no prompt: {listed(images, silent)}."
+
+
+def _counted(items: Sequence[str], noun: str) -> str:
+    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"
 
 
 def _error(interval: Mapping[str, Any]) -> str:

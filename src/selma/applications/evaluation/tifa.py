@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from selma.errors import DataError
+from selma.ids import listed
 from selma.records.record import Record
 from selma.scores import statistics
-from selma.scores.tifa import Matcher, TifaQuestion, nearest_choices, read_json
+from selma.scores.tifa import Matcher, TifaId, TifaQuestion, nearest_choices, read_json, tifa_id
 from selma.textfiles import csv_rows
 
 
 class TifaAnswer(Record):
     """An answer to one question about an image; `choice` is None until one is matched."""
 
-    id: str
+    id: TifaId
     question: str
     free: str
     choice: str | None = None
@@ -45,13 +46,13 @@ def read_tifa_answers(path: Path) -> list[TifaAnswer]:
     answers = []
     for number, row in enumerate(rows):
         fields = row if isinstance(row, dict) else {}
-        id = fields.get("id", fields.get("item_id"))
+        id = tifa_id(fields.get("id", fields.get("item_id")))
         free = fields.get("free_form_vqa", fields.get("answer"))
         question, choice = fields.get("question"), fields.get("multiple_choice_vqa")
         if not (isinstance(id, str) and isinstance(question, str) and isinstance(free, str)):
             raise DataError(
-                f"{path}, row {number}: id, question and answer (or free_form_vqa) must be texts, "
-                f"but are {id!r}, {question!r}, {free!r}."
+                f"{path}, row {number}: id must be a text or a number, question and answer (or "
+                f"free_form_vqa) texts, but they are {id!r:.80}, {question!r:.80}, {free!r:.80}."
             )
         answers.append(TifaAnswer(id=id, question=question, free=free, choice=choice or None))
     return answers
@@ -73,18 +74,24 @@ def score_tifa(
     """
     answer_to: dict[tuple[str, str], TifaAnswer] = {}
     for answer in answers:
-        question_key = (answer.id, answer.question)
+        question_key = _key(answer)
         if question_key in answer_to:
             raise DataError(f"Prompt {question_key[0]} has two answers to {question_key[1]!r}.")
         answer_to[question_key] = answer
     answered = {answer.id for answer in answers}
     asked = [question for question in questions if question.id in answered]
     if not asked:
-        raise DataError("The answers are about no prompt of the questions: compare their ids.")
+        strangers = listed(sorted(answered), {question.id for question in questions})
+        raise DataError(f"The answers are about no prompt of the questions, but about {strangers}.")
+    not_asked = sorted(answer_to.keys() - {_key(question) for question in questions})
     for question in asked:
-        if (question.id, question.question) not in answer_to:
-            raise DataError(f"Prompt {question.id} has no answer to {question.question!r}.")
-    given = [answer_to[question.id, question.question] for question in asked]
+        if _key(question) not in answer_to:
+            others = [text for id, text in not_asked if id == question.id]
+            raise DataError(
+                f"Prompt {question.id} has no answer to {question.question!r}"
+                + (f", but to {listed(others, [question.question])}." if others else ".")
+            )
+    given = [answer_to[_key(question)] for question in asked]
     chosen = choose(asked, given, matcher)
     points = [int(c == q.answer) for q, c in zip(asked, chosen, strict=True)]
     by_prompt: dict[str, list[int]] = defaultdict(list)
@@ -123,10 +130,15 @@ def score_tifa(
             "answer is no choice": sum(q.answer not in q.choices for q in asked),
         },
         "without_answers": sorted({q.id for q in questions} - answered),
-        "not_in_questions": sorted(set(answer_to) - {(q.id, q.question) for q in questions}),
+        "not_in_questions": not_asked,
         "per_prompt": {id: round(100 * share, 4) for id, share in shares.items()},
         "per_question": per_question,
     }
+
+
+def _key(row: TifaQuestion | TifaAnswer) -> tuple[str, str]:
+    """What joins an answer to its question: TIFA has no ids for questions."""
+    return row.id, row.question.strip()
 
 
 def choose(

@@ -18,6 +18,7 @@ from selma.records.merged import UNIFORM
 from selma.workspace import SCORES
 
 if TYPE_CHECKING:
+    from selma.capacity import Work
     from selma.records.experts import Expert
     from selma.records.merged import Merged
 
@@ -41,7 +42,7 @@ def score_styles(
 
     texts = read_hps_prompts(prompts)
     # No judge answers here, so that the run's judges need not be present.
-    with opened(config, make=[SCORES], checked=[]) as stages:
+    with opened(config, make=[SCORES], checked=[], work=_work) as stages:
         adapters, key = _model(stages, model)
         if images is None:
             benchmark_prompts = hps_benchmark(texts)
@@ -59,6 +60,12 @@ def score_styles(
             generated="run" if images is None else "given",
         )
         return read_hps(item)
+
+
+def _work(config: RunConfig) -> list[Work]:
+    from selma.capacity import work_of_generation
+
+    return [work_of_generation(config)]
 
 
 def _model(stages: Stages, name: str) -> tuple[list[AppliedAdapter], str]:

@@ -22,8 +22,7 @@ from selma.applications.subjects.records import (
     SubjectRow,
 )
 from selma.applications.subjects.settings import SubjectSettings, SubjectsRun
-from selma.finished import Finished
-from selma.pipeline import opened
+from selma.pipeline import Stages, opened
 from selma.records.adapters import AppliedAdapter
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.images import Pair
@@ -32,7 +31,7 @@ from selma.workspace import EXPERTS, IMAGES, REPORT, SCORES, Workspace
 
 if TYPE_CHECKING:
     from selma.applications.subjects.scoring import RealImages
-    from selma.backbones.text_to_image import TextToImage
+    from selma.capacity import Work
 
 Generated = dict[tuple[str, str, int], Path]
 """(method, subject, step) → folder with its images; the base is at step 0."""
@@ -49,14 +48,14 @@ COMMANDS = {
 def train(config: SubjectsRun) -> list[SubjectAdapter]:
     """Train one adapter for each method and subject; class images are generated first."""
     with _run(config, make=[IMAGES, EXPERTS]) as run:
-        return run.trained()
+        return run.trained
 
 
 def generate(config: SubjectsRun) -> Generated:
     """Generate every subject's prompts with the base and with the trained adapters; earlier
     checkpoints generate only the curve prompts."""
     with _run(config, make=[SCORES]) as run:
-        return run.generated()
+        return run.generated(run.at(SCORES))
 
 
 def score(config: SubjectsRun) -> tuple[SubjectCard, Path]:
@@ -69,28 +68,42 @@ def score(config: SubjectsRun) -> tuple[SubjectCard, Path]:
 def _run(config: SubjectsRun, *, make: Sequence[str]) -> Iterator[_Run]:
     # Neither prompts nor judges of the six stages are needed.
     with opened(
-        config, make=make, checked=[], mistakes=mistakes(config, []), commands=COMMANDS
+        config,
+        make=make,
+        checked=[],
+        mistakes=mistakes(config, []),
+        commands=COMMANDS,
+        work=_work,
     ) as stages:
-        yield _Run(config, stages.folder, make)
+        yield _Run(stages)
+
+
+def _work(config: SubjectsRun) -> list[Work]:
+    """What is done with the base; training the methods' adapters is not counted."""
+    from selma.capacity import encoding, generating
+
+    subjects = config.subjects
+    guidance = max(subjects.generation.guidance, subjects.prior.guidance)
+    setting = "subjects.generation.batch_size"
+    return [
+        generating(subjects.generation.batch_size, guidance=guidance, setting=setting),
+        encoding(),
+    ]
 
 
 @dataclass
 class _Run:
-    """One run's subjects. Stages that are not in `make` are only read."""
+    """One run's subjects. Stages that may make nothing are only read."""
 
-    config: SubjectsRun
-    folder: Workspace
-    make: Sequence[str]
+    stages: Stages[SubjectsRun]
 
-    @cached_property
+    @property
+    def config(self) -> SubjectsRun:
+        return self.stages.config
+
+    @property
     def settings(self) -> SubjectSettings:
         return self.config.subjects
-
-    @cached_property
-    def model(self) -> TextToImage:
-        from selma.backbones.text_to_image import load_text_to_image
-
-        return load_text_to_image(self.config.base)
 
     @cached_property
     def subjects(self) -> list[Subject]:
@@ -98,8 +111,9 @@ class _Run:
         from selma.backbones.base_files import own_architecture
 
         base_px = own_architecture(self.config.base).image_px
-        return read_subjects(self.settings.data, self._at(IMAGES), base_px=base_px)
+        return read_subjects(self.settings.data, self.at(IMAGES), base_px=base_px)
 
+    @cached_property
     def trained(self) -> list[SubjectAdapter]:
         from selma.applications.subjects.images import instance_pairs
         from selma.applications.subjects.training import train_subjects
@@ -109,20 +123,20 @@ class _Run:
             {subject.name: instance_pairs(subject, data) for subject in self.subjects},
             self._class_pairs(),
             self.settings,
-            self._at(EXPERTS),
+            self.at(EXPERTS),
             base=self.config.base,
             seed=self.config.seed,
-            model=lambda: self.model,
+            model=self.stages.model,
         )
 
-    def generated(self, *, finished: bool = False) -> Generated:
+    def generated(self, folder: Workspace) -> Generated:
+        """Generate in `folder` all that is missing in it."""
         from selma.applications.subjects.training import adapter_at
 
-        folder = Finished(self.folder.root, COMMANDS) if finished else self._at(SCORES)
         images: Generated = {}
         for subject in self.subjects:
             images[BASE, subject.name, 0] = self._generate(subject, folder, BASE, 0, None, None)
-        for adapter in self.trained():
+        for adapter in self.trained:
             subject = next(s for s in self.subjects if s.name == adapter.subject)
             for step in adapter.steps:
                 images[adapter.method, adapter.subject, step] = self._generate(
@@ -138,30 +152,28 @@ class _Run:
 
     def scored(self) -> tuple[SubjectCard, Path]:
         from selma.applications.subjects.page import write_subject_page
-        from selma.backbones.base_files import base_fingerprint
 
-        trained = self.trained()
-        generated = self.generated(finished=True)  # scoring never generates what is missing
-        card = self._card(trained, generated)
+        generated = self.generated(self.stages.finished)  # scoring generates no missing image
+        card = self._card(generated)
         page = write_subject_page(
             card,
             {s.name: s.images for s in self.subjects},
             {s.name: self._prompts(s) for s in self.subjects},
             generated,
-            settings=portable(self.config, self.folder.root)["subjects"],
+            settings=portable(self.config, self.stages.folder.root)["subjects"],
             name=self.config.name,
-            folder=self._at(REPORT),
-            about={"base": base_fingerprint(self.config.base)},
+            folder=self.at(REPORT),
+            about={"base": self.stages.base_key()},
         )
         return card, page
 
-    def _card(self, trained: Sequence[SubjectAdapter], generated: Generated) -> SubjectCard:
+    def _card(self, generated: Generated) -> SubjectCard:
         from selma.adapters.reading import parameter_count
         from selma.adapters.table import adapter_file
         from selma.applications.subjects import scorecard
         from selma.applications.subjects.scoring import RealImages, load_networks
 
-        settings, folder = self.settings, self._at(SCORES)
+        settings, folder = self.settings, self.at(SCORES)
         networks = load_networks(settings.scores)
         measures = [measure.key for measure in networks.measures]
         bootstrap = {"seed": self.config.seed, "resamples": settings.scores.resamples}
@@ -176,7 +188,9 @@ class _Run:
             }
             for method in (BASE, *settings.methods)
         }
-        parameters = {a.method: parameter_count(adapter_file(a.folder)) for a in reversed(trained)}
+        parameters = {
+            a.method: parameter_count(adapter_file(a.folder)) for a in reversed(self.trained)
+        }
         table = [
             scorecard.method_row(
                 method, by_subject, measures, parameters=parameters.get(method), **bootstrap
@@ -276,11 +290,11 @@ class _Run:
         return class_pairs(
             self.subjects,
             self.settings,
-            self._at(IMAGES),
+            self.at(IMAGES),
             base=self.config.base,
             seed=self.config.seed,
             batch_size=self.settings.generation.batch_size,
-            model=lambda: self.model,
+            model=self.stages.model,
         )
 
     def _generate(
@@ -307,8 +321,9 @@ class _Run:
             folder=folder,
             base=self.config.base,
             seed=self.config.seed,
-            model=lambda: self.model,
+            model=self.stages.model,
         )
 
-    def _at(self, stage: str) -> Workspace:
-        return self.folder if stage in self.make else Finished(self.folder.root, COMMANDS)
+    def at(self, stage: str) -> Workspace:
+        """The folder to hand to a stage."""
+        return self.stages.folder if stage in self.stages.make else self.stages.finished

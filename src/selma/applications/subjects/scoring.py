@@ -8,7 +8,6 @@ Every pair of images counts (`docs/subjects.md` says how the released evaluation
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from selma.image_files import REMEDY_FOR_GENERATED, open_image
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.row_files import Row, fill_rows
 from selma.scores.answering import manifest
-from selma.workspace import SCORES, Workspace, inside, read_lines
+from selma.workspace import SCORES, Workspace, file_sha256, inside, read_lines
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,11 +92,10 @@ class RealImages:
         self.networks = networks
         self._by_size: dict[int, Tensor] = {}
 
-    @property
+    @cached_property
     def digests(self) -> list[str]:
         """SHA-256 of each image file."""
-        paths = self.subject.images
-        return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+        return [file_sha256(path) for path in self.subject.images]
 
     @cached_property
     def opened(self) -> list[Image.Image]:

@@ -12,14 +12,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from selma.applications.sur.pipeline import COMMANDS, merged_of, samples, trained
-from selma.applications.sur.preflight import mistakes
+from selma.applications.sur.pipeline import merged_of, opened_sur, samples, trained
 from selma.applications.sur.records import SurResult
 from selma.applications.sur.settings import RELEASED_SUR, SurRun, SurSettings, laid_over
 from selma.config.scores import ScoresConfig
 from selma.config.section import mistake
 from selma.errors import ConfigError
-from selma.pipeline import Stages, opened
+from selma.pipeline import Stages
 from selma.records.adapters import AppliedAdapter, applied
 from selma.records.benchmarks import BenchmarkPrompt, repeated
 from selma.workspace import SCORES
@@ -83,9 +82,7 @@ def ablate(config: SurRun, *, experts: bool = False) -> SurResult:
 
     chosen, sur = variants(config), config.sur
     split, scores = sur.ablation.split, _scores(config)
-    with opened(
-        config, make=[SCORES], mistakes=mistakes(config, [SCORES]), commands=COMMANDS
-    ) as this:
+    with opened_sur(config, make=[SCORES]) as this:
         benchmark_prompts = _benchmark(this, split)
         images = {
             f"{NAME}/{name}": images_folder

@@ -7,7 +7,9 @@ It stands beside the six stages: with the run's own base, benchmark and, if they
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from selma.applications.sur.preflight import mistakes
 from selma.applications.sur.records import SurResult, SurSample, TrainedSur
@@ -17,6 +19,9 @@ from selma.records.adapters import AppliedAdapter, applied
 from selma.records.benchmarks import BenchmarkPrompt, repeated
 from selma.records.merged import Merged
 from selma.workspace import EXPERTS, IMAGES, REPORT, SCORES, Workspace
+
+if TYPE_CHECKING:
+    from selma.capacity import Work
 
 BASE, KEYWORDS, SUR = "base", "keywords", "sur"
 MERGED, BOTH = "merged", "merged-sur"
@@ -31,18 +36,14 @@ def collect(config: SurRun) -> tuple[list[SurSample], dict[str, int]]:
     """The samples, and reason → how many rows were rejected for it."""
     from selma.applications.sur.collecting import rejected
 
-    with opened(
-        config, make=[IMAGES], mistakes=mistakes(config, [IMAGES]), commands=COMMANDS
-    ) as this:
+    with opened_sur(config, make=[IMAGES]) as this:
         collected = samples(this, this.folder)
         return collected, rejected(this.folder, config.sur.data, seed=config.seed)
 
 
 def train(config: SurRun) -> TrainedSur:
     """The adapter, trained on the samples that `collect` left."""
-    with opened(
-        config, make=[EXPERTS], mistakes=mistakes(config, [EXPERTS]), commands=COMMANDS
-    ) as this:
+    with opened_sur(config, make=[EXPERTS]) as this:
         return trained(this, this.folder, config.sur)
 
 
@@ -51,9 +52,7 @@ def generate(config: SurRun, *, experts: bool = False) -> dict[str, Path]:
     keyword prompts, where there are any) and "sur"; with `experts` also "merged" and "merged-sur",
     by the run's own merged adapter."""
     # Nothing is judged yet, so that no judge need be there.
-    with opened(
-        config, make=[SCORES], checked=[], mistakes=mistakes(config, []), commands=COMMANDS
-    ) as this:
+    with opened_sur(config, make=[SCORES], checked=[]) as this:
         return _images(this, _keywords(this), experts=experts)
 
 
@@ -63,8 +62,7 @@ def score(config: SurRun, *, experts: bool = False) -> tuple[SurResult, Path]:
     from selma.applications.sur.scoring import score_sur
     from selma.scores.scoring import read_answers
 
-    make = [SCORES, REPORT]
-    with opened(config, make=make, mistakes=mistakes(config, make), commands=COMMANDS) as this:
+    with opened_sur(config, make=[SCORES, REPORT]) as this:
         keywords = _keywords(this)
         images = _images(this, keywords, experts=experts)
         with this.at(SCORES, "sur") as folder:
@@ -92,6 +90,27 @@ def score(config: SurRun, *, experts: bool = False) -> tuple[SurResult, Path]:
             about=part_keys(of_the_run, result.card),
         )
         return result, page
+
+
+def opened_sur(
+    config: SurRun, *, make: Sequence[str], checked: Sequence[str] | None = None
+) -> AbstractContextManager[Stages[SurRun]]:
+    """The run's stages; `checked` where not all that `make` names is asked for."""
+    return opened(
+        config,
+        make=make,
+        checked=checked,
+        mistakes=mistakes(config, make if checked is None else checked),
+        commands=COMMANDS,
+        work=_work,
+    )
+
+
+def _work(config: SurRun) -> list[Work]:
+    """What is done with the base; training the adapter beside it is not counted."""
+    from selma.capacity import encoding, work_of_generation
+
+    return [work_of_generation(config), encoding()]
 
 
 def samples(this: Stages[SurRun], folder: Workspace) -> list[SurSample]:

@@ -6,19 +6,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from selma.backbones.judges.judge import Judge, Scorer
 from selma.backbones.judges.toybox import ClipScorer, ToyboxJudge
-from selma.backbones.packages import missing_package
+from selma.backbones.packages import CheckedKind
 from selma.config.scores import AnyJudge, LocalJudge, ServedJudge
 from selma.config.section import Section
-from selma.errors import ModelError, SelmaError
+from selma.errors import ModelError
 from selma.registry import Table
+from selma.toybox import weights_of
 
 
 @dataclass(frozen=True)
-class JudgeKind:
+class JudgeKind(CheckedKind):
     """A row of `JUDGES`. A new one is a file with such a row."""
 
     name: str
@@ -30,29 +30,15 @@ class JudgeKind:
     """None is a judge that is chosen by its name alone."""
     chooses: bool = True
     """Whether it can be asked multiple-choice questions: see `judge.Chooser`."""
-    package: str | None = None
-    """What must be installed beside selma."""
-    install: str | None = None
-    """What pip installs it by, if not by its name."""
-    look: Callable[[Any, str], Iterator[str]] = lambda settings, key: iter(())
-    """(settings, key) → mistakes beside places that are not there, found without loading."""
-
-    def mistakes(self, settings: AnyJudge, key: str) -> Iterator[str]:
-        """What is wrong with the settings that stand at `key`, each as a sentence."""
-        try:
-            yield from self.look(settings, key)
-        except SelmaError as error:
-            yield str(error)
-        yield from missing_package(self.package, self.install, key)
 
 
 def _toybox(name: str) -> JudgeKind:
-    folder = f"judge-{name[-1]}"
+    part = f"judge-{name[-1]}"
     return JudgeKind(
         name,
-        lambda judge, setting: ToyboxJudge(name, _weights(folder, name)),
+        lambda judge, setting: ToyboxJudge(name, weights_of(part)),
         chooses=False,
-        look=lambda judge, key: missing_weights(folder, key),
+        look=lambda judge, key: missing_weights(part, key),
     )
 
 
@@ -120,25 +106,12 @@ def load_scorer(name: str) -> Scorer:
     """The CLIP scorer "toybox"; loaded as `load_judge` loads. Raises ModelError."""
     if name != "toybox":
         raise ModelError(f"A scorer must be toybox, but {name!r} came.")
-    return ClipScorer("toybox-clip", _weights("clip", name))
+    return ClipScorer("toybox-clip", weights_of("clip"))
 
 
-def missing_weights(folder: str, key: str) -> Iterator[str]:
-    """A sentence about the setting at `key`, if toybox's weights of this name are not there."""
-    from selma.toybox import weights_folder
-
-    path = weights_folder() / folder
-    if not any(path.glob("*.safetensors")):
-        yield f"{key}: its weights must lie in {path}, but are not there. Reinstall selma."
-
-
-def _weights(folder: str, name: str) -> Path:
-    from selma.toybox import weights_folder
-
-    path = weights_folder() / folder
-    if not any(path.glob("*.safetensors")):
-        raise ModelError(
-            f"{name} needs weights in {path}, but there are none. Reinstall selma, or make them "
-            "again with python -m selma.toybox.pretraining."
-        )
-    return path
+def missing_weights(part: str, key: str) -> Iterator[str]:
+    """A sentence about the setting at `key`, if toybox's weights of this part are not there."""
+    try:
+        weights_of(part)
+    except ModelError as error:
+        yield f"{key}: {error}"

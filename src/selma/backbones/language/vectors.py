@@ -110,7 +110,7 @@ def _from_file(texts: Sequence[str], path: Path) -> Tensor:
     """From a dictionary of text → vector, as the released code keeps them."""
     import torch
 
-    from selma.backbones.preference.converting import read_state
+    from selma.backbones.preference.checkpoints import read_state
 
     known = read_state(path)
     if absent := [text for text in texts if text not in known]:

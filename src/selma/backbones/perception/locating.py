@@ -11,9 +11,9 @@ from PIL import Image
 from pydantic import ValidationError
 
 from selma.backbones.hub import folder_digest
-from selma.backbones.perception.segmenting import toybox_weights
 from selma.errors import DataError
 from selma.records.landmarks import Landmark
+from selma.toybox import weights_of
 from selma.workspace import file_sha256, read_lines
 
 Points = tuple[Landmark, ...]
@@ -40,7 +40,7 @@ class ToyboxLocator:
     """Toybox's own reader, each image alone."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder or toybox_weights("reader")
+        self._folder = folder or weights_of("reader")
 
     @property
     def name(self) -> str:

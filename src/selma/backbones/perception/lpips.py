@@ -22,7 +22,7 @@ from selma.backbones.hub import find_device, folder_digest
 from selma.backbones.judges.toybox import pixels
 from selma.backbones.perception.features import TOYBOX
 from selma.backbones.perception.likeness import toybox_encoder
-from selma.backbones.preference.converting import read_state
+from selma.backbones.preference.checkpoints import read_state
 from selma.backbones.preference.preprocessing import to_tensor
 from selma.backbones.weights import Weights
 from selma.config.networks import FeatureNetwork

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +17,7 @@ from PIL import Image
 from selma.backbones.hub import find_device
 from selma.backbones.weights import Weights, load_network
 from selma.errors import ModelError
+from selma.toybox import weights_of
 
 
 class Segmenter(Protocol):
@@ -90,21 +90,8 @@ class TransformersSegmenter:
 def load_segmenter(model: str, *, revision: str | None, device: str, setting: str) -> Segmenter:
     """The one named "toybox", or any of transformers. Raises ModelError."""
     return TransformersSegmenter(
-        str(toybox_weights("segmenter")) if model == "toybox" else model,
+        str(weights_of("segmenter")) if model == "toybox" else model,
         revision=revision,
         device=device,
         setting=setting,
     )
-
-
-def toybox_weights(part: str) -> Path:
-    """The folder of one of toybox's readers of conditions. Raises ModelError if it is not there."""
-    from selma.toybox import weights_folder
-
-    folder = weights_folder() / part
-    if not (folder / "model.safetensors").is_file():
-        raise ModelError(
-            f"toybox's {part} must lie in {folder}, but does not. Make it with "
-            f"python -m selma.toybox.pretraining --only {part}."
-        )
-    return folder

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from selma.backbones.preference import open_clip
+from selma.backbones.preference.checkpoints import Checkpoint, read_shape, save_exactly
 from selma.backbones.preference.preprocessing import (
     CLIP_MEAN,
     CLIP_STD,
@@ -80,6 +83,44 @@ def image_features(model: Any, weights: Weights) -> Callable[[Sequence[Image.Ima
         return vectors
 
     return see
+
+
+def convert_clip(checkpoint: Checkpoint, folder: Path) -> None:
+    """transformers' own names, and a config beside the file or given. Raises ModelError."""
+    config = _config(checkpoint)
+    if not config.is_file():
+        raise ModelError(
+            f"A checkpoint of kind {checkpoint.kind} needs its {config}, which is not there."
+        )
+    _write(checkpoint, checkpoint.tensors, read_shape(config), folder)
+
+
+def convert_hps(checkpoint: Checkpoint, folder: Path) -> None:
+    """open_clip's names; the shape is ViT-H-14's unless a config is there. Raises ModelError."""
+    config = _config(checkpoint)
+    shape = read_shape(config) if config.is_file() else open_clip.vit_h_14()
+    _write(checkpoint, open_clip.to_transformers(checkpoint.tensors), shape, folder)
+
+
+def _config(checkpoint: Checkpoint) -> Path:
+    return checkpoint.config or checkpoint.source.with_name("config.json")
+
+
+def _write(
+    checkpoint: Checkpoint,
+    tensors: Mapping[str, torch.Tensor],
+    shape: dict[str, Any],
+    folder: Path,
+) -> None:
+    import torch
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+    config = CLIPConfig(**shape)
+    with torch.device("meta"):
+        wanted = CLIPModel(config).state_dict()
+    save_exactly(tensors, wanted, folder / "model.safetensors", what=checkpoint.kind)
+    config.save_pretrained(folder)
+    load_tokenizer(CLIPTokenizer, checkpoint.tokenizer).save_pretrained(folder)
 
 
 def text_cleaner() -> Callable[[str], str]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from selma.backbones.preference.checkpoints import Checkpoint, read_shape, save_exactly
 from selma.backbones.preference.preprocessing import normalised, shortest_side_and_crop
 from selma.backbones.weights import Weights, load_network, load_tokenizer
 from selma.errors import ModelError
@@ -73,6 +75,36 @@ def parts(state: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor
         part, new = _renamed(name)
         tensors[part][new] = tensor
     return tensors
+
+
+def convert_imagereward(checkpoint: Checkpoint, folder: Path) -> None:
+    """The three parts; their shape is the released one unless a config is given. Raises
+    ModelError."""
+    import torch
+    from transformers import (
+        BertTokenizer,
+        BlipTextConfig,
+        BlipTextModel,
+        BlipVisionConfig,
+        BlipVisionModel,
+    )
+
+    settings = read_shape(checkpoint.config) if checkpoint.config else shape()
+    tensors = parts(checkpoint.tensors)
+    vision = BlipVisionConfig(**settings["vision"])
+    text = BlipTextConfig(**settings["text"])
+    with torch.device("meta"):
+        wanted = {
+            "vision": BlipVisionModel(vision).state_dict(),
+            "text": BlipTextModel(text, add_pooling_layer=False).state_dict(),
+            "head": empty_head(text.hidden_size).state_dict(),
+        }
+    for part, config in (("vision", vision), ("text", text)):
+        (folder / part).mkdir()
+        save_exactly(tensors[part], wanted[part], folder / part / "model.safetensors", what=part)
+        config.save_pretrained(folder / part)
+    save_exactly(tensors["head"], wanted["head"], folder / HEAD, what="head")
+    load_tokenizer(BertTokenizer, checkpoint.tokenizer).save_pretrained(folder)
 
 
 def load_imagereward(weights: Weights, tokenizer: Weights, device: torch.device) -> Forward:

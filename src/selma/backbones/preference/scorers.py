@@ -21,8 +21,9 @@ from pydantic import ValidationError
 from selma.backbones.hub import find_device
 from selma.backbones.judges.judge import Scorer
 from selma.backbones.judges.loading import load_scorer
-from selma.backbones.packages import missing_package
+from selma.backbones.packages import CheckedKind
 from selma.backbones.preference import clip, imagereward
+from selma.backbones.preference.checkpoints import Checkpoint
 from selma.backbones.preference.clip import Forward
 from selma.backbones.weights import Weights
 from selma.config.scores import PreferenceConfig, ScorerSettings
@@ -61,33 +62,22 @@ class Family:
     """Whose tokenizer its authors use, where the model's own files have none."""
     load: Callable[..., Forward]
     """(weights, tokenizer, device) → the network."""
+    convert: Callable[[Checkpoint, Path], None] | None = None
+    """Writes what `load` reads of a released checkpoint into an empty folder; None where there is
+    nothing to convert."""
 
 
 @dataclass(frozen=True)
-class ScorerKind:
+class ScorerKind(CheckedKind):
     """A row of `SCORERS`. A new one is a file with such a row."""
 
     name: str
     """Its `kind` in the settings."""
-    label: str
-    """With its version, as results name it."""
-    scale: str
     load: Callable[[Any], PreferenceScorer]
     """Settings → the scorer. Loads no weights yet; raises ModelError or ConfigError."""
     settings: type[ScorerSettings] = PreferenceConfig
-    package: str | None = None
-    """What must be installed beside selma."""
-    install: str | None = None
-    """What pip installs it by, if not by its name."""
-    look: Callable[[Any, str], Iterator[str]] = lambda config, key: iter(())
-    """(settings, key) → mistakes beside places that are not there, found without loading."""
     family: Family | None = None
-    """Of a network whose released weights `selma score convert` reads."""
-
-    def mistakes(self, config: ScorerSettings, key: str) -> Iterator[str]:
-        """What is wrong with the settings that stand at `key`, each as a sentence."""
-        yield from self.look(config, key)
-        yield from missing_package(self.package, self.install, key)
+    """Of a network; its `convert` is what `selma score convert` calls."""
 
 
 def _hps(version: str, *, antialias: bool = True) -> Family:
@@ -99,6 +89,7 @@ def _hps(version: str, *, antialias: bool = True) -> Family:
         "and deviation; text by ftfy, 77 tokens; float32",
         _LAION,
         partial(clip.load_hps, antialias=antialias),
+        clip.convert_hps,
     )
 
 
@@ -110,6 +101,7 @@ _PICKSCORE = Family(
     "text 77 tokens; float32",
     _LAION,
     clip.load_pickscore,
+    clip.convert_clip,
 )
 _IMAGEREWARD = Family(
     "ImageReward v1.0",
@@ -118,6 +110,7 @@ _IMAGEREWARD = Family(
     f"text {imagereward.TOKENS} tokens; float32",
     "google-bert/bert-base-uncased",
     imagereward.load_imagereward,
+    imagereward.convert_imagereward,
 )
 _CLIP = Family(
     "CLIP score",
@@ -126,6 +119,7 @@ _CLIP = Family(
     "deviation; text as long as the model reads; float32",
     None,
     clip.load_clip_score,
+    clip.convert_clip,
 )
 
 
@@ -151,9 +145,7 @@ def _network(
             device=config.device,
         )
 
-    return ScorerKind(
-        kind, family.name, family.scale, load, look=_network_mistakes, family=family, **row
-    )
+    return ScorerKind(kind, load, look=_network_mistakes, family=family, **row)
 
 
 _FTFY = {"package": "ftfy", "install": "selma[scores]"}

@@ -110,6 +110,7 @@ def _prompt(
             raise _broken(path, row.line, f"{item_id} already has a question "
                           f"{row.proposition_id!r} in line {first}")  # fmt: skip
     parents_of = _parents([row.dependency for row in rows], dependencies)
+    _check_spelling(path, rows, parents_of)
     return BenchmarkPrompt(
         id=item_id,
         text=rows[0].text,
@@ -125,6 +126,17 @@ def _prompt(
             for row, parents in zip(rows, parents_of, strict=True)
         ),
     )
+
+
+def _check_spelling(path: Path, rows: list[_Row], parents_of: list[tuple[str, ...]]) -> None:
+    """Raise DataError where a table of floats has spelled one id in two ways: "1.0" and "1"."""
+    ids = {row.proposition_id for row in rows}
+    for row, parents in zip(rows, parents_of, strict=True):
+        for parent in parents:
+            other = parent.removesuffix(".0") if parent.endswith(".0") else f"{parent}.0"
+            if parent not in ids and other in ids:
+                raise _broken(path, row.line, f"{row.item_id} depends on question {parent!r}, but "
+                              f"it has {other!r}. Spell the numbers alike")  # fmt: skip
 
 
 def _parents(cells: list[str], dependencies: Dependencies) -> list[tuple[str, ...]]:

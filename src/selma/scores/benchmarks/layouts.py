@@ -125,7 +125,7 @@ def columns(path: Path) -> list[str]:
     if path.suffix.lower() != ".csv":
         return []
     try:
-        return next(csv.reader(head(path).splitlines()), [])
+        return [name.strip() for name in next(csv.reader(head(path).splitlines()), [])]
     except csv.Error:
         return []
 
