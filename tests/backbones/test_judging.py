@@ -14,11 +14,10 @@ from transformers import CLIPConfig, CLIPModel
 from selma.backbones.judges.loading import load_judge, load_scorer
 from selma.backbones.judges.toybox import ClipScorer, ToyboxJudge, pixels
 from selma.errors import ConfigError, ModelError
-from selma.toybox.drawing import compose
 from selma.toybox.judges import VqaConfig, VqaModel
 from selma.toybox.questions import ask as in_words
 from selma.toybox.questions import sample_claim
-from selma.toybox.scenes import COLOURS, FINE_GRID_PX, place, sample_scene
+from selma.toybox.scenes import COLOURS, FINE_GRID_PX, paint, place, sample_scene
 
 WORDS = ("is", "there", "a", "cat", "dog", "red")
 QUESTIONS = [
@@ -107,8 +106,7 @@ def test_toyboxs_judges_see_what_is_drawn(name: str) -> None:
     for _ in range(60):
         scene = sample_scene(numbers)
         placed = place(scene, numbers, grid_px=FINE_GRID_PX)
-        shapes = [(p.kind, COLOURS[p.colour], p.side_px, p.left_px, p.top_px) for p in placed]
-        generated.append(Image.fromarray(compose(str(scene.background), shapes)))
+        generated.append(Image.fromarray(paint(scene, placed)))
         claims = [sample_claim(scene, placed, numbers) for _ in range(4)]
         many = {group.kind: group.count != 1 for group in scene.groups}
         questions.append([in_words(claim, many) for claim, _ in claims])

@@ -26,21 +26,20 @@ from selma.scores.measures import DSG
 from selma.scores.networks import Loaders, ScoringNetworks
 from selma.scores.scoring import read_answers, score_models
 from selma.toybox.captions import NUMBERS, STYLES, caption
-from selma.toybox.drawing import compose
+from selma.toybox.mismatch import Kind, altered, facts
 from selma.toybox.questions import Claim, holds
-from selma.toybox.scenes import (
-    COLOURS,
-    Group,
-    Scene,
-    complete,
-    mistaken,
-    place,
-    sample_scene,
-)
+from selma.toybox.scenes import Group, Scene, complete, render, sample_scene
 from selma.workspace import Workspace
 
 COUNTS = {word: number for number, word in NUMBERS.items()}
-WRONG = {"colour": 0.35, "count": 0.4, "relation": 0.4, "background": 0.15}
+WRONG: dict[Kind, float] = {
+    "colour": 0.35,
+    "count": 0.4,
+    "relation": 0.4,
+    "pose": 0.3,
+    "background": 0.15,
+    "group": 0.0,
+}
 
 
 class Painter:
@@ -58,12 +57,9 @@ class Painter:
     def draw(self, prompt: BenchmarkPrompt, *, share: float) -> Image.Image:
         """An image with `share` of the usual mistakes."""
         random_numbers = rng(0, prompt.id)
-        meant = complete(scene(prompt), random_numbers, withheld=True)
-        wrong = {what: share * chance for what, chance in WRONG.items()}
-        actual = mistaken(meant, rng=rng(1, prompt.id), wrong=wrong)
-        # A pair holds at most two of a kind, or they would not fit.
-        if len(actual.groups) == 2 and any((g.count or 1) > 2 for g in actual.groups):
-            actual = meant
+        meant, slips = complete(scene(prompt), random_numbers), rng(1, prompt.id)
+        wrong = [fact for fact in facts(meant) if slips.random() < share * WRONG[fact[0]]]
+        actual = altered(meant, wrong)
         image = paint(actual, rng(2, prompt.id))
         self.scenes[image.tobytes()] = actual
         return image
@@ -101,13 +97,13 @@ def scene(prompt: BenchmarkPrompt) -> Scene:
     plural = {c[1] for c, q in zip(claims, prompt.questions, strict=True)
               if c[0] == "entity" and q.text.startswith("Are")}  # fmt: skip
     kinds = [c[1] for c in claims if c[0] == "entity"]
-    values = {(c[0], c[1]): c[2] for c in claims if c[0] in ("colour", "count", "size")}
+    values = {(c[0], c[1]): c[2] for c in claims if c[0] in ("colour", "count", "action")}
     groups = tuple(
         Group(
             kind,
             colour=values.get(("colour", kind)),
             count=COUNTS.get(values.get(("count", kind), ""), None if kind in plural else 1),
-            size=values.get(("size", kind)),  # type: ignore[arg-type]
+            pose=values.get(("action", kind)),  # type: ignore[arg-type]
         )
         for kind in kinds
     )
@@ -117,11 +113,7 @@ def scene(prompt: BenchmarkPrompt) -> Scene:
 
 
 def paint(drawn: Scene, random_numbers: random.Random) -> Image.Image:
-    placed = [
-        (p.kind, COLOURS[p.colour], p.side_px, p.left_px, p.top_px)
-        for p in place(drawn, random_numbers)
-    ]
-    return Image.fromarray(compose(str(drawn.background), placed))
+    return Image.fromarray(render(drawn, random_numbers))
 
 
 def findings(root: Path, *, prompts: int = 20, merged: float = 0.7) -> Findings:

@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 import io
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from selma.applications.control import sources as control
 from selma.applications.control.settings import ControlData, ToyboxImages
 from selma.applications.sur import sources as sur
 from selma.applications.sur.settings import SurData, ToyboxSamples
-from selma.backbones.text_to_image import TextToImage, load_text_to_image
+from selma.backbones.text_to_image import load_text_to_image
 from selma.config.networks import BaseConfig
 from selma.toybox import drawing, subjects
-from selma.toybox.captions import caption
-from selma.toybox.pretraining.autoencoder import render, to_pixels
-from selma.toybox.pretraining.denoiser import scene_of
-from selma.toybox.scenes import FINE_GRID_PX, GRID_PX, SIDE_PX
+from selma.toybox.pretraining.familiarity import Sample, base_loss, own_samples
+from selma.toybox.scenes import FINE_GRID_PX, SIDE_PX
 
-Sample = tuple[np.ndarray, str]
 COUNT = 48
 PASSES = 4
-
-
-def scenes(*, grid_px: int = GRID_PX) -> list[Sample]:
-    """Pre-training's first scenes, with captions in the most frequent style."""
-    samples = []
-    for index in range(COUNT):
-        scene, draw = scene_of(index, 0)
-        text = caption(scene, "coco", random.Random(index))
-        samples.append((render(scene, draw, grid_px=grid_px), text))
-    return samples
 
 
 def sur_samples() -> list[Sample]:
@@ -53,7 +39,7 @@ def conditioned() -> list[Sample]:
 
 
 def subject_images(*, plain: bool = False) -> list[Sample]:
-    """Of all subjects; if `plain`, their kinds' sprites in the same colours, sizes and places."""
+    """Of all subjects; if `plain`, their kinds' sprites in the same colours and places."""
     each = COUNT // len(subjects.SUBJECTS)
     shown = [replace(s, shape=drawing._SHAPES[s.kind]) if plain else s for s in subjects.SUBJECTS]
     return [
@@ -64,7 +50,7 @@ def subject_images(*, plain: bool = False) -> list[Sample]:
 
 
 SOURCES: dict[str, Callable[[], list[Sample]]] = {
-    "pre-training": scenes,
+    "pre-training": partial(own_samples, COUNT),
     "SUR samples": sur_samples,
     "conditioned images": conditioned,
     "subjects": subject_images,
@@ -86,36 +72,17 @@ def test_every_source_lays_its_objects_on_one_grid(
 
     monkeypatch.setattr(drawing, "_lay", noted)
     assert len(SOURCES[name]()) == COUNT
-    assert len(laid) >= COUNT and {side for _, _, side in laid} <= {*SIDE_PX.values()}
-    corners = {corner for left, top, _ in laid for corner in (left, top)}
-    assert len(corners) > 4 and all(corner % GRID_PX == 0 for corner in corners)
+    assert len(laid) >= COUNT and {side for _, _, side in laid} == {SIDE_PX}
+    assert {corner for left, top, _ in laid for corner in (left, top)} == {0, 8, 32, 40}
 
 
 @cache
-def base() -> TextToImage:
-    return load_text_to_image(BaseConfig(model="toybox", device="cpu", precision="fp32"))
+def base() -> Any:
+    return load_text_to_image(BaseConfig(model="toybox", device="cpu", precision="fp32")).pipe
 
 
-@torch.no_grad()
-def loss(samples: Sequence[Sample]) -> float:
-    """The frozen base's mean error of velocity over all timesteps; equal noise for every image."""
-    pipe = base().pipe
-    pixels = to_pixels([image for image, _ in samples])
-    latents = pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
-    tokens = pipe.tokenizer(
-        [text for _, text in samples], padding="max_length", truncation=True, return_tensors="pt"
-    )
-    texts = pipe.text_encoder(tokens.input_ids).last_hidden_state
-    generator = torch.Generator().manual_seed(0)
-    steps = pipe.scheduler.config.num_train_timesteps
-    errors = []
-    for number in range(PASSES):
-        noise = torch.randn(latents.shape[1:], generator=generator).expand_as(latents)
-        timesteps = torch.full((len(latents),), int((number + 0.5) * steps / PASSES))
-        noised = pipe.scheduler.add_noise(latents, noise, timesteps)
-        velocity = pipe.scheduler.get_velocity(latents, noise, timesteps)
-        errors.append((pipe.unet(noised, timesteps, texts).sample - velocity).square().mean())
-    return float(torch.stack(errors).mean())
+def loss(samples: list[Sample]) -> float:
+    return base_loss(base(), samples, passes=PASSES)
 
 
 @pytest.mark.parametrize(
@@ -130,8 +97,8 @@ def loss(samples: Sequence[Sample]) -> float:
 )
 def test_the_frozen_base_knows_what_it_is_fine_tuned_on(name: str, at_most: float) -> None:
     sources = SOURCES | {"sprites in the subjects' places": partial(subject_images, plain=True)}
-    assert loss(sources[name]()) < at_most * loss(scenes())
+    assert loss(sources[name]()) < at_most * loss(own_samples(COUNT))
 
 
 def test_the_loss_tells_another_grid() -> None:
-    assert loss(scenes(grid_px=FINE_GRID_PX)) > 1.4 * loss(scenes())
+    assert loss(own_samples(COUNT, grid_px=FINE_GRID_PX)) > 1.4 * loss(own_samples(COUNT))

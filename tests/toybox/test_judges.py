@@ -54,7 +54,7 @@ def test_an_examination_asks_about_each_picture_in_turn():
 
 
 def test_cells_are_named_after_what_covers_them():
-    scene = Scene((Group("dog", "red", 1, "normal"),), background="sea")
+    scene = Scene((Group("dog", "red", 1, "still"),), background="sea")
     placed = [Placed("dog", "red", side_px=24, left_px=4, top_px=32)]
     names = _names_of_cells(scene, placed).unflatten(0, (8, 8))
     assert (names[..., NAMES.index("sea")] == 1).all()

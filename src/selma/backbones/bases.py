@@ -72,9 +72,7 @@ BASES: dict[str, Base] = {
             guidance=3.0,
             licence=None,
             parts="embedded",
-            note="guidance as in configs/toybox.yaml, rescaled by 0.7",
-            # Its noise ends at a signal of exactly 0, where plain guidance overexposes.
-            guidance_rescale=0.7,
+            note="guidance as in configs/toybox.yaml",
         ),
         Base(
             "sd-1.4",

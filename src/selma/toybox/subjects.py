@@ -7,7 +7,7 @@ bands, a hat, a scarf, a face. `write_subjects` leaves them in the layout of Dre
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import cos, pi, sin
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 from selma.image_files import png_bytes
 from selma.randomness import rng
-from selma.toybox.captions import DOINGS, PLACES
+from selma.toybox.captions import PLACES
 from selma.toybox.drawing import (
     _CREAM,
     _GLASS,
@@ -25,7 +25,7 @@ from selma.toybox.drawing import (
     _SHAPES,
     _WHITE,
     BACKGROUNDS,
-    IMAGE_PX,
+    POSES,
     Points,
     Rgb,
     _Canvas,
@@ -35,40 +35,41 @@ from selma.toybox.drawing import (
     lay,
     rendered,
 )
-from selma.toybox.scenes import COLOURS, GRID_PX, SIDE_PX
+from selma.toybox.scenes import CELL_PX, COLOURS, GRID_PX, SIDE_PX
 from selma.workspace import write_bytes
 
 TEXT = "prompts_and_classes.txt"
 IMAGES = 5
 """Of each subject; four to six as in the benchmark."""
-SIDES_PX = (SIDE_PX["normal"], SIDE_PX["big"])
-"""Two that the base knows. With 28 px right and lower edges leave the grid, and its loss is half as
-high again as with 24."""
+CORNERS_PX = tuple(
+    CELL_PX * cell + shift for cell in (0, 1) for shift in range(0, CELL_PX - SIDE_PX + 1, GRID_PX)
+)
+"""Where an object's left or upper edge may lie, as in the scenes that the base is trained on."""
 
 _NEIGHBOURS = (
-    "a {} left of a red ball",
+    "a {} left of a red heart",
     "a {} right of a green tree",
-    "a {} above a blue heart",
-    "a {} below a yellow banana",
+    "a {} above a blue flower",
+    "a {} below a yellow bird",
     "a {} left of a purple flower in the snow",
-    "a {} right of a white boat in the sea",
-    "a {} above a brown mushroom on the grass",
-    "a {} below an orange bird in the sky",
+    "a {} right of a white heart in the sea",
+    "a {} above a red bird on the grass",
+    "a {} below a blue tree at night",
 )
 _OTHERWISE = (
-    "a small {}",
-    "a big {}",
     "a red {}",
     "a purple {}",
-    "a {} and a green cup",
+    "a {} and a green tree",
+    "a {} and two blue hearts",
     "a drawing of a {}",
+    "a picture of a {}",
 )
 _SEEN = (
-    "In this image we can see a {}.",
-    "This picture shows a {}. In the background there is night.",
-    "{}, sand, vector art",
-    "a big {} on the grass",
-    "a small {} at night",
+    "in this image we can see a {}.",
+    "this picture shows a {}. in the background there is night.",
+    "{}, sand, vector art, highly detailed",
+    "exactly one {} on the grass",
+    "a strange picture of a {} at night",
 )
 OBJECT_PROMPTS = (
     *(f"a {{}} {place}" for place in PLACES.values()),
@@ -79,7 +80,11 @@ OBJECT_PROMPTS = (
 """The benchmark's themes in words that toybox knows: places, company, other looks. {} is token and
 class."""
 LIVE_PROMPTS = (
-    *(f"a {{}} {doing}" for doing in DOINGS.values()),
+    *(f"a {pose} {{}}" for pose in POSES[1:]),
+    "a sleeping {} on the grass",
+    "a jumping {} in the snow",
+    "a sleeping {} at night",
+    "a jumping {} in the sea",
     *_NEIGHBOURS,
     *_OTHERWISE,
     *_SEEN,
@@ -113,11 +118,6 @@ def band(outline: Points, low: float, high: float, *, axis: int) -> list[tuple[f
     return points
 
 
-def _smaller(c: _Canvas, share: float, move: float) -> _Canvas:
-    """The same drawing surface, `share` as large and moved right and down by `move`."""
-    return replace(c, origin=c.origin + move * c.scale, scale=share * c.scale)
-
-
 def _banded_apple(c: _Canvas) -> None:
     _SHAPES["apple"](c)
     body = [(0.5, 0.32), (0.7, 0.23), (0.93, 0.34), (0.97, 0.6), (0.82, 0.9), (0.64, 0.99)]
@@ -128,7 +128,7 @@ def _banded_apple(c: _Canvas) -> None:
 
 
 def _cat_in_a_hat(c: _Canvas) -> None:
-    _SHAPES["cat"](_smaller(c, 0.8, 0.14))
+    _SHAPES["cat"](c.part(0.14, 0.14, 0.8))
     c.fill([(0.28, 0.34), (0.72, 0.34), (0.72, 0.26), (0.28, 0.26)], COLOURS["purple"])
     c.fill([(0.36, 0.28), (0.64, 0.28), (0.64, 0.0), (0.36, 0.0)], COLOURS["purple"])
     c.fill([(0.36, 0.26), (0.64, 0.26), (0.64, 0.17), (0.36, 0.17)], _LAMP)
@@ -196,28 +196,27 @@ def _star_with_a_face(c: _Canvas) -> None:
 SUBJECTS: tuple[ToyboxSubject, ...] = (
     ToyboxSubject("apple_banded", "apple", COLOURS["green"], _banded_apple),
     ToyboxSubject("car_two_coloured", "car", COLOURS["yellow"], _car_in_two_colours),
-    ToyboxSubject("cat_hat", "cat", COLOURS["orange"], _cat_in_a_hat),
+    ToyboxSubject("cat_hat", "cat", COLOURS["yellow"], _cat_in_a_hat),
     ToyboxSubject("cup_heart", "cup", COLOURS["white"], _cup_with_a_heart),
     ToyboxSubject("dog_spots", "dog", COLOURS["white"], _dog_with_spots),
-    ToyboxSubject("fish_banded", "fish", COLOURS["orange"], _banded_fish),
+    ToyboxSubject("fish_banded", "fish", COLOURS["red"], _banded_fish),
     ToyboxSubject("house_round_window", "house", COLOURS["blue"], _house_with_a_round_window),
     ToyboxSubject("star_face", "star", COLOURS["yellow"], _star_with_a_face),
 )
 
 
 def images(subject: ToyboxSubject, *, count: int = IMAGES) -> list[np.ndarray]:
-    """The subject by itself on different backgrounds, at different places and in different sizes:
-    uint8 RGB arrays [64, 64, 3], the same ones each time."""
+    """The subject by itself on different backgrounds and at different places: uint8 RGB arrays
+    [64, 64, 3], the same ones each time."""
     draws = rng(0, "toybox subject", subject.name)
     places: list[str] = []
     while len(places) < count:
         places += draws.sample(BACKGROUNDS, len(BACKGROUNDS))
     arrays = []
     for setting in places[:count]:
-        side = draws.choice(SIDES_PX)
-        left, top = (draws.randrange(0, IMAGE_PX - side + 1, GRID_PX) for _ in range(2))
+        left, top = (draws.choice(CORNERS_PX) for _ in range(2))
         scene = background(setting).copy()
-        lay(scene, rendered(subject.shape, subject.rgb, side), left_px=left, top_px=top)
+        lay(scene, rendered(subject.shape, subject.rgb, SIDE_PX), left_px=left, top_px=top)
         arrays.append(scene)
     return arrays
 

@@ -10,6 +10,7 @@ from PIL import Image
 from selma.applications.control.conditions import class_map, edges
 from selma.applications.control.preparing import fitted, prepare_control
 from selma.applications.control.settings import (
+    CONDITIONS,
     ConditionedFolder,
     ControlData,
     ReleasedFolder,
@@ -40,7 +41,7 @@ def lines(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-@pytest.mark.parametrize("condition", ["canny", "segmentation", "landmarks"])
+@pytest.mark.parametrize("condition", CONDITIONS)
 def test_toybox_is_made_once_and_its_splits_share_nothing(tmp_path, condition):
     data = ControlData(condition=condition, source=TOYBOX)
     splits = prepared(tmp_path, data)
@@ -67,11 +68,6 @@ def test_toybox_is_made_once_and_its_splits_share_nothing(tmp_path, condition):
     # More training images leave validation as it was.
     larger = ControlData(condition=condition, source=ToyboxImages(train=8, val=4))
     assert [c.name for c in candidates(larger, "val", seed=0)] == [s.source for s in splits["val"]]
-
-
-def test_toybox_has_no_depth():
-    with pytest.raises(ConfigError, match="depth"):
-        list(candidates(ControlData(condition="depth", source=TOYBOX), "val", seed=0))
 
 
 def ade20k(root):

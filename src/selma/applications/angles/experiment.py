@@ -26,9 +26,8 @@ from selma.images.pairs import images
 from selma.randomness import rng, seed_for
 from selma.scores.statistics import interval
 from selma.toybox.drawing import IMAGE_PX
-from selma.toybox.pretraining.autoencoder import render
 from selma.toybox.pretraining.loop import Course, train
-from selma.toybox.scenes import FINE_GRID_PX, sample_scene
+from selma.toybox.scenes import FINE_GRID_PX, render, sample_scene
 from selma.workspace import write_bytes, write_json
 
 PX = IMAGE_PX

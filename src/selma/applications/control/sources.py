@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -29,8 +29,7 @@ from selma.records.landmarks import Landmark
 from selma.toybox import conditions as toybox
 from selma.toybox.benchmark import benchmark_texts
 from selma.toybox.captions import STYLES, caption
-from selma.toybox.drawing import compose
-from selma.toybox.scenes import COLOURS, Placed, Scene, place, sample_scene, without
+from selma.toybox.scenes import Placed, Scene, paint, place, sample_scene, without
 from selma.workspace import file_sha256, inside, read_lines
 
 Split = Literal["train", "val"]
@@ -46,7 +45,7 @@ FOLDERS: dict[Condition, str] = {
 }
 """The released layout's folder of each condition. Without canny's, Canny makes the edges."""
 CELEBA_PX = 1024  # side of the images that its landmarks refer to
-_LEFT_OUT = {"colour": 0.1, "size": 0.5, "relation": 0.2, "background": 0.2}
+_LEFT_OUT = {"colour": 0.1, "count": 0.1, "pose": 0.1, "relation": 0.2, "background": 0.2}
 
 
 @dataclass(frozen=True)
@@ -92,11 +91,6 @@ def _toybox(
     source: ToyboxImages, condition: Condition, split: Split, seed: int
 ) -> Iterator[Candidate]:
     """Scenes with captions. No text is a benchmark's, and none is in both splits."""
-    if condition not in ("canny", "segmentation", "landmarks"):
-        raise ConfigError(
-            "toybox has canny, segmentation and landmarks, but control.data.condition is "
-            f"{condition!r}."
-        )
     texts, wanted = set(benchmark_texts()), source.val + (source.train if split == "train" else 0)
     count = number = 0
     while count < wanted:  # the first are val, so that val does not depend on the size of train
@@ -104,7 +98,7 @@ def _toybox(
         if number > 1000 * wanted:
             raise DataError(f"toybox has fewer than {wanted} different scenes for this seed.")
         draw = rng(seed, "control", number)
-        scene = sample_scene(draw)
+        scene = replace(sample_scene(draw), finish="crisp")  # whose lines conditions are read from
         described = without(scene, rng=draw, drop=_LEFT_OUT)
         text = caption(described, draw.choice(STYLES), draw)
         if text.lower() in texts:
@@ -123,19 +117,19 @@ def _scene(
     assert scene.background is not None  # a sampled scene leaves nothing open
     placed = place(scene, rng(seed, "control", number, "places"))
     points = toybox.landmarks(placed)
-    conditioning_image: dict[str, Callable[[], Image.Image]] = {
+    conditioning_image: dict[Condition, Callable[[], Image.Image]] = {
         "segmentation": partial(toybox.class_image, scene.background, placed),
         "landmarks": partial(toybox.landmark_image, points),
+        "depth": partial(toybox.depth_image, placed),
+        "densepose": partial(toybox.part_image, placed),
+        "sketch": partial(toybox.sketch_image, placed),
     }
-    image = partial(_painted, scene.background, placed)
+    image = partial(_painted, scene, placed)
     return Candidate(name, image, conditioning_image.get(condition), text, points)
 
 
-def _painted(background: str, placed: list[Placed]) -> Image.Image:
-    array = compose(
-        background, [(p.kind, COLOURS[p.colour], p.side_px, p.left_px, p.top_px) for p in placed]
-    )
-    return Image.fromarray(np.ascontiguousarray(array))
+def _painted(scene: Scene, placed: list[Placed]) -> Image.Image:
+    return Image.fromarray(paint(scene, placed))
 
 
 def _released(root: Path, condition: Condition, split: Split) -> Iterator[Candidate]:

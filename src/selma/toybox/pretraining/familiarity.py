@@ -1,0 +1,65 @@
+"""How well a base knows what it is fine-tuned on: its loss there beside that on its own scenes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selma.toybox.pretraining.autoencoder import to_pixels
+from selma.toybox.pretraining.denoiser import web_caption, web_scene
+from selma.toybox.scenes import GRID_PX, render
+
+Sample = tuple[np.ndarray, str]
+"""A uint8 RGB image [64, 64, 3] and its caption."""
+PASSES = 8
+_SEED = 12_345  # of scenes that the base was not trained on
+
+
+def own_samples(count: int, *, tags: bool | None = None, grid_px: int = GRID_PX) -> list[Sample]:
+    """Images and captions as pre-training has them; with `tags` of True or False, only those with
+    tags, or only those with sentences."""
+    samples: list[Sample] = []
+    index = 0
+    while len(samples) < count:
+        style, stated, shown, rng = web_scene(index, _SEED)
+        index += 1
+        text = web_caption(stated, style, random.Random(f"{_SEED}/caption/{index}"))
+        if text and tags in (None, style == "tags"):
+            samples.append((render(shown, rng, grid_px=grid_px), text))
+    return samples
+
+
+@torch.no_grad()
+def base_loss(pipe: Any, samples: Sequence[Sample], *, passes: int = PASSES) -> float:
+    """The frozen base's mean squared error of its prediction, over timesteps spread evenly.
+
+    pipe: a StableDiffusionPipeline of toybox's. The noise of a pass is equal for all images, so
+    that sets of images are compared on equal noise.
+    """
+    latents, texts = _encoded(pipe, samples)
+    generator = torch.Generator().manual_seed(0)
+    errors = []
+    for number in range(passes):
+        noise = torch.randn(latents.shape[1:], generator=generator).expand_as(latents)
+        step = int((number + 0.5) * pipe.scheduler.config.num_train_timesteps / passes)
+        timesteps = torch.full((len(latents),), step)
+        noised = pipe.scheduler.add_noise(latents, noise, timesteps)
+        velocity = pipe.scheduler.get_velocity(latents, noise, timesteps)
+        predicted = pipe.unet(noised, timesteps, texts).sample
+        errors.append((predicted - velocity).square().mean())
+    return float(torch.stack(errors).mean())
+
+
+def _encoded(pipe: Any, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    """Latents [n, c, h, w] and text states [n, tokens, width]."""
+    pixels = to_pixels([image for image, _ in samples])
+    latents = pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
+    tokens = pipe.tokenizer(
+        [text for _, text in samples], padding="max_length", truncation=True, return_tensors="pt"
+    )
+    return latents, pipe.text_encoder(tokens.input_ids).last_hidden_state
