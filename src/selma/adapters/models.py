@@ -12,6 +12,7 @@ from selma.adapters import names
 from selma.adapters.reading import LayerFile, opened
 from selma.backbones.families import family_of as family_named
 from selma.errors import AdapterError, ModelError
+from selma.toybox import base_folder
 
 Family = Literal["sd1", "sd2", "sdxl"]
 
@@ -37,7 +38,7 @@ class Model:
 
 
 def read_model(model: str) -> Model:
-    """The model named "toybox" or in a diffusers folder. Raises ModelError."""
+    """One of toybox's bases by name, or the model in a diffusers folder. Raises ModelError."""
     folder = _folder(model)
     index = _json(folder / "model_index.json")
     base = family_named(index.get("_class_name"), model=str(folder))
@@ -127,11 +128,7 @@ def _family(index: Mapping[str, Any], unet: Mapping[str, Any], prediction: str) 
 
 
 def _folder(model: str) -> Path:
-    if model == "toybox":
-        from selma.toybox import weights_folder
-
-        return weights_folder() / "base"
-    return Path(model).expanduser()
+    return base_folder(model) or Path(model).expanduser()
 
 
 def _json(path: Path) -> dict[str, Any]:

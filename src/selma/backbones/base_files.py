@@ -25,6 +25,7 @@ from selma.backbones.hub import (
 from selma.backbones.single_file import load_single_file
 from selma.config.networks import BaseConfig
 from selma.errors import ModelError
+from selma.toybox import base_folder
 
 if TYPE_CHECKING:
     import torch
@@ -183,10 +184,8 @@ def own_architecture(base: BaseConfig) -> Architecture:
 
 def _local_folder(model: str) -> Path | None:
     """The folder that holds the model; None for a Hub repository id."""
-    if model == "toybox":
-        from selma.toybox import weights_folder
-
-        return weights_folder() / "base"
+    if (embedded := base_folder(model)) is not None:
+        return embedded
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder

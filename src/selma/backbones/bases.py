@@ -36,7 +36,7 @@ class Base:
 
     name: str
     repository: str | None
-    """On the Hub; None is embedded."""
+    """On the Hub; None is embedded, a row of `toybox.BASES`."""
     revision: str | None
     """The commit that public code pins this repository to; None where none is known."""
     architecture: Architecture
@@ -73,6 +73,16 @@ BASES: dict[str, Base] = {
             licence=None,
             parts="embedded",
             note="guidance as in configs/toybox.yaml",
+        ),
+        Base(
+            "toybox-weak",
+            None,
+            None,
+            _sd(64, prediction="v_prediction", width=128),
+            guidance=3.0,
+            licence=None,
+            parts="embedded",
+            note="toybox at an earlier step of its training, to learn from for a stronger one",
         ),
         Base(
             "sd-1.4",
@@ -155,7 +165,7 @@ BASES: dict[str, Base] = {
 
 def located(base: BaseConfig) -> BaseConfig:
     """The settings with a short name replaced by its repository and, unless another is given, its
-    commit. Folders, files, Hub ids and toybox stay as they are."""
+    commit. Folders, files, Hub ids and toybox's bases stay as they are."""
     row = BASES.get(base.model)
     if row is None or row.repository is None:
         return base

@@ -13,12 +13,14 @@ from selma.config.section import Probability, Section, kinds
 class BaseConfig(Section):
     """The model that is made more faithful."""
 
-    model: Annotated[str, Model(words=("toybox",), endings=(".safetensors",))] = "toybox"
+    model: Annotated[str, Model(words=("toybox", "toybox-weak"), endings=(".safetensors",))] = (
+        "toybox"
+    )
     """A short name (`selma bases` lists them), a local diffusers folder, a Hub repository id, or a
     single file of weights (.safetensors), which needs `config`."""
     revision: str | None = None
     """Commit of a Hub repository; None takes its newest, or what a short name is pinned to."""
-    config: Annotated[str, Model(words=("toybox",))] | None = None
+    config: Annotated[str, Model(words=("toybox", "toybox-weak"))] | None = None
     """Only for a single file, which holds weights alone: the folder, short name or Hub id whose
     configs and tokenizers it has."""
     vae: ModelPath | None = None

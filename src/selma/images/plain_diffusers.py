@@ -9,6 +9,7 @@ from selma.backbones.base_files import base_family, part_config
 from selma.backbones.bases import guidance_of, located, rescale_of
 from selma.config.networks import BaseConfig
 from selma.records.adapters import AppliedAdapter
+from selma.toybox import base_folder
 
 _DTYPES = {"fp32": "torch.float32", "fp16": "torch.float16", "bf16": "torch.bfloat16"}
 
@@ -57,10 +58,8 @@ def _noise(base: BaseConfig) -> str | None:
 
 def _pipeline(base: BaseConfig) -> str:
     resolved, family = located(base), base_family(base)
-    if resolved.model == "toybox":
-        from selma.toybox import weights_folder
-
-        resolved = resolved.model_copy(update={"model": str(weights_folder() / "base")})
+    if (embedded := base_folder(resolved.model)) is not None:
+        resolved = resolved.model_copy(update={"model": str(embedded)})
     given = {"revision": resolved.revision} if resolved.revision else {}
     arguments = f"dtype={_DTYPES[base.precision]}, {_arguments({**given, **family.loading})}"
     return (

@@ -4,17 +4,27 @@ from pathlib import Path
 
 from selma.errors import ModelError
 
+BASES = {"toybox": "base", "toybox-weak": "weak"}
+"""Name of each base → its folder among the weights. A stronger one is a row here and a row of
+`selma.backbones.bases`."""
+
 
 def weights_folder() -> Path:
-    """Where the pre-trained models lie: `base`, judges, `clip`, readers of conditions."""
+    """Where the pre-trained models lie: bases, judges, `clip`, readers of conditions."""
     return Path(__file__).parent / "weights"
+
+
+def base_folder(name: str) -> Path | None:
+    """The diffusers folder of one of toybox's bases; None if the name is none of theirs. Raises
+    ModelError if its weights are not there."""
+    return weights_of(BASES[name]) if name in BASES else None
 
 
 def weights_of(part: str) -> Path:
     """The folder of one of the networks: "judge-a", "clip", "reader", ... Raises ModelError if its
     weights are not there."""
     folder = weights_folder() / part
-    if not any(folder.glob("*.safetensors")):
+    if not any(folder.rglob("*.safetensors")):
         raise ModelError(
             f"toybox's {part} must have its weights in {folder}, but there are none. Reinstall "
             f"selma, or make them with python -m selma.toybox.pretraining --only {part}."

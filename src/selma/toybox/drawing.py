@@ -426,7 +426,8 @@ def soften(scene: np.ndarray) -> np.ndarray:
         width = [(2, 2) if side == axis else (0, 0) for side in range(3)]
         padded = np.pad(blurred, width, mode="edge")
         parts = (np.take(padded, range(k, k + IMAGE_PX), axis) for k in range(5))
-        blurred = sum(w * part for w, part in zip((1, 4, 6, 4, 1), parts, strict=True))
+        weighted = (w * part for w, part in zip((1, 4, 6, 4, 1), parts, strict=True))
+        blurred = sum(weighted, start=np.zeros_like(blurred))
     return ((blurred * 4 // 256 + _HAZE + 2) // 5).astype(np.uint8)
 
 

@@ -39,6 +39,7 @@ from selma.records.merged import Merged
 from selma.records.scores import Scorecard
 from selma.report import tables
 from selma.runfile import versions
+from selma.toybox import BASES as EMBEDDED
 from selma.workspace import REPORT, Workspace, inside, write_bytes
 
 CARD, GALLERY = "README.md", "gallery"
@@ -154,7 +155,7 @@ def _body(
         title=_cell(config.name),
         base_name=_base_name(config),
         base_model=_base_on_hub(config),
-        base_folder="toybox" if config.base.model == "toybox" else "FOLDER_OF_THE_BASE",
+        base_folder=config.base.model if config.base.model in EMBEDDED else "FOLDER_OF_THE_BASE",
         repository=repository,
         adapter_file=adapter_file(merged.folder).name,
         loads=adapter_file(merged.folder).name == ADAPTER_FILE,

@@ -28,12 +28,15 @@ from selma.toybox.pretraining.locating import train_reader
 from selma.toybox.pretraining.reading import train_text_encoder
 from selma.toybox.pretraining.scoring import train_scorer
 from selma.toybox.pretraining.segmenting import train_segmenter
+from selma.toybox.pretraining.sisters import save_weak
 from selma.workspace import write_json
 
 DATA_VERSION = 2  # raise when scenes, captions, questions or their frequencies change
 SEED = 0
-PARTS = ("vae", "text-encoder", "base", "judge-a", "judge-b", "clip", "segmenter", "reader")
-SHIPPED = ("base", "judge-a", "judge-b", "clip", "segmenter", "reader")
+PARTS = (
+    "vae", "text-encoder", "base", "weak", "judge-a", "judge-b", "clip", "segmenter", "reader",
+)  # fmt: skip
+SHIPPED = PARTS[2:]
 
 
 def main(
@@ -52,6 +55,10 @@ def main(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the base: slow to start, faster steps.")
     ] = False,
+    weak_step: Annotated[
+        int | None,
+        typer.Option(help="The snapshot of the base that is its weak sister; none: the third."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; none: the best.")] = None,
 ) -> None:
@@ -83,6 +90,7 @@ def main(
             compiled=compiled,
             limit_s=limit_s,
         ),
+        "weak": lambda: save_weak(work, step=weak_step),
         "judge-a": lambda: train_judge(
             work, "judge-a", steps=steps(4000), batch=32, seed=SEED, device=on, limit_s=limit_s
         ),

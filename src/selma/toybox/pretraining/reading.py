@@ -21,7 +21,7 @@ from selma.toybox.drawing import BACKGROUNDS, KINDS, POSES
 from selma.toybox.mismatch import UNSAID
 from selma.toybox.pretraining.language import MAX_TOKENS, new_tokenizer, tokenize
 from selma.toybox.pretraining.loop import Course, train
-from selma.toybox.scenes import COLOURS, OPPOSITE, RELATIONS, Scene, sample_scene, without
+from selma.toybox.scenes import COLOURS, OPPOSITE, RELATIONS, Finish, Scene, sample_scene, without
 
 NAME = "text-encoder"
 TEXT_WIDTH = 128
@@ -104,10 +104,11 @@ def train_text_encoder(
         texts, answers = lesson(rng, batch)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             read = reader(tokenize(tokenizer, texts).to(device))
-        return sum(
+        errors = (
             F.cross_entropy(read[name].float().flatten(0, -2), truth.to(device).flatten())
             for name, truth in answers.items()
         )
+        return sum(errors, start=torch.zeros((), device=device))
 
     course = Course(
         NAME, reader, loss, steps=steps, learning_rate=1e-3, ema_decay=0.995, limit_s=limit_s
@@ -123,7 +124,7 @@ def lesson(rng: random.Random, count: int) -> tuple[list[str], dict[str, Tensor]
     scenes: list[tuple[Scene, Style]] = []
     while len(texts) < count:
         style = rng.choice(STYLES)
-        finish = "crisp" if style == "tags" and rng.random() < 0.5 else None
+        finish: Finish | None = "crisp" if style == "tags" and rng.random() < 0.5 else None
         scene = replace(
             without(sample_scene(rng), rng=rng, drop=UNSAID | {"group": 0.1}), finish=finish
         )
