@@ -33,7 +33,7 @@ from selma.applications.control.measures import (
 from selma.applications.control.records import ControlCard, ControlSample, ControlScore
 from selma.applications.control.settings import Condition, ControlScoring
 from selma.backbones.hub import installed
-from selma.backbones.perception.features import Features, InceptionFeatures, load_features
+from selma.backbones.perception.features import Features, InceptionFeatures, load_features, see_all
 from selma.backbones.perception.locating import Locator, load_locator
 from selma.backbones.perception.segmenting import Segmenter, load_segmenter
 from selma.config.scores import PreferenceConfig
@@ -260,7 +260,10 @@ class Scorer:
         return self._features_of(SOURCE_IMAGES)
 
     def _features_of(self, images: ModelImages) -> Any:
-        return self._features.see([images.image(sample) for sample in self.samples])
+        opened = (images.image(sample) for sample in self.samples)
+        return see_all(
+            self._features.see, opened, total=len(self.samples), what=f"images: {images.model}"
+        )
 
     @cached_property
     def _features(self) -> Features:
