@@ -38,9 +38,14 @@ def spread(interval: Interval, *, sign: bool = False, digits: int = 1) -> str:
     return f"{ends}, s.e. {end}" if (end := error(interval, digits)) else ends
 
 
-def clear(interval: Interval | None) -> bool:
-    """Whether a difference's interval excludes zero."""
-    return interval is not None and (interval.low > 0 or interval.high < 0)
+def clear(interval: Interval | None, *, digits: int | None = None) -> bool:
+    """Whether a difference's interval excludes zero; with digits, as it is shown with so many."""
+    if interval is None:
+        return False
+    low, high = interval.low, interval.high
+    if digits is not None:
+        low, high = round(low, digits), round(high, digits)
+    return low > 0 or high < 0
 
 
 def model_with_role(scorecard: Scorecard, role: str) -> ModelScore:

@@ -181,10 +181,12 @@ def print_card(card: ControlCard, console: Console) -> None:
 
 
 def better(name: str, change: Interval) -> str:
-    """The CSS class of a difference: "gain" or "loss" if it is clear, else ""."""
-    if not tables.clear(change):
+    """The CSS class of a difference: "gain" or "loss" if it is clear in the digits that are shown,
+    else ""."""
+    _, direction, digits = LABELS[name]
+    if not tables.clear(change, digits=digits):
         return ""
-    return "gain" if (change.mean > 0) == (LABELS[name][1] == "higher") else "loss"
+    return "gain" if (change.mean > 0) == (direction == "higher") else "loss"
 
 
 def _value(model: ControlScore, name: str) -> str:
