@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from selma.applications.subjects.records import (
     SubjectCard,
@@ -28,6 +27,7 @@ from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.pages import Page, PageTable
 from selma.records.scores import Interval
 from selma.report import page
+from selma.report.fitting import Column, Row, print_fitted
 from selma.report.grids import data_uri
 from selma.report.pages import write_page
 from selma.report.tables import between, clear, points, signed
@@ -37,6 +37,8 @@ from selma.workspace import REPORT, Workspace, inside, write_bytes, write_json
 NAME = "_subjects"
 DIGITS = 3
 """Decimals of cosines and distances, as the papers print them."""
+EMPTY = ["", ""]
+"""Cells of a value that is not there."""
 SHOWN_SUBJECTS, SHOWN_PROMPTS, SHOWN_REAL = 10, 4, 5
 WIDTH, HEIGHT, LEFT, BOTTOM = 340, 190, 44, 26
 """Size of a chart in SVG units, and the margins of its axis labels."""
@@ -340,21 +342,26 @@ def _step_lines(
 
 def print_subject_card(card: SubjectCard, console: Console) -> None:
     """Print the table and, below it, the differences from the first method."""
-    about = f"{len(card.subjects)} subjects, {card.prompts} prompts, {card.images} images each"
-    table = Table(
-        title=f"{about}, {card.steps} steps", caption="means with 95% intervals over subjects and "
-        "prompts; ↑ higher is better, ↓ lower",
-    )  # fmt: skip
-    table.add_column("method")
-    table.add_column("trained", justify="right")
+    images = f"{card.images} image{'s' * (card.images != 1)} each"
+    title = f"{len(card.subjects)} subjects, {card.prompts} prompts, {images}, {card.steps} steps"
+    columns = [Column("method", "name"), Column("trained")]
     for measure in card.measures:
         arrow = "↑" if measure.better == "higher" else "↓"
-        table.add_column(f"{measure.label} {arrow}", justify="right")
+        columns += [Column(f"{measure.label} {arrow}"), Column("95%", "ends")]
+    rows = []
     for row in card.rows:
-        table.add_row(
-            row.model, trained(row), *(cell(row.values.get(m.key)) for m in card.measures)
-        )
-    console.print(table)
+        cells = [row.model, trained(row)]
+        for measure in card.measures:
+            value = row.values.get(measure.key)
+            cells += [points(value.mean, DIGITS), between(value, digits=DIGITS)] if value else EMPTY
+        rows.append(Row(cells))
+    console.print(title, style="italic", highlight=False, markup=False)
+    print_fitted(console, columns, rows)
+    console.print(
+        "means with 95% intervals over subjects and prompts; ↑ higher is better, ↓ lower",
+        style="dim",
+        highlight=False,
+    )
     first = next(iter(card.curves))
     for method in list(card.curves)[1:]:
         for c in card.comparisons:
