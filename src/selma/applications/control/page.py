@@ -190,20 +190,11 @@ def better(name: str, change: Interval) -> str:
 
 
 def _value(model: ControlScore, name: str) -> str:
-    interval = model.measures.get(name)
-    if interval is None:
-        return "none"
-    digits = LABELS[name][2]
-    return f"{tables.points(interval.mean, digits)} ({tables.between(interval, digits=digits)})"
+    return tables.cell(model.measures.get(name), digits=LABELS[name][2]) or "none"
 
 
 def _difference(model: ControlScore, name: str) -> str:
-    interval = model.differences.get(name)
-    if interval is None:
-        return ""
-    digits = LABELS[name][2]
-    ends = tables.between(interval, sign=True, digits=digits)
-    return f"{tables.signed(interval.mean, digits)} ({ends})"
+    return tables.cell(model.differences.get(name), sign=True, digits=LABELS[name][2])
 
 
 def _rows(card: ControlCard, names: Sequence[str]) -> list[ControlScore]:

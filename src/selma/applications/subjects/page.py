@@ -25,20 +25,17 @@ from selma.applications.subjects.records import (
 from selma.errors import DataError
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.pages import Page, PageTable
-from selma.records.scores import Interval
 from selma.report import page
 from selma.report.fitting import Column, Row, print_fitted
 from selma.report.grids import data_uri
 from selma.report.pages import write_page
-from selma.report.tables import between, clear, points, signed
+from selma.report.tables import apart, cell, clear, points
 from selma.report.templates import environment, policy
 from selma.workspace import REPORT, Workspace, inside, write_bytes, write_json
 
 NAME = "_subjects"
 DIGITS = 3
 """Decimals of cosines and distances, as the papers print them."""
-EMPTY = ["", ""]
-"""Cells of a value that is not there."""
 SHOWN_SUBJECTS, SHOWN_PROMPTS, SHOWN_REAL = 10, 4, 5
 WIDTH, HEIGHT, LEFT, BOTTOM = 340, 190, 44, 26
 """Size of a chart in SVG units, and the margins of its axis labels."""
@@ -94,7 +91,11 @@ def subjects_page(card: SubjectCard, *, about: Mapping[str, str]) -> Page:
     methods = PageTable(
         columns=("Method", "trained parameters", *columns),
         rows=tuple(
-            (row.model, trained(row), *(cell(row.values.get(m.key)) for m in card.measures))
+            (
+                row.model,
+                trained(row),
+                *(cell(row.values.get(m.key), digits=DIGITS) for m in card.measures),
+            )
             for row in card.rows
         ),
         notes=("Means with 95% intervals over subjects and prompts.",),
@@ -119,9 +120,8 @@ def _difference(comparison: SubjectComparison | None) -> str:
     if comparison is None:
         return ""
     change = comparison.difference
-    dot = " •" if clear(change) else ""
-    ends = between(change, sign=True, digits=DIGITS)
-    return f"{signed(change.mean, DIGITS)}{dot} ({ends})"
+    mean, ends = apart(change, sign=True, digits=DIGITS)
+    return f"{mean}{' •' if clear(change) else ''} ({ends})"
 
 
 def render(
@@ -352,8 +352,7 @@ def print_subject_card(card: SubjectCard, console: Console) -> None:
     for row in card.rows:
         cells = [row.model, trained(row)]
         for measure in card.measures:
-            value = row.values.get(measure.key)
-            cells += [points(value.mean, DIGITS), between(value, digits=DIGITS)] if value else EMPTY
+            cells += apart(row.values.get(measure.key), digits=DIGITS)
         rows.append(Row(cells))
     console.print(title, style="italic", highlight=False, markup=False)
     print_fitted(console, columns, rows)
@@ -369,8 +368,8 @@ def print_subject_card(card: SubjectCard, console: Console) -> None:
                 label = next(m.label for m in card.measures if m.key == c.measure)
                 unclear = "" if clear(c.difference) else ": no clear difference"
                 console.print(
-                    f"{method} minus {first}, {label}: {signed(c.difference.mean, DIGITS)} "
-                    f"({between(c.difference, sign=True, digits=DIGITS)}){unclear}",
+                    f"{method} minus {first}, {label}: "
+                    f"{cell(c.difference, sign=True, digits=DIGITS)}{unclear}",
                     highlight=False,
                 )
     console.print(" ".join(conclusion(card)), highlight=False)
@@ -381,10 +380,3 @@ def trained(row: SubjectRow) -> str:
     if row.parameters is None:
         return ""
     return f"{row.parameters:,}".replace(",", " ")
-
-
-def cell(value: Interval | None) -> str:
-    """A mean with its 95% interval; "" for a missing one."""
-    if value is None:
-        return ""
-    return f"{points(value.mean, DIGITS)} ({between(value, digits=DIGITS)})"

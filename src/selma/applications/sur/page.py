@@ -21,14 +21,14 @@ from selma.report.fitting import Column, Row, print_fitted
 from selma.report.grids import Mark, data_uri, mark_of
 from selma.report.pages import write_page
 from selma.report.tables import (
-    between,
+    apart,
+    cell,
     clear,
     compared,
     points,
     print_preferences,
     print_scorecard,
     signed,
-    spread,
 )
 from selma.report.templates import environment, policy
 from selma.workspace import Workspace, inside
@@ -140,7 +140,7 @@ def _print_further(result: SurResult, console: Console) -> None:
         cells = [label_of(model.model)]
         for _, means, changes in measures:
             mean, change = means.get(model.model), changes.get(model.model)
-            cells += [points(mean.mean, 2) if mean else "", *_apart(change, digits=2)]
+            cells += [points(mean.mean, 2) if mean else "", *apart(change, sign=True, digits=2)]
         cells += [points(frechet[model.model], 2)] if frechet else []
         rows.append(Row(cells))
     _say(console, "images beside texts and good images")
@@ -162,10 +162,14 @@ def print_ablation(result: SurResult, console: Console) -> None:
         columns += [Column(name), Column("95%", "ends")]
     rows = []
     for model in card.models:
-        cells = [label_of(model.model), points(model.score.mean), *_apart(model.difference)]
+        cells = [
+            label_of(model.model),
+            points(model.score.mean),
+            *apart(model.difference, sign=True),
+        ]
         for _, means, changes in measures:
             if change := changes.get(model.model):
-                cells += _apart(change, digits=2)
+                cells += apart(change, sign=True, digits=2)
             else:
                 cells += [points(means[model.model].mean, 2), ""]
         rows.append(Row(cells))
@@ -234,12 +238,12 @@ def _scores_table(result: SurResult) -> PageTable:
     names += ["Fréchet distance"] if distances else []
     rows = []
     for model in card.models:
-        row = [model.model, f"{points(model.score.mean)} ({spread(model.score)})"]
-        row += [_spread_change(model.difference)]
+        row = [model.model, cell(model.score, with_error=True)]
+        row += [cell(model.difference, sign=True, with_error=True)]
         for _, means, changes in columns:
             mean = means.get(model.model)
             row += [points(mean.mean, 2) if mean else ""]
-            row += [_spread_change(changes.get(model.model), digits=2)]
+            row += [cell(changes.get(model.model), sign=True, digits=2, with_error=True)]
         row += [points(distances.frechet[model.model], 2)] if distances else []
         rows.append(tuple(row))
     return PageTable(columns=tuple(names), rows=tuple(rows), notes=tuple(notes_of(result)))
@@ -322,16 +326,3 @@ def _by_kind(model: ModelScore, kind: str) -> str:
     change = model.category_differences.get(kind)
     score = points(model.categories[kind].mean)
     return f"{score} ({signed(change.mean)}{'*' if clear(change) else ''})" if change else score
-
-
-def _spread_change(change: Interval | None, digits: int = 1) -> str:
-    if change is None:
-        return ""
-    return f"{signed(change.mean, digits)} ({spread(change, sign=True, digits=digits)})"
-
-
-def _apart(change: Interval | None, digits: int = 1) -> tuple[str, str]:
-    """A difference and its interval's ends, as cells."""
-    if change is None:
-        return "", ""
-    return signed(change.mean, digits), between(change, sign=True, digits=digits)
