@@ -36,12 +36,17 @@ def group(app: typer.Typer, name: str) -> typer.Typer:
     )
 
 
-def show_status(settings: RunConfig) -> None:
+def show_status(settings: RunConfig, *, to_make: bool) -> None:
+    """What a run has. to_make: with every stage that a run would make, whoever worked there."""
     from rich.console import Console
 
-    from selma.status import statuses, table
+    from selma.status import present, statuses, table
 
-    Console().print(table(statuses(settings)))
+    shown = (statuses if to_make else present)(settings)
+    Console().print(table(shown))
+    for status in shown:
+        if status.why:
+            typer.echo(f"{status.stage}/{status.name}: {status.why}")
 
 
 def show_benchmark_length(prompts: int, over_limit: int) -> None:

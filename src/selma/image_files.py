@@ -1,25 +1,66 @@
-"""Images as files: decoded whole and of limited size, or refused. Nothing else opens one."""
+"""Images as files: decoded whole, upright and as 8-bit RGB, or refused. Nothing else opens one."""
 
 from __future__ import annotations
 
 import io
 import warnings
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from selma.errors import DataError
+from selma.image_modes import PLAIN, Reading, as_rgb, has_wide_values, values_digest
+from selma.image_names import register_plugins
 
 MAX_PIXELS = 64_000_000
 """Of an image from anywhere, so that no file can fill the memory. Where images have a known size,
 callers allow no more."""
 
+OPENER = 2
+"""Belongs to recipes of what is made from images of others. 2: wide values are scaled, transparent
+parts lie over a background, images are turned upright, colours are sRGB's."""
+
 REMEDY = "Replace it or remove it."
 REMEDY_FOR_GENERATED = "Remove its folder to have it generated again."
 
+_PROGRAMS = ("EPS",)
+"""Formats that Pillow would have another program run."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientation → what turns the image upright."""
 
-def open_image(path: Path, *, max_pixels: int = MAX_PIXELS, remedy: str = REMEDY) -> Image.Image:
-    """The RGB image in a file, decoded whole.
+
+@dataclass(frozen=True)
+class Opened:
+    """An image as everything in selma sees it."""
+
+    image: Image.Image
+    """RGB, 8 bits, upright."""
+    changes: tuple[str, ...]
+    """What was done besides decoding; empty for a plain image."""
+    format: str | None
+    """Pillow's name of the file's format."""
+    wide: str = ""
+    """A digest of values of more than 8 bits, which scaling may make equal; else empty."""
+
+
+def open_image(
+    path: Path,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    remedy: str = REMEDY,
+    reading: Reading = PLAIN,
+) -> Image.Image:
+    """The RGB image in a file, decoded whole and upright; `reading` says what its values mean.
 
     remedy: what to do about a damaged file. Raises DataError if there is no file, if the image has
     more than `max_pixels` pixels (its header is read before anything is decoded), or if any part of
@@ -28,37 +69,37 @@ def open_image(path: Path, *, max_pixels: int = MAX_PIXELS, remedy: str = REMEDY
     if not path.is_file():  # a folder, a FIFO or a broken link would hang or confuse the decoder
         raise DataError(f"{path} must be an image, but there is no such file.")
     try:
-        return decode(path.read_bytes(), max_pixels=max_pixels, remedy=remedy)
+        data = path.read_bytes()
+        return read_image(data, max_pixels=max_pixels, remedy=remedy, reading=reading).image
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, remedy: str = REMEDY) -> Image.Image:
+def decode(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, remedy: str = REMEDY, reading: Reading = PLAIN
+) -> Image.Image:
     """The RGB image in these bytes; see `open_image`."""
+    return read_image(data, max_pixels=max_pixels, remedy=remedy, reading=reading).image
+
+
+def read_image(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, remedy: str = REMEDY, reading: Reading = PLAIN
+) -> Opened:
+    """The RGB image in these bytes with what was changed in it; see `open_image`.
+
+    Of an animation it is the first frame.
+    """
     try:
         # Pillow's own guard only warns, far above our limit; ours is the one that decides.
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
-            width, height = image.size
-            if width * height > max_pixels:
-                raise DataError(
-                    f"An image may have {max_pixels} pixels, but this has {width}x{height}. "
-                    "Make it smaller."
-                )
-            image.load()  # open() reads the header alone; verify() misses a cut-off JPEG
-            return image.convert("RGB")
+            warnings.simplefilter("ignore")
+            return _opened(data, max_pixels, reading)
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds, struct.error among them
         raise DataError(f"The image cannot be decoded: {error}. {remedy}") from error
-
-
-def format_of(data: bytes) -> str | None:
-    """Pillow's name of the format of an image that was decoded from these bytes."""
-    return Image.open(io.BytesIO(data)).format
 
 
 def png_bytes(image: Image.Image) -> bytes:
@@ -66,3 +107,51 @@ def png_bytes(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def _opened(data: bytes, max_pixels: int, reading: Reading) -> Opened:
+    register_plugins()
+    file = Image.open(io.BytesIO(data))
+    _check_size(file, max_pixels)
+    if file.format in _PROGRAMS:
+        raise DataError(f"{file.format} is a program that would have to be run. Save it as PNG.")
+    _take_transparent_value(file)
+    file.load()  # open() reads the header alone; verify() misses a cut-off JPEG
+    _check_size(file, max_pixels)  # icons name their size only now
+    image, changes = _upright(file)
+    with suppress(Exception):  # counting frames reads on, where damage is nobody's concern
+        if getattr(file, "is_animated", False) and file.format != "MPO":
+            changes = ("the first of several frames", *changes)
+    wide = values_digest(image) if has_wide_values(image) else ""
+    rgb, further = as_rgb(image, reading)
+    return Opened(rgb, (*changes, *further), file.format, wide)
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise DataError(
+            f"An image may have {max_pixels} pixels, but this has {width}x{height}. "
+            "Make it smaller."
+        )
+    if not width or not height:
+        raise DataError(f"An image must have pixels, but this has {width}x{height}.")
+
+
+def _upright(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """A camera held sideways notes so beside the pixels; a network would see the world lying."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # every viewer shows an image with damaged EXIF as it is stored
+        turn = None
+    return (image, ()) if turn is None else (image.transpose(turn), ("turned upright",))
+
+
+def _take_transparent_value(image: Image.Image) -> None:
+    """Pillow scales a PNG's values to 8 bits, but not the one that is transparent."""
+    value = image.info.get("transparency")
+    stored = {str(tile.args) for tile in getattr(image, "tile", ())}
+    if isinstance(value, tuple) and any("16" in mode for mode in stored):
+        image.info["transparency"] = tuple(channel >> 8 for channel in value)
+    elif isinstance(value, int) and stored & {"L;2", "L;4"}:
+        image.info["transparency"] = value * (85 if "L;2" in stored else 17)

@@ -6,7 +6,7 @@ start to, it names the item, and the item's folder tells the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from selma.config import RunConfig
+from selma.errors import ConfigError
 from selma.finished import NotFinished, begun
 from selma.pipeline import Stages, flow
 from selma.prompts.skills import load_skills
@@ -32,7 +33,7 @@ from selma.workspace import (
     Workspace,
 )
 
-State = Literal["done", "partial", "other settings", "missing", "waits"]
+State = Literal["done", "partial", "other settings", "missing", "waits", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class StageStatus:
     have: int | None = None
     """Elements that a run would not make again; None where they are not counted."""
     want: int | None = None
+    why: str = ""
+    """What keeps an unknown item from being looked at."""
 
 
 def statuses(config: RunConfig) -> list[StageStatus]:
@@ -53,8 +56,39 @@ def statuses(config: RunConfig) -> list[StageStatus]:
     for entry in config.prompts.skills:
         look.at_skill(entry)
     look.at_models()
+    return _in_order(look.found)
+
+
+def present(config: RunConfig) -> list[StageStatus]:
+    """What `statuses` says; of a run in whose folder none of the first four stages has begun, but
+    applications worked, what there is."""
+    of_stages = statuses(config)
+    begun_items = [s for s in of_stages if s.state not in ("missing", "waits")]
+    names = {f"{status.stage}/{status.name}" for status in begun_items}
+    others = list(_others(config.run_folder, names))
+    if not others or any(status.stage in STAGES[:4] for status in begun_items):
+        return of_stages
+    return _in_order([*begun_items, *others])
+
+
+def _others(root: Path, known: Collection[str]) -> Iterator[StageStatus]:
+    """Items that are in the folder, counted by the folder of their stage that they are in."""
+    finished: dict[str, list[bool]] = {}
+    for plan in (path for stage in STAGES for path in sorted((root / stage).rglob("plan.json"))):
+        name = plan.parent.relative_to(root).as_posix()
+        if name not in known:
+            stage, _, inner = name.partition("/")
+            group = f"{stage}/{inner.partition('/')[0]}"
+            finished.setdefault(group, []).append((plan.parent / "manifest.json").is_file())
+    for group, items in finished.items():
+        stage, _, name = group.partition("/")
+        state: State = "done" if all(items) else "partial"
+        yield StageStatus(stage, name, state, sum(items), len(items))
+
+
+def _in_order(found: Sequence[StageStatus]) -> list[StageStatus]:
     order = {stage: number for number, stage in enumerate(STAGES)}
-    return sorted(look.found, key=lambda status: order[status.stage])
+    return sorted(found, key=lambda status: order[status.stage])
 
 
 def table(statuses: Sequence[StageStatus]) -> Table:
@@ -73,6 +107,8 @@ def table(statuses: Sequence[StageStatus]) -> Table:
 def _to_make(status: StageStatus) -> str:
     if status.state == "done":
         return "nothing"
+    if status.state == "unknown":
+        return ""
     if status.want is None:
         return "all"
     return str(status.want - (status.have or 0)) if status.state == "partial" else str(status.want)
@@ -136,6 +172,9 @@ class _Look:
             result = call(*needs)
         except NotFinished as missing:
             self.found.append(StageStatus(stage, name, *_state(missing.item), want))
+            return None
+        except ConfigError as error:  # a merge method whose package is gone, say
+            self.found.append(StageStatus(stage, name, "unknown", want=want, why=str(error)))
             return None
         self.found.append(StageStatus(stage, name, "done", want, want))
         return result

@@ -2,25 +2,77 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from selma.errors import DataError
 
 
 def read_text(path: Path) -> str:
-    """The whole file, without a byte order mark. Raises DataError."""
+    """The whole file without its byte order mark: UTF-8, or UTF-16 with one. Raises DataError."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-16" if is_wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line}: text must be UTF-8, but is not.") from error
+        raise DataError(
+            f"{path}, line {line}: text must be UTF-8, but is not. Save it as UTF-8."
+        ) from error
+
+
+def json_rows(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file, or of one JSON list of them; [] if there is no file.
+
+    Empty lines are left out. Raises DataError with the line that is no object.
+    """
+    if not path.exists():
+        return []
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        return _listed(path, text)
+    rows = []
+    # Not splitlines: it also splits at U+2028 and its like, which may stand inside a prompt.
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        row = _parsed(line)
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{path}, line {number} must be one JSON object, but is {line.strip()[:80]!r}. "
+                "Correct this line."
+            )
+        rows.append(row)
+    return rows
+
+
+def _listed(path: Path, text: str) -> list[dict[str, Any]]:
+    rows = _parsed(text)
+    if not isinstance(rows, list):
+        raise DataError(
+            f"{path} begins like a JSON list, but is none. Write one JSON object in each line."
+        )
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{path} must list JSON objects, but entry {number} is {row!r:.80}. Correct it."
+            )
+    return rows
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def csv_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from selma.adapters.files import OUR_KEY, Lineage, given, lineage_json, write_safetensors
+from selma.adapters.headers import lineage_of, opened
 from selma.adapters.kind import AdapterKind, WeightChange
-from selma.adapters.reading import lineage_of, opened
+from selma.adapters.layers import Layers
 from selma.config.adapters import AdapterSettings
 
 ROLE = "log_scales"
@@ -77,7 +78,7 @@ def save(
     write_safetensors(path, given(named), metadata={OUR_KEY: lineage_json(lineage)})
 
 
-def read(place: Path, *, layers_per_block: int | None = None) -> ScalesFile:
+def read(place: Path, *, base: Layers | None = None) -> ScalesFile:
     path = place / ROW.file if place.is_dir() else place
     with opened(path) as file:
         layers = sorted(name.removesuffix(f".{ROLE}") for name in file.keys())  # noqa: SIM118

@@ -57,17 +57,17 @@ def place(folder, to):
     return folder if to == "peft" else folder / f"{to}.safetensors"
 
 
-def same(one, other):
+def same(one, other, shape):
     """Whether both adapters hold the same bits for the same layers, and the same scales."""
-    a, b = read_here(one), read_here(other)
+    a, b = read_here(one, shape), read_here(other, shape)
     assert a.layers.keys() == b.layers.keys()
     for key in a.layers:
         assert a.layers[key].scale == b.layers[key].scale
         assert all(map(torch.equal, a.tensors(key), b.tensors(key)))
 
 
-def read_here(path):
-    return read_adapter(path, layers_per_block=1)
+def read_here(path, shape="sd1"):
+    return read_adapter(path, base=read_model(str(tiny.folder(shape))).layers)
 
 
 @pytest.mark.parametrize("alphas", [(3.0, 2.5), (2.0, 3.0, 4.0)])
@@ -80,10 +80,10 @@ def test_round_trips_are_exact(tmp_path, shape, alphas):
     for through in ("kohya", "peft"):
         there = place(tmp_path / through, through)
         convert(first, there, to=through, base=base)
-        same(first, there)
+        same(first, there, shape)
         back = tmp_path / f"{through}-back.safetensors"
         convert(there, back, to="diffusers", base=base)
-        same(first, back)
+        same(first, back, shape)
     assert (tmp_path / "kohya-back.safetensors").read_bytes() == first.read_bytes()
 
 
@@ -227,7 +227,7 @@ def test_types_are_kept(tmp_path, dtype):
     half = tmp_path / "half.safetensors"
     safetensors.torch.save_file(tensors, half, metadata)
     convert(half, tmp_path / "k.safetensors", to="kohya", base=str(tiny.folder("sd1")))
-    same(half, tmp_path / "k.safetensors")
+    same(half, tmp_path / "k.safetensors", "sd1")
     assert read_here(tmp_path / "k.safetensors").layers.popitem()[1].dtypes == (dtype, dtype)
 
 

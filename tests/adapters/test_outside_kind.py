@@ -32,6 +32,8 @@ from selma.config.section import Section
 from selma.errors import AdapterError, ConfigError
 from selma.registry import registered
 
+LAYER = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+
 
 @pytest.fixture(scope="module", autouse=True)
 def outside() -> Iterator[None]:
@@ -145,16 +147,17 @@ def test_one_whose_space_is_that_of_deltas_is_merged(tmp_path: Path) -> None:
     paths, deltas = [], []
     for number in range(2):
         torch.manual_seed(number)
-        factors = {"x.lora_A.weight": torch.randn(1, 4), "x.lora_B.weight": torch.randn(4, 1)}
+        shapes = {f"{LAYER}.lora_A.weight": (1, 4), f"{LAYER}.lora_B.weight": (4, 1)}
+        factors = {name: torch.randn(shape) for name, shape in shapes.items()}
         paths.append(tmp_path / str(number) / row.file)
         paths[-1].parent.mkdir()
         lora.save(paths[-1], factors, HalfConfig(rank=1), lineage=Lineage())  # type: ignore[arg-type]
-        deltas.append(factors["x.lora_B.weight"] @ factors["x.lora_A.weight"])
+        deltas.append(factors[f"{LAYER}.lora_B.weight"] @ factors[f"{LAYER}.lora_A.weight"])
     out = tmp_path / "merged.safetensors"
     with registered("selma.adapters", row):
         assert kind_of(paths[0]) is row and row.merge_space == "deltas"
         command("merge", *paths, "--out", out)
-    a, b = read_any(out).factors("unet.x")
+    a, b = read_any(out).factors(f"unet.{LAYER}")
     torch.testing.assert_close(b @ a, sum(deltas) / 2)
 
 

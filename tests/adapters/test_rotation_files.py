@@ -64,7 +64,7 @@ def out(unet):
 def turned_out(place, **more):
     """What the tiny UNet gives with the rotations at `place` in its weights."""
     model = tiny.load("sd1")
-    file = read_any_rotations(place, layers_per_block=1, **more)
+    file = read_any_rotations(place, base=read_model(str(tiny.folder("sd1"))).layers, **more)
     with oft.turning(model.pipe.unet, [file]):
         return out(model.pipe.unet)
 
@@ -280,7 +280,7 @@ def test_other_layouts_are_refused_with_the_reason(tmp_path, to, says):
 
 def in_kohyas_names(ending, tensors):
     return {
-        f"{names.kohya_name(key, sdxl=False, layers_per_block=1)}{ending}": tensor
+        f"lora_unet_{names.split(key)[1].replace('.', '_')}{ending}": tensor
         for key, tensor in tensors.items()
     }
 

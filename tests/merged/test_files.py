@@ -295,7 +295,9 @@ print(json.dumps(found))
 
 def test_memory_stays_under_twice_the_files(tmp_path):
     names = [
-        f"unet.down_blocks.1.attentions.0.transformer_blocks.{n}.attn1.to_q" for n in range(24)
+        f"unet.down_blocks.2.attentions.{n % 2}.transformer_blocks.{n // 2}.attn1.{to}"
+        for n in range(12)
+        for to in ("to_q", "to_k")
     ]
     small = [
         adapter(

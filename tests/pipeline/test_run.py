@@ -22,7 +22,7 @@ from selma.finished import NotFinished
 from selma.images.on_demand import generate, save_images
 from selma.records.adapters import AppliedAdapter
 from selma.scores.hps import STYLES, run_results
-from selma.status import statuses
+from selma.status import present, statuses
 from selma.workspace import Workspace
 
 
@@ -118,6 +118,40 @@ def test_status_knows_other_settings(place: Path, address: str, merged: RunConfi
     assert there["1-prompts", "coco"] == "done"
     assert there["2-images", "coco"] == "other settings"
     assert there["3-experts", "coco"] == "waits"
+
+
+def test_status_of_a_merge_method_that_is_gone(
+    place: Path, address: str, merged: RunConfig
+) -> None:
+    looked = statuses(config(place, address, merged={"method": "median_of_deltas"}))
+    there = {(found.stage, found.name): found.state for found in looked}
+    assert there["3-experts", "coco"] == "done" and there["4-merged", "merged"] == "unknown"
+    assert there["5-scores", "images/merged"] == there["6-report", "index.html"] == "waits"
+    (why,) = (found.why for found in looked if found.why)
+    assert "merged.method: must be a merge method (" in why
+    assert "but 'median_of_deltas' came" in why
+
+
+def test_status_of_a_run_of_applications_alone(place: Path, address: str) -> None:
+    one = config(place, address, "alone")
+    folder = Workspace(one.run_folder)
+    for stage, *names in (
+        ("2-images", "_control", "canny", "train"),
+        ("2-images", "_control", "canny", "val"),
+        ("3-experts", "_control", "canny", "oft-r4"),
+    ):
+        item = folder.item(stage, *names, recipe={"names": names})
+        item.begin()
+        if names[-1] != "val":
+            item.finish([], {})
+    assert [(s.stage, s.name, s.state, s.have, s.want) for s in present(one)] == [
+        ("2-images", "_control", "partial", 1, 2),
+        ("3-experts", "_control", "done", 1, 1),
+    ]
+    # Where a run would begin, its stages are shown all the same.
+    assert {s.name for s in statuses(one)} >= {"coco", "whoops", "merged", "index.html"}
+    folder.item("1-prompts", "coco", recipe={"names": "other"}).begin()
+    assert present(one) == statuses(one)
 
 
 def test_each_exam_prompt_may_be_drawn_from_several_seeds(place: Path, address: str) -> None:

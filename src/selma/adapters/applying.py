@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selma.adapters import names
 from selma.adapters.kind import Adapter, AdapterKind, WeightChange
+from selma.adapters.layers import Layers, network_shapes
 from selma.adapters.replacing import replaced
 from selma.adapters.table import ADAPTERS, kind_of
 from selma.backbones.text_to_image import TextToImage
@@ -82,7 +82,7 @@ class _Read:
 
 def _read(model: TextToImage, wanted: AppliedAdapter) -> _Read:
     kind = kind_of(wanted.path)
-    adapter = kind.read(wanted.path, layers_per_block=_layers_per_block(model))
+    adapter = kind.read(wanted.path, base=layers_of_pipeline(model))
     options = wanted.options
     if options is not None and (kind.options is None or not isinstance(options, kind.options)):
         raise ConfigError(
@@ -100,6 +100,13 @@ def _require_alone(each: Sequence[_Read]) -> None:
             )
 
 
-def _layers_per_block(model: TextToImage) -> int:
-    count = model.denoiser.config.get("layers_per_block")
-    return count if isinstance(count, int) else names.LAYERS_PER_BLOCK
+def layers_of_pipeline(model: TextToImage) -> Layers:
+    """The layers that adapters can change: the denoiser's and the text encoders'."""
+    networks = {
+        part: getattr(model.pipe, part, None)
+        for part in (model.family.component, *model.family.text_encoders)
+    }
+    shapes: dict[str, tuple[int, ...]] = {}
+    for part, network in networks.items():
+        shapes |= network_shapes(part, network) if network is not None else {}
+    return Layers("this model", shapes)

@@ -24,15 +24,11 @@ from selma.adapters.files import (
     lineage_json,
     write_safetensors,
 )
-from selma.adapters.models import Family, Model, family_of, read_model, require_fit
-from selma.adapters.reading import (
-    PEFT_FILE,
-    PEFT_SETTINGS,
-    RANKS_KEY,
-    AdapterFile,
-    LayerFile,
-    read_adapter,
-)
+from selma.adapters.layers import Layers
+from selma.adapters.models import FAMILIES, Family, Model, read_model, require_fit
+from selma.adapters.peft_settings import PEFT_FILE, PEFT_SETTINGS
+from selma.adapters.reading import RANKS_KEY, AdapterFile, LayerFile, read_adapter
+from selma.adapters.resolving import models_of
 from selma.errors import AdapterError
 from selma.progress import console
 from selma.workspace import write_bytes
@@ -62,8 +58,7 @@ def convert_lora(source: Path, out: Path, *, to: str, base: str | None = None) -
     the format has for them; where it is given, the adapter must fit it.
     """
     model = None if base is None else read_model(base)
-    per_block = model.layers_per_block if model else names.LAYERS_PER_BLOCK
-    file = read_adapter(source, layers_per_block=per_block)
+    file = read_adapter(source, base=model.layers if model else None)
     if model:
         require_fit(file.layers, model, who=source)
     return write(out, loaded(file), to=to, model=model)
@@ -224,23 +219,35 @@ def _in_model(component: str, module: str) -> str:
 
 
 def _write_kohya(path: Path, adapter: Adapter, model: Model | None) -> None:
-    family = model.family if model else family_of(adapter.layers)
-    if family is None:
-        raise AdapterError(
-            "kohya's names differ between SD and SDXL, and these layers do not tell which they "
-            "belong to. Name the model with --base (toybox or a diffusers folder)."
-        )
-    per_block = model.layers_per_block if model else names.LAYERS_PER_BLOCK
+    families, layers = _families(adapter, model)
     named = {}
     for key in adapter.layers:
-        name = names.kohya_name(key, sdxl=family == "sdxl", layers_per_block=per_block)
+        name = layers.kohya_name(key, sdxl=families == {"sdxl"})
         if name is None:
             raise AdapterError(f"kohya has no name for {key}. Write it --to diffusers or peft.")
         named[key] = name
+    family = next(iter(families)) if len(families) == 1 else None
     adapter = _of_one_rank(adapter)
     _warn_of_scales(path, adapter)
     metadata = kohya_metadata(adapter, family, model)
     _write(path, adapter, named, ("lora_down", "lora_up"), metadata, alphas=True)
+
+
+def _families(adapter: Adapter, model: Model | None) -> tuple[set[Family | None], Layers]:
+    """What files call the family, where it may be several of one way to name layers; and these."""
+    if model:
+        return {model.family}, model.layers
+    shapes = {key: layer.weight_shape for key, layer in adapter.layers.items()}
+    # An adapter that names its base may be for any, whose layers only seem to be a known model's.
+    known = models_of(shapes, exact=adapter.lineage.base is not None)
+    # toybox's layers are named as those of SD 1 and SD 2 are.
+    families = {FAMILIES.get(layers.model) for layers in known}
+    if not families or ("sdxl" in families and len(families) > 1):
+        raise AdapterError(
+            "kohya's names differ between SD and SDXL, and these layers do not tell which they "
+            "belong to. Name the model with --base (toybox or a diffusers folder)."
+        )
+    return families, known[0]
 
 
 def _of_one_rank(adapter: Adapter) -> Adapter:
@@ -283,8 +290,28 @@ _VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 _SIZES = {"sd1": 512, "sd2": 768, "sdxl": 1024}
 
 
-def kohya_metadata(adapter: Adapter, family: Family, model: Model | None) -> dict[str, str]:
-    """kohya's ss_* entries and those of ModelSpec 1.0.1, without times: all are strings."""
+def kohya_metadata(adapter: Adapter, family: Family | None, model: Model | None) -> dict[str, str]:
+    """kohya's ss_* entries and those of ModelSpec 1.0.1, without times: all are strings.
+
+    Where the family is not known (SD 1 and SD 2 have the same layers), nothing is said of the base.
+    """
+    made_by = adapter.lineage.made_by
+    metadata = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": _one_or_dynamic(layer.rank for layer in adapter.layers.values()),
+        "ss_network_alpha": _one_or_dynamic(
+            float(layer.alpha) for layer in adapter.layers.values()
+        ),
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.title": _title(made_by),
+        **(_about_base(family, model) if family else {}),
+    }
+    if isinstance(made_by.get("experts"), Mapping):
+        metadata["modelspec.merged_from"] = ", ".join(sorted(made_by["experts"]))
+    return metadata
+
+
+def _about_base(family: Family, model: Model | None) -> dict[str, str]:
     # Whether SD 2 predicts velocity only the model tells; most of its adapters are for that one.
     velocity = model.prediction == "v_prediction" if model else family == "sd2"
     sd2 = "stable-diffusion-v2-768-v" if velocity else "stable-diffusion-v2-512"
@@ -294,27 +321,16 @@ def kohya_metadata(adapter: Adapter, family: Family, model: Model | None) -> dic
         "sdxl": "stable-diffusion-xl-v1-base",
     }[family]
     size = model.image_px if model else _SIZES[family]
-    made_by = adapter.lineage.made_by
-    metadata = {
+    return {
         "ss_base_model_version": _VERSIONS[family] + ("_v" if velocity and family == "sd2" else ""),
         "ss_v2": str(family == "sd2"),
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": _one_or_dynamic(layer.rank for layer in adapter.layers.values()),
-        "ss_network_alpha": _one_or_dynamic(
-            float(layer.alpha) for layer in adapter.layers.values()
-        ),
-        "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{architecture}/lora",
         "modelspec.implementation": (
             "https://github.com/Stability-AI/generative-models" if family == "sdxl" else "diffusers"
         ),
-        "modelspec.title": _title(made_by),
         "modelspec.resolution": f"{size}x{size}",
         "modelspec.prediction_type": "v" if velocity else "epsilon",
     }
-    if isinstance(made_by.get("experts"), Mapping):
-        metadata["modelspec.merged_from"] = ", ".join(sorted(made_by["experts"]))
-    return metadata
 
 
 def _one_or_dynamic(values: Iterable[Any]) -> str:

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from selma.adapters.files import OUR_KEY, Lineage, given, lineage_json, write_safetensors
+from selma.adapters.headers import as_the_manifest_says, lineage_of, opened
 from selma.adapters.kind import AdapterKind
-from selma.adapters.reading import as_the_manifest_says, lineage_of, opened
+from selma.adapters.layers import Layers
 from selma.backbones.text_to_image import FULL_FILE, TextToImage
 from selma.config.adapters import FullConfig
 from selma.errors import AdapterError, ConfigError
@@ -102,7 +103,7 @@ def is_full(path: Path) -> bool:
         return FULL_KEY in (file.metadata() or {})
 
 
-def read(source: Path, *, layers_per_block: int | None = None) -> FullFile:
+def read(source: Path, *, base: Layers | None = None) -> FullFile:
     """The file, or the one in a folder of ours. Raises AdapterError if it is damaged."""
     path = source / FULL_FILE if source.is_dir() else source
     as_the_manifest_says(path)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from selma.adapters import names
 from selma.adapters.files import DTYPES, write_safetensors
+from selma.adapters.headers import opened
 from selma.adapters.kind import WeightChange
 from selma.adapters.models import read_model, weight_key
-from selma.adapters.reading import opened
 from selma.adapters.table import kind_of
 from selma.errors import AdapterError
 
@@ -38,7 +38,7 @@ def fuse(adapter: Path, out: Path, *, base: str | None) -> Path:
             f"{adapter} is of the kind {kind.name}, which does not change a base layer by layer: "
             "it cannot be fused into one."
         )
-    file = kind.read(adapter, layers_per_block=model.layers_per_block)
+    file = kind.read(adapter, base=model.layers)
     kind.require_fit(file, model, adapter)
     changes = kind.weight_changes(file)
     changed = {

@@ -89,9 +89,9 @@ class AdapterKind:
     """Name of the adapter's file in its folder. A file of this name is of this kind."""
 
     read: Callable[..., Any]
-    """(path of a file or folder, layers_per_block=...) → `Adapter`, its header checked. One that is
-    merged is a `reading.AdapterFile` (deltas) or a `rotations.files.RotationFile`. Raises
-    AdapterError."""
+    """(path of a file or folder, base=...) → `Adapter`, its header checked. base: the layers of the
+    model that it is for (`layers.Layers`), None if that is not at hand. One that is merged is a
+    `reading.AdapterFile` (deltas) or a `rotations.files.RotationFile`. Raises AdapterError."""
     recognizes: Callable[[Path], bool] | None = None
     """Whether a file or folder of another name is of this kind."""
 

@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from selma.adapters import names
-from selma.adapters.reading import LayerFile, opened
+from selma.adapters.headers import opened
+from selma.adapters.layers import Layers, layers_of
+from selma.adapters.reading import LayerFile
+from selma.adapters.resolving import squeezed
 from selma.backbones.families import family_of as family_named
 from selma.errors import AdapterError, ModelError
 from selma.toybox import base_folder
 
 Family = Literal["sd1", "sd2", "sdxl"]
+
+FAMILIES: dict[str, Family] = {"SD 1": "sd1", "SD 2": "sd2", "SDXL": "sdxl"}
+"""A known model → what files call its family."""
 
 CROSS_WIDTHS: dict[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 """Width of the text features that cross-attention reads."""
@@ -27,7 +34,6 @@ class Model:
     folder: Path
     family: Family | None
     """What files call it; None of families that they have no such name for."""
-    layers_per_block: int
     prediction: str
     """What the denoiser predicts."""
     image_px: int
@@ -35,6 +41,11 @@ class Model:
     """Component → its safetensors files."""
     shapes: Mapping[str, tuple[int, ...]]
     """Layer → its weight's shape, [out, in] or [out, in, k, k]."""
+
+    @cached_property
+    def layers(self) -> Layers:
+        """Its layers, by every name that files give them."""
+        return Layers(str(self.folder), self.shapes)
 
 
 def read_model(model: str) -> Model:
@@ -46,9 +57,6 @@ def read_model(model: str) -> Model:
     scheduler = _json(folder / "scheduler" / "scheduler_config.json")
     vae = _json(folder / "vae" / "config.json")
     prediction = base.prediction(scheduler)
-    per_block = denoiser.get("layers_per_block", names.LAYERS_PER_BLOCK)
-    if not isinstance(per_block, int):
-        raise ModelError(f"{folder}: a UNet with layers_per_block {per_block} has no known names.")
     files = {
         component: tuple(sorted((folder / component).glob("*.safetensors")))
         for component in names.components()
@@ -57,11 +65,12 @@ def read_model(model: str) -> Model:
     return Model(
         folder=folder,
         family=_family(index, denoiser, prediction) if base.component == names.UNET else None,
-        layers_per_block=per_block,
         prediction=prediction,
         image_px=base.latent_shape(denoiser)[1] * base.image_factor(vae),
         files=files,
-        shapes={key: shape for c, paths in files.items() for key, shape in _weights(c, paths)},
+        shapes={
+            key: shape for c, paths in files.items() for key, shape in _weights(c, paths).items()
+        },
     )
 
 
@@ -74,30 +83,11 @@ def require_fit(layers: Mapping[str, LayerFile], model: Model, *, who: object) -
             f"{len(layers) - len(missing)}; it has no {missing[0]}. It was made for another model."
         )
     for key, layer in layers.items():
-        kernel = layer.kernel or ()
-        out, *inside = model.shapes[key]
-        width = 1
-        for side in inside:
-            width *= side
-        if (out, width) != layer.shape or tuple(inside[1:]) != kernel:
+        if squeezed(layer.weight_shape) != squeezed(model.shapes[key]):
             raise AdapterError(
-                f"{who}: the change of {key} is {list(layer.shape)} with kernel {list(kernel)}, "
-                f"but the weight in {model.folder} is {list(model.shapes[key])}."
+                f"{who}: the change of {key} is for a weight of {list(layer.weight_shape)}, but "
+                f"that in {model.folder} is {list(model.shapes[key])}."
             )
-
-
-def family_of(layers: Mapping[str, LayerFile]) -> Family | None:
-    """The family as layers tell it: by the width of text features, or by what only SDXL has.
-    None where they do not tell."""
-    for key, layer in layers.items():
-        component, module = names.split(key)
-        if component == names.TEXT_2 or "transformer_blocks.1." in module:
-            return "sdxl"
-        if module.startswith("add_embedding."):
-            return "sdxl"
-        if component == names.UNET and module.endswith((".attn2.to_k", ".attn2.to_v")):
-            return CROSS_WIDTHS.get(layer.shape[1])
-    return None
 
 
 def weight_key(component: str, tensor: str) -> str | None:
@@ -107,16 +97,16 @@ def weight_key(component: str, tensor: str) -> str | None:
     return names.plain(component, tensor.removesuffix(".weight"))
 
 
-def _weights(component: str, paths: tuple[Path, ...]) -> list[tuple[str, tuple[int, ...]]]:
-    weights = []
+def _weights(component: str, paths: tuple[Path, ...]) -> dict[str, tuple[int, ...]]:
+    weights: dict[str, tuple[int, ...]] = {}
     for path in paths:
         with opened(path) as file:
-            for name in file.keys():  # noqa: SIM118
-                shape = tuple(file.get_slice(name).get_shape())
-                key = weight_key(component, name)
-                if key is not None and len(shape) in (2, 4):
-                    weights.append((key, shape))
-    return weights
+            weights |= {
+                name.removesuffix(".weight"): tuple(file.get_slice(name).get_shape())
+                for name in file.keys()  # noqa: SIM118
+                if name.endswith(".weight")
+            }
+    return layers_of(component, weights)
 
 
 def _family(index: Mapping[str, Any], unet: Mapping[str, Any], prediction: str) -> Family:

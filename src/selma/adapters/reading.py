@@ -1,35 +1,50 @@
-"""Adapter files are read here with suspicion: diffusers LoRA, kohya and PEFT folders alike.
+"""Adapter files are read here with suspicion: diffusers, kohya, ComfyUI and PEFT folders alike.
 
-What comes out are layers under one set of names (`names`), each with its own rank and scale; what
-cannot be written as scale x B A is refused with the reason.
+What comes out are layers under one set of names (`names`), each with its own rank and scale. A name
+must lead to a layer that there is (`resolving`); what cannot be written as scale x B A is refused
+with the reason.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from selma.adapters import names
-from selma.adapters.files import DTYPES, OUR_KEY, PEFT_KEY, Lineage, notes_of
+from selma.adapters import names, spellings
+from selma.adapters.files import DTYPES, Lineage, notes_of
+from selma.adapters.folders import SAFETENSORS, has_suffix, lora_files
+from selma.adapters.headers import as_the_manifest_says, header_json, lineage_of, opened
+from selma.adapters.layers import Layers
+from selma.adapters.peft_settings import (
+    PEFT_FILE,
+    PEFT_SETTINGS,
+    PeftSettings,
+    header_settings,
+    peft_json,
+)
+from selma.adapters.resolving import Reading, resolved
+from selma.adapters.spellings import BUNDLED, Spelling
 from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config.adapters import MergeSpace
 from selma.errors import AdapterError
-from selma.workspace import file_sha256
 
-PEFT_FILE, PEFT_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 RANKS_KEY = "selma_ranks"  # layer → rank, where `formats` filled a kohya file up with zeros
-PEFT_DEFAULT_ALPHA = 8  # of a header that gives none: what PEFT itself would take
+
+MOST_TENSORS = 20_000
+"""Of a file; the largest of a known model, SDXL's with both text encoders, has 3,177."""
+MOST_ENTRIES = 2**29
+"""Of the weight that factors change; the largest of a known model has 29 million."""
+
+FLOATS = DTYPES | {"F8_E4M3": torch.float16, "F8_E5M2": torch.float16}
+"""A tensor's type in a file → the type that it is read as. Half has every number of both kinds of
+eight bits, so that they lose nothing, and programs that know no fp8 read what is written."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +63,19 @@ class LayerFile:
     alpha: float
     """scale x rank, whatever the file's own convention is."""
     dtypes: tuple[torch.dtype, torch.dtype]
-    """Of A and B in the file."""
+    """Of A and B as they are read."""
 
     @property
     def scale(self) -> float:
         return self.alpha / self.rank
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Of the weight that is changed: [out, in] or [out, in, k, k]."""
+        out, inside = self.shape
+        if self.kernel is None:
+            return self.shape
+        return (out, inside // math.prod(self.kernel), *self.kernel)
 
 
 @dataclass(frozen=True)
@@ -64,12 +87,16 @@ class AdapterFile:
 
     path: Path
     format: str
-    """"diffusers", "kohya" or "peft"."""
+    """"diffusers", "kohya", "comfyui" or "peft"."""
     layers: Mapping[str, LayerFile]
     """Sorted by name (`names`)."""
     lineage: Lineage
     notes: Mapping[str, str] = field(default_factory=dict)
     """Further entries of the header (`files.notes_of`)."""
+    models: tuple[Layers, ...] = ()
+    """The models that it may be for (`resolving.Reading`)."""
+    embeddings: int = 0
+    """Tensors that lie beside the factors and are not read: texts' embeddings of OneTrainer."""
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, int]]:
@@ -93,55 +120,57 @@ class AdapterFile:
         return a, b
 
     def tensors(self, key: str) -> tuple[Tensor, Tensor]:
-        """A and B as they lie in the file, in its shapes and type."""
+        """A and B as they lie in the file, in its shapes and, but for eight bits, its type."""
         layer = self.layers[key]
         with opened(layer.path) as file:
-            a, b = file.get_tensor(layer.a), file.get_tensor(layer.b)
+            a, b = (
+                file.get_tensor(name).to(dtype)
+                for name, dtype in zip((layer.a, layer.b), layer.dtypes, strict=True)
+            )
         if a[layer.rank :].any() or b[:, layer.rank :].any():
             raise AdapterError(f"{self.path} has rank {layer.rank} for {key}, but more is filled.")
         return a[: layer.rank], b[:, : layer.rank]
 
 
-def read_adapter(source: Path, *, layers_per_block: int = names.LAYERS_PER_BLOCK) -> AdapterFile:
+def read_adapter(source: Path, *, base: Layers | None = None) -> AdapterFile:
     """The adapter in a file or folder, its header checked; `factors` checks the numbers.
 
-    layers_per_block is the UNet's; only the original names of SDXL need it. If a folder has a
-    manifest, the file's sha256 must be the manifest's. Raises AdapterError.
+    base: the model that it is for. Without one its names must lead to layers of a known model, or
+    its header must say that selma wrote it for another. If a folder has a manifest, the file's
+    sha256 must be the manifest's. Raises AdapterError.
     """
-    files = _files_of(source)
-    by_layer: dict[str, dict[str, _Tensor]] = {}
-    settings: dict[str, dict[str, Any]] = {}
-    formats: set[str] = set()
-    metadata: dict[str, str] = {}
+    files = lora_files(source)
+    header = _Header(source)
     for path, component in files:
         if path.name == ADAPTER_FILE:
             as_the_manifest_says(path)
-        with opened(path) as file:
-            metadata |= file.metadata() or {}
-            for name in file.keys():  # noqa: SIM118
-                part = file.get_slice(name)  # the header's; no tensor is read here
-                tensor = _Tensor(path, name, tuple(part.get_shape()), str(part.get_dtype()))
-                kind, key, role = _named(tensor, component, layers_per_block)
-                formats.add(kind)
-                if role in by_layer.setdefault(key, {}):
-                    raise AdapterError(f"{path} names {role} of {key} twice.")
-                by_layer[key][role] = tensor
-        settings |= _settings(path, component, metadata)
-    if len(formats) > 1:
-        raise AdapterError(f"{source} mixes the names of {' and '.join(sorted(formats))}.")
-    filled = _header_json(metadata, RANKS_KEY, source)
-    layers = {
-        key: _without_zeros(_layer(source, key, by_layer[key], settings), filled.get(key))
-        for key in names.sorted_layers(by_layer)
-    }
-    if not layers:
+        header.read(path, component)
+    if not header.layers:
         raise AdapterError(f"{source} must change at least one layer, but is empty.")
+    if len(header.schemes) > 1:
+        raise AdapterError(f"{source} mixes the names of {' and '.join(sorted(header.schemes))}.")
+    lineage = lineage_of(header.metadata, source)
+    shapes = {layer: _weight_shape(source, layer, parts) for layer, parts in header.layers.items()}
+    reading = resolved(
+        source,
+        shapes,
+        base=base,
+        own_base=lineage.base is not None,
+        own_names=header.schemes <= {"diffusers", "peft"},
+    )
+    by_key = _by_key(source, header, reading)
+    filled = header_json(header.metadata, RANKS_KEY, source)
     return AdapterFile(
         path=files[0][0] if len(files) == 1 else source,
-        format=formats.pop(),
-        layers=layers,
-        lineage=lineage_of(metadata, source),
-        notes=notes_of(metadata),
+        format=header.schemes.pop(),
+        layers={
+            key: _without_zeros(_layer(source, key, by_key[key], header, reading), filled.get(key))
+            for key in names.sorted_layers(by_key)
+        },
+        lineage=lineage,
+        notes=notes_of(header.metadata),
+        models=reading.models,
+        embeddings=header.embeddings,
     )
 
 
@@ -152,29 +181,10 @@ def is_lora(source: Path) -> bool:
         return any(is_lora(part / PEFT_FILE) for part in parts if (part / PEFT_FILE).is_file())
     if source.name == PEFT_FILE and source.with_name(PEFT_SETTINGS).is_file():
         return peft_json(source).get("peft_type", "LORA") == "LORA"
-    if source.suffix != ".safetensors" or not source.is_file():
+    if not has_suffix(source, SAFETENSORS) or not source.is_file():
         return False
     with opened(source) as file:
-        return all(any(pattern.fullmatch(name) for pattern in _SUFFIX) for name in file.keys())  # noqa: SIM118
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """The safetensors file. Raises AdapterError if it is none."""
-    if not path.is_file():
-        raise AdapterError(f"{path} must be an adapter's file, but there is none.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise AdapterError(f"{path} must be a whole safetensors file, but: {error}.") from error
-
-
-def parameter_count(path: Path) -> int:
-    """How many numbers a safetensors file holds; only its header is read."""
-    with opened(path) as file:
-        shapes = (file.get_slice(name).get_shape() for name in file.keys())  # noqa: SIM118
-        return sum(math.prod(shape) for shape in shapes)
+        return spellings.factors_alone(file.keys())
 
 
 @dataclass(frozen=True)
@@ -185,109 +195,125 @@ class _Tensor:
     dtype: str
 
 
-def _files_of(source: Path) -> list[tuple[Path, str | None]]:
-    """The adapter's files, and for those of a PEFT folder the component that they change."""
-    if source.is_dir():
-        if (source / PEFT_FILE).is_file() and not (source / ADAPTER_FILE).is_file():
-            return [(source / PEFT_FILE, _component(source / PEFT_FILE))]
-        parts = [(source / name / PEFT_FILE, name) for name in names.components()]
-        present = [(path, name) for path, name in parts if path.is_file()]
-        return [*present] or [(source / ADAPTER_FILE, None)]
-    if source.name == PEFT_FILE:
-        return [(source, _component(source))]
-    if source.is_file() and source.suffix != ".safetensors":
-        raise AdapterError(f"{source} must be a .safetensors file: others can run code when read.")
-    return [(source, None)]
+@dataclass
+class _Header:
+    """What the headers of an adapter's files say, by the layers' spelling."""
 
+    source: Path
+    layers: dict[Spelling, dict[str, _Tensor]] = field(default_factory=dict)
+    """Layer → "A", "B" and "alpha", of those that are there."""
+    schemes: set[str] = field(default_factory=set)
+    settings: dict[str, PeftSettings] = field(default_factory=dict)
+    """Component → what PEFT's settings say; under "" where they do not say of which."""
+    metadata: dict[str, str] = field(default_factory=dict)
+    embeddings: int = 0
 
-def _component(path: Path) -> str:
-    """The component that a PEFT folder changes, by the class or the layers that it names."""
-    mapping = peft_json(path).get("auto_mapping")
-    about = str(mapping.get("base_model_class")) if isinstance(mapping, dict) else ""
-    if about == "CLIPTextModelWithProjection":
-        return names.TEXT_2
-    if about == "CLIPTextModel":
-        return names.TEXT
-    with opened(path) as file:
-        text = any(".self_attn." in name or ".mlp." in name for name in file.keys())  # noqa: SIM118
-    return names.TEXT if text else names.UNET
+    def read(self, path: Path, component: str | None) -> None:
+        with opened(path) as file:
+            own = file.metadata() or {}
+            tensors = list(_tensors(path, file))
+        self.metadata |= own
+        peft = path.name == PEFT_FILE
+        for tensor in tensors:
+            if tensor.name.startswith(BUNDLED):
+                self.embeddings += 1
+            else:
+                self._add(tensor, component, peft=peft)
+        beside = path.with_name(PEFT_SETTINGS).is_file()
+        if peft or (self.schemes == {"peft"} and beside):
+            self.settings[component or ""] = PeftSettings(path, peft_json(path))
+        else:
+            self.settings |= header_settings(path, own)
 
-
-# What cannot be written as scale x B A of a layer's weight. Found anywhere in a tensor's name.
-_REFUSED = {
-    r"dora_scale|lora_magnitude_vector": "DoRA: it also changes the norm of each column",
-    r"\.hada_": "LoHa: its change is a product of entries, not of matrices",
-    r"\.lokr_": "LoKr: its change is a Kronecker product",
-    r"\.lora_mid\.": "a Tucker convolution (lora_mid): its change has a third factor",
-    r"\.oft_|\.boft_": "OFT: it rotates weights instead of adding to them",
-    r"lora_embedding_[AB]": "an embedding's change",
-    r"\.diff(_b)?$": "a full difference rather than two factors",
-    r"\.bias$": "biases, which no B A reaches",
-    r"modules_to_save": "whole modules (modules_to_save)",
-}
-_FACTORS = {"A": "A", "B": "B", "down": "A", "up": "B"}
-_SUFFIXES = (
-    r"(?P<module>.+)\.lora_(?P<factor>[AB])(?:\.\w+)?\.weight",
-    r"(?P<module>.+)\.lora(?:_linear_layer)?\.(?P<factor>down|up)\.weight",
-    r"(?P<module>.+)\.lora_(?P<factor>down|up)\.weight",
-    r"(?P<module>.+\.)processor\.(?P<to>to_(?:q|k|v|out))_lora\.(?P<factor>down|up)\.weight",
-    r"(?P<module>.+)\.(?P<factor>alpha)",
-)
-_SUFFIX = [re.compile(pattern) for pattern in _SUFFIXES]
-
-
-def _named(tensor: _Tensor, component: str | None, layers_per_block: int) -> tuple[str, str, str]:
-    """(format, our name of the layer, "A", "B" or "alpha") of a tensor in a file."""
-    name = tensor.name
-    for pattern, reason in _REFUSED.items():
-        if re.search(pattern, name):
-            raise AdapterError(f"{tensor.path} cannot be used, because of {name!r}: {reason}.")
-    match = next((matched for suffix in _SUFFIX if (matched := suffix.fullmatch(name))), None)
-    if match is None:
-        raise AdapterError(
-            f"{tensor.path} must hold pairs of low-rank factors alone, but has {name!r} of shape "
-            f"{list(tensor.shape)}."
-        )
-    module = match["module"]
-    if to := match.groupdict().get("to"):
-        module += "to_out.0" if to == "to_out" else to
-    module = module.replace(".processor.", ".")
-    role = _FACTORS.get(match["factor"], "alpha")
-    if component is not None:
-        module = module.removeprefix("base_model.model.")
-        return "peft", names.plain(component, module), role
-    if name.startswith("lora_"):
-        key = names.from_kohya(module, layers_per_block=layers_per_block)
-        if key is None:
+    def _add(self, tensor: _Tensor, component: str | None, *, peft: bool) -> None:
+        named = spellings.read_name(tensor.name)
+        if reason := spellings.refused(tensor.name):
             raise AdapterError(
-                f"{tensor.path} names a layer {module!r} that no SD 1, SD 2 or SDXL has."
+                f"{tensor.path} cannot be used, because of {tensor.name!r}: {reason}."
             )
-        return "kohya", key, role
-    part, _, inside = module.partition(".")
-    if part not in names.components() or not inside:
-        raise AdapterError(
-            f"{tensor.path} must name layers of {', '.join(names.components())}, but has {name!r}."
-        )
-    return "diffusers", names.plain(part, inside), role
+        if named is None:
+            raise AdapterError(
+                f"{tensor.path} must hold pairs of low-rank factors alone, but has "
+                f"{_short(tensor.name)!r} of shape {list(tensor.shape)}."
+            )
+        self.schemes.add("peft" if peft else named.scheme)
+        layer = named.layer
+        if component is not None and layer.component in (None, component):
+            layer = Spelling(component, layer.path)
+        roles = self.layers.setdefault(layer, {})
+        if named.role in roles:
+            raise AdapterError(_twice(self.source, layer.path, roles[named.role], tensor))
+        roles[named.role] = tensor
+
+    def settings_of(self, component: str) -> PeftSettings:
+        default = self.settings.get("", PeftSettings(self.source, {}))
+        return self.settings.get(component, default)
 
 
-def _layer(
-    source: Path, key: str, tensors: Mapping[str, _Tensor], settings: Mapping[str, dict[str, Any]]
-) -> LayerFile:
-    shapes = {role: list(tensor.shape) for role, tensor in tensors.items() if role != "alpha"}
+def _tensors(path: Path, file: Any) -> Iterable[_Tensor]:
+    """What the header says of each tensor; none is read."""
+    keys = list(file.keys())
+    if len(keys) > MOST_TENSORS:
+        raise AdapterError(f"{path} may have {MOST_TENSORS:,} tensors, but has {len(keys):,}.")
+    for name in keys:
+        part = file.get_slice(name)
+        yield _Tensor(path, name, tuple(part.get_shape()), str(part.get_dtype()))
+
+
+def _by_key(source: Path, header: _Header, reading: Reading) -> dict[str, dict[str, _Tensor]]:
+    """Our name → the layer's tensors. Raises AdapterError if two names mean one layer."""
+    by_key: dict[str, dict[str, _Tensor]] = {}
+    for layer, tensors in header.layers.items():
+        key = reading.keys[layer]
+        if key in by_key:
+            first, other = (next(iter(roles.values())) for roles in (by_key[key], tensors))
+            raise AdapterError(_twice(source, key, first, other))
+        by_key[key] = tensors
+    return by_key
+
+
+def _twice(source: Path, layer: str, first: _Tensor, other: _Tensor) -> str:
+    return (
+        f"{source} names {layer} twice, as {first.name!r} and as {other.name!r}. Which of them is "
+        "meant, or whether their sum is, the file does not say: take one of them out."
+    )
+
+
+def _weight_shape(source: Path, layer: Spelling, tensors: Mapping[str, _Tensor]) -> tuple[int, ...]:
+    """[out, in] or [out, in, k, k] of the weight that the factors change."""
     a, b = tensors.get("A"), tensors.get("B")
     if a is None or b is None or not _fit(a.shape, b.shape):
+        shapes = {role: list(t.shape) for role, t in tensors.items() if role != "alpha"}
         raise AdapterError(
-            f"{source}: {key} needs A [r, in] and B [out, r], or A [r, in, k, k] and "
+            f"{source}: {layer.path} needs A [r, in] and B [out, r], or A [r, in, k, k] and "
             f"B [out, r, 1, 1], but has {shapes}."
         )
     for tensor in (a, b):
-        if tensor.dtype not in DTYPES:
-            raise AdapterError(f"{source}: {key} must be float, but is {tensor.dtype}.")
+        if tensor.dtype not in FLOATS:
+            raise AdapterError(f"{source}: {layer.path} must be float, but is {tensor.dtype}.")
+    shape = (b.shape[0], *a.shape[1:])
+    if math.prod(shape) > MOST_ENTRIES:
+        raise AdapterError(
+            f"{source}: {layer.path} changes a weight of {list(shape)}, larger than any model's."
+        )
+    return shape
+
+
+def _fit(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    if len(a) not in (2, 4) or len(b) not in (2, 4) or 0 in (*a, *b):
+        return False
+    pixel = b[2:] == (1,) * (len(b) - 2)
+    return a[0] == b[1] and pixel and (len(a) == len(b) or a[2:] in ((), (1, 1)))
+
+
+def _layer(
+    source: Path, key: str, tensors: Mapping[str, _Tensor], header: _Header, reading: Reading
+) -> LayerFile:
+    a, b = tensors["A"], tensors["B"]
     component, module = names.split(key)
-    ours = settings.get(component, {})
+    settings = header.settings_of(component)
     rank = a.shape[0]
-    declared = _of_pattern(source, ours, "rank_pattern", module, ours.get("r", rank))
+    declared = settings.rank(component, module, rank)
     if declared != rank:
         raise AdapterError(f"{source}: {key} has rank {rank}, but the header says {declared}.")
     return LayerFile(
@@ -295,11 +321,31 @@ def _layer(
         a=a.name,
         b=b.name,
         shape=(b.shape[0], math.prod(a.shape[1:])),
-        kernel=(a.shape[2], a.shape[3]) if len(a.shape) == 4 else None,
+        kernel=_kernel(a.shape[2:], [model.shapes[key] for model in reading.models]),
         rank=rank,
-        alpha=_alpha(source, module, rank, tensors.get("alpha"), ours),
-        dtypes=(DTYPES[a.dtype], DTYPES[b.dtype]),
+        alpha=settings.alpha(component, module, rank, _alpha_of(tensors.get("alpha"))),
+        dtypes=(FLOATS[a.dtype], FLOATS[b.dtype]),
     )
+
+
+def _kernel(given: tuple[int, ...], weights: Iterable[tuple[int, ...]]) -> tuple[int, int] | None:
+    """The kernel of the layer: a linear one and a convolution of one pixel are the same change, so
+    that the models' word counts where they agree, whatever the file's shapes are."""
+    kernels = {tuple(weight[2:]) for weight in weights}
+    kernel = kernels.pop() if len(kernels) == 1 else given
+    one_pixel = ((), (1, 1))
+    if kernel not in one_pixel or given not in one_pixel:
+        kernel = given
+    return (kernel[0], kernel[1]) if kernel else None
+
+
+def _alpha_of(tensor: _Tensor | None) -> float | None:
+    if tensor is None:
+        return None
+    if math.prod(tensor.shape) != 1:
+        return math.nan
+    with opened(tensor.path) as file:
+        return float(file.get_tensor(tensor.name))
 
 
 def _without_zeros(layer: LayerFile, rank: Any) -> LayerFile:
@@ -308,129 +354,5 @@ def _without_zeros(layer: LayerFile, rank: Any) -> LayerFile:
     return replace(layer, rank=rank, alpha=layer.scale * rank)
 
 
-def _fit(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    if len(a) != len(b) or len(a) not in (2, 4) or 0 in (*a, *b):
-        return False
-    return a[0] == b[1] and b[2:] == (1,) * (len(b) - 2)
-
-
-def _alpha(
-    source: Path, module: str, rank: int, own: _Tensor | None, settings: Mapping[str, Any]
-) -> float:
-    if own is not None:
-        with opened(own.path) as file:
-            value = file.get_tensor(own.name)
-        alpha = float(value) if value.numel() == 1 else math.nan
-    else:
-        default = settings.get("lora_alpha", PEFT_DEFAULT_ALPHA if settings else rank)
-        alpha = _of_pattern(source, settings, "alpha_pattern", module, default)
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < 1e6:
-        raise AdapterError(f"{source}: alpha of {module} must be a positive number, not {alpha!r}.")
-    # rsLoRA (arXiv:2312.03732) divides by the root of the rank instead of the rank.
-    return alpha * math.sqrt(rank) if settings.get("use_rslora") else alpha
-
-
-def _of_pattern(
-    source: Path, settings: Mapping[str, Any], key: str, module: str, default: Any
-) -> Any:
-    """The value of the header's pattern for a module, matched as PEFT matches it."""
-    patterns = settings.get(key) or {}
-    if not isinstance(patterns, dict):
-        raise AdapterError(f"{source}: the header's {key} must be a mapping.")
-    for pattern, value in patterns.items():
-        if not re.fullmatch(r"[\w.^$\\*-]+", pattern):
-            raise AdapterError(f"{source}: {key} must be by names of layers, but has {pattern!r}.")
-        for name in (module, f"text_model.{module}"):
-            if re.match(rf"(.*\.)?({pattern})$", name):
-                return value
-    return default
-
-
-def _settings(
-    path: Path, component: str | None, metadata: Mapping[str, str]
-) -> dict[str, dict[str, Any]]:
-    """Component → its PEFT settings, of which none may change what B A means."""
-    if component is not None:
-        by_component = {component: peft_json(path)}
-    else:
-        header = _header_json(metadata, PEFT_KEY, path)
-        by_component = {
-            name: {
-                key.removeprefix(f"{name}."): value
-                for key, value in header.items()
-                if key.startswith(f"{name}.")
-            }
-            for name in names.components()
-        }
-    for ours in by_component.values():
-        for key, value in ours.items():
-            if value and not _harmless(key, value):
-                raise AdapterError(f"{path} is no plain LoRA: its header sets {key} to {value!r}.")
-    return by_component
-
-
-_HARMLESS = {
-    "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "target_modules",
-    "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout", "peft_version",
-    "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode",
-    "runtime_config", "megatron_config", "megatron_core", "qalora_group_size", "eva_config",
-}  # fmt: skip
-
-
-def _harmless(key: str, value: Any) -> bool:
-    """Whether a setting leaves the layer's change at scale x B A. One that is not known may not:
-    a merge that passed over it could be wrong without a word."""
-    if key == "init_lora_weights":
-        # PiSSA, OLoRA, CorDA and LoftQ also change the frozen weights that the delta is added to.
-        return value is True or value in ("gaussian", "eva", "orthogonal")
-    return key in _HARMLESS or (key, value) in (("bias", "none"), ("peft_type", "LORA"))
-
-
-def peft_json(path: Path) -> dict[str, Any]:
-    """The settings beside a PEFT adapter's file. Raises AdapterError."""
-    settings_path = path.with_name(PEFT_SETTINGS)
-    try:
-        value = json.loads(settings_path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(
-            f"{settings_path} must be a PEFT adapter's settings, but: {error}."
-        ) from error
-    if not isinstance(value, dict):
-        raise AdapterError(f"{settings_path} must be a mapping.")
-    return value
-
-
-def as_the_manifest_says(path: Path) -> None:
-    """Raise AdapterError if a manifest beside the file has another sha256."""
-    manifest = path.parent / "manifest.json"
-    if not manifest.is_file():
-        return
-    try:
-        wanted = json.loads(manifest.read_text("utf-8"))["files"][path.name]["sha256"]
-    except (ValueError, KeyError, TypeError):
-        return  # a manifest of something else
-    if not path.is_file() or file_sha256(path) != wanted:
-        raise AdapterError(
-            f"{path} is damaged: its sha256 is not the manifest's. Remove {path.parent} and train "
-            "this expert again."
-        )
-
-
-def lineage_of(metadata: Mapping[str, str], path: Path) -> Lineage:
-    """The lineage in a header."""
-    ours = _header_json(metadata, OUR_KEY, path)
-    made_by = ours.get("made_by")
-    return Lineage(
-        base=str(ours["base"]) if ours.get("base") else None,
-        made_by=made_by if isinstance(made_by, dict) else {},
-    )
-
-
-def _header_json(metadata: Mapping[str, str], key: str, path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(metadata.get(key, "{}"))
-    except (ValueError, RecursionError) as error:
-        raise AdapterError(f"{path}: the header's {key} must be JSON, but: {error}.") from error
-    if not isinstance(value, dict):
-        raise AdapterError(f"{path}: the header's {key} must be a mapping.")
-    return value
+def _short(name: str) -> str:
+    return name if len(name) <= 200 else f"{name[:200]}..."

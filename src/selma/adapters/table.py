@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from selma.adapters import names
 from selma.adapters.full import FULL
 from selma.adapters.kind import AdapterKind
+from selma.adapters.layers import Layers
 from selma.adapters.lora import LORA
 from selma.adapters.rotations.coft import COFT
 from selma.adapters.rotations.oft import OFT
@@ -29,20 +29,20 @@ def kind_of(source: Path) -> AdapterKind:
     return next(by_name, None) or next(by_content, LORA)
 
 
-def read_any(source: Path, *, layers_per_block: int = names.LAYERS_PER_BLOCK) -> Any:
+def read_any(source: Path, *, base: Layers | None = None) -> Any:
     """The adapter in a file or folder, of whatever kind: an `Adapter`, with what else its kind has.
 
     Raises AdapterError.
     """
-    return kind_of(source).read(source, layers_per_block=layers_per_block)
+    return kind_of(source).read(source, base=base)
 
 
-def read_mergeable(source: Path, *, layers_per_block: int = names.LAYERS_PER_BLOCK) -> Any:
+def read_mergeable(source: Path, *, base: Layers | None = None) -> Any:
     """The adapter in a file or folder. Raises AdapterError if its kind cannot be merged."""
     kind = kind_of(source)
     if kind.merge_space is None:
         raise AdapterError(f"{source} cannot be merged: {kind.unmergeable}.")
-    return read_any(source, layers_per_block=layers_per_block)
+    return read_any(source, base=base)
 
 
 def adapter_file(source: Path) -> Path:

@@ -31,7 +31,7 @@ def run(
         from selma.merged.planning import method_of
 
         method_of(settings.merged)  # a mistake there would be seen only once experts are there
-        return show_status(settings)
+        return show_status(settings, to_make=True)
     from selma import pipeline
 
     outcome = pipeline.run_stages(settings)
@@ -78,7 +78,7 @@ def status(
     """Show what a run has, is missing, or holds with other settings."""
     from selma.applications.loading import read_run_file
 
-    show_status(read_run_file(run))
+    show_status(read_run_file(run), to_make=False)
 
 
 def check(config: Config, folder: Folder = None) -> None:

@@ -11,7 +11,7 @@ from selma.ids import nearest
 from selma.records.images import Pair
 from selma.records.prompts import Prompt
 from selma.row_files import write_rows
-from selma.textfiles import csv_rows
+from selma.textfiles import csv_rows, json_rows
 from selma.workspace import inside, read_lines
 
 METADATA = "metadata.jsonl"
@@ -19,7 +19,6 @@ METADATA_CSV = "metadata.csv"
 """What others may have in its place."""
 TEXTS = (".json", ".jsonl", ".csv", ".txt")
 """Files of texts, by their names' ends: what changes in them need not change their size."""
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def write_metadata(path: Path, pairs: Sequence[Pair]) -> None:
@@ -48,7 +47,7 @@ def read_generated(folder: Path, prompts: Sequence[Prompt]) -> list[Pair]:
     of = {prompt.id: prompt for prompt in prompts}
     train = folder / "train"
     pairs = []
-    for row in rows(train):
+    for row in rows(train, own=True):
         image, prompt = inside(train, row["file_name"]), of.get(row.get("prompt_id", ""))
         if prompt is None or prompt.text != row["text"]:
             raise DataError(
@@ -62,15 +61,20 @@ def read_generated(folder: Path, prompts: Sequence[Prompt]) -> list[Pair]:
     return pairs
 
 
-def rows(folder: Path, needs: Sequence[str] = ("file_name", "text")) -> Iterator[dict[str, Any]]:
+def rows(
+    folder: Path, needs: Sequence[str] = ("file_name", "text"), *, own: bool = False
+) -> Iterator[dict[str, Any]]:
     """The metadata's rows, each with a text under these keys. What a CSV leaves empty is not in its
-    row."""
+    row.
+
+    own: it is selma's own file, which is made again when it is removed; nobody else's is.
+    """
     path = metadata(folder)
     if path.name == METADATA_CSV:
         cells = (row for _, row in csv_rows(path, needs))
         records = [{key: text for key, text in row.items() if text} for row in cells]
     else:
-        records = read_lines(path)
+        records = read_lines(path) if own else json_rows(path)
     if not records:
         raise DataError(f"{path} must have one row for each image, but is empty or not there.")
     for number, row in enumerate(records, 1):
@@ -106,8 +110,3 @@ def there(image: Path) -> None:
         f"{image} is named in the metadata, but is not there. "
         + ("Restore it." if meant is None else f"Did you mean {meant!r}?")
     )
-
-
-def images(folder: Path) -> Iterator[Path]:
-    """Every image below the folder, by its name's end."""
-    return (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)

@@ -266,11 +266,9 @@ def _kind(plan: Plan) -> type[DeltaMerge] | type[RotationMerge]:
 
 def _read_file(path: Path, model: Model | None) -> AnyFile:
     """An adapter's file, which fits the model if there is one."""
-    from selma.adapters.names import LAYERS_PER_BLOCK
     from selma.adapters.table import ADAPTERS, read_mergeable
 
-    per_block = model.layers_per_block if model else LAYERS_PER_BLOCK
-    file: AnyFile = read_mergeable(path, layers_per_block=per_block)
+    file: AnyFile = read_mergeable(path, base=model.layers if model else None)
     if model:
         ADAPTERS[file.kind].require_fit(file, model, path)
     return file

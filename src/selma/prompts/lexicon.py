@@ -57,7 +57,7 @@ def _sentences(words: Iterable[str], *, most: int) -> str:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError(
             f'prompts.lexicon must be "toybox" or a text file, but {path} cannot be read: {error}.'

@@ -26,6 +26,26 @@ def between(interval: Interval, *, sign: bool = False, digits: int = 1) -> str:
     return f"{show(interval.low, digits)} to {show(interval.high, digits)}"
 
 
+def cell(
+    interval: Interval | None, *, sign: bool = False, digits: int = 1, with_error: bool = False
+) -> str:
+    """A mean with its interval, and the standard error if it is asked for: "2.1 (0.3 to 3.9)".
+    Empty for None."""
+    if interval is None:
+        return ""
+    mean, _ = apart(interval, sign=sign, digits=digits)
+    ends = (spread if with_error else between)(interval, sign=sign, digits=digits)
+    return f"{mean} ({ends})"
+
+
+def apart(interval: Interval | None, *, sign: bool = False, digits: int = 1) -> tuple[str, str]:
+    """A mean, and its interval's ends, as two cells; empty for None."""
+    if interval is None:
+        return "", ""
+    show = signed if sign else points
+    return show(interval.mean, digits), between(interval, sign=sign, digits=digits)
+
+
 def error(interval: Interval, digits: int = 1) -> str:
     """The standard error; empty if there is none."""
     standard_error = interval.standard_error
@@ -38,9 +58,14 @@ def spread(interval: Interval, *, sign: bool = False, digits: int = 1) -> str:
     return f"{ends}, s.e. {end}" if (end := error(interval, digits)) else ends
 
 
-def clear(interval: Interval | None) -> bool:
-    """Whether a difference's interval excludes zero."""
-    return interval is not None and (interval.low > 0 or interval.high < 0)
+def clear(interval: Interval | None, *, digits: int | None = None) -> bool:
+    """Whether a difference's interval excludes zero; with digits, as it is shown with so many."""
+    if interval is None:
+        return False
+    low, high = interval.low, interval.high
+    if digits is not None:
+        low, high = round(low, digits), round(high, digits)
+    return low > 0 or high < 0
 
 
 def model_with_role(scorecard: Scorecard, role: str) -> ModelScore:
@@ -115,9 +140,7 @@ def print_scorecard(scorecard: Scorecard, console: Console) -> None:
     columns += [Column("minus base"), Column("95%", "ends"), *map(Column, further)]
     rows = []
     for number, model in enumerate(scorecard.models):
-        change = model.difference
-        cells = [model.model, points(model.score.mean), between(model.score)]
-        cells += [signed(change.mean), between(change, sign=True)] if change else ["", ""]
+        cells = [model.model, *apart(model.score), *apart(model.difference, sign=True)]
         cells += [column[number] for column in further.values()]
         rows.append(Row(cells, model.role == "merged"))
     console.print(title, style="italic", highlight=False, markup=False)
@@ -163,12 +186,12 @@ def print_preferences(scorecard: Scorecard, console: Console) -> None:
     rows = []
     for scorer in scorecard.preferences:
         for number, model in enumerate(scorecard.models):
-            score = model.preferences[scorer.label]
-            cells = [points(score.mean, 2), between(score, digits=2)]
+            cells = [*apart(model.preferences[scorer.label], digits=2)]
             if change := model.preference_differences.get(scorer.label):
-                wins = model.win_rates[scorer.label]
-                cells += [signed(change.mean, 2), between(change, sign=True, digits=2)]
-                cells += [points(wins.mean), between(wins)]
+                cells += [
+                    *apart(change, sign=True, digits=2),
+                    *apart(model.win_rates[scorer.label]),
+                ]
             mark = " *" if scorer.chose else ""
             first = scorer.name + mark if number == 0 else ""
             merged = model.role == "merged"

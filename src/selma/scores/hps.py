@@ -24,12 +24,14 @@ from selma import row_files
 from selma.backbones.preference.scorers import PreferenceScorer
 from selma.errors import ConfigError, DataError
 from selma.ids import listed
-from selma.image_files import open_image
+from selma.image_files import OPENER, open_image
+from selma.image_names import Listing, list_images, say_left_out
 from selma.progress import progress
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.row_files import Row, fill_rows, in_rounds
 from selma.scores import statistics
 from selma.scores.answering import manifest
+from selma.textfiles import read_text
 from selma.workspace import (
     SCORES,
     Item,
@@ -42,7 +44,6 @@ from selma.workspace import (
 
 STYLES = ("anime", "concept-art", "paintings", "photo")
 PROMPTS_EACH = 800
-SUFFIXES = (".jpg", ".jpeg", ".png")
 
 Prompts = Mapping[str, Sequence[str]]
 """Style → its prompts; their order numbers the images."""
@@ -63,8 +64,8 @@ def read_hps_prompts(folder: Path) -> dict[str, list[str]]:
     for style in STYLES:
         path = folder / f"{style}.json"
         try:
-            texts = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
+            texts = json.loads(read_text(path))
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path} must be a JSON list of prompts: {error}.") from error
         if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
             raise DataError(f"{path} must be a list of texts and not empty.")
@@ -152,6 +153,7 @@ def hps_item(
             ),
             "network": scorer.fingerprint,
             "chunk": row_files.CHUNK,
+            "opened": OPENER if generated == "given" else None,
         },
     )
     if item.done:
@@ -261,9 +263,9 @@ def _images(folder: Path, count: int) -> Iterator[tuple[int, Path]]:
     prompt."""
     numbers = {f"{i:05d}": i for i in range(count)}
     seen: dict[int, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.suffix.lower() not in SUFFIXES:
-            continue
+    listing = list_images(folder) if folder.is_dir() else Listing()
+    say_left_out(str(folder), len(listing.images), listing.left_out)
+    for path in listing.images:
         number = numbers.get(path.stem.strip())
         if number is None:
             raise DataError(

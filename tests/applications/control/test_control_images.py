@@ -74,7 +74,7 @@ def ade20k(root):
     for split in ("train", "val"):
         rows = []
         for n in range(2):
-            photo(root / split / "color" / f"{n}.png", n)
+            photo(root / split / "color" / f"{n}.png", n + len(split))
             colours = np.zeros((30, 40, 3), dtype=np.uint8)
             colours[:, 20:] = PALETTE[n]
             (root / split / "segm").mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def test_celeba(tmp_path):
     root = tmp_path / "celebhq-text"
     points = np.linspace(0, 1024, 136).reshape(68, 2)
     for split in ("train", "val"):
-        photo(root / "celeba-hq-img" / f"{split}.jpg", size=(64, 64))
+        photo(root / "celeba-hq-img" / f"{split}.jpg", len(split), size=(64, 64))
         photo(root / "celeba-hq-landmark2d_cond_512" / f"{split}.png", size=(32, 32))
         (root / "celeba-hq-landmark2d").mkdir(exist_ok=True)
         np.savetxt(root / "celeba-hq-landmark2d" / f"{split}.txt", points)

@@ -1,9 +1,13 @@
 """Measures of control by hand-made cases, and against plain definitions."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from selma.applications.control import scoring
 from selma.applications.control.measures import (
     class_row,
     edge_row,
@@ -11,9 +15,12 @@ from selma.applications.control.measures import (
     measures_of,
     sums_of,
 )
+from selma.applications.control.records import ControlSample
+from selma.applications.control.settings import ControlScoring
 from selma.records.landmarks import Landmark
 from selma.scores.distances import frechet_distance
 from selma.scores.statistics import interval, interval_of, paired_difference
+from selma.workspace import Workspace
 
 MIOU, MACC, AACC = measures_of("segmentation")
 ERROR, FAILURES = measures_of("landmarks")
@@ -122,3 +129,36 @@ def test_the_frechet_distance_of_gaussians():
     expected = 3 * 2.0**2 + float(((deviations - 1) ** 2).sum())
     assert frechet_distance(base, other) == pytest.approx(expected, rel=1e-3)
     assert frechet_distance(base, base) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_few_images_are_open_while_distances_are_taken(tmp_path, monkeypatch):
+    samples = []
+    for number in range(70):
+        path = tmp_path / f"{number}.png"
+        Image.new("RGB", (8, 8), (number, 2 * number, 0)).save(path)
+        sample = {"id": str(number), "image": path, "conditioning_image": path, "source": "x"}
+        samples.append(ControlSample.model_validate({"text": "a cat", **sample}))
+    open_now, most = set(), []
+
+    def opened(path):
+        image = Image.open(path).copy()
+        weakref.finalize(image, open_now.discard, path)
+        open_now.add(path)
+        most.append(len(open_now))
+        return image
+
+    monkeypatch.setattr(scoring, "open_image", opened)
+
+    class Mean:
+        name = fingerprint = "mean"
+
+        def see(self, images):
+            return torch.stack([torch.tensor(np.asarray(i)).float().mean((0, 1)) for i in images])
+
+    scorer = scoring.Scorer(
+        samples, ControlScoring(), Workspace(tmp_path), "canny", toybox=True, canny=(1, 2), seed=0
+    )
+    scorer._features = Mean()
+    vectors = scorer._features_of(scoring.SOURCE_IMAGES)
+    assert vectors[:, 1].tolist() == [2.0 * number for number in range(70)]
+    assert len(most) == 70 and max(most) <= 33

@@ -1,9 +1,12 @@
 """Subjects as they lie on disk: DreamBooth's layout, any folder, and what is refused."""
 
+import json
+
 import numpy as np
 import pytest
 import tiny
 from PIL import Image
+from pydantic import ValidationError
 
 from selma.applications.subjects.images import (
     class_pairs,
@@ -213,3 +216,37 @@ def test_class_images_are_shared_resumed_and_left_out_without_a_weight(tmp_path)
     pairs = instance_pairs(subjects[0], config.data)
     assert [p.image for p in pairs] == list(subjects[0].images)
     assert pairs[0].prompt.text == "a photo of qwe old bag"
+
+
+def test_every_image_that_pillow_reads_is_used_and_others_are_named(tmp_path, capsys):
+    folder = tmp_path / "in" / "mug"
+    folder.mkdir(parents=True)
+    for n, name in enumerate(["a.png", "b.JPG", "c.jfif", "d.avif", "e.tiff", "f.bmp", "g.webp"]):
+        noise(n).save(folder / name)
+    for name in ("h.heic", "notes.txt", ".DS_Store"):
+        (folder / name).write_bytes(b"x")
+    (subject,) = read(tmp_path / "in", tmp_path, classes={"mug": "cup"})
+    assert len(subject.images) == 7
+    manifest = json.loads((subject.images[0].parents[1] / "manifest.json").read_text())
+    assert manifest["summary"]["left_out"] == {
+        ".DS_Store": "hidden", "h.heic": "Pillow reads no .heic", "notes.txt": "a text"
+    }  # fmt: skip
+    assert "subject mug: 7 images are used, 3 files are not: h.heic" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("background", "value"), [("white", 255), ("#204060", (32, 64, 96))])
+def test_hidden_colours_are_not_trained_on(tmp_path, background, value):
+    (tmp_path / "in" / "mug").mkdir(parents=True)
+    Image.new("RGBA", (32, 32), (255, 0, 255, 0)).save(tmp_path / "in" / "mug" / "a.png")
+    settings = {"classes": {"mug": "cup"}, "background": background}
+    (subject,) = read(tmp_path / "in", tmp_path, **settings)
+    with Image.open(subject.images[0]) as image:
+        assert (np.asarray(image) == value).all()
+    with pytest.raises(ValidationError, match="rose of no garden"):
+        SubjectData(background="rose of no garden")
+
+
+def test_classes_may_begin_with_a_byte_order_mark(tmp_path):
+    root = dataset(tmp_path / "dataset", text=None)
+    (root / "prompts_and_classes.txt").write_text(TEXT, "utf-8-sig")
+    assert [s.kind for s in read(root, tmp_path)] == ["backpack", "dog", "stuffed animal"]

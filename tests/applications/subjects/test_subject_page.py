@@ -167,5 +167,25 @@ def test_the_terminal_shows_every_row():
     console = Console(record=True, width=200)
     subjects_page.print_subject_card(card(), console)
     text = console.export_text()
-    for words in ("real", "base", "lora", "coft", "0.690 (0.670 to 0.710)", "oft minus lora, DINO"):
+    for words in ("real", "base", "lora", "coft", "0.690 │ 0.670 to 0.710", "oft minus lora, DINO"):
         assert words in text
+    assert "2 subjects, 2 prompts, 1 image each, 100 steps" in text
+
+
+def test_in_eighty_columns_no_name_and_no_number_is_broken():
+    console = Console(record=True, width=80)
+    subjects_page.print_subject_card(card(), console)
+    text = console.export_text()
+    assert "…" not in text and all(len(line) <= 80 for line in text.splitlines())
+    for words in ("coft", "0.670 to 0.710", "12 345", "LPIPS to real ↓"):
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(1, "<b>1</b> image per"), (4, "<b>4</b> images per")]
+)
+def test_the_page_counts_images_in_words(world, tmp_path, count, words):
+    given, real, prompts, generated = world
+    given = given.model_copy(update={"images": count})
+    path = page((given, real, prompts, generated), tmp_path)
+    assert words in path.read_text()

@@ -8,7 +8,7 @@ import tiny
 import torch
 from experts.test_encode_pairs import encoded, pairs
 
-from selma.adapters.reading import parameter_count
+from selma.adapters.headers import parameter_count
 from selma.adapters.table import adapter_file
 from selma.applications.subjects.settings import (
     Prior,

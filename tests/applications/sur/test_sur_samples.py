@@ -1,6 +1,5 @@
 """Samples: read in SURD's layout, collected from what people have, every rejected row counted."""
 
-import io
 import json
 from collections import Counter
 
@@ -19,7 +18,6 @@ from selma.applications.sur.captioning import EXAMPLES, plain, wish
 from selma.applications.sur.civitai import read_dump
 from selma.applications.sur.collecting import REJECTED, collect_samples, rejected
 from selma.applications.sur.marks import stripped
-from selma.applications.sur.parameters import a1111, comfy, prompt_inside
 from selma.applications.sur.samples import read_samples
 from selma.applications.sur.settings import SampleFolder, SurData
 from selma.applications.sur.sources import source_digest
@@ -137,48 +135,6 @@ def test_marks_are_stripped_by_the_rule(prompt, words):
 def test_stripping_ends_on_anything():
     assert stripped("(" * 3000 + "a" + ")" * 3000) == "a"
     assert "(" in stripped("(" * 3000)
-
-
-A1111 = (
-    "a red fox, (snow:1.2)\nsecond line\nNegative prompt: blurry\n"
-    "Steps: 20, Sampler: Euler a, CFG scale: 7"
-)
-COMFY = {
-    "3": {
-        "class_type": "KSampler",
-        "inputs": {"positive": ["9", 0], "negative": ["7", 0], "seed": 1},
-    },
-    "9": {"class_type": "ConditioningZeroOut", "inputs": {"conditioning": ["6", 0]}},
-    "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a blue jay", "clip": ["4", 1]}},
-    "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "ugly", "clip": ["4", 1]}},
-}
-
-
-def test_prompts_inside_pictures(tmp_path):
-    def bytes_of(fmt="PNG", **how):
-        buffer = io.BytesIO()
-        image().save(buffer, format=fmt, **how)
-        return buffer.getvalue()
-
-    def png(**texts):
-        info = PngInfo()
-        for key, text in texts.items():
-            info.add_itxt(key, text)
-        return bytes_of(pnginfo=info)
-
-    assert prompt_inside(png(parameters=A1111)) == "a red fox, (snow:1.2)\nsecond line"
-    assert prompt_inside(png(parameters="only this\nSteps: 3")) == "only this"
-    assert prompt_inside(png(prompt=json.dumps(COMFY))) == "a blue jay"
-    exif = Image.Exif()
-    exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + A1111.encode("utf-16-be")
-    assert prompt_inside(bytes_of("JPEG", exif=exif)) == a1111(A1111)
-    for silent in (png(), png(prompt="no json"), png(prompt="[1]"), b"no picture", b""):
-        assert prompt_inside(silent) is None
-
-
-def test_a_workflow_that_leads_in_a_circle_ends():
-    loop = {**COMFY, "6": {"inputs": {"conditioning": ["9", 0]}}}
-    assert comfy(json.dumps(loop)) is None
 
 
 UUID = "dd9b038c-bd15-43ab-86ab-66e145ad7ff2"

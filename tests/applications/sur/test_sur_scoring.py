@@ -22,6 +22,7 @@ from selma.config.scores import ScoresConfig
 from selma.errors import ConfigError, DataError
 from selma.preflight import check
 from selma.records.benchmarks import BenchmarkPrompt, Question
+from selma.report.tables import between, signed
 from selma.scores.benchmarks import load_benchmark, read_benchmark
 from selma.scores.networks import Loaders, ScoringNetworks
 from selma.workspace import STAGES, Workspace
@@ -142,6 +143,13 @@ def test_everything_is_beside_the_base_and_paired(world, tmp_path: Path) -> None
     shown = console.export_text()
     for words in ("second", "CLIP, keywords", "sur minus keywords", "through the adapter"):
         assert words in shown, words
+    narrow = Console(record=True, width=80)
+    print_result(found, narrow)
+    print_ablation(found, narrow)
+    shown = narrow.export_text()
+    assert "…" not in shown and all(len(line) <= 80 for line in shown.splitlines())
+    change = found.keyword_clip_differences["sur"]
+    assert between(change, sign=True, digits=2) in shown and signed(change.mean, 2) in shown
 
 
 def test_a_second_look_asks_nothing_and_another_name_keeps_the_first(world) -> None:

@@ -26,9 +26,10 @@ from selma.adapters.files import (
     notes_of,
     write_safetensors,
 )
-from selma.adapters.reading import as_the_manifest_says, lineage_of, opened
+from selma.adapters.headers import as_the_manifest_says, lineage_of, opened
+from selma.adapters.layers import Layers
+from selma.adapters.resolving import denoiser_keys
 from selma.adapters.rotations.cayley import cayley, require_rotation, side, skew, turned
-from selma.backbones.families import denoiser_components
 from selma.backbones.text_to_image import ROTATION_FILE
 from selma.config.adapters import MergeSpace
 from selma.errors import AdapterError
@@ -147,6 +148,8 @@ class RotationFile:
     """Further facts of the header: the adapter's settings."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """Further entries of the header (`files.notes_of`)."""
+    models: tuple[Layers, ...] = ()
+    """The models that it may be for (`resolving.Reading`)."""
 
     @property
     def kind(self) -> str:
@@ -164,15 +167,16 @@ class RotationFile:
         return turn
 
 
-def read_rotations(source: Path) -> RotationFile:
-    """Our own file, or the one in a folder of ours. Raises AdapterError.
+def read_rotations(source: Path, *, base: Layers | None = None) -> RotationFile:
+    """Our own file, or the one in a folder of ours; base: the model that it is for. Raises
+    AdapterError.
 
     If the folder has a manifest, the file's sha256 must be the manifest's.
     """
     path = source / ROTATION_FILE if source.is_dir() else source
     if path.name == ROTATION_FILE:
         as_the_manifest_says(path)
-    by_layer: dict[str, dict[str, str]] = {}
+    spelled: dict[str, dict[str, str]] = {}
     with opened(path) as file:
         metadata = file.metadata() or {}
         about = _about(metadata, path)
@@ -180,9 +184,13 @@ def read_rotations(source: Path) -> RotationFile:
             key, role = _named(path, name)
             if str(file.get_slice(name).get_dtype()) not in DTYPES:
                 raise AdapterError(f"{path}: {name} must be float.")
-            by_layer.setdefault(key, {})[role] = name
-    if not by_layer:
+            spelled.setdefault(key, {})[role] = name
+    if not spelled:
         raise AdapterError(f"{path} must change at least one layer, but is empty.")
+
+    lineage = lineage_of(metadata, path)
+    keys, models = denoiser_keys(path, spelled, base=base, own_base=lineage.base is not None)
+    by_layer = {keys[name]: roles for name, roles in spelled.items()}
 
     def give(key: str) -> Turn:
         with opened(path) as file:
@@ -194,9 +202,10 @@ def read_rotations(source: Path) -> RotationFile:
         format="selma",
         layers=names.sorted_layers(by_layer),
         give=give,
-        lineage=lineage_of(metadata, path),
+        lineage=lineage,
         about=about,
         notes=notes_of(metadata),
+        models=models,
     )
 
 
@@ -259,15 +268,10 @@ def _giving(tensor: Tensor) -> Callable[[], Tensor]:
 
 
 def _named(path: Path, name: str) -> tuple[str, str]:
-    """(our name of the layer, role) of a tensor."""
+    """(name of the layer, role) of a tensor."""
     for role in ROLES:
         key = name.removesuffix(f".{role}")
         if key != name:
-            component, module = names.split(key)
-            if component not in denoiser_components() or not module:
-                raise AdapterError(
-                    f"{path} must turn layers of the denoiser alone, but has {name!r}."
-                )
             return key, role
     raise AdapterError(f"{path} must hold rotations, but has {name!r}.")
 

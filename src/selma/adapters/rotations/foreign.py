@@ -21,8 +21,12 @@ import torch
 from torch import Tensor
 
 from selma.adapters import names
+from selma.adapters.folders import PICKLES, SAFETENSORS, has_suffix
+from selma.adapters.headers import lineage_of, opened
+from selma.adapters.layers import Layers
 from selma.adapters.models import Model, read_model
-from selma.adapters.reading import PEFT_FILE, PEFT_SETTINGS, lineage_of, opened, peft_json
+from selma.adapters.peft_settings import PEFT_FILE, PEFT_SETTINGS, peft_json
+from selma.adapters.resolving import denoiser_keys
 from selma.adapters.rotations.cayley import ball, triangle
 from selma.adapters.rotations.files import (
     MAGNITUDES,
@@ -45,7 +49,6 @@ from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE
 from selma.errors import AdapterError
 
 RELEASED_FILES = ("pytorch_oft_weights.safetensors", "pytorch_oft_weights.bin")
-PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 OURS = tuple(f".{role}" for role in (SKEW_ENTRIES, MIXTURE, MAGNITUDES))
 
 _ROTATES = re.compile(
@@ -65,9 +68,9 @@ def is_rotation(source: Path) -> bool:
         return any((source / name).is_file() for name in RELEASED_FILES)
     if source.name == PEFT_FILE:
         return peft_json(source).get("peft_type") == "OFT"
-    if source.suffix in PICKLES:
+    if has_suffix(source, *PICKLES):
         return True
-    if source.suffix != ".safetensors" or not source.is_file():
+    if not has_suffix(source, SAFETENSORS) or not source.is_file():
         return False
     with opened(source) as file:
         return any(_ROTATES.search(name) for name in file.keys())  # noqa: SIM118
@@ -76,7 +79,7 @@ def is_rotation(source: Path) -> bool:
 def read_any_rotations(
     source: Path,
     *,
-    layers_per_block: int = names.LAYERS_PER_BLOCK,
+    base: Layers | None = None,
     coft_eps: float | None = None,
     pickles: bool = False,
 ) -> RotationFile:
@@ -91,21 +94,21 @@ def read_any_rotations(
     elif source.is_dir() and not (source / ROTATION_FILE).is_file():
         source = next((source / n for n in RELEASED_FILES if (source / n).is_file()), source)
     if source.name == PEFT_FILE:
-        return read_peft_rotations(source)
-    if source.suffix in PICKLES:
+        return read_peft_rotations(source, base=base)
+    if has_suffix(source, *PICKLES):
         if not pickles:
             raise AdapterError(f"{source} is a pickle: turn it into our file by `selma convert`.")
-        return _foreign(source, _unpickled(source), {}, layers_per_block, coft_eps)
+        return _foreign(source, _unpickled(source), {}, base, coft_eps)
     if source.is_dir() or source.name == ROTATION_FILE:
-        return read_rotations(source)
+        return read_rotations(source, base=base)
     with opened(source) as file:
         all_names, metadata = sorted(file.keys()), file.metadata() or {}
         if any(name.endswith(OURS) for name in all_names):
-            return read_rotations(source)
+            return read_rotations(source, base=base)
         wanted = [name for name in all_names if _ROTATES.search(name) or ".oft_" in name
                   or "_oft." in name]  # fmt: skip
         tensors = {name: file.get_tensor(name) for name in wanted}
-    return _foreign(source, tensors, metadata, layers_per_block, coft_eps)
+    return _foreign(source, tensors, metadata, base, coft_eps)
 
 
 def convert_rotations(
@@ -116,8 +119,8 @@ def convert_rotations(
     Where `base` is given, they must fit it. Raises AdapterError where the layout cannot say them.
     """
     model = None if base is None else read_model(base)
-    per_block = model.layers_per_block if model else names.LAYERS_PER_BLOCK
-    file = read_any_rotations(source, layers_per_block=per_block, coft_eps=coft_eps, pickles=True)
+    layers = model.layers if model else None
+    file = read_any_rotations(source, base=layers, coft_eps=coft_eps, pickles=True)
     if model:
         require_rotations_fit(file, model.shapes, who=source)
     return write_as(out, file, to=to, model=model)
@@ -158,7 +161,7 @@ def _foreign(
     path: Path,
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str],
-    layers_per_block: int,
+    base: Layers | None,
     coft_eps: float | None,
 ) -> RotationFile:
     if any(name.endswith(".oft_blocks") for name in tensors):
@@ -167,14 +170,14 @@ def _foreign(
             "side, W Rᵀ, and neither can be written as the other. Fuse it with kohya's own tools."
         )
     if any(name.endswith(".oft_R.weight") for name in tensors):
-        return _onetrainer(path, tensors, metadata, layers_per_block)
-    return _released(path, tensors, metadata, layers_per_block, coft_eps)
+        return _onetrainer(path, tensors, metadata, base)
+    return _released(path, tensors, metadata, base, coft_eps)
 
 
 def _onetrainer(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], layers_per_block: int
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], base: Layers | None
 ) -> RotationFile:
-    vectors: dict[str, Tensor] = {}
+    spelled: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         prefix, _, rest = name.partition(".")
         if rest != "oft_R.weight":
@@ -182,10 +185,9 @@ def _onetrainer(
             raise AdapterError(
                 f"{path} must hold oft_R alone, but has {name!r}: {rest} is not read."
             )
-        key = names.from_kohya(prefix, layers_per_block=layers_per_block)
-        if key is None or names.split(key)[0] != names.UNET:
-            raise AdapterError(f"{path} turns {prefix!r}, which is no layer of a known UNet.")
-        vectors[key] = tensor
+        spelled[prefix] = tensor
+    keys, models = denoiser_keys(path, spelled, base=base)
+    vectors = {keys[name]: tensor for name, tensor in spelled.items()}
 
     def give(key: str) -> Turn:
         vector = vectors[key].float()
@@ -193,7 +195,12 @@ def _onetrainer(
         return Turn(skew_entries=of_series(vector, 5, path=path, key=key))
 
     return RotationFile(
-        path, "onetrainer", names.sorted_layers(vectors), give, lineage_of(metadata, path)
+        path,
+        "onetrainer",
+        names.sorted_layers(vectors),
+        give,
+        lineage_of(metadata, path),
+        models=models,
     )
 
 
@@ -214,15 +221,17 @@ def _released(
     path: Path,
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str],
-    layers_per_block: int,
+    base: Layers | None,
     coft_eps: float | None,
 ) -> RotationFile:
     if any("_oft." in name for name in tensors):
-        raw = dict(_of_processors(path, tensors))
+        spelled = dict(_of_processors(path, tensors))
     else:
-        raw = dict(_of_control(path, tensors, layers_per_block, coft_eps))
-    if not raw:
+        spelled = dict(_of_control(tensors, coft_eps))
+    if not spelled:
         raise AdapterError(f"{path} must hold rotations of the released OFT code, but has none.")
+    keys, models = denoiser_keys(path, spelled, base=base)
+    raw = {keys[name]: layer for name, layer in spelled.items()}
 
     def give(key: str) -> Turn:
         layer = raw[key]
@@ -232,7 +241,12 @@ def _released(
         )
 
     return RotationFile(
-        path, "released", names.sorted_layers(raw), give, lineage_of(metadata, path)
+        path,
+        "released",
+        names.sorted_layers(raw),
+        give,
+        lineage_of(metadata, path),
+        models=models,
     )
 
 
@@ -248,24 +262,16 @@ def _of_processors(path: Path, tensors: Mapping[str, Tensor]) -> Iterable[tuple[
         held = f"{stem}.oft_is_coft" in tensors and bool(tensors[f"{stem}.oft_is_coft"])
         eps = float(tensors[f"{stem}.oft_eps"]) if held else None
         to = "to_out.0" if match[2] == "to_out" else match[2]
-        yield f"{names.UNET}.{match[1].removeprefix('unet.')}.{to}", _Raw(tensor, eps=eps)
+        yield f"{match[1]}.{to}", _Raw(tensor, eps=eps)
 
 
-def _of_control(
-    path: Path, tensors: Mapping[str, Tensor], layers_per_block: int, eps: float | None
-) -> Iterable[tuple[str, _Raw]]:
+def _of_control(tensors: Mapping[str, Tensor], eps: float | None) -> Iterable[tuple[str, _Raw]]:
     """oft-control: "model.diffusion_model.input_blocks.1.1....attn1.to_q.R", of a whole model."""
     for name, tensor in tensors.items():
-        if not name.endswith(".R"):
-            continue
-        stem = name.removesuffix(".R")
-        inside = stem.removeprefix("model.").removeprefix("diffusion_model.")
-        joined = "lora_unet_" + inside.replace(".", "_")
-        key = names.from_kohya(joined, layers_per_block=layers_per_block)
-        if key is None:
-            raise AdapterError(f"{path} turns {stem!r}, which is no layer of a known UNet.")
-        shared = tensor.dim() == 2
-        yield key, _Raw(tensor, shared, eps, tensors.get(f"{stem}.scaling_factors"))
+        if name.endswith(".R"):
+            stem = name.removesuffix(".R")
+            shared = tensor.dim() == 2
+            yield stem, _Raw(tensor, shared, eps, tensors.get(f"{stem}.scaling_factors"))
 
 
 def _of_released(raw: _Raw, *, path: Path, key: str) -> Tensor:

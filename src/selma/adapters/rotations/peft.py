@@ -18,7 +18,10 @@ from selma.adapters.files import (
     notes_of,
     write_safetensors,
 )
-from selma.adapters.reading import PEFT_FILE, PEFT_SETTINGS, lineage_of, opened, peft_json
+from selma.adapters.headers import lineage_of, opened
+from selma.adapters.layers import Layers
+from selma.adapters.peft_settings import PEFT_FILE, PEFT_SETTINGS, peft_json
+from selma.adapters.resolving import denoiser_keys
 from selma.adapters.rotations.cayley import (
     ball,
     cayley,
@@ -43,7 +46,7 @@ _HARMLESS = {
 }  # fmt: skip
 
 
-def read_peft_rotations(path: Path) -> RotationFile:
+def read_peft_rotations(path: Path, *, base: Layers | None = None) -> RotationFile:
     """The rotations in a PEFT folder, given its file. Raises AdapterError."""
     settings = peft_json(path)
     for key, value in settings.items():
@@ -53,14 +56,17 @@ def read_peft_rotations(path: Path) -> RotationFile:
             raise AdapterError(f"{path} is no plain OFT: its settings have {key} {value!r}.")
     if "oft_block_size" not in settings:
         raise AdapterError(f"{path} is of PEFT before 0.14, whose OFT was another. Train it anew.")
-    by_layer: dict[str, str] = {}
+    spelled: dict[str, str] = {}
     with opened(path) as file:
         metadata = file.metadata() or {}
         for name in sorted(file.keys()):
-            match = re.fullmatch(r"base_model\.model\.(.+)\.oft_R(?:\.\w+)?\.weight", name)
+            match = re.fullmatch(r"base_model\.model\.(.+)\.oft_R(?:\.[^.]+)?\.weight", name)
             if match is None:
                 raise AdapterError(f"{path} must hold oft_R of layers alone, but has {name!r}.")
-            by_layer[names.plain(names.UNET, match[1])] = name
+            spelled[match[1]] = name
+    lineage = lineage_of(metadata, path)
+    keys, models = denoiser_keys(path, spelled, base=base, own_base=lineage.base is not None)
+    by_layer = {keys[module]: name for module, name in spelled.items()}
 
     def give(key: str) -> Turn:
         with opened(path) as file:
@@ -72,8 +78,9 @@ def read_peft_rotations(path: Path) -> RotationFile:
         "peft",
         names.sorted_layers(by_layer),
         give,
-        lineage_of(metadata, path),
+        lineage,
         notes=notes_of(metadata),
+        models=models,
     )
 
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from selma.adapters.files import OUR_KEY, Lineage, as_json, given, lineage_json, write_safetensors
-from selma.adapters.reading import opened
+from selma.adapters.headers import opened
 from selma.adapters.sur.network import SurAdapter, Widths, as_settings, restored
 from selma.backbones.preference.checkpoints import read_state
 from selma.config.adapters import SurConfig

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from selma.adapters.kind import AdapterKind
+from selma.adapters.layers import Layers
 from selma.adapters.sur.files import FILE, SurFile, is_sur, load
 from selma.adapters.sur.network import SurAdapter, require_fit
 from selma.backbones.families.conditioning import Conditioning, PromptFeatures
@@ -76,7 +77,7 @@ def _adapted(
     return replace(conditioning, text=adapted.text, pooled=adapted.pooled)
 
 
-def read(path: Path, *, layers_per_block: int | None = None) -> SurFile:
+def read(path: Path, *, base: Layers | None = None) -> SurFile:
     """The adapter in a file or folder. Raises AdapterError."""
     return load(path)
 

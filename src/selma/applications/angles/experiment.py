@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from selma.errors import DataError, WorkspaceError
 from selma.image_files import open_image, png_bytes
-from selma.images.pairs import images
+from selma.image_names import Listing, list_images, say_left_out
 from selma.randomness import rng, seed_for
 from selma.scores.statistics import interval
 from selma.toybox.drawing import IMAGE_PX
@@ -252,12 +252,14 @@ def _image(pixels: Tensor) -> Image.Image:
 
 
 def _files(folder: Path, count: int) -> list[Path]:
-    files = sorted(images(folder)) if folder.is_dir() else []
+    listing = list_images(folder, deep=True) if folder.is_dir() else Listing()
+    files = list(listing.images)
     if len(files) < count:
         raise DataError(
             f"{folder} must have {count} images ({HELD_OUT} of them to be held out), but has "
             f"{len(files)}. Lower --count."
         )
+    say_left_out(str(folder), len(files), listing.left_out)
     return files[:count]
 
 

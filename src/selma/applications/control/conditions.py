@@ -12,6 +12,7 @@ from PIL import Image
 
 from selma.errors import DataError, ModelError
 from selma.records.landmarks import Landmark
+from selma.textfiles import read_text
 
 Colour = tuple[int, int, int]
 UNKNOWN = -1
@@ -55,9 +56,9 @@ def class_map(image: Image.Image, palette: Sequence[Colour]) -> NDArray[np.int16
 def read_palette(path: Path) -> tuple[Colour, ...]:
     """Read the colours of classes 0, 1, ... from a JSON file [[r, g, b], ...]. Raises DataError."""
     try:
-        rows = json.loads(path.read_text("utf-8"))
+        rows = json.loads(read_text(path))
         colours = tuple((int(r), int(g), int(b)) for r, g, b in rows)
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path} must be a list of [red, green, blue], but: {error}.") from error
     if len(set(colours)) != len(colours) or not colours:
         raise DataError(f"{path} must have one colour of its own for each class.")

@@ -181,27 +181,20 @@ def print_card(card: ControlCard, console: Console) -> None:
 
 
 def better(name: str, change: Interval) -> str:
-    """The CSS class of a difference: "gain" or "loss" if it is clear, else ""."""
-    if not tables.clear(change):
+    """The CSS class of a difference: "gain" or "loss" if it is clear in the digits that are shown,
+    else ""."""
+    _, direction, digits = LABELS[name]
+    if not tables.clear(change, digits=digits):
         return ""
-    return "gain" if (change.mean > 0) == (LABELS[name][1] == "higher") else "loss"
+    return "gain" if (change.mean > 0) == (direction == "higher") else "loss"
 
 
 def _value(model: ControlScore, name: str) -> str:
-    interval = model.measures.get(name)
-    if interval is None:
-        return "none"
-    digits = LABELS[name][2]
-    return f"{tables.points(interval.mean, digits)} ({tables.between(interval, digits=digits)})"
+    return tables.cell(model.measures.get(name), digits=LABELS[name][2]) or "none"
 
 
 def _difference(model: ControlScore, name: str) -> str:
-    interval = model.differences.get(name)
-    if interval is None:
-        return ""
-    digits = LABELS[name][2]
-    ends = tables.between(interval, sign=True, digits=digits)
-    return f"{tables.signed(interval.mean, digits)} ({ends})"
+    return tables.cell(model.differences.get(name), sign=True, digits=LABELS[name][2])
 
 
 def _rows(card: ControlCard, names: Sequence[str]) -> list[ControlScore]:

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from selma.applications.control.sources import Split
     from selma.capacity import Work
 
+    Samples = dict[Split, list[ControlSample]]
+    """The images of one condition."""
+
 COMMANDS = {
     f"{IMAGES}/_control": "control prepare",
     f"{EXPERTS}/_control": "control train",
@@ -47,7 +50,7 @@ COMMANDS = {
 """Item, or a folder above it → the command that makes it."""
 
 
-def prepare(config: ControlRun) -> dict[Split, list[ControlSample]]:
+def prepare(config: ControlRun) -> Samples:
     """Prepare both splits: split → images with their conditions."""
     with _opened(config, make=[IMAGES]) as stages:
         return _samples(stages, config.control, stages.folder)
@@ -57,7 +60,9 @@ def train(config: ControlRun) -> TrainedControl:
     """Train the network on the prepared images; with magnitudes, then the second stage."""
     settings = config.control
     with _opened(config, make=[EXPERTS]) as stages:
-        return _trained(stages, settings, stages.folder)
+        return _trained(
+            stages, settings, _samples(stages, settings, stages.finished), stages.folder
+        )
 
 
 def generate(config: ControlRun) -> dict[str, Path]:
@@ -67,7 +72,8 @@ def generate(config: ControlRun) -> dict[str, Path]:
     """
     settings = config.control
     with _opened(config, make=[SCORES], several=True) as stages:
-        generated = _generated(stages, settings, _stages_of(settings), make=stages.folder)
+        samples = _samples(stages, settings, stages.finished)
+        generated = _generated(stages, settings, _stages_of(settings), samples, make=stages.folder)
         return {images.model: images.folder for images in generated if images.folder is not None}
 
 
@@ -78,9 +84,10 @@ def score(config: ControlRun) -> tuple[ControlCard, Path]:
     settings = config.control
     with _opened(config, make=[SCORES, REPORT]) as stages:
         require_reader(settings.scores, settings.data.condition)
-        generated = _generated(stages, settings, _stages_of(settings), make=stages.finished)
-        card = _card(stages, settings, generated, reference="base")
-        return card, _page(stages, [_section(stages, settings, card, generated)])
+        samples, finished = _samples(stages, settings, stages.finished), stages.finished
+        generated = _generated(stages, settings, _stages_of(settings), samples, make=finished)
+        card = _card(stages, settings, generated, samples, reference="base")
+        return card, _page(stages, [_section(card, generated, samples)])
 
 
 def compare(config: ControlRun, tables: Sequence[Table] = TABLES) -> tuple[list[ControlCard], Path]:
@@ -98,19 +105,21 @@ def compare(config: ControlRun, tables: Sequence[Table] = TABLES) -> tuple[list[
         require_reader(settings.scores, condition)
     sections = []
     with _opened(config, make=[IMAGES, EXPERTS, SCORES, REPORT], networks=networks) as stages:
-        for condition in plan:
-            _samples(stages, _on(settings, condition), stages.folder)
+        samples = {
+            condition: _samples(stages, _on(settings, condition), stages.folder)
+            for condition in plan
+        }
         for condition, rows in plan.items():
-            own = _on(settings, condition)
+            own, images = _on(settings, condition), samples[condition]
             for variant in variants[condition]:
-                _trained(stages, variant, stages.folder)
-            generated = _generated(stages, own, variants[condition], make=stages.folder)
-            card = _card(stages, own, generated, reference=label_of(own.network))
+                _trained(stages, variant, images, stages.folder)
+            generated = _generated(stages, own, variants[condition], images, make=stages.folder)
+            card = _card(stages, own, generated, images, reference=label_of(own.network))
             groups = [
                 (table, [full_label(variant) for variant in settings_of_table])
                 for table, settings_of_table in rows.items()
             ]
-            sections.append(_section(stages, own, card, generated, groups=groups))
+            sections.append(_section(card, generated, images, groups=groups))
         return [section.card for section in sections], _page(stages, sections)
 
 
@@ -237,9 +246,7 @@ def _stages_of(settings: ControlSettings) -> list[ControlSettings]:
     return [first] if settings.magnitudes is None else [first, settings]
 
 
-def _samples(
-    stages: Stages[ControlRun], settings: ControlSettings, folder: Workspace
-) -> dict[Split, list[ControlSample]]:
+def _samples(stages: Stages[ControlRun], settings: ControlSettings, folder: Workspace) -> Samples:
     from selma.applications.control.preparing import prepare_control
     from selma.backbones.base_files import own_architecture
 
@@ -248,12 +255,12 @@ def _samples(
 
 
 def _trained(
-    stages: Stages[ControlRun], settings: ControlSettings, folder: Workspace
+    stages: Stages[ControlRun], settings: ControlSettings, samples: Samples, folder: Workspace
 ) -> TrainedControl:
     from selma.applications.control.training import train_control
 
     return train_control(
-        _samples(stages, settings, stages.finished)["train"],
+        samples["train"],
         settings,
         folder,
         base=stages.config.base,
@@ -266,6 +273,7 @@ def _generated(
     stages: Stages[ControlRun],
     settings: ControlSettings,
     variants: Sequence[ControlSettings],
+    samples: Samples,
     *,
     make: Workspace,
 ) -> list[ModelImages]:
@@ -274,12 +282,9 @@ def _generated(
     from selma.applications.control.network_files import load
     from selma.applications.control.scoring import SOURCE_IMAGES, ModelImages
 
-    finished = stages.finished
-    samples = _samples(stages, settings, finished)["val"]
-
     def images(trained: TrainedControl | None) -> Path:
         return generate_control(
-            samples,
+            samples["val"],
             trained,
             settings.generation,
             make,
@@ -291,7 +296,7 @@ def _generated(
 
     images_of_models = [SOURCE_IMAGES, ModelImages("base", "base", images(None))]
     for variant in variants:
-        trained = _trained(stages, variant, finished)
+        trained = _trained(stages, variant, samples, stages.finished)
         count = load(trained.folder).parameters
         images_of_models.append(ModelImages(trained.label, "control", images(trained), count))
     return images_of_models
@@ -301,6 +306,7 @@ def _card(
     stages: Stages[ControlRun],
     settings: ControlSettings,
     generated: Sequence[ModelImages],
+    samples: Samples,
     *,
     reference: str,
 ) -> ControlCard:
@@ -308,7 +314,7 @@ def _card(
 
     data = settings.data
     scorer = Scorer(
-        _samples(stages, settings, stages.finished)["val"],
+        samples["val"],
         settings.scores,
         stages.folder,
         condition=data.condition,
@@ -320,10 +326,9 @@ def _card(
 
 
 def _section(
-    stages: Stages[ControlRun],
-    settings: ControlSettings,
     card: ControlCard,
     generated: Sequence[ModelImages],
+    samples: Samples,
     *,
     groups: Sequence[tuple[Table | None, Sequence[str]]] = (),
 ) -> ConditionSection:
@@ -333,7 +338,7 @@ def _section(
     networks = [images.model for images in generated if images.role == "control"]
     return ConditionSection(
         card=card,
-        samples=_samples(stages, settings, stages.finished)["val"],
+        samples=samples["val"],
         images={images.model: images.folder for images in generated},
         groups=groups or [(None, networks)],
     )

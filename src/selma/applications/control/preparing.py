@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,20 @@ from PIL import Image
 
 from selma.applications.control.conditions import edges
 from selma.applications.control.records import ControlSample
-from selma.applications.control.settings import ControlData
+from selma.applications.control.settings import ControlData, ToyboxImages
 from selma.applications.control.sources import (
     SPLITS,
     Candidate,
     Split,
     candidates,
     source_digest,
+    unused,
 )
 from selma.backbones.hub import installed
 from selma.backbones.perception.captioning import CaptionModel
 from selma.errors import DataError
-from selma.image_files import open_image, png_bytes
+from selma.image_files import OPENER, open_image, png_bytes
+from selma.image_names import say_left_out
 from selma.images.pairs import METADATA, rows
 from selma.progress import progress
 from selma.records.landmarks import Landmark
@@ -34,6 +36,8 @@ from selma.workspace import IMAGES, Workspace, inside, read_lines, write_bytes
 NAME = "_control"
 IMAGE_FOLDER, CONDITIONING_FOLDER = "color", "conditioning_image"
 CAPTIONS = "captions.jsonl"
+IN_BOTH = "the same image is in val"
+_COLUMNS = ("file_name", "conditioning_image", "text", "sample_id", "source")
 _DISCRETE = {"segmentation", "canny"}
 """Conditions whose colours are classes, which must not be averaged."""
 
@@ -60,25 +64,45 @@ def _prepared(
     for name in (IMAGE_FOLDER, CONDITIONING_FOLDER):
         (path / name).mkdir(exist_ok=True)
     captioner = _captioner(data)
-    most = data.most_train if split == "train" else data.most_val
-    chosen = list(islice(candidates(data, split, seed=seed), most))
-    if not chosen:
-        raise DataError(f"control.data.source has no images for {split}; it needs at least one.")
-    samples = []
-    with progress(f"preparing {data.condition}", total=len(chosen)) as advance:
-        for candidate in chosen:
-            samples.append(_prepared_sample(candidate, data, path, px))
-            advance()
+    samples, left_out = _squares(data, split, path, px=px, seed=seed)
     samples = _with_prompts(samples, path, captioner)
     _write(path / METADATA, samples)
     (path / CAPTIONS).unlink(missing_ok=True)
     item.finish(
         [*(s.image for s in samples), *(s.conditioning_image for s in samples), path / METADATA],
-        {"images": len(samples)},
+        {"images": len(samples)} | ({"left_out": left_out} if left_out else {}),
     )
     seconds = round(time.monotonic() - started, 3)
     folder.journal(IMAGES, what=f"control {data.condition} {split}", seconds=seconds)
     return read_samples(path)
+
+
+def _squares(
+    data: ControlData, split: Split, path: Path, *, px: int, seed: int
+) -> tuple[list[ControlSample], dict[str, str]]:
+    """The samples, and what is left out of the source: name → why."""
+    most = data.most_train if split == "train" else data.most_val
+    chosen = list(candidates(data, split, seed=seed))
+    if not chosen:
+        raise DataError(f"control.data.source has no images for {split}; it needs at least one.")
+    held_out = _held_out(data, seed=seed) if split == "train" else frozenset()
+    samples: list[ControlSample] = []
+    left_out = unused(data, split)
+    total = min(len(chosen), most or len(chosen))
+    with progress(f"preparing {data.condition}", total=total) as advance:
+        for candidate in chosen:
+            if len(samples) == most:
+                break
+            sample = _prepared_sample(candidate, data, path, px, held_out)
+            if sample is None:
+                left_out[candidate.name] = IN_BOTH
+            else:
+                samples.append(sample)
+                advance()
+    if not samples:
+        raise DataError(f"All images of train are in val, too: {len(chosen)}. Keep them apart.")
+    say_left_out(f"control {data.condition}, {split}", len(samples), left_out)
+    return samples, left_out
 
 
 def read_samples(folder: Path) -> list[ControlSample]:
@@ -94,14 +118,15 @@ def read_samples(folder: Path) -> list[ControlSample]:
             if row.get("landmarks") is None
             else tuple(Landmark.model_validate(point) for point in row["landmarks"]),
         )
-        for row in rows(folder, ("file_name", "conditioning_image", "text", "sample_id", "source"))
+        for row in rows(folder, _COLUMNS, own=True)
     ]
 
 
 def _recipe(data: ControlData, split: Split, *, px: int, seed: int) -> dict[str, Any]:
     """All that a split depends on; no path of the machine."""
     other = "most_val" if split == "train" else "most_train"
-    settings = data.model_dump(mode="json", exclude={"captioner", other})
+    opening = {"background", "depth_range"}
+    settings = data.model_dump(mode="json", exclude={"captioner", other, *opening})
     settings["source"].pop("folder", None)
     captioner = _captioner(data)
     return {
@@ -110,6 +135,9 @@ def _recipe(data: ControlData, split: Split, *, px: int, seed: int) -> dict[str,
         "px": px,
         "seed": seed,
         "files": source_digest(data),
+        "opened": None
+        if isinstance(data.source, ToyboxImages)
+        else [OPENER, *data.model_dump(mode="json", include=opening).values()],
         "pillow": installed("pillow"),
         "opencv": installed("opencv-python-headless") if data.condition == "canny" else None,
         "captioner": captioner and captioner.identity,
@@ -122,22 +150,41 @@ def _captioner(data: ControlData) -> CaptionModel | None:
     return CaptionModel(data.captioner, setting="control.data.captioner")
 
 
-def _prepared_sample(candidate: Candidate, data: ControlData, path: Path, px: int) -> ControlSample:
-    """Write the squares that are missing; the prompt may still be empty."""
+def _held_out(data: ControlData, *, seed: int) -> frozenset[str]:
+    """What val's images show. Toybox's scenes are drawn by texts, of which none is in both."""
+    if isinstance(data.source, ToyboxImages):
+        return frozenset()
+    images = (candidate.image() for candidate in candidates(data, "val", seed=seed))
+    return frozenset(map(_content, images))
+
+
+def _content(image: Image.Image) -> str:
+    """Equal for equal pixels, in whatever file and row."""
+    size = f"{image.width}x{image.height}\n".encode()
+    return hashlib.sha256(size + image.tobytes()).hexdigest()
+
+
+def _prepared_sample(
+    candidate: Candidate, data: ControlData, path: Path, px: int, held_out: frozenset[str]
+) -> ControlSample | None:
+    """Write the squares that are missing; the prompt may still be empty. None for an image that is
+    held out."""
     id = prompt_id(f"control {data.condition}", f"{candidate.name}\n{candidate.text}")
     image = path / IMAGE_FOLDER / f"{id}.png"
     conditioning_image = path / CONDITIONING_FOLDER / f"{id}.png"
     source_image = None
     if not image.exists() or not conditioning_image.exists():
         source_image = candidate.image()
+        if held_out and _content(source_image) in held_out:
+            return None
         square = fitted(source_image, px)
         write_bytes(image, png_bytes(square))
         if candidate.conditioning_image is None:
             condition = edges(square, low=data.canny_low, high=data.canny_high)
         else:
-            condition = fitted(
-                candidate.conditioning_image(), px, smooth=data.condition not in _DISCRETE
-            )
+            condition = candidate.conditioning_image()
+            _require_same_way_up(candidate.name, source_image, condition)
+            condition = fitted(condition, px, smooth=data.condition not in _DISCRETE)
         write_bytes(conditioning_image, png_bytes(condition))
     points = candidate.landmarks
     if points is not None:
@@ -150,6 +197,16 @@ def _prepared_sample(candidate: Candidate, data: ControlData, path: Path, px: in
         source=candidate.name,
         landmarks=points,
     )
+
+
+def _require_same_way_up(name: str, image: Image.Image, condition: Image.Image) -> None:
+    """A camera's orientation may have been lost on the way to the conditioning image."""
+    ways = [(part.width > part.height) - (part.width < part.height) for part in (image, condition)]
+    if ways[0] * ways[1] < 0:
+        raise DataError(
+            f"{name} is {image.width}x{image.height} when it stands upright, but its conditioning "
+            f"image is {condition.width}x{condition.height}. Save both the same way up."
+        )
 
 
 def fitted(image: Image.Image, px: int, *, smooth: bool = True) -> Image.Image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,7 +33,7 @@ from selma.applications.control.measures import (
 from selma.applications.control.records import ControlCard, ControlSample, ControlScore
 from selma.applications.control.settings import Condition, ControlScoring
 from selma.backbones.hub import installed
-from selma.backbones.perception.features import Features, InceptionFeatures, load_features
+from selma.backbones.perception.features import Features, InceptionFeatures, load_features, see_all
 from selma.backbones.perception.locating import Locator, load_locator
 from selma.backbones.perception.segmenting import Segmenter, load_segmenter
 from selma.config.scores import PreferenceConfig
@@ -94,6 +94,7 @@ class Scorer:
     """Whether the samples are toybox's, whose maps have its own palette."""
     canny: tuple[int, int]
     seed: int
+    _keys: dict[ModelImages, str] = field(default_factory=dict, init=False, repr=False)
 
     def card(self, generated: Sequence[ModelImages], *, reference: str | None) -> ControlCard:
         """Compute every model's measures with intervals, and their differences from those of the
@@ -187,7 +188,7 @@ class Scorer:
     def _recipe(self, images: ModelImages) -> dict[str, Any]:
         recipe: dict[str, Any] = {
             "condition": self.condition,
-            "images": _images_key(images, self.samples),
+            "images": self._key(images),
         }
         if self.condition == "canny":
             recipe["canny"] = [*self.canny, installed("opencv-python-headless")]
@@ -197,6 +198,27 @@ class Scorer:
         else:
             recipe["reader"] = self._locator.fingerprint
         return recipe
+
+    def _key(self, images: ModelImages) -> str:
+        """A digest of all images, conditions and landmarks that are compared."""
+        if images not in self._keys:
+            rows = [
+                [sample.id, file_sha256(images.path(sample)), *compared]
+                for sample, compared in zip(self.samples, self._compared, strict=True)
+            ]
+            self._keys[images] = recipe_key({"rows": rows})
+        return self._keys[images]
+
+    @cached_property
+    def _compared(self) -> list[list[Any]]:
+        """Of each sample, the digest of its conditioning image, and its landmarks."""
+        return [
+            [
+                file_sha256(sample.conditioning_image),
+                None if sample.landmarks is None else [p.model_dump() for p in sample.landmarks],
+            ]
+            for sample in self.samples
+        ]
 
     def _row(self, images: ModelImages, sample: ControlSample) -> Row:
         generated = images.image(sample)
@@ -241,8 +263,8 @@ class Scorer:
         for images in (images for images in generated if images.role != "source"):
             recipe = {
                 "features": self._features.fingerprint,
-                "images": _images_key(images, self.samples),
-                "source": _images_key(SOURCE_IMAGES, self.samples),
+                "images": self._key(images),
+                "source": self._key(SOURCE_IMAGES),
             }
             item = self.folder.item(
                 SCORES, "control", self.condition, "fid", images.model, recipe=recipe
@@ -260,7 +282,10 @@ class Scorer:
         return self._features_of(SOURCE_IMAGES)
 
     def _features_of(self, images: ModelImages) -> Any:
-        return self._features.see([images.image(sample) for sample in self.samples])
+        opened = (images.image(sample) for sample in self.samples)
+        return see_all(
+            self._features.see, opened, total=len(self.samples), what=f"images: {images.model}"
+        )
 
     @cached_property
     def _features(self) -> Features:
@@ -346,13 +371,3 @@ def _difference(measure: Measure) -> Callable[[Any], Any]:
 
 def _conditioning_image(sample: ControlSample) -> Image.Image:
     return open_image(sample.conditioning_image)
-
-
-def _images_key(images: ModelImages, samples: Sequence[ControlSample]) -> str:
-    """A digest of all images, conditions and landmarks that are compared."""
-    rows = []
-    for sample in samples:
-        points = None if sample.landmarks is None else [p.model_dump() for p in sample.landmarks]
-        digests = [file_sha256(images.path(sample)), file_sha256(sample.conditioning_image)]
-        rows.append([sample.id, *digests, points])
-    return recipe_key({"rows": rows})

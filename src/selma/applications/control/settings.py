@@ -15,6 +15,7 @@ from pydantic import (
 
 from selma.config import RunConfig
 from selma.config.adapters import AdapterConfig, CoftConfig, LoraConfig, OftConfig
+from selma.config.colours import Colour
 from selma.config.experts import TrainingConfig
 from selma.config.networks import Captioner
 from selma.config.places import FileOrFolder, FilePath, FolderPath, Model
@@ -66,6 +67,11 @@ class ControlData(Section):
     """At most this many training images, the first ones."""
     most_val: PositiveInt | None = None
     """At most this many images to generate and score; the paper has 2,000 and 5,000."""
+    background: Colour = "white"
+    """What transparent parts of images and conditioning images lie over."""
+    depth_range: tuple[float, float] | None = None
+    """Values of depth of more than 8 bits that become black and white. None: each depth map's own
+    smallest and largest, as ControlNet's depth maps are made."""
     canny_low: NonNegativeInt = 100
     canny_high: NonNegativeInt = 200
     """Thresholds of Canny's hysteresis on pixels 0-255; the released code's."""

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -23,14 +23,17 @@ from selma.applications.control.settings import (
 )
 from selma.errors import ConfigError, DataError
 from selma.image_files import open_image
+from selma.image_modes import Reading, Wide
+from selma.image_names import list_images
 from selma.images.pairs import TEXTS, metadata, rows
 from selma.randomness import rng
 from selma.records.landmarks import Landmark
+from selma.textfiles import json_rows, read_text
 from selma.toybox import conditions as toybox
 from selma.toybox.benchmark import benchmark_texts
 from selma.toybox.captions import STYLES, caption
 from selma.toybox.scenes import Placed, Scene, paint, place, sample_scene, without
-from selma.workspace import file_sha256, inside, read_lines
+from selma.workspace import file_sha256, inside
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -69,9 +72,9 @@ def candidates(data: ControlData, split: Split, *, seed: int) -> Iterator[Candid
         case ReleasedFolder(folder=folder):
             root = _folder(folder)
             celeba = root / "celeba-hq-img"
-            yield from (_celeba if celeba.is_dir() else _released)(root, data.condition, split)
+            yield from (_celeba if celeba.is_dir() else _released)(root, data, split)
         case ConditionedFolder() as source:
-            yield from _conditioned(source, data.condition, split, seed)
+            yield from _conditioned(source, data, split, seed)
 
 
 def source_digest(data: ControlData) -> str | None:
@@ -85,6 +88,35 @@ def source_digest(data: ControlData) -> str | None:
         text = path.suffix.lower() in TEXTS
         total.update(f"{label} {file_sha256(path) if text else path.stat().st_size}\n".encode())
     return total.hexdigest()
+
+
+def unused(data: ControlData, split: Split) -> dict[str, str]:
+    """Files of an imagefolder's split that no column of its metadata names: name → why they are
+    not used. The released layouts have folders of other conditions, too."""
+    if not isinstance(data.source, ConditionedFolder):
+        return {}
+    folder, is_own = _split_folder(_folder(data.source.folder), split)
+    if not is_own and split == "val":
+        return {}  # told of train
+    named = {
+        PurePosixPath(value).as_posix()
+        for row in rows(folder, ("file_name",))
+        for value in row.values()
+        if isinstance(value, str)
+    }
+    listing = list_images(folder, deep=True)
+    names = (path.relative_to(folder).as_posix() for path in listing.images)
+    left_out = dict.fromkeys((name for name in names if name not in named), "no row names it")
+    left_out |= listing.left_out
+    left_out.pop(metadata(folder).name, None)
+    return left_out
+
+
+def _split_folder(root: Path, split: Split) -> tuple[Path, bool]:
+    """Where a split's rows are, and whether they are its alone."""
+    train = root / "train" if (root / "train").is_dir() else root
+    val = next((root / name for name in ("val", "validation") if (root / name).is_dir()), None)
+    return (train if split == "train" or val is None else val), val is not None
 
 
 def _toybox(
@@ -132,51 +164,53 @@ def _painted(scene: Scene, placed: list[Placed]) -> Image.Image:
     return Image.fromarray(paint(scene, placed))
 
 
-def _released(root: Path, condition: Condition, split: Split) -> Iterator[Candidate]:
+def _released(root: Path, data: ControlData, split: Split) -> Iterator[Candidate]:
     """<split>/color/, <split>/<condition>/ and a row {source, target, prompt} for each image.
 
     Names begin with "source/" and "target/", which are not folders. The released code ignores the
     target's name, so an image may have the name of its condition instead.
     """
     folder = root / split
-    conditioning_images = folder / FOLDERS[condition]
-    if condition != "canny" and not conditioning_images.is_dir():
+    conditioning_images = folder / FOLDERS[data.condition]
+    if data.condition != "canny" and not conditioning_images.is_dir():
         raise DataError(f"{conditioning_images} must be a folder of conditioning images.")
-    for row in read_lines(_prompts(root, split)):
+    for row in json_rows(_prompts(root, split)):
         source, target = (_file_name(row.get(key), root) for key in ("source", "target"))
         conditioning_image = None
         if conditioning_images.is_dir():
-            conditioning_image = partial(open_image, inside(conditioning_images, source))
+            conditioning_image = _condition(inside(conditioning_images, source), data)
         image = inside(folder / "color", target)
         if not image.is_file():
             image, target = inside(folder / "color", source), source
         yield Candidate(
             f"{split}/{target}",
-            partial(open_image, image),
+            _image(image, data),
             conditioning_image,
             _text(row.get("prompt")),
         )
 
 
-def _celeba(root: Path, condition: Condition, split: Split) -> Iterator[Candidate]:
+def _celeba(root: Path, data: ControlData, split: Split) -> Iterator[Candidate]:
     """celeba-hq-img/, celeba-hq-landmark2d_cond_512/ and one line that lists {image, prompt}."""
-    if condition not in ("landmarks", "canny"):
-        raise ConfigError(f"CelebA has landmarks, but control.data.condition is {condition!r}.")
+    if data.condition not in ("landmarks", "canny"):
+        raise ConfigError(
+            f"CelebA has landmarks, but control.data.condition is {data.condition!r}."
+        )
     path = _prompts(root, split)
     try:
-        rows = json.loads(path.read_text("utf-8"))
+        rows = json.loads(read_text(path))
         texts = [(str(row["image"]), row.get("prompt")) for row in rows]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} must be a list of {{image, prompt}}, but: {error!r}.") from error
     for name, text in texts:
         stem = Path(name).stem
         conditioning_image = None
-        if condition == "landmarks":
+        if data.condition == "landmarks":
             file = inside(root / "celeba-hq-landmark2d_cond_512", f"{stem}.png")
-            conditioning_image = partial(open_image, file)
+            conditioning_image = _condition(file, data)
         yield Candidate(
             name,
-            partial(open_image, inside(root / "celeba-hq-img", name)),
+            _image(inside(root / "celeba-hq-img", name), data),
             conditioning_image,
             _text(text),
             _celeba_points(inside(root / "celeba-hq-landmark2d", f"{stem}.txt")),
@@ -194,14 +228,11 @@ def _celeba_points(path: Path) -> tuple[Landmark, ...] | None:
 
 
 def _conditioned(
-    source: ConditionedFolder, condition: Condition, split: Split, seed: int
+    source: ConditionedFolder, data: ControlData, split: Split, seed: int
 ) -> Iterator[Candidate]:
-    root = _folder(source.folder)
-    train = root / "train" if (root / "train").is_dir() else root
-    val = next((root / name for name in ("val", "validation") if (root / name).is_dir()), None)
-    folder = train if split == "train" or val is None else val
+    folder, is_own = _split_folder(_folder(source.folder), split)
     split_rows = list(rows(folder, ("file_name",)))
-    if val is None:
+    if not is_own:
         order = list(range(len(split_rows)))
         rng(seed, "control", "held out").shuffle(order)
         held_out = set(order[: source.val])
@@ -209,8 +240,8 @@ def _conditioned(
     for row in split_rows:
         conditioning_image = None
         if (name := row.get(source.conditioning)) is not None:
-            conditioning_image = partial(open_image, inside(folder, str(name)))
-        elif condition != "canny":
+            conditioning_image = _condition(inside(folder, str(name)), data)
+        elif data.condition != "canny":
             raise DataError(
                 f"{metadata(folder)} must name a conditioning image as "
                 f"{source.conditioning!r} in each row, but {row['file_name']!r} has none. Set "
@@ -218,11 +249,26 @@ def _conditioned(
             )
         yield Candidate(
             f"{folder.name}/{row['file_name']}",
-            partial(open_image, inside(folder, row["file_name"])),
+            _image(inside(folder, row["file_name"]), data),
             conditioning_image,
             _text(row.get(source.text)),
             _points(row, folder),
         )
+
+
+def _image(path: Path, data: ControlData) -> Callable[[], Image.Image]:
+    return partial(open_image, path, reading=Reading(background=data.background))
+
+
+def _condition(path: Path, data: ControlData) -> Callable[[], Image.Image]:
+    """A conditioning image holds numbers, to which no colour profile applies."""
+    wide: Wide = "type"
+    if data.condition == "segmentation":
+        wide = "as they are"
+    elif data.condition == "depth":
+        wide = data.depth_range or "own"
+    reading = Reading(background=data.background, wide=wide, profile=False)
+    return partial(open_image, path, reading=reading)
 
 
 def _points(row: dict[str, Any], folder: Path) -> tuple[Landmark, ...] | None:

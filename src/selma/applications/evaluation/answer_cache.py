@@ -1,7 +1,7 @@
 """A cache of a judge's answers: no question about an image is asked twice.
 
     <folder>/<fingerprint>.jsonl    one line for each image and question that the judge answered
-    <folder>/images.jsonl           sha256 of a file → sha256 of its pixels
+    <folder>/images.jsonl           sha256 of a file → sha256 of its pixels as selma opens them
 
 An answer is reused if the judge (weights, wording, decoding), the image's pixels and the question
 are the same, whatever the file is called and whichever prompt the question belongs to.
@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from selma.backbones.judges.judge import Judge
-from selma.image_files import open_image
+from selma.image_files import OPENER, open_image
 from selma.progress import progress
 from selma.workspace import append_lines, file_sha256, inside, read_lines
 
@@ -95,13 +95,14 @@ class AnswerCache:
 
     def _pixels(self, images: Sequence[Path]) -> list[str]:
         """The digest of each image's pixels; each file is decoded only once."""
-        known = {row["file"]: row["pixels"] for row in read_lines(self._index, repair=True)}
+        rows = read_lines(self._index, repair=True)
+        known = {row["file"]: row["pixels"] for row in rows if row.get("opener") == OPENER}
         digests, new = [], []
         for path in images:
             file = file_sha256(path)
             if file not in known:
                 known[file] = _pixels(open_image(path))
-                new.append({"file": file, "pixels": known[file]})
+                new.append({"file": file, "pixels": known[file], "opener": OPENER})
             digests.append(known[file])
         if new:
             append_lines(self._index, new)

@@ -104,7 +104,7 @@ def tifa(
 
 def images(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Images named <item_id>.png or .jpg.")
+        Path, typer.Argument(metavar="DIR", help="Images named <item_id>.png, .jpg, ...")
     ],
     benchmark: Annotated[
         str, typer.Option(help="toybox, a CSV in DSG-1k's layout, or TIFA's question file.")

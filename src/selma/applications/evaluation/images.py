@@ -1,6 +1,7 @@
 """A benchmark's scores of a folder of images by any judge; no run is needed.
 
-Images are named by their prompt: <item_id>.png, or .jpg as DSG's own program expects.
+Images are named by their prompt: <item_id>.png, .jpg as DSG's own program expects, or any other
+format.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from selma.backbones.judges.wordings import MultipleChoice
 from selma.config.scores import AnyJudge, LocalJudge, ScoresConfig
 from selma.errors import ConfigError, DataError, ModelError
 from selma.ids import listed
+from selma.image_names import list_images, say_left_out
 from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
 from selma.records.scores import Interval
 from selma.scores.answering import WORDS, has_choices
@@ -30,8 +32,6 @@ from selma.scores.benchmarks.dsg import DSG
 from selma.scores.networks import Loaders
 from selma.scores.soft import soft_interval, soft_scores, whole_prompt_questions
 from selma.scores.tifa import match_choices
-
-SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def score_images(
@@ -187,13 +187,13 @@ def _images(
     """Prompt id → image file, for prompts that have one; and the names of images of no prompt,
     without suffix. Raises DataError if a prompt has two images."""
     try:
-        present = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        listing = list_images(folder)
     except OSError as error:
         raise DataError(f"{folder} must be a folder of images, but {error.strerror}.") from error
     known = {prompt.id for prompt in benchmark_prompts}
     files: dict[str, Path] = {}
     strangers = []
-    for path in present:
+    for path in listing.images:
         id = path.stem.strip()
         if id in files:
             names = f"{files[id].name}, {path.name}"
@@ -202,6 +202,7 @@ def _images(
             files[id] = path
         else:
             strangers.append(id)
+    say_left_out(str(folder), len(files), listing.left_out)
     return files, strangers
 
 

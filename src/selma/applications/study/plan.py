@@ -20,6 +20,8 @@ from selma.workspace import SCORES, inside, recipe_key
 PAPER_PROMPTS = 200
 """How many prompts the paper's annotators saw (arXiv:2403.06952, section 5.5)."""
 _PNG = b"\x89PNG\r\n\x1a\n"
+_OPAQUE = (b"\0", b"\2", b"\3")
+"""PNG's colour types without opacity: byte 25, behind the bits of a value."""
 
 
 class Pair(Record):
@@ -133,17 +135,18 @@ class Images:
 
 
 def _only_pixels(data: bytes) -> bool:
-    """Whether this is a PNG without metadata. Encoding anew would keep the annotator waiting: a
-    second for 1024 x 1024."""
+    """Whether this is an opaque PNG of 8 bits without metadata. Encoding anew would keep the
+    annotator waiting: a second for 1024 x 1024."""
     offset = len(_PNG)
-    if not data.startswith(_PNG):
+    header = data[:26]
+    if not header.startswith(_PNG) or header[24:25] > b"\x08" or header[25:] not in _OPAQUE:
         return False
     while offset + 12 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, offset)
         offset += size + 12
         if kind == b"IEND":
             return size == 0 and offset == len(data)
-        if kind not in (b"IHDR", b"PLTE", b"tRNS", b"IDAT"):
+        if kind not in (b"IHDR", b"PLTE", b"IDAT"):
             return False
     return False
 

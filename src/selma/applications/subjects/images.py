@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from selma.applications.subjects.prompts import (
     LIVE_PROMPTS,
@@ -28,12 +28,14 @@ from selma.backbones.hub import installed
 from selma.config import ImagesConfig
 from selma.config.networks import BaseConfig
 from selma.errors import DataError
-from selma.image_files import decode, png_bytes
+from selma.image_files import OPENER, png_bytes, read_image
+from selma.image_modes import Reading
+from selma.image_names import list_images, say_left_out
 from selma.images.generating import generate_pairs
-from selma.images.pairs import SUFFIXES
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.images import Pair
 from selma.records.prompts import Prompt, prompt_id
+from selma.textfiles import read_text
 from selma.workspace import IMAGES, Workspace, write_bytes
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ class _Source:
     kind: str
     images: Sequence[tuple[str, bytes]]
     """Name and bytes of each file."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Name of each other file in its folder → why it is not used."""
 
 
 def read_subjects(config: SubjectData, folder: Workspace, *, base_px: int) -> list[Subject]:
@@ -66,7 +70,7 @@ def read_subjects(config: SubjectData, folder: Workspace, *, base_px: int) -> li
         Subject(
             name=source.name,
             kind=source.kind,
-            images=_prepared(source, px, folder),
+            images=_prepared(source, px, config, folder),
             prompts=_prompts(source.kind, config, text),
         )
         for source in sources
@@ -157,15 +161,14 @@ def _sources(config: SubjectData) -> tuple[PromptText, list[_Source]]:
 
         text = read_prompt_text(toybox.text(), of="toybox")
         files = {s.name: sorted(toybox.files(s).items()) for s in toybox.SUBJECTS}
-        return text, list(_chosen(config, text, files.__getitem__, sorted(files)))
+        return text, list(_chosen(config, text, lambda name: (files[name], {}), sorted(files)))
     root = Path(config.folder)
     if not root.is_dir():
         raise DataError(f"{root} must be a folder of subjects, but is not there.")
     text = PromptText()
     if (root / TEXT).is_file():
-        words = (root / TEXT).read_text("utf-8", errors="replace")
-        text = read_prompt_text(words, of=root / TEXT)
-    if any(_images(root)):
+        text = read_prompt_text(read_text(root / TEXT), of=root / TEXT)
+    if list_images(root).images:
         return text, list(_chosen(config, text, lambda _: _read(root), [root.resolve().name]))
     names = sorted(
         path.name for path in root.iterdir() if path.is_dir() and path.name[0] not in "._"
@@ -176,7 +179,7 @@ def _sources(config: SubjectData) -> tuple[PromptText, list[_Source]]:
 def _chosen(
     config: SubjectData,
     text: PromptText,
-    files: Callable[[str], Sequence[tuple[str, bytes]]],
+    files: Callable[[str], tuple[Sequence[tuple[str, bytes]], Mapping[str, str]]],
     names: Sequence[str],
 ) -> Iterator[_Source]:
     chosen = names if config.subjects is None else config.subjects
@@ -194,7 +197,7 @@ def _chosen(
                 f"The subject {name!r} needs a class word: a line in {TEXT}, or "
                 f"subjects.data.classes: {{{name}: ...}}."
             )
-        yield _Source(name, kind, files(name))
+        yield _Source(name, kind, *files(name))
 
 
 def _prompts(kind: str, config: SubjectData, text: PromptText) -> tuple[str, ...]:
@@ -205,27 +208,25 @@ def _prompts(kind: str, config: SubjectData, text: PromptText) -> tuple[str, ...
     return own or (LIVE_PROMPTS if living else OBJECT_PROMPTS)
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and path.is_file() and path.name[0] != "."
-    )
+def _read(folder: Path) -> tuple[list[tuple[str, bytes]], Mapping[str, str]]:
+    """The images' names and bytes, and the other files with the reasons against them."""
+    listing = list_images(folder)
+    if not listing.images:
+        others = "; ".join(f"{name}: {why}" for name, why in list(listing.left_out.items())[:5])
+        raise DataError(
+            f"{folder} must hold images of its subject, but has none"
+            f"{f' ({others})' if others else ''}."
+        )
+    return [(path.name, path.read_bytes()) for path in listing.images], listing.left_out
 
 
-def _read(folder: Path) -> list[tuple[str, bytes]]:
-    files = [(path.name, path.read_bytes()) for path in _images(folder)]
-    if not files:
-        raise DataError(f"{folder} must hold images of its subject, but has none.")
-    return files
-
-
-def _prepared(source: _Source, px: int, folder: Workspace) -> tuple[Path, ...]:
+def _prepared(source: _Source, px: int, config: SubjectData, folder: Workspace) -> tuple[Path, ...]:
     """Write the subject's images as PNG, upright and no larger than needed."""
     recipe = {
         "images": [[name, hashlib.sha256(data).hexdigest()] for name, data in source.images],
         "image_px": px,
         "pillow": installed("pillow"),
+        "opened": None if config.folder == TOYBOX else [OPENER, config.background],
     }
     item = folder.item(IMAGES, NAME, source.name, recipe=recipe)
     paths = tuple(item.path / "train" / f"{n:02d}.png" for n in range(len(source.images)))
@@ -234,17 +235,18 @@ def _prepared(source: _Source, px: int, folder: Workspace) -> tuple[Path, ...]:
     (item.begin() / "train").mkdir(exist_ok=True)
     for path, (name, data) in zip(paths, source.images, strict=True):
         try:
-            image = _fitted(data, px)
+            image = _fitted(data, px, config.background)
         except DataError as error:
             raise DataError(f"{source.name}/{name}: {error}") from error
         write_bytes(path, png_bytes(image))
-    item.finish(paths, {"images": len(paths), "class": source.kind})
+    summary = {"images": len(paths), "class": source.kind}
+    item.finish(paths, summary | ({"left_out": source.left_out} if source.left_out else {}))
+    say_left_out(f"subject {source.name}", len(paths), source.left_out)
     return paths
 
 
-def _fitted(data: bytes, px: int) -> Image.Image:
-    # A camera held sideways notes so beside the pixels; a network would see the subject lying.
-    image = ImageOps.exif_transpose(decode(data))
+def _fitted(data: bytes, px: int, background: str) -> Image.Image:
+    image = read_image(data, reading=Reading(background=background)).image
     side = min(image.size)
     if side > px:
         width, height = (max(px, round(length * px / side)) for length in image.size)

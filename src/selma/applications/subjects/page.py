@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from selma.applications.subjects.records import (
     SubjectCard,
@@ -26,11 +25,11 @@ from selma.applications.subjects.records import (
 from selma.errors import DataError
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.pages import Page, PageTable
-from selma.records.scores import Interval
 from selma.report import page
+from selma.report.fitting import Column, Row, print_fitted
 from selma.report.grids import data_uri
 from selma.report.pages import write_page
-from selma.report.tables import between, clear, points, signed
+from selma.report.tables import apart, cell, clear, points
 from selma.report.templates import environment, policy
 from selma.workspace import REPORT, Workspace, inside, write_bytes, write_json
 
@@ -92,7 +91,11 @@ def subjects_page(card: SubjectCard, *, about: Mapping[str, str]) -> Page:
     methods = PageTable(
         columns=("Method", "trained parameters", *columns),
         rows=tuple(
-            (row.model, trained(row), *(cell(row.values.get(m.key)) for m in card.measures))
+            (
+                row.model,
+                trained(row),
+                *(cell(row.values.get(m.key), digits=DIGITS) for m in card.measures),
+            )
             for row in card.rows
         ),
         notes=("Means with 95% intervals over subjects and prompts.",),
@@ -117,9 +120,8 @@ def _difference(comparison: SubjectComparison | None) -> str:
     if comparison is None:
         return ""
     change = comparison.difference
-    dot = " •" if clear(change) else ""
-    ends = between(change, sign=True, digits=DIGITS)
-    return f"{signed(change.mean, DIGITS)}{dot} ({ends})"
+    mean, ends = apart(change, sign=True, digits=DIGITS)
+    return f"{mean}{' •' if clear(change) else ''} ({ends})"
 
 
 def render(
@@ -340,21 +342,25 @@ def _step_lines(
 
 def print_subject_card(card: SubjectCard, console: Console) -> None:
     """Print the table and, below it, the differences from the first method."""
-    about = f"{len(card.subjects)} subjects, {card.prompts} prompts, {card.images} images each"
-    table = Table(
-        title=f"{about}, {card.steps} steps", caption="means with 95% intervals over subjects and "
-        "prompts; ↑ higher is better, ↓ lower",
-    )  # fmt: skip
-    table.add_column("method")
-    table.add_column("trained", justify="right")
+    images = f"{card.images} image{'s' * (card.images != 1)} each"
+    title = f"{len(card.subjects)} subjects, {card.prompts} prompts, {images}, {card.steps} steps"
+    columns = [Column("method", "name"), Column("trained")]
     for measure in card.measures:
         arrow = "↑" if measure.better == "higher" else "↓"
-        table.add_column(f"{measure.label} {arrow}", justify="right")
+        columns += [Column(f"{measure.label} {arrow}"), Column("95%", "ends")]
+    rows = []
     for row in card.rows:
-        table.add_row(
-            row.model, trained(row), *(cell(row.values.get(m.key)) for m in card.measures)
-        )
-    console.print(table)
+        cells = [row.model, trained(row)]
+        for measure in card.measures:
+            cells += apart(row.values.get(measure.key), digits=DIGITS)
+        rows.append(Row(cells))
+    console.print(title, style="italic", highlight=False, markup=False)
+    print_fitted(console, columns, rows)
+    console.print(
+        "means with 95% intervals over subjects and prompts; ↑ higher is better, ↓ lower",
+        style="dim",
+        highlight=False,
+    )
     first = next(iter(card.curves))
     for method in list(card.curves)[1:]:
         for c in card.comparisons:
@@ -362,8 +368,8 @@ def print_subject_card(card: SubjectCard, console: Console) -> None:
                 label = next(m.label for m in card.measures if m.key == c.measure)
                 unclear = "" if clear(c.difference) else ": no clear difference"
                 console.print(
-                    f"{method} minus {first}, {label}: {signed(c.difference.mean, DIGITS)} "
-                    f"({between(c.difference, sign=True, digits=DIGITS)}){unclear}",
+                    f"{method} minus {first}, {label}: "
+                    f"{cell(c.difference, sign=True, digits=DIGITS)}{unclear}",
                     highlight=False,
                 )
     console.print(" ".join(conclusion(card)), highlight=False)
@@ -374,10 +380,3 @@ def trained(row: SubjectRow) -> str:
     if row.parameters is None:
         return ""
     return f"{row.parameters:,}".replace(",", " ")
-
-
-def cell(value: Interval | None) -> str:
-    """A mean with its 95% interval; "" for a missing one."""
-    if value is None:
-        return ""
-    return f"{points(value.mean, DIGITS)} ({between(value, digits=DIGITS)})"

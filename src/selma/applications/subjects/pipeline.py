@@ -168,7 +168,7 @@ class _Run:
         return card, page
 
     def _card(self, generated: Generated) -> SubjectCard:
-        from selma.adapters.reading import parameter_count
+        from selma.adapters.headers import parameter_count
         from selma.adapters.table import adapter_file
         from selma.applications.subjects import scorecard
         from selma.applications.subjects.scoring import RealImages, load_networks

@@ -14,6 +14,7 @@ from selma.config.adapters import (
     LoraConfig,
     OftConfig,
 )
+from selma.config.colours import Colour
 from selma.config.experts import TrainingConfig
 from selma.config.networks import FeatureNetwork
 from selma.config.places import Folder
@@ -43,6 +44,8 @@ class SubjectData(Section):
     file, else selma's 25 for objects and 25 for living subjects."""
     image_px: PositiveInt | None = None
     """Larger images are scaled down to this shortest side; None is the base's image size."""
+    background: Colour = "white"
+    """What transparent parts of images lie over."""
 
     @model_validator(mode="after")
     def _templates(self) -> SubjectData:

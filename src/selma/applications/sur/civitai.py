@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from selma.applications.sur.statements import value_statement
 from selma.errors import DataError
+from selma.textfiles import read_text
 
 _RIGHTS = ("allowCommercialUse", "allowNoCredit", "allowDerivatives", "allowDifferentLicense")
 _SAFE = ("", "none", "false", "0", "1")  # nsfwLevel counts from 1, for everybody
@@ -22,7 +24,8 @@ class Entry:
     names: tuple[str, ...]
     """What its file may be called, without extension: UUID, last part of the address, id."""
     prompt: str
-    """Empty where none is told."""
+    """Empty where none is told, for this reason:"""
+    reason: str
     licence: str
     marked: bool
     """The site calls it unsafe."""
@@ -43,8 +46,8 @@ def read_dump(path: Path) -> Iterator[Entry]:
     count = 0
     for page in pages:
         try:
-            value = json.loads(page.read_text("utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            value = json.loads(read_text(page))
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{page} must be a page of metadata in JSON: {error}.") from error
         for entry in _walk(value, _Around()):
             count += 1
@@ -81,7 +84,7 @@ def _stated(value: Mapping[str, Any], around: _Around) -> _Around:
 
 def _entry(row: Mapping[str, Any], around: _Around) -> Entry:
     meta, address = row["meta"], row["url"]
-    prompt = meta.get("prompt") if isinstance(meta, dict) else None
+    statement = value_statement(meta)
     parts = address.split("?")[0].split("/")
     names = [parts[-1].rpartition(".")[0] or parts[-1]]
     # The address is .../<UUID>/width=450/<name>: the third part from the end.
@@ -92,7 +95,8 @@ def _entry(row: Mapping[str, Any], around: _Around) -> Entry:
     return Entry(
         address=address,
         names=tuple(dict.fromkeys(name for name in reversed(names) if name)),
-        prompt=prompt.strip() if isinstance(prompt, str) else "",
+        prompt=statement.prompt,
+        reason=statement.reason,
         licence=own if isinstance(own, str) else around.licence,
         marked=around.marked or _unsafe(row),
     )

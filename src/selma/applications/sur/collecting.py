@@ -21,12 +21,14 @@ from selma.applications.sur.marks import stripped
 from selma.applications.sur.records import SurSample
 from selma.applications.sur.samples import SKILL, read_samples, write_samples
 from selma.applications.sur.settings import Agreement, SurData
-from selma.applications.sur.sources import Candidate, candidates, source_digest
+from selma.applications.sur.sources import Candidate, candidates, left_out, source_digest
 from selma.backbones.hub import installed
 from selma.backbones.perception.captioning import Classifier
 from selma.backbones.preference.scorers import load_image_scorer
 from selma.errors import DataError, NoProgress
-from selma.image_files import decode, format_of, open_image, png_bytes
+from selma.image_files import OPENER, open_image, png_bytes, read_image
+from selma.image_modes import Reading
+from selma.image_names import QUIET, say_left_out
 from selma.images.pairs import METADATA
 from selma.progress import progress
 from selma.records.prompts import prompt_id
@@ -35,6 +37,8 @@ from selma.workspace import IMAGES, Workspace, write_bytes
 
 NAME = "_sur"
 CAPTIONS, REJECTED = "captions.jsonl", "rejected.jsonl"
+BESIDE = "lies beside the images"
+"""Of texts and hidden files: on record, but not counted among what was rejected."""
 
 _KEPT_AS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
@@ -63,7 +67,8 @@ class _Desk:
 
     @property
     def counts(self) -> dict[str, int]:
-        return dict(sorted(Counter(row["reason"] for row in self.rejected).items()))
+        reasons = Counter(row["reason"] for row in self.rejected)
+        return {reason: reasons[reason] for reason in sorted(reasons) if reason != BESIDE}
 
 
 def collect_samples(config: SurData, folder: Workspace, *, seed: int) -> list[SurSample]:
@@ -73,11 +78,14 @@ def collect_samples(config: SurData, folder: Workspace, *, seed: int) -> list[Su
     """
     item = folder.item(IMAGES, NAME, recipe=collecting_recipe(config, seed=seed))
     if item.done:
-        return read_samples(item.path, base_px=None).samples
+        return read_samples(item.path, base_px=None, own=True).samples
     path, started = item.begin(), time.monotonic()
     train = path / "train"
     train.mkdir(exist_ok=True)
     desk = _Desk([], {})
+    others = left_out(config)
+    for name, reason in others.items():
+        desk.reject(name, BESIDE if reason in QUIET else "not used", reason)
     rows = list(_checked(config, train, desk, seed=seed))
     rows = _safe(rows, config, desk)
     rows = _captioned(rows, config, path / CAPTIONS, desk, folder, seed=seed)
@@ -96,6 +104,7 @@ def collect_samples(config: SurData, folder: Workspace, *, seed: int) -> list[Su
     for file in set(train.iterdir()) - {sample.image for sample in samples}:
         file.unlink()  # images that a later check rejected
     write_samples(train / METADATA, samples, [desk.facts.get(t.id, {}) for t in samples])
+    say_left_out("sur.data.source", len(samples), others)
     item.finish(
         [t.image for t in samples] + [train / METADATA, path / REJECTED],
         {"samples": len(samples), "rejected": desk.counts},
@@ -104,7 +113,7 @@ def collect_samples(config: SurData, folder: Workspace, *, seed: int) -> list[Su
     folder.journal(
         IMAGES, what="samples", seconds=round(time.monotonic() - started, 3), **desk.counts
     )
-    return read_samples(item.path, base_px=None).samples
+    return read_samples(item.path, base_px=None, own=True).samples
 
 
 def rejected(folder: Workspace, config: SurData, *, seed: int) -> dict[str, int]:
@@ -126,6 +135,7 @@ def collecting_recipe(config: SurData, *, seed: int) -> dict[str, Any]:
         "image_px": config.image_px,
         "seed": seed,
         "pillow": installed("pillow"),
+        "opened": None if config.source.kind == "toybox" else [OPENER, config.background],
         "captioner": config.captioner and captioner_identity(config.captioner),
         "safety": cleaning.safety and Classifier(cleaning.safety).identity,
         "agreement": scorer and agreement and [scorer.fingerprint, agreement.at_least],
@@ -140,7 +150,7 @@ def _checked(config: SurData, train: Path, desk: _Desk, *, seed: int) -> Iterato
         if prompt is None:
             continue
         try:
-            data, end, pixels = _fitted(candidate.image(), config.image_px)
+            data, end, pixels = _fitted(candidate.image(), config)
         except DataError as error:
             desk.reject(candidate.source, "no readable image", str(error))
             continue
@@ -164,7 +174,7 @@ def _prompt(candidate: Candidate, config: SurData, desk: _Desk) -> str | None:
     if candidate.marked and not config.cleaning.marked:
         desk.reject(candidate.source, "marked as unsafe by its source")
     elif not candidate.prompt.strip():
-        desk.reject(candidate.source, "no prompt")
+        desk.reject(candidate.source, "no prompt", candidate.reason)
     elif not prompt:
         desk.reject(candidate.source, "nothing but marks", candidate.prompt[:200])
     else:
@@ -172,21 +182,25 @@ def _prompt(candidate: Candidate, config: SurData, desk: _Desk) -> str | None:
     return None
 
 
-def _fitted(data: bytes, px: int) -> tuple[bytes, str, str]:
+def _fitted(data: bytes, config: SurData) -> tuple[bytes, str, str]:
     """The image's bytes, made smaller where it is larger than needed; its name's end; and a
-    digest of its pixels, which what else is in the file does not change."""
-    image = decode(data)
+    digest of its pixels, which what else is in the file does not change.
+
+    Bytes are kept where every program reads the same pixels from them.
+    """
+    opened = read_image(data, reading=Reading(background=config.background))
+    image, px = opened.image, config.image_px
+    end = None if opened.changes else _KEPT_AS.get(str(opened.format))
     side = min(image.size)
-    kind = format_of(data)
     if side > px:
         size = tuple(max(px, round(s * px / side)) for s in image.size)
         image = image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
-        data, kind = png_bytes(image), "PNG"
+        end = None
     width, height = image.size
     if width * height > 4 * px**2:
         raise DataError(f"It is {width}x{height}: too long for a square to be cut out of it.")
-    pixels = hashlib.sha256(f"{width}x{height}".encode() + image.tobytes()).hexdigest()
-    end = _KEPT_AS.get(str(kind))
+    content = f"{width}x{height}".encode() + image.tobytes() + opened.wide.encode()
+    pixels = hashlib.sha256(content).hexdigest()
     return (data, end, pixels) if end else (png_bytes(image), ".png", pixels)
 
 

@@ -11,24 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from selma.applications.sur.records import SurResult
 from selma.config import ReportConfig
 from selma.records.benchmarks import Answer, BenchmarkPrompt, evenly
 from selma.records.pages import Page, PageTable
 from selma.records.scores import Interval, ModelScore
+from selma.report.fitting import Column, Row, print_fitted
 from selma.report.grids import Mark, data_uri, mark_of
 from selma.report.pages import write_page
 from selma.report.tables import (
-    between,
+    apart,
+    cell,
     clear,
     compared,
     points,
     print_preferences,
     print_scorecard,
     signed,
-    spread,
 )
 from selma.report.templates import environment, policy
 from selma.workspace import Workspace, inside
@@ -106,7 +106,6 @@ def print_result(result: SurResult, console: Console) -> None:
     """Every measure of every model, and accuracy by kind."""
     card = result.card
     models = [model.model_copy(update={"model": label_of(model.model)}) for model in card.models]
-    names = [model.model for model in card.models]
     print_scorecard(
         card.model_copy(update={"models": tuple(models), "preferences": (), "comparisons": ()}),
         console,
@@ -118,24 +117,34 @@ def print_result(result: SurResult, console: Console) -> None:
         print_preferences(card.model_copy(update={"models": tuple(models)}), console)
     for pair in card.comparisons:
         console.print(compared(pair), highlight=False)
-    kinds = Table("model", title="questions by kind, minus base; * where zero is outside the 95%")
-    for kind in kinds_of(result):
-        kinds.add_column(kind, justify="right")
-    for model in models:
-        kinds.add_row(model.model, *(_by_kind(model, kind) for kind in kinds_of(result)))
-    console.print(kinds)
-    more = Table("model", title="images beside texts and good images, minus base (95%)")
-    columns = columns_of(result)
-    for name, _, _ in columns:
-        more.add_column(name, justify="right")
+    _print_kinds(result, models, console)
+    _print_further(result, console)
+
+
+def _print_kinds(result: SurResult, models: Sequence[ModelScore], console: Console) -> None:
+    kinds = kinds_of(result)
+    rows = [Row([m.model, *(_by_kind(m, kind) for kind in kinds)]) for m in models]
+    _say(console, "questions by kind, minus base; * where zero is outside the 95%")
+    print_fitted(console, [Column("model", "name"), *map(Column, kinds)], rows)
+
+
+def _print_further(result: SurResult, console: Console) -> None:
+    measures = columns_of(result)
+    columns = [Column("model", "name")]
+    for name, _, _ in measures:
+        columns += [Column(name), Column("minus base"), Column("95%", "ends")]
     frechet = result.distances.frechet if result.distances else {}
-    if frechet:
-        more.add_column("Fréchet distance", justify="right")
-    for name in names:
-        cells = [_cell(means.get(name), changes.get(name)) for _, means, changes in columns]
-        cells += [points(frechet[name], 2)] if frechet else []
-        more.add_row(label_of(name), *cells)
-    console.print(more)
+    columns += [Column("Fréchet distance")] if frechet else []
+    rows = []
+    for model in result.card.models:
+        cells = [label_of(model.model)]
+        for _, means, changes in measures:
+            mean, change = means.get(model.model), changes.get(model.model)
+            cells += [points(mean.mean, 2) if mean else "", *apart(change, sign=True, digits=2)]
+        cells += [points(frechet[model.model], 2)] if frechet else []
+        rows.append(Row(cells))
+    _say(console, "images beside texts and good images")
+    print_fitted(console, columns, rows)
     if result.distances:
         console.print(
             f"Distances from {result.distances.images} of the samples' images, by the "
@@ -147,24 +156,30 @@ def print_result(result: SurResult, console: Console) -> None:
 def print_ablation(result: SurResult, console: Console) -> None:
     """One line for each variant."""
     card = result.card
-    table = Table(
-        title=f"{card.benchmark} ({card.split}): {card.prompts} prompts, judge {card.judge}",
-        caption="minus base, paired by prompt, with 95% intervals",
-    )
-    table.add_column("variant", overflow="fold")
-    columns = columns_of(result)
-    for name in (card.measure, "minus base", *(name for name, _, _ in columns)):
-        table.add_column(name, justify="right")
+    measures = columns_of(result)
+    columns = [Column("variant", "name"), Column(card.measure)]
+    for name in ("minus base", *(name for name, _, _ in measures)):
+        columns += [Column(name), Column("95%", "ends")]
+    rows = []
     for model in card.models:
-        cells = [points(model.score.mean), _change(model.difference)]
-        cells += [
-            _change(changes[model.model], digits=2)
-            if model.model in changes
-            else points(means[model.model].mean, 2)
-            for _, means, changes in columns
+        cells = [
+            label_of(model.model),
+            points(model.score.mean),
+            *apart(model.difference, sign=True),
         ]
-        table.add_row(label_of(model.model), *cells)
-    console.print(table)
+        for _, means, changes in measures:
+            if change := changes.get(model.model):
+                cells += apart(change, sign=True, digits=2)
+            else:
+                cells += [points(means[model.model].mean, 2), ""]
+        rows.append(Row(cells))
+    _say(console, f"{card.benchmark} ({card.split}): {card.prompts} prompts, judge {card.judge}")
+    print_fitted(console, columns, rows)
+    console.print("minus base, paired by prompt, with 95% intervals", style="dim", highlight=False)
+
+
+def _say(console: Console, title: str) -> None:
+    console.print(title, style="italic", highlight=False, markup=False)
 
 
 def write_sur_page(
@@ -223,12 +238,12 @@ def _scores_table(result: SurResult) -> PageTable:
     names += ["Fréchet distance"] if distances else []
     rows = []
     for model in card.models:
-        row = [model.model, f"{points(model.score.mean)} ({spread(model.score)})"]
-        row += [_spread_change(model.difference)]
+        row = [model.model, cell(model.score, with_error=True)]
+        row += [cell(model.difference, sign=True, with_error=True)]
         for _, means, changes in columns:
             mean = means.get(model.model)
             row += [points(mean.mean, 2) if mean else ""]
-            row += [_spread_change(changes.get(model.model), digits=2)]
+            row += [cell(changes.get(model.model), sign=True, digits=2, with_error=True)]
         row += [points(distances.frechet[model.model], 2)] if distances else []
         rows.append(tuple(row))
     return PageTable(columns=tuple(names), rows=tuple(rows), notes=tuple(notes_of(result)))
@@ -311,21 +326,3 @@ def _by_kind(model: ModelScore, kind: str) -> str:
     change = model.category_differences.get(kind)
     score = points(model.categories[kind].mean)
     return f"{score} ({signed(change.mean)}{'*' if clear(change) else ''})" if change else score
-
-
-def _cell(mean: Interval | None, change: Interval | None) -> str:
-    if mean is None:
-        return ""
-    return points(mean.mean, 2) + (f"  {_change(change, digits=2)}" if change else "")
-
-
-def _spread_change(change: Interval | None, digits: int = 1) -> str:
-    if change is None:
-        return ""
-    return f"{signed(change.mean, digits)} ({spread(change, sign=True, digits=digits)})"
-
-
-def _change(change: Interval | None, digits: int = 1) -> str:
-    if change is None:
-        return ""
-    return f"{signed(change.mean, digits)} ({between(change, sign=True, digits=digits)})"

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from PIL import Image
 
+from selma.backbones.perception.features import see_all
 from selma.errors import DataError
 from selma.image_files import REMEDY_FOR_GENERATED, open_image
-from selma.progress import progress
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.row_files import write_rows
 from selma.scores.answering import manifest
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FILE, DISTANCE = "scores.jsonl", "distance.json"
-AT_ONCE = 32  # images that are open at the same time
 DIGITS = 6
 
 
@@ -114,15 +113,5 @@ def _make(
 
 
 def _see(encoder: Encoder, paths: Sequence[Path], what: str) -> Tensor:
-    import torch
-
-    vectors = []
-    with progress(f"looking at {what}", total=len(paths)) as advance:
-        for start in range(0, len(paths), AT_ONCE):
-            batch = [
-                open_image(path, remedy=REMEDY_FOR_GENERATED)
-                for path in paths[start : start + AT_ONCE]
-            ]
-            vectors.append(encoder.see(batch))
-            advance(len(batch))
-    return torch.cat(vectors)
+    images = (open_image(path, remedy=REMEDY_FOR_GENERATED) for path in paths)
+    return see_all(encoder.see, images, total=len(paths), what=what)

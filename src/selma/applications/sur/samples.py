@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from selma.applications.sur.records import SurSample
 from selma.errors import DataError
 from selma.image_files import open_image
-from selma.images.pairs import SUFFIXES, metadata, rows, there
+from selma.image_names import list_images
+from selma.images.pairs import metadata, rows, there
 from selma.records.prompts import prompt_id
 from selma.row_files import write_rows
 from selma.workspace import inside
@@ -28,17 +30,20 @@ class Reading:
     """File name → why its image is not used. The file itself is left where it is."""
 
 
-def read_samples(root: Path, *, base_px: int | None, licence: str = "unknown") -> Reading:
+def read_samples(
+    root: Path, *, base_px: int | None, licence: str = "unknown", own: bool = False
+) -> Reading:
     """The samples of an imagefolder (`train/` below `root`, or `root` itself), as SURD is one.
 
     A file name may lack its extension, as in the released sample. With `base_px`, every image is
-    decoded; a damaged one, or one of more than four times the base's pixels, is quarantined. Raises
-    DataError for a row without text, prompt or image.
+    decoded; a damaged one, or one of more than four times the base's pixels, is quarantined.
+    own: whether selma collected it. Raises DataError for a row without text, prompt or image.
     """
-    folder = root / "train" if (root / "train").is_dir() else root
+    folder = train_folder(root)
     reading, seen = Reading(), set[Path]()
-    for row in rows(folder, NEEDED):
-        image = named_image(folder, row["file_name"])
+    images = cache(partial(_by_stem, folder))
+    for row in rows(folder, NEEDED, own=own):
+        image = named_image(folder, row["file_name"], images)
         if image in seen:
             raise DataError(f"{metadata(folder)} names {row['file_name']!r} twice; keep one row.")
         seen.add(image)
@@ -52,21 +57,39 @@ def read_samples(root: Path, *, base_px: int | None, licence: str = "unknown") -
     return reading
 
 
-def named_image(folder: Path, name: str) -> Path:
+def train_folder(root: Path) -> Path:
+    """Where an imagefolder's training images are."""
+    return root / "train" if (root / "train").is_dir() else root
+
+
+def named_image(folder: Path, name: str, images: Callable[[], Mapping[str, list[str]]]) -> Path:
     """The image of this name in the folder, with or without its extension. Raises DataError if
-    there is none, or more than one."""
+    there is none, or more than one.
+
+    images: gives the folder's images, by their names without extension.
+    """
     image = inside(folder, name)
     if image.is_file():
         return image
-    # Not `with_suffix`: a name may have a dot that begins no extension.
-    files = [path for end in SUFFIXES if (path := inside(folder, name + end)).is_file()]
-    if len(files) > 1:
+    names = images().get(name, [])
+    if len(names) > 1:
         raise DataError(
-            f"{metadata(folder)} names {name!r}, which may be {files[0].name} or {files[1].name}. "
-            "Write the extension."
+            f"{metadata(folder)} names {name!r}, which may be {names[0]} or {names[1]}. Write the "
+            "extension."
         )
-    there(files[0] if files else image)
-    return files[0]
+    if not names:
+        there(image)
+    return inside(folder, names[0])
+
+
+def _by_stem(folder: Path) -> dict[str, list[str]]:
+    """The names of all images below the folder, by themselves without extension."""
+    names: dict[str, list[str]] = {}
+    for path in list_images(folder, deep=True).images:
+        # Not `with_suffix`: a name may have a dot that begins no extension.
+        name = path.relative_to(folder).as_posix()
+        names.setdefault(name.removesuffix(path.suffix), []).append(name)
+    return names
 
 
 def write_samples(

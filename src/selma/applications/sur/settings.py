@@ -18,6 +18,7 @@ from pydantic import (
 
 from selma.config import RunConfig
 from selma.config.adapters import SurConfig, SurGeneration
+from selma.config.colours import Colour
 from selma.config.experts import TrainingConfig
 from selma.config.networks import Captioner, LanguageModelConfig, LlmVectors, LocalLLM, Safety
 from selma.config.places import FileOrFolderPath, FilePath, FolderPath, LaidOver
@@ -134,6 +135,8 @@ class SurData(Section):
     cleaning: Cleaning = Cleaning()
     image_px: PositiveInt = 512
     """Shortest side to which larger images are made smaller."""
+    background: Colour = "white"
+    """What transparent parts of images lie over."""
 
     @model_validator(mode="after")
     def _captions(self) -> SurData:

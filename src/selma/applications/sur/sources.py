@@ -11,8 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from selma.applications.sur.civitai import Entry, read_dump
-from selma.applications.sur.parameters import prompt_inside
-from selma.applications.sur.samples import read_samples
+from selma.applications.sur.parameters import statement_inside
+from selma.applications.sur.samples import read_samples, train_folder
 from selma.applications.sur.settings import (
     CivitaiDump,
     ImageFolder,
@@ -22,7 +22,8 @@ from selma.applications.sur.settings import (
 )
 from selma.errors import DataError
 from selma.image_files import png_bytes
-from selma.images.pairs import TEXTS, images
+from selma.image_names import list_images
+from selma.images.pairs import TEXTS, metadata
 from selma.randomness import rng
 from selma.toybox.benchmark import benchmark_texts, keyword_texts
 from selma.toybox.captions import STYLES, caption
@@ -50,6 +51,8 @@ class Candidate:
     """The caption, where the source has one."""
     marked: bool = False
     """Its source calls it unsafe."""
+    reason: str = ""
+    """Why it has no prompt, if so."""
 
 
 def candidates(config: SurData, *, seed: int) -> Iterator[Candidate]:
@@ -58,15 +61,15 @@ def candidates(config: SurData, *, seed: int) -> Iterator[Candidate]:
         case ToyboxSamples(count=count):
             yield from _toybox(count, seed)
         case CivitaiDump(dump=dump, images=folder, licence=licence):
-            files = {path.stem: path for path in sorted(images(_folder(folder)), reverse=True)}
+            files = _by_stem(Path(folder))
             for entry in read_dump(Path(dump)):
                 yield _civitai(entry, files, licence)
         case ImageFolder(folder=folder, licence=licence):
             root = _folder(folder)
-            for path in sorted(images(root)):
-                data = inside(root, path.relative_to(root).as_posix()).read_bytes()
+            for path in list_images(root, deep=True).images:
                 name = path.relative_to(root).as_posix()
-                yield Candidate(name, prompt_inside(data) or "", licence, path.read_bytes)
+                stated = statement_inside(inside(root, name).read_bytes())
+                yield Candidate(name, stated.prompt, licence, path.read_bytes, reason=stated.reason)
         case SampleFolder(folder=folder, licence=licence):
             for sample in read_samples(_folder(folder), base_px=None, licence=licence).samples:
                 yield Candidate(
@@ -76,6 +79,27 @@ def candidates(config: SurData, *, seed: int) -> Iterator[Candidate]:
                     sample.image.read_bytes,
                     text=sample.text,
                 )
+
+
+def left_out(config: SurData) -> dict[str, str]:
+    """Each file of the source that is no row: its name → why."""
+    match config.source:
+        case ToyboxSamples():
+            return {}
+        case ImageFolder(folder=folder):
+            return dict(list_images(_folder(folder), deep=True).left_out)
+        case CivitaiDump(dump=dump, images=folder):
+            root, entries = _folder(folder), read_dump(Path(dump))
+            files = _by_stem(root)
+            used = {path for entry in entries if (path := _image_of(entry, files)) is not None}
+        case SampleFolder(folder=folder):
+            root = train_folder(_folder(folder))
+            samples = read_samples(root, base_px=None).samples
+            used = {sample.image for sample in samples} | {metadata(root)}
+    listing = list_images(root, deep=True)
+    names = {path.relative_to(root).as_posix() for path in listing.images if path not in used}
+    others = {name: why for name, why in listing.left_out.items() if root / name not in used}
+    return dict(sorted((others | dict.fromkeys(names, "no row names it")).items()))
 
 
 def source_digest(config: SurData) -> str:
@@ -106,7 +130,7 @@ def _folder(name: str) -> Path:
 
 
 def _civitai(entry: Entry, files: dict[str, Path], licence: str | None) -> Candidate:
-    path = next((files[name] for name in entry.names if name in files), None)
+    path = _image_of(entry, files)
 
     def read() -> bytes:
         if path is None:
@@ -114,8 +138,22 @@ def _civitai(entry: Entry, files: dict[str, Path], licence: str | None) -> Candi
         return path.read_bytes()
 
     return Candidate(
-        entry.address, entry.prompt, licence or entry.licence, read, marked=entry.marked
+        entry.address,
+        entry.prompt,
+        licence or entry.licence,
+        read,
+        marked=entry.marked,
+        reason=entry.reason,
     )
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    images = list_images(_folder(str(folder)), deep=True).images
+    return {path.stem: path for path in reversed(images)}
+
+
+def _image_of(entry: Entry, files: dict[str, Path]) -> Path | None:
+    return next((files[name] for name in entry.names if name in files), None)
 
 
 def _toybox(count: int, seed: int) -> Iterator[Candidate]:

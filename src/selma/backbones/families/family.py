@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,6 +47,10 @@ class Family:
     since it would change training images."""
     single_file: Mapping[str, tuple[str, ...]]
     """What a whole checkpoint in one file has → how the names of its tensors begin."""
+
+    released: Mapping[str, Mapping[str, Config]] = field(default_factory=dict)
+    """A released model's name → its parts' configs, of the denoiser and the text encoders alone.
+    Where no base is named, an adapter must change layers of one of these models."""
 
     # What a model's configs say.
     latent_shape: Callable[[Config], tuple[int, int, int]]

@@ -14,6 +14,31 @@ if TYPE_CHECKING:
 
     from selma.backbones.families.paths import NoisePath
 
+SD1: dict[str, Config] = {
+    "unet": {"cross_attention_dim": 768, "attention_head_dim": 8},
+    "text_encoder": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+    },
+}
+"""What decides the layers of SD 1: where a config says no more, the class's defaults are SD 1's."""
+
+SD2: dict[str, Config] = {
+    "unet": {
+        "cross_attention_dim": 1024,
+        "attention_head_dim": [5, 10, 20, 20],
+        "use_linear_projection": True,
+    },
+    "text_encoder": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 23,
+        "num_attention_heads": 16,
+    },
+}
+
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 GEGLU = "ff.net.0.proj"
 
@@ -166,6 +191,7 @@ FAMILY = Family(
         "autoencoder": ("first_stage_model.",),
         "text encoder": ("cond_stage_model.", "conditioner.embedders."),
     },
+    released={"SD 1": SD1, "SD 2": SD2},
     latent_shape=latent_shape,
     image_factor=image_factor,
     text_width=text_width,

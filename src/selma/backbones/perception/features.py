@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from selma.backbones.preference.clip import image_features
 from selma.backbones.weights import Weights, load_network
 from selma.config.scores import PreferenceConfig
 from selma.errors import ConfigError, ModelError
+from selma.progress import progress
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 TOYBOX = "toybox"
 ROWS_ON_A_GPU = 16
+AT_ONCE = 2 * ROWS_ON_A_GPU
+"""Images that are open at the same time; a GPU's rows are full, as if all were."""
 
 See = Callable[[Sequence[Image.Image]], "Tensor"]
 """Images → [b, width]."""
@@ -130,3 +134,17 @@ def seen(see: See, images: Sequence[Image.Image], *, device: torch.device) -> Te
             see(images[start : start + rows]).float().cpu() for start in range(0, len(images), rows)
         ]
     return torch.cat(rows_of_vectors).clone()  # out of inference mode
+
+
+def see_all(see: See, images: Iterable[Image.Image], *, total: int, what: str) -> Tensor:
+    """[total, width] of images of which few are open at a time; `what` is shown with the
+    progress."""
+    import torch
+
+    vectors, coming = [], iter(images)
+    with progress(f"looking at {what}", total=total) as advance:
+        while batch := [*islice(coming, AT_ONCE)]:
+            vectors.append(see(batch))
+            advance(len(batch))
+            del batch  # before the next ones are opened
+    return torch.cat(vectors)

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from selma.backbones.hub import folder_digest
 from selma.errors import DataError
 from selma.records.landmarks import Landmark
+from selma.textfiles import json_rows
 from selma.toybox import weights_of
-from selma.workspace import file_sha256, read_lines
+from selma.workspace import file_sha256
 
 Points = tuple[Landmark, ...]
 
@@ -92,7 +93,7 @@ class GivenPoints:
     @cached_property
     def _given(self) -> dict[tuple[str, str], Points | None]:
         points_by_name: dict[tuple[str, str], Points | None] = {}
-        for number, row in enumerate(read_lines(self._path), 1):
+        for number, row in enumerate(json_rows(self._path), 1):
             try:
                 points = row["points"]
                 points_by_name[row["model"], row["id"]] = (

@@ -1,0 +1,41 @@
+"""The layers of the known models, read off their own classes.
+
+    python bench/layers.py       writes src/selma/adapters/layers.json
+
+To be run again when a family's `released` configs, toybox's networks or diffusers' classes change;
+a test compares the file with the classes.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from selma.adapters.layers import KNOWN_FILE, layer_shapes, nested
+from selma.backbones.families import FAMILIES, stable_diffusion, stable_diffusion_xl
+from selma.toybox import weights_folder
+
+
+def tables() -> dict[str, dict[str, Any]]:
+    """Model → its layers as a tree; toybox is last, since files that fit another are that one's."""
+    rows = (stable_diffusion.FAMILY, stable_diffusion_xl.FAMILY)
+    known = {
+        model: nested(layer_shapes(family, configs))
+        for family in rows
+        for model, configs in family.released.items()
+    }
+    folder = weights_folder() / "base"
+    configs = {
+        part: json.loads((folder / part / "config.json").read_text("utf-8"))
+        for part in ("unet", "text_encoder")
+    }
+    family = FAMILIES[stable_diffusion.FAMILY.name]
+    return known | {"toybox": nested(layer_shapes(family, configs))}
+
+
+if __name__ == "__main__":
+    lines = [
+        f"{json.dumps(model)}:{json.dumps(tree, separators=(',', ':'))}"
+        for model, tree in tables().items()
+    ]
+    KNOWN_FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")

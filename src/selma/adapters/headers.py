@@ -1,0 +1,72 @@
+"""Headers of adapters' files: what lies in a file before any tensor is read, and who wrote it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from selma.adapters.files import OUR_KEY, Lineage
+from selma.errors import AdapterError
+from selma.workspace import file_sha256
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """The safetensors file. Raises AdapterError if it is none."""
+    if not path.is_file():
+        raise AdapterError(f"{path} must be an adapter's file, but there is none.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{path} must be a whole safetensors file, but: {error}.") from error
+
+
+def parameter_count(path: Path) -> int:
+    """How many numbers a safetensors file holds; only its header is read."""
+    with opened(path) as file:
+        shapes = (file.get_slice(name).get_shape() for name in file.keys())  # noqa: SIM118
+        return sum(math.prod(shape) for shape in shapes)
+
+
+def as_the_manifest_says(path: Path) -> None:
+    """Raise AdapterError if a manifest beside the file has another sha256."""
+    manifest = path.parent / "manifest.json"
+    if not manifest.is_file():
+        return
+    try:
+        wanted = json.loads(manifest.read_text("utf-8"))["files"][path.name]["sha256"]
+    except (ValueError, KeyError, TypeError):
+        return  # a manifest of something else
+    if not path.is_file() or file_sha256(path) != wanted:
+        raise AdapterError(
+            f"{path} is damaged: its sha256 is not the manifest's. Remove {path.parent} and train "
+            "this expert again."
+        )
+
+
+def lineage_of(metadata: Mapping[str, str], path: Path) -> Lineage:
+    """The lineage in a header."""
+    ours = header_json(metadata, OUR_KEY, path)
+    made_by = ours.get("made_by")
+    return Lineage(
+        base=str(ours["base"]) if ours.get("base") else None,
+        made_by=made_by if isinstance(made_by, dict) else {},
+    )
+
+
+def header_json(metadata: Mapping[str, str], key: str, path: Path) -> dict[str, Any]:
+    """An entry of a header that must be a mapping in JSON. Raises AdapterError."""
+    try:
+        value = json.loads(metadata.get(key, "{}"))
+    except (ValueError, RecursionError) as error:
+        raise AdapterError(f"{path}: the header's {key} must be JSON, but: {error}.") from error
+    if not isinstance(value, dict):
+        raise AdapterError(f"{path}: the header's {key} must be a mapping.")
+    return value

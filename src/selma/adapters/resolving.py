@@ -1,0 +1,203 @@
+"""Which layers a file means by its names: those of its base, or of one of the known models.
+
+All names of a file are looked up together, since they are one model's. Nothing is guessed: a name
+that leads to no layer is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from selma.adapters import names
+from selma.adapters.layers import Layers, known_models
+from selma.adapters.spellings import Spelling, spelling
+from selma.backbones.families import denoiser_components
+from selma.errors import AdapterError
+
+Shapes = Mapping[Spelling, tuple[int, ...] | None]
+"""Layer as the file spells it → the shape of the weight that it changes; None if it is not said."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a file's names mean."""
+
+    keys: Mapping[Spelling, str]
+    """Layer as the file spells it → our name."""
+    models: tuple[Layers, ...]
+    """The models whose layers these are: one if the base is at hand; several where names and shapes
+    do not tell them apart; none of a base that only the file's header names."""
+
+
+def resolved(
+    path: Path,
+    shapes: Shapes,
+    *,
+    base: Layers | None = None,
+    own_base: bool = False,
+    own_names: bool = True,
+) -> Reading:
+    """The layers that the file at `path` means.
+
+    base: the model that it is for; without one the known models are asked, and those preferred
+    whose weights have the file's shapes.  own_base: whether the file's header says that selma
+    wrote it, for a base that it names; if no known model has these layers, its names are that
+    base's own, unless the layout joins or numbers them (not own_names). Raises AdapterError, which
+    names the layer that is none.
+    """
+    models = list(known_models()) if base is None else [base]
+    readings = [(model, keys) for model in models for keys in _readings(model, list(shapes))]
+    exact, likely = _likely(shapes, readings)
+    if base is None and own_base and not exact:
+        if not own_names:
+            raise AdapterError(_other_base(path, next(iter(shapes))))
+        return Reading(_verbatim(path, list(shapes)), ())
+    if not readings:
+        raise AdapterError(_no_layer(path, list(shapes), models, base=base))
+    keys = likely[0][1]
+    return Reading(keys, tuple(model for model, other in likely if other == keys))
+
+
+def denoiser_keys(
+    path: Path,
+    spelled: Collection[str],
+    *,
+    base: Layers | None = None,
+    own_base: bool = False,
+) -> tuple[dict[str, str], tuple[Layers, ...]]:
+    """(name in the file → our name, models) of layers of the denoiser, which the file at `path`
+    names with or without prefixes. Raises AdapterError as `resolved` does, if a layer is another
+    network's, and if two names mean one layer."""
+    layers = {}
+    for name in spelled:
+        layer = spelling(name)
+        if layer is None or layer.component in names.TEXTS:
+            raise AdapterError(f"{path} must turn layers of the denoiser alone, but has {name!r}.")
+        layers[name] = layer
+    reading = resolved(path, dict.fromkeys(layers.values()), base=base, own_base=own_base)
+    keys: dict[str, str] = {}
+    spelled_by: dict[str, str] = {}
+    for name, layer in layers.items():
+        key = reading.keys[layer]
+        if names.split(key)[0] not in denoiser_components():
+            raise AdapterError(f"{path} must turn layers of the denoiser alone, but has {name!r}.")
+        if spelled_by.setdefault(key, name) != name:
+            twin = spelled_by[key]
+            raise AdapterError(f"{path} names {key} twice, as {twin!r} and as {name!r}.")
+        keys[name] = key
+    return keys, reading.models
+
+
+def models_of(shapes: Mapping[str, tuple[int, ...]], *, exact: bool) -> tuple[Layers, ...]:
+    """The known models that have these layers, by our names; those alone whose weights have these
+    shapes, if there are any, or in any case if `exact`."""
+    spelled = {Spelling(*names.split(key)): shape for key, shape in shapes.items()}
+    readings = [
+        (model, keys) for model in known_models() for keys in _readings(model, list(spelled))
+    ]
+    fitting, likely = _likely(spelled, readings)
+    return tuple(model for model, _ in likely if fitting or not exact)
+
+
+_Readings = list[tuple[Layers, dict[Spelling, str]]]
+
+
+def _likely(shapes: Shapes, readings: _Readings) -> tuple[bool, _Readings]:
+    """The readings that the shapes speak for, and whether a model's weights have all of them."""
+    for fits in (_fit, _read_same_text):
+        fitting = [
+            (model, keys)
+            for model, keys in readings
+            if all(shape is None or fits(shape, model, keys[s]) for s, shape in shapes.items())
+        ]
+        if fitting:
+            return fits is _fit, fitting
+    return False, readings
+
+
+def squeezed(shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of a weight without a kernel of one pixel, which is a linear layer's."""
+    return tuple(shape[:2]) if tuple(shape[2:]) == (1, 1) else tuple(shape)
+
+
+def _readings(model: Layers, layers: Sequence[Spelling]) -> Iterator[dict[Spelling, str]]:
+    """Each way to find all layers in this model: a text encoder's need not say of which it is."""
+    tried: list[dict[Spelling, str]] = []
+    for text in names.TEXTS:
+        keys = {layer: _key(model, layer, text) for layer in layers}
+        known = {layer: key for layer, key in keys.items() if key is not None}
+        if len(known) == len(layers) and known not in tried:
+            tried.append(known)
+            yield known
+
+
+def _key(model: Layers, layer: Spelling, text: str) -> str | None:
+    components = (layer.component,) if layer.component else (*denoiser_components(), text)
+    keys = (model.key(component, layer.path) for component in components)
+    return next((key for key in keys if key is not None), None)
+
+
+def _fit(shape: tuple[int, ...], model: Layers, key: str) -> bool:
+    return squeezed(shape) == squeezed(model.shapes[key])
+
+
+def _read_same_text(shape: tuple[int, ...], model: Layers, key: str) -> bool:
+    """Whether text features are as wide, by which families differ first."""
+    return not key.endswith((".attn2.to_k", ".attn2.to_v")) or shape[1] == model.shapes[key][1]
+
+
+_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
+
+
+def _verbatim(path: Path, layers: Sequence[Spelling]) -> dict[Spelling, str]:
+    """Our own names, as they stand."""
+    keys = {}
+    for layer in layers:
+        if not _PATH.fullmatch(layer.path):
+            raise AdapterError(_other_base(path, layer))
+        text = ".self_attn." in layer.path or ".mlp." in layer.path
+        # A PEFT folder of one component need not say which it is.
+        component = layer.component or (names.TEXT if text else names.UNET)
+        keys[layer] = names.plain(component, layer.path)
+    return keys
+
+
+def _other_base(path: Path, layer: Spelling) -> str:
+    return (
+        f"{path} names a layer {layer.path!r}, and was made for a base that is none of the known "
+        f"models ({_all_known()}): name that base with --base."
+    )
+
+
+def _no_layer(
+    path: Path, layers: Sequence[Spelling], models: Sequence[Layers], *, base: Layers | None
+) -> str:
+    """Which name leads nowhere, for the message."""
+    missing = {model: [layer for layer in layers if not _has(model, layer)] for model in models}
+    if base is not None:
+        return (
+            f"{path} changes {len(layers)} layers, of which {base.model} has "
+            f"{len(layers) - len(missing[base])}; it has no {missing[base][0].path}. "
+            "It was made for another model."
+        )
+    nowhere = [layer for layer in layers if not any(_has(model, layer) for model in models)]
+    if nowhere:
+        return (
+            f"{path} names a layer {nowhere[0].path!r} that none of {_all_known()} has. If another "
+            "model has it, name that with --base."
+        )
+    each = "; ".join(
+        f"{m.model} has no {absent[0].path}" for m, absent in missing.items() if absent
+    )
+    return f"{path} must change layers of one model, but mixes them: {each}. Name it with --base."
+
+
+def _has(model: Layers, layer: Spelling) -> bool:
+    return any(_key(model, layer, text) is not None for text in names.TEXTS)
+
+
+def _all_known() -> str:
+    return ", ".join(layers.model for layers in known_models())
