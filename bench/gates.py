@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ from selma.config.networks import BaseConfig
 from selma.config.scores import ScoresConfig
 from selma.images.generating import generate_benchmark
 from selma.records.benchmarks import BenchmarkPrompt
-from selma.report.tables import between, signed
+from selma.report.tables import cell
 from selma.scores import faithfulness, statistics
 from selma.scores.answering import answer_item, read_answer_file
 from selma.scores.benchmarks import load_benchmark
@@ -66,7 +67,7 @@ def main(
     sheet: Annotated[Path | None, typer.Option(help="Contact sheet at guidance 3.")] = None,
 ) -> None:
     """Measure the gates of a base, and print all that they rest on."""
-    console, bench = Console(), Bench.of(base, work, prompts=prompts, steps=steps, device=device)
+    console, bench = Console(width=120), Bench.of(base, work, prompts=prompts, steps=steps, device=device)
     curves = bench.curves(guidance or gates.GUIDANCES)
     print_curves(curves, bench, console)
     if sheet:
@@ -135,7 +136,8 @@ class Bench:
                 curve.dsg[guidance] = DSG.score(points)
                 of_category = faithfulness.category_points(self.prompts, points)
                 curve.categories[guidance] = {
-                    category: _per_cent(of_category[category].values()) for category in CATEGORIES
+                    category: _per_cent(of_category.get(category, {}).values())
+                    for category in CATEGORIES
                 }
             curves[label] = curve
         return curves
@@ -152,8 +154,8 @@ class Bench:
             )
             scores[tags] = [100 * score for score in DSG.prompt_scores(points).values()]
         difference = statistics.paired_difference(scores[True], scores[False], seed=0)
-        interval = f"{signed(difference.mean)} ({between(difference, sign=True)})"
-        console.print(f"Tags minus sentences with the same facts, guidance {best:g}: {interval}")
+        what = f"Tags minus sentences with the same facts, guidance {best:g}"
+        console.print(f"{what}: {cell(difference, sign=True)}")
         judges = {name: _mean_accuracy(name) for name in JUDGES}
         return gates.gates(
             plain.dsg,
@@ -285,9 +287,9 @@ def contact_sheet(
 
 
 def _per_cent(rows: Iterable[tuple[float, int]]) -> float:
-    """Points of all questions, from (points, questions) of each prompt."""
-    points, asked = map(sum, zip(*rows, strict=True))
-    return 100 * points / asked
+    """Points of all questions, from (points, questions) of each prompt; NaN of none."""
+    points, asked = (sum(column) for column in zip(*[(0.0, 0), *rows], strict=True))
+    return 100 * points / asked if asked else math.nan
 
 
 def _mean_accuracy(judge: str) -> float:
