@@ -39,6 +39,7 @@ from selma.workspace import (
     SCORES,
     STAGES,
     Workspace,
+    manifest,
 )
 
 if TYPE_CHECKING:
@@ -131,8 +132,6 @@ def _scorecard(this: Stages) -> Scorecard:
 
 def part_keys(images: Mapping[str, Path], scorecard: Scorecard) -> dict[str, str]:
     """Part of the run that a page may be about → its key: a model's images, and the judge."""
-    from selma.scores.answering import manifest
-
     keys = {f"images/{model}": str(manifest(path).get("key")) for model, path in images.items()}
     return keys | {"scores/judge": scorecard.judge}
 
@@ -140,8 +139,6 @@ def part_keys(images: Mapping[str, Path], scorecard: Scorecard) -> dict[str, str
 def benchmark_over_limit(images: Path, *, seeds: int) -> int:
     """How many of the benchmark's prompts the text encoder does not read to their end, by a model's
     finished images of them."""
-    from selma.scores.answering import manifest
-
     return int(manifest(images).get("summary", {}).get("over_token_limit", 0)) // seeds
 
 

@@ -30,13 +30,13 @@ from selma.progress import progress
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.row_files import Row, fill_rows, in_rounds
 from selma.scores import statistics
-from selma.scores.answering import manifest
 from selma.textfiles import read_text
 from selma.workspace import (
     SCORES,
     Item,
     Workspace,
     file_sha256,
+    manifest,
     read_lines,
     recipe_key,
     write_json,

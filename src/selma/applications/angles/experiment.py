@@ -8,7 +8,6 @@ decoded by the unchanged decoder.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +28,7 @@ from selma.toybox.drawing import IMAGE_PX
 from selma.toybox.pretraining.autoencoder import render
 from selma.toybox.pretraining.loop import Course, train
 from selma.toybox.scenes import FINE_GRID_PX, sample_scene
-from selma.workspace import write_bytes, write_json
+from selma.workspace import read_json, write_bytes, write_json
 
 PX = IMAGE_PX
 BATCH = 128
@@ -183,11 +182,7 @@ def _claim(out: Path, recipe: Mapping[str, Any]) -> None:
     """Record what the folder's checkpoint is trained on. Raises WorkspaceError if it holds a
     checkpoint of anything else."""
     checkpoint, note = out / f"{NAME}.safetensors", out / RECIPE
-    try:
-        recorded = json.loads(note.read_text("utf-8"))
-    except (OSError, ValueError):
-        recorded = None
-    if checkpoint.exists() and recorded != recipe:
+    if checkpoint.exists() and read_json(note) != recipe:
         raise WorkspaceError(
             f"{checkpoint} must be of these images, epochs and seed, but is of others. Choose "
             "another --out, or remove it to train anew."

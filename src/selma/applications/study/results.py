@@ -19,8 +19,7 @@ from selma.report import paper
 from selma.report.pages import write_page
 from selma.report.tables import between, points, spread
 from selma.report.templates import environment, policy
-from selma.scores.answering import manifest
-from selma.workspace import SCORES, Workspace, inside
+from selma.workspace import SCORES, Workspace, inside, manifest
 
 TITLE = "What people chose"
 INTRODUCTION = (
