@@ -139,10 +139,11 @@ def test_dumps_of_both_kinds_are_read(tmp_path: Path) -> None:
         {"id": 1, "url": "https://x/a/1.jpeg", "meta": {"prompt": "a kite", "seed": 0}},
         {"id": 2, "url": "https://x/b/2.jpeg", "meta": {"id": 2, "meta": {"prompt": "a red kite"}}},
         {"id": 3, "url": "https://x/c/3.jpeg", "meta": {"id": 3, "meta": None}},
-        {"id": 4, "url": "https://x/d/4.jpeg", "meta": None},
+        {"id": 4, "url": "https://x/d/4.jpeg\ud83d", "meta": None, "license": "\ud83d"},
     ]
     dump = tmp_path / "dump.json"
     dump.write_text(json.dumps({"items": rows, "metadata": {}}), "utf-8-sig")
     entries = list(read_dump(dump))
     assert [entry.prompt for entry in entries] == ["a kite", "a red kite", "", ""]
     assert [bool(entry.reason) for entry in entries] == [False, False, True, True]
+    assert (entries[3].address, entries[3].licence) == ("https://x/d/4.jpeg?", "?")
