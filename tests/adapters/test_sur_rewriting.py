@@ -6,7 +6,7 @@ import tiny
 import torch
 from diffusers import StableDiffusionPipeline
 
-from selma.adapters.applying import chosen
+from selma.adapters.applying import applied, chosen
 from selma.adapters.files import Lineage
 from selma.adapters.lora import attach, detach, save
 from selma.adapters.sur import files as sur_files
@@ -148,7 +148,7 @@ def lora(folder, model):
 def test_it_goes_together_with_merged_experts(tmp_path, model):
     folder, experts = adapter_file(tmp_path / "sur", model), lora(tmp_path / "lora", model)
     alone = generated(model, folder)
-    with model.adapted(experts):
+    with applied(model, chosen([experts])):
         merged, both = generated(model), generated(model, folder)
     assert not any(same(both, alone)) and not any(same(both, merged))
     assert all(same(generated(model, folder), alone))

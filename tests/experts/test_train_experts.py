@@ -12,6 +12,7 @@ import torch
 from experts.test_encode_pairs import encoded, pairs
 
 from selma import cli
+from selma.adapters.applying import applied, chosen
 from selma.backbones.families.paths import VariancePreserving
 from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config.adapters import LoraConfig
@@ -358,7 +359,7 @@ def test_the_best_checkpoint_on_dev_becomes_the_expert(tmp_path, model):
         step = int(folder.name.removeprefix("step-"))
         asked.append(step)
         assert (folder / ADAPTER_FILE).is_file()
-        with model.adapted(folder):  # it may generate: no adapter is attached any more
+        with applied(model, chosen([folder])):  # it may generate: no adapter is attached any more
             pass
         if len(asked) == 2 and not killed:
             killed.append(True)

@@ -60,7 +60,7 @@ def convert_lora(source: Path, out: Path, *, to: str, base: str | None = None) -
     model = None if base is None else read_model(base)
     file = read_adapter(source, base=model.layers if model else None)
     if model:
-        require_fit(file.layers, model, who=source)
+        require_fit(file.layers, model.layers, who=source)
     return write(out, loaded(file), to=to, model=model)
 
 

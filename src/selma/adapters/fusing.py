@@ -39,7 +39,7 @@ def fuse(adapter: Path, out: Path, *, base: str | None) -> Path:
             "it cannot be fused into one."
         )
     file = kind.read(adapter, base=model.layers)
-    kind.require_fit(file, model, adapter)
+    kind.require_fit(file, model.layers, adapter)
     changes = kind.weight_changes(file)
     changed = {
         path: component

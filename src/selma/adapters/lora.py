@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from selma.adapters.formats import convert_lora
 from selma.adapters.kind import AdapterKind, WeightChange, spread
 from selma.adapters.models import require_fit
 from selma.adapters.reading import AdapterFile, is_lora, read_adapter
-from selma.adapters.replacing import replaced
-from selma.backbones.text_to_image import ADAPTER_FILE, TextToImage
+from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config.adapters import LoraConfig
 from selma.errors import ConfigError
 
@@ -133,16 +131,6 @@ def _adding(adapter: AdapterFile, key: str, strength: float) -> WeightChange:
     return change
 
 
-def apply(
-    model: TextToImage, adapter: AdapterFile, *, strength: float = 1.0, options: None = None
-) -> AbstractContextManager[None]:
-    """While the block runs, the weights hold the adapter as diffusers' own loader fuses it; that
-    of a PEFT folder, which the loader does not know, by `weight_changes`."""
-    if adapter.format == "peft":
-        return replaced(model, [(adapter.path, weight_changes(adapter, strength=strength))])
-    return model.adapted(adapter.path, scale=strength)
-
-
 def describe(adapter: AdapterFile) -> list[str]:
     """Ranks and scales of its layers."""
     layers = adapter.layers.values()
@@ -174,8 +162,7 @@ LORA = AdapterKind(
     detach=detach,
     save=save,
     weight_changes=weight_changes,
-    require_fit=lambda adapter, model, who: require_fit(adapter.layers, model, who=who),
-    apply=apply,
+    require_fit=lambda adapter, base, who: require_fit(adapter.layers, base, who=who),
     convert=convert_lora,
     describe=describe,
     in_diffusers=in_diffusers,

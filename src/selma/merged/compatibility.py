@@ -7,6 +7,7 @@ from itertools import combinations
 
 from selma.adapters import names
 from selma.adapters.reading import AdapterFile
+from selma.adapters.resolving import squeezed
 from selma.adapters.rotations.cayley import side
 from selma.adapters.rotations.files import RotationFile
 from selma.backbones.families import denoiser_components
@@ -80,7 +81,7 @@ def _same_base(first: str, a: AnyFile, other: str, b: AnyFile, *, known: bool) -
 def _same_shapes(first: str, a: AdapterFile, other: str, b: AdapterFile) -> None:
     for key in a.layers.keys() & b.layers.keys():
         mine, theirs = a.layers[key], b.layers[key]
-        if (mine.shape, mine.kernel) != (theirs.shape, theirs.kernel):
+        if squeezed(mine.weight_shape) != squeezed(theirs.weight_shape):
             raise IncompatibleExperts(
                 f"Experts must fit the same layers, but {key} is "
                 f"{_size(mine.shape, mine.kernel)} in {first!r} and "

@@ -270,7 +270,7 @@ def _read_file(path: Path, model: Model | None) -> AnyFile:
 
     file: AnyFile = read_mergeable(path, base=model.layers if model else None)
     if model:
-        ADAPTERS[file.kind].require_fit(file, model, path)
+        ADAPTERS[file.kind].require_fit(file, model.layers, path)
     return file
 
 

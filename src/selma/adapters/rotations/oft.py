@@ -355,7 +355,7 @@ OFT = AdapterKind(
     save=save,
     energies=energies,
     weight_changes=weight_changes,
-    require_fit=lambda adapter, model, who: require_rotations_fit(adapter, model.shapes, who=who),
+    require_fit=lambda adapter, base, who: require_rotations_fit(adapter, base.shapes, who=who),
     convert=convert_rotations,
     convert_options=frozenset({"coft_eps"}),
     describe=describe,
