@@ -71,12 +71,9 @@ def loaded(file: AdapterFile) -> Adapter:
 
 def write(out: Path, adapter: Adapter, *, to: str, model: Model | None = None) -> list[Path]:
     """Write the adapter; a PEFT format makes `out` a folder. Whole or nothing, file by file."""
-    if to not in FORMATS:
-        raise AdapterError(f"The format must be one of {', '.join(FORMATS)}, but is {to!r}.")
+    require_writable(out, adapter.layers, adapter.lineage, to=to, model=model)
     if to == "peft":
         return _write_peft(out, adapter)
-    if out.suffix != ".safetensors":
-        raise AdapterError(f"A {to} adapter is one .safetensors file, but {out} came.")
     out.parent.mkdir(parents=True, exist_ok=True)
     if to == "kohya":
         _write_kohya(out, adapter, model)
@@ -85,6 +82,25 @@ def write(out: Path, adapter: Adapter, *, to: str, model: Model | None = None) -
         named = {key: _diffusers_name(key) for key in adapter.layers}
         _write(out, adapter, named, ("lora_A", "lora_B"), metadata)
     return [out]
+
+
+def require_writable(
+    out: Path,
+    layers: Mapping[str, LayerFile],
+    lineage: Lineage,
+    *,
+    to: str,
+    model: Model | None = None,
+) -> None:
+    """Raise AdapterError unless a LoRA of these layers can be written at `out` in this format."""
+    if to not in FORMATS:
+        raise AdapterError(f"The format must be one of {', '.join(FORMATS)}, but is {to!r}.")
+    if to == "peft" and out.suffix == ".safetensors":
+        raise AdapterError(f"A peft adapter is a folder, but {out} came.")
+    if to != "peft" and out.suffix != ".safetensors":
+        raise AdapterError(f"A {to} adapter is one .safetensors file, but {out} came.")
+    if to == "kohya":
+        _kohya_names(layers, lineage, model)
 
 
 def _write(
@@ -189,8 +205,6 @@ def _number(value: float) -> int | float:
 
 def _write_peft(out: Path, adapter: Adapter) -> list[Path]:
     """One folder, or one for each component where there are several."""
-    if out.suffix == ".safetensors":
-        raise AdapterError(f"A peft adapter is a folder, but {out} came.")
     components = [c for c in names.components() if _of(c, adapter.layers)]
     written = []
     for component in components:
@@ -219,13 +233,7 @@ def _in_model(component: str, module: str) -> str:
 
 
 def _write_kohya(path: Path, adapter: Adapter, model: Model | None) -> None:
-    families, layers = _families(adapter, model)
-    named = {}
-    for key in adapter.layers:
-        name = layers.kohya_name(key, sdxl=families == {"sdxl"})
-        if name is None:
-            raise AdapterError(f"kohya has no name for {key}. Write it --to diffusers or peft.")
-        named[key] = name
+    families, named = _kohya_names(adapter.layers, adapter.lineage, model)
     family = next(iter(families)) if len(families) == 1 else None
     adapter = _of_one_rank(adapter)
     _warn_of_scales(path, adapter)
@@ -233,13 +241,29 @@ def _write_kohya(path: Path, adapter: Adapter, model: Model | None) -> None:
     _write(path, adapter, named, ("lora_down", "lora_up"), metadata, alphas=True)
 
 
-def _families(adapter: Adapter, model: Model | None) -> tuple[set[Family | None], Layers]:
+def _kohya_names(
+    layers: Mapping[str, LayerFile], lineage: Lineage, model: Model | None
+) -> tuple[set[Family | None], dict[str, str]]:
+    """What files may call the family, and layer → kohya's name of it."""
+    families, known = _families(layers, lineage, model)
+    named = {}
+    for key in layers:
+        name = known.kohya_name(key, sdxl=families == {"sdxl"})
+        if name is None:
+            raise AdapterError(f"kohya has no name for {key}. Write it --to diffusers or peft.")
+        named[key] = name
+    return families, named
+
+
+def _families(
+    layers: Mapping[str, LayerFile], lineage: Lineage, model: Model | None
+) -> tuple[set[Family | None], Layers]:
     """What files call the family, where it may be several of one way to name layers; and these."""
     if model:
         return {model.family}, model.layers
-    shapes = {key: layer.weight_shape for key, layer in adapter.layers.items()}
+    shapes = {key: layer.weight_shape for key, layer in layers.items()}
     # An adapter that names its base may be for any, whose layers only seem to be a known model's.
-    known = models_of(shapes, exact=adapter.lineage.base is not None)
+    known = models_of(shapes, exact=lineage.base is not None)
     # toybox's layers are named as those of SD 1 and SD 2 are.
     families = {FAMILIES.get(layers.model) for layers in known}
     if not families or ("sdxl" in families and len(families) > 1):

@@ -38,11 +38,15 @@ def read_any(source: Path, *, base: Layers | None = None) -> Any:
 
 
 def read_mergeable(source: Path, *, base: Layers | None = None) -> Any:
-    """The adapter in a file or folder. Raises AdapterError if its kind cannot be merged."""
+    """The adapter in a file or folder. Raises AdapterError if its kind cannot be merged, or if it
+    does not fit the base."""
     kind = kind_of(source)
     if kind.merge_space is None:
         raise AdapterError(f"{source} cannot be merged: {kind.unmergeable}.")
-    return read_any(source, base=base)
+    adapter = kind.read(source, base=base)
+    if base is not None:
+        kind.require_fit(adapter, base, source)
+    return adapter
 
 
 def adapter_file(source: Path) -> Path:
