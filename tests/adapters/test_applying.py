@@ -4,6 +4,7 @@ own factors."""
 from __future__ import annotations
 
 import ast
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -75,6 +76,8 @@ LAYOUTS = {
         lora_files.kohya, more={"parts": ("text_encoder", "text_encoder_2")}
     ),
 }
+READ_BY_DIFFUSERS = {"diffusers", "diffusers, no header", "kohya, one rank and alpha"}
+"""What its loader gives the same weights; the lines that `selma generate` prints use no other."""
 CASES = [(name, shape) for name, layout in LAYOUTS.items() for shape in layout.shapes]
 every_layout = pytest.mark.parametrize(("name", "shape"), CASES)
 
@@ -185,12 +188,18 @@ def test_images_are_those_of_weights_changed_by_hand(tmp_path: Path, name: str, 
     words += ["--guidance", 3, "--seed", 7, "--out", out]
     result = CliRunner().invoke(cli.app, ["generate", *map(str, words)])
     assert result.exit_code == 0, result.output + str(result.exception)
+    lines = result.output.partition("plain diffusers:")[2]
+    assert (f"reads {path}" not in lines) == (name in READ_BY_DIFFUSERS)
     by_hand = tiny.load(shape)
     plain = image(by_hand)
     lora_files.add_by_hand(by_hand.pipe, [(layers, 0.5), (other, -0.25)])
     right = image(by_hand)
     assert np.abs(np.asarray(Image.open(out)).astype(int) - right).max() <= 1
     assert np.abs(plain - right).max() > 8, "there is something to see"
+    if name in READ_BY_DIFFUSERS:
+        names: dict[str, Any] = {}
+        exec(textwrap.dedent(lines), names)
+        assert np.abs(np.asarray(names["image"]).astype(int) - right).max() <= 1
 
 
 def image(model: TextToImage) -> Any:

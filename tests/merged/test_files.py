@@ -270,7 +270,6 @@ def test_wrong_settings_are_named(tmp_path, options, says):
 
 
 UNNAMED = {"unet.mid_block.resnets.0.conv1": (32, 16, 3)}  # SD's and SDXL's alike
-NAMELESS = {f"unet.{BLOCK}.attn2.to_k": (32, 768, None), "unet.conv_norm_out": (32, 32, None)}
 
 
 @pytest.mark.parametrize(
@@ -282,7 +281,6 @@ NAMELESS = {f"unet.{BLOCK}.attn2.to_k": (32, 768, None), "unet.conv_norm_out": (
         ("kohya", "out.pt", LAYERS, "one .safetensors file"),
         ("peft", "out.safetensors", LAYERS, "a folder"),
         ("kohya", "out.safetensors", UNNAMED, "--base"),
-        ("kohya", "out.safetensors", NAMELESS, "no name for unet.conv_norm_out"),
     ],
 )
 def test_a_layout_that_cannot_be_written_is_refused_before_the_merge(
