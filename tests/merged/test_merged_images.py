@@ -133,9 +133,7 @@ def test_an_adapter_is_applied_whole_or_not_at_all(tmp_path):
         targets=("to_q", "to_nowhere"),
         lineage=Lineage(),
     )
-    with pytest.raises(
-        AdapterError, match=r"2 layers, of which \S+ has 1; it has no \S+to_nowhere"
-    ):
+    with pytest.raises(AdapterError, match="2 layers, of which this model has 1"):
         applied(tiny.load("sd1"), chosen([tmp_path])).__enter__()
 
 
