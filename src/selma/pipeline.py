@@ -20,6 +20,7 @@ from selma.config import Run, RunConfig
 from selma.dev_score import DevScore
 from selma.errors import ConfigError
 from selma.finished import Finished
+from selma.paths import AnyPath
 from selma.preflight import check
 from selma.records.adapters import AppliedAdapter, applied
 from selma.records.benchmarks import BenchmarkPrompt, repeated
@@ -136,10 +137,10 @@ def part_keys(images: Mapping[str, Path], scorecard: Scorecard) -> dict[str, str
     return keys | {"scores/judge": scorecard.judge}
 
 
-def benchmark_over_limit(images: Path, *, seeds: int) -> int:
+def benchmark_over_limit(images: AnyPath, *, seeds: int) -> int:
     """How many of the benchmark's prompts the text encoder does not read to their end, by a model's
     finished images of them."""
-    return int(manifest(images).get("summary", {}).get("over_token_limit", 0)) // seeds
+    return int(manifest(Path(images)).get("summary", {}).get("over_token_limit", 0)) // seeds
 
 
 @contextmanager

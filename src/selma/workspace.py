@@ -20,6 +20,7 @@ from typing import Any
 from selma import processes
 from selma.errors import DataError, WorkspaceError
 from selma.folder_lock import locked_folder
+from selma.paths import AnyPath
 
 PROMPTS, IMAGES, EXPERTS = "1-prompts", "2-images", "3-experts"
 MERGED, SCORES, REPORT = "4-merged", "5-scores", "6-report"
@@ -69,7 +70,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         ) from error
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: AnyPath, value: Any) -> None:
+    path = Path(path)
     write_bytes(
         path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
     )

@@ -199,9 +199,9 @@ def test_generate_takes_an_adapter(tmp_path):
     folder = adapter_file(tmp_path, model)
     how = {"base": tiny.base("sd1"), "steps": 2, "guidance": 3.0}
     (plain,) = generate("a cat", **how)
-    (read,) = generate("a cat", adapters=chosen([folder]), **how)
+    (read,) = generate("a cat", adapter=chosen([folder]), **how)
     off = chosen([folder], options={"sur": SurGeneration(strength=0.0)})
-    (none,) = generate("a cat", adapters=off, **how)
-    (zero,) = generate("a cat", adapters=chosen([folder], [0.0]), **how)
+    (none,) = generate("a cat", adapter=off, **how)
+    (zero,) = generate("a cat", adapter=chosen([folder], [0.0]), **how)
     assert np.array_equal(plain, zero)
     assert np.array_equal(plain, none) and not np.array_equal(plain, read)

@@ -185,7 +185,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, single: BaseCon
 
 
 def test_a_single_file_needs_configs_and_nothing_else_has_them() -> None:
-    with pytest.raises(ValueError, match="config belongs to a single file"):
+    with pytest.raises(ValueError, match="config is missing, but a single file"):
         BaseConfig(model="some.safetensors")
     with pytest.raises(ValueError, match="config belongs to a single file"):
         BaseConfig(model="toybox", config="sd-1.5")

@@ -220,7 +220,7 @@ def test_the_same_prompt_looks_different_with_the_adapter(
     applied = AppliedAdapter(path=merged.run_folder / "4-merged")
     plain = list(generate("a cat", **options))
     again = list(generate("a cat", **options))
-    adapted = list(generate("a cat", adapters=[applied], **options))
+    adapted = list(generate("a cat", adapter=[applied], **options))
     assert [p.tobytes() for p in plain] == [p.tobytes() for p in again]
     assert plain[0].tobytes() != plain[1].tobytes()
     assert plain[0].tobytes() != adapted[0].tobytes()

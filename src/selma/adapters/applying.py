@@ -14,6 +14,7 @@ from selma.adapters.replacing import replaced
 from selma.adapters.table import kind_of
 from selma.backbones.text_to_image import TextToImage
 from selma.errors import AdapterError, ConfigError
+from selma.paths import AnyPath, as_paths
 from selma.records.adapters import AppliedAdapter
 
 
@@ -39,13 +40,16 @@ def applied(model: TextToImage, adapters: Sequence[AppliedAdapter]) -> Iterator[
 
 
 def chosen(
-    paths: Sequence[Path], strengths: Sequence[float] = (), options: Mapping[str, Any] | None = None
+    paths: AnyPath | Sequence[AnyPath],
+    strengths: Sequence[float] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> list[AppliedAdapter]:
     """Files or folders of adapters with a strength each, 1 if none is given.
 
     options: kind → how adapters of that kind are applied. Raises ConfigError unless each has its
     strength.
     """
+    paths = as_paths(paths)
     if strengths and len(strengths) != len(paths):
         raise ConfigError(f"{len(paths)} adapters need a strength each, but {strengths} came.")
     return [

@@ -13,6 +13,7 @@ from selma.adapters.rotations.coft import COFT
 from selma.adapters.rotations.oft import OFT
 from selma.adapters.sur.rewriting import SUR
 from selma.errors import AdapterError
+from selma.paths import AnyPath
 from selma.registry import Table
 
 ADAPTERS = Table("kind of adapter", "selma.adapters", [LORA, OFT, COFT, FULL, SUR])
@@ -29,11 +30,12 @@ def kind_of(source: Path) -> AdapterKind:
     return next(by_name, None) or next(by_content, LORA)
 
 
-def read_any(source: Path, *, base: Layers | None = None) -> Any:
+def read_any(source: AnyPath, *, base: Layers | None = None) -> Any:
     """The adapter in a file or folder, of whatever kind: an `Adapter`, with what else its kind has.
 
     Raises AdapterError.
     """
+    source = Path(source)
     return kind_of(source).read(source, base=base)
 
 

@@ -20,6 +20,7 @@ from selma.config.merged import MergedConfig
 from selma.errors import ConfigError, IncompatibleExperts
 from selma.merged.planning import Plan, method_of, planned
 from selma.merged.settings import Trimmed
+from selma.paths import AnyPath, as_paths
 from selma.records.experts import Expert
 from selma.records.merged import Merged
 from selma.workspace import MERGED, Workspace, file_sha256, without_empty, write_json
@@ -113,9 +114,9 @@ def merged_file(plan: Plan, folder: Path) -> Path:
 
 
 def merge_files(
-    paths: Sequence[Path],
+    paths: AnyPath | Sequence[AnyPath],
     config: MergedConfig,
-    out: Path,
+    out: AnyPath,
     *,
     weights: Sequence[float] | None = None,
     to: str | None = None,
@@ -131,6 +132,7 @@ def merge_files(
     from selma.adapters.table import read_mergeable
     from selma.merged.compatibility import require_compatible
 
+    paths, out = as_paths(paths), Path(out)
     method, _ = method_of(config)
     if weights is not None and len(weights) != len(paths):
         raise ConfigError(f"Each file needs one weight, but {len(paths)} files have {weights}.")
