@@ -107,10 +107,6 @@ class AdapterFile:
         """The largest of its layers' ranks."""
         return max(layer.rank for layer in self.layers.values())
 
-    @property
-    def bytes(self) -> int:
-        return sum(path.stat().st_size for path in {layer.path for layer in self.layers.values()})
-
     def factors(self, key: str) -> tuple[Tensor, Tensor]:
         """A [rank, in] and B [out, rank] of one layer, float32. Raises AdapterError unless
         finite."""
