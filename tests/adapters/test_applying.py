@@ -29,10 +29,13 @@ from selma import cli
 from selma.adapters.applying import applied, chosen
 from selma.adapters.converting import convert
 from selma.adapters.fusing import fuse
+from selma.backbones.families.conditioning import PromptFeatures
 from selma.backbones.text_to_image import TextToImage
 from selma.config.merged import MergedConfig
 from selma.errors import AdapterError
+from selma.experts.encoding import encode_pairs
 from selma.merged.merging import merge_files
+from selma.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -218,6 +221,34 @@ def test_text_encoders_alone_change_the_image(tmp_path: Path, shape: str) -> Non
             images.append(image(model))
         assert np.abs(images[-1] - plain).max() > 4
     assert np.array_equal(image(model), plain)
+
+
+def test_nothing_is_encoded_for_training_by_changed_encoders(tmp_path: Path) -> None:
+    """Encoded pairs are kept by the base's fingerprint, which knows of no adapter."""
+    model, folder = model_of("sd1"), Workspace(tmp_path / "run")
+    path = lora_files.kohya(random_layers(model.pipe, parts=("text_encoder",)), tmp_path)
+    with applied(model, chosen([path])), pytest.raises(AdapterError, match="leave its block"):
+        encode_pairs(
+            [], folder, skill="cats", flip=False, digests=[], recipe={}, model=lambda: model
+        )
+
+
+def test_a_sur_adapter_gets_the_changed_encoders_features(tmp_path: Path) -> None:
+    model, seen = model_of("sd1"), []
+    path = lora_files.kohya(random_layers(model.pipe, parts=("text_encoder",)), tmp_path)
+
+    def rewriting(features: PromptFeatures) -> PromptFeatures:
+        seen.append(features.positive.text)
+        return features
+
+    with model.rewritten(rewriting):
+        plain = image(model)
+        with applied(model, chosen([path])):
+            both = image(model)
+            torch.testing.assert_close(
+                seen[-1][:1], model.text_features(["a cat"], guided=True).positive.text
+            )
+    assert not torch.equal(seen[0], seen[1]) and not np.array_equal(plain, both)
 
 
 FOREIGN = {

@@ -8,7 +8,7 @@ import tiny
 
 from selma.config import ImagesConfig
 from selma.errors import DataError
-from selma.images.generating import generate_benchmark, generate_pairs
+from selma.images.generating import adapted_recipe, generate_benchmark, generate_pairs
 from selma.randomness import seed_for
 from selma.records.adapters import AppliedAdapter
 from selma.records.benchmarks import BenchmarkPrompt, Question, repeated
@@ -142,6 +142,16 @@ def test_an_exam_has_a_picture_for_each_prompt(tmp_path):
     again = generate_the_benchmark(tmp_path, benchmark_prompts(), name="twin")
     for image in folder.glob("*.png"):  # every model starts from the same noise
         assert (again / image.name).read_bytes() == image.read_bytes()
+
+
+def test_images_of_weights_that_were_rounded_otherwise_are_made_again():
+    """Adapters were added in the base's own half precision; images without one stay."""
+    one, other = (AppliedAdapter(path=Path(name), key=name) for name in "ab")
+    full, half = (tiny.base("sd1").model_copy(update={"precision": p}) for p in ("fp32", "bf16"))
+    assert adapted_recipe([], full) == adapted_recipe([], half) == {"adapter": None}
+    assert adapted_recipe([one], full) == {"adapter": "a"}
+    assert adapted_recipe([one, other], full) == {"adapter": ["a", "b"]}
+    assert adapted_recipe([one], half) == {"adapter": "a", "summed": "fp32"}
 
 
 def test_several_pictures_of_a_prompt_come_from_several_seeds(tmp_path):

@@ -149,10 +149,14 @@ class TextToImage:
             )
             yield from images[: len(positions)]
 
-    @property
-    def adapted(self) -> bool:
-        """Whether weights are replaced just now."""
-        return self._adapted
+    def require_unadapted(self) -> None:
+        """Raise AdapterError while an adapter is applied: what is encoded then, and kept by the
+        base's fingerprint, would not be the base's."""
+        if self._adapted:
+            raise AdapterError(
+                "Samples are encoded by the base's own networks, but an adapter is applied; leave "
+                "its block first."
+            )
 
     def parameter(self, name: str) -> torch.nn.Parameter:
         """The parameter of this name below the pipeline, as "unet.conv_in.weight"."""
