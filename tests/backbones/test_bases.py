@@ -151,7 +151,8 @@ def test_its_fingerprint_is_of_file_and_configs(single: BaseConfig, tmp_path: Pa
     scheduler.write_text(json.dumps(said))
     velocity = single.model_copy(update={"config": str(other)})
     assert base_fingerprint(velocity) != base_fingerprint(single)
-    assert load_text_to_image(velocity).prediction_type == "v_prediction"
+    model = load_text_to_image(velocity)
+    assert model.family.prediction(model.pipe.scheduler.config) == "v_prediction"
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,8 @@ def test_pixels_that_are_not_finite_are_an_error():
 
 
 def test_the_prediction_type_is_the_models_own():
-    assert [tiny.load(shape).prediction_type for shape in tiny.SHAPES] == [
+    models = [tiny.load(shape) for shape in tiny.SHAPES]
+    assert [model.family.prediction(model.pipe.scheduler.config) for model in models] == [
         "epsilon",
         "v_prediction",
         "epsilon",

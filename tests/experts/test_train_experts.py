@@ -236,7 +236,7 @@ def test_training_lowers_the_loss_on_its_pairs(tmp_path, model, data):
 def test_one_sample_never_alters_another(model, data):
     config = changed(batch_size=4, caption_dropout=0.0)
     learner = expert_learner(model, data, config, skill="cats", seed=0)
-    path = VariancePreserving(torch.linspace(0.99, 0.01, 1000), model.prediction_type)
+    path = VariancePreserving(torch.linspace(0.99, 0.01, 1000), "epsilon")
     batch = learner.batches.at(0)
     with torch.no_grad():
         before = learner.losses(batch, path, step=1)["loss"]

@@ -90,11 +90,6 @@ class TextToImage:
         return getattr(self.pipe, self.family.component)
 
     @property
-    def prediction_type(self) -> str:
-        """What the denoiser predicts, as the base's own scheduler has it."""
-        return self.family.prediction(self.pipe.scheduler.config)
-
-    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """[c, h, w] of one image's latents."""
         return self.family.latent_shape(self.denoiser.config)
@@ -204,16 +199,16 @@ class TextToImage:
             self.pipe.enable_model_cpu_offload(device=self.device)
 
     @contextmanager
-    def rewritten(self, rewriting: Rewriting | None) -> Iterator[None]:
+    def rewritten(self, rewriting: Rewriting) -> Iterator[None]:
         """While the block runs, images are generated from what `rewriting` makes of their text
-        features. None changes nothing."""
-        if rewriting is not None and self._rewriting is not None:
+        features."""
+        if self._rewriting is not None:
             raise AdapterError("Text features can be rewritten once only; leave the first block.")
-        before, self._rewriting = self._rewriting, rewriting or self._rewriting
+        self._rewriting = rewriting
         try:
             yield
         finally:
-            self._rewriting = before
+            self._rewriting = None
 
     def text_features(self, texts: Sequence[str], *, guided: bool) -> PromptFeatures:
         """What the text encoders make of these texts and, if guided, of the empty prompt."""
