@@ -448,7 +448,7 @@ def lora_folder(path):
     return path
 
 
-def test_pictures_are_the_same_fused_unfused_and_from_a_fused_folder(tmp_path):
+def test_images_are_the_same_fused_unfused_and_from_a_fused_folder(tmp_path):
     place = expert_folder(tmp_path / "expert", scale=0.5, magnitudes=True)
     model = tiny.load("sd1")
     plain, before = image(model), model.pipe.unet.state_dict()

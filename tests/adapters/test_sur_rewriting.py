@@ -55,7 +55,7 @@ def same(one, other):
     return [bool((a == b).all()) for a, b in zip(one, other, strict=True)]
 
 
-def test_identity_and_strength_zero_draw_the_bases_own_pictures(tmp_path, model):
+def test_identity_and_strength_zero_draw_the_bases_own_images(tmp_path, model):
     base = generated(model)
     fresh = adapter_file(tmp_path / "fresh", model, zero=True)
     assert all(same(base, generated(model, fresh)))

@@ -329,7 +329,7 @@ def test_an_expert_is_an_item_that_diffusers_loads(tmp_path, model):
     assert pipe.unet.peft_config["default_0"].r == 2
 
 
-def test_the_key_changes_with_pictures_settings_and_base(tmp_path, model):
+def test_the_key_changes_with_images_settings_and_base(tmp_path, model):
     some = pairs(tmp_path)
     quick = changed(steps=1)
     keys = [train(tmp_path, some, lambda: model, quick).key]

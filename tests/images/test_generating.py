@@ -134,7 +134,7 @@ def generate_the_benchmark(folder, some, name="base", model=lambda: tiny.load("s
     )
 
 
-def test_an_exam_has_a_picture_for_each_prompt(tmp_path):
+def test_a_benchmark_has_an_image_for_each_prompt(tmp_path):
     folder = generate_the_benchmark(tmp_path, benchmark_prompts())
     assert folder == tmp_path / "5-scores" / "images" / "base"
     assert sorted(path.name for path in folder.glob("*.png")) == ["e.0.png", "e.1.png", "e.2.png"]
@@ -154,7 +154,7 @@ def test_images_of_weights_that_were_rounded_otherwise_are_made_again():
     assert adapted_recipe([one], half) == {"adapter": "a", "summed": "fp32"}
 
 
-def test_several_pictures_of_a_prompt_come_from_several_seeds(tmp_path):
+def test_several_images_of_a_prompt_come_from_several_seeds(tmp_path):
     once = generate_the_benchmark(tmp_path / "once", benchmark_prompts(2))
     twice = generate_the_benchmark(tmp_path / "twice", repeated(benchmark_prompts(2), 2))
     assert sorted(path.name for path in twice.glob("*.png")) == [
@@ -172,7 +172,7 @@ def test_several_pictures_of_a_prompt_come_from_several_seeds(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../out", "a/b", "a\\b", "/etc/x", "c:x"])
-def test_an_exams_ids_stay_inside(tmp_path, name):
+def test_a_benchmarks_ids_stay_inside(tmp_path, name):
     hostile = benchmark_prompts(1)[0].model_copy(update={"id": name})
     with pytest.raises(DataError):
         generate_the_benchmark(tmp_path / "run", [hostile], model=never)

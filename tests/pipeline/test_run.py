@@ -154,7 +154,7 @@ def test_status_of_a_run_of_applications_alone(place: Path, address: str) -> Non
     assert present(one) == statuses(one)
 
 
-def test_each_exam_prompt_may_be_drawn_from_several_seeds(place: Path, address: str) -> None:
+def test_each_benchmark_prompt_may_be_drawn_from_several_seeds(place: Path, address: str) -> None:
     one = config(place, address, "seeds", scores={"prompts": 3, "seeds": 2, "clip": None})
     with pipeline.opened(one, make=["5-scores"]) as this:
         folder = this.generate("base")
