@@ -19,12 +19,12 @@ from selma.registry import Table
 ADAPTERS = Table("kind of adapter", "selma.adapters", [LORA, OFT, COFT, FULL, SUR])
 
 
-def kind_of(source: Path) -> AdapterKind:
+def kind_of(source: AnyPath) -> AdapterKind:
     """The kind of the adapter in a file or folder, by its name or its content.
 
     What no kind knows counts as LoRA, whose reader says what is wrong with it.
     """
-    kinds = ADAPTERS.values()
+    source, kinds = Path(source), ADAPTERS.values()
     by_name = (kind for kind in kinds if _is_named(source, kind.file))
     by_content = (kind for kind in kinds if kind.recognizes and kind.recognizes(source))
     return next(by_name, None) or next(by_content, LORA)

@@ -27,13 +27,14 @@ def inspect(
     """Show what an adapter's file is, and the diagnostics of its merge if it is one."""
     from rich.console import Console
 
-    from selma.adapters.table import ADAPTERS, read_any
+    from selma.adapters.table import kind_of
     from selma.merged.diagnostics import diagnostics_of
     from selma.report.models import print_adapter
     from selma.workspace import write_json
 
-    file = read_any(adapter)
-    print_adapter(file, ADAPTERS[file.kind].describe(file), Console())
+    kind = kind_of(adapter)
+    file = kind.read(adapter)
+    print_adapter(file, kind.describe(file), Console())
     diagnostics = diagnostics_of(file) or {}
     if json:
         write_json(json, diagnostics)
