@@ -10,6 +10,7 @@ from typing import Any
 
 from selma.adapters.kind import Adapter, AdapterKind, WeightChange
 from selma.adapters.layers import Layers, network_shapes
+from selma.adapters.reading import AdapterFile, announce_left_out
 from selma.adapters.replacing import replaced
 from selma.adapters.table import kind_of
 from selma.backbones.text_to_image import TextToImage
@@ -89,6 +90,8 @@ def _read(base: Layers, wanted: AppliedAdapter) -> _Read:
     kind = kind_of(wanted.path)
     adapter = kind.read(wanted.path, base=base)
     kind.require_fit(adapter, base, wanted.path)
+    if isinstance(adapter, AdapterFile):
+        announce_left_out(adapter)
     options = wanted.options
     if options is not None and (kind.options is None or not isinstance(options, kind.options)):
         raise ConfigError(

@@ -27,7 +27,13 @@ from selma.adapters.files import (
 from selma.adapters.layers import Layers
 from selma.adapters.models import FAMILIES, Family, Model, read_model, require_fit
 from selma.adapters.peft_settings import PEFT_FILE, PEFT_SETTINGS
-from selma.adapters.reading import RANKS_KEY, AdapterFile, LayerFile, read_adapter
+from selma.adapters.reading import (
+    RANKS_KEY,
+    AdapterFile,
+    LayerFile,
+    announce_left_out,
+    read_adapter,
+)
 from selma.adapters.resolving import models_of
 from selma.errors import AdapterError
 from selma.progress import console
@@ -35,6 +41,14 @@ from selma.workspace import write_bytes
 
 Format = Literal["diffusers", "kohya", "peft"]
 FORMATS: tuple[str, ...] = get_args(Format)
+
+PROGRAMS: dict[str, str] = {
+    "diffusers": "For diffusers' load_lora_weights. ComfyUI, A1111, Forge and sd-scripts find no "
+    "layer under these names, and generate without it: for them, convert it --to kohya.",
+    "kohya": "For ComfyUI, A1111, Forge and sd-scripts.",
+    "peft": "For PEFT's from_pretrained.",
+}
+"""Format → which programs read it, and which do not."""
 
 Give = Callable[[str], tuple[Tensor, Tensor]]
 """Layer → its A and B, of any shape with the right number of entries."""
@@ -61,6 +75,7 @@ def convert_lora(source: Path, out: Path, *, to: str, base: str | None = None) -
     file = read_adapter(source, base=model.layers if model else None)
     if model:
         require_fit(file.layers, model.layers, who=source)
+    announce_left_out(file)
     return write(out, loaded(file), to=to, model=model)
 
 

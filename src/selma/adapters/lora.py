@@ -139,6 +139,8 @@ def describe(adapter: AdapterFile) -> list[str]:
     return [
         f"rank: {spread(layer.rank for layer in layers)}",
         f"scale: {spread(layer.scale for layer in layers)}",
+        *([f"layers of: {' or '.join(m.model for m in adapter.models)}"] if adapter.models else []),
+        *([adapter.left_out] if adapter.left_out else []),
     ]
 
 
@@ -146,7 +148,7 @@ def in_diffusers(adapter: AdapterFile, strength: float) -> list[str] | None:
     """diffusers' own loader, where it reads the file alike; fused, since an adapter that is not
     rounds otherwise."""
     path = adapter.path
-    if not _read_alike(adapter):
+    if adapter.embeddings or not _read_alike(adapter):
         return None
     return [
         f"pipe.load_lora_weights({str(path.parent)!r}, weight_name={path.name!r})",

@@ -23,17 +23,22 @@ def inspect(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="A file or a folder.")],
     all_layers: AllLayers = False,
     json: Annotated[Path | None, typer.Option(help="Write the diagnostics to this file.")] = None,
+    base: Base = None,
 ) -> None:
     """Show what an adapter's file is, and the diagnostics of its merge if it is one."""
     from rich.console import Console
 
+    from selma.adapters.models import read_model
     from selma.adapters.table import kind_of
     from selma.merged.diagnostics import diagnostics_of
     from selma.report.models import print_adapter
     from selma.workspace import write_json
 
     kind = kind_of(adapter)
-    file = kind.read(adapter)
+    layers = None if base is None else read_model(base).layers
+    file = kind.read(adapter, base=layers)
+    if layers is not None:
+        kind.require_fit(file, layers, adapter)
     print_adapter(file, kind.describe(file), Console())
     diagnostics = diagnostics_of(file) or {}
     if json:
@@ -60,12 +65,15 @@ def convert(
 ) -> None:
     """Write an adapter in another format, bit for bit; or fuse it into its base."""
     from selma.adapters import converting, fusing
+    from selma.adapters.formats import PROGRAMS
 
     if to == "fused":
         typer.echo(fusing.fuse(adapter, out, base=base))
     else:
         for path in converting.convert(adapter, out, to=to, base=base, coft_eps=coft_eps):
             typer.echo(path)
+        if to in PROGRAMS:
+            typer.echo(PROGRAMS[to], err=True)
 
 
 def generate(

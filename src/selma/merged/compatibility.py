@@ -30,6 +30,7 @@ def require_compatible(
         raise IncompatibleExperts("Merging needs at least one expert, but none came.")
     _require_readable(experts)
     _method_accepts(experts, method)
+    _one_family(experts)
     for first, other in combinations(sorted(experts), 2):
         a, b = experts[first], experts[other]
         _same_base(first, a, other, b, known=known_base)
@@ -67,6 +68,20 @@ def _method_accepts(experts: Mapping[str, AnyFile], method: Method) -> None:
             f"{method.name} merges rotations, but these experts add to weights. Set merged.method "
             f"to one of {fitting}."
         )
+
+
+def _one_family(experts: Mapping[str, AnyFile]) -> None:
+    """Refuse experts whose layers no known model has all of. A base that only its fingerprint names
+    is held against the others' by that (`_same_base`)."""
+    known = {name: {m.model for m in file.models} for name, file in experts.items() if file.models}
+    for first, other in combinations(sorted(known), 2):
+        if not known[first] & known[other]:
+            raise IncompatibleExperts(
+                f"Experts must be for one model, but {first!r} changes layers of "
+                f"{' or '.join(sorted(known[first]))} and {other!r} of "
+                f"{' or '.join(sorted(known[other]))}. Merge those of one family; if another model "
+                "has the layers of all, name it with --base."
+            )
 
 
 def _same_base(first: str, a: AnyFile, other: str, b: AnyFile, *, known: bool) -> None:

@@ -129,6 +129,7 @@ def merge_files(
     change a byte of the tensors, unless the method is ordered.
     """
     from selma.adapters.models import read_model
+    from selma.adapters.reading import AdapterFile, announce_left_out
     from selma.adapters.table import read_mergeable
     from selma.merged.compatibility import require_compatible
 
@@ -139,6 +140,9 @@ def merge_files(
     model = None if base is None else read_model(base)
     layers = None if model is None else model.layers
     read: list[AnyFile] = [read_mergeable(path, base=layers) for path in paths]
+    for file in read:
+        if isinstance(file, AdapterFile):
+            announce_left_out(file)
     digests = [content_digest(file) for file in read]
     given = weights or [method.default_weight(len(paths))] * len(paths)
     # Sums of floats depend on their order, which may be neither the call's nor that of names.
