@@ -5,9 +5,11 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 pyth
 	&& echo $$python && break; done)
 BIN := .venv/bin
 STAMP := .venv/.installed
+# Where the environments of other programs lie, outside of this repository.
+INTEROP ?= $(HOME)/.cache/selma-interop
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: setup demo demo-full test kill-test check format clean
+.PHONY: setup demo demo-full test kill-test interop interop-programs check format clean
 
 setup: $(STAMP)
 
@@ -34,6 +36,21 @@ test: $(STAMP)
 # More kills of every stage than `make test` has time for.
 kill-test: $(STAMP)
 	$(BIN)/python -m pytest -m kill tests/pipeline
+
+# Beside the programs that selma exchanges files with; those that are absent are skipped, and said.
+# The table of docs/interop.md is written anew.
+interop: export SELMA_INTEROP := $(INTEROP)
+interop: export SELMA_INTEROP_ROWS := $(INTEROP)/rows.jsonl
+interop: $(STAMP)
+	mkdir -p $(INTEROP)
+	rm -f $(INTEROP)/rows.jsonl
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -m "not kill and not gpu" tests/interop
+	$(BIN)/python tests/interop/table.py $(INTEROP)/rows.jsonl docs/interop.md
+
+# An environment for each of them, below $(INTEROP): some GB.
+interop-programs: export SELMA_INTEROP := $(INTEROP)
+interop-programs: $(STAMP)
+	$(BIN)/python tests/interop/programs.py --install
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

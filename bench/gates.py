@@ -67,7 +67,10 @@ def main(
     sheet: Annotated[Path | None, typer.Option(help="Contact sheet at guidance 3.")] = None,
 ) -> None:
     """Measure the gates of a base, and print all that they rest on."""
-    console, bench = Console(width=120), Bench.of(base, work, prompts=prompts, steps=steps, device=device)
+    console, bench = (
+        Console(width=120),
+        Bench.of(base, work, prompts=prompts, steps=steps, device=device),
+    )
     curves = bench.curves(guidance or gates.GUIDANCES)
     print_curves(curves, bench, console)
     if sheet:

@@ -21,6 +21,7 @@ from rich.console import Console
 from turns import in_turn
 
 from selma.adapters import lora
+from selma.adapters.applying import applied, chosen
 from selma.adapters.files import Lineage
 from selma.backbones.text_to_image import TextToImage, load_text_to_image
 from selma.config.adapters import LoraConfig
@@ -59,7 +60,7 @@ def main(
         def whole() -> None:
             """From the experts' files on: merging, fusing, generating."""
             merge_files(files, MergedConfig(method="mean_of_deltas"), out)
-            with fused.adapted(out):
+            with applied(fused, chosen([out])):
                 found["selma"] = latents(fused, noise, steps)
 
         def apart() -> None:
@@ -67,12 +68,12 @@ def main(
 
         whole(), apart()
         differs = (found["selma"] - found["stacked"]).abs().max() / found["stacked"].abs().max()
-        with fused.adapted(out):
+        with applied(fused, chosen([out])):
             generation = in_turn(
                 {"selma": lambda: latents(fused, noise, steps), "stacked adapters": apart},
                 rounds=rounds,
             )
-        applying = in_turn({"merging and fusing": lambda: applied(fused, files, out)}, rounds=3)
+        applying = in_turn({"merging and fusing": lambda: once_more(fused, files, out)}, rounds=3)
     once = applying.seconds["merging and fusing"]
     generation.show(
         f"{steps} steps, {images} at once, {experts} experts of rank {rank}",
@@ -82,9 +83,9 @@ def main(
     raise typer.Exit(0 if differs <= SAME else 1)
 
 
-def applied(model: TextToImage, files: list[Path], out: Path) -> None:
+def once_more(model: TextToImage, files: list[Path], out: Path) -> None:
     merge_files(files, MergedConfig(method="mean_of_deltas"), out)
-    with model.adapted(out):
+    with applied(model, chosen([out])):
         pass
 
 

@@ -158,7 +158,7 @@ def _lone(layer: nn.Sequential, blocks: int, *, peft_too: bool) -> Side:
         vector = nn.Parameter(
             torch.zeros(blocks, size * (size - 1) // 2, device=layer[0].weight.device)
         )
-        oft._override(layer[0], [oft._Step(skew_entries=vector)])
+        layer[0].forward = oft._Turned(layer[0], vector)
         return _side("selma", layer, {"0": vector})
     config = peft.OFTConfig(
         r=blocks, oft_block_size=0, target_modules=["0"], use_cayley_neumann=False

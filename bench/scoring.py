@@ -24,7 +24,7 @@ from turns import in_turn
 
 from selma.applications.evaluation.answer_files import read_answers
 from selma.applications.evaluation.dsg import PRESETS, verdicts_given
-from selma.scores import faithfulness
+from selma.scores import measures
 from selma.scores.benchmarks.dsg import COLUMNS, read_dsg
 
 PROMPTS = 1060
@@ -46,12 +46,13 @@ def main(
 
         def arithmetic() -> float:
             _, verdicts = verdicts_given(benchmark_prompts, given, rules=rules)
-            return faithfulness.question_score(verdicts)
+            return measures.question_mean(measures.DSG.points(given, verdicts))
 
         def ours() -> float:
             asked = read_dsg(questions, dependencies=rules.dependencies)
-            _, verdicts = verdicts_given(asked, read_answers(said)[0], rules=rules)
-            return faithfulness.question_score(verdicts)
+            answers, _ = read_answers(said)
+            _, verdicts = verdicts_given(asked, answers, rules=rules)
+            return measures.question_mean(measures.DSG.points(answers, verdicts))
 
         def theirs() -> float:
             return released(questions, said)

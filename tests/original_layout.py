@@ -11,14 +11,16 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from selma.adapters.names import original_path
+from selma.adapters.original import original_paths
 
 
 def write_single_file(folder: Path, path: Path, *, without: str | None = None) -> Path:
     """`path`, with the weights of the pipeline in `folder`, but for those named `without`..."""
     tensors = {}
-    for part, renamed in (("unet", _unet), ("vae", _vae)):
-        tensors |= dict(renamed(name, tensor) for name, tensor in _weights(folder, part).items())
+    unet, vae = _weights(folder, "unet"), _weights(folder, "vae")
+    paths = original_paths({name.rpartition(".")[0] for name in unet})
+    tensors |= dict(_unet(name, tensor, paths) for name, tensor in unet.items())
+    tensors |= dict(_vae(name, tensor) for name, tensor in vae.items())
     tensors |= _text_encoders(folder)
     kept = {
         key: tensor.contiguous()
@@ -50,19 +52,16 @@ def _text_encoders(folder: Path) -> dict[str, Tensor]:
     return _clip("cond_stage_model.transformer.", first)
 
 
-def _unet(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+def _unet(name: str, tensor: Tensor, paths: Mapping[str, str]) -> tuple[str, Tensor]:
     module, _, last = name.rpartition(".")
     if module == "conv_norm_out":
         return f"model.diffusion_model.out.0.{last}", tensor
     norm = re.fullmatch(r"(.*resnets\.\d+)\.norm([12])", module)
     if norm:
-        beside = original_path(f"{norm[1]}.conv{norm[2]}", 1)
-        assert beside is not None
+        beside = paths[f"{norm[1]}.conv{norm[2]}"]
         path = beside.rpartition(".")[0] + ".0"  # in_layers.2 -> in_layers.0
     else:
-        found = original_path(module, 1)
-        assert found is not None, name
-        path = found
+        path = paths[module]
     return f"model.diffusion_model.{path}.{last}", tensor
 
 

@@ -166,7 +166,8 @@ def test_defaults_are_the_papers() -> None:
 def test_the_configs_that_come_along_are_sound(path: Path) -> None:
     config = load_any(path)
     assert config.name == path.stem
-    assert [skill.name for skill in load_skills(config.prompts.skills)]
+    names = [Path(entry).stem for entry in config.prompts.skills]
+    assert [skill.name for skill in load_skills(config.prompts.skills)] == names
     for row in APPLICATIONS.values():
         if row.settings is not None:
             assert load_any(path, imported(row.settings)).name == path.stem

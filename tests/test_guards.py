@@ -77,7 +77,7 @@ def test_a_training_step_computes_no_more_than_it_must(size: str, teraflops: flo
         none = torch.empty(1, dtype=torch.bool)
         batch = Batch(one, one, image, image, none, none)
         with FlopCounterMode(display=False) as counted:
-            path = VariancePreserving(torch.empty(1000), model.prediction_type)
+            path = VariancePreserving(torch.empty(1000), "epsilon")
             losses = denoising_loss(model, samples, batch, path)
             losses.mean().backward()
     assert all(factor.grad is not None for factor in factors.values())

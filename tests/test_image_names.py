@@ -57,11 +57,16 @@ def test_every_file_has_its_place(tmp_path: Path) -> None:
     flat = list_images(root)
     assert [path.name for path in flat.images] == ["B.JPEG", "a.png"]
     assert flat.left_out == {
-        ".hidden.png": "hidden", "._a.png": "hidden", "__MACOSX": "hidden", "c.heic":
-        "Pillow reads no .heic", "d": "its name has no end such as .png", "film.mp4":
-        "Pillow reads no .mp4", "metadata.jsonl": "a text", "notes.txt": "a text",
+        ".hidden.png": "hidden",
+        "._a.png": "hidden",
+        "__MACOSX": "hidden",
+        "c.heic": "Pillow reads no .heic without the package pillow-heif",
+        "d": "its name has no end such as .png",
+        "film.mp4": "Pillow reads no .mp4",
+        "metadata.jsonl": "a text",
+        "notes.txt": "a text",
         "sub": "a folder",
-    }  # fmt: skip
+    }
     deep = list_images(root, deep=True)
     files = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     images = {path.relative_to(root).as_posix() for path in deep.images}
@@ -74,8 +79,7 @@ def test_what_is_left_out_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
     say_left_out("here", 2, {"a.txt": "a text", **{f"{n}.heic": "no .heic" for n in range(5)}})
     assert capsys.readouterr().err == (
-        "here: 2 images are used, 6 files are not: 0.heic, 1.heic, 2.heic and 2 more (no .heic); "
-        "a.txt (a text)\n"
+        "here: 2 used, 6 left out: 0.heic, 1.heic, 2.heic and 2 more (no .heic); a.txt (a text)\n"
     )
 
 

@@ -230,7 +230,7 @@ def test_what_waits_in_the_cpus_memory_is_not_counted() -> None:
     assert generation_need(parts, 3, guided=True).weights == parts.weights
 
 
-def test_the_line_through_one_and_two_pictures() -> None:
+def test_the_line_through_one_and_two_images() -> None:
     assert straight(10, 14) == (6, 4)
     assert straight(5, 12) == (0, 7), "nothing is less than nothing"
 
@@ -243,7 +243,7 @@ def test_other_kinds_of_adapters_are_estimated_too() -> None:
     assert training_need(parts, CONFIG) == training_need(parts_of(tiny.base("sd1")), CONFIG)
 
 
-def test_need_is_solved_for_pictures() -> None:
+def test_need_is_solved_for_images() -> None:
     need = Need("generating", weights=2 * GIB, trained=0, fixed=0, each=GIB, images=8)
     assert need.total == int(1.1 * 10 * GIB) + CONTEXT
     most = need.fits(need.total)

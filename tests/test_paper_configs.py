@@ -83,7 +83,7 @@ def test_every_number_says_where_it_is_from(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_check_accepts_it_once_exam_and_key_are_there(
+def test_check_accepts_it_once_benchmark_and_key_are_there(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "configs").mkdir()

@@ -49,6 +49,8 @@ def test_tables_of_users(tmp_path: Path, encoding: str) -> None:
         (b'{"a": 1}\nno row\n', r"line 2 must be one JSON object, but is 'no row'\. Correct this"),
         (b'{"a": 1}\n[2]\n', "line 2 must be one JSON object"),
         (b'[{"a": 1}, 2]', "entry 2 is 2"),
+        (b'{"a": 1}\n{"text": "\\ud83d"}\n', "line 2 has one half of a character"),
+        (b'[{"text": "x\\ude00"}]', "entry 1 has one half of a character"),
         (b'[{"a": 1}', "begins like a JSON list, but is none"),
         (b'{"a": 1}\n{"text": "L\xf6we"}\n', "line 2: text must be UTF-8, but is not. Save it as"),
         (LINES.encode("utf-16-le"), "line 1|UTF-8"),

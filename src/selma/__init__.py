@@ -18,17 +18,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from selma.applications.loading import load_config
+    from selma.adapters.converting import convert
+    from selma.applications.loading import check_config, load_config
     from selma.config import RunConfig
     from selma.images.on_demand import generate
+    from selma.merged.merging import merge_files
+    from selma.merged.planning import merged_config
     from selma.pipeline import run
 
-__all__ = ["RunConfig", "generate", "load_config", "run"]
+__all__ = [
+    "RunConfig",
+    "check_config",
+    "convert",
+    "generate",
+    "load_config",
+    "merge_files",
+    "merged_config",
+    "run",
+]
 
 _HOME = {
     "RunConfig": "config",
-    "load_config": "applications.loading",
+    "check_config": "applications.loading",
+    "convert": "adapters.converting",
     "generate": "images.on_demand",
+    "load_config": "applications.loading",
+    "merge_files": "merged.merging",
+    "merged_config": "merged.planning",
     "run": "pipeline",
 }
 

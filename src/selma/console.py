@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from selma.randomness import SEEDS
+
 if TYPE_CHECKING:
     from selma.config import RunConfig
     from selma.records.images import Pair
@@ -24,6 +26,7 @@ Base = Annotated[
 AllLayers = Annotated[
     bool, typer.Option("--all-layers", help="Show each layer, not the five farthest from the mean.")
 ]
+Seed = Annotated[int, typer.Option(min=0, max=SEEDS - 1, help="Whole number below 2^64.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write everything to this file.")]
 
 

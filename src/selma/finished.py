@@ -6,13 +6,22 @@ answer cannot drift from what a run would do.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from selma.errors import WorkspaceError
-from selma.workspace import EXPERTS, IMAGES, MERGED, PROMPTS, REPORT, SCORES, Item, Workspace
+from selma.workspace import (
+    EXPERTS,
+    IMAGES,
+    MERGED,
+    PROMPTS,
+    REPORT,
+    SCORES,
+    Item,
+    Workspace,
+    read_json,
+)
 
 COMMANDS = {
     PROMPTS: "prompts",
@@ -44,11 +53,8 @@ class NotFinished(WorkspaceError):
 
 def begun(item: Item) -> bool:
     """Whether this very recipe was started, and perhaps finished."""
-    try:
-        plan = json.loads((item.path / "plan.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(plan, dict) and plan.get("key") == item.key
+    plan = read_json(item.path / "plan.json")
+    return plan is not None and plan.get("key") == item.key
 
 
 class _FinishedItem(Item):

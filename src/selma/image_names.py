@@ -23,6 +23,9 @@ _NO_PIXELS = ("EPS", "MPEG")
 """Formats whose header Pillow reads alone: a program that others run, and a video."""
 _PLUGINS = {"pillow_heif": ("register_heif_opener",), "pillow_jxl": ()}
 """Package → what makes Pillow read by it."""
+_HEIF, _JXL = "pillow-heif", "pillow-jxl-plugin"
+_ADDED = {".heic": _HEIF, ".heif": _HEIF, ".hif": _HEIF, ".jxl": _JXL}
+"""What ends names of images that only a package adds → that package."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Listing:
     """What is in a folder of images."""
 
     images: tuple[Path, ...] = ()
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     """Name below the folder → why it is no image."""
 
 
@@ -97,6 +100,8 @@ def reason_against(name: Path, *, is_folder: bool = False) -> str | None:
         return None
     if suffix in TEXTS:
         return TEXT
+    if suffix in _ADDED:
+        return f"Pillow reads no {suffix} without the package {_ADDED[suffix]}"
     return f"Pillow reads no {suffix}" if suffix else "its name has no end such as .png"
 
 
@@ -110,8 +115,7 @@ def say_left_out(what: str, used: int, left_out: Mapping[str, str]) -> None:
     if launched()[0] > 0 or not set(left_out.values()) - set(QUIET):
         return
     console.print(
-        f"{what}: {used} images are used, {len(left_out)} files are not: "
-        + "; ".join(_groups(left_out)),
+        f"{what}: {used} used, {len(left_out)} left out: " + "; ".join(_groups(left_out)),
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -20,6 +20,7 @@ from selma.config import Run, RunConfig
 from selma.dev_score import DevScore
 from selma.errors import ConfigError
 from selma.finished import Finished
+from selma.paths import AnyPath
 from selma.preflight import check
 from selma.records.adapters import AppliedAdapter, applied
 from selma.records.benchmarks import BenchmarkPrompt, repeated
@@ -39,6 +40,7 @@ from selma.workspace import (
     SCORES,
     STAGES,
     Workspace,
+    manifest,
 )
 
 if TYPE_CHECKING:
@@ -131,18 +133,14 @@ def _scorecard(this: Stages) -> Scorecard:
 
 def part_keys(images: Mapping[str, Path], scorecard: Scorecard) -> dict[str, str]:
     """Part of the run that a page may be about → its key: a model's images, and the judge."""
-    from selma.scores.answering import manifest
-
     keys = {f"images/{model}": str(manifest(path).get("key")) for model, path in images.items()}
     return keys | {"scores/judge": scorecard.judge}
 
 
-def benchmark_over_limit(images: Path, *, seeds: int) -> int:
+def benchmark_over_limit(images: AnyPath, *, seeds: int) -> int:
     """How many of the benchmark's prompts the text encoder does not read to their end, by a model's
     finished images of them."""
-    from selma.scores.answering import manifest
-
-    return int(manifest(images).get("summary", {}).get("over_token_limit", 0)) // seeds
+    return int(manifest(Path(images)).get("summary", {}).get("over_token_limit", 0)) // seeds
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 
-from selma.backbones.base_files import base_family, target_widths
+from selma.backbones.base_files import base_family, require_single_file, target_widths
 from selma.backbones.bases import BASES, located
 from selma.backbones.hub import HUB_ID
 from selma.backbones.language.loading import LANGUAGE_MODELS
@@ -19,7 +19,7 @@ from selma.config.section import Section
 from selma.errors import ConfigError, ModelError, SelmaError
 from selma.records.merged import UNIFORM
 from selma.toybox import BASES as EMBEDDED
-from selma.toybox import base_folder
+from selma.toybox import weights_folder, weights_of
 from selma.workspace import IMAGES, MERGED, PROMPTS, SCORES, STAGES
 
 _PLACES = "a short name (`selma bases`), a diffusers folder or a Hub id (owner/name)"
@@ -63,25 +63,34 @@ def _base(config: RunConfig) -> Iterator[str]:
     name = config.base.model
     if name in EMBEDDED:
         try:
-            folder = base_folder(name)
+            yield from _pipeline_folder(weights_of(EMBEDDED[name]), "base.model")
         except ModelError as error:
             yield f"base.model: {error}"
-        else:
-            assert folder is not None  # of an embedded base
-            yield from _pipeline_folder(folder, "base.model")
     elif Path(name).is_dir():
         yield from _pipeline_folder(Path(name), "base.model")
     elif config.base.config is not None:
-        if not Path(name).is_file():
-            yield f"base.model: must be a file of weights, but {name} is missing."
-        if Path(config.base.config).is_dir():
-            yield from _pipeline_folder(Path(config.base.config), "base.config")
-        elif config.base.config not in BASES and not HUB_ID.fullmatch(config.base.config):
-            yield f"base.config: must be {_PLACES}, but is {config.base.config!r}."
+        yield from _single_file(config.base, config.base.config)
     elif name not in BASES and not HUB_ID.fullmatch(name):
         yield f"base.model: must be {_PLACES}, but is {name!r}."
     if config.base.revision is not None and not HUB_ID.fullmatch(located(config.base).model):
         yield f"base.revision: belongs to a Hub repository, but base.model is {name!r}."
+
+
+def _single_file(base: BaseConfig, configs: str) -> Iterator[str]:
+    embedded = EMBEDDED.get(configs)
+    folder = weights_folder() / embedded if embedded else Path(configs)
+    if not Path(base.model).is_file():
+        yield f"base.model: must be a file of weights, but {base.model} is missing."
+    if folder.is_dir():
+        if problems := list(_pipeline_folder(folder, "base.config")):
+            yield from problems
+        elif Path(base.model).is_file():
+            try:
+                require_single_file(base)
+            except SelmaError as error:
+                yield f"base.model: {error}"
+    elif configs not in BASES and not HUB_ID.fullmatch(configs):
+        yield f"base.config: must be {_PLACES}, but is {configs!r}."
 
 
 def _pipeline_folder(folder: Path, key: str) -> Iterator[str]:

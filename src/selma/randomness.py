@@ -6,8 +6,25 @@ import hashlib
 import random
 from typing import TYPE_CHECKING
 
+from selma.errors import ConfigError
+
 if TYPE_CHECKING:
     import torch
+
+SEEDS = 2**64
+"""Seeds are 0 to SEEDS - 1, as torch takes them; what follows the last is the first."""
+
+
+def require_seed(seed: int) -> int:
+    """The seed. Raises ConfigError unless it is a whole number from 0 to 2^64 - 1."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:
+        raise ConfigError(f"A seed must be a whole number from 0 to 2^64 - 1, but {seed!r} came.")
+    return seed
+
+
+def following(seed: int, count: int) -> list[int]:
+    """The seed and those after it, `count` in all, modulo 2^64."""
+    return [(seed + number) % SEEDS for number in range(count)]
 
 
 def seed_for(seed: int, *names: str | int) -> int:

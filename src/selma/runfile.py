@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from selma.config import RunConfig
 from selma.config.places import map_paths, without_secrets
 from selma.errors import WorkspaceError
-from selma.workspace import Workspace, write_json
+from selma.workspace import Workspace, read_json, write_json
 
 NAME = "run.json"
 _PACKAGES = ("selma", "torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
@@ -31,7 +30,7 @@ def versions() -> dict[str, str]:
 def write_run_file(config: RunConfig, folder: Workspace) -> None:
     """Writes run.json, unless these very settings are there."""
     value = {"settings": portable(config, folder.root), "versions": versions()}
-    if _read(folder.root) != value:
+    if read_json(folder.root / NAME) != value:
         write_json(folder.root / NAME, value)
 
 
@@ -52,16 +51,8 @@ def portable(config: RunConfig, root: Path) -> dict[str, Any]:
 
 def read_settings(root: Path) -> dict[str, Any]:
     """The settings of the run in `root`, unchecked. Raises WorkspaceError if it is no run."""
-    value = _read(root)
+    value = read_json(root / NAME)
     if value is None or not isinstance(value.get("settings"), dict):
         raise WorkspaceError(f"{root} must be the folder of a run, but has no readable {NAME}.")
     settings: dict[str, Any] = value["settings"]
     return settings
-
-
-def _read(root: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads((root / NAME).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None

@@ -50,7 +50,7 @@ def json_rows(path: Path) -> list[dict[str, Any]]:
                 f"{path}, line {number} must be one JSON object, but is {line.strip()[:80]!r}. "
                 "Correct this line."
             )
-        rows.append(row)
+        rows.append(_written(row, path, f"line {number}"))
     return rows
 
 
@@ -65,7 +65,23 @@ def _listed(path: Path, text: str) -> list[dict[str, Any]]:
             raise DataError(
                 f"{path} must list JSON objects, but entry {number} is {row!r:.80}. Correct it."
             )
-    return rows
+    return [_written(row, path, f"entry {number}") for number, row in enumerate(rows, 1)]
+
+
+def writable(text: str) -> str:
+    """The text with a question mark for each half of a character, which no file can hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _written(row: dict[str, Any], path: Path, part: str) -> dict[str, Any]:
+    """The row, if it can be written again."""
+    text = json.dumps(row, ensure_ascii=False)
+    if text != writable(text):
+        raise DataError(
+            f"{path}, {part} has one half of a character (a lone surrogate such as \\ud83d). "
+            "Write the whole character."
+        )
+    return row
 
 
 def _parsed(text: str) -> Any:

@@ -20,6 +20,7 @@ from typing import Any
 from selma import processes
 from selma.errors import DataError, WorkspaceError
 from selma.folder_lock import locked_folder
+from selma.paths import AnyPath
 
 PROMPTS, IMAGES, EXPERTS = "1-prompts", "2-images", "3-experts"
 MERGED, SCORES, REPORT = "4-merged", "5-scores", "6-report"
@@ -69,10 +70,25 @@ def write_bytes(path: Path, data: bytes) -> None:
         ) from error
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: AnyPath, value: Any) -> None:
+    path = Path(path)
     write_bytes(
         path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
     )
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where there is none that can be read."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of the item in this folder; {} if it is not finished."""
+    return read_json(folder / "manifest.json") or {}
 
 
 def promote(aside: Path, path: Path) -> None:
@@ -150,7 +166,7 @@ class Item:
     def manifest(self) -> dict[str, Any] | None:
         """What `finish` wrote, if this very recipe was finished and every file is there in its
         full size; else None."""
-        manifest = _read_json(self.path / "manifest.json")
+        manifest = read_json(self.path / "manifest.json")
         if manifest is None or manifest.get("key") != self.key:
             return None
         for name, entry in manifest["files"].items():
@@ -194,7 +210,7 @@ class Item:
         return self.path
 
     def _begin(self, guests: Collection[str]) -> None:
-        plan = _read_json(self.path / "plan.json")
+        plan = read_json(self.path / "plan.json")
         if self.path.exists() and (plan is None or plan.get("key") != self.key):
             names = {file.name for file in self.path.iterdir()}
             if plan is None and names <= {_PLAN_ASIDE, *guests}:
@@ -287,14 +303,6 @@ class Workspace:
 
 def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _sync_folder(folder: Path) -> None:

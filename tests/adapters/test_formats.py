@@ -108,7 +108,7 @@ def latents(pipe):
         ("sd2", (2, 3), (3.0, 1.0)),
     ],
 )
-def test_every_route_draws_one_picture(tmp_path, shape, ranks, alphas):
+def test_every_route_draws_one_image(tmp_path, shape, ranks, alphas):
     base = str(tiny.folder(shape))
     adapter = random_adapter(shape, ranks=ranks, alphas=alphas)
     first = tmp_path / "first.safetensors"

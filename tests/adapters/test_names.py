@@ -29,7 +29,7 @@ from selma.errors import AdapterError
 from selma.registry import registered
 from selma.toybox import weights_folder
 
-MODELS = {model.model: model for model in known_models()}
+MODELS = {model.model: model for group in known_models() for model in group}
 D0 = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 MID = "unet.mid_block.attentions.0"
 TE = "text_encoder.encoder.layers"

@@ -7,10 +7,11 @@ import tiny
 import torch
 from diffusers import UNet2DConditionModel
 
+from selma.adapters.applying import applied, chosen
 from selma.adapters.files import Lineage
 from selma.adapters.lora import attach as attach_lora
 from selma.adapters.rotations import coft, oft
-from selma.adapters.rotations.cayley import cayley, free_parameters, skew, turned
+from selma.adapters.rotations.cayley import cayley, skew, turned
 from selma.adapters.rotations.energy import hyperspherical_energy
 from selma.adapters.rotations.files import (
     MAGNITUDES,
@@ -80,7 +81,8 @@ def test_parameters_of_sd15_are_the_readmes_table(sd15, blocks, millions):
     config = OftConfig(blocks=blocks, targets="attention+geglu")
     layers = list(oft.turned_layers(sd15, config))
     assert len(layers) == 144
-    formula = sum(free_parameters(layer.in_features, blocks) for _, layer in layers)
+    sides = [layer.in_features // blocks for _, layer in layers]
+    formula = sum(blocks * side * (side - 1) // 2 for side in sides)
     try:
         factors = oft.attach(sd15, config, generator=MADE)
     finally:
@@ -176,8 +178,7 @@ def test_the_gradient_is_that_of_plain_mathematics(settings, monkeypatch):
 
     for few in (oft.FEW_BLOCKS, 0):
         monkeypatch.setattr(oft, "FEW_BLOCKS", few)
-        step = oft._Step(skew_entries=vector, log_magnitudes=scales)
-        found = oft._Turned(layer, [step])(x)
+        found = oft._Turned(layer, vector, scales)(x)
         torch.testing.assert_close(found, wanted)
         ours = torch.autograd.grad((found * loss).sum(), leaves)
         for one, other in zip(ours, theirs, strict=True):
@@ -247,51 +248,20 @@ def saved(unet, path, *, seed=0, scale=0.2, **settings):
     return read_rotations(path)
 
 
-def test_several_adapters_have_an_order_and_weights_agree_with_inputs(unet, tmp_path):
-    files = [
-        saved(unet, tmp_path / f"{seed}.safetensors", seed=seed, **settings)
-        for seed, settings in enumerate(
-            [{"blocks": 4}, {"block_size": 16, "magnitudes": True}, {"share_blocks": True}]
-        )
-    ]
-    # A change that is added, as merged LoRA experts leave it.
-    added = {
-        key: Turn(
-            skew_entries=files[0].turn(key).skew_entries,
-            low_rank=(torch.randn(2, 32), 0.05 * torch.randn(32, 2)),
-        )
-        for key in files[0].layers
-    }
-    write_rotations(tmp_path / "added.safetensors", added, lineage=Lineage())
-    files.append(read_rotations(tmp_path / "added.safetensors"))
-    strengths = [1.0, 0.5, 2.0, 0.7]
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_what_is_trained_on_inputs_is_what_the_file_does_to_weights(unet, tmp_path, settings):
     plain = out(unet)
-    with oft.turning(unet, files, strengths=strengths):
-        unfused = out(unet)
+    config = OftConfig(**settings)
+    factors = filled(oft.attach(unet, config, generator=MADE))
+    trained = out(unet)
+    oft.save(tmp_path / "a.safetensors", factors, config, lineage=Lineage())
+    oft.detach(unet)
     assert torch.equal(out(unet), plain)
-    with oft.turning(unet, files[::-1], strengths=strengths[::-1]):
-        assert (out(unet) - unfused).abs().max() > 1e-4
-    fused = copy.deepcopy(unet)
-    for file, strength in zip(files, strengths, strict=True):
-        for key in file.layers:
-            weight = fused.get_parameter(key.removeprefix("unet.") + ".weight")
-            weight.data.copy_(file.turn(key).scaled(strength).changed(weight.data))
-    assert (out(fused) - plain).abs().max() > 1e-2
-    torch.testing.assert_close(out(fused), unfused, rtol=1e-4, atol=1e-5)
-
-
-def test_pure_rotations_keep_their_order_too(unet, tmp_path):
-    files = [saved(unet, tmp_path / f"{n}.safetensors", seed=n, scale=0.5) for n in range(2)]
-    key = files[0].layers[0]
-    layer = unet.get_submodule(key.removeprefix("unet."))
-    x = torch.randn(3, 32)
-    weight = files[1].turn(key).changed(files[0].turn(key).changed(layer.weight.detach()))
-    with torch.no_grad(), oft.turning(unet, files):
-        found = layer(x)
-    wanted = torch.nn.functional.linear(x, weight, layer.bias)
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-    with torch.no_grad(), oft.turning(unet, files[::-1]):
-        assert (layer(x) - wanted).abs().max() > 1e-2
+    for key, change in oft.weight_changes(read_rotations(tmp_path / "a.safetensors")).items():
+        weight = unet.get_parameter(key.removeprefix("unet.") + ".weight")
+        weight.data.copy_(change(weight.data))
+    assert (out(unet) - plain).abs().max() > 1e-2
+    torch.testing.assert_close(out(unet), trained, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("strength", [-1.0, 0.0, 0.3, 1.0, 3.0])
@@ -325,7 +295,9 @@ def test_energies_stay(unet, tmp_path):
     )
 
 
-def test_another_models_rotations_are_refused(unet, tmp_path):
+def test_another_models_rotations_are_refused(tmp_path):
+    model = tiny.load("sd1")
+    before = {name: value.clone() for name, value in model.pipe.unet.state_dict().items()}
     wide = {"unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q": Turn(torch.zeros(3, 15))}
     unknown = {"unet.mid_block.attentions.7.to_q": Turn(torch.zeros(4, 28))}
     scales = {next(iter(wide)): Turn(log_magnitudes=torch.zeros(7))}
@@ -333,9 +305,10 @@ def test_another_models_rotations_are_refused(unet, tmp_path):
     for number, layers in enumerate((wide, unknown, scales, conv)):
         path = tmp_path / f"{number}.safetensors"
         write_rotations(path, layers, lineage=Lineage())
-        with pytest.raises(AdapterError), oft.turning(unet, [read_rotations(path)]):
+        with pytest.raises(AdapterError), applied(model, chosen([path])):
             pass
-        assert not any("forward" in vars(layer) for layer in unet.modules())
+        after = model.pipe.unet.state_dict()
+        assert all(torch.equal(before[name], value) for name, value in after.items())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -344,7 +317,7 @@ def test_half_precision_keeps_small_rotations(unet, dtype):
     vector = 1e-4 * torch.randn(4, 28)
     x = torch.randn(64, 32)
     truth = x.to(dtype).double() @ turned(torch.eye(32).double(), cayley(skew(vector.double()))).mT
-    got = oft._Step(skew_entries=vector).turned(x.to(dtype))
+    got = oft._Rotated.apply(x.to(dtype), vector)
     assert got.dtype == dtype
     assert (got.double() - truth).abs().max() <= torch.finfo(dtype).eps * 4
 

@@ -161,6 +161,52 @@ def test_one_whose_space_is_that_of_deltas_is_merged(tmp_path: Path) -> None:
     torch.testing.assert_close(b @ a, sum(deltas) / 2)
 
 
+def test_its_row_counts_whatever_class_its_file_has(tmp_path: Path) -> None:
+    """Its file is LoRA's class, which says another kind: its own functions are called all the
+    same."""
+
+    def negated(adapter: object, *, strength: float = 1.0) -> dict[str, object]:
+        return {f"unet.{layer}": lambda weight: -strength * weight}
+
+    def none_fits(file: object, model: object, who: object) -> None:
+        raise AdapterError(f"{who} fits nothing")
+
+    model, out = load_text_to_image(BaseConfig()), tmp_path / "out.safetensors"
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    weight = model.denoiser.get_parameter(f"{layer}.weight")
+    plain, (rows, width) = weight.detach().clone(), weight.shape
+    factors = {
+        f"{layer}.lora_A.weight": torch.ones(1, width),
+        f"{layer}.lora_B.weight": torch.ones(rows, 1),
+    }
+    row = replace(
+        LORA,
+        name="half",
+        settings=HalfConfig,
+        file="half.safetensors",
+        weight_changes=negated,
+        describe=lambda file: ["turned round"],
+    )
+    path = tmp_path / row.file
+    lora.save(path, factors, HalfConfig(rank=1), lineage=Lineage())  # type: ignore[arg-type]
+    with registered("selma.adapters", row):
+        with applied(model, chosen([path])):
+            assert torch.equal(weight, -plain)
+        with applied(model, chosen([path, path], [1.0, 2.0])):
+            assert torch.equal(weight, 2 * plain)
+        assert "turned round" in command("inspect", path)
+    with (
+        registered("selma.adapters", replace(row, alone=True)),
+        pytest.raises(AdapterError, match="cannot be applied with others"),
+    ):
+        applied(model, chosen([path, path])).__enter__()
+    with registered("selma.adapters", replace(row, require_fit=none_fits)):
+        with pytest.raises(AdapterError, match="fits nothing"):
+            applied(model, chosen([path])).__enter__()
+        shown = command("merge", path, path, "--base", "toybox", "--out", out, code=1)
+    assert f"{path} fits nothing" in shown and torch.equal(weight, plain)
+
+
 class OpaqueFile(outside_kind.ScalesFile):
     merge_space: ClassVar[str] = "deltas"  # type: ignore[assignment]
 

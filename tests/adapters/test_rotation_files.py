@@ -65,8 +65,10 @@ def turned_out(place, **more):
     """What the tiny UNet gives with the rotations at `place` in its weights."""
     model = tiny.load("sd1")
     file = read_any_rotations(place, base=read_model(str(tiny.folder("sd1"))).layers, **more)
-    with oft.turning(model.pipe.unet, [file]):
-        return out(model.pipe.unet)
+    for key, change in oft.weight_changes(file).items():
+        weight = model.pipe.unet.get_parameter(names.split(key)[1] + ".weight")
+        weight.data.copy_(change(weight.data))
+    return out(model.pipe.unet)
 
 
 def same(one, other):
@@ -446,7 +448,7 @@ def lora_folder(path):
     return path
 
 
-def test_pictures_are_the_same_fused_unfused_and_from_a_fused_folder(tmp_path):
+def test_images_are_the_same_fused_unfused_and_from_a_fused_folder(tmp_path):
     place = expert_folder(tmp_path / "expert", scale=0.5, magnitudes=True)
     model = tiny.load("sd1")
     plain, before = image(model), model.pipe.unet.state_dict()
@@ -457,8 +459,15 @@ def test_pictures_are_the_same_fused_unfused_and_from_a_fused_folder(tmp_path):
     assert all(torch.equal(before[n], t) for n, t in model.pipe.unet.state_dict().items())
     with applied(model, chosen([place / ROTATION_FILE], [0.0])):
         assert image(model) == plain
-    with oft.turning(model.pipe.unet, [read_rotations(place)]):
-        unfused = image(model)
+    file, config = read_rotations(place), OftConfig(blocks=4, magnitudes=True)
+    factors = oft.attach(model.pipe.unet, config, generator=torch.Generator())
+    assert {name.rpartition(".")[0] for name in factors} == {names.split(k)[1] for k in file.layers}
+    with torch.no_grad():
+        for name, parameter in factors.items():
+            module, _, role = name.rpartition(".")
+            parameter.copy_(file.turn(f"unet.{module}").tensors[role])
+    unfused = image(model)
+    oft.detach(model.pipe.unet)
     pairs = zip(unfused, generated, strict=True)
     assert max(abs(a - b) for a, b in pairs) <= 1  # rounding to bytes
     fuse(place, tmp_path / "fused", base=str(tiny.folder("sd1")))

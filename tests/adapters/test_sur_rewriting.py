@@ -6,7 +6,7 @@ import tiny
 import torch
 from diffusers import StableDiffusionPipeline
 
-from selma.adapters.applying import chosen
+from selma.adapters.applying import applied, chosen
 from selma.adapters.files import Lineage
 from selma.adapters.lora import attach, detach, save
 from selma.adapters.sur import files as sur_files
@@ -55,7 +55,7 @@ def same(one, other):
     return [bool((a == b).all()) for a, b in zip(one, other, strict=True)]
 
 
-def test_identity_and_strength_zero_draw_the_bases_own_pictures(tmp_path, model):
+def test_identity_and_strength_zero_draw_the_bases_own_images(tmp_path, model):
     base = generated(model)
     fresh = adapter_file(tmp_path / "fresh", model, zero=True)
     assert all(same(base, generated(model, fresh)))
@@ -148,7 +148,7 @@ def lora(folder, model):
 def test_it_goes_together_with_merged_experts(tmp_path, model):
     folder, experts = adapter_file(tmp_path / "sur", model), lora(tmp_path / "lora", model)
     alone = generated(model, folder)
-    with model.adapted(experts):
+    with applied(model, chosen([experts])):
         merged, both = generated(model), generated(model, folder)
     assert not any(same(both, alone)) and not any(same(both, merged))
     assert all(same(generated(model, folder), alone))
@@ -199,9 +199,9 @@ def test_generate_takes_an_adapter(tmp_path):
     folder = adapter_file(tmp_path, model)
     how = {"base": tiny.base("sd1"), "steps": 2, "guidance": 3.0}
     (plain,) = generate("a cat", **how)
-    (read,) = generate("a cat", adapters=chosen([folder]), **how)
+    (read,) = generate("a cat", adapter=chosen([folder]), **how)
     off = chosen([folder], options={"sur": SurGeneration(strength=0.0)})
-    (none,) = generate("a cat", adapters=off, **how)
-    (zero,) = generate("a cat", adapters=chosen([folder], [0.0]), **how)
+    (none,) = generate("a cat", adapter=off, **how)
+    (zero,) = generate("a cat", adapter=chosen([folder], [0.0]), **how)
     assert np.array_equal(plain, zero)
     assert np.array_equal(plain, none) and not np.array_equal(plain, read)

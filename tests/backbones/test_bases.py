@@ -176,7 +176,8 @@ def test_its_fingerprint_is_of_file_and_configs(single: BaseConfig, tmp_path: Pa
     scheduler.write_text(json.dumps(said))
     velocity = single.model_copy(update={"config": str(other)})
     assert base_fingerprint(velocity) != base_fingerprint(single)
-    assert load_text_to_image(velocity).prediction_type == "v_prediction"
+    model = load_text_to_image(velocity)
+    assert model.family.prediction(model.pipe.scheduler.config) == "v_prediction"
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, single: BaseCon
 
 
 def test_a_single_file_needs_configs_and_nothing_else_has_them() -> None:
-    with pytest.raises(ValueError, match="config belongs to a single file"):
+    with pytest.raises(ValueError, match="config is missing, but a single file"):
         BaseConfig(model="some.safetensors")
     with pytest.raises(ValueError, match="config belongs to a single file"):
         BaseConfig(model="toybox", config="sd-1.5")

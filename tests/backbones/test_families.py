@@ -12,6 +12,7 @@ import tiny
 import torch
 from typer.testing import CliRunner
 
+from selma.adapters.applying import applied, chosen
 from selma.backbones.base_files import own_architecture, target_widths
 from selma.backbones.families import FAMILIES, denoiser_components, family_of
 from selma.backbones.families.conditioning import Conditioning
@@ -146,7 +147,7 @@ def test_an_added_family_generates_and_is_trained(
     plain = generated(model)
     (expert,) = train_experts(pairs, EXPERTS, folder, base=base, seed=0, model=lambda: model)
     assert np.array_equal(generated(model), plain), "training leaves the base as it was"
-    with model.adapted(expert.folder):
+    with applied(model, chosen([expert.folder])):
         assert not np.array_equal(generated(model), plain)
 
 

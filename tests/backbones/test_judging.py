@@ -42,7 +42,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_question_of_every_picture_is_answered(folder: Path) -> None:
+def test_every_question_of_every_image_is_answered(folder: Path) -> None:
     answers = ToyboxJudge("x", folder).answer(images(), QUESTIONS)
     assert [len(some) for some in answers] == [2, 0, 1, 1]
     for text, chance in (answer for some in answers for answer in some):

@@ -30,7 +30,7 @@ def vit_folder(folder, kind="vit"):
     return network.eval()
 
 
-def test_dino_is_the_first_token_of_the_picture_as_its_processor_fits_it(tmp_path):
+def test_dino_is_the_first_token_of_the_image_as_its_processor_fits_it(tmp_path):
     network = vit_folder(tmp_path)
     processor = ViTImageProcessorPil(size={"height": 32, "width": 32}, resample=3)
     processor.save_pretrained(tmp_path)
@@ -185,7 +185,7 @@ def test_lpips_is_refused_where_it_is_not_whole(tmp_path):
         ).of_images(IMAGES[:1])
 
 
-def test_toyboxs_formula_is_zero_only_for_the_same_picture():
+def test_toyboxs_formula_is_zero_only_for_the_same_image():
     network = lpips.load_perception(FeatureNetwork(), setting="scores.features")
     rows = network.of_images([p.resize((64, 64)) for p in IMAGES[:3]])
     found = lpips.distances(rows, rows)

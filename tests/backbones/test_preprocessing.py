@@ -54,14 +54,14 @@ def test_longest_side_and_pad_is_bicubic_on_floats_with_black_around(size: tuple
     torch.testing.assert_close(ours, torch.from_numpy(expected), atol=1e-5, rtol=0)
 
 
-def test_without_antialias_a_smaller_picture_is_another_one() -> None:
+def test_without_antialias_a_smaller_image_is_another_one() -> None:
     smooth, rough = (longest_side_and_pad(noise((90, 90)), 28, antialias=a) for a in (True, False))
     assert rough.std() > 1.5 * smooth.std()  # noise is averaged away only by the former
     same = (longest_side_and_pad(noise((28, 20)), 28, antialias=a) for a in (True, False))
     assert torch.equal(*same)
 
 
-def test_grey_and_transparent_pictures_become_rgb() -> None:
+def test_grey_and_transparent_images_become_rgb() -> None:
     for mode in ("L", "RGBA", "P"):
         assert longest_side_and_pad(Image.new(mode, (30, 20)), 28, antialias=True).shape == (
             3,

@@ -45,7 +45,7 @@ def test_batch_size_order_and_company_change_no_pixel(shape):
     assert_equal(alone, {9: whole[9]})
 
 
-def test_text_seed_guidance_and_steps_each_change_the_picture():
+def test_text_seed_guidance_and_steps_each_change_the_image():
     model = tiny.load("sd1")
     settings = {"steps": 3, "guidance": 5.0, "batch_size": 1}
 
@@ -84,7 +84,7 @@ def test_what_guidance_and_rescale_a_base_draws_with():
     assert recipes[0] != recipes[1]
 
 
-def test_noise_of_random_samplers_belongs_to_the_picture():
+def test_noise_of_random_samplers_belongs_to_the_image():
     from diffusers import EulerAncestralDiscreteScheduler
 
     model = tiny.load("sd1")
@@ -93,7 +93,7 @@ def test_noise_of_random_samplers_belongs_to_the_picture():
     assert_equal(generate(model, [9, 0]), {9: whole[9], 0: whole[0]})
 
 
-def test_a_picture_has_the_size_of_the_base():
+def test_an_image_has_the_size_of_the_base():
     model = tiny.load("sdxl")
     (image,) = model.generate(["x"], seeds=[0], steps=1, guidance=1, batch_size=4)
     assert image.size == (model.image_px, model.image_px) == (16, 16)
@@ -115,7 +115,8 @@ def test_pixels_that_are_not_finite_are_an_error():
 
 
 def test_the_prediction_type_is_the_models_own():
-    assert [tiny.load(shape).prediction_type for shape in tiny.SHAPES] == [
+    models = [tiny.load(shape) for shape in tiny.SHAPES]
+    assert [model.family.prediction(model.pipe.scheduler.config) for model in models] == [
         "epsilon",
         "v_prediction",
         "epsilon",

@@ -63,7 +63,7 @@ def no_logprobs(handler: Any, asked: dict[str, Any]) -> None:
     (refuse if "logprobs" in asked else sees_red)(handler, asked)
 
 
-def test_each_question_is_asked_with_its_picture() -> None:
+def test_each_question_is_asked_with_its_image() -> None:
     with serving(Script(sees_red)) as script:
         one = judge(script)
         found = one.answer([RED, BLUE], [["Is it red?", "Is it warm?"], ["Is it red?"]])

@@ -101,7 +101,7 @@ def test_no_batch_changes_an_answer(shape: str, beams: int) -> None:
 
 
 @pytest.mark.parametrize("shape", tiny_judges.SHAPES)
-def test_each_picture_is_encoded_once(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_image_is_encoded_once(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     one, seen = judge(shape), []
     model = one._family.model
     tower = getattr(model, "vision_model", None) or model.base_model

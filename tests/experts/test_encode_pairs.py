@@ -106,7 +106,7 @@ def test_a_damaged_cache_is_never_trained_on(tmp_path):
         encoded(tmp_path, some, model=never)
 
 
-def test_changed_cut_and_huge_pictures_are_refused(tmp_path):
+def test_changed_cut_and_huge_images_are_refused(tmp_path):
     some = pairs(tmp_path)
     digests = image_digests(some)
     Image.new("RGB", (16, 16)).save(some[1].image)

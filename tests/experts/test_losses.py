@@ -24,7 +24,7 @@ def test_diffusion_and_velocity_agree_with_diffusers(generated):
 
 
 @pytest.mark.parametrize("kind", TARGETS)
-def test_every_target_gives_the_clean_picture_back(generated, kind):
+def test_every_target_gives_the_clean_image_back(generated, kind):
     x0, noise, t = generated
     scheduler = DDPMScheduler(prediction_type=kind, clip_sample=False)
     alpha_bar = scheduler.alphas_cumprod[t].double()

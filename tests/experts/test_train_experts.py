@@ -12,6 +12,7 @@ import torch
 from experts.test_encode_pairs import encoded, pairs
 
 from selma import cli
+from selma.adapters.applying import applied, chosen
 from selma.backbones.families.paths import VariancePreserving
 from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config.adapters import LoraConfig
@@ -235,7 +236,7 @@ def test_training_lowers_the_loss_on_its_pairs(tmp_path, model, data):
 def test_one_sample_never_alters_another(model, data):
     config = changed(batch_size=4, caption_dropout=0.0)
     learner = expert_learner(model, data, config, skill="cats", seed=0)
-    path = VariancePreserving(torch.linspace(0.99, 0.01, 1000), model.prediction_type)
+    path = VariancePreserving(torch.linspace(0.99, 0.01, 1000), "epsilon")
     batch = learner.batches.at(0)
     with torch.no_grad():
         before = learner.losses(batch, path, step=1)["loss"]
@@ -328,7 +329,7 @@ def test_an_expert_is_an_item_that_diffusers_loads(tmp_path, model):
     assert pipe.unet.peft_config["default_0"].r == 2
 
 
-def test_the_key_changes_with_pictures_settings_and_base(tmp_path, model):
+def test_the_key_changes_with_images_settings_and_base(tmp_path, model):
     some = pairs(tmp_path)
     quick = changed(steps=1)
     keys = [train(tmp_path, some, lambda: model, quick).key]
@@ -358,7 +359,7 @@ def test_the_best_checkpoint_on_dev_becomes_the_expert(tmp_path, model):
         step = int(folder.name.removeprefix("step-"))
         asked.append(step)
         assert (folder / ADAPTER_FILE).is_file()
-        with model.adapted(folder):  # it may generate: no adapter is attached any more
+        with applied(model, chosen([folder])):  # it may generate: no adapter is attached any more
             pass
         if len(asked) == 2 and not killed:
             killed.append(True)

@@ -71,7 +71,7 @@ def test_what_is_finished_is_neither_drawn_nor_scored_again(tmp_path, monkeypatc
     assert generated(tmp_path, prompts(), config=CHOOSING, model=never) == first
 
 
-def test_plain_and_chosen_pictures_never_mix(tmp_path):
+def test_plain_and_chosen_images_never_mix(tmp_path):
     generated(tmp_path, prompts(), config=PLAIN)
     generated(tmp_path, prompts(), config=CHOOSING)
     assert len(list((tmp_path / "superseded").iterdir())) == 1

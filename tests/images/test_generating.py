@@ -8,7 +8,7 @@ import tiny
 
 from selma.config import ImagesConfig
 from selma.errors import DataError
-from selma.images.generating import generate_benchmark, generate_pairs
+from selma.images.generating import adapted_recipe, generate_benchmark, generate_pairs
 from selma.randomness import seed_for
 from selma.records.adapters import AppliedAdapter
 from selma.records.benchmarks import BenchmarkPrompt, Question, repeated
@@ -134,7 +134,7 @@ def generate_the_benchmark(folder, some, name="base", model=lambda: tiny.load("s
     )
 
 
-def test_an_exam_has_a_picture_for_each_prompt(tmp_path):
+def test_a_benchmark_has_an_image_for_each_prompt(tmp_path):
     folder = generate_the_benchmark(tmp_path, benchmark_prompts())
     assert folder == tmp_path / "5-scores" / "images" / "base"
     assert sorted(path.name for path in folder.glob("*.png")) == ["e.0.png", "e.1.png", "e.2.png"]
@@ -144,7 +144,17 @@ def test_an_exam_has_a_picture_for_each_prompt(tmp_path):
         assert (again / image.name).read_bytes() == image.read_bytes()
 
 
-def test_several_pictures_of_a_prompt_come_from_several_seeds(tmp_path):
+def test_images_of_weights_that_were_rounded_otherwise_are_made_again():
+    """Adapters were added in the base's own half precision; images without one stay."""
+    one, other = (AppliedAdapter(path=Path(name), key=name) for name in "ab")
+    full, half = (tiny.base("sd1").model_copy(update={"precision": p}) for p in ("fp32", "bf16"))
+    assert adapted_recipe([], full) == adapted_recipe([], half) == {"adapter": None}
+    assert adapted_recipe([one], full) == {"adapter": "a"}
+    assert adapted_recipe([one, other], full) == {"adapter": ["a", "b"]}
+    assert adapted_recipe([one], half) == {"adapter": "a", "summed": "fp32"}
+
+
+def test_several_images_of_a_prompt_come_from_several_seeds(tmp_path):
     once = generate_the_benchmark(tmp_path / "once", benchmark_prompts(2))
     twice = generate_the_benchmark(tmp_path / "twice", repeated(benchmark_prompts(2), 2))
     assert sorted(path.name for path in twice.glob("*.png")) == [
@@ -162,7 +172,7 @@ def test_several_pictures_of_a_prompt_come_from_several_seeds(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../out", "a/b", "a\\b", "/etc/x", "c:x"])
-def test_an_exams_ids_stay_inside(tmp_path, name):
+def test_a_benchmarks_ids_stay_inside(tmp_path, name):
     hostile = benchmark_prompts(1)[0].model_copy(update={"id": name})
     with pytest.raises(DataError):
         generate_the_benchmark(tmp_path / "run", [hostile], model=never)

@@ -51,7 +51,7 @@ def read(root):
     [((16, 16), "RGB", "PNG"), ((20, 30), "RGB", "JPEG"), ((16, 16), "P", "PNG"),
      ((16, 16), "CMYK", "TIFF")],
 )  # fmt: skip
-def test_any_kind_of_picture_is_red_green_blue(tmp_path, size, mode, kind):
+def test_any_kind_of_image_is_red_green_blue(tmp_path, size, mode, kind):
     path = tmp_path / "image"
     path.write_bytes(encoded(image(size, mode), kind))
     seen = open_image(path, max_pixels=1024)
@@ -67,7 +67,7 @@ def test_any_kind_of_picture_is_red_green_blue(tmp_path, size, mode, kind):
         (encoded(image((33, 32))), "33x32"),  # one column over four times 16x16
     ],
 )
-def test_bad_pictures_are_refused_with_the_reason(tmp_path, data, says):
+def test_bad_images_are_refused_with_the_reason(tmp_path, data, says):
     path = tmp_path / "bad.png"
     path.write_bytes(data)
     with pytest.raises(DataError, match=rf"bad\.png: .*{says}"):
@@ -94,7 +94,7 @@ def test_every_truncation_is_refused(share):
         decode(data[: len(data) * share // 100], max_pixels=1024)
 
 
-def test_a_missing_picture_is_an_error(tmp_path):
+def test_a_missing_image_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"gone\.png"):
         read(folder_of(tmp_path, row("gone.png")))
 

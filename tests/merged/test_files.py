@@ -16,6 +16,7 @@ from selma.adapters.reading import read_adapter
 from selma.cli import app
 from selma.config.merged import MergedConfig
 from selma.errors import AdapterError, ConfigError, IncompatibleExperts
+from selma.merged import merging
 from selma.merged.diagnostics import header, read_diagnostics
 from selma.merged.merging import merge_files
 from selma.merged.methods import METHODS
@@ -266,6 +267,30 @@ def test_wrong_settings_are_named(tmp_path, options, says):
     out = ["--out", str(tmp_path / "m.safetensors")]
     with pytest.raises(ConfigError, match=says):
         CliRunner().invoke(app, ["merge", str(one), *out, *options], catch_exceptions=False)
+
+
+UNNAMED = {"unet.mid_block.resnets.0.conv1": (32, 16, 3)}  # SD's and SDXL's alike
+
+
+@pytest.mark.parametrize(
+    ("to", "out", "layers", "says"),
+    [
+        ("safetensor", "out.safetensors", LAYERS, "one of diffusers, kohya, peft"),
+        ("selma", "out.safetensors", LAYERS, "one of diffusers, kohya, peft"),
+        ("diffusers", "out", LAYERS, "one .safetensors file"),
+        ("kohya", "out.pt", LAYERS, "one .safetensors file"),
+        ("peft", "out.safetensors", LAYERS, "a folder"),
+        ("kohya", "out.safetensors", UNNAMED, "--base"),
+    ],
+)
+def test_a_layout_that_cannot_be_written_is_refused_before_the_merge(
+    tmp_path, monkeypatch, to, out, layers, says
+):
+    path = adapter(tmp_path / "a.safetensors", layers=layers)
+    monkeypatch.setattr(merging, "combine", lambda *_: pytest.fail("it was merged all the same"))
+    with pytest.raises(AdapterError, match=says):
+        merge_files([path, path], MergedConfig(), tmp_path / "new" / out, to=to)
+    assert sorted(tmp_path.iterdir()) == [path]
 
 
 MEASURE = """

@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 
+from selma.adapters.applying import applied, chosen
 from selma.adapters.files import Lineage, given, write_adapter
 from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config import ImagesConfig
@@ -80,14 +81,17 @@ def test_the_whole_flow(tmp_path, shape):
 
     before = {key: value.clone() for key, value in model.denoiser.state_dict().items()}
     unchanged = image(model)
-    with model.adapted(merged.folder):
+    with applied(model, chosen([merged.folder])):
         torch.testing.assert_close(latents(model.pipe), latents(alone), atol=1e-4, rtol=1e-4)
         assert not np.array_equal(image(model), unchanged)
-        with pytest.raises(AdapterError, match="one adapter"), model.adapted(merged.folder):
+        with (
+            pytest.raises(AdapterError, match="one adapter"),
+            applied(model, chosen([merged.folder])),
+        ):
             pass
-    with model.adapted(merged.folder, scale=0.0):
+    with applied(model, chosen([merged.folder], [0.0])):
         assert np.array_equal(image(model), unchanged)
-    with model.adapted(None):
+    with applied(model, []):
         assert np.array_equal(image(model), unchanged)
     after = model.denoiser.state_dict()
     assert before.keys() == after.keys()
@@ -105,7 +109,7 @@ def test_an_adapter_of_another_model_changes_nothing(tmp_path):
     _, _, merged = made(tmp_path, "sdxl")
     other = tiny.load("sd1")
     before = {key: value.clone() for key, value in other.denoiser.state_dict().items()}
-    with pytest.raises(AdapterError), other.adapted(merged.folder):
+    with pytest.raises(AdapterError), applied(other, chosen([merged.folder])):
         pass
     after = other.denoiser.state_dict()
     assert before.keys() == after.keys()
@@ -130,16 +134,19 @@ def test_an_adapter_is_applied_whole_or_not_at_all(tmp_path):
         lineage=Lineage(),
     )
     with pytest.raises(AdapterError, match="2 layers, of which this model has 1"):
-        tiny.load("sd1").adapted(tmp_path).__enter__()
+        applied(tiny.load("sd1"), chosen([tmp_path])).__enter__()
 
 
 @pytest.mark.parametrize("data", [b"", b"\x08\0\0\0\0\0\0\0{}", b"no adapter at all"])
 def test_a_file_that_is_no_adapter_is_refused(tmp_path, data):
     (tmp_path / ADAPTER_FILE).write_bytes(data)
-    with pytest.raises(AdapterError), tiny.load("sd1").adapted(tmp_path):
+    with pytest.raises(AdapterError), applied(tiny.load("sd1"), chosen([tmp_path])):
         pass
 
 
 def test_a_missing_adapter_is_refused(tmp_path):
-    with pytest.raises(AdapterError, match=ADAPTER_FILE), tiny.load("sd1").adapted(tmp_path):
+    with (
+        pytest.raises(AdapterError, match=ADAPTER_FILE),
+        applied(tiny.load("sd1"), chosen([tmp_path])),
+    ):
         pass

@@ -483,7 +483,7 @@ def test_files_of_any_origin_are_merged_and_written(tmp_path):
         )
 
 
-def test_merged_pictures_differ_from_the_base(tmp_path):
+def test_merged_images_differ_from_the_base(tmp_path):
     some = [expert(tmp_path, skill, scale=0.5) for skill in "ab"]
     result = merged(tmp_path, some, method="mean_of_logs")
     model = tiny.load("sd1")

@@ -154,7 +154,7 @@ def test_status_of_a_run_of_applications_alone(place: Path, address: str) -> Non
     assert present(one) == statuses(one)
 
 
-def test_each_exam_prompt_may_be_drawn_from_several_seeds(place: Path, address: str) -> None:
+def test_each_benchmark_prompt_may_be_drawn_from_several_seeds(place: Path, address: str) -> None:
     one = config(place, address, "seeds", scores={"prompts": 3, "seeds": 2, "clip": None})
     with pipeline.opened(one, make=["5-scores"]) as this:
         folder = this.generate("base")
@@ -220,7 +220,7 @@ def test_the_same_prompt_looks_different_with_the_adapter(
     applied = AppliedAdapter(path=merged.run_folder / "4-merged")
     plain = list(generate("a cat", **options))
     again = list(generate("a cat", **options))
-    adapted = list(generate("a cat", adapters=[applied], **options))
+    adapted = list(generate("a cat", adapter=[applied], **options))
     assert [p.tobytes() for p in plain] == [p.tobytes() for p in again]
     assert plain[0].tobytes() != plain[1].tobytes()
     assert plain[0].tobytes() != adapted[0].tobytes()

@@ -122,13 +122,13 @@ def test_other_scripts_do_not_pass_for_free(text, arithmetic):
     assert not index.similar("a red boat on the blue sea")
 
 
-def test_exam_texts_are_found_up_to_the_threshold():
+def test_benchmark_texts_are_found_up_to_the_threshold():
     benchmark_prompts = BenchmarkTexts(["a red dog left of two blue cats"], threshold=0.8)
     assert benchmark_prompts.contains("A red dog, left of two blue cats!")
     assert benchmark_prompts.contains("a red dog left of two green cats")
     assert not benchmark_prompts.contains("three white boats in the sea")
 
 
-def test_without_a_threshold_nothing_counts_as_the_exams():
+def test_without_a_threshold_nothing_counts_as_the_benchmarks():
     benchmark_prompts = BenchmarkTexts(["a red dog"], threshold=None)
     assert not benchmark_prompts.contains("a red dog")

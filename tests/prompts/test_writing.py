@@ -12,12 +12,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from rapidfuzz.distance import LCSseq
 from scripted import Script, fails, says, serving, writes
 
 from selma.config.networks import LocalLLM
 from selma.config.prompts import PromptsConfig
 from selma.errors import BackendError, ConfigError, NoProgress
-from selma.prompts.novelty import f_measure
+from selma.prompts.novelty import unicode_words
 from selma.prompts.skills import load_skills
 from selma.prompts.writing import dropped, write_prompts
 from selma.records.prompts import Prompt
@@ -79,6 +80,12 @@ def artefacts(root: Path) -> dict[str, bytes]:
         for file in files
         if file.name != "journal.jsonl"
     }
+
+
+def f_measure(a, b):
+    """ROUGE-L's F of two texts."""
+    first, second = unicode_words(a), unicode_words(b)
+    return 2 * LCSseq.similarity(first, second) / (len(first) + len(second))
 
 
 def test_writes_exactly_as_many_as_asked_for_and_no_two_alike(server, tmp_path):

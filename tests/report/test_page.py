@@ -129,7 +129,7 @@ def interval(mean: float) -> Interval:
     return Interval(mean=mean, low=mean - 1, high=mean + 1, n=20)
 
 
-def test_an_exam_of_choices_is_called_tifa_throughout(found: Findings) -> None:
+def test_a_benchmark_of_choices_is_called_tifa_throughout(found: Findings) -> None:
     card = found.scorecard.model_copy(update={"measure": "TIFA", "matcher": "wordllama"})
     tifa = dataclasses.replace(found, scorecard=card, measure=TIFA.about)
     text = Parsed(page.render(tifa, CONFIG)).text

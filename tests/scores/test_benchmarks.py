@@ -140,7 +140,7 @@ def test_any_file_is_read_or_refused_by_a_data_error(
         dependency_faults(benchmark_prompts)
 
 
-def test_a_part_of_the_exam_is_even_over_groups_and_always_the_same() -> None:
+def test_a_part_of_the_benchmark_is_even_over_groups_and_always_the_same() -> None:
     config = ScoresConfig()
     whole, part = load_benchmark(config), load_benchmark(config, prompts=23)
     counts = [sum(p.group == g for p in part) for g in dict.fromkeys(p.group for p in whole)]

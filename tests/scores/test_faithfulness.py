@@ -21,7 +21,6 @@ from selma.scores.faithfulness import (
     dependency_faults,
     normalise,
     prompt_scores,
-    question_score,
     verdicts,
     verdicts_by_prompt,
 )
@@ -141,8 +140,8 @@ def test_means_by_prompt_by_question_and_by_category() -> None:
     answers = [Answer(prompt_id=p, question_id=q, text=text) for (p, q), text in said.items()]
     found = verdicts_by_prompt(benchmark_prompts, answers, zeroing="cascading")
     assert prompt_scores(found) == {"a": 1.0, "b": 1 / 3}
-    assert question_score(found) == 0.5
     points = measures.DSG.points(answers, found)
+    assert measures.question_mean(points) == 0.5
     assert measures.DSG.prompt_scores(points) == prompt_scores(found)
     assert category_points(benchmark_prompts, points) == {
         "entity": {"a": (1, 1), "b": (0, 2)},
@@ -186,10 +185,9 @@ def test_released_answers_give_the_published_scores() -> None:
     mixed = [
         p.model_copy(update={"questions": p.questions[::-1]}) for p in reversed(benchmark_prompts)
     ]
-    assert (
-        round(100 * question_score(verdicts_by_prompt(mixed, answers, zeroing="cascading")), 2)
-        == 81.54
-    )
+    verdicts = verdicts_by_prompt(mixed, answers, zeroing="cascading")
+    points = measures.DSG.points(answers, verdicts)
+    assert round(100 * measures.question_mean(points), 2) == 81.54
 
     by_source = [s for id, s in one_level.items() if id.startswith("vrd")]
     assert round(100 * sum(by_source) / len(by_source), 1) == 43.7

@@ -212,7 +212,7 @@ def test_choices_and_answers_are_part_of_a_benchmarks_hash_and_nothing_else_is()
     assert hashed(plain) == "b4097d939f4e4c99"
 
 
-def test_a_run_is_told_what_its_exam_lacks(tmp_path: Path) -> None:
+def test_a_run_is_told_what_its_benchmark_lacks(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("a red dog\n")
     (tmp_path / "q.json").write_text(json.dumps([tifa()]))
     for name, says in {

@@ -10,10 +10,12 @@ from typing import Any
 
 from selma.adapters.kind import Adapter, AdapterKind, WeightChange
 from selma.adapters.layers import Layers, network_shapes
+from selma.adapters.reading import AdapterFile, announce_left_out
 from selma.adapters.replacing import replaced
-from selma.adapters.table import ADAPTERS, kind_of
+from selma.adapters.table import kind_of
 from selma.backbones.text_to_image import TextToImage
 from selma.errors import AdapterError, ConfigError
+from selma.paths import AnyPath, as_paths
 from selma.records.adapters import AppliedAdapter
 
 
@@ -22,10 +24,11 @@ def applied(model: TextToImage, adapters: Sequence[AppliedAdapter]) -> Iterator[
     """While the block runs, the model works with the adapters, in their order; then it is what it
     was, bit for bit.
 
-    Those that change weights layer by layer (LoRA, OFT) are applied as one. Raises AdapterError if
-    one does not fit, or if one that must be alone is not.
+    Those that change weights layer by layer (LoRA, OFT) are applied as one, those of text encoders
+    included. Raises AdapterError if one does not fit, or if one that must be alone is not.
     """
-    each = [_read(model, adapter) for adapter in adapters]
+    base = layers_of_pipeline(model)
+    each = [_read(base, adapter) for adapter in adapters]
     layerwise = [read for read in each if read.kind.weight_changes is not None]
     _require_alone(each)
     with ExitStack() as stack:
@@ -38,13 +41,16 @@ def applied(model: TextToImage, adapters: Sequence[AppliedAdapter]) -> Iterator[
 
 
 def chosen(
-    paths: Sequence[Path], strengths: Sequence[float] = (), options: Mapping[str, Any] | None = None
+    paths: AnyPath | Sequence[AnyPath],
+    strengths: Sequence[float] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> list[AppliedAdapter]:
     """Files or folders of adapters with a strength each, 1 if none is given.
 
     options: kind → how adapters of that kind are applied. Raises ConfigError unless each has its
     strength.
     """
+    paths = as_paths(paths)
     if strengths and len(strengths) != len(paths):
         raise ConfigError(f"{len(paths)} adapters need a strength each, but {strengths} came.")
     return [
@@ -80,15 +86,18 @@ class _Read:
         )
 
 
-def _read(model: TextToImage, wanted: AppliedAdapter) -> _Read:
+def _read(base: Layers, wanted: AppliedAdapter) -> _Read:
     kind = kind_of(wanted.path)
-    adapter = kind.read(wanted.path, base=layers_of_pipeline(model))
+    adapter = kind.read(wanted.path, base=base)
+    kind.require_fit(adapter, base, wanted.path)
+    if isinstance(adapter, AdapterFile):
+        announce_left_out(adapter)
     options = wanted.options
     if options is not None and (kind.options is None or not isinstance(options, kind.options)):
         raise ConfigError(
             f"{wanted.path} is of the kind {kind.name}, which takes no {type(options).__name__}."
         )
-    return _Read(ADAPTERS[adapter.kind], adapter, wanted)
+    return _Read(kind, adapter, wanted)
 
 
 def _require_alone(each: Sequence[_Read]) -> None:

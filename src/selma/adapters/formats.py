@@ -27,7 +27,13 @@ from selma.adapters.files import (
 from selma.adapters.layers import Layers
 from selma.adapters.models import FAMILIES, Family, Model, read_model, require_fit
 from selma.adapters.peft_settings import PEFT_FILE, PEFT_SETTINGS
-from selma.adapters.reading import RANKS_KEY, AdapterFile, LayerFile, read_adapter
+from selma.adapters.reading import (
+    RANKS_KEY,
+    AdapterFile,
+    LayerFile,
+    announce_left_out,
+    read_adapter,
+)
 from selma.adapters.resolving import models_of
 from selma.errors import AdapterError
 from selma.progress import console
@@ -35,6 +41,14 @@ from selma.workspace import write_bytes
 
 Format = Literal["diffusers", "kohya", "peft"]
 FORMATS: tuple[str, ...] = get_args(Format)
+
+PROGRAMS: dict[str, str] = {
+    "diffusers": "For diffusers' load_lora_weights. ComfyUI, A1111, Forge and sd-scripts find no "
+    "layer under these names, and generate without it: for them, convert it --to kohya.",
+    "kohya": "For ComfyUI, A1111, Forge and sd-scripts.",
+    "peft": "For PEFT's from_pretrained.",
+}
+"""Format → which programs read it, and which do not."""
 
 Give = Callable[[str], tuple[Tensor, Tensor]]
 """Layer → its A and B, of any shape with the right number of entries."""
@@ -60,7 +74,8 @@ def convert_lora(source: Path, out: Path, *, to: str, base: str | None = None) -
     model = None if base is None else read_model(base)
     file = read_adapter(source, base=model.layers if model else None)
     if model:
-        require_fit(file.layers, model, who=source)
+        require_fit(file.layers, model.layers, who=source)
+    announce_left_out(file)
     return write(out, loaded(file), to=to, model=model)
 
 
@@ -71,12 +86,9 @@ def loaded(file: AdapterFile) -> Adapter:
 
 def write(out: Path, adapter: Adapter, *, to: str, model: Model | None = None) -> list[Path]:
     """Write the adapter; a PEFT format makes `out` a folder. Whole or nothing, file by file."""
-    if to not in FORMATS:
-        raise AdapterError(f"The format must be one of {', '.join(FORMATS)}, but is {to!r}.")
+    require_writable(out, adapter.layers, adapter.lineage, to=to, model=model)
     if to == "peft":
         return _write_peft(out, adapter)
-    if out.suffix != ".safetensors":
-        raise AdapterError(f"A {to} adapter is one .safetensors file, but {out} came.")
     out.parent.mkdir(parents=True, exist_ok=True)
     if to == "kohya":
         _write_kohya(out, adapter, model)
@@ -85,6 +97,25 @@ def write(out: Path, adapter: Adapter, *, to: str, model: Model | None = None) -
         named = {key: _diffusers_name(key) for key in adapter.layers}
         _write(out, adapter, named, ("lora_A", "lora_B"), metadata)
     return [out]
+
+
+def require_writable(
+    out: Path,
+    layers: Mapping[str, LayerFile],
+    lineage: Lineage,
+    *,
+    to: str,
+    model: Model | None = None,
+) -> None:
+    """Raise AdapterError unless a LoRA of these layers can be written at `out` in this format."""
+    if to not in FORMATS:
+        raise AdapterError(f"The format must be one of {', '.join(FORMATS)}, but is {to!r}.")
+    if to == "peft" and out.suffix == ".safetensors":
+        raise AdapterError(f"A peft adapter is a folder, but {out} came.")
+    if to != "peft" and out.suffix != ".safetensors":
+        raise AdapterError(f"A {to} adapter is one .safetensors file, but {out} came.")
+    if to == "kohya":
+        _kohya_names(layers, lineage, model)
 
 
 def _write(
@@ -189,8 +220,6 @@ def _number(value: float) -> int | float:
 
 def _write_peft(out: Path, adapter: Adapter) -> list[Path]:
     """One folder, or one for each component where there are several."""
-    if out.suffix == ".safetensors":
-        raise AdapterError(f"A peft adapter is a folder, but {out} came.")
     components = [c for c in names.components() if _of(c, adapter.layers)]
     written = []
     for component in components:
@@ -219,13 +248,7 @@ def _in_model(component: str, module: str) -> str:
 
 
 def _write_kohya(path: Path, adapter: Adapter, model: Model | None) -> None:
-    families, layers = _families(adapter, model)
-    named = {}
-    for key in adapter.layers:
-        name = layers.kohya_name(key, sdxl=families == {"sdxl"})
-        if name is None:
-            raise AdapterError(f"kohya has no name for {key}. Write it --to diffusers or peft.")
-        named[key] = name
+    families, named = _kohya_names(adapter.layers, adapter.lineage, model)
     family = next(iter(families)) if len(families) == 1 else None
     adapter = _of_one_rank(adapter)
     _warn_of_scales(path, adapter)
@@ -233,13 +256,29 @@ def _write_kohya(path: Path, adapter: Adapter, model: Model | None) -> None:
     _write(path, adapter, named, ("lora_down", "lora_up"), metadata, alphas=True)
 
 
-def _families(adapter: Adapter, model: Model | None) -> tuple[set[Family | None], Layers]:
+def _kohya_names(
+    layers: Mapping[str, LayerFile], lineage: Lineage, model: Model | None
+) -> tuple[set[Family | None], dict[str, str]]:
+    """What files may call the family, and layer → kohya's name of it."""
+    families, known = _families(layers, lineage, model)
+    named = {}
+    for key in layers:
+        name = known.kohya_name(key, sdxl=families == {"sdxl"})
+        if name is None:
+            raise AdapterError(f"kohya has no name for {key}. Write it --to diffusers or peft.")
+        named[key] = name
+    return families, named
+
+
+def _families(
+    layers: Mapping[str, LayerFile], lineage: Lineage, model: Model | None
+) -> tuple[set[Family | None], Layers]:
     """What files call the family, where it may be several of one way to name layers; and these."""
     if model:
         return {model.family}, model.layers
-    shapes = {key: layer.weight_shape for key, layer in adapter.layers.items()}
+    shapes = {key: layer.weight_shape for key, layer in layers.items()}
     # An adapter that names its base may be for any, whose layers only seem to be a known model's.
-    known = models_of(shapes, exact=adapter.lineage.base is not None)
+    known = models_of(shapes, exact=lineage.base is not None)
     # toybox's layers are named as those of SD 1 and SD 2 are.
     families = {FAMILIES.get(layers.model) for layers in known}
     if not families or ("sdxl" in families and len(families) > 1):

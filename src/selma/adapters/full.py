@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from selma.adapters.files import OUR_KEY, Lineage, given, lineage_json, write_safetensors
 from selma.adapters.headers import as_the_manifest_says, lineage_of, opened
-from selma.adapters.kind import AdapterKind
+from selma.adapters.kind import AdapterKind, WeightChange
 from selma.adapters.layers import Layers
 from selma.backbones.text_to_image import FULL_FILE, TextToImage
 from selma.config.adapters import FullConfig
@@ -136,8 +136,13 @@ def apply(
             name: torch.lerp(mine[name].detach().cpu().float(), value.float(), strength)
             for name, value in tensors.items()
         }
-    with model.overwritten(tensors):
+    parameters = {f"{model.family.component}.{name}": value for name, value in tensors.items()}
+    with model.replaced({name: _always(value) for name, value in parameters.items()}):
         yield
+
+
+def _always(value: Tensor) -> WeightChange:
+    return lambda weight: value
 
 
 def in_diffusers(adapter: FullFile, strength: float) -> list[str] | None:

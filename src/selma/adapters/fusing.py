@@ -16,17 +16,19 @@ from selma.adapters.kind import WeightChange
 from selma.adapters.models import read_model, weight_key
 from selma.adapters.table import kind_of
 from selma.errors import AdapterError
+from selma.paths import AnyPath
 
 _COPIED = {".json", ".txt", ".safetensors", ".model"}
 """What a pipeline needs; neither pickles nor code are carried on."""
 
 
-def fuse(adapter: Path, out: Path, *, base: str | None) -> Path:
+def fuse(adapter: AnyPath, out: AnyPath, *, base: str | None) -> Path:
     """The folder `out`, new, which holds the base with the adapter in its weights.
 
     Tensors keep their type and are changed in float32 or wider, one at a time. Raises AdapterError
     if the adapter does not fit.
     """
+    adapter, out = Path(adapter), Path(out)
     if base is None:
         raise AdapterError("Fusing needs the model that is fused into: give --base.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -39,7 +41,7 @@ def fuse(adapter: Path, out: Path, *, base: str | None) -> Path:
             "it cannot be fused into one."
         )
     file = kind.read(adapter, base=model.layers)
-    kind.require_fit(file, model, adapter)
+    kind.require_fit(file, model.layers, adapter)
     changes = kind.weight_changes(file)
     changed = {
         path: component

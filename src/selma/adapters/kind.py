@@ -116,7 +116,8 @@ class AdapterKind:
     """(adapter, strength=...) → layer, by our names, and what the adapter makes of its weight.
     Adapters that have it can be applied one after the other, and fused into their base."""
     require_fit: Callable[..., None] = _nothing
-    """(adapter, model, who): AdapterError unless the model (`models.Model`) has its layers."""
+    """(adapter, base, who): AdapterError unless the base (`layers.Layers`) has its layers, in their
+    shapes. Asked wherever an adapter meets a base."""
     apply: Callable[..., AbstractContextManager[None]] | None = None
     """(model, adapter, strength=..., options=...): while the block runs, the model works with the
     adapter; then it is what it was, bit for bit. None: by `weight_changes`."""

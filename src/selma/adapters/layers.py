@@ -74,14 +74,24 @@ class Layers:
         return prefix + joined if prefix and self.key(component, joined) == key else None
 
 
-def known_models() -> Iterator[Layers]:
-    """The models that are known without their files: selma's own first, then other packages'."""
-    yield from _packaged()
+def known_models() -> Iterator[tuple[Layers, ...]]:
+    """The models that are known without their files: those that come with selma, then those of
+    other packages, whose networks have to be built for it."""
+    yield _packaged()
     packaged = {layers.model for layers in _packaged()}
-    for family in FAMILIES.values():
-        for model in family.released:
-            if model not in packaged:
-                yield _built(model, family.name)
+    yield tuple(
+        _built(model, family.name)
+        for family in FAMILIES.values()
+        for model in family.released
+        if model not in packaged
+    )
+
+
+def known_names() -> str:
+    """What messages call all of them."""
+    packaged = [layers.model for layers in _packaged()]
+    added = [model for family in FAMILIES.values() for model in family.released]
+    return ", ".join(dict.fromkeys([*packaged, *added]))
 
 
 @cache

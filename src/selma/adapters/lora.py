@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from selma.adapters.files import Lineage, given, write_adapter
+from selma.adapters import names
+from selma.adapters.files import PEFT_KEY, Lineage, given, write_adapter
 from selma.adapters.formats import convert_lora
+from selma.adapters.headers import opened
 from selma.adapters.kind import AdapterKind, WeightChange, spread
 from selma.adapters.models import require_fit
 from selma.adapters.reading import AdapterFile, is_lora, read_adapter
-from selma.adapters.replacing import replaced
-from selma.backbones.text_to_image import ADAPTER_FILE, TextToImage
+from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config.adapters import LoraConfig
 from selma.errors import ConfigError
 
@@ -133,35 +133,53 @@ def _adding(adapter: AdapterFile, key: str, strength: float) -> WeightChange:
     return change
 
 
-def apply(
-    model: TextToImage, adapter: AdapterFile, *, strength: float = 1.0, options: None = None
-) -> AbstractContextManager[None]:
-    """While the block runs, the weights hold the adapter as diffusers' own loader fuses it; that
-    of a PEFT folder, which the loader does not know, by `weight_changes`."""
-    if adapter.format == "peft":
-        return replaced(model, [(adapter.path, weight_changes(adapter, strength=strength))])
-    return model.adapted(adapter.path, scale=strength)
-
-
 def describe(adapter: AdapterFile) -> list[str]:
     """Ranks and scales of its layers."""
     layers = adapter.layers.values()
     return [
         f"rank: {spread(layer.rank for layer in layers)}",
         f"scale: {spread(layer.scale for layer in layers)}",
+        *([f"layers of: {' or '.join(m.model for m in adapter.models)}"] if adapter.models else []),
+        *([adapter.left_out] if adapter.left_out else []),
     ]
 
 
 def in_diffusers(adapter: AdapterFile, strength: float) -> list[str] | None:
-    """diffusers' own loader, which knows no PEFT folder; fused, since an adapter that is not rounds
-    otherwise."""
+    """diffusers' own loader, where it reads the file alike; fused, since an adapter that is not
+    rounds otherwise."""
     path = adapter.path
-    if adapter.format == "peft":
+    if adapter.embeddings or not _read_alike(adapter):
         return None
     return [
         f"pipe.load_lora_weights({str(path.parent)!r}, weight_name={path.name!r})",
         f"pipe.fuse_lora(lora_scale={strength!r}); pipe.unload_lora_weights()",
     ]
+
+
+def _read_alike(adapter: AdapterFile) -> bool:
+    """Whether diffusers (0.42) gives each layer its own scale, and passes over none.
+
+    It gives a kohya file one alpha, and knows a text encoder there by its output projections. In a
+    file of its own names it takes alphas from the header alone.
+    """
+    layers = adapter.layers
+    if adapter.format == "kohya":
+        texts = {c for c, _ in map(names.split, layers)} & set(names.TEXTS)
+        known = {c for c, module in map(names.split, layers) if module.endswith(".out_proj")}
+        return len({layer.alpha for layer in layers.values()}) == 1 and texts <= known
+    if not all(layer.a in _diffusers_names(key) for key, layer in layers.items()):
+        return False
+    with opened(adapter.path) as file:
+        return PEFT_KEY in (file.metadata() or {}) or all(
+            layer.scale == 1 for layer in layers.values()
+        )
+
+
+def _diffusers_names(key: str) -> tuple[str, str]:
+    part, module = names.split(key)
+    paths = (module, names.with_text_model(part, module))
+    first, second = (f"{part}.{path}.lora_A.weight" for path in paths)
+    return first, second
 
 
 LORA = AdapterKind(
@@ -174,8 +192,7 @@ LORA = AdapterKind(
     detach=detach,
     save=save,
     weight_changes=weight_changes,
-    require_fit=lambda adapter, model, who: require_fit(adapter.layers, model, who=who),
-    apply=apply,
+    require_fit=lambda adapter, base, who: require_fit(adapter.layers, base, who=who),
     convert=convert_lora,
     describe=describe,
     in_diffusers=in_diffusers,

@@ -74,19 +74,19 @@ def read_model(model: str) -> Model:
     )
 
 
-def require_fit(layers: Mapping[str, LayerFile], model: Model, *, who: object) -> None:
-    """Raise AdapterError unless the model has each of the adapter's layers in its shape."""
-    missing = [key for key in layers if key not in model.shapes]
+def require_fit(layers: Mapping[str, LayerFile], base: Layers, *, who: object) -> None:
+    """Raise AdapterError unless the base has each of the adapter's layers in its shape."""
+    missing = [key for key in layers if key not in base.shapes]
     if missing:
         raise AdapterError(
-            f"{who} changes {len(layers)} layers, of which {model.folder} has "
+            f"{who} changes {len(layers)} layers, of which {base.model} has "
             f"{len(layers) - len(missing)}; it has no {missing[0]}. It was made for another model."
         )
     for key, layer in layers.items():
-        if squeezed(layer.weight_shape) != squeezed(model.shapes[key]):
+        if squeezed(layer.weight_shape) != squeezed(base.shapes[key]):
             raise AdapterError(
                 f"{who}: the change of {key} is for a weight of {list(layer.weight_shape)}, but "
-                f"that in {model.folder} is {list(model.shapes[key])}."
+                f"that in {base.model} is {list(base.shapes[key])}."
             )
 
 

@@ -34,6 +34,7 @@ from selma.adapters.spellings import BUNDLED, Spelling
 from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config.adapters import MergeSpace
 from selma.errors import AdapterError
+from selma.progress import console
 
 RANKS_KEY = "selma_ranks"  # layer → rank, where `formats` filled a kohya file up with zeros
 
@@ -108,8 +109,14 @@ class AdapterFile:
         return max(layer.rank for layer in self.layers.values())
 
     @property
-    def bytes(self) -> int:
-        return sum(path.stat().st_size for path in {layer.path for layer in self.layers.values()})
+    def left_out(self) -> str | None:
+        """What lies in the file and is not read, in a sentence; None if that is nothing."""
+        if not self.embeddings:
+            return None
+        return (
+            f"left out: {self.embeddings} tensors of text embeddings ({BUNDLED}*), which change no "
+            "layer; prompts with their words mean something else without them"
+        )
 
     def factors(self, key: str) -> tuple[Tensor, Tensor]:
         """A [rank, in] and B [out, rank] of one layer, float32. Raises AdapterError unless
@@ -172,6 +179,14 @@ def read_adapter(source: Path, *, base: Layers | None = None) -> AdapterFile:
         models=reading.models,
         embeddings=header.embeddings,
     )
+
+
+def announce_left_out(file: AdapterFile) -> None:
+    """Say on standard error what of the file is not read."""
+    if file.left_out:
+        console.print(
+            f"{file.path}: {file.left_out}.", highlight=False, markup=False, soft_wrap=True
+        )
 
 
 def is_lora(source: Path) -> bool:

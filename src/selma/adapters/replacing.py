@@ -21,21 +21,25 @@ from selma.errors import AdapterError
 def replaced(
     model: TextToImage, adapters: Sequence[tuple[Path, Mapping[str, WeightChange]]]
 ) -> AbstractContextManager[None]:
-    """While the block runs, the denoiser's weights hold the adapters, in their order; then they are
-    what they were, bit for bit.
+    """While the block runs, the weights of denoiser and text encoders hold the adapters, in their
+    order; then they are what they were, bit for bit.
 
     adapters: the path of each, for messages, and layer → its change. All changes of a weight are
-    computed in float32 before it is rounded to its type. Raises AdapterError if one does not fit.
+    computed in float32 before it is rounded to its type. Raises AdapterError if the model has not
+    all of the layers.
     """
-    by_module: dict[str, list[WeightChange]] = {}
+    weights = _weight_names(model)
+    by_weight: dict[str, list[WeightChange]] = {}
     for path, changes in adapters:
+        if missing := sorted(changes.keys() - weights.keys()):
+            raise AdapterError(
+                f"{path} changes {len(changes)} layers, of which this model has "
+                f"{len(changes) - len(missing)}; it has no {missing[0]}. It was made for another "
+                "model."
+            )
         for key, change in changes.items():
-            component, module = names.split(key)
-            if component != model.family.component:
-                raise AdapterError(f"{path} must change the denoiser alone, but changes {key}.")
-            by_module.setdefault(module, []).append(change)
-    _require_modules(model, by_module)
-    return model.replaced({module: one_after_another(each) for module, each in by_module.items()})
+            by_weight.setdefault(weights[key], []).append(change)
+    return model.replaced({name: one_after_another(each) for name, each in by_weight.items()})
 
 
 def one_after_another(changes: Sequence[WeightChange]) -> WeightChange:
@@ -49,11 +53,13 @@ def one_after_another(changes: Sequence[WeightChange]) -> WeightChange:
     return change
 
 
-def _require_modules(model: TextToImage, modules: Mapping[str, object]) -> None:
-    present = {name.removesuffix(".weight") for name, _ in model.denoiser.named_parameters()}
-    missing = sorted(modules.keys() - present)
-    if missing:
-        raise AdapterError(
-            f"The adapters change {len(modules)} layers, of which this model has "
-            f"{len(modules) - len(missing)}; it has no {missing[0]}. They are for another one."
-        )
+def _weight_names(model: TextToImage) -> dict[str, str]:
+    """Layer, by our names → its weight's name below the pipeline."""
+    parts = (model.family.component, *model.family.text_encoders)
+    return {
+        names.plain(part, name.removesuffix(".weight")): f"{part}.{name}"
+        for part in parts
+        if (network := getattr(model.pipe, part, None)) is not None
+        for name, _ in network.named_parameters()
+        if name.endswith(".weight")
+    }

@@ -7,12 +7,12 @@ that leads to no layer is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from selma.adapters import names
-from selma.adapters.layers import Layers, known_models
+from selma.adapters.layers import Layers, known_models, known_names
 from selma.adapters.spellings import Spelling, spelling
 from selma.backbones.families import denoiser_components
 from selma.errors import AdapterError
@@ -48,14 +48,12 @@ def resolved(
     base's own, unless the layout joins or numbers them (not own_names). Raises AdapterError, which
     names the layer that is none.
     """
-    models = list(known_models()) if base is None else [base]
-    readings = [(model, keys) for model in models for keys in _readings(model, list(shapes))]
-    exact, likely = _likely(shapes, readings)
+    models, exact, likely = _readings_of(shapes, known_models() if base is None else [(base,)])
     if base is None and own_base and not exact:
         if not own_names:
             raise AdapterError(_other_base(path, next(iter(shapes))))
         return Reading(_verbatim(path, list(shapes)), ())
-    if not readings:
+    if not likely:
         raise AdapterError(_no_layer(path, list(shapes), models, base=base))
     keys = likely[0][1]
     return Reading(keys, tuple(model for model, other in likely if other == keys))
@@ -95,27 +93,36 @@ def models_of(shapes: Mapping[str, tuple[int, ...]], *, exact: bool) -> tuple[La
     """The known models that have these layers, by our names; those alone whose weights have these
     shapes, if there are any, or in any case if `exact`."""
     spelled = {Spelling(*names.split(key)): shape for key, shape in shapes.items()}
-    readings = [
-        (model, keys) for model in known_models() for keys in _readings(model, list(spelled))
-    ]
-    fitting, likely = _likely(spelled, readings)
+    _, fitting, likely = _readings_of(spelled, known_models())
     return tuple(model for model, _ in likely if fitting or not exact)
 
 
 _Readings = list[tuple[Layers, dict[Spelling, str]]]
 
 
-def _likely(shapes: Shapes, readings: _Readings) -> tuple[bool, _Readings]:
-    """The readings that the shapes speak for, and whether a model's weights have all of them."""
-    for fits in (_fit, _read_same_text):
-        fitting = [
-            (model, keys)
-            for model, keys in readings
-            if all(shape is None or fits(shape, model, keys[s]) for s, shape in shapes.items())
-        ]
-        if fitting:
-            return fits is _fit, fitting
-    return False, readings
+def _readings_of(
+    shapes: Shapes, models: Iterable[Sequence[Layers]]
+) -> tuple[list[Layers], bool, _Readings]:
+    """(models asked, whether weights have all shapes, the readings that the shapes speak for).
+
+    A group of models is asked only if no model of those before has weights of these shapes.
+    """
+    asked: list[Layers] = []
+    readings: _Readings = []
+    for group in models:
+        asked += group
+        readings += [(model, keys) for model in group for keys in _readings(model, list(shapes))]
+        if exact := _fitting(_fit, shapes, readings):
+            return asked, True, exact
+    return asked, False, _fitting(_read_same_text, shapes, readings) or readings
+
+
+def _fitting(fits: Callable[..., bool], shapes: Shapes, readings: _Readings) -> _Readings:
+    return [
+        (model, keys)
+        for model, keys in readings
+        if all(shape is None or fits(shape, model, keys[s]) for s, shape in shapes.items())
+    ]
 
 
 def squeezed(shape: Sequence[int]) -> tuple[int, ...]:
@@ -168,7 +175,7 @@ def _verbatim(path: Path, layers: Sequence[Spelling]) -> dict[Spelling, str]:
 def _other_base(path: Path, layer: Spelling) -> str:
     return (
         f"{path} names a layer {layer.path!r}, and was made for a base that is none of the known "
-        f"models ({_all_known()}): name that base with --base."
+        f"models ({known_names()}): name that base with --base."
     )
 
 
@@ -186,8 +193,8 @@ def _no_layer(
     nowhere = [layer for layer in layers if not any(_has(model, layer) for model in models)]
     if nowhere:
         return (
-            f"{path} names a layer {nowhere[0].path!r} that none of {_all_known()} has. If another "
-            "model has it, name that with --base."
+            f"{path} names a layer {nowhere[0].path!r} that none of {known_names()} has. If "
+            "another model has it, name that with --base."
         )
     each = "; ".join(
         f"{m.model} has no {absent[0].path}" for m, absent in missing.items() if absent
@@ -197,7 +204,3 @@ def _no_layer(
 
 def _has(model: Layers, layer: Spelling) -> bool:
     return any(_key(model, layer, text) is not None for text in names.TEXTS)
-
-
-def _all_known() -> str:
-    return ", ".join(layers.model for layers in known_models())

@@ -13,36 +13,42 @@ from selma.adapters.rotations.coft import COFT
 from selma.adapters.rotations.oft import OFT
 from selma.adapters.sur.rewriting import SUR
 from selma.errors import AdapterError
+from selma.paths import AnyPath
 from selma.registry import Table
 
 ADAPTERS = Table("kind of adapter", "selma.adapters", [LORA, OFT, COFT, FULL, SUR])
 
 
-def kind_of(source: Path) -> AdapterKind:
+def kind_of(source: AnyPath) -> AdapterKind:
     """The kind of the adapter in a file or folder, by its name or its content.
 
     What no kind knows counts as LoRA, whose reader says what is wrong with it.
     """
-    kinds = ADAPTERS.values()
+    source, kinds = Path(source), ADAPTERS.values()
     by_name = (kind for kind in kinds if _is_named(source, kind.file))
     by_content = (kind for kind in kinds if kind.recognizes and kind.recognizes(source))
     return next(by_name, None) or next(by_content, LORA)
 
 
-def read_any(source: Path, *, base: Layers | None = None) -> Any:
+def read_any(source: AnyPath, *, base: Layers | None = None) -> Any:
     """The adapter in a file or folder, of whatever kind: an `Adapter`, with what else its kind has.
 
     Raises AdapterError.
     """
+    source = Path(source)
     return kind_of(source).read(source, base=base)
 
 
 def read_mergeable(source: Path, *, base: Layers | None = None) -> Any:
-    """The adapter in a file or folder. Raises AdapterError if its kind cannot be merged."""
+    """The adapter in a file or folder. Raises AdapterError if its kind cannot be merged, or if it
+    does not fit the base."""
     kind = kind_of(source)
     if kind.merge_space is None:
         raise AdapterError(f"{source} cannot be merged: {kind.unmergeable}.")
-    return read_any(source, base=base)
+    adapter = kind.read(source, base=base)
+    if base is not None:
+        kind.require_fit(adapter, base, source)
+    return adapter
 
 
 def adapter_file(source: Path) -> Path:

@@ -12,19 +12,22 @@ from selma import config, runfile
 from selma.applications import APPLICATIONS
 from selma.config import Run, RunConfig
 from selma.errors import ConfigError
+from selma.paths import AnyPath
 from selma.workspace import STAGES
 
 
 @overload
-def load_config(path: Path, *, folder: Path | None = None) -> RunConfig: ...
+def load_config(path: AnyPath, *, folder: AnyPath | None = None) -> RunConfig: ...
 @overload
-def load_config(path: Path, kind: type[Run], *, folder: Path | None = None) -> Run: ...
-def load_config(path: Path, kind: Any = RunConfig, *, folder: Path | None = None) -> Any:
+def load_config(path: AnyPath, kind: type[Run], *, folder: AnyPath | None = None) -> Run: ...
+def load_config(path: AnyPath, kind: Any = RunConfig, *, folder: AnyPath | None = None) -> Any:
     """Load the settings in a YAML file (`config.load_config`), of `kind` and with every section of
     an application that the file has. `folder` replaces the run's.
 
     Raises one ConfigError that lists the mistakes of all sections.
     """
+    path = Path(path)
+    folder = None if folder is None else Path(folder)
     raw = config.read_mapping(path)
     every = _every_section(raw, kind)
     settings = config.parse_config(raw, every, origin=path, folder=path.parent)
@@ -32,24 +35,27 @@ def load_config(path: Path, kind: Any = RunConfig, *, folder: Path | None = None
 
 
 @overload
-def read_run_file(root: Path) -> RunConfig: ...
+def read_run_file(root: AnyPath) -> RunConfig: ...
 @overload
-def read_run_file(root: Path, kind: type[Run]) -> Run: ...
-def read_run_file(root: Path, kind: Any = RunConfig) -> Any:
+def read_run_file(root: AnyPath, kind: type[Run]) -> Run: ...
+def read_run_file(root: AnyPath, kind: Any = RunConfig) -> Any:
     """Read the settings of the run in `root`, whichever application wrote them last."""
+    root = Path(root)
     raw = runfile.read_settings(root)
     every = _every_section(raw, kind)
     settings = config.parse_config(raw, every, origin=root / runfile.NAME, folder=root)
     return settings.model_copy(update={"folder": root})
 
 
-def check_config(path: Path, *, folder: Path | None = None) -> None:
+def check_config(path: AnyPath, *, folder: AnyPath | None = None) -> None:
     """Check all settings of a YAML file, those of applications included.
 
     Raises one ConfigError that lists all mistakes.
     """
     from selma.preflight import check
 
+    path = Path(path)
+    folder = None if folder is None else Path(folder)
     settings = load_config(path, folder=folder)
     rows = [row for row in APPLICATIONS.values() if row.section in type(settings).model_fields]
     checks = [imported(row.mistakes) for row in rows if row.mistakes is not None]

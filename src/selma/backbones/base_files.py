@@ -22,7 +22,7 @@ from selma.backbones.hub import (
     model_config,
     weights_digest,
 )
-from selma.backbones.single_file import load_single_file
+from selma.backbones.single_file import load_single_file, require_whole
 from selma.config.networks import BaseConfig
 from selma.errors import ModelError
 from selma.toybox import base_folder
@@ -148,6 +148,13 @@ def base_family(base: BaseConfig) -> Family:
     return _family(_model_index(configs), configs.model)
 
 
+def require_single_file(base: BaseConfig) -> None:
+    """Raise ModelError if the base is a single file that is none of its family's checkpoints; only
+    the file's header is read."""
+    if base.config is not None:
+        require_whole(_file(base), base_family(base).single_file)
+
+
 def target_widths(base: BaseConfig) -> set[int]:
     """Input widths of the layers that adapters go to; empty unless a folder's configs tell them."""
     try:
@@ -161,6 +168,7 @@ def target_widths(base: BaseConfig) -> set[int]:
 
 def own_architecture(base: BaseConfig) -> Architecture:
     """What the model's own configs say that it is; no weights are read. Raises ModelError."""
+    require_single_file(base)
     configs = _configs_of(located(base))
     index = _model_index(configs)
     family = _family(index, configs.model)

@@ -21,7 +21,7 @@ def load_single_file(
 
     Raises ModelError where a part is missing, or does not fit the configs.
     """
-    _require_whole(path, family.single_file)
+    require_whole(path, family.single_file)
     try:
         pipe = family.load_pipeline_class().from_single_file(
             str(path),
@@ -52,13 +52,13 @@ def _unfilled(pipe: Any) -> Iterator[str]:
                 yield f"{part}.{name}"
 
 
-def _require_whole(path: Path, parts: Mapping[str, tuple[str, ...]]) -> None:
+def require_whole(path: Path, parts: Mapping[str, tuple[str, ...]]) -> None:
     """Raises ModelError unless the file has each part: one that it lacks would be taken from the
-    configs' model without a word."""
+    configs' model without a word. Only its header is read, and no model library."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="numpy") as file:
             names = list(file.keys())
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} must be a whole safetensors file, but: {error}.") from error

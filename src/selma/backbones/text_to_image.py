@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selma.backbones.base_files import base_fingerprint, load_pipeline, require_as_named
@@ -92,11 +90,6 @@ class TextToImage:
         return getattr(self.pipe, self.family.component)
 
     @property
-    def prediction_type(self) -> str:
-        """What the denoiser predicts, as the base's own scheduler has it."""
-        return self.family.prediction(self.pipe.scheduler.config)
-
-    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """[c, h, w] of one image's latents."""
         return self.family.latent_shape(self.denoiser.config)
@@ -151,51 +144,43 @@ class TextToImage:
             )
             yield from images[: len(positions)]
 
-    @contextmanager
-    def adapted(self, folder: Path | None, *, scale: float = 1.0) -> Iterator[None]:
-        """While the block runs, the denoiser's weights hold the LoRA in `folder`, times `scale`.
+    def require_unadapted(self) -> None:
+        """Raise AdapterError while an adapter is applied: what is encoded then, and kept by the
+        base's fingerprint, would not be the base's."""
+        if self._adapted:
+            raise AdapterError(
+                "Samples are encoded by the base's own networks, but an adapter is applied; leave "
+                "its block first."
+            )
 
-        Afterwards the weights are what they were, bit for bit. None changes nothing. Adapters of
-        any kind, and several at once: `adapters.applying.applied`.
-        """
-        if folder is None:
-            yield
-            return
-        with self._changed(
-            lambda: self._fuse(folder / ADAPTER_FILE if folder.is_dir() else folder, scale=scale)
-        ):
-            yield
+    def parameter(self, name: str) -> torch.nn.Parameter:
+        """The parameter of this name below the pipeline, as "unet.conv_in.weight"."""
+        part, _, inside = name.partition(".")
+        parameter: torch.nn.Parameter = getattr(self.pipe, part).get_parameter(inside)
+        return parameter
 
     @contextmanager
     def replaced(
         self, changes: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
     ) -> Iterator[None]:
-        """While the block runs, each of these layers of the denoiser has the weight that its
-        function makes of its own, which is given in float32. Then all is what it was, bit for bit.
+        """While the block runs, each of these parameters, by their names below the pipeline, is
+        what its function makes of it in float32. Then all is what it was, bit for bit.
+
+        Adapters of any kind, and several at once: `adapters.applying.applied`.
         """
-        with self._changed(lambda: self._replace(changes)):
-            yield
-
-    @contextmanager
-    def overwritten(self, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
-        """While the block runs, these parameters of the denoiser, biases among them, have these
-        values; then all is what it was, bit for bit."""
-        with self._changed(lambda: self._overwrite(weights)):
-            yield
-
-    @contextmanager
-    def _changed(self, change: Callable[[], dict[str, torch.Tensor]]) -> Iterator[None]:
-        """Runs `change`, which returns the parameters that it replaced, and puts them back."""
         if self._adapted:
             raise AdapterError("Only one adapter can be applied at a time; leave the first block.")
         self._adapted = True
+        originals: dict[str, torch.Tensor] = {}
         try:
-            originals = change()
-            try:
-                yield
-            finally:
-                _restore(self.denoiser, originals)
+            for name, change in changes.items():
+                weight = self.parameter(name).data
+                originals[name] = weight.clone()
+                weight.copy_(change(weight.float()))
+            yield
         finally:
+            for name, value in originals.items():
+                self.parameter(name).data.copy_(value)
             self._adapted = False
 
     @contextmanager
@@ -213,43 +198,17 @@ class TextToImage:
         finally:
             self.pipe.enable_model_cpu_offload(device=self.device)
 
-    def _replace(
-        self, changes: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
-    ) -> dict[str, torch.Tensor]:
-        denoiser, originals = self.denoiser, {}
-        try:
-            for name, change in changes.items():
-                weight = denoiser.get_parameter(f"{name}.weight").data
-                originals[f"{name}.weight"] = weight.clone()
-                weight.copy_(change(weight.float()))
-        except BaseException:
-            _restore(denoiser, originals)
-            raise
-        return originals
-
-    def _overwrite(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        denoiser, originals = self.denoiser, {}
-        try:
-            for name, value in weights.items():
-                parameter = denoiser.get_parameter(name).data
-                originals[name] = parameter.clone()
-                parameter.copy_(value)
-        except BaseException:
-            _restore(denoiser, originals)
-            raise
-        return originals
-
     @contextmanager
-    def rewritten(self, rewriting: Rewriting | None) -> Iterator[None]:
+    def rewritten(self, rewriting: Rewriting) -> Iterator[None]:
         """While the block runs, images are generated from what `rewriting` makes of their text
-        features. None changes nothing."""
-        if rewriting is not None and self._rewriting is not None:
+        features."""
+        if self._rewriting is not None:
             raise AdapterError("Text features can be rewritten once only; leave the first block.")
-        before, self._rewriting = self._rewriting, rewriting or self._rewriting
+        self._rewriting = rewriting
         try:
             yield
         finally:
-            self._rewriting = before
+            self._rewriting = None
 
     def text_features(self, texts: Sequence[str], *, guided: bool) -> PromptFeatures:
         """What the text encoders make of these texts and, if guided, of the empty prompt."""
@@ -301,55 +260,3 @@ class TextToImage:
             return texts
         with torch.no_grad():
             return self._rewriting(self.text_features(texts, guided=guidance > 1))
-
-    def _fuse(self, path: Path, *, scale: float) -> dict[str, torch.Tensor]:
-        """Adds the adapter to the denoiser's weights; returns the weights that it replaced."""
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        denoiser = self.denoiser
-        originals: dict[str, torch.Tensor] = {}
-        try:
-            layers = _layers_of(path, self.family)
-            self.pipe.load_lora_weights(
-                path.parent, weight_name=path.name, use_safetensors=True, local_files_only=True
-            )
-            for name, module in denoiser.named_modules():
-                if isinstance(module, BaseTunerLayer):
-                    originals[f"{name}.weight"] = module.get_base_layer().weight.detach().clone()
-            if not originals or len(originals) != layers:
-                # The loader passes over layers that it does not find, without an error.
-                raise AdapterError(
-                    f"{path} changes {layers} layers, of which this model has "
-                    f"{len(originals)}. It was made for another one."
-                )
-            denoiser.fuse_lora(lora_scale=scale)
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-            denoiser.unload_lora()
-            _restore(denoiser, originals)
-            raise AdapterError(f"{path} cannot be applied to this model: {error}") from error
-        except BaseException:
-            denoiser.unload_lora()
-            _restore(denoiser, originals)
-            raise
-        denoiser.unload_lora()  # the layers go, what they added stays
-        return originals
-
-
-def _layers_of(path: Path, family: Family) -> int:
-    """How many layers the adapter changes, all of them the denoiser's."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-    except SafetensorError as error:
-        raise AdapterError(f"{path} is not a whole safetensors file: {error}.") from error
-    foreign = [name for name in names if not name.startswith((family.prefix, "lora_unet_"))]
-    if foreign:
-        raise AdapterError(f"{path} must change the denoiser alone, but it has {foreign[0]!r}.")
-    return sum(bool(re.search(r"lora_A\.|lora[._]down\.|down\.weight$", name)) for name in names)
-
-
-def _restore(denoiser: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    for name, value in weights.items():
-        denoiser.get_parameter(name).data.copy_(value)

@@ -8,23 +8,38 @@ from typing import Annotated
 import typer
 
 from selma.console import AllLayers, Base, show_diagnostics
+from selma.randomness import SEEDS
+
+BaseConfigOption = Annotated[
+    str | None,
+    typer.Option(
+        "--base-config",
+        help="With a single file: the folder, short name or Hub id whose configs it has.",
+    ),
+]
 
 
 def inspect(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="A file or a folder.")],
     all_layers: AllLayers = False,
     json: Annotated[Path | None, typer.Option(help="Write the diagnostics to this file.")] = None,
+    base: Base = None,
 ) -> None:
     """Show what an adapter's file is, and the diagnostics of its merge if it is one."""
     from rich.console import Console
 
-    from selma.adapters.table import read_any
+    from selma.adapters.models import read_model
+    from selma.adapters.table import kind_of
     from selma.merged.diagnostics import diagnostics_of
     from selma.report.models import print_adapter
     from selma.workspace import write_json
 
-    file = read_any(adapter)
-    print_adapter(file, Console())
+    kind = kind_of(adapter)
+    layers = None if base is None else read_model(base).layers
+    file = kind.read(adapter, base=layers)
+    if layers is not None:
+        kind.require_fit(file, layers, adapter)
+    print_adapter(file, kind.describe(file), Console())
     diagnostics = diagnostics_of(file) or {}
     if json:
         write_json(json, diagnostics)
@@ -50,12 +65,15 @@ def convert(
 ) -> None:
     """Write an adapter in another format, bit for bit; or fuse it into its base."""
     from selma.adapters import converting, fusing
+    from selma.adapters.formats import PROGRAMS
 
     if to == "fused":
         typer.echo(fusing.fuse(adapter, out, base=base))
     else:
         for path in converting.convert(adapter, out, to=to, base=base, coft_eps=coft_eps):
             typer.echo(path)
+        if to in PROGRAMS:
+            typer.echo(PROGRAMS[to], err=True)
 
 
 def generate(
@@ -76,8 +94,17 @@ def generate(
     sur_negative: Annotated[
         str, typer.Option(help="What --sur does to the empty prompt: alone, adapted, released.")
     ] = "alone",
-    base: Annotated[str, typer.Option(help='"toybox", a diffusers folder or a Hub id.')] = "toybox",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
+    base: Annotated[
+        str,
+        typer.Option(
+            help="A short name (selma bases), a diffusers folder, a Hub id or a .safetensors file."
+        ),
+    ] = "toybox",
+    base_config: BaseConfigOption = None,
+    seed: Annotated[
+        int,
+        typer.Option(min=0, max=SEEDS - 1, help="Seed of the first image; the next ones follow."),
+    ] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 50,
     guidance: Annotated[
         float | None,
@@ -97,18 +124,19 @@ def generate(
     """
     from selma.adapters.applying import chosen
     from selma.config.adapters import sur_generation
-    from selma.config.networks import BaseConfig
+    from selma.config.networks import base_of
     from selma.images import on_demand
     from selma.images.plain_diffusers import in_diffusers
 
+    on_demand.image_paths(out, count=count)  # a mistake there is found before an image is made
     options = {"sur": sur_generation(strength=sur_strength, negative=sur_negative)}
     adapters = chosen(adapter or [], strength or (), options)
     adapters += chosen([sur] if sur else [], options=options)
-    model = BaseConfig(model=base)
+    model = base_of(base, config=base_config)
     images = on_demand.generate(
         prompt,
         base=model,
-        adapters=adapters,
+        adapter=adapters,
         seed=seed,
         steps=steps,
         guidance=guidance,
@@ -125,8 +153,12 @@ def generate(
 
 def bases(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="A folder, a Hub id or a short name.")
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]", help="A folder, a Hub id, a short name or a .safetensors file."
+        ),
     ] = None,
+    base_config: BaseConfigOption = None,
 ) -> None:
     """List the base models by short name, or show what a model's own configs say that it is."""
     from rich.console import Console
@@ -137,6 +169,7 @@ def bases(
     if model is None:
         return print_bases(BASES.values(), Console())
     from selma.backbones.base_files import own_architecture
-    from selma.config.networks import BaseConfig
+    from selma.config.networks import base_of
 
-    return print_architecture(own_architecture(BaseConfig(model=model)), BASES, Console())
+    base = base_of(model, config=base_config)
+    return print_architecture(own_architecture(base), BASES, Console())

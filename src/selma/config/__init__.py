@@ -13,7 +13,6 @@ import yaml
 from pydantic import (
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveInt,
     ValidationError,
     model_validator,
@@ -25,8 +24,9 @@ from selma.config.networks import BaseConfig
 from selma.config.places import map_paths
 from selma.config.prompts import PromptsConfig
 from selma.config.scores import AnyScorer, ScorerSettings, ScoresConfig
-from selma.config.section import Section, is_folder, mistake
+from selma.config.section import Section, Seed, is_folder, mistake
 from selma.errors import ConfigError
+from selma.paths import AnyPath
 
 
 class Choice(Section):
@@ -76,7 +76,7 @@ class RunConfig(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     folder: Path | None = None
     """The run's folder; None is runs/<name>."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     base: BaseConfig = BaseConfig()
     prompts: PromptsConfig = PromptsConfig()
     images: ImagesConfig = ImagesConfig()
@@ -87,7 +87,7 @@ class RunConfig(Section):
 
     @property
     def run_folder(self) -> Path:
-        return self.folder or Path("runs") / self.name
+        return Path("runs") / self.name if self.folder is None else Path(self.folder)
 
     @property
     def benchmark_steps(self) -> int:
@@ -115,15 +115,16 @@ Run = TypeVar("Run", bound=RunConfig)
 
 
 @overload
-def load_config(path: Path) -> RunConfig: ...
+def load_config(path: AnyPath) -> RunConfig: ...
 @overload
-def load_config(path: Path, kind: type[Run]) -> Run: ...
-def load_config(path: Path, kind: Any = RunConfig) -> Any:
+def load_config(path: AnyPath, kind: type[Run]) -> Run: ...
+def load_config(path: AnyPath, kind: Any = RunConfig) -> Any:
     """The settings in a YAML file. All mistakes are in one ConfigError, each with its key.
 
     kind: their class.  Paths in the file are relative to its own folder; the run's `folder` is
     relative to where the command is run.
     """
+    path = Path(path)
     return parse_config(read_mapping(path), kind, origin=path, folder=path.parent)
 
 

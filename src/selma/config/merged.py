@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import ConfigDict, Field, PositiveFloat, model_validator
 
-from selma.config.section import Section
+from selma.config.section import Section, Seed
 from selma.errors import ConfigError
 
 
@@ -21,7 +21,7 @@ class WeightSearch(Section):
     """Step of the first trials, in the logarithm of the weights and of the scale."""
     scale: tuple[PositiveFloat, PositiveFloat] | None = (0.5, 2.0)
     """Bounds of the global scale, 1 among them; None leaves it at 1."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _around_one(self) -> WeightSearch:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from selma.config.places import FilePath, KeyVariable, Model, ModelName, ModelPath, ServerUrl
-from selma.config.section import Probability, Section, kinds
+from selma.config.section import Probability, Section, is_folder, kinds
+from selma.errors import ConfigError
+from selma.paths import AnyPath
+
+WEIGHTS = ".safetensors"
+_OTHER_WEIGHTS = (".ckpt", ".pt", ".pth", ".bin", ".pkl", ".gguf", ".msgpack", ".onnx")
 
 
 class BaseConfig(Section):
@@ -37,13 +51,40 @@ class BaseConfig(Section):
 
     @model_validator(mode="after")
     def _single_file(self) -> BaseConfig:
-        if self.model.endswith(".safetensors") != (self.config is not None):
+        # A folder may be called anything.
+        name = "" if is_folder(Path(self.model)) else self.model.lower()
+        if name.endswith(_OTHER_WEIGHTS):
             raise ValueError(
-                "config belongs to a single file of weights: give both or neither. Such a file "
-                "does not tell its tokenizer or what it predicts; config names a folder, short "
-                "name or Hub id that does"
+                f"weights must be {WEIGHTS}, but {self.model} is another format, of which some run "
+                "code when they are read; convert it"
+            )
+        if name.endswith(WEIGHTS) and not self.model.endswith(WEIGHTS):
+            raise ValueError(
+                f"diffusers knows {WEIGHTS} in small letters alone; rename {self.model}"
+            )
+        if name.endswith(WEIGHTS) and self.config is None:
+            raise ValueError(
+                "config is missing, but a single file of weights does not tell its tokenizer or "
+                "what it predicts: name the folder, short name or Hub id whose configs it has"
+            )
+        if not name.endswith(WEIGHTS) and self.config is not None:
+            raise ValueError(
+                f"config belongs to a single file of weights ({WEIGHTS}), but {self.model} is no "
+                "such file; leave config out"
             )
         return self
+
+
+def base_of(model: AnyPath, *, config: AnyPath | None = None) -> BaseConfig:
+    """The base that a command or a caller names; `config` goes with a single file of weights alone.
+    Raises ConfigError."""
+    given = {"model": os.fspath(model), "config": None if config is None else os.fspath(config)}
+    try:
+        return BaseConfig.model_validate(given)
+    except ValidationError as error:
+        reason = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+        reason = reason.replace("config is missing", "its config is missing (--base-config)")
+        raise ConfigError(f"{given['model']!r} cannot be the base: {reason}.") from error
 
 
 class LocalLLM(Section):

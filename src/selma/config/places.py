@@ -152,9 +152,9 @@ def bare_address(url: str | None) -> str | None:
 def _is_path(setting: Placed, is_folder: Callable[[str], bool]) -> bool:
     value, names = setting.value, setting.names
     if isinstance(names, Model):
-        return value.endswith(names.endings) or is_folder(value)
+        return value.lower().endswith(names.endings) or is_folder(value)
     if isinstance(names, File | Folder | FileOrFolder):
-        return not names.endings or value.endswith(names.endings)
+        return not names.endings or value.lower().endswith(names.endings)
     return False
 
 

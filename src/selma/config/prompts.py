@@ -54,8 +54,3 @@ class PromptsConfig(Section):
         if not skills or len(set(skills)) != len(skills):
             raise ValueError("must name at least one skill, each once")
         return skills
-
-
-def is_skill_file(name: str) -> bool:
-    """Whether an entry of `prompts.skills` is a file rather than a name in the catalogue."""
-    return name.endswith(SKILL_FILES)

@@ -22,8 +22,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from selma.randomness import SEEDS
 from selma.registry import added_rows, left_out
 
+Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -147,7 +149,8 @@ def mistake(error: dict[str, Any]) -> str:
         return f"  {key}: is not a setting; see src/selma/config for those that are"
     if error["type"] == "union_tag_not_found":
         return f"  {key}: needs `kind`, which says what the other settings mean"
-    return f"  {key}: {error['msg']} (came: {error['input']!r:.80})"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"  {key}: {message} (came: {error['input']!r:.80})"
 
 
 def is_folder(path: Path) -> bool:

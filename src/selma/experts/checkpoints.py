@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from selma.adapters.files import given, write_safetensors
 from selma.adapters.table import adapter_file
 from selma.progress import console
-from selma.workspace import file_sha256, write_json
+from selma.workspace import file_sha256, read_json, write_json
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
@@ -129,7 +128,7 @@ def _complete(folder: Path) -> Checkpoint | None:
     if not re.fullmatch(r"step-\d{6,}", folder.name) or folder.is_symlink():
         return None
     try:
-        state = json.loads((folder / STATE_FILE).read_text("utf-8"))
+        state = read_json(folder / STATE_FILE) or {}
         files: Collection[tuple[str, str]] = state["files"].items()
         intact = all(file_sha256(folder / name) == digest for name, digest in files)
     except (OSError, ValueError, KeyError, AttributeError, TypeError):

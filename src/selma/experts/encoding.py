@@ -128,6 +128,7 @@ def encode_pairs(
 def _encode(
     model: TextToImage, pairs: Sequence[Pair], digests: Sequence[str], *, flip: bool, skill: str
 ) -> dict[str, Tensor]:
+    model.require_unadapted()
     batches: dict[str, list[Tensor]] = {}
 
     def keep(**parts: Tensor | None) -> None:

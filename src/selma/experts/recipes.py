@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from selma.backbones.hub import installed
 from selma.config.experts import ExpertsConfig
 from selma.config.networks import BaseConfig
 from selma.records.images import Pair
-from selma.workspace import file_sha256, recipe_key
+from selma.workspace import file_sha256, manifest, recipe_key
 
 
 def expert_recipe(
@@ -69,7 +68,7 @@ def image_digests(pairs: Sequence[Pair]) -> list[str]:
 
 def _manifest(root: Path) -> dict[str, str]:
     try:
-        files = json.loads((root / "manifest.json").read_text("utf-8"))["files"]
+        files = manifest(root)["files"]
         return {name: entry["sha256"] for name, entry in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         return {}

@@ -82,7 +82,7 @@ def generate_benchmark(
     """
     recipe = {
         **generation_recipe(base, steps=steps, guidance=guidance, seed=seed),
-        "adapter": _adapters_recipe(adapters),
+        **adapted_recipe(adapters, base),
         "benchmark": _digest([prompt.id, prompt.text] for prompt in benchmark_prompts),
     }
     item = folder.item(SCORES, "images", name, recipe=recipe)
@@ -277,10 +277,13 @@ def _freely(model: TextToImage, jobs: Sequence[Job]) -> Iterator[None]:
     yield
 
 
-def _adapters_recipe(adapters: Sequence[AppliedAdapter]) -> Any:
-    """None without adapters; of a single one its own, so that a plain one's is its key."""
+def adapted_recipe(adapters: Sequence[AppliedAdapter], base: BaseConfig) -> dict[str, Any]:
+    """What images depend on of adapters; of a single one its own recipe, so that a plain one's is
+    its key. In half precision, also in what weights are summed before they are rounded."""
     recipes = [adapter.recipe for adapter in adapters]
-    return recipes if len(recipes) > 1 else next(iter(recipes), None)
+    adapter = recipes if len(recipes) > 1 else next(iter(recipes), None)
+    rounded = bool(adapters) and base.precision != "fp32"
+    return {"adapter": adapter} | ({"summed": "fp32"} if rounded else {})
 
 
 def generation_recipe(

@@ -3,53 +3,112 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL.Image import Image
 
-from selma.adapters.applying import applied
+from selma.adapters.applying import applied, chosen
 from selma.backbones.bases import guidance_of
 from selma.backbones.text_to_image import load_text_to_image
-from selma.config.networks import BaseConfig
+from selma.config.networks import BaseConfig, base_of
 from selma.errors import ConfigError
+from selma.paths import AnyPath
+from selma.randomness import following, require_seed
 from selma.records.adapters import AppliedAdapter
 
-TOYBOX = BaseConfig()
+if TYPE_CHECKING:
+    from selma.backbones.text_to_image import TextToImage
+
+Adapters = AnyPath | AppliedAdapter | Sequence[AnyPath | AppliedAdapter]
 
 
 def generate(
     text: str,
     *,
-    base: BaseConfig = TOYBOX,
-    adapters: Sequence[AppliedAdapter] = (),
+    adapter: Adapters = (),
+    base: AnyPath | BaseConfig = "toybox",
     seed: int = 0,
     steps: int = 50,
     guidance: float | None = None,
     count: int = 1,
 ) -> Iterator[Image]:
-    """Generate `count` images of one text, with seeds `seed`, `seed + 1` and so on.
+    """Generate `count` images of one text, with seeds `seed`, `seed + 1` and so on, modulo 2^64.
 
-    adapters: of any kind, applied in their order (`adapters.applying.chosen`); without them the
-    images are the base model's own.  guidance: None is the short name's own, and 7.5 for any other
-    base.
+    adapter: the file or folder of one of any kind, or several, applied in their order; with another
+    strength as `adapters.applying.chosen` returns them. Without one the images are the base model's
+    own.  base: a short name, diffusers folder or Hub id, or settings.  guidance: None is the short
+    name's own, and 7.5 for any other base.
+
+    The model and the adapters are loaded before this returns; an image is made when it is asked
+    for. Raises ConfigError, ModelError or AdapterError.
     """
-    model = load_text_to_image(base)
-    with applied(model, adapters):
+    model_settings = base if isinstance(base, BaseConfig) else base_of(base)
+    _require_numbers(steps=steps, count=count, guidance=guidance)
+    require_seed(seed)
+    adapters = _adapters(adapter)
+    model = load_text_to_image(model_settings)
+    with ExitStack() as failing:
+        failing.enter_context(applied(model, adapters))
+        applying = failing.pop_all()  # the adapters stay until the last image
+    return _images(
+        model,
+        applying,
+        [text] * count,
+        seeds=following(seed, count),
+        steps=steps,
+        guidance=guidance_of(model_settings) if guidance is None else guidance,
+    )
+
+
+def _images(
+    model: TextToImage,
+    applying: ExitStack,
+    texts: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    steps: int,
+    guidance: float,
+) -> Iterator[Image]:
+    with applying:
         yield from model.generate(
-            [text] * count,
-            seeds=[seed + i for i in range(count)],
-            steps=steps,
-            guidance=guidance_of(base) if guidance is None else guidance,
-            batch_size=min(count, 8),
+            texts, seeds=seeds, steps=steps, guidance=guidance, batch_size=min(len(texts), 8)
         )
 
 
-def save_images(images: Iterable[Image], path: Path, *, count: int) -> Iterator[Path]:
-    """Save the images as `path`, or as `path` with -1, -2, ... where there are several."""
-    if path.suffix.lower() != ".png":
-        raise ConfigError(f"Images are saved as .png, but {path} came.")
-    for number, image in enumerate(images, 1):
-        file = path if count == 1 else path.with_stem(f"{path.stem}-{number}")
+def _adapters(given: Adapters) -> list[AppliedAdapter]:
+    several = [given] if isinstance(given, str | PathLike | AppliedAdapter) else given
+    return [each if isinstance(each, AppliedAdapter) else chosen([each])[0] for each in several]
+
+
+def _require_numbers(*, steps: int, count: int, guidance: float | None) -> None:
+    for name, number in (("steps", steps), ("count", count)):
+        if number < 1:
+            raise ConfigError(f"{name} must be 1 or more, but {number} came.")
+    if guidance is not None and not 0 <= guidance < float("inf"):
+        raise ConfigError(f"guidance must be 0 or more, but {guidance} came.")
+
+
+def save_images(images: Iterable[Image], path: AnyPath, *, count: int) -> Iterator[Path]:
+    """Save the images as `image_paths` names them."""
+    for image, file in zip(images, image_paths(path, count=count), strict=True):
         file.parent.mkdir(parents=True, exist_ok=True)
         image.save(file)
         yield file
+
+
+def image_paths(path: AnyPath, *, count: int) -> list[Path]:
+    """`path`, or `path` with -1, -2, ... where there are several. Raises ConfigError unless it can
+    be a PNG file."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"Images are saved as .png, but {path} came.")
+    if path.is_dir():
+        raise ConfigError(f"An image needs the name of a file, but {path} is a folder.")
+    return (
+        [path]
+        if count == 1
+        else [path.with_stem(f"{path.stem}-{number}") for number in range(1, count + 1)]
+    )

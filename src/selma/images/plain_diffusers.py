@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from selma.adapters.layers import Layers, layer_shapes
 from selma.adapters.table import kind_of
 from selma.backbones.base_files import base_family, part_config
 from selma.backbones.bases import guidance_of, located, rescale_of
@@ -26,8 +27,8 @@ def in_diffusers(
     """Python by which plain diffusers generates the image of `on_demand.generate`.
 
     Noise comes from a generator on the CPU, in float32 whatever the base's precision, so that a
-    seed is the same image on every device. Adapters that diffusers has no loader for are named in
-    a comment, with what to do.
+    seed is the same image on every device. Adapters that diffusers has no loader for, or reads
+    otherwise, are named in a comment, with what to do.
     """
     image = {
         "num_inference_steps": steps,
@@ -39,7 +40,7 @@ def in_diffusers(
     lines = [
         "import torch, diffusers",
         _pipeline(base),
-        *(line for adapter in adapters for line in _applying(adapter)),
+        *_applying_all(adapters, base),
         f'seed = torch.Generator("cpu").manual_seed({seed})',
         *([] if noise is None else [noise]),
         f"image = pipe({text!r}, generator=seed, {latents}{_arguments(image)}).images[0]",
@@ -67,9 +68,29 @@ def _pipeline(base: BaseConfig) -> str:
     )
 
 
-def _applying(adapter: AppliedAdapter) -> list[str]:
+def _applying_all(adapters: Sequence[AppliedAdapter], base: BaseConfig) -> list[str]:
+    """Weights are changed in float32 and rounded once, whatever the base's precision is."""
+    if not adapters:
+        return []
+    layers = _layers(base)
+    lines = [line for adapter in adapters for line in _applying(adapter, layers)]
+    if base.precision == "fp32":
+        return lines
+    return ["pipe.to(torch.float32)", *lines, f"pipe.to({_DTYPES[base.precision]})"]
+
+
+def _layers(base: BaseConfig) -> Layers:
+    """The base's layers, by its configs."""
+    family = base_family(base)
+    configs = {part: part_config(base, part) for part in family.classes if part != "vae"}
+    return Layers(
+        base.model, layer_shapes(family, {part: c for part, c in configs.items() if c is not None})
+    )
+
+
+def _applying(adapter: AppliedAdapter, layers: Layers) -> list[str]:
     kind = kind_of(adapter.path)
-    lines = kind.in_diffusers(kind.read(adapter.path), adapter.strength)
+    lines = kind.in_diffusers(kind.read(adapter.path, base=layers), adapter.strength)
     if lines is not None:
         return lines
     advice = (
@@ -77,7 +98,7 @@ def _applying(adapter: AppliedAdapter) -> list[str]:
         if kind.weight_changes
         else "generate with selma"
     )
-    return [f"# diffusers has no loader for {adapter.path} ({kind.name}): {advice}"]
+    return [f"# diffusers has no loader that reads {adapter.path} ({kind.name}) right: {advice}"]
 
 
 def _arguments(values: Mapping[str, object]) -> str:

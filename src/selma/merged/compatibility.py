@@ -7,6 +7,7 @@ from itertools import combinations
 
 from selma.adapters import names
 from selma.adapters.reading import AdapterFile
+from selma.adapters.resolving import squeezed
 from selma.adapters.rotations.cayley import side
 from selma.adapters.rotations.files import RotationFile
 from selma.backbones.families import denoiser_components
@@ -29,6 +30,7 @@ def require_compatible(
         raise IncompatibleExperts("Merging needs at least one expert, but none came.")
     _require_readable(experts)
     _method_accepts(experts, method)
+    _one_family(experts)
     for first, other in combinations(sorted(experts), 2):
         a, b = experts[first], experts[other]
         _same_base(first, a, other, b, known=known_base)
@@ -68,6 +70,20 @@ def _method_accepts(experts: Mapping[str, AnyFile], method: Method) -> None:
         )
 
 
+def _one_family(experts: Mapping[str, AnyFile]) -> None:
+    """Refuse experts whose layers no known model has all of. A base that only its fingerprint names
+    is held against the others' by that (`_same_base`)."""
+    known = {name: {m.model for m in file.models} for name, file in experts.items() if file.models}
+    for first, other in combinations(sorted(known), 2):
+        if not known[first] & known[other]:
+            raise IncompatibleExperts(
+                f"Experts must be for one model, but {first!r} changes layers of "
+                f"{' or '.join(sorted(known[first]))} and {other!r} of "
+                f"{' or '.join(sorted(known[other]))}. Merge those of one family; if another model "
+                "has the layers of all, name it with --base."
+            )
+
+
 def _same_base(first: str, a: AnyFile, other: str, b: AnyFile, *, known: bool) -> None:
     bases = a.lineage.base, b.lineage.base
     if bases[0] != bases[1] and (known or None not in bases):
@@ -80,7 +96,7 @@ def _same_base(first: str, a: AnyFile, other: str, b: AnyFile, *, known: bool) -
 def _same_shapes(first: str, a: AdapterFile, other: str, b: AdapterFile) -> None:
     for key in a.layers.keys() & b.layers.keys():
         mine, theirs = a.layers[key], b.layers[key]
-        if (mine.shape, mine.kernel) != (theirs.shape, theirs.kernel):
+        if squeezed(mine.weight_shape) != squeezed(theirs.weight_shape):
             raise IncompatibleExperts(
                 f"Experts must fit the same layers, but {key} is "
                 f"{_size(mine.shape, mine.kernel)} in {first!r} and "

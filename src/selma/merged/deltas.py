@@ -55,8 +55,22 @@ class DeltaMerge:
         self._spool.file.close()
 
     @staticmethod
-    def require_layout(path: Path, layout: str) -> None:
-        """See `formats.write`, which refuses before it has written anything."""
+    def require_layout(
+        path: Path,
+        layout: str,
+        *,
+        files: Mapping[str, AdapterFile | RotationFile],
+        lineage: Lineage,
+        model: Model | None,
+    ) -> None:
+        """Raise AdapterError if a LoRA cannot be written so: merging takes long enough."""
+        layers = {
+            key: layer
+            for file in files.values()
+            if isinstance(file, AdapterFile)
+            for key, layer in file.layers.items()
+        }
+        formats.require_writable(path, layers, lineage, to=layout, model=model)
 
     @property
     def experts(self) -> Sequence[str]:

@@ -20,6 +20,7 @@ from selma.config.merged import MergedConfig
 from selma.errors import ConfigError, IncompatibleExperts
 from selma.merged.planning import Plan, method_of, planned
 from selma.merged.settings import Trimmed
+from selma.paths import AnyPath, as_paths
 from selma.records.experts import Expert
 from selma.records.merged import Merged
 from selma.workspace import MERGED, Workspace, file_sha256, without_empty, write_json
@@ -113,9 +114,9 @@ def merged_file(plan: Plan, folder: Path) -> Path:
 
 
 def merge_files(
-    paths: Sequence[Path],
+    paths: AnyPath | Sequence[AnyPath],
     config: MergedConfig,
-    out: Path,
+    out: AnyPath,
     *,
     weights: Sequence[float] | None = None,
     to: str | None = None,
@@ -128,13 +129,20 @@ def merge_files(
     change a byte of the tensors, unless the method is ordered.
     """
     from selma.adapters.models import read_model
+    from selma.adapters.reading import AdapterFile, announce_left_out
+    from selma.adapters.table import read_mergeable
     from selma.merged.compatibility import require_compatible
 
+    paths, out = as_paths(paths), Path(out)
     method, _ = method_of(config)
     if weights is not None and len(weights) != len(paths):
         raise ConfigError(f"Each file needs one weight, but {len(paths)} files have {weights}.")
     model = None if base is None else read_model(base)
-    read = [_read_file(path, model) for path in paths]
+    layers = None if model is None else model.layers
+    read: list[AnyFile] = [read_mergeable(path, base=layers) for path in paths]
+    for file in read:
+        if isinstance(file, AdapterFile):
+            announce_left_out(file)
     digests = [content_digest(file) for file in read]
     given = weights or [method.default_weight(len(paths))] * len(paths)
     # Sums of floats depend on their order, which may be neither the call's nor that of names.
@@ -168,13 +176,13 @@ def write_merged(
 
     kind = _kind(plan)
     layout = to or kind.layout
-    kind.require_layout(path, layout)
+    bases = {file.lineage.base for file in files.values()} - {None}
+    lineage = Lineage(base=bases.pop() if len(bases) == 1 else None, made_by=made_by)
+    kind.require_layout(path, layout, files=files, lineage=lineage, model=model)
     path.parent.mkdir(parents=True, exist_ok=True)
     with closing(kind(files, plan, folder=path.parent, diagnose=diagnose)) as merge:
         combine(merge, plan)
         diagnostics = merge.diagnostics.summary if merge.diagnostics is not None else {}
-        bases = {file.lineage.base for file in files.values()} - {None}
-        lineage = Lineage(base=bases.pop() if len(bases) == 1 else None, made_by=made_by)
         notes = {DIAGNOSTICS_KEY: header(diagnostics)} if diagnose else {}
         written = merge.write(path, layout=layout, lineage=lineage, notes=notes, model=model)
     return written, diagnostics
@@ -262,16 +270,6 @@ def _kind(plan: Plan) -> type[DeltaMerge] | type[RotationMerge]:
     from selma.merged.deltas import DeltaMerge
 
     return DeltaMerge
-
-
-def _read_file(path: Path, model: Model | None) -> AnyFile:
-    """An adapter's file, which fits the model if there is one."""
-    from selma.adapters.table import ADAPTERS, read_mergeable
-
-    file: AnyFile = read_mergeable(path, base=model.layers if model else None)
-    if model:
-        ADAPTERS[file.kind].require_fit(file, model, path)
-    return file
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:

@@ -57,7 +57,7 @@ class RotationMerge:
         self._merged.clear()
 
     @staticmethod
-    def require_layout(path: Path, layout: str) -> None:
+    def require_layout(path: Path, layout: str, **_: object) -> None:
         """Raise AdapterError if rotations cannot be written so: merging takes long enough."""
         foreign.require_layout(path, to=layout)
 

@@ -35,6 +35,7 @@ from selma.merged.merging import (
     write_merged,
 )
 from selma.merged.planning import planned
+from selma.paths import AnyPath
 from selma.progress import progress
 from selma.records.experts import Expert
 from selma.records.merged import TRIAL, UNIFORM, Merged
@@ -104,8 +105,9 @@ def best(trials: Sequence[Trial]) -> Trial:
     return max(trials, key=lambda trial: (trial.score, -trial.trial))
 
 
-def read_trials(folder: Path) -> list[Trial]:
+def read_trials(folder: AnyPath) -> list[Trial]:
     """The trials in a merge's folder; [] if its weights were not searched."""
+    folder = Path(folder)
     return [Trial(**row) for row in read_lines(folder / TRIALS, repair=True)]
 
 

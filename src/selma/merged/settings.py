@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, PositiveInt, model_validator
 
-from selma.config.section import Section
+from selma.config.section import Section, Seed
 
 Density = Annotated[float, Field(gt=0, le=1)]
 
@@ -69,7 +69,7 @@ class TiesOfFactors(MethodSettings):
 class Dare(Cut):
     density: Density = 0.5
     """Share of entries kept, drawn by chance."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of what chance keeps."""
 
 
@@ -107,5 +107,5 @@ class TiesOfSkews(Trimmed, Rescaled):
 class DareOfSkews(Rescaled):
     density: Density = 0.5
     """Share of entries kept, drawn by chance."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of what chance keeps."""

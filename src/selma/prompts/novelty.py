@@ -67,14 +67,6 @@ def over(common: int, m: int, n: int, threshold: Fraction, arithmetic: Arithmeti
     return 2 * precision * recall / (precision + recall) > float(threshold)
 
 
-def f_measure(a: str, b: str) -> float:
-    """ROUGE-L's F of two texts, in [0, 1]; 0 where one of them has no words."""
-    first, second = unicode_words(a), unicode_words(b)
-    if not first or not second:
-        return 0.0
-    return 2 * LCSseq.similarity(first, second) / (len(first) + len(second))
-
-
 class SimilarityIndex:
     """Texts kept so far; tells whether a new one is too similar to any of them.
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 from selma.records.record import Record
+
+Value = TypeVar("Value")
 
 
 class Question(Record):
@@ -46,14 +48,14 @@ def evenly(benchmark_prompts: Sequence[BenchmarkPrompt], count: int) -> list[Ben
     while sum(taken.values()) < min(count, len(benchmark_prompts)):
         open_groups = [name for name in groups if taken[name] < len(groups[name])]
         taken[min(open_groups, key=taken.__getitem__)] += 1
-    return [
-        benchmark_prompts[position]
-        for position in sorted(
-            members[(2 * i + 1) * len(members) // (2 * taken[name])]
-            for name, members in groups.items()
-            for i in range(taken[name])
-        )
-    ]
+    positions = [p for name, members in groups.items() for p in spaced(members, taken[name])]
+    return [benchmark_prompts[position] for position in sorted(positions)]
+
+
+def spaced(values: Sequence[Value], count: int) -> list[Value]:
+    """`count` of the values (or all, if there are fewer), evenly spaced from end to end."""
+    count = min(count, len(values))
+    return [values[(2 * i + 1) * len(values) // (2 * count)] for i in range(count)]
 
 
 def repeated(benchmark_prompts: Sequence[BenchmarkPrompt], seeds: int) -> list[BenchmarkPrompt]:

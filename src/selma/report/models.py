@@ -21,16 +21,14 @@ AT_ONCE = 6
 """Experts side by side in a table of 80 columns."""
 
 
-def print_adapter(file: Adapter, console: Console) -> None:
-    """Print an adapter's kind, format, layers and lineage."""
-    from selma.adapters.table import ADAPTERS
-
+def print_adapter(file: Adapter, about: Sequence[str], console: Console) -> None:
+    """Print an adapter's kind, format, layers and lineage, and what its own kind says about it."""
     parts = Counter(layer.partition(".")[0] for layer in file.layers)
     lines = [f"{file.path}: {file.kind}, {file.format}"]
     if file.layers:
         counts = ", ".join(f"{count} of {part}" for part, count in parts.items())
         lines += [f"layers: {len(file.layers)} ({counts})"]
-    lines += ADAPTERS[file.kind].describe(file)
+    lines += about
     lines += [f"base: {file.lineage.base or 'not named'}"]
     lines += [f"{key}: {value}" for key, value in sorted(file.lineage.made_by.items())]
     for line in lines:

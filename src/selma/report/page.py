@@ -17,6 +17,7 @@ from typing import Any
 from markupsafe import Markup
 
 from selma.config import ReportConfig
+from selma.records.benchmarks import spaced
 from selma.records.images import Pair, over_token_limit
 from selma.records.pages import Page
 from selma.records.record import Record
@@ -179,9 +180,7 @@ def stage_times(journal: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def shown_pairs(pairs: list[Pair], count: int) -> Iterator[tuple[str, str]]:
     """(text, image) of `count` pairs, evenly spaced over all of a skill."""
-    count = min(count, len(pairs))
-    for i in range(count):
-        pair = pairs[(2 * i + 1) * len(pairs) // (2 * count)]
+    for pair in spaced(pairs, count):
         yield pair.prompt.text, grids.data_uri(pair.image)
 
 

@@ -11,7 +11,6 @@ Every answer is kept, so that scores can be computed by another rule without the
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from selma.workspace import (
     Item,
     Workspace,
     inside,
+    manifest,
     read_lines,
     recipe_key,
 )
@@ -135,15 +135,6 @@ def benchmark_hash(benchmark_prompts: Sequence[BenchmarkPrompt]) -> str:
 def has_choices(benchmark_prompts: Sequence[BenchmarkPrompt]) -> bool:
     """Whether any question is multiple choice."""
     return any(question.choices for prompt in benchmark_prompts for question in prompt.questions)
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of the item in this folder; {} if it is not finished."""
-    try:
-        content = json.loads((folder / "manifest.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _recipe(asked: list[Any], images: Path, network: Judge | Scorer) -> dict[str, Any]:

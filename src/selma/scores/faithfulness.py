@@ -151,12 +151,6 @@ def prompt_scores(verdicts: Verdicts) -> dict[str, float]:
     return {id: points(of_prompt) / len(of_prompt) for id, of_prompt in verdicts.items()}
 
 
-def question_score(verdicts: Verdicts) -> float:
-    """Share of all questions that earn their point, 0..1: the average that SELMA reports, in which
-    prompts with many questions weigh more."""
-    return sum(map(points, verdicts.values())) / sum(map(len, verdicts.values()))
-
-
 def points(of_prompt: Mapping[str, Verdict]) -> int:
     """The number of questions that earn their point."""
     return sum(verdict == "yes" for verdict in of_prompt.values())

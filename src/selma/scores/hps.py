@@ -26,17 +26,18 @@ from selma.errors import ConfigError, DataError
 from selma.ids import listed
 from selma.image_files import OPENER, open_image
 from selma.image_names import Listing, list_images, say_left_out
+from selma.paths import AnyPath
 from selma.progress import progress
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.row_files import Row, fill_rows, in_rounds
 from selma.scores import statistics
-from selma.scores.answering import manifest
 from selma.textfiles import read_text
 from selma.workspace import (
     SCORES,
     Item,
     Workspace,
     file_sha256,
+    manifest,
     read_lines,
     recipe_key,
     write_json,
@@ -58,8 +59,9 @@ def version_kind(version: str) -> str:
     return kinds[version.removeprefix("v")]
 
 
-def read_hps_prompts(folder: Path) -> dict[str, list[str]]:
+def read_hps_prompts(folder: AnyPath) -> dict[str, list[str]]:
     """Style → its prompts; their order numbers the images. Raises DataError."""
+    folder = Path(folder)
     prompts = {}
     for style in STYLES:
         path = folder / f"{style}.json"
@@ -99,7 +101,7 @@ def given_images(folder: Path, prompts: Prompts) -> dict[str, Path]:
 
 
 def score_hps(
-    images: Path,
+    images: AnyPath,
     prompts: Prompts,
     scorer: PreferenceScorer,
     *,
@@ -111,6 +113,7 @@ def score_hps(
     `score` is the mean over all images, each style has its own, and `missing` counts the prompts
     without an image. Raises DataError for a broken image, or without any.
     """
+    images = Path(images)
     files = given_images(images, prompts)
     scores: list[float] = []
     benchmark_prompts = [prompt for prompt in hps_benchmark(prompts) if prompt.id in files]

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from selma.errors import DataError
 from selma.records.benchmarks import Answer
 from selma.records.scores import MeasureInfo
 from selma.scores.faithfulness import Verdict, Verdicts
@@ -25,16 +24,6 @@ Over = Literal["prompts", "questions"]
 def expected(answer: Answer, verdict: Verdict) -> float:
     """1 for the expected answer, unless a dependency took its point; otherwise 0."""
     return float(verdict == "yes")
-
-
-def probability(answer: Answer, verdict: Verdict) -> float:
-    """The judge's probability of yes, whatever its words. Raises DataError if it gives none."""
-    if answer.yes is None:
-        raise DataError(
-            f"A soft measure needs probabilities, but the answer to question {answer.question_id} "
-            f"of prompt {answer.prompt_id} has none. Name a judge that gives them."
-        )
-    return answer.yes
 
 
 def all_or_nothing(points: Sequence[float]) -> float:

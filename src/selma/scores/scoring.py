@@ -27,7 +27,6 @@ from selma.scores.answering import (
     benchmark_hash,
     clip_item,
     has_choices,
-    manifest,
     read_answer_file,
     read_clip_file,
 )
@@ -52,7 +51,7 @@ from selma.scores.soft import (
 )
 from selma.scores.statistics import by_prompt
 from selma.scores.tifa import Matcher, match_choices
-from selma.workspace import SCORES, Item, Workspace, inside, read_lines, write_json
+from selma.workspace import SCORES, Item, Workspace, inside, manifest, read_lines, write_json
 
 
 def score_models(

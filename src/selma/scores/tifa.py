@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError
 
 from selma.errors import DataError
+from selma.paths import AnyPath
 from selma.records.benchmarks import Answer, BenchmarkPrompt
 from selma.records.record import Record
 from selma.scores import faithfulness
@@ -49,8 +50,9 @@ class TifaQuestion(Record):
     element: str = ""
 
 
-def read_tifa(path: Path) -> list[TifaQuestion]:
+def read_tifa(path: AnyPath) -> list[TifaQuestion]:
     """Read TIFA's question file, or another in its layout. Raises DataError."""
+    path = Path(path)
     questions = []
     for number, row in enumerate(read_json(path)):
         try:

@@ -7,7 +7,6 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 
 from selma.adapters.files import Lineage
-from selma.adapters.rotations.cayley import free_parameters
 from selma.applications.control import network_files, networks
 from selma.errors import AdapterError, DataError, ModelError
 
@@ -99,7 +98,6 @@ def test_the_branch_on_sd15_has_the_released_parameters():
     assert sum(p.numel() for p in branch.parameters()) == 1_086_480
     strides = [m.stride[0] for m in branch.modules() if isinstance(m, torch.nn.Conv2d)]
     assert len(strides) == 8 and strides.count(2) == 3
-    assert free_parameters(320, 4) == 4 * 80 * 79 // 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -229,9 +229,11 @@ def test_every_image_that_pillow_reads_is_used_and_others_are_named(tmp_path, ca
     assert len(subject.images) == 7
     manifest = json.loads((subject.images[0].parents[1] / "manifest.json").read_text())
     assert manifest["summary"]["left_out"] == {
-        ".DS_Store": "hidden", "h.heic": "Pillow reads no .heic", "notes.txt": "a text"
-    }  # fmt: skip
-    assert "subject mug: 7 images are used, 3 files are not: h.heic" in capsys.readouterr().err
+        ".DS_Store": "hidden",
+        "h.heic": "Pillow reads no .heic without the package pillow-heif",
+        "notes.txt": "a text",
+    }
+    assert "subject mug: 7 used, 3 left out: h.heic" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("background", "value"), [("white", 255), ("#204060", (32, 64, 96))])

@@ -136,7 +136,7 @@ def test_what_cannot_be_compared_is_named(world) -> None:
         quality_items(BENCHMARK, images, good, encoder, folder)
 
 
-def test_encoders_see_each_picture_for_itself(tmp_path: Path) -> None:
+def test_encoders_see_each_image_for_itself(tmp_path: Path) -> None:
     some = [image("red"), image("blue", "green"), image("green")]
     settings = PreferenceConfig(
         kind="clip", model=str(clip_folder(tmp_path / "clip")), device="cpu"

@@ -426,6 +426,11 @@ def test_files(name: str) -> None:
     assert prompt_inside(data) == prompt
 
 
+def test_halves_of_characters_become_question_marks() -> None:
+    data = png(parameters='{"prompt": "a fox \\ud83d, snow \\ud83d\\ude00"}')
+    assert prompt_inside(data) == "a fox ?, snow 😀"
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [

@@ -114,15 +114,21 @@ def test_every_file_of_a_source_is_used_or_rejected(
     rejected = (made[0].image.parents[1] / REJECTED).read_text().splitlines()
     rows = {row["source"]: row for row in map(json.loads, rejected)}
     assert set(rows) == {"c.png", "e.heic", "notes.txt", "._a.png", "sub/f.mp4"}
-    assert rows["e.heic"]["detail"] == "Pillow reads no .heic"
+    assert rows["e.heic"]["detail"] == "Pillow reads no .heic without the package pillow-heif"
     assert rows["c.png"]["detail"] == "its metadata cannot be read"
     assert rows["notes.txt"]["reason"] == "lies beside the images"
-    assert "3 images are used, 4 files are not" in capsys.readouterr().err
+    assert "3 used, 4 left out" in capsys.readouterr().err
 
 
-def test_images_that_no_row_names_are_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["in", "./in/../in", "linked"])
+def test_images_that_no_row_names_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
     settings = folder_of(tmp_path / "in", a_png=(image(1), {}))
     saved(tmp_path / "in" / "b.png", seed=2)
+    (tmp_path / "linked").symlink_to("in")
+    monkeypatch.chdir(tmp_path)
+    settings["source"]["folder"] = folder
     collect(tmp_path, settings)
     assert counts(tmp_path, settings) == {"not used": 1}
 
@@ -133,10 +139,11 @@ def test_dumps_of_both_kinds_are_read(tmp_path: Path) -> None:
         {"id": 1, "url": "https://x/a/1.jpeg", "meta": {"prompt": "a kite", "seed": 0}},
         {"id": 2, "url": "https://x/b/2.jpeg", "meta": {"id": 2, "meta": {"prompt": "a red kite"}}},
         {"id": 3, "url": "https://x/c/3.jpeg", "meta": {"id": 3, "meta": None}},
-        {"id": 4, "url": "https://x/d/4.jpeg", "meta": None},
+        {"id": 4, "url": "https://x/d/4.jpeg\ud83d", "meta": None, "license": "\ud83d"},
     ]
     dump = tmp_path / "dump.json"
     dump.write_text(json.dumps({"items": rows, "metadata": {}}), "utf-8-sig")
     entries = list(read_dump(dump))
     assert [entry.prompt for entry in entries] == ["a kite", "a red kite", "", ""]
     assert [bool(entry.reason) for entry in entries] == [False, False, True, True]
+    assert (entries[3].address, entries[3].licence) == ("https://x/d/4.jpeg?", "?")

@@ -87,7 +87,7 @@ def test_what_is_read_is_what_datasets_reads(tmp_path):
     assert (row["text"], row["prompt"], row["image"].size) == ("a cat", "cat, 4k", (40, 30))
 
 
-def test_damaged_and_huge_pictures_are_set_aside_and_broken_rows_refused(tmp_path):
+def test_damaged_and_huge_images_are_set_aside_and_broken_rows_refused(tmp_path):
     saved(tmp_path / "good.png"), saved(tmp_path / "huge.png", size=(70, 60))
     (tmp_path / "bad.png").write_bytes((tmp_path / "good.png").read_bytes()[:99])
     rows = [{"file_name": n, "text": n, "prompt": n} for n in ("good", "bad", "huge")]
@@ -207,7 +207,7 @@ def counts(tmp_path, settings, name="run"):
 TOYBOX = {"source": {"kind": "toybox", "count": 12}}
 
 
-def test_toybox_gives_plain_captions_rich_tags_and_their_picture(tmp_path):
+def test_toybox_gives_plain_captions_rich_tags_and_their_image(tmp_path):
     made = collect(tmp_path, TOYBOX)
     assert len(made) == 12 and counts(tmp_path, TOYBOX) == {}
     assert len({t.prompt for t in made}) == 12
@@ -300,7 +300,7 @@ def test_marks_duplicates_and_what_is_marked_can_be_kept(tmp_path):
     assert {t.licence for t in made} == {"as agreed"}
 
 
-def test_equal_pictures_are_one(tmp_path):
+def test_equal_images_are_one(tmp_path):
     folder = tmp_path / "pngs"
     for n in range(2):
         info = PngInfo()
@@ -390,6 +390,15 @@ def test_a_stopped_collection_goes_on_and_ends_with_the_same_bytes(tmp_path, mon
         ("Sentence: A cat.", "A cat."),
         ("**A cat.**", "A cat."),
         ("", ""),
+        ("<think>A dog? No.</think>\nA cat sits.", "A cat sits."),
+        ("A dog? No.\n</think>\n\nA cat sits.", "A cat sits."),
+        ("Sure! Here is a sentence:\n\nA cat sits.", "A cat sits."),
+        ("```\nA cat sits.\n```", "A cat sits."),
+        ("1. A cat sits.", "A cat sits."),
+        ('{"sentence": "A cat sits."}', "A cat sits."),
+        ("A cat sits. It is old.", "A cat sits. It is old."),
+        ("I am sorry, but I cannot do that.", ""),
+        ("<think>A dog? N", ""),
         ("word " * 100, ""),
     ],
 )
@@ -422,7 +431,7 @@ def classifier(labels=("neutral", "drawings", "porn")):
     return root
 
 
-def test_unsafe_pictures_go_by_the_classifier_that_is_named(tmp_path):
+def test_unsafe_images_go_by_the_classifier_that_is_named(tmp_path):
     from selma.backbones.perception.captioning import Classifier
     from selma.config.networks import Safety
 

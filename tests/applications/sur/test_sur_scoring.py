@@ -205,7 +205,7 @@ def test_mistakes_are_found_before_anything_is_loaded(tmp_path: Path) -> None:
         SurScores.model_validate({"quality": {"features": {"kind": "pickscore", "model": "a/b"}}})
 
 
-def test_an_exam_prompt_without_questions_is_refused(world) -> None:
+def test_a_benchmark_prompt_without_questions_is_refused(world) -> None:
     folder, images = world
     silent = [BenchmarkPrompt(id=p.id, text=p.text, group=p.group, questions=()) for p in BENCHMARK]
     with pytest.raises(DataError, match="needs questions"):

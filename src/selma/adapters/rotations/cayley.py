@@ -102,17 +102,6 @@ def turned(weight: Tensor, blocks: Tensor) -> Tensor:
     return torch.einsum("orb,rcb->orc", parts, blocks.expand(parts.shape[1], -1, -1)).flatten(1)
 
 
-def block_diagonal(blocks: Tensor, count: int) -> Tensor:
-    """The whole R [count b, count b], of [count, b, b] or of one block that all share."""
-    return torch.block_diag(*blocks.expand(count, -1, -1))
-
-
-def free_parameters(width: int, blocks: int, *, shared: bool = False) -> int:
-    """r b (b - 1) / 2 with b = width / r, or those of one block if all share it."""
-    size = width // blocks
-    return (1 if shared else blocks) * size * (size - 1) // 2
-
-
 def ball(eps: float, meaning: Radius, *, size: int, blocks: int, shared: bool = False) -> float:
     """The largest Frobenius norm of a block's S that COFT allows; what eps means is by name.
 

@@ -1,16 +1,14 @@
 """OFT (arXiv:2306.07280) on a denoiser: attach, train, save, detach, apply.
 
 Training turns a layer's input instead of its weight, x R before W, which is the same function. The
-mathematics is `rotation`'s; the backward pass is written out, since Cayley's has a closed form that
+mathematics is `cayley`'s; the backward pass is written out, since Cayley's has a closed form that
 needs no further system to be solved.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,6 @@ from selma.adapters.rotations.files import (
     MAGNITUDES,
     SKEW_ENTRIES,
     RotationFile,
-    Turn,
     read_rotations,
     require_rotations_fit,
     turn_of,
@@ -37,7 +34,7 @@ from selma.adapters.rotations.foreign import convert_rotations, is_rotation, rea
 from selma.backbones.families.stable_diffusion import FAMILY
 from selma.backbones.text_to_image import ROTATION_FILE
 from selma.config.adapters import OftConfig, RotationConfig
-from selma.errors import AdapterError, ConfigError
+from selma.errors import ConfigError
 
 Targets = Mapping[str, tuple[str, ...]]
 """A choice of layers → endings of their names."""
@@ -64,13 +61,14 @@ def attach(
         size = layer.in_features // blocks
         rows = 1 if config.share_blocks else blocks
         device = layer.weight.device
-        turning = nn.Parameter(torch.zeros(rows, size * (size - 1) // 2, device=device))
-        tensors[f"{name}.{SKEW_ENTRIES}"] = turning
+        entries = nn.Parameter(torch.zeros(rows, size * (size - 1) // 2, device=device))
+        tensors[f"{name}.{SKEW_ENTRIES}"] = entries
         scales = None
         if config.magnitudes:
             scales = nn.Parameter(torch.zeros(layer.out_features, device=device))
             tensors[f"{name}.{MAGNITUDES}"] = scales
-        _override(layer, [_Step(skew_entries=turning, log_magnitudes=scales)])
+        # An instance's own forward: names, parameters and state of the denoiser stay as they are.
+        layer.forward = _Turned(layer, entries, scales)  # type: ignore[assignment]
     return dict(sorted(tensors.items()))
 
 
@@ -132,123 +130,29 @@ def energies(denoiser: nn.Module, path: Path) -> dict[str, Any]:
     return {"all": total, "layers": layers}
 
 
-@contextmanager
-def turning(
-    denoiser: nn.Module,
-    adapters: Sequence[RotationFile],
-    *,
-    strengths: Iterable[float] | None = None,
-) -> Iterator[None]:
-    """While the block runs, the denoiser's layers work as if the adapters were in their weights,
-    the first of them first. The weights are not touched. Raises AdapterError if one does not
-    fit."""
-    each = [1.0] * len(adapters) if strengths is None else list(strengths)
-    steps: dict[str, list[_Step]] = {}
-    for file, strength in zip(adapters, each, strict=True):
-        for key in file.layers:
-            module = names.split(key)[1]
-            turn = file.turn(key)
-            layer = layer_of(denoiser, module, who=file.path)
-            turn.require_fit(tuple(layer.weight.shape), of=f"{file.path}, {key}")
-            steps.setdefault(module, []).append(_Step.of(turn.scaled(strength), layer))
-    try:
-        for module, layer_steps in steps.items():
-            _override(layer_of(denoiser, module, who="the adapter"), layer_steps)
-        yield
-    finally:
-        detach(denoiser)
-
-
-def layer_of(denoiser: nn.Module, module: str, *, who: object) -> nn.Linear:
-    """The linear layer of that path. Raises AdapterError if there is none."""
-    try:
-        layer = denoiser.get_submodule(module)
-    except AttributeError:
-        layer = None
-    if not isinstance(layer, nn.Linear):
-        raise AdapterError(
-            f"{who} turns {module}, but this denoiser has no such linear layer. It was made for "
-            "another model."
-        )
-    return layer
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One adapter's share of a layer's forward pass."""
-
-    skew_entries: Tensor | None = None
-    mixture: Tensor | None = None
-    log_magnitudes: Tensor | None = None
-    low_rank: tuple[Tensor, Tensor] | None = None
-
-    @classmethod
-    def of(cls, turn: Turn, layer: nn.Linear) -> _Step:
-        def there(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(layer.weight.device)
-
-        pair = turn.low_rank and (there(turn.low_rank[0]), there(turn.low_rank[1]))
-        return cls(
-            there(turn.skew_entries),
-            there(turn.mixture),
-            there(turn.log_magnitudes),
-            pair,  # type: ignore[arg-type]
-        )
-
-    @property
-    def only_turns(self) -> bool:
-        return self.log_magnitudes is None and self.low_rank is None
-
-    def turned(self, x: Tensor) -> Tensor:
-        """x R."""
-        if self.mixture is not None:
-            eye = torch.eye(self.mixture.shape[-1], device=x.device)
-            return turned_by(x, (self.mixture - eye).to(x.dtype))
-        if self.skew_entries is not None:
-            rotated: Tensor = _Rotated.apply(x, self.skew_entries)
-            return rotated
-        return x
-
-
 class _Turned:
-    """The forward pass of a linear layer with W_n = D_n W_(n-1) R_nᵀ + Δ_n of adapters 1 ... n."""
+    """The forward pass of a linear layer whose weight is D W Rᵀ."""
 
-    def __init__(self, layer: nn.Linear, steps: Sequence[_Step]) -> None:
-        self.layer, self.steps = layer, list(steps)
+    def __init__(
+        self, layer: nn.Linear, skew_entries: Tensor, log_magnitudes: Tensor | None = None
+    ) -> None:
+        self.layer, self.skew_entries, self.log_magnitudes = layer, skew_entries, log_magnitudes
 
     def __call__(self, x: Tensor) -> Tensor:
         layer, kind = self.layer, _kind(x)
         if torch.is_autocast_enabled(kind):
             x = x.to(torch.get_autocast_dtype(kind))  # as the layer itself would
-        if all(step.only_turns for step in self.steps):
-            for step in reversed(self.steps):
-                x = step.turned(x)
-            return nn.functional.linear(x, layer.weight, layer.bias)
-        y = self._through(len(self.steps), x)
+        rotated = _Rotated.apply(x, self.skew_entries)
+        if self.log_magnitudes is None:
+            return nn.functional.linear(rotated, layer.weight, layer.bias)
+        y = nn.functional.linear(rotated, layer.weight)
+        y = y * self.log_magnitudes.exp().to(y.dtype)
         return y if layer.bias is None else y + layer.bias.to(y.dtype)
-
-    def _through(self, count: int, x: Tensor) -> Tensor:
-        """x W_countᵀ."""
-        if not count:
-            return nn.functional.linear(x, self.layer.weight)
-        step = self.steps[count - 1]
-        y = self._through(count - 1, step.turned(x))
-        if step.log_magnitudes is not None:
-            y = y * step.log_magnitudes.exp().to(y.dtype)
-        if step.low_rank is not None:
-            a, b = (factor.to(x.dtype) for factor in step.low_rank)
-            y = y + (x @ a.mT) @ b.mT
-        return y
 
 
 def _kind(x: Tensor) -> str:
     """Its device's kind, as autocast knows it; shapes alone (meta) count as a CPU's."""
     return "cpu" if x.device.type == "meta" else x.device.type
-
-
-def _override(layer: nn.Linear, steps: Sequence[_Step]) -> None:
-    # An instance's own forward: names, parameters and state of the denoiser stay what they are.
-    layer.forward = _Turned(layer, steps)  # type: ignore[assignment]
 
 
 def turned_by(x: Tensor, change: Tensor) -> Tensor:
@@ -355,7 +259,7 @@ OFT = AdapterKind(
     save=save,
     energies=energies,
     weight_changes=weight_changes,
-    require_fit=lambda adapter, model, who: require_rotations_fit(adapter, model.shapes, who=who),
+    require_fit=lambda adapter, base, who: require_rotations_fit(adapter, base.shapes, who=who),
     convert=convert_rotations,
     convert_options=frozenset({"coft_eps"}),
     describe=describe,

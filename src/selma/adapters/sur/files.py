@@ -18,6 +18,7 @@ from selma.adapters.sur.network import SurAdapter, Widths, as_settings, restored
 from selma.backbones.preference.checkpoints import read_state
 from selma.config.adapters import SurConfig
 from selma.errors import AdapterError
+from selma.paths import AnyPath
 
 FILE = "sur_adapter.safetensors"
 SUR_KEY = "sur"
@@ -127,8 +128,11 @@ def load_released(path: Path, *, weight: float, attention: str = "batch") -> Sur
         raise AdapterError(f"{path}: {error}") from error
 
 
-def convert_released(path: Path, out: Path, *, weight: float, attention: str = "batch") -> Path:
+def convert_released(
+    path: AnyPath, out: AnyPath, *, weight: float, attention: str = "batch"
+) -> Path:
     """Write a released checkpoint as our file, in the folder `out`. Raises as `load_released`."""
+    path, out = Path(path), Path(out)
     adapter = load_released(path, weight=weight, attention=attention)
     out.mkdir(parents=True, exist_ok=True)
     save(

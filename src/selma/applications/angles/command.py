@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from selma.console import Seed
+
 oft = typer.Typer(help="Experiments of the OFT paper.", no_args_is_help=True)
 
 
@@ -25,7 +27,7 @@ def angles(
     ),
     count: Annotated[int, typer.Option(min=1, help="Images to train on.")] = 1000,
     epochs: Annotated[int, typer.Option(min=1)] = 200,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Show what angles and magnitudes carry: an autoencoder decodes either alone."""
     from rich.console import Console

@@ -8,7 +8,6 @@ decoded by the unchanged decoder.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -23,12 +22,13 @@ from torch import Tensor, nn
 from selma.errors import DataError, WorkspaceError
 from selma.image_files import open_image, png_bytes
 from selma.image_names import Listing, list_images, say_left_out
+from selma.paths import AnyPath
 from selma.randomness import rng, seed_for
 from selma.scores.statistics import interval
 from selma.toybox.drawing import IMAGE_PX
 from selma.toybox.pretraining.loop import Course, train
 from selma.toybox.scenes import FINE_GRID_PX, render, sample_scene
-from selma.workspace import write_bytes, write_json
+from selma.workspace import read_json, write_bytes, write_json
 
 PX = IMAGE_PX
 BATCH = 128
@@ -121,7 +121,7 @@ def features(model: Autoencoder, x: Tensor, *, scale: float) -> dict[str, Tensor
 
 def run_angles(
     source: str,
-    out: Path,
+    out: AnyPath,
     *,
     count: int = 1000,
     epochs: int = 200,
@@ -135,6 +135,7 @@ def run_angles(
     if there are too few images, and WorkspaceError if the checkpoint is of other images, epochs or
     another seed.
     """
+    out = Path(out)
     x = loaded(source, count + HELD_OUT, seed=seed)
     digest = hashlib.sha256(x.numpy().tobytes()).hexdigest()
     _claim(out, {"images": digest, "held_out": HELD_OUT, "epochs": epochs, "seed": seed})
@@ -182,11 +183,7 @@ def _claim(out: Path, recipe: Mapping[str, Any]) -> None:
     """Record what the folder's checkpoint is trained on. Raises WorkspaceError if it holds a
     checkpoint of anything else."""
     checkpoint, note = out / f"{NAME}.safetensors", out / RECIPE
-    try:
-        recorded = json.loads(note.read_text("utf-8"))
-    except (OSError, ValueError):
-        recorded = None
-    if checkpoint.exists() and recorded != recipe:
+    if checkpoint.exists() and read_json(note) != recipe:
         raise WorkspaceError(
             f"{checkpoint} must be of these images, epochs and seed, but is of others. Choose "
             "another --out, or remove it to train anew."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from selma.adapters import names
 from selma.adapters.files import OUR_KEY, Lineage, as_json, given, lineage_json, write_safetensors
 from selma.adapters.names import sorted_layers
+from selma.adapters.replacing import replaced
 from selma.adapters.rotations.files import ROLES, RotationFile, Turn, turn_of
 from selma.adapters.rotations.oft import weight_changes
 from selma.applications.control import networks
@@ -128,7 +129,9 @@ def controlled(model: TextToImage, file: ControlFile) -> Iterator[networks.Condi
     another model."""
     network = restored(model, file).to(model.device)
     conditioning = networks.Conditioning(network)
-    with model.replaced(_weight_changes(model, file)), conditioning.within(model.denoiser):
+    rotations = file.rotations
+    changes = {} if rotations is None else weight_changes(rotations)
+    with replaced(model, [(file.path, changes)]), conditioning.within(model.denoiser):
         yield conditioning
 
 
@@ -149,21 +152,6 @@ def restored(model: TextToImage, file: ControlFile) -> nn.Module:
             "made for another model."
         ) from error
     return network.requires_grad_(False).eval()
-
-
-def _weight_changes(model: TextToImage, file: ControlFile) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Module → the adapter's change of its weight. Raises AdapterError for a missing module."""
-    rotations = file.rotations
-    if rotations is None:
-        return {}
-    changes = {names.split(key)[1]: change for key, change in weight_changes(rotations).items()}
-    modules = {name.removesuffix(".weight") for name, _ in model.denoiser.named_parameters()}
-    if missing := sorted(changes.keys() - modules):
-        raise AdapterError(
-            f"{file.path} changes {missing[0]}, which this denoiser does not have. It was made for "
-            "another model."
-        )
-    return changes
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

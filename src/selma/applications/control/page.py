@@ -16,6 +16,7 @@ from rich.table import Table
 
 from selma.applications.control.records import ControlCard, ControlSample, ControlScore
 from selma.applications.control.settings import Table as TableName
+from selma.records.benchmarks import spaced
 from selma.records.pages import Page, PageTable
 from selma.records.scores import Interval
 from selma.report import grids, tables
@@ -139,7 +140,7 @@ def render(sections: Sequence[ConditionSection], *, name: str, settings: Mapping
                 "measures": measures_in(s.card),
                 "tables": [(TITLES[table], _rows(s.card, names)) for table, names in s.groups],
                 "meaning": MEANINGS.get(s.card.condition, UNREAD),
-                "cards": [_card(s, sample) for sample in _chosen(s.samples)],
+                "cards": [_card(s, sample) for sample in spaced(s.samples, IMAGES)],
             }
             for s in sections
         ],
@@ -201,11 +202,6 @@ def _rows(card: ControlCard, names: Sequence[str]) -> list[ControlScore]:
     by_name = {model.model: model for model in card.models}
     untrained = [model for model in card.models if model.role != "control"]
     return [*untrained, *(by_name[name] for name in names)]
-
-
-def _chosen(samples: Sequence[ControlSample]) -> list[ControlSample]:
-    count = min(IMAGES, len(samples))
-    return [samples[(2 * i + 1) * len(samples) // (2 * count)] for i in range(count)]
 
 
 def _card(section: ConditionSection, sample: ControlSample) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from selma.applications.evaluation.answer_files import answers_by_model
 from selma.applications.evaluation.dsg import DsgRules, verdicts_given
 from selma.errors import DataError
 from selma.ids import listed
+from selma.paths import AnyPath
 from selma.scores import faithfulness
 from selma.scores.benchmarks import read_dsg
 from selma.scores.benchmarks.layouts import in_folder
@@ -37,13 +38,14 @@ def read_ratings(path: Path) -> dict[ImageKey, float]:
 
 
 def dsg_agreement(
-    annotations: Path, answers: Path, ratings: Path, *, rules: DsgRules
+    annotations: AnyPath, answers: AnyPath, ratings: AnyPath, *, rules: DsgRules
 ) -> dict[str, float | int]:
     """Correlate DSG scores with ratings of the same images; see `correlation`.
 
     annotations: CSV in DSG-1k's layout. answers: CSV as for `dsg.read_answers`, about one model or
     several. ratings: CSV as for `read_ratings`. Raises DataError.
     """
+    annotations, answers, ratings = Path(annotations), Path(answers), Path(ratings)
     benchmark_prompts = read_dsg(annotations, dependencies=rules.dependencies)
     scores: dict[ImageKey, float] = {}
     for model, given in answers_by_model(answers).items():
@@ -53,7 +55,9 @@ def dsg_agreement(
     return correlation(scores, read_ratings(ratings))
 
 
-def tifa_agreement(questions: Path, answers: Path, ratings: Path) -> dict[str, float | int]:
+def tifa_agreement(
+    questions: AnyPath, answers: AnyPath, ratings: AnyPath
+) -> dict[str, float | int]:
     """Correlate TIFA scores with ratings of the same images; see `correlation`.
 
     An image's score is the share of its prompt's questions that are answered with the very words
@@ -64,6 +68,7 @@ def tifa_agreement(questions: Path, answers: Path, ratings: Path) -> dict[str, f
     of an image in TIFA's order. ratings: CSV as for `read_ratings`, with TIFA's id of each item_id
     as source_id. Raises DataError, also if the answers are to other questions than TIFA's.
     """
+    questions, answers, ratings = Path(questions), Path(answers), Path(ratings)
     questions_of: dict[str, list[TifaQuestion]] = defaultdict(list)
     for question in read_tifa(in_folder(questions, QUESTIONS)):
         questions_of[question.id].append(question)

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from selma.applications.evaluation.answer_files import read_answers
 from selma.errors import ConfigError, DataError
 from selma.ids import listed
+from selma.paths import AnyPath
 from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
 from selma.records.record import Record
 from selma.records.scores import Interval
@@ -81,8 +82,8 @@ def rules_of(preset: str, changes: Mapping[str, str]) -> DsgRules:
 
 
 def score_dsg(
-    annotations: Path,
-    answers: Path,
+    annotations: AnyPath,
+    answers: AnyPath,
     *,
     rules: DsgRules,
     model: str | None = None,
@@ -94,6 +95,7 @@ def score_dsg(
     annotations: CSV in DSG-1k's layout. answers: CSV with item_id, question_id and answer; if a
     column t2i_model names several models, `model` selects one of them. Raises DataError.
     """
+    annotations, answers = Path(annotations), Path(answers)
     benchmark_prompts = read_dsg(annotations, dependencies=rules.dependencies)
     given, models = read_answers(answers, model)
     return score_answers(benchmark_prompts, given, rules=rules, seed=seed, resamples=resamples) | {

@@ -24,6 +24,7 @@ from selma.config.scores import AnyJudge, LocalJudge, ScoresConfig
 from selma.errors import ConfigError, DataError, ModelError
 from selma.ids import listed
 from selma.image_names import list_images, say_left_out
+from selma.paths import AnyPath
 from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
 from selma.records.scores import Interval
 from selma.scores.answering import WORDS, has_choices
@@ -35,13 +36,13 @@ from selma.scores.tifa import match_choices
 
 
 def score_images(
-    images: Path,
+    images: AnyPath,
     *,
     benchmark: str = "toybox",
     split: str = "test",
     judge: AnyJudge = "toybox-a",
     rules: DsgRules,
-    answers: Path | None = None,
+    answers: AnyPath | None = None,
     vqascore: str | None = None,
     choices_prompt: str = WORDS,
     matcher: str | None = None,
@@ -56,6 +57,8 @@ def score_images(
     question about the whole prompt. choices_prompt, matcher: for multiple-choice questions, as in
     `scores` of a run's settings. Raises DataError, ConfigError or ModelError.
     """
+    images = Path(images)
+    answers = None if answers is None else Path(answers)
     row = benchmark_of(benchmark)
     benchmark_prompts = _prompts(benchmark, row, split, rules)
     files, strangers = _images(images, benchmark_prompts)

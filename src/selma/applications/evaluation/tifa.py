@@ -14,6 +14,7 @@ from typing import Any
 
 from selma.errors import DataError
 from selma.ids import listed
+from selma.paths import AnyPath
 from selma.records.record import Record
 from selma.scores import statistics
 from selma.scores.tifa import Matcher, TifaId, TifaQuestion, nearest_choices, read_json, tifa_id
@@ -29,9 +30,10 @@ class TifaAnswer(Record):
     choice: str | None = None
 
 
-def read_tifa_answers(path: Path) -> list[TifaAnswer]:
+def read_tifa_answers(path: AnyPath) -> list[TifaAnswer]:
     """Read answers from a CSV (id or item_id, question, answer) or a JSON: a list of such rows, or
     TIFA's own result file. Raises DataError."""
+    path = Path(path)
     if path.suffix.lower() == ".csv":
         rows: list[Any] = [row for _, row in csv_rows(path)]
     else:

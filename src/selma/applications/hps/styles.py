@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from selma.config import RunConfig
 from selma.config.scores import PreferenceConfig
 from selma.errors import ConfigError
+from selma.paths import AnyPath
 from selma.pipeline import Stages, opened
 from selma.records.adapters import AppliedAdapter, applied
 from selma.records.merged import UNIFORM
@@ -27,9 +28,9 @@ def score_styles(
     config: RunConfig,
     scorer: PreferenceConfig,
     *,
-    prompts: Path,
+    prompts: AnyPath,
     model: str = "merged",
-    images: Path | None = None,
+    images: AnyPath | None = None,
 ) -> dict[str, Any]:
     """Score one of the run's models ("base", "merged" or a skill); the result is `scores.hps`'s.
 
@@ -40,6 +41,8 @@ def score_styles(
     from selma.backbones.preference.scorers import load_preference
     from selma.scores.hps import given_images, hps_benchmark, hps_item, read_hps, read_hps_prompts
 
+    prompts = Path(prompts)
+    images = None if images is None else Path(images)
     texts = read_hps_prompts(prompts)
     # No judge answers here, so that the run's judges need not be present.
     with opened(config, make=[SCORES], checked=[], work=_work) as stages:

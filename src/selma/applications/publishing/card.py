@@ -31,6 +31,7 @@ from selma.finished import NotFinished
 from selma.merged.merging import read_diagnostics
 from selma.merged.planning import method_of
 from selma.merged.searching import read_trials
+from selma.paths import AnyPath
 from selma.pipeline import Stages, scorecard
 from selma.records.adapters import applied
 from selma.records.benchmarks import BenchmarkPrompt, evenly
@@ -58,13 +59,14 @@ class WrittenCard:
 
 
 def write_card(
-    run: Path, *, repository: str = UNNAMED, licence: str | None = None, images: int = 6
+    run: AnyPath, *, repository: str = UNNAMED, licence: str | None = None, images: int = 6
 ) -> WrittenCard:
     """Write the run's card into its `4-merged`, replacing an older one.
 
     licence: one of the Hub's names; None takes the base's, if known. Raises WorkspaceError unless
     the merge is finished; the card of a run without scores has no scorecard.
     """
+    run = Path(run)
     config = read_run_file(run)
     stages = Stages(config, Workspace(run), make=[])
     experts = stages.all_experts()

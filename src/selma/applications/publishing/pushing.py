@@ -12,6 +12,7 @@ from pathlib import Path
 
 from selma.applications.publishing.card import write_card
 from selma.errors import ConfigError, PublishError
+from selma.paths import AnyPath
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -28,7 +29,7 @@ class Pushed:
 
 
 def push(
-    run: Path,
+    run: AnyPath,
     repository: str,
     *,
     private: bool = False,
@@ -40,6 +41,7 @@ def push(
     Creates the repository if it does not exist. Raises ConfigError for an invalid name,
     PublishError if the Hub refuses or cannot be reached.
     """
+    run = Path(run)
     if not _REPOSITORY.fullmatch(repository):
         raise ConfigError(f"A repository is named owner/name, but {repository!r} came.")
     card = write_card(run, repository=repository, licence=licence)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from selma.console import Seed
+
 
 def questions(
     prompts: Annotated[
@@ -26,7 +28,7 @@ def questions(
         int, typer.Option(min=1, help="Requests for each step before a prompt is put aside.")
     ] = 3,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of each reply.")] = 2048,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Let a language model write questions about images of your prompts."""
     from selma.applications.questions.settings import backend_of, questions_config

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from selma.backbones.language.loose_json import plain, values
 from selma.backbones.language.replies import FENCE, readable
+from selma.prompts.markers import Mark, readings
 
 
 class Row(NamedTuple):
@@ -63,31 +64,12 @@ def rows(reply: str) -> list[Row]:
 
 
 def json_value(text: str) -> Any:
-    """The JSON in a readable reply, bare or in a fence; None if there is none."""
+    """The JSON in a readable reply, bare, in a fence or broken; None if there is none."""
     inner = "\n".join(line for line in text.split("\n") if not FENCE.match(line)).strip()
-    start = re.search(r'[\[{]\s*["\[{]', inner)
-    if start is None or _NUMBERED.match(inner.split("\n")[0]):
+    if _NUMBERED.match(inner.split("\n")[0]):
         return None
-    try:
-        value, end = json.JSONDecoder().raw_decode(inner[start.start() :])
-        rest = inner[start.start() + end :].strip()
-        if isinstance(value, dict) and rest.startswith("{"):  # one object on each line
-            lines = inner[start.start() :].split("\n")
-            return [json.loads(line) for line in lines if line.strip().startswith("{")]
-    except (ValueError, RecursionError):
-        return _whole_objects(inner[start.start() :])
-    return value
-
-
-def _whole_objects(text: str) -> list[Any] | None:
-    """The complete flat objects of broken JSON, which mostly the token limit cut off."""
-    objects = []
-    for part in re.findall(r"\{[^{}]*\}", text):
-        try:
-            objects.append(json.loads(part))
-        except ValueError:
-            continue
-    return objects or None
+    read = [plain(value.value) for value in values(inner, ended=True)]
+    return read[0] if len(read) == 1 else read or None
 
 
 def _row(line: str) -> Row:
@@ -97,8 +79,17 @@ def _row(line: str) -> Row:
     match = _NUMBERED.match(line)
     if match:
         return Row(int(match[1]), match[2].strip())
+    mark = next((mark for mark in readings(line) if _numbers(mark)), None)
+    if mark is not None:
+        return Row(mark.value, mark.rest)
     bullet = _BULLET.match(line)
     return Row(None, (bullet[1] if bullet else line).strip())
+
+
+def _numbers(mark: Mark) -> bool:
+    """Whether it numbers a row in another way of writing: in a circle, in a key, escaped."""
+    numbered = mark.system in ("decimal", "enclosed") and mark.closing == "mark"
+    return numbered and bool(mark.rest) and not mark.label
 
 
 def _json_rows(value: Any, depth: int = 0) -> Iterator[Row]:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import NonNegativeFloat, PositiveInt, ValidationError
 
 from selma.applications.loading import load_config
 from selma.config import RunConfig, parse_config
 from selma.config.networks import LanguageModelConfig, LocalLLM, ServedLLM
-from selma.config.section import Section
+from selma.config.section import Section, Seed
 from selma.errors import ConfigError
 
 
@@ -28,7 +28,7 @@ class QuestionsConfig(Section):
     max_new_tokens: PositiveInt = 2048
     patience: PositiveInt = 20
     """Stop with a report after this many prompts in a row without questions."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
 
 def backend_of(

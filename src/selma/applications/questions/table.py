@@ -9,9 +9,14 @@ from typing import Any
 
 from rich.console import Console
 
+from selma.paths import AnyPath
 
-def print_questions(result: Mapping[str, Any], out: Path, console: Console | None = None) -> None:
+
+def print_questions(
+    result: Mapping[str, Any], out: AnyPath, console: Console | None = None
+) -> None:
     """Print the number and cost of questions, the replies' faults, and the prompts put aside."""
+    out = Path(out)
     show = partial((console or Console()).print, highlight=False, markup=False, soft_wrap=True)
     show(f"{out}: {result['questions']} questions about {result['done']} prompts")
     show(

@@ -33,6 +33,7 @@ from selma.applications.questions.settings import QuestionsConfig
 from selma.backbones.language.loading import load_language_model, model_identity, parallel_requests
 from selma.backbones.language.model import LanguageModel, Reply, Sampling
 from selma.errors import ConfigError, DataError, NoProgress
+from selma.paths import AnyPath
 from selma.progress import progress
 from selma.randomness import seed_for
 from selma.records.benchmarks import BenchmarkPrompt
@@ -57,7 +58,7 @@ COLUMNS = (
 
 
 def write_questions(
-    prompts: Sequence[BenchmarkPrompt], config: QuestionsConfig, out: Path
+    prompts: Sequence[BenchmarkPrompt], config: QuestionsConfig, out: AnyPath
 ) -> dict[str, Any]:
     """Let a language model write questions about each prompt to `out`.
 
@@ -65,6 +66,7 @@ def write_questions(
     put aside. Raises NoProgress if no prompt, or none of `config.patience` in a row, gave
     questions, and BackendError if a server keeps failing; the same call continues from there.
     """
+    out = Path(out)
     if out.suffix.lower() != _SUFFIX[config.style]:
         raise ConfigError(
             f"Questions of style {config.style} are a {_SUFFIX[config.style]} file, but {out} came."

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, get_args
 from selma.applications.study.database import connect, read_study, sqlite_errors
 from selma.applications.study.plan import Study
 from selma.errors import WorkspaceError
+from selma.paths import AnyPath
 from selma.records.record import Record
 
 Choice = Literal["left", "tie", "right"]
@@ -50,9 +51,10 @@ class Ballot(NamedTuple):
     """In order of time, undone ones included."""
 
 
-def read_ballot(path: Path) -> Ballot:
+def read_ballot(path: AnyPath) -> Ballot:
     """Read the votes so far, even while the study is served. Raises WorkspaceError for a missing
     file, DataError for one that is no study."""
+    path = Path(path)
     if not path.is_file():
         raise WorkspaceError(
             f"{path} must hold a study's votes, but there is no such file. "

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from selma.console import Json
+from selma.randomness import SEEDS
 
 study = typer.Typer(
     help="People choose between two models' images, as in the paper.", no_args_is_help=True
@@ -24,7 +25,9 @@ def serve(
     ] = 200,
     model: Annotated[str, typer.Option(help="Whose wins are counted.")] = "merged",
     against: Annotated[str, typer.Option(help="The model to compare with.")] = "base",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the annotators' orders.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=SEEDS - 1, help="Seed of the annotators' orders.")
+    ] = 0,
     name: StudyName = "votes",
     host: Annotated[
         str, typer.Option(help="Any address but the default opens the page to others.")

@@ -9,11 +9,12 @@ from selma.applications.loading import read_run_file
 from selma.applications.study.database import study_file
 from selma.applications.study.plan import PAPER_PROMPTS, plan_study
 from selma.errors import ConfigError
+from selma.paths import AnyPath
 from selma.scores.benchmarks import load_benchmark
 
 
 def serve_study(
-    run: Path,
+    run: AnyPath,
     *,
     models: tuple[str, str] = ("base", "merged"),
     prompts: int = PAPER_PROMPTS,
@@ -29,6 +30,7 @@ def serve_study(
     `study/<name>.sqlite`; the same arguments resume the study. Raises WorkspaceError if a model's
     images are not finished, or the file holds a study of other arguments.
     """
+    run = Path(run)
     try:
         from selma.applications.study.server import serve
     except ModuleNotFoundError as error:

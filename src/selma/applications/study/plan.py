@@ -14,8 +14,7 @@ from selma.image_files import decode, png_bytes
 from selma.randomness import rng
 from selma.records.benchmarks import BenchmarkPrompt, evenly
 from selma.records.record import Record
-from selma.scores.answering import manifest
-from selma.workspace import SCORES, inside, recipe_key
+from selma.workspace import SCORES, inside, manifest, recipe_key
 
 PAPER_PROMPTS = 200
 """How many prompts the paper's annotators saw (arXiv:2403.06952, section 5.5)."""

@@ -13,14 +13,14 @@ from typing import NamedTuple
 from selma.applications.study.ballot import Ballot
 from selma.applications.study.plan import Study, images_path
 from selma.applications.study.summary import Summary, Tally, summarise
+from selma.paths import AnyPath
 from selma.records.pages import Page, PageTable
 from selma.records.scores import Interval, Scorecard
 from selma.report import paper
 from selma.report.pages import write_page
 from selma.report.tables import between, points, spread
 from selma.report.templates import environment, policy
-from selma.scores.answering import manifest
-from selma.workspace import SCORES, Workspace, inside
+from selma.workspace import SCORES, Workspace, inside, manifest
 
 TITLE = "What people chose"
 INTRODUCTION = (
@@ -46,13 +46,15 @@ class Studied(NamedTuple):
         yield from self.summary.groups.items()
 
 
-def studied(run: Path, ballot: Ballot, *, resamples: int = 10_000) -> Studied:
+def studied(run: AnyPath, ballot: Ballot, *, resamples: int = 10_000) -> Studied:
     """Summarise a study of the run in `run`."""
+    run = Path(run)
     return Studied(summarise(ballot, resamples=resamples), _current(run, ballot.study))
 
 
-def write_study_page(run: Path, name: str, study: Studied) -> Path:
+def write_study_page(run: AnyPath, name: str, study: Studied) -> Path:
     """Write a study's page and its section of the run's report; returns the page's path."""
+    run = Path(run)
     page = study_page(name, study, about=_images(run, study), votes=_votes(run))
     html = (
         environment("selma.applications.study")

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from selma.applications.study.agreement import alpha_interval, tally
 from selma.applications.study.ballot import Ballot, Vote
+from selma.paths import AnyPath
 from selma.records.record import Record
 from selma.records.scores import Interval
 from selma.report.tables import between, points
@@ -143,9 +144,10 @@ COLUMNS = (
 )
 
 
-def write_votes(path: Path, ballot: Ballot) -> None:
+def write_votes(path: AnyPath, ballot: Ballot) -> None:
     """Write every vote as a row of CSV, in order of time; undone ones have the time of undoing.
     `outcome` is the second model's."""
+    path = Path(path)
     models = ballot.study.models
     pairs = {pair.id: pair for pair in ballot.study.pairs}
     file = io.StringIO(newline="")

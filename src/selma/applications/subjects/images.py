@@ -32,7 +32,7 @@ from selma.image_files import OPENER, png_bytes, read_image
 from selma.image_modes import Reading
 from selma.image_names import list_images, say_left_out
 from selma.images.generating import generate_pairs
-from selma.records.benchmarks import BenchmarkPrompt
+from selma.records.benchmarks import BenchmarkPrompt, spaced
 from selma.records.images import Pair
 from selma.records.prompts import Prompt, prompt_id
 from selma.textfiles import read_text
@@ -137,11 +137,7 @@ def image_prompts(
     Each prompt `images` times; or, with `curve`, that many evenly spaced prompts once each, with
     the same ids.
     """
-    count = len(subject.prompts)
-    chosen: Sequence[int] = range(count)
-    if curve is not None:
-        few = min(curve, count)
-        chosen = [(2 * i + 1) * count // (2 * few) for i in range(few)]
+    numbers = range(len(subject.prompts))
     return [
         BenchmarkPrompt(
             id=f"{number:02d}-{k}",
@@ -149,7 +145,7 @@ def image_prompts(
             group=subject.name,
             questions=(),
         )
-        for number in chosen
+        for number in (numbers if curve is None else spaced(numbers, curve))
         for k in range(images if curve is None else 1)
     ]
 

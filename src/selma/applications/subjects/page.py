@@ -23,7 +23,7 @@ from selma.applications.subjects.records import (
     SubjectRow,
 )
 from selma.errors import DataError
-from selma.records.benchmarks import BenchmarkPrompt
+from selma.records.benchmarks import BenchmarkPrompt, spaced
 from selma.records.pages import Page, PageTable
 from selma.report import page
 from selma.report.fitting import Column, Row, print_fitted
@@ -308,9 +308,7 @@ def _lines(
 ) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """The first image of evenly spaced prompts: a choice that ignores scores."""
     firsts = [prompt for prompt in prompts if prompt.id.endswith("-0")]
-    count = min(SHOWN_PROMPTS, len(firsts))
-    for i in range(count):
-        prompt = firsts[(2 * i + 1) * len(firsts) // (2 * count)]
+    for prompt in spaced(firsts, SHOWN_PROMPTS):
         models = [("base", 0), *((method, card.steps) for method in card.curves)]
         yield (
             prompt.text,

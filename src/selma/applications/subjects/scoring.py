@@ -25,8 +25,7 @@ from selma.errors import DataError
 from selma.image_files import REMEDY_FOR_GENERATED, open_image
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.row_files import Row, fill_rows
-from selma.scores.answering import manifest
-from selma.workspace import SCORES, Workspace, file_sha256, inside, read_lines
+from selma.workspace import SCORES, Workspace, file_sha256, inside, manifest, read_lines
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,9 +15,13 @@ from typing import TYPE_CHECKING, Any
 from selma.applications.sur.settings import LlmCaptioner
 from selma.backbones.language.loading import load_language_model, model_identity, parallel_requests
 from selma.backbones.language.model import Form, Note, Sampling
+from selma.backbones.language.replies import FENCE, readable
 from selma.backbones.perception.captioning import CaptionModel
 from selma.config.networks import Captioner
 from selma.image_files import open_image
+from selma.prompts.parsing import parse_reply
+from selma.prompts.remarks import is_remark
+from selma.prompts.wrapping import bare
 from selma.randomness import seed_for
 from selma.row_files import fill_rows
 from selma.workspace import read_lines
@@ -78,13 +82,21 @@ def captions(
     return {line["id"]: line["text"] for line in read_lines(path)}
 
 
-def plain(reply: str) -> str:
-    """The sentence in a reply, or "" where there is none."""
-    lines = (line.strip() for line in reply.splitlines())
-    line = next((line for line in lines if line), "")
-    line = re.sub(r"^(?:narrative|sentence|caption|description)\s*:\s*", "", line, flags=re.I)
-    line = " ".join(line.strip("\"'“”*` ").split())
-    return line if len(line.split()) <= _MOST_WORDS else ""
+def plain(reply: str, *, truncated: bool = False) -> str:
+    """The sentence in a reply, or "" where there is none; without thoughts, remarks, markers and
+    what is put around it. What the limit on tokens cut is left out behind the last whole sentence.
+    """
+    parsed = parse_reply(reply)
+    text = next(iter(parsed.captions), "")
+    if not text and parsed.outcome == "unparsed":
+        lines = (line.strip() for line in readable(reply).splitlines())
+        lines = (line for line in lines if not (FENCE.match(line) or is_remark(line)))
+        text = next((line for line in lines if line and not line.endswith(":")), "")
+    text = re.sub(r"^(?:narrative|sentence|caption|description)\s*:\s*", "", text, flags=re.I)
+    if truncated:
+        text = re.sub(r"(?<=[.!?])\s[^.!?]*$", "", text)
+    text = bare(text.strip("\"'“”*` "))
+    return text if len(text.split()) <= _MOST_WORDS else ""
 
 
 def wish(prompt: str, form: Form) -> str:
@@ -128,6 +140,6 @@ def _sentences(config: LlmCaptioner, seed: int, note: Note | None) -> Make:
                 stop=("\n",) if model.form == "continuation" else (),
             ),
         )
-        return (plain(reply.text) for reply in replies)
+        return (plain(reply.text, truncated=reply.truncated) for reply in replies)
 
     return make

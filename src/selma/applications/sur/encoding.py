@@ -100,6 +100,7 @@ def encode_samples(
 
 @torch.no_grad()
 def _keywords(model: TextToImage, samples: Sequence[SurSample]) -> dict[str, Tensor]:
+    model.require_unadapted()
     encoded: dict[str, list[Tensor]] = {}
     with progress("encoding keyword prompts", total=len(samples)) as advance:
         for start in range(0, len(samples), AT_ONCE):

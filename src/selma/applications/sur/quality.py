@@ -21,7 +21,6 @@ from selma.errors import DataError
 from selma.image_files import REMEDY_FOR_GENERATED, open_image
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.row_files import write_rows
-from selma.scores.answering import manifest
 from selma.scores.distances import frechet_distance, kernel_parts
 from selma.workspace import (
     SCORES,
@@ -29,6 +28,7 @@ from selma.workspace import (
     Workspace,
     file_sha256,
     inside,
+    manifest,
     recipe_key,
     write_json,
 )

@@ -96,10 +96,11 @@ def left_out(config: SurData) -> dict[str, str]:
             root = train_folder(_folder(folder))
             samples = read_samples(root, base_px=None).samples
             used = {sample.image for sample in samples} | {metadata(root)}
-    listing = list_images(root, deep=True)
-    names = {path.relative_to(root).as_posix() for path in listing.images if path not in used}
-    others = {name: why for name, why in listing.left_out.items() if root / name not in used}
-    return dict(sorted((others | dict.fromkeys(names, "no row names it")).items()))
+    listing, used = list_images(root, deep=True), {path.resolve() for path in used}
+    others = listing.left_out | {
+        path.relative_to(root).as_posix(): "no row names it" for path in listing.images
+    }
+    return {name: others[name] for name in sorted(others) if (root / name).resolve() not in used}
 
 
 def source_digest(config: SurData) -> str:

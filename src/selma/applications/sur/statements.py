@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from selma.textfiles import writable
+
 _MOST = 4_000_000  # characters: a graph with everything it needs has some hundred thousand
 _DEEP = 4
 _SETTING = re.compile(r"\s*\w[\w /-]*:\s")
@@ -22,6 +24,10 @@ class Statement:
 
     prompt: str = ""
     reason: str = ""
+
+    def writable(self) -> Statement:
+        """The same without halves of characters, which JSON may name and no file can hold."""
+        return Statement(writable(self.prompt), writable(self.reason))
 
 
 EMPTY = Statement(reason="the prompt is empty")

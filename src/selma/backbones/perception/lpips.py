@@ -27,6 +27,7 @@ from selma.backbones.preference.preprocessing import to_tensor
 from selma.backbones.weights import Weights
 from selma.config.networks import FeatureNetwork
 from selma.errors import ModelError
+from selma.paths import AnyPath
 
 if TYPE_CHECKING:
     import torch
@@ -144,10 +145,11 @@ class ToyboxPerception:
             return torch.cat([_row(layers(pixels([image]))) for image in images])
 
 
-def convert_lpips(backbone: Path, heads: Path, out: Path) -> Path:
+def convert_lpips(backbone: AnyPath, heads: AnyPath, out: AnyPath) -> Path:
     """The folder `out` with one safetensors file of both: torchvision's weights of AlexNet or
     VGG-16 and the heads that come with the lpips package. Nothing in them is run. Raises
     ModelError."""
+    backbone, heads, out = Path(backbone), Path(heads), Path(out)
     if out.exists():
         raise ModelError(f"{out} must not be there yet. Remove it, or choose another folder.")
     from safetensors.torch import save_file

@@ -10,15 +10,16 @@ from selma.backbones.preference.checkpoints import Checkpoint, read_state
 from selma.backbones.preference.scorers import SCORERS
 from selma.backbones.weights import Weights
 from selma.errors import ModelError
+from selma.paths import AnyPath
 
 
 def convert_weights(
-    source: Path,
-    out: Path,
+    source: AnyPath,
+    out: AnyPath,
     *,
     kind: str,
     tokenizer: str | None = None,
-    config: Path | None = None,
+    config: AnyPath | None = None,
 ) -> Path:
     """The folder `out`, with the network in safetensors and its tokenizer; whole or not at all.
 
@@ -27,6 +28,8 @@ def convert_weights(
     it is not the released one; for pickscore and clip None is config.json beside the source.
     Raises ModelError.
     """
+    source, out = Path(source), Path(out)
+    config = None if config is None else Path(config)
     row = SCORERS.get(kind)
     family = row.family if row else None
     if family is None or family.convert is None:

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from selma.errors import ConfigError, DataError, FetchError
+from selma.paths import AnyPath
 from selma.progress import progress
 from selma.scores.benchmarks import BENCHMARKS, Benchmark
 from selma.scores.benchmarks.layouts import RemoteFile
@@ -40,7 +41,7 @@ class Fetched:
 
 
 def fetch(
-    benchmark: Benchmark, folder: Path, *, timeout_s: float = 30.0, longest_s: float = 600.0
+    benchmark: Benchmark, folder: AnyPath, *, timeout_s: float = 30.0, longest_s: float = 600.0
 ) -> list[Fetched]:
     """Fetch the benchmark's files into `folder`; files with their checksum are not fetched again.
 
@@ -48,6 +49,7 @@ def fetch(
     (no network, refused, cut short, too large, not the file) with nothing written under the file's
     name, and DataError if another file has this name: it is never overwritten.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return [
         _present(folder, file)
@@ -56,11 +58,12 @@ def fetch(
     ]
 
 
-def verify(benchmark: Benchmark, folder: Path) -> list[Fetched]:
+def verify(benchmark: Benchmark, folder: AnyPath) -> list[Fetched]:
     """Read the benchmark's files in `folder` and compare their checksums.
 
     Raises DataError for a file that is missing, differs, or has no sum to compare with.
     """
+    folder = Path(folder)
     verified = []
     for file in benchmark.files:
         present = _present(folder, file)

@@ -1,0 +1,185 @@
+"""A reply without what its model thought before it answered, however that is marked.
+
+A thought is what a closing tag ends (its opening one may have been the chat template's), or what a
+channel or heading names so. A tag between quotes is a word on a thing, and no tag.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class Answer(NamedTuple):
+    """What a reply says, whether a thought was taken from it, and whether that never ended."""
+
+    text: str
+    thought: bool
+    open: bool
+
+
+_ROOT = (
+    r"think|thought|reason|reflect|scratch_?pad|monolog|analys|brainstorm|deliberat|ponder|planning"
+    r"|denk|gedank|pensa|pensée|réflexion|raison|razona|ragion|мысл|рассужд|思考|推理|思维|생각|추론"
+)
+_END = r"end(?:_of)?[_▁ -]"
+_TAG = re.compile(
+    r"(?P<bracket>[<\[◁【])\s*[|｜]?\s*"
+    rf"(?P<end>/\s*|{_END})?(?:(?:begin|start)(?:_of)?[_▁ -])?(?:\w+:)?"
+    rf"(?P<name>[\w-]{{0,20}}?(?:{_ROOT})[\w-]{{0,20}}?)(?P<past>[_▁]end)?"
+    r"(?P<attributes>\s+[\w-]+\s*=[^<>\[\]\n]{0,200})?\s*[|｜]?\s*(?:>|\]|▷|】)",
+    re.IGNORECASE,
+)
+_FOLDED = re.compile(
+    rf"<details\b(?=[^>]*(?:{_ROOT})|[^>]*>\s*<summary>[^<]*(?:{_ROOT})).*?(?:</details>|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
+_FENCED = re.compile(
+    rf"^[ \t]*(```|~~~)[ \t]*(?:{_ROOT})\w*[ \t]*\n.*?(?:^[ \t]*\1[ \t]*$|\Z)",
+    re.IGNORECASE | re.DOTALL | re.MULTILINE,
+)
+_CHANNEL = re.compile(
+    r"<\|channel\|>\s*(?P<name>\w+)[^\n]*?<\|message\|>(?P<body>.*?)"
+    r"(?=<\|(?:end|return|call|start|channel)\|>|\Z)",
+    re.DOTALL,
+)
+_OPEN_CHANNEL = re.compile(r"<\|channel>\s*(?:thought|analysis|\w*think\w*)\b", re.IGNORECASE)
+_BARE_CHANNELS = re.compile(r"\s*(?:analysis|commentary)(?=[A-Z])")
+_THINKS = re.compile(
+    r"\W*(?:(?:here(?: is|'s|’s)|this is) my |my |the )?"
+    r"(?:(?:thinking|thought|reasoning)(?: process)?|thoughts|analysis|brainstorm(?:ing)?"
+    r"|gedanken(?:gang)?|réflexion|razonamiento|思考(?:过程)?)\W*",
+    re.IGNORECASE,
+)
+_ANSWERS = re.compile(
+    r"\W*(?:(?:here(?: is|'s|’s| are)|this is|these are) (?:my |the )|my |the )?(?:final )?"
+    r"(?:answer|response|output|result|list|captions?|prompts?|antwort|réponse|respuesta"
+    r"|答案|回答|最终答案)s?\W*",
+    re.IGNORECASE,
+)
+_CONTAINER = re.compile(
+    r"^[ \t]*<[|｜]?(?:begin_of_|start_)?(?P<name>(?:final[_ ]?)?(?:answer|response|output|solution"
+    r"|result|conclusion))[|｜]?>",
+    re.IGNORECASE | re.MULTILINE,
+)
+_PROBE = "0"
+_QUOTES = "\"'`“”‘’„«»「」"
+
+
+def answer(text: str) -> Answer:
+    """The reply without thoughts; only what is between the tags of an answer, if it has such."""
+    rest = _without(text)
+    # What is put behind a reply belongs to a thought that is open there.
+    closed = rest == text or _without(f"{text}\n{_PROBE}").endswith(_PROBE)
+    return Answer(_in_container(rest), rest.strip() != text.strip(), not closed)
+
+
+def _without(text: str) -> str:
+    for take in (_of_channels, _of_open_channel, _of_blocks, _of_tags, _of_headings):
+        text = take(text)
+    return text
+
+
+def opens_thought(text: str) -> bool:
+    """Whether a chat template's text ends within a thought that it has opened."""
+    tags = list(_TAG.finditer(text))
+    return bool(tags) and not _closes(tags[-1]) and not text[tags[-1].end() :].strip()
+
+
+def _of_channels(text: str) -> str:
+    """The bodies of the final channel; of a text without channels, the text."""
+    if "<|channel|>" in text:
+        bodies = [m["body"] for m in _CHANNEL.finditer(text) if m["name"].lower() == "final"]
+        return "\n".join(bodies)
+    if _BARE_CHANNELS.match(text):  # the special tokens were left out
+        return text.rpartition("assistantfinal")[2] if "assistantfinal" in text else ""
+    return text
+
+
+def _of_open_channel(text: str) -> str:
+    """Gemma's way: <|channel>thought ... <channel|>."""
+    before, mark, after = text.rpartition("<channel|>")
+    opened = _OPEN_CHANNEL.search(text)
+    if mark:
+        return (before[: opened.start()] if opened else "") + after
+    return text[: opened.start()] if opened else text
+
+
+def _of_blocks(text: str) -> str:
+    return _FENCED.sub("", _FOLDED.sub("", text))
+
+
+def _of_tags(text: str) -> str:
+    """What stands outside all tags; what a closing tag ends begins at the start of the text if
+    nothing opens it."""
+    tags = list(_tags(text))
+    parts: list[str] = []
+    outside = 0  # where the text that is no thought goes on
+    opened: re.Match[str] | None = None
+    for number, tag in enumerate(tags):
+        if _closes(tag):
+            if opened is None:
+                parts.clear()
+            elif _name(opened) != _name(tag) and any(
+                _closes(later) and _name(later) == _name(opened) for later in tags[number + 1 :]
+            ):
+                continue  # another thought inside of this one
+            opened, outside = None, tag.end()
+        elif opened is None and _opens(text, tag, tags[number + 1 :]):
+            parts.append(text[outside : tag.start()])
+            opened = tag
+    if opened is None:
+        parts.append(text[outside:])
+    return "".join(parts)
+
+
+def _tags(text: str) -> Iterator[re.Match[str]]:
+    """The tags that are not words between quotes."""
+    for tag in _TAG.finditer(text):
+        before, after = text[: tag.start()][-1:], text[tag.end() :][:1]
+        quoted = before and after and before in _QUOTES and after in _QUOTES
+        if not quoted and not (_closes(tag) and after and after in _QUOTES and after != "`"):
+            yield tag
+
+
+def _opens(text: str, tag: re.Match[str], later: list[re.Match[str]]) -> bool:
+    """An opening tag that nothing closes is one at the beginning of a line alone."""
+    if any(_closes(other) and _name(other) == _name(tag) for other in later):
+        return True
+    starts_line = not text[: tag.start()].rpartition("\n")[2].strip()
+    plain = tag["bracket"] in "<◁" or tag["name"].lower() in ("think", "thinking", "thought")
+    return (starts_line and plain) or any(map(_closes, later))
+
+
+def _closes(tag: re.Match[str]) -> bool:
+    return tag["end"] is not None or tag["past"] is not None
+
+
+def _name(tag: re.Match[str]) -> str:
+    return str(tag["name"]).lower()
+
+
+def _of_headings(text: str) -> str:
+    """What follows a heading that names the answer, where the first line is one that names a
+    thought."""
+    lines = text.strip().split("\n")
+    if len(lines) < 2 or not _is_heading(lines[0], _THINKS):
+        return text
+    ends = [n for n, line in enumerate(lines) if _is_heading(line, _ANSWERS)]
+    return "\n".join(lines[ends[-1] + 1 :]) if ends else ""
+
+
+def _is_heading(line: str, names: re.Pattern[str]) -> bool:
+    marked = line.rstrip().endswith((":", "：", "**")) or line.lstrip().startswith("#")
+    return marked and names.fullmatch(line) is not None
+
+
+def _in_container(text: str) -> str:
+    opened = list(_CONTAINER.finditer(text))
+    if not opened:
+        return text
+    name = re.escape(opened[-1]["name"])
+    inside = text[opened[-1].end() :]
+    end = re.search(rf"<[|｜]?(?:/|end_of_|end_)\s*{name}[|｜]?>", inside, re.IGNORECASE)
+    return inside[: end.start()] if end else inside

@@ -1,0 +1,66 @@
+"""Captions in a table, or in elements of XML or HTML."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+
+from selma.prompts.json_replies import is_caption_key
+
+_ROW = re.compile(r"^\s*\|(.+)\|\s*$")
+_RULE = re.compile(r"^\s*[|+]?\s*:?[-=]{2,}:?\s*(?:[|+]\s*:?[-=]+:?\s*)*[|+]?\s*$")
+_ELEMENT = re.compile(r"<([A-Za-z][\w:-]*)(?:\s[^<>]*)?>([^<>]*)</\1\s*>")
+_INLINE = {"a", "b", "i", "em", "strong", "span", "code", "u", "s", "br", "sub", "sup", "mark"}
+
+
+def columns(text: str) -> list[str] | None:
+    """The cells that hold captions, of a Markdown table or a drawn one; None if there is none."""
+    lines = text.split("\n")
+    rules = [n for n, line in enumerate(lines) if _RULE.match(line) and set(line) & set("|+")]
+    rows = [n for n, line in enumerate(lines) if _ROW.match(line)]
+    if not rules and len(rows) < 2:
+        return None
+    if not rows:  # without outer bars
+        rows = [n for n, line in enumerate(lines) if "|" in line]
+    cells = {n: _cells(lines[n]) for n in rows if n not in rules}
+    under = [n for n in rules if any(row < n for row in cells)]
+    heading = next((cells[n] for n in cells if under and n < under[0]), None)
+    body = [row for n, row in cells.items() if not under or n > under[0]]
+    return _column(body, heading)
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
+
+
+def _column(rows: Sequence[Sequence[str]], heading: Sequence[str] | None) -> list[str]:
+    """Of the column that is named as captions are, else of the one with the longest texts."""
+    if not rows:
+        return []
+    width = max(map(len, rows))
+    if heading is not None:
+        named = [n for n, name in enumerate(heading) if is_caption_key(name)]
+        best = named[0] if named and named[0] < width else None
+    else:
+        best = None
+    if best is None:
+        totals = [sum(len(row[n]) for row in rows if n < len(row)) for n in range(width)]
+        best = totals.index(max(totals))
+    return [row[best] if best < len(row) else "" for row in rows]
+
+
+def elements(text: str) -> list[str] | None:
+    """The texts of the elements that hold most of the reply; None unless elements hold it."""
+    by_name: defaultdict[str, list[str]] = defaultdict(list)
+    for name, content in _ELEMENT.findall(text):
+        if name.lower() not in _INLINE and any(c.isalpha() for c in content):
+            by_name[re.sub(r"[\d_-]+$", "", name.lower())].append(" ".join(content.split()))
+    if not by_name:
+        return None
+    name, texts = max(by_name.items(), key=lambda entry: sum(map(len, entry[1])))
+    outside = _ELEMENT.sub("", text)
+    most = sum(map(len, texts)) > len(re.sub(r"<[^<>]*>|\s", "", outside))
+    repeated = len(texts) > 1 or is_caption_key(name)
+    begins = re.search(rf"^\s*(?:<[^<>]*>\s*)*<{re.escape(name)}", text, re.I | re.M) is not None
+    return texts if most and repeated and begins else None

@@ -1,0 +1,142 @@
+"""Every function that a user may call takes paths as text as well as `Path`."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Union, get_args, get_origin
+
+import pytest
+from public import public_functions
+
+import selma
+from selma.applications.evaluation.dsg import PRESETS
+from selma.errors import SelmaError
+from selma.paths import as_paths
+
+FUNCTIONS = public_functions()
+
+
+def leaves(hint: Any) -> Iterator[Any]:
+    """The members of a union, at every depth, and what sequences are of."""
+    if get_origin(hint) in (Union, types.UnionType):
+        for member in get_args(hint):
+            yield from leaves(member)
+    elif get_args(hint) and isinstance(get_origin(hint), type):
+        yield get_origin(hint)
+        for argument in get_args(hint):
+            yield from leaves(argument)
+    else:
+        yield hint
+
+
+def path_parameters(function: Callable[..., Any]) -> dict[str, Any]:
+    """The parameters that take a path, by their annotations."""
+    hints = {
+        name: evaluated(function, str(parameter.annotation))
+        for name, parameter in inspect.signature(function).parameters.items()
+    }
+    return {
+        name: hint
+        for name, hint in hints.items()
+        if any("Path" in getattr(leaf, "__name__", "") for leaf in leaves(hint))
+    }
+
+
+def evaluated(function: Callable[..., Any], annotation: str) -> Any:
+    """The type that an annotation names; None if its module imports it for type checkers alone,
+    which none may do with a path."""
+    try:
+        return eval(annotation, function.__globals__)
+    except NameError:
+        assert "Path" not in annotation, f"{function.__name__}: {annotation}"
+        return None
+
+
+TAKING_PATHS = {name: f for name, f in FUNCTIONS.items() if path_parameters(f)}
+
+
+def test_the_walk_finds_what_is_public() -> None:
+    for name in ("load_config", "generate", "convert", "merge_files", "check_config"):
+        assert f"selma.{name}" in TAKING_PATHS
+    for name in ("adapters.table.kind_of", "adapters.fusing.fuse", "scores.tifa.read_tifa"):
+        assert f"selma.{name}" in TAKING_PATHS
+    assert len(TAKING_PATHS) > 30
+
+
+@pytest.mark.parametrize("name", TAKING_PATHS)
+def test_a_parameter_that_takes_a_path_takes_text(name: str) -> None:
+    for parameter, hint in path_parameters(TAKING_PATHS[name]).items():
+        assert str in leaves(hint), f"{name}: {parameter} is {hint}"
+
+
+class Anything(SimpleNamespace):
+    """Stands for an argument that is no path: never looked at before the path is."""
+
+
+# What a call needs beside its paths to come as far as them.
+BESIDE: dict[str, Any] = {"to": "diffusers", "text": "a cat", "weight": 0.5, "images": []}
+OF: dict[str, dict[str, Any]] = {
+    "fetch": {"benchmark": SimpleNamespace(name="none", files=())},
+    "verify": {"benchmark": SimpleNamespace(name="none", files=())},
+    "convert_weights": {"kind": "clip"},
+    "run_angles": {"source": "nowhere"},
+    "serve_study": {"port": 0},
+    "write_json": {"value": {"a": 1}},
+    "save_images": {"count": 0},
+    "image_paths": {"count": 2},
+    "score_images": {"rules": PRESETS["default"]},
+    "score_dsg": {"rules": PRESETS["default"]},
+    "dsg_agreement": {"rules": PRESETS["default"]},
+    "fuse": {"base": "toybox"},
+    "push": {"repository": "owner/name"},
+    "study_file": {"name": "votes"},
+    "benchmark_over_limit": {"seeds": 1},
+    "score_hps": {"prompts": {"anime": ["a cat"]}},
+    "write_questions": {"config": SimpleNamespace(style="dsg")},
+    "merge_files": {"config": selma.merged_config({"method": "mean_of_deltas"})},
+}
+
+
+def outcome(name: str, make: Callable[[str], Any]) -> Any:
+    """What comes of a call whose paths are all to files that are not there."""
+    function = TAKING_PATHS[name]
+    own, paths = OF.get(function.__name__, {}), path_parameters(function)
+    arguments = {}
+    for parameter, about in inspect.signature(function).parameters.items():
+        if parameter in paths:
+            arguments[parameter] = make(f"nowhere/at/{parameter}.png")
+        elif parameter in own:
+            arguments[parameter] = own[parameter]
+        elif about.default is inspect.Parameter.empty and about.kind is not about.VAR_KEYWORD:
+            arguments[parameter] = BESIDE.get(parameter, Anything())
+    try:
+        result = function(**arguments)
+        return list(result) if isinstance(result, Iterator) else result
+    except SelmaError as error:
+        return type(error), str(error)
+    except Exception as error:  # of what stands for an argument
+        return type(error), str(error)
+
+
+@pytest.mark.parametrize("name", TAKING_PATHS)
+def test_text_and_path_come_to_the_same(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = []
+    for number, make in enumerate((Path, str)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        outcomes.append(str(outcome(name, make)).replace(str(folder), ""))
+    assert outcomes[1] == outcomes[0]
+    assert "'str' object" not in outcomes[1]
+
+
+def test_one_path_is_not_its_letters() -> None:
+    assert as_paths("a.safetensors") == as_paths(Path("a.safetensors")) == [Path("a.safetensors")]
+    assert as_paths(["a", Path("b")]) == [Path("a"), Path("b")]
+    assert as_paths(()) == []
