@@ -172,6 +172,8 @@ def _lexicon(config: RunConfig) -> Iterator[str]:
     backend = LANGUAGE_MODELS[config.prompts.backend.kind]
     if config.prompts.lexicon is not None and not backend.takes_grammar:
         yield "prompts.lexicon: only a local model can be held to a lexicon; leave it out."
+    if config.prompts.quality == "likelihood" and not backend.gives_likelihoods:
+        yield "prompts.quality: likelihood needs a local model; set it to question, or to null."
 
 
 def _merging(config: RunConfig, make: Sequence[str]) -> Iterator[str]:

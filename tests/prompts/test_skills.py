@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from selma.errors import SkillError
 from selma.prompts.instructions import continuation, instructions
-from selma.prompts.skills import catalogue, load_skills
+from selma.prompts.skills import Skill, catalogue, load_skills
 
 PAPERS = ("localized_narratives", "countbench", "diffusiondb", "whoops", "coco")
 STYLES = ("narratives", "count", "tags", "whoops", "coco")
@@ -37,7 +37,7 @@ def test_the_catalogue_holds_the_papers_skills_and_more():
 def test_every_skill_of_the_catalogue_loads(name):
     (skill,) = load_skills([name])
     assert skill.name == name
-    assert len(skill.seeds) == 3
+    assert len(skill.seeds) == (4 if name.startswith("toybox_") else 3)
 
 
 def test_word_limits_are_the_released_codes():
@@ -139,6 +139,62 @@ def test_a_wish_names_description_rules_examples_and_numbers():
         assert part in text
     assert "from 4 to 23" in text
     assert text.index("3. three cows") < text.index("from 4 to 23")
+
+
+@pytest.mark.parametrize(
+    ("demand", "text", "lack"),
+    [
+        ({"min_words": 3}, "one cat", "too_short"),
+        ({"min_words": 3}, "one black cat", None),
+        ({"must": "number"}, "a cat and some dogs", "no_number"),
+        ({"must": "number"}, "a cat and Two dogs", None),
+        ({"must": "number"}, "a cat and 2 dogs", None),
+        ({"must": "number"}, "a dozen eggs", None),
+        ({"must": "number"}, "someone often listens", "no_number"),
+        ({"pattern": r"\b(left|right) of\b"}, "a cat above a dog", "no_match"),
+        ({"pattern": r"\b(left|right) of\b"}, "a cat left of a dog", None),
+        ({"pattern": "(?i)^IN "}, "in a house, a cat", None),
+        ({"min_words": 2, "must": "number", "pattern": "z"}, "cat", "too_short"),
+        ({}, "cat", None),
+    ],
+)
+def test_what_a_skill_demands_is_asked_of_each_text(demand, text, lack):
+    seeds = {
+        "seeds": ["in a zoo left of two cats", "IN 3 zoos right of it", "in one zoo, left of us"]
+    }
+    skill = Skill.model_validate(MINE | seeds | demand)
+    assert skill.lacks(text) == lack
+
+
+@pytest.mark.parametrize(
+    ("demand", "words"),
+    [
+        ({"min_words": 40}, "too_short"),
+        ({"must": "number"}, "no_number"),
+        ({"pattern": "never there"}, "no_match"),
+        ({"pattern": "(open"}, "regular expression"),
+        ({"must": "noun"}, "number"),
+    ],
+)
+def test_seeds_meet_what_their_skill_demands(tmp_path, demand, words):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(MINE | {"max_count": None, "max_words": 50} | demand), "utf-8")
+    with pytest.raises(SkillError, match=words):
+        load_skills([str(path)])
+
+
+def test_a_skill_that_demands_nothing_has_the_recipe_that_it_had():
+    assert "must" not in load_skills(["coco"])[0].recipe()
+    recipe = load_skills(["countbench"])[0].recipe()
+    assert recipe["must"] == "number" and "min_words" not in recipe and "pattern" not in recipe
+
+
+def test_a_beginning_tells_the_rules_and_limits_before_the_examples():
+    (skill,) = load_skills(["countbench"])
+    text = continuation(skill, ["one cat", "two dogs"])
+    for rule in (*skill.rules, "at most 30 words", "greater than 3", "Name a number in each."):
+        assert rule in text and text.index(rule) < text.index("1. one cat")
+        assert rule in instructions(skill, ["one cat", "two dogs"], asked=2)
 
 
 def test_a_beginning_stops_where_the_model_goes_on():

@@ -152,6 +152,22 @@ def test_every_drop_is_counted_with_its_reason(tmp_path):
     }
 
 
+def test_demands_of_a_skill_are_counted_by_their_names(tmp_path):
+    skill = tmp_path / "mine.yaml"
+    seeds = ["two cups on a tray", "three boats on a lake", "one lamp on a desk"]
+    skill.write_text(
+        "name: mine\ndescription: captions\nmax_words: 9\nmin_words: 3\nmust: number\n"
+        f"pattern: ' on '\nseeds: {json.dumps(seeds)}\n"
+    )
+    reply = "4. two cats\n5. a bird on a fence\n6. four kites above hills\n7. two mugs on shelves"
+    with serving(Script(says(reply))) as server:
+        settings = config(server, skills=[str(skill)], per_skill=1, asked_per_reply=4)
+        (prompt,) = write(settings, tmp_path / "run")["mine"]
+    assert prompt.text == "two mugs on shelves"
+    lacks = {"too_short": 1, "no_number": 1, "no_match": 1}
+    assert counts(settings, tmp_path / "run")["mine"] == lacks
+
+
 def test_count_limits_are_kept(tmp_path):
     with serving(Script(says("4. two cups\n5. nine dogs\n6. three red boats"))) as server:
         settings = config(server, skills=["countbench"], per_skill=2, asked_per_reply=3)

@@ -45,6 +45,10 @@ class PromptsConfig(Section):
     lexicon: Annotated[str, File(words=("toybox",))] | None = None
     """Constrains a local model to sentences of these words: "toybox", or a file of words or of
     EBNF grammar (.ebnf)."""
+    quality: Literal["auto", "likelihood", "question"] | None = "auto"
+    """What drops texts that are no captions: how likely a local model finds them among captions
+    and among prose, or a question to a model that follows instructions. "auto" is likelihood where
+    a local model writes without a lexicon, and off otherwise; None is off."""
     patience: PositiveInt = 20
     """Stop with a report after this many requests in a row that added nothing."""
 

@@ -14,10 +14,7 @@ def instructions(skill: Skill, examples: Sequence[str], *, asked: int) -> str:
     The layout is the released code's (arXiv:2403.06952, appendix F); the words are ours.
     """
     first, last = len(examples) + 1, len(examples) + asked
-    limits = [f"Use at most {skill.max_words} words for each."]
-    if skill.max_count is not None:
-        limits.append(f"Name no number greater than {skill.max_count}.")
-    rules = "\n".join(f"- {rule}" for rule in (*skill.rules, *limits))
+    rules = "\n".join(f"- {rule}" for rule in (*skill.rules, *_limits(skill)))
     listed = "\n\n".join(f"{n}. {text}" for n, text in enumerate(examples, 1))
     return (
         f"Please write {skill.description}. An artist will make one picture from each text, so "
@@ -29,11 +26,34 @@ def instructions(skill: Skill, examples: Sequence[str], *, asked: int) -> str:
     )
 
 
+def _limits(skill: Skill) -> list[str]:
+    """What is demanded of each text, in words."""
+    limits = [f"Use at most {skill.max_words} words for each."]
+    if skill.min_words is not None:
+        limits.append(f"Use at least {skill.min_words} words for each.")
+    if skill.max_count is not None:
+        limits.append(f"Name no number greater than {skill.max_count}.")
+    if skill.must == "number":
+        limits.append("Name a number in each.")
+    return limits
+
+
 def continuation(skill: Skill, examples: Sequence[str]) -> str:
+    """The beginning of a numbered list, up to the number of the text that comes next: what it
+    lists, by which rules, and the examples."""
+    rules = "\n".join(f"- {rule}" for rule in (*skill.rules, *_limits(skill)))
+    return beginning(f"{capital(skill.description)}.\nRules:\n{rules}\nThe list", examples)
+
+
+def beginning(heading: str, texts: Sequence[str]) -> str:
     """The beginning of a numbered list, up to the number of the text that comes next."""
-    heading = skill.description[0].upper() + skill.description[1:]
-    listed = "\n".join(f"{n}. {text}" for n, text in enumerate(examples, 1))
-    return f"{heading}:\n{listed}\n{len(examples) + 1}."
+    listed = "\n".join(f"{n}. {text}" for n, text in enumerate(texts, 1))
+    return f"{heading}:\n{listed}\n{len(texts) + 1}."
+
+
+def capital(text: str) -> str:
+    """The text with a capital at its beginning."""
+    return text[0].upper() + text[1:]
 
 
 def end_of_list(*, first: int, asked: int) -> tuple[str, ...]:

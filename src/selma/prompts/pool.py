@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import ceil
 from typing import Any
 
@@ -38,6 +38,7 @@ class PromptPool:
         self.cost = 0.0
         self.without_news = 0
         """Requests in a row that added nothing."""
+        self._no_captions = set[str]()
         self._seed = seed
         self._model = model_identity(config.backend)["model"]
         self._benchmark = BenchmarkTexts(benchmark_texts, threshold=config.contamination_threshold)
@@ -69,8 +70,23 @@ class PromptPool:
         """Seed of a request to the language model."""
         return seed_for(self._seed, "prompts", self.skill.name, "request", request)
 
-    def take(self, replies: Sequence[Reply], requests: range) -> list[Prompt]:
-        """The prompts that a batch of replies adds."""
+    def candidates(self, replies: Sequence[Reply]) -> list[str]:
+        """The different captions of a batch that nothing speaks against so far."""
+        texts = (
+            text
+            for reply in replies
+            for text in parse_reply(reply.text, truncated=reply.truncated).captions
+        )
+        return [text for text in dict.fromkeys(texts) if self._fault(text) is None]
+
+    def take(
+        self, replies: Sequence[Reply], requests: range, *, no_captions: Collection[str] = ()
+    ) -> list[Prompt]:
+        """The prompts that a batch of replies adds.
+
+        no_captions: texts among them that the quality gate does not let pass.
+        """
+        self._no_captions.update(no_captions)
         examples = [self.examples(request) for request in requests]
         before = len(self.kept)
         for reply, shown in zip(replies, examples, strict=True):
@@ -119,6 +135,10 @@ class PromptPool:
             return "too_long"
         if self.skill.counts_too_far(text):
             return "count_too_high"
+        if (lack := self.skill.lacks(text)) is not None:
+            return lack
+        if text in self._no_captions:
+            return "no_caption"
         if self._benchmark.contains(text):
             return "contaminated"
         if self._index.similar(text):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import (
@@ -33,6 +34,11 @@ _NUMBERS = {word: number for number, word in enumerate(_WORDS_TO_TWENTY.split())
 _NUMBERS |= {"dozen": 12, "dozens": 24, "hundred": 100, "hundreds": 200, "thousand": 1000}
 
 
+Lack = Literal["too_short", "no_number", "no_match"]
+"""What a text does not have that its skill demands."""
+_DEMANDS = ("min_words", "must", "pattern")
+
+
 class Skill(BaseModel):
     """One kind of prompt that a language model can be asked for. Frozen."""
 
@@ -47,6 +53,12 @@ class Skill(BaseModel):
     """The first in-context examples, in the skill's own style."""
     max_words: PositiveInt
     """Longer texts are dropped."""
+    min_words: PositiveInt | None = None
+    """Shorter texts are dropped; None is no limit."""
+    must: Literal["number"] | None = None
+    """Texts that name no number, as digits or an English word, are dropped; None asks nothing."""
+    pattern: str | None = None
+    """A regular expression (RE2); texts in which it is found nowhere are dropped."""
     max_count: PositiveInt | None = None
     """Texts that name a greater number are dropped; None is no limit."""
     grammar: str | None = None
@@ -61,6 +73,18 @@ class Skill(BaseModel):
             raise ValueError("must be different texts of one line each")
         return seeds
 
+    @field_validator("pattern")
+    @classmethod
+    def _pattern_is_one(cls, pattern: str | None) -> str | None:
+        import re2
+
+        try:
+            if pattern is not None:
+                _compiled(pattern)
+        except re2.error as error:
+            raise ValueError(f"must be a regular expression of RE2, but: {error}") from error
+        return pattern
+
     @model_validator(mode="after")
     def _seeds_keep_the_limits(self) -> Skill:
         for seed in self.seeds:
@@ -68,16 +92,47 @@ class Skill(BaseModel):
                 raise ValueError(f"max_words is {self.max_words}, but a seed is longer: {seed!r}")
             if self.counts_too_far(seed):
                 raise ValueError(f"max_count is {self.max_count}, but a seed has more: {seed!r}")
+            if (fault := self.lacks(seed)) is not None:
+                raise ValueError(f"a seed must meet what the skill demands: {fault}: {seed!r}")
         return self
 
     def counts_too_far(self, text: str) -> bool:
         """Whether the text names a number above `max_count`, as digits or as an English word."""
         if self.max_count is None:
             return False
-        words = re.findall(r"[a-z]+|[0-9]+", text.lower())
-        numbers = [int(w[:9]) for w in words if w[0].isdigit()]
-        numbers += [_NUMBERS[w] for w in words if w in _NUMBERS]
-        return any(number > self.max_count for number in numbers)
+        return any(number > self.max_count for number in numbers_in(text))
+
+    def lacks(self, text: str) -> Lack | None:
+        """Which of the skill's demands a text does not meet; None if it meets all."""
+        if self.min_words is not None and len(text.split()) < self.min_words:
+            return "too_short"
+        if self.must == "number" and not numbers_in(text):
+            return "no_number"
+        if self.pattern is not None and _compiled(self.pattern).search(text) is None:
+            return "no_match"
+        return None
+
+    def recipe(self) -> dict[str, Any]:
+        """All that prompts depend on, as JSON. Demands that are not made are left out, so that
+        skills without them keep their keys."""
+        demands = {name for name in _DEMANDS if getattr(self, name) is None}
+        return self.model_dump(mode="json", exclude=demands)
+
+
+def numbers_in(text: str) -> list[int]:
+    """The numbers that a text names, as digits or as English words."""
+    words = re.findall(r"[a-z]+|[0-9]+", text.lower())
+    numbers = [int(word[:9]) for word in words if word[0].isdigit()]
+    return numbers + [_NUMBERS[word] for word in words if word in _NUMBERS]
+
+
+@cache
+def _compiled(pattern: str) -> Any:
+    import re2
+
+    options = re2.Options()
+    options.log_errors = False
+    return re2.compile(pattern, options)
 
 
 def catalogue() -> list[str]:

@@ -27,6 +27,7 @@ from selma.progress import Advance, progress
 from selma.prompts.instructions import continuation, end_of_list, instructions
 from selma.prompts.lexicon import caption_rules, reply_grammar
 from selma.prompts.pool import PromptPool
+from selma.prompts.quality import gate_of, gate_recipe, no_captions
 from selma.prompts.skills import Skill, load_skills
 from selma.records.prompts import Prompt
 from selma.workspace import PROMPTS, Item, Workspace, append_line, read_lines, write_bytes
@@ -80,8 +81,8 @@ def dropped(
 def _fill(item: Item, pool: PromptPool, model: Callable[[], LanguageModel]) -> None:
     """Makes the item, or the rest of it."""
     replies, prompts = item.begin() / "replies.jsonl", item.path / "prompts.jsonl"
-    for batch in _kept_replies(replies):
-        pool.take(batch, pool.next_batch())
+    for batch, rejected in _kept_replies(replies):
+        pool.take(batch, pool.next_batch(), no_captions=rejected)
     # A crash between the two files leaves prompts behind replies: put them level.
     write_bytes(prompts, b"".join(map(_line, pool.kept)))
     pool.without_news = 0  # each start has all of its patience
@@ -101,8 +102,20 @@ def _one_batch(
 ) -> None:
     requests = pool.next_batch()
     came = _ask(pool, model, requests)
-    append_line(replies, {"first": requests.start, "replies": [vars(reply) for reply in came]})
-    new = pool.take(came, requests)
+    line: dict[str, Any] = {"first": requests.start, "replies": [vars(reply) for reply in came]}
+    rejected: list[str] = []
+    if (gate := gate_of(pool.config)) is not None:
+        rejected = no_captions(
+            pool.candidates(came),
+            pool.skill,
+            model,
+            gate=gate,
+            max_new_tokens=pool.config.max_new_tokens,
+            seed=pool.seed(requests.start),
+        )
+        line["no_captions"] = rejected
+    append_line(replies, line)
+    new = pool.take(came, requests, no_captions=rejected)
     with open(prompts, "ab") as file:
         file.writelines(map(_line, new))
         file.flush()
@@ -135,9 +148,10 @@ def _ask(pool: PromptPool, model: LanguageModel, requests: range) -> list[Reply]
     return [Reply(**{**vars(reply), "text": f"{first}.{reply.text}"}) for reply in came]
 
 
-def _kept_replies(path: Path) -> Iterator[list[Reply]]:
+def _kept_replies(path: Path) -> Iterator[tuple[list[Reply], list[str]]]:
+    """Each batch, and what of it the quality gate did not let pass."""
     for line in read_lines(path, repair=True):
-        yield [Reply(**reply) for reply in line["replies"]]
+        yield [Reply(**reply) for reply in line["replies"]], line.get("no_captions", [])
 
 
 def _read(path: Path) -> list[Prompt]:
@@ -167,6 +181,7 @@ def _usable_skills(config: PromptsConfig) -> list[Skill]:
                 f"prompts.examples is {config.examples}, but skill {skill.name!r} has only "
                 f"{len(skill.seeds)} seeds. Add seeds, or lower prompts.examples."
             )
+    gate_of(config)
     if config.lexicon is not None and not LANGUAGE_MODELS[config.backend.kind].takes_grammar:
         raise ConfigError(
             "prompts.lexicon holds a local model to a grammar, but prompts.backend is of the kind "
@@ -179,14 +194,19 @@ def _recipe(
     skill: Skill, config: PromptsConfig, seed: int, benchmark_texts: Sequence[str]
 ) -> dict[str, Any]:
     """Everything that a skill's prompts depend on."""
-    settings = config.model_dump(mode="json", exclude={"skills", "backend", "patience"})
+    left_out = {"skills", "backend", "patience", "quality"}
+    settings = config.model_dump(mode="json", exclude=left_out)
+    if (gate := gate_of(config)) is not None:
+        settings["quality"] = gate_recipe(skill, gate)
+    if LANGUAGE_MODELS[config.backend.kind].takes_grammar:  # may be one that goes on with a list
+        settings["list"] = continuation(skill, ())
     if config.lexicon is not None:
         settings["lexicon"] = caption_rules(skill, config.lexicon)
     benchmark_prompts = None
     if config.contamination_threshold is not None:
         benchmark_prompts = hashlib.sha256("\n".join(sorted(benchmark_texts)).encode()).hexdigest()
     return {
-        "skill": skill.model_dump(mode="json"),
+        "skill": skill.recipe(),
         "settings": settings,
         "backend": model_identity(config.backend),
         "benchmark": benchmark_prompts,

@@ -37,6 +37,8 @@ class LanguageKind(CheckedKind):
     """How many requests make one batch, known without loading it."""
     takes_grammar: bool = False
     """Whether replies can be held to prompts.lexicon."""
+    gives_likelihoods: bool = False
+    """Whether the model says how likely a text is (`LocalModel.likelihoods`)."""
 
 
 def load_language_model(
@@ -102,6 +104,7 @@ LANGUAGE_MODELS: Table[LanguageKind] = Table(
             identity=_local_identity,
             parallel=lambda backend: backend.batch_size,
             takes_grammar=True,
+            gives_likelihoods=True,
             look=_look_local,
         ),
         LanguageKind(

@@ -6,6 +6,7 @@ batch; so callers who want equal replies keep their batches equal.
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Sequence
 from functools import cached_property
@@ -86,6 +87,27 @@ class LocalModel:
     def states(self, texts: Sequence[str], reading: Reading) -> torch.Tensor:
         """What the model thinks of each text, [n, width] float32; see `language_states`."""
         return read_states(self._model, self._tokenizer, texts, reading, rows=self.parallel)
+
+    @torch.inference_mode()
+    def likelihoods(self, texts: Sequence[str], *, after: str) -> list[float]:
+        """The mean log-probability of each text's tokens, when it goes on with `after`."""
+        start = self._tokenizer(after, return_tensors="pt").to(self.device)
+        read = self._model(input_ids=start.input_ids, use_cache=True)
+        scores: list[float] = []
+        for first in range(0, len(texts), self.parallel):
+            part = list(texts[first : first + self.parallel])
+            rows = self._tokenizer(part, add_special_tokens=False).input_ids
+            width = max(map(len, rows))
+            # Padding is on the right, where nothing that counts can see it.
+            ids = torch.tensor([row + [self._ends[0]] * (width - len(row)) for row in rows])
+            past = copy.deepcopy(read.past_key_values)
+            past.batch_repeat_interleave(len(rows))
+            further = self._model(input_ids=ids.to(self.device), past_key_values=past).logits
+            ahead = read.logits[:, -1:].expand(len(rows), -1, -1)
+            logs = torch.cat([ahead, further[:, :-1]], dim=1).float().log_softmax(-1).cpu()
+            each = logs.gather(-1, ids[:, :, None]).squeeze(-1)
+            scores += [float(each[n, : len(row)].mean()) for n, row in enumerate(rows)]
+        return scores
 
     @torch.inference_mode()
     def _complete_batch(
