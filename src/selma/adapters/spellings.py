@@ -111,9 +111,10 @@ def read_name(name: str) -> TensorName | None:
 def spelling(module: str) -> Spelling | None:
     """The layer without its prefixes; None where they say two components."""
     component, path = None, module
-    while match := next((p for p in _prefixes() if path.startswith(p)), None):
+    prefixes = _prefixes()  # the families' table is asked once for a name
+    while match := next((p for p in prefixes if path.startswith(p)), None):
         path = path.removeprefix(match)
-        named = _prefixes()[match]
+        named = prefixes[match]
         if named and component not in (None, named):
             return None
         component = component or named
