@@ -174,7 +174,7 @@ def test_any_segmentation_model_reads_maps(tmp_path):
     palette.write_text(json.dumps([[1, 2, 3], [4, 5, 6]]))
     scoring = config.control.scores.model_copy(update={"palette": str(palette)})
     wrong = config.control.model_copy(update={"scores": scoring})
-    with pytest.raises(DataError, match="22 classes"):
+    with pytest.raises(DataError, match=f"{len(CLASSES)} classes"):
         pipeline.score(config.model_copy(update={"control": wrong}))
 
 
@@ -205,7 +205,11 @@ def test_impossible_settings_are_refused(tmp_path):
         with pytest.raises(ModelError, match="torch-fidelity"):
             pipeline.compare(late, ["blocks"])
     assert not run.exists()
-    late = load_config(config_file(tmp_path, tables={"conditions": ["canny", "depth"]}), ControlRun)
+    (tmp_path / "celeba" / "celeba-hq-img").mkdir(parents=True)
+    celeba = {"kind": "released", "folder": str(tmp_path / "celeba")}
+    late = load_config(
+        config_file(tmp_path, data={"source": celeba}, tables={"conditions": ["depth"]}), ControlRun
+    )
     with pytest.raises(ConfigError, match="depth"):
         pipeline.compare(late, ["methods"])
     assert not (run / "3-experts").exists()

@@ -94,7 +94,7 @@ def test_toybox_reads_like_its_own_folder(tmp_path):
         assert (a.name, a.kind, a.prompts) == (b.name, b.kind, b.prompts)
         assert [p.read_bytes() for p in a.images] == [p.read_bytes() for p in b.images]
     assert len(generated) >= 6 and {len(s.prompts) for s in generated} == {25}
-    lives = {s.kind for s in generated if "a {token} {class} sleeping on the sand" in s.prompts}
+    lives = {s.kind for s in generated if "a sleeping {token} {class} at night" in s.prompts}
     assert lives == {"cat", "dog", "fish"}
 
 

@@ -2,7 +2,7 @@
 
 The parts are trained one after the other; each continues from its checkpoint. What was used and
 reached (seeds, data version, steps, hardware, metrics) is written to `pretraining.json` beside the
-weights.
+weights. `bench/gates.py` then measures whether they pass the gates, and adds that.
 """
 
 from __future__ import annotations
