@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from selma.adapters.layers import KNOWN_FILE, layer_shapes, nested
+from selma.adapters.layers import KNOWN_FILE, Shapes, layer_shapes
 from selma.backbones.families import FAMILIES, stable_diffusion, stable_diffusion_xl
 from selma.toybox import weights_folder
 
@@ -31,6 +31,18 @@ def tables() -> dict[str, dict[str, Any]]:
     }
     family = FAMILIES[stable_diffusion.FAMILY.name]
     return known | {"toybox": nested(layer_shapes(family, configs))}
+
+
+def nested(shapes: Shapes) -> dict[str, Any]:
+    """The layers as a tree of the parts of their names, as layers.json has them."""
+    tree: dict[str, Any] = {}
+    for key, shape in sorted(shapes.items()):
+        *parts, last = key.split(".")
+        branch = tree
+        for part in parts:
+            branch = branch.setdefault(part, {})
+        branch[last] = list(shape)
+    return tree
 
 
 if __name__ == "__main__":

@@ -248,6 +248,15 @@ def test_check_finds_what_cannot_start(tmp_path: Path, text: str, says: str) -> 
     assert says in mistakes(tmp_path, text)
 
 
+def test_a_server_that_is_named_may_need_no_key(tmp_path: Path) -> None:
+    server = (
+        "{kind: openai, model: m, base_url: 'http://localhost:1/v1', key_variable: NO_SUCH_KEY}"
+    )
+    text = f"prompts: {{backend: {server}}}\nscores: {{judge: {server}}}"
+    config = load_config(config_file(tmp_path, text))
+    check(config.model_copy(update={"folder": tmp_path / "run"}))
+
+
 def test_check_lists_everything_at_once(tmp_path: Path) -> None:
     said = mistakes(
         tmp_path,

@@ -26,6 +26,7 @@ from selma.config.places import (
     Place,
     ServerUrl,
     Type,
+    added_settings,
     bare_address,
     field_types,
     map_paths,
@@ -66,7 +67,7 @@ def inner_sections(types: list[Type]) -> Iterator[type[Section]]:
             if isinstance(note, LaidOver):
                 yield note.section()
             if isinstance(note, AddedKinds):
-                yield from note.settings().values()
+                yield from added_settings(note.group).values()
         for argument in getattr(origin, "__args__", ()):
             yield from inner_sections(list(types_of(argument)))
 

@@ -339,7 +339,8 @@ class Stages(Generic[Run]):
         findings = Findings(
             settings=portable(self.config, self.folder.root),
             prompts=prompts,
-            dropped=self._dropped(),
+            dropped=self._of_replies("dropped"),
+            replies=self._of_replies("replies"),
             pairs=pairs,
             experts=experts,
             merged=merged,
@@ -438,10 +439,11 @@ class Stages(Generic[Run]):
         for images in (self.folder.root / SCORES / "images").glob(f"{TRIAL}-*"):
             shutil.rmtree(images)
 
-    def _dropped(self) -> dict[str, dict[str, int]]:
-        from selma.prompts.writing import dropped
+    def _of_replies(self, what: str) -> dict[str, dict[str, int]]:
+        from selma.prompts.writing import counts
 
-        return dropped(
+        return counts(
+            what,
             self.config.prompts,
             self.folder,
             seed=self.config.seed,

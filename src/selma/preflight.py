@@ -13,7 +13,17 @@ from selma.backbones.language.loading import LANGUAGE_MODELS
 from selma.config import RunConfig
 from selma.config.adapters import RotationConfig
 from selma.config.networks import AnyLLM, BaseConfig
-from selma.config.places import File, FileOrFolder, Folder, Key, Model, Place, Placed, placed
+from selma.config.places import (
+    Address,
+    File,
+    FileOrFolder,
+    Folder,
+    Key,
+    Model,
+    Place,
+    Placed,
+    placed,
+)
 from selma.config.scores import ScorerSettings, judge_name
 from selma.config.section import Section
 from selma.errors import ConfigError, ModelError, SelmaError
@@ -132,7 +142,12 @@ def absent(section: Section, key: str, *, without: Collection[str] = ()) -> Iter
 
     key: where the section stands.  without: parts of it that nobody asks for.
     """
-    for setting in placed(section):
+    settings = placed(section)
+    # A server that is named may need no key; if it does, it says so itself.
+    named = {s.key.rpartition(".")[0] for s in settings if isinstance(s.names, Address)}
+    for setting in settings:
+        if isinstance(setting.names, Key) and setting.key.rpartition(".")[0] in named:
+            continue
         if not any(f"{setting.key}.".startswith(f"{part}.") for part in without):
             for problem in _absence(setting):
                 yield f"{key}.{setting.key}: {problem}"
@@ -145,8 +160,8 @@ def _absence(setting: Placed) -> Iterator[str]:
     if isinstance(names, Key):
         if not os.environ.get(value):
             yield (
-                f"the environment variable {value} must hold the server's key, but is not set. "
-                "(Any text does for a server without keys.)"
+                f"the environment variable {value} must hold the key of OpenAI's server, but is "
+                "not set. Set it, or name another server in base_url."
             )
     elif isinstance(names, File) and file and not path.is_file():
         came = "a folder" if path.is_dir() else "missing"

@@ -63,7 +63,8 @@ class Table(Mapping[str, Row], Generic[Row]):
             return self._rows[name]
         added = self._added()
         if name not in added:
-            raise NoRow(self._none(name))
+            rows = f"must be a {self.what} ({', '.join(self)}), but {name!r} came."
+            raise NoRow(" ".join([rows, *left_out(self.group)]))
         return added[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -89,10 +90,6 @@ class Table(Mapping[str, Row], Generic[Row]):
             if name in self._rows:
                 raise
             _leave_out(self.group, name, f"{type(error).__name__}: {error}")
-
-    def _none(self, name: str) -> str:
-        rows = f"must be a {self.what} ({', '.join(self)}), but {name!r} came."
-        return " ".join([rows, *left_out(self.group)])
 
     def _added(self) -> dict[str, Row]:
         kinds = {type(row) for row in self._rows.values()}

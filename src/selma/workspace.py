@@ -62,7 +62,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise WorkspaceError(
             f"{path} could not be written: {error.strerror}. Check space and rights, then run "
@@ -96,7 +96,7 @@ def promote(aside: Path, path: Path) -> None:
     with open(aside, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(aside, path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
@@ -305,7 +305,8 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Flush the folder's own entries to disk, so that none older is removed before."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

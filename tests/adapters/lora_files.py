@@ -253,6 +253,34 @@ def kohya_sdxl(layers: Layers, folder: Path) -> Path:
     return _kohya(layers, folder / "kohya-xl.safetensors", two=True, unet=_sgm)
 
 
+def comfyui(layers: Layers, folder: Path) -> Path:
+    """ComfyUI's own saver: the original UNet's paths, and an encoder's behind its name."""
+    encoders = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+    tensors = {}
+    for (part, path), layer in layers.items():
+        encoder = f"text_encoders.{encoders.get(part)}.transformer."
+        own = encoder + _with_text_model(part, path)
+        name = f"diffusion_model.{_sgm(path)}" if part == "unet" else own
+        tensors |= {f"{name}.lora_down.weight": layer.a, f"{name}.lora_up.weight": layer.b}
+        if layer.alpha is not None:
+            tensors[f"{name}.alpha"] = torch.tensor(layer.alpha)
+    return _saved(tensors, folder / "comfyui.safetensors")
+
+
+def of_the_denoiser(prefix: str) -> Callable[[Layers, Path], Path]:
+    """A file of paths in the denoiser, with this before them."""
+
+    def write(layers: Layers, folder: Path) -> Path:
+        tensors = {
+            f"{prefix}{path}.lora_{factor}.weight": tensor
+            for path, layer in of_part(layers, "unet").items()
+            for factor, tensor in (("A", layer.a), ("B", layer.b))
+        }
+        return _saved(tensors, folder / "denoiser.safetensors")
+
+    return write
+
+
 def peft(layers: Layers, folder: Path) -> Path:
     """A folder for each part, as PEFT saves a model."""
     classes = {

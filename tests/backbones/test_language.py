@@ -18,13 +18,14 @@ import torch
 from scripted import Script, drips, fails, hangs, hangs_up, says, sends, serving, writes
 
 from selma.backbones.language.loading import load_language_model, model_identity, parallel_requests
-from selma.backbones.language.local import LocalModel, _sample
+from selma.backbones.language.local import LocalModel, _sample, decoded
 from selma.backbones.language.model import LanguageModel, Sampling
 from selma.backbones.language.served import ServedModel
 from selma.backbones.language.smollm2 import gguf_file, unpacked_folder
 from selma.config.networks import LocalLLM, ServedLLM
 from selma.config.prompts import PromptsConfig
 from selma.errors import BackendError, ConfigError, ModelError
+from selma.prompts.parsing import parse_reply
 from selma.prompts.writing import write_prompts
 from selma.workspace import Workspace
 
@@ -124,6 +125,35 @@ def test_identity_changes_with_a_local_folders_weights(tmp_path):
     first = model_identity(LocalLLM(model=str(tmp_path)))
     (tmp_path / "model.safetensors").write_bytes(b"three")
     assert model_identity(LocalLLM(model=str(tmp_path))) != first
+
+
+@pytest.fixture(scope="module")
+def thinker(tmp_path_factory) -> LocalModel:
+    """SmolLM2 as a folder whose chat template opens a thought, as those of reasoning models do."""
+    folder = tmp_path_factory.mktemp("thinker")
+    for file in unpacked_folder().iterdir():
+        (folder / file.name).symlink_to(file)
+    model = LocalModel(LocalLLM(model=str(folder), batch_size=2))
+    assert model.form == "instructions"
+    template = "{{ messages[0]['content'] }}{% if add_generation_prompt %}<think>{% endif %}"
+    model._tokenizer.chat_template = template
+    return model
+
+
+def test_a_thought_that_the_template_opens_is_one(smollm2, thinker):
+    (reply,) = thinker.complete(["Write."], seeds=[0], sampling=Sampling(2, temperature=0))
+    assert reply.text.startswith("<think>") and reply.truncated
+    parsed = parse_reply(reply.text, truncated=True)
+    assert (parsed.captions, parsed.outcome) == ((), "thought")
+
+
+def test_special_tokens_stay_where_they_mark_a_thought(smollm2, thinker):
+    tokenizer = thinker._tokenizer
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
+    tokens = tokenizer("[THINK]Dogs?[/THINK]4. a cat")["input_ids"]
+    assert parse_reply(decoded(tokenizer, tokens)).captions == ("a cat",)
+    plain = tokenizer("<|im_start|>4. a cat<|im_end|>")["input_ids"]
+    assert decoded(tokenizer, plain) == "4. a cat"
 
 
 def test_samples_follow_the_distribution():

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 from rapidfuzz.distance import LCSseq
-from scripted import Script, fails, says, serving, writes
+from scripted import Act, Script, completion, fails, says, sends, serving, writes
 
 from selma.config.networks import LocalLLM
 from selma.config.prompts import PromptsConfig
 from selma.errors import BackendError, ConfigError, NoProgress
+from selma.prompts import writing
 from selma.prompts.novelty import unicode_words
 from selma.prompts.skills import load_skills
-from selma.prompts.writing import dropped, write_prompts
+from selma.prompts.writing import write_prompts
 from selma.records.prompts import Prompt
 from selma.workspace import Workspace
 
@@ -69,7 +70,12 @@ def write(
 def counts(
     settings: PromptsConfig, root: Path, *, benchmark_prompts=(), seed=3
 ) -> dict[str, dict[str, int]]:
-    return dropped(settings, Workspace(root), seed=seed, benchmark_texts=benchmark_prompts)
+    folder = Workspace(root)
+    return writing.counts("dropped", settings, folder, seed=seed, benchmark_texts=benchmark_prompts)
+
+
+def outcomes(settings: PromptsConfig, root: Path) -> dict[str, dict[str, int]]:
+    return writing.counts("replies", settings, Workspace(root), seed=3, benchmark_texts=[])
 
 
 def artefacts(root: Path) -> dict[str, bytes]:
@@ -205,6 +211,116 @@ def test_no_progress_stops_and_can_go_on(tmp_path):
         assert len(server.asked) > before
         server.acts = [writes(listing)]
         assert len(write(settings, tmp_path)["coco"]) == 8
+
+
+def message(**fields) -> Act:
+    body = completion("x", finish=fields.pop("finish", "stop"))
+    body["choices"][0]["message"] = {"role": "assistant"} | fields
+    return sends(json.dumps(body).encode())
+
+
+BARREN = {
+    "empty": (says(""), "8 empty.", "switch the model's thinking off"),
+    "null": (says(None), "8 without content.", "switch the model's thinking off"),
+    "empty, at the limit": (
+        says("", finish="length"),
+        "8 empty, cut at max_new_tokens.",
+        "raise prompts.max_new_tokens (3072 now), or switch the model's thinking off",
+    ),
+    "a thought in its own field": (
+        message(content="", reasoning="Dogs?", finish="length"),
+        "8 with a thought but no answer, cut at max_new_tokens.",
+        "raise prompts.max_new_tokens (3072 now), or switch the model's thinking off",
+    ),
+    "a thought that never ends": (
+        says("<think>1. Dogs?\n2. Or ca", finish="length"),
+        "8 with a thought but no answer, cut at max_new_tokens.",
+        "raise prompts.max_new_tokens (3072 now), or switch the model's thinking off",
+    ),
+    "a thought and no answer": (
+        says("<think>Dogs?</think>"),
+        "8 with a thought but no answer.",
+        "thinking off",
+    ),
+    "one item, cut": (
+        says("4. a red ki", finish="length"),
+        "8 without one whole caption, cut at max_new_tokens.",
+        "raise prompts.max_new_tokens (3072 now), or switch the model's thinking off",
+    ),
+    "refusals": (says("I'm sorry, but I cannot."), "8 refused.", "description or seeds"),
+    "a refusal in its own field": (message(content=None, refusal="No."), "8 refused.", "seeds"),
+    "a filter": (message(content="", finish="content_filter"), "server's filter.", "seeds"),
+    "a tool": (message(content=None, tool_calls=[{"id": "1"}]), "8 that call a tool.", "tools off"),
+    "prose": (
+        says("Once there was a dog. It was red."),
+        "8 without a list of captions.",
+        "replies.jsonl, and name a larger model",
+    ),
+    "only numbers": (says("4.\n5.\n6."), "8 without a word in their items.", "larger model"),
+    "the same again": (
+        says("4. a red kite above the old harbour"),
+        "7 with captions but no new prompt; 1 with new prompts. Texts dropped: 7 similar.",
+        "raise prompts.novelty.threshold",
+    ),
+    "too long": (
+        says("4. " + "word " * 40),
+        "8 with captions but no new prompt. Texts dropped: 8 too long.",
+        "raise the skill's max_words",
+    ),
+}
+
+
+@pytest.mark.parametrize(("act", "counted", "advice"), BARREN.values(), ids=BARREN.keys())
+def test_replies_that_bring_nothing_are_named_with_advice_that_helps(
+    act, counted, advice, tmp_path
+):
+    with serving(Script(act)) as server:
+        settings = config(server, per_skill=8, asked_per_reply=2, patience=7, backend={})
+        with pytest.raises(NoProgress) as caught:
+            write(settings, tmp_path)
+        assert f"{len(server.asked)} replies: " in str(caught.value)
+    said = str(caught.value).lower()
+    assert counted.lower() in said and advice in said
+    for other in ("prompts.novelty", "prompts.max_new_tokens", "thinking off", "max_words"):
+        assert other in advice or other not in said
+
+
+def test_every_reply_has_one_outcome_on_record(tmp_path):
+    acts = [
+        says(""),
+        says("I cannot."),
+        says("<think>Dogs?", finish="length"),
+        says("4. a red kite above the old harbour"),
+        says("4. a red kite above the old harbour"),
+        says("4. two spoons beside an open book\n5. a bell in a tower\n6. a drum on a cart"),
+    ]
+    with serving(Script(*acts)) as server:
+        settings = config(server, per_skill=4, asked_per_reply=4, patience=9)
+        write(settings, tmp_path)
+        assert len(server.asked) == 6
+    expected = {"empty": 1, "new": 2, "nothing_new": 1, "refusal": 1, "thought_at_limit": 1}
+    assert outcomes(settings, tmp_path) == {"coco": expected}
+    manifest = json.loads((tmp_path / "1-prompts/coco/manifest.json").read_text())
+    assert manifest["summary"]["replies"] == expected
+    assert "left_out" not in manifest["summary"]
+
+
+def test_what_a_server_does_not_take_is_on_record(tmp_path):
+    def act(handler, asked):
+        refused = fails(400, message="Unsupported parameter: 'seed'")
+        (refused if "seed" in asked else good)(handler, asked)
+
+    lines = [f"{n}. a {noun} by the {PLACES[n - 4]}" for n, noun in enumerate(NOUNS[:6], 4)]
+    good = says("\n".join(lines))
+    with serving(Script(act)) as server:
+        settings = config(server, per_skill=5)
+        write(settings, tmp_path)
+    manifest = json.loads((tmp_path / "1-prompts/coco/manifest.json").read_text())
+    assert manifest["summary"]["left_out"] == ["seed"]
+    (line,) = (tmp_path / "1-prompts/coco/replies.jsonl").read_text().splitlines()
+    assert json.loads(line)["replies"][0]["left_out"] == ["seed"]
+    journal = Workspace(tmp_path).read_journal()
+    assert [n["parameter"] for n in journal if n.get("event") == "left out"] == ["seed"]
 
 
 def test_a_failing_server_keeps_what_came(server, tmp_path):

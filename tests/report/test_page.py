@@ -95,6 +95,7 @@ def test_the_page_shows_every_model_prompt_question_and_setting(found: Findings)
         *found.pairs,
         found.pairs["coco"][1].prompt.text,
         "too similar 31",
+        "new 9, empty at limit 4",
         "experts.learning_rate",
         "mean of deltas",
         found.lineage["base"],

@@ -155,6 +155,7 @@ def findings(root: Path, *, prompts: int = 20, merged: float = 0.7) -> Findings:
         settings=config.model_dump(mode="json", exclude={"folder"}),
         prompts={style: [pair.prompt for pair in of_style] for style, of_style in pairs.items()},
         dropped={style: {"too_similar": 31, "in_exam": 2, "empty": 0} for style in STYLES[:-1]},
+        replies={style: {"new": 9, "empty_at_limit": 4, "thought": 0} for style in STYLES[:-1]},
         pairs=pairs,
         experts=[Expert(skill=s, folder=root / s, key="0" * 16) for s in STYLES],
         merged=Merged(

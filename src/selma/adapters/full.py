@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from selma.adapters.files import OUR_KEY, Lineage, given, lineage_json, write_safetensors
+from selma.adapters.folders import SAFETENSORS, has_suffix
 from selma.adapters.headers import as_the_manifest_says, lineage_of, opened
 from selma.adapters.kind import AdapterKind, WeightChange
 from selma.adapters.layers import Layers
@@ -97,7 +98,7 @@ class FullFile:
 
 def is_full(path: Path) -> bool:
     """Whether a file is a whole denoiser that selma trained, by its header."""
-    if path.suffix != ".safetensors" or not path.is_file():
+    if not has_suffix(path, SAFETENSORS) or not path.is_file():
         return False
     with opened(path) as file:
         return FULL_KEY in (file.metadata() or {})

@@ -143,18 +143,6 @@ def layers_of(component: str, weights: Shapes) -> dict[str, tuple[int, ...]]:
     }
 
 
-def nested(shapes: Shapes) -> dict[str, Any]:
-    """The layers as a tree of the parts of their names, as layers.json has them."""
-    tree: dict[str, Any] = {}
-    for key, shape in sorted(shapes.items()):
-        *parts, last = key.split(".")
-        branch = tree
-        for part in parts:
-            branch = branch.setdefault(part, {})
-        branch[last] = list(shape)
-    return tree
-
-
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, tuple[int, ...]]]:
     for part, below in tree.items():
         if isinstance(below, Mapping):

@@ -159,20 +159,39 @@ def in_diffusers(adapter: AdapterFile, strength: float) -> list[str] | None:
 def _read_alike(adapter: AdapterFile) -> bool:
     """Whether diffusers (0.42) gives each layer its own scale, and passes over none.
 
-    It gives a kohya file one alpha, and knows a text encoder there by its output projections. In a
-    file of its own names it takes alphas from the header alone.
+    In a file of its own names it takes alphas from the header alone.
     """
     layers = adapter.layers
     if adapter.format == "kohya":
-        texts = {c for c, _ in map(names.split, layers)} & set(names.TEXTS)
-        known = {c for c, module in map(names.split, layers) if module.endswith(".out_proj")}
-        return len({layer.alpha for layer in layers.values()}) == 1 and texts <= known
+        return _kohya_read_alike(adapter)
     if not all(layer.a in _diffusers_names(key) for key, layer in layers.items()):
         return False
     with opened(adapter.path) as file:
         return PEFT_KEY in (file.metadata() or {}) or all(
             layer.scale == 1 for layer in layers.values()
         )
+
+
+_NUMBERED = tuple(
+    f"lora_unet_{block}_" for block in ("input_blocks", "middle_block", "output_blocks")
+)
+
+
+def _kohya_read_alike(adapter: AdapterFile) -> bool:
+    """diffusers gives a kohya file one alpha, knows a text encoder there by its output projections,
+    and the numbers of the original UNet's blocks as those of SDXL alone."""
+    layers = adapter.layers
+    own = [layer.a for layer in layers.values()]
+    texts = {c for c, _ in map(names.split, layers)} & set(names.TEXTS)
+    known = {c for c, module in map(names.split, layers) if module.endswith(".out_proj")}
+    numbered = any(name.startswith(_NUMBERED) for name in own)
+    sdxl = all("unet.add_embedding.linear_1" in model.shapes for model in adapter.models)
+    return (
+        all(name.startswith("lora_") for name in own)
+        and len({layer.alpha for layer in layers.values()}) == 1
+        and texts <= known
+        and (sdxl or not numbered)
+    )
 
 
 def _diffusers_names(key: str) -> tuple[str, str]:

@@ -25,13 +25,20 @@ _RESNET = {
     "time_emb_proj": "emb_layers.1",
     "conv_shortcut": "skip_connection",
 }
-_BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)")
+_MIDDLE = {
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+}
+_BLOCK = re.compile(
+    r"(down|up)_blocks\.(\d{1,3})\.(resnets|attentions|downsamplers|upsamplers)\.(\d{1,3})\b"
+)
 
 
 def original_paths(modules: Iterable[str]) -> dict[str, str]:
     """Module of diffusers' UNet → its path in the original UNet, for those that have one there."""
     given = list(modules)
-    bodies = {**_middle(), **_bodies(_levels(given))}
+    bodies = {**_MIDDLE, **_bodies(_levels(given))}
     paths = {}
     for module in given:
         body = next((prefix for prefix in _prefixes(module) if prefix in bodies), None)
@@ -67,35 +74,21 @@ def _levels(modules: Iterable[str]) -> dict[str, dict[int, _Level]]:
 def _bodies(levels: Mapping[str, Mapping[int, _Level]]) -> dict[str, str]:
     """What the layers lie in, as "down_blocks.1.attentions.0" → "input_blocks.4.1"."""
     bodies: dict[str, str] = {}
-    index = 1  # input block 0 is conv_in
-    for block, level in sorted(levels["down"].items()):
-        bodies |= dict(_numbered(f"down_blocks.{block}", "input_blocks", index, level))
-        index += level.resnets
-        if "downsamplers" in level.kinds:
-            bodies[f"down_blocks.{block}.downsamplers.0"] = f"input_blocks.{index}.0"
-            index += 1
-    index = 0
-    for block, level in sorted(levels["up"].items()):
-        bodies |= dict(_numbered(f"up_blocks.{block}", "output_blocks", index, level))
-        index += level.resnets
-        if "upsamplers" in level.kinds:
-            inner = 2 if "attentions" in level.kinds else 1
-            bodies[f"up_blocks.{block}.upsamplers.0"] = f"output_blocks.{index - 1}.{inner}"
+    # Input block 0 is conv_in.
+    for side, theirs, index in (("down", "input_blocks", 1), ("up", "output_blocks", 0)):
+        for block, level in sorted(levels[side].items()):
+            ours = f"{side}_blocks.{block}"
+            for number in range(level.resnets):
+                bodies[f"{ours}.resnets.{number}"] = f"{theirs}.{index + number}.0"
+                bodies[f"{ours}.attentions.{number}"] = f"{theirs}.{index + number}.1"
+            index += level.resnets
+            if "downsamplers" in level.kinds:
+                bodies[f"{ours}.downsamplers.0"] = f"{theirs}.{index}.0"
+                index += 1
+            if "upsamplers" in level.kinds:
+                inner = 2 if "attentions" in level.kinds else 1
+                bodies[f"{ours}.upsamplers.0"] = f"{theirs}.{index - 1}.{inner}"
     return bodies
-
-
-def _numbered(ours: str, theirs: str, first: int, level: _Level) -> Iterator[tuple[str, str]]:
-    for number in range(level.resnets):
-        for inner, kind in enumerate(("resnets", "attentions")):
-            yield f"{ours}.{kind}.{number}", f"{theirs}.{first + number}.{inner}"
-
-
-def _middle() -> dict[str, str]:
-    return {
-        "mid_block.resnets.0": "middle_block.0",
-        "mid_block.attentions.0": "middle_block.1",
-        "mid_block.resnets.1": "middle_block.2",
-    }
 
 
 def _prefixes(module: str) -> Iterator[str]:

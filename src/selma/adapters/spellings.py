@@ -109,7 +109,10 @@ def read_name(name: str) -> TensorName | None:
 
 
 def spelling(module: str) -> Spelling | None:
-    """The layer without its prefixes; None where they say two components."""
+    """The layer without its prefixes; None where they say two components, and for what is longer
+    than any name."""
+    if len(module) > LONGEST_NAME:
+        return None
     component, path = None, module
     prefixes = _prefixes()  # the families' table is asked once for a name
     while match := next((p for p in prefixes if path.startswith(p)), None):

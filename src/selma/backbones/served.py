@@ -8,17 +8,22 @@ read from the environment and written nowhere.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from selma.backbones.language.model import Silence
+from selma.backbones.limits import Limits
+from selma.backbones.messages import content, silence
+from selma.backbones.parameters import Parameters
+from selma.backbones.refusals import advice, reason
 from selma.config.networks import Server
 from selma.config.places import bare_address
 from selma.errors import BackendError, ConfigError
@@ -36,12 +41,11 @@ _PASSING = {408, 409, 429}
 @dataclass(frozen=True)
 class Request:
     """One chat completion: `asked` is what the client is called with, without the limit on tokens.
-    `most_tokens` bounds what is read; a server may refuse what `optional` names."""
+    `most_tokens` bounds what is read. A server may refuse whatever is asked beside the messages."""
 
     asked: dict[str, Any]
     max_new_tokens: int
     most_tokens: int
-    optional: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,13 @@ class Answered:
     """What one request brought; `choice` is the client's own record of the reply."""
 
     text: str
+    silence: Silence | Literal[""]
     choice: Any
     prompt_tokens: int
     reply_tokens: int
     cost: float
+    left_out: tuple[str, ...]
+    """Parameters that the server does not take."""
 
 
 class _Passing(Exception):
@@ -81,12 +88,9 @@ class Requests:
         self._setting = setting
         self._parallel = parallel
         self._note = note or (lambda **_: None)
-        self._spent = spent
-        self._reserved = 0.0
         self._first_wait_s = first_wait_s
-        self._began = time.monotonic()
-        self._limit_name = "max_tokens"
-        self._refused: set[str] = set()
+        self._limits = Limits(server, setting=setting, spent=spent)
+        self._parameters = Parameters(server, where=self._where, setting=setting, note=self._note)
         self._key = os.environ.get(server.key_variable, "")
         if not self._key and server.base_url is None:
             raise ConfigError(
@@ -133,7 +137,7 @@ class Requests:
                         f"{problem}. What came before is kept; run the same command to go on."
                     ) from None
                 wait = self._wait(attempt, problem.retry_after)
-                self._check_time(ahead=wait)
+                self._limits.check_time(ahead=wait)
             await asyncio.sleep(wait)
         raise AssertionError("max_attempts is positive")
 
@@ -141,17 +145,17 @@ class Requests:
         self, client: openai.AsyncOpenAI, request: Request, attempt: int
     ) -> Answered:
         began = time.monotonic()
-        with self._reservation(request) as most:
+        with self._limits.reservation(request.most_tokens, request.max_new_tokens) as most:
             try:
                 # The client's timeouts are for each phase; this one is for the slow drip as well.
-                async with asyncio.timeout(self._time_left()):
+                async with asyncio.timeout(self._limits.time_left()):
                     answer = await self._ask(client, request)
                 answered = self._answered(answer, most)
             except Exception as error:
                 problem = self._judge(error)
                 self._note(event="failed request", model=self._server.model, problem=str(problem))
                 raise problem from None
-            self._spent += answered.cost
+            self._limits.spend(answered.cost)
         self._note(
             event="request",
             model=self._server.model,
@@ -168,25 +172,22 @@ class Requests:
 
         create: Any = client.chat.completions.create  # its overloads know no ** of a dict
         while True:
-            asked = {name: v for name, v in request.asked.items() if name not in self._refused}
-            asked[self._limit_name] = request.max_new_tokens
+            sent = self._parameters.sent(request.asked, request.max_new_tokens)
             try:
-                return await create(model=self._server.model, **asked)
-            except openai.BadRequestError as error:
-                if "max_completion_tokens" in str(error) and "max_tokens" in asked:
-                    self._limit_name = "max_completion_tokens"  # as OpenAI's newer models want it
-                    continue
-                unwanted = {name for name in request.optional if name in asked}
-                if not unwanted or not any(name in str(error) for name in unwanted):
+                return await create(model=self._server.model, **sent)
+            except openai.APIStatusError as error:
+                body = self._without_key(error.response.text)
+                if error.status_code not in (400, 422) or not self._parameters.leave_out(
+                    body, sent
+                ):
                     raise
-                self._refused |= unwanted
 
     def _answered(self, answer: Any, most: float) -> Answered:
         choices = getattr(answer, "choices", None)
         if not choices or getattr(choices[0], "message", None) is None:
-            raise _Passing("the answer is no chat completion")
-        text = choices[0].message.content or ""
-        if not isinstance(text, str) or len(text) > _LONGEST_REPLY:
+            raise _Passing(f"the answer is no chat completion{_instead(answer)}")
+        text = content(choices[0].message)
+        if text is None or len(text) > _LONGEST_REPLY:
             raise _Passing(f"the reply is not text of at most {_LONGEST_REPLY} characters")
         usage = getattr(answer, "usage", None)
         read, written = (
@@ -194,8 +195,10 @@ class Requests:
             for name in ("prompt_tokens", "completion_tokens")
         )
         # Where a server does not count, the limit on cost must still hold: take the most.
-        cost = self._price(read, written) if usage is not None else most
-        return Answered(text, choices[0], read, written, cost)
+        cost = self._limits.price(read, written) if usage is not None else most
+        quiet = silence(choices[0]) if not text.strip() else ""
+        left_out = self._parameters.left_out
+        return Answered(text, quiet, choices[0], read, written, cost, left_out)
 
     def _judge(self, error: Exception) -> Exception:
         """The same failure in our words: `_Passing`, or a BackendError that ends the run."""
@@ -203,20 +206,24 @@ class Requests:
 
         what = self._without_key(str(error) or type(error).__name__)
         if isinstance(error, openai.APIStatusError):
-            passing = error.status_code in _PASSING or error.status_code >= 500
+            status = error.status_code
+            why = reason(self._without_key(error.response.text)) or "no reason is given"
+            passing = status in _PASSING or status >= 500
             if passing and "insufficient_quota" not in (error.code, error.type):
                 wait = error.response.headers.get("retry-after")
-                return _Passing(f"status {error.status_code}: {what:.200}", _seconds(wait))
+                fault = "; see the server's own log" if status >= 500 else ""
+                return _Passing(f"status {status}: {why}{fault}", _seconds(wait))
+            hint = advice(status, self._server, setting=self._setting, has_key=bool(self._key))
             return BackendError(
-                f"{self._where} refused the request for good (status {error.status_code}): "
-                f"{what:.300}. Check the key in {self._server.key_variable}, the model's name "
-                "and the account; what came before is kept."
+                f"{self._where} refused the request for good (status {status}): {why} {hint}; "
+                "what came before is kept."
             )
         if isinstance(error, BackendError | _Passing):
             return error
         if isinstance(error, TimeoutError | openai.APITimeoutError):
             return _Passing(f"no reply in {self._server.timeout_s:g} s")
-        return _Passing(f"{type(error).__name__}: {what:.200}")
+        cause = f" ({error.__cause__})" if str(error.__cause__ or "") else ""
+        return _Passing(self._without_key(f"{type(error).__name__}: {what:.200}{cause:.200}"))
 
     @property
     def _where(self) -> str:
@@ -230,42 +237,12 @@ class Requests:
         grown = self._first_wait_s * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
         return min(_LONGEST_WAIT_S, grown if retry_after is None else max(retry_after, 0.0))
 
-    def _time_left(self) -> float:
-        self._check_time()
-        longest = self._server.max_seconds
-        left = float("inf") if longest is None else self._began + longest - time.monotonic()
-        return min(self._server.timeout_s, left)
 
-    def _check_time(self, *, ahead: float = 0.0) -> None:
-        longest = self._server.max_seconds
-        if longest is not None and time.monotonic() + ahead >= self._began + longest:
-            raise BackendError(
-                f"{self._setting}.max_seconds allows {longest:g} s, which are over. What came is "
-                "kept; run the same command to go on, or raise the limit."
-            )
-
-    def _price(self, read: float, written: float) -> float:
-        server = self._server
-        return (
-            read * server.price_per_million_input + written * server.price_per_million_output
-        ) / 1e6
-
-    @contextmanager
-    def _reservation(self, request: Request) -> Iterator[float]:
-        """Holds back the most that a request can cost, so that no batch outspends the limit."""
-        most = self._price(request.most_tokens, request.max_new_tokens)
-        limit = self._server.max_cost
-        if limit is not None and self._spent + self._reserved + most > limit:
-            raise BackendError(
-                f"{self._setting}.max_cost allows {limit:g}; {self._spent:.4g} is spent, and one "
-                f"more request may cost {most:.4g}. What came is kept; raise the limit and run "
-                "the same command to go on."
-            )
-        self._reserved += most
-        try:
-            yield most
-        finally:
-            self._reserved -= most
+def _instead(answer: Any) -> str:
+    """What an answer is that is no chat completion, in the server's words."""
+    extra = getattr(answer, "model_extra", None) or {}
+    text = answer if isinstance(answer, str) else json.dumps(extra) if extra.get("error") else ""
+    return f": {reason(text)}" if text.strip() else ""
 
 
 def _seconds(header: str | None) -> float | None:
@@ -279,7 +256,7 @@ def _seconds(header: str | None) -> float | None:
         pass
     try:
         when = parsedate_to_datetime(header)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     when = when if when.tzinfo else when.replace(tzinfo=UTC)
     return (when - datetime.now(UTC)).total_seconds()

@@ -98,6 +98,9 @@ class LocalLLM(Section):
     batch_size: PositiveInt = 16
 
 
+Parameter = Literal["temperature", "top_p", "seed", "max_tokens", "stop", "logprobs"]
+
+
 class Server(Section):
     """Any server that speaks OpenAI's protocol."""
 
@@ -106,6 +109,9 @@ class Server(Section):
     """None is OpenAI's own."""
     key_variable: KeyVariable = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; the key itself is never stored."""
+    omit: tuple[Parameter, ...] = ()
+    """Parameters that are not sent, as the server does not take them. One that it refuses without
+    being named here is left out as well, after a request in vain."""
     timeout_s: PositiveFloat = 120.0
     max_attempts: PositiveInt = 6
     max_seconds: PositiveFloat | None = None
@@ -114,6 +120,12 @@ class Server(Section):
     """Give up when this much money is spent, in the unit of the prices below."""
     price_per_million_input: NonNegativeFloat = 0.0
     price_per_million_output: NonNegativeFloat = 0.0
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Server:
+        if self.max_cost is not None and "max_tokens" in self.omit:
+            raise ValueError("max_cost needs a limit on tokens; take max_tokens out of omit")
+        return self
 
 
 class ServedLLM(Server):

@@ -23,7 +23,7 @@ from typing import (
 )
 from urllib.parse import urlsplit, urlunsplit
 
-from selma.config.section import AddedKinds, Section
+from selma.config.section import AddedKinds, Section, added_settings
 from selma.registry import added_rows
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -234,7 +234,7 @@ def _sections(raw: dict[str, Any], types: Sequence[Type]) -> Iterator[type[Secti
             if isinstance(note, LaidOver):
                 yield note.section()
             if isinstance(note, AddedKinds) and isinstance(kind, str):
-                yield from filter(None, [note.settings().get(kind)])
+                yield from filter(None, [added_settings(note.group).get(kind)])
         if isinstance(origin, type) and issubclass(origin, Section) and origin is not Section:
             own = origin.model_fields.get("kind")
             if own is None or "kind" not in raw or kind in get_args(own.annotation):

@@ -47,13 +47,9 @@ class Section(BaseModel):
 
 @dataclass(frozen=True)
 class AddedKinds:
-    """Marks the type of settings that rows of other packages bring."""
+    """Marks the type of settings that rows of other packages bring: see `added_settings`."""
 
     group: str
-
-    def settings(self) -> dict[str, type[Section]]:
-        """Name → settings, of the rows that bring any."""
-        return added_settings(self.group)
 
 
 def added_settings(group: str) -> dict[str, type[Section]]:

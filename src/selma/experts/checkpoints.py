@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from selma.adapters.files import given, write_safetensors
 from selma.adapters.table import adapter_file
 from selma.progress import console
-from selma.workspace import file_sha256, read_json, write_json
+from selma.workspace import file_sha256, read_json, sync_folder, write_json
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
@@ -61,7 +60,7 @@ def write(
     write_safetensors(folder / OPTIMIZER_FILE, given(moments), metadata={"format": "pt"})
     files = {name: file_sha256(folder / name) for name in (file, OPTIMIZER_FILE)}
     write_json(folder / STATE_FILE, {"step": step, "files": files, **extra})
-    _flush(root)
+    sync_folder(root)
 
 
 def newest(root: Path) -> Checkpoint | None:
@@ -134,12 +133,3 @@ def _complete(folder: Path) -> Checkpoint | None:
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None
     return Checkpoint(folder, int(state["step"]), state) if intact and files else None
-
-
-def _flush(folder: Path) -> None:
-    """Flush the folder's own entries to disk, so that none older is removed before."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

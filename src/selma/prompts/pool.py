@@ -12,6 +12,7 @@ from selma.backbones.language.model import Reply
 from selma.config.prompts import PromptsConfig
 from selma.prompts.contamination import BenchmarkTexts
 from selma.prompts.novelty import SimilarityIndex, unicode_words
+from selma.prompts.outcomes import outcome
 from selma.prompts.parsing import parse_reply
 from selma.prompts.skills import Skill
 from selma.randomness import rng, seed_for
@@ -35,6 +36,10 @@ class PromptPool:
         self.kept: list[Prompt] = []
         self.counts: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()
+        """Replies by what became of them; see `selma.prompts.outcomes`."""
+        self.left_out: set[str] = set()
+        """Parameters that a server did not take."""
         self.cost = 0.0
         self.without_news = 0
         """Requests in a row that added nothing."""
@@ -121,6 +126,8 @@ class PromptPool:
                     tokens=round(tokens / len(parsed.captions), 3),
                 )
             )
+        self.outcomes[outcome(reply, parsed, new=len(self.kept) - before)] += 1
+        self.left_out.update(reply.left_out)
         self.without_news = 0 if len(self.kept) > before else self.without_news + 1
 
     def _fault(self, text: str) -> str | None:
@@ -148,8 +155,10 @@ class PromptPool:
     @property
     def summary(self) -> dict[str, Any]:
         """What was asked for, kept and dropped, and what it took; JSON."""
-        return {
+        left_out = {"left_out": sorted(self.left_out)} if self.left_out else {}
+        return left_out | {
             "requests": self.counts["requests"],
+            "replies": dict(sorted(self.outcomes.items())),
             "texts": self.counts["texts"],
             "kept": len(self.kept),
             "dropped": dict(sorted(self.dropped.items())),

@@ -26,6 +26,7 @@ from selma.errors import ConfigError, NoProgress
 from selma.progress import Advance, progress
 from selma.prompts.instructions import continuation, end_of_list, instructions
 from selma.prompts.lexicon import caption_rules, reply_grammar
+from selma.prompts.outcomes import advice, counted
 from selma.prompts.pool import PromptPool
 from selma.prompts.quality import gate_of, gate_recipe, no_captions
 from selma.prompts.skills import Skill, load_skills
@@ -64,18 +65,24 @@ def write_prompts(
     return written
 
 
-def dropped(
-    config: PromptsConfig, folder: Workspace, *, seed: int, benchmark_texts: Sequence[str]
+def counts(
+    what: str,
+    config: PromptsConfig,
+    folder: Workspace,
+    *,
+    seed: int,
+    benchmark_texts: Sequence[str],
 ) -> dict[str, dict[str, int]]:
-    """Skill → reason → how many texts were dropped for it; only of skills that are finished."""
-    counts = {}
+    """Skill → reason or outcome → how many: of "dropped" texts, or of "replies" by what became of
+    them (`selma.prompts.outcomes`). Only of skills that are finished."""
+    by_skill = {}
     for skill in _usable_skills(config):
         item = folder.item(
             PROMPTS, skill.name, recipe=_recipe(skill, config, seed, benchmark_texts)
         )
         if item.done:
-            counts[skill.name] = dict(item.summary["dropped"])
-    return counts
+            by_skill[skill.name] = dict(item.summary.get(what, {}))
+    return by_skill
 
 
 def _fill(item: Item, pool: PromptPool, model: Callable[[], LanguageModel]) -> None:
@@ -93,7 +100,7 @@ def _fill(item: Item, pool: PromptPool, model: Callable[[], LanguageModel]) -> N
         while not pool.full:
             _one_batch(pool, model(), replies=replies, prompts=prompts, bar=bar)
             if pool.without_news >= config.patience and not pool.full:
-                raise NoProgress(_no_progress(pool))
+                raise NoProgress(_no_progress(pool, replies))
     item.finish([replies, prompts], pool.summary)
 
 
@@ -102,7 +109,7 @@ def _one_batch(
 ) -> None:
     requests = pool.next_batch()
     came = _ask(pool, model, requests)
-    line: dict[str, Any] = {"first": requests.start, "replies": [vars(reply) for reply in came]}
+    line: dict[str, Any] = {"first": requests.start, "replies": [reply.record() for reply in came]}
     rejected: list[str] = []
     if (gate := gate_of(pool.config)) is not None:
         rejected = no_captions(
@@ -162,14 +169,14 @@ def _line(prompt: Prompt) -> bytes:
     return (prompt.model_dump_json() + "\n").encode()
 
 
-def _no_progress(pool: PromptPool) -> str:
-    reasons = ", ".join(f"{n} {reason}" for reason, n in pool.dropped.most_common()) or "nothing"
+def _no_progress(pool: PromptPool, replies: Path) -> str:
+    reasons = ", ".join(f"{n} {reason}" for reason, n in pool.dropped.most_common())
+    texts = f" Texts dropped: {reasons.replace('_', ' ')}." if reasons else ""
     return (
         f"Skill {pool.skill.name!r} needs {pool.config.per_skill} prompts and has "
-        f"{len(pool.kept)}, which are kept, but the last {pool.without_news} requests added none "
-        f"(dropped so far: {reasons}). Run the same command to try again with other examples; or "
-        "raise prompts.novelty.threshold or prompts.temperature, add seeds to the skill, name a "
-        "larger model, or lower prompts.per_skill to what there is."
+        f"{len(pool.kept)}, which are kept, but the last {pool.without_news} requests added none. "
+        f"{counted(pool.outcomes)}.{texts} "
+        f"{advice(pool.outcomes, pool.dropped, pool.config, replies)}"
     )
 
 

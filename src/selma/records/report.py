@@ -22,7 +22,7 @@ class Findings:
     prompts: dict[str, list[Prompt]]
     """Skill → the prompts kept."""
     dropped: dict[str, dict[str, int]]
-    """Skill → reason → how many replies were dropped for it."""
+    """Skill → reason → how many texts were dropped for it."""
     pairs: dict[str, list[Pair]]
     experts: list[Expert]
     merged: Merged
@@ -48,6 +48,8 @@ class Findings:
     (`adapters.rotations.oft.energies`)."""
     hps: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Model → its result on HPS's benchmark (`scores.hps`), for the run's models."""
+    replies: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Skill → what became of the model's replies → how many; their sum is that of all replies."""
     benchmark_over_limit: int = 0
     """Benchmark prompts that the text encoder does not read to their end."""
     keys: dict[str, str] = field(default_factory=dict)

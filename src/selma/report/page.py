@@ -117,6 +117,7 @@ def context(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ()
         "benchmark_over_limit": findings.benchmark_over_limit,
         "over_limit": {s: over_token_limit(pairs) for s, pairs in findings.pairs.items()},
         "dropped": findings.dropped,
+        "replies": findings.replies,
         "times": stage_times(findings.journal),
         "priced": _backend(findings.settings).get("kind") == "openai",
         "settings": list(flat(findings.settings)),

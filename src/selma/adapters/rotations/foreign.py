@@ -97,7 +97,11 @@ def read_any_rotations(
         return read_peft_rotations(source, base=base)
     if has_suffix(source, *PICKLES):
         if not pickles:
-            raise AdapterError(f"{source} is a pickle: turn it into our file by `selma convert`.")
+            raise AdapterError(
+                f"{source} is a pickle. Of the released OFT code: turn it into our file by `selma "
+                "convert`. Any other: write its tensors anew as .safetensors where reading it does "
+                "no harm."
+            )
         return _foreign(source, _unpickled(source), {}, base, coft_eps)
     if source.is_dir() or source.name == ROTATION_FILE:
         return read_rotations(source, base=base)

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from selma.adapters.files import OUR_KEY, Lineage, as_json, given, lineage_json, write_safetensors
+from selma.adapters.folders import SAFETENSORS, has_suffix
 from selma.adapters.headers import opened
 from selma.adapters.sur.network import SurAdapter, Widths, as_settings, restored
 from selma.backbones.preference.checkpoints import read_state
@@ -70,7 +71,7 @@ def load(path: Path) -> SurFile:
     Raises AdapterError.
     """
     path = path / FILE if path.is_dir() else path
-    if path.suffix != ".safetensors":
+    if not has_suffix(path, SAFETENSORS):
         raise AdapterError(
             f"{path} must be a SUR-adapter in safetensors. Turn a released checkpoint into one "
             "with `selma sur convert`."
@@ -104,7 +105,7 @@ def load(path: Path) -> SurFile:
 
 def is_sur(path: Path) -> bool:
     """Whether a file says in its header that it is a SUR-adapter."""
-    if path.suffix != ".safetensors" or not path.is_file():
+    if not has_suffix(path, SAFETENSORS) or not path.is_file():
         return False
     with opened(path) as file:
         return SUR_KEY in (file.metadata() or {})

@@ -170,7 +170,8 @@ class _Requests:
             replies = self._ask([batch[index] for index in missing])
             # A server's JSON can hold half a surrogate pair, which no file can.
             new = {
-                keys[index]: vars(reply) | {"text": reply.text.encode("utf-8", "replace").decode()}
+                keys[index]: reply.record()
+                | {"text": reply.text.encode("utf-8", "replace").decode()}
                 for index, reply in zip(missing, replies, strict=True)
             }
             append_line(self.path, {"replies": new})

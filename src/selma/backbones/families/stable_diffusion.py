@@ -17,27 +17,22 @@ if TYPE_CHECKING:
 SD1: dict[str, Config] = {
     "unet": {"cross_attention_dim": 768, "attention_head_dim": 8},
     "text_encoder": {
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
+        "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
         "num_attention_heads": 12,
     },
-}
+}  # fmt: skip
 """What decides the layers of SD 1: where a config says no more, the class's defaults are SD 1's."""
 
 SD2: dict[str, Config] = {
     "unet": {
-        "cross_attention_dim": 1024,
-        "attention_head_dim": [5, 10, 20, 20],
+        "cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20],
         "use_linear_projection": True,
     },
     "text_encoder": {
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 23,
+        "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23,
         "num_attention_heads": 16,
     },
-}
+}  # fmt: skip
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 GEGLU = "ff.net.0.proj"

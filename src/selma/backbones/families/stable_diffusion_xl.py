@@ -17,26 +17,19 @@ if TYPE_CHECKING:
 
 SDXL: dict[str, Config] = {
     "unet": {
-        "cross_attention_dim": 2048,
-        "attention_head_dim": [5, 10, 20],
-        "block_out_channels": [320, 640, 1280],
+        "cross_attention_dim": 2048, "attention_head_dim": [5, 10, 20],
+        "block_out_channels": [320, 640, 1280], "transformer_layers_per_block": [1, 2, 10],
         "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
         "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-        "transformer_layers_per_block": [1, 2, 10],
-        "use_linear_projection": True,
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
+        "use_linear_projection": True, "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
     },
     "text_encoder": stable_diffusion.SD1["text_encoder"],
     "text_encoder_2": {
-        "hidden_size": 1280,
-        "intermediate_size": 5120,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 20,
-        "projection_dim": 1280,
+        "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32,
+        "num_attention_heads": 20, "projection_dim": 1280,
     },
-}
+}  # fmt: skip
 """What decides the layers of SDXL."""
 
 SIZES = 6

@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image
 
 from selma.backbones.judges.wordings import QUESTION, MultipleChoice, put_all, wording
+from selma.backbones.language.thoughts import answer
 from selma.backbones.served import Answered, Request, Requests
 from selma.config.places import bare_address
 from selma.config.scores import ServedJudge, judge_name
@@ -57,6 +58,7 @@ class ServedVqaJudge:
                 "temperature": asked.temperature,
                 "max_new_tokens": asked.max_new_tokens,
                 "logprobs": asked.logprobs,
+                "omit": sorted(asked.omit),
             }
         )
 
@@ -67,7 +69,7 @@ class ServedVqaJudge:
         tells no probabilities, or neither word is among the likeliest."""
         texts = [[self._words.format(question=text) for text in group] for group in questions]
         return [
-            [(answered.text.strip(), chance_of_yes(answered.choice)) for answered in group]
+            [_read(answered) for answered in group]
             for group in self._say(images, texts, logprobs=self._settings.logprobs)
         ]
 
@@ -80,7 +82,7 @@ class ServedVqaJudge:
     ) -> list[list[str]]:
         """Free answers to multiple-choice questions, as `VqaJudge.choose` gives them."""
         answers = self._say(images, put_all(questions, words), logprobs=False)
-        return [[answered.text.strip() for answered in group] for group in answers]
+        return [[_read(answered)[0] for answered in group] for group in answers]
 
     def _say(
         self,
@@ -112,8 +114,13 @@ class ServedVqaJudge:
             asked,
             self._settings.max_new_tokens,
             most_tokens=len(text.encode()) + _MOST_OF_A_IMAGE,
-            optional=("logprobs", "top_logprobs"),
         )
+
+
+def _read(answered: Answered) -> tuple[str, float | None]:
+    """The answer, without a thought before it, and P(yes), which a thought leaves untold."""
+    text, thought, _ = answer(answered.text)
+    return text.strip(), None if thought else chance_of_yes(answered.choice)
 
 
 def chance_of_yes(choice: Any) -> float | None:

@@ -90,7 +90,8 @@ def _load_served(backend: ServedLLM, note: Note | None, spent: float) -> Languag
 
 
 def _served_identity(backend: ServedLLM) -> dict[str, Any]:
-    return {"kind": "openai", "model": backend.model, "server": bare_address(backend.base_url)}
+    identity = {"kind": "openai", "model": backend.model, "server": bare_address(backend.base_url)}
+    return identity | ({"omit": sorted(backend.omit)} if backend.omit else {})
 
 
 LANGUAGE_MODELS: Table[LanguageKind] = Table(

@@ -28,6 +28,7 @@ from transformers import (
 from selma.backbones.hub import hub_commit
 from selma.backbones.language.model import Form, Reply, Sampling
 from selma.backbones.language.states import Reading, read_states
+from selma.backbones.language.thoughts import THOUGHT, marks_thought, opens_thought
 from selma.backbones.quiet import quiet
 from selma.config.networks import LocalLLM
 from selma.errors import ModelError
@@ -113,7 +114,13 @@ class LocalModel:
     def _complete_batch(
         self, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling
     ) -> list[Reply]:
-        inputs = self._read(prompts, chat=self.form == "instructions" and not sampling.grammar)
+        chat = self.form == "instructions" and not sampling.grammar
+        texts = self._chats(prompts) if chat else list(prompts)
+        # A chat template writes the special tokens itself.
+        inputs = self._tokenizer(
+            texts, return_tensors="pt", padding=True, add_special_tokens=not chat
+        ).to(self.device)
+        opened = [THOUGHT if chat and opens_thought(text) else "" for text in texts]
         width = inputs["input_ids"].shape[1]
         matchers = self._matchers(sampling, len(prompts))
         chooser = _Chooser(seeds, sampling, matchers=matchers, end=self._ends[0])
@@ -133,22 +140,18 @@ class LocalModel:
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         rows = output[:, width:].tolist()
         return [
-            self._reply(row, length, sampling) for row, length in zip(rows, lengths, strict=True)
+            self._reply(row, length, sampling, before=before)
+            for row, length, before in zip(rows, lengths, opened, strict=True)
         ]
 
-    def _read(self, prompts: Sequence[str], *, chat: bool) -> Any:
-        """Token ids and attention mask, padded on the left."""
-        texts = list(prompts)
-        if chat:
-            messages = [[{"role": "user", "content": text}] for text in texts]
-            texts = self._tokenizer.apply_chat_template(
+    def _chats(self, prompts: Sequence[str]) -> list[str]:
+        """Each prompt as the one message of a chat."""
+        messages = [[{"role": "user", "content": text}] for text in prompts]
+        return list(
+            self._tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True
             )
-        # A chat template writes the special tokens itself.
-        inputs = self._tokenizer(
-            texts, return_tensors="pt", padding=True, add_special_tokens=not chat
         )
-        return inputs.to(self.device)
 
     def _room(self, width: int, wanted: int) -> int:
         longest = getattr(self._model.config, "max_position_embeddings", None) or width + wanted
@@ -159,10 +162,13 @@ class LocalModel:
             )
         return min(wanted, longest - width)
 
-    def _reply(self, row: list[int], prompt_tokens: int, sampling: Sampling) -> Reply:
+    def _reply(
+        self, row: list[int], prompt_tokens: int, sampling: Sampling, *, before: str
+    ) -> Reply:
+        """The reply in a row of tokens, with the tag `before` it that its template has opened."""
         end = next((at for at, token in enumerate(row) if token in self._ends), None)
         tokens = row if end is None else row[:end]
-        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        text = before + decoded(self._tokenizer, tokens)
         cuts = [at for stop in sampling.stop if (at := text.find(stop)) >= 0]
         if cuts:
             text = text[: min(cuts)]
@@ -275,6 +281,13 @@ def _source(backend: LocalLLM) -> tuple[str, str | None]:
         return str(Path(backend.model)), None
     setting = "prompts.backend.model"
     return backend.model, hub_commit(backend.model, backend.revision, setting=setting)
+
+
+def decoded(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """The text, with special tokens only where they mark a thought."""
+    text = str(tokenizer.decode(tokens, skip_special_tokens=True))
+    marked = str(tokenizer.decode(tokens, skip_special_tokens=False))
+    return marked if marks_thought(marked) and not marks_thought(text) else text
 
 
 def _as_list(value: Any) -> list[int]:

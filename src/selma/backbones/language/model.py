@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 Form = Literal["instructions", "continuation"]
 """What a model understands: a wish in words, or the beginning of a text to go on with."""
 
 Note = Callable[..., None]
 """Takes facts by keyword (event, tokens, cost, seconds) for the run's journal."""
+
+Silence = Literal["null", "thought", "refusal", "filtered", "tool_call"]
+"""Why a reply is empty: its content is null and nothing else is there; it is a thought, in a field
+of its own, a refusal, or a call of a tool; a filter stopped it."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,15 @@ class Reply:
     truncated: bool
     """The limit on tokens ended it, so its last words may be cut."""
     cost: float = 0.0
+    silence: Silence | Literal[""] = ""
+    """Why a server sent no text."""
+    left_out: Sequence[str] = ()
+    """Parameters that were not sent, since the server does not take them."""
+
+    def record(self) -> dict[str, Any]:
+        """As JSON, without what says nothing; `Reply(**record)` is the same reply."""
+        empty = {name for name in ("silence", "left_out") if not getattr(self, name)}
+        return {name: value for name, value in vars(self).items() if name not in empty}
 
 
 class LanguageModel(Protocol):

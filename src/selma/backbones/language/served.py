@@ -53,9 +53,10 @@ def _request(prompt: str, seed: int, sampling: Sampling) -> Request:
     asked: dict[str, Any] = {
         "messages": [{"role": "user", "content": prompt}],
         "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
         "seed": seed % 2**31,  # some servers keep seeds in 32 bits
     }
+    if sampling.top_p < 1:  # some models take either this or a temperature
+        asked["top_p"] = sampling.top_p
     if sampling.stop:
         asked["stop"] = list(sampling.stop)
     # A token is at least one byte of text; the chat template adds a few.
@@ -69,4 +70,6 @@ def _reply(answered: Answered) -> Reply:
         reply_tokens=answered.reply_tokens,
         truncated=answered.choice.finish_reason == "length",
         cost=answered.cost,
+        silence=answered.silence,
+        left_out=answered.left_out,
     )

@@ -19,6 +19,9 @@ class Answer(NamedTuple):
     open: bool
 
 
+THOUGHT = "<think>"
+"""A tag that opens a thought."""
+
 _ROOT = (
     r"think|thought|reason|reflect|scratch_?pad|monolog|analys|brainstorm|deliberat|ponder|planning"
     r"|denk|gedank|pensa|pensée|réflexion|raison|razona|ragion|мысл|рассужд|思考|推理|思维|생각|추론"
@@ -79,6 +82,11 @@ def _without(text: str) -> str:
     for take in (_of_channels, _of_open_channel, _of_blocks, _of_tags, _of_headings):
         text = take(text)
     return text
+
+
+def marks_thought(text: str) -> bool:
+    """Whether anything in the text marks a thought."""
+    return "<|channel" in text or "channel|>" in text or _TAG.search(text) is not None
 
 
 def opens_thought(text: str) -> bool:
