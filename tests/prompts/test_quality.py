@@ -164,7 +164,7 @@ def test_what_does_not_pass_is_counted_and_never_an_example(tmp_path: Path) -> N
         settings = settings.model_copy(update={"novelty": settings.novelty.model_copy(
             update={"threshold": 0.95})})  # fmt: skip
         prompts = writing.write_prompts(settings, Workspace(tmp_path), seed=0, benchmark_texts=[])
-        drops = writing.dropped(settings, Workspace(tmp_path), seed=0, benchmark_texts=[])
+        drops = writing.counts("dropped", settings, Workspace(tmp_path), seed=0, benchmark_texts=[])
     assert len(prompts["coco"]) == 6
     assert not any("prose" in prompt.text for prompt in prompts["coco"])
     assert drops["coco"]["no_caption"] >= 3
