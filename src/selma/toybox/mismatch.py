@@ -20,6 +20,8 @@ from selma.toybox.captions import STYLES, Style
 from selma.toybox.drawing import BACKGROUNDS, KINDS
 from selma.toybox.questions import Claim, claims
 from selma.toybox.scenes import (
+    ANIMALS,
+    COLOURS,
     NATURAL,
     OPPOSITE,
     RELATIONS,
@@ -192,24 +194,91 @@ class _Branch:
                 return 1.0
 
 
+@dataclass(frozen=True)
+class _Outcome:
+    """Images that are alike in what a fact says."""
+
+    right: bool
+    probability: float
+    """Of one such image, given the caption."""
+    frequency: float
+    """Of one such image among all."""
+    images: int = 1
+
+    def weight(self, guidance: float) -> float:
+        return self.images * self.probability**guidance * self.frequency ** (1 - guidance)
+
+
 def _branch(stated: Scene, style: Style, guidance: float, *, missing: bool) -> _Branch:
     shown = altered(stated, [("group", 0)] if missing else [])
     error = WRONG[style]["group"] if len(stated.groups) == 2 else 0.0
     share = error if missing else 1 - error
     weight = share**guidance * math.prod(_kind_shares(shown)) ** (1 - guidance)
+    outcomes = {
+        fact: _two(shown, fact, WRONG[style][fact[0]])
+        for fact in facts(shown)
+        if fact[0] not in ("group", "colour")
+    }
+    if colours := _coloured(stated, WRONG[style]["colour"], missing=missing):
+        outcomes["colour", 0] = colours
     right = {}
-    for fact in facts(shown):
-        if fact[0] == "group":
-            continue
-        error = WRONG[style][fact[0]]
-        frequencies = [_frequency(scene, fact) for scene in (shown, altered(shown, [fact]))]
-        parts = [
-            p**guidance * q ** (1 - guidance)
-            for p, q in zip((1 - error, error), frequencies, strict=True)
-        ]
-        right[fact] = parts[0] / sum(parts)
-        weight *= sum(parts)
+    for fact, each in outcomes.items():
+        weights = [outcome.weight(guidance) for outcome in each]
+        total = math.fsum(weights)
+        right[fact] = math.fsum(w for w, o in zip(weights, each, strict=True) if o.right) / total
+        weight *= total
     return _Branch(weight, right, tuple(group.kind for group in shown.groups))
+
+
+def _two(shown: Scene, fact: Fact, error: float) -> list[_Outcome]:
+    """What the caption says, and its one alternative."""
+    return [
+        _Outcome(True, 1 - error, _frequency(shown, fact)),
+        _Outcome(False, error, _frequency(altered(shown, [fact]), fact)),
+    ]
+
+
+def _coloured(stated: Scene, error: float, *, missing: bool) -> list[_Outcome]:
+    """What the images show of the colours that are stated; nothing where none is.
+
+    A colour that the caption leaves out may be any, and may be the one that is exchanged.
+    """
+    said = [group.colour for group in stated.groups]
+    count, any_colour = len(COLOURS), 1 / len(COLOURS)
+    if said == [None] * len(said):
+        return []
+    if len(said) == 1:
+        kind, colour = stated.groups[0].kind, said[0]
+        natural = NATURAL[kind]
+        frequencies = {c: _colour_frequency(c == natural) for c in (colour, natural)}
+        if colour == natural:
+            return [_Outcome(True, 1.0, frequencies[natural])]
+        return [
+            _Outcome(True, 1 - error, frequencies[colour]),
+            _Outcome(False, error, frequencies[natural]),
+        ]
+    if missing:  # of the first alone; the second's colour may have been exchanged with it
+        if said[0] is None:
+            return []
+        if said[1] is None:
+            return [
+                _Outcome(True, 1 - error + error * any_colour, any_colour),
+                _Outcome(False, error * any_colour, any_colour, count - 1),
+            ]
+        return [
+            _Outcome(True, 1.0 if said[0] == said[1] else 1 - error, any_colour),
+            *([] if said[0] == said[1] else [_Outcome(False, error, any_colour)]),
+        ]
+    if None in said:
+        pair = any_colour**2
+        return [
+            _Outcome(True, (1 - error) * any_colour, pair, count - 1),
+            _Outcome(True, any_colour, pair),
+            _Outcome(False, error * any_colour, pair, count - 1),
+        ]
+    if said[0] == said[1]:
+        return [_Outcome(True, 1.0, any_colour**2)]
+    return [_Outcome(True, 1 - error, any_colour**2), _Outcome(False, error, any_colour**2)]
 
 
 def _kind_shares(scene: Scene) -> list[float]:
@@ -218,28 +287,31 @@ def _kind_shares(scene: Scene) -> list[float]:
     return [seen[groups,] / seen[()], *(1 / (len(KINDS) - n) for n in range(groups))]
 
 
+def _colour_frequency(natural: bool) -> float:
+    """How frequent one colour is among single groups: the one that is expected, or another."""
+    share = _seen()[1, "natural"] / _seen()[1,]
+    return share if natural else (1 - share) / (len(COLOURS) - 1)
+
+
 def _frequency(scene: Scene, fact: Fact) -> float:
-    """How frequent what the scene says of the fact is among all images of such groups."""
+    """How frequent what the scene says of the fact is among all images of as many groups."""
     seen, groups = _seen(), len(scene.groups)
     kind, number = fact
     match kind:
-        case "colour":
-            return math.prod(
-                seen[groups, g.kind, g.colour] / seen[groups, g.kind] for g in scene.groups
-            )
         case "relation":
             return 1 / len(RELATIONS)
         case "background":
             return 1 / len(BACKGROUNDS)
+        case "count":
+            return seen[groups, scene.groups[number].count] / (groups * seen[groups,])
         case _:
-            group = scene.groups[number]
-            value = group.count if kind == "count" else group.pose
-            return seen[groups, group.kind, value] / seen[groups, group.kind]
+            return seen[groups, scene.groups[number].pose] / seen[groups, "animals"]
 
 
 @cache
 def _seen(images: int = 100_000) -> Counter[tuple[object, ...]]:
-    """How often each number of groups, and of them each kind, colour, count and pose, is seen."""
+    """Of images with one group and with two: how many there are, and how many groups of each count,
+    of animals, of animals in each pose, and in the natural colour."""
     rng = random.Random("toybox web")
     seen: Counter[tuple[object, ...]] = Counter()
     for _ in range(images):
@@ -247,6 +319,9 @@ def _seen(images: int = 100_000) -> Counter[tuple[object, ...]]:
         seen[()] += 1
         seen[len(groups),] += 1
         for group in groups:
-            for values in ((), (group.colour,), (group.count,), (group.pose,)):
-                seen[len(groups), group.kind, *values] += 1
+            seen[len(groups), group.count] += 1
+            seen[len(groups), "natural"] += group.colour == NATURAL[group.kind]
+            if group.kind in ANIMALS:
+                seen[len(groups), "animals"] += 1
+                seen[len(groups), group.pose] += 1
     return seen

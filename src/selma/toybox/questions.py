@@ -115,6 +115,8 @@ def sample_claim(scene: Scene, placed: Sequence[Placed], rng: random.Random) -> 
     equally often. Relations are asked most, since they are learnt last."""
     relational = len(scene.groups) == 2 and rng.random() < 0.4
     category = "spatial" if relational else rng.choice(CATEGORIES)
+    if category == "action" and not _anything_done(scene) and rng.random() < 0.8:
+        category = "colour"  # nearly all questions for actions would be answered no
     group = rng.choice(scene.groups)
     absent = rng.choice([kind for kind in KINDS if kind not in {g.kind for g in scene.groups}])
     true = rng.random() < 0.5
@@ -129,15 +131,26 @@ def sample_claim(scene: Scene, placed: Sequence[Placed], rng: random.Random) -> 
             number = group.count if true and group.count else rng.randint(2, MAX_COUNT)
             claim = ("count", kind, NUMBERS[max(2, number)])
         case "action":
-            animals = [g for g in scene.groups if g.kind in ANIMALS]
-            group = rng.choice(animals) if animals else group
-            doing = group.pose if true and group.pose != "still" else None
-            claim = ("action", group.kind, doing or rng.choice(POSES[1:]))
+            claim = _sample_action(scene, rng, kind, true)
         case "spatial":
             return _sample_relation(scene, placed, rng, true, absent)
         case _:
             claim = ("global", str(scene.background) if true else rng.choice(BACKGROUNDS))
     return claim, holds(claim, scene)
+
+
+def _anything_done(scene: Scene) -> bool:
+    return any(group.pose in POSES[1:] for group in scene.groups)
+
+
+def _sample_action(scene: Scene, rng: random.Random, kind: str, true: bool) -> Claim:
+    """One that is seen, if `true` and anything is done; else of an animal that is there, mostly."""
+    posed = [group for group in scene.groups if group.pose in POSES[1:]]
+    if posed and true:
+        group = rng.choice(posed)
+        return ("action", group.kind, str(group.pose))
+    animals = [group.kind for group in scene.groups if group.kind in ANIMALS]
+    return ("action", rng.choice([*animals, *animals, kind]), rng.choice(POSES[1:]))
 
 
 def _sample_relation(
