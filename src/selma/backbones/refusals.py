@@ -54,7 +54,7 @@ def refused_parameter(body: str, sent: Collection[str]) -> str | None:
     return min(places, key=places.__getitem__, default=None)
 
 
-def advice(status: int, server: Server, *, setting: str, has_key: bool) -> str:
+def advice(status: int, why: str, server: Server, *, setting: str, has_key: bool) -> str:
     """What the user can look at, for a status that no further attempt would change."""
     key = server.key_variable
     if status in (401, 403):
@@ -65,10 +65,9 @@ def advice(status: int, server: Server, *, setting: str, has_key: bool) -> str:
             "(mostly with /v1)"
         )
     if status in (400, 413, 422):
-        return (
-            f"Name a parameter that it does not take in {setting}.omit; where it speaks of the "
-            "length, lower max_new_tokens or ask with less"
-        )
+        if _RANGE.search(why):
+            return "Change the setting that is out of its range, as max_new_tokens"
+        return f"A parameter that it does not take can be named in {setting}.omit"
     if status in (402, 429):
         return f"Check the account of the key in {key}"
     return f"Check {setting}.base_url and the server's own log"

@@ -26,6 +26,7 @@ _LABELS = re.compile(
 _ARTICLE = re.compile(r"\W*(?:[A-Z]|(?:an?|the|un[ae]?|une|el|la|le|les|der|die|das|eine?|um)\s)")
 _RULE = re.compile(r"^\s*([-*_=~—─])(?:\s*\1){2,}\s*$")
 _TAGS = re.compile(r"^\s*(?:</?[a-zA-Z][\w:-]*(?:\s[^<>]*)?/?>\s*|\\(?:begin|end)\{\w+\}\s*)+$")
+_SPEAKER = re.compile(r"\A\s*(?:assistant|model|answer|output|response)\s*[:：]\s*", re.IGNORECASE)
 _QUOTED_BLANK = re.compile(r"^\s*>+\s*$")
 _HEADING = re.compile(r"^\s*#{1,6}\s|.*[:：=\[{(]\s*$|^\s*[\]})]")
 _PROSE = re.compile(r"(?<=\w\w)(?<!\b[MDS][rst])[.!?]['\"”’]?\s+[A-Z]")
@@ -88,6 +89,7 @@ def _lines(text: str) -> list[str]:
     """Its lines; blank where they are only fences, tags or rules. Items of HTML have their own."""
     text = re.sub(r"<li\b[^>]*>", "\n<li>", text)
     text = re.sub(r"</?(?:li|ul|ol|p|br|div)\b[^<>]*>(?<!<li>)", " ", text)
+    text = _SPEAKER.sub("", text)
     empty = (FENCE, _TAGS, _RULE, _QUOTED_BLANK)
     return ["" if any(p.match(line) for p in empty) else line for line in text.split("\n")]
 
@@ -107,7 +109,9 @@ def _segments(lines: Sequence[str]) -> list[Segment] | None:
     segments: list[Segment] = []
     for number, line in enumerate(lines):
         if number in heads:
-            segments.append(heads[number])
+            segment = heads[number]
+            segment.head = segment.head if any(map(str.isalnum, segment.head)) else ""
+            segments.append(segment)
         elif segments:
             segments[-1].body.append(line)
     return segments or None

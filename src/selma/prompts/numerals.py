@@ -27,33 +27,16 @@ def enclosed(character: str) -> int | None:
     return None if plain else int(value)
 
 
-def roman(text: str) -> int:
-    """The number; 0 if it is not written as Romans would."""
-    worth = {"i": 1, "v": 5, "x": 10, "l": 50, "c": 100, "d": 500, "m": 1000}
-    total = 0
-    for letter, after in zip(text, (*text[1:], ""), strict=True):
-        total += -worth[letter] if after and worth[letter] < worth[after] else worth[letter]
-    return total if 0 < total < 400 and _as_roman(total) == text else 0
-
-
-def _as_roman(number: int) -> str:
-    signs = ((100, "c"), (90, "xc"), (50, "l"), (40, "xl"), (10, "x"), (9, "ix"), (5, "v"),
-             (4, "iv"), (1, "i"))  # fmt: skip
-    text = ""
-    for worth, sign in signs:
-        text += sign * (number // worth)
-        number %= worth
-    return text
-
-
-def chinese(text: str) -> int:
-    """The number that Chinese digits write, tens and hundreds among them."""
-    digits = {c: n for n, c in enumerate("零一二三四五六七八九")} | {"两": 2}
-    total = current = 0
-    for character in text:
-        if character in digits:
-            current = digits[character]
-        else:
-            total += (current or 1) * (100 if character == "百" else 10)
-            current = 0
-    return total + current
+_ONES = ("", "i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix")
+_TENS = ("", "x", "xx", "xxx", "xl")
+ROMAN = {
+    f"{tens}{ones}": 10 * t + n for t, tens in enumerate(_TENS) for n, ones in enumerate(_ONES)
+}
+"""Roman numbers up to 49, in small letters; "" is 0."""
+_DIGITS = ("", *"一二三四五六七八九")
+CHINESE = {
+    f"{_DIGITS[t] if t > 1 else ''}{'十' if t else ''}{digit}": 10 * t + n
+    for t in range(10)
+    for n, digit in enumerate(_DIGITS)
+}
+"""Chinese numbers up to 99; "" is 0."""

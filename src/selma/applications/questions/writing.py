@@ -32,6 +32,7 @@ from selma.applications.questions.graph import GraphRow, write_graph
 from selma.applications.questions.settings import QuestionsConfig
 from selma.backbones.language.loading import load_language_model, model_identity, parallel_requests
 from selma.backbones.language.model import LanguageModel, Reply, Sampling
+from selma.backbones.language.replies import readable_answer
 from selma.errors import ConfigError, DataError, NoProgress
 from selma.paths import AnyPath
 from selma.progress import progress
@@ -109,6 +110,11 @@ class _Draft:
     def take(self, reply: Reply) -> None:
         """Go on to the next request, with the reply to the last."""
         self.replies.append(reply)
+        rest, thought, _ = readable_answer(reply.text)
+        if not rest.strip():
+            why = reply.silence or ("thought" if thought else "empty")
+            cut = ", cut at max_new_tokens" if reply.truncated else ""
+            self.faults[f"replies without an answer ({why}{cut})"] += 1
         self._advance(reply)
 
     def _advance(self, reply: Reply | None) -> None:
