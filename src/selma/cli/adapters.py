@@ -56,6 +56,10 @@ def convert(
     ],
     out: Annotated[Path, typer.Option(help="Where it goes.")],
     base: Base = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Of the fused weights: fp32, fp16 or bf16; the base's own if left out."),
+    ] = None,
     coft_eps: Annotated[
         float | None,
         typer.Option(
@@ -66,9 +70,12 @@ def convert(
     """Write an adapter in another format, bit for bit; or fuse it into its base."""
     from selma.adapters import converting, fusing
     from selma.adapters.formats import PROGRAMS
+    from selma.errors import ConfigError
 
     if to == "fused":
-        typer.echo(fusing.fuse(adapter, out, base=base))
+        typer.echo(fusing.fuse(adapter, out, base=base, precision=precision))
+    elif precision is not None:
+        raise ConfigError("--precision belongs to --to fused: an adapter keeps its own.")
     else:
         for path in converting.convert(adapter, out, to=to, base=base, coft_eps=coft_eps):
             typer.echo(path)

@@ -19,15 +19,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from selma.adapters.table import adapter_file
 from selma.applications.loading import read_run_file
+from selma.applications.publishing.usage import on_hub, usage
 from selma.backbones.base_files import own_architecture
-from selma.backbones.bases import BASES, located
-from selma.backbones.hub import HUB_ID
-from selma.backbones.text_to_image import ADAPTER_FILE
+from selma.backbones.bases import BASES
 from selma.config import RunConfig
 from selma.config.adapters import CoftConfig, LoraConfig, RotationConfig
 from selma.config.scores import judge_name
 from selma.errors import ModelError
 from selma.finished import NotFinished
+from selma.images.generating import benchmark_seed
 from selma.merged.merging import read_diagnostics
 from selma.merged.planning import method_of
 from selma.merged.searching import read_trials
@@ -46,6 +46,8 @@ CARD, GALLERY = "README.md", "gallery"
 SHEET = "grid.png"
 UNNAMED = "OWNER/NAME"
 """Stands for the adapter's repository before it has one."""
+EXAMPLE = "a red cat left of a blue tree"
+"""The prompt of a card whose run has no benchmark images."""
 
 
 @dataclass(frozen=True)
@@ -151,21 +153,23 @@ def _body(
         environment.globals[name] = getattr(tables, name)
     environment.globals["cell"] = _cell
     scores, images = config.scores, config.images
-    example = gallery[0][0].text if gallery else "a red cat left of a blue tree"
+    example = gallery[0][0] if gallery else None
+    lines = usage(
+        config,
+        merged,
+        example=EXAMPLE if example is None else example.text,
+        seed=0 if example is None else benchmark_seed(config.seed, example.id),
+        repository=repository,
+    )
     return environment.get_template("card.md").render(
         title=_cell(config.name),
         base_name=_base_name(config),
         base_model=_base_on_hub(config),
-        base_folder="toybox" if config.base.model == "toybox" else "FOLDER_OF_THE_BASE",
-        repository=repository,
-        adapter_file=adapter_file(merged.folder).name,
-        loads=adapter_file(merged.folder).name == ADAPTER_FILE,
+        usage=lines,
+        in_gallery=bool(gallery),
         kind=_kind(config),
         adapter=_adapter(config),
         skills=[expert.skill for expert in experts],
-        example=example.replace("\\", "\\\\").replace('"', '\\"'),
-        steps=scores.steps or images.steps,
-        guidance=images.guidance if scores.guidance is None else scores.guidance,
         card=card,
         conclusion=" ".join(tables.conclusion(card)) if card else "",
         sheet=f"{GALLERY}/{SHEET}" if (merged.folder / GALLERY / SHEET).is_file() else None,
@@ -224,9 +228,7 @@ def _recipe(config: RunConfig, merged: Merged) -> dict[str, Any]:
 
 def _base_on_hub(config: RunConfig) -> str | None:
     """The base's repository on the Hub; None for toybox, a folder or a file."""
-    model = located(config.base).model
-    on_hub = HUB_ID.fullmatch(model) and not Path(model).exists()
-    return model if on_hub and config.base.config is None else None
+    return on_hub(config.base.model) if config.base.config is None else None
 
 
 def _base_name(config: RunConfig) -> str:
