@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-from selma.prompts.numerals import CHINESE, ENGLISH, ROMAN, STEMS, enclosed
+from selma.prompts.numerals import CHINESE, ROMAN, STEMS, enclosed, numbered
 
 Closing = Literal["mark", "comma", "blank"]
 """What ends an ordinal: a mark that little else is written with, a comma, or a blank alone."""
@@ -34,7 +34,9 @@ _KEYCAP = re.compile("(?:[0-9]\ufe0f?\u20e3)+|\U0001f51f")
 _DECIMAL = re.compile(r"(?:\d{1,3}\.)*\d{1,4}(?![^\W_])")
 _ROMAN = re.compile(r"(?:[ivxlcdm]{1,7}|[IVXLCDM]{1,7}|[\u2160-\u217f]{1,3})(?![^\W_])")
 _CHINESE = re.compile(r"([一二三四五六七八九十]{1,4})(?:[个個条條则則号號](?=[，,、：:]))?")
-_WORD = re.compile(r"[A-Za-z]{3,8}(?![^\W_])")
+_OF_ALL = re.compile(r"(\d{1,3})(?:\s?/\s?| of )(\d{1,3})(?![^\W_])")
+"""1/3: or 1 of 3:, the number of the line and of all lines."""
+_WORD = re.compile(r"[^\W\d_]{2,12}(?:\u0307[^\W\d_]{1,12})?(?![^\W_])")
 _BOX = re.compile(r"\[[ xX✓✔]?\](?=\s)|<li>")
 _COMMAND = re.compile(r"(?:\\[a-z]+|#\.)(?=\s)")
 _FRAMED = re.compile(
@@ -188,6 +190,8 @@ def _values(text: str) -> Iterator[tuple[str, int, int]]:
     value = enclosed(first)
     if value is not None:
         yield "enclosed", value, 1
+    elif (of_all := _OF_ALL.match(text)) and 0 < int(of_all[1]) <= int(of_all[2]):
+        yield f"of {int(of_all[2])}", int(of_all[1]), of_all.end()
     elif decimal := _DECIMAL.match(text):
         yield "decimal", int(decimal[0].rpartition(".")[2]), decimal.end()
     else:
@@ -199,8 +203,8 @@ def _letters(text: str, first: str) -> Iterator[tuple[str, int, int]]:
         value = ROMAN.get(unicodedata.normalize("NFKC", match[0]).lower(), 0)
         if value:
             yield "roman", value, match.end()
-    if (word := _WORD.match(text)) and word[0].lower() in ENGLISH:
-        yield "word", ENGLISH[word[0].lower()], word.end()
+    if (word := _WORD.match(text)) and (number := numbered(word[0])):
+        yield "word", number, word.end()
     if (match := _CHINESE.match(text)) and match[1] in CHINESE:
         yield "chinese", CHINESE[match[1]], match.end()
     if first and first in STEMS:

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import unicodedata
 
-ENGLISH = {
+_WORDS = {
     word: number
     for words in (
         "one two three four five six seven eight nine ten",
         "first second third fourth fifth sixth seventh eighth ninth tenth",
+        "birinci ikinci üçüncü dördüncü beşinci altıncı yedinci sekizinci dokuzuncu onuncu",
+        "bir iki üç dört beş altı yedi sekiz dokuz on",
+        "erstens zweitens drittens viertens fünftens sechstens siebtens achtens neuntens zehntens",
+        "eins zwei drei vier fünf sechs sieben acht neun zehn",
+        "premièrement deuxièmement troisièmement",
+        "premier deuxième troisième quatrième cinquième sixième septième huitième neuvième dixième",
+        "primero segundo tercero cuarto quinto sexto séptimo octavo noveno décimo",
+        "primo secondo terzo quarto quinto sesto settimo ottavo nono decimo",
+        "primeiro segundo terceiro quarto quinto sexto sétimo oitavo nono décimo",
+        "eerste tweede derde vierde vijfde zesde zevende achtste negende tiende",
+        "первый второй третий четвёртый пятый шестой седьмой восьмой девятый десятый",
+        "pierwszy drugi trzeci czwarty piąty szósty siódmy ósmy dziewiąty dziesiąty",
     )
     for number, word in enumerate(words.split(), 1)
 }
-"""Words that number things."""
 STEMS = "甲乙丙丁戊己庚辛壬癸"
 """The heavenly stems, which number things in Chinese."""
+
+
+def numbered(word: str) -> int:
+    """What a word that numbers things stands for; 0 if it is none."""
+    return _WORDS.get(word.lower().replace("\u0307", ""), 0)  # which İ leaves in small letters
 
 
 def enclosed(character: str) -> int | None:
