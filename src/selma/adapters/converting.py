@@ -7,11 +7,11 @@ from typing import Any
 
 from selma.adapters.table import kind_of
 from selma.errors import AdapterError
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 
 
 def convert(
-    source: AnyPath, out: AnyPath, *, to: str, base: str | None = None, **options: Any
+    source: AnyPath, out: AnyPath, *, to: str, base: AnyPath | None = None, **options: Any
 ) -> list[Path]:
     """The files written: the adapter at `source` in another format.
 
@@ -19,7 +19,7 @@ def convert(
     it is given, the adapter must fit it. `options` are what the adapter's kind can be told beside
     (`AdapterKind.convert_options`); None counts as not given. Raises AdapterError.
     """
-    source, out = Path(source), Path(out)
+    source, out = as_path(source), as_path(out)
     kind = kind_of(source)
     if kind.convert is None:
         raise AdapterError(f"{source} is of the kind {kind.name}, which has one format alone.")

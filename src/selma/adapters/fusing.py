@@ -16,21 +16,23 @@ from selma.adapters.kind import WeightChange
 from selma.adapters.models import read_model, weight_key
 from selma.adapters.table import kind_of
 from selma.errors import AdapterError, ConfigError
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _COPIED = {".json", ".txt", ".safetensors", ".model"}
 """What a pipeline needs; neither pickles nor code are carried on."""
 
 
-def fuse(adapter: AnyPath, out: AnyPath, *, base: str | None, precision: str | None = None) -> Path:
+def fuse(
+    adapter: AnyPath, out: AnyPath, *, base: AnyPath | None, precision: str | None = None
+) -> Path:
     """The folder `out`, new, which holds the base with the adapter in its weights.
 
     Tensors are changed in float32 or wider, one at a time, and keep their type unless the networks
     that change are written in another `precision` (fp32, fp16, bf16): a base in half precision
     would round what the adapter adds. Raises AdapterError if the adapter does not fit.
     """
-    adapter, out = Path(adapter), Path(out)
+    adapter, out = as_path(adapter), as_path(out)
     if precision is not None and precision not in PRECISIONS:
         raise ConfigError(f"A precision must be {', '.join(PRECISIONS)}, but {precision!r} came.")
     if base is None:

@@ -31,7 +31,7 @@ from selma.images.generating import benchmark_seed
 from selma.merged.merging import read_diagnostics
 from selma.merged.planning import method_of
 from selma.merged.searching import read_trials
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.pipeline import Stages, scorecard
 from selma.records.adapters import applied
 from selma.records.benchmarks import BenchmarkPrompt, evenly
@@ -67,7 +67,7 @@ def write_card(
     licence: one of the Hub's names; None takes the base's, if known. Raises WorkspaceError unless
     the merge is finished; the card of a run without scores has no scorecard.
     """
-    run = Path(run)
+    run = as_path(run)
     config = read_run_file(run)
     stages = Stages(config, Workspace(run), make=[])
     experts = stages.all_experts()

@@ -34,7 +34,7 @@ from selma.backbones.language.loading import load_language_model, model_identity
 from selma.backbones.language.model import LanguageModel, Reply, Sampling
 from selma.backbones.language.replies import readable_answer
 from selma.errors import ConfigError, DataError, NoProgress
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.progress import progress
 from selma.randomness import seed_for
 from selma.records.benchmarks import BenchmarkPrompt
@@ -67,7 +67,7 @@ def write_questions(
     put aside. Raises NoProgress if no prompt, or none of `config.patience` in a row, gave
     questions, and BackendError if a server keeps failing; the same call continues from there.
     """
-    out = Path(out)
+    out = as_path(out)
     if out.suffix.lower() != _SUFFIX[config.style]:
         raise ConfigError(
             f"Questions of style {config.style} are a {_SUFFIX[config.style]} file, but {out} came."

@@ -10,7 +10,7 @@ from selma.backbones.preference.checkpoints import Checkpoint, read_state
 from selma.backbones.preference.scorers import SCORERS
 from selma.backbones.weights import Weights
 from selma.errors import ModelError
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 
 
 def convert_weights(
@@ -28,7 +28,7 @@ def convert_weights(
     it is not the released one; for pickscore and clip None is config.json beside the source.
     Raises ModelError.
     """
-    source, out = Path(source), Path(out)
+    source, out = as_path(source), as_path(out)
     config = None if config is None else Path(config)
     row = SCORERS.get(kind)
     family = row.family if row else None
