@@ -15,7 +15,7 @@ from selma.adapters.formats import Adapter, write
 from selma.adapters.fusing import fuse
 from selma.adapters.models import read_model
 from selma.adapters.reading import LayerFile, read_adapter
-from selma.errors import AdapterError
+from selma.errors import AdapterError, ConfigError
 
 ENDINGS = {
     "unet": (".attn1.to_q", ".attn2.to_k", ".to_out.0", ".ff.net.0.proj", ".proj_in", ".conv1"),
@@ -256,6 +256,24 @@ def test_older_names_of_diffusers_are_read(tmp_path):
         f"unet.{block}.attn2.to_k",
         "text_encoder.encoder.layers.0.mlp.fc1",
     }
+
+
+def test_fused_is_a_format_like_others(tmp_path):
+    base, first = tiny.folder("sd1"), tmp_path / "f.safetensors"
+    write(first, random_adapter("sd1"), to="diffusers")
+    right = fuse(first, tmp_path / "right", base=base)
+    assert convert(first, tmp_path / "c", to="fused", base=base) == [tmp_path / "c"]
+    files = [path.relative_to(right) for path in right.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    for file in files:
+        assert (tmp_path / "c" / file).read_bytes() == (right / file).read_bytes()
+    with pytest.raises(AdapterError, match=r"coft_eps says nothing of .* when it is fused"):
+        convert(first, tmp_path / "d", to="fused", base=base, coft_eps=0.1)
+    with pytest.raises(AdapterError, match="give --base"):
+        convert(first, tmp_path / "d", to="fused")
+    with pytest.raises(ConfigError, match="A precision belongs to --to fused"):
+        convert(first, tmp_path / "d.safetensors", to="kohya", precision="fp16")
+    assert not (tmp_path / "d").exists() and not (tmp_path / "d.safetensors").exists()
 
 
 def test_what_would_load_nothing_is_refused(tmp_path):

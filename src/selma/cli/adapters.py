@@ -68,19 +68,16 @@ def convert(
     ] = None,
 ) -> None:
     """Write an adapter in another format, bit for bit; or fuse it into its base."""
-    from selma.adapters import converting, fusing
+    from selma.adapters import converting
     from selma.adapters.formats import PROGRAMS
-    from selma.errors import ConfigError
 
-    if to == "fused":
-        typer.echo(fusing.fuse(adapter, out, base=base, precision=precision))
-    elif precision is not None:
-        raise ConfigError("--precision belongs to --to fused: an adapter keeps its own.")
-    else:
-        for path in converting.convert(adapter, out, to=to, base=base, coft_eps=coft_eps):
-            typer.echo(path)
-        if to in PROGRAMS:
-            typer.echo(PROGRAMS[to], err=True)
+    written = converting.convert(
+        adapter, out, to=to, base=base, precision=precision, coft_eps=coft_eps
+    )
+    for path in written:
+        typer.echo(path)
+    if to in PROGRAMS:
+        typer.echo(PROGRAMS[to], err=True)
 
 
 def generate(
