@@ -64,7 +64,7 @@ TAKING_PATHS = {name: f for name, f in FUNCTIONS.items() if path_parameters(f)}
 def test_the_walk_finds_what_is_public() -> None:
     for name in ("load_config", "generate", "convert", "merge_files", "check_config"):
         assert f"selma.{name}" in TAKING_PATHS
-    for name in ("adapters.table.kind_of", "adapters.fusing.fuse", "scores.tifa.read_tifa"):
+    for name in ("adapters.table.kind_of", "adapters.converting.convert", "scores.tifa.read_tifa"):
         assert f"selma.{name}" in TAKING_PATHS
     assert len(TAKING_PATHS) > 30
 
