@@ -1,7 +1,6 @@
 """One adapter through every format: the same bits, and the same picture from those who read it."""
 
 import json
-import shutil
 
 import pytest
 import safetensors.torch
@@ -154,22 +153,6 @@ def test_kohya_files_of_several_scales_come_with_a_warning(tmp_path, capsys, ran
     assert capsys.readouterr().err == "", "ranks may differ as long as the scale is one"
 
 
-@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
-@pytest.mark.filterwarnings("ignore:The following alpha_pattern keys did not match")
-def test_diffusers_does_misread_them(tmp_path):
-    """The reason of the warning; where this fails, diffusers has learnt it."""
-    base = str(tiny.folder("sd1"))
-    first, kohya = tmp_path / "first.safetensors", tmp_path / "kohya.safetensors"
-    write(first, random_adapter("sd1", ranks=(2, 3), alphas=(3.0, 1.0)), to="diffusers")
-    convert(first, kohya, to="kohya", base=base)
-    found = []
-    for path in (first, kohya):
-        pipe = tiny.load("sd1").pipe
-        pipe.load_lora_weights(path)
-        found.append(latents(pipe))
-    assert (found[0] - found[1]).abs().max() > 1e-3
-
-
 @pytest.mark.parametrize(("ranks", "alphas"), [((2,), (3.0,)), ((2, 4), (3.0, 6.0))])
 def test_kohya_files_of_one_scale_come_without(tmp_path, capsys, ranks, alphas):
     first = tmp_path / "first.safetensors"
@@ -297,30 +280,3 @@ def test_places_must_suit_the_format(tmp_path, to, name):
     write(first, random_adapter("sd1"), to="diffusers")
     with pytest.raises(AdapterError):
         convert(first, tmp_path / name, to=to, base=str(tiny.folder("sd1")))
-
-
-def test_a_peft_folder_that_peft_wrote_is_read(tmp_path):
-    import peft
-
-    unet = tiny.load("sd1").pipe.unet
-    config = peft.LoraConfig(
-        r=4,
-        lora_alpha=6,
-        use_rslora=True,
-        target_modules=["to_q", "conv1"],
-        rank_pattern={"conv1": 2},
-        init_lora_weights=False,
-    )
-    model = peft.get_peft_model(unet, config)
-    model.save_pretrained(tmp_path / "theirs")
-    file = read_adapter(tmp_path / "theirs")
-    assert file.format == "peft"
-    for key, layer in file.layers.items():
-        module = model.base_model.model.get_submodule(names.split(key)[1])
-        assert layer.scale == pytest.approx(module.scaling["default"])
-        a, b = file.factors(key)
-        delta = layer.scale * (b @ a)
-        torch.testing.assert_close(
-            delta.reshape(module.weight.shape), module.get_delta_weight("default")
-        )
-    shutil.rmtree(tmp_path / "theirs")
