@@ -181,7 +181,10 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         "weights must be finite, but [inf] came.",
     ),
     "no file": (lambda: selma.load_config("toybox"), "toybox cannot be read: there is no such"),
-    "a folder": (lambda: selma.check_config("."), ". cannot be read: Is a directory."),
+    "a folder": (
+        lambda: selma.check_config("."),
+        ". must be a YAML file of settings, but is a folder.",
+    ),
 }
 WRONG |= {
     f"{value!r} as {name}": (call, f"A path must be text or a Path, but {value!r} came.")

@@ -265,3 +265,26 @@ def test_a_file_that_is_no_base_is_told_in_a_sentence(
     came, said = command("check", tmp_path / "x.yaml")
     assert came == 2 and "base" in said, said
     assert not out.exists()
+
+
+def test_mistakes_in_a_command_are_found_before_the_model_is_loaded(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("loaded for nothing")
+
+    monkeypatch.setattr("selma.images.on_demand.load_text_to_image", never)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder.png").mkdir()
+    for words, code, message in (
+        (("--out", tmp_path / "file" / "image.png"), 2, "must lie in a folder, but"),
+        (("--out", tmp_path / "folder.png"), 2, "is a folder"),
+        (("--out", tmp_path / "image.jpg"), 2, "saved as .png"),
+        (("--adapter", tmp_path / "gone.safetensors"), 3, "there is none"),
+        (("--adapter", adapter, "--strength", 1, "--strength", 2), 2, "1 adapters and 2 strengths"),
+        (("--strength", 1), 2, "0 adapters and 1 strengths"),
+        (("--sur", adapter), 2, "is lora: give it as --adapter."),
+        (("--base", "x/y/z", "--seed", "a"), 2, "valid integer"),
+    ):
+        came, said = command("generate", "a cat", *words)
+        assert came == code and message in said, (words, said)

@@ -127,8 +127,10 @@ def generate(
     guidance_scale=GUIDANCE).
     """
     from selma.adapters.applying import chosen
+    from selma.adapters.table import kind_of
     from selma.config.adapters import sur_generation
     from selma.config.networks import base_of
+    from selma.errors import ConfigError
     from selma.images import on_demand
     from selma.images.plain_diffusers import in_diffusers
 
@@ -136,6 +138,10 @@ def generate(
     options = {"sur": sur_generation(strength=sur_strength, negative=sur_negative)}
     adapters = chosen(adapter or [], strength or (), options)
     adapters += chosen([sur] if sur else [], options=options)
+    if sur and (kind := kind_of(sur).name) != "sur" and sur.exists():
+        raise ConfigError(
+            f"--sur must be a SUR-adapter, but {sur} is {kind}: give it as --adapter."
+        )
     model = base_of(base, config=base_config)
     images = on_demand.generate(
         prompt,

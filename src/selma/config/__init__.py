@@ -130,6 +130,8 @@ def load_config(path: AnyPath, kind: Any = RunConfig) -> Any:
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """A YAML file's settings, unchecked; `name` is the file's where none is given."""
+    if is_folder(path):
+        raise ConfigError(f"{path} must be a YAML file of settings, but is a folder.")
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, SupportsFloat
 from PIL.Image import Image
 
 from selma.adapters.applying import applied, chosen
+from selma.adapters.table import kind_of
 from selma.backbones.bases import guidance_of
 from selma.backbones.text_to_image import load_text_to_image
 from selma.config.networks import BaseConfig, base_of
@@ -51,6 +52,7 @@ def generate(
     _require_numbers(steps=steps, count=count, guidance=guidance)
     require_seed(seed)
     adapters = _adapters(adapter)
+    _require_there(adapters)
     model = load_text_to_image(model_settings)
     with ExitStack() as failing:
         failing.enter_context(applied(model, adapters))
@@ -102,6 +104,13 @@ def _require_text(text: Any) -> None:
         )
 
 
+def _require_there(adapters: Sequence[AppliedAdapter]) -> None:
+    """Raise AdapterError for one that is missing, before a model is loaded for nothing."""
+    for adapter in adapters:
+        if not adapter.path.exists():
+            kind_of(adapter.path).read(adapter.path)
+
+
 def _require_numbers(*, steps: Any, count: Any, guidance: Any) -> None:
     for name, number in (("steps", steps), ("count", count)):
         if isinstance(number, bool) or not isinstance(number, Integral):
@@ -132,6 +141,9 @@ def image_paths(path: AnyPath, *, count: int) -> list[Path]:
         raise ConfigError(f"Images are saved as .png, but {path} came.")
     if path.is_dir():
         raise ConfigError(f"An image needs the name of a file, but {path} is a folder.")
+    file = next((parent for parent in path.parents if parent.is_file()), None)
+    if file is not None:
+        raise ConfigError(f"{path} must lie in a folder, but {file} is a file.")
     return (
         [path]
         if count == 1

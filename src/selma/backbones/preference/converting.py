@@ -9,7 +9,7 @@ from pathlib import Path
 from selma.backbones.preference.checkpoints import Checkpoint, read_state
 from selma.backbones.preference.scorers import SCORERS
 from selma.backbones.weights import Weights
-from selma.errors import ModelError
+from selma.errors import ConfigError, ModelError
 from selma.paths import AnyPath, as_path
 
 
@@ -35,7 +35,7 @@ def convert_weights(
     if family is None or family.convert is None:
         kinds = [name for name, row in SCORERS.items() if row.family and row.family.convert]
         why = f" {kind} has no conversion." if row else ""
-        raise ModelError(f"kind must be one of {', '.join(kinds)}, but {kind!r} came.{why}")
+        raise ConfigError(f"kind must be one of {', '.join(kinds)}, but {kind!r} came.{why}")
     if out.exists():
         raise ModelError(f"{out} must not be there yet. Remove it, or choose another folder.")
     words = Weights(tokenizer or family.tokenizer or str(source.parent))
