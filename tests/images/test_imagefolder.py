@@ -151,17 +151,3 @@ def test_rows_of_other_prompts_are_refused(tmp_path):
     folder = _generate(tmp_path)
     with pytest.raises(DataError, match="this run's prompts"):
         read_generated(folder, prompts(count=2))
-
-
-def test_datasets_loads_our_folder(tmp_path):
-    datasets = pytest.importorskip("datasets", reason="needs the optional package datasets")
-    folder = _generate(tmp_path / "run")
-    datasets.disable_progress_bars()
-    rows = datasets.load_dataset(
-        "imagefolder", data_dir=str(folder), split="train", cache_dir=str(tmp_path / "cache")
-    )
-    assert sorted(rows["text"]) == sorted(prompt.text for prompt in prompts())
-    assert set(rows.column_names) == {
-        "image", "text", "skill", "prompt_id", "seed", "tokens_cut",
-    }  # fmt: skip
-    assert rows[0]["image"].size == (16, 16)
