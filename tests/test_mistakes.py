@@ -66,7 +66,8 @@ MISTAKES: list[tuple[str, int, str]] = [
     ("control train nosuch.yaml", 2, "there is no such file"),
     ("subjects train nosuch.yaml", 2, "there is no such file"),
     ("sur train text.txt", 2, "must be a mapping of settings"),
-    ("oft angles nosuch --out o", 3, "nosuch"),
+    ("oft angles nosuch --out o", 3, "nosuch must be toybox or a folder of images, but is none."),
+    ("oft angles empty --out o", 3, "empty must have 1100 images"),
 ]
 
 
