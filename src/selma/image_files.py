@@ -118,9 +118,11 @@ def _opened(data: bytes, max_pixels: int, reading: Reading) -> Opened:
     if file.format in _PROGRAMS:
         raise DataError(f"{file.format} is a program that would have to be run. Save it as PNG.")
     _take_transparent_value(file)
+    # Pillow turns a TIFF while it decodes it, and forgets that it did.
+    turned = file.format == "TIFF" and _turn(file) is not None
     file.load()  # open() reads the header alone; verify() misses a cut-off JPEG
     _check_size(file, max_pixels)  # icons name their size only now
-    image, changes = _upright(file)
+    image, changes = (file, ("turned upright",)) if turned else _upright(file)
     with suppress(Exception):  # counting frames reads on, where damage is nobody's concern
         if getattr(file, "is_animated", False) and file.format != "MPO":
             changes = ("the first of several frames", *changes)
@@ -152,11 +154,15 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 
 def _upright(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     """A camera held sideways notes so beside the pixels; a network would see the world lying."""
-    try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # every viewer shows an image with damaged EXIF as it is stored
-        turn = None
+    turn = _turn(image)
     return (image, ()) if turn is None else (image.transpose(turn), ("turned upright",))
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # every viewer shows an image with damaged EXIF as it is stored
+        return None
 
 
 def _take_transparent_value(image: Image.Image) -> None:

@@ -154,7 +154,13 @@ def merge_files(
     plan = planned(config, {labels[i]: float(given[i]) for i in order})
     require_compatible(files, plan.method, known_base=False)
     recipe = merge_recipe({labels[i]: digests[i] for i in order}, plan)
-    return write_merged(files, plan, out, made_by=recipe, to=to, model=model)
+    written, diagnostics = write_merged(files, plan, out, made_by=recipe, to=to, model=model)
+    # Readers look for their files in their own order.
+    for figures in ("experts", "cosines"):
+        diagnostics[figures] = {
+            labels[i]: diagnostics[figures][labels[i]] for i in range(len(read))
+        }
+    return written, diagnostics
 
 
 def _require_weights(weights: Any, count: int) -> None:
