@@ -16,7 +16,7 @@ from selma.prompts.json_replies import caption_key
 from selma.prompts.markers import BULLETS, Bullet, Mark, bullet_of, readings, rises
 from selma.prompts.remarks import is_remark
 from selma.prompts.segments import BOLD, FIELD, Segment, Texts, segment_texts
-from selma.prompts.tables import columns, elements
+from selma.prompts.tables import columns, elements, enclosed_lists
 from selma.prompts.wrapping import is_quoted
 
 _LABELS = re.compile(
@@ -34,6 +34,9 @@ _PROSE = re.compile(r"(?<=\w\w)(?<!\b[MDS][rst])[.!?]['\"”’]?\s+[A-Z]")
 
 def listed_texts(text: str) -> Texts:
     """The texts in a reply, in order, without the markers of its list; none where it is prose."""
+    enclosed = [text for inner in enclosed_lists(text) for text in listed_texts(inner).texts]
+    if enclosed:
+        return Texts(enclosed, False)
     in_table = columns(text)
     in_table = elements(text) if in_table is None else in_table
     if in_table is not None:

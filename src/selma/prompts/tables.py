@@ -77,6 +77,15 @@ def elements(text: str) -> list[str] | None:
     return texts if most and repeated and begins else None
 
 
+def enclosed_lists(text: str) -> list[str]:
+    """What lies in elements that are named as several captions and have several lines."""
+    return [
+        content
+        for name, content in _ELEMENT.findall(text)
+        if name.lower().endswith("s") and is_caption_key(name) and "\n" in content.strip()
+    ]
+
+
 def quoted_rows(lines: Sequence[str]) -> list[str] | None:
     """The cells that hold captions, of rows with quotes around cells and a delimiter between; None
     unless a heading names captions or a column of numbers counts the rows."""
