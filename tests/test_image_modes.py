@@ -366,7 +366,9 @@ def test_images_are_upright(kind: str, orientation: int) -> None:
     exif[ExifTags.Base.Orientation] = orientation
     lossless = {"lossless": True} if kind == "WEBP" else {}
     data = encoded(Image.fromarray(pixels), kind, exif=exif, **lossless)
-    seen = np.asarray(decode(data)).astype(int)
+    opened = read_image(data)
+    assert opened.changes == (("turned upright",) if orientation > 1 else ())
+    seen = np.asarray(opened.image).astype(int)
     right = ORIENTATIONS[orientation](pixels.astype(int))
     assert seen.shape == right.shape
     assert np.abs(seen - right).mean() < (10 if kind in ("JPEG", "AVIF") else 1e-9)
@@ -490,3 +492,40 @@ def test_images_with_texts_stay_plain() -> None:
 def test_what_is_no_image_is_refused_with_the_reason(data: bytes, says: str) -> None:
     with pytest.raises(DataError, match=says):
         decode(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"<!doctype html><p>gone", "no known kind of image begins with '<!doctype html><p>gone'"),
+        (b"it's 503", 'no known kind of image begins with "it\'s 503"'),
+        (bytes(99), "no known kind of image begins with '" + r"\x00" * 24 + "'"),
+        (b"\xff\xd8\xff\xe0", None),
+        (b"\x89PNG\r\n\x1a\n", None),
+        (b"", "it is empty"),
+        *((encoded(noise("RGB", 3), kind)[:end], None)
+          for kind in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "AVIF", "JPEG2000")
+          for end in (12, 30, 60)),
+    ],
+)  # fmt: skip
+def test_equal_bytes_are_refused_in_equal_words(data: bytes, says: str | None) -> None:
+    messages = []
+    for _ in range(2):
+        with pytest.raises(DataError) as refused:
+            decode(data)
+        messages.append(str(refused.value))
+    assert messages[0] == messages[1]
+    assert "0x" not in messages[0].lower() and "BytesIO" not in messages[0]
+    if says is not None:
+        assert messages[0] == f"The image cannot be decoded: {says}. Replace it or remove it."
+
+
+def test_an_object_that_a_decoder_names_is_no_part_of_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(file: Any, **options: Any) -> Image.Image:
+        raise ValueError(f"nothing can be read of {object()!r}.")
+
+    monkeypatch.setattr(Image, "open", broken)
+    with pytest.raises(DataError, match=r"decoded: nothing can be read of the file\. Replace"):
+        decode(b"GIF89a")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Union, get_args, get_origin
@@ -13,8 +14,9 @@ import pytest
 from public import public_functions
 
 import selma
+from selma import pipeline
 from selma.applications.evaluation.dsg import PRESETS
-from selma.errors import SelmaError
+from selma.errors import ConfigError, SelmaError
 from selma.paths import as_paths
 
 FUNCTIONS = public_functions()
@@ -62,7 +64,7 @@ TAKING_PATHS = {name: f for name, f in FUNCTIONS.items() if path_parameters(f)}
 def test_the_walk_finds_what_is_public() -> None:
     for name in ("load_config", "generate", "convert", "merge_files", "check_config"):
         assert f"selma.{name}" in TAKING_PATHS
-    for name in ("adapters.table.kind_of", "adapters.fusing.fuse", "scores.tifa.read_tifa"):
+    for name in ("adapters.table.kind_of", "adapters.converting.convert", "scores.tifa.read_tifa"):
         assert f"selma.{name}" in TAKING_PATHS
     assert len(TAKING_PATHS) > 30
 
@@ -140,3 +142,73 @@ def test_one_path_is_not_its_letters() -> None:
     assert as_paths("a.safetensors") == as_paths(Path("a.safetensors")) == [Path("a.safetensors")]
     assert as_paths(["a", Path("b")]) == [Path("a"), Path("b")]
     assert as_paths(()) == []
+
+
+TIES = selma.merged_config({"method": "ties"})
+WRONG: dict[str, tuple[Callable[[], Any], str]] = {
+    "a run of a path": (
+        lambda: selma.run("configs/x.yaml"),  # type: ignore[arg-type]
+        "A run needs settings of the class RunConfig, but 'configs/x.yaml' came. Read a YAML file "
+        "with selma.load_config(PATH).",
+    ),
+    "a run of nothing": (lambda: selma.run(None), "but None came"),  # type: ignore[arg-type]
+    "a stage of a path": (
+        lambda: pipeline.prompts(Path("x.yaml")),  # type: ignore[arg-type]
+        "A run needs settings of the class RunConfig",
+    ),
+    "scores of a path": (
+        lambda: pipeline.scorecard("x.yaml"),  # type: ignore[arg-type]
+        "A run needs settings of the class RunConfig",
+    ),
+    "a merge's name": (
+        lambda: selma.merged_config("ties"),  # type: ignore[arg-type]
+        "must be a mapping, as {'method': 'ties'}, but 'ties' came.",
+    ),
+    "a merge by a mapping": (
+        lambda: selma.merge_files(["a", "b"], {"method": "ties"}, "c"),  # type: ignore[arg-type]
+        "but {'method': 'ties'} came: selma.merged_config({'method': 'ties'}) makes them.",
+    ),
+    "one weight": (
+        lambda: selma.merge_files(["a"], TIES, "c", weights=0.5),  # type: ignore[arg-type]
+        "weights must be a list of numbers, but 0.5 came.",
+    ),
+    "weights as text": (
+        lambda: selma.merge_files(["a", "b"], TIES, "c", weights=["1", "2"]),  # type: ignore[list-item]
+        "weights must be a list of numbers, but ['1', '2'] came.",
+    ),
+    "weights without an end": (
+        lambda: selma.merge_files(["a"], TIES, "c", weights=[float("inf")]),
+        "weights must be finite, but [inf] came.",
+    ),
+    "no file": (lambda: selma.load_config("toybox"), "toybox cannot be read: there is no such"),
+    "a folder": (
+        lambda: selma.check_config("."),
+        ". must be a YAML file of settings, but is a folder.",
+    ),
+}
+WRONG |= {
+    f"{value!r} as {name}": (call, f"A path must be text or a Path, but {value!r} came.")
+    for value in (None, 5, ["a"])
+    for name, call in {
+        "a config": partial(selma.load_config, value),
+        "a config to check": partial(selma.check_config, value),
+        "a source": partial(selma.convert, value, "b", to="peft"),
+        "a target": partial(selma.convert, "a", value, to="peft"),
+        "a merge's target": partial(selma.merge_files, ["a"], TIES, value),
+        "files to merge": partial(selma.merge_files, [value], TIES, "c"),
+        "a base of a merge": partial(selma.merge_files, ["a"], TIES, "c", base=value),
+    }.items()
+    if (value, name) != (None, "a base of a merge")
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_fails_at_the_call(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    call, says = WRONG[case]
+    with pytest.raises(ConfigError) as refused:
+        call()
+    assert says in str(refused.value)
+    assert not list(tmp_path.iterdir())

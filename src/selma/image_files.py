@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from selma.errors import DataError
 from selma.image_modes import PLAIN, Reading, as_rgb, has_wide_values, values_digest
@@ -25,6 +26,7 @@ parts lie over a background, images are turned upright, colours are sRGB's."""
 REMEDY = "Replace it or remove it."
 REMEDY_FOR_GENERATED = "Remove its folder to have it generated again."
 
+_OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
 _PROGRAMS = ("EPS",)
 """Formats that Pillow would have another program run."""
 _TURNS = {
@@ -99,7 +101,7 @@ def read_image(
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds, struct.error among them
-        raise DataError(f"The image cannot be decoded: {error}. {remedy}") from error
+        raise DataError(f"The image cannot be decoded: {_reason(error, data)}. {remedy}") from error
 
 
 def png_bytes(image: Image.Image) -> bytes:
@@ -116,15 +118,27 @@ def _opened(data: bytes, max_pixels: int, reading: Reading) -> Opened:
     if file.format in _PROGRAMS:
         raise DataError(f"{file.format} is a program that would have to be run. Save it as PNG.")
     _take_transparent_value(file)
+    # Pillow turns a TIFF while it decodes it, and forgets that it did.
+    turned = file.format == "TIFF" and _turn(file) is not None
     file.load()  # open() reads the header alone; verify() misses a cut-off JPEG
     _check_size(file, max_pixels)  # icons name their size only now
-    image, changes = _upright(file)
+    image, changes = (file, ("turned upright",)) if turned else _upright(file)
     with suppress(Exception):  # counting frames reads on, where damage is nobody's concern
         if getattr(file, "is_animated", False) and file.format != "MPO":
             changes = ("the first of several frames", *changes)
     wide = values_digest(image) if has_wide_values(image) else ""
     rgb, further = as_rgb(image, reading)
     return Opened(rgb, (*changes, *further), file.format, wide)
+
+
+def _reason(error: Exception, data: bytes) -> str:
+    """The same words for the same bytes: Pillow names the object that it read them from."""
+    if not data:
+        return "it is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return f"no known kind of image begins with {ascii(data[:24])[1:]}"
+    words = _OBJECT.sub("the file", str(error)).rstrip(".")
+    return words or type(error).__name__
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
@@ -140,11 +154,15 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 
 def _upright(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     """A camera held sideways notes so beside the pixels; a network would see the world lying."""
-    try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # every viewer shows an image with damaged EXIF as it is stored
-        turn = None
+    turn = _turn(image)
     return (image, ()) if turn is None else (image.transpose(turn), ("turned upright",))
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # every viewer shows an image with damaged EXIF as it is stored
+        return None
 
 
 def _take_transparent_value(image: Image.Image) -> None:

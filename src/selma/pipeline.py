@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic
 
 from selma import processes
-from selma.config import Run, RunConfig
+from selma.config import Run, RunConfig, require_settings
 from selma.dev_score import DevScore
 from selma.errors import ConfigError
 from selma.finished import Finished
@@ -62,7 +62,10 @@ class Outcome:
 
 
 def run(config: RunConfig) -> Path:
-    """The report's path, after all six stages. What is already there is not made again."""
+    """The report's path, after all six stages. What is already there is not made again.
+
+    config: what `selma.load_config` returns.
+    """
     return run_stages(config).page
 
 
@@ -122,6 +125,7 @@ def report(config: RunConfig) -> Path:
 
 def scorecard(config: RunConfig) -> Scorecard:
     """What a finished stage 5 left."""
+    require_settings(config)
     return _scorecard(Stages(config, Workspace(config.run_folder), make=[]))
 
 
@@ -161,6 +165,7 @@ def opened(
     `preflight.check` and `Finished`.  work: see `Stages`.  several: whether all processes that
     were launched come by here and do it together; else there may be only one.
     """
+    require_settings(config)
     if not several and (count := processes.launched()[1]) > 1:
         raise ConfigError(
             f"This command works in one process, but {count} were launched. Start this command by "

@@ -104,9 +104,10 @@ def csv_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[int, dic
         header = [name.strip() for name in next(reader, [])]
         wrong = [name for name in columns if header.count(name) != 1]
         if wrong:
+            first = ", ".join(header)[:200] or "nothing"
             raise DataError(
-                f"{path} must have the columns {', '.join(columns)}, each once; "
-                f"this does not hold for {', '.join(wrong)}."
+                f"{path} must have the columns {', '.join(columns)}, each once; this does not hold "
+                f"for {', '.join(wrong)}. Its first line has: {first}."
             )
         for cells in reader:
             if not cells:

@@ -20,7 +20,7 @@ from typing import Any
 from selma import processes
 from selma.errors import DataError, WorkspaceError
 from selma.folder_lock import locked_folder
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 
 PROMPTS, IMAGES, EXPERTS = "1-prompts", "2-images", "3-experts"
 MERGED, SCORES, REPORT = "4-merged", "5-scores", "6-report"
@@ -71,7 +71,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: AnyPath, value: Any) -> None:
-    path = Path(path)
+    path = as_path(path)
     write_bytes(
         path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
     )

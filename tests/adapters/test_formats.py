@@ -1,7 +1,6 @@
 """One adapter through every format: the same bits, and the same picture from those who read it."""
 
 import json
-import shutil
 
 import pytest
 import safetensors.torch
@@ -15,7 +14,7 @@ from selma.adapters.formats import Adapter, write
 from selma.adapters.fusing import fuse
 from selma.adapters.models import read_model
 from selma.adapters.reading import LayerFile, read_adapter
-from selma.errors import AdapterError
+from selma.errors import AdapterError, ConfigError
 
 ENDINGS = {
     "unet": (".attn1.to_q", ".attn2.to_k", ".to_out.0", ".ff.net.0.proj", ".proj_in", ".conv1"),
@@ -154,22 +153,6 @@ def test_kohya_files_of_several_scales_come_with_a_warning(tmp_path, capsys, ran
     assert capsys.readouterr().err == "", "ranks may differ as long as the scale is one"
 
 
-@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
-@pytest.mark.filterwarnings("ignore:The following alpha_pattern keys did not match")
-def test_diffusers_does_misread_them(tmp_path):
-    """The reason of the warning; where this fails, diffusers has learnt it."""
-    base = str(tiny.folder("sd1"))
-    first, kohya = tmp_path / "first.safetensors", tmp_path / "kohya.safetensors"
-    write(first, random_adapter("sd1", ranks=(2, 3), alphas=(3.0, 1.0)), to="diffusers")
-    convert(first, kohya, to="kohya", base=base)
-    found = []
-    for path in (first, kohya):
-        pipe = tiny.load("sd1").pipe
-        pipe.load_lora_weights(path)
-        found.append(latents(pipe))
-    assert (found[0] - found[1]).abs().max() > 1e-3
-
-
 @pytest.mark.parametrize(("ranks", "alphas"), [((2,), (3.0,)), ((2, 4), (3.0, 6.0))])
 def test_kohya_files_of_one_scale_come_without(tmp_path, capsys, ranks, alphas):
     first = tmp_path / "first.safetensors"
@@ -258,6 +241,24 @@ def test_older_names_of_diffusers_are_read(tmp_path):
     }
 
 
+def test_fused_is_a_format_like_others(tmp_path):
+    base, first = tiny.folder("sd1"), tmp_path / "f.safetensors"
+    write(first, random_adapter("sd1"), to="diffusers")
+    right = fuse(first, tmp_path / "right", base=base)
+    assert convert(first, tmp_path / "c", to="fused", base=base) == [tmp_path / "c"]
+    files = [path.relative_to(right) for path in right.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    for file in files:
+        assert (tmp_path / "c" / file).read_bytes() == (right / file).read_bytes()
+    with pytest.raises(AdapterError, match=r"coft_eps says nothing of .* when it is fused"):
+        convert(first, tmp_path / "d", to="fused", base=base, coft_eps=0.1)
+    with pytest.raises(AdapterError, match="give --base"):
+        convert(first, tmp_path / "d", to="fused")
+    with pytest.raises(ConfigError, match="A precision belongs to --to fused"):
+        convert(first, tmp_path / "d.safetensors", to="kohya", precision="fp16")
+    assert not (tmp_path / "d").exists() and not (tmp_path / "d.safetensors").exists()
+
+
 def test_what_would_load_nothing_is_refused(tmp_path):
     first = tmp_path / "f.safetensors"
     write(first, random_adapter("sdxl"), to="diffusers")
@@ -279,30 +280,3 @@ def test_places_must_suit_the_format(tmp_path, to, name):
     write(first, random_adapter("sd1"), to="diffusers")
     with pytest.raises(AdapterError):
         convert(first, tmp_path / name, to=to, base=str(tiny.folder("sd1")))
-
-
-def test_a_peft_folder_that_peft_wrote_is_read(tmp_path):
-    import peft
-
-    unet = tiny.load("sd1").pipe.unet
-    config = peft.LoraConfig(
-        r=4,
-        lora_alpha=6,
-        use_rslora=True,
-        target_modules=["to_q", "conv1"],
-        rank_pattern={"conv1": 2},
-        init_lora_weights=False,
-    )
-    model = peft.get_peft_model(unet, config)
-    model.save_pretrained(tmp_path / "theirs")
-    file = read_adapter(tmp_path / "theirs")
-    assert file.format == "peft"
-    for key, layer in file.layers.items():
-        module = model.base_model.model.get_submodule(names.split(key)[1])
-        assert layer.scale == pytest.approx(module.scaling["default"])
-        a, b = file.factors(key)
-        delta = layer.scale * (b @ a)
-        torch.testing.assert_close(
-            delta.reshape(module.weight.shape), module.get_delta_weight("default")
-        )
-    shutil.rmtree(tmp_path / "theirs")

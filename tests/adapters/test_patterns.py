@@ -48,6 +48,7 @@ def as_peft(patterns: dict[str, int], module: str) -> int | None:
         {r"attn1\.to_q$|to_k": 9},
         {"q": 1, "o_q": 2, "_q": 3},
         {r"\w+": 1},
+        {r"to_q\Z": 1, r"attn2\.to_k\Z|conv_i\Z": 2, r"conv\\Z": 3},
         {"a){0}(conv_in": 8},
     ],
 )

@@ -139,8 +139,9 @@ def test_a_merge_has_each_layer_once_whatever_it_was_called(tmp_path: Path, othe
         assert all(name.startswith(f"unet.{BLOCK}.to_") for name in file.keys())  # noqa: SIM118
 
 
-def test_sd1s_upsampler_by_both_names_is_one_layer(tmp_path: Path) -> None:
-    a, b = torch.randn(4, 16, 3, 3), torch.randn(16, 4, 1, 1)
+@pytest.mark.parametrize("pixel", [(1, 1), ()])
+def test_sd1s_upsampler_by_both_names_is_one_layer(tmp_path: Path, pixel: tuple[int, ...]) -> None:
+    a, b = torch.randn(4, 16, 3, 3), torch.randn(16, 4, *pixel)
     paths = [
         saved(
             tmp_path / f"{n}.safetensors",
@@ -209,6 +210,28 @@ def test_types_that_are_no_floats_are_refused(tmp_path: Path, dtype: torch.dtype
         read_adapter(saved(tmp_path / "a.safetensors", tensors))
 
 
+def test_doubles_are_read_as_floats(tmp_path: Path) -> None:
+    tensors = {name: tensor.double() for name, tensor in each(f"unet.{BLOCK}.", A, B).items()}
+    file = read_adapter(saved(tmp_path / "a.safetensors", tensors))
+    a, b = file.tensors(next(iter(file.layers)))
+    assert a.dtype == b.dtype == torch.float32
+    single = {name: tensor.float() for name, tensor in tensors.items()}
+    wanted = changes(saved(tmp_path / "b.safetensors", single))
+    for key, change in changes(file.path).items():
+        torch.testing.assert_close(change, wanted[key], rtol=0, atol=0)
+
+
+def test_an_alpha_of_nothing_or_of_two_numbers_is_refused_for_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="is 0, by which some programs leave the layer out"):
+        read_adapter(saved(tmp_path / "a.safetensors", kohya(alpha=0.0)))
+    tensors = {
+        name: torch.ones(2) if name.endswith("alpha") else tensor
+        for name, tensor in kohya(alpha=2.0).items()
+    }
+    with pytest.raises(AdapterError, match=r"alpha' must be one number, but has the shape \[2\]"):
+        read_adapter(saved(tmp_path / "b.safetensors", tensors))
+
+
 BUNDLED = {
     "bundle_emb.mytoken.clip_l": torch.ones(2, 768),
     "bundle_emb.mytoken.string_to_param.*": torch.ones(2, 768),
@@ -275,7 +298,6 @@ def test_the_base_decides_what_kernel_a_layer_has(
 @pytest.mark.parametrize(
     ("a", "b"),
     [
-        ((2, 16, 3, 3), (16, 2)),
         ((2, 16), (16, 2, 3, 3)),
         ((2, 16, 1), (16, 2, 1)),
         ((2, 16), (16, 3)),

@@ -506,7 +506,7 @@ def test_several_adapters_of_both_kinds_are_applied_in_their_order(tmp_path):
     with applied(model, chosen([tmp_path / "peft"])):
         torch.testing.assert_close(weight, rotated(plain, turning).float())
     with (
-        pytest.raises(ConfigError, match="strength each"),
+        pytest.raises(ConfigError, match="needs one strength"),
         applied(model, chosen([other], [1, 2])),
     ):
         pass

@@ -26,7 +26,7 @@ from selma.backbones.preference import imagereward, open_clip
 from selma.backbones.preference.checkpoints import Checkpoint, read_state
 from selma.backbones.preference.converting import convert_weights
 from selma.backbones.preference.scorers import Family, ScorerKind
-from selma.errors import ModelError
+from selma.errors import ConfigError, ModelError
 from selma.registry import registered
 
 UNUSED = ("blip.vision_proj.", "blip.text_proj.")
@@ -123,7 +123,7 @@ def test_a_folder_is_not_written_over(tmp_path: Path) -> None:
     hps_folder(tmp_path)
     with pytest.raises(ModelError, match="must not be there"):
         convert_weights(tmp_path / "HPS.pt", tmp_path / "hps", kind="hps_v2")
-    with pytest.raises(ModelError, match="kind must be one of"):
+    with pytest.raises(ConfigError, match="kind must be one of"):
         convert_weights(tmp_path / "HPS.pt", tmp_path / "other", kind="hps")
 
 
@@ -147,7 +147,7 @@ def test_a_scorer_of_another_package_says_itself_how_it_is_converted(tmp_path: P
         for row in rows.values():
             stack.enter_context(registered("selma.scorers", row))
         for kind in ("none", "plain"):
-            with pytest.raises(ModelError, match=f"clip, hps_glow, but '{kind}' came"):
+            with pytest.raises(ConfigError, match=f"clip, hps_glow, but '{kind}' came"):
                 convert_weights(tmp_path / "glow.pt", tmp_path / kind, kind=kind)
             assert not (tmp_path / kind).exists()
         folder = convert_weights(tmp_path / "glow.pt", tmp_path / "out", kind="hps_glow")

@@ -124,6 +124,30 @@ def test_advice_fits_the_status(status, hint, monkeypatch):
     assert ("key" in str(caught.value)) == (status in (401, 402, 403))
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("Model unloaded or crashed", "crashed. Load the model again"),
+        ("No models loaded. Please load one!", "one! Load the model again"),
+        ("The model has crashed (Exit code: 6).", "6). Load the model again"),
+        ("CUDA out of memory: exceeds the maximum", "maximum. Load the model again"),
+        ("Failed to load model. Error: insufficient memory", "memory. Load the model again"),
+        ("The model `m` does not exist", "exist. Check prompts.backend.model"),
+        ("Is there an unknown model?", "model? Check prompts.backend.model"),
+        ("max_tokens is too large", "large. Change the setting"),
+        ("extra fields not permitted", "permitted. A parameter"),
+    ],
+)
+def test_advice_fits_what_the_server_says(words, hint):
+    with (
+        serving(Script(told(400, {"error": words}))) as script,
+        pytest.raises(BackendError) as caught,
+    ):
+        ask(model(script))
+    assert hint in str(caught.value)
+    assert ("omit" in str(caught.value)) == ("extra" in words)
+
+
 def test_a_key_that_is_not_set_is_asked_for(monkeypatch):
     monkeypatch.delenv("SELMA_TEST_KEY", raising=False)
     no_key = pytest.raises(BackendError, match="No key is set in SELMA_TEST_KEY")

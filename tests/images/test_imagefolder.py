@@ -15,7 +15,7 @@ from PIL import Image
 from selma.errors import DataError
 from selma.image_files import decode, open_image
 from selma.images.generating import generate_pairs
-from selma.images.pairs import read_generated
+from selma.images.pairs import read_generated, rows, there
 from selma.workspace import Workspace
 
 
@@ -153,15 +153,28 @@ def test_rows_of_other_prompts_are_refused(tmp_path):
         read_generated(folder, prompts(count=2))
 
 
-def test_datasets_loads_our_folder(tmp_path):
-    datasets = pytest.importorskip("datasets", reason="needs the optional package datasets")
-    folder = _generate(tmp_path / "run")
-    datasets.disable_progress_bars()
-    rows = datasets.load_dataset(
-        "imagefolder", data_dir=str(folder), split="train", cache_dir=str(tmp_path / "cache")
-    )
-    assert sorted(rows["text"]) == sorted(prompt.text for prompt in prompts())
-    assert set(rows.column_names) == {
-        "image", "text", "skill", "prompt_id", "seed", "tokens_cut",
-    }  # fmt: skip
-    assert rows[0]["image"].size == (16, 16)
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [("a_1.png", "a_1.png"), (" a_1.png\t", "a_1.png"), (" odd .png", " odd .png")],
+)
+def test_a_file_is_named_without_the_blanks_around_it(tmp_path, name, read):
+    for file in ("a_1.png", " odd .png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / file, format="PNG")
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": name, "text": "a cat"}))
+    (row,) = rows(tmp_path)
+    assert row["file_name"] == read
+    there(tmp_path / read)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("A-1.png", r"Did you mean 'a_1\.png'\?"),
+        ("a_01.png", r"Did you mean 'a_1\.png'\?"),
+        ("other.png", "Restore it"),
+    ],
+)
+def test_a_missing_file_is_named_with_the_nearest(tmp_path, name, says):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a_1.png")
+    with pytest.raises(DataError, match=says):
+        there(tmp_path / name)

@@ -104,6 +104,20 @@ def test_a_bad_adapter_fails_at_the_call(tmp_path: Path, kind: str) -> None:
         ({"count": 0}, ConfigError, "count must be 1 or more, but 0 came"),
         ({"guidance": -1}, ConfigError, "guidance must be 0 or more, but -1 came"),
         ({"guidance": float("nan")}, ConfigError, "but nan came"),
+        ({"steps": 2.5}, ConfigError, "steps must be a whole number, but 2.5 came"),
+        ({"steps": "5"}, ConfigError, "steps must be a whole number, but '5' came"),
+        ({"steps": True}, ConfigError, "steps must be a whole number, but True came"),
+        ({"count": None}, ConfigError, "count must be a whole number, but None came"),
+        ({"guidance": "3"}, ConfigError, "guidance must be a number, but '3' came"),
+        ({"guidance": False}, ConfigError, "guidance must be a number, but False came"),
+        ({"adapter": None}, ConfigError, "None came. Leave it out for none"),
+        ({"adapter": ("x", 0.5)}, ConfigError, "0.5 came. Leave it out for none; a strength goes"),
+        ({"adapter": [["x"]]}, ConfigError, "but ['x'] came"),
+        ({"adapter": 7}, ConfigError, "but 7 came"),
+        ({"base": None}, ConfigError, "A path must be text or a Path, but None came"),
+        ({"text": None}, ConfigError, "One text must come, but None did"),
+        ({"text": ["a cat", "b"]}, ConfigError, "but ['a cat', 'b'] did. Call generate once for"),
+        ({"text": b"a cat"}, ConfigError, "One text must come, but b'a cat' did"),
         ({"base": "x/y/z"}, ModelError, "a diffusers folder"),
         ({"base": "x.safetensors"}, ConfigError, "its config is missing (--base-config)"),
         ({"base": "x.ckpt"}, ConfigError, "weights must be .safetensors"),
@@ -111,7 +125,7 @@ def test_a_bad_adapter_fails_at_the_call(tmp_path: Path, kind: str) -> None:
 )
 def test_what_is_wrong_fails_at_the_call(how: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error) as refusal:
-        selma.generate("a cat", **({"base": tiny.base("sd1")} | how))
+        selma.generate(**({"text": "a cat", "base": tiny.base("sd1")} | how))
     assert message in str(refusal.value)
 
 
@@ -251,3 +265,26 @@ def test_a_file_that_is_no_base_is_told_in_a_sentence(
     came, said = command("check", tmp_path / "x.yaml")
     assert came == 2 and "base" in said, said
     assert not out.exists()
+
+
+def test_mistakes_in_a_command_are_found_before_the_model_is_loaded(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("loaded for nothing")
+
+    monkeypatch.setattr("selma.images.on_demand.load_text_to_image", never)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder.png").mkdir()
+    for words, code, message in (
+        (("--out", tmp_path / "file" / "image.png"), 2, "must lie in a folder, but"),
+        (("--out", tmp_path / "folder.png"), 2, "is a folder"),
+        (("--out", tmp_path / "image.jpg"), 2, "saved as .png"),
+        (("--adapter", tmp_path / "gone.safetensors"), 3, "there is none"),
+        (("--adapter", adapter, "--strength", 1, "--strength", 2), 2, "1 adapters and 2 strengths"),
+        (("--strength", 1), 2, "0 adapters and 1 strengths"),
+        (("--sur", adapter), 2, "is lora: give it as --adapter."),
+        (("--base", "x/y/z", "--seed", "a"), 2, "valid integer"),
+    ):
+        came, said = command("generate", "a cat", *words)
+        assert came == code and message in said, (words, said)

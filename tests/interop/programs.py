@@ -92,11 +92,12 @@ PROGRAMS = {
             (
                 "torch==2.14.1", "torchvision==0.29.1", "safetensors", "numpy", "einops",
                 "transformers", "tokenizers", "sentencepiece", "psutil", "pyyaml", "Pillow",
-                "scipy", "tqdm", "torchsde", "aiohttp", "pydantic~=2.0", "av",
+                "scipy", "tqdm", "torchsde", "aiohttp", "pydantic~=2.0", "av", "SQLAlchemy",
+                "alembic",
             ),
             checkout="Comfy-Org/ComfyUI at a125cd84",
         ),
-        Program("mergekit", ("torch==2.13.0", "mergekit==0.1.5"), package="mergekit"),
+        Program("mergekit", ("torch==2.13.0", "mergekit==0.1.4"), package="mergekit"),
         Program("llama.cpp", ("xllamacpp==2026.10.11549",), package="xllamacpp"),
         Program(
             "scorers",

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from interop import deltas, shaped
+from interop.merging import merge
 from interop.programs import command, run
-from safetensors.torch import load_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from scipy.linalg import hadamard
 
+from selma import generate
 from selma.adapters.reading import read_adapter
 
 pytestmark = pytest.mark.interop
@@ -130,3 +135,94 @@ def test_what_resize_lora_wrote_is_read_layer_by_layer(program, measured, traine
     for ours in (deltas.read(resized, base), deltas.generated_with(resized, base)):
         measured(NAME, program.version, "files of resize_lora.py: weight change",
                  deltas.difference(theirs, ours), EXACT)  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", ["sd1", "sdxl"])
+def test_both_generate_one_image(program, measured, tmp_path, shape):
+    """diffusers' pipeline of sd-scripts' environment, with a file of selma's merged into it."""
+    base, file = shaped.folder(shape), tmp_path / "lora.safetensors"
+    # Much stronger, and a random network makes 20 levels of a rounding.
+    deltas.random_lora(file, base, endings=WHOLE, to="kohya", alphas=(0.8,))
+    how = {"seed": 3, "steps": 3, "guidance": 3.0}
+    run(
+        program,
+        "sd_scripts",
+        [
+            {
+                "task": "image",
+                "base": base,
+                "file": file,
+                "prompt": "a cat",
+                "xl": shape == "sdxl",
+                "out": tmp_path / "theirs.png",
+                **how,
+            }
+        ],
+    )
+    (with_file,) = generate("a cat", base=str(base), adapter=file, **how)
+    (without,) = generate("a cat", base=str(base), **how)
+    with Image.open(tmp_path / "theirs.png") as image:
+        ours, plain, theirs = (np.asarray(x).astype(int) for x in (with_file, without, image))
+    assert np.abs(ours - plain).max() > 8
+    measured(NAME, program.version, "images with a file of selma merged: levels",
+             np.abs(ours - theirs).max(), 1)  # fmt: skip
+
+
+# Merges
+
+
+def merged(program, script, files, out, ratios, *options):
+    """The file that one of sd-scripts' merging commands writes."""
+    words = [str(program.source / "networks" / script), "--save_to", str(out), "--models"]
+    words += [*map(str, files), "--ratios", *map(str, ratios), "--save_precision", "float"]
+    command(program, [*words, *options])
+    return deltas.read(out, shaped.empty("sd1"))
+
+
+RATIOS = [0.5, 0.3, 0.7]
+
+
+@pytest.mark.parametrize(
+    ("options", "ranks", "method"),
+    [((), (2, 2, 2), "mean_of_factors"), (("--concat",), (2, 3, 4), "sum_of_deltas")],
+)
+def test_merge_lora_is_what_the_page_says(program, measured, tmp_path, options, ranks, method):
+    """Its ratios go on both factors: the mean of factors; and, end to end, their squares. There it
+    also keeps the first file's alpha for the longer factors, which are scaled by rank / sum."""
+    base, files = shaped.empty("sd1"), [tmp_path / f"{n}.safetensors" for n in range(3)]
+    for n, (file, rank) in enumerate(zip(files, ranks, strict=True)):
+        deltas.random_lora(file, base, endings=deltas.LINEAR[:4], to="kohya", ranks=(rank,),
+                           alphas=(3.0,), seed=n)  # fmt: skip
+    theirs = merged(
+        program, "merge_lora.py", files, tmp_path / "theirs.safetensors", RATIOS, *options
+    )
+    weights = RATIOS
+    if options:
+        shares = [rank / sum(ranks) for rank in ranks]
+        weights = [ratio**2 * share for ratio, share in zip(RATIOS, shares, strict=True)]
+    out = merge(files, tmp_path / "ours.safetensors", method=method, weights=weights, base=base)
+    words = " ".join(["merge_lora.py", *options])
+    measured(NAME, program.version, f"{words}: {method}",
+             deltas.difference(theirs, deltas.read(out, base)), EXACT)  # fmt: skip
+
+
+def test_svd_merge_lora_is_svd_where_it_clips_nothing(program, measured, tmp_path):
+    """It clips factors at their 99th percentile. With factors of +1 and -1 there is nothing to
+    clip, and the decomposition is known: orthogonal experts, of which the largest remain."""
+    base, files, ratios = shaped.empty("sd1"), [], [1.0, 0.5, 0.2]
+    for n in range(3):
+        files.append(tmp_path / f"{n}.safetensors")
+        deltas.random_lora(files[-1], base, endings=deltas.LINEAR[:4], to="kohya", ranks=(1,),
+                           alphas=(1.0,), components=("unet",))  # fmt: skip
+        tensors = load_file(files[-1])
+        for name, tensor in tensors.items():
+            if ".lora_" in name:
+                signs = torch.from_numpy(hadamard(max(tensor.shape))).float()[n + 1 : n + 2]
+                tensors[name] = signs if ".lora_down." in name else 0.1 * signs.T.contiguous()
+        save_file(tensors, files[-1])
+    theirs = merged(program, "svd_merge_lora.py", files, tmp_path / "theirs.safetensors", ratios,
+                    "--new_rank", "2", "--device", "cpu")  # fmt: skip
+    out = merge(files, tmp_path / "ours.safetensors", method="svd", weights=ratios, base=base,
+                rank=2)  # fmt: skip
+    measured(NAME, program.version, "svd_merge_lora.py, nothing to clip: svd",
+             deltas.difference(theirs, deltas.read(out, base)), 1e-5)  # fmt: skip

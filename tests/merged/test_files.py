@@ -132,6 +132,18 @@ def test_one_odd_experts_conflicts_are_seen(tmp_path):
     assert diagnostics["cosines"]["a"]["odd"] == pytest.approx(-1.0)
 
 
+def test_files_are_told_in_the_order_in_which_they_came(tmp_path):
+    some = [adapter(tmp_path / f"{n}.safetensors", seed=n) for n in range(4)]
+    for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
+        weights = [0.1 * (1 + n) for n in order]
+        _, diagnostics = merge_files(
+            [some[n] for n in order], MergedConfig(), tmp_path / "m.safetensors", weights=weights
+        )
+        names = [str(n) for n in order]
+        assert list(diagnostics["experts"]) == list(diagnostics["cosines"]) == names
+        assert [each["weight"] for each in diagnostics["experts"].values()] == weights
+
+
 @pytest.mark.parametrize("to", ["diffusers", "kohya", "peft"])
 def test_the_file_itself_holds_its_merges_diagnostics(tmp_path, to):
     """In all, per expert and per layer, in each format and in what it is converted to."""

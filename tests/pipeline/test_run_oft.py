@@ -123,7 +123,7 @@ def test_a_card_promises_only_what_rotations_can(merged: RunConfig) -> None:
     assert not {"lora", "template:sd-lora", "diffusers"} & set(about["tags"])
     assert "An OFT adapter" in text and "Each expert: 2 blocks a layer, " in text
     assert "load_lora_weights" not in text
-    assert "--base FOLDER_OF_THE_BASE --adapter rotations.safetensors --steps" in text
+    assert "--base FOLDER_OF_THE_BASE --adapter rotations.safetensors --seed" in text
 
 
 def test_inspect_tells_what_an_expert_turns(merged: RunConfig) -> None:

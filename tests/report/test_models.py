@@ -44,7 +44,8 @@ def diagnostics(names: list[str], *, rotations: bool) -> dict[str, Any]:
     return {
         "all": whole | conflicts | more,
         "experts": {
-            name: {"norm": 1234567.8, "cosine_to_merged": -0.987, **conflicts} for name in names
+            name: {"weight": 2.625, "norm": 1234567.8, "cosine_to_merged": -0.987, **conflicts}
+            for name in names
         },
         "cosines": {a: {b: -(1 + next(numbers)) / 1000 for b in names} for a in names},
         "layers": dict.fromkeys(LAYERS, layer),
@@ -59,6 +60,7 @@ def test_diagnostics_fit(count: int, rotations: bool) -> None:
     assert all(name in unfolded(text, 2) for name in names)
     assert all(name in unfolded(text, 1) for name in LAYERS)
     assert text.count("1.235e+06") == count and text.count("98.8 %") == count + len(LAYERS)
+    assert text.count("2.625") == count
     assert text.count("0.1235") == 1 + len(LAYERS)
     assert text.count("2.35" if rotations else "1280") >= len(LAYERS)
     if count > 1:

@@ -110,6 +110,7 @@ def test_the_table_names_styles_scale_and_what_is_missing(
     [
         ("anime/00006.jpg", None, "belongs to no prompt"),
         ("anime/first.jpg", None, "belongs to no prompt"),
+        ("anime/0001.jpg", None, r"did you mean .00001.\?"),
         ("anime/00001.png", None, "of one prompt"),
         ("photo/00004.jpg", b"no image", r"00004\.jpg"),
     ],

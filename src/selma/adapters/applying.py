@@ -52,7 +52,10 @@ def chosen(
     """
     paths = as_paths(paths)
     if strengths and len(strengths) != len(paths):
-        raise ConfigError(f"{len(paths)} adapters need a strength each, but {strengths} came.")
+        raise ConfigError(
+            f"Each adapter needs one strength, but {len(paths)} adapters and {len(strengths)} "
+            "strengths came."
+        )
     return [
         AppliedAdapter(
             path=path, strength=strength, options=(options or {}).get(kind_of(path).name)

@@ -15,20 +15,26 @@ from selma.adapters.headers import opened
 from selma.adapters.kind import WeightChange
 from selma.adapters.models import read_model, weight_key
 from selma.adapters.table import kind_of
-from selma.errors import AdapterError
-from selma.paths import AnyPath
+from selma.errors import AdapterError, ConfigError
+from selma.paths import AnyPath, as_path
 
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _COPIED = {".json", ".txt", ".safetensors", ".model"}
 """What a pipeline needs; neither pickles nor code are carried on."""
 
 
-def fuse(adapter: AnyPath, out: AnyPath, *, base: str | None) -> Path:
+def fuse(
+    adapter: AnyPath, out: AnyPath, *, base: AnyPath | None, precision: str | None = None
+) -> Path:
     """The folder `out`, new, which holds the base with the adapter in its weights.
 
-    Tensors keep their type and are changed in float32 or wider, one at a time. Raises AdapterError
-    if the adapter does not fit.
+    Tensors are changed in float32 or wider, one at a time, and keep their type unless the networks
+    that change are written in another `precision` (fp32, fp16, bf16): a base in half precision
+    would round what the adapter adds. Raises AdapterError if the adapter does not fit.
     """
-    adapter, out = Path(adapter), Path(out)
+    adapter, out = as_path(adapter), as_path(out)
+    if precision is not None and precision not in PRECISIONS:
+        raise ConfigError(f"A precision must be {', '.join(PRECISIONS)}, but {precision!r} came.")
     if base is None:
         raise AdapterError("Fusing needs the model that is fused into: give --base.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -54,14 +60,18 @@ def fuse(adapter: AnyPath, out: AnyPath, *, base: str | None) -> Path:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         if path in changed:
-            _write_fused(path, target, changed[path], changes)
+            _write_fused(path, target, changed[path], changes, PRECISIONS.get(precision or ""))
         else:
             shutil.copyfile(path, target)
     return out
 
 
 def _write_fused(
-    source: Path, target: Path, component: str, changes: Mapping[str, WeightChange]
+    source: Path,
+    target: Path,
+    component: str,
+    changes: Mapping[str, WeightChange],
+    wanted: torch.dtype | None,
 ) -> None:
     tensors: dict[str, tuple[tuple[int, ...], Callable[[], Tensor]]] = {}
     dtypes: dict[str, torch.dtype] = {}
@@ -69,7 +79,8 @@ def _write_fused(
         metadata = file.metadata() or {"format": "pt"}
         for name in sorted(file.keys()):
             part = file.get_slice(name)
-            dtypes[name] = _dtype(source, name, str(part.get_dtype()))
+            own = _dtype(source, name, str(part.get_dtype()))
+            dtypes[name] = wanted if wanted is not None and own.is_floating_point else own
             tensors[name] = (tuple(part.get_shape()), _weight(source, name, component, changes))
     write_safetensors(target, tensors, metadata=metadata, dtypes=dtypes)
 

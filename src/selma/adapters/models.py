@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from selma.adapters.reading import LayerFile
 from selma.adapters.resolving import squeezed
 from selma.backbones.families import family_of as family_named
 from selma.errors import AdapterError, ModelError
+from selma.paths import AnyPath, require_path
 from selma.toybox import base_folder
 
 Family = Literal["sd1", "sd2", "sdxl"]
@@ -48,9 +50,10 @@ class Model:
         return Layers(str(self.folder), self.shapes)
 
 
-def read_model(model: str) -> Model:
-    """One of toybox's bases by name, or the model in a diffusers folder. Raises ModelError."""
-    folder = _folder(model)
+def read_model(model: AnyPath) -> Model:
+    """One of toybox's bases by name, or the model in a diffusers folder. Raises ConfigError or
+    ModelError."""
+    folder = _folder(os.fspath(require_path(model)))
     index = _json(folder / "model_index.json")
     base = family_named(index.get("_class_name"), model=str(folder))
     denoiser = _json(folder / base.component / "config.json")

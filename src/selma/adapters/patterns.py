@@ -18,6 +18,9 @@ LONGEST, MOST, MOST_EXPRESSIONS = 500, 5000, 256
 _NAME = re.compile(r"\^?(?:\w|-|\\?\.)+\$?", re.ASCII)
 _BYTES_OF_NAMES, _BYTES_OF_EXPRESSIONS = 64 << 20, 1 << 20  # bound what RE2 builds, and its time
 
+_ENDS = re.compile(r"\\(.)", re.DOTALL)
+"""What is escaped in a pattern; re's word for the end of a text is \\Z, RE2's is \\z."""
+
 _DIFFERENT = ("{,", "[[")
 """What re and RE2 both read, but not alike."""
 
@@ -65,7 +68,8 @@ class _Set:
         self.set = re2.Set.MatchSet(options)
         for pattern in patterns.values():
             try:
-                self.set.Add(rf"(?:.*\.)?(?:{pattern})$")  # as peft.utils.other.get_pattern_key
+                # As peft.utils.other.get_pattern_key.
+                self.set.Add(rf"(?:.*\.)?(?:{_ENDS.sub(_end, pattern)})$")
             except re2.error:
                 raise ValueError(
                     f"{pattern!r} is no regular expression that RE2 reads (none looks around or "
@@ -83,6 +87,10 @@ class _Set:
         if len(self.numbers) not in matching:
             raise ValueError("the patterns together are too large")
         return [self.numbers[n] for n in matching if n < len(self.numbers)]
+
+
+def _end(escaped: re.Match[str]) -> str:
+    return r"\z" if escaped[1] == "Z" else escaped[0]
 
 
 def _require_pattern(pattern: str) -> None:

@@ -43,9 +43,14 @@ MOST_TENSORS = 20_000
 MOST_ENTRIES = 2**29
 """Of the weight that factors change; the largest of a known model has 29 million."""
 
-FLOATS = DTYPES | {"F8_E4M3": torch.float16, "F8_E5M2": torch.float16}
+FLOATS = DTYPES | {
+    "F8_E4M3": torch.float16,
+    "F8_E5M2": torch.float16,
+    "F64": torch.float32,
+}
 """A tensor's type in a file → the type that it is read as. Half has every number of both kinds of
-eight bits, so that they lose nothing, and programs that know no fp8 read what is written."""
+eight bits, so that they lose nothing, and programs that know no fp8 read what is written. What
+doubles have beyond float32 no model computes with."""
 
 
 @dataclass(frozen=True)
@@ -300,8 +305,8 @@ def _weight_shape(source: Path, layer: Spelling, tensors: Mapping[str, _Tensor])
     if a is None or b is None or not _fit(a.shape, b.shape):
         shapes = {role: list(t.shape) for role, t in tensors.items() if role != "alpha"}
         raise AdapterError(
-            f"{source}: {layer.path} needs A [r, in] and B [out, r], or A [r, in, k, k] and "
-            f"B [out, r, 1, 1], but has {shapes}."
+            f"{source}: {layer.path} needs A [r, in] or [r, in, k, k] and B [out, r] or "
+            f"[out, r, 1, 1], but has {shapes}."
         )
     for tensor in (a, b):
         if tensor.dtype not in FLOATS:
@@ -317,8 +322,7 @@ def _weight_shape(source: Path, layer: Spelling, tensors: Mapping[str, _Tensor])
 def _fit(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     if len(a) not in (2, 4) or len(b) not in (2, 4) or 0 in (*a, *b):
         return False
-    pixel = b[2:] == (1,) * (len(b) - 2)
-    return a[0] == b[1] and pixel and (len(a) == len(b) or a[2:] in ((), (1, 1)))
+    return a[0] == b[1] and b[2:] == (1,) * (len(b) - 2)
 
 
 def _layer(
@@ -358,7 +362,10 @@ def _alpha_of(tensor: _Tensor | None) -> float | None:
     if tensor is None:
         return None
     if math.prod(tensor.shape) != 1:
-        return math.nan
+        raise AdapterError(
+            f"{tensor.path}: {_short(tensor.name)!r} must be one number, but has the shape "
+            f"{list(tensor.shape)}."
+        )
     with opened(tensor.path) as file:
         return float(file.get_tensor(tensor.name))
 

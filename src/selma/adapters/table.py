@@ -13,7 +13,7 @@ from selma.adapters.rotations.coft import COFT
 from selma.adapters.rotations.oft import OFT
 from selma.adapters.sur.rewriting import SUR
 from selma.errors import AdapterError
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.registry import Table
 
 ADAPTERS = Table("kind of adapter", "selma.adapters", [LORA, OFT, COFT, FULL, SUR])
@@ -35,7 +35,7 @@ def read_any(source: AnyPath, *, base: Layers | None = None) -> Any:
 
     Raises AdapterError.
     """
-    source = Path(source)
+    source = as_path(source)
     return kind_of(source).read(source, base=base)
 
 

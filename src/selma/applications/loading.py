@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 from itertools import chain
-from pathlib import Path
 from typing import Any, overload
 
 from selma import config, runfile
 from selma.applications import APPLICATIONS
 from selma.config import Run, RunConfig
 from selma.errors import ConfigError
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.workspace import STAGES
 
 
@@ -26,8 +25,8 @@ def load_config(path: AnyPath, kind: Any = RunConfig, *, folder: AnyPath | None 
 
     Raises one ConfigError that lists the mistakes of all sections.
     """
-    path = Path(path)
-    folder = None if folder is None else Path(folder)
+    path = as_path(path)
+    folder = None if folder is None else as_path(folder)
     raw = config.read_mapping(path)
     every = _every_section(raw, kind)
     settings = config.parse_config(raw, every, origin=path, folder=path.parent)
@@ -40,7 +39,7 @@ def read_run_file(root: AnyPath) -> RunConfig: ...
 def read_run_file(root: AnyPath, kind: type[Run]) -> Run: ...
 def read_run_file(root: AnyPath, kind: Any = RunConfig) -> Any:
     """Read the settings of the run in `root`, whichever application wrote them last."""
-    root = Path(root)
+    root = as_path(root)
     raw = runfile.read_settings(root)
     every = _every_section(raw, kind)
     settings = config.parse_config(raw, every, origin=root / runfile.NAME, folder=root)
@@ -54,8 +53,8 @@ def check_config(path: AnyPath, *, folder: AnyPath | None = None) -> None:
     """
     from selma.preflight import check
 
-    path = Path(path)
-    folder = None if folder is None else Path(folder)
+    path = as_path(path)
+    folder = None if folder is None else as_path(folder)
     settings = load_config(path, folder=folder)
     rows = [row for row in APPLICATIONS.values() if row.section in type(settings).model_fields]
     checks = [imported(row.mistakes) for row in rows if row.mistakes is not None]

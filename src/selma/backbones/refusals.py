@@ -29,6 +29,18 @@ _UNWANTED = re.compile(
 _TOGETHER = re.compile(
     r"\bboth\b|only one|together|at the same time|mutually|combin", re.IGNORECASE
 )
+_STATE = re.compile(
+    r"\bcrash|\bunload|\bnot (?:yet |been |currently )*loaded|\bno models? (?:is |are )?loaded|"
+    r"fail(?:ed|ure)? to load|load(?:ing)? (?:the )?model|out of memory|"
+    r"insufficient (?:memory|vram)|exit code|\bterminated|shut(?:ting)? down|cuda error",
+    re.IGNORECASE,
+)
+"""What a server says of itself, whatever was asked."""
+_NO_MODEL = re.compile(
+    r"\bmodel\b[^.;]{0,80}(?:not exist|not found|not available|not a valid)|"
+    r"(?:unknown|invalid|no such) model\b",
+    re.IGNORECASE,
+)
 _FIRST_TO_GO = ("top_p", "seed", "top_logprobs", "logprobs", "stop", "temperature")
 
 
@@ -36,6 +48,11 @@ def reason(body: str) -> str:
     """What the server says, on one line, cut to LONGEST_REASON characters."""
     text = " ".join(_printable(_words(body[:_READ])).split())
     return text if len(text) <= LONGEST_REASON else f"{text[: LONGEST_REASON - 1]}…"
+
+
+def as_sentence(text: str) -> str:
+    """The text with a full stop, unless it ends as a sentence does."""
+    return text if text.endswith((".", "!", "?", "…", "。", "！", "？")) else f"{text}."
 
 
 def refused_parameter(body: str, sent: Collection[str]) -> str | None:
@@ -54,21 +71,22 @@ def refused_parameter(body: str, sent: Collection[str]) -> str | None:
     return min(places, key=places.__getitem__, default=None)
 
 
-def advice(status: int, server: Server, *, setting: str, has_key: bool) -> str:
+def advice(status: int, why: str, server: Server, *, setting: str, has_key: bool) -> str:
     """What the user can look at, for a status that no further attempt would change."""
     key = server.key_variable
     if status in (401, 403):
         return f"Check the key in {key}" if has_key else f"No key is set in {key}; set it"
-    if status == 404:
+    if status == 404 or (status in (400, 422) and _NO_MODEL.search(why)):
         return (
             f"Check {setting}.model and {setting}.base_url, which ends before /chat/completions "
             "(mostly with /v1)"
         )
     if status in (400, 413, 422):
-        return (
-            f"Name a parameter that it does not take in {setting}.omit; where it speaks of the "
-            "length, lower max_new_tokens or ask with less"
-        )
+        if _STATE.search(why):
+            return "Load the model again in the server, whose own log says why it failed"
+        if _RANGE.search(why):
+            return "Change the setting that is out of its range, as max_new_tokens"
+        return f"A parameter that it does not take can be named in {setting}.omit"
     if status in (402, 429):
         return f"Check the account of the key in {key}"
     return f"Check {setting}.base_url and the server's own log"

@@ -23,7 +23,7 @@ from selma.backbones.language.model import Silence
 from selma.backbones.limits import Limits
 from selma.backbones.messages import content, silence
 from selma.backbones.parameters import Parameters
-from selma.backbones.refusals import advice, reason
+from selma.backbones.refusals import advice, as_sentence, reason
 from selma.config.networks import Server
 from selma.config.places import bare_address
 from selma.errors import BackendError, ConfigError
@@ -213,10 +213,11 @@ class Requests:
                 wait = error.response.headers.get("retry-after")
                 fault = "; see the server's own log" if status >= 500 else ""
                 return _Passing(f"status {status}: {why}{fault}", _seconds(wait))
-            hint = advice(status, self._server, setting=self._setting, has_key=bool(self._key))
+            key = bool(self._key)
+            hint = advice(status, why, self._server, setting=self._setting, has_key=key)
             return BackendError(
-                f"{self._where} refused the request for good (status {status}): {why} {hint}; "
-                "what came before is kept."
+                f"{self._where} refused the request for good (status {status}): "
+                f"{as_sentence(why)} {hint}; what came before is kept."
             )
         if isinstance(error, BackendError | _Passing):
             return error

@@ -74,7 +74,7 @@ class Stopped(BaseException):
 def main() -> NoReturn:
     """Runs the command; an error of ours is its message and its exit code, without a traceback."""
     from selma import processes
-    from selma.errors import SelmaError
+    from selma.errors import DataError, SelmaError
 
     if processes.launched()[0]:
         _hush()
@@ -86,11 +86,22 @@ def main() -> NoReturn:
     except SelmaError as error:
         typer.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # a file where a folder goes, no right to write, a full disk
+        typer.echo(f"Error: {_of_the_system(error)}", err=True)
+        sys.exit(DataError.exit_code)
     except Stopped as stopped:
         typer.echo(
             "Stopped. What is finished is kept: the same command goes on from here.", err=True
         )
         sys.exit(stopped.exit_code)
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the operating system refused, as a sentence."""
+    if error.filename is None or error.strerror is None:
+        return f"{error}."
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    return f"{' and '.join(names)} cannot be used: {error.strerror}."
 
 
 def _hush() -> None:

@@ -56,6 +56,10 @@ def convert(
     ],
     out: Annotated[Path, typer.Option(help="Where it goes.")],
     base: Base = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Of the fused weights: fp32, fp16 or bf16; the base's own if left out."),
+    ] = None,
     coft_eps: Annotated[
         float | None,
         typer.Option(
@@ -64,16 +68,16 @@ def convert(
     ] = None,
 ) -> None:
     """Write an adapter in another format, bit for bit; or fuse it into its base."""
-    from selma.adapters import converting, fusing
+    from selma.adapters import converting
     from selma.adapters.formats import PROGRAMS
 
-    if to == "fused":
-        typer.echo(fusing.fuse(adapter, out, base=base))
-    else:
-        for path in converting.convert(adapter, out, to=to, base=base, coft_eps=coft_eps):
-            typer.echo(path)
-        if to in PROGRAMS:
-            typer.echo(PROGRAMS[to], err=True)
+    written = converting.convert(
+        adapter, out, to=to, base=base, precision=precision, coft_eps=coft_eps
+    )
+    for path in written:
+        typer.echo(path)
+    if to in PROGRAMS:
+        typer.echo(PROGRAMS[to], err=True)
 
 
 def generate(
@@ -123,8 +127,10 @@ def generate(
     guidance_scale=GUIDANCE).
     """
     from selma.adapters.applying import chosen
+    from selma.adapters.table import kind_of
     from selma.config.adapters import sur_generation
     from selma.config.networks import base_of
+    from selma.errors import ConfigError
     from selma.images import on_demand
     from selma.images.plain_diffusers import in_diffusers
 
@@ -132,6 +138,10 @@ def generate(
     options = {"sur": sur_generation(strength=sur_strength, negative=sur_negative)}
     adapters = chosen(adapter or [], strength or (), options)
     adapters += chosen([sur] if sur else [], options=options)
+    if sur and (kind := kind_of(sur).name) != "sur" and sur.exists():
+        raise ConfigError(
+            f"--sur must be a SUR-adapter, but {sur} is {kind}: give it as --adapter."
+        )
     model = base_of(base, config=base_config)
     images = on_demand.generate(
         prompt,

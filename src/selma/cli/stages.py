@@ -92,7 +92,7 @@ def check(config: Config, folder: Folder = None) -> None:
 def memory(
     config: Config,
     limit: Annotated[
-        float | None, typer.Option(help="GiB that the device has; found out if left out.")
+        float | None, typer.Option(min=0, help="GiB that the device has; found out if left out.")
     ] = None,
 ) -> None:
     """Estimate what a run needs of its device's memory; say what to change if it is too much."""

@@ -26,7 +26,7 @@ from selma.config.prompts import PromptsConfig
 from selma.config.scores import AnyScorer, ScorerSettings, ScoresConfig
 from selma.config.section import Section, Seed, is_folder, mistake
 from selma.errors import ConfigError
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 
 
 class Choice(Section):
@@ -124,15 +124,21 @@ def load_config(path: AnyPath, kind: Any = RunConfig) -> Any:
     kind: their class.  Paths in the file are relative to its own folder; the run's `folder` is
     relative to where the command is run.
     """
-    path = Path(path)
+    path = as_path(path)
     return parse_config(read_mapping(path), kind, origin=path, folder=path.parent)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """A YAML file's settings, unchecked; `name` is the file's where none is given."""
+    if is_folder(path):
+        raise ConfigError(f"{path} must be a YAML file of settings, but is a folder.")
     try:
         text = path.read_text("utf-8")
-    except (OSError, ValueError) as error:
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} cannot be read: there is no such file.") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
         raise ConfigError(f"{path} cannot be read as text: {error}.") from error
     try:
         raw: Any = yaml.load(text, _OnceLoader)
@@ -142,6 +148,15 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} must be a mapping of settings, but is {type(raw).__name__}.")
     raw.setdefault("name", path.stem)
     return raw
+
+
+def require_settings(config: Any, kind: type[RunConfig] = RunConfig) -> None:
+    """Raise ConfigError unless these are settings of this kind."""
+    if not isinstance(config, kind):
+        raise ConfigError(
+            f"A run needs settings of the class {kind.__name__}, but {config!r} came. Read a YAML "
+            "file with selma.load_config(PATH)."
+        )
 
 
 def parse_config(raw: dict[str, Any], kind: type[Run], *, origin: Path, folder: Path) -> Run:

@@ -18,7 +18,7 @@ from pydantic import (
 from selma.config.places import FilePath, KeyVariable, Model, ModelName, ModelPath, ServerUrl
 from selma.config.section import Probability, Section, is_folder, kinds
 from selma.errors import ConfigError
-from selma.paths import AnyPath
+from selma.paths import AnyPath, require_path
 
 WEIGHTS = ".safetensors"
 _OTHER_WEIGHTS = (".ckpt", ".pt", ".pth", ".bin", ".pkl", ".gguf", ".msgpack", ".onnx")
@@ -78,7 +78,10 @@ class BaseConfig(Section):
 def base_of(model: AnyPath, *, config: AnyPath | None = None) -> BaseConfig:
     """The base that a command or a caller names; `config` goes with a single file of weights alone.
     Raises ConfigError."""
-    given = {"model": os.fspath(model), "config": None if config is None else os.fspath(config)}
+    given = {
+        "model": os.fspath(require_path(model)),
+        "config": None if config is None else os.fspath(require_path(config)),
+    }
     try:
         return BaseConfig.model_validate(given)
     except ValidationError as error:

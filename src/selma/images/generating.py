@@ -90,7 +90,7 @@ def generate_benchmark(
         return item.path
     path = item.begin()
     jobs = [
-        Job(image_file(path, prompt.id), prompt.text, seed_for(seed, "exam", prompt.id))
+        Job(image_file(path, prompt.id), prompt.text, benchmark_seed(seed, prompt.id))
         for prompt in benchmark_prompts
     ]
     refuse_twins(jobs)
@@ -303,6 +303,11 @@ def generation_recipe(
 
 def _digest(rows: Iterable[list[str]]) -> str:
     return hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()
+
+
+def benchmark_seed(seed: int, prompt_id: str) -> int:
+    """The seed of a benchmark prompt's image: the same for every model of the run."""
+    return seed_for(seed, "exam", prompt_id)
 
 
 def image_file(folder: Path, prompt_id: str) -> Path:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from PIL.Image import Image
 
 from selma.adapters.applying import applied, chosen
+from selma.adapters.table import kind_of
 from selma.backbones.bases import guidance_of
 from selma.backbones.text_to_image import load_text_to_image
 from selma.config.networks import BaseConfig, base_of
 from selma.errors import ConfigError
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.randomness import following, require_seed
 from selma.records.adapters import AppliedAdapter
 
@@ -46,9 +48,11 @@ def generate(
     for. Raises ConfigError, ModelError or AdapterError.
     """
     model_settings = base if isinstance(base, BaseConfig) else base_of(base)
+    _require_text(text)
     _require_numbers(steps=steps, count=count, guidance=guidance)
     require_seed(seed)
     adapters = _adapters(adapter)
+    _require_there(adapters)
     model = load_text_to_image(model_settings)
     with ExitStack() as failing:
         failing.enter_context(applied(model, adapters))
@@ -79,15 +83,45 @@ def _images(
 
 
 def _adapters(given: Adapters) -> list[AppliedAdapter]:
-    several = [given] if isinstance(given, str | PathLike | AppliedAdapter) else given
+    several: list[Any]
+    if isinstance(given, str | PathLike | AppliedAdapter) or not isinstance(given, Iterable):
+        several = [given]
+    else:
+        several = list(given)
+    for each in several:
+        if not isinstance(each, str | PathLike | AppliedAdapter):
+            raise ConfigError(
+                "adapter must be a path, several, or what adapters.applying.chosen returns, but "
+                f"{each!r} came. Leave it out for none; a strength goes as chosen([PATH], [0.5])."
+            )
     return [each if isinstance(each, AppliedAdapter) else chosen([each])[0] for each in several]
 
 
-def _require_numbers(*, steps: int, count: int, guidance: float | None) -> None:
+def _require_text(text: Any) -> None:
+    if not isinstance(text, str):
+        raise ConfigError(
+            f"One text must come, but {text!r} did. Call generate once for each of several."
+        )
+
+
+def _require_there(adapters: Sequence[AppliedAdapter]) -> None:
+    """Raise AdapterError for one that is missing, before a model is loaded for nothing."""
+    for adapter in adapters:
+        if not adapter.path.exists():
+            kind_of(adapter.path).read(adapter.path)
+
+
+def _require_numbers(*, steps: Any, count: Any, guidance: Any) -> None:
     for name, number in (("steps", steps), ("count", count)):
+        if isinstance(number, bool) or not isinstance(number, Integral):
+            raise ConfigError(f"{name} must be a whole number, but {number!r} came.")
         if number < 1:
             raise ConfigError(f"{name} must be 1 or more, but {number} came.")
-    if guidance is not None and not 0 <= guidance < float("inf"):
+    if guidance is None:
+        return
+    if isinstance(guidance, bool) or not isinstance(guidance, SupportsFloat):
+        raise ConfigError(f"guidance must be a number, but {guidance!r} came.")
+    if not 0 <= float(guidance) < float("inf"):
         raise ConfigError(f"guidance must be 0 or more, but {guidance} came.")
 
 
@@ -102,11 +136,14 @@ def save_images(images: Iterable[Image], path: AnyPath, *, count: int) -> Iterat
 def image_paths(path: AnyPath, *, count: int) -> list[Path]:
     """`path`, or `path` with -1, -2, ... where there are several. Raises ConfigError unless it can
     be a PNG file."""
-    path = Path(path)
+    path = as_path(path)
     if path.suffix.lower() != ".png":
         raise ConfigError(f"Images are saved as .png, but {path} came.")
     if path.is_dir():
         raise ConfigError(f"An image needs the name of a file, but {path} is a folder.")
+    file = next((parent for parent in path.parents if parent.is_file()), None)
+    if file is not None:
+        raise ConfigError(f"{path} must lie in a folder, but {file} is a file.")
     return (
         [path]
         if count == 1

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from selma.adapters.layers import Layers, layer_shapes
 from selma.adapters.table import kind_of
 from selma.backbones.base_files import base_family, part_config
 from selma.backbones.bases import guidance_of, located, rescale_of
+from selma.backbones.families.family import Family
 from selma.config.networks import BaseConfig
+from selma.errors import ModelError
 from selma.records.adapters import AppliedAdapter
 from selma.toybox import base_folder
 
 _DTYPES = {"fp32": "torch.float32", "fp16": "torch.float16", "bf16": "torch.bfloat16"}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a base's parts are, each as an expression of Python."""
+
+    model: str
+    config: str | None = None
+    """Of a single file of weights: whose configs it has."""
+    vae: str | None = None
+    """Of an autoencoder in place of the model's own."""
+    revision: str | None = None
+    """Commit of a repository on the Hub; no expression."""
+    imports: tuple[str, ...] = ()
+    """Lines that the expressions need."""
 
 
 def in_diffusers(
@@ -23,24 +41,28 @@ def in_diffusers(
     seed: int,
     steps: int,
     guidance: float | None = None,
+    origin: Origin | None = None,
+    applying: Sequence[str] | None = None,
 ) -> str:
     """Python by which plain diffusers generates the image of `on_demand.generate`.
 
     Noise comes from a generator on the CPU, in float32 whatever the base's precision, so that a
     seed is the same image on every device. Adapters that diffusers has no loader for, or reads
-    otherwise, are named in a comment, with what to do.
+    otherwise, are named in a comment, with what to do.  origin: where the base is said to be, if
+    not where it is on this machine.  applying: lines that apply the adapters, if not these.
     """
     image = {
         "num_inference_steps": steps,
         "guidance_scale": guidance_of(base) if guidance is None else guidance,
         "guidance_rescale": rescale_of(base),
     }
-    noise = _noise(base)
+    origin, noise = origin or _on_this_machine(base), _noise(base)
     latents = "" if noise is None else "latents=noise, "
     lines = [
         "import torch, diffusers",
-        _pipeline(base),
-        *_applying_all(adapters, base),
+        *origin.imports,
+        *_pipeline(base, origin),
+        *(applying_all(adapters, base) if applying is None else in_float32(applying, base)),
         f'seed = torch.Generator("cpu").manual_seed({seed})',
         *([] if noise is None else [noise]),
         f"image = pipe({text!r}, generator=seed, {latents}{_arguments(image)}).images[0]",
@@ -50,37 +72,74 @@ def in_diffusers(
 
 def _noise(base: BaseConfig) -> str | None:
     """A line for a pipeline in half precision, which would draw noise in that itself."""
-    if base.precision == "fp32":
+    family = _family(base)
+    if base.precision == "fp32" or family is None:
         return None
-    family = base_family(base)
     shape = family.latent_shape(part_config(base, family.component) or {})
     return f"noise = torch.randn({(1, *shape)}, generator=seed).to(pipe.dtype)"
 
 
-def _pipeline(base: BaseConfig) -> str:
-    resolved, family = located(base), base_family(base)
-    if (embedded := base_folder(resolved.model)) is not None:
-        resolved = resolved.model_copy(update={"model": str(embedded)})
-    given = {"revision": resolved.revision} if resolved.revision else {}
-    arguments = f"dtype={_DTYPES[base.precision]}, {_arguments({**given, **family.loading})}"
-    return (
-        f"pipe = diffusers.{family.pipeline_class}.from_pretrained({resolved.model!r}, {arguments})"
+def _family(base: BaseConfig) -> Family | None:
+    """The base's family; None where its configs are not at hand."""
+    try:
+        return base_family(base)
+    except ModelError:
+        return None
+
+
+def _on_this_machine(base: BaseConfig) -> Origin:
+    return Origin(
+        model=repr(_where(base.model)),
+        config=None if base.config is None else repr(_where(base.config)),
+        vae=None if base.vae is None else repr(base.vae),
+        revision=located(base).revision,
     )
 
 
-def _applying_all(adapters: Sequence[AppliedAdapter], base: BaseConfig) -> list[str]:
-    """Weights are changed in float32 and rounded once, whatever the base's precision is."""
+def _where(model: str) -> str:
+    """The folder, file or repository that a setting names."""
+    embedded = base_folder(model)
+    if embedded is not None:
+        return str(embedded)
+    return located(BaseConfig.model_construct(model=model, revision=None)).model
+
+
+def _pipeline(base: BaseConfig, origin: Origin) -> list[str]:
+    family = _family(base)
+    name = "AutoPipelineForText2Image" if family is None else family.pipeline_class
+    dtype = f"dtype={_DTYPES[base.precision]}"
+    arguments = [dtype, *([f"revision={origin.revision!r}"] if origin.revision else [])]
+    lines = []
+    if origin.vae is not None:
+        kind = "AutoencoderKL" if family is None else family.network_class("vae").__name__
+        lines.append(f"vae = diffusers.{kind}.from_pretrained({origin.vae}, {dtype})")
+        arguments.append("vae=vae")
+    if family is not None and family.loading:
+        arguments.append(_arguments(family.loading))
+    loader = "from_pretrained"
+    if origin.config is not None:
+        loader, arguments = "from_single_file", [f"config={origin.config}", *arguments]
+    call = ", ".join([origin.model, *arguments])
+    return [*lines, f"pipe = diffusers.{name}.{loader}({call})"]
+
+
+def applying_all(adapters: Sequence[AppliedAdapter], base: BaseConfig) -> list[str]:
+    """Lines that apply the adapters to the pipeline."""
     if not adapters:
         return []
-    layers = _layers(base)
-    lines = [line for adapter in adapters for line in _applying(adapter, layers)]
-    if base.precision == "fp32":
-        return lines
+    layers = layers_of(base)
+    return in_float32([line for a in adapters for line in _applying(a, layers)], base)
+
+
+def in_float32(lines: Sequence[str], base: BaseConfig) -> list[str]:
+    """Weights are changed in float32 and rounded once, whatever the base's precision is."""
+    if base.precision == "fp32" or not lines:
+        return [*lines]
     return ["pipe.to(torch.float32)", *lines, f"pipe.to({_DTYPES[base.precision]})"]
 
 
-def _layers(base: BaseConfig) -> Layers:
-    """The base's layers, by its configs."""
+def layers_of(base: BaseConfig) -> Layers:
+    """The base's layers, by its configs. Raises ModelError."""
     family = base_family(base)
     configs = {part: part_config(base, part) for part in family.classes if part != "vae"}
     return Layers(

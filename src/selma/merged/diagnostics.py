@@ -35,6 +35,7 @@ class Diagnostics:
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         total = sum(weights.values())
+        self.weights = dict(weights)
         self.experts = list(weights)
         # Weights that sum to nothing have no mean; then all count the same.
         even = 1 / len(weights)
@@ -96,8 +97,8 @@ class Diagnostics:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """ "all", "experts" (each with norm, conflicts and cosine to the result), "cosines" (of all
-        pairs of experts) and "layers"."""
+        """ "all", "experts" (each with weight, norm, conflicts and cosine to the result), "cosines"
+        (of all pairs of experts) and "layers"."""
         norms = self.products.diagonal().clamp(min=0).sqrt()
         cosines = self.products / (norms[:, None] * norms).clamp(min=1e-300)
         count = len(self.experts)
@@ -105,6 +106,7 @@ class Diagnostics:
             "all": self._against_mean(self.products) | _conflict(self.counts.sum(dim=0)),
             "experts": {
                 name: {
+                    "weight": self.weights[name],
                     "norm": _round(norms[row]),
                     "cosine_to_merged": _round(cosines[row, count]),
                     **_conflict(self.counts[row]),

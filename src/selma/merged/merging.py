@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -18,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE
 from selma.config.merged import MergedConfig
 from selma.errors import ConfigError, IncompatibleExperts
-from selma.merged.planning import Plan, method_of, planned
+from selma.merged.planning import Plan, method_of, planned, require_merged_config
 from selma.merged.settings import Trimmed
-from selma.paths import AnyPath, as_paths
+from selma.paths import AnyPath, as_path, as_paths
 from selma.records.experts import Expert
 from selma.records.merged import Merged
 from selma.workspace import MERGED, Workspace, file_sha256, without_empty, write_json
@@ -120,7 +121,7 @@ def merge_files(
     *,
     weights: Sequence[float] | None = None,
     to: str | None = None,
-    base: str | None = None,
+    base: AnyPath | None = None,
 ) -> tuple[list[Path], dict[str, Any]]:
     """Adapter files of any origin as one: the files written, and the diagnostics.
 
@@ -133,10 +134,9 @@ def merge_files(
     from selma.adapters.table import read_mergeable
     from selma.merged.compatibility import require_compatible
 
-    paths, out = as_paths(paths), Path(out)
-    method, _ = method_of(config)
-    if weights is not None and len(weights) != len(paths):
-        raise ConfigError(f"Each file needs one weight, but {len(paths)} files have {weights}.")
+    paths, out = as_paths(paths), as_path(out)
+    method, _ = method_of(require_merged_config(config))
+    _require_weights(weights, len(paths))
     model = None if base is None else read_model(base)
     layers = None if model is None else model.layers
     read: list[AnyFile] = [read_mergeable(path, base=layers) for path in paths]
@@ -154,7 +154,26 @@ def merge_files(
     plan = planned(config, {labels[i]: float(given[i]) for i in order})
     require_compatible(files, plan.method, known_base=False)
     recipe = merge_recipe({labels[i]: digests[i] for i in order}, plan)
-    return write_merged(files, plan, out, made_by=recipe, to=to, model=model)
+    written, diagnostics = write_merged(files, plan, out, made_by=recipe, to=to, model=model)
+    # Readers look for their files in their own order.
+    for figures in ("experts", "cosines"):
+        diagnostics[figures] = {
+            labels[i]: diagnostics[figures][labels[i]] for i in range(len(read))
+        }
+    return written, diagnostics
+
+
+def _require_weights(weights: Any, count: int) -> None:
+    """Raise ConfigError unless each of so many files has one finite number."""
+    if weights is None:
+        return
+    several = isinstance(weights, Sequence) and not isinstance(weights, str)
+    if not several or not all(isinstance(weight, int | float) for weight in weights):
+        raise ConfigError(f"weights must be a list of numbers, but {weights!r} came.")
+    if len(weights) != count:
+        raise ConfigError(f"Each file needs one weight, but {count} files have {weights}.")
+    if not all(math.isfinite(weight) for weight in weights):
+        raise ConfigError(f"weights must be finite, but {weights!r} came.")
 
 
 def write_merged(

@@ -47,6 +47,10 @@ def method_of(config: MergedConfig) -> tuple[Method, Section]:
 
 def merged_config(given: Mapping[str, Any]) -> MergedConfig:
     """The merge's settings by themselves. Raises ConfigError with every mistake."""
+    if not isinstance(given, Mapping):
+        raise ConfigError(
+            f"A merge's settings must be a mapping, as {{'method': 'ties'}}, but {given!r} came."
+        )
     own = {*MergedConfig.model_fields, "lambda"}
     rest = {name: value for name, value in given.items() if name not in own}
     lines: list[str] = []
@@ -58,6 +62,16 @@ def merged_config(given: Mapping[str, Any]) -> MergedConfig:
     lines += setting_mistakes(str(method), rest, section="")
     if lines:
         raise ConfigError("The merge cannot start:\n" + "\n".join(f"  {line}" for line in lines))
+    return config
+
+
+def require_merged_config(config: Any) -> MergedConfig:
+    """The settings. Raises ConfigError unless they are what `merged_config` returns."""
+    if not isinstance(config, MergedConfig):
+        raise ConfigError(
+            f"A merge needs settings of the class MergedConfig, but {config!r} came: "
+            "selma.merged_config({'method': 'ties'}) makes them."
+        )
     return config
 
 

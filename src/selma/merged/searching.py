@@ -35,7 +35,7 @@ from selma.merged.merging import (
     write_merged,
 )
 from selma.merged.planning import planned
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.progress import progress
 from selma.records.experts import Expert
 from selma.records.merged import TRIAL, UNIFORM, Merged
@@ -107,7 +107,7 @@ def best(trials: Sequence[Trial]) -> Trial:
 
 def read_trials(folder: AnyPath) -> list[Trial]:
     """The trials in a merge's folder; [] if its weights were not searched."""
-    folder = Path(folder)
+    folder = as_path(folder)
     return [Trial(**row) for row in read_lines(folder / TRIALS, repair=True)]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from selma.backbones.language.loose_json import Pairs, Value, strings, values
+from selma.prompts.server_errors import is_server_error
 
 _CAPTION_KEYS = (
     *("caption", "prompt", "description", "text", "sentence", "scene", "narrative"),
@@ -32,6 +33,8 @@ def caption_strings(text: str) -> Strings | None:
     if not parts:
         return None
     content = parts[0].value if len(parts) == 1 else [part.value for part in parts]
+    if is_server_error(content, any_caption=lambda pairs: any(map(_names_captions, pairs))):
+        return Strings([], parts[0].start, cut=False)
     return Strings(list(_captions(content)), parts[0].start, any(part.cut for part in parts))
 
 
@@ -108,6 +111,12 @@ def _rank(key: str) -> int | None:
         return None
     ranks: Iterable[int] = (n for n, name in enumerate(_CAPTION_KEYS) if name in names)
     return next(iter(ranks), None)
+
+
+def _names_captions(pair: tuple[str, Any]) -> bool:
+    """Whether a pair holds captions by its key; a title is what errors have, too."""
+    rank = _rank(pair[0])
+    return rank is not None and _CAPTION_KEYS[rank] != "title" and _holds_strings(pair[1])
 
 
 def _holds_strings(content: Any) -> bool:

@@ -16,7 +16,7 @@ from selma.prompts.json_replies import caption_key
 from selma.prompts.markers import BULLETS, Bullet, Mark, bullet_of, readings, rises
 from selma.prompts.remarks import is_remark
 from selma.prompts.segments import BOLD, FIELD, Segment, Texts, segment_texts
-from selma.prompts.tables import columns, elements
+from selma.prompts.tables import columns, elements, enclosed_lists
 from selma.prompts.wrapping import is_quoted
 
 _LABELS = re.compile(
@@ -26,6 +26,7 @@ _LABELS = re.compile(
 _ARTICLE = re.compile(r"\W*(?:[A-Z]|(?:an?|the|un[ae]?|une|el|la|le|les|der|die|das|eine?|um)\s)")
 _RULE = re.compile(r"^\s*([-*_=~—─])(?:\s*\1){2,}\s*$")
 _TAGS = re.compile(r"^\s*(?:</?[a-zA-Z][\w:-]*(?:\s[^<>]*)?/?>\s*|\\(?:begin|end)\{\w+\}\s*)+$")
+_SPEAKER = re.compile(r"\A\s*(?:assistant|model|answer|output|response)\s*[:：]\s*", re.IGNORECASE)
 _QUOTED_BLANK = re.compile(r"^\s*>+\s*$")
 _HEADING = re.compile(r"^\s*#{1,6}\s|.*[:：=\[{(]\s*$|^\s*[\]})]")
 _PROSE = re.compile(r"(?<=\w\w)(?<!\b[MDS][rst])[.!?]['\"”’]?\s+[A-Z]")
@@ -33,6 +34,9 @@ _PROSE = re.compile(r"(?<=\w\w)(?<!\b[MDS][rst])[.!?]['\"”’]?\s+[A-Z]")
 
 def listed_texts(text: str) -> Texts:
     """The texts in a reply, in order, without the markers of its list; none where it is prose."""
+    enclosed = [text for inner in enclosed_lists(text) for text in listed_texts(inner).texts]
+    if enclosed:
+        return Texts(enclosed, False)
     in_table = columns(text)
     in_table = elements(text) if in_table is None else in_table
     if in_table is not None:
@@ -88,6 +92,7 @@ def _lines(text: str) -> list[str]:
     """Its lines; blank where they are only fences, tags or rules. Items of HTML have their own."""
     text = re.sub(r"<li\b[^>]*>", "\n<li>", text)
     text = re.sub(r"</?(?:li|ul|ol|p|br|div)\b[^<>]*>(?<!<li>)", " ", text)
+    text = _SPEAKER.sub("", text)
     empty = (FENCE, _TAGS, _RULE, _QUOTED_BLANK)
     return ["" if any(p.match(line) for p in empty) else line for line in text.split("\n")]
 
@@ -107,7 +112,9 @@ def _segments(lines: Sequence[str]) -> list[Segment] | None:
     segments: list[Segment] = []
     for number, line in enumerate(lines):
         if number in heads:
-            segments.append(heads[number])
+            segment = heads[number]
+            segment.head = segment.head if any(map(str.isalnum, segment.head)) else ""
+            segments.append(segment)
         elif segments:
             segments[-1].body.append(line)
     return segments or None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-from selma.prompts.numerals import ENGLISH, STEMS, chinese, enclosed, roman
+from selma.prompts.numerals import CHINESE, ROMAN, STEMS, enclosed, numbered
 
 Closing = Literal["mark", "comma", "blank"]
 """What ends an ordinal: a mark that little else is written with, a comma, or a blank alone."""
@@ -33,10 +33,17 @@ _LABEL = re.compile(
 _KEYCAP = re.compile("(?:[0-9]\ufe0f?\u20e3)+|\U0001f51f")
 _DECIMAL = re.compile(r"(?:\d{1,3}\.)*\d{1,4}(?![^\W_])")
 _ROMAN = re.compile(r"(?:[ivxlcdm]{1,7}|[IVXLCDM]{1,7}|[\u2160-\u217f]{1,3})(?![^\W_])")
-_CHINESE = re.compile(r"([一二三四五六七八九十百两]{1,4})(?:[个個条條则則号號](?=[，,、：:]))?")
-_WORD = re.compile(r"[A-Za-z]{3,8}(?![^\W_])")
+_CHINESE = re.compile(r"([一二三四五六七八九十]{1,4})(?:[个個条條则則号號](?=[，,、：:]))?")
+_OF_ALL = re.compile(r"(\d{1,3})(?:\s?/\s?| of )(\d{1,3})(?![^\W_])")
+"""1/3: or 1 of 3:, the number of the line and of all lines."""
+_WORD = re.compile(r"[^\W\d_]{2,12}(?:\u0307[^\W\d_]{1,12})?(?![^\W_])")
 _BOX = re.compile(r"\[[ xX✓✔]?\](?=\s)|<li>")
-_COMMAND = re.compile(r"\\[a-z]+(?=\s)")
+_COMMAND = re.compile(r"(?:\\[a-z]+|#\.)(?=\s)")
+_FRAMED = re.compile(
+    r"(?P<before>\\?[a-z]*[^\w\s]*)(?P<number>\d{1,4})(?:st|nd|rd|th|er|e)?"
+    r"(?P<after>\s?[^\w\s%°+'\"″′]{1,3})\s+(?P<rest>\S.*)"
+)
+"""A number between signs, as 1>, <1>, 1st: or \\item[1.]"""
 BULLETS = "-*+•‣◦▪●·・–—→»✓✔>○∙"
 """Symbols that are a bullet even on one line alone; of all others, two lines must begin so."""
 _LONGEST_RUN = 40
@@ -78,8 +85,15 @@ def readings(line: str) -> Iterator[Mark]:
     body = head.lstrip(_EMPHASIS)
     emphasised = body != head
     opened = body[:1] if body[:1] in _OPENING else ""
+    emphasis = head[: len(head) - len(body)]
     for mark in _ordinals(body.removeprefix(opened), opened=bool(opened)):
-        yield replace(mark, alone=bool(heading) or (emphasised and not mark.rest))
+        alone = bool(heading) or (emphasised and not mark.rest)
+        # "**1. Harbour:** a red kite": what the emphasis goes on with begins in it.
+        rest = emphasis + mark.rest if emphasis and emphasis in mark.rest else mark.rest
+        yield replace(mark, alone=alone, rest=rest)
+    if framed := _FRAMED.match(stripped):
+        system = f"{framed['before']}#{framed['after']}"
+        yield Mark(system, "", int(framed["number"]), "mark", framed["rest"], alone=False)
 
 
 def bullet_of(line: str) -> Bullet | None:
@@ -124,11 +138,17 @@ def _symbols(text: str) -> int:
     for count, character in enumerate(text):
         kind = unicodedata.category(character)
         joins = count > 0 and (character == "\u200d" or kind in ("Sk", "Mn", "Me"))
-        letter = kind == "So" and unicodedata.normalize("NFKC", character).isalnum()  # in a circle
+        letter = _in_circle(character)
         symbol = kind[0] in "SP" and kind not in ("Sc", "Sk") and character not in _NO_BULLET
         if not joins and (letter or not symbol):
             return count
     return count + 1 if text else 0
+
+
+def _in_circle(character: str) -> bool:
+    """Whether it is a letter in a circle or in parentheses, as one character."""
+    plain = unicodedata.normalize("NFKC", character).strip("()")
+    return character != plain and plain.isalpha() and unicodedata.category(character) == "So"
 
 
 def rises(values: Sequence[int]) -> bool:
@@ -170,6 +190,8 @@ def _values(text: str) -> Iterator[tuple[str, int, int]]:
     value = enclosed(first)
     if value is not None:
         yield "enclosed", value, 1
+    elif (of_all := _OF_ALL.match(text)) and 0 < int(of_all[1]) <= int(of_all[2]):
+        yield f"of {int(of_all[2])}", int(of_all[1]), of_all.end()
     elif decimal := _DECIMAL.match(text):
         yield "decimal", int(decimal[0].rpartition(".")[2]), decimal.end()
     else:
@@ -178,18 +200,19 @@ def _values(text: str) -> Iterator[tuple[str, int, int]]:
 
 def _letters(text: str, first: str) -> Iterator[tuple[str, int, int]]:
     if match := _ROMAN.match(text):
-        value = roman(unicodedata.normalize("NFKC", match[0]).lower())
+        value = ROMAN.get(unicodedata.normalize("NFKC", match[0]).lower(), 0)
         if value:
             yield "roman", value, match.end()
-    if (word := _WORD.match(text)) and word[0].lower() in ENGLISH:
-        yield "word", ENGLISH[word[0].lower()], word.end()
-    if match := _CHINESE.match(text):
-        yield "chinese", chinese(match[1]), match.end()
+    if (word := _WORD.match(text)) and (number := numbered(word[0])):
+        yield "word", number, word.end()
+    if (match := _CHINESE.match(text)) and match[1] in CHINESE:
+        yield "chinese", CHINESE[match[1]], match.end()
     if first and first in STEMS:
         yield "stem", STEMS.index(first) + 1, 1
-    elif (
-        first.isalpha() and not text[1:2].isalnum() and not unicodedata.combining(text[1:2] or " ")
-    ):
+    elif _in_circle(first):
+        letter = unicodedata.normalize("NFKC", first).strip("()").lower()
+        yield "enclosed letter", ord(letter[0]) - ord("a") + 1, 1
+    elif first.isalpha() and unicodedata.category(text[1:2] or " ")[0] not in "LMN":
         letter = "".join(filter(str.isalpha, unicodedata.normalize("NFKC", first)))
         if letter.isascii():
             yield "latin", ord(letter.lower()) - ord("a") + 1, 1
@@ -223,7 +246,7 @@ def _closed(system: str, label: str, value: int, after: str, *, opened: bool) ->
 
 def _closing(system: str, marks: set[str], after: str, run: str, rest: str) -> Closing | None:
     """What ends the ordinal; None if nothing does."""
-    if marks & (_MARKS | set(_EMPHASIS)) or system == "enclosed":
+    if marks & (_MARKS | set(_EMPHASIS)) or system.startswith("enclosed"):
         return "mark"
     if rest.startswith("\t") or run == after:
         return "mark"

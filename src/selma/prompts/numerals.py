@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import unicodedata
 
-ENGLISH = {
+_WORDS = {
     word: number
     for words in (
         "one two three four five six seven eight nine ten",
         "first second third fourth fifth sixth seventh eighth ninth tenth",
+        "birinci ikinci üçüncü dördüncü beşinci altıncı yedinci sekizinci dokuzuncu onuncu",
+        "bir iki üç dört beş altı yedi sekiz dokuz on",
+        "erstens zweitens drittens viertens fünftens sechstens siebtens achtens neuntens zehntens",
+        "eins zwei drei vier fünf sechs sieben acht neun zehn",
+        "premièrement deuxièmement troisièmement",
+        "premier deuxième troisième quatrième cinquième sixième septième huitième neuvième dixième",
+        "primero segundo tercero cuarto quinto sexto séptimo octavo noveno décimo",
+        "primo secondo terzo quarto quinto sesto settimo ottavo nono decimo",
+        "primeiro segundo terceiro quarto quinto sexto sétimo oitavo nono décimo",
+        "eerste tweede derde vierde vijfde zesde zevende achtste negende tiende",
+        "первый второй третий четвёртый пятый шестой седьмой восьмой девятый десятый",
+        "pierwszy drugi trzeci czwarty piąty szósty siódmy ósmy dziewiąty dziesiąty",
     )
     for number, word in enumerate(words.split(), 1)
 }
-"""Words that number things."""
 STEMS = "甲乙丙丁戊己庚辛壬癸"
 """The heavenly stems, which number things in Chinese."""
+
+
+def numbered(word: str) -> int:
+    """What a word that numbers things stands for; 0 if it is none."""
+    return _WORDS.get(word.lower().replace("\u0307", ""), 0)  # which İ leaves in small letters
 
 
 def enclosed(character: str) -> int | None:
@@ -27,33 +43,16 @@ def enclosed(character: str) -> int | None:
     return None if plain else int(value)
 
 
-def roman(text: str) -> int:
-    """The number; 0 if it is not written as Romans would."""
-    worth = {"i": 1, "v": 5, "x": 10, "l": 50, "c": 100, "d": 500, "m": 1000}
-    total = 0
-    for letter, after in zip(text, (*text[1:], ""), strict=True):
-        total += -worth[letter] if after and worth[letter] < worth[after] else worth[letter]
-    return total if 0 < total < 400 and _as_roman(total) == text else 0
-
-
-def _as_roman(number: int) -> str:
-    signs = ((100, "c"), (90, "xc"), (50, "l"), (40, "xl"), (10, "x"), (9, "ix"), (5, "v"),
-             (4, "iv"), (1, "i"))  # fmt: skip
-    text = ""
-    for worth, sign in signs:
-        text += sign * (number // worth)
-        number %= worth
-    return text
-
-
-def chinese(text: str) -> int:
-    """The number that Chinese digits write, tens and hundreds among them."""
-    digits = {c: n for n, c in enumerate("零一二三四五六七八九")} | {"两": 2}
-    total = current = 0
-    for character in text:
-        if character in digits:
-            current = digits[character]
-        else:
-            total += (current or 1) * (100 if character == "百" else 10)
-            current = 0
-    return total + current
+_ONES = ("", "i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix")
+_TENS = ("", "x", "xx", "xxx", "xl")
+ROMAN = {
+    f"{tens}{ones}": 10 * t + n for t, tens in enumerate(_TENS) for n, ones in enumerate(_ONES)
+}
+"""Roman numbers up to 49, in small letters; "" is 0."""
+_DIGITS = ("", *"一二三四五六七八九")
+CHINESE = {
+    f"{_DIGITS[t] if t > 1 else ''}{'十' if t else ''}{digit}": 10 * t + n
+    for t in range(10)
+    for n, digit in enumerate(_DIGITS)
+}
+"""Chinese numbers up to 99; "" is 0."""

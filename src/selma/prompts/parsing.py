@@ -15,6 +15,7 @@ from selma.prompts.json_replies import Strings, caption_strings
 from selma.prompts.listing import fenced_lines, list_start, listed_texts, unmarked
 from selma.prompts.remarks import without_notes
 from selma.prompts.segments import Texts
+from selma.prompts.tables import quoted_rows
 from selma.prompts.wrapping import bare, titled_in_bold
 
 Outcome = Literal["captions", "empty", "thought", "refusal", "cut", "blank", "unparsed"]
@@ -60,6 +61,10 @@ def _items(text: str, truncated: bool) -> tuple[list[str], bool]:
     """The items of a reply, and whether one more was cut off."""
     for lines in (fenced_lines(text), [ln for ln in text.split("\n") if not FENCE.match(ln)]):
         inner = "\n".join(lines)
+        in_rows = quoted_rows(lines)
+        if in_rows is not None:
+            cut = truncated and not inner.rstrip().endswith('"')
+            return (in_rows[:-1] if cut else in_rows), cut
         in_json = caption_strings(inner)
         if in_json is not None and not _in_list(inner, in_json):
             return [printable(item) for item in _of_strings(in_json.texts)], in_json.cut

@@ -26,6 +26,7 @@ _REMARK = re.compile(
 _NOTE = re.compile(
     r"\s*[*_]{0,3}(?:[\(\[（【]([^()\[\]（）【】]{1,40})[\)\]）】]|[—–-]\s+([^—–()\[\]-]{1,40}))[*_]{0,3}\s*$"
 )
+_SORT = re.compile(r"(?<=\S)\s*[\(\[（【]([^\W\d_]+(?:[ -][^\W\d_]+)?)[\)\]）】]\s*$")
 _NUMBER = re.compile(r"(?<![A-Za-z\d.,])\d+(?![A-Za-z\d])")
 _COUNT = re.compile(r"\d+ words?|words?: \d+", re.IGNORECASE)
 
@@ -42,6 +43,8 @@ def without_notes(texts: Sequence[str]) -> list[str]:
     shapes = [_shape(note) for note in notes]
     times = Counter(shape for shape in shapes if shape is not None)
     listed = [n for n, note in enumerate(notes) if note is not None and _NUMBER.fullmatch(note)]
+    if _sorts(texts):
+        return [_SORT.sub("", text) for text in texts]
     rest = []
     for position, (text, note, shape) in enumerate(zip(texts, notes, shapes, strict=True)):
         repeats = shape is not None and times[shape] > 1
@@ -50,6 +53,12 @@ def without_notes(texts: Sequence[str]) -> list[str]:
         counted = note is not None and _COUNT.fullmatch(note) is not None
         rest.append(_NOTE.sub("", text) if repeats or counted else text)
     return rest
+
+
+def _sorts(texts: Sequence[str]) -> bool:
+    """Whether each text ends with a word in parentheses, and one comes again."""
+    sorts = [match[1].casefold() for text in texts if (match := _SORT.search(text))]
+    return len(sorts) == len(texts) > 2 and len(set(sorts)) < len(sorts)
 
 
 def _note(text: str) -> str | None:

@@ -114,11 +114,12 @@ class _Lines:
         return text
 
     def _is_aside(self, line: str, *, bold: bool = True) -> bool:
-        """A heading, a bullet, a field that other parts have, too, or a line in bold."""
+        """A heading, a bullet, a line in parentheses or bold, or a field that other parts have."""
         match = FIELD.match(line)
         aside = match is not None and match["key"].casefold() in self._keys
         heading = line.startswith("#") or (bold and BOLD.match(line) is not None)
-        return aside or heading or bullet_of(line) is not None
+        note = line.startswith("(") and line.endswith(")")
+        return aside or heading or note or bullet_of(line) is not None
 
 
 def _goes_on(text: str, line: str) -> bool:

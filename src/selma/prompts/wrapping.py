@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import re
+
+from selma.backbones.language.replies import printable
 
 _PAIRS = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "‹": "›", "„": "“", "‚": "‘",
           "「": "」", "『": "』", "《": "》", "〈": "〉", "＂": "＂", "`": "`", "[": "]", "<": ">",
@@ -16,11 +19,15 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _EMPHASIS = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*]+?)(?<=[^\s*])\*(?![\w*])")
+_ENTITY = re.compile(r"&(?:#\d{1,6}|#x[0-9a-fA-F]{1,6}|[A-Za-z]{2,8});")
 _ESCAPED = re.compile(r"\\([\"'*_`#.()\[\]!~>-])")
 
 
 def bare(item: str) -> str:
     """The caption on one line, without the marks around it."""
+    if _ENTITY.search(item):
+        item = _ENTITY.sub(lambda entity: html.unescape(entity[0]), _unquoted(item.strip()))
+    item = printable(item)
     item = " ".join(_ESCAPED.sub(r"\1", _MARKUP.sub(" ", item)).split())
     # A bold title before the text ("**Calm morning:** a lake ...") is not part of the text.
     item = _LABEL.sub("", _TITLE.sub("", item))

@@ -60,13 +60,14 @@ def print_diagnostics(
 
 
 def _experts(experts: Mapping[str, Any]) -> Table:
-    figures = ("norm", "cosine to\nmerged", "conflicting\nentries", "conflicting\nmass")
+    figures = ("weight", "norm", "cosine to\nmerged", "conflicting\nentries", "conflicting\nmass")
     title = "experts: norm of the deltas, and conflicts of sign"
     table = _table(title, "expert", figures, numbered=True)
     for number, (name, expert) in enumerate(experts.items(), 1):
         table.add_row(
             str(number),
             escape(name),
+            f"{expert['weight']:.4g}" if "weight" in expert else "",
             f"{expert['norm']:.4g}",
             f"{expert['cosine_to_merged']:.3f}",
             share(expert["conflict_entries"]),

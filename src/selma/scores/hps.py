@@ -26,7 +26,7 @@ from selma.errors import ConfigError, DataError
 from selma.ids import listed
 from selma.image_files import OPENER, open_image
 from selma.image_names import Listing, list_images, say_left_out
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.progress import progress
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.row_files import Row, fill_rows, in_rounds
@@ -61,7 +61,7 @@ def version_kind(version: str) -> str:
 
 def read_hps_prompts(folder: AnyPath) -> dict[str, list[str]]:
     """Style → its prompts; their order numbers the images. Raises DataError."""
-    folder = Path(folder)
+    folder = as_path(folder)
     prompts = {}
     for style in STYLES:
         path = folder / f"{style}.json"
@@ -113,7 +113,7 @@ def score_hps(
     `score` is the mean over all images, each style has its own, and `missing` counts the prompts
     without an image. Raises DataError for a broken image, or without any.
     """
-    images = Path(images)
+    images = as_path(images)
     files = given_images(images, prompts)
     scores: list[float] = []
     benchmark_prompts = [prompt for prompt in hps_benchmark(prompts) if prompt.id in files]

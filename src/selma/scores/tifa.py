@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError
 
 from selma.errors import DataError
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.records.benchmarks import Answer, BenchmarkPrompt
 from selma.records.record import Record
 from selma.scores import faithfulness
@@ -52,7 +52,7 @@ class TifaQuestion(Record):
 
 def read_tifa(path: AnyPath) -> list[TifaQuestion]:
     """Read TIFA's question file, or another in its layout. Raises DataError."""
-    path = Path(path)
+    path = as_path(path)
     questions = []
     for number, row in enumerate(read_json(path)):
         try:

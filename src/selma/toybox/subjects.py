@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from selma.image_files import png_bytes
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.randomness import rng
 from selma.toybox.captions import PLACES
 from selma.toybox.drawing import (
@@ -246,7 +246,7 @@ def text() -> str:
 
 def write_subjects(folder: AnyPath) -> Path:
     """The folder, with a folder of images for each subject and the text file."""
-    folder = Path(folder)
+    folder = as_path(folder)
     for subject in SUBJECTS:
         (folder / subject.name).mkdir(parents=True, exist_ok=True)
         for name, data in files(subject).items():

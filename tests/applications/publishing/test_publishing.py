@@ -141,7 +141,7 @@ def test_push_sends_one_commit_with_all_files(run: Path, hub: Hub) -> None:
     assert not {"manifest.json", "plan.json", "diagnostics.json"} & sent.keys()
     assert hub.private["me/mine"] and hub.commits == ["Merged adapter of finished"]
     card = sent["README.md"].decode()
-    assert front(card)["license"] == "mit" and 'load_lora_weights("me/mine"' in card
+    assert front(card)["license"] == "mit" and "load_lora_weights('me/mine'" in card
     assert f"{hub.address}/me/mine/commit/" in done.stdout
     again = selma("push", run, "me/mine", HF_ENDPOINT=hub.address, HF_TOKEN=TOKEN)
     assert again.returncode == 0 and len(hub.commits) == 2

@@ -215,6 +215,20 @@ def test_what_gives_nothing_is_put_aside_with_its_reason(tmp_path: Path) -> None
         assert not aside.exists() and len(read_benchmark(out)) == 4
 
 
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (says("", finish="length"), "9 replies without an answer (empty, cut at max_new_tokens)"),
+        (says(None), "9 replies without an answer (null)"),
+        (says("<think>Is it?</think>"), "9 replies without an answer (thought)"),
+    ],
+)
+def test_replies_without_an_answer_are_named(act: Act, words: str, tmp_path: Path) -> None:
+    with serving(Script(act)) as server, pytest.raises(NoProgress) as caught:
+        write_questions(prompts(3), config(server), tmp_path / "mine.csv")
+    assert words in str(caught.value)
+
+
 def test_nothing_but_failures_ends_with_a_report(tmp_path: Path) -> None:
     out = tmp_path / "mine.csv"
     with serving(Script(says("There is nothing to say."))) as server:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,10 @@ from websockets.sync.client import ClientConnection, connect
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 KEYS = {"Backspace": 8, "Enter": 13, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39,
         "ArrowDown": 40}  # fmt: skip
+
+
+class NavigatedError(Exception):
+    """The page went elsewhere while something was asked of it."""
 
 
 class Page:
@@ -45,6 +49,8 @@ class Page:
         while True:
             message = json.loads(self.socket.recv(timeout=60))
             if message.get("id") == self.number and message.get("sessionId", "") == self.session:
+                if "navigated" in message.get("error", {}).get("message", ""):
+                    raise NavigatedError
                 assert "error" not in message, message
                 return message["result"]
             if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
@@ -59,8 +65,9 @@ class Page:
         """What the expression is as soon as it is true."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if found := self.evaluate(f"(v => v instanceof Node || v)({code})"):
-                return found
+            with suppress(NavigatedError):
+                if found := self.evaluate(f"(v => v instanceof Node || v)({code})"):
+                    return found
             time.sleep(0.03)
         raise AssertionError(f"never true: {code}\n{self.evaluate('document.body.innerText')}")
 

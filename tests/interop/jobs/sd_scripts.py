@@ -13,7 +13,12 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from library import sdxl_original_unet
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    PreTrainedTokenizerFast,
+)
 
 LAYERS = (torch.nn.Linear, torch.nn.Conv2d)
 
@@ -130,17 +135,30 @@ def apply(about: dict[str, Any]) -> dict[str, Any]:
     return {"layers": len(network.text_encoder_loras) + len(network.unet_loras)}
 
 
+def tokenizer(folder: Path) -> Any:
+    """A tokenizer of another release of transformers."""
+    about = json.loads((folder / "tokenizer_config.json").read_text())
+    special = {key: about[key] for key in ("bos_token", "eos_token", "unk_token", "pad_token")}
+    return PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"),
+        model_max_length=about["model_max_length"],
+        **special,
+    )
+
+
 def image(about: dict[str, Any]) -> dict[str, Any]:
     """An image of diffusers' pipeline, with the file merged in by lora_diffusers.py."""
     folder = Path(about["base"])
     kind = StableDiffusionXLPipeline if about["xl"] else StableDiffusionPipeline
-    parts = {"text_encoder": encoders(folder)[0]}
-    if about["xl"]:
-        parts["text_encoder_2"] = encoders(folder)[1]
-    pipe = kind.from_pretrained(folder, **parts)
+    texts = dict(zip(("", "_2"), encoders(folder), strict=False))
+    parts = {f"text_encoder{part}": encoder for part, encoder in texts.items()}
+    pipe = kind.from_pretrained(folder, **parts, **{f"tokenizer{part}": None for part in texts})
+    for part in texts:
+        setattr(pipe, f"tokenizer{part}", tokenizer(folder / f"tokenizer{part}"))
+    pipe.set_progress_bar_config(disable=True)
     networks.lora_diffusers.merge_lora_weights(pipe, load_file(about["file"]), 1.0)
-    noise = load_file(about["latents"])["latents"]
-    pipe(about["prompt"], latents=noise, num_inference_steps=about["steps"],
+    noise = torch.Generator().manual_seed(about["seed"])
+    pipe(about["prompt"], generator=noise, num_inference_steps=about["steps"],
          guidance_scale=about["guidance"]).images[0].save(about["out"])  # fmt: skip
     return {}
 

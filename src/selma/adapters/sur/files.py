@@ -19,7 +19,7 @@ from selma.adapters.sur.network import SurAdapter, Widths, as_settings, restored
 from selma.backbones.preference.checkpoints import read_state
 from selma.config.adapters import SurConfig
 from selma.errors import AdapterError
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 
 FILE = "sur_adapter.safetensors"
 SUR_KEY = "sur"
@@ -133,7 +133,7 @@ def convert_released(
     path: AnyPath, out: AnyPath, *, weight: float, attention: str = "batch"
 ) -> Path:
     """Write a released checkpoint as our file, in the folder `out`. Raises as `load_released`."""
-    path, out = Path(path), Path(out)
+    path, out = as_path(path), as_path(out)
     adapter = load_released(path, weight=weight, attention=attention)
     out.mkdir(parents=True, exist_ok=True)
     save(

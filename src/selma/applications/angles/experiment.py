@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from selma.errors import DataError, WorkspaceError
 from selma.image_files import open_image, png_bytes
 from selma.image_names import Listing, list_images, say_left_out
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.randomness import rng, seed_for
 from selma.scores.statistics import interval
 from selma.toybox.drawing import IMAGE_PX
@@ -135,7 +135,7 @@ def run_angles(
     if there are too few images, and WorkspaceError if the checkpoint is of other images, epochs or
     another seed.
     """
-    out = Path(out)
+    out = as_path(out)
     x = loaded(source, count + HELD_OUT, seed=seed)
     digest = hashlib.sha256(x.numpy().tobytes()).hexdigest()
     _claim(out, {"images": digest, "held_out": HELD_OUT, "epochs": epochs, "seed": seed})
@@ -210,7 +210,9 @@ def diagnostics(truth: Tensor, decoded: Tensor, *, seed: int, resamples: int) ->
 
 def loaded(source: str, count: int, *, seed: int) -> Tensor:
     """Load [count, 3, 64, 64] in [-1, 1]: toybox's images, or a folder's first ones by name.
-    Raises DataError if there are fewer."""
+    Raises DataError if there are fewer, or no such folder."""
+    if source != "toybox" and not Path(source).is_dir():
+        raise DataError(f"{source} must be toybox or a folder of images, but is none.")
     if source == "toybox":
         arrays = []
         for number in range(count):

@@ -80,7 +80,9 @@ def correlate(
 
 
 def tifa(
-    questions: Annotated[Path, typer.Option(help="TIFA's question file, JSON.")],
+    questions: Annotated[
+        Path, typer.Option(help="TIFA's question file, JSON, or the folder of TIFA's files.")
+    ],
     answers: Annotated[Path, typer.Option(help="CSV or JSON of answers.")],
     matcher: Annotated[
         str | None,
@@ -91,6 +93,8 @@ def tifa(
 ) -> None:  # fmt: skip
     """Score a file of answers to TIFA's multiple-choice questions."""
     from selma.applications.evaluation.tifa import read_tifa_answers, score_tifa
+    from selma.scores.benchmarks.layouts import in_folder
+    from selma.scores.benchmarks.tifa import QUESTIONS
     from selma.scores.tifa import read_tifa
 
     nearest = None
@@ -98,7 +102,8 @@ def tifa(
         from selma.backbones.judges.matching import load_matcher
 
         nearest = load_matcher(matcher)
-    result = score_tifa(read_tifa(questions), read_tifa_answers(answers), matcher=nearest)
+    asked = read_tifa(in_folder(questions, QUESTIONS))
+    result = score_tifa(asked, read_tifa_answers(answers), matcher=nearest)
     _show(result | {"matcher": matcher}, json)
 
 

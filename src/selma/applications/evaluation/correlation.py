@@ -10,7 +10,7 @@ from selma.applications.evaluation.answer_files import answers_by_model
 from selma.applications.evaluation.dsg import DsgRules, verdicts_given
 from selma.errors import DataError
 from selma.ids import listed
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.scores import faithfulness
 from selma.scores.benchmarks import read_dsg
 from selma.scores.benchmarks.layouts import in_folder
@@ -45,7 +45,7 @@ def dsg_agreement(
     annotations: CSV in DSG-1k's layout. answers: CSV as for `dsg.read_answers`, about one model or
     several. ratings: CSV as for `read_ratings`. Raises DataError.
     """
-    annotations, answers, ratings = Path(annotations), Path(answers), Path(ratings)
+    annotations, answers, ratings = as_path(annotations), as_path(answers), as_path(ratings)
     benchmark_prompts = read_dsg(annotations, dependencies=rules.dependencies)
     scores: dict[ImageKey, float] = {}
     for model, given in answers_by_model(answers).items():
@@ -68,7 +68,7 @@ def tifa_agreement(
     of an image in TIFA's order. ratings: CSV as for `read_ratings`, with TIFA's id of each item_id
     as source_id. Raises DataError, also if the answers are to other questions than TIFA's.
     """
-    questions, answers, ratings = Path(questions), Path(answers), Path(ratings)
+    questions, answers, ratings = as_path(questions), as_path(answers), as_path(ratings)
     questions_of: dict[str, list[TifaQuestion]] = defaultdict(list)
     for question in read_tifa(in_folder(questions, QUESTIONS)):
         questions_of[question.id].append(question)

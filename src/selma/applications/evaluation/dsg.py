@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -16,7 +15,7 @@ from pydantic import ValidationError
 from selma.applications.evaluation.answer_files import read_answers
 from selma.errors import ConfigError, DataError
 from selma.ids import listed
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
 from selma.records.record import Record
 from selma.records.scores import Interval
@@ -95,7 +94,7 @@ def score_dsg(
     annotations: CSV in DSG-1k's layout. answers: CSV with item_id, question_id and answer; if a
     column t2i_model names several models, `model` selects one of them. Raises DataError.
     """
-    annotations, answers = Path(annotations), Path(answers)
+    annotations, answers = as_path(annotations), as_path(answers)
     benchmark_prompts = read_dsg(annotations, dependencies=rules.dependencies)
     given, models = read_answers(answers, model)
     return score_answers(benchmark_prompts, given, rules=rules, seed=seed, resamples=resamples) | {

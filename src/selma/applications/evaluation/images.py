@@ -24,7 +24,7 @@ from selma.config.scores import AnyJudge, LocalJudge, ScoresConfig
 from selma.errors import ConfigError, DataError, ModelError
 from selma.ids import listed
 from selma.image_names import list_images, say_left_out
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
 from selma.records.scores import Interval
 from selma.scores.answering import WORDS, has_choices
@@ -57,7 +57,7 @@ def score_images(
     question about the whole prompt. choices_prompt, matcher: for multiple-choice questions, as in
     `scores` of a run's settings. Raises DataError, ConfigError or ModelError.
     """
-    images = Path(images)
+    images = as_path(images)
     answers = None if answers is None else Path(answers)
     row = benchmark_of(benchmark)
     benchmark_prompts = _prompts(benchmark, row, split, rules)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import statistics as plain
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from selma.errors import DataError
 from selma.ids import listed
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.records.record import Record
 from selma.scores import statistics
 from selma.scores.tifa import Matcher, TifaId, TifaQuestion, nearest_choices, read_json, tifa_id
@@ -33,7 +32,7 @@ class TifaAnswer(Record):
 def read_tifa_answers(path: AnyPath) -> list[TifaAnswer]:
     """Read answers from a CSV (id or item_id, question, answer) or a JSON: a list of such rows, or
     TIFA's own result file. Raises DataError."""
-    path = Path(path)
+    path = as_path(path)
     if path.suffix.lower() == ".csv":
         rows: list[Any] = [row for _, row in csv_rows(path)]
     else:

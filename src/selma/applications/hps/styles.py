@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from selma.config import RunConfig
 from selma.config.scores import PreferenceConfig
 from selma.errors import ConfigError
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.pipeline import Stages, opened
 from selma.records.adapters import AppliedAdapter, applied
 from selma.records.merged import UNIFORM
@@ -41,7 +41,7 @@ def score_styles(
     from selma.backbones.preference.scorers import load_preference
     from selma.scores.hps import given_images, hps_benchmark, hps_item, read_hps, read_hps_prompts
 
-    prompts = Path(prompts)
+    prompts = as_path(prompts)
     images = None if images is None else Path(images)
     texts = read_hps_prompts(prompts)
     # No judge answers here, so that the run's judges need not be present.

@@ -19,19 +19,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from selma.adapters.table import adapter_file
 from selma.applications.loading import read_run_file
+from selma.applications.publishing.usage import on_hub, usage
 from selma.backbones.base_files import own_architecture
-from selma.backbones.bases import BASES, located
-from selma.backbones.hub import HUB_ID
-from selma.backbones.text_to_image import ADAPTER_FILE
+from selma.backbones.bases import BASES
 from selma.config import RunConfig
 from selma.config.adapters import CoftConfig, LoraConfig, RotationConfig
 from selma.config.scores import judge_name
 from selma.errors import ModelError
 from selma.finished import NotFinished
+from selma.images.generating import benchmark_seed
 from selma.merged.merging import read_diagnostics
 from selma.merged.planning import method_of
 from selma.merged.searching import read_trials
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.pipeline import Stages, scorecard
 from selma.records.adapters import applied
 from selma.records.benchmarks import BenchmarkPrompt, evenly
@@ -40,13 +40,14 @@ from selma.records.merged import Merged
 from selma.records.scores import Scorecard
 from selma.report import tables
 from selma.runfile import versions
-from selma.toybox import BASES as EMBEDDED
 from selma.workspace import REPORT, Workspace, inside, write_bytes
 
 CARD, GALLERY = "README.md", "gallery"
 SHEET = "grid.png"
 UNNAMED = "OWNER/NAME"
 """Stands for the adapter's repository before it has one."""
+EXAMPLE = "a red cat left of a blue tree"
+"""The prompt of a card whose run has no benchmark images."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def write_card(
     licence: one of the Hub's names; None takes the base's, if known. Raises WorkspaceError unless
     the merge is finished; the card of a run without scores has no scorecard.
     """
-    run = Path(run)
+    run = as_path(run)
     config = read_run_file(run)
     stages = Stages(config, Workspace(run), make=[])
     experts = stages.all_experts()
@@ -152,21 +153,23 @@ def _body(
         environment.globals[name] = getattr(tables, name)
     environment.globals["cell"] = _cell
     scores, images = config.scores, config.images
-    example = gallery[0][0].text if gallery else "a red cat left of a blue tree"
+    example = gallery[0][0] if gallery else None
+    lines = usage(
+        config,
+        merged,
+        example=EXAMPLE if example is None else example.text,
+        seed=0 if example is None else benchmark_seed(config.seed, example.id),
+        repository=repository,
+    )
     return environment.get_template("card.md").render(
         title=_cell(config.name),
         base_name=_base_name(config),
         base_model=_base_on_hub(config),
-        base_folder=config.base.model if config.base.model in EMBEDDED else "FOLDER_OF_THE_BASE",
-        repository=repository,
-        adapter_file=adapter_file(merged.folder).name,
-        loads=adapter_file(merged.folder).name == ADAPTER_FILE,
+        usage=lines,
+        in_gallery=bool(gallery),
         kind=_kind(config),
         adapter=_adapter(config),
         skills=[expert.skill for expert in experts],
-        example=example.replace("\\", "\\\\").replace('"', '\\"'),
-        steps=scores.steps or images.steps,
-        guidance=images.guidance if scores.guidance is None else scores.guidance,
         card=card,
         conclusion=" ".join(tables.conclusion(card)) if card else "",
         sheet=f"{GALLERY}/{SHEET}" if (merged.folder / GALLERY / SHEET).is_file() else None,
@@ -225,9 +228,7 @@ def _recipe(config: RunConfig, merged: Merged) -> dict[str, Any]:
 
 def _base_on_hub(config: RunConfig) -> str | None:
     """The base's repository on the Hub; None for toybox, a folder or a file."""
-    model = located(config.base).model
-    on_hub = HUB_ID.fullmatch(model) and not Path(model).exists()
-    return model if on_hub and config.base.config is None else None
+    return on_hub(config.base.model) if config.base.config is None else None
 
 
 def _base_name(config: RunConfig) -> str:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from selma.applications.publishing.card import write_card
 from selma.errors import ConfigError, PublishError
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -41,7 +40,7 @@ def push(
     Creates the repository if it does not exist. Raises ConfigError for an invalid name,
     PublishError if the Hub refuses or cannot be reached.
     """
-    run = Path(run)
+    run = as_path(run)
     if not _REPOSITORY.fullmatch(repository):
         raise ConfigError(f"A repository is named owner/name, but {repository!r} came.")
     card = write_card(run, repository=repository, licence=licence)

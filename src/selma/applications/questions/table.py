@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 
 
 def print_questions(
     result: Mapping[str, Any], out: AnyPath, console: Console | None = None
 ) -> None:
     """Print the number and cost of questions, the replies' faults, and the prompts put aside."""
-    out = Path(out)
+    out = as_path(out)
     show = partial((console or Console()).print, highlight=False, markup=False, soft_wrap=True)
     show(f"{out}: {result['questions']} questions about {result['done']} prompts")
     show(

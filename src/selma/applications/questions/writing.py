@@ -32,8 +32,9 @@ from selma.applications.questions.graph import GraphRow, write_graph
 from selma.applications.questions.settings import QuestionsConfig
 from selma.backbones.language.loading import load_language_model, model_identity, parallel_requests
 from selma.backbones.language.model import LanguageModel, Reply, Sampling
+from selma.backbones.language.replies import readable_answer
 from selma.errors import ConfigError, DataError, NoProgress
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.progress import progress
 from selma.randomness import seed_for
 from selma.records.benchmarks import BenchmarkPrompt
@@ -66,7 +67,7 @@ def write_questions(
     put aside. Raises NoProgress if no prompt, or none of `config.patience` in a row, gave
     questions, and BackendError if a server keeps failing; the same call continues from there.
     """
-    out = Path(out)
+    out = as_path(out)
     if out.suffix.lower() != _SUFFIX[config.style]:
         raise ConfigError(
             f"Questions of style {config.style} are a {_SUFFIX[config.style]} file, but {out} came."
@@ -109,6 +110,11 @@ class _Draft:
     def take(self, reply: Reply) -> None:
         """Go on to the next request, with the reply to the last."""
         self.replies.append(reply)
+        rest, thought, _ = readable_answer(reply.text)
+        if not rest.strip():
+            why = reply.silence or ("thought" if thought else "empty")
+            cut = ", cut at max_new_tokens" if reply.truncated else ""
+            self.faults[f"replies without an answer ({why}{cut})"] += 1
         self._advance(reply)
 
     def _advance(self, reply: Reply | None) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
-from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from selma.applications.study.database import connect, read_study, sqlite_errors
 from selma.applications.study.plan import Study
 from selma.errors import WorkspaceError
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.records.record import Record
 
 Choice = Literal["left", "tie", "right"]
@@ -54,7 +53,7 @@ class Ballot(NamedTuple):
 def read_ballot(path: AnyPath) -> Ballot:
     """Read the votes so far, even while the study is served. Raises WorkspaceError for a missing
     file, DataError for one that is no study."""
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise WorkspaceError(
             f"{path} must hold a study's votes, but there is no such file. "

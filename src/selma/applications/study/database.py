@@ -10,7 +10,7 @@ from pathlib import Path
 
 from selma.applications.study.plan import Study
 from selma.errors import DataError, WorkspaceError
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.workspace import inside
 
 FORMAT = 1
@@ -40,7 +40,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS one_vote_counts ON votes (annotator, step) WHE
 
 def study_file(run: AnyPath, name: str) -> Path:
     """The file of a run's study of this name. Raises DataError for an invalid name."""
-    run = Path(run)
+    run = as_path(run)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise DataError(f"A study's name must be letters, digits, dots, _ or -, but is {name!r}.")
     return inside(run, f"study/{name}.sqlite")

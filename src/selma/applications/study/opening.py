@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from selma.applications.loading import read_run_file
 from selma.applications.study.database import study_file
 from selma.applications.study.plan import PAPER_PROMPTS, plan_study
 from selma.errors import ConfigError
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.scores.benchmarks import load_benchmark
 
 
@@ -30,7 +29,7 @@ def serve_study(
     `study/<name>.sqlite`; the same arguments resume the study. Raises WorkspaceError if a model's
     images are not finished, or the file holds a study of other arguments.
     """
-    run = Path(run)
+    run = as_path(run)
     try:
         from selma.applications.study.server import serve
     except ModuleNotFoundError as error:

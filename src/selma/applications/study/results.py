@@ -13,7 +13,7 @@ from typing import NamedTuple
 from selma.applications.study.ballot import Ballot
 from selma.applications.study.plan import Study, images_path
 from selma.applications.study.summary import Summary, Tally, summarise
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.records.pages import Page, PageTable
 from selma.records.scores import Interval, Scorecard
 from selma.report import paper
@@ -48,13 +48,13 @@ class Studied(NamedTuple):
 
 def studied(run: AnyPath, ballot: Ballot, *, resamples: int = 10_000) -> Studied:
     """Summarise a study of the run in `run`."""
-    run = Path(run)
+    run = as_path(run)
     return Studied(summarise(ballot, resamples=resamples), _current(run, ballot.study))
 
 
 def write_study_page(run: AnyPath, name: str, study: Studied) -> Path:
     """Write a study's page and its section of the run's report; returns the page's path."""
-    run = Path(run)
+    run = as_path(run)
     page = study_page(name, study, about=_images(run, study), votes=_votes(run))
     html = (
         environment("selma.applications.study")

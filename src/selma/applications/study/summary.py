@@ -7,7 +7,6 @@ import io
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from statistics import median
 
 from rich.console import Console
@@ -15,7 +14,7 @@ from rich.table import Table
 
 from selma.applications.study.agreement import alpha_interval, tally
 from selma.applications.study.ballot import Ballot, Vote
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.records.record import Record
 from selma.records.scores import Interval
 from selma.report.tables import between, points
@@ -147,7 +146,7 @@ COLUMNS = (
 def write_votes(path: AnyPath, ballot: Ballot) -> None:
     """Write every vote as a row of CSV, in order of time; undone ones have the time of undoing.
     `outcome` is the second model's."""
-    path = Path(path)
+    path = as_path(path)
     models = ballot.study.models
     pairs = {pair.id: pair for pair in ballot.study.pairs}
     file = io.StringIO(newline="")

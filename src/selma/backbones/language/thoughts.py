@@ -23,7 +23,7 @@ THOUGHT = "<think>"
 """A tag that opens a thought."""
 
 _ROOT = (
-    r"think|thought|reason|reflect|scratch_?pad|monolog|analys|brainstorm|deliberat|ponder|planning"
+    r"think|thought|(?<![a-z])cot(?![a-z])|draft|reason|reflect|scratch_?pad|monolog|analys|brainstorm|deliberat|ponder|planning"
     r"|denk|gedank|pensa|pensée|réflexion|raison|razona|ragion|мысл|рассужд|思考|推理|思维|생각|추론"
 )
 _END = r"end(?:_of)?[_▁ -]"
@@ -63,15 +63,37 @@ _ANSWERS = re.compile(
 )
 _CONTAINER = re.compile(
     r"^[ \t]*<[|｜]?(?:begin_of_|start_)?(?P<name>(?:final[_ ]?)?(?:answer|response|output|solution"
-    r"|result|conclusion))[|｜]?>",
+    r"|result|conclusion)|final)[|｜]?>",
     re.IGNORECASE | re.MULTILINE,
 )
+_ANSWERS_HERE = re.compile(
+    r"\W*(?:final )?(?:answer|response|output|result|antwort|réponse|respuesta|答案|回答|最终答案)"
+    r"\W*[:：][ \t*_]*(?=\S)",
+    re.IGNORECASE,
+)
+"""A label of the answer, on the line on which this begins."""
+_ESCAPED = re.compile(r"&lt;(/?[^\W\d][\w:|-]{0,40})&gt;")
+_ELEMENT = re.compile(
+    r"\s*(?P<bracket>[<\[])(?P<name>[^\W\d][\w-]{0,30})(?:\s[^<>\[\]\n]*)?[>\]](?P<body>.*?)"
+    r"(?P=bracket)/(?P=name)\s*[>\]]",
+    re.IGNORECASE | re.DOTALL,
+)
+_CONTENT = re.compile(
+    r"caption|prompt|descri|(?<!con)text|sentence|scene|narrat|content|value|title|list|item|output"
+    r"|answer|respon|result|solution|final|image|photo|picture|example|entr|row|data|xml|root|body"
+    r"|html|document|message|reply|line|variant|option|table|head|question"
+    r"|\A(?:[apbiqsu]|li|ul|ol|div|span|em|strong|code|pre|br|h[1-6]|t[dhr]|d[dlt]|small|mark|center)\Z",
+    re.IGNORECASE,
+)
+"""Names of tags around answers, and HTML's."""
+_LISTED = re.compile(r"^\s*(?:\d+[.):]|[-*•])\s|\A\s*[\[{<]", re.MULTILINE)
 _PROBE = "0"
 _QUOTES = "\"'`“”‘’„«»「」"
 
 
 def answer(text: str) -> Answer:
     """The reply without thoughts; only what is between the tags of an answer, if it has such."""
+    text = _ESCAPED.sub(r"<\1>", text)
     rest = _without(text)
     # What is put behind a reply belongs to a thought that is open there.
     closed = rest == text or _without(f"{text}\n{_PROBE}").endswith(_PROBE)
@@ -79,7 +101,7 @@ def answer(text: str) -> Answer:
 
 
 def _without(text: str) -> str:
-    for take in (_of_channels, _of_open_channel, _of_blocks, _of_tags, _of_headings):
+    for take in (_of_channels, _of_open_channel, _of_blocks, _of_tags, _of_elements, _of_headings):
         text = take(text)
     return text
 
@@ -168,14 +190,39 @@ def _name(tag: re.Match[str]) -> str:
     return str(tag["name"]).lower()
 
 
+def _of_elements(text: str) -> str:
+    """What follows elements of any name that are closed before the answer begins."""
+    while (element := _ELEMENT.match(text)) and _is_aside(element, text[element.end() :]):
+        text = text[element.end() :]
+    return text
+
+
+def _is_aside(element: re.Match[str], rest: str) -> bool:
+    """Whether an element holds no answer: its name comes once and is none of an answer's, and what
+    follows is a list, or more than a line where the element has no list."""
+    name = re.sub(r"[\d_-]+$", "", element["name"])
+    again = re.search(rf"[<\[]{re.escape(name)}[\d_-]*[\s>\]]", rest, re.IGNORECASE)
+    if _CONTENT.search(name) or again or not element["body"].strip():
+        return False
+    lines = [line for line in rest.split("\n") if line.strip()]
+    listed = _LISTED.search(rest) is not None
+    return listed or (len(lines) > 1 and _LISTED.search(element["body"]) is None)
+
+
 def _of_headings(text: str) -> str:
-    """What follows a heading that names the answer, where the first line is one that names a
-    thought."""
+    """What follows a heading or label that names the answer, where the first line begins with one
+    that names a thought."""
     lines = text.strip().split("\n")
-    if len(lines) < 2 or not _is_heading(lines[0], _THINKS):
+    labelled = _THINKS.fullmatch(re.split("[:：]", lines[0])[0]) and re.search("[:：]", lines[0])
+    heading = _is_heading(lines[0], _THINKS)
+    if len(lines) < 2 or not (heading or labelled):
         return text
-    ends = [n for n, line in enumerate(lines) if _is_heading(line, _ANSWERS)]
-    return "\n".join(lines[ends[-1] + 1 :]) if ends else ""
+    for n, line in reversed([*enumerate(lines)]):
+        if _is_heading(line, _ANSWERS):
+            return "\n".join(lines[n + 1 :])
+        if n and (label := _ANSWERS_HERE.match(line)):
+            return "\n".join((line[label.end() :], *lines[n + 1 :]))
+    return "" if heading else text
 
 
 def _is_heading(line: str, names: re.Pattern[str]) -> bool:

@@ -27,7 +27,7 @@ from selma.backbones.preference.preprocessing import to_tensor
 from selma.backbones.weights import Weights
 from selma.config.networks import FeatureNetwork
 from selma.errors import ModelError
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 
 if TYPE_CHECKING:
     import torch
@@ -149,7 +149,7 @@ def convert_lpips(backbone: AnyPath, heads: AnyPath, out: AnyPath) -> Path:
     """The folder `out` with one safetensors file of both: torchvision's weights of AlexNet or
     VGG-16 and the heads that come with the lpips package. Nothing in them is run. Raises
     ModelError."""
-    backbone, heads, out = Path(backbone), Path(heads), Path(out)
+    backbone, heads, out = as_path(backbone), as_path(heads), as_path(out)
     if out.exists():
         raise ModelError(f"{out} must not be there yet. Remove it, or choose another folder.")
     from safetensors.torch import save_file

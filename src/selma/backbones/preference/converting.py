@@ -9,8 +9,8 @@ from pathlib import Path
 from selma.backbones.preference.checkpoints import Checkpoint, read_state
 from selma.backbones.preference.scorers import SCORERS
 from selma.backbones.weights import Weights
-from selma.errors import ModelError
-from selma.paths import AnyPath
+from selma.errors import ConfigError, ModelError
+from selma.paths import AnyPath, as_path
 
 
 def convert_weights(
@@ -28,14 +28,14 @@ def convert_weights(
     it is not the released one; for pickscore and clip None is config.json beside the source.
     Raises ModelError.
     """
-    source, out = Path(source), Path(out)
+    source, out = as_path(source), as_path(out)
     config = None if config is None else Path(config)
     row = SCORERS.get(kind)
     family = row.family if row else None
     if family is None or family.convert is None:
         kinds = [name for name, row in SCORERS.items() if row.family and row.family.convert]
         why = f" {kind} has no conversion." if row else ""
-        raise ModelError(f"kind must be one of {', '.join(kinds)}, but {kind!r} came.{why}")
+        raise ConfigError(f"kind must be one of {', '.join(kinds)}, but {kind!r} came.{why}")
     if out.exists():
         raise ModelError(f"{out} must not be there yet. Remove it, or choose another folder.")
     words = Weights(tokenizer or family.tokenizer or str(source.parent))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selma.errors import ConfigError, DataError
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.records.benchmarks import BenchmarkPrompt, evenly
 from selma.registry import Table
 from selma.scores.benchmarks.dsg import COLUMNS, DSG, Dependencies, read_dsg
@@ -101,7 +101,7 @@ def _of_groups(
 def read_benchmark(path: AnyPath) -> list[BenchmarkPrompt]:
     """Read all prompts of a benchmark's file or folder, in its order; a user's own prompts have no
     questions. Raises DataError."""
-    path = Path(path)
+    path = as_path(path)
     read = layout_of(path).read
     assert read is not None, "a row that recognises files reads them"
     return read(path)

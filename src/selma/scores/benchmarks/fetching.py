@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from selma.errors import ConfigError, DataError, FetchError
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.progress import progress
 from selma.scores.benchmarks import BENCHMARKS, Benchmark
 from selma.scores.benchmarks.layouts import RemoteFile
@@ -49,7 +49,7 @@ def fetch(
     (no network, refused, cut short, too large, not the file) with nothing written under the file's
     name, and DataError if another file has this name: it is never overwritten.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return [
         _present(folder, file)
@@ -63,7 +63,7 @@ def verify(benchmark: Benchmark, folder: AnyPath) -> list[Fetched]:
 
     Raises DataError for a file that is missing, differs, or has no sum to compare with.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     verified = []
     for file in benchmark.files:
         present = _present(folder, file)

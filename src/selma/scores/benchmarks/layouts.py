@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from selma.paths import AnyPath
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.scores.measures import Measure
 
@@ -106,8 +107,9 @@ def clashing_ids(ids: Iterable[str]) -> tuple[str, str] | None:
     return None
 
 
-def in_folder(path: Path, name: str) -> Path:
+def in_folder(path: AnyPath, name: str) -> Path:
     """The file of this name if `path` is a folder, otherwise `path`."""
+    path = Path(path)
     return path / name if path.is_dir() else path
 
 
