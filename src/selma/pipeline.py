@@ -267,12 +267,13 @@ class Stages(Generic[Run]):
         prompts: Sequence[BenchmarkPrompt] | None = None,
         *,
         folder: Workspace | None = None,
+        guidance: float | None = None,
     ) -> Path:
         """Generate a benchmark's images with adapters applied; images that exist are kept.
 
         prompts: one image each; if left out the run's benchmark, from every seed.  folder: where
-        they may be made; if left out, only where stage 5 may make anything.  Returns the folder
-        `5-scores/images/<name>`.
+        they may be made; if left out, only where stage 5 may make anything.  guidance: if left out
+        the benchmark's of the settings.  Returns the folder `5-scores/images/<name>`.
         """
         from selma.images.generating import generate_benchmark
 
@@ -286,7 +287,7 @@ class Stages(Generic[Run]):
                 name=name,
                 adapters=adapters,
                 steps=self.config.benchmark_steps,
-                guidance=self.config.benchmark_guidance,
+                guidance=self.config.benchmark_guidance if guidance is None else guidance,
                 batch_size=self.config.images.batch_size,
                 folder=at,
                 base=self.config.base,
@@ -296,13 +297,20 @@ class Stages(Generic[Run]):
 
     def generate_by_models(self, experts: Sequence[Expert], merged: Merged) -> dict[str, Path]:
         """Model → folder with its images of the benchmark; the base first, merged last."""
+        models = self.adapters_by_model(experts, merged)
+        return {name: self.generate(name, adapters) for name, adapters in models.items()}
+
+    def adapters_by_model(
+        self, experts: Sequence[Expert], merged: Merged
+    ) -> dict[str, list[AppliedAdapter]]:
+        """Model that is scored → what is applied to the base; the base first, merged last."""
         models: dict[str, list[AppliedAdapter]] = {"base": []}
         if self.config.scores.experts:
             models |= {expert.skill: [applied(expert)] for expert in experts}
         if merged.uniform is not None:
             models[UNIFORM] = [applied(merged.uniform)]
         models["merged"] = [applied(merged)]
-        return {name: self.generate(name, adapters) for name, adapters in models.items()}
+        return models
 
     def score_models(self, images: Mapping[str, Path], experts: Sequence[Expert]) -> Scorecard:
         from selma.scores.scoring import score_models
