@@ -9,13 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selma.applications.questions.asking import (
-    Ask,
-    Unusable,
-    continuation,
-    instructions,
-    load_style,
-)
 from selma.applications.questions.choices import (
     ELEMENT_TYPES,
     Choice,
@@ -23,6 +16,13 @@ from selma.applications.questions.choices import (
     write_choices,
 )
 from selma.backbones.language.model import Reply
+from selma.prompts.questions.asking import (
+    Ask,
+    Unusable,
+    continuation,
+    instructions,
+    load_style,
+)
 
 TEXT = "two red boats near a pier"
 YES = ("yes", "no")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from selma.applications.questions.asking import load_style
 from selma.applications.questions.settings import QuestionsConfig
 from selma.applications.questions.writing import write_questions
 from selma.config.networks import LocalLLM
 from selma.errors import NoProgress
+from selma.prompts.questions.asking import load_style
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.scores.benchmarks import read_benchmark
 

@@ -12,11 +12,11 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from selma.applications.questions.asking import Ask, Unusable
-from selma.applications.questions.grounding import is_of
-from selma.applications.questions.lines import json_value
 from selma.backbones.language.model import Reply
 from selma.backbones.language.replies import FENCE, REFUSAL, readable
+from selma.prompts.questions.asking import Ask, Unusable
+from selma.prompts.questions.grounding import is_of
+from selma.prompts.questions.lines import json_value
 from selma.records.prompts import prompt_id
 
 ELEMENT_TYPES = (

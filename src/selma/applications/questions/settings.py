@@ -6,29 +6,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import NonNegativeFloat, PositiveInt, ValidationError
+from pydantic import ValidationError
 
 from selma.applications.loading import load_config
 from selma.config import RunConfig, parse_config
-from selma.config.networks import LanguageModelConfig, LocalLLM, ServedLLM
-from selma.config.section import Section, Seed
+from selma.config.networks import LocalLLM, ServedLLM
+from selma.config.questions import WrittenQuestions
 from selma.errors import ConfigError
 
 
-class QuestionsConfig(Section):
+class QuestionsConfig(WrittenQuestions):
     """Settings of `selma questions`; not part of a run."""
 
     style: Literal["dsg", "tifa"] = "dsg"
     """DSG's yes/no questions with dependencies, or TIFA's multiple choice."""
-    backend: LanguageModelConfig = LocalLLM()
-    attempts: PositiveInt = 3
-    """Requests for one step before its prompt is put aside."""
-    temperature: NonNegativeFloat = 0.0
-    """For first attempts; later ones take at least 0.7, since the same reply would come again."""
-    max_new_tokens: PositiveInt = 2048
-    patience: PositiveInt = 20
-    """Stop with a report after this many prompts in a row without questions."""
-    seed: Seed = 0
 
 
 def backend_of(

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-_CATALOGUE = Path(str(resources.files("selma.applications.questions") / "catalogue"))
+_CATALOGUE = Path(str(resources.files("selma.prompts.questions") / "catalogue"))
 
 
 class Step(BaseModel):

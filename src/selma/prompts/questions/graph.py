@@ -12,11 +12,11 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from selma.applications.questions.asking import Ask, Unusable
-from selma.applications.questions.grounding import is_of, shares_a_word
-from selma.applications.questions.lines import Row, rows
 from selma.backbones.language.model import Reply
 from selma.backbones.language.replies import REFUSAL, readable
+from selma.prompts.questions.asking import Ask, Unusable
+from selma.prompts.questions.grounding import is_of, shares_a_word
+from selma.prompts.questions.lines import Row, rows
 
 T = TypeVar("T")
 

@@ -13,14 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selma.applications.questions.asking import (
+from selma.backbones.language.model import Reply
+from selma.prompts.questions.asking import (
     Ask,
     Unusable,
     continuation,
     instructions,
     load_style,
 )
-from selma.applications.questions.graph import (
+from selma.prompts.questions.graph import (
     Fact,
     _fact,
     read_dependencies,
@@ -28,8 +29,7 @@ from selma.applications.questions.graph import (
     read_questions,
     write_graph,
 )
-from selma.applications.questions.grounding import is_of, shares_a_word
-from selma.backbones.language.model import Reply
+from selma.prompts.questions.grounding import is_of, shares_a_word
 
 DSG = Path(__file__).parents[4] / "shared" / "data" / "dsg" / "dsg-1k-anns.csv"
 released = pytest.mark.skipif(not DSG.exists(), reason=f"DSG-1k: not in {DSG}")
