@@ -16,10 +16,11 @@ from selma.prompts.lexicon import reply_grammar
 from selma.prompts.parsing import parse_reply
 from selma.prompts.skills import load_skills
 from selma.toybox.benchmark import benchmark_prompts
-from selma.toybox.captions import NUMBERS, PLACES, QUALITY_TAGS, SIDES, Style, caption, plural
-from selma.toybox.drawing import KINDS, POSES
+from selma.toybox.captions import PLACES, Style, caption, plural
+from selma.toybox.drawing import KINDS
 from selma.toybox.lexicon import words
-from selma.toybox.scenes import COLOURS, NATURAL, Group, Scene
+from selma.toybox.parsing import parse_caption
+from selma.toybox.scenes import NATURAL
 
 BYTES = LLTokenizer("byte")
 STYLES = [f"toybox_{style}" for style in ("narratives", "count", "tags", "whoops", "coco")]
@@ -51,33 +52,6 @@ def captions(name: str, *, walks: int = 25, asked: int = 3) -> list[str]:
 
 
 SINGULAR = {kind: kind for kind in KINDS} | {plural(kind): kind for kind in KINDS}
-PHRASE = re.compile(
-    rf"(?:\b({'|'.join((*NUMBERS.values(), 'some', 'an', 'a'))}) )?(?:({'|'.join(POSES[1:])}) )?"
-    rf"(?:({'|'.join(COLOURS)}) )?\b({'|'.join(sorted(SINGULAR, key=len, reverse=True))})\b"
-)
-COUNTS = {word: number for number, word in NUMBERS.items()} | {"a": 1, "an": 1, "some": None}
-
-
-def scene_of(text: str) -> Scene:
-    """What a caption of any style states, read back from its words."""
-    groups = tuple(
-        Group(SINGULAR[kind], colour or None, COUNTS[number or "one"], pose or None)
-        for number, pose, colour, kind in PHRASE.findall(text)
-    )
-    near = [text.find(side) for side, _ in SIDES.values()]
-    said = {start: relation for relation, start in zip(SIDES, near, strict=True) if start >= 0}
-    relations = [said[min(said)]] if len(said) == 2 else [r for r in SIDES if r in text]
-    backgrounds = [
-        name
-        for name, place in PLACES.items()
-        if place in text or f"is {name}." in text or name in text.split(", ")
-    ]
-    return Scene(
-        groups,
-        relation=relations[0] if relations else None,
-        background=backgrounds[0] if backgrounds else None,
-        finish="crisp" if any(tag in text for tag in QUALITY_TAGS) else None,
-    )
 
 
 @pytest.mark.parametrize("name", STYLES)
@@ -85,7 +59,7 @@ def test_every_text_is_one_that_the_worlds_captions_have(name):
     style = name.removeprefix("toybox_")
     (skill,) = load_skills([name])
     for text in {*captions(name, walks=60), *skill.seeds}:
-        scene = scene_of(text)
+        scene = parse_caption(text)
         wordings = (caption(scene, style, random.Random(seed)) for seed in range(3000))
         assert text in wordings, (text, scene)
 
