@@ -22,9 +22,9 @@ from selma.backbones.families import FAMILIES
 from selma.backbones.families.conditioning import Conditioning
 from selma.backbones.families.paths import VariancePreserving
 from selma.backbones.text_to_image import TextToImage
-from selma.config import ImagesConfig
 from selma.config.adapters import LoraConfig
 from selma.config.experts import ExpertsConfig
+from selma.config.images import ImagesConfig
 from selma.experts import checkpoints, skills
 from selma.experts.batches import Batch
 from selma.experts.encoding import AT_ONCE, Samples

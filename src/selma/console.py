@@ -12,7 +12,7 @@ from selma.randomness import SEEDS
 
 if TYPE_CHECKING:
     from selma.config import RunConfig
-    from selma.records.images import Pair
+    from selma.records.images import Pair, Survivors
     from selma.records.scores import Scorecard
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file of settings.")]
@@ -57,8 +57,13 @@ def show_benchmark_length(prompts: int, over_limit: int) -> None:
     typer.echo(f"benchmark: {prompts} prompts, {over_limit} over the text encoder's token limit")
 
 
-def show_pairs(pairs: Mapping[str, Sequence[Pair]]) -> None:
-    """How many images each skill has, and how many of its prompts were not read to their end."""
+def show_pairs(
+    pairs: Mapping[str, Sequence[Pair]], survivors: Mapping[str, Survivors] | None = None
+) -> None:
+    """How many images each skill has, and how many of its prompts were not read to their end.
+
+    survivors: what choosing by questions left of the prompts, where it was done.
+    """
     from selma.records.images import over_token_limit
 
     for skill, of_skill in pairs.items():
@@ -66,6 +71,11 @@ def show_pairs(pairs: Mapping[str, Sequence[Pair]]) -> None:
             f"{skill}: {len(of_skill)} images, {over_token_limit(of_skill)} prompts over the text "
             "encoder's token limit"
         )
+        if left := (survivors or {}).get(skill):
+            typer.echo(
+                f"  {100 * left.share:.1f}% of {left.prompts} prompts have an accepted image; "
+                f"{left.rejected} have none, {left.without_questions} have no questions"
+            )
 
 
 def show_scorecard(scorecard: Scorecard) -> None:

@@ -65,6 +65,10 @@ class NoProgress(SelmaError):
     exit_code = 4
 
 
+class TooFewPairs(NoProgress):
+    """Choosing left fewer pairs of a skill than it takes to train on."""
+
+
 class WorkspaceError(SelmaError):
     """The run folder is in use, damaged or cannot be written."""
 

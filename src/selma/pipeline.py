@@ -25,7 +25,7 @@ from selma.preflight import check
 from selma.records.adapters import AppliedAdapter, applied
 from selma.records.benchmarks import BenchmarkPrompt, repeated
 from selma.records.experts import Expert
-from selma.records.images import Pair
+from selma.records.images import Pair, Survivors
 from selma.records.merged import TRIAL, UNIFORM, Merged
 from selma.records.prompts import Prompt
 from selma.records.report import Findings
@@ -46,6 +46,7 @@ from selma.workspace import (
 if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
     from selma.capacity import Work
+    from selma.scores.accepting import Accepting
     from selma.scores.networks import ScoringNetworks
 
 
@@ -56,6 +57,8 @@ class Outcome:
     page: Path
     """The report's."""
     pairs: dict[str, list[Pair]]
+    survivors: dict[str, Survivors]
+    """Skill → what choosing by questions left of its prompts, where it was done."""
     images: dict[str, Path]
     """Model → folder with its images of the benchmark."""
     scorecard: Scorecard
@@ -84,19 +87,26 @@ def flow(this: Stages) -> Outcome:
     images = this.generate_by_models(experts, merged)
     scorecard = this.score_models(images, experts)
     page = this.write_report(prompts, pairs, experts, merged, images, scorecard)
-    return Outcome(page, pairs, images, scorecard)
+    return Outcome(page, pairs, this.survivors(pairs), images, scorecard)
 
 
 def prompts(config: RunConfig) -> dict[str, list[Prompt]]:
     """Stage 1 by itself: skill → its prompts."""
     with opened(config, make=[PROMPTS], several=True) as this:
-        return this.write_prompts()
+        written = this.write_prompts()
+        this.write_questions(written)
+        return written
 
 
 def images(config: RunConfig) -> dict[str, list[Pair]]:
     """Stage 2 by itself: skill → prompts with their images."""
     with opened(config, make=[IMAGES], several=True) as this:
         return this.generate_pairs(this.write_prompts())
+
+
+def survivors(config: RunConfig, skills: Iterable[str]) -> dict[str, Survivors]:
+    """What choosing by questions left of each skill's prompts, by a finished stage 2."""
+    return Stages(config, Workspace(config.run_folder), make=[]).survivors(skills)
 
 
 def experts(config: RunConfig) -> list[Expert]:
@@ -211,14 +221,48 @@ class Stages(Generic[Run]):
                 benchmark_texts=self._benchmark_texts,
             )
 
+    def write_questions(
+        self, prompts: Mapping[str, Sequence[Prompt]]
+    ) -> dict[str, list[BenchmarkPrompt]]:
+        """Skill → its prompts that have questions; {} if images are not chosen by any."""
+        source = self.config.images.questions
+        if source is None:
+            return {}
+        from selma.prompts.questions.sources import write_questions
+        from selma.scores.benchmarks import read_benchmark
+
+        with self.at(PROMPTS, "questions") as folder, processes.main_first():
+            return write_questions(prompts, source, folder, read_file=read_benchmark)
+
     def generate_pairs(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, list[Pair]]:
         from selma.images.generating import generate_pairs
 
-        config = self.config
+        config, asked = self.config, self.write_questions(prompts)
         with self.at(IMAGES) as folder:
             return generate_pairs(
-                prompts, config.images, folder, base=config.base, seed=config.seed, model=self.model
+                prompts,
+                config.images,
+                folder,
+                base=config.base,
+                seed=config.seed,
+                model=self.model,
+                adapters=self._image_adapters,
+                accepting=self._accepting(asked, folder) if asked else None,
             )
+
+    def _accepting(
+        self, asked: Mapping[str, Sequence[BenchmarkPrompt]], folder: Workspace
+    ) -> Accepting:
+        from selma.scores.accepting import Accepting
+
+        count = self.config.images.candidates_per_prompt
+        return Accepting(asked, self.config.scores, self.networks, folder, count)
+
+    def survivors(self, skills: Iterable[str]) -> dict[str, Survivors]:
+        """Skill → what choosing by questions left of its prompts, where it was done."""
+        from selma.images.pairs import read_survivors
+
+        return read_survivors(self.folder, skills)
 
     def train_experts(self, pairs: Mapping[str, Sequence[Pair]]) -> list[Expert]:
         from selma.experts.skills import train_experts
@@ -355,6 +399,7 @@ class Stages(Generic[Run]):
             dropped=self._of_replies("dropped"),
             replies=self._of_replies("replies"),
             pairs=pairs,
+            survivors=self.survivors(pairs),
             experts=experts,
             merged=merged,
             benchmark_prompts=self.benchmark_prompts,
@@ -402,6 +447,13 @@ class Stages(Generic[Run]):
         work = work_of_stages if self.work is None else self.work
         require_memory(self.config.base, work(self.config))
         return load_text_to_image(self.config.base)
+
+    @cached_property
+    def _image_adapters(self) -> list[AppliedAdapter]:
+        from selma.adapters.contents import keyed
+
+        adapter = self.config.images.adapter
+        return [] if adapter is None else [keyed(Path(adapter))]
 
     @cached_property
     def networks(self) -> ScoringNetworks:

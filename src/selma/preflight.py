@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 
+from selma.adapters.contents import tensor_files
 from selma.backbones.base_files import base_family, require_single_file, target_widths
 from selma.backbones.bases import BASES, located
 from selma.backbones.hub import HUB_ID
@@ -24,9 +25,11 @@ from selma.config.places import (
     Placed,
     placed,
 )
+from selma.config.questions import WrittenQuestions
 from selma.config.scores import ScorerSettings, judge_name
 from selma.config.section import Section
 from selma.errors import ConfigError, ModelError, SelmaError
+from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.merged import UNIFORM
 from selma.toybox import BASES as EMBEDDED
 from selma.toybox import weights_folder, weights_of
@@ -54,9 +57,16 @@ def _mistakes(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
     yield from absent(prompts, "prompts", without=["skills", *unasked])
     if PROMPTS in make:
         yield from language_mistakes(prompts.backend, "prompts.backend")
+    unasked = [] if PROMPTS in make else ["choose.questions.backend"]
     if IMAGES in make:
-        yield from absent(config.images, "images")
-    if SCORES in make or config.experts.select == "dev" or config.merged.search is not None:
+        yield from absent(config.images, "images", without=unasked)
+        yield from _adapter(config.images.adapter)
+    elif PROMPTS in make:
+        yield from absent(config.images, "images", without=["adapter", "choose.scorer"])
+    yield from _questions(config, make)
+    judges = IMAGES in make and config.images.questions is not None
+    selects = config.experts.select == "dev" or config.merged.search is not None
+    if SCORES in make or selects or judges:
         yield from _networks(config)
 
 
@@ -191,6 +201,35 @@ def _lexicon(config: RunConfig) -> Iterator[str]:
         yield "prompts.quality: likelihood needs a local model; set it to question, or to null."
 
 
+def _adapter(adapter: str | None) -> Iterator[str]:
+    if adapter is not None and Path(adapter).exists():
+        try:
+            tensor_files(Path(adapter))
+        except SelmaError as error:
+            yield f"images.adapter: {error}"
+
+
+def _questions(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
+    from selma.scores.benchmarks import read_benchmark
+
+    source, key = config.images.questions, "images.choose.questions"
+    if isinstance(source, WrittenQuestions):
+        if PROMPTS in make:
+            yield from language_mistakes(source.backend, f"{key}.backend")
+    elif source not in (None, "toybox") and Path(source).is_file():
+        try:
+            asked = read_benchmark(Path(source))
+        except SelmaError as error:
+            yield f"{key}: {error}"
+            return
+        if not any(prompt.questions for prompt in asked):
+            yield (
+                f"{key}: {source} has no questions. Let a language model write them: "
+                f"selma questions {source} --out FILE.csv."
+            )
+        yield from _choices(asked, config, ["choosing_judge"])
+
+
 def _merging(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
     from selma.merged.methods import METHODS
     from selma.merged.planning import setting_mistakes
@@ -231,7 +270,6 @@ def block_mistakes(adapter: Section | None, base: BaseConfig) -> Iterator[str]:
 
 
 def _benchmark(config: RunConfig) -> Iterator[str]:
-    from selma.backbones.judges.loading import judge_kind
     from selma.scores.benchmarks import BENCHMARKS, load_benchmark
 
     scores = config.scores
@@ -268,9 +306,18 @@ def _benchmark(config: RunConfig) -> Iterator[str]:
             "first). Let a language model write them: "
             f"selma questions {scores.benchmark} --out FILE.csv."
         )
-    if any(question.choices for prompt in benchmark_prompts for question in prompt.questions):
-        for key in ("judge", "choosing_judge"):
-            judge = getattr(scores, key)
+    yield from _choices(benchmark_prompts, config, ["judge", "choosing_judge"])
+
+
+def _choices(
+    asked: Sequence[BenchmarkPrompt], config: RunConfig, keys: Sequence[str]
+) -> Iterator[str]:
+    """Judges that are asked multiple-choice questions, but cannot answer them."""
+    from selma.backbones.judges.loading import judge_kind
+
+    if any(question.choices for prompt in asked for question in prompt.questions):
+        for key in keys:
+            judge = getattr(config.scores, key)
             if not judge_kind(judge, setting=f"scores.{key}").chooses:
                 name = judge_name(judge)
                 yield f"scores.{key}: {name} can answer only yes or no, not multiple choice."

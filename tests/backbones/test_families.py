@@ -20,9 +20,9 @@ from selma.backbones.families.family import Crop
 from selma.backbones.memory import generation_need, parts_of
 from selma.backbones.text_to_image import TextToImage, load_text_to_image
 from selma.cli import app
-from selma.config import ImagesConfig
 from selma.config.adapters import LoraConfig
 from selma.config.experts import ExpertsConfig
+from selma.config.images import ImagesConfig
 from selma.config.networks import BaseConfig
 from selma.errors import ModelError
 from selma.experts.memory import training_need

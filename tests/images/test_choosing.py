@@ -6,7 +6,8 @@ import pytest
 from images.test_generating import DiesAfter, Killed, files, generated, never, prompts
 
 from selma.backbones.judges.loading import load_scorer
-from selma.config import Choice, ImagesConfig, RunConfig
+from selma.config import RunConfig
+from selma.config.images import Choice, ImagesConfig
 from selma.image_files import open_image
 from selma.images import choosing, generating
 from selma.images.choosing import best
@@ -39,7 +40,10 @@ def test_what_is_kept_scores_highest_of_what_the_plain_run_draws(tmp_path, keep)
     told = [json.loads(line) for line in (skill / "candidates.jsonl").read_text().splitlines()]
     assert [row["seed"] for row in told] == [pair.seed for pair in everything]
     assert sum(row["kept"] for row in told) == 3 * keep
-    assert not (skill / "candidates").exists()
+    held = sorted(
+        path.stem for path in (tmp_path / "chosen/2-images/_candidates/cats").glob("*.png")
+    )
+    assert held == sorted(row["candidate"] for row in told)  # also those that were not chosen
 
 
 @pytest.mark.parametrize("after", [0, 4, 8])
@@ -51,11 +55,11 @@ def test_a_torn_run_ends_with_the_same_bytes(tmp_path, after):
     assert files(tmp_path / "torn") == files(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("place", ["write_rows", "write_metadata", "_remove_candidates"])
+@pytest.mark.parametrize("place", ["write_rows", "write_metadata", "scored"])
 def test_so_does_one_torn_while_it_chooses(tmp_path, monkeypatch, place):
     generated(tmp_path / "whole", prompts(), config=CHOOSING)
 
-    def die(*_):
+    def die(*_, **__):
         raise Killed
 
     with monkeypatch.context() as patched, pytest.raises(Killed):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from selma.config import ImagesConfig
+from selma.config.images import ImagesConfig
 from selma.errors import DataError
 from selma.images.generating import adapted_recipe, generate_benchmark, generate_pairs
 from selma.randomness import seed_for

@@ -10,9 +10,9 @@ import torch
 from selma.adapters.applying import applied, chosen
 from selma.adapters.files import Lineage, given, write_adapter
 from selma.backbones.text_to_image import ADAPTER_FILE
-from selma.config import ImagesConfig
 from selma.config.adapters import LoraConfig
 from selma.config.experts import ExpertsConfig
+from selma.config.images import ImagesConfig
 from selma.config.merged import MergedConfig
 from selma.errors import AdapterError
 from selma.experts.skills import train_experts

@@ -36,7 +36,7 @@ def run(
 
     outcome = pipeline.run_stages(settings)
     show_scorecard(outcome.scorecard)
-    show_pairs(outcome.pairs)
+    show_pairs(outcome.pairs, outcome.survivors)
     over_limit = pipeline.benchmark_over_limit(outcome.images["base"], seeds=settings.scores.seeds)
     show_benchmark_length(outcome.scorecard.prompts, over_limit)
     return typer.echo(f"Report: {outcome.page}")
@@ -54,7 +54,9 @@ def images(config: Config, folder: Folder = None) -> None:
     """Stage 2: let the base model generate an image for each prompt."""
     from selma import pipeline
 
-    show_pairs(pipeline.images(load(config, folder)))
+    settings = load(config, folder)
+    pairs = pipeline.images(settings)
+    show_pairs(pairs, pipeline.survivors(settings, pairs))
 
 
 def experts(config: Config, folder: Folder = None) -> None:

@@ -7,60 +7,21 @@ config imports no model library, so that mistakes are shown before anything is l
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import yaml
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, PositiveInt, ValidationError
 
 from selma.config.experts import ExpertsConfig
+from selma.config.images import ImagesConfig
 from selma.config.merged import MergedConfig
 from selma.config.networks import BaseConfig
 from selma.config.places import map_paths
 from selma.config.prompts import PromptsConfig
-from selma.config.scores import AnyScorer, ScorerSettings, ScoresConfig
+from selma.config.scores import ScorerSettings, ScoresConfig
 from selma.config.section import Section, Seed, is_folder, mistake
 from selma.errors import ConfigError
 from selma.paths import AnyPath, as_path
-
-
-class Choice(Section):
-    """Of several images of a prompt, those are kept that a scorer finds nearest to it. The paper
-    trains on every image; choosing before training is DreamSync's (arXiv:2311.17946)."""
-
-    candidates: Annotated[int, Field(ge=2)] = 4
-    """Images generated for each prompt."""
-    scorer: Literal["toybox"] | AnyScorer = "toybox"
-    """Toybox's CLIP, or a network as in scores.preferences. Its gain is no evidence afterwards;
-    where it is among the scores, the report says so."""
-
-
-class ImagesConfig(Section):
-    per_prompt: PositiveInt = 1
-    """Images kept for each prompt."""
-    steps: PositiveInt = 50
-    guidance: NonNegativeFloat = 7.5
-    batch_size: PositiveInt = 8
-    choose: Choice | None = None
-    """None keeps every image."""
-
-    @property
-    def candidates_per_prompt(self) -> int:
-        return self.choose.candidates if self.choose else self.per_prompt
-
-    @model_validator(mode="after")
-    def _enough(self) -> Self:
-        if self.choose and self.choose.candidates <= self.per_prompt:
-            raise ValueError(
-                f"choose.candidates must be more than per_prompt, but {self.choose.candidates} and "
-                f"{self.per_prompt} came"
-            )
-        return self
 
 
 class ReportConfig(Section):

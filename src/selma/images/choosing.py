@@ -1,34 +1,94 @@
-"""Of several images of each prompt, the ones that a scorer finds nearest to it (DreamSync's way,
-arXiv:2311.17946, with any scorer; nobody's label is needed)."""
+"""Of several images of each prompt, those that a judge accepts, and of these the ones that a scorer
+finds nearest to it (DreamSync's way, arXiv:2311.17946, with any scorer; nobody's label is needed).
+
+    2-images/_candidates/<skill>/<prompt id>[-<k>].png    all of them, chosen or not
+    2-images/_scores/<skill>/scores.jsonl                 the scorer's score of each
+    2-images/_answers/<skill>/answers.jsonl               the judge's answers about each
+    2-images/<skill>/candidates.jsonl                     what became of each
+
+What was not chosen stays: objectives that learn from preferences need both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from selma.backbones.judges.judge import Scorer
+from selma.errors import TooFewPairs
 from selma.image_files import open_image
-from selma.progress import progress
+from selma.records.benchmarks import BenchmarkPrompt
+from selma.records.images import Survivors
+from selma.row_files import CHUNK, Row, fill_rows
+from selma.workspace import IMAGES, Item, Workspace, read_lines
 
-AT_ONCE = 64
-"""Images that are in memory together."""
+CANDIDATES, SCORES_OF_CANDIDATES = "_candidates", "_scores"
+_FILE = "scores.jsonl"
+
+
+class Accepting(Protocol):
+    """What a judge says of candidates; `scores.accepting.Accepting`."""
+
+    @property
+    def asked(self) -> Mapping[str, Sequence[BenchmarkPrompt]]:
+        """Skill → its prompts that have questions."""
+        ...
+
+    def recipe(self, skill: str) -> dict[str, Any]:
+        """All that the shares depend on beside the images."""
+        ...
+
+    def shares(self, skill: str, candidates: Path) -> Mapping[str, float]:
+        """Name of each image in the folder → share of its prompt's questions that earn their point,
+        in [0, 1]."""
+        ...
 
 
 def scored(
-    generated: Sequence[tuple[Path, str]], scorer: Scorer, *, max_pixels: int
+    candidates: Item,
+    skill: str,
+    generated: Mapping[Path, str],
+    scorer: Scorer,
+    folder: Workspace,
+    *,
+    max_pixels: int,
 ) -> list[float]:
-    """The score of each image for its text. Raises DataError for an image that is missing or
-    broken."""
-    scores: list[float] = []
-    with progress(f"choosing by {scorer.name}", total=len(generated)) as advance:
-        for start in range(0, len(generated), AT_ONCE):
-            batch = generated[start : start + AT_ONCE]
-            images = [open_image(path, max_pixels=max_pixels) for path, _ in batch]
-            scores += scorer.score(images, [text for _, text in batch])
-            advance(len(batch))
-    return scores
+    """The score of each image for its text, in their order; a finished item is kept. Raises
+    DataError for an image that is missing or broken.
+
+    generated: image → its text.
+    """
+    recipe = {"candidates": candidates.key, "scorer": scorer.fingerprint, "chunk": CHUNK}
+    item = folder.item(IMAGES, SCORES_OF_CANDIDATES, skill, recipe=recipe)
+
+    def score(part: Sequence[Path]) -> list[Row]:
+        images = [open_image(path, max_pixels=max_pixels) for path in part]
+        scores = scorer.score(images, [generated[path] for path in part])
+        return [{"score": score} for score in scores]
+
+    if not item.done:
+        path = item.begin() / _FILE
+        jobs = {image.stem: image for image in generated}
+        fill_rows(path, jobs, score, key="candidate", title=f"choosing by {scorer.name}: {skill}")
+        item.finish([path], {"candidates": len(jobs)})
+    return [row["score"] for row in read_lines(item.path / _FILE)]
 
 
-def best(scores: Sequence[float], *, keep: int) -> list[int]:
-    """Places of the `keep` highest scores, best first; of equal ones, the first."""
-    return sorted(range(len(scores)), key=lambda position: -scores[position])[:keep]
+def best(scores: Sequence[float], *, keep: int, among: Collection[int] | None = None) -> list[int]:
+    """Places of the `keep` highest scores, best first; of equal ones, the first. among: the only
+    places that count."""
+    places = range(len(scores)) if among is None else sorted(among)
+    return sorted(places, key=lambda position: -scores[position])[:keep]
+
+
+def require_pairs(skill: str, count: int, survivors: Survivors, *, fewest: int) -> None:
+    """Raise TooFewPairs if a skill has fewer pairs than that."""
+    if count < fewest:
+        raise TooFewPairs(
+            f"Skill {skill!r} needs {fewest} pairs to train on, but has {count}: of "
+            f"{survivors.prompts} prompts, {survivors.without_questions} have no questions and "
+            f"{survivors.rejected} no image that the judge accepts. All images and answers are "
+            "kept. Raise images.choose.candidates or prompts.per_skill, lower "
+            "images.choose.threshold, or be content with fewer in images.choose.fewest_pairs."
+        )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,27 +16,26 @@ from selma.backbones.base_files import base_fingerprint
 from selma.backbones.bases import rescale_of
 from selma.backbones.hub import installed
 from selma.backbones.preference.scorers import load_image_scorer
-from selma.config import ImagesConfig
+from selma.config.images import ImagesConfig
 from selma.config.networks import BaseConfig
 from selma.errors import DataError
 from selma.image_files import png_bytes
-from selma.images.choosing import best, scored
+from selma.images.choosing import CANDIDATES, Accepting, best, require_pairs, scored
 from selma.images.pairs import METADATA, read_generated, write_metadata
 from selma.progress import progress
 from selma.randomness import seed_for
 from selma.records.adapters import AppliedAdapter
 from selma.records.benchmarks import BenchmarkPrompt
-from selma.records.images import Pair
+from selma.records.images import Pair, Survivors
 from selma.records.prompts import Prompt
 from selma.row_files import write_rows
-from selma.workspace import IMAGES, SCORES, Workspace, inside, write_bytes
+from selma.workspace import IMAGES, SCORES, Item, Workspace, inside, write_bytes
 
 if TYPE_CHECKING:
     from selma.backbones.judges.judge import Scorer
     from selma.backbones.text_to_image import TextToImage
 
-CANDIDATES = "candidates"
-SCORES_OF_CANDIDATES = "candidates.jsonl"
+CHOSEN = "candidates.jsonl"
 
 
 def generate_pairs(
@@ -48,16 +46,19 @@ def generate_pairs(
     base: BaseConfig,
     seed: int,
     model: Callable[[], TextToImage],
+    adapters: Sequence[AppliedAdapter] = (),
+    accepting: Accepting | None = None,
 ) -> dict[str, list[Pair]]:
     """Skill → each prompt with its image(s), in the order of the prompts.
 
-    Every skill is one imagefolder, `2-images/<skill>/train/`. Where images are chosen, all scores
-    are in `2-images/<skill>/candidates.jsonl`. `model` is called only if an image is missing.
+    Every skill is one imagefolder, `2-images/<skill>/train/`. Where images are chosen, what became
+    of each candidate is in `2-images/<skill>/candidates.jsonl`, and with `accepting` prompts of
+    which none is accepted have no pair. `model` is called only if an image is missing. Raises
+    TooFewPairs.
     """
+    generation = Generation(config, base=base, seed=seed, model=model, adapters=adapters)
     return {
-        skill: _generate_skill(
-            skill, skill_prompts, config, folder, base=base, seed=seed, model=model
-        )
+        skill: _generate_skill(skill, skill_prompts, generation, folder, accepting=accepting)
         for skill, skill_prompts in prompts.items()
     }
 
@@ -126,110 +127,185 @@ Conditioned = Callable[["TextToImage", Sequence[Job]], AbstractContextManager[Be
 """Changes the model for these jobs, while the block runs."""
 
 
+@dataclass(frozen=True)
+class Generation:
+    """How training images are generated."""
+
+    config: ImagesConfig
+    base: BaseConfig = field(kw_only=True)
+    seed: int = field(kw_only=True)
+    model: Callable[[], TextToImage] = field(kw_only=True)
+    adapters: Sequence[AppliedAdapter] = field(kw_only=True)
+
+    def recipe(self, prompts: Sequence[Prompt], *, per_prompt: int) -> dict[str, Any]:
+        """All that the images of these prompts depend on."""
+        config = self.config
+        return {
+            **generation_recipe(
+                self.base, steps=config.steps, guidance=config.guidance, seed=self.seed
+            ),
+            **adapted_recipe(self.adapters, self.base),
+            "per_prompt": per_prompt,
+            "prompts": _digest([prompt.id, prompt.text] for prompt in prompts),
+        }
+
+    def jobs(self, folder: Path, prompts: Sequence[Prompt]) -> list[Job]:
+        """One for each image, those of a prompt in a row."""
+        jobs = [
+            Job(
+                inside(folder, _image_name(prompt, k)),
+                prompt.text,
+                seed_for(self.seed, "image", prompt.id, k),
+            )
+            for prompt in prompts
+            for k in range(self.config.candidates_per_prompt)
+        ]
+        refuse_twins(jobs)
+        return jobs
+
+    def generate(self, jobs: Sequence[Job], skill: str, folder: Workspace) -> None:
+        """Generate what is missing."""
+        generated = generate_missing(
+            jobs,
+            f"generating {skill}",
+            model=self.model,
+            adapters=self.adapters,
+            steps=self.config.steps,
+            guidance=self.config.guidance,
+            batch_size=self.config.batch_size,
+        )
+        folder.journal(IMAGES, skill=skill, **generated)
+
+
 def _generate_skill(
     skill: str,
     prompts: Sequence[Prompt],
-    config: ImagesConfig,
+    generation: Generation,
     folder: Workspace,
     *,
-    base: BaseConfig,
-    seed: int,
-    model: Callable[[], TextToImage],
+    accepting: Accepting | None,
 ) -> list[Pair]:
-    scorer = config.choose and load_image_scorer(config.choose.scorer)
+    config, choose = generation.config, generation.config.choose
+    scorer = choose and load_image_scorer(choose.scorer)
     recipe = {
-        **generation_recipe(base, steps=config.steps, guidance=config.guidance, seed=seed),
-        "per_prompt": config.per_prompt,
-        "prompts": _digest([prompt.id, prompt.text] for prompt in prompts),
+        **generation.recipe(prompts, per_prompt=config.per_prompt),
         "choose": scorer and [config.candidates_per_prompt, scorer.fingerprint],
     }
+    if choose and accepting:
+        recipe["accepting"] = accepting.recipe(skill) | {"threshold": choose.threshold}
     item = folder.item(IMAGES, skill, recipe=recipe)
     if item.done:
-        _remove_candidates(item.path)
         return read_generated(item.path, prompts)
     train = item.begin() / "train"
-    target = item.path / CANDIDATES if scorer else train
-    target.mkdir(exist_ok=True)
-    jobs = [
-        Job(
-            inside(target, f"{prompt.id}-{k}.png" if k else f"{prompt.id}.png"),
-            prompt.text,
-            seed_for(seed, "image", prompt.id, k),
-        )
-        for prompt in prompts
-        for k in range(config.candidates_per_prompt)
-    ]
-    refuse_twins(jobs)
-    generated = generate_missing(
-        jobs,
-        f"generating {skill}",
-        model=model,
-        steps=config.steps,
-        guidance=config.guidance,
-        batch_size=config.batch_size,
-    )
-    folder.journal(IMAGES, skill=skill, **generated)
-    files = []
-    if scorer:
-        train.mkdir(exist_ok=True)
-        files = [item.path / SCORES_OF_CANDIDATES]
-        max_pixels = 4 * model().image_px ** 2
-        processes.wait()  # until all candidates are there
-        if processes.main():
-            jobs = _choose(jobs, scorer, config, train, files[0], max_pixels=max_pixels)
-        chosen = processes.gathered([[str(job.path), job.text, job.seed] for job in jobs])[0]
-        jobs = [Job(Path(path), text, seed) for path, text, seed in chosen]
-    cut = _tokens_cut(jobs, model)
-    of = [prompt for prompt in prompts for _ in range(config.per_prompt)]
+    train.mkdir(exist_ok=True)
+    files, summary = [], {}
+    if choose and scorer:
+        chosen = _choose(skill, prompts, generation, scorer, item, folder, accepting=accepting)
+        files = [item.path / CHOSEN]
+        if accepting:
+            kept = {prompt.id for prompt, _ in chosen}
+            survivors = _survivors(prompts, accepting.asked[skill], kept=len(kept))
+            require_pairs(skill, len(chosen), survivors, fewest=choose.fewest_pairs)
+            summary["survivors"] = survivors.model_dump()
+    else:
+        jobs = generation.jobs(train, prompts)
+        generation.generate(jobs, skill, folder)
+        of = [prompt for prompt in prompts for _ in range(config.per_prompt)]
+        chosen = list(zip(of, jobs, strict=True))
+    cut = _tokens_cut([job for _, job in chosen], generation.model)
     pairs = [
         Pair(prompt=prompt, image=job.path, seed=job.seed, tokens_cut=n)
-        for prompt, job, n in zip(of, jobs, cut, strict=True)
+        for (prompt, job), n in zip(chosen, cut, strict=True)
     ]
     if processes.main():
         write_metadata(train / METADATA, pairs)
     item.finish(
-        [*(job.path for job in jobs), train / METADATA, *files],
-        {"images": len(jobs), "over_token_limit": sum(n > 0 for n in cut)},
+        [*(pair.image for pair in pairs), train / METADATA, *files],
+        {"images": len(pairs), "over_token_limit": sum(n > 0 for n in cut), **summary},
     )
-    _remove_candidates(item.path)
     return pairs
 
 
 def _choose(
-    jobs: Sequence[Job],
+    skill: str,
+    prompts: Sequence[Prompt],
+    generation: Generation,
     scorer: Scorer,
-    config: ImagesConfig,
-    train: Path,
-    scores_file: Path,
+    item: Item,
+    folder: Workspace,
     *,
-    max_pixels: int,
-) -> list[Job]:
-    """The best candidates of each prompt, copied to `train`; all scores go to `scores_file`."""
-    scores = scored([(job.path, job.text) for job in jobs], scorer, max_pixels=max_pixels)
+    accepting: Accepting | None,
+) -> list[tuple[Prompt, Job]]:
+    """The prompts with their best candidates, copied into the item; CHOSEN has what became of all.
+
+    Prompts have fewer, or none, where a judge does not accept them.
+    """
+    config, choose = generation.config, generation.config.choose
+    assert choose is not None
+    if accepting:
+        asked = {prompt.id for prompt in accepting.asked[skill]}
+        survivors = _survivors(prompts, accepting.asked[skill], kept=len(asked))
+        prompts = [prompt for prompt in prompts if prompt.id in asked]
+        most = len(prompts) * config.per_prompt
+        require_pairs(skill, most, survivors, fewest=choose.fewest_pairs)
+    candidates = folder.item(
+        IMAGES,
+        CANDIDATES,
+        skill,
+        recipe=generation.recipe(prompts, per_prompt=choose.candidates),
+    )
+    jobs = generation.jobs(candidates.path, prompts)
+    if not candidates.done:
+        candidates.begin()
+        generation.generate(jobs, skill, folder)
+        candidates.finish([job.path for job in jobs], {"images": len(jobs)})
+    texts = {job.path: job.text for job in jobs}
+    max_pixels = 4 * generation.model().image_px ** 2
+    scores = scored(candidates, skill, texts, scorer, folder, max_pixels=max_pixels)
+    shares = accepting.shares(skill, candidates.path) if accepting else None
     chosen, rows = [], []
-    for start in range(0, len(jobs), config.candidates_per_prompt):
-        candidates = slice(start, start + config.candidates_per_prompt)
-        places = best(scores[candidates], keep=config.per_prompt)
-        first = jobs[start].path.stem
-        for number, position in enumerate(places):
-            job = jobs[candidates][position]
-            path = inside(train, f"{first}-{number}.png" if number else f"{first}.png")
-            write_bytes(path, job.path.read_bytes())
-            chosen.append(Job(path, job.text, job.seed))
-        rows += [
-            {"text": job.text, "seed": job.seed, "score": score, "kept": position in places}
-            for position, (job, score) in enumerate(
-                zip(jobs[candidates], scores[candidates], strict=True)
-            )
+    for prompt, start in zip(prompts, range(0, len(jobs), choose.candidates), strict=True):
+        of_prompt = range(start, start + choose.candidates)
+        accepted = [
+            k for k in of_prompt if not shares or shares[jobs[k].path.stem] >= choose.threshold
         ]
-    write_rows(scores_file, rows)
+        places = best(scores, keep=config.per_prompt, among=accepted)
+        for number, place in enumerate(places):
+            path = inside(item.path / "train", _image_name(prompt, number))
+            if processes.main():
+                write_bytes(path, jobs[place].path.read_bytes())
+            chosen.append((prompt, Job(path, prompt.text, jobs[place].seed)))
+        for k in of_prompt:
+            name = jobs[k].path.stem
+            of_judge = {"answered": shares[name]} if shares else {}
+            rows.append(
+                {
+                    "candidate": name,
+                    "prompt_id": prompt.id,
+                    "text": prompt.text,
+                    "seed": jobs[k].seed,
+                    "score": scores[k],
+                    "kept": k in places,
+                    **of_judge,
+                }
+            )
+    if processes.main():
+        write_rows(item.path / CHOSEN, rows)
     return chosen
 
 
-def _remove_candidates(folder: Path) -> None:
-    """Remove what was not chosen; it can be generated again from its seed."""
-    if processes.main() and (folder / CANDIDATES).exists():
-        shutil.rmtree(folder / CANDIDATES)
+def _survivors(
+    prompts: Sequence[Prompt], asked: Sequence[BenchmarkPrompt], *, kept: int
+) -> Survivors:
+    return Survivors(
+        prompts=len(prompts),
+        without_questions=len(prompts) - len(asked),
+        rejected=len(asked) - kept,
+    )
+
+
+def _image_name(prompt: Prompt, number: int) -> str:
+    return f"{prompt.id}-{number}.png" if number else f"{prompt.id}.png"
 
 
 def generate_missing(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from selma.errors import DataError
 from selma.ids import nearest
-from selma.records.images import Pair
+from selma.records.images import Pair, Survivors
 from selma.records.prompts import Prompt
 from selma.row_files import write_rows
 from selma.textfiles import csv_rows, json_rows
-from selma.workspace import inside, read_lines
+from selma.workspace import IMAGES, Workspace, inside, manifest, read_lines
 
 METADATA = "metadata.jsonl"
 METADATA_CSV = "metadata.csv"
@@ -59,6 +59,16 @@ def read_generated(folder: Path, prompts: Sequence[Prompt]) -> list[Pair]:
             Pair(prompt=prompt, image=image, seed=row["seed"], tokens_cut=row["tokens_cut"])
         )
     return pairs
+
+
+def read_survivors(folder: Workspace, skills: Iterable[str]) -> dict[str, Survivors]:
+    """Skill → what choosing by questions left of its prompts; none where it was not done."""
+    summaries = {s: manifest(folder.root / IMAGES / s).get("summary", {}) for s in skills}
+    return {
+        skill: Survivors.model_validate(summary["survivors"])
+        for skill, summary in summaries.items()
+        if "survivors" in summary
+    }
 
 
 def rows(

@@ -19,6 +19,20 @@ class Pair(Record):
     """Number of text tokens beyond the encoder's limit, which it ignores; mostly 0."""
 
 
+class Survivors(Record):
+    """What choosing by questions left of a skill's prompts. Easy prompts survive more often."""
+
+    prompts: int
+    without_questions: int
+    rejected: int
+    """Prompts with questions, but without an image that the judge accepts."""
+
+    @property
+    def share(self) -> float:
+        """Share of the prompts that are trained on, 0..1."""
+        return 1 - (self.without_questions + self.rejected) / max(self.prompts, 1)
+
+
 def over_token_limit(pairs: Iterable[Pair]) -> int:
     """Number of prompts longer than a text encoder reads: 77 tokens for Stable Diffusion's."""
     return len({pair.prompt.id for pair in pairs if pair.tokens_cut > 0})

@@ -116,6 +116,7 @@ def context(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ()
         "prompt_counts": {skill: len(prompts) for skill, prompts in findings.prompts.items()},
         "benchmark_over_limit": findings.benchmark_over_limit,
         "over_limit": {s: over_token_limit(pairs) for s, pairs in findings.pairs.items()},
+        "survivors": findings.survivors,
         "dropped": findings.dropped,
         "replies": findings.replies,
         "times": stage_times(findings.journal),

@@ -46,17 +46,18 @@ def answer_item(
     judge: Judge,
     folder: Workspace,
     *,
+    stage: str = SCORES,
     what: str = "answers",
     words: str = WORDS,
 ) -> Item:
     """Let a judge answer the questions about one model's images; a finished item is kept.
 
-    words: wording of multiple-choice questions. Raises DataError for an image that is missing or
-    broken.
+    stage: whose item it is.  words: wording of multiple-choice questions. Raises DataError for an
+    image that is missing or broken.
     """
     wording = {"choices_prompt": words} if has_choices(benchmark_prompts) else {}
     asked = [[p.id, [[q.id, q.text, *q.choices] for q in p.questions]] for p in benchmark_prompts]
-    item = folder.item(SCORES, what, model, recipe=_recipe(asked, images, judge) | wording)
+    item = folder.item(stage, what, model, recipe=_recipe(asked, images, judge) | wording)
     if not item.done:
         _fill(
             item,
@@ -66,6 +67,7 @@ def answer_item(
             work=lambda part: _ask(judge, part, images, words),
             title=f"{judge.name}: {model}",
             folder=folder,
+            stage=stage,
         )
     return item
 
@@ -162,6 +164,7 @@ def _fill(
     work: Callable[[Sequence[BenchmarkPrompt]], list[Row]],
     title: str,
     folder: Workspace,
+    stage: str = SCORES,
 ) -> None:
     """Write the item's missing lines, chunk by chunk, and finish it."""
     missing = [prompt.id for prompt in benchmark_prompts if not _image(images, prompt).is_file()]
@@ -175,7 +178,7 @@ def _fill(
     jobs = {prompt.id: prompt for prompt in benchmark_prompts}
     fill_rows(path, jobs, work, key="prompt", title=title)
     item.finish([path], {"prompts": len(benchmark_prompts)})
-    folder.journal(SCORES, what=title, seconds=round(time.monotonic() - started, 3))
+    folder.journal(stage, what=title, seconds=round(time.monotonic() - started, 3))
 
 
 def _ask(

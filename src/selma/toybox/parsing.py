@@ -108,7 +108,7 @@ def _tags(text: str) -> Iterator[Scene]:
     background = said.pop() if said and said[-1] in BACKGROUNDS else None
     match = _RELATED.fullmatch(said[0]) if len(said) == 1 else None
     relation = match["relation"] if match else None
-    things = [match["first"], match["second"]] if match else said
+    things: list[str | None] = [match["first"], match["second"]] if match else [*said]
     if 1 <= len(things) <= 2:
         for scene in _scene(things, relation=relation, background=background, article=False):
             yield Scene(scene.groups, scene.relation, background, "crisp" if looks else None)

@@ -25,7 +25,7 @@ from selma.applications.subjects.prompts import (
 from selma.applications.subjects.records import Subject
 from selma.applications.subjects.settings import SubjectData, SubjectSettings
 from selma.backbones.hub import installed
-from selma.config import ImagesConfig
+from selma.config.images import ImagesConfig
 from selma.config.networks import BaseConfig
 from selma.errors import DataError
 from selma.image_files import OPENER, png_bytes, read_image

@@ -1,0 +1,83 @@
+"""Settings of stage 2."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
+
+from selma.config.places import File, FileOrFolderPath
+from selma.config.questions import WrittenQuestions
+from selma.config.scores import AnyScorer
+from selma.config.section import Section
+
+
+def _source_kind(value: Any) -> str:
+    return "named" if isinstance(value, str) else "written"
+
+
+QuestionSource = Annotated[
+    Annotated[str, File(words=("toybox",)), Tag("named")]
+    | Annotated[WrittenQuestions, Tag("written")],
+    Discriminator(_source_kind),
+]
+
+
+class Choice(Section):
+    """Of several images of a prompt, those are kept that a scorer finds nearest to it, and with
+    `questions` only those that a judge accepts. The paper trains on every image; choosing before
+    training is DreamSync's (arXiv:2311.17946)."""
+
+    candidates: Annotated[int, Field(ge=2)] = 4
+    """Images generated for each prompt; DreamSync has 8."""
+    scorer: Literal["toybox"] | AnyScorer = "toybox"
+    """Toybox's CLIP, or a network as in scores.preferences. Its gain is no evidence afterwards;
+    where it is among the scores, the report says so."""
+    questions: QuestionSource | None = None
+    """Where the questions about a prompt come from that scores.choosing_judge answers: "toybox"
+    (its captions are read back), a file in a benchmark's layout, in which prompts are found by
+    their text, or the settings of a language model that writes them. Prompts without questions, or
+    without an accepted image, are dropped and counted. None asks nothing."""
+    threshold: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of a prompt's questions that must be answered as expected, dependencies counted as
+    scores.zeroing says."""
+    fewest_pairs: PositiveInt = 8
+    """With questions: a skill for which fewer pairs are left is an error."""
+
+
+class ImagesConfig(Section):
+    per_prompt: PositiveInt = 1
+    """Images kept for each prompt; with choose.questions, at most."""
+    steps: PositiveInt = 50
+    guidance: NonNegativeFloat = 7.5
+    batch_size: PositiveInt = 8
+    adapter: FileOrFolderPath | None = None
+    """An adapter that the base generates with, as an earlier run's 4-merged; experts are trained
+    from the base without it. None is the base alone."""
+    choose: Choice | None = None
+    """None keeps every image."""
+
+    @property
+    def candidates_per_prompt(self) -> int:
+        return self.choose.candidates if self.choose else self.per_prompt
+
+    @property
+    def questions(self) -> str | WrittenQuestions | None:
+        """Where the questions come from by which images are chosen; None if they are not."""
+        return self.choose.questions if self.choose else None
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.choose and self.choose.candidates <= self.per_prompt:
+            raise ValueError(
+                f"choose.candidates must be more than per_prompt, but {self.choose.candidates} and "
+                f"{self.per_prompt} came"
+            )
+        return self

@@ -1,0 +1,66 @@
+"""Which candidates of training images a judge accepts, by their prompts' questions.
+
+The choosing judge answers, which never reports. Every answer is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selma.backbones.judges.matching import matcher_identity
+from selma.config.scores import ScoresConfig
+from selma.records.benchmarks import BenchmarkPrompt, repeated
+from selma.scores.answering import answer_item, benchmark_hash, has_choices, read_answer_file
+from selma.scores.faithfulness import prompt_scores, verdicts_by_prompt
+from selma.scores.networks import ScoringNetworks
+from selma.scores.tifa import match_choices
+from selma.workspace import IMAGES, Workspace
+
+ANSWERS = "_answers"
+
+
+@dataclass(frozen=True)
+class Accepting:
+    """Implements `images.choosing.Accepting` with the networks of a run's `scores`."""
+
+    asked: Mapping[str, Sequence[BenchmarkPrompt]]
+    """Skill → its prompts that have questions."""
+    config: ScoresConfig
+    networks: ScoringNetworks
+    folder: Workspace
+    candidates: int
+    """Images of each prompt, named as `repeated` names them."""
+
+    def recipe(self, skill: str) -> dict[str, Any]:
+        """All that the shares depend on beside the images. Raises ConfigError if the judge is the
+        reporting one."""
+        choices = has_choices(self.asked[skill])
+        matcher = self.config.matcher if choices else None
+        return {
+            "asked": benchmark_hash(self.asked[skill]),
+            "judge": self.networks.choosing_judge.fingerprint,
+            "zeroing": self.config.zeroing,
+            "choices_prompt": self.config.choices_prompt if choices else None,
+            "matcher": matcher and matcher_identity(matcher),
+        }
+
+    def shares(self, skill: str, candidates: Path) -> dict[str, float]:
+        """Name of each candidate → share of its prompt's questions that earn their point."""
+        asked = repeated(self.asked[skill], self.candidates)
+        item = answer_item(
+            asked,
+            skill,
+            candidates,
+            self.networks.choosing_judge,
+            self.folder,
+            stage=IMAGES,
+            what=ANSWERS,
+            words=self.config.choices_prompt,
+        )
+        answers = read_answer_file(item.path)
+        if has_choices(asked) and self.networks.matcher is not None:
+            answers = match_choices(asked, answers, self.networks.matcher)
+        return prompt_scores(verdicts_by_prompt(asked, answers, zeroing=self.config.zeroing))
