@@ -198,15 +198,16 @@ def _generate_skill(
         return read_generated(item.path, prompts)
     train = item.begin() / "train"
     train.mkdir(exist_ok=True)
-    files, summary = [], {}
+    files: list[Path] = []
+    summary: dict[str, Any] = {}
     if choose and scorer:
         chosen = _choose(skill, prompts, generation, scorer, item, folder, accepting=accepting)
         files = [item.path / CHOSEN]
         if accepting:
-            kept = {prompt.id for prompt, _ in chosen}
-            survivors = _survivors(prompts, accepting.asked[skill], kept=len(kept))
+            remaining = {prompt.id for prompt, _ in chosen}
+            survivors = _survivors(prompts, accepting.asked[skill], remaining=len(remaining))
             require_pairs(skill, len(chosen), survivors, fewest=choose.fewest_pairs)
-            summary["survivors"] = survivors.model_dump()
+            summary = {"survivors": survivors.model_dump(), "kept_share": round(survivors.share, 4)}
     else:
         jobs = generation.jobs(train, prompts)
         generation.generate(jobs, skill, folder)
@@ -244,7 +245,7 @@ def _choose(
     assert choose is not None
     if accepting:
         asked = {prompt.id for prompt in accepting.asked[skill]}
-        survivors = _survivors(prompts, accepting.asked[skill], kept=len(asked))
+        survivors = _survivors(prompts, accepting.asked[skill], remaining=len(asked))
         prompts = [prompt for prompt in prompts if prompt.id in asked]
         most = len(prompts) * config.per_prompt
         require_pairs(skill, most, survivors, fewest=choose.fewest_pairs)
@@ -295,12 +296,12 @@ def _choose(
 
 
 def _survivors(
-    prompts: Sequence[Prompt], asked: Sequence[BenchmarkPrompt], *, kept: int
+    prompts: Sequence[Prompt], asked: Sequence[BenchmarkPrompt], *, remaining: int
 ) -> Survivors:
     return Survivors(
         prompts=len(prompts),
         without_questions=len(prompts) - len(asked),
-        rejected=len(asked) - kept,
+        rejected=len(asked) - remaining,
     )
 
 

@@ -79,9 +79,8 @@ def _of_skill(
         began, path = time.monotonic(), item.begin() / _FILE
         asked = source.ask(prompts, item)
         write_rows(path, map(_row, prompts, asked))
-        kept = sorted(file for file in item.path.glob("*.jsonl") if file.is_file())
         item.finish(
-            kept,
+            item.path.glob("*.jsonl"),
             {
                 "prompts": len(prompts),
                 "questions": sum(len(a) for a in asked if not isinstance(a, str)),

@@ -1,0 +1,135 @@
+"""DreamSync's rounds: images that a judge chose, and a run that generates with what came of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+from typer.testing import CliRunner
+
+from pipeline.killing import settings, tree
+from pipeline.server import serving
+from selma import cli, pipeline
+from selma.config import RunConfig
+from selma.errors import ConfigError
+from selma.finished import NotFinished
+from selma.preflight import check
+from selma.status import statuses
+from selma.workspace import manifest
+
+HEADER = (
+    "item_id", "text", "keywords", "proposition_id", "dependency", "category_broad",
+    "category_detailed", "tuple", "question_natural_language",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rounds")
+    tiny.build("sd1", folder / "base")
+    return folder
+
+
+def config(place: Path, address: str, run: str, **images: object) -> RunConfig:
+    raw = settings(place, address, run=run)
+    # Which of random images a judge says yes to means nothing, so that nearly all must pass.
+    choose = {"candidates": 3, "questions": str(place / "asked.csv"), "fewest_pairs": 1}
+    raw["images"] |= {"choose": choose | {"threshold": 0.01}} | images  # type: ignore[operator]
+    return RunConfig.model_validate(raw)
+
+
+@pytest.fixture(scope="module")
+def first(place: Path) -> RunConfig:
+    """Round 1, up to its merged adapter; no question is there for one prompt of each skill."""
+    with serving() as address:
+        one = config(place, address, "one")
+        plain = one.model_copy(update={"images": one.images.model_copy(update={"choose": None})})
+        prompts = pipeline.prompts(plain)
+        with open(place / "asked.csv", "w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(HEADER)
+            for of_skill in prompts.values():
+                for number, prompt in enumerate(of_skill[1:]):
+                    asked = [("Is there a dog?", "0"), ("Is the dog red?", "1")]
+                    for row, (question, parents) in enumerate(asked, 1):
+                        about = (f"{prompt.skill}_{number}", prompt.text, "", row, parents)
+                        rows.writerow((*about, "entity", "whole", "", question))
+        with pytest.raises(NotFinished, match="selma prompts"):
+            pipeline.images(one)
+        for stage in (pipeline.prompts, pipeline.images, pipeline.experts, pipeline.merge):
+            stage(one)
+    return one
+
+
+def test_what_a_judge_left_is_shown_and_kept(first: RunConfig, place: Path) -> None:
+    left = pipeline.survivors(first, ["coco", "whoops"])
+    for skill, of_skill in left.items():
+        rows = (first.run_folder / f"2-images/{skill}/train/metadata.jsonl").read_text()
+        assert of_skill.prompts == 8 and of_skill.without_questions == 1
+        assert len(rows.splitlines()) == 7 - of_skill.rejected
+        summary = manifest(first.run_folder / "2-images" / skill)["summary"]
+        assert summary["kept_share"] == of_skill.share
+    path = place / "one.json"
+    path.write_text(first.model_dump_json())  # JSON is YAML
+    shown = CliRunner().invoke(cli.app, ["images", str(path)])
+    assert shown.exit_code == 0, shown.output
+    assert f"{100 * left['coco'].share:.1f}% of 8 prompts have an accepted image" in shown.output
+
+
+def test_status_knows_them_finished(first: RunConfig) -> None:
+    states = {(s.stage, s.name): s.state for s in statuses(first)}
+    assert states["2-images", "coco"] == states["3-experts", "whoops"] == "done"
+
+
+def test_the_next_round_generates_with_the_last_ones_adapter(first: RunConfig, place: Path) -> None:
+    merged = first.run_folder / "4-merged"
+    two = RunConfig.model_validate(
+        json.loads(first.model_dump_json())
+        | {"name": "two", "folder": str(place / "two")}
+        | {"images": json.loads(first.images.model_dump_json()) | {"adapter": str(merged)}}
+    )
+    with serving():
+        # The server is another one, but its replies are here already.
+        (place / "two").mkdir()
+        (first.run_folder / "1-prompts").rename(place / "two" / "1-prompts")
+        for stage in (pipeline.images, pipeline.experts, pipeline.merge):
+            stage(two)
+        (place / "two" / "1-prompts").rename(first.run_folder / "1-prompts")
+    before, after = tree(first.run_folder), tree(two.run_folder)
+    images = [name for name in before if "_candidates" in name and name.endswith("png")]
+    assert len(images) == 2 * 7 * 3
+    assert sum(before[name] != after[name] for name in images) > len(images) / 2
+    recipes = [manifest(run.run_folder / "3-experts/coco")["recipe"] for run in (first, two)]
+    assert recipes[0]["base"] == recipes[1]["base"]
+    assert "adapter" in manifest(two.run_folder / "2-images/coco")["recipe"]
+    file = "4-merged/pytorch_lora_weights.safetensors"
+    assert before[file] != after[file]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ({"adapter": "nowhere"}, "images.adapter: must be a file or folder, but nowhere is"),
+        ({"adapter": "empty"}, "images.adapter: .*empty must hold an adapter's safetensors"),
+        ({"questions": "none.csv"}, "choose.questions: must be toybox or a file"),
+        ({"questions": "empty/plain.txt"}, "has no questions. Let a language model"),
+        (
+            {"questions": {"backend": {"kind": "openai", "model": "m"}}},
+            "OPENAI_API_KEY",
+        ),
+    ],
+)
+def test_mistakes_are_found_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: dict[str, object], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/plain.txt").write_text("a dog\na cat\n")
+    choose = {"questions": images.pop("questions", "toybox")}
+    run = RunConfig.model_validate({"name": "x", "images": {**images, "choose": choose}})
+    with pytest.raises(ConfigError, match=message):
+        check(run)
