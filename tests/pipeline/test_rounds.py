@@ -1,4 +1,4 @@
-"""DreamSync's rounds: images that a judge chose, and a run that generates with what came of them."""
+"""DreamSync's rounds: a judge chooses images, and the next run generates with what they taught."""
 
 from __future__ import annotations
 
