@@ -21,6 +21,7 @@ from rich.console import Console
 from selma.config import ReportConfig
 from selma.errors import DataError
 from selma.records.benchmarks import evenly
+from selma.records.images import Survivors
 from selma.records.report import Findings
 from selma.records.scores import Interval, Scorecard, ScorerInfo
 from selma.report import page, tables, templates
@@ -400,3 +401,10 @@ def test_prompts_that_were_not_read_to_their_end_are_counted(found: Findings) ->
     context = page.context(dataclasses.replace(found, pairs=changed), CONFIG)
     assert context["over_limit"] == dict.fromkeys(found.pairs, 0) | {style: 2}
     assert "longer than the text encoder reads" in Parsed(page.render(found, CONFIG)).text
+
+
+def test_what_a_judge_left_of_each_skill_is_told(found: Findings) -> None:
+    assert "image that the judge accepts" not in Parsed(page.render(found, CONFIG)).text
+    left = {skill: Survivors(prompts=8, without_questions=1, rejected=2) for skill in found.pairs}
+    text = Parsed(page.render(dataclasses.replace(found, survivors=left), CONFIG)).text
+    assert "image that the judge accepts" in text and "62.5%" in text
