@@ -1,6 +1,6 @@
 """Caption → the scene that it states: `captions` read back, in any of its styles.
 
-The whole text must be of the world's own grammar, and mean one thing; nothing is guessed.
+The whole text must be made of the captions' own phrases, and mean one thing; nothing is guessed.
 """
 
 from __future__ import annotations
