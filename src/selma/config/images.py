@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    Discriminator,
-    Field,
-    NonNegativeFloat,
-    PositiveInt,
-    Tag,
-    model_validator,
-)
+from pydantic import Discriminator, Field, NonNegativeFloat, PositiveInt, Tag, model_validator
 
 from selma.config.places import File, FileOrFolderPath
 from selma.config.questions import WrittenQuestions

@@ -249,12 +249,8 @@ def _choose(
         prompts = [prompt for prompt in prompts if prompt.id in asked]
         most = len(prompts) * config.per_prompt
         require_pairs(skill, most, survivors, fewest=choose.fewest_pairs)
-    candidates = folder.item(
-        IMAGES,
-        CANDIDATES,
-        skill,
-        recipe=generation.recipe(prompts, per_prompt=choose.candidates),
-    )
+    recipe = generation.recipe(prompts, per_prompt=choose.candidates)
+    candidates = folder.item(IMAGES, CANDIDATES, skill, recipe=recipe)
     jobs = generation.jobs(candidates.path, prompts)
     if not candidates.done:
         candidates.begin()
@@ -278,18 +274,9 @@ def _choose(
             chosen.append((prompt, Job(path, prompt.text, jobs[place].seed)))
         for k in of_prompt:
             name = jobs[k].path.stem
-            of_judge = {"answered": shares[name]} if shares else {}
-            rows.append(
-                {
-                    "candidate": name,
-                    "prompt_id": prompt.id,
-                    "text": prompt.text,
-                    "seed": jobs[k].seed,
-                    "score": scores[k],
-                    "kept": k in places,
-                    **of_judge,
-                }
-            )
+            row = {"candidate": name, "prompt_id": prompt.id, "text": prompt.text}
+            outcome = {"seed": jobs[k].seed, "score": scores[k], "kept": k in places}
+            rows.append({**row, **outcome, **({"answered": shares[name]} if shares else {})})
     if processes.main():
         write_rows(item.path / CHOSEN, rows)
     return chosen

@@ -17,13 +17,7 @@ from selma.backbones.language.replies import readable_answer
 from selma.config.questions import WrittenQuestions
 from selma.errors import NoProgress
 from selma.progress import progress
-from selma.prompts.questions.asking import (
-    Ask,
-    Style,
-    Unusable,
-    continuation,
-    instructions,
-)
+from selma.prompts.questions.asking import Ask, Style, Unusable, continuation, instructions
 from selma.randomness import seed_for
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.workspace import append_line, read_lines, recipe_key

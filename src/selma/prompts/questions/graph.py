@@ -44,19 +44,7 @@ _ASKS = {
     *("can", "could", "will", "would", "should", "isn't", "aren't", "doesn't"),
 }
 _NONE = {
-    "",
-    "0",
-    "-",
-    "none",
-    "no",
-    "nothing",
-    "n/a",
-    "na",
-    "null",
-    "root",
-    "–",
-    "—",
-    "independent",
+    *("", "0", "-", "–", "—", "none", "no", "nothing", "n/a", "na", "null", "root", "independent"),
 }
 
 
