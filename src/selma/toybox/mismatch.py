@@ -44,11 +44,11 @@ STYLE_FREQUENCY: dict[Style, float] = {
     "whoops": 0.06,
 }
 _SENTENCE: dict[Kind, float] = {
-    "group": 0.5,
+    "group": 0.45,
     "colour": 0.45,
-    "count": 0.45,
+    "count": 0.35,
     "pose": 0.45,
-    "relation": 0.45,
+    "relation": 0.35,
     "background": 0.4,
 }
 _TAGS: dict[Kind, float] = dict.fromkeys(_SENTENCE, 0.1)
