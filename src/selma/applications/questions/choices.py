@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from selma.applications.questions.asking import Ask, Unusable
+from selma.applications.questions.asking import Ask, Unusable, is_cut
 from selma.applications.questions.grounding import is_of
 from selma.applications.questions.lines import json_value
 from selma.backbones.language.model import Reply
@@ -82,7 +82,7 @@ def write_choices(
     for attempt in range(attempts):
         reply = yield Ask("choices", text, attempt=attempt)
         choices, rejected = read_choices(reply.text, text, faults)
-        if reply.truncated:
+        if is_cut(reply):
             faults["choices: cut"] += 1
         elif choices and rejected <= len(choices):
             return [_reordered(choice) for choice in choices]
