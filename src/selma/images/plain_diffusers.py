@@ -11,6 +11,7 @@ from selma.backbones.base_files import base_family, part_config
 from selma.backbones.bases import guidance_of, located, rescale_of
 from selma.backbones.families.family import Family
 from selma.config.networks import BaseConfig
+from selma.config.section import require_kind
 from selma.errors import ModelError
 from selma.records.adapters import AppliedAdapter
 
@@ -50,6 +51,7 @@ def in_diffusers(
     otherwise, are named in a comment, with what to do.  origin: where the base is said to be, if
     not where it is on this machine.  applying: lines that apply the adapters, if not these.
     """
+    require_kind(base, BaseConfig, maker="selma.config.networks.base_of(MODEL) makes them.")
     image = {
         "num_inference_steps": steps,
         "guidance_scale": guidance_of(base) if guidance is None else guidance,

@@ -33,6 +33,7 @@ from selma.applications.questions.settings import QuestionsConfig
 from selma.backbones.language.loading import load_language_model, model_identity, parallel_requests
 from selma.backbones.language.model import LanguageModel, Reply, Sampling
 from selma.backbones.language.replies import readable_answer
+from selma.config.section import require_kind
 from selma.errors import ConfigError, DataError, NoProgress
 from selma.paths import AnyPath, as_path
 from selma.progress import progress
@@ -68,6 +69,7 @@ def write_questions(
     questions, and BackendError if a server keeps failing; the same call continues from there.
     """
     out = as_path(out)
+    require_kind(config, QuestionsConfig, maker="questions_config(style='dsg') makes them.")
     if out.suffix.lower() != _SUFFIX[config.style]:
         raise ConfigError(
             f"Questions of style {config.style} are a {_SUFFIX[config.style]} file, but {out} came."
