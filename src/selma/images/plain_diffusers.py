@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from selma.adapters.layers import Layers, layer_shapes
 from selma.adapters.table import kind_of
 from selma.backbones.base_files import base_family, part_config
-from selma.backbones.bases import guidance_of, located, rescale_of
+from selma.backbones.bases import guidance_of, located, place_of, rescale_of
 from selma.backbones.families.family import Family
 from selma.config.networks import BaseConfig
 from selma.config.section import require_kind
@@ -103,7 +103,7 @@ def _where(model: str) -> str:
         from selma.toybox import weights_folder
 
         return str(weights_folder() / "base")
-    return located(BaseConfig.model_construct(model=model, revision=None)).model
+    return place_of(model)
 
 
 def _pipeline(base: BaseConfig, origin: Origin) -> list[str]:
