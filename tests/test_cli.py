@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from selma.cli import SPINS
+
 SLOW = ("torch", "diffusers", "transformers", "peft", "accelerate", "openai")
 
 
@@ -159,3 +161,23 @@ def test_a_signal_ends_with_its_code_and_says_how_to_go_on(number: int, code: in
     _, said = process.communicate(timeout=60)
     assert process.returncode == code
     assert "the same command goes on" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize(("given", "expected"), [("", SPINS), ("7", "7")])
+def test_waiting_threads_sleep_soon_unless_the_environment_says_otherwise(
+    given: str, expected: str
+) -> None:
+    """Set before anything imports torch; libgomp reads it then."""
+    code = (
+        "import atexit, os, sys\n"
+        "atexit.register(lambda: print(os.environ['GOMP_SPINCOUNT'], file=sys.stderr))\n"
+        "sys.argv = ['selma', '--help']\n"
+        "from selma.cli import main\n"
+        "main()\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
+    environment |= {"GOMP_SPINCOUNT": given} if given else {}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert done.stderr.split()[-1] == expected

@@ -12,14 +12,29 @@ from typing import Any, Union, get_args, get_origin
 
 import pytest
 from public import public_functions
+from pydantic import BaseModel
 
 import selma
 from selma import pipeline
+from selma.adapters.applying import chosen
+from selma.adapters.table import kind_of
+from selma.applications.angles.experiment import run_angles
 from selma.applications.evaluation.dsg import PRESETS
-from selma.errors import ConfigError, SelmaError
+from selma.applications.evaluation.images import judge_from, score_images
+from selma.applications.publishing.pushing import push
+from selma.applications.questions.settings import backend_of, questions_config
+from selma.applications.study.database import study_file
+from selma.backbones.judges.matching import load_matcher
+from selma.errors import ConfigError, DataError, SelmaError
 from selma.paths import as_paths
+from selma.scores.benchmarks.layouts import in_folder
+from selma.scores.hps import version_kind
 
 FUNCTIONS = public_functions()
+
+
+def repr_of(value: Any) -> str:
+    return value if isinstance(value, str) else type(value).__name__
 
 
 def leaves(hint: Any) -> Iterator[Any]:
@@ -98,7 +113,7 @@ OF: dict[str, dict[str, Any]] = {
     "study_file": {"name": "votes"},
     "benchmark_over_limit": {"seeds": 1},
     "score_hps": {"prompts": {"anime": ["a cat"]}},
-    "write_questions": {"config": SimpleNamespace(style="dsg")},
+    "write_questions": {"config": questions_config(style="dsg")},
     "merge_files": {"config": selma.merged_config({"method": "mean_of_deltas"})},
 }
 
@@ -148,17 +163,17 @@ TIES = selma.merged_config({"method": "ties"})
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "a run of a path": (
         lambda: selma.run("configs/x.yaml"),  # type: ignore[arg-type]
-        "A run needs settings of the class RunConfig, but 'configs/x.yaml' came. Read a YAML file "
+        "Settings of the class RunConfig must come, but 'configs/x.yaml' came. Read a YAML file "
         "with selma.load_config(PATH).",
     ),
     "a run of nothing": (lambda: selma.run(None), "but None came"),  # type: ignore[arg-type]
     "a stage of a path": (
         lambda: pipeline.prompts(Path("x.yaml")),  # type: ignore[arg-type]
-        "A run needs settings of the class RunConfig",
+        "Settings of the class RunConfig must come",
     ),
     "scores of a path": (
         lambda: pipeline.scorecard("x.yaml"),  # type: ignore[arg-type]
-        "A run needs settings of the class RunConfig",
+        "Settings of the class RunConfig must come",
     ),
     "a merge's name": (
         lambda: selma.merged_config("ties"),  # type: ignore[arg-type]
@@ -211,4 +226,78 @@ def test_what_is_wrong_fails_at_the_call(
     with pytest.raises(ConfigError) as refused:
         call()
     assert says in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+def settings_parameters(function: Callable[..., Any]) -> list[str]:
+    """The parameters that take settings or rules of one class, which a call must have."""
+    return [
+        name
+        for name, about in inspect.signature(function).parameters.items()
+        if about.default is about.empty
+        and isinstance(kind := evaluated(function, str(about.annotation)), type)
+        and issubclass(kind, BaseModel)
+        and kind.__module__.startswith(("selma.config", "selma.applications"))
+        and not isinstance(RUN, kind)
+        and name in ("config", "base", "rules", "scorer")
+    ]
+
+
+RUN = selma.RunConfig(name="none", folder=Path("nowhere"))
+TAKING_SETTINGS = {name: f for name, f in FUNCTIONS.items() if settings_parameters(f)}
+
+
+def test_the_walk_finds_what_takes_settings() -> None:
+    for application in ("control", "subjects", "sur"):
+        for command in ("train", "generate", "score"):
+            assert f"selma.applications.{application}.pipeline.{command}" in TAKING_SETTINGS
+    for name in ("applications.sur.ablation.ablate", "applications.questions.writing."):
+        assert any(name in taking for taking in TAKING_SETTINGS)
+    assert len(TAKING_SETTINGS) >= 20
+
+
+@pytest.mark.parametrize("value", ["x.yaml", Path("x.yaml"), None, 5, {}, RUN], ids=repr_of)
+@pytest.mark.parametrize("name", TAKING_SETTINGS)
+def test_settings_of_another_class_are_refused(
+    name: str, value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    function = TAKING_SETTINGS[name]
+    for parameter in settings_parameters(function):
+        arguments = {
+            other: BESIDE.get(other, f"nowhere/{other}.csv")
+            for other, about in inspect.signature(function).parameters.items()
+            if about.default is about.empty
+        }
+        with pytest.raises(
+            ConfigError, match=r"ettings of the class \w+(?: must come)?, but .* came"
+        ):
+            function(**(arguments | {parameter: value}))
+    assert not list(tmp_path.iterdir())
+
+
+WRONG_TEXTS: dict[str, Callable[[Any], Any]] = {
+    "a judge": judge_from,
+    "a language model": backend_of,
+    "a matcher": load_matcher,
+    "a source of angles": lambda value: run_angles(value, "out"),
+    "a benchmark": lambda value: score_images("images", benchmark=value, rules=PRESETS["default"]),
+    "a version of HPS": version_kind,
+    "a study": lambda value: study_file("run", value),
+    "a repository": lambda value: push("run", value),
+    "a benchmark's images": lambda value: pipeline.benchmark_over_limit(value, seeds=1),
+    "an adapter": kind_of,
+    "strengths": lambda value: chosen(["a"], value),
+    "a benchmark's folder": lambda value: in_folder(value, "a.csv"),
+}
+
+
+@pytest.mark.parametrize("value", [5, RUN, {"a": 1}], ids=repr_of)
+@pytest.mark.parametrize("what", WRONG_TEXTS)
+def test_a_name_that_is_no_text_is_refused(
+    what: str, value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ConfigError, DataError), match=r"came|is 5|is \{|is RunConfig"):
+        WRONG_TEXTS[what](value)
     assert not list(tmp_path.iterdir())

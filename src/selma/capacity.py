@@ -9,7 +9,7 @@ import torch
 
 from selma.backbones.hub import find_device
 from selma.backbones.memory import Need, Parts, encoding_need, generation_need, parts_of
-from selma.config import RunConfig
+from selma.config import RunConfig, require_settings
 from selma.config.experts import ExpertsConfig
 from selma.config.networks import BaseConfig
 from selma.errors import ModelError
@@ -63,6 +63,7 @@ def memory(config: RunConfig, limit: int | None = None) -> tuple[list[Need], lis
     """What each piece of the six stages' work needs of the device's memory, and what to change
     where that is more than `limit` bytes (None: what the device has; no limit on a CPU). Loads no
     weights."""
+    require_settings(config, RunConfig)
     limit = _device_memory(config.base) if limit is None else limit
     return _needs(config.base, work_of_stages(config), limit)
 

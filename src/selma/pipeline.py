@@ -20,7 +20,7 @@ from selma.config import Run, RunConfig, require_settings
 from selma.dev_score import DevScore
 from selma.errors import ConfigError
 from selma.finished import Finished
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.preflight import check
 from selma.records.adapters import AppliedAdapter, applied
 from selma.records.benchmarks import BenchmarkPrompt, repeated
@@ -135,7 +135,7 @@ def report(config: RunConfig) -> Path:
 
 def scorecard(config: RunConfig) -> Scorecard:
     """What a finished stage 5 left."""
-    require_settings(config)
+    require_settings(config, RunConfig)
     return _scorecard(Stages(config, Workspace(config.run_folder), make=[]))
 
 
@@ -154,7 +154,7 @@ def part_keys(images: Mapping[str, Path], scorecard: Scorecard) -> dict[str, str
 def benchmark_over_limit(images: AnyPath, *, seeds: int) -> int:
     """How many of the benchmark's prompts the text encoder does not read to their end, by a model's
     finished images of them."""
-    return int(manifest(Path(images)).get("summary", {}).get("over_token_limit", 0)) // seeds
+    return int(manifest(as_path(images)).get("summary", {}).get("over_token_limit", 0)) // seeds
 
 
 @contextmanager
@@ -175,7 +175,7 @@ def opened(
     `preflight.check` and `Finished`.  work: see `Stages`.  several: whether all processes that
     were launched come by here and do it together; else there may be only one.
     """
-    require_settings(config)
+    require_settings(config, RunConfig)
     if not several and (count := processes.launched()[1]) > 1:
         raise ConfigError(
             f"This command works in one process, but {count} were launched. Start this command by "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from interop import deltas, shaped
 from interop.programs import run
 
@@ -18,6 +19,7 @@ LAYOUTS = {
     "one scale": {"to": "kohya", "ranks": (2,), "alphas": (3.0,)},
     "several scales": {"to": "kohya", "ranks": (2, 3, 4), "alphas": (3.0, 2.5)},
     "ranks of one scale": {"to": "kohya", "ranks": (2, 4), "alphas": (1.0, 2.0)},
+    "bfloat16": {"to": "kohya", "dtype": torch.bfloat16},
     "diffusers": {"to": "diffusers", "ranks": (2,), "alphas": (3.0,)},
 }
 

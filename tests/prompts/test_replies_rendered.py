@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from selma.prompts.parsing import parse_reply
@@ -162,6 +162,7 @@ def test_json_that_is_cut_gives_its_whole_strings(render, captions, share):
 
 
 @settings(max_examples=200, deadline=None)
+@example(["a red dog on a table", "3 cats on a table", "a red dog near a wall"], "roman", 606)
 @given(captions=CAPTIONS, marker=st.sampled_from(sorted(MARKERS)), seed=st.integers(0, 999))
 def test_a_list_that_is_cut_gives_its_first_captions(captions, marker, seed):
     lines = [MARKERS[marker](n) + caption for n, caption in enumerate(captions)]

@@ -51,6 +51,8 @@ def chosen(
     strength.
     """
     paths = as_paths(paths)
+    if not isinstance(strengths, Sequence) or isinstance(strengths, str):
+        raise ConfigError(f"Strengths must be a list of numbers, but {strengths!r:.80} came.")
     if strengths and len(strengths) != len(paths):
         raise ConfigError(
             f"Each adapter needs one strength, but {len(paths)} adapters and {len(strengths)} "

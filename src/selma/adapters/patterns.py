@@ -18,7 +18,7 @@ LONGEST, MOST, MOST_EXPRESSIONS = 500, 5000, 256
 _NAME = re.compile(r"\^?(?:\w|-|\\?\.)+\$?", re.ASCII)
 _BYTES_OF_NAMES, _BYTES_OF_EXPRESSIONS = 64 << 20, 1 << 20  # bound what RE2 builds, and its time
 
-_ENDS = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 """What is escaped in a pattern; re's word for the end of a text is \\Z, RE2's is \\z."""
 
 _DIFFERENT = ("{,", "[[")
@@ -69,7 +69,7 @@ class _Set:
         for pattern in patterns.values():
             try:
                 # As peft.utils.other.get_pattern_key.
-                self.set.Add(rf"(?:.*\.)?(?:{_ENDS.sub(_end, pattern)})$")
+                self.set.Add(rf"(?:.*\.)?(?:{_ESCAPED.sub(_end, pattern)})$")
             except re2.error:
                 raise ValueError(
                     f"{pattern!r} is no regular expression that RE2 reads (none looks around or "

@@ -59,14 +59,14 @@ class PeftSettings:
         alpha = own
         if own is None:
             alpha = self._of_pattern("alpha_pattern", component, module, default)
-        if alpha == 0 and not isinstance(alpha, bool):
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < 1e6:
+            raise AdapterError(
+                f"{self.path}: alpha of {module} must be a positive number, not {alpha!r}."
+            )
+        if alpha == 0:
             raise AdapterError(
                 f"{self.path}: alpha of {module} is 0, by which some programs leave the layer out "
                 "and others take its rank. Take the layer out of the file, or write its rank."
-            )
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < 1e6:
-            raise AdapterError(
-                f"{self.path}: alpha of {module} must be a positive number, not {alpha!r}."
             )
         # rsLoRA (arXiv:2312.03732) divides by the root of the rank instead of the rank.
         return alpha * math.sqrt(rank) if self.values.get("use_rslora") else alpha

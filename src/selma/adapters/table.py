@@ -24,7 +24,7 @@ def kind_of(source: AnyPath) -> AdapterKind:
 
     What no kind knows counts as LoRA, whose reader says what is wrong with it.
     """
-    source, kinds = Path(source), ADAPTERS.values()
+    source, kinds = as_path(source), ADAPTERS.values()
     by_name = (kind for kind in kinds if _is_named(source, kind.file))
     by_content = (kind for kind in kinds if kind.recognizes and kind.recognizes(source))
     return next(by_name, None) or next(by_content, LORA)

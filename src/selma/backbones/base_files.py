@@ -24,6 +24,7 @@ from selma.backbones.hub import (
 )
 from selma.backbones.single_file import load_single_file, require_whole
 from selma.config.networks import BaseConfig
+from selma.config.section import require_kind
 from selma.errors import ModelError
 from selma.toybox import base_folder
 
@@ -168,6 +169,7 @@ def target_widths(base: BaseConfig) -> set[int]:
 
 def own_architecture(base: BaseConfig) -> Architecture:
     """What the model's own configs say that it is; no weights are read. Raises ModelError."""
+    require_kind(base, BaseConfig, maker="selma.config.networks.base_of(MODEL) makes them.")
     require_single_file(base)
     configs = _configs_of(located(base))
     index = _model_index(configs)

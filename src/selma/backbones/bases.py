@@ -173,6 +173,12 @@ def located(base: BaseConfig) -> BaseConfig:
     return base.model_copy(update={"model": row.repository, "revision": revision})
 
 
+def place_of(model: str) -> str:
+    """The folder, file or repository that a base's name stands for; toybox stays as it is."""
+    row = BASES.get(model)
+    return model if row is None or row.repository is None else row.repository
+
+
 def guidance_of(base: BaseConfig) -> float:
     """What this base is guided by unless told otherwise; the paper's 7.5 where no row is its."""
     row = BASES.get(base.model)

@@ -14,6 +14,11 @@ import typer
 from selma.applications import APPLICATIONS
 from selma.cli import adapters, benchmarks, merging, scoring, stages
 
+SPINS = "10000"
+"""How often a thread of torch looks for work before it sleeps: libgomp's own 300,000 take the
+processor from the very thread that is waited for, wherever something else runs, too
+(`bench/crowded.py`)."""
+
 app = typer.Typer(
     help="Make a text-to-image model follow its prompts better, without a single human label.",
     no_args_is_help=True,
@@ -78,6 +83,7 @@ def main() -> NoReturn:
 
     if processes.launched()[0]:
         _hush()
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     try:

@@ -19,7 +19,7 @@ from selma.config.networks import BaseConfig
 from selma.config.places import map_paths
 from selma.config.prompts import PromptsConfig
 from selma.config.scores import ScorerSettings, ScoresConfig
-from selma.config.section import Section, Seed, is_folder, mistake
+from selma.config.section import Section, Seed, is_folder, mistake, require_kind
 from selma.errors import ConfigError
 from selma.paths import AnyPath, as_path
 
@@ -111,13 +111,11 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return raw
 
 
-def require_settings(config: Any, kind: type[RunConfig] = RunConfig) -> None:
-    """Raise ConfigError unless these are settings of this kind."""
-    if not isinstance(config, kind):
-        raise ConfigError(
-            f"A run needs settings of the class {kind.__name__}, but {config!r} came. Read a YAML "
-            "file with selma.load_config(PATH)."
-        )
+def require_settings(config: Any, kind: type[Run]) -> Run:
+    """The settings. Raises ConfigError unless they are a run's of this kind."""
+    what = "" if kind is RunConfig else f", {kind.__name__}"
+    maker = f"Read a YAML file with selma.load_config(PATH{what})."
+    return require_kind(config, kind, maker=maker)
 
 
 def parse_config(raw: dict[str, Any], kind: type[Run], *, origin: Path, folder: Path) -> Run:

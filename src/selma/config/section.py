@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, TypeVar, Union
 
 from pydantic import (
     BaseModel,
@@ -22,9 +22,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from selma.errors import ConfigError
 from selma.randomness import SEEDS
 from selma.registry import added_rows, left_out
 
+Model = TypeVar("Model", bound=BaseModel)
 Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -154,3 +156,13 @@ def is_folder(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):
         return False
+
+
+def require_kind(value: Any, kind: type[Model], *, maker: str) -> Model:
+    """The settings. Raises ConfigError unless they are of this class, which `maker` makes."""
+    if not isinstance(value, kind):
+        came = f"a {type(value).__name__}" if isinstance(value, BaseModel) else f"{value!r:.80}"
+        raise ConfigError(
+            f"Settings of the class {kind.__name__} must come, but {came} came. {maker}"
+        )
+    return value

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from selma.adapters.layers import Layers, layer_shapes
 from selma.adapters.table import kind_of
 from selma.backbones.base_files import base_family, part_config
-from selma.backbones.bases import guidance_of, located, rescale_of
+from selma.backbones.bases import guidance_of, located, place_of, rescale_of
 from selma.backbones.families.family import Family
 from selma.config.networks import BaseConfig
+from selma.config.section import require_kind
 from selma.errors import ModelError
 from selma.records.adapters import AppliedAdapter
 from selma.toybox import base_folder
@@ -51,6 +52,7 @@ def in_diffusers(
     otherwise, are named in a comment, with what to do.  origin: where the base is said to be, if
     not where it is on this machine.  applying: lines that apply the adapters, if not these.
     """
+    require_kind(base, BaseConfig, maker="selma.config.networks.base_of(MODEL) makes them.")
     image = {
         "num_inference_steps": steps,
         "guidance_scale": guidance_of(base) if guidance is None else guidance,
@@ -99,9 +101,7 @@ def _on_this_machine(base: BaseConfig) -> Origin:
 def _where(model: str) -> str:
     """The folder, file or repository that a setting names."""
     embedded = base_folder(model)
-    if embedded is not None:
-        return str(embedded)
-    return located(BaseConfig.model_construct(model=model, revision=None)).model
+    return str(embedded) if embedded is not None else place_of(model)
 
 
 def _pipeline(base: BaseConfig, origin: Origin) -> list[str]:

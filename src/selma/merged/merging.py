@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE
 from selma.config.merged import MergedConfig
 from selma.errors import ConfigError, IncompatibleExperts
-from selma.merged.planning import Plan, method_of, planned, require_merged_config
+from selma.merged.planning import Plan, method_of, planned
 from selma.merged.settings import Trimmed
 from selma.paths import AnyPath, as_path, as_paths
 from selma.records.experts import Expert
@@ -135,7 +135,7 @@ def merge_files(
     from selma.merged.compatibility import require_compatible
 
     paths, out = as_paths(paths), as_path(out)
-    method, _ = method_of(require_merged_config(config))
+    method, _ = method_of(config)
     _require_weights(weights, len(paths))
     model = None if base is None else read_model(base)
     layers = None if model is None else model.layers

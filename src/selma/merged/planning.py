@@ -38,6 +38,7 @@ def planned(config: MergedConfig, weights: Mapping[str, float]) -> Plan:
 
 def method_of(config: MergedConfig) -> tuple[Method, Section]:
     """The method and its settings with defaults. Raises ConfigError with every mistake."""
+    require_merged_config(config)
     mistakes = list(setting_mistakes(config.method, config.method_settings))
     if mistakes:
         raise ConfigError("The merge cannot start:\n" + "\n".join(f"  {line}" for line in mistakes))

@@ -145,7 +145,10 @@ def _accepted(marks: dict[int, Mark]) -> dict[int, Mark]:
         return sure if distinct and len(sure) > 1 else {}
     if first.system in ("chinese", "stem", "word"):
         sure = {number: mark for number, mark in marks.items() if mark.closing != "blank"}
-    return sure if rises([mark.value for mark in sure.values()]) else {}
+    values = [mark.value for mark in sure.values()]
+    if len(values) > 2 and not [*sure.values()][-1].rest:
+        values.pop()  # a reply that is cut may end in a part of its next number
+    return sure if rises(values) else {}
 
 
 def _is_steady(label: str, values: Sequence[int]) -> bool:

@@ -54,9 +54,10 @@ Generated = Literal["run", "given"]
 def version_kind(version: str) -> str:
     """The scorer's kind for HPS "2.0" or "2.1", also written "v2.1". Raises ConfigError."""
     kinds = {"2": "hps_v2", "2.0": "hps_v2", "2.1": "hps_v2.1"}
-    if version.removeprefix("v") not in kinds:
+    kind = kinds.get(str(version).removeprefix("v"))
+    if kind is None:
         raise ConfigError(f"HPS's version must be 2.0 or 2.1, but {version!r} came.")
-    return kinds[version.removeprefix("v")]
+    return kind
 
 
 def read_hps_prompts(folder: AnyPath) -> dict[str, list[str]]:

@@ -211,7 +211,7 @@ def diagnostics(truth: Tensor, decoded: Tensor, *, seed: int, resamples: int) ->
 def loaded(source: str, count: int, *, seed: int) -> Tensor:
     """Load [count, 3, 64, 64] in [-1, 1]: toybox's images, or a folder's first ones by name.
     Raises DataError if there are fewer, or no such folder."""
-    if source != "toybox" and not Path(source).is_dir():
+    if source != "toybox" and not as_path(source).is_dir():
         raise DataError(f"{source} must be toybox or a folder of images, but is none.")
     if source == "toybox":
         arrays = []

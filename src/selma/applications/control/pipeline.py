@@ -27,6 +27,7 @@ from selma.applications.control.settings import (
     has_rotations,
     label_of,
 )
+from selma.config import require_settings
 from selma.config.adapters import OftConfig
 from selma.errors import ConfigError
 from selma.pipeline import Stages, opened
@@ -58,7 +59,7 @@ def prepare(config: ControlRun) -> Samples:
 
 def train(config: ControlRun) -> TrainedControl:
     """Train the network on the prepared images; with magnitudes, then the second stage."""
-    settings = config.control
+    settings = require_settings(config, ControlRun).control
     with _opened(config, make=[EXPERTS]) as stages:
         return _trained(
             stages, settings, _samples(stages, settings, stages.finished), stages.folder
@@ -70,7 +71,7 @@ def generate(config: ControlRun) -> dict[str, Path]:
 
     Each launched process generates a part.
     """
-    settings = config.control
+    settings = require_settings(config, ControlRun).control
     with _opened(config, make=[SCORES], several=True) as stages:
         samples = _samples(stages, settings, stages.finished)
         generated = _generated(stages, settings, _stages_of(settings), samples, make=stages.folder)
@@ -81,7 +82,7 @@ def score(config: ControlRun) -> tuple[ControlCard, Path]:
     """Score the generated images and write the page: the card and the page's path."""
     from selma.applications.control.scoring import require_reader
 
-    settings = config.control
+    settings = require_settings(config, ControlRun).control
     with _opened(config, make=[SCORES, REPORT]) as stages:
         require_reader(settings.scores, settings.data.condition)
         samples, finished = _samples(stages, settings, stages.finished), stages.finished
@@ -96,7 +97,7 @@ def compare(config: ControlRun, tables: Sequence[Table] = TABLES) -> tuple[list[
     """
     from selma.applications.control.scoring import require_reader
 
-    settings = config.control
+    settings = require_settings(config, ControlRun).control
     plan = planned(settings, tables)
     # Whatever would stop it later is checked before anything is trained.
     variants = {condition: variants_of(rows) for condition, rows in plan.items()}
@@ -133,7 +134,7 @@ def _opened(
     """The run's stages, of which control needs neither prompts nor judges; `networks` are trained
     beside the run's."""
     return opened(
-        config,
+        require_settings(config, ControlRun),
         make=make,
         checked=[],
         mistakes=mistakes(config, [], unique(networks)),

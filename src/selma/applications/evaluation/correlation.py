@@ -8,6 +8,7 @@ from pathlib import Path
 
 from selma.applications.evaluation.answer_files import answers_by_model
 from selma.applications.evaluation.dsg import DsgRules, verdicts_given
+from selma.config.section import require_kind
 from selma.errors import DataError
 from selma.ids import listed
 from selma.paths import AnyPath, as_path
@@ -46,6 +47,7 @@ def dsg_agreement(
     several. ratings: CSV as for `read_ratings`. Raises DataError.
     """
     annotations, answers, ratings = as_path(annotations), as_path(answers), as_path(ratings)
+    require_kind(rules, DsgRules, maker="rules_of('default', {}) makes them.")
     benchmark_prompts = read_dsg(annotations, dependencies=rules.dependencies)
     scores: dict[ImageKey, float] = {}
     for model, given in answers_by_model(answers).items():

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from selma.applications.evaluation.answer_files import read_answers
+from selma.config.section import require_kind
 from selma.errors import ConfigError, DataError
 from selma.ids import listed
 from selma.paths import AnyPath, as_path
@@ -95,6 +96,7 @@ def score_dsg(
     column t2i_model names several models, `model` selects one of them. Raises DataError.
     """
     annotations, answers = as_path(annotations), as_path(answers)
+    require_kind(rules, DsgRules, maker="rules_of('default', {}) makes them.")
     benchmark_prompts = read_dsg(annotations, dependencies=rules.dependencies)
     given, models = read_answers(answers, model)
     return score_answers(benchmark_prompts, given, rules=rules, seed=seed, resamples=resamples) | {

@@ -21,10 +21,11 @@ from selma.backbones.judges import loading as judging
 from selma.backbones.judges.judge import Chooser, Judge
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.config.scores import AnyJudge, LocalJudge, ScoresConfig
+from selma.config.section import require_kind
 from selma.errors import ConfigError, DataError, ModelError
 from selma.ids import listed
 from selma.image_names import list_images, say_left_out
-from selma.paths import AnyPath, as_path
+from selma.paths import AnyPath, as_path, require_path
 from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
 from selma.records.scores import Interval
 from selma.scores.answering import WORDS, has_choices
@@ -57,8 +58,10 @@ def score_images(
     question about the whole prompt. choices_prompt, matcher: for multiple-choice questions, as in
     `scores` of a run's settings. Raises DataError, ConfigError or ModelError.
     """
+    require_kind(rules, DsgRules, maker="rules_of('default', {}) makes them.")
     images = as_path(images)
-    answers = None if answers is None else Path(answers)
+    answers = None if answers is None else as_path(answers)
+    require_path(benchmark)
     row = benchmark_of(benchmark)
     benchmark_prompts = _prompts(benchmark, row, split, rules)
     files, strangers = _images(images, benchmark_prompts)
@@ -113,6 +116,7 @@ def score_images(
 def judge_from(text: str) -> AnyJudge:
     """The settings of the judge that a command names: one without settings (toybox-a, toybox-b), a
     YAML file as in `scores.judge`, or a model's folder or Hub id. Raises ConfigError."""
+    require_path(text)
     row = judging.JUDGES.get(text)
     if row is not None and row.settings is None:
         return text

@@ -6,11 +6,11 @@ apart from its other benchmarks.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selma.config import RunConfig
-from selma.config.scores import PreferenceConfig
+from selma.config.scores import PreferenceConfig, ScorerSettings
+from selma.config.section import require_kind
 from selma.errors import ConfigError
 from selma.paths import AnyPath, as_path
 from selma.pipeline import Stages, opened
@@ -41,8 +41,9 @@ def score_styles(
     from selma.backbones.preference.scorers import load_preference
     from selma.scores.hps import given_images, hps_benchmark, hps_item, read_hps, read_hps_prompts
 
+    require_kind(scorer, ScorerSettings, maker="settings_of(kind='hps_v2.1') makes them.")
     prompts = as_path(prompts)
-    images = None if images is None else Path(images)
+    images = None if images is None else as_path(images)
     texts = read_hps_prompts(prompts)
     # No judge answers here, so that the run's judges need not be present.
     with opened(config, make=[SCORES], checked=[], work=_work) as stages:

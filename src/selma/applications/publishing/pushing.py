@@ -41,7 +41,7 @@ def push(
     PublishError if the Hub refuses or cannot be reached.
     """
     run = as_path(run)
-    if not _REPOSITORY.fullmatch(repository):
+    if not isinstance(repository, str) or not _REPOSITORY.fullmatch(repository):
         raise ConfigError(f"A repository is named owner/name, but {repository!r} came.")
     card = write_card(run, repository=repository, licence=licence)
     files = {path.relative_to(card.folder).as_posix(): path for path in card.files}

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from selma.adapters.table import adapter_file, kind_of
-from selma.backbones.bases import BASES, located
+from selma.backbones.bases import BASES, located, place_of
 from selma.backbones.hub import HUB_ID
 from selma.config import RunConfig
 from selma.config.networks import BaseConfig
@@ -98,7 +98,7 @@ def _expression(model: str, elsewhere: str) -> str:
 
 def on_hub(model: str) -> str | None:
     """The repository on the Hub that a setting names; None for toybox, a folder or a file."""
-    repository = located(BaseConfig.model_construct(model=model, revision=None)).model
+    repository = place_of(model)
     return repository if HUB_ID.fullmatch(repository) and not Path(model).exists() else None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from selma.backbones.language.model import Reply
 from selma.backbones.language.replies import FENCE, REFUSAL, readable
-from selma.prompts.questions.asking import Ask, Unusable
+from selma.prompts.questions.asking import Ask, Unusable, is_cut
 from selma.prompts.questions.grounding import is_of
 from selma.prompts.questions.lines import json_value
 from selma.records.prompts import prompt_id
@@ -82,7 +82,7 @@ def write_choices(
     for attempt in range(attempts):
         reply = yield Ask("choices", text, attempt=attempt)
         choices, rejected = read_choices(reply.text, text, faults)
-        if reply.truncated:
+        if is_cut(reply):
             faults["choices: cut"] += 1
         elif choices and rejected <= len(choices):
             return [_reordered(choice) for choice in choices]

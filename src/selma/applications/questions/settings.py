@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import fspath
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from selma.config import RunConfig, parse_config
 from selma.config.networks import LocalLLM, ServedLLM
 from selma.config.questions import WrittenQuestions
 from selma.errors import ConfigError
+from selma.paths import require_path
 
 
 class QuestionsConfig(WrittenQuestions):
@@ -41,6 +43,7 @@ def backend_of(
     if model is not None:
         return ServedLLM(model=model, base_url=base_url)
     assert backend is not None
+    backend = fspath(require_path(backend))
     if base_url is not None:
         raise ConfigError("--base-url belongs to --model; a file of settings has its own.")
     if not backend.endswith((".yaml", ".yml")):

@@ -21,6 +21,7 @@ from selma.applications.questions.choices import write_choices
 from selma.applications.questions.settings import QuestionsConfig
 from selma.backbones.language.loading import load_language_model
 from selma.backbones.language.model import LanguageModel
+from selma.config.section import require_kind
 from selma.errors import ConfigError, DataError
 from selma.paths import AnyPath, as_path
 from selma.prompts.questions.asking import load_style
@@ -49,6 +50,7 @@ def write_questions(
     questions, and BackendError if a server keeps failing; the same call continues from there.
     """
     out = as_path(out)
+    require_kind(config, QuestionsConfig, maker="questions_config(style='dsg') makes them.")
     if out.suffix.lower() != _SUFFIX[config.style]:
         raise ConfigError(
             f"Questions of style {config.style} are a {_SUFFIX[config.style]} file, but {out} came."

@@ -41,7 +41,8 @@ CREATE UNIQUE INDEX IF NOT EXISTS one_vote_counts ON votes (annotator, step) WHE
 def study_file(run: AnyPath, name: str) -> Path:
     """The file of a run's study of this name. Raises DataError for an invalid name."""
     run = as_path(run)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+    valid = isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name)
+    if not valid:
         raise DataError(f"A study's name must be letters, digits, dots, _ or -, but is {name!r}.")
     return inside(run, f"study/{name}.sqlite")
 

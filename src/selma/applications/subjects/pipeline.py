@@ -22,6 +22,7 @@ from selma.applications.subjects.records import (
     SubjectRow,
 )
 from selma.applications.subjects.settings import SubjectSettings, SubjectsRun
+from selma.config import require_settings
 from selma.pipeline import Stages, opened
 from selma.records.adapters import AppliedAdapter
 from selma.records.benchmarks import BenchmarkPrompt
@@ -68,7 +69,7 @@ def score(config: SubjectsRun) -> tuple[SubjectCard, Path]:
 def _run(config: SubjectsRun, *, make: Sequence[str]) -> Iterator[_Run]:
     # Neither prompts nor judges of the six stages are needed.
     with opened(
-        config,
+        require_settings(config, SubjectsRun),
         make=make,
         checked=[],
         mistakes=mistakes(config, []),

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from selma.applications.sur.pipeline import merged_of, opened_sur, samples, trained
 from selma.applications.sur.records import SurResult
 from selma.applications.sur.settings import RELEASED_SUR, SurRun, SurSettings, laid_over
+from selma.config import require_settings
 from selma.config.scores import ScoresConfig
 from selma.config.section import mistake
 from selma.errors import ConfigError
@@ -45,7 +46,7 @@ PROJECTIONS = ("random", "learned", "pca")
 
 def variants(config: SurRun) -> dict[str, SurSettings]:
     """Name → settings, in the order of the table; "as_set" first. Raises ConfigError."""
-    sur = config.sur
+    sur = require_settings(config, SurRun).sur
     settings_by_name = {AS_SET: sur}
     for name, changes in _all_changes(sur):
         try:
@@ -70,7 +71,7 @@ def variants(config: SurRun) -> dict[str, SurSettings]:
 
 def only(config: SurRun, names: Sequence[str]) -> SurRun:
     """The same settings with these variants alone."""
-    sur = config.sur
+    sur = require_settings(config, SurRun).sur
     ablation = sur.ablation.model_copy(update={"variants": tuple(names)})
     return config.model_copy(update={"sur": sur.model_copy(update={"ablation": ablation})})
 

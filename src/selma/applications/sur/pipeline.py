@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from selma.applications.sur.preflight import mistakes
 from selma.applications.sur.records import SurResult, SurSample, TrainedSur
 from selma.applications.sur.settings import SurRun, SurSettings
+from selma.config import require_settings
 from selma.pipeline import Stages, opened, part_keys
 from selma.records.adapters import AppliedAdapter, applied
 from selma.records.benchmarks import BenchmarkPrompt, repeated
@@ -97,7 +98,7 @@ def opened_sur(
 ) -> AbstractContextManager[Stages[SurRun]]:
     """The run's stages; `checked` where not all that `make` names is asked for."""
     return opened(
-        config,
+        require_settings(config, SurRun),
         make=make,
         checked=checked,
         mistakes=mistakes(config, make if checked is None else checked),

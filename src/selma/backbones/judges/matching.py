@@ -10,6 +10,7 @@ from typing import Any
 from selma.backbones.hub import folder_digest
 from selma.backbones.quiet import quiet
 from selma.errors import ModelError
+from selma.paths import require_path
 
 EMBEDDED = "wordllama"
 """Static word embeddings whose weights come in a wheel: no download, other nearest choices."""
@@ -21,6 +22,7 @@ def load_matcher(name: str) -> Any:
     name: "wordllama", or a folder or Hub id of a transformers encoder whose sentence vector is the
     mean over its tokens, as all-mpnet-base-v2's is. Raises ModelError.
     """
+    require_path(name)
     embed = _wordllama() if name == EMBEDDED else _mean_pooling(name)
 
     def match(answers: Sequence[str], choices: Sequence[Sequence[str]]) -> list[int]:

@@ -57,8 +57,8 @@ _THINKS = re.compile(
 )
 _ANSWERS = re.compile(
     r"\W*(?:(?:here(?: is|'s|’s| are)|this is|these are) (?:my |the )|my |the )?(?:final )?"
-    r"(?:answer|response|output|result|list|captions?|prompts?|antwort|réponse|respuesta"
-    r"|答案|回答|最终答案)s?\W*",
+    r"(?:(?:answer|response|output|result|list|captions?|prompts?|antwort|réponse|respuesta"
+    r"|答案|回答|最终答案)s?|facts|tuples|dependencies|questions(?: and answers)?)\W*",
     re.IGNORECASE,
 )
 _CONTAINER = re.compile(
@@ -72,6 +72,10 @@ _ANSWERS_HERE = re.compile(
     re.IGNORECASE,
 )
 """A label of the answer, on the line on which this begins."""
+_QUESTION = re.compile(
+    r"^[^\w\n]{0,8}q(?:uestion)?[^\w\n]{0,3}\d{0,3}[^\w\n]{0,3}[:：]", re.IGNORECASE
+)
+"""A label of a question; an answer below one is the question's, not the reply's."""
 _ESCAPED = re.compile(r"&lt;(/?[^\W\d][\w:|-]{0,40})&gt;")
 _ELEMENT = re.compile(
     r"\s*(?P<bracket>[<\[])(?P<name>[^\W\d][\w-]{0,30})(?:\s[^<>\[\]\n]*)?[>\]](?P<body>.*?)"
@@ -86,7 +90,11 @@ _CONTENT = re.compile(
     re.IGNORECASE,
 )
 """Names of tags around answers, and HTML's."""
-_LISTED = re.compile(r"^\s*(?:\d+[.):]|[-*•])\s|\A\s*[\[{<]", re.MULTILINE)
+_LISTED = re.compile(
+    r"^\s*(?:[(\[*_]*(?:[^\W\d]{1,12}\s)?\d+[*_]*\s?[.):|\]]+[*_]*|[-*•])\s"
+    rf"|{_QUESTION.pattern}|\A\s*[\[{{<]",
+    re.IGNORECASE | re.MULTILINE,
+)
 _PROBE = "0"
 _QUOTES = "\"'`“”‘’„«»「」"
 
@@ -217,10 +225,11 @@ def _of_headings(text: str) -> str:
     heading = _is_heading(lines[0], _THINKS)
     if len(lines) < 2 or not (heading or labelled):
         return text
+    question = next((n for n, line in enumerate(lines) if _QUESTION.match(line)), len(lines))
     for n, line in reversed([*enumerate(lines)]):
         if _is_heading(line, _ANSWERS):
             return "\n".join(lines[n + 1 :])
-        if n and (label := _ANSWERS_HERE.match(line)):
+        if 0 < n < question and (label := _ANSWERS_HERE.match(line)):
             return "\n".join((line[label.end() :], *lines[n + 1 :]))
     return "" if heading else text
 

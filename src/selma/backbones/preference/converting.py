@@ -29,7 +29,7 @@ def convert_weights(
     Raises ModelError.
     """
     source, out = as_path(source), as_path(out)
-    config = None if config is None else Path(config)
+    config = None if config is None else as_path(config)
     row = SCORERS.get(kind)
     family = row.family if row else None
     if family is None or family.convert is None:

@@ -27,6 +27,7 @@ from selma.backbones.preference.checkpoints import Checkpoint
 from selma.backbones.preference.clip import Forward
 from selma.backbones.weights import Weights
 from selma.config.scores import PreferenceConfig, ScorerSettings
+from selma.config.section import require_kind
 from selma.errors import ConfigError
 from selma.registry import Table
 
@@ -176,6 +177,7 @@ def settings_of(**values: Any) -> PreferenceConfig:
 def load_preference(config: ScorerSettings) -> PreferenceScorer:
     """The scorer that the settings name; its network is loaded when the first image comes.
     Raises ModelError."""
+    require_kind(config, ScorerSettings, maker="settings_of(kind='pickscore') makes them.")
     return SCORERS.find(config.kind, setting="scores.preferences.kind").load(config)
 
 

@@ -12,6 +12,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+from selma.backbones.language.model import Reply
+from selma.backbones.language.replies import readable_answer
+
 _CATALOGUE = Path(str(resources.files("selma.prompts.questions") / "catalogue"))
 
 
@@ -60,6 +63,11 @@ class Ask:
     facts: tuple[str, ...] = ()
     """The first step's facts, for the later steps."""
     attempt: int = 0
+
+
+def is_cut(reply: Reply) -> bool:
+    """Whether the limit on tokens broke off the answer, and not a thought behind it."""
+    return reply.truncated and not readable_answer(reply.text).open
 
 
 @cache

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from selma.backbones.language.model import Reply
 from selma.backbones.language.replies import REFUSAL, readable
-from selma.prompts.questions.asking import Ask, Unusable
+from selma.prompts.questions.asking import Ask, Unusable, is_cut
 from selma.prompts.questions.grounding import is_of, shares_a_word
 from selma.prompts.questions.lines import Row, rows
 
@@ -99,7 +99,7 @@ def _write_facts(
     for attempt in range(attempts):
         reply = yield Ask("tuples", text, attempt=attempt)
         facts, rejected = read_facts(reply.text, text, faults)
-        if reply.truncated:
+        if is_cut(reply):
             faults["tuples: cut"] += 1
         # A reply with more rejected rows than facts missed the task.
         elif facts and rejected <= len(facts):
@@ -121,7 +121,7 @@ def _for_every_fact(
     for attempt in range(attempts):
         reply = yield Ask(step, text, facts, attempt)
         new = read(reply.text)
-        if reply.truncated and new:
+        if is_cut(reply) and new:
             del new[max(new)]
             faults[f"{step}: cut"] += 1
         by_fact = new | by_fact

@@ -33,6 +33,7 @@ _GIVEN = re.compile(r"^\W*(text|text and facts|input|example \d+|next text)\W*(:
 _OUTPUT = re.compile(
     r"^\W*(facts|tuples|dependencies|questions|output|answer|response|result)\W*:?\W*$", re.I
 )
+_CLOSING = re.compile(r"^\s*(?:</[\w-]+>\s*)+$")
 _NUMBER_KEYS = ("id", "number", "no", "index", "n", "#", "fact_id", "tuple_id", "question_id")
 _BODY_KEYS = (
     *("question", "tuple", "dependencies", "dependency", "depends_on", "depends on", "parents"),
@@ -51,7 +52,7 @@ def rows(reply: str) -> list[Row]:
         return list(_json_rows(from_json))
     parsed: list[Row] = []
     for line in text.split("\n"):
-        if FENCE.match(line) or not line.strip():
+        if FENCE.match(line) or _CLOSING.match(line) or not line.strip():
             continue
         if _OUTPUT.match(line):
             parsed.clear()  # what came before was the input, repeated

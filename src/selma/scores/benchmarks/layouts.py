@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from selma.paths import AnyPath
+from selma.paths import AnyPath, as_path
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.scores.measures import Measure
 
@@ -109,7 +109,7 @@ def clashing_ids(ids: Iterable[str]) -> tuple[str, str] | None:
 
 def in_folder(path: AnyPath, name: str) -> Path:
     """The file of this name if `path` is a folder, otherwise `path`."""
-    path = Path(path)
+    path = as_path(path)
     return path / name if path.is_dir() else path
 
 
