@@ -132,8 +132,11 @@ class SurConfig(AdapterSettings):
     """Three maps, attention and an output network; "released" has an encoder of its own before."""
     mix: Literal["added", "shared"] = "added"
     """"added" is x + w g, which at the start is x."""
-    weight: PositiveFloat = 0.1
-    """w, as the released training script sets it."""
+    weight: PositiveFloat = 1.0
+    """w; the released training script sets 0.1."""
+    centred: bool = True
+    """Take from each change its mean over captions that are trained on, at every position: what is
+    common to all prompts would be multiplied by guidance and says nothing of any of them."""
     attention: Literal["tokens", "batch"] = "tokens"
     """What the released form's encoder looks across."""
     depth: PositiveInt = 2

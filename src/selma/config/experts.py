@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
+    Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -36,6 +37,9 @@ class TrainingConfig(Section):
     weight_decay: NonNegativeFloat = 1e-2
     epsilon: PositiveFloat = 1e-8
     max_grad_norm: PositiveFloat | None = 1.0
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the moving average of weights that a step leaves; the average is what is saved, and
+    it follows faster in the first steps. None saves the last weights, as the papers do."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp16"
     latents: Literal["sample", "mode"] = "sample"
     """What stands for an image: a fresh sample of its posterior in each step, as released, or that

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from selma.adapters.files import given, write_safetensors
 from selma.adapters.table import adapter_file
+from selma.experts.optimizing import Optimization
 from selma.progress import console
 from selma.workspace import file_sha256, read_json, sync_folder, write_json
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+RAW = "raw"
 
 
 @dataclass(frozen=True)
@@ -41,25 +42,27 @@ def write(
     *,
     step: int,
     factors: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
+    optimization: Optimization,
     file: str,
     save: Callable[[Path], None],
-    extra: Mapping[str, Any],
 ) -> None:
     """Write a checkpoint: the adapter (`save`, to `file`), moments, and last the state with every
-    file's sha256, without which the folder is not taken for a checkpoint."""
-    folder = checkpoint_folder(root, step)
+    file's sha256, without which the folder is not taken for a checkpoint. Where weights are
+    averaged, the adapter is the average, and the weights themselves are among the moments."""
+    folder, optimizer = checkpoint_folder(root, step), optimization.adamw
     folder.mkdir(exist_ok=True)
-    save(folder / file)
     moments = {
         f"{kind}/{name}": optimizer.state[parameter][kind]
         for name, parameter in factors.items()
         if optimizer.state[parameter]  # empty as long as every step was skipped
         for kind in MOMENTS
     }
+    with optimization.averaged() as raw:
+        moments |= {f"{RAW}/{name}": t for name, t in zip(factors, raw, strict=False)}
+        save(folder / file)
     write_safetensors(folder / OPTIMIZER_FILE, given(moments), metadata={"format": "pt"})
     files = {name: file_sha256(folder / name) for name in (file, OPTIMIZER_FILE)}
-    write_json(folder / STATE_FILE, {"step": step, "files": files, **extra})
+    write_json(folder / STATE_FILE, {"step": step, "files": files, **optimization.state()})
     sync_folder(root)
 
 
@@ -78,19 +81,25 @@ def restore(
     weights: Mapping[str, Tensor],
     *,
     factors: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
+    optimization: Optimization,
 ) -> None:
-    """Put weights and moments back, bit for bit."""
+    """Put weights, their averages and moments back, bit for bit.
+
+    weights: those in the checkpoint's adapter.
+    """
     moments = safetensors.torch.load_file(checkpoint.path / OPTIMIZER_FILE)
     for name, parameter in factors.items():
-        parameter.data.copy_(weights[name])
+        parameter.data.copy_(moments.get(f"{RAW}/{name}", weights[name]))
+    for name, average in zip(factors, optimization.averages, strict=False):
+        average.copy_(weights[name])
     state = {
         number: {kind: moments[f"{kind}/{name}"] for kind in MOMENTS}
         for number, name in enumerate(factors)
         if f"{MOMENTS[0]}/{name}" in moments
     }
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    groups = optimization.adamw.state_dict()["param_groups"]
+    optimization.adamw.load_state_dict({"state": state, "param_groups": groups})
+    optimization.load(checkpoint.state)
 
 
 def tidy(root: Path, *, keep_adapters: bool) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -45,6 +45,9 @@ class Optimization:
         self.scaler = torch.amp.GradScaler("cuda") if config.precision == "fp16" else None
         self.bad_in_a_row = 0
         """How many steps up to now had a loss or gradient that is not finite."""
+        self.decay, self.followed = config.ema_decay, 0
+        self.averages = [p.detach().clone() for p in self.parameters] if self.decay else []
+        """Moving averages of the parameters, in their order; none unless the settings ask."""
 
     @property
     def learning_rate(self) -> float:
@@ -84,9 +87,35 @@ class Optimization:
             self.rates.step()
         return norm, taken
 
+    def follow(self) -> None:
+        """Let the averages follow the parameters after a step was taken. The first steps weigh
+        more, so that where training began is soon forgotten."""
+        if self.decay is None:
+            return
+        self.followed += 1
+        kept = min(self.decay, self.followed / (self.followed + 9))
+        with torch.no_grad():
+            for average, parameter in zip(self.averages, self.parameters, strict=True):
+                average.lerp_(parameter, 1 - kept)
+
+    @contextmanager
+    def averaged(self) -> Iterator[list[Tensor]]:
+        """While the block runs, the parameters are their averages, if there are any; yields what
+        they were without."""
+        raw = [parameter.detach().clone() for parameter in self.parameters] if self.averages else []
+        for parameter, average in zip(self.parameters, self.averages, strict=False):
+            parameter.data.copy_(average)
+        try:
+            yield raw
+        finally:
+            for parameter, values in zip(self.parameters, raw, strict=False):
+                parameter.data.copy_(values)
+
     def state(self) -> dict[str, Any]:
         """What `load` takes, as JSON; AdamW's moments are tensors and kept by themselves."""
+        followed = {} if self.decay is None else {"followed": self.followed}
         return {
+            **followed,
             "rates": self.rates.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "bad": self.bad_in_a_row,
@@ -100,6 +129,7 @@ class Optimization:
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self.bad_in_a_row = state["bad"]
+        self.followed = state.get("followed", 0)
 
     def _is_bad(self, loss: float, norm: float) -> bool:
         """Whether a step counts against the run. Overflowing gradients are a loss scaler's daily

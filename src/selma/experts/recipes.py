@@ -8,7 +8,7 @@ from typing import Any
 
 from selma.backbones.base_files import base_fingerprint
 from selma.backbones.hub import installed
-from selma.config.experts import ExpertsConfig
+from selma.config.experts import ExpertsConfig, TrainingConfig
 from selma.config.networks import BaseConfig
 from selma.records.images import Pair
 from selma.workspace import file_sha256, manifest, recipe_key
@@ -31,9 +31,18 @@ def expert_recipe(
     rows = [[text, digest] for text, digest in zip(texts, digests, strict=True)]
     return {
         **training_recipe(rows, base=base, seed=seed),
-        "experts": config.model_dump(mode="json", exclude=without),
+        "experts": training_settings(config, without=without),
         "skill": skill,
     }
+
+
+def training_settings(config: TrainingConfig, *, without: set[str]) -> dict[str, Any]:
+    """The settings that weights depend on. Averages that are off are not told, so that what was
+    trained before there were any is still what it was."""
+    settings = config.model_dump(mode="json", exclude=without)
+    if settings["ema_decay"] is None:
+        del settings["ema_decay"]
+    return settings
 
 
 def training_recipe(rows: Sequence[list[str]], *, base: BaseConfig, seed: int) -> dict[str, Any]:

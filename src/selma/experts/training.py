@@ -72,6 +72,7 @@ def fit(
                 norm, taken = optimization.step(means["loss"])
                 if taken:
                     weights.after_step(parameters)
+                    optimization.follow()
                 line = _line(step, means, norm=norm, learning_rate=learning_rate)
                 write_line(log, line)
                 if optimization.bad_in_a_row >= BAD_IN_A_ROW:

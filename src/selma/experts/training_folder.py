@@ -54,8 +54,7 @@ class TrainingFolder:
         if newest is not None:
             weights = self.learner.weights
             tensors = weights.read(newest.path / weights.file)
-            checkpoints.restore(newest, tensors, factors=parameters, optimizer=optimization.adamw)
-            optimization.load(newest.state)
+            checkpoints.restore(newest, tensors, factors=parameters, optimization=optimization)
             step = newest.step
         _require_agreement(step, self.checkpoints)
         if processes.main():
@@ -91,10 +90,9 @@ class TrainingFolder:
             self.checkpoints,
             step=step,
             factors=parameters,
-            optimizer=optimization.adamw,
+            optimization=optimization,
             file=weights.file,
             save=partial(weights.save, parameters=parameters, lineage=lineage),
-            extra=optimization.state(),
         )
         if self.due(step):  # one that a signal asked for goes when the next is there
             checkpoints.drop(self.checkpoints, unless=self.due)

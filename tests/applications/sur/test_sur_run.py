@@ -70,6 +70,22 @@ def test_collect_train_and_draw(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in read} == before
 
 
+def test_it_is_trained_on_the_bases_images_of_keyword_prompts_or_on_the_sources(tmp_path):
+    config = config_file(tmp_path)
+    run("collect", config)
+    own = tmp_path / "run" / "2-images" / "_sur-own" / "train"
+    given = tmp_path / "run" / "2-images" / "_sur" / "train"
+    rows = [json.loads(row) for row in (own / "metadata.jsonl").read_text().splitlines()]
+    samples = [json.loads(row) for row in (given / "metadata.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == [sample["prompt"] for sample in samples]
+    run("train", config)
+    adapter = tmp_path / "run" / "3-experts" / "_sur" / "sur_adapter.safetensors"
+    by_own = adapter.read_bytes()
+    data = {"source": {"kind": "toybox", "count": 4}, "image_px": 16, "images": "source"}
+    run("train", config_file(tmp_path, data=data))
+    assert adapter.read_bytes() != by_own
+
+
 def finished(tmp_path):
     """Bytes of everything that scoring left, the journal aside."""
     scores = tmp_path / "run" / "5-scores"
@@ -174,7 +190,7 @@ def test_variants_are_what_their_names_say(tmp_path):
     for name, (*path, value) in differ.items():
         changed = [(a, b) for a, b in zip(flat(released), flat(made[name]), strict=True) if a != b]
         assert changed == [((".".join(path), not_(value)), (".".join(path), value))], name
-    for loss in ("distillation", "alignment", "denoising"):
+    for loss in ("distillation", "alignment", "teacher"):
         assert getattr(made[f"without_{loss}"].losses, loss).weight == 0
     assert {"projection_pca", "projection_learned", "layer_0", "vectors_of_big"} <= made.keys()
     assert "negative_adapted" in made and "negative_alone" not in made
@@ -184,6 +200,44 @@ def test_variants_are_what_their_names_say(tmp_path):
     own = {"odd": {"adapter": {"weight": -1}}}
     with pytest.raises(ConfigError, match="'odd' cannot be"):
         ablation.variants(load_config(config_file(tmp_path, ablation={"own": own}), SurRun))
+
+
+def test_each_of_our_changes_is_a_variant_in_both_directions(tmp_path):
+    """Added to the paper by itself, and taken from ours by itself."""
+    config = load_config(config_file(tmp_path), SurRun)
+    made = ablation.variants(config)
+    paper = made["paper"]
+    assert paper.losses == SurSettings.model_validate({"preset": "paper"}).losses
+
+    def changed(one, other):
+        pairs = zip(flat(one), flat(other), strict=True)
+        return {a[0]: (a[1], b[1]) for a, b in pairs if a != b}
+
+    assert changed(paper, made["paper_with_images"]) == {"data.images": ("source", "own")}
+    assert changed(paper, made["paper_with_attention"]) == {
+        "losses.alignment.at": ("text", "attention")
+    }
+    assert changed(paper, made["paper_with_teacher"]) == {
+        "losses.denoising.weight": (1.0, 0.0),
+        "losses.teacher.weight": (0.0, 1.0),
+        "losses.teacher.timesteps": ("content", "even"),
+    }
+    assert changed(made["paper_with_teacher"], made["paper_with_timesteps"]) == {
+        "losses.teacher.timesteps": ("even", "content")
+    }
+    assert changed(config.sur, made["timesteps_as_paper"]) == {
+        "losses.teacher.timesteps": ("content", "even")
+    }
+    assert changed(config.sur, made["centred_as_paper"]) == {"adapter.centred": (True, False)}
+    assert changed(config.sur, made["similarities_as_paper"]) == {
+        "losses.distillation.match": ("similarities", "queries")
+    }
+    everything = config.sur.model_dump()
+    for name in ablation.OURS:
+        back = changed(config.sur, made[f"{name}_as_paper"])
+        wanted = dict(flat(made["paper_with_teacher"] if name == "timesteps" else paper))
+        assert back and all(theirs == wanted[key] for key, (_, theirs) in back.items()), name
+    assert everything == config.sur.model_dump()
 
 
 def not_(value):

@@ -3,13 +3,15 @@
 import json
 
 import pytest
+import safetensors.torch
 import tiny
 import torch
 from applications.sur import sur_data
 
 from selma.adapters.sur import files as sur_files
+from selma.applications.sur.learner import SurLearner
 from selma.applications.sur.settings import SurSettings
-from selma.applications.sur.training import SurLearner, train_sur
+from selma.applications.sur.training import train_sur
 from selma.errors import DataError
 from selma.experts import checkpoints
 from selma.experts.training import fit
@@ -25,6 +27,7 @@ TRAINING = {
     "caption_dropout": 0.2,
 }
 FORMS = {
+    "ours": {"preset": "ours"},
     "paper": {},
     "learned": {"llm": {"projection": "learned"}},
     "pca": {"llm": {"projection": "pca"}},
@@ -34,7 +37,7 @@ FORMS = {
 
 
 def settings(form="paper", **training):
-    chosen = {"llm": {}, **FORMS[form]}
+    chosen = {"preset": "paper", "llm": {}, **FORMS[form]}
     backend = sur_data.llm().backend.model_dump()
     return SurSettings.model_validate(
         {**chosen, "llm": {"backend": backend, **chosen["llm"]}, "training": TRAINING | training}
@@ -88,6 +91,33 @@ def test_resuming_is_bit_equal(tmp_path, model, data, form):
     whole = trained(tmp_path / "whole", model, data, config)
     stopped = trained(tmp_path / "stopped", model, data, config, stop_at=3)
     assert last(trained(stopped, model, data, config)) == last(whole)
+
+
+def test_what_is_saved_is_the_average(tmp_path, model, data):
+    """By hand: the weights of each step, averaged as the settings say."""
+    config = settings(ema_decay=0.5, caption_dropout=0.0)
+    plain = settings(caption_dropout=0.0)
+    raw = []
+    for steps in range(1, STEPS + 1):
+        part = plain.model_copy(
+            update={"training": plain.training.model_copy(update={"steps": steps})}
+        )
+        path = trained(tmp_path / f"{steps}", model, data, part)
+        raw.append(safetensors.torch.load_file(newest_file(path)))
+    saved = safetensors.torch.load_file(newest_file(trained(tmp_path / "a", model, data, config)))
+    for name in raw[0]:
+        if name.startswith("projection."):
+            continue
+        start = SurLearner(model, data, config, 0).weights.adapter.state_dict()[name]
+        average = start.clone()
+        for step, weights in enumerate(raw, start=1):
+            average.lerp_(weights[name], 1 - min(0.5, step / (step + 9)))
+        torch.testing.assert_close(saved[name], average)
+    assert any(not torch.equal(saved[name], raw[-1][name]) for name in saved)
+
+
+def newest_file(path):
+    return checkpoints.newest(path / "checkpoints").path / sur_files.FILE
 
 
 def test_the_log_tells_each_loss(tmp_path, model, data):

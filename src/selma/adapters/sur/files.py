@@ -81,7 +81,7 @@ def load(path: Path) -> SurFile:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         settings = json.loads(metadata[SUR_KEY])
-        config = SurConfig.model_validate(settings["adapter"])
+        config = SurConfig.model_validate({"centred": False, **settings["adapter"]})
         widths = Widths(tuple(settings["widths"]["text"]), settings["widths"]["pooled"])
         origin = json.loads(metadata.get(OUR_KEY, "{}"))
         lineage = Lineage(origin.get("base"), origin.get("made_by") or {})
@@ -163,6 +163,7 @@ def _shape(
         SurConfig.model_validate(
             {
                 "form": "released",
+                "centred": False,
                 "mix": "shared",
                 "weight": weight,
                 "attention": attention,

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
 
 
+COMMON = "common_"
+"""Before the number of a block, the name of what is taken from its changes."""
+
+
 @dataclass(frozen=True)
 class Widths:
     """The features that an adapter is made for."""
@@ -44,6 +48,27 @@ class Adapted:
     pooled: Tensor | None
     queries: tuple[Tensor, ...]
     """[b, tokens, width] of each block (one token of the pooled vector): what is distilled into."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What the blocks make of a batch of prompts, before it is mixed with the features."""
+
+    features: tuple[Tensor, ...]
+    """[b, tokens, width] of each block, in float32 (one token of the pooled vector)."""
+    changes: tuple[Tensor, ...]
+    queries: tuple[Tensor, ...]
+
+    @property
+    def common(self) -> tuple[Tensor, ...]:
+        """[tokens, width] of each block: the mean over the prompts."""
+        return tuple(change.mean(dim=0) for change in self.changes)
+
+    def without(self, common: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The changes less what is common to all, if anything is given as such."""
+        if not common:
+            return self.changes
+        return tuple(change - c for change, c in zip(self.changes, common, strict=True))
 
 
 class PaperBlock(nn.Module):
@@ -122,9 +147,12 @@ def mixed(x: Tensor, change: Tensor, *, weight: float, mix: str) -> Tensor:
 
 
 class SurAdapter(nn.Module):
-    """All blocks of one base, in float32."""
+    """All blocks of one base, in float32.
 
-    def __init__(self, config: SurConfig, widths: Widths) -> None:
+    tokens: of a text's features. A centred adapter is for texts of that many tokens alone.
+    """
+
+    def __init__(self, config: SurConfig, widths: Widths, *, tokens: int) -> None:
         super().__init__()
         self.config = config
         self.widths = widths
@@ -132,15 +160,24 @@ class SurAdapter(nn.Module):
             PaperBlock(width) if config.form == "paper" else ReleasedBlock(width, config)
             for width in widths.all
         )
+        for number, width in enumerate(widths.all if config.centred else ()):
+            rows = tokens if number < len(widths.text) else 1
+            self.register_buffer(f"{COMMON}{number}", torch.zeros(rows, width))
 
-    def forward(self, text: Tensor, pooled: Tensor | None, *, strength: float = 1.0) -> Adapted:
-        """text: [b, tokens, sum of widths], pooled: [b, width] or None, of any float type.
+    @property
+    def common(self) -> tuple[Tensor, ...]:
+        """[tokens, width] for each block: what is taken from its changes; empty if not centred."""
+        return tuple(tensor for _, tensor in sorted(self.named_buffers(recurse=False)))
 
-        The result has the type of what came. `strength` multiplies the mixing weight.
-        """
-        kind = text.device.type
+    def centre(self, references: Changes) -> None:
+        """From now on take from all changes the mean of these, those of some prompts."""
+        for mine, mean in zip(self.common, references.common, strict=True):
+            mine.copy_(mean)
+
+    def changes(self, text: Tensor, pooled: Tensor | None) -> Changes:
+        """What the blocks make of features as `forward` takes them."""
         # Half a token's features are smaller than half precision tells apart from the others.
-        with torch.autocast(kind, enabled=False):
+        with torch.autocast(text.device.type, enabled=False):
             parts = list(text.float().split(self.widths.text, dim=-1))
             if pooled is not None and self.widths.pooled is not None:
                 parts.append(pooled.float().unsqueeze(1))
@@ -149,16 +186,40 @@ class SurAdapter(nn.Module):
                 *(block(*given) for block, *given in zip(self.blocks, parts, seen, strict=True)),
                 strict=True,
             )
-            weight = strength * self.config.weight
+        return Changes(tuple(parts), changes, queries)
+
+    def forward(
+        self,
+        text: Tensor,
+        pooled: Tensor | None,
+        *,
+        strength: float = 1.0,
+        references: Changes | None = None,
+    ) -> Adapted:
+        """text: [b, tokens, sum of widths], pooled: [b, width] or None, of any float type.
+
+        The result has the type of what came. `strength` multiplies the mixing weight. A centred
+        adapter takes the references' mean from all changes, as `centre` would. Raises AdapterError
+        if it was centred on texts of another length.
+        """
+        made = self.changes(text, pooled)
+        common = self.common if references is None or not self.common else references.common
+        if common and common[0].shape[0] != text.shape[1]:
+            raise AdapterError(
+                f"The SUR-adapter was trained on texts of {common[0].shape[0]} tokens, but this "
+                f"one has {text.shape[1]}. Set sur.adapter.centred to false to train one for any."
+            )
+        weight = strength * self.config.weight
+        with torch.autocast(text.device.type, enabled=False):
             results = [
                 mixed(x, change, weight=weight, mix=self.config.mix)
-                for x, change in zip(parts, changes, strict=True)
+                for x, change in zip(made.features, made.without(common), strict=True)
             ]
         count = len(self.widths.text)
         return Adapted(
             text=torch.cat(results[:count], dim=-1).to(text.dtype),
             pooled=results[count].squeeze(1).to(text.dtype) if len(results) > count else pooled,
-            queries=queries,
+            queries=made.queries,
         )
 
     def _contexts(self, parts: list[Tensor]) -> list[Tensor]:
@@ -171,8 +232,9 @@ class SurAdapter(nn.Module):
         return [*tokens, torch.cat([last, tokens[-1]], dim=1)]
 
 
-def make(config: SurConfig, widths: Widths, *, seed: int) -> SurAdapter:
-    """A new adapter; equal seeds give equal weights. Raises AdapterError."""
+def make(config: SurConfig, widths: Widths, *, tokens: int, seed: int) -> SurAdapter:
+    """A new adapter for texts of this many tokens; equal seeds give equal weights. Raises
+    AdapterError."""
     if config.form == "released" and (odd := [w for w in widths.all if w % config.heads]):
         raise AdapterError(
             f"sur.adapter.heads must divide the features' width, but {config.heads} does not "
@@ -180,7 +242,7 @@ def make(config: SurConfig, widths: Widths, *, seed: int) -> SurAdapter:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return SurAdapter(config, widths)
+        return SurAdapter(config, widths, tokens=tokens)
 
 
 def widths_of(model: TextToImage) -> Widths:
@@ -201,8 +263,10 @@ def require_fit(adapter: SurAdapter, model: TextToImage) -> None:
 def restored(config: SurConfig, widths: Widths, tensors: Mapping[str, Tensor]) -> SurAdapter:
     """The adapter with these weights, frozen. Raises AdapterError unless every tensor has its
     place and every place its tensor."""
+    first = tensors.get(f"{COMMON}0")
+    tokens = 1 if first is None or not first.ndim else len(first)
     with torch.device("meta"):
-        adapter = make(config, widths, seed=0)
+        adapter = make(config, widths, tokens=tokens, seed=0)
     wanted = {name: tuple(tensor.shape) for name, tensor in adapter.state_dict().items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if wrong := sorted(

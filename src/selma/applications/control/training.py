@@ -41,7 +41,12 @@ from selma.experts.batches import training_batches
 from selma.experts.encoding import Encoded, encode_pairs
 from selma.experts.learners import TrainedWeights, plain_attention
 from selma.experts.objectives.denoising import denoising_loss
-from selma.experts.recipes import encoding_recipe, image_digests, training_recipe
+from selma.experts.recipes import (
+    encoding_recipe,
+    image_digests,
+    training_recipe,
+    training_settings,
+)
 from selma.experts.running import train_item
 from selma.randomness import generator, seed_for
 from selma.records.images import Pair
@@ -282,7 +287,7 @@ class _Stages:
         recipe = {
             **training_recipe(self._rows, base=self.base, seed=self.seed),
             "condition": self.condition,
-            "training": training.model_dump(mode="json", exclude=without),
+            "training": training_settings(training, without=without),
             **recipe,
         }
         item = self.folder.item(EXPERTS, NAME, self.condition, label, recipe=recipe)

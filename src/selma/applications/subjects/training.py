@@ -24,7 +24,12 @@ from selma.config.adapters import AnyAdapterConfig
 from selma.config.networks import BaseConfig
 from selma.experts.finishing import step_folder
 from selma.experts.learners import AdapterWeights, TrainedWeights
-from selma.experts.recipes import encoding_recipe, image_digests, training_recipe
+from selma.experts.recipes import (
+    encoding_recipe,
+    image_digests,
+    training_recipe,
+    training_settings,
+)
 from selma.experts.running import train_item
 from selma.records.images import Pair
 from selma.workspace import EXPERTS, Workspace, recipe_key
@@ -108,7 +113,7 @@ def _train(
         **training_recipe(own.rows, base=base, seed=seed),
         "adapter": method.adapter.model_dump(mode="json"),
         # Checkpoints are part of the result, so their number is part of the recipe.
-        "training": training.model_dump(mode="json", exclude={"tracker", "gradient_checkpointing"}),
+        "training": training_settings(training, without={"tracker", "gradient_checkpointing"}),
         "subject": subject,
         "prior": [config.prior.weight, recipe_key({"pairs": prior.rows})] if class_pairs else None,
     }

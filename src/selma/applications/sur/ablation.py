@@ -14,7 +14,14 @@ from pydantic import ValidationError
 
 from selma.applications.sur.pipeline import merged_of, opened_sur, samples, trained
 from selma.applications.sur.records import SurResult
-from selma.applications.sur.settings import RELEASED_SUR, SurRun, SurSettings, laid_over
+from selma.applications.sur.settings import (
+    PAPER_SUR,
+    RELEASED_SUR,
+    SurRun,
+    SurSettings,
+    SurTraining,
+    laid_over,
+)
 from selma.config import require_settings
 from selma.config.scores import ScoresConfig
 from selma.config.section import mistake
@@ -30,9 +37,6 @@ EXPERTS_ALONE, BOTH = "experts_alone", "experts_and_adapter"
 
 Changes = Mapping[str, Any]
 
-RELEASED: Changes = RELEASED_SUR | {"adapter": RELEASED_SUR["adapter"] | {"weight": 0.1}}
-"""The release, with its mixing weight: its way of mixing makes another thing of another weight."""
-
 MENDED: Mapping[str, Changes] = {
     "released_gradient_fixed": {"losses": {"denoising": {"gradient": True}}},
     "released_attention_fixed": {"adapter": {"attention": "tokens"}},
@@ -40,6 +44,28 @@ MENDED: Mapping[str, Changes] = {
     "released_no_dropout": {"generation": {"dropout": False}},
 }
 """The release with one defect put right."""
+
+OURS: Mapping[str, Changes] = {
+    "teacher": {
+        "losses": {"denoising": {"weight": 0.0}, "teacher": {"weight": 1.0, "timesteps": "even"}}
+    },
+    "timesteps": {
+        "losses": {"denoising": {"weight": 0.0}, "teacher": {"weight": 1.0, "timesteps": "content"}}
+    },
+    "images": {"data": {"images": "own"}},
+    "attention": {"losses": {"alignment": {"at": "attention"}}},
+    "centred": {"adapter": {"centred": True}},
+    "similarities": {"losses": {"distillation": {"match": "similarities"}}},
+    "training": {
+        "adapter": {"weight": 1.0},
+        "training": SurTraining().model_dump(include=set(PAPER_SUR["training"])),
+    },
+}
+"""Each change of ours that the paper can have by itself. Timesteps are weighed in the teacher's
+loss, and so come with it."""
+
+BACK: Mapping[str, Changes] = {"timesteps": {"losses": {"teacher": {"timesteps": "even"}}}}
+"""What undoes a change, where that is not to do as the paper does."""
 
 PROJECTIONS = ("random", "learned", "pca")
 
@@ -151,11 +177,16 @@ def _scores(config: SurRun) -> ScoresConfig:
 
 
 def _all_changes(sur: SurSettings) -> Iterator[tuple[str, Changes]]:
-    yield "as_released", RELEASED
+    yield "as_released", RELEASED_SUR
     for name, mended in MENDED.items():
-        yield name, laid_over(RELEASED, mended)
-    for loss in ("distillation", "alignment", "denoising"):
-        yield f"without_{loss}", {"losses": {loss: {"weight": 0.0}}}
+        yield name, laid_over(RELEASED_SUR, mended)
+    yield "paper", PAPER_SUR
+    for name, change in OURS.items():
+        yield f"paper_with_{name}", laid_over(PAPER_SUR, change)
+        yield f"{name}_as_paper", BACK.get(name) or _same_of(PAPER_SUR, change)
+    for loss in ("distillation", "alignment", "denoising", "teacher"):
+        if getattr(sur.losses, loss).weight:
+            yield f"without_{loss}", {"losses": {loss: {"weight": 0.0}}}
     for kind in PROJECTIONS:
         if kind != sur.llm.projection:
             yield f"projection_{kind}", {"llm": {"projection": kind}}
@@ -175,3 +206,12 @@ def _all_changes(sur: SurSettings) -> Iterator[tuple[str, Changes]]:
             {"llm": {"backend": backend.model_dump(), "layer": None, "file": None}},
         )
     yield from sur.ablation.own.items()
+
+
+def _same_of(settings: Changes, like: Changes) -> Changes:
+    """The settings that `like` has, at every depth, as far as `settings` has them."""
+    return {
+        name: _same_of(settings[name], value) if isinstance(value, Mapping) else settings[name]
+        for name, value in like.items()
+        if name in settings
+    }

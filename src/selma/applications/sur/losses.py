@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from selma.applications.sur.settings import Distance
 
 
 def divergences(
@@ -41,3 +43,54 @@ def token_mean(features: Tensor, mask: Tensor | None) -> Tensor:
     return (features * counted).sum(dim=1, keepdim=True) / counted.sum(dim=1, keepdim=True).clamp(
         min=1
     )
+
+
+def similarity_gaps(
+    teacher: Tensor, student: Tensor, teacher_others: Tensor, student_others: Tensor
+) -> Tensor:
+    """[b], how differently teacher and student see which prompts are alike.
+
+    The mean over r other prompts of the squared difference of two cosines, after the others' mean
+    was taken from all vectors, as centred kernel alignment does (arXiv:1905.00414, section 3).
+    teacher, student: [b, width], of any two widths.  teacher_others, student_others: [r, width].
+    """
+
+    def cosines(rows: Tensor, others: Tensor) -> Tensor:
+        mean = others.float().mean(dim=0)
+        first, second = (nn.functional.normalize(x.float() - mean, dim=-1) for x in (rows, others))
+        return first @ second.mT
+
+    gaps = cosines(student, student_others) - cosines(teacher, teacher_others)
+    return gaps.square().mean(dim=-1)
+
+
+def relative_gaps(teacher: Tensor, student: Tensor) -> Tensor:
+    """[b], each sample's squared difference as a share of the teacher's square, in float32."""
+    wanted = teacher.float()
+    gap = (student.float() - wanted).square().flatten(1).sum(dim=1)
+    return gap / wanted.square().flatten(1).sum(dim=1).clamp(min=1e-12)
+
+
+def distance(
+    teacher: Tensor,
+    student: Tensor,
+    teacher_mask: Tensor | None,
+    student_mask: Tensor | None,
+    how: Distance,
+) -> Tensor:
+    """[b] of features [b, tokens, width], of which the teacher's or both may have one token."""
+    if how.tokens == "pooled":
+        teacher = _pooled(teacher, teacher_mask)
+        student = _pooled(student, student_mask)
+    values = divergences(teacher, student, direction=how.direction, temperature=how.temperature)
+    if values.shape[1] == 1:
+        return values[:, 0]
+    # Token by token, both must have one there; a single target is meant for each of the student's.
+    both = student_mask
+    if both is not None and teacher.shape[1] > 1 and teacher_mask is not None:
+        both = both * teacher_mask
+    return over_tokens(values, both, reduce=how.reduce)
+
+
+def _pooled(features: Tensor, mask: Tensor | None) -> Tensor:
+    return features if features.shape[1] == 1 else token_mean(features, mask)

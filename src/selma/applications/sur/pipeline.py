@@ -19,6 +19,7 @@ from selma.pipeline import Stages, opened, part_keys
 from selma.records.adapters import AppliedAdapter, applied
 from selma.records.benchmarks import BenchmarkPrompt, repeated
 from selma.records.merged import Merged
+from selma.records.prompts import Prompt
 from selma.workspace import EXPERTS, IMAGES, REPORT, SCORES, Workspace
 
 if TYPE_CHECKING:
@@ -27,7 +28,14 @@ if TYPE_CHECKING:
 BASE, KEYWORDS, SUR = "base", "keywords", "sur"
 MERGED, BOTH = "merged", "merged-sur"
 
-COMMANDS = {f"{IMAGES}/_sur": "sur collect", f"{EXPERTS}/_sur": "sur train"}
+OWN = "_sur-own"
+"""The base's images of keyword prompts, among those of skills."""
+
+COMMANDS = {
+    f"{IMAGES}/_sur": "sur collect",
+    f"{IMAGES}/{OWN}": "sur collect",
+    f"{EXPERTS}/_sur": "sur train",
+}
 """Item → the command that makes it."""
 AGAINST = ((SUR, KEYWORDS), (BOTH, MERGED), (BOTH, SUR))
 """Who is also held against whom, beside all against the base."""
@@ -39,6 +47,7 @@ def collect(config: SurRun) -> tuple[list[SurSample], dict[str, int]]:
 
     with opened_sur(config, make=[IMAGES]) as this:
         collected = samples(this, this.folder)
+        training_samples(this, this.folder, config.sur.data.images)
         return collected, rejected(this.folder, config.sur.data, seed=config.seed)
 
 
@@ -121,6 +130,30 @@ def samples(this: Stages[SurRun], folder: Workspace) -> list[SurSample]:
     return collect_samples(this.config.sur.data, folder, seed=this.config.seed)
 
 
+def training_samples(this: Stages[SurRun], folder: Workspace, images: str) -> list[SurSample]:
+    """The samples with the images that are trained on: their own, or the base's of their keyword
+    prompts, which `2-images/_sur-own` has."""
+    from selma.images.generating import generate_pairs
+
+    given = samples(this, this.finished)
+    if images == "source":
+        return given
+    config, skill = this.config, OWN
+    prompts = [Prompt(id=sample.id, skill=skill, text=sample.prompt) for sample in given]
+    pairs = generate_pairs(
+        {skill: prompts},
+        config.images.model_copy(update={"per_prompt": 1, "choose": None}),
+        folder,
+        base=config.base,
+        seed=config.seed,
+        model=this.model,
+    )[skill]
+    return [
+        sample.model_copy(update={"image": pair.image})
+        for sample, pair in zip(given, pairs, strict=True)
+    ]
+
+
 def trained(
     this: Stages[SurRun], folder: Workspace, sur: SurSettings, *, variants: bool = False
 ) -> TrainedSur:
@@ -128,7 +161,7 @@ def trained(
     from selma.applications.sur.training import train_sur
 
     return train_sur(
-        samples(this, this.finished),
+        training_samples(this, folder, sur.data.images),
         sur,
         folder,
         base=this.config.base,

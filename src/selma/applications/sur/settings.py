@@ -41,25 +41,52 @@ class Distance(Section):
     prompt do not stand at the same places."""
 
 
+class Distillation(Distance):
+    match: Literal["similarities", "queries"] = "similarities"
+    """What is taught: how near prompts are to one another by the language model's vectors, or each
+    prompt's vector for all of its queries, which pushes them to one (the paper's). Direction,
+    temperature, padding and reduce are of the latter."""
+
+
+class Alignment(Distance):
+    at: Literal["attention", "text"] = "attention"
+    """Where adapted features are to resemble the keyword prompt's: in what the denoiser's
+    cross-attention makes of them, which knows no order of words, or in themselves, at the same
+    positions (the paper's). All settings of a distance but the weight are of the latter."""
+
+
 class Denoising(Section):
-    weight: NonNegativeFloat = 1.0
+    weight: NonNegativeFloat = 0.0
+    """The paper's is 1; the teacher has the same minimum without the noise's own part."""
     gradient: bool = True
     """Whether it trains the adapter."""
 
 
+class Teacher(Section):
+    """Squared difference of what the denoiser predicts by the adapted caption and by the keyword
+    prompt."""
+
+    weight: NonNegativeFloat = 1.0
+    timesteps: Literal["content", "even"] = "content"
+    """Weigh timesteps by how much a prompt decides there: the squared difference of what is
+    predicted by keyword prompts and by the empty one, on the samples; or all alike."""
+
+
 class SurLosses(Section):
-    distillation: Distance = Distance()
+    distillation: Distillation = Distillation()
     """From the language model's vectors to the queries."""
-    alignment: Distance = Distance()
+    alignment: Alignment = Alignment()
     """From the keyword prompt's features to the adapted ones of the caption."""
     denoising: Denoising = Denoising()
+    teacher: Teacher = Teacher()
 
 
 class SurTraining(TrainingConfig):
-    """Defaults are the released script's (1 x 4 accumulated)."""
-
-    batch_size: PositiveInt = 4
-    learning_rate: PositiveFloat = 1e-5
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 1e-4
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup_steps: NonNegativeInt = 100
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.999
     checkpoint_every: PositiveInt = 500
 
 
@@ -133,6 +160,10 @@ class SurData(Section):
     captioner: Annotated[Captioner | LlmCaptioner, Field(discriminator="kind")] | None = None
     """None: the source has captions (toybox, imagefolder)."""
     cleaning: Cleaning = Cleaning()
+    images: Literal["own", "source"] = "own"
+    """What is trained on: images that the base generates from the keyword prompts, as `images`
+    says, so that nothing is seen that the base would not make; or the source's, as in the paper.
+    The source's stand for good images either way."""
     image_px: PositiveInt = 512
     """Shortest side to which larger images are made smaller."""
     background: Colour = "white"
@@ -219,8 +250,28 @@ def laid_over(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
     }
 
 
+PAPER_SUR: dict[str, Any] = {
+    "data": {"images": "source"},
+    "adapter": {"weight": 0.1, "centred": False},
+    "losses": {
+        "distillation": {"match": "queries"},
+        "alignment": {"at": "text"},
+        "denoising": {"weight": 1.0},
+        "teacher": {"weight": 0.0},
+    },
+    # The released script's, 1 x 4 accumulated.
+    "training": {
+        "batch_size": 4,
+        "learning_rate": 1e-5,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "ema_decay": None,
+    },
+}
+"""The paper's losses and training, as far as they are known."""
+
 RELEASED_SUR: dict[str, Any] = laid_over(
-    RELEASED_DEFECTS,
+    laid_over(PAPER_SUR, RELEASED_DEFECTS),
     {
         "adapter": {"form": "released"},
         "losses": {"distillation": {"weight": 1e-5}, "alignment": {"weight": 1e-5}},
@@ -229,13 +280,15 @@ RELEASED_SUR: dict[str, Any] = laid_over(
 )
 """All that the released code does otherwise."""
 
+PRESETS = {"paper": PAPER_SUR, "released": RELEASED_SUR}
+
 
 class SurSettings(Section):
     """The SUR-adapter: an LLM's understanding for plain prompts."""
 
-    preset: Literal["ours", "released"] = "ours"
-    """What is not set below: sound choices, or those of the released code with all its defects,
-    each of which can be mended below."""
+    preset: Literal["ours", "paper", "released"] = "ours"
+    """What is not set below: our losses; the paper's; or those of the released code with all its
+    defects, each of which can be mended below."""
     data: SurData = SurData()
     adapter: SurConfig = SurConfig()
     llm: LlmVectors = LlmVectors()
@@ -248,8 +301,8 @@ class SurSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _presets(cls, values: Any) -> Any:
-        released = isinstance(values, dict) and values.get("preset") == "released"
-        return _filled(values, RELEASED_SUR) if released else values
+        preset = values.get("preset") if isinstance(values, dict) else None
+        return _filled(values, PRESETS[preset]) if preset in PRESETS else values
 
 
 def _filled(given: Any, defaults: Any) -> Any:
