@@ -207,7 +207,7 @@ def size(root: Path = ROOT) -> Measure:
             lines += len(text.splitlines())
             code += len(code_lines(text))
     name = "lines of code without applications and toybox"
-    return Measure(name, f"{code} ({lines} in files)", "≤ 22000", code <= 22000)
+    return Measure(name, f"{code} ({lines} in files)", "≤ 22500", code <= 22_500)
 
 
 def code_lines(text: str) -> set[int]:

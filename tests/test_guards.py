@@ -29,6 +29,7 @@ from selma.experts import checkpoints, skills
 from selma.experts.batches import Batch
 from selma.experts.encoding import AT_ONCE, Samples
 from selma.experts.objectives.denoising import denoising_loss
+from selma.experts.optimizing import Optimization
 from selma.images.generating import generate_pairs
 from selma.records.images import Pair
 from selma.records.prompts import Prompt, prompt_id
@@ -91,19 +92,19 @@ def test_a_checkpoint_at_sd1s_size_has_three_numbers_for_each_weight(tmp_path: P
     factors = lora.attach(
         tiny.load("sd1").denoiser, LoraConfig(rank=64), generator=torch.Generator()
     )
-    optimizer = torch.optim.AdamW(list(factors.values()))
+    config = ExpertsConfig(precision="fp32")
+    optimization = Optimization(list(factors.values()), config, device=torch.device("cpu"))
     for factor in factors.values():
         factor.grad = torch.ones_like(factor)
-    optimizer.step()
+    optimization.step(1.0)
     lineage = Lineage(tiny.load("sd1").fingerprint, {"step": 1})
     checkpoints.write(
         tmp_path,
         step=1,
         factors=factors,
-        optimizer=optimizer,
+        optimization=optimization,
         file="adapter.safetensors",
         save=lambda path: lora.save(path, factors, LoraConfig(rank=64), lineage=lineage),
-        extra={},
     )
     written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
     here = sum(factor.numel() for factor in factors.values())

@@ -171,7 +171,7 @@ def test_a_prompt_is_a_prompt_whatever_is_in_it(
         ),
         (
             {"model": "/x/some.safetensors", "config": "toybox"},
-            f"from_single_file('{FILE}', config=weights_folder() / \"base\", dtype=torch.float32",
+            f"from_single_file('{FILE}', config=base_folder(\"toybox\"), dtype=torch.float32",
             ["--base", FILE, "--base-config", "toybox"],
         ),
         (
