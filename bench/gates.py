@@ -30,6 +30,7 @@ from selma.applications.control import sources as control
 from selma.applications.control.settings import ControlData, ToyboxImages
 from selma.applications.sur import sources as sur
 from selma.applications.sur.settings import SurData, ToyboxSamples
+from selma.backbones.bases import steps_of
 from selma.backbones.judges.judge import Judge
 from selma.backbones.judges.loading import load_judge
 from selma.backbones.text_to_image import TextToImage, load_text_to_image
@@ -58,7 +59,9 @@ def main(
     work: Annotated[Path, typer.Option(help="Folder for images and answers, which are kept.")],
     base: Annotated[str, typer.Option(help="toybox, toybox-weak or a folder.")] = "toybox",
     prompts: Annotated[int, typer.Option(min=5, help="How many dev prompts.")] = 320,
-    steps: Annotated[int, typer.Option(min=1)] = 20,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Denoising steps; the base's own if not given.")
+    ] = None,
     guidance: Annotated[
         list[float] | None, typer.Option(help="Only these, which measures no gates.")
     ] = None,
@@ -111,7 +114,7 @@ class Bench:
     device: str
 
     @classmethod
-    def of(cls, base: str, work: Path, *, prompts: int, steps: int, device: str) -> Bench:
+    def of(cls, base: str, work: Path, *, prompts: int, steps: int | None, device: str) -> Bench:
         settings = BaseConfig.model_validate({"model": base, "device": device})
         return cls(
             name=base,
@@ -119,7 +122,7 @@ class Bench:
             model=load_text_to_image(settings),
             judge=load_judge(ScoresConfig().choosing_judge),
             folder=Workspace(work),
-            steps=steps,
+            steps=steps_of(settings) if steps is None else steps,
             device=device,
         )
 

@@ -41,13 +41,15 @@ class Base:
     """The commit that public code pins this repository to; None where none is known."""
     architecture: Architecture
     guidance: float
-    """The paper's; toybox's own."""
+    """Its guidance unless told otherwise: the paper's; toybox's own."""
     licence: str | None
     """As the Hub's model cards name it; None is this package's."""
     parts: str
     note: str = ""
     guidance_rescale: float = 0.0
-    """Its guidance unless the settings say otherwise."""
+    """Its own unless the settings say otherwise."""
+    steps: int = 50
+    """Denoising steps unless told otherwise: the paper's; toybox's own."""
     paper: str | None = None
     """What the paper's tables (arXiv:2403.06952) call it; None where they have it not."""
 
@@ -70,9 +72,10 @@ BASES: dict[str, Base] = {
             None,
             _sd(64, prediction="v_prediction", width=128),
             guidance=3.0,
+            steps=6,
             licence=None,
             parts="embedded",
-            note="guidance as in configs/toybox.yaml",
+            note="steps and guidance as in configs/toybox.yaml",
         ),
         Base(
             "toybox-weak",
@@ -80,6 +83,7 @@ BASES: dict[str, Base] = {
             None,
             _sd(64, prediction="v_prediction", width=128),
             guidance=3.0,
+            steps=6,
             licence=None,
             parts="embedded",
             note="toybox at an earlier step of its training, to learn from for a stronger one",
@@ -183,6 +187,13 @@ def guidance_of(base: BaseConfig) -> float:
     """What this base is guided by unless told otherwise; the paper's 7.5 where no row is its."""
     row = BASES.get(base.model)
     return row.guidance if row else 7.5
+
+
+def steps_of(base: BaseConfig) -> int:
+    """In how many steps this base generates unless told otherwise; the paper's 50 where no row is
+    its."""
+    row = BASES.get(base.model)
+    return row.steps if row else 50
 
 
 def rescale_of(base: BaseConfig) -> float:

@@ -109,7 +109,9 @@ def generate(
         int,
         typer.Option(min=0, max=SEEDS - 1, help="Seed of the first image; the next ones follow."),
     ] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 50,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Denoising steps; the base's own if not given.")
+    ] = None,
     guidance: Annotated[
         float | None,
         typer.Option(min=0, help="Classifier-free guidance; the base's own if not given."),

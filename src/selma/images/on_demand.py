@@ -13,7 +13,7 @@ from PIL.Image import Image
 
 from selma.adapters.applying import applied, chosen
 from selma.adapters.table import kind_of
-from selma.backbones.bases import guidance_of
+from selma.backbones.bases import guidance_of, steps_of
 from selma.backbones.text_to_image import load_text_to_image
 from selma.config.networks import BaseConfig, base_of
 from selma.errors import ConfigError
@@ -33,7 +33,7 @@ def generate(
     adapter: Adapters = (),
     base: AnyPath | BaseConfig = "toybox",
     seed: int = 0,
-    steps: int = 50,
+    steps: int | None = None,
     guidance: float | None = None,
     count: int = 1,
 ) -> Iterator[Image]:
@@ -41,14 +41,15 @@ def generate(
 
     adapter: the file or folder of one of any kind, or several, applied in their order; with another
     strength as `adapters.applying.chosen` returns them. Without one the images are the base model's
-    own.  base: a short name, diffusers folder or Hub id, or settings.  guidance: None is the short
-    name's own, and 7.5 for any other base.
+    own.  base: a short name, diffusers folder or Hub id, or settings.  steps, guidance: None is the
+    short name's own, and 50 and 7.5 for any other base.
 
     The model and the adapters are loaded before this returns; an image is made when it is asked
     for. Raises ConfigError, ModelError or AdapterError.
     """
     model_settings = base if isinstance(base, BaseConfig) else base_of(base)
     _require_text(text)
+    steps = steps_of(model_settings) if steps is None else steps
     _require_numbers(steps=steps, count=count, guidance=guidance)
     require_seed(seed)
     adapters = _adapters(adapter)

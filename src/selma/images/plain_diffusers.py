@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from selma.adapters.layers import Layers, layer_shapes
 from selma.adapters.table import kind_of
 from selma.backbones.base_files import base_family, part_config
-from selma.backbones.bases import guidance_of, located, place_of, rescale_of
+from selma.backbones.bases import guidance_of, located, place_of, rescale_of, steps_of
 from selma.backbones.families.family import Family
 from selma.config.networks import BaseConfig
 from selma.config.section import require_kind
@@ -40,7 +40,7 @@ def in_diffusers(
     base: BaseConfig,
     adapters: Sequence[AppliedAdapter] = (),
     seed: int,
-    steps: int,
+    steps: int | None = None,
     guidance: float | None = None,
     origin: Origin | None = None,
     applying: Sequence[str] | None = None,
@@ -54,7 +54,7 @@ def in_diffusers(
     """
     require_kind(base, BaseConfig, maker="selma.config.networks.base_of(MODEL) makes them.")
     image = {
-        "num_inference_steps": steps,
+        "num_inference_steps": steps_of(base) if steps is None else steps,
         "guidance_scale": guidance_of(base) if guidance is None else guidance,
         "guidance_rescale": rescale_of(base),
     }
