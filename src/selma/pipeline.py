@@ -371,6 +371,7 @@ class Stages(Generic[Run]):
                 seed=self.config.seed,
                 compare=[("merged", UNIFORM)] if UNIFORM in images else [],
                 networks=self.networks,
+                guidance=self.config.benchmark_guidance,
             )
 
     def write_report(

@@ -408,3 +408,36 @@ def test_what_a_judge_left_of_each_skill_is_told(found: Findings) -> None:
     left = {skill: Survivors(prompts=8, without_questions=1, rejected=2) for skill in found.pairs}
     text = Parsed(page.render(dataclasses.replace(found, survivors=left), CONFIG)).text
     assert "image that the judge accepts" in text and "62.5%" in text
+
+
+def test_the_conclusion_says_what_was_gained_where_and_at_which_guidance(found: Findings) -> None:
+    def interval(mean: float, low: float, high: float) -> Interval:
+        return Interval(mean=mean, low=low, high=high, n=40)
+
+    differences = {
+        "colour": interval(3.0, 1.0, 5.0),
+        "count": interval(9.0, -1.0, 19.0),  # may be chance
+        "spatial": interval(6.0, 2.0, 10.0),
+        "entity": interval(-4.0, -6.0, -1.0),
+    }
+
+    def card(guidance: float | None, gain: Interval) -> Scorecard:
+        models = [
+            model.model_copy(update={"difference": gain, "category_differences": differences})
+            if model.role == "merged"
+            else model
+            for model in found.scorecard.models
+        ]
+        return found.scorecard.model_copy(update={"models": tuple(models), "guidance": guidance})
+
+    better = interval(4.0, 1.0, 7.0)
+    _, meaning = tables.conclusion(card(3.0, better))
+    assert meaning.startswith(
+        "It gains 4.0 points on the same 40 benchmark prompts and with the same seeds, both at "
+        "guidance 3; clearest are spatial (+6.0), colour (+3.0). "
+    )
+    assert "without guidance" in tables.conclusion(card(1.0, better))[1]
+    assert "guidance" not in tables.conclusion(card(None, better))[1]
+    _, meaning = tables.conclusion(card(3.0, interval(-4.0, -7.0, -1.0)))
+    assert "loses 4.0 points" in meaning and "clearest are entity (−4.0). " in meaning
+    assert "clearest" not in tables.conclusion(card(3.0, interval(1.0, -1.0, 3.0)))[1]

@@ -114,6 +114,8 @@ class Scorecard(Record):
     seeds: int = 1
     """Images that each model generated of each prompt."""
     models: tuple[ModelScore, ...]
+    guidance: float | None = None
+    """By which all models generated; None where it is not known."""
     agreement: float | None = None
     """Share of questions that a second judge answers alike; 0..1."""
     second_judge: str | None = None

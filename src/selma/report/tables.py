@@ -81,27 +81,39 @@ def conclusion(scorecard: Scorecard) -> tuple[str, str]:
     gain = model_with_role(scorecard, "merged").difference
     if gain is None:
         raise DataError("The merged model has no difference to the base. Score both together.")
-    n = f"{gain.n} benchmark prompts"
+    shared = f"on the same {gain.n} benchmark prompts and with the same seeds"
+    if scorecard.guidance is not None:
+        guided = scorecard.guidance > 1
+        shared += f", both at guidance {scorecard.guidance:g}" if guided else ", without guidance"
     if gain.low > 0:
         return (
             "The merged model follows prompts better than the base.",
-            f"On the same {n} and with the same seeds it gains {points(gain.mean)} points. "
+            f"It gains {points(gain.mean)} points {shared}{_where(scorecard, 1)}. "
             f"Prompts like these are compatible with a true gain between {points(gain.low)} and "
             f"{points(gain.high)} points; no gain at all is not among the likely values.",
         )
     if gain.high < 0:
         return (
             "The merged model follows prompts worse than the base.",
-            f"On the same {n} and with the same seeds it loses {points(-gain.mean)} points. "
+            f"It loses {points(-gain.mean)} points {shared}{_where(scorecard, -1)}. "
             f"Prompts like these are compatible with a true loss between {points(-gain.high)} and "
             f"{points(-gain.low)} points; no loss at all is not among the likely values.",
         )
     return (
         "No clear difference between the merged model and the base.",
-        f"On the same {n} and with the same seeds the merged model is {signed(gain.mean)} points "
-        f"from the base, but the interval, {between(gain, sign=True)}, holds zero: this benchmark "
-        "cannot tell the two apart. More prompts would narrow the interval.",
+        f"It is {signed(gain.mean)} points from the base {shared}, but the interval, "
+        f"{between(gain, sign=True)}, holds zero: this benchmark cannot tell the two apart. More "
+        "prompts would narrow the interval.",
     )
+
+
+def _where(scorecard: Scorecard, sign: int) -> str:
+    """The kinds of question in which the merged model clearly differs most in this direction."""
+    differences = model_with_role(scorecard, "merged").category_differences
+    rows = [(name, d) for name, d in differences.items() if clear(d) and sign * d.mean > 0]
+    rows.sort(key=lambda row: -sign * row[1].mean)
+    named = [f"{name} ({signed(d.mean)})" for name, d in rows[:3]]
+    return f"; clearest are {', '.join(named)}" if named else ""
 
 
 FURTHER = (
