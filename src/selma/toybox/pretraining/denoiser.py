@@ -72,7 +72,7 @@ def new_scheduler() -> DDIMScheduler:
 def sample_timesteps(count: int, generator: torch.Generator) -> Tensor:
     """Timesteps [count] in 0..999: half of them uniform, half nearer to the high noise at which it
     is decided what lies where (logit-normal, as arXiv:2403.03206 has it)."""
-    high = torch.sigmoid(torch.randn(count, generator=generator) + 0.6)
+    high = torch.sigmoid(torch.randn(count, generator=generator) + 1.4)
     uniform = torch.rand(count, generator=generator)
     chosen = torch.where(torch.rand(count, generator=generator) < 0.5, high, uniform)
     return (TIMESTEPS * chosen).long().clamp(max=TIMESTEPS - 1)
