@@ -66,6 +66,13 @@ def _nothing(*_: Any) -> None:
     """For kinds that need nothing done here."""
 
 
+def _always_on(denoiser: Any) -> AbstractContextManager[None]:
+    raise ConfigError(
+        "This objective needs the base's own predictions, but adapters of this kind cannot be "
+        "switched off while they are trained; choose lora, oft or coft as experts.adapter."
+    )
+
+
 def _read_tensors(path: Path, prefix: str) -> Mapping[str, Tensor]:
     from safetensors.torch import load_file
 
@@ -101,6 +108,8 @@ class AdapterKind:
     names, of the base's family."""
     detach: Callable[[Any], None] = _nothing
     """(denoiser): it is what it was before `attach`."""
+    switched_off: Callable[[Any], AbstractContextManager[None]] = _always_on
+    """(denoiser): while the block runs, it predicts what it did before `attach`, bit for bit."""
     after_step: Callable[[nn.Module, Mapping[str, nn.Parameter], Any], None] = _nothing
     """(denoiser, tensors, settings): what is done to the tensors after each step."""
     save: Callable[..., None] = _nothing

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,16 @@ def add(denoiser: Any, config: LoraConfig) -> dict[str, nn.Parameter]:
 def detach(denoiser: Any) -> None:
     """Take the adapter off; the denoiser is what it was."""
     denoiser.unload_lora()
+
+
+@contextmanager
+def switched_off(denoiser: Any) -> Iterator[None]:
+    """While the block runs, the denoiser predicts what it did before `attach`."""
+    denoiser.disable_adapters()
+    try:
+        yield
+    finally:
+        denoiser.enable_adapters()
 
 
 def save(
@@ -209,6 +220,7 @@ LORA = AdapterKind(
     recognizes=is_lora,
     attach=attach,
     detach=detach,
+    switched_off=switched_off,
     save=save,
     weight_changes=weight_changes,
     require_fit=lambda adapter, base, who: require_fit(adapter.layers, base, who=who),

@@ -110,6 +110,10 @@ class AdapterWeights:
             finally:
                 self._kind.detach(denoiser)
 
+    def switched_off(self) -> AbstractContextManager[None]:
+        """While the block runs, the attached denoiser predicts what the base alone does."""
+        return self._kind.switched_off(self.model.denoiser)
+
     def after_step(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self._kind.after_step(self.model.denoiser, parameters, self.adapter)
 

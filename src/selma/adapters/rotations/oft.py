@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,23 @@ def detach(denoiser: nn.Module) -> None:
     for layer in denoiser.modules():
         if isinstance(vars(layer).get("forward"), _Turned):
             del layer.forward
+
+
+@contextmanager
+def switched_off(denoiser: nn.Module) -> Iterator[None]:
+    """While the block runs, the denoiser predicts what it did before `attach`."""
+    turned = {
+        layer: layer.forward
+        for layer in denoiser.modules()
+        if isinstance(vars(layer).get("forward"), _Turned)
+    }
+    for layer in turned:
+        del layer.forward
+    try:
+        yield
+    finally:
+        for layer, forward in turned.items():
+            layer.forward = forward
 
 
 def turned_layers(
@@ -256,6 +274,7 @@ OFT = AdapterKind(
     recognizes=is_rotation,
     attach=attach,
     detach=detach,
+    switched_off=switched_off,
     save=save,
     energies=energies,
     weight_changes=weight_changes,
