@@ -9,6 +9,7 @@ from selma.adapters.full import FULL
 from selma.adapters.kind import AdapterKind
 from selma.adapters.layers import Layers
 from selma.adapters.lora import LORA
+from selma.adapters.mixtures.mixture import MIXTURE
 from selma.adapters.rotations.coft import COFT
 from selma.adapters.rotations.oft import OFT
 from selma.adapters.sur.rewriting import SUR
@@ -16,7 +17,7 @@ from selma.errors import AdapterError
 from selma.paths import AnyPath, as_path
 from selma.registry import Table
 
-ADAPTERS = Table("kind of adapter", "selma.adapters", [LORA, OFT, COFT, FULL, SUR])
+ADAPTERS = Table("kind of adapter", "selma.adapters", [LORA, OFT, COFT, FULL, SUR, MIXTURE])
 
 
 def kind_of(source: AnyPath) -> AdapterKind:

@@ -103,6 +103,22 @@ class FullConfig(AdapterSettings):
     kind: Literal["full"] = "full"
 
 
+Gate = Literal["token", "pooled"]
+"""Whether a mixture's gate chooses for each token, or once for all tokens of a sample."""
+
+
+class MixtureSettings(AdapterSettings):
+    """Experts that are all active, with gates that weigh them: trained by `merged.mixture`."""
+
+    unmergeable = (
+        "its gates choose anew for each input, so that it is no change of weights; "
+        "`selma convert --to diffusers` writes the LoRA that it is at its gates' means"
+    )
+
+    kind: Literal["mixture"] = "mixture"
+    gate: Gate = "token"
+
+
 GROUP = "selma.adapters"
 
 if TYPE_CHECKING:
