@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.errors import WorkspaceError
+from selma.records.merged import MIXTURE
 from selma.workspace import (
     EXPERTS,
     IMAGES,
@@ -27,11 +28,12 @@ COMMANDS = {
     PROMPTS: "prompts",
     IMAGES: "images",
     EXPERTS: "experts",
+    f"{EXPERTS}/{MIXTURE}": "merge",
     MERGED: "merge",
     SCORES: "score",
     REPORT: "report",
 }
-"""Folder of a stage → the command that makes it."""
+"""Folder of a stage, or of an item in it → the command that makes it."""
 
 
 class NotFinished(WorkspaceError):

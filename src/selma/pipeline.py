@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Generic
 
 from selma import processes
 from selma.config import Run, RunConfig, require_settings
+from selma.config.merged import MixtureConfig
 from selma.dev_score import DevScore
 from selma.errors import ConfigError
 from selma.finished import Finished
@@ -285,6 +286,8 @@ class Stages(Generic[Run]):
     def merge_experts(self, experts: Sequence[Expert]) -> Merged:
         from selma.merged.merging import merge_experts
 
+        if self.config.merged.mixture is not None:
+            return self._mix_experts(experts, self.config.merged.mixture)
         with self.at(MERGED) as folder:
             if self.config.merged.search is None:
                 with processes.main_first():
@@ -303,6 +306,32 @@ class Stages(Generic[Run]):
             if MERGED in self.make and processes.main():
                 self._drop_trial_images()
             return merged
+
+    def _mix_experts(self, experts: Sequence[Expert], settings: MixtureConfig) -> Merged:
+        from selma.experts.mixtures import measured_shares, train_mixture
+        from selma.merged.mixing import keep_mixture
+
+        config = self.config
+        pairs = self.generate_pairs(self.write_prompts())
+        with self.at(MERGED) as folder:
+            trained, training = train_mixture(
+                experts,
+                pairs,
+                settings,
+                config.experts,
+                folder,
+                base=config.base,
+                seed=config.seed,
+                model=self.model,
+                dev_score=self.dev_score if settings.selects(config.experts) else None,
+            )
+            with processes.main_first():
+                return keep_mixture(
+                    trained,
+                    folder,
+                    samples={skill: len(each) for skill, each in pairs.items()},
+                    measure=lambda file: measured_shares(file, training),
+                )
 
     def generate(
         self,

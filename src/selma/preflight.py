@@ -12,7 +12,8 @@ from selma.backbones.bases import BASES, located
 from selma.backbones.hub import HUB_ID
 from selma.backbones.language.loading import LANGUAGE_MODELS
 from selma.config import RunConfig
-from selma.config.adapters import RotationConfig
+from selma.config.adapters import LoraConfig, RotationConfig
+from selma.config.merged import MixtureConfig
 from selma.config.networks import AnyLLM, BaseConfig
 from selma.config.places import (
     Address,
@@ -65,7 +66,9 @@ def _mistakes(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
         yield from absent(config.images, "images", without=["adapter", "choose.scorer"])
     yield from _questions(config, make)
     judges = IMAGES in make and config.images.questions is not None
+    mixture = config.merged.mixture
     selects = config.experts.select == "dev" or config.merged.search is not None
+    selects = selects or (mixture is not None and mixture.selects(config.experts))
     if SCORES in make or selects or judges:
         yield from _networks(config)
 
@@ -235,6 +238,9 @@ def _merging(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
     from selma.merged.planning import setting_mistakes
 
     merged, adapter = config.merged, config.experts.adapter
+    if merged.mixture is not None:
+        yield from _mixing(config, merged.mixture)
+        return
     yield from setting_mistakes(merged.method, merged.method_settings)
     if adapter.merge_space is None:
         if MERGED in make:
@@ -252,6 +258,19 @@ def _merging(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
             f"merged.method: {merged.method} does not merge experts of the kind {adapter.kind}; "
             f"{fitting} do."
         )
+
+
+def _mixing(config: RunConfig, mixture: MixtureConfig) -> Iterator[str]:
+    adapter = config.experts.adapter
+    if not isinstance(adapter, LoraConfig):
+        yield (
+            f"merged.mixture: a mixture is made of low-rank experts, but they are of the kind "
+            f"{adapter.kind}. Set experts.adapter to lora, or leave the mixture out."
+        )
+    try:
+        mixture.training(config.experts)
+    except ValueError as error:
+        yield f"merged.mixture: with what experts says beside it: {error}"
 
 
 def _blocks(config: RunConfig) -> Iterator[str]:
@@ -288,6 +307,12 @@ def _benchmark(config: RunConfig) -> Iterator[str]:
         yield (
             "experts.select: a file has no dev prompts to choose checkpoints on; set it to last, "
             "or scores.benchmark to toybox."
+        )
+    mixture = config.merged.mixture
+    if not has_dev and mixture is not None and mixture.select == "dev":
+        yield (
+            "merged.mixture.select: a file has no dev prompts to choose checkpoints on; set it to "
+            "last, or scores.benchmark to toybox."
         )
     if not has_dev and config.merged.search is not None:
         yield (

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PositiveFloat, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
+from selma.config.adapters import Gate
+from selma.config.experts import ExpertsConfig, TrainingConfig
 from selma.config.section import Section, Seed
 from selma.errors import ConfigError
 
@@ -30,6 +39,35 @@ class WeightSearch(Section):
         return self
 
 
+class MixtureConfig(Section):
+    """A mixture of the experts in place of a merge (MoE-LoRA of the paper's table 4): all stay
+    active and frozen, and a linear gate in each layer, trained on all skills' pairs together, gives
+    each its share. What is None here is as in `experts`."""
+
+    gate: Gate = "token"
+    """Whether a gate chooses for each token, or once for all tokens of a sample, by their mean. The
+    paper does not say."""
+    steps: PositiveInt | None = None
+    learning_rate: PositiveFloat = 1e-5
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: NonNegativeInt = 0
+    batch_size: PositiveInt | None = None
+    micro_batch_size: PositiveInt | None = None
+    gradient_checkpointing: bool | None = None
+    checkpoint_every: PositiveInt | None = None
+    select: Literal["last", "dev"] | None = None
+
+    def training(self, experts: ExpertsConfig) -> TrainingConfig:
+        """Settings of the loop. Raises ValueError if they do not go together."""
+        own = self.model_dump(exclude={"gate", "select"}, exclude_none=True)
+        shared = experts.model_dump(include=set(TrainingConfig.model_fields))
+        return TrainingConfig.model_validate(shared | own)
+
+    def selects(self, experts: ExpertsConfig) -> bool:
+        """Whether the checkpoint is chosen on the dev prompts."""
+        return (self.select or experts.select) == "dev"
+
+
 class MergedConfig(Section):
     """One method, with its own settings beside it: `{method: ties, density: 0.2}`.
 
@@ -48,6 +86,8 @@ class MergedConfig(Section):
     """Of the whole result. mergekit (and TIES' paper) call it lambda, which is taken as well."""
     search: WeightSearch | None = None
     """Find weights and scale by score instead of giving them; None is off."""
+    mixture: MixtureConfig | None = None
+    """Train a mixture of the experts instead of merging them; None is off."""
 
     @property
     def method_settings(self) -> dict[str, Any]:
@@ -67,6 +107,16 @@ class MergedConfig(Section):
     def _searched_or_given(self) -> MergedConfig:
         if self.search is not None and (self.weights is not None or self.scale != 1):
             raise ValueError("search finds weights and scale; leave both out")
+        return self
+
+    @model_validator(mode="after")
+    def _mixed_or_merged(self) -> MergedConfig:
+        plain = MergedConfig.model_construct(mixture=self.mixture)
+        if self.mixture is not None and (self.model_extra or self != plain):
+            raise ValueError(
+                "mixture takes the place of a merge; leave method, its settings, weights, scale "
+                "and search out"
+            )
         return self
 
 

@@ -10,6 +10,10 @@ UNIFORM = "uniform"
 """The merge with uniform weights, where others were searched."""
 TRIAL = "trial"
 """A merge that was only tried."""
+MIXTURE_METHOD = "mixture"
+"""The method of a `Merged` that is a mixture of the experts, trained and not merged."""
+MIXTURE = "_mixture"
+"""Its training among the experts."""
 
 
 class Merged(Record):
@@ -19,7 +23,7 @@ class Merged(Record):
     key: str
     method: str
     weights: dict[str, float]
-    """Skill → weight."""
+    """Skill → weight; of a mixture its mean share."""
     scale: float = 1.0
     """Factor of the merged adapter, if it was searched together with the weights."""
     uniform: Merged | None = None

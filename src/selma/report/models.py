@@ -52,6 +52,8 @@ def print_diagnostics(
     if sentence := rotation_sentence(diagnostics):
         console.print(sentence, highlight=False)
     console.print(_experts(diagnostics["experts"]))
+    for table in _gates(diagnostics):
+        console.print(table)
     if len(diagnostics["experts"]) > 1:
         for table in _cosines(diagnostics["cosines"]):
             console.print(table)
@@ -85,6 +87,20 @@ def _cosines(cosines: Mapping[str, Mapping[str, float]]) -> Iterator[Table]:
         table = _table("cosine between the experts' deltas", "#", numbers)
         for number, name in enumerate(names, 1):
             table.add_row(str(number), *(f"{cosines[name][other]:.3f}" for other in others))
+        yield table
+
+
+def _gates(diagnostics: Mapping[str, Any]) -> Iterator[Table]:
+    """Each expert's share by skill, where a mixture's gates were measured, with experts numbered as
+    among the cosines."""
+    names = list(diagnostics["experts"])
+    skills = diagnostics.get("gates", {}).get("skills", {})
+    for start in range(0, len(names), AT_ONCE) if skills else ():
+        others = names[start : start + AT_ONCE]
+        numbers = [str(start + n) for n in range(1, len(others) + 1)]
+        table = _table("what the gates chose: share of each expert", "prompts of", numbers)
+        for skill, shares in skills.items():
+            table.add_row(escape(skill), *(share(shares[name]) for name in others))
         yield table
 
 
@@ -149,6 +165,19 @@ def worst_layers(
     """The layers that are farthest from the mean after the merge, farthest first."""
     layers = diagnostics["layers"].items()
     return sorted(layers, key=lambda pair: (-pair[1]["relative_error"], pair[0]))[:count]
+
+
+def gated_layers(
+    diagnostics: Mapping[str, Any], count: int = 8
+) -> list[tuple[str, dict[str, dict[str, float]]]]:
+    """The layers whose gates are farthest from even shares on some skill's prompts, farthest first:
+    layer, and skill → expert → share. [] of what is no mixture."""
+    layers = diagnostics.get("gates", {}).get("each", {})
+
+    def largest(by_skill: Mapping[str, Mapping[str, float]]) -> float:
+        return max(value for shares in by_skill.values() for value in shares.values())
+
+    return sorted(layers.items(), key=lambda pair: (-largest(pair[1]), pair[0]))[:count]
 
 
 def print_trials(trials: Sequence[Mapping[str, Any]], console: Console) -> None:

@@ -126,6 +126,8 @@ def context(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ()
         "method": findings.merged.method,
         "weights": findings.merged.weights,
         "diagnostics": findings.diagnostics,
+        "gates": findings.diagnostics.get("gates"),
+        "gated_layers": models.gated_layers(findings.diagnostics),
         "trials": findings.trials,
         "dev_prompts": findings.settings.get("scores", {}).get("dev_prompts"),
         "worst_layers": models.worst_layers(findings.diagnostics) if findings.diagnostics else [],

@@ -25,7 +25,7 @@ from selma.backbones.bases import BASES
 from selma.config import RunConfig
 from selma.config.adapters import CoftConfig, LoraConfig, RotationConfig
 from selma.config.scores import judge_name
-from selma.errors import ModelError
+from selma.errors import ConfigError, ModelError
 from selma.finished import NotFinished
 from selma.images.generating import benchmark_seed
 from selma.merged.merging import read_diagnostics
@@ -40,7 +40,7 @@ from selma.records.merged import Merged
 from selma.records.scores import Scorecard
 from selma.report import tables
 from selma.runfile import versions
-from selma.workspace import REPORT, Workspace, inside, write_bytes
+from selma.workspace import MERGED, REPORT, Workspace, inside, write_bytes
 
 CARD, GALLERY = "README.md", "gallery"
 SHEET = "grid.png"
@@ -64,11 +64,16 @@ def write_card(
 ) -> WrittenCard:
     """Write the run's card into its `4-merged`, replacing an older one.
 
-    licence: one of the Hub's names; None takes the base's, if known. Raises WorkspaceError unless
-    the merge is finished; the card of a run without scores has no scorecard.
+    licence: one of the Hub's names; None takes the base's, if known. Raises ConfigError of a
+    mixture, and WorkspaceError unless the merge is finished; the card of a run without scores has no scorecard.
     """
     run = as_path(run)
     config = read_run_file(run)
+    if config.merged.mixture is not None:
+        raise ConfigError(
+            f"{run} has a mixture, which no other program reads. Write the LoRA of its mean gates, "
+            f"and publish that: selma convert {run / MERGED} --to diffusers --out FILE."
+        )
     stages = Stages(config, Workspace(run), make=[])
     experts = stages.all_experts()
     merged = stages.merge_experts(experts)
