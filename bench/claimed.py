@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from selma.applications.comparisons.guiding import Curve, Setting, best, offered
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.merged import UNIFORM
 from selma.records.scores import Interval, ModelScore
@@ -22,26 +23,6 @@ BEST = "own best"
 COMPARED = {BEST: "plain", f"{BEST}, rescaled": "rescaled", f"{BEST} of both": "either"}
 """Comparison on test → which guidance each model's best is chosen from."""
 ROLES: dict[str, Role] = {"base": "base", "merged": "merged", UNIFORM: "other"}
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How a model is guided when it generates."""
-
-    guidance: float
-    rescaled: bool = False
-
-    @classmethod
-    def of(cls, guidance: float, *, rescaled: bool = False) -> Setting:
-        """Less guidance than 1 is none, and without any there is nothing to rescale."""
-        return cls(max(guidance, 1.0), rescaled and guidance > 1)
-
-    def __str__(self) -> str:
-        return f"{self.guidance:g}" + (" rescaled" if self.rescaled else "")
-
-
-Curve = Mapping[Setting, float]
-"""A model's score on dev, 0-100, by how it is guided."""
 
 
 @dataclass(frozen=True)
@@ -61,20 +42,6 @@ class Claims:
     """Guidance → merged minus base on dev, both plainly guided by it."""
     own_experts: Interval | None
     """On test at each one's best: a style's own expert minus the mean of the others."""
-
-
-def offered(curve: Curve, which: str) -> Curve:
-    """The part of the curve that is "plain", "rescaled" or "either"; no guidance is all of them."""
-    return {
-        setting: score
-        for setting, score in curve.items()
-        if which == "either" or setting.guidance == 1 or setting.rescaled == (which == "rescaled")
-    }
-
-
-def best(curve: Curve) -> Setting:
-    """The setting with the highest score; of equal ones a plain one, and the lowest guidance."""
-    return min(curve, key=lambda setting: (-curve[setting], setting.rescaled, setting.guidance))
 
 
 def settings_on_test(

@@ -22,7 +22,6 @@ from claimed import (
     BEST,
     ROLES,
     Claims,
-    Setting,
     Sheet,
     as_json,
     as_markdown,
@@ -34,6 +33,8 @@ from claimed import (
 )
 from rich.console import Console
 
+from selma.applications.comparisons.guiding import Setting
+from selma.applications.comparisons.judging import judged, points_of
 from selma.applications.loading import load_config
 from selma.config import RunConfig
 from selma.errors import ConfigError
@@ -45,8 +46,6 @@ from selma.prompts.skills import load_skills
 from selma.records.adapters import AppliedAdapter
 from selma.records.benchmarks import BenchmarkPrompt, repeated
 from selma.records.scores import ModelScore
-from selma.scores import faithfulness
-from selma.scores.answering import answer_item, read_answer_file
 from selma.scores.benchmarks import benchmark_of, load_benchmark
 from selma.scores.measures import Points
 from selma.scores.model_score import ModelIntervals
@@ -150,10 +149,8 @@ class Bench:
         images, asked = self.images(model, split, setting), self.asked(split)
         judge = self.networks.choosing_judge if split == "dev" else self.networks.judge
         name = f"{images.parent.name}/{model}"
-        answers = read_answer_file(answer_item(asked, name, images, judge, self.folder).path)
-        zeroing = self.config.scores.zeroing
-        verdicts = faithfulness.verdicts_by_prompt(asked, answers, zeroing=zeroing)
-        return self.measure.points(answers, verdicts)
+        answers = judged(asked, name, images, self.folder, judge=judge, networks=self.networks)
+        return points_of(answers, self.measure)
 
     def missing(self, model: str, split: Split, setting: Setting) -> int:
         """How many of these images are not there yet."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -66,6 +67,23 @@ def memory(config: RunConfig, limit: int | None = None) -> tuple[list[Need], lis
     require_settings(config, RunConfig)
     limit = _device_memory(config.base) if limit is None else limit
     return _needs(config.base, work_of_stages(config), limit)
+
+
+def memory_of_each(
+    configs: Mapping[str, RunConfig], limit: int | None = None
+) -> dict[tuple[str, ...], tuple[list[Need], list[str]]]:
+    """Names of runs that need the same → what `memory` says of them."""
+    names: dict[str, list[str]] = {}
+    parts: Any = {
+        "base": True,
+        "images": {"batch_size", "guidance"},
+        "experts": True,
+        "scores": {"guidance"},
+    }
+    for name, config in configs.items():
+        names.setdefault(config.model_dump_json(include=parts), []).append(name)
+    groups = [tuple(group) for group in names.values()]
+    return {group: memory(configs[group[0]], limit) for group in groups}
 
 
 def _needs(

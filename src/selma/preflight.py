@@ -42,13 +42,14 @@ _PLACES = "a short name (`selma bases`), a diffusers folder or a Hub id (owner/n
 def check(config: RunConfig, make: Sequence[str] = STAGES, mistakes: Iterable[str] = ()) -> None:
     """Look whether the stages in `make` can start. `mistakes` are those that an application finds
     in its own settings. Raises one ConfigError that lists every mistake."""
-    everything = [*_mistakes(config, make), *mistakes]
+    everything = [*every_mistake(config, make), *mistakes]
     if everything:
         lines = "\n".join(f"  {mistake}" for mistake in everything)
         raise ConfigError(f"{config.name} cannot start, for {len(everything)} mistake(s):\n{lines}")
 
 
-def _mistakes(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
+def every_mistake(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
+    """What keeps the stages in `make` from starting."""
     for look in (_folder, _base, _skills, _lexicon, _blocks, _benchmark):
         yield from look(config)
     yield from _merging(config, make)
@@ -297,6 +298,7 @@ def _benchmark(config: RunConfig) -> Iterator[str]:
     if not own_prompts and not Path(scores.benchmark).exists():
         known = Path(scores.benchmark).name
         files = {file.name: row.name for row in BENCHMARKS.values() for file in row.files}
+        files |= {row.name: row.name for row in BENCHMARKS.values() if row.files}
         fetch = f" Run `selma data fetch {files[known]}`." if known in files else ""
         yield (
             f"scores.benchmark: must be toybox or a file, but {scores.benchmark} is missing.{fetch}"

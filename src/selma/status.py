@@ -20,7 +20,7 @@ from selma.pipeline import Stages, flow
 from selma.prompts.skills import load_skills
 from selma.records.adapters import applied
 from selma.records.experts import Expert
-from selma.records.merged import UNIFORM
+from selma.records.merged import UNIFORM, Merged
 from selma.workspace import (
     EXPERTS,
     IMAGES,
@@ -52,11 +52,30 @@ class StageStatus:
 
 def statuses(config: RunConfig) -> list[StageStatus]:
     """One for each item of a run, in order of flow."""
-    look = _Look(config)
+    look = _Look(config, _stages_of)
     for entry in config.prompts.skills:
         look.at_skill(entry)
-    look.at_models()
+    look.at_models(*look.at_merged())
     return _in_order(look.found)
+
+
+def statuses_of_model(
+    config: RunConfig, stages_of: Callable[[RunConfig], Stages], make: Collection[str]
+) -> list[StageStatus]:
+    """What the stages in `make`, the first three and perhaps the fourth, have and would make.
+
+    stages_of: the stages by some settings, in which nothing can be made.
+    """
+    look = _Look(config, stages_of)
+    for entry in config.prompts.skills:
+        look.at_skill(entry)
+    if MERGED in make:
+        look.at_merged()
+    return _in_order(look.found)
+
+
+def _stages_of(config: RunConfig) -> Stages:
+    return Stages(config, Workspace(config.run_folder), make=[])
 
 
 def present(config: RunConfig) -> list[StageStatus]:
@@ -115,9 +134,10 @@ def _to_make(status: StageStatus) -> str:
 
 
 class _Look:
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, stages_of: Callable[[RunConfig], Stages]) -> None:
         self.config = config
-        self.stages = Stages(config, Workspace(config.run_folder), make=[])
+        self.stages_of = stages_of
+        self.stages = stages_of(config)
         self.experts: list[Expert] = []
         self.found: list[StageStatus] = []
 
@@ -125,7 +145,7 @@ class _Look:
         """Prompts, images and expert of one skill; what it lacks does not hide the others."""
         alone = self.config.prompts.model_copy(update={"skills": (entry,)})
         config = self.config.model_copy(update={"prompts": alone})
-        stages = Stages(config, self.stages.folder, make=[])
+        stages = self.stages_of(config)
         name = load_skills([entry])[0].name
         prompts = self._ask(PROMPTS, name, alone.per_skill, stages.write_prompts)
         generated = config.images.candidates_per_prompt * alone.per_skill
@@ -133,15 +153,17 @@ class _Look:
         experts = self._ask(EXPERTS, name, config.experts.steps, stages.train_experts, pairs)
         self.experts += experts or []
 
-    def at_models(self) -> None:
-        """The merged adapter, each model's benchmark, the scorecard and the report."""
-        stages, names = (
-            self.stages,
-            [skill.name for skill in load_skills(self.config.prompts.skills)],
-        )
+    def at_merged(self) -> tuple[list[Expert] | None, Merged | None]:
+        """All experts and the merged adapter, where they are finished."""
+        names = {skill.name for skill in load_skills(self.config.prompts.skills)}
+        ready = self.experts if {expert.skill for expert in self.experts} == names else None
+        return ready, self._ask(MERGED, "merged", None, self.stages.merge_experts, ready)
+
+    def at_models(self, ready: list[Expert] | None, merged: Merged | None) -> None:
+        """Each model's benchmark, the scorecard and the report."""
+        stages = self.stages
+        names = [skill.name for skill in load_skills(self.config.prompts.skills)]
         by_skill = {expert.skill: expert for expert in self.experts}
-        ready = self.experts if len(by_skill) == len(names) else None
-        merged = self._ask(MERGED, "merged", None, stages.merge_experts, ready)
         adapters = {name: by_skill.get(name) for name in names if self.config.scores.experts}
         uniform = getattr(merged, "uniform", None)
         images = {"base": self._ask_images("base", lambda: stages.generate("base"))}

@@ -25,6 +25,12 @@ class Application:
     """The class of its runs' settings, "module:Class": RunConfig with the section."""
     mistakes: str | None = None
     """The check of such settings, "module:function" of the config and the stages to make."""
+    mark: str | None = None
+    """A key by which files of its own are told from a run's, if it has any."""
+    check: str | None = None
+    """The check of such a file, "module:function" of its path and the folder."""
+    runs: str | None = None
+    """The runs in such a file, "module:function" of its path: name → settings."""
 
 
 APPLICATIONS: Table[Application] = Table(
@@ -57,6 +63,13 @@ APPLICATIONS: Table[Application] = Table(
             section="subjects",
             settings="selma.applications.subjects.settings:SubjectsRun",
             mistakes="selma.applications.subjects.preflight:mistakes",
+        ),
+        Application(
+            "comparisons",
+            "selma.applications.comparisons.command",
+            mark="rows",
+            check="selma.applications.comparisons.recipes:check_file",
+            runs="selma.applications.comparisons.recipes:runs",
         ),
     ],
 )

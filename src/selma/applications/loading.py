@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 from itertools import chain
+from pathlib import Path
 from typing import Any, overload
 
 from selma import config, runfile
-from selma.applications import APPLICATIONS
+from selma.applications import APPLICATIONS, Application
 from selma.config import Run, RunConfig
 from selma.errors import ConfigError
 from selma.paths import AnyPath, as_path
@@ -55,10 +56,29 @@ def check_config(path: AnyPath, *, folder: AnyPath | None = None) -> None:
 
     path = as_path(path)
     folder = None if folder is None else as_path(folder)
+    if (own := _own_file(path)) is not None and own.check is not None:
+        imported(own.check)(path, folder=folder)
+        return
     settings = load_config(path, folder=folder)
     rows = [row for row in APPLICATIONS.values() if row.section in type(settings).model_fields]
     checks = [imported(row.mistakes) for row in rows if row.mistakes is not None]
     check(settings, mistakes=chain.from_iterable(find(settings, STAGES) for find in checks))
+
+
+def runs_of(path: AnyPath) -> dict[str, RunConfig]:
+    """Name → settings of each run that a YAML file describes; most have one."""
+    path = as_path(path)
+    if (own := _own_file(path)) is not None and own.runs is not None:
+        runs: dict[str, RunConfig] = imported(own.runs)(path)
+        return runs
+    settings = load_config(path)
+    return {settings.name: settings}
+
+
+def _own_file(path: Path) -> Application | None:
+    """The application that has files of this kind; None for a run's settings."""
+    marks = config.read_mapping(path).keys()
+    return next((row for row in APPLICATIONS.values() if row.mark in marks), None)
 
 
 def _every_section(raw: Mapping[str, Any], kind: type[RunConfig]) -> type[RunConfig]:

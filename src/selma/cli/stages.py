@@ -100,9 +100,13 @@ def memory(
     """Estimate what a run needs of its device's memory; say what to change if it is too much."""
     from rich.console import Console
 
-    from selma.capacity import memory as memory_needed
+    from selma.applications.loading import runs_of
+    from selma.capacity import memory_of_each
     from selma.report.models import print_memory
 
     most = None if limit is None else int(limit * 2**30)
-    needs, changes = memory_needed(load(config, None), most)
-    print_memory(needs, changes, most, Console())
+    every = memory_of_each(runs_of(config), most)
+    for names, (needs, changes) in every.items():
+        if len(every) > 1:
+            typer.echo(f"{', '.join(names)}:")
+        print_memory(needs, changes, most, Console())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union
@@ -138,6 +138,22 @@ def or_added(section: type[Section], *, group: str) -> Any:
         section, SerializeAsAny(), WrapValidator(validated), AddedKinds(group)
     ]
     return own_or_added
+
+
+def laid_over(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with the changes in them, at every depth; one of another `kind` takes the whole
+    place of what was there."""
+
+    def both(name: str, change: Any) -> bool:
+        setting = settings.get(name)
+        if not isinstance(setting, Mapping) or not isinstance(change, Mapping):
+            return False
+        return "kind" not in change or setting.get("kind", change["kind"]) == change["kind"]
+
+    return dict(settings) | {
+        name: laid_over(settings[name], change) if both(name, change) else change
+        for name, change in changes.items()
+    }
 
 
 def mistake(error: dict[str, Any]) -> str:

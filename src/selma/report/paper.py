@@ -1,4 +1,4 @@
-"""The paper's own figures (arXiv:2403.06952, tables 1 and 5-8), as printed, with notes on oddities.
+"""The paper's own figures (arXiv:2403.06952, tables 1-8), as printed, with notes on oddities.
 
 A row is named by its base, in the paper's words, and its method; "" is the base itself. None is a
 cell that the paper leaves empty.
@@ -70,6 +70,60 @@ TABLE_1 = Printed(
     ),
     (1, 1, 1, 2, 1),
 )
+TABLE_2 = Printed(
+    2,
+    "Learning and merging experts",
+    TABLE_1.columns,
+    {
+        "SD v2": {
+            "": (70.3, 79.2, 20.8, 0.17, 24.0),
+            "LN": (76.4, 81.4, 20.9, 0.56, 26.2),
+            "CB": (76.0, 81.4, 20.8, 0.46, 25.7),
+            "DDB": (73.0, 81.2, 20.9, 0.46, 25.8),
+            "Whoops": (73.0, 80.7, 20.8, 0.44, 25.3),
+            "COCO": (76.0, 81.3, 20.9, 0.47, 25.6),
+            "one LoRA, 3 skills": (75.1, 81.5, 20.7, 0.37, 24.8),
+            "one LoRA, 5 skills": (74.4, 80.2, 20.6, 0.35, 24.9),
+            "merged, 3 skills": (76.9, 82.9, 21.2, 0.65, 27.3),
+            "merged, 5 skills": (77.7, 83.2, 21.3, 0.72, 27.5),
+        },
+    },
+    (
+        _JUDGE,
+        "Which three skills are meant is told by the order of the columns alone: LN, CB and DDB.",
+    ),
+    (1, 1, 1, 2, 1),
+)
+TABLE_3 = Printed(
+    3,
+    "Training images from a weaker base",
+    TABLE_1.columns,
+    {
+        "SD v2": {"": (70.3, 79.2, 20.8, 0.17, 24.0), SELMA: (77.7, 83.2, 21.3, 0.72, 27.5)},
+        "SDXL": {
+            "": (73.3, 83.5, 21.6, 0.70, 26.2),
+            "SELMA, images by SD v2": (81.3, 83.8, 21.5, 0.78, 28.8),
+            SELMA: (80.2, 85.6, 22.0, 1.09, 29.9),
+        },
+    },
+    (_JUDGE,),
+    (1, 1, 1, 2, 1),
+)
+TABLE_4 = Printed(
+    4,
+    "Other ways to train and to combine experts",
+    TABLE_1.columns,
+    {
+        "SD v2": {
+            "": (70.3, 79.2, 20.8, 0.17, 24.0),
+            SELMA: (77.7, 83.2, 21.3, 0.72, 27.5),
+            "SELMA, DPO": (75.1, 81.4, 20.8, 0.44, 26.0),
+            "MoE-LoRA": (77.2, 83.0, 21.3, 0.68, 27.2),
+        },
+    },
+    (_JUDGE,),
+    (1, 1, 1, 2, 1),
+)
 TABLE_5 = Printed(
     5,
     "HPS v2.1 benchmark",
@@ -138,6 +192,9 @@ TABLE_7 = Printed(
     ),
     (1,) * 13,
 )
+
+COMPARISONS = {f"table{table.number}": table for table in (TABLE_1, TABLE_2, TABLE_3, TABLE_4)}
+"""Name of a comparison of methods → its table."""
 
 VOTES = {
     "All": (241, 114, 245), "LN": (19, 5, 12), "DDB": (6, 5, 34), "CB": (26, 11, 17),

@@ -20,11 +20,10 @@ from selma.applications.sur.settings import (
     SurRun,
     SurSettings,
     SurTraining,
-    laid_over,
 )
 from selma.config import require_settings
 from selma.config.scores import ScoresConfig
-from selma.config.section import mistake
+from selma.config.section import laid_over, mistake
 from selma.errors import ConfigError
 from selma.pipeline import Stages
 from selma.records.adapters import AppliedAdapter, applied

@@ -23,7 +23,7 @@ from selma.config.experts import TrainingConfig
 from selma.config.networks import Captioner, LanguageModelConfig, LlmVectors, LocalLLM, Safety
 from selma.config.places import FileOrFolderPath, FilePath, FolderPath, LaidOver
 from selma.config.scores import AnyScorer, PreferenceConfig
-from selma.config.section import Section
+from selma.config.section import Section, laid_over
 
 
 class Distance(Section):
@@ -238,16 +238,6 @@ RELEASED_DEFECTS: dict[str, Any] = {
     "generation": {"negative": "released", "dropout": True},
 }
 """What errs in the released code. A run has it by `preset: released` alone."""
-
-
-def laid_over(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with the changes in them, at every depth."""
-    return dict(settings) | {
-        name: laid_over(settings[name], value)
-        if isinstance(value, Mapping) and isinstance(settings.get(name), Mapping)
-        else value
-        for name, value in changes.items()
-    }
 
 
 PAPER_SUR: dict[str, Any] = {

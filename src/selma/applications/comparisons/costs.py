@@ -1,0 +1,59 @@
+"""What each row took, from the journal: for all items that its model came from, once each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from selma.applications.comparisons.records import Cost
+from selma.applications.comparisons.sharing import SharedWorkspace
+from selma.records.merged import TRIAL
+from selma.workspace import EXPERTS, IMAGES, SCORES, read_json, write_json
+
+ROWS = "rows"
+_TO_CHOOSE = tuple(f"{SCORES}/images/{kind}-" for kind in ("dev", TRIAL))
+
+
+def remember(row: str, key: str, folder: SharedWorkspace) -> set[str]:
+    """All items that the row's model ever came from by this recipe, those asked for now among them.
+
+    What a finished search tried is not asked for again, but it was made.
+    """
+    path = folder.root / ROWS / f"{row}.json"
+    before = read_json(path) or {}
+    known = before.get("items", []) if before.get("key") == key else []
+    items = folder.used.union(known)
+    if before != (entry := {"key": key, "items": sorted(items)}):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, entry)
+    return items
+
+
+def cost_of(items: Iterable[str], folder: SharedWorkspace) -> Cost:
+    """What these items took."""
+    wanted = set(items)
+    last: dict[str, dict[str, int]] = {}
+    seconds = 0.0
+    for line in folder.read_journal():
+        if line.get("event") == "item" and line.get("item") in wanted:
+            last[line["item"]] = line
+            seconds += line["seconds"]
+    totals = {"generated": 0, "scored": 0, "trained": 0, "steps": 0}
+    for name, line in last.items():
+        for key, count in _counts(name, line).items():
+            totals[key] += count
+    return Cost(**totals, seconds=round(seconds, 3))
+
+
+def _counts(name: str, line: dict[str, int]) -> dict[str, int]:
+    """The numbers of one finished item."""
+    images = line.get("images", 0)
+    counts = {"generated": line.get("generated", 0), "scored": line.get("scored", 0)}
+    if name.startswith(_TO_CHOOSE):
+        return {"generated": images, "scored": images}
+    if name.startswith(f"{IMAGES}/"):
+        # Of chosen images, the candidates were generated, which are an item of their own.
+        counts["generated"] += 0 if "chosen" in line else images
+        counts["scored"] += line.get("candidates", 0)
+    if name.startswith(f"{EXPERTS}/") and "pairs" in line:
+        counts |= {"trained": line["pairs"], "steps": line.get("steps", 0)}
+    return counts

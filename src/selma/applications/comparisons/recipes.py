@@ -1,0 +1,233 @@
+"""A comparison's file → one run's settings for each row and benchmark, or all mistakes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from selma.applications import loading
+from selma.applications.comparisons.settings import Comparison, RowSettings
+from selma.config import RunConfig, read_mapping
+from selma.config.places import map_paths
+from selma.config.section import is_folder, laid_over, mistake
+from selma.errors import ConfigError, SelmaError
+from selma.paths import AnyPath, as_path
+from selma.preflight import every_mistake
+from selma.prompts.skills import load_skills
+from selma.scores.benchmarks import benchmark_of
+from selma.workspace import EXPERTS, IMAGES, MERGED, PROMPTS, SCORES
+
+TRAINED = (PROMPTS, IMAGES, EXPERTS)
+"""Stages that a row's expert needs."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One row with its settings."""
+
+    row: RowSettings
+    config: RunConfig
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Those that the row's model needs."""
+        if self.row.model == "base":
+            return ()
+        return TRAINED if self.row.model == "expert" else (*TRAINED, MERGED)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison, checked as far as its settings alone can be."""
+
+    comparison: Comparison
+    shared: RunConfig
+    recipes: Mapping[str, Recipe]
+    """Row → its recipe, in order."""
+    benchmarks: Mapping[str, RunConfig]
+    """Name → the shared settings with its scores."""
+
+    @cached_property
+    def choosing(self) -> str | None:
+        """The benchmark by whose dev prompts guidances are chosen; None if none are."""
+        if not self.comparison.guidances:
+            return None
+        return next(
+            (
+                name
+                for name, config in self.benchmarks.items()
+                if "dev" in benchmark_of(config.scores.benchmark).splits
+            ),
+            None,
+        )
+
+
+def load_comparison(path: AnyPath, *, folder: AnyPath | None = None) -> Plan:
+    """Read a comparison's file. Raises one ConfigError with the mistakes of all its rows.
+
+    folder: in place of the file's.
+    """
+    path = as_path(path)
+    raw = read_mapping(path)
+    try:
+        comparison = Comparison.model_validate(raw)
+    except ValidationError as error:
+        lines = [mistake(dict(wrong)) for wrong in error.errors()]
+        raise ConfigError(f"{path} has {len(lines)} mistake(s):\n" + "\n".join(lines)) from error
+    comparison = map_paths(
+        comparison,
+        move=lambda name: str(path.parent / name),
+        is_folder=lambda name: is_folder(path.parent / name),
+    )
+    if folder is not None:
+        comparison = comparison.model_copy(update={"folder": as_path(folder)})
+    return planned(comparison)
+
+
+def planned(comparison: Comparison) -> Plan:
+    """The comparison with each row's settings. Raises one ConfigError with the mistakes of all."""
+    raw = _shared(comparison)
+    wrong: dict[str, str] = {}
+    shared = _config(raw, "settings", wrong)
+    recipes, benchmarks = {}, {}
+    if shared is not None:
+        # Whatever a row changes of its training images, the benchmark's have the shared steps.
+        raw = laid_over(raw, {"scores": {"steps": shared.benchmark_steps}})
+        for row in comparison.rows:
+            if config := _config(laid_over(raw, row.settings), f"rows, {row.name}", wrong):
+                recipes[row.name] = Recipe(row, config)
+        if not comparison.benchmarks:
+            benchmarks[_own_name(shared)] = RunConfig.model_validate(raw)
+        for benchmark in comparison.benchmarks:
+            changed = laid_over(raw, {"scores": benchmark.scores})
+            if config := _config(changed, f"benchmarks, {benchmark.name}", wrong):
+                benchmarks[benchmark.name] = config
+    if wrong or shared is None:
+        count = sum(lines.count("\n") + 1 for lines in wrong.values())
+        text = "\n".join(f"{key}:\n{lines}" for key, lines in wrong.items())
+        raise ConfigError(f"{comparison.name} has {count} mistake(s):\n{text}")
+    return Plan(comparison, shared, recipes, benchmarks)
+
+
+def _shared(comparison: Comparison) -> dict[str, Any]:
+    """The settings that rows change, as they are given."""
+    given: dict[str, Any] = {}
+    if comparison.config is not None:
+        run = loading.load_config(comparison.config)
+        given = run.model_dump(include=set(RunConfig.model_fields), exclude_unset=True)
+    own = {"name": comparison.name, "folder": comparison.run_folder}
+    return laid_over(given, comparison.settings) | own
+
+
+def _config(raw: Mapping[str, Any], key: str, wrong: dict[str, str]) -> RunConfig | None:
+    """The settings; if they are wrong, None, and what is wrong is noted by the key."""
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        wrong[key] = "\n".join(mistake(dict(details)) for details in error.errors())
+        return None
+
+
+def _own_name(config: RunConfig) -> str:
+    try:
+        return benchmark_of(config.scores.benchmark).measure.label
+    except SelmaError:  # which preflight tells
+        return Path(config.scores.benchmark).stem
+
+
+def only(plan: Plan, names: Sequence[str]) -> Plan:
+    """The plan with these rows, and those that they are compared with or trained by."""
+    comparison = plan.comparison
+    if strangers := [name for name in names if name not in plan.recipes]:
+        raise ConfigError(
+            f"--only must name rows ({', '.join(plan.recipes)}), but {strangers[0]!r} came."
+        )
+    wanted = {comparison.base_row, *names, *filter(None, [comparison.against])}
+    for row in reversed(comparison.rows):
+        if row.name in wanted and row.images_by is not None:
+            wanted.add(row.images_by)
+    rows = tuple(row for row in comparison.rows if row.name in wanted)
+    claims = tuple(claim for claim in comparison.claims if {claim.row, claim.over} <= wanted)
+    changes = {"rows": rows, "claims": claims, "base": comparison.base_row}
+    return Plan(
+        comparison.model_copy(update=changes),
+        plan.shared,
+        {row.name: plan.recipes[row.name] for row in rows},
+        plan.benchmarks,
+    )
+
+
+def check(plan: Plan) -> None:
+    """Raise one ConfigError with all mistakes that can be found before a model is loaded; what
+    several rows have in common is said once."""
+    rows_by_mistake: dict[str, list[str]] = {}
+    for name, text in _mistakes(plan):
+        rows = rows_by_mistake.setdefault(text, [])
+        if name not in rows:
+            rows.append(name)
+    if rows_by_mistake:
+        every = len(plan.recipes)
+        lines = [
+            f"  {text}" if len(names) >= every else f"  {', '.join(names)}: {text}"
+            for text, names in rows_by_mistake.items()
+        ]
+        raise ConfigError(
+            f"{plan.comparison.name} cannot start, for {len(lines)} mistake(s):\n"
+            + "\n".join(lines)
+        )
+
+
+def _mistakes(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Row or benchmark, and what is wrong with it."""
+    for name, recipe in plan.recipes.items():
+        yield from ((name, text) for text in every_mistake(recipe.config, recipe.stages))
+        yield from ((name, text) for text in _of_model(recipe))
+    for name, config in plan.benchmarks.items():
+        yield from ((name, text) for text in every_mistake(config, [SCORES]))
+    if plan.comparison.guidances and not _dev(plan.benchmarks.values()):
+        yield (
+            "guidances",
+            "no benchmark has dev prompts to choose a guidance on; set guidances to [].",
+        )
+
+
+def _dev(configs: Iterable[RunConfig]) -> bool:
+    for config in configs:
+        try:
+            if "dev" in benchmark_of(config.scores.benchmark).splits:
+                return True
+        except SelmaError:  # told by the look at the benchmark
+            return True
+    return False
+
+
+def _of_model(recipe: Recipe) -> Iterator[str]:
+    """What is wrong with the model that a row shows."""
+    model, config = recipe.row.model, recipe.config
+    if model == "uniform" and config.merged.search is None:
+        yield "model: uniform is beside searched weights; set merged.search, or model to merged."
+    if model == "expert":
+        try:
+            count = len(load_skills(config.prompts.skills))
+        except SelmaError:
+            return
+        if count != 1:
+            yield (
+                f"model: expert is for recipes with one expert, but this has {count}; name one of "
+                "prompts.skills, or set model to merged."
+            )
+
+
+def check_file(path: AnyPath, *, folder: AnyPath | None = None) -> None:
+    """Check a comparison's file. Raises one ConfigError with all mistakes."""
+    check(load_comparison(path, folder=folder))
+
+
+def runs(path: AnyPath) -> dict[str, RunConfig]:
+    """Row → its settings, of a comparison's file."""
+    return {name: recipe.config for name, recipe in load_comparison(path).recipes.items()}

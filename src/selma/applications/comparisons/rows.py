@@ -1,0 +1,114 @@
+"""The stages of one row: its recipe in the shared folder, with the base and networks of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from selma.applications.comparisons.recipes import Plan, Recipe
+from selma.applications.comparisons.sharing import Clock, SharedFinished, SharedWorkspace
+from selma.config import RunConfig
+from selma.config.networks import BaseConfig
+from selma.pipeline import Stages
+from selma.records.adapters import AppliedAdapter, applied
+from selma.scores.benchmarks import all_texts
+from selma.workspace import STAGES, Workspace
+
+if TYPE_CHECKING:
+    from selma.backbones.text_to_image import TextToImage
+    from selma.scores.networks import ScoringNetworks
+
+
+class RowStages(Stages[RunConfig]):
+    """The six stages by one row's settings."""
+
+    def __init__(
+        self, config: RunConfig, folder: Workspace, *, make: Sequence[str], resources: Resources
+    ) -> None:
+        super().__init__(config, folder, make=make)
+        self.finished = SharedFinished(folder.root)
+        self.resources = resources
+        self.images_by: Callable[[], list[AppliedAdapter]] | None = None
+        """Adapters of the row that generates the training images."""
+
+    def model(self) -> TextToImage:
+        return self.resources.model(self.config.base, self._loaded)
+
+    def _loaded(self) -> TextToImage:
+        model = super().model()
+        self.__dict__.pop("_model", None)  # all rows have it in common
+        return model
+
+    @cached_property
+    def networks(self) -> ScoringNetworks:
+        return self.resources.networks(self.config)
+
+    @cached_property
+    def _image_adapters(self) -> list[AppliedAdapter]:
+        return super()._image_adapters if self.images_by is None else self.images_by()
+
+    @cached_property
+    def _benchmark_texts(self) -> list[str]:
+        # No row is trained on a prompt of any benchmark.
+        return self.resources.benchmark_texts
+
+
+@dataclass
+class Resources:
+    """What all rows have in common."""
+
+    plan: Plan
+    clock: Clock = field(default_factory=Clock)
+    _model: tuple[BaseConfig, Any] | None = None
+    _networks: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def benchmark_texts(self) -> list[str]:
+        configs = self.plan.benchmarks.values()
+        texts = (text for config in configs for text in all_texts(config.scores))
+        return list(dict.fromkeys(texts))
+
+    def workspace(self) -> SharedWorkspace:
+        """The folder, for one row."""
+        return SharedWorkspace(self.plan.comparison.run_folder, self.clock)
+
+    def stages(self, recipe: Recipe, *, make: bool) -> RowStages:
+        """The row's stages; without `make` they only show what is finished."""
+        made = STAGES if make else ()
+        stages = RowStages(recipe.config, self.workspace(), make=made, resources=self)
+        if recipe.row.images_by is not None:
+            teacher = self.plan.recipes[recipe.row.images_by]
+            stages.images_by = lambda: self.adapters(self.stages(teacher, make=make), teacher)
+        return stages
+
+    def adapters(self, stages: RowStages, recipe: Recipe) -> list[AppliedAdapter]:
+        """What is applied to the base to be the row's model; what it needs is made."""
+        if recipe.row.model == "base":
+            return []
+        experts = stages.all_experts()
+        if recipe.row.model == "expert":
+            return [applied(expert) for expert in experts]
+        merged = stages.merge_experts(experts)
+        if recipe.row.model == "uniform" and merged.uniform is not None:
+            return [applied(merged.uniform)]
+        return [applied(merged)]  # searched weights that did not beat them are uniform, too
+
+    def model(self, base: BaseConfig, load: Callable[[], TextToImage]) -> TextToImage:
+        """The base, loaded once; of several bases the last, so that memory holds one."""
+        if self._model is None or self._model[0] != base:
+            self._model = None
+            self._model = base, load()
+        model: TextToImage = self._model[1]
+        return model
+
+    def networks(self, config: RunConfig) -> ScoringNetworks:
+        """The networks of stage 5 by these settings, each loaded once."""
+        from selma.scores.networks import ScoringNetworks
+
+        key = config.scores.model_dump_json()
+        if key not in self._networks:
+            self._networks[key] = ScoringNetworks(config.scores)
+        networks: ScoringNetworks = self._networks[key]
+        return networks

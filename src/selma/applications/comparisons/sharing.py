@@ -1,0 +1,110 @@
+"""A folder that all rows of a comparison share, so that nothing is made twice.
+
+<stage>/<item>/<key>/     an item lies in a folder of its recipe's key: rows of equal recipes
+                          have one, and no row takes another's place
+rows/<row>.json           the items that a row's model came from
+journal.jsonl             for each item that was finished how long it took, without what was
+                          finished meanwhile, and how many images it has
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selma.finished import Finished, NotFinished
+from selma.workspace import Item, Workspace
+
+COUNTS = ("images", "pairs", "candidates", "steps", "generated", "scored")
+"""Numbers of an item's summary that the journal has, too."""
+
+
+@dataclass
+class Clock:
+    """How long items take, each without those that are finished inside it."""
+
+    running: list[tuple[str, float, list[float]]] = field(default_factory=list)
+    """Item, when it began, and the seconds of items inside."""
+
+    def start(self, name: str) -> None:
+        self.running.append((name, time.monotonic(), []))
+
+    def stop(self, name: str) -> float:
+        """The item's seconds; what was begun inside it and not finished counts as its own."""
+        while self.running:
+            running, started, inside = self.running.pop()
+            if running == name:
+                seconds = time.monotonic() - started
+                if self.running:
+                    self.running[-1][2].append(seconds)
+                return seconds - sum(inside)
+        return 0.0
+
+
+class SharedItem(Item):
+    """An item in a folder of its key."""
+
+    def __init__(self, item: Item, folder: SharedWorkspace) -> None:
+        super().__init__(item.root, f"{item.name}/{item.key}", item.recipe)
+        self.folder = folder
+
+    def begin(self, *, guests: Collection[str] = ()) -> Path:
+        self.folder.clock.start(self.name)
+        return super().begin(guests=guests)
+
+    def finish(self, files: Iterable[Path], summary: Mapping[str, Any]) -> None:
+        files = list(files)
+        super().finish(files, summary)
+        counts = {name: summary[name] for name in COUNTS if isinstance(summary.get(name), int)}
+        chosen = {"chosen": True} if self.recipe.get("choose") else {}
+        self.folder.journal(
+            self.name.partition("/")[0],
+            event="item",  # its stage tells the time of its skills beside this
+            item=self.name,
+            seconds=round(self.folder.clock.stop(self.name), 3),
+            **counts,
+            **chosen,
+        )
+
+
+class SharedWorkspace(Workspace):
+    """The folder as one row sees it; `used` has the items that it asked for."""
+
+    def __init__(self, root: Path, clock: Clock | None = None) -> None:
+        super().__init__(root)
+        self.clock = clock or Clock()
+        self.used: set[str] = set()
+
+    def item(self, stage: str, *names: str, recipe: Mapping[str, Any]) -> Item:
+        item = SharedItem(super().item(stage, *names, recipe=recipe), self)
+        self.used.add(item.name)
+        return item
+
+
+class _SharedFinishedItem(Item):
+    def __init__(self, item: Item) -> None:
+        super().__init__(item.root, f"{item.name}/{item.key}", item.recipe)
+
+    @property
+    def done(self) -> bool:
+        if self.manifest is None:
+            raise NotFinished(self, _COMMANDS)
+        return True
+
+    def begin(self, *, guests: Collection[str] = ()) -> Path:
+        raise NotFinished(self, _COMMANDS)
+
+
+_COMMANDS = dict.fromkeys(
+    ("1-prompts", "2-images", "3-experts", "4-merged", "5-scores", "6-report"), "compare"
+)
+
+
+class SharedFinished(Finished):
+    """The shared folder, in which nothing can be made."""
+
+    def item(self, stage: str, *names: str, recipe: Mapping[str, Any]) -> Item:
+        return _SharedFinishedItem(Workspace.item(self, stage, *names, recipe=recipe))

@@ -1,0 +1,242 @@
+"""`selma compare` on a tiny base: rows share what they have in common, and what is there stays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import yaml
+from pipeline.killing import finished, settings
+from pipeline.server import serving
+from report.test_page import Parsed, addresses
+from typer.testing import CliRunner
+
+from selma import cli
+from selma.applications.comparisons.recipes import load_comparison, only
+from selma.errors import ConfigError
+from selma.report.pages import read_pages
+from selma.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with serving() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compared")
+    tiny.build("sd1", folder / "base")
+    return folder
+
+
+def raw(home: Path, address: str, **different: Any) -> dict[str, Any]:
+    run = settings(home, address, run="unused")
+    for name in ("name", "folder", "seed"):
+        run.pop(name)
+    run["experts"] |= {"steps": 2}  # type: ignore[operator]
+    return {
+        "name": "little",
+        "folder": str(home / "run"),
+        "settings": run,
+        "rows": [
+            {"name": "base", "model": "base"},
+            {"name": "coco", "model": "expert", "settings": {"prompts": {"skills": ["coco"]}}},
+            {"name": "selma", "paper": {"base": "SD v2", "method": "SELMA"}},
+            {"name": "sum", "label": "added up", "settings": {"merged": {"scale": 2.0}}},
+        ],
+        "against": "selma",
+        "guidances": [1.0, 3.0],
+        "dev_prompts": 5,
+        "paper": "table4",
+        "claims": [{"says": "experts gain", "row": "selma", "over": "base"}],
+    } | different
+
+
+def written(home: Path, address: str, name: str = "little", **different: Any) -> Path:
+    path = home / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(raw(home, address, **different)))
+    return path
+
+
+def run(*words: object) -> str:
+    result = CliRunner().invoke(cli.app, ["compare", *map(str, words)])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def to_make(plan: str) -> list[str]:
+    """The last line of a plan: prompts, images, steps, merges, benchmark images."""
+    (line,) = (line for line in plan.splitlines() if "all, to make" in line)
+    return [word for word in line.split() if word.isdigit()]
+
+
+@pytest.fixture(scope="module")
+def compared(home: Path, address: str) -> tuple[Path, str, dict[str, Any]]:
+    """The file, what the command said, and the record."""
+    path = written(home, address)
+    before = run(path, "--dry-run")
+    assert "all, to make" in before and not (home / "run").exists()
+    assert to_make(before)[:3] == ["16", "16", "4"]  # what rows share is told once
+    said = run(path, "--json", home / "out.json")
+    return path, said, json.loads((home / "out.json").read_text())
+
+
+def test_rows_share_what_they_have_in_common(
+    home: Path, compared: tuple[Path, str, dict[str, Any]]
+) -> None:
+    experts = sorted((home / "run" / "3-experts").glob("*/*/manifest.json"))
+    assert sorted(path.parts[-3] for path in experts) == ["coco", "whoops"]
+    assert len(list((home / "run" / "4-merged").glob("*/manifest.json"))) == 2
+    costs = {row["name"]: row["cost"] for row in compared[2]["rows"]}
+    assert costs["base"] == {
+        "generated": 0, "scored": 0, "trained": 0, "steps": 0, "seconds": 0.0,
+    }  # fmt: skip
+    assert (costs["coco"]["generated"], costs["coco"]["trained"]) == (8, 8)
+    for row in ("selma", "sum"):
+        assert (costs[row]["generated"], costs[row]["trained"], costs[row]["steps"]) == (16, 16, 4)
+    assert costs["selma"]["seconds"] > costs["coco"]["seconds"] > 0
+
+
+def test_all_rows_are_scored_alike(compared: tuple[Path, str, dict[str, Any]]) -> None:
+    _, said, record = compared
+    assert [scored["reading"] for scored in record["scored"]] == ["training", "best"]
+    for scored in record["scored"]:
+        models = {model["model"]: model for model in scored["card"]["models"]}
+        assert list(models) == ["base", "coco", "selma", "sum"]
+        assert models["base"]["difference"] is None and models["sum"]["difference"]["n"] == 6
+        pairs = {(pair["model"], pair["against"]) for pair in scored["card"]["comparisons"]}
+        assert {("selma", "base"), ("base", "selma"), ("sum", "selma")} <= pairs
+    assert all(set(row["curve"]) == {"1", "3"} for row in record["rows"])
+    assert all(str(int(row["best"])) in row["curve"] for row in record["rows"])
+    (claim, _) = record["verdicts"]
+    assert claim["row"] == "selma" and claim["over"] == "base"
+    assert max(map(len, said.splitlines())) <= 80 or "Report:" in said
+    assert "added up" in said and "77.7" in said and "experts gain" in said
+
+
+def test_a_second_run_makes_nothing(home: Path, compared: tuple[Path, str, dict[str, Any]]) -> None:
+    before = finished(home / "run")
+    pages = {p: p.read_bytes() for p in (home / "run" / "6-report").rglob("*") if p.is_file()}
+    assert to_make(run(compared[0], "--dry-run")) == ["0"] * 5
+    assert run(compared[0]).splitlines()[-1] == compared[1].splitlines()[-1]
+    after = finished(home / "run")
+    same = {path: value for path, value in before.items() if "6-report" not in path.parts}
+    assert {path: after[path] for path in same} == same
+    assert {p: p.read_bytes() for p in pages} == pages
+
+
+def test_a_row_more_takes_what_is_there(
+    home: Path, address: str, compared: tuple[Path, str, dict[str, Any]]
+) -> None:
+    before = finished(home / "run")
+    rows = [
+        *raw(home, address)["rows"],
+        {"name": "longer", "settings": {"experts": {"steps": 3}}},
+        {"name": "round2", "images_by": "selma"},
+    ]
+    path = written(home, address, "more", name="little", rows=rows)
+    said = run(path, "--only", "round2", "--only", "longer")
+    assert "round2" in said and "longer" in said and "added up" not in said
+    after = finished(home / "run")
+    assert {file: after[file] for file in before if "6-report" not in file.parts} == {
+        file: value for file, value in before.items() if "6-report" not in file.parts
+    }
+    assert len(list((home / "run" / "3-experts").glob("coco/*/manifest.json"))) == 3
+    assert len(list((home / "run" / "2-images").glob("coco/*/manifest.json"))) == 2
+
+
+def test_the_page_is_a_section_and_loads_nothing(
+    home: Path, compared: tuple[Path, str, dict[str, Any]]
+) -> None:
+    page = home / "run" / "6-report" / "compare.html"
+    parsed = Parsed(page.read_text())
+    assert "Recipes compared" in parsed.text and "added up" in parsed.text
+    assert all(address.startswith(("data:", "#")) for address in addresses(parsed))
+    assert sum(tag == "img" for tag, _ in parsed.tags) == 2 * 4
+    assert [section.name for section in read_pages(Workspace(home / "run"))] == ["compare"]
+    assert "| added up |" in (home / "run" / "6-report" / "compare.md").read_text()
+
+
+def test_no_result_holds_a_path_of_the_machine(
+    home: Path, compared: tuple[Path, str, dict[str, Any]]
+) -> None:
+    for file in (home / "run").rglob("*"):
+        if file.is_file():
+            assert str(home).encode() not in file.read_bytes(), file
+
+
+def test_only_keeps_what_rows_are_compared_with(home: Path, address: str) -> None:
+    plan = load_comparison(written(home, address, "few"))
+    assert list(only(plan, ["coco"]).recipes) == ["base", "coco", "selma"]
+    with pytest.raises(ConfigError, match="--only must name rows"):
+        only(plan, ["other"])
+
+
+def check(path: Path) -> Any:
+    return CliRunner().invoke(cli.app, ["check", str(path)])
+
+
+def test_check_tells_the_mistakes_of_all_rows_at_once(home: Path, address: str) -> None:
+    rows = [
+        {"name": "base", "model": "base"},
+        {"name": "one", "settings": {"experts": {"stepz": 3}}},
+        {"name": "two", "settings": {"images": {"steps": 0}}},
+    ]
+    shared = {"rows": rows, "against": None, "paper": None, "claims": []}
+    result = check(written(home, address, "wrong", **shared))
+    assert isinstance(result.exception, ConfigError)
+    assert "experts.stepz" in str(result.exception) and "images.steps" in str(result.exception)
+    assert "rows, one" in str(result.exception) and "rows, two" in str(result.exception)
+
+
+def test_check_says_once_what_rows_have_in_common(home: Path, address: str) -> None:
+    rows = [
+        {"name": "base", "model": "base"},
+        {"name": "one", "model": "expert"},
+        {"name": "two", "model": "uniform"},
+    ]
+    run_settings = raw(home, address)["settings"]
+    run_settings |= {"base": {"model": "nowhere at all", "device": "cpu"}}
+    different = {"rows": rows, "against": None, "paper": None, "claims": []}
+    result = check(written(home, address, "lost", settings=run_settings, **different))
+    text = str(result.exception)
+    assert text.count("nowhere at all") == 1
+    assert "one: model: expert is for recipes with one expert, but this has 2" in text
+    assert "two: model: uniform is beside searched weights" in text
+    assert check(written(home, address, "right")).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("different", "says"),
+    [
+        ({"against": "nobody"}, "against must be a row"),
+        ({"paper": "table9"}, "paper must be one of"),
+        ({"rows": [{"name": "a"}, {"name": "a"}]}, "two are named a"),
+        ({"rows": [{"name": "a", "settings": {"seed": 3}}, {"name": "b"}]}, "all rows share"),
+        ({"rows": [{"name": "a", "images_by": "b"}, {"name": "b"}]}, "must be a row above it"),
+        (
+            {"rows": [{"name": "a", "paper": {"base": "SDXL", "method": "X"}}, {"name": "b"}]},
+            "paper must be a row of",
+        ),
+    ],
+)
+def test_what_rows_may_not_say(
+    home: Path, address: str, different: dict[str, Any], says: str
+) -> None:
+    bare = {"against": None, "claims": []} | different
+    with pytest.raises(ConfigError, match=says):
+        load_comparison(written(home, address, "refused", **bare))
+
+
+def test_memory_is_told_for_rows_that_differ(home: Path, address: str) -> None:
+    result = CliRunner().invoke(cli.app, ["memory", str(written(home, address, "memory"))])
+    assert result.exit_code == 0, result.output
+    assert "generating" in result.output

@@ -1,0 +1,63 @@
+"""The files of `configs/tables`: each can start once benchmark and key are there, without a network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from selma.applications.comparisons.recipes import check, load_comparison, runs
+from selma.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+FILES = sorted((CONFIGS / "tables").glob("*.yaml"))
+DSG = (
+    "item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple,"
+    "question_natural_language\n"
+    "drawbench_1,a red cat,,1,0,entity,whole,entity - whole (cat),Is there a cat?\n"
+)
+TIFA = [
+    {
+        "id": "coco_1", "caption": "a red cat", "question": "what animal is it?",
+        "choices": ["cat", "dog"], "answer": "cat", "element_type": "animal/human", "element": "cat",
+    }
+]  # fmt: skip
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The configs with little benchmarks beside them, and a key."""
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+    (tmp_path / "data" / "dsg-1k").mkdir(parents=True)
+    (tmp_path / "data" / "dsg-1k" / "dsg-1k-anns.csv").write_text(DSG)
+    (tmp_path / "data" / "tifa-v1.0").mkdir()
+    path = tmp_path / "data" / "tifa-v1.0" / "tifa_v1.0_question_answers.json"
+    path.write_text(json.dumps(TIFA))
+    texts = [{"id": "coco_1", "caption": "a red cat"}]
+    path.with_name("tifa_v1.0_text_inputs.json").write_text(json.dumps(texts))
+    return tmp_path / "configs" / "tables"
+
+
+@pytest.mark.parametrize("name", [file.name for file in FILES])
+def test_it_can_start(copied: Path, name: str) -> None:
+    plan = load_comparison(copied / name)
+    check(plan)
+    assert plan.comparison.name == Path(name).stem
+    assert runs(copied / name).keys() == plan.recipes.keys()
+
+
+def test_what_is_missing_is_said_once_for_all_rows(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    shutil.rmtree(copied.parents[1] / "data")
+    with pytest.raises(ConfigError) as caught:
+        check(load_comparison(copied / "table2-sd2.yaml"))
+    text = str(caught.value)
+    assert text.count("OPENAI_API_KEY") == 1
+    assert text.count("selma data fetch dsg-1k") == 1
+    assert "selma data fetch tifa-v1.0" in text
