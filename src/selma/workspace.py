@@ -276,6 +276,10 @@ class Workspace:
         inside(self.root, name)
         return Item(self.root, name, json.loads(_canonical(without_empty(recipe))))
 
+    def folder_of(self, stage: str, *names: str) -> Path:
+        """Where the item of these names lies that was last asked for, by whatever recipe."""
+        return inside(self.root, "/".join((stage, *names)))
+
     def journal(self, stage: str, **facts: Any) -> None:
         """Add a line to the run's journal: times, costs, whatever is not part of a result. Of
         several processes only the main one does."""

@@ -54,6 +54,8 @@ def _counts(name: str, line: dict[str, int]) -> dict[str, int]:
         # Of chosen images, the candidates were generated, which are an item of their own.
         counts["generated"] += 0 if "chosen" in line else images
         counts["scored"] += line.get("candidates", 0)
-    if name.startswith(f"{EXPERTS}/") and "pairs" in line:
-        counts |= {"trained": line["pairs"], "steps": line.get("steps", 0)}
+        if name.count("/") == 2:  # a skill's pairs, whatever is trained on them
+            counts["trained"] = images
+    if name.startswith(f"{EXPERTS}/"):
+        counts["steps"] = line.get("steps", 0)
     return counts

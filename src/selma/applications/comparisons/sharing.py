@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.finished import Finished, NotFinished
-from selma.workspace import Item, Workspace
+from selma.workspace import STAGES, Item, Workspace
 
 COUNTS = ("images", "pairs", "candidates", "steps", "generated", "scored")
 """Numbers of an item's summary that the journal has, too."""
@@ -77,11 +77,17 @@ class SharedWorkspace(Workspace):
         super().__init__(root)
         self.clock = clock or Clock()
         self.used: set[str] = set()
+        self._last: dict[str, Path] = {}
 
     def item(self, stage: str, *names: str, recipe: Mapping[str, Any]) -> Item:
-        item = SharedItem(super().item(stage, *names, recipe=recipe), self)
+        plain = super().item(stage, *names, recipe=recipe)
+        item = SharedItem(plain, self)
         self.used.add(item.name)
+        self._last[plain.name] = item.path
         return item
+
+    def folder_of(self, stage: str, *names: str) -> Path:
+        return self._last.get("/".join((stage, *names)), super().folder_of(stage, *names))
 
 
 class _SharedFinishedItem(Item):
@@ -98,13 +104,21 @@ class _SharedFinishedItem(Item):
         raise NotFinished(self, _COMMANDS)
 
 
-_COMMANDS = dict.fromkeys(
-    ("1-prompts", "2-images", "3-experts", "4-merged", "5-scores", "6-report"), "compare"
-)
+_COMMANDS = dict.fromkeys(STAGES, "compare")
 
 
 class SharedFinished(Finished):
-    """The shared folder, in which nothing can be made."""
+    """The shared folder as one row sees it, in which nothing can be made."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._last: dict[str, Path] = {}
 
     def item(self, stage: str, *names: str, recipe: Mapping[str, Any]) -> Item:
-        return _SharedFinishedItem(Workspace.item(self, stage, *names, recipe=recipe))
+        plain = Workspace.item(self, stage, *names, recipe=recipe)
+        item = _SharedFinishedItem(plain)
+        self._last[plain.name] = item.path
+        return item
+
+    def folder_of(self, stage: str, *names: str) -> Path:
+        return self._last.get("/".join((stage, *names)), super().folder_of(stage, *names))
