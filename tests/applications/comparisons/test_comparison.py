@@ -58,8 +58,8 @@ def raw(home: Path, address: str, **different: Any) -> dict[str, Any]:
     } | different
 
 
-def written(home: Path, address: str, name: str = "little", **different: Any) -> Path:
-    path = home / f"{name}.yaml"
+def written(home: Path, address: str, file: str = "little", **different: Any) -> Path:
+    path = home / f"{file}.yaml"
     path.write_text(yaml.safe_dump(raw(home, address, **different)))
     return path
 
