@@ -47,6 +47,7 @@ from selma.workspace import (
 if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
     from selma.capacity import Work
+    from selma.experts.rewards import Reward
     from selma.scores.accepting import Accepting
     from selma.scores.networks import ScoringNetworks
 
@@ -225,8 +226,9 @@ class Stages(Generic[Run]):
     def write_questions(
         self, prompts: Mapping[str, Sequence[Prompt]]
     ) -> dict[str, list[BenchmarkPrompt]]:
-        """Skill → its prompts that have questions; {} if images are not chosen by any."""
-        source = self.config.images.questions
+        """Skill → its prompts that have questions; {} if neither choosing images nor rewarding them
+        asks any."""
+        source = self.config.questions
         if source is None:
             return {}
         from selma.prompts.questions.sources import write_questions
@@ -238,7 +240,8 @@ class Stages(Generic[Run]):
     def generate_pairs(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, list[Pair]]:
         from selma.images.generating import generate_pairs
 
-        config, asked = self.config, self.write_questions(prompts)
+        config = self.config
+        asked = self.write_questions(prompts) if config.images.questions else {}
         with self.at(IMAGES) as folder:
             return generate_pairs(
                 prompts,
@@ -278,7 +281,17 @@ class Stages(Generic[Run]):
                 seed=config.seed,
                 model=self.model,
                 dev_score=self.dev_score if config.experts.select == "dev" else None,
+                rewards=self._rewards(),
             )
+
+    def _rewards(self) -> Callable[[str], Reward] | None:
+        """Skill → the reward that its expert learns from, if the objective learns from any."""
+        if (objective := self.config.rewarded) is None:
+            return None
+        from selma.scores.rewarding import rewards
+
+        asked = self.write_questions(self.write_prompts()) if objective.questions else {}
+        return rewards(objective, self.config.scores, self.networks, asked)
 
     def all_experts(self) -> list[Expert]:
         return self.train_experts(self.generate_pairs(self.write_prompts()))

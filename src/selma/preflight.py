@@ -34,7 +34,7 @@ from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.merged import UNIFORM
 from selma.toybox import BASES as EMBEDDED
 from selma.toybox import weights_folder, weights_of
-from selma.workspace import IMAGES, MERGED, PROMPTS, SCORES, STAGES
+from selma.workspace import EXPERTS, IMAGES, MERGED, PROMPTS, SCORES, STAGES
 
 _PLACES = "a short name (`selma bases`), a diffusers folder or a Hub id (owner/name)"
 
@@ -66,8 +66,11 @@ def every_mistake(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
     elif PROMPTS in make:
         yield from absent(config.images, "images", without=["adapter", "choose.scorer"])
     yield from _questions(config, make)
+    if EXPERTS in make and config.rewarded is not None:
+        yield from absent(config.rewarded, "experts.objective", without=["questions.backend"])
     judges = IMAGES in make and config.images.questions is not None
     mixture = config.merged.mixture
+    judges = judges or (EXPERTS in make and config.questions is not None)
     selects = config.experts.select == "dev" or config.merged.search is not None
     selects = selects or (mixture is not None and mixture.selects(config.experts))
     if SCORES in make or selects or judges:
@@ -216,7 +219,9 @@ def _adapter(adapter: str | None) -> Iterator[str]:
 def _questions(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
     from selma.scores.benchmarks import read_benchmark
 
-    source, key = config.images.questions, "images.choose.questions"
+    source = config.questions
+    key = "images.choose" if config.images.questions is not None else "experts.objective"
+    key += ".questions"
     if isinstance(source, WrittenQuestions):
         if PROMPTS in make:
             yield from language_mistakes(source.backend, f"{key}.backend")

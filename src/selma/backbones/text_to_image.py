@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from selma.backbones.base_files import base_fingerprint, load_pipeline, require_as_named
 from selma.backbones.bases import located, rescale_of
 from selma.backbones.families import family_of
-from selma.backbones.families.conditioning import PromptFeatures
+from selma.backbones.families.conditioning import Conditioning, PromptFeatures
 from selma.backbones.families.family import Family
 from selma.backbones.hub import find_device
 from selma.backbones.quiet import quiet
@@ -130,19 +131,58 @@ class TextToImage:
         """
         if len(texts) != len(seeds):
             raise ValueError(f"Each text needs one seed, but {len(texts)} and {len(seeds)} came.")
-        rows = self._rows(batch_size)
-        for start in range(0, len(texts), rows):
-            positions = list(range(start, min(start + rows, len(texts))))
-            # Matrix products of another size round otherwise (measured: 1e-6, enough to turn a
-            # pixel by one), while within one size each row is independent of the others. So
-            # every pass has the same size, the last one filled up with copies.
-            filled = positions + positions[-1:] * (rows - len(positions))
+        for count, filled in self.passes(len(texts), batch_size):
             if before is not None:
                 before(filled)
             images = self._generate_together(
                 [texts[i] for i in filled], [seeds[i] for i in filled], steps, guidance
             )
-            yield from images[: len(positions)]
+            yield from images[:count]
+
+    def generate_latents(
+        self,
+        conditioning: Conditioning,
+        empty: Conditioning,
+        *,
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+        batch_size: int,
+    ) -> Iterator[torch.Tensor]:
+        """Latents [c, h, w] as the denoiser knows them, float32 on the CPU, one for each row of the
+        prompts' features; otherwise as `generate`. empty: the one row of the empty prompt."""
+        for count, filled in self.passes(len(seeds), batch_size):
+            positive = conditioning.map(itemgetter(filled))
+            negative = empty.map(itemgetter([0] * len(filled))) if guidance > 1 else None
+            features = PromptFeatures(
+                positive=positive.to(self.device).to(self.dtype),
+                negative=negative and negative.to(self.device).to(self.dtype),
+            )
+            latents = self._run(
+                features, [seeds[i] for i in filled], steps, guidance, output_type="latent"
+            )
+            yield from latents[:count].float().cpu()
+
+    def decode(self, latents: Sequence[torch.Tensor], *, batch_size: int) -> Iterator[Image.Image]:
+        """The images of latents as the denoiser knows them, each [c, h, w]."""
+        import torch
+
+        half = self.dtype is torch.float16  # SDXL's autoencoder overflows in it
+        vae, normalised = self.pipe.vae, self.family.normalised
+        if half:
+            vae.float()
+        try:
+            for count, filled in self.passes(len(latents), batch_size):
+                x = torch.stack([latents[i] for i in filled]).to(self.device, vae.dtype)
+                zero = normalised(torch.zeros_like(x), vae.config)
+                one = normalised(torch.ones_like(x), vae.config)
+                with torch.no_grad():
+                    pixels = vae.decode((x - zero) / (one - zero), return_dict=False)[0]
+                images = self.pipe.image_processor.postprocess(pixels, output_type="np")
+                yield from self._images(images)[:count]
+        finally:
+            if half:
+                vae.half()
 
     def require_unadapted(self) -> None:
         """Raise AdapterError while an adapter is applied: what is encoded then, and kept by the
@@ -224,33 +264,62 @@ class TextToImage:
         _, height, width = self.latent_shape
         return IMAGES_AT_ONCE if height * width <= self.family.shared_pass else 1
 
+    def passes(self, count: int, batch_size: int) -> Iterator[tuple[int, list[int]]]:
+        """Of each pass how many of its results count, and the positions of its rows.
+
+        Matrix products of another size round otherwise (measured: 1e-6, enough to turn a pixel by
+        one), while within one size each row is independent of the others. So every pass has the
+        same size, the last one filled up with copies.
+        """
+        rows = self._rows(batch_size)
+        for start in range(0, count, rows):
+            positions = list(range(start, min(start + rows, count)))
+            yield len(positions), positions + positions[-1:] * (rows - len(positions))
+
     def _generate_together(
         self, texts: list[str], seeds: list[int], steps: int, guidance: float
     ) -> list[Image.Image]:
-        import numpy as np
+        return self._images(self._run(self._prompts(texts, guidance), seeds, steps, guidance))
+
+    def _run(
+        self,
+        prompts: list[str] | PromptFeatures,
+        seeds: list[int],
+        steps: int,
+        guidance: float,
+        *,
+        output_type: str = "np",
+    ) -> Any:
+        """What the family's pipeline makes of noise by these seeds."""
         import torch
 
         shape = (1, *self.latent_shape)
         # CPU generators, so that every device starts from the same noise.
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         latents = torch.cat([torch.randn(shape, generator=g) for g in generators])
-        images = self.pipe(
+        return self.pipe(
             **self.family.generation(
-                self._prompts(texts, guidance),
+                prompts,
                 latents.to(self.device, self.dtype),
                 steps=steps,
                 guidance=guidance,
                 guidance_rescale=self.guidance_rescale,
             ),
             generator=generators,  # goes on to the schedulers that add noise at each step
-            output_type="np",
+            output_type=output_type,
         ).images
+
+    def _images(self, images: Any) -> list[Image.Image]:
+        """Images of pixels in [0, 1], [b, h, w, 3]."""
+        import numpy as np
+
         if not np.isfinite(images).all():
             raise ModelError(
                 f"The model generated pixels that are not finite with {self.dtype}. "
                 "Set base.precision to bf16 or fp32."
             )
-        return self.pipe.image_processor.numpy_to_pil(images)
+        made: list[Image.Image] = self.pipe.image_processor.numpy_to_pil(images)
+        return made
 
     def _prompts(self, texts: list[str], guidance: float) -> list[str] | PromptFeatures:
         """The texts, or where features are rewritten, these."""

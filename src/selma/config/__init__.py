@@ -7,10 +7,10 @@ config imports no model library, so that mistakes are shown before anything is l
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 import yaml
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from selma.config.experts import ExpertsConfig
 from selma.config.images import ImagesConfig
@@ -18,6 +18,8 @@ from selma.config.merged import MergedConfig
 from selma.config.networks import BaseConfig
 from selma.config.places import map_paths
 from selma.config.prompts import PromptsConfig
+from selma.config.questions import WrittenQuestions
+from selma.config.rewards import RewardedObjective
 from selma.config.scores import ScorerSettings, ScoresConfig
 from selma.config.section import Section, Seed, is_folder, mistake, require_kind
 from selma.errors import ConfigError
@@ -63,13 +65,42 @@ class RunConfig(Section):
     @property
     def chosen_by(self) -> tuple[str, ...]:
         """Labels of the reported scorers that are no evidence: those declared in scores.chosen_by,
-        and the one that chose this run's training images."""
-        scorer, same = self.images.choose and self.images.choose.scorer, []
-        if isinstance(scorer, ScorerSettings):
-            same = [row.key for row in self.scores.preferences if row.weights == scorer.weights]
-        elif scorer is not None and scorer == self.scores.clip:
-            same = ["clip"]
+        the one that chose this run's training images, and the one that rewarded its experts."""
+        chose: list[str | ScorerSettings] = (
+            [self.images.choose.scorer] if self.images.choose else []
+        )
+        if self.rewarded is not None:
+            chose.append(self.rewarded.reward)
+        same = [label for scorer in chose for label in self._labels_of(scorer)]
         return tuple(dict.fromkeys([*self.scores.chosen_by, *same]))
+
+    def _labels_of(self, scorer: str | ScorerSettings) -> list[str]:
+        """What a scorer is called in the report, where it is there."""
+        if isinstance(scorer, ScorerSettings):
+            return [row.key for row in self.scores.preferences if row.weights == scorer.weights]
+        return ["clip"] if scorer == self.scores.clip else []
+
+    @property
+    def rewarded(self) -> RewardedObjective | None:
+        """The experts' objective, if it is one that learns from rewards."""
+        objective = self.experts.objective
+        return objective if isinstance(objective, RewardedObjective) else None
+
+    @property
+    def questions(self) -> str | WrittenQuestions | None:
+        """Where questions about the training prompts come from; None if nobody asks any."""
+        wanted = self.rewarded.questions if self.rewarded is not None else None
+        return self.images.questions or wanted
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        wanted = self.rewarded and self.rewarded.questions
+        if wanted and self.images.questions and wanted != self.images.questions:
+            raise ValueError(
+                "images.choose.questions and experts.objective.questions must be the same, since a "
+                "prompt's questions are written once; leave one out or make them equal"
+            )
+        return self
 
 
 Run = TypeVar("Run", bound=RunConfig)

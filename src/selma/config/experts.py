@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from selma.config.adapters import AdapterConfig, LoraConfig
+from selma.config.rewards import NftObjective, RewardedObjective
 from selma.config.section import Probability, Section, kinds
 
 OBJECTIVE_GROUP = "selma.objectives"
@@ -82,9 +83,9 @@ class DenoisingObjective(Section):
 
 class ExpertsConfig(TrainingConfig):
     adapter: AdapterConfig = LoraConfig()
-    objective: kinds(DenoisingObjective, group=OBJECTIVE_GROUP) = (  # type: ignore[valid-type]
-        DenoisingObjective()
-    )
+    objective: kinds(  # type: ignore[valid-type]
+        DenoisingObjective, NftObjective, group=OBJECTIVE_GROUP
+    ) = DenoisingObjective()
     """By which loss experts are trained."""
     spread: Literal["experts", "batch"] = "experts"
     """What several processes share: each trains experts of its own, with the very weights that one
@@ -92,3 +93,12 @@ class ExpertsConfig(TrainingConfig):
     select: Literal["last", "dev"] = "last"
     """Which checkpoint becomes the expert: the last, or the best on the dev prompts by the choosing
     judge (the paper chooses on the test benchmark)."""
+
+    @model_validator(mode="after")
+    def _own_images(self) -> Self:
+        if isinstance(self.objective, RewardedObjective) and (self.caption_dropout or self.flip):
+            raise ValueError(
+                f"objective {self.objective.kind} learns from images that it generates for whole "
+                "captions; leave caption_dropout at 0 and flip at false"
+            )
+        return self

@@ -18,6 +18,9 @@ from selma.workspace import Item, append_line, promote, read_lines, write_json
 LOG = "loss.jsonl"
 ENERGY = "energy.json"
 SELECTION = "selection.jsonl"
+REWARDS = "rewards.jsonl"
+ROUNDS = "rounds"
+"""Folder of what objectives that learn in rounds leave of each."""
 STEPS = "steps"
 """Folder of the adapters at the checkpoints before the last, where they are kept."""
 
@@ -85,6 +88,8 @@ def finish(
     if (energies := weights.energies(chosen)) is not None:
         write_json(item.path / ENERGY, energies)
         files.append(item.path / ENERGY)
+    rounds, counts = round_files(item.path)
+    files += rounds
     item.finish(
         files + ([item.path / SELECTION] if scores else []),
         {
@@ -95,9 +100,20 @@ def finish(
             "first_loss": losses[0],
             "last_loss": losses[-1],
             "skipped_steps": sum(loss is None for loss in losses),
+            **counts,
         },
     )
     shutil.rmtree(item.path / "checkpoints")
+
+
+def round_files(path: Path) -> tuple[list[Path], dict[str, int]]:
+    """Files of an expert's rounds, and how many images these had; neither without rounds."""
+    files = [file for file in sorted((path / ROUNDS).rglob("*")) if file.is_file()]
+    rewarded = [file for file in files if file.name == REWARDS]
+    if not rewarded:
+        return files, {}
+    images = sum(len(read_lines(file)) for file in rewarded)
+    return files, {"rounds": len(rewarded), "images_generated": images, "images_judged": images}
 
 
 def step_folder(folder: Path, step: int) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
     from selma.experts.batches import Batch, Batches
     from selma.experts.encoding import Encoded
+    from selma.experts.rewards import Reward
+    from selma.records.images import Pair
 
 
 class TrainedWeights(Protocol):
@@ -79,6 +81,12 @@ class LearnerParts:
     """The skill's pairs, which the batches' indices mean."""
     weights: AdapterWeights
     batches: Batches
+    pairs: Sequence[Pair] = ()
+    """What was encoded, in its order."""
+    reward: Reward | None = None
+    """Of images that the expert generates itself, where the pipeline handed one over."""
+    journal: Callable[..., None] = lambda **facts: None
+    """Adds a line to the run's journal."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ def expert_recipe(
     *,
     base: BaseConfig,
     seed: int,
+    reward: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """All that the expert's weights depend on. `digests` are the images' sha256."""
+    """All that the expert's weights depend on. `digests` are the images' sha256; `reward` is what
+    rewards depend on, if the objective learns from any."""
     without = {"tracker", "gradient_checkpointing", "spread"}  # none changes a weight
     if config.select == "last":
         without.add("checkpoint_every")  # changes only how much a crash can cost
@@ -33,6 +35,7 @@ def expert_recipe(
         **training_recipe(rows, base=base, seed=seed),
         "experts": training_settings(config, without=without),
         "skill": skill,
+        "reward": reward,
     }
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from selma import processes
 from selma.config.experts import ExpertsConfig
@@ -20,6 +21,7 @@ from selma.workspace import EXPERTS, Item, Workspace
 if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
     from selma.experts.encoding import Encoded
+    from selma.experts.rewards import Reward
 
 
 def train_experts(
@@ -31,9 +33,11 @@ def train_experts(
     seed: int,
     model: Callable[[], TextToImage],
     dev_score: Callable[[Path], float] | None = None,
+    rewards: Callable[[str], Reward] | None = None,
 ) -> list[Expert]:
     """One expert for each skill, in the order of the skills.
 
+    `rewards` maps a skill to the reward of its images; objectives that learn from rewards need it.
     `dev_score` maps an adapter's folder to a score, higher is better; it is needed if
     `config.select` is "dev". `model` is called only if an expert is missing. Raises
     TrainingDiverged, with the last checkpoint kept.
@@ -51,12 +55,22 @@ def train_experts(
             seed=seed,
             model=model,
             dev_score=dev_score if config.select == "dev" else None,
+            reward=rewards and rewards(skill),
         )
 
     if processes.count() == 1 or config.spread == "batch":
         return [train(skill) for skill in pairs]
     items = {
-        skill: _item(skill, pairs[skill], config, folder, base=base, seed=seed) for skill in pairs
+        skill: _item(
+            skill,
+            pairs[skill],
+            config,
+            folder,
+            base=base,
+            seed=seed,
+            reward=rewards and rewards(skill),
+        )
+        for skill in pairs
     }
     missing = processes.share([skill for skill, item in items.items() if not item.done])
     processes.wait()  # until all have looked
@@ -69,9 +83,16 @@ def train_experts(
 
 
 def expert_learner(
-    model: TextToImage, encoded: Encoded, config: ExpertsConfig, *, skill: str, seed: int
+    model: TextToImage,
+    encoded: Encoded,
+    config: ExpertsConfig,
+    *,
+    skill: str,
+    seed: int,
+    **more: Any,
 ) -> Learner:
-    """The learner of a skill's expert, by the settings' objective."""
+    """The learner of a skill's expert, by the settings' objective. more: what `LearnerParts` has
+    beside."""
     from selma.experts.batches import training_batches
     from selma.experts.objectives import OBJECTIVES
 
@@ -82,6 +103,7 @@ def expert_learner(
         batches=training_batches(
             encoded, config, skill=skill, seed=seed, train_timesteps=model.noise_path().steps
         ),
+        **more,
     )
     objective = OBJECTIVES.find(config.objective.kind, setting="experts.objective.kind")
     return objective.learner(config.objective, parts)
@@ -95,10 +117,19 @@ def _item(
     *,
     base: BaseConfig,
     seed: int,
+    reward: Reward | None,
 ) -> Item:
     if not pairs:
         raise DataError(f"The expert {skill!r} needs at least one pair, but has none.")
-    recipe = expert_recipe(skill, pairs, image_digests(pairs), config, base=base, seed=seed)
+    recipe = expert_recipe(
+        skill,
+        pairs,
+        image_digests(pairs),
+        config,
+        base=base,
+        seed=seed,
+        reward=None if reward is None else reward.recipe,
+    )
     return folder.item(EXPERTS, skill, recipe=recipe)
 
 
@@ -112,8 +143,9 @@ def _train_skill(
     seed: int,
     model: Callable[[], TextToImage],
     dev_score: Callable[[Path], float] | None,
+    reward: Reward | None,
 ) -> Expert:
-    item = _item(skill, pairs, config, folder, base=base, seed=seed)
+    item = _item(skill, pairs, config, folder, base=base, seed=seed, reward=reward)
 
     def learner() -> Learner:
         from selma.experts.encoding import encode_pairs
@@ -128,7 +160,16 @@ def _train_skill(
                 recipe=encoding_recipe(dict(item.recipe), flip=config.flip),
                 model=model,
             )
-        return expert_learner(model(), encoded, config, skill=skill, seed=seed)
+        return expert_learner(
+            model(),
+            encoded,
+            config,
+            skill=skill,
+            seed=seed,
+            pairs=pairs,
+            reward=reward,
+            journal=partial(folder.journal, EXPERTS, skill=skill),
+        )
 
     train_item(
         item,

@@ -44,6 +44,7 @@ def fit(
     they cannot share a batch evenly, and TrainingDiverged after `BAD_IN_A_ROW` bad steps.
     """
     from selma.experts.optimizing import Optimization, require_precision
+    from selma.experts.rounds import Rounds
     from selma.experts.training_folder import TrainingFolder, write_line
     from selma.progress import progress
     from selma.stopping import stopping
@@ -56,12 +57,14 @@ def fit(
     with model.denoiser_alone(), weights.attached() as parameters:
         optimization = Optimization(list(parameters.values()), config, device=model.device)
         start = folder.resume(parameters, optimization)
+        rounds = Rounds(learner, path, parameters, start=start)  # most learners have none
         with (
             folder.log() as log,
             progress(f"training {batches.skill}", total=config.steps, done=start) as advance,
             stopping() as asked,
         ):
             for step in range(start + 1, config.steps + 1):
+                rounds.before(step, lambda note: advance(0, note=note))
                 batch, learning_rate = batches.at(step - 1), optimization.learning_rate
                 parts = processes.share(list(batch.parts(part_size)))
                 means = _backward(
@@ -76,8 +79,10 @@ def fit(
                 line = _line(step, means, norm=norm, learning_rate=learning_rate)
                 write_line(log, line)
                 if optimization.bad_in_a_row >= BAD_IN_A_ROW:
-                    raise _diverged(batches.skill, step, batch, names, folder.checkpoints)
-                if folder.due(step) or stop:
+                    raise _diverged(
+                        batches.skill, step, batch, rounds.names(names), folder.checkpoints
+                    )
+                if folder.due(step) or rounds.end_with(step) or stop:
                     folder.save(step, parameters, optimization, log)
                 advance(note=f"loss {means['loss']:.4f}")
                 on_step(line)

@@ -108,13 +108,13 @@ def ask(benchmark_prompts: Sequence[BenchmarkPrompt], images: Path, judge: Judge
     return [
         answer
         for rows in in_rounds(benchmark_prompts, lambda part: _ask(judge, part, images, WORDS))
-        for answer in _answers(rows)
+        for answer in answers_of(rows)
     ]
 
 
 def read_answer_file(folder: Path) -> list[Answer]:
     """The answers in an item's folder, in the benchmark's order; [] without a file."""
-    return _answers(read_lines(folder / "answers.jsonl"))
+    return answers_of(read_lines(folder / "answers.jsonl"))
 
 
 def read_clip_file(folder: Path) -> list[float]:
@@ -181,21 +181,25 @@ def _fill(
     folder.journal(stage, what=title, seconds=round(time.monotonic() - started, 3))
 
 
-def _ask(
-    judge: Judge, benchmark_prompts: Sequence[BenchmarkPrompt], images: Path, words: str
+def answered(
+    judge: Judge,
+    benchmark_prompts: Sequence[BenchmarkPrompt],
+    images: Sequence[Image.Image],
+    words: str = WORDS,
 ) -> list[Row]:
+    """A row of a judge's answers for each prompt and its image."""
     replies: list[list[tuple[str, float | None]]]
     if not has_choices(benchmark_prompts):
         questions = [
             [question.text for question in prompt.questions] for prompt in benchmark_prompts
         ]
-        replies = judge.answer(_open(benchmark_prompts, images), questions)
+        replies = judge.answer(images, questions)
     elif isinstance(judge, Chooser):
         offered = [
             [MultipleChoice(q.text, q.choices or ("yes", "no")) for q in prompt.questions]
             for prompt in benchmark_prompts
         ]
-        chosen = judge.choose(_open(benchmark_prompts, images), offered, words=words)
+        chosen = judge.choose(images, offered, words=words)
         replies = [[(text, None) for text in texts] for texts in chosen]
     else:
         raise ModelError(
@@ -207,14 +211,21 @@ def _ask(
             "prompt": prompt.id,
             "answers": [
                 {"question": question.id, "text": text, "yes": yes}
-                for question, (text, yes) in zip(prompt.questions, answered, strict=True)
+                for question, (text, yes) in zip(prompt.questions, reply, strict=True)
             ],
         }
-        for prompt, answered in zip(benchmark_prompts, replies, strict=True)
+        for prompt, reply in zip(benchmark_prompts, replies, strict=True)
     ]
 
 
-def _answers(rows: Sequence[Row]) -> list[Answer]:
+def _ask(
+    judge: Judge, benchmark_prompts: Sequence[BenchmarkPrompt], images: Path, words: str
+) -> list[Row]:
+    return answered(judge, benchmark_prompts, _open(benchmark_prompts, images), words)
+
+
+def answers_of(rows: Sequence[Row]) -> list[Answer]:
+    """The answers in rows of `answered`."""
     return [
         Answer(prompt_id=row["prompt"], question_id=a["question"], text=a["text"], yes=a["yes"])
         for row in rows

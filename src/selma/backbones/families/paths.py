@@ -28,6 +28,10 @@ class NoisePath(Protocol):
         """What the denoiser should predict of x_t, [b, c, h, w]."""
         ...
 
+    def clean(self, noisy: Tensor, prediction: Tensor, timesteps: Tensor) -> Tensor:
+        """The x0 that a prediction of x_t means, [b, c, h, w]; linear in the prediction."""
+        ...
+
 
 def diffuse(x0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     """x_t = √ᾱ_t x0 + √(1-ᾱ_t) ε.
@@ -62,6 +66,17 @@ TARGETS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
+def clean_of(noisy: Tensor, prediction: Tensor, alpha_bar: Tensor, kind: str) -> Tensor:
+    """x0 of a prediction of this kind: (x_t - √(1-ᾱ_t) ε) / √ᾱ_t, or √ᾱ_t x_t - √(1-ᾱ_t) v.
+
+    noisy, prediction: [b, c, h, w].  alpha_bar: [b] in (0, 1].
+    """
+    a = alpha_bar.view(-1, 1, 1, 1)
+    if kind == "epsilon":
+        return (noisy - (1 - a).sqrt() * prediction) / a.sqrt()
+    return a.sqrt() * noisy - (1 - a).sqrt() * prediction if kind == "v_prediction" else prediction
+
+
 @dataclass(frozen=True)
 class VariancePreserving:
     """DDPM's path, whose signal and noise have squares that add up to one."""
@@ -82,6 +97,9 @@ class VariancePreserving:
 
     def target(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         return TARGETS[self.prediction](x0, noise, self.alphas_bar[timesteps])
+
+    def clean(self, noisy: Tensor, prediction: Tensor, timesteps: Tensor) -> Tensor:
+        return clean_of(noisy, prediction, self.alphas_bar[timesteps], self.prediction)
 
 
 def variance_preserving(scheduler: Mapping[str, Any], prediction: str) -> VariancePreserving:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from selma.config.experts import OBJECTIVE_GROUP, DenoisingObjective
+from selma.config.rewards import NftObjective
 from selma.config.section import Section
 from selma.experts.learners import Learner, LearnerParts
-from selma.experts.objectives import denoising
+from selma.experts.objectives import denoising, nft
 from selma.registry import Table
 
 
@@ -31,5 +32,8 @@ class Objective:
 OBJECTIVES = Table(
     "objective",
     OBJECTIVE_GROUP,
-    [Objective("denoising", DenoisingObjective, denoising.learner)],
+    [
+        Objective("denoising", DenoisingObjective, denoising.learner),
+        Objective("nft", NftObjective, nft.learner),
+    ],
 )

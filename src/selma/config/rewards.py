@@ -1,0 +1,68 @@
+"""Settings of objectives that learn from rewards of an expert's own images, round by round."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import model_validator as checked
+
+from selma.config.images import QuestionSource
+from selma.config.scores import AnyScorer
+from selma.config.section import Section
+
+
+class RewardedObjective(Section):
+    """In each round the expert as it is generates images of some prompts, which are rewarded; then
+    it takes a few steps by them. A step's batch is `experts.batch_size` of the round's samples."""
+
+    kind: str
+    reward: Literal["questions", "toybox"] | AnyScorer = "questions"
+    """"questions": the share of a prompt's questions that scores.choosing_judge answers as
+    expected, dependencies counted as scores.zeroing says. Or toybox's CLIP, or a network as in
+    scores.preferences. The judge that reports is never a reward."""
+    questions: QuestionSource | None = None
+    """Where the questions come from, as in images.choose.questions; prompts without questions are
+    not trained on."""
+    prompts_per_round: PositiveInt = 48
+    images_per_prompt: Annotated[int, Field(ge=2)] = 24
+    """Images of a prompt are compared with each other: their group."""
+    updates_per_round: PositiveInt = 1
+    """Steps by one round's images."""
+    sampling_steps: PositiveInt = 10
+    """Denoising steps of these images."""
+    guidance: NonNegativeFloat = 1.0
+    """Of these images; 1 is none."""
+    images_at_once: PositiveInt = 8
+    """Images of one pass while they are generated."""
+    images_kept: NonNegativeInt = 6
+    """How many images of each round are kept, to be looked at; all rewards are."""
+
+    @property
+    def images_per_round(self) -> int:
+        return self.prompts_per_round * self.images_per_prompt
+
+    @checked(mode="after")
+    def _asked(self) -> Self:
+        if (self.reward == "questions") != (self.questions is not None):
+            raise ValueError(
+                'reward "questions" needs questions, and no other reward has any, but reward is '
+                f"{self.reward!r} and questions are {self.questions!r}"
+            )
+        return self
+
+
+class NftObjective(RewardedObjective):
+    """DiffusionNFT (arXiv:2509.16117): towards images that are better than their group, and as far
+    from what is worse; from finished images alone, by whatever sampler."""
+
+    kind: Literal["nft"] = "nft"
+    beta: PositiveFloat = 1.0
+    """How far the two implied models are from the one that generated."""
+    clip: PositiveFloat = 5.0
+    """Advantages are clipped to plus and minus this, and mapped to [0, 1]."""
+    deviation: Literal["round", "prompt"] = "round"
+    """What a reward's distance from its group's mean is divided by: the deviation of the whole
+    round, or of the group."""
+    kl: NonNegativeFloat = 1e-4
+    """Weight of the squared distance from the base's prediction."""
