@@ -30,7 +30,15 @@ class WeightSearch(Section):
     """Step of the first trials, in the logarithm of the weights and of the scale."""
     scale: tuple[PositiveFloat, PositiveFloat] | None = (0.5, 2.0)
     """Bounds of the global scale, 1 among them; None leaves it at 1."""
+    weights: bool = True
+    """Whether experts' weights are searched; false searches the scale alone."""
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _anything(self) -> WeightSearch:
+        if not self.weights and self.scale is None:
+            raise ValueError("search needs weights or a scale to look for; one must be on")
+        return self
 
     @model_validator(mode="after")
     def _around_one(self) -> WeightSearch:

@@ -90,7 +90,7 @@ def merge_searched(
     keys = {skill: expert.key for skill, expert in by_name.items()}
     recipe = {
         **merge_recipe(keys, planned(config, {})),
-        "search": config.search.model_dump(mode="json", exclude={"trials"}),
+        "search": _told(config.search),
         "scored_by": dict(scored_by),
     }
     item = folder.item(MERGED, recipe=recipe | {"trials": config.search.trials})
@@ -98,6 +98,12 @@ def merge_searched(
         record = folder.item(SCORES, "search", recipe=recipe)
         _search_and_write(item, record, by_name, config, dev_score=dev_score)
     return _merged(item, keys, config)
+
+
+def _told(config: WeightSearch) -> dict[str, Any]:
+    """The settings that trials depend on; that weights are searched goes without saying."""
+    without = {"trials", *(("weights",) if config.weights else ())}
+    return config.model_dump(mode="json", exclude=without)
 
 
 def best(trials: Sequence[Trial]) -> Trial:
@@ -123,7 +129,7 @@ class Space:
         self.skills = sorted(uniform)
         self.total = sum(uniform.values())
         self.config = config
-        self.directions = contrasts(len(self.skills))
+        self.directions = contrasts(len(self.skills) if config.weights else 1, of=len(self.skills))
         free = self.directions.shape[1] + (config.scale is not None)
         if not free:
             raise ConfigError(
@@ -144,9 +150,9 @@ class Space:
         return weights, min(max(math.exp(point[self.directions.shape[1]]), low), high)
 
 
-def contrasts(count: int) -> Point:
-    """[count, count - 1]: orthonormal columns, each of sum 0 (Helmert's)."""
-    columns = np.zeros((count, count - 1))
+def contrasts(count: int, *, of: int | None = None) -> Point:
+    """[of or count, count - 1]: orthonormal columns, each of sum 0 (Helmert's)."""
+    columns = np.zeros((of or count, count - 1))
     for k in range(1, count):
         columns[:k, k - 1] = 1
         columns[k, k - 1] = -k
