@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from selma.config.adapters import AdapterConfig, LoraConfig
-from selma.config.rewards import NftObjective, RewardedObjective
+from selma.config.rewards import DdpoObjective, DpokObjective, NftObjective, RewardedObjective
 from selma.config.section import Probability, Section, kinds
 
 OBJECTIVE_GROUP = "selma.objectives"
@@ -84,7 +84,7 @@ class DenoisingObjective(Section):
 class ExpertsConfig(TrainingConfig):
     adapter: AdapterConfig = LoraConfig()
     objective: kinds(  # type: ignore[valid-type]
-        DenoisingObjective, NftObjective, group=OBJECTIVE_GROUP
+        DenoisingObjective, NftObjective, DdpoObjective, DpokObjective, group=OBJECTIVE_GROUP
     ) = DenoisingObjective()
     """By which loss experts are trained."""
     spread: Literal["experts", "batch"] = "experts"

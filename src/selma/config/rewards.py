@@ -66,3 +66,49 @@ class NftObjective(RewardedObjective):
     round, or of the group."""
     kl: NonNegativeFloat = 1e-4
     """Weight of the squared distance from the base's prediction."""
+
+
+class PolicyObjective(RewardedObjective):
+    """Of objectives that make a sampler's steps likelier: it is DDIM's with noise."""
+
+    sampling_steps: PositiveInt = 50
+    guidance: NonNegativeFloat = 5.0
+    """While images are generated and while their steps are weighed."""
+    eta: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of DDPM's noise that a step adds."""
+    ratio_clip: PositiveFloat = 1e-4
+    """How far the ratio of probabilities may leave 1; made for densities that are means over an
+    image's elements."""
+
+
+class DdpoObjective(PolicyObjective):
+    """DDPO (arXiv:2305.13301), numbers as its released code has them."""
+
+    kind: Literal["ddpo"] = "ddpo"
+    prompts_per_round: PositiveInt = 32
+    images_per_prompt: Annotated[int, Field(ge=2)] = 8
+    clip: PositiveFloat = 5.0
+    """Advantages are clipped to plus and minus this."""
+    buffer: PositiveInt = 32
+    """How many of a prompt's last rewards its images are compared with."""
+    min_count: PositiveInt = 16
+    """A prompt of which fewer are known is compared with the whole round."""
+
+
+class DpokObjective(PolicyObjective):
+    """DPOK (arXiv:2305.16381), numbers as its released code has them for many prompts."""
+
+    kind: Literal["dpok"] = "dpok"
+    prompts_per_round: PositiveInt = 1
+    images_per_prompt: Annotated[int, Field(ge=2)] = 6
+    updates_per_round: PositiveInt = 5
+    guidance: NonNegativeFloat = 7.5
+    reward_weight: PositiveFloat = 1000.0
+    """Of the policy's loss."""
+    kl: NonNegativeFloat = 0.1
+    """Weight of the squared distance from the base's prediction."""
+    value_learning_rate: PositiveFloat = 1e-4
+    value_batches: PositiveInt = 5
+    """Minibatches of the value network's one step in a round."""
+    value_batch: PositiveInt = 256
+    """Transitions in each."""

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from selma.config.experts import OBJECTIVE_GROUP, DenoisingObjective
-from selma.config.rewards import NftObjective
+from selma.config.rewards import DdpoObjective, DpokObjective, NftObjective
 from selma.config.section import Section
 from selma.experts.learners import Learner, LearnerParts
-from selma.experts.objectives import denoising, nft
+from selma.experts.objectives import ddpo, denoising, dpok, nft
 from selma.registry import Table
 
 
@@ -35,5 +35,7 @@ OBJECTIVES = Table(
     [
         Objective("denoising", DenoisingObjective, denoising.learner),
         Objective("nft", NftObjective, nft.learner),
+        Objective("ddpo", DdpoObjective, ddpo.learner),
+        Objective("dpok", DpokObjective, dpok.learner),
     ],
 )

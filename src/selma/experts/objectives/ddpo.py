@@ -1,0 +1,120 @@
+"""DDPO (arXiv:2305.13301): a sampler's steps become likelier as their image is better than others
+of its prompt, by no more than a clipped ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from selma.config.rewards import DdpoObjective
+from selma.experts.advantages import TINY
+from selma.experts.finishing import REWARDS, ROUNDS
+from selma.experts.learners import AdapterWeights, LearnerParts
+from selma.experts.rounds import RoundPlace, Tell
+from selma.experts.trajectories import Trajectories
+from selma.workspace import read_lines
+
+if TYPE_CHECKING:
+    from selma.backbones.families.paths import NoisePath
+    from selma.backbones.text_to_image import TextToImage
+    from selma.experts.batches import Batch, Batches
+
+
+def clipped_losses(ratios: Tensor, advantages: Tensor, *, clip: float) -> Tensor:
+    """[b]: max(-A ρ, -A clip(ρ, 1 - c, 1 + c)), PPO's.  ratios, advantages: [b]."""
+    bounded = ratios.clamp(1 - clip, 1 + clip)
+    return torch.maximum(-advantages * ratios, -advantages * bounded)
+
+
+def prompt_advantages(
+    rewards: Sequence[float],
+    prompts: Sequence[str],
+    known: Mapping[str, Sequence[float]],
+    *,
+    min_count: int,
+) -> Tensor:
+    """[n]: (r - mean) / deviation, of the prompt's known rewards where there are `min_count`, else
+    of all these rewards.
+
+    known: prompt → its last rewards, these among them.
+    """
+    advantages = []
+    for reward, prompt in zip(rewards, prompts, strict=True):
+        others = known[prompt] if len(known[prompt]) >= min_count else rewards
+        of = torch.tensor(list(others), dtype=torch.float64)
+        advantages.append((reward - of.mean()) / (of.std(correction=0) + TINY))
+    return torch.stack(advantages).float()
+
+
+class DdpoLearner:
+    """Weights that learn which of their sampler's steps were good."""
+
+    def __init__(self, settings: DdpoObjective, parts: LearnerParts) -> None:
+        self.settings, self.parts = settings, parts
+        self.updates_per_round = settings.updates_per_round
+        self.trajectories = Trajectories(settings, parts)
+        self.rollouts = self.trajectories.rollouts
+        self.parameters: Mapping[str, nn.Parameter] = {}
+        self.advantages = torch.zeros(0)
+
+    @property
+    def model(self) -> TextToImage:
+        return self.parts.model
+
+    @property
+    def weights(self) -> AdapterWeights:
+        return self.parts.weights
+
+    @property
+    def batches(self) -> Batches:
+        return self.rollouts.batches
+
+    def image_names(self) -> Sequence[str]:
+        """Of each transition."""
+        names, steps = self.rollouts.round.names, self.trajectories.steps
+        return [f"{name} at {k}" for name in names for k in range(steps)]
+
+    def begin_round(
+        self, place: RoundPlace, parameters: Mapping[str, nn.Parameter], tell: Tell
+    ) -> None:
+        self.parameters = parameters
+        self.rollouts.begin(place, parameters, tell)
+        settings = self.settings
+        rows = read_lines(place.folder / REWARDS)
+        self.advantages = prompt_advantages(
+            [row["reward"] for row in rows],
+            [row["prompt"] for row in rows],
+            last_rewards(place, settings.buffer),
+            min_count=settings.min_count,
+        ).clamp(-settings.clip, settings.clip)
+
+    def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
+        trajectories, transitions = self.trajectories, batch.indices
+        first = (step - 1) % self.updates_per_round == 0
+        predicted = trajectories.predicted(transitions)
+        ratios = trajectories.ratios(transitions, predicted, self.parameters, first=first)
+        advantages = self.advantages[transitions // trajectories.steps].to(ratios.device)
+        clip = self.settings.ratio_clip
+        return {
+            "loss": clipped_losses(ratios, advantages, clip=clip),
+            "ratio": ratios,
+            "clipped": ((ratios - 1).abs() > clip).float(),
+            "reward": torch.full_like(ratios, self.rollouts.round.mean_reward),
+        }
+
+
+def last_rewards(place: RoundPlace, count: int) -> dict[str, list[float]]:
+    """Prompt → its last rewards up to this round, at most that many."""
+    known: dict[str, list[float]] = {}
+    for number in range(1, place.number + 1):
+        for row in read_lines(place.expert / ROUNDS / f"{number:06d}" / REWARDS):
+            known.setdefault(row["prompt"], []).append(row["reward"])
+    return {prompt: rewards[-count:] for prompt, rewards in known.items()}
+
+
+def learner(settings: DdpoObjective, parts: LearnerParts) -> DdpoLearner:
+    """A learner of these parts."""
+    return DdpoLearner(settings, parts)

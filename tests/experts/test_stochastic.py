@@ -1,0 +1,50 @@
+"""Samplers with noise: the known answers of their formulas."""
+
+import math
+
+import pytest
+import torch
+
+from selma.experts.stochastic import ddim_step, ddim_times, flow_step
+
+ONE = torch.ones(1, 1, 2, 2, dtype=torch.float64)
+A, B = torch.tensor([0.5]).double(), torch.tensor([0.6]).double()
+
+
+def test_ddim_has_its_known_answer():
+    step = ddim_step(math.sqrt(0.5) * ONE, 0 * ONE, A, B)  # ε = 1 and x0 = 0
+    assert float(step.deviation) ** 2 == pytest.approx(0.133333, abs=1e-6)
+    assert float(step.deviation) == pytest.approx(0.365148, abs=1e-6)
+    torch.testing.assert_close(step.mean, 0.516398 * ONE, atol=1e-6, rtol=0)
+    assert float(step.log_density(step.at(ONE))) == pytest.approx(-0.411487, abs=1e-6)
+    assert float(step.log_density(step.at(-ONE))) == pytest.approx(-0.411487, abs=1e-6)
+
+
+def test_without_eta_nothing_is_drawn():
+    step = ddim_step(ONE, ONE, A, B, eta=0.0)
+    assert float(step.deviation) == 0 and step.at(5 * ONE).equal(step.mean)
+
+
+def test_an_image_of_pure_noise_is_a_beginning():
+    """A schedule that ends at a signal of exactly zero."""
+    step = ddim_step(ONE, 0 * ONE, torch.zeros(1).double(), B)
+    assert torch.isfinite(step.log_density(step.at(ONE))).all()
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10, 50])
+def test_times_fall_and_end_at_zero(steps):
+    times = ddim_times(steps, 1000)
+    assert len(times) == steps + 1 and times[0] == 999 and times[-1] == 0
+    assert (times.diff() < 0).all()
+
+
+def test_flow_has_its_known_answer():
+    x, v = 3 * ONE, 7 * ONE
+    step = flow_step(x, v, sigma=0.8, sigma_next=0.7)
+    torch.testing.assert_close(step.mean, 0.8775 * x - 0.1245 * v)
+    assert float(step.deviation) == pytest.approx(0.442719, abs=1e-6)
+
+
+def test_the_first_step_of_a_flow_is_finite():
+    step = flow_step(ONE, ONE, sigma=1.0, sigma_next=0.9, first=0.9)
+    assert torch.isfinite(step.mean).all() and torch.isfinite(step.deviation).all()
