@@ -1,4 +1,4 @@
-"""The files of `configs/tables`: each can start once benchmark and key are there, without a network."""
+"""The files of `configs/tables`: each can start once benchmarks and key are there, offline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ DSG = (
 TIFA = [
     {
         "id": "coco_1", "caption": "a red cat", "question": "what animal is it?",
-        "choices": ["cat", "dog"], "answer": "cat", "element_type": "animal/human", "element": "cat",
+        "choices": ["cat", "dog"], "answer": "cat", "element_type": "animal/human",
+        "element": "cat",
     }
 ]  # fmt: skip
 
