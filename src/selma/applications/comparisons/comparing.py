@@ -109,7 +109,7 @@ class Bench:
             folder = self.stages[name].folder
             assert isinstance(folder, SharedWorkspace)
             self.adapters[name] = self.resources.adapters(self.stages[name], recipe)
-            costs[name] = cost_of(remember(name, _key(recipe), folder), folder)
+            costs[name] = cost_of(remember(name, _key(recipe), folder), folder, recipe.config)
         return costs
 
     def asked(self, benchmark: str, split: str | None = None) -> list[BenchmarkPrompt]:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from selma.applications.comparisons.records import Cost
 from selma.applications.comparisons.sharing import SharedWorkspace
+from selma.config import RunConfig
+from selma.config.rewards import RewardedObjective
 from selma.records.merged import TRIAL
 from selma.workspace import EXPERTS, IMAGES, SCORES, read_json, write_json
 
@@ -28,8 +30,8 @@ def remember(row: str, key: str, folder: SharedWorkspace) -> set[str]:
     return items
 
 
-def cost_of(items: Iterable[str], folder: SharedWorkspace) -> Cost:
-    """What these items took."""
+def cost_of(items: Iterable[str], folder: SharedWorkspace, config: RunConfig) -> Cost:
+    """What these items took, by the settings of their row."""
     wanted = set(items)
     last: dict[str, dict[str, int]] = {}
     seconds = 0.0
@@ -39,13 +41,13 @@ def cost_of(items: Iterable[str], folder: SharedWorkspace) -> Cost:
             seconds += line["seconds"]
     totals = {"generated": 0, "scored": 0, "trained": 0, "steps": 0}
     for name, line in last.items():
-        for key, count in _counts(name, line).items():
+        for key, count in _counts(name, line, config.rewarded).items():
             totals[key] += count
     return Cost(**totals, seconds=round(seconds, 3))
 
 
-def _counts(name: str, line: dict[str, int]) -> dict[str, int]:
-    """The numbers of one finished item."""
+def _counts(name: str, line: dict[str, int], rewarded: RewardedObjective | None) -> dict[str, int]:
+    """The numbers of one finished item. rewarded: by which experts learn from their own images."""
     images = line.get("images", 0)
     counts = {"generated": line.get("generated", 0), "scored": line.get("scored", 0)}
     if name.startswith(_TO_CHOOSE):
@@ -55,7 +57,11 @@ def _counts(name: str, line: dict[str, int]) -> dict[str, int]:
         counts["generated"] += 0 if "chosen" in line else images
         counts["scored"] += line.get("candidates", 0)
         if name.count("/") == 2:  # a skill's pairs, whatever is trained on them
-            counts["trained"] = images
+            counts["trained"] = 0 if rewarded else images
     if name.startswith(f"{EXPERTS}/"):
         counts["steps"] = line.get("steps", 0)
+        if rewarded:
+            rounds = -(-counts["steps"] // rewarded.updates_per_round)
+            own = rounds * rewarded.images_per_round
+            counts |= {"generated": own, "scored": own, "trained": own}
     return counts

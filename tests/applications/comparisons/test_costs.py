@@ -1,0 +1,92 @@
+"""What a row took: its items once each, candidates and own images of experts among them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from selma.applications.comparisons.costs import cost_of, remember
+from selma.applications.comparisons.records import Cost
+from selma.applications.comparisons.sharing import Clock, SharedWorkspace
+from selma.config import RunConfig
+from selma.workspace import Item
+
+PLAIN = RunConfig(name="row")
+REWARDED = RunConfig.model_validate(
+    {
+        "name": "row",
+        "experts": {
+            "objective": {
+                "kind": "nft", "reward": "toybox", "prompts_per_round": 3,
+                "images_per_prompt": 4, "updates_per_round": 2,
+            },
+        },
+    }
+)  # fmt: skip
+
+
+def made(folder: SharedWorkspace, *names: str, recipe: object = 1, **summary: int) -> Item:
+    item = folder.item(*names, recipe={"made": recipe})
+    item.begin()
+    item.finish([], summary)
+    return item
+
+
+def test_every_item_counts_once(tmp_path: Path) -> None:
+    folder = SharedWorkspace(tmp_path)
+    made(folder, "2-images", "coco", images=5)
+    made(folder, "3-experts", "_encoded", "coco", pairs=5)
+    made(folder, "3-experts", "coco", pairs=5, steps=7)
+    made(folder, "5-scores", "images", "dev-1", images=3)
+    made(folder, "5-scores", "images", "DSG-test-3", images=9)
+    cost = cost_of(folder.used, folder, PLAIN)
+    assert cost.model_dump(exclude={"seconds"}) == {
+        "generated": 8, "scored": 3, "trained": 5, "steps": 7,
+    }  # fmt: skip
+    other = SharedWorkspace(tmp_path)
+    made(other, "2-images", "coco", recipe=2, images=50)
+    assert cost_of(folder.used, folder, PLAIN) == cost
+
+
+def test_of_chosen_images_the_candidates_were_generated(tmp_path: Path) -> None:
+    folder = SharedWorkspace(tmp_path)
+    made(folder, "2-images", "candidates", "coco", images=32)
+    made(folder, "2-images", "scores", "coco", candidates=32)
+    item = folder.item("2-images", "coco", recipe={"choose": [8, "scorer"]})
+    item.begin()
+    item.finish([], {"images": 4})
+    cost = cost_of(folder.used, folder, PLAIN)
+    assert (cost.generated, cost.scored, cost.trained) == (32, 32, 4)
+
+
+def test_experts_that_learn_from_rewards_generate_their_own(tmp_path: Path) -> None:
+    folder = SharedWorkspace(tmp_path)
+    made(folder, "2-images", "coco", images=5)
+    made(folder, "3-experts", "coco", pairs=5, steps=5)
+    cost = cost_of(folder.used, folder, REWARDED)
+    assert (cost.generated, cost.scored, cost.trained) == (5 + 36, 36, 36)  # three rounds of 12
+
+
+def test_what_was_asked_for_once_is_remembered(tmp_path: Path) -> None:
+    first, again = SharedWorkspace(tmp_path), SharedWorkspace(tmp_path)
+    made(first, "5-scores", "images", "trial-1", images=2)
+    assert remember("row", "key", first) == first.used
+    assert remember("row", "key", again) == first.used
+    assert remember("row", "another", SharedWorkspace(tmp_path)) == set()
+
+
+def test_an_item_takes_the_time_that_no_other_inside_it_took() -> None:
+    clock = Clock()
+    for name in ("outer", "inner", "stopped"):
+        clock.start(name)
+    assert clock.stop("inner") >= 0
+    (outer,) = clock.running
+    assert outer[0] == "outer" and len(outer[2]) == 1
+    assert clock.stop("outer") >= 0 and not clock.running and clock.stop("outer") == 0
+
+
+def test_an_items_folder_is_that_of_the_last_recipe(tmp_path: Path) -> None:
+    folder = SharedWorkspace(tmp_path)
+    first = folder.item("2-images", "coco", recipe={"steps": 1})
+    second = folder.item("2-images", "coco", recipe={"steps": 2})
+    assert first.path != second.path == folder.folder_of("2-images", "coco")
+    assert second.path == tmp_path / "2-images" / "coco" / second.key
