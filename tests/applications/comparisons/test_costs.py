@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from selma.applications.comparisons.costs import cost_of, remember
-from selma.applications.comparisons.records import Cost
 from selma.applications.comparisons.sharing import Clock, SharedWorkspace
 from selma.config import RunConfig
 from selma.workspace import Item
@@ -56,14 +55,19 @@ def test_of_chosen_images_the_candidates_were_generated(tmp_path: Path) -> None:
     item.finish([], {"images": 4})
     cost = cost_of(folder.used, folder, PLAIN)
     assert (cost.generated, cost.scored, cost.trained) == (32, 32, 4)
+    given = folder.item("2-images", "whoops", recipe={"source": "imagefolder"})
+    given.begin()
+    given.finish([], {"images": 7})
+    cost = cost_of(folder.used, folder, PLAIN)
+    assert (cost.generated, cost.trained) == (32, 11)
 
 
 def test_experts_that_learn_from_rewards_generate_their_own(tmp_path: Path) -> None:
     folder = SharedWorkspace(tmp_path)
     made(folder, "2-images", "coco", images=5)
-    made(folder, "3-experts", "coco", pairs=5, steps=5)
+    made(folder, "3-experts", "coco", pairs=5, steps=5, images_generated=36, images_judged=36)
     cost = cost_of(folder.used, folder, REWARDED)
-    assert (cost.generated, cost.scored, cost.trained) == (5 + 36, 36, 36)  # three rounds of 12
+    assert (cost.generated, cost.scored, cost.trained) == (5 + 36, 36, 36)
 
 
 def test_what_was_asked_for_once_is_remembered(tmp_path: Path) -> None:

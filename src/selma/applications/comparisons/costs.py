@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from selma.applications.comparisons.records import Cost
 from selma.applications.comparisons.sharing import SharedWorkspace
 from selma.config import RunConfig
-from selma.config.rewards import RewardedObjective
 from selma.records.merged import TRIAL
 from selma.workspace import EXPERTS, IMAGES, SCORES, read_json, write_json
 
@@ -41,27 +40,26 @@ def cost_of(items: Iterable[str], folder: SharedWorkspace, config: RunConfig) ->
             seconds += line["seconds"]
     totals = {"generated": 0, "scored": 0, "trained": 0, "steps": 0}
     for name, line in last.items():
-        for key, count in _counts(name, line, config.rewarded).items():
+        for key, count in _counts(name, line, rewarded=config.rewarded is not None).items():
             totals[key] += count
     return Cost(**totals, seconds=round(seconds, 3))
 
 
-def _counts(name: str, line: dict[str, int], rewarded: RewardedObjective | None) -> dict[str, int]:
-    """The numbers of one finished item. rewarded: by which experts learn from their own images."""
+def _counts(name: str, line: dict[str, int], *, rewarded: bool) -> dict[str, int]:
+    """The numbers of one finished item. rewarded: whether experts learn from images of their
+    own, not from those of stage 2."""
     images = line.get("images", 0)
-    counts = {"generated": line.get("generated", 0), "scored": line.get("scored", 0)}
+    counts = {"generated": 0, "scored": 0}
     if name.startswith(_TO_CHOOSE):
         return {"generated": images, "scored": images}
     if name.startswith(f"{IMAGES}/"):
-        # Of chosen images, the candidates were generated, which are an item of their own.
-        counts["generated"] += 0 if "chosen" in line else images
+        counts["generated"] += 0 if "not_generated" in line else images
         counts["scored"] += line.get("candidates", 0)
         if name.count("/") == 2:  # a skill's pairs, whatever is trained on them
             counts["trained"] = 0 if rewarded else images
     if name.startswith(f"{EXPERTS}/"):
         counts["steps"] = line.get("steps", 0)
-        if rewarded:
-            rounds = -(-counts["steps"] // rewarded.updates_per_round)
-            own = rounds * rewarded.images_per_round
-            counts |= {"generated": own, "scored": own, "trained": own}
+        counts["generated"] += (own := line.get("images_generated", 0))
+        counts["scored"] += line.get("images_judged", 0)
+        counts["trained"] = own
     return counts

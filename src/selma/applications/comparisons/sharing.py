@@ -18,7 +18,7 @@ from typing import Any
 from selma.finished import Finished, NotFinished
 from selma.workspace import STAGES, Item, Workspace
 
-COUNTS = ("images", "pairs", "candidates", "steps", "generated", "scored")
+COUNTS = ("images", "candidates", "steps", "images_generated", "images_judged")
 """Numbers of an item's summary that the journal has, too."""
 
 
@@ -59,14 +59,15 @@ class SharedItem(Item):
         files = list(files)
         super().finish(files, summary)
         counts = {name: summary[name] for name in COUNTS if isinstance(summary.get(name), int)}
-        chosen = {"chosen": True} if self.recipe.get("choose") else {}
+        # Of chosen images the candidates were generated, which are an item of their own.
+        copied = self.recipe.get("choose") or self.recipe.get("source")
         self.folder.journal(
             self.name.partition("/")[0],
             event="item",  # its stage tells the time of its skills beside this
             item=self.name,
             seconds=round(self.folder.clock.stop(self.name), 3),
             **counts,
-            **chosen,
+            **({"not_generated": True} if copied else {}),
         )
 
 
