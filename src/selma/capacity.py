@@ -76,7 +76,7 @@ def memory_of_each(
     names: dict[str, list[str]] = {}
     parts: Any = {
         "base": True,
-        "images": {"batch_size", "guidance"},
+        "images": {"batch_size", "guidance", "base"},
         "experts": True,
         "scores": {"guidance"},
     }

@@ -20,6 +20,8 @@ from selma.workspace import EXPERTS, IMAGES, MERGED, PROMPTS, recipe_key
 
 COLUMNS = {PROMPTS: "prompts", IMAGES: "images", EXPERTS: "steps", MERGED: "merges"}
 SCORED = "scored"
+JOINT = "joint"
+"""The expert that is trained on all skills, by its name."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def _signature(status: StageStatus, recipe: Recipe) -> str:
         sections["experts"] = config.experts.model_dump(mode="json")
     if status.stage == MERGED:
         sections["merged"] = config.merged.model_dump(mode="json")
+    if status.stage == MERGED or status.name == JOINT:
         sections["skills"] = {"skills": list(config.prompts.skills)}
     return recipe_key({"stage": status.stage, "name": status.name, **sections})
 
