@@ -12,7 +12,7 @@ from selma.randomness import SEEDS
 
 if TYPE_CHECKING:
     from selma.config import RunConfig
-    from selma.records.images import Pair, Survivors
+    from selma.records.images import Pair, PreferenceCount, Survivors
     from selma.records.scores import Scorecard
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file of settings.")]
@@ -76,6 +76,17 @@ def show_pairs(
                 f"  {100 * left.share:.1f}% of {left.prompts} prompts have an accepted image; "
                 f"{left.rejected} have none, {left.without_questions} have no questions"
             )
+
+
+def show_preferences(counts: Mapping[str, PreferenceCount]) -> None:
+    """How many pairs of winner and loser each skill has, and how many were dropped."""
+    for skill, count in counts.items():
+        how = "measured" if count.measured else "set"
+        typer.echo(
+            f"{skill}: {count.pairs} pairs of winner and loser, of {count.prompts} prompts; "
+            f"{count.dropped} differed by no more than {count.least_difference:.4g} ({how}) and "
+            "were dropped"
+        )
 
 
 def show_scorecard(scorecard: Scorecard) -> None:

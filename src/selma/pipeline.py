@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Generic
 from selma import processes
 from selma.config import Run, RunConfig, require_settings
 from selma.config.merged import MixtureConfig
+from selma.config.preferences import PreferenceObjective
 from selma.dev_score import DevScore
 from selma.errors import ConfigError
 from selma.finished import Finished
@@ -26,7 +27,7 @@ from selma.preflight import check
 from selma.records.adapters import AppliedAdapter, applied
 from selma.records.benchmarks import BenchmarkPrompt, repeated
 from selma.records.experts import Expert
-from selma.records.images import Pair, Survivors
+from selma.records.images import Pair, Preference, PreferenceCount, Survivors
 from selma.records.merged import TRIAL, UNIFORM, Merged
 from selma.records.prompts import Prompt
 from selma.records.report import Findings
@@ -103,7 +104,9 @@ def prompts(config: RunConfig) -> dict[str, list[Prompt]]:
 def images(config: RunConfig) -> dict[str, list[Pair]]:
     """Stage 2 by itself: skill → prompts with their images."""
     with opened(config, make=[IMAGES], several=True) as this:
-        return this.generate_pairs(this.write_prompts())
+        pairs = this.generate_pairs(this.write_prompts())
+        this.preferences(pairs)
+        return pairs
 
 
 def survivors(config: RunConfig, skills: Iterable[str]) -> dict[str, Survivors]:
@@ -157,6 +160,15 @@ def benchmark_over_limit(images: AnyPath, *, seeds: int) -> int:
     """How many of the benchmark's prompts the text encoder does not read to their end, by a model's
     finished images of them."""
     return int(manifest(as_path(images)).get("summary", {}).get("over_token_limit", 0)) // seeds
+
+
+def preference_counts(config: RunConfig, skills: Iterable[str]) -> dict[str, PreferenceCount]:
+    """Skill → what making pairs of winner and loser left; {} if experts do not learn from any."""
+    from selma.images.preferences import read_counts
+
+    if not isinstance(config.experts.objective, PreferenceObjective):
+        return {}
+    return read_counts(Workspace(config.run_folder), skills)
 
 
 @contextmanager
@@ -268,10 +280,30 @@ class Stages(Generic[Run]):
 
         return read_survivors(self.folder, skills)
 
+    def preferences(self, skills: Iterable[str]) -> dict[str, list[Preference]] | None:
+        """Skill → pairs of winner and loser; None if experts do not learn from any."""
+        objective = self.config.experts.objective
+        if not isinstance(objective, PreferenceObjective):
+            return None
+        from selma.images.preferences import make_preferences
+
+        names, asked = list(skills), {}
+        if objective.pairs.by == "answers":
+            written = self.write_prompts()
+            asked = self.write_questions({name: written[name] for name in names})
+        with self.at(IMAGES, "preferences") as folder:
+            return make_preferences(
+                names,
+                self.config.images,
+                objective.pairs,
+                folder,
+                accepting=self._accepting(asked, folder) if asked else None,
+            )
+
     def train_experts(self, pairs: Mapping[str, Sequence[Pair]]) -> list[Expert]:
         from selma.experts.skills import train_experts
 
-        config = self.config
+        config, preferences = self.config, self.preferences(pairs)
         with self.at(EXPERTS) as folder:
             return train_experts(
                 pairs,
@@ -282,6 +314,7 @@ class Stages(Generic[Run]):
                 model=self.model,
                 dev_score=self.dev_score if config.experts.select == "dev" else None,
                 rewards=self._rewards(),
+                preferences=preferences,
             )
 
     def _rewards(self) -> Callable[[str], Reward] | None:

@@ -26,6 +26,7 @@ from selma.config.places import (
     Placed,
     placed,
 )
+from selma.config.preferences import NO_ANSWERS, NO_CANDIDATES, PreferenceObjective
 from selma.config.questions import WrittenQuestions
 from selma.config.scores import ScorerSettings, judge_name
 from selma.config.section import Section
@@ -68,6 +69,7 @@ def every_mistake(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
     yield from _questions(config, make)
     if EXPERTS in make and config.rewarded is not None:
         yield from absent(config.rewarded, "experts.objective", without=["questions.backend"])
+    yield from _preferences(config)
     judges = IMAGES in make and config.images.questions is not None
     mixture = config.merged.mixture
     judges = judges or (EXPERTS in make and config.questions is not None)
@@ -237,6 +239,16 @@ def _questions(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
                 f"selma questions {source} --out FILE.csv."
             )
         yield from _choices(asked, config, ["choosing_judge"])
+
+
+def _preferences(config: RunConfig) -> Iterator[str]:
+    """Of objectives that learn from preferences: what there must be to prefer one by."""
+    objective, choose = config.experts.objective, config.images.choose
+    if isinstance(objective, PreferenceObjective):
+        if choose is None:
+            yield f"experts.objective: {objective.kind} {NO_CANDIDATES}"
+        elif objective.pairs.by == "answers" and choose.questions is None:
+            yield f"experts.objective: {NO_ANSWERS}"
 
 
 def _merging(config: RunConfig, make: Sequence[str]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from selma.console import (
     Folder,
     show_benchmark_length,
     show_pairs,
+    show_preferences,
     show_scorecard,
     show_status,
 )
@@ -37,6 +38,7 @@ def run(
     outcome = pipeline.run_stages(settings)
     show_scorecard(outcome.scorecard)
     show_pairs(outcome.pairs, outcome.survivors)
+    show_preferences(pipeline.preference_counts(settings, outcome.pairs))
     over_limit = pipeline.benchmark_over_limit(outcome.images["base"], seeds=settings.scores.seeds)
     show_benchmark_length(outcome.scorecard.prompts, over_limit)
     return typer.echo(f"Report: {outcome.page}")
@@ -57,6 +59,7 @@ def images(config: Config, folder: Folder = None) -> None:
     settings = load(config, folder)
     pairs = pipeline.images(settings)
     show_pairs(pairs, pipeline.survivors(settings, pairs))
+    show_preferences(pipeline.preference_counts(settings, pairs))
 
 
 def experts(config: Config, folder: Folder = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from selma.config.adapters import AdapterConfig, LoraConfig
+from selma.config.preferences import DpoObjective, with_preset
 from selma.config.rewards import DdpoObjective, DpokObjective, NftObjective, RewardedObjective
 from selma.config.section import Probability, Section, kinds
 
@@ -84,7 +85,12 @@ class DenoisingObjective(Section):
 class ExpertsConfig(TrainingConfig):
     adapter: AdapterConfig = LoraConfig()
     objective: kinds(  # type: ignore[valid-type]
-        DenoisingObjective, NftObjective, DdpoObjective, DpokObjective, group=OBJECTIVE_GROUP
+        DenoisingObjective,
+        DpoObjective,
+        NftObjective,
+        DdpoObjective,
+        DpokObjective,
+        group=OBJECTIVE_GROUP,
     ) = DenoisingObjective()
     """By which loss experts are trained."""
     spread: Literal["experts", "batch"] = "experts"
@@ -102,3 +108,8 @@ class ExpertsConfig(TrainingConfig):
                 "captions; leave caption_dropout at 0 and flip at false"
             )
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        return with_preset(values)

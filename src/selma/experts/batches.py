@@ -41,10 +41,21 @@ class Batch:
     prior: Batch | None = None
     """As many samples of the class images, with randomness of their own (prior preservation)."""
 
+    def twice(self) -> Batch:
+        """All rows, and all again with the same randomness; without the prior."""
+        twice = (torch.cat([column, column]) for column in self._columns())
+        indices, timesteps, noise, posterior, dropped, mirrored = twice
+        return Batch(indices, timesteps, noise, posterior, dropped, mirrored)
+
     def parts(self, size: int) -> Iterator[Batch]:
         """Yield the batch in micro-batches; what a sample gets does not depend on their size."""
         priors = repeat(None) if self.prior is None else self.prior.parts(size)
-        columns = (
+        splits = zip(*(column.split(size) for column in self._columns()), strict=True)
+        for part, prior in zip(splits, priors, strict=False):  # without a prior, None for ever
+            yield replace(Batch(*part), prior=prior)
+
+    def _columns(self) -> tuple[Tensor, ...]:
+        return (
             self.indices,
             self.timesteps,
             self.noise,
@@ -52,9 +63,6 @@ class Batch:
             self.dropped,
             self.mirrored,
         )
-        splits = zip(*(column.split(size) for column in columns), strict=True)
-        for part, prior in zip(splits, priors, strict=False):  # without a prior, None for ever
-            yield replace(Batch(*part), prior=prior)
 
 
 @dataclass(frozen=True)

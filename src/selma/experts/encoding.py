@@ -22,6 +22,7 @@ from selma.backbones.families.conditioning import Conditioning
 from selma.backbones.families.family import Crop
 from selma.errors import DataError
 from selma.experts.flipping import may_flip
+from selma.experts.recipes import item_folder
 from selma.image_files import decode
 from selma.progress import progress
 from selma.records.images import Pair
@@ -172,7 +173,7 @@ def _open(pair: Pair, digest: str, image_px: int) -> Image.Image:
     if hashlib.sha256(data).hexdigest() != digest:
         raise DataError(
             f"{pair.image} is damaged: its sha256 is not the one on record. Remove the folder "
-            f"{pair.image.parent.parent} to have it generated again."
+            f"{item_folder(pair.image)} to have it generated again."
         )
     try:
         return decode(data, max_pixels=4 * image_px**2)

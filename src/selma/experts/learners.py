@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
     from selma.experts.batches import Batch, Batches
     from selma.experts.encoding import Encoded
+    from selma.experts.preferred import Preferred
     from selma.experts.rewards import Reward
     from selma.records.images import Pair
 
@@ -87,6 +88,9 @@ class LearnerParts:
     """Of images that the expert generates itself, where the pipeline handed one over."""
     journal: Callable[..., None] = lambda **facts: None
     """Adds a line to the run's journal."""
+    preferred: Preferred | None = None
+    """With an objective that learns from preferences: these, which the batches' indices mean
+    then."""
 
 
 @dataclass(frozen=True)

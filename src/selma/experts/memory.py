@@ -14,6 +14,7 @@ from selma.adapters.table import ADAPTERS
 from selma.backbones.memory import DTYPES, Need, Parts, Shapes, denoised, held, peak, straight
 from selma.config.experts import ExpertsConfig
 from selma.experts.losses import denoising_losses
+from selma.experts.objectives import OBJECTIVES
 
 MOMENTS = 2
 """Of AdamW, float32, for each trained weight."""
@@ -41,7 +42,8 @@ def training_need(parts: Parts, config: ExpertsConfig) -> Need:
             for factor in factors:
                 factor.grad = None
 
-        first, second = (peak(lambda n=n: step(n), narrow=narrow) for n in (1, 2))  # type: ignore[misc]
+        rows = OBJECTIVES[config.objective.kind].images
+        first, second = (peak(lambda n=n: step(n * rows), narrow=narrow) for n in (1, 2))  # type: ignore[misc]
         trained = (1 + MOMENTS) * sum(factor.nbytes for factor in factors)
     finally:
         kind.detach(parts.denoiser)

@@ -70,12 +70,18 @@ def image_digests(pairs: Sequence[Pair]) -> list[str]:
     manifests: dict[Path, dict[str, str]] = {}
     digests = []
     for pair in pairs:
-        root = pair.image.parent.parent
+        root = item_folder(pair.image)
         if root not in manifests:
             manifests[root] = _manifest(root)
         name = pair.image.relative_to(root).as_posix()
         digests.append(manifests[root].get(name) or file_sha256(pair.image))
     return digests
+
+
+def item_folder(image: Path) -> Path:
+    """The folder of the item that an image is of: its own if that is one, else the one above."""
+    own = image.parent
+    return own if (own / "manifest.json").is_file() else own.parent
 
 
 def _manifest(root: Path) -> dict[str, str]:

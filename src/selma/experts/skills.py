@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,12 @@ from selma.config.experts import ExpertsConfig
 from selma.config.networks import BaseConfig
 from selma.errors import ConfigError, DataError
 from selma.experts.learners import AdapterWeights, Learner, LearnerParts
+from selma.experts.preferred import Preferred, places, preferred_images
 from selma.experts.recipes import encoding_recipe, expert_recipe, image_digests
 from selma.experts.running import train_item
 from selma.records.experts import Expert
-from selma.records.images import Pair
-from selma.workspace import EXPERTS, Item, Workspace
+from selma.records.images import Pair, Preference
+from selma.workspace import EXPERTS, Item, Workspace, recipe_key
 
 if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
@@ -34,8 +36,10 @@ def train_experts(
     model: Callable[[], TextToImage],
     dev_score: Callable[[Path], float] | None = None,
     rewards: Callable[[str], Reward] | None = None,
+    preferences: Mapping[str, Sequence[Preference]] | None = None,
 ) -> list[Expert]:
-    """One expert for each skill, in the order of the skills.
+    """One expert for each skill, in the order of the skills. With an objective that learns from
+    preferences it is trained on the skill's `preferences` in place of its pairs.
 
     `rewards` maps a skill to the reward of its images; objectives that learn from rewards need it.
     `dev_score` maps an adapter's folder to a score, higher is better; it is needed if
@@ -45,10 +49,17 @@ def train_experts(
     if config.select == "dev" and dev_score is None:
         raise ConfigError('experts.select is "dev", which needs a dev_score, but none was given.')
 
+    data = {
+        skill: SkillData(pairs[skill], None)
+        if preferences is None
+        else SkillData.preferring(skill, preferences[skill])
+        for skill in pairs
+    }
+
     def train(skill: str) -> Expert:
         return _train_skill(
             skill,
-            pairs[skill],
+            data[skill],
             config,
             folder,
             base=base,
@@ -63,7 +74,7 @@ def train_experts(
     items = {
         skill: _item(
             skill,
-            pairs[skill],
+            data[skill],
             config,
             folder,
             base=base,
@@ -82,6 +93,34 @@ def train_experts(
         return [train(skill) for skill in pairs]
 
 
+@dataclass(frozen=True)
+class SkillData:
+    """What an expert is trained on."""
+
+    pairs: Sequence[Pair]
+    """All images, each with its prompt."""
+    preferred: Sequence[tuple[int, int]] | None
+    """Of each preference the places of winner and loser in `pairs`; None: the images themselves are
+    trained on."""
+
+    @staticmethod
+    def preferring(skill: str, preferences: Sequence[Preference]) -> SkillData:
+        """The images that preferences are about. Raises DataError if there are none."""
+        if not preferences:
+            raise DataError(
+                f"The expert {skill!r} needs at least one pair of winner and loser, but all were "
+                "dropped. Generate more images.choose.candidates, or lower "
+                "experts.objective.pairs.least_difference."
+            )
+        return SkillData(preferred_images(preferences), places(preferences))
+
+    @property
+    def names(self) -> list[str]:
+        """The samples' ids, to name those that cannot be trained on."""
+        which = range(len(self.pairs)) if self.preferred is None else [w for w, _ in self.preferred]
+        return [self.pairs[number].prompt.id for number in which]
+
+
 def expert_learner(
     model: TextToImage,
     encoded: Encoded,
@@ -89,20 +128,26 @@ def expert_learner(
     *,
     skill: str,
     seed: int,
+    preferred: Sequence[tuple[int, int]] | None = None,
     **more: Any,
 ) -> Learner:
-    """The learner of a skill's expert, by the settings' objective. more: what `LearnerParts` has
-    beside."""
+    """The learner of a skill's expert, by the settings' objective.
+
+    preferred: places of winners and losers in `encoded`, where it learns from preferences.  more:
+    what `LearnerParts` has beside.
+    """
     from selma.experts.batches import training_batches
     from selma.experts.objectives import OBJECTIVES
 
+    batches = training_batches(
+        encoded, config, skill=skill, seed=seed, train_timesteps=model.noise_path().steps
+    )
     parts = LearnerParts(
         model=model,
         encoded=encoded,
         weights=AdapterWeights(model, config.adapter, config, skill=skill, seed=seed),
-        batches=training_batches(
-            encoded, config, skill=skill, seed=seed, train_timesteps=model.noise_path().steps
-        ),
+        batches=batches if preferred is None else replace(batches, count=len(preferred)),
+        preferred=None if preferred is None else Preferred.of(encoded, preferred),
         **more,
     )
     objective = OBJECTIVES.find(config.objective.kind, setting="experts.objective.kind")
@@ -111,7 +156,7 @@ def expert_learner(
 
 def _item(
     skill: str,
-    pairs: Sequence[Pair],
+    data: SkillData,
     config: ExpertsConfig,
     folder: Workspace,
     *,
@@ -119,23 +164,25 @@ def _item(
     seed: int,
     reward: Reward | None,
 ) -> Item:
-    if not pairs:
+    if not data.pairs:
         raise DataError(f"The expert {skill!r} needs at least one pair, but has none.")
     recipe = expert_recipe(
         skill,
-        pairs,
-        image_digests(pairs),
+        data.pairs,
+        image_digests(data.pairs),
         config,
         base=base,
         seed=seed,
         reward=None if reward is None else reward.recipe,
     )
+    if data.preferred is not None:
+        recipe["preferred"] = recipe_key({"places": data.preferred})
     return folder.item(EXPERTS, skill, recipe=recipe)
 
 
 def _train_skill(
     skill: str,
-    pairs: Sequence[Pair],
+    data: SkillData,
     config: ExpertsConfig,
     folder: Workspace,
     *,
@@ -145,18 +192,18 @@ def _train_skill(
     dev_score: Callable[[Path], float] | None,
     reward: Reward | None,
 ) -> Expert:
-    item = _item(skill, pairs, config, folder, base=base, seed=seed, reward=reward)
+    item = _item(skill, data, config, folder, base=base, seed=seed, reward=reward)
 
     def learner() -> Learner:
         from selma.experts.encoding import encode_pairs
 
         with processes.main_first():
             encoded = encode_pairs(
-                pairs,
+                data.pairs,
                 folder,
                 skill=skill,
                 flip=config.flip,
-                digests=image_digests(pairs),
+                digests=image_digests(data.pairs),
                 recipe=encoding_recipe(dict(item.recipe), flip=config.flip),
                 model=model,
             )
@@ -166,7 +213,8 @@ def _train_skill(
             config,
             skill=skill,
             seed=seed,
-            pairs=pairs,
+            pairs=data.pairs,
+            preferred=data.preferred,
             reward=reward,
             journal=partial(folder.journal, EXPERTS, skill=skill),
         )
@@ -177,7 +225,7 @@ def _train_skill(
         config,
         folder,
         title=skill,
-        names=[pair.prompt.id for pair in pairs],
+        names=data.names,
         made_by={"skill": skill, "objective": config.objective.model_dump(mode="json")},
         journal={"skill": skill},
         dev_score=dev_score,

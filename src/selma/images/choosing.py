@@ -39,9 +39,9 @@ class Accepting(Protocol):
         """All that the shares depend on beside the images."""
         ...
 
-    def shares(self, skill: str, candidates: Path) -> Mapping[str, float]:
+    def shares(self, skill: str, candidates: Path, *, what: str = ...) -> Mapping[str, float]:
         """Name of each image in the folder → share of its prompt's questions that earn their point,
-        in [0, 1]."""
+        in [0, 1].  what: folder of the answers."""
         ...
 
 
@@ -53,14 +53,15 @@ def scored(
     folder: Workspace,
     *,
     max_pixels: int,
+    what: str = SCORES_OF_CANDIDATES,
 ) -> list[float]:
     """The score of each image for its text, in their order; a finished item is kept. Raises
     DataError for an image that is missing or broken.
 
-    generated: image → its text.
+    generated: image → its text.  what: folder of the scores.
     """
     recipe = {"candidates": candidates.key, "scorer": scorer.fingerprint, "chunk": CHUNK}
-    item = folder.item(IMAGES, SCORES_OF_CANDIDATES, skill, recipe=recipe)
+    item = folder.item(IMAGES, what, skill, recipe=recipe)
 
     def score(part: Sequence[Path]) -> list[Row]:
         images = [open_image(path, max_pixels=max_pixels) for path in part]

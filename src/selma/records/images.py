@@ -19,6 +19,30 @@ class Pair(Record):
     """Number of text tokens beyond the encoder's limit, which it ignores; mostly 0."""
 
 
+class Preference(Record):
+    """Two images of one prompt, of which the winner scores higher (absolute paths)."""
+
+    prompt: Prompt
+    winner: Path
+    loser: Path
+    difference: float
+    """Of their scores; more than 0."""
+
+
+class PreferenceCount(Record):
+    """What making pairs of candidates left."""
+
+    pairs: int
+    dropped: int
+    """Pairs that differ by no more than the judge's own noise."""
+    least_difference: float
+    """What that is."""
+    measured: bool
+    """Whether it was measured, or set."""
+    prompts: int
+    """With at least one pair."""
+
+
 class Survivors(Record):
     """What choosing by questions left of a skill's prompts. Easy prompts survive more often."""
 

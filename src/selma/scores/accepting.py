@@ -47,8 +47,10 @@ class Accepting:
             "matcher": matcher and matcher_identity(matcher),
         }
 
-    def shares(self, skill: str, candidates: Path) -> dict[str, float]:
-        """Name of each candidate → share of its prompt's questions that earn their point."""
+    def shares(self, skill: str, candidates: Path, *, what: str = ANSWERS) -> dict[str, float]:
+        """Name of each candidate → share of its prompt's questions that earn their point.
+
+        what: the folder of the answers."""
         asked = repeated(self.asked[skill], self.candidates)
         item = answer_item(
             asked,
@@ -57,7 +59,7 @@ class Accepting:
             self.networks.choosing_judge,
             self.folder,
             stage=IMAGES,
-            what=ANSWERS,
+            what=what,
             words=self.config.choices_prompt,
         )
         answers = read_answer_file(item.path)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from selma.config.experts import OBJECTIVE_GROUP, DenoisingObjective
+from selma.config.preferences import DpoObjective
 from selma.config.rewards import DdpoObjective, DpokObjective, NftObjective
 from selma.config.section import Section
 from selma.experts.learners import Learner, LearnerParts
-from selma.experts.objectives import ddpo, denoising, dpok, nft
+from selma.experts.objectives import ddpo, denoising, dpo, dpok, nft
 from selma.registry import Table
 
 
@@ -27,6 +28,8 @@ class Objective:
     """Its section of the settings, whose `kind` is the name."""
     learner: Callable[[Any, LearnerParts], Learner]
     """(settings, parts) → what the loop trains."""
+    images: int = 1
+    """Images that go through the denoiser with a gradient for each sample of a batch."""
 
 
 OBJECTIVES = Table(
@@ -37,5 +40,6 @@ OBJECTIVES = Table(
         Objective("nft", NftObjective, nft.learner),
         Objective("ddpo", DdpoObjective, ddpo.learner),
         Objective("dpok", DpokObjective, dpok.learner),
+        Objective("dpo", DpoObjective, dpo.learner, images=2),
     ],
 )
