@@ -40,9 +40,10 @@ from selma.capacity import memory
 from selma.config import RunConfig
 from selma.config.adapters import LoraConfig, OftConfig
 from selma.config.experts import ExpertsConfig
+from selma.config.merged import MixtureConfig
 from selma.config.networks import BaseConfig
 from selma.errors import ModelError
-from selma.experts.memory import advice, training_need
+from selma.experts.memory import advice, mixture_need, training_need
 from selma.pipeline import Stages
 from selma.workspace import Workspace
 
@@ -241,6 +242,17 @@ def test_other_kinds_of_adapters_are_estimated_too() -> None:
     need = training_need(parts, rotations)
     assert need.trained > 0 and need.each > 0
     assert training_need(parts, CONFIG) == training_need(parts_of(tiny.base("sd1")), CONFIG)
+
+
+def test_a_mixture_trains_its_gates_alone() -> None:
+    """Its experts lie beside the base, frozen; only gates have gradients and moments."""
+    parts, training = parts_of(tiny.base("sd1")), MixtureConfig().training(CONFIG)
+    wide = CONFIG.model_copy(
+        update={"adapter": CONFIG.adapter.model_copy(update={"rank": 5 * CONFIG.adapter.rank})}
+    )
+    need, whole = mixture_need(parts, CONFIG, training, experts=5), training_need(parts, wide)
+    assert need.weights - whole.weights == whole.trained // 3
+    assert 0 < need.trained < whole.trained / CONFIG.adapter.rank and need.total < whole.total
 
 
 def test_need_is_solved_for_images() -> None:

@@ -12,10 +12,11 @@ from selma.backbones.hub import find_device
 from selma.backbones.memory import Need, Parts, encoding_need, generation_need, parts_of
 from selma.config import RunConfig, require_settings
 from selma.config.experts import ExpertsConfig
+from selma.config.merged import MixtureConfig
 from selma.config.networks import BaseConfig
 from selma.errors import ModelError
 from selma.experts.encoding import AT_ONCE
-from selma.experts.memory import advice, training_need
+from selma.experts.memory import advice, mixture_need, training_need
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class Work:
 
 def work_of_stages(config: RunConfig) -> list[Work]:
     """What the six stages do with the base."""
-    return [work_of_generation(config), encoding(), training(config.experts)]
+    mixture = config.merged.mixture
+    mixing = [] if mixture is None else [training_mixture(config, mixture)]
+    return [work_of_generation(config), encoding(), training(config.experts), *mixing]
 
 
 def work_of_generation(config: RunConfig) -> Work:
@@ -57,6 +60,19 @@ def training(config: ExpertsConfig) -> Work:
     return Work(
         lambda parts: training_need(parts, config),
         lambda parts, need, limit: advice(parts, config, need, limit),
+    )
+
+
+def training_mixture(config: RunConfig, mixture: MixtureConfig) -> Work:
+    """Training a mixture of the run's experts."""
+    settings, experts = mixture.training(config.experts), len(config.prompts.skills)
+
+    def changes(parts: Parts, need: Need, limit: int) -> list[str]:
+        fewer = need.fits(limit)
+        return [f"merged.mixture.micro_batch_size: {fewer} or less"] if fewer else []
+
+    return Work(
+        lambda parts: mixture_need(parts, config.experts, settings, experts=experts), changes
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from selma.adapters.table import ADAPTERS
 from selma.backbones.memory import DTYPES, Need, Parts, Shapes, denoised, held, peak, straight
-from selma.config.experts import ExpertsConfig
+from selma.config.adapters import LoraConfig
+from selma.config.experts import ExpertsConfig, TrainingConfig
 from selma.experts.losses import denoising_losses
 from selma.experts.objectives import OBJECTIVES
 
@@ -51,6 +53,26 @@ def training_need(parts: Parts, config: ExpertsConfig) -> Need:
     weights = held(parts.denoiser) if parts.base.offload else parts.weights
     at_once = config.micro_batch_size or config.batch_size
     return Need("training", weights, trained, *straight(first, second), at_once)
+
+
+def mixture_need(
+    parts: Parts, config: ExpertsConfig, training: TrainingConfig, *, experts: int
+) -> Need:
+    """One step of training a mixture's gates: as a LoRA's of all ranks together, of which factors
+    are frozen, and gates, a rank-th of A, are trained."""
+    assert isinstance(config.adapter, LoraConfig)
+    wide = config.adapter.model_copy(update={"rank": config.adapter.rank * experts})
+    shared = {name: getattr(training, name) for name in TrainingConfig.model_fields}
+    need = training_need(parts, config.model_copy(update={**shared, "adapter": wide}))
+    factors = need.trained // (1 + MOMENTS)  # float32, as many bytes of gradients among the fixed
+    gates = factors // (2 * config.adapter.rank)
+    return replace(
+        need,
+        what="training the mixture",
+        weights=need.weights + factors,
+        trained=(1 + MOMENTS) * gates,
+        fixed=max(0, need.fixed - factors) + gates,
+    )
 
 
 def advice(parts: Parts, config: ExpertsConfig, need: Need, limit: int) -> list[str]:
