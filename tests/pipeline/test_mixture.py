@@ -34,7 +34,8 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]]
 
 def test_a_run_mixes_its_experts(raw: dict[str, object]) -> None:
     config = RunConfig.model_validate(raw)
-    pipeline.experts(config)
+    for stage in (pipeline.prompts, pipeline.images, pipeline.experts):
+        stage(config)
     states = {f"{status.stage}/{status.name}": status.state for status in statuses(config)}
     assert states["4-merged/merged"] == "missing"
     pipeline.run(config)

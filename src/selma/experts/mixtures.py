@@ -228,7 +228,7 @@ def joined(encoded: Mapping[str, Encoded]) -> Encoded:
     conditioning = each[0].conditioning
     for other in each[1:]:
         conditioning = conditioning.followed_by(other.conditioning)
-    parts = {}
+    parts: dict[str, Any] = {}
     for name in (f.name for f in fields(each[0]) if f.name not in ("conditioning", "empty")):
         tensors = [getattr(part, name) for part in each]
         parts[name] = None if tensors[0] is None else torch.cat(tensors)

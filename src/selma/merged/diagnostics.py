@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from selma.adapters.files import DIAGNOSTICS_KEY, as_json
+from selma.adapters.mixtures.files import MixtureFile
 from selma.adapters.reading import AdapterFile
 from selma.adapters.rotations.cayley import drift, orthogonality_error
 from selma.adapters.rotations.files import RotationFile
@@ -221,7 +222,7 @@ def read_diagnostics(path: Path) -> dict[str, Any] | None:
     return diagnostics_of(read_any(path))
 
 
-def diagnostics_of(file: AdapterFile | RotationFile) -> dict[str, Any] | None:
+def diagnostics_of(file: AdapterFile | RotationFile | MixtureFile) -> dict[str, Any] | None:
     """The same of an adapter that is read already."""
     notes: Mapping[str, str] = getattr(file, "notes", {})
     if DIAGNOSTICS_KEY not in notes:
@@ -233,9 +234,11 @@ def diagnostics_of(file: AdapterFile | RotationFile) -> dict[str, Any] | None:
             name: dict(zip(figures, values, strict=True))
             for name, values in _leaves(entry["layers"])
         }
-        if isinstance(file, AdapterFile):
-            for name in layers.keys() & file.layers.keys():
+        for name in layers.keys() & set(file.layers):
+            if isinstance(file, AdapterFile):
                 layers[name]["rank"] = file.layers[name].rank
+            elif isinstance(file, MixtureFile):
+                layers[name]["rank"] = file.ranks[name]
         return {**{key: entry[key] for key in ("all", "experts", "cosines")}, "layers": layers}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AdapterError(

@@ -72,11 +72,7 @@ def _measure_and_write(
 
     file = read(trained.path)
     shares = measure(file)
-    total = sum(samples[skill] for skill in shares)
-    means = {
-        layer: sum(samples[skill] / total * by_layer[layer] for skill, by_layer in shares.items())
-        for layer in file.layers
-    }
+    means = _weighed(shares, samples)
     diagnostics = _diagnostics(file, means)
     gates = {f"{key}.{GATE}": file.give(key).gate for key in file.layers}
     path = item.begin() / FILE
@@ -89,6 +85,18 @@ def _measure_and_write(
     item.finish(
         written, {"experts": len(file.experts), "layers": len(file.layers), "shares": summary}
     )
+
+
+def _weighed(shares: Shares, samples: Mapping[str, int]) -> dict[str, Tensor]:
+    """Layer → the mean share of each expert over all skills' pairs, [k]."""
+    import torch
+
+    pairs = torch.tensor([samples[skill] for skill in shares], dtype=torch.float64)
+    weights = pairs / pairs.sum()
+    return {
+        layer: weights @ torch.stack([each[layer] for each in shares.values()])
+        for layer in next(iter(shares.values()))
+    }
 
 
 def _diagnostics(file: MixtureFile, means: Mapping[str, Tensor]) -> dict[str, Any]:

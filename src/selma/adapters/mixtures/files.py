@@ -50,6 +50,8 @@ class MixtureFile:
     path: Path
     layers: Mapping[str, tuple[int, int]]
     """Sorted by our names; (output width, input width)."""
+    ranks: Mapping[str, int]
+    """Layer → R, the sum of its experts' ranks."""
     lineage: Lineage
     experts: tuple[str, ...]
     gate: Gate
@@ -186,6 +188,7 @@ def read(source: Path, *, base: Layers | None = None) -> MixtureFile:
     return MixtureFile(
         path=path,
         layers=layers,
+        ranks={key: shapes[f"{key}.{A}"][0] for key in keys},
         lineage=lineage_of(metadata, path),
         experts=tuple(map(str, experts)),
         gate=gate,

@@ -51,7 +51,7 @@ def convert(source: Path, out: Path, *, to: str, base: str | None = None) -> lis
 
 
 def _layer(file: MixtureFile, key: str) -> LayerFile:
-    rank = file.give(key).a.shape[0]
+    rank = file.ranks[key]
     return LayerFile(
         path=file.path,
         a="",

@@ -65,7 +65,8 @@ def write_card(
     """Write the run's card into its `4-merged`, replacing an older one.
 
     licence: one of the Hub's names; None takes the base's, if known. Raises ConfigError of a
-    mixture, and WorkspaceError unless the merge is finished; the card of a run without scores has no scorecard.
+    mixture, and WorkspaceError unless the merge is finished; the card of a run without scores has
+    no scorecard.
     """
     run = as_path(run)
     config = read_run_file(run)
