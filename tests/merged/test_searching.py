@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from merged.test_merging import deltas, expert, weights
 from merged.test_rotation_methods import KEYS, turns_of
 from merged.test_rotation_methods import expert as rotating
+from pydantic import ValidationError
 
 from selma.adapters.reading import read_adapter
 from selma.backbones.text_to_image import ADAPTER_FILE
@@ -77,6 +78,14 @@ def test_uniform_weights_are_the_first_trial_and_the_best_is_better(tmp_path):
     assert found.score > trials[0].score + 0.5
     assert found.weights["ants"] > found.weights["cats"] > found.weights["bees"]
     assert found.scale > 1.1
+
+
+def test_the_scale_can_be_searched_alone(tmp_path):
+    trials = searched(tmp_path, weights=False)
+    assert all(trial.weights == pytest.approx(UNIFORM) for trial in trials)
+    assert best(trials).scale == pytest.approx(1.5, rel=0.05)
+    with pytest.raises(ValidationError, match="one must be on"):
+        WeightSearch(weights=False, scale=None)
 
 
 def test_of_equal_scores_the_earliest_stays(tmp_path):

@@ -1,0 +1,92 @@
+"""Rewards of images: shares of answers with their dependencies, scores, and who may not judge."""
+
+from typing import Any
+
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+from scores.colours import ColourJudge
+
+from selma.config import RunConfig
+from selma.config.rewards import NftObjective
+from selma.config.scores import ScoresConfig
+from selma.errors import ConfigError
+from selma.records.benchmarks import BenchmarkPrompt, Question
+from selma.records.prompts import Prompt
+from selma.scores.networks import Loaders, ScoringNetworks
+from selma.scores.rewarding import ScoredImages, rewards
+
+ASKED = BenchmarkPrompt(
+    id="p",
+    text="red, green and blue",
+    group="cats",
+    questions=(
+        Question(id="1", text="Is there red?", category="entity"),
+        Question(id="2", text="Is there green?", category="entity"),
+        Question(id="3", text="Is there blue?", category="entity", parents=("2",)),
+    ),
+)
+PROMPT = Prompt(id="p", skill="cats", text=ASKED.text)
+OTHER = Prompt(id="q", skill="cats", text="a dog")
+
+
+def networks(reporting: float = 0.3) -> ScoringNetworks:
+    thresholds = {"toybox-a": reporting, "toybox-b": 0.2}
+    return ScoringNetworks(
+        ScoresConfig(), Loaders(judge=lambda name: ColourJudge(name, threshold=thresholds[name]))
+    )
+
+
+def halves(left: str, right: str) -> Image.Image:
+    image = Image.new("RGB", (64, 64), left)
+    image.paste(right, (32, 0, 64, 64))
+    return image
+
+
+def reward_of(**settings: Any) -> Any:
+    objective = NftObjective(reward="questions", questions="toybox")
+    config = ScoresConfig(**settings)
+    return rewards(objective, config, networks(), {"cats": [ASKED]})("cats")
+
+
+def test_the_reward_is_the_share_of_answers_with_their_dependencies() -> None:
+    images = [halves("red", "blue"), halves("red", "green"), halves("green", "blue")]
+    rows = reward_of().rows(images, [PROMPT] * 3)
+    # Of the first, blue depends on green, which is not there.
+    assert [row["reward"] for row in rows] == pytest.approx([1 / 3, 2 / 3, 2 / 3])
+    assert [answer["question"] for answer in rows[0]["answers"]] == ["1", "2", "3"]
+    alone = reward_of(zeroing="none").rows(images, [PROMPT] * 3)
+    assert [row["reward"] for row in alone] == pytest.approx([2 / 3, 2 / 3, 2 / 3])
+    assert reward_of().knows(PROMPT) and not reward_of().knows(OTHER)
+    assert reward_of().recipe != reward_of(zeroing="none").recipe
+
+
+def test_the_judge_that_reports_is_no_reward() -> None:
+    same = networks(reporting=0.2)
+    objective = NftObjective(reward="questions", questions="toybox")
+    reward = rewards(objective, ScoresConfig(), same, {"cats": [ASKED]})("cats")
+    with pytest.raises(ConfigError, match="must be another judge"):
+        _ = reward.recipe
+    with pytest.raises(ConfigError, match="must be another judge"):
+        reward.rows([halves("red", "blue")], [PROMPT])
+
+
+def test_a_scorer_needs_no_questions() -> None:
+    scored = ScoredImages(ColourJudge("colours"))
+    rows = scored.rows([halves("red", "blue")], [PROMPT])
+    assert rows == [{"reward": 100.0}] and scored.knows(OTHER) and not scored.from_zero
+
+
+def test_a_scorer_that_rewards_is_no_evidence_and_questions_have_one_source() -> None:
+    run: dict[str, Any] = {
+        "name": "r",
+        "experts": {"objective": {"kind": "nft", "reward": "toybox"}},
+    }
+    assert RunConfig.model_validate(run).chosen_by == ("clip",)
+    assert RunConfig.model_validate(run).questions is None
+    asking = {"objective": {"kind": "nft", "questions": "toybox"}}
+    config = RunConfig.model_validate({"name": "r", "experts": asking})
+    assert config.questions == "toybox" and config.chosen_by == ()
+    other = {"choose": {"questions": "other.csv"}}
+    with pytest.raises(ValidationError, match="must be the same"):
+        RunConfig.model_validate({"name": "r", "experts": asking, "images": other})
