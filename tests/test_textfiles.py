@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from selma.errors import DataError
-from selma.images.pairs import rows
+from selma.imagefolders import rows
 from selma.textfiles import csv_rows, json_rows, read_text
 
 ROWS = [{"file_name": "a.png", "text": "a Löwe\u2028roars"}, {"file_name": "b.png", "text": "b"}]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from selma.backbones.bases import guidance_of
 from selma.backbones.hub import find_device
 from selma.backbones.memory import Need, Parts, encoding_need, generation_need, parts_of
 from selma.config import RunConfig, require_settings
@@ -38,6 +39,14 @@ def work_of_stages(config: RunConfig) -> list[Work]:
 def work_of_generation(config: RunConfig) -> Work:
     """Generating by the settings of the six stages."""
     guidance = max(config.images.guidance, config.scores.guidance or 0)
+    return generating(config.images.batch_size, guidance=guidance, setting="images.batch_size")
+
+
+def work_of_drawing(config: RunConfig) -> Work:
+    """Generating training images with another base, `images.base`."""
+    base = config.images.base
+    assert base is not None
+    guidance = guidance_of(base) if base.guidance is None else base.guidance
     return generating(config.images.batch_size, guidance=guidance, setting="images.batch_size")
 
 
@@ -81,8 +90,15 @@ def memory(config: RunConfig, limit: int | None = None) -> tuple[list[Need], lis
     where that is more than `limit` bytes (None: what the device has; no limit on a CPU). Loads no
     weights."""
     require_settings(config, RunConfig)
-    limit = _device_memory(config.base) if limit is None else limit
-    return _needs(config.base, work_of_stages(config), limit)
+    own = _device_memory(config.base) if limit is None else limit
+    needs, changes = _needs(config.base, work_of_stages(config), own)
+    if (drawing := config.images.base) is not None:
+        its = _device_memory(drawing, setting="images.base") if limit is None else limit
+        work = [work_of_drawing(config)]
+        more, further = _needs(drawing, work, its, setting="images.base")
+        needs = [*(replace(need, what="images by images.base") for need in more), *needs]
+        changes = [*further, *changes]
+    return needs, changes
 
 
 def memory_of_each(
@@ -103,7 +119,7 @@ def memory_of_each(
 
 
 def _needs(
-    base: BaseConfig, work: Sequence[Work], limit: int | None
+    base: BaseConfig, work: Sequence[Work], limit: int | None, *, setting: str = "base"
 ) -> tuple[list[Need], list[str]]:
     parts = parts_of(base)
     needs = [piece.need(parts) for piece in work]
@@ -112,28 +128,31 @@ def _needs(
         for piece, need in zip(work, needs, strict=True):
             changes += piece.changes(parts, need, limit) if need.total > limit else ()
         if any(need.total > limit for need in needs):
-            changes += _smaller(base)
+            changes += _smaller(base, setting)
     return needs, changes
 
 
-def _smaller(base: BaseConfig) -> list[str]:
+def _smaller(base: BaseConfig, setting: str) -> list[str]:
     """What makes the whole base smaller."""
-    half = ["base.precision: bf16"] if base.precision == "fp32" else []
-    return half + ([] if base.offload else ["base.offload: true"])
+    half = [f"{setting}.precision: bf16"] if base.precision == "fp32" else []
+    return half + ([] if base.offload else [f"{setting}.offload: true"])
 
 
-def _device_memory(base: BaseConfig) -> int | None:
-    """Bytes that the run's device has; None for a CPU."""
-    device = find_device(base.device, setting="base.device")
+def _device_memory(base: BaseConfig, *, setting: str = "base") -> int | None:
+    """Bytes that the base's device has; None for a CPU."""
+    device = find_device(base.device, setting=f"{setting}.device")
     return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
 
 
-def require_memory(base: BaseConfig, work: Sequence[Work]) -> None:
-    """Raises ModelError unless all this work fits the base's device, as far as shapes can tell."""
-    limit = _device_memory(base)
+def require_memory(base: BaseConfig, work: Sequence[Work], *, setting: str = "base") -> None:
+    """Raises ModelError unless all this work fits the base's device, as far as shapes can tell.
+
+    setting: where the base stands in the settings.
+    """
+    limit = _device_memory(base, setting=setting)
     if limit is None:
         return
-    needs, changes = _needs(base, work, limit)
+    needs, changes = _needs(base, work, limit, setting=setting)
     if too_much := [need for need in needs if need.total > limit]:
         needed = ", ".join(f"{need.what} about {need.total / 2**30:.1f} GiB" for need in too_much)
         raise ModelError(

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic
 
 from selma import processes
 from selma.config import Run, RunConfig, require_settings
+from selma.config.experts import JOINT
 from selma.config.merged import MixtureConfig
 from selma.config.preferences import PreferenceObjective
 from selma.dev_score import DevScore
@@ -250,18 +251,30 @@ class Stages(Generic[Run]):
             return write_questions(prompts, source, folder, read_file=read_benchmark)
 
     def generate_pairs(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, list[Pair]]:
-        from selma.images.generating import generate_pairs
-
+        """Skill → its pairs: images by the base, by another one, or given."""
         config = self.config
         asked = self.write_questions(prompts) if config.images.questions else {}
         with self.at(IMAGES) as folder:
+            if config.images.given:
+                from selma.images.given import take_pairs
+
+                return take_pairs(
+                    prompts,
+                    config.images,
+                    folder,
+                    base=config.base,
+                    seed=config.seed,
+                    model=self.model,
+                )
+            from selma.images.generating import drawing_settings, generate_pairs
+
             return generate_pairs(
                 prompts,
-                config.images,
+                drawing_settings(config.images),
                 folder,
-                base=config.base,
+                base=config.images.base or config.base,
                 seed=config.seed,
-                model=self.model,
+                model=self.model if config.images.base is None else cache(self._drawing_model),
                 adapters=self._image_adapters,
                 accepting=self._accepting(asked, folder) if asked else None,
             )
@@ -301,6 +314,7 @@ class Stages(Generic[Run]):
             )
 
     def train_experts(self, pairs: Mapping[str, Sequence[Pair]]) -> list[Expert]:
+        from selma.experts.fitting import fitting_of
         from selma.experts.skills import train_experts
 
         config, preferences = self.config, self.preferences(pairs)
@@ -315,6 +329,7 @@ class Stages(Generic[Run]):
                 dev_score=self.dev_score if config.experts.select == "dev" else None,
                 rewards=self._rewards(),
                 preferences=preferences,
+                fitting=fitting_of(config.images),
             )
 
     def _rewards(self) -> Callable[[str], Reward] | None:
@@ -324,6 +339,8 @@ class Stages(Generic[Run]):
         from selma.scores.rewarding import rewards
 
         asked = self.write_questions(self.write_prompts()) if objective.questions else {}
+        if self.config.experts.joint is not None:
+            asked = {JOINT: [prompt for of_skill in asked.values() for prompt in of_skill]}
         return rewards(objective, self.config.scores, self.networks, asked)
 
     def all_experts(self) -> list[Expert]:
@@ -354,6 +371,7 @@ class Stages(Generic[Run]):
             return merged
 
     def _mix_experts(self, experts: Sequence[Expert], settings: MixtureConfig) -> Merged:
+        from selma.experts.fitting import fitting_of
         from selma.experts.mixtures import measured_shares, train_mixture
         from selma.merged.mixing import keep_mixture
 
@@ -370,6 +388,7 @@ class Stages(Generic[Run]):
                 seed=config.seed,
                 model=self.model,
                 dev_score=self.dev_score if settings.selects(config.experts) else None,
+                fitting=fitting_of(config.images),
             )
             with processes.main_first():
                 return keep_mixture(
@@ -524,6 +543,16 @@ class Stages(Generic[Run]):
         require_memory(self.config.base, work(self.config))
         return load_text_to_image(self.config.base)
 
+    def _drawing_model(self) -> TextToImage:
+        """The other base that generates training images."""
+        from selma.backbones.text_to_image import load_text_to_image
+        from selma.capacity import require_memory, work_of_drawing
+
+        base = self.config.images.base
+        assert base is not None
+        require_memory(base, [work_of_drawing(self.config)], setting="images.base")
+        return load_text_to_image(base)
+
     @cached_property
     def _image_adapters(self) -> list[AppliedAdapter]:
         from selma.adapters.contents import keyed
@@ -592,5 +621,10 @@ class Stages(Generic[Run]):
         )
 
     def _lineage(self, experts: Sequence[Expert], merged: Merged) -> dict[str, str]:
+        from selma.backbones.base_files import base_fingerprint
+
         keys = {f"expert {expert.skill}": expert.key for expert in experts}
-        return {"base": self.base_key()} | keys | {"merged": merged.key} | versions()
+        drawn_by = {}
+        if (drawing := self.config.images.base) is not None:
+            drawn_by = {"images by": base_fingerprint(drawing)}
+        return {"base": self.base_key()} | drawn_by | keys | {"merged": merged.key} | versions()

@@ -13,6 +13,7 @@ from selma.backbones.hub import HUB_ID
 from selma.backbones.language.loading import LANGUAGE_MODELS
 from selma.config import RunConfig
 from selma.config.adapters import LoraConfig, RotationConfig
+from selma.config.experts import JOINT
 from selma.config.merged import MixtureConfig
 from selma.config.networks import AnyLLM, BaseConfig
 from selma.config.places import (
@@ -30,7 +31,7 @@ from selma.config.preferences import NO_ANSWERS, NO_CANDIDATES, PreferenceObject
 from selma.config.questions import WrittenQuestions
 from selma.config.scores import ScorerSettings, judge_name
 from selma.config.section import Section
-from selma.errors import ConfigError, ModelError, SelmaError
+from selma.errors import ConfigError, ModelError, SelmaError, SkillError
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.merged import UNIFORM
 from selma.toybox import BASES as EMBEDDED
@@ -51,21 +52,26 @@ def check(config: RunConfig, make: Sequence[str] = STAGES, mistakes: Iterable[st
 
 def every_mistake(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
     """What keeps the stages in `make` from starting."""
-    for look in (_folder, _base, _skills, _lexicon, _blocks, _benchmark):
+    for look in (_folder, _bases, _skills, _lexicon, _blocks, _benchmark):
         yield from look(config)
+    yield from _given(config, make)
     yield from _merging(config, make)
     # Skills, the base and the benchmark say more of themselves than that they are missing.
     yield from absent(config.base, "base", without=["model", "config"])
-    prompts, unasked = config.prompts, [] if PROMPTS in make else ["backend"]
+    prompts, writes = config.prompts, PROMPTS in make and not config.prompts.given
+    unasked = ["source", *([] if writes else ["backend"])]
     yield from absent(prompts, "prompts", without=["skills", *unasked])
-    if PROMPTS in make:
+    if writes:
         yield from language_mistakes(prompts.backend, "prompts.backend")
-    unasked = [] if PROMPTS in make else ["choose.questions.backend"]
+    unasked = ["source", "base.model", "base.config"]  # of which _given and _bases say more
+    unasked += [] if PROMPTS in make else ["choose.questions.backend"]
     if IMAGES in make:
         yield from absent(config.images, "images", without=unasked)
         yield from _adapter(config.images.adapter)
     elif PROMPTS in make:
-        yield from absent(config.images, "images", without=["adapter", "choose.scorer"])
+        yield from absent(
+            config.images, "images", without=["source", "base", "adapter", "choose.scorer"]
+        )
     yield from _questions(config, make)
     if EXPERTS in make and config.rewarded is not None:
         yield from absent(config.rewarded, "experts.objective", without=["questions.backend"])
@@ -88,38 +94,45 @@ def _folder(config: RunConfig) -> Iterator[str]:
         yield f"folder: {existing} must be writable; change its rights or choose another folder."
 
 
-def _base(config: RunConfig) -> Iterator[str]:
-    name = config.base.model
+def _bases(config: RunConfig) -> Iterator[str]:
+    yield from _base(config.base, "base")
+    if config.images.base is not None:
+        yield from _base(config.images.base, "images.base")
+
+
+def _base(base: BaseConfig, key: str) -> Iterator[str]:
+    """What is wrong with a base that stands under this key."""
+    name, model = base.model, f"{key}.model"
     if name in EMBEDDED:
         try:
-            yield from _pipeline_folder(weights_of(EMBEDDED[name]), "base.model")
+            yield from _pipeline_folder(weights_of(EMBEDDED[name]), model)
         except ModelError as error:
-            yield f"base.model: {error}"
+            yield f"{model}: {error}"
     elif Path(name).is_dir():
-        yield from _pipeline_folder(Path(name), "base.model")
-    elif config.base.config is not None:
-        yield from _single_file(config.base, config.base.config)
+        yield from _pipeline_folder(Path(name), model)
+    elif base.config is not None:
+        yield from _single_file(base, base.config, key)
     elif name not in BASES and not HUB_ID.fullmatch(name):
-        yield f"base.model: must be {_PLACES}, but is {name!r}."
-    if config.base.revision is not None and not HUB_ID.fullmatch(located(config.base).model):
-        yield f"base.revision: belongs to a Hub repository, but base.model is {name!r}."
+        yield f"{model}: must be {_PLACES}, but is {name!r}."
+    if base.revision is not None and not HUB_ID.fullmatch(located(base).model):
+        yield f"{key}.revision: belongs to a Hub repository, but {model} is {name!r}."
 
 
-def _single_file(base: BaseConfig, configs: str) -> Iterator[str]:
+def _single_file(base: BaseConfig, configs: str, key: str) -> Iterator[str]:
     embedded = EMBEDDED.get(configs)
     folder = weights_folder() / embedded if embedded else Path(configs)
     if not Path(base.model).is_file():
-        yield f"base.model: must be a file of weights, but {base.model} is missing."
+        yield f"{key}.model: must be a file of weights, but {base.model} is missing."
     if folder.is_dir():
-        if problems := list(_pipeline_folder(folder, "base.config")):
+        if problems := list(_pipeline_folder(folder, f"{key}.config")):
             yield from problems
         elif Path(base.model).is_file():
             try:
                 require_single_file(base)
             except SelmaError as error:
-                yield f"base.model: {error}"
+                yield f"{key}.model: {error}"
     elif configs not in BASES and not HUB_ID.fullmatch(configs):
-        yield f"base.config: must be {_PLACES}, but is {configs!r}."
+        yield f"{key}.config: must be {_PLACES}, but is {configs!r}."
 
 
 def _pipeline_folder(folder: Path, key: str) -> Iterator[str]:
@@ -133,21 +146,50 @@ def _pipeline_folder(folder: Path, key: str) -> Iterator[str]:
 
 
 def _skills(config: RunConfig) -> Iterator[str]:
-    from selma.prompts.skills import load_skills
+    from selma.prompts.skills import skill_names
 
-    names = []
+    names, joint = [], config.experts.joint is not None
     for entry in config.prompts.skills:
         try:
-            names += [skill.name for skill in load_skills([entry])]
+            names += skill_names([entry], given=config.prompts.given)
         except SelmaError as error:
             yield f"prompts.skills: {error}"
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"prompts.skills: two skills are both named {name!r}; rename one."
-    yield from taken_names({"base", "merged", UNIFORM}, names)
+    yield from taken_names({"base", "merged", UNIFORM} | ({JOINT} if joint else set()), names)
     if config.merged.weights is not None and len(names) == len(config.prompts.skills):
-        for name in sorted(set(config.merged.weights) ^ set(names)):
-            which = "is not among prompts.skills" if name not in names else "has no weight"
+        experts = {JOINT} if joint else set(names)
+        for name in sorted(set(config.merged.weights) ^ experts):
+            which = "is not among the experts" if joint else "is not among prompts.skills"
+            which = which if name not in experts else "has no weight"
             yield f"merged.weights: {name!r} {which}; each skill needs one weight."
+
+
+def _given(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
+    """Of prompts and images that are given, where a look at their files tells."""
+    from selma.given import GIVEN
+    from selma.prompts.skills import skill_names
+
+    prompts, images = config.prompts, config.images
+    looks = {"prompts.source": prompts.source} if prompts.given and PROMPTS in make else {}
+    if images.given and IMAGES in make:
+        if prompts.given and images.source != prompts.source:
+            looks |= {"images.source": images.source}
+        if GIVEN.find(images.source.kind, setting="images.source").images is None:
+            yield f"images.source: {images.source.kind} has prompts, but no images of them."
+        if images.source.kind == "imagefolder" and not prompts.given:
+            yield (
+                "prompts.source: given images have captions of their own; set it to the same as "
+                "images.source."
+            )
+    for key, source in looks.items():
+        try:
+            names = skill_names(prompts.skills, given=prompts.given)
+            GIVEN.find(source.kind, setting=key).texts(source, names, seed=config.seed)
+        except SkillError:
+            return  # told with the skills
+        except SelmaError as error:
+            yield f"{key}: {error}"
 
 
 def taken_names(taken: Set[str], names: Iterable[str]) -> Iterator[str]:
@@ -204,6 +246,8 @@ def language_mistakes(backend: AnyLLM, key: str) -> Iterator[str]:
 
 def _lexicon(config: RunConfig) -> Iterator[str]:
     backend = LANGUAGE_MODELS[config.prompts.backend.kind]
+    if config.prompts.given:
+        return
     if config.prompts.lexicon is not None and not backend.takes_grammar:
         yield "prompts.lexicon: only a local model can be held to a lexicon; leave it out."
     if config.prompts.quality == "likelihood" and not backend.gives_likelihoods:
@@ -280,6 +324,8 @@ def _merging(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
 
 def _mixing(config: RunConfig, mixture: MixtureConfig) -> Iterator[str]:
     adapter = config.experts.adapter
+    if config.experts.joint is not None:
+        yield "merged.mixture: one joint expert cannot be mixed; leave experts.joint out."
     if not isinstance(adapter, LoraConfig):
         yield (
             f"merged.mixture: a mixture is made of low-rank experts, but they are of the kind "

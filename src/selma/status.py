@@ -14,12 +14,14 @@ from typing import Any, Literal
 from rich.table import Table
 
 from selma.config import RunConfig
+from selma.config.experts import JOINT
 from selma.errors import ConfigError
 from selma.finished import NotFinished, begun
 from selma.pipeline import Stages, flow
-from selma.prompts.skills import load_skills
+from selma.prompts.skills import skill_names
 from selma.records.adapters import applied
 from selma.records.experts import Expert
+from selma.records.images import Pair
 from selma.records.merged import UNIFORM, Merged
 from selma.workspace import (
     EXPERTS,
@@ -55,6 +57,8 @@ def statuses(config: RunConfig) -> list[StageStatus]:
     look = _Look(config, _stages_of)
     for entry in config.prompts.skills:
         look.at_skill(entry)
+    if config.experts.joint is not None:
+        look.at_joint()
     look.at_models(*look.at_merged())
     return _in_order(look.found)
 
@@ -69,6 +73,8 @@ def statuses_of_model(
     look = _Look(config, stages_of)
     for entry in config.prompts.skills:
         look.at_skill(entry)
+    if config.experts.joint is not None:
+        look.at_joint()
     if MERGED in make:
         look.at_merged()
     return _in_order(look.found)
@@ -138,6 +144,8 @@ class _Look:
         self.config = config
         self.stages_of = stages_of
         self.stages = stages_of(config)
+        self.pairs: dict[str, list[Pair]] = {}
+        """Skill → its pairs, for a joint expert."""
         self.experts: list[Expert] = []
         self.found: list[StageStatus] = []
 
@@ -146,23 +154,42 @@ class _Look:
         alone = self.config.prompts.model_copy(update={"skills": (entry,)})
         config = self.config.model_copy(update={"prompts": alone})
         stages = self.stages_of(config)
-        name = load_skills([entry])[0].name
+        name = skill_names([entry], given=alone.given)[0]
         prompts = self._ask(PROMPTS, name, alone.per_skill, stages.write_prompts)
-        generated = config.images.candidates_per_prompt * alone.per_skill
+        count = alone.per_skill if prompts is None else sum(map(len, prompts.values()))
+        generated = config.images.candidates_per_prompt * count
         pairs = self._ask(IMAGES, name, generated, stages.generate_pairs, prompts)
+        if config.experts.joint is not None:
+            self.pairs |= pairs or {}
+            return
         experts = self._ask(EXPERTS, name, config.experts.steps, stages.train_experts, pairs)
         self.experts += experts or []
 
+    def at_joint(self) -> None:
+        """The expert that is trained on all skills."""
+        experts, names = self.config.experts, self._skills()
+        pairs = self.pairs if len(self.pairs) == len(names) else None
+        steps = experts.steps * (len(names) if experts.joint == "steps_per_skill" else 1)
+        self.experts = self._ask(EXPERTS, JOINT, steps, self.stages.train_experts, pairs) or []
+
+    def _skills(self) -> list[str]:
+        prompts = self.config.prompts
+        return skill_names(prompts.skills, given=prompts.given)
+
+    def _names(self) -> list[str]:
+        """The experts' names."""
+        return self._skills() if self.config.experts.joint is None else [JOINT]
+
     def at_merged(self) -> tuple[list[Expert] | None, Merged | None]:
         """All experts and the merged adapter, where they are finished."""
-        names = {skill.name for skill in load_skills(self.config.prompts.skills)}
+        names = set(self._names())
         ready = self.experts if {expert.skill for expert in self.experts} == names else None
         return ready, self._ask(MERGED, "merged", None, self.stages.merge_experts, ready)
 
     def at_models(self, ready: list[Expert] | None, merged: Merged | None) -> None:
         """Each model's benchmark, the scorecard and the report."""
         stages = self.stages
-        names = [skill.name for skill in load_skills(self.config.prompts.skills)]
+        names = self._names()
         by_skill = {expert.skill: expert for expert in self.experts}
         adapters = {name: by_skill.get(name) for name in names if self.config.scores.experts}
         uniform = getattr(merged, "uniform", None)

@@ -14,8 +14,9 @@ from PIL import Image
 
 from selma.errors import DataError
 from selma.image_files import decode, open_image
+from selma.imagefolders import rows, there
 from selma.images.generating import generate_pairs
-from selma.images.pairs import read_generated, rows, there
+from selma.images.pairs import read_generated
 from selma.workspace import Workspace
 
 

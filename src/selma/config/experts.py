@@ -18,6 +18,8 @@ from selma.config.preferences import DpoObjective, with_preset
 from selma.config.rewards import DdpoObjective, DpokObjective, NftObjective, RewardedObjective
 from selma.config.section import Probability, Section, kinds
 
+JOINT = "joint"
+"""The expert that is trained on all skills, by its name."""
 OBJECTIVE_GROUP = "selma.objectives"
 """Entry points of this group are objectives of other packages."""
 
@@ -93,6 +95,10 @@ class ExpertsConfig(TrainingConfig):
         group=OBJECTIVE_GROUP,
     ) = DenoisingObjective()
     """By which loss experts are trained."""
+    joint: Literal["total_steps", "steps_per_skill"] | None = None
+    """Train one expert named "joint" on all skills' pairs together (table 2's joint training) in
+    place of one for each: for `steps` in all, as many as one expert has, or for `steps` for each
+    skill, as many as all experts have together. None is the paper's SELMA."""
     spread: Literal["experts", "batch"] = "experts"
     """What several processes share: each trains experts of its own, with the very weights that one
     process would train; or all train one after the other, each on its part of every batch."""

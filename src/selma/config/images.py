@@ -6,10 +6,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, NonNegativeFloat, PositiveInt, Tag, model_validator
 
+from selma.config.given import GIVEN_GROUP, Imagefolder, ToyboxPairs
+from selma.config.networks import BaseConfig
 from selma.config.places import File, FileOrFolderPath
 from selma.config.questions import WrittenQuestions
 from selma.config.scores import AnyScorer
-from selma.config.section import Section
+from selma.config.section import Section, kinds
 
 
 def _source_kind(value: Any) -> str:
@@ -45,17 +47,50 @@ class Choice(Section):
     """With questions: a skill for which fewer pairs are left is an error."""
 
 
+class OwnImages(Section):
+    """The paper's: the base generates them, or another one (`images.base`)."""
+
+    kind: Literal["own"] = "own"
+
+
+class DrawingBase(BaseConfig):
+    """Another base, whose images a run's base is trained on: a weaker one in the paper's table 3.
+    Images keep its size on disk, and are brought to the trained base's by Lanczos's filter."""
+
+    steps: PositiveInt | None = None
+    """None: as its short name has it (`selma bases`), 50 for any other base."""
+    guidance: NonNegativeFloat | None = None
+    """None: as its short name has it, 7.5 for any other base."""
+    original_size: Literal["drawn", "trained"] = "drawn"
+    """Which size a base that is told images' original size (SDXL) is told: that at which they were
+    drawn, or its own, as if nothing had been resized. The paper does not say."""
+
+
 class ImagesConfig(Section):
+    source: kinds(OwnImages, Imagefolder, ToyboxPairs, group=GIVEN_GROUP) = (  # type: ignore[valid-type]
+        OwnImages()
+    )
+    """Where images come from: a base generates them, or they are given with their captions, which
+    prompts.source must then give, too. Prompts without a given image are left out."""
+    base: DrawingBase | None = None
+    """A base that generates in place of the run's. None is the run's own."""
     per_prompt: PositiveInt = 1
-    """Images kept for each prompt; with choose.questions, at most."""
+    """Images kept for each prompt; with choose.questions, and of given images, at most."""
     steps: PositiveInt = 50
+    """The run's base's denoising steps."""
     guidance: NonNegativeFloat = 7.5
+    """The run's base's."""
     batch_size: PositiveInt = 8
     adapter: FileOrFolderPath | None = None
-    """An adapter that the base generates with, as an earlier run's 4-merged; experts are trained
+    """An adapter that the generating base has, as an earlier run's 4-merged; experts are trained
     from the base without it. None is the base alone."""
     choose: Choice | None = None
     """None keeps every image."""
+
+    @property
+    def given(self) -> bool:
+        """Whether images are given, instead of being generated."""
+        return not isinstance(self.source, OwnImages)
 
     @property
     def candidates_per_prompt(self) -> int:
@@ -65,6 +100,16 @@ class ImagesConfig(Section):
     def questions(self) -> str | WrittenQuestions | None:
         """Where the questions come from by which images are chosen; None if they are not."""
         return self.choose.questions if self.choose else None
+
+    @model_validator(mode="after")
+    def _generated(self) -> Self:
+        parts = {"base": self.base, "adapter": self.adapter, "choose": self.choose}
+        if self.given and (names := [name for name, part in parts.items() if part is not None]):
+            raise ValueError(
+                f"{' and '.join(names)} belong to images that are generated, but source is "
+                f"{self.source.kind}; leave one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _enough(self) -> Self:

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import NonNegativeFloat, PositiveInt, field_validator
 
+from selma.config.given import GIVEN_GROUP, Imagefolder, PromptFile, ToyboxPairs
 from selma.config.networks import LanguageModelConfig, LocalLLM
 from selma.config.places import File
-from selma.config.section import Probability, Section
+from selma.config.section import Probability, Section, kinds
 
 SKILL_FILES = (".yaml", ".yml")
 
@@ -21,6 +22,12 @@ class Novelty(Section):
     some pairs at exactly the threshold."""
 
 
+class WrittenPrompts(Section):
+    """The paper's: a language model, `prompts.backend`, writes them."""
+
+    kind: Literal["written"] = "written"
+
+
 class PromptsConfig(Section):
     skills: tuple[Annotated[str, File(endings=SKILL_FILES)], ...] = (
         "localized_narratives",
@@ -29,8 +36,15 @@ class PromptsConfig(Section):
         "whoops",
         "coco",
     )
-    """Names in the catalogue, or paths of YAML files (relative to the config's folder)."""
+    """Names in the catalogue, or paths of YAML files (relative to the config's folder). Given
+    prompts may have skills of any name."""
     per_skill: PositiveInt = 1000
+    """How many prompts; of given ones at most, the first that are novel and not contaminated."""
+    source: kinds(  # type: ignore[valid-type]
+        WrittenPrompts, PromptFile, Imagefolder, ToyboxPairs, group=GIVEN_GROUP
+    ) = WrittenPrompts()
+    """Where prompts come from: a language model writes them, or they are given. Of the other
+    settings given ones heed per_skill, novelty and contamination_threshold alone."""
     backend: LanguageModelConfig = LocalLLM()
     asked_per_reply: PositiveInt = 20
     temperature: NonNegativeFloat = 1.0
@@ -51,6 +65,11 @@ class PromptsConfig(Section):
     a local model writes without a lexicon, and off otherwise; None is off."""
     patience: PositiveInt = 20
     """Stop with a report after this many requests in a row that added nothing."""
+
+    @property
+    def given(self) -> bool:
+        """Whether prompts are given, instead of being written."""
+        return not isinstance(self.source, WrittenPrompts)
 
     @field_validator("skills")
     @classmethod

@@ -21,6 +21,7 @@ from selma.adapters.files import given, write_safetensors
 from selma.backbones.families.conditioning import Conditioning
 from selma.backbones.families.family import Crop
 from selma.errors import DataError
+from selma.experts.fitting import OWN, Fitting
 from selma.experts.flipping import may_flip
 from selma.experts.recipes import item_folder
 from selma.image_files import decode
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 8  # images in one pass of the autoencoder; the result is kept, so speed hardly matters
 FILE = "encoded.safetensors"
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
 EMPTY = "empty_"
 """Before the names of the empty prompt's tensors in that file."""
 
@@ -108,16 +110,18 @@ def encode_pairs(
     digests: Sequence[str],
     recipe: Mapping[str, Any],
     model: Callable[[], TextToImage],
+    fitting: Fitting = OWN,
 ) -> Encoded:
     """The skill's pairs, from `3-experts/_encoded/<skill>` if they are there.
 
-    digests: the images' sha256.  recipe: all that the result depends on.
+    digests: the images' sha256.  recipe: all that the result depends on, what is special in
+    `fitting` among it.
     Raises DataError for an image that is damaged, too large or has changed.
     """
     item = folder.item(EXPERTS, "_encoded", skill, recipe=recipe)
     if not item.done:
         path = item.begin() / FILE
-        tensors = _encode(model(), pairs, digests, flip=flip, skill=skill)
+        tensors = _encode(model(), pairs, digests, flip=flip, skill=skill, fitting=fitting)
         write_safetensors(path, given(tensors), metadata={"format": "pt"})
         item.finish([path], {"pairs": len(pairs)})
     # A flipped bit in a cache would be trained on without a word; reading it costs little.
@@ -127,7 +131,13 @@ def encode_pairs(
 
 @torch.no_grad()
 def _encode(
-    model: TextToImage, pairs: Sequence[Pair], digests: Sequence[str], *, flip: bool, skill: str
+    model: TextToImage,
+    pairs: Sequence[Pair],
+    digests: Sequence[str],
+    *,
+    flip: bool,
+    skill: str,
+    fitting: Fitting,
 ) -> dict[str, Tensor]:
     model.require_unadapted()
     batches: dict[str, list[Tensor]] = {}
@@ -147,7 +157,7 @@ def _encode(
             batch = pairs[start : start + AT_ONCE]
             texts = [pair.prompt.text for pair in batch]
             fitted = [
-                _fit(_open(pair, digest, model.image_px), model.image_px)
+                _fit(_open(pair, digest, model.image_px, fitting), model.image_px, fitting)
                 for pair, digest in zip(batch, digests[start : start + AT_ONCE], strict=True)
             ]
             mean, logvar = _moments(model, [image for image, _ in fitted])
@@ -165,7 +175,7 @@ def _encode(
     return {name: torch.cat(parts) for name, parts in batches.items()}
 
 
-def _open(pair: Pair, digest: str, image_px: int) -> Image.Image:
+def _open(pair: Pair, digest: str, image_px: int, fitting: Fitting) -> Image.Image:
     try:
         data = pair.image.read_bytes()
     except OSError as error:
@@ -176,21 +186,23 @@ def _open(pair: Pair, digest: str, image_px: int) -> Image.Image:
             f"{item_folder(pair.image)} to have it generated again."
         )
     try:
-        return decode(data, max_pixels=4 * image_px**2)
+        return decode(data, max_pixels=fitting.max_pixels or 4 * image_px**2)
     except DataError as error:
         raise DataError(f"{pair.image}: {error}") from error
 
 
-def _fit(image: Image.Image, px: int) -> tuple[Image.Image, Crop]:
+def _fit(image: Image.Image, px: int, fitting: Fitting) -> tuple[Image.Image, Crop]:
     """The image as a px × px square, shortest side scaled and the middle cut out, and how it was
     cropped. An image of the base itself is left as it is."""
     width, height = image.size
     if (width, height) != (px, px):
         scale = px / min(width, height)
         size = (max(px, round(width * scale)), max(px, round(height * scale)))
-        image = image.resize(size, Image.Resampling.BILINEAR)
+        image = image.resize(size, _FILTERS[fitting.filter])
     left, top = (image.width - px) // 2, (image.height - px) // 2
     cut = image.crop((left, top, left + px, top + px))
+    if fitting.original_size == "trained":
+        width, height = image.size
     return cut, Crop(height, width, top, left, px)
 
 

@@ -16,10 +16,12 @@ from selma.config.experts import ExpertsConfig, TrainingConfig
 from selma.config.merged import MixtureConfig
 from selma.config.networks import BaseConfig
 from selma.errors import AdapterError
+from selma.experts.fitting import OWN, Fitting
 from selma.experts.learners import Learner, plain_attention
 from selma.experts.recipes import (
     encoding_recipe,
     image_digests,
+    image_recipe,
     training_recipe,
     training_settings,
 )
@@ -54,6 +56,7 @@ class MixtureTraining:
     base: BaseConfig
     seed: int
     model: Callable[[], TextToImage]
+    fitting: Fitting = OWN
 
     @property
     def rows(self) -> dict[str, list[list[str]]]:
@@ -64,6 +67,13 @@ class MixtureTraining:
                 for pair, digest in zip(pairs, image_digests(pairs), strict=True)
             ]
             for skill, pairs in self.pairs.items()
+        }
+
+    def recipe(self, rows: Sequence[list[str]]) -> dict[str, Any]:
+        """What training on these rows depends on."""
+        return {
+            **training_recipe(rows, base=self.base, seed=self.seed),
+            **image_recipe(self.base, self.fitting),
         }
 
     def encoded(self) -> dict[str, Encoded]:
@@ -79,10 +89,11 @@ class MixtureTraining:
                     flip=self.config.flip,
                     digests=[digest for _, digest in rows],
                     recipe=encoding_recipe(
-                        training_recipe(rows, base=self.base, seed=self.seed),
+                        self.recipe(rows),
                         flip=self.config.flip,
                     ),
                     model=self.model,
+                    fitting=self.fitting,
                 )
                 for skill, rows in self.rows.items()
             }
@@ -99,6 +110,7 @@ def train_mixture(
     seed: int,
     model: Callable[[], TextToImage],
     dev_score: Callable[[Path], float] | None = None,
+    fitting: Fitting = OWN,
 ) -> tuple[Item, MixtureTraining]:
     """The trained mixture's item, and what it was trained by, for `measured_shares`.
 
@@ -113,6 +125,7 @@ def train_mixture(
         base=base,
         seed=seed,
         model=model,
+        fitting=fitting,
     )
     by_name = {expert.skill: expert for expert in sorted(experts, key=lambda expert: expert.skill)}
     recipe = mixture_recipe(by_name, settings, training, selects=dev_score is not None)
@@ -151,7 +164,7 @@ def mixture_recipe(
     without = {"tracker", "gradient_checkpointing"} | (set() if selects else {"checkpoint_every"})
     rows = [row for each in training.rows.values() for row in each]
     return {
-        **training_recipe(rows, base=training.base, seed=training.seed),
+        **training.recipe(rows),
         "experts": {name: expert.key for name, expert in experts.items()},
         "gate": settings.gate,
         "training": training_settings(training.config, without=without),

@@ -10,6 +10,7 @@ from selma.backbones.base_files import base_fingerprint
 from selma.backbones.hub import installed
 from selma.config.experts import ExpertsConfig, TrainingConfig
 from selma.config.networks import BaseConfig
+from selma.experts.fitting import OWN, Fitting
 from selma.records.images import Pair
 from selma.workspace import file_sha256, manifest, recipe_key
 
@@ -23,10 +24,12 @@ def expert_recipe(
     base: BaseConfig,
     seed: int,
     reward: Mapping[str, Any] | None = None,
+    fitting: Fitting = OWN,
 ) -> dict[str, Any]:
     """All that the expert's weights depend on. `digests` are the images' sha256; `reward` is what
     rewards depend on, if the objective learns from any."""
-    without = {"tracker", "gradient_checkpointing", "spread"}  # none changes a weight
+    # None changes a weight; of a joint expert name, pairs and steps say all.
+    without = {"tracker", "gradient_checkpointing", "spread", "joint"}
     if config.select == "last":
         without.add("checkpoint_every")  # changes only how much a crash can cost
     texts = [pair.prompt.text for pair in pairs]
@@ -36,7 +39,18 @@ def expert_recipe(
         "experts": training_settings(config, without=without),
         "skill": skill,
         "reward": reward,
+        **image_recipe(base, fitting),
     }
+
+
+def image_recipe(base: BaseConfig, fitting: Fitting) -> dict[str, Any]:
+    """Which base generated the images and how they are fitted; nothing of the base's own."""
+    if fitting.drawn_by is None:
+        return {}
+    drawn_by = base_fingerprint(fitting.drawn_by)
+    if drawn_by == base_fingerprint(base):
+        return {}
+    return {"drawn_by": drawn_by, "fitting": fitting.recipe}
 
 
 def training_settings(config: TrainingConfig, *, without: set[str]) -> dict[str, Any]:
@@ -62,7 +76,7 @@ def training_recipe(rows: Sequence[list[str]], *, base: BaseConfig, seed: int) -
 def encoding_recipe(expert: dict[str, Any], *, flip: bool) -> dict[str, Any]:
     """What the encoded pairs depend on: an expert's recipe without its training."""
     shared = ("base", "base_precision", "pairs", "versions")
-    return {**{key: expert[key] for key in shared}, "flip": flip}
+    return {**{key: expert[key] for key in shared}, "flip": flip, "fitting": expert.get("fitting")}
 
 
 def image_digests(pairs: Sequence[Pair]) -> list[str]:

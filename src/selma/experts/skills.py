@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from selma import processes
-from selma.config.experts import ExpertsConfig
+from selma.config.experts import JOINT, ExpertsConfig
 from selma.config.networks import BaseConfig
 from selma.errors import ConfigError, DataError
+from selma.experts.fitting import OWN, Fitting
 from selma.experts.learners import AdapterWeights, Learner, LearnerParts
 from selma.experts.preferred import Preferred, places, preferred_images
 from selma.experts.recipes import encoding_recipe, expert_recipe, image_digests
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from selma.experts.encoding import Encoded
     from selma.experts.rewards import Reward
 
+Sample = TypeVar("Sample")
+
 
 def train_experts(
     pairs: Mapping[str, Sequence[Pair]],
@@ -37,9 +40,11 @@ def train_experts(
     dev_score: Callable[[Path], float] | None = None,
     rewards: Callable[[str], Reward] | None = None,
     preferences: Mapping[str, Sequence[Preference]] | None = None,
+    fitting: Fitting = OWN,
 ) -> list[Expert]:
-    """One expert for each skill, in the order of the skills. With an objective that learns from
-    preferences it is trained on the skill's `preferences` in place of its pairs.
+    """One expert for each skill, in the order of the skills, or with `config.joint` one for all.
+    With an objective that learns from preferences it is trained on the skill's `preferences` in
+    place of its pairs.
 
     `rewards` maps a skill to the reward of its images; objectives that learn from rewards need it.
     `dev_score` maps an adapter's folder to a score, higher is better; it is needed if
@@ -48,6 +53,11 @@ def train_experts(
     """
     if config.select == "dev" and dev_score is None:
         raise ConfigError('experts.select is "dev", which needs a dev_score, but none was given.')
+    if config.joint is not None:
+        skills = len(pairs) if config.joint == "steps_per_skill" else 1
+        config = config.model_copy(update={"steps": skills * config.steps})
+        pairs = _together(pairs)
+        preferences = None if preferences is None else _together(preferences)
 
     data = {
         skill: SkillData(pairs[skill], None)
@@ -67,6 +77,7 @@ def train_experts(
             model=model,
             dev_score=dev_score if config.select == "dev" else None,
             reward=rewards and rewards(skill),
+            fitting=fitting,
         )
 
     if processes.count() == 1 or config.spread == "batch":
@@ -80,6 +91,7 @@ def train_experts(
             base=base,
             seed=seed,
             reward=rewards and rewards(skill),
+            fitting=fitting,
         )
         for skill in pairs
     }
@@ -154,6 +166,11 @@ def expert_learner(
     return objective.learner(config.objective, parts)
 
 
+def _together(by_skill: Mapping[str, Sequence[Sample]]) -> dict[str, list[Sample]]:
+    """All skills' samples as one expert's, in order."""
+    return {JOINT: [sample for of_skill in by_skill.values() for sample in of_skill]}
+
+
 def _item(
     skill: str,
     data: SkillData,
@@ -163,6 +180,7 @@ def _item(
     base: BaseConfig,
     seed: int,
     reward: Reward | None,
+    fitting: Fitting,
 ) -> Item:
     if not data.pairs:
         raise DataError(f"The expert {skill!r} needs at least one pair, but has none.")
@@ -174,6 +192,7 @@ def _item(
         base=base,
         seed=seed,
         reward=None if reward is None else reward.recipe,
+        fitting=fitting,
     )
     if data.preferred is not None:
         recipe["preferred"] = recipe_key({"places": data.preferred})
@@ -191,8 +210,9 @@ def _train_skill(
     model: Callable[[], TextToImage],
     dev_score: Callable[[Path], float] | None,
     reward: Reward | None,
+    fitting: Fitting,
 ) -> Expert:
-    item = _item(skill, data, config, folder, base=base, seed=seed, reward=reward)
+    item = _item(skill, data, config, folder, base=base, seed=seed, reward=reward, fitting=fitting)
 
     def learner() -> Learner:
         from selma.experts.encoding import encode_pairs
@@ -206,6 +226,7 @@ def _train_skill(
                 digests=image_digests(data.pairs),
                 recipe=encoding_recipe(dict(item.recipe), flip=config.flip),
                 model=model,
+                fitting=fitting,
             )
         return expert_learner(
             model(),
@@ -226,7 +247,11 @@ def _train_skill(
         folder,
         title=skill,
         names=data.names,
-        made_by={"skill": skill, "objective": config.objective.model_dump(mode="json")},
+        made_by={
+            "skill": skill,
+            "objective": config.objective.model_dump(mode="json"),
+            **{name: item.recipe[name] for name in ("drawn_by",) if name in item.recipe},
+        },
         journal={"skill": skill},
         dev_score=dev_score,
     )

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from selma import processes
 from selma.backbones.base_files import base_fingerprint
-from selma.backbones.bases import rescale_of
+from selma.backbones.bases import guidance_of, rescale_of, steps_of
 from selma.backbones.hub import installed
 from selma.backbones.preference.scorers import load_image_scorer
 from selma.config.images import ImagesConfig
 from selma.config.networks import BaseConfig
 from selma.errors import DataError
 from selma.image_files import png_bytes
+from selma.imagefolders import METADATA
 from selma.images.choosing import CANDIDATES, Accepting, best, require_pairs, scored
-from selma.images.pairs import METADATA, read_generated, write_metadata
+from selma.images.pairs import read_generated, write_metadata
 from selma.progress import progress
 from selma.randomness import seed_for
 from selma.records.adapters import AppliedAdapter
@@ -110,6 +111,17 @@ def generate_benchmark(
         {"images": len(jobs), "over_token_limit": sum(n > 0 for n in cut)},
     )
     return item.path
+
+
+def drawing_settings(config: ImagesConfig) -> ImagesConfig:
+    """The settings with the steps and guidance of the base that generates: another one's are those
+    of `config.base`, or its own."""
+    other = config.base
+    if other is None:
+        return config
+    steps = steps_of(other) if other.steps is None else other.steps
+    guidance = guidance_of(other) if other.guidance is None else other.guidance
+    return config.model_copy(update={"steps": steps, "guidance": guidance})
 
 
 @dataclass(frozen=True)

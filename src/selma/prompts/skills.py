@@ -25,6 +25,7 @@ from selma.errors import DataError, SkillError
 from selma.workspace import inside
 
 _CATALOGUE = Path(str(resources.files("selma.prompts") / "catalogue"))
+_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 _MAX_BYTES = 1_000_000  # a skill is a page of text; more is a mistaken file
 _WORDS_TO_TWENTY = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
@@ -44,7 +45,7 @@ class Skill(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    name: str = Field(pattern=_NAME)
     """Names the skill's folder in a run."""
     description: str = Field(min_length=1)
     """What the texts are, as the object of "write ...": a noun phrase in the plural."""
@@ -152,6 +153,26 @@ def load_skills(names: Sequence[str]) -> list[Skill]:
             "Change `name` in one of the files."
         )
     return skills
+
+
+def skill_names(names: Sequence[str], *, given: bool = False) -> list[str]:
+    """The skills' own names, in order. given: their prompts are, so that a skill that is in no file
+    may have any name. SkillError as of `load_skills`."""
+    skills = []
+    for name in names:
+        in_file = not given or name in catalogue() or name.endswith((".yaml", ".yml"))
+        skills.append(load_skills([name])[0].name if in_file else _free_name(name))
+    if twice := sorted({name for name in skills if skills.count(name) > 1}):
+        raise SkillError(f"Each skill needs a name of its own, but {', '.join(twice)} came twice.")
+    return skills
+
+
+def _free_name(name: str) -> str:
+    if not re.fullmatch(_NAME, name):
+        raise SkillError(
+            f"A skill's name must be small letters, digits, _ and -, up to 64, but is {name!r}."
+        )
+    return name
 
 
 def _path_of(name: str) -> Path:

@@ -24,6 +24,7 @@ from selma.backbones.language.model import LanguageModel, Reply, Sampling
 from selma.config.prompts import PromptsConfig
 from selma.errors import ConfigError, NoProgress
 from selma.progress import Advance, progress
+from selma.prompts.given import items, take_prompts
 from selma.prompts.instructions import continuation, end_of_list, instructions
 from selma.prompts.lexicon import caption_rules, reply_grammar
 from selma.prompts.outcomes import advice, counted
@@ -37,11 +38,14 @@ from selma.workspace import PROMPTS, Item, Workspace, append_line, read_lines, w
 def write_prompts(
     config: PromptsConfig, folder: Workspace, *, seed: int, benchmark_texts: Sequence[str]
 ) -> dict[str, list[Prompt]]:
-    """Skill → exactly `config.per_skill` prompts, read back where they are there already.
+    """Skill → exactly `config.per_skill` prompts, read back where they are there already; at most
+    that many of prompts that are given (`prompts.given`).
 
     NoProgress if a model finds nothing new any more, BackendError if its server fails for good; in
     both cases what came is kept and the same call goes on from there.
     """
+    if config.given:
+        return take_prompts(config, folder, seed=seed, benchmark_texts=benchmark_texts)
     skills = _usable_skills(config)
 
     @cache
@@ -75,14 +79,18 @@ def counts(
 ) -> dict[str, dict[str, int]]:
     """Skill → reason or outcome → how many: of "dropped" texts, or of "replies" by what became of
     them (`selma.prompts.outcomes`). Only of skills that are finished."""
-    by_skill = {}
-    for skill in _usable_skills(config):
-        item = folder.item(
-            PROMPTS, skill.name, recipe=_recipe(skill, config, seed, benchmark_texts)
-        )
-        if item.done:
-            by_skill[skill.name] = dict(item.summary.get(what, {}))
-    return by_skill
+    if config.given:
+        of_skills = items(config, folder, seed=seed, benchmark_texts=benchmark_texts)
+    else:
+        of_skills = {
+            skill.name: folder.item(
+                PROMPTS, skill.name, recipe=_recipe(skill, config, seed, benchmark_texts)
+            )
+            for skill in _usable_skills(config)
+        }
+    return {
+        skill: dict(item.summary.get(what, {})) for skill, item in of_skills.items() if item.done
+    }
 
 
 def _fill(item: Item, pool: PromptPool, model: Callable[[], LanguageModel]) -> None:
@@ -201,7 +209,7 @@ def _recipe(
     skill: Skill, config: PromptsConfig, seed: int, benchmark_texts: Sequence[str]
 ) -> dict[str, Any]:
     """Everything that a skill's prompts depend on."""
-    left_out = {"skills", "backend", "patience", "quality"}
+    left_out = {"skills", "backend", "patience", "quality", "source"}
     settings = config.model_dump(mode="json", exclude=left_out)
     if (gate := gate_of(config)) is not None:
         settings["quality"] = gate_recipe(skill, gate)

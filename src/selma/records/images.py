@@ -10,11 +10,12 @@ from selma.records.record import Record
 
 
 class Pair(Record):
-    """A prompt and the image that the base model generated for it (`image` is an absolute path)."""
+    """A prompt and the image that was generated or given for it (`image` is an absolute path)."""
 
     prompt: Prompt
     image: Path
-    seed: int
+    seed: int | None
+    """None of an image that was given."""
     tokens_cut: int = 0
     """Number of text tokens beyond the encoder's limit, which it ignores; mostly 0."""
 

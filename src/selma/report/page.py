@@ -26,6 +26,7 @@ from selma.records.scores import Interval
 from selma.report import grids, models, tables
 from selma.report.beside import beside
 from selma.report.pages import changed, entries, read_pages
+from selma.report.sources import trained_on
 from selma.report.templates import environment, policy
 from selma.workspace import EXPERTS, IMAGES, MERGED, PROMPTS, REPORT, SCORES, Workspace, write_bytes
 
@@ -116,6 +117,7 @@ def context(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ()
         "prompt_counts": {skill: len(prompts) for skill, prompts in findings.prompts.items()},
         "benchmark_over_limit": findings.benchmark_over_limit,
         "over_limit": {s: over_token_limit(pairs) for s, pairs in findings.pairs.items()},
+        "trained_on": trained_on(findings.settings),
         "survivors": findings.survivors,
         "dropped": findings.dropped,
         "replies": findings.replies,

@@ -82,7 +82,7 @@ def _splits() -> dict[str, list[tuple[BenchmarkPrompt, Stated]]]:
         for style in STYLES:
             wanted = len(prompts) + PER_STYLE
             while len(prompts) < wanted:
-                full, scene = _scene(style, rng)
+                full, scene = scene_to_state(style, rng)
                 text, keywords = caption(scene, style, rng), caption(full, "tags", rng)
                 if text.lower() in seen:
                     continue
@@ -94,7 +94,7 @@ def _splits() -> dict[str, list[tuple[BenchmarkPrompt, Stated]]]:
     return splits
 
 
-def _scene(style: Style, rng: random.Random) -> tuple[Scene, Scene]:
+def scene_to_state(style: Style, rng: random.Random) -> tuple[Scene, Scene]:
     """A whole scene, and what the style says of it."""
     while True:
         full = replace(sample_scene(rng), finish="crisp")

@@ -18,7 +18,7 @@ from selma.config.section import is_folder, laid_over, mistake
 from selma.errors import ConfigError, SelmaError
 from selma.paths import AnyPath, as_path
 from selma.preflight import every_mistake
-from selma.prompts.skills import load_skills
+from selma.prompts.skills import skill_names
 from selma.scores.benchmarks import benchmark_of
 from selma.workspace import EXPERTS, IMAGES, MERGED, PROMPTS, SCORES
 
@@ -213,13 +213,13 @@ def _of_model(recipe: Recipe) -> Iterator[str]:
         yield "model: uniform is beside searched weights; set merged.search, or model to merged."
     if model == "expert":
         try:
-            count = len(load_skills(config.prompts.skills))
+            names = skill_names(config.prompts.skills, given=config.prompts.given)
         except SelmaError:
             return
-        if count != 1:
+        if len(names) != 1 and config.experts.joint is None:
             yield (
-                f"model: expert is for recipes with one expert, but this has {count}; name one of "
-                "prompts.skills, or set model to merged."
+                f"model: expert is for recipes with one expert, but this has {len(names)}; name "
+                "one of prompts.skills, set experts.joint, or set model to merged."
             )
 
 

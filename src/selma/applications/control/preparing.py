@@ -26,7 +26,7 @@ from selma.backbones.perception.captioning import CaptionModel
 from selma.errors import DataError
 from selma.image_files import OPENER, open_image, png_bytes
 from selma.image_names import say_left_out
-from selma.images.pairs import METADATA, rows
+from selma.imagefolders import METADATA, rows
 from selma.progress import progress
 from selma.records.landmarks import Landmark
 from selma.records.prompts import prompt_id

@@ -25,7 +25,7 @@ from selma.errors import ConfigError, DataError
 from selma.image_files import open_image
 from selma.image_modes import Reading, Wide
 from selma.image_names import list_images
-from selma.images.pairs import TEXTS, metadata, rows
+from selma.imagefolders import TEXTS, metadata, rows
 from selma.randomness import rng
 from selma.records.landmarks import Landmark
 from selma.textfiles import json_rows, read_text

@@ -33,14 +33,16 @@ from selma.merged.planning import method_of
 from selma.merged.searching import read_trials
 from selma.paths import AnyPath, as_path
 from selma.pipeline import Stages, scorecard
+from selma.prompts.skills import skill_names
 from selma.records.adapters import applied
 from selma.records.benchmarks import BenchmarkPrompt, evenly
 from selma.records.experts import Expert
 from selma.records.merged import Merged
 from selma.records.scores import Scorecard
 from selma.report import tables
+from selma.report.sources import trained_on
 from selma.runfile import versions
-from selma.workspace import MERGED, REPORT, Workspace, inside, write_bytes
+from selma.workspace import MERGED, REPORT, Workspace, inside, manifest, write_bytes
 
 CARD, GALLERY = "README.md", "gallery"
 SHEET = "grid.png"
@@ -158,7 +160,8 @@ def _body(
     for name in ("points", "signed", "between", "compared"):
         environment.globals[name] = getattr(tables, name)
     environment.globals["cell"] = _cell
-    scores, images = config.scores, config.images
+    scores, images, prompts = config.scores, config.images, config.prompts
+    names = skill_names(prompts.skills, given=prompts.given)
     example = gallery[0][0] if gallery else None
     lines = usage(
         config,
@@ -181,15 +184,26 @@ def _body(
         sheet=f"{GALLERY}/{SHEET}" if (merged.folder / GALLERY / SHEET).is_file() else None,
         recipe=_yaml(_recipe(config, merged)),
         weights=merged.weights,
-        pairs={expert.skill: config.prompts.per_skill * images.per_prompt for expert in experts},
+        pairs={expert.skill: _pairs(expert, config) for expert in experts},
+        joint_of=names if config.experts.joint else [],
+        steps=config.experts.steps
+        * (len(names) if config.experts.joint == "steps_per_skill" else 1),
+        trained_on=trained_on(config.model_dump(mode="json")),
+        own_images=not images.given and images.base is None,
         experts=config.experts,
-        writer=Path(config.prompts.backend.model).name,
+        writer=None if config.prompts.given else Path(config.prompts.backend.model).name,
         seed=config.seed,
         diagnostics=read_diagnostics(merged),
         trials=len(read_trials(merged.folder)),
         chooser=judge_name(scores.choosing_judge),
         versions=", ".join(f"{name} {number}" for name, number in versions().items()),
     )
+
+
+def _pairs(expert: Expert, config: RunConfig) -> int:
+    """How many pairs the expert was trained on, as its manifest has it."""
+    asked = config.prompts.per_skill * config.images.per_prompt
+    return int(manifest(expert.folder).get("summary", {}).get("pairs", asked))
 
 
 def _kind(config: RunConfig) -> str:

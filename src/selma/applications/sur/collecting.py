@@ -29,7 +29,7 @@ from selma.errors import DataError, NoProgress
 from selma.image_files import OPENER, open_image, png_bytes, read_image
 from selma.image_modes import Reading
 from selma.image_names import QUIET, say_left_out
-from selma.images.pairs import METADATA
+from selma.imagefolders import METADATA
 from selma.progress import progress
 from selma.records.prompts import prompt_id
 from selma.row_files import write_rows

@@ -9,7 +9,7 @@ from selma.applications.sur.settings import LlmCaptioner, SurRun
 from selma.config.scores import PreferenceConfig
 from selma.errors import SelmaError
 from selma.preflight import absent, language_mistakes, scorer_mistakes, taken_names
-from selma.prompts.skills import load_skills
+from selma.prompts.skills import skill_names
 from selma.workspace import IMAGES, SCORES
 
 
@@ -21,7 +21,7 @@ def mistakes(config: SurRun, make: Sequence[str]) -> Iterator[str]:
     unasked += [] if IMAGES in make else ["data.captioner", "data.cleaning"]
     unasked += [] if SCORES in make else ["scores"]
     with suppress(SelmaError):  # which is told by the look at the run's own settings
-        names = [skill.name for skill in load_skills(config.prompts.skills)]
+        names = skill_names(config.prompts.skills, given=config.prompts.given)
         yield from taken_names({"keywords", "sur", "merged-sur"}, names)
     yield from absent(sur, "sur", without=unasked)
     if isinstance(captioner, LlmCaptioner) and IMAGES in make:

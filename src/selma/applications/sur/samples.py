@@ -12,7 +12,7 @@ from selma.applications.sur.records import SurSample
 from selma.errors import DataError
 from selma.image_files import open_image
 from selma.image_names import list_images
-from selma.images.pairs import metadata, rows, there
+from selma.imagefolders import metadata, rows, there
 from selma.records.prompts import prompt_id
 from selma.row_files import write_rows
 from selma.workspace import inside

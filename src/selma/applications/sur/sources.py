@@ -23,7 +23,7 @@ from selma.applications.sur.settings import (
 from selma.errors import DataError
 from selma.image_files import png_bytes
 from selma.image_names import list_images
-from selma.images.pairs import TEXTS, metadata
+from selma.imagefolders import TEXTS, metadata
 from selma.randomness import rng
 from selma.toybox.benchmark import benchmark_texts, keyword_texts
 from selma.toybox.captions import STYLES, caption
