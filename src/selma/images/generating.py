@@ -206,6 +206,8 @@ def _generate_skill(
     if choose and accepting:
         recipe["accepting"] = accepting.recipe(skill) | {"threshold": choose.threshold}
     item = folder.item(IMAGES, skill, recipe=recipe)
+    if choose:  # asked for here, so that the folder knows where they lie even if all is done
+        _candidates(skill, prompts, generation, folder, accepting=accepting)
     if item.done:
         return read_generated(item.path, prompts)
     train = item.begin() / "train"
@@ -239,6 +241,23 @@ def _generate_skill(
     return pairs
 
 
+def _candidates(
+    skill: str,
+    prompts: Sequence[Prompt],
+    generation: Generation,
+    folder: Workspace,
+    *,
+    accepting: Accepting | None,
+) -> Item:
+    """The item of all images of the prompts that have questions, where any are asked."""
+    assert generation.config.choose is not None
+    if accepting:
+        asked = {prompt.id for prompt in accepting.asked[skill]}
+        prompts = [prompt for prompt in prompts if prompt.id in asked]
+    recipe = generation.recipe(prompts, per_prompt=generation.config.choose.candidates)
+    return folder.item(IMAGES, CANDIDATES, skill, recipe=recipe)
+
+
 def _choose(
     skill: str,
     prompts: Sequence[Prompt],
@@ -261,8 +280,7 @@ def _choose(
         prompts = [prompt for prompt in prompts if prompt.id in asked]
         most = len(prompts) * config.per_prompt
         require_pairs(skill, most, survivors, fewest=choose.fewest_pairs)
-    recipe = generation.recipe(prompts, per_prompt=choose.candidates)
-    candidates = folder.item(IMAGES, CANDIDATES, skill, recipe=recipe)
+    candidates = _candidates(skill, prompts, generation, folder, accepting=accepting)
     jobs = generation.jobs(candidates.path, prompts)
     if not candidates.done:
         candidates.begin()

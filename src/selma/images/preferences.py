@@ -109,7 +109,7 @@ def make_preferences(
 def read_counts(folder: Workspace, skills: Iterable[str]) -> dict[str, PreferenceCount]:
     """Skill → what making pairs left, of finished ones."""
     summaries = {
-        skill: manifest(folder.root / IMAGES / PREFERENCES / skill).get("summary")
+        skill: manifest(folder.folder_of(IMAGES, PREFERENCES, skill)).get("summary")
         for skill in skills
     }
     return {
@@ -149,7 +149,7 @@ class _SkillPreferences:
         return [self._preference(row) for row in read_lines(path)]
 
     def _recipe(self) -> dict[str, Any]:
-        chosen = manifest(self.folder.root / IMAGES / self.skill).get("key")
+        chosen = manifest(self.folder.folder_of(IMAGES, self.skill)).get("key")
         return {"candidates": chosen, "pairs": self.settings.model_dump(mode="json")}
 
     def _candidates(self) -> list[Candidate]:
@@ -160,7 +160,7 @@ class _SkillPreferences:
                 Prompt(id=row["prompt_id"], skill=self.skill, text=row["text"]),
                 row[column],
             )
-            for row in read_lines(self.folder.root / IMAGES / self.skill / CHOSEN)
+            for row in read_lines(self.folder.folder_of(IMAGES, self.skill) / CHOSEN)
         ]
 
     def _rows(
@@ -189,7 +189,7 @@ class _SkillPreferences:
         )
 
     def _image(self, name: str) -> Path:
-        return inside(self.folder.root / IMAGES / CANDIDATES / self.skill, f"{name}.png")
+        return inside(self.folder.folder_of(IMAGES, CANDIDATES, self.skill), f"{name}.png")
 
     def _least_difference(self, candidates: Sequence[Candidate]) -> float:
         """As set, or measured."""
@@ -217,7 +217,7 @@ class _SkillPreferences:
 
     def _moved(self, candidates: Sequence[Candidate]) -> Item:
         """The item of all candidates, each moved by a pixel."""
-        originals = manifest(self.folder.root / IMAGES / CANDIDATES / self.skill).get("key")
+        originals = manifest(self.folder.folder_of(IMAGES, CANDIDATES, self.skill)).get("key")
         item = self.folder.item(
             IMAGES, MOVED, self.skill, recipe={"candidates": originals, "right_px": 1}
         )

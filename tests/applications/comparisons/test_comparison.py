@@ -240,3 +240,21 @@ def test_memory_is_told_for_rows_that_differ(home: Path, address: str) -> None:
     result = CliRunner().invoke(cli.app, ["memory", str(written(home, address, "memory"))])
     assert result.exit_code == 0, result.output
     assert "generating" in result.output
+
+
+def test_preferences_are_made_of_the_rows_own_candidates(home: Path, address: str) -> None:
+    choose = {"candidates": 3, "scorer": "toybox"}
+    pairs = {"of": "best_worst", "least_difference": 0.0}
+    objective = {"kind": "dpo", "pairs": pairs}
+    changes = {"images": {"choose": choose}, "experts": {"objective": objective, "steps": 2}}
+    rows = [{"name": "base", "model": "base"}, {"name": "dpo", "settings": changes}]
+    bare = {"rows": rows, "against": None, "paper": None, "claims": [], "guidances": []}
+    path = written(home, address, "preferred", **bare)
+    run(path)
+    before = finished(home / "run")
+    assert to_make(run(path, "--dry-run")) == ["0"] * 5
+    run(path)
+    after = finished(home / "run")
+    assert {file for file in after if "6-report" not in file.parts} == {
+        file for file in before if "6-report" not in file.parts
+    }
