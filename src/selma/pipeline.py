@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Generic
 from selma import processes
 from selma.config import Run, RunConfig, require_settings
 from selma.config.experts import JOINT
+from selma.config.guides import GuideSettings
 from selma.config.merged import MixtureConfig
 from selma.config.preferences import PreferenceObjective
 from selma.dev_score import DevScore
@@ -406,29 +407,36 @@ class Stages(Generic[Run]):
         *,
         folder: Workspace | None = None,
         guidance: float | None = None,
+        guide: GuideSettings | None = None,
     ) -> Path:
         """Generate a benchmark's images with adapters applied; images that exist are kept.
 
         prompts: one image each; if left out the run's benchmark, from every seed.  folder: where
         they may be made; if left out, only where stage 5 may make anything.  guidance: if left out
-        the benchmark's of the settings.  Returns the folder `5-scores/images/<name>`.
+        the benchmark's of the settings.  guide: a method that changes how images are generated;
+        what its parser says of the prompts is kept beside them.  Returns the folder
+        `5-scores/images/<name>`.
         """
         from selma.images.generating import generate_benchmark
+        from selma.images.guides.applying import parsed
 
+        base = self.config.base
+        if prompts is None:
+            prompts = repeated(self.benchmark_prompts, self.config.scores.seeds)
+        texts = [prompt.text for prompt in prompts]
         with (
             self.at(SCORES, f"generating: {name}") if folder is None else nullcontext(folder) as at
         ):
             return generate_benchmark(
-                repeated(self.benchmark_prompts, self.config.scores.seeds)
-                if prompts is None
-                else prompts,
+                prompts,
                 name=name,
                 adapters=adapters,
+                guide=None if guide is None else parsed(texts, guide, at, base=base),
                 steps=self.config.benchmark_steps,
                 guidance=self.config.benchmark_guidance if guidance is None else guidance,
                 batch_size=self.config.images.batch_size,
                 folder=at,
-                base=self.config.base,
+                base=base,
                 seed=self.config.seed,
                 model=self.model,
             )

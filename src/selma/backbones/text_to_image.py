@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
@@ -15,6 +15,7 @@ from selma.backbones.families import family_of
 from selma.backbones.families.conditioning import Conditioning, PromptFeatures
 from selma.backbones.families.family import Family
 from selma.backbones.hub import find_device
+from selma.backbones.latent_changes import begun, between_steps
 from selma.backbones.quiet import quiet
 from selma.config.networks import BaseConfig
 from selma.errors import AdapterError, ModelError
@@ -68,6 +69,22 @@ def load_text_to_image(base: BaseConfig) -> TextToImage:
 Rewriting = Callable[[PromptFeatures], PromptFeatures]
 
 
+@dataclass(frozen=True)
+class Pass:
+    """Images that are generated together."""
+
+    texts: Sequence[str]
+    steps: int
+
+
+LatentChange = Callable[["torch.Tensor", "torch.Tensor", int], "torch.Tensor | None"]
+"""(latents [b, c, h, w], timestep, number of the step) → what is added before the step; None for
+nothing."""
+Guide = Callable[[Pass], AbstractContextManager[LatentChange | None]]
+"""Guides the denoiser while the block runs, in which the pass's images are generated. Its images
+depend on nothing but what those without it do, and on what it knows of their texts."""
+
+
 @dataclass
 class TextToImage:
     """A frozen diffusion model that generates images."""
@@ -84,6 +101,7 @@ class TextToImage:
     """arXiv:2305.08891, equation 16's φ; of no effect without guidance."""
     _adapted: bool = False
     _rewriting: Rewriting | None = None
+    _guide: Guide | None = None
 
     @property
     def denoiser(self) -> Any:
@@ -250,6 +268,22 @@ class TextToImage:
         finally:
             self._rewriting = None
 
+    @contextmanager
+    def guided(self, guide: Guide) -> Iterator[None]:
+        """While the block runs, each pass of images is generated with this guide."""
+        if self._guide is not None:
+            raise AdapterError("Only one guide can be applied at a time; leave the first block.")
+        self._guide = guide
+        try:
+            yield
+        finally:
+            self._guide = None
+
+    def features(self, texts: Sequence[str], *, guided: bool) -> PromptFeatures:
+        """Text features that images are generated from: rewritten where they are."""
+        features = self.text_features(texts, guided=guided)
+        return features if self._rewriting is None else self._rewriting(features)
+
     def text_features(self, texts: Sequence[str], *, guided: bool) -> PromptFeatures:
         """What the text encoders make of these texts and, if guided, of the empty prompt."""
         return self.family.encode_text(self.pipe, texts, device=self.device, guided=guided)
@@ -279,7 +313,10 @@ class TextToImage:
     def _generate_together(
         self, texts: list[str], seeds: list[int], steps: int, guidance: float
     ) -> list[Image.Image]:
-        return self._images(self._run(self._prompts(texts, guidance), seeds, steps, guidance))
+        with (self._guide or _unguided)(Pass(texts, steps)) as change:
+            prompts = self._prompts(texts, guidance)
+            images = self._run(prompts, seeds, steps, guidance, change=change)
+        return self._images(images)
 
     def _run(
         self,
@@ -289,6 +326,7 @@ class TextToImage:
         guidance: float,
         *,
         output_type: str = "np",
+        change: LatentChange | None = None,
     ) -> Any:
         """What the family's pipeline makes of noise by these seeds."""
         import torch
@@ -297,14 +335,18 @@ class TextToImage:
         # CPU generators, so that every device starts from the same noise.
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         latents = torch.cat([torch.randn(shape, generator=g) for g in generators])
+        latents = latents.to(self.device, self.dtype)
+        if change is not None:
+            latents = begun(self.pipe, latents, change, steps=steps)
         return self.pipe(
             **self.family.generation(
                 prompts,
-                latents.to(self.device, self.dtype),
+                latents,
                 steps=steps,
                 guidance=guidance,
                 guidance_rescale=self.guidance_rescale,
             ),
+            **({} if change is None else {"callback_on_step_end": between_steps(change)}),
             generator=generators,  # goes on to the schedulers that add noise at each step
             output_type=output_type,
         ).images
@@ -328,4 +370,10 @@ class TextToImage:
         if self._rewriting is None:
             return texts
         with torch.no_grad():
-            return self._rewriting(self.text_features(texts, guided=guidance > 1))
+            return self.features(texts, guided=guidance > 1)
+
+
+@contextmanager
+def _unguided(images: Pass) -> Iterator[None]:
+    """Leave the model as it is."""
+    yield

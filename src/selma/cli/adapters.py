@@ -98,6 +98,14 @@ def generate(
     sur_negative: Annotated[
         str, typer.Option(help="What --sur does to the empty prompt: alone, adapted, released.")
     ] = "alone",
+    guide: Annotated[
+        str | None,
+        typer.Option(help="A method without training: syngen or structure_diffusion."),
+    ] = None,
+    guide_setting: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A setting of --guide; may come several times."),
+    ] = None,
     base: Annotated[
         str,
         typer.Option(
@@ -131,6 +139,7 @@ def generate(
     from selma.adapters.applying import chosen
     from selma.adapters.table import kind_of
     from selma.config.adapters import sur_generation
+    from selma.config.guides import guide_of
     from selma.config.networks import base_of
     from selma.errors import ConfigError
     from selma.images import on_demand
@@ -144,6 +153,7 @@ def generate(
         raise ConfigError(
             f"--sur must be a SUR-adapter, but {sur} is {kind}: give it as --adapter."
         )
+    guiding = guide_of(guide, guide_setting or [])
     model = base_of(base, config=base_config)
     images = on_demand.generate(
         prompt,
@@ -153,9 +163,13 @@ def generate(
         steps=steps,
         guidance=guidance,
         count=count,
+        guide=guiding,
     )
     for path in on_demand.save_images(images, out, count=count):
         typer.echo(path)
+    if guiding:
+        typer.echo(f"\nPlain diffusers has no {guide}; generate with selma.")
+        return
     typer.echo(f"\nThe same in plain diffusers{' (the first image)' if count > 1 else ''}:\n")
     code = in_diffusers(
         prompt, base=model, adapters=adapters, seed=seed, steps=steps, guidance=guidance

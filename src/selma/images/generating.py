@@ -27,6 +27,7 @@ from selma.progress import progress
 from selma.randomness import seed_for
 from selma.records.adapters import AppliedAdapter
 from selma.records.benchmarks import BenchmarkPrompt
+from selma.records.guides import AppliedGuide
 from selma.records.images import Pair, Survivors
 from selma.records.prompts import Prompt
 from selma.row_files import write_rows
@@ -69,6 +70,7 @@ def generate_benchmark(
     *,
     name: str,
     adapters: Sequence[AppliedAdapter] = (),
+    guide: AppliedGuide | None = None,
     steps: int,
     guidance: float,
     batch_size: int,
@@ -85,6 +87,7 @@ def generate_benchmark(
     recipe = {
         **generation_recipe(base, steps=steps, guidance=guidance, seed=seed),
         **adapted_recipe(adapters, base),
+        "guide": guide and guide.recipe,
         "benchmark": _digest([prompt.id, prompt.text] for prompt in benchmark_prompts),
     }
     item = folder.item(SCORES, "images", name, recipe=recipe)
@@ -101,6 +104,7 @@ def generate_benchmark(
         f"generating: {name}",
         model=model,
         adapters=adapters,
+        guide=guide,
         steps=steps,
         guidance=guidance,
         batch_size=batch_size,
@@ -332,6 +336,7 @@ def generate_missing(
     *,
     model: Callable[[], TextToImage],
     adapters: Sequence[AppliedAdapter] = (),
+    guide: AppliedGuide | None = None,
     steps: int,
     guidance: float,
     batch_size: int,
@@ -344,10 +349,12 @@ def generate_missing(
     mine = processes.share(missing)
     if mine:
         from selma.adapters.applying import applied
+        from selma.images.guides.applying import guided
 
         finished = len(jobs) - len(missing)
         with (
             applied(model(), adapters),
+            guided(model(), guide),
             (conditioned or _freely)(model(), mine) as before,
             progress(what, total=finished + len(mine), done=finished) as advance,
         ):

@@ -15,11 +15,14 @@ from selma.adapters.applying import applied, chosen
 from selma.adapters.table import kind_of
 from selma.backbones.bases import guidance_of, steps_of
 from selma.backbones.text_to_image import load_text_to_image
+from selma.config.guides import GuideSettings
 from selma.config.networks import BaseConfig, base_of
 from selma.errors import ConfigError
+from selma.images.guides.applying import guide_mistakes, guided, parsed_now
 from selma.paths import AnyPath, as_path
 from selma.randomness import following, require_seed
 from selma.records.adapters import AppliedAdapter
+from selma.records.guides import AppliedGuide
 
 if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
@@ -36,13 +39,15 @@ def generate(
     steps: int | None = None,
     guidance: float | None = None,
     count: int = 1,
+    guide: GuideSettings | None = None,
 ) -> Iterator[Image]:
     """Generate `count` images of one text, with seeds `seed`, `seed + 1` and so on, modulo 2^64.
 
     adapter: the file or folder of one of any kind, or several, applied in their order; with another
     strength as `adapters.applying.chosen` returns them. Without one the images are the base model's
     own.  base: a short name, diffusers folder or Hub id, or settings.  steps, guidance: None is the
-    short name's own, and 50 and 7.5 for any other base.
+    short name's own, and 50 and 7.5 for any other base.  guide: settings of `config.guides`, of a
+    method that changes how images are generated and trains nothing.
 
     The model and the adapters are loaded before this returns; an image is made when it is asked
     for. Raises ConfigError, ModelError or AdapterError.
@@ -54,9 +59,11 @@ def generate(
     require_seed(seed)
     adapters = _adapters(adapter)
     _require_there(adapters)
+    reading = None if guide is None else _guide(text, guide, model_settings)
     model = load_text_to_image(model_settings)
     with ExitStack() as failing:
         failing.enter_context(applied(model, adapters))
+        failing.enter_context(guided(model, reading))
         applying = failing.pop_all()  # the adapters stay until the last image
     return _images(
         model,
@@ -81,6 +88,13 @@ def _images(
         yield from model.generate(
             texts, seeds=seeds, steps=steps, guidance=guidance, batch_size=min(len(texts), 8)
         )
+
+
+def _guide(text: str, guide: GuideSettings, base: BaseConfig) -> AppliedGuide:
+    """Raises ConfigError unless the base can be guided so."""
+    if mistakes := list(guide_mistakes(guide, base, "guide")):
+        raise ConfigError(" ".join(mistakes))
+    return parsed_now(text, guide, base=base)
 
 
 def _adapters(given: Adapters) -> list[AppliedAdapter]:

@@ -39,7 +39,7 @@ def _one_of(*words: str) -> str:
 
 _COUNTS = {"": 1, "a": 1, "an": 1, "some": None} | {word: n for n, word in NUMBERS.items()}
 _BEHIND = {phrase: name for name, phrase in PLACES.items()}
-_GROUP = re.compile(
+GROUP = re.compile(
     rf"(?:(?P<count>{_one_of(*filter(None, _COUNTS))}) )?"
     rf"(?:(?P<pose>{_one_of(*POSES[1:])}) )?(?:(?P<colour>{_one_of(*COLOURS)}) )?"
     rf"(?P<noun>{_one_of(*KINDS, *map(plural, KINDS))})"
@@ -131,7 +131,7 @@ def _scene(
 
 def _group(phrase: str, *, article: bool) -> Group | None:
     """What a noun phrase says; None if it is none. article: whether single things have one."""
-    match = _GROUP.fullmatch(phrase)
+    match = GROUP.fullmatch(phrase)
     if match is None:
         return None
     count = _COUNTS[match["count"] or ""]

@@ -28,6 +28,7 @@ from selma.applications.comparisons.rows import Resources
 from selma.applications.comparisons.sharing import SharedWorkspace
 from selma.config import RunConfig
 from selma.errors import ConfigError
+from selma.images.guides.applying import parsed
 from selma.progress import console
 from selma.records.adapters import AppliedAdapter
 from selma.records.benchmarks import Answer, BenchmarkPrompt, repeated
@@ -46,6 +47,7 @@ def compare_rows(plan: Plan, *, report: bool = True) -> tuple[Compared, Path | N
 
     with opened(plan) as folder:
         bench = Bench(plan, folder)
+        bench.parse_prompts()
         costs = bench.make_rows()
         compared = bench.compared(costs, bench.curves())
         if not report:
@@ -101,6 +103,17 @@ class Bench:
             return []
         return list(dict.fromkeys(map(Setting.of, sorted(self.plan.comparison.guidances))))
 
+    def parse_prompts(self) -> None:
+        """What guides are told of all benchmarks; first, so that a missing parser shows at once."""
+        for row in self.plan.comparison.rows:
+            if row.guide is None:
+                continue
+            base = self.plan.recipes[row.name].config.base
+            for benchmark in self.plan.benchmarks:
+                for split in (None, "dev") if benchmark == self.plan.choosing else (None,):
+                    texts = [prompt.text for prompt in self.asked(benchmark, split)]
+                    parsed(texts, row.guide, self.folder, base=base)
+
     def make_rows(self) -> dict[str, Cost]:
         """Every row's model; what each took."""
         costs = {}
@@ -138,6 +151,7 @@ class Bench:
             repeated(self.asked(benchmark, split), config.scores.seeds),
             folder=folder or self.folder,
             guidance=setting.guidance,
+            guide=self.plan.comparison.row(row).guide,
         )
 
     def curves(self) -> dict[str, dict[Setting, float]]:

@@ -16,6 +16,7 @@ from selma.config import RunConfig, read_mapping
 from selma.config.places import map_paths
 from selma.config.section import is_folder, laid_over, mistake
 from selma.errors import ConfigError, SelmaError
+from selma.images.guides.applying import guide_mistakes
 from selma.paths import AnyPath, as_path
 from selma.preflight import every_mistake
 from selma.prompts.skills import skill_names
@@ -209,6 +210,8 @@ def _dev(configs: Iterable[RunConfig]) -> bool:
 def _of_model(recipe: Recipe) -> Iterator[str]:
     """What is wrong with the model that a row shows."""
     model, config = recipe.row.model, recipe.config
+    if recipe.row.guide is not None:
+        yield from guide_mistakes(recipe.row.guide, config.base, "guide", parsing=False)
     if model == "uniform" and config.merged.search is None:
         yield "model: uniform is beside searched weights; set merged.search, or model to merged."
     if model == "expert":

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from selma.config import RunConfig
+from selma.config.guides import AnyGuide
 from selma.config.places import FilePath, LaidOver
 from selma.config.scores import ScoresConfig
 from selma.config.section import Section
@@ -46,6 +47,9 @@ class RowSettings(Section):
     images_by: Name | None = None
     """A row above whose model generates the training images, as in rounds of DreamSync; None is the
     base, or images.adapter."""
+    guide: AnyGuide | None = None
+    """A method that changes how the row's model generates the benchmarks and trains nothing:
+    syngen or structure_diffusion. Training images are generated without it."""
     paper: PaperRow | None = None
 
     @property

@@ -84,6 +84,9 @@ class Family:
     denoise: Callable[[Any, Tensor, Tensor, Conditioning], Tensor]
     """(denoiser, noisy latents [b, c, h, w], timesteps [b], conditioning) → its prediction, of the
     latents' shape and the path's sign: here are time map, packing and a sign turned round."""
+    map_sides: Callable[[Config], tuple[int, ...]] | None = None
+    """The denoiser's config → sides of the maps of its attention to the text, the finest first;
+    None where image and text attend to each other in one."""
     plain_attention: Callable[[], Any] | None = None
     """An attention processor whose backward pass is fast on a CPU in bfloat16; None leaves the
     denoiser's own."""

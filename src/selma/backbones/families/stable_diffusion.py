@@ -148,6 +148,16 @@ def denoise(unet: Any, noisy: Tensor, timesteps: Tensor, conditioning: Condition
     return prediction
 
 
+def map_sides(unet: Config) -> tuple[int, ...]:
+    """Each level halves the latents' side; the middle has the coarsest level's."""
+    side = latent_shape(unet)[1]
+    down, up = unet["down_block_types"], unet["up_block_types"]
+    middle = unet.get("mid_block_type") or ""
+    kinds = [*enumerate(down), *enumerate(reversed(up)), (len(down) - 1, middle)]
+    levels = sorted({level for level, kind in kinds if "CrossAttn" in kind})
+    return tuple(-(-side // 2**level) for level in levels)
+
+
 def plain_attention() -> Any:
     """Attention as two matrix products."""
     from diffusers.models.attention_processor import AttnProcessor
@@ -198,6 +208,7 @@ FAMILY = Family(
     moments=moments,
     normalised=normalised,
     denoise=denoise,
+    map_sides=map_sides,
     plain_attention=plain_attention,
     targets={"attention": ATTENTION, "attention+geglu": (*ATTENTION, GEGLU)},
     target_widths=target_widths,

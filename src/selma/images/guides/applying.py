@@ -1,0 +1,99 @@
+"""Guides on a model, and what their parsers say of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from selma import processes
+from selma.backbones.base_files import base_family, part_config
+from selma.backbones.parsers import Parser, parser_named
+from selma.backbones.text_to_image import TextToImage
+from selma.config.guides import GuideSettings
+from selma.config.networks import BaseConfig
+from selma.errors import DataError, SelmaError
+from selma.images.guides import GUIDES
+from selma.records.guides import AppliedGuide
+from selma.records.parses import Sets
+from selma.row_files import write_rows
+from selma.workspace import SCORES, Workspace, read_lines, recipe_key
+
+FILE = "sets.jsonl"
+PARSED = "parsed"
+
+
+def guided(model: TextToImage, guide: AppliedGuide | None) -> AbstractContextManager[None]:
+    """While the block runs, the model generates with the guide. Raises ConfigError if the model
+    cannot be guided so."""
+    if guide is None:
+        return nullcontext()
+    kind = GUIDES[guide.settings.kind]
+    kind.require_fit(model.family, model.denoiser.config, guide.settings)
+    return model.guided(kind.load(model, guide.sets, guide.settings))
+
+
+def parsed(
+    texts: Sequence[str], settings: GuideSettings, folder: Workspace, *, base: BaseConfig
+) -> AppliedGuide:
+    """The guide with what its parser says of these texts, which is kept in `5-scores/parsed/`, so
+    that nothing is parsed twice, and images are generated where no parser is installed.
+
+    Raises DataError if it says nothing of any of them.
+    """
+    parser = _parser(settings, base)
+    texts = list(dict.fromkeys(texts))
+    recipe = {"guide": settings.kind, "parser": parser.identity, "texts": texts}
+    recipe |= settings.model_dump(mode="json", include=set(GUIDES[settings.kind].parsed_by))
+    item = folder.item(SCORES, PARSED, recipe_key(recipe), recipe=recipe)
+    if not item.done:
+        path = item.begin() / FILE
+        if processes.main():
+            sets = sets_of(texts, settings, parser)
+            write_rows(path, [{"text": text, "sets": sets[text]} for text in texts])
+        item.finish([path], {"texts": len(texts)})
+    sets = {row["text"]: row["sets"] for row in read_lines(item.path / FILE)}
+    if not any(sets.values()):
+        raise DataError(
+            f"The parser {parser.name} must tell {settings.kind} something of at least one prompt, "
+            f"but of {len(texts)} it says nothing, the first being {texts[0]!r:.80}. Set another "
+            "parser."
+        )
+    return AppliedGuide(settings=settings, key=item.key, sets=sets)
+
+
+def parsed_now(text: str, settings: GuideSettings, *, base: BaseConfig) -> AppliedGuide:
+    """The guide with what its parser says of one text."""
+    sets = sets_of([text], settings, _parser(settings, base))
+    return AppliedGuide(settings=settings, key="", sets=sets)
+
+
+def sets_of(texts: Sequence[str], settings: GuideSettings, parser: Parser) -> dict[str, Sets]:
+    """Text → what the guide is told of it. Raises ModelError if the parser is not installed."""
+    read = GUIDES[settings.kind].sets
+    parses = zip(texts, parser.parse(texts), strict=True)
+    return {text: read(text, parse, settings) for text, parse in parses}
+
+
+def guide_mistakes(
+    settings: GuideSettings, base: BaseConfig, key: str, *, parsing: bool = True
+) -> Iterator[str]:
+    """What keeps a base from being guided so, found before a model is loaded.
+
+    key: where the settings stand.  parsing: whether the parser itself is needed; it is not where
+    what it says is at hand.
+    """
+    try:
+        parser = _parser(settings, base, setting=f"{key}.parser")
+        if parsing:
+            yield from parser.mistakes(settings, f"{key}.parser")
+        family = base_family(base)
+        denoiser: Any = part_config(base, family.component)
+        if denoiser is not None:
+            GUIDES[settings.kind].require_fit(family, denoiser, settings)
+    except SelmaError as error:
+        yield f"{key}: {error}"
+
+
+def _parser(settings: GuideSettings, base: BaseConfig, setting: str = "parser") -> Parser:
+    return parser_named(settings.parser, base=base.model, setting=setting)
