@@ -167,6 +167,15 @@ def target_widths(base: BaseConfig) -> set[int]:
         return set()
 
 
+def local_denoiser(base: BaseConfig) -> tuple[Family, dict[str, Any]] | None:
+    """The base's family and its denoiser's config; None unless a folder here tells them."""
+    if _local_folder(_configs_of(located(base)).model) is None:
+        return None
+    family = base_family(base)
+    config = part_config(base, family.component)
+    return None if config is None else (family, config)
+
+
 def own_architecture(base: BaseConfig) -> Architecture:
     """What the model's own configs say that it is; no weights are read. Raises ModelError."""
     require_kind(base, BaseConfig, maker="selma.config.networks.base_of(MODEL) makes them.")

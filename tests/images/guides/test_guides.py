@@ -29,7 +29,7 @@ from selma.images.guides.structure_diffusion import (
 )
 from selma.records.guides import AppliedGuide
 
-TEXTS = ["red dog, blue cat", "a dog", "a red cat", "red cup left of star"]
+TEXTS = ["red dog, blue cat", "a dog", "a red cat", "star left of red cup"]
 SEEDS = [5, 6, 7, 8]
 MOVED = 1e4
 """A step size that shows where latents are as wide as SDXL's first ones, and weights random."""

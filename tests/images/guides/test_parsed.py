@@ -77,7 +77,7 @@ def test_images_of_a_benchmark_have_the_guide_in_their_recipe(tmp_path: Path) ->
 def test_the_parser_is_the_bases_unless_named() -> None:
     assert parser_named(None, base="toybox", setting="parser").name == "toybox"
     assert parser_named(None, base="sd14", setting="parser").name == "spacy"
-    with pytest.raises(ConfigError, match="row.guide.parser: must be a parser"):
+    with pytest.raises(ConfigError, match=r"row\.guide\.parser: must be a parser"):
         parser_named("nltk", base="toybox", setting="row.guide.parser")
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 from selma import processes
-from selma.backbones.base_files import base_family, part_config
+from selma.backbones.base_files import local_denoiser
 from selma.backbones.parsers import Parser, parser_named
 from selma.backbones.text_to_image import TextToImage
 from selma.config.guides import GuideSettings
@@ -87,10 +86,8 @@ def guide_mistakes(
         parser = _parser(settings, base, setting=f"{key}.parser")
         if parsing:
             yield from parser.mistakes(settings, f"{key}.parser")
-        family = base_family(base)
-        denoiser: Any = part_config(base, family.component)
-        if denoiser is not None:
-            GUIDES[settings.kind].require_fit(family, denoiser, settings)
+        if (denoiser := local_denoiser(base)) is not None:
+            GUIDES[settings.kind].require_fit(*denoiser, settings)
     except SelmaError as error:
         yield f"{key}: {error}"
 
