@@ -15,13 +15,11 @@ def noun_phrases(parse: Parse, text: str, *, subtrees: bool = False) -> list[Spa
 
     subtrees: also all that depends on a noun, if its words stand together.
     """
-    runs = [run for run in parse.chunks if not _direction(parse, run, text)]
-    if subtrees:
-        runs += _subtrees(parse)
+    runs = [*parse.chunks, *(_subtrees(parse) if subtrees else ())]
     spans = {
         (parse.words[first].span[0], parse.words[end - 1].span[1])
         for first, end in runs
-        if end - first > 1
+        if end - first > 1 and not _direction(parse, (first, end), text)
     }
     whole = _stripped(text)
     return sorted(spans - {whole}, key=lambda span: (span[0], -span[1]))
