@@ -99,13 +99,12 @@ def test_mistakes_show_before_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch)
 def test_spacys_small_model_finds_modifiers(monkeypatch: pytest.MonkeyPatch) -> None:
     from selma.images.guides.applying import sets_of
 
-    text = "a dog that is red next to a black and white umbrella. the cat is blue."
+    text = "a black and white umbrella. the cat is blue."
     sets = sets_of([text], SynGenConfig(), PARSERS["spacy"])[text]
     words = [" ".join(text[slice(*span)] for span in each) for each in sets]
-    assert words == ["black white umbrella", "blue cat", "red dog"]
+    assert words == ["black white umbrella", "blue cat"]
     phrases = sets_of([text], StructureDiffusionConfig(), PARSERS["spacy"])[text]
     assert [text[slice(*span)] for (span,) in phrases] == [
-        "a dog",
         "a black and white umbrella",
         "the cat",
     ]
