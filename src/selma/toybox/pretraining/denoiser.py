@@ -76,8 +76,8 @@ def new_scheduler() -> DDIMScheduler:
 
 
 def new_sampler() -> DPMSolverMultistepScheduler:
-    """DPM-Solver++ (arXiv:2211.01095) on that schedule: in eight steps it follows captions as DDIM does
-    in twenty, and strong guidance costs it what it costs Stable Diffusion (docs/log.md)."""
+    """DPM-Solver++ (arXiv:2211.01095) on that schedule: in eight steps it follows captions as DDIM
+    does in twenty, and strong guidance costs it something, as in Stable Diffusion (docs/log.md)."""
     return DPMSolverMultistepScheduler.from_config(new_scheduler().config)
 
 
