@@ -158,11 +158,11 @@ BASES: dict[str, Base] = {
 def located(base: BaseConfig) -> BaseConfig:
     """The settings with a short name replaced by its repository and, unless another is given, its
     commit. Folders, files, Hub ids and toybox stay as they are."""
-    row = BASES.get(base.model)
-    if row is None or row.repository is None:
+    repository = place_of(base.model)
+    if repository == base.model:
         return base
-    revision = base.revision or row.revision
-    return base.model_copy(update={"model": row.repository, "revision": revision})
+    revision = base.revision or BASES[base.model].revision
+    return base.model_copy(update={"model": repository, "revision": revision})
 
 
 def place_of(model: str) -> str:
