@@ -1,4 +1,4 @@
-"""What `selma generate` takes where other programs keep the processors busy (B15).
+"""What `selma generate` takes where other programs keep the processors busy.
 
     .venv/bin/python bench/crowded.py
 

@@ -72,7 +72,7 @@ BASES: dict[str, Base] = {
             None,
             _sd(64, prediction="v_prediction", width=128),
             guidance=3.0,
-            steps=6,
+            steps=8,
             licence=None,
             parts="embedded",
             note="steps and guidance as in configs/toybox.yaml",
@@ -83,7 +83,7 @@ BASES: dict[str, Base] = {
             None,
             _sd(64, prediction="v_prediction", width=128),
             guidance=3.0,
-            steps=6,
+            steps=8,
             licence=None,
             parts="embedded",
             note="toybox at an earlier step of its training, to learn from for a stronger one",
@@ -170,15 +170,15 @@ BASES: dict[str, Base] = {
 def located(base: BaseConfig) -> BaseConfig:
     """The settings with a short name replaced by its repository and, unless another is given, its
     commit. Folders, files, Hub ids and toybox's bases stay as they are."""
-    row = BASES.get(base.model)
-    if row is None or row.repository is None:
+    repository = place_of(base.model)
+    if repository == base.model:
         return base
-    revision = base.revision or row.revision
-    return base.model_copy(update={"model": row.repository, "revision": revision})
+    revision = base.revision or BASES[base.model].revision
+    return base.model_copy(update={"model": repository, "revision": revision})
 
 
 def place_of(model: str) -> str:
-    """The folder, file or repository that a base's name stands for; toybox stays as it is."""
+    """The folder, file or repository that a base's name stands for; toybox's stay as they are."""
     row = BASES.get(model)
     return model if row is None or row.repository is None else row.repository
 

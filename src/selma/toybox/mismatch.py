@@ -51,8 +51,8 @@ _SENTENCE: dict[Kind, float] = {
     "relation": 0.25,
     "background": 0.45,
 }
-"""Counts and relations are the hardest to learn: of captions that are wrong about them in 35%, a base
-of this size learns neither in 20,000 steps (docs/log.md)."""
+"""Counts and relations are the hardest to learn: from sentences that are wrong about them in 35%, a
+base of this size learns neither in 20,000 steps (docs/log.md)."""
 _TAGS: dict[Kind, float] = dict.fromkeys(_SENTENCE, 0.1)
 WRONG: dict[Style, dict[Kind, float]] = {
     style: _TAGS if style == "tags" else _SENTENCE for style in STYLES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,8 +16,8 @@ from selma.randomness import generator
 if TYPE_CHECKING:
     from selma.applications.sur.learner import SurLearner
 
-TIMESTEPS, SAMPLES = 16, 32
-"""Where in the noise schedule it is measured, and on how many samples."""
+TIMESTEPS = 16
+"""Where in the noise schedule it is measured, on the captions that stand for all."""
 
 
 def content_weights(learner: SurLearner) -> Tensor:
@@ -37,21 +36,19 @@ def content_weights(learner: SurLearner) -> Tensor:
 @torch.no_grad()
 def _decided(learner: SurLearner, timestep: int) -> float:
     """The mean over some samples of what their keyword prompts decide at this timestep."""
-    captions, model = learner.data.captions, learner.model
-    chosen = torch.linspace(0, len(captions) - 1, min(len(captions), SAMPLES)).round().long()
+    noise_path = learner.model.noise_path()
     gaps = []
-    for indices in chosen.split(learner.config.training.batch_size):
+    for indices in learner.weights.references.split(learner.config.training.batch_size):
         batch = _batch(learner, indices, timestep)
-        scene = learner.scene(batch, model.noise_path())
-        empty = learner.scene(replace(batch, dropped=~batch.dropped), model.noise_path())
+        scene = learner.scene(batch, noise_path)
         keywords = learner.predict(scene, learner.keywords(scene, batch))
-        gaps.append(denoising_losses(keywords, learner.predict(empty, empty.captions)))
+        gaps.append(denoising_losses(keywords, learner.predict(scene, scene.captions)))
     return float(torch.cat(gaps).mean())
 
 
 def _batch(learner: SurLearner, indices: Tensor, timestep: int) -> Batch:
+    """These samples with noise of their own and the empty caption."""
     shape = (len(indices), *learner.batches.latent)
-    no = torch.zeros(len(indices), dtype=torch.bool)
     where = (timestep, int(indices[0]))
     return Batch(
         indices=indices,
@@ -60,6 +57,6 @@ def _batch(learner: SurLearner, indices: Tensor, timestep: int) -> Batch:
             shape, generator=generator(learner.seed, "experts", SKILL, "content", *where)
         ),
         posterior=torch.zeros(shape),
-        dropped=no,
-        mirrored=no,
+        dropped=torch.ones(len(indices), dtype=torch.bool),
+        mirrored=torch.zeros(len(indices), dtype=torch.bool),
     )

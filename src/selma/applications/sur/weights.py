@@ -21,6 +21,7 @@ from selma.applications.sur.settings import SurSettings
 from selma.backbones.language.vectors import vectors_identity
 from selma.experts.learners import plain_attention
 from selma.randomness import seed_for
+from selma.records.benchmarks import spaced
 
 if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
@@ -51,8 +52,7 @@ class SurWeights:
     def references(self) -> Tensor:
         """[r], captions spread evenly over the samples: what is common to all is told from them, so
         that no sample alters another of its batch."""
-        count = len(self.data.captions)
-        return torch.linspace(0, count - 1, min(count, REFERENCES)).round().long()
+        return torch.tensor(spaced(range(len(self.data.captions)), REFERENCES))
 
     def changes_of_references(self) -> sur.Changes:
         """What the adapter makes of the reference captions."""

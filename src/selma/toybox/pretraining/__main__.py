@@ -82,7 +82,7 @@ def main(
         ),
         "base": lambda: train_base(
             work,
-            steps=steps(30_000),
+            steps=steps(21_000),
             batch=64,
             scenes=steps(200_000),
             seed=SEED,

@@ -13,7 +13,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -67,6 +73,12 @@ def new_scheduler() -> DDIMScheduler:
         prediction_type="v_prediction",
         steps_offset=1,
     )
+
+
+def new_sampler() -> DPMSolverMultistepScheduler:
+    """DPM-Solver++ (arXiv:2211.01095) on that schedule: in eight steps it follows captions as DDIM
+    does in twenty, and strong guidance costs it something, as in Stable Diffusion (docs/log.md)."""
+    return DPMSolverMultistepScheduler.from_config(new_scheduler().config)
 
 
 def sample_timesteps(count: int, generator: torch.Generator) -> Tensor:
@@ -202,7 +214,7 @@ def save_base(
         text_encoder=reader.eval(),
         tokenizer=tokenizer,
         unet=unet.eval(),
-        scheduler=new_scheduler(),
+        scheduler=new_sampler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from selma.toybox.pretraining.autoencoder import to_pixels
-from selma.toybox.pretraining.denoiser import web_caption, web_scene
+from selma.toybox.pretraining.denoiser import new_scheduler, web_caption, web_scene
 from selma.toybox.scenes import GRID_PX, render
 
 Sample = tuple[np.ndarray, str]
@@ -42,14 +42,14 @@ def base_loss(pipe: Any, samples: Sequence[Sample], *, passes: int = PASSES) -> 
     that sets of images are compared on equal noise.
     """
     latents, texts = _encoded(pipe, samples)
-    generator = torch.Generator().manual_seed(0)
+    generator, schedule = torch.Generator().manual_seed(0), new_scheduler()
     errors = []
     for number in range(passes):
         noise = torch.randn(latents.shape[1:], generator=generator).expand_as(latents)
-        step = int((number + 0.5) * pipe.scheduler.config.num_train_timesteps / passes)
+        step = int((number + 0.5) * schedule.config.num_train_timesteps / passes)
         timesteps = torch.full((len(latents),), step)
-        noised = pipe.scheduler.add_noise(latents, noise, timesteps)
-        velocity = pipe.scheduler.get_velocity(latents, noise, timesteps)
+        noised = schedule.add_noise(latents, noise, timesteps)
+        velocity = schedule.get_velocity(latents, noise, timesteps)
         predicted = pipe.unet(noised, timesteps, texts).sample
         errors.append((predicted - velocity).square().mean())
     return float(torch.stack(errors).mean())
