@@ -166,11 +166,7 @@ def benchmark_over_limit(images: AnyPath, *, seeds: int) -> int:
 
 def preference_counts(config: RunConfig, skills: Iterable[str]) -> dict[str, PreferenceCount]:
     """Skill → what making pairs of winner and loser left; {} if experts do not learn from any."""
-    from selma.images.preferences import read_counts
-
-    if not isinstance(config.experts.objective, PreferenceObjective):
-        return {}
-    return read_counts(Workspace(config.run_folder), skills)
+    return Stages(config, Workspace(config.run_folder), make=[]).preference_counts(skills)
 
 
 @contextmanager
@@ -293,6 +289,14 @@ class Stages(Generic[Run]):
         from selma.images.pairs import read_survivors
 
         return read_survivors(self.folder, skills)
+
+    def preference_counts(self, skills: Iterable[str]) -> dict[str, PreferenceCount]:
+        """What `preferences` left; {} if experts do not learn from any."""
+        from selma.images.preferences import read_counts
+
+        if not isinstance(self.config.experts.objective, PreferenceObjective):
+            return {}
+        return read_counts(self.folder, skills)
 
     def preferences(self, skills: Iterable[str]) -> dict[str, list[Preference]] | None:
         """Skill → pairs of winner and loser; None if experts do not learn from any."""
@@ -503,6 +507,7 @@ class Stages(Generic[Run]):
             replies=self._of_replies("replies"),
             pairs=pairs,
             survivors=self.survivors(pairs),
+            preferences=self.preference_counts(pairs),
             experts=experts,
             merged=merged,
             benchmark_prompts=self.benchmark_prompts,

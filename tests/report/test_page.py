@@ -21,7 +21,7 @@ from rich.console import Console
 from selma.config import ReportConfig
 from selma.errors import DataError
 from selma.records.benchmarks import evenly
-from selma.records.images import Survivors
+from selma.records.images import PreferenceCount, Survivors
 from selma.records.report import Findings
 from selma.records.scores import Interval, Scorecard, ScorerInfo
 from selma.report import page, tables, templates
@@ -401,6 +401,16 @@ def test_prompts_that_were_not_read_to_their_end_are_counted(found: Findings) ->
     context = page.context(dataclasses.replace(found, pairs=changed), CONFIG)
     assert context["over_limit"] == dict.fromkeys(found.pairs, 0) | {style: 2}
     assert "longer than the text encoder reads" in Parsed(page.render(found, CONFIG)).text
+
+
+def test_pairs_of_winner_and_loser_are_counted(found: Findings) -> None:
+    assert "winner and loser" not in Parsed(page.render(found, CONFIG)).text
+    count = PreferenceCount(
+        pairs=231, dropped=19, least_difference=0.01234, measured=True, prompts=230
+    )
+    counts = dict.fromkeys(found.pairs, count)
+    text = Parsed(page.render(dataclasses.replace(found, preferences=counts), CONFIG)).text
+    assert text.count("231") == len(counts) and "0.01234, the judge's measured noise" in text
 
 
 def test_what_a_judge_left_of_each_skill_is_told(found: Findings) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from selma.records.benchmarks import Answer, BenchmarkPrompt
 from selma.records.experts import Expert
-from selma.records.images import Pair, Survivors
+from selma.records.images import Pair, PreferenceCount, Survivors
 from selma.records.merged import Merged
 from selma.records.prompts import Prompt
 from selma.records.scores import MeasureInfo, Scorecard
@@ -52,6 +52,8 @@ class Findings:
     """Skill → what became of the model's replies → how many; their sum is that of all replies."""
     survivors: dict[str, Survivors] = field(default_factory=dict)
     """Skill → what choosing by questions left of its prompts; empty if it was not done."""
+    preferences: dict[str, PreferenceCount] = field(default_factory=dict)
+    """Skill → what making pairs of winner and loser left; empty if experts learn from none."""
     benchmark_over_limit: int = 0
     """Benchmark prompts that the text encoder does not read to their end."""
     keys: dict[str, str] = field(default_factory=dict)

@@ -119,6 +119,7 @@ def context(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ()
         "over_limit": {s: over_token_limit(pairs) for s, pairs in findings.pairs.items()},
         "trained_on": trained_on(findings.settings),
         "survivors": findings.survivors,
+        "preferences": findings.preferences,
         "dropped": findings.dropped,
         "replies": findings.replies,
         "times": stage_times(findings.journal),
