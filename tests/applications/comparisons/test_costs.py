@@ -78,6 +78,14 @@ def test_what_was_asked_for_once_is_remembered(tmp_path: Path) -> None:
     assert remember("row", "another", SharedWorkspace(tmp_path)) == set()
 
 
+def test_an_item_that_the_journal_lacks_counts_all_the_same(tmp_path: Path) -> None:
+    folder = SharedWorkspace(tmp_path)
+    made(folder, "2-images", "coco", images=5)
+    (tmp_path / "journal.jsonl").unlink()  # killed before its line
+    cost = cost_of(folder.used, folder, PLAIN)
+    assert (cost.generated, cost.trained, cost.seconds) == (5, 5, 0.0)
+
+
 def test_an_item_takes_the_time_that_no_other_inside_it_took() -> None:
     clock = Clock()
     for name in ("outer", "inner", "stopped"):

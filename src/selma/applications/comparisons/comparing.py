@@ -14,7 +14,7 @@ from selma import processes
 from selma.applications.comparisons.costs import cost_of, remember
 from selma.applications.comparisons.guiding import Setting, best
 from selma.applications.comparisons.judging import judged, points_of
-from selma.applications.comparisons.recipes import Plan, Recipe, check
+from selma.applications.comparisons.recipes import Plan, check
 from selma.applications.comparisons.records import (
     BEST,
     TRAINING,
@@ -26,7 +26,6 @@ from selma.applications.comparisons.records import (
 )
 from selma.applications.comparisons.rows import Resources
 from selma.applications.comparisons.sharing import SharedWorkspace
-from selma.config import RunConfig
 from selma.errors import ConfigError
 from selma.images.guides.applying import parsed
 from selma.progress import console
@@ -122,7 +121,8 @@ class Bench:
             folder = self.stages[name].folder
             assert isinstance(folder, SharedWorkspace)
             self.adapters[name] = self.resources.adapters(self.stages[name], recipe)
-            costs[name] = cost_of(remember(name, _key(recipe), folder), folder, recipe.config)
+            items = remember(name, row_key(name, self.plan), folder)
+            costs[name] = cost_of(items, folder, recipe.config)
         return costs
 
     def asked(self, benchmark: str, split: str | None = None) -> list[BenchmarkPrompt]:
@@ -281,10 +281,18 @@ def difference(card: Scorecard, row: str, over: str) -> Pair | None:
     return next(pairs, None)
 
 
-def _key(recipe: Recipe) -> str:
-    config: RunConfig = recipe.config
-    settings = config.model_dump(mode="json", exclude={"folder", "name", "report"})
-    return recipe_key({"model": recipe.row.model, "settings": settings})
+def row_key(name: str, plan: Plan) -> str:
+    """Differs for rows of other recipes: settings, model, guide, and those of the row whose model
+    generates the training images."""
+    row, config = plan.recipes[name].row, plan.recipes[name].config
+    teacher = row.images_by
+    return recipe_key(
+        {
+            "settings": config.model_dump(mode="json", exclude={"folder", "name", "report"}),
+            "row": row.model_dump(mode="json", include={"model", "guide"}),
+            "images_by": None if teacher is None else row_key(teacher, plan),
+        }
+    )
 
 
 def _say(text: str) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from selma.applications.comparisons.records import Cost
-from selma.applications.comparisons.sharing import SharedWorkspace
+from selma.applications.comparisons.sharing import SharedWorkspace, counts_of
 from selma.config import RunConfig
 from selma.records.merged import TRIAL
-from selma.workspace import EXPERTS, IMAGES, SCORES, read_json, write_json
+from selma.workspace import EXPERTS, IMAGES, SCORES, manifest, read_json, write_json
 
 ROWS = "rows"
 _TO_CHOOSE = tuple(f"{SCORES}/images/{kind}-" for kind in ("dev", TRIAL))
@@ -32,7 +32,7 @@ def remember(row: str, key: str, folder: SharedWorkspace) -> set[str]:
 def cost_of(items: Iterable[str], folder: SharedWorkspace, config: RunConfig) -> Cost:
     """What these items took, by the settings of their row."""
     wanted = set(items)
-    last: dict[str, dict[str, int]] = {}
+    last = {name: counts for name in wanted if (counts := _on_record(folder, name)) is not None}
     seconds = 0.0
     for line in folder.read_journal():
         if line.get("event") == "item" and line.get("item") in wanted:
@@ -43,6 +43,13 @@ def cost_of(items: Iterable[str], folder: SharedWorkspace, config: RunConfig) ->
         for key, count in _counts(name, line, rewarded=config.rewarded is not None).items():
             totals[key] += count
     return Cost(**totals, seconds=round(seconds, 3))
+
+
+def _on_record(folder: SharedWorkspace, name: str) -> dict[str, int] | None:
+    """The counts of a finished item that is there; of a killed command the journal lacks the
+    last."""
+    record = manifest(folder.root / name)
+    return counts_of(record["summary"], record["recipe"]) if record else None
 
 
 def _counts(name: str, line: dict[str, int], *, rewarded: bool) -> dict[str, int]:

@@ -58,17 +58,21 @@ class SharedItem(Item):
     def finish(self, files: Iterable[Path], summary: Mapping[str, Any]) -> None:
         files = list(files)
         super().finish(files, summary)
-        counts = {name: summary[name] for name in COUNTS if isinstance(summary.get(name), int)}
-        # Of chosen images the candidates were generated, which are an item of their own.
-        copied = self.recipe.get("choose") or self.recipe.get("source")
         self.folder.journal(
             self.name.partition("/")[0],
             event="item",  # its stage tells the time of its skills beside this
             item=self.name,
             seconds=round(self.folder.clock.stop(self.name), 3),
-            **counts,
-            **({"not_generated": True} if copied else {}),
+            **counts_of(summary, self.recipe),
         )
+
+
+def counts_of(summary: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, int]:
+    """What a finished item counts for in costs."""
+    counts = {name: summary[name] for name in COUNTS if isinstance(summary.get(name), int)}
+    # Of chosen images the candidates were generated, which are an item of their own.
+    copied = recipe.get("choose") or recipe.get("source")
+    return counts | ({"not_generated": True} if copied else {})
 
 
 class SharedWorkspace(Workspace):
