@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,11 @@ from selma.applications import APPLICATIONS
 from selma.applications.loading import imported, read_run_file
 from selma.applications.loading import load_config as load_any
 from selma.config import RunConfig, load_config
+from selma.config.guides import GuideSettings
+from selma.config.preferences import PreferenceObjective
+from selma.config.rewards import RewardedObjective
 from selma.config.scores import LocalJudge, judge_name
+from selma.config.section import Section
 from selma.errors import ConfigError, SelmaError, SkillError, WorkspaceError
 from selma.preflight import check
 from selma.prompts.skills import load_skills
@@ -370,3 +376,11 @@ def test_preference_scorers_are_looked_for_beside_the_config(tmp_path: Path) -> 
         check(config)
     assert "preferences, pickscore" in str(caught.value)
     assert "selma score convert" in str(caught.value) and "large" not in str(caught.value)
+
+
+@pytest.mark.parametrize("section", [GuideSettings, PreferenceObjective, RewardedObjective])
+def test_what_kinds_have_in_common_says_what_a_kind_is(section: type[Section]) -> None:
+    source = inspect.getsource(section)
+    for name in section.__annotations__:
+        if name == "kind":
+            assert re.search(r'    kind: str\n    """The name of a row of `\S+`\."""\n', source)

@@ -21,6 +21,7 @@ class GuideSettings(Section):
     """What settings of each kind of guide have beside their own."""
 
     kind: str
+    """The name of a row of `images.guides.GUIDES`."""
     parser: str | None = None
     """Who parses prompts: "toybox" (its captions are read back) or "spacy" (its small English
     model, of the extra selma[parser]). None: toybox for its own bases, spacy for any other."""

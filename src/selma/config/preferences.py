@@ -40,6 +40,7 @@ class PreferenceObjective(Section):
     are trained on pairs of candidates in place of the images that were chosen."""
 
     kind: str
+    """The name of a row of `experts.objectives.OBJECTIVES`."""
     pairs: PreferencePairs = PreferencePairs()
 
 

@@ -17,6 +17,7 @@ class RewardedObjective(Section):
     it takes a few steps by them. A step's batch is `experts.batch_size` of the round's samples."""
 
     kind: str
+    """The name of a row of `experts.objectives.OBJECTIVES`."""
     reward: Literal["questions", "toybox"] | AnyScorer = "questions"
     """"questions": the share of a prompt's questions that scores.choosing_judge answers as
     expected, dependencies counted as scores.zeroing says. Or toybox's CLIP, or a network as in

@@ -78,7 +78,7 @@ def _of_nouns(
 
 
 def of_copulas(arcs: Arcs, *, released: bool = False) -> list[Set]:
-    """Rule B: "the dog is red". Its noun is the subject's; released: whatever word comes last."""
+    """Rule B: "the dog is red". The noun comes last; released: whatever word does."""
     sets = []
     for number, word in enumerate(arcs.words):
         if word.tag != "AUX" or word.relation in MODIFIERS:
