@@ -78,7 +78,7 @@ def test_another_base_draws_with_its_own_settings(tmp_path):
 def test_a_bases_short_name_says_how_it_draws(tmp_path):
     weak = config(tmp_path, images={"base": {"model": "toybox-weak"}})
     settings = drawing_settings(weak.images)
-    assert (settings.steps, settings.guidance) == (6, 3.0)
+    assert (settings.steps, settings.guidance) == (8, 3.0)
 
 
 def test_the_same_base_by_name_makes_the_same_images(tmp_path):
