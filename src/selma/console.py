@@ -43,13 +43,24 @@ def show_status(settings: RunConfig, *, to_make: bool) -> None:
     """What a run has. to_make: with every stage that a run would make, whoever worked there."""
     from rich.console import Console
 
+    from selma.backbones.hub import commits_or_unknown
     from selma.status import present, statuses, table
 
-    shown = (statuses if to_make else present)(settings)
+    with commits_or_unknown() as unknown:
+        shown = (statuses if to_make else present)(settings)
     Console().print(table(shown))
     for status in shown:
         if status.why:
             typer.echo(f"{status.stage}/{status.name}: {status.why}")
+    show_unknown(unknown)
+
+
+def show_unknown(reasons: Mapping[str, str]) -> None:
+    """Models whose commit cannot be told now, by which what they made would be recognised."""
+    for model, reason in reasons.items():
+        typer.echo(
+            f"What {model} made counts as missing, since its commit cannot be told: {reason}"
+        )
 
 
 def show_benchmark_length(prompts: int, over_limit: int) -> None:

@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -85,10 +87,39 @@ def cache_folder() -> Path:
     return (Path(root) if root else Path.home() / ".cache") / "selma"
 
 
-@cache
+UNKNOWN = "unknown"
+"""In place of a commit that cannot be had."""
+_unknown: ContextVar[dict[str, str] | None] = ContextVar("unknown commits", default=None)
+
+
+@contextmanager
+def commits_or_unknown() -> Iterator[dict[str, str]]:
+    """While the block runs, a commit that cannot be had is `UNKNOWN`, to look at a run without the
+    Hub. Yields model → why it cannot be had."""
+    reasons: dict[str, str] = {}
+    token = _unknown.set(reasons)
+    try:
+        yield reasons
+    finally:
+        _unknown.reset(token)
+
+
 def hub_commit(model: str, revision: str | None, *, setting: str, file: str = "config.json") -> str:
     """The commit that the revision (None: the newest) names; from the local cache if offline,
-    where `file` tells whether the model is there."""
+    where `file` tells whether the model is there. Raises ModelError."""
+    reasons = _unknown.get()
+    if reasons is None:
+        return _hub_commit(model, revision, setting=setting, file=file)
+    try:
+        if model not in reasons:
+            return _hub_commit(model, revision, setting=setting, file=file)
+    except ModelError as error:
+        reasons[model] = str(error)
+    return UNKNOWN
+
+
+@cache
+def _hub_commit(model: str, revision: str | None, *, setting: str, file: str) -> str:
     if not HUB_ID.fullmatch(model):
         raise ModelError(
             f'{setting}: must be a folder or a Hub id like "owner/name", but {model!r} is neither.'

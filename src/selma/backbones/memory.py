@@ -21,9 +21,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from selma.backbones.base_files import base_family, part_config
+from selma.backbones.families import FAMILIES
 from selma.backbones.families.conditioning import Conditioning
 from selma.backbones.families.family import Family
+from selma.backbones.published import published, published_configs
+from selma.backbones.quiet import quiet
 from selma.config.networks import BaseConfig
+from selma.errors import ModelError
+from selma.progress import console
 
 GIB = 1 << 30
 SLACK = 1.1
@@ -182,17 +187,38 @@ class Parts:
 
 
 def parts_of(base: BaseConfig) -> Parts:
-    """The base's networks, from their configs alone. Raises ModelError."""
-    family = base_family(base)
+    """The base's networks, from their configs alone. Where those of a base by short name cannot be
+    had from the Hub, its published ones are taken, which is said. Raises ModelError."""
+    quiet("diffusers", "transformers")
+    family, configs = _configs(base)
     networks = {}
     with torch.device("meta"):
-        for part in family.classes:
-            if config := part_config(base, part):
-                networks[part] = family.network(part, config)
+        for part, config in configs.items():
+            networks[part] = family.network(part, config)
     for network in networks.values():
         network.to(DTYPES[base.precision]).requires_grad_(False).eval()
     text = tuple(networks[part] for part in family.text_encoders if part in networks)
     return Parts(family, networks[family.component], networks["vae"], text, base)
+
+
+def _configs(base: BaseConfig) -> tuple[Family, dict[str, Mapping[str, Any]]]:
+    """The base's family, and each of its networks' config."""
+    try:
+        family = base_family(base)
+        configs = {part: part_config(base, part) for part in family.classes}
+        return family, {part: config for part, config in configs.items() if config}
+    except ModelError as error:
+        if (row := published(base)) is None:
+            raise
+        console.print(
+            f"{row.name} is taken to have the shapes that were published, since its configs cannot "
+            f"be read: {error}",
+            style="dim",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        return FAMILIES[row.architecture.family], published_configs(row)
 
 
 def held(network: nn.Module) -> int:
