@@ -13,11 +13,19 @@ from selma.backbones.hub import find_device
 from selma.backbones.memory import Need, Parts, encoding_need, generation_need, parts_of
 from selma.config import RunConfig, require_settings
 from selma.config.experts import ExpertsConfig
+from selma.config.guides import GuideSettings
 from selma.config.merged import MixtureConfig
 from selma.config.networks import BaseConfig
+from selma.config.rewards import RewardedObjective
 from selma.errors import ModelError
 from selma.experts.encoding import AT_ONCE
-from selma.experts.memory import advice, mixture_need, training_need
+from selma.experts.memory import (
+    advice,
+    mixed_weights,
+    mixture_need,
+    rollout_need,
+    training_need,
+)
 
 
 @dataclass(frozen=True)
@@ -32,8 +40,13 @@ class Work:
 def work_of_stages(config: RunConfig) -> list[Work]:
     """What the six stages do with the base."""
     mixture = config.merged.mixture
-    mixing = [] if mixture is None else [training_mixture(config, mixture)]
-    return [work_of_generation(config), encoding(), training(config.experts), *mixing]
+    return [
+        work_of_generation(config),
+        encoding(),
+        *([] if config.rewarded is None else [own_images(config.experts, config.rewarded)]),
+        training(config.experts),
+        *([] if mixture is None else [training_mixture(config, mixture), mixed_images(config)]),
+    ]
 
 
 def work_of_generation(config: RunConfig) -> Work:
@@ -72,6 +85,37 @@ def training(config: ExpertsConfig) -> Work:
     )
 
 
+def own_images(config: ExpertsConfig, objective: RewardedObjective) -> Work:
+    """Generating the images that experts learn from by rewards."""
+
+    def changes(parts: Parts, need: Need, limit: int) -> list[str]:
+        fewer = need.fits(limit)
+        return [f"experts.objective.images_at_once: {fewer}"] if fewer else []
+
+    return Work(lambda parts: rollout_need(parts, config, objective), changes)
+
+
+def mixed_images(config: RunConfig) -> Work:
+    """Generating benchmarks' images with a mixture, which cannot become the base's weights."""
+    plain, experts = work_of_generation(config), len(config.prompts.skills)
+
+    def need(parts: Parts) -> Need:
+        factors = mixed_weights(parts, config.experts, experts=experts)
+        alone = plain.need(parts)
+        return replace(alone, what="generating, mixed", weights=alone.weights + factors)
+
+    return Work(need, plain.changes)
+
+
+def guiding(guide: GuideSettings) -> list[Work]:
+    """A guide's own passes, one image at a time; none of a guide that has none."""
+    from selma.images.guides import GUIDES
+
+    need = GUIDES.find(guide.kind, setting="guide.kind").need
+    none: Sequence[str] = ()
+    return [] if need is None else [Work(lambda parts: need(parts, guide), lambda *_: none)]
+
+
 def training_mixture(config: RunConfig, mixture: MixtureConfig) -> Work:
     """Training a mixture of the run's experts."""
     settings, experts = mixture.training(config.experts), len(config.prompts.skills)
@@ -85,13 +129,19 @@ def training_mixture(config: RunConfig, mixture: MixtureConfig) -> Work:
     )
 
 
-def memory(config: RunConfig, limit: int | None = None) -> tuple[list[Need], list[str]]:
+def memory(
+    config: RunConfig, limit: int | None = None, *, guide: GuideSettings | None = None
+) -> tuple[list[Need], list[str]]:
     """What each piece of the six stages' work needs of the device's memory, and what to change
     where that is more than `limit` bytes (None: what the device has; no limit on a CPU). Loads no
-    weights."""
+    weights.
+
+    guide: a method that changes how benchmarks' images are generated.
+    """
     require_settings(config, RunConfig)
     own = _device_memory(config.base) if limit is None else limit
-    needs, changes = _needs(config.base, work_of_stages(config), own)
+    work = work_of_stages(config) + ([] if guide is None else guiding(guide))
+    needs, changes = _needs(config.base, work, own)
     if (drawing := config.images.base) is not None:
         its = _device_memory(drawing, setting="images.base") if limit is None else limit
         work = [work_of_drawing(config)]
@@ -102,20 +152,29 @@ def memory(config: RunConfig, limit: int | None = None) -> tuple[list[Need], lis
 
 
 def memory_of_each(
-    configs: Mapping[str, RunConfig], limit: int | None = None
+    configs: Mapping[str, RunConfig],
+    limit: int | None = None,
+    *,
+    guides: Mapping[str, GuideSettings] | None = None,
 ) -> dict[tuple[str, ...], tuple[list[Need], list[str]]]:
-    """Names of runs that need the same → what `memory` says of them."""
+    """Names of runs that need the same → what `memory` says of them. guides: name of a run → its
+    guide, if it has one."""
     names: dict[str, list[str]] = {}
+    guides = guides or {}
     parts: Any = {
         "base": True,
         "images": {"batch_size", "guidance", "base"},
         "experts": True,
+        "merged": {"mixture"},
         "scores": {"guidance"},
     }
     for name, config in configs.items():
-        names.setdefault(config.model_dump_json(include=parts), []).append(name)
+        skills = len(config.prompts.skills) if config.merged.mixture is not None else 0
+        guide = guides[name].model_dump_json() if name in guides else ""
+        key = f"{config.model_dump_json(include=parts)} {skills} {guide}"
+        names.setdefault(key, []).append(name)
     groups = [tuple(group) for group in names.values()]
-    return {group: memory(configs[group[0]], limit) for group in groups}
+    return {group: memory(configs[group[0]], limit, guide=guides.get(group[0])) for group in groups}
 
 
 def _needs(

@@ -31,6 +31,9 @@ class Application:
     """The check of such a file, "module:function" of its path and the folder."""
     runs: str | None = None
     """The runs in such a file, "module:function" of its path: name → settings."""
+    guides: str | None = None
+    """The guides of these runs, "module:function" of its path: name → settings of those that have
+    any."""
 
 
 APPLICATIONS: Table[Application] = Table(
@@ -70,6 +73,7 @@ APPLICATIONS: Table[Application] = Table(
             mark="rows",
             check="selma.applications.comparisons.recipes:check_file",
             runs="selma.applications.comparisons.recipes:runs",
+            guides="selma.applications.comparisons.recipes:guides",
         ),
     ],
 )

@@ -11,6 +11,7 @@ from typing import Any, overload
 from selma import config, runfile
 from selma.applications import APPLICATIONS, Application
 from selma.config import Run, RunConfig
+from selma.config.guides import GuideSettings
 from selma.errors import ConfigError
 from selma.paths import AnyPath, as_path
 from selma.workspace import STAGES
@@ -73,6 +74,15 @@ def runs_of(path: AnyPath) -> dict[str, RunConfig]:
         return runs
     settings = load_config(path)
     return {settings.name: settings}
+
+
+def guides_of(path: AnyPath) -> dict[str, GuideSettings]:
+    """Name → guide of each run that a YAML file describes, of those that have any."""
+    path = as_path(path)
+    if (own := _own_file(path)) is None or own.guides is None:
+        return {}
+    guides: dict[str, GuideSettings] = imported(own.guides)(path)
+    return guides
 
 
 def _own_file(path: Path) -> Application | None:

@@ -103,12 +103,12 @@ def memory(
     """Estimate what a run needs of its device's memory; say what to change if it is too much."""
     from rich.console import Console
 
-    from selma.applications.loading import runs_of
+    from selma.applications.loading import guides_of, runs_of
     from selma.capacity import memory_of_each
     from selma.report.models import print_memory
 
     most = None if limit is None else int(limit * 2**30)
-    every = memory_of_each(runs_of(config), most)
+    every = memory_of_each(runs_of(config), most, guides=guides_of(config))
     for names, (needs, changes) in every.items():
         if len(every) > 1:
             typer.echo(f"{', '.join(names)}:")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,9 +13,20 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from selma.adapters.table import ADAPTERS
-from selma.backbones.memory import DTYPES, Need, Parts, Shapes, denoised, held, peak, straight
+from selma.backbones.memory import (
+    DTYPES,
+    Need,
+    Parts,
+    Shapes,
+    denoised,
+    generation_need,
+    held,
+    peak,
+    straight,
+)
 from selma.config.adapters import LoraConfig
-from selma.config.experts import ExpertsConfig, TrainingConfig
+from selma.config.experts import DenoisingObjective, ExpertsConfig, TrainingConfig
+from selma.config.rewards import RewardedObjective
 from selma.experts.losses import denoising_losses
 from selma.experts.objectives import OBJECTIVES
 
@@ -26,15 +38,7 @@ def training_need(parts: Parts, config: ExpertsConfig) -> Need:
     """One step of training: a forward and a backward pass are run on shapes, with the adapter
     attached. Gradients count as fixed: they do not grow with the batch."""
     narrow = None if config.precision == "fp32" else DTYPES[config.precision]
-    kind = ADAPTERS[config.adapter.kind]
-    try:
-        with torch.device("meta"):
-            unused = torch.Generator("cpu")  # shapes draw no numbers
-            factors = list(
-                kind.attach(
-                    parts.denoiser, config.adapter, generator=unused, targets=parts.family.targets
-                ).values()
-            )
+    with _attached(parts, config) as factors:
         if config.gradient_checkpointing:
             parts.denoiser.enable_gradient_checkpointing(partial(_again, narrow=narrow))
 
@@ -44,15 +48,44 @@ def training_need(parts: Parts, config: ExpertsConfig) -> Need:
             for factor in factors:
                 factor.grad = None
 
-        rows = OBJECTIVES[config.objective.kind].images
-        first, second = (peak(lambda n=n: step(n * rows), narrow=narrow) for n in (1, 2))  # type: ignore[misc]
-        trained = (1 + MOMENTS) * sum(factor.nbytes for factor in factors)
-    finally:
-        kind.detach(parts.denoiser)
-        parts.denoiser.disable_gradient_checkpointing()
+        rows = OBJECTIVES[config.objective.kind].images(config.objective)
+        try:
+            first, second = (peak(lambda n=n: step(n * rows), narrow=narrow) for n in (1, 2))  # type: ignore[misc]
+        finally:
+            parts.denoiser.disable_gradient_checkpointing()
+        trained = _trained(factors)
     weights = held(parts.denoiser) if parts.base.offload else parts.weights
     at_once = config.micro_batch_size or config.batch_size
     return Need("training", weights, trained, *straight(first, second), at_once)
+
+
+def rollout_need(parts: Parts, config: ExpertsConfig, objective: RewardedObjective) -> Need:
+    """Generating the images that an expert is rewarded for, while it is trained. What rewards them
+    comes on top."""
+    with _attached(parts, config) as factors:
+        trained = _trained(factors)
+    need = generation_need(parts, objective.images_at_once, guided=objective.guidance > 1)
+    return replace(need, what="own images", trained=trained)
+
+
+@contextmanager
+def _attached(parts: Parts, config: ExpertsConfig) -> Iterator[list[nn.Parameter]]:
+    """While the block runs, the denoiser has the adapter. Yields what is trained of it."""
+    kind = ADAPTERS[config.adapter.kind]
+    try:
+        with torch.device("meta"):
+            unused = torch.Generator("cpu")  # shapes draw no numbers
+            factors = kind.attach(
+                parts.denoiser, config.adapter, generator=unused, targets=parts.family.targets
+            )
+        yield list(factors.values())
+    finally:
+        kind.detach(parts.denoiser)
+
+
+def _trained(factors: Sequence[nn.Parameter]) -> int:
+    """Bytes of the trained weights and their moments."""
+    return (1 + MOMENTS) * sum(factor.nbytes for factor in factors)
 
 
 def mixture_need(
@@ -61,9 +94,9 @@ def mixture_need(
     """One step of training a mixture's gates: as a LoRA's of all ranks together, of which factors
     are frozen, and gates, a rank-th of A, are trained."""
     assert isinstance(config.adapter, LoraConfig)
-    wide = config.adapter.model_copy(update={"rank": config.adapter.rank * experts})
     shared = {name: getattr(training, name) for name in TrainingConfig.model_fields}
-    need = training_need(parts, config.model_copy(update={**shared, "adapter": wide}))
+    wide = _together(config, experts).model_copy(update=shared)
+    need = training_need(parts, wide)
     factors = need.trained // (1 + MOMENTS)  # float32, as many bytes of gradients among the fixed
     gates = factors // (2 * config.adapter.rank)
     return replace(
@@ -73,6 +106,19 @@ def mixture_need(
         trained=(1 + MOMENTS) * gates,
         fixed=max(0, need.fixed - factors) + gates,
     )
+
+
+def mixed_weights(parts: Parts, config: ExpertsConfig, *, experts: int) -> int:
+    """Bytes of a mixture's factors, which lie beside the base in its precision."""
+    with _attached(parts, _together(config, experts)) as factors:
+        return sum(factor.numel() for factor in factors) * parts.dtype.itemsize
+
+
+def _together(config: ExpertsConfig, experts: int) -> ExpertsConfig:
+    """Of an adapter as wide as these experts' side by side, trained by the paper's loss."""
+    assert isinstance(config.adapter, LoraConfig)
+    wide = config.adapter.model_copy(update={"rank": config.adapter.rank * experts})
+    return config.model_copy(update={"adapter": wide, "objective": DenoisingObjective()})
 
 
 def advice(parts: Parts, config: ExpertsConfig, need: Need, limit: int) -> list[str]:

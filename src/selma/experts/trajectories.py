@@ -59,29 +59,26 @@ class Trajectories:
         return step.log_density(drawn)
 
     def ratios(
-        self,
-        transitions: Tensor,
-        predicted: Tensor,
-        parameters: Mapping[str, nn.Parameter],
-        *,
-        first: bool,
-    ) -> Tensor:
-        """[b]: how much likelier the transitions are now than by the weights that drew them.
+        self, transitions: Tensor, parameters: Mapping[str, nn.Parameter], *, first: bool
+    ) -> tuple[Tensor, Tensor]:
+        """[b], how much likelier the transitions are now than by the weights that drew them, and
+        what is predicted now, [b, c, h, w].
 
         Raises TrainingDiverged unless all are exactly 1 where `first` says that nothing changed.
         """
-        now = self.log_densities(transitions, predicted)
-        # With a graph as well, so that both are the same computation to the last bit.
+        # With a graph as well, so that both are the same computation to the last bit; before the
+        # other's, so that only one is held.
         with self.rollouts.old_weights(parameters):
             old = self.log_densities(transitions, self.predicted(transitions)).detach()
-        ratios = (now - old).exp()
+        predicted = self.predicted(transitions)
+        ratios = (self.log_densities(transitions, predicted) - old).exp()
         if first and not ratios.detach().eq(1).all():
             raise TrainingDiverged(
                 f"At a round's first step each ratio must be 1, but {float(ratios.detach().min())} "
                 f"to {float(ratios.detach().max())} came: the same weights predicted otherwise "
                 "than before. Set experts.precision to fp32 and a deterministic attention."
             )
-        return ratios
+        return ratios, predicted
 
     def _step(self, latents: Tensor, predicted: Tensor, k: Tensor) -> Step:
         """The step from time k, by what was predicted there."""

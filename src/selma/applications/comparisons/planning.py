@@ -12,6 +12,10 @@ from selma.applications.comparisons.comparing import Bench
 from selma.applications.comparisons.guiding import Setting
 from selma.applications.comparisons.recipes import Plan, Recipe
 from selma.applications.comparisons.sharing import SharedFinished, SharedWorkspace
+from selma.backbones.hub import commits_or_unknown
+from selma.config.experts import JOINT
+from selma.config.rewards import RewardedObjective
+from selma.console import show_unknown
 from selma.finished import NotFinished, begun
 from selma.pipeline import Stages
 from selma.report.fitting import Column, Row, print_fitted
@@ -20,8 +24,6 @@ from selma.workspace import EXPERTS, IMAGES, MERGED, PROMPTS, recipe_key
 
 COLUMNS = {PROMPTS: "prompts", IMAGES: "images", EXPERTS: "steps", MERGED: "merges"}
 SCORED = "scored"
-JOINT = "joint"
-"""The expert that is trained on all skills, by its name."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ def to_make(plan: Plan) -> dict[str, dict[str, Amount]]:
                 amount = replace(amount, missing=0)
             counted.add(signature)
             row[COLUMNS[status.stage]] = row.get(COLUMNS[status.stage], Amount()) + amount
+            if status.stage == EXPERTS and (objective := recipe.config.rewarded) is not None:
+                row[COLUMNS[IMAGES]] = row[COLUMNS[IMAGES]] + _own_images(amount, objective)
         row[SCORED] = _to_score(bench, name, recipe)
         amounts[name] = row
     return amounts
@@ -93,6 +97,15 @@ def _amount(status: StageStatus) -> Amount:
     return Amount(max(want - have, 0), want)
 
 
+def _own_images(steps: Amount, objective: RewardedObjective) -> Amount:
+    """Images that the rounds of these steps generate, where there are prompts enough."""
+
+    def of(count: int) -> int:
+        return -(-count // objective.updates_per_round) * objective.images_per_round
+
+    return Amount(of(steps.missing), of(steps.all))
+
+
 def _to_score(bench: Bench, row: str, recipe: Recipe) -> Amount:
     """Benchmark images; those at a row's own best guidance are known only after dev."""
     stages = bench.resources.stages(recipe, make=False)
@@ -127,7 +140,8 @@ def _present(
 
 def print_plan(plan: Plan, console: Console) -> None:
     """A line for each row: what is to be made of how much."""
-    amounts = to_make(plan)
+    with commits_or_unknown() as unknown:
+        amounts = to_make(plan)
     names = [*COLUMNS.values(), SCORED]
     rows = [
         Row([plan.comparison.row(row).title, *(str(of.get(name, "")) for name in names)])
@@ -139,7 +153,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     print_fitted(console, columns, rows)
     console.print(
         "to make, of all; what rows share is told of the first. images: to train on, candidates "
-        "among them; scored: benchmark images"
+        "and images of rounds among them; scored: benchmark images"
         + (
             ", to which those at each row's own best guidance are added."
             if plan.choosing is not None
@@ -150,3 +164,4 @@ def print_plan(plan: Plan, console: Console) -> None:
     for name, config in plan.benchmarks.items():
         scores = config.scores
         console.print(f"{name}: {scores.split} split, {scores.seeds} image(s) of each prompt.")
+    show_unknown(unknown)

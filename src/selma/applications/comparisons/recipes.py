@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from selma.applications import loading
 from selma.applications.comparisons.settings import Comparison, RowSettings
 from selma.config import RunConfig, read_mapping
+from selma.config.guides import GuideSettings
 from selma.config.places import map_paths
 from selma.config.section import is_folder, laid_over, mistake
 from selma.errors import ConfigError, SelmaError
@@ -234,3 +235,9 @@ def check_file(path: AnyPath, *, folder: AnyPath | None = None) -> None:
 def runs(path: AnyPath) -> dict[str, RunConfig]:
     """Row → its settings, of a comparison's file."""
     return {name: recipe.config for name, recipe in load_comparison(path).recipes.items()}
+
+
+def guides(path: AnyPath) -> dict[str, GuideSettings]:
+    """Row → its guide, of the rows that have one."""
+    recipes = load_comparison(path).recipes
+    return {name: recipe.row.guide for name, recipe in recipes.items() if recipe.row.guide}

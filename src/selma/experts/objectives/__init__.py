@@ -12,7 +12,7 @@ from typing import Any
 
 from selma.config.experts import OBJECTIVE_GROUP, DenoisingObjective
 from selma.config.preferences import DpoObjective
-from selma.config.rewards import DdpoObjective, DpokObjective, NftObjective
+from selma.config.rewards import DdpoObjective, DpokObjective, NftObjective, PolicyObjective
 from selma.config.section import Section
 from selma.experts.learners import Learner, LearnerParts
 from selma.experts.objectives import ddpo, denoising, dpo, dpok, nft
@@ -28,8 +28,14 @@ class Objective:
     """Its section of the settings, whose `kind` is the name."""
     learner: Callable[[Any, LearnerParts], Learner]
     """(settings, parts) → what the loop trains."""
-    images: int = 1
-    """Images that go through the denoiser with a gradient for each sample of a batch."""
+    images: Callable[[Any], int] = lambda settings: 1
+    """(settings) → images that go through the denoiser with a gradient for each sample of a
+    batch."""
+
+
+def _guided(settings: PolicyObjective) -> int:
+    """Guidance takes a second pass, without the text."""
+    return 2 if settings.guidance > 1 else 1
 
 
 OBJECTIVES = Table(
@@ -38,8 +44,8 @@ OBJECTIVES = Table(
     [
         Objective("denoising", DenoisingObjective, denoising.learner),
         Objective("nft", NftObjective, nft.learner),
-        Objective("ddpo", DdpoObjective, ddpo.learner),
-        Objective("dpok", DpokObjective, dpok.learner),
-        Objective("dpo", DpoObjective, dpo.learner, images=2),
+        Objective("ddpo", DdpoObjective, ddpo.learner, images=_guided),
+        Objective("dpok", DpokObjective, dpok.learner, images=_guided),
+        Objective("dpo", DpoObjective, dpo.learner, images=lambda settings: 2),
     ],
 )

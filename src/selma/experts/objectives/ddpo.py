@@ -94,8 +94,7 @@ class DdpoLearner:
     def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
         trajectories, transitions = self.trajectories, batch.indices
         first = (step - 1) % self.updates_per_round == 0
-        predicted = trajectories.predicted(transitions)
-        ratios = trajectories.ratios(transitions, predicted, self.parameters, first=first)
+        ratios, _ = trajectories.ratios(transitions, self.parameters, first=first)
         advantages = self.advantages[transitions // trajectories.steps].to(ratios.device)
         clip = self.settings.ratio_clip
         return {

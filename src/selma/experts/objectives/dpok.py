@@ -75,8 +75,7 @@ class DpokLearner:
         first = (step - 1) % self.updates_per_round == 0
         with self.weights.switched_off():
             base = trajectories.predicted(transitions, with_gradient=False)
-        predicted = trajectories.predicted(transitions)
-        ratios = trajectories.ratios(transitions, predicted, self.parameters, first=first)
+        ratios, predicted = trajectories.ratios(transitions, self.parameters, first=first)
         advantages = self._advantages(transitions).to(ratios.device)
         policy = bounded_losses(ratios, advantages, clip=settings.ratio_clip)
         distance = denoising_losses(predicted, base)

@@ -12,6 +12,7 @@ from selma.errors import ConfigError
 from selma.records.parses import Parse, Sets
 
 if TYPE_CHECKING:
+    from selma.backbones.memory import Need, Parts
     from selma.backbones.text_to_image import Guide, TextToImage
 
 
@@ -31,6 +32,9 @@ class GuideKind:
     """(family, the denoiser's config, settings): ConfigError unless the base can be guided so."""
     load: Callable[[TextToImage, Mapping[str, Sets], Any], Guide]
     """(model, text → its sets, settings) → what guides the model."""
+    need: Callable[[Parts, Any], Need] | None = None
+    """(the base's networks by shape, settings) → memory of the guide's own passes; None: it needs
+    no more than generating does."""
 
 
 def require_text_maps(family: Family, name: str) -> None:

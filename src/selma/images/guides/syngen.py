@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from selma.backbones.families.conditioning import Conditioning
+    from selma.backbones.memory import Need, Parts
     from selma.backbones.text_to_image import Guide, LatentChange, Pass, TextToImage
 
 PIXELS_OF_A_CELL = 32
@@ -131,6 +132,26 @@ def _of_row(conditioning: Conditioning, row: int) -> Conditioning:
     return conditioning.map(lambda part: part[[row]])
 
 
+def move_need(parts: Parts, config: SynGenConfig) -> Need:
+    """One image's move: a pass with a gradient for its latents, and none for weights."""
+    import torch
+
+    from selma.backbones.memory import Need, peak
+    from selma.images.guides.attention_maps import recorded
+
+    side = map_side(parts.family, parts.denoiser.config, config, image_px=parts.image_px)
+
+    def move() -> Any:
+        with torch.device("meta"):
+            latents = torch.empty(1, *parts.latent, dtype=parts.dtype, requires_grad=True)
+            timestep = torch.zeros(1, dtype=torch.long)
+        with recorded(parts.denoiser, side=side) as maps:
+            parts.family.denoise(parts.denoiser, latents, timestep, parts.conditioning(1))
+            return torch.autograd.grad(maps.mean().sum(), latents)
+
+    return Need("syngen's moves", parts.weights, 0, 0, peak(move), 1)
+
+
 def load(model: TextToImage, sets: Mapping[str, Sets], settings: Any) -> Guide:
     """What guides the model."""
     return SynGen(model, sets, settings)
@@ -143,4 +164,5 @@ SYNGEN = GuideKind(
     parsed_by=frozenset({"reading", "entities"}),
     require_fit=require_fit,
     load=load,
+    need=move_need,
 )
