@@ -35,7 +35,7 @@ test: $(STAMP)
 
 # More kills of every stage than `make test` has time for.
 kill-test: $(STAMP)
-	$(BIN)/python -m pytest -m kill tests/pipeline
+	$(BIN)/python -m pytest -m kill tests/pipeline tests/experts tests/applications/comparisons
 
 # Beside the programs that selma exchanges files with; those that are absent are skipped, and said.
 # The table of docs/interop.md is written anew.

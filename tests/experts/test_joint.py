@@ -3,27 +3,32 @@
 import pytest
 import tiny
 import torch
+from experts.rewarding import Redness
 from experts.test_encode_pairs import encoded, pairs
 from PIL import Image
+from pipeline.test_sources import config, stages
 
 from selma.adapters.reading import read_adapter
 from selma.config.adapters import LoraConfig
-from selma.config.experts import ExpertsConfig
+from selma.config.experts import JOINT, ExpertsConfig
 from selma.config.images import DrawingBase, ImagesConfig
 from selma.config.merged import MergedConfig
+from selma.config.preferences import DpoObjective
+from selma.config.rewards import NftObjective
 from selma.experts.encoding import _fit, encode_pairs
 from selma.experts.fitting import OWN, fitting_of
 from selma.experts.recipes import expert_recipe, image_digests
 from selma.experts.skills import train_experts
 from selma.merged.merging import merge_experts
-from selma.workspace import Workspace, manifest
+from selma.records.images import Preference
+from selma.workspace import Workspace, manifest, read_lines
 
 CONFIG = ExpertsConfig(
     adapter=LoraConfig(rank=2), steps=2, batch_size=2, learning_rate=1e-2, precision="fp32"
 )
 
 
-def trained(folder, by_skill, **settings):
+def trained(folder, by_skill, *, preferences=None, rewards=None, **settings):
     return train_experts(
         by_skill,
         CONFIG.model_copy(update=settings),
@@ -31,6 +36,8 @@ def trained(folder, by_skill, **settings):
         base=tiny.base("sd1"),
         seed=0,
         model=lambda: tiny.load("sd1"),
+        preferences=preferences,
+        rewards=rewards,
     )
 
 
@@ -48,6 +55,51 @@ def test_one_expert_learns_all_skills(tmp_path, by_skill, joint, steps):
     assert told["summary"]["pairs"] == 4
     assert told["summary"]["steps"] == told["recipe"]["experts"]["steps"] == steps
     assert "joint" not in told["recipe"]["experts"]
+
+
+def test_one_expert_learns_from_all_preferences(tmp_path, by_skill):
+    (cat, other, *_), (dog, *_) = by_skill["cats"], by_skill["dogs"]
+    preferences = {
+        "cats": [Preference(prompt=cat.prompt, winner=cat.image, loser=other.image, difference=1)],
+        "dogs": [Preference(prompt=dog.prompt, winner=dog.image, loser=other.image, difference=1)],
+    }
+    dpo = {"objective": DpoObjective(beta=50.0), "preferences": preferences}
+    (expert,) = trained(tmp_path, by_skill, joint="total_steps", **dpo)
+    summary = manifest(expert.folder)["summary"]
+    assert (expert.skill, summary["pairs"], summary["steps"]) == ("joint", 2, 2)
+    (again,) = trained(tmp_path, by_skill, joint="total_steps", **dpo)
+    assert again == expert
+    del preferences["dogs"]
+    (less,) = trained(tmp_path, by_skill, joint="total_steps", **dpo)
+    assert less.key != expert.key
+
+
+@pytest.mark.parametrize("joint, rounds", [("total_steps", 2), ("steps_per_skill", 4)])
+def test_one_expert_learns_from_rewards_of_all_skills(tmp_path, by_skill, joint, rounds):
+    nft = NftObjective(
+        reward="toybox", prompts_per_round=4, images_per_prompt=2, sampling_steps=1, images_kept=0
+    )
+    more = {"objective": nft, "rewards": lambda skill: Redness(), "batch_size": 4}
+    (expert,) = trained(tmp_path, by_skill, joint=joint, **more)
+    summary = manifest(expert.folder)["summary"]
+    assert (summary["rounds"], summary["images_generated"]) == (rounds, 8 * rounds)
+    rows = read_lines(expert.folder / "rounds" / "000001" / "rewards.jsonl")
+    assert {row["prompt"] for row in rows} == {
+        pair.prompt.id for of_skill in by_skill.values() for pair in of_skill
+    }
+
+
+def test_a_runs_joint_expert_gets_the_questions_of_all_skills(tmp_path):
+    objective = {"kind": "nft", "reward": "questions", "questions": "toybox"}
+    settings = config(
+        tmp_path,
+        prompts={"source": {"kind": "toybox"}},
+        experts={"joint": "total_steps", "objective": objective},
+    )
+    this = stages(settings)
+    reward = this._rewards()(JOINT)
+    prompts = [prompt for of_skill in this.write_prompts().values() for prompt in of_skill]
+    assert len(prompts) == 6 and all(map(reward.knows, prompts))
 
 
 def test_merging_one_joint_expert_changes_nothing(tmp_path, by_skill):

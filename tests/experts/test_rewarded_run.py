@@ -1,4 +1,4 @@
-"""Experts that learn from rewards in a run: killed anywhere in a round, they end in equal bytes."""
+"""Experts that learn from rewards in a run; killed in a round or between, they end the same."""
 
 import json
 import shutil
@@ -26,29 +26,28 @@ NFT = {
 }
 
 
-def config(folder, address, run):
+def config(folder, address, run, objective=NFT):
     raw = settings(folder, address, run=run)
     raw["prompts"] |= {"skills": ["coco"]}
-    raw["experts"] |= {"objective": NFT, "batch_size": 4}
+    raw["experts"] |= {"objective": objective, "batch_size": 4}
     return RunConfig.model_validate(raw)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A run with its images, and its experts made in peace."""
+    """A folder with a run that has its images, and the address of the language model."""
     folder = tmp_path_factory.mktemp("rewarded")
     tiny.build("sd1", folder / "base")
     with serving() as address:
-        pipeline.prompts(config(folder, address, "peace"))
-        pipeline.images(config(folder, address, "peace"))
-        shutil.copytree(folder / "peace", folder / "fire")
-        began = time.monotonic()
-        pipeline.experts(config(folder, address, "peace"))
-        yield folder, address, time.monotonic() - began
+        pipeline.prompts(config(folder, address, "images"))
+        pipeline.images(config(folder, address, "images"))
+        yield folder, address
 
 
 def test_a_run_tells_what_its_experts_learnt_from(runs):
-    folder, *_ = runs
+    folder, address = runs
+    shutil.copytree(folder / "images", folder / "peace")
+    pipeline.experts(config(folder, address, "peace"))
     expert = folder / "peace" / "3-experts" / "coco"
     manifest = json.loads((expert / "manifest.json").read_text())
     summary = manifest["summary"]
@@ -63,24 +62,45 @@ def test_a_run_tells_what_its_experts_learnt_from(runs):
     assert all(line["skill"] == "coco" and line["generated"] == 9 for line in rounds)
 
 
-def experts(folder, address, *, after_s=None):
-    """The command's exit code; None if it was killed `after_s` seconds after it began a round."""
-    raw = config(folder, address, "fire").model_dump(mode="json")
+def state(expert, number):
+    return expert / "checkpoints" / f"round-{number:06d}.safetensors"
+
+
+MOMENTS = {
+    "in the first round": lambda expert: (expert / "rounds/000001").exists(),
+    "in its steps": lambda expert: state(expert, 1).exists(),
+    "between two rounds": lambda expert: (expert / "checkpoints/step-000002/state.json").exists(),
+    "in the second round": lambda expert: (expert / "rounds/000002").exists(),
+    "in the last": lambda expert: state(expert, 4).exists(),
+}
+"""Words → whether an expert's folder is there yet."""
+
+
+def experts(folder, address, objective, *, until=None):
+    """The command's exit code; None if it was killed as soon as `until` held of the expert."""
+    raw = config(folder, address, "fire", objective).model_dump(mode="json")
     (folder / "fire.yaml").write_text(yaml.safe_dump(raw))
     command = [sys.executable, "-m", "selma", "experts", str(folder / "fire.yaml")]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        while after_s is not None and process.poll() is None:
-            if any((folder / "fire" / "3-experts").rglob("rounds")):
-                time.sleep(after_s)
+        while until is not None and process.poll() is None:
+            if until(folder / "fire" / "3-experts" / "coco"):
                 process.kill()
+                process.wait()
                 return None
-            time.sleep(0.01)
+            time.sleep(0.002)
         return process.wait()
 
 
-def test_killed_anywhere_it_ends_in_equal_bytes(runs):
-    folder, address, lasts = runs
-    for share in (0.3, 0.6):
-        experts(folder, address, after_s=share * lasts)
-    assert experts(folder, address) == 0
-    assert tree(folder / "fire") == tree(folder / "peace")
+@pytest.mark.kill
+@pytest.mark.parametrize("kind", ["nft", "ddpo", "dpok"])
+def test_killed_in_rounds_and_between_them_it_ends_in_equal_bytes(runs, tmp_path, kind):
+    folder, address = runs
+    for run in ("peace", "fire"):
+        shutil.copytree(folder / "images", tmp_path / run)
+    shutil.copytree(folder / "base", tmp_path / "base")
+    objective = NFT | {"kind": kind}
+    pipeline.experts(config(tmp_path, address, "peace", objective))
+    kills = [experts(tmp_path, address, objective, until=until) for until in MOMENTS.values()]
+    assert kills == [None] * len(MOMENTS)  # none was too late
+    assert experts(tmp_path, address, objective) == 0
+    assert tree(tmp_path / "fire") == tree(tmp_path / "peace")
