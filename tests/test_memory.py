@@ -40,10 +40,14 @@ from selma.capacity import memory
 from selma.config import RunConfig
 from selma.config.adapters import LoraConfig, OftConfig
 from selma.config.experts import ExpertsConfig
-from selma.config.merged import MixtureConfig
+from selma.config.guides import SynGenConfig
+from selma.config.merged import MergedConfig, MixtureConfig
 from selma.config.networks import BaseConfig
+from selma.config.rewards import DdpoObjective, DpokObjective, NftObjective, PolicyObjective
 from selma.errors import ModelError
-from selma.experts.memory import advice, mixture_need, training_need
+from selma.experts.memory import advice, mixture_need, rollout_need, training_need
+from selma.images.guides.attention_maps import cross_attentions
+from selma.images.guides.syngen import move_need
 from selma.pipeline import Stages
 from selma.workspace import Workspace
 
@@ -255,6 +259,82 @@ def test_a_mixture_trains_its_gates_alone() -> None:
     assert 0 < need.trained < whole.trained / CONFIG.adapter.rank and need.total < whole.total
 
 
+def test_own_images_are_generated_beside_what_is_trained() -> None:
+    parts, nft = parts_of(tiny.base("sd1")), NftObjective(reward="toybox", images_at_once=3)
+    config = CONFIG.model_copy(update={"objective": nft})
+    need, plain = rollout_need(parts, config, nft), generation_need(parts, 3, guided=False)
+    assert need.trained == training_need(parts, config).trained > 0
+    assert (need.weights, need.each, need.images) == (plain.weights, plain.each, 3)
+    guided = nft.model_copy(update={"guidance": 3.0})
+    assert rollout_need(parts, config, guided).each >= need.each
+
+
+@pytest.mark.parametrize("kind", [DdpoObjective, DpokObjective])
+def test_a_policys_guidance_takes_a_second_pass_with_a_gradient(
+    kind: type[PolicyObjective],
+) -> None:
+    parts = parts_of(tiny.base("sd1"))
+
+    def each(guidance: float) -> int:
+        objective = kind(reward="toybox", guidance=guidance)
+        return training_need(parts, CONFIG.model_copy(update={"objective": objective})).each
+
+    assert each(1.0) == training_need(parts, CONFIG).each
+    assert each(5.0) == pytest.approx(2 * each(1.0), rel=0.1)
+
+
+def test_syngens_moves_keep_what_a_gradient_for_latents_needs() -> None:
+    parts = parts_of(tiny.base("sd1"))
+    need = move_need(parts, SynGenConfig())
+    assert need.trained == 0 and need.weights == parts.weights
+    assert need.each > generation_need(parts, 1, guided=False).each
+    assert not any(hasattr(layer.processor, "maps") for layer in cross_attentions(parts.denoiser))
+
+
+def test_rows_are_told_apart_by_guide_and_mixture() -> None:
+    plain = RunConfig(name="a", base=tiny.base("sd1"), experts=CONFIG)
+    mixed = plain.model_copy(update={"merged": MergedConfig(mixture=MixtureConfig())})
+    configs = {"plain": plain, "same": plain, "mixed": mixed, "guided": plain}
+    every = capacity.memory_of_each(configs, guides={"guided": SynGenConfig()})
+    assert list(every) == [("plain", "same"), ("mixed",), ("guided",)]
+    work = {names[-1]: [need.what for need in needs] for names, (needs, _) in every.items()}
+    assert work["mixed"] == [*work["same"], "training the mixture", "generating, mixed"]
+    assert work["guided"] == [*work["same"], "syngen's moves"]
+
+
+@pytest.mark.parametrize(
+    ("name", "px", "millions"),
+    [
+        ("sd-1.4", 512, [859.5, 83.7, 123.1]),
+        ("sd-2", 768, [865.9, 83.7, 340.4]),
+        ("sdxl", 1024, [2567.5, 83.7, 123.1, 694.7]),
+    ],
+)
+def test_shapes_of_the_papers_bases_need_no_hub(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    px: int,
+    millions: list[float],
+) -> None:
+    """Numbers of weights as their papers and model cards have them."""
+    monkeypatch.setattr("huggingface_hub.model_info", unreachable)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
+    parts = parts_of(BaseConfig(model=name, device="cpu"))
+    networks = [parts.denoiser, parts.vae, *parts.text]
+    counts = [sum(w.numel() for w in network.parameters()) / 1e6 for network in networks]
+    assert counts == pytest.approx(millions, abs=0.1)
+    assert parts.image_px == px
+    assert f"{name} is taken to have the shapes that were published" in capsys.readouterr().err
+    with pytest.raises(ModelError):
+        parts_of(BaseConfig(model="some/other", device="cpu"))
+
+
+def unreachable(*_: object, **__: object) -> None:
+    raise OSError("no net")
+
+
 def test_need_is_solved_for_images() -> None:
     need = Need("generating", weights=2 * GIB, trained=0, fixed=0, each=GIB, images=8)
     assert need.total == int(1.1 * 10 * GIB) + CONTEXT
@@ -309,14 +389,14 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = RunConfig(name="little", folder=tmp_path, base=tiny.base("sd1"), experts=CONFIG)
-    monkeypatch.setattr(capacity, "_device_memory", lambda base: CONTEXT)
+    monkeypatch.setattr(capacity, "_device_memory", lambda base, setting="base": CONTEXT)
     monkeypatch.setattr(text_to_image, "load_text_to_image", lambda base: pytest.fail("loaded"))
     stages = Stages(config, Workspace(tmp_path), make=[])
     with pytest.raises(
         ModelError, match=r"has 1\.0 GiB, but generating about .*base\.precision: bf16"
     ):
         stages.model()
-    monkeypatch.setattr(capacity, "_device_memory", lambda base: 1 << 50)
+    monkeypatch.setattr(capacity, "_device_memory", lambda base, setting="base": 1 << 50)
     monkeypatch.setattr(text_to_image, "load_text_to_image", lambda base: base)
     assert stages.model() == config.base
 
@@ -346,7 +426,7 @@ def test_an_application_needs_what_it_does_itself(
         )
 
     limit = memory(run(1))[0][-1].total - 1
-    monkeypatch.setattr(capacity, "_device_memory", lambda base: limit)
+    monkeypatch.setattr(capacity, "_device_memory", lambda base, setting="base": limit)
     monkeypatch.setattr(text_to_image, "load_text_to_image", lambda base: base)
     with pytest.raises(ModelError, match="but training about"):
         Stages(run(1), Workspace(tmp_path), make=[]).model()

@@ -72,7 +72,7 @@ def test_settings_are_those_of_its_row(run: Path) -> None:
     assert config.experts.adapter == outside_kind.ScalesConfig()
     again = RunConfig.model_validate_json(config.model_dump_json())
     assert again.experts.adapter == config.experts.adapter
-    assert list(ADAPTERS) == ["lora", "oft", "coft", "full", "sur", "scales"]
+    assert list(ADAPTERS) == ["lora", "oft", "coft", "full", "sur", "mixture", "scales"]
 
 
 def test_it_is_trained_and_read(run: Path) -> None:

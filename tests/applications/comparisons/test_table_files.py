@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from selma import cli
 from selma.applications.comparisons.recipes import check, load_comparison, runs
+from selma.config.preferences import DpoObjective
+from selma.config.rewards import DdpoObjective
 from selma.errors import ConfigError
 from selma.toybox import BASES, weights_folder
 
@@ -74,3 +78,53 @@ def test_what_is_missing_is_said_once_for_all_rows(
     assert text.count("OPENAI_API_KEY") == 1
     assert text.count("selma data fetch dsg-1k") == 1
     assert "selma data fetch tifa-v1.0" in text
+
+
+@pytest.mark.parametrize("name", ["table1-sd14.yaml", "table4-sd2.yaml"])
+def test_a_dry_run_and_an_estimate_need_no_hub(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no net")
+
+    for function in ("model_info", "hf_hub_download"):
+        monkeypatch.setattr(f"huggingface_hub.{function}", unreachable)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
+    result = CliRunner().invoke(cli.app, ["compare", str(copied / name), "--dry-run"])
+    assert result.exit_code == 0, result.output
+    assert "all, to make" in result.output
+    unpinned = name.startswith("table4-sd2")
+    assert ("counts as missing, since its commit cannot be told" in result.output) == unpinned
+
+
+def test_dpos_rows_have_two_images_of_each_prompt() -> None:
+    for path in FILES:
+        for name, config in runs(path).items():
+            objective = config.experts.objective
+            if isinstance(objective, DpoObjective):
+                assert (config.images.candidates_per_prompt, objective.pairs.of) == (2, "first_two")
+                assert (config.experts.learning_rate, config.experts.schedule) == (3e-4, "constant")
+                assert name == "dpo"
+
+
+def test_figure_3_is_the_same_for_every_base() -> None:
+    tables = {path: load_comparison(path) for path in FILES if path.stem.startswith("figure3")}
+    rows = {tuple((r.name, r.model) for r in t.comparison.rows) for t in tables.values()}
+    claims = {tuple(t.comparison.claims) for t in tables.values()}
+    assert len(tables) == 4 and len(rows) == len(claims) == 1
+    for table in tables.values():
+        for name, recipe in table.recipes.items():
+            prompts, images = recipe.config.prompts, recipe.config.images
+            given = (name.endswith(("-pairs", "-captions")), name.endswith("-pairs"))
+            assert (prompts.given, images.given) == given
+            assert recipe.row.model == "base" or len(prompts.skills) == 1
+
+
+def test_ddpo_learns_from_all_that_a_round_drew_as_released() -> None:
+    for base in ("sd14", "sd2", "sdxl"):
+        experts = runs(CONFIGS / "tables" / f"table1-{base}.yaml")["ddpo"].experts
+        objective = experts.objective
+        assert isinstance(objective, DdpoObjective)
+        transitions = objective.images_per_round * objective.sampling_steps
+        assert objective.updates_per_round * experts.batch_size == transitions == 12_800
+        assert experts.steps == 100 * objective.updates_per_round
