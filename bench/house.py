@@ -39,6 +39,9 @@ from test_imports import LAYERS  # noqa: E402  (the order of parts is said once,
 
 from selma.applications import APPLICATIONS  # noqa: E402
 
+MOST_LINES = 26_550
+"""4,000 more than before the paper's other tables: given data, another base, preferences, three
+objectives by rewards, mixtures, methods without training, estimates without the Hub."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -207,7 +210,7 @@ def size(root: Path = ROOT) -> Measure:
             lines += len(text.splitlines())
             code += len(code_lines(text))
     name = "lines of code without applications and toybox"
-    return Measure(name, f"{code} ({lines} in files)", "≤ 22500", code <= 22_500)
+    return Measure(name, f"{code} ({lines} in files)", f"≤ {MOST_LINES}", code <= MOST_LINES)
 
 
 def code_lines(text: str) -> set[int]:
