@@ -21,7 +21,7 @@ from selma.errors import ConfigError, DataError, ModelError
 from selma.experts.advantages import has_spread
 from selma.experts.batches import Batches
 from selma.experts.finishing import REWARDS, ROUNDS
-from selma.experts.learners import LearnerParts
+from selma.experts.learners import AdapterWeights, LearnerParts
 from selma.experts.rewards import check_reward
 from selma.experts.rounds import RoundPlace, Tell
 from selma.image_files import png_bytes
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from selma.backbones.families.conditioning import Conditioning
+    from selma.backbones.text_to_image import TextToImage
 
 CHECK = "check.json"
 OLD = "old/"
@@ -272,6 +273,45 @@ class Rollouts:
     @property
     def _skill(self) -> str:
         return self.parts.batches.skill
+
+
+class RolloutLearner:
+    """What learners by rewards have in common (`rounds.RoundLearner`)."""
+
+    def __init__(
+        self, settings: RewardedObjective, parts: LearnerParts, rollouts: Rollouts
+    ) -> None:
+        self.parts, self.rollouts = parts, rollouts
+        self.updates_per_round = settings.updates_per_round
+        self.parameters: Mapping[str, nn.Parameter] = {}
+
+    @property
+    def model(self) -> TextToImage:
+        return self.parts.model
+
+    @property
+    def weights(self) -> AdapterWeights:
+        return self.parts.weights
+
+    @property
+    def batches(self) -> Batches:
+        return self.rollouts.batches
+
+    def image_names(self) -> Sequence[str]:
+        """Of each sample."""
+        names, each = self.rollouts.round.names, self.rollouts.samples_per_image
+        return [f"{name} at {k}" if each > 1 else name for name in names for k in range(each)]
+
+    def begin_round(
+        self, place: RoundPlace, parameters: Mapping[str, nn.Parameter], tell: Tell
+    ) -> None:
+        """Make or read the round, of which these are the trained weights."""
+        self.parameters = parameters
+        self.rollouts.begin(place, parameters, tell)
+
+    def begins(self, step: int) -> bool:
+        """Whether a round's first step is step 1, 2, ..., whose weights are those that drew."""
+        return (step - 1) % self.updates_per_round == 0
 
 
 def _put(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:

@@ -66,35 +66,23 @@ def train_experts(
         for skill in pairs
     }
 
+    training = _Training(
+        config,
+        folder,
+        base=base,
+        seed=seed,
+        model=model,
+        dev_score=dev_score if config.select == "dev" else None,
+        rewards=rewards,
+        fitting=fitting,
+    )
+
     def train(skill: str) -> Expert:
-        return _train_skill(
-            skill,
-            data[skill],
-            config,
-            folder,
-            base=base,
-            seed=seed,
-            model=model,
-            dev_score=dev_score if config.select == "dev" else None,
-            reward=rewards and rewards(skill),
-            fitting=fitting,
-        )
+        return training.expert(skill, data[skill])
 
     if processes.count() == 1 or config.spread == "batch":
         return [train(skill) for skill in pairs]
-    items = {
-        skill: _item(
-            skill,
-            data[skill],
-            config,
-            folder,
-            base=base,
-            seed=seed,
-            reward=rewards and rewards(skill),
-            fitting=fitting,
-        )
-        for skill in pairs
-    }
+    items = {skill: training.item(skill, data[skill]) for skill in pairs}
     missing = processes.share([skill for skill, item in items.items() if not item.done])
     processes.wait()  # until all have looked
     with processes.alone():
@@ -171,88 +159,80 @@ def _together(by_skill: Mapping[str, Sequence[Sample]]) -> dict[str, list[Sample
     return {JOINT: [sample for of_skill in by_skill.values() for sample in of_skill]}
 
 
-def _item(
-    skill: str,
-    data: SkillData,
-    config: ExpertsConfig,
-    folder: Workspace,
-    *,
-    base: BaseConfig,
-    seed: int,
-    reward: Reward | None,
-    fitting: Fitting,
-) -> Item:
-    if not data.pairs:
-        raise DataError(f"The expert {skill!r} needs at least one pair, but has none.")
-    recipe = expert_recipe(
-        skill,
-        data.pairs,
-        image_digests(data.pairs),
-        config,
-        base=base,
-        seed=seed,
-        reward=None if reward is None else reward.recipe,
-        fitting=fitting,
-    )
-    if data.preferred is not None:
-        recipe["preferred"] = recipe_key({"places": data.preferred})
-    return folder.item(EXPERTS, skill, recipe=recipe)
+@dataclass(frozen=True)
+class _Training:
+    """All that experts are trained by, beside their data."""
 
+    config: ExpertsConfig
+    folder: Workspace
+    base: BaseConfig
+    seed: int
+    model: Callable[[], TextToImage]
+    dev_score: Callable[[Path], float] | None
+    rewards: Callable[[str], Reward] | None
+    fitting: Fitting
 
-def _train_skill(
-    skill: str,
-    data: SkillData,
-    config: ExpertsConfig,
-    folder: Workspace,
-    *,
-    base: BaseConfig,
-    seed: int,
-    model: Callable[[], TextToImage],
-    dev_score: Callable[[Path], float] | None,
-    reward: Reward | None,
-    fitting: Fitting,
-) -> Expert:
-    item = _item(skill, data, config, folder, base=base, seed=seed, reward=reward, fitting=fitting)
+    def item(self, skill: str, data: SkillData) -> Item:
+        """The expert's item. Raises DataError unless it has any pairs."""
+        if not data.pairs:
+            raise DataError(f"The expert {skill!r} needs at least one pair, but has none.")
+        recipe = expert_recipe(
+            skill,
+            data.pairs,
+            image_digests(data.pairs),
+            self.config,
+            base=self.base,
+            seed=self.seed,
+            reward=None if self.rewards is None else self.rewards(skill).recipe,
+            fitting=self.fitting,
+        )
+        if data.preferred is not None:
+            recipe["preferred"] = recipe_key({"places": data.preferred})
+        return self.folder.item(EXPERTS, skill, recipe=recipe)
 
-    def learner() -> Learner:
+    def expert(self, skill: str, data: SkillData) -> Expert:
+        """The expert, trained unless it is there."""
+        item, config = self.item(skill, data), self.config
+        train_item(
+            item,
+            lambda: self._learner(skill, data, item),
+            config,
+            self.folder,
+            title=skill,
+            names=data.names,
+            made_by={
+                "skill": skill,
+                "objective": config.objective.model_dump(mode="json"),
+                **{name: item.recipe[name] for name in ("drawn_by",) if name in item.recipe},
+            },
+            journal={"skill": skill},
+            dev_score=self.dev_score,
+        )
+        return Expert(skill=skill, folder=item.path, key=item.key)
+
+    def _learner(self, skill: str, data: SkillData, item: Item) -> Learner:
         from selma.experts.encoding import encode_pairs
 
+        flip = self.config.flip
         with processes.main_first():
             encoded = encode_pairs(
                 data.pairs,
-                folder,
+                self.folder,
                 skill=skill,
-                flip=config.flip,
+                flip=flip,
                 digests=image_digests(data.pairs),
-                recipe=encoding_recipe(dict(item.recipe), flip=config.flip),
-                model=model,
-                fitting=fitting,
+                recipe=encoding_recipe(dict(item.recipe), flip=flip),
+                model=self.model,
+                fitting=self.fitting,
             )
         return expert_learner(
-            model(),
+            self.model(),
             encoded,
-            config,
+            self.config,
             skill=skill,
-            seed=seed,
+            seed=self.seed,
             pairs=data.pairs,
             preferred=data.preferred,
-            reward=reward,
-            journal=partial(folder.journal, EXPERTS, skill=skill),
+            reward=self.rewards and self.rewards(skill),
+            journal=partial(self.folder.journal, EXPERTS, skill=skill),
         )
-
-    train_item(
-        item,
-        learner,
-        config,
-        folder,
-        title=skill,
-        names=data.names,
-        made_by={
-            "skill": skill,
-            "objective": config.objective.model_dump(mode="json"),
-            **{name: item.recipe[name] for name in ("drawn_by",) if name in item.recipe},
-        },
-        journal={"skill": skill},
-        dev_score=dev_score,
-    )
-    return Expert(skill=skill, folder=item.path, key=item.key)

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from selma.config.rewards import DdpoObjective
 from selma.experts.advantages import TINY
 from selma.experts.finishing import REWARDS, ROUNDS
-from selma.experts.learners import AdapterWeights, LearnerParts
+from selma.experts.learners import LearnerParts
+from selma.experts.rollouts import RolloutLearner
 from selma.experts.rounds import RoundPlace, Tell
 from selma.experts.trajectories import Trajectories
 from selma.workspace import read_lines
 
 if TYPE_CHECKING:
     from selma.backbones.families.paths import NoisePath
-    from selma.backbones.text_to_image import TextToImage
-    from selma.experts.batches import Batch, Batches
+    from selma.experts.batches import Batch
 
 
 def clipped_losses(ratios: Tensor, advantages: Tensor, *, clip: float) -> Tensor:
@@ -49,39 +49,18 @@ def prompt_advantages(
     return torch.stack(advantages).float()
 
 
-class DdpoLearner:
+class DdpoLearner(RolloutLearner):
     """Weights that learn which of their sampler's steps were good."""
 
     def __init__(self, settings: DdpoObjective, parts: LearnerParts) -> None:
-        self.settings, self.parts = settings, parts
-        self.updates_per_round = settings.updates_per_round
-        self.trajectories = Trajectories(settings, parts)
-        self.rollouts = self.trajectories.rollouts
-        self.parameters: Mapping[str, nn.Parameter] = {}
+        self.settings, self.trajectories = settings, Trajectories(settings, parts)
+        super().__init__(settings, parts, self.trajectories.rollouts)
         self.advantages = torch.zeros(0)
-
-    @property
-    def model(self) -> TextToImage:
-        return self.parts.model
-
-    @property
-    def weights(self) -> AdapterWeights:
-        return self.parts.weights
-
-    @property
-    def batches(self) -> Batches:
-        return self.rollouts.batches
-
-    def image_names(self) -> Sequence[str]:
-        """Of each transition."""
-        names, steps = self.rollouts.round.names, self.trajectories.steps
-        return [f"{name} at {k}" for name in names for k in range(steps)]
 
     def begin_round(
         self, place: RoundPlace, parameters: Mapping[str, nn.Parameter], tell: Tell
     ) -> None:
-        self.parameters = parameters
-        self.rollouts.begin(place, parameters, tell)
+        super().begin_round(place, parameters, tell)
         settings = self.settings
         rows = read_lines(place.folder / REWARDS)
         self.advantages = prompt_advantages(
@@ -93,8 +72,7 @@ class DdpoLearner:
 
     def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
         trajectories, transitions = self.trajectories, batch.indices
-        first = (step - 1) % self.updates_per_round == 0
-        ratios, _ = trajectories.ratios(transitions, self.parameters, first=first)
+        ratios, _ = trajectories.ratios(transitions, self.parameters, first=self.begins(step))
         advantages = self.advantages[transitions // trajectories.steps].to(ratios.device)
         clip = self.settings.ratio_clip
         return {

@@ -7,7 +7,7 @@ no gradient on either side.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from selma.config.rewards import DpokObjective
 from selma.errors import DataError
-from selma.experts.learners import AdapterWeights, LearnerParts
+from selma.experts.learners import LearnerParts
 from selma.experts.losses import denoising_losses
+from selma.experts.rollouts import RolloutLearner
 from selma.experts.rounds import RoundPlace, Tell
 from selma.experts.trajectories import Trajectories
 from selma.experts.value import ValueTraining
@@ -25,8 +26,7 @@ from selma.randomness import generator
 
 if TYPE_CHECKING:
     from selma.backbones.families.paths import NoisePath
-    from selma.backbones.text_to_image import TextToImage
-    from selma.experts.batches import Batch, Batches
+    from selma.experts.batches import Batch
 
 VALUE = "value"
 
@@ -36,45 +36,24 @@ def bounded_losses(ratios: Tensor, advantages: Tensor, *, clip: float) -> Tensor
     return -advantages * ratios.clamp(1 - clip, 1 + clip)
 
 
-class DpokLearner:
+class DpokLearner(RolloutLearner):
     """Weights that learn which of their sampler's steps were better than expected."""
 
     def __init__(self, settings: DpokObjective, parts: LearnerParts) -> None:
-        self.settings, self.parts = settings, parts
-        self.updates_per_round = settings.updates_per_round
-        self.trajectories = Trajectories(settings, parts)
-        self.rollouts = self.trajectories.rollouts
-        self.parameters: Mapping[str, nn.Parameter] = {}
-
-    @property
-    def model(self) -> TextToImage:
-        return self.parts.model
-
-    @property
-    def weights(self) -> AdapterWeights:
-        return self.parts.weights
-
-    @property
-    def batches(self) -> Batches:
-        return self.rollouts.batches
-
-    def image_names(self) -> Sequence[str]:
-        """Of each transition."""
-        names, steps = self.rollouts.round.names, self.trajectories.steps
-        return [f"{name} at {k}" for name in names for k in range(steps)]
+        self.settings, self.trajectories = settings, Trajectories(settings, parts)
+        super().__init__(settings, parts, self.trajectories.rollouts)
 
     def begin_round(
         self, place: RoundPlace, parameters: Mapping[str, nn.Parameter], tell: Tell
     ) -> None:
-        self.parameters = parameters
-        self.rollouts.begin(place, parameters, tell)
+        super().begin_round(place, parameters, tell)
         self._learn_value(place)
 
     def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
         trajectories, transitions, settings = self.trajectories, batch.indices, self.settings
-        first = (step - 1) % self.updates_per_round == 0
         with self.weights.switched_off():
             base = trajectories.predicted(transitions, with_gradient=False)
+        first = self.begins(step)
         ratios, predicted = trajectories.ratios(transitions, self.parameters, first=first)
         advantages = self._advantages(transitions).to(ratios.device)
         policy = bounded_losses(ratios, advantages, clip=settings.ratio_clip)

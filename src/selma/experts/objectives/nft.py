@@ -19,15 +19,14 @@ from torch import Tensor, nn
 
 from selma.config.rewards import NftObjective
 from selma.experts.advantages import group_advantages
-from selma.experts.learners import AdapterWeights, LearnerParts
+from selma.experts.learners import LearnerParts
 from selma.experts.losses import denoising_losses
-from selma.experts.rollouts import Rollouts
+from selma.experts.rollouts import RolloutLearner, Rollouts
 from selma.experts.rounds import RoundPlace, Tell
 
 if TYPE_CHECKING:
     from selma.backbones.families.paths import NoisePath
-    from selma.backbones.text_to_image import TextToImage
-    from selma.experts.batches import Batch, Batches
+    from selma.experts.batches import Batch
 
 SMALLEST_ERROR = 1e-5
 
@@ -61,37 +60,20 @@ def _relative_errors(x0_hat: Tensor, x0: Tensor) -> Tensor:
     return errors.square().mean(1) / size
 
 
-class NftLearner:
+class NftLearner(RolloutLearner):
     """Weights that learn from the rewards of their own images."""
 
     def __init__(self, settings: NftObjective, parts: LearnerParts) -> None:
-        self.settings, self.parts = settings, parts
-        self.updates_per_round = settings.updates_per_round
-        self.rollouts = Rollouts(
-            settings, parts, draw=self._draw, keep_old=settings.updates_per_round > 1
+        self.settings = settings
+        keep_old = settings.updates_per_round > 1
+        super().__init__(
+            settings, parts, Rollouts(settings, parts, draw=self._draw, keep_old=keep_old)
         )
-        self.parameters: Mapping[str, nn.Parameter] = {}
-
-    @property
-    def model(self) -> TextToImage:
-        return self.parts.model
-
-    @property
-    def weights(self) -> AdapterWeights:
-        return self.parts.weights
-
-    @property
-    def batches(self) -> Batches:
-        return self.rollouts.batches
-
-    def image_names(self) -> Sequence[str]:
-        return self.rollouts.round.names
 
     def begin_round(
         self, place: RoundPlace, parameters: Mapping[str, nn.Parameter], tell: Tell
     ) -> None:
-        self.parameters = parameters
-        self.rollouts.begin(place, parameters, tell)
+        super().begin_round(place, parameters, tell)
         self.__dict__.pop("_optimality", None)
 
     def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
@@ -137,7 +119,7 @@ class NftLearner:
 
     def _of_old(self, predict: Predict, step: int) -> Tensor | None:
         """What the weights that drew predict; None at a round's first step, which has them."""
-        if (step - 1) % self.updates_per_round == 0:
+        if self.begins(step):
             return None
         with torch.no_grad(), self.rollouts.old_weights(self.parameters):
             return predict()
