@@ -406,7 +406,7 @@ def test_prompts_that_were_not_read_to_their_end_are_counted(found: Findings) ->
 def test_pairs_of_winner_and_loser_are_counted(found: Findings) -> None:
     assert "winner and loser" not in Parsed(page.render(found, CONFIG)).text
     count = PreferenceCount(
-        pairs=231, dropped=19, least_difference=0.01234, measured=True, prompts=230
+        pairs=231, dropped=19, least_difference=0.01234, measured=True, prompts=230, images=461
     )
     counts = dict.fromkeys(found.pairs, count)
     text = Parsed(page.render(dataclasses.replace(found, preferences=counts), CONFIG)).text

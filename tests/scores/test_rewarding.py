@@ -27,6 +27,7 @@ ASKED = BenchmarkPrompt(
     ),
 )
 PROMPT = Prompt(id="p", skill="cats", text=ASKED.text)
+NFT = {"objective": {"kind": "nft", "reward": "toybox"}}
 OTHER = Prompt(id="q", skill="cats", text="a dog")
 
 
@@ -75,6 +76,29 @@ def test_a_scorer_needs_no_questions() -> None:
     scored = ScoredImages(ColourJudge("colours"))
     rows = scored.rows([halves("red", "blue")], [PROMPT])
     assert rows == [{"reward": 100.0}] and scored.knows(OTHER) and not scored.from_zero
+
+
+@pytest.mark.parametrize(
+    ("different", "searched"),
+    [
+        ({}, True),
+        ({"merged": {"method": "sum_of_deltas"}}, True),
+        ({"merged": {"search": None}}, False),
+        ({"merged": {"scale": 1.5}}, False),
+        ({"merged": {"mixture": {}}}, False),
+        ({"scores": {"benchmark": "a.csv"}}, False),
+        ({"experts": NFT | {"adapter": {"kind": "oft"}}}, False),
+        ({"experts": {}}, False),
+    ],
+)  # fmt: skip
+def test_the_scale_of_what_rewards_taught_is_searched_by_default(
+    different: dict[str, Any], searched: bool
+) -> None:
+    config = RunConfig.model_validate({"name": "r", "experts": NFT} | different)
+    search = config.merged.search
+    assert (search is not None) == searched
+    assert search is None or (search.weights, search.trials) == (False, 6)
+    assert RunConfig.model_validate(config.model_dump()) == config
 
 
 def test_a_scorer_that_rewards_is_no_evidence_and_questions_have_one_source() -> None:

@@ -19,7 +19,7 @@ from selma.config.networks import BaseConfig
 from selma.config.places import map_paths
 from selma.config.prompts import PromptsConfig
 from selma.config.questions import WrittenQuestions
-from selma.config.rewards import RewardedObjective
+from selma.config.rewards import RewardedObjective, with_scale_searched
 from selma.config.scores import ScorerSettings, ScoresConfig
 from selma.config.section import Section, Seed, is_folder, mistake, require_kind
 from selma.errors import ConfigError
@@ -91,6 +91,11 @@ class RunConfig(Section):
         """Where questions about the training prompts come from; None if nobody asks any."""
         wanted = self.rewarded.questions if self.rewarded is not None else None
         return self.images.questions or wanted
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scale_of_rewards(cls, values: Any) -> Any:
+        return with_scale_searched(values)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -93,7 +93,9 @@ class MergedConfig(Section):
     scale: float = 1.0
     """Of the whole result. mergekit (and TIES' paper) call it lambda, which is taken as well."""
     search: WeightSearch | None = None
-    """Find weights and scale by score instead of giving them; None is off."""
+    """Find weights and scale by score instead of giving them; None is off. Of LoRAs that learnt
+    from rewards the scale is searched on toybox's dev prompts unless search, scale, weights or
+    mixture say otherwise, since their changes add up."""
     mixture: MixtureConfig | None = None
     """Train a mixture of the experts instead of merging them; None is off."""
 

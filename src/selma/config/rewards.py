@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic import model_validator as checked
@@ -113,3 +113,31 @@ class DpokObjective(PolicyObjective):
     """Minibatches of the value network's one step in a round."""
     value_batch: PositiveInt = 256
     """Transitions in each."""
+
+
+def with_scale_searched(values: Any) -> Any:
+    """A run's settings as they were given, and where experts learn from rewards, with a search for
+    the merge's scale on the dev prompts, if the benchmark has any."""
+    if not isinstance(values, dict):
+        return values
+    experts, scores, merged = (values.get(name, {}) for name in ("experts", "scores", "merged"))
+    if not all(isinstance(section, dict) for section in (experts, scores, merged)):
+        return values  # made in Python, as they are meant to be
+    rewarded = {kind.model_fields["kind"].default for kind in REWARDED}
+    lora = _kind(experts.get("adapter"), "lora") == "lora"
+    decided = {"search", "scale", "lambda", "weights", "mixture"} & merged.keys()
+    toybox = scores.get("benchmark", "toybox") == "toybox"
+    if _kind(experts.get("objective"), "") not in rewarded or decided or not (lora and toybox):
+        return values
+    return values | {"merged": merged | {"search": {"trials": SCALES, "weights": False}}}
+
+
+def _kind(section: Any, default: str) -> Any:
+    if section is None:
+        return default
+    return section.get("kind") if isinstance(section, dict) else getattr(section, "kind", None)
+
+
+REWARDED = (NftObjective, DdpoObjective, DpokObjective)
+SCALES = 6
+"""How many merges a search for the scale alone tries unless told otherwise."""

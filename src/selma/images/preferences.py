@@ -142,6 +142,7 @@ class _SkillPreferences:
                 pairs=len(rows),
                 dropped=dropped,
                 prompts=len({row["prompt_id"] for row in rows}),
+                images=len({row[side] for row in rows for side in ("winner", "loser")}),
                 least_difference=least,
                 measured=self.settings.least_difference is None,
             )

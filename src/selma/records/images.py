@@ -42,6 +42,8 @@ class PreferenceCount(Record):
     """Whether it was measured, or set."""
     prompts: int
     """With at least one pair."""
+    images: int
+    """In the pairs, each once."""
 
 
 class Survivors(Record):

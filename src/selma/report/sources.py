@@ -12,7 +12,13 @@ from selma.given import GIVEN
 def trained_on(settings: Mapping[str, Any]) -> str:
     """Where prompts and images come from, by a run's settings: half a sentence."""
     prompts, images = (_section(settings, name) for name in ("prompts", "images"))
-    return f"{_prompts(prompts)}, {_images(images)}"
+    objective = _section(_section(settings, "experts"), "objective")
+    learnt = ""
+    if "reward" in objective:
+        learnt = ", to check the reward by; experts learnt from rewarded images of their own"
+    elif "pairs" in objective:
+        learnt = "; experts learnt from pairs of such images, of which one is preferred"
+    return f"{_prompts(prompts)}, {_images(images)}{learnt}"
 
 
 def _prompts(prompts: Mapping[str, Any]) -> str:

@@ -62,6 +62,25 @@ def test_of_chosen_images_the_candidates_were_generated(tmp_path: Path) -> None:
     assert (cost.generated, cost.trained) == (32, 11)
 
 
+def test_of_preferences_the_images_in_pairs_are_trained_on(tmp_path: Path) -> None:
+    folder = SharedWorkspace(tmp_path)
+    made(folder, "2-images", "_candidates", "coco", images=16)
+    made(folder, "2-images", "_scores", "coco", candidates=16)
+    chosen = folder.item("2-images", "coco", recipe={"choose": [2, "scorer"]})
+    chosen.begin()
+    chosen.finish([], {"images": 8})
+    made(folder, "2-images", "_moved", "coco", images=16)  # by a pixel, to measure noise
+    made(folder, "2-images", "_moved-scores", "coco", candidates=16)
+    made(folder, "2-images", "_preferences", "coco", pairs=7, images=14)
+    made(folder, "3-experts", "coco", pairs=7, steps=5)
+    objective = {"experts": {"objective": {"kind": "dpo"}}}
+    config = RunConfig.model_validate({"name": "row", **objective})
+    cost = cost_of(folder.used, folder, config)
+    assert cost.model_dump(exclude={"seconds"}) == {
+        "generated": 16, "scored": 32, "trained": 14, "steps": 5,
+    }  # fmt: skip
+
+
 def test_experts_that_learn_from_rewards_generate_their_own(tmp_path: Path) -> None:
     folder = SharedWorkspace(tmp_path)
     made(folder, "2-images", "coco", images=5)

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from selma.applications.comparisons.records import Cost
 from selma.applications.comparisons.sharing import SharedWorkspace, counts_of
 from selma.config import RunConfig
+from selma.config.preferences import PreferenceObjective
+from selma.images.preferences import MOVED, PREFERENCES
 from selma.records.merged import TRIAL
 from selma.workspace import EXPERTS, IMAGES, SCORES, manifest, read_json, write_json
 
@@ -40,7 +42,7 @@ def cost_of(items: Iterable[str], folder: SharedWorkspace, config: RunConfig) ->
             seconds += line["seconds"]
     totals = {"generated": 0, "scored": 0, "trained": 0, "steps": 0}
     for name, line in last.items():
-        for key, count in _counts(name, line, rewarded=config.rewarded is not None).items():
+        for key, count in _counts(name, line, config).items():
             totals[key] += count
     return Cost(**totals, seconds=round(seconds, 3))
 
@@ -52,21 +54,29 @@ def _on_record(folder: SharedWorkspace, name: str) -> dict[str, int] | None:
     return counts_of(record["summary"], record["recipe"]) if record else None
 
 
-def _counts(name: str, line: dict[str, int], *, rewarded: bool) -> dict[str, int]:
-    """The numbers of one finished item. rewarded: whether experts learn from images of their
-    own, not from those of stage 2."""
+def _counts(name: str, line: dict[str, int], config: RunConfig) -> dict[str, int]:
+    """The numbers of one finished item."""
     images = line.get("images", 0)
     counts = {"generated": 0, "scored": 0}
     if name.startswith(_TO_CHOOSE):
         return {"generated": images, "scored": images}
+    if name.startswith(f"{IMAGES}/{PREFERENCES}/"):
+        return {"trained": images}
     if name.startswith(f"{IMAGES}/"):
-        counts["generated"] += 0 if "not_generated" in line else images
+        copied = "not_generated" in line or name.startswith(f"{IMAGES}/{MOVED}/")
+        counts["generated"] += 0 if copied else images
         counts["scored"] += line.get("candidates", 0)
-        if name.count("/") == 2:  # a skill's pairs, whatever is trained on them
-            counts["trained"] = 0 if rewarded else images
+        if name.count("/") == 2:  # a skill's pairs
+            counts["trained"] = images if _learns_from_pairs(config) else 0
     if name.startswith(f"{EXPERTS}/"):
         counts["steps"] = line.get("steps", 0)
         counts["generated"] += (own := line.get("images_generated", 0))
         counts["scored"] += line.get("images_judged", 0)
         counts["trained"] = own
     return counts
+
+
+def _learns_from_pairs(config: RunConfig) -> bool:
+    """Whether experts learn from the images of stage 2, and neither from those that they generate
+    themselves nor from preferences."""
+    return config.rewarded is None and not isinstance(config.experts.objective, PreferenceObjective)
