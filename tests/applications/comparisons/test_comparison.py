@@ -144,7 +144,7 @@ def test_a_row_more_takes_what_is_there(
         {"name": "round2", "images_by": "selma"},
     ]
     path = written(home, address, "more", name="little", rows=rows)
-    said = run(path, "--only", "round2", "--only", "longer")
+    said = run(path, "--only", "round2", "--only", "longer", "--json", home / "more.json")
     assert "round2" in said and "longer" in said and "added up" not in said
     after = finished(home / "run")
     assert {file: after[file] for file in before if "6-report" not in file.parts} == {
@@ -152,6 +152,12 @@ def test_a_row_more_takes_what_is_there(
     }
     assert len(list((home / "run" / "3-experts").glob("coco/*/manifest.json"))) == 3
     assert len(list((home / "run" / "2-images").glob("coco/*/manifest.json"))) == 2
+    rows = json.loads((home / "more.json").read_text())["rows"]
+    costs = {row["name"]: row["cost"] for row in rows}
+    # What its teacher took is part of what it took.
+    assert costs["round2"]["generated"] == 2 * costs["selma"]["generated"] == 32
+    assert costs["round2"]["steps"] == 2 * costs["selma"]["steps"] == 8
+    assert costs["round2"]["trained"] == 32
 
 
 def test_the_page_is_a_section_and_loads_nothing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from selma.applications.comparisons.costs import cost_of, remember
@@ -103,6 +104,16 @@ def test_an_item_that_the_journal_lacks_counts_all_the_same(tmp_path: Path) -> N
     (tmp_path / "journal.jsonl").unlink()  # killed before its line
     cost = cost_of(folder.used, folder, PLAIN)
     assert (cost.generated, cost.trained, cost.seconds) == (5, 5, 0.0)
+
+
+def test_a_row_knows_what_it_began_when_it_was_killed(tmp_path: Path) -> None:
+    killed, again = SharedWorkspace(tmp_path), SharedWorkspace(tmp_path)
+    killed.on_begin = partial(remember, "row", "key", killed)
+    made(killed, "3-experts", "_encoded", "coco", pairs=2)
+    killed.item("3-experts", "coco", recipe={"made": 1}).begin()
+    # The next command finds the expert finished, and asks for nothing that led to it.
+    made(again, "3-experts", "coco", steps=4)
+    assert remember("row", "key", again) == killed.used
 
 
 def test_an_item_takes_the_time_that_no_other_inside_it_took() -> None:

@@ -22,8 +22,9 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
     "experts": lambda run: any(run.glob("3-experts/coco/*/checkpoints/*/state.json")),
     "a merge": lambda run: any(run.glob("4-merged/*/manifest.json")),
     "dev images": lambda run: any(run.glob("5-scores/images/*-dev-*/*/*.png")),
-    "answers": lambda run: any(run.glob("5-scores/answers/*/*/*/answers.jsonl")),
-    "benchmark images": lambda run: any(run.glob("5-scores/images/*-test-3/*/*.png")),
+    "dev answers": lambda run: any(run.glob("5-scores/answers/dev-*/*/answers.jsonl")),
+    "benchmark images": lambda run: any(run.glob("5-scores/images/*-test-*/*/*.png")),
+    "a scorecard": lambda run: any(run.glob("5-scores/scorecard-*/*/manifest.json")),
 }
 """Words → whether a comparison's folder has come so far."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from selma import processes
@@ -120,9 +120,11 @@ class Bench:
             _say(f"row {number} of {len(self.plan.recipes)}: {name}")
             folder = self.stages[name].folder
             assert isinstance(folder, SharedWorkspace)
+            remembered = partial(remember, name, row_key(name, self.plan), folder)
+            folder.on_begin = remembered
             self.adapters[name] = self.resources.adapters(self.stages[name], recipe)
-            items = remember(name, row_key(name, self.plan), folder)
-            costs[name] = cost_of(items, folder, recipe.config)
+            folder.on_begin = lambda: None  # what is made from now on is not the model's
+            costs[name] = cost_of(remembered(), folder, recipe.config)
         return costs
 
     def asked(self, benchmark: str, split: str | None = None) -> list[BenchmarkPrompt]:

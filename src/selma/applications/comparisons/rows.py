@@ -33,6 +33,12 @@ class RowStages(Stages[RunConfig]):
         self.images_by: Callable[[], list[AppliedAdapter]] | None = None
         """Adapters of the row that generates the training images."""
 
+    @property
+    def used(self) -> set[str]:
+        """Items that were asked for."""
+        assert isinstance(self.folder, SharedWorkspace)
+        return self.folder.used
+
     def model(self) -> TextToImage:
         return self.resources.model(self.config.base, self._loaded)
 
@@ -78,10 +84,18 @@ class Resources:
         """The row's stages; without `make` they only show what is finished."""
         made = STAGES if make else ()
         stages = RowStages(recipe.config, self.workspace(), make=made, resources=self)
-        if recipe.row.images_by is not None:
-            teacher = self.plan.recipes[recipe.row.images_by]
-            stages.images_by = lambda: self.adapters(self.stages(teacher, make=make), teacher)
+        if (teacher := recipe.row.images_by) is not None:
+            stages.images_by = lambda: self._teaching(teacher, stages, make=make)
         return stages
+
+    def _teaching(self, row: str, taught: RowStages, *, make: bool) -> list[AppliedAdapter]:
+        """Adapters of the row that generates another's training images. What that took counts for
+        the other one, too."""
+        recipe = self.plan.recipes[row]
+        stages = self.stages(recipe, make=make)
+        adapters = self.adapters(stages, recipe)
+        taught.used.update(stages.used)
+        return adapters
 
     def adapters(self, stages: RowStages, recipe: Recipe) -> list[AppliedAdapter]:
         """What is applied to the base to be the row's model; what it needs is made."""

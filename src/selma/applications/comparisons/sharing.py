@@ -10,7 +10,7 @@ journal.jsonl             for each item that was finished how long it took, with
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class SharedItem(Item):
 
     def begin(self, *, guests: Collection[str] = ()) -> Path:
         self.folder.clock.start(self.name)
+        self.folder.on_begin()  # first, so that a row knows its items even if it is killed
         return super().begin(guests=guests)
 
     def finish(self, files: Iterable[Path], summary: Mapping[str, Any]) -> None:
@@ -82,6 +83,8 @@ class SharedWorkspace(Workspace):
         super().__init__(root)
         self.clock = clock or Clock()
         self.used: set[str] = set()
+        self.on_begin: Callable[[], object] = lambda: None
+        """Called before an item is made."""
         self._last: dict[str, Path] = {}
 
     def item(self, stage: str, *names: str, recipe: Mapping[str, Any]) -> Item:
