@@ -251,8 +251,8 @@ def kinds_of(section: type[Section], name: str) -> set[str]:
 def test_settings_take_the_kinds_that_the_tables_have() -> None:
     assert kinds_of(PromptsConfig, "backend") == {*LANGUAGE_MODELS}
     assert kinds_of(ExpertsConfig, "objective") == {*OBJECTIVES}
-    # Subjects alone are fine-tuned in full, and a SUR-adapter is no expert.
-    assert kinds_of(ExpertsConfig, "adapter") == {*ADAPTERS} - {"full", "sur"}
+    # Subjects alone are fine-tuned in full; a SUR-adapter is no expert, a mixture is made of them.
+    assert kinds_of(ExpertsConfig, "adapter") == {*ADAPTERS} - {"full", "sur", "mixture"}
     for name in ("judge", "choosing_judge"):
         assert kinds_of(ScoresConfig, name) | {*JUDGES_WITHOUT_SETTINGS} == {*JUDGES}
     assert {*get_args(PreferenceConfig.model_fields["kind"].annotation)} == {*SCORERS}

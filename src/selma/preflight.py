@@ -75,6 +75,8 @@ def every_mistake(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
     yield from _questions(config, make)
     if EXPERTS in make and config.rewarded is not None:
         yield from absent(config.rewarded, "experts.objective", without=["questions.backend"])
+    if EXPERTS in make:
+        yield from _rewards(config)
     yield from _preferences(config)
     judges = IMAGES in make and config.images.questions is not None
     mixture = config.merged.mixture
@@ -283,6 +285,14 @@ def _questions(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
                 f"selma questions {source} --out FILE.csv."
             )
         yield from _choices(asked, config, ["choosing_judge"])
+
+
+def _rewards(config: RunConfig) -> Iterator[str]:
+    if config.rewarded is not None and config.base.offload:
+        yield (
+            "base.offload: moves the autoencoder away while experts are trained, but "
+            f"{config.rewarded.kind} generates images between its steps; set it to false."
+        )
 
 
 def _preferences(config: RunConfig) -> Iterator[str]:

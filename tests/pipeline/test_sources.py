@@ -110,6 +110,13 @@ def test_mistakes_are_told_before_a_run(tmp_path):
     assert "no skill may be named 'joint'" in told
 
 
+def test_rewards_need_the_autoencoder_at_hand(tmp_path):
+    base = {"model": str(tiny.folder("sd1")), "device": "cpu", "offload": True}
+    rewarded = {"objective": {"kind": "ddpo", "reward": "toybox"}}
+    told = mistakes(config(tmp_path, experts=rewarded, base=base), STAGES)
+    assert "base.offload: moves the autoencoder away" in told and "ddpo generates images" in told
+
+
 @pytest.mark.parametrize("part", [{"base": {"model": "toybox"}}, {"adapter": "a"}, {"choose": {}}])
 def test_given_images_are_not_generated(tmp_path, part):
     with pytest.raises(ValidationError, match="belong to images that are generated"):
