@@ -14,7 +14,7 @@ from selma.config.rewards import NftObjective
 from selma.errors import ConfigError, DataError
 from selma.experts.advantages import group_advantages, has_spread
 from selma.experts.objectives.nft import nft_losses, optimality
-from selma.experts.rounds import RoundPlace
+from selma.experts.rounds import RoundFiles
 
 NFT = NftObjective(
     reward="toybox",
@@ -163,7 +163,7 @@ def test_a_round_leaves_its_rewards_and_a_line_in_the_journal(whole):
     check = json.loads((path / "rounds" / "check.json").read_text())
     assert {"own", "others", "noise", "own above noise", "own above others"} < set(check)
     assert all("kl" in line and "reward" in line for line in rounds(path))
-    assert RoundPlace(path, 2).state().exists() and not RoundPlace(path, 1).state().exists()
+    assert RoundFiles(path, 2).state().exists() and not RoundFiles(path, 1).state().exists()
 
 
 def test_the_images_of_a_batch_change_no_bit_of_each_other(model, data, folder):

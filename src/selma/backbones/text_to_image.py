@@ -193,9 +193,9 @@ class TextToImage:
             for count, filled in self.passes(len(latents), batch_size):
                 x = torch.stack([latents[i] for i in filled]).to(self.device, vae.dtype)
                 zero = normalised(torch.zeros_like(x), vae.config)
-                one = normalised(torch.ones_like(x), vae.config)
+                unit = normalised(torch.ones_like(x), vae.config)
                 with torch.no_grad():
-                    pixels = vae.decode((x - zero) / (one - zero), return_dict=False)[0]
+                    pixels = vae.decode((x - zero) / (unit - zero), return_dict=False)[0]
                 images = self.pipe.image_processor.postprocess(pixels, output_type="np")
                 yield from self._images(images)[:count]
         finally:
@@ -360,8 +360,8 @@ class TextToImage:
                 f"The model generated pixels that are not finite with {self.dtype}. "
                 "Set base.precision to bf16 or fp32."
             )
-        made: list[Image.Image] = self.pipe.image_processor.numpy_to_pil(images)
-        return made
+        pil_images: list[Image.Image] = self.pipe.image_processor.numpy_to_pil(images)
+        return pil_images
 
     def _prompts(self, texts: list[str], guidance: float) -> list[str] | PromptFeatures:
         """The texts, or where features are rewritten, these."""

@@ -27,8 +27,8 @@ def preferred_images(preferences: Sequence[Preference]) -> list[Pair]:
 
 def places(preferences: Sequence[Preference]) -> list[tuple[int, int]]:
     """Places of winner and loser among `preferred_images`, for each preference."""
-    place = {pair.image: number for number, pair in enumerate(preferred_images(preferences))}
-    return [(place[each.winner], place[each.loser]) for each in preferences]
+    position = {pair.image: number for number, pair in enumerate(preferred_images(preferences))}
+    return [(position[each.winner], position[each.loser]) for each in preferences]
 
 
 @dataclass(frozen=True)

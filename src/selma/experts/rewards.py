@@ -60,25 +60,25 @@ def check_reward(reward: Reward, pairs: Sequence[Pair], path: Path, *, seed: int
         name: [float(row["reward"]) for row in reward.rows(several, prompts)]
         for name, several in shown.items()
     }
-    found = {name: round(fmean(values), 4) for name, values in given.items()}
-    found |= {
+    means = {name: round(fmean(values), 4) for name, values in given.items()}
+    means |= {
         f"own above {name}": round(_wins(given["own"], given[name]), 4)
         for name in ("others", "noise")
     }
-    write_json(path, {"pairs": len(pairs), **found})
-    for sentence in _doubts(found, from_zero=reward.from_zero):
+    write_json(path, {"pairs": len(pairs), **means})
+    for sentence in _doubts(means, from_zero=reward.from_zero):
         console.print(f"Warning: {sentence}", style="yellow", highlight=False)
 
 
-def _doubts(found: Mapping[str, float], *, from_zero: bool) -> list[str]:
+def _doubts(means: Mapping[str, float], *, from_zero: bool) -> list[str]:
     """A sentence for each kind of wrong image that is rewarded too well."""
     words = {"others": "images of other prompts", "noise": "images of noise"}
     return [
-        f"the reward gives {found[name]:.3g} to {shown} and {found['own']:.3g} to the base's own; "
-        f"the own one is better for {found[f'own above {name}']:.0%} of prompts. An expert may "
+        f"the reward gives {means[name]:.3g} to {shown} and {means['own']:.3g} to the base's own; "
+        f"the own one is better for {means[f'own above {name}']:.0%} of prompts. An expert may "
         "learn whatever else the reward likes; look at its images, or choose another reward."
         for name, shown in words.items()
-        if found[f"own above {name}"] < WINS or (from_zero and found[name] > LOW * found["own"])
+        if means[f"own above {name}"] < WINS or (from_zero and means[name] > LOW * means["own"])
     ]
 
 

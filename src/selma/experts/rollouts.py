@@ -23,7 +23,7 @@ from selma.experts.batches import Batches
 from selma.experts.finishing import REWARDS, ROUNDS
 from selma.experts.learners import AdapterWeights, LearnerParts
 from selma.experts.rewards import check_reward
-from selma.experts.rounds import RoundPlace, Tell
+from selma.experts.rounds import RoundFiles, Tell
 from selma.image_files import png_bytes
 from selma.randomness import generator, seed_for
 from selma.row_files import write_rows
@@ -130,21 +130,21 @@ class Rollouts:
             raise ValueError("begin a round first")
         return self.current
 
-    def begin(self, place: RoundPlace, parameters: Mapping[str, nn.Parameter], tell: Tell) -> Round:
+    def begin(self, files: RoundFiles, parameters: Mapping[str, nn.Parameter], tell: Tell) -> Round:
         """Read the round, or make and keep it."""
-        check = place.expert / ROUNDS / CHECK
+        check = files.expert / ROUNDS / CHECK
         if not check.exists():
             check.parent.mkdir(exist_ok=True)
             pairs = [self.parts.pairs[row] for row in self._rewardable.tolist()]
             check_reward(self.reward, pairs, check, seed=self._seed)
-        state = place.state()
+        state = files.state()
         if not state.exists():
-            self._make(place, parameters, tell)
+            self._make(files, parameters, tell)
         tensors = safetensors.torch.load_file(state)
         old = {n.removeprefix(OLD): t for n, t in tensors.items() if n.startswith(OLD)}
         rows, groups = (tensors.pop(name).long() for name in ("rows", "groups"))
         self.current = Round(
-            place.number,
+            files.number,
             rows,
             groups,
             tensors.pop("rewards"),
@@ -152,7 +152,7 @@ class Rollouts:
             old=old,
             images_per_prompt=self.settings.images_per_prompt,
         )
-        place.state(back=1).unlink(missing_ok=True)  # the checkpoint after it is there
+        files.state(back=1).unlink(missing_ok=True)  # the checkpoint after it is there
         return self.current
 
     def conditioning(self, images: Tensor) -> Conditioning:
@@ -170,38 +170,40 @@ class Rollouts:
         finally:
             _put(parameters, now)
 
-    def _make(self, place: RoundPlace, parameters: Mapping[str, nn.Parameter], tell: Tell) -> None:
+    def _make(self, files: RoundFiles, parameters: Mapping[str, nn.Parameter], tell: Tell) -> None:
         """Generate, decode and reward; the state is written last."""
         began = time.monotonic()
-        shutil.rmtree(place.folder, ignore_errors=True)
-        place.folder.mkdir(parents=True)
+        shutil.rmtree(files.folder, ignore_errors=True)
+        files.folder.mkdir(parents=True)
         each = self.settings.images_per_prompt
-        rows = self._prompts(place.number).repeat_interleave(each)
+        rows = self._prompts(files.number).repeat_interleave(each)
         groups = torch.arange(len(rows)) // each
         seeds = [
-            seed_for(self._seed, "experts", self._skill, "rollout", place.number, n)
+            seed_for(self._seed, "experts", self._skill, "rollout", files.number, n)
             for n in range(len(rows))
         ]
-        told = f"round {place.number}: "
-        drawn = self.draw(rows, seeds, lambda what: tell(told + what))
+        prefix = f"round {files.number}: "
+        drawn = self.draw(rows, seeds, lambda what: tell(prefix + what))
         if not torch.isfinite(drawn["latents"]).all():
             raise ModelError(
-                f"Round {place.number} of the expert {self._skill!r} has images that are not "
+                f"Round {files.number} of the expert {self._skill!r} has images that are not "
                 "finite. Lower experts.learning_rate, or set base.precision to bf16 or fp32."
             )
         unrewarded = Round(
-            place.number, rows, groups, torch.zeros(0), drawn, images_per_prompt=each
+            files.number, rows, groups, torch.zeros(0), drawn, images_per_prompt=each
         )
-        given_rows = self._rewarded(unrewarded, seeds, place.folder, lambda what: tell(told + what))
-        write_rows(place.folder / REWARDS, given_rows)
+        given_rows = self._rewarded(
+            unrewarded, seeds, files.folder, lambda what: tell(prefix + what)
+        )
+        write_rows(files.folder / REWARDS, given_rows)
         rewards = torch.tensor([row["reward"] for row in given_rows], dtype=torch.float32)
-        kept = parameters if self.keep_old else {}
-        old = {f"{OLD}{name}": p.detach().cpu() for name, p in kept.items()}
+        weights = parameters if self.keep_old else {}
+        old = {f"{OLD}{name}": p.detach().cpu() for name, p in weights.items()}
         tensors = {"rows": rows, "groups": groups, "rewards": rewards, **drawn, **old}
-        write_safetensors(place.state(), given(tensors), metadata={"format": "pt"})
+        write_safetensors(files.state(), given(tensors), metadata={"format": "pt"})
         self.parts.journal(
             event="round",
-            round=place.number,
+            round=files.number,
             generated=len(rows),
             judged=len(rows),
             reward=round(float(rewards.mean()), 4),
@@ -209,22 +211,25 @@ class Rollouts:
         )
 
     def _rewarded(
-        self, made: Round, seeds: Sequence[int], folder: Path, tell: Tell
+        self, unrewarded: Round, seeds: Sequence[int], folder: Path, tell: Tell
     ) -> list[dict[str, Any]]:
         """A row for each image, with its reward; some images are kept."""
         at_once, model = self.settings.images_at_once, self.parts.model
-        prompts = [self.parts.pairs[row].prompt for row in made.rows.tolist()]
+        names = unrewarded.names
+        prompts = [self.parts.pairs[row].prompt for row in unrewarded.rows.tolist()]
         images: list[Image] = []
         # As they would be read from a file: 8 bits a channel.
-        for image in model.decode(list(made.drawn["latents"]), batch_size=at_once):
+        for image in model.decode(list(unrewarded.drawn["latents"]), batch_size=at_once):
             if len(images) < self.settings.images_kept:
-                write_bytes(folder / f"{made.names[len(images)]}.png", png_bytes(image))
+                write_bytes(folder / f"{names[len(images)]}.png", png_bytes(image))
             images.append(image)
         tell(f"rewarding {len(images)} images")
         rewarded = self.reward.rows(images, prompts)
         return [
             {"image": name, "prompt": prompt.id, "seed": seed, **row}
-            for name, prompt, seed, row in zip(made.names, prompts, seeds, rewarded, strict=True)
+            for name, prompt, seed, row in zip(
+                unrewarded.names, prompts, seeds, rewarded, strict=True
+            )
         ]
 
     def _prompts(self, number: int) -> Tensor:
@@ -251,12 +256,12 @@ class Rollouts:
 
     def _samples(self, step: int) -> Tensor:
         """The samples of step 0, 1, ...: those of informative images in shuffled epochs."""
-        size, made = self.batches.batch_size, self.round
+        size, current = self.batches.batch_size, self.round
         each = self.samples_per_image
-        images = made.informative if self.spread_only else torch.arange(len(made.rows))
+        images = current.informative if self.spread_only else torch.arange(len(current.rows))
         samples = (images[:, None] * each + torch.arange(each)).flatten()
         first = step % self.settings.updates_per_round * size
-        return self._shuffled(f"round {made.number}", samples, range(first, first + size))
+        return self._shuffled(f"round {current.number}", samples, range(first, first + size))
 
     def _shuffled(self, what: str, values: Tensor, places: range) -> Tensor:
         """The values at these places of shuffled epochs, one after the other."""
@@ -303,11 +308,11 @@ class RolloutLearner:
         return [f"{name} at {k}" if each > 1 else name for name in names for k in range(each)]
 
     def begin_round(
-        self, place: RoundPlace, parameters: Mapping[str, nn.Parameter], tell: Tell
+        self, files: RoundFiles, parameters: Mapping[str, nn.Parameter], tell: Tell
     ) -> None:
         """Make or read the round, of which these are the trained weights."""
         self.parameters = parameters
-        self.rollouts.begin(place, parameters, tell)
+        self.rollouts.begin(files, parameters, tell)
 
     def begins(self, step: int) -> bool:
         """Whether a round's first step is step 1, 2, ..., whose weights are those that drew."""

@@ -34,7 +34,7 @@ class RoundLearner(Protocol):
     updates_per_round: int
 
     def begin_round(
-        self, place: RoundPlace, parameters: Mapping[str, nn.Parameter], tell: Tell
+        self, files: RoundFiles, parameters: Mapping[str, nn.Parameter], tell: Tell
     ) -> None:
         """Make what the round's steps learn from by the weights as they are, or read it."""
         ...
@@ -44,7 +44,7 @@ class RoundLearner(Protocol):
         ...
 
 
-class RoundPlace:
+class RoundFiles:
     """Where a round's files are, in the folder of an expert."""
 
     def __init__(self, path: Path, number: int) -> None:
@@ -81,13 +81,13 @@ class Rounds:
             return
         number = (step - 1) // self.steps + 1
         if number != self.begun:
-            place = RoundPlace(self.path, number)
-            if (step - 1) % self.steps and not place.state().exists():
+            files = RoundFiles(self.path, number)
+            if (step - 1) % self.steps and not files.state().exists():
                 raise DataError(
-                    f"{place.state()} must hold what round {number} learns from, but is missing. "
+                    f"{files.state()} must hold what round {number} learns from, but is missing. "
                     f"Remove {self.path} to train this expert anew."
                 )
-            self.learner.begin_round(place, self.parameters, tell)
+            self.learner.begin_round(files, self.parameters, tell)
             self.begun = number
 
     def end_with(self, step: int) -> bool:

@@ -92,17 +92,17 @@ class Trajectories:
         model, guidance = self.parts.model, self.settings.guidance
         noisy = latents.to(model.device, model.dtype)
         times = times.to(model.device)
-        told = conditioning.to(model.device).to(model.dtype)
+        prompts = conditioning.to(model.device).to(model.dtype)
 
         def denoised(known: Conditioning) -> Tensor:
             return model.family.denoise(model.denoiser, noisy, times, known).float()
 
         if guidance <= 1:
-            return denoised(told)
+            return denoised(prompts)
         everywhere = torch.ones(len(latents), dtype=torch.bool, device=model.device)
         empty = self.parts.encoded.empty.to(model.device).to(model.dtype)
-        blank = denoised(told.where(everywhere, empty))
-        return blank + guidance * (denoised(told) - blank)
+        blank = denoised(prompts.where(everywhere, empty))
+        return blank + guidance * (denoised(prompts) - blank)
 
     def _draw(self, rows: Tensor, seeds: Sequence[int], tell: Tell) -> dict[str, Tensor]:
         paths: list[Tensor] = []

@@ -28,8 +28,8 @@ def texts(source: PromptFile, skills: Sequence[str], *, seed: int) -> dict[str, 
 
 def _texts(rows: Sequence[Row], skill: str, source: PromptFile, path: Path) -> Texts:
     require_rows(len(rows), skill, path)
-    found = [str(row[source.text]).strip() for row in rows]
-    return Texts({"file": digest(found)}, found)
+    prompts = [str(row[source.text]).strip() for row in rows]
+    return Texts({"file": digest(prompts)}, prompts)
 
 
 def _file_of(folder: Path, skill: str) -> Path:

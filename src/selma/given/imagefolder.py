@@ -33,11 +33,11 @@ class _Pair:
 
 def texts(source: Imagefolder, skills: Sequence[str], *, seed: int) -> dict[str, Texts]:
     """Each skill's captions in the folder's order, the seed notwithstanding. Raises DataError."""
-    found = {}
+    of_skills = {}
     for skill, pairs in _pairs(source, skills).items():
         captions = list(dict.fromkeys(pair.text for pair in pairs))
-        found[skill] = Texts({"captions": digest(captions)}, captions)
-    return found
+        of_skills[skill] = Texts({"captions": digest(captions)}, captions)
+    return of_skills
 
 
 def images(

@@ -33,10 +33,10 @@ def by_skill(
             f"{path}: each row needs a skill in the column {column!r}, but {dict(row)!r:.120} has "
             "none."
         )
-    found: dict[str, list[Row]] = {skill: [] for skill in skills}
+    of_skills: dict[str, list[Row]] = {skill: [] for skill in skills}
     for row in rows:
-        found.get(str(row[column]).strip(), []).append(row)
-    return found
+        of_skills.get(str(row[column]).strip(), []).append(row)
+    return of_skills
 
 
 def require_rows(count: int, skill: str, path: Path) -> None:

@@ -44,18 +44,18 @@ def images(
     seed: int,
 ) -> dict[str, list[GivenImage]]:
     """Prompt's id → renders that it is true of; none of a text that is no caption of toybox."""
-    found = {}
+    renders = {}
     for prompt in prompts:
         try:
             scene = replace(parse_caption(prompt.text), finish="crisp")
         except UnreadableCaption:
             continue
         names = [f"{prompt.id}-{number}.png" for number in range(per_prompt)]
-        found[prompt.id] = [
+        renders[prompt.id] = [
             GivenImage(name, ["toybox", WORLD, seed, name], partial(_drawn, scene, seed, name))
             for name in names
         ]
-    return found
+    return renders
 
 
 def _style(skill: str) -> Style:

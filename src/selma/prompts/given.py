@@ -77,12 +77,12 @@ def _take(
 ) -> None:
     benchmark = BenchmarkTexts(benchmark_texts, threshold=config.contamination_threshold)
     index = SimilarityIndex(config.novelty.threshold, config.novelty.arithmetic)
-    kept: dict[str, Prompt] = {}
+    prompts: dict[str, Prompt] = {}
     dropped: Counter[str] = Counter()
     for text in texts.texts:
-        if len(kept) == config.per_skill:
+        if len(prompts) == config.per_skill:
             break
-        if text in kept:
+        if text in prompts:
             dropped["repeated"] += 1
         elif benchmark.contains(text):
             dropped["contaminated"] += 1
@@ -90,21 +90,21 @@ def _take(
             dropped["similar"] += 1
         else:
             index.add(text)
-            kept[text] = Prompt(id=prompt_id(skill, text), skill=skill, text=text)
-    if not kept:
+            prompts[text] = Prompt(id=prompt_id(skill, text), skill=skill, text=text)
+    if not prompts:
         raise DataError(
             f"Skill {skill!r} needs at least one prompt, but has none: of those that are given, "
             f"{dropped['contaminated']} are too near to the benchmark's "
             f"(prompts.contamination_threshold)."
         )
     path = item.begin() / FILE
-    write_rows(path, (prompt.model_dump(mode="json") for prompt in kept.values()))
+    write_rows(path, (prompt.model_dump(mode="json") for prompt in prompts.values()))
     item.finish(
         [path],
         {
-            "kept": len(kept),
+            "kept": len(prompts),
             "asked": config.per_skill,
-            "texts": len(kept) + dropped.total(),
+            "texts": len(prompts) + dropped.total(),
             "dropped": dict(sorted(dropped.items())),
         },
     )

@@ -82,8 +82,8 @@ class Resources:
 
     def stages(self, recipe: Recipe, *, make: bool) -> RowStages:
         """The row's stages; without `make` they only show what is finished."""
-        made = STAGES if make else ()
-        stages = RowStages(recipe.config, self.workspace(), make=made, resources=self)
+        to_make = STAGES if make else ()
+        stages = RowStages(recipe.config, self.workspace(), make=to_make, resources=self)
         if (teacher := recipe.row.images_by) is not None:
             stages.images_by = lambda: self._teaching(teacher, stages, make=make)
         return stages

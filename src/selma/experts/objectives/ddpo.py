@@ -14,7 +14,7 @@ from selma.experts.advantages import TINY
 from selma.experts.finishing import REWARDS, ROUNDS
 from selma.experts.learners import LearnerParts
 from selma.experts.rollouts import RolloutLearner
-from selma.experts.rounds import RoundPlace, Tell
+from selma.experts.rounds import RoundFiles, Tell
 from selma.experts.trajectories import Trajectories
 from selma.workspace import read_lines
 
@@ -58,15 +58,15 @@ class DdpoLearner(RolloutLearner):
         self.advantages = torch.zeros(0)
 
     def begin_round(
-        self, place: RoundPlace, parameters: Mapping[str, nn.Parameter], tell: Tell
+        self, files: RoundFiles, parameters: Mapping[str, nn.Parameter], tell: Tell
     ) -> None:
-        super().begin_round(place, parameters, tell)
+        super().begin_round(files, parameters, tell)
         settings = self.settings
-        rows = read_lines(place.folder / REWARDS)
+        rows = read_lines(files.folder / REWARDS)
         self.advantages = prompt_advantages(
             [row["reward"] for row in rows],
             [row["prompt"] for row in rows],
-            last_rewards(place, settings.buffer),
+            last_rewards(files, settings.buffer),
             min_count=settings.min_count,
         ).clamp(-settings.clip, settings.clip)
 
@@ -83,11 +83,11 @@ class DdpoLearner(RolloutLearner):
         }
 
 
-def last_rewards(place: RoundPlace, count: int) -> dict[str, list[float]]:
+def last_rewards(files: RoundFiles, count: int) -> dict[str, list[float]]:
     """Prompt → its last rewards up to this round, at most that many."""
     known: dict[str, list[float]] = {}
-    for number in range(1, place.number + 1):
-        for row in read_lines(place.expert / ROUNDS / f"{number:06d}" / REWARDS):
+    for number in range(1, files.number + 1):
+        for row in read_lines(files.expert / ROUNDS / f"{number:06d}" / REWARDS):
             known.setdefault(row["prompt"], []).append(row["reward"])
     return {prompt: rewards[-count:] for prompt, rewards in known.items()}
 

@@ -19,7 +19,7 @@ from selma.errors import DataError
 from selma.experts.learners import LearnerParts
 from selma.experts.losses import denoising_losses
 from selma.experts.rollouts import RolloutLearner
-from selma.experts.rounds import RoundPlace, Tell
+from selma.experts.rounds import RoundFiles, Tell
 from selma.experts.trajectories import Trajectories
 from selma.experts.value import ValueTraining
 from selma.randomness import generator
@@ -44,10 +44,10 @@ class DpokLearner(RolloutLearner):
         super().__init__(settings, parts, self.trajectories.rollouts)
 
     def begin_round(
-        self, place: RoundPlace, parameters: Mapping[str, nn.Parameter], tell: Tell
+        self, files: RoundFiles, parameters: Mapping[str, nn.Parameter], tell: Tell
     ) -> None:
-        super().begin_round(place, parameters, tell)
-        self._learn_value(place)
+        super().begin_round(files, parameters, tell)
+        self._learn_value(files)
 
     def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
         trajectories, transitions, settings = self.trajectories, batch.indices, self.settings
@@ -93,30 +93,30 @@ class DpokLearner(RolloutLearner):
             seed=self.parts.batches.seed,
         )
 
-    def _learn_value(self, place: RoundPlace) -> None:
+    def _learn_value(self, files: RoundFiles) -> None:
         """One step of the value network by this round, or what it was after that."""
-        after = place.state(VALUE)
+        after = files.state(VALUE)
         if after.exists():
             self._value.load(after)
             return
-        if place.number > 1:
-            before = place.state(VALUE, back=1)
+        if files.number > 1:
+            before = files.state(VALUE, back=1)
             if not before.exists():
                 raise DataError(
                     f"{before} must hold the value network, but is missing. Remove "
-                    f"{place.expert} to train this expert anew."
+                    f"{files.expert} to train this expert anew."
                 )
             self._value.load(before)
         count = len(self.rollouts.round.rows) * self.trajectories.steps
-        stream = generator(self.parts.batches.seed, "experts", "value", place.number)
+        stream = generator(self.parts.batches.seed, "experts", "value", files.number)
         minibatches = [
             torch.randint(0, count, (self.settings.value_batch,), generator=stream)
             for _ in range(self.settings.value_batches)
         ]
         self._value.step([(*self._seen(rows), self._rewards(rows)) for rows in minibatches])
         self._value.save(after)
-        if place.number > 2:
-            place.state(VALUE, back=2).unlink(missing_ok=True)
+        if files.number > 2:
+            files.state(VALUE, back=2).unlink(missing_ok=True)
 
 
 def learner(settings: DpokObjective, parts: LearnerParts) -> DpokLearner:

@@ -22,7 +22,7 @@ from selma.experts.advantages import group_advantages
 from selma.experts.learners import LearnerParts
 from selma.experts.losses import denoising_losses
 from selma.experts.rollouts import RolloutLearner, Rollouts
-from selma.experts.rounds import RoundPlace, Tell
+from selma.experts.rounds import RoundFiles, Tell
 
 if TYPE_CHECKING:
     from selma.backbones.families.paths import NoisePath
@@ -71,15 +71,15 @@ class NftLearner(RolloutLearner):
         )
 
     def begin_round(
-        self, place: RoundPlace, parameters: Mapping[str, nn.Parameter], tell: Tell
+        self, files: RoundFiles, parameters: Mapping[str, nn.Parameter], tell: Tell
     ) -> None:
-        super().begin_round(place, parameters, tell)
+        super().begin_round(files, parameters, tell)
         self.__dict__.pop("_optimality", None)
 
     def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
-        model, made, settings = self.model, self.rollouts.round, self.settings
+        model, current, settings = self.model, self.rollouts.round, self.settings
         images = batch.indices
-        x0 = made.drawn["latents"][images].to(model.device)
+        x0 = current.drawn["latents"][images].to(model.device)
         r = self._optimality[images].to(model.device)
         noise, timesteps = batch.noise.to(model.device), batch.timesteps.to(model.device)
         noisy = noise_path.noisy(x0, noise, timesteps)
@@ -102,13 +102,15 @@ class NftLearner(RolloutLearner):
         return {
             "loss": losses + settings.kl * distance,
             "kl": distance,
-            "reward": torch.full_like(losses, made.mean_reward),
+            "reward": torch.full_like(losses, current.mean_reward),
         }
 
     @cached_property
     def _optimality(self) -> Tensor:
-        made = self.rollouts.round
-        advantages = group_advantages(made.rewards, made.groups, deviation=self.settings.deviation)
+        current = self.rollouts.round
+        advantages = group_advantages(
+            current.rewards, current.groups, deviation=self.settings.deviation
+        )
         return optimality(advantages, clip=self.settings.clip)
 
     def _of_base(self, predict: Predict) -> Tensor | None:

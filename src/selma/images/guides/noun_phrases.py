@@ -21,8 +21,8 @@ def noun_phrases(parse: Parse, text: str, *, subtrees: bool = False) -> list[Spa
         for first, end in runs
         if end - first > 1 and not _direction(parse, (first, end), text)
     }
-    whole = _stripped(text)
-    return sorted(spans - {whole}, key=lambda span: (span[0], -span[1]))
+    everything = _stripped(text)
+    return sorted(spans - {everything}, key=lambda span: (span[0], -span[1]))
 
 
 def _direction(parse: Parse, run: tuple[int, int], text: str) -> bool:
