@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -210,15 +211,16 @@ def _configs(base: BaseConfig) -> tuple[Family, dict[str, Mapping[str, Any]]]:
     except ModelError as error:
         if (row := published(base)) is None:
             raise
-        console.print(
+        _say_once(
             f"{row.name} is taken to have the shapes that were published, since its configs cannot "
-            f"be read: {error}",
-            style="dim",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+            f"be read: {error}"
         )
         return FAMILIES[row.architecture.family], published_configs(row)
+
+
+@cache
+def _say_once(sentence: str) -> None:
+    console.print(sentence, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
 def held(network: nn.Module) -> int:
