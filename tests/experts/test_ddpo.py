@@ -1,15 +1,17 @@
 """DDPO: its losses and advantages by hand, the ratio of a round's first step, exact resume."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import tiny
 import torch
-from experts.rewarding import fitted, settings
+from experts.rewarding import fitted, learner_of, settings
 from experts.test_encode_pairs import encoded, pairs
 from experts.test_nft import Stop, stopping, tree
 
 from selma.config.rewards import DdpoObjective
+from selma.errors import ConfigError
 from selma.experts.objectives.ddpo import clipped_losses, prompt_advantages
 
 DDPO = DdpoObjective(
@@ -52,3 +54,12 @@ def test_it_trains_and_goes_on_where_it_was_cut_short(tmp_path, shape):
     with pytest.raises(Stop):
         fitted(tmp_path / "cut", model, data, config, tmp_path, on_step=stopping(3))
     assert tree(fitted(tmp_path / "cut", model, data, config, tmp_path)) == tree(whole)
+
+
+def test_a_base_on_another_path_is_refused(tmp_path, monkeypatch):
+    model = tiny.load("sd1")
+    data = encoded(tmp_path, pairs(tmp_path), model=lambda: model)
+    path = SimpleNamespace(steps=model.noise_path().steps)
+    monkeypatch.setattr(type(model), "noise_path", lambda self: path)
+    with pytest.raises(ConfigError, match="needs a base that DDIM samples"):
+        learner_of(model, data, settings(DDPO), tmp_path)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from selma.backbones.families.paths import VariancePreserving
 from selma.config.rewards import PolicyObjective
-from selma.errors import TrainingDiverged
+from selma.errors import ConfigError, TrainingDiverged
 from selma.experts.learners import LearnerParts
 from selma.experts.rollouts import Rollouts
 from selma.experts.rounds import Tell
@@ -28,7 +29,13 @@ class Trajectories:
     def __init__(self, settings: PolicyObjective, parts: LearnerParts) -> None:
         self.settings, self.parts = settings, parts
         self.steps = settings.sampling_steps
-        self.noise_path = parts.model.noise_path()
+        noise_path = parts.model.noise_path()
+        if not isinstance(noise_path, VariancePreserving):
+            raise ConfigError(
+                f"objective {settings.kind} needs a base that DDIM samples, but the path of "
+                f"{parts.model.family.name} is another. Choose nft, which takes any sampler."
+            )
+        self.noise_path = noise_path
         self.times = ddim_times(self.steps, self.noise_path.steps)
         self.rollouts = Rollouts(
             settings,
@@ -85,7 +92,7 @@ class Trajectories:
         times = self.times[k].to(latents.device)
         after = self.times[k + 1].to(latents.device)
         x0 = self.noise_path.clean(latents, predicted, times)
-        alphas = self.noise_path.alphas_bar  # type: ignore[attr-defined]
+        alphas = self.noise_path.alphas_bar
         return ddim_step(latents, x0, alphas[times], alphas[after], eta=self.settings.eta)
 
     def _predict(self, latents: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
