@@ -46,7 +46,7 @@ from selma.scores.measures import DSG, Points
 from selma.toybox import subjects, weights_folder, weights_of
 from selma.toybox.judges import load_vqa
 from selma.toybox.pretraining import gates, judging
-from selma.toybox.pretraining.familiarity import Sample, base_loss, own_samples
+from selma.toybox.pretraining.familiarity import Sample, base_loss, own_samples, single_samples
 from selma.toybox.questions import CATEGORIES
 from selma.workspace import Workspace, write_json
 
@@ -202,12 +202,14 @@ class Bench:
 
 
 def losses_of(pipe: Any, *, count: int = SAMPLES) -> dict[str, float]:
-    """The base's loss on its own scenes, with all captions, with tags and with sentences alone, and
-    on each set that it is fine-tuned on."""
+    """The base's loss on its own scenes, all and those that some sets are like, and on each set
+    that it is fine-tuned on."""
     samples: dict[str, Callable[[], list[Sample]]] = {
         "own scenes": lambda: own_samples(count),
         "own scenes, tags": lambda: own_samples(count, tags=True),
         "own scenes, sentences": lambda: own_samples(count, tags=False),
+        "own scenes, crisp": lambda: own_samples(count, finish="crisp"),
+        "own scenes, one crisp object by its kind": lambda: single_samples(count),
         "SUR samples": lambda: sur_samples(count),
         "control images": lambda: control_images(count),
         "subjects": lambda: subject_images(count),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count as numbers
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from selma.toybox.captions import Style
 from selma.toybox.pretraining.autoencoder import to_pixels
 from selma.toybox.pretraining.denoiser import new_scheduler, web_caption, web_scene
-from selma.toybox.scenes import GRID_PX, render
+from selma.toybox.scenes import GRID_PX, Finish, Scene, render
 
 Sample = tuple[np.ndarray, str]
 """A uint8 RGB image [64, 64, 3] and its caption."""
@@ -20,18 +23,40 @@ PASSES = 8
 _SEED = 12_345  # of scenes that the base was not trained on
 
 
-def own_samples(count: int, *, tags: bool | None = None, grid_px: int = GRID_PX) -> list[Sample]:
+def own_samples(
+    count: int,
+    *,
+    tags: bool | None = None,
+    finish: Finish | None = None,
+    grid_px: int = GRID_PX,
+) -> list[Sample]:
     """Images and captions as pre-training has them; with `tags` of True or False, only those with
-    tags, or only those with sentences."""
-    samples: list[Sample] = []
-    index = 0
-    while len(samples) < count:
+    tags, or only those with sentences; with `finish`, only images of that finish."""
+    chosen = (
+        (render(shown, rng, grid_px=grid_px), text)
+        for style, shown, rng, text in _captioned()
+        if text and tags in (None, style == "tags") and finish in (None, shown.finish)
+    )
+    return list(islice(chosen, count))
+
+
+def single_samples(count: int, *, grid_px: int = GRID_PX) -> list[Sample]:
+    """Of pre-training's images the crisp ones with one object, each captioned by its kind alone, as
+    a subject's are."""
+    chosen = (
+        (render(shown, rng, grid_px=grid_px), f"a {shown.groups[0].kind}")
+        for _, shown, rng, _ in _captioned()
+        if shown.finish == "crisp" and [group.count for group in shown.groups] == [1]
+    )
+    return list(islice(chosen, count))
+
+
+def _captioned() -> Iterator[tuple[Style, Scene, random.Random, str]]:
+    """Style, what is shown, the generator that places it, and the caption."""
+    for index in numbers():
         style, stated, shown, rng = web_scene(index, _SEED)
-        index += 1
-        text = web_caption(stated, style, random.Random(f"{_SEED}/caption/{index}"))
-        if text and tags in (None, style == "tags"):
-            samples.append((render(shown, rng, grid_px=grid_px), text))
-    return samples
+        caption_rng = random.Random(f"{_SEED}/caption/{index + 1}")
+        yield style, shown, rng, web_caption(stated, style, caption_rng)
 
 
 @torch.no_grad()
