@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -130,22 +131,26 @@ def training_mixture(config: RunConfig, mixture: MixtureConfig) -> Work:
 
 
 def memory(
-    config: RunConfig, limit: int | None = None, *, guide: GuideSettings | None = None
+    config: RunConfig,
+    limit: int | None = None,
+    *,
+    guide: GuideSettings | None = None,
+    shapes: Callable[[BaseConfig], Parts] = parts_of,
 ) -> tuple[list[Need], list[str]]:
     """What each piece of the six stages' work needs of the device's memory, and what to change
     where that is more than `limit` bytes (None: what the device has; no limit on a CPU). Loads no
     weights.
 
-    guide: a method that changes how benchmarks' images are generated.
+    guide: a method that changes how benchmarks' images are generated.  shapes: a base's networks.
     """
     require_settings(config, RunConfig)
     own = _device_memory(config.base) if limit is None else limit
     work = work_of_stages(config) + ([] if guide is None else guiding(guide))
-    needs, changes = _needs(config.base, work, own)
+    needs, changes = _needs(config.base, work, own, shapes=shapes)
     if (drawing := config.images.base) is not None:
         its = _device_memory(drawing, setting="images.base") if limit is None else limit
         work = [work_of_drawing(config)]
-        more, further = _needs(drawing, work, its, setting="images.base")
+        more, further = _needs(drawing, work, its, setting="images.base", shapes=shapes)
         needs = [*(replace(need, what="images by images.base") for need in more), *needs]
         changes = [*further, *changes]
     return needs, changes
@@ -174,13 +179,22 @@ def memory_of_each(
         key = f"{config.model_dump_json(include=parts)} {skills} {guide}"
         names.setdefault(key, []).append(name)
     groups = [tuple(group) for group in names.values()]
-    return {group: memory(configs[group[0]], limit, guide=guides.get(group[0])) for group in groups}
+    shapes = cache(parts_of)  # networks of this size take seconds to be made even without weights
+    return {
+        group: memory(configs[group[0]], limit, guide=guides.get(group[0]), shapes=shapes)
+        for group in groups
+    }
 
 
 def _needs(
-    base: BaseConfig, work: Sequence[Work], limit: int | None, *, setting: str = "base"
+    base: BaseConfig,
+    work: Sequence[Work],
+    limit: int | None,
+    *,
+    setting: str = "base",
+    shapes: Callable[[BaseConfig], Parts] = parts_of,
 ) -> tuple[list[Need], list[str]]:
-    parts = parts_of(base)
+    parts = shapes(base)
     needs = [piece.need(parts) for piece in work]
     changes: list[str] = []
     if limit is not None:
