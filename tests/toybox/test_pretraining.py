@@ -1,6 +1,9 @@
 """Pre-training resumes exactly, degrades as it says, and ends in folders that plain tools load."""
 
+import itertools
 import random
+import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from selma.errors import ModelError
 from selma.toybox import weights_folder
+from selma.toybox.pretraining import denoiser
 from selma.toybox.pretraining.autoencoder import (
     SPREAD,
     new_autoencoder,
@@ -95,11 +99,42 @@ def test_plain_diffusers_and_transformers_load_what_pre_training_leaves(tmp_path
         save_weak(tmp_path, step=step)
         sister = StableDiffusionPipeline.from_pretrained(tmp_path / "weak", dtype=torch.float32)
         sisters.append(sister.unet.state_dict())
-    base = pipe.unet.state_dict()
-    assert not torch.equal(sisters[0]["conv_in.weight"], base["conv_in.weight"])
-    # The last snapshot is the base itself.
-    assert all(torch.equal(value, sisters[1][name]) for name, value in base.items())
+    # The base goes on after the last snapshot, with captions that err as the web's do.
+    networks = [*sisters, pipe.unet.state_dict()]
+    for one, other in itertools.combinations(networks, 2):
+        assert not torch.equal(one["conv_in.weight"], other["conv_in.weight"])
     assert CLIPModel.from_pretrained(tmp_path / "clip").config.projection_dim == 128
+
+
+def test_a_base_stopped_between_and_within_its_courses_is_the_one_never_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cpu, whole, cut = torch.device("cpu"), tmp_path / "whole", tmp_path / "cut"
+    train_autoencoder(whole, steps=2, batch=4, seed=0, device=cpu)
+    train_text_encoder(whole, steps=1, batch=4, seed=0, device=cpu)
+    shutil.copytree(whole, cut)
+
+    def base(folder: Path) -> dict[str, float]:
+        return train_base(folder, steps=20, batch=2, scenes=8, seed=0, device=cpu)
+
+    assert base(whole)["steps"] == base(whole)["of_steps"] == 22
+    # Stopped in the first course, between both and in the second, with a checkpoint of each step.
+    losses, compute = [], denoiser.F.mse_loss
+
+    def stopping(*args: torch.Tensor) -> torch.Tensor:
+        losses.append(1)
+        if len(losses) in (9, 22, 24):
+            raise KeyboardInterrupt
+        return compute(*args)
+
+    monkeypatch.setattr(denoiser.F, "mse_loss", stopping)
+    monkeypatch.setattr(denoiser, "Course", partial(Course, checkpoint_every=1))
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            base(cut)
+    assert base(cut)["steps"] == 22
+    name = "base/unet/diffusion_pytorch_model.safetensors"
+    assert (cut / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_the_loss_falls(tmp_path: Path):
