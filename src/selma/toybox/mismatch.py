@@ -46,12 +46,12 @@ STYLE_FREQUENCY: dict[Style, float] = {
 _SENTENCE: dict[Kind, float] = {
     "group": 0.45,
     "colour": 0.45,
-    "count": 0.35,
+    "count": 0.38,
     "pose": 0.45,
-    "relation": 0.35,
+    "relation": 0.38,
     "background": 0.45,
 }
-_TAGS: dict[Kind, float] = dict.fromkeys(_SENTENCE, 0.15)
+_TAGS: dict[Kind, float] = dict.fromkeys(_SENTENCE, 0.17)
 Errors = Mapping[Style, Mapping[Kind, float]]
 """Style → how often the image shows the alternative of a fact that the caption states."""
 WRONG: Errors = {style: _TAGS if style == "tags" else _SENTENCE for style in STYLES}
