@@ -95,7 +95,7 @@ def test_plain_diffusers_and_transformers_load_what_pre_training_leaves(tmp_path
     assert image.size == (64, 64)
     assert [*snapshots(tmp_path)] == [1, 2]
     sisters = []
-    for step in (1, None):
+    for step in (None, 2):
         save_weak(tmp_path, step=step)
         sister = StableDiffusionPipeline.from_pretrained(tmp_path / "weak", dtype=torch.float32)
         sisters.append(sister.unet.state_dict())
