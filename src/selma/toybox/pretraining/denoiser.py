@@ -85,7 +85,7 @@ def new_scheduler() -> DDIMScheduler:
 
 
 def new_sampler() -> DPMSolverMultistepScheduler:
-    """DPM-Solver++ (arXiv:2211.01095) on that schedule, its steps spaced as Stable Diffusion's are in
+    """DPM-Solver++ (arXiv:2211.01095) on that schedule, steps spaced as Stable Diffusion's are in
     diffusers: strong guidance costs it something, as it does there (docs/log.md)."""
     config = new_scheduler().config
     return DPMSolverMultistepScheduler.from_config(config, timestep_spacing="leading")
