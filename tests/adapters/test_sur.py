@@ -25,7 +25,7 @@ SDXL = Widths((16, 24), 24)
 
 def trained(config, widths=SDXL, *, seed=0):
     """An adapter whose every weight is random, in training mode, without dropout's chance."""
-    adapter = sur.make(config.model_copy(update={"dropout": 0.0}), widths, seed=seed)
+    adapter = sur.make(config.model_copy(update={"dropout": 0.0}), widths, tokens=7, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in adapter.parameters():
@@ -43,7 +43,7 @@ def features(widths=SDXL, *, b=3, tokens=7, seed=1):
 @pytest.mark.parametrize("widths", [Widths((16,)), SDXL], ids=["sd", "sdxl"])
 def test_at_the_start_nothing_changes(config, widths):
     text, pooled = features(widths)
-    made = sur.make(config, widths, seed=0)(text, pooled)
+    made = sur.make(config, widths, tokens=7, seed=0)(text, pooled)
     assert torch.equal(made.text, text)
     assert made.pooled is pooled is None or torch.equal(made.pooled, pooled)
     assert [q.shape[-1] for q in made.queries] == list(widths.all)
@@ -51,7 +51,7 @@ def test_at_the_start_nothing_changes(config, widths):
 
 def test_as_released_the_start_is_no_identity():
     text, _ = features(Widths((16,)))
-    made = sur.make(RELEASED, Widths((16,)), seed=0).eval()(text, None).text
+    made = sur.make(RELEASED, Widths((16,)), tokens=7, seed=0).eval()(text, None).text
     assert not torch.allclose(made, text, atol=1e-3)
     moved = made - (1 - RELEASED.weight) * text
     assert moved.abs().max() < 0.1  # nine tenths of x, and a tenth of a random bias
@@ -104,7 +104,7 @@ def test_a_prompt_alone_is_as_in_a_batch():
 
 
 def test_evaluation_gives_the_same_twice_and_training_does_not():
-    adapter, (text, pooled) = sur.make(SOUND, SDXL, seed=0), features()
+    adapter, (text, pooled) = sur.make(SOUND, SDXL, tokens=7, seed=0), features()
     with torch.no_grad():
         for weight in adapter.parameters():
             weight.add_(0.1)
@@ -158,7 +158,7 @@ def test_half_precision_comes_back_as_it_went():
 def test_equal_seeds_give_equal_weights_and_leave_chance_alone():
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
-    one, same, other = (sur.make(SOUND, SDXL, seed=s).state_dict() for s in (1, 1, 2))
+    one, same, other = (sur.make(SOUND, SDXL, tokens=7, seed=s).state_dict() for s in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(one[n], same[n]) for n in one)
     assert any(not torch.equal(one[n], other[n]) for n in one)
@@ -166,7 +166,7 @@ def test_equal_seeds_give_equal_weights_and_leave_chance_alone():
 
 def test_heads_that_do_not_divide_are_named():
     with pytest.raises(AdapterError, match="heads"):
-        sur.make(SurConfig(form="released"), Widths((12,)), seed=0)
+        sur.make(SurConfig(form="released"), Widths((12,)), tokens=7, seed=0)
 
 
 # Files
