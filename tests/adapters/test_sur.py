@@ -19,7 +19,9 @@ from selma.errors import AdapterError, ModelError
 SMALL = {"heads": 4, "hidden": 24}
 PAPER = SurConfig(form="paper")
 SOUND = SurConfig(form="released", **SMALL)
-RELEASED = SurConfig(form="released", mix="shared", attention="batch", **SMALL)
+RELEASED = SurConfig(
+    form="released", mix="shared", attention="batch", weight=0.1, centred=False, **SMALL
+)
 SDXL = Widths((16, 24), 24)
 
 
@@ -243,7 +245,7 @@ def test_released_checkpoints_load_with_their_unused_parts(released):
     adapter = sur_files.load_released(released, weight=0.1)
     theirs = torch.load(released, weights_only=True)
     assert adapter.config == SurConfig(
-        form="released", mix="shared", attention="batch", weight=0.1, hidden=24
+        form="released", mix="shared", attention="batch", weight=0.1, centred=False, hidden=24
     )
     mine = {n.removeprefix("blocks.0."): t for n, t in adapter.state_dict().items()}
     assert mine.keys() == {n for n in theirs if not n.startswith(sur_files.UNUSED)}
