@@ -61,9 +61,8 @@ WRONG_AT_FIRST: Errors = {
     else {**_SENTENCE, "count": 0.25, "relation": 0.25}
     for style in STYLES
 }
-"""What the base begins with. Counts and relations are the hardest to learn: from sentences that are
-wrong about them in 35%, a base of this size learns neither in 20,000 steps (docs/log.md). How often
-captions err is learnt soon once it knows what they mean."""
+"""What the base begins with: it learns what relations mean from captions that are right about them
+more often (docs/log.md), and how often the web's captions err soon after."""
 UNSAID: dict[str, float] = {
     "colour": 0.1,
     "count": 0.1,

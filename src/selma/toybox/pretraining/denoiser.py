@@ -122,7 +122,7 @@ def web_caption(stated: Scene, style: Style, rng: random.Random) -> str:
 
 
 def encode_scenes(
-    vae: AutoencoderKL, numbers: range, *, seed: int, folder: Path, errors: Errors = WRONG
+    vae: AutoencoderKL, numbers: range, *, seed: int, folder: Path, errors: Errors
 ) -> Tensor:
     """Means [len(numbers), c, h, w] of the scenes' latents, half precision; kept in `folder` in
     files of 10,000, of which those that are there are not made again."""
