@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from einops import rearrange
 from torch import nn
 from transformers import CLIPModel, CLIPTokenizer
 
 from selma.errors import ModelError
 from selma.toybox import weights_folder
+from selma.toybox.mismatch import WRONG, WRONG_AT_FIRST, Errors
 from selma.toybox.pretraining import denoiser
 from selma.toybox.pretraining.autoencoder import (
     SPREAD,
@@ -24,7 +25,12 @@ from selma.toybox.pretraining.autoencoder import (
     whiten,
 )
 from selma.toybox.pretraining.degradation import degrade
-from selma.toybox.pretraining.denoiser import TIMESTEPS, sample_timesteps, train_base
+from selma.toybox.pretraining.denoiser import (
+    TIMESTEPS,
+    encode_scenes,
+    sample_timesteps,
+    train_base,
+)
 from selma.toybox.pretraining.language import MAX_TOKENS, new_tokenizer
 from selma.toybox.pretraining.loop import Course, train
 from selma.toybox.pretraining.reading import train_text_encoder
@@ -201,3 +207,22 @@ def test_the_base_sees_objects_on_the_grid_of_its_latents():
         scene = sample_scene(rng)
         for placed in place(scene, rng, grid_px=GRID_PX):
             assert placed.left_px % GRID_PX == placed.top_px % GRID_PX == 0
+
+
+def test_kept_latents_are_those_of_these_weights_and_errors(tmp_path: Path):
+    def encoded(vae: AutoencoderKL, errors: Errors, folder: Path = tmp_path) -> torch.Tensor:
+        return encode_scenes(vae, range(8), seed=0, folder=folder, errors=errors)
+
+    torch.manual_seed(0)
+    vaes = [new_autoencoder().eval() for _ in range(2)]
+    made = {
+        (number, name): encoded(vae, errors)
+        for number, vae in enumerate(vaes)
+        for name, errors in {"web": WRONG, "at first": WRONG_AT_FIRST}.items()
+    }
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 4
+    for number, name in made:
+        errors = WRONG if name == "web" else WRONG_AT_FIRST
+        afresh = encoded(vaes[number], errors, tmp_path / f"{number} {name}")
+        assert torch.equal(made[number, name], afresh)
+    assert not torch.equal(made[0, "web"], made[1, "web"])

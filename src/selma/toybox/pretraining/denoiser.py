@@ -6,6 +6,8 @@ Diffusion's, so that strong guidance costs what it costs there.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import (
@@ -124,8 +127,9 @@ def web_caption(stated: Scene, style: Style, rng: random.Random) -> str:
 def encode_scenes(
     vae: AutoencoderKL, numbers: range, *, seed: int, folder: Path, errors: Errors
 ) -> Tensor:
-    """Means [len(numbers), c, h, w] of the scenes' latents, half precision; kept in `folder` in
+    """Means [len(numbers), c, h, w] of the scenes' latents, half precision; kept below `folder` in
     files of 10,000, of which those that are there are not made again."""
+    folder = folder / _origin(vae, numbers, seed, errors)
     folder.mkdir(parents=True, exist_ok=True)
     shards = []
     for start in numbers[::_SHARD]:
@@ -137,6 +141,18 @@ def encode_scenes(
             aside.replace(path)
         shards.append(load_file(path)["mean"])
     return torch.cat(shards)
+
+
+def _origin(vae: AutoencoderKL, numbers: range, seed: int, errors: Errors) -> str:
+    """Sixteen hex digits that change with what latents are made of: weights, errors and scenes, of
+    which the first ones stand for all."""
+    digest = hashlib.sha256(json.dumps([seed, errors], sort_keys=True).encode())
+    for tensor in vae.state_dict().values():
+        digest.update(tensor.cpu().numpy().tobytes())
+    for index in numbers[:20]:
+        _, _, shown, rng = web_scene(index, seed, errors)
+        digest.update(np.asarray(render(shown, rng)).tobytes())
+    return digest.hexdigest()[:16]
 
 
 @torch.no_grad()
