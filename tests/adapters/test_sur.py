@@ -19,13 +19,15 @@ from selma.errors import AdapterError, ModelError
 SMALL = {"heads": 4, "hidden": 24}
 PAPER = SurConfig(form="paper")
 SOUND = SurConfig(form="released", **SMALL)
-RELEASED = SurConfig(form="released", mix="shared", attention="batch", **SMALL)
+RELEASED = SurConfig(
+    form="released", mix="shared", attention="batch", weight=0.1, centred=False, **SMALL
+)
 SDXL = Widths((16, 24), 24)
 
 
 def trained(config, widths=SDXL, *, seed=0):
     """An adapter whose every weight is random, in training mode, without dropout's chance."""
-    adapter = sur.make(config.model_copy(update={"dropout": 0.0}), widths, seed=seed)
+    adapter = sur.make(config.model_copy(update={"dropout": 0.0}), widths, tokens=7, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in adapter.parameters():
@@ -43,7 +45,7 @@ def features(widths=SDXL, *, b=3, tokens=7, seed=1):
 @pytest.mark.parametrize("widths", [Widths((16,)), SDXL], ids=["sd", "sdxl"])
 def test_at_the_start_nothing_changes(config, widths):
     text, pooled = features(widths)
-    made = sur.make(config, widths, seed=0)(text, pooled)
+    made = sur.make(config, widths, tokens=7, seed=0)(text, pooled)
     assert torch.equal(made.text, text)
     assert made.pooled is pooled is None or torch.equal(made.pooled, pooled)
     assert [q.shape[-1] for q in made.queries] == list(widths.all)
@@ -51,7 +53,7 @@ def test_at_the_start_nothing_changes(config, widths):
 
 def test_as_released_the_start_is_no_identity():
     text, _ = features(Widths((16,)))
-    made = sur.make(RELEASED, Widths((16,)), seed=0).eval()(text, None).text
+    made = sur.make(RELEASED, Widths((16,)), tokens=7, seed=0).eval()(text, None).text
     assert not torch.allclose(made, text, atol=1e-3)
     moved = made - (1 - RELEASED.weight) * text
     assert moved.abs().max() < 0.1  # nine tenths of x, and a tenth of a random bias
@@ -104,7 +106,7 @@ def test_a_prompt_alone_is_as_in_a_batch():
 
 
 def test_evaluation_gives_the_same_twice_and_training_does_not():
-    adapter, (text, pooled) = sur.make(SOUND, SDXL, seed=0), features()
+    adapter, (text, pooled) = sur.make(SOUND, SDXL, tokens=7, seed=0), features()
     with torch.no_grad():
         for weight in adapter.parameters():
             weight.add_(0.1)
@@ -158,7 +160,7 @@ def test_half_precision_comes_back_as_it_went():
 def test_equal_seeds_give_equal_weights_and_leave_chance_alone():
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
-    one, same, other = (sur.make(SOUND, SDXL, seed=s).state_dict() for s in (1, 1, 2))
+    one, same, other = (sur.make(SOUND, SDXL, tokens=7, seed=s).state_dict() for s in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(one[n], same[n]) for n in one)
     assert any(not torch.equal(one[n], other[n]) for n in one)
@@ -166,7 +168,7 @@ def test_equal_seeds_give_equal_weights_and_leave_chance_alone():
 
 def test_heads_that_do_not_divide_are_named():
     with pytest.raises(AdapterError, match="heads"):
-        sur.make(SurConfig(form="released"), Widths((12,)), seed=0)
+        sur.make(SurConfig(form="released"), Widths((12,)), tokens=7, seed=0)
 
 
 # Files
@@ -243,7 +245,7 @@ def test_released_checkpoints_load_with_their_unused_parts(released):
     adapter = sur_files.load_released(released, weight=0.1)
     theirs = torch.load(released, weights_only=True)
     assert adapter.config == SurConfig(
-        form="released", mix="shared", attention="batch", weight=0.1, hidden=24
+        form="released", mix="shared", attention="batch", weight=0.1, centred=False, hidden=24
     )
     mine = {n.removeprefix("blocks.0."): t for n, t in adapter.state_dict().items()}
     assert mine.keys() == {n for n in theirs if not n.startswith(sur_files.UNUSED)}

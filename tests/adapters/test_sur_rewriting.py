@@ -29,7 +29,8 @@ def model(request):
 
 
 def adapter_file(folder, model, config=SOUND, *, zero=False):
-    made = sur.make(config, sur.widths_of(model), seed=0)
+    tokens = model.pipe.tokenizer.model_max_length
+    made = sur.make(config, sur.widths_of(model), tokens=tokens, seed=0)
     if not zero:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(1)

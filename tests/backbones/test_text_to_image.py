@@ -76,11 +76,12 @@ def test_rescaled_guidance_takes_back_the_spread_that_guidance_adds():
 def test_what_guidance_and_rescale_a_base_draws_with():
     toybox = BaseConfig(model="toybox")
     assert (guidance_of(toybox), guidance_of(BaseConfig(model="a/folder"))) == (3.0, 7.5)
-    assert rescale_of(toybox) == load_text_to_image(toybox).guidance_rescale == 0.7
-    plain = BaseConfig(model="toybox", guidance_rescale=0.0)
-    assert rescale_of(plain) == load_text_to_image(plain).guidance_rescale == 0.0
+    assert rescale_of(toybox) == load_text_to_image(toybox).guidance_rescale == 0.0
+    rescaled = BaseConfig(model="toybox", guidance_rescale=0.7)
+    assert rescale_of(rescaled) == load_text_to_image(rescaled).guidance_rescale == 0.7
     assert rescale_of(BaseConfig(model="sd-2.1")) == rescale_of(BaseConfig(model="a/folder")) == 0.0
-    recipes = [generation_recipe(base, steps=2, guidance=3.0, seed=0) for base in (toybox, plain)]
+    bases = (toybox, rescaled)
+    recipes = [generation_recipe(base, steps=2, guidance=3.0, seed=0) for base in bases]
     assert recipes[0] != recipes[1]
 
 

@@ -1,17 +1,22 @@
 """Pre-training resumes exactly, degrades as it says, and ends in folders that plain tools load."""
 
+import itertools
 import random
+import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from einops import rearrange
 from torch import nn
 from transformers import CLIPModel, CLIPTokenizer
 
 from selma.errors import ModelError
 from selma.toybox import weights_folder
+from selma.toybox.mismatch import WRONG, WRONG_AT_FIRST, Errors
+from selma.toybox.pretraining import denoiser
 from selma.toybox.pretraining.autoencoder import (
     SPREAD,
     new_autoencoder,
@@ -20,7 +25,12 @@ from selma.toybox.pretraining.autoencoder import (
     whiten,
 )
 from selma.toybox.pretraining.degradation import degrade
-from selma.toybox.pretraining.denoiser import TIMESTEPS, sample_timesteps, train_base
+from selma.toybox.pretraining.denoiser import (
+    TIMESTEPS,
+    encode_scenes,
+    sample_timesteps,
+    train_base,
+)
 from selma.toybox.pretraining.language import MAX_TOKENS, new_tokenizer
 from selma.toybox.pretraining.loop import Course, train
 from selma.toybox.pretraining.reading import train_text_encoder
@@ -91,15 +101,46 @@ def test_plain_diffusers_and_transformers_load_what_pre_training_leaves(tmp_path
     assert image.size == (64, 64)
     assert [*snapshots(tmp_path)] == [1, 2]
     sisters = []
-    for step in (1, None):
+    for step in (None, 2):
         save_weak(tmp_path, step=step)
         sister = StableDiffusionPipeline.from_pretrained(tmp_path / "weak", dtype=torch.float32)
         sisters.append(sister.unet.state_dict())
-    base = pipe.unet.state_dict()
-    assert not torch.equal(sisters[0]["conv_in.weight"], base["conv_in.weight"])
-    # The last snapshot is the base itself.
-    assert all(torch.equal(value, sisters[1][name]) for name, value in base.items())
+    # The base goes on after the last snapshot, with captions that err as the web's do.
+    networks = [*sisters, pipe.unet.state_dict()]
+    for one, other in itertools.combinations(networks, 2):
+        assert not torch.equal(one["conv_in.weight"], other["conv_in.weight"])
     assert CLIPModel.from_pretrained(tmp_path / "clip").config.projection_dim == 128
+
+
+def test_a_base_stopped_between_and_within_its_courses_is_the_one_never_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cpu, whole, cut = torch.device("cpu"), tmp_path / "whole", tmp_path / "cut"
+    train_autoencoder(whole, steps=2, batch=4, seed=0, device=cpu)
+    train_text_encoder(whole, steps=1, batch=4, seed=0, device=cpu)
+    shutil.copytree(whole, cut)
+
+    def base(folder: Path) -> dict[str, float]:
+        return train_base(folder, steps=20, batch=2, scenes=8, seed=0, device=cpu)
+
+    assert base(whole)["steps"] == base(whole)["of_steps"] == 22
+    # Stopped in the first course, between both and in the second, with a checkpoint of each step.
+    losses, compute = [], denoiser.F.mse_loss
+
+    def stopping(*args: torch.Tensor) -> torch.Tensor:
+        losses.append(1)
+        if len(losses) in (9, 22, 24):
+            raise KeyboardInterrupt
+        return compute(*args)
+
+    monkeypatch.setattr(denoiser.F, "mse_loss", stopping)
+    monkeypatch.setattr(denoiser, "Course", partial(Course, checkpoint_every=1))
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            base(cut)
+    assert base(cut)["steps"] == 22
+    name = "base/unet/diffusion_pytorch_model.safetensors"
+    assert (cut / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_the_loss_falls(tmp_path: Path):
@@ -166,3 +207,22 @@ def test_the_base_sees_objects_on_the_grid_of_its_latents():
         scene = sample_scene(rng)
         for placed in place(scene, rng, grid_px=GRID_PX):
             assert placed.left_px % GRID_PX == placed.top_px % GRID_PX == 0
+
+
+def test_kept_latents_are_those_of_these_weights_and_errors(tmp_path: Path):
+    def encoded(vae: AutoencoderKL, errors: Errors, folder: Path = tmp_path) -> torch.Tensor:
+        return encode_scenes(vae, range(8), seed=0, folder=folder, errors=errors)
+
+    torch.manual_seed(0)
+    vaes = [new_autoencoder().eval() for _ in range(2)]
+    made = {
+        (number, name): encoded(vae, errors)
+        for number, vae in enumerate(vaes)
+        for name, errors in {"web": WRONG, "at first": WRONG_AT_FIRST}.items()
+    }
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 4
+    for number, name in made:
+        errors = WRONG if name == "web" else WRONG_AT_FIRST
+        afresh = encoded(vaes[number], errors, tmp_path / f"{number} {name}")
+        assert torch.equal(made[number, name], afresh)
+    assert not torch.equal(made[0, "web"], made[1, "web"])

@@ -57,7 +57,7 @@ def main(
     ] = False,
     weak_step: Annotated[
         int | None,
-        typer.Option(help="The snapshot of the base that is its weak sister; none: the third."),
+        typer.Option(help="The snapshot of the base that is its weak sister; none: the first."),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; none: the best.")] = None,

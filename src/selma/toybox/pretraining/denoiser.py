@@ -6,11 +6,16 @@ Diffusion's, so that strong guidance costs what it costs there.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import random
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import (
@@ -28,7 +33,14 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from selma.progress import progress
 from selma.toybox.benchmark import benchmark_texts
 from selma.toybox.captions import Style, caption
-from selma.toybox.mismatch import SAYS_QUALITY, UNSAID, sample_web
+from selma.toybox.mismatch import (
+    SAYS_QUALITY,
+    UNSAID,
+    WRONG,
+    WRONG_AT_FIRST,
+    Errors,
+    sample_web,
+)
 from selma.toybox.pretraining.autoencoder import LATENT_CHANNELS, LATENT_PX, SPREAD, to_pixels
 from selma.toybox.pretraining.language import new_tokenizer, tokenize
 from selma.toybox.pretraining.loop import Course, train
@@ -76,9 +88,10 @@ def new_scheduler() -> DDIMScheduler:
 
 
 def new_sampler() -> DPMSolverMultistepScheduler:
-    """DPM-Solver++ (arXiv:2211.01095) on that schedule: in eight steps it follows captions as DDIM
-    does in twenty, and strong guidance costs it something, as in Stable Diffusion (docs/log.md)."""
-    return DPMSolverMultistepScheduler.from_config(new_scheduler().config)
+    """DPM-Solver++ (arXiv:2211.01095) on that schedule, steps spaced as Stable Diffusion's are in
+    diffusers: strong guidance costs it something, as it does there (docs/log.md)."""
+    config = new_scheduler().config
+    return DPMSolverMultistepScheduler.from_config(config, timestep_spacing="leading")
 
 
 def sample_timesteps(count: int, generator: torch.Generator) -> Tensor:
@@ -90,11 +103,13 @@ def sample_timesteps(count: int, generator: torch.Generator) -> Tensor:
     return (TIMESTEPS * chosen).long().clamp(max=TIMESTEPS - 1)
 
 
-def web_scene(index: int, seed: int) -> tuple[Style, Scene, Scene, random.Random]:
+def web_scene(
+    index: int, seed: int, errors: Errors = WRONG
+) -> tuple[Style, Scene, Scene, random.Random]:
     """Number `index` of pre-training's images: its caption's style, what the caption states, what
     the image shows, and the generator that goes on to place its objects."""
     rng = random.Random(f"{seed}/web/{index}")
-    return *sample_web(rng), rng
+    return *sample_web(rng, errors), rng
 
 
 def web_caption(stated: Scene, style: Style, rng: random.Random) -> str:
@@ -109,30 +124,45 @@ def web_caption(stated: Scene, style: Style, rng: random.Random) -> str:
             return text
 
 
-def encode_scenes(vae: AutoencoderKL, count: int, *, seed: int, folder: Path) -> Tensor:
-    """Means [count, c, h, w] of the scenes' latents, half precision; kept in `folder` in files of
-    10,000, of which those that are there are not made again."""
+def encode_scenes(
+    vae: AutoencoderKL, numbers: range, *, seed: int, folder: Path, errors: Errors
+) -> Tensor:
+    """Means [len(numbers), c, h, w] of the scenes' latents, half precision; kept below `folder` in
+    files of 10,000, of which those that are there are not made again."""
+    folder = folder / _origin(vae, numbers, seed, errors)
     folder.mkdir(parents=True, exist_ok=True)
     shards = []
-    for start in range(0, count, _SHARD):
-        indices = range(start, min(start + _SHARD, count))
+    for start in numbers[::_SHARD]:
+        indices = range(start, min(start + _SHARD, numbers.stop))
         path = folder / f"{indices.start}-{indices.stop}.safetensors"
         if not path.exists():
             aside = path.with_suffix(".partial")
-            save_file({"mean": torch.cat(list(_encoded(vae, indices, seed)))}, aside)
+            save_file({"mean": torch.cat(list(_encoded(vae, indices, seed, errors)))}, aside)
             aside.replace(path)
         shards.append(load_file(path)["mean"])
     return torch.cat(shards)
 
 
+def _origin(vae: AutoencoderKL, numbers: range, seed: int, errors: Errors) -> str:
+    """Sixteen hex digits that change with what latents are made of: weights, errors and scenes, of
+    which the first ones stand for all."""
+    digest = hashlib.sha256(json.dumps([seed, errors], sort_keys=True).encode())
+    for tensor in vae.state_dict().values():
+        digest.update(tensor.cpu().numpy().tobytes())
+    for index in numbers[:20]:
+        _, _, shown, rng = web_scene(index, seed, errors)
+        digest.update(np.asarray(render(shown, rng)).tobytes())
+    return digest.hexdigest()[:16]
+
+
 @torch.no_grad()
-def _encoded(vae: AutoencoderKL, indices: range, seed: int) -> Iterator[Tensor]:
+def _encoded(vae: AutoencoderKL, indices: range, seed: int, errors: Errors) -> Iterator[Tensor]:
     batch = 100
     with progress(f"encoding scenes from {indices.start}", total=len(indices)) as advance:
         for start in range(indices.start, indices.stop, batch):
             images = []
             for index in range(start, min(start + batch, indices.stop)):
-                _, _, shown, rng = web_scene(index, seed)
+                _, _, shown, rng = web_scene(index, seed, errors)
                 images.append(render(shown, rng))
             x = to_pixels(images).to(vae.device).contiguous(memory_format=torch.channels_last)
             yield vae.encode(x).latent_dist.mean.half().cpu().contiguous()
@@ -153,49 +183,92 @@ def train_base(
     """Trains on `folder/vae` and `folder/text-encoder`; saves a StableDiffusionPipeline as
     `folder/base`.
 
-    `compiled` pays minutes at the start for faster steps, whose last bits differ.
+    The captions of the first course err less than the web's (`mismatch.WRONG_AT_FIRST`); a second
+    one, a tenth as long, teaches how often the web's do. `compiled` pays minutes at the start for
+    faster steps, whose last bits differ.
     """
     torch.manual_seed(seed)
     vae = AutoencoderKL.from_pretrained(folder / "vae").eval().requires_grad_(False).to(device)
     reader = CLIPTextModel.from_pretrained(folder / "text-encoder", attn_implementation="eager")
     reader = reader.eval().requires_grad_(False).to(device)
-    latents = encode_scenes(vae, scenes, seed=seed, folder=folder / "latents")
-    tokenizer = new_tokenizer()
     unet = new_denoiser().to(device)
     predict = torch.compile(unet) if compiled else unet
-    scheduler = new_scheduler()
+    more = max(1, scenes // 4)
+    first = Lesson("base", range(scenes), WRONG_AT_FIRST, batch=batch, seed=seed)
+    second = Lesson("settling", range(scenes, scenes + more), WRONG, batch=batch, seed=seed)
+    lessons = [(first, steps, 8e-4), (second, max(1, steps // 10), 1e-4)]
+    metrics: dict[str, float] = {
+        "steps": 0,
+        "of_steps": sum(length for _, length, _ in lessons),
+        "loss": math.nan,
+        "seconds": 0.0,
+    }
+    for lesson, length, learning_rate in lessons:
+        course = Course(
+            lesson.name,
+            unet,
+            lesson.loss(vae, reader, predict, folder / "latents"),
+            steps=length,
+            learning_rate=learning_rate,
+            ema_decay=0.999,
+            limit_s=limit_s,
+            snapshot_every=max(1, length // 10),
+        )
+        report = train(course, folder / "checkpoints")
+        metrics["steps"] += report["steps"]
+        metrics["seconds"] += report["seconds"]
+        metrics["loss"] = report["loss"]
+        if report["steps"] < length:
+            break
+    save_base(unet.cpu(), reader.cpu(), vae.cpu(), new_tokenizer(), folder / "base")
+    return metrics
 
-    def loss(step: int) -> Tensor:
-        rng = random.Random(f"{seed}/base/{step}")
-        generator = torch.Generator().manual_seed(rng.getrandbits(63))
-        chosen = [rng.randrange(scenes) for _ in range(batch)]
-        texts = [web_caption(stated, style, rng) for style, stated, _, _ in
-                 (web_scene(index, seed) for index in chosen)]  # fmt: skip
-        shape = (batch, *_LATENTS)
-        x = latents[chosen].float() + SPREAD * torch.randn(shape, generator=generator)
-        noise = torch.randn(shape, generator=generator)
-        t = sample_timesteps(batch, generator)
-        noised = scheduler.add_noise(x, noise, t).to(device)
-        tokens = tokenize(tokenizer, texts).to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            with torch.no_grad():
-                text = reader(tokens).last_hidden_state
-            predicted = predict(noised, t.to(device), text).sample
-        return F.mse_loss(predicted.float(), scheduler.get_velocity(x, noise, t).to(device))
 
-    course = Course(
-        "base",
-        unet,
-        loss,
-        steps=steps,
-        learning_rate=8e-4,
-        ema_decay=0.999,
-        limit_s=limit_s,
-        snapshot_every=max(1, steps // 10),
-    )
-    report = train(course, folder / "checkpoints")
-    save_base(unet.cpu(), reader.cpu(), vae.cpu(), tokenizer, folder / "base")
-    return report
+@dataclass(frozen=True)
+class Lesson:
+    """What a course of the base is trained on: these scenes of the web, with these errors."""
+
+    name: str
+    scenes: range
+    errors: Errors
+    batch: int
+    seed: int
+
+    def loss(
+        self,
+        vae: AutoencoderKL,
+        reader: CLIPTextModel,
+        predict: Callable[..., Any],
+        folder: Path,
+    ) -> Callable[[int], Tensor]:
+        """The loss of a step's batch; `folder` keeps the scenes' latents."""
+        latents = encode_scenes(vae, self.scenes, seed=self.seed, folder=folder, errors=self.errors)
+        tokenizer, scheduler, device = new_tokenizer(), new_scheduler(), vae.device
+
+        def loss(step: int) -> Tensor:
+            rng = random.Random(f"{self.seed}/{self.name}/{step}")
+            generator = torch.Generator().manual_seed(rng.getrandbits(63))
+            chosen = [rng.randrange(len(self.scenes)) for _ in range(self.batch)]
+            texts = [self.caption(index, rng) for index in chosen]
+            shape = (self.batch, *_LATENTS)
+            x = latents[chosen].float() + SPREAD * torch.randn(shape, generator=generator)
+            noise = torch.randn(shape, generator=generator)
+            t = sample_timesteps(self.batch, generator)
+            noised = scheduler.add_noise(x, noise, t).to(device)
+            tokens = tokenize(tokenizer, texts).to(device)
+            with torch.autocast(device.type, dtype=torch.bfloat16):
+                with torch.no_grad():
+                    text = reader(tokens).last_hidden_state
+                predicted = predict(noised, t.to(device), text).sample
+            target = scheduler.get_velocity(x, noise, t).to(device)
+            return F.mse_loss(predicted.float(), target)
+
+        return loss
+
+    def caption(self, index: int, rng: random.Random) -> str:
+        """A caption of the lesson's scene number `index`, drawn anew each time."""
+        style, stated, _, _ = web_scene(self.scenes[index], self.seed, self.errors)
+        return web_caption(stated, style, rng)
 
 
 def save_base(

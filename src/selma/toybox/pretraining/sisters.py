@@ -16,7 +16,6 @@ from selma.toybox.pretraining.denoiser import new_denoiser, save_base
 from selma.toybox.pretraining.language import new_tokenizer
 
 WEAK = "weak"
-_DEFAULT = 2  # the third snapshot of ten
 
 
 def snapshots(work: Path) -> dict[int, Path]:
@@ -27,11 +26,11 @@ def snapshots(work: Path) -> dict[int, Path]:
 
 
 def save_weak(work: Path, *, step: int | None = None) -> dict[str, float]:
-    """Saves the base as it was after `step` steps (None: the third snapshot) as `work/weak`, a
+    """Saves the base as it was after `step` steps (None: the first snapshot) as `work/weak`, a
     folder that diffusers loads. Raises ModelError if training has left no such snapshot."""
     files = snapshots(work)
     if step is None:
-        step = [*files][min(_DEFAULT, len(files) - 1)] if files else 0
+        step = next(iter(files), 0)
     if step not in files:
         raise ModelError(
             f"{work / 'checkpoints'} must hold a snapshot of the base at step {step}, but holds "
