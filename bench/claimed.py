@@ -150,7 +150,7 @@ def test_sheet(claims: Claims) -> Sheet:
         return f"{points(score.score.mean)}{at}{minus}"
 
     rows = [[model, *(text(model, name) for name in names)] for model in claims.curves]
-    note = "Below each score: minus the base's in the same column, paired by prompt, 95% interval."
+    note = "Behind each score: minus the base's in the same column, paired by prompt, 95% interval."
     return Sheet("Test: every model beside the base", ["model", *names], rows, note)
 
 
@@ -208,13 +208,20 @@ def sentence(claims: Claims, name: str) -> str:
     settings, gain = claims.settings[name], merged.difference
     assert gain is not None
     verdict = "Gained" if gain.low > 0 else "Lost" if gain.high < 0 else "Nothing was gained"
-    changes = {**merged.category_differences, **merged.group_differences}
-    apart = [f"{key} {signed(change.mean)}" for key, change in changes.items() if clear(change)]
+    apart = [
+        f"{key}{what} {signed(change.mean)}"
+        for what, changes in (
+            ("", merged.category_differences),
+            (" prompts", merged.group_differences),
+        )
+        for key, change in changes.items()
+        if clear(change)
+    ]
     return (
         f"{verdict} ({name}): the merged model at guidance {settings['merged']} scores "
         f"{points(merged.score.mean)}, the base at {settings['base']} {points(base.score.mean)}, "
         f"a difference of {cell(gain, sign=True)} points, paired over {gain.n} test prompts. "
-        f"Categories and styles whose own interval excludes zero: {', '.join(apart) or 'none'}."
+        f"Kinds of questions and of prompts whose own interval excludes zero: {', '.join(apart) or 'none'}."
     )
 
 

@@ -78,11 +78,15 @@ class Page:
 
     def click(self, selector: str, *, times: int = 1) -> None:
         """A real click in the middle of an element; `times` as fast as a double click."""
-        box = self.wait(
+        middle = (
             f"(() => {{ const e = document.querySelector({selector!r}); if (!e) return null; "
             "const b = e.getBoundingClientRect(); "
             "return b.width ? [b.x + b.width / 2, b.y + b.height / 2] : null; })()"
         )
+        box, before = self.wait(middle), None
+        while box != before:  # until the page around it is laid out
+            time.sleep(0.05)
+            box, before = self.wait(middle), box
         for count in range(1, times + 1):
             for kind in ("mousePressed", "mouseReleased"):
                 self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left",

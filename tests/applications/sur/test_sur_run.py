@@ -202,6 +202,14 @@ def test_variants_are_what_their_names_say(tmp_path):
         ablation.variants(load_config(config_file(tmp_path, ablation={"own": own}), SurRun))
 
 
+def test_variants_may_be_trained_in_fewer_steps_all_alike(tmp_path):
+    config = load_config(config_file(tmp_path, ablation={"steps": 3}), SurRun)
+    made = ablation.variants(config)
+    assert config.sur.training.steps != 3
+    assert {variant.training.steps for variant in made.values()} == {3}
+    assert made["as_set"].losses == config.sur.losses
+
+
 def test_each_of_our_changes_is_a_variant_in_both_directions(tmp_path):
     """Added to the paper by itself, and taken from ours by itself."""
     config = load_config(config_file(tmp_path), SurRun)

@@ -72,11 +72,13 @@ PROJECTIONS = ("random", "learned", "pca")
 def variants(config: SurRun) -> dict[str, SurSettings]:
     """Name → settings, in the order of the table; "as_set" first. Raises ConfigError."""
     sur = require_settings(config, SurRun).sur
-    settings_by_name = {AS_SET: sur}
-    for name, changes in _all_changes(sur):
+    steps = sur.ablation.steps
+    equal: Changes = {"training": {"steps": steps}} if steps else {}
+    settings_by_name = {}
+    for name, changes in [(AS_SET, {}), *_all_changes(sur)]:
         try:
             settings_by_name[name] = SurSettings.model_validate(
-                laid_over(sur.model_dump(), changes)
+                laid_over(laid_over(sur.model_dump(), changes), equal)
             )
         except ValidationError as error:
             lines = [mistake(dict(details)) for details in error.errors()]

@@ -222,6 +222,8 @@ class SurAblation(Section):
     """Name → settings of `sur` that are laid over the others."""
     split: Literal["dev", "test"] = "dev"
     """Of toybox. On dev the choosing judge scores; only there may settings be chosen."""
+    steps: PositiveInt | None = None
+    """Training steps of every variant, "as_set" too; None: as each one's settings say."""
     prompts: PositiveInt | None = None
     """None: scores.dev_prompts of dev, scores.prompts of test."""
 
