@@ -221,7 +221,8 @@ def sentence(claims: Claims, name: str) -> str:
         f"{verdict} ({name}): the merged model at guidance {settings['merged']} scores "
         f"{points(merged.score.mean)}, the base at {settings['base']} {points(base.score.mean)}, "
         f"a difference of {cell(gain, sign=True)} points, paired over {gain.n} test prompts. "
-        f"Kinds of questions and of prompts whose own interval excludes zero: {', '.join(apart) or 'none'}."
+        "Kinds of questions and of prompts whose own interval excludes zero: "
+        f"{', '.join(apart) or 'none'}."
     )
 
 

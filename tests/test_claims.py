@@ -156,7 +156,11 @@ def test_own_expert_is_held_against_the_others_on_its_prompts(claimed: Any) -> N
         (points(0.9), "Gained (own best): the merged model at guidance 3 scores 90.0", "+40.0"),
         (points(0.1), "Lost (own best)", "−40.0"),
         (points(0.5), "Nothing was gained (own best)", "zero: none."),
-        (points(0.5, 0.1), "Lost (own best)", "zero: colour −40.0, tags prompts −20.0, count prompts −20.0."),
+        (
+            points(0.5, 0.1),
+            "Lost (own best)",
+            "zero: colour −40.0, tags prompts −20.0, count prompts −20.0.",
+        ),
     ],
 )
 def test_the_headline_says_what_was_gained_and_where(
