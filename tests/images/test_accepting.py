@@ -202,11 +202,15 @@ def test_too_few_pairs_are_an_error_that_says_what_to_change(tmp_path, some):
     assert len(list((tmp_path / "2-images/_candidates/cats").glob("*.png"))) == 8 * COUNT
     judge = PixelJudge("b", dies_after=0)
     assert chosen(tmp_path, some, judge=judge, model=lambda: DiesAfter(0))
+    with pytest.raises(TooFewPairs, match=r"needs 8 pairs .* Raise images.choose.candidates"):
+        chosen(tmp_path, some, config=changed(fewest_pairs=8))  # what is finished is asked, too
 
 
 def test_without_questions_nothing_is_generated(tmp_path, some):
-    with pytest.raises(TooFewPairs, match="8 have no questions"):
+    with pytest.raises(TooFewPairs, match="8 have no questions") as caught:
         chosen(tmp_path, some, without=[p.id for p in some])
+    assert "images.choose.questions" in str(caught.value)
+    assert "candidates" not in str(caught.value)
     assert not list(tmp_path.rglob("*.png"))
 
 

@@ -195,7 +195,12 @@ def _generate_skill(
         recipe["accepting"] = accepting.recipe(skill) | {"threshold": choose.threshold}
     item = folder.item(IMAGES, skill, recipe=recipe)
     if item.done:
-        return read_generated(item.path, prompts)
+        pairs = read_generated(item.path, prompts)
+        if choose and accepting:  # fewest_pairs may have been raised since
+            remaining = {pair.prompt.id for pair in pairs}
+            survivors = _survivors(prompts, accepting.asked[skill], remaining=len(remaining))
+            require_pairs(skill, len(pairs), survivors, fewest=choose.fewest_pairs)
+        return pairs
     train = item.begin() / "train"
     train.mkdir(exist_ok=True)
     files: list[Path] = []
