@@ -71,7 +71,6 @@ def main(
         step = steps(data, model, batch)
         before = SurLearner(model, data, SurSettings(), 0)
         stir(before)
-        gradients(before, step.at(0), 0)
         measured_once = ("weights", "_content", "_layers")
 
         def loop(number: int) -> dict[str, torch.Tensor]:

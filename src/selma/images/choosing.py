@@ -93,12 +93,11 @@ def require_pairs(skill: str, count: int, survivors: Survivors, *, fewest: int) 
             "alone (prompts.lexicon: toybox)."
         )
     if survivors.rejected:
-        advice.append(
-            "Raise images.choose.candidates or prompts.per_skill, or lower images.choose.threshold."
-        )
+        advice.append("Raise images.choose.candidates or lower images.choose.threshold.")
+    advice.append("Raise prompts.per_skill, or be content with fewer: images.choose.fewest_pairs.")
     raise TooFewPairs(
         f"Skill {skill!r} needs {fewest} pairs to train on, but has {count}: of "
         f"{survivors.prompts} prompts, {survivors.without_questions} have no questions and "
         f"{survivors.rejected} no image that the judge accepts. What was made is kept. "
-        f"{' '.join(advice)} images.choose.fewest_pairs says how many are enough."
+        f"{' '.join(advice)}"
     )
