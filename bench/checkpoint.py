@@ -30,7 +30,9 @@ from turns import in_turn
 from selma.adapters import lora
 from selma.adapters.files import Lineage
 from selma.config.adapters import LoraConfig
+from selma.config.experts import ExpertsConfig
 from selma.experts import checkpoints
+from selma.experts.optimizing import Optimization
 
 FILE = "pytorch_lora_weights.safetensors"
 
@@ -49,12 +51,12 @@ def main(
     torch.set_default_dtype(half)
     config = LoraConfig(rank=rank)
     factors = lora.attach(unet, config, generator=torch.Generator().manual_seed(0))
-    optimizer = torch.optim.AdamW(list(factors.values()))
+    optimization = new_optimization(factors)
     for factor in factors.values():
         factor.grad = torch.randn_like(factor)
-    optimizer.step()
+    optimization.step(1.0)
     accelerator = Accelerator(cpu=True)
-    prepared = accelerator.prepare(unet, optimizer)
+    prepared = accelerator.prepare(unet, optimization.adamw)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
 
@@ -65,10 +67,9 @@ def main(
                 root / "ours",
                 step=1,
                 factors=factors,
-                optimizer=optimizer,
+                optimization=optimization,
                 file=FILE,
                 save=lambda path: lora.save(path, factors, config, lineage=Lineage()),
-                extra={},
             )
 
         def theirs() -> None:
@@ -85,7 +86,7 @@ def main(
             {"selma": ours, "save_state": theirs}, rounds=rounds, clock=time.perf_counter
         )
         sizes = {side: written(root / side) for side in ("ours", "theirs")}
-        same = comes_back(root / "ours", factors, optimizer)
+        same = comes_back(root / "ours", factors, optimization)
     turns.show(
         f"{model}, rank {rank}, wall clock",
         note=f"{sizes['ours'] / 1e6:.1f} MB and {sizes['theirs'] / 1e6:.1f} MB: "
@@ -99,21 +100,28 @@ def written(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+def new_optimization(factors: dict[str, torch.nn.Parameter]) -> Optimization:
+    config = ExpertsConfig(precision="fp32")
+    return Optimization(list(factors.values()), config, device=torch.device("cpu"))
+
+
 def comes_back(
-    root: Path, factors: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+    root: Path, factors: dict[str, torch.nn.Parameter], optimization: Optimization
 ) -> bool:
     from safetensors.torch import load_file
 
     found = checkpoints.newest(root)
     assert found is not None
     blank = {name: torch.nn.Parameter(torch.zeros_like(f)) for name, f in factors.items()}
-    other = torch.optim.AdamW(list(blank.values()))
+    other = new_optimization(blank)
     weights = {n.removeprefix("unet."): t for n, t in load_file(found.path / FILE).items()}
-    checkpoints.restore(found, weights, factors=blank, optimizer=other)
+    checkpoints.restore(found, weights, factors=blank, optimization=other)
     return all(
         torch.equal(factor, blank[name])
         and all(
-            torch.equal(optimizer.state[factor][kind], other.state[blank[name]][kind])
+            torch.equal(
+                optimization.adamw.state[factor][kind], other.adamw.state[blank[name]][kind]
+            )
             for kind in checkpoints.MOMENTS
         )
         for name, factor in factors.items()

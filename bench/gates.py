@@ -1,13 +1,13 @@
 """Whether toybox's base passes its gates, measured through the product's pipeline and judges.
 
-    .venv/bin/python bench/gates.py --work /tmp/gates                          everything
-    .venv/bin/python bench/gates.py --work /tmp/gates --prompts 40 --dry-run   a quick look
+    .venv/bin/python bench/gates.py --work /tmp/gates                everything
+    .venv/bin/python bench/gates.py --work /tmp/gates --prompts 40   a quick look
 
 On the dev split, by the choosing judge: the base's DSG at each guidance, plain and rescaled, beside
 that of an ideal sampler; each category; tags beside sentences with the same facts; the judges on
 degraded images; the base's loss on all that it is fine-tuned on beside that on its own scenes. The
-gates go to `pretraining.json` beside the weights, and the exit code is 1 if one is missed. Images
-and answers are kept in --work.
+gates go to `pretraining.json` beside the weights if measured in full, and the exit code is 1 if one
+is missed. Images and answers are kept in --work.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ from selma.toybox.questions import CATEGORIES
 from selma.workspace import Workspace, write_json
 
 JUDGES = ("judge-a", "judge-b")
+PROMPTS = 320
+"""Of the dev split, with which gates are recorded: all."""
 SAMPLES = 400
 """Of each set that the base's loss is measured on."""
 
@@ -58,7 +60,7 @@ SAMPLES = 400
 def main(
     work: Annotated[Path, typer.Option(help="Folder for images and answers, which are kept.")],
     base: Annotated[str, typer.Option(help="toybox, toybox-weak or a folder.")] = "toybox",
-    prompts: Annotated[int, typer.Option(min=5, help="How many dev prompts.")] = 320,
+    prompts: Annotated[int, typer.Option(min=5, help="How many dev prompts.")] = PROMPTS,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Denoising steps; the base's own if not given.")
     ] = None,
@@ -66,7 +68,9 @@ def main(
         list[float] | None, typer.Option(help="Only these, which measures no gates.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "cpu",
-    dry_run: Annotated[bool, typer.Option(help="Write nothing beside the weights.")] = False,
+    recorded: Annotated[
+        bool, typer.Option(help="Write toybox's beside its weights, if measured in full.")
+    ] = True,
     sheet: Annotated[Path | None, typer.Option(help="Contact sheet at guidance 3.")] = None,
 ) -> None:
     """Measure the gates of a base, and print all that they rest on."""
@@ -86,7 +90,7 @@ def main(
     measured = bench.gates(curves, console)
     for name, value in measured.items():
         console.print(f"{name:24}{value:7.1f}")
-    if base == "toybox" and not dry_run:
+    if recorded and base == "toybox" and prompts >= PROMPTS and steps is None:
         record(weights_folder() / "pretraining.json", measured, curves, losses)
     problems = gates.missed(measured)
     console.print("\n".join(problems) or "All gates are passed.")

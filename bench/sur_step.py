@@ -37,9 +37,9 @@ from selma.applications.sur.encoding import (
     encode_samples,
     token_mask,
 )
+from selma.applications.sur.learner import SurLearner
 from selma.applications.sur.records import SurSample
 from selma.applications.sur.settings import SurData, SurSettings, ToyboxSamples
-from selma.applications.sur.training import SurLearner
 from selma.backbones.families.conditioning import Conditioning
 from selma.backbones.text_to_image import TextToImage, load_text_to_image
 from selma.config.networks import BaseConfig, LlmVectors
@@ -71,11 +71,12 @@ def main(
         step = steps(data, model, batch)
         before = SurLearner(model, data, SurSettings(), 0)
         stir(before)
+        measured_once = ("weights", "_content", "_layers")
 
         def loop(number: int) -> dict[str, torch.Tensor]:
             given = step.at(number)
             fresh = replace(before, data=in_the_loop(model, samples, data, given))
-            vars(fresh).update(weights=before.weights)
+            vars(fresh).update({name: vars(before)[name] for name in measured_once})
             return gradients(fresh, given, number)
 
         def kept(number: int) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ from selma.config.images import Choice, ImagesConfig
 from selma.config.scores import ScoresConfig
 from selma.errors import ConfigError, TooFewPairs
 from selma.images import generating
+from selma.images.choosing import require_pairs
 from selma.images.generating import generate_pairs
 from selma.images.pairs import read_survivors
 from selma.records.benchmarks import BenchmarkPrompt, Question
@@ -202,11 +203,21 @@ def test_too_few_pairs_are_an_error_that_says_what_to_change(tmp_path, some):
     assert len(list((tmp_path / "2-images/_candidates/cats").glob("*.png"))) == 8 * COUNT
     judge = PixelJudge("b", dies_after=0)
     assert chosen(tmp_path, some, judge=judge, model=lambda: DiesAfter(0))
+    with pytest.raises(TooFewPairs, match=r"needs 8 pairs .* Raise images.choose.candidates"):
+        chosen(tmp_path, some, config=changed(fewest_pairs=8))  # what is finished is asked, too
+
+
+def test_too_few_prompts_of_which_all_survive_are_told_to_be_more():
+    survivors = Survivors(prompts=2, without_questions=0, rejected=0)
+    with pytest.raises(TooFewPairs, match=r"is kept\. Raise prompts\.per_skill, or be content"):
+        require_pairs("cats", 2, survivors, fewest=8)
 
 
 def test_without_questions_nothing_is_generated(tmp_path, some):
-    with pytest.raises(TooFewPairs, match="8 have no questions"):
+    with pytest.raises(TooFewPairs, match="8 have no questions") as caught:
         chosen(tmp_path, some, without=[p.id for p in some])
+    assert "images.choose.questions" in str(caught.value)
+    assert "candidates" not in str(caught.value)
     assert not list(tmp_path.rglob("*.png"))
 
 

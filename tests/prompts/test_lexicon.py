@@ -66,7 +66,7 @@ def test_every_text_is_one_that_the_worlds_captions_have(name):
 
 @pytest.mark.parametrize("style", get_args(Style))
 def test_the_grammar_allows_what_the_benchmark_has(style):
-    """Of the shapes that captions take, those that the skill does without are few."""
+    """The grammar leaves out no shape that captions take."""
     (skill,) = load_skills([f"toybox_{style}"])
     grammar = reply_grammar(skill, "toybox", first=4, asked=1)
     prompts = [prompt.text for prompt in benchmark_prompts("dev") if prompt.group == style]

@@ -215,14 +215,9 @@ def test_kept_latents_are_those_of_these_weights_and_errors(tmp_path: Path):
 
     torch.manual_seed(0)
     vaes = [new_autoencoder().eval() for _ in range(2)]
-    made = {
-        (number, name): encoded(vae, errors)
-        for number, vae in enumerate(vaes)
-        for name, errors in {"web": WRONG, "at first": WRONG_AT_FIRST}.items()
-    }
+    origins = list(itertools.product(vaes, (WRONG, WRONG_AT_FIRST)))
+    made = [encoded(*origin) for origin in origins]
     assert len(list(tmp_path.rglob("*.safetensors"))) == 4
-    for number, name in made:
-        errors = WRONG if name == "web" else WRONG_AT_FIRST
-        afresh = encoded(vaes[number], errors, tmp_path / f"{number} {name}")
-        assert torch.equal(made[number, name], afresh)
-    assert not torch.equal(made[0, "web"], made[1, "web"])
+    for number, (origin, kept) in enumerate(zip(origins, made, strict=True)):
+        assert torch.equal(kept, encoded(*origin, tmp_path / str(number)))
+    assert not torch.equal(made[0], made[2])

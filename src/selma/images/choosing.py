@@ -85,11 +85,20 @@ def best(scores: Sequence[float], *, keep: int, among: Collection[int] | None = 
 
 def require_pairs(skill: str, count: int, survivors: Survivors, *, fewest: int) -> None:
     """Raise TooFewPairs if a skill has fewer pairs than that."""
-    if count < fewest:
-        raise TooFewPairs(
-            f"Skill {skill!r} needs {fewest} pairs to train on, but has {count}: of "
-            f"{survivors.prompts} prompts, {survivors.without_questions} have no questions and "
-            f"{survivors.rejected} no image that the judge accepts. All images and answers are "
-            "kept. Raise images.choose.candidates or prompts.per_skill, lower "
-            "images.choose.threshold, or be content with fewer in images.choose.fewest_pairs."
+    if count >= fewest:
+        return
+    advice = []
+    if survivors.without_questions:
+        advice.append(
+            "Let images.choose.questions cover more prompts; toybox reads those of its own words "
+            "alone (prompts.lexicon: toybox)."
         )
+    if survivors.rejected:
+        advice.append("Raise images.choose.candidates or lower images.choose.threshold.")
+    advice.append("Raise prompts.per_skill, or be content with fewer: images.choose.fewest_pairs.")
+    raise TooFewPairs(
+        f"Skill {skill!r} needs {fewest} pairs to train on, but has {count}: of "
+        f"{survivors.prompts} prompts, {survivors.without_questions} have no questions and "
+        f"{survivors.rejected} no image that the judge accepts. What was made is kept. "
+        f"{' '.join(advice)}"
+    )

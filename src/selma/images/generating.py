@@ -213,7 +213,11 @@ def _generate_skill(
     if choose:  # asked for here, so that the folder knows where they lie even if all is done
         _candidates(skill, prompts, generation, folder, accepting=accepting)
     if item.done:
-        return read_generated(item.path, prompts)
+        pairs = read_generated(item.path, prompts)
+        if choose and accepting:  # fewest_pairs may have been raised since
+            of = [pair.prompt for pair in pairs]
+            _survivors(skill, prompts, accepting, of, fewest=choose.fewest_pairs)
+        return pairs
     train = item.begin() / "train"
     train.mkdir(exist_ok=True)
     files: list[Path] = []
@@ -222,9 +226,8 @@ def _generate_skill(
         chosen = _choose(skill, prompts, generation, scorer, item, folder, accepting=accepting)
         files = [item.path / CHOSEN]
         if accepting:
-            remaining = {prompt.id for prompt, _ in chosen}
-            survivors = _survivors(prompts, accepting.asked[skill], remaining=len(remaining))
-            require_pairs(skill, len(chosen), survivors, fewest=choose.fewest_pairs)
+            of = [prompt for prompt, _ in chosen]
+            survivors = _survivors(skill, prompts, accepting, of, fewest=choose.fewest_pairs)
             summary = {"survivors": survivors.model_dump(), "kept_share": round(survivors.share, 4)}
     else:
         jobs = generation.jobs(train, prompts)
@@ -280,10 +283,9 @@ def _choose(
     assert choose is not None
     if accepting:
         asked = {prompt.id for prompt in accepting.asked[skill]}
-        survivors = _survivors(prompts, accepting.asked[skill], remaining=len(asked))
-        prompts = [prompt for prompt in prompts if prompt.id in asked]
-        most = len(prompts) * config.per_prompt
-        require_pairs(skill, most, survivors, fewest=choose.fewest_pairs)
+        every, prompts = prompts, [prompt for prompt in prompts if prompt.id in asked]
+        most = [prompt for prompt in prompts for _ in range(config.per_prompt)]
+        _survivors(skill, every, accepting, most, fewest=choose.fewest_pairs)
     candidates = _candidates(skill, prompts, generation, folder, accepting=accepting)
     jobs = generation.jobs(candidates.path, prompts)
     if not candidates.done:
@@ -317,13 +319,22 @@ def _choose(
 
 
 def _survivors(
-    prompts: Sequence[Prompt], asked: Sequence[BenchmarkPrompt], *, remaining: int
+    skill: str,
+    prompts: Sequence[Prompt],
+    accepting: Accepting,
+    of: Sequence[Prompt],
+    *,
+    fewest: int,
 ) -> Survivors:
-    return Survivors(
+    """What is left of the prompts, where `of` has each pair's. Raises TooFewPairs."""
+    asked = accepting.asked[skill]
+    survivors = Survivors(
         prompts=len(prompts),
         without_questions=len(prompts) - len(asked),
-        rejected=len(asked) - remaining,
+        rejected=len(asked) - len({prompt.id for prompt in of}),
     )
+    require_pairs(skill, len(of), survivors, fewest=fewest)
+    return survivors
 
 
 def _image_name(prompt: Prompt, number: int) -> str:

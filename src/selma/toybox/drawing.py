@@ -87,13 +87,8 @@ class _Canvas:
 
     @property
     def shade(self) -> Rgb:
-        """The tint's shadow; kept mild, because a dark orange would already be a brown."""
+        """The tint's shadow; kept mild, so that it is still the tint."""
         return _mix(self.rgb, _INK, 0.17)
-
-    @property
-    def spot(self) -> Rgb:
-        """White for marks on the tint, or grey where the tint itself is white."""
-        return _WHITE if min(self.rgb) < 200 else _GREY
 
     def _pixels(self, points: Points) -> list[tuple[float, float]]:
         left, top = self.origin
@@ -102,8 +97,9 @@ class _Canvas:
 
     def part(self, left: float, top: float, scale: float, *, height: float = 1.0) -> _Canvas:
         """A rectangle of this canvas, with unit coordinates of its own."""
-        corner = (self.origin[0] + self.scale * left, self.origin[1] + self.scale * top)
-        return replace(self, origin=corner, scale=self.scale * scale, height=height)
+        down = self.scale * self.height
+        corner = (self.origin[0] + self.scale * left, self.origin[1] + down * top)
+        return replace(self, origin=corner, scale=self.scale * scale, height=self.height * height)
 
     def fill(self, points: Points, colour: Rgb | None = None, edge: bool = False) -> None:
         """A filled polygon, in the tint unless told; with `edge` an ink line runs round it."""
@@ -416,7 +412,7 @@ def compose(background_name: str, placed: Sequence[Sprite]) -> np.ndarray:
 
 
 def soften(scene: np.ndarray) -> np.ndarray:
-    """The scene as a poor picture shows it, blurred and faded: uint8 RGB array [64, 64, 3].
+    """The scene as a poor image shows it, blurred and faded: uint8 RGB array [64, 64, 3].
 
     Integer arithmetic only, as in `compose`: a binomial blur of 5 pixels along both axes, then a
     fifth of the way to a light grey.

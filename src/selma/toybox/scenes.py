@@ -49,7 +49,7 @@ CELL_PX = IMAGE_PX // 2
 GRID_PX = 8
 """Where an object lies in its cell, in every image that the base is trained or fine-tuned on:
 pre-training's, SUR samples', subjects' and conditioned ones. It is one latent. On another grid the
-base's loss is half as high again, and fine-tuning learns the grid."""
+base's loss is about twice as high, and fine-tuning learns the grid."""
 FINE_GRID_PX = 4
 """The grid of the images that autoencoder, judges and scorer are trained on: they must read what a
 model generates, which keeps to no grid."""

@@ -192,7 +192,11 @@ def test_variants_are_what_their_names_say(tmp_path):
         assert changed == [((".".join(path), not_(value)), (".".join(path), value))], name
     for loss in ("distillation", "alignment", "teacher"):
         assert getattr(made[f"without_{loss}"].losses, loss).weight == 0
-    assert {"projection_pca", "projection_learned", "layer_0", "vectors_of_big"} <= made.keys()
+    assert {"layer_0", "vectors_of_big"} <= made.keys()
+    assert not any(name.startswith("projection_") for name in made)  # similarities have none
+    queries = {"distillation": {"match": "queries"}}
+    by_queries = ablation.variants(load_config(config_file(tmp_path, losses=queries), SurRun))
+    assert {"projection_pca", "projection_learned"} <= by_queries.keys()
     assert "negative_adapted" in made and "negative_alone" not in made
     assert "weight_0.1" in made and "weight_1" not in made  # as it is set
     with pytest.raises(ConfigError, match="must be some of as_set"):

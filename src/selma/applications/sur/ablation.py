@@ -67,6 +67,7 @@ BACK: Mapping[str, Changes] = {"timesteps": {"losses": {"teacher": {"timesteps":
 """What undoes a change, where that is not to do as the paper does."""
 
 PROJECTIONS = ("random", "learned", "pca")
+"""Of the language model's vectors, which similarities are told without."""
 
 
 def variants(config: SurRun) -> dict[str, SurSettings]:
@@ -188,7 +189,7 @@ def _all_changes(sur: SurSettings) -> Iterator[tuple[str, Changes]]:
     for loss in ("distillation", "alignment", "denoising", "teacher"):
         if getattr(sur.losses, loss).weight:
             yield f"without_{loss}", {"losses": {loss: {"weight": 0.0}}}
-    for kind in PROJECTIONS:
+    for kind in PROJECTIONS if sur.losses.distillation.match == "queries" else ():
         if kind != sur.llm.projection:
             yield f"projection_{kind}", {"llm": {"projection": kind}}
     for weight in sur.ablation.weights:

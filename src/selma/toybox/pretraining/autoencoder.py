@@ -1,7 +1,8 @@
 """The autoencoder: 64x64 images to 8x8 latents of 8 channels, diffusers' `AutoencoderKL`.
 
-Its latents are white: of mean 0 and variance 1 in every direction, so that noise covers all that a
-image is made of at about the same time, and the denoiser's loss counts all of it alike.
+Its latents, with the noise of training's posteriors, are white: of mean 0 and variance 1 in every
+direction. That noise is then taken away, so that directions which it filled have next to no
+variance in what the denoiser learns.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from selma.toybox.scenes import FINE_GRID_PX, Scene, paint, place, render, sampl
 LATENT_CHANNELS = 8
 LATENT_PX = 8
 CROP_PX = 32  # training sees crops at objects: four times cheaper, and less of it background
-SPREAD = 0.05  # standard deviation of the posteriors; the latents' own is 1
+SPREAD = 0.05  # standard deviation of the posteriors
 KL_WEIGHT = 2e-3  # per latent value; a decoder that bears noise forgives the denoiser its errors
 
 
@@ -144,8 +145,8 @@ def _scenes(count: int, rng: random.Random) -> Tensor:
 
 @torch.no_grad()
 def whiten(vae: AutoencoderKL, images: Tensor) -> None:
-    """Turns and scales the latents so that those of the images [n, 3, h, w] have mean 0 and the
-    identity as covariance; what is decoded stays the same.
+    """Turns and scales the latents so that samples of the images' posteriors [n, 3, h, w] have mean
+    0 and the identity as covariance; what is decoded stays the same.
 
     The map goes into the two 1x1 convolutions at the latents. The posterior's spread becomes
     `SPREAD` everywhere: the training's own, which makes the decoder bear noise, would be learnt as

@@ -58,7 +58,7 @@ def train_scorer(
     device: torch.device,
     limit_s: float | None = None,
 ) -> dict[str, float]:
-    """Trains and saves `folder/clip`; returns retrieval accuracy among 100 held-out pictures."""
+    """Trains and saves `folder/clip`; returns retrieval accuracy among 100 held-out images."""
     torch.manual_seed(seed)
     tokenizer = new_tokenizer()
     model = new_scorer(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
@@ -67,7 +67,7 @@ def train_scorer(
     model.set_attn_implementation("eager")
 
     def similarities(rng: random.Random, count: int) -> Tensor:
-        """Logits [pictures, captions]."""
+        """Logits [images, captions]."""
         scenes = [sample_scene(rng) for _ in range(count)]
         images = [render(scene, rng, grid_px=FINE_GRID_PX) for scene in scenes]
         pixels = degrade(to_pixels(images), rng)
@@ -111,7 +111,7 @@ def train_scorer(
 
 
 def _save_preprocessing(folder: Path) -> None:
-    """What CLIPImageProcessor needs to turn a picture into pixels in [-1, 1]."""
+    """What CLIPImageProcessor needs to turn an image into pixels in [-1, 1]."""
     settings = {
         "image_processor_type": "CLIPImageProcessor",
         "do_resize": True,
