@@ -10,7 +10,7 @@ from scores.colours import ColourJudge
 from selma.config import RunConfig
 from selma.config.rewards import NftObjective
 from selma.config.scores import ScoresConfig
-from selma.errors import ConfigError
+from selma.errors import ConfigError, ModelError
 from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.records.prompts import Prompt
 from selma.scores.networks import Loaders, ScoringNetworks
@@ -72,6 +72,34 @@ def test_the_judge_that_reports_is_no_reward() -> None:
         reward.rows([halves("red", "blue")], [PROMPT])
 
 
+def test_vqascore_asks_the_choosing_judge_about_whole_prompts() -> None:
+    config = ScoresConfig(vqascore="Is there {text}?")
+    objective = NftObjective(reward="vqascore")
+    reward = rewards(objective, config, networks(), {})("cats")
+    red = Prompt(id="r", skill="cats", text="red")
+    images = [halves("red", "blue"), halves("green", "blue")]
+    judge = ColourJudge("toybox-b", threshold=0.2)  # not the one that reports
+    asked = judge.answer(images, [["Is there red?"]] * 2)
+    wanted = [answer[0][1] for answer in asked]
+    rows = reward.rows(images, [red] * 2)
+    assert [row["reward"] for row in rows] == wanted and wanted[0] > 0.9 > 0.1 > wanted[1]
+    assert reward.knows(OTHER) and reward.from_zero
+    assert reward.recipe == {"vqascore": "Is there {text}?", "judge": "colours-0.2"}
+    same = rewards(objective, config, networks(reporting=0.2), {})("cats")
+    with pytest.raises(ConfigError, match="must be another judge"):
+        same.rows(images, [red] * 2)
+    with pytest.raises(ValidationError, match="no other reward has any"):
+        NftObjective(reward="vqascore", questions="toybox")
+
+
+def test_a_judge_without_probabilities_gives_no_vqascore(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ColourJudge, "_say", staticmethod(lambda chance: ("yes", None)))
+    config = ScoresConfig(vqascore="Is there {text}?")
+    reward = rewards(NftObjective(reward="vqascore"), config, networks(), {})("cats")
+    with pytest.raises(ModelError, match="toybox-b gives none"):
+        reward.rows([halves("red", "blue")], [Prompt(id="r", skill="cats", text="red")])
+
+
 def test_a_scorer_needs_no_questions() -> None:
     scored = ScoredImages(ColourJudge("colours"))
     rows = scored.rows([halves("red", "blue")], [PROMPT])
@@ -79,24 +107,24 @@ def test_a_scorer_needs_no_questions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("different", "searched"),
+    ("different", "method", "searched"),
     [
-        ({}, True),
-        ({"merged": {"method": "sum_of_deltas"}}, True),
-        ({"merged": {"search": None}}, False),
-        ({"merged": {"scale": 1.5}}, False),
-        ({"merged": {"mixture": {}}}, False),
-        ({"scores": {"benchmark": "a.csv"}}, False),
-        ({"experts": NFT | {"adapter": {"kind": "oft"}}}, False),
-        ({"experts": {}}, False),
+        ({}, "sum_of_deltas", True),
+        ({"merged": {"method": "ties"}}, "ties", True),
+        ({"merged": {"search": None}}, "mean_of_deltas", False),
+        ({"merged": {"scale": 1.5}}, "mean_of_deltas", False),
+        ({"merged": {"mixture": {}}}, "mean_of_deltas", False),
+        ({"scores": {"benchmark": "a.csv"}}, "mean_of_deltas", False),
+        ({"experts": NFT | {"adapter": {"kind": "oft"}}}, "mean_of_deltas", False),
+        ({"experts": {}}, "mean_of_deltas", False),
     ],
 )  # fmt: skip
-def test_the_scale_of_what_rewards_taught_is_searched_by_default(
-    different: dict[str, Any], searched: bool
+def test_what_rewards_taught_is_added_up_and_its_scale_searched_by_default(
+    different: dict[str, Any], method: str, searched: bool
 ) -> None:
     config = RunConfig.model_validate({"name": "r", "experts": NFT} | different)
     search = config.merged.search
-    assert (search is not None) == searched
+    assert (config.merged.method, search is not None) == (method, searched)
     assert search is None or (search.weights, search.trials) == (False, 6)
     assert RunConfig.model_validate(config.model_dump()) == config
 

@@ -19,7 +19,7 @@ from selma.config.networks import BaseConfig
 from selma.config.places import map_paths
 from selma.config.prompts import PromptsConfig
 from selma.config.questions import WrittenQuestions
-from selma.config.rewards import RewardedObjective, with_scale_searched
+from selma.config.rewards import RewardedObjective, with_sum_searched
 from selma.config.scores import ScorerSettings, ScoresConfig
 from selma.config.section import Section, Seed, is_folder, mistake, require_kind
 from selma.errors import ConfigError
@@ -94,8 +94,8 @@ class RunConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _scale_of_rewards(cls, values: Any) -> Any:
-        return with_scale_searched(values)
+    def _sum_of_rewards(cls, values: Any) -> Any:
+        return with_sum_searched(values)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

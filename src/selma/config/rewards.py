@@ -18,10 +18,11 @@ class RewardedObjective(Section):
 
     kind: str
     """The name of a row of `experts.objectives.OBJECTIVES`."""
-    reward: Literal["questions", "toybox"] | AnyScorer = "questions"
+    reward: Literal["questions", "vqascore", "toybox"] | AnyScorer = "questions"
     """"questions": the share of a prompt's questions that scores.choosing_judge answers as
-    expected, dependencies counted as scores.zeroing says. Or toybox's CLIP, or a network as in
-    scores.preferences. The judge that reports is never a reward."""
+    expected, dependencies counted as scores.zeroing says. "vqascore": its P(yes) when it is asked
+    whether an image shows the whole prompt, in the wording of scores.vqascore. Or toybox's CLIP, or
+    a network as in scores.preferences. The judge that reports is never a reward."""
     questions: QuestionSource | None = None
     """Where the questions come from, as in images.choose.questions; prompts without questions are
     not trained on."""
@@ -42,6 +43,11 @@ class RewardedObjective(Section):
     @property
     def images_per_round(self) -> int:
         return self.prompts_per_round * self.images_per_prompt
+
+    @property
+    def asks_judge(self) -> bool:
+        """Whether the choosing judge gives the reward."""
+        return self.reward in ("questions", "vqascore")
 
     @checked(mode="after")
     def _asked(self) -> Self:
@@ -115,9 +121,9 @@ class DpokObjective(PolicyObjective):
     """Transitions in each."""
 
 
-def with_scale_searched(values: Any) -> Any:
-    """A run's settings as they were given, and where experts learn from rewards, with a search for
-    the merge's scale on the dev prompts, if the benchmark has any."""
+def with_sum_searched(values: Any) -> Any:
+    """A run's settings as they were given, and where experts learn from rewards, with their sum as
+    the merge and a search for its scale on the dev prompts, if the benchmark has any."""
     if not isinstance(values, dict):
         return values
     experts, scores, merged = (values.get(name, {}) for name in ("experts", "scores", "merged"))
@@ -129,7 +135,8 @@ def with_scale_searched(values: Any) -> Any:
     toybox = scores.get("benchmark", "toybox") == "toybox"
     if _kind(experts.get("objective"), "") not in rewarded or decided or not (lora and toybox):
         return values
-    return values | {"merged": merged | {"search": {"trials": SCALES, "weights": False}}}
+    searched = {"search": {"trials": SCALES, "weights": False}}
+    return values | {"merged": {"method": "sum_of_deltas"} | merged | searched}
 
 
 def _kind(section: Any, default: str) -> Any:

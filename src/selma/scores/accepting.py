@@ -12,7 +12,7 @@ from typing import Any
 
 from selma.backbones.judges.matching import matcher_identity
 from selma.config.scores import ScoresConfig
-from selma.records.benchmarks import BenchmarkPrompt, repeated
+from selma.records.benchmarks import Answer, BenchmarkPrompt, repeated
 from selma.scores.answering import answer_item, benchmark_hash, has_choices, read_answer_file
 from selma.scores.faithfulness import prompt_scores, verdicts_by_prompt
 from selma.scores.networks import ScoringNetworks
@@ -37,15 +37,7 @@ class Accepting:
     def recipe(self, skill: str) -> dict[str, Any]:
         """All that the shares depend on beside the images. Raises ConfigError if the judge is the
         reporting one."""
-        choices = has_choices(self.asked[skill])
-        matcher = self.config.matcher if choices else None
-        return {
-            "asked": benchmark_hash(self.asked[skill]),
-            "judge": self.networks.choosing_judge.fingerprint,
-            "zeroing": self.config.zeroing,
-            "choices_prompt": self.config.choices_prompt if choices else None,
-            "matcher": matcher and matcher_identity(matcher),
-        }
+        return shares_recipe(self.asked[skill], self.config, self.networks)
 
     def shares(self, skill: str, candidates: Path, *, what: str = ANSWERS) -> dict[str, float]:
         """Name of each candidate → share of its prompt's questions that earn their point.
@@ -62,7 +54,31 @@ class Accepting:
             what=what,
             words=self.config.choices_prompt,
         )
-        answers = read_answer_file(item.path)
-        if has_choices(asked) and self.networks.matcher is not None:
-            answers = match_choices(asked, answers, self.networks.matcher)
-        return prompt_scores(verdicts_by_prompt(asked, answers, zeroing=self.config.zeroing))
+        return shares_of(asked, read_answer_file(item.path), self.config, self.networks)
+
+
+def shares_recipe(
+    asked: Sequence[BenchmarkPrompt], config: ScoresConfig, networks: ScoringNetworks
+) -> dict[str, Any]:
+    """All that shares by the choosing judge's answers depend on beside the images."""
+    choices = has_choices(asked)
+    matcher = config.matcher if choices else None
+    return {
+        "asked": benchmark_hash(asked),
+        "judge": networks.choosing_judge.fingerprint,
+        "zeroing": config.zeroing,
+        "choices_prompt": config.choices_prompt if choices else None,
+        "matcher": matcher and matcher_identity(matcher),
+    }
+
+
+def shares_of(
+    asked: Sequence[BenchmarkPrompt],
+    answers: Sequence[Answer],
+    config: ScoresConfig,
+    networks: ScoringNetworks,
+) -> dict[str, float]:
+    """Prompt id → share of its questions that earn their point, in [0, 1]."""
+    if has_choices(asked) and networks.matcher is not None:
+        answers = match_choices(asked, answers, networks.matcher)
+    return prompt_scores(verdicts_by_prompt(asked, answers, zeroing=config.zeroing))

@@ -12,16 +12,16 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from selma.backbones.judges.judge import Scorer
-from selma.backbones.judges.matching import matcher_identity
 from selma.backbones.preference.scorers import load_image_scorer
 from selma.config.rewards import RewardedObjective
 from selma.config.scores import ScoresConfig
+from selma.errors import ModelError
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.prompts import Prompt
-from selma.scores.answering import answered, answers_of, benchmark_hash, has_choices
-from selma.scores.faithfulness import prompt_scores, verdicts_by_prompt
+from selma.scores.accepting import shares_of, shares_recipe
+from selma.scores.answering import answered, answers_of
 from selma.scores.networks import ScoringNetworks
-from selma.scores.tifa import match_choices
+from selma.scores.soft import whole_prompt_questions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,15 +34,17 @@ def rewards(
     config: ScoresConfig,
     networks: ScoringNetworks,
     asked: Mapping[str, Sequence[BenchmarkPrompt]],
-) -> Callable[[str], AnsweredQuestions | ScoredImages]:
-    """Skill → the reward of its images. asked: skill → its prompts that have questions.
+) -> Callable[[str], AnsweredQuestions | WholePrompts | ScoredImages]:
+    """Skill → the reward of its images, which raises ConfigError if its judge is the reporting one.
 
-    Raises ConfigError if the judge is the reporting one.
+    asked: skill → its prompts that have questions.
     """
-    if objective.reward != "questions":
-        scored = ScoredImages(load_image_scorer(objective.reward))
-        return lambda skill: scored
-    return lambda skill: AnsweredQuestions(asked[skill], config, networks)
+    if objective.reward == "questions":
+        return lambda skill: AnsweredQuestions(asked[skill], config, networks)
+    if objective.reward == "vqascore":
+        return lambda skill: WholePrompts(config, networks)
+    scored = ScoredImages(load_image_scorer(objective.reward))
+    return lambda skill: scored
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,7 @@ class AnsweredQuestions:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        choices = has_choices(self.asked)
-        matcher = self.config.matcher if choices else None
-        return {
-            "asked": benchmark_hash(self.asked),
-            "judge": self.networks.choosing_judge.fingerprint,
-            "zeroing": self.config.zeroing,
-            "choices_prompt": self.config.choices_prompt if choices else None,
-            "matcher": matcher and matcher_identity(matcher),
-        }
+        return shares_recipe(self.asked, self.config, self.networks)
 
     def knows(self, prompt: Prompt) -> bool:
         return prompt.id in self._asked_by_id
@@ -77,15 +71,47 @@ class AnsweredQuestions:
         ]
         judge, words = self.networks.choosing_judge, self.config.choices_prompt
         rows = answered(judge, asked, images, words)
-        answers = answers_of(rows)
-        if has_choices(asked) and self.networks.matcher is not None:
-            answers = match_choices(asked, answers, self.networks.matcher)
-        shares = prompt_scores(verdicts_by_prompt(asked, answers, zeroing=self.config.zeroing))
+        shares = shares_of(asked, answers_of(rows), self.config, self.networks)
         return [{"reward": shares[row["prompt"]], "answers": row["answers"]} for row in rows]
 
     @cached_property
     def _asked_by_id(self) -> dict[str, BenchmarkPrompt]:
         return {prompt.id: prompt for prompt in self.asked}
+
+
+@dataclass(frozen=True)
+class WholePrompts:
+    """The choosing judge's P(yes) to the question whether an image shows its whole prompt."""
+
+    config: ScoresConfig
+    networks: ScoringNetworks
+    from_zero = True
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        return {"vqascore": self._words, "judge": self.networks.choosing_judge.fingerprint}
+
+    def knows(self, prompt: Prompt) -> bool:
+        return True
+
+    def rows(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> list[Row]:
+        """P(yes), and the answer. Raises ModelError of a judge that gives no probabilities."""
+        judge = self.networks.choosing_judge
+        plain = [
+            BenchmarkPrompt(id=str(number), text=prompt.text, group=prompt.skill, questions=())
+            for number, prompt in enumerate(prompts)
+        ]
+        rows = answered(judge, whole_prompt_questions(plain, self._words), images)
+        if any(answer["yes"] is None for row in rows for answer in row["answers"]):
+            raise ModelError(
+                f"The reward vqascore needs a judge that gives probabilities, but {judge.name} "
+                "gives none. Set another scores.choosing_judge, or another reward."
+            )
+        return [{"reward": row["answers"][0]["yes"], "answers": row["answers"]} for row in rows]
+
+    @property
+    def _words(self) -> str:
+        return self.config.vqascore or "vqascore"
 
 
 @dataclass(frozen=True)
