@@ -78,13 +78,18 @@ def every_mistake(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
     if EXPERTS in make:
         yield from _rewards(config)
     yield from _preferences(config)
-    judges = IMAGES in make and config.images.questions is not None
-    mixture = config.merged.mixture
-    judges = judges or (EXPERTS in make and config.questions is not None)
-    selects = config.experts.select == "dev" or config.merged.search is not None
-    selects = selects or (mixture is not None and mixture.selects(config.experts))
-    if SCORES in make or selects or judges:
+    if SCORES in make or asks_choosing_judge(config, make):
         yield from _networks(config)
+
+
+def asks_choosing_judge(config: RunConfig, make: Sequence[str]) -> bool:
+    """Whether the choosing judge has a say in what the stages in `make` leave."""
+    merged, rewarded = config.merged, config.rewarded
+    images = config.images.questions is not None
+    experts = config.experts.select == "dev" or (rewarded is not None and rewarded.asks_judge)
+    mixes = merged.mixture is not None and merged.mixture.selects(config.experts)
+    asks = {IMAGES: images, EXPERTS: images or experts, MERGED: mixes or merged.search is not None}
+    return any(asks.get(stage, False) for stage in make)
 
 
 def _folder(config: RunConfig) -> Iterator[str]:

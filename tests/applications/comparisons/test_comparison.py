@@ -238,6 +238,51 @@ def test_check_says_once_what_rows_have_in_common(home: Path, address: str) -> N
     assert check(written(home, address, "right")).exit_code == 0
 
 
+def test_a_judge_that_reports_on_any_benchmark_chooses_nothing(home: Path, address: str) -> None:
+    asked = {"choose": {"questions": "toybox"}}
+    nft = {"kind": "nft", "questions": "toybox"}
+    whole = {"kind": "ddpo", "reward": "vqascore"}
+    rows = [
+        {"name": "base", "model": "base", "settings": {"images": asked}},
+        {"name": "plain"},
+        {"name": "chosen", "settings": {"images": asked}},
+        {"name": "rewarded", "settings": {"experts": {"objective": nft}}},
+        {"name": "whole", "settings": {"experts": {"objective": whole}}},
+        {"name": "best", "model": "expert", "settings": {"experts": {"select": "dev"}}},
+    ]
+    two = [
+        {"name": "one"},
+        {"name": "two", "scores": {"judge": "toybox-b", "choosing_judge": "toybox-a"}},
+    ]
+    bare = {"rows": rows, "against": None, "paper": None, "claims": []}
+    text = str(check(written(home, address, "leak", benchmarks=two, **bare)).exception)
+    assert "chosen, rewarded, whole, best, guidances: scores.choosing_judge: toybox-b " in text
+    alone = str(check(written(home, address, "leak", benchmarks=two[:1], **bare)).exception)
+    assert "reports on" not in alone
+
+
+def test_what_rewards_have_by_default_is_not_shared_by_rows(home: Path, address: str) -> None:
+    nft = {"kind": "nft", "reward": "toybox"}
+    shared = raw(home, address)["settings"] | {"name": "shared", "experts": {"objective": nft}}
+    rows = [
+        {"name": "base", "model": "base"},
+        {"name": "nft"},
+        {"name": "denoising", "settings": {"experts": {"objective": {"kind": "denoising"}}}},
+    ]
+    bare = {"rows": rows, "against": None, "paper": None, "claims": [], "settings": {}}
+    for given, method, searched in (
+        ({}, "mean_of_deltas", False),
+        ({"method": "ties", "search": {"trials": 2}}, "ties", True),
+    ):
+        (home / "shared.yaml").write_text(yaml.safe_dump(shared | {"merged": given}))
+        plan = load_comparison(written(home, address, "rows", config="shared.yaml", **bare))
+        merged = {name: recipe.config.merged for name, recipe in plan.recipes.items()}
+        assert merged["nft"].method == ("ties" if given else "sum_of_deltas")
+        assert merged["nft"].search is not None
+        assert merged["denoising"].method == method
+        assert (merged["denoising"].search is not None) == searched
+
+
 @pytest.mark.parametrize(
     ("different", "says"),
     [

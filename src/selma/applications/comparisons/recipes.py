@@ -15,11 +15,12 @@ from selma.applications.comparisons.settings import Comparison, RowSettings
 from selma.config import RunConfig, read_mapping
 from selma.config.guides import GuideSettings
 from selma.config.places import map_paths
+from selma.config.scores import judge_name
 from selma.config.section import is_folder, laid_over, mistake
 from selma.errors import ConfigError, SelmaError
 from selma.images.guides.applying import guide_mistakes
 from selma.paths import AnyPath, as_path
-from selma.preflight import every_mistake
+from selma.preflight import asks_choosing_judge, every_mistake
 from selma.prompts.skills import skill_names
 from selma.scores.benchmarks import benchmark_of
 from selma.workspace import EXPERTS, IMAGES, MERGED, PROMPTS, SCORES
@@ -122,6 +123,11 @@ def _shared(comparison: Comparison) -> dict[str, Any]:
     if comparison.config is not None:
         run = loading.load_config(comparison.config)
         given = run.model_dump(include=set(RunConfig.model_fields), exclude_unset=True)
+        # How experts that learn from rewards are merged by default is for each row to say.
+        asked = read_mapping(as_path(comparison.config)).get("merged", {})
+        default = {"method", "search"} - asked.keys()
+        merged = given.get("merged", {})
+        given["merged"] = {name: value for name, value in merged.items() if name not in default}
     own = {"name": comparison.name, "folder": comparison.run_folder}
     return laid_over(given, comparison.settings) | own
 
@@ -191,6 +197,7 @@ def _mistakes(plan: Plan) -> Iterator[tuple[str, str]]:
         yield from ((name, text) for text in _of_model(recipe))
     for name, config in plan.benchmarks.items():
         yield from ((name, text) for text in every_mistake(config, [SCORES]))
+    yield from _judges(plan)
     if plan.comparison.guidances and not _dev(plan.benchmarks.values()):
         yield (
             "guidances",
@@ -206,6 +213,27 @@ def _dev(configs: Iterable[RunConfig]) -> bool:
         except SelmaError:  # told by the look at the benchmark
             return True
     return False
+
+
+def _judges(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Rows, and the choice of guidances, in which a judge has a say that reports on a benchmark:
+    what it chose would look better there than it is."""
+    reporting = {judge_name(c.scores.judge): name for name, c in plan.benchmarks.items()}
+    choosing = {
+        name: recipe.config.scores
+        for name, recipe in plan.recipes.items()
+        if asks_choosing_judge(recipe.config, recipe.stages)
+    }
+    if plan.choosing is not None:
+        choosing["guidances"] = plan.benchmarks[plan.choosing].scores
+    for name, scores in choosing.items():
+        judge = judge_name(scores.choosing_judge)
+        if judge in reporting:
+            yield (
+                name,
+                f"scores.choosing_judge: {judge} reports on {reporting[judge]}, so that it may not "
+                "choose or reward; set another one in the comparison's settings.",
+            )
 
 
 def _of_model(recipe: Recipe) -> Iterator[str]:
