@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from selma import cli
 from selma.applications.comparisons.recipes import check, load_comparison, runs
+from selma.config.adapters import LoraConfig
 from selma.config.preferences import DpoObjective
 from selma.config.rewards import DdpoObjective
 from selma.errors import ConfigError
@@ -118,6 +119,18 @@ def test_figure_3_is_the_same_for_every_base() -> None:
             given = (name.endswith(("-pairs", "-captions")), name.endswith("-pairs"))
             assert (prompts.given, images.given) == given
             assert recipe.row.model == "base" or len(prompts.skills) == 1
+
+
+def test_policy_gradients_learn_as_released() -> None:
+    for base in ("sd14", "sd2", "sdxl"):
+        rows = runs(CONFIGS / "tables" / f"table1-{base}.yaml")
+        for name, rate, decay, clip in (("ddpo", 3e-4, 1e-4, 1.0), ("dpok", 1e-5, 0.0, 0.1)):
+            experts = rows[name].experts
+            assert isinstance(experts.adapter, LoraConfig)
+            assert (experts.adapter.rank, experts.adapter.alpha) == (4, 4)
+            assert (experts.learning_rate, experts.schedule) == (rate, "constant")
+            assert (experts.weight_decay, experts.max_grad_norm) == (decay, clip)
+        assert rows["dpok"].experts.batch_size == 24
 
 
 def test_ddpo_learns_from_all_that_a_round_drew_as_released() -> None:
