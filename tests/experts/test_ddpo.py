@@ -9,6 +9,7 @@ import torch
 from experts.rewarding import fitted, learner_of, settings
 from experts.test_encode_pairs import encoded, pairs
 from experts.test_nft import Stop, stopping, tree
+from pydantic import ValidationError
 
 from selma.config.rewards import DdpoObjective
 from selma.errors import ConfigError
@@ -54,6 +55,18 @@ def test_it_trains_and_goes_on_where_it_was_cut_short(tmp_path, shape):
     with pytest.raises(Stop):
         fitted(tmp_path / "cut", model, data, config, tmp_path, on_step=stopping(3))
     assert tree(fitted(tmp_path / "cut", model, data, config, tmp_path)) == tree(whole)
+
+
+def test_steps_that_the_schedule_has_not_are_refused(tmp_path):
+    model = tiny.load("sd1")
+    data = encoded(tmp_path, pairs(tmp_path), model=lambda: model)
+    steps = model.noise_path().steps
+    with pytest.raises(ConfigError, match=f"below the {steps} timesteps"):
+        config = settings(DDPO.model_copy(update={"sampling_steps": steps}))
+        learner_of(model, data, config, tmp_path)
+    for bounds in ({"min_timestep": 10}, {"max_timestep": 500}):
+        with pytest.raises(ValidationError, match="the timesteps of its own sampler"):
+            settings(DDPO, **bounds)
 
 
 def test_a_base_on_another_path_is_refused(tmp_path, monkeypatch):

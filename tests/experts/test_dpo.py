@@ -170,16 +170,6 @@ def test_one_pair_never_alters_another(model, data):
     assert spoilt["winner_error"][0].item() == pytest.approx(together["winner_error"][0].item())
 
 
-def test_a_prior_is_learnt_beside(model, data):
-    learner = learner_of(model, data)
-    prior = replace(learner.batches, skill="cats/prior", count=len(data))
-    learner = replace(learner, batches=replace(learner.batches, prior=prior), prior=data)
-    with learner.weights.attached():
-        losses = step(learner)
-    torch.testing.assert_close(losses["loss"], losses["dpo"] + losses["prior"])
-    assert losses["dpo"].tolist() == pytest.approx([math.log(2)] * 2)
-
-
 def trained(path, model, data, config=CONFIG, stop_at=None):
     path.mkdir(parents=True, exist_ok=True)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from selma.experts.stochastic import ddim_step, ddim_times, flow_step
+from selma.experts.stochastic import ddim_step, ddim_times
 
 ONE = torch.ones(1, 1, 2, 2, dtype=torch.float64)
 A, B = torch.tensor([0.5]).double(), torch.tensor([0.6]).double()
@@ -36,15 +36,3 @@ def test_times_fall_and_end_at_zero(steps):
     times = ddim_times(steps, 1000)
     assert len(times) == steps + 1 and times[0] == 999 and times[-1] == 0
     assert (times.diff() < 0).all()
-
-
-def test_flow_has_its_known_answer():
-    x, v = 3 * ONE, 7 * ONE
-    step = flow_step(x, v, sigma=0.8, sigma_next=0.7)
-    torch.testing.assert_close(step.mean, 0.8775 * x - 0.1245 * v)
-    assert float(step.deviation) == pytest.approx(0.442719, abs=1e-6)
-
-
-def test_the_first_step_of_a_flow_is_finite():
-    step = flow_step(ONE, ONE, sigma=1.0, sigma_next=0.9, first=0.9)
-    assert torch.isfinite(step.mean).all() and torch.isfinite(step.deviation).all()

@@ -15,7 +15,13 @@ from pydantic import (
 
 from selma.config.adapters import AdapterConfig, LoraConfig
 from selma.config.preferences import DpoObjective, with_preset
-from selma.config.rewards import DdpoObjective, DpokObjective, NftObjective, RewardedObjective
+from selma.config.rewards import (
+    DdpoObjective,
+    DpokObjective,
+    NftObjective,
+    PolicyObjective,
+    RewardedObjective,
+)
 from selma.config.section import Probability, Section, kinds
 
 JOINT = "joint"
@@ -112,6 +118,16 @@ class ExpertsConfig(TrainingConfig):
             raise ValueError(
                 f"objective {self.objective.kind} learns from images that it generates for whole "
                 "captions; leave caption_dropout at 0 and flip at false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sampled_timesteps(self) -> Self:
+        bounded = self.min_timestep > 0 or self.max_timestep is not None
+        if isinstance(self.objective, PolicyObjective) and bounded:
+            raise ValueError(
+                f"objective {self.objective.kind} learns at the timesteps of its own sampler; "
+                "leave min_timestep and max_timestep out"
             )
         return self
 

@@ -21,7 +21,7 @@ from selma.errors import ConfigError, DataError, ModelError
 from selma.experts.advantages import has_spread
 from selma.experts.batches import Batches
 from selma.experts.finishing import REWARDS, ROUNDS
-from selma.experts.learners import AdapterWeights, LearnerParts
+from selma.experts.learners import LearnerParts
 from selma.experts.rewards import check_reward
 from selma.experts.rounds import RoundFiles, Tell
 from selma.image_files import png_bytes
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from selma.backbones.families.conditioning import Conditioning
-    from selma.backbones.text_to_image import TextToImage
 
 CHECK = "check.json"
 OLD = "old/"
@@ -287,20 +286,9 @@ class RolloutLearner:
         self, settings: RewardedObjective, parts: LearnerParts, rollouts: Rollouts
     ) -> None:
         self.parts, self.rollouts = parts, rollouts
+        self.model, self.weights, self.batches = parts.model, parts.weights, rollouts.batches
         self.updates_per_round = settings.updates_per_round
         self.parameters: Mapping[str, nn.Parameter] = {}
-
-    @property
-    def model(self) -> TextToImage:
-        return self.parts.model
-
-    @property
-    def weights(self) -> AdapterWeights:
-        return self.parts.weights
-
-    @property
-    def batches(self) -> Batches:
-        return self.rollouts.batches
 
     def image_names(self) -> Sequence[str]:
         """Of each sample."""

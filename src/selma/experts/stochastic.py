@@ -56,27 +56,5 @@ def ddim_times(steps: int, train_timesteps: int) -> Tensor:
     return torch.cat([times, torch.zeros(1, dtype=times.dtype)])
 
 
-def flow_step(
-    latents: Tensor,
-    velocity: Tensor,
-    *,
-    sigma: float,
-    sigma_next: float,
-    noise_level: float = 0.7,
-    first: float | None = None,
-) -> Step:
-    """A step on a straight path with noise of the same marginals (Flow-GRPO, arXiv:2505.05470).
-
-    latents, velocity: [b, c, h, w]; the velocity is noise - x0.  sigma, sigma_next: from 1, noise,
-    to 0.  first: what stands for a sigma of 1 in the denominator; the schedule's second.
-    """
-    dt = sigma_next - sigma
-    below = first if sigma == 1 and first is not None else sigma
-    s = noise_level * math.sqrt(sigma / (1 - below))
-    drift = s**2 / (2 * sigma)
-    mean = latents * (1 + drift * dt) + velocity * (1 + drift * (1 - sigma)) * dt
-    return Step(mean, latents.new_full((len(latents),), s * math.sqrt(-dt)))
-
-
 def _wide(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)

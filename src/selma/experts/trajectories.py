@@ -35,8 +35,12 @@ class Trajectories:
                 f"objective {settings.kind} needs a base that DDIM samples, but the path of "
                 f"{parts.model.family.name} is another. Choose nft, which takes any sampler."
             )
-        self.noise_path = noise_path
-        self.times = ddim_times(self.steps, self.noise_path.steps)
+        if self.steps >= noise_path.steps:
+            raise ConfigError(
+                f"experts.objective.sampling_steps must be below the {noise_path.steps} timesteps "
+                f"of the base's noise schedule, but is {self.steps}."
+            )
+        self.noise_path, self.times = noise_path, ddim_times(self.steps, noise_path.steps)
         self.rollouts = Rollouts(
             settings,
             parts,

@@ -43,9 +43,9 @@ OBJECTIVES = Table(
     OBJECTIVE_GROUP,
     [
         Objective("denoising", DenoisingObjective, denoising.learner),
-        Objective("nft", NftObjective, nft.learner),
-        Objective("ddpo", DdpoObjective, ddpo.learner, images=_guided),
-        Objective("dpok", DpokObjective, dpok.learner, images=_guided),
+        Objective("nft", NftObjective, nft.NftLearner),
+        Objective("ddpo", DdpoObjective, ddpo.DdpoLearner, images=_guided),
+        Objective("dpok", DpokObjective, dpok.DpokLearner, images=_guided),
         Objective("dpo", DpoObjective, dpo.learner, images=lambda settings: 2),
     ],
 )

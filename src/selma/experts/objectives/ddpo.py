@@ -90,8 +90,3 @@ def last_rewards(files: RoundFiles, count: int) -> dict[str, list[float]]:
         for row in read_lines(files.expert / ROUNDS / f"{number:06d}" / REWARDS):
             known.setdefault(row["prompt"], []).append(row["reward"])
     return {prompt: rewards[-count:] for prompt, rewards in known.items()}
-
-
-def learner(settings: DdpoObjective, parts: LearnerParts) -> DdpoLearner:
-    """A learner of these parts."""
-    return DdpoLearner(settings, parts)

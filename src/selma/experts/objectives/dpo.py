@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from selma.backbones.families.paths import NoisePath
     from selma.backbones.text_to_image import TextToImage
     from selma.experts.batches import Batch, Batches
-    from selma.experts.encoding import Encoded, Samples
     from selma.experts.preferred import Preferred
 
 
@@ -69,7 +68,7 @@ LOSSES: dict[str, Callable[[Any, float], Any]] = {
 
 @dataclass(frozen=True)
 class DpoLearner:
-    """Weights that learn from pairs of winner and loser; with a prior, also to denoise that."""
+    """Weights that learn from pairs of winner and loser."""
 
     settings: DpoObjective
     model: TextToImage
@@ -77,18 +76,13 @@ class DpoLearner:
     """The skill's pairs, which the batches' indices mean."""
     weights: AdapterWeights
     batches: Batches
-    prior: Encoded | None = None
-    prior_weight: float = 1.0
 
     def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
         """The four errors are logged apart: both of the trained model's may grow while the loss
         falls."""
         errors = self.errors(batch, noise_path)
-        own = LOSSES[self.settings.loss](errors.difference, self.settings.scale)
-        prior = self._prior(batch, noise_path)
         return {
-            "loss": own if prior is None else own + self.prior_weight * prior,
-            **({} if prior is None else {"dpo": own, "prior": prior}),
+            "loss": LOSSES[self.settings.loss](errors.difference, self.settings.scale),
             "winner_error": errors.winner,
             "loser_error": errors.loser,
             "base_winner_error": errors.base_winner,
@@ -100,25 +94,15 @@ class DpoLearner:
         """The four errors of each pair, those of the trained model with a gradient."""
         import torch
 
+        from selma.experts.objectives.denoising import denoising_loss
+
         pairs = self.preferred
         rows = replace(batch.twice(), indices=pairs.places(batch.indices))
         samples = pairs.encoded.samples(rows).to(self.model.device)
         with torch.no_grad(), self.weights.switched_off():
-            base = self._errors(samples, rows, noise_path)
-        winner, loser = self._errors(samples, rows, noise_path).chunk(2)
+            base = denoising_loss(self.model, samples, rows, noise_path)
+        winner, loser = denoising_loss(self.model, samples, rows, noise_path).chunk(2)
         return Errors(winner, loser, *base.chunk(2))
-
-    def _errors(self, samples: Samples, batch: Batch, noise_path: NoisePath) -> Tensor:
-        from selma.experts.objectives.denoising import denoising_loss
-
-        return denoising_loss(self.model, samples, batch, noise_path)
-
-    def _prior(self, batch: Batch, noise_path: NoisePath) -> Tensor | None:
-        """The denoising loss of the batch's class images, [b]; None where it has none."""
-        if self.prior is None or batch.prior is None:
-            return None
-        samples = self.prior.samples(batch.prior).to(self.model.device)
-        return self._errors(samples, batch.prior, noise_path)
 
 
 def learner(settings: DpoObjective, parts: LearnerParts) -> DpoLearner:

@@ -7,6 +7,7 @@ no gradient on either side.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -86,8 +87,7 @@ class DpokLearner(RolloutLearner):
         encoded = self.parts.encoded.conditioning
         text = encoded.text if encoded.pooled is None else encoded.pooled
         return ValueTraining(
-            self.model.latent_shape[0] * self.model.latent_shape[1] * self.model.latent_shape[2]
-            + text.shape[-1],
+            math.prod(self.model.latent_shape) + text.shape[-1],
             self.trajectories.steps,
             learning_rate=self.settings.value_learning_rate,
             seed=self.parts.batches.seed,
@@ -117,8 +117,3 @@ class DpokLearner(RolloutLearner):
         self._value.save(after)
         if files.number > 2:
             files.state(VALUE, back=2).unlink(missing_ok=True)
-
-
-def learner(settings: DpokObjective, parts: LearnerParts) -> DpokLearner:
-    """A learner of these parts."""
-    return DpokLearner(settings, parts)

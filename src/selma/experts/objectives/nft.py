@@ -141,8 +141,3 @@ class NftLearner(RolloutLearner):
             latents.append(each)
             tell(f"{len(latents)} of {len(seeds)} images")
         return {"latents": torch.stack(latents)}
-
-
-def learner(settings: NftObjective, parts: LearnerParts) -> NftLearner:
-    """A learner of these parts."""
-    return NftLearner(settings, parts)
