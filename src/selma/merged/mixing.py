@@ -70,12 +70,11 @@ def _measure_and_write(
     from selma.adapters.mixtures.mixing import GATE
     from selma.merged.diagnostics import header
 
-    file = read(trained.path)
+    path, file = item.begin() / FILE, read(trained.path)
     shares = measure(file)
     means = _weighed(shares, samples)
     diagnostics = _diagnostics(file, means)
     gates = {f"{key}.{GATE}": file.give(key).gate for key in file.layers}
-    path = item.begin() / FILE
     notes = {DIAGNOSTICS_KEY: header(diagnostics)}
     save(path, file.mixture, gates, lineage=file.lineage, means=means, notes=notes)
     diagnostics["gates"] = gate_shares(shares, means, list(file.experts))

@@ -16,7 +16,6 @@ from report.test_page import Parsed, addresses
 from typer.testing import CliRunner
 
 from selma import cli
-from selma.applications.comparisons.comparing import row_key
 from selma.applications.comparisons.recipes import load_comparison, only
 from selma.errors import ConfigError
 from selma.report.pages import read_pages
@@ -178,23 +177,6 @@ def test_no_result_holds_a_path_of_the_machine(
     for file in (home / "run").rglob("*"):
         if file.is_file():
             assert str(home).encode() not in file.read_bytes(), file
-
-
-def test_rows_of_other_recipes_have_other_keys(home: Path, address: str) -> None:
-    guide = {"kind": "structure_diffusion", "parser": "toybox"}
-    rows = [
-        {"name": "base", "model": "base"},
-        {"name": "again", "model": "base"},
-        {"name": "guided", "model": "base", "guide": guide},
-        {"name": "selma"},
-        {"name": "round2", "images_by": "selma"},
-        {"name": "round3", "images_by": "round2"},
-    ]
-    bare = {"rows": rows, "against": None, "paper": None, "claims": []}
-    plan = load_comparison(written(home, address, "keys", **bare))
-    keys = {name: row_key(name, plan) for name in plan.recipes}
-    assert keys.pop("again") == keys["base"]
-    assert len(set(keys.values())) == len(keys)
 
 
 def test_only_keeps_what_rows_are_compared_with(home: Path, address: str) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
-from selma.applications.comparisons.costs import cost_of, remember
+from selma.applications.comparisons.costs import cost_of
 from selma.applications.comparisons.sharing import Clock, SharedWorkspace
 from selma.config import RunConfig
 from selma.workspace import Item
@@ -90,14 +89,6 @@ def test_experts_that_learn_from_rewards_generate_their_own(tmp_path: Path) -> N
     assert (cost.generated, cost.scored, cost.trained) == (5 + 36, 36, 36)
 
 
-def test_what_was_asked_for_once_is_remembered(tmp_path: Path) -> None:
-    first, again = SharedWorkspace(tmp_path), SharedWorkspace(tmp_path)
-    made(first, "5-scores", "images", "trial-1", images=2)
-    assert remember("row", "key", first) == first.used
-    assert remember("row", "key", again) == first.used
-    assert remember("row", "another", SharedWorkspace(tmp_path)) == set()
-
-
 def test_an_item_that_the_journal_lacks_counts_all_the_same(tmp_path: Path) -> None:
     folder = SharedWorkspace(tmp_path)
     made(folder, "2-images", "coco", images=5)
@@ -106,14 +97,41 @@ def test_an_item_that_the_journal_lacks_counts_all_the_same(tmp_path: Path) -> N
     assert (cost.generated, cost.trained, cost.seconds) == (5, 5, 0.0)
 
 
-def test_a_row_knows_what_it_began_when_it_was_killed(tmp_path: Path) -> None:
+def test_what_an_item_was_made_with_counts_for_all_rows(tmp_path: Path) -> None:
+    first, second = SharedWorkspace(tmp_path), SharedWorkspace(tmp_path)
+    expert = first.item("3-experts", "coco", recipe={"made": 1})
+    expert.begin()
+    made(first, "3-experts", "_encoded", "coco", pairs=2)
+    made(first, "5-scores", "images", "dev-1", images=3)
+    expert.finish([], {"steps": 4})
+    made(first, "5-scores", "images", "trial-1", images=7)  # of no item that others ask for
+    second.item("3-experts", "coco", recipe={"made": 1})
+    cost = cost_of(second.used, second, PLAIN)
+    assert (cost.generated, cost.scored, cost.steps) == (3, 3, 4)
+    assert cost_of(first.used, first, PLAIN).generated == 10
+
+
+def test_a_searchs_trials_count_but_for_uniform_weights(tmp_path: Path) -> None:
+    first, second = SharedWorkspace(tmp_path), SharedWorkspace(tmp_path)
+    merge = first.item("4-merged", recipe={"trials": 2})
+    merge.begin()
+    first.item("5-scores", "search", recipe={"made": 1}).begin()  # never finished: it may go on
+    made(first, "5-scores", "images", "trial-1", images=2)
+    made(first, "5-scores", "images", "trial-2", images=2)
+    merge.finish([], {})
+    second.item("4-merged", recipe={"trials": 2})
+    assert cost_of(second.used, second, PLAIN).generated == 4
+    assert cost_of(second.used, second, PLAIN, but="4-merged").generated == 0
+
+
+def test_what_a_killed_item_was_made_with_is_known(tmp_path: Path) -> None:
     killed, again = SharedWorkspace(tmp_path), SharedWorkspace(tmp_path)
-    killed.on_begin = partial(remember, "row", "key", killed)
-    made(killed, "3-experts", "_encoded", "coco", pairs=2)
     killed.item("3-experts", "coco", recipe={"made": 1}).begin()
-    # The next command finds the expert finished, and asks for nothing that led to it.
+    made(killed, "5-scores", "images", "dev-1", images=3)
+    # The next command finds these images, and asks for them no more.
     made(again, "3-experts", "coco", steps=4)
-    assert remember("row", "key", again) == killed.used
+    cost = cost_of(again.used, again, PLAIN)
+    assert (cost.generated, cost.steps) == (3, 4)
 
 
 def test_an_item_takes_the_time_that_no_other_inside_it_took() -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 from selma import processes
-from selma.applications.comparisons.costs import cost_of, remember
+from selma.applications.comparisons.costs import cost_of
 from selma.applications.comparisons.guiding import Setting, best
 from selma.applications.comparisons.judging import judged, points_of
 from selma.applications.comparisons.recipes import Plan, check
@@ -35,7 +35,7 @@ from selma.records.scores import Comparison as Pair
 from selma.records.scores import Scorecard
 from selma.runfile import portable, versions
 from selma.scores.benchmarks import benchmark_of, load_benchmark
-from selma.workspace import Workspace, read_json, recipe_key, write_json
+from selma.workspace import MERGED, Workspace, read_json, write_json
 
 FILE = "comparison.json"
 
@@ -118,13 +118,11 @@ class Bench:
         costs = {}
         for number, (name, recipe) in enumerate(self.plan.recipes.items(), 1):
             _say(f"row {number} of {len(self.plan.recipes)}: {name}")
-            folder = self.stages[name].folder
-            assert isinstance(folder, SharedWorkspace)
-            remembered = partial(remember, name, row_key(name, self.plan), folder)
-            folder.on_begin = remembered
-            self.adapters[name] = self.resources.adapters(self.stages[name], recipe)
-            folder.on_begin = lambda: None  # what is made from now on is not the model's
-            costs[name] = cost_of(remembered(), folder, recipe.config)
+            stages = self.stages[name]
+            self.adapters[name] = self.resources.adapters(stages, recipe)
+            # What is asked for from now on is not the model's; and uniform weights need no trial.
+            but = MERGED if recipe.row.model == "uniform" else None
+            costs[name] = cost_of(stages.used, self.folder, recipe.config, but=but)
         return costs
 
     def asked(self, benchmark: str, split: str | None = None) -> list[BenchmarkPrompt]:
@@ -281,20 +279,6 @@ def difference(card: Scorecard, row: str, over: str) -> Pair | None:
     """One row minus another, where the scorecard compared them."""
     pairs = (pair for pair in card.comparisons if (pair.model, pair.against) == (row, over))
     return next(pairs, None)
-
-
-def row_key(name: str, plan: Plan) -> str:
-    """Differs for rows of other recipes: settings, model, guide, and those of the row whose model
-    generates the training images."""
-    row, config = plan.recipes[name].row, plan.recipes[name].config
-    teacher = row.images_by
-    return recipe_key(
-        {
-            "settings": config.model_dump(mode="json", exclude={"folder", "name", "report"}),
-            "row": row.model_dump(mode="json", include={"model", "guide"}),
-            "images_by": None if teacher is None else row_key(teacher, plan),
-        }
-    )
 
 
 def _say(text: str) -> None:

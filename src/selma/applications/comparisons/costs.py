@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from selma.applications.comparisons.records import Cost
-from selma.applications.comparisons.sharing import SharedWorkspace, counts_of
+from selma.applications.comparisons.sharing import DONE, WITH, SharedWorkspace, counts_of
 from selma.config import RunConfig
 from selma.config.preferences import PreferenceObjective
 from selma.images.preferences import MOVED, PREFERENCES
 from selma.records.merged import TRIAL
-from selma.workspace import EXPERTS, IMAGES, SCORES, manifest, read_json, write_json
+from selma.workspace import EXPERTS, IMAGES, SCORES, manifest
 
-ROWS = "rows"
 _TO_CHOOSE = tuple(f"{SCORES}/images/{kind}-" for kind in ("dev", TRIAL))
 
 
-def remember(row: str, key: str, folder: SharedWorkspace) -> set[str]:
-    """All items that the row's model ever came from by this recipe, those asked for now among them.
+def cost_of(
+    items: Iterable[str], folder: SharedWorkspace, config: RunConfig, *, but: str | None = None
+) -> Cost:
+    """What these items took, and all that they were made with, by the settings of their row.
 
-    What a finished search tried is not asked for again, but it was made.
+    but: a stage whose items were made with what the row's model does not need.
     """
-    path = folder.root / ROWS / f"{row}.json"
-    before = read_json(path) or {}
-    known = before.get("items", []) if before.get("key") == key else []
-    items = folder.used.union(known)
-    if before != (entry := {"key": key, "items": sorted(items)}):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, entry)
-    return items
-
-
-def cost_of(items: Iterable[str], folder: SharedWorkspace, config: RunConfig) -> Cost:
-    """What these items took, by the settings of their row."""
-    wanted = set(items)
+    journal = folder.read_journal()
+    wanted = _made_with(items, journal, but=but)
     last = {name: counts for name in wanted if (counts := _on_record(folder, name)) is not None}
     seconds = 0.0
-    for line in folder.read_journal():
-        if line.get("event") == "item" and line.get("item") in wanted:
+    for line in journal:
+        if line.get("event") == DONE and line.get("item") in wanted:
             last[line["item"]] = line
             seconds += line["seconds"]
     totals = {"generated": 0, "scored": 0, "trained": 0, "steps": 0}
@@ -45,6 +36,23 @@ def cost_of(items: Iterable[str], folder: SharedWorkspace, config: RunConfig) ->
         for key, count in _counts(name, line, config).items():
             totals[key] += count
     return Cost(**totals, seconds=round(seconds, 3))
+
+
+def _made_with(
+    items: Iterable[str], journal: Iterable[Mapping[str, Any]], *, but: str | None
+) -> set[str]:
+    """The items, what they were made with, and so on."""
+    inside: dict[str, list[str]] = {}
+    for line in journal:
+        if line.get("event") == WITH:
+            inside.setdefault(line["item"], []).append(line["made_with"])
+    every, new = set[str](), list(items)
+    while new:
+        item = new.pop()
+        if item not in every:
+            every.add(item)
+            new += [] if item.partition("/")[0] == but else inside.get(item, [])
+    return every
 
 
 def _on_record(folder: SharedWorkspace, name: str) -> dict[str, int] | None:

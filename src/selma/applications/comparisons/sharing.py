@@ -2,15 +2,15 @@
 
 <stage>/<item>/<key>/     an item lies in a folder of its recipe's key: rows of equal recipes
                           have one, and no row takes another's place
-rows/<row>.json           the items that a row's model came from
 journal.jsonl             for each item that was finished how long it took, without what was
-                          finished meanwhile, and how many images it has
+                          finished meanwhile, and how many images it has; and which items it was
+                          made with, which nobody asks for any more once it is there
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from typing import Any
 from selma.finished import Finished, NotFinished
 from selma.workspace import STAGES, Item, Workspace
 
+DONE, WITH = "item", "made with"
+"""Events in the journal."""
 COUNTS = ("images", "candidates", "steps", "images_generated", "images_judged")
 """Numbers of an item's summary that the journal has, too."""
 
@@ -28,6 +30,8 @@ class Clock:
 
     running: list[tuple[str, float, list[float]]] = field(default_factory=list)
     """Item, when it began, and the seconds of items inside."""
+    noted: set[tuple[str, str]] = field(default_factory=set)
+    """Item, and one that it was made with, as far as the journal has been told."""
 
     def start(self, name: str) -> None:
         self.running.append((name, time.monotonic(), []))
@@ -52,8 +56,8 @@ class SharedItem(Item):
         self.folder = folder
 
     def begin(self, *, guests: Collection[str] = ()) -> Path:
+        self.folder.note(self.name)
         self.folder.clock.start(self.name)
-        self.folder.on_begin()  # first, so that a row knows its items even if it is killed
         return super().begin(guests=guests)
 
     def finish(self, files: Iterable[Path], summary: Mapping[str, Any]) -> None:
@@ -61,7 +65,7 @@ class SharedItem(Item):
         super().finish(files, summary)
         self.folder.journal(
             self.name.partition("/")[0],
-            event="item",  # its stage tells the time of its skills beside this
+            event=DONE,  # its stage tells the time of its skills beside this
             item=self.name,
             seconds=round(self.folder.clock.stop(self.name), 3),
             **counts_of(summary, self.recipe),
@@ -83,16 +87,23 @@ class SharedWorkspace(Workspace):
         super().__init__(root)
         self.clock = clock or Clock()
         self.used: set[str] = set()
-        self.on_begin: Callable[[], object] = lambda: None
-        """Called before an item is made."""
         self._last: dict[str, Path] = {}
 
     def item(self, stage: str, *names: str, recipe: Mapping[str, Any]) -> Item:
         plain = super().item(stage, *names, recipe=recipe)
         item = SharedItem(plain, self)
         self.used.add(item.name)
+        self.note(item.name)
         self._last[plain.name] = item.path
         return item
+
+    def note(self, item: str) -> None:
+        """Write down which item this one is made or read for, at once, so that no kill loses it."""
+        if not self.clock.running or (outer := self.clock.running[-1][0]) == item:
+            return
+        if (outer, item) not in self.clock.noted:
+            self.clock.noted.add((outer, item))
+            self.journal(item.partition("/")[0], event=WITH, item=outer, made_with=item)
 
     def folder_of(self, stage: str, *names: str) -> Path:
         return self._last.get("/".join((stage, *names)), super().folder_of(stage, *names))
