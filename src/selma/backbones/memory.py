@@ -25,7 +25,7 @@ from selma.backbones.base_files import base_family, part_config
 from selma.backbones.families import FAMILIES
 from selma.backbones.families.conditioning import Conditioning
 from selma.backbones.families.family import Family
-from selma.backbones.published import published, published_configs
+from selma.backbones.published import in_cache, published, published_configs
 from selma.backbones.quiet import quiet
 from selma.config.networks import BaseConfig
 from selma.errors import ModelError
@@ -188,8 +188,8 @@ class Parts:
 
 
 def parts_of(base: BaseConfig) -> Parts:
-    """The base's networks, from their configs alone. Where those of a base by short name cannot be
-    had from the Hub, its published ones are taken, which is said. Raises ModelError."""
+    """The base's networks, from their configs alone. Where those of a base by short name are not on
+    this machine, its published ones are taken, which is said. Raises ModelError."""
     quiet("diffusers", "transformers")
     family, configs = _configs(base)
     networks = {}
@@ -204,12 +204,17 @@ def parts_of(base: BaseConfig) -> Parts:
 
 def _configs(base: BaseConfig) -> tuple[Family, dict[str, Mapping[str, Any]]]:
     """The base's family, and each of its networks' config."""
+    row = published(base)
     try:
+        # Not asked for where they are published: a Hub out of reach is tried for half a minute.
+        own = row is not None and base.vae is None and base.revision in (None, row.revision)
+        if row is not None and own and not in_cache(row):
+            raise ModelError("they are not on this machine.")
         family = base_family(base)
         configs = {part: part_config(base, part) for part in family.classes}
         return family, {part: config for part, config in configs.items() if config}
     except ModelError as error:
-        if (row := published(base)) is None:
+        if row is None:
             raise
         _say_once(
             f"{row.name} is taken to have the shapes that were published, since its configs cannot "

@@ -69,6 +69,14 @@ def published(base: BaseConfig) -> Base | None:
     return next(rows, None) if base.config is None else None
 
 
+def in_cache(row: Base) -> bool:
+    """Whether its own configs are on this machine."""
+    import huggingface_hub
+
+    place = str(row.repository), "model_index.json"
+    return isinstance(huggingface_hub.try_to_load_from_cache(*place, revision=row.revision), str)
+
+
 def published_configs(row: Base) -> dict[str, Config]:
     """Part of the pipeline → its network's config, as far as it decides shapes."""
     wanted = row.architecture
