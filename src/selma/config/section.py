@@ -163,6 +163,9 @@ def mistake(error: dict[str, Any]) -> str:
         return f"  {key}: is not a setting; see src/selma/config for those that are"
     if error["type"] == "union_tag_not_found":
         return f"  {key}: needs `kind`, which says what the other settings mean"
+    if error["type"] == "union_tag_invalid":
+        own = error["ctx"]["expected_tags"].replace("'", "").removesuffix(", added").split(", ")
+        return f"  {key}: kind must be {' or '.join(own)}, but is {error['ctx']['tag']!r}"
     message = error["msg"].removeprefix("Value error, ")
     return f"  {key}: {message} (came: {error['input']!r:.80})"
 
