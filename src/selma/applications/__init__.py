@@ -27,6 +27,10 @@ class Application:
     """The check of such settings, "module:function" of the config and the stages to make."""
     mark: str | None = None
     """A key by which files of its own are told from a run's, if it has any."""
+    takes: str | None = None
+    """The command that takes such a file."""
+    leaves: str | None = None
+    """A file by which the folder that this command makes is told from a run's."""
     check: str | None = None
     """The check of such a file, "module:function" of its path and the folder."""
     runs: str | None = None
@@ -71,6 +75,8 @@ APPLICATIONS: Table[Application] = Table(
             "comparisons",
             "selma.applications.comparisons.command",
             mark="rows",
+            takes="selma compare",
+            leaves="comparison.json",
             check="selma.applications.comparisons.recipes:check_file",
             runs="selma.applications.comparisons.recipes:runs",
             guides="selma.applications.comparisons.recipes:guides",

@@ -12,7 +12,7 @@ from selma import config, runfile
 from selma.applications import APPLICATIONS, Application
 from selma.config import Run, RunConfig
 from selma.config.guides import GuideSettings
-from selma.errors import ConfigError
+from selma.errors import ConfigError, WorkspaceError
 from selma.paths import AnyPath, as_path
 from selma.workspace import STAGES
 
@@ -30,9 +30,17 @@ def load_config(path: AnyPath, kind: Any = RunConfig, *, folder: AnyPath | None 
     path = as_path(path)
     folder = None if folder is None else as_path(folder)
     raw = config.read_mapping(path)
+    if (own := _own_file(path)) is not None:
+        raise ConfigError(f"{path} has {own.mark}, so that it is a file for `{own.takes}`.")
     every = _every_section(raw, kind)
     settings = config.parse_config(raw, every, origin=path, folder=path.parent)
-    return settings if folder is None else settings.model_copy(update={"folder": folder})
+    settings = settings if folder is None else settings.model_copy(update={"folder": folder})
+    if (owner := _owner(settings.run_folder)) is not None:
+        raise ConfigError(
+            f"folder: {settings.run_folder} is of `{owner.takes}`. Give the run another name or "
+            "folder."
+        )
+    return settings
 
 
 @overload
@@ -42,6 +50,11 @@ def read_run_file(root: AnyPath, kind: type[Run]) -> Run: ...
 def read_run_file(root: AnyPath, kind: Any = RunConfig) -> Any:
     """Read the settings of the run in `root`, whichever application wrote them last."""
     root = as_path(root)
+    if (owner := _owner(root)) is not None:
+        raise WorkspaceError(
+            f"{root} must be the folder of a run, but is of `{owner.takes}`, whose --dry-run shows "
+            "what is there."
+        )
     raw = runfile.read_settings(root)
     every = _every_section(raw, kind)
     settings = config.parse_config(raw, every, origin=root / runfile.NAME, folder=root)
@@ -89,6 +102,12 @@ def _own_file(path: Path) -> Application | None:
     """The application that has files of this kind; None for a run's settings."""
     marks = config.read_mapping(path).keys()
     return next((row for row in APPLICATIONS.values() if row.mark in marks), None)
+
+
+def _owner(folder: Path) -> Application | None:
+    """The application whose command made the folder, in its own layout; None for a run's."""
+    rows = [row for row in APPLICATIONS.values() if row.leaves is not None]
+    return next((row for row in rows if (folder / str(row.leaves)).is_file()), None)
 
 
 def _every_section(raw: Mapping[str, Any], kind: type[RunConfig]) -> type[RunConfig]:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from selma import cli
 from selma.applications.comparisons.recipes import load_comparison, only
-from selma.errors import ConfigError
+from selma.errors import ConfigError, SelmaError
 from selma.report.pages import read_pages
 from selma.workspace import Workspace
 
@@ -285,6 +285,34 @@ def test_what_rows_may_not_say(
     bare = {"against": None, "claims": []} | different
     with pytest.raises(ConfigError, match=says):
         load_comparison(written(home, address, "refused", **bare))
+
+
+def refused(*words: object) -> str:
+    result = CliRunner().invoke(cli.app, [*map(str, words)])
+    assert isinstance(result.exception, SelmaError), result.output
+    return str(result.exception)
+
+
+def test_a_run_and_a_comparison_take_no_folder_of_the_other(
+    tmp_path: Path, home: Path, address: str
+) -> None:
+    file, folder = written(home, address, "apart"), tmp_path / "folder"
+    folder.mkdir()
+    (folder / "run.json").write_text("{}")
+    for command in (["compare", file], ["compare", file, "--dry-run"], ["check", file]):
+        assert "holds a run" in refused(*command, "--folder", folder)
+    (folder / "run.json").rename(folder / "comparison.json")
+    one = tmp_path / "one.yaml"
+    one.write_text(yaml.safe_dump(settings(home, address, run="unused")))
+    for command in ("run", "check", "images"):
+        assert "is of `selma compare`" in refused(command, one, "--folder", folder)
+    assert "is of `selma compare`" in refused("status", folder)
+
+
+def test_other_commands_say_whose_file_it_is(home: Path, address: str) -> None:
+    file = written(home, address, "whose")
+    for command in ("run", "images", "sur train"):
+        assert "it is a file for `selma compare`" in refused(*command.split(), file)
 
 
 def test_memory_is_told_for_rows_that_differ(home: Path, address: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from selma import runfile
 from selma.applications import loading
 from selma.applications.comparisons.settings import Comparison, RowSettings
 from selma.config import RunConfig, read_mapping
@@ -192,6 +193,12 @@ def check(plan: Plan) -> None:
 
 def _mistakes(plan: Plan) -> Iterator[tuple[str, str]]:
     """Row or benchmark, and what is wrong with it."""
+    if (plan.comparison.run_folder / runfile.NAME).exists():
+        yield (
+            "folder",
+            f"{plan.comparison.run_folder} holds a run, whose items lie otherwise; choose another "
+            "name or folder.",
+        )
     for name, recipe in plan.recipes.items():
         yield from ((name, text) for text in every_mistake(recipe.config, recipe.stages))
         yield from ((name, text) for text in _of_model(recipe))
