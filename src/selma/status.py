@@ -16,6 +16,7 @@ from rich.table import Table
 from selma.config import RunConfig
 from selma.config.experts import JOINT
 from selma.errors import ConfigError
+from selma.experts.finishing import LOG
 from selma.finished import NotFinished, begun
 from selma.pipeline import Stages, flow
 from selma.prompts.skills import skill_names
@@ -120,9 +121,7 @@ def table(statuses: Sequence[StageStatus]) -> Table:
     """All statuses as a table for a terminal."""
     rows = Table("stage", "item", "there", "to be made", box=None, pad_edge=False)
     for status in statuses:
-        state = {"done": "done", "partial": "begun", "waits": "waits"}.get(
-            status.state, status.state
-        )
+        state = "begun" if status.state == "partial" else status.state
         if status.state == "partial" and status.have is not None:
             state = f"{status.have} of {status.want}" if status.want else str(status.have)
         rows.add_row(status.stage, status.name, state, _to_make(status))
@@ -238,7 +237,9 @@ def _state(item: Item) -> tuple[State, int | None]:
 
 
 def _elements(folder: Path) -> int | None:
-    """Lines or images that are there; None for what is not counted in either."""
+    """Steps, images or lines that are there; None for what is not counted in any of them."""
+    if (log := folder / LOG).exists():  # beside it, rounds have images and rewards
+        return log.read_bytes().count(b"\n")
     images = sum(1 for _ in folder.rglob("*.png"))
     if images:
         return images

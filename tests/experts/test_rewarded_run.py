@@ -14,6 +14,7 @@ from pipeline.server import serving
 
 from selma import pipeline
 from selma.config import RunConfig
+from selma.status import statuses
 
 NFT = {
     "kind": "nft",
@@ -60,6 +61,12 @@ def test_a_run_tells_what_its_experts_learnt_from(runs):
     rounds = [line for line in map(json.loads, journal) if line.get("event") == "round"]
     assert [line["round"] for line in rounds] == [1, 2, 3, 4]
     assert all(line["skill"] == "coco" and line["generated"] == 9 for line in rounds)
+
+    (expert / "manifest.json").unlink()  # begun, with its rounds' images beside its steps
+    log = expert / "loss.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:5]))
+    (status,) = (s for s in statuses(config(folder, address, "peace")) if s.stage == "3-experts")
+    assert (status.state, status.have, status.want) == ("partial", 5, 8)
 
 
 def state(expert, number):
