@@ -240,8 +240,7 @@ def _elements(folder: Path) -> int | None:
     """Steps, images or lines that are there; None for what is not counted in any of them."""
     if (log := folder / LOG).exists():  # beside it, rounds have images and rewards
         return log.read_bytes().count(b"\n")
-    images = sum(1 for _ in folder.rglob("*.png"))
-    if images:
+    if images := sum(1 for _ in folder.rglob("*.png")):
         return images
     lines = [path.read_bytes().count(b"\n") for path in folder.rglob("*.jsonl")]
     return sum(lines) if lines else None

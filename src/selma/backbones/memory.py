@@ -145,9 +145,10 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if floats else value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Parts:
-    """A base's networks without weights, on the meta device, in the base's precision."""
+    """A base's networks without weights, on the meta device, in the base's precision. What they
+    need is counted once, since rows of a comparison ask the same again and again."""
 
     family: Family
     denoiser: Any  # of the libraries' classes, whose configs torch's Module does not have
@@ -233,6 +234,7 @@ def held(network: nn.Module) -> int:
     return sum(weight.nbytes for weight in network.parameters())
 
 
+@cache
 def generation_need(parts: Parts, images: int, *, guided: bool) -> Need:
     """Generating `images` at once: the denoiser twice each where guided, or the decoder, whichever
     needs more."""
@@ -251,6 +253,7 @@ def generation_need(parts: Parts, images: int, *, guided: bool) -> Need:
     return Need("generating", parts.weights, 0, *most, images)
 
 
+@cache
 def encoding_need(parts: Parts, images: int) -> Need:
     """Encoding `images` of the training set at once; float16 is widened, as `experts` does it."""
     side = parts.image_px
@@ -297,6 +300,5 @@ def straight(first: int, second: int) -> tuple[int, int]:
 def peak(work: Callable[[], Any], *, narrow: torch.dtype | None = None) -> int:
     """The most bytes that the work holds at once, beside what was there before."""
     with Shapes(narrow), Live() as live:
-        result = work()
-        del result
+        work()
     return live.peak

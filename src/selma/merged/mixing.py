@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selma.merged.merging import DIAGNOSTICS_FILE
@@ -80,9 +79,9 @@ def _measure_and_write(
     diagnostics["gates"] = gate_shares(shares, means, list(file.experts))
     write_json(item.path / DIAGNOSTICS_FILE, diagnostics)
     summary = {name: diagnostics["experts"][name]["weight"] for name in file.experts}
-    written: list[Path] = [path, item.path / DIAGNOSTICS_FILE]
     item.finish(
-        written, {"experts": len(file.experts), "layers": len(file.layers), "shares": summary}
+        [path, item.path / DIAGNOSTICS_FILE],
+        {"experts": len(file.experts), "layers": len(file.layers), "shares": summary},
     )
 
 
