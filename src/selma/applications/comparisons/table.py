@@ -39,8 +39,8 @@ class Sheet:
     notes: tuple[str, ...] = ()
 
     def markdown(self) -> str:
-        lines = [self.columns, ["---"] * len(self.columns)]
-        lines += [[figure.joined for figure in row] for row in self.rows]
+        lines = [list(map(_cell, self.columns)), ["---"] * len(self.columns)]
+        lines += [[_cell(figure.joined) for figure in row] for row in self.rows]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return "\n\n".join([f"### {self.title}", table, *self.notes])
 
@@ -59,6 +59,11 @@ class Sheet:
         print_fitted(console, columns, rows)
         for note in self.notes:
             console.print(note, style="dim", highlight=False, markup=False)
+
+
+def _cell(text: str) -> str:
+    """The text in one cell of a table in Markdown."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def sheets(compared: Compared) -> Iterator[Sheet]:
