@@ -16,6 +16,7 @@ from report.test_page import Parsed, addresses
 from typer.testing import CliRunner
 
 from selma import cli
+from selma.applications.comparisons import planning
 from selma.applications.comparisons.recipes import load_comparison, only
 from selma.errors import ConfigError, SelmaError
 from selma.report.pages import read_pages
@@ -70,6 +71,19 @@ def run(*words: object) -> str:
         raise result.exception
     assert result.exit_code == 0, result.output
     return result.output
+
+
+def test_a_plan_has_the_steps_of_a_mixtures_gates(home: Path, address: str) -> None:
+    mixed = {"merged": {"mixture": {"steps": 7}}}
+    rows = [
+        {"name": "base", "model": "base"},
+        {"name": "moe", "settings": mixed},
+        {"name": "again", "settings": mixed},
+    ]
+    bare = {"rows": rows, "against": None, "paper": None, "claims": [], "folder": "nowhere"}
+    amounts = planning.to_make(load_comparison(written(home, address, "gates", **bare)))
+    assert amounts["moe"]["steps"] == planning.Amount(2 * 2 + 7, 2 * 2 + 7)
+    assert amounts["again"]["steps"] == planning.Amount(0, 2 * 2 + 7)
 
 
 def to_make(plan: str) -> list[str]:

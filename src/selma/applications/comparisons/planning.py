@@ -53,6 +53,9 @@ def to_make(plan: Plan) -> dict[str, dict[str, Amount]]:
                 amount = replace(amount, missing=0)
             counted.add(signature)
             row[COLUMNS[status.stage]] = row.get(COLUMNS[status.stage], Amount()) + amount
+            if status.stage == MERGED and (mixture := recipe.config.merged.mixture) is not None:
+                gates = mixture.training(recipe.config.experts).steps
+                row[COLUMNS[EXPERTS]] += _of_gates(status, gates, counted=not amount.missing)
             if status.stage == EXPERTS and (objective := recipe.config.rewarded) is not None:
                 row[COLUMNS[IMAGES]] = row[COLUMNS[IMAGES]] + _own_images(amount, objective)
         row[SCORED] = _to_score(bench, name, recipe)
@@ -95,6 +98,12 @@ def _amount(status: StageStatus) -> Amount:
         return Amount(0, want)
     have = (status.have or 0) if status.state == "partial" and status.want is not None else 0
     return Amount(max(want - have, 0), want)
+
+
+def _of_gates(status: StageStatus, steps: int, *, counted: bool) -> Amount:
+    """Steps of a mixture's gates, which are trained where others are merged."""
+    have = (status.have or 0) if status.state == "partial" else 0
+    return Amount(0 if counted else max(steps - have, 0), steps)
 
 
 def _own_images(steps: Amount, objective: RewardedObjective) -> Amount:
