@@ -121,7 +121,7 @@ def table(statuses: Sequence[StageStatus]) -> Table:
     """All statuses as a table for a terminal."""
     rows = Table("stage", "item", "there", "to be made", box=None, pad_edge=False)
     for status in statuses:
-        state = "begun" if status.state == "partial" else status.state
+        state: str = "begun" if status.state == "partial" else status.state
         if status.state == "partial" and status.have is not None:
             state = f"{status.have} of {status.want}" if status.want else str(status.have)
         rows.add_row(status.stage, status.name, state, _to_make(status))

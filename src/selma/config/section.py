@@ -167,7 +167,8 @@ def mistake(error: dict[str, Any]) -> str:
         own = error["ctx"]["expected_tags"].replace("'", "").removesuffix(", added").split(", ")
         return f"  {key}: kind must be {' or '.join(own)}, but is {error['ctx']['tag']!r}"
     message = error["msg"].removeprefix("Value error, ")
-    return f"  {key}: {message} (came: {error['input']!r:.80})"
+    says_all = error["type"] == "value_error" and isinstance(error["input"], dict)
+    return f"  {key}: {message}" + ("" if says_all else f" (came: {error['input']!r:.80})")
 
 
 def is_folder(path: Path) -> bool:

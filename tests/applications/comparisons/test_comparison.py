@@ -283,6 +283,10 @@ def test_what_rewards_have_by_default_is_not_shared_by_rows(home: Path, address:
     ("different", "says"),
     [
         ({"against": "nobody"}, "against must be a row"),
+        ({"rows": [{"name": "a"}]}, "rows must be two or more, but are 1"),
+        ({"rows": [{"name": "a", "modle": "base"}, {"name": "b"}]}, "has 1 mistake"),
+        ({"claims": [{"says": "c", "row": "sum", "over": "sum"}]}, "claims need two rows each"),
+        ({"paper": None}, "rows, selma: paper needs the comparison's own"),
         ({"paper": "table9"}, "paper must be one of"),
         ({"rows": [{"name": "a"}, {"name": "a"}]}, "two are named a"),
         ({"rows": [{"name": "a", "settings": {"seed": 3}}, {"name": "b"}]}, "all rows share"),

@@ -94,7 +94,7 @@ class Comparison(Section):
     """A run's settings that all rows share; None has the defaults."""
     settings: Changes = Field(default_factory=dict)
     """What is laid over those of `config`, for all rows."""
-    rows: Annotated[tuple[RowSettings, ...], Field(min_length=2)]
+    rows: tuple[RowSettings, ...]
     base: Name | None = None
     """The row that every other is compared with, pair by pair; None is the first."""
     against: Name | None = None
@@ -128,12 +128,16 @@ class Comparison(Section):
     @model_validator(mode="after")
     def _names(self) -> Comparison:
         names = [row.name for row in self.rows]
+        if len(names) < 2:
+            raise ValueError(f"rows must be two or more, but are {len(names)}")
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"rows need a name each, but two are named {name}")
         for key, name in self._named():
             if name not in names:
                 raise ValueError(f"{key} must be a row ({', '.join(names)}), but is {name!r}")
+        if unlike := [claim.says for claim in self.claims if claim.row == claim.over]:
+            raise ValueError(f"claims need two rows each, but {unlike[0]!r} has one")
         columns = [benchmark.name for benchmark in self.benchmarks]
         if len(set(columns)) < len(columns):
             raise ValueError(f"benchmarks need a name each, but are named {', '.join(columns)}")
@@ -156,6 +160,8 @@ class Comparison(Section):
             raise ValueError(f"paper must be one of {', '.join(COMPARISONS)}, but is {self.paper}")
         printed = {} if self.paper is None else COMPARISONS[self.paper].rows
         for row in self.rows:
+            if row.paper is not None and self.paper is None:
+                raise ValueError(f"rows, {row.name}: paper needs the comparison's own, a table")
             if row.paper is not None and row.paper.method not in printed.get(row.paper.base, {}):
                 raise ValueError(
                     f"rows, {row.name}: paper must be a row of {self.paper}, but is "
