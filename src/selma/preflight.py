@@ -382,22 +382,17 @@ def _benchmark(config: RunConfig) -> Iterator[str]:
             f"scores.benchmark: must be toybox or a file, but {scores.benchmark} is missing.{fetch}"
         )
         return
+    mixture, search = config.merged.mixture, config.merged.search
+    choosing = {
+        "experts.select": config.experts.select == "dev",
+        "merged.mixture.select": mixture is not None and mixture.select == "dev",
+        "merged.search": search is not None,
+    }
     has_dev = own_prompts and "dev" in BENCHMARKS[scores.benchmark].splits
-    if not has_dev and config.experts.select == "dev":
+    for key in (key for key, chooses in choosing.items() if chooses and not has_dev):
         yield (
-            "experts.select: a file has no dev prompts to choose checkpoints on; set it to last, "
-            "or scores.benchmark to toybox."
-        )
-    mixture = config.merged.mixture
-    if not has_dev and mixture is not None and mixture.select == "dev":
-        yield (
-            "merged.mixture.select: a file has no dev prompts to choose checkpoints on; set it to "
-            "last, or scores.benchmark to toybox."
-        )
-    if not has_dev and config.merged.search is not None:
-        yield (
-            "merged.search: a file has no dev prompts to search weights on; leave it out, or set "
-            "scores.benchmark to toybox."
+            f"{key}: a file has no dev prompts to choose by; leave it out, or set scores.benchmark "
+            "to toybox."
         )
     try:
         benchmark_prompts = load_benchmark(scores)

@@ -55,11 +55,8 @@ class StageStatus:
 
 def statuses(config: RunConfig) -> list[StageStatus]:
     """One for each item of a run, in order of flow."""
-    look = _Look(config, _stages_of)
-    for entry in config.prompts.skills:
-        look.at_skill(entry)
-    if config.experts.joint is not None:
-        look.at_joint()
+    look = _Look(config, lambda own: Stages(own, Workspace(own.run_folder), make=[]))
+    look.at_experts()
     look.at_models(*look.at_merged())
     return _in_order(look.found)
 
@@ -72,17 +69,10 @@ def statuses_of_model(
     stages_of: the stages by some settings, in which nothing can be made.
     """
     look = _Look(config, stages_of)
-    for entry in config.prompts.skills:
-        look.at_skill(entry)
-    if config.experts.joint is not None:
-        look.at_joint()
+    look.at_experts()
     if MERGED in make:
         look.at_merged()
     return _in_order(look.found)
-
-
-def _stages_of(config: RunConfig) -> Stages:
-    return Stages(config, Workspace(config.run_folder), make=[])
 
 
 def present(config: RunConfig) -> list[StageStatus]:
@@ -90,8 +80,7 @@ def present(config: RunConfig) -> list[StageStatus]:
     applications worked, what there is."""
     of_stages = statuses(config)
     begun_items = [s for s in of_stages if s.state not in ("missing", "waits")]
-    names = {f"{status.stage}/{status.name}" for status in begun_items}
-    others = list(_others(config.run_folder, names))
+    others = list(_others(config.run_folder, {f"{s.stage}/{s.name}" for s in begun_items}))
     if not others or any(status.stage in STAGES[:4] for status in begun_items):
         return of_stages
     return _in_order([*begun_items, *others])
@@ -103,8 +92,7 @@ def _others(root: Path, known: Collection[str]) -> Iterator[StageStatus]:
     for plan in (path for stage in STAGES for path in sorted((root / stage).rglob("plan.json"))):
         name = plan.parent.relative_to(root).as_posix()
         if name not in known:
-            stage, _, inner = name.partition("/")
-            group = f"{stage}/{inner.partition('/')[0]}"
+            group = "/".join(name.split("/")[:2])
             finished.setdefault(group, []).append((plan.parent / "manifest.json").is_file())
     for group, items in finished.items():
         stage, _, name = group.partition("/")
@@ -129,10 +117,8 @@ def table(statuses: Sequence[StageStatus]) -> Table:
 
 
 def _to_make(status: StageStatus) -> str:
-    if status.state == "done":
-        return "nothing"
-    if status.state == "unknown":
-        return ""
+    if status.state in (words := {"done": "nothing", "unknown": ""}):
+        return words[status.state]
     if status.want is None:
         return "all"
     return str(status.want - (status.have or 0)) if status.state == "partial" else str(status.want)
@@ -147,6 +133,13 @@ class _Look:
         """Skill → its pairs, for a joint expert."""
         self.experts: list[Expert] = []
         self.found: list[StageStatus] = []
+
+    def at_experts(self) -> None:
+        """The first three stages."""
+        for entry in self.config.prompts.skills:
+            self.at_skill(entry)
+        if self.config.experts.joint is not None:
+            self.at_joint()
 
     def at_skill(self, entry: str) -> None:
         """Prompts, images and expert of one skill; what it lacks does not hide the others."""
@@ -242,5 +235,4 @@ def _elements(folder: Path) -> int | None:
         return log.read_bytes().count(b"\n")
     if images := sum(1 for _ in folder.rglob("*.png")):
         return images
-    lines = [path.read_bytes().count(b"\n") for path in folder.rglob("*.jsonl")]
-    return sum(lines) if lines else None
+    return sum(path.read_bytes().count(b"\n") for path in folder.rglob("*.jsonl")) or None
