@@ -73,7 +73,7 @@ def sheets(compared: Compared) -> Iterator[Sheet]:
             yield score_sheet(compared, reading, benchmark, card)
         if preferences := preference_sheet(compared, reading):
             yield preferences
-    if compared.paper is not None:
+    if compared.paper is not None and any(row.paper for row in compared.rows):
         yield paper_sheet(compared)
     if any(row.curve for row in compared.rows):
         yield curve_sheet(compared)
