@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 from selma import cli
 from selma.applications.comparisons import planning
 from selma.applications.comparisons.recipes import load_comparison, only
+from selma.applications.comparisons.records import Compared
+from selma.applications.comparisons.table import sheets
 from selma.errors import ConfigError, SelmaError
 from selma.report.pages import read_pages
 from selma.workspace import Workspace
@@ -134,6 +136,17 @@ def test_all_rows_are_scored_alike(compared: tuple[Path, str, dict[str, Any]]) -
     assert claim["row"] == "selma" and claim["over"] == "base"
     assert max(map(len, said.splitlines())) <= 80 or "Report:" in said
     assert "added up" in said and "77.7" in said and "experts gain" in said
+
+
+def test_the_papers_table_is_shown_beside_its_rows_alone(
+    compared: tuple[Path, str, dict[str, Any]],
+) -> None:
+    record = Compared.model_validate(compared[2])
+    bare = tuple(row.model_copy(update={"paper": None}) for row in record.rows)
+    titles = [sheet.title for sheet in sheets(record)]
+    assert sum("Beside the paper's table" in title for title in titles) == 1
+    rest = [sheet.title for sheet in sheets(record.model_copy(update={"rows": bare}))]
+    assert rest == [title for title in titles if "Beside the paper's" not in title]
 
 
 def test_a_second_run_makes_nothing(home: Path, compared: tuple[Path, str, dict[str, Any]]) -> None:
