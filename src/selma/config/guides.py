@@ -85,5 +85,5 @@ def guide_of(name: str | None, given: Sequence[str] = ()) -> GuideSettings | Non
         guide: GuideSettings = TypeAdapter(AnyGuide).validate_python({**values, "kind": name})
     except ValidationError as error:
         lines = [mistake(dict(problem)) for problem in error.errors()]
-        raise ConfigError("There is no such guide:\n" + "\n".join(lines)) from error
+        raise ConfigError("The guide cannot be used:\n" + "\n".join(lines)) from error
     return guide

@@ -216,6 +216,10 @@ def test_a_command_names_a_guide_and_its_settings() -> None:
     assert guide_of("syngen", ["step_size=3", "map_side=8"]) == SynGenConfig(
         step_size=3.0, map_side=8
     )
-    for name, given in (("syngen", ["step=3"]), ("nothing", []), (None, ["step_size=3"])):
-        with pytest.raises(ConfigError):
+    for name, given, says in (
+        ("syngen", ["step=3"], "cannot be used:\n  syngen.step: is not a setting"),
+        ("nothing", [], "kind must be syngen or structure_diffusion, but is 'nothing'"),
+        (None, ["step_size=3"], "belongs to --guide"),
+    ):
+        with pytest.raises(ConfigError, match=says):
             guide_of(name, given)

@@ -149,5 +149,5 @@ def _linear(pipe: Any, key: str) -> nn.Linear:
             f"{type(module).__name__}. Train experts whose targets are linear layers."
         )
     if hasattr(module, CHILD):
-        raise AdapterError("Only one mixture can be applied at a time; leave the first block.")
+        raise AdapterError("Only one mixture can be applied at a time; take off the first.")
     return module
