@@ -81,6 +81,17 @@ def test_of_preferences_the_images_in_pairs_are_trained_on(tmp_path: Path) -> No
     }  # fmt: skip
 
 
+def test_of_preferences_by_answers_the_moved_images_are_asked_about(tmp_path: Path) -> None:
+    folder = SharedWorkspace(tmp_path)
+    made(folder, "2-images", "_candidates", "coco", images=16)
+    made(folder, "2-images", "_scores", "coco", candidates=16)
+    made(folder, "2-images", "_answers", "coco", prompts=16)  # about the very images
+    made(folder, "2-images", "_moved", "coco", images=16)
+    made(folder, "2-images", "_moved-answers", "coco", prompts=16)
+    cost = cost_of(folder.used, folder, PLAIN)
+    assert (cost.generated, cost.scored) == (16, 32)
+
+
 def test_experts_that_learn_from_rewards_generate_their_own(tmp_path: Path) -> None:
     folder = SharedWorkspace(tmp_path)
     made(folder, "2-images", "coco", images=5)

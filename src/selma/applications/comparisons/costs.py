@@ -9,7 +9,7 @@ from selma.applications.comparisons.records import Cost
 from selma.applications.comparisons.sharing import DONE, WITH, SharedWorkspace, counts_of
 from selma.config import RunConfig
 from selma.config.preferences import PreferenceObjective
-from selma.images.preferences import MOVED, PREFERENCES
+from selma.images.preferences import MOVED, MOVED_ANSWERS, PREFERENCES
 from selma.records.merged import TRIAL
 from selma.workspace import EXPERTS, IMAGES, SCORES, manifest
 
@@ -74,6 +74,8 @@ def _counts(name: str, line: dict[str, int], config: RunConfig) -> dict[str, int
         copied = "not_generated" in line or name.startswith(f"{IMAGES}/{MOVED}/")
         counts["generated"] += 0 if copied else images
         counts["scored"] += line.get("candidates", 0)
+        if name.startswith(f"{IMAGES}/{MOVED_ANSWERS}/"):
+            counts["scored"] += line.get("prompts", 0)  # one for each image
         if name.count("/") == 2:  # a skill's pairs
             counts["trained"] = images if _learns_from_pairs(config) else 0
     if name.startswith(f"{EXPERTS}/"):

@@ -20,7 +20,7 @@ from selma.workspace import STAGES, Item, Workspace
 
 DONE, WITH = "item", "made with"
 """Events in the journal."""
-COUNTS = ("images", "candidates", "steps", "images_generated", "images_judged")
+COUNTS = ("images", "candidates", "steps", "images_generated", "images_judged", "prompts")
 """Numbers of an item's summary that the journal has, too."""
 
 
