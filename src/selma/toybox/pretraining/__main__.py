@@ -20,7 +20,7 @@ import torch
 import transformers
 import typer
 
-from selma.toybox import weights_folder
+from selma.toybox import WORLD, weights_folder
 from selma.toybox.pretraining.autoencoder import train_autoencoder
 from selma.toybox.pretraining.denoiser import train_base
 from selma.toybox.pretraining.judging import train_judge
@@ -31,7 +31,6 @@ from selma.toybox.pretraining.segmenting import train_segmenter
 from selma.toybox.pretraining.sisters import save_weak
 from selma.workspace import write_json
 
-DATA_VERSION = 2  # raise when scenes, captions, questions or their frequencies change
 SEED = 0
 PARTS = (
     "vae", "text-encoder", "base", "weak", "judge-a", "judge-b", "clip", "segmenter", "reader",
@@ -127,7 +126,7 @@ def _record(target: Path, name: str, metrics: dict[str, float], device: torch.de
     notes[name] = {
         "metrics": metrics,
         "seed": SEED,
-        "data_version": DATA_VERSION,
+        "data_version": WORLD,
         "hardware": _hardware(device),
         "versions": {
             "torch": torch.__version__,
