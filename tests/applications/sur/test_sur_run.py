@@ -1,6 +1,7 @@
 """`selma sur` from its config to pictures, on a tiny base: each command by itself, and errors."""
 
 import json
+import shutil
 
 import pytest
 import tiny
@@ -84,6 +85,15 @@ def test_it_is_trained_on_the_bases_images_of_keyword_prompts_or_on_the_sources(
     data = {"source": {"kind": "toybox", "count": 4}, "image_px": 16, "images": "source"}
     run("train", config_file(tmp_path, data=data))
     assert adapter.read_bytes() != by_own
+
+
+def test_training_makes_no_images(tmp_path):
+    run("collect", config_file(tmp_path))
+    own = tmp_path / "run" / "2-images" / "_sur-own"
+    shutil.rmtree(own)
+    with pytest.raises(NotFinished, match=r"_sur-own must be finished.*selma sur collect"):
+        run("train", config_file(tmp_path))
+    assert not own.exists()
 
 
 def finished(tmp_path):

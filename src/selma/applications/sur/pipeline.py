@@ -157,11 +157,12 @@ def training_samples(this: Stages[SurRun], folder: Workspace, images: str) -> li
 def trained(
     this: Stages[SurRun], folder: Workspace, sur: SurSettings, *, variants: bool = False
 ) -> TrainedSur:
-    """The adapter of these settings, by the run's samples, base and seed."""
+    """The adapter of these settings, by the run's samples, base and seed. What `variants` are
+    trained on is made with them, as no other command makes it."""
     from selma.applications.sur.training import train_sur
 
     return train_sur(
-        training_samples(this, folder, sur.data.images),
+        training_samples(this, folder if variants else this.finished, sur.data.images),
         sur,
         folder,
         base=this.config.base,
