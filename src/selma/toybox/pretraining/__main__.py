@@ -23,6 +23,7 @@ import typer
 from selma.toybox import WORLD, weights_folder
 from selma.toybox.pretraining.autoencoder import train_autoencoder
 from selma.toybox.pretraining.denoiser import train_base
+from selma.toybox.pretraining.gates import without_outdated
 from selma.toybox.pretraining.judging import train_judge
 from selma.toybox.pretraining.locating import train_reader
 from selma.toybox.pretraining.reading import train_text_encoder
@@ -119,7 +120,7 @@ def main(
 
 
 def _record(target: Path, name: str, metrics: dict[str, float], device: torch.device) -> None:
-    """Adds what was reached to `pretraining.json`."""
+    """Adds what was reached to `pretraining.json`; gates that rested on other weights go."""
     target.mkdir(parents=True, exist_ok=True)
     path = target / "pretraining.json"
     notes = json.loads(path.read_text()) if path.exists() else {}
@@ -134,7 +135,7 @@ def _record(target: Path, name: str, metrics: dict[str, float], device: torch.de
             "transformers": transformers.__version__,
         },
     }
-    write_json(path, notes)
+    write_json(path, without_outdated(notes, target))
 
 
 def _hardware(device: torch.device) -> str:
