@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -36,14 +37,14 @@ BROKEN = {
     "images: {steps: 0}": "images.steps",
     "images: {steps: -5}": "images.steps",
     "images: {steps: many}": "images.steps",
-    "images: {steps: yes}": "steps must not be true or false",
+    "images: {steps: yes}": "images.steps: must not be true or false (came: True)",
     "images: {steps: 1.5}": "images.steps",
     "images: {guidance: .nan}": "images.guidance",
     "images: {guidance: .inf}": "images.guidance",
     "images: [1]": "images",
     "images: null": "images",
     "seed: -1": "seed",
-    "seed: true": "seed must not be true or false",
+    "seed: true": "seed: must not be true or false (came: True)",
     "name: ../else": "name",
     "name: ''": "name",
     "name: 7": "name",
@@ -74,7 +75,9 @@ BROKEN = {
     "experts: {schedule: random}": "experts.schedule",
     "merged: {weights: {coco: .nan}}": "merged.weights.coco",
     "merged: {method: ties, scale: 1, lambda: 1}": "two names of one setting",
-    "merged: {method: ties, lambda: yes}": "must not be true or false",
+    "images: {steps: yes, guidance: yes}": "has 2 mistake(s)",
+    "scores: {experts: {coco: yes}}": "scores.experts: Input should be a valid boolean (came: a m",
+    "merged: {method: ties, lambda: yes}": "merged.scale: must not be true or false",
     "scores: {judge: toybox-b}": "judge and choosing_judge must differ",
     "scores: {judge: gpt}": "scores.judge",
     "scores: {judge: {kind: cloud, model: m}}": "scores.judge: must be toybox-a, toybox-b, or a",
@@ -108,6 +111,35 @@ def test_a_broken_config_says_which_key(tmp_path: Path, text: str, says: str) ->
     with pytest.raises(ConfigError) as caught:
         load_config(config_file(tmp_path, text))
     assert says in str(caught.value)
+
+
+def test_what_is_wrong_with_a_section_is_said_without_all_of_it(tmp_path: Path) -> None:
+    text = "base: {model: m.bin, precision: fp16}\nprompts: {backend: {kind: openai}}"
+    with pytest.raises(ConfigError, match=r"convert it\n.*model: Field required$") as caught:
+        load_config(config_file(tmp_path, text))
+    assert "came" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "module"),
+    [
+        ("images: {stepps: 1}", "images.stepps", "selma.config.images"),
+        ("imagess: 1\nsur: {}", "imagess", "selma.config"),
+        ("sur: {losses: {teacher: {wait: 1}}}", "teacher.wait", "selma.applications.sur.settings"),
+        ("sur: {llm: {backend: {modl: m}}}", "sur.llm.backend.modl", "selma.config.networks"),
+        ("control: {source: 1}", "control.source", "selma.applications.control.settings"),
+        ("control: {network: {kind: branch, adapter: {kind: oft, x: 1}}}", "oft.x",
+         "selma.config.adapters"),
+        ("subjects: {training: {x: 1}}", "training.x", "selma.applications.subjects.settings"),
+    ],
+)  # fmt: skip
+def test_an_unknown_setting_leads_to_those_that_there_are(
+    tmp_path: Path, text: str, key: str, module: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_any(config_file(tmp_path, text))
+    assert f"{key}: is not a setting; see {module} for those that are" in str(caught.value)
+    assert import_module(module)
 
 
 def test_all_mistakes_come_at_once(tmp_path: Path) -> None:

@@ -126,7 +126,8 @@ def parse_config(raw: dict[str, Any], kind: type[Run], *, origin: Path, folder: 
     try:
         config = kind.model_validate(raw)
     except ValidationError as error:
-        lines = [mistake(dict(wrong)) for wrong in error.errors()]
+        # Of a run's sections, those of an application are not the most to be told about.
+        lines = [mistake(e, kind if len(e["loc"]) > 1 else RunConfig) for e in error.errors()]
         raise ConfigError(f"{origin} has {len(lines)} mistake(s):\n" + "\n".join(lines)) from error
     return map_paths(
         config,
