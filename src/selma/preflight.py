@@ -297,7 +297,8 @@ def _benchmark(config: RunConfig) -> Iterator[str]:
     try:
         benchmark_prompts = load_benchmark(scores)
     except SelmaError as error:
-        yield f"scores.benchmark: {error}"
+        text = str(error)
+        yield text if text.startswith("scores.") else f"scores.benchmark: {text}"
         return
     silent = [prompt.id for prompt in benchmark_prompts if not prompt.questions]
     if silent:

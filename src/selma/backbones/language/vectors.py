@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma.backbones.hub import installed
+from selma.backbones.hub import installed, model_config
 from selma.backbones.language.loading import load_language_model, model_identity
 from selma.backbones.language.model import LanguageModel
-from selma.config.networks import LlmVectors
+from selma.backbones.language.smollm2 import BLOCKS
+from selma.config.networks import LlmVectors, LocalLLM
 from selma.errors import DataError, ModelError
 from selma.progress import progress
 from selma.workspace import file_sha256, recipe_key
@@ -22,6 +23,8 @@ from selma.workspace import file_sha256, recipe_key
 if TYPE_CHECKING:
     from torch import Tensor
 
+_BLOCKS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+"""What configs call the number of blocks."""
 PER_SHARD = 256  # texts; as many are computed again after a crash
 
 
@@ -35,6 +38,22 @@ def vectors_identity(config: LlmVectors) -> dict[str, Any]:
     model = {k: v for k, v in model_identity(config.backend).items() if k != "batch_size"}
     reading = config.model_dump(mode="json", include={"layer", "pooling", "final_norm"})
     return {"model": model, **reading, "transformers": installed("transformers")}
+
+
+def block_count(backend: LocalLLM) -> int | None:
+    """How many blocks the model has; None of one on the Hub, which is not asked for it, and where
+    its config.json does not tell."""
+    if backend.model == "smollm2":
+        return BLOCKS
+    if not Path(backend.model).is_dir():
+        return None
+    try:
+        config = model_config(backend.model, None, setting="sur.llm.backend.model")
+    except ModelError:
+        return None
+    text = config.get("text_config")
+    counts = ((text if isinstance(text, dict) else config).get(name) for name in _BLOCKS)
+    return next((count for count in counts if isinstance(count, int)), None)
 
 
 def vectors(
