@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,8 @@ def test_the_next_round_generates_with_the_last_ones_adapter(first: RunConfig, p
             {"questions": {"backend": {"kind": "openai", "model": "m"}}},
             "OPENAI_API_KEY",
         ),
+        ({"questions": "toybox"}, "own words, but prompts.lexicon is null; set that to toybox"),
+        ({"questions": "toybox"}, "none of the seeds of 'coco' is one; choose a skill of toybox"),
     ],
 )
 def test_mistakes_are_found_before_anything_starts(
@@ -133,3 +136,35 @@ def test_mistakes_are_found_before_anything_starts(
     run = RunConfig.model_validate({"name": "x", "images": {**images, "choose": choose}})
     with pytest.raises(ConfigError, match=message):
         check(run)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "images", "mistakes"),
+    [
+        ({}, {}, []),
+        ({"lexicon": None}, {}, ["prompts.lexicon is null"]),
+        ({"skills": ["toybox_coco", "coco"]}, {}, ["none of the seeds of 'coco' is one"]),
+        ({"per_skill": 8}, {}, []),
+        (
+            {"per_skill": 1},
+            {},
+            ["fewest_pairs: a skill has at most 1 pair .* but needs 8; lower it"],
+        ),
+        ({"per_skill": 7}, {"per_prompt": 2}, []),
+    ],
+)
+def test_questions_of_toybox_need_its_captions_and_enough_of_them(
+    prompts: dict[str, object], images: dict[str, object], mistakes: list[str]
+) -> None:
+    settings = {"skills": ["toybox_coco"], "lexicon": "toybox"} | prompts
+    choose = {"questions": "toybox"}
+    run = RunConfig.model_validate(
+        {"name": "x", "prompts": settings, "images": {**images, "choose": choose}}
+    )
+    if not mistakes:
+        return check(run)
+    with pytest.raises(ConfigError) as refused:
+        check(run)
+    for line, mistake in zip(str(refused.value).splitlines()[1:], mistakes, strict=True):
+        assert re.search(mistake, line)
+    return None
