@@ -98,6 +98,13 @@ def prompts(config: RunConfig) -> dict[str, list[Prompt]]:
         return written
 
 
+def questions(
+    config: RunConfig, prompts: Mapping[str, Sequence[Prompt]]
+) -> dict[str, list[BenchmarkPrompt]]:
+    """Skill → its prompts that have questions, by a finished stage 1; {} if none are asked for."""
+    return Stages(config, Workspace(config.run_folder), make=[]).write_questions(prompts)
+
+
 def images(config: RunConfig) -> dict[str, list[Pair]]:
     """Stage 2 by itself: skill → prompts with their images."""
     with opened(config, make=[IMAGES], several=True) as this:

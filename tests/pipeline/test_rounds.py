@@ -49,6 +49,7 @@ def first(place: Path) -> RunConfig:
         one = config(place, address, "one")
         plain = one.model_copy(update={"images": one.images.model_copy(update={"choose": None})})
         prompts = pipeline.prompts(plain)
+        assert pipeline.questions(plain, prompts) == {}
         with open(place / "asked.csv", "w", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(HEADER)
@@ -78,6 +79,16 @@ def test_what_a_judge_left_is_shown_and_kept(first: RunConfig, place: Path) -> N
     shown = CliRunner().invoke(cli.app, ["images", str(path)])
     assert shown.exit_code == 0, shown.output
     assert f"{100 * left['coco'].share:.1f}% of 8 prompts have an accepted image" in shown.output
+
+
+def test_prompts_say_how_many_have_questions(first: RunConfig, place: Path) -> None:
+    path = place / "one.json"
+    path.write_text(first.model_dump_json())
+    shown = CliRunner().invoke(cli.app, ["prompts", str(path)])
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.splitlines() == [
+        f"{skill}: 8 prompts, 7 of them with questions" for skill in ("coco", "whoops")
+    ]
 
 
 def test_status_knows_them_finished(first: RunConfig) -> None:
