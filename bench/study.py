@@ -62,7 +62,7 @@ import tiny
 import tiny_judges
 from pipeline.server import serving
 
-SKILLS = ("localized_narratives", "countbench", "diffusiondb", "whoops", "coco")
+SKILLS = ("localized_narratives", "midjourney", "diffusiondb", "whoops", "coco")
 SEED = 5
 
 
