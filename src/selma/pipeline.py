@@ -257,6 +257,26 @@ class Stages(Generic[Run]):
                 accepting=self._accepting(asked, folder) if asked else None,
             )
 
+    def generate_candidates(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, Path]:
+        """Skill → the folder with all images that the pairs are chosen from."""
+        from selma.images.generating import generate_candidates
+
+        config, asked = self.config, self.write_questions(prompts)
+        ids = {prompt.id for of_skill in asked.values() for prompt in of_skill}
+        with self.at(IMAGES) as folder:
+            return generate_candidates(
+                {
+                    skill: [p for p in of_skill if p.id in ids or not asked]
+                    for skill, of_skill in prompts.items()
+                },
+                config.images,
+                folder,
+                base=config.base,
+                seed=config.seed,
+                model=self.model,
+                adapters=self._image_adapters,
+            )
+
     def _accepting(
         self, asked: Mapping[str, Sequence[BenchmarkPrompt]], folder: Workspace
     ) -> Accepting:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from pathlib import Path
 
 import pytest
 import tiny
+from rich.console import Console
 from typer.testing import CliRunner
 
 from pipeline.killing import settings, tree
@@ -18,7 +20,7 @@ from selma.config import RunConfig
 from selma.errors import ConfigError
 from selma.finished import NotFinished
 from selma.preflight import check
-from selma.status import statuses
+from selma.status import statuses, table
 from selma.workspace import manifest
 
 HEADER = (
@@ -91,9 +93,59 @@ def test_prompts_say_how_many_have_questions(first: RunConfig, place: Path) -> N
     ]
 
 
+def rows(run: RunConfig, skill: str = "coco") -> dict[str, tuple[object, ...]]:
+    """The status of a skill's items."""
+    found = {f"{s.stage}/{s.name}": (s.state, s.have, s.want) for s in statuses(run)}
+    return {n: row for n, row in found.items() if re.fullmatch(rf"[123]-.*/{skill}", n)}
+
+
+def rechosen(run: RunConfig, **choose: object) -> RunConfig:
+    old = run.images
+    assert old.choose is not None
+    images = old.model_copy(update={"choose": old.choose.model_copy(update=choose)})
+    return run.model_copy(update={"images": images})
+
+
 def test_status_knows_them_finished(first: RunConfig) -> None:
     states = {(s.stage, s.name): s.state for s in statuses(first)}
     assert states["2-images", "coco"] == states["3-experts", "whoops"] == "done"
+    assert states["1-prompts", "_questions/coco"] == "done"
+
+
+def test_status_of_another_threshold_has_no_image_to_make(first: RunConfig) -> None:
+    assert rows(rechosen(first, threshold=0.9)) == {
+        "1-prompts/coco": ("done", 8, 8),
+        "1-prompts/_questions/coco": ("done", 8, 8),
+        "2-images/_candidates/coco": ("done", 21, 21),  # of the seven prompts with questions
+        "2-images/coco": ("other settings", None, None),
+        "3-experts/coco": ("waits", None, 8),
+    }
+    shown = Console(width=100, record=True, file=io.StringIO())
+    shown.print(table(statuses(rechosen(first, threshold=0.9))))
+    assert re.search(r"_candidates/coco +done +nothing", shown.export_text())
+
+
+def test_status_of_more_candidates_has_them_all_to_make(first: RunConfig) -> None:
+    found = rows(rechosen(first, candidates=4))
+    assert found["2-images/_candidates/coco"] == ("other settings", None, 28)
+    assert found["2-images/coco"] == ("waits", None, None)
+
+
+def test_status_before_questions_are_there(first: RunConfig, place: Path) -> None:
+    fresh = first.model_copy(update={"folder": place / "fresh"})
+    assert rows(fresh) == {
+        "1-prompts/coco": ("missing", None, 8),
+        "1-prompts/_questions/coco": ("waits", None, 8),
+        "2-images/_candidates/coco": ("waits", None, 24),
+        "2-images/coco": ("waits", None, None),
+        "3-experts/coco": ("waits", None, 8),
+    }
+
+
+def test_status_of_too_few_pairs_is_a_row(first: RunConfig) -> None:
+    looked = [s for s in statuses(rechosen(first, fewest_pairs=8)) if s.name == "coco"]
+    assert [s.state for s in looked] == ["done", "unknown", "waits"]
+    assert "needs 8 pairs" in looked[1].why
 
 
 def test_the_next_round_generates_with_the_last_ones_adapter(first: RunConfig, place: Path) -> None:
