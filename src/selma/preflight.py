@@ -45,7 +45,9 @@ def check(config: RunConfig, make: Sequence[str] = STAGES, mistakes: Iterable[st
     everything = [*_mistakes(config, make), *mistakes]
     if everything:
         lines = "\n".join(f"  {mistake}" for mistake in everything)
-        raise ConfigError(f"{config.name} cannot start, for {len(everything)} mistake(s):\n{lines}")
+        raise ConfigError(
+            f"{config.name} cannot start, for {counted(len(everything), 'mistake')}:\n{lines}"
+        )
 
 
 def _mistakes(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
@@ -344,8 +346,8 @@ def _benchmark(config: RunConfig) -> Iterator[str]:
     silent = [prompt.id for prompt in benchmark_prompts if not prompt.questions]
     if silent:
         yield (
-            f"scores.benchmark: {len(silent)} of its prompts have no questions ({silent[0]} "
-            "first). Let a language model write them: "
+            f"scores.benchmark: {counted(len(silent), 'prompt has', 'prompts have')} no questions "
+            f"({silent[0]} first). Let a language model write them: "
             f"selma questions {scores.benchmark} --out FILE.csv."
         )
     yield from _choices(benchmark_prompts, config, ["judge", "choosing_judge"])

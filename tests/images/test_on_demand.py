@@ -281,8 +281,8 @@ def test_mistakes_in_a_command_are_found_before_the_model_is_loaded(
         (("--out", tmp_path / "folder.png"), 2, "is a folder"),
         (("--out", tmp_path / "image.jpg"), 2, "saved as .png"),
         (("--adapter", tmp_path / "gone.safetensors"), 3, "there is none"),
-        (("--adapter", adapter, "--strength", 1, "--strength", 2), 2, "1 adapters and 2 strengths"),
-        (("--strength", 1), 2, "0 adapters and 1 strengths"),
+        (("--adapter", adapter, "--strength", 1, "--strength", 2), 2, "1 adapter and 2 strengths"),
+        (("--strength", 1), 2, "0 adapters and 1 strength came"),
         (("--sur", adapter), 2, "is lora: give it as --adapter."),
         (("--base", "x/y/z", "--seed", "a"), 2, "valid integer"),
     ):

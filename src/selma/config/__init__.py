@@ -22,6 +22,7 @@ from selma.config.scores import ScorerSettings, ScoresConfig
 from selma.config.section import Section, Seed, is_folder, mistake, require_kind
 from selma.errors import ConfigError
 from selma.paths import AnyPath, as_path
+from selma.plurals import counted
 
 
 class ReportConfig(Section):
@@ -127,7 +128,9 @@ def parse_config(raw: dict[str, Any], kind: type[Run], *, origin: Path, folder: 
         config = kind.model_validate(raw)
     except ValidationError as error:
         lines = [mistake(dict(wrong)) for wrong in error.errors()]
-        raise ConfigError(f"{origin} has {len(lines)} mistake(s):\n" + "\n".join(lines)) from error
+        raise ConfigError(
+            f"{origin} has {counted(len(lines), 'mistake')}:\n" + "\n".join(lines)
+        ) from error
     return map_paths(
         config,
         move=lambda name: str(folder / name),

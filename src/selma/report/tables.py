@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from selma.errors import DataError
+from selma.plurals import counted
 from selma.records.scores import Comparison, Interval, ModelScore, Scorecard
 from selma.report.fitting import Column, Row, print_fitted
 
@@ -85,7 +86,7 @@ def conclusion(scorecard: Scorecard) -> tuple[str, str]:
     alike = f"with the same seeds{guided(scorecard)}"
     if gain.low == gain.high:
         return _without_spread(gain, alike)
-    shared = f"on the same {gain.n} benchmark prompts and {alike}"
+    shared = f"on the same {counted(gain.n, 'benchmark prompt')} and {alike}"
     if gain.low > 0:
         return (
             "The merged model follows prompts better than the base.",
@@ -180,8 +181,9 @@ def print_scorecard(scorecard: Scorecard, console: Console) -> None:
         for field, name, _ in further_scores(scorecard)
     }
     title = (
-        f"{scorecard.benchmark} ({scorecard.split}): {scorecard.prompts} prompts, "
-        f"{images_of_each(scorecard)}{scorecard.questions} questions, judge {scorecard.judge}"
+        f"{scorecard.benchmark} ({scorecard.split}): "
+        f"{counted(scorecard.prompts, 'prompt')}, {images_of_each(scorecard)}"
+        f"{counted(scorecard.questions, 'question')}, judge {scorecard.judge}"
     )
     columns = [Column("model", "name"), Column(scorecard.measure), Column("95%", "ends")]
     columns += [Column("minus base"), Column("95%", "ends"), *map(Column, further)]
@@ -218,7 +220,7 @@ def compared(pair: Comparison) -> str:
     doubt = "" if clear(difference) else ": no clear difference"
     return (
         f"{pair.model} minus {pair.against}: {signed(difference.mean)} points "
-        f"({spread(difference, sign=True)}), paired over {difference.n} prompts{doubt}."
+        f"({spread(difference, sign=True)}), paired over {counted(difference.n, 'prompt')}{doubt}."
     )
 
 

@@ -176,7 +176,10 @@ def print_ablation(result: SurResult, console: Console) -> None:
             else:
                 cells += [points(means[model.model].mean, 2), ""]
         rows.append(Row(cells))
-    _say(console, f"{card.benchmark} ({card.split}): {card.prompts} prompts, judge {card.judge}")
+    _say(
+        console,
+        f"{card.benchmark} ({card.split}): {counted(card.prompts, 'prompt')}, judge {card.judge}",
+    )
     print_fitted(console, columns, rows)
     console.print("minus base, paired by prompt, with 95% intervals", style="dim", highlight=False)
 

@@ -18,6 +18,7 @@ from selma.applications.sur.settings import SurScores
 from selma.backbones.perception import features
 from selma.config.scores import ScoresConfig
 from selma.errors import DataError
+from selma.plurals import counted
 from selma.records.benchmarks import BenchmarkPrompt, Question, repeated
 from selma.records.scores import Interval
 from selma.scores import statistics
@@ -82,7 +83,7 @@ def keyword_benchmark(
     ]:
         raise DataError(
             f"{sur.keywords} must have a keyword prompt for each benchmark prompt, but "
-            f"{len(absent)} have none, {absent[0]} first."
+            f"{counted(len(absent), 'has', 'have')} none, {absent[0]} first."
         )
     return [
         prompt.model_copy(update={"text": known[prompt.id].strip()}) for prompt in benchmark_prompts
