@@ -297,7 +297,9 @@ def contact_sheet(
     rows = -(-len(chosen) // columns)
     page = Image.new("RGB", (columns * (side + 4), rows * (side + 4)), "white")
     for index, prompt in enumerate(chosen):
-        image = Image.open(folder / f"{prompt.id}.png").resize((side, side), Image.NEAREST)
+        image = Image.open(folder / f"{prompt.id}.png").resize(
+            (side, side), Image.Resampling.NEAREST
+        )
         page.paste(image, ((index % columns) * (side + 4), (index // columns) * (side + 4)))
     return page
 

@@ -69,7 +69,7 @@ def local_names(function: Function) -> set[str]:
     """Arguments and names that the function itself binds, those of inner functions aside."""
     arguments = function.args
     names = {a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
-    nodes = [*function.body]
+    nodes: list[ast.AST] = [*function.body]
     while nodes:
         node = nodes.pop()
         if isinstance(node, Function | ast.ClassDef):
@@ -227,7 +227,9 @@ def code_lines(text: str) -> set[int]:
 def docstrings(trees: dict[str, ast.Module]) -> Measure:
     public, against = 0, []
     for path, tree in trees.items():
-        for owner in (tree, *(n for n in tree.body if isinstance(n, ast.ClassDef))):
+        classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+        owners: list[ast.Module | ast.ClassDef] = [tree, *classes]
+        for owner in owners:
             if isinstance(owner, ast.ClassDef) and owner.name.startswith("_"):
                 continue
             for node in owner.body:

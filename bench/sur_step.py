@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -85,8 +86,8 @@ def main(
         differs = difference(kept(0), loop(0))
         seconds: dict[str, list[float]] = {"encoded before": [], "in the loop": []}
         for number in range(1, rounds + 1):
-            seconds["encoded before"].append(timed(lambda n=number: kept(n), device))
-            seconds["in the loop"].append(timed(lambda n=number: loop(n), device))
+            seconds["encoded before"].append(timed(partial(kept, number), device))
+            seconds["in the loop"].append(timed(partial(loop, number), device))
     middle = {name: statistics.median(each) for name, each in seconds.items()}
     ratio = middle["in the loop"] / middle["encoded before"]
     console = Console()
@@ -145,16 +146,21 @@ def in_the_loop(
     read = model.text_features([t.text for t in some], guided=False).positive.tensors()
     keywords = model.text_features([t.prompt for t in some], guided=False).positive
 
-    def put(old: torch.Tensor | None, new: torch.Tensor | None) -> torch.Tensor | None:
-        return old if old is None or new is None else old.index_copy(0, rows, new.float().cpu())
+    def put(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        return old.index_copy(0, rows, new.float().cpu())
 
-    old = data.captions
+    old, pooled = data.captions, data.keyword_pooled
+    if pooled is not None and keywords.pooled is not None:
+        pooled = put(pooled, keywords.pooled)
     captions = replace(
         old,
         mean=put(old.mean, posterior.mean),
         logvar=put(old.logvar, posterior.logvar),
         conditioning=Conditioning.of(
-            {name: put(part, read.get(name)) for name, part in old.conditioning.tensors().items()}
+            {
+                name: put(part, read[name]) if name in read else part
+                for name, part in old.conditioning.tensors().items()
+            }
         ),
     )
     mask = token_mask(model, [t.text for t in some])
@@ -162,7 +168,7 @@ def in_the_loop(
         data,
         captions=captions,
         keywords=put(data.keywords, keywords.text),
-        keyword_pooled=put(data.keyword_pooled, keywords.pooled),
+        keyword_pooled=pooled,
         mask=put(data.mask, mask),
     )
 

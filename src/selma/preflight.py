@@ -29,6 +29,7 @@ from selma.config.questions import WrittenQuestions
 from selma.config.scores import ScorerSettings, judge_name
 from selma.config.section import Section
 from selma.errors import ConfigError, ModelError, SelmaError
+from selma.plurals import counted
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.merged import UNIFORM
 from selma.toybox import BASES as EMBEDDED
@@ -44,7 +45,9 @@ def check(config: RunConfig, make: Sequence[str] = STAGES, mistakes: Iterable[st
     everything = [*_mistakes(config, make), *mistakes]
     if everything:
         lines = "\n".join(f"  {mistake}" for mistake in everything)
-        raise ConfigError(f"{config.name} cannot start, for {len(everything)} mistake(s):\n{lines}")
+        raise ConfigError(
+            f"{config.name} cannot start, for {counted(len(everything), 'mistake')}:\n{lines}"
+        )
 
 
 def _mistakes(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
@@ -213,10 +216,14 @@ def _questions(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
     from selma.scores.benchmarks import read_benchmark
 
     source, key = config.images.questions, "images.choose.questions"
-    if isinstance(source, WrittenQuestions):
+    if source is not None:
+        yield from _fewest_pairs(config)
+    if source == "toybox":
+        yield from _readable_by_toybox(config, key)
+    elif isinstance(source, WrittenQuestions):
         if PROMPTS in make:
             yield from language_mistakes(source.backend, f"{key}.backend")
-    elif source not in (None, "toybox") and Path(source).is_file():
+    elif source is not None and Path(source).is_file():
         try:
             asked = read_benchmark(Path(source))
         except SelmaError as error:
@@ -228,6 +235,43 @@ def _questions(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
                 f"selma questions {source} --out FILE.csv."
             )
         yield from _choices(asked, config, ["choosing_judge"])
+
+
+def _fewest_pairs(config: RunConfig) -> Iterator[str]:
+    choose = config.images.choose
+    most = config.prompts.per_skill * config.images.per_prompt
+    if choose is not None and choose.fewest_pairs > most:
+        yield (
+            f"images.choose.fewest_pairs: a skill has at most {counted(most, 'pair')} "
+            "(prompts.per_skill times images.per_prompt), but needs "
+            f"{choose.fewest_pairs}; lower it, or raise prompts.per_skill."
+        )
+
+
+def _readable_by_toybox(config: RunConfig, key: str) -> Iterator[str]:
+    """Prompts that are not to be captions of toybox, whose questions it could tell."""
+    from selma.prompts.questions.sources import toybox_reads
+    from selma.prompts.skills import load_skills
+
+    advice = "let a language model write the questions"
+    if (
+        config.prompts.lexicon is None
+        and LANGUAGE_MODELS[config.prompts.backend.kind].takes_grammar
+    ):
+        yield (
+            f"{key}: toybox reads only captions of its own words, but prompts.lexicon is null; set "
+            f"that to toybox, or {advice}."
+        )
+    for entry in config.prompts.skills:
+        try:
+            (skill,) = load_skills([entry])
+        except SelmaError:
+            continue  # the skills' own mistakes are told already
+        if not any(toybox_reads(seed) for seed in skill.seeds):
+            yield (
+                f"{key}: toybox reads only captions of its own words, but none of the seeds of "
+                f"{skill.name!r} is one; choose a skill of toybox, or {advice}."
+            )
 
 
 def _merging(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
@@ -303,8 +347,8 @@ def _benchmark(config: RunConfig) -> Iterator[str]:
     silent = [prompt.id for prompt in benchmark_prompts if not prompt.questions]
     if silent:
         yield (
-            f"scores.benchmark: {len(silent)} of its prompts have no questions ({silent[0]} "
-            "first). Let a language model write them: "
+            f"scores.benchmark: {counted(len(silent), 'prompt has', 'prompts have')} no questions "
+            f"({silent[0]} first). Let a language model write them: "
             f"selma questions {scores.benchmark} --out FILE.csv."
         )
     yield from _choices(benchmark_prompts, config, ["judge", "choosing_judge"])

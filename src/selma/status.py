@@ -14,9 +14,13 @@ from typing import Any, Literal
 from rich.table import Table
 
 from selma.config import RunConfig
-from selma.errors import ConfigError
+from selma.errors import ConfigError, TooFewPairs
+from selma.experts.finishing import LOG
 from selma.finished import NotFinished, begun
+from selma.images.choosing import CANDIDATES
+from selma.merged.searching import TRIALS
 from selma.pipeline import Stages, flow
+from selma.prompts.questions.sources import NAME as QUESTIONS
 from selma.prompts.skills import load_skills
 from selma.records.adapters import applied
 from selma.records.experts import Expert
@@ -33,6 +37,8 @@ from selma.workspace import (
     Workspace,
 )
 
+COUNTED = ("prompts.jsonl", LOG, TRIALS)
+"""Files of stages with a line for each prompt, step or trial; an item has one of them."""
 State = Literal["done", "partial", "other settings", "missing", "waits", "unknown"]
 
 
@@ -128,10 +134,31 @@ class _Look:
         stages = Stages(config, self.stages.folder, make=[])
         name = load_skills([entry])[0].name
         prompts = self._ask(PROMPTS, name, alone.per_skill, stages.write_prompts)
-        generated = config.images.candidates_per_prompt * alone.per_skill
-        pairs = self._ask(IMAGES, name, generated, stages.generate_pairs, prompts)
+        if config.images.choose is None:
+            wanted = config.images.per_prompt * alone.per_skill
+            pairs = self._ask(IMAGES, name, wanted, stages.generate_pairs, prompts)
+        else:
+            pairs = self._ask_chosen(name, stages, prompts)
         experts = self._ask(EXPERTS, name, config.experts.steps, stages.train_experts, pairs)
         self.experts += experts or []
+
+    def _ask_chosen(self, name: str, stages: Stages[RunConfig], prompts: Any) -> Any:
+        """The pairs; unless they are finished, what they are chosen from is shown as well."""
+        config, count = self.config, self.config.prompts.per_skill
+        needs = [prompts]
+        if config.images.questions is not None:
+            item = f"{QUESTIONS}/{name}"
+            asked = self._ask(PROMPTS, item, count, stages.write_questions, prompts)
+            count = count if asked is None else len(asked[name])
+            needs = [None if asked is None else prompts]
+        status, pairs = self._look(IMAGES, name, None, stages.generate_pairs, *needs)
+        if pairs is None and status.state != "unknown":
+            wanted = config.images.candidates_per_prompt * count
+            item = f"{CANDIDATES}/{name}"
+            if self._ask(IMAGES, item, wanted, stages.generate_candidates, *needs) is None:
+                status = StageStatus(IMAGES, name, "waits")
+        self.found.append(status)
+        return pairs
 
     def at_models(self) -> None:
         """The merged adapter, each model's benchmark, the scorecard and the report."""
@@ -165,19 +192,22 @@ class _Look:
         self, stage: str, name: str, want: int | None, call: Callable[..., Any], *needs: Any
     ) -> Any:
         """What the stage returns, or None where it is not finished."""
+        status, result = self._look(stage, name, want, call, *needs)
+        self.found.append(status)
+        return result
+
+    def _look(
+        self, stage: str, name: str, want: int | None, call: Callable[..., Any], *needs: Any
+    ) -> tuple[StageStatus, Any]:
         if any(need is None for need in needs):
-            self.found.append(StageStatus(stage, name, "waits", want=want))
-            return None
+            return StageStatus(stage, name, "waits", want=want), None
         try:
             result = call(*needs)
         except NotFinished as missing:
-            self.found.append(StageStatus(stage, name, *_state(missing.item), want))
-            return None
-        except ConfigError as error:  # a merge method whose package is gone, say
-            self.found.append(StageStatus(stage, name, "unknown", want=want, why=str(error)))
-            return None
-        self.found.append(StageStatus(stage, name, "done", want, want))
-        return result
+            return StageStatus(stage, name, *_state(missing.item), want), None
+        except (ConfigError, TooFewPairs) as error:  # a merge method whose package is gone, say
+            return StageStatus(stage, name, "unknown", want=want, why=str(error)), None
+        return StageStatus(stage, name, "done", want, want), result
 
 
 def _state(item: Item) -> tuple[State, int | None]:
@@ -189,9 +219,9 @@ def _state(item: Item) -> tuple[State, int | None]:
 
 
 def _elements(folder: Path) -> int | None:
-    """Lines or images that are there; None for what is not counted in either."""
+    """Images or lines that are there; None for what is not counted in either."""
     images = sum(1 for _ in folder.rglob("*.png"))
     if images:
         return images
-    lines = [path.read_bytes().count(b"\n") for path in folder.rglob("*.jsonl")]
-    return sum(lines) if lines else None
+    files = [path for path in map(folder.joinpath, COUNTED) if path.is_file()]
+    return files[0].read_bytes().count(b"\n") if files else None

@@ -176,6 +176,12 @@ def test_status_counts_what_is_begun(place: Path, address: str) -> None:
     next((skill / "train").glob("*.png")).unlink()
     found = next(s for s in statuses(one) if (s.stage, s.name) == ("2-images", "coco"))
     assert (found.state, found.have, found.want) == ("partial", 7, 8)
+    prompts = one.run_folder / "1-prompts" / "coco"  # with a line for each reply as well
+    (prompts / "manifest.json").unlink()
+    lines = (prompts / "prompts.jsonl").read_text().splitlines(keepends=True)
+    (prompts / "prompts.jsonl").write_text("".join(lines[:5]))
+    found = next(s for s in statuses(one) if (s.stage, s.name) == ("1-prompts", "coco"))
+    assert (found.state, found.have, found.want) == ("partial", 5, 8)
 
 
 def test_a_changed_setting_makes_a_new_result_and_keeps_the_old(place: Path, address: str) -> None:

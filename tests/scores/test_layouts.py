@@ -151,9 +151,9 @@ def test_both_of_tifas_files_must_fit(tmp_path: Path) -> None:
     # The texts' order is the benchmark's.
     found = read_benchmark(folder_of(tmp_path, texts, questions))
     assert [p.id for p in found] == ["b_2", "coco_1"]
-    with pytest.raises(DataError, match=r"1 have none \(b_2\)"):
+    with pytest.raises(DataError, match=r"1 has none \(b_2\)"):
         read_benchmark(folder_of(tmp_path, texts, questions[:1]))
-    with pytest.raises(DataError, match=r"1 are other prompts \(x_9\)"):
+    with pytest.raises(DataError, match=r"1 is another prompt \(x_9\)"):
         read_benchmark(folder_of(tmp_path, texts, [*questions, tifa("x_9")]))
     with pytest.raises(DataError, match="b_2 has two texts"):
         read_benchmark(folder_of(tmp_path, texts, [tifa(), tifa("b_2", caption="a cow")]))

@@ -63,6 +63,27 @@ def generate_pairs(
     }
 
 
+def generate_candidates(
+    prompts: Mapping[str, Sequence[Prompt]],
+    config: ImagesConfig,
+    folder: Workspace,
+    *,
+    base: BaseConfig,
+    seed: int,
+    model: Callable[[], TextToImage],
+    adapters: Sequence[AppliedAdapter] = (),
+) -> dict[str, Path]:
+    """Skill → the folder with all the images of each prompt that are chosen from.
+
+    prompts: those that may have any, with questions if images are chosen by questions.
+    """
+    generation = Generation(config, base=base, seed=seed, model=model, adapters=adapters)
+    return {
+        skill: _candidates(skill, skill_prompts, generation, folder)[0].path
+        for skill, skill_prompts in prompts.items()
+    }
+
+
 def generate_benchmark(
     benchmark_prompts: Sequence[BenchmarkPrompt],
     *,
@@ -230,6 +251,20 @@ def _generate_skill(
     return pairs
 
 
+def _candidates(
+    skill: str, prompts: Sequence[Prompt], generation: Generation, folder: Workspace
+) -> tuple[Item, list[Job]]:
+    """All images of the prompts, those of a prompt in a row."""
+    recipe = generation.recipe(prompts, per_prompt=generation.config.candidates_per_prompt)
+    item = folder.item(IMAGES, CANDIDATES, skill, recipe=recipe)
+    jobs = generation.jobs(item.path, prompts)
+    if not item.done:
+        item.begin()
+        generation.generate(jobs, skill, folder)
+        item.finish([job.path for job in jobs], {"images": len(jobs)})
+    return item, jobs
+
+
 def _choose(
     skill: str,
     prompts: Sequence[Prompt],
@@ -251,13 +286,7 @@ def _choose(
         every, prompts = prompts, [prompt for prompt in prompts if prompt.id in asked]
         most = [prompt for prompt in prompts for _ in range(config.per_prompt)]
         _survivors(skill, every, accepting, most, fewest=choose.fewest_pairs)
-    recipe = generation.recipe(prompts, per_prompt=choose.candidates)
-    candidates = folder.item(IMAGES, CANDIDATES, skill, recipe=recipe)
-    jobs = generation.jobs(candidates.path, prompts)
-    if not candidates.done:
-        candidates.begin()
-        generation.generate(jobs, skill, folder)
-        candidates.finish([job.path for job in jobs], {"images": len(jobs)})
+    candidates, jobs = _candidates(skill, prompts, generation, folder)
     texts = {job.path: job.text for job in jobs}
     max_pixels = 4 * generation.model().image_px ** 2
     scores = scored(candidates, skill, texts, scorer, folder, max_pixels=max_pixels)

@@ -130,6 +130,7 @@ def ablate(config: SurRun, *, experts: bool = False) -> SurResult:
                 seed=config.seed,
                 base=f"{NAME}/{BASE}",
                 name=NAME,
+                guidance=config.benchmark_guidance,
             )
 
 

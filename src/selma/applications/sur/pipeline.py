@@ -86,6 +86,7 @@ def score(config: SurRun, *, experts: bool = False) -> tuple[SurResult, Path]:
                 good=[sample.image for sample in samples(this, this.finished)],
                 seed=config.seed,
                 compare=[pair for pair in AGAINST if {*pair} <= images.keys()],
+                guidance=config.benchmark_guidance,
             )
         answers = {model: read_answers(this.folder, model, name="sur") for model in images}
         # Of the images, those that the run's own report is about as well.

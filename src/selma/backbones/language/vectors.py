@@ -17,6 +17,7 @@ from selma.backbones.language.model import LanguageModel
 from selma.backbones.language.smollm2 import BLOCKS
 from selma.config.networks import LlmVectors, LocalLLM
 from selma.errors import DataError, ModelError
+from selma.plurals import counted
 from selma.progress import progress
 from selma.workspace import file_sha256, recipe_key
 
@@ -134,8 +135,8 @@ def _from_file(texts: Sequence[str], path: Path) -> Tensor:
     known = read_state(path)
     if absent := [text for text in texts if text not in known]:
         raise DataError(
-            f"{path} must have a vector for each caption, but {len(absent)} have none, "
-            f"{absent[0]!r:.80} first."
+            f"{path} must have a vector for each caption, but "
+            f"{counted(len(absent), 'has', 'have')} none, {absent[0]!r:.80} first."
         )
     rows = [known[text].float() for text in texts]
     shapes = {tuple(row.shape) for row in rows}

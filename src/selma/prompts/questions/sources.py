@@ -115,6 +115,11 @@ def _of_caption(text: str) -> Asked:
         return "no caption of toybox"
 
 
+def toybox_reads(text: str) -> bool:
+    """Whether the source "toybox" has questions about a prompt."""
+    return not isinstance(_of_caption(text), str)
+
+
 def _of_file(prompts: Sequence[Prompt], path: Path, read: Read) -> list[Asked]:
     questions_of: dict[str, Asked] = {}
     for prompt in read(path):
