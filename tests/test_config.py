@@ -77,7 +77,7 @@ BROKEN = {
     "merged: {method: ties, scale: 1, lambda: 1}": "two names of one setting",
     "images: {choose: {threshold: 0.8}}": "images.choose: threshold is of questions, but there",
     "images: {choose: {fewest_pairs: 2}}": "images.choose: fewest_pairs is of questions, but ther",
-    "images: {steps: yes, guidance: yes}": "has 2 mistake(s)",
+    "images: {steps: yes, guidance: yes}": "has 2 mistakes",
     "scores: {experts: {coco: yes}}": "scores.experts: Input should be a valid boolean (came: a m",
     "merged: {method: ties, lambda: yes}": "merged.scale: must not be true or false",
     "scores: {judge: toybox-b}": "judge and choosing_judge must differ",

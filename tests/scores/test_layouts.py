@@ -216,7 +216,7 @@ def test_a_run_is_told_what_its_benchmark_lacks(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("a red dog\n")
     (tmp_path / "q.json").write_text(json.dumps([tifa()]))
     for name, says in {
-        "mine.txt": "1 of its prompts have no questions",
+        "mine.txt": "1 prompt has no questions",
         "q.json": "answer only yes or no",
     }.items():
         path = tmp_path / "run.yaml"

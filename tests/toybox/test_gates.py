@@ -99,6 +99,8 @@ def test_each_gate_can_be_missed_and_is_named() -> None:
         ("share_of_ideal", 84.9, "at least 85"),
         ("judge_a_degraded", 97.9, "at least 98"),
         ("judge_b_degraded", 97.9, "at least 98"),
+        ("spatial", float("nan"), "at least 50, but is nan"),
+        ("dsg_1", float("nan"), "at most 62, but is nan"),
     ],
 )
 def test_a_gate_that_is_missed_says_by_how_much(name: str, value: float, words: str) -> None:

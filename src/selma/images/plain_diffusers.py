@@ -135,6 +135,7 @@ def applying_all(adapters: Sequence[AppliedAdapter], base: BaseConfig) -> list[s
 
 def without_loader(adapters: Sequence[AppliedAdapter], base: BaseConfig) -> list[str]:
     """Why plain diffusers cannot generate with these adapters, and what to do; empty if it can."""
+    require_kind(base, BaseConfig, maker="selma.config.networks.base_of(MODEL) makes them.")
     layers = layers_of(base) if adapters else None
     return [
         _no_loader(adapter)

@@ -68,8 +68,9 @@ def _missed(gate: Gate, measured: Mapping[str, float]) -> list[str]:
         return [f"{gate.name} ({gate.meaning}) must be measured, but is not."]
     value = measured[gate.name] - (measured[gate.beside] if gate.beside else 0.0)
     what = f"{gate.name} - {gate.beside}" if gate.beside else gate.name
-    bounds = [(gate.least, "at least", value < (gate.least or 0)),
-              (gate.most, "at most", value > (gate.most or 0))]  # fmt: skip
+    # Asked this way, what is no number passes neither.
+    bounds = [(gate.least, "at least", not value >= (gate.least or 0)),
+              (gate.most, "at most", not value <= (gate.most or 0))]  # fmt: skip
     return [
         f"{what} ({gate.meaning}) must be {words} {bound:g}, but is {value:.1f}."
         for bound, words, out in bounds
