@@ -79,17 +79,22 @@ def present(config: RunConfig) -> list[StageStatus]:
 
 def _others(root: Path, known: Collection[str]) -> Iterator[StageStatus]:
     """Items that are in the folder, counted by the folder of their stage that they are in."""
-    finished: dict[str, list[bool]] = {}
+    found: dict[str, list[Path]] = {}
     for plan in (path for stage in STAGES for path in sorted((root / stage).rglob("plan.json"))):
         name = plan.parent.relative_to(root).as_posix()
         if name not in known:
             stage, _, inner = name.partition("/")
             group = f"{stage}/{inner.partition('/')[0]}"
-            finished.setdefault(group, []).append((plan.parent / "manifest.json").is_file())
-    for group, items in finished.items():
+            found.setdefault(group, []).append(plan.parent)
+    for group, items in found.items():
         stage, _, name = group.partition("/")
-        state: State = "done" if all(items) else "partial"
-        yield StageStatus(stage, name, state, sum(items), len(items))
+        done = sum((item / "manifest.json").is_file() for item in items)
+        if done == len(items):
+            yield StageStatus(stage, name, "done", done, done)
+        elif len(items) == 1:
+            yield StageStatus(stage, name, "partial", _elements(items[0]))
+        else:
+            yield StageStatus(stage, name, "partial", done, len(items))
 
 
 def _in_order(found: Sequence[StageStatus]) -> list[StageStatus]:
@@ -116,7 +121,7 @@ def _to_make(status: StageStatus) -> str:
     if status.state == "unknown":
         return ""
     if status.want is None:
-        return "all"
+        return "the rest" if status.state == "partial" else "all"
     return str(status.want - (status.have or 0)) if status.state == "partial" else str(status.want)
 
 

@@ -144,8 +144,12 @@ def test_status_of_a_run_of_applications_alone(place: Path, address: str) -> Non
         item.begin()
         if names[-1] != "val":
             item.finish([], {})
+    own = folder.item("2-images", "_sur-own", recipe={}).begin()
+    for name in ("a.png", "b.png"):
+        (own / name).touch()
     assert [(s.stage, s.name, s.state, s.have, s.want) for s in present(one)] == [
         ("2-images", "_control", "partial", 1, 2),
+        ("2-images", "_sur-own", "partial", 2, None),
         ("3-experts", "_control", "done", 1, 1),
     ]
     # Where a run would begin, its stages are shown all the same.

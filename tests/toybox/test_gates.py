@@ -14,13 +14,14 @@ from selma.toybox import weights_folder
 from selma.toybox.benchmark import benchmark_prompts, stated
 from selma.toybox.captions import STYLES
 from selma.toybox.mismatch import ideal
-from selma.toybox.pretraining.__main__ import _record
+from selma.toybox.pretraining.__main__ import SHIPPED, _record
 from selma.toybox.pretraining.gates import (
     GATES,
     MEASURED,
     PARTS,
     RESTS_ON,
     best_guidance,
+    fingerprint,
     gates,
     ideal_score,
     missed,
@@ -29,6 +30,7 @@ from selma.toybox.pretraining.gates import (
     without_outdated,
 )
 
+JUDGES = ("judge-a", "judge-b")
 PASSED = {
     "dsg_1": 55.0,
     "dsg_best": 75.0,
@@ -54,6 +56,28 @@ def test_the_gates_were_measured_with_the_weights_that_are_there() -> None:
     notes = json.loads((weights_folder() / "pretraining.json").read_text())
     prompts, steps = len(benchmark_prompts("dev")), steps_of(BaseConfig(model="toybox"))
     assert notes[RESTS_ON] == rests_on(weights_folder(), prompts=prompts, steps=steps)
+
+
+def test_the_recorded_gates_are_those_of_the_recorded_curve() -> None:
+    notes = json.loads((weights_folder() / "pretraining.json").read_text())
+    curve = {float(guidance): points for guidance, points in notes["guidance"]["plain"].items()}
+    ideals = {g: ideal_score(benchmark_prompts("dev"), g) for g in (3.0, 9.0)}
+    expected = gates(
+        curve,
+        ideals,
+        spatial=dict.fromkeys(curve, notes["gates"]["spatial"]),
+        tags_minus_sentences=notes["gates"]["tags_minus_sentences"],
+        judges={judge: notes["gates"][f"{judge.replace('-', '_')}_degraded"] for judge in JUDGES},
+    )
+    assert notes["gates"] == pytest.approx(expected, abs=0.011)  # written with two decimals
+    assert set(curve) == {float(guidance) for guidance in notes["guidance"]["rescaled"]}
+
+
+@pytest.mark.parametrize("part", SHIPPED)
+def test_what_is_noted_of_a_part_is_of_the_weights_that_are_there(part: str) -> None:
+    """If this fails: pre-train the part by `python -m selma.toybox.pretraining --only`."""
+    notes = json.loads((weights_folder() / "pretraining.json").read_text())
+    assert notes[part]["weights"] == fingerprint(weights_folder() / part)
 
 
 @pytest.mark.parametrize("part", ["reader", "base", "judge-b"])

@@ -29,9 +29,9 @@ def run(
     """Run all six stages; what is finished is not made again."""
     settings = load(config, folder)
     if dry_run:
-        from selma.merged.planning import method_of
+        from selma.preflight import check
 
-        method_of(settings.merged)  # a mistake there would be seen only once experts are there
+        check(settings)  # what would keep the run from starting
         return show_status(settings, to_make=True)
     from selma import pipeline
 

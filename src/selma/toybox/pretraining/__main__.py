@@ -23,7 +23,7 @@ import typer
 from selma.toybox import WORLD, weights_folder
 from selma.toybox.pretraining.autoencoder import train_autoencoder
 from selma.toybox.pretraining.denoiser import train_base
-from selma.toybox.pretraining.gates import without_outdated
+from selma.toybox.pretraining.gates import fingerprint, without_outdated
 from selma.toybox.pretraining.judging import train_judge
 from selma.toybox.pretraining.locating import train_reader
 from selma.toybox.pretraining.reading import train_text_encoder
@@ -135,6 +135,8 @@ def _record(target: Path, name: str, metrics: dict[str, float], device: torch.de
             "transformers": transformers.__version__,
         },
     }
+    if name in SHIPPED:
+        notes[name]["weights"] = fingerprint(target / name)
     write_json(path, without_outdated(notes, target))
 
 

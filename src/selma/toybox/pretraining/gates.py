@@ -141,15 +141,16 @@ def rests_on(weights: Path, *, prompts: int, steps: int) -> dict[str, Any]:
 
 
 def fingerprints(weights: Path) -> dict[str, str]:
-    """Part → SHA-256 of all its files with their names."""
-    digests = {}
-    for part in PARTS:
-        digest = hashlib.sha256()
-        for path in sorted(path for path in (weights / part).rglob("*") if path.is_file()):
-            name = path.relative_to(weights / part).as_posix()
-            digest.update(f"{name} {file_sha256(path)}\n".encode())
-        digests[part] = digest.hexdigest()
-    return digests
+    """Part that gates rest on → its fingerprint."""
+    return {part: fingerprint(weights / part) for part in PARTS}
+
+
+def fingerprint(part: Path) -> str:
+    """SHA-256 of all files of a part's folder with their names."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in part.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(part).as_posix()} {file_sha256(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def without_outdated(notes: Mapping[str, Any], weights: Path) -> dict[str, Any]:
