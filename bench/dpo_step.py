@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,7 +62,7 @@ def main(
     )
     turns.show(f"{size}, {steps} steps of {batch} at rank {rank}, fp32", note=peaks.told().strip())
     plain_bytes, dpo_bytes = (
-        held(lambda config=config: taken(model, data, config, 1)) for config in (plain, dpo)
+        held(partial(taken, model, data, config, 1)) for config in (plain, dpo)
     )
     Console().print(
         f"Beside the weights a step holds {plain_bytes / MIB:.1f} MiB (plain) and "

@@ -91,7 +91,7 @@ def main(
     for name, value in measured.items():
         console.print(f"{name:24}{value:7.1f}")
     if recorded and base == "toybox" and prompts >= PROMPTS and steps is None:
-        record(weights_folder() / "pretraining.json", measured, curves, losses)
+        record(weights_folder(), measured, curves, losses, steps=bench.steps)
     problems = gates.missed(measured)
     console.print("\n".join(problems) or "All gates are passed.")
     raise typer.Exit(code=1 if problems else 0)
@@ -242,12 +242,15 @@ def subject_images(count: int) -> list[Sample]:
 
 
 def record(
-    path: Path,
+    weights: Path,
     measured: Mapping[str, float],
     curves: Mapping[str, Curve],
     losses: Mapping[str, float],
+    *,
+    steps: int,
 ) -> None:
-    """Add gates, curves and losses to `pretraining.json`."""
+    """Add gates, curves and losses to `pretraining.json`, and what they rest on."""
+    path = weights / "pretraining.json"
     notes = json.loads(path.read_text()) if path.exists() else {}
     notes["gates"] = {name: round(value, 2) for name, value in measured.items()}
     notes["guidance"] = {
@@ -255,6 +258,7 @@ def record(
         for label, curve in curves.items()
     }
     notes["losses"] = {name: round(value, 4) for name, value in losses.items()}
+    notes[gates.RESTS_ON] = gates.rests_on(weights, prompts=PROMPTS, steps=steps)
     write_json(path, notes)
 
 
@@ -293,7 +297,9 @@ def contact_sheet(
     rows = -(-len(chosen) // columns)
     page = Image.new("RGB", (columns * (side + 4), rows * (side + 4)), "white")
     for index, prompt in enumerate(chosen):
-        image = Image.open(folder / f"{prompt.id}.png").resize((side, side), Image.NEAREST)
+        image = Image.open(folder / f"{prompt.id}.png").resize(
+            (side, side), Image.Resampling.NEAREST
+        )
         page.paste(image, ((index % columns) * (side + 4), (index // columns) * (side + 4)))
     return page
 

@@ -39,8 +39,8 @@ from test_imports import LAYERS  # noqa: E402  (the order of parts is said once,
 
 from selma.applications import APPLICATIONS  # noqa: E402
 
-MOST_LINES = 26_600
-"""4,000 more than before the paper's other tables: given data, another base, preferences, three
+MOST_LINES = 27_000
+"""4,500 more than before the paper's other tables: given data, another base, preferences, three
 objectives by rewards, mixtures, methods without training, estimates without the Hub."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -72,7 +72,7 @@ def local_names(function: Function) -> set[str]:
     """Arguments and names that the function itself binds, those of inner functions aside."""
     arguments = function.args
     names = {a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
-    nodes = [*function.body]
+    nodes: list[ast.AST] = [*function.body]
     while nodes:
         node = nodes.pop()
         if isinstance(node, Function | ast.ClassDef):
@@ -230,7 +230,9 @@ def code_lines(text: str) -> set[int]:
 def docstrings(trees: dict[str, ast.Module]) -> Measure:
     public, against = 0, []
     for path, tree in trees.items():
-        for owner in (tree, *(n for n in tree.body if isinstance(n, ast.ClassDef))):
+        classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+        owners: list[ast.Module | ast.ClassDef] = [tree, *classes]
+        for owner in owners:
             if isinstance(owner, ast.ClassDef) and owner.name.startswith("_"):
                 continue
             for node in owner.body:

@@ -94,7 +94,7 @@ def one_at_a_time(judge: VqaJudge, model: str) -> Callable[..., list[list[str]]]
     processor = transformers.AutoProcessor.from_pretrained(model)
 
     def answer(images: list[Image.Image], questions: list[list[str]]) -> list[list[str]]:
-        said = []
+        said: list[list[str]] = []
         with torch.inference_mode():
             for image, some in zip(images, questions, strict=True):
                 said.append([])

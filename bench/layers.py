@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import typer
+
 from selma.adapters.layers import KNOWN_FILE, Shapes, layer_shapes
 from selma.backbones.families import FAMILIES, stable_diffusion, stable_diffusion_xl
 from selma.toybox import weights_folder
@@ -45,9 +47,14 @@ def nested(shapes: Shapes) -> dict[str, Any]:
     return tree
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write the table anew."""
     lines = [
         f"{json.dumps(model)}:{json.dumps(tree, separators=(',', ':'))}"
         for model, tree in tables().items()
     ]
     KNOWN_FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)

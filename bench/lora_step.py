@@ -166,12 +166,13 @@ def encoded(model: TextToImage, data: Sequence[Pair], folder: Path) -> Encoded:
 
 
 def batches(data: Encoded, config: ExpertsConfig, *, skill: str) -> Batches:
+    _, channels, height, width = data.mean.shape
     return Batches(
         seed=0,
         skill=skill,
         count=len(data),
         batch_size=config.batch_size,
-        latent=tuple(data.mean.shape[1:]),
+        latent=(channels, height, width),
         train_timesteps=1000,
         caption_dropout=config.caption_dropout,
         flip=False,
@@ -190,7 +191,7 @@ def loop(
     alphas_bar = pipe.scheduler.alphas_cumprod.to(pipe.unet.device)
     mixed = config.precision == "bf16"
     generated = generator(steps.seed, "experts", steps.skill, "init")
-    factors = lora.attach(pipe.unet, config.adapter, generator=generated)
+    factors = lora.attach(pipe.unet, lora_of(config), generator=generated)
     try:
         parameters = list(factors.values())
         optimizer = torch.optim.AdamW(
@@ -210,13 +211,19 @@ def loop(
                 share = len(some) / config.batch_size
                 (loss * share).backward()
                 total += loss.item() * share
-            torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+            if config.max_grad_norm is not None:
+                torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
             yield total
         save(factors)
     finally:
         lora.detach(pipe.unet)
+
+
+def lora_of(config: ExpertsConfig) -> LoraConfig:
+    assert isinstance(config.adapter, LoraConfig)
+    return config.adapter
 
 
 def in_the_loop(
@@ -262,7 +269,7 @@ def arithmetic(model: TextToImage, data: Encoded, config: ExpertsConfig) -> dict
     """FLOPs of one sample's training step, and of the autoencoder for its image."""
     from selma.experts.objectives.denoising import denoising_loss
 
-    factors = lora.attach(model.denoiser, config.adapter, generator=torch.Generator())
+    factors = lora.attach(model.denoiser, lora_of(config), generator=torch.Generator())
     batch = next(batches(data, config, skill=SKILL).at(0).parts(1))
     mixed = config.precision == "bf16"
     with FlopCounterMode(display=False) as step:

@@ -66,7 +66,8 @@ def main(
         def apart() -> None:
             found["stacked"] = latents(stacked, noise, steps)
 
-        whole(), apart()
+        whole()
+        apart()
         differs = (found["selma"] - found["stacked"]).abs().max() / found["stacked"].abs().max()
         with applied(fused, chosen([out])):
             generation = in_turn(

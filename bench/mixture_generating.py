@@ -10,6 +10,7 @@ products and a gate in each layer, however many experts there are; stacked adapt
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +41,7 @@ def main(
 ) -> None:
     """Print seconds of all three and how far latents differ."""
     torch.set_num_threads(1)
-    settings = BaseConfig(model=base, device=device)
+    settings = BaseConfig.model_validate({"model": base, "device": device})
     ours, merged, stacked = (load_text_to_image(settings) for _ in range(3))
     unet = ours.denoiser.config
     shape = (images, unet.in_channels, unet.sample_size, unet.sample_size)
@@ -68,7 +69,7 @@ def main(
             applied(ours, chosen([folder / "mixture.safetensors"])),
             applied(merged, chosen([folder / "merged.safetensors"])),
         ):
-            turns = in_turn({n: lambda n=n: generate(n) for n in sides}, rounds=rounds)
+            turns = in_turn({name: partial(generate, name) for name in sides}, rounds=rounds)
     turns.show(f"{steps} steps, {images} at once, {experts} experts of rank {rank}")
     largest = results["merged"].abs().max()
     differs = max(float((r - results["merged"]).abs().max() / largest) for r in results.values())

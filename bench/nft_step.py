@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,7 +93,7 @@ def main(
 
         peaks = Peaks(device)
         sides = {
-            name: peaks.of(name, lambda settings=settings: trained(settings))
+            name: peaks.of(name, partial(trained, settings))
             for name, settings in objectives.items()
         }
         turns = in_turn(sides, rounds=rounds, clock=clock(device))

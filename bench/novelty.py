@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import random
 import tracemalloc
+from collections.abc import Callable
 from functools import partial
 from multiprocessing import Pool
 from typing import Annotated
@@ -47,8 +48,8 @@ def main(
         turns.add(
             in_turn(
                 {
-                    "selma": lambda t=texts, f=found: f.update(selma=ours(t)),
-                    "plain loop": lambda t=texts, f=found: f.update(plain=plain(t)),
+                    "selma": partial(remember, found, "selma", ours, texts),
+                    "plain loop": partial(remember, found, "plain", plain, texts),
                 },
                 rounds=rounds,
                 warm=False,
@@ -67,6 +68,15 @@ def main(
     Console().print(growth(largest))
     Console().print("Kept captions are " + ("the same." if same else "NOT THE SAME."))
     raise typer.Exit(0 if same else 1)
+
+
+def remember(
+    found: dict[str, list[str]],
+    side: str,
+    novel: Callable[[list[str]], list[str]],
+    texts: list[str],
+) -> None:
+    found[side] = novel(texts)
 
 
 def made_up(count: int, seed: int) -> list[str]:
@@ -152,7 +162,7 @@ def growth(largest: int) -> Table:
     seconds = []
     for size in sizes:
         texts = made_up(size, 0)
-        found = in_turn({"selma": lambda t=texts: ours(t)}, rounds=3).seconds["selma"]
+        found = in_turn({"selma": partial(ours, texts)}, rounds=3).seconds["selma"]
         seconds.append(sorted(found)[1])
         tracemalloc.start()
         kept = len(ours(texts))

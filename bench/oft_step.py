@@ -152,13 +152,14 @@ def single_layers(blocks: int, rounds: int, device: str) -> Table:
 
 def _lone(layer: nn.Sequential, blocks: int, *, peft_too: bool) -> Side:
     layer.requires_grad_(False)
-    width = layer[0].in_features
     if not peft_too:
-        size = width // blocks
+        linear = layer[0]
+        assert isinstance(linear, nn.Linear)
+        size = linear.in_features // blocks
         vector = nn.Parameter(
-            torch.zeros(blocks, size * (size - 1) // 2, device=layer[0].weight.device)
+            torch.zeros(blocks, size * (size - 1) // 2, device=linear.weight.device)
         )
-        layer[0].forward = oft._Turned(layer[0], vector)
+        linear.forward = oft._Turned(linear, vector)  # type: ignore[assignment,method-assign]
         return _side("selma", layer, {"0": vector})
     config = peft.OFTConfig(
         r=blocks, oft_block_size=0, target_modules=["0"], use_cayley_neumann=False
@@ -217,12 +218,11 @@ def start_alike(sides: list[Side]) -> None:
 
 def inputs(unet: UNet2DConditionModel, batch: int, device: str) -> tuple[Tensor, ...]:
     side, width = unet.config.sample_size, unet.config.cross_attention_dim
-    place = {"device": device}
     return (
-        torch.randn(batch, 4, side, side, **place),
-        torch.randint(0, 1000, (batch,), **place),
-        torch.randn(batch, 77, width, **place),
-        torch.randn(batch, 4, side, side, **place),
+        torch.randn(batch, 4, side, side, device=device),
+        torch.randint(0, 1000, (batch,), device=device),
+        torch.randn(batch, 77, width, device=device),
+        torch.randn(batch, 4, side, side, device=device),
     )
 
 

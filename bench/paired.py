@@ -25,13 +25,13 @@ def main(
     second: Annotated[Path, typer.Argument(help="The run that it is compared with.")],
 ) -> None:
     """Print how much the first run's merged model is ahead, with its 95% interval."""
-    cards = [read_scorecard(run) for run in (first, second)]
-    require_one_benchmark(*cards)
-    ours, theirs = (model_with_role(card, "merged") for card in cards)
-    difference = ahead(*cards, read_run_file(first))
+    card, other = read_scorecard(first), read_scorecard(second)
+    require_one_benchmark(card, other)
+    ours, theirs = (model_with_role(each, "merged") for each in (card, other))
+    difference = ahead(card, other, read_run_file(first))
     Console().print(
-        f"{cards[0].benchmark} ({cards[0].split}), {cards[0].prompts} prompts, judge "
-        f"{cards[0].judge}: {points(ours.score.mean)} and {points(theirs.score.mean)}, "
+        f"{card.benchmark} ({card.split}), {card.prompts} prompts, judge "
+        f"{card.judge}: {points(ours.score.mean)} and {points(theirs.score.mean)}, "
         f"{signed(difference.mean)} ({between(difference, sign=True)})."
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -28,9 +29,9 @@ def main(rounds: Annotated[int, typer.Option(min=1)] = 5) -> None:
         "a script's imports": ["-c", SCRIPT],
         "python alone": ["-c", "pass"],
     }
-    in_turn(
-        {name: lambda a=given: started(a) for name, given in sides.items()}, rounds=rounds
-    ).show("start of a command")
+    in_turn({name: partial(started, given) for name, given in sides.items()}, rounds=rounds).show(
+        "start of a command"
+    )
     told = started(["-X", "importtime", "-m", "selma", "--help"]).stderr
     heavy = [name for name in HEAVY if f" {name}\n" in told]
     Console().print(f"Imported by --help: {', '.join(heavy) or 'none of ' + ', '.join(HEAVY)}.")

@@ -46,6 +46,7 @@ from selma.adapters import lora
 from selma.adapters.files import Lineage
 from selma.backbones.judges.vqa import VqaJudge
 from selma.config import RunConfig
+from selma.config.scores import LocalJudge
 from selma.experts.batches import Batches
 from selma.images.pairs import read_generated
 from selma.prompts.novelty import rouge_words
@@ -61,7 +62,7 @@ import tiny
 import tiny_judges
 from pipeline.server import serving
 
-SKILLS = ("localized_narratives", "countbench", "diffusiondb", "whoops", "coco")
+SKILLS = ("localized_narratives", "midjourney", "diffusiondb", "whoops", "coco")
 SEED = 5
 
 
@@ -222,8 +223,8 @@ class Released:
 
     def judge(self) -> None:
         settings = self.ours.scores.judge
-        assert not isinstance(settings, str)
-        judge = VqaJudge(settings)  # type: ignore[arg-type]
+        assert isinstance(settings, LocalJudge)
+        judge = VqaJudge(settings)
         asked = one_at_a_time(judge, settings.model)
         for model in ("base", "merged"):
             shown = [

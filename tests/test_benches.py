@@ -1,8 +1,11 @@
-"""What benches take from the package is there: nothing else would notice until one is run."""
+"""Benches start, and what they take from the package is there: else none would notice until one is
+run."""
 
 from __future__ import annotations
 
 import ast
+import runpy
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -59,3 +62,28 @@ def test_names_that_a_bench_uses_exist(path: Path) -> None:
 def test_a_name_that_is_gone_is_seen() -> None:
     source = "from selma.report import tables\nfrom selma.report.tables import gone\ntables.lost()"
     assert [*missing(ast.parse(source))] == ["selma.report.tables.gone", "selma.report.tables.lost"]
+
+
+@pytest.fixture
+def beside_no_bench() -> Iterator[None]:
+    """Forget the benches that a bench imports: they have plain names, as `study`."""
+    yield
+    for path in BENCHES:
+        if getattr(sys.modules.get(path.stem), "__file__", None) == str(path):
+            del sys.modules[path.stem]
+
+
+@pytest.mark.usefixtures("beside_no_bench")
+@pytest.mark.parametrize("path", BENCHES, ids=lambda path: str(path.stem))
+def test_a_bench_starts(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(path.parent), *sys.path])
+    monkeypatch.setattr(sys, "argv", [path.name, "--help"])
+    if "__main__" not in path.read_text("utf-8"):  # others import it
+        runpy.run_path(str(path))
+        return
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(path), run_name="__main__")
+    assert ended.value.code == 0
+    assert "--help" in capsys.readouterr().out

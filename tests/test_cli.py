@@ -95,6 +95,13 @@ def test_dry_run_finds_mistakes_of_a_merge_that_waits(config: Path, merged: str)
     assert selma("run", config, "--dry-run").returncode == 2
 
 
+def test_dry_run_refuses_what_check_refuses(config: Path) -> None:
+    config.write_text(f"{config.read_text()}\nscores: {{benchmark: nosuch.csv}}\n")
+    refused = selma("run", config, "--dry-run")
+    assert refused.returncode == 2 and refused.stdout == ""
+    assert refused.stderr == selma("check", config).stderr
+
+
 @pytest.mark.parametrize("command", ["run", "prompts", "images", "report", "check"])
 def test_a_mistake_is_one_message_and_exit_2(tmp_path: Path, command: str) -> None:
     path = tmp_path / "bad.yaml"

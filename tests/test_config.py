@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -42,14 +43,14 @@ BROKEN = {
     "images: {steps: 0}": "images.steps",
     "images: {steps: -5}": "images.steps",
     "images: {steps: many}": "images.steps",
-    "images: {steps: yes}": "steps must not be true or false",
+    "images: {steps: yes}": "images.steps: must not be true or false (came: True)",
     "images: {steps: 1.5}": "images.steps",
     "images: {guidance: .nan}": "images.guidance",
     "images: {guidance: .inf}": "images.guidance",
     "images: [1]": "images",
     "images: null": "images",
     "seed: -1": "seed",
-    "seed: true": "seed must not be true or false",
+    "seed: true": "seed: must not be true or false (came: True)",
     "name: ../else": "name",
     "name: ''": "name",
     "name: 7": "name",
@@ -81,7 +82,11 @@ BROKEN = {
     "experts: {schedule: random}": "experts.schedule",
     "merged: {weights: {coco: .nan}}": "merged.weights.coco",
     "merged: {method: ties, scale: 1, lambda: 1}": "two names of one setting",
-    "merged: {method: ties, lambda: yes}": "must not be true or false",
+    "images: {choose: {threshold: 0.8}}": "images.choose: threshold is of questions, but there",
+    "images: {choose: {fewest_pairs: 2}}": "images.choose: fewest_pairs is of questions, but ther",
+    "images: {steps: yes, guidance: yes}": "has 2 mistakes",
+    "scores: {experts: {coco: yes}}": "scores.experts: Input should be a valid boolean (came: a m",
+    "merged: {method: ties, lambda: yes}": "merged.scale: must not be true or false",
     "scores: {judge: toybox-b}": "judge and choosing_judge must differ",
     "scores: {judge: gpt}": "scores.judge",
     "scores: {judge: {kind: cloud, model: m}}": "scores.judge: must be toybox-a, toybox-b, or a",
@@ -115,6 +120,35 @@ def test_a_broken_config_says_which_key(tmp_path: Path, text: str, says: str) ->
     with pytest.raises(ConfigError) as caught:
         load_config(config_file(tmp_path, text))
     assert says in str(caught.value)
+
+
+def test_what_is_wrong_with_a_section_is_said_without_all_of_it(tmp_path: Path) -> None:
+    text = "base: {model: m.bin, precision: fp16}\nprompts: {backend: {kind: openai}}"
+    with pytest.raises(ConfigError, match=r"convert it\n.*model: Field required$") as caught:
+        load_config(config_file(tmp_path, text))
+    assert "came" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "module"),
+    [
+        ("images: {stepps: 1}", "images.stepps", "selma.config.images"),
+        ("imagess: 1\nsur: {}", "imagess", "selma.config"),
+        ("sur: {losses: {teacher: {wait: 1}}}", "teacher.wait", "selma.applications.sur.settings"),
+        ("sur: {llm: {backend: {modl: m}}}", "sur.llm.backend.modl", "selma.config.networks"),
+        ("control: {source: 1}", "control.source", "selma.applications.control.settings"),
+        ("control: {network: {kind: branch, adapter: {kind: oft, x: 1}}}", "oft.x",
+         "selma.config.adapters"),
+        ("subjects: {training: {x: 1}}", "training.x", "selma.applications.subjects.settings"),
+    ],
+)  # fmt: skip
+def test_an_unknown_setting_leads_to_those_that_there_are(
+    tmp_path: Path, text: str, key: str, module: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_any(config_file(tmp_path, text))
+    assert f"{key}: is not a setting; see {module} for those that are" in str(caught.value)
+    assert import_module(module)
 
 
 def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
@@ -238,6 +272,9 @@ IMPOSSIBLE = {
     "merged: {method: ties, density: 2}": "merged.density: Input should be less than or equal",
     "scores: {benchmark: gone.csv}": "scores.benchmark: must be",
     "scores: {benchmark: some.yaml}": "scores.benchmark",
+    "scores: {prompts: 321}": "  scores.prompts must be at most 320, as many as there are, bu",
+    "scores: {prompts: 65, groups: [coco]}": "must be at most 64, as many as there are in scores.g",
+    "scores: {groups: [cocoa]}": "  scores.groups must name groups of the benchmark",
     "scores: {benchmark: some.yaml}\nexperts: {select: dev}": "no dev prompts",
     "scores: {judge: {kind: transformers, model: nowhere}}": "scores.judge.model: must be a folder",
     "scores: {judge: {kind: transformers, model: .}}": "has no readable config.json",

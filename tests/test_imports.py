@@ -13,7 +13,7 @@ import selma
 ROOT = Path(selma.__file__).parent
 STAGES = {"prompts", "images", "experts", "merged", "scores", "report"}
 LAYERS: tuple[set[str], ...] = (
-    {"errors", "paths"},
+    {"errors", "paths", "plurals"},
     {"processes"},
     {"registry"},
     {"records", "config", "randomness", "progress", "stopping", "folder_lock"},

@@ -86,3 +86,27 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (-signal.SIGINT, "15\n")
+
+
+def test_a_signal_during_a_callback_is_not_lost() -> None:
+    """Python ignores what is raised in the callback of a weak reference, as imports have them."""
+    program = """
+import signal, time, weakref
+from selma import cli
+
+class Thing: ...
+
+def command():
+    thing = Thing()
+    watched = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGTERM))
+    del thing
+    time.sleep(30)
+
+cli.app = command
+cli.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stderr.startswith("Stopped.")

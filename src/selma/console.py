@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from selma.plurals import counted
 from selma.randomness import SEEDS
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ def show_unknown(reasons: Mapping[str, str]) -> None:
 
 def show_benchmark_length(prompts: int, over_limit: int) -> None:
     """How many of the benchmark's prompts were not read to their end."""
-    typer.echo(f"benchmark: {prompts} prompts, {over_limit} over the text encoder's token limit")
+    typer.echo(
+        f"benchmark: {counted(prompts, 'prompt')}, {over_limit} over the text encoder's token limit"
+    )
 
 
 def show_pairs(
@@ -79,13 +82,15 @@ def show_pairs(
 
     for skill, of_skill in pairs.items():
         typer.echo(
-            f"{skill}: {len(of_skill)} images, {over_token_limit(of_skill)} prompts over the text "
-            "encoder's token limit"
+            f"{skill}: {counted(len(of_skill), 'image')}, "
+            f"{counted(over_token_limit(of_skill), 'prompt')} over the text encoder's token limit"
         )
         if left := (survivors or {}).get(skill):
             typer.echo(
-                f"  {100 * left.share:.1f}% of {left.prompts} prompts have an accepted image; "
-                f"{left.rejected} have none, {left.without_questions} have no questions"
+                f"  {100 * left.share:.1f}% of "
+                f"{counted(left.prompts, 'prompt has', 'prompts have')} an accepted image; "
+                f"{counted(left.rejected, 'has', 'have')} none, "
+                f"{counted(left.without_questions, 'has', 'have')} no questions"
             )
 
 

@@ -103,6 +103,13 @@ def prompts(config: RunConfig) -> dict[str, list[Prompt]]:
         return written
 
 
+def questions(
+    config: RunConfig, prompts: Mapping[str, Sequence[Prompt]]
+) -> dict[str, list[BenchmarkPrompt]]:
+    """Skill → its prompts that have questions, by a finished stage 1; {} if none are asked for."""
+    return Stages(config, Workspace(config.run_folder), make=[]).write_questions(prompts)
+
+
 def images(config: RunConfig) -> dict[str, list[Pair]]:
     """Stage 2 by itself: skill → prompts with their images."""
     with opened(config, make=[IMAGES], several=True) as this:
@@ -274,6 +281,26 @@ class Stages(Generic[Run]):
                 model=self.model if config.images.base is None else cache(self._drawing_model),
                 adapters=self._image_adapters,
                 accepting=self._accepting(asked, folder) if asked else None,
+            )
+
+    def generate_candidates(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, Path]:
+        """Skill → the folder with all images that the pairs are chosen from."""
+        from selma.images.generating import generate_candidates
+
+        config, asked = self.config, self.write_questions(prompts)
+        ids = {prompt.id for of_skill in asked.values() for prompt in of_skill}
+        with self.at(IMAGES) as folder:
+            return generate_candidates(
+                {
+                    skill: [p for p in of_skill if p.id in ids or not asked]
+                    for skill, of_skill in prompts.items()
+                },
+                config.images,
+                folder,
+                base=config.base,
+                seed=config.seed,
+                model=self.model,
+                adapters=self._image_adapters,
             )
 
     def _accepting(

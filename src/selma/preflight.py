@@ -32,6 +32,7 @@ from selma.config.questions import WrittenQuestions
 from selma.config.scores import ScorerSettings, judge_name
 from selma.config.section import Section
 from selma.errors import ConfigError, ModelError, SelmaError, SkillError
+from selma.plurals import counted
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.merged import UNIFORM
 from selma.toybox import BASES as EMBEDDED
@@ -47,7 +48,9 @@ def check(config: RunConfig, make: Sequence[str] = STAGES, mistakes: Iterable[st
     everything = [*every_mistake(config, make), *mistakes]
     if everything:
         lines = "\n".join(f"  {mistake}" for mistake in everything)
-        raise ConfigError(f"{config.name} cannot start, for {len(everything)} mistake(s):\n{lines}")
+        raise ConfigError(
+            f"{config.name} cannot start, for {counted(len(everything), 'mistake')}:\n{lines}"
+        )
 
 
 def every_mistake(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
@@ -275,10 +278,14 @@ def _questions(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
     source = config.questions
     key = "images.choose" if config.images.questions is not None else "experts.objective"
     key += ".questions"
-    if isinstance(source, WrittenQuestions):
+    if config.images.questions is not None:
+        yield from _fewest_pairs(config)
+    if source == "toybox" and not config.prompts.given:
+        yield from _readable_by_toybox(config, key)
+    elif isinstance(source, WrittenQuestions):
         if PROMPTS in make:
             yield from language_mistakes(source.backend, f"{key}.backend")
-    elif source not in (None, "toybox") and Path(source).is_file():
+    elif source is not None and Path(source).is_file():
         try:
             asked = read_benchmark(Path(source))
         except SelmaError as error:
@@ -308,6 +315,43 @@ def _preferences(config: RunConfig) -> Iterator[str]:
             yield f"experts.objective: {objective.kind} {NO_CANDIDATES}"
         elif objective.pairs.by == "answers" and choose.questions is None:
             yield f"experts.objective: {NO_ANSWERS}"
+
+
+def _fewest_pairs(config: RunConfig) -> Iterator[str]:
+    choose = config.images.choose
+    most = config.prompts.per_skill * config.images.per_prompt
+    if choose is not None and choose.fewest_pairs > most:
+        yield (
+            f"images.choose.fewest_pairs: a skill has at most {counted(most, 'pair')} "
+            "(prompts.per_skill times images.per_prompt), but needs "
+            f"{choose.fewest_pairs}; lower it, or raise prompts.per_skill."
+        )
+
+
+def _readable_by_toybox(config: RunConfig, key: str) -> Iterator[str]:
+    """Prompts that are not to be captions of toybox, whose questions it could tell."""
+    from selma.prompts.questions.sources import toybox_reads
+    from selma.prompts.skills import load_skills
+
+    advice = "let a language model write the questions"
+    if (
+        config.prompts.lexicon is None
+        and LANGUAGE_MODELS[config.prompts.backend.kind].takes_grammar
+    ):
+        yield (
+            f"{key}: toybox reads only captions of its own words, but prompts.lexicon is null; set "
+            f"that to toybox, or {advice}."
+        )
+    for entry in config.prompts.skills:
+        try:
+            (skill,) = load_skills([entry])
+        except SelmaError:
+            continue  # the skills' own mistakes are told already
+        if not any(toybox_reads(seed) for seed in skill.seeds):
+            yield (
+                f"{key}: toybox reads only captions of its own words, but none of the seeds of "
+                f"{skill.name!r} is one; choose a skill of toybox, or {advice}."
+            )
 
 
 def _merging(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
@@ -397,13 +441,14 @@ def _benchmark(config: RunConfig) -> Iterator[str]:
     try:
         benchmark_prompts = load_benchmark(scores)
     except SelmaError as error:
-        yield f"scores.benchmark: {error}"
+        text = str(error)
+        yield text if text.startswith("scores.") else f"scores.benchmark: {text}"
         return
     silent = [prompt.id for prompt in benchmark_prompts if not prompt.questions]
     if silent:
         yield (
-            f"scores.benchmark: {len(silent)} of its prompts have no questions ({silent[0]} "
-            "first). Let a language model write them: "
+            f"scores.benchmark: {counted(len(silent), 'prompt has', 'prompts have')} no questions "
+            f"({silent[0]} first). Let a language model write them: "
             f"selma questions {scores.benchmark} --out FILE.csv."
         )
     yield from _choices(benchmark_prompts, config, ["judge", "choosing_judge"])

@@ -53,6 +53,10 @@ def read_settings(root: Path) -> dict[str, Any]:
     """The settings of the run in `root`, unchecked. Raises WorkspaceError if it is no run."""
     value = read_json(root / NAME)
     if value is None or not isinstance(value.get("settings"), dict):
-        raise WorkspaceError(f"{root} must be the folder of a run, but has no readable {NAME}.")
+        held = f"has no readable {NAME}" if root.is_dir() else "is a file"
+        raise WorkspaceError(
+            f"{root} must be the folder of a run, but {held if root.exists() else 'is missing'}. "
+            f"Name another one, or let `selma run CONFIG --folder {root}` make it."
+        )
     settings: dict[str, Any] = value["settings"]
     return settings

@@ -15,10 +15,13 @@ from rich.table import Table
 
 from selma.config import RunConfig
 from selma.config.experts import JOINT
-from selma.errors import ConfigError
+from selma.errors import ConfigError, TooFewPairs
 from selma.experts.finishing import LOG
 from selma.finished import NotFinished, begun
+from selma.images.choosing import CANDIDATES
+from selma.merged.searching import TRIALS
 from selma.pipeline import Stages, flow
+from selma.prompts.questions.sources import NAME as QUESTIONS
 from selma.prompts.skills import skill_names
 from selma.records.adapters import applied
 from selma.records.experts import Expert
@@ -36,6 +39,8 @@ from selma.workspace import (
     Workspace,
 )
 
+COUNTED = ("prompts.jsonl", TRIALS)
+"""Files of stages with a line for each prompt or trial; an item has one of them at most."""
 State = Literal["done", "partial", "other settings", "missing", "waits", "unknown"]
 
 
@@ -88,16 +93,21 @@ def present(config: RunConfig) -> list[StageStatus]:
 
 def _others(root: Path, known: Collection[str]) -> Iterator[StageStatus]:
     """Items that are in the folder, counted by the folder of their stage that they are in."""
-    finished: dict[str, list[bool]] = {}
+    found: dict[str, list[Path]] = {}
     for plan in (path for stage in STAGES for path in sorted((root / stage).rglob("plan.json"))):
         name = plan.parent.relative_to(root).as_posix()
         if name not in known:
             group = "/".join(name.split("/")[:2])
-            finished.setdefault(group, []).append((plan.parent / "manifest.json").is_file())
-    for group, items in finished.items():
+            found.setdefault(group, []).append(plan.parent)
+    for group, items in found.items():
         stage, _, name = group.partition("/")
-        state: State = "done" if all(items) else "partial"
-        yield StageStatus(stage, name, state, sum(items), len(items))
+        done = sum((item / "manifest.json").is_file() for item in items)
+        if done == len(items):
+            yield StageStatus(stage, name, "done", done, done)
+        elif len(items) == 1:
+            yield StageStatus(stage, name, "partial", _elements(items[0]))
+        else:
+            yield StageStatus(stage, name, "partial", done, len(items))
 
 
 def _in_order(found: Sequence[StageStatus]) -> list[StageStatus]:
@@ -120,7 +130,7 @@ def _to_make(status: StageStatus) -> str:
     if status.state in (words := {"done": "nothing", "unknown": ""}):
         return words[status.state]
     if status.want is None:
-        return "all"
+        return "the rest" if status.state == "partial" else "all"
     return str(status.want - (status.have or 0)) if status.state == "partial" else str(status.want)
 
 
@@ -149,13 +159,34 @@ class _Look:
         name = skill_names([entry], given=alone.given)[0]
         prompts = self._ask(PROMPTS, name, alone.per_skill, stages.write_prompts)
         count = alone.per_skill if prompts is None else sum(map(len, prompts.values()))
-        generated = config.images.candidates_per_prompt * count
-        pairs = self._ask(IMAGES, name, generated, stages.generate_pairs, prompts)
+        if config.images.choose is None:
+            wanted = config.images.per_prompt * count
+            pairs = self._ask(IMAGES, name, wanted, stages.generate_pairs, prompts)
+        else:
+            pairs = self._ask_chosen(name, stages, prompts, count)
         if config.experts.joint is not None:
             self.pairs |= pairs or {}
             return
         experts = self._ask(EXPERTS, name, config.experts.steps, stages.train_experts, pairs)
         self.experts += experts or []
+
+    def _ask_chosen(self, name: str, stages: Stages[RunConfig], prompts: Any, count: int) -> Any:
+        """The pairs; unless they are finished, what they are chosen from is shown as well."""
+        config = self.config
+        needs = [prompts]
+        if config.images.questions is not None:
+            item = f"{QUESTIONS}/{name}"
+            asked = self._ask(PROMPTS, item, count, stages.write_questions, prompts)
+            count = count if asked is None else len(asked[name])
+            needs = [None if asked is None else prompts]
+        status, pairs = self._look(IMAGES, name, None, stages.generate_pairs, *needs)
+        if pairs is None and status.state != "unknown":
+            wanted = config.images.candidates_per_prompt * count
+            item = f"{CANDIDATES}/{name}"
+            if self._ask(IMAGES, item, wanted, stages.generate_candidates, *needs) is None:
+                status = StageStatus(IMAGES, name, "waits")
+        self.found.append(status)
+        return pairs
 
     def at_joint(self) -> None:
         """The expert that is trained on all skills."""
@@ -206,19 +237,22 @@ class _Look:
         self, stage: str, name: str, want: int | None, call: Callable[..., Any], *needs: Any
     ) -> Any:
         """What the stage returns, or None where it is not finished."""
+        status, result = self._look(stage, name, want, call, *needs)
+        self.found.append(status)
+        return result
+
+    def _look(
+        self, stage: str, name: str, want: int | None, call: Callable[..., Any], *needs: Any
+    ) -> tuple[StageStatus, Any]:
         if any(need is None for need in needs):
-            self.found.append(StageStatus(stage, name, "waits", want=want))
-            return None
+            return StageStatus(stage, name, "waits", want=want), None
         try:
             result = call(*needs)
         except NotFinished as missing:
-            self.found.append(StageStatus(stage, name, *_state(missing.item), want))
-            return None
-        except ConfigError as error:  # a merge method whose package is gone, say
-            self.found.append(StageStatus(stage, name, "unknown", want=want, why=str(error)))
-            return None
-        self.found.append(StageStatus(stage, name, "done", want, want))
-        return result
+            return StageStatus(stage, name, *_state(missing.item), want), None
+        except (ConfigError, TooFewPairs) as error:  # a merge method whose package is gone, say
+            return StageStatus(stage, name, "unknown", want=want, why=str(error)), None
+        return StageStatus(stage, name, "done", want, want), result
 
 
 def _state(item: Item) -> tuple[State, int | None]:
@@ -235,4 +269,5 @@ def _elements(folder: Path) -> int | None:
         return log.read_bytes().count(b"\n")
     if images := sum(1 for _ in folder.rglob("*.png")):
         return images
-    return sum(path.read_bytes().count(b"\n") for path in folder.rglob("*.jsonl")) or None
+    files = [path for path in map(folder.joinpath, COUNTED) if path.is_file()]
+    return files[0].read_bytes().count(b"\n") if files else None

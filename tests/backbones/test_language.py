@@ -21,7 +21,7 @@ from selma.backbones.language.loading import load_language_model, model_identity
 from selma.backbones.language.local import LocalModel, _sample, decoded
 from selma.backbones.language.model import LanguageModel, Sampling
 from selma.backbones.language.served import ServedModel
-from selma.backbones.language.smollm2 import gguf_file, unpacked_folder
+from selma.backbones.language.smollm2 import BLOCKS, gguf_file, unpacked_folder
 from selma.config.networks import LocalLLM, ServedLLM
 from selma.config.prompts import PromptsConfig
 from selma.errors import BackendError, ConfigError, ModelError
@@ -108,6 +108,8 @@ def test_the_cache_is_keyed_by_the_weights(smollm2):
     identity = model_identity(LocalLLM())
     assert unpacked_folder().name.startswith(f"smollm2-{identity['weights'][:16]}")
     assert {file.suffix for file in unpacked_folder().iterdir()} >= {".safetensors", ".json"}
+    config = json.loads((unpacked_folder() / "config.json").read_text())
+    assert config["num_hidden_layers"] == BLOCKS
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):

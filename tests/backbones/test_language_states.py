@@ -129,7 +129,7 @@ def test_released_dictionaries_are_read(tmp_path):
     torch.save({text: torch.full((5,), float(n)) for n, text in enumerate(TEXTS)}, path)
     config = LlmVectors(file=str(path))
     assert vectors(TEXTS[::-1], config, tmp_path)[:, 0].tolist() == [3.0, 2.0, 1.0, 0.0]
-    with pytest.raises(DataError, match="1 have none"):
+    with pytest.raises(DataError, match="1 has none"):
         vectors([*TEXTS, "tree"], config, tmp_path)
     torch.save({"cat": torch.zeros(5), "one": torch.zeros(4)}, path)
     with pytest.raises(DataError, match="one length"):

@@ -206,7 +206,7 @@ def test_a_tensor_that_is_missing_is_never_made_up(
     state = load_file(folder / "model.safetensors")
     del state["visual_projection.weight"]
     save_file(state, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match=r"1 are missing.*visual_projection"):
+    with pytest.raises(ModelError, match=r"1 is missing.*visual_projection"):
         scorer({"clip": folder}, "clip").score(images(1), TEXTS[:1])
 
 

@@ -211,6 +211,9 @@ def test_too_few_prompts_of_which_all_survive_are_told_to_be_more():
     survivors = Survivors(prompts=2, without_questions=0, rejected=0)
     with pytest.raises(TooFewPairs, match=r"is kept\. Raise prompts\.per_skill, or be content"):
         require_pairs("cats", 2, survivors, fewest=8)
+    survivors = Survivors(prompts=2, without_questions=1, rejected=1)
+    with pytest.raises(TooFewPairs, match=r"needs 1 pair to .* 1 has no questions and 1 no image"):
+        require_pairs("cats", 0, survivors, fewest=1)
 
 
 def test_without_questions_nothing_is_generated(tmp_path, some):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from adapters.test_sur_rewriting import adapter_file
 from original_layout import write_single_file
 from safetensors.torch import save_file
 from typer.testing import CliRunner
@@ -24,6 +25,7 @@ from selma.config.adapters import LoraConfig
 from selma.config.networks import base_of
 from selma.config.section import Section
 from selma.errors import AdapterError, ConfigError, ModelError, SelmaError
+from selma.images.plain_diffusers import in_diffusers
 from selma.merged.methods import METHODS
 from selma.randomness import SEEDS, following, generator, require_seed, rng
 
@@ -67,6 +69,22 @@ def test_a_base_and_adapters_are_named_in_every_way(adapter: Path) -> None:
                 chosen([str(file)])[0]):  # fmt: skip
         assert images(adapter=way) == adapted
     assert images(adapter=chosen(adapter, [0.0])) == plain
+
+
+def test_lines_for_plain_diffusers_are_of_the_same_model_or_none(
+    adapter: Path, tmp_path: Path
+) -> None:
+    sur = adapter_file(tmp_path / "sur", tiny.load("sd1"))
+    words = ("generate", "a cat", "--base", tiny.folder("sd1"), "--steps", 1)
+    words += ("--out", tmp_path / "image.png", "--adapter", adapter)
+    code, said = command(*words)
+    assert code == 0 and "The same in plain diffusers:" in said and "pipe(" in said
+    code, said = command(*words, "--sur", sur)
+    assert code == 0 and "pipe" not in said
+    assert "Plain diffusers cannot generate the same image" in said
+    assert f"no loader that reads {sur} (sur) right: generate with selma." in said
+    with pytest.raises(AdapterError, match="no loader"):
+        in_diffusers("a cat", base=tiny.base("sd1"), adapters=chosen([sur]), seed=0)
 
 
 def broken(folder: Path, kind: str) -> Path:
@@ -281,9 +299,11 @@ def test_mistakes_in_a_command_are_found_before_the_model_is_loaded(
         (("--out", tmp_path / "folder.png"), 2, "is a folder"),
         (("--out", tmp_path / "image.jpg"), 2, "saved as .png"),
         (("--adapter", tmp_path / "gone.safetensors"), 3, "there is none"),
-        (("--adapter", adapter, "--strength", 1, "--strength", 2), 2, "1 adapters and 2 strengths"),
-        (("--strength", 1), 2, "0 adapters and 1 strengths"),
-        (("--sur", adapter), 2, "is lora: give it as --adapter."),
+        (("--adapter", adapter, "--strength", 1, "--strength", 2), 2, "1 adapter and 2 strengths"),
+        (("--strength", 1), 2, "0 adapters and 1 strength came"),
+        (("--sur", adapter), 3, "is lora: give it as --adapter."),
+        (("--sur", tmp_path / "gone.safetensors"), 3, "there is none"),
+        (("--sur", tmp_path / "file"), 3, "must be a .safetensors file, but"),
         (("--base", "x/y/z", "--seed", "a"), 2, "valid integer"),
     ):
         came, said = command("generate", "a cat", *words)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 import tiny
+from rich.console import Console
 from typer.testing import CliRunner
 
 from pipeline.killing import settings, tree
@@ -17,7 +20,7 @@ from selma.config import RunConfig
 from selma.errors import ConfigError
 from selma.finished import NotFinished
 from selma.preflight import check
-from selma.status import statuses
+from selma.status import statuses, table
 from selma.workspace import manifest
 
 HEADER = (
@@ -48,6 +51,7 @@ def first(place: Path) -> RunConfig:
         one = config(place, address, "one")
         plain = one.model_copy(update={"images": one.images.model_copy(update={"choose": None})})
         prompts = pipeline.prompts(plain)
+        assert pipeline.questions(plain, prompts) == {}
         with open(place / "asked.csv", "w", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(HEADER)
@@ -79,9 +83,69 @@ def test_what_a_judge_left_is_shown_and_kept(first: RunConfig, place: Path) -> N
     assert f"{100 * left['coco'].share:.1f}% of 8 prompts have an accepted image" in shown.output
 
 
+def test_prompts_say_how_many_have_questions(first: RunConfig, place: Path) -> None:
+    path = place / "one.json"
+    path.write_text(first.model_dump_json())
+    shown = CliRunner().invoke(cli.app, ["prompts", str(path)])
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.splitlines() == [
+        f"{skill}: 8 prompts, 7 of them with questions" for skill in ("coco", "whoops")
+    ]
+
+
+def rows(run: RunConfig, skill: str = "coco") -> dict[str, tuple[object, ...]]:
+    """The status of a skill's items."""
+    found = {f"{s.stage}/{s.name}": (s.state, s.have, s.want) for s in statuses(run)}
+    return {n: row for n, row in found.items() if re.fullmatch(rf"[123]-.*/{skill}", n)}
+
+
+def rechosen(run: RunConfig, **choose: object) -> RunConfig:
+    old = run.images
+    assert old.choose is not None
+    images = old.model_copy(update={"choose": old.choose.model_copy(update=choose)})
+    return run.model_copy(update={"images": images})
+
+
 def test_status_knows_them_finished(first: RunConfig) -> None:
     states = {(s.stage, s.name): s.state for s in statuses(first)}
     assert states["2-images", "coco"] == states["3-experts", "whoops"] == "done"
+    assert states["1-prompts", "_questions/coco"] == "done"
+
+
+def test_status_of_another_threshold_has_no_image_to_make(first: RunConfig) -> None:
+    assert rows(rechosen(first, threshold=0.9)) == {
+        "1-prompts/coco": ("done", 8, 8),
+        "1-prompts/_questions/coco": ("done", 8, 8),
+        "2-images/_candidates/coco": ("done", 21, 21),  # of the seven prompts with questions
+        "2-images/coco": ("other settings", None, None),
+        "3-experts/coco": ("waits", None, 8),
+    }
+    shown = Console(width=100, record=True, file=io.StringIO())
+    shown.print(table(statuses(rechosen(first, threshold=0.9))))
+    assert re.search(r"_candidates/coco +done +nothing", shown.export_text())
+
+
+def test_status_of_more_candidates_has_them_all_to_make(first: RunConfig) -> None:
+    found = rows(rechosen(first, candidates=4))
+    assert found["2-images/_candidates/coco"] == ("other settings", None, 28)
+    assert found["2-images/coco"] == ("waits", None, None)
+
+
+def test_status_before_questions_are_there(first: RunConfig, place: Path) -> None:
+    fresh = first.model_copy(update={"folder": place / "fresh"})
+    assert rows(fresh) == {
+        "1-prompts/coco": ("missing", None, 8),
+        "1-prompts/_questions/coco": ("waits", None, 8),
+        "2-images/_candidates/coco": ("waits", None, 24),
+        "2-images/coco": ("waits", None, None),
+        "3-experts/coco": ("waits", None, 8),
+    }
+
+
+def test_status_of_too_few_pairs_is_a_row(first: RunConfig) -> None:
+    looked = [s for s in statuses(rechosen(first, fewest_pairs=8)) if s.name == "coco"]
+    assert [s.state for s in looked] == ["done", "unknown", "waits"]
+    assert "needs 8 pairs" in looked[1].why
 
 
 def test_the_next_round_generates_with_the_last_ones_adapter(first: RunConfig, place: Path) -> None:
@@ -120,6 +184,8 @@ def test_the_next_round_generates_with_the_last_ones_adapter(first: RunConfig, p
             {"questions": {"backend": {"kind": "openai", "model": "m"}}},
             "OPENAI_API_KEY",
         ),
+        ({"questions": "toybox"}, "own words, but prompts.lexicon is null; set that to toybox"),
+        ({"questions": "toybox"}, "none of the seeds of 'coco' is one; choose a skill of toybox"),
     ],
 )
 def test_mistakes_are_found_before_anything_starts(
@@ -133,3 +199,35 @@ def test_mistakes_are_found_before_anything_starts(
     run = RunConfig.model_validate({"name": "x", "images": {**images, "choose": choose}})
     with pytest.raises(ConfigError, match=message):
         check(run)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "images", "mistakes"),
+    [
+        ({}, {}, []),
+        ({"lexicon": None}, {}, ["prompts.lexicon is null"]),
+        ({"skills": ["toybox_coco", "coco"]}, {}, ["none of the seeds of 'coco' is one"]),
+        ({"per_skill": 8}, {}, []),
+        (
+            {"per_skill": 1},
+            {},
+            ["fewest_pairs: a skill has at most 1 pair .* but needs 8; lower it"],
+        ),
+        ({"per_skill": 7}, {"per_prompt": 2}, []),
+    ],
+)
+def test_questions_of_toybox_need_its_captions_and_enough_of_them(
+    prompts: dict[str, object], images: dict[str, object], mistakes: list[str]
+) -> None:
+    settings = {"skills": ["toybox_coco"], "lexicon": "toybox"} | prompts
+    choose = {"questions": "toybox"}
+    run = RunConfig.model_validate(
+        {"name": "x", "prompts": settings, "images": {**images, "choose": choose}}
+    )
+    if not mistakes:
+        return check(run)
+    with pytest.raises(ConfigError) as refused:
+        check(run)
+    for line, mistake in zip(str(refused.value).splitlines()[1:], mistakes, strict=True):
+        assert re.search(mistake, line)
+    return None

@@ -144,8 +144,12 @@ def test_status_of_a_run_of_applications_alone(place: Path, address: str) -> Non
         item.begin()
         if names[-1] != "val":
             item.finish([], {})
+    own = folder.item("2-images", "_sur-own", recipe={}).begin()
+    for name in ("a.png", "b.png"):
+        (own / name).touch()
     assert [(s.stage, s.name, s.state, s.have, s.want) for s in present(one)] == [
         ("2-images", "_control", "partial", 1, 2),
+        ("2-images", "_sur-own", "partial", 2, None),
         ("3-experts", "_control", "done", 1, 1),
     ]
     # Where a run would begin, its stages are shown all the same.
@@ -176,6 +180,12 @@ def test_status_counts_what_is_begun(place: Path, address: str) -> None:
     next((skill / "train").glob("*.png")).unlink()
     found = next(s for s in statuses(one) if (s.stage, s.name) == ("2-images", "coco"))
     assert (found.state, found.have, found.want) == ("partial", 7, 8)
+    prompts = one.run_folder / "1-prompts" / "coco"  # with a line for each reply as well
+    (prompts / "manifest.json").unlink()
+    lines = (prompts / "prompts.jsonl").read_text().splitlines(keepends=True)
+    (prompts / "prompts.jsonl").write_text("".join(lines[:5]))
+    found = next(s for s in statuses(one) if (s.stage, s.name) == ("1-prompts", "coco"))
+    assert (found.state, found.have, found.want) == ("partial", 5, 8)
 
 
 def test_a_changed_setting_makes_a_new_result_and_keeps_the_old(place: Path, address: str) -> None:

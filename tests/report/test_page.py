@@ -218,7 +218,10 @@ def test_text_from_the_run_stays_text(found: Findings) -> None:
         (2.1, 0.3, 3.9, "follows prompts better", "better"),
         (0.4, -1.2, 2.0, "holds zero", "unclear"),
         (-2.0, -3.0, -1.0, "follows prompts worse", "worse"),
-        (0.0, 0.0, 0.0, "No clear difference", "unclear"),
+        (0.0, -0.1, 0.1, "No clear difference", "unclear"),
+        (0.0, 0.0, 0.0, "scores as the base does on every prompt", "unclear"),
+        (5.0, 5.0, 5.0, "The merged model gains the same on every prompt.", "better"),
+        (-5.0, -5.0, -5.0, "It loses 5.0 points on each of the", "worse"),
     ],
 )
 def test_the_headline_says_what_the_interval_allows(
@@ -227,6 +230,7 @@ def test_the_headline_says_what_the_interval_allows(
     html = page.render(with_difference(found, mean, low, high), CONFIG)
     assert said in Parsed(html).text
     assert f'class="verdict {mood}"' in html
+    assert ("95% interval of merged" in Parsed(html).text) is (low < high)
 
 
 def test_the_shown_prompts_do_not_depend_on_scores(found: Findings) -> None:
@@ -451,3 +455,15 @@ def test_the_conclusion_says_what_was_gained_where_and_at_which_guidance(found: 
     _, meaning = tables.conclusion(card(3.0, interval(-4.0, -7.0, -1.0)))
     assert "loses 4.0 points" in meaning and "clearest are entity (−4.0). " in meaning
     assert "clearest" not in tables.conclusion(card(3.0, interval(1.0, -1.0, 3.0)))[1]
+
+
+def test_one_prompt_tells_nothing(found: Findings) -> None:
+    alone = Interval(mean=50.0, low=50.0, high=50.0, n=1)
+    merged = tables.model_with_role(found.scorecard, "merged")
+    card = found.scorecard.model_copy(
+        update={"models": (merged.model_copy(update={"difference": alone}),)}
+    )
+    headline, meaning = tables.conclusion(card)
+    assert headline == "One prompt cannot tell the merged model from the base."
+    assert meaning.startswith("It is +50.0 points from the base on the one benchmark prompt, with")
+    assert not tables.clear(alone)

@@ -151,9 +151,9 @@ def test_both_of_tifas_files_must_fit(tmp_path: Path) -> None:
     # The texts' order is the benchmark's.
     found = read_benchmark(folder_of(tmp_path, texts, questions))
     assert [p.id for p in found] == ["b_2", "coco_1"]
-    with pytest.raises(DataError, match=r"1 have none \(b_2\)"):
+    with pytest.raises(DataError, match=r"1 has none \(b_2\)"):
         read_benchmark(folder_of(tmp_path, texts, questions[:1]))
-    with pytest.raises(DataError, match=r"1 are other prompts \(x_9\)"):
+    with pytest.raises(DataError, match=r"1 is another prompt \(x_9\)"):
         read_benchmark(folder_of(tmp_path, texts, [*questions, tifa("x_9")]))
     with pytest.raises(DataError, match="b_2 has two texts"):
         read_benchmark(folder_of(tmp_path, texts, [tifa(), tifa("b_2", caption="a cow")]))
@@ -216,7 +216,7 @@ def test_a_run_is_told_what_its_benchmark_lacks(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("a red dog\n")
     (tmp_path / "q.json").write_text(json.dumps([tifa()]))
     for name, says in {
-        "mine.txt": "1 of its prompts have no questions",
+        "mine.txt": "1 prompt has no questions",
         "q.json": "answer only yes or no",
     }.items():
         path = tmp_path / "run.yaml"

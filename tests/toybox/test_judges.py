@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from selma.toybox import weights_folder
+from selma.toybox import WORLD, weights_folder
 from selma.toybox.judges import VqaConfig, VqaModel, load_vqa
 from selma.toybox.pretraining.judging import NAMES, _names_of_cells, accuracy, question_batch
 from selma.toybox.questions import CATEGORIES
@@ -68,6 +68,7 @@ def test_the_weights_say_how_they_were_made():
     for part in ("vae", "base", *JUDGES, "clip"):
         assert notes[part]["metrics"]["steps"] > 0
         assert {"seed", "data_version", "hardware", "versions"} <= notes[part].keys()
+        assert notes[part]["data_version"] == WORLD
 
 
 def test_the_weights_are_small_and_safe():

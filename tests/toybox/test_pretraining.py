@@ -3,8 +3,10 @@
 import itertools
 import random
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from selma.errors import ModelError
 from selma.toybox import weights_folder
 from selma.toybox.mismatch import WRONG, WRONG_AT_FIRST, Errors
-from selma.toybox.pretraining import denoiser
+from selma.toybox.pretraining import denoiser, loop
 from selma.toybox.pretraining.autoencoder import (
     SPREAD,
     new_autoencoder,
@@ -51,7 +53,15 @@ def course(steps: int, *, stop_at: int | None = None) -> Course:
         return (model(x) - x.sum(1, keepdim=True)).square().mean()
 
     return Course(
-        "small", model, loss, steps, 1e-2, warmup_steps=3, ema_decay=0.9, checkpoint_every=5
+        "small",
+        model,
+        loss,
+        steps,
+        1e-2,
+        draws={"seed": 0},
+        warmup_steps=3,
+        ema_decay=0.9,
+        checkpoint_every=5,
     )
 
 
@@ -85,6 +95,30 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path):
     other.model.append(nn.Linear(1, 1))
     with pytest.raises(ModelError, match=r"small\.safetensors.*another"):
         train(other, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("differing", "words"),
+    [
+        ({"steps": 6}, "steps 5 instead of 6"),
+        ({"draws": {"seed": 1}}, "seed 0 instead of 1"),
+        ({"learning_rate": 2e-2}, "learning_rate 0.01 instead of 0.02"),
+    ],
+)
+def test_a_checkpoint_of_another_course_is_refused(
+    tmp_path: Path, differing: dict[str, Any], words: str
+):
+    train(course(5), tmp_path)
+    with pytest.raises(ModelError, match=f"{words}.*Move the file away"):
+        train(replace(course(5), **differing), tmp_path)
+
+
+def test_a_checkpoint_of_another_world_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as before:
+        before.setattr(loop, "WORLD", 1)
+        train(course(5), tmp_path)
+    with pytest.raises(ModelError, match="world 1 instead of"):
+        train(course(5), tmp_path)
 
 
 def test_plain_diffusers_and_transformers_load_what_pre_training_leaves(tmp_path: Path):

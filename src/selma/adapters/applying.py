@@ -16,6 +16,7 @@ from selma.adapters.table import kind_of
 from selma.backbones.text_to_image import TextToImage
 from selma.errors import AdapterError, ConfigError
 from selma.paths import AnyPath, as_paths
+from selma.plurals import counted
 from selma.records.adapters import AppliedAdapter
 
 
@@ -55,8 +56,8 @@ def chosen(
         raise ConfigError(f"Strengths must be a list of numbers, but {strengths!r:.80} came.")
     if strengths and len(strengths) != len(paths):
         raise ConfigError(
-            f"Each adapter needs one strength, but {len(paths)} adapters and {len(strengths)} "
-            "strengths came."
+            f"Each adapter needs one strength, but {counted(len(paths), 'adapter')} and "
+            f"{counted(len(strengths), 'strength')} came."
         )
     return [
         AppliedAdapter(

@@ -18,6 +18,7 @@ from selma.adapters.resolving import squeezed
 from selma.backbones.families import family_of as family_named
 from selma.errors import AdapterError, ModelError
 from selma.paths import AnyPath, require_path
+from selma.plurals import counted
 from selma.toybox import base_folder
 
 Family = Literal["sd1", "sd2", "sdxl"]
@@ -82,7 +83,7 @@ def require_fit(layers: Mapping[str, LayerFile], base: Layers, *, who: object) -
     missing = [key for key in layers if key not in base.shapes]
     if missing:
         raise AdapterError(
-            f"{who} changes {len(layers)} layers, of which {base.model} has "
+            f"{who} changes {counted(len(layers), 'layer')}, of which {base.model} has "
             f"{len(layers) - len(missing)}; it has no {missing[0]}. It was made for another model."
         )
     for key, layer in layers.items():

@@ -34,6 +34,7 @@ from selma.adapters.spellings import BUNDLED, Spelling
 from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config.adapters import MergeSpace
 from selma.errors import AdapterError
+from selma.plurals import counted
 from selma.progress import console
 
 RANKS_KEY = "selma_ranks"  # layer → rank, where `formats` filled a kohya file up with zeros
@@ -119,8 +120,8 @@ class AdapterFile:
         if not self.embeddings:
             return None
         return (
-            f"left out: {self.embeddings} tensors of text embeddings ({BUNDLED}*), which change no "
-            "layer; prompts with their words mean something else without them"
+            f"left out: {counted(self.embeddings, 'tensor')} of text embeddings ({BUNDLED}*), "
+            "which change no layer; prompts with their words mean something else without them"
         )
 
     def factors(self, key: str) -> tuple[Tensor, Tensor]:

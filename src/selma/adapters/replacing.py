@@ -16,6 +16,7 @@ from selma.adapters import names
 from selma.adapters.kind import WeightChange
 from selma.backbones.text_to_image import TextToImage
 from selma.errors import AdapterError
+from selma.plurals import counted
 
 
 def replaced(
@@ -33,7 +34,7 @@ def replaced(
     for path, changes in adapters:
         if missing := sorted(changes.keys() - weights.keys()):
             raise AdapterError(
-                f"{path} changes {len(changes)} layers, of which this model has "
+                f"{path} changes {counted(len(changes), 'layer')}, of which this model has "
                 f"{len(changes) - len(missing)}; it has no {missing[0]}. It was made for another "
                 "model."
             )

@@ -16,6 +16,7 @@ from selma.adapters.layers import Layers, known_models, known_names
 from selma.adapters.spellings import Spelling, spelling
 from selma.backbones.families import denoiser_components
 from selma.errors import AdapterError
+from selma.plurals import counted
 
 Shapes = Mapping[Spelling, tuple[int, ...] | None]
 """Layer as the file spells it → the shape of the weight that it changes; None if it is not said."""
@@ -186,7 +187,7 @@ def _no_layer(
     missing = {model: [layer for layer in layers if not _has(model, layer)] for model in models}
     if base is not None:
         return (
-            f"{path} changes {len(layers)} layers, of which {base.model} has "
+            f"{path} changes {counted(len(layers), 'layer')}, of which {base.model} has "
             f"{len(layers) - len(missing[base])}; it has no {missing[base][0].path}. "
             "It was made for another model."
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 from selma.backbones.families.family import Family
 from selma.errors import ModelError
+from selma.plurals import counted
 
 
 def load_single_file(
@@ -39,7 +40,7 @@ def load_single_file(
     if empty := sorted(_unfilled(pipe)):
         raise ModelError(
             f"{path} must hold every weight of a {family.pipeline_class} as base.config has it, "
-            f"but {len(empty)} are missing, {empty[0]} first."
+            f"but {counted(len(empty), 'is', 'are')} missing, {empty[0]} first."
         )
     return pipe
 

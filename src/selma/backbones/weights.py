@@ -14,6 +14,7 @@ from typing import Any
 from selma.backbones.hub import HUB_ID, folder_digest, hub_commit
 from selma.backbones.quiet import quiet
 from selma.errors import ModelError
+from selma.plurals import counted
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def load_network(kind: Any, weights: Weights, *, part: str = "", **how: Any) -> 
     if wrong := sorted({*report["missing_keys"], *extra, *map(str, report["mismatched_keys"])}):
         raise ModelError(
             f"{weights.name} must hold exactly the tensors of its {kind.__name__}, but "
-            f"{len(wrong)} are missing, left over or of another shape, {wrong[0]} first."
+            f"{counted(len(wrong), 'is', 'are')} missing, left over or of another shape, "
+            f"{wrong[0]} first."
         )
     return network.eval().requires_grad_(False)
 

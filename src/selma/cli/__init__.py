@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -86,6 +87,7 @@ def main() -> NoReturn:
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
+    sys.unraisablehook = _again
     try:
         app()
         sys.exit(0)
@@ -123,3 +125,17 @@ def _stop(number: int, frame: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     raise Stopped(number)
+
+
+def _again(ignored: sys.UnraisableHookArgs) -> None:
+    """Sends a signal again that came while a callback ran (of a weak reference, as imports have
+    them, or `__del__`): Python ignores whatever is raised there."""
+    if not isinstance(ignored.exc_value, Stopped):
+        sys.__unraisablehook__(ignored)
+        return
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    # From another thread, a little later: here it would be ignored, too.
+    timer = threading.Timer(0.05, signal.raise_signal, [ignored.exc_value.exit_code - 128])
+    timer.daemon = True
+    timer.start()

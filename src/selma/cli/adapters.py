@@ -131,27 +131,28 @@ def generate(
 ) -> None:
     """Generate images of one prompt, with or without adapters.
 
-    Below each image's file stands how plain diffusers generates the same image. In short: a seed
-    is torch.Generator("cpu").manual_seed(SEED), and with a LoRA pipe.load_lora_weights(FOLDER) and
-    pipe.fuse_lora() come before pipe(PROMPT, generator=..., num_inference_steps=STEPS,
-    guidance_scale=GUIDANCE).
+    Below the image's file stands how plain diffusers generates the same image, or why it cannot. In
+    short: a seed is torch.Generator("cpu").manual_seed(SEED), and with a LoRA
+    pipe.load_lora_weights(FOLDER) and pipe.fuse_lora() come before pipe(PROMPT, generator=...,
+    num_inference_steps=STEPS, guidance_scale=GUIDANCE).
     """
     from selma.adapters.applying import chosen
     from selma.adapters.table import kind_of
     from selma.config.adapters import sur_generation
     from selma.config.guides import guide_of
     from selma.config.networks import base_of
-    from selma.errors import ConfigError
+    from selma.errors import AdapterError
     from selma.images import on_demand
-    from selma.images.plain_diffusers import in_diffusers
+    from selma.images.plain_diffusers import in_diffusers, without_loader
 
     on_demand.image_paths(out, count=count)  # a mistake there is found before an image is made
     options = {"sur": sur_generation(strength=sur_strength, negative=sur_negative)}
     adapters = chosen(adapter or [], strength or (), options)
     adapters += chosen([sur] if sur else [], options=options)
-    if sur and (kind := kind_of(sur).name) != "sur" and sur.exists():
-        raise ConfigError(
-            f"--sur must be a SUR-adapter, but {sur} is {kind}: give it as --adapter."
+    if sur and (kind := kind_of(sur)).name != "sur":
+        kind.read(sur)  # refused if it is no adapter at all
+        raise AdapterError(
+            f"--sur must be a SUR-adapter, but {sur} is {kind.name}: give it as --adapter."
         )
     guiding = guide_of(guide, guide_setting or [])
     model = base_of(base, config=base_config)
@@ -167,8 +168,11 @@ def generate(
     )
     for path in on_demand.save_images(images, out, count=count):
         typer.echo(path)
-    if guiding:
-        typer.echo(f"\nPlain diffusers has no {guide}; generate with selma.")
+    reasons = [f"it has no {guide}."] if guiding else without_loader(adapters, model)
+    if reasons:
+        typer.echo("\nPlain diffusers cannot generate the same image:\n")
+        for reason in reasons:
+            typer.echo(f"    {reason}")
         return
     typer.echo(f"\nThe same in plain diffusers{' (the first image)' if count > 1 else ''}:\n")
     code = in_diffusers(

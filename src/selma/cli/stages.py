@@ -17,6 +17,7 @@ from selma.console import (
     show_scorecard,
     show_status,
 )
+from selma.plurals import counted
 
 
 def run(
@@ -29,9 +30,9 @@ def run(
     """Run all six stages; what is finished is not made again."""
     settings = load(config, folder)
     if dry_run:
-        from selma.merged.planning import method_of
+        from selma.preflight import check
 
-        method_of(settings.merged)  # a mistake there would be seen only once experts are there
+        check(settings)  # what would keep the run from starting
         return show_status(settings, to_make=True)
     from selma import pipeline
 
@@ -48,8 +49,14 @@ def prompts(config: Config, folder: Folder = None) -> None:
     """Stage 1: let a language model write prompts for each skill."""
     from selma import pipeline
 
-    for skill, skill_prompts in pipeline.prompts(load(config, folder)).items():
-        typer.echo(f"{skill}: {len(skill_prompts)} prompts")
+    settings = load(config, folder)
+    written = pipeline.prompts(settings)
+    asked = pipeline.questions(settings, written)
+    for skill, skill_prompts in written.items():
+        line = f"{skill}: {counted(len(skill_prompts), 'prompt')}"
+        if skill in asked:
+            line += f", {len(asked[skill])} of them with questions"
+        typer.echo(line)
 
 
 def images(config: Config, folder: Folder = None) -> None:

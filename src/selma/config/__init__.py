@@ -24,6 +24,7 @@ from selma.config.scores import ScorerSettings, ScoresConfig
 from selma.config.section import Section, Seed, is_folder, mistake, require_kind
 from selma.errors import ConfigError
 from selma.paths import AnyPath, as_path
+from selma.plurals import counted
 
 
 class ReportConfig(Section):
@@ -162,8 +163,11 @@ def parse_config(raw: dict[str, Any], kind: type[Run], *, origin: Path, folder: 
     try:
         config = kind.model_validate(raw)
     except ValidationError as error:
-        lines = [mistake(dict(wrong)) for wrong in error.errors()]
-        raise ConfigError(f"{origin} has {len(lines)} mistake(s):\n" + "\n".join(lines)) from error
+        # Of a run's sections, those of an application are not the most to be told about.
+        lines = [mistake(e, kind if len(e["loc"]) > 1 else RunConfig) for e in error.errors()]
+        raise ConfigError(
+            f"{origin} has {counted(len(lines), 'mistake')}:\n" + "\n".join(lines)
+        ) from error
     return map_paths(
         config,
         move=lambda name: str(folder / name),

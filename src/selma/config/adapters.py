@@ -135,7 +135,7 @@ def sur_generation(**given: Any) -> SurGeneration:
     try:
         return SurGeneration.model_validate(given)
     except ValidationError as error:
-        lines = [mistake(dict(problem)) for problem in error.errors()]
+        lines = [mistake(problem, SurGeneration) for problem in error.errors()]
         raise ConfigError("The SUR-adapter cannot be applied:\n" + "\n".join(lines)) from error
 
 

@@ -84,6 +84,6 @@ def guide_of(name: str | None, given: Sequence[str] = ()) -> GuideSettings | Non
     try:
         guide: GuideSettings = TypeAdapter(AnyGuide).validate_python({**values, "kind": name})
     except ValidationError as error:
-        lines = [mistake(dict(problem)) for problem in error.errors()]
+        lines = [mistake(dict(problem), GuideSettings) for problem in error.errors()]
         raise ConfigError("The guide cannot be used:\n" + "\n".join(lines)) from error
     return guide

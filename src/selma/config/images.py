@@ -46,6 +46,14 @@ class Choice(Section):
     fewest_pairs: PositiveInt = 8
     """With questions: a skill for which fewer pairs are left is an error."""
 
+    @model_validator(mode="after")
+    def _asked(self) -> Self:
+        fields = type(self).model_fields
+        for name in ("threshold", "fewest_pairs"):
+            if self.questions is None and getattr(self, name) != fields[name].default:
+                raise ValueError(f"{name} is of questions, but there are none; set questions, too")
+        return self
+
 
 class OwnImages(Section):
     """The paper's: the base generates them, or another one (`images.base`)."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union
+from typing import Annotated, Any, TypeVar, Union, get_args
 
 from pydantic import (
     BaseModel,
@@ -16,11 +16,12 @@ from pydantic import (
     PlainValidator,
     SerializeAsAny,
     Tag,
+    ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from selma.errors import ConfigError
 from selma.randomness import SEEDS
@@ -40,10 +41,14 @@ class Section(BaseModel):
     @classmethod
     def _no_truth_for_a_number(cls, values: Any) -> Any:
         # Without this, "steps: yes" would quietly be one step.
+        mistakes: list[InitErrorDetails] = []
         for name, value in values.items() if isinstance(values, dict) else ():
             field = cls.model_fields.get(name)
             if isinstance(value, bool) and field and field.annotation not in (bool, bool | None):
-                raise ValueError(f"{name} must not be true or false")
+                kind = PydanticCustomError("truth", "must not be true or false")
+                mistakes.append({"type": kind, "loc": (name,), "input": value})
+        if mistakes:
+            raise ValidationError.from_exception_data(cls.__name__, mistakes)
         return values
 
 
@@ -156,19 +161,60 @@ def laid_over(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
     }
 
 
-def mistake(error: dict[str, Any]) -> str:
-    """One line of a message for one of pydantic's errors."""
+def mistake(error: Mapping[str, Any], settings: type[Section]) -> str:
+    """One line of a message for one of pydantic's errors about settings of this class."""
     key = ".".join(map(str, error["loc"])) or "config"
     if error["type"] == "extra_forbidden":
-        return f"  {key}: is not a setting; see src/selma/config for those that are"
+        module = _section_at(settings, error["loc"]).__module__
+        return f"  {key}: is not a setting; see {module} for those that are"
     if error["type"] == "union_tag_not_found":
         return f"  {key}: needs `kind`, which says what the other settings mean"
     if error["type"] == "union_tag_invalid":
         own = error["ctx"]["expected_tags"].replace("'", "").removesuffix(", added").split(", ")
         return f"  {key}: kind must be {' or '.join(own)}, but is {error['ctx']['tag']!r}"
     message = error["msg"].removeprefix("Value error, ")
-    says_all = error["type"] == "value_error" and isinstance(error["input"], dict)
-    return f"  {key}: {message}" + ("" if says_all else f" (came: {error['input']!r:.80})")
+    given = error["input"]
+    if isinstance(given, Mapping | BaseModel) and error["type"] in ("missing", "value_error"):
+        return f"  {key}: {message}"  # about several settings, or one that did not come
+    return f"  {key}: {message} (came: {_brief(given)})"
+
+
+def _brief(given: Any) -> str:
+    if isinstance(given, Mapping):
+        return f"a mapping of the kind {given['kind']!r}" if "kind" in given else "a mapping"
+    if isinstance(given, list | tuple):
+        return "a list"
+    text = repr(given)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def _section_at(settings: type[Section], key: Sequence[str | int]) -> type[Section]:
+    """The section that a key's last part was given for, as far as the classes tell."""
+    sections = [settings]
+    for part in key[:-1]:
+        fields = [s.model_fields[part] for s in sections if part in s.model_fields]
+        below = [section for field in fields for section in _sections([field.annotation])]
+        below = below or [section for field in fields for section in _sections(field.metadata)]
+        # A part that is no field's name says which of several kinds, or where in a list.
+        named = [s for s in sections if part in (s.__name__, _kind(s))]
+        sections = below or named or sections
+    return sections[0]
+
+
+def _sections(types: Sequence[Any]) -> Iterator[type[Section]]:
+    """All sections in these annotations, inside of unions and lists, too."""
+    for annotation in types:
+        if isinstance(annotation, AddedKinds):
+            yield from added_settings(annotation.group).values()
+        elif isinstance(annotation, type) and issubclass(annotation, Section):
+            yield annotation
+        else:
+            yield from _sections(get_args(annotation))
+
+
+def _kind(section: type[Section]) -> Any:
+    field = section.model_fields.get("kind")
+    return field and field.default
 
 
 def is_folder(path: Path) -> bool:

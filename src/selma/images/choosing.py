@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from selma.backbones.judges.judge import Scorer
 from selma.errors import TooFewPairs
 from selma.image_files import open_image
+from selma.plurals import counted
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.images import Survivors
 from selma.row_files import CHUNK, Row, fill_rows
@@ -97,8 +98,9 @@ def require_pairs(skill: str, count: int, survivors: Survivors, *, fewest: int) 
         advice.append("Raise images.choose.candidates or lower images.choose.threshold.")
     advice.append("Raise prompts.per_skill, or be content with fewer: images.choose.fewest_pairs.")
     raise TooFewPairs(
-        f"Skill {skill!r} needs {fewest} pairs to train on, but has {count}: of "
-        f"{survivors.prompts} prompts, {survivors.without_questions} have no questions and "
+        f"Skill {skill!r} needs {counted(fewest, 'pair')} to train on, but has {count}: of "
+        f"{counted(survivors.prompts, 'prompt')}, "
+        f"{counted(survivors.without_questions, 'has', 'have')} no questions and "
         f"{survivors.rejected} no image that the judge accepts. What was made is kept. "
         f"{' '.join(advice)}"
     )

@@ -65,6 +65,27 @@ def generate_pairs(
     }
 
 
+def generate_candidates(
+    prompts: Mapping[str, Sequence[Prompt]],
+    config: ImagesConfig,
+    folder: Workspace,
+    *,
+    base: BaseConfig,
+    seed: int,
+    model: Callable[[], TextToImage],
+    adapters: Sequence[AppliedAdapter] = (),
+) -> dict[str, Path]:
+    """Skill → the folder with all the images of each prompt that are chosen from.
+
+    prompts: those that may have any, with questions if images are chosen by questions.
+    """
+    generation = Generation(config, base=base, seed=seed, model=model, adapters=adapters)
+    return {
+        skill: _candidates(skill, skill_prompts, generation, folder)[0].path
+        for skill, skill_prompts in prompts.items()
+    }
+
+
 def generate_benchmark(
     benchmark_prompts: Sequence[BenchmarkPrompt],
     *,
@@ -211,7 +232,7 @@ def _generate_skill(
         recipe["accepting"] = accepting.recipe(skill) | {"threshold": choose.threshold}
     item = folder.item(IMAGES, skill, recipe=recipe)
     if choose:  # asked for here, so that the folder knows where they lie even if all is done
-        _candidates(skill, prompts, generation, folder, accepting=accepting)
+        _item_of_candidates(skill, _asked(skill, prompts, accepting), generation, folder)
     if item.done:
         pairs = read_generated(item.path, prompts)
         if choose and accepting:  # fewest_pairs may have been raised since
@@ -249,20 +270,31 @@ def _generate_skill(
 
 
 def _candidates(
-    skill: str,
-    prompts: Sequence[Prompt],
-    generation: Generation,
-    folder: Workspace,
-    *,
-    accepting: Accepting | None,
+    skill: str, prompts: Sequence[Prompt], generation: Generation, folder: Workspace
+) -> tuple[Item, list[Job]]:
+    """All images of the prompts, those of a prompt in a row."""
+    item = _item_of_candidates(skill, prompts, generation, folder)
+    jobs = generation.jobs(item.path, prompts)
+    if not item.done:
+        item.begin()
+        generation.generate(jobs, skill, folder)
+        item.finish([job.path for job in jobs], {"images": len(jobs)})
+    return item, jobs
+
+
+def _item_of_candidates(
+    skill: str, prompts: Sequence[Prompt], generation: Generation, folder: Workspace
 ) -> Item:
-    """The item of all images of the prompts that have questions, where any are asked."""
-    assert generation.config.choose is not None
-    if accepting:
-        asked = {prompt.id for prompt in accepting.asked[skill]}
-        prompts = [prompt for prompt in prompts if prompt.id in asked]
-    recipe = generation.recipe(prompts, per_prompt=generation.config.choose.candidates)
+    recipe = generation.recipe(prompts, per_prompt=generation.config.candidates_per_prompt)
     return folder.item(IMAGES, CANDIDATES, skill, recipe=recipe)
+
+
+def _asked(skill: str, prompts: Sequence[Prompt], accepting: Accepting | None) -> list[Prompt]:
+    """Those that have questions, where any are asked."""
+    if not accepting:
+        return list(prompts)
+    asked = {prompt.id for prompt in accepting.asked[skill]}
+    return [prompt for prompt in prompts if prompt.id in asked]
 
 
 def _choose(
@@ -282,16 +314,10 @@ def _choose(
     config, choose = generation.config, generation.config.choose
     assert choose is not None
     if accepting:
-        asked = {prompt.id for prompt in accepting.asked[skill]}
-        every, prompts = prompts, [prompt for prompt in prompts if prompt.id in asked]
+        every, prompts = prompts, _asked(skill, prompts, accepting)
         most = [prompt for prompt in prompts for _ in range(config.per_prompt)]
         _survivors(skill, every, accepting, most, fewest=choose.fewest_pairs)
-    candidates = _candidates(skill, prompts, generation, folder, accepting=accepting)
-    jobs = generation.jobs(candidates.path, prompts)
-    if not candidates.done:
-        candidates.begin()
-        generation.generate(jobs, skill, folder)
-        candidates.finish([job.path for job in jobs], {"images": len(jobs)})
+    candidates, jobs = _candidates(skill, prompts, generation, folder)
     texts = {job.path: job.text for job in jobs}
     max_pixels = 4 * generation.model().image_px ** 2
     scores = scored(candidates, skill, texts, scorer, folder, max_pixels=max_pixels)

@@ -12,7 +12,7 @@ from selma.backbones.bases import guidance_of, located, place_of, rescale_of, st
 from selma.backbones.families.family import Family
 from selma.config.networks import BaseConfig
 from selma.config.section import require_kind
-from selma.errors import ModelError
+from selma.errors import AdapterError, ModelError
 from selma.records.adapters import AppliedAdapter
 from selma.toybox import base_folder
 
@@ -48,9 +48,9 @@ def in_diffusers(
     """Python by which plain diffusers generates the image of `on_demand.generate`.
 
     Noise comes from a generator on the CPU, in float32 whatever the base's precision, so that a
-    seed is the same image on every device. Adapters that diffusers has no loader for, or reads
-    otherwise, are named in a comment, with what to do.  origin: where the base is said to be, if
-    not where it is on this machine.  applying: lines that apply the adapters, if not these.
+    seed is the same image on every device.  origin: where the base is said to be, if not where it
+    is on this machine.  applying: lines that apply the adapters, if not these. Raises AdapterError
+    for adapters that diffusers does not read (`without_loader`).
     """
     require_kind(base, BaseConfig, maker="selma.config.networks.base_of(MODEL) makes them.")
     image = {
@@ -127,8 +127,31 @@ def applying_all(adapters: Sequence[AppliedAdapter], base: BaseConfig) -> list[s
     """Lines that apply the adapters to the pipeline."""
     if not adapters:
         return []
+    if reasons := without_loader(adapters, base):
+        raise AdapterError("\n".join(reasons))
     layers = layers_of(base)
-    return in_float32([line for a in adapters for line in _applying(a, layers)], base)
+    return in_float32([line for a in adapters for line in _applying(a, layers) or ()], base)
+
+
+def without_loader(adapters: Sequence[AppliedAdapter], base: BaseConfig) -> list[str]:
+    """Why plain diffusers cannot generate with these adapters, and what to do; empty if it can."""
+    require_kind(base, BaseConfig, maker="selma.config.networks.base_of(MODEL) makes them.")
+    layers = layers_of(base) if adapters else None
+    return [
+        _no_loader(adapter)
+        for adapter in adapters
+        if layers is not None and _applying(adapter, layers) is None
+    ]
+
+
+def _no_loader(adapter: AppliedAdapter) -> str:
+    kind = kind_of(adapter.path)
+    advice = (
+        "`selma convert --to fused` makes a folder that it loads in place of the base"
+        if kind.weight_changes
+        else "generate with selma"
+    )
+    return f"diffusers has no loader that reads {adapter.path} ({kind.name}) right: {advice}."
 
 
 def in_float32(lines: Sequence[str], base: BaseConfig) -> list[str]:
@@ -147,17 +170,9 @@ def layers_of(base: BaseConfig) -> Layers:
     )
 
 
-def _applying(adapter: AppliedAdapter, layers: Layers) -> list[str]:
+def _applying(adapter: AppliedAdapter, layers: Layers) -> list[str] | None:
     kind = kind_of(adapter.path)
-    lines = kind.in_diffusers(kind.read(adapter.path, base=layers), adapter.strength)
-    if lines is not None:
-        return lines
-    advice = (
-        "`selma convert --to fused` makes a folder that it loads in place of the base"
-        if kind.weight_changes
-        else "generate with selma"
-    )
-    return [f"# diffusers has no loader that reads {adapter.path} ({kind.name}) right: {advice}"]
+    return kind.in_diffusers(kind.read(adapter.path, base=layers), adapter.strength)
 
 
 def _arguments(values: Mapping[str, object]) -> str:

@@ -22,6 +22,7 @@ from selma.errors import ConfigError, IncompatibleExperts
 from selma.merged.planning import Plan, method_of, planned
 from selma.merged.settings import Trimmed
 from selma.paths import AnyPath, as_path, as_paths
+from selma.plurals import counted
 from selma.records.experts import Expert
 from selma.records.merged import Merged
 from selma.workspace import MERGED, Workspace, file_sha256, without_empty, write_json
@@ -171,7 +172,9 @@ def _require_weights(weights: Any, count: int) -> None:
     if not several or not all(isinstance(weight, int | float) for weight in weights):
         raise ConfigError(f"weights must be a list of numbers, but {weights!r} came.")
     if len(weights) != count:
-        raise ConfigError(f"Each file needs one weight, but {count} files have {weights}.")
+        raise ConfigError(
+            f"Each file needs one weight, but {counted(count, 'file has', 'files have')} {weights}."
+        )
     if not all(math.isfinite(weight) for weight in weights):
         raise ConfigError(f"weights must be finite, but {weights!r} came.")
 

@@ -58,7 +58,7 @@ def merged_config(given: Mapping[str, Any]) -> MergedConfig:
     try:
         config = MergedConfig.model_validate(given)
     except ValidationError as error:
-        lines += [mistake(dict(entry)).strip() for entry in error.errors()]
+        lines += [mistake(entry, MergedConfig).strip() for entry in error.errors()]
     method = given.get("method", MergedConfig.model_fields["method"].default)
     lines += setting_mistakes(str(method), rest, section="")
     if lines:
@@ -94,7 +94,7 @@ def setting_mistakes(
     except ValidationError as error:
         for entry in error.errors():
             if entry["loc"]:
-                yield section + mistake(dict(entry)).strip()
+                yield section + mistake(entry, settings).strip()
             else:  # about several settings together
                 yield f"{section}method: {name}: {entry['msg'].removeprefix('Value error, ')}."
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from selma.backbones.language.model import Reply
 from selma.config.prompts import PromptsConfig
+from selma.plurals import counted
 from selma.prompts.parsing import Parsed
 
 AT_LIMIT = "_at_limit"
@@ -67,14 +68,14 @@ def outcome(reply: Reply, parsed: Parsed, *, new: int) -> str:
     return f"{name}{AT_LIMIT}" if reply.truncated else name
 
 
-def counted(outcomes: Mapping[str, int]) -> str:
+def counted_replies(outcomes: Mapping[str, int]) -> str:
     """All replies by what became of them: "21 replies: 21 empty, cut at the limit on tokens"."""
     parts = []
     for name, count in sorted(outcomes.items(), key=lambda entry: -entry[1]):
         words = _WORDS.get(name.removesuffix(AT_LIMIT), name)
         parts.append(f"{count} {words}{', cut at max_new_tokens' * name.endswith(AT_LIMIT)}")
     total = sum(outcomes.values())
-    return f"{total} {'reply' if total == 1 else 'replies'}: {'; '.join(parts) or 'none'}"
+    return f"{counted(total, 'reply', 'replies')}: {'; '.join(parts) or 'none'}"
 
 
 def advice(

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from selma.errors import DataError, SkillError
+from selma.plurals import counted
 from selma.workspace import inside
 
 _CATALOGUE = Path(str(resources.files("selma.prompts") / "catalogue"))
@@ -199,7 +200,9 @@ def _load(path: Path) -> Skill:
             f"  {'.'.join(map(str, e['loc'])) or 'skill'}: {e['msg']} (came: {e['input']!r:.80})"
             for e in error.errors()
         ]
-        raise SkillError(f"{path} has {len(lines)} mistake(s):\n" + "\n".join(lines)) from error
+        raise SkillError(
+            f"{path} has {counted(len(lines), 'mistake')}:\n" + "\n".join(lines)
+        ) from error
 
 
 def _read(path: Path) -> dict[str, Any]:

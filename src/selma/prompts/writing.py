@@ -23,11 +23,12 @@ from selma.backbones.language.loading import (
 from selma.backbones.language.model import LanguageModel, Reply, Sampling
 from selma.config.prompts import PromptsConfig
 from selma.errors import ConfigError, NoProgress
+from selma.plurals import counted
 from selma.progress import Advance, progress
 from selma.prompts.given import items, take_prompts
 from selma.prompts.instructions import continuation, end_of_list, instructions
 from selma.prompts.lexicon import caption_rules, reply_grammar
-from selma.prompts.outcomes import advice, counted
+from selma.prompts.outcomes import advice, counted_replies
 from selma.prompts.pool import PromptPool
 from selma.prompts.quality import gate_of, gate_recipe, no_captions
 from selma.prompts.skills import Skill, load_skills
@@ -181,9 +182,10 @@ def _no_progress(pool: PromptPool, replies: Path) -> str:
     reasons = ", ".join(f"{n} {reason}" for reason, n in pool.dropped.most_common())
     texts = f" Texts dropped: {reasons.replace('_', ' ')}." if reasons else ""
     return (
-        f"Skill {pool.skill.name!r} needs {pool.config.per_skill} prompts and has "
-        f"{len(pool.kept)}, which are kept, but the last {pool.without_news} requests added none. "
-        f"{counted(pool.outcomes)}.{texts} "
+        f"Skill {pool.skill.name!r} needs {counted(pool.config.per_skill, 'prompt')} and has "
+        f"{len(pool.kept)}, which are kept, but the last "
+        f"{counted(pool.without_news, 'request')} added none. "
+        f"{counted_replies(pool.outcomes)}.{texts} "
         f"{advice(pool.outcomes, pool.dropped, pool.config, replies)}"
     )
 

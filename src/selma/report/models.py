@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from selma.plurals import counted
 from selma.report.tables import points, share
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def print_trials(trials: Sequence[Mapping[str, Any]], console: Console) -> None:
     for start in range(0, len(skills), AT_ONCE):
         group = skills[start : start + AT_ONCE]
         numbers = [f"weight\n{start + n}" for n in range(1, len(group) + 1)]
-        title = f"weights by score on dev prompts: {len(trials)} trials"
+        title = f"weights by score on dev prompts: {counted(len(trials), 'trial')}"
         table = _table(title, "trial", ("dev\nscore", "scale", *numbers))
         for row in shown:
             label = f"{row['trial']} (uniform)" if row["trial"] == 0 else str(row["trial"])

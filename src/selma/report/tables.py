@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from selma.errors import DataError
+from selma.plurals import counted
 from selma.records.scores import Comparison, Interval, ModelScore, Scorecard
 from selma.report.fitting import Column, Row, print_fitted
 
@@ -59,8 +60,9 @@ def spread(interval: Interval, *, sign: bool = False, digits: int = 1) -> str:
 
 
 def clear(interval: Interval | None, *, digits: int | None = None) -> bool:
-    """Whether a difference's interval excludes zero; with digits, as it is shown with so many."""
-    if interval is None:
+    """Whether a difference's interval excludes zero; with digits, as it is shown with so many. One
+    prompt has no interval."""
+    if interval is None or interval.n == 1:
         return False
     low, high = interval.low, interval.high
     if digits is not None:
@@ -81,10 +83,10 @@ def conclusion(scorecard: Scorecard) -> tuple[str, str]:
     gain = model_with_role(scorecard, "merged").difference
     if gain is None:
         raise DataError("The merged model has no difference to the base. Score both together.")
-    shared = f"on the same {gain.n} benchmark prompts and with the same seeds"
-    if scorecard.guidance is not None:
-        guided = scorecard.guidance > 1
-        shared += f", both at guidance {scorecard.guidance:g}" if guided else ", without guidance"
+    alike = f"with the same seeds{guided(scorecard)}"
+    if gain.low == gain.high:
+        return _without_spread(gain, alike)
+    shared = f"on the same {counted(gain.n, 'benchmark prompt')} and {alike}"
     if gain.low > 0:
         return (
             "The merged model follows prompts better than the base.",
@@ -104,6 +106,40 @@ def conclusion(scorecard: Scorecard) -> tuple[str, str]:
         f"It is {signed(gain.mean)} points from the base {shared}, but the interval, "
         f"{between(gain, sign=True)}, holds zero: this benchmark cannot tell the two apart. More "
         "prompts would narrow the interval.",
+    )
+
+
+def guided(scorecard: Scorecard) -> str:
+    """How two of its models generated, as the end of a sentence; empty where it is not known."""
+    if scorecard.guidance is None:
+        return ""
+    if scorecard.guidance <= 1:
+        return ", without guidance"
+    return f", both at guidance {scorecard.guidance:g}"
+
+
+def _without_spread(gain: Interval, alike: str) -> tuple[str, str]:
+    """The conclusion from a single prompt, or from prompts that all differ by the same."""
+    if gain.n == 1:
+        return (
+            "One prompt cannot tell the merged model from the base.",
+            f"It is {signed(gain.mean)} points from the base on the one benchmark prompt, {alike}; "
+            "an interval takes two or more.",
+        )
+    width = (
+        "Since all prompts agree in this, the interval has no width, and does not tell how others "
+        "would come out."
+    )
+    if gain.mean == 0:
+        return (
+            "The merged model scores as the base does on every prompt.",
+            f"The difference is 0 on each of the {gain.n} benchmark prompts, {alike}. {width}",
+        )
+    verb = "gains" if gain.mean > 0 else "loses"
+    return (
+        f"The merged model {verb} the same on every prompt.",
+        f"It {verb} {points(abs(gain.mean))} points on each of the {gain.n} benchmark prompts, "
+        f"{alike}. {width}",
     )
 
 
@@ -145,8 +181,9 @@ def print_scorecard(scorecard: Scorecard, console: Console) -> None:
         for field, name, _ in further_scores(scorecard)
     }
     title = (
-        f"{scorecard.benchmark} ({scorecard.split}): {scorecard.prompts} prompts, "
-        f"{images_of_each(scorecard)}{scorecard.questions} questions, judge {scorecard.judge}"
+        f"{scorecard.benchmark} ({scorecard.split}): "
+        f"{counted(scorecard.prompts, 'prompt')}, {images_of_each(scorecard)}"
+        f"{counted(scorecard.questions, 'question')}, judge {scorecard.judge}"
     )
     columns = [Column("model", "name"), Column(scorecard.measure), Column("95%", "ends")]
     columns += [Column("minus base"), Column("95%", "ends"), *map(Column, further)]
@@ -183,7 +220,7 @@ def compared(pair: Comparison) -> str:
     doubt = "" if clear(difference) else ": no clear difference"
     return (
         f"{pair.model} minus {pair.against}: {signed(difference.mean)} points "
-        f"({spread(difference, sign=True)}), paired over {difference.n} prompts{doubt}."
+        f"({spread(difference, sign=True)}), paired over {counted(difference.n, 'prompt')}{doubt}."
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from selma.plurals import word
 from selma.report import models, tables
 
 
@@ -26,6 +27,7 @@ def environment(own: str = "selma.report") -> Environment:
     jinja.globals["layer_value"] = models.layer_value
     jinja.globals["heat"] = heat
     jinja.globals["largest_change"] = largest_change
+    jinja.globals["word"] = word
     jinja.globals["chose"] = tables.CHOSE
     jinja.globals["compared"] = tables.compared
     jinja.filters["duration"] = duration

@@ -23,6 +23,7 @@ from selma.backbones.judges.judge import Chooser, Judge, Scorer
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.errors import DataError, ModelError
 from selma.image_files import REMEDY_FOR_GENERATED, open_image
+from selma.plurals import counted
 from selma.records.benchmarks import Answer, BenchmarkPrompt
 from selma.row_files import Row, fill_rows, in_rounds
 from selma.workspace import (
@@ -170,8 +171,9 @@ def _fill(
     missing = [prompt.id for prompt in benchmark_prompts if not _image(images, prompt).is_file()]
     if missing:
         raise DataError(
-            f"{images} must hold an image of every benchmark prompt, but {len(missing)} are "
-            f"missing, {missing[0]}.png first. Remove the folder to have it generated again."
+            f"{images} must hold an image of every benchmark prompt, but "
+            f"{counted(len(missing), 'is', 'are')} missing, {missing[0]}.png first. Remove the "
+            "folder to have it generated again."
         )
     started = time.monotonic()
     path = item.begin() / file

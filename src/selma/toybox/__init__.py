@@ -4,6 +4,9 @@ from pathlib import Path
 
 from selma.errors import ModelError
 
+WORLD = 2
+"""The world's version; raised when scenes, captions, questions or their frequencies change. What is
+drawn from the world and kept is told apart by it."""
 BASES = {"toybox": "base", "toybox-weak": "weak"}
 """Name of each base → its folder among the weights. A stronger one is a row here and a row of
 `selma.backbones.bases`."""

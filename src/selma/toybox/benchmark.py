@@ -13,13 +13,14 @@ from typing import Literal
 
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.prompts import prompt_id
+from selma.toybox import WORLD
 from selma.toybox.captions import STYLES, Style, caption
 from selma.toybox.questions import questions
 from selma.toybox.scenes import NATURAL, Scene, sample_scene, without
 
 Split = Literal["dev", "test"]
 PER_STYLE = 64
-_SEED = "toybox benchmark 2"
+_SEED = f"toybox benchmark {WORLD}"
 
 # What each style tends not to say.
 _DROP: dict[Style, dict[str, float]] = {

@@ -62,6 +62,8 @@ OPPOSITE: dict[Relation, Relation] = {
 }
 MAX_COUNT = 4
 MAX_COUNT_IN_PAIR = 2  # each of two groups has two of the four cells
+PAIR_SHARE = 0.6
+"""How often a scene has two groups."""
 POSED_SHARE = 0.4
 """How often animals are seen to do something."""
 
@@ -101,7 +103,7 @@ class Placed:
 
 def sample_scene(rng: random.Random) -> Scene:
     """A scene with nothing left unsaid."""
-    kinds = rng.sample(KINDS, 2 if rng.random() < 0.6 else 1)
+    kinds = rng.sample(KINDS, 2 if rng.random() < PAIR_SHARE else 1)
     most = MAX_COUNT_IN_PAIR if len(kinds) == 2 else MAX_COUNT
     groups = tuple(Group(kind, count=rng.randint(1, most)) for kind in kinds)
     return complete(Scene(groups), rng)

@@ -49,15 +49,15 @@ def test_angles_ignore_contrast_and_magnitudes_ignore_direction():
     assert not experiment.cosines(layer, torch.zeros_like(x)).any()
 
 
-def test_a_perfect_copy_is_found_and_noise_is_not():
+def test_a_perfect_copy_is_recognised_and_noise_is_not():
     how = {"seed": 0, "resamples": 200}
     truth = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     # Neither contrast nor brightness hides an image.
     best = experiment.diagnostics(truth, 0.3 * truth + 0.2, **how)
-    assert best["found"]["mean"] == 100.0
+    assert best["recognised"]["mean"] == 100.0
     assert best["correlation"]["mean"] == pytest.approx(1.0)
     worst = experiment.diagnostics(truth, truth.roll(1, dims=0), **how)
-    assert worst["found"]["mean"] == 0.0
+    assert worst["recognised"]["mean"] == 0.0
     assert abs(worst["correlation"]["mean"]) < 0.1
 
 

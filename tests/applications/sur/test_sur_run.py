@@ -1,6 +1,7 @@
 """`selma sur` from its config to pictures, on a tiny base: each command by itself, and errors."""
 
 import json
+import shutil
 
 import pytest
 import tiny
@@ -11,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from selma import cli
+from selma.applications.loading import check_config
 from selma.applications.sur import ablation
 from selma.applications.sur.records import SurResult
 from selma.applications.sur.scoring import keyword_benchmark
@@ -21,6 +23,9 @@ from selma.finished import NotFinished
 from selma.report.pages import read_pages
 from selma.scores.benchmarks import load_benchmark
 from selma.workspace import Workspace
+
+TINY = sur_data.llm().backend.model_dump()
+"""A language model of two blocks."""
 
 
 def config_file(tmp_path, **sur):
@@ -84,6 +89,15 @@ def test_it_is_trained_on_the_bases_images_of_keyword_prompts_or_on_the_sources(
     data = {"source": {"kind": "toybox", "count": 4}, "image_px": 16, "images": "source"}
     run("train", config_file(tmp_path, data=data))
     assert adapter.read_bytes() != by_own
+
+
+def test_training_makes_no_images(tmp_path):
+    run("collect", config_file(tmp_path))
+    own = tmp_path / "run" / "2-images" / "_sur-own"
+    shutil.rmtree(own)
+    with pytest.raises(NotFinished, match=r"_sur-own must be finished.*selma sur collect"):
+        run("train", config_file(tmp_path))
+    assert not own.exists()
 
 
 def finished(tmp_path):
@@ -349,6 +363,20 @@ def test_the_config_that_comes_along_and_its_paths(tmp_path):
     with pytest.raises(ConfigError, match="captioner"):
         load_config(config_file(tmp_path, data={"source": source}), SurRun)
     assert not hasattr(RunConfig(name="plain"), "sur")
+
+
+@pytest.mark.parametrize(
+    ("sur", "says"),
+    [
+        ({"llm": {"layer": 30}}, "sur.llm.layer: must be 0 to 29 for this language model, but is"),
+        ({"llm": {"layer": 2, "backend": TINY}}, "sur.llm.layer: must be 0 to 1"),
+        ({"ablation": {"layers": [0, 9]}, "llm": {"backend": TINY}}, "layers: must be 0 to 1"),
+    ],
+)
+def test_a_layer_that_the_language_model_lacks_is_a_mistake_of_the_settings(tmp_path, sur, says):
+    with pytest.raises(ConfigError, match=says):
+        check_config(config_file(tmp_path, **sur))
+    check_config(config_file(tmp_path, llm={"layer": 1, "backend": TINY}))
 
 
 def test_convert_makes_a_file_of_a_released_checkpoint(tmp_path):

@@ -75,7 +75,7 @@ def test_keyword_prompts_come_from_a_file_or_from_toybox(tmp_path: Path) -> None
     assert [p.questions for p in made or ()] == [p.questions for p in BENCHMARK]
     assert keyword_benchmark(BENCHMARK, own, PLAIN, split="test") is None
     lacking = write_keywords(tmp_path / "k.csv", [(p.id, "x") for p in BENCHMARK[1:]])
-    with pytest.raises(DataError, match=rf"1 have none, {BENCHMARK[0].id} first"):
+    with pytest.raises(DataError, match=rf"1 has none, {BENCHMARK[0].id} first"):
         keyword_benchmark(BENCHMARK, own, lacking, split="test")
     for split in ("dev", "test"):
         toybox = load_benchmark(SCORES, split=split, prompts=20)

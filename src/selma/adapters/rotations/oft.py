@@ -36,6 +36,7 @@ from selma.backbones.families.stable_diffusion import FAMILY
 from selma.backbones.text_to_image import ROTATION_FILE
 from selma.config.adapters import OftConfig, RotationConfig
 from selma.errors import ConfigError
+from selma.plurals import counted
 
 Targets = Mapping[str, tuple[str, ...]]
 """A choice of layers → endings of their names."""
@@ -261,7 +262,7 @@ def describe(adapter: RotationFile) -> list[str]:
             f"blocks stored for a layer: {spread(len(block) for block in blocks)} of side {sides}"
         ]
     roles = Counter(role for turn in turns for role in turn.tensors)
-    lines += [f"{role}: in {count} layers" for role, count in sorted(roles.items())]
+    lines += [f"{role}: in {counted(count, 'layer')}" for role, count in sorted(roles.items())]
     lines += [f"numbers: {sum(t.numel() for turn in turns for t in turn.tensors.values())}"]
     return lines + [f"{key}: {value}" for key, value in sorted(adapter.about.items())]
 

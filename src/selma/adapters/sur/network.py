@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from selma.config.adapters import SurConfig
 from selma.errors import AdapterError
+from selma.plurals import counted
 
 if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
@@ -275,7 +276,8 @@ def restored(config: SurConfig, widths: Widths, tensors: Mapping[str, Tensor]) -
         name = wrong[0]
         raise AdapterError(
             f"A SUR-adapter of this form has {name} of {list(wanted.get(name, ())) or 'no shape'}, "
-            f"but the file has {list(shapes.get(name, ())) or 'none'}; {len(wrong)} tensors differ."
+            f"but the file has {list(shapes.get(name, ())) or 'none'}; "
+            f"{counted(len(wrong), 'tensor differs', 'tensors differ')}."
         )
     adapter.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
     return adapter.eval().requires_grad_(False)

@@ -195,13 +195,13 @@ def _claim(out: Path, recipe: Mapping[str, Any]) -> None:
 def diagnostics(truth: Tensor, decoded: Tensor, *, seed: int, resamples: int) -> dict[str, Any]:
     """Compare decoded images [n, 3, h, w] with the originals; 95% intervals are over images.
 
-    correlation: of pixels with the original's, which ignores brightness and contrast.  found:
+    correlation: of pixels with the original's, which ignores brightness and contrast.  recognised:
     percent of decoded images that correlate more with their own original than with any other.
     """
     error = (truth - decoded).square().flatten(1).mean(1)
     likeness = _standard(decoded) @ _standard(truth).T
     right = (likeness.argmax(1) == torch.arange(len(truth))).double() * 100
-    measures = {"mse": error, "correlation": likeness.diagonal(), "found": right}
+    measures = {"mse": error, "correlation": likeness.diagonal(), "recognised": right}
     return {
         name: interval(values.double().numpy(), seed=seed, resamples=resamples).model_dump()
         for name, values in measures.items()

@@ -21,6 +21,7 @@ from selma.config.section import is_folder, laid_over, mistake
 from selma.errors import ConfigError, SelmaError
 from selma.images.guides.applying import guide_mistakes
 from selma.paths import AnyPath, as_path
+from selma.plurals import counted
 from selma.preflight import asks_choosing_judge, every_mistake
 from selma.prompts.skills import skill_names
 from selma.scores.benchmarks import benchmark_of
@@ -81,8 +82,10 @@ def load_comparison(path: AnyPath, *, folder: AnyPath | None = None) -> Plan:
     try:
         comparison = Comparison.model_validate(raw)
     except ValidationError as error:
-        lines = [mistake(dict(wrong)) for wrong in error.errors()]
-        raise ConfigError(f"{path} has {len(lines)} mistake(s):\n" + "\n".join(lines)) from error
+        lines = [mistake(dict(wrong), Comparison) for wrong in error.errors()]
+        raise ConfigError(
+            f"{path} has {counted(len(lines), 'mistake')}:\n" + "\n".join(lines)
+        ) from error
     comparison = map_paths(
         comparison,
         move=lambda name: str(path.parent / name),
@@ -114,7 +117,7 @@ def planned(comparison: Comparison) -> Plan:
     if wrong or shared is None:
         count = sum(lines.count("\n") + 1 for lines in wrong.values())
         text = "\n".join(f"{key}:\n{lines}" for key, lines in wrong.items())
-        raise ConfigError(f"{comparison.name} has {count} mistake(s):\n{text}")
+        raise ConfigError(f"{comparison.name} has {counted(count, 'mistake')}:\n{text}")
     return Plan(comparison, shared, recipes, benchmarks)
 
 
@@ -138,7 +141,7 @@ def _config(raw: Mapping[str, Any], key: str, wrong: dict[str, str]) -> RunConfi
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        wrong[key] = "\n".join(mistake(dict(details)) for details in error.errors())
+        wrong[key] = "\n".join(mistake(dict(details), RunConfig) for details in error.errors())
         return None
 
 
@@ -186,7 +189,7 @@ def check(plan: Plan) -> None:
             for text, names in rows_by_mistake.items()
         ]
         raise ConfigError(
-            f"{plan.comparison.name} cannot start, for {len(lines)} mistake(s):\n"
+            f"{plan.comparison.name} cannot start, for {counted(len(lines), 'mistake')}:\n"
             + "\n".join(lines)
         )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selma.console import Config, Folder
+from selma.plurals import counted
 
 if TYPE_CHECKING:
     from selma.applications.control.settings import ControlRun
@@ -28,7 +29,7 @@ def prepare_control(config: Config, folder: Folder = None) -> None:
     from selma.applications.control import pipeline
 
     for split, samples in pipeline.prepare(_settings(config, folder)).items():
-        typer.echo(f"{split}: {len(samples)} images, {samples[0].image.parent.parent}")
+        typer.echo(f"{split}: {counted(len(samples), 'image')}, {samples[0].image.parent.parent}")
 
 
 @control.command("train")

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from selma.applications.control.records import ControlCard, ControlSample, ControlScore
 from selma.applications.control.settings import Table as TableName
+from selma.plurals import counted
 from selma.records.benchmarks import spaced
 from selma.records.pages import Page, PageTable
 from selma.records.scores import Interval
@@ -92,7 +93,7 @@ def control_page(sections: Sequence[ConditionSection], *, about: Mapping[str, st
         name="control",
         title=TITLE,
         headline="How well images follow their condition: "
-        + ", ".join(f"{s.card.condition} ({s.card.images} images)" for s in sections)
+        + ", ".join(f"{s.card.condition} ({counted(s.card.images, 'image')})" for s in sections)
         + ".",
         file=PAGE,
         about=dict(about),
@@ -163,7 +164,7 @@ def millions(count: int | None) -> str:
 def print_card(card: ControlCard, console: Console) -> None:
     """Print one condition's table of models."""
     table = Table(
-        title=f"{card.condition}: {card.images} images, read by {card.reader}",
+        title=f"{card.condition}: {counted(card.images, 'image')}, read by {card.reader}",
         caption="95% intervals; differences are paired by image"
         + (f", minus {card.reference}" if card.reference else ""),
     )

@@ -27,6 +27,7 @@ from selma.errors import DataError
 from selma.image_files import OPENER, open_image, png_bytes
 from selma.image_names import say_left_out
 from selma.imagefolders import METADATA, rows
+from selma.plurals import counted
 from selma.progress import progress
 from selma.records.landmarks import Landmark
 from selma.records.prompts import prompt_id
@@ -241,8 +242,8 @@ def _with_prompts(
     if captioner is None:
         if missing := [s.source for s in samples if not s.text.strip()]:
             raise DataError(
-                f"Each image needs a prompt, but {len(missing)} have none ({missing[0]!r} first). "
-                "Set control.data.captioner to have them written."
+                f"Each image needs a prompt, but {counted(len(missing), 'has', 'have')} none "
+                f"({missing[0]!r} first). Set control.data.captioner to have them written."
             )
         return samples
 

@@ -29,6 +29,7 @@ from selma.imagefolders import TEXTS, metadata, rows
 from selma.randomness import rng
 from selma.records.landmarks import Landmark
 from selma.textfiles import json_rows, read_text
+from selma.toybox import WORLD
 from selma.toybox import conditions as toybox
 from selma.toybox.benchmark import benchmark_texts
 from selma.toybox.captions import STYLES, caption
@@ -77,11 +78,11 @@ def candidates(data: ControlData, split: Split, *, seed: int) -> Iterator[Candid
             yield from _conditioned(source, data, split, seed)
 
 
-def source_digest(data: ControlData) -> str | None:
+def source_digest(data: ControlData) -> str:
     """A digest of the source's texts and of the names and sizes of its images; independent of its
-    path. None for toybox, which depends on its seed and version alone."""
+    path. Of toybox, its world."""
     if isinstance(data.source, ToyboxImages):
-        return None
+        return f"toybox {WORLD}"
     total, root = hashlib.sha256(), _folder(data.source.folder)
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
         label = path.relative_to(root).as_posix()

@@ -17,6 +17,7 @@ from selma.config.section import require_kind
 from selma.errors import ConfigError, DataError
 from selma.ids import listed
 from selma.paths import AnyPath, as_path
+from selma.plurals import counted
 from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
 from selma.records.record import Record
 from selma.records.scores import Interval
@@ -182,8 +183,8 @@ def verdicts_given(
     silent = [prompt for prompt in benchmark_prompts if prompt.id not in answered]
     if silent and rules.missing == "refuse":
         raise DataError(
-            f"Every prompt must be answered, but {len(silent)} have no answer, {silent[0].id} "
-            "first. Leave them out or count them as zero by name."
+            f"Every prompt must be answered, but {counted(len(silent), 'has', 'have')} no answer, "
+            f"{silent[0].id} first. Leave them out or count them as zero by name."
         )
     asked = [prompt for prompt in benchmark_prompts if prompt.id in answered]
     if not asked:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
 
 from selma.ids import listed
+from selma.plurals import counted
 from selma.report.fitting import Column, Row, print_fitted
 from selma.report.tables import points
 
@@ -32,7 +33,7 @@ def print_given_scores(result: Mapping[str, Any], console: Console) -> None:
         rows.append(Row([name, points(score)], rule_above=number == 0))
     print_fitted(console, columns, rows)
     console.print(
-        f"{result['prompts']} prompts, {result['questions']} questions",
+        f"{counted(result['prompts'], 'prompt')}, {counted(result['questions'], 'question')}",
         style="dim",
         highlight=False,
     )
@@ -44,13 +45,15 @@ def print_given_scores(result: Mapping[str, Any], console: Console) -> None:
         if result.get(name):
             soft = result[name]
             ends = f"{points(soft['low'])} to {points(soft['high'])}"
-            interval = f"95%: {ends}{_error(soft)}, {soft['n']} prompts"
+            interval = f"95%: {ends}{_error(soft)}, {counted(soft['n'], 'prompt')}"
             console.print(f"{what}: {points(soft['mean'])}  ({interval})")
     if "rules" in result:
         console.print("Rules: " + ", ".join(f"{k} {v}" for k, v in result["rules"].items()))
     what = "unmatched" if "unmatched" in result else "unreadable"
     if result.get(what):
-        console.print(f"{result[what]} answers are {what} and earned no point.")
+        console.print(
+            f"{counted(result[what], 'answer is', 'answers are')} {what} and earned no point."
+        )
     faults = {**result.get("dependency_faults", {}), **result.get("question_faults", {})}
     if any(faults.values()):
         console.print("Faults: " + ", ".join(f"{k} {v}x" for k, v in faults.items() if v))
@@ -71,21 +74,17 @@ def _joined(result: Mapping[str, Any]) -> Iterator[str]:
     ]
     unasked = [f"{id}: {what}" for id, what in not_asked if id in result["per_prompt"]]
     if silent:
-        yield f"{_counted(silent, 'prompt')} without an answer: {listed(silent, ())}."
+        yield f"{counted(len(silent), 'prompt')} without an answer: {listed(silent, ())}."
     if strangers:
-        yield f"Answers about {_counted(strangers, 'prompt')} that nobody asked about: " + (
+        yield f"Answers about {counted(len(strangers), 'prompt')} that nobody asked about: " + (
             f"{listed(strangers, silent)}."
         )
     if unasked:
-        yield f"{_counted(unasked, 'answer')} to questions that nobody asked: " + (
+        yield f"{counted(len(unasked), 'answer')} to questions that nobody asked: " + (
             f"{listed(unasked, ())}."
         )
     if images := result.get("images_of_no_prompt"):
-        yield f"{_counted(images, 'image')} of no prompt: {listed(images, silent)}."
-
-
-def _counted(items: Sequence[str], noun: str) -> str:
-    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"
+        yield f"{counted(len(images), 'image')} of no prompt: {listed(images, silent)}."
 
 
 def _error(interval: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from selma.paths import AnyPath, as_path
+from selma.plurals import counted
 
 
 def print_questions(
@@ -17,16 +18,20 @@ def print_questions(
     """Print the number and cost of questions, the replies' faults, and the prompts put aside."""
     out = as_path(out)
     show = partial((console or Console()).print, highlight=False, markup=False, soft_wrap=True)
-    show(f"{out}: {result['questions']} questions about {result['done']} prompts")
     show(
-        f"{result['requests']} requests, {result['prompt_tokens']} tokens read, "
+        f"{out}: {counted(result['questions'], 'question')} about "
+        f"{counted(result['done'], 'prompt')}"
+    )
+    show(
+        f"{counted(result['requests'], 'request')}, {result['prompt_tokens']} tokens read, "
         f"{result['reply_tokens']} written, cost {result['cost']:g}",
     )
     if result["faults"]:
         faults = ", ".join(f"{what} {count}x" for what, count in result["faults"].items())
         show(f"Wrong in replies: {faults}")
-    if result["quarantined"]:
+    if aside := result["quarantined"]:
         show(
-            f"{result['quarantined']} prompts gave none and are put aside, with the reasons: "
+            f"{counted(aside, 'prompt gave none and is', 'prompts gave none and are')} put aside, "
+            "with the reasons: "
             f"{out.with_name(f'{out.stem}.quarantine.jsonl')}",
         )

@@ -14,6 +14,7 @@ from selma.applications.study.ballot import Ballot
 from selma.applications.study.plan import Study, images_path
 from selma.applications.study.summary import Summary, Tally, summarise
 from selma.paths import AnyPath, as_path
+from selma.plurals import counted
 from selma.records.pages import Page, PageTable
 from selma.records.scores import Interval, Scorecard
 from selma.report import paper
@@ -121,11 +122,10 @@ def study_page(
 
 
 def _headline(name: str, summary: Summary) -> str:
-    people = len(summary.annotators)
     return (
-        f"{summary.models[1]} against {summary.models[0]}: {summary.votes} votes on "
-        f"{summary.all.prompts} of {summary.prompts} prompts by {people} "
-        f"{'person' if people == 1 else 'people'}, study “{name}”."
+        f"{summary.models[1]} against {summary.models[0]}: {counted(summary.votes, 'vote')} on "
+        f"{summary.all.prompts} of {counted(summary.prompts, 'prompt')} by "
+        f"{counted(len(summary.annotators), 'person', 'people')}, study “{name}”."
     )
 
 
@@ -135,8 +135,8 @@ def _notes(summary: Summary) -> Iterator[str]:
     if alpha:
         yield (
             f"Agreement: Krippendorff’s alpha {points(alpha.mean, 2)} (95%: "
-            f"{between(alpha, digits=2)}) on {alpha.n} prompts with two or more votes; 1 is full "
-            "agreement, 0 is chance."
+            f"{between(alpha, digits=2)}) on {counted(alpha.n, 'prompt')} with two or more votes; "
+            "1 is full agreement, 0 is chance."
         )
     else:
         yield (

@@ -31,6 +31,7 @@ from selma.applications.study.ballot import CHOICES
 from selma.applications.study.plan import Images, Study
 from selma.applications.study.store import NAME_LENGTH, AnnotatorStatus, ShownPair, Store
 from selma.errors import DataError, SelmaError, WorkspaceError
+from selma.plurals import counted
 from selma.progress import console
 
 LOOPBACK = "127.0.0.1"
@@ -69,7 +70,10 @@ def serve(
                     f"no password. Leave out --host {host} to serve this machine alone."
                 )
             address = host if ":" not in host else f"[{host}]"
-            say(f"Study of {len(study.pairs)} prompts, {store.annotators()} annotators so far.")
+            say(
+                f"Study of {counted(len(study.pairs), 'prompt')}, "
+                f"{counted(store.annotators(), 'annotator')} so far."
+            )
             say(f"Votes: {path}")
             say(f"Page: http://{address}:{listening.getsockname()[1]}/  (Ctrl+C stops)")
             config = uvicorn.Config(

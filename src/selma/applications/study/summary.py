@@ -15,6 +15,7 @@ from rich.table import Table
 from selma.applications.study.agreement import alpha_interval, tally
 from selma.applications.study.ballot import Ballot, Vote
 from selma.paths import AnyPath, as_path
+from selma.plurals import counted
 from selma.records.record import Record
 from selma.records.scores import Interval
 from selma.report.tables import between, points
@@ -170,8 +171,8 @@ def print_summary(summary: Summary, console: Console) -> None:
     """Print the paper's table, and below it annotators' progress, agreement and side preference."""
     base, model = summary.models
     table = Table(
-        title=f"{model} against {base}: {summary.votes} votes on {summary.all.prompts} of "
-        f"{summary.prompts} prompts",
+        title=f"{model} against {base}: {counted(summary.votes, 'vote')} on {summary.all.prompts} "
+        f"of {counted(summary.prompts, 'prompt')}",
         caption="% is win / (win + lose), with its 95% bootstrap interval over prompts",
     )
     table.add_column("")
@@ -191,7 +192,7 @@ def print_summary(summary: Summary, console: Console) -> None:
         alpha = summary.alpha
         console.print(
             f"Agreement: Krippendorff's alpha {alpha.mean:.2f} (95%: {alpha.low:.2f} to "
-            f"{alpha.high:.2f}), on {alpha.n} prompts with two or more votes."
+            f"{alpha.high:.2f}), on {counted(alpha.n, 'prompt')} with two or more votes."
         )
     if summary.left:
         console.print(

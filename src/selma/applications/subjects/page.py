@@ -23,6 +23,7 @@ from selma.applications.subjects.records import (
     SubjectRow,
 )
 from selma.errors import DataError
+from selma.plurals import counted
 from selma.records.benchmarks import BenchmarkPrompt, spaced
 from selma.records.pages import Page, PageTable
 from selma.report import page
@@ -213,7 +214,7 @@ def conclusion(card: SubjectCard) -> tuple[str, str]:
     fidelity, text = card.measures[0], next(m for m in card.measures if m.key == "clip_t")
     if len(card.curves) == 1:
         return (
-            f"{next(iter(card.curves))} on {len(card.subjects)} subjects",
+            f"{next(iter(card.curves))} on {counted(len(card.subjects), 'subject')}",
             "A single method was trained; nothing is compared with it.",
         )
     faithful, clearly = _leader(card, fidelity)
@@ -340,8 +341,10 @@ def _step_lines(
 
 def print_subject_card(card: SubjectCard, console: Console) -> None:
     """Print the table and, below it, the differences from the first method."""
-    images = f"{card.images} image{'s' * (card.images != 1)} each"
-    title = f"{len(card.subjects)} subjects, {card.prompts} prompts, {images}, {card.steps} steps"
+    title = (
+        f"{counted(len(card.subjects), 'subject')}, {counted(card.prompts, 'prompt')}, "
+        f"{counted(card.images, 'image')} each, {counted(card.steps, 'step')}"
+    )
     columns = [Column("method", "name"), Column("trained")]
     for measure in card.measures:
         arrow = "↑" if measure.better == "higher" else "↓"

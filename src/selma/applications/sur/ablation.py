@@ -82,7 +82,7 @@ def variants(config: SurRun) -> dict[str, SurSettings]:
                 laid_over(laid_over(sur.model_dump(), changes), equal)
             )
         except ValidationError as error:
-            lines = [mistake(dict(details)) for details in error.errors()]
+            lines = [mistake(details, SurSettings) for details in error.errors()]
             raise ConfigError(f"The variant {name!r} cannot be:\n" + "\n".join(lines)) from error
     wanted = sur.ablation.variants
     if strangers := [name for name in wanted if name not in settings_by_name]:
@@ -129,6 +129,7 @@ def ablate(config: SurRun, *, experts: bool = False) -> SurResult:
                 seed=config.seed,
                 base=f"{NAME}/{BASE}",
                 name=NAME,
+                guidance=config.benchmark_guidance,
             )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selma.console import Config, Folder, Json
+from selma.plurals import counted
 
 if TYPE_CHECKING:
     from selma.applications.sur.settings import SurRun
@@ -25,7 +26,7 @@ def collect_samples(config: Config, folder: Folder = None) -> None:
     from selma.applications.sur import pipeline
 
     samples, rejected = pipeline.collect(_settings(config, folder))
-    typer.echo(f"{len(samples)} samples: {samples[0].image.parent}")
+    typer.echo(f"{counted(len(samples), 'sample')}: {samples[0].image.parent}")
     for reason, count in rejected.items():
         typer.echo(f"  rejected, {reason}: {count}")
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from selma.applications.sur.records import SurResult
 from selma.config import ReportConfig
+from selma.plurals import counted
 from selma.records.benchmarks import Answer, BenchmarkPrompt, evenly
 from selma.records.pages import Page, PageTable
 from selma.records.scores import Interval, ModelScore
@@ -22,9 +23,11 @@ from selma.report.grids import Mark, data_uri, mark_of
 from selma.report.pages import write_page
 from selma.report.tables import (
     apart,
+    between,
     cell,
     clear,
     compared,
+    guided,
     points,
     print_preferences,
     print_scorecard,
@@ -173,7 +176,10 @@ def print_ablation(result: SurResult, console: Console) -> None:
             else:
                 cells += [points(means[model.model].mean, 2), ""]
         rows.append(Row(cells))
-    _say(console, f"{card.benchmark} ({card.split}): {card.prompts} prompts, judge {card.judge}")
+    _say(
+        console,
+        f"{card.benchmark} ({card.split}): {counted(card.prompts, 'prompt')}, judge {card.judge}",
+    )
     print_fitted(console, columns, rows)
     console.print("minus base, paired by prompt, with 95% intervals", style="dim", highlight=False)
 
@@ -203,6 +209,7 @@ def write_sur_page(
         .render(
             policy=policy(),
             title=TITLE,
+            meaning=meaning(result),
             introduction=introduction(result),
             notes=list(notes_of(result)),
             result=result,
@@ -227,7 +234,7 @@ def sur_page(result: SurResult, *, about: Mapping[str, str]) -> Page:
         file=PAGE,
         about=dict(about),
         tables=(_scores_table(result), _kinds_table(result)),
-        notes=(introduction(result),),
+        notes=tuple(filter(None, (meaning(result), introduction(result)))),
     )
 
 
@@ -296,6 +303,25 @@ def headline(result: SurResult) -> str:
         return "No clear difference between plain prompts with the SUR-adapter and without"
     better = "better" if change.mean > 0 else "worse"
     return f"Through the SUR-adapter plain prompts are followed {better}"
+
+
+def meaning(result: SurResult) -> str:
+    """The two scores, their difference and what it was measured on; empty if the adapter has no
+    score."""
+    card = result.card
+    base, sur = card.models[0], next((m for m in card.models if m.model == "sur"), None)
+    if sur is None or sur.difference is None:
+        return ""
+    change = sur.difference
+    shared = f"on the same {counted(change.n, 'benchmark prompt')} and with the same seeds"
+    scores = (
+        f"Through the adapter plain prompts score {points(sur.score.mean)} ({card.measure}), "
+        f"without it {points(base.score.mean)}: {signed(change.mean)} points {shared}{guided(card)}"
+    )
+    if change.low == change.high:
+        return f"{scores}."
+    doubt = "" if clear(change) else ", which holds zero: this benchmark cannot tell the two apart"
+    return f"{scores}; the 95% interval is {between(change, sign=True)}{doubt}."
 
 
 def _card(

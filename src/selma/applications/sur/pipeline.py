@@ -86,6 +86,7 @@ def score(config: SurRun, *, experts: bool = False) -> tuple[SurResult, Path]:
                 good=[sample.image for sample in samples(this, this.finished)],
                 seed=config.seed,
                 compare=[pair for pair in AGAINST if {*pair} <= images.keys()],
+                guidance=config.benchmark_guidance,
             )
         answers = {model: read_answers(this.folder, model, name="sur") for model in images}
         # Of the images, those that the run's own report is about as well.
@@ -157,11 +158,12 @@ def training_samples(this: Stages[SurRun], folder: Workspace, images: str) -> li
 def trained(
     this: Stages[SurRun], folder: Workspace, sur: SurSettings, *, variants: bool = False
 ) -> TrainedSur:
-    """The adapter of these settings, by the run's samples, base and seed."""
+    """The adapter of these settings, by the run's samples, base and seed. What `variants` are
+    trained on is made with them, as no other command makes it."""
     from selma.applications.sur.training import train_sur
 
     return train_sur(
-        training_samples(this, folder, sur.data.images),
+        training_samples(this, folder if variants else this.finished, sur.data.images),
         sur,
         folder,
         base=this.config.base,

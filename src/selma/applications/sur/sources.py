@@ -25,6 +25,7 @@ from selma.image_files import png_bytes
 from selma.image_names import list_images
 from selma.imagefolders import TEXTS, metadata
 from selma.randomness import rng
+from selma.toybox import WORLD
 from selma.toybox.benchmark import benchmark_texts, keyword_texts
 from selma.toybox.captions import STYLES, caption
 from selma.toybox.scenes import Scene, render, sample_scene, without
@@ -104,10 +105,13 @@ def left_out(config: SurData) -> dict[str, str]:
 
 
 def source_digest(config: SurData) -> str:
-    """Changes with the source's texts, and with names and sizes of its images; names no path.
+    """Changes with the source's texts, and with names and sizes of its images; names no path. Of
+    toybox, its world.
 
     Images are not read for it: a collection is asked for often, and there may be thousands.
     """
+    if isinstance(config.source, ToyboxSamples):
+        return f"toybox {WORLD}"
     source, total = config.source, hashlib.sha256()
     for name in ("dump", "images", "folder"):
         if (where := getattr(source, name, None)) is None:

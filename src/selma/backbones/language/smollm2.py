@@ -16,6 +16,7 @@ from selma.backbones.hub import cache_folder, file_digest
 from selma.backbones.quiet import quiet
 from selma.errors import ModelError
 
+BLOCKS = 30
 _LAYOUT = "1"  # change with what `_unpack` writes
 
 

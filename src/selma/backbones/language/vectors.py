@@ -11,17 +11,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma.backbones.hub import installed
+from selma.backbones.hub import installed, model_config
 from selma.backbones.language.loading import load_language_model, model_identity
 from selma.backbones.language.model import LanguageModel
-from selma.config.networks import LlmVectors
+from selma.backbones.language.smollm2 import BLOCKS
+from selma.config.networks import LlmVectors, LocalLLM
 from selma.errors import DataError, ModelError
+from selma.plurals import counted
 from selma.progress import progress
 from selma.workspace import file_sha256, recipe_key
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+_BLOCKS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+"""What configs call the number of blocks."""
 PER_SHARD = 256  # texts; as many are computed again after a crash
 
 
@@ -35,6 +39,22 @@ def vectors_identity(config: LlmVectors) -> dict[str, Any]:
     model = {k: v for k, v in model_identity(config.backend).items() if k != "batch_size"}
     reading = config.model_dump(mode="json", include={"layer", "pooling", "final_norm"})
     return {"model": model, **reading, "transformers": installed("transformers")}
+
+
+def block_count(backend: LocalLLM) -> int | None:
+    """How many blocks the model has; None of one on the Hub, which is not asked for it, and where
+    its config.json does not tell."""
+    if backend.model == "smollm2":
+        return BLOCKS
+    if not Path(backend.model).is_dir():
+        return None
+    try:
+        config = model_config(backend.model, None, setting="sur.llm.backend.model")
+    except ModelError:
+        return None
+    text = config.get("text_config")
+    counts = ((text if isinstance(text, dict) else config).get(name) for name in _BLOCKS)
+    return next((count for count in counts if isinstance(count, int)), None)
 
 
 def vectors(
@@ -115,8 +135,8 @@ def _from_file(texts: Sequence[str], path: Path) -> Tensor:
     known = read_state(path)
     if absent := [text for text in texts if text not in known]:
         raise DataError(
-            f"{path} must have a vector for each caption, but {len(absent)} have none, "
-            f"{absent[0]!r:.80} first."
+            f"{path} must have a vector for each caption, but "
+            f"{counted(len(absent), 'has', 'have')} none, {absent[0]!r:.80} first."
         )
     rows = [known[text].float() for text in texts]
     shapes = {tuple(row.shape) for row in rows}

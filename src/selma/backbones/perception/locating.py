@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from selma.backbones.hub import folder_digest
 from selma.errors import DataError
+from selma.plurals import counted
 from selma.records.landmarks import Landmark
 from selma.textfiles import json_rows
 from selma.toybox import weights_of
@@ -111,8 +112,8 @@ class GivenPoints:
         # An image that is not in the file was never looked at, which is no failure to find.
         if missing := [name for name in names if name not in self._given]:
             raise DataError(
-                f"{self._path} must have a line for every image, but {len(missing)} have none, "
-                f"{missing[0]} first."
+                f"{self._path} must have a line for every image, but "
+                f"{counted(len(missing), 'has', 'have')} none, {missing[0]} first."
             )
         return [self._given[name] for name in names]
 

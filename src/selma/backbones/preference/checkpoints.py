@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from selma.backbones.weights import Weights
 from selma.errors import ModelError
+from selma.plurals import counted
 
 if TYPE_CHECKING:
     import torch
@@ -80,8 +81,10 @@ def save_exactly(
     missing, extra = wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys()
     if missing or extra:
         raise ModelError(
-            f"The checkpoint must hold exactly the tensors of {what}, but {len(missing)} are "
-            f"missing ({', '.join(sorted(missing)[:1]) or 'none'}) and {len(extra)} are left over "
+            f"The checkpoint must hold exactly the tensors of {what}, but "
+            f"{counted(len(missing), 'is', 'are')} missing "
+            f"({', '.join(sorted(missing)[:1]) or 'none'}) and "
+            f"{counted(len(extra), 'is', 'are')} left over "
             f"({', '.join(sorted(extra)[:1]) or 'none'})."
         )
     for name, tensor in tensors.items():

@@ -16,6 +16,7 @@ from selma.backbones.language.model import LanguageModel, Reply, Sampling
 from selma.backbones.language.replies import readable_answer
 from selma.config.questions import WrittenQuestions
 from selma.errors import NoProgress
+from selma.plurals import counted
 from selma.progress import progress
 from selma.prompts.questions.asking import Ask, Style, Unusable, continuation, instructions
 from selma.randomness import seed_for
@@ -178,7 +179,7 @@ def require_progress(drafts: Sequence[Draft], failures: int, *, patience: int) -
         faults.update(draft.faults)
     commonest = ", ".join(f"{count} {what}" for what, count in faults.most_common(5) if count)
     raise NoProgress(
-        f"The last {failures} prompts gave no questions ({drafts[-1].failure}; most often: "
-        f"{commonest}). All replies are kept. Name a larger model, or allow more attempts or new "
-        "tokens."
+        f"The last {counted(failures, 'prompt')} gave no questions ({drafts[-1].failure}; most "
+        f"often: {commonest}). All replies are kept. Name a larger model, or allow more attempts "
+        "or new tokens."
     )

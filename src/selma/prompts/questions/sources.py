@@ -24,6 +24,7 @@ from selma.prompts.questions.graph import write_graph
 from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.records.prompts import Prompt
 from selma.row_files import write_rows
+from selma.toybox import WORLD
 from selma.workspace import PROMPTS, Item, Workspace, file_sha256, read_lines
 
 NAME = "_questions"
@@ -57,8 +58,9 @@ def write_questions(
     if isinstance(source, WrittenQuestions):
         made_by = _written(source, folder)
     elif source == "toybox":
-        # The number is that of the world, whose captions and questions may change with the next.
-        made_by = Source("toybox 2", lambda prompts, item: [_of_caption(p.text) for p in prompts])
+        made_by = Source(
+            f"toybox {WORLD}", lambda prompts, item: [_of_caption(p.text) for p in prompts]
+        )
     else:
         path = Path(source)
         made_by = Source(
@@ -111,6 +113,11 @@ def _of_caption(text: str) -> Asked:
         return questions(parse_caption(text))
     except UnreadableCaption:
         return "no caption of toybox"
+
+
+def toybox_reads(text: str) -> bool:
+    """Whether the source "toybox" has questions about a prompt."""
+    return not isinstance(_of_caption(text), str)
 
 
 def _of_file(prompts: Sequence[Prompt], path: Path, read: Read) -> list[Asked]:

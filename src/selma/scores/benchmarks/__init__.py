@@ -51,7 +51,8 @@ def load_benchmark(
 
     `split` and `prompts` replace the config's; `prompts` is a number, taken evenly over the groups
     and always the same. Raises DataError for a file that cannot be used, and ConfigError for an
-    unknown group, or a dev split that the benchmark lacks: nothing may be chosen on test prompts.
+    unknown group, more prompts in the config than there are, or a dev split that the benchmark
+    lacks: nothing may be chosen on test prompts.
     """
     benchmark = benchmark_of(config.benchmark)
     split = split or config.split
@@ -62,6 +63,12 @@ def load_benchmark(
             "experts.select to last, and each split that is chosen to test."
         )
     benchmark_prompts = _of_groups(_prompts(config.benchmark, benchmark, split), config.groups)
+    if config.prompts is not None and config.prompts > len(benchmark_prompts):
+        raise ConfigError(
+            f"scores.prompts must be at most {len(benchmark_prompts)}, as many as there are"
+            f"{' in scores.groups' if config.groups else ''}, but is {config.prompts}. Leave it "
+            "out to take all."
+        )
     count = prompts or config.prompts
     return evenly(benchmark_prompts, count) if count else list(benchmark_prompts)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from selma.errors import DataError
+from selma.plurals import counted
 from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.scores import measures
 from selma.scores.benchmarks import texts
@@ -53,8 +54,9 @@ def _compare(path: Path, captions: dict[str, str], asked: dict[str, list[TifaQue
     if silent or strangers:
         raise DataError(
             f"{path}: each prompt of {TEXTS} must have questions in {QUESTIONS} and no other may, "
-            f"but {len(silent)} have none ({', '.join(silent[:3])}) and {len(strangers)} are other "
-            f"prompts ({', '.join(strangers[:3])}). Name the question file alone to be scored "
+            f"but {counted(len(silent), 'has', 'have')} none ({', '.join(silent[:3])}) and "
+            f"{counted(len(strangers), 'is another prompt', 'are other prompts')} "
+            f"({', '.join(strangers[:3])}). Name the question file alone to be scored "
             "on its prompts."
         )
     for id, caption in captions.items():

@@ -20,9 +20,10 @@ import torch
 import transformers
 import typer
 
-from selma.toybox import weights_folder
+from selma.toybox import WORLD, weights_folder
 from selma.toybox.pretraining.autoencoder import train_autoencoder
 from selma.toybox.pretraining.denoiser import train_base
+from selma.toybox.pretraining.gates import fingerprint, without_outdated
 from selma.toybox.pretraining.judging import train_judge
 from selma.toybox.pretraining.locating import train_reader
 from selma.toybox.pretraining.reading import train_text_encoder
@@ -31,7 +32,6 @@ from selma.toybox.pretraining.segmenting import train_segmenter
 from selma.toybox.pretraining.sisters import save_weak
 from selma.workspace import write_json
 
-DATA_VERSION = 2  # raise when scenes, captions, questions or their frequencies change
 SEED = 0
 PARTS = (
     "vae", "text-encoder", "base", "weak", "judge-a", "judge-b", "clip", "segmenter", "reader",
@@ -120,14 +120,14 @@ def main(
 
 
 def _record(target: Path, name: str, metrics: dict[str, float], device: torch.device) -> None:
-    """Adds what was reached to `pretraining.json`."""
+    """Adds what was reached to `pretraining.json`; gates that rested on other weights go."""
     target.mkdir(parents=True, exist_ok=True)
     path = target / "pretraining.json"
     notes = json.loads(path.read_text()) if path.exists() else {}
     notes[name] = {
         "metrics": metrics,
         "seed": SEED,
-        "data_version": DATA_VERSION,
+        "data_version": WORLD,
         "hardware": _hardware(device),
         "versions": {
             "torch": torch.__version__,
@@ -135,7 +135,9 @@ def _record(target: Path, name: str, metrics: dict[str, float], device: torch.de
             "transformers": transformers.__version__,
         },
     }
-    write_json(path, notes)
+    if name in SHIPPED:
+        notes[name]["weights"] = fingerprint(target / name)
+    write_json(path, without_outdated(notes, target))
 
 
 def _hardware(device: torch.device) -> str:

@@ -101,7 +101,14 @@ def train_autoencoder(
         return error + KL_WEIGHT * posterior.kl().mean() / (LATENT_CHANNELS * LATENT_PX**2)
 
     course = Course(
-        "autoencoder", vae, loss, steps=steps, learning_rate=2e-3, ema_decay=0.995, limit_s=limit_s
+        "autoencoder",
+        vae,
+        loss,
+        steps=steps,
+        learning_rate=2e-3,
+        ema_decay=0.995,
+        limit_s=limit_s,
+        draws={"seed": seed, "batch": batch},
     )
     report = train(course, folder / "checkpoints")
     vae = vae.to("cpu", memory_format=torch.contiguous_format).eval()

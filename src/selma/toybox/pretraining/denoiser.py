@@ -209,6 +209,7 @@ def train_base(
             lesson.loss(vae, reader, predict, folder / "latents"),
             steps=length,
             learning_rate=learning_rate,
+            draws={"seed": seed, "batch": batch, "scenes": scenes},
             ema_decay=0.999,
             limit_s=limit_s,
             snapshot_every=max(1, length // 10),

@@ -68,7 +68,14 @@ def train_judge(
         return answers + NAMING_WEIGHT * naming_loss(named.float(), lesson.cells.to(device))
 
     course = Course(
-        name, pupil, loss, steps=steps, learning_rate=1e-3, ema_decay=0.995, limit_s=limit_s
+        name,
+        pupil,
+        loss,
+        steps=steps,
+        learning_rate=1e-3,
+        ema_decay=0.995,
+        limit_s=limit_s,
+        draws={"seed": seed, "batch": batch},
     )
     report = train(course, folder / "checkpoints")
     model.cpu().eval().save(folder / name)

@@ -50,7 +50,14 @@ def train_reader(
         return losses(logits.float(), positions.float(), truth.to(device), places.to(device))
 
     course = Course(
-        NAME, model, loss, steps=steps, learning_rate=1e-3, ema_decay=0.995, limit_s=limit_s
+        NAME,
+        model,
+        loss,
+        steps=steps,
+        learning_rate=1e-3,
+        ema_decay=0.995,
+        limit_s=limit_s,
+        draws={"seed": seed, "batch": batch},
     )
     report = train(course, folder / "checkpoints")
     model.cpu().eval().save(folder / NAME)

@@ -10,9 +10,10 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from selma.errors import ModelError
 from selma.progress import console, progress
+from selma.toybox import WORLD
 
 
 @dataclass
@@ -33,6 +35,8 @@ class Course:
     """Scalar loss of the batch that belongs to a step (0-based)."""
     steps: int
     learning_rate: float
+    draws: Mapping[str, int] = field(default_factory=dict)
+    """What the loss makes its batches of, seed and size say; here it tells courses apart."""
     warmup_steps: int = 100
     weight_decay: float = 0.01
     ema_decay: float | None = None
@@ -45,10 +49,17 @@ class Course:
     limit_s: float | None = None
     """Stop after this long, at a checkpoint that a later run continues from; None is no limit."""
 
+    def recipe(self) -> dict[str, Any]:
+        """All that a checkpoint of this course rests on, beside the code."""
+        names = (
+            "steps", "learning_rate", "warmup_steps", "weight_decay", "ema_decay", "max_grad_norm",
+        )  # fmt: skip
+        return {"world": WORLD, **self.draws} | {name: getattr(self, name) for name in names}
+
 
 def train(course: Course, folder: Path) -> dict[str, float]:
     """Trains in place and returns {"steps", "of_steps", "loss", "seconds"}; continues from `folder`
-    if it holds a checkpoint of this course."""
+    if it holds a checkpoint of this course. Raises ModelError if it is another course's."""
     folder.mkdir(parents=True, exist_ok=True)
     parameters = [p for p in course.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -60,7 +71,7 @@ def train(course: Course, folder: Path) -> dict[str, float]:
     )
     average = [p.detach().clone() for p in parameters] if course.ema_decay else None
     path = folder / f"{course.name}.safetensors"
-    step, seconds, smoothed = _restore(path, course.model, optimizer, parameters, average)
+    step, seconds, smoothed = _restore(path, course, optimizer, parameters, average)
     started = time.monotonic()
     with progress(course.name, total=course.steps, done=step) as advance:
         while step < course.steps and not _late(started, course):
@@ -86,7 +97,7 @@ def train(course: Course, folder: Path) -> dict[str, float]:
             if step % course.checkpoint_every == 0 or last:
                 spent = seconds + time.monotonic() - started
                 state = {"step": step, "seconds": spent, "loss": smoothed}
-                _save(path, course.model, optimizer, parameters, average, state)
+                _save(path, course, optimizer, parameters, average, state)
                 console.print(f"{course.name} {step}/{course.steps} loss {smoothed:.4f}")
     if average is not None:
         with torch.no_grad():
@@ -116,20 +127,20 @@ def _schedule(step: int, course: Course) -> float:
 
 def _save(
     path: Path,
-    model: nn.Module,
+    course: Course,
     optimizer: torch.optim.Optimizer,
     parameters: list[nn.Parameter],
     average: list[Tensor] | None,
     state: dict[str, float],
 ) -> None:
-    tensors = {f"model.{k}": v.detach().contiguous() for k, v in model.state_dict().items()}
+    tensors = {f"model.{k}": v.detach().contiguous() for k, v in course.model.state_dict().items()}
     for index, parameter in enumerate(parameters):
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{index}.{key}"] = value.detach().contiguous()
         if average is not None:
             tensors[f"average.{index}"] = average[index].contiguous()
     aside = path.with_suffix(".partial")
-    metadata = {"state": json.dumps(state)}
+    metadata = {"state": json.dumps(state), "recipe": json.dumps(course.recipe())}
     save_file({k: v.clone() for k, v in tensors.items()}, aside, metadata=metadata)
     os.replace(aside, path)
 
@@ -143,7 +154,7 @@ def _save_snapshot(path: Path, model: nn.Module, average: list[Tensor]) -> None:
 
 def _restore(
     path: Path,
-    model: nn.Module,
+    course: Course,
     optimizer: torch.optim.Optimizer,
     parameters: list[nn.Parameter],
     average: list[Tensor] | None,
@@ -154,13 +165,17 @@ def _restore(
         return 0, 0.0, math.nan
     with safe_open(path, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        state = json.loads(file.metadata()["state"])
+        metadata = file.metadata()
+    held, wanted = json.loads(metadata.get("recipe", "{}")), course.recipe()
+    differing = [f"{k} {held.get(k)} instead of {v}" for k, v in wanted.items() if held.get(k) != v]
     weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     try:
-        model.load_state_dict(weights)
+        if differing:
+            raise RuntimeError(", ".join(differing))
+        course.model.load_state_dict(weights)
     except RuntimeError as error:
         raise ModelError(
-            f"{path} must hold a checkpoint of this model, but it is of another one: {error}. "
+            f"{path} must hold a checkpoint of this course, but it is of another one: {error}. "
             "Move the file away to train from nothing."
         ) from error
     for index, parameter in enumerate(parameters):
@@ -172,4 +187,5 @@ def _restore(
         }
         if average is not None:
             average[index].copy_(tensors[f"average.{index}"])
+    state = json.loads(metadata["state"])
     return state["step"], state["seconds"], state["loss"]

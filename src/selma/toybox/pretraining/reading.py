@@ -111,7 +111,14 @@ def train_text_encoder(
         return sum(errors, start=torch.zeros((), device=device))
 
     course = Course(
-        NAME, reader, loss, steps=steps, learning_rate=1e-3, ema_decay=0.995, limit_s=limit_s
+        NAME,
+        reader,
+        loss,
+        steps=steps,
+        learning_rate=1e-3,
+        ema_decay=0.995,
+        limit_s=limit_s,
+        draws={"seed": seed, "batch": batch},
     )
     report = train(course, folder / "checkpoints")
     reader.cpu().eval().encoder.save_pretrained(folder / NAME)

@@ -88,7 +88,14 @@ def train_scorer(
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
     course = Course(
-        "clip", model, loss, steps=steps, learning_rate=1e-3, ema_decay=0.995, limit_s=limit_s
+        "clip",
+        model,
+        loss,
+        steps=steps,
+        learning_rate=1e-3,
+        ema_decay=0.995,
+        limit_s=limit_s,
+        draws={"seed": seed, "batch": batch},
     )
     report = train(course, folder / "checkpoints")
     model.eval().half()

@@ -73,7 +73,14 @@ def train_segmenter(
         return F.cross_entropy(enlarged(logits.float()), classes.to(device), weight=weight)
 
     course = Course(
-        NAME, model, loss, steps=steps, learning_rate=1e-3, ema_decay=0.995, limit_s=limit_s
+        NAME,
+        model,
+        loss,
+        steps=steps,
+        learning_rate=1e-3,
+        ema_decay=0.995,
+        limit_s=limit_s,
+        draws={"seed": seed, "batch": batch},
     )
     report = train(course, folder / "checkpoints")
     model.cpu().eval().half()
