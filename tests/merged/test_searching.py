@@ -88,6 +88,16 @@ def test_the_scale_can_be_searched_alone(tmp_path):
         WeightSearch(weights=False, scale=None)
 
 
+def test_a_scale_alone_is_sought_between_its_bounds_around_the_best(tmp_path):
+    trials = searched(tmp_path, trials=7, weights=False, scale=(0.25, 2.0))
+    # The score is highest at 1.5; in the logarithm, each is the middle of two before it.
+    expected = [1.0, 0.25, 2.0, 2**0.5, 2**0.25, 2**0.75, 2**0.375]
+    assert [trial.scale for trial in trials] == pytest.approx(expected)
+    equal = searched(tmp_path / "equal", 6, lambda *_: 1.0, weights=False, scale=(0.25, 2.0))
+    expected = [1.0, 0.25, 2.0, 0.5, 2**-0.5, 2**0.5]  # beside 1, the wider gap first
+    assert [trial.scale for trial in equal] == pytest.approx(expected)
+
+
 def test_of_equal_scores_the_earliest_stays(tmp_path):
     trials = searched(tmp_path, score=lambda *_: 50.0)
     assert best(trials).trial == 0

@@ -27,7 +27,8 @@ class WeightSearch(Section):
     """How many merges are tried in all; the first has uniform weights. More can be added later, and
     those that are done are kept."""
     spread: PositiveFloat = 0.5
-    """Step of the first trials, in the logarithm of the weights and of the scale."""
+    """Step of the first trials, in the logarithm of the weights and of the scale. Where the scale
+    alone is searched, its bounds are tried first, and then what lies between."""
     scale: tuple[PositiveFloat, PositiveFloat] | None = (0.5, 2.0)
     """Bounds of the global scale, 1 among them; None leaves it at 1."""
     weights: bool = True

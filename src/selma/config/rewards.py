@@ -135,7 +135,7 @@ def with_sum_searched(values: Any) -> Any:
     toybox = scores.get("benchmark", "toybox") == "toybox"
     if _kind(experts.get("objective"), "") not in rewarded or decided or not (lora and toybox):
         return values
-    searched = {"search": {"trials": SCALES, "weights": False}}
+    searched = {"search": {"trials": SCALES, "weights": False, "scale": BOUNDS}}
     return values | {"merged": {"method": "sum_of_deltas"} | merged | searched}
 
 
@@ -148,3 +148,5 @@ def _kind(section: Any, default: str) -> Any:
 REWARDED = (NftObjective, DdpoObjective, DpokObjective)
 SCALES = 6
 """How many merges a search for the scale alone tries unless told otherwise."""
+BOUNDS = (0.2, 2.0)
+"""Of that scale; a fifth of the sum is the mean of five."""

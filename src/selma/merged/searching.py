@@ -1,5 +1,6 @@
 """Experts' weights and one global scale by score: merges are scored by a function that is handed
-in, and CMA-ES (arXiv:1604.00772, by the package cma) proposes the next ones.
+in, and CMA-ES (arXiv:1604.00772, by the package cma) proposes the next ones; of the scale alone,
+halving the gaps beside the best does.
 
     5-scores/search/trials.jsonl        every trial: weights, scale, score; uniform weights first
     4-merged/trials.jsonl               those that the best was taken from; in the manifest as well
@@ -11,6 +12,7 @@ where it was, and a larger budget goes on from a smaller one.
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 import warnings
@@ -162,6 +164,26 @@ def contrasts(count: int, *, of: int | None = None) -> Point:
 
 def proposals(size: int, config: WeightSearch) -> Generator[Point, float, None]:
     """Points to try, the origin first; send the score of each to have the next."""
+    if not config.weights and config.scale is not None:
+        return halvings(*map(math.log, config.scale))
+    return _by_cma(size, config)
+
+
+def halvings(low: float, high: float) -> Generator[Point, float, None]:
+    """0 and both bounds; then the middle of the wider gap beside the best so far, the lower gap of
+    equal ones. Of equal scores the point nearest to 0 is the best."""
+    scores: dict[float, float] = {}
+    for point in (0.0, low, high):
+        scores[point] = yield np.array([point])
+    while True:
+        points = sorted(scores)
+        best_one = points.index(min(points, key=lambda point: (-scores[point], abs(point))))
+        around = points[max(0, best_one - 1) : best_one + 2]
+        start, end = max(itertools.pairwise(around), key=lambda gap: gap[1] - gap[0])
+        scores[(start + end) / 2] = yield np.array([(start + end) / 2])
+
+
+def _by_cma(size: int, config: WeightSearch) -> Generator[Point, float, None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is no matplotlib to plot with
         import cma
