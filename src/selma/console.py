@@ -76,7 +76,7 @@ def show_pairs(
 ) -> None:
     """How many images each skill has, and how many of its prompts were not read to their end.
 
-    survivors: what choosing by questions left of the prompts, where it was done.
+    survivors: what choosing by thresholds left of the prompts, where there are any.
     """
     from selma.records.images import over_token_limit
 
@@ -90,6 +90,7 @@ def show_pairs(
                 f"  {100 * left.share:.1f}% of "
                 f"{counted(left.prompts, 'prompt has', 'prompts have')} an accepted image; "
                 f"{counted(left.rejected, 'has', 'have')} none, "
+                f"{counted(left.below_score, 'has', 'have')} none that scores high enough, "
                 f"{counted(left.without_questions, 'has', 'have')} no questions"
             )
 

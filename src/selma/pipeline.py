@@ -63,7 +63,7 @@ class Outcome:
     """The report's."""
     pairs: dict[str, list[Pair]]
     survivors: dict[str, Survivors]
-    """Skill → what choosing by questions left of its prompts, where it was done."""
+    """Skill → what choosing by thresholds left of its prompts, where there are any."""
     images: dict[str, Path]
     """Model → folder with its images of the benchmark."""
     scorecard: Scorecard
@@ -119,7 +119,7 @@ def images(config: RunConfig) -> dict[str, list[Pair]]:
 
 
 def survivors(config: RunConfig, skills: Iterable[str]) -> dict[str, Survivors]:
-    """What choosing by questions left of each skill's prompts, by a finished stage 2."""
+    """What choosing by thresholds left of each skill's prompts, by a finished stage 2."""
     return Stages(config, Workspace(config.run_folder), make=[]).survivors(skills)
 
 
@@ -312,7 +312,7 @@ class Stages(Generic[Run]):
         return Accepting(asked, self.config.scores, self.networks, folder, count)
 
     def survivors(self, skills: Iterable[str]) -> dict[str, Survivors]:
-        """Skill → what choosing by questions left of its prompts, where it was done."""
+        """Skill → what choosing by thresholds left of its prompts, where there are any."""
         from selma.images.pairs import read_survivors
 
         return read_survivors(self.folder, skills)

@@ -75,6 +75,7 @@ def every_mistake(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
         yield from absent(
             config.images, "images", without=["source", "base", "adapter", "choose.scorer"]
         )
+    yield from _fewest_pairs(config)
     yield from _questions(config, make)
     if EXPERTS in make and config.rewarded is not None:
         yield from absent(config.rewarded, "experts.objective", without=["questions.backend"])
@@ -278,8 +279,6 @@ def _questions(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
     source = config.questions
     key = "images.choose" if config.images.questions is not None else "experts.objective"
     key += ".questions"
-    if config.images.questions is not None:
-        yield from _fewest_pairs(config)
     if source == "toybox" and not config.prompts.given:
         yield from _readable_by_toybox(config, key)
     elif isinstance(source, WrittenQuestions):
@@ -318,9 +317,10 @@ def _preferences(config: RunConfig) -> Iterator[str]:
 
 
 def _fewest_pairs(config: RunConfig) -> Iterator[str]:
+    """Of thresholds that could never leave as many pairs as a skill needs."""
     choose = config.images.choose
     most = config.prompts.per_skill * config.images.per_prompt
-    if choose is not None and choose.fewest_pairs > most:
+    if choose is not None and choose.drops and choose.fewest_pairs > most:
         yield (
             f"images.choose.fewest_pairs: a skill has at most {counted(most, 'pair')} "
             "(prompts.per_skill times images.per_prompt), but needs "

@@ -1,14 +1,17 @@
 """Choosing by questions: a judge accepts what is trained on, and nothing is lost or repeated."""
 
+import contextlib
 import hashlib
+import io
 import json
 
 import pytest
 import tiny
-from images.test_generating import DiesAfter, Killed, files, prompts
+from images.test_generating import DiesAfter, Killed, files, generated, prompts
 
 from selma.config.images import Choice, ImagesConfig
 from selma.config.scores import ScoresConfig
+from selma.console import show_pairs
 from selma.errors import ConfigError, TooFewPairs
 from selma.images import generating
 from selma.images.choosing import require_pairs
@@ -18,7 +21,7 @@ from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.records.images import Survivors
 from selma.scores.accepting import Accepting
 from selma.scores.networks import Loaders, ScoringNetworks
-from selma.workspace import Workspace, read_lines
+from selma.workspace import Workspace, manifest, read_lines
 
 COUNT = 4
 CONFIG = ImagesConfig(
@@ -174,6 +177,61 @@ def test_several_are_kept_as_far_as_they_are_accepted(tmp_path, some):
     assert len({pair.image for pair in pairs}) == len(pairs)
 
 
+def test_a_scorers_threshold_is_a_second_one_and_each_ones_cost_is_counted(tmp_path, left, some):
+    ranked = [row["score"] for row in told(left[0])]
+    middle = sorted(ranked)[len(ranked) // 2]
+    without = [some[2].id]
+    pairs = chosen(tmp_path, some, config=changed(score_threshold=middle), without=without)
+    rows = told(tmp_path)
+    assert [row["score"] for row in rows] == ranked
+    rejected = below = 0
+    remaining = []
+    for prompt in some:
+        accepted = [r for r in rows if r["prompt_id"] == prompt.id and r["answered"] == 1.0]
+        passing = [row for row in accepted if row["score"] >= middle]
+        rejected += prompt.id not in without and not accepted
+        below += bool(accepted) and not passing
+        remaining += sorted(passing, key=lambda row: -row["score"])[:1]
+    assert [pair.seed for pair in pairs] == [row["seed"] for row in remaining]
+    expected = Survivors(prompts=8, without_questions=1, rejected=rejected, below_score=below)
+    assert below and expected.share == len(pairs) / 8
+    assert read_survivors(Workspace(tmp_path), ["cats"]) == {"cats": expected}
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        show_pairs({"cats": pairs}, {"cats": expected})
+    assert f"{below} ha" in shown.getvalue() and "scores high enough" in shown.getvalue()
+
+
+def test_another_scorers_threshold_neither_generates_nor_asks_again(tmp_path, some):
+    chosen(tmp_path, some)
+    judge = PixelJudge("b", dies_after=0)
+    high = changed(score_threshold=1e6)
+    with pytest.raises(TooFewPairs, match=r"[1-8] none .* and images\.choose\.score_threshold\."):
+        chosen(tmp_path, some, config=high, judge=judge, model=lambda: DiesAfter(0))
+    low = changed(score_threshold=-1e6)
+    chosen(tmp_path, some, config=low, judge=judge)
+
+
+def test_a_scorers_threshold_works_without_questions(tmp_path, some):
+    config = CONFIG.model_copy(update={"choose": Choice(candidates=COUNT)})
+    generated(tmp_path / "every", some, config=config)
+    best = [row["score"] for row in told(tmp_path / "every") if row["kept"]]
+    threshold = sorted(best)[3]
+    choose = Choice(candidates=COUNT, score_threshold=threshold, fewest_pairs=1)
+    config = CONFIG.model_copy(update={"choose": choose})
+    pairs = generated(tmp_path / "high", some, config=config)
+    expected = Survivors(prompts=8, without_questions=0, rejected=0, below_score=8 - len(pairs))
+    assert len(pairs) == sum(score >= threshold for score in best) < 8
+    assert read_survivors(Workspace(tmp_path / "high"), ["cats"]) == {"cats": expected}
+
+
+def test_recipes_without_a_scorers_threshold_are_as_before(tmp_path, some):
+    chosen(tmp_path, some)
+    assert "score_threshold" not in manifest(tmp_path / "2-images/cats")["recipe"]
+    chosen(tmp_path, some, config=changed(score_threshold=-1e6))
+    assert manifest(tmp_path / "2-images/cats")["recipe"]["score_threshold"] == -1e6
+
+
 @pytest.mark.parametrize(
     "where", ["generating", "scored", "asking", "write_rows", "write_metadata"]
 )
@@ -212,7 +270,7 @@ def test_too_few_prompts_of_which_all_survive_are_told_to_be_more():
     with pytest.raises(TooFewPairs, match=r"is kept\. Raise prompts\.per_skill, or be content"):
         require_pairs("cats", 2, survivors, fewest=8)
     survivors = Survivors(prompts=2, without_questions=1, rejected=1)
-    with pytest.raises(TooFewPairs, match=r"needs 1 pair to .* 1 has no questions and 1 no image"):
+    with pytest.raises(TooFewPairs, match=r"needs 1 pair to .* 1 has no questions, 1 no image"):
         require_pairs("cats", 0, survivors, fewest=1)
 
 

@@ -418,10 +418,23 @@ def test_pairs_of_winner_and_loser_are_counted(found: Findings) -> None:
 
 
 def test_what_a_judge_left_of_each_skill_is_told(found: Findings) -> None:
-    assert "image that the judge accepts" not in Parsed(page.render(found, CONFIG)).text
-    left = {skill: Survivors(prompts=8, without_questions=1, rejected=2) for skill in found.pairs}
-    text = Parsed(page.render(dataclasses.replace(found, survivors=left), CONFIG)).text
-    assert "image that the judge accepts" in text and "62.5%" in text
+    assert "with an image that is accepted" not in Parsed(page.render(found, CONFIG)).text
+    left = {
+        skill: Survivors(prompts=8, without_questions=1, rejected=2, below_score=3)
+        for skill in found.pairs
+    }
+
+    def text_of(**choose: object) -> str:
+        settings = found.settings | {"images": {"choose": choose}}
+        counted = dataclasses.replace(found, survivors=left, settings=settings)
+        return Parsed(page.render(counted, CONFIG)).text
+
+    text = text_of(questions="toybox", score_threshold=None)
+    assert "with an image that is accepted" in text and "25.0%" in text
+    assert "answered the questions of each prompt" in text and "must score" not in text
+    text = text_of(questions=None, score_threshold=0.25)
+    assert "An image must score 0.25 or more" in text
+    assert "answered the questions of each prompt" not in text
 
 
 def test_the_conclusion_says_what_was_gained_where_and_at_which_guidance(found: Findings) -> None:

@@ -26,9 +26,10 @@ QuestionSource = Annotated[
 
 
 class Choice(Section):
-    """Of several images of a prompt, those are kept that a scorer finds nearest to it, and with
-    `questions` only those that a judge accepts. The paper trains on every image; choosing before
-    training is DreamSync's (arXiv:2311.17946)."""
+    """Of several images of a prompt, those are kept that a scorer finds nearest to it, with
+    `questions` only those that a judge accepts, and with `score_threshold` only those that score so
+    high. The paper trains on every image; choosing before training is DreamSync's
+    (arXiv:2311.17946)."""
 
     candidates: Annotated[int, Field(ge=2)] = 4
     """Images generated for each prompt; DreamSync has 8."""
@@ -43,15 +44,31 @@ class Choice(Section):
     threshold: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of a prompt's questions that must be answered as expected, dependencies counted as
     scores.zeroing says."""
+    score_threshold: float | None = None
+    """The least score of an image that is kept, in the scorer's own scale (docs/scores.md); prompts
+    without such an image are dropped and counted. DreamSync has 0.6 by VILA. None: the scorer only
+    ranks."""
     fewest_pairs: PositiveInt = 8
-    """With questions: a skill for which fewer pairs are left is an error."""
+    """With questions or score_threshold: a skill for which fewer pairs are left is an error."""
+
+    @property
+    def drops(self) -> bool:
+        """Whether prompts may be left without an image."""
+        return self.questions is not None or self.score_threshold is not None
 
     @model_validator(mode="after")
     def _asked(self) -> Self:
         fields = type(self).model_fields
-        for name in ("threshold", "fewest_pairs"):
-            if self.questions is None and getattr(self, name) != fields[name].default:
-                raise ValueError(f"{name} is of questions, but there are none; set questions, too")
+        given = [n for n in ("threshold", "fewest_pairs") if getattr(self, n) != fields[n].default]
+        if "threshold" in given and self.questions is None:
+            raise ValueError(
+                "threshold is of questions, but there are none; set questions, too, or "
+                "score_threshold, which is the scorer's"
+            )
+        if "fewest_pairs" in given and not self.drops:
+            raise ValueError(
+                "fewest_pairs is of questions or score_threshold, but there is neither; set one"
+            )
         return self
 
 
@@ -83,7 +100,8 @@ class ImagesConfig(Section):
     base: DrawingBase | None = None
     """A base that generates in place of the run's. None is the run's own."""
     per_prompt: PositiveInt = 1
-    """Images kept for each prompt; with choose.questions, and of given images, at most."""
+    """Images kept for each prompt; with choose.questions or choose.score_threshold, and of given
+    images, at most."""
     steps: PositiveInt = 50
     """The run's base's denoising steps."""
     guidance: NonNegativeFloat = 7.5

@@ -1,5 +1,6 @@
-"""Of several images of each prompt, those that a judge accepts, and of these the ones that a scorer
-finds nearest to it (DreamSync's way, arXiv:2311.17946, with any scorer; nobody's label is needed).
+"""Of several images of each prompt, those that a judge accepts and that score high enough, and of
+these the ones that a scorer finds nearest to it (DreamSync's way, arXiv:2311.17946, with any
+scorer; nobody's label is needed).
 
     2-images/_candidates/<skill>/<prompt id>[-<k>].png    all of them, chosen or not
     2-images/_scores/<skill>/scores.jsonl                 the scorer's score of each
@@ -94,13 +95,14 @@ def require_pairs(skill: str, count: int, survivors: Survivors, *, fewest: int) 
             "Let images.choose.questions cover more prompts; toybox reads those of its own words "
             "alone (prompts.lexicon: toybox)."
         )
-    if survivors.rejected:
-        advice.append("Raise images.choose.candidates or lower images.choose.threshold.")
+    lower = {"threshold": survivors.rejected, "score_threshold": survivors.below_score}
+    if names := [f"images.choose.{name}" for name, count in lower.items() if count]:
+        advice.append(f"Raise images.choose.candidates or lower {' and '.join(names)}.")
     advice.append("Raise prompts.per_skill, or be content with fewer: images.choose.fewest_pairs.")
     raise TooFewPairs(
         f"Skill {skill!r} needs {counted(fewest, 'pair')} to train on, but has {count}: of "
         f"{counted(survivors.prompts, 'prompt')}, "
-        f"{counted(survivors.without_questions, 'has', 'have')} no questions and "
-        f"{survivors.rejected} no image that the judge accepts. What was made is kept. "
-        f"{' '.join(advice)}"
+        f"{counted(survivors.without_questions, 'has', 'have')} no questions, "
+        f"{survivors.rejected} no image that the judge accepts and {survivors.below_score} none "
+        f"that scores high enough. What was made is kept. {' '.join(advice)}"
     )

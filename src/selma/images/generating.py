@@ -54,9 +54,9 @@ def generate_pairs(
     """Skill → each prompt with its image(s), in the order of the prompts.
 
     Every skill is one imagefolder, `2-images/<skill>/train/`. Where images are chosen, what became
-    of each candidate is in `2-images/<skill>/candidates.jsonl`, and with `accepting` prompts of
-    which none is accepted have no pair. `model` is called only if an image is missing. Raises
-    TooFewPairs.
+    of each candidate is in `2-images/<skill>/candidates.jsonl`, and prompts of which none reaches
+    the thresholds (those of questions count with `accepting` alone) have no pair. `model` is called
+    only if an image is missing. Raises TooFewPairs.
     """
     generation = Generation(config, base=base, seed=seed, model=model, adapters=adapters)
     return {
@@ -230,25 +230,29 @@ def _generate_skill(
     }
     if choose and accepting:
         recipe["accepting"] = accepting.recipe(skill) | {"threshold": choose.threshold}
+    if choose and choose.score_threshold is not None:
+        recipe["score_threshold"] = choose.score_threshold
     item = folder.item(IMAGES, skill, recipe=recipe)
     if choose:  # asked for here, so that the folder knows where they lie even if all is done
         _item_of_candidates(skill, _asked(skill, prompts, accepting), generation, folder)
     if item.done:
         pairs = read_generated(item.path, prompts)
-        if choose and accepting:  # fewest_pairs may have been raised since
-            of = [pair.prompt for pair in pairs]
-            _survivors(skill, prompts, accepting, of, fewest=choose.fewest_pairs)
+        if choose and (left := item.manifest and item.manifest["summary"].get("survivors")):
+            # fewest_pairs may have been raised since
+            survivors = Survivors.model_validate(left)
+            require_pairs(skill, len(pairs), survivors, fewest=choose.fewest_pairs)
         return pairs
     train = item.begin() / "train"
     train.mkdir(exist_ok=True)
     files: list[Path] = []
     summary: dict[str, Any] = {}
     if choose and scorer:
-        chosen = _choose(skill, prompts, generation, scorer, item, folder, accepting=accepting)
+        chosen, survivors = _choose(
+            skill, prompts, generation, scorer, item, folder, accepting=accepting
+        )
         files = [item.path / CHOSEN]
-        if accepting:
-            of = [prompt for prompt, _ in chosen]
-            survivors = _survivors(skill, prompts, accepting, of, fewest=choose.fewest_pairs)
+        if accepting or choose.score_threshold is not None:
+            require_pairs(skill, len(chosen), survivors, fewest=choose.fewest_pairs)
             summary = {"survivors": survivors.model_dump(), "kept_share": round(survivors.share, 4)}
     else:
         jobs = generation.jobs(train, prompts)
@@ -306,29 +310,40 @@ def _choose(
     folder: Workspace,
     *,
     accepting: Accepting | None,
-) -> list[tuple[Prompt, Job]]:
-    """The prompts with their best candidates, copied into the item; CHOSEN has what became of all.
+) -> tuple[list[tuple[Prompt, Job]], Survivors]:
+    """The prompts with their best candidates, copied into the item, and what is left of the
+    prompts; CHOSEN has what became of all candidates. Raises TooFewPairs.
 
-    Prompts have fewer, or none, where a judge does not accept them.
+    Prompts have fewer, or none, where a judge does not accept them or they score too low.
     """
     config, choose = generation.config, generation.config.choose
     assert choose is not None
-    if accepting:
-        every, prompts = prompts, _asked(skill, prompts, accepting)
-        most = [prompt for prompt in prompts for _ in range(config.per_prompt)]
-        _survivors(skill, every, accepting, most, fewest=choose.fewest_pairs)
+    every, prompts = len(prompts), _asked(skill, prompts, accepting)
+    unasked = every - len(prompts)
+    if accepting or choose.score_threshold is not None:
+        possible = Survivors(prompts=every, without_questions=unasked, rejected=0)
+        most = len(prompts) * config.per_prompt
+        require_pairs(skill, most, possible, fewest=choose.fewest_pairs)
     candidates, jobs = _candidates(skill, prompts, generation, folder)
     texts = {job.path: job.text for job in jobs}
     max_pixels = 4 * generation.model().image_px ** 2
     scores = scored(candidates, skill, texts, scorer, folder, max_pixels=max_pixels)
     shares = accepting.shares(skill, candidates.path) if accepting else None
     chosen, rows = [], []
+    rejected = below_score = 0
     for prompt, start in zip(prompts, range(0, len(jobs), choose.candidates), strict=True):
         of_prompt = range(start, start + choose.candidates)
         accepted = [
             k for k in of_prompt if not shares or shares[jobs[k].path.stem] >= choose.threshold
         ]
-        places = best(scores, keep=config.per_prompt, among=accepted)
+        high_enough = [
+            k
+            for k in accepted
+            if choose.score_threshold is None or scores[k] >= choose.score_threshold
+        ]
+        rejected += not accepted
+        below_score += bool(accepted) and not high_enough
+        places = best(scores, keep=config.per_prompt, among=high_enough)
         for number, place in enumerate(places):
             path = inside(item.path / "train", _image_name(prompt, number))
             if processes.main():
@@ -341,26 +356,10 @@ def _choose(
             rows.append({**row, **outcome, **({"answered": shares[name]} if shares else {})})
     if processes.main():
         write_rows(item.path / CHOSEN, rows)
-    return chosen
-
-
-def _survivors(
-    skill: str,
-    prompts: Sequence[Prompt],
-    accepting: Accepting,
-    of: Sequence[Prompt],
-    *,
-    fewest: int,
-) -> Survivors:
-    """What is left of the prompts, where `of` has each pair's. Raises TooFewPairs."""
-    asked = accepting.asked[skill]
     survivors = Survivors(
-        prompts=len(prompts),
-        without_questions=len(prompts) - len(asked),
-        rejected=len(asked) - len({prompt.id for prompt in of}),
+        prompts=every, without_questions=unasked, rejected=rejected, below_score=below_score
     )
-    require_pairs(skill, len(of), survivors, fewest=fewest)
-    return survivors
+    return chosen, survivors
 
 
 def _image_name(prompt: Prompt, number: int) -> str:

@@ -54,7 +54,7 @@ def read_generated(folder: Path, prompts: Sequence[Prompt]) -> list[Pair]:
 
 
 def read_survivors(folder: Workspace, skills: Iterable[str]) -> dict[str, Survivors]:
-    """Skill → what choosing by questions left of its prompts; none where it was not done."""
+    """Skill → what choosing by thresholds left of its prompts; none where there are none."""
     summaries = {s: manifest(folder.folder_of(IMAGES, s)).get("summary", {}) for s in skills}
     return {
         skill: Survivors.model_validate(summary["survivors"])

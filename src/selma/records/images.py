@@ -47,17 +47,22 @@ class PreferenceCount(Record):
 
 
 class Survivors(Record):
-    """What choosing by questions left of a skill's prompts. Easy prompts survive more often."""
+    """What thresholds of choosing left of a skill's prompts. Easy prompts survive more often."""
 
     prompts: int
     without_questions: int
+    """Where questions are asked."""
     rejected: int
     """Prompts with questions, but without an image that the judge accepts."""
+    below_score: int = 0
+    """Other prompts without an image that reaches the scorer's threshold; where questions are
+    asked, of those that the judge accepts."""
 
     @property
     def share(self) -> float:
         """Share of the prompts that are trained on, 0..1."""
-        return 1 - (self.without_questions + self.rejected) / max(self.prompts, 1)
+        dropped = self.without_questions + self.rejected + self.below_score
+        return 1 - dropped / max(self.prompts, 1)
 
 
 def over_token_limit(pairs: Iterable[Pair]) -> int:

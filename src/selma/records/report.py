@@ -51,7 +51,7 @@ class Findings:
     replies: dict[str, dict[str, int]] = field(default_factory=dict)
     """Skill → what became of the model's replies → how many; their sum is that of all replies."""
     survivors: dict[str, Survivors] = field(default_factory=dict)
-    """Skill → what choosing by questions left of its prompts; empty if it was not done."""
+    """Skill → what choosing by thresholds left of its prompts; empty if there are none."""
     preferences: dict[str, PreferenceCount] = field(default_factory=dict)
     """Skill → what making pairs of winner and loser left; empty if experts learn from none."""
     benchmark_over_limit: int = 0

@@ -119,6 +119,8 @@ def context(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ()
         "over_limit": {s: over_token_limit(pairs) for s, pairs in findings.pairs.items()},
         "trained_on": trained_on(findings.settings),
         "survivors": findings.survivors,
+        "asked": _choice(findings.settings).get("questions") is not None,
+        "score_threshold": _choice(findings.settings).get("score_threshold"),
         "preferences": findings.preferences,
         "dropped": findings.dropped,
         "replies": findings.replies,
@@ -213,3 +215,8 @@ def _backend(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 def _total(lines: list[dict[str, Any]], name: str) -> float:
     values = (line.get(name) for line in lines)
     return float(sum(v for v in values if isinstance(v, int | float)))
+
+
+def _choice(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How training images were chosen; empty if they were not."""
+    return (settings.get("images") or {}).get("choose") or {}
