@@ -15,6 +15,7 @@ from selma.applications.comparisons.recipes import check, load_comparison, runs
 from selma.config.adapters import LoraConfig
 from selma.config.preferences import DpoObjective
 from selma.config.rewards import DdpoObjective
+from selma.config.scores import ScorerSettings
 from selma.errors import ConfigError
 from selma.toybox import BASES, weights_folder
 
@@ -130,6 +131,10 @@ def test_policy_gradients_learn_as_released() -> None:
             assert (experts.adapter.rank, experts.adapter.alpha) == (4, 4)
             assert (experts.learning_rate, experts.schedule) == (rate, "constant")
             assert (experts.weight_decay, experts.max_grad_norm) == (decay, clip)
+            reward = rows[name].rewarded.reward
+            # The base's other reward, which reports, would be no evidence.
+            assert isinstance(reward, ScorerSettings) and reward.kind == "imagereward"
+            assert rows[name].chosen_by == ()
         assert rows["dpok"].experts.batch_size == 24
 
 
