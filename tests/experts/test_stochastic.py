@@ -31,8 +31,23 @@ def test_an_image_of_pure_noise_is_a_beginning():
     assert torch.isfinite(step.log_density(step.at(ONE))).all()
 
 
-@pytest.mark.parametrize("steps", [1, 3, 10, 50])
-def test_times_fall_and_end_at_zero(steps):
-    times = ddim_times(steps, 1000)
-    assert len(times) == steps + 1 and times[0] == 999 and times[-1] == 0
-    assert (times.diff() < 0).all()
+def test_times_fall_evenly_and_end_at_zero_whatever_their_number():
+    for steps in range(1, 1000):
+        times = ddim_times(steps, 1000)
+        assert len(times) == steps + 1 and times[0] == 999 and times[-1] == 0
+        lengths = -times.diff()
+        assert lengths.min() >= 1, steps
+        assert lengths.max() <= 2 * lengths[:-1].min() if steps > 1 else lengths == 999, steps
+
+
+@pytest.mark.parametrize("steps", [0, 1000, 1001])
+def test_times_are_not_given_twice(steps):
+    with pytest.raises(ValueError, match="steps must be 1 to 999"):
+        ddim_times(steps, 1000)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 8, 10, 20, 25, 30, 50, 100, 250, 500])
+def test_times_of_usual_numbers_are_as_released(steps):
+    """t - 1000 / steps, clamped at 0."""
+    expected = [999 - 1000 // steps * k for k in range(steps)] + [0]
+    assert ddim_times(steps, 1000).tolist() == expected

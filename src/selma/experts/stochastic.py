@@ -50,10 +50,20 @@ def ddim_step(
 
 def ddim_times(steps: int, train_timesteps: int) -> Tensor:
     """[steps + 1] timesteps, noisiest first, of evenly spaced steps that end at 0, so that the last
-    one, too, has noise and a finite density."""
-    stride = train_timesteps // steps
-    times = train_timesteps - 1 - stride * torch.arange(steps)
-    return torch.cat([times, torch.zeros(1, dtype=times.dtype)])
+    one, too, has noise and a finite density. Raises ValueError unless there are fewer steps than
+    timesteps.
+
+    Steps are of one length with a last one that is less than twice as long, as DDPO's are; where
+    whole timesteps do not go into the schedule so, all are rounded from even ones.
+    """
+    if not 0 < steps < train_timesteps:
+        raise ValueError(f"steps must be 1 to {train_timesteps - 1}, but {steps} came")
+    last, stride = train_timesteps - 1, train_timesteps // steps
+    if last - stride * (steps - 1) < 2 * stride:
+        times = last - stride * torch.arange(steps)
+        return torch.cat([times, torch.zeros(1, dtype=times.dtype)])
+    left = steps - torch.arange(steps + 1)
+    return (2 * last * left + steps) // (2 * steps)  # rounded; halves up
 
 
 def _wide(values: Tensor) -> Tensor:
