@@ -1,6 +1,7 @@
 """DDPO: its losses and advantages by hand, the ratio of a round's first step, exact resume."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from selma.config.rewards import DdpoObjective
 from selma.errors import ConfigError
 from selma.experts.objectives.ddpo import clipped_losses, prompt_advantages
+from selma.experts.training import fit
 
 DDPO = DdpoObjective(
     reward="toybox",
@@ -55,6 +57,24 @@ def test_it_trains_and_goes_on_where_it_was_cut_short(tmp_path, shape):
     with pytest.raises(Stop):
         fitted(tmp_path / "cut", model, data, config, tmp_path, on_step=stopping(3))
     assert tree(fitted(tmp_path / "cut", model, data, config, tmp_path)) == tree(whole)
+
+
+def test_noise_that_nothing_reads_is_not_drawn_and_changes_no_byte(tmp_path):
+    model = tiny.load("sd1")
+    data = encoded(tmp_path, pairs(tmp_path), model=lambda: model)
+    config = settings(DDPO, micro_batch_size=2)
+    trees = []
+    for noised in (False, True):
+        path = tmp_path / f"noised-{noised}"
+        path.mkdir()
+        learner = learner_of(model, data, config, tmp_path)
+        assert not learner.batches.noised
+        learner.batches = replace(learner.batches, noised=noised)
+        fit(learner, config, path, made_by={})
+        drawn = learner.batches.at(0)
+        assert drawn.noise.shape == ((4, *model.latent_shape) if noised else (4, 0))
+        trees.append(tree(path))
+    assert trees[0] == trees[1]
 
 
 def test_steps_that_the_schedule_has_not_are_refused(tmp_path):

@@ -19,7 +19,7 @@ from selma.adapters.files import given, write_safetensors
 from selma.config.rewards import RewardedObjective
 from selma.errors import ConfigError, DataError, ModelError
 from selma.experts.advantages import has_spread
-from selma.experts.batches import Batches
+from selma.experts.batches import Batch, Batches
 from selma.experts.finishing import REWARDS, ROUNDS
 from selma.experts.learners import LearnerParts
 from selma.experts.rewards import check_reward
@@ -83,6 +83,15 @@ class RoundBatches(Batches):
     """Batches whose indices are a round's samples, as `chosen` says of a step."""
 
     chosen: Callable[[int], Tensor] = lambda step: torch.empty(0, dtype=torch.int64)
+    noised: bool = True
+
+    def at(self, step: int) -> Batch:
+        """The batch of step 0, 1, ...; its rows have no numbers where nothing is noised."""
+        if self.noised:
+            return super().at(step)
+        indices = self._indices(step)
+        none, never = torch.zeros(len(indices), 0), torch.zeros(len(indices), dtype=torch.bool)
+        return Batch(indices, torch.zeros_like(indices), none, none, never, never)
 
     def _indices(self, step: int) -> Tensor:
         return self.chosen(step)
@@ -100,10 +109,12 @@ class Rollouts:
         samples_per_image: int = 1,
         keep_old: bool,
         spread_only: bool = True,
+        noised: bool = True,
     ) -> None:
         """samples_per_image: how many samples a batch can take of each; sample s is of image
         s // samples_per_image.  keep_old: whether later steps ask for the weights that drew.
-        spread_only: leave out groups whose images are all equally good."""
+        spread_only: leave out groups whose images are all equally good.  noised: whether steps
+        learn from images that are noised anew, so that batches need noise and timesteps."""
         if parts.reward is None:
             raise ConfigError(
                 f"objective {settings.kind} learns from rewards, but none was handed over."
@@ -120,6 +131,7 @@ class Rollouts:
         self.batches = RoundBatches(
             **{f.name: getattr(parts.batches, f.name) for f in fields(Batches)},
             chosen=self._samples,
+            noised=noised,
         )
 
     @property

@@ -48,6 +48,7 @@ class Trajectories:
             samples_per_image=self.steps,
             keep_old=True,
             spread_only=False,
+            noised=False,
         )
 
     def states(self, transitions: Tensor) -> Tensor:
