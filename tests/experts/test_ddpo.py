@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from selma.config.rewards import DdpoObjective
 from selma.errors import ConfigError
 from selma.experts.objectives.ddpo import clipped_losses, prompt_advantages
+from selma.experts.rollouts import kept_images
 from selma.experts.training import fit
 
 DDPO = DdpoObjective(
@@ -24,7 +25,7 @@ DDPO = DdpoObjective(
     updates_per_round=2,
     sampling_steps=3,
     guidance=2.0,
-    images_kept=0,
+    images_kept=3,
 )
 
 
@@ -57,6 +58,15 @@ def test_it_trains_and_goes_on_where_it_was_cut_short(tmp_path, shape):
     with pytest.raises(Stop):
         fitted(tmp_path / "cut", model, data, config, tmp_path, on_step=stopping(3))
     assert tree(fitted(tmp_path / "cut", model, data, config, tmp_path)) == tree(whole)
+    for number in ("000001", "000002"):  # one of each prompt, then a second of the first
+        images = sorted(path.name for path in (whole / "rounds" / number).glob("*.png"))
+        assert images == ["000-0.png", "000-1.png", "001-0.png"]
+
+
+def test_of_each_prompt_one_image_is_kept_before_another_one_is():
+    assert kept_images(6, each=3, count=0) == []
+    assert kept_images(6, each=3, count=3) == [0, 3, 1]
+    assert kept_images(6, each=3, count=99) == [0, 3, 1, 4, 2, 5]
 
 
 def test_noise_that_nothing_reads_is_not_drawn_and_changes_no_byte(tmp_path):

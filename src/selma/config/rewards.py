@@ -38,7 +38,8 @@ class RewardedObjective(Section):
     images_at_once: PositiveInt = 8
     """Images of one pass while they are generated."""
     images_kept: NonNegativeInt = 6
-    """How many images of each round are kept, to be looked at; all rewards are."""
+    """How many images of each round are kept, to be looked at: one of each prompt, then seconds.
+    All rewards are."""
 
     @property
     def images_per_round(self) -> int:

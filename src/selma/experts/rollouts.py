@@ -228,10 +228,15 @@ class Rollouts:
         at_once, model = self.settings.images_at_once, self.parts.model
         names = unrewarded.names
         prompts = [self.parts.pairs[row].prompt for row in unrewarded.rows.tolist()]
+        kept = set(
+            kept_images(
+                len(names), each=unrewarded.images_per_prompt, count=self.settings.images_kept
+            )
+        )
         images: list[Image] = []
         # As they would be read from a file: 8 bits a channel.
         for image in model.decode(list(unrewarded.drawn["latents"]), batch_size=at_once):
-            if len(images) < self.settings.images_kept:
+            if len(images) in kept:
                 write_bytes(folder / f"{names[len(images)]}.png", png_bytes(image))
             images.append(image)
         tell(f"rewarding {len(images)} images")
@@ -289,6 +294,12 @@ class Rollouts:
     @property
     def _skill(self) -> str:
         return self.parts.batches.skill
+
+
+def kept_images(images: int, *, each: int, count: int) -> list[int]:
+    """Places of the images of a round that are kept: one of each prompt, in order, then seconds,
+    and so on.  each: images of one prompt, in a row."""
+    return sorted(range(images), key=lambda n: (n % each, n))[:count]
 
 
 class RolloutLearner:
