@@ -15,6 +15,7 @@ from selma.config.images import DrawingBase, ImagesConfig
 from selma.config.merged import MergedConfig
 from selma.config.preferences import DpoObjective
 from selma.config.rewards import NftObjective
+from selma.errors import ConfigError, DataError
 from selma.experts.encoding import _fit, encode_pairs
 from selma.experts.fitting import OWN, fitting_of
 from selma.experts.recipes import expert_recipe, image_digests
@@ -87,6 +88,23 @@ def test_one_expert_learns_from_rewards_of_all_skills(tmp_path, by_skill, joint,
     assert {row["prompt"] for row in rows} == {
         pair.prompt.id for of_skill in by_skill.values() for pair in of_skill
     }
+
+
+def test_what_the_objective_does_not_learn_from_is_refused(tmp_path, by_skill):
+    nft = NftObjective(reward="toybox")
+    some = {skill: [] for skill in by_skill}
+    for what, objective in (
+        ({"preferences": some}, CONFIG.objective),
+        ({"preferences": some}, nft),
+        ({"rewards": lambda skill: Redness()}, CONFIG.objective),
+        ({"rewards": lambda skill: Redness()}, DpoObjective()),
+    ):
+        (name,) = what
+        with pytest.raises(ConfigError, match=f"learn from no {name}, but {name} were handed"):
+            trained(tmp_path, by_skill, objective=objective, **what)
+    with pytest.raises(DataError, match="'cats' has none"):
+        trained(tmp_path, by_skill, objective=DpoObjective(), preferences={})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_runs_joint_expert_gets_the_questions_of_all_skills(tmp_path):

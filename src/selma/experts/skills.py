@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from selma import processes
 from selma.config.experts import JOINT, ExpertsConfig
 from selma.config.networks import BaseConfig
+from selma.config.preferences import PreferenceObjective
+from selma.config.rewards import RewardedObjective
 from selma.errors import ConfigError, DataError
 from selma.experts.fitting import OWN, Fitting
 from selma.experts.learners import AdapterWeights, Learner, LearnerParts
@@ -48,9 +50,11 @@ def train_experts(
 
     `rewards` maps a skill to the reward of its images; objectives that learn from rewards need it.
     `dev_score` maps an adapter's folder to a score, higher is better; it is needed if
-    `config.select` is "dev". `model` is called only if an expert is missing. Raises
-    TrainingDiverged, with the last checkpoint kept.
+    `config.select` is "dev". `model` is called only if an expert is missing. Raises ConfigError for
+    rewards or preferences from which the objective does not learn, and TrainingDiverged, with the
+    last checkpoint kept.
     """
+    _require_learnt(config, rewards=rewards, preferences=preferences)
     if config.select == "dev" and dev_score is None:
         raise ConfigError('experts.select is "dev", which needs a dev_score, but none was given.')
     if config.joint is not None:
@@ -59,6 +63,8 @@ def train_experts(
         pairs = _together(pairs)
         preferences = None if preferences is None else _together(preferences)
 
+    if absent := sorted(pairs.keys() - (pairs if preferences is None else preferences).keys()):
+        raise DataError(f"Each skill needs preferences, but {absent[0]!r} has none.")
     data = {
         skill: SkillData(pairs[skill], None)
         if preferences is None
@@ -91,6 +97,20 @@ def train_experts(
     processes.wait()
     with processes.alone():
         return [train(skill) for skill in pairs]
+
+
+def _require_learnt(config: ExpertsConfig, *, rewards: object, preferences: object) -> None:
+    """Raise ConfigError for what was handed over, but would be passed over."""
+    handed = {"preferences": preferences, "rewards": rewards}
+    kinds = {"preferences": PreferenceObjective, "rewards": RewardedObjective}
+    for what, kind in kinds.items():
+        if handed[what] is not None and not isinstance(config.objective, kind):
+            names = {"preferences": "dpo", "rewards": "nft, ddpo or dpok"}
+            raise ConfigError(
+                f"Experts by experts.objective {config.objective.kind} learn from no {what}, but "
+                f"{what} were handed over. Set experts.objective to {names[what]}, or leave the "
+                f"{what} out."
+            )
 
 
 @dataclass(frozen=True)
