@@ -231,3 +231,16 @@ def test_questions_of_toybox_need_its_captions_and_enough_of_them(
     for line, mistake in zip(str(refused.value).splitlines()[1:], mistakes, strict=True):
         assert re.search(mistake, line)
     return None
+
+
+def test_a_scorers_threshold_needs_prompts_enough_as_questions_do() -> None:
+    def run(**choose: object) -> RunConfig:
+        prompts = {"skills": ["toybox_coco"], "per_skill": 3}
+        return RunConfig.model_validate(
+            {"name": "x", "prompts": prompts, "images": {"choose": choose}}
+        )
+
+    check(run())
+    check(run(score_threshold=20.0, fewest_pairs=3))
+    with pytest.raises(ConfigError, match="at most 3 pairs .* but needs 8; lower it"):
+        check(run(score_threshold=20.0))
