@@ -469,7 +469,8 @@ def _choices(
 
 
 def _networks(config: RunConfig) -> Iterator[str]:
-    from selma.backbones.judges.loading import judge_kind, missing_weights
+    from selma.backbones.judges.loading import judge_kind, missing_weights, same_weights
+    from selma.scores.networks import SAME_WEIGHTS
 
     scores = config.scores
     # A judge's row says whether its server needs a key.
@@ -479,6 +480,8 @@ def _networks(config: RunConfig) -> Iterator[str]:
     for key in ("judge", "choosing_judge"):
         judge = getattr(scores, key)
         yield from judge_kind(judge, setting=f"scores.{key}").mistakes(judge, f"scores.{key}")
+    if same_weights(scores.judge, scores.choosing_judge):
+        yield SAME_WEIGHTS
     if scores.vqascore is not None:
         from selma.backbones.judges.wordings import VQASCORE, wording
 

@@ -16,6 +16,11 @@ from selma.config.scores import ScoresConfig
 from selma.errors import ConfigError
 from selma.scores.tifa import Matcher
 
+SAME_WEIGHTS = (
+    "scores.choosing_judge must be another judge than scores.judge, but both have the same "
+    "weights: what it chose would look better than it is. Name a judge of other weights."
+)
+
 
 @dataclass(frozen=True)
 class Loaders:
@@ -47,11 +52,10 @@ class ScoringNetworks:
     @property
     def choosing_judge(self) -> Judge:
         """The second judge. Raises ConfigError if it is the reporting one under another name."""
-        if self.second_judge.fingerprint == self.judge.fingerprint:
-            raise ConfigError(
-                "scores.choosing_judge must be another judge than scores.judge, but both have the "
-                "same weights: what it chose would look better than it is."
-            )
+        same = self.second_judge.fingerprint == self.judge.fingerprint
+        # Another wording has another fingerprint, but is no other judge.
+        if same or judging.same_weights(self.config.judge, self.config.choosing_judge):
+            raise ConfigError(SAME_WEIGHTS)
         return self.second_judge
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from selma.applications.comparisons.records import Compared
 from selma.applications.comparisons.table import sheets
 from selma.errors import ConfigError, SelmaError
 from selma.report.pages import read_pages
+from selma.toybox import weights_of
 from selma.workspace import Workspace
 
 
@@ -268,6 +270,12 @@ def test_a_judge_that_reports_on_any_benchmark_chooses_nothing(home: Path, addre
     assert "chosen, rewarded, whole, best, guidances: scores.choosing_judge: toybox-b " in text
     alone = str(check(written(home, address, "leak", benchmarks=two[:1], **bare)).exception)
     assert "reports on" not in alone
+    # The same weights under another name are the same judge.
+    shutil.copytree(weights_of("judge-b"), home / "copy")
+    copy = {"judge": {"kind": "transformers", "model": str(home / "copy")}}
+    renamed = [two[0], {"name": "three", "scores": copy}]
+    text = str(check(written(home, address, "leak", benchmarks=renamed, **bare)).exception)
+    assert "toybox-b reports on three under the name copy, with the same weights" in text
 
 
 def test_what_rewards_have_by_default_is_not_shared_by_rows(home: Path, address: str) -> None:

@@ -13,10 +13,11 @@ from pydantic import ValidationError
 from selma import runfile
 from selma.applications import loading
 from selma.applications.comparisons.settings import Comparison, RowSettings
+from selma.backbones.judges.loading import same_weights
 from selma.config import RunConfig, read_mapping
 from selma.config.guides import GuideSettings
 from selma.config.places import map_paths
-from selma.config.scores import judge_name
+from selma.config.scores import AnyJudge, judge_name
 from selma.config.section import is_folder, laid_over, mistake
 from selma.errors import ConfigError, SelmaError
 from selma.images.guides.applying import guide_mistakes
@@ -228,7 +229,7 @@ def _dev(configs: Iterable[RunConfig]) -> bool:
 def _judges(plan: Plan) -> Iterator[tuple[str, str]]:
     """Rows, and the choice of guidances, in which a judge has a say that reports on a benchmark:
     what it chose would look better there than it is."""
-    reporting = {judge_name(c.scores.judge): name for name, c in plan.benchmarks.items()}
+    reporting = {name: config.scores.judge for name, config in plan.benchmarks.items()}
     choosing = {
         name: recipe.config.scores
         for name, recipe in plan.recipes.items()
@@ -237,13 +238,21 @@ def _judges(plan: Plan) -> Iterator[tuple[str, str]]:
     if plan.choosing is not None:
         choosing["guidances"] = plan.benchmarks[plan.choosing].scores
     for name, scores in choosing.items():
-        judge = judge_name(scores.choosing_judge)
-        if judge in reporting:
+        chooser = scores.choosing_judge
+        benchmark = next((on for on, judge in reporting.items() if _one(judge, chooser)), None)
+        if benchmark is not None:
+            known, judge = judge_name(reporting[benchmark]), judge_name(chooser)
+            under = "" if known == judge else f" under the name {known}, with the same weights"
             yield (
                 name,
-                f"scores.choosing_judge: {judge} reports on {reporting[judge]}, so that it may not "
+                f"scores.choosing_judge: {judge} reports on {benchmark}{under}, so that it may not "
                 "choose or reward; set another one in the comparison's settings.",
             )
+
+
+def _one(judge: AnyJudge, other: AnyJudge) -> bool:
+    """Whether two judges are one, by name or by weights."""
+    return judge_name(judge) == judge_name(other) or same_weights(judge, other)
 
 
 def _of_model(recipe: Recipe) -> Iterator[str]:

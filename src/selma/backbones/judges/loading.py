@@ -6,13 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from selma.backbones.hub import file_digest
 from selma.backbones.judges.judge import Judge, Scorer
 from selma.backbones.judges.toybox import ClipScorer, ToyboxJudge
 from selma.backbones.packages import CheckedKind
 from selma.config.scores import AnyJudge, LocalJudge, ServedJudge
 from selma.config.section import Section
-from selma.errors import ModelError
+from selma.errors import ConfigError, ModelError
 from selma.registry import Table
 from selma.toybox import weights_of
 
@@ -28,6 +30,8 @@ class JudgeKind(CheckedKind):
     be seen without them; raises ModelError or ConfigError."""
     settings: type[Section] | None = None
     """None is a judge that is chosen by its name alone."""
+    folder: Callable[[Any], Path | None] = lambda judge: None
+    """settings → where its weights lie, if they are on this machine; see `same_weights`."""
     chooses: bool = True
     """Whether it can be asked multiple-choice questions: see `judge.Chooser`."""
 
@@ -37,9 +41,15 @@ def _toybox(name: str) -> JudgeKind:
     return JudgeKind(
         name,
         lambda judge, setting: ToyboxJudge(name, weights_of(part)),
+        folder=lambda judge: weights_of(part),
         chooses=False,
         look=lambda judge, key: missing_weights(part, key),
     )
+
+
+def _folder(settings: LocalJudge) -> Path | None:
+    folder = Path(settings.model)
+    return folder if folder.is_dir() else None
 
 
 def _load_local(settings: LocalJudge, *, setting: str) -> Judge:
@@ -81,7 +91,7 @@ JUDGES = Table(
     [
         _toybox("toybox-a"),
         _toybox("toybox-b"),
-        JudgeKind("transformers", _load_local, LocalJudge, look=_look_local),
+        JudgeKind("transformers", _load_local, LocalJudge, folder=_folder, look=_look_local),
         JudgeKind("openai", _load_served, ServedJudge, look=_look_served),
     ],
 )
@@ -91,6 +101,29 @@ def judge_kind(judge: AnyJudge, *, setting: str = "scores.judge") -> JudgeKind:
     """The row of these settings. Raises ConfigError."""
     name = judge if isinstance(judge, str) else str(getattr(judge, "kind", ""))
     return JUDGES.find(name, setting=setting)
+
+
+def same_weights(one: AnyJudge, other: AnyJudge) -> bool:
+    """Whether two judges are one network under two names: by the bytes of their safetensors, where
+    both lie on this machine. Wording, decoding and files' names do not count; a file is read only
+    if the other judge has files of the same sizes."""
+    files = [_weight_files(judge) for judge in (one, other)]
+    if not all(files):
+        return False
+    sizes = [sorted(file.stat().st_size for file in of_judge) for of_judge in files]
+    if sizes[0] != sizes[1]:
+        return False
+    first, second = (sorted(map(file_digest, of_judge)) for of_judge in files)
+    return first == second
+
+
+def _weight_files(judge: AnyJudge) -> list[Path]:
+    """Its safetensors on this machine, if there are any."""
+    try:
+        folder = judge_kind(judge).folder(judge)
+    except (ModelError, ConfigError):  # told where the judge is looked at
+        return []
+    return [] if folder is None else sorted(folder.rglob("*.safetensors"))
 
 
 def load_judge(judge: AnyJudge, *, setting: str = "scores.judge") -> Judge:
