@@ -203,9 +203,11 @@ def opened(
     check(config, make if checked is None else checked, mistakes)
     folder = Workspace(config.run_folder)
     with processes.together(), folder.locked():
+        # Not before something is made: a command that is refused leaves another run's settings.
+        folder.beginning = partial(write_run_file, config, folder)
+        yield Stages(config, folder, make=make, commands=commands, work=work)
         if processes.main():
             write_run_file(config, folder)
-        yield Stages(config, folder, make=make, commands=commands, work=work)
 
 
 class Stages(Generic[Run]):

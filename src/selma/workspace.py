@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -155,9 +155,17 @@ def inside(root: Path, name: str) -> Path:
 class Item:
     """One folder made by one recipe. `begin`, fill `path`, `finish`."""
 
-    def __init__(self, root: Path, name: str, recipe: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        recipe: Mapping[str, Any],
+        *,
+        beginning: Callable[[], None] | None = None,
+    ) -> None:
         self.root = root
         self.name = name
+        self.beginning = beginning
         self.path = root / name
         self.recipe = recipe
         self.key = recipe_key(recipe)
@@ -204,6 +212,8 @@ class Item:
         are not the item's own. Of several processes the main one begins, and all return.
         """
         if processes.main():
+            if self.beginning:
+                self.beginning()
             self._begin(guests)
         processes.wait()
         self.__dict__.pop("manifest", None)
@@ -268,13 +278,16 @@ class Workspace:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()  # as `inside` gives paths, so that they can be compared
+        self.beginning: Callable[[], None] | None = None
+        """Called before an item is begun."""
 
     def item(self, stage: str, *names: str, recipe: Mapping[str, Any]) -> Item:
         """The item `root/stage/names...`, whose recipe is what its key depends on: all that is not
         empty. Nothing is created before `begin`."""
         name = "/".join((stage, *names))
         inside(self.root, name)
-        return Item(self.root, name, json.loads(_canonical(without_empty(recipe))))
+        plain = json.loads(_canonical(without_empty(recipe)))
+        return Item(self.root, name, plain, beginning=self.beginning)
 
     def folder_of(self, stage: str, *names: str) -> Path:
         """Where the item of these names lies that was last asked for, by whatever recipe."""

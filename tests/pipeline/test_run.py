@@ -220,7 +220,15 @@ def test_a_stage_makes_nothing_of_the_stages_before(place: Path, address: str, s
     one = config(place, address, f"alone-{stage}")
     with pytest.raises(NotFinished, match="selma prompts CONFIG"):
         getattr(pipeline, stage)(one)
-    assert set(tree(one.run_folder)) == {"run.json"}
+    assert tree(one.run_folder) == {}
+
+
+def test_a_refused_command_leaves_another_runs_settings(merged: RunConfig, address: str) -> None:
+    before = tree(merged.run_folder)
+    other = merged.model_copy(update={"name": "other", "seed": 77})
+    with pytest.raises(NotFinished):
+        pipeline.score(other)
+    assert tree(merged.run_folder) == before
 
 
 def test_the_same_prompt_looks_different_with_the_adapter(
