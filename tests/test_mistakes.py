@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from pathlib import Path
 
@@ -19,6 +20,7 @@ MISTAKES: list[tuple[str, int, str]] = [
     ("run bad.yaml", 2, "bad.yaml is not valid YAML"),
     ("run good.yaml --folder text.txt", 2, "text.txt must be a folder, but is a file."),
     ("check good.yaml --folder text.txt/run", 2, "text.txt must be a folder, but is a file."),
+    ("run good.yaml --folder ''", 2, 'name "." for this one'),
     ("check good.yaml good.yaml", 2, "unexpected extra argument"),
     ("memory good.yaml --limit x", 2, "'--limit'"),
     ("memory good.yaml --limit -1", 2, "'--limit'"),
@@ -41,6 +43,8 @@ MISTAKES: list[tuple[str, int, str]] = [
     ("convert text.txt --to kohya --out x.safetensors", 3, "must be a .safetensors file"),
     ("bases empty", 3, "empty has no readable model_index.json"),
     ("bases text.txt", 3, "'text.txt' is none of them"),
+    ("generate dog --sur empty", 3, "empty is neither"),
+    ("generate dog --sur text.txt", 3, "--sur must be sur_adapter.safetensors or the folder"),
     ("merge a.safetensors", 2, "Merging files needs --out"),
     ("merge a.safetensors b.safetensors --out c.safetensors", 3, "there is none"),
     ("merge empty --out c.safetensors", 3, "but is empty"),
@@ -97,7 +101,7 @@ def test_a_mistake_is_a_sentence(
     line: str, code: int, message: str,
 ) -> None:  # fmt: skip
     before = sorted(path.name for path in folder.iterdir())
-    monkeypatch.setattr("sys.argv", ["selma", *line.split()])
+    monkeypatch.setattr("sys.argv", ["selma", *shlex.split(line)])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     output = " ".join(capsys.readouterr().err.split())

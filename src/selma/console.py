@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from selma.paths import as_path
 from selma.plurals import counted
 from selma.randomness import SEEDS
 
@@ -18,7 +19,13 @@ if TYPE_CHECKING:
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file of settings.")]
 Folder = Annotated[
-    Path | None, typer.Option("--folder", help="The run's folder, in place of the config's.")
+    Path | None,
+    typer.Option(
+        "--folder",
+        parser=as_path,
+        metavar="PATH",
+        help="The run's folder, in place of the config's.",
+    ),
 ]
 Base = Annotated[
     str | None,

@@ -113,7 +113,13 @@ def png_bytes(image: Image.Image) -> bytes:
 
 def _opened(data: bytes, max_pixels: int, reading: Reading) -> Opened:
     register_plugins()
-    file = Image.open(io.BytesIO(data))
+    try:
+        file = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"An image may have {max_pixels} pixels, but this has more than Pillow opens. "
+            "Make it smaller."
+        ) from error
     _check_size(file, max_pixels)
     if file.format in _PROGRAMS:
         raise DataError(f"{file.format} is a program that would have to be run. Save it as PNG.")

@@ -13,7 +13,10 @@ AnyPath = str | PathLike[str]
 
 
 def require_path(path: Any) -> AnyPath:
-    """The path. Raises ConfigError unless it is text or a `Path`."""
+    """The path. Raises ConfigError unless it is text or a `Path`; "" would be the folder in which
+    the command happens to run."""
+    if path == "":
+        raise ConfigError('A path must name a file or folder, but "" came; name "." for this one.')
     if not isinstance(path, str | PathLike):
         raise ConfigError(f"A path must be text or a Path, but {path!r} came.")
     return path

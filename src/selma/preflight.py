@@ -239,7 +239,8 @@ def _absence(setting: Placed) -> Iterator[str]:
         came = "a folder" if path.is_dir() else "missing"
         yield f"must be {_or_word(names)}a file, but {value} is {came}."
     elif isinstance(names, Folder) and not path.is_dir():
-        yield f"must be {_or_word(names)}a folder, but {value} is missing."
+        came = "a file" if path.exists() else "missing"
+        yield f"must be {_or_word(names)}a folder, but {value} is {came}."
     elif isinstance(names, FileOrFolder) and not path.exists():
         yield f"must be {_or_word(names)}a file or folder, but {value} is missing."
     elif isinstance(names, Model) and not path.is_dir() and not HUB_ID.fullmatch(value):

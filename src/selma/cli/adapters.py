@@ -137,6 +137,7 @@ def generate(
     num_inference_steps=STEPS, guidance_scale=GUIDANCE).
     """
     from selma.adapters.applying import chosen
+    from selma.adapters.sur.files import FILE as SUR_FILE
     from selma.adapters.table import kind_of
     from selma.config.adapters import sur_generation
     from selma.config.guides import guide_of
@@ -150,7 +151,13 @@ def generate(
     adapters = chosen(adapter or [], strength or (), options)
     adapters += chosen([sur] if sur else [], options=options)
     if sur and (kind := kind_of(sur)).name != "sur":
-        kind.read(sur)  # refused if it is no adapter at all
+        try:
+            kind.read(sur)
+        except AdapterError as error:  # no adapter at all, whatever its reader looked for
+            raise AdapterError(
+                f"--sur must be {SUR_FILE} or the folder that has it (3-experts/_sur of a run), "
+                f"but {sur} is neither."
+            ) from error
         raise AdapterError(
             f"--sur must be a SUR-adapter, but {sur} is {kind.name}: give it as --adapter."
         )

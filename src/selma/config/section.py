@@ -163,10 +163,9 @@ def laid_over(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
 
 def mistake(error: Mapping[str, Any], settings: type[Section]) -> str:
     """One line of a message for one of pydantic's errors about settings of this class."""
-    key = ".".join(map(str, error["loc"])) or "config"
+    key, section = _place(settings, error["loc"])
     if error["type"] == "extra_forbidden":
-        module = _section_at(settings, error["loc"]).__module__
-        return f"  {key}: is not a setting; see {module} for those that are"
+        return f"  {key}: is not a setting; see {section.__module__} for those that are"
     if error["type"] == "union_tag_not_found":
         return f"  {key}: needs `kind`, which says what the other settings mean"
     if error["type"] == "union_tag_invalid":
@@ -188,17 +187,21 @@ def _brief(given: Any) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
-def _section_at(settings: type[Section], key: Sequence[str | int]) -> type[Section]:
-    """The section that a key's last part was given for, as far as the classes tell."""
-    sections = [settings]
-    for part in key[:-1]:
+def _place(settings: type[Section], key: Sequence[str | int]) -> tuple[str, type[Section]]:
+    """A mistake's key as it stands in YAML, and the section that its last part was given for, as
+    far as the classes tell."""
+    sections, names, section = [settings], [], settings
+    for part in key:
+        section = sections[0]
         fields = [s.model_fields[part] for s in sections if part in s.model_fields]
         below = [section for field in fields for section in _sections([field.annotation])]
         below = below or [section for field in fields for section in _sections(field.metadata)]
-        # A part that is no field's name says which of several kinds, or where in a list.
+        # A part that is no field's name says where in a list, or which of several kinds.
         named = [s for s in sections if part in (s.__name__, _kind(s))]
+        if fields or not named:
+            names.append(str(part))
         sections = below or named or sections
-    return sections[0]
+    return ".".join(names) or "config", section
 
 
 def _sections(types: Sequence[Any]) -> Iterator[type[Section]]:

@@ -22,7 +22,9 @@ def signed(value: float, digits: int = 1) -> str:
 
 
 def between(interval: Interval, *, sign: bool = False, digits: int = 1) -> str:
-    """The interval's ends: "0.3 to 3.9"."""
+    """The interval's ends: "0.3 to 3.9"; "n = 1" of one prompt or image, which has none."""
+    if interval.n == 1:
+        return "n = 1"
     show = signed if sign else points
     return f"{show(interval.low, digits)} to {show(interval.high, digits)}"
 

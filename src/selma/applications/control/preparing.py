@@ -12,7 +12,7 @@ from PIL import Image
 
 from selma.applications.control.conditions import edges
 from selma.applications.control.records import ControlSample
-from selma.applications.control.settings import ControlData, ToyboxImages
+from selma.applications.control.settings import ConditionedFolder, ControlData, ToyboxImages
 from selma.applications.control.sources import (
     SPLITS,
     Candidate,
@@ -85,7 +85,14 @@ def _squares(
     most = data.most_train if split == "train" else data.most_val
     chosen = list(candidates(data, split, seed=seed))
     if not chosen:
-        raise DataError(f"control.data.source has no images for {split}; it needs at least one.")
+        held = len(list(candidates(data, "val", seed=seed))) if split == "train" else 0
+        because = (
+            f"all {held} are held out as val, of which control.data.source.val has up to "
+            f"{data.source.val}; set that lower"
+            if held and isinstance(data.source, ConditionedFolder)
+            else "it needs at least one"
+        )
+        raise DataError(f"control.data.source has no images for {split}: {because}.")
     held_out = _held_out(data, seed=seed) if split == "train" else frozenset()
     samples: list[ControlSample] = []
     left_out = unused(data, split)

@@ -87,8 +87,8 @@ def variants(config: SurRun) -> dict[str, SurSettings]:
     wanted = sur.ablation.variants
     if strangers := [name for name in wanted if name not in settings_by_name]:
         raise ConfigError(
-            f"sur.ablation.variants must be some of {', '.join(settings_by_name)}, but has "
-            f"{strangers[0]!r}."
+            f"sur.ablation.variants (or --only) must be some of {', '.join(settings_by_name)}, but "
+            f"{strangers[0]!r} came."
         )
     return {
         name: settings

@@ -49,10 +49,10 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # many kinds: forbidden or broken pickles, damaged archives
+        said = str(error).strip().partition("\n")[0].rstrip(".")
         raise ModelError(
-            f"{path} must hold tensors and nothing else, but cannot be read so: "
-            f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__} "
-            "Pickles that would run code are never opened."
+            f"{path} must hold tensors and nothing else, but cannot be read so "
+            f"({type(error).__name__}: {said}). Pickles that would run code are never opened."
         ) from error
     for wrapper in _WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
