@@ -14,6 +14,7 @@ from transformers import CLIPConfig, CLIPModel
 from selma.backbones.judges.loading import load_judge, load_scorer
 from selma.backbones.judges.toybox import ClipScorer, ToyboxJudge, pixels
 from selma.errors import ConfigError, ModelError
+from selma.scores.faithfulness import normalise
 from selma.toybox.judges import VqaConfig, VqaModel
 from selma.toybox.questions import ask as in_words
 from selma.toybox.questions import sample_claim
@@ -48,6 +49,18 @@ def test_every_question_of_every_image_is_answered(folder: Path) -> None:
     for text, chance in (answer for some in answers for answer in some):
         assert chance is not None and 0 <= chance <= 1
         assert text == ("yes" if chance >= 0.5 else "no")
+
+
+def test_a_question_of_other_words_is_not_answered(folder: Path) -> None:
+    judge = ToyboxJudge("x", folder)
+    long = " ".join(["cat"] * 13)
+    unread = ["Is there a giraffe?", "?", long]
+    assert judge.unread([QUESTIONS[0][0], *unread]) == unread
+    (plain,) = judge.answer(images()[:1], [QUESTIONS[0]])
+    (mixed,) = judge.answer(images()[:1], [[unread[0], *QUESTIONS[0], *unread[1:]]])
+    assert mixed[1:3] == plain
+    assert [mixed[0], *mixed[3:]] == [("not read", None)] * 3
+    assert normalise(mixed[0][0]) == "unreadable"
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

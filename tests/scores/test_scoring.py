@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL.Image import Image
 from scores.colours import ColourJudge, benchmark_prompts, image
 
 from selma.config.scores import ScoresConfig
@@ -17,7 +18,7 @@ from selma.records.scores import Scorecard
 from selma.row_files import CHUNK
 from selma.scores.networks import Loaders, ScoringNetworks
 from selma.scores.scoring import benchmark_score, read_answers, score_models
-from selma.workspace import Workspace
+from selma.workspace import Workspace, manifest
 
 BENCHMARK = benchmark_prompts(2 * CHUNK + 6)
 ROLES = {"merged": "merged", "early": "expert", "base": "base"}
@@ -271,6 +272,48 @@ def test_unreadable_answers_are_counted_and_score_nothing(
     networks.judges["toybox-a"] = Wordy("toybox-a")
     base = networks.score(folder, images).models[0]
     assert (base.unreadable, base.score.mean) == (105, 25.0)
+
+
+class Taught(ColourJudge):
+    """Cannot read some questions, as toybox's judges cannot."""
+
+    def __init__(self, name: str, *, word: str) -> None:
+        super().__init__(name)
+        self.word = word
+
+    def unread(self, questions: Sequence[str]) -> list[str]:
+        return [question for question in questions if self.word in question]
+
+    def answer(
+        self, images: Sequence[Image], questions: Sequence[Sequence[str]]
+    ) -> list[list[tuple[str, float | None]]]:
+        replies = super().answer(images, questions)
+        return [
+            [("not read", None) if self.word in q else a for q, a in zip(texts, of, strict=True)]
+            for texts, of in zip(questions, replies, strict=True)
+        ]
+
+
+def test_questions_that_a_judge_cannot_read_are_told_once_and_counted(
+    folder: Workspace, images: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    networks = Networks()
+    networks.judges["toybox-a"] = Taught("toybox-a", word="blue")
+    card = networks.score(folder, images)
+    asked = sum("blue" in q.text for prompt in BENCHMARK for q in prompt.questions)
+    assert {model.unreadable for model in card.models} == {asked}
+    shown = " ".join(capsys.readouterr().err.split())
+    assert shown.count("toybox-a cannot read 1 of 3 questions, 'Is there blue?' first") == 1
+    for model in ROLES:
+        recipe = manifest(folder.root / "5-scores/answers" / model)["recipe"]
+        assert recipe["unread"] == 1
+    # What it reads has the recipe that it has by a judge that never says what it reads.
+    networks.judges["toybox-a"] = Taught("toybox-a", word="purple")
+    networks.score(folder, images)
+    before = manifest(folder.root / "5-scores/answers/base")["key"]
+    networks.judges["toybox-a"] = ColourJudge("toybox-a")
+    networks.score(folder, images)
+    assert manifest(folder.root / "5-scores/answers/base")["key"] == before
 
 
 def test_the_score_that_checkpoints_are_chosen_by(images: dict[str, Path]) -> None:

@@ -13,7 +13,13 @@ from typing import Any
 from selma.backbones.judges.matching import matcher_identity
 from selma.config.scores import ScoresConfig
 from selma.records.benchmarks import Answer, BenchmarkPrompt, repeated
-from selma.scores.answering import answer_item, benchmark_hash, has_choices, read_answer_file
+from selma.scores.answering import (
+    answer_item,
+    benchmark_hash,
+    has_choices,
+    read_answer_file,
+    unread_recipe,
+)
 from selma.scores.faithfulness import prompt_scores, verdicts_by_prompt
 from selma.scores.networks import ScoringNetworks
 from selma.scores.tifa import match_choices
@@ -69,6 +75,7 @@ def shares_recipe(
         "zeroing": config.zeroing,
         "choices_prompt": config.choices_prompt if choices else None,
         "matcher": matcher and matcher_identity(matcher),
+        **unread_recipe(networks.choosing_judge, asked),
     }
 
 

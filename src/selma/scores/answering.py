@@ -13,17 +13,19 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from selma import row_files
-from selma.backbones.judges.judge import Chooser, Judge, Scorer
+from selma.backbones.judges.judge import Chooser, Judge, Reader, Scorer
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.errors import DataError, ModelError
 from selma.image_files import REMEDY_FOR_GENERATED, open_image
 from selma.plurals import counted
+from selma.progress import console
 from selma.records.benchmarks import Answer, BenchmarkPrompt
 from selma.row_files import Row, fill_rows, in_rounds
 from selma.workspace import (
@@ -58,8 +60,10 @@ def answer_item(
     """
     wording = {"choices_prompt": words} if has_choices(benchmark_prompts) else {}
     asked = [[p.id, [[q.id, q.text, *q.choices] for q in p.questions]] for p in benchmark_prompts]
-    item = folder.item(stage, what, model, recipe=_recipe(asked, images, judge) | wording)
+    recipe = _recipe(asked, images, judge) | wording | unread_recipe(judge, benchmark_prompts)
+    item = folder.item(stage, what, model, recipe=recipe)
     if not item.done:
+        warn_of_unread(judge, benchmark_prompts)
         _fill(
             item,
             benchmark_prompts,
@@ -138,6 +142,38 @@ def benchmark_hash(benchmark_prompts: Sequence[BenchmarkPrompt]) -> str:
 def has_choices(benchmark_prompts: Sequence[BenchmarkPrompt]) -> bool:
     """Whether any question is multiple choice."""
     return any(question.choices for prompt in benchmark_prompts for question in prompt.questions)
+
+
+def unread_recipe(judge: Judge, benchmark_prompts: Sequence[BenchmarkPrompt]) -> dict[str, int]:
+    """How many questions the judge cannot read, where there are any: such answers were once a
+    yes or no all the same, and are not to be mixed with those."""
+    count = len(_unread(judge, benchmark_prompts)[0])
+    return {"unread": count} if count else {}
+
+
+def warn_of_unread(judge: Judge, benchmark_prompts: Sequence[BenchmarkPrompt]) -> None:
+    """Warn of questions that the judge cannot read, once."""
+    unread, count = _unread(judge, benchmark_prompts)
+    if unread:
+        _say_unread(judge.name, len(unread), count, unread[0])
+
+
+def _unread(judge: Judge, benchmark_prompts: Sequence[BenchmarkPrompt]) -> tuple[list[str], int]:
+    """Different questions that the judge cannot read, and how many it is asked."""
+    texts = list(dict.fromkeys(q.text for prompt in benchmark_prompts for q in prompt.questions))
+    return (judge.unread(texts) if isinstance(judge, Reader) else []), len(texts)
+
+
+@cache
+def _say_unread(judge: str, unread: int, questions: int, first: str) -> None:
+    console.print(
+        f"Warning: {judge} cannot read {unread} of {counted(questions, 'question')}, "
+        f"{first!r} first: they have other words than toybox's. Such answers count as unreadable, "
+        "and as no. Name another judge, or leave these questions out.",
+        style="yellow",
+        highlight=False,
+        markup=False,
+    )
 
 
 def _recipe(asked: list[Any], images: Path, network: Judge | Scorer) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from selma.errors import ModelError
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.prompts import Prompt
 from selma.scores.accepting import shares_of, shares_recipe
-from selma.scores.answering import answered, answers_of
+from selma.scores.answering import answered, answers_of, warn_of_unread
 from selma.scores.networks import ScoringNetworks
 from selma.scores.soft import whole_prompt_questions
 
@@ -70,6 +70,7 @@ class AnsweredQuestions:
             for number, prompt in enumerate(prompts)
         ]
         judge, words = self.networks.choosing_judge, self.config.choices_prompt
+        warn_of_unread(judge, self.asked)
         rows = answered(judge, asked, images, words)
         shares = shares_of(asked, answers_of(rows), self.config, self.networks)
         return [{"reward": shares[row["prompt"]], "answers": row["answers"]} for row in rows]

@@ -8,7 +8,6 @@ maps (FiLM, arXiv:1709.07871).
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -21,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from selma.errors import ModelError
+from selma.toybox.questions import MAX_WORDS, words_of
 
 _PAD, _UNKNOWN = 0, 1
 
@@ -34,7 +34,7 @@ class VqaConfig(BaseModel):
     vocabulary: tuple[str, ...]
     width: int = 128
     layers: int = 3
-    max_words: int = 12
+    max_words: int = MAX_WORDS
 
 
 class VqaModel(nn.Module):
@@ -72,7 +72,7 @@ class VqaModel(nn.Module):
         """Ids [n, max_words] of the questions' words; longer questions are cut."""
         rows = torch.full((len(questions), self.config.max_words), _PAD)
         for row, question in zip(rows, questions, strict=True):
-            words = re.findall(r"[a-z0-9]+", question.lower())[: self.config.max_words]
+            words = words_of(question)[: self.config.max_words]
             ids = [self._ids.get(word, _UNKNOWN) for word in words] or [_UNKNOWN]
             row[: len(ids)] = torch.tensor(ids, dtype=torch.long)
         return rows

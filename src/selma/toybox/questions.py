@@ -6,6 +6,7 @@ A claim is one atomic statement; a question asks for it in words and expects yes
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -25,6 +26,17 @@ from selma.toybox.scenes import (
 
 Category = Literal["entity", "colour", "count", "action", "spatial", "global"]
 CATEGORIES: tuple[Category, ...] = ("entity", "colour", "count", "action", "spatial", "global")
+
+
+MAX_WORDS = 12
+"""Of a question, as far as a judge reads it."""
+
+
+def words_of(question: str) -> list[str]:
+    """A question's words, as judges read them."""
+    return re.findall(r"[a-z0-9]+", question.lower())
+
+
 Claim = tuple[str, ...]
 """(category, kind, value), ("spatial", kind, relation, other kind), ("entity", kind) or
 ("global", background)."""

@@ -28,7 +28,7 @@ from selma.image_names import list_images, say_left_out
 from selma.paths import AnyPath, as_path, require_path
 from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
 from selma.records.scores import Interval
-from selma.scores.answering import WORDS, has_choices
+from selma.scores.answering import WORDS, has_choices, warn_of_unread
 from selma.scores.benchmarks import Benchmark, benchmark_of, load_benchmark, read_dsg
 from selma.scores.benchmarks.dsg import DSG
 from selma.scores.networks import Loaders
@@ -87,6 +87,7 @@ def score_images(
         if matcher:
             given = match_choices(generated, given, load.matcher(matcher))
     else:
+        warn_of_unread(network, generated)
         given = _ask(answer_cache, generated, files)
     bootstrap = {"seed": seed, "resamples": resamples}
     result = score_answers(benchmark_prompts, given, rules=rules, measure=row.measure, **bootstrap)
@@ -103,7 +104,9 @@ def score_images(
     if has_choices(generated):
         result |= {"choices_prompt": choices_prompt, "matcher": matcher}
     if vqascore is not None:
-        whole_answers = _ask(answer_cache, whole_prompt_questions(generated, vqascore), files)
+        whole = whole_prompt_questions(generated, vqascore)
+        warn_of_unread(network, whole)
+        whole_answers = _ask(answer_cache, whole, files)
         scores = soft_scores(whole_answers)
         result |= {
             "vqascore": _plain(soft_interval(scores, **bootstrap)),

@@ -46,6 +46,16 @@ class Chooser(Protocol):
         ...
 
 
+@runtime_checkable
+class Reader(Protocol):
+    """A judge that knows which questions it cannot read. It answers them with a text that is
+    neither yes nor no, which counts as unreadable."""
+
+    def unread(self, questions: Sequence[str]) -> list[str]:
+        """Those of the questions that it cannot read; loads no weights."""
+        ...
+
+
 class Scorer(Protocol):
     """Says how well an image fits a text; higher is better."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +14,15 @@ from PIL import Image
 from selma.backbones.hub import folder_digest
 from selma.backbones.judges.judge import parts
 from selma.backbones.quiet import quiet
+from selma.errors import ModelError
+from selma.toybox.questions import MAX_WORDS, words_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 INPUT_PX = 64  # side of the images that the toybox networks see
+NOT_READ = "not read"
+"""In place of an answer to a question of other words than toybox's."""
 # An answer is a yes from here on; rounded first, so that sums in another order decide alike.
 _YES = 0.5
 _DIGITS = 4
@@ -44,8 +49,11 @@ class ToyboxJudge:
     def answer(
         self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]
     ) -> list[list[tuple[str, float | None]]]:
-        """Texts are "yes" and "no"; P(yes) is rounded to four decimals."""
+        """Texts are "yes" and "no", or NOT_READ without a probability; P(yes) is rounded to four
+        decimals."""
         import torch
+
+        unread = set(self.unread([text for texts in questions for text in texts]))
 
         answers: list[list[tuple[str, float | None]]] = []
         with torch.inference_mode():
@@ -58,9 +66,29 @@ class ToyboxJudge:
                     rows = torch.tensor([i for i, _ in asked[batch]])
                     texts = [question for _, question in asked[batch]]
                     chances = self._network.answer(features[rows], texts).tolist()
-                    for (i, _), chance in zip(asked[batch], chances, strict=True):
-                        answers[first + i].append(_said(chance))
+                    for (i, question), chance in zip(asked[batch], chances, strict=True):
+                        read = question not in unread
+                        answers[first + i].append(_said(chance) if read else (NOT_READ, None))
         return answers
+
+    def unread(self, questions: Sequence[str]) -> list[str]:
+        """Those with a word that it was not taught, with none, or with more than it reads."""
+        known, most = self._vocabulary
+        words = {question: words_of(question) for question in questions}
+        read = {q for q, of in words.items() if 0 < len(of) <= most and known.issuperset(of)}
+        return [question for question in questions if question not in read]
+
+    @cached_property
+    def _vocabulary(self) -> tuple[frozenset[str], int]:
+        """The words that it knows, and how many of a question it reads."""
+        try:
+            config = json.loads((self.folder / "config.json").read_text())
+            return frozenset(config["vocabulary"]), int(config.get("max_words", MAX_WORDS))
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(
+                f"{self.folder} must hold a judge's config.json, but: {error}. "
+                "Make toybox's weights with python -m selma.toybox.pretraining."
+            ) from error
 
 
 class ClipScorer:
