@@ -12,11 +12,13 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from selma.applications import APPLICATIONS
 from selma.applications.loading import imported, read_run_file
 from selma.applications.loading import load_config as load_any
 from selma.config import RunConfig, load_config
+from selma.config.experts import ExpertsConfig
 from selma.config.guides import GuideSettings
 from selma.config.preferences import PreferenceObjective
 from selma.config.rewards import RewardedObjective
@@ -424,3 +426,31 @@ def test_what_kinds_have_in_common_says_what_a_kind_is(section: type[Section]) -
     for name in section.__annotations__:
         if name == "kind":
             assert re.search(r'    kind: str\n    """The name of a row of `\S+`\."""\n', source)
+
+
+@pytest.mark.parametrize(
+    ("objective", "more", "batches"),
+    [
+        ({"kind": "nft"}, {}, (48 * 24, 64)),
+        ({"kind": "nft", "updates_per_round": 4}, {}, (48 * 24 // 4, 48)),
+        ({"kind": "ddpo", "updates_per_round": 2}, {}, (32 * 8 * 50 // 2, 64)),
+        ({"kind": "dpok"}, {}, (6 * 50 // 5, None)),
+        ({"kind": "nft"}, {"micro_batch_size": 100}, (1100, 100)),
+        ({"kind": "nft"}, {"batch_size": 32}, (32, None)),
+        ({"kind": "denoising"}, {}, (64, None)),
+    ],
+)
+def test_a_batch_that_is_not_set_takes_all_of_a_round(
+    objective: dict[str, object], more: dict[str, object], batches: tuple[int, int | None]
+) -> None:
+    if objective["kind"] != "denoising":
+        objective = objective | {"reward": "toybox"}
+    read = ExpertsConfig.model_validate({"objective": objective} | more)
+    made = ExpertsConfig.model_validate({"objective": read.objective} | more)
+    for experts in (read, made):
+        assert (experts.batch_size, experts.micro_batch_size) == batches
+
+
+def test_a_wrong_objective_is_told_without_a_batch() -> None:
+    with pytest.raises(ValidationError, match="images_per_prompt"):
+        ExpertsConfig.model_validate({"objective": {"kind": "nft", "images_per_prompt": 1}})

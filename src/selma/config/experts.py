@@ -21,6 +21,7 @@ from selma.config.rewards import (
     NftObjective,
     PolicyObjective,
     RewardedObjective,
+    with_whole_rounds,
 )
 from selma.config.section import Probability, Section, kinds
 
@@ -35,6 +36,8 @@ class TrainingConfig(Section):
 
     steps: PositiveInt = 5000
     batch_size: PositiveInt = 64
+    """Samples of a step. Of an objective that learns from rewards, left out, as many as a round has
+    for each of its steps."""
     micro_batch_size: PositiveInt | None = None
     """Samples per backward pass; None is the whole batch. Must divide batch_size."""
     gradient_checkpointing: bool = False
@@ -134,4 +137,4 @@ class ExpertsConfig(TrainingConfig):
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, values: Any) -> Any:
-        return with_preset(values)
+        return with_whole_rounds(with_preset(values))

@@ -14,7 +14,8 @@ from selma.config.section import Section
 
 class RewardedObjective(Section):
     """In each round the expert as it is generates images of some prompts, which are rewarded; then
-    it takes a few steps by them. A step's batch is `experts.batch_size` of the round's samples."""
+    it takes a few steps by them. A step's batch is `experts.batch_size` of the round's samples;
+    left out, the round's steps learn from each sample once."""
 
     kind: str
     """The name of a row of `experts.objectives.OBJECTIVES`."""
@@ -44,6 +45,11 @@ class RewardedObjective(Section):
     @property
     def images_per_round(self) -> int:
         return self.prompts_per_round * self.images_per_prompt
+
+    @property
+    def samples_per_image(self) -> int:
+        """What a batch can take of each image: itself."""
+        return 1
 
     @property
     def asks_judge(self) -> bool:
@@ -88,6 +94,11 @@ class PolicyObjective(RewardedObjective):
     """How far the ratio of probabilities may leave 1; made for densities that are means over an
     image's elements."""
 
+    @property
+    def samples_per_image(self) -> int:
+        """The sampler's steps."""
+        return self.sampling_steps
+
 
 class DdpoObjective(PolicyObjective):
     """DDPO (arXiv:2305.13301), numbers as its released code has them."""
@@ -122,6 +133,29 @@ class DpokObjective(PolicyObjective):
     """Transitions in each."""
 
 
+def with_whole_rounds(values: Any) -> Any:
+    """The settings of `experts` as they were given, and where they learn from rewards and say no
+    batch_size, with the one by which a round's steps learn from each of its samples once, in passes
+    of no more than AT_ONCE."""
+    if not isinstance(values, dict) or values.get("batch_size") is not None:
+        return values
+    objective = values.get("objective")
+    kinds = {kind.model_fields["kind"].default: kind for kind in REWARDED}
+    if isinstance(objective, dict) and objective.get("kind") in kinds:
+        try:
+            objective = kinds[objective["kind"]].model_validate(objective)
+        except ValueError:  # told where the objective itself is read
+            return values
+    if not isinstance(objective, RewardedObjective):
+        return values
+    samples = objective.images_per_round * objective.samples_per_image
+    size = max(samples // objective.updates_per_round, 1)
+    if isinstance(part := values.get("micro_batch_size"), int) and part > 0:
+        return values | {"batch_size": max(size // part, 1) * part}
+    part = next(n for n in range(min(size, AT_ONCE), 0, -1) if size % n == 0)
+    return values | {"batch_size": size} | ({} if part == size else {"micro_batch_size": part})
+
+
 def with_sum_searched(values: Any) -> Any:
     """A run's settings as they were given, and where experts learn from rewards, with their sum as
     the merge and a search for its scale on the dev prompts, if the benchmark has any."""
@@ -147,6 +181,8 @@ def _kind(section: Any, default: str) -> Any:
 
 
 REWARDED = (NftObjective, DdpoObjective, DpokObjective)
+AT_ONCE = 64
+"""Samples of one backward pass where neither batch_size nor micro_batch_size is given."""
 SCALES = 6
 """How many merges a search for the scale alone tries unless told otherwise."""
 BOUNDS = (0.2, 2.0)

@@ -129,10 +129,13 @@ def _shared(comparison: Comparison) -> dict[str, Any]:
         run = loading.load_config(comparison.config)
         given = run.model_dump(include=set(RunConfig.model_fields), exclude_unset=True)
         # How experts that learn from rewards are merged by default is for each row to say.
-        asked = read_mapping(as_path(comparison.config)).get("merged", {})
-        default = {"method", "search"} - asked.keys()
-        merged = given.get("merged", {})
-        given["merged"] = {name: value for name, value in merged.items() if name not in default}
+        # As is what they take of a round.
+        asked = read_mapping(as_path(comparison.config))
+        defaults = {"merged": {"method", "search"}, "experts": {"batch_size", "micro_batch_size"}}
+        for section, names in defaults.items():
+            unasked = names - (asked.get(section) or {}).keys()
+            settings = given.get(section, {})
+            given[section] = {key: value for key, value in settings.items() if key not in unasked}
     own = {"name": comparison.name, "folder": comparison.run_folder}
     return laid_over(given, comparison.settings) | own
 
