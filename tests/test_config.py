@@ -141,8 +141,8 @@ def test_what_is_wrong_with_a_section_is_said_without_all_of_it(tmp_path: Path) 
         ("sur: {losses: {teacher: {wait: 1}}}", "teacher.wait", "selma.applications.sur.settings"),
         ("sur: {llm: {backend: {modl: m}}}", "sur.llm.backend.modl", "selma.config.networks"),
         ("control: {source: 1}", "control.source", "selma.applications.control.settings"),
-        ("control: {network: {kind: branch, adapter: {kind: oft, x: 1}}}", "control.network.adapter.x",
-         "selma.config.adapters"),
+        ("control: {network: {kind: branch, adapter: {kind: oft, x: 1}}}",
+         "control.network.adapter.x", "selma.config.adapters"),
         ("subjects: {training: {x: 1}}", "training.x", "selma.applications.subjects.settings"),
     ],
 )  # fmt: skip

@@ -242,5 +242,5 @@ def test_a_scorers_threshold_needs_prompts_enough_as_questions_do() -> None:
 
     check(run())
     check(run(score_threshold=20.0, fewest_pairs=3))
-    with pytest.raises(ConfigError, match="at most 3 pairs .* but needs 8; lower it"):
+    with pytest.raises(ConfigError, match=r"at most 3 pairs .* but needs 8; lower it"):
         check(run(score_threshold=20.0))
