@@ -93,11 +93,12 @@ def show_pairs(
             f"{counted(over_token_limit(of_skill), 'prompt')} over the text encoder's token limit"
         )
         if left := (survivors or {}).get(skill):
+            low = f"{counted(left.below_score, 'has', 'have')} none that scores high enough, "
             typer.echo(
                 f"  {100 * left.share:.1f}% of "
                 f"{counted(left.prompts, 'prompt has', 'prompts have')} an accepted image; "
                 f"{counted(left.rejected, 'has', 'have')} none, "
-                f"{counted(left.below_score, 'has', 'have')} none that scores high enough, "
+                f"{low if left.below_score else ''}"
                 f"{counted(left.without_questions, 'has', 'have')} no questions"
             )
 

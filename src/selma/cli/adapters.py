@@ -153,7 +153,9 @@ def generate(
     if sur and (kind := kind_of(sur)).name != "sur":
         try:
             kind.read(sur)
-        except AdapterError as error:  # no adapter at all, whatever its reader looked for
+        except AdapterError as error:  # what its reader looked for is not what is meant
+            if not sur.is_dir():
+                raise
             raise AdapterError(
                 f"--sur must be {SUR_FILE} or the folder that has it (3-experts/_sur of a run), "
                 f"but {sur} is neither."

@@ -103,6 +103,7 @@ def require_pairs(skill: str, count: int, survivors: Survivors, *, fewest: int) 
         f"Skill {skill!r} needs {counted(fewest, 'pair')} to train on, but has {count}: of "
         f"{counted(survivors.prompts, 'prompt')}, "
         f"{counted(survivors.without_questions, 'has', 'have')} no questions, "
-        f"{survivors.rejected} no image that the judge accepts and {survivors.below_score} none "
-        f"that scores high enough. What was made is kept. {' '.join(advice)}"
+        f"{survivors.rejected} no image that the judge accepts"
+        f"{f', {survivors.below_score} none that scores high enough' * bool(survivors.below_score)}"
+        f". What was made is kept. {' '.join(advice)}"
     )
