@@ -14,7 +14,7 @@ from selma.errors import ConfigError, ModelError
 from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.records.prompts import Prompt
 from selma.scores.networks import Loaders, ScoringNetworks
-from selma.scores.rewarding import ScoredImages, rewards
+from selma.scores.rewarding import ScoredImages, WithScores, rewards
 
 ASKED = BenchmarkPrompt(
     id="p",
@@ -104,6 +104,24 @@ def test_a_scorer_needs_no_questions() -> None:
     scored = ScoredImages(ColourJudge("colours"))
     rows = scored.rows([halves("red", "blue")], [PROMPT])
     assert rows == [{"reward": 100.0}] and scored.knows(OTHER) and not scored.from_zero
+
+
+def test_scores_are_added_to_a_reward_by_their_weights() -> None:
+    alone = reward_of()
+    both = WithScores(alone, [(ColourJudge("colours"), 0.02)])
+    images = [halves("red", "green"), halves("red", "blue")]
+    rows, plain = both.rows(images, [PROMPT, PROMPT]), alone.rows(images, [PROMPT, PROMPT])
+    scores = ScoredImages(ColourJudge("colours")).rows(images, [PROMPT, PROMPT])
+    assert plain[0]["reward"] != plain[1]["reward"]
+    for row, of_questions, of_scorer in zip(rows, plain, scores, strict=True):
+        assert row["parts"] == [of_questions["reward"], of_scorer["reward"]]
+        assert row["reward"] == of_questions["reward"] + 0.02 * of_scorer["reward"]
+        assert row["answers"] == of_questions["answers"]
+    assert both.knows(PROMPT) and not both.knows(OTHER) and not both.from_zero
+    assert both.recipe == {**alone.recipe, "also": [[ColourJudge("colours").fingerprint, 0.02]]}
+    added = {"objective": NFT["objective"] | {"reward": "vqascore", "also": [
+        {"scorer": "toybox", "weight": 0.02}]}}  # fmt: skip
+    assert RunConfig.model_validate({"name": "r", "experts": added}).chosen_by == ("clip",)
 
 
 @pytest.mark.parametrize(

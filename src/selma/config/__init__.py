@@ -71,7 +71,7 @@ class RunConfig(Section):
             [self.images.choose.scorer] if self.images.choose else []
         )
         if self.rewarded is not None:
-            chose.append(self.rewarded.reward)
+            chose += [self.rewarded.reward, *(added.scorer for added in self.rewarded.also)]
         same = [label for scorer in chose for label in self._labels_of(scorer)]
         return tuple(dict.fromkeys([*self.scores.chosen_by, *same]))
 

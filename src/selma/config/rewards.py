@@ -12,6 +12,15 @@ from selma.config.scores import AnyScorer
 from selma.config.section import Section
 
 
+class AddedScore(Section):
+    """A scorer's score that is added to a reward."""
+
+    scorer: Literal["toybox"] | AnyScorer
+    weight: PositiveFloat
+    """Of the scorer's own scale: 0.02 of toybox's CLIP, whose scores are 0-100, is 0 to 2 beside a
+    share of questions of 0 to 1."""
+
+
 class RewardedObjective(Section):
     """In each round the expert as it is generates images of some prompts, which are rewarded; then
     it takes a few steps by them. A step's batch is `experts.batch_size` of the round's samples;
@@ -24,6 +33,9 @@ class RewardedObjective(Section):
     expected, dependencies counted as scores.zeroing says. "vqascore": its P(yes) when it is asked
     whether an image shows the whole prompt, in the wording of scores.vqascore. Or toybox's CLIP, or
     a network as in scores.preferences. The judge that reports is never a reward."""
+    also: tuple[AddedScore, ...] = ()
+    """Added to the reward. What a reward never asks for is learnt to be done wrong: questions do
+    not ask whether there is more than a prompt names."""
     questions: QuestionSource | None = None
     """Where the questions come from, as in images.choose.questions; prompts without questions are
     not trained on."""

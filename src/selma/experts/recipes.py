@@ -34,9 +34,11 @@ def expert_recipe(
         without.add("checkpoint_every")  # changes only how much a crash can cost
     texts = [pair.prompt.text for pair in pairs]
     rows = [[text, digest] for text, digest in zip(texts, digests, strict=True)]
+    settings = training_settings(config, without=without)
+    settings["objective"].pop("also", None)  # which the reward's own recipe tells
     return {
         **training_recipe(rows, base=base, seed=seed),
-        "experts": training_settings(config, without=without),
+        "experts": settings,
         "skill": skill,
         "reward": reward,
         **image_recipe(base, fitting),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from selma.backbones.judges.judge import Scorer
 from selma.backbones.preference.scorers import load_image_scorer
@@ -34,17 +34,44 @@ def rewards(
     config: ScoresConfig,
     networks: ScoringNetworks,
     asked: Mapping[str, Sequence[BenchmarkPrompt]],
-) -> Callable[[str], AnsweredQuestions | WholePrompts | ScoredImages]:
+) -> Callable[[str], Reward]:
     """Skill → the reward of its images, which raises ConfigError if its judge is the reporting one.
 
     asked: skill → its prompts that have questions.
     """
+    alone = _alone(objective, config, networks, asked)
+    if not objective.also:
+        return alone
+    scorers = [(load_image_scorer(added.scorer), added.weight) for added in objective.also]
+    return lambda skill: WithScores(alone(skill), scorers)
+
+
+def _alone(
+    objective: RewardedObjective,
+    config: ScoresConfig,
+    networks: ScoringNetworks,
+    asked: Mapping[str, Sequence[BenchmarkPrompt]],
+) -> Callable[[str], Reward]:
     if objective.reward == "questions":
         return lambda skill: AnsweredQuestions(asked[skill], config, networks)
     if objective.reward == "vqascore":
         return lambda skill: WholePrompts(config, networks)
     scored = ScoredImages(load_image_scorer(objective.reward))
     return lambda skill: scored
+
+
+class Reward(Protocol):
+    """As `experts.rewards.Reward`, which stage 3 asks for."""
+
+    @property
+    def recipe(self) -> Mapping[str, Any]: ...
+
+    @property
+    def from_zero(self) -> bool: ...
+
+    def knows(self, prompt: Prompt) -> bool: ...
+
+    def rows(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> list[Row]: ...
 
 
 @dataclass(frozen=True)
@@ -132,3 +159,33 @@ class ScoredImages:
     def rows(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> list[Row]:
         scores = self.scorer.score(images, [prompt.text for prompt in prompts])
         return [{"reward": score} for score in scores]
+
+
+@dataclass(frozen=True)
+class WithScores:
+    """A reward to which scorers' scores, each times its weight, are added."""
+
+    reward: Reward
+    scorers: Sequence[tuple[Scorer, float]]
+    from_zero = False
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        also = [[scorer.fingerprint, weight] for scorer, weight in self.scorers]
+        return {**self.reward.recipe, "also": also}
+
+    def knows(self, prompt: Prompt) -> bool:
+        return self.reward.knows(prompt)
+
+    def rows(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> list[Row]:
+        """The reward's rows, with the sum as "reward" and its parts as "parts"."""
+        rows = self.reward.rows(images, prompts)
+        texts = [prompt.text for prompt in prompts]
+        scores = [scorer.score(images, texts) for scorer, _ in self.scorers]
+        summed = []
+        for number, row in enumerate(rows):
+            parts = [row["reward"], *(of[number] for of in scores)]
+            weights = [1.0, *(weight for _, weight in self.scorers)]
+            total = sum(weight * part for weight, part in zip(weights, parts, strict=True))
+            summed.append({**row, "reward": total, "parts": parts})
+        return summed
