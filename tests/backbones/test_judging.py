@@ -20,7 +20,7 @@ from selma.toybox.questions import ask as in_words
 from selma.toybox.questions import sample_claim
 from selma.toybox.scenes import COLOURS, FINE_GRID_PX, paint, place, sample_scene
 
-WORDS = ("is", "there", "a", "cat", "dog", "red")
+WORDS = ("is", "there", "a", "the", "cat", "dog", "red")
 QUESTIONS = [
     ["Is there a cat?", "Is the cat red?"],
     [],
