@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from selma.backbones.judges.judge import Scorer
 from selma.backbones.preference.scorers import load_image_scorer
@@ -34,7 +34,7 @@ def rewards(
     config: ScoresConfig,
     networks: ScoringNetworks,
     asked: Mapping[str, Sequence[BenchmarkPrompt]],
-) -> Callable[[str], Reward]:
+) -> Callable[[str], Alone | WithScores]:
     """Skill → the reward of its images, which raises ConfigError if its judge is the reporting one.
 
     asked: skill → its prompts that have questions.
@@ -51,27 +51,13 @@ def _alone(
     config: ScoresConfig,
     networks: ScoringNetworks,
     asked: Mapping[str, Sequence[BenchmarkPrompt]],
-) -> Callable[[str], Reward]:
+) -> Callable[[str], Alone]:
     if objective.reward == "questions":
         return lambda skill: AnsweredQuestions(asked[skill], config, networks)
     if objective.reward == "vqascore":
         return lambda skill: WholePrompts(config, networks)
     scored = ScoredImages(load_image_scorer(objective.reward))
     return lambda skill: scored
-
-
-class Reward(Protocol):
-    """As `experts.rewards.Reward`, which stage 3 asks for."""
-
-    @property
-    def recipe(self) -> Mapping[str, Any]: ...
-
-    @property
-    def from_zero(self) -> bool: ...
-
-    def knows(self, prompt: Prompt) -> bool: ...
-
-    def rows(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> list[Row]: ...
 
 
 @dataclass(frozen=True)
@@ -161,11 +147,14 @@ class ScoredImages:
         return [{"reward": score} for score in scores]
 
 
+Alone = AnsweredQuestions | WholePrompts | ScoredImages
+
+
 @dataclass(frozen=True)
 class WithScores:
     """A reward to which scorers' scores, each times its weight, are added."""
 
-    reward: Reward
+    reward: Alone
     scorers: Sequence[tuple[Scorer, float]]
     from_zero = False
 
