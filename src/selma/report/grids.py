@@ -55,6 +55,18 @@ class Card:
         return self.scores[1] - self.scores[0]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """One model's image of a prompt, on pages that have several models beside each other."""
+
+    label: str
+    image: str
+    """A data: URI."""
+    score: float
+    """0-100."""
+    marks: tuple[Mark, ...]
+
+
 class Cards:
     """Makes the cards of one run's benchmark."""
 
@@ -113,6 +125,19 @@ class Cards:
 def benchmark_image(findings: Findings, prompt: BenchmarkPrompt, model: str) -> Path:
     """The file with a model's image of a benchmark prompt."""
     return inside(findings.images[model], f"{prompt.id}.png")
+
+
+def beside_others(
+    prompt: BenchmarkPrompt, images: Path, answers: Sequence[Answer], *, label: str, score: float
+) -> Shown:
+    """A model's image of a prompt, from its folder, with its answers. score: 0..1."""
+    of_prompt = {a.question_id: a for a in answers if a.prompt_id == prompt.id}
+    return Shown(
+        label=label,
+        image=data_uri(inside(images, f"{prompt.id}.png")),
+        score=100 * score,
+        marks=tuple(mark_of(of_prompt.get(question.id)) for question in prompt.questions),
+    )
 
 
 def shown_image(path: Path) -> Image.Image:

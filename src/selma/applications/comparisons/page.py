@@ -18,24 +18,12 @@ from selma.applications.comparisons.table import Sheet, as_markdown, headline, s
 from selma.config import ReportConfig
 from selma.records.benchmarks import Answer, BenchmarkPrompt, evenly
 from selma.records.pages import Page, PageTable
-from selma.report.grids import Mark, data_uri, mark_of
+from selma.report.grids import Shown, beside_others
 from selma.report.pages import write_page
 from selma.report.templates import environment, policy
 from selma.workspace import REPORT, Workspace, inside, write_bytes
 
 PAGE, MARKDOWN = "compare.html", "compare.md"
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One row's image of a prompt."""
-
-    label: str
-    image: str
-    """A data: URI."""
-    score: float
-    """0-100."""
-    marks: tuple[Mark, ...]
 
 
 @dataclass(frozen=True)
@@ -133,15 +121,14 @@ def _card(prompt: BenchmarkPrompt, compared: Compared, shown: Gallery) -> Card:
         model.model: model.per_prompt
         for model in next(iter(compared.cards(compared.readings[-1]).values())).models
     }
-    generated = []
-    for row in compared.rows:
-        answers = {a.question_id: a for a in shown.answers[row.name] if a.prompt_id == prompt.id}
-        generated.append(
-            Shown(
-                label=row.title,
-                image=data_uri(inside(shown.images[row.name], f"{prompt.id}.png")),
-                score=100 * scores[row.name][prompt.id],
-                marks=tuple(mark_of(answers.get(question.id)) for question in prompt.questions),
-            )
+    generated = (
+        beside_others(
+            prompt,
+            shown.images[row.name],
+            shown.answers[row.name],
+            label=row.title,
+            score=scores[row.name][prompt.id],
         )
+        for row in compared.rows
+    )
     return Card(prompt, tuple(generated))
