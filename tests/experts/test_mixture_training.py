@@ -88,6 +88,15 @@ def test_settings_are_the_experts_unless_given() -> None:
             MergedConfig.model_validate({"mixture": {}, **more})
 
 
+def test_rounds_of_experts_by_rewards_are_not_the_gates() -> None:
+    given = {"objective": {"kind": "nft", "reward": "toybox"}, "steps": 14, "checkpoint_every": 7}
+    experts = ExpertsConfig.model_validate(given)
+    gates = MixtureConfig().training(experts)
+    assert (experts.batch_size, gates.batch_size, gates.micro_batch_size) == (1152, 64, None)
+    assert (gates.steps, gates.checkpoint_every) == (5000, 7)
+    assert MixtureConfig(steps=3).training(experts).steps == 3
+
+
 def test_gates_alone_are_trained(trained, data) -> None:
     item, _ = trained
     file = read(item.path)

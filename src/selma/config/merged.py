@@ -16,6 +16,7 @@ from pydantic import (
 
 from selma.config.adapters import Gate
 from selma.config.experts import ExpertsConfig, TrainingConfig
+from selma.config.rewards import RewardedObjective
 from selma.config.section import Section, Seed
 from selma.errors import ConfigError
 
@@ -51,7 +52,8 @@ class WeightSearch(Section):
 class MixtureConfig(Section):
     """A mixture of the experts in place of a merge (MoE-LoRA of the paper's table 4): all stay
     active and frozen, and a linear gate in each layer, trained on all skills' pairs together, gives
-    each its share. What is None here is as in `experts`."""
+    each its share. What is None here is as in `experts`; but steps and batches of experts that
+    learn from rewards are of rounds, which gates have none of, and are not taken over."""
 
     gate: Gate = "token"
     """Whether a gate chooses for each token, or once for all tokens of a sample, by their mean. The
@@ -69,7 +71,10 @@ class MixtureConfig(Section):
     def training(self, experts: ExpertsConfig) -> TrainingConfig:
         """Settings of the loop. Raises ValueError if they do not go together."""
         own = self.model_dump(exclude={"gate", "select"}, exclude_none=True)
-        shared = experts.model_dump(include=set(TrainingConfig.model_fields))
+        of_rounds = {"steps", "batch_size", "micro_batch_size"}
+        rewarded = isinstance(experts.objective, RewardedObjective)
+        without = of_rounds if rewarded else set()
+        shared = experts.model_dump(include=set(TrainingConfig.model_fields) - without)
         return TrainingConfig.model_validate(shared | own)
 
     def selects(self, experts: ExpertsConfig) -> bool:
