@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 from urllib.request import Request, urlopen
+
+from selma.applications.study.server import COOKIE
 
 
 class Served(NamedTuple):
@@ -38,8 +40,9 @@ def served(run: Path, *options: str) -> Iterator[Served]:
         try:
             for line in process.stdout:
                 output += line
-                if address := re.search(r"Page: http://\S+:(\d+)/", line):
-                    yield Served(f"http://127.0.0.1:{address[1]}", process, output)
+                if address := re.search(r"Page: http://\S+:(\d+)(/\S+)?/ ", line):
+                    way = f"{address[1]}{address[2] or ''}"
+                    yield Served(f"http://127.0.0.1:{way}", process, output)
                     return
             raise AssertionError(process.stderr.read())
         finally:
@@ -58,8 +61,11 @@ class Answer(NamedTuple):
 
 
 def ask(url: str, data: bytes | None = None, **headers: str) -> Answer:
-    """One request; a refusal is an answer, too."""
-    request = Request(url, data, {k.replace("_", "-"): v for k, v in headers.items()})
+    """One request, as a browser sends it; a refusal is an answer, too."""
+    parts = urlsplit(url)
+    origin = {} if data is None else {"Origin": f"{parts.scheme}://{parts.netloc}"}
+    named = {k.replace("_", "-"): v for k, v in headers.items()}
+    request = Request(url, data, origin | named)
     try:
         with urlopen(request, timeout=60) as reply:
             return Answer(reply.status, dict(reply.headers), reply.read(), reply.url)
@@ -71,10 +77,13 @@ def ask(url: str, data: bytes | None = None, **headers: str) -> Answer:
 class Voter:
     """An annotator without a browser."""
 
-    def __init__(self, server: str, name: str, *, again: bool = False) -> None:
+    def __init__(self, server: str, name: str, *, again: str | None = None) -> None:
+        """again: the secret of who goes on by the browser in which they began."""
         form = {"name": name} | ({"again": "yes"} if again else {})
-        self.url = ask(f"{server}/join", urlencode(form).encode()).url
+        cookie = {"Cookie": f"{COOKIE}={again}"} if again else {}
+        self.url = ask(f"{server}/join", urlencode(form).encode(), **cookie).url
         assert "/vote/" in self.url
+        self.secret = self.url.rpartition("/")[2]
 
     def state(self) -> Any:
         return ask(f"{self.url}/state").json

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import http.client
 import io
+import itertools
 import json
 import random
+import re
 import socket
 import threading
 import time
@@ -24,8 +26,10 @@ from typer.testing import CliRunner
 
 from selma.applications.study.ballot import CHOICES, read_ballot
 from selma.applications.study.database import study_file
+from selma.applications.study.server import COOKIE
 from selma.cli import app
 
+NUMBERS = itertools.count()
 STUDY = ("--model", "quagga", "--against", "okapi", "--prompts", "5")
 
 
@@ -91,7 +95,7 @@ def test_twice_is_once_and_undo_takes_back_one(server: Served) -> None:
     assert (first["counted"], again["counted"]) == (True, False)
     assert first["done"] == again["done"] == 1
     assert not voter.vote(3, "left")["counted"]  # not there yet
-    second_window = Voter(server.url, "twice", again=True)
+    second_window = Voter(server.url, "twice", again=voter.secret)
     assert second_window.url == voter.url
     second = second_window.vote(1, "tie")
     assert voter.undo(second["last_vote"])["done"] == 1
@@ -100,11 +104,58 @@ def test_twice_is_once_and_undo_takes_back_one(server: Served) -> None:
 
 
 def test_a_known_name_is_asked_about_first(server: Served) -> None:
-    Voter(server.url, "Anna").vote(0, "tie")
-    known = ask(f"{server.url}/join", urlencode({"name": "anna"}).encode())
+    anna = Voter(server.url, "Anna")
+    anna.vote(0, "tie")
+    cookie = f"{COOKIE}=other.{anna.secret}"
+    known = ask(f"{server.url}/join", urlencode({"name": "anna"}).encode(), Cookie=cookie)
     assert "/vote/" not in known.url and b"answered 1 of 5" in known.body
     refused = ask(f"{server.url}/join", urlencode({"name": "<i>=x"}).encode())
     assert refused.status == 422 and b"&lt;i&gt;=x" in refused.body and b"<i>" not in refused.body
+
+
+def test_to_know_a_name_is_not_to_be_its_annotator(server: Served) -> None:
+    bert = Voter(server.url, "Bert")
+    other = Voter(server.url, "Carla")
+    for cookie in ("", f"{COOKIE}={other.secret}", f"{COOKIE}=...", f"{COOKIE}={'x.' * 400}"):
+        for form in ({"name": "Bert"}, {"name": " bERT ", "again": "yes"}):
+            answer = ask(f"{server.url}/join", urlencode(form).encode(), Cookie=cookie)
+            assert answer.status == 422 and b"takes part already" in answer.body
+            assert bert.secret not in repr(answer)
+    again = ask(f"{server.url}/join", b"name=Bert&again=yes", Cookie=f"{COOKIE}={bert.secret}")
+    assert again.url == bert.url
+
+
+def test_two_who_join_by_one_name_at_once_are_one_who_does(server: Served) -> None:
+    answers: list[Answer] = []
+    form = urlencode({"name": "Dora"}).encode()
+    threads = [
+        threading.Thread(target=lambda: answers.append(ask(f"{server.url}/join", form)))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answer.status for answer in answers) == [200] + [422] * 7
+
+
+def test_a_browser_keeps_the_secrets_of_all_who_join_by_it(server: Served) -> None:
+    origin = {"Origin": server.url}
+    first = raw(server, "POST", "/join", b"name=Emil", **origin)
+    cookie = first.headers["set-cookie"]
+    assert all(part in cookie for part in ("HttpOnly", "SameSite=strict", "Path=/join"))
+    kept = cookie.split(";")[0]
+    second = raw(server, "POST", "/join", b"name=Fred", Cookie=kept, **origin)
+    both = second.headers["set-cookie"].split(";")[0]
+    for name, of in (("Emil", first), ("Fred", second)):
+        form = f"name={name}&again=yes".encode()
+        again = raw(server, "POST", "/join", form, Cookie=both, **origin)
+        assert again.status == 303 and again.headers["location"] == of.headers["location"]
+
+
+@pytest.mark.parametrize("body", [b"&".join([b"a=b"] * 1000), b"%" * 9000, b"name=%ff%fe", b"\xff"])
+def test_what_is_no_form_is_refused(server: Served, body: bytes) -> None:
+    assert ask(f"{server.url}/join", body).status == 422
 
 
 def raw(server: Served, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
@@ -153,8 +204,30 @@ def test_other_sites_and_names_are_refused(server: Served) -> None:
     assert raw(server, "POST", path, vote, Sec_Fetch_Site="same-site").status == 403
     for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", ""):
         assert raw(server, "GET", "/", Host=host).status == 421
+    own = {"Origin": server.url}
+    for sender in (
+        {},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": ""},
+        {"Origin": server.url.replace("127.0.0.1", "localhost")},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Origin": "http://127.0.0.1"},
+        {"Origin": f"{server.url}.evil.example"},
+        {"Origin": "file://" + urlsplit(server.url).netloc},
+        {"Origin": "http://["},
+        {"Referer": "http://evil.example/" + server.url},
+        {"Origin": "http://evil.example", "Referer": server.url + "/"},
+        {**own, "Sec_Fetch_Site": "cross-site"},
+        {**own, "Sec_Fetch_Site": "same-site"},
+    ):
+        assert raw(server, "POST", path, vote, **sender).status == 403, sender
+        assert raw(server, "POST", "/join", b"name=Mallory", **sender).status == 403, sender
+        assert raw(server, "DELETE", "/", **sender).status == 403
     assert voter.state()["done"] == 0
-    assert raw(server, "POST", path, vote, Sec_Fetch_Site="same-origin").status == 200
+    assert raw(server, "POST", path, vote, **own).status == 200
+    assert raw(server, "POST", path, vote, Referer=voter.url).status == 200
+    assert raw(server, "POST", path, vote, Sec_Fetch_Site="same-origin", **own).status == 200
     assert raw(server, "GET", "/", Host="localhost:1").status == 200
 
 
@@ -170,13 +243,13 @@ def test_other_sites_and_names_are_refused(server: Served) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_vote_is_refused_and_counts_nothing(server: Served, body: bytes) -> None:
-    voter = Voter(server.url, "Fuzz", again=True)
+    voter = Voter(server.url, f"Fuzz {next(NUMBERS)}")
     assert ask(f"{voter.url}/choice", body).status == 422
     assert voter.state()["done"] == 0
 
 
 def test_too_much_and_too_large_numbers_are_refused(server: Served) -> None:
-    voter = Voter(server.url, "Fuzz", again=True)
+    voter = Voter(server.url, f"Fuzz {next(NUMBERS)}")
     assert ask(f"{voter.url}/choice", b" " * 20_000).status == 413
     for vote in (-1, 2**63, 1.5, None, "1", True):
         assert ask(f"{voter.url}/undo", json.dumps({"vote": vote}).encode()).status == 422
@@ -192,7 +265,7 @@ def test_every_answer_forbids_what_the_page_does_not_need(server: Served) -> Non
         assert headers["content-security-policy"].startswith("default-src 'none'")
         assert headers["x-content-type-options"] == "nosniff"
         assert (
-            headers["referrer-policy"] == "no-referrer" and headers["cache-control"] == "no-store"
+            headers["referrer-policy"] == "same-origin" and headers["cache-control"] == "no-store"
         )
         assert "server" not in headers
 
@@ -200,10 +273,10 @@ def test_every_answer_forbids_what_the_page_does_not_need(server: Served) -> Non
 class Hammer(threading.Thread):
     """Votes without a pause until the server dies; counts the votes that it confirmed."""
 
-    def __init__(self, url: str, name: str, seed: int) -> None:
+    def __init__(self, url: str, name: str, seed: int, again: str | None) -> None:
         super().__init__()
         self.name, self.random = name, random.Random(seed)
-        self.voter = Voter(url, name, again=True)
+        self.voter = Voter(url, name, again=again)
         self.state: Any = self.voter.state()
         self.saved = 0
 
@@ -226,9 +299,13 @@ def test_kill_9_in_the_midst_of_voting_loses_nothing(run: Path, seed: int) -> No
     """Three annotators vote and undo as fast as they can; after each kill the same command resumes,
     and everyone is at most one request (the one without an answer) from where they were."""
     chance, confirmed = random.Random(seed), 0
+    own: dict[str, str] = {}
     for number in range(3):
         with served(run, *STUDY, "--name", "killed") as server:
-            hammers = [Hammer(server.url, name, number) for name in ("Ada", "Ben", "Cleo")]
+            hammers = [
+                Hammer(server.url, name, number, own.get(name)) for name in ("Ada", "Ben", "Cleo")
+            ]
+            own = {hammer.name: hammer.voter.secret for hammer in hammers}
             for hammer in hammers:
                 hammer.start()
             time.sleep(chance.uniform(0.3, 1.0))
@@ -247,9 +324,11 @@ def test_kill_9_in_the_midst_of_voting_loses_nothing(run: Path, seed: int) -> No
 def test_every_acknowledged_vote_survives_kill_9(run: Path) -> None:
     """Without undoing: the votes themselves, not only their number."""
     cast: list[tuple[str, int, str]] = []
+    own: dict[str, str] = {}
     for number in range(2):
         with served(run, *STUDY, "--name", "kept") as server:
-            voters = {name: Voter(server.url, name, again=True) for name in ("Ada", "Ben")}
+            voters = {name: Voter(server.url, name, again=own.get(name)) for name in ("Ada", "Ben")}
+            own = {name: voter.secret for name, voter in voters.items()}
             for name, voter in voters.items():
                 steps = range(2) if number == 0 else range(2, 5)
                 for step in steps:
@@ -281,10 +360,30 @@ def test_the_report_after_a_signal(run: Path, tmp_path: Path) -> None:
     assert len(list(csv.DictReader(io.StringIO((tmp_path / "a.csv").read_text())))) == 11
 
 
-def test_another_host_gives_a_warning(run: Path) -> None:
-    with served(run, *STUDY, "--name", "open", "--host", "0.0.0.0") as server:
+def test_another_host_gives_a_warning_and_a_key(run: Path) -> None:
+    options = (*STUDY, "--name", "open", "--host", "0.0.0.0")
+    with served(run, *options) as server:
         assert "WARNING" in server.output and "EVERYONE" in server.output
-        assert raw(server, "GET", "/", Host="study.example").status == 200
+        key = urlsplit(server.url).path
+        assert len(key) > 20
+        door = server._replace(url=server.url.removesuffix(key))
+        assert raw(door, "GET", f"{key}/", Host="study.example").status == 200
+        assert raw(door, "GET", f"{key}/", Host="").status == 421
+        voter = Voter(server.url, "Ada")
+        without = urlsplit(voter.url).path.removeprefix(key)
+        image = voter.state()["current"]["left"]
+        assert image.startswith(key) and ask(door.url + image).status == 200
+        for path in ("/", "/study.js", without, f"{without}/state", image.removeprefix(key)):
+            for wrong in ("", "/x", f"{key}x", key[:-1], f"/{key}", key.upper()):
+                assert raw(door, "GET", wrong + path).status == 404, wrong + path
+        own = {"Origin": door.url}
+        assert raw(door, "POST", "/join", b"name=Eve", **own).status == 404
+        page = ask(server.url + "/").body.decode()
+        assert ask(door.url + re.findall(r'href="(\S+\.css)"', page)[0]).status == 200
+        assert voter.vote(0, "tie")["counted"]
+        server.process.kill()
+    with served(run, *options) as server:
+        assert urlsplit(server.url).path == key, "annotators keep their addresses"
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS votes (
     seconds REAL NOT NULL, time REAL NOT NULL, undone REAL,
     FOREIGN KEY (annotator, step) REFERENCES showings
 ) STRICT;
+CREATE TABLE IF NOT EXISTS door (key TEXT NOT NULL) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS one_vote_counts ON votes (annotator, step) WHERE undone IS NULL;
 """
 

@@ -1,7 +1,8 @@
 """Serve the study's page to annotators, without ever naming a model.
 
 An annotator's address holds their secret, and images have random tokens: no request can name a
-file. The page waits for each vote's receipt, which is sent when the vote is on disk.
+file. Where other machines have access, all addresses begin with a key. The page waits for each
+vote's receipt, which is sent when the vote is on disk.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import ipaddress
 import json
 import math
+import secrets
 import socket
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeGuard
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 import uvicorn
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -24,7 +26,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse
 from starlette.responses import Response as Reply
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from selma.applications.study.ballot import CHOICES
@@ -36,6 +38,8 @@ from selma.progress import console
 
 LOOPBACK = "127.0.0.1"
 MAX_BODY = 10_000  # bytes; a vote is about a hundred
+COOKIE, COOKIE_S, MOST_OWN = "selma_annotators", 365 * 86400, 20
+"""What a browser keeps: the secrets of those who have joined by it, how long, and of how many."""
 _ASSETS = {
     "/study.css": "text/css",
     "/study.js": "text/javascript",
@@ -45,7 +49,8 @@ _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; "
     "script-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",  # addresses hold secrets
+    # Addresses hold secrets, for this server alone; "no-referrer" would hide forms' origin as well.
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
 
@@ -64,10 +69,12 @@ def serve(
     try:
         with _listening(host, port) as listening:
             hosts = _own_names(host)
-            if hosts is None:
+            key = store.key() if hosts is None else None
+            if key is not None:
                 say(
-                    "WARNING: this page is open to EVERYONE who can reach this machine: there is "
-                    f"no password. Leave out --host {host} to serve this machine alone."
+                    "WARNING: this page is open to EVERYONE who can reach this machine and has the "
+                    "address below, with its key: give it to the annotators alone, since nothing "
+                    f"on the way is encrypted. Leave out --host {host} to serve this machine alone."
                 )
             address = host if ":" not in host else f"[{host}]"
             say(
@@ -75,9 +82,10 @@ def serve(
                 f"{counted(store.annotators(), 'annotator')} so far."
             )
             say(f"Votes: {path}")
-            say(f"Page: http://{address}:{listening.getsockname()[1]}/  (Ctrl+C stops)")
+            way = f"{listening.getsockname()[1]}{_prefix(key)}/"
+            say(f"Page: http://{address}:{way}  (Ctrl+C stops)")
             config = uvicorn.Config(
-                application(store, images, hosts=hosts),
+                application(store, images, hosts=hosts, key=key),
                 log_level="warning",
                 access_log=False,  # it would write the annotators' secrets
                 server_header=False,
@@ -90,11 +98,13 @@ def serve(
         store.close()
 
 
-def application(store: Store, images: Images, *, hosts: frozenset[str] | None) -> ASGIApp:
+def application(
+    store: Store, images: Images, *, hosts: frozenset[str] | None, key: str | None = None
+) -> ASGIApp:
     """The study's pages as an ASGI application; `hosts` are the host names that it answers to, None
-    for any."""
-    pages = _Pages(store, images)
-    routes = [
+    for any.  key: what all its paths begin with, if anything."""
+    pages = _Pages(store, images, _prefix(key))
+    routes: list[BaseRoute] = [
         Route("/", pages.welcome),
         Route("/join", pages.join, methods=["POST"]),
         *(Route(path, pages.asset) for path in _ASSETS),
@@ -104,12 +114,19 @@ def application(store: Store, images: Images, *, hosts: frozenset[str] | None) -
         Route("/vote/{secret}/undo", pages.undo, methods=["POST"]),
         Route("/image/{token}", pages.image),
     ]
-    return _Guarded(Starlette(routes=routes, exception_handlers={SelmaError: _failure}), hosts)
+    if key is not None:
+        routes = [Mount(_prefix(key), routes=routes)]
+    app = Starlette(routes=routes, exception_handlers={SelmaError: _failure})
+    return _Guarded(app, hosts, key)
+
+
+def _prefix(key: str | None) -> str:
+    return "" if key is None else f"/{key}"
 
 
 class _Pages:
-    def __init__(self, store: Store, images: Images) -> None:
-        self.store, self.images = store, images
+    def __init__(self, store: Store, images: Images, prefix: str) -> None:
+        self.store, self.images, self.prefix = store, images, prefix
         self.templates = Environment(
             loader=PackageLoader("selma.applications.study", "page"),
             autoescape=True,
@@ -122,32 +139,56 @@ class _Pages:
         return self._page("welcome.html", known=None, name="", mistake="")
 
     async def join(self, request: Request) -> Reply:
-        form = parse_qs((await _body(request)).decode("utf-8", "replace"), max_num_fields=5)
+        try:
+            form = parse_qs((await _body(request)).decode("utf-8", "replace"), max_num_fields=5)
+        except ValueError:
+            raise HTTPException(422, "A form of one name is expected.") from None
         name = form.get("name", [""])[0]
-        return await run_in_threadpool(self._joined, name, again="again" in form)
+        own = [secret for secret in request.cookies.get(COOKIE, "").split(".") if secret][:MOST_OWN]
+        return await run_in_threadpool(self._joined, name, own, again="again" in form)
 
-    def _joined(self, name: str, *, again: bool) -> Reply:
+    def _joined(self, name: str, own: list[str], *, again: bool) -> Reply:
+        """own: the secrets of those who have joined by this browser; to know a name is not enough
+        to go on as its annotator."""
         try:
             known = self.store.find(name)
         except DataError as error:
-            page = self._page("welcome.html", known=None, name=name, mistake=str(error))
-            page.status_code = 422
-            return page
-        # Otherwise two people of one name would unknowingly continue each other's votes.
+            return self._refusal(name, str(error))
+        if known and known.secret not in own:
+            return self._refusal(
+                name,
+                "Someone of this name takes part already. If that is you, go on in the browser in "
+                "which you began, or by your own address; otherwise choose another name.",
+            )
+        # Otherwise two people at one browser would unknowingly continue each other's votes.
         if known and not again:
             return self._page("welcome.html", known=known, name=name, mistake="")
-        joined = self.store.join(name)
-        return RedirectResponse(f"/vote/{joined.secret}", status_code=303)
+        try:
+            joined = known or self.store.join(name, new=True)
+        except DataError as error:  # another request of this name was faster
+            return self._refusal(name, str(error))
+        reply = RedirectResponse(f"{self.prefix}/vote/{joined.secret}", status_code=303)
+        kept = list(dict.fromkeys([joined.secret, *own]))[:MOST_OWN]
+        path = f"{self.prefix}/join"
+        reply.set_cookie(
+            COOKIE, ".".join(kept), max_age=COOKIE_S, path=path, httponly=True, samesite="strict"
+        )
+        return reply
+
+    def _refusal(self, name: str, mistake: str) -> Reply:
+        page = self._page("welcome.html", known=None, name=name, mistake=mistake)
+        page.status_code = 422
+        return page
 
     def asset(self, request: Request) -> Reply:
-        path = request.scope["path"]  # one of the routes made of _ASSETS
+        path = request.scope["path"].removeprefix(self.prefix)  # a route of _ASSETS
         file = resources.files("selma.applications.study").joinpath("page", path.removeprefix("/"))
         return Reply(file.read_bytes(), media_type=_ASSETS[path])
 
     def voting(self, request: Request) -> Reply:
         status = self.store.status(request.path_params["secret"])
         if status is None:
-            return RedirectResponse("/", status_code=303)
+            return RedirectResponse(f"{self.prefix}/", status_code=303)
         return self._page("voting.html", annotator=status.annotator)
 
     def state(self, request: Request) -> Reply:
@@ -187,20 +228,24 @@ class _Pages:
         status = self.store.status(secret)
         if status is None:
             raise HTTPException(404, "There is no such annotator.")
-        return JSONResponse(_visible(status) | {"counted": counted})
+        return JSONResponse(_visible(status, self.prefix) | {"counted": counted})
 
     def _page(self, template: str, **values: Any) -> HTMLResponse:
-        study = {"total": len(self.store.study.pairs), "name_length": NAME_LENGTH}
+        study = {
+            "total": len(self.store.study.pairs),
+            "name_length": NAME_LENGTH,
+            "prefix": self.prefix,
+        }
         return HTMLResponse(self.templates.get_template(template).render(**study, **values))
 
 
-def _visible(status: AnnotatorStatus) -> dict[str, Any]:
+def _visible(status: AnnotatorStatus, prefix: str) -> dict[str, Any]:
     """All that the page's script is sent."""
 
     def shown(pair: ShownPair | None) -> dict[str, Any] | None:
         if pair is None:
             return None
-        left, right = f"/image/{pair.left}", f"/image/{pair.right}"
+        left, right = (f"{prefix}/image/{token}" for token in (pair.left, pair.right))
         return {"step": pair.step, "text": pair.text, "left": left, "right": right}
 
     return {
@@ -216,11 +261,12 @@ class _Guarded:
     """Refuses requests that the study's page does not send, and adds every reply's headers.
 
     Another site could make an annotator's browser send votes (cross-site requests), or resolve its
-    name to this machine to read the study (DNS rebinding).
+    name to this machine to read the study (DNS rebinding). Browsers tell the site in Sec-Fetch-Site
+    to trustworthy addresses alone, but the origin of what is posted always.
     """
 
-    def __init__(self, inner: ASGIApp, hosts: frozenset[str] | None) -> None:
-        self.inner, self.hosts = inner, hosts
+    def __init__(self, inner: ASGIApp, hosts: frozenset[str] | None, key: str | None) -> None:
+        self.inner, self.hosts, self.key = inner, hosts, key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_guarded(message: Message) -> None:
@@ -236,13 +282,32 @@ class _Guarded:
         host = headers.get(b"host", b"").decode("latin-1").lower()
         site = headers.get(b"sec-fetch-site", b"none")
         name = host if host.endswith("]") else host.rsplit(":", 1)[0]
-        if self.hosts is not None and name not in self.hosts:
+        if not name or (self.hosts is not None and name not in self.hosts):
             refusal = PlainTextResponse("This page is for this machine alone.", status_code=421)
             return await refusal(scope, receive, send_guarded)
-        if scope["method"] == "POST" and site not in (b"same-origin", b"none"):
+        if self.key is not None and not _begins_with(scope["path"], self.key):
+            refusal = PlainTextResponse("There is no such page.", status_code=404)
+            return await refusal(scope, receive, send_guarded)
+        own = site in (b"same-origin", b"none") and _sender(headers) == host
+        if scope["method"] not in ("GET", "HEAD") and not own:
             refusal = PlainTextResponse("Votes come from this page alone.", status_code=403)
             return await refusal(scope, receive, send_guarded)
         return await self.inner(scope, receive, send_guarded)
+
+
+def _sender(headers: dict[bytes, bytes]) -> str | None:
+    """The host and port of the page that sent a request; None where it does not say."""
+    sender = headers.get(b"origin", headers.get(b"referer", b"")).decode("latin-1").lower()
+    try:
+        parts = urlsplit(sender)
+    except ValueError:
+        return None
+    return parts.netloc if parts.scheme in ("http", "https") and parts.netloc else None
+
+
+def _begins_with(path: str, key: str) -> bool:
+    first = path.split("/", 2)[1:2] or [""]
+    return secrets.compare_digest(first[0].encode(errors="replace"), key.encode())
 
 
 def _failure(request: Request, error: Exception) -> Reply:

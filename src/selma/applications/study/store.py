@@ -87,20 +87,32 @@ class Store:
         with self._lock:
             self._open.close()
 
+    def key(self) -> str:
+        """What addresses begin with where others can reach the page; the same when it is served
+        again, so that annotators' addresses stay good."""
+        with self._transaction() as sql:
+            known = sql.execute("SELECT key FROM door").fetchone()
+            key = known[0] if known else secrets.token_urlsafe(16)
+            if known is None:
+                sql.execute("INSERT INTO door VALUES (?)", (key,))
+            return str(key)
+
     def find(self, name: str) -> Annotator | None:
         """The annotator of this name, whatever its case; None if nobody has joined by it."""
         with self._transaction() as sql:
             return self._annotator(sql, "folded", clean_name(name).casefold())
 
-    def join(self, name: str) -> Annotator:
+    def join(self, name: str, *, new: bool = False) -> Annotator:
         """The annotator of this name; a new one gets their own order and addresses.
 
-        Raises DataError for an invalid name.
+        Raises DataError for an invalid name, and with `new` for one that somebody has.
         """
         name = clean_name(name)
         folded = name.casefold()
         with self._transaction() as sql:
             if known := self._annotator(sql, "folded", folded):
+                if new:
+                    raise DataError("Someone of this name takes part already.")
                 return known
             row = (name, folded, secrets.token_urlsafe(16), time.time())
             inserted = sql.execute(
