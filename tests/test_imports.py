@@ -13,10 +13,10 @@ import selma
 ROOT = Path(selma.__file__).parent
 STAGES = {"prompts", "images", "experts", "merged", "scores", "report"}
 LAYERS: tuple[set[str], ...] = (
-    {"errors", "paths", "plurals"},
+    {"errors", "paths", "plurals", "texts", "plainfiles"},
     {"processes"},
     {"registry"},
-    {"records", "config", "randomness", "progress", "stopping", "folder_lock"},
+    {"records", "config", "randomness", "progress", "stopping", "folder_lock", "screen"},
     {
         "workspace",
         "image_files",

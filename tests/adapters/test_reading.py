@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from selma.adapters.converting import convert
 from selma.adapters.files import OUR_KEY, Lineage, lineage_json
+from selma.adapters.headers import MOST_TENSORS
 from selma.adapters.layers import known_models
 from selma.adapters.models import read_model
-from selma.adapters.reading import MOST_TENSORS, read_adapter
+from selma.adapters.reading import read_adapter
 from selma.cli import app
 from selma.config.merged import MergedConfig
 from selma.errors import AdapterError, IncompatibleExperts
@@ -336,7 +337,7 @@ def test_counts_and_sizes_are_bounded(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="larger than any model's"):
         read_adapter(saved(tmp_path / "wide.safetensors", wide))
     long = {f"unet.{'x.' * 5000}{A}": torch.ones(1, 1)}
-    with pytest.raises(AdapterError, match=r"low-rank factors alone.*\.\.\."):
+    with pytest.raises(AdapterError, match=r"may have 500 characters"):
         read_adapter(saved(tmp_path / "long.safetensors", long))
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from selma.adapters.files import OUR_KEY, Lineage, given, lineage_json, write_safetensors
 from selma.adapters.folders import SAFETENSORS, has_suffix
-from selma.adapters.headers import as_the_manifest_says, lineage_of, opened
+from selma.adapters.headers import as_the_manifest_says, lineage_of, opened, tensor_names
 from selma.adapters.kind import AdapterKind, WeightChange
 from selma.adapters.layers import Layers
 from selma.backbones.text_to_image import FULL_FILE, TextToImage
@@ -111,7 +111,7 @@ def read(source: Path, *, base: Layers | None = None) -> FullFile:
     with opened(path) as file:
         metadata = file.metadata() or {}
         component = metadata.get(FULL_KEY, "unet")
-        layers = tuple(f"{component}.{name}" for name in sorted(file.keys()))
+        layers = tuple(f"{component}.{name}" for name in tensor_names(file, path))
         return FullFile(path, component, layers, lineage_of(metadata, path))
 
 
@@ -125,7 +125,7 @@ def apply(
     path = adapter.path
     mine = dict(model.denoiser.named_parameters())
     with opened(path) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in tensor_names(file, path)}
     for name in sorted(mine.keys() | tensors.keys()):
         if name not in mine or name not in tensors or mine[name].shape != tensors[name].shape:
             raise AdapterError(

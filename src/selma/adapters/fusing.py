@@ -11,7 +11,7 @@ from torch import Tensor
 
 from selma.adapters import names
 from selma.adapters.files import DTYPES, write_safetensors
-from selma.adapters.headers import opened
+from selma.adapters.headers import opened, tensor_names
 from selma.adapters.kind import WeightChange
 from selma.adapters.models import read_model, weight_key
 from selma.adapters.table import kind_of
@@ -77,7 +77,7 @@ def _write_fused(
     dtypes: dict[str, torch.dtype] = {}
     with opened(source) as file:
         metadata = file.metadata() or {"format": "pt"}
-        for name in sorted(file.keys()):
+        for name in tensor_names(file, source):
             part = file.get_slice(name)
             own = _dtype(source, name, str(part.get_dtype()))
             dtypes[name] = wanted if wanted is not None and own.is_floating_point else own

@@ -12,8 +12,13 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from selma.adapters.files import OUR_KEY, Lineage
+from selma.adapters.spellings import LONGEST_NAME
 from selma.errors import AdapterError
+from selma.texts import quoted
 from selma.workspace import file_sha256
+
+MOST_TENSORS = 20_000
+"""Of a file; the largest of a known model, SDXL's with both text encoders, has 3,177."""
 
 
 @contextmanager
@@ -28,10 +33,24 @@ def opened(path: Path) -> Iterator[Any]:
         raise AdapterError(f"{path} must be a whole safetensors file, but: {error}.") from error
 
 
+def tensor_names(file: Any, path: Path) -> list[str]:
+    """The names of an opened file's tensors, sorted. Raises AdapterError unless their number and
+    their lengths are an adapter's or a model's."""
+    tensors: list[str] = sorted(file.keys())
+    if len(tensors) > MOST_TENSORS:
+        raise AdapterError(f"{path} may have {MOST_TENSORS:,} tensors, but has {len(tensors):,}.")
+    if long := next((name for name in tensors if len(name) > LONGEST_NAME), None):
+        raise AdapterError(
+            f"{path}: a tensor's name may have {LONGEST_NAME} characters, but that which begins "
+            f"{quoted(long)} has {len(long):,}."
+        )
+    return tensors
+
+
 def parameter_count(path: Path) -> int:
     """How many numbers a safetensors file holds; only its header is read."""
     with opened(path) as file:
-        shapes = (file.get_slice(name).get_shape() for name in file.keys())  # noqa: SIM118
+        shapes = (file.get_slice(name).get_shape() for name in tensor_names(file, path))
         return sum(math.prod(shape) for shape in shapes)
 
 

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selma.adapters import names
-from selma.adapters.headers import opened
+from selma.adapters.headers import opened, tensor_names
 from selma.adapters.layers import Layers, layers_of
+from selma.adapters.peft_settings import MOST_BYTES
 from selma.adapters.reading import LayerFile
 from selma.adapters.resolving import squeezed
 from selma.backbones.families import family_of as family_named
 from selma.errors import AdapterError, ModelError
 from selma.paths import AnyPath, require_path
+from selma.plainfiles import plain_text
 from selma.plurals import counted
 from selma.toybox import base_folder
 
@@ -107,7 +109,7 @@ def _weights(component: str, paths: tuple[Path, ...]) -> dict[str, tuple[int, ..
         with opened(path) as file:
             weights |= {
                 name.removesuffix(".weight"): tuple(file.get_slice(name).get_shape())
-                for name in file.keys()  # noqa: SIM118
+                for name in tensor_names(file, path)
                 if name.endswith(".weight")
             }
     return layers_of(component, weights)
@@ -127,8 +129,8 @@ def _folder(model: str) -> Path:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        value = json.loads(plain_text(path, most=MOST_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f'--base must be "toybox" or a diffusers folder, but {path} cannot be read: {error}'
         ) from error

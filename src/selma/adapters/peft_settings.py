@@ -18,8 +18,11 @@ from selma.adapters.files import PEFT_KEY
 from selma.adapters.headers import header_json
 from selma.adapters.patterns import Patterns
 from selma.errors import AdapterError
+from selma.plainfiles import plain_text
+from selma.texts import quoted
 
 PEFT_FILE, PEFT_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+MOST_BYTES = 16_000_000  # of settings, which name each layer
 PEFT_DEFAULT_ALPHA = 8  # of a header that gives none: what PEFT itself would take
 
 _HARMLESS = {
@@ -43,7 +46,8 @@ class PeftSettings:
         for key, value in self.values.items():
             if value and not _harmless(key, value):
                 raise AdapterError(
-                    f"{self.path} is no plain LoRA: its header sets {key} to {value!r}."
+                    f"{self.path} is no plain LoRA: its header sets {quoted(key)} to "
+                    f"{quoted(value)}."
                 )
 
     def rank(self, component: str, module: str, default: int) -> Any:
@@ -61,7 +65,7 @@ class PeftSettings:
             alpha = self._of_pattern("alpha_pattern", component, module, default)
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < 1e6:
             raise AdapterError(
-                f"{self.path}: alpha of {module} must be a positive number, not {alpha!r}."
+                f"{self.path}: alpha of {module} must be a positive number, not {quoted(alpha)}."
             )
         if alpha == 0:
             raise AdapterError(
@@ -117,7 +121,7 @@ def peft_json(path: Path) -> dict[str, Any]:
     """The settings beside a PEFT adapter's file. Raises AdapterError."""
     settings_path = path.with_name(PEFT_SETTINGS)
     try:
-        value = json.loads(settings_path.read_text("utf-8"))
+        value = json.loads(plain_text(settings_path, most=MOST_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(
             f"{settings_path} must be a PEFT adapter's settings, but: {error}."

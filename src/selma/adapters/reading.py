@@ -20,7 +20,13 @@ from torch import Tensor
 from selma.adapters import names, spellings
 from selma.adapters.files import DTYPES, Lineage, notes_of
 from selma.adapters.folders import SAFETENSORS, has_suffix, lora_files
-from selma.adapters.headers import as_the_manifest_says, header_json, lineage_of, opened
+from selma.adapters.headers import (
+    as_the_manifest_says,
+    header_json,
+    lineage_of,
+    opened,
+    tensor_names,
+)
 from selma.adapters.layers import Layers
 from selma.adapters.peft_settings import (
     PEFT_FILE,
@@ -36,11 +42,10 @@ from selma.config.adapters import MergeSpace
 from selma.errors import AdapterError
 from selma.plurals import counted
 from selma.progress import console
+from selma.texts import quoted
 
 RANKS_KEY = "selma_ranks"  # layer → rank, where `formats` filled a kohya file up with zeros
 
-MOST_TENSORS = 20_000
-"""Of a file; the largest of a known model, SDXL's with both text encoders, has 3,177."""
 MOST_ENTRIES = 2**29
 """Of the weight that factors change; the largest of a known model has 29 million."""
 
@@ -205,7 +210,7 @@ def is_lora(source: Path) -> bool:
     if not has_suffix(source, SAFETENSORS) or not source.is_file():
         return False
     with opened(source) as file:
-        return spellings.factors_alone(file.keys())
+        return spellings.factors_alone(tensor_names(file, source))
 
 
 @dataclass(frozen=True)
@@ -255,7 +260,7 @@ class _Header:
         if named is None:
             raise AdapterError(
                 f"{tensor.path} must hold pairs of low-rank factors alone, but has "
-                f"{_short(tensor.name)!r} of shape {list(tensor.shape)}."
+                f"{tensor.name!r} of shape {list(tensor.shape)}."
             )
         self.schemes.add("peft" if peft else named.scheme)
         layer = named.layer
@@ -273,10 +278,7 @@ class _Header:
 
 def _tensors(path: Path, file: Any) -> Iterable[_Tensor]:
     """What the header says of each tensor; none is read."""
-    keys = list(file.keys())
-    if len(keys) > MOST_TENSORS:
-        raise AdapterError(f"{path} may have {MOST_TENSORS:,} tensors, but has {len(keys):,}.")
-    for name in keys:
+    for name in tensor_names(file, path):
         part = file.get_slice(name)
         yield _Tensor(path, name, tuple(part.get_shape()), str(part.get_dtype()))
 
@@ -335,7 +337,9 @@ def _layer(
     rank = a.shape[0]
     declared = settings.rank(component, module, rank)
     if declared != rank:
-        raise AdapterError(f"{source}: {key} has rank {rank}, but the header says {declared}.")
+        raise AdapterError(
+            f"{source}: {key} has rank {rank}, but the header says {quoted(declared)}."
+        )
     return LayerFile(
         path=a.path,
         a=a.name,
@@ -364,7 +368,7 @@ def _alpha_of(tensor: _Tensor | None) -> float | None:
         return None
     if math.prod(tensor.shape) != 1:
         raise AdapterError(
-            f"{tensor.path}: {_short(tensor.name)!r} must be one number, but has the shape "
+            f"{tensor.path}: {tensor.name!r} must be one number, but has the shape "
             f"{list(tensor.shape)}."
         )
     with opened(tensor.path) as file:
@@ -375,7 +379,3 @@ def _without_zeros(layer: LayerFile, rank: Any) -> LayerFile:
     if not isinstance(rank, int) or not 0 < rank < layer.rank:
         return layer
     return replace(layer, rank=rank, alpha=layer.scale * rank)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 200 else f"{name[:200]}..."

@@ -7,7 +7,7 @@ Prefixes are taken off until none is left, so that what one program wraps in ano
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
@@ -138,7 +138,7 @@ def refused(name: str) -> str | None:
     return next((reason for pattern, reason in _REFUSED.items() if re.search(pattern, name)), None)
 
 
-def factors_alone(tensor_names: Iterator[str]) -> bool:
+def factors_alone(tensor_names: Iterable[str]) -> bool:
     """Whether all tensors are low-rank factors by their names, but for bundled embeddings."""
     own = [name for name in tensor_names if not name.startswith(BUNDLED)]
     return bool(own) and all(read_name(name) for name in own)

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from selma.backbones.language.replies import FENCE, REFUSAL, printable, readable_answer
+from selma.backbones.language.replies import FENCE, REFUSAL, readable_answer
 from selma.prompts.json_replies import Strings, caption_strings
 from selma.prompts.listing import fenced_lines, list_start, listed_texts, unmarked
 from selma.prompts.remarks import without_notes
 from selma.prompts.segments import Texts
 from selma.prompts.tables import quoted_rows
 from selma.prompts.wrapping import bare, titled_in_bold
+from selma.texts import printable
 
 Outcome = Literal["captions", "empty", "thought", "refusal", "cut", "blank", "unparsed"]
 """What a reply came to: captions; nothing at all; a thought without an answer; a refusal; one

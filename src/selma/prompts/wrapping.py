@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 
-from selma.backbones.language.replies import printable
+from selma.texts import printable
 
 _PAIRS = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "‹": "›", "„": "“", "‚": "‘",
           "「": "」", "『": "』", "《": "》", "〈": "〉", "＂": "＂", "`": "`", "[": "]", "<": ">",

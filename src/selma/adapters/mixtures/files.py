@@ -25,13 +25,20 @@ from selma.adapters.files import (
     write_safetensors,
 )
 from selma.adapters.folders import SAFETENSORS, has_suffix
-from selma.adapters.headers import as_the_manifest_says, header_json, lineage_of, opened
+from selma.adapters.headers import (
+    as_the_manifest_says,
+    header_json,
+    lineage_of,
+    opened,
+    tensor_names,
+)
 from selma.adapters.layers import Layers
 from selma.adapters.mixtures.mixing import GATE, MixedTensors, Mixture
 from selma.adapters.names import sorted_layers
 from selma.adapters.reading import AdapterFile
 from selma.config.adapters import Gate
 from selma.errors import AdapterError
+from selma.texts import quoted
 
 FILE = "mixture.safetensors"
 MIXTURE_KEY = "selma_mixture"
@@ -172,7 +179,9 @@ def read(source: Path, *, base: Layers | None = None) -> MixtureFile:
     as_the_manifest_says(path)
     with opened(path) as file:
         metadata = file.metadata() or {}
-        shapes = {name: _shape(path, name, file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
+        shapes = {
+            name: _shape(path, name, file.get_slice(name)) for name in tensor_names(file, path)
+        }
     about = header_json(metadata, MIXTURE_KEY, path)
     experts, gate = about.get("experts"), about.get("gate")
     if (
@@ -180,7 +189,9 @@ def read(source: Path, *, base: Layers | None = None) -> MixtureFile:
         or gate not in ("token", "pooled")
         or about.get("version") != 1
     ):
-        raise AdapterError(f"{path} must be a mixture of version 1, but its header says {about}.")
+        raise AdapterError(
+            f"{path} must be a mixture of version 1, but its header says {quoted(about)}."
+        )
     keys = sorted_layers({name.rpartition(".")[0] for name in shapes})
     if not keys:
         raise AdapterError(f"{path} must change at least one layer, but is empty.")

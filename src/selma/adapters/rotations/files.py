@@ -26,13 +26,14 @@ from selma.adapters.files import (
     notes_of,
     write_safetensors,
 )
-from selma.adapters.headers import as_the_manifest_says, lineage_of, opened
+from selma.adapters.headers import as_the_manifest_says, lineage_of, opened, tensor_names
 from selma.adapters.layers import Layers
 from selma.adapters.resolving import denoiser_keys
 from selma.adapters.rotations.cayley import cayley, require_rotation, side, skew, turned
 from selma.backbones.text_to_image import ROTATION_FILE
 from selma.config.adapters import MergeSpace
 from selma.errors import AdapterError
+from selma.texts import quoted
 
 ROTATION_KEY = "selma_rotations"
 ABOUT = {"cayley": "(I+S)(I-S)^-1", "side": "input", "version": 1}
@@ -180,7 +181,7 @@ def read_rotations(source: Path, *, base: Layers | None = None) -> RotationFile:
     with opened(path) as file:
         metadata = file.metadata() or {}
         about = _about(metadata, path)
-        for name in sorted(file.keys()):
+        for name in tensor_names(file, path):
             key, role = _named(path, name)
             if str(file.get_slice(name).get_dtype()) not in DTYPES:
                 raise AdapterError(f"{path}: {name} must be float.")
@@ -297,7 +298,7 @@ def _about(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
     if not isinstance(about, dict) or any(about.get(k) != v for k, v in ABOUT.items()):
         raise AdapterError(
             f"{path} must say by {ROTATION_KEY} in its header what its numbers mean, {ABOUT}, but "
-            f"says {about}. Another selma may have written it."
+            f"says {quoted(about)}. Another selma may have written it."
         )
     settings = about.get("settings")
     return settings if isinstance(settings, dict) else {}

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from selma.adapters import names
 from selma.adapters.folders import PICKLES, SAFETENSORS, has_suffix
-from selma.adapters.headers import lineage_of, opened
+from selma.adapters.headers import lineage_of, opened, tensor_names
 from selma.adapters.layers import Layers
 from selma.adapters.models import Model, read_model
 from selma.adapters.peft_settings import PEFT_FILE, PEFT_SETTINGS, peft_json
@@ -73,7 +73,7 @@ def is_rotation(source: Path) -> bool:
     if not has_suffix(source, SAFETENSORS) or not source.is_file():
         return False
     with opened(source) as file:
-        return any(_ROTATES.search(name) for name in file.keys())  # noqa: SIM118
+        return any(_ROTATES.search(name) for name in tensor_names(file, source))
 
 
 def read_any_rotations(
@@ -106,7 +106,7 @@ def read_any_rotations(
     if source.is_dir() or source.name == ROTATION_FILE:
         return read_rotations(source, base=base)
     with opened(source) as file:
-        all_names, metadata = sorted(file.keys()), file.metadata() or {}
+        all_names, metadata = tensor_names(file, source), file.metadata() or {}
         if any(name.endswith(OURS) for name in all_names):
             return read_rotations(source, base=base)
         wanted = [name for name in all_names if _ROTATES.search(name) or ".oft_" in name

@@ -18,7 +18,7 @@ from selma.adapters.files import (
     notes_of,
     write_safetensors,
 )
-from selma.adapters.headers import lineage_of, opened
+from selma.adapters.headers import lineage_of, opened, tensor_names
 from selma.adapters.layers import Layers
 from selma.adapters.peft_settings import PEFT_FILE, PEFT_SETTINGS, peft_json
 from selma.adapters.resolving import denoiser_keys
@@ -33,10 +33,13 @@ from selma.adapters.rotations.cayley import (
 )
 from selma.adapters.rotations.files import SKEW_ENTRIES, RotationFile, Turn
 from selma.errors import AdapterError
+from selma.texts import quoted
 from selma.workspace import write_bytes
 
 EXACT = 1e-6
 """A truncated series nearer to the rotation than this is the rotation, as far as float32 knows."""
+MOST_TERMS = 100
+"""Of such a series; PEFT's default is 5, and each costs a product of matrices."""
 
 _HARMLESS = {
     "r", "oft_block_size", "coft", "eps", "block_share", "use_cayley_neumann",
@@ -53,13 +56,15 @@ def read_peft_rotations(path: Path, *, base: Layers | None = None) -> RotationFi
         if value and key not in _HARMLESS and (key, value) not in (
             ("bias", "none"), ("peft_type", "OFT"),
         ):  # fmt: skip
-            raise AdapterError(f"{path} is no plain OFT: its settings have {key} {value!r}.")
+            raise AdapterError(
+                f"{path} is no plain OFT: its settings have {quoted(key)} {quoted(value)}."
+            )
     if "oft_block_size" not in settings:
         raise AdapterError(f"{path} is of PEFT before 0.14, whose OFT was another. Train it anew.")
     spelled: dict[str, str] = {}
     with opened(path) as file:
         metadata = file.metadata() or {}
-        for name in sorted(file.keys()):
+        for name in tensor_names(file, path):
             match = re.fullmatch(r"base_model\.model\.(.+)\.oft_R(?:\.[^.]+)?\.weight", name)
             if match is None:
                 raise AdapterError(f"{path} must hold oft_R of layers alone, but has {name!r}.")
@@ -88,12 +93,24 @@ def _of_peft(vector: Tensor, settings: Mapping[str, Any], *, path: Path, key: st
     """Our skew matrix of PEFT's: as it would itself project and turn when the adapter is used."""
     size = checked(vector, path=path, key=key)
     if settings.get("coft"):
-        radius = ball(float(settings.get("eps", 6e-5)), "peft", size=size, blocks=len(vector))
+        eps = _number(settings, "eps", 6e-5, most=1e6, path=path)
+        radius = ball(eps, "peft", size=size, blocks=len(vector))
         vector = projected(vector, radius)
     if settings.get("use_cayley_neumann"):
-        terms = int(settings.get("num_cayley_neumann_terms", 5))
-        return of_series(vector, terms, path=path, key=key)
+        terms = _number(settings, "num_cayley_neumann_terms", 5, most=MOST_TERMS, path=path)
+        return of_series(vector, int(terms), path=path, key=key)
     return -vector
+
+
+def _number(
+    settings: Mapping[str, Any], key: str, default: float, *, most: float, path: Path
+) -> float:
+    value = settings.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise AdapterError(
+            f"{path}: {key} must be a number from 0 to {most:g}, but is {quoted(value)}."
+        )
+    return value
 
 
 def of_series(vector: Tensor, terms: int, *, path: Path, key: str) -> Tensor:

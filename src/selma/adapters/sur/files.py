@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from selma.adapters.files import OUR_KEY, Lineage, as_json, given, lineage_json, write_safetensors
 from selma.adapters.folders import SAFETENSORS, has_suffix
-from selma.adapters.headers import opened
+from selma.adapters.headers import header_json, lineage_of, opened, tensor_names
 from selma.adapters.sur.network import SurAdapter, Widths, as_settings, restored
 from selma.backbones.preference.checkpoints import read_state
 from selma.config.adapters import SurConfig
 from selma.errors import AdapterError
 from selma.paths import AnyPath, as_path
+from selma.plurals import counted
+from selma.texts import quoted
 
 FILE = "sur_adapter.safetensors"
 SUR_KEY = "sur"
 PROJECTION = "projection."
+
+WIDEST = 2**20
+"""Of text features and what they are mapped to; the widest known are 4,096."""
 
 UNUSED = ("encoder_layer.", "attention.value_layer.")
 """Parts of a released checkpoint that no forward pass ever reached."""
@@ -76,20 +79,11 @@ def load(path: Path) -> SurFile:
             f"{path} must be a SUR-adapter in safetensors. Turn a released checkpoint into one "
             "with `selma sur convert`."
         )
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        settings = json.loads(metadata[SUR_KEY])
-        config = SurConfig.model_validate({"centred": False, **settings["adapter"]})
-        widths = Widths(tuple(settings["widths"]["text"]), settings["widths"]["pooled"])
-        origin = json.loads(metadata.get(OUR_KEY, "{}"))
-        lineage = Lineage(origin.get("base"), origin.get("made_by") or {})
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise AdapterError(
-            f"{path} must be a whole safetensors file of a SUR-adapter, with its settings, but "
-            f"cannot be read as one: {error!r}."
-        ) from error
+    with opened(path) as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in tensor_names(file, path)}
+    settings = header_json(metadata, SUR_KEY, path)
+    config, widths = _sizes(path, settings, most=len(tensors))
     mine = {name: t for name, t in tensors.items() if not name.startswith(PROJECTION)}
     projection = {
         name.removeprefix(PROJECTION): t
@@ -100,7 +94,33 @@ def load(path: Path) -> SurFile:
         adapter = restored(config, widths, mine)
     except AdapterError as error:
         raise AdapterError(f"{path}: {error}") from error
-    return SurFile(path, adapter, projection, settings, lineage)
+    return SurFile(path, adapter, projection, settings, lineage_of(metadata, path))
+
+
+def _sizes(path: Path, settings: Mapping[str, Any], *, most: int) -> tuple[SurConfig, Widths]:
+    """What the header says of the network, which is built by it even before its tensors' shapes
+    are compared. most: blocks that a file of as many tensors can hold."""
+    try:
+        config = SurConfig.model_validate({"centred": False, **settings["adapter"]})
+        widths = Widths(tuple(settings["widths"]["text"]), settings["widths"]["pooled"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise AdapterError(
+            f"{path} must be a SUR-adapter's file, with its settings, but its header says "
+            f"{quoted(settings)}."
+        ) from error
+    sides = (*widths.all, config.hidden, config.heads)
+    if not all(type(side) is int and 0 < side <= WIDEST for side in sides):
+        raise AdapterError(
+            f"{path}: widths, hidden and heads must be whole numbers up to {WIDEST:,}, but the "
+            f"header says {quoted(sides)}."
+        )
+    blocks = len(widths.all) * (config.depth if config.form == "released" else 1)
+    if blocks > most:
+        raise AdapterError(
+            f"{path} has {counted(most, 'tensor')}, too few for the {quoted(blocks)} blocks that "
+            "its header says."
+        )
+    return config, widths
 
 
 def is_sur(path: Path) -> bool:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from selma.adapters import names
 from selma.adapters.files import OUR_KEY, Lineage, as_json, given, lineage_json, write_safetensors
+from selma.adapters.headers import header_json, lineage_of, opened, tensor_names
 from selma.adapters.names import sorted_layers
 from selma.adapters.replacing import replaced
 from selma.adapters.rotations.files import ROLES, RotationFile, Turn, turn_of
 from selma.adapters.rotations.oft import weight_changes
 from selma.applications.control import networks
 from selma.errors import AdapterError
+from selma.texts import quoted
 
 if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
@@ -28,6 +28,8 @@ FILE = "control.safetensors"
 KEY = "selma_control"
 NETWORK, ADAPTER = "control.", f"{names.UNET}."
 VERSION = 1
+MOST_HALVINGS = 8
+"""Of an image's side by an autoencoder; those that are known halve it three to five times."""
 
 
 @dataclass(frozen=True)
@@ -97,29 +99,38 @@ def save(
 def load(path: Path) -> ControlFile:
     """Load the network in a file, or in a folder that holds `FILE`. Raises AdapterError."""
     path = path / FILE if path.is_dir() else path
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        about = json.loads(metadata[KEY])
-        lineage = json.loads(metadata.get(OUR_KEY, "{}"))
-        if about["version"] != VERSION or about["kind"] not in ("branch", "controlnet"):
-            raise ValueError(f"it is {about['kind']}, version {about['version']}")
-        about["halvings"] = int(about["halvings"])
-        about["condition"] = str(about["condition"])
-        about.setdefault("adapter", None)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    with opened(path) as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in tensor_names(file, path)}
+    about = {"adapter": None, **header_json(metadata, KEY, path)}
+    if not _is_known(about):
         raise AdapterError(
-            f"{path} must be a control network that selma wrote (control.safetensors), but "
-            f"cannot be read as one: {error!r}."
-        ) from error
+            f"{path} must be a control network that selma wrote (control.safetensors), but its "
+            f"header says {quoted(about)}."
+        )
     return ControlFile(
         path=path,
         about=about,
         network=_part(tensors, NETWORK),
         adapter=_part(tensors, ADAPTER),
-        lineage=Lineage(lineage.get("base"), lineage.get("made_by") or {}),
+        lineage=lineage_of(metadata, path),
     )
+
+
+def _is_known(about: Mapping[str, Any]) -> bool:
+    halvings, adapter = about.get("halvings"), about["adapter"]
+    return (
+        about.get("version") == VERSION
+        and about.get("kind") in ("branch", "controlnet")
+        and isinstance(about.get("condition"), str)
+        and type(halvings) is int
+        and 0 <= halvings <= MOST_HALVINGS
+        and (adapter is None or (isinstance(adapter, dict) and _is_scale(adapter.get("alpha"))))
+    )
+
+
+def _is_scale(alpha: Any) -> bool:
+    return alpha is None or (type(alpha) in (int, float) and 0 < alpha < 1e6)
 
 
 @contextmanager

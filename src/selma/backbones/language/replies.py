@@ -9,6 +9,7 @@ import re
 import unicodedata
 
 from selma.backbones.language.thoughts import Answer, answer
+from selma.texts import printable
 
 _MAX_CHARACTERS = 200_000  # far above any honest reply; a longer one is cut here
 FENCE = re.compile(r"^\s*(```|~~~)[\w-]*\s*$")
@@ -52,23 +53,9 @@ def readable_answer(text: str) -> Answer:
     return Answer(printable(unicodedata.normalize("NFC", rest)), thought, unended)
 
 
-def printable(text: str) -> str:
-    """Without control characters but for tabs and ends of lines, halves of characters, and marks
-    that turn the direction."""
-    return "".join(c for c in text if c in "\n\t" or not _unprintable(c))
-
-
 def _first_turn(text: str) -> str:
     for end in _TURN.finditer(text):
         if text[: end.start()].strip():
             text = text[: end.start()]
             break
     return _TOKEN.sub("", _TURN.sub("", text))
-
-
-def _unprintable(character: str) -> bool:
-    category = unicodedata.category(character)
-    # ZWNJ and ZWJ (Cf) belong to the spelling of Persian, Indic scripts and emoji.
-    return category in ("Cc", "Cs", "Co", "Cn") or (
-        category == "Cf" and character not in "\u200c\u200d"
-    )

@@ -1,0 +1,83 @@
+"""Texts from outside: what of them stays, and how messages and terminals show the rest."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+import unicodedata
+from typing import Any
+
+_JOINERS = "\u200c\u200d"
+"""ZWNJ and ZWJ belong to the spelling of Persian, Indic scripts and emoji."""
+
+_ADDRESS = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]{1,15}:/{1,2})([^\s<>]*)")
+"""With its scheme; without one, nothing tells an address from other words. One slash is left of two
+where an address was taken for a path."""
+
+_LONGEST_NUMBER = 4096  # bits; Python itself refuses to write more than some 14,000
+
+
+def printable(text: str) -> str:
+    """Without control characters but for tabs and ends of lines, halves of characters, characters
+    that nobody has assigned, and marks that turn the direction."""
+    return "".join(
+        c
+        for c in text
+        if c in "\n\t" or not (_steers(c) or unicodedata.category(c) in ("Co", "Cn"))
+    )
+
+
+def legible(text: str) -> str:
+    """The text with an escape ("\\x1b") in place of each character that steers a terminal, turns
+    the direction or is half of one. Ends of lines and tabs stay."""
+    return "".join(c if c in "\n\t" or not _steers(c) else ascii(c)[1:-1] for c in text)
+
+
+def without_logins(text: str) -> str:
+    """The text with dots in place of what may be private in each address in it: user and password,
+    and all that follows ? or #."""
+    return _ADDRESS.sub(_bare, text)
+
+
+def _bare(address: re.Match[str]) -> str:
+    scheme, rest = address.groups()
+    before = re.split(r"[?#]", rest, maxsplit=1)[0]
+    after = f"{rest[len(before)]}..." if len(rest) > len(before) else ""
+    server = before.split("/", 1)[0]
+    if "@" in server or ("@" in before and re.search(r":(?!\d*$)", server)):
+        # A slash in a password ends what is taken for the server; what is left is then no port.
+        part = server if "@" in server else before
+        before = f"...@{part.rpartition('@')[2]}{before[len(part) :]}"
+    return f"{scheme}{before}{after}"
+
+
+def quoted(value: Any, most: int = 80) -> str:
+    """A value as code has it, on one line of some `most` characters: however large or deep it is,
+    only what is shown of it is looked at."""
+    short = _Short()
+    short.maxstring = short.maxother = short.maxlong = most
+    text = short.repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+class _Short(reprlib.Repr):
+    """Four entries of a container, and two levels of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 2
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = 4
+
+    def repr_str(self, x: str, level: int) -> str:
+        return repr(x) if len(x) <= self.maxstring else f"{x[: self.maxstring]!r}..."
+
+    def repr_bytes(self, x: bytes, level: int) -> str:
+        return repr(x) if len(x) <= self.maxstring else f"{x[: self.maxstring]!r}..."
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if x.bit_length() <= _LONGEST_NUMBER else f"{x.bit_length()} bits"
+
+
+def _steers(character: str) -> bool:
+    category = unicodedata.category(character)
+    return category in ("Cc", "Cs") or (category == "Cf" and character not in _JOINERS)
