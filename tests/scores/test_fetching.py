@@ -166,7 +166,15 @@ WRONG: dict[str, tuple[Handle, str]] = {
     "too large, without saying": (gives(b"x" * 20_000, length=-1), "at most 10000 bytes"),
     "not there": (gives(b"no", status=404), "answered 404"),
     "out of order": (gives(b"no", status=503), "answered 503"),
-    "leads elsewhere": (gives(b"", status=302, Location="ftp://host/file"), "not followed"),
+    "leads elsewhere": (gives(b"", status=302, Location="ftp://host/file"), "ftp://host/file"),
+    "leads to another host": (
+        gives(b"", status=302, Location="http://127.0.0.2:9/file"),
+        "leads to another server, http://127.0.0.2:9/file, which is not asked",
+    ),
+    "leads to another port": (
+        gives(b"", status=302, Location="http://127.0.0.1:9/file"),
+        "leads to another server, http://127.0.0.1:9/file, which is not asked",
+    ),
     "leads to a file": (gives(b"", status=302, Location="file:///etc/passwd"), "not allowed"),
     "leads in a circle": (gives(b"", status=302, Location=f"/{QUESTIONS}"), "302"),
 }

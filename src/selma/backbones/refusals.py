@@ -13,7 +13,7 @@ from selma.config.networks import Server
 LONGEST_REASON = 300
 """Characters of a server's own words that are shown and kept."""
 
-_READ = 100_000  # characters of a body
+_READ, _READ_OF_PAGE = 100_000, 10_000  # characters of a body, and of one that is HTML
 _TEXT_KEYS = ("message", "detail", "error", "msg", "errors", "error_message", "error_description",
               "reason", "title", "description")  # fmt: skip
 _RANGE = re.compile(
@@ -98,7 +98,9 @@ def _words(body: str) -> str:
     if value is not None:
         return "; ".join(dict.fromkeys(_sentences(value))) or body
     if re.search(r"<(?:!doctype|html|body|head)\b", body[:1000], re.IGNORECASE):
-        text = re.sub(r"<(script|style)\b.*?</\1\s*>|<[^<>]*>", " ", body, flags=re.I | re.S)
+        # The pattern takes time in the square of the length, where blocks are never closed.
+        page = body[:_READ_OF_PAGE]
+        text = re.sub(r"<(script|style)\b.*?</\1\s*>|<[^<>]*>", " ", page, flags=re.I | re.S)
         return html.unescape(text)
     return body
 

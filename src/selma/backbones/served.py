@@ -24,9 +24,10 @@ from selma.backbones.limits import Limits
 from selma.backbones.messages import content, silence
 from selma.backbones.parameters import Parameters
 from selma.backbones.refusals import advice, as_sentence, reason
+from selma.backbones.server_address import Address
 from selma.config.networks import Server
-from selma.config.places import bare_address
 from selma.errors import BackendError, ConfigError
+from selma.texts import without_logins
 
 if TYPE_CHECKING:
     import openai
@@ -35,6 +36,7 @@ T = TypeVar("T")
 
 _LONGEST_WAIT_S = 60.0
 _LONGEST_REPLY = 1_000_000  # characters; a list of captions has some thousand
+_MOST_REDIRECTS = 3  # within one server
 _PASSING = {408, 409, 429}
 
 
@@ -89,9 +91,18 @@ class Requests:
         self._parallel = parallel
         self._note = note or (lambda **_: None)
         self._first_wait_s = first_wait_s
+        try:
+            # The library's own variable, read here so that what it holds is hidden as well.
+            self._address = Address.of(server.base_url or os.environ.get("OPENAI_BASE_URL"))
+        except ValueError as error:
+            raise ConfigError(
+                f"{setting}.base_url must be a server's address, as http://127.0.0.1:8080/v1, but "
+                f"is none: {type(error).__name__}."
+            ) from None
         self._limits = Limits(server, setting=setting, spent=spent)
         self._parameters = Parameters(server, where=self._where, setting=setting, note=self._note)
         self._key = os.environ.get(server.key_variable, "")
+        self._secrets = tuple(filter(None, (self._key, *self._address.secrets)))
         if not self._key and server.base_url is None:
             raise ConfigError(
                 f"OpenAI's server needs a key in the environment variable {server.key_variable}, "
@@ -103,14 +114,23 @@ class Requests:
         return _run(self._all(requests))
 
     async def _all(self, requests: Sequence[Request]) -> list[Answered]:
+        import httpx2
         import openai
+
+        from selma.backbones.transport import Transport
 
         limit = asyncio.Semaphore(self._parallel)
         client = openai.AsyncOpenAI(
             api_key=self._key or "none",
-            base_url=self._server.base_url,
+            base_url=self._address.bare,
             timeout=self._server.timeout_s,
             max_retries=0,  # the library would also retry where the account is out of money
+            http_client=httpx2.AsyncClient(
+                transport=Transport(self._address, where=self._where, setting=self._setting),
+                timeout=self._server.timeout_s,
+                follow_redirects=True,
+                max_redirects=_MOST_REDIRECTS,
+            ),
         )
 
         async def one(request: Request) -> Answered:
@@ -152,7 +172,7 @@ class Requests:
                     answer = await self._ask(client, request)
                 answered = self._answered(answer, most)
             except Exception as error:
-                problem = self._judge(error)
+                problem = self._judged(error)
                 self._note(event="failed request", model=self._server.model, problem=str(problem))
                 raise problem from None
             self._limits.spend(answered.cost)
@@ -185,7 +205,8 @@ class Requests:
     def _answered(self, answer: Any, most: float) -> Answered:
         choices = getattr(answer, "choices", None)
         if not choices or getattr(choices[0], "message", None) is None:
-            raise _Passing(f"the answer is no chat completion{_instead(answer)}")
+            instead = self._without_key(_instead(answer))
+            raise _Passing(f"the answer is no chat completion{instead}")
         text = content(choices[0].message)
         if text is None or len(text) > _LONGEST_REPLY:
             raise _Passing(f"the reply is not text of at most {_LONGEST_REPLY} characters")
@@ -200,10 +221,24 @@ class Requests:
         left_out = self._parameters.left_out
         return Answered(text, quiet, choices[0], read, written, cost, left_out)
 
+    def _judged(self, error: Exception) -> Exception:
+        """The same failure in our words, whatever the server put into it."""
+        try:
+            return self._judge(error)
+        except Exception as fault:
+            return _Passing(f"a refusal that cannot be read ({type(fault).__name__})")
+
     def _judge(self, error: Exception) -> Exception:
-        """The same failure in our words: `_Passing`, or a BackendError that ends the run."""
+        """`_Passing`, or a BackendError that ends the run."""
         import openai
 
+        from selma.backbones.transport import Unreadable
+
+        for known in (error, error.__cause__):
+            if isinstance(known, BackendError | _Passing):
+                return known
+            if isinstance(known, Unreadable):
+                return _Passing(self._without_key(str(known)))
         what = self._without_key(str(error) or type(error).__name__)
         if isinstance(error, openai.APIStatusError):
             status = error.status_code
@@ -219,8 +254,6 @@ class Requests:
                 f"{self._where} refused the request for good (status {status}): "
                 f"{as_sentence(why)} {hint}; what came before is kept."
             )
-        if isinstance(error, BackendError | _Passing):
-            return error
         if isinstance(error, TimeoutError | openai.APITimeoutError):
             return _Passing(f"no reply in {self._server.timeout_s:g} s")
         cause = f" ({error.__cause__})" if str(error.__cause__ or "") else ""
@@ -228,10 +261,12 @@ class Requests:
 
     @property
     def _where(self) -> str:
-        return f"{bare_address(self._server.base_url) or 'OpenAI'} (model {self._server.model})"
+        return f"{self._address.bare or 'OpenAI'} (model {self._server.model})"
 
     def _without_key(self, text: str) -> str:
-        return text.replace(self._key, "<key>") if self._key else text
+        for secret in self._secrets:
+            text = text.replace(secret, "<key>")
+        return without_logins(text)
 
     def _wait(self, attempt: int, retry_after: float | None) -> float:
         # Jitter keeps requests that failed together from coming back together.
@@ -257,10 +292,10 @@ def _seconds(header: str | None) -> float | None:
         pass
     try:
         when = parsedate_to_datetime(header)
+        when = when if when.tzinfo else when.replace(tzinfo=UTC)
+        return (when - datetime.now(UTC)).total_seconds()
     except (TypeError, ValueError, OverflowError):
         return None
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return (when - datetime.now(UTC)).total_seconds()
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

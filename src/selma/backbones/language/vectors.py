@@ -19,6 +19,7 @@ from selma.config.networks import LlmVectors, LocalLLM
 from selma.errors import DataError, ModelError
 from selma.plurals import counted
 from selma.progress import progress
+from selma.texts import quoted
 from selma.workspace import file_sha256, recipe_key
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _from_file(texts: Sequence[str], path: Path) -> Tensor:
     if absent := [text for text in texts if text not in known]:
         raise DataError(
             f"{path} must have a vector for each caption, but "
-            f"{counted(len(absent), 'has', 'have')} none, {absent[0]!r:.80} first."
+            f"{counted(len(absent), 'has', 'have')} none, {quoted(absent[0])} first."
         )
     rows = [known[text].float() for text in texts]
     shapes = {tuple(row.shape) for row in rows}

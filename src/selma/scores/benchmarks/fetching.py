@@ -24,6 +24,7 @@ from selma.paths import AnyPath, as_path
 from selma.progress import progress
 from selma.scores.benchmarks import BENCHMARKS, Benchmark
 from selma.scores.benchmarks.layouts import RemoteFile
+from selma.texts import legible
 from selma.workspace import file_sha256, promote, write_bytes
 
 _BLOCK = 1 << 16
@@ -161,7 +162,9 @@ def _download(file: RemoteFile, aside: Path, *, timeout_s: float, longest_s: flo
                 )
     except urllib.error.HTTPError as error:
         with error:
-            raise FetchError(f"{file.url} answered {error.code} {error.reason}.{_ELSE}") from None
+            raise FetchError(
+                f"{file.url} answered {error.code} {legible(str(error.reason))[:100]}.{_ELSE}"
+            ) from None
     except (OSError, http.client.HTTPException) as error:
         raise FetchError(f"{file.url} could not be fetched: {_why(error)}.{_ELSE}") from error
     return digest.hexdigest()
@@ -202,23 +205,31 @@ def _readable(benchmark: Benchmark, file: RemoteFile, aside: Path) -> None:
         ) from error
 
 
-class _SameScheme(urllib.request.HTTPRedirectHandler):
-    """Follows a redirect, but never from https to something that anyone on the way can change."""
+class _SameServer(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect within the server that is asked, never to another one."""
 
     def redirect_request(
         self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> Any:
-        if urlsplit(newurl).scheme != urlsplit(req.full_url).scheme:
+        if _origin(newurl) != _origin(req.full_url):
             with suppress(OSError):
                 fp.close()
-            raise FetchError(f"{req.full_url} leads to {newurl:.200}, which is not followed.")
+            raise FetchError(
+                f"{req.full_url} leads to another server, {legible(newurl)[:200]}, which is not "
+                f"asked.{_ELSE}"
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc.lower()
 
 
 def _opener(url: str) -> urllib.request.OpenerDirector:
     if urlsplit(url).scheme not in ("https", "http"):
         raise FetchError(f"Files are fetched by https, but {url} came.")
-    return urllib.request.build_opener(_SameScheme)
+    return urllib.request.build_opener(_SameServer)
 
 
 def describe(files: Sequence[Fetched]) -> list[str]:

@@ -1,0 +1,299 @@
+"""Replies of any size, redirects and waits of servers, and what is private in their addresses."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import pytest
+from scripted import Act, Script, completion, fails, hangs_up, says, send, sends, serving
+
+from selma.backbones.language.model import Sampling
+from selma.backbones.language.served import ServedModel
+from selma.backbones.served import _LONGEST_WAIT_S, Requests, _seconds
+from selma.backbones.server_address import Address
+from selma.backbones.transport import MOST_BYTES
+from selma.config.networks import ServedLLM
+from selma.errors import BackendError, ConfigError
+
+MARK, QUERY = "pw-4711-private", "sk-0815-private"
+
+
+@pytest.fixture(autouse=True)
+def direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1,127.0.0.2,localhost")
+    monkeypatch.setenv("SELMA_TEST_KEY", "sk-of-the-environment")
+
+
+def model(url: str, notes: list[dict[str, Any]] | None = None, **settings: Any) -> ServedModel:
+    given = {"base_url": url, "max_attempts": 2, "timeout_s": 10.0} | settings
+    backend = ServedLLM(model="m", key_variable="SELMA_TEST_KEY", **given)
+    journal = [] if notes is None else notes
+    return ServedModel(backend, note=lambda **facts: journal.append(facts), first_wait_s=0.01)
+
+
+def ask(served: ServedModel) -> str:
+    return served.complete(["wish"], seeds=[0], sampling=Sampling(50))[0].text
+
+
+def packed(body: bytes, how: Callable[[bytes], bytes], name: str) -> Act:
+    data = how(body)
+    headers = {"Content-Type": "application/json", "Content-Encoding": name}
+    return lambda handler, _: send(handler, 200, data, headers=headers)
+
+
+def bomb(megabytes: int) -> bytes:
+    """A reply in OpenAI's form that is this large, packed."""
+    head, tail = json.dumps(completion("X")).encode().split(b"X")
+    packing = zlib.compressobj(9, zlib.DEFLATED, 31)
+    parts = [packing.compress(head)]
+    parts += [packing.compress(b"a" * (1 << 20)) for _ in range(megabytes)]
+    return b"".join([*parts, packing.compress(tail), packing.flush()])
+
+
+def flood(sent: list[int]) -> Act:
+    """Bytes as fast as they are taken, as long as they are."""
+
+    def act(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "application/json")
+        handler.end_headers()
+        with suppress(OSError):
+            while sum(sent) < 40 * MOST_BYTES:
+                handler.wfile.write(b" " * (1 << 20))
+                sent.append(1 << 20)
+
+    return act
+
+
+def peak() -> int:
+    """The most memory that this process has had, in bytes."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) << 10
+
+
+LARGE: dict[str, Act] = {
+    "plain": sends(b" " * (MOST_BYTES + 1)),
+    "packed": packed(bomb(400), bytes, "gzip"),
+    "packed, called otherwise": packed(bomb(400), bytes, "deflate"),
+    "packed twice": packed(gzip.compress(bomb(400)), bytes, "gzip"),
+}
+
+
+@pytest.mark.parametrize("act", LARGE.values(), ids=LARGE)
+def test_a_reply_is_read_up_to_a_limit(act: Act) -> None:
+    with serving(Script(act, says("1. a dog"))) as script:
+        assert ask(model(script.url)) == "1. a dog"  # what was before needs memory, too
+        before = peak()
+        script.asked.clear()
+        assert ask(model(script.url)) == "1. a dog"
+    assert peak() - before < 8 * MOST_BYTES
+
+
+def test_a_server_that_never_ends_is_left() -> None:
+    sent: list[int] = []
+    with (
+        serving(Script(flood(sent))) as script,
+        pytest.raises(BackendError, match="more than 8 MiB"),
+    ):
+        ask(model(script.url, max_attempts=1))
+    assert sum(sent) < 4 * MOST_BYTES
+
+
+@pytest.mark.parametrize(
+    ("how", "name"),
+    [
+        (gzip.compress, "gzip"),
+        (gzip.compress, "X-GZip"),
+        (zlib.compress, "deflate"),
+        (lambda body: zlib.compress(body)[2:-4], "deflate"),
+        (bytes, "identity"),
+    ],
+    ids=["gzip", "x-gzip", "zlib", "deflate", "identity"],
+)
+def test_a_packed_reply_of_a_fair_size_is_read(how: Callable[[bytes], bytes], name: str) -> None:
+    body = json.dumps(completion("1. a dog")).encode()
+    with serving(Script(packed(body, how, name))) as script:
+        assert ask(model(script.url)) == "1. a dog"
+
+
+@pytest.mark.parametrize("name", ["br", "zstd", "gzip, gzip", "\x1b[2J"])
+def test_what_nobody_asked_to_be_packed_so_is_not_read(name: str) -> None:
+    with (
+        serving(Script(packed(b"{}", bytes, name))) as script,
+        pytest.raises(BackendError, match="which was not asked for") as refused,
+    ):
+        ask(model(script.url))
+    assert "\x1b" not in str(refused.value)
+
+
+def redirects(status: int, to: str) -> Act:
+    return lambda handler, _: send(handler, status, b"", headers={"Location": to})
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_to_another_server_is_refused_and_named(status: int) -> None:
+    with serving(Script(says("stolen"))) as other, serving(Script()) as script:
+        for to in (
+            other.url,
+            other.url.replace("127.0.0.1", "127.0.0.2"),
+            f"//127.0.0.2{'/x' * 9}",
+        ):
+            script.acts = [redirects(status, to)]
+            with pytest.raises(
+                BackendError, match=r"redirects to .*prompts\.backend\.base_url"
+            ) as e:
+                ask(model(script.url))
+            assert to.removeprefix("http:") in str(e.value)
+        assert not other.asked
+
+
+def test_a_redirect_within_a_server_is_followed_where_the_request_stays_one() -> None:
+    with serving(Script(redirects(307, "/v2/chat/completions"), says("1. a dog"))) as script:
+        assert ask(model(script.url)) == "1. a dog"
+        assert script.asked[0] == script.asked[1]
+    with serving(Script(redirects(302, "/v2"))) as script, pytest.raises(BackendError, match="/v2"):
+        ask(model(script.url))
+    with serving(Script(redirects(307, "/v1/chat/completions"))) as script:
+        with pytest.raises(BackendError, match="redirect"):
+            ask(model(script.url))
+        assert len(script.asked) < 10
+
+
+WAITS = [
+    "1e400", "inf", "-inf", "nan", "-1", "", " ", "0x10", "9" * 5000, "1_0",
+    f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 -2359",
+    "Sat, 01 Jan 0001 00:00:00 +2359", "Mon, 99 Foo 2020 99:99:99 GMT", "Mon, 01 Jan 2020",
+    "\x00", "Mon, 01 Jan 2020 00:00:00 " + "+" * 500, "(" * 2000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wait", WAITS, ids=[w[:20].encode().hex() for w in WAITS])
+def test_no_wait_is_longer_than_ours_whatever_the_header_says(wait: str) -> None:
+    with serving(Script(says(""))) as script:
+        requests = Requests(ServedLLM(model="m", base_url=script.url), setting="s", parallel=1)
+    assert 0 <= requests._wait(1, _seconds(wait)) <= _LONGEST_WAIT_S
+
+
+def test_a_refusal_that_cannot_be_read_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    header = f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT"
+    with serving(Script(fails(429, Retry_After=header), says("1. a dog"))) as script:
+        assert ask(model(script.url)) == "1. a dog"
+    depth = b'{"error": ' + b"[" * 5000 + b"]" * 5000 + b"}"
+    odd: Act = lambda handler, _: send(handler, 500, depth)  # noqa: E731
+    with serving(Script(odd, says("1. a dog"))) as script:
+        assert ask(model(script.url)) == "1. a dog"
+
+
+def test_a_page_that_opens_and_never_closes_takes_no_time() -> None:
+    page = b"<html>" + b"<script" * 20_000
+    started = time.process_time()
+    with (
+        serving(Script(lambda handler, _: send(handler, 400, page))) as script,
+        pytest.raises(BackendError),
+    ):
+        ask(model(script.url))
+    assert time.process_time() - started < 3
+
+
+def marked(url: str) -> str:
+    return url.replace("://", f"://me:{MARK}@") + f"?api_key={QUERY}&version=2#{QUERY}"
+
+
+def echoes(status: int) -> Act:
+    """A server that says what it was sent, headers and address."""
+
+    def act(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
+        said = f"{handler.path} {handler.headers} {handler.requestline} {MARK} me:{MARK}"
+        body = json.dumps({"error": {"message": said}}).encode()
+        send(handler, status, body, headers={"Retry-After": "0"})
+
+    return act
+
+
+FAILURES: dict[str, Act] = {
+    **{f"echo of {status}": echoes(status) for status in (400, 401, 403, 404, 422, 429, 500, 503)},
+    "no money": fails(429, code="insufficient_quota", message=MARK),
+    "no JSON": sends(b"{"),
+    "JSON of another kind": sends(json.dumps({"error": QUERY}).encode()),
+    "gone": hangs_up,
+    "too short": sends(b"{}", length=100),
+    "large": sends(b" " * (MOST_BYTES + 1)),
+    "elsewhere": redirects(307, f"http://me:{MARK}@127.0.0.2:9/v1?api_key={QUERY}"),
+    "packed": packed(b"{}", bytes, MARK),
+}
+
+
+@pytest.mark.parametrize("act", FAILURES.values(), ids=FAILURES)
+def test_no_failure_shows_what_is_private_in_the_address(
+    act: Act, capfd: pytest.CaptureFixture[str]
+) -> None:
+    notes: list[dict[str, Any]] = []
+    with serving(Script(act)) as script, pytest.raises(BackendError) as failed:
+        ask(model(marked(script.url), notes))
+    shown = [str(failed.value), repr(failed.value), json.dumps(notes), *capfd.readouterr()]
+    basic = base64.b64encode(f"me:{MARK}".encode()).decode()
+    for text in shown:
+        assert not any(secret in text for secret in (MARK, QUERY, basic, "sk-of-the-environment"))
+
+
+def test_a_login_and_a_query_reach_the_server_alone(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    paths: list[str] = []
+
+    def act(handler: BaseHTTPRequestHandler, asked: dict[str, Any]) -> None:
+        paths.append(handler.path)
+        says("1. a dog")(handler, asked)
+
+    with serving(Script(act)) as script:
+        assert ask(model(marked(script.url))) == "1. a dog"
+    assert paths == [f"/v1/chat/completions?api_key={QUERY}&version=2"]
+    assert script.keys == ["Basic " + base64.b64encode(f"me:{MARK}".encode()).decode()]
+    assert MARK not in caplog.text and QUERY not in caplog.text
+    with serving(Script(act)) as script:
+        ask(model(script.url))
+    assert script.keys == ["Bearer sk-of-the-environment"]
+
+
+def test_the_librarys_own_variable_is_hidden_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(Script(echoes(400))) as script:
+        monkeypatch.setenv("OPENAI_BASE_URL", marked(script.url))
+        with pytest.raises(BackendError) as failed:
+            ask(model(script.url, base_url=None))
+        assert script.asked
+    assert MARK not in str(failed.value) and QUERY not in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    "address", [f"http://me:{MARK}@[host", f"http://me:{MARK}/x@host", f"http://h:99999/{MARK}"]
+)
+def test_what_is_no_address_is_refused_without_showing_it(address: str) -> None:
+    with pytest.raises(ConfigError, match="must be a server's address") as refused:
+        model(address)
+    assert MARK not in str(refused.value)
+
+
+def test_the_parts_of_an_address() -> None:
+    address = Address.of("https://a%40b:p%3Aw@h:1/v1?k=v1v")
+    assert address.bare == "https://h:1/v1"
+    assert (address.login, address.query) == ("a@b:p:w", "k=v1v")
+    assert {"p:w", "v1v", "k=v1v"} <= set(address.secrets)
+    assert Address.of("http://h/v1").secrets == () and Address.of(None).bare is None
+
+
+def test_proxies_of_the_environment_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with serving(Script(says("1. a dog"))) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+        assert ask(model("http://nowhere.invalid/v1")) == "1. a dog"
+    assert os.environ["http_proxy"] and threading.active_count()
