@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from selma.errors import DataError
+from selma.plainfiles import plain_bytes
+from selma.texts import quoted
+
+MOST_BYTES = 1_000_000_000
+"""Of a file that is read whole."""
 
 
 def read_text(path: Path) -> str:
     """The whole file without its byte order mark: UTF-8, or UTF-16 with one. Raises DataError."""
     try:
-        data = path.read_bytes()
+        data = plain_bytes(path, most=MOST_BYTES)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -63,7 +68,7 @@ def _listed(path: Path, text: str) -> list[dict[str, Any]]:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise DataError(
-                f"{path} must list JSON objects, but entry {number} is {row!r:.80}. Correct it."
+                f"{path} must list JSON objects, but entry {number} is {quoted(row)}. Correct it."
             )
     return [_written(row, path, f"entry {number}") for number, row in enumerate(rows, 1)]
 

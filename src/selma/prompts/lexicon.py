@@ -11,7 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from selma.errors import ConfigError
+from selma.plainfiles import plain_text
 from selma.prompts.skills import Skill
+
+MOST_BYTES = 1_000_000
+"""Of a lexicon or a grammar."""
 
 _GRAMMAR_ENDINGS = (".ebnf", ".lark")
 
@@ -57,7 +61,7 @@ def _sentences(words: Iterable[str], *, most: int) -> str:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("utf-8-sig")
+        return plain_text(path, most=MOST_BYTES, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError(
             f'prompts.lexicon must be "toybox" or a text file, but {path} cannot be read: {error}.'

@@ -10,7 +10,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -21,8 +20,12 @@ from pydantic import (
     model_validator,
 )
 
+from selma.config.section import MOST_MISTAKES
+from selma.config.yaml_files import NoYaml, parsed_yaml
 from selma.errors import DataError, SkillError
+from selma.plainfiles import plain_text
 from selma.plurals import counted
+from selma.texts import quoted
 from selma.workspace import inside
 
 _CATALOGUE = Path(str(resources.files("selma.prompts") / "catalogue"))
@@ -196,19 +199,20 @@ def _load(path: Path) -> Skill:
     try:
         return Skill.model_validate(raw)
     except ValidationError as error:
+        mistakes = error.errors(include_url=False)
         lines = [
-            f"  {'.'.join(map(str, e['loc'])) or 'skill'}: {e['msg']} (came: {e['input']!r:.80})"
-            for e in error.errors()
+            f"  {'.'.join(map(str, e['loc'])) or 'skill'}: {e['msg']} (came: {quoted(e['input'])})"
+            for e in mistakes[:MOST_MISTAKES]
         ]
         raise SkillError(
-            f"{path} has {counted(len(lines), 'mistake')}:\n" + "\n".join(lines)
+            f"{path} has {counted(len(mistakes), 'mistake')}:\n" + "\n".join(lines)
         ) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(_text(path))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raw = parsed_yaml(_text(path))
+    except NoYaml as error:
         raise SkillError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise SkillError(
@@ -227,8 +231,6 @@ def _terms(path: Path, name: str) -> str:
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise SkillError(f"{path} must be at most {_MAX_BYTES} bytes; it is no skill's file.")
-        return path.read_text("utf-8")
+        return plain_text(path, most=_MAX_BYTES)
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise SkillError(f"{path} cannot be read as text: {error}.") from error
