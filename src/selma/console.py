@@ -11,6 +11,7 @@ import typer
 from selma.paths import as_path
 from selma.plurals import counted
 from selma.randomness import SEEDS
+from selma.screen import Screen, say
 
 if TYPE_CHECKING:
     from selma.config import RunConfig
@@ -49,31 +50,27 @@ def group(app: typer.Typer, name: str) -> typer.Typer:
 
 def show_status(settings: RunConfig, *, to_make: bool) -> None:
     """What a run has. to_make: with every stage that a run would make, whoever worked there."""
-    from rich.console import Console
-
     from selma.backbones.hub import commits_or_unknown
     from selma.status import present, statuses, table
 
     with commits_or_unknown() as unknown:
         shown = (statuses if to_make else present)(settings)
-    Console().print(table(shown))
+    Screen().print(table(shown))
     for status in shown:
         if status.why:
-            typer.echo(f"{status.stage}/{status.name}: {status.why}")
+            say(f"{status.stage}/{status.name}: {status.why}")
     show_unknown(unknown)
 
 
 def show_unknown(reasons: Mapping[str, str]) -> None:
     """Models whose commit cannot be told now, by which what they made would be recognised."""
     for model, reason in reasons.items():
-        typer.echo(
-            f"What {model} made counts as missing, since its commit cannot be told: {reason}"
-        )
+        say(f"What {model} made counts as missing, since its commit cannot be told: {reason}")
 
 
 def show_benchmark_length(prompts: int, over_limit: int) -> None:
     """How many of the benchmark's prompts were not read to their end."""
-    typer.echo(
+    say(
         f"benchmark: {counted(prompts, 'prompt')}, {over_limit} over the text encoder's token limit"
     )
 
@@ -88,13 +85,13 @@ def show_pairs(
     from selma.records.images import over_token_limit
 
     for skill, of_skill in pairs.items():
-        typer.echo(
+        say(
             f"{skill}: {counted(len(of_skill), 'image')}, "
             f"{counted(over_token_limit(of_skill), 'prompt')} over the text encoder's token limit"
         )
         if left := (survivors or {}).get(skill):
             low = f"{counted(left.below_score, 'has', 'have')} none that scores high enough, "
-            typer.echo(
+            say(
                 f"  {100 * left.share:.1f}% of "
                 f"{counted(left.prompts, 'prompt has', 'prompts have')} an accepted image; "
                 f"{counted(left.rejected, 'has', 'have')} none, "
@@ -107,7 +104,7 @@ def show_preferences(counts: Mapping[str, PreferenceCount]) -> None:
     """How many pairs of winner and loser each skill has, and how many were dropped."""
     for skill, count in counts.items():
         how = "measured" if count.measured else "set"
-        typer.echo(
+        say(
             f"{skill}: {count.pairs} pairs of winner and loser, of {count.prompts} prompts; "
             f"{count.dropped} differed by no more than {count.least_difference:.4g} ({how}) and "
             "were dropped"
@@ -115,18 +112,14 @@ def show_preferences(counts: Mapping[str, PreferenceCount]) -> None:
 
 
 def show_scorecard(scorecard: Scorecard) -> None:
-    from rich.console import Console
-
     from selma.report.tables import print_scorecard
 
-    print_scorecard(scorecard, Console())
+    print_scorecard(scorecard, Screen())
 
 
 def show_diagnostics(diagnostics: dict[str, Any], *, all_layers: bool) -> None:
     """What a merge did; nothing of an adapter that is none."""
-    from rich.console import Console
-
     from selma.report.models import print_diagnostics
 
     if diagnostics:
-        print_diagnostics(diagnostics, Console(), all_layers=all_layers)
+        print_diagnostics(diagnostics, Screen(), all_layers=all_layers)

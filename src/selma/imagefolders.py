@@ -9,6 +9,7 @@ from typing import Any
 from selma.errors import DataError
 from selma.ids import nearest
 from selma.textfiles import csv_rows, json_rows
+from selma.texts import quoted
 from selma.workspace import read_lines
 
 METADATA = "metadata.jsonl"
@@ -38,7 +39,7 @@ def rows(
         for key in needs:
             if not isinstance(row.get(key), str) or not row[key].strip():
                 raise DataError(
-                    f"{path}, line {number} needs a text {key!r}, but has {row.get(key)!r:.80}."
+                    f"{path}, line {number} needs a text {key!r}, but has {quoted(row.get(key))}."
                 )
         yield row | _names_file(folder, row)
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,8 +17,9 @@ from rich.progress import (
 )
 
 from selma.processes import launched
+from selma.screen import Screen, shown
 
-console = Console(stderr=True)
+console = Screen(stderr=True)
 LINE_EVERY_S = 15.0
 """Seconds between two plain lines, at least: a log of an hour stays readable."""
 
@@ -31,6 +31,7 @@ class Advance(Protocol):
 @contextmanager
 def progress(what: str, *, total: int, done: int = 0) -> Iterator[Advance]:
     """Show progress on standard error while the block runs; call what it yields to advance it."""
+    what = shown(what)
     if launched()[0] > 0:  # several processes would write over each other
         yield _silent
     elif console.is_terminal or console.is_jupyter:
@@ -60,7 +61,7 @@ def _bar(what: str, *, total: int, done: int) -> Iterator[Advance]:
 
         def advance(done: int = 1, *, note: str = "") -> None:
             if note:
-                bar.update(task, note=note)
+                bar.update(task, note=shown(note))
             bar.advance(task, done)
 
         yield advance

@@ -23,6 +23,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from selma.errors import ConfigError
 from selma.processes import launched
+from selma.texts import quoted
 
 
 class Named(Protocol):
@@ -182,5 +183,5 @@ def _rows_of(loaded: Any) -> list[Any]:
     rows = [loaded] if hasattr(loaded, "name") or not isinstance(loaded, Iterable) else [*loaded]
     for row in rows:
         if not isinstance(getattr(row, "name", None), str):
-            raise ConfigError(f"it must be rows, each with a name, but has {row!r:.80}")
+            raise ConfigError(f"it must be rows, each with a name, but has {quoted(row)}")
     return rows

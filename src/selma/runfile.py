@@ -10,6 +10,7 @@ from typing import Any
 from selma.config import RunConfig
 from selma.config.places import map_paths, without_secrets
 from selma.errors import WorkspaceError
+from selma.texts import without_logins
 from selma.workspace import Workspace, read_json, write_json
 
 NAME = "run.json"
@@ -46,7 +47,19 @@ def portable(config: RunConfig, root: Path) -> dict[str, Any]:
         move=lambda name: Path(os.path.relpath(name, start)).as_posix(),
         is_folder=os.path.isdir,
     )
-    return without_secrets(moved).model_dump(mode="json", exclude={"folder"})
+    settings: dict[str, Any] = _hidden(
+        without_secrets(moved).model_dump(mode="json", exclude={"folder"})
+    )
+    return settings
+
+
+def _hidden(value: Any) -> Any:
+    """The settings without passwords of addresses that stand where no address is expected."""
+    if isinstance(value, str):
+        return without_logins(value)
+    if isinstance(value, dict):
+        return {_hidden(key): _hidden(entry) for key, entry in value.items()}
+    return [_hidden(entry) for entry in value] if isinstance(value, list) else value
 
 
 def read_settings(root: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from selma.errors import AdapterError, ConfigError
 from selma.paths import AnyPath, as_paths
 from selma.plurals import counted
 from selma.records.adapters import AppliedAdapter
+from selma.texts import quoted
 
 
 @contextmanager
@@ -53,7 +54,7 @@ def chosen(
     """
     paths = as_paths(paths)
     if not isinstance(strengths, Sequence) or isinstance(strengths, str):
-        raise ConfigError(f"Strengths must be a list of numbers, but {strengths!r:.80} came.")
+        raise ConfigError(f"Strengths must be a list of numbers, but {quoted(strengths)} came.")
     if strengths and len(strengths) != len(paths):
         raise ConfigError(
             f"Each adapter needs one strength, but {counted(len(paths), 'adapter')} and "

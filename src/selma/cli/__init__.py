@@ -14,6 +14,7 @@ import typer
 
 from selma.applications import APPLICATIONS
 from selma.cli import adapters, benchmarks, merging, scoring, stages
+from selma.screen import say, show_traceback
 
 SPINS = "10000"
 """How often a thread of torch looks for work before it sleeps: libgomp's own 300,000 take the
@@ -57,7 +58,7 @@ def path() -> None:
     """Print the folder of the embedded models."""
     from selma.toybox import weights_folder
 
-    typer.echo(weights_folder())
+    say(weights_folder())
 
 
 @toybox.command()
@@ -67,7 +68,7 @@ def subjects(
     """Draw toybox's eight subjects, in the layout of DreamBooth's dataset."""
     from selma.toybox.subjects import write_subjects
 
-    typer.echo(write_subjects(out))
+    say(write_subjects(out))
 
 
 class Stopped(BaseException):
@@ -88,19 +89,18 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     sys.unraisablehook = _again
+    sys.excepthook = show_traceback
     try:
         app()
         sys.exit(0)
     except SelmaError as error:
-        typer.echo(f"Error: {error}", err=True)
+        say(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:  # a file where a folder goes, no right to write, a full disk
-        typer.echo(f"Error: {_of_the_system(error)}", err=True)
+        say(f"Error: {_of_the_system(error)}", err=True)
         sys.exit(DataError.exit_code)
     except Stopped as stopped:
-        typer.echo(
-            "Stopped. What is finished is kept: the same command goes on from here.", err=True
-        )
+        say("Stopped. What is finished is kept: the same command goes on from here.", err=True)
         sys.exit(stopped.exit_code)
 
 

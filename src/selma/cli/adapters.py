@@ -9,6 +9,7 @@ import typer
 
 from selma.console import AllLayers, Base, show_diagnostics
 from selma.randomness import SEEDS
+from selma.screen import Screen, say
 
 BaseConfigOption = Annotated[
     str | None,
@@ -26,8 +27,6 @@ def inspect(
     base: Base = None,
 ) -> None:
     """Show what an adapter's file is, and the diagnostics of its merge if it is one."""
-    from rich.console import Console
-
     from selma.adapters.models import read_model
     from selma.adapters.table import kind_of
     from selma.merged.diagnostics import diagnostics_of
@@ -39,7 +38,7 @@ def inspect(
     file = kind.read(adapter, base=layers)
     if layers is not None:
         kind.require_fit(file, layers, adapter)
-    print_adapter(file, kind.describe(file), Console())
+    print_adapter(file, kind.describe(file), Screen())
     diagnostics = diagnostics_of(file) or {}
     if json:
         write_json(json, diagnostics)
@@ -75,9 +74,9 @@ def convert(
         adapter, out, to=to, base=base, precision=precision, coft_eps=coft_eps
     )
     for path in written:
-        typer.echo(path)
+        say(path)
     if to in PROGRAMS:
-        typer.echo(PROGRAMS[to], err=True)
+        say(PROGRAMS[to], err=True)
 
 
 def generate(
@@ -176,18 +175,18 @@ def generate(
         guide=guiding,
     )
     for path in on_demand.save_images(images, out, count=count):
-        typer.echo(path)
+        say(path)
     reasons = [f"it has no {guide}."] if guiding else without_loader(adapters, model)
     if reasons:
-        typer.echo("\nPlain diffusers cannot generate the same image:\n")
+        say("\nPlain diffusers cannot generate the same image:\n")
         for reason in reasons:
-            typer.echo(f"    {reason}")
+            say(f"    {reason}")
         return
-    typer.echo(f"\nThe same in plain diffusers{' (the first image)' if count > 1 else ''}:\n")
+    say(f"\nThe same in plain diffusers{' (the first image)' if count > 1 else ''}:\n")
     code = in_diffusers(
         prompt, base=model, adapters=adapters, seed=seed, steps=steps, guidance=guidance
     )
-    typer.echo("\n".join(f"    {line}" for line in code.splitlines()))
+    say("\n".join(f"    {line}" for line in code.splitlines()))
 
 
 def bases(
@@ -200,15 +199,13 @@ def bases(
     base_config: BaseConfigOption = None,
 ) -> None:
     """List the base models by short name, or show what a model's own configs say that it is."""
-    from rich.console import Console
-
     from selma.backbones.bases import BASES
     from selma.report.models import print_architecture, print_bases
 
     if model is None:
-        return print_bases(BASES.values(), Console())
+        return print_bases(BASES.values(), Screen())
     from selma.backbones.base_files import own_architecture
     from selma.config.networks import base_of
 
     base = base_of(model, config=base_config)
-    return print_architecture(own_architecture(base), BASES, Console())
+    return print_architecture(own_architecture(base), BASES, Screen())

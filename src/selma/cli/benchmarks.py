@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from selma.screen import say
+
 data = typer.Typer(help="The public files of benchmarks.", no_args_is_help=True)
 Known = Annotated[str, typer.Argument(metavar="NAME", help="dsg-1k or tifa-v1.0.")]
 
@@ -21,7 +23,7 @@ def fetch(
 
     benchmark = fetchable(name)
     for line in describe(fetch(benchmark, to or Path("data") / benchmark.name)):
-        typer.echo(line)
+        say(line)
 
 
 @data.command()
@@ -34,4 +36,4 @@ def verify(
 
     benchmark = fetchable(name)
     for line in describe(verify(benchmark, folder or Path("data") / benchmark.name)):
-        typer.echo(line)
+        say(line)

@@ -13,6 +13,7 @@ from typer.main import get_command
 
 from selma.cli.loading import load
 from selma.console import AllLayers, Base, Folder, show_diagnostics
+from selma.screen import Screen, say
 
 
 class MergeCommand(TyperCommand):
@@ -97,8 +98,6 @@ def merge(
 
 
 def _merge_stage(config: Path, folder: Path | None, *, all_layers: bool) -> None:
-    from rich.console import Console
-
     from selma import pipeline
     from selma.merged.merging import read_diagnostics
     from selma.merged.searching import read_trials
@@ -107,8 +106,8 @@ def _merge_stage(config: Path, folder: Path | None, *, all_layers: bool) -> None
     merged = pipeline.merge(load(config, folder))
     show_diagnostics(read_diagnostics(merged), all_layers=all_layers)
     if trials := read_trials(merged.folder):
-        print_trials([asdict(trial) for trial in trials], Console())
-    typer.echo(f"Merged adapter: {merged.folder}")
+        print_trials([asdict(trial) for trial in trials], Screen())
+    say(f"Merged adapter: {merged.folder}")
 
 
 def _merge_files(
@@ -136,4 +135,4 @@ def _merge_files(
     if json:
         write_json(json, diagnostics)
     show_diagnostics(diagnostics, all_layers=all_layers)
-    typer.echo(f"Merged adapter: {', '.join(map(str, written))}")
+    say(f"Merged adapter: {', '.join(map(str, written))}")

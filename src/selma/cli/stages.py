@@ -18,6 +18,7 @@ from selma.console import (
     show_status,
 )
 from selma.plurals import counted
+from selma.screen import Screen, say
 
 
 def run(
@@ -42,7 +43,7 @@ def run(
     show_preferences(pipeline.preference_counts(settings, outcome.pairs))
     over_limit = pipeline.benchmark_over_limit(outcome.images["base"], seeds=settings.scores.seeds)
     show_benchmark_length(outcome.scorecard.prompts, over_limit)
-    return typer.echo(f"Report: {outcome.page}")
+    return say(f"Report: {outcome.page}")
 
 
 def prompts(config: Config, folder: Folder = None) -> None:
@@ -56,7 +57,7 @@ def prompts(config: Config, folder: Folder = None) -> None:
         line = f"{skill}: {counted(len(skill_prompts), 'prompt')}"
         if skill in asked:
             line += f", {len(asked[skill])} of them with questions"
-        typer.echo(line)
+        say(line)
 
 
 def images(config: Config, folder: Folder = None) -> None:
@@ -74,14 +75,14 @@ def experts(config: Config, folder: Folder = None) -> None:
     from selma import pipeline
 
     for expert in pipeline.experts(load(config, folder)):
-        typer.echo(f"{expert.skill}: {expert.folder}")
+        say(f"{expert.skill}: {expert.folder}")
 
 
 def report(config: Config, folder: Folder = None) -> None:
     """Stage 6: write what was found as one page."""
     from selma import pipeline
 
-    typer.echo(f"Report: {pipeline.report(load(config, folder))}")
+    say(f"Report: {pipeline.report(load(config, folder))}")
 
 
 def status(
@@ -98,7 +99,7 @@ def check(config: Config, folder: Folder = None) -> None:
     from selma.applications.loading import check_config
 
     check_config(config, folder=folder)
-    typer.echo(f"{config}: no mistakes found.")
+    say(f"{config}: no mistakes found.")
 
 
 def memory(
@@ -108,8 +109,6 @@ def memory(
     ] = None,
 ) -> None:
     """Estimate what a run needs of its device's memory; say what to change if it is too much."""
-    from rich.console import Console
-
     from selma.applications.loading import guides_of, runs_of
     from selma.capacity import memory_of_each
     from selma.report.models import print_memory
@@ -118,5 +117,5 @@ def memory(
     every = memory_of_each(runs_of(config), most, guides=guides_of(config))
     for names, (needs, changes) in every.items():
         if len(every) > 1:
-            typer.echo(f"{', '.join(names)}:")
-        print_memory(needs, changes, most, Console())
+            say(f"{', '.join(names)}:")
+        print_memory(needs, changes, most, Screen())

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self, TypeVar, overload
 
-import yaml
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from selma.config.experts import ExpertsConfig
@@ -21,7 +20,15 @@ from selma.config.prompts import PromptsConfig
 from selma.config.questions import WrittenQuestions
 from selma.config.rewards import RewardedObjective, with_sum_searched
 from selma.config.scores import ScorerSettings, ScoresConfig
-from selma.config.section import Section, Seed, is_folder, mistake, require_kind
+from selma.config.section import (
+    MOST_MISTAKES,
+    Section,
+    Seed,
+    is_folder,
+    mistake,
+    require_kind,
+)
+from selma.config.yaml_files import NoYaml, read_yaml
 from selma.errors import ConfigError
 from selma.paths import AnyPath, as_path
 from selma.plurals import counted
@@ -131,17 +138,15 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if is_folder(path):
         raise ConfigError(f"{path} must be a YAML file of settings, but is a folder.")
     try:
-        text = path.read_text("utf-8")
+        raw = read_yaml(path)
     except FileNotFoundError as error:
         raise ConfigError(f"{path} cannot be read: there is no such file.") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    except NoYaml as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
     except ValueError as error:
         raise ConfigError(f"{path} cannot be read as text: {error}.") from error
-    try:
-        raw: Any = yaml.load(text, _OnceLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must be a mapping of settings, but is {type(raw).__name__}.")
     raw.setdefault("name", path.stem)
@@ -164,25 +169,17 @@ def parse_config(raw: dict[str, Any], kind: type[Run], *, origin: Path, folder: 
         config = kind.model_validate(raw)
     except ValidationError as error:
         # Of a run's sections, those of an application are not the most to be told about.
-        lines = [mistake(e, kind if len(e["loc"]) > 1 else RunConfig) for e in error.errors()]
+        mistakes = error.errors(include_url=False)
+        lines = [
+            mistake(e, kind if len(e["loc"]) > 1 else RunConfig) for e in mistakes[:MOST_MISTAKES]
+        ]
+        if (more := len(mistakes) - len(lines)) > 0:
+            lines.append(f"  and {more:,} more")
         raise ConfigError(
-            f"{origin} has {counted(len(lines), 'mistake')}:\n" + "\n".join(lines)
+            f"{origin} has {counted(len(mistakes), 'mistake')}:\n" + "\n".join(lines)
         ) from error
     return map_paths(
         config,
         move=lambda name: str(folder / name),
         is_folder=lambda name: is_folder(folder / name),
     )
-
-
-class _OnceLoader(yaml.SafeLoader):
-    """YAML in which a key may be given once: of two, the first would be lost without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep=deep)

@@ -23,7 +23,10 @@ from typing import (
 )
 from urllib.parse import urlsplit, urlunsplit
 
-from selma.config.section import AddedKinds, Section, added_settings
+from pydantic import AfterValidator, PlainSerializer
+from pydantic_core import PydanticCustomError
+
+from selma.config.section import PRIVATE, AddedKinds, Section, added_settings
 from selma.registry import added_rows
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -69,13 +72,25 @@ class Key(Place):
     """An environment variable that holds a key."""
 
 
+def _require_variable(name: str) -> str:
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        return name
+    raise PydanticCustomError(
+        PRIVATE,
+        "must be the name of an environment variable, as OPENAI_API_KEY; the key itself belongs "
+        "into that variable",
+    )
+
+
 FilePath = Annotated[str, File()]
 FolderPath = Annotated[str, Folder()]
 FileOrFolderPath = Annotated[str, FileOrFolder()]
 ModelPath = Annotated[str, Model()]
 ModelName = Annotated[str, Name()]
-ServerUrl = Annotated[str, Address()]
-KeyVariable = Annotated[str, Key()]
+ServerUrl = Annotated[
+    str, Address(), PlainSerializer(lambda url: bare_address(url), when_used="json")
+]
+KeyVariable = Annotated[str, Key(), AfterValidator(_require_variable)]
 
 
 @dataclass(frozen=True)
@@ -142,6 +157,7 @@ def bare_address(url: str | None) -> str | None:
         return None
     try:
         parts = urlsplit(url)
+        _ = parts.port  # raises where what stands before a slash of the password is taken for it
     except ValueError:
         return ""  # no address, so that nobody knows what is private in it
     if not parts.netloc:  # without a scheme the user would be taken for it

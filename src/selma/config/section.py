@@ -26,8 +26,15 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from selma.errors import ConfigError
 from selma.randomness import SEEDS
 from selma.registry import added_rows, left_out
+from selma.texts import legible, quoted, without_logins
 
 Model = TypeVar("Model", bound=BaseModel)
+MOST_MISTAKES = 50
+"""That a message lists."""
+
+PRIVATE = "private"
+"""The type of a mistake whose message must not show what came."""
+
 Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -36,6 +43,10 @@ class Section(BaseModel):
     """Frozen; unknown keys, NaN and infinite numbers are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __repr_str__(self, join_str: str) -> str:  # type: ignore[misc]  # pydantic's own oddity
+        # What messages and tracebacks show of settings.
+        return without_logins(super().__repr_str__(join_str))
 
     @model_validator(mode="before")
     @classmethod
@@ -170,9 +181,11 @@ def mistake(error: Mapping[str, Any], settings: type[Section]) -> str:
         return f"  {key}: needs `kind`, which says what the other settings mean"
     if error["type"] == "union_tag_invalid":
         own = error["ctx"]["expected_tags"].replace("'", "").removesuffix(", added").split(", ")
-        return f"  {key}: kind must be {' or '.join(own)}, but is {error['ctx']['tag']!r}"
+        return f"  {key}: kind must be {' or '.join(own)}, but is {_brief(error['ctx']['tag'])}"
     message = error["msg"].removeprefix("Value error, ")
     given = error["input"]
+    if error["type"] == PRIVATE:
+        return f"  {key}: {message}"
     if isinstance(given, Mapping | BaseModel) and error["type"] in ("missing", "value_error"):
         return f"  {key}: {message}"  # about several settings, or one that did not come
     return f"  {key}: {message} (came: {_brief(given)})"
@@ -180,11 +193,10 @@ def mistake(error: Mapping[str, Any], settings: type[Section]) -> str:
 
 def _brief(given: Any) -> str:
     if isinstance(given, Mapping):
-        return f"a mapping of the kind {given['kind']!r}" if "kind" in given else "a mapping"
+        return f"a mapping of the kind {_brief(given['kind'])}" if "kind" in given else "a mapping"
     if isinstance(given, list | tuple):
         return "a list"
-    text = repr(given)
-    return text if len(text) <= 80 else f"{text[:80]}..."
+    return without_logins(quoted(given))
 
 
 def _place(settings: type[Section], key: Sequence[str | int]) -> tuple[str, type[Section]]:
@@ -199,9 +211,15 @@ def _place(settings: type[Section], key: Sequence[str | int]) -> tuple[str, type
         # A part that is no field's name says where in a list, or which of several kinds.
         named = [s for s in sections if part in (s.__name__, _kind(s))]
         if fields or not named:
-            names.append(str(part))
+            names.append(part if part in section.model_fields else _legible(part))
         sections = below or named or sections
     return ".".join(names) or "config", section
+
+
+def _legible(part: str | int) -> str:
+    """A key that somebody made up."""
+    text = legible(str(part))
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _sections(types: Sequence[Any]) -> Iterator[type[Section]]:
@@ -230,7 +248,7 @@ def is_folder(path: Path) -> bool:
 def require_kind(value: Any, kind: type[Model], *, maker: str) -> Model:
     """The settings. Raises ConfigError unless they are of this class, which `maker` makes."""
     if not isinstance(value, kind):
-        came = f"a {type(value).__name__}" if isinstance(value, BaseModel) else f"{value!r:.80}"
+        came = f"a {type(value).__name__}" if isinstance(value, BaseModel) else quoted(value)
         raise ConfigError(
             f"Settings of the class {kind.__name__} must come, but {came} came. {maker}"
         )

@@ -10,6 +10,7 @@ from selma.errors import DataError
 from selma.given.kind import Given, Texts
 from selma.given.rows import Row, by_skill, digest, require_rows
 from selma.textfiles import csv_rows, json_rows, read_text
+from selma.texts import quoted
 from selma.workspace import inside
 
 ENDINGS = (".txt", ".jsonl", ".json", ".csv")
@@ -64,7 +65,7 @@ def _checked(rows: Sequence[Row], source: PromptFile, path: Path) -> list[Row]:
         if not isinstance(row.get(source.text), str) or not row[source.text].strip():
             raise DataError(
                 f"{path}, row {number} needs a prompt in the column {source.text!r}, but has "
-                f"{dict(row)!r:.120}. Set the column's name in prompts.source.text."
+                f"{quoted(dict(row), 120)}. Set the column's name in prompts.source.text."
             )
     return list(rows)
 

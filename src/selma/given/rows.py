@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.errors import DataError
+from selma.texts import quoted
 
 Row = Mapping[str, Any]
 
@@ -30,8 +31,8 @@ def by_skill(
     if len(named) != len(rows):
         row = next(row for row in rows if not isinstance(row.get(column), str))
         raise DataError(
-            f"{path}: each row needs a skill in the column {column!r}, but {dict(row)!r:.120} has "
-            "none."
+            f"{path}: each row needs a skill in the column {column!r}, but "
+            f"{quoted(dict(row), 120)} has none."
         )
     of_skills: dict[str, list[Row]] = {skill: [] for skill in skills}
     for row in rows:

@@ -19,6 +19,7 @@ from selma.images.pairs import read_generated, write_metadata
 from selma.progress import console
 from selma.records.images import Pair
 from selma.records.prompts import Prompt
+from selma.texts import quoted
 from selma.workspace import IMAGES, Item, Workspace, inside, write_bytes
 
 if TYPE_CHECKING:
@@ -134,8 +135,8 @@ def _without(
     if not images:
         raise DataError(
             f"images.source must have an image of at least one prompt of the skill {skill!r}, but "
-            f"has none of {without[0]!r:.80} and all others. Let prompts.source give the captions "
-            "of the same images."
+            f"has none of {quoted(without[0])} and all others. Let prompts.source give the "
+            "captions of the same images."
         )
     if without and processes.main():
         sentence = f"{skill}: {len(without)} of {len(prompts)} prompts have no image in the source"

@@ -10,6 +10,7 @@ from selma.imagefolders import METADATA, rows, there
 from selma.records.images import Pair, Survivors
 from selma.records.prompts import Prompt
 from selma.row_files import write_rows
+from selma.texts import quoted
 from selma.workspace import IMAGES, Workspace, inside, manifest
 
 
@@ -43,7 +44,7 @@ def read_generated(folder: Path, prompts: Sequence[Prompt]) -> list[Pair]:
         image, prompt = inside(train, row["file_name"]), of.get(row.get("prompt_id", ""))
         if prompt is None or prompt.text != row["text"]:
             raise DataError(
-                f"{train / METADATA} must name this run's prompts, but has {row['text']!r:.80}. "
+                f"{train / METADATA} must name this run's prompts, but has {quoted(row['text'])}. "
                 f"Remove {folder} to have it generated again."
             )
         there(image)

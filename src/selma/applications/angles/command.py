@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from selma.console import Seed
+from selma.screen import Screen, say
 
 oft = typer.Typer(help="Experiments of the OFT paper.", no_args_is_help=True)
 
@@ -30,14 +31,12 @@ def angles(
     seed: Seed = 0,
 ) -> None:
     """Show what angles and magnitudes carry: an autoencoder decodes either alone."""
-    from rich.console import Console
-
     from selma.applications.angles.experiment import run_angles
     from selma.applications.angles.table import print_angles
 
     numbers = run_angles(source, out, count=count, epochs=epochs, seed=seed)
-    print_angles(numbers, Console())
-    typer.echo(f"Figure: {out / 'angles.png'}")
+    print_angles(numbers, Screen())
+    say(f"Figure: {out / 'angles.png'}")
 
 
 def register(app: typer.Typer) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from selma.console import Folder, Json
+from selma.screen import Screen, say
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A YAML file with rows.")]
 
@@ -27,8 +28,6 @@ def compare(
 
     Rows share what they have in common; what is finished is not made again.
     """
-    from rich.console import Console
-
     from selma.applications.comparisons import planning, recipes, table
 
     plan = recipes.load_comparison(file, folder=folder)
@@ -36,7 +35,7 @@ def compare(
         plan = recipes.only(plan, only)
     if dry_run:
         recipes.check(plan)
-        planning.print_plan(plan, Console())
+        planning.print_plan(plan, Screen())
         return
     from selma.applications.comparisons.comparing import compare_rows
     from selma.workspace import write_json
@@ -44,9 +43,9 @@ def compare(
     compared, page = compare_rows(plan, report=not only)
     if json:
         write_json(json, compared.model_dump(mode="json"))
-    table.print_compared(compared, Console())
+    table.print_compared(compared, Screen())
     if page is not None:
-        typer.echo(f"Report: {page}")
+        say(f"Report: {page}")
 
 
 def register(app: typer.Typer) -> None:

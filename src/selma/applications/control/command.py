@@ -9,6 +9,7 @@ import typer
 
 from selma.console import Config, Folder
 from selma.plurals import counted
+from selma.screen import Screen, say
 
 if TYPE_CHECKING:
     from selma.applications.control.settings import ControlRun
@@ -29,7 +30,7 @@ def prepare_control(config: Config, folder: Folder = None) -> None:
     from selma.applications.control import pipeline
 
     for split, samples in pipeline.prepare(_settings(config, folder)).items():
-        typer.echo(f"{split}: {counted(len(samples), 'image')}, {samples[0].image.parent.parent}")
+        say(f"{split}: {counted(len(samples), 'image')}, {samples[0].image.parent.parent}")
 
 
 @control.command("train")
@@ -37,7 +38,7 @@ def train_control(config: Config, folder: Folder = None) -> None:
     """Train the network on the prepared images, then its magnitudes if set."""
     from selma.applications.control import pipeline
 
-    typer.echo(f"Control network: {pipeline.train(_settings(config, folder)).folder}")
+    say(f"Control network: {pipeline.train(_settings(config, folder)).folder}")
 
 
 @control.command("generate")
@@ -46,34 +47,30 @@ def generate_control(config: Config, folder: Folder = None) -> None:
     from selma.applications.control import pipeline
 
     for name, images in pipeline.generate(_settings(config, folder)).items():
-        typer.echo(f"{name}: {images}")
+        say(f"{name}: {images}")
 
 
 @control.command("score")
 def score_control(config: Config, folder: Folder = None) -> None:
     """Score how well the generated images follow their conditions; write the page."""
-    from rich.console import Console
-
     from selma.applications.control import pipeline
     from selma.applications.control.page import print_card
 
     card, page = pipeline.score(_settings(config, folder))
-    print_card(card, Console())
-    typer.echo(f"Page: {page}")
+    print_card(card, Screen())
+    say(f"Page: {page}")
 
 
 @control.command("compare")
 def compare_control(config: Config, folder: Folder = None, table: Tables = None) -> None:
     """Train, generate and score every network of the OFT paper's tables 2 to 4; write the page."""
-    from rich.console import Console
-
     from selma.applications.control import pipeline
     from selma.applications.control.page import print_card
 
     cards, page = pipeline.compare(_settings(config, folder), pipeline.tables_of(table))
     for card in cards:
-        print_card(card, Console())
-    typer.echo(f"Page: {page}")
+        print_card(card, Screen())
+    say(f"Page: {page}")
 
 
 def _settings(config: Path, folder: Path | None) -> ControlRun:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from selma.console import Json, group
+from selma.screen import Screen, say
 
 Answers = Annotated[Path, typer.Option(help="CSV of answers, one row for each question.")]
 
@@ -76,7 +77,7 @@ def correlate(
         raise ConfigError("Name either --annotations (DSG) or --questions (TIFA).")
     if json:
         write_json(json, agreement)
-    typer.echo(", ".join(f"{name} {value}" for name, value in agreement.items()))
+    say(", ".join(f"{name} {value}" for name, value in agreement.items()))
 
 
 def tifa(
@@ -179,18 +180,16 @@ def convert_scorer(
     from selma.backbones.preference.converting import convert_weights
 
     folder = convert_weights(source, out, kind=kind, tokenizer=tokenizer, config=config)
-    typer.echo(f"Weights: {folder}")
+    say(f"Weights: {folder}")
 
 
 def _show(scores: dict[str, Any], json: Path | None) -> None:
-    from rich.console import Console
-
     from selma.applications.evaluation.table import print_given_scores
     from selma.workspace import write_json
 
     if json:
         write_json(json, scores)
-    print_given_scores(scores, Console())
+    print_given_scores(scores, Screen())
 
 
 def register(app: typer.Typer) -> None:

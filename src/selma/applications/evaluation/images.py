@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,7 +20,8 @@ from selma.backbones.judges import loading as judging
 from selma.backbones.judges.judge import Chooser, Judge
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.config.scores import AnyJudge, LocalJudge, ScoresConfig
-from selma.config.section import require_kind
+from selma.config.section import MOST_MISTAKES, require_kind
+from selma.config.yaml_files import read_yaml
 from selma.errors import ConfigError, DataError, ModelError
 from selma.ids import listed
 from selma.image_names import list_images, say_left_out
@@ -127,11 +127,14 @@ def judge_from(text: str) -> AnyJudge:
     if path.suffix.lower() not in (".yaml", ".yml"):
         return LocalJudge(model=text)
     try:
-        raw = yaml.safe_load(path.read_text("utf-8"))
+        raw = read_yaml(path)
         judge: AnyJudge = TypeAdapter(AnyJudge).validate_python(raw)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         lines = (
-            "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            "; ".join(
+                f"{'.'.join(map(str, e['loc']))}: {e['msg']}"
+                for e in error.errors()[:MOST_MISTAKES]
+            )
             if isinstance(error, ValidationError)
             else str(error)
         )

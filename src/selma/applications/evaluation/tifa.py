@@ -18,6 +18,7 @@ from selma.records.record import Record
 from selma.scores import statistics
 from selma.scores.tifa import Matcher, TifaId, TifaQuestion, nearest_choices, read_json, tifa_id
 from selma.textfiles import csv_rows
+from selma.texts import quoted
 
 
 class TifaAnswer(Record):
@@ -53,7 +54,8 @@ def read_tifa_answers(path: AnyPath) -> list[TifaAnswer]:
         if not (isinstance(id, str) and isinstance(question, str) and isinstance(free, str)):
             raise DataError(
                 f"{path}, row {number}: id must be a text or a number, question and answer (or "
-                f"free_form_vqa) texts, but they are {id!r:.80}, {question!r:.80}, {free!r:.80}."
+                f"free_form_vqa) texts, but they are {quoted(id)}, {quoted(question)}, "
+                f"{quoted(free)}."
             )
         answers.append(TifaAnswer(id=id, question=question, free=free, choice=choice or None))
     return answers

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from selma.console import Json, group
+from selma.screen import Screen
 
 
 def hps(
@@ -37,8 +38,6 @@ def hps(
     json: Json = None,
 ) -> None:  # fmt: skip
     """Score HPS's benchmark: images in four styles, one mean over all."""
-    from rich.console import Console
-
     from selma.applications.hps.table import print_hps
     from selma.backbones.preference.scorers import load_preference, settings_of
     from selma.errors import ConfigError
@@ -65,7 +64,7 @@ def hps(
         raise ConfigError("Name a folder of images, or a run that generates them with --run.")
     if json:
         write_json(json, result)
-    print_hps(result, Console())
+    print_hps(result, Screen())
 
 
 def register(app: typer.Typer) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from selma.screen import say
+
 FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 Licence = Annotated[
     str | None, typer.Option("--license", help="One of the Hub's names; the base's if left out.")
@@ -18,7 +20,7 @@ def card(run: FinishedRun, licence: Licence = None) -> None:
     from selma.applications.publishing.card import write_card
 
     for path in write_card(run, licence=licence).files:
-        typer.echo(path)
+        say(path)
 
 
 def push(
@@ -35,8 +37,8 @@ def push(
 
     pushed = push(run, repository, private=private, dry_run=dry_run, licence=licence)
     for name, size in pushed.files.items():
-        typer.echo(f"{name}  {size} bytes")
-    typer.echo(f"Nothing was sent to {repository}." if pushed.url is None else pushed.url)
+        say(f"{name}  {size} bytes")
+    say(f"Nothing was sent to {repository}." if pushed.url is None else pushed.url)
 
 
 def register(app: typer.Typer) -> None:

@@ -6,15 +6,16 @@ from os import fspath
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import ValidationError
 
 from selma.applications.loading import load_config
 from selma.config import RunConfig, parse_config
 from selma.config.networks import LocalLLM, ServedLLM
 from selma.config.questions import WrittenQuestions
+from selma.config.yaml_files import read_yaml
 from selma.errors import ConfigError
 from selma.paths import require_path
+from selma.texts import quoted
 
 
 class QuestionsConfig(WrittenQuestions):
@@ -63,14 +64,14 @@ def questions_config(**options: Any) -> QuestionsConfig:
     except ValidationError as error:
         mistake = error.errors()[0]
         raise ConfigError(
-            f"{mistake['loc'][0]}: {mistake['msg']}, but {mistake['input']!r:.80} came."
+            f"{mistake['loc'][0]}: {mistake['msg']}, but {quoted(mistake['input'])} came."
         ) from error
 
 
 def _section(path: Path) -> dict[str, Any] | None:
     """The file's mapping, if it is a language model's section alone."""
     try:
-        section = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        section = read_yaml(path)
+    except (OSError, ValueError):
         return None  # the reader of configs reports what is wrong
     return section if isinstance(section, dict) and "kind" in section else None

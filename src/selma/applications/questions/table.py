@@ -10,6 +10,7 @@ from rich.console import Console
 
 from selma.paths import AnyPath, as_path
 from selma.plurals import counted
+from selma.screen import Screen
 
 
 def print_questions(
@@ -17,7 +18,7 @@ def print_questions(
 ) -> None:
     """Print the number and cost of questions, the replies' faults, and the prompts put aside."""
     out = as_path(out)
-    show = partial((console or Console()).print, highlight=False, markup=False, soft_wrap=True)
+    show = partial((console or Screen()).print, highlight=False, markup=False, soft_wrap=True)
     show(
         f"{out}: {counted(result['questions'], 'question')} about "
         f"{counted(result['done'], 'prompt')}"

@@ -9,6 +9,7 @@ import typer
 
 from selma.console import Json
 from selma.randomness import SEEDS
+from selma.screen import Screen, say
 
 study = typer.Typer(
     help="People choose between two models' images, as in the paper.", no_args_is_help=True
@@ -45,7 +46,7 @@ def serve(
         name=name,
         host=host,
         port=port,
-        say=typer.echo,
+        say=say,
     )
 
 
@@ -58,8 +59,6 @@ def report_study(
 ) -> None:
     """Show win, lose and tie for each group, with intervals and annotators' agreement; write a page
     and a section of the run's report."""
-    from rich.console import Console
-
     from selma.applications.study.ballot import read_ballot
     from selma.applications.study.database import study_file
     from selma.applications.study.results import studied, write_study_page
@@ -72,9 +71,9 @@ def report_study(
         write_json(json, study.summary.model_dump(mode="json"))
     if csv:
         write_votes(csv, ballot)
-    print_summary(study.summary, Console())
+    print_summary(study.summary, Screen())
     if study.summary.votes:
-        typer.echo(f"Page: {write_study_page(run, name, study)}")
+        say(f"Page: {write_study_page(run, name, study)}")
 
 
 def register(app: typer.Typer) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selma.console import Config, Folder, Json
+from selma.screen import Screen, say
 
 if TYPE_CHECKING:
     from selma.applications.subjects.settings import SubjectsRun
@@ -24,7 +25,7 @@ def train_subjects(config: Config, folder: Folder = None) -> None:
     from selma.applications.subjects import pipeline
 
     for adapter in pipeline.train(_settings(config, folder)):
-        typer.echo(f"{adapter.method} {adapter.subject}: {adapter.folder}")
+        say(f"{adapter.method} {adapter.subject}: {adapter.folder}")
 
 
 @subjects.command("generate")
@@ -33,14 +34,12 @@ def generate_subjects(config: Config, folder: Folder = None) -> None:
     from selma.applications.subjects import pipeline
 
     for (method, name, step), images in pipeline.generate(_settings(config, folder)).items():
-        typer.echo(f"{method} {name} step {step}: {images}")
+        say(f"{method} {name} step {step}: {images}")
 
 
 @subjects.command("score")
 def score_subjects(config: Config, folder: Folder = None, json: Json = None) -> None:
     """Compare all methods in one table and on one page: DINO, CLIP-I, CLIP-T, LPIPS."""
-    from rich.console import Console
-
     from selma.applications.subjects import pipeline
     from selma.applications.subjects.page import print_subject_card
     from selma.workspace import write_json
@@ -48,8 +47,8 @@ def score_subjects(config: Config, folder: Folder = None, json: Json = None) -> 
     card, page = pipeline.score(_settings(config, folder))
     if json:
         write_json(json, card.model_dump(mode="json"))
-    print_subject_card(card, Console())
-    typer.echo(f"Page: {page}")
+    print_subject_card(card, Screen())
+    say(f"Page: {page}")
 
 
 @subjects.command("lpips")
@@ -61,7 +60,7 @@ def convert_lpips(
     """Convert LPIPS's weights into one safetensors file; no code in the sources is run."""
     from selma.backbones.perception import lpips
 
-    typer.echo(lpips.convert_lpips(backbone, heads, out))
+    say(lpips.convert_lpips(backbone, heads, out))
 
 
 def _settings(config: Path, folder: Path | None) -> SubjectsRun:

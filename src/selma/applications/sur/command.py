@@ -9,6 +9,7 @@ import typer
 
 from selma.console import Config, Folder, Json
 from selma.plurals import counted
+from selma.screen import Screen, say
 
 if TYPE_CHECKING:
     from selma.applications.sur.settings import SurRun
@@ -26,9 +27,9 @@ def collect_samples(config: Config, folder: Folder = None) -> None:
     from selma.applications.sur import pipeline
 
     samples, rejected = pipeline.collect(_settings(config, folder))
-    typer.echo(f"{counted(len(samples), 'sample')}: {samples[0].image.parent}")
+    say(f"{counted(len(samples), 'sample')}: {samples[0].image.parent}")
     for reason, count in rejected.items():
-        typer.echo(f"  rejected, {reason}: {count}")
+        say(f"  rejected, {reason}: {count}")
 
 
 @sur.command("train")
@@ -36,7 +37,7 @@ def train_sur(config: Config, folder: Folder = None) -> None:
     """Train the adapter on the collected samples."""
     from selma.applications.sur import pipeline
 
-    typer.echo(f"SUR-adapter: {pipeline.train(_settings(config, folder)).folder}")
+    say(f"SUR-adapter: {pipeline.train(_settings(config, folder)).folder}")
 
 
 @sur.command("generate")
@@ -49,7 +50,7 @@ def generate_sur(
     from selma.applications.sur import pipeline
 
     for name, images in pipeline.generate(_settings(config, folder), experts=experts).items():
-        typer.echo(f"{name}: {images}")
+        say(f"{name}: {images}")
 
 
 @sur.command("score")
@@ -60,8 +61,6 @@ def score_sur(
 
     What is not generated yet is generated. Everything is in 5-scores, a page in 6-report/sur.html.
     """
-    from rich.console import Console
-
     from selma.applications.sur import pipeline
     from selma.applications.sur.page import print_result
     from selma.workspace import write_json
@@ -69,8 +68,8 @@ def score_sur(
     result, page = pipeline.score(_settings(config, folder), experts=experts)
     if json:
         write_json(json, result.model_dump(mode="json"))
-    print_result(result, Console())
-    typer.echo(f"Report: {page}")
+    print_result(result, Screen())
+    say(f"Report: {page}")
 
 
 @sur.command("ablate")
@@ -85,8 +84,6 @@ def ablate_sur(
     json: Json = None,
 ) -> None:
     """Train, generate and score variants of the adapter, each beside the base, on dev prompts."""
-    from rich.console import Console
-
     from selma.applications.sur import ablation
     from selma.workspace import write_json
 
@@ -95,14 +92,14 @@ def ablate_sur(
         settings = ablation.only(settings, only)
     if dry_run:
         for name in ablation.variants(settings):
-            typer.echo(name)
+            say(name)
         return
     from selma.applications.sur.page import print_ablation
 
     result = ablation.ablate(settings, experts=experts)
     if json:
         write_json(json, result.model_dump(mode="json"))
-    print_ablation(result, Console())
+    print_ablation(result, Screen())
 
 
 @sur.command("convert")
@@ -119,7 +116,7 @@ def convert_sur(
     """Turn a released checkpoint into a SUR-adapter's file; nothing in it is run."""
     from selma.adapters.sur.files import convert_released
 
-    typer.echo(convert_released(source, out, weight=weight, attention=attention))
+    say(convert_released(source, out, weight=weight, attention=attention))
 
 
 def _settings(config: Path, folder: Path | None) -> SurRun:

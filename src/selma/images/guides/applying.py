@@ -16,6 +16,7 @@ from selma.images.guides import GUIDES
 from selma.records.guides import AppliedGuide
 from selma.records.parses import Sets
 from selma.row_files import write_rows
+from selma.texts import quoted
 from selma.workspace import SCORES, Workspace, read_lines, recipe_key
 
 FILE = "sets.jsonl"
@@ -55,7 +56,7 @@ def parsed(
     if not any(sets.values()):
         raise DataError(
             f"The parser {parser.name} must tell {settings.kind} something of at least one prompt, "
-            f"but of {len(texts)} it says nothing, the first being {texts[0]!r:.80}. Set another "
+            f"but of {len(texts)} it says nothing, the first being {quoted(texts[0])}. Set another "
             "parser."
         )
     return AppliedGuide(settings=settings, key=item.key, sets=sets)

@@ -24,6 +24,7 @@ from selma.prompts.questions.graph import write_graph
 from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.records.prompts import Prompt
 from selma.row_files import write_rows
+from selma.texts import quoted
 from selma.toybox import WORLD
 from selma.workspace import PROMPTS, Item, Workspace, file_sha256, read_lines
 
@@ -127,7 +128,7 @@ def _of_file(prompts: Sequence[Prompt], path: Path, read: Read) -> list[Asked]:
         if questions_of.setdefault(prompt.text, asked) != asked:
             raise DataError(
                 f"{path} must have one set of questions for each text, but has two for "
-                f"{prompt.text!r:.80}. Remove one of them."
+                f"{quoted(prompt.text)}. Remove one of them."
             )
     return [questions_of.get(prompt.text, "not in the file") for prompt in prompts]
 

@@ -20,6 +20,7 @@ from selma.scores.benchmarks.layouts import (
 )
 from selma.scores.measures import DSG
 from selma.textfiles import csv_rows, read_text
+from selma.texts import quoted
 
 _TEXT_KEYS = ("text", "prompt", "caption")
 
@@ -57,7 +58,7 @@ def _prompt(path: Path, number: int, row: dict[str, Any]) -> BenchmarkPrompt:
     if not isinstance(value, str) or not value.strip():
         raise DataError(
             f"{path}, line {number}: a prompt must have a text (text, prompt or caption), but "
-            f"{value!r:.80} came."
+            f"{quoted(value)} came."
         )
     text = value.strip()
     id = row.get("id", row.get("item_id"))
@@ -107,7 +108,9 @@ def _object(path: Path, number: int, row: Any) -> dict[str, Any]:
     if isinstance(row, str):
         return {"text": row}
     if not isinstance(row, dict):
-        raise DataError(f"{path}, line {number}: a prompt must be an object, but {row!r:.80} came.")
+        raise DataError(
+            f"{path}, line {number}: a prompt must be an object, but {quoted(row)} came."
+        )
     return row
 
 
