@@ -23,6 +23,7 @@ from selma.errors import SelmaError
 from selma.plainfiles import plain_bytes, plain_text
 from selma.prompts.lexicon import reply_grammar
 from selma.prompts.skills import load_skills
+from selma.scores.benchmarks import read_benchmark
 from selma.textfiles import read_text
 
 
@@ -148,6 +149,8 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "judge": ("x.yaml", lambda path: judge_from(str(path))),
     "language model": ("x.yaml", lambda path: backend_of(str(path))),
     "text": ("x.txt", read_text),
+    "benchmark": ("x.json", read_benchmark),
+    "benchmark in CSV": ("x.csv", read_benchmark),
     "lexicon": (
         "x.txt",
         lambda p: reply_grammar(load_skills(["coco"])[0], str(p), first=0, asked=1),
@@ -165,7 +168,7 @@ def test_no_file_that_is_named_is_waited_for_or_fills_the_memory(
     monkeypatch.chdir(tmp_path)  # a socket's path must be short
     make(Path(name))
     started = time.process_time()
-    with pytest.raises(SelmaError, match=r"regular file|larger than|No such device"):
+    with pytest.raises(SelmaError, match=r"regular file|larger than|No such device|must be one of"):
         read(tmp_path / name)
     assert time.process_time() - started < 5
 

@@ -9,7 +9,7 @@ from typing import Any
 from selma.errors import DataError
 from selma.ids import nearest
 from selma.textfiles import csv_rows, json_rows
-from selma.texts import quoted
+from selma.texts import printable, quoted
 from selma.workspace import read_lines
 
 METADATA = "metadata.jsonl"
@@ -37,11 +37,12 @@ def rows(
         raise DataError(f"{path} must have one row for each image, but is empty or not there.")
     for number, row in enumerate(records, 1):
         for key in needs:
-            if not isinstance(row.get(key), str) or not row[key].strip():
+            if not isinstance(row.get(key), str) or not printable(row[key]).strip():
                 raise DataError(
                     f"{path}, line {number} needs a text {key!r}, but has {quoted(row.get(key))}."
                 )
-        yield row | _names_file(folder, row)
+        texts = {key: printable(row[key]) for key in needs if key != "file_name"}
+        yield row | texts | _names_file(folder, row)
 
 
 def _names_file(folder: Path, row: dict[str, Any]) -> dict[str, str]:

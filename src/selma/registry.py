@@ -23,7 +23,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from selma.errors import ConfigError
 from selma.processes import launched
-from selma.texts import quoted
+from selma.texts import legible, quoted
 
 
 class Named(Protocol):
@@ -142,7 +142,7 @@ class _Outside:
             f"{origin} is left out: {why}. Mend or remove the package that declares it."
         )
         if launched()[0] == 0:
-            print(f"Warning: {self.mistakes[-1]}", file=sys.stderr)
+            print(legible(f"Warning: {self.mistakes[-1]}"), file=sys.stderr)
 
 
 def _leave_out(group: str, name: str, why: str) -> None:

@@ -20,6 +20,8 @@ _LONGEST_NUMBER = 4096  # bits; Python itself refuses to write more than some 14
 def printable(text: str) -> str:
     """Without control characters but for tabs and ends of lines, halves of characters, characters
     that nobody has assigned, and marks that turn the direction."""
+    if text.isprintable():  # as nearly all are
+        return text
     return "".join(
         c
         for c in text
@@ -30,6 +32,8 @@ def printable(text: str) -> str:
 def legible(text: str) -> str:
     """The text with an escape ("\\x1b") in place of each character that steers a terminal, turns
     the direction or is half of one. Ends of lines and tabs stay."""
+    if text.isprintable():
+        return text
     return "".join(c if c in "\n\t" or not _steers(c) else ascii(c)[1:-1] for c in text)
 
 

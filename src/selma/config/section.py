@@ -44,9 +44,10 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    def __repr_str__(self, join_str: str) -> str:  # type: ignore[misc]  # pydantic's own oddity
+    def __repr_str__(self, join_str: str) -> str:
         # What messages and tracebacks show of settings.
-        return without_logins(super().__repr_str__(join_str))
+        text: str = super().__repr_str__(join_str)  # type: ignore[misc]  # of its own protocol
+        return without_logins(text)
 
     @model_validator(mode="before")
     @classmethod

@@ -10,7 +10,7 @@ from selma.errors import DataError
 from selma.given.kind import Given, Texts
 from selma.given.rows import Row, by_skill, digest, require_rows
 from selma.textfiles import csv_rows, json_rows, read_text
-from selma.texts import quoted
+from selma.texts import printable, quoted
 from selma.workspace import inside
 
 ENDINGS = (".txt", ".jsonl", ".json", ".csv")
@@ -29,7 +29,7 @@ def texts(source: PromptFile, skills: Sequence[str], *, seed: int) -> dict[str, 
 
 def _texts(rows: Sequence[Row], skill: str, source: PromptFile, path: Path) -> Texts:
     require_rows(len(rows), skill, path)
-    prompts = [str(row[source.text]).strip() for row in rows]
+    prompts = [printable(str(row[source.text])).strip() for row in rows]
     return Texts({"file": digest(prompts)}, prompts)
 
 
@@ -56,13 +56,13 @@ def _rows(path: Path, source: PromptFile) -> list[Row]:
         return _checked(json_rows(path), source, path)
     if end == ".txt":
         lines = read_text(path).split("\n")  # not splitlines: U+2028 may stand in a prompt
-        return [{source.text: line.strip()} for line in lines if line.strip()]
+        return [{source.text: line} for line in lines if printable(line).strip()]
     raise DataError(f"A file of prompts must end with {', '.join(ENDINGS)}, but is {path}.")
 
 
 def _checked(rows: Sequence[Row], source: PromptFile, path: Path) -> list[Row]:
     for number, row in enumerate(rows, 1):
-        if not isinstance(row.get(source.text), str) or not row[source.text].strip():
+        if not isinstance(row.get(source.text), str) or not printable(row[source.text]).strip():
             raise DataError(
                 f"{path}, row {number} needs a prompt in the column {source.text!r}, but has "
                 f"{quoted(dict(row), 120)}. Set the column's name in prompts.source.text."

@@ -17,6 +17,7 @@ from selma.image_names import list_images
 from selma.imagefolders import metadata, rows, there
 from selma.records.prompts import Prompt
 from selma.textfiles import read_text
+from selma.texts import printable
 from selma.workspace import inside
 
 _CAPTIONS = (".txt", ".caption")
@@ -149,7 +150,7 @@ def _beside(folder: Path, source: Imagefolder) -> Iterator[_Pair]:
     for listed in list_images(folder).images:
         image = inside(folder, listed.name)
         files = [inside(folder, f"{listed.stem}{end}") for end in endings]
-        text = next((read_text(file).strip() for file in files if file.is_file()), "")
+        text = next((printable(read_text(file)).strip() for file in files if file.is_file()), "")
         if not text:
             names = " or ".join(file.name for file in files)
             raise DataError(

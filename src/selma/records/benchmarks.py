@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, TypeVar
 
-from selma.records.record import Record
+from selma.records.record import OutsideText, Record
 
 Value = TypeVar("Value")
 
@@ -15,16 +15,16 @@ class Question(Record):
     multiple choice (TIFA, arXiv:2303.11897)."""
 
     id: str
-    text: str
-    category: str
+    text: OutsideText
+    category: OutsideText
     """Broad category: entity, colour, count, spatial, global, size, or the benchmark's own."""
-    detail: str = ""
+    detail: OutsideText = ""
     """The benchmark's finer category, if it has one."""
     parents: tuple[str, ...] = ()
     """Ids of questions of the same prompt that must be answered yes for this one to make sense."""
-    choices: tuple[str, ...] = ()
+    choices: tuple[OutsideText, ...] = ()
     """The possible answers; empty for a yes/no question."""
-    answer: str = "yes"
+    answer: OutsideText = "yes"
     """The expected answer, for a faithful image."""
 
 
@@ -32,8 +32,8 @@ class BenchmarkPrompt(Record):
     """One prompt of a benchmark with its questions; a user's own prompts have none at first."""
 
     id: str
-    text: str
-    group: str
+    text: OutsideText
+    group: OutsideText
     """The source or style that results are grouped by."""
     questions: tuple[Question, ...]
 

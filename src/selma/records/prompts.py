@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from selma.records.record import Record
+from selma.records.record import OutsideText, Record
 
 
 def prompt_id(skill: str, text: str) -> str:
@@ -18,7 +18,7 @@ class Prompt(Record):
 
     id: str
     skill: str
-    text: str
+    text: OutsideText
     parents: tuple[str, ...] = ()
     model: str = ""
     tokens: float = 0.0

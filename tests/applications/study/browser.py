@@ -24,13 +24,19 @@ class NavigatedError(Exception):
 
 
 class Page:
-    """One tab; each has cookies and storage of its own."""
+    """One tab; each has cookies and storage of its own, unless it is `beside` another."""
 
-    def __init__(self, browser: Browser, url: str, *, width: int, height: int) -> None:
+    def __init__(
+        self, browser: Browser, url: str, *, width: int, height: int, beside: Page | None = None
+    ) -> None:
         self.browser, self.socket, self.number = browser, browser.socket, 0
         self.session = ""
-        context = self.call("Target.createBrowserContext")["browserContextId"]
-        target = self.call("Target.createTarget", url="about:blank", browserContextId=context)
+        self.context: str = (
+            beside.context
+            if beside
+            else self.call("Target.createBrowserContext")["browserContextId"]
+        )
+        target = self.call("Target.createTarget", url="about:blank", browserContextId=self.context)
         attached = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self.session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
@@ -123,8 +129,10 @@ class Browser:
         self.socket = socket
         self.errors: list[str] = []
 
-    def open(self, url: str, *, width: int = 1280, height: int = 800) -> Page:
-        return Page(self, url, width=width, height=height)
+    def open(
+        self, url: str, *, width: int = 1280, height: int = 800, beside: Page | None = None
+    ) -> Page:
+        return Page(self, url, width=width, height=height, beside=beside)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from selma.imagefolders import TEXTS, metadata, rows
 from selma.randomness import rng
 from selma.records.landmarks import Landmark
 from selma.textfiles import json_rows, read_text
+from selma.texts import printable
 from selma.toybox import WORLD
 from selma.toybox import conditions as toybox
 from selma.toybox.benchmark import benchmark_texts
@@ -301,7 +302,8 @@ def _file_name(name: object, root: Path) -> str:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value.strip() else None
+    text = printable(value) if isinstance(value, str) else ""
+    return text if text.strip() else None
 
 
 def _folder(name: str) -> Path:

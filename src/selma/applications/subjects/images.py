@@ -36,6 +36,7 @@ from selma.records.benchmarks import BenchmarkPrompt, spaced
 from selma.records.images import Pair
 from selma.records.prompts import Prompt, prompt_id
 from selma.textfiles import read_text
+from selma.texts import printable
 from selma.workspace import IMAGES, Workspace, write_bytes
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _sources(config: SubjectData) -> tuple[PromptText, list[_Source]]:
         raise DataError(f"{root} must be a folder of subjects, but is not there.")
     text = PromptText()
     if (root / TEXT).is_file():
-        text = read_prompt_text(read_text(root / TEXT), of=root / TEXT)
+        text = read_prompt_text(printable(read_text(root / TEXT)), of=root / TEXT)
     if list_images(root).images:
         return text, list(_chosen(config, text, lambda _: _read(root), [root.resolve().name]))
     names = sorted(

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from selma.applications.sur.statements import value_statement
+from selma.applications.sur.statements import readable, value_statement
 from selma.errors import DataError
-from selma.textfiles import read_text, writable
+from selma.textfiles import read_text
 
 _RIGHTS = ("allowCommercialUse", "allowNoCredit", "allowDerivatives", "allowDifferentLicense")
 _SAFE = ("", "none", "false", "0", "1")  # nsfwLevel counts from 1, for everybody
@@ -83,21 +83,21 @@ def _stated(value: Mapping[str, Any], around: _Around) -> _Around:
 
 
 def _entry(row: Mapping[str, Any], around: _Around) -> Entry:
-    meta, address = row["meta"], writable(row["url"])
-    statement = value_statement(meta).writable()
+    meta, address = row["meta"], readable(row["url"])
+    statement = value_statement(meta).cleaned()
     parts = address.split("?")[0].split("/")
     names = [parts[-1].rpartition(".")[0] or parts[-1]]
     # The address is .../<UUID>/width=450/<name>: the third part from the end.
     names += parts[-3:-2]
     if isinstance(row.get("id"), int | str):
-        names.append(writable(str(row["id"])))
+        names.append(readable(str(row["id"])))
     own = row.get("license") or row.get("licence")
     return Entry(
         address=address,
         names=tuple(dict.fromkeys(name for name in reversed(names) if name)),
         prompt=statement.prompt,
         reason=statement.reason,
-        licence=writable(own if isinstance(own, str) else around.licence),
+        licence=readable(own if isinstance(own, str) else around.licence),
         marked=around.marked or _unsafe(row),
     )
 

@@ -40,7 +40,7 @@ def statement_inside(data: bytes) -> Statement:
     except Exception:  # Pillow's readers raise many kinds; the image itself is judged elsewhere
         return Statement(reason="its metadata cannot be read")
     stated = (statement for statement in statements if statement.prompt)
-    return next(stated, statements[0]).writable()
+    return next(stated, statements[0]).cleaned()
 
 
 def _statements(image: Image.Image) -> Iterator[Statement]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from selma.records.record import Record
+from selma.records.record import OutsideText, Record
 from selma.records.scores import Interval, Scorecard
 
 
@@ -14,14 +14,14 @@ class SurSample(Record):
     """A plain caption, the keyword prompt that it stands for, and their image (SURD)."""
 
     id: str
-    text: str
+    text: OutsideText
     """The caption."""
-    prompt: str
+    prompt: OutsideText
     """The keyword prompt."""
     image: Path
-    source: str = ""
+    source: OutsideText = ""
     """Where it comes from: an address, a file's name, or the world that it was generated in."""
-    licence: str = "unknown"
+    licence: OutsideText = "unknown"
 
 
 class TrainedSur(Record):

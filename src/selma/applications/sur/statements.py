@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selma.textfiles import writable
+from selma.texts import printable
 
 _MOST = 4_000_000  # characters: a graph with everything it needs has some hundred thousand
 _DEEP = 4
@@ -25,9 +26,15 @@ class Statement:
     prompt: str = ""
     reason: str = ""
 
-    def writable(self) -> Statement:
-        """The same without halves of characters, which JSON may name and no file can hold."""
-        return Statement(writable(self.prompt), writable(self.reason))
+    def cleaned(self) -> Statement:
+        """The same in `readable` texts."""
+        return Statement(readable(self.prompt).strip(), readable(self.reason))
+
+
+def readable(text: str) -> str:
+    """The text without what steers a terminal or turns the direction, and a question mark for each
+    half of a character, which JSON may name and no file can hold."""
+    return printable(writable(text))
 
 
 EMPTY = Statement(reason="the prompt is empty")

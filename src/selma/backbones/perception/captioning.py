@@ -16,6 +16,7 @@ from selma.backbones.hub import find_device
 from selma.backbones.weights import Weights, load_network
 from selma.config.networks import Captioner, Safety
 from selma.errors import ModelError
+from selma.texts import printable
 
 
 class CaptionModel:
@@ -46,7 +47,8 @@ class CaptionModel:
                     max_new_tokens=self._config.max_new_tokens,
                     do_sample=False,
                 )
-            yield " ".join(processor.batch_decode(tokens, skip_special_tokens=True)[0].split())
+            text = processor.batch_decode(tokens, skip_special_tokens=True)[0]
+            yield " ".join(printable(text).split())
 
     @cached_property
     def _network(self) -> tuple[Any, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from selma.paths import AnyPath, as_path
+from selma.plainfiles import plain_head
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.scores.measures import Measure
 
@@ -116,8 +117,7 @@ def in_folder(path: AnyPath, name: str) -> Path:
 def head(path: Path) -> str:
     """The beginning of a file as text; "" if it cannot be read. Invalid UTF-8 is replaced."""
     try:
-        with path.open("rb") as file:
-            return file.read(_HEAD_BYTES).decode("utf-8-sig", errors="replace")
+        return plain_head(path, most=_HEAD_BYTES).decode("utf-8-sig", errors="replace")
     except OSError:
         return ""
 

@@ -20,7 +20,7 @@ from selma.scores.benchmarks.layouts import (
 )
 from selma.scores.measures import DSG
 from selma.textfiles import csv_rows, read_text
-from selma.texts import quoted
+from selma.texts import printable, quoted
 
 _TEXT_KEYS = ("text", "prompt", "caption")
 
@@ -55,12 +55,12 @@ def read_texts(path: Path) -> list[BenchmarkPrompt]:
 
 def _prompt(path: Path, number: int, row: dict[str, Any]) -> BenchmarkPrompt:
     value = next((row[key] for key in _TEXT_KEYS if row.get(key) is not None), None)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not printable(value).strip():
         raise DataError(
             f"{path}, line {number}: a prompt must have a text (text, prompt or caption), but "
             f"{quoted(value)} came."
         )
-    text = value.strip()
+    text = printable(value).strip()
     id = row.get("id", row.get("item_id"))
     id = prompt_id("", text) if id in (None, "") else str(id).strip()
     unsafe = unsafe_id(id)
