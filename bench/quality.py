@@ -44,11 +44,10 @@ from selma.report.tables import cell, points
 from selma.scores.distances import frechet_distance, kernel_parts
 from selma.scores.statistics import paired_difference
 from selma.toybox.benchmark import stated
-from selma.toybox.captions import NUMBERS
 from selma.toybox.drawing import KINDS
 from selma.toybox.pretraining.familiarity import own_samples
-from selma.toybox.questions import ask
-from selma.toybox.scenes import MAX_COUNT, Scene
+from selma.toybox.questions import ask, not_several
+from selma.toybox.scenes import Scene
 
 
 def main(
@@ -157,7 +156,10 @@ def unasked(
     of prompts that say so; and that have a kind of thing that the prompt does not name."""
     said = stated("dev") | stated("test")
     scenes = [said[prompt.id.partition("-")[0]].scene for prompt in asked]
-    several, others = [_several(scene) for scene in scenes], [_others(scene) for scene in scenes]
+    several, others = (
+        [[q.text for q in not_several(scene)] for scene in scenes],
+        [_others(scene) for scene in scenes],
+    )
     table = Table(
         "row", "several for one, %", "minus base", "another kind, %", "minus base",
         title=f"What is not asked, by {judge.name}",
@@ -178,16 +180,6 @@ def unasked(
             cells += [points(fmean(after), 1), cell(change, sign=True)]
         table.add_row(titles[name], *cells)
     return table
-
-
-def _several(scene: Scene) -> list[str]:
-    """Whether there are two, three, ... of each thing that the prompt says there is one of."""
-    return [
-        ask(("count", group.kind, NUMBERS[number]), {})
-        for group in scene.groups
-        if group.count == 1
-        for number in range(2, MAX_COUNT + 1)
-    ]
 
 
 def _others(scene: Scene) -> list[str]:

@@ -14,6 +14,7 @@ from selma.backbones.language.loading import LANGUAGE_MODELS
 from selma.config import RunConfig
 from selma.config.adapters import LoraConfig, RotationConfig
 from selma.config.experts import JOINT
+from selma.config.images import BY_TOYBOX
 from selma.config.merged import MixtureConfig
 from selma.config.networks import AnyLLM, BaseConfig
 from selma.config.places import (
@@ -280,7 +281,7 @@ def _questions(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
     source = config.questions
     key = "images.choose" if config.images.questions is not None else "experts.objective"
     key += ".questions"
-    if source == "toybox" and not config.prompts.given:
+    if source in BY_TOYBOX and not config.prompts.given:
         yield from _readable_by_toybox(config, key)
     elif isinstance(source, WrittenQuestions):
         if PROMPTS in make:

@@ -18,8 +18,10 @@ def _source_kind(value: Any) -> str:
     return "named" if isinstance(value, str) else "written"
 
 
+BY_TOYBOX = ("toybox", "toybox_exact")
+"""Sources of questions that read captions back."""
 QuestionSource = Annotated[
-    Annotated[str, File(words=("toybox",)), Tag("named")]
+    Annotated[str, File(words=BY_TOYBOX), Tag("named")]
     | Annotated[WrittenQuestions, Tag("written")],
     Discriminator(_source_kind),
 ]
@@ -38,7 +40,8 @@ class Choice(Section):
     where it is among the scores, the report says so."""
     questions: QuestionSource | None = None
     """Where the questions about a prompt come from that scores.choosing_judge answers: "toybox"
-    (its captions are read back), a file in a benchmark's layout, in which prompts are found by
+    (its captions are read back), "toybox_exact" (and of each thing that is named in the singular,
+    that there are not several), a file in a benchmark's layout, in which prompts are found by
     their text, or the settings of a language model that writes them. Prompts without questions, or
     without an accepted image, are dropped and counted. None asks nothing."""
     threshold: Annotated[float, Field(gt=0, le=1)] = 1.0

@@ -79,6 +79,29 @@ def questions(scene: Scene) -> tuple[Question, ...]:
     )
 
 
+def not_several(scene: Scene) -> tuple[Question, ...]:
+    """Whether there are two, three or four of each thing that a caption names one of, no expected:
+    what DSG does not ask. Ids go on from those of `questions`, on whose entities they depend."""
+    stated = [claim for claim, _ in claims(scene)]
+    asked = [
+        (("count", group.kind, NUMBERS[number]), stated.index(("entity", group.kind)))
+        for group in scene.groups
+        if group.count == 1
+        for number in range(2, MAX_COUNT + 1)
+    ]
+    return tuple(
+        Question(
+            id=str(number),
+            text=ask(claim, {}),
+            category="count",
+            detail=" | ".join(claim[1:]),
+            parents=(str(entity + 1),),
+            answer="no",
+        )
+        for number, (claim, entity) in enumerate(asked, len(stated) + 1)
+    )
+
+
 def ask(claim: Claim, many: dict[str, bool]) -> str:
     """The claim as a yes/no question; `many` says which kinds are spoken of in the plural."""
 

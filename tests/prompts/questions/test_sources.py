@@ -15,6 +15,7 @@ from selma.errors import DataError, NoProgress
 from selma.prompts.questions.sources import write_questions
 from selma.records.prompts import Prompt, prompt_id
 from selma.scores.benchmarks import read_benchmark
+from selma.scores.faithfulness import verdicts
 from selma.workspace import Workspace, manifest
 
 ITEM = "1-prompts/_questions/things"
@@ -63,6 +64,25 @@ def test_toyboxs_captions_are_read_back(tmp_path: Path) -> None:
     before = contents(tmp_path)
     asked(tmp_path, texts, "toybox")
     assert contents(tmp_path) == before
+
+
+def test_exactly_one_is_asked_for_where_one_is_named(tmp_path: Path) -> None:
+    text = "two red dogs above a cat"
+    plain = asked(tmp_path, [text], "toybox")[text]
+    found = write_questions(
+        prompts(text), "toybox_exact", Workspace(tmp_path), read_file=read_benchmark
+    )["things"][0].questions
+    assert [question.text for question in found[:5]] == plain
+    more = [(question.text, question.answer, question.parents) for question in found[5:]]
+    assert more == [(f"Are there {n} cats?", "no", ("4",)) for n in ("two", "three", "four")]
+    said = {"1": "yes", "2": "yes", "3": "yes", "4": "yes", "5": "yes"}
+    one, two = {"6": "no", "7": "no", "8": "no"}, {"6": "yes", "7": "no", "8": "no"}
+    none = said | one | {"4": "no"}
+    shares = {
+        name: sum(v == "yes" for v in verdicts(found, texts, zeroing="cascading").values())
+        for name, texts in {"one": said | one, "two": said | two, "none": none}.items()
+    }
+    assert shares == {"one": 8, "two": 7, "none": 3}  # nothing is earned by drawing no cat at all
 
 
 def test_a_files_prompts_are_found_by_their_text(tmp_path: Path) -> None:

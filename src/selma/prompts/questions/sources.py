@@ -16,6 +16,7 @@ from typing import Any
 
 from selma.backbones.language.loading import load_language_model, model_identity
 from selma.backbones.language.model import LanguageModel
+from selma.config.images import BY_TOYBOX
 from selma.config.questions import WrittenQuestions
 from selma.errors import DataError
 from selma.prompts.questions.asking import load_style
@@ -58,9 +59,10 @@ def write_questions(
     that cannot be used, and NoProgress or BackendError as `prompts.writing` does."""
     if isinstance(source, WrittenQuestions):
         made_by = _written(source, folder)
-    elif source == "toybox":
+    elif source in BY_TOYBOX:
+        exact = source == "toybox_exact"
         made_by = Source(
-            f"toybox {WORLD}", lambda prompts, item: [_of_caption(p.text) for p in prompts]
+            f"{source} {WORLD}", lambda prompts, item: [_of_caption(p.text, exact) for p in prompts]
         )
     else:
         path = Path(source)
@@ -106,18 +108,19 @@ def _row(prompt: Prompt, asked: Asked) -> dict[str, Any]:
     return {**row, "questions": [q.model_dump(mode="json", exclude_defaults=True) for q in asked]}
 
 
-def _of_caption(text: str) -> Asked:
+def _of_caption(text: str, exact: bool = False) -> Asked:
     from selma.toybox.parsing import UnreadableCaption, parse_caption
-    from selma.toybox.questions import questions
+    from selma.toybox.questions import not_several, questions
 
     try:
-        return questions(parse_caption(text))
+        scene = parse_caption(text)
     except UnreadableCaption:
         return "no caption of toybox"
+    return questions(scene) + (not_several(scene) if exact else ())
 
 
 def toybox_reads(text: str) -> bool:
-    """Whether the source "toybox" has questions about a prompt."""
+    """Whether toybox has questions about a prompt."""
     return not isinstance(_of_caption(text), str)
 
 
