@@ -34,7 +34,7 @@ from selma.prompts.parsing import parse_reply
 from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.records.prompts import Prompt, prompt_id
 from selma.scores.benchmarks import read_benchmark
-from selma.screen import LONGEST, Screen, say, shown
+from selma.screen import LONGEST, Screen, plain, say, shown
 from selma.texts import printable
 
 ODD = "\x1b[2J\x1b]0;owned\x07 a \u202edog\u2066 \x9b31mand\x00 a\x7f cat"
@@ -193,6 +193,7 @@ def test_no_way_to_the_terminal_sends_it_raw(capfd: pytest.CaptureFixture[str]) 
         table = Table(title=ODD)
         table.add_column(ODD)
         table.add_row(ODD)
+        table.add_row(plain(ODD))
         Screen(width=300).print(table)
 
     def bar() -> None:
@@ -275,5 +276,6 @@ def _writes(tree: ast.Module) -> Iterator[int]:
             "print",
             "typer.echo",
             "Console",
+            "Text",
         ):
             yield node.lineno

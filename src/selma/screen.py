@@ -31,6 +31,11 @@ def shown(text: str) -> str:
     return legible(without_logins(text[:LONGEST])) + more
 
 
+def plain(text: str) -> Text:
+    """The text for a table's cell, without rich's markup."""
+    return Text(shown(text))
+
+
 def say(text: object = "", *, err: bool = False) -> None:
     """Write a line to standard output, or to standard error."""
     typer.echo(shown(str(text)), err=err)

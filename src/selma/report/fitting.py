@@ -9,7 +9,8 @@ from typing import Literal
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
+
+from selma.screen import plain
 
 NAME_WIDTH = 10
 """Smallest width of a column of folded names."""
@@ -62,7 +63,7 @@ def print_fitted(console: Console, columns: Sequence[Column], rows: Sequence[Row
         for row, values in zip(rows, cells[1:], strict=True):
             if row.rule_above:
                 table.add_section()
-            table.add_row(*(Text(values[n]) for n in part), style="bold" if row.bold else None)
+            table.add_row(*(plain(values[n]) for n in part), style="bold" if row.bold else None)
         console.print(table, highlight=False)
 
 
