@@ -19,6 +19,9 @@ from selma.backbones.text_to_image import load_text_to_image
 from selma.config.networks import BaseConfig
 
 EXACT = 1e-6
+DECOMPOSED = 1e-4
+"""PEFT decomposes in float32, whose last digits depend on the processor: 7e-6 on one, 3e-5 on
+another."""
 NAME, VERSION = "PEFT", peft.__version__
 EMPTY = {"sd1": shaped.emptied(tiny.folder("sd1")), "sdxl": shaped.emptied(tiny.folder("sdxl"))}
 WEIGHTS = [0.7, -0.4, 0.5]
@@ -173,8 +176,8 @@ def merged(experts, kind, combination, **settings):
     [
         ("mixed", "cat", {}, "sum_of_deltas", {}, EXACT),
         ("equal", "cat", {}, "mean_of_deltas", {}, EXACT),
-        ("mixed", "svd", {}, "svd", {}, 1e-5),
-        ("mixed", "svd", {"svd_rank": 2}, "svd", {"rank": 2}, 1e-5),
+        ("mixed", "svd", {}, "svd", {}, DECOMPOSED),
+        ("mixed", "svd", {"svd_rank": 2}, "svd", {"rank": 2}, DECOMPOSED),
         ("equal", "ties", {"density": 0.3}, "ties_of_factors", {"density": 0.3}, EXACT),
         ("equal", "ties", {"density": 1.0}, "ties_of_factors", {"density": 1.0}, EXACT),
     ],

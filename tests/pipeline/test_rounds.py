@@ -178,7 +178,7 @@ def test_the_next_round_generates_with_the_last_ones_adapter(first: RunConfig, p
     [
         ({"adapter": "nowhere"}, "images.adapter: must be a file or folder, but nowhere is"),
         ({"adapter": "empty"}, "images.adapter: .*empty must hold an adapter's safetensors"),
-        ({"questions": "none.csv"}, "choose.questions: must be toybox or a file"),
+        ({"questions": "none.csv"}, "choose.questions: must be toybox, toybox_exact or a file"),
         ({"questions": "empty/plain.txt"}, "has no questions. Let a language model"),
         (
             {"questions": {"backend": {"kind": "openai", "model": "m"}}},
