@@ -11,7 +11,6 @@ of as many samples, and hold the activations of two images for each pair. No sec
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,18 +19,15 @@ import torch
 import typer
 from lora_step import SKILL, encoded, made_up
 from rich.console import Console
-from sizes import SIZES, Peaks, built, clock
+from sizes import MIB, SIZES, Peaks, built, bytes_held, clock
 from turns import in_turn
 
-from selma.backbones.memory import Live
 from selma.backbones.text_to_image import TextToImage
 from selma.config.adapters import LoraConfig
 from selma.config.experts import ExpertsConfig
 from selma.config.preferences import DpoObjective
 from selma.experts.encoding import Encoded
 from selma.experts.skills import expert_learner
-
-MIB = 2**20
 
 
 def main(
@@ -62,7 +58,7 @@ def main(
     )
     turns.show(f"{size}, {steps} steps of {batch} at rank {rank}, fp32", note=peaks.told().strip())
     plain_bytes, dpo_bytes = (
-        held(partial(taken, model, data, config, 1)) for config in (plain, dpo)
+        bytes_held(partial(taken, model, data, config, 1)) for config in (plain, dpo)
     )
     Console().print(
         f"Beside the weights a step holds {plain_bytes / MIB:.1f} MiB (plain) and "
@@ -81,13 +77,6 @@ def taken(model: TextToImage, data: Encoded, config: ExpertsConfig, steps: int) 
             losses["loss"].mean().backward()
             for parameter in parameters.values():
                 parameter.grad = None
-
-
-def held(step: Callable[[], None]) -> int:
-    """The most bytes that tensors made by the step held at once."""
-    with Live() as live:
-        step()
-    return live.peak
 
 
 if __name__ == "__main__":

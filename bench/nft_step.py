@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,16 +22,13 @@ import torch
 import typer
 from lora_step import SKILL, encoded, made_up
 from rich.console import Console
-from sizes import SIZES, Peaks, built, clock
+from sizes import MIB, SIZES, Peaks, built, bytes_held, clock
 from turns import in_turn
 
-from selma.backbones.memory import Live
 from selma.config.adapters import LoraConfig
 from selma.config.experts import ExpertsConfig
 from selma.experts.rounds import RoundFiles
 from selma.experts.skills import expert_learner
-
-MIB = 2**20
 
 
 class Chance:
@@ -103,6 +99,8 @@ def main(
                     at = steps - count + step
                     losses = learner.losses(learner.batches.at(at), noise_path, step=at + 1)
                     losses["loss"].mean().backward()
+                    for parameter in parameters.values():
+                        parameter.grad = None
 
         def images(side: str) -> None:
             shutil.rmtree(folder / side, ignore_errors=True)
@@ -132,12 +130,6 @@ def main(
         )
         + "."
     )
-
-
-def bytes_held(run: Callable[[], None]) -> int:
-    with Live() as live:
-        run()
-    return live.peak
 
 
 if __name__ == "__main__":

@@ -24,10 +24,12 @@ from transformers import (
 from turns import cpu_seconds
 
 from selma.backbones.families import family_of
+from selma.backbones.memory import Live
 from selma.backbones.text_to_image import TextToImage
 
 FLOOR = 790e12
 """FLOP/s in bfloat16 that one H100 was measured to reach on large products."""
+MIB = 2**20
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 _UNETS: dict[str, dict[str, Any]] = {
@@ -189,3 +191,10 @@ class Peaks:
 
     def told(self) -> str:
         return "".join(f" {name}: {n / 2**30:.1f} GiB at most." for name, n in self.bytes.items())
+
+
+def bytes_held(run: Callable[[], object]) -> int:
+    """The most bytes that tensors made by the run held at once."""
+    with Live() as live:
+        run()
+    return live.peak
