@@ -13,13 +13,12 @@ from typing import Any, Literal
 from selma.adapters import names
 from selma.adapters.headers import opened, tensor_names
 from selma.adapters.layers import Layers, layers_of
-from selma.adapters.peft_settings import MOST_BYTES
 from selma.adapters.reading import LayerFile
 from selma.adapters.resolving import squeezed
 from selma.backbones.families import family_of as family_named
 from selma.errors import AdapterError, ModelError
 from selma.paths import AnyPath, require_path
-from selma.plainfiles import plain_text
+from selma.plainfiles import MOST_SETTINGS, plain_text
 from selma.plurals import counted
 from selma.toybox import base_folder
 
@@ -129,7 +128,7 @@ def _folder(model: str) -> Path:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(plain_text(path, most=MOST_BYTES))
+        value = json.loads(plain_text(path, most=MOST_SETTINGS))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f'--base must be "toybox" or a diffusers folder, but {path} cannot be read: {error}'

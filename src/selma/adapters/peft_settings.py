@@ -18,11 +18,10 @@ from selma.adapters.files import PEFT_KEY
 from selma.adapters.headers import header_json
 from selma.adapters.patterns import Patterns
 from selma.errors import AdapterError
-from selma.plainfiles import plain_text
+from selma.plainfiles import MOST_SETTINGS, plain_text
 from selma.texts import quoted
 
 PEFT_FILE, PEFT_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
-MOST_BYTES = 16_000_000  # of settings, which name each layer
 PEFT_DEFAULT_ALPHA = 8  # of a header that gives none: what PEFT itself would take
 
 _HARMLESS = {
@@ -121,7 +120,7 @@ def peft_json(path: Path) -> dict[str, Any]:
     """The settings beside a PEFT adapter's file. Raises AdapterError."""
     settings_path = path.with_name(PEFT_SETTINGS)
     try:
-        value = json.loads(plain_text(settings_path, most=MOST_BYTES))
+        value = json.loads(plain_text(settings_path, most=MOST_SETTINGS))
     except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(
             f"{settings_path} must be a PEFT adapter's settings, but: {error}."

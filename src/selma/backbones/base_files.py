@@ -26,7 +26,7 @@ from selma.backbones.single_file import load_single_file, require_whole
 from selma.config.networks import BaseConfig
 from selma.config.section import require_kind
 from selma.errors import ModelError
-from selma.plainfiles import plain_text
+from selma.plainfiles import MOST_SETTINGS, plain_text
 from selma.toybox import base_folder
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ def _read_json(base: BaseConfig, name: str) -> dict[str, Any]:
             path = Path(huggingface_hub.hf_hub_download(base.model, name, revision=_commit(base)))
         else:
             path = folder / name
-        value = json.loads(plain_text(path, most=16_000_000))
+        value = json.loads(plain_text(path, most=MOST_SETTINGS))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{base.model} has no readable {name}: {error}") from error
     if not isinstance(value, dict):
