@@ -99,9 +99,9 @@ class MergedConfig(Section):
     scale: float = 1.0
     """Of the whole result. mergekit (and TIES' paper) call it lambda, which is taken as well."""
     search: WeightSearch | None = None
-    """Find weights and scale by score instead of giving them; None is off. Changes that LoRAs
-    learnt from rewards add up: unless search, scale, weights or mixture say otherwise, their merge
-    is their sum (or the method that is named), its scale searched on toybox's dev prompts."""
+    """Find weights and scale by score instead of giving them; None is off. Of LoRAs that learnt
+    from rewards, unless search, scale, weights or mixture say otherwise, the merge is their sum
+    (or the method that is named), its scale searched on toybox's dev prompts."""
     mixture: MixtureConfig | None = None
     """Train a mixture of the experts instead of merging them; None is off."""
 
