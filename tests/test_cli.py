@@ -56,6 +56,7 @@ def test_help_loads_neither_models_nor_settings() -> None:
     code, loaded = loaded_by("--help")
     assert code == 0
     assert not loaded & {*SLOW, "pydantic", "numpy", "scipy", "PIL", "yaml"}
+    assert "rich" not in loaded_by("--version")[1]
 
 
 def test_help_has_a_sentence_for_each_command() -> None:

@@ -16,7 +16,16 @@ LAYERS: tuple[set[str], ...] = (
     {"errors", "paths", "plurals", "texts", "plainfiles"},
     {"processes"},
     {"registry"},
-    {"records", "config", "randomness", "progress", "stopping", "folder_lock", "screen"},
+    {
+        "records",
+        "config",
+        "randomness",
+        "progress",
+        "stopping",
+        "folder_lock",
+        "screen",
+        "rich_screen",
+    },
     {
         "workspace",
         "image_files",

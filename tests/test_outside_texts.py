@@ -33,8 +33,9 @@ from selma.progress import console, progress
 from selma.prompts.parsing import parse_reply
 from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.records.prompts import Prompt, prompt_id
+from selma.rich_screen import Screen, plain
 from selma.scores.benchmarks import read_benchmark
-from selma.screen import LONGEST, Screen, plain, say, shown
+from selma.screen import LONGEST, say, shown
 from selma.texts import printable
 
 ODD = "\x1b[2J\x1b]0;owned\x07 a \u202edog\u2066 \x9b31mand\x00 a\x7f cat"
@@ -260,7 +261,7 @@ def test_an_adapters_names_steer_no_terminal(tmp_path: Path) -> None:
 
 def test_all_that_is_written_to_a_terminal_goes_one_way() -> None:
     root = Path(selma.__file__).parent
-    ways = {"screen.py", "registry.py"}  # the one way, and what lies below it
+    ways = {"screen.py", "rich_screen.py", "registry.py"}  # the one way, and what lies below it
     found = [
         f"{path.relative_to(root)}:{line}"
         for path in root.rglob("*.py")

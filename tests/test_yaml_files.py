@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from selma.adapters.peft_settings import peft_json
+from selma.applications.comparisons.recipes import load_comparison
 from selma.applications.evaluation.images import judge_from
 from selma.applications.questions.settings import backend_of
 from selma.config import load_config, parse_config
@@ -122,6 +123,25 @@ def test_many_unknown_keys_are_told_of_in_linear_time(before: str, tmp_path: Pat
         load_config(path)
     assert time.process_time() - started < 20
     assert str(refused.value).count("\n") <= 60
+
+
+def _judge(path: Path) -> Any:
+    return judge_from(str(path))
+
+
+def _skill(path: Path) -> Any:
+    return load_skills([str(path)])
+
+
+@pytest.mark.parametrize("read", [load_config, load_comparison, _skill, _judge])
+def test_every_file_of_settings_lists_its_first_mistakes(
+    read: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("kind: transformers\nmodel: m\n" + "".join(f"k{n}: 1\n" for n in range(300)))
+    with pytest.raises(SelmaError, match=r"and 2[5-9]\d more") as refused:
+        read(path)
+    assert len(str(refused.value)) < 8000
 
 
 def pipe(path: Path) -> None:

@@ -11,7 +11,7 @@ import typer
 from selma.paths import as_path
 from selma.plurals import counted
 from selma.randomness import SEEDS
-from selma.screen import Screen, say
+from selma.screen import say
 
 if TYPE_CHECKING:
     from selma.config import RunConfig
@@ -51,6 +51,7 @@ def group(app: typer.Typer, name: str) -> typer.Typer:
 def show_status(settings: RunConfig, *, to_make: bool) -> None:
     """What a run has. to_make: with every stage that a run would make, whoever worked there."""
     from selma.backbones.hub import commits_or_unknown
+    from selma.rich_screen import Screen
     from selma.status import present, statuses, table
 
     with commits_or_unknown() as unknown:
@@ -113,6 +114,7 @@ def show_preferences(counts: Mapping[str, PreferenceCount]) -> None:
 
 def show_scorecard(scorecard: Scorecard) -> None:
     from selma.report.tables import print_scorecard
+    from selma.rich_screen import Screen
 
     print_scorecard(scorecard, Screen())
 
@@ -120,6 +122,7 @@ def show_scorecard(scorecard: Scorecard) -> None:
 def show_diagnostics(diagnostics: dict[str, Any], *, all_layers: bool) -> None:
     """What a merge did; nothing of an adapter that is none."""
     from selma.report.models import print_diagnostics
+    from selma.rich_screen import Screen
 
     if diagnostics:
         print_diagnostics(diagnostics, Screen(), all_layers=all_layers)

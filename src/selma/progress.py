@@ -17,7 +17,8 @@ from rich.progress import (
 )
 
 from selma.processes import launched
-from selma.screen import Screen, shown
+from selma.rich_screen import Screen
+from selma.screen import shown
 
 console = Screen(stderr=True)
 LINE_EVERY_S = 15.0

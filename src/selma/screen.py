@@ -5,11 +5,8 @@ from __future__ import annotations
 import sys
 import traceback
 from types import TracebackType
-from typing import Any
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from selma.texts import legible, without_logins
 
@@ -17,23 +14,11 @@ LONGEST = 50_000
 """Characters of one message: all mistakes of a config, but not a file that is none."""
 
 
-class Screen(Console):
-    """A console whose texts, in tables as well, are shown and never obeyed."""
-
-    def render_str(self, text: str, **how: Any) -> Text:
-        return super().render_str(shown(text), **how)
-
-
 def shown(text: str) -> str:
     """The text as a terminal is sent it."""
     rest = len(text) - LONGEST
     more = f"\n... and {rest:,} characters more" if rest > 0 else ""
     return legible(without_logins(text[:LONGEST])) + more
-
-
-def plain(text: str) -> Text:
-    """The text for a table's cell, without rich's markup."""
-    return Text(shown(text))
 
 
 def say(text: object = "", *, err: bool = False) -> None:

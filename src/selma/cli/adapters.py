@@ -9,7 +9,7 @@ import typer
 
 from selma.console import AllLayers, Base, show_diagnostics
 from selma.randomness import SEEDS
-from selma.screen import Screen, say
+from selma.screen import say
 
 BaseConfigOption = Annotated[
     str | None,
@@ -31,6 +31,7 @@ def inspect(
     from selma.adapters.table import kind_of
     from selma.merged.diagnostics import diagnostics_of
     from selma.report.models import print_adapter
+    from selma.rich_screen import Screen
     from selma.workspace import write_json
 
     kind = kind_of(adapter)
@@ -201,6 +202,7 @@ def bases(
     """List the base models by short name, or show what a model's own configs say that it is."""
     from selma.backbones.bases import BASES
     from selma.report.models import print_architecture, print_bases
+    from selma.rich_screen import Screen
 
     if model is None:
         return print_bases(BASES.values(), Screen())

@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from selma.cli.loading import load
 from selma.console import AllLayers, Base, Folder, show_diagnostics
-from selma.screen import Screen, say
+from selma.screen import say
 
 
 class MergeCommand(TyperCommand):
@@ -102,6 +102,7 @@ def _merge_stage(config: Path, folder: Path | None, *, all_layers: bool) -> None
     from selma.merged.merging import read_diagnostics
     from selma.merged.searching import read_trials
     from selma.report.models import print_trials
+    from selma.rich_screen import Screen
 
     merged = pipeline.merge(load(config, folder))
     show_diagnostics(read_diagnostics(merged), all_layers=all_layers)

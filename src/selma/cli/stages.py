@@ -18,7 +18,7 @@ from selma.console import (
     show_status,
 )
 from selma.plurals import counted
-from selma.screen import Screen, say
+from selma.screen import say
 
 
 def run(
@@ -112,6 +112,7 @@ def memory(
     from selma.applications.loading import guides_of, runs_of
     from selma.capacity import memory_of_each
     from selma.report.models import print_memory
+    from selma.rich_screen import Screen
 
     most = None if limit is None else int(limit * 2**30)
     every = memory_of_each(runs_of(config), most, guides=guides_of(config))

@@ -21,9 +21,9 @@ from selma.config.questions import WrittenQuestions
 from selma.config.rewards import RewardedObjective, with_sum_searched
 from selma.config.scores import ScorerSettings, ScoresConfig
 from selma.config.section import (
-    MOST_MISTAKES,
     Section,
     Seed,
+    first_mistakes,
     is_folder,
     mistake,
     require_kind,
@@ -169,14 +169,11 @@ def parse_config(raw: dict[str, Any], kind: type[Run], *, origin: Path, folder: 
         config = kind.model_validate(raw)
     except ValidationError as error:
         # Of a run's sections, those of an application are not the most to be told about.
-        mistakes = error.errors(include_url=False)
-        lines = [
-            mistake(e, kind if len(e["loc"]) > 1 else RunConfig) for e in mistakes[:MOST_MISTAKES]
-        ]
-        if (more := len(mistakes) - len(lines)) > 0:
-            lines.append(f"  and {more:,} more")
+        count, lines = first_mistakes(
+            error, lambda e: mistake(e, kind if len(e["loc"]) > 1 else RunConfig)
+        )
         raise ConfigError(
-            f"{origin} has {counted(len(mistakes), 'mistake')}:\n" + "\n".join(lines)
+            f"{origin} has {counted(count, 'mistake')}:\n" + "\n".join(lines)
         ) from error
     return map_paths(
         config,

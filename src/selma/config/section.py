@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args
@@ -190,6 +190,17 @@ def mistake(error: Mapping[str, Any], settings: type[Section]) -> str:
     if isinstance(given, Mapping | BaseModel) and error["type"] in ("missing", "value_error"):
         return f"  {key}: {message}"  # about several settings, or one that did not come
     return f"  {key}: {message} (came: {_brief(given)})"
+
+
+def first_mistakes(
+    error: ValidationError, line: Callable[[Mapping[str, Any]], str]
+) -> tuple[int, list[str]]:
+    """How many mistakes there are, and a line for each of the first MOST_MISTAKES; the last one
+    says how many more."""
+    mistakes = error.errors(include_url=False)
+    lines = [line(mistake) for mistake in mistakes[:MOST_MISTAKES]]
+    more = len(mistakes) - len(lines)
+    return len(mistakes), [*lines, *([f"  and {more:,} more"] if more else [])]
 
 
 def _brief(given: Any) -> str:

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from selma.config.section import MOST_MISTAKES
+from selma.config.section import first_mistakes
 from selma.config.yaml_files import NoYaml, parsed_yaml
 from selma.errors import DataError, SkillError
 from selma.plainfiles import plain_text
@@ -199,14 +199,14 @@ def _load(path: Path) -> Skill:
     try:
         return Skill.model_validate(raw)
     except ValidationError as error:
-        mistakes = error.errors(include_url=False)
-        lines = [
-            f"  {'.'.join(map(str, e['loc'])) or 'skill'}: {e['msg']} (came: {quoted(e['input'])})"
-            for e in mistakes[:MOST_MISTAKES]
-        ]
-        raise SkillError(
-            f"{path} has {counted(len(mistakes), 'mistake')}:\n" + "\n".join(lines)
-        ) from error
+        count, lines = first_mistakes(
+            error,
+            lambda e: (
+                f"  {'.'.join(map(str, e['loc'])) or 'skill'}: {e['msg']} "
+                f"(came: {quoted(e['input'])})"
+            ),
+        )
+        raise SkillError(f"{path} has {counted(count, 'mistake')}:\n" + "\n".join(lines)) from error
 
 
 def _read(path: Path) -> dict[str, Any]:

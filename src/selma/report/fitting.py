@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from selma.screen import plain
+from selma.rich_screen import plain
 
 NAME_WIDTH = 10
 """Smallest width of a column of folded names."""

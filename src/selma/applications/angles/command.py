@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from selma.console import Seed
-from selma.screen import Screen, say
+from selma.screen import say
 
 oft = typer.Typer(help="Experiments of the OFT paper.", no_args_is_help=True)
 
@@ -33,6 +33,7 @@ def angles(
     """Show what angles and magnitudes carry: an autoencoder decodes either alone."""
     from selma.applications.angles.experiment import run_angles
     from selma.applications.angles.table import print_angles
+    from selma.rich_screen import Screen
 
     numbers = run_angles(source, out, count=count, epochs=epochs, seed=seed)
     print_angles(numbers, Screen())

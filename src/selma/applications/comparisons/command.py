@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from selma.console import Folder, Json
-from selma.screen import Screen, say
+from selma.screen import say
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A YAML file with rows.")]
 
@@ -29,6 +29,7 @@ def compare(
     Rows share what they have in common; what is finished is not made again.
     """
     from selma.applications.comparisons import planning, recipes, table
+    from selma.rich_screen import Screen
 
     plan = recipes.load_comparison(file, folder=folder)
     if only:

@@ -18,7 +18,7 @@ from selma.config import RunConfig, read_mapping
 from selma.config.guides import GuideSettings
 from selma.config.places import map_paths
 from selma.config.scores import AnyJudge, judge_name
-from selma.config.section import is_folder, laid_over, mistake
+from selma.config.section import first_mistakes, is_folder, laid_over, mistake
 from selma.errors import ConfigError, SelmaError
 from selma.images.guides.applying import guide_mistakes
 from selma.paths import AnyPath, as_path
@@ -83,9 +83,9 @@ def load_comparison(path: AnyPath, *, folder: AnyPath | None = None) -> Plan:
     try:
         comparison = Comparison.model_validate(raw)
     except ValidationError as error:
-        lines = [mistake(dict(wrong), Comparison) for wrong in error.errors()]
+        count, lines = first_mistakes(error, lambda wrong: mistake(wrong, Comparison))
         raise ConfigError(
-            f"{path} has {counted(len(lines), 'mistake')}:\n" + "\n".join(lines)
+            f"{path} has {counted(count, 'mistake')}:\n" + "\n".join(lines)
         ) from error
     comparison = map_paths(
         comparison,
@@ -145,7 +145,7 @@ def _config(raw: Mapping[str, Any], key: str, wrong: dict[str, str]) -> RunConfi
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        wrong[key] = "\n".join(mistake(dict(details), RunConfig) for details in error.errors())
+        wrong[key] = "\n".join(first_mistakes(error, lambda e: mistake(e, RunConfig))[1])
         return None
 
 

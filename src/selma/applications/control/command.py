@@ -9,7 +9,7 @@ import typer
 
 from selma.console import Config, Folder
 from selma.plurals import counted
-from selma.screen import Screen, say
+from selma.screen import say
 
 if TYPE_CHECKING:
     from selma.applications.control.settings import ControlRun
@@ -55,6 +55,7 @@ def score_control(config: Config, folder: Folder = None) -> None:
     """Score how well the generated images follow their conditions; write the page."""
     from selma.applications.control import pipeline
     from selma.applications.control.page import print_card
+    from selma.rich_screen import Screen
 
     card, page = pipeline.score(_settings(config, folder))
     print_card(card, Screen())
@@ -66,6 +67,7 @@ def compare_control(config: Config, folder: Folder = None, table: Tables = None)
     """Train, generate and score every network of the OFT paper's tables 2 to 4; write the page."""
     from selma.applications.control import pipeline
     from selma.applications.control.page import print_card
+    from selma.rich_screen import Screen
 
     cards, page = pipeline.compare(_settings(config, folder), pipeline.tables_of(table))
     for card in cards:

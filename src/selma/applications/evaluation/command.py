@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from selma.console import Json, group
-from selma.screen import Screen, say
+from selma.screen import say
 
 Answers = Annotated[Path, typer.Option(help="CSV of answers, one row for each question.")]
 
@@ -185,6 +185,7 @@ def convert_scorer(
 
 def _show(scores: dict[str, Any], json: Path | None) -> None:
     from selma.applications.evaluation.table import print_given_scores
+    from selma.rich_screen import Screen
     from selma.workspace import write_json
 
     if json:

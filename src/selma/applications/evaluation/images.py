@@ -20,7 +20,7 @@ from selma.backbones.judges import loading as judging
 from selma.backbones.judges.judge import Chooser, Judge
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.config.scores import AnyJudge, LocalJudge, ScoresConfig
-from selma.config.section import MOST_MISTAKES, require_kind
+from selma.config.section import first_mistakes, require_kind
 from selma.config.yaml_files import read_yaml
 from selma.errors import ConfigError, DataError, ModelError
 from selma.ids import listed
@@ -132,8 +132,7 @@ def judge_from(text: str) -> AnyJudge:
     except (OSError, ValueError) as error:
         lines = (
             "; ".join(
-                f"{'.'.join(map(str, e['loc']))}: {e['msg']}"
-                for e in error.errors()[:MOST_MISTAKES]
+                first_mistakes(error, lambda e: f"{'.'.join(map(str, e['loc']))}: {e['msg']}")[1]
             )
             if isinstance(error, ValidationError)
             else str(error)

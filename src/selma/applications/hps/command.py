@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from selma.console import Json, group
-from selma.screen import Screen
 
 
 def hps(
@@ -41,6 +40,7 @@ def hps(
     from selma.applications.hps.table import print_hps
     from selma.backbones.preference.scorers import load_preference, settings_of
     from selma.errors import ConfigError
+    from selma.rich_screen import Screen
     from selma.scores.hps import read_hps_prompts, score_hps, version_kind
     from selma.workspace import write_json
 

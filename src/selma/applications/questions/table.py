@@ -10,7 +10,7 @@ from rich.console import Console
 
 from selma.paths import AnyPath, as_path
 from selma.plurals import counted
-from selma.screen import Screen
+from selma.rich_screen import Screen
 
 
 def print_questions(

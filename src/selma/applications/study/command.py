@@ -9,7 +9,7 @@ import typer
 
 from selma.console import Json
 from selma.randomness import SEEDS
-from selma.screen import Screen, say
+from selma.screen import say
 
 study = typer.Typer(
     help="People choose between two models' images, as in the paper.", no_args_is_help=True
@@ -63,6 +63,7 @@ def report_study(
     from selma.applications.study.database import study_file
     from selma.applications.study.results import studied, write_study_page
     from selma.applications.study.summary import print_summary, write_votes
+    from selma.rich_screen import Screen
     from selma.workspace import write_json
 
     ballot = read_ballot(study_file(run, name))

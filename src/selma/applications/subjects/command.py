@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selma.console import Config, Folder, Json
-from selma.screen import Screen, say
+from selma.screen import say
 
 if TYPE_CHECKING:
     from selma.applications.subjects.settings import SubjectsRun
@@ -42,6 +42,7 @@ def score_subjects(config: Config, folder: Folder = None, json: Json = None) -> 
     """Compare all methods in one table and on one page: DINO, CLIP-I, CLIP-T, LPIPS."""
     from selma.applications.subjects import pipeline
     from selma.applications.subjects.page import print_subject_card
+    from selma.rich_screen import Screen
     from selma.workspace import write_json
 
     card, page = pipeline.score(_settings(config, folder))

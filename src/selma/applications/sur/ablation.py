@@ -23,7 +23,7 @@ from selma.applications.sur.settings import (
 )
 from selma.config import require_settings
 from selma.config.scores import ScoresConfig
-from selma.config.section import laid_over, mistake
+from selma.config.section import first_mistakes, laid_over, mistake
 from selma.errors import ConfigError
 from selma.pipeline import Stages
 from selma.records.adapters import AppliedAdapter, applied
@@ -82,7 +82,7 @@ def variants(config: SurRun) -> dict[str, SurSettings]:
                 laid_over(laid_over(sur.model_dump(), changes), equal)
             )
         except ValidationError as error:
-            lines = [mistake(details, SurSettings) for details in error.errors()]
+            _, lines = first_mistakes(error, lambda e: mistake(e, SurSettings))
             raise ConfigError(f"The variant {name!r} cannot be:\n" + "\n".join(lines)) from error
     wanted = sur.ablation.variants
     if strangers := [name for name in wanted if name not in settings_by_name]:

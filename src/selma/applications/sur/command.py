@@ -9,7 +9,7 @@ import typer
 
 from selma.console import Config, Folder, Json
 from selma.plurals import counted
-from selma.screen import Screen, say
+from selma.screen import say
 
 if TYPE_CHECKING:
     from selma.applications.sur.settings import SurRun
@@ -63,6 +63,7 @@ def score_sur(
     """
     from selma.applications.sur import pipeline
     from selma.applications.sur.page import print_result
+    from selma.rich_screen import Screen
     from selma.workspace import write_json
 
     result, page = pipeline.score(_settings(config, folder), experts=experts)
@@ -85,6 +86,7 @@ def ablate_sur(
 ) -> None:
     """Train, generate and score variants of the adapter, each beside the base, on dev prompts."""
     from selma.applications.sur import ablation
+    from selma.rich_screen import Screen
     from selma.workspace import write_json
 
     settings = _settings(config, folder)
