@@ -212,7 +212,7 @@ def claim_sheet(compared: Compared) -> Sheet:
         )
         for verdict in compared.verdicts
     )
-    return Sheet("The paper's claims", ("claim", "where", "difference", "verdict"), rows)
+    return Sheet("Claims", ("claim", "where", "difference", "verdict"), rows)
 
 
 def as_markdown(compared: Compared) -> str:
