@@ -118,10 +118,11 @@ class Crew:
         deadline = time.monotonic() + patience_s
         while _holder(root) != pids[0] and time.monotonic() < deadline:
             time.sleep(0.01)
-        if ended(pids[who], after_s=after_s) is not None:
-            return "was finished"
+        own = ended(pids[who], after_s=after_s)
         others = [pid for pid in pids if pid != pids[who]]
         codes = [ended(pid, after_s=patience_s) for pid in others]
+        if own is not None:  # the main process may still be at the report
+            return "was finished" if {own, *codes} == {0} else "failed"
         # The main process writes the report alone: with the scores the others are through.
         if codes == [0] * len(codes) and (root / "5-scores/scorecard/manifest.json").exists():
             return "was finished"

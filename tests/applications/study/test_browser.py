@@ -18,6 +18,11 @@ from selma.applications.study.summary import summarise
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open the page with")
 
 PROMPTS = 5
+LOADED = (
+    "new Set(performance.getEntriesByType('resource').filter(e => e.responseEnd)"
+    ".map(e => e.name).filter(name => name.includes('/image/')))"
+)
+"""The addresses of images that have come whole."""
 SETTINGS = ("--model", "quagga", "--against", "okapi", "--prompts", str(PROMPTS))
 
 
@@ -51,6 +56,8 @@ def test_three_annotators_click_through_a_study(tmp_path: Path) -> None:
             by_mouse(pages["Ben"], texts["Ben"])
             on_a_phone(pages["Cleo"], texts["Cleo"])
             before = pair(pages["Cleo"])
+            # Of two pairs answered, the one shown, and the one that is loaded ahead.
+            pages["Cleo"].wait(f"({LOADED}).size >= 8")
             server.process.kill()
         # On the same port the page would resume unseen; here the command has another.
         with served(tmp_path, *SETTINGS) as server:
