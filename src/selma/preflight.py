@@ -6,6 +6,8 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from selma.adapters.contents import tensor_files
 from selma.backbones.base_files import base_family, require_single_file, target_widths
 from selma.backbones.bases import BASES, located
@@ -13,7 +15,7 @@ from selma.backbones.hub import HUB_ID
 from selma.backbones.language.loading import LANGUAGE_MODELS
 from selma.config import RunConfig
 from selma.config.adapters import LoraConfig, RotationConfig
-from selma.config.experts import JOINT
+from selma.config.experts import JOINT, TrainingConfig
 from selma.config.images import BY_TOYBOX
 from selma.config.merged import MixtureConfig
 from selma.config.networks import AnyLLM, BaseConfig
@@ -31,7 +33,7 @@ from selma.config.places import (
 from selma.config.preferences import NO_ANSWERS, NO_CANDIDATES, PreferenceObjective
 from selma.config.questions import WrittenQuestions
 from selma.config.scores import ScorerSettings, judge_name
-from selma.config.section import Section
+from selma.config.section import Section, mistake
 from selma.errors import ConfigError, ModelError, SelmaError, SkillError
 from selma.plurals import counted
 from selma.records.benchmarks import BenchmarkPrompt
@@ -394,8 +396,10 @@ def _mixing(config: RunConfig, mixture: MixtureConfig) -> Iterator[str]:
         )
     try:
         mixture.training(config.experts)
-    except ValueError as error:
-        yield f"merged.mixture: with what experts says beside it: {error}"
+    except ValidationError as error:
+        for wrong in error.errors(include_url=False):
+            told = mistake(wrong, TrainingConfig).strip().removeprefix("config: ")
+            yield f"merged.mixture: with what experts says beside it: {told}"
 
 
 def _blocks(config: RunConfig) -> Iterator[str]:

@@ -11,7 +11,7 @@ import torch
 from selma.backbones.bases import guidance_of, rescale_of
 from selma.backbones.text_to_image import base_fingerprint, load_text_to_image
 from selma.config.networks import BaseConfig
-from selma.errors import ModelError
+from selma.errors import ConfigError, ModelError
 from selma.images.generating import generation_recipe
 
 TEXTS = [f"{n} cats at a mat" for n in range(11)]
@@ -56,6 +56,13 @@ def test_text_seed_guidance_and_steps_each_change_the_image():
     images = [one(), one(text="a dog"), one(seed=2), one(guidance=1.0), one(steps=4)]
     assert len(set(images)) == len(images)
     assert one(guidance=1.0) == one(guidance=0.0)  # neither has an unconditional pass
+
+
+def test_no_image_has_more_steps_than_the_schedule():
+    model = tiny.load("sd1")
+    steps = model.pipe.scheduler.config.num_train_timesteps + 1
+    with pytest.raises(ConfigError, match=f"as many steps, but {steps} were asked for"):
+        generate(model, [0], steps=steps)
 
 
 def test_rescaled_guidance_takes_back_the_spread_that_guidance_adds():

@@ -1,6 +1,7 @@
 """DiffusionNFT: its formula, its start, and rounds that go on where they were cut short."""
 
 import json
+import re
 
 import pytest
 import tiny
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from selma.config.experts import ExpertsConfig
 from selma.config.rewards import NftObjective
-from selma.errors import ConfigError, DataError
+from selma.errors import ConfigError, DataError, ModelError
 from selma.experts.advantages import group_advantages, has_spread
 from selma.experts.objectives.nft import nft_losses, optimality
 from selma.experts.rounds import RoundFiles
@@ -51,6 +52,24 @@ def test_advantages_are_of_the_group_over_the_rounds_deviation():
     torch.testing.assert_close(by_round, torch.tensor([-0.5, 0.5, 0.0, 0.0]) / (deviation + 1e-6))
     by_prompt = group_advantages(rewards, groups, deviation="prompt")
     torch.testing.assert_close(by_prompt, torch.tensor([-1.0, 1.0, 0.0, 0.0]), atol=1e-5, rtol=0)
+
+
+class Endless(Redness):
+    """Its first rewards are finite, as those of its check are."""
+
+    def __init__(self, finite: int) -> None:
+        super().__init__()
+        self.finite = finite
+
+    def rows(self, images, prompts):
+        self.finite -= 1
+        return [{"reward": 1.0 if self.finite >= 0 else float("nan")} for _ in images]
+
+
+@pytest.mark.parametrize(("finite", "where"), [(0, "images (own) of the check"), (3, "round 1")])
+def test_a_reward_that_is_not_finite_is_told(tmp_path, folder, data, model, finite, where):
+    with pytest.raises(ModelError, match=re.escape(where)):
+        fitted(tmp_path / "run", model, data, settings(NFT), folder, reward=Endless(finite))
 
 
 def test_rewards_of_equal_images_are_no_advantage():

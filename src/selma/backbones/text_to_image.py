@@ -18,7 +18,7 @@ from selma.backbones.hub import find_device
 from selma.backbones.latent_changes import begun, between_steps
 from selma.backbones.quiet import quiet
 from selma.config.networks import BaseConfig
-from selma.errors import AdapterError, ModelError
+from selma.errors import AdapterError, ConfigError, ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -328,9 +328,16 @@ class TextToImage:
         output_type: str = "np",
         change: LatentChange | None = None,
     ) -> Any:
-        """What the family's pipeline makes of noise by these seeds."""
+        """What the family's pipeline makes of noise by these seeds. Raises ConfigError for more
+        steps than the base was trained to tell apart."""
         import torch
 
+        trained = self.pipe.scheduler.config.num_train_timesteps
+        if steps > trained:
+            raise ConfigError(
+                f"The base's noise schedule has {trained} timesteps, so that an image can have as "
+                f"many steps, but {steps} were asked for. Set fewer."
+            )
         shape = (1, *self.latent_shape)
         # CPU generators, so that every device starts from the same noise.
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]

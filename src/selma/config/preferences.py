@@ -107,4 +107,5 @@ def with_preset(values: Any) -> Any:
         return DPO_PRESETS[objective.preset] | values
     if not isinstance(objective, dict) or objective.get("kind") != "dpo":
         return values
-    return DPO_PRESETS.get(objective.get("preset", "selma"), {}) | values
+    preset = objective.get("preset", "selma")  # of any type
+    return (DPO_PRESETS.get(preset, {}) if isinstance(preset, str) else {}) | values

@@ -16,7 +16,7 @@ class AddedScore(Section):
     """A scorer's score that is added to a reward."""
 
     scorer: Literal["toybox"] | AnyScorer
-    weight: PositiveFloat
+    weight: Annotated[float, Field(gt=0, le=1e6)]
     """Of the scorer's own scale: 0.02 of toybox's CLIP, whose scores are 0-100, is 0 to 2 beside a
     share of questions of 0 to 1."""
 
@@ -152,12 +152,13 @@ def with_whole_rounds(values: Any) -> Any:
     if not isinstance(values, dict) or values.get("batch_size") is not None:
         return values
     objective = values.get("objective")
-    kinds = {kind.model_fields["kind"].default: kind for kind in REWARDED}
-    if isinstance(objective, dict) and objective.get("kind") in kinds:
-        try:
-            objective = kinds[objective["kind"]].model_validate(objective)
-        except ValueError:  # told where the objective itself is read
-            return values
+    named = objective.get("kind") if isinstance(objective, dict) else None
+    for kind in REWARDED:
+        if named == kind.model_fields["kind"].default:
+            try:
+                objective = kind.model_validate(objective)
+            except ValueError:  # told where the objective itself is read
+                return values
     if not isinstance(objective, RewardedObjective):
         return values
     samples = objective.images_per_round * objective.samples_per_image
@@ -176,7 +177,8 @@ def with_sum_searched(values: Any) -> Any:
     experts, scores, merged = (values.get(name, {}) for name in ("experts", "scores", "merged"))
     if not all(isinstance(section, dict) for section in (experts, scores, merged)):
         return values  # made in Python, as they are meant to be
-    rewarded = {kind.model_fields["kind"].default for kind in REWARDED}
+    # A list, since what came may be of any type, and a set would ask for its hash.
+    rewarded = [kind.model_fields["kind"].default for kind in REWARDED]
     lora = _kind(experts.get("adapter"), "lora") == "lora"
     decided = {"search", "scale", "lambda", "weights", "mixture"} & merged.keys()
     toybox = scores.get("benchmark", "toybox") == "toybox"

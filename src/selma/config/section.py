@@ -225,7 +225,8 @@ def _place(settings: type[Section], key: Sequence[str | int]) -> tuple[str, type
         if fields or not named:
             names.append(part if part in section.model_fields else _legible(part))
         sections = below or named or sections
-    return ".".join(names) or "config", section
+    whole = "file" if "config" in settings.model_fields else "config"
+    return ".".join(names) or whole, section
 
 
 def _legible(part: str | int) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Protocol
 
+from selma.errors import ModelError
 from selma.image_files import open_image
 from selma.progress import console
 from selma.randomness import generator
@@ -57,7 +59,7 @@ def check_reward(reward: Reward, pairs: Sequence[Pair], path: Path, *, seed: int
     images = [open_image(pair.image) for pair in pairs]
     shown = {"own": images, "others": images[1:] + images[:1], "noise": _noise(images, seed)}
     given = {
-        name: [float(row["reward"]) for row in reward.rows(several, prompts)]
+        name: rewards_of(reward.rows(several, prompts), what=f"images ({name}) of the check")
         for name, several in shown.items()
     }
     means = {name: round(fmean(values), 4) for name, values in given.items()}
@@ -68,6 +70,17 @@ def check_reward(reward: Reward, pairs: Sequence[Pair], path: Path, *, seed: int
     write_json(path, {"pairs": len(pairs), **means})
     for sentence in _doubts(means, from_zero=reward.from_zero):
         console.print(f"Warning: {sentence}", style="yellow", highlight=False)
+
+
+def rewards_of(rows: Sequence[Mapping[str, Any]], *, what: str) -> list[float]:
+    """The rows' rewards. Raises ModelError unless all are finite."""
+    rewards = [float(row["reward"]) for row in rows]
+    if wrong := [reward for reward in rewards if not math.isfinite(reward)]:
+        raise ModelError(
+            f"Rewards must be finite, but of {len(rewards)} {what} {len(wrong)} have {wrong[0]}. "
+            "Lower the weights of experts.objective.also, or choose another reward."
+        )
+    return rewards
 
 
 def _doubts(means: Mapping[str, float], *, from_zero: bool) -> list[str]:

@@ -22,7 +22,7 @@ from selma.experts.advantages import has_spread
 from selma.experts.batches import Batch, Batches
 from selma.experts.finishing import REWARDS, ROUNDS
 from selma.experts.learners import LearnerParts
-from selma.experts.rewards import check_reward
+from selma.experts.rewards import check_reward, rewards_of
 from selma.experts.rounds import RoundFiles, Tell
 from selma.image_files import png_bytes
 from selma.randomness import generator, seed_for
@@ -206,8 +206,9 @@ class Rollouts:
         given_rows = self._rewarded(
             unrewarded, seeds, files.folder, lambda what: tell(prefix + what)
         )
+        values = rewards_of(given_rows, what=f"images of round {files.number}")
         write_rows(files.folder / REWARDS, given_rows)
-        rewards = torch.tensor([row["reward"] for row in given_rows], dtype=torch.float32)
+        rewards = torch.tensor(values, dtype=torch.float32)
         weights = parameters if self.keep_old else {}
         old = {f"{OLD}{name}": p.detach().cpu() for name, p in weights.items()}
         tensors = {"rows": rows, "groups": groups, "rewards": rewards, **drawn, **old}

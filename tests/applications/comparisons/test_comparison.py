@@ -310,6 +310,7 @@ def test_what_rewards_have_by_default_is_not_shared_by_rows(home: Path, address:
         ({"paper": None}, "rows, selma: paper needs the comparison's own"),
         ({"paper": "table9"}, "paper must be one of"),
         ({"rows": [{"name": "a"}, {"name": "a"}]}, "two are named a"),
+        ({"rows": [{"name": "a"}, {"name": "A"}]}, "file: rows need a name each"),
         ({"rows": [{"name": "a", "settings": {"seed": 3}}, {"name": "b"}]}, "all rows share"),
         ({"rows": [{"name": "a", "images_by": "b"}, {"name": "b"}]}, "must be a row above it"),
         (

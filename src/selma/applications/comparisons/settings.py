@@ -131,7 +131,7 @@ class Comparison(Section):
         if len(names) < 2:
             raise ValueError(f"rows must be two or more, but are {len(names)}")
         for name in names:
-            if names.count(name) > 1:
+            if [each.lower() for each in names].count(name.lower()) > 1:  # of folders
                 raise ValueError(f"rows need a name each, but two are named {name}")
         for key, name in self._named():
             if name not in names:
@@ -139,7 +139,7 @@ class Comparison(Section):
         if unlike := [claim.says for claim in self.claims if claim.row == claim.over]:
             raise ValueError(f"claims need two rows each, but {unlike[0]!r} has one")
         columns = [benchmark.name for benchmark in self.benchmarks]
-        if len(set(columns)) < len(columns):
+        if len({column.lower() for column in columns}) < len(columns):
             raise ValueError(f"benchmarks need a name each, but are named {', '.join(columns)}")
         return self
 
