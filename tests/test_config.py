@@ -291,7 +291,7 @@ IMPOSSIBLE = {
     "scores: {judge: {kind: transformers, model: o/m, prompt: loud}}": "judge.prompt: must be",
     "scores: {judge: {kind: openai, model: m, key_variable: SELMA_NO_KEY}}": "SELMA_NO_KEY",
     "scores: {choosing_judge: {kind: openai, model: m, base_url: u, prompt: loud}}": "judge.prompt",
-    "experts: {batch_size: 4}\nmerged: {mixture: {micro_batch_size: 3}}": "it: micro_batch_size must",
+    "experts: {batch_size: 4}\nmerged: {mixture: {micro_batch_size: 3}}": "it: micro_batch_size",
     "scores: {vqascore: loud}": "scores.vqascore: must be one of plain, vqascore",
     "folder: /dev/null/run": "must be a folder, but is a file",
 }
