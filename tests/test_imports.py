@@ -13,7 +13,7 @@ import selma
 ROOT = Path(selma.__file__).parent
 STAGES = {"prompts", "images", "experts", "merged", "scores", "report"}
 LAYERS: tuple[set[str], ...] = (
-    {"errors", "paths", "plurals", "texts", "plainfiles"},
+    {"errors", "paths", "plurals", "texts", "plainfiles", "disk"},
     {"processes"},
     {"registry"},
     {
@@ -28,6 +28,8 @@ LAYERS: tuple[set[str], ...] = (
     },
     {
         "workspace",
+        "manifests",
+        "record_files",
         "image_files",
         "image_modes",
         "image_names",

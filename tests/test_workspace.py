@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from selma import manifests
 from selma.errors import DataError, WorkspaceError
 from selma.finished import Finished, NotFinished
 from selma.workspace import (
     IMAGES,
+    SCORES,
     Item,
     Workspace,
     append_line,
@@ -119,13 +121,12 @@ def test_a_file_of_another_size_is_not_done(tmp_path: Path, damage: str) -> None
     assert not again(folder).done
 
 
-def test_a_changed_byte_is_found_by_verify(tmp_path: Path) -> None:
+def test_a_changed_byte_is_found(tmp_path: Path) -> None:
     folder = Workspace(tmp_path)
-    item = finished(folder)
-    item.verify()
-    (item.path / "a.txt").write_text("onf")
-    with pytest.raises(WorkspaceError, match=r"a\.txt is damaged"):
-        again(folder).verify()
+    path = finished(folder).path / "a.txt"
+    path.write_text("onf")
+    assert again(folder).faults == {"a.txt": "its sha256 is not the manifest's"}
+    assert not again(folder).done
 
 
 def test_what_was_begun_is_filled_further(tmp_path: Path) -> None:
@@ -150,6 +151,181 @@ def test_a_kill_before_the_plan_leaves_nothing_behind(tmp_path: Path, left: str)
 def test_summary_of_an_unfinished_item_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match="not finished"):
         _ = again(Workspace(tmp_path)).summary
+
+
+def test_a_damaged_file_is_put_aside_and_the_rest_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Workspace(tmp_path)
+    item = again(folder)
+    for name, text in (("a.txt", "one"), ("deep/b.txt", "two")):
+        (item.begin() / name).parent.mkdir(exist_ok=True)
+        write_bytes(item.path / name, text.encode())
+    item.finish([item.path / "a.txt", item.path / "deep/b.txt"], {})
+    (item.path / "deep/b.txt").write_text("tvo")
+    other = again(folder)
+    assert not other.done
+    other.begin()
+    assert "2-images/birds/deep/b.txt: its sha256 is not the manifest's" in capsys.readouterr().err
+    assert (item.path / "a.txt").read_text() == "one" and not (item.path / "deep/b.txt").exists()
+    aside = tmp_path / "superseded" / "2-images_birds-damaged"
+    assert (aside / "deep/b.txt").read_text() == "tvo" and (aside / "manifest.json").is_file()
+
+
+def test_a_file_is_read_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished(Workspace(tmp_path))
+    manifests.forget()
+    read: list[Path] = []
+    plain = manifests.file_sha256
+    monkeypatch.setattr(manifests, "file_sha256", lambda path: read.append(path) or plain(path))
+    assert all(again(Workspace(tmp_path)).done for _ in range(5))
+    assert len(read) == 1
+
+
+def test_a_glance_looks_at_sizes_alone(tmp_path: Path) -> None:
+    path = finished(Workspace(tmp_path)).path / "a.txt"
+    path.write_text("onf")
+    with manifests.sizes_only():
+        assert again(Workspace(tmp_path)).done
+    assert not again(Workspace(tmp_path)).done
+
+
+def test_rows_of_a_finished_item_are_verified_by_their_path(tmp_path: Path) -> None:
+    item = again(Workspace(tmp_path))
+    append_line(item.begin() / "rows.jsonl", {"answer": "yes"})
+    item.finish([item.path / "rows.jsonl"], {})
+    assert read_lines(item.path / "rows.jsonl") == [{"answer": "yes"}]
+    (item.path / "rows.jsonl").write_text('{"answer": "no "}\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl is damaged: its sha256"):
+        read_lines(item.path / "rows.jsonl")
+
+
+def child(folder: Workspace, parent: Item) -> Item:
+    return folder.item(SCORES, "answers", recipe={"images": [{"key": parent.key}]})
+
+
+def finished_child(folder: Workspace, parent: Item) -> Item:
+    item = child(folder, parent)
+    write_bytes(item.begin() / "b.txt", b"of one")
+    item.finish([item.path / "b.txt"], {})
+    return item
+
+
+def test_what_was_made_of_other_bytes_is_made_again(tmp_path: Path) -> None:
+    """The parent is made again and comes out otherwise, as on another GPU: its key is the same."""
+    folder = Workspace(tmp_path)
+    made = finished_child(folder, finished(folder))
+    assert json.loads((made.path / "manifest.json").read_text())["parents"].keys() == {
+        "2-images/birds"
+    }
+    (tmp_path / "2-images/birds/a.txt").write_text("onf")  # damaged
+    parent = finished(folder, "two")
+    assert parent.done and not child(folder, parent).done
+    finished_child(folder, parent)
+    assert child(folder, parent).done
+    aside = tmp_path / "superseded" / f"5-scores_answers-{made.key}"
+    assert (aside / "b.txt").read_text() == "of one"
+
+
+def test_a_parent_that_comes_out_the_same_changes_nothing(tmp_path: Path) -> None:
+    folder = Workspace(tmp_path)
+    made = finished_child(folder, finished(folder))
+    (tmp_path / "2-images/birds/a.txt").unlink()
+    assert not again(folder).done
+    assert child(folder, finished(folder)).done and made.done
+
+
+def test_manifests_of_before_have_no_parents_and_hold(tmp_path: Path) -> None:
+    folder = Workspace(tmp_path)
+    made = finished_child(folder, finished(folder))
+    path = made.path / "manifest.json"
+    old = json.loads(path.read_text())
+    for name in ("parents", "sha256"):
+        del old[name]
+    path.write_text(json.dumps(old))
+    assert child(folder, again(folder)).done
+
+
+@pytest.mark.parametrize("change", [("bytes", 4), ("sha256", "0" * 64)])
+def test_a_digit_in_a_manifest_is_noticed(tmp_path: Path, change: tuple[str, object]) -> None:
+    item = finished(Workspace(tmp_path))
+    path = item.path / "manifest.json"
+    value = json.loads(path.read_text())
+    value["files"]["a.txt"][change[0]] = change[1]
+    path.write_text(json.dumps(value))
+    assert again(Workspace(tmp_path)).faults == {"manifest.json": manifests.NO_MANIFEST}
+    finished(Workspace(tmp_path))
+    assert again(Workspace(tmp_path)).done
+
+
+@pytest.mark.parametrize("part", ["key", "recipe"])
+def test_a_damaged_plan_supersedes_nothing(tmp_path: Path, part: str) -> None:
+    """Of what was begun and not finished: what was paid for stays."""
+    item = again(Workspace(tmp_path))
+    write_bytes(item.begin() / "replies.jsonl", b"{}\n")
+    path = item.path / "plan.json"
+    plan = json.loads(path.read_text())
+    plan[part] = "0" * 16 if part == "key" else {"steps": 3}
+    path.write_text(json.dumps(plan))
+    assert (again(Workspace(tmp_path)).begin() / "replies.jsonl").exists()
+    assert json.loads(path.read_text()) == {"key": item.key, "recipe": item.recipe}
+    assert not (tmp_path / "superseded").exists()
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from selma.workspace import Workspace
+left = int(sys.argv[2])
+def counted(plain):
+    def call(*args, **named):
+        global left
+        left -= 1
+        if left < 0:
+            os._exit(9)
+        return plain(*args, **named)
+    return call
+os.replace, os.mkdir, os.unlink = map(counted, (os.replace, os.mkdir, os.unlink))
+folder = Workspace(Path(sys.argv[1]))
+item = folder.item("6-report", recipe={"steps": 2})
+(item.begin(guests=("page.html", "_other")) / "index.html").write_text("2")
+item.finish([item.path / "index.html"], {})
+"""
+
+
+@pytest.mark.parametrize("kill_at", range(12))
+def test_a_kill_while_superseding_leaves_the_guests(tmp_path: Path, kill_at: int) -> None:
+    first = Workspace(tmp_path).item("6-report", recipe={"steps": 1})
+    (first.begin() / "index.html").write_text("1")
+    first.finish([first.path / "index.html"], {})
+    (first.path / "page.html").write_text("x")
+    (first.path / "_other").mkdir()
+    program = [sys.executable, "-c", KILLED, str(tmp_path)]
+    killed = subprocess.run([*program, str(kill_at)], timeout=60).returncode
+    assert (first.path / "page.html").read_text() == "x" and (first.path / "_other").is_dir()
+    assert subprocess.run([*program, "1000"], timeout=60).returncode == 0
+    assert killed in (0, 9)
+    assert (first.path / "page.html").read_text() == "x" and (first.path / "_other").is_dir()
+    assert (first.path / "index.html").read_text() == "2"
+    old = [path.read_text() for path in (tmp_path / "superseded").rglob("index.html")]
+    assert old == ["1"]
+
+
+def test_a_damaged_line_of_the_journal_costs_that_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Workspace(tmp_path)
+    for number in range(3):
+        folder.journal(IMAGES, event="request", cost=0.5, number=number)
+    path = tmp_path / "journal.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1][:20] + b"\xff\x00{" + lines[1][20:] + lines[2] + b'{"to')
+    assert [line["number"] for line in folder.read_journal()] == [0, 2]
+    said = capsys.readouterr().err
+    assert "1 damaged line, line 2 first" in said and "Remove" not in said
+    folder.journal(IMAGES, number=3)  # behind a line that was torn
+    assert [line["number"] for line in folder.read_journal()] == [0, 2, 3]
+    assert capsys.readouterr().err == "", "said once"
 
 
 # Lines
@@ -398,7 +574,10 @@ def test_what_cannot_be_a_lock_is_refused_and_stays(tmp_path: Path, obstacle: st
         (root / ".lock").mkdir()
     if obstacle == "link":
         (root / ".lock").symlink_to(foreign)
-    with pytest.raises(WorkspaceError, match="could not be locked"), Workspace(root).locked():
+    with (
+        pytest.raises(WorkspaceError, match="could not be"),
+        Workspace(root).locked(),
+    ):
         raise AssertionError("entered")
     assert foreign.read_text() == "precious" and not (root.is_file() and not root.read_text())
 

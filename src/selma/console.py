@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from selma.errors import WorkspaceError
 from selma.paths import as_path
 from selma.plurals import counted
 from selma.randomness import SEEDS
@@ -61,6 +62,23 @@ def show_status(settings: RunConfig, *, to_make: bool) -> None:
         if status.why:
             say(f"{status.stage}/{status.name}: {status.why}")
     show_unknown(unknown)
+
+
+def show_faults(run: Path) -> None:
+    """Every finished file in the run's folder that is not what was written. Raises WorkspaceError
+    if there is any."""
+    from selma.manifests import all_faults
+
+    damaged = 0
+    for path, fault in all_faults(run):
+        typer.echo(f"{path}: {fault}", err=True)
+        damaged += 1
+    if damaged:
+        raise WorkspaceError(
+            f"{counted(damaged, 'file is', 'files are')} damaged in {run}. The same `selma run` "
+            "puts aside what it can make again; replies that were paid for must be restored."
+        )
+    typer.echo("Every finished file is what was written.")
 
 
 def show_unknown(reasons: Mapping[str, str]) -> None:

@@ -45,10 +45,13 @@ class NotFinished(WorkspaceError):
         parts = item.name.split("/")
         above = ("/".join(parts[:count]) for count in range(len(parts), 0, -1))
         command = next(commands[name] for name in above if name in commands)
-        other = item.path.exists() and not begun(item)
-        state = "there with other settings" if other else "not"
+        state = "there with other settings" if item.path.exists() and not begun(item) else "not"
+        subject = f"{item.path} must be finished first, but is {state}"
+        if item.faults:
+            name, fault = next(iter(item.faults.items()))
+            subject = f"{item.path / name} is damaged: {fault}"
         super().__init__(
-            f"{item.path} must be finished first, but is {state}. Run `selma {command} CONFIG`"
+            f"{subject}. Run `selma {command} CONFIG`"
             + ("." if " " in command else ", or `selma run CONFIG` for everything.")
         )
 
@@ -60,10 +63,8 @@ def begun(item: Item) -> bool:
 
 
 class _FinishedItem(Item):
-    def __init__(
-        self, root: Path, name: str, recipe: Mapping[str, Any], commands: Mapping[str, str]
-    ) -> None:
-        super().__init__(root, name, recipe)
+    def __init__(self, item: Item, commands: Mapping[str, str]) -> None:
+        super().__init__(item.root, item.name, item.recipe, paid=item.paid)
         self.commands = commands
 
     @property
@@ -88,9 +89,11 @@ class Finished(Workspace):
         super().__init__(root)
         self.commands = dict(commands or {})
 
-    def item(self, stage: str, *names: str, recipe: Mapping[str, Any]) -> Item:
-        item = super().item(stage, *names, recipe=recipe)
-        return _FinishedItem(item.root, item.name, item.recipe, self.commands)
+    def item(
+        self, stage: str, *names: str, recipe: Mapping[str, Any], paid: Collection[str] = ()
+    ) -> Item:
+        item = super().item(stage, *names, recipe=recipe, paid=paid)
+        return _FinishedItem(item, self.commands)
 
     def journal(self, stage: str, **facts: Any) -> None:
         """Nothing: looking is not part of the run's history."""

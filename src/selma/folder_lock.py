@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from selma.disk import make_folder
 from selma.errors import WorkspaceError
 
 LOCK = ".lock"
@@ -28,8 +29,8 @@ def locked_folder(root: Path) -> Iterator[None]:
     # Without the kernel's locks filelock would take a file's existence for one, which outlives its
     # process; such a file system is refused.
     lock = FileLock(path, fallback_to_soft=False, preserve_lock_file=True, on_acquired=_sign)
+    make_folder(root)
     try:
-        root.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
         raise WorkspaceError(

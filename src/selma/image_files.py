@@ -11,9 +11,11 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from selma.disk import is_regular, read_regular
 from selma.errors import DataError
 from selma.image_modes import PLAIN, Reading, as_rgb, has_wide_values, values_digest
 from selma.image_names import register_plugins
+from selma.manifests import verified
 
 MAX_PIXELS = 64_000_000
 """Of an image from anywhere, so that no file can fill the memory. Where images have a known size,
@@ -68,15 +70,13 @@ def open_image(
     more than `max_pixels` pixels (its header is read before anything is decoded), or if any part of
     it is damaged.
     """
-    if not path.is_file():  # a folder, a FIFO or a broken link would hang or confuse the decoder
+    if not is_regular(path):  # a folder, a FIFO or a broken link would hang or confuse the decoder
         raise DataError(f"{path} must be an image, but there is no such file.")
+    data = read_regular(verified(path))
     try:
-        data = path.read_bytes()
         return read_image(data, max_pixels=max_pixels, remedy=remedy, reading=reading).image
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def decode(
@@ -102,6 +102,18 @@ def read_image(
         raise
     except Exception as error:  # Pillow's decoders raise many kinds, struct.error among them
         raise DataError(f"The image cannot be decoded: {_reason(error, data)}. {remedy}") from error
+
+
+def is_whole_png(path: Path) -> bool:
+    """Whether there is a PNG all of whose parts have their checksums; nothing is decoded."""
+    if not is_regular(path):
+        return False
+    try:
+        with Image.open(io.BytesIO(read_regular(path)), formats=["PNG"]) as image:
+            image.verify()
+            return True
+    except Exception:  # Pillow raises many kinds, struct.error and SyntaxError among them
+        return False
 
 
 def png_bytes(image: Image.Image) -> bytes:

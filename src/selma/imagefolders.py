@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from selma.disk import is_regular
 from selma.errors import DataError
 from selma.ids import nearest
 from selma.textfiles import csv_rows, json_rows
@@ -48,7 +49,7 @@ def rows(
 def _names_file(folder: Path, row: dict[str, Any]) -> dict[str, str]:
     """The row's file name, without blanks around it unless a file has them."""
     name = row.get("file_name")
-    if not isinstance(name, str) or (folder / name).exists():
+    if not isinstance(name, str) or is_regular(folder / name):
         return {}
     return {"file_name": name.strip()}
 
@@ -61,7 +62,7 @@ def metadata(folder: Path) -> Path:
 
 def there(image: Path) -> None:
     """Raises DataError if an image that a row names is no file."""
-    if image.is_file():
+    if is_regular(image):
         return
     siblings = [path.name for path in image.parent.iterdir()] if image.parent.is_dir() else []
     meant = nearest(image.name, siblings)

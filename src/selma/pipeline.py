@@ -22,6 +22,7 @@ from selma.config.guides import GuideSettings
 from selma.config.merged import MixtureConfig
 from selma.config.preferences import PreferenceObjective
 from selma.dev_score import DevScore
+from selma.disk import failures
 from selma.errors import ConfigError
 from selma.finished import Finished
 from selma.paths import AnyPath, as_path
@@ -202,7 +203,7 @@ def opened(
         )
     check(config, make if checked is None else checked, mistakes)
     folder = Workspace(config.run_folder)
-    with processes.together(), folder.locked():
+    with failures(folder.root, task="used", advised=True), processes.together(), folder.locked():
         # Not before something is made: a command that is refused leaves another run's settings.
         folder.beginning = partial(write_run_file, config, folder)
         yield Stages(config, folder, make=make, commands=commands, work=work)

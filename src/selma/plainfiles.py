@@ -25,7 +25,7 @@ _KINDS = (
 def plain_bytes(path: Path, *, most: int) -> bytes:
     """The file's content. Raises OSError, with the reason as its `strerror`, unless it is a regular
     file of at most `most` bytes; nothing is waited for."""
-    with _opened(path) as file:
+    with plain_file(path) as file:
         # Files of /proc tell no size, and others grow while they are read.
         size = os.fstat(file.fileno()).st_size
         data = file.read(most + 1) if size <= most else None
@@ -36,7 +36,7 @@ def plain_bytes(path: Path, *, most: int) -> bytes:
 
 def plain_head(path: Path, *, most: int) -> bytes:
     """The first bytes of a regular file. Raises OSError as `plain_bytes`."""
-    with _opened(path) as file:
+    with plain_file(path) as file:
         return file.read(most)
 
 
@@ -47,7 +47,8 @@ def plain_text(path: Path, *, most: int, encoding: str = "utf-8") -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def plain_file(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, open to be read. Raises OSError as `plain_bytes`."""
     # Opening a pipe would wait for whoever writes into it.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     mode = os.fstat(descriptor).st_mode

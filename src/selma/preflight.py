@@ -34,6 +34,7 @@ from selma.config.preferences import NO_ANSWERS, NO_CANDIDATES, PreferenceObject
 from selma.config.questions import WrittenQuestions
 from selma.config.scores import ScorerSettings, judge_name
 from selma.config.section import Section, mistake
+from selma.disk import impossible, makes_folders
 from selma.errors import ConfigError, ModelError, SelmaError, SkillError
 from selma.plurals import counted
 from selma.records.benchmarks import BenchmarkPrompt
@@ -58,6 +59,9 @@ def check(config: RunConfig, make: Sequence[str] = STAGES, mistakes: Iterable[st
 
 def every_mistake(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
     """What keeps the stages in `make` from starting."""
+    if never := list(_impossible(config)):
+        yield from never  # looking at such a path would fail, or never end
+        return
     for look in (_folder, _bases, _skills, _lexicon, _blocks, _benchmark):
         yield from look(config)
     yield from _given(config, make)
@@ -99,6 +103,14 @@ def asks_choosing_judge(config: RunConfig, make: Sequence[str]) -> bool:
     return any(asks.get(stage, False) for stage in make)
 
 
+def _impossible(config: RunConfig) -> Iterator[str]:
+    """Paths in the settings by which there can be nothing."""
+    paths = [s for s in placed(config) if isinstance(s.names, File | Folder | FileOrFolder | Model)]
+    for key, value in [("folder", str(config.folder)), *((s.key, s.value) for s in paths)]:
+        if why := impossible(str(Path(value).expanduser()) if "\0" not in value else value):
+            yield f"{key}: {value!r:.80} cannot be used: {why}."
+
+
 def _folder(config: RunConfig) -> Iterator[str]:
     folder = config.run_folder.absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
@@ -106,6 +118,8 @@ def _folder(config: RunConfig) -> Iterator[str]:
         yield f"folder: {existing} must be a folder, but is a file."
     elif not os.access(existing, os.W_OK | os.X_OK):
         yield f"folder: {existing} must be writable; change its rights or choose another folder."
+    elif why := makes_folders(existing):
+        yield f"folder: {existing} takes no folder ({why}); choose another."
 
 
 def _bases(config: RunConfig) -> Iterator[str]:

@@ -19,6 +19,7 @@ from selma.errors import ConfigError, TooFewPairs
 from selma.experts.finishing import LOG
 from selma.finished import NotFinished, begun
 from selma.images.choosing import CANDIDATES
+from selma.manifests import sizes_only
 from selma.merged.searching import TRIALS
 from selma.pipeline import Stages, flow
 from selma.prompts.questions.sources import NAME as QUESTIONS
@@ -41,7 +42,7 @@ from selma.workspace import (
 
 COUNTED = ("prompts.jsonl", TRIALS)
 """Files of stages with a line for each prompt or trial; an item has one of them at most."""
-State = Literal["done", "partial", "other settings", "missing", "waits", "unknown"]
+State = Literal["done", "partial", "damaged", "other settings", "missing", "waits", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,11 @@ class StageStatus:
 
 
 def statuses(config: RunConfig) -> list[StageStatus]:
-    """One for each item of a run, in order of flow."""
+    """One for each item of a run, in order of flow; files are looked at by their size alone."""
     look = _Look(config, lambda own: Stages(own, Workspace(own.run_folder), make=[]))
-    look.at_experts()
-    look.at_models(*look.at_merged())
+    with sizes_only():
+        look.at_experts()
+        look.at_models(*look.at_merged())
     return _in_order(look.found)
 
 
@@ -74,9 +76,10 @@ def statuses_of_model(
     stages_of: the stages by some settings, in which nothing can be made.
     """
     look = _Look(config, stages_of)
-    look.at_experts()
-    if MERGED in make:
-        look.at_merged()
+    with sizes_only():
+        look.at_experts()
+        if MERGED in make:
+            look.at_merged()
     return _in_order(look.found)
 
 
@@ -129,6 +132,8 @@ def table(statuses: Sequence[StageStatus]) -> Table:
 def _to_make(status: StageStatus) -> str:
     if status.state in (words := {"done": "nothing", "unknown": ""}):
         return words[status.state]
+    if status.state == "damaged":
+        return "what is damaged"
     if status.want is None:
         return "the rest" if status.state == "partial" else "all"
     return str(status.want - (status.have or 0)) if status.state == "partial" else str(status.want)
@@ -258,6 +263,8 @@ class _Look:
 def _state(item: Item) -> tuple[State, int | None]:
     if item.manifest is not None:
         return "done", None  # the report: its times are new each time, so that it is always asked
+    if item.faults:
+        return "damaged", None
     if begun(item):
         return "partial", _elements(item.path)
     return ("other settings" if item.path.exists() else "missing"), None

@@ -13,20 +13,68 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from selma import processes
+from selma.disk import append_bytes, failures, make_folder, move
+from selma.disk import promote as promote
+from selma.disk import sync_folder as sync_folder
+from selma.disk import write_bytes as write_bytes
 from selma.errors import DataError, WorkspaceError
 from selma.folder_lock import locked_folder
+from selma.manifests import FILE as MANIFEST
+from selma.manifests import (
+    NO_MANIFEST,
+    PARENTS,
+    PLAN,
+    SUPERSEDED,
+    canonical,
+    contents_digest,
+    faults,
+    read_manifest,
+    remembered_sha256,
+    signed,
+)
+from selma.manifests import file_sha256 as file_sha256
 from selma.paths import AnyPath, as_path
+from selma.plurals import counted
+from selma.progress import console
+from selma.record_files import cut_torn_line, readable_rows
+from selma.record_files import read_lines as read_lines
 
 PROMPTS, IMAGES, EXPERTS = "1-prompts", "2-images", "3-experts"
 MERGED, SCORES, REPORT = "4-merged", "5-scores", "6-report"
 STAGES = (PROMPTS, IMAGES, EXPERTS, MERGED, SCORES, REPORT)
 
+JOURNAL = "journal.jsonl"
 _PLAN_ASIDE = ".plan.json.partial"  # as `write_bytes` names it
+
+
+class JournalLine(TypedDict, total=False):
+    """What is read of the journal's lines by whoever reads any."""
+
+    time: float
+    stage: str
+    event: str
+    skill: str
+    what: str
+    seconds: float
+    cost: float
+
+
+@cache
+def _say_broken(path: Path, numbers: tuple[int, ...]) -> None:
+    console.print(
+        f"{path} has {counted(len(numbers), 'damaged line')}, line {numbers[0]} first; passed "
+        "over, while what the others say of costs and times still counts.",
+        style="yellow",
+        highlight=False,
+        markup=False,
+    )
 
 
 def without_empty(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,29 +93,7 @@ def without_empty(recipe: Mapping[str, Any]) -> dict[str, Any]:
 def recipe_key(recipe: Mapping[str, Any]) -> str:
     """16 hex digits that change with anything in the recipe (JSON values only) that is not empty;
     see `without_empty`."""
-    return hashlib.sha256(_canonical(without_empty(recipe)).encode()).hexdigest()[:16]
-
-
-def file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """The whole file or nothing: written aside, flushed to disk, renamed, folder flushed."""
-    aside = path.with_name(f".{path.name}.partial")
-    try:
-        with open(aside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise WorkspaceError(
-            f"{path} could not be written: {error.strerror}. Check space and rights, then run "
-            "the same command again; nothing finished is lost."
-        ) from error
+    return hashlib.sha256(canonical(without_empty(recipe)).encode()).hexdigest()[:16]
 
 
 def write_json(path: AnyPath, value: Any) -> None:
@@ -88,15 +114,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def manifest(folder: Path) -> dict[str, Any]:
     """The manifest of the item in this folder; {} if it is not finished."""
-    return read_json(folder / "manifest.json") or {}
-
-
-def promote(aside: Path, path: Path) -> None:
-    """A file that a library wrote as `aside` becomes `path`, flushed and in one rename."""
-    with open(aside, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-    sync_folder(path.parent)
+    return read_manifest(folder) or {}
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
@@ -107,53 +125,30 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
 def append_lines(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
     """JSON lines in one write, flushed to disk before this returns: one wait for the disk."""
     lines = [json.dumps(value, sort_keys=True, ensure_ascii=False) + "\n" for value in values]
-    with open(path, "ab") as file:
-        file.write("".join(lines).encode())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_lines(path: Path, *, repair: bool = False) -> list[dict[str, Any]]:
-    """The JSON objects of a JSON-lines file; [] if there is none.
-
-    With `repair`, a torn last line (a crash while appending) is cut off the file. Any other damage
-    is a DataError with its line number.
-    """
-    if not path.exists():
-        return []
-    data = path.read_bytes()
-    if repair and data and not data.endswith(b"\n"):
-        data = data[: data.rfind(b"\n") + 1]
-        write_bytes(path, data)
-    rows = []
-    # Not splitlines: it also splits at U+2028 and its like, which may stand inside a prompt.
-    text = data.decode("utf-8", errors="replace").removesuffix("\n")
-    for number, line in enumerate(text.split("\n") if text else (), 1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
-            raise DataError(
-                f"{path}, line {number} must be one JSON object, but is {line[:80]!r}. "
-                "Remove the file to have it made again."
-            )
-        rows.append(row)
-    return rows
+    append_bytes(path, "".join(lines).encode())
 
 
 def inside(root: Path, name: str) -> Path:
     """`root/name`, refused if it would leave the root (.., absolute, links, drive letters)."""
     if "\0" in name or not name.strip():
-        raise DataError(f"A file name must be printable and not empty, but {name!r} came.")
-    path = (root / name).resolve()
-    if Path(name).is_absolute() or ":" in name or not path.is_relative_to(root.resolve()):
-        raise DataError(f"Files must lie inside {root}, but {name!r} leads out of it.")
+        raise DataError(f"A file name must be printable and not empty, but {name!r:.80} came.")
+    try:
+        path, top = (root / name).resolve(), root.resolve()
+        path.is_file()  # a name too long for any file ends here
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a link to itself
+        reason = getattr(error, "strerror", None) or "a link leads to itself"
+        raise DataError(f"{name!r:.80} cannot be a file inside {root}: {reason}.") from error
+    if Path(name).is_absolute() or ":" in name or not path.is_relative_to(top):
+        raise DataError(f"Files must lie inside {root}, but {name!r:.80} leads out of it.")
     return path
 
 
 class Item:
-    """One folder made by one recipe. `begin`, fill `path`, `finish`."""
+    """One folder made by one recipe. `begin`, fill `path`, `finish`.
+
+    paid: files in it that cost money or people's time, so that a damaged one is refused rather than
+    made again.
+    """
 
     def __init__(
         self,
@@ -161,10 +156,12 @@ class Item:
         name: str,
         recipe: Mapping[str, Any],
         *,
+        paid: Collection[str] = (),
         beginning: Callable[[], None] | None = None,
     ) -> None:
         self.root = root
         self.name = name
+        self.paid = paid
         self.beginning = beginning
         self.path = root / name
         self.recipe = recipe
@@ -172,20 +169,49 @@ class Item:
 
     @cached_property
     def manifest(self) -> dict[str, Any] | None:
-        """What `finish` wrote, if this very recipe was finished and every file is there in its
-        full size; else None."""
-        manifest = read_json(self.path / "manifest.json")
-        if manifest is None or manifest.get("key") != self.key:
-            return None
-        for name, entry in manifest["files"].items():
-            file = self.path / name
-            if not file.is_file() or file.stat().st_size != entry["bytes"]:
-                return None
-        return manifest
+        """What `finish` wrote, if this very recipe was finished of what its parents still are, and
+        every file holds what was written; else None."""
+        return None if self.faults else self._own_manifest
+
+    @cached_property
+    def faults(self) -> Mapping[str, str]:
+        """File → what is wrong with it, of an item of this very recipe that was finished; {} if
+        nothing is. Each file is read the first time that a process asks."""
+        if read_manifest(self.path) is None and os.path.lexists(self.path / MANIFEST):
+            # Without it nobody knows what the others should hold.
+            return {MANIFEST: NO_MANIFEST}
+        wrong = {} if self._own_manifest is None else faults(self.path, self._own_manifest)
+        if self._own_manifest is not None and not wrong:
+            wrong = self._changed_parents(self._own_manifest)
+        return wrong
+
+    @cached_property
+    def _own_manifest(self) -> dict[str, Any] | None:
+        manifest = read_manifest(self.path)
+        return manifest if manifest is not None and manifest["key"] == self.key else None
+
+    def _changed_parents(self, manifest: Mapping[str, Any]) -> dict[str, str]:
+        """Of an item that was made of others which were made again since, and came out otherwise:
+        its manifest, which no longer tells what it is."""
+        for name, digest in manifest.get(PARENTS, {}).items():
+            parent = read_manifest(self.root / name)
+            if parent is None or parent["key"] not in strings_of(self.recipe):
+                continue  # put away, or made by other settings: this recipe is not of it
+            if contents_digest(parent) != digest:
+                return {MANIFEST: f"it was made of {name}, whose files are others now"}
+        return {}
 
     @property
     def done(self) -> bool:
-        return self.manifest is not None
+        if self.manifest is None:
+            return False
+        if processes.main() and read_json(self.path / PLAN) != self._plan:
+            write_json(self.path / PLAN, self._plan)  # the manifest has all that it says
+        return True
+
+    @property
+    def _plan(self) -> dict[str, Any]:
+        return {"key": self.key, "recipe": self.recipe}
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -194,46 +220,82 @@ class Item:
             raise WorkspaceError(f"{self.path} is not finished; run its stage first.")
         return self.manifest["summary"]
 
-    def verify(self) -> None:
-        """Read every file and compare its sha256 with the manifest. Raises WorkspaceError."""
-        if self.manifest is None:
-            raise WorkspaceError(f"{self.path} is not finished; run its stage first.")
-        for name, entry in self.manifest["files"].items():
-            if file_sha256(self.path / name) != entry["sha256"]:
-                raise WorkspaceError(
-                    f"{self.path / name} is damaged: its sha256 is not the manifest's. "
-                    f"Remove {self.path} and run again."
-                )
-
     def begin(self, *, guests: Collection[str] = ()) -> Path:
         """The folder, ready to be filled or filled further.
 
         What another recipe left in it is moved to `superseded/`, except `guests`: names in it that
-        are not the item's own. Of several processes the main one begins, and all return.
+        are not the item's own. So is a damaged file, and everything that was made of what is
+        there no more. Of several processes the main one begins, and all return. Raises
+        WorkspaceError for a damaged file that was paid for.
         """
+        wrong = self.faults  # looked at by each before any is moved
+        self._require_unpaid(wrong)
+        processes.wait()
         if processes.main():
             if self.beginning:
                 self.beginning()
-            self._begin(guests)
+            self._begin(wrong, guests)
         processes.wait()
-        self.__dict__.pop("manifest", None)
+        self._forget()
         return self.path
 
-    def _begin(self, guests: Collection[str]) -> None:
-        plan = read_json(self.path / "plan.json")
-        if self.path.exists() and (plan is None or plan.get("key") != self.key):
+    def _require_unpaid(self, wrong: Mapping[str, str]) -> None:
+        for name in self.paid:
+            if not os.path.lexists(self.path / name):
+                continue
+            if wrong.get(MANIFEST) == NO_MANIFEST:
+                raise WorkspaceError(
+                    f"{self.path / MANIFEST} is damaged: {NO_MANIFEST}, so that {name}, which may "
+                    "have cost money, cannot be verified. Restore it from a copy; or remove it to "
+                    f"go on with {name} as it is."
+                )
+            if name in wrong:
+                raise WorkspaceError(
+                    f"{self.path / name} is damaged: {wrong[name]}. It holds replies that may have "
+                    "cost money. Restore it from a copy; or move it away to ask for them again."
+                )
+
+    def _begin(self, wrong: Mapping[str, str], guests: Collection[str]) -> None:
+        plan = read_json(self.path / PLAN)
+        if MANIFEST in wrong:
+            self._say(wrong)
+            self._supersede(self.key, guests)
+            plan = None
+        elif wrong:
+            self._say(wrong)
+            self._put_aside(name for name in wrong if os.path.lexists(self.path / name))
+        elif self.path.exists() and not self._is_own(plan):
             names = {file.name for file in self.path.iterdir()}
-            if plan is None and names <= {_PLAN_ASIDE, *guests}:
-                pass  # killed between making the folder and having written the plan
-            else:
-                superseded = self._supersede(str((plan or {}).get("key", "unknown")))
-                self.path.mkdir()
-                for name in names.intersection(guests):
-                    os.replace(superseded / name, self.path / name)
-        self.path.mkdir(parents=True, exist_ok=True)
-        if plan is None or plan.get("key") != self.key:
-            write_json(self.path / "plan.json", {"key": self.key, "recipe": self.recipe})
-        (self.path / "manifest.json").unlink(missing_ok=True)
+            # Else it was killed between making the folder and having written the plan.
+            if plan is not None or not names <= {_PLAN_ASIDE, *guests}:
+                self._supersede(str((plan or {}).get("key", "unknown")), guests)
+        make_folder(self.path)
+        if plan != self._plan:
+            write_json(self.path / PLAN, self._plan)
+        with failures(self.path / MANIFEST, task="removed"):
+            (self.path / MANIFEST).unlink(missing_ok=True)
+
+    def _is_own(self, plan: Mapping[str, Any] | None) -> bool:
+        """Whether what lies in the folder was begun by this very recipe. A plan that contradicts
+        itself is damaged: its other half tells, or the manifest."""
+        if self._own_manifest is not None:
+            return True
+        if plan is None:
+            return False
+        recipe = plan.get("recipe")
+        return plan.get("key") == self.key or (
+            isinstance(recipe, Mapping) and recipe_key(recipe) == self.key
+        )
+
+    def _say(self, wrong: Mapping[str, str]) -> None:
+        name, fault = next(iter(wrong.items()))
+        others = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        console.print(
+            f"{self.name}/{name}: {fault}{others}. Put aside in superseded/, and made again.",
+            style="yellow",
+            highlight=False,
+            markup=False,
+        )
 
     def finish(self, files: Iterable[Path], summary: Mapping[str, Any]) -> None:
         """Write the manifest, after which the item is done. Of several processes the main one
@@ -242,35 +304,85 @@ class Item:
         if processes.main():
             self._finish(files, summary)
         processes.wait()
-        self.__dict__.pop("manifest", None)
+        self._forget()
+
+    def _forget(self) -> None:
+        for name in ("manifest", "faults", "_own_manifest"):
+            self.__dict__.pop(name, None)
 
     def _finish(self, files: Iterable[Path], summary: Mapping[str, Any]) -> None:
-        entries = {
-            file.relative_to(self.path).as_posix(): {
-                "bytes": file.stat().st_size,
-                "sha256": file_sha256(file),
+        with failures(self.path, task="read"):
+            entries = {
+                file.relative_to(self.path).as_posix(): {
+                    "bytes": file.stat().st_size,
+                    "sha256": remembered_sha256(file),
+                }
+                for file in sorted(files)
             }
-            for file in sorted(files)
+        manifest = {
+            "key": self.key,
+            "recipe": self.recipe,
+            "files": entries,
+            "summary": dict(summary),
         }
-        write_json(
-            self.path / "manifest.json",
-            {
-                "key": self.key,
-                "recipe": self.recipe,
-                "files": entries,
-                "summary": dict(summary),
-            },
-        )
+        if parents := self._parents():
+            manifest[PARENTS] = parents
+        write_json(self.path / MANIFEST, signed(manifest))
 
-    def _supersede(self, old_key: str) -> Path:
+    def _parents(self) -> dict[str, str]:
+        """Name → digest of each item's files whose key the recipe has."""
+        known = _asked_for.get(self.root, {})
+        names = {name for key in strings_of(self.recipe) for name in known.get(key, ())}
+        manifests = {name: read_manifest(self.root / name) for name in sorted(names - {self.name})}
+        return {name: contents_digest(m) for name, m in manifests.items() if m is not None}
+
+    def _put_aside(self, names: Iterable[str]) -> None:
+        target = self._free_place("damaged")
+        # The manifest goes first: without it the item is one that was begun, whenever this ends.
+        move(self.path / MANIFEST, target / MANIFEST)
+        for name in names:
+            move(self.path / name, target / name)
+
+    def _supersede(self, old_key: str, guests: Collection[str]) -> None:
+        """Move out what is not the guests', which never move: the plan last, since without it
+        nobody knows whose the rest is."""
+        target = self._free_place(old_key)
+        with failures(self.path, task="read"):
+            names = {file.name for file in self.path.iterdir()}
+        if names.isdisjoint(guests):
+            move(self.path, target)
+            return
+        for name in sorted(names.difference(guests), key=lambda name: (name == PLAN, name)):
+            move(self.path / name, target / name)
+
+    def _free_place(self, label: str) -> Path:
         for number in range(1000):
-            suffix = old_key if number == 0 else f"{old_key}-{number}"
-            target = self.root / "superseded" / f"{self.name.replace('/', '_')}-{suffix}"
+            suffix = label if number == 0 else f"{label}-{number}"
+            target = self.root / SUPERSEDED / f"{self.name.replace('/', '_')}-{suffix}"
             if not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(self.path, target)
                 return target
         raise WorkspaceError(f"{self.root / 'superseded'} is full; remove what is not needed.")
+
+
+_asked_for: dict[Path, dict[str, set[str]]] = {}
+"""Run's folder → key → names of the items of this key that were asked for in this process."""
+
+
+def asked_for(item: Item) -> Item:
+    """The item itself; those that are made of it will say so in their manifests."""
+    _asked_for.setdefault(item.root, {}).setdefault(item.key, set()).add(item.name)
+    return item
+
+
+def strings_of(value: Any) -> set[str]:
+    """All texts in plain values, keys of mappings aside."""
+    if isinstance(value, str):
+        return {value}
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if not isinstance(value, list | tuple):
+        return set()
+    return {text for each in value for text in strings_of(each)}
 
 
 class Workspace:
@@ -281,13 +393,19 @@ class Workspace:
         self.beginning: Callable[[], None] | None = None
         """Called before an item is begun."""
 
-    def item(self, stage: str, *names: str, recipe: Mapping[str, Any]) -> Item:
+    def item(
+        self,
+        stage: str,
+        *names: str,
+        recipe: Mapping[str, Any],
+        paid: Collection[str] = (),
+    ) -> Item:
         """The item `root/stage/names...`, whose recipe is what its key depends on: all that is not
-        empty. Nothing is created before `begin`."""
+        empty. Nothing is created before `begin`. paid: see `Item`."""
         name = "/".join((stage, *names))
         inside(self.root, name)
-        plain = json.loads(_canonical(without_empty(recipe)))
-        return Item(self.root, name, plain, beginning=self.beginning)
+        plain = json.loads(canonical(without_empty(recipe)))
+        return asked_for(Item(self.root, name, plain, paid=paid, beginning=self.beginning))
 
     def folder_of(self, stage: str, *names: str) -> Path:
         """Where the item of these names lies that was last asked for, by whatever recipe."""
@@ -298,11 +416,18 @@ class Workspace:
         several processes only the main one does."""
         if not processes.main():
             return
-        self.root.mkdir(parents=True, exist_ok=True)
-        append_line(self.root / "journal.jsonl", {"time": time.time(), "stage": stage, **facts})
+        make_folder(self.root)
+        path = self.root / JOURNAL
+        cut_torn_line(path)  # of a process that was killed
+        append_line(path, {"time": time.time(), "stage": stage, **facts})
 
     def read_journal(self) -> list[dict[str, Any]]:
-        return read_lines(self.root / "journal.jsonl", repair=processes.main())
+        """The journal's lines; one that is damaged is passed over, and said once in a process."""
+        path = self.root / JOURNAL
+        lines, broken = readable_rows(path, JournalLine)
+        if broken:
+            _say_broken(path, tuple(broken))
+        return [dict(line) for line in lines]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -316,16 +441,3 @@ class Workspace:
         with locked_folder(self.root):
             processes.wait()
             yield
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush the folder's own entries to disk, so that none older is removed before."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

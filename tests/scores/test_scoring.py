@@ -13,6 +13,7 @@ from scores.colours import ColourJudge, benchmark_prompts, image
 
 from selma.config.scores import ScoresConfig
 from selma.errors import DataError
+from selma.manifests import signed
 from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.records.scores import Scorecard
 from selma.row_files import CHUNK
@@ -253,8 +254,10 @@ def test_unfinished_images_and_wrong_roles_are_refused(
 
 def test_other_images_other_answers(folder: Workspace, images: dict[str, Path]) -> None:
     Networks().score(folder, images)
-    manifest = images["base"] / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"key": "0" * 16}))
+    path = images["base"] / "manifest.json"
+    manifest = json.loads(path.read_text()) | {"key": "0" * 16}
+    del manifest["sha256"]
+    path.write_text(json.dumps(signed(manifest)))
     again = Networks()
     again.score(folder, images)
     assert again.seen == [len(BENCHMARK)] * 3

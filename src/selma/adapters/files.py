@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selma.disk import failures
 from selma.errors import AdapterError
 from selma.workspace import promote
 
@@ -98,7 +99,7 @@ def write_safetensors(
     encoded = as_json(header).encode()
     encoded += b" " * (-len(encoded) % 8)  # the format wants tensors aligned to 8 bytes
     aside = path.with_name(f".{path.name}.partial")
-    with open(aside, "wb") as file:
+    with failures(path), open(aside, "wb") as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
         for name, (shape, tensor) in tensors.items():
             values = tensor().detach().to("cpu", types[name]).contiguous()

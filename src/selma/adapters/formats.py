@@ -35,6 +35,7 @@ from selma.adapters.reading import (
     read_adapter,
 )
 from selma.adapters.resolving import models_of
+from selma.disk import make_folder
 from selma.errors import AdapterError
 from selma.progress import console
 from selma.workspace import write_bytes
@@ -89,7 +90,7 @@ def write(out: Path, adapter: Adapter, *, to: str, model: Model | None = None) -
     require_writable(out, adapter.layers, adapter.lineage, to=to, model=model)
     if to == "peft":
         return _write_peft(out, adapter)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     if to == "kohya":
         _write_kohya(out, adapter, model)
     else:
@@ -224,7 +225,7 @@ def _write_peft(out: Path, adapter: Adapter) -> list[Path]:
     written = []
     for component in components:
         folder = out if len(components) == 1 else out / component
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         named = {
             f"{component}.{module}": f"base_model.model.{_in_model(component, module)}"
             for module in _of(component, adapter.layers)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from selma.adapters.files import OUR_KEY, Lineage, given, lineage_json, write_safetensors
 from selma.adapters.folders import SAFETENSORS, has_suffix
-from selma.adapters.headers import as_the_manifest_says, lineage_of, opened, tensor_names
+from selma.adapters.headers import lineage_of, opened, tensor_names
 from selma.adapters.kind import AdapterKind, WeightChange
 from selma.adapters.layers import Layers
 from selma.backbones.text_to_image import FULL_FILE, TextToImage
@@ -107,7 +107,6 @@ def is_full(path: Path) -> bool:
 def read(source: Path, *, base: Layers | None = None) -> FullFile:
     """The file, or the one in a folder of ours. Raises AdapterError if it is damaged."""
     path = source / FULL_FILE if source.is_dir() else source
-    as_the_manifest_says(path)
     with opened(path) as file:
         metadata = file.metadata() or {}
         component = metadata.get(FULL_KEY, "unet")

@@ -13,9 +13,10 @@ from safetensors import SafetensorError, safe_open
 
 from selma.adapters.files import OUR_KEY, Lineage
 from selma.adapters.spellings import LONGEST_NAME
+from selma.disk import is_regular
 from selma.errors import AdapterError
+from selma.manifests import verified
 from selma.texts import quoted
-from selma.workspace import file_sha256
 
 MOST_TENSORS = 20_000
 """Of a file; the largest of a known model, SDXL's with both text encoders, has 3,177."""
@@ -23,9 +24,11 @@ MOST_TENSORS = 20_000
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """The safetensors file. Raises AdapterError if it is none."""
-    if not path.is_file():
+    """The safetensors file. Raises AdapterError if it is none, or if it is a finished item's and
+    was damaged since."""
+    if not is_regular(path):
         raise AdapterError(f"{path} must be an adapter's file, but there is none.")
+    verified(path, raises=AdapterError)
     try:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -52,22 +55,6 @@ def parameter_count(path: Path) -> int:
     with opened(path) as file:
         shapes = (file.get_slice(name).get_shape() for name in tensor_names(file, path))
         return sum(math.prod(shape) for shape in shapes)
-
-
-def as_the_manifest_says(path: Path) -> None:
-    """Raise AdapterError if a manifest beside the file has another sha256."""
-    manifest = path.parent / "manifest.json"
-    if not manifest.is_file():
-        return
-    try:
-        wanted = json.loads(manifest.read_text("utf-8"))["files"][path.name]["sha256"]
-    except (ValueError, KeyError, TypeError):
-        return  # a manifest of something else
-    if not path.is_file() or file_sha256(path) != wanted:
-        raise AdapterError(
-            f"{path} is damaged: its sha256 is not the manifest's. Remove {path.parent} and train "
-            "this expert again."
-        )
 
 
 def lineage_of(metadata: Mapping[str, str], path: Path) -> Lineage:

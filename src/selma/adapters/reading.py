@@ -21,7 +21,6 @@ from selma.adapters import names, spellings
 from selma.adapters.files import DTYPES, Lineage, notes_of
 from selma.adapters.folders import SAFETENSORS, has_suffix, lora_files
 from selma.adapters.headers import (
-    as_the_manifest_says,
     header_json,
     lineage_of,
     opened,
@@ -37,7 +36,6 @@ from selma.adapters.peft_settings import (
 )
 from selma.adapters.resolving import Reading, resolved
 from selma.adapters.spellings import BUNDLED, Spelling
-from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config.adapters import MergeSpace
 from selma.errors import AdapterError
 from selma.plurals import counted
@@ -160,8 +158,6 @@ def read_adapter(source: Path, *, base: Layers | None = None) -> AdapterFile:
     files = lora_files(source)
     header = _Header(source)
     for path, component in files:
-        if path.name == ADAPTER_FILE:
-            as_the_manifest_says(path)
         header.read(path, component)
     if not header.layers:
         raise AdapterError(f"{source} must change at least one layer, but is empty.")

@@ -12,6 +12,7 @@ from selma import config, runfile
 from selma.applications import APPLICATIONS, Application
 from selma.config import Run, RunConfig
 from selma.config.guides import GuideSettings
+from selma.disk import is_regular
 from selma.errors import ConfigError, WorkspaceError
 from selma.paths import AnyPath, as_path
 from selma.workspace import STAGES
@@ -107,7 +108,7 @@ def _own_file(path: Path) -> Application | None:
 def _owner(folder: Path) -> Application | None:
     """The application whose command made the folder, in its own layout; None for a run's."""
     rows = [row for row in APPLICATIONS.values() if row.leaves is not None]
-    return next((row for row in rows if (folder / str(row.leaves)).is_file()), None)
+    return next((row for row in rows if is_regular(folder / str(row.leaves))), None)
 
 
 def _every_section(raw: Mapping[str, Any], kind: type[RunConfig]) -> type[RunConfig]:

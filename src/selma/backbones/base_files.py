@@ -276,15 +276,20 @@ def _read_json(base: BaseConfig, name: str) -> dict[str, Any]:
 
 def _family(index: dict[str, Any], model: str) -> Family:
     """The model's family. Refuses parts that would run foreign code."""
-    family = family_of(index.get("_class_name"), model=model)
+    named = index.get("_class_name")
+    if not isinstance(named, str | None):
+        raise ModelError(f"{model}: {INDEX} must name its class, but has {named!r:.80}.")
+    family = family_of(named, model=model)
     left_out = {part for part, given in family.loading.items() if given is None}
     for part, origin in index.items():
         if part.startswith("_") or part in left_out or not isinstance(origin, list):
             continue
+        if not origin:
+            raise ModelError(f"{model}: {INDEX} must say where {part} comes from, but names none.")
         known = ":".join(map(str, origin)) in family.classes.values()
         if origin[0] not in ("diffusers", "transformers", None) and not known:
             raise ModelError(
                 f"{model}: {part} must come from diffusers or transformers, but {INDEX} "
-                f"names {origin[0]!r}. Code from a model's folder is never run."
+                f"names {origin[0]!r:.80}. Code from a model's folder is never run."
             )
     return family

@@ -40,7 +40,7 @@ def model_config(model: str, revision: str | None, *, setting: str) -> dict[str,
             name = huggingface_hub.hf_hub_download(model, "config.json", revision=commit)
             return dict(json.loads(Path(name).read_text("utf-8")))
         return dict(json.loads((folder / "config.json").read_text("utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ModelError(f"{setting}: {model} has no readable config.json: {error}") from error
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from selma.applications import APPLICATIONS
 from selma.cli import adapters, benchmarks, merging, scoring, stages
 from selma.screen import say, show_traceback
+
+if TYPE_CHECKING:
+    from selma.errors import SelmaError
 
 SPINS = "10000"
 """How often a thread of torch looks for work before it sleeps: libgomp's own 300,000 take the
@@ -81,7 +86,6 @@ class Stopped(BaseException):
 def main() -> NoReturn:
     """Runs the command; an error of ours is its message and its exit code, without a traceback."""
     from selma import processes
-    from selma.errors import DataError, SelmaError
 
     if processes.launched()[0]:
         _hush()
@@ -90,26 +94,61 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, _stop)
     sys.unraisablehook = _again
     sys.excepthook = show_traceback
+    code = _exit_code()
     try:
-        app()
-        sys.exit(0)
-    except SelmaError as error:
-        say(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except OSError as error:  # a file where a folder goes, no right to write, a full disk
-        say(f"Error: {_of_the_system(error)}", err=True)
-        sys.exit(DataError.exit_code)
+        sys.exit(_told(code))
     except Stopped as stopped:
-        say("Stopped. What is finished is kept: the same command goes on from here.", err=True)
         sys.exit(stopped.exit_code)
 
 
-def _of_the_system(error: OSError) -> str:
-    """What the operating system refused, as a sentence."""
-    if error.filename is None or error.strerror is None:
-        return f"{error}."
-    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
-    return f"{' and '.join(names)} cannot be used: {error.strerror}."
+def _exit_code() -> int:
+    """Run the command; what went wrong is told, as its exit code is returned."""
+    from selma.disk import refusal
+    from selma.errors import SelmaError
+
+    try:
+        app()
+    except SystemExit as end:  # typer's own
+        return end.code if isinstance(end.code, int) else int(bool(end.code))
+    except SelmaError as error:
+        return _failed(error)
+    except OSError as error:  # a file where a folder goes, no right to write, a full disk
+        if error.errno == errno.EPIPE:  # whoever read the output has gone
+            return _PIPE
+        return _failed(refusal(error))
+    except Stopped as stopped:
+        _say("Stopped. What is finished is kept: the same command goes on from here.")
+        return stopped.exit_code
+    return 0
+
+
+_PIPE = 128 + signal.SIGPIPE
+
+
+def _failed(error: SelmaError) -> int:
+    _say(f"Error: {error}")
+    return error.exit_code
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # nobody listens
+        say(text, err=True)
+
+
+def _told(code: int) -> int:
+    """The exit code, after all that was printed has gone out; its own failure if it could not."""
+    from selma.disk import refusal
+
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        # Else the interpreter tries again as it ends, and fails with a message of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.EPIPE:
+            return code or _PIPE
+        return code or _failed(refusal(error, Path("standard output"), task="written"))
+    return code
 
 
 def _hush() -> None:

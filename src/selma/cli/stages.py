@@ -12,6 +12,7 @@ from selma.console import (
     Config,
     Folder,
     show_benchmark_length,
+    show_faults,
     show_pairs,
     show_preferences,
     show_scorecard,
@@ -87,11 +88,16 @@ def report(config: Config, folder: Folder = None) -> None:
 
 def status(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every finished file and compare its sha256.")
+    ] = False,
 ) -> None:
     """Show what a run has, is missing, or holds with other settings."""
     from selma.applications.loading import read_run_file
 
     show_status(read_run_file(run), to_make=False)
+    if verify:
+        show_faults(run)
 
 
 def check(config: Config, folder: Folder = None) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args
 
+from annotated_types import Le, Lt
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -17,8 +18,10 @@ from pydantic import (
     SerializeAsAny,
     Tag,
     ValidationError,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    field_validator,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -36,6 +39,8 @@ PRIVATE = "private"
 """The type of a mistake whose message must not show what came."""
 
 Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
+MOST = 2**31 - 1
+"""Of whole numbers without a bound of their own."""
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -48,6 +53,18 @@ class Section(BaseModel):
         # What messages and tracebacks show of settings.
         text: str = super().__repr_str__(join_str)  # type: ignore[misc]  # of its own protocol
         return without_logins(text)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _countable(cls, value: Any, info: ValidationInfo) -> Any:
+        """No library counts further than this where a setting has no bound of its own."""
+        if type(value) is int and not -MOST <= value <= MOST:
+            field = cls.model_fields[info.field_name or ""]
+            if not any(isinstance(each, Lt | Le) for each in field.metadata):
+                raise PydanticCustomError(
+                    "countable", "must be at most {most}", {"most": f"{MOST:,}"}
+                )
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from selma.adapters.files import given, write_safetensors
 from selma.adapters.table import adapter_file
+from selma.disk import make_folder
 from selma.experts.optimizing import Optimization
 from selma.progress import console
 from selma.workspace import file_sha256, read_json, sync_folder, write_json
@@ -50,7 +51,7 @@ def write(
     file's sha256, without which the folder is not taken for a checkpoint. Where weights are
     averaged, the adapter is the average, and the weights themselves are among the moments."""
     folder, optimizer = checkpoint_folder(root, step), optimization.adamw
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     moments = {
         f"{kind}/{name}": optimizer.state[parameter][kind]
         for name, parameter in factors.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from selma.config.experts import TrainingConfig
+from selma.disk import failures, make_folder
 from selma.errors import DataError
 from selma.experts.learners import TrainedWeights
+from selma.record_files import read_record, read_rows
 from selma.records.experts import Expert
+from selma.records.rows import Loss, StepScore
 from selma.workspace import Item, append_line, promote, read_lines, write_json
 
 LOG = "loss.jsonl"
@@ -30,7 +32,7 @@ def checkpoint_scores(path: Path, score: Callable[[Path], float]) -> dict[int, f
     from selma.experts.checkpoints import adapters
 
     record = path / SELECTION
-    scores = {row["step"]: row["score"] for row in read_lines(record, repair=True)}
+    scores = {row["step"]: row["score"] for row in read_rows(record, StepScore, repair=True)}
     for step, folder in adapters(path / "checkpoints"):
         if step not in scores:
             value = float(score(folder))
@@ -47,9 +49,7 @@ def read_energies(experts: Sequence[Expert]) -> dict[str, Any]:
     """Skill → hyperspherical energy before and after, of experts that are rotations."""
     files = {expert.skill: expert.folder / ENERGY for expert in experts}
     return {
-        skill: json.loads(file.read_text("utf-8"))
-        for skill, file in files.items()
-        if file.is_file()
+        skill: read_record(file, dict[str, Any]) for skill, file in files.items() if file.is_file()
     }
 
 
@@ -75,15 +75,17 @@ def finish(
     file = weights.file
     chosen = checkpoint_folder(item.path / "checkpoints", best) / file
     aside = item.path / f".{file}.partial"
-    shutil.copyfile(chosen, aside)
+    with failures(item.path / file):
+        shutil.copyfile(chosen, aside)
     promote(aside, item.path / file)
-    losses = [row["loss"] for row in read_lines(item.path / LOG)]
+    losses = [row["loss"] for row in read_rows(item.path / LOG, Loss)]
     files = [item.path / file, item.path / LOG]
     for step, folder in adapters(item.path / "checkpoints") if keep_adapters else ():
         if step != best:
             copy = step_folder(item.path, step) / file
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / file, copy)
+            make_folder(copy.parent)
+            with failures(copy):
+                shutil.copyfile(folder / file, copy)
             files.append(copy)
     if (energies := weights.energies(chosen)) is not None:
         write_json(item.path / ENERGY, energies)

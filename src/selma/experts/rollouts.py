@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from selma.adapters.files import given, write_safetensors
 from selma.config.rewards import RewardedObjective
+from selma.disk import make_folder
 from selma.errors import ConfigError, DataError, ModelError
 from selma.experts.advantages import has_spread
 from selma.experts.batches import Batch, Batches
@@ -145,7 +146,7 @@ class Rollouts:
         """Read the round, or make and keep it."""
         check = files.expert / ROUNDS / CHECK
         if not check.exists():
-            check.parent.mkdir(exist_ok=True)
+            make_folder(check.parent)
             pairs = [self.parts.pairs[row] for row in self._rewardable.tolist()]
             check_reward(self.reward, pairs, check, seed=self._seed)
         state = files.state()
@@ -185,7 +186,7 @@ class Rollouts:
         """Generate, decode and reward; the state is written last."""
         began = time.monotonic()
         shutil.rmtree(files.folder, ignore_errors=True)
-        files.folder.mkdir(parents=True)
+        make_folder(files.folder)
         each = self.settings.images_per_prompt
         rows = self._prompts(files.number).repeat_interleave(each)
         groups = torch.arange(len(rows)) // each

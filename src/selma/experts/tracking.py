@@ -9,6 +9,7 @@ from typing import Any
 
 from selma import processes
 from selma.config.experts import TrainingConfig
+from selma.disk import make_folder
 from selma.errors import ConfigError
 
 
@@ -35,7 +36,7 @@ def _started(name: str, folder: Path, title: str) -> Any:
     from accelerate.tracking import TensorBoardTracker, WandBTracker
 
     PartialState()  # the trackers ask it whether they are in the main process
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     try:
         tracker = (
             TensorBoardTracker(title, folder)

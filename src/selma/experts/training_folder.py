@@ -15,6 +15,7 @@ from torch import nn
 from selma import processes
 from selma.adapters.files import Lineage
 from selma.config.experts import TrainingConfig
+from selma.disk import failures, make_folder, sync_folder
 from selma.errors import DataError, WorkspaceError
 from selma.experts import checkpoints
 from selma.experts.finishing import LOG
@@ -49,7 +50,7 @@ class TrainingFolder:
 
         Raises WorkspaceError unless all processes see the same checkpoint.
         """
-        self.checkpoints.mkdir(exist_ok=True)
+        make_folder(self.checkpoints)
         newest, step = checkpoints.newest(self.checkpoints), 0
         if newest is not None:
             weights = self.learner.weights
@@ -68,7 +69,10 @@ class TrainingFolder:
     def log(self) -> Iterator[TextIO]:
         """The log, open to be added to."""
         path = self.log_path if processes.main() else os.devnull
-        with open(path, "a", encoding="utf-8") as file:
+        is_new = not self.log_path.exists()
+        with failures(self.log_path), open(path, "a", encoding="utf-8") as file:
+            if is_new and processes.main():
+                sync_folder(self.log_path.parent)
             yield file
 
     def save(

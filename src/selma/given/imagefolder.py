@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from selma.config.given import Imagefolder
+from selma.disk import read_regular
 from selma.errors import DataError
 from selma.given.kind import Given, GivenImage, Texts
 from selma.given.rows import Row, by_skill, digest, require_rows
@@ -68,13 +69,11 @@ def _given(image: Path, root: Path) -> GivenImage:
 
 def _read(image: Path) -> bytes:
     """The file's bytes, which the opener can read."""
+    data = read_regular(image)
     try:
-        data = image.read_bytes()
         read_image(data)
     except DataError as error:
         raise DataError(f"{image}: {error}") from error
-    except OSError as error:
-        raise DataError(f"{image} cannot be read: {error.strerror}.") from error
     return data
 
 

@@ -20,10 +20,12 @@ from selma.backbones.judges.judge import Scorer
 from selma.errors import TooFewPairs
 from selma.image_files import open_image
 from selma.plurals import counted
+from selma.record_files import read_rows
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.images import Survivors
+from selma.records.rows import Scored
 from selma.row_files import CHUNK, Row, fill_rows
-from selma.workspace import IMAGES, Item, Workspace, read_lines
+from selma.workspace import IMAGES, Item, Workspace
 
 CANDIDATES, SCORES_OF_CANDIDATES = "_candidates", "_scores"
 _FILE = "scores.jsonl"
@@ -75,7 +77,7 @@ def scored(
         jobs = {image.stem: image for image in generated}
         fill_rows(path, jobs, score, key="candidate", title=f"choosing by {scorer.name}: {skill}")
         item.finish([path], {"candidates": len(jobs)})
-    return [row["score"] for row in read_lines(item.path / _FILE)]
+    return [row["score"] for row in read_rows(item.path / _FILE, Scored)]
 
 
 def best(scores: Sequence[float], *, keep: int, among: Collection[int] | None = None) -> list[int]:

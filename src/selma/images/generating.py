@@ -18,8 +18,9 @@ from selma.backbones.hub import installed
 from selma.backbones.preference.scorers import load_image_scorer
 from selma.config.images import ImagesConfig
 from selma.config.networks import BaseConfig
+from selma.disk import make_folder
 from selma.errors import DataError
-from selma.image_files import png_bytes
+from selma.image_files import is_whole_png, png_bytes
 from selma.imagefolders import METADATA
 from selma.images.choosing import CANDIDATES, Accepting, best, require_pairs, scored
 from selma.images.pairs import read_generated, write_metadata
@@ -243,7 +244,7 @@ def _generate_skill(
             require_pairs(skill, len(pairs), survivors, fewest=choose.fewest_pairs)
         return pairs
     train = item.begin() / "train"
-    train.mkdir(exist_ok=True)
+    make_folder(train)
     files: list[Path] = []
     summary: dict[str, Any] = {}
     if choose and scorer:
@@ -378,9 +379,10 @@ def generate_missing(
     batch_size: int,
     conditioned: Conditioned | None = None,
 ) -> dict[str, Any]:
-    """Generate what has no file yet, every process a part; how many images, in how many seconds."""
+    """Generate what has no whole file yet, every process a part; how many images, in how many
+    seconds."""
     started = time.monotonic()
-    missing = [job for job in jobs if not job.path.exists()]
+    missing = [job for job in jobs if not is_whole_png(job.path)]
     processes.wait()  # until all have looked; images made from now on still count as missing
     mine = processes.share(missing)
     if mine:

@@ -11,6 +11,7 @@ from selma import processes
 from selma.backbones.base_files import base_fingerprint
 from selma.config.images import ImagesConfig
 from selma.config.networks import BaseConfig
+from selma.disk import make_folder
 from selma.errors import DataError
 from selma.given import GIVEN
 from selma.given.kind import GivenImage
@@ -112,7 +113,7 @@ def _copied(
         for number, image in enumerate(images.get(prompt.id, ())):
             path = inside(train, _name(prompt, number, image))
             if processes.main() and not path.exists():
-                train.mkdir(exist_ok=True)
+                make_folder(train)
                 write_bytes(path, image.data())
             cut = model().tokens_cut(prompt.text)
             pairs.append(Pair(prompt=prompt, image=path, seed=None, tokens_cut=cut))

@@ -17,7 +17,9 @@ from selma.backbones.bases import guidance_of, steps_of
 from selma.backbones.text_to_image import load_text_to_image
 from selma.config.guides import GuideSettings
 from selma.config.networks import BaseConfig, base_of
+from selma.disk import make_folder, write_bytes
 from selma.errors import ConfigError
+from selma.image_files import png_bytes
 from selma.images.guides.applying import guide_mistakes, guided, parsed_now
 from selma.paths import AnyPath, as_path
 from selma.randomness import following, require_seed
@@ -143,8 +145,8 @@ def _require_numbers(*, steps: Any, count: Any, guidance: Any) -> None:
 def save_images(images: Iterable[Image], path: AnyPath, *, count: int) -> Iterator[Path]:
     """Save the images as `image_paths` names them."""
     for image, file in zip(images, image_paths(path, count=count), strict=True):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        image.save(file)
+        make_folder(file.parent)
+        write_bytes(file, png_bytes(image))
         yield file
 
 

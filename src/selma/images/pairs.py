@@ -6,9 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from selma.errors import DataError
-from selma.imagefolders import METADATA, rows, there
+from selma.imagefolders import METADATA, there
+from selma.record_files import read_rows
 from selma.records.images import Pair, Survivors
 from selma.records.prompts import Prompt
+from selma.records.rows import MetadataRow
 from selma.row_files import write_rows
 from selma.texts import quoted
 from selma.workspace import IMAGES, Workspace, inside, manifest
@@ -40,8 +42,8 @@ def read_generated(folder: Path, prompts: Sequence[Prompt]) -> list[Pair]:
     of = {prompt.id: prompt for prompt in prompts}
     train = folder / "train"
     pairs = []
-    for row in rows(train, own=True):
-        image, prompt = inside(train, row["file_name"]), of.get(row.get("prompt_id", ""))
+    for row in read_rows(train / METADATA, MetadataRow):
+        image, prompt = inside(train, row["file_name"]), of.get(row["prompt_id"])
         if prompt is None or prompt.text != row["text"]:
             raise DataError(
                 f"{train / METADATA} must name this run's prompts, but has {quoted(row['text'])}. "
@@ -51,6 +53,8 @@ def read_generated(folder: Path, prompts: Sequence[Prompt]) -> list[Pair]:
         pairs.append(
             Pair(prompt=prompt, image=image, seed=row["seed"], tokens_cut=row["tokens_cut"])
         )
+    if not pairs:
+        raise DataError(f"{train / METADATA} must have one row for each image, but is empty.")
     return pairs
 
 

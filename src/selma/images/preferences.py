@@ -10,7 +10,7 @@ apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby
 from pathlib import Path
@@ -26,10 +26,12 @@ from selma.errors import ConfigError
 from selma.image_files import open_image, png_bytes
 from selma.images.choosing import CANDIDATES, Accepting, scored
 from selma.images.generating import CHOSEN
+from selma.record_files import read_rows
 from selma.records.images import Preference, PreferenceCount
 from selma.records.prompts import Prompt
+from selma.records.rows import CandidateRow, PreferenceRow
 from selma.row_files import write_rows
-from selma.workspace import IMAGES, Item, Workspace, inside, manifest, read_lines, write_bytes
+from selma.workspace import IMAGES, Item, Workspace, inside, manifest, write_bytes
 
 PREFERENCES, MOVED, MOVED_SCORES, MOVED_ANSWERS = (
     "_preferences",
@@ -147,21 +149,21 @@ class _SkillPreferences:
                 measured=self.settings.least_difference is None,
             )
             item.finish([path], count.model_dump())
-        return [self._preference(row) for row in read_lines(path)]
+        return [self._preference(row) for row in read_rows(path, PreferenceRow)]
 
     def _recipe(self) -> dict[str, Any]:
         chosen = manifest(self.folder.folder_of(IMAGES, self.skill)).get("key")
         return {"candidates": chosen, "pairs": self.settings.model_dump(mode="json")}
 
     def _candidates(self) -> list[Candidate]:
-        column = "score" if self.settings.by == "score" else "answered"
+        by_score = self.settings.by == "score"
         return [
             Candidate(
                 row["candidate"],
                 Prompt(id=row["prompt_id"], skill=self.skill, text=row["text"]),
-                row[column],
+                row["score"] if by_score else row["answered"],
             )
-            for row in read_lines(self.folder.folder_of(IMAGES, self.skill) / CHOSEN)
+            for row in read_rows(self.folder.folder_of(IMAGES, self.skill) / CHOSEN, CandidateRow)
         ]
 
     def _rows(
@@ -181,7 +183,7 @@ class _SkillPreferences:
                 rows.append(about | names | scores)
         return rows, dropped
 
-    def _preference(self, row: Mapping[str, Any]) -> Preference:
+    def _preference(self, row: PreferenceRow) -> Preference:
         return Preference(
             prompt=Prompt(id=row["prompt_id"], skill=self.skill, text=row["text"]),
             winner=self._image(row["winner"]),

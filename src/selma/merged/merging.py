@@ -8,7 +8,6 @@ method accepts (`deltas`, `rotations`).
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -18,13 +17,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE
 from selma.config.merged import MergedConfig
+from selma.disk import make_folder
 from selma.errors import ConfigError, IncompatibleExperts
 from selma.merged.planning import Plan, method_of, planned
 from selma.merged.settings import Trimmed
 from selma.paths import AnyPath, as_path, as_paths
 from selma.plurals import counted
+from selma.record_files import read_record
 from selma.records.experts import Expert
 from selma.records.merged import Merged
+from selma.records.rows import DiagnosticsFile
 from selma.workspace import MERGED, Workspace, file_sha256, without_empty, write_json
 
 if TYPE_CHECKING:
@@ -106,8 +108,8 @@ def merge_experts(experts: Sequence[Expert], config: MergedConfig, folder: Works
 
 def read_diagnostics(merged: Merged) -> dict[str, Any]:
     """What the merge did to the experts' weight deltas."""
-    diagnostics: dict[str, Any] = json.loads((merged.folder / DIAGNOSTICS_FILE).read_text("utf-8"))
-    return diagnostics
+    diagnostics: Any = read_record(merged.folder / DIAGNOSTICS_FILE, DiagnosticsFile)
+    return dict(diagnostics)
 
 
 def merged_file(plan: Plan, folder: Path) -> Path:
@@ -201,7 +203,7 @@ def write_merged(
     bases = {file.lineage.base for file in files.values()} - {None}
     lineage = Lineage(base=bases.pop() if len(bases) == 1 else None, made_by=made_by)
     kind.require_layout(path, layout, files=files, lineage=lineage, model=model)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with closing(kind(files, plan, folder=path.parent, diagnose=diagnose)) as merge:
         combine(merge, plan)
         diagnostics = merge.diagnostics.summary if merge.diagnostics is not None else {}

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selma.config.merged import MergedConfig, WeightSearch
+from selma.disk import make_folder
 from selma.errors import ConfigError, DataError
 from selma.merged.merging import (
     DIAGNOSTICS_FILE,
@@ -39,15 +40,16 @@ from selma.merged.merging import (
 from selma.merged.planning import planned
 from selma.paths import AnyPath, as_path
 from selma.progress import progress
+from selma.record_files import read_rows
 from selma.records.experts import Expert
 from selma.records.merged import TRIAL, UNIFORM, Merged
+from selma.records.rows import TrialRow
 from selma.workspace import (
     MERGED,
     SCORES,
     Item,
     Workspace,
     append_lines,
-    read_lines,
     recipe_key,
     write_bytes,
     write_json,
@@ -116,7 +118,7 @@ def best(trials: Sequence[Trial]) -> Trial:
 def read_trials(folder: AnyPath) -> list[Trial]:
     """The trials in a merge's folder; [] if its weights were not searched."""
     folder = as_path(folder)
-    return [Trial(**row) for row in read_lines(folder / TRIALS, repair=True)]
+    return [Trial(**row) for row in read_rows(folder / TRIALS, TrialRow, repair=True)]
 
 
 class Space:
@@ -309,7 +311,7 @@ def _write(
     diagnose: bool = True,
 ) -> tuple[list[Path], dict[str, Any]]:
     """Write the merge with these weights; its files and its diagnostics."""
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     plan = planned(_plain(config, weights, scale), weights)
     recipe = merge_recipe(keys, plan)
     return write_merged(files, plan, merged_file(plan, folder), made_by=recipe, diagnose=diagnose)

@@ -15,9 +15,10 @@ from selma.given.kind import Texts
 from selma.prompts.contamination import BenchmarkTexts
 from selma.prompts.novelty import SimilarityIndex
 from selma.prompts.skills import skill_names
+from selma.record_files import read_rows
 from selma.records.prompts import Prompt, prompt_id
 from selma.row_files import write_rows
-from selma.workspace import PROMPTS, Item, Workspace, read_lines
+from selma.workspace import PROMPTS, Item, Workspace
 
 FILE = "prompts.jsonl"
 
@@ -34,8 +35,7 @@ def take_prompts(
             _take(skill, texts, item, config, benchmark_texts)
             seconds = round(time.monotonic() - began, 3)
             folder.journal(PROMPTS, skill=skill, seconds=seconds, **item.summary)
-        rows = read_lines(item.path / FILE)
-        prompts[skill] = [Prompt.model_validate(row) for row in rows]
+        prompts[skill] = read_rows(item.path / FILE, Prompt)
     return prompts
 
 

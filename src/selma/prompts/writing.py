@@ -8,7 +8,6 @@ none of them twice, and ends with the same bytes.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
@@ -19,9 +18,11 @@ from selma.backbones.language.loading import (
     LANGUAGE_MODELS,
     load_language_model,
     model_identity,
+    paid_files,
 )
 from selma.backbones.language.model import LanguageModel, Reply, Sampling
 from selma.config.prompts import PromptsConfig
+from selma.disk import append_bytes
 from selma.errors import ConfigError, NoProgress
 from selma.plurals import counted
 from selma.progress import Advance, progress
@@ -32,8 +33,12 @@ from selma.prompts.outcomes import advice, counted_replies
 from selma.prompts.pool import PromptPool
 from selma.prompts.quality import gate_of, gate_recipe, no_captions
 from selma.prompts.skills import Skill, load_skills
+from selma.record_files import REMEDY_FOR_REPLIES, read_rows
 from selma.records.prompts import Prompt
-from selma.workspace import PROMPTS, Item, Workspace, append_line, read_lines, write_bytes
+from selma.records.rows import BatchOfReplies
+from selma.workspace import PROMPTS, Item, Workspace, append_line, write_bytes
+
+REPLIES = "replies.jsonl"
 
 
 def write_prompts(
@@ -58,7 +63,10 @@ def write_prompts(
     written = {}
     for skill in skills:
         item = folder.item(
-            PROMPTS, skill.name, recipe=_recipe(skill, config, seed, benchmark_texts)
+            PROMPTS,
+            skill.name,
+            recipe=_recipe(skill, config, seed, benchmark_texts),
+            paid=paid_files(config.backend, REPLIES),
         )
         if not item.done:
             began = time.monotonic()
@@ -96,7 +104,7 @@ def counts(
 
 def _fill(item: Item, pool: PromptPool, model: Callable[[], LanguageModel]) -> None:
     """Makes the item, or the rest of it."""
-    replies, prompts = item.begin() / "replies.jsonl", item.path / "prompts.jsonl"
+    replies, prompts = item.begin() / REPLIES, item.path / "prompts.jsonl"
     for batch, rejected in _kept_replies(replies):
         pool.take(batch, pool.next_batch(), no_captions=rejected)
     # A crash between the two files leaves prompts behind replies: put them level.
@@ -132,10 +140,7 @@ def _one_batch(
         line["no_captions"] = rejected
     append_line(replies, line)
     new = pool.take(came, requests, no_captions=rejected)
-    with open(prompts, "ab") as file:
-        file.writelines(map(_line, new))
-        file.flush()
-        os.fsync(file.fileno())
+    append_bytes(prompts, b"".join(map(_line, new)))
     bar(len(new))
 
 
@@ -166,12 +171,12 @@ def _ask(pool: PromptPool, model: LanguageModel, requests: range) -> list[Reply]
 
 def _kept_replies(path: Path) -> Iterator[tuple[list[Reply], list[str]]]:
     """Each batch, and what of it the quality gate did not let pass."""
-    for line in read_lines(path, repair=True):
+    for line in read_rows(path, BatchOfReplies, repair=True, remedy=REMEDY_FOR_REPLIES):
         yield [Reply(**reply) for reply in line["replies"]], line.get("no_captions", [])
 
 
 def _read(path: Path) -> list[Prompt]:
-    return [Prompt.model_validate(line) for line in read_lines(path)]
+    return read_rows(path, Prompt)
 
 
 def _line(prompt: Prompt) -> bytes:

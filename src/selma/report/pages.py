@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from selma.disk import make_folder
 from selma.errors import DataError
 from selma.records.pages import Page
 from selma.workspace import REPORT, Workspace, inside, write_bytes, write_json
@@ -28,10 +29,10 @@ def write_page(page: Page, folder: Workspace, html: str | None = None) -> Path:
     """
     report = folder.root / REPORT
     record = inside(report, f"{PAGES}/{page.name}.json")
-    record.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(record.parent)
     full = None if page.file is None else inside(report, page.file)
     if html is not None and full is not None:
-        full.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(full.parent)
         write_bytes(full, html.encode())
     write_json(record, page.model_dump(mode="json"))
     return record if full is None else full

@@ -26,7 +26,9 @@ from selma.errors import DataError, ModelError
 from selma.image_files import REMEDY_FOR_GENERATED, open_image
 from selma.plurals import counted
 from selma.progress import console
+from selma.record_files import read_rows
 from selma.records.benchmarks import Answer, BenchmarkPrompt
+from selma.records.rows import PromptAnswers, Scored
 from selma.row_files import Row, fill_rows, in_rounds
 from selma.workspace import (
     SCORES,
@@ -34,10 +36,10 @@ from selma.workspace import (
     Workspace,
     inside,
     manifest,
-    read_lines,
     recipe_key,
 )
 
+ANSWERS = "answers.jsonl"
 WORDS = "selma"
 """The default wording of multiple-choice questions."""
 
@@ -61,14 +63,16 @@ def answer_item(
     wording = {"choices_prompt": words} if has_choices(benchmark_prompts) else {}
     asked = [[p.id, [[q.id, q.text, *q.choices] for q in p.questions]] for p in benchmark_prompts]
     recipe = _recipe(asked, images, judge) | wording | unread_recipe(judge, benchmark_prompts)
-    item = folder.item(stage, what, model, recipe=recipe)
+    # Answers of a judge behind a server may have cost money.
+    paid = (ANSWERS,) if getattr(judge, "paid", False) else ()
+    item = folder.item(stage, what, model, recipe=recipe, paid=paid)
     if not item.done:
         warn_of_unread(judge, benchmark_prompts)
         _fill(
             item,
             benchmark_prompts,
             images,
-            file="answers.jsonl",
+            file=ANSWERS,
             work=lambda part: _ask(judge, part, images, words),
             title=f"{judge.name}: {model}",
             folder=folder,
@@ -119,12 +123,12 @@ def ask(benchmark_prompts: Sequence[BenchmarkPrompt], images: Path, judge: Judge
 
 def read_answer_file(folder: Path) -> list[Answer]:
     """The answers in an item's folder, in the benchmark's order; [] without a file."""
-    return answers_of(read_lines(folder / "answers.jsonl"))
+    return answers_of(read_rows(folder / ANSWERS, PromptAnswers))
 
 
 def read_clip_file(folder: Path) -> list[float]:
     """The scores in an item's folder, in the benchmark's order."""
-    return [row["score"] for row in read_lines(folder / "scores.jsonl")]
+    return [row["score"] for row in read_rows(folder / "scores.jsonl", Scored)]
 
 
 def benchmark_hash(benchmark_prompts: Sequence[BenchmarkPrompt]) -> str:
@@ -262,7 +266,7 @@ def _ask(
     return answered(judge, benchmark_prompts, _open(benchmark_prompts, images), words)
 
 
-def answers_of(rows: Sequence[Row]) -> list[Answer]:
+def answers_of(rows: Sequence[PromptAnswers] | Sequence[Row]) -> list[Answer]:
     """The answers in rows of `answered`."""
     return [
         Answer(prompt_id=row["prompt"], question_id=a["question"], text=a["text"], yes=a["yes"])

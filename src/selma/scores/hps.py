@@ -28,7 +28,9 @@ from selma.image_files import OPENER, open_image
 from selma.image_names import Listing, list_images, say_left_out
 from selma.paths import AnyPath, as_path
 from selma.progress import progress
+from selma.record_files import read_record, read_rows
 from selma.records.benchmarks import BenchmarkPrompt
+from selma.records.rows import HpsScores, PromptScore
 from selma.row_files import Row, fill_rows, in_rounds
 from selma.scores import statistics
 from selma.textfiles import read_text
@@ -38,7 +40,6 @@ from selma.workspace import (
     Workspace,
     file_sha256,
     manifest,
-    read_lines,
     recipe_key,
     write_json,
 )
@@ -167,7 +168,7 @@ def hps_item(
     jobs = {prompt.id: prompt for prompt in benchmark_prompts}
     title = f"{scorer.name}: {model}"
     fill_rows(path, jobs, lambda part: _scored(part, files, scorer), key="prompt", title=title)
-    scores = {row["prompt"]: row["score"] for row in read_lines(path)}
+    scores = {row["prompt"]: row["score"] for row in read_rows(path, PromptScore)}
     result = _result(scores, prompts, scorer) | {"model": model, "generated": generated}
     write_json(item.path / "hps.json", result)
     item.finish([path, item.path / "hps.json"], {"images": len(scores)})
@@ -177,8 +178,7 @@ def hps_item(
 
 def read_hps(item: Item) -> dict[str, Any]:
     """The result of a finished item."""
-    result: dict[str, Any] = json.loads((item.path / "hps.json").read_text("utf-8"))
-    return result
+    return dict(read_record(item.path / "hps.json", HpsScores))
 
 
 def run_results(folder: Workspace, keys: Mapping[str, str]) -> dict[str, dict[str, Any]]:

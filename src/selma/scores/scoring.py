@@ -17,7 +17,9 @@ from selma.backbones.judges import matching
 from selma.backbones.judges.judge import Judge
 from selma.config.scores import ScoresConfig, judge_name
 from selma.errors import DataError
+from selma.record_files import read_record, read_rows
 from selma.records.benchmarks import Answer, BenchmarkPrompt, repeated
+from selma.records.rows import VerdictRow
 from selma.records.scores import Comparison, Interval, Scorecard
 from selma.row_files import write_rows
 from selma.scores import faithfulness, statistics
@@ -51,7 +53,7 @@ from selma.scores.soft import (
 )
 from selma.scores.statistics import by_prompt
 from selma.scores.tifa import Matcher, match_choices
-from selma.workspace import SCORES, Item, Workspace, inside, manifest, read_lines, write_json
+from selma.workspace import SCORES, Item, Workspace, inside, manifest, write_json
 
 
 def score_models(
@@ -164,7 +166,7 @@ def score_models(
             card = card.model_copy(update={"comparisons": comparisons})
             card = _with_soft_scores(card, asked, answered, whole_answers, bootstrap)
             _write(item, card, verdicts, answers)
-    return Scorecard.model_validate_json((item.path / "scorecard.json").read_text("utf-8"))
+    return read_record(item.path / "scorecard.json", Scorecard)
 
 
 def read_answers(folder: Workspace, model: str, *, name: str = "scorecard") -> list[Answer]:
@@ -184,7 +186,7 @@ def read_answers(folder: Workspace, model: str, *, name: str = "scorecard") -> l
     made_from = manifest(card).get("recipe", {}).get("answers", {})
     if key is None or made_from.get(model) != key:
         return answers
-    rows = read_lines(card / "verdicts.jsonl")
+    rows = read_rows(card / "verdicts.jsonl", VerdictRow)
     row_of = {row["prompt"]: row for row in rows if row["model"] == model}
     return [
         answer.model_copy(

@@ -54,7 +54,7 @@ def read_tifa(path: AnyPath) -> list[TifaQuestion]:
     """Read TIFA's question file, or another in its layout. Raises DataError."""
     path = as_path(path)
     questions = []
-    for number, row in enumerate(read_json(path)):
+    for number, row in enumerate(rows_in(path, read_json(path))):
         try:
             questions.append(TifaQuestion.model_validate(row))
         except ValidationError as error:
@@ -94,6 +94,13 @@ def nearest_choices(
     """The choice nearest to each text; without texts the matcher, slow to load, is not called."""
     indices = matcher(texts, choices) if texts else []
     return [offered[index] for offered, index in zip(choices, indices, strict=True)]
+
+
+def rows_in(path: Path, content: Any) -> list[Any]:
+    """The content, if it is a list. Raises DataError."""
+    if not isinstance(content, list):
+        raise DataError(f"{path} must be a JSON list of rows, but is {content!r:.80}.")
+    return content
 
 
 def read_json(path: Path) -> Any:

@@ -26,7 +26,6 @@ from selma.adapters.files import (
 )
 from selma.adapters.folders import SAFETENSORS, has_suffix
 from selma.adapters.headers import (
-    as_the_manifest_says,
     header_json,
     lineage_of,
     opened,
@@ -176,7 +175,6 @@ def is_mixture(path: Path) -> bool:
 def read(source: Path, *, base: Layers | None = None) -> MixtureFile:
     """The mixture in a file or in a folder of ours, its header checked. Raises AdapterError."""
     path = source / FILE if source.is_dir() else source
-    as_the_manifest_says(path)
     with opened(path) as file:
         metadata = file.metadata() or {}
         shapes = {

@@ -26,7 +26,7 @@ from selma.adapters.files import (
     notes_of,
     write_safetensors,
 )
-from selma.adapters.headers import as_the_manifest_says, lineage_of, opened, tensor_names
+from selma.adapters.headers import lineage_of, opened, tensor_names
 from selma.adapters.layers import Layers
 from selma.adapters.resolving import denoiser_keys
 from selma.adapters.rotations.cayley import cayley, require_rotation, side, skew, turned
@@ -175,8 +175,6 @@ def read_rotations(source: Path, *, base: Layers | None = None) -> RotationFile:
     If the folder has a manifest, the file's sha256 must be the manifest's.
     """
     path = source / ROTATION_FILE if source.is_dir() else source
-    if path.name == ROTATION_FILE:
-        as_the_manifest_says(path)
     spelled: dict[str, dict[str, str]] = {}
     with opened(path) as file:
         metadata = file.metadata() or {}

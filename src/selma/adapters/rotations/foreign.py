@@ -308,7 +308,7 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
         # mapped into memory.
         mapped = zipfile.is_zipfile(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (OSError, ValueError, RuntimeError, EOFError, KeyError, UnpicklingError) as error:
+    except (OSError, ValueError, RuntimeError, EOFError, LookupError, UnpicklingError) as error:
         raise AdapterError(
             f"{path} must be a checkpoint of plain tensors, but: {str(error).splitlines()[0]}."
         ) from error

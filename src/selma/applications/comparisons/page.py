@@ -16,6 +16,7 @@ from selma.applications.comparisons.guiding import Setting
 from selma.applications.comparisons.records import BEST, Compared
 from selma.applications.comparisons.table import Sheet, as_markdown, headline, sheets
 from selma.config import ReportConfig
+from selma.disk import make_folder
 from selma.records.benchmarks import Answer, BenchmarkPrompt, evenly
 from selma.records.pages import Page, PageTable
 from selma.report.grids import Shown, beside_others
@@ -70,7 +71,7 @@ def write_compared(
     """
     html = render(compared, shown, config)
     report = inside(folder.root, REPORT)
-    report.mkdir(parents=True, exist_ok=True)
+    make_folder(report)
     write_bytes(report / MARKDOWN, as_markdown(compared).encode())
     return write_page(section(compared), folder, html)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.finished import Finished, NotFinished
-from selma.workspace import STAGES, Item, Workspace
+from selma.workspace import STAGES, Item, Workspace, asked_for
 
 DONE, WITH = "item", "made with"
 """Events in the journal."""
@@ -52,7 +52,7 @@ class SharedItem(Item):
     """An item in a folder of its key."""
 
     def __init__(self, item: Item, folder: SharedWorkspace) -> None:
-        super().__init__(item.root, f"{item.name}/{item.key}", item.recipe)
+        super().__init__(item.root, f"{item.name}/{item.key}", item.recipe, paid=item.paid)
         self.folder = folder
 
     def begin(self, *, guests: Collection[str] = ()) -> Path:
@@ -89,9 +89,11 @@ class SharedWorkspace(Workspace):
         self.used: set[str] = set()
         self._last: dict[str, Path] = {}
 
-    def item(self, stage: str, *names: str, recipe: Mapping[str, Any]) -> Item:
-        plain = super().item(stage, *names, recipe=recipe)
-        item = SharedItem(plain, self)
+    def item(
+        self, stage: str, *names: str, recipe: Mapping[str, Any], paid: Collection[str] = ()
+    ) -> Item:
+        plain = super().item(stage, *names, recipe=recipe, paid=paid)
+        item = asked_for(SharedItem(plain, self))
         self.used.add(item.name)
         self.note(item.name)
         self._last[plain.name] = item.path
@@ -111,7 +113,7 @@ class SharedWorkspace(Workspace):
 
 class _SharedFinishedItem(Item):
     def __init__(self, item: Item) -> None:
-        super().__init__(item.root, f"{item.name}/{item.key}", item.recipe)
+        super().__init__(item.root, f"{item.name}/{item.key}", item.recipe, paid=item.paid)
 
     @property
     def done(self) -> bool:
@@ -133,9 +135,11 @@ class SharedFinished(Finished):
         super().__init__(root)
         self._last: dict[str, Path] = {}
 
-    def item(self, stage: str, *names: str, recipe: Mapping[str, Any]) -> Item:
-        plain = Workspace.item(self, stage, *names, recipe=recipe)
-        item = _SharedFinishedItem(plain)
+    def item(
+        self, stage: str, *names: str, recipe: Mapping[str, Any], paid: Collection[str] = ()
+    ) -> Item:
+        plain = Workspace.item(self, stage, *names, recipe=recipe, paid=paid)
+        item = asked_for(_SharedFinishedItem(plain))
         self._last[plain.name] = item.path
         return item
 

@@ -23,16 +23,19 @@ from selma.applications.control.sources import (
 )
 from selma.backbones.hub import installed
 from selma.backbones.perception.captioning import CaptionModel
+from selma.disk import make_folder
 from selma.errors import DataError
 from selma.image_files import OPENER, open_image, png_bytes
 from selma.image_names import say_left_out
 from selma.imagefolders import METADATA, rows
 from selma.plurals import counted
 from selma.progress import progress
+from selma.record_files import read_rows
 from selma.records.landmarks import Landmark
 from selma.records.prompts import prompt_id
+from selma.records.rows import Caption
 from selma.row_files import Row, fill_rows, write_rows
-from selma.workspace import IMAGES, Workspace, inside, read_lines, write_bytes
+from selma.workspace import IMAGES, Workspace, inside, write_bytes
 
 NAME = "_control"
 IMAGE_FOLDER, CONDITIONING_FOLDER = "color", "conditioning_image"
@@ -63,7 +66,7 @@ def _prepared(
         return read_samples(item.path)
     path, started = item.begin(), time.monotonic()
     for name in (IMAGE_FOLDER, CONDITIONING_FOLDER):
-        (path / name).mkdir(exist_ok=True)
+        make_folder(path / name)
     captioner = _captioner(data)
     samples, left_out = _squares(data, split, path, px=px, seed=seed)
     samples = _with_prompts(samples, path, captioner)
@@ -260,7 +263,7 @@ def _with_prompts(
 
     jobs = {sample.id: sample for sample in samples}
     fill_rows(path / CAPTIONS, jobs, captioned, key="id", title="captioning", chunk=1)
-    texts = {row["id"]: row["text"] for row in read_lines(path / CAPTIONS)}
+    texts = {row["id"]: row["text"] for row in read_rows(path / CAPTIONS, Caption)}
     # An empty caption becomes a prompt that says nothing about the image.
     return [s.model_copy(update={"text": texts[s.id] or "a picture"}) for s in samples]
 

@@ -39,6 +39,8 @@ from selma.backbones.perception.segmenting import Segmenter, load_segmenter
 from selma.config.scores import PreferenceConfig
 from selma.errors import DataError, ModelError
 from selma.image_files import open_image
+from selma.record_files import read_rows
+from selma.records.rows import Identified
 from selma.records.scores import Interval
 from selma.row_files import fill_rows
 from selma.scores.distances import frechet_distance
@@ -49,7 +51,6 @@ from selma.workspace import (
     Workspace,
     file_sha256,
     inside,
-    read_lines,
     recipe_key,
     write_json,
 )
@@ -182,7 +183,7 @@ class Scorer:
             item.finish([path / ROWS], {"images": len(self.samples)})
             seconds = round(time.monotonic() - started, 3)
             self.folder.journal(SCORES, what=title, seconds=seconds)
-        by_id = {row["id"]: row for row in read_lines(item.path / ROWS)}
+        by_id = {row["id"]: row for row in read_rows(item.path / ROWS, Identified)}
         return [by_id[sample.id] for sample in self.samples]
 
     def _recipe(self, images: ModelImages) -> dict[str, Any]:

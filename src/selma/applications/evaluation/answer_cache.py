@@ -18,7 +18,9 @@ from PIL import Image
 from selma.backbones.judges.judge import Judge
 from selma.image_files import OPENER, open_image
 from selma.progress import progress
-from selma.workspace import append_lines, file_sha256, inside, read_lines
+from selma.record_files import read_rows
+from selma.records.rows import CachedAnswer, CachedPixels
+from selma.workspace import append_lines, file_sha256, inside
 
 CHUNK = 32
 """Images whose answers are written together: a crash loses no more than these."""
@@ -90,12 +92,12 @@ class AnswerCache:
     def _known(self) -> dict[tuple[str, str], RawAnswer]:
         return {
             (row["image"], row["question"]): (row["text"], row["yes"])
-            for row in read_lines(self._answers, repair=True)
+            for row in read_rows(self._answers, CachedAnswer, repair=True)
         }
 
     def _pixels(self, images: Sequence[Path]) -> list[str]:
         """The digest of each image's pixels; each file is decoded only once."""
-        rows = read_lines(self._index, repair=True)
+        rows = read_rows(self._index, CachedPixels, repair=True)
         known = {row["file"]: row["pixels"] for row in rows if row.get("opener") == OPENER}
         digests, new = [], []
         for path in images:

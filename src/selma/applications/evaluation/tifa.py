@@ -16,7 +16,15 @@ from selma.ids import listed
 from selma.paths import AnyPath, as_path
 from selma.records.record import Record
 from selma.scores import statistics
-from selma.scores.tifa import Matcher, TifaId, TifaQuestion, nearest_choices, read_json, tifa_id
+from selma.scores.tifa import (
+    Matcher,
+    TifaId,
+    TifaQuestion,
+    nearest_choices,
+    read_json,
+    rows_in,
+    tifa_id,
+)
 from selma.textfiles import csv_rows
 from selma.texts import quoted
 
@@ -40,11 +48,16 @@ def read_tifa_answers(path: AnyPath) -> list[TifaAnswer]:
         content = read_json(path)
         if isinstance(content, dict):
             details = content.get("question_details")
-            if not isinstance(details, dict):
-                raise DataError(f"{path} must be a list of answers or have question_details.")
+            if not isinstance(details, dict) or not all(
+                isinstance(of_prompt, dict) for of_prompt in details.values()
+            ):
+                raise DataError(
+                    f"{path} must be a list of answers or have question_details, which has a "
+                    "mapping for each prompt."
+                )
             rows = [row for of_prompt in details.values() for row in of_prompt.values()]
         else:
-            rows = content
+            rows = rows_in(path, content)
     answers = []
     for number, row in enumerate(rows):
         fields = row if isinstance(row, dict) else {}
@@ -56,6 +69,10 @@ def read_tifa_answers(path: AnyPath) -> list[TifaAnswer]:
                 f"{path}, row {number}: id must be a text or a number, question and answer (or "
                 f"free_form_vqa) texts, but they are {quoted(id)}, {quoted(question)}, "
                 f"{quoted(free)}."
+            )
+        if not isinstance(choice, str | None):
+            raise DataError(
+                f"{path}, row {number}: multiple_choice_vqa must be a text, but is {choice!r:.80}."
             )
         answers.append(TifaAnswer(id=id, question=question, free=free, choice=choice or None))
     return answers

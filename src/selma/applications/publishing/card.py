@@ -25,6 +25,7 @@ from selma.backbones.bases import BASES
 from selma.config import RunConfig
 from selma.config.adapters import CoftConfig, LoraConfig, RotationConfig
 from selma.config.scores import judge_name
+from selma.disk import make_folder
 from selma.errors import ConfigError, ModelError
 from selma.finished import NotFinished
 from selma.images.generating import benchmark_seed
@@ -106,7 +107,7 @@ def _gallery(stages: Stages, merged: Merged, count: int) -> list[tuple[Benchmark
         generated = stages.generate("merged", [applied(merged)])
     except NotFinished:
         return []
-    gallery.mkdir()
+    make_folder(gallery)
     images = []
     for prompt in evenly(stages.benchmark_prompts, count):
         name = f"{prompt.id}.png"

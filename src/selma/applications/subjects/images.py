@@ -27,6 +27,7 @@ from selma.applications.subjects.settings import SubjectData, SubjectSettings
 from selma.backbones.hub import installed
 from selma.config.images import ImagesConfig
 from selma.config.networks import BaseConfig
+from selma.disk import make_folder
 from selma.errors import DataError
 from selma.image_files import OPENER, png_bytes, read_image
 from selma.image_modes import Reading
@@ -229,7 +230,7 @@ def _prepared(source: _Source, px: int, config: SubjectData, folder: Workspace) 
     paths = tuple(item.path / "train" / f"{n:02d}.png" for n in range(len(source.images)))
     if item.done:
         return paths
-    (item.begin() / "train").mkdir(exist_ok=True)
+    make_folder(item.begin() / "train")
     for path, (name, data) in zip(paths, source.images, strict=True):
         try:
             image = _fitted(data, px, config.background)

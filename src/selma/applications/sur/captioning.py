@@ -23,8 +23,9 @@ from selma.prompts.parsing import parse_reply
 from selma.prompts.remarks import is_remark
 from selma.prompts.wrapping import bare
 from selma.randomness import seed_for
+from selma.record_files import read_rows
+from selma.records.rows import Caption
 from selma.row_files import fill_rows
-from selma.workspace import read_lines
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -79,7 +80,7 @@ def captions(
         title="writing captions",
         chunk=group,
     )
-    return {line["id"]: line["text"] for line in read_lines(path)}
+    return {line["id"]: line["text"] for line in read_rows(path, Caption)}
 
 
 def plain(reply: str, *, truncated: bool = False) -> str:

@@ -25,6 +25,7 @@ from selma.applications.sur.sources import Candidate, candidates, left_out, sour
 from selma.backbones.hub import installed
 from selma.backbones.perception.captioning import Classifier
 from selma.backbones.preference.scorers import load_image_scorer
+from selma.disk import make_folder
 from selma.errors import DataError, NoProgress
 from selma.image_files import OPENER, open_image, png_bytes, read_image
 from selma.image_modes import Reading
@@ -81,7 +82,7 @@ def collect_samples(config: SurData, folder: Workspace, *, seed: int) -> list[Su
         return read_samples(item.path, base_px=None, own=True).samples
     path, started = item.begin(), time.monotonic()
     train = path / "train"
-    train.mkdir(exist_ok=True)
+    make_folder(train)
     desk = _Desk([], {})
     others = left_out(config)
     for name, reason in others.items():

@@ -8,7 +8,6 @@ Both distances (`scores.distances`) compare generated images with images that co
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,9 @@ from PIL import Image
 from selma.backbones.perception.features import see_all
 from selma.errors import DataError
 from selma.image_files import REMEDY_FOR_GENERATED, open_image
+from selma.record_files import read_record
 from selma.records.benchmarks import BenchmarkPrompt
+from selma.records.rows import Distance
 from selma.row_files import write_rows
 from selma.scores.distances import frechet_distance, kernel_parts
 from selma.workspace import (
@@ -92,7 +93,7 @@ def quality_items(
 
 
 def read_distance(item: Item) -> float:
-    return float(json.loads((item.path / DISTANCE).read_text("utf-8"))["frechet"])
+    return read_record(item.path / DISTANCE, Distance)["frechet"]
 
 
 def _make(

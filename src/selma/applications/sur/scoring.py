@@ -19,6 +19,7 @@ from selma.backbones.perception import features
 from selma.config.scores import ScoresConfig
 from selma.errors import DataError
 from selma.plurals import counted
+from selma.record_files import read_record
 from selma.records.benchmarks import BenchmarkPrompt, Question, repeated
 from selma.records.scores import Interval
 from selma.scores import statistics
@@ -172,7 +173,7 @@ def score_sur(
             )
         write_json(path, SurResult(**result).model_dump(mode="json"))
         item.finish([path], {"models": len(generated)})
-    return SurResult.model_validate_json(path.read_text("utf-8"))
+    return read_record(path, SurResult)
 
 
 def _paired(

@@ -20,6 +20,7 @@ from selma.applications.sur.settings import (
     SurData,
     ToyboxSamples,
 )
+from selma.disk import read_regular
 from selma.errors import DataError
 from selma.image_files import png_bytes
 from selma.image_names import list_images
@@ -69,15 +70,17 @@ def candidates(config: SurData, *, seed: int) -> Iterator[Candidate]:
             root = _folder(folder)
             for path in list_images(root, deep=True).images:
                 name = path.relative_to(root).as_posix()
-                stated = statement_inside(inside(root, name).read_bytes())
-                yield Candidate(name, stated.prompt, licence, path.read_bytes, reason=stated.reason)
+                stated = statement_inside(read_regular(inside(root, name)))
+                yield Candidate(
+                    name, stated.prompt, licence, partial(read_regular, path), reason=stated.reason
+                )
         case SampleFolder(folder=folder, licence=licence):
             for sample in read_samples(_folder(folder), base_px=None, licence=licence).samples:
                 yield Candidate(
                     sample.source,
                     sample.prompt,
                     sample.licence,
-                    sample.image.read_bytes,
+                    partial(read_regular, sample.image),
                     text=sample.text,
                 )
 
@@ -140,7 +143,7 @@ def _civitai(entry: Entry, files: dict[str, Path], licence: str | None) -> Candi
     def read() -> bytes:
         if path is None:
             raise DataError(f"None of {', '.join(entry.names)} is among the images.")
-        return path.read_bytes()
+        return read_regular(path)
 
     return Candidate(
         entry.address,

@@ -28,4 +28,4 @@ def family_of(pipeline_class: str | None, *, model: str) -> Family:
         if family.pipeline_class == pipeline_class:
             return family
     known = ", ".join(family.pipeline_class for family in FAMILIES.values())
-    raise ModelError(f"{model} must be one of {known}, but is {pipeline_class!r}.")
+    raise ModelError(f"{model} must be one of {known}, but is {pipeline_class!r:.80}.")

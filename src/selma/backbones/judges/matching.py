@@ -68,7 +68,7 @@ def _mean_pooling(name: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
         model = AutoModel.from_pretrained(name, local_files_only=local, use_safetensors=True).eval()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"The matcher {name} must be a transformers encoder, but cannot be loaded: {error}. "
             f"Where there is no network, {EMBEDDED} is one that comes along."

@@ -31,6 +31,9 @@ _LISTED = 20  # likeliest first tokens; the most that OpenAI lists
 class ServedVqaJudge:
     """See `selma.backbones.judges.judge.Judge`."""
 
+    paid = True
+    """Its answers may have cost money, so that none is asked for again unbidden."""
+
     def __init__(
         self,
         settings: ServedJudge,

@@ -49,6 +49,12 @@ def load_language_model(
     return LANGUAGE_MODELS[backend.kind].load(backend, note, spent)
 
 
+def paid_files(backend: Any, *names: str) -> tuple[str, ...]:
+    """The names, if replies of this backend may cost money, which none of a local model does: see
+    `workspace.Item`."""
+    return () if isinstance(backend, LocalLLM) else names
+
+
 def model_identity(backend: AnyLLM) -> dict[str, Any]:
     """What tells this model's replies from another's, as JSON; free of keys and of torch."""
     return LANGUAGE_MODELS[backend.kind].identity(backend)

@@ -198,7 +198,7 @@ def _fitting(files: Weights, side: int) -> See:
             settings.get("image_mean", IMAGENET_MEAN),
             settings.get("image_std", IMAGENET_STD),
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} must state how images are fitted: {error!r}.") from error
 
     def fit(image: Image.Image) -> torch.Tensor:

@@ -100,7 +100,7 @@ def read_shape(path: Path) -> dict[str, Any]:
     """The settings of a network's shape. Raises ModelError."""
     try:
         settings = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} must be JSON, but cannot be read: {error}.") from error
     if not isinstance(settings, dict):
         raise ModelError(f"{path} must be a mapping of settings.")

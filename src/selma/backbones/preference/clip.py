@@ -190,6 +190,6 @@ def statistics_of(weights: Weights) -> tuple[Sequence[float], Sequence[float]]:
         mean, std = ([float(v) for v in settings[name]] for name in ("image_mean", "image_std"))
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ValueError("three numbers each, and deviations above 0, are needed")
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ModelError(f"{path} must state image_mean and image_std: {error!r}.") from error
     return mean, std

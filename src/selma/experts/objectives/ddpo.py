@@ -16,7 +16,8 @@ from selma.experts.learners import LearnerParts
 from selma.experts.rollouts import RolloutLearner
 from selma.experts.rounds import RoundFiles, Tell
 from selma.experts.trajectories import Trajectories
-from selma.workspace import read_lines
+from selma.record_files import read_rows
+from selma.records.rows import Rewarded
 
 if TYPE_CHECKING:
     from selma.backbones.families.paths import NoisePath
@@ -62,7 +63,7 @@ class DdpoLearner(RolloutLearner):
     ) -> None:
         super().begin_round(files, parameters, tell)
         settings = self.settings
-        rows = read_lines(files.folder / REWARDS)
+        rows = read_rows(files.folder / REWARDS, Rewarded)
         self.advantages = prompt_advantages(
             [row["reward"] for row in rows],
             [row["prompt"] for row in rows],
@@ -87,6 +88,6 @@ def last_rewards(files: RoundFiles, count: int) -> dict[str, list[float]]:
     """Prompt → its last rewards up to this round, at most that many."""
     known: dict[str, list[float]] = {}
     for number in range(1, files.number + 1):
-        for row in read_lines(files.expert / ROUNDS / f"{number:06d}" / REWARDS):
+        for row in read_rows(files.expert / ROUNDS / f"{number:06d}" / REWARDS, Rewarded):
             known.setdefault(row["prompt"], []).append(row["reward"])
     return {prompt: rewards[-count:] for prompt, rewards in known.items()}

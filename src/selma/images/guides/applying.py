@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from selma import processes
 from selma.backbones.base_files import local_denoiser
@@ -13,11 +14,13 @@ from selma.config.guides import GuideSettings
 from selma.config.networks import BaseConfig
 from selma.errors import DataError, SelmaError
 from selma.images.guides import GUIDES
+from selma.record_files import read_rows
 from selma.records.guides import AppliedGuide
 from selma.records.parses import Sets
+from selma.records.rows import ParsedText
 from selma.row_files import write_rows
 from selma.texts import quoted
-from selma.workspace import SCORES, Workspace, read_lines, recipe_key
+from selma.workspace import SCORES, Workspace, recipe_key
 
 FILE = "sets.jsonl"
 PARSED = "parsed"
@@ -52,7 +55,8 @@ def parsed(
             sets = sets_of(texts, settings, parser)
             write_rows(path, [{"text": text, "sets": sets[text]} for text in texts])
         item.finish([path], {"texts": len(texts)})
-    sets = {row["text"]: row["sets"] for row in read_lines(item.path / FILE)}
+    rows: Any = read_rows(item.path / FILE, ParsedText)
+    sets = {row["text"]: row["sets"] for row in rows}
     if not any(sets.values()):
         raise DataError(
             f"The parser {parser.name} must tell {settings.kind} something of at least one prompt, "

@@ -20,8 +20,10 @@ from selma.plurals import counted
 from selma.progress import progress
 from selma.prompts.questions.asking import Ask, Style, Unusable, continuation, instructions
 from selma.randomness import seed_for
+from selma.record_files import REMEDY_FOR_REPLIES, read_rows
 from selma.records.benchmarks import BenchmarkPrompt
-from selma.workspace import append_line, read_lines, recipe_key
+from selma.records.rows import KeyedReplies
+from selma.workspace import append_line, recipe_key
 
 _RETRY_TEMPERATURE = 0.7
 Write = Callable[..., Generator[Ask, Reply, Any]]
@@ -84,7 +86,7 @@ class Requests:
         self.write = write
         self.model = model
         self.identity = model_identity(config.backend)
-        lines = read_lines(self.path, repair=True)
+        lines = read_rows(self.path, KeyedReplies, repair=True, remedy=REMEDY_FOR_REPLIES)
         self.known = {key: reply for line in lines for key, reply in line["replies"].items()}
 
     def drafts(self, prompts: Sequence[BenchmarkPrompt], title: str) -> tuple[list[Draft], int]:
@@ -126,7 +128,7 @@ class Requests:
         if missing:
             replies = self._ask([batch[index] for index in missing])
             # A server's JSON can hold half a surrogate pair, which no file can.
-            new = {
+            new: dict[str, Any] = {
                 keys[index]: reply.record()
                 | {"text": reply.text.encode("utf-8", "replace").decode()}
                 for index, reply in zip(missing, replies, strict=True)

@@ -14,7 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from selma.backbones.language.loading import load_language_model, model_identity
+from selma.backbones.language.loading import load_language_model, model_identity, paid_files
 from selma.backbones.language.model import LanguageModel
 from selma.config.images import BY_TOYBOX
 from selma.config.questions import WrittenQuestions
@@ -22,14 +22,17 @@ from selma.errors import DataError
 from selma.prompts.questions.asking import load_style
 from selma.prompts.questions.drafting import Draft, Requests, require_progress
 from selma.prompts.questions.graph import write_graph
+from selma.record_files import read_rows
 from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.records.prompts import Prompt
+from selma.records.rows import QuestionRow
 from selma.row_files import write_rows
 from selma.texts import quoted
 from selma.toybox import WORLD
-from selma.workspace import PROMPTS, Item, Workspace, file_sha256, read_lines
+from selma.workspace import PROMPTS, Item, Workspace, file_sha256
 
 NAME = "_questions"
+REPLIES = "replies.jsonl"
 _FILE = "questions.jsonl"
 _STYLE = "dsg"
 Asked = tuple[Question, ...] | str
@@ -46,6 +49,8 @@ class Source:
     """What they depend on beside the prompts."""
     ask: Callable[[Sequence[Prompt], Item], Sequence[Asked]]
     """What each prompt is asked; the item is there for what must be kept on the way."""
+    paid: tuple[str, ...] = ()
+    """Files that it leaves in the item and that may have cost money."""
 
 
 def write_questions(
@@ -79,7 +84,7 @@ def _of_skill(
     skill: str, prompts: Sequence[Prompt], source: Source, folder: Workspace
 ) -> list[BenchmarkPrompt]:
     recipe = {"prompts": [[prompt.id, prompt.text] for prompt in prompts], "source": source.recipe}
-    item = folder.item(PROMPTS, NAME, skill, recipe=recipe)
+    item = folder.item(PROMPTS, NAME, skill, recipe=recipe, paid=source.paid)
     if not item.done:
         began, path = time.monotonic(), item.begin() / _FILE
         asked = source.ask(prompts, item)
@@ -95,9 +100,9 @@ def _of_skill(
         seconds = round(time.monotonic() - began, 3)
         folder.journal(PROMPTS, what=f"questions: {skill}", seconds=seconds, **item.summary)
     return [
-        BenchmarkPrompt(id=row["id"], text=row["text"], group=skill, questions=row["questions"])
-        for row in read_lines(item.path / _FILE)
-        if "questions" in row
+        BenchmarkPrompt(id=row.id, text=row.text, group=skill, questions=row.questions)
+        for row in read_rows(item.path / _FILE, QuestionRow)
+        if row.questions is not None
     ]
 
 
@@ -149,7 +154,7 @@ def _written(config: WrittenQuestions, folder: Workspace) -> Source:
 
     def ask(prompts: Sequence[Prompt], item: Item) -> list[Asked]:
         requests = Requests(
-            config, item.path / "replies.jsonl", style=style, write=write_graph, model=model
+            config, item.path / REPLIES, style=style, write=write_graph, model=model
         )
         texts = [BenchmarkPrompt(id=p.id, text=p.text, group="", questions=()) for p in prompts]
         drafts, failures = requests.drafts(texts, f"questions: {prompts[0].skill}")
@@ -158,7 +163,11 @@ def _written(config: WrittenQuestions, folder: Workspace) -> Source:
 
     settings = config.model_dump(mode="json", exclude={"backend", "patience"})
     identity = model_identity(config.backend)
-    return Source({**settings, "backend": identity, "style": style.model_dump(mode="json")}, ask)
+    return Source(
+        {**settings, "backend": identity, "style": style.model_dump(mode="json")},
+        ask,
+        paid=paid_files(config.backend, REPLIES),
+    )
 
 
 def _of_draft(draft: Draft) -> Asked:

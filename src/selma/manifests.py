@@ -1,0 +1,221 @@
+"""Manifests of finished items, and whether the files that they name are still what they say.
+
+A file's sha256 is computed when it is first used in a process, and remembered for as long as its
+inode, size and times stay what they are: to look again costs a `stat`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from selma.disk import failures, is_regular, read_regular
+from selma.errors import DataError, SelmaError, WorkspaceError
+
+FILE, PLAN = "manifest.json", "plan.json"
+SUPERSEDED = "superseded"
+"""The run's folder of what was put aside."""
+SELF = "sha256"
+"""The entry with the digest of all other entries."""
+PARENTS = "parents"
+"""The entry with the digests of the items that this one was made of."""
+_ENTRIES = {"key", "recipe", "files", "summary", PARENTS, SELF}
+_DEEPEST = 4
+"""Folders between a file and its item's, at most."""
+_REMEMBERED_MANIFESTS = 64
+
+State = tuple[int, int, int, int, int]
+_digests: dict[tuple[int, int], tuple[State, str]] = {}
+_manifests: OrderedDict[Path, tuple[State, dict[str, Any] | None]] = OrderedDict()
+_contents: ContextVar[bool] = ContextVar("contents are compared", default=True)
+
+
+@contextmanager
+def sizes_only() -> Iterator[None]:
+    """While the block runs, files are held against their manifests by size alone: for a glance at a
+    run, which uses nothing of it."""
+    token = _contents.set(False)
+    try:
+        yield
+    finally:
+        _contents.reset(token)
+
+
+def file_sha256(path: Path) -> str:
+    """In hex, of the bytes that are there now."""
+    with failures(path, task="read"), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remembered_sha256(path: Path) -> str:
+    """In hex; a file is read again only if its inode, size or times are others."""
+    with failures(path, task="read"):
+        state = _state(path.stat())
+    known = _digests.get(state[:2])
+    if known is not None and known[0] == state:
+        return known[1]
+    digest = file_sha256(path)
+    _digests[state[:2]] = (state, digest)
+    return digest
+
+
+def forget() -> None:
+    """Forget all digests, so that files are read again: as a new process would."""
+    _digests.clear()
+    _manifests.clear()
+
+
+def canonical(value: Any) -> str:
+    """The text whose digest stands for the value."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def signed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with its own digest."""
+    return {**manifest, SELF: _digest(manifest)}
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest in this folder; None where there is none, or none that a finished item has: of
+    another shape, or with a digest that is not its own."""
+    path = folder / FILE
+    try:
+        state = _state(path.stat())
+    except (OSError, ValueError):
+        return None
+    known = _manifests.get(path)
+    if known is None or known[0] != state:
+        known = (state, _parsed(path))
+        _manifests[path] = known
+        while len(_manifests) > _REMEMBERED_MANIFESTS:
+            _manifests.popitem(last=False)
+    _manifests.move_to_end(path)
+    return known[1]
+
+
+def contents_digest(manifest: Mapping[str, Any]) -> str:
+    """What tells an item's files from others of the same recipe."""
+    return _digest({"files": manifest["files"]})
+
+
+def faults(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """File of the item → what is wrong with it: nothing, for an item that is whole."""
+    wrong = {name: _fault(folder / name, entry) for name, entry in manifest["files"].items()}
+    return {name: fault for name, fault in wrong.items() if fault}
+
+
+def verified(path: Path, *, raises: type[SelmaError] = DataError) -> Path:
+    """The path itself. Raises `raises` if it is a file of a finished item and not what the
+    item's manifest says; files of nobody's manifest pass.
+
+    Whatever reads a file of a run by its path comes by here: rows, records, images, adapters.
+    """
+    if (entry := _entry(path, raises)) is not None and (fault := _fault(path, entry)):
+        raise raises(
+            f"{path} is damaged: {fault}. The command that made it makes it again; or restore it "
+            "from a copy."
+        )
+    return path
+
+
+def all_faults(root: Path) -> Iterator[tuple[Path, str]]:
+    """(file, what is wrong with it) of finished items in the folder, superseded ones aside."""
+    for path in sorted(root.rglob(FILE)):
+        if not _is_of_an_item(path) or SUPERSEDED in path.relative_to(root).parts:
+            continue
+        manifest = read_manifest(path.parent)
+        if manifest is None:
+            yield path, NO_MANIFEST
+            continue
+        plan = {"key": manifest["key"], "recipe": manifest["recipe"]}
+        if _json(path.with_name(PLAN)) != plan:
+            yield path.with_name(PLAN), NO_MANIFEST
+        for name, entry in manifest["files"].items():
+            try:
+                fault = _fault(path.parent / name, entry)
+            except SelmaError as error:
+                fault = f"it cannot be verified: {error}"
+            if fault:
+                yield path.parent / name, fault
+
+
+NO_MANIFEST = "it is not what was written"
+
+
+def _is_of_an_item(path: Path) -> bool:
+    """Whether a manifest is one of ours, in whatever state, rather than one of something else."""
+    return is_regular(path.with_name(PLAN)) and os.path.lexists(path)
+
+
+def _fault(path: Path, entry: Mapping[str, Any]) -> str:
+    if not is_regular(path):
+        return "it is missing" if not os.path.lexists(path) else "it is no regular file"
+    with failures(path, task="read"):
+        size = path.stat().st_size
+    if size != entry["bytes"]:
+        return f"it has {size} bytes, but its manifest says {entry['bytes']}"
+    if _contents.get() and remembered_sha256(path) != entry["sha256"]:
+        return "its sha256 is not the manifest's"
+    return ""
+
+
+def _entry(path: Path, raises: type[SelmaError]) -> Mapping[str, Any] | None:
+    absolute = path.absolute()
+    for folder in absolute.parents[:_DEEPEST]:
+        manifest = read_manifest(folder)
+        if manifest is None and _is_of_an_item(folder / FILE):
+            raise raises(
+                f"{folder / FILE} is damaged: {NO_MANIFEST}, so that {path} cannot be verified. "
+                "The command that made it makes it again; or restore it from a copy."
+            )
+        entry = manifest and manifest["files"].get(absolute.relative_to(folder).as_posix())
+        if entry:
+            return dict(entry)
+    return None
+
+
+def _parsed(path: Path) -> dict[str, Any] | None:
+    value = _json(path)
+    return value if _is_manifest(value) else None
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(read_regular(path))
+    except (DataError, WorkspaceError, ValueError, RecursionError):
+        return None
+
+
+def _is_manifest(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("key"), str):
+        return False
+    parts = [value.get(name) for name in ("files", "recipe", "summary")]
+    if not all(isinstance(each, dict) for each in (*parts, value.get(PARENTS, {}))):
+        return False
+    if not all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("bytes"), int)
+        and isinstance(entry.get("sha256"), str)
+        for entry in value["files"].values()
+    ):
+        return False
+    if not value.keys() <= _ENTRIES:  # a name that is damaged
+        return False
+    own = value.get(SELF)  # earlier manifests have none
+    return own is None or own == _digest({key: value[key] for key in value if key != SELF})
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _state(stat: os.stat_result) -> State:
+    # The time of the last change cannot be set back, unlike that of the last writing.
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns

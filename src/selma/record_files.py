@@ -1,0 +1,148 @@
+"""JSON that selma reads from files, its own and others': of the shape that is wanted, or an error
+that names file and line."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_origin
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from selma.disk import read_regular, regular, write_bytes
+from selma.errors import DataError, SelmaError
+from selma.manifests import verified
+
+Shape = TypeVar("Shape")
+"""A record's class, or a TypedDict of the keys that a reader needs; others may be there."""
+REMEDY = "Remove the file to have it made again."
+REMEDY_FOR_REPLIES = (
+    "Restore it from a copy; or remove this line and all after it to have them asked for again."
+)
+
+
+def read_record(
+    path: Path,
+    shape: type[Shape],
+    *,
+    remedy: str = REMEDY,
+    raises: Callable[[str], SelmaError] = DataError,
+) -> Shape:
+    """The one JSON value in a file. remedy: what to do about a broken one.
+
+    Raises `raises` where the JSON or its shape is another, and DataError if the file is a finished
+    item's and was damaged since.
+    """
+    data = read_regular(verified(path))
+    value, fault = _parsed(data)
+    if not fault:
+        value, fault = _shaped(value, shape)
+    if fault:
+        raise raises(f"{path} {fault}. {remedy}")
+    return cast(Shape, value)
+
+
+def read_rows(
+    path: Path, shape: type[Shape], *, repair: bool = False, remedy: str = REMEDY
+) -> list[Shape]:
+    """The values of a JSON-lines file; [] if there is none.
+
+    With `repair`, a torn last line (a crash while appending) is cut off the file. Any other damage
+    is a DataError with its line number, or as in `read_record`.
+    """
+    rows = []
+    for number, line in _lines(path, repair):
+        value, fault = _parsed(line)
+        if not fault:
+            value, fault = _shaped(value, shape)
+        if fault:
+            raise DataError(f"{path}, line {number} {fault}. {remedy}")
+        rows.append(cast(Shape, value))
+    return rows
+
+
+def read_lines(path: Path, *, repair: bool = False) -> list[dict[str, Any]]:
+    """The JSON objects of a JSON-lines file, whatever their keys; see `read_rows`."""
+    return read_rows(path, dict[str, Any], repair=repair)
+
+
+def readable_rows(path: Path, shape: type[Shape]) -> tuple[list[Shape], list[int]]:
+    """The values of a log, and the numbers of lines that are none; nothing is refused.
+
+    A log cannot be made again, so that a broken line costs no more than itself. One that is cut off
+    at the end is passed over without a word: whoever adds the next line mends it.
+    """
+    rows, broken = [], []
+    for number, line in _lines(path, False):
+        value, fault = _parsed(line)
+        if not fault:
+            value, fault = _shaped(value, shape)
+        if not fault:
+            rows.append(cast(Shape, value))
+        elif line.endswith(b"\n"):
+            broken.append(number)
+    return rows, broken
+
+
+def cut_torn_line(path: Path) -> None:
+    """Cut off a last line without its end, which a crash while appending leaves."""
+    if not path.exists() or ends_whole(path):
+        return
+    data = read_regular(path)
+    write_bytes(path, data[: data.rfind(b"\n") + 1])
+
+
+def ends_whole(path: Path) -> bool:
+    """Whether the file is empty or ends with a line's end; only that is read."""
+    with regular(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return file.read() in (b"", b"\n")
+
+
+def _lines(path: Path, repair: bool) -> Iterator[tuple[int, bytes]]:
+    """Each line with its end, if it has one."""
+    if not path.exists():
+        return
+    if repair:
+        cut_torn_line(path)
+    # By \n alone: what else ends a line elsewhere may stand inside a prompt.
+    yield from enumerate(io.BytesIO(read_regular(verified(path))), 1)
+
+
+def _parsed(data: bytes) -> tuple[Any, str]:
+    """(value, "") or (None, what is wrong)."""
+    try:
+        return json.loads(data.decode("utf-8")), ""
+    except (ValueError, RecursionError):
+        shown = data.decode("utf-8", "replace").rstrip("\n")
+        return None, f"must be one JSON object, but is {shown!r:.80}"
+
+
+def _shaped(value: Any, shape: Any) -> tuple[Any, str]:
+    """The value as the shape has it: a record, or the very value. Or what is wrong."""
+    is_record = isinstance(shape, type) and issubclass(shape, BaseModel)
+    if not isinstance(value, dict) and get_origin(shape) is not list:
+        return None, f"must be one JSON object, but is {value!r:.80}"
+    try:
+        # Strictly, where the very value goes on: nothing is made of "1" that the shape calls int.
+        read = _adapter(shape).validate_python(value, strict=None if is_record else True)
+    except ValidationError as error:
+        mistake = error.errors(include_url=False, include_context=False)[0]
+        key = ".".join(map(str, mistake["loc"]))
+        came = repr(mistake["input"])
+        came = came if len(came) <= 80 else f"{came[:80]}..."
+        where = f" at {key:.80}" if key else ""
+        return None, f"must have the shape of its kind, but{where} {came} came ({mistake['msg']})"
+    except RecursionError:
+        return None, "is nested too deeply"
+    return (read if is_record else value), ""
+
+
+@cache
+def _adapter(shape: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(shape)

@@ -1,0 +1,295 @@
+"""Readers of records under seeded fuzz: what is no record is an error of ours that names the file.
+
+`SELMA_FUZZ` sets the cases of each reader, 10,000 under `make attack`.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typing_extensions import is_typeddict
+
+import selma
+from selma.applications.evaluation.tifa import read_tifa_answers
+from selma.config.networks import BaseConfig
+from selma.errors import DataError, SelmaError
+from selma.finished import begun
+from selma.manifests import read_manifest
+from selma.record_files import read_record, read_rows, readable_rows
+from selma.records import rows
+from selma.records.prompts import Prompt
+from selma.records.scores import Scorecard
+from selma.report.pages import read_pages
+from selma.scores.hps import read_hps_prompts
+from selma.scores.tifa import read_tifa
+from selma.textfiles import json_rows
+from selma.workspace import JournalLine, Workspace
+
+CASES = int(os.environ.get("SELMA_FUZZ", "150"))
+SEED = int(os.environ.get("SELMA_ATTACK_SEED", "3"))
+STRANGE: tuple[Any, ...] = (
+    *(None, True, 0, -1, 10**30, 1.5, "", "x", "\x00", "\ud800", [], [[]], {}, {"x": 1}),
+    *([None], [{}], {"": None}, "1", float("inf"), float("nan"), "é" * 500),
+)
+REPLY = {"text": "a", "prompt_tokens": 3, "reply_tokens": 4, "truncated": False, "cost": 0.1}
+QUESTION = {"id": "1", "text": "is it a dog?", "category": "object"}
+SAMPLES: dict[Any, dict[str, Any]] = {
+    rows.ReplyRow: REPLY,
+    rows.BatchOfReplies: {"first": 0, "replies": [REPLY, REPLY], "no_captions": ["a"]},
+    rows.KeyedReplies: {"replies": {"k": REPLY}},
+    rows.QuestionRow: {"id": "p", "text": "a dog", "questions": [QUESTION]},
+    rows.AnswerRow: {"question": "1", "text": "yes", "yes": 0.5},
+    rows.PromptAnswers: {
+        "prompt": "p",
+        "answers": [{"question": "1", "text": "yes", "yes": None}],
+    },
+    rows.Scored: {"score": 1.5},
+    rows.PromptScore: {"prompt": "p", "score": 1},
+    rows.VerdictRow: {"model": "base", "prompt": "p", "verdicts": {"1": "yes"}},
+    rows.CandidateRow: {"candidate": "p-1", "prompt_id": "p", "text": "a dog", "score": 1.0},
+    rows.PreferenceRow: {
+        **{"prompt_id": "p", "text": "a dog", "winner": "a", "loser": "b"},
+        **{"winner_score": 1.0, "loser_score": 0.5},
+    },
+    rows.ParsedText: {"text": "a dog", "sets": [[[0, 1]]]},
+    rows.Caption: {"id": "p", "text": "a dog"},
+    rows.Identified: {"id": "p"},
+    rows.Loss: {"step": 1, "loss": None},
+    rows.StepScore: {"step": 1, "score": 2.0},
+    rows.Rewarded: {"prompt": "p", "reward": 0.5},
+    rows.TrialRow: {"trial": 0, "weights": {"a": 1.0}, "scale": 1.0, "score": 50.0},
+    rows.DiagnosticsFile: {"layers": {"unet.x": {"rank": 4}}},
+    rows.HpsScores: {"per_image": {"anime": {"0": 0.2}}},
+    rows.Distance: {"frechet": 1.0},
+    rows.CachedAnswer: {"image": "x", "question": "q", "text": "yes", "yes": 0.5},
+    rows.CachedPixels: {"file": "x", "pixels": "y", "opener": 2},
+    rows.MetadataRow: {
+        **{"file_name": "a.png", "text": "a dog", "prompt_id": "p", "seed": 7, "tokens_cut": 0},
+    },
+    Prompt: {"id": "p", "skill": "s", "text": "a dog"},
+    JournalLine: {"time": 1.0, "stage": "1-prompts", "event": "request", "cost": 0.1},
+}
+"""Shape → a row that has it."""
+
+
+def mutated(value: Any, pick: random.Random) -> Any:
+    """The value with something strange somewhere in it."""
+    if not isinstance(value, dict | list) or not value or pick.random() < 0.2:
+        return pick.choice(STRANGE)
+    if isinstance(value, list):
+        at = pick.randrange(len(value))
+        return [mutated(each, pick) if n == at else each for n, each in enumerate(value)]
+    key = pick.choice(list(value))
+    match pick.randrange(4):
+        case 0:
+            return {name: each for name, each in value.items() if name != key}
+        case 1:
+            return {**value, f"{key}x": value[key]}
+        case _:
+            return {**value, key: mutated(value[key], pick)}
+
+
+def damaged(text: bytes, pick: random.Random) -> bytes:
+    """The bytes cut, flipped, doubled or with others in between."""
+    at = pick.randrange(len(text) + 1)
+    match pick.randrange(5):
+        case 0:
+            return text[:at]
+        case 1:
+            return text[:at] + bytes([pick.randrange(256)]) + text[at + 1 :]
+        case 2:
+            return (
+                text[:at]
+                + pick.choice([b"\xff\x00{", b"[" * 5000, b"\n", b"\xed\xa0\x80"])
+                + text[at:]
+            )
+        case 3:
+            return text + text[at:]
+        case _:
+            return b"[" * 100_000 + text
+
+
+def fuzzed(sample: Any, seed: str, *, lines: bool) -> Iterator[bytes]:
+    """First the sample, then it in ever other ways; several lines of it where `lines`."""
+    pick = random.Random(f"{SEED} {seed}")
+    plain = json.dumps(sample).encode() + b"\n"
+    whole = plain * 3 if lines else plain
+    yield whole
+    for number in range(CASES):
+        if number % 2:
+            yield damaged(whole, pick)
+        else:
+            other = json.dumps(mutated(sample, pick)).encode() + b"\n"
+            yield plain + other + plain if lines else other
+
+
+def attack(path: Path, cases: Iterator[bytes], read: Callable[[], Any]) -> int:
+    """How many were read; all others must be our errors, and name the file or a neighbour of it."""
+    path.write_bytes(next(cases))
+    read()  # the sample itself
+    accepted = 0
+    for data in cases:
+        path.write_bytes(data)
+        try:
+            read()
+            accepted += 1
+        except SelmaError as error:
+            assert str(path.parent) in str(error), error
+            assert len(str(error)) < 2000 + len(str(path))
+        except Exception as error:
+            raise AssertionError(f"{data[:300]!r} came out as {error!r}") from error
+    return accepted
+
+
+def test_every_shape_has_a_sample() -> None:
+    shapes = {
+        s for s in vars(rows).values() if is_typeddict(s) and s.__module__ == rows.__name__
+    } | {rows.QuestionRow}
+    assert shapes <= SAMPLES.keys()
+
+
+@pytest.mark.parametrize("shape", SAMPLES, ids=lambda shape: shape.__name__)
+def test_rows_of_another_shape_are_refused(tmp_path: Path, shape: Any) -> None:
+    path = tmp_path / "rows.jsonl"
+    cases = fuzzed(SAMPLES[shape], shape.__name__, lines=True)
+    accepted = attack(path, cases, lambda: read_rows(path, shape))
+    assert accepted < CASES, "something must be refused"
+    path.write_bytes(json.dumps(SAMPLES[shape]).encode() + b"\n" + b'{"x": }\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 2 must be"):
+        read_rows(path, shape)
+
+
+@pytest.mark.parametrize("shape", [rows.Distance, rows.DiagnosticsFile, rows.HpsScores])
+def test_records_of_another_shape_are_refused(tmp_path: Path, shape: Any) -> None:
+    path = tmp_path / "record.json"
+    cases = fuzzed(SAMPLES[shape], shape.__name__, lines=False)
+    attack(path, cases, lambda: read_record(path, shape))
+
+
+def test_a_scorecard_of_another_shape_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "scorecard.json"
+    for data in (b"", b"{}", b"[]", b'{"models": 7}', b"[" * 100_000, b"\xff"):
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=r"scorecard\.json"):
+            read_record(path, Scorecard)
+
+
+def test_a_log_loses_no_more_than_its_broken_lines(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    sample = SAMPLES[JournalLine]
+
+    def read() -> None:
+        lines, broken = readable_rows(path, JournalLine)
+        assert len(lines) + len(broken) <= path.read_bytes().count(b"\n") + 1
+
+    attack(path, fuzzed(sample, "journal", lines=True), read)
+
+
+def tifa_file(tmp_path: Path) -> tuple[Path, Any, Callable[[], Any]]:
+    path = tmp_path / "questions.json"
+    question = {"id": "1", "caption": "a dog", "question": "what is it?", "answer": "dog"}
+    rest = {"choices": ["dog", "cat"], "element_type": "animal", "element": "dog"}
+    return path, [question | rest], lambda: read_tifa(path)
+
+
+def tifa_answers(tmp_path: Path) -> tuple[Path, Any, Callable[[], Any]]:
+    path = tmp_path / "answers.json"
+    row = {"id": "1", "question": "what?", "free_form_vqa": "dog", "multiple_choice_vqa": "dog"}
+    return path, {"question_details": {"1": {"what?": row}}}, lambda: read_tifa_answers(path)
+
+
+def tifa_answer_rows(tmp_path: Path) -> tuple[Path, Any, Callable[[], Any]]:
+    path = tmp_path / "answers.json"
+    return path, [{"id": 1, "question": "what?", "answer": "dog"}], lambda: read_tifa_answers(path)
+
+
+def others_rows(tmp_path: Path) -> tuple[Path, Any, Callable[[], Any]]:
+    path = tmp_path / "metadata.jsonl"
+    return path, {"file_name": "a.png", "text": "a dog"}, lambda: json_rows(path)
+
+
+def hps(tmp_path: Path) -> tuple[Path, Any, Callable[[], Any]]:
+    for style in ("anime", "concept-art", "paintings", "photo"):
+        (tmp_path / f"{style}.json").write_text('["a dog"]')
+    return tmp_path / "anime.json", ["a dog", "a cat"], lambda: read_hps_prompts(tmp_path)
+
+
+def model_index(tmp_path: Path) -> tuple[Path, Any, Callable[[], Any]]:
+    from selma.backbones.base_files import base_family
+
+    path = tmp_path / "model_index.json"
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "unet": ["diffusers", "UNet2DConditionModel"],
+    }
+    return path, index, lambda: base_family(BaseConfig(model=str(tmp_path)))
+
+
+def page(tmp_path: Path) -> tuple[Path, Any, Callable[[], Any]]:
+    folder = tmp_path / "6-report" / "pages"
+    folder.mkdir(parents=True)
+    sample = {"name": "a", "title": "A page", "headline": "what it says", "about": {}}
+    return folder / "a.json", sample, lambda: read_pages(Workspace(tmp_path))
+
+
+def item_manifest(tmp_path: Path) -> tuple[Path, Any, Callable[[], Any]]:
+    item = Workspace(tmp_path).item("2-images", "a", recipe={"x": 1})
+    (item.begin() / "a.txt").write_text("a")
+    item.finish([item.path / "a.txt"], {})
+    sample = json.loads((item.path / "manifest.json").read_text())
+
+    def read() -> None:
+        fresh = Workspace(tmp_path).item("2-images", "a", recipe={"x": 1})
+        assert fresh.done in (True, False) and begun(fresh) is True
+        read_manifest(item.path)
+
+    return item.path / "manifest.json", sample, read
+
+
+READERS = (
+    *(tifa_file, tifa_answers, tifa_answer_rows, others_rows, hps, model_index, page),
+    item_manifest,
+)
+
+
+@pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)
+def test_files_of_another_shape_are_refused(
+    tmp_path: Path, reader: Callable[[Path], tuple[Path, Any, Callable[[], Any]]]
+) -> None:
+    path, sample, read = reader(tmp_path)
+    attack(path, fuzzed(sample, reader.__name__, lines=False), read)
+
+
+ALLOWED = {
+    "record_files.py": "the one reader",
+    "manifests.py": "manifests, which are read on any path",
+    "workspace.py": "plans; a recipe in plain values",
+    "textfiles.py": "others' rows",
+    "folder_lock.py": "who holds the lock, for a message",
+}
+
+
+def test_own_files_are_read_in_one_place() -> None:
+    """No module parses a file's JSON beside those that do nothing else, or say so here."""
+    root = Path(selma.__file__).parent
+    guilty = []
+    for path in root.rglob("*.py"):
+        name = path.relative_to(root).as_posix()
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and name not in ALLOWED and _parses_a_run_file(node):
+                guilty.append(f"{name}:{node.lineno}")
+    assert guilty == []
+
+
+def _parses_a_run_file(call: ast.Call) -> bool:
+    """`json.loads(item.path...)`, `model_validate_json(item.path...)` and their like."""
+    text = ast.unparse(call)
+    parses = text.startswith("json.load") or ".model_validate_json(" in text.split("(", 1)[0] + "("
+    return parses and ("item.path" in text or "merged.folder" in text or "folder.root" in text)

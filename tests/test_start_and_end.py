@@ -1,0 +1,62 @@
+"""How the command begins and ends: by a signal at once, with an output that nobody takes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+STOPPED = """
+import os, runpy, signal, sys
+
+class Interrupts:
+    '''Sends a signal while the command is still importing.'''
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            os.kill(os.getpid(), signal.{signal})
+
+sys.meta_path.insert(0, Interrupts())
+sys.argv = ["selma", "bases"]
+runpy.run_module("selma", run_name="__main__")
+"""
+
+
+def command(*words: str, **how: object) -> subprocess.CompletedProcess[str]:
+    words = (sys.executable, "-m", "selma", *words)
+    return subprocess.run(words, text=True, timeout=120, **how)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_amid_the_first_imports_ends_it_silently(name: str) -> None:
+    program = STOPPED.format(signal=name)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=120)
+    assert done.returncode == -getattr(signal, name) and done.stderr == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("words", [("bases",), ("--help",)])
+def test_a_full_disk_behind_the_output_is_one_sentence(words: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        done = command(*words, stdout=full, stderr=subprocess.PIPE)
+        assert done.returncode == 5
+        assert done.stderr.startswith("Error: ") and "No space left" in done.stderr
+        assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
+        assert command(*words, stdout=full, stderr=full).returncode == 5
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as output:
+        done = command("bases", stdout=output, stderr=subprocess.PIPE)
+    assert done.stderr == "" and done.returncode in (1, 128 + signal.SIGPIPE)
+
+
+def test_a_closed_output_is_no_error() -> None:
+    script = f"{sys.executable} -m selma bases >&-"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")
