@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 INTEROP ?= $(HOME)/.cache/selma-interop
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: setup demo demo-full test kill-test interop interop-programs check format clean
+.PHONY: setup demo demo-full test kill-test attack interop interop-programs check format clean
 
 setup: $(STAMP)
 
@@ -36,6 +36,12 @@ test: $(STAMP)
 # More kills of every stage than `make test` has time for.
 kill-test: $(STAMP)
 	$(BIN)/python -m pytest -m kill tests/pipeline tests/experts tests/applications/comparisons
+
+# Many damages, races of starters and fuzz cases, by seed: SELMA_ATTACK_SEED=7 make attack
+attack: export SELMA_FUZZ ?= 10000
+attack: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m attack
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/test_record_files.py tests/test_disk.py
 
 # Beside the programs that selma exchanges files with; those that are absent are skipped, and said.
 # The table of docs/interop.md is written anew.

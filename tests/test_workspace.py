@@ -467,6 +467,20 @@ def test_of_many_starters_never_two_are_inside(
     assert counts["refused"] > rounds / 10, "most start while another is inside"
 
 
+@pytest.mark.attack
+@pytest.mark.parametrize("before", ["fresh", "dead"])
+def test_a_thousand_pairs_of_starters(tmp_path: Path, before: str) -> None:
+    program = Path(__file__).parent / "lock_starters.py"
+    done = subprocess.run(
+        [sys.executable, str(program), str(tmp_path), "1000", "2", before],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    counts = json.loads(done.stdout)
+    assert counts["two inside"] == counts["none inside"] == 0 and counts["errors"] == [], counts
+
+
 HOLD = """
 import sys
 from pathlib import Path
