@@ -14,6 +14,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from selma import manifests
@@ -32,7 +33,7 @@ def build(folder: Workspace, items: int, files: int, size: int) -> list[Callable
         for each in range(files):  # not by write_bytes, which would wait for the disk each time
             (path / f"{each:05d}.png").write_bytes(os.urandom(size))
         item.finish(path.glob("*.png"), {})
-        asked.append(lambda n=number, r=recipe: folder.item(IMAGES, f"{n:05d}", recipe=r))
+        asked.append(partial(folder.item, IMAGES, f"{number:05d}", recipe=recipe))
     return asked
 
 
