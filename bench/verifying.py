@@ -25,7 +25,7 @@ LARGE = 10**9
 
 def build(folder: Workspace, items: int, files: int, size: int) -> list[Callable[[], Item]]:
     """Items with files of other bytes each, and what asks for each anew."""
-    asked = []
+    asked: list[Callable[[], Item]] = []
     for number in range(items):
         recipe = {"number": number}
         item = folder.item(IMAGES, f"{number:05d}", recipe=recipe)
