@@ -13,6 +13,7 @@ from selma.paths import as_path
 from selma.plurals import counted
 from selma.randomness import SEEDS
 from selma.screen import say
+from selma.versions import keeping
 
 if TYPE_CHECKING:
     from selma.config import RunConfig
@@ -29,6 +30,22 @@ Folder = Annotated[
         help="The run's folder, in place of the config's.",
     ),
 ]
+
+
+def _keep(context: typer.Context, keep: bool) -> bool:
+    context.with_resource(keeping(keep))
+    return keep
+
+
+Keep = Annotated[
+    bool,
+    typer.Option(
+        "--keep",
+        callback=_keep,
+        help="Take what other versions of selma and its libraries made as it is.",
+    ),
+]
+"""Nobody reads it: from here on, items are."""
 Base = Annotated[
     str | None,
     typer.Option(help='"toybox" or a diffusers folder; where a format\'s names need it.'),

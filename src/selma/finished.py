@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from selma.errors import WorkspaceError
+from selma.manifests import PLAN
 from selma.records.merged import MIXTURE
+from selma.versions import difference
 from selma.workspace import (
     EXPERTS,
     IMAGES,
@@ -46,6 +48,11 @@ class NotFinished(WorkspaceError):
         above = ("/".join(parts[:count]) for count in range(len(parts), 0, -1))
         command = next(commands[name] for name in above if name in commands)
         state = "there with other settings" if item.path.exists() and not begun(item) else "not"
+        advice = ""
+        if (earlier := item.other_versions()) is not None:
+            change = difference((read_json(earlier / PLAN) or {}).get("recipe", {}), item.recipe)
+            state = f"there by {change}"
+            advice = " --keep takes it as it is."
         subject = f"{item.path} must be finished first, but is {state}"
         if item.faults:
             name, fault = next(iter(item.faults.items()))
@@ -53,12 +60,13 @@ class NotFinished(WorkspaceError):
         super().__init__(
             f"{subject}. Run `selma {command} CONFIG`"
             + ("." if " " in command else ", or `selma run CONFIG` for everything.")
+            + advice
         )
 
 
 def begun(item: Item) -> bool:
     """Whether this very recipe was started, and perhaps finished."""
-    plan = read_json(item.path / "plan.json")
+    plan = read_json(item.path / PLAN)
     return plan is not None and plan.get("key") == item.key
 
 

@@ -26,6 +26,7 @@ from selma.disk import failures
 from selma.errors import ConfigError
 from selma.finished import Finished
 from selma.paths import AnyPath, as_path
+from selma.plurals import counted
 from selma.preflight import check
 from selma.records.adapters import AppliedAdapter, applied
 from selma.records.benchmarks import BenchmarkPrompt, repeated
@@ -35,7 +36,7 @@ from selma.records.merged import TRIAL, UNIFORM, Merged
 from selma.records.prompts import Prompt
 from selma.records.report import Findings
 from selma.records.scores import Scorecard
-from selma.runfile import portable, versions, write_run_file
+from selma.runfile import installed_versions, portable, write_run_file
 from selma.workspace import (
     EXPERTS,
     IMAGES,
@@ -45,6 +46,7 @@ from selma.workspace import (
     SCORES,
     STAGES,
     Workspace,
+    kept_items,
     manifest,
 )
 
@@ -670,4 +672,14 @@ class Stages(Generic[Run]):
         drawn_by = {}
         if (drawing := self.config.images.base) is not None:
             drawn_by = {"images by": base_fingerprint(drawing)}
-        return {"base": self.base_key()} | drawn_by | keys | {"merged": merged.key} | versions()
+        lineage = {"base": self.base_key()} | drawn_by | keys | {"merged": merged.key}
+        return lineage | installed_versions() | _taken(self.folder)
+
+
+def _taken(folder: Workspace) -> dict[str, str]:
+    """For the report: results of other versions that were taken as they are."""
+    taken = kept_items(folder.root)
+    if not taken:
+        return {}
+    made = "; ".join(sorted(set(taken.values())))
+    return {"kept, of other versions": f"{counted(len(taken), 'item')}: {made}"}

@@ -1,9 +1,9 @@
-"""run.json at the root of a run: its settings and the versions that made it."""
+"""run.json at the root of a run: its settings, and the versions that ran it last; those that made
+an item are in its recipe."""
 
 from __future__ import annotations
 
 import os
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,21 @@ from selma.config import RunConfig
 from selma.config.places import map_paths, without_secrets
 from selma.errors import WorkspaceError
 from selma.texts import without_logins
-from selma.workspace import Workspace, read_json, write_json
+from selma.versions import versions
+from selma.workspace import DECIDING, Workspace, read_json, write_json
 
 NAME = "run.json"
-_PACKAGES = ("selma", "torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
+_PACKAGES = tuple(dict.fromkeys(name for names in DECIDING.values() for name in names))
 
 
-def versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
     """Package → installed version, of those that can change a result. Imports none of them."""
-    installed = {}
-    for package in _PACKAGES:
-        try:
-            installed[package] = version(package)
-        except PackageNotFoundError:
-            installed[package] = "not installed"
-    return installed
+    return versions(_PACKAGES)
 
 
 def write_run_file(config: RunConfig, folder: Workspace) -> None:
     """Writes run.json, unless these very settings are there."""
-    value = {"settings": portable(config, folder.root), "versions": versions()}
+    value = {"settings": portable(config, folder.root), "versions": installed_versions()}
     if read_json(folder.root / NAME) != value:
         write_json(folder.root / NAME, value)
 

@@ -42,7 +42,9 @@ from selma.workspace import (
 
 COUNTED = ("prompts.jsonl", TRIALS)
 """Files of stages with a line for each prompt or trial; an item has one of them at most."""
-State = Literal["done", "partial", "damaged", "other settings", "missing", "waits", "unknown"]
+State = Literal[
+    "done", "partial", "damaged", "other settings", "other versions", "missing", "waits", "unknown"
+]
 
 
 @dataclass(frozen=True)
@@ -267,6 +269,8 @@ def _state(item: Item) -> tuple[State, int | None]:
         return "damaged", None
     if begun(item):
         return "partial", _elements(item.path)
+    if item.other_versions() is not None:
+        return "other versions", None
     return ("other settings" if item.path.exists() else "missing"), None
 
 

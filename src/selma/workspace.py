@@ -45,10 +45,22 @@ from selma.plurals import counted
 from selma.progress import console
 from selma.record_files import cut_torn_line, readable_rows
 from selma.record_files import read_lines as read_lines
+from selma.versions import ENTRY as VERSIONS
+from selma.versions import differ_by_version_alone, difference, kept, versions
 
 PROMPTS, IMAGES, EXPERTS = "1-prompts", "2-images", "3-experts"
 MERGED, SCORES, REPORT = "4-merged", "5-scores", "6-report"
 STAGES = (PROMPTS, IMAGES, EXPERTS, MERGED, SCORES, REPORT)
+
+DECIDING: Mapping[str, tuple[str, ...]] = {
+    PROMPTS: ("selma",),  # and what a language model runs on, where it runs here
+    IMAGES: ("selma", "torch", "diffusers", "transformers", "numpy", "pillow"),
+    EXPERTS: ("selma", "torch", "diffusers", "transformers", "peft", "numpy", "pillow"),
+    MERGED: ("selma", "torch", "numpy", "safetensors"),
+    SCORES: ("selma", "torch", "diffusers", "transformers", "numpy", "pillow"),
+    REPORT: ("selma",),
+}
+"""Stage → the packages whose versions decide the bytes of its items."""
 
 JOURNAL = "journal.jsonl"
 _PLAN_ASIDE = ".plan.json.partial"  # as `write_bytes` names it
@@ -64,6 +76,23 @@ class JournalLine(TypedDict, total=False):
     what: str
     seconds: float
     cost: float
+
+
+_upgrades_said: set[str] = set()
+
+
+def _say_upgraded(change: str, first: str) -> None:
+    """Once for each difference: a run has many items."""
+    if change in _upgrades_said:
+        return
+    _upgrades_said.add(change)
+    console.print(
+        f"{first} was made by {change}. It and the like are made again; what is there is kept in "
+        "superseded/, or where it is in a comparison. --keep takes it as it is.",
+        style="yellow",
+        highlight=False,
+        markup=False,
+    )
 
 
 @cache
@@ -147,8 +176,11 @@ class Item:
     """One folder made by one recipe. `begin`, fill `path`, `finish`.
 
     paid: files in it that cost money or people's time, so that a damaged one is refused rather than
-    made again.
+    made again, and taken along when only versions differ.
     """
+
+    by_key = False
+    """Whether it lies in a folder named after its key, beside those of other recipes."""
 
     def __init__(
         self,
@@ -166,6 +198,30 @@ class Item:
         self.path = root / name
         self.recipe = recipe
         self.key = recipe_key(recipe)
+
+    def other_versions(self) -> Path | None:
+        """The folder of what other versions of the packages made by the same settings, if there is
+        one and this recipe's own is not begun; of several the one begun last."""
+        if (read_json(self.path / PLAN) or {}).get("key") == self.key:
+            return None
+        places = self.path.parent.glob(f"*/{PLAN}") if self.by_key else [self.path / PLAN]
+        found = [
+            (path.stat().st_mtime_ns, path.parent)
+            for path in places
+            if differ_by_version_alone((read_json(path) or {}).get("recipe"), self.recipe)
+        ]
+        return max(found)[1] if found else None
+
+    def keep(self) -> None:
+        """Become what other versions made, where there is such."""
+        if (folder := self.other_versions()) is None:
+            return
+        plan = read_json(folder / PLAN) or {}
+        _kept.setdefault(self.root, {})[self.name] = difference(plan["recipe"], self.recipe)
+        self.path, self.name = folder, folder.relative_to(self.root).as_posix()
+        self.recipe = plan["recipe"]
+        self.key = recipe_key(self.recipe)
+        self._forget()
 
     @cached_property
     def manifest(self) -> dict[str, Any] | None:
@@ -229,29 +285,56 @@ class Item:
         WorkspaceError for a damaged file that was paid for.
         """
         wrong = self.faults  # looked at by each before any is moved
-        self._require_unpaid(wrong)
+        self._require_unpaid(self.path, wrong)
+        if earlier := self.other_versions():
+            self._require_unpaid(earlier, self._faults_of(earlier))
         processes.wait()
         if processes.main():
             if self.beginning:
                 self.beginning()
+            if earlier:
+                self._upgrade(earlier, guests)
             self._begin(wrong, guests)
         processes.wait()
         self._forget()
         return self.path
 
-    def _require_unpaid(self, wrong: Mapping[str, str]) -> None:
+    def _faults_of(self, folder: Path) -> Mapping[str, str]:
+        """Of what another recipe left."""
+        if (manifest := read_manifest(folder)) is not None:
+            return faults(folder, manifest)
+        return {MANIFEST: NO_MANIFEST} if os.path.lexists(folder / MANIFEST) else {}
+
+    def _upgrade(self, earlier: Path, guests: Collection[str]) -> None:
+        """Put aside what other versions made, but take along what was paid for: a server's replies
+        are not of our making."""
+        plan = read_json(earlier / PLAN) or {}
+        _say_upgraded(difference(plan["recipe"], self.recipe), self.name)
+        paid = [name for name in self.paid if (earlier / name).is_file()]
+        if earlier == self.path:
+            target = self._free_place(plan["key"])
+            for name in paid:
+                make_folder(target)
+                write_bytes(target / name, (self.path / name).read_bytes())
+            self._move_out(target, {*guests, *paid})
+            return
+        make_folder(self.path)
+        for name in paid:
+            write_bytes(self.path / name, (earlier / name).read_bytes())
+
+    def _require_unpaid(self, folder: Path, wrong: Mapping[str, str]) -> None:
         for name in self.paid:
-            if not os.path.lexists(self.path / name):
+            if not os.path.lexists(folder / name):
                 continue
             if wrong.get(MANIFEST) == NO_MANIFEST:
                 raise WorkspaceError(
-                    f"{self.path / MANIFEST} is damaged: {NO_MANIFEST}, so that {name}, which may "
+                    f"{folder / MANIFEST} is damaged: {NO_MANIFEST}, so that {name}, which may "
                     "have cost money, cannot be verified. Restore it from a copy; or remove it to "
                     f"go on with {name} as it is."
                 )
             if name in wrong:
                 raise WorkspaceError(
-                    f"{self.path / name} is damaged: {wrong[name]}. It holds replies that may have "
+                    f"{folder / name} is damaged: {wrong[name]}. It holds replies that may have "
                     "cost money. Restore it from a copy; or move it away to ask for them again."
                 )
 
@@ -267,7 +350,7 @@ class Item:
         elif self.path.exists() and not self._is_own(plan):
             names = {file.name for file in self.path.iterdir()}
             # Else it was killed between making the folder and having written the plan.
-            if plan is not None or not names <= {_PLAN_ASIDE, *guests}:
+            if plan is not None or not names <= {_PLAN_ASIDE, *guests, *self.paid}:
                 self._supersede(str((plan or {}).get("key", "unknown")), guests)
         make_folder(self.path)
         if plan != self._plan:
@@ -346,7 +429,9 @@ class Item:
     def _supersede(self, old_key: str, guests: Collection[str]) -> None:
         """Move out what is not the guests', which never move: the plan last, since without it
         nobody knows whose the rest is."""
-        target = self._free_place(old_key)
+        self._move_out(self._free_place(old_key), guests)
+
+    def _move_out(self, target: Path, guests: Collection[str]) -> None:
         with failures(self.path, task="read"):
             names = {file.name for file in self.path.iterdir()}
         if names.isdisjoint(guests):
@@ -368,8 +453,21 @@ _asked_for: dict[Path, dict[str, set[str]]] = {}
 """Run's folder → key → names of the items of this key that were asked for in this process."""
 
 
+_kept: dict[Path, dict[str, str]] = {}
+"""Run's folder → item of other versions that was taken as it is → where its versions differ."""
+
+
+def kept_items(root: Path) -> Mapping[str, str]:
+    """Items of the run that were taken in this process though other versions made them → where
+    those differ from the installed ones."""
+    return _kept.get(root, {})
+
+
 def asked_for(item: Item) -> Item:
-    """The item itself; those that are made of it will say so in their manifests."""
+    """The item itself; those that are made of it will say so in their manifests. With `--keep` the
+    one that other versions made, where there is such."""
+    if kept():
+        item.keep()
     _asked_for.setdefault(item.root, {}).setdefault(item.key, set()).add(item.name)
     return item
 
@@ -401,10 +499,12 @@ class Workspace:
         paid: Collection[str] = (),
     ) -> Item:
         """The item `root/stage/names...`, whose recipe is what its key depends on: all that is not
-        empty. Nothing is created before `begin`. paid: see `Item`."""
+        empty, and the versions of what decides its bytes; further ones may be in its `versions`.
+        Nothing is created before `begin`. paid: see `Item`."""
         name = "/".join((stage, *names))
         inside(self.root, name)
-        plain = json.loads(canonical(without_empty(recipe)))
+        deciding = {**versions(DECIDING[stage]), **recipe.get(VERSIONS, {})}
+        plain = json.loads(canonical(without_empty({**recipe, VERSIONS: deciding})))
         return asked_for(Item(self.root, name, plain, paid=paid, beginning=self.beginning))
 
     def folder_of(self, stage: str, *names: str) -> Path:

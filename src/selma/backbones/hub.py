@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,12 +72,6 @@ def file_digest(path: Path) -> str:
     state = path.stat()
     # The time of the last change cannot be set back, unlike that of the last writing.
     return _digest_once(path.resolve(), state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-
-
-@cache
-def installed(package: str) -> str:
-    """The package's version. Kept, since looking it up reads files, and every recipe asks."""
-    return version(package)
 
 
 def cache_folder() -> Path:

@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from selma.cli.loading import load
-from selma.console import AllLayers, Base, Folder, show_diagnostics
+from selma.console import AllLayers, Base, Folder, Keep, show_diagnostics
 from selma.screen import say
 
 
@@ -71,6 +71,7 @@ def merge(
         list[Path], typer.Argument(metavar="CONFIG | FILES...", help="A .yaml, or adapters.")
     ],
     folder: Folder = None,
+    keep: Keep = False,
     out: Annotated[Path | None, typer.Option(help="FILES: where the result goes.")] = None,
     to: Annotated[
         str | None,

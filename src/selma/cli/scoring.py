@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from selma.cli.loading import load
-from selma.console import Config, Folder, show_scorecard
+from selma.console import Config, Folder, Keep, show_scorecard
 
 
 class ConfigOrCommand(TyperGroup):
@@ -29,7 +29,7 @@ score = typer.Typer(
 
 
 @score.command()
-def stage(config: Config, folder: Folder = None) -> None:
+def stage(config: Config, folder: Folder = None, keep: Keep = False) -> None:
     """Let every model of a run generate the benchmark's images, and score them."""
     from selma import pipeline
 

@@ -11,6 +11,7 @@ from selma.cli.loading import load
 from selma.console import (
     Config,
     Folder,
+    Keep,
     show_benchmark_length,
     show_faults,
     show_pairs,
@@ -25,6 +26,7 @@ from selma.screen import say
 def run(
     config: Config,
     folder: Folder = None,
+    keep: Keep = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what is there and what would be made.")
     ] = False,
@@ -47,7 +49,7 @@ def run(
     return say(f"Report: {outcome.page}")
 
 
-def prompts(config: Config, folder: Folder = None) -> None:
+def prompts(config: Config, folder: Folder = None, keep: Keep = False) -> None:
     """Stage 1: let a language model write prompts for each skill."""
     from selma import pipeline
 
@@ -61,7 +63,7 @@ def prompts(config: Config, folder: Folder = None) -> None:
         say(line)
 
 
-def images(config: Config, folder: Folder = None) -> None:
+def images(config: Config, folder: Folder = None, keep: Keep = False) -> None:
     """Stage 2: let the base model generate an image for each prompt."""
     from selma import pipeline
 
@@ -71,7 +73,7 @@ def images(config: Config, folder: Folder = None) -> None:
     show_preferences(pipeline.preference_counts(settings, pairs))
 
 
-def experts(config: Config, folder: Folder = None) -> None:
+def experts(config: Config, folder: Folder = None, keep: Keep = False) -> None:
     """Stage 3: train one adapter for each skill."""
     from selma import pipeline
 
@@ -79,7 +81,7 @@ def experts(config: Config, folder: Folder = None) -> None:
         say(f"{expert.skill}: {expert.folder}")
 
 
-def report(config: Config, folder: Folder = None) -> None:
+def report(config: Config, folder: Folder = None, keep: Keep = False) -> None:
     """Stage 6: write what was found as one page."""
     from selma import pipeline
 
@@ -91,6 +93,7 @@ def status(
     verify: Annotated[
         bool, typer.Option("--verify", help="Read every finished file and compare its sha256.")
     ] = False,
+    keep: Keep = False,
 ) -> None:
     """Show what a run has, is missing, or holds with other settings."""
     from selma.applications.loading import read_run_file

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from selma.backbones.base_files import base_fingerprint
-from selma.backbones.hub import installed
 from selma.config.experts import ExpertsConfig, TrainingConfig
 from selma.config.networks import BaseConfig
 from selma.experts.fitting import OWN, Fitting
@@ -71,13 +70,12 @@ def training_recipe(rows: Sequence[list[str]], *, base: BaseConfig, seed: int) -
         "base_precision": base.precision,
         "pairs": recipe_key({"pairs": rows}),
         "seed": seed,
-        "versions": {name: installed(name) for name in ("torch", "diffusers", "peft")},
     }
 
 
 def encoding_recipe(expert: dict[str, Any], *, flip: bool) -> dict[str, Any]:
     """What the encoded pairs depend on: an expert's recipe without its training."""
-    shared = ("base", "base_precision", "pairs", "versions")
+    shared = ("base", "base_precision", "pairs")
     return {**{key: expert[key] for key in shared}, "flip": flip, "fitting": expert.get("fitting")}
 
 

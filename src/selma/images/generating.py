@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from selma import processes
 from selma.backbones.base_files import base_fingerprint
 from selma.backbones.bases import guidance_of, rescale_of, steps_of
-from selma.backbones.hub import installed
 from selma.backbones.preference.scorers import load_image_scorer
 from selma.config.images import ImagesConfig
 from selma.config.networks import BaseConfig
@@ -436,7 +435,6 @@ def generation_recipe(
         "guidance": guidance,
         "guidance_rescale": rescale_of(base),
         "seed": seed,
-        "versions": {name: installed(name) for name in ("torch", "diffusers", "transformers")},
     }
 
 

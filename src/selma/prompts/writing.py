@@ -16,6 +16,7 @@ from typing import Any
 
 from selma.backbones.language.loading import (
     LANGUAGE_MODELS,
+    deciding_versions,
     load_language_model,
     model_identity,
     paid_files,
@@ -231,6 +232,7 @@ def _recipe(
         "skill": skill.recipe(),
         "settings": settings,
         "backend": model_identity(config.backend),
+        "versions": deciding_versions(config.backend),
         "benchmark": benchmark_prompts,
         "seed": seed,
     }

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from selma.console import Folder, Json
+from selma.console import Folder, Json, Keep
 from selma.screen import say
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A YAML file with rows.")]
@@ -16,6 +16,7 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="A YAML file with row
 def compare(
     file: File,
     folder: Folder = None,
+    keep: Keep = False,
     only: Annotated[
         list[str] | None, typer.Option(help="A row's name; may be given several times.")
     ] = None,

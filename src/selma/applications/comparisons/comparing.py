@@ -33,7 +33,7 @@ from selma.records.adapters import AppliedAdapter
 from selma.records.benchmarks import Answer, BenchmarkPrompt, repeated
 from selma.records.scores import Comparison as Pair
 from selma.records.scores import Scorecard
-from selma.runfile import portable, versions
+from selma.runfile import installed_versions, portable
 from selma.scores.benchmarks import benchmark_of, load_benchmark
 from selma.workspace import MERGED, Workspace, read_json, write_json
 
@@ -74,7 +74,7 @@ def _write_file(plan: Plan, folder: Workspace) -> None:
         name: {"model": recipe.row.model, "settings": portable(recipe.config, folder.root)}
         for name, recipe in plan.recipes.items()
     }
-    value = {"rows": rows, "versions": versions()}
+    value = {"rows": rows, "versions": installed_versions()}
     if read_json(folder.root / FILE) != value:
         write_json(folder.root / FILE, value)
 

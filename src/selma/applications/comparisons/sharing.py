@@ -51,6 +51,8 @@ class Clock:
 class SharedItem(Item):
     """An item in a folder of its key."""
 
+    by_key = True
+
     def __init__(self, item: Item, folder: SharedWorkspace) -> None:
         super().__init__(item.root, f"{item.name}/{item.key}", item.recipe, paid=item.paid)
         self.folder = folder
@@ -112,6 +114,8 @@ class SharedWorkspace(Workspace):
 
 
 class _SharedFinishedItem(Item):
+    by_key = True
+
     def __init__(self, item: Item) -> None:
         super().__init__(item.root, f"{item.name}/{item.key}", item.recipe, paid=item.paid)
 

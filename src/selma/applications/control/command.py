@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selma.console import Config, Folder
+from selma.console import Config, Folder, Keep
 from selma.plurals import counted
 from selma.screen import say
 
@@ -25,7 +25,7 @@ Tables = Annotated[
 
 
 @control.command("prepare")
-def prepare_control(config: Config, folder: Folder = None) -> None:
+def prepare_control(config: Config, folder: Folder = None, keep: Keep = False) -> None:
     """Prepare images, conditions and prompts: squares of one size, with captions if set."""
     from selma.applications.control import pipeline
 
@@ -34,7 +34,7 @@ def prepare_control(config: Config, folder: Folder = None) -> None:
 
 
 @control.command("train")
-def train_control(config: Config, folder: Folder = None) -> None:
+def train_control(config: Config, folder: Folder = None, keep: Keep = False) -> None:
     """Train the network on the prepared images, then its magnitudes if set."""
     from selma.applications.control import pipeline
 
@@ -42,7 +42,7 @@ def train_control(config: Config, folder: Folder = None) -> None:
 
 
 @control.command("generate")
-def generate_control(config: Config, folder: Folder = None) -> None:
+def generate_control(config: Config, folder: Folder = None, keep: Keep = False) -> None:
     """Generate the validation images from their conditions, and from the prompts alone."""
     from selma.applications.control import pipeline
 
@@ -51,7 +51,7 @@ def generate_control(config: Config, folder: Folder = None) -> None:
 
 
 @control.command("score")
-def score_control(config: Config, folder: Folder = None) -> None:
+def score_control(config: Config, folder: Folder = None, keep: Keep = False) -> None:
     """Score how well the generated images follow their conditions; write the page."""
     from selma.applications.control import pipeline
     from selma.applications.control.page import print_card
@@ -63,7 +63,9 @@ def score_control(config: Config, folder: Folder = None) -> None:
 
 
 @control.command("compare")
-def compare_control(config: Config, folder: Folder = None, table: Tables = None) -> None:
+def compare_control(
+    config: Config, folder: Folder = None, keep: Keep = False, table: Tables = None
+) -> None:
     """Train, generate and score every network of the OFT paper's tables 2 to 4; write the page."""
     from selma.applications.control import pipeline
     from selma.applications.control.page import print_card

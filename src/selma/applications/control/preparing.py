@@ -21,7 +21,6 @@ from selma.applications.control.sources import (
     source_digest,
     unused,
 )
-from selma.backbones.hub import installed
 from selma.backbones.perception.captioning import CaptionModel
 from selma.disk import make_folder
 from selma.errors import DataError
@@ -35,6 +34,7 @@ from selma.records.landmarks import Landmark
 from selma.records.prompts import prompt_id
 from selma.records.rows import Caption
 from selma.row_files import Row, fill_rows, write_rows
+from selma.versions import OPENCV, versions
 from selma.workspace import IMAGES, Workspace, inside, write_bytes
 
 NAME = "_control"
@@ -149,8 +149,7 @@ def _recipe(data: ControlData, split: Split, *, px: int, seed: int) -> dict[str,
         "opened": None
         if isinstance(data.source, ToyboxImages)
         else [OPENER, *data.model_dump(mode="json", include=opening).values()],
-        "pillow": installed("pillow"),
-        "opencv": installed("opencv-python-headless") if data.condition == "canny" else None,
+        "versions": versions((OPENCV,)) if data.condition == "canny" else {},
         "captioner": captioner and captioner.identity,
     }
 

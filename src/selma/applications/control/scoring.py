@@ -32,7 +32,6 @@ from selma.applications.control.measures import (
 )
 from selma.applications.control.records import ControlCard, ControlSample, ControlScore
 from selma.applications.control.settings import Condition, ControlScoring
-from selma.backbones.hub import installed
 from selma.backbones.perception.features import Features, InceptionFeatures, load_features, see_all
 from selma.backbones.perception.locating import Locator, load_locator
 from selma.backbones.perception.segmenting import Segmenter, load_segmenter
@@ -46,6 +45,7 @@ from selma.row_files import fill_rows
 from selma.scores.distances import frechet_distance
 from selma.scores.statistics import interval_of
 from selma.toybox.conditions import PALETTE
+from selma.versions import OPENCV, versions
 from selma.workspace import (
     SCORES,
     Workspace,
@@ -192,7 +192,8 @@ class Scorer:
             "images": self._key(images),
         }
         if self.condition == "canny":
-            recipe["canny"] = [*self.canny, installed("opencv-python-headless")]
+            recipe["canny"] = list(self.canny)
+            recipe["versions"] = versions((OPENCV,))
         elif self.condition == "segmentation":
             recipe["reader"] = self._segmenter.fingerprint
             recipe["palette"] = self._palette

@@ -1,6 +1,6 @@
 """A cache of a judge's answers: no question about an image is asked twice.
 
-    <folder>/<fingerprint>.jsonl    one line for each image and question that the judge answered
+    <folder>/<identity>.jsonl       one line for each image and question that the judge answered
     <folder>/images.jsonl           sha256 of a file → sha256 of its pixels as selma opens them
 
 An answer is reused if the judge (weights, wording, decoding), the image's pixels and the question
@@ -20,13 +20,22 @@ from selma.image_files import OPENER, open_image
 from selma.progress import progress
 from selma.record_files import read_rows
 from selma.records.rows import CachedAnswer, CachedPixels
-from selma.workspace import append_lines, file_sha256, inside
+from selma.versions import versions
+from selma.workspace import DECIDING, SCORES, append_lines, file_sha256, inside, recipe_key
 
 CHUNK = 32
 """Images whose answers are written together: a crash loses no more than these."""
 
 RawAnswer = tuple[str, float | None]
 """The raw text and P(yes), if the judge gives one."""
+
+
+def _identity(judge: Judge) -> str:
+    """What tells its answers from others: its fingerprint, and of a judge that runs here the
+    versions that it runs on. What a server was paid for outlasts an upgrade."""
+    if getattr(judge, "paid", False):
+        return judge.fingerprint
+    return recipe_key({"judge": judge.fingerprint, "versions": versions(DECIDING[SCORES])})
 
 
 class AnswerCache:
@@ -36,7 +45,7 @@ class AnswerCache:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._judge = judge
-        self._answers = inside(folder, f"{judge.fingerprint}.jsonl")
+        self._answers = inside(folder, f"{_identity(judge)}.jsonl")
         self._index = folder / "images.jsonl"
 
     def ask(

@@ -16,6 +16,7 @@ from selma.paths import AnyPath, as_path
 from selma.pipeline import Stages, opened
 from selma.records.adapters import AppliedAdapter, applied
 from selma.records.merged import UNIFORM
+from selma.versions import keeping
 from selma.workspace import SCORES
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from selma.records.merged import Merged
 
 
+@keeping()
 def score_styles(
     config: RunConfig,
     scorer: PreferenceConfig,

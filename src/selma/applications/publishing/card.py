@@ -42,7 +42,7 @@ from selma.records.merged import Merged
 from selma.records.scores import Scorecard
 from selma.report import tables
 from selma.report.sources import trained_on
-from selma.runfile import versions
+from selma.versions import keeping, made_with
 from selma.workspace import MERGED, REPORT, Workspace, inside, manifest, write_bytes
 
 CARD, GALLERY = "README.md", "gallery"
@@ -62,6 +62,7 @@ class WrittenCard:
     """Adapter, card and images: the repository's files."""
 
 
+@keeping()
 def write_card(
     run: AnyPath, *, repository: str = UNNAMED, licence: str | None = None, images: int = 6
 ) -> WrittenCard:
@@ -164,6 +165,7 @@ def _body(
     scores, images, prompts = config.scores, config.images, config.prompts
     names = skill_names(prompts.skills, given=prompts.given)
     example = gallery[0][0] if gallery else None
+    made = [merged.folder, *(expert.folder for expert in experts)]
     lines = usage(
         config,
         merged,
@@ -197,7 +199,7 @@ def _body(
         diagnostics=read_diagnostics(merged),
         trials=len(read_trials(merged.folder)),
         chooser=judge_name(scores.choosing_judge),
-        versions=", ".join(f"{name} {number}" for name, number in versions().items()),
+        versions=made_with(manifest(folder)["recipe"] for folder in made),
     )
 
 

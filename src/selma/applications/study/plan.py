@@ -14,6 +14,7 @@ from selma.image_files import decode, png_bytes
 from selma.randomness import rng
 from selma.records.benchmarks import BenchmarkPrompt, evenly
 from selma.records.record import Record
+from selma.versions import keeping
 from selma.workspace import SCORES, inside, manifest, recipe_key
 
 PAPER_PROMPTS = 200
@@ -54,6 +55,7 @@ class Showing(NamedTuple):
     left: int
 
 
+@keeping()
 def plan_study(
     run: Path,
     benchmark_prompts: Sequence[BenchmarkPrompt],

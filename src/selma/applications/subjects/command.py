@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selma.console import Config, Folder, Json
+from selma.console import Config, Folder, Json, Keep
 from selma.screen import say
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ subjects = typer.Typer(
 
 
 @subjects.command("train")
-def train_subjects(config: Config, folder: Folder = None) -> None:
+def train_subjects(config: Config, folder: Folder = None, keep: Keep = False) -> None:
     """Generate class images, then train each subject once by each method."""
     from selma.applications.subjects import pipeline
 
@@ -29,7 +29,7 @@ def train_subjects(config: Config, folder: Folder = None) -> None:
 
 
 @subjects.command("generate")
-def generate_subjects(config: Config, folder: Folder = None) -> None:
+def generate_subjects(config: Config, folder: Folder = None, keep: Keep = False) -> None:
     """Generate every subject's prompts with the base and with each method's adapter."""
     from selma.applications.subjects import pipeline
 
@@ -38,7 +38,9 @@ def generate_subjects(config: Config, folder: Folder = None) -> None:
 
 
 @subjects.command("score")
-def score_subjects(config: Config, folder: Folder = None, json: Json = None) -> None:
+def score_subjects(
+    config: Config, folder: Folder = None, keep: Keep = False, json: Json = None
+) -> None:
     """Compare all methods in one table and on one page: DINO, CLIP-I, CLIP-T, LPIPS."""
     from selma.applications.subjects import pipeline
     from selma.applications.subjects.page import print_subject_card

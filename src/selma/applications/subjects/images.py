@@ -24,7 +24,6 @@ from selma.applications.subjects.prompts import (
 )
 from selma.applications.subjects.records import Subject
 from selma.applications.subjects.settings import SubjectData, SubjectSettings
-from selma.backbones.hub import installed
 from selma.config.images import ImagesConfig
 from selma.config.networks import BaseConfig
 from selma.disk import make_folder
@@ -223,7 +222,6 @@ def _prepared(source: _Source, px: int, config: SubjectData, folder: Workspace) 
     recipe = {
         "images": [[name, hashlib.sha256(data).hexdigest()] for name, data in source.images],
         "image_px": px,
-        "pillow": installed("pillow"),
         "opened": None if config.folder == TOYBOX else [OPENER, config.background],
     }
     item = folder.item(IMAGES, NAME, source.name, recipe=recipe)

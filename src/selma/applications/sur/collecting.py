@@ -22,7 +22,6 @@ from selma.applications.sur.records import SurSample
 from selma.applications.sur.samples import SKILL, read_samples, write_samples
 from selma.applications.sur.settings import Agreement, SurData
 from selma.applications.sur.sources import Candidate, candidates, left_out, source_digest
-from selma.backbones.hub import installed
 from selma.backbones.perception.captioning import Classifier
 from selma.backbones.preference.scorers import load_image_scorer
 from selma.disk import make_folder
@@ -135,7 +134,6 @@ def collecting_recipe(config: SurData, *, seed: int) -> dict[str, Any]:
         "cleaning": cleaning.model_dump(mode="json", exclude={"safety", "agreement"}),
         "image_px": config.image_px,
         "seed": seed,
-        "pillow": installed("pillow"),
         "opened": None if config.source.kind == "toybox" else [OPENER, config.background],
         "captioner": config.captioner and captioner_identity(config.captioner),
         "safety": cleaning.safety and Classifier(cleaning.safety).identity,

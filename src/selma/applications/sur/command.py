@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selma.console import Config, Folder, Json
+from selma.console import Config, Folder, Json, Keep
 from selma.plurals import counted
 from selma.screen import say
 
@@ -22,7 +22,7 @@ Experts = Annotated[bool, typer.Option("--experts", help="Also with the run's me
 
 
 @sur.command("collect")
-def collect_samples(config: Config, folder: Folder = None) -> None:
+def collect_samples(config: Config, folder: Folder = None, keep: Keep = False) -> None:
     """Collect samples of plain prompt, keyword prompt and image; count what is rejected."""
     from selma.applications.sur import pipeline
 
@@ -33,7 +33,7 @@ def collect_samples(config: Config, folder: Folder = None) -> None:
 
 
 @sur.command("train")
-def train_sur(config: Config, folder: Folder = None) -> None:
+def train_sur(config: Config, folder: Folder = None, keep: Keep = False) -> None:
     """Train the adapter on the collected samples."""
     from selma.applications.sur import pipeline
 
@@ -44,6 +44,7 @@ def train_sur(config: Config, folder: Folder = None) -> None:
 def generate_sur(
     config: Config,
     folder: Folder = None,
+    keep: Keep = False,
     experts: Experts = False,
 ) -> None:
     """Generate the benchmark with the adapter and without, and by keyword prompts."""
@@ -55,7 +56,11 @@ def generate_sur(
 
 @sur.command("score")
 def score_sur(
-    config: Config, folder: Folder = None, experts: Experts = False, json: Json = None
+    config: Config,
+    folder: Folder = None,
+    keep: Keep = False,
+    experts: Experts = False,
+    json: Json = None,
 ) -> None:
     """Score plain prompts with the adapter and without, and keyword prompts; by kind of question.
 
@@ -77,6 +82,7 @@ def score_sur(
 def ablate_sur(
     config: Config,
     folder: Folder = None,
+    keep: Keep = False,
     only: Annotated[
         list[str] | None, typer.Option(help="A variant's name; may be given several times.")
     ] = None,

@@ -19,6 +19,7 @@ from selma.config.networks import AnyLLM, LocalLLM, ServedLLM
 from selma.config.places import bare_address
 from selma.config.section import Section
 from selma.registry import Table
+from selma.versions import versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,8 @@ class LanguageKind(CheckedKind):
     """What tells its replies from another's, as JSON with `model` in it; free of keys."""
     parallel: Callable[[Any], int]
     """How many requests make one batch, known without loading it."""
+    packages: tuple[str, ...] = ()
+    """Whose versions decide its replies, beside selma's own."""
     takes_grammar: bool = False
     """Whether replies can be held to prompts.lexicon."""
     gives_likelihoods: bool = False
@@ -58,6 +61,11 @@ def paid_files(backend: Any, *names: str) -> tuple[str, ...]:
 def model_identity(backend: AnyLLM) -> dict[str, Any]:
     """What tells this model's replies from another's, as JSON; free of keys and of torch."""
     return LANGUAGE_MODELS[backend.kind].identity(backend)
+
+
+def deciding_versions(backend: AnyLLM) -> dict[str, str]:
+    """Package → version, of those that decide this model's replies: for the recipe's `versions`."""
+    return versions(LANGUAGE_MODELS[backend.kind].packages)
 
 
 def parallel_requests(backend: AnyLLM) -> int:
@@ -110,6 +118,7 @@ LANGUAGE_MODELS: Table[LanguageKind] = Table(
             load=_load_local,
             identity=_local_identity,
             parallel=lambda backend: backend.batch_size,
+            packages=("torch", "transformers"),
             takes_grammar=True,
             gives_likelihoods=True,
             look=_look_local,

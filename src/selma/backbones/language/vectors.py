@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma.backbones.hub import installed, model_config
+from selma.backbones.hub import model_config
 from selma.backbones.language.loading import load_language_model, model_identity
 from selma.backbones.language.model import LanguageModel
 from selma.backbones.language.smollm2 import BLOCKS
@@ -20,6 +20,7 @@ from selma.errors import DataError, ModelError
 from selma.plurals import counted
 from selma.progress import progress
 from selma.texts import quoted
+from selma.versions import versions
 from selma.workspace import file_sha256, recipe_key
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def vectors_identity(config: LlmVectors) -> dict[str, Any]:
             raise DataError(f"sur.llm.file: {config.file} cannot be read: {error}.") from error
     model = {k: v for k, v in model_identity(config.backend).items() if k != "batch_size"}
     reading = config.model_dump(mode="json", include={"layer", "pooling", "final_norm"})
-    return {"model": model, **reading, "transformers": installed("transformers")}
+    return {"model": model, **reading}
 
 
 def block_count(backend: LocalLLM) -> int | None:
@@ -74,7 +75,9 @@ def vectors(
 
     if config.file is not None:
         return _from_file(texts, Path(config.file))
-    cache = folder / recipe_key(vectors_identity(config))
+    cache = folder / recipe_key(
+        {**vectors_identity(config), "versions": versions(("torch", "transformers"))}
+    )
     known = dict(_stored(cache))
     wanted = dict.fromkeys(texts)
     missing = [text for text in wanted if _digest(text) not in known]

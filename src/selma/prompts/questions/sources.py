@@ -9,12 +9,17 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from selma.backbones.language.loading import load_language_model, model_identity, paid_files
+from selma.backbones.language.loading import (
+    deciding_versions,
+    load_language_model,
+    model_identity,
+    paid_files,
+)
 from selma.backbones.language.model import LanguageModel
 from selma.config.images import BY_TOYBOX
 from selma.config.questions import WrittenQuestions
@@ -51,6 +56,8 @@ class Source:
     """What each prompt is asked; the item is there for what must be kept on the way."""
     paid: tuple[str, ...] = ()
     """Files that it leaves in the item and that may have cost money."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Package → version, of those that decide what is asked, beside selma's own."""
 
 
 def write_questions(
@@ -83,7 +90,11 @@ def write_questions(
 def _of_skill(
     skill: str, prompts: Sequence[Prompt], source: Source, folder: Workspace
 ) -> list[BenchmarkPrompt]:
-    recipe = {"prompts": [[prompt.id, prompt.text] for prompt in prompts], "source": source.recipe}
+    recipe = {
+        "prompts": [[prompt.id, prompt.text] for prompt in prompts],
+        "source": source.recipe,
+        "versions": source.versions,
+    }
     item = folder.item(PROMPTS, NAME, skill, recipe=recipe, paid=source.paid)
     if not item.done:
         began, path = time.monotonic(), item.begin() / _FILE
@@ -167,6 +178,7 @@ def _written(config: WrittenQuestions, folder: Workspace) -> Source:
         {**settings, "backend": identity, "style": style.model_dump(mode="json")},
         ask,
         paid=paid_files(config.backend, REPLIES),
+        versions=deciding_versions(config.backend),
     )
 
 
