@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from selma.errors import WorkspaceError
-from selma.paths import as_path
+from selma.paths import AnyPath, as_path
 from selma.plurals import counted
 from selma.randomness import SEEDS
 from selma.screen import say
@@ -81,21 +81,21 @@ def show_status(settings: RunConfig, *, to_make: bool) -> None:
     show_unknown(unknown)
 
 
-def show_faults(run: Path) -> None:
+def show_faults(run: AnyPath) -> None:
     """Every finished file in the run's folder that is not what was written. Raises WorkspaceError
     if there is any."""
     from selma.manifests import all_faults
 
     damaged = 0
-    for path, fault in all_faults(run):
-        typer.echo(f"{path}: {fault}", err=True)
+    for path, fault in all_faults(as_path(run)):
+        say(f"{path}: {fault}", err=True)
         damaged += 1
     if damaged:
         raise WorkspaceError(
             f"{counted(damaged, 'file is', 'files are')} damaged in {run}. The same `selma run` "
             "puts aside what it can make again; replies that were paid for must be restored."
         )
-    typer.echo("Every finished file is what was written.")
+    say("Every finished file is what was written.")
 
 
 def show_unknown(reasons: Mapping[str, str]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from selma.errors import DataError, SelmaError, WorkspaceError
+from selma.paths import AnyPath
 from selma.plainfiles import plain_file
 
 ADVICE = {
@@ -32,7 +33,7 @@ ADVICE = {
 _SHORT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def refusal(error: OSError, path: Path | None = None, *, task: str = "used") -> SelmaError:
+def refusal(error: OSError, path: AnyPath | None = None, *, task: str = "used") -> SelmaError:
     """What the operating system refused, as our error: WorkspaceError for what `ADVICE` names and
     whatever is not written; else DataError (no file where there must be one)."""
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]

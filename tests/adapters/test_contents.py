@@ -6,6 +6,7 @@ import pytest
 
 from selma.adapters.contents import keyed
 from selma.errors import AdapterError
+from selma.manifests import signed
 from selma.workspace import write_json
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -16,8 +17,9 @@ def folder(tmp_path):
     merged = tmp_path / "run" / "4-merged"
     merged.mkdir(parents=True)
     (merged / FILE).write_bytes(b"weights")
-    write_json(merged / "plan.json", {"key": "k"})
-    write_json(merged / "manifest.json", {"key": "k"})
+    write_json(merged / "plan.json", {"key": "k", "recipe": {}})
+    finished = {"key": "k", "recipe": {}, "files": {}, "summary": {}}
+    write_json(merged / "manifest.json", signed(finished))
     return merged
 
 

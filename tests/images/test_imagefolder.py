@@ -40,7 +40,8 @@ def folder_of(root, *rows):
 
 def row(name):
     (prompt,) = prompts(count=1)
-    return {"file_name": name, "text": prompt.text, "prompt_id": prompt.id, "seed": 0}
+    told = {"text": prompt.text, "prompt_id": prompt.id, "seed": 0, "tokens_cut": 0}
+    return {"file_name": name, **told}
 
 
 def read(root):

@@ -146,7 +146,7 @@ def test_answers_that_change_a_denominator_are_refused() -> None:
         ("q.json", "[{]", "cannot be read"),
         ("q.json", "[]", "has none"),
         ("q.json", '[{"id": "a"}]', "question 0: caption"),
-        ("q.json", '{"id": "a"}', "question 0"),
+        ("q.json", '{"id": "a"}', "must be a JSON list"),
     ],
 )
 def test_broken_question_files(tmp_path: Path, name: str, text: str, message: str) -> None:

@@ -14,6 +14,7 @@ from PIL import Image, PngImagePlugin
 
 from selma.applications.study.plan import Images, Pair, Study, plan_study, showings
 from selma.errors import ConfigError, DataError, WorkspaceError
+from selma.manifests import signed
 from selma.records.benchmarks import evenly
 from selma.workspace import SCORES
 
@@ -126,8 +127,9 @@ def test_an_image_tells_nothing_but_its_pixels(tmp_path: Path, how: str) -> None
         before = image.convert("RGB")
     # The manifest of a finished stage.
     entry = json.loads((folder / "manifest.json").read_text())
+    entry.pop("sha256")
     entry["files"][path.name]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps(entry))
+    (folder / "manifest.json").write_text(json.dumps(signed(entry)))
     study = plan_study(tmp_path, benchmark_prompts, models=("okapi", "quagga"), prompts=5, seed=0)
     images = Images(tmp_path, study)
     shown = images.png(benchmark_prompts[0].id, 1)

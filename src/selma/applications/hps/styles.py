@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from selma.records.merged import Merged
 
 
-@keeping()
 def score_styles(
     config: RunConfig,
     scorer: PreferenceConfig,
@@ -48,7 +47,7 @@ def score_styles(
     images = None if images is None else as_path(images)
     texts = read_hps_prompts(prompts)
     # No judge answers here, so that the run's judges need not be present.
-    with opened(config, make=[SCORES], checked=[], work=_work) as stages:
+    with keeping(), opened(config, make=[SCORES], checked=[], work=_work) as stages:
         adapters, key = _model(stages, model)
         if images is None:
             benchmark_prompts = hps_benchmark(texts)

@@ -62,7 +62,6 @@ class WrittenCard:
     """Adapter, card and images: the repository's files."""
 
 
-@keeping()
 def write_card(
     run: AnyPath, *, repository: str = UNNAMED, licence: str | None = None, images: int = 6
 ) -> WrittenCard:
@@ -80,10 +79,11 @@ def write_card(
             f"and publish that: selma convert {run / MERGED} --to diffusers --out FILE."
         )
     stages = Stages(config, Workspace(run), make=[])
-    experts = stages.all_experts()
-    merged = stages.merge_experts(experts)
-    card = _scorecard(config)
-    gallery = _gallery(stages, merged, images)
+    with keeping():  # it is told of as it is, whatever is installed
+        experts = stages.all_experts()
+        merged = stages.merge_experts(experts)
+        card = _scorecard(config)
+        gallery = _gallery(stages, merged, images)
     text = _front_matter(config, gallery, licence=licence)
     text += _body(config, experts, merged, card, gallery, repository=repository)
     write_bytes(merged.folder / CARD, text.encode())

@@ -14,7 +14,6 @@ from selma.image_files import decode, png_bytes
 from selma.randomness import rng
 from selma.records.benchmarks import BenchmarkPrompt, evenly
 from selma.records.record import Record
-from selma.versions import keeping
 from selma.workspace import SCORES, inside, manifest, recipe_key
 
 PAPER_PROMPTS = 200
@@ -55,7 +54,6 @@ class Showing(NamedTuple):
     left: int
 
 
-@keeping()
 def plan_study(
     run: Path,
     benchmark_prompts: Sequence[BenchmarkPrompt],
@@ -162,7 +160,8 @@ def _finished_images(run: Path, model: str) -> dict[str, Any]:
     folder = inside(run, images_path(model))
     files: dict[str, Any] = manifest(folder).get("files", {})
     if not files:
-        finished = sorted(path.parent.name for path in folder.parent.glob("*/manifest.json"))
+        each = (path.parent for path in folder.parent.glob("*/manifest.json"))
+        finished = sorted(path.name for path in each if manifest(path))
         raise WorkspaceError(
             f"{folder} must hold finished images, but does not. "
             + (
