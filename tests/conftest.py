@@ -1,18 +1,64 @@
 """Makes the folder of the tests importable: `import tiny`; forgets what servers do not take; has
-the same examples drawn in every run. HYPOTHESIS_PROFILE=default looks for new ones."""
+the same examples drawn in every run (HYPOTHESIS_PROFILE=default looks for new ones); counts what is
+injected and what of it held (`make attack`)."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+import attacks
 import pytest
 from hypothesis import settings
 
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
+TABLE: attacks.Table = {}
+"""What the tests of this session counted; in the main process, where there are several."""
+
 
 @pytest.fixture(autouse=True)
 def _other_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A port may be given to another test's server later."""
     monkeypatch.setattr("selma.backbones.parameters._REFUSED", {})
+
+
+@pytest.fixture
+def attack(request: pytest.FixtureRequest) -> attacks.Attack:
+    """Counts injections and what of them held; a session in which they differ fails."""
+    counts = attacks.Attack()
+    request.node.user_properties.append(("attack", counts.rows))
+    return counts
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if attacks.ROWS:
+        idle = [item for item in items if "attack" not in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=idle)
+        items[:] = [item for item in items if item not in idle]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call":
+        for name, rows in report.user_properties:
+            if name == "attack":
+                attacks.added(TABLE, rows)  # type: ignore[arg-type]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if attacks.failing(TABLE) and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if hasattr(config, "workerinput"):  # one of several processes: the main one has its rows
+        return
+    if attacks.ROWS or attacks.failing(TABLE):
+        for line in attacks.lines(TABLE):
+            terminalreporter.write_line(line)
+    if attacks.ROWS:
+        attacks.save(TABLE, Path(attacks.ROWS))

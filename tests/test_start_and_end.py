@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from attacks import Attack
 
 STOPPED = """
 import os, runpy, signal, sys
@@ -30,11 +31,12 @@ def command(*words: str, **how: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, text=True, timeout=120, **how)  # type: ignore[call-overload, no-any-return]
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_a_signal_amid_the_first_imports_ends_it_silently(name: str) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_amid_the_first_imports_ends_it_silently(name: str, attack: Attack) -> None:
     program = STOPPED.format(signal=name)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=120)
-    assert done.returncode == -getattr(signal, name) and done.stderr == b""
+    with attack("signals: the first imports"):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=120)
+        assert done.returncode == -getattr(signal, name) and done.stderr == b""
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 import pytest
@@ -38,20 +39,20 @@ def test_a_signal_waits_and_then_goes_where_it_would_have_gone(number: signal.Si
         signal.raise_signal(number)
         reached = bool(asked)
     assert reached
-    assert [signal.getsignal(each) for each in SIGNALS] == [tell, tell]
+    assert [signal.getsignal(each) for each in SIGNALS] == [tell] * len(SIGNALS)
 
 
 def test_without_a_signal_nothing_happens() -> None:
     with stopping() as asked:
         pass
-    assert not asked and [signal.getsignal(each) for each in SIGNALS] == [tell, tell]
+    assert not asked and [signal.getsignal(each) for each in SIGNALS] == [tell] * len(SIGNALS)
 
 
 def test_an_error_in_the_block_is_not_hidden() -> None:
     with pytest.raises(ValueError, match="mine"), stopping():
         signal.raise_signal(signal.SIGTERM)
         raise ValueError("mine")
-    assert [signal.getsignal(each) for each in SIGNALS] == [tell, tell]
+    assert [signal.getsignal(each) for each in SIGNALS] == [tell] * len(SIGNALS)
 
 
 def test_what_was_ignored_is_ignored() -> None:
@@ -110,3 +111,32 @@ cli.main()
     )
     assert done.returncode == 128 + signal.SIGTERM
     assert done.stderr.startswith("Stopped.")
+
+
+COMMAND = """
+import signal, time
+from selma import cli
+
+def command():
+    signal.raise_signal(signal.SIGHUP)
+    print("goes on", flush=True)
+
+cli.app = command
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "code", "out"), [("", 128 + signal.SIGHUP, ""), ("nohup ", 0, "goes on\n")]
+)
+def test_a_closed_terminal_stops_the_command_unless_it_is_to_outlive_it(
+    before: str, code: int, out: str, tmp_path: Path
+) -> None:
+    program = tmp_path / "command.py"
+    program.write_text(COMMAND)
+    done = subprocess.run(
+        [*before.split(), sys.executable, program],
+        capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (code, out)
+    assert ("Stopped. What is finished is kept" in done.stderr) == (not before)

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What asks for the end; SIGHUP: the terminal was closed."""
 
 
 @dataclass
@@ -24,8 +25,8 @@ class Asked:
 
 @contextmanager
 def stopping() -> Iterator[Asked]:
-    """While the block runs, SIGTERM and SIGINT are only noted; leave it soon after. Then the signal
-    goes where it would have gone. A second one ends the process at once.
+    """While the block runs, `SIGNALS` are only noted; leave it soon after. Then the signal goes
+    where it would have gone. A second one ends the process at once.
 
     In a thread that is not the main one nothing is noted: there, Python gives signals to nobody.
     """

@@ -10,13 +10,14 @@ import threading
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from selma.applications import APPLICATIONS
 from selma.cli import adapters, benchmarks, merging, scoring, stages
 from selma.screen import say, show_traceback
+from selma.stopping import SIGNALS
 
 if TYPE_CHECKING:
     from selma.errors import SelmaError
@@ -90,8 +91,7 @@ def main() -> NoReturn:
     if processes.launched()[0]:
         _hush()
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
+    _heed(_stop)
     sys.unraisablehook = _again
     sys.excepthook = show_traceback
     code = _exit_code()
@@ -161,9 +161,15 @@ def _hush() -> None:
 
 def _stop(number: int, frame: object) -> None:
     # A second signal ends the process at once; whatever is half-written is made again.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _heed(signal.SIG_DFL)
     raise Stopped(number)
+
+
+def _heed(handler: Any) -> None:
+    """Set what signals do that ask for the end; what is ignored stays so (SIGHUP under nohup)."""
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def _again(ignored: sys.UnraisableHookArgs) -> None:
@@ -172,8 +178,7 @@ def _again(ignored: sys.UnraisableHookArgs) -> None:
     if not isinstance(ignored.exc_value, Stopped):
         sys.__unraisablehook__(ignored)
         return
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
+    _heed(_stop)
     # From another thread, a little later: here it would be ignored, too.
     timer = threading.Timer(0.05, signal.raise_signal, [ignored.exc_value.exit_code - 128])
     timer.daemon = True

@@ -35,9 +35,9 @@ def fit(
     """Train up to `config.steps`; leave `checkpoints/` and `loss.jsonl` in `path`.
 
     Goes on from the newest complete checkpoint there, and ends bit for bit where a run that was
-    never stopped does. SIGTERM and SIGINT are heeded after the step in which they come, with a
-    checkpoint. `on_step` gets each line of the log; what it raises ends the training, which can
-    then be resumed. `names` are the samples' ids, to name a batch that cannot be trained on.
+    never stopped does. SIGTERM, SIGINT and SIGHUP are heeded after the step in which they come,
+    with a checkpoint. `on_step` gets each line of the log; what it raises ends the training, which
+    can then be resumed. `names` are the samples' ids, to name a batch that cannot be trained on.
     `made_by` goes into each adapter's file; `keep_adapters` leaves those of all checkpoints.
 
     Several processes train on a part of each batch, and the main one writes. Raises ConfigError if
