@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 Job = TypeVar("Job")
 
 LONG = timedelta(days=30)  # one may wait for whatever another is at: a model's replies, say
+REACH_LAUNCHER, REACH_MAIN = timedelta(minutes=1), timedelta(minutes=30)
+"""How long a process looks for the place where all meet: torchrun's own, which is there before any
+of them, unless torchrun was killed; else the main process, which may be started later."""
+_HOSTED = "TORCHELASTIC_USE_AGENT_STORE"
 _SET_BY_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 _joined = False
@@ -192,10 +196,14 @@ def _in_group() -> Iterator[Any]:
 
 def _join(group: Any) -> None:
     import torch
+    from torch.distributed.rendezvous import rendezvous
 
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(local_number() % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
-    group.init_process_group(backend, timeout=LONG)
+    reach = REACH_LAUNCHER if os.environ.get(_HOSTED) == "True" else REACH_MAIN
+    store, rank, size = next(rendezvous("env://", timeout=reach))
+    store.set_timeout(LONG)
+    group.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONG)
     atexit.register(group.destroy_process_group)

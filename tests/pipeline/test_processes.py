@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import tiny
 import yaml
+from attacks import SEED, Attack
 from safetensors.numpy import load_file
 
 from pipeline.killing import settings, tree
@@ -29,9 +30,8 @@ from selma.config import RunConfig
 from selma.errors import ConfigError
 
 
-def crew(folder: Path, *, kills: int) -> dict[str, Any]:
-    seed = random.SystemRandom().randrange(10**6)
-    print(f"python tests/flow/crew.py FOLDER --kills {kills} --seed {seed}")
+def crew(folder: Path, *, kills: int, seed: int = SEED) -> dict[str, Any]:
+    print(f"python tests/pipeline/crew.py FOLDER --kills {kills} --seed {seed}")
     program = str(Path(__file__).parent / "crew.py")
     done = subprocess.run(
         [sys.executable, program, str(folder), "--kills", str(kills), "--seed", str(seed)],
@@ -115,17 +115,20 @@ def test_a_batch_that_cannot_be_shared_is_refused(place: Path, found: dict[str, 
     assert not (place / "batch" / "superseded").exists(), "nothing was begun"
 
 
-def test_a_killed_process_loses_nothing(found: dict[str, Any]) -> None:
+def test_a_killed_process_loses_nothing(found: dict[str, Any], attack: Attack) -> None:
     told = found | {"log": found["log"][-1500:]}
-    assert set(found["kills"]) <= {"ended", "was finished"}, told
-    assert found["after kills"] == [0, 0] and found["fire differs"] == [], told
+    with attack("kill -9: one of two processes", 2):
+        assert found["kills"] == ["ended"] * 2, told
+        assert found["after kills"] == [0, 0] and found["fire differs"] == [], told
 
 
 @pytest.mark.kill
-def test_many_kills_of_one_process(tmp_path: Path) -> None:
-    found = crew(tmp_path, kills=20)
-    assert set(found["kills"]) <= {"ended", "was finished"} and "ended" in found["kills"]
-    assert found["after kills"] == [0, 0] and found["fire differs"] == []
+@pytest.mark.parametrize("number", range(1, 3))
+def test_many_kills_of_one_process(tmp_path: Path, number: int, attack: Attack) -> None:
+    with attack("kill -9: one of two processes", 10):
+        found = crew(tmp_path, kills=10, seed=100 * SEED + number)
+        assert found["kills"] == ["ended"] * 10, found["log"][-1500:]
+        assert found["after kills"] == [0, 0] and found["fire differs"] == [], found
 
 
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -210,3 +213,27 @@ def test_a_process_is_on_its_own_until_together(monkeypatch: pytest.MonkeyPatch)
         with processes.alone():
             assert processes.main() and processes.share([1, 2]) == [1, 2]
         assert not processes.main()
+
+
+ORPHAN = """
+from datetime import timedelta
+from selma import processes
+processes.REACH_LAUNCHER = timedelta(seconds=1)
+with processes.together():
+    processes.wait()
+"""
+
+
+def test_a_process_whose_launcher_was_killed_does_not_look_for_it_for_ever() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    launcher = {"WORLD_SIZE": 2, "RANK": 1, "LOCAL_RANK": 1, "MASTER_ADDR": "127.0.0.1"}
+    launcher |= {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
+    done = subprocess.run(
+        [sys.executable, "-c", ORPHAN],
+        env=os.environ | {name: str(value) for name, value in launcher.items()},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "WorkspaceError: Another process of this run has stopped" in done.stderr
