@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
+from attacks import Attack
 from scripted import Act, Script, completion, fails, hangs_up, says, send, sends, serving
 
 from selma.backbones.language.model import Sampling
@@ -25,6 +26,7 @@ from selma.backbones.transport import MOST_BYTES
 from selma.config.networks import ServedLLM
 from selma.errors import BackendError, ConfigError
 
+ROW = "servers: hostile replies to a client"
 MARK, QUERY = "pw-4711-private", "sk-0815-private"
 
 
@@ -90,13 +92,13 @@ LARGE: dict[str, Act] = {
 
 
 @pytest.mark.parametrize("act", LARGE.values(), ids=LARGE)
-def test_a_reply_is_read_up_to_a_limit(act: Act) -> None:
-    with serving(Script(act, says("1. a dog"))) as script:
+def test_a_reply_is_read_up_to_a_limit(act: Act, attack: Attack) -> None:
+    with attack(ROW), serving(Script(act, says("1. a dog"))) as script:
         assert ask(model(script.url)) == "1. a dog"  # what was before needs memory, too
         before = peak()
         script.asked.clear()
         assert ask(model(script.url)) == "1. a dog"
-    assert peak() - before < 8 * MOST_BYTES
+        assert peak() - before < 8 * MOST_BYTES
 
 
 def test_a_server_that_never_ends_is_left() -> None:
@@ -141,7 +143,8 @@ def redirects(status: int, to: str) -> Act:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_to_another_server_is_refused_and_named(status: int) -> None:
+def test_a_redirect_to_another_server_is_refused_and_named(status: int, attack: Attack) -> None:
+    attack.injects(ROW, 3)
     with serving(Script(says("stolen"))) as other, serving(Script()) as script:
         for to in (
             other.url,
@@ -155,6 +158,7 @@ def test_a_redirect_to_another_server_is_refused_and_named(status: int) -> None:
                 ask(model(script.url))
             assert to.removeprefix("http:") in str(e.value)
         assert not other.asked
+    attack.held(ROW, 3)
 
 
 def test_a_redirect_within_a_server_is_followed_where_the_request_stays_one() -> None:
@@ -178,10 +182,10 @@ WAITS = [
 
 
 @pytest.mark.parametrize("wait", WAITS, ids=[w[:20].encode().hex() for w in WAITS])
-def test_no_wait_is_longer_than_ours_whatever_the_header_says(wait: str) -> None:
-    with serving(Script(says(""))) as script:
+def test_no_wait_is_longer_than_ours_whatever_the_header_says(wait: str, attack: Attack) -> None:
+    with attack(ROW), serving(Script(says(""))) as script:
         requests = Requests(ServedLLM(model="m", base_url=script.url), setting="s", parallel=1)
-    assert 0 <= requests._wait(1, _seconds(wait)) <= _LONGEST_WAIT_S
+        assert 0 <= requests._wait(1, _seconds(wait)) <= _LONGEST_WAIT_S
 
 
 def test_a_refusal_that_cannot_be_read_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,8 +239,9 @@ FAILURES: dict[str, Act] = {
 
 @pytest.mark.parametrize("act", FAILURES.values(), ids=FAILURES)
 def test_no_failure_shows_what_is_private_in_the_address(
-    act: Act, capfd: pytest.CaptureFixture[str]
+    act: Act, capfd: pytest.CaptureFixture[str], attack: Attack
 ) -> None:
+    attack.injects("secrets: an address whose server fails")
     notes: list[dict[str, Any]] = []
     with serving(Script(act)) as script, pytest.raises(BackendError) as failed:
         ask(model(marked(script.url), notes))
@@ -244,6 +249,25 @@ def test_no_failure_shows_what_is_private_in_the_address(
     basic = base64.b64encode(f"me:{MARK}".encode()).decode()
     for text in shown:
         assert not any(secret in text for secret in (MARK, QUERY, basic, "sk-of-the-environment"))
+    attack.held("secrets: an address whose server fails")
+
+
+@pytest.mark.parametrize("secret", [MARK, QUERY, "sk-of-the-environment"])
+def test_a_reply_that_repeats_a_secret_is_not_kept(secret: str) -> None:
+    with serving(Script(says(f"1. a sign that says {secret}"), says("1. a dog"))) as script:
+        assert ask(model(marked(script.url))) == "1. a dog"
+    with (
+        serving(Script(says(f"1. a sign that says {secret}"))) as script,
+        pytest.raises(BackendError, match="repeats the key") as failed,
+    ):
+        ask(model(marked(script.url)))
+    assert secret not in str(failed.value)
+
+
+def test_a_key_that_is_a_plain_word_may_be_in_a_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SELMA_TEST_KEY", "dog")
+    with serving(Script(says("1. a dog"))) as script:
+        assert ask(model(script.url)) == "1. a dog"
 
 
 def test_a_login_and_a_query_reach_the_server_alone(caplog: pytest.LogCaptureFixture) -> None:

@@ -36,6 +36,7 @@ T = TypeVar("T")
 
 _LONGEST_WAIT_S = 60.0
 _LONGEST_REPLY = 1_000_000  # characters; a list of captions has some thousand
+_TELLING = 8  # characters of a secret; keys that are none (EMPTY, none) may be words of a reply
 _MOST_REDIRECTS = 3  # within one server
 _PASSING = {408, 409, 429}
 
@@ -210,6 +211,8 @@ class Requests:
         text = content(choices[0].message)
         if text is None or len(text) > _LONGEST_REPLY:
             raise _Passing(f"the reply is not text of at most {_LONGEST_REPLY} characters")
+        if any(secret in text for secret in self._secrets if len(secret) >= _TELLING):
+            raise _Passing("the reply repeats the key, or what is private in the address")
         usage = getattr(answer, "usage", None)
         read, written = (
             max(int(getattr(usage, name, None) or 0), 0)
@@ -257,7 +260,9 @@ class Requests:
         if isinstance(error, TimeoutError | openai.APITimeoutError):
             return _Passing(f"no reply in {self._server.timeout_s:g} s")
         cause = f" ({error.__cause__})" if str(error.__cause__ or "") else ""
-        return _Passing(self._without_key(f"{type(error).__name__}: {what:.200}{cause:.200}"))
+        return _Passing(
+            self._without_key(f"{type(error).__name__}: {what.rstrip('.'):.200}{cause:.200}")
+        )
 
     @property
     def _where(self) -> str:
