@@ -1,25 +1,22 @@
-"""Readers of records under seeded fuzz: what is no record is an error of ours that names the file.
-
-`SELMA_FUZZ` sets the cases of each reader, 10,000 under `make attack`.
-"""
+"""Readers of records under seeded fuzz: what is none is an error of ours that names the file."""
 
 from __future__ import annotations
 
 import ast
 import json
-import os
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from attacks import Attack
+from fuzzing import CASES, fuzz, fuzzed
 from typing_extensions import is_typeddict
 
 import selma
 from selma.applications.evaluation.tifa import read_tifa_answers
 from selma.config.networks import BaseConfig
-from selma.errors import DataError, SelmaError
+from selma.errors import DataError
 from selma.finished import begun
 from selma.manifests import read_manifest
 from selma.record_files import read_record, read_rows, readable_rows
@@ -32,12 +29,6 @@ from selma.scores.tifa import read_tifa
 from selma.textfiles import json_rows
 from selma.workspace import JournalLine, Workspace
 
-CASES = int(os.environ.get("SELMA_FUZZ", "150"))
-SEED = int(os.environ.get("SELMA_ATTACK_SEED", "3"))
-STRANGE: tuple[Any, ...] = (
-    *(None, True, 0, -1, 10**30, 1.5, "", "x", "\x00", "\ud800", [], [[]], {}, {"x": 1}),
-    *([None], [{}], {"": None}, "1", float("inf"), float("nan"), "é" * 500),
-)
 REPLY = {"text": "a", "prompt_tokens": 3, "reply_tokens": 4, "truncated": False, "cost": 0.1}
 QUESTION = {"id": "1", "text": "is it a dog?", "category": "object"}
 SAMPLES: dict[Any, dict[str, Any]] = {
@@ -79,75 +70,6 @@ SAMPLES: dict[Any, dict[str, Any]] = {
 """Shape → a row that has it."""
 
 
-def mutated(value: Any, pick: random.Random) -> Any:
-    """The value with something strange somewhere in it."""
-    if not isinstance(value, dict | list) or not value or pick.random() < 0.2:
-        return pick.choice(STRANGE)
-    if isinstance(value, list):
-        at = pick.randrange(len(value))
-        return [mutated(each, pick) if n == at else each for n, each in enumerate(value)]
-    key = pick.choice(list(value))
-    match pick.randrange(4):
-        case 0:
-            return {name: each for name, each in value.items() if name != key}
-        case 1:
-            return {**value, f"{key}x": value[key]}
-        case _:
-            return {**value, key: mutated(value[key], pick)}
-
-
-def damaged(text: bytes, pick: random.Random) -> bytes:
-    """The bytes cut, flipped, doubled or with others in between."""
-    at = pick.randrange(len(text) + 1)
-    match pick.randrange(5):
-        case 0:
-            return text[:at]
-        case 1:
-            return text[:at] + bytes([pick.randrange(256)]) + text[at + 1 :]
-        case 2:
-            return (
-                text[:at]
-                + pick.choice([b"\xff\x00{", b"[" * 5000, b"\n", b"\xed\xa0\x80"])
-                + text[at:]
-            )
-        case 3:
-            return text + text[at:]
-        case _:
-            return b"[" * 100_000 + text
-
-
-def fuzzed(sample: Any, seed: str, *, lines: bool) -> Iterator[bytes]:
-    """First the sample, then it in ever other ways; several lines of it where `lines`."""
-    pick = random.Random(f"{SEED} {seed}")
-    plain = json.dumps(sample).encode() + b"\n"
-    whole = plain * 3 if lines else plain
-    yield whole
-    for number in range(CASES):
-        if number % 2:
-            yield damaged(whole, pick)
-        else:
-            other = json.dumps(mutated(sample, pick)).encode() + b"\n"
-            yield plain + other + plain if lines else other
-
-
-def attack(path: Path, cases: Iterator[bytes], read: Callable[[], Any]) -> int:
-    """How many were read; all others must be our errors, and name the file or a neighbour of it."""
-    path.write_bytes(next(cases))
-    read()  # the sample itself
-    accepted = 0
-    for data in cases:
-        path.write_bytes(data)
-        try:
-            read()
-            accepted += 1
-        except SelmaError as error:
-            assert str(path.parent) in str(error), error
-            assert len(str(error)) < 2000 + len(str(path))
-        except Exception as error:
-            raise AssertionError(f"{data[:300]!r} came out as {error!r}") from error
-    return accepted
-
-
 def test_every_shape_has_a_sample() -> None:
     shapes = {
         s for s in vars(rows).values() if is_typeddict(s) and s.__module__ == rows.__name__
@@ -156,10 +78,10 @@ def test_every_shape_has_a_sample() -> None:
 
 
 @pytest.mark.parametrize("shape", SAMPLES, ids=lambda shape: shape.__name__)
-def test_rows_of_another_shape_are_refused(tmp_path: Path, shape: Any) -> None:
+def test_rows_of_another_shape_are_refused(tmp_path: Path, shape: Any, attack: Attack) -> None:
     path = tmp_path / "rows.jsonl"
     cases = fuzzed(SAMPLES[shape], shape.__name__, lines=True)
-    accepted = attack(path, cases, lambda: read_rows(path, shape))
+    accepted = fuzz(attack, shape.__name__, path, cases, lambda: read_rows(path, shape))
     assert accepted < CASES, "something must be refused"
     path.write_bytes(json.dumps(SAMPLES[shape]).encode() + b"\n" + b'{"x": }\n')
     with pytest.raises(DataError, match=r"rows\.jsonl, line 2 must be"):
@@ -167,10 +89,10 @@ def test_rows_of_another_shape_are_refused(tmp_path: Path, shape: Any) -> None:
 
 
 @pytest.mark.parametrize("shape", [rows.Distance, rows.DiagnosticsFile, rows.HpsScores])
-def test_records_of_another_shape_are_refused(tmp_path: Path, shape: Any) -> None:
+def test_records_of_another_shape_are_refused(tmp_path: Path, shape: Any, attack: Attack) -> None:
     path = tmp_path / "record.json"
     cases = fuzzed(SAMPLES[shape], shape.__name__, lines=False)
-    attack(path, cases, lambda: read_record(path, shape))
+    fuzz(attack, f"one {shape.__name__}", path, cases, lambda: read_record(path, shape))
 
 
 def test_a_scorecard_of_another_shape_is_refused(tmp_path: Path) -> None:
@@ -181,7 +103,7 @@ def test_a_scorecard_of_another_shape_is_refused(tmp_path: Path) -> None:
             read_record(path, Scorecard)
 
 
-def test_a_log_loses_no_more_than_its_broken_lines(tmp_path: Path) -> None:
+def test_a_log_loses_no_more_than_its_broken_lines(tmp_path: Path, attack: Attack) -> None:
     path = tmp_path / "journal.jsonl"
     sample = SAMPLES[JournalLine]
 
@@ -189,7 +111,7 @@ def test_a_log_loses_no_more_than_its_broken_lines(tmp_path: Path) -> None:
         lines, broken = readable_rows(path, JournalLine)
         assert len(lines) + len(broken) <= path.read_bytes().count(b"\n") + 1
 
-    attack(path, fuzzed(sample, "journal", lines=True), read)
+    fuzz(attack, "the journal", path, fuzzed(sample, "journal", lines=True), read)
 
 
 def tifa_file(tmp_path: Path) -> tuple[Path, Any, Callable[[], Any]]:
@@ -261,10 +183,11 @@ READERS = (
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)
 def test_files_of_another_shape_are_refused(
-    tmp_path: Path, reader: Callable[[Path], tuple[Path, Any, Callable[[], Any]]]
+    tmp_path: Path, reader: Callable[[Path], tuple[Path, Any, Callable[[], Any]]], attack: Attack
 ) -> None:
     path, sample, read = reader(tmp_path)
-    attack(path, fuzzed(sample, reader.__name__, lines=False), read)
+    name = reader.__name__.replace("_", " ")
+    fuzz(attack, name, path, fuzzed(sample, reader.__name__, lines=False), read)
 
 
 ALLOWED = {
