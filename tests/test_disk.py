@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from attacks import Attack
 
 from selma import disk
 from selma.disk import (
@@ -66,18 +67,21 @@ def test_a_file_that_may_grow_no_further(tmp_path: Path) -> None:
     assert not (tmp_path / "whole").exists() and not (tmp_path / "tensors").exists()
 
 
-def test_a_full_disk_names_the_file_its_space_and_what_to_do() -> None:
+def test_a_full_disk_names_the_file_its_space_and_what_to_do(attack: Attack) -> None:
+    attack.injects("full disks: one write")
     with pytest.raises(WorkspaceError, match=r"/dev/full could not be written: No space left"):
         append_bytes(Path("/dev/full"), b"x")
+    attack.held("full disks: one write")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
-def test_a_small_disk_keeps_what_was_there(tmp_path: Path) -> None:
+def test_a_small_disk_keeps_what_was_there(tmp_path: Path, attack: Attack) -> None:
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True
     )
     if mounted.returncode:
         pytest.skip("no right to mount")
+    attack.injects("full disks: one write", 6)
     try:
         path = tmp_path / "a.bin"
         write_bytes(path, b"old")
@@ -94,6 +98,7 @@ def test_a_small_disk_keeps_what_was_there(tmp_path: Path) -> None:
         ):
             with pytest.raises(WorkspaceError, match="Read-only file system"):
                 change()
+        attack.held("full disks: one write", 6)
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
 
@@ -111,9 +116,13 @@ LONG = "x" * 300
         lambda folder: file_sha256(folder / LONG),
     ],
 )
-def test_a_name_too_long_is_our_error(tmp_path: Path, act: Callable[[Path], object]) -> None:
+def test_a_name_too_long_is_our_error(
+    tmp_path: Path, act: Callable[[Path], object], attack: Attack
+) -> None:
+    attack.injects("full disks: one write")
     with pytest.raises(WorkspaceError, match=r"File name too long\. Choose a shorter name"):
         act(tmp_path)
+    attack.held("full disks: one write")
 
 
 def test_no_more_open_files_is_our_error(tmp_path: Path) -> None:
@@ -135,12 +144,14 @@ def test_no_more_open_files_is_our_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", disk.ADVICE)
-def test_each_refusal_says_what_helps(tmp_path: Path, code: int) -> None:
+def test_each_refusal_says_what_helps(tmp_path: Path, code: int, attack: Attack) -> None:
+    attack.injects("full disks: one write")
     with pytest.raises(WorkspaceError) as caught, failures(tmp_path / "a"):
         raise OSError(code, os.strerror(code))
     text = str(caught.value)
     assert text.startswith(f"{tmp_path / 'a'} could not be written: {os.strerror(code)}")
     assert disk.ADVICE[code] in text and text.endswith("nothing finished is lost.")
+    attack.held("full disks: one write")
 
 
 def test_other_failures_stay_what_they_are_where_advice_is_wanted(tmp_path: Path) -> None:
@@ -210,11 +221,15 @@ def strange(path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device", "loop", "broken link"])
 @pytest.mark.parametrize("reader", READERS)
-def test_what_is_no_file_is_refused_at_once(tmp_path: Path, kind: str, reader: str) -> None:
+def test_what_is_no_file_is_refused_at_once(
+    tmp_path: Path, kind: str, reader: str, attack: Attack
+) -> None:
+    attack.injects("odd files: in folders")
     path = tmp_path / "x.png"
     strange(path, kind)
     if reader == "lines" and kind in ("loop", "broken link"):
         assert read_lines(path) == []  # there is none
+        attack.held("odd files: in folders")
         return
     before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it is waited for"))
     signal.alarm(20)
@@ -224,21 +239,28 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, kind: str, reader: s
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+    attack.held("odd files: in folders")
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
-def test_metadata_that_is_no_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+def test_metadata_that_is_no_file_is_refused_at_once(
+    tmp_path: Path, kind: str, attack: Attack
+) -> None:
+    attack.injects("odd files: in folders")
     strange(tmp_path / "metadata.jsonl", kind)
     with pytest.raises(DataError, match=r"metadata\.jsonl"):
         list(rows(tmp_path))
+    attack.held("odd files: in folders")
 
 
 @pytest.mark.parametrize("name", ["y" * 5000, "loop/a.png", "a\0b"])
-def test_names_that_can_be_no_file_are_refused(tmp_path: Path, name: str) -> None:
+def test_names_that_can_be_no_file_are_refused(tmp_path: Path, name: str, attack: Attack) -> None:
+    attack.injects("odd files: in folders")
     strange(tmp_path / "loop", "loop")
     with pytest.raises(DataError) as caught:
         inside(tmp_path, name)
     assert len(str(caught.value)) < 400 + len(str(tmp_path))
+    attack.held("odd files: in folders")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from attacks import Attack
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from rich.table import Table
@@ -148,31 +149,39 @@ PLAIN: dict[str, Read] = {
 
 
 @pytest.mark.parametrize("read", {**READERS, **PLAIN}.values(), ids={**READERS, **PLAIN})
-def test_what_steers_goes_where_a_text_enters(read: Read, tmp_path: Path) -> None:
+def test_what_steers_goes_where_a_text_enters(read: Read, tmp_path: Path, attack: Attack) -> None:
+    attack.injects("texts that steer a terminal")
     texts = list(read(tmp_path, ODD))
     assert texts and all(printable(text) == text for text in texts)
     assert {text.strip() for text in texts} == {CLEAN}
+    attack.held("texts that steer a terminal")
 
 
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
-def test_half_a_character_goes_or_is_refused(read: Read, tmp_path: Path) -> None:
+def test_half_a_character_goes_or_is_refused(read: Read, tmp_path: Path, attack: Attack) -> None:
+    attack.injects("texts that steer a terminal")
     try:
         texts = list(read(tmp_path, HALF))
     except DataError as error:
         str(error).encode()
+        attack.held("texts that steer a terminal")
         return
     for text in texts:
         text.encode()
         assert text.startswith("a ") and text.endswith(" dog")
+    attack.held("texts that steer a terminal")
 
 
 @pytest.mark.parametrize("read", {**READERS, **PLAIN}.values(), ids={**READERS, **PLAIN})
-def test_a_text_of_nothing_else_is_none(read: Read, tmp_path: Path) -> None:
+def test_a_text_of_nothing_else_is_none(read: Read, tmp_path: Path, attack: Attack) -> None:
+    attack.injects("texts that steer a terminal")
     try:
         texts = list(read(tmp_path, "\x1b\u202e\x00"))
     except DataError:
+        attack.held("texts that steer a terminal")
         return
     assert not [text for text in texts if text and not text.isprintable()]
+    attack.held("texts that steer a terminal")
 
 
 def test_records_hold_what_can_be_read() -> None:
@@ -238,7 +247,8 @@ def on_a_terminal(*words: str | Path) -> str:
     return data.decode()
 
 
-def test_a_servers_refusal_steers_no_terminal(tmp_path: Path) -> None:
+def test_a_servers_refusal_steers_no_terminal(tmp_path: Path, attack: Attack) -> None:
+    attack.injects("texts that steer a terminal")
     with serving(Script(fails(400, message=ODD))) as script:
         backend = {"kind": "openai", "model": f"m{ODD}", "base_url": script.url}
         config = {"folder": str(tmp_path / "run"), "prompts": {"backend": backend, "per_skill": 3}}
@@ -246,9 +256,11 @@ def test_a_servers_refusal_steers_no_terminal(tmp_path: Path) -> None:
         text = on_a_terminal("prompts", tmp_path / "own.yaml")
     assert "refused the request for good" in text and "owned" in text
     assert not set(text) & set("\x07\x9b\x00\u202e\u2066\x7f") and "\x1b[2J" not in text
+    attack.held("texts that steer a terminal")
 
 
-def test_an_adapters_names_steer_no_terminal(tmp_path: Path) -> None:
+def test_an_adapters_names_steer_no_terminal(tmp_path: Path, attack: Attack) -> None:
+    attack.injects("texts that steer a terminal")
     factors = {"A": torch.zeros(1, 4), "B": torch.zeros(4, 1)}
     tensors = {f"unet.{ODD.strip()}.lora_{f}.weight": value for f, value in factors.items()}
     header = {"selma": json.dumps({"base": ODD, "made_by": {"experts": {ODD: 1}, "method": ODD}})}
@@ -257,6 +269,7 @@ def test_an_adapters_names_steer_no_terminal(tmp_path: Path) -> None:
     text = on_a_terminal("inspect", path)
     assert "owned" in text
     assert not set(text) & set("\x07\x9b\x00\u202e\u2066\x7f") and "\x1b[2J" not in text
+    attack.held("texts that steer a terminal")
 
 
 def test_all_that_is_written_to_a_terminal_goes_one_way() -> None:

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import pytest
 import yaml
+from attacks import Attack
 from scripted import Script, fails, serving
 from test_places import all_sections, strings
 
@@ -31,7 +32,7 @@ def bare(text: str) -> bool:
     return not any(mark in text for mark in MARKS)
 
 
-def test_every_address_is_bare_in_json_and_where_settings_are_shown() -> None:
+def test_every_address_is_bare_in_json_and_where_settings_are_shown(attack: Attack) -> None:
     """Found by the settings' types, those of all applications among them."""
     planted = 0
     for section in all_sections():
@@ -43,10 +44,12 @@ def test_every_address_is_bare_in_json_and_where_settings_are_shown() -> None:
         ]
         values = section.model_construct(**dict.fromkeys(names, URL))
         planted += len(names)
+        attack.injects("secrets: a setting", len(names))
         if names:
             assert bare(values.model_dump_json(warnings=False))
             assert bare(repr(values)) and bare(str(values))
             assert not bare(str(values.model_dump(warnings=False))), "the run itself needs it"
+        attack.held("secrets: a setting", len(names))
     assert planted >= 2
 
 
@@ -67,14 +70,19 @@ def planted(section: Section) -> Section:
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
-def test_no_setting_of_any_kind_brings_a_password_into_run_json(tmp_path: Path) -> None:
+def test_no_setting_of_any_kind_brings_a_password_into_run_json(
+    tmp_path: Path, attack: Attack
+) -> None:
     kinds = [RunConfig, *(imported(row.settings) for row in APPLICATIONS.values() if row.settings)]
     for kind in kinds:
         config = planted(kind(name="x", folder=tmp_path) if issubclass(kind, RunConfig) else kind())
-        assert not bare(str(config.model_dump()))
+        count = str(config.model_dump()).count(MARKS[0])
+        assert count
+        attack.injects("secrets: a text of a run's settings", count)
         assert bare(repr(config))
         if isinstance(config, RunConfig):
             assert bare(json.dumps(portable(config, tmp_path)))
+        attack.held("secrets: a text of a run's settings", count)
 
 
 MISTAKES: list[dict[str, Any]] = [
@@ -97,14 +105,16 @@ MISTAKES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("raw", MISTAKES, ids=range(len(MISTAKES)))
-def test_no_mistake_shows_a_password(raw: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as mistake:
-        parse_config({"name": "x"} | raw, RunConfig, origin=tmp_path / "x.yaml", folder=tmp_path)
-    assert bare(shown(str(mistake.value)))
+def test_no_mistake_shows_a_password(raw: dict[str, Any], tmp_path: Path, attack: Attack) -> None:
+    with attack("secrets: a mistake in settings"):
+        with pytest.raises(ConfigError) as mistake:
+            parse_config({"name": "x"} | raw, RunConfig, origin=tmp_path / "x", folder=tmp_path)
+        assert bare(shown(str(mistake.value)))
 
 
-def test_a_run_that_fails_shows_no_password_anywhere(tmp_path: Path) -> None:
+def test_a_run_that_fails_shows_no_password_anywhere(tmp_path: Path, attack: Attack) -> None:
     """The command as a process of its own: what it prints, and all files that it leaves."""
+    attack.injects("secrets: an address whose server fails")
     with serving(Script(fails(401, message=f"no: {URL}"))) as script:
         address = URL.replace("127.0.0.1:9/v1", script.url.removeprefix("http://"))
         backend = {"kind": "openai", "model": "m", "base_url": address}
@@ -126,6 +136,7 @@ def test_a_run_that_fails_shows_no_password_anywhere(tmp_path: Path) -> None:
     files = [file for file in (tmp_path / "run").rglob("*") if file.is_file()]
     assert {"run.json", "journal.jsonl"} <= {file.name for file in files}
     assert all(mark.encode() not in file.read_bytes() for file in files for mark in MARKS)
+    attack.held("secrets: an address whose server fails")
 
 
 def test_a_traceback_of_another_error_shows_no_password_and_steers_no_terminal() -> None:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from attacks import Attack
 
 from selma import manifests
 from selma.errors import DataError, WorkspaceError
@@ -451,10 +452,11 @@ def test_a_second_run_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("before", ["fresh", "dead"])
 @pytest.mark.parametrize(("rounds", "starters"), [(200, 2), (40, 8)])
 def test_of_many_starters_never_two_are_inside(
-    tmp_path: Path, before: str, rounds: int, starters: int
+    tmp_path: Path, before: str, rounds: int, starters: int, attack: Attack
 ) -> None:
     """With a lock by a file's existence it was 82 of 800 rounds."""
     program = Path(__file__).parent / "lock_starters.py"
+    attack.injects(f"starters: {starters} at once", rounds)
     done = subprocess.run(
         [sys.executable, str(program), str(tmp_path), str(rounds), str(starters), before],
         capture_output=True,
@@ -465,11 +467,13 @@ def test_of_many_starters_never_two_are_inside(
     counts = json.loads(done.stdout)
     assert counts["two inside"] == counts["none inside"] == 0 and counts["errors"] == [], counts
     assert counts["refused"] > rounds / 10, "most start while another is inside"
+    attack.held(f"starters: {starters} at once", rounds)
 
 
 @pytest.mark.attack
 @pytest.mark.parametrize("before", ["fresh", "dead"])
-def test_a_thousand_pairs_of_starters(tmp_path: Path, before: str) -> None:
+def test_a_thousand_pairs_of_starters(tmp_path: Path, before: str, attack: Attack) -> None:
+    attack.injects("starters: 2 at once", 1000)
     program = Path(__file__).parent / "lock_starters.py"
     done = subprocess.run(
         [sys.executable, str(program), str(tmp_path), "1000", "2", before],
@@ -479,6 +483,7 @@ def test_a_thousand_pairs_of_starters(tmp_path: Path, before: str) -> None:
     )
     counts = json.loads(done.stdout)
     assert counts["two inside"] == counts["none inside"] == 0 and counts["errors"] == [], counts
+    attack.held("starters: 2 at once", 1000)
 
 
 HOLD = """

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from attacks import Attack
 
 from selma.adapters.peft_settings import peft_json
 from selma.applications.comparisons.recipes import load_comparison
@@ -57,12 +58,16 @@ BAD = {
 
 
 @pytest.mark.parametrize(("text", "why"), BAD.values(), ids=BAD)
-def test_what_is_no_yaml_of_a_persons_is_refused_at_once(text: str, why: str) -> None:
+def test_what_is_no_yaml_of_a_persons_is_refused_at_once(
+    text: str, why: str, attack: Attack
+) -> None:
+    attack.injects("YAML: what no person writes")
     started = time.process_time()
     with pytest.raises(NoYaml, match=why) as refused:
         parsed_yaml(text)
     assert time.process_time() - started < 2
     assert len(str(refused.value)) < 800 and str(refused.value).isascii()
+    attack.held("YAML: what no person writes")
 
 
 def test_yaml_means_what_it_means_to_the_library() -> None:
@@ -81,13 +86,17 @@ PLACES: dict[str, str] = {
 
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_a_bomb_in_any_place_of_a_config_is_refused_in_short(place: str, tmp_path: Path) -> None:
+def test_a_bomb_in_any_place_of_a_config_is_refused_in_short(
+    place: str, tmp_path: Path, attack: Attack
+) -> None:
+    attack.injects("YAML: what no person writes")
     path = tmp_path / "own.yaml"
     path.write_text(bomb() + place.format("*a8"))
     started = time.process_time()
     with pytest.raises(SelmaError, match="its aliases") as refused:
         load_config(path)
     assert time.process_time() - started < 1 and len(str(refused.value)) < 500
+    attack.held("YAML: what no person writes")
 
 
 def test_a_bomb_in_a_skills_file_is_refused(tmp_path: Path) -> None:
@@ -100,11 +109,15 @@ def test_a_bomb_in_a_skills_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "value", [["a" * 10**6] * 1000, {"k" * 10**6: 1}, 10**200_000, "a" * 10**7], ids=range(4)
 )
-def test_no_message_about_settings_is_longer_than_a_page(value: Any, tmp_path: Path) -> None:
+def test_no_message_about_settings_is_longer_than_a_page(
+    value: Any, tmp_path: Path, attack: Attack
+) -> None:
+    attack.injects("YAML: what no person writes")
     for raw in ({"base": {"device": value}}, {"base": value}, {"prompts": {"backend": value}}):
         with pytest.raises(SelmaError) as refused:
             parse_config({"name": "x", **raw}, _run(), origin=tmp_path, folder=tmp_path)
         assert len(str(refused.value)) < 3000
+    attack.held("YAML: what no person writes")
 
 
 def _run() -> Any:
@@ -183,14 +196,16 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
 @pytest.mark.parametrize(("name", "read"), READERS.values(), ids=READERS)
 def test_no_file_that_is_named_is_waited_for_or_fills_the_memory(
     name: str, read: Callable[[Path], Any], make: Callable[[Path], None], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, attack: Attack,
 ) -> None:  # fmt: skip
+    attack.injects("odd files: named in settings")
     monkeypatch.chdir(tmp_path)  # a socket's path must be short
     make(Path(name))
     started = time.process_time()
     with pytest.raises(SelmaError, match=r"regular file|larger than|No such device|must be one of"):
         read(tmp_path / name)
     assert time.process_time() - started < 5
+    attack.held("odd files: named in settings")
 
 
 def test_a_command_does_not_wait_for_a_config_that_is_a_pipe(tmp_path: Path) -> None:

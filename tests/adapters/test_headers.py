@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from attacks import Attack
 
 from selma.adapters.headers import MOST_TENSORS, parameter_count
 from selma.adapters.mixtures import files as mixture_files
@@ -55,8 +56,9 @@ KINDS = {
 
 @pytest.mark.parametrize(("name", "metadata", "read"), KINDS.values(), ids=KINDS)
 def test_tensors_are_counted_and_their_names_measured(
-    tmp_path: Path, name: str, metadata: dict[str, str], read: Any
+    tmp_path: Path, name: str, metadata: dict[str, str], read: Any, attack: Attack
 ) -> None:
+    attack.injects("adapter headers")
     many = [name.format(number) for number in range(5 * MOST_TENSORS)]
     path = written(tmp_path / "many.safetensors", many, metadata)
     started = time.process_time()
@@ -67,6 +69,7 @@ def test_tensors_are_counted_and_their_names_measured(
     with pytest.raises(AdapterError, match=f"may have {LONGEST_NAME} characters") as refused:
         read(long)
     assert len(str(refused.value)) < 400 + len(str(tmp_path))
+    attack.held("adapter headers")
 
 
 def test_as_many_tensors_as_are_allowed_are_read_in_linear_time(tmp_path: Path) -> None:
@@ -100,8 +103,9 @@ SUR_FORM = {"form": "released", "attention": "batch", "mix": "shared"}
     ],
 )
 def test_a_sur_adapters_sizes_are_bounded_before_it_is_built(
-    tmp_path: Path, adapter: Any, widths: dict[str, Any]
+    tmp_path: Path, adapter: Any, widths: dict[str, Any], attack: Attack
 ) -> None:
+    attack.injects("adapter headers")
     config, mine = SurConfig(), Widths((8,))
     tensors = make(config, mine, tokens=4, seed=0).state_dict()
     good: Any = as_settings(config, mine)
@@ -118,6 +122,7 @@ def test_a_sur_adapters_sizes_are_bounded_before_it_is_built(
     with pytest.raises(AdapterError, match=r"header says|SUR-adapter"):
         sur_files.load(path)
     assert time.process_time() - started < 2
+    attack.held("adapter headers")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +140,10 @@ def test_a_sur_adapters_sizes_are_bounded_before_it_is_built(
         {"adapter": {"alpha": float("nan")}},
     ],
 )
-def test_a_control_networks_header_is_checked(tmp_path: Path, about: dict[str, Any]) -> None:
+def test_a_control_networks_header_is_checked(
+    tmp_path: Path, about: dict[str, Any], attack: Attack
+) -> None:
+    attack.injects("adapter headers")
     path = tmp_path / network_files.FILE
     tensors = {"control.x": torch.zeros(1)}
     header = {"selma_control": json.dumps(CONTROL | {"adapter": {"alpha": 8}})}
@@ -145,6 +153,7 @@ def test_a_control_networks_header_is_checked(tmp_path: Path, about: dict[str, A
     safetensors.torch.save_file(tensors, path, header)
     with pytest.raises(AdapterError, match="its header says"):
         network_files.load(path)
+    attack.held("adapter headers")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +167,10 @@ def test_a_control_networks_header_is_checked(tmp_path: Path, about: dict[str, A
         {"coft": True, "eps": -1},
     ],
 )
-def test_pefts_numbers_of_rotations_are_checked(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_pefts_numbers_of_rotations_are_checked(
+    tmp_path: Path, settings: dict[str, Any], attack: Attack
+) -> None:
+    attack.injects("adapter headers")
     name = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.oft_R"
     tensors = {f"{name}.weight": torch.zeros(1, 6)}
     safetensors.torch.save_file(tensors, tmp_path / "adapter_model.safetensors")
@@ -170,3 +182,4 @@ def test_pefts_numbers_of_rotations_are_checked(tmp_path: Path, settings: dict[s
     with pytest.raises(AdapterError, match="must be a number from 0 to"):
         file.turn(file.layers[0])
     assert time.process_time() - started < 2
+    attack.held("adapter headers")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from attacks import Attack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft.utils.other import get_pattern_key
@@ -93,20 +94,24 @@ SLOW = [
 
 
 @pytest.mark.parametrize("pattern", SLOW)
-def test_a_pattern_that_hangs_re_takes_no_time(pattern: str) -> None:
+def test_a_pattern_that_hangs_re_takes_no_time(pattern: str, attack: Attack) -> None:
+    attack.injects("adapter headers: patterns")
     start = time.perf_counter()
     patterns = Patterns({pattern: 1})
     for _ in range(100):
         patterns.value([f"mid_block.{'a' * 300}!"], None)
     assert time.perf_counter() - start < 2
+    attack.held("adapter headers: patterns")
 
 
 @pytest.mark.parametrize("pattern", SLOW)
-def test_nor_does_a_file_with_it(tmp_path: Path, pattern: str) -> None:
+def test_nor_does_a_file_with_it(tmp_path: Path, pattern: str, attack: Attack) -> None:
+    attack.injects("adapter headers: patterns")
     path = written(tmp_path / "a.safetensors", {"alpha_pattern": {pattern: 2.0}, "r": 2})
     start = time.perf_counter()
     assert read_adapter(path).rank == 2
     assert time.perf_counter() - start < 5
+    attack.held("adapter headers: patterns")
 
 
 @pytest.mark.parametrize(
@@ -131,13 +136,15 @@ def test_nor_does_a_file_with_it(tmp_path: Path, pattern: str) -> None:
     ],
 )
 def test_what_cannot_be_read_as_peft_does_is_refused(
-    tmp_path: Path, patterns: dict[str, int], says: str
+    tmp_path: Path, patterns: dict[str, int], says: str, attack: Attack
 ) -> None:
+    attack.injects("adapter headers: patterns")
     path = written(tmp_path / "a.safetensors", {"rank_pattern": patterns})
     start = time.perf_counter()
     with pytest.raises(AdapterError, match=f"rank_pattern cannot be read, because .*{says}"):
         read_adapter(path)
     assert time.perf_counter() - start < 5
+    attack.held("adapter headers: patterns")
 
 
 def test_thousands_of_names_are_matched_at_once() -> None:

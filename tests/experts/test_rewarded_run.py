@@ -100,14 +100,15 @@ def experts(folder, address, objective, *, until=None):
 
 @pytest.mark.kill
 @pytest.mark.parametrize("kind", ["nft", "ddpo", "dpok"])
-def test_killed_in_rounds_and_between_them_it_ends_in_equal_bytes(runs, tmp_path, kind):
+def test_killed_in_rounds_and_between_them_it_ends_in_equal_bytes(runs, tmp_path, kind, attack):
     folder, address = runs
     for run in ("peace", "fire"):
         shutil.copytree(folder / "images", tmp_path / run)
     shutil.copytree(folder / "base", tmp_path / "base")
     objective = NFT | {"kind": kind}
     pipeline.experts(config(tmp_path, address, "peace", objective))
-    kills = [experts(tmp_path, address, objective, until=until) for until in MOMENTS.values()]
-    assert kills == [None] * len(MOMENTS)  # none was too late
-    assert experts(tmp_path, address, objective) == 0
-    assert tree(tmp_path / "fire") == tree(tmp_path / "peace")
+    with attack("kill -9: an expert in its rounds", len(MOMENTS)):
+        kills = [experts(tmp_path, address, objective, until=until) for until in MOMENTS.values()]
+        assert kills == [None] * len(MOMENTS)  # none was too late
+        assert experts(tmp_path, address, objective) == 0
+        assert tree(tmp_path / "fire") == tree(tmp_path / "peace")

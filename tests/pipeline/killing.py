@@ -1,6 +1,6 @@
 """Kills every stage of a tiny run at random moments, and compares it with one left in peace.
 
-    python tests/flow/killing.py FOLDER --kills 20 --seed 7
+    python tests/pipeline/killing.py FOLDER --kills 20 --seed 7
 
 One warm process has imported the model libraries and forks a child for each start, so that a start
 costs milliseconds. Prints one JSON object: kills and starts of each stage, and every fault.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from attacks import SEED, Attack
 from typer.testing import CliRunner
 
 from pipeline.killing import settings, tree
@@ -23,7 +24,6 @@ from selma.finished import NotFinished
 from selma.manifests import all_faults
 from selma.status import statuses
 
-SEED = int(os.environ.get("SELMA_ATTACK_SEED", "2"))
 KINDS = (
     "1-prompts/*/prompts.jsonl",
     "2-images/*/train/*.png",
@@ -85,8 +85,13 @@ def test_a_whole_run_verifies(run: RunConfig) -> None:
 
 @pytest.mark.parametrize("pattern", KINDS)
 def test_a_flipped_bit_is_named_and_made_again(
-    run: RunConfig, pattern: str, whole: RunConfig, capsys: pytest.CaptureFixture[str]
+    run: RunConfig,
+    pattern: str,
+    whole: RunConfig,
+    capsys: pytest.CaptureFixture[str],
+    attack: Attack,
 ) -> None:
+    attack.injects("damages: a flipped bit")
     path = damaged(run, pattern)
     shown = path.relative_to(run.run_folder).as_posix()
     assert {file for file, _ in all_faults(run.run_folder)} == {path}
@@ -96,6 +101,7 @@ def test_a_flipped_bit_is_named_and_made_again(
     assert f"{shown}: its sha256 is not the manifest's" in said, said
     assert without_superseded(run.run_folder) == tree(whole.run_folder)
     assert [p.read_bytes() for p in (run.run_folder / "superseded").rglob(path.name)] == [bad]
+    attack.held("damages: a flipped bit")
 
 
 @pytest.mark.parametrize("pattern", [KINDS[0], KINDS[1], KINDS[3], KINDS[5], KINDS[6], KINDS[8]])
@@ -107,7 +113,8 @@ def test_a_command_that_makes_none_of_it_refuses_it(run: RunConfig, pattern: str
 
 
 @pytest.mark.parametrize("how", ["flipped", "cut", "longer"])
-def test_paid_replies_are_refused_and_stay(run: RunConfig, how: str) -> None:
+def test_paid_replies_are_refused_and_stay(run: RunConfig, how: str, attack: Attack) -> None:
+    attack.injects("damages: paid replies")
     path = next(run.run_folder.glob("1-prompts/*/replies.jsonl"))
     if how == "flipped":
         flip(path)
@@ -118,6 +125,7 @@ def test_paid_replies_are_refused_and_stay(run: RunConfig, how: str) -> None:
     with pytest.raises(WorkspaceError, match=r"replies\.jsonl is damaged: .* cost money"):
         pipeline.run(run)
     assert tree(run.run_folder) == before
+    attack.held("damages: paid replies")
 
 
 def test_no_adapter_is_read_that_is_damaged(run: RunConfig) -> None:
@@ -146,11 +154,12 @@ def test_status_tells_by_size_and_verify_by_content(run: RunConfig) -> None:
 @pytest.mark.parametrize("name", ["manifest.json", "plan.json"])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_flipped_bit_of_a_manifest_or_plan_makes_nothing_else(
-    run: RunConfig, name: str, seed: int, whole: RunConfig
+    run: RunConfig, name: str, seed: int, whole: RunConfig, attack: Attack
 ) -> None:
-    damaged(run, f"4-merged/{name}", seed)
-    pipeline.run(run)
-    assert without_superseded(run.run_folder) == tree(whole.run_folder)
+    with attack("damages: a flipped bit"):
+        damaged(run, f"4-merged/{name}", seed)
+        pipeline.run(run)
+        assert without_superseded(run.run_folder) == tree(whole.run_folder)
 
 
 def test_a_damaged_manifest_of_what_was_paid_for_is_refused(run: RunConfig) -> None:
@@ -164,27 +173,32 @@ def test_a_damaged_manifest_of_what_was_paid_for_is_refused(run: RunConfig) -> N
 @pytest.mark.attack
 @pytest.mark.parametrize("seed", range(SEED, SEED + 100))
 def test_three_damages_at_once_are_healed_or_refused(
-    run: RunConfig, whole: RunConfig, seed: int
+    run: RunConfig, whole: RunConfig, seed: int, attack: Attack
 ) -> None:
     pick = random.Random(seed)
     # What an expert was encoded to is not read again once the expert is there.
     unread = ("_encoded", "6-report/index", "run.json")
     files = [name for name in tree(run.run_folder) if not any(part in name for part in unread)]
     hit = pick.sample(files, 3)
-    for name in hit:
-        path = run.run_folder / name
-        how = pick.choice(["flip", "flip", "cut", "lose"])
-        if how == "flip":
-            flip(path, seed)
-        elif how == "cut":
-            path.write_bytes(path.read_bytes()[: pick.randrange(path.stat().st_size)])
-        else:
-            path.unlink()
-    try:
-        pipeline.run(run)
-    except SelmaError as error:
-        assert any(str(run.run_folder / name) in str(error) for name in hit), (hit, error)
-        return
-    ours, theirs = without_superseded(run.run_folder), tree(whole.run_folder)
-    assert ours == theirs, f"seed {seed}: {sorted(set(ours.items()) ^ set(theirs.items()))}"
-    assert [path for path, _ in all_faults(run.run_folder)] == []
+    with attack("damages: three at once", len(hit)):
+        for name in hit:
+            hurt(run.run_folder / name, pick, seed)
+        try:
+            pipeline.run(run)
+        except SelmaError as error:
+            assert any(str(run.run_folder / name) in str(error) for name in hit), (hit, error)
+            return
+        ours, theirs = without_superseded(run.run_folder), tree(whole.run_folder)
+        assert ours == theirs, f"seed {seed}: {sorted(set(ours.items()) ^ set(theirs.items()))}"
+        assert [path for path, _ in all_faults(run.run_folder)] == []
+
+
+def hurt(path: Path, pick: random.Random, seed: int) -> None:
+    """A bit flipped, the end cut off, or the file gone."""
+    how = pick.choice(["flip", "flip", "cut", "lose"])
+    if how == "flip":
+        flip(path, seed)
+    elif how == "cut":
+        path.write_bytes(path.read_bytes()[: pick.randrange(path.stat().st_size)])
+    else:
+        path.unlink()

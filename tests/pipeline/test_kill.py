@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from attacks import SEED, Attack
 
 from selma.workspace import STAGES
 
 
-def killed(folder: Path, *, kills: int) -> None:
-    seed = random.SystemRandom().randrange(10**6)
-    print(f"python tests/flow/killing.py FOLDER --kills {kills} --seed {seed}")
+def killed(folder: Path, *, kills: int, seed: int) -> None:
+    print(f"python tests/pipeline/killing.py FOLDER --kills {kills} --seed {seed}")
     program = str(Path(__file__).parent / "killing.py")
     options = ["--kills", str(kills), "--seed", str(seed), "--stages", *STAGES]
     done = subprocess.run(
@@ -34,10 +33,13 @@ def killed(folder: Path, *, kills: int) -> None:
     )
 
 
-def test_a_few_kills_of_each_stage(tmp_path: Path) -> None:
-    killed(tmp_path, kills=3)
+def test_a_few_kills_of_each_stage(tmp_path: Path, attack: Attack) -> None:
+    with attack("kill -9: a stage", 3 * len(STAGES)):
+        killed(tmp_path, kills=3, seed=SEED)
 
 
 @pytest.mark.kill
-def test_many_kills_of_each_stage(tmp_path: Path) -> None:
-    killed(tmp_path, kills=20)
+@pytest.mark.parametrize("number", range(1, 5))  # several, for several cores
+def test_many_kills_of_each_stage(tmp_path: Path, number: int, attack: Attack) -> None:
+    with attack("kill -9: a stage", 18 * len(STAGES)):
+        killed(tmp_path, kills=18, seed=100 * SEED + number)

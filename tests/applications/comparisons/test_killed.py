@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import tiny
 import yaml
+from attacks import Attack
 from pipeline.killing import settings, tree
 from pipeline.server import serving
 
@@ -75,8 +76,9 @@ def record(home: Path, run: str) -> dict[str, Any]:
 
 
 @pytest.mark.kill
-def test_killed_in_every_stage_it_ends_in_equal_tables(tmp_path: Path) -> None:
+def test_killed_in_every_stage_it_ends_in_equal_tables(tmp_path: Path, attack: Attack) -> None:
     tiny.build("sd1", tmp_path / "base")
+    attack.injects("kill -9: a comparison", len(MOMENTS))
     with serving() as address:
         assert compare(tmp_path, address, "peace") == 0
         for until in MOMENTS.values():
@@ -86,3 +88,4 @@ def test_killed_in_every_stage_it_ends_in_equal_tables(tmp_path: Path) -> None:
     files, others = tree(tmp_path / "fire"), tree(tmp_path / "peace")
     assert [name for name in files if files[name] != others.get(name)] == []
     assert files.keys() == others.keys()
+    attack.held("kill -9: a comparison", len(MOMENTS))
