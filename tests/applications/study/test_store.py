@@ -14,7 +14,7 @@ from selma.applications.study.ballot import CHOICES, read_ballot
 from selma.applications.study.database import study_file
 from selma.applications.study.plan import Pair, Study
 from selma.applications.study.store import Store, clean_name
-from selma.errors import DataError, WorkspaceError
+from selma.errors import DataError, SelmaError, WorkspaceError
 
 
 def some_study(pairs: int = 6, seed: int = 0, text: str = "text") -> Study:
@@ -194,3 +194,77 @@ def test_an_empty_file_left_by_a_crash_is_begun_anew(tmp_path: Path) -> None:
     path.touch()
     Store(path, some_study()).close()
     assert read_ballot(path).votes == []
+
+
+# Damage
+
+
+@pytest.fixture
+def voted(tmp_path: Path) -> Path:
+    """A study's file with three votes, the last of them undone."""
+    path = tmp_path / "votes.sqlite"
+    store = Store(path, some_study())
+    ada = store.join("ada")
+    for step, choice in enumerate(("left", "tie", "right")):
+        assert store.vote(ada.secret, step, choice, seconds=1.5)
+    status = store.status(ada.secret)
+    assert status is not None and status.last_vote is not None
+    assert store.undo(ada.secret, status.last_vote)
+    store.close()
+    assert [vote.choice for vote in read_ballot(path).votes] == ["left", "tie", "right"]
+    return path
+
+
+def change(path: Path, statement: str) -> None:
+    sql = sqlite3.connect(path)
+    sql.execute(statement)
+    sql.commit()
+    sql.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE votes SET choice = 'right' WHERE id = 1",
+        "UPDATE votes SET seconds = 1.25 WHERE id = 2",
+        "UPDATE votes SET undone = NULL WHERE id = 3",
+        "UPDATE showings SET left = 1 - left WHERE step = 0",
+        "UPDATE annotators SET name = 'adb'",
+        "UPDATE votes SET annotator = 7 WHERE id = 1",
+        "DELETE FROM votes WHERE id = 3",
+        "DELETE FROM seals WHERE vote = 2",
+        "UPDATE study SET plan = replace(plan, 'text', 'test')",
+    ],
+)
+def test_what_is_not_what_was_written_is_refused(voted: Path, statement: str) -> None:
+    change(voted, statement)
+    with pytest.raises(DataError, match=r"votes\.sqlite is damaged.*restore the file"):
+        read_ballot(voted)
+
+
+def test_a_flipped_bit_changes_no_vote(voted: Path) -> None:
+    """It is refused, or lies where nothing is read, as in free space."""
+    whole, told = voted.read_bytes(), read_ballot(voted)
+    pick, refused = random.Random(5), 0
+    for _ in range(200):
+        data = bytearray(whole)
+        data[pick.randrange(len(data))] ^= 1 << pick.randrange(8)
+        voted.write_bytes(data)
+        try:
+            assert read_ballot(voted) == told
+        except SelmaError:
+            refused += 1
+    assert refused
+
+
+def test_votes_from_before_there_were_seals_count(voted: Path) -> None:
+    change(voted, "DROP TABLE seals")
+    assert len(read_ballot(voted).votes) == 3
+    store = Store(voted, some_study())
+    ada = store.find("ada")
+    assert ada is not None and store.vote(ada.secret, 2, "tie", seconds=1.0)
+    store.close()
+    assert len(read_ballot(voted).votes) == 4
+    change(voted, "UPDATE votes SET choice = 'left' WHERE id = 4")
+    with pytest.raises(DataError, match="1 vote is not what was written, number 4 first"):
+        read_ballot(voted)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import sqlite3
 from contextlib import closing
 from typing import Literal, NamedTuple, get_args
 
-from selma.applications.study.database import connect, read_study, sqlite_errors
+from selma.applications.study.database import (
+    connect,
+    read_study,
+    read_votes,
+    require_sealed,
+    sqlite_errors,
+)
 from selma.applications.study.plan import Study
 from selma.errors import WorkspaceError
 from selma.paths import AnyPath, as_path
@@ -52,7 +57,7 @@ class Ballot(NamedTuple):
 
 def read_ballot(path: AnyPath) -> Ballot:
     """Read the votes so far, even while the study is served. Raises WorkspaceError for a missing
-    file, DataError for one that is no study."""
+    file, DataError for one that is no study, or damaged."""
     path = as_path(path)
     if not path.is_file():
         raise WorkspaceError(
@@ -63,10 +68,7 @@ def read_ballot(path: AnyPath) -> Ballot:
         sql.execute("BEGIN")  # so that all three reads see the same state
         study = read_study(sql, path)
         names = [row[0] for row in sql.execute("SELECT name FROM annotators ORDER BY id")]
-        sql.row_factory = sqlite3.Row
-        rows = sql.execute(
-            "SELECT name AS annotator, pair, step, left, choice, seconds, votes.time, undone "
-            "FROM votes JOIN showings USING (annotator, step) "
-            "JOIN annotators ON annotators.id = votes.annotator ORDER BY votes.id"
-        ).fetchall()
-    return Ballot(study, names, [Vote.model_validate(dict(row)) for row in rows])
+        rows = read_votes(sql)
+        require_sealed(sql, rows, path)
+    votes = [{name: value for name, value in row.items() if name != "id"} for row in rows]
+    return Ballot(study, names, [Vote.model_validate(vote) for vote in votes])

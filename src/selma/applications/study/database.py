@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
 
 from selma.applications.study.plan import Study
 from selma.errors import DataError, WorkspaceError
+from selma.manifests import canonical
 from selma.paths import AnyPath, as_path
+from selma.plurals import counted
 from selma.workspace import inside
 
 FORMAT = 1
+RESTORE = "Votes cannot be made again: restore the file from a copy."
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS study (
     format INTEGER NOT NULL, key TEXT NOT NULL, plan TEXT NOT NULL
@@ -33,6 +41,9 @@ CREATE TABLE IF NOT EXISTS votes (
     choice TEXT NOT NULL CHECK (choice IN ('left', 'tie', 'right')),
     seconds REAL NOT NULL, time REAL NOT NULL, undone REAL,
     FOREIGN KEY (annotator, step) REFERENCES showings
+) STRICT;
+CREATE TABLE IF NOT EXISTS seals (
+    vote INTEGER PRIMARY KEY REFERENCES votes, sha256 TEXT NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS door (key TEXT NOT NULL) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS one_vote_counts ON votes (annotator, step) WHERE undone IS NULL;
@@ -88,9 +99,59 @@ def sqlite_errors(path: Path) -> Iterator[None]:
 
 def read_study(sql: sqlite3.Connection, path: Path) -> Study:
     """Read the plan of the study in a file. Raises DataError unless it has this format."""
-    rows = sql.execute("SELECT format, plan FROM study").fetchall()
+    rows = sql.execute("SELECT format, plan, key FROM study").fetchall()
     if len(rows) != 1 or rows[0][0] != FORMAT:
         raise DataError(
             f"{path} must hold one study in format {FORMAT}; use the selma that began it."
         )
-    return Study.model_validate_json(rows[0][1])
+    try:
+        study = Study.model_validate_json(rows[0][1])
+    except ValidationError:
+        study = None
+    if study is None or study.key != rows[0][2]:
+        raise DataError(f"{path} is damaged: its plan is not what was written. {RESTORE}")
+    return study
+
+
+def read_votes(sql: sqlite3.Connection, *, vote: int | None = None) -> list[dict[str, Any]]:
+    """All votes in the order of time, undone ones included, with what each was shown; or one."""
+    rows = sql.execute(
+        "SELECT votes.id, name AS annotator, pair, step, left, choice, seconds, votes.time, undone "
+        "FROM votes LEFT JOIN showings USING (annotator, step) "
+        "LEFT JOIN annotators ON annotators.id = votes.annotator "
+        "WHERE ?1 IS NULL OR votes.id = ?1 ORDER BY votes.id",
+        (vote,),
+    )
+    names = [column[0] for column in rows.description]
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def seal(sql: sqlite3.Connection, vote: int) -> None:
+    """Write the digest of a vote as it stands: SQLite notices damage to its pages' structure, not
+    to what is in them."""
+    (row,) = read_votes(sql, vote=vote)
+    sql.execute("INSERT OR REPLACE INTO seals VALUES (?, ?)", (vote, _digest(row)))
+
+
+def require_sealed(sql: sqlite3.Connection, votes: Sequence[dict[str, Any]], path: Path) -> None:
+    """Raises DataError if a vote is not what was written; those of a file from before there were
+    seals pass."""
+    known = sql.execute("SELECT count(*) FROM sqlite_master WHERE name = 'seals'").fetchone()[0]
+    seals = dict(sql.execute("SELECT vote, sha256 FROM seals")) if known else {}
+    first = min(seals, default=math.inf)
+    wrong = [
+        vote["id"]
+        for vote in votes
+        if vote["annotator"] is None
+        or (vote["id"] >= first and seals.get(vote["id"]) != _digest(vote))
+    ]
+    wrong += seals.keys() - {vote["id"] for vote in votes}
+    if wrong:
+        raise DataError(
+            f"{path} is damaged: {counted(len(wrong), 'vote is', 'votes are')} not what was "
+            f"written, number {min(wrong)} first. {RESTORE}"
+        )
+
+
+def _digest(vote: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical(vote).encode()).hexdigest()

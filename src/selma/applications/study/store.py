@@ -22,6 +22,7 @@ from selma.applications.study.database import (
     SCHEMA,
     connect,
     read_study,
+    seal,
     sqlite_errors,
 )
 from selma.applications.study.plan import Study, showings
@@ -164,6 +165,7 @@ class Store:
                 "SELECT id, ?, ?, ?, ? FROM annotators WHERE secret = ?",
                 (step, choice, seconds, time.time(), secret),
             )
+            seal(sql, sql.execute("SELECT last_insert_rowid()").fetchone()[0])
             return True
 
     def undo(self, secret: str, vote: int) -> bool:
@@ -176,7 +178,10 @@ class Store:
                 "WHERE secret = ? AND undone IS NULL)",
                 (time.time(), vote, secret),
             )
-            return update.rowcount == 1
+            undone = update.rowcount == 1
+            if undone:
+                seal(sql, vote)
+            return undone
 
     def image(self, token: str) -> tuple[str, int] | None:
         """Prompt and model (0 or 1) of the image with this token; None for an unknown one."""
