@@ -461,7 +461,7 @@ def test_of_many_starters_never_two_are_inside(
         [sys.executable, str(program), str(tmp_path), str(rounds), str(starters), before],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout)
