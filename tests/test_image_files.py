@@ -43,3 +43,16 @@ def test_what_was_generated_is_generated_again(tmp_path: Path) -> None:
         open_image(path)
     with pytest.raises(DataError, match=r"generated again\.$"):
         open_image(path, remedy=REMEDY_FOR_GENERATED)
+
+
+def test_a_file_of_more_bytes_than_pixels_need_is_not_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 4)).save(path)
+    monkeypatch.setattr("selma.image_files.MAX_BYTES", path.stat().st_size)
+    assert open_image(path).size == (4, 4)
+    with open(path, "ab") as file:
+        file.write(b"x")
+    with pytest.raises(DataError, match=r"a\.png must have at most"):
+        open_image(path)

@@ -147,10 +147,13 @@ def regular(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def read_regular(path: Path) -> bytes:
-    """All bytes of a regular file; see `regular`."""
+def read_regular(path: Path, *, most: int | None = None) -> bytes:
+    """All bytes of a regular file; see `regular`. Raises DataError for more than `most` of them."""
     with regular(path) as file:
-        return file.read()
+        data = file.read() if most is None else file.read(most + 1)
+    if most is not None and len(data) > most:
+        raise DataError(f"{path} must have at most {most:,} bytes, but is larger. Remove it.")
+    return data
 
 
 def impossible(name: str) -> str:

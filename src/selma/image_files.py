@@ -20,6 +20,8 @@ from selma.manifests import verified
 MAX_PIXELS = 64_000_000
 """Of an image from anywhere, so that no file can fill the memory. Where images have a known size,
 callers allow no more."""
+MAX_BYTES = 16 * MAX_PIXELS
+"""Of an image's file: more than any format takes for its pixels."""
 
 OPENER = 2
 """Belongs to recipes of what is made from images of others. 2: wide values are scaled, transparent
@@ -57,6 +59,12 @@ class Opened:
     """A digest of values of more than 8 bits, which scaling may make equal; else empty."""
 
 
+def image_bytes(path: Path) -> bytes:
+    """All bytes of an image's file. Raises DataError unless it is a regular file of at most
+    `MAX_BYTES`."""
+    return read_regular(path, most=MAX_BYTES)
+
+
 def open_image(
     path: Path,
     *,
@@ -72,7 +80,7 @@ def open_image(
     """
     if not is_regular(path):  # a folder, a FIFO or a broken link would hang or confuse the decoder
         raise DataError(f"{path} must be an image, but there is no such file.")
-    data = read_regular(verified(path))
+    data = image_bytes(verified(path))
     try:
         return read_image(data, max_pixels=max_pixels, remedy=remedy, reading=reading).image
     except DataError as error:
@@ -109,7 +117,7 @@ def is_whole_png(path: Path) -> bool:
     if not is_regular(path):
         return False
     try:
-        with Image.open(io.BytesIO(read_regular(path)), formats=["PNG"]) as image:
+        with Image.open(io.BytesIO(image_bytes(path)), formats=["PNG"]) as image:
             image.verify()
             return True
     except Exception:  # Pillow raises many kinds, struct.error and SyntaxError among them

@@ -24,7 +24,7 @@ from selma.errors import DataError
 from selma.experts.fitting import OWN, Fitting
 from selma.experts.flipping import may_flip
 from selma.experts.recipes import item_folder
-from selma.image_files import decode
+from selma.image_files import decode, image_bytes
 from selma.progress import progress
 from selma.records.images import Pair
 from selma.workspace import EXPERTS, Workspace
@@ -176,7 +176,7 @@ def _encode(
 
 def _open(pair: Pair, digest: str, image_px: int, fitting: Fitting) -> Image.Image:
     try:
-        data = pair.image.read_bytes()
+        data = image_bytes(pair.image)
     except OSError as error:
         raise DataError(f"{pair.image} cannot be read: {error.strerror}.") from error
     if hashlib.sha256(data).hexdigest() != digest:

@@ -9,11 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from selma.config.given import Imagefolder
-from selma.disk import read_regular
 from selma.errors import DataError
 from selma.given.kind import Given, GivenImage, Texts
 from selma.given.rows import Row, by_skill, digest, require_rows
-from selma.image_files import read_image
+from selma.image_files import image_bytes, read_image
 from selma.image_names import list_images
 from selma.imagefolders import metadata, rows, there
 from selma.records.prompts import Prompt
@@ -69,7 +68,7 @@ def _given(image: Path, root: Path) -> GivenImage:
 
 def _read(image: Path) -> bytes:
     """The file's bytes, which the opener can read."""
-    data = read_regular(image)
+    data = image_bytes(image)
     try:
         read_image(data)
     except DataError as error:

@@ -28,7 +28,7 @@ from selma.config.images import ImagesConfig
 from selma.config.networks import BaseConfig
 from selma.disk import make_folder
 from selma.errors import DataError
-from selma.image_files import OPENER, png_bytes, read_image
+from selma.image_files import OPENER, image_bytes, png_bytes, read_image
 from selma.image_modes import Reading
 from selma.image_names import list_images, say_left_out
 from selma.images.generating import generate_pairs
@@ -214,7 +214,7 @@ def _read(folder: Path) -> tuple[list[tuple[str, bytes]], Mapping[str, str]]:
             f"{folder} must hold images of its subject, but has none"
             f"{f' ({others})' if others else ''}."
         )
-    return [(path.name, path.read_bytes()) for path in listing.images], listing.left_out
+    return [(path.name, image_bytes(path)) for path in listing.images], listing.left_out
 
 
 def _prepared(source: _Source, px: int, config: SubjectData, folder: Workspace) -> tuple[Path, ...]:

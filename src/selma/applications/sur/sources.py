@@ -22,7 +22,7 @@ from selma.applications.sur.settings import (
 )
 from selma.disk import read_regular
 from selma.errors import DataError
-from selma.image_files import png_bytes
+from selma.image_files import image_bytes, png_bytes
 from selma.image_names import list_images
 from selma.imagefolders import TEXTS, metadata
 from selma.randomness import rng
@@ -70,7 +70,7 @@ def candidates(config: SurData, *, seed: int) -> Iterator[Candidate]:
             root = _folder(folder)
             for path in list_images(root, deep=True).images:
                 name = path.relative_to(root).as_posix()
-                stated = statement_inside(read_regular(inside(root, name)))
+                stated = statement_inside(image_bytes(inside(root, name)))
                 yield Candidate(
                     name, stated.prompt, licence, partial(read_regular, path), reason=stated.reason
                 )
@@ -143,7 +143,7 @@ def _civitai(entry: Entry, files: dict[str, Path], licence: str | None) -> Candi
     def read() -> bytes:
         if path is None:
             raise DataError(f"None of {', '.join(entry.names)} is among the images.")
-        return read_regular(path)
+        return image_bytes(path)
 
     return Candidate(
         entry.address,
