@@ -18,11 +18,13 @@ from typer.testing import CliRunner
 
 from selma import cli
 from selma.applications.comparisons import planning
+from selma.applications.comparisons.comparing import difference
 from selma.applications.comparisons.recipes import load_comparison, only
 from selma.applications.comparisons.records import Compared
 from selma.applications.comparisons.table import sheets
 from selma.errors import ConfigError, SelmaError
 from selma.report.pages import read_pages
+from selma.report.tables import signed
 from selma.toybox import weights_of
 from selma.workspace import Workspace
 
@@ -51,7 +53,12 @@ def raw(home: Path, address: str, **different: Any) -> dict[str, Any]:
         "settings": run,
         "rows": [
             {"name": "base", "model": "base"},
-            {"name": "coco", "model": "expert", "settings": {"prompts": {"skills": ["coco"]}}},
+            {
+                "name": "coco",
+                "model": "expert",
+                "settings": {"prompts": {"skills": ["coco"]}},
+                "paper": {"base": "SD v2", "method": ""},
+            },
             {"name": "selma", "paper": {"base": "SD v2", "method": "SELMA"}},
             {"name": "sum", "label": "added up", "settings": {"merged": {"scale": 2.0}}},
         ],
@@ -149,6 +156,25 @@ def test_the_papers_table_is_shown_beside_its_rows_alone(
     assert sum("Beside the paper's table" in title for title in titles) == 1
     rest = [sheet.title for sheet in sheets(record.model_copy(update={"rows": bare}))]
     assert rest == [title for title in titles if "Beside the paper's" not in title]
+
+
+def test_a_gain_beside_the_papers_is_over_the_row_of_the_same_base(
+    compared: tuple[Path, str, dict[str, Any]],
+) -> None:
+    """Of rows with another base than the comparison's: its own row is what they gain over."""
+    record = Compared.model_validate(compared[2])
+    assert {row.name: row.over for row in record.rows if row.paper} == {
+        "coco": "coco",
+        "selma": "coco",
+    }
+    (card,) = record.cards(record.readings[-1]).values()
+    gain = difference(card, "selma", "coco")
+    assert gain is not None
+    (sheet,) = (sheet for sheet in sheets(record) if "Beside the paper's" in sheet.title)
+    (ours,) = (row for row in sheet.rows if row[0].text == "our gain over our base")
+    assert ours[1].text == signed(gain.difference.mean)
+    model = next(model for model in card.models if model.model == "selma")
+    assert model.difference is not None and model.difference.mean != gain.difference.mean
 
 
 def test_a_second_run_makes_nothing(home: Path, compared: tuple[Path, str, dict[str, Any]]) -> None:

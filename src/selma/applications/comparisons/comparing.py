@@ -196,6 +196,7 @@ class Bench:
                 curve={str(s): score for s, score in curves.get(row.name, {}).items()},
                 best=settings[BEST][row.name].guidance if BEST in settings else None,
                 paper=None if row.paper is None else (row.paper.base, row.paper.method),
+                over=comparison.over(row),
             )
             for row in comparison.rows
         ]
@@ -248,6 +249,11 @@ class Bench:
         """Rows that are compared beside those with the base."""
         comparison = self.plan.comparison
         pairs = [(claim.row, claim.over) for claim in comparison.claims]
+        pairs += [
+            (row.name, over)
+            for row in comparison.rows
+            if (over := comparison.over(row)) not in (row.name, comparison.base_row)
+        ]
         if (against := comparison.against) is not None:
             pairs += [(row.name, against) for row in comparison.rows if row.name != against]
         return list(dict.fromkeys(pairs))

@@ -36,6 +36,8 @@ class ComparedRow(Record):
     """The guidance with the highest of them."""
     paper: tuple[str, str] | None = None
     """Base and method in the paper's table."""
+    over: str
+    """The row that its gain beside the paper's is over."""
 
 
 class Scored(Record):

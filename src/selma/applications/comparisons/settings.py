@@ -122,6 +122,15 @@ class Comparison(Section):
     def base_row(self) -> str:
         return self.base or self.rows[0].name
 
+    def over(self, row: RowSettings) -> str:
+        """The row that stands for the base of this row's figures in the paper."""
+        bases = (
+            other.name
+            for other in self.rows
+            if row.paper and other.paper == row.paper.model_copy(update={"method": ""})
+        )
+        return next(bases, self.base_row)
+
     def row(self, name: str) -> RowSettings:
         return next(row for row in self.rows if row.name == name)
 

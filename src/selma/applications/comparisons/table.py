@@ -160,7 +160,7 @@ def paper_sheet(compared: Compared) -> Sheet:
                 for cell, start, digits in zip(cells, before, printed.decimals, strict=True)
             ]
             rows.append((Figure("its gain over its base"), *gains))
-            ours = [_our_gain(cards, row, column) for column in printed.columns]
+            ours = [_our_gain(cards, row, column, compared.base) for column in printed.columns]
             rows.append((Figure("our gain over our base"), *ours))
     title = f"Beside the paper's table {printed.number}: {printed.title.lower()}"
     measured = f"Our gains: {guided(compared, reading)}. The paper gives no intervals."
@@ -241,14 +241,20 @@ def headline(compared: Compared) -> str:
     )
 
 
-def _our_gain(cards: dict[str, Scorecard], row: ComparedRow, column: str) -> Figure:
-    """Ours in a column of the paper's: a benchmark's by its name, a scorer's on the first one."""
+def _our_gain(cards: dict[str, Scorecard], row: ComparedRow, column: str, base: str) -> Figure:
+    """Ours in a column of the paper's: a benchmark's by its name, a scorer's on the first one, of
+    which rows over another one than the base have no interval."""
     if column in cards:
-        return _figure(_by_row(cards[column])[row.name].difference, sign=True)
+        pair = None if row.over == base else difference(cards[column], row.name, row.over)
+        change = pair.difference if pair else _by_row(cards[column])[row.name].difference
+        return _figure(change, sign=True)
     card = next(iter(cards.values()))
     labels = [s.label for s in card.preferences if s.name in MEASURED_BY.get(column, ())]
     if not labels:
         return Figure()
+    if row.over != base:
+        own, over = (_by_row(card)[name].preferences[labels[0]] for name in (row.name, row.over))
+        return Figure(signed(own.mean - over.mean, 2))
     change = _by_row(card)[row.name].preference_differences.get(labels[0])
     return _figure(change, sign=True, digits=2)
 
