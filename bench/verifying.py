@@ -1,16 +1,20 @@
 """What it costs to hold finished files against their manifests: 100,000 small ones, and one large.
 
     python bench/verifying.py [--items 1000] [--files 100] [--bytes 4096]
+    python bench/verifying.py --run configs/toybox.yaml
 
 Times of an item's `done`: by size alone, with each file read, and asked again in the same process;
 and the rate of a file of 1 GB. The files lie in the system's cache, as those of a run do that is
-used the same day.
+used the same day. With --run: a run from nothing, and the same command once more.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -43,18 +47,43 @@ def seconds(asked: list[Callable[[], Item]]) -> float:
     return time.perf_counter() - started
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--items", type=int, default=1000)
-    parser.add_argument("--files", type=int, default=100)
-    parser.add_argument("--bytes", type=int, default=4096)
-    options = parser.parse_args()
+RUN = """
+import sys
+from selma import load_config, run
+from selma.manifests import sizes_only
+from contextlib import nullcontext
+with sizes_only() if sys.argv[3] == "sizes" else nullcontext():
+    run(load_config(sys.argv[1], folder=sys.argv[2]))
+"""
+
+
+def run_seconds(config: Path, folder: Path, how: str) -> float:
+    """CPU seconds of a run in a process of its own."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", RUN, str(config), str(folder), how], check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def of_run(config: Path) -> None:
+    """A run from nothing and the same command on the finished run, both ways."""
     with tempfile.TemporaryDirectory() as place:
-        asked = build(Workspace(Path(place)), options.items, options.files, options.bytes)
-        count = options.items * options.files
+        for what in ("a run", "the finished run again"):
+            sizes, contents = (
+                run_seconds(config, Path(place) / how, how) for how in ("sizes", "contents")
+            )
+            print(
+                f"{what}: {contents:.1f} s of CPU, {sizes:.1f} s by size alone "
+                f"({contents / sizes:.3f} times)"
+            )
+
+
+def of_items(items: int, files: int, size: int) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        asked = build(Workspace(Path(place)), items, files, size)
         manifests.forget()
         with manifests.sizes_only():
-            print(f"{count:,} files of {options.bytes} bytes, by size: {seconds(asked):.2f} s")
+            print(f"{items * files:,} files of {size} bytes, by size: {seconds(asked):.2f} s")
         manifests.forget()
         print(f"by content, the first time in a process: {seconds(asked):.2f} s")
         print(f"by content, asked again: {seconds(asked):.2f} s")
@@ -63,6 +92,19 @@ def main() -> None:
         started = time.perf_counter()
         manifests.remembered_sha256(large)
         print(f"one large file: {LARGE / 2**20 / (time.perf_counter() - started):,.0f} MiB/s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--run", type=Path, help="settings of a run, to be made both ways instead")
+    parser.add_argument("--items", type=int, default=1000)
+    parser.add_argument("--files", type=int, default=100)
+    parser.add_argument("--bytes", type=int, default=4096)
+    options = parser.parse_args()
+    if options.run is not None:
+        of_run(options.run)
+    else:
+        of_items(options.items, options.files, options.bytes)
 
 
 if __name__ == "__main__":
