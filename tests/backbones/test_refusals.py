@@ -381,3 +381,18 @@ def test_a_page_in_place_of_a_reply_is_named():
     named = pytest.raises(BackendError, match="no chat completion: Open WebUI")
     with serving(Script(told(200, page, "text/html"))) as script, named:
         ask(model(script))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"choices": [{"message": []}]},
+        {"choices": [{"message": {"content": "a dog"}}], "usage": {"prompt_tokens": "many"}},
+        {"choices": {"message": {"content": "a dog"}}},
+    ],
+)
+def test_an_answer_of_another_shape_is_told_of_in_our_words(answer):
+    named = pytest.raises(BackendError, match="shape of a chat completion")
+    with serving(Script(told(200, answer))) as script, named as caught:
+        ask(model(script))
+    assert "Error" not in str(caught.value) and "object" not in str(caught.value)
