@@ -22,6 +22,7 @@ LAYERS: tuple[set[str], ...] = (
         "randomness",
         "progress",
         "stopping",
+        "versions",
         "folder_lock",
         "screen",
         "rich_screen",

@@ -125,6 +125,13 @@ def recipe_key(recipe: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical(without_empty(recipe)).encode()).hexdigest()[:16]
 
 
+def whole_recipe(stage: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's recipe in plain values, with the versions that decide its bytes."""
+    deciding = {**versions(DECIDING[stage]), **recipe.get(VERSIONS, {})}
+    plain: dict[str, Any] = json.loads(canonical(without_empty({**recipe, VERSIONS: deciding})))
+    return plain
+
+
 def write_json(path: AnyPath, value: Any) -> None:
     path = as_path(path)
     write_bytes(
@@ -503,9 +510,8 @@ class Workspace:
         Nothing is created before `begin`. paid: see `Item`."""
         name = "/".join((stage, *names))
         inside(self.root, name)
-        deciding = {**versions(DECIDING[stage]), **recipe.get(VERSIONS, {})}
-        plain = json.loads(canonical(without_empty({**recipe, VERSIONS: deciding})))
-        return asked_for(Item(self.root, name, plain, paid=paid, beginning=self.beginning))
+        whole = whole_recipe(stage, recipe)
+        return asked_for(Item(self.root, name, whole, paid=paid, beginning=self.beginning))
 
     def folder_of(self, stage: str, *names: str) -> Path:
         """Where the item of these names lies that was last asked for, by whatever recipe."""

@@ -534,7 +534,7 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(tmp_path):
 def test_a_damaged_file_is_told_by_its_manifest(tmp_path):
     from selma.workspace import Workspace
 
-    item = Workspace(tmp_path).item("a", recipe={})
+    item = Workspace(tmp_path).item("4-merged", recipe={})
     place = written(item.begin() / ROTATION_FILE)
     item.finish([place], {})
     data = bytearray(place.read_bytes())

@@ -225,7 +225,7 @@ def test_headers_that_change_the_meaning_are_refused(tmp_path, header):
 def test_every_truncation_and_every_flipped_bit_is_refused(tmp_path):
     one = expert(tmp_path, "a")
     path = one.folder / ADAPTER_FILE
-    item = Workspace(tmp_path).item("a", recipe={})
+    item = Workspace(tmp_path).item("4-merged", recipe={})
     item.begin()
     path = item.path / ADAPTER_FILE
     expert(tmp_path / "b", "a").folder.joinpath(ADAPTER_FILE).replace(path)

@@ -166,9 +166,10 @@ def _stop(number: int, frame: object) -> None:
 
 
 def _heed(handler: Any) -> None:
-    """Set what signals do that ask for the end; what is ignored stays so (SIGHUP under nohup)."""
+    """Set what signals do that ask for the end. Under nohup SIGHUP is ignored, and stays so; that a
+    shell's background jobs ignore SIGINT is no wish of anybody's."""
     for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handler)
 
 

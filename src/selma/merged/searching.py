@@ -51,6 +51,7 @@ from selma.workspace import (
     Workspace,
     append_lines,
     recipe_key,
+    whole_recipe,
     write_bytes,
     write_json,
 )
@@ -330,7 +331,7 @@ def _merged(item: Item, keys: Mapping[str, str], config: MergedConfig) -> Merged
         plan = planned(_plain(config, weights, 1.0), weights)
         uniform = Merged(
             folder=item.path / UNIFORM,
-            key=recipe_key(merge_recipe(keys, plan)),
+            key=recipe_key(whole_recipe(MERGED, merge_recipe(keys, plan))),
             method=config.method,
             weights=weights,
         )
