@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from pipeline.killing import settings, tree
-from pipeline.server import serving
+from pipeline.killing import tiny_run, tree
 from typer.testing import CliRunner
 
 from selma import cli, manifests, pipeline, versions, workspace
@@ -198,9 +196,7 @@ def test_a_comparison_keeps_or_makes_beside(
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunConfig]:
     place = tmp_path_factory.mktemp("upgraded")
-    tiny.build("sd1", place / "base")
-    with serving() as address:
-        config = RunConfig.model_validate(settings(place, address, run="run"))
+    with tiny_run(place, run="run") as config:
         pipeline.run(config)
         yield config
 

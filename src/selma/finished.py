@@ -13,7 +13,6 @@ from typing import Any
 from selma.errors import WorkspaceError
 from selma.manifests import PLAN
 from selma.records.merged import MIXTURE
-from selma.versions import difference
 from selma.workspace import (
     EXPERTS,
     IMAGES,
@@ -49,9 +48,8 @@ class NotFinished(WorkspaceError):
         command = next(commands[name] for name in above if name in commands)
         state = "there with other settings" if item.path.exists() and not begun(item) else "not"
         advice = ""
-        if (earlier := item.other_versions()) is not None:
-            change = difference((read_json(earlier / PLAN) or {}).get("recipe", {}), item.recipe)
-            state = f"there by {change}"
+        if (earlier := item.earlier()) is not None:
+            state = f"there by {earlier.change}"
             advice = " --keep takes it as it is."
         subject = f"{item.path} must be finished first, but is {state}"
         if item.faults:

@@ -25,6 +25,11 @@ LINE_EVERY_S = 15.0
 """Seconds between two plain lines, at least: a log of an hour stays readable."""
 
 
+def warn(text: str) -> None:
+    """Say on standard error what somebody should look at; nothing in it is obeyed."""
+    console.print(text, style="yellow", highlight=False, markup=False)
+
+
 class Advance(Protocol):
     def __call__(self, done: int = 1, *, note: str = "") -> None: ...
 

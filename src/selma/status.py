@@ -269,7 +269,7 @@ def _state(item: Item) -> tuple[State, int | None]:
         return "damaged", None
     if begun(item):
         return "partial", _elements(item.path)
-    if item.other_versions() is not None:
+    if item.earlier() is not None:
         return "other versions", None
     return ("other settings" if item.path.exists() else "missing"), None
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, TypeGuard
 
 ENTRY = "versions"
 """The entry of a recipe with package → version."""
@@ -48,7 +48,7 @@ def kept() -> bool:
     return _keeping
 
 
-def differ_by_version_alone(recipe: Any, other: Mapping[str, Any]) -> bool:
+def differ_by_version_alone(recipe: Any, other: Mapping[str, Any]) -> TypeGuard[Mapping[str, Any]]:
     """Whether something that was read, if it is a recipe, has other versions and is `other` in all
     else."""
     if not isinstance(recipe, Mapping) or not isinstance(recipe.get(ENTRY), Mapping):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from typing_extensions import TypedDict
 
@@ -42,7 +42,7 @@ from selma.manifests import (
 from selma.manifests import file_sha256 as file_sha256
 from selma.paths import AnyPath, as_path
 from selma.plurals import counted
-from selma.progress import console
+from selma.progress import warn
 from selma.record_files import cut_torn_line, readable_rows
 from selma.record_files import read_lines as read_lines
 from selma.versions import ENTRY as VERSIONS
@@ -86,23 +86,17 @@ def _say_upgraded(change: str, first: str) -> None:
     if change in _upgrades_said:
         return
     _upgrades_said.add(change)
-    console.print(
+    warn(
         f"{first} was made by {change}. It and the like are made again; what is there is kept in "
-        "superseded/, or where it is in a comparison. --keep takes it as it is.",
-        style="yellow",
-        highlight=False,
-        markup=False,
+        "superseded/, or where it is in a comparison. --keep takes it as it is."
     )
 
 
 @cache
 def _say_broken(path: Path, numbers: tuple[int, ...]) -> None:
-    console.print(
+    warn(
         f"{path} has {counted(len(numbers), 'damaged line')}, line {numbers[0]} first; passed "
-        "over, while what the others say of costs and times still counts.",
-        style="yellow",
-        highlight=False,
-        markup=False,
+        "over, while what the others say of costs and times still counts."
     )
 
 
@@ -179,6 +173,15 @@ def inside(root: Path, name: str) -> Path:
     return path
 
 
+class Earlier(NamedTuple):
+    """What other versions made by the same settings."""
+
+    folder: Path
+    recipe: Mapping[str, Any]
+    change: str
+    """Where the versions differ, in words."""
+
+
 class Item:
     """One folder made by one recipe. `begin`, fill `path`, `finish`.
 
@@ -206,28 +209,27 @@ class Item:
         self.recipe = recipe
         self.key = recipe_key(recipe)
 
-    def other_versions(self) -> Path | None:
-        """The folder of what other versions of the packages made by the same settings, if there is
-        one and this recipe's own is not begun; of several the one begun last."""
+    def earlier(self) -> Earlier | None:
+        """What other versions of the packages made by the same settings, if there is such and this
+        recipe's own is not begun; of several the one begun last."""
         if (read_json(self.path / PLAN) or {}).get("key") == self.key:
             return None
         places = self.path.parent.glob(f"*/{PLAN}") if self.by_key else [self.path / PLAN]
-        found = [
-            (path.stat().st_mtime_ns, path.parent)
-            for path in places
-            if differ_by_version_alone((read_json(path) or {}).get("recipe"), self.recipe)
-        ]
-        return max(found)[1] if found else None
+        found = []
+        for path in places:
+            recipe = (read_json(path) or {}).get("recipe")
+            if differ_by_version_alone(recipe, self.recipe):
+                change = difference(recipe, self.recipe)
+                found.append((path.stat().st_mtime_ns, Earlier(path.parent, recipe, change)))
+        return max(found, key=lambda each: each[0])[1] if found else None
 
     def keep(self) -> None:
         """Become what other versions made, where there is such."""
-        if (folder := self.other_versions()) is None:
+        if (earlier := self.earlier()) is None:
             return
-        plan = read_json(folder / PLAN) or {}
-        _kept.setdefault(self.root, {})[self.name] = difference(plan["recipe"], self.recipe)
-        self.path, self.name = folder, folder.relative_to(self.root).as_posix()
-        self.recipe = plan["recipe"]
-        self.key = recipe_key(self.recipe)
+        _kept.setdefault(self.root, {})[self.name] = earlier.change
+        self.path, self.name = earlier.folder, earlier.folder.relative_to(self.root).as_posix()
+        self.recipe, self.key = earlier.recipe, recipe_key(earlier.recipe)
         self._forget()
 
     @cached_property
@@ -240,13 +242,10 @@ class Item:
     def faults(self) -> Mapping[str, str]:
         """File → what is wrong with it, of an item of this very recipe that was finished; {} if
         nothing is. Each file is read the first time that a process asks."""
-        if read_manifest(self.path) is None and os.path.lexists(self.path / MANIFEST):
-            # Without it nobody knows what the others should hold.
-            return {MANIFEST: NO_MANIFEST}
-        wrong = {} if self._own_manifest is None else faults(self.path, self._own_manifest)
-        if self._own_manifest is not None and not wrong:
-            wrong = self._changed_parents(self._own_manifest)
-        return wrong
+        manifest = read_manifest(self.path)
+        if manifest is not None and manifest["key"] != self.key:
+            return {}
+        return _faults_in(self.path) or self._changed_parents(manifest or {})
 
     @cached_property
     def _own_manifest(self) -> dict[str, Any] | None:
@@ -293,8 +292,8 @@ class Item:
         """
         wrong = self.faults  # looked at by each before any is moved
         self._require_unpaid(self.path, wrong)
-        if earlier := self.other_versions():
-            self._require_unpaid(earlier, self._faults_of(earlier))
+        if earlier := self.earlier():
+            self._require_unpaid(earlier.folder, _faults_in(earlier.folder))
         processes.wait()
         if processes.main():
             if self.beginning:
@@ -306,28 +305,19 @@ class Item:
         self._forget()
         return self.path
 
-    def _faults_of(self, folder: Path) -> Mapping[str, str]:
-        """Of what another recipe left."""
-        if (manifest := read_manifest(folder)) is not None:
-            return faults(folder, manifest)
-        return {MANIFEST: NO_MANIFEST} if os.path.lexists(folder / MANIFEST) else {}
-
-    def _upgrade(self, earlier: Path, guests: Collection[str]) -> None:
+    def _upgrade(self, earlier: Earlier, guests: Collection[str]) -> None:
         """Put aside what other versions made, but take along what was paid for: a server's replies
         are not of our making."""
-        plan = read_json(earlier / PLAN) or {}
-        _say_upgraded(difference(plan["recipe"], self.recipe), self.name)
-        paid = [name for name in self.paid if (earlier / name).is_file()]
-        if earlier == self.path:
-            target = self._free_place(plan["key"])
-            for name in paid:
-                make_folder(target)
-                write_bytes(target / name, (self.path / name).read_bytes())
-            self._move_out(target, {*guests, *paid})
-            return
-        make_folder(self.path)
+        _say_upgraded(earlier.change, self.name)
+        paid = [name for name in self.paid if (earlier.folder / name).is_file()]
+        is_here = earlier.folder == self.path
+        copies = self._free_place(recipe_key(earlier.recipe)) if is_here else self.path
+        if paid:
+            make_folder(copies)
         for name in paid:
-            write_bytes(self.path / name, (earlier / name).read_bytes())
+            write_bytes(copies / name, (earlier.folder / name).read_bytes())
+        if is_here:
+            self._move_out(copies, {*guests, *paid})
 
     def _require_unpaid(self, folder: Path, wrong: Mapping[str, str]) -> None:
         for name in self.paid:
@@ -380,12 +370,7 @@ class Item:
     def _say(self, wrong: Mapping[str, str]) -> None:
         name, fault = next(iter(wrong.items()))
         others = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        console.print(
-            f"{self.name}/{name}: {fault}{others}. Put aside in superseded/, and made again.",
-            style="yellow",
-            highlight=False,
-            markup=False,
-        )
+        warn(f"{self.name}/{name}: {fault}{others}. Put aside in superseded/, and made again.")
 
     def finish(self, files: Iterable[Path], summary: Mapping[str, Any]) -> None:
         """Write the manifest, after which the item is done. Of several processes the main one
@@ -454,6 +439,14 @@ class Item:
             if not target.exists():
                 return target
         raise WorkspaceError(f"{self.root / 'superseded'} is full; remove what is not needed.")
+
+
+def _faults_in(folder: Path) -> Mapping[str, str]:
+    """`faults` by the folder's own manifest; without a sound one nobody knows what the files should
+    hold."""
+    if (manifest := read_manifest(folder)) is not None:
+        return faults(folder, manifest)
+    return {MANIFEST: NO_MANIFEST} if os.path.lexists(folder / MANIFEST) else {}
 
 
 _asked_for: dict[Path, dict[str, set[str]]] = {}

@@ -7,10 +7,8 @@ import sys
 import time
 
 import pytest
-import tiny
 import yaml
-from pipeline.killing import settings, tree
-from pipeline.server import serving
+from pipeline.killing import home, settings, tree
 
 from selma import pipeline
 from selma.config import RunConfig
@@ -38,8 +36,7 @@ def config(folder, address, run, objective=NFT):
 def runs(tmp_path_factory):
     """A folder with a run that has its images, and the address of the language model."""
     folder = tmp_path_factory.mktemp("rewarded")
-    tiny.build("sd1", folder / "base")
-    with serving() as address:
+    with home(folder) as address:
         pipeline.prompts(config(folder, address, "images"))
         pipeline.images(config(folder, address, "images"))
         yield folder, address

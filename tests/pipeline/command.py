@@ -11,11 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-import tiny
 import yaml
 
-from pipeline.killing import settings, tree
-from pipeline.server import serving
+from pipeline.killing import home, settings, tree
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 PATIENCE_S = 600
@@ -58,11 +56,10 @@ class Home:
 @contextmanager
 def in_peace(folder: Path) -> Iterator[Home]:
     """A home whose run `peace` nothing has disturbed."""
-    tiny.build("sd1", folder / "base")
-    with serving() as address:
-        home = Home(folder, address)
+    with home(folder) as address:
+        own = Home(folder, address)
         began = time.monotonic()
-        done = home.done(home.command("peace"))
+        done = own.done(own.command("peace"))
         assert done.returncode == 0, done.stderr[-3000:]
-        home.lasts_s = time.monotonic() - began
-        yield home
+        own.lasts_s = time.monotonic() - began
+        yield own

@@ -17,12 +17,17 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from pipeline.server import serving
+
+if TYPE_CHECKING:
+    from selma.config import RunConfig
 
 # Where times and process ids live; everything else must be equal to the byte.
 NOT_COMPARED = {"journal.jsonl", ".lock"}
@@ -59,6 +64,23 @@ def settings(folder: Path, address: str, *, run: str) -> dict[str, object]:
         "scores": {"prompts": 6, "resamples": 50},
         "report": {"grid_prompts": 2, "training_pairs": 2},
     }
+
+
+@contextmanager
+def home(folder: Path) -> Iterator[str]:
+    """The folder with the tiny base in it; yields the address of a language model."""
+    build(folder / "base")
+    with serving() as address:
+        yield address
+
+
+@contextmanager
+def tiny_run(folder: Path, *, run: str) -> Iterator[RunConfig]:
+    """The settings of the smallest run, with all that it needs."""
+    from selma.config import RunConfig
+
+    with home(folder) as address:
+        yield RunConfig.model_validate(settings(folder, address, run=run))
 
 
 def tree(root: Path) -> dict[str, str]:

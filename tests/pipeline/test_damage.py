@@ -10,12 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tiny
 from attacks import SEED, Attack
 from typer.testing import CliRunner
 
-from pipeline.killing import settings, tree
-from pipeline.server import serving
+from pipeline.killing import tiny_run, tree
 from selma import cli, manifests, pipeline
 from selma.adapters.reading import read_adapter
 from selma.config import RunConfig
@@ -43,9 +41,7 @@ SLOW_KINDS = ("3-experts/*/*.safetensors", "3-experts/*/loss.jsonl", "3-experts/
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunConfig]:
     """A run that is finished."""
     place = tmp_path_factory.mktemp("damaged")
-    tiny.build("sd1", place / "base")
-    with serving() as address:
-        config = RunConfig.model_validate(settings(place, address, run="whole"))
+    with tiny_run(place, run="whole") as config:
         pipeline.run(config)
         yield config
 

@@ -7,12 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tiny
 import yaml
 from typer.testing import CliRunner
 
-from pipeline.killing import settings, tree
-from pipeline.server import serving
+from pipeline.killing import home, settings, tree
 from selma import cli, pipeline
 from selma.config import RunConfig
 from selma.errors import ConfigError
@@ -23,8 +21,7 @@ from selma.status import statuses
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]]:
     folder = tmp_path_factory.mktemp("mixture")
-    tiny.build("sd1", folder / "base")
-    with serving() as address:
+    with home(folder) as address:
         raw = settings(folder, address, run="mixed")
         raw["merged"] = {"mixture": {"learning_rate": 0.1}}
         raw["experts"] |= {"learning_rate": 0.1, "steps": 4}  # type: ignore[operator]

@@ -16,13 +16,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import yaml
 from attacks import SEED, Attack
 from safetensors.numpy import load_file
 
-from pipeline.killing import settings, tree
-from pipeline.server import serving
+from pipeline.killing import tiny_run, tree
 from selma import pipeline, processes
 from selma.applications.sur import pipeline as sur_pipeline
 from selma.applications.sur.settings import SurRun
@@ -142,9 +140,7 @@ ACCELERATE = [
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunConfig]:
     """A run with pictures, drawn by this process."""
     folder = tmp_path_factory.mktemp("launched")
-    tiny.build("sd1", folder / "base")
-    with serving() as address:
-        one = RunConfig.model_validate(settings(folder, address, run="alone"))
+    with tiny_run(folder, run="alone") as one:
         pipeline.prompts(one)
         pipeline.images(one)
         yield one

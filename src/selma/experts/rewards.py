@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from selma.errors import ModelError
 from selma.image_files import open_image
-from selma.progress import console
+from selma.progress import warn
 from selma.randomness import generator
 from selma.workspace import write_json
 
@@ -69,7 +69,7 @@ def check_reward(reward: Reward, pairs: Sequence[Pair], path: Path, *, seed: int
     }
     write_json(path, {"pairs": len(pairs), **means})
     for sentence in _doubts(means, from_zero=reward.from_zero):
-        console.print(f"Warning: {sentence}", style="yellow", highlight=False)
+        warn(f"Warning: {sentence}")
 
 
 def rewards_of(rows: Sequence[Mapping[str, Any]], *, what: str) -> list[float]:

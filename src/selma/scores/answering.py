@@ -25,7 +25,7 @@ from selma.backbones.judges.wordings import MultipleChoice
 from selma.errors import DataError, ModelError
 from selma.image_files import REMEDY_FOR_GENERATED, open_image
 from selma.plurals import counted
-from selma.progress import console
+from selma.progress import warn
 from selma.record_files import read_rows
 from selma.records.benchmarks import Answer, BenchmarkPrompt
 from selma.records.rows import PromptAnswers, Scored
@@ -170,13 +170,10 @@ def _unread(judge: Judge, benchmark_prompts: Sequence[BenchmarkPrompt]) -> tuple
 
 @cache
 def _say_unread(judge: str, unread: int, questions: int, first: str) -> None:
-    console.print(
+    warn(
         f"Warning: {judge} cannot read {unread} of {counted(questions, 'question')}, "
         f"{first!r} first: they have other words than toybox's. Such answers count as unreadable, "
-        "and as no. Name another judge, or leave these questions out.",
-        style="yellow",
-        highlight=False,
-        markup=False,
+        "and as no. Name another judge, or leave these questions out."
     )
 
 

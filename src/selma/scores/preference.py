@@ -12,7 +12,7 @@ from typing import Any
 
 from selma.backbones.preference.scorers import PreferenceScorer
 from selma.config.scores import ScoresConfig
-from selma.progress import console
+from selma.progress import warn
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.scores import Interval, ScorerInfo
 from selma.scores import statistics
@@ -79,11 +79,9 @@ def score_preferences(
 def warn_of_choosers(config: ScoresConfig) -> None:
     """Warn of scorers that chose or tuned something; the report marks them, too."""
     for label in config.chosen_by:
-        console.print(
+        warn(
             f"Warning: {label} is reported, but this run was chosen or tuned by it. Its gain is no "
-            "independent evidence; judge the run by the others.",
-            style="yellow",
-            highlight=False,
+            "independent evidence; judge the run by the others."
         )
 
 

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import yaml
 from attacks import Attack
-from pipeline.killing import settings, tree
-from pipeline.server import serving
+from pipeline.killing import home, settings, tree
 
 MOMENTS: dict[str, Callable[[Path], bool]] = {
     "prompts": lambda run: any(run.glob("1-prompts/*/*/replies*")) or (run / "2-images").exists(),
@@ -77,9 +75,8 @@ def record(home: Path, run: str) -> dict[str, Any]:
 
 @pytest.mark.kill
 def test_killed_in_every_stage_it_ends_in_equal_tables(tmp_path: Path, attack: Attack) -> None:
-    tiny.build("sd1", tmp_path / "base")
     attack.injects("kill -9: a comparison", len(MOMENTS))
-    with serving() as address:
+    with home(tmp_path) as address:
         assert compare(tmp_path, address, "peace") == 0
         for until in MOMENTS.values():
             assert compare(tmp_path, address, "fire", until=until) is None

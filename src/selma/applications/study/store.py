@@ -160,12 +160,13 @@ class Store:
             annotator = self._annotator(sql, "secret", secret)
             if annotator is None or step != annotator.done or step >= annotator.total:
                 return False
-            sql.execute(
+            cast = sql.execute(
                 "INSERT INTO votes (annotator, step, choice, seconds, time) "
                 "SELECT id, ?, ?, ?, ? FROM annotators WHERE secret = ?",
                 (step, choice, seconds, time.time(), secret),
             )
-            seal(sql, sql.execute("SELECT last_insert_rowid()").fetchone()[0])
+            assert cast.lastrowid is not None
+            seal(sql, cast.lastrowid)
             return True
 
     def undo(self, secret: str, vote: int) -> bool:
