@@ -260,9 +260,7 @@ class Requests:
         if isinstance(error, TimeoutError | openai.APITimeoutError):
             return _Passing(f"no reply in {self._server.timeout_s:g} s")
         if isinstance(error, AttributeError | KeyError | IndexError | TypeError | ValueError):
-            return _Passing(
-                "the answer has not the shape of a chat completion"
-            )  # nor Python's words
+            return _Passing("the answer has not the shape of a chat completion")
         cause = f" ({error.__cause__})" if str(error.__cause__ or "") else ""
         return _Passing(
             self._without_key(f"{type(error).__name__}: {what.rstrip('.'):.200}{cause:.200}")

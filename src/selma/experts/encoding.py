@@ -124,7 +124,6 @@ def encode_pairs(
         tensors = _encode(model(), pairs, digests, flip=flip, skill=skill, fitting=fitting)
         write_safetensors(path, given(tensors), metadata={"format": "pt"})
         item.finish([path], {"pairs": len(pairs)})
-    # A flipped bit in a cache would be trained on without a word; reading it costs little.
     return Encoded.of(safetensors.torch.load_file(item.path / FILE))
 
 
@@ -175,10 +174,7 @@ def _encode(
 
 
 def _open(pair: Pair, digest: str, image_px: int, fitting: Fitting) -> Image.Image:
-    try:
-        data = image_bytes(pair.image)
-    except OSError as error:
-        raise DataError(f"{pair.image} cannot be read: {error.strerror}.") from error
+    data = image_bytes(pair.image)
     if hashlib.sha256(data).hexdigest() != digest:
         raise DataError(
             f"{pair.image} is damaged: its sha256 is not the one on record. Remove the folder "

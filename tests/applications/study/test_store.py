@@ -268,3 +268,17 @@ def test_votes_from_before_there_were_seals_count(voted: Path) -> None:
     change(voted, "UPDATE votes SET choice = 'left' WHERE id = 4")
     with pytest.raises(DataError, match="1 vote is not what was written, number 4 first"):
         read_ballot(voted)
+
+
+def test_a_vote_of_before_there_were_seals_can_be_undone(tmp_path: Path) -> None:
+    path = tmp_path / "votes.sqlite"
+    store = Store(path, some_study())
+    ada, ben = store.join("ada"), store.join("ben")
+    for annotator in (ada, ben):
+        assert store.vote(annotator.secret, 0, "left", seconds=1.0)
+    store.close()
+    change(path, "DROP TABLE seals")
+    store = Store(path, some_study())
+    assert store.undo(ada.secret, 1)
+    store.close()
+    assert [vote.undone is None for vote in read_ballot(path).votes] == [False, True]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -133,19 +132,21 @@ def seal(sql: sqlite3.Connection, vote: int) -> None:
     sql.execute("INSERT OR REPLACE INTO seals VALUES (?, ?)", (vote, _digest(row)))
 
 
+def seal_first(sql: sqlite3.Connection) -> None:
+    """Seal the votes of a file from before there were seals."""
+    if sql.execute("SELECT count(*) FROM seals").fetchone() == (0,):
+        for vote in read_votes(sql):
+            seal(sql, vote["id"])
+
+
 def require_sealed(sql: sqlite3.Connection, votes: Sequence[dict[str, Any]], path: Path) -> None:
-    """Raises DataError if a vote is not what was written; those of a file from before there were
-    seals pass."""
+    """Raises DataError if a vote is not what was written; a file from before there were seals
+    passes."""
     known = sql.execute("SELECT count(*) FROM sqlite_master WHERE name = 'seals'").fetchone()[0]
     seals = dict(sql.execute("SELECT vote, sha256 FROM seals")) if known else {}
-    first = min(seals, default=math.inf)
-    wrong = [
-        vote["id"]
-        for vote in votes
-        if vote["annotator"] is None
-        or (vote["id"] >= first and seals.get(vote["id"]) != _digest(vote))
-    ]
-    wrong += seals.keys() - {vote["id"] for vote in votes}
+    found = {vote["id"]: _digest(vote) for vote in votes} if seals else {}
+    wrong = {number for number, _ in found.items() ^ seals.items()}
+    wrong |= {vote["id"] for vote in votes if vote["annotator"] is None}
     if wrong:
         raise DataError(
             f"{path} is damaged: {counted(len(wrong), 'vote is', 'votes are')} not what was "

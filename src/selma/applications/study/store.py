@@ -23,6 +23,7 @@ from selma.applications.study.database import (
     connect,
     read_study,
     seal,
+    seal_first,
     sqlite_errors,
 )
 from selma.applications.study.plan import Study, showings
@@ -79,6 +80,7 @@ class Store:
                     row = (FORMAT, study.key, study.model_dump_json())
                     sql.execute("INSERT INTO study VALUES (?, ?, ?)", row)
                 _refuse_another(read_study(sql, path), study, path)
+                seal_first(sql)
         except BaseException:
             self._open.close()
             raise

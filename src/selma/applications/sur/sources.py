@@ -20,7 +20,6 @@ from selma.applications.sur.settings import (
     SurData,
     ToyboxSamples,
 )
-from selma.disk import read_regular
 from selma.errors import DataError
 from selma.image_files import image_bytes, png_bytes
 from selma.image_names import list_images
@@ -72,7 +71,7 @@ def candidates(config: SurData, *, seed: int) -> Iterator[Candidate]:
                 name = path.relative_to(root).as_posix()
                 stated = statement_inside(image_bytes(inside(root, name)))
                 yield Candidate(
-                    name, stated.prompt, licence, partial(read_regular, path), reason=stated.reason
+                    name, stated.prompt, licence, partial(image_bytes, path), reason=stated.reason
                 )
         case SampleFolder(folder=folder, licence=licence):
             for sample in read_samples(_folder(folder), base_px=None, licence=licence).samples:
@@ -80,7 +79,7 @@ def candidates(config: SurData, *, seed: int) -> Iterator[Candidate]:
                     sample.source,
                     sample.prompt,
                     sample.licence,
-                    partial(read_regular, sample.image),
+                    partial(image_bytes, sample.image),
                     text=sample.text,
                 )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selma.backbones.hub import model_config
-from selma.backbones.language.loading import load_language_model, model_identity
+from selma.backbones.language.loading import deciding_versions, load_language_model, model_identity
 from selma.backbones.language.model import LanguageModel
 from selma.backbones.language.smollm2 import BLOCKS
 from selma.config.networks import LlmVectors, LocalLLM
@@ -20,7 +20,6 @@ from selma.errors import DataError, ModelError
 from selma.plurals import counted
 from selma.progress import progress
 from selma.texts import quoted
-from selma.versions import versions
 from selma.workspace import file_sha256, recipe_key
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def vectors(
     if config.file is not None:
         return _from_file(texts, Path(config.file))
     cache = folder / recipe_key(
-        {**vectors_identity(config), "versions": versions(("torch", "transformers"))}
+        {**vectors_identity(config), "versions": deciding_versions(config.backend)}
     )
     known = dict(_stored(cache))
     wanted = dict.fromkeys(texts)
