@@ -62,3 +62,28 @@ def test_a_closed_output_is_no_error() -> None:
     script = f"{sys.executable} -m selma bases >&-"
     done = subprocess.run(["sh", "-c", script], capture_output=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+IMPORTING = """
+import os, signal, sys
+
+class Interrupts:
+    '''Sends a signal while a command imports what it needs.'''
+    def find_spec(self, name, path=None, target=None):
+        if name == "selma.pipeline":
+            os.kill(os.getpid(), signal.{signal})
+
+from selma.cli import main
+sys.meta_path.insert(0, Interrupts())
+sys.argv = ["selma", "prompts", "nowhere.yaml"]
+main()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_amid_a_commands_imports_is_one_sentence(name: str) -> None:
+    program = IMPORTING.format(signal=name)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 128 + getattr(signal, name)
+    assert done.stderr.startswith("Stopped. ") and len(done.stderr.splitlines()) == 1

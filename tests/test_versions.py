@@ -18,7 +18,7 @@ from selma.errors import WorkspaceError
 from selma.finished import Finished, NotFinished
 from selma.status import statuses
 from selma.versions import keeping
-from selma.workspace import IMAGES, PROMPTS, STAGES, Item, Workspace, kept_items
+from selma.workspace import IMAGES, PROMPTS, STAGES, Item, Workspace, kept_in_words
 
 INSTALLED = versions.installed
 
@@ -72,7 +72,7 @@ def test_other_settings_are_not_called_an_upgrade(
     with keeping():
         item = made(Workspace(tmp_path), IMAGES, "coco", "new", settings=2)
     assert "was made by" not in capsys.readouterr().err
-    assert item.recipe["versions"]["selma"] == "0.2.0" and not kept_items(tmp_path)
+    assert item.recipe["versions"]["selma"] == "0.2.0" and not kept_in_words(tmp_path)
 
 
 def test_kept_items_stay_and_so_does_what_was_made_of_them(
@@ -81,7 +81,7 @@ def test_kept_items_stay_and_so_does_what_was_made_of_them(
     folder = Workspace(tmp_path)
     upgrade(monkeypatch, torch="2.12")
     parent = made(folder, IMAGES, "coco", "old", settings=1)
-    child = made(folder, workspace.EXPERTS, "coco", "old", images=parent.key)
+    made(folder, workspace.EXPERTS, "coco", "old", images=parent.key)
     upgrade(monkeypatch, torch="2.13")
     before = tree(tmp_path)
     with keeping():
@@ -91,19 +91,37 @@ def test_kept_items_stay_and_so_does_what_was_made_of_them(
         new = asked(folder, IMAGES, "more", settings=1)
     assert new.recipe["versions"]["torch"] == "2.13", "what is not there yet is made by what is"
     assert tree(tmp_path) == before
-    assert kept_items(tmp_path) == dict.fromkeys([parent.name, child.name], "torch 2.12 (now 2.13)")
+    assert kept_in_words(tmp_path) == "2 items: torch 2.12 (now 2.13)"
     assert not asked(folder, IMAGES, "coco", settings=1).done, "by choice alone"
 
 
-def test_an_item_that_was_only_begun_is_kept_as_well(
+def test_what_was_only_begun_or_is_damaged_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Else one item would be of two versions, and say one of them."""
     upgrade(monkeypatch, selma="0.1.0")
-    (asked(Workspace(tmp_path), IMAGES, "coco", settings=1).begin() / "a.txt").write_text("half")
+    (asked(Workspace(tmp_path), IMAGES, "begun", settings=1).begin() / "a.txt").write_text("half")
+    old = made(Workspace(tmp_path), IMAGES, "damaged", "old", settings=1)
+    (old.path / "a.txt").write_text("odd")
+    manifests.forget()
     upgrade(monkeypatch, selma="0.2.0")
     with keeping():
-        path = asked(Workspace(tmp_path), IMAGES, "coco", settings=1).begin()
-    assert (path / "a.txt").read_text() == "half"
+        for name in ("begun", "damaged"):
+            item = asked(Workspace(tmp_path), IMAGES, name, settings=1)
+            assert not item.done and not (item.begin() / "a.txt").exists()
+            assert item.recipe["versions"]["selma"] == "0.2.0"
+
+
+def test_recipes_of_before_there_were_versions_are_earlier_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(workspace, "whole_recipe", lambda stage, recipe: dict(recipe))
+        made(Workspace(tmp_path), PROMPTS, "coco", "paid", paid=True, settings=1)
+    upgrade(monkeypatch, selma="0.2.0")
+    path = asked(Workspace(tmp_path), PROMPTS, "coco", paid=True, settings=1).begin()
+    assert (path / "a.txt").read_text() == "paid"
+    assert "selma of before (now 0.2.0)" in " ".join(capsys.readouterr().err.split())
 
 
 # What was paid for
@@ -123,32 +141,83 @@ def test_paid_replies_are_taken_along(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (aside / "manifest.json").exists() and (aside / "made.txt").exists()
 
 
-@pytest.mark.parametrize("moment", ["before the plan is written", "while moving"])
-def test_a_kill_amid_an_upgrade_loses_no_reply(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
-    folder = Workspace(tmp_path)
-    upgrade(monkeypatch, selma="0.1.0")
-    made(folder, PROMPTS, "coco", "paid", paid=True, settings=1)
+class Killed(BaseException): ...
+
+
+def killed_upgrade(root: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> bool:
+    """A start with upgraded packages that is killed at its nth way to the disk; whether it was."""
     upgrade(monkeypatch, selma="0.2.0")
+    steps = iter(range(1, 100))
 
-    class Killed(BaseException): ...
+    def killing(way: Any) -> Any:
+        def do(*given: Any) -> Any:
+            if next(steps) == step:
+                raise Killed
+            return way(*given)
 
-    def kill(*_: object, **__: object) -> None:
-        raise Killed
+        return do
 
-    plain = workspace.move
     with monkeypatch.context() as patch:
-        if moment == "while moving":
-            patch.setattr(
-                workspace, "move", lambda a, b: kill() if "plan" in a.name else plain(a, b)
-            )
+        for name in ("move", "write_json", "write_bytes", "make_folder"):
+            patch.setattr(workspace, name, killing(getattr(workspace, name)))
+        try:
+            asked(Workspace(root), PROMPTS, "coco", paid=True, settings=1).begin()
+        except Killed:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("step", range(1, 12))
+@pytest.mark.parametrize("after", ["the same", "other settings", "three kills"])
+def test_a_kill_amid_an_upgrade_loses_and_mixes_no_reply(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, after: str
+) -> None:
+    upgrade(monkeypatch, selma="0.1.0")
+    old = made(Workspace(tmp_path), PROMPTS, "coco", "paid", paid=True, settings=1)
+    (old.path / "made.txt").write_text("of it")
+    killed_upgrade(tmp_path, monkeypatch, step)
+    for again in (step, step - 1) if after == "three kills" else ():
+        killed_upgrade(tmp_path, monkeypatch, again)
+    settings = 2 if after == "other settings" else 1
+    path = asked(Workspace(tmp_path), PROMPTS, "coco", paid=True, settings=settings).begin()
+    assert (path / "a.txt").exists() == (settings == 1)
+    kept = [file.read_text() for file in tmp_path.rglob("a.txt")]
+    assert kept and set(kept) == {"paid"}
+    assert [file.read_text() for file in tmp_path.rglob("made.txt")] == ["of it"]
+    (aside,) = {file.parent for file in (tmp_path / "superseded").rglob("made.txt")}
+    assert (aside / "manifest.json").exists() and (aside / "plan.json").exists()
+
+
+def test_the_kills_cover_the_whole_upgrade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    upgrade(monkeypatch, selma="0.1.0")
+    made(Workspace(tmp_path), PROMPTS, "coco", "paid", paid=True, settings=1)
+    assert not killed_upgrade(tmp_path, monkeypatch, 12)
+
+
+@pytest.mark.parametrize("damage", ["{", "", '{"key": "/../../../out", "recipe": {}}', "[]"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_damaged_plan_costs_no_reply(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str, finished: bool
+) -> None:
+    """The manifest tells whose they are; without one nobody does."""
+    root = tmp_path / "run"
+    upgrade(monkeypatch, selma="0.1.0")
+    item = asked(Workspace(root), PROMPTS, "coco", paid=True, settings=1)
+    path = item.begin() / "a.txt"
+    path.write_text("paid")
+    if finished:
+        item.finish([path], {})
+    (item.path / "plan.json").write_text(damage)
+    for number in ("0.1.0", "0.2.0"):
+        upgrade(monkeypatch, selma=number)
+        now = asked(Workspace(root), PROMPTS, "coco", paid=True, settings=1)
+        if finished:
+            assert (now.begin() / "a.txt").read_text() == "paid"
         else:
-            patch.setattr(workspace, "write_json", kill)
-        with pytest.raises(Killed):
-            asked(folder, PROMPTS, "coco", paid=True, settings=1).begin()
-    path = asked(folder, PROMPTS, "coco", paid=True, settings=1).begin()
-    assert (path / "a.txt").read_text() == "paid"
+            with pytest.raises(WorkspaceError, match=r"plan\.json is damaged.*cost money"):
+                now.begin()
+            assert path.read_text() == "paid"
+    assert [each.name for each in tmp_path.iterdir()] == ["run"]
 
 
 def test_damaged_replies_of_another_version_are_refused(
@@ -182,12 +251,52 @@ def test_a_comparison_keeps_or_makes_beside(
         assert folder.folder_of(PROMPTS, "coco") == old.path
     with pytest.raises(NotFinished, match=r"there by selma 0\.1\.0 \(now 0\.2\.0\)"):
         _ = asked(SharedFinished(tmp_path), PROMPTS, "coco", settings=1).done
-    path = asked(folder, PROMPTS, "coco", paid=True, settings=1).begin()
+    new = asked(folder, PROMPTS, "coco", paid=True, settings=1)
+    path = new.begin()
     assert "was made by selma 0.1.0" in capsys.readouterr().err
     assert path != old.path and (path / "a.txt").read_text() == "paid"
     assert (old.path / "a.txt").read_text() == "paid", "it stays where it is"
+    new.finish([path / "a.txt"], {})
     with keeping():
         assert asked(folder, PROMPTS, "coco", settings=1).path == path, "the installed one is there"
+
+
+def test_newer_replies_are_never_overwritten_by_older_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade(monkeypatch, selma="0.1.0")
+    made(SharedWorkspace(tmp_path), PROMPTS, "coco", "old", paid=True, settings=1)
+    upgrade(monkeypatch, selma="0.2.0")
+    new = asked(SharedWorkspace(tmp_path), PROMPTS, "coco", paid=True, settings=1)
+    (new.begin() / "a.txt").write_text("old and new")
+    (new.path / "plan.json").write_text("{")
+    path = asked(SharedWorkspace(tmp_path), PROMPTS, "coco", paid=True, settings=1).begin()
+    assert (path / "a.txt").read_text() == "old and new"
+
+
+def test_a_finished_item_is_kept_beside_one_that_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade(monkeypatch, selma="0.1.0")
+    old = made(SharedWorkspace(tmp_path), IMAGES, "coco", "old", settings=1)
+    for number in ("0.2.0", "0.3.0"):
+        upgrade(monkeypatch, selma=number)
+        asked(SharedWorkspace(tmp_path), IMAGES, "coco", settings=1).begin()
+    with keeping():
+        kept = asked(SharedWorkspace(tmp_path), IMAGES, "coco", settings=1)
+    assert kept.path == old.path and kept.done
+    assert kept_in_words(tmp_path) == "1 item: selma 0.1.0 (now 0.3.0)"
+
+
+def test_a_damaged_item_of_other_versions_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade(monkeypatch, selma="0.1.0")
+    old = made(Workspace(tmp_path), IMAGES, "coco", "old", settings=1)
+    (old.path / "manifest.json").write_text("{")
+    upgrade(monkeypatch, selma="0.2.0")
+    path = asked(Workspace(tmp_path), IMAGES, "coco", settings=1).begin()
+    assert [file.name for file in path.iterdir()] == ["plan.json"]
 
 
 # A whole run

@@ -622,3 +622,12 @@ def test_finished_makes_nothing(tmp_path: Path, there: str) -> None:
         _ = again(Finished(tmp_path)).done
     assert ("other settings" in str(caught.value)) == (there == "other settings")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_amounts_that_no_log_has_are_passed_over(tmp_path: Path) -> None:
+    folder = Workspace(tmp_path)
+    folder.journal(IMAGES, event="request", cost=0.5)
+    with open(tmp_path / "journal.jsonl", "a") as file:
+        for cost in ("1e999", "NaN", "-3", '"NaN"'):
+            file.write(f'{{"stage": "{IMAGES}", "event": "request", "cost": {cost}}}\n')
+    assert folder.spent(IMAGES) == 0.5

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from selma.disk import make_folder
 from selma.errors import WorkspaceError
+from selma.plainfiles import MOST_SETTINGS, plain_bytes
 
 LOCK = ".lock"
 
@@ -56,7 +57,7 @@ def _sign(descriptor: int) -> None:
 
 def _owner(path: Path) -> str:
     try:
-        owner = json.loads(path.read_text("utf-8"))
+        owner = json.loads(plain_bytes(path, most=MOST_SETTINGS))
         return f"process {int(owner['pid'])} on {owner['host']}"
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return "another process"  # which has not signed yet

@@ -135,7 +135,7 @@ def all_faults(root: Path) -> Iterator[tuple[Path, str]]:
             yield path, NO_MANIFEST
             continue
         plan = {"key": manifest["key"], "recipe": manifest["recipe"]}
-        if _json(path.with_name(PLAN)) != plan:
+        if json_value(path.with_name(PLAN)) != plan:
             yield path.with_name(PLAN), NO_MANIFEST
         for name, entry in manifest["files"].items():
             try:
@@ -151,7 +151,7 @@ NO_MANIFEST = "it is not what was written"
 
 def _is_of_an_item(path: Path) -> bool:
     """Whether a manifest is one of ours, in whatever state, rather than one of something else."""
-    return is_regular(path.with_name(PLAN)) and os.path.lexists(path)
+    return os.path.lexists(path.with_name(PLAN)) and os.path.lexists(path)
 
 
 def _fault(path: Path, entry: Mapping[str, Any]) -> str:
@@ -182,11 +182,12 @@ def _entry(path: Path, raises: type[SelmaError]) -> Mapping[str, Any] | None:
 
 
 def _parsed(path: Path) -> dict[str, Any] | None:
-    value = _json(path)
+    value = json_value(path)
     return value if _is_manifest(value) else None
 
 
-def _json(path: Path) -> Any:
+def json_value(path: Path) -> Any:
+    """The JSON in a regular file; None where there is none that can be read."""
     try:
         return json.loads(read_regular(path))
     except (DataError, WorkspaceError, ValueError, RecursionError):

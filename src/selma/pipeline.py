@@ -26,7 +26,6 @@ from selma.disk import failures
 from selma.errors import ConfigError
 from selma.finished import Finished
 from selma.paths import AnyPath, as_path
-from selma.plurals import counted
 from selma.preflight import check
 from selma.records.adapters import AppliedAdapter, applied
 from selma.records.benchmarks import BenchmarkPrompt, repeated
@@ -46,7 +45,7 @@ from selma.workspace import (
     SCORES,
     STAGES,
     Workspace,
-    kept_items,
+    kept_in_words,
     manifest,
 )
 
@@ -673,13 +672,7 @@ class Stages(Generic[Run]):
         if (drawing := self.config.images.base) is not None:
             drawn_by = {"images by": base_fingerprint(drawing)}
         lineage = {"base": self.base_key()} | drawn_by | keys | {"merged": merged.key}
-        return lineage | installed_versions() | _taken(self.folder)
-
-
-def _taken(folder: Workspace) -> dict[str, str]:
-    """For the report: results of other versions that were taken as they are."""
-    taken = kept_items(folder.root)
-    if not taken:
-        return {}
-    made = "; ".join(sorted(set(taken.values())))
-    return {"kept, of other versions": f"{counted(len(taken), 'item')}: {made}"}
+        lineage |= installed_versions()
+        if taken := kept_in_words(self.folder.root):
+            lineage["kept, of other versions"] = taken
+        return lineage

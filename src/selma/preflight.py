@@ -13,6 +13,7 @@ from selma.backbones.base_files import base_family, require_single_file, target_
 from selma.backbones.bases import BASES, located
 from selma.backbones.hub import HUB_ID
 from selma.backbones.language.loading import LANGUAGE_MODELS
+from selma.backbones.server_address import Address as ServerAddress
 from selma.config import RunConfig
 from selma.config.adapters import LoraConfig, RotationConfig
 from selma.config.experts import JOINT, TrainingConfig
@@ -62,6 +63,7 @@ def every_mistake(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
     if never := list(_impossible(config)):
         yield from never  # looking at such a path would fail, or never end
         return
+    yield from _addresses(config)
     for look in (_folder, _bases, _skills, _lexicon, _blocks, _benchmark):
         yield from look(config)
     yield from _given(config, make)
@@ -109,6 +111,16 @@ def _impossible(config: RunConfig) -> Iterator[str]:
     for key, value in [("folder", str(config.folder)), *((s.key, s.value) for s in paths)]:
         if why := impossible(str(Path(value).expanduser()) if "\0" not in value else value):
             yield f"{key}: {value!r:.80} cannot be used: {why}."
+
+
+def _addresses(config: RunConfig) -> Iterator[str]:
+    """Servers' addresses that are none; what came may be private."""
+    for setting in placed(config):
+        if isinstance(setting.names, Address):
+            try:
+                ServerAddress.of(setting.value)
+            except ValueError:
+                yield f"{setting.key}: must be a server's address, as http://127.0.0.1:8080/v1."
 
 
 def _folder(config: RunConfig) -> Iterator[str]:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from selma.config import RunConfig
 from selma.config.experts import JOINT
+from selma.disk import read_regular
 from selma.errors import ConfigError, TooFewPairs
 from selma.experts.finishing import LOG
 from selma.finished import NotFinished, begun
@@ -277,8 +278,8 @@ def _state(item: Item) -> tuple[State, int | None]:
 def _elements(folder: Path) -> int | None:
     """Steps, images or lines that are there; None for what is not counted in any of them."""
     if (log := folder / LOG).exists():  # beside it, rounds have images and rewards
-        return log.read_bytes().count(b"\n")
+        return read_regular(log).count(b"\n")
     if images := sum(1 for _ in folder.rglob("*.png")):
         return images
     files = [path for path in map(folder.joinpath, COUNTED) if path.is_file()]
-    return files[0].read_bytes().count(b"\n") if files else None
+    return read_regular(files[0]).count(b"\n") if files else None

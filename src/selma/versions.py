@@ -49,12 +49,12 @@ def kept() -> bool:
 
 
 def differ_by_version_alone(recipe: Any, other: Mapping[str, Any]) -> TypeGuard[Mapping[str, Any]]:
-    """Whether something that was read, if it is a recipe, has other versions and is `other` in all
-    else."""
-    if not isinstance(recipe, Mapping) or not isinstance(recipe.get(ENTRY), Mapping):
+    """Whether something that was read, if it is a recipe, has other versions, or none as recipes of
+    before, and is `other` in all else."""
+    if not isinstance(recipe, Mapping) or not isinstance(recipe.get(ENTRY, {}), Mapping):
         return False
     rest, others = ({k: v for k, v in each.items() if k != ENTRY} for each in (recipe, other))
-    return rest == others and recipe[ENTRY] != other.get(ENTRY)
+    return rest == others and recipe.get(ENTRY) != other.get(ENTRY)
 
 
 def made_with(recipes: Iterable[Mapping[str, Any]]) -> str:
@@ -71,6 +71,6 @@ def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     old, new = there.get(ENTRY, {}), now.get(ENTRY, {})
     packages = [name for name in {**new, **old} if old.get(name) != new.get(name)]
     return ", ".join(
-        f"{name} {old.get(name, NOT_INSTALLED)!s:.40} (now {new.get(name, NOT_INSTALLED)})"
+        f"{name} {old.get(name, 'of before')!s:.40} (now {new.get(name, NOT_INSTALLED)})"
         for name in packages
     )

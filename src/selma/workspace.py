@@ -15,8 +15,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from selma import processes
@@ -35,6 +36,7 @@ from selma.manifests import (
     canonical,
     contents_digest,
     faults,
+    json_value,
     read_manifest,
     remembered_sha256,
     signed,
@@ -66,6 +68,9 @@ JOURNAL = "journal.jsonl"
 _PLAN_ASIDE = ".plan.json.partial"  # as `write_bytes` names it
 
 
+_Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class JournalLine(TypedDict, total=False):
     """What is read of the journal's lines by whoever reads any."""
 
@@ -74,8 +79,8 @@ class JournalLine(TypedDict, total=False):
     event: str
     skill: str
     what: str
-    seconds: float
-    cost: float
+    seconds: _Amount
+    cost: _Amount
 
 
 _upgrades_said: set[str] = set()
@@ -93,11 +98,8 @@ def _say_upgraded(change: str, first: str) -> None:
 
 
 @cache
-def _say_broken(path: Path, numbers: tuple[int, ...]) -> None:
-    warn(
-        f"{path} has {counted(len(numbers), 'damaged line')}, line {numbers[0]} first; passed "
-        "over, while what the others say of costs and times still counts."
-    )
+def _say_once(text: str) -> None:
+    warn(text)
 
 
 def without_empty(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,10 +137,7 @@ def write_json(path: AnyPath, value: Any) -> None:
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None where there is none that can be read."""
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
+    value = json_value(path)
     return value if isinstance(value, dict) else None
 
 
@@ -209,25 +208,37 @@ class Item:
         self.recipe = recipe
         self.key = recipe_key(recipe)
 
-    def earlier(self) -> Earlier | None:
+    def earlier(self, *, finished: bool = False) -> Earlier | None:
         """What other versions of the packages made by the same settings, if there is such and this
-        recipe's own is not begun; of several the one begun last."""
-        if (read_json(self.path / PLAN) or {}).get("key") == self.key:
+        recipe's own is not there: finished by both, or else begun. Of several it is a finished one,
+        and then the latest."""
+        if self._own_manifest is not None:
             return None
-        places = self.path.parent.glob(f"*/{PLAN}") if self.by_key else [self.path / PLAN]
+        if not finished and self._is_own(read_json(self.path / PLAN)):
+            return None
         found = []
-        for path in places:
-            recipe = (read_json(path) or {}).get("recipe")
-            if differ_by_version_alone(recipe, self.recipe):
-                change = difference(recipe, self.recipe)
-                found.append((path.stat().st_mtime_ns, Earlier(path.parent, recipe, change)))
+        for folder in self._places():
+            recipe = _recorded(folder)
+            if not differ_by_version_alone(recipe, self.recipe):
+                continue
+            is_whole = read_manifest(folder) is not None and not _faults_in(folder)
+            if is_whole or not finished:
+                order = is_whole, folder.stat().st_mtime_ns
+                found.append((order, Earlier(folder, recipe, difference(recipe, self.recipe))))
         return max(found, key=lambda each: each[0])[1] if found else None
 
+    def _places(self) -> list[Path]:
+        """Folders in which other versions of it may lie."""
+        if not self.by_key:
+            return [self.path]
+        return [each for each in _entries(self.path.parent) if each.is_dir()]
+
     def keep(self) -> None:
-        """Become what other versions made, where there is such."""
-        if (earlier := self.earlier()) is None:
+        """Become what other versions finished, where there is such."""
+        if (earlier := self.earlier(finished=True)) is None:
             return
         _kept.setdefault(self.root, {})[self.name] = earlier.change
+        _say_once(f"What was made by {earlier.change} is taken as it is.")
         self.path, self.name = earlier.folder, earlier.folder.relative_to(self.root).as_posix()
         self.recipe, self.key = earlier.recipe, recipe_key(earlier.recipe)
         self._forget()
@@ -267,8 +278,9 @@ class Item:
     def done(self) -> bool:
         if self.manifest is None:
             return False
-        if processes.main() and read_json(self.path / PLAN) != self._plan:
-            write_json(self.path / PLAN, self._plan)  # the manifest has all that it says
+        # The manifest has all that it says; to look at a run writes nothing.
+        if self.root in _locked and read_json(self.path / PLAN) != self._plan:
+            write_json(self.path / PLAN, self._plan)
         return True
 
     @property
@@ -292,32 +304,57 @@ class Item:
         """
         wrong = self.faults  # looked at by each before any is moved
         self._require_unpaid(self.path, wrong)
-        if earlier := self.earlier():
+        earlier = self.earlier()
+        if earlier:
             self._require_unpaid(earlier.folder, _faults_in(earlier.folder))
+        else:
+            self._require_known()
         processes.wait()
         if processes.main():
             if self.beginning:
                 self.beginning()
             if earlier:
                 self._upgrade(earlier, guests)
-            self._begin(wrong, guests)
+            self._begin({} if earlier else wrong, guests)
         processes.wait()
         self._forget()
         return self.path
 
     def _upgrade(self, earlier: Earlier, guests: Collection[str]) -> None:
         """Put aside what other versions made, but take along what was paid for: a server's replies
-        are not of our making."""
+        are not of our making. At no moment are such files without a plan that tells whose they
+        are."""
         _say_upgraded(earlier.change, self.name)
         paid = [name for name in self.paid if (earlier.folder / name).is_file()]
-        is_here = earlier.folder == self.path
-        copies = self._free_place(recipe_key(earlier.recipe)) if is_here else self.path
-        if paid:
-            make_folder(copies)
-        for name in paid:
-            write_bytes(copies / name, (earlier.folder / name).read_bytes())
-        if is_here:
-            self._move_out(copies, {*guests, *paid})
+        key = recipe_key(earlier.recipe)
+        if earlier.folder != self.path:
+            self._copy(paid, earlier.folder, self.path)
+        elif paid:
+            aside = self._free_place(key, begun=True)
+            self._copy(paid, self.path, aside)
+            self._move_out(aside, {*guests, *paid, PLAN})
+            write_json(aside / PLAN, {"key": key, "recipe": earlier.recipe})
+            write_json(self.path / PLAN, self._plan)
+        else:
+            self._move_out(self._free_place(key), guests)
+
+    def _copy(self, names: Iterable[str], source: Path, target: Path) -> None:
+        for name in names:
+            if not (target / name).exists():  # of a start that was killed
+                make_folder(target)
+                write_bytes(target / name, (source / name).read_bytes())
+
+    def _require_known(self) -> None:
+        """Raise WorkspaceError for files that were paid for if nothing tells by which recipe."""
+        if self._is_own(read_json(self.path / PLAN)) or _recorded(self.path) is not None:
+            return
+        for name in self.paid:
+            if os.path.lexists(self.path / name):
+                raise WorkspaceError(
+                    f"{self.path / PLAN} is damaged, so that nothing tells whose {name} beside it "
+                    "is, which may have cost money. Restore it from a copy; or move "
+                    f"{self.path / name} away to ask for its replies again."
+                )
 
     def _require_unpaid(self, folder: Path, wrong: Mapping[str, str]) -> None:
         for name in self.paid:
@@ -347,8 +384,9 @@ class Item:
         elif self.path.exists() and not self._is_own(plan):
             names = {file.name for file in self.path.iterdir()}
             # Else it was killed between making the folder and having written the plan.
-            if plan is not None or not names <= {_PLAN_ASIDE, *guests, *self.paid}:
-                self._supersede(str((plan or {}).get("key", "unknown")), guests)
+            if plan is not None or not names <= {_PLAN_ASIDE, *guests}:
+                recipe = _recorded(self.path)
+                self._supersede("unknown" if recipe is None else recipe_key(recipe), guests)
         make_folder(self.path)
         if plan != self._plan:
             write_json(self.path / PLAN, self._plan)
@@ -357,11 +395,11 @@ class Item:
 
     def _is_own(self, plan: Mapping[str, Any] | None) -> bool:
         """Whether what lies in the folder was begun by this very recipe. A plan that contradicts
-        itself is damaged: its other half tells, or the manifest."""
+        itself is damaged: its other half tells, or the manifest, or the folder's own name."""
         if self._own_manifest is not None:
             return True
         if plan is None:
-            return False
+            return self.by_key and any(e.name[0] != "." for e in _entries(self.path))
         recipe = plan.get("recipe")
         return plan.get("key") == self.key or (
             isinstance(recipe, Mapping) and recipe_key(recipe) == self.key
@@ -421,24 +459,39 @@ class Item:
     def _supersede(self, old_key: str, guests: Collection[str]) -> None:
         """Move out what is not the guests', which never move: the plan last, since without it
         nobody knows whose the rest is."""
-        self._move_out(self._free_place(old_key), guests)
+        self._move_out(self._free_place(old_key, begun=True), guests)
 
     def _move_out(self, target: Path, guests: Collection[str]) -> None:
         with failures(self.path, task="read"):
             names = {file.name for file in self.path.iterdir()}
-        if names.isdisjoint(guests):
+        if names.isdisjoint(guests) and not target.exists():
             move(self.path, target)
             return
         for name in sorted(names.difference(guests), key=lambda name: (name == PLAN, name)):
             move(self.path / name, target / name)
 
-    def _free_place(self, label: str) -> Path:
+    def _free_place(self, label: str, *, begun: bool = False) -> Path:
+        """A folder in superseded/ that is not there yet; or, `begun`, in which no plan is yet."""
         for number in range(1000):
             suffix = label if number == 0 else f"{label}-{number}"
             target = self.root / SUPERSEDED / f"{self.name.replace('/', '_')}-{suffix}"
-            if not target.exists():
+            if not target.exists() or (begun and not (target / PLAN).exists()):
                 return target
         raise WorkspaceError(f"{self.root / 'superseded'} is full; remove what is not needed.")
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _recorded(folder: Path) -> dict[str, Any] | None:
+    """The recipe by which a folder was made, as its manifest has it, else its plan; None where both
+    are missing or damaged."""
+    manifest, plan = read_manifest(folder), read_json(folder / PLAN) or {}
+    recipe = plan.get("recipe") if manifest is None else manifest["recipe"]
+    if not isinstance(recipe, dict):
+        return None
+    return recipe if manifest or recipe_key(recipe) == plan.get("key") else None
 
 
 def _faults_in(folder: Path) -> Mapping[str, str]:
@@ -453,14 +506,19 @@ _asked_for: dict[Path, dict[str, set[str]]] = {}
 """Run's folder → key → names of the items of this key that were asked for in this process."""
 
 
+_locked: set[Path] = set()
+"""Folders of runs that this process holds."""
+
+
 _kept: dict[Path, dict[str, str]] = {}
 """Run's folder → item of other versions that was taken as it is → where its versions differ."""
 
 
-def kept_items(root: Path) -> Mapping[str, str]:
-    """Items of the run that were taken in this process though other versions made them → where
-    those differ from the installed ones."""
-    return _kept.get(root, {})
+def kept_in_words(root: Path) -> str:
+    """Which results of other versions this process took as they are; "" for none."""
+    taken = _kept.get(root, {})
+    changes = "; ".join(sorted(set(taken.values())))
+    return f"{counted(len(taken), 'item')}: {changes}" if taken else ""
 
 
 def asked_for(item: Item) -> Item:
@@ -525,8 +583,19 @@ class Workspace:
         path = self.root / JOURNAL
         lines, broken = readable_rows(path, JournalLine)
         if broken:
-            _say_broken(path, tuple(broken))
+            _say_once(
+                f"{path} has {counted(len(broken), 'damaged line')}, line {broken[0]} first; "
+                "passed over, while what the others say of costs and times still counts."
+            )
         return [dict(line) for line in lines]
+
+    def spent(self, stage: str) -> float:
+        """What a stage's requests to servers have cost so far, by the journal."""
+        return sum(
+            line.get("cost", 0.0)
+            for line in self.read_journal()
+            if line.get("stage") == stage and line.get("event") == "request"
+        )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -539,4 +608,8 @@ class Workspace:
             return
         with locked_folder(self.root):
             processes.wait()
-            yield
+            _locked.add(self.root)
+            try:
+                yield
+            finally:
+                _locked.discard(self.root)

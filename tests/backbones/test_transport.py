@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -321,3 +322,22 @@ def test_proxies_of_the_environment_are_asked(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
         assert ask(model("http://nowhere.invalid/v1")) == "1. a dog"
     assert os.environ["http_proxy"] and threading.active_count()
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[::1", "http://x:99999999/v1", "ftp://user:hidden@x/v1", "http://a b:x/v1"]
+)
+def test_check_finds_what_is_no_address_without_showing_it(address: str, tmp_path: Path) -> None:
+    from selma.config import RunConfig
+    from selma.preflight import every_mistake
+    from selma.workspace import STAGES
+
+    backend = {"kind": "openai", "model": "m", "base_url": address}
+    raw = {
+        "name": "a",
+        "folder": str(tmp_path),
+        "prompts": {"skills": ["coco"], "backend": backend},
+    }
+    mistakes = list(every_mistake(RunConfig.model_validate(raw), STAGES))
+    assert any(m.startswith("prompts.backend.base_url: must be a server's") for m in mistakes)
+    assert "hidden" not in " ".join(mistakes)

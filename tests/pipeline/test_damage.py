@@ -3,9 +3,12 @@ what was paid for is refused."""
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -198,3 +201,37 @@ def hurt(path: Path, pick: random.Random, seed: int) -> None:
         path.write_bytes(path.read_bytes()[: pick.randrange(path.stat().st_size)])
     else:
         path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("run.json", ["status"]),
+        ("2-images/coco/plan.json", ["status", "--verify"]),
+        ("6-report/pages/extra.json", ["report"]),
+    ],
+)
+def test_a_pipe_in_place_of_a_file_is_never_waited_for(
+    run: RunConfig, name: str, words: list[str], tmp_path: Path
+) -> None:
+    path = run.run_folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    config = tmp_path / "run.yaml"
+    config.write_text(run.model_dump_json())
+    place = run.run_folder if words[0] == "status" else config
+    command = [sys.executable, "-m", "selma", *words, str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode > 0 and "Traceback" not in done.stderr, done.stderr
+
+
+def test_to_look_at_a_run_writes_nothing(run: RunConfig) -> None:
+    path = run.run_folder / "1-prompts/coco/plan.json"
+    path.write_text("{")
+    before = tree(run.run_folder)
+    done = CliRunner().invoke(cli.app, ["status", str(run.run_folder), "--verify"])
+    assert isinstance(done.exception, WorkspaceError) and str(path) in done.output
+    assert tree(run.run_folder) == before
+    pipeline.run(run)
+    assert json.loads(path.read_text())["key"], "a run mends it"

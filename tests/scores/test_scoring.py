@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,10 @@ def test_other_images_other_answers(folder: Workspace, images: dict[str, Path]) 
     path = images["base"] / "manifest.json"
     manifest = json.loads(path.read_text()) | {"key": "0" * 16}
     del manifest["sha256"]
+    name, entry = next(iter(manifest["files"].items()))
+    image = images["base"] / name
+    image.write_bytes(image.read_bytes() + b"other")
+    entry |= {"bytes": image.stat().st_size, "sha256": sha256(image.read_bytes()).hexdigest()}
     path.write_text(json.dumps(signed(manifest)))
     again = Networks()
     again.score(folder, images)
@@ -374,3 +379,17 @@ def test_soft_scores_stand_beside_the_words(folder: Workspace, images: dict[str,
     assert merged.vqascore_difference is not None and merged.vqascore_difference.mean > 40
     plain = Networks().score(folder, images).models[0]
     assert plain.vqascore is None and plain.soft == base.soft
+
+
+def test_the_same_images_made_again_have_the_answers_of_before(
+    folder: Workspace, images: dict[str, Path]
+) -> None:
+    """By whatever versions: a judge behind a server may cost money."""
+    Networks().score(folder, images)
+    path = images["base"] / "manifest.json"
+    manifest = json.loads(path.read_text()) | {"key": "0" * 16}
+    del manifest["sha256"]
+    path.write_text(json.dumps(signed(manifest)))
+    again = Networks()
+    again.score(folder, images)
+    assert again.seen == [0, 0, 0]

@@ -30,6 +30,8 @@ class Address:
             return cls(None)
         parts = urlsplit(url)
         _ = parts.port  # raises, as urlsplit itself for other faults
+        if parts.netloc and parts.scheme not in ("http", "https"):
+            raise ValueError("a server is asked by http or https")
         login, _, _ = parts.netloc.rpartition("@")
         return cls(bare_address(url), unquote(login), parts.query, parts.fragment)
 

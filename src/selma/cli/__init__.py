@@ -10,17 +10,17 @@ import threading
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from types import FrameType
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from selma.applications import APPLICATIONS
 from selma.cli import adapters, benchmarks, merging, scoring, stages
+from selma.disk import refusal
+from selma.errors import SelmaError
 from selma.screen import say, show_traceback
 from selma.stopping import SIGNALS
-
-if TYPE_CHECKING:
-    from selma.errors import SelmaError
 
 SPINS = "10000"
 """How often a thread of torch looks for work before it sleeps: libgomp's own 300,000 take the
@@ -91,22 +91,18 @@ def main() -> NoReturn:
     if processes.launched()[0]:
         _hush()
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported
-    _heed(_stop)
     sys.unraisablehook = _again
     sys.excepthook = show_traceback
-    code = _exit_code()
     try:
-        sys.exit(_told(code))
+        sys.exit(_told(_exit_code()))
     except Stopped as stopped:
         sys.exit(stopped.exit_code)
 
 
 def _exit_code() -> int:
     """Run the command; what went wrong is told, as its exit code is returned."""
-    from selma.disk import refusal
-    from selma.errors import SelmaError
-
     try:
+        _heed(_stop)
         app()
     except SystemExit as end:  # typer's own
         return end.code if isinstance(end.code, int) else int(bool(end.code))
@@ -117,12 +113,13 @@ def _exit_code() -> int:
             return _PIPE
         return _failed(refusal(error))
     except Stopped as stopped:
-        _say("Stopped. What is finished is kept: the same command goes on from here.")
+        _say(_STOPPED)
         return stopped.exit_code
     return 0
 
 
 _PIPE = 128 + signal.SIGPIPE
+_STOPPED = "Stopped. What is finished is kept: the same command goes on from here."
 
 
 def _failed(error: SelmaError) -> int:
@@ -137,8 +134,6 @@ def _say(text: str) -> None:
 
 def _told(code: int) -> int:
     """The exit code, after all that was printed has gone out; its own failure if it could not."""
-    from selma.disk import refusal
-
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -159,10 +154,24 @@ def _hush() -> None:
     console.quiet = True
 
 
-def _stop(number: int, frame: object) -> None:
+def _stop(number: int, frame: FrameType | None) -> None:
     # A second signal ends the process at once; whatever is half-written is made again.
     _heed(signal.SIG_DFL)
+    if _imports(frame):
+        # What is raised amid an import, compiled code wraps into errors of its own or swallows.
+        with suppress(OSError):
+            os.write(2, f"{_STOPPED}\n".encode())
+        os._exit(128 + number)
     raise Stopped(number)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _heed(handler: Any) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from selma import processes
 from selma.adapters.files import Lineage
 from selma.config.experts import TrainingConfig
-from selma.disk import failures, make_folder, sync_folder
+from selma.disk import failures, make_folder, read_regular, sync_folder
 from selma.errors import DataError, WorkspaceError
 from selma.experts import checkpoints
 from selma.experts.finishing import LOG
@@ -124,7 +124,7 @@ def _cut_log(path: Path, steps: int) -> None:
 
     Raises DataError if it has fewer lines than the checkpoint has steps.
     """
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    lines = read_regular(path).splitlines(keepends=True) if path.exists() else []
     if len(lines) < steps:
         raise DataError(
             f"{path} must have a line for each of {steps} steps, but has {len(lines)}. Remove "

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selma.config.merged import MergedConfig, WeightSearch
-from selma.disk import make_folder
+from selma.disk import make_folder, read_regular
 from selma.errors import ConfigError, DataError
 from selma.merged.merging import (
     DIAGNOSTICS_FILE,
@@ -285,7 +285,7 @@ def _search_and_write(
     chosen = best(trials)
     written, diagnostics = write(item_folder, chosen.weights, chosen.scale)
     write_json(item_folder / DIAGNOSTICS_FILE, diagnostics)
-    lines = (record.path / TRIALS).read_bytes().splitlines(keepends=True)
+    lines = read_regular(record.path / TRIALS).splitlines(keepends=True)
     write_bytes(item_folder / TRIALS, b"".join(lines[: config.search.trials]))
     written += [item_folder / DIAGNOSTICS_FILE, item_folder / TRIALS]
     if chosen.trial:

@@ -57,9 +57,8 @@ def write_prompts(
 
     @cache
     def model() -> LanguageModel:
-        spent = sum(line.get("cost", 0.0) for line in _requests(folder))
         note = partial(folder.journal, PROMPTS)
-        return load_language_model(config.backend, note=note, spent=spent)
+        return load_language_model(config.backend, note=note, spent=folder.spent(PROMPTS))
 
     written = {}
     for skill in skills:
@@ -236,9 +235,3 @@ def _recipe(
         "benchmark": benchmark_prompts,
         "seed": seed,
     }
-
-
-def _requests(folder: Workspace) -> Iterator[dict[str, Any]]:
-    for line in folder.read_journal():
-        if line.get("stage") == PROMPTS and line.get("event") == "request":
-            yield line

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from selma.disk import make_folder
+from selma.disk import make_folder, read_regular
 from selma.errors import DataError
 from selma.records.pages import Page
 from selma.workspace import REPORT, Workspace, inside, write_bytes, write_json
@@ -65,10 +65,7 @@ def changed(page: Page, keys: Mapping[str, str]) -> list[str]:
 
 def _read(path: Path) -> Page:
     try:
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise ValueError(f"it must have at most {MOST_BYTES} bytes, but has {size}")
-        page = Page.model_validate_json(path.read_bytes(), strict=True)
+        page = Page.model_validate_json(read_regular(path, most=MOST_BYTES), strict=True)
         if page.name != path.stem:
             raise ValueError(f"it must hold the page {path.stem!r}, but holds {page.name!r}")
         if page.file is not None and page.file.partition("/")[0] in OWN:

@@ -24,6 +24,7 @@ from selma.backbones.judges.judge import Chooser, Judge, Reader, Scorer
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.errors import DataError, ModelError
 from selma.image_files import REMEDY_FOR_GENERATED, open_image
+from selma.manifests import contents_digest
 from selma.plurals import counted
 from selma.progress import warn
 from selma.record_files import read_rows
@@ -179,15 +180,15 @@ def _say_unread(judge: str, unread: int, questions: int, first: str) -> None:
 
 def _recipe(asked: list[Any], images: Path, network: Judge | Scorer) -> dict[str, Any]:
     """Everything that answers depend on; asked: what the network reads of the benchmark."""
-    key = manifest(images).get("key")
-    if key is None:
+    made = manifest(images)
+    if not made:
         raise DataError(
             f"{images} must be a finished folder of images, but has no manifest. "
             "Generate the benchmark's images first."
         )
     return {
         "benchmark": recipe_key({"shown": asked}),
-        "images": key,
+        "images": contents_digest(made),  # the same images have the same answers, whoever made them
         "network": network.fingerprint,
         "chunk": row_files.CHUNK,
     }

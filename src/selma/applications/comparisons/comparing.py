@@ -35,7 +35,7 @@ from selma.records.scores import Comparison as Pair
 from selma.records.scores import Scorecard
 from selma.runfile import installed_versions, portable
 from selma.scores.benchmarks import benchmark_of, load_benchmark
-from selma.workspace import MERGED, Workspace, read_json, write_json
+from selma.workspace import MERGED, Workspace, kept_in_words, read_json, write_json
 
 FILE = "comparison.json"
 
@@ -210,8 +210,12 @@ class Bench:
             scored=tuple(scored),
             verdicts=tuple(self._verdicts(scored)),
             paper=comparison.paper,
-            notes=comparison.notes,
+            notes=comparison.notes + self._notes(),
         )
+
+    def _notes(self) -> tuple[str, ...]:
+        taken = kept_in_words(self.folder.root)
+        return (f"Taken as other versions made it: {taken}.",) if taken else ()
 
     def settings(self, own: Mapping[str, Setting]) -> dict[str, dict[str, Setting]]:
         """Reading → row → how it is guided."""

@@ -75,10 +75,8 @@ def write_questions(
 def _requests(config: QuestionsConfig, folder: Workspace) -> Requests:
     @cache
     def model() -> LanguageModel:
-        lines = folder.read_journal()
-        spent = sum(line.get("cost", 0.0) for line in lines if line.get("event") == "request")
         note = partial(folder.journal, _STAGE)
-        return load_language_model(config.backend, note=note, spent=spent)
+        return load_language_model(config.backend, note=note, spent=folder.spent(_STAGE))
 
     return Requests(
         config,

@@ -66,12 +66,14 @@ def captions(
     *,
     seed: int,
     note: Note | None = None,
+    spent: float = 0.0,
 ) -> dict[str, str]:
-    """Row id → its caption, which may be empty. `path` is a file of those that are there."""
+    """Row id → its caption, which may be empty. `path` is a file of those that are there; `note`
+    and `spent` are `load_language_model`'s."""
     if isinstance(config, Captioner):
         group, make = 8, _captions(config)
     else:
-        group, make = parallel_requests(config.backend), _sentences(config, seed, note)
+        group, make = parallel_requests(config.backend), _sentences(config, seed, note, spent)
     fill_rows(
         path,
         {row.id: row for row in rows},
@@ -125,12 +127,12 @@ def _captions(config: Captioner) -> Make:
     return make
 
 
-def _sentences(config: LlmCaptioner, seed: int, note: Note | None) -> Make:
+def _sentences(config: LlmCaptioner, seed: int, note: Note | None, spent: float) -> Make:
     loaded: list[Any] = []  # at the first group, if there is one
 
     def make(rows: Sequence[Row]) -> Iterator[str]:
         if not loaded:
-            loaded.append(load_language_model(config.backend, note=note))
+            loaded.append(load_language_model(config.backend, note=note, spent=spent))
         model = loaded[0]
         replies = model.complete(
             [wish(row.prompt, model.form) for row in rows],

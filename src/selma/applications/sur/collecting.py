@@ -20,8 +20,9 @@ from selma.applications.sur.captioning import Row, captioner_identity, captions
 from selma.applications.sur.marks import stripped
 from selma.applications.sur.records import SurSample
 from selma.applications.sur.samples import SKILL, read_samples, write_samples
-from selma.applications.sur.settings import Agreement, SurData
+from selma.applications.sur.settings import Agreement, LlmCaptioner, SurData
 from selma.applications.sur.sources import Candidate, candidates, left_out, source_digest
+from selma.backbones.language.loading import paid_files
 from selma.backbones.perception.captioning import Classifier
 from selma.backbones.preference.scorers import load_image_scorer
 from selma.disk import make_folder
@@ -33,7 +34,7 @@ from selma.imagefolders import METADATA
 from selma.progress import progress
 from selma.records.prompts import prompt_id
 from selma.row_files import write_rows
-from selma.workspace import IMAGES, Workspace, write_bytes
+from selma.workspace import IMAGES, Item, Workspace, write_bytes
 
 NAME = "_sur"
 CAPTIONS, REJECTED = "captions.jsonl", "rejected.jsonl"
@@ -76,7 +77,7 @@ def collect_samples(config: SurData, folder: Workspace, *, seed: int) -> list[Su
 
     Raises DataError where the source cannot be read, NoProgress where nothing of it is kept.
     """
-    item = folder.item(IMAGES, NAME, recipe=collecting_recipe(config, seed=seed))
+    item = _item(config, folder, seed=seed)
     if item.done:
         return read_samples(item.path, base_px=None, own=True).samples
     path, started = item.begin(), time.monotonic()
@@ -105,20 +106,26 @@ def collect_samples(config: SurData, folder: Workspace, *, seed: int) -> list[Su
         file.unlink()  # images that a later check rejected
     write_samples(train / METADATA, samples, [desk.facts.get(t.id, {}) for t in samples])
     say_left_out("sur.data.source", len(samples), others)
+    replies = [path / CAPTIONS] if (path / CAPTIONS).exists() else []
     item.finish(
-        [t.image for t in samples] + [train / METADATA, path / REJECTED],
+        [t.image for t in samples] + [train / METADATA, path / REJECTED, *replies],
         {"samples": len(samples), "rejected": desk.counts},
     )
-    (path / CAPTIONS).unlink(missing_ok=True)
     folder.journal(
         IMAGES, what="samples", seconds=round(time.monotonic() - started, 3), **desk.counts
     )
     return read_samples(item.path, base_px=None, own=True).samples
 
 
+def _item(config: SurData, folder: Workspace, *, seed: int) -> Item:
+    captioner = config.captioner
+    paid = paid_files(captioner.backend, CAPTIONS) if isinstance(captioner, LlmCaptioner) else ()
+    return folder.item(IMAGES, NAME, recipe=collecting_recipe(config, seed=seed), paid=paid)
+
+
 def rejected(folder: Workspace, config: SurData, *, seed: int) -> dict[str, int]:
     """Reason → how many rows of a finished collection were rejected for it."""
-    item = folder.item(IMAGES, NAME, recipe=collecting_recipe(config, seed=seed))
+    item = _item(config, folder, seed=seed)
     return dict(item.summary["rejected"])
 
 
@@ -231,6 +238,7 @@ def _captioned(
             path,
             seed=seed,
             note=partial(folder.journal, IMAGES),
+            spent=folder.spent(IMAGES),
         )
         rows = [replace(row, text=texts[row.id]) for row in rows]
     captioned = []

@@ -157,11 +157,8 @@ def _written(config: WrittenQuestions, folder: Workspace) -> Source:
 
     @cache
     def model() -> LanguageModel:
-        lines = [line for line in folder.read_journal() if line.get("stage") == PROMPTS]
-        spent = sum(line.get("cost", 0.0) for line in lines if line.get("event") == "request")
-        return load_language_model(
-            config.backend, note=partial(folder.journal, PROMPTS), spent=spent
-        )
+        note = partial(folder.journal, PROMPTS)
+        return load_language_model(config.backend, note=note, spent=folder.spent(PROMPTS))
 
     def ask(prompts: Sequence[Prompt], item: Item) -> list[Asked]:
         requests = Requests(
