@@ -87,3 +87,25 @@ def test_a_signal_amid_a_commands_imports_is_one_sentence(name: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 128 + getattr(signal, name)
     assert done.stderr.startswith("Stopped. ") and len(done.stderr.splitlines()) == 1
+
+
+ENDING = """
+import os, signal, sys, typer
+from selma import cli
+
+class Late:
+    # When the interpreter clears what is left; by then there are no globals.
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.{signal}):
+        kill(pid, number)
+
+sys.late = Late()
+cli.app = lambda: None
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_as_the_interpreter_ends_takes_no_exit_code(name: str) -> None:
+    program = ENDING.format(signal=name)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")

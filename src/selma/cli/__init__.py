@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import signal
@@ -93,6 +94,7 @@ def main() -> NoReturn:
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported
     sys.unraisablehook = _again
     sys.excepthook = show_traceback
+    atexit.register(_let_end)  # before all others, so that it runs after them
     try:
         sys.exit(_told(_exit_code()))
     except Stopped as stopped:
@@ -163,6 +165,12 @@ def _stop(number: int, frame: FrameType | None) -> None:
             os.write(2, f"{_STOPPED}\n".encode())
         os._exit(128 + number)
     raise Stopped(number)
+
+
+def _let_end() -> None:
+    """What is left is the interpreter's own end, which puts back the system's handlers: a signal
+    would only rob a command that is through of its exit code."""
+    _heed(signal.SIG_IGN)
 
 
 def _imports(frame: FrameType | None) -> bool:
