@@ -460,16 +460,17 @@ def test_a_gpu_holds_about_what_was_estimated(
     before = torch.cuda.memory_allocated()
     with torch.device("cuda"):
         unet = UNet2DConditionModel.from_config(SD1).to(torch.bfloat16)
-        factors = lora.attach(unet, config.adapter, generator=torch.Generator().manual_seed(0))
-        if checkpointing:
-            unet.enable_gradient_checkpointing()
-        with torch.autocast("cuda", torch.bfloat16, enabled=precision != "fp32"):
-            out = unet(
-                torch.randn(4, 4, 64, 64, dtype=torch.bfloat16),
-                torch.zeros(4, dtype=torch.long),
-                torch.randn(4, 77, 768, dtype=torch.bfloat16),
-            ).sample
-        out.float().square().mean().backward()
+        given = (
+            torch.randn(4, 4, 64, 64, dtype=torch.bfloat16),
+            torch.zeros(4, dtype=torch.long),
+            torch.randn(4, 77, 768, dtype=torch.bfloat16),
+        )
+    factors = lora.attach(unet, config.adapter, generator=torch.Generator().manual_seed(0))
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
+    with torch.autocast("cuda", torch.bfloat16, enabled=precision != "fp32"):
+        out = unet(*given).sample
+    out.float().square().mean().backward()
     assert len(factors) == 256
     held = torch.cuda.max_memory_allocated() - before
     moments = 2 * sum(factor.nbytes for factor in factors.values())

@@ -4,12 +4,15 @@ import pytest
 import tiny
 import torch
 from experts.test_encode_pairs import encoded, pairs
-from experts.test_train_experts import CONFIG, changed, trained, weights
+from experts.test_train_experts import CONFIG, changed, last, trained, weights
 
 from selma.backbones.text_to_image import load_text_to_image
+from selma.errors import ConfigError
+from selma.experts.optimizing import Optimization
 from selma.experts.recipes import expert_recipe
 
-SPARED = changed(gradient_checkpointing=True, spread="batch")
+OFF = changed(deterministic=False)
+SPARED = changed(deterministic=False, gradient_checkpointing=True, spread="batch")
 
 
 def checkpointed_calls(model):
@@ -53,6 +56,36 @@ def test_on_a_cpu_there_is_nothing_to_offload():
     assert not model.offload
     with model.denoiser_alone():
         assert model.pipe.vae.device.type == "cpu"
+
+
+def test_deterministic_algorithms_are_for_the_block_alone_and_an_absent_one_is_told():
+    """The block itself needs no GPU: a CPU has an operation, too, that differs from run to run."""
+    some = [torch.nn.Parameter(torch.zeros(1))]
+    optimization = Optimization(some, CONFIG, device=torch.device("cuda"))
+    optimization_off = Optimization(some, OFF, device=torch.device("cuda"))
+    filled = torch.zeros(4)
+    for spared in (optimization_off, Optimization(some, CONFIG, device=torch.device("cpu"))):
+        with spared.repeatable():
+            filled.put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
+    with optimization.repeatable():
+        assert torch.are_deterministic_algorithms_enabled()
+    with (
+        pytest.raises(ConfigError, match=r"put_.*Set experts\.deterministic to false"),
+        optimization.repeatable(),
+    ):
+        filled.put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", tiny.SHAPES)
+def test_a_gpu_trains_the_same_each_time_and_resumed(tmp_path, shape):
+    base = tiny.base(shape).model_copy(update={"device": "cuda"})
+    model = load_text_to_image(base)
+    data = encoded(tmp_path, pairs(tmp_path), model=lambda: model)
+    whole = last(trained(tmp_path / "once", model, data))
+    trained(tmp_path / "again", model, data, stop_at=3)
+    assert last(trained(tmp_path / "again", model, data)) == whole
 
 
 @pytest.mark.gpu

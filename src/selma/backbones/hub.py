@@ -145,6 +145,8 @@ def find_device(wanted: str, *, setting: str) -> torch.device:
         wanted = next(name for name, usable in available.items() if usable)
     if not available[wanted]:
         raise ModelError(f"{setting} is {wanted}, but PyTorch finds none. Set it to auto or cpu.")
+    if wanted == "cuda":  # or no matrix product is the same each time; read before the first one
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if wanted == "cuda" and processes.launched()[1] > 1:
         return torch.device(wanted, processes.local_number() % torch.cuda.device_count())
     return torch.device(wanted)

@@ -27,6 +27,7 @@ class Optimization:
         self.parameters = list(parameters)
         self.max_norm = config.max_grad_norm or math.inf
         self.device = device
+        self.deterministic = config.deterministic and device.type == "cuda"
         self.dtype = DTYPES.get(config.precision)
         """Of autocast; None computes in float32."""
         self.adamw = torch.optim.AdamW(
@@ -59,6 +60,34 @@ class Optimization:
         if self.dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
+
+    @contextmanager
+    def repeatable(self) -> Iterator[None]:
+        """While the block runs, a GPU computes by algorithms that leave equal bits each time, if
+        the settings ask. Raises ConfigError where one of the base's layers has none."""
+        if not self.deterministic:
+            yield
+            return
+        before = (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
+        )
+        # Warnings would not do: attention's backward pass then stays as it is.
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        try:
+            yield
+        except RuntimeError as error:
+            if "deterministic" not in str(error):
+                raise
+            raise ConfigError(
+                "experts.deterministic is true, but the base needs an algorithm that differs from "
+                f"run to run: {error} Set experts.deterministic to false."
+            ) from error
+        finally:
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+            torch.utils.deterministic.fill_uninitialized_memory = before[2]  # type: ignore[attr-defined]
 
     def backward(self, loss: Tensor) -> None:
         """Add the loss's gradients to the parameters'."""

@@ -67,9 +67,10 @@ def fit(
                 rounds.before(step, lambda note: advance(0, note=note))
                 batch, learning_rate = batches.at(step - 1), optimization.learning_rate
                 parts = processes.share(list(batch.parts(part_size)))
-                means = _backward(
-                    learner, parts, noise_path, optimization, step=step, total=config.batch_size
-                )
+                with optimization.repeatable():
+                    means = _backward(
+                        learner, parts, noise_path, optimization, step=step, total=config.batch_size
+                    )
                 means, stop = _together(means, stop=bool(asked))
                 processes.average_gradients(optimization.parameters)
                 norm, taken = optimization.step(means["loss"])
