@@ -16,6 +16,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from selma.disk import read_regular, regular, write_bytes
 from selma.errors import DataError, SelmaError
 from selma.manifests import verified
+from selma.texts import place, quoted
 
 Shape = TypeVar("Shape")
 """A record's class, or a TypedDict of the keys that a reader needs; others may be there."""
@@ -133,11 +134,9 @@ def _shaped(value: Any, shape: Any) -> tuple[Any, str]:
         read = _adapter(shape).validate_python(value, strict=None if is_record else True)
     except ValidationError as error:
         mistake = error.errors(include_url=False, include_context=False)[0]
-        key = ".".join(map(str, mistake["loc"]))
-        came = repr(mistake["input"])
-        came = came if len(came) <= 80 else f"{came[:80]}..."
-        where = f" at {key:.80}" if key else ""
-        return None, f"must have the shape of its kind, but{where} {came} came ({mistake['msg']})"
+        where = f" at {place(mistake['loc'])}" if mistake["loc"] else ""
+        came = f"{where} {quoted(mistake['input'])} came ({mistake['msg']})"
+        return None, f"must have the shape of its kind, but{came}"
     except RecursionError:
         return None, "is nested too deeply"
     return (read if is_record else value), ""

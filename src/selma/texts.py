@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import reprlib
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 _JOINERS = "\u200c\u200d"
@@ -61,6 +62,13 @@ def quoted(value: Any, most: int = 80) -> str:
     short = _Short()
     short.maxstring = short.maxother = short.maxlong = most
     text = short.repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def place(keys: Iterable[str | int], most: int = 80) -> str:
+    """Where in a record a mistake is: its keys with dots between, on one line, however long a key
+    that somebody made up is."""
+    text = legible(".".join(map(str, keys)))
     return text if len(text) <= most else f"{text[:most]}..."
 
 

@@ -28,6 +28,9 @@ from selma.prompts.skills import skill_names
 from selma.scores.benchmarks import benchmark_of
 from selma.workspace import EXPERTS, IMAGES, MERGED, PROMPTS, SCORES
 
+MOST_TOLD = 20
+"""Rows and benchmarks whose mistakes a message tells."""
+
 TRAINED = (PROMPTS, IMAGES, EXPERTS)
 """Stages that a row's expert needs."""
 
@@ -94,10 +97,10 @@ def load_comparison(path: AnyPath, *, folder: AnyPath | None = None) -> Plan:
     )
     if folder is not None:
         comparison = comparison.model_copy(update={"folder": as_path(folder)})
-    return planned(comparison)
+    return _planned(comparison, origin=path)
 
 
-def planned(comparison: Comparison) -> Plan:
+def _planned(comparison: Comparison, *, origin: Path) -> Plan:
     """The comparison with each row's settings. Raises one ConfigError with the mistakes of all."""
     raw = _shared(comparison)
     wrong: dict[str, str] = {}
@@ -117,8 +120,10 @@ def planned(comparison: Comparison) -> Plan:
                 benchmarks[benchmark.name] = config
     if wrong or shared is None:
         count = sum(lines.count("\n") + 1 for lines in wrong.values())
-        text = "\n".join(f"{key}:\n{lines}" for key, lines in wrong.items())
-        raise ConfigError(f"{comparison.name} has {counted(count, 'mistake')}:\n{text}")
+        told = [f"{key}:\n{lines}" for key, lines in wrong.items()]
+        more = len(told) - MOST_TOLD
+        text = "\n".join([*told[:MOST_TOLD], *([f"and in {more:,} more"] if more > 0 else [])])
+        raise ConfigError(f"{origin} has {counted(count, 'mistake')}:\n{text}")
     return Plan(comparison, shared, recipes, benchmarks)
 
 

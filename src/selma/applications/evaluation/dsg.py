@@ -26,6 +26,7 @@ from selma.scores.benchmarks import Dependencies, read_dsg
 from selma.scores.benchmarks.layouts import source_of
 from selma.scores.faithfulness import Reading, Verdicts, Zeroing
 from selma.scores.measures import DSG, Measure, Points
+from selma.texts import place, quoted
 
 Average = Literal["prompt", "question"]
 Missing = Literal["left_out", "zero", "upstream", "refuse"]
@@ -78,7 +79,7 @@ def rules_of(preset: str, changes: Mapping[str, str]) -> DsgRules:
     except ValidationError as error:
         what = error.errors()[0]
         raise ConfigError(
-            f"{what['loc'][0]}: {what['msg']}, but {what['input']!r} came."
+            f"{place(what['loc'])}: {what['msg']}, but {quoted(what['input'])} came."
         ) from error
 
 

@@ -30,6 +30,7 @@ from selma.config.scores import PreferenceConfig, ScorerSettings
 from selma.config.section import require_kind
 from selma.errors import ConfigError
 from selma.registry import Table
+from selma.texts import place, quoted
 
 ROWS_ON_A_GPU = 16
 DIGITS = 4
@@ -170,7 +171,7 @@ def settings_of(**values: Any) -> PreferenceConfig:
     except ValidationError as error:
         what = error.errors()[0]
         raise ConfigError(
-            f"{'.'.join(map(str, what['loc']))}: {what['msg']} (came: {what['input']!r})"
+            f"{place(what['loc'])}: {what['msg']} (came: {quoted(what['input'])})"
         ) from error
 
 
