@@ -37,10 +37,12 @@ PARTS: dict[str, tuple[str, ...]] = {
     "processes": ("pipeline/test_processes.py", "pipeline/test_torchrun.py"),
     "command": ("pipeline/test_command.py", "test_start_and_end.py", "test_disk.py"),
     "starters": ("test_workspace.py",),
+    "study": ("applications/study/test_server.py",),
     "damages": ("pipeline/test_damage.py",),
     "servers": ("pipeline/test_hostile_servers.py", "backbones/test_transport.py"),
     "readers": ("test_record_files.py", "test_outside_files.py"),
     "texts": (
+        "test_image_modes.py",
         "test_secrets.py",
         "test_outside_texts.py",
         "test_yaml_files.py",

@@ -165,8 +165,9 @@ def test_other_failures_stay_what_they_are_where_advice_is_wanted(tmp_path: Path
 
 
 def test_new_folders_and_files_are_flushed_into_their_parents(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: Attack
 ) -> None:
+    attack.injects("power cuts: new folders and files", 6)
     flushed: list[Path] = []
     plain = disk.sync_folder
     monkeypatch.setattr(disk, "sync_folder", lambda path: flushed.append(path) or plain(path))
@@ -179,6 +180,7 @@ def test_new_folders_and_files_are_flushed_into_their_parents(
     assert flushed[2:] == [tmp_path / "a"], "of a file that is there only the bytes are new"
     move(tmp_path / "a" / "log", tmp_path / "c" / "log")
     assert flushed[3:] == [tmp_path, tmp_path / "c", tmp_path / "a"]
+    attack.held("power cuts: new folders and files", len(flushed))
 
 
 def test_no_folder_of_a_run_is_made_elsewhere() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from attacks import Attack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -217,11 +218,13 @@ LINEAR = np.rint(np.linspace(0, 255, 64)).astype(int).reshape(8, 8)
     ],
 )
 def test_the_range_of_wide_values(
-    black: float, white: float, dtype: Any, reading: Reading, ends: tuple[int, int]
+    black: float, white: float, dtype: Any, reading: Reading, ends: tuple[int, int], attack: Attack
 ) -> None:
+    attack.injects("images of wide values")
     values = red(decode(encoded(ramp(black, white, dtype), "TIFF"), reading=reading))
     assert abs(values[0, 0] - ends[0]) <= 1 and abs(values[-1, -1] - ends[1]) <= 1
     assert (np.diff(values.reshape(-1)) >= 0).all()
+    attack.held("images of wide values")
 
 
 def test_twelve_bits_end_at_4095() -> None:

@@ -295,7 +295,10 @@ item.finish([item.path / "index.html"], {})
 
 
 @pytest.mark.parametrize("kill_at", range(12))
-def test_a_kill_while_superseding_leaves_the_guests(tmp_path: Path, kill_at: int) -> None:
+def test_a_kill_while_superseding_leaves_the_guests(
+    tmp_path: Path, kill_at: int, attack: Attack
+) -> None:
+    attack.injects("kills while a report is put aside")
     first = Workspace(tmp_path).item("6-report", recipe={"steps": 1})
     (first.begin() / "index.html").write_text("1")
     first.finish([first.path / "index.html"], {})
@@ -310,6 +313,7 @@ def test_a_kill_while_superseding_leaves_the_guests(tmp_path: Path, kill_at: int
     assert (first.path / "index.html").read_text() == "2"
     old = [path.read_text() for path in (tmp_path / "superseded").rglob("index.html")]
     assert old == ["1"]
+    attack.held("kills while a report is put aside")
 
 
 def test_a_damaged_line_of_the_journal_costs_that_line(
@@ -498,7 +502,8 @@ with Workspace(Path(sys.argv[1])).locked():
 """
 
 
-def test_a_killed_holder_leaves_no_lock(tmp_path: Path) -> None:
+def test_a_killed_holder_leaves_no_lock(tmp_path: Path, attack: Attack) -> None:
+    attack.injects("kills of a lock's holder")
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)],
         stdin=subprocess.PIPE,
@@ -514,6 +519,7 @@ def test_a_killed_holder_leaves_no_lock(tmp_path: Path) -> None:
         holder.wait()
         with Workspace(tmp_path).locked():
             assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+    attack.held("kills of a lock's holder")
 
 
 TOGETHER = """

@@ -21,6 +21,7 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 from applications.study.little import SHARES, little_run
 from applications.study.serving import Answer, Served, Voter, ask, served
+from attacks import Attack, dice, numbers
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -113,14 +114,16 @@ def test_a_known_name_is_asked_about_first(server: Served) -> None:
     assert refused.status == 422 and b"&lt;i&gt;=x" in refused.body and b"<i>" not in refused.body
 
 
-def test_to_know_a_name_is_not_to_be_its_annotator(server: Served) -> None:
+def test_to_know_a_name_is_not_to_be_its_annotator(server: Served, attack: Attack) -> None:
+    row = "study: another's name"
     bert = Voter(server.url, "Bert")
     other = Voter(server.url, "Carla")
     for cookie in ("", f"{COOKIE}={other.secret}", f"{COOKIE}=...", f"{COOKIE}={'x.' * 400}"):
         for form in ({"name": "Bert"}, {"name": " bERT ", "again": "yes"}):
-            answer = ask(f"{server.url}/join", urlencode(form).encode(), Cookie=cookie)
-            assert answer.status == 422 and b"takes part already" in answer.body
-            assert bert.secret not in repr(answer)
+            with attack(row):
+                answer = ask(f"{server.url}/join", urlencode(form).encode(), Cookie=cookie)
+                assert answer.status == 422 and b"takes part already" in answer.body
+                assert bert.secret not in repr(answer)
     again = ask(f"{server.url}/join", b"name=Bert&again=yes", Cookie=f"{COOKIE}={bert.secret}")
     assert again.url == bert.url
 
@@ -154,8 +157,9 @@ def test_a_browser_keeps_the_secrets_of_all_who_join_by_it(server: Served) -> No
 
 
 @pytest.mark.parametrize("body", [b"&".join([b"a=b"] * 1000), b"%" * 9000, b"name=%ff%fe", b"\xff"])
-def test_what_is_no_form_is_refused(server: Served, body: bytes) -> None:
-    assert ask(f"{server.url}/join", body).status == 422
+def test_what_is_no_form_is_refused(server: Served, body: bytes, attack: Attack) -> None:
+    with attack("study: no form, no vote"):
+        assert ask(f"{server.url}/join", body).status == 422
 
 
 def raw(server: Served, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
@@ -191,19 +195,22 @@ def raw(server: Served, method: str, path: str, body: bytes = b"", **headers: st
         "/vote/'%20OR%201=1--/state",
     ],
 )
-def test_no_path_leads_to_a_file(server: Served, path: str) -> None:
-    answer = raw(server, "GET", path)
-    assert answer.status in (400, 404)
-    assert b"settings" not in answer.body and b"root:" not in answer.body
+def test_no_path_leads_to_a_file(server: Served, path: str, attack: Attack) -> None:
+    with attack("study: paths"):
+        answer = raw(server, "GET", path)
+        assert answer.status in (400, 404)
+        assert b"settings" not in answer.body and b"root:" not in answer.body
 
 
-def test_other_sites_and_names_are_refused(server: Served) -> None:
+def test_other_sites_and_names_are_refused(server: Served, attack: Attack) -> None:
+    row = "study: other sites and hosts"
     voter = Voter(server.url, "Target")
     path, vote = urlsplit(voter.url).path + "/choice", b'{"step":0,"choice":"left","seconds":1}'
     assert raw(server, "POST", path, vote, Sec_Fetch_Site="cross-site").status == 403
     assert raw(server, "POST", path, vote, Sec_Fetch_Site="same-site").status == 403
     for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", ""):
-        assert raw(server, "GET", "/", Host=host).status == 421
+        with attack(row):
+            assert raw(server, "GET", "/", Host=host).status == 421
     own = {"Origin": server.url}
     for sender in (
         {},
@@ -221,9 +228,10 @@ def test_other_sites_and_names_are_refused(server: Served) -> None:
         {**own, "Sec_Fetch_Site": "cross-site"},
         {**own, "Sec_Fetch_Site": "same-site"},
     ):
-        assert raw(server, "POST", path, vote, **sender).status == 403, sender
-        assert raw(server, "POST", "/join", b"name=Mallory", **sender).status == 403, sender
-        assert raw(server, "DELETE", "/", **sender).status == 403
+        with attack(row, 3):
+            assert raw(server, "POST", path, vote, **sender).status == 403, sender
+            assert raw(server, "POST", "/join", b"name=Mallory", **sender).status == 403, sender
+            assert raw(server, "DELETE", "/", **sender).status == 403
     assert voter.state()["done"] == 0
     assert raw(server, "POST", path, vote, **own).status == 200
     assert raw(server, "POST", path, vote, Referer=voter.url).status == 200
@@ -242,10 +250,13 @@ def test_other_sites_and_names_are_refused(server: Served) -> None:
         b'{"step":0,"choice":"left","seconds":true}', b'{"vote":1}',
     ],
 )  # fmt: skip
-def test_what_is_no_vote_is_refused_and_counts_nothing(server: Served, body: bytes) -> None:
+def test_what_is_no_vote_is_refused_and_counts_nothing(
+    server: Served, body: bytes, attack: Attack
+) -> None:
     voter = Voter(server.url, f"Fuzz {next(NUMBERS)}")
-    assert ask(f"{voter.url}/choice", body).status == 422
-    assert voter.state()["done"] == 0
+    with attack("study: no form, no vote"):
+        assert ask(f"{voter.url}/choice", body).status == 422
+        assert voter.state()["done"] == 0
 
 
 def test_too_much_and_too_large_numbers_are_refused(server: Served) -> None:
@@ -294,16 +305,19 @@ class Hammer(threading.Thread):
             pass  # killed
 
 
-@pytest.mark.parametrize("seed", [1])
-def test_kill_9_in_the_midst_of_voting_loses_nothing(run: Path, seed: int) -> None:
+@pytest.mark.parametrize("number", numbers(1, 6))
+def test_kill_9_in_the_midst_of_voting_loses_nothing(
+    run: Path, number: int, attack: Attack
+) -> None:
     """Three annotators vote and undo as fast as they can; after each kill the same command resumes,
     and everyone is at most one request (the one without an answer) from where they were."""
-    chance, confirmed = random.Random(seed), 0
+    chance, confirmed, name = dice("voting", number), 0, f"killed-{number}"
     own: dict[str, str] = {}
-    for number in range(3):
-        with served(run, *STUDY, "--name", "killed") as server:
+    attack.injects("study: kills", 3)
+    for start in range(3):
+        with served(run, *STUDY, "--name", name) as server:
             hammers = [
-                Hammer(server.url, name, number, own.get(name)) for name in ("Ada", "Ben", "Cleo")
+                Hammer(server.url, who, start, own.get(who)) for who in ("Ada", "Ben", "Cleo")
             ]
             own = {hammer.name: hammer.voter.secret for hammer in hammers}
             for hammer in hammers:
@@ -312,12 +326,13 @@ def test_kill_9_in_the_midst_of_voting_loses_nothing(run: Path, seed: int) -> No
             server.process.kill()
             for hammer in hammers:
                 hammer.join()
-        ballot = read_ballot(study_file(run, "killed"))
+        ballot = read_ballot(study_file(run, name))
         for hammer in hammers:
             votes = [v for v in ballot.votes if v.annotator == hammer.name and v.undone is None]
             assert [vote.step for vote in votes] == list(range(len(votes)))
             assert abs(len(votes) - hammer.state["done"]) <= 1
             confirmed += hammer.saved
+        attack.held("study: kills")
     assert confirmed > 30
 
 
@@ -360,7 +375,7 @@ def test_the_report_after_a_signal(run: Path, tmp_path: Path) -> None:
     assert len(list(csv.DictReader(io.StringIO((tmp_path / "a.csv").read_text())))) == 11
 
 
-def test_another_host_gives_a_warning_and_a_key(run: Path) -> None:
+def test_another_host_gives_a_warning_and_a_key(run: Path, attack: Attack) -> None:
     options = (*STUDY, "--name", "open", "--host", "0.0.0.0")
     with served(run, *options) as server:
         assert "WARNING" in server.output and "EVERYONE" in server.output
@@ -375,7 +390,8 @@ def test_another_host_gives_a_warning_and_a_key(run: Path) -> None:
         assert image.startswith(key) and ask(door.url + image).status == 200
         for path in ("/", "/study.js", without, f"{without}/state", image.removeprefix(key)):
             for wrong in ("", "/x", f"{key}x", key[:-1], f"/{key}", key.upper()):
-                assert raw(door, "GET", wrong + path).status == 404, wrong + path
+                with attack("study: without the key"):
+                    assert raw(door, "GET", wrong + path).status == 404, wrong + path
         own = {"Origin": door.url}
         assert raw(door, "POST", "/join", b"name=Eve", **own).status == 404
         page = ask(server.url + "/").body.decode()
