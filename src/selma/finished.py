@@ -69,6 +69,8 @@ def begun(item: Item) -> bool:
 
 
 class _FinishedItem(Item):
+    shown_only = True
+
     def __init__(self, item: Item, commands: Mapping[str, str]) -> None:
         super().__init__(item.root, item.name, item.recipe, paid=item.paid)
         self.commands = commands

@@ -265,7 +265,7 @@ class _Look:
 
 def _state(item: Item) -> tuple[State, int | None]:
     if item.manifest is not None:
-        return "done", None  # the report: its times are new each time, so that it is always asked
+        return "partial", None  # the report without its page, which no manifest names
     if item.faults:
         return "damaged", None
     if begun(item):

@@ -190,6 +190,8 @@ class Item:
 
     by_key = False
     """Whether it lies in a folder named after its key, beside those of other recipes."""
+    shown_only = False
+    """Whether its folder is looked at and nothing in it may be written."""
 
     def __init__(
         self,

@@ -150,6 +150,23 @@ def test_status_tells_by_size_and_verify_by_content(run: RunConfig) -> None:
     assert states[image.parent.parent.name] == "damaged"
 
 
+def test_looking_at_a_run_writes_nothing(run: RunConfig) -> None:
+    def seen() -> dict[str, tuple[int, int]]:
+        every = [run.run_folder, *run.run_folder.rglob("*")]
+        return {str(path): (path.stat().st_mtime_ns, path.stat().st_ino) for path in every}
+
+    before = seen()
+    place = str(run.run_folder)
+    for command in (["status", place], ["status", place, "--verify"], ["status", place, "--keep"]):
+        done = CliRunner().invoke(cli.app, command)
+        assert done.exit_code == 0 and "to be made" in done.output, done.output
+    assert seen() == before
+    page = run.run_folder / "6-report" / "index.html"
+    page.unlink()
+    assert [s.state for s in statuses(run) if s.stage == "6-report"] == ["partial"]
+    assert not page.exists()
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "plan.json"])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_flipped_bit_of_a_manifest_or_plan_makes_nothing_else(

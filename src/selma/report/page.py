@@ -54,19 +54,22 @@ def write_report(findings: Findings, config: ReportConfig, folder: Workspace) ->
             "shown": config.model_dump(mode="json"),
         },
     )
+    file, grid = item.path / "index.html", item.path / "grid.png"
+    if item.shown_only:
+        return file if item.done and grid.is_file() and file.is_file() else item.begin()
     pages = read_pages(folder)
-    page, grid = render(findings, config, pages), item.path / "grid.png"
+    page = render(findings, config, pages)
     # The page is left out of the manifest: it holds times, and manifests are equal for equal runs.
     if item.done and grid.is_file():
-        write_bytes(item.path / "index.html", page.encode())
-        return item.path / "index.html"
+        write_bytes(file, page.encode())
+        return file
     sheet = io.BytesIO()
     grids.contact_sheet(findings, config.grid_prompts).save(sheet, "PNG", optimize=True)
     item.begin(guests=entries(pages))
     write_bytes(grid, sheet.getvalue())
-    write_bytes(item.path / "index.html", page.encode())
+    write_bytes(file, page.encode())
     item.finish([grid], {"page": "index.html"})
-    return item.path / "index.html"
+    return file
 
 
 def render(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ()) -> str:

@@ -115,6 +115,7 @@ class SharedWorkspace(Workspace):
 
 class _SharedFinishedItem(Item):
     by_key = True
+    shown_only = True
 
     def __init__(self, item: Item) -> None:
         super().__init__(item.root, f"{item.name}/{item.key}", item.recipe, paid=item.paid)
