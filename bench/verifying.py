@@ -2,10 +2,12 @@
 
     python bench/verifying.py [--items 1000] [--files 100] [--bytes 4096]
     python bench/verifying.py --run configs/toybox.yaml
+    python bench/verifying.py --status runs/toybox       # B11
 
 Times of an item's `done`: by size alone, with each file read, and asked again in the same process;
 and the rate of a file of 1 GB. The files lie in the system's cache, as those of a run do that is
-used the same day. With --run: a run from nothing, and the same command once more.
+used the same day. With --run: a run from nothing, and the same command once more. With --status:
+seconds until `selma status` of a finished run has ended.
 """
 
 from __future__ import annotations
@@ -78,6 +80,22 @@ def of_run(config: Path) -> None:
             )
 
 
+def of_status(run: Path) -> None:
+    """What a user waits for, five times."""
+    found = []
+    for _ in range(5):
+        started = time.perf_counter()
+        command = [sys.executable, "-m", "selma", "status", str(run)]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        found.append(time.perf_counter() - started)
+    rows = said.splitlines()[1:]
+    undone = sum("nothing" not in row for row in rows)
+    print(
+        f"status: {sorted(found)[2]:.2f} s, {min(found):.2f} at best; {undone} of {len(rows)} rows "
+        "are not done"
+    )
+
+
 def of_items(items: int, files: int, size: int) -> None:
     with tempfile.TemporaryDirectory() as place:
         asked = build(Workspace(Path(place)), items, files, size)
@@ -97,11 +115,14 @@ def of_items(items: int, files: int, size: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--run", type=Path, help="settings of a run, to be made both ways instead")
+    parser.add_argument("--status", type=Path, help="a finished run, to be looked at instead")
     parser.add_argument("--items", type=int, default=1000)
     parser.add_argument("--files", type=int, default=100)
     parser.add_argument("--bytes", type=int, default=4096)
     options = parser.parse_args()
-    if options.run is not None:
+    if options.status is not None:
+        of_status(options.status)
+    elif options.run is not None:
         of_run(options.run)
     else:
         of_items(options.items, options.files, options.bytes)

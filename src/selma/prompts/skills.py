@@ -25,7 +25,7 @@ from selma.config.yaml_files import NoYaml, parsed_yaml
 from selma.errors import DataError, SkillError
 from selma.plainfiles import plain_text
 from selma.plurals import counted
-from selma.texts import quoted
+from selma.texts import place, quoted
 from selma.workspace import inside
 
 _CATALOGUE = Path(str(resources.files("selma.prompts") / "catalogue"))
@@ -148,7 +148,9 @@ def catalogue() -> list[str]:
 def load_skills(names: Sequence[str]) -> list[Skill]:
     """The skills with these catalogue names or YAML paths, in order. SkillError if one cannot be
     used, or if two would share a folder."""
-    skills = [_load(_path_of(name)) for name in names]
+    skills = [
+        _of_catalogue(name) if name in catalogue() else _load(_path_of(name)) for name in names
+    ]
     folders = [skill.name for skill in skills]
     twice = sorted({name for name in folders if folders.count(name) > 1})
     if twice:
@@ -192,6 +194,12 @@ def _path_of(name: str) -> Path:
     )
 
 
+@cache
+def _of_catalogue(name: str) -> Skill:
+    """Read once in a process, which a command of several stages would do for each of them."""
+    return _load(_CATALOGUE / f"{name}.yaml")
+
+
 def _load(path: Path) -> Skill:
     raw = _read(path)
     if raw.get("terms") is not None:
@@ -201,10 +209,7 @@ def _load(path: Path) -> Skill:
     except ValidationError as error:
         count, lines = first_mistakes(
             error,
-            lambda e: (
-                f"  {'.'.join(map(str, e['loc'])) or 'skill'}: {e['msg']} "
-                f"(came: {quoted(e['input'])})"
-            ),
+            lambda e: f"  {place(e['loc']) or 'skill'}: {e['msg']} (came: {quoted(e['input'])})",
         )
         raise SkillError(f"{path} has {counted(count, 'mistake')}:\n" + "\n".join(lines)) from error
 
