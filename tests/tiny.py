@@ -18,7 +18,10 @@ from diffusers import (
     DDIMScheduler,
     DiffusionPipeline,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     PNDMScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -28,12 +31,16 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
 )
 
 from selma.backbones.text_to_image import TextToImage, load_text_to_image
 from selma.config.networks import BaseConfig
 
 SHAPES = ("sd1", "sd2", "sdxl")
+FLOW_SHAPES = ("sd3",)
 TOKENS = 24
 
 
@@ -83,16 +90,17 @@ def _text_encoder(words: CLIPTokenizer, *, width: int, kind: type) -> Any:
     return kind(config).eval()
 
 
-def _autoencoder() -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(16, 32),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=8,
-        sample_size=16,
-    )
+def _autoencoder(**different: Any) -> AutoencoderKL:
+    settings: dict[str, Any] = {
+        "block_out_channels": (16, 32),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": 8,
+        "sample_size": 16,
+    }
+    return AutoencoderKL(**settings | different)
 
 
 def _unet(**different: Any) -> UNet2DConditionModel:
@@ -132,6 +140,8 @@ def _pipeline(shape: str, second_width: int) -> DiffusionPipeline:
         "steps_offset": 1,
     }
     first = tokenizer()
+    if shape == "sd3":
+        return _flow_pipeline(first)
     if shape == "sdxl":
         second = tokenizer(pad="!")
         return StableDiffusionXLPipeline(
@@ -179,3 +189,55 @@ def _pipeline(shape: str, second_width: int) -> DiffusionPipeline:
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def _flow_pipeline(first: CLIPTokenizer) -> DiffusionPipeline:
+    second, third = tokenizer(pad="!"), _letters()
+    t5 = T5Config(
+        vocab_size=len(third),
+        d_model=64,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        decoder_start_token_id=0,
+        dense_act_fn="gelu",
+        is_gated_act=True,
+    )
+    return StableDiffusion3Pipeline(
+        vae=_autoencoder(
+            latent_channels=8,
+            shift_factor=0.0609,
+            scaling_factor=1.5305,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        ),
+        text_encoder=_text_encoder(first, width=32, kind=CLIPTextModelWithProjection),
+        text_encoder_2=_text_encoder(second, width=32, kind=CLIPTextModelWithProjection),
+        text_encoder_3=T5EncoderModel(t5).eval(),
+        tokenizer=first,
+        tokenizer_2=second,
+        tokenizer_3=third,
+        transformer=SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=2,
+            in_channels=8,
+            out_channels=8,
+            num_layers=3,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            joint_attention_dim=64,
+            caption_projection_dim=32,
+            pooled_projection_dim=64,
+            pos_embed_max_size=8,
+            dual_attention_layers=(0,),
+            qk_norm="rms_norm",
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+
+
+def _letters() -> T5Tokenizer:
+    """T5's kind of tokenizer, with one token for each letter."""
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *map(chr, range(33, 127))]
+    return T5Tokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0)

@@ -7,13 +7,19 @@ until a row's functions are called.
 
 from __future__ import annotations
 
-from selma.backbones.families import stable_diffusion, stable_diffusion_xl
+from selma.backbones.families import (
+    stable_diffusion,
+    stable_diffusion_3,
+    stable_diffusion_xl,
+)
 from selma.backbones.families.family import Family
 from selma.errors import ModelError
 from selma.registry import Table
 
 FAMILIES: Table[Family] = Table(
-    "base family", "selma.families", [stable_diffusion.FAMILY, stable_diffusion_xl.FAMILY]
+    "base family",
+    "selma.families",
+    [stable_diffusion.FAMILY, stable_diffusion_xl.FAMILY, stable_diffusion_3.FAMILY],
 )
 
 

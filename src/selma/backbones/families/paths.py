@@ -20,6 +20,10 @@ class NoisePath(Protocol):
 
     def to(self, device: torch.device) -> NoisePath: ...
 
+    def times(self, timesteps: Tensor) -> Tensor:
+        """What the denoiser is told of these timesteps, [b]; the higher, the more noise."""
+        ...
+
     def noisy(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """x_t.  x0, noise: [b, c, h, w].  timesteps: [b]."""
         ...
@@ -92,6 +96,9 @@ class VariancePreserving:
     def to(self, device: torch.device) -> VariancePreserving:
         return VariancePreserving(self.alphas_bar.to(device), self.prediction)
 
+    def times(self, timesteps: Tensor) -> Tensor:
+        return timesteps
+
     def noisy(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         return diffuse(x0, noise, self.alphas_bar[timesteps])
 
@@ -108,3 +115,44 @@ def variance_preserving(scheduler: Mapping[str, Any], prediction: str) -> Varian
 
     schedule = DDPMScheduler.from_config(scheduler)
     return VariancePreserving(schedule.alphas_cumprod, prediction)
+
+
+@dataclass(frozen=True)
+class RectifiedFlow:
+    """Straight lines from images to noise, x_t = (1 - σ_t) x0 + σ_t ε, along which the denoiser
+    predicts the velocity ε - x0 (arXiv:2403.03206, equations 2 and 13)."""
+
+    sigmas: Tensor
+    """σ of each timestep, [steps] in (0, 1], rising."""
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas)
+
+    def to(self, device: torch.device) -> RectifiedFlow:
+        return RectifiedFlow(self.sigmas.to(device))
+
+    def times(self, timesteps: Tensor) -> Tensor:
+        return self.sigmas[timesteps] * self.steps
+
+    def noisy(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        sigma = self._of(timesteps)
+        return (1 - sigma) * x0 + sigma * noise
+
+    def target(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        return noise - x0
+
+    def clean(self, noisy: Tensor, prediction: Tensor, timesteps: Tensor) -> Tensor:
+        return noisy - self._of(timesteps) * prediction
+
+    def _of(self, timesteps: Tensor) -> Tensor:
+        return self.sigmas[timesteps].view(-1, 1, 1, 1)
+
+
+def rectified_flow(scheduler: Mapping[str, Any]) -> RectifiedFlow:
+    """The base's own times. A static shift is in them, σ' = sσ / (1 + (s-1) σ); one that depends on
+    the image's size is not, as in diffusers' scripts."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    schedule = FlowMatchEulerDiscreteScheduler.from_config(scheduler)
+    return RectifiedFlow(schedule.sigmas[: schedule.config.num_train_timesteps].flip(0))

@@ -97,7 +97,7 @@ def generation(
 ) -> dict[str, Any]:
     """The pipeline's arguments."""
     return {
-        **_prompts(prompts),
+        **prompts_named(prompts),
         "latents": latents,
         "num_inference_steps": steps,
         "guidance_scale": guidance,
@@ -105,7 +105,8 @@ def generation(
     }
 
 
-def _prompts(prompts: Sequence[str] | PromptFeatures) -> dict[str, Any]:
+def prompts_named(prompts: Sequence[str] | PromptFeatures) -> dict[str, Any]:
+    """Texts or their features under the names that the pipelines give them."""
     if not isinstance(prompts, PromptFeatures):
         return {"prompt": list(prompts)}
     positive, negative = prompts.positive, prompts.negative

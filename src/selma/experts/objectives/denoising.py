@@ -50,7 +50,7 @@ def denoising_loss(
     prediction = model.family.denoise(
         model.denoiser,
         noise_path.noisy(x0, noise, timesteps).to(model.dtype),
-        timesteps,
+        noise_path.times(timesteps),
         samples.conditioning.to(model.dtype),
     )
     return denoising_losses(prediction, noise_path.target(x0, noise, timesteps))

@@ -87,7 +87,7 @@ class NftLearner(RolloutLearner):
 
         def predict() -> Tensor:
             predicted = model.family.denoise(
-                model.denoiser, noisy.to(model.dtype), timesteps, conditioning
+                model.denoiser, noisy.to(model.dtype), noise_path.times(timesteps), conditioning
             )
             return predicted.float()
 

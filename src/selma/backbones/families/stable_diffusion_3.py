@@ -1,0 +1,161 @@
+"""Stable Diffusion 3 and 3.5: a transformer over text and image, two CLIP text encoders and T5, and
+straight lines to noise (arXiv:2403.03206)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from selma.backbones.families import stable_diffusion
+from selma.backbones.families.conditioning import Conditioning, PromptFeatures
+from selma.backbones.families.family import Config, Family
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from selma.backbones.families.paths import NoisePath
+
+IMAGE = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
+TEXT = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
+FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
+T5_TOKENS = 256
+"""Of which the pipeline reads no more, though T5 knows no limit."""
+
+
+def latent_shape(transformer: Config) -> tuple[int, int, int]:
+    """[c, h, w] of one image's latents; patches are the transformer's own affair."""
+    side = int(transformer.get("sample_size") or 128)
+    return transformer.get("in_channels", 16), side, side
+
+
+def text_width(transformer: Config) -> int:
+    """T5's; what the CLIP encoders say is filled up to it."""
+    return int(transformer.get("joint_attention_dim") or 0)
+
+
+def target_widths(transformer: Config) -> set[int]:
+    """One width is everywhere: heads x their size."""
+    return {int(transformer["num_attention_heads"] * transformer["attention_head_dim"])}
+
+
+def prediction(scheduler: Config) -> str:
+    """The velocity along the line."""
+    return "flow"
+
+
+def encode_text(
+    pipe: Any, texts: Sequence[str], *, device: torch.device, guided: bool
+) -> PromptFeatures:
+    """Features of the texts and, if guided, of the empty prompt, as the pipeline makes them."""
+    text, empty, pooled, empty_pooled = pipe.encode_prompt(
+        prompt=list(texts),
+        prompt_2=None,
+        prompt_3=None,
+        device=device,
+        num_images_per_prompt=1,
+        do_classifier_free_guidance=guided,
+    )
+    return PromptFeatures(
+        positive=Conditioning(text=text, pooled=pooled),
+        negative=Conditioning(text=empty, pooled=empty_pooled) if guided else None,
+    )
+
+
+def feature_widths(pipe: Any) -> tuple[tuple[int, ...], int | None]:
+    """The CLIP encoders' side by side; both also pool a vector. T5's tokens follow them."""
+    first, second = pipe.text_encoder.config, pipe.text_encoder_2.config
+    widths = (int(first.hidden_size), int(second.hidden_size))
+    return widths, int(first.projection_dim) + int(second.projection_dim)
+
+
+def generation(
+    prompts: Sequence[str] | PromptFeatures,
+    latents: Tensor,
+    *,
+    steps: int,
+    guidance: float,
+    guidance_rescale: float,
+) -> dict[str, Any]:
+    """The pipeline's arguments. It knows no rescaled guidance."""
+    return {
+        **stable_diffusion.prompts_named(prompts),
+        "latents": latents,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+    }
+
+
+def noise_path(scheduler: Config) -> NoisePath:
+    """Straight lines at the scheduler's times."""
+    from selma.backbones.families.paths import rectified_flow
+
+    return rectified_flow(scheduler)
+
+
+def normalised(latents: Tensor, vae: Config) -> Tensor:
+    """Latents of about zero mean and unit variance."""
+    scaled: Tensor = (latents - vae["shift_factor"]) * vae["scaling_factor"]
+    return scaled
+
+
+def denoise(
+    transformer: Any, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+) -> Tensor:
+    """The transformer's velocity."""
+    prediction: Tensor = transformer(
+        hidden_states=noisy,
+        timestep=timesteps,
+        encoder_hidden_states=conditioning.text,
+        pooled_projections=conditioning.pooled,
+        return_dict=False,
+    )[0]
+    return prediction
+
+
+def conditioning_shapes(
+    transformer: Config, text_encoder: Config, images: int, dtype: torch.dtype
+) -> Conditioning:
+    """Text features and pooled vectors of these many images."""
+    import torch
+
+    tokens = text_encoder["max_position_embeddings"] + T5_TOKENS
+    return Conditioning(
+        text=torch.empty(images, tokens, text_width(transformer), dtype=dtype),
+        pooled=torch.empty(images, int(transformer["pooled_projection_dim"]), dtype=dtype),
+    )
+
+
+FAMILY = Family(
+    name="stable-diffusion-3",
+    pipeline="diffusers:StableDiffusion3Pipeline",
+    component="transformer",
+    classes={
+        "transformer": "diffusers:SD3Transformer2DModel",
+        "vae": "diffusers:AutoencoderKL",
+        "text_encoder": "transformers:CLIPTextModelWithProjection",
+        "text_encoder_2": "transformers:CLIPTextModelWithProjection",
+        "text_encoder_3": "transformers:T5EncoderModel",
+    },
+    tokenizers=("tokenizer", "tokenizer_2"),
+    loading={"feature_extractor": None, "image_encoder": None},
+    single_file={
+        "transformer": ("model.diffusion_model.",),
+        "autoencoder": ("first_stage_model.",),
+        "text encoder": ("text_encoders.",),
+    },
+    latent_shape=latent_shape,
+    image_factor=stable_diffusion.image_factor,
+    text_width=text_width,
+    prediction=prediction,
+    encode_text=encode_text,
+    feature_widths=feature_widths,
+    generation=generation,
+    noise_path=noise_path,
+    moments=stable_diffusion.moments,
+    normalised=normalised,
+    denoise=denoise,
+    targets={"attention": (*IMAGE, *TEXT), "attention+ff": (*IMAGE, *TEXT, *FORWARD)},
+    target_widths=target_widths,
+    conditioning_shapes=conditioning_shapes,
+)

@@ -1,0 +1,70 @@
+"""What every family keeps: an expert is encoded, trained, written, and draws the same in plain
+diffusers; batches and stops change nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from experts.test_encode_pairs import encoded, pairs
+from experts.test_train_experts import CONFIG, changed, last, trained
+
+from selma.adapters.applying import applied
+from selma.backbones.text_to_image import ADAPTER_FILE
+from selma.experts import checkpoints
+from selma.records.adapters import AppliedAdapter
+
+SHAPES = (*tiny.SHAPES, *tiny.FLOW_SHAPES)
+STRONG = changed(learning_rate=0.05)
+"""Of which two steps are seen in every pixel."""
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_expert_draws_the_same_in_plain_diffusers(tmp_path: Path, shape: str) -> None:
+    model = tiny.load(shape)
+    data = encoded(tmp_path, pairs(tmp_path), model=lambda: model)
+    path = trained(tmp_path / "expert", model, data, STRONG)
+    file = checkpoints.newest(path / "checkpoints").path / ADAPTER_FILE
+    (base,) = model.generate(["a cat"], seeds=[5], steps=3, guidance=3.0, batch_size=1)
+    with applied(model, [AppliedAdapter(path=file)]):
+        (ours,) = model.generate(["a cat"], seeds=[5], steps=3, guidance=3.0, batch_size=1)
+    assert base.tobytes() != ours.tobytes()
+    plain = type(model.pipe).from_pretrained(
+        tiny.folder(shape), **{k: v for k, v in model.family.loading.items() if v is None}
+    )
+    plain.set_progress_bar_config(disable=True)
+    plain.load_lora_weights(file)
+    made = plain(
+        "a cat",
+        num_inference_steps=3,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(5),
+    ).images[0]
+    differ = [abs(a - b) for a, b in zip(made.tobytes(), ours.tobytes(), strict=True)]
+    assert max(differ) <= 1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_batches_change_no_image(shape: str) -> None:
+    model = tiny.load(shape)
+    texts = ["a cat", "two dogs", "a red bird on a house"]
+
+    def drawn(batch_size: int) -> list[bytes]:
+        made = model.generate(texts, seeds=[1, 2, 3], steps=3, guidance=3.0, batch_size=batch_size)
+        return [image.tobytes() for image in made]
+
+    together = drawn(3)
+    assert drawn(1) == together
+    (alone,) = model.generate(texts[1:2], seeds=[2], steps=3, guidance=3.0, batch_size=1)
+    assert alone.tobytes() == together[1]
+
+
+@pytest.mark.parametrize("shape", tiny.FLOW_SHAPES)
+def test_a_resumed_training_is_one_never_stopped(tmp_path: Path, shape: str) -> None:
+    model = tiny.load(shape)
+    data = encoded(tmp_path, pairs(tmp_path), model=lambda: model)
+    whole = last(trained(tmp_path / "whole", model, data, CONFIG))
+    trained(tmp_path / "again", model, data, CONFIG, stop_at=3)
+    assert last(trained(tmp_path / "again", model, data, CONFIG)) == whole
