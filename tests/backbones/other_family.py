@@ -125,6 +125,9 @@ class Straight:
     def to(self, device: torch.device) -> Straight:
         return self
 
+    def times(self, timesteps: Tensor) -> Tensor:
+        return timesteps
+
     def noisy(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         sigma = (timesteps / self.steps).view(-1, 1, 1, 1)
         return (1 - sigma) * x0 + sigma * noise

@@ -39,7 +39,7 @@ EXPERTS = ExpertsConfig(adapter=LoraConfig(rank=2), steps=3, batch_size=2, preci
 
 
 def test_the_rows_name_classes_that_are_there() -> None:
-    assert list(FAMILIES) == ["stable-diffusion", "stable-diffusion-xl"]
+    assert list(FAMILIES) == ["stable-diffusion", "stable-diffusion-xl", "stable-diffusion-3"]
     for family in FAMILIES.values():
         assert family.load_pipeline_class().__name__ == family.pipeline_class
         for part in family.classes:

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from selma.config.timesteps import TimestepsConfig
 from selma.experts.batches import Batches
 from selma.experts.flipping import may_flip
 
@@ -112,3 +113,25 @@ def test_timesteps_are_of_the_range_alone_and_nothing_else_changes():
     assert steps.min() == 600 and steps.max() == 899
     assert torch.equal(late.at(3).indices, everywhere.at(3).indices)
     assert torch.equal(late.at(3).noise, everywhere.at(3).noise)
+
+
+@pytest.mark.parametrize(
+    ("settings", "mean", "deviation"),
+    [
+        ({"kind": "uniform"}, 0.5, 0.289),
+        ({"kind": "logit_normal"}, 0.5, 0.208),
+        ({"kind": "logit_normal", "mean": 1.0}, 0.697, 0.183),
+        ({"kind": "mode"}, 0.5, 0.215),
+        ({"kind": "uniform", "shift": 3.0}, 0.676, 0.267),
+    ],
+)
+def test_timesteps_are_as_likely_as_the_settings_say(settings, mean, deviation):
+    """Means and deviations by numerical integration of arXiv:2403.03206, equations 19 and 20."""
+    drawn = batches(timesteps=TimestepsConfig(**settings), batch_size=20_000).at(0).timesteps
+    assert drawn.min() >= 0 and drawn.max() <= 999 and drawn.dtype == torch.long
+    assert abs(drawn.double().mean() / 1000 - mean) < 0.006
+    assert abs(drawn.double().std() / 1000 - deviation) < 0.006
+    bounded = batches(
+        timesteps=TimestepsConfig(**settings), min_timestep=600, train_timesteps=700, batch_size=500
+    )
+    assert set(bounded.at(1).timesteps.tolist()) <= set(range(600, 700))

@@ -24,6 +24,7 @@ from selma.config.rewards import (
     with_whole_rounds,
 )
 from selma.config.section import Probability, Section, kinds
+from selma.config.timesteps import TimestepsConfig
 
 JOINT = "joint"
 """The expert that is trained on all skills, by its name."""
@@ -65,6 +66,9 @@ class TrainingConfig(Section):
     max_timestep: PositiveInt | None = None
     """Timesteps of the noise schedule that are trained on: min to max - 1, and None is all. The
     noisy end decides what an image shows, the other its detail."""
+    timesteps: TimestepsConfig | None = None
+    """How likely each of them is; None is the base's family's own: uniform for SD and SDXL,
+    logit-normal for flows."""
     caption_dropout: Probability = 0.0
     """Share of captions replaced by the empty one; 0 as in the paper."""
     flip: bool = False
@@ -131,10 +135,10 @@ class ExpertsConfig(TrainingConfig):
     @model_validator(mode="after")
     def _sampled_timesteps(self) -> Self:
         bounded = self.min_timestep > 0 or self.max_timestep is not None
-        if isinstance(self.objective, PolicyObjective) and bounded:
+        if isinstance(self.objective, PolicyObjective) and (bounded or self.timesteps is not None):
             raise ValueError(
                 f"objective {self.objective.kind} learns at the timesteps of its own sampler; "
-                "leave min_timestep and max_timestep out"
+                "leave timesteps, min_timestep and max_timestep out"
             )
         return self
 

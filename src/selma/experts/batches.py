@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from selma.config.experts import TrainingConfig
+from selma.config.timesteps import UNIFORM, TimestepsConfig
 from selma.errors import ConfigError
 from selma.randomness import generator
 
 if TYPE_CHECKING:
+    from selma.backbones.text_to_image import TextToImage
     from selma.experts.encoding import Encoded
 
 
@@ -29,7 +31,7 @@ class Batch:
     indices: Tensor
     """[b] which pair."""
     timesteps: Tensor
-    """[b] uniform in min_timestep..train_timesteps-1."""
+    """[b] in min_timestep..train_timesteps-1, the higher the noisier."""
     noise: Tensor
     """[b, c, h, w] standard normal: ε."""
     posterior: Tensor
@@ -83,6 +85,8 @@ class Batches:
     sampled: bool = True
     """Whether latents are samples of their posteriors, rather than the modes."""
     min_timestep: int = 0
+    timesteps: TimestepsConfig = UNIFORM
+    """How likely each timestep from the least to the last is."""
     prior: Batches | None = None
     """Those of the class images."""
 
@@ -92,15 +96,20 @@ class Batches:
         stream = self._stream("step", step)
         return Batch(
             indices=self._indices(step),
-            timesteps=torch.randint(
-                self.min_timestep, self.train_timesteps, (b,), generator=stream
-            ),
+            timesteps=self._timesteps(stream),
             noise=torch.randn((b, *self.latent), generator=stream),
             posterior=torch.randn((b, *self.latent), generator=stream) * self.sampled,
             dropped=torch.rand(b, generator=stream) < self.caption_dropout,
             mirrored=(torch.rand(b, generator=stream) < 0.5) & self.flip,
             prior=None if self.prior is None else self.prior.at(step),
         )
+
+    def _timesteps(self, stream: torch.Generator) -> Tensor:
+        first, end, b = self.min_timestep, self.train_timesteps, self.batch_size
+        if self.timesteps.plain:
+            return torch.randint(first, end, (b,), generator=stream)
+        u = shares(self.timesteps, b, generator=stream)
+        return first + (u * (end - first)).long().clamp(0, end - first - 1)
 
     def _indices(self, step: int) -> Tensor:
         """Shuffled epochs one after the other; a batch may span two, so that all are full."""
@@ -114,20 +123,36 @@ class Batches:
         return generator(self.seed, "experts", self.skill, *names)
 
 
+def shares(settings: TimestepsConfig, count: int, *, generator: torch.Generator) -> Tensor:
+    """u of these many samples, [count] in [0, 1]; 1 is noise alone."""
+    from diffusers.training_utils import compute_density_for_timestep_sampling
+
+    u = compute_density_for_timestep_sampling(
+        settings.kind,
+        count,
+        logit_mean=settings.mean,
+        logit_std=settings.std,
+        mode_scale=settings.scale,
+        generator=generator,
+    )
+    shifted: Tensor = settings.shift * u / (1 + (settings.shift - 1) * u)
+    return shifted
+
+
 def training_batches(
     encoded: Encoded,
     config: TrainingConfig,
     *,
     skill: str,
     seed: int,
-    train_timesteps: int,
+    model: TextToImage,
     prior: Encoded | None = None,
 ) -> Batches:
     """Batches of encoded pairs by the settings; with a prior, each comes with one of the prior's.
 
-    train_timesteps: length of the base's noise schedule.  Raises ConfigError unless the settings'
-    timesteps lie in it.
+    Raises ConfigError unless the settings' timesteps lie in the base's noise schedule.
     """
+    train_timesteps = model.noise_path().steps
     end = train_timesteps if config.max_timestep is None else config.max_timestep
     if not config.min_timestep < end <= train_timesteps:
         raise ConfigError(
@@ -141,6 +166,7 @@ def training_batches(
         batch_size=config.batch_size,
         latent=tuple(encoded.mean.shape[1:]),  # type: ignore[arg-type]
         min_timestep=config.min_timestep,
+        timesteps=config.timesteps or model.family.timesteps,
         train_timesteps=end,
         caption_dropout=config.caption_dropout,
         flip=config.flip,

@@ -184,7 +184,7 @@ def mixture_learner(
         training.config,
         skill=MIXTURE,
         seed=training.seed,
-        train_timesteps=model.noise_path().steps,
+        model=model,
     )
     weights = GateWeights(model, mixture, training.config)
     return DenoisingLearner(model, encoded, weights, batches)
@@ -267,7 +267,7 @@ def measured_shares(file: MixtureFile, training: MixtureTraining) -> Shares:
                 update={"batch_size": min(size or training.config.batch_size, len(encoded))}
             )
             batches = training_batches(
-                encoded, config, skill=skill, seed=training.seed, train_timesteps=noise_path.steps
+                encoded, config, skill=skill, seed=training.seed, model=model
             )
             with model.denoiser_alone(), mixed(model.pipe, file.mixture, watch=means.add):
                 for step in range(-(-len(encoded) // config.batch_size)):

@@ -55,11 +55,13 @@ def image_recipe(base: BaseConfig, fitting: Fitting) -> dict[str, Any]:
 
 
 def training_settings(config: TrainingConfig, *, without: set[str]) -> dict[str, Any]:
-    """The settings that weights depend on, beyond their last digits. Averages that are off are not
-    told, so that what was trained before there were any is still what it was."""
+    """The settings that weights depend on, beyond their last digits. Averages that are off and
+    timesteps as the family draws them are not told, so that what was trained before there were any
+    is still what it was."""
     settings = config.model_dump(mode="json", exclude=without | {"deterministic"})
-    if settings["ema_decay"] is None:
-        del settings["ema_decay"]
+    for name in ("ema_decay", "timesteps"):
+        if settings[name] is None:
+            del settings[name]
     return settings
 
 

@@ -159,9 +159,7 @@ def expert_learner(
     from selma.experts.batches import training_batches
     from selma.experts.objectives import OBJECTIVES
 
-    batches = training_batches(
-        encoded, config, skill=skill, seed=seed, train_timesteps=model.noise_path().steps
-    )
+    batches = training_batches(encoded, config, skill=skill, seed=seed, model=model)
     parts = LearnerParts(
         model=model,
         encoded=encoded,

@@ -299,7 +299,7 @@ class _Stages:
                 training,
                 skill=self.skill,  # the same for all networks: equal batches, equal noise
                 seed=self.seed,
-                train_timesteps=base_model.noise_path().steps,
+                model=base_model,
             )
             conditioning_images = ConditioningImages(
                 [sample.conditioning_image for sample in self.samples], base_model.image_px

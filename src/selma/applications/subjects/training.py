@@ -199,7 +199,7 @@ def subject_learner(
         training,
         skill=skill,
         seed=seed,
-        train_timesteps=model.noise_path().steps,
+        model=model,
         prior=prior,
     )
     weights = AdapterWeights(model, adapter, training, skill=skill, seed=seed)

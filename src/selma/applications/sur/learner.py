@@ -35,6 +35,8 @@ class Scene:
 
     noisy: Tensor
     timesteps: Tensor
+    times: Tensor
+    """What the denoiser is told of the timesteps."""
     target: Tensor
     """What the denoising loss wants to be predicted."""
     captions: Conditioning
@@ -61,7 +63,7 @@ class SurLearner:
             self.config.training,
             skill=SKILL,
             seed=self.seed,
-            train_timesteps=self.model.noise_path().steps,
+            model=self.model,
         )
 
     def losses(self, batch: Batch, noise_path: NoisePath, *, step: int) -> Mapping[str, Tensor]:
@@ -98,7 +100,8 @@ class SurLearner:
         noise, timesteps = batch.noise.to(model.device), batch.timesteps.to(model.device)
         noisy = noise_path.noisy(x0, noise, timesteps).to(model.dtype)
         target = noise_path.target(x0, noise, timesteps)
-        return Scene(noisy, timesteps, target, samples.conditioning)
+        times = noise_path.times(timesteps)
+        return Scene(noisy, timesteps, times, target, samples.conditioning)
 
     def keywords(self, scene: Scene, batch: Batch) -> Conditioning:
         """The batch's keyword prompts in place of its captions."""
@@ -114,7 +117,7 @@ class SurLearner:
         """What the base predicts of a scene, whatever it is told."""
         model = self.model
         return model.family.denoise(
-            model.denoiser, scene.noisy, scene.timesteps, conditioning.to(model.dtype)
+            model.denoiser, scene.noisy, scene.times, conditioning.to(model.dtype)
         )
 
     @cached_property

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from selma.config.timesteps import UNIFORM, TimestepsConfig
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -84,6 +86,8 @@ class Family:
     denoise: Callable[[Any, Tensor, Tensor, Conditioning], Tensor]
     """(denoiser, noisy latents [b, c, h, w], timesteps [b], conditioning) → its prediction, of the
     latents' shape and the path's sign: here are time map, packing and a sign turned round."""
+    timesteps: TimestepsConfig = UNIFORM
+    """How likely a training draws each timestep unless told otherwise."""
     map_sides: Callable[[Config], tuple[int, ...]] | None = None
     """The denoiser's config → sides of the maps of its attention to the text, the finest first;
     None where image and text attend to each other in one."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from selma.backbones.families import stable_diffusion
 from selma.backbones.families.conditioning import Conditioning, PromptFeatures
 from selma.backbones.families.family import Config, Family
+from selma.config.timesteps import TimestepsConfig
 
 if TYPE_CHECKING:
     import torch
@@ -155,6 +156,7 @@ FAMILY = Family(
     moments=stable_diffusion.moments,
     normalised=normalised,
     denoise=denoise,
+    timesteps=TimestepsConfig(kind="logit_normal"),  # as the paper trained it
     targets={"attention": (*IMAGE, *TEXT), "attention+ff": (*IMAGE, *TEXT, *FORWARD)},
     target_widths=target_widths,
     conditioning_shapes=conditioning_shapes,
