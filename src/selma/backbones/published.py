@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from selma.backbones.bases import BASES, Base, located
+from selma.backbones.families import FAMILIES
 from selma.config.networks import BaseConfig
 
 Config = Mapping[str, Any]
@@ -55,11 +56,34 @@ def _clip(width: int, layers: int, heads: int) -> Config:
 
 
 _VIT_L, _VIT_H, _VIT_BIG_G = _clip(768, 12, 12), _clip(1024, 23, 16), _clip(1280, 32, 20)
-_BY_TEXT_WIDTH: dict[int, dict[str, Config]] = {
-    768: {"unet": _SD1, "text_encoder": _VIT_L},
-    1024: {"unet": _SD2, "text_encoder": _VIT_H},
-    2048: {"unet": _SDXL, "text_encoder": _VIT_L, "text_encoder_2": _VIT_BIG_G},
-}
+_T5_XXL = {
+    "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64,
+    "vocab_size": 32128, "feed_forward_proj": "gated-gelu",
+}  # fmt: skip
+_SD35 = {
+    "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": 24,
+    "attention_head_dim": 64, "num_attention_heads": 24, "joint_attention_dim": 4096,
+    "caption_projection_dim": 1536, "pooled_projection_dim": 2048, "pos_embed_max_size": 384,
+    "dual_attention_layers": list(range(13)), "qk_norm": "rms_norm",
+}  # fmt: skip
+_VAE_16 = _VAE | {
+    "latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609,
+    "use_quant_conv": False, "use_post_quant_conv": False, "force_upcast": True,
+}  # fmt: skip
+_NETWORKS: dict[tuple[str, int], dict[str, Config]] = {
+    ("stable-diffusion", 768): {"unet": _SD1, "text_encoder": _VIT_L, "vae": _VAE},
+    ("stable-diffusion", 1024): {"unet": _SD2, "text_encoder": _VIT_H, "vae": _VAE},
+    # SDXL's own autoencoder is widened from float16.
+    ("stable-diffusion-xl", 2048): {
+        "unet": _SDXL, "text_encoder": _VIT_L, "text_encoder_2": _VIT_BIG_G,
+        "vae": _VAE | {"force_upcast": True},
+    },
+    ("stable-diffusion-3", 4096): {
+        "transformer": _SD35, "text_encoder": _VIT_L, "text_encoder_2": _VIT_BIG_G,
+        "text_encoder_3": _T5_XXL, "vae": _VAE_16,
+    },
+}  # fmt: skip
+"""Family and width of its text features -> networks."""
 
 
 def published(base: BaseConfig) -> Base | None:
@@ -80,8 +104,9 @@ def in_cache(row: Base) -> bool:
 def published_configs(row: Base) -> dict[str, Config]:
     """Part of the pipeline → its network's config, as far as it decides shapes."""
     wanted = row.architecture
-    parts = _BY_TEXT_WIDTH[wanted.cross_width]
-    size = {"sample_size": wanted.image_px // 8, "cross_attention_dim": wanted.cross_width}
-    # SDXL's own autoencoder is widened from float16.
-    vae = _VAE | {"force_upcast": wanted.text_encoders == 2}
-    return {**parts, "unet": {**parts["unet"], **size}, "vae": vae}
+    parts = _NETWORKS[wanted.family, wanted.cross_width]
+    component = FAMILIES[wanted.family].component
+    size = {"sample_size": wanted.image_px // 8}
+    if component == "unet":
+        size["cross_attention_dim"] = wanted.cross_width
+    return {**parts, component: {**parts[component], **size}}
