@@ -22,13 +22,14 @@ from selma.finished import NotFinished, begun
 from selma.images.choosing import CANDIDATES
 from selma.manifests import sizes_only
 from selma.merged.searching import TRIALS
-from selma.pipeline import Stages, flow
+from selma.pipeline import Stages
 from selma.prompts.questions.sources import NAME as QUESTIONS
 from selma.prompts.skills import skill_names
 from selma.records.adapters import applied
 from selma.records.experts import Expert
 from selma.records.images import Pair
 from selma.records.merged import UNIFORM, Merged
+from selma.records.prompts import Prompt
 from selma.workspace import (
     EXPERTS,
     IMAGES,
@@ -147,8 +148,9 @@ class _Look:
         self.config = config
         self.stages_of = stages_of
         self.stages = stages_of(config)
+        self.prompts: dict[str, list[Prompt]] = {}
         self.pairs: dict[str, list[Pair]] = {}
-        """Skill → its pairs, for a joint expert."""
+        """Skill → its prompts, and its pairs, where they are finished."""
         self.experts: list[Expert] = []
         self.found: list[StageStatus] = []
 
@@ -172,8 +174,9 @@ class _Look:
             pairs = self._ask(IMAGES, name, wanted, stages.generate_pairs, prompts)
         else:
             pairs = self._ask_chosen(name, stages, prompts, count)
+        self.prompts |= prompts or {}
+        self.pairs |= pairs or {}
         if config.experts.joint is not None:
-            self.pairs |= pairs or {}
             return
         experts = self._ask(EXPERTS, name, config.experts.steps, stages.train_experts, pairs)
         self.experts += experts or []
@@ -235,7 +238,8 @@ class _Look:
             )
         generated = None if None in images.values() else images
         card = self._ask(SCORES, "scorecard", None, stages.score_models, generated, ready)
-        self._ask(REPORT, "index.html", None, lambda _: flow(stages), card)
+        parts = (self.prompts, self.pairs, ready, merged, generated, card)
+        self._ask(REPORT, "index.html", None, stages.write_report, *parts)
 
     def _ask_images(self, name: str, call: Callable[..., Path], *needs: Any) -> Path | None:
         wanted = len(self.stages.benchmark_prompts) * self.config.scores.seeds
