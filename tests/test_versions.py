@@ -299,6 +299,20 @@ def test_a_damaged_item_of_other_versions_is_made_again(
     assert [file.name for file in path.iterdir()] == ["plan.json"]
 
 
+def test_damage_is_named_whatever_the_versions_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upgrade(monkeypatch, selma="0.1.0")
+    old = made(Workspace(tmp_path), IMAGES, "coco", "old", settings=1)
+    file = next(path for path in old.path.iterdir() if path.suffix not in (".json",))
+    file.write_bytes(b"x" * file.stat().st_size)
+    manifests.forget()
+    upgrade(monkeypatch, selma="0.2.0")
+    asked(Workspace(tmp_path), IMAGES, "coco", settings=1).begin()
+    said = capsys.readouterr().err
+    assert "its sha256 is not the manifest's" in said and "--keep" not in said
+
+
 # A whole run
 
 

@@ -126,8 +126,9 @@ def verified(path: Path, *, raises: type[SelmaError] = DataError) -> Path:
 
 
 def all_faults(root: Path) -> Iterator[tuple[Path, str]]:
-    """(file, what is wrong with it) of finished items in the folder, superseded ones aside."""
-    for path in sorted(root.rglob(FILE)):
+    """(file, what is wrong with it) of finished items in the folder, superseded ones aside. Raises
+    the error of a folder that cannot be read: what is not looked at is not sound."""
+    for path in _named_so(root):
         if not _is_of_an_item(path) or SUPERSEDED in path.relative_to(root).parts:
             continue
         manifest = read_manifest(path.parent)
@@ -144,6 +145,17 @@ def all_faults(root: Path) -> Iterator[tuple[Path, str]]:
                 fault = f"it cannot be verified: {error}"
             if fault:
                 yield path.parent / name, fault
+
+
+def _named_so(root: Path) -> list[Path]:
+    """What has a manifest's name, in order."""
+
+    def refused(error: OSError) -> None:
+        with failures(Path(error.filename or root), task="read"):
+            raise error
+
+    walked = os.walk(root, onerror=refused)
+    return sorted(Path(place, FILE) for place, names, files in walked if FILE in (*files, *names))
 
 
 NO_MANIFEST = "it is not what was written"

@@ -326,7 +326,10 @@ class Item:
         """Put aside what other versions made, but take along what was paid for: a server's replies
         are not of our making. At no moment are such files without a plan that tells whose they
         are."""
-        _say_upgraded(earlier.change, self.name)
+        if wrong := _faults_in(earlier.folder):  # which no --keep would take
+            self._say(wrong)
+        else:
+            _say_upgraded(earlier.change, self.name)
         paid = [name for name in self.paid if (earlier.folder / name).is_file()]
         key = recipe_key(earlier.recipe)
         if earlier.folder != self.path:

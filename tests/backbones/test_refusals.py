@@ -387,7 +387,6 @@ def test_a_page_in_place_of_a_reply_is_named():
     "answer",
     [
         {"choices": [{"message": []}]},
-        {"choices": [{"message": {"content": "a dog"}}], "usage": {"prompt_tokens": "many"}},
         {"choices": {"message": {"content": "a dog"}}},
     ],
 )
@@ -396,3 +395,13 @@ def test_an_answer_of_another_shape_is_told_of_in_our_words(answer):
     with serving(Script(told(200, answer))) as script, named as caught:
         ask(model(script))
     assert "Error" not in str(caught.value) and "object" not in str(caught.value)
+
+
+@pytest.mark.parametrize("tokens", ['"many"', "-5", "1e999", "[1]", str(10**30), "true"])
+def test_a_reply_is_kept_whatever_its_tokens_are_said_to_be(tokens):
+    usage = f'{{"prompt_tokens": {tokens}, "completion_tokens": 3}}'
+    answer = f'{{"choices": [{{"message": {{"content": "a dog"}}}}], "usage": {usage}}}'
+    with serving(Script(told(200, answer, "application/json"))) as script:
+        reply = ask(model(script))
+    assert reply.text == "a dog" and reply.reply_tokens == 3
+    assert reply.prompt_tokens == (1 if tokens == "true" else 0)

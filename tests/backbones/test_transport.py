@@ -299,7 +299,12 @@ def test_the_librarys_own_variable_is_hidden_too(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    "address", [f"http://me:{MARK}@[host", f"http://me:{MARK}/x@host", f"http://h:99999/{MARK}"]
+    "address",
+    [
+        *(f"http://me:{MARK}@[host", f"http://me:{MARK}/x@host", f"http://h:99999/{MARK}"),
+        *("", "http://", f"localhost:8000/{MARK}", f"me:{MARK}@127.0.0.1:9/v1", "http://a b/v1"),
+        *("ftp://h/v1", "http:///v1", "http://:80/v1"),
+    ],
 )
 def test_what_is_no_address_is_refused_without_showing_it(address: str) -> None:
     with pytest.raises(ConfigError, match="must be a server's address") as refused:

@@ -167,6 +167,21 @@ def test_looking_at_a_run_writes_nothing(run: RunConfig) -> None:
     assert not page.exists()
 
 
+def test_what_cannot_be_read_is_not_said_to_be_sound(
+    run: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, plain = run.run_folder / "4-merged", os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", path)
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(SelmaError, match=f"{closed}.*Permission denied"):
+        list(all_faults(run.run_folder))
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "plan.json"])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_flipped_bit_of_a_manifest_or_plan_makes_nothing_else(

@@ -26,6 +26,7 @@ from selma.backbones.parameters import Parameters
 from selma.backbones.refusals import advice, as_sentence, reason
 from selma.backbones.server_address import Address
 from selma.config.networks import Server
+from selma.config.section import MOST
 from selma.errors import BackendError, ConfigError
 from selma.texts import without_logins
 
@@ -94,7 +95,8 @@ class Requests:
         self._first_wait_s = first_wait_s
         try:
             # The library's own variable, read here so that what it holds is hidden as well.
-            self._address = Address.of(server.base_url or os.environ.get("OPENAI_BASE_URL"))
+            theirs = os.environ.get("OPENAI_BASE_URL") or None
+            self._address = Address.of(theirs if server.base_url is None else server.base_url)
         except ValueError as error:
             raise ConfigError(
                 f"{setting}.base_url must be a server's address, as http://127.0.0.1:8080/v1, but "
@@ -214,12 +216,10 @@ class Requests:
         if any(secret in text for secret in self._secrets if len(secret) >= _TELLING):
             raise _Passing("the reply repeats the key, or what is private in the address")
         usage = getattr(answer, "usage", None)
-        read, written = (
-            max(int(getattr(usage, name, None) or 0), 0)
-            for name in ("prompt_tokens", "completion_tokens")
-        )
+        counts = [_tokens(usage, name) for name in ("prompt_tokens", "completion_tokens")]
+        read, written = (count or 0 for count in counts)
         # Where a server does not count, the limit on cost must still hold: take the most.
-        cost = self._limits.price(read, written) if usage is not None else most
+        cost = most if usage is None or None in counts else self._limits.price(read, written)
         quiet = silence(choices[0]) if not text.strip() else ""
         left_out = self._parameters.left_out
         return Answered(text, quiet, choices[0], read, written, cost, left_out)
@@ -279,6 +279,14 @@ class Requests:
         # Jitter keeps requests that failed together from coming back together.
         grown = self._first_wait_s * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
         return min(_LONGEST_WAIT_S, grown if retry_after is None else max(retry_after, 0.0))
+
+
+def _tokens(usage: Any, name: str) -> int | None:
+    """A count that a server told, 0 where it told none; None for what is no number of tokens."""
+    told = getattr(usage, name, None) or 0
+    if not isinstance(told, int | float) or not 0 <= told <= MOST:
+        return None
+    return int(told)
 
 
 def _instead(answer: Any) -> str:

@@ -30,8 +30,10 @@ class Address:
             return cls(None)
         parts = urlsplit(url)
         _ = parts.port  # raises, as urlsplit itself for other faults
-        if parts.netloc and parts.scheme not in ("http", "https"):
-            raise ValueError("a server is asked by http or https")
+        if parts.scheme not in ("http", "https"):
+            raise ValueError("a server is asked by http or https, which its address begins with")
+        if not parts.hostname or any(mark.isspace() for mark in parts.netloc):
+            raise ValueError("a server's address names its host after http:// or https://")
         login, _, _ = parts.netloc.rpartition("@")
         return cls(bare_address(url), unquote(login), parts.query, parts.fragment)
 
