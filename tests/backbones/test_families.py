@@ -24,7 +24,7 @@ from selma.config.adapters import LoraConfig
 from selma.config.experts import ExpertsConfig
 from selma.config.images import ImagesConfig
 from selma.config.networks import BaseConfig
-from selma.errors import ModelError
+from selma.errors import ConfigError, ModelError
 from selma.experts.memory import training_need
 from selma.experts.skills import train_experts
 from selma.images.generating import generate_pairs
@@ -195,3 +195,10 @@ def test_commands_know_an_added_family(base: BaseConfig, tmp_path: Path) -> None
     )
     assert drawn.exit_code == 0, drawn.output
     assert out.is_file()
+
+
+def test_no_rescaled_guidance_is_dropped_unsaid() -> None:
+    base = tiny.base("sd3").model_copy(update={"guidance_rescale": 0.5})
+    model = load_text_to_image(base)
+    with pytest.raises(ConfigError, match=r"base\.guidance_rescale must be 0"):
+        list(model.generate(["a cat"], seeds=[1], steps=1, guidance=3.0, batch_size=1))

@@ -46,8 +46,8 @@ class TrainingConfig(Section):
     several times less memory. Changes no result beyond the last digits."""
     deterministic: bool = True
     """On a GPU, train by algorithms alone that leave equal bits whenever they run, or a resumed
-    training is not quite one that was never stopped. Costs about a quarter more time there; a CPU
-    always does. Where a base needs another algorithm, training stops and says so."""
+    training is not quite one that was never stopped. Costs some time there; a CPU always does.
+    Where a base needs another algorithm, training stops and says so."""
     learning_rate: PositiveFloat = 3e-4
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: NonNegativeInt = 0

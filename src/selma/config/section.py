@@ -29,7 +29,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from selma.errors import ConfigError
 from selma.randomness import SEEDS
 from selma.registry import added_rows, left_out
-from selma.texts import legible, quoted, without_logins
+from selma.texts import place, quoted, without_logins
 
 Model = TypeVar("Model", bound=BaseModel)
 MOST_MISTAKES = 50
@@ -240,16 +240,10 @@ def _place(settings: type[Section], key: Sequence[str | int]) -> tuple[str, type
         # A part that is no field's name says where in a list, or which of several kinds.
         named = [s for s in sections if part in (s.__name__, _kind(s))]
         if fields or not named:
-            names.append(part if part in section.model_fields else _legible(part))
+            names.append(part if part in section.model_fields else place([part]))
         sections = below or named or sections
     whole = "file" if "config" in settings.model_fields else "config"
     return ".".join(names) or whole, section
-
-
-def _legible(part: str | int) -> str:
-    """A key that somebody made up."""
-    text = legible(str(part))
-    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _sections(types: Sequence[Any]) -> Iterator[type[Section]]:

@@ -97,7 +97,7 @@ def generation(
 ) -> dict[str, Any]:
     """The pipeline's arguments."""
     return {
-        **prompts_named(prompts),
+        **_prompts(prompts),
         "latents": latents,
         "num_inference_steps": steps,
         "guidance_scale": guidance,
@@ -105,8 +105,7 @@ def generation(
     }
 
 
-def prompts_named(prompts: Sequence[str] | PromptFeatures) -> dict[str, Any]:
-    """Texts or their features under the names that the pipelines give them."""
+def _prompts(prompts: Sequence[str] | PromptFeatures) -> dict[str, Any]:
     if not isinstance(prompts, PromptFeatures):
         return {"prompt": list(prompts)}
     positive, negative = prompts.positive, prompts.negative

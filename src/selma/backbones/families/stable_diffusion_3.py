@@ -10,6 +10,7 @@ from selma.backbones.families import stable_diffusion
 from selma.backbones.families.conditioning import Conditioning, PromptFeatures
 from selma.backbones.families.family import Config, Family
 from selma.config.timesteps import TimestepsConfig
+from selma.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -78,13 +79,16 @@ def generation(
     guidance: float,
     guidance_rescale: float,
 ) -> dict[str, Any]:
-    """The pipeline's arguments. It knows no rescaled guidance."""
-    return {
-        **stable_diffusion.prompts_named(prompts),
-        "latents": latents,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-    }
+    """The pipeline's arguments. Raises ConfigError for rescaled guidance: it has none."""
+    if guidance_rescale:
+        raise ConfigError(
+            f"base.guidance_rescale must be 0 for {FAMILY.name}, whose pipeline rescales no "
+            f"guidance, but is {guidance_rescale}."
+        )
+    arguments = stable_diffusion.generation(
+        prompts, latents, steps=steps, guidance=guidance, guidance_rescale=0.0
+    )
+    return {name: value for name, value in arguments.items() if name != "guidance_rescale"}
 
 
 def noise_path(scheduler: Config) -> NoisePath:
