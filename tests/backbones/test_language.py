@@ -344,7 +344,8 @@ def test_an_absurd_wait_is_capped_and_kept_within_the_limit_on_time(served):
 
 
 def test_waits_grow_with_jitter(served):
-    model = served(Script())
+    with serving(Script()) as script:
+        model = served(script)
     waits = [[model._requests._wait(attempt, None) for _ in range(50)] for attempt in (1, 2, 3)]
     assert all(0.0075 <= wait <= 0.0125 for wait in waits[0])
     assert min(waits[2]) > max(waits[0]) and len(set(waits[1])) > 1
