@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from attacks import Attack
+
+import selma
 
 STOPPED = """
 import os, runpy, signal, sys
@@ -37,6 +40,44 @@ def test_a_signal_amid_the_first_imports_ends_it_silently(name: str, attack: Att
     with attack("signals: the first imports"):
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=120)
         assert done.returncode == -getattr(signal, name) and done.stderr == b""
+
+
+BEFORE = """
+import sys
+sys.path.insert(0, {source!r})
+import _signal
+handler, imported = _signal.getsignal(_signal.SIGINT), []
+
+def note(event, words):
+    if event == "import" and _signal.getsignal(_signal.SIGINT) is handler:
+        imported.append(words[0])
+
+sys.addaudithook(note)
+sys.argv = ["selma", "--help"]
+from selma.__main__ import main
+try:
+    main()
+finally:
+    print(imported)
+"""
+
+
+def test_the_command_takes_ctrl_c_over_before_it_imports_anything() -> None:
+    # Isolated from the site, whose own imports would hide ours.
+    program = BEFORE.format(source=str(Path(selma.__file__).parents[1]))
+    packages = f"import sys; sys.path.append({str(Path(typer.__file__).parents[1])!r})\n"
+    words = [sys.executable, "-I", "-S", "-c", packages + program]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == str(["selma.__main__", "selma"]), done.stderr
+
+
+def test_as_a_library_selma_leaves_signals_alone() -> None:
+    program = (
+        "import signal; before = [signal.getsignal(n) for n in signal.valid_signals()]\n"
+        "import selma; [getattr(selma, name) for name in selma.__all__]\n"
+        "assert before == [signal.getsignal(n) for n in signal.valid_signals()]"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

@@ -12,12 +12,10 @@ The flow, each stage a folder of the run (SELMA, arXiv:2403.06952):
 `selma.run(selma.load_config(path))` does all of it; `selma.pipeline` has each stage by itself.
 """
 
-from __future__ import annotations
-
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing's own is an import, and here is none: see `selma.__main__`
 if TYPE_CHECKING:
+    from typing import Any
+
     from selma.adapters.converting import convert
     from selma.applications.loading import check_config, load_config
     from selma.config import RunConfig
@@ -49,8 +47,10 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     # Imported on first use, so that `selma --help` needs no model library, nor even pydantic.
     if name not in _HOME:
         raise AttributeError(f"module 'selma' has no attribute {name!r}")
+    from importlib import import_module
+
     return getattr(import_module(f"selma.{_HOME[name]}"), name)

@@ -1,16 +1,21 @@
-"""`python -m selma` is the command `selma`."""
+"""`python -m selma` is the command `selma`.
 
-from __future__ import annotations
+Until `main` has begun, Ctrl-C is a traceback of Python's own: neither this file nor
+`selma/__init__` imports anything before that.
+"""
 
-import signal
-from typing import NoReturn
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
-def main() -> NoReturn:
+def main() -> "NoReturn":
     """Run the command."""
+    import _signal  # type: ignore[import-not-found]  # built in; `signal` imports others
+
     # Until it has handlers of its own, Ctrl-C ends the process as it is, rather than by an
     # exception in the midst of some import.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     from selma.cli import main as run_command
 
     run_command()
