@@ -68,6 +68,32 @@ def test_another_recipe_moves_the_old_result_aside(tmp_path: Path) -> None:
     assert again(folder, steps=2).done and not again(folder).done
 
 
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ({"experts": {"rank": 4, "init": "zero"}}, "experts.rank"),
+        ({"experts": {"rank": 2, "init": "zero", "alpha": 1}}, "experts.alpha"),
+        ({"code": 2}, "code"),
+        ({"betas": [0.9, 0.9]}, "betas"),
+        ({"versions": {"torch": "0.1"}, "seed": 2}, "seed, version of torch"),
+        ({"made_of": {"spatial": "parent"}}, "parent 2-images/spatial"),
+        ({"a": 1, "b": 1, "c": 1, "seed": 2}, "a, b, c, 1 more"),
+    ],
+)
+def test_what_differs_in_a_recipe_is_named(
+    tmp_path: Path, recipe: dict[str, object], words: str
+) -> None:
+    folder = Workspace(tmp_path)
+    there = {"experts": {"rank": 2, "init": "zero"}, "seed": 1, "betas": [0.9, 0.99]}
+    finished(folder, **there, made_of={"spatial": "0" * 16})
+    if recipe.get("made_of"):
+        recipe = {"made_of": {"spatial": folder.item(IMAGES, "spatial", recipe={"steps": 1}).key}}
+    now = again(folder, **{**there, "made_of": {"spatial": "0" * 16}, **recipe})
+    assert now.change == f"other {words}"
+    finished(folder, **there)
+    assert again(folder, **there).change == ""
+
+
 def test_guests_stay_where_they_are(tmp_path: Path) -> None:
     """Another flow's page and item in the folder, before there is anything else and afterwards."""
     folder, guests = Workspace(tmp_path), ("page.html", "_other")
@@ -626,7 +652,7 @@ def test_finished_makes_nothing(tmp_path: Path, there: str) -> None:
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(NotFinished, match="selma images CONFIG") as caught:
         _ = again(Finished(tmp_path)).done
-    assert ("other settings" in str(caught.value)) == (there == "other settings")
+    assert ("there with other steps." in str(caught.value)) == (there == "other settings")
     assert sorted(tmp_path.rglob("*")) == before
 
 

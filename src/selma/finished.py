@@ -46,7 +46,9 @@ class NotFinished(WorkspaceError):
         parts = item.name.split("/")
         above = ("/".join(parts[:count]) for count in range(len(parts), 0, -1))
         command = next(commands[name] for name in above if name in commands)
-        state = "there with other settings" if item.path.exists() and not begun(item) else "not"
+        state = "not"
+        if item.path.exists() and not begun(item):
+            state = f"there with {item.change or 'other settings'}"
         advice = ""
         if (earlier := item.earlier()) is not None:
             state = f"there by {earlier.change}"

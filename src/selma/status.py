@@ -61,6 +61,8 @@ class StageStatus:
     want: int | None = None
     why: str = ""
     """What keeps an unknown item from being looked at."""
+    change: str = ""
+    """Where what is there is of another recipe; see `Item.change`."""
 
 
 def statuses(config: RunConfig) -> list[StageStatus]:
@@ -126,7 +128,7 @@ def table(statuses: Sequence[StageStatus]) -> Table:
     """All statuses as a table for a terminal."""
     rows = Table("stage", "item", "there", "to be made", box=None, pad_edge=False)
     for status in statuses:
-        state: str = "begun" if status.state == "partial" else status.state
+        state: str = "begun" if status.state == "partial" else status.change or status.state
         if status.state == "partial" and status.have is not None:
             state = f"{status.have} of {status.want}" if status.want else str(status.have)
         rows.add_row(status.stage, status.name, state, _to_make(status))
@@ -261,7 +263,9 @@ class _Look:
         try:
             result = call(*needs)
         except NotFinished as missing:
-            return StageStatus(stage, name, *_state(missing.item), want), None
+            state, have = _state(missing.item)
+            change = missing.item.change if state.startswith("other") else ""
+            return StageStatus(stage, name, state, have, want, change=change), None
         except (ConfigError, TooFewPairs) as error:  # a merge method whose package is gone, say
             return StageStatus(stage, name, "unknown", want=want, why=str(error)), None
         return StageStatus(stage, name, "done", want, want), result

@@ -229,6 +229,15 @@ class Item:
                 found.append((order, Earlier(folder, recipe, difference(recipe, self.recipe))))
         return max(found, key=lambda each: each[0])[1] if found else None
 
+    @property
+    def change(self) -> str:
+        """Where the recipe of what lies in its place is another, in words: "other experts.steps,
+        version of torch, parent 2-images/coco"; "" if that is its own, or nobody knows it."""
+        parents = {key: min(names) for key, names in _asked_for.get(self.root, {}).items()}
+        changes = sorted(_changes(_recorded(self.path) or self.recipe, self.recipe, parents))
+        more = [f"{len(changes) - 3} more"] if len(changes) > 3 else []
+        return f"other {', '.join([*changes[:3], *more])}" if changes else ""
+
     def _places(self) -> list[Path]:
         """Folders in which other versions of it may lie."""
         if not self.by_key:
@@ -483,6 +492,20 @@ class Item:
             if not target.exists() or (begun and not (target / PLAN).exists()):
                 return target
         raise WorkspaceError(f"{self.root / 'superseded'} is full; remove what is not needed.")
+
+
+def _changes(
+    there: Mapping[str, Any], now: Mapping[str, Any], parents: Mapping[str, str], at: str = ""
+) -> Iterator[str]:
+    """Each entry in which two recipes differ. parents: key → item that has it now."""
+    for name in {**now, **there}:
+        old, new = there.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            inside = "version of " if at + name == VERSIONS else f"{at}{name}."
+            yield from _changes(old, new, parents, inside)
+        elif old != new:
+            parent = parents.get(new) if isinstance(new, str) else None
+            yield f"parent {parent}" if parent else f"{at}{name:.60}"
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -22,7 +22,7 @@ from selma.finished import NotFinished
 from selma.images.on_demand import generate, save_images
 from selma.records.adapters import AppliedAdapter
 from selma.scores.hps import STYLES, run_results
-from selma.status import present, statuses
+from selma.status import present, statuses, table
 from selma.workspace import Workspace
 
 
@@ -114,7 +114,10 @@ def test_status_follows_the_flow(place: Path, address: str, merged: RunConfig) -
 
 
 def test_status_knows_other_settings(place: Path, address: str, merged: RunConfig) -> None:
-    there = states(config(place, address, images={"steps": 3}))
+    other = config(place, address, images={"steps": 3})
+    assert {s.change for s in statuses(other) if s.state == "other settings"} == {"other steps"}
+    assert "other steps" in table(statuses(other)).columns[2].cells
+    there = states(other)
     assert there["1-prompts", "coco"] == "done"
     assert there["2-images", "coco"] == "other settings"
     assert there["3-experts", "coco"] == "waits"
