@@ -9,7 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from attacks import Attack
@@ -520,6 +522,7 @@ def test_a_thousand_pairs_of_starters(tmp_path: Path, before: str, attack: Attac
 
 HOLD = """
 import sys
+import tracemalloc
 from pathlib import Path
 from selma.workspace import Workspace
 with Workspace(Path(sys.argv[1])).locked():
@@ -654,6 +657,23 @@ def test_finished_makes_nothing(tmp_path: Path, there: str) -> None:
         _ = again(Finished(tmp_path)).done
     assert ("there with other steps." in str(caught.value)) == (there == "other settings")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_journal_is_read_a_line_at_a_time_and_from_where_it_was_left(tmp_path: Path) -> None:
+    folder = Workspace(tmp_path)
+    assert folder.journal_end() == 0 and folder.spent(IMAGES) == 0
+    line = json.dumps({"stage": IMAGES, "event": "request", "cost": 1, "about": "x" * 1000}) + "\n"
+    (tmp_path / "journal.jsonl").write_text(line * 20_000)
+    end = folder.journal_end()
+    tracemalloc.start()
+    assert folder.spent(IMAGES) == 20_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < end / 10
+    folder.journal(IMAGES, what="rest")
+    with mock.patch("json.loads", wraps=json.loads) as parsed:
+        assert [line["what"] for line in folder.read_journal(start=end)] == ["rest"]
+    assert parsed.call_count == 1
 
 
 def test_amounts_that_no_log_has_are_passed_over(tmp_path: Path) -> None:

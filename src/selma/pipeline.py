@@ -636,12 +636,12 @@ class Stages(Generic[Run]):
         if not processes.main():
             yield self.folder
             return
-        before, started = len(self.folder.read_journal()), time.monotonic()
+        before, started = self.folder.journal_end(), time.monotonic()
         yield self.folder
         spent = time.monotonic() - started
         journalled = sum(
             line.get("seconds", 0)
-            for line in self.folder.read_journal()[before:]
+            for line in self.folder.read_journal(start=before)
             if "event" not in line  # a request's time is part of its skill's
         )
         if spent - journalled > 0.1:  # less is looking at what is finished

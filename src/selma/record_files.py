@@ -3,7 +3,6 @@ that names file and line."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -71,22 +70,23 @@ def read_lines(path: Path, *, repair: bool = False) -> list[dict[str, Any]]:
     return read_rows(path, dict[str, Any], repair=repair)
 
 
-def readable_rows(path: Path, shape: type[Shape]) -> tuple[list[Shape], list[int]]:
-    """The values of a log, and the numbers of lines that are none; nothing is refused.
+def readable_rows(
+    path: Path, shape: type[Shape], *, start: int = 0, broken: list[int] | None = None
+) -> Iterator[Shape]:
+    """The values of a log from this byte on, one at a time; nothing is refused.
 
-    A log cannot be made again, so that a broken line costs no more than itself. One that is cut off
-    at the end is passed over without a word: whoever adds the next line mends it.
+    A log cannot be made again, so that a broken line costs no more than itself; its number goes
+    into `broken`. One that is cut off at the end is passed over without a word: whoever adds the
+    next line mends it.
     """
-    rows, broken = [], []
-    for number, line in _lines(path, False):
+    for number, line in _lines(path, False, start):
         value, fault = _parsed(line)
         if not fault:
             value, fault = _shaped(value, shape)
         if not fault:
-            rows.append(cast(Shape, value))
-        elif line.endswith(b"\n"):
+            yield cast(Shape, value)
+        elif line.endswith(b"\n") and broken is not None:
             broken.append(number)
-    return rows, broken
 
 
 def cut_torn_line(path: Path) -> None:
@@ -105,14 +105,16 @@ def ends_whole(path: Path) -> bool:
         return file.read() in (b"", b"\n")
 
 
-def _lines(path: Path, repair: bool) -> Iterator[tuple[int, bytes]]:
-    """Each line with its end, if it has one."""
+def _lines(path: Path, repair: bool, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Each line with its end, if it has one, from this byte on; no more than it is in memory."""
     if not path.exists():
         return
     if repair:
         cut_torn_line(path)
     # By \n alone: what else ends a line elsewhere may stand inside a prompt.
-    yield from enumerate(io.BytesIO(read_regular(verified(path))), 1)
+    with regular(verified(path)) as file:
+        file.seek(start)
+        yield from enumerate(file, 1)
 
 
 def _parsed(data: bytes) -> tuple[Any, str]:

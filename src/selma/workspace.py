@@ -606,16 +606,21 @@ class Workspace:
         cut_torn_line(path)  # of a process that was killed
         append_line(path, {"time": time.time(), "stage": stage, **facts})
 
-    def read_journal(self) -> list[dict[str, Any]]:
-        """The journal's lines; one that is damaged is passed over, and said once in a process."""
-        path = self.root / JOURNAL
-        lines, broken = readable_rows(path, JournalLine)
-        if broken:
+    def read_journal(self, *, start: int = 0) -> Iterator[Mapping[str, Any]]:
+        """The journal's lines from this byte on, one at a time; one that is damaged is passed over,
+        and said once in a process."""
+        path, broken = self.root / JOURNAL, list[int]()
+        yield from readable_rows(path, JournalLine, start=start, broken=broken)
+        if broken and not start:
             _say_once(
                 f"{path} has {counted(len(broken), 'damaged line')}, line {broken[0]} first; "
                 "passed over, while what the others say of costs and times still counts."
             )
-        return [dict(line) for line in lines]
+
+    def journal_end(self) -> int:
+        """Bytes of the journal, from which on what is added later is read."""
+        path = self.root / JOURNAL
+        return path.stat().st_size if path.is_file() else 0
 
     def spent(self, stage: str) -> float:
         """What a stage's requests to servers have cost so far, by the journal."""

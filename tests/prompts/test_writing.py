@@ -319,7 +319,7 @@ def test_what_a_server_does_not_take_is_on_record(tmp_path):
     assert manifest["summary"]["left_out"] == ["seed"]
     (line,) = (tmp_path / "1-prompts/coco/replies.jsonl").read_text().splitlines()
     assert json.loads(line)["replies"][0]["left_out"] == ["seed"]
-    journal = Workspace(tmp_path).read_journal()
+    journal = list(Workspace(tmp_path).read_journal())
     assert [n["parameter"] for n in journal if n.get("event") == "left out"] == ["seed"]
 
 
@@ -416,7 +416,7 @@ def test_addresses_are_recorded_without_what_may_be_a_key(server, tmp_path):
 def test_each_request_is_in_the_journal_with_its_cost(server, tmp_path):
     prices = {"price_per_million_input": 1000.0, "price_per_million_output": 2000.0}
     write(config(server, backend=prices), tmp_path)
-    journal = Workspace(tmp_path).read_journal()
+    journal = list(Workspace(tmp_path).read_journal())
     requests = [line for line in journal if line.get("event") == "request"]
     assert len(requests) == len(server.asked)
     assert all(line["cost"] == pytest.approx(0.2) for line in requests)

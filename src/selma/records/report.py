@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class Findings:
     scorecard: Scorecard
     measure: MeasureInfo
     """The measure of the scorecard's scores."""
-    journal: list[dict[str, Any]] = field(default_factory=list)
+    journal: Iterable[Mapping[str, Any]] = ()
     """Lines with "stage", "seconds" and costs, in order; times live here and nowhere else."""
     lineage: dict[str, str] = field(default_factory=dict)
     """Base fingerprint, versions, keys of the items that led here."""

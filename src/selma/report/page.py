@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,18 +176,17 @@ def difference_axis(difference: Interval) -> dict[str, Any]:
     return {**ends, "ticks": ticks}
 
 
-def stage_times(journal: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def stage_times(journal: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Label, total seconds and total cost of each stage before the report. Interrupted runs count,
     since their time was spent."""
-    rows = []
-    for stage, label in STAGES.items():
-        lines = [line for line in journal if line.get("stage") == stage]
-        rows.append({
-            "label": label,
-            "seconds": _total(lines, "seconds"),
-            "cost": _total(lines, "cost"),
-        })  # fmt: skip
-    return rows
+    rows: dict[str, dict[str, Any]] = {
+        stage: {"label": label, "seconds": 0.0, "cost": 0.0} for stage, label in STAGES.items()
+    }
+    for line in journal:
+        if row := rows.get(line.get("stage", "")):
+            for name in ("seconds", "cost"):
+                row[name] += line.get(name, 0)
+    return list(rows.values())
 
 
 def shown_pairs(pairs: list[Pair], count: int) -> Iterator[tuple[str, str]]:
@@ -213,11 +212,6 @@ def _backend(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     prompts = settings.get("prompts")
     backend = prompts.get("backend") if isinstance(prompts, Mapping) else None
     return backend if isinstance(backend, Mapping) else {}
-
-
-def _total(lines: list[dict[str, Any]], name: str) -> float:
-    values = (line.get(name) for line in lines)
-    return float(sum(v for v in values if isinstance(v, int | float)))
 
 
 def _choice(settings: Mapping[str, Any]) -> Mapping[str, Any]:

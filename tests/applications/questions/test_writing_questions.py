@@ -99,7 +99,7 @@ def test_prompts_become_a_file_that_the_scorers_read(tmp_path: Path) -> None:
     assert summary["questions"] == 14 and summary["quarantined"] == 0
     # Each request cost 100 tokens read and 50 written.
     assert summary["requests"] == 21 and summary["cost"] == pytest.approx(21 * 0.002)
-    ledger = Workspace(tmp_path / "new" / "mine.csv.work").read_journal()
+    ledger = list(Workspace(tmp_path / "new" / "mine.csv.work").read_journal())
     paid = [line for line in ledger if line.get("event") == "request"]
     assert len(paid) == 21 and sum(line["cost"] for line in paid) == pytest.approx(0.042)
     assert not any(KEY.encode() in data for data in results(tmp_path).values())
@@ -250,7 +250,7 @@ def test_the_limit_on_cost_holds_over_runs(tmp_path: Path) -> None:
         for _ in range(3):
             with pytest.raises(BackendError, match="max_cost"):
                 write_questions(prompts(11), config(server, **limited), out)
-        lines = Workspace(tmp_path / "mine.csv.work").read_journal()
+        lines = list(Workspace(tmp_path / "mine.csv.work").read_journal())
         assert sum(line.get("cost", 0) for line in lines) <= 0.2
 
 

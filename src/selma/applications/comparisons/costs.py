@@ -23,7 +23,7 @@ def cost_of(
 
     but: a stage whose items were made with what the row's model does not need.
     """
-    journal = folder.read_journal()
+    journal = folder.told()
     wanted = _made_with(items, journal, but=but)
     last = {name: counts for name in wanted if (counts := _on_record(folder, name)) is not None}
     seconds = 0.0

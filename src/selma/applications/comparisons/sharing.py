@@ -90,6 +90,15 @@ class SharedWorkspace(Workspace):
         self.clock = clock or Clock()
         self.used: set[str] = set()
         self._last: dict[str, Path] = {}
+        self._told: list[dict[str, Any]] = []
+        self._told_to = 0
+
+    def told(self) -> list[dict[str, Any]]:
+        """The journal's lines about items; a row after the first reads what was added since."""
+        start, self._told_to = self._told_to, self.journal_end()
+        lines = self.read_journal(start=start)
+        self._told += [dict(line) for line in lines if line.get("event") in (DONE, WITH)]
+        return self._told
 
     def item(
         self, stage: str, *names: str, recipe: Mapping[str, Any], paid: Collection[str] = ()
