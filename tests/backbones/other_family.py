@@ -98,22 +98,15 @@ def encode_text(
     )
 
 
-def generation(
-    prompts: Sequence[str] | PromptFeatures,
-    latents: Tensor,
-    *,
-    steps: int,
-    guidance: float,
-    guidance_rescale: float,
-) -> dict[str, Any]:
+def inputs(prompts: Sequence[str] | PromptFeatures, latents: Tensor) -> dict[str, Any]:
     """The pipeline's arguments, under its own names."""
     given = isinstance(prompts, PromptFeatures)
-    return {
-        ("features" if given else "prompt"): prompts,
-        "packed": latents.flatten(2).mT,
-        "steps": steps,
-        "cfg": guidance,
-    }
+    return {("features" if given else "prompt"): prompts, "packed": latents.flatten(2).mT}
+
+
+def sampling(*, steps: int, guidance: float, guidance_rescale: float) -> dict[str, Any]:
+    """The pipeline's arguments, under its own names."""
+    return {"steps": steps, "cfg": guidance}
 
 
 @dataclass(frozen=True)
@@ -168,7 +161,8 @@ FAMILY = replace(
     loading={},
     prediction=lambda scheduler: "flow",
     encode_text=encode_text,
-    generation=generation,
+    inputs=inputs,
+    sampling=sampling,
     noise_path=lambda scheduler: Straight(),
     normalised=lambda latents, vae: (latents - SHIFT) * SCALE,
     denoise=denoise,

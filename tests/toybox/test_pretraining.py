@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
@@ -15,10 +16,13 @@ from einops import rearrange
 from torch import nn
 from transformers import CLIPModel, CLIPTokenizer
 
+from selma.backbones.text_to_image import load_text_to_image
+from selma.config.networks import BaseConfig
 from selma.errors import ModelError
+from selma.images.plain_diffusers import in_diffusers
 from selma.toybox import weights_folder
 from selma.toybox.mismatch import WRONG, WRONG_AT_FIRST, Errors
-from selma.toybox.pretraining import denoiser, loop
+from selma.toybox.pretraining import denoiser, loop, transformer
 from selma.toybox.pretraining.autoencoder import (
     SPREAD,
     new_autoencoder,
@@ -35,9 +39,10 @@ from selma.toybox.pretraining.denoiser import (
 )
 from selma.toybox.pretraining.language import MAX_TOKENS, new_tokenizer
 from selma.toybox.pretraining.loop import Course, train
-from selma.toybox.pretraining.reading import train_text_encoder
+from selma.toybox.pretraining.reading import new_t5_encoder, train_text_encoder
 from selma.toybox.pretraining.scoring import train_scorer
 from selma.toybox.pretraining.sisters import save_weak, snapshots
+from selma.toybox.pretraining.transformer import train_transformer
 from selma.toybox.scenes import GRID_PX, place, render, sample_scene
 
 
@@ -175,6 +180,48 @@ def test_a_base_stopped_between_and_within_its_courses_is_the_one_never_stopped(
     assert base(cut)["steps"] == 22
     name = "base/unet/diffusion_pytorch_model.safetensors"
     assert (cut / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_the_transformer_is_a_base_that_plain_diffusers_loads_and_resumes_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cpu, whole, cut = torch.device("cpu"), tmp_path / "whole", tmp_path / "cut"
+    new = {"name": transformer.T5, "new": new_t5_encoder}
+    train_text_encoder(whole, **new, steps=1, batch=4, seed=0, device=cpu)
+    shutil.copytree(whole, cut)
+
+    def dit(folder: Path) -> dict[str, float]:
+        return train_transformer(folder, steps=3, batch=2, scenes=4, seed=0, device=cpu)
+
+    assert dit(whole)["steps"] == 4
+    compute = transformer.F.mse_loss
+    losses = []
+
+    def stopping(*args: torch.Tensor) -> torch.Tensor:
+        losses.append(1)
+        if len(losses) == 3:
+            raise KeyboardInterrupt
+        return compute(*args)
+
+    monkeypatch.setattr(transformer.F, "mse_loss", stopping)
+    monkeypatch.setattr(denoiser, "Course", partial(Course, checkpoint_every=1))
+    with pytest.raises(KeyboardInterrupt):
+        dit(cut)
+    dit(cut)
+    name = "dit/transformer/diffusion_pytorch_model.safetensors"
+    assert (cut / name).read_bytes() == (whole / name).read_bytes()
+    assert sum(f.stat().st_size for f in (whole / "dit").rglob("*") if f.is_file()) < 20e6
+
+    base = BaseConfig(model=str(whole / "dit"))
+    ours = load_text_to_image(base)
+    (image,) = ours.generate(["a red dog"], seeds=[1], steps=2, guidance=2.0, batch_size=1)
+    names: dict[str, Any] = {}
+    exec(in_diffusers("a red dog", base=base, seed=1, steps=2, guidance=2.0), names)
+    differ = np.asarray(image).astype(int) - np.asarray(names["image"])
+    assert np.abs(differ).max() <= 1
+    # Half of a caption's tokens are T5's, and none are filled up beyond the longest caption.
+    (text,) = ours.text_features(["a red dog"], guided=False).positive.text
+    assert len(text) == 2 * transformer.TOKENS
 
 
 def test_the_loss_falls(tmp_path: Path):

@@ -144,6 +144,16 @@ def part_config(base: BaseConfig, part: str) -> dict[str, Any] | None:
     return _read_json(configs, f"{part}/config.json")
 
 
+def tokenizer_limit(base: BaseConfig, part: str) -> int | None:
+    """How many tokens a tokenizer of the base reads; None if the base has none, or it does not say.
+    Raises ModelError."""
+    configs = _configs_of(located(base))
+    if (_model_index(configs).get(part) or [None])[0] is None:
+        return None
+    limit = _read_json(configs, f"{part}/tokenizer_config.json").get("model_max_length")
+    return limit if isinstance(limit, int) else None
+
+
 def base_family(base: BaseConfig) -> Family:
     """The base's family, as its model_index.json tells. Raises ModelError."""
     configs = _configs_of(located(base))

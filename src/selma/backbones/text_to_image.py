@@ -286,7 +286,16 @@ class TextToImage:
 
     def text_features(self, texts: Sequence[str], *, guided: bool) -> PromptFeatures:
         """What the text encoders make of these texts and, if guided, of the empty prompt."""
-        return self.family.encode_text(self.pipe, texts, device=self.device, guided=guided)
+        return self.family.encode_text(
+            self.pipe, texts, device=self.device, guided=guided, **self._text_limit
+        )
+
+    @property
+    def _text_limit(self) -> dict[str, int]:
+        def limit(part: str) -> int | None:
+            return getattr(getattr(self.pipe, part, None), "model_max_length", None)
+
+        return self.family.text_limit(limit)
 
     def noise_path(self) -> NoisePath:
         """How the base was trained to see noise, on its device."""
@@ -345,14 +354,13 @@ class TextToImage:
         latents = latents.to(self.device, self.dtype)
         if change is not None:
             latents = begun(self.pipe, latents, change, steps=steps)
+        family = self.family
         return self.pipe(
-            **self.family.generation(
-                prompts,
-                latents,
-                steps=steps,
-                guidance=guidance,
-                guidance_rescale=self.guidance_rescale,
+            **family.inputs(prompts, latents),
+            **family.sampling(
+                steps=steps, guidance=guidance, guidance_rescale=self.guidance_rescale
             ),
+            **self._text_limit,
             **({} if change is None else {"callback_on_step_end": between_steps(change)}),
             generator=generators,  # goes on to the schedulers that add noise at each step
             output_type=output_type,

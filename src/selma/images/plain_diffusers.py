@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from selma.adapters.layers import Layers, layer_shapes
 from selma.adapters.table import kind_of
-from selma.backbones.base_files import base_family, part_config
+from selma.backbones.base_files import base_family, part_config, tokenizer_limit
 from selma.backbones.bases import guidance_of, located, place_of, rescale_of, steps_of
+from selma.backbones.families import stable_diffusion
 from selma.backbones.families.family import Family
 from selma.config.networks import BaseConfig
 from selma.config.section import require_kind
@@ -53,11 +56,12 @@ def in_diffusers(
     for adapters that diffusers does not read (`without_loader`).
     """
     require_kind(base, BaseConfig, maker="selma.config.networks.base_of(MODEL) makes them.")
-    image = {
-        "num_inference_steps": steps_of(base) if steps is None else steps,
-        "guidance_scale": guidance_of(base) if guidance is None else guidance,
-        "guidance_rescale": rescale_of(base),
-    }
+    image = _sampling(
+        base,
+        steps=steps_of(base) if steps is None else steps,
+        guidance=guidance_of(base) if guidance is None else guidance,
+        guidance_rescale=rescale_of(base),
+    )
     origin, noise = origin or _on_this_machine(base), _noise(base)
     latents = "" if noise is None else "latents=noise, "
     lines = [
@@ -70,6 +74,14 @@ def in_diffusers(
         f"image = pipe({text!r}, generator=seed, {latents}{_arguments(image)}).images[0]",
     ]
     return "\n".join(lines)
+
+
+def _sampling(base: BaseConfig, **asked: Any) -> dict[str, Any]:
+    """The pipeline's arguments; Stable Diffusion's where the base's configs are not at hand."""
+    family = _family(base)
+    if family is None:
+        return stable_diffusion.FAMILY.sampling(**asked)
+    return family.sampling(**asked) | family.text_limit(partial(tokenizer_limit, base))
 
 
 def _noise(base: BaseConfig) -> str | None:

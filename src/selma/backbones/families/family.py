@@ -66,14 +66,19 @@ class Family:
 
     # Prompts and generation.
     encode_text: Callable[..., PromptFeatures]
-    """(pipe, texts, device=..., guided=...) → features; without `guided` none of the empty
-    prompt."""
+    """(pipe, texts, device=..., guided=..., and what `text_limit` gives) → features; without
+    `guided` none of the empty prompt."""
     feature_widths: Callable[[Any], tuple[tuple[int, ...], int | None]]
     """The pipeline → widths of the text features that lie side by side, one for each encoder, and
     of the pooled vector, None without one."""
-    generation: Callable[..., dict[str, Any]]
-    """(prompts, latents, steps=..., guidance=..., guidance_rescale=...) → the pipeline's arguments.
-    prompts: texts, or their features.  latents: noise [b, c, h, w], which this packs."""
+    inputs: Callable[[Sequence[str] | PromptFeatures, Tensor], dict[str, Any]]
+    """(texts or their features, noise [b, c, h, w]) → the pipeline's arguments; this packs."""
+    sampling: Callable[..., dict[str, Any]]
+    """(steps=..., guidance=..., guidance_rescale=...) → the pipeline's arguments. Raises
+    ConfigError for what the pipeline cannot do."""
+    longest_text: tuple[str, int] | None = None
+    """The tokenizer whose limit the pipeline does not ask for, and how many tokens it reads of a
+    text unless told otherwise; None where it goes by its tokenizers."""
 
     # Training.
     noise_path: Callable[[Config], NoisePath]
@@ -125,6 +130,15 @@ class Family:
     def prefix(self) -> str:
         """What files of adapters put before the name of a layer."""
         return f"{self.component}."
+
+    def text_limit(self, limits: Callable[[str], int | None]) -> dict[str, int]:
+        """The pipeline's argument that keeps to a tokenizer's own limit; {} where it does so.
+        limits: a part of the pipeline → its tokenizer's limit, None without one."""
+        if self.longest_text is None:
+            return {}
+        part, most = self.longest_text
+        own = limits(part)
+        return {} if own is None or own >= most else {"max_sequence_length": own}
 
     def load_pipeline_class(self) -> Any:
         """The pipeline's class itself."""

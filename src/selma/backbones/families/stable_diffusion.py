@@ -87,35 +87,28 @@ def feature_widths(pipe: Any) -> tuple[tuple[int, ...], int | None]:
     return (int(pipe.text_encoder.config.hidden_size),), None
 
 
-def generation(
-    prompts: Sequence[str] | PromptFeatures,
-    latents: Tensor,
-    *,
-    steps: int,
-    guidance: float,
-    guidance_rescale: float,
-) -> dict[str, Any]:
+def inputs(prompts: Sequence[str] | PromptFeatures, latents: Tensor) -> dict[str, Any]:
     """The pipeline's arguments."""
-    return {
-        **_prompts(prompts),
-        "latents": latents,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "guidance_rescale": guidance_rescale,
-    }
-
-
-def _prompts(prompts: Sequence[str] | PromptFeatures) -> dict[str, Any]:
     if not isinstance(prompts, PromptFeatures):
-        return {"prompt": list(prompts)}
+        return {"prompt": list(prompts), "latents": latents}
     positive, negative = prompts.positive, prompts.negative
     named = {
         "prompt_embeds": positive.text,
         "negative_prompt_embeds": negative and negative.text,
         "pooled_prompt_embeds": positive.pooled,
         "negative_pooled_prompt_embeds": negative and negative.pooled,
+        "latents": latents,
     }
     return {name: value for name, value in named.items() if value is not None}
+
+
+def sampling(*, steps: int, guidance: float, guidance_rescale: float) -> dict[str, Any]:
+    """The pipeline's arguments."""
+    return {
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "guidance_rescale": guidance_rescale,
+    }
 
 
 def noise_path(scheduler: Config) -> NoisePath:
@@ -203,7 +196,8 @@ FAMILY = Family(
     prediction=prediction,
     encode_text=encode_text,
     feature_widths=feature_widths,
-    generation=generation,
+    inputs=inputs,
+    sampling=sampling,
     noise_path=noise_path,
     moments=moments,
     normalised=normalised,

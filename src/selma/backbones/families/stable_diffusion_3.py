@@ -3,11 +3,11 @@ straight lines to noise (arXiv:2403.03206)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from selma.backbones.families import stable_diffusion
-from selma.backbones.families.conditioning import Conditioning, PromptFeatures
+from selma.backbones.families import stable_diffusion, stable_diffusion_xl
+from selma.backbones.families.conditioning import Conditioning
 from selma.backbones.families.family import Config, Family
 from selma.config.timesteps import TimestepsConfig
 from selma.errors import ConfigError
@@ -46,22 +46,8 @@ def prediction(scheduler: Config) -> str:
     return "flow"
 
 
-def encode_text(
-    pipe: Any, texts: Sequence[str], *, device: torch.device, guided: bool
-) -> PromptFeatures:
-    """Features of the texts and, if guided, of the empty prompt, as the pipeline makes them."""
-    text, empty, pooled, empty_pooled = pipe.encode_prompt(
-        prompt=list(texts),
-        prompt_2=None,
-        prompt_3=None,
-        device=device,
-        num_images_per_prompt=1,
-        do_classifier_free_guidance=guided,
-    )
-    return PromptFeatures(
-        positive=Conditioning(text=text, pooled=pooled),
-        negative=Conditioning(text=empty, pooled=empty_pooled) if guided else None,
-    )
+encode_text = partial(stable_diffusion_xl.encode_text, prompt_2=None, prompt_3=None)
+"""Of all three encoders; its pipeline must be told of each."""
 
 
 def feature_widths(pipe: Any) -> tuple[tuple[int, ...], int | None]:
@@ -71,24 +57,14 @@ def feature_widths(pipe: Any) -> tuple[tuple[int, ...], int | None]:
     return widths, int(first.projection_dim) + int(second.projection_dim)
 
 
-def generation(
-    prompts: Sequence[str] | PromptFeatures,
-    latents: Tensor,
-    *,
-    steps: int,
-    guidance: float,
-    guidance_rescale: float,
-) -> dict[str, Any]:
+def sampling(*, steps: int, guidance: float, guidance_rescale: float) -> dict[str, Any]:
     """The pipeline's arguments. Raises ConfigError for rescaled guidance: it has none."""
     if guidance_rescale:
         raise ConfigError(
             f"base.guidance_rescale must be 0 for {FAMILY.name}, whose pipeline rescales no "
             f"guidance, but is {guidance_rescale}."
         )
-    arguments = stable_diffusion.generation(
-        prompts, latents, steps=steps, guidance=guidance, guidance_rescale=0.0
-    )
-    return {name: value for name, value in arguments.items() if name != "guidance_rescale"}
+    return {"num_inference_steps": steps, "guidance_scale": guidance}
 
 
 def noise_path(scheduler: Config) -> NoisePath:
@@ -155,7 +131,9 @@ FAMILY = Family(
     prediction=prediction,
     encode_text=encode_text,
     feature_widths=feature_widths,
-    generation=generation,
+    inputs=stable_diffusion.inputs,
+    sampling=sampling,
+    longest_text=("tokenizer_3", T5_TOKENS),
     noise_path=noise_path,
     moments=stable_diffusion.moments,
     normalised=normalised,

@@ -37,14 +37,16 @@ SIZES = 6
 
 
 def encode_text(
-    pipe: Any, texts: Sequence[str], *, device: torch.device, guided: bool
+    pipe: Any, texts: Sequence[str], *, device: torch.device, guided: bool, **more: Any
 ) -> PromptFeatures:
-    """Features of the texts and, if guided, of the empty prompt, as the pipeline makes them."""
+    """Features of the texts and, if guided, of the empty prompt, as the pipeline makes them when
+    it is told `more`."""
     text, empty_text, pooled, empty_pooled = pipe.encode_prompt(
         prompt=list(texts),
         device=device,
         num_images_per_prompt=1,
         do_classifier_free_guidance=guided,
+        **more,
     )
     return PromptFeatures(
         positive=Conditioning(text=text, pooled=pooled),

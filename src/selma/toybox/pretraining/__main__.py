@@ -26,10 +26,11 @@ from selma.toybox.pretraining.denoiser import train_base
 from selma.toybox.pretraining.gates import fingerprint, without_outdated
 from selma.toybox.pretraining.judging import train_judge
 from selma.toybox.pretraining.locating import train_reader
-from selma.toybox.pretraining.reading import train_text_encoder
+from selma.toybox.pretraining.reading import new_t5_encoder, train_text_encoder
 from selma.toybox.pretraining.scoring import train_scorer
 from selma.toybox.pretraining.segmenting import train_segmenter
 from selma.toybox.pretraining.sisters import save_weak
+from selma.toybox.pretraining.transformer import train_transformer
 from selma.workspace import write_json
 
 SEED = 0
@@ -37,6 +38,8 @@ PARTS = (
     "vae", "text-encoder", "base", "weak", "judge-a", "judge-b", "clip", "segmenter", "reader",
 )  # fmt: skip
 SHIPPED = PARTS[2:]
+ON_WISH = ("text-encoder-3", "dit")
+"""A second base and what it reads with, which a package without them makes when asked by name."""
 
 
 def main(
@@ -46,7 +49,9 @@ def main(
     out: Annotated[
         Path | None, typer.Option(help="Where the weights go; none: the package.")
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(help=f"Some of {', '.join(PARTS)}.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help=f"Some of {', '.join((*PARTS, *ON_WISH))}.")
+    ] = None,
     length: Annotated[float, typer.Option(min=0.0001, help="Multiplies all step counts.")] = 1.0,
     minutes: Annotated[
         float | None,
@@ -80,6 +85,16 @@ def main(
         "text-encoder": lambda: train_text_encoder(
             work, steps=steps(1500), batch=128, seed=SEED, device=on, limit_s=limit_s
         ),
+        "text-encoder-3": lambda: train_text_encoder(
+            work,
+            name="text-encoder-3",
+            new=new_t5_encoder,
+            steps=steps(1500),
+            batch=128,
+            seed=SEED,
+            device=on,
+            limit_s=limit_s,
+        ),
         "base": lambda: train_base(
             work,
             steps=steps(21_000),
@@ -91,6 +106,15 @@ def main(
             limit_s=limit_s,
         ),
         "weak": lambda: save_weak(work, step=weak_step),
+        "dit": lambda: train_transformer(
+            work,
+            steps=steps(21_000),
+            batch=64,
+            scenes=steps(200_000),
+            seed=SEED,
+            device=on,
+            limit_s=limit_s,
+        ),
         "judge-a": lambda: train_judge(
             work, "judge-a", steps=steps(4000), batch=32, seed=SEED, device=on, limit_s=limit_s
         ),
@@ -110,10 +134,10 @@ def main(
     target = out or weights_folder()
     for name in only or PARTS:
         if name not in courses:
-            raise typer.BadParameter(f"{name!r} is none of {', '.join(PARTS)}")
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(courses)}")
         metrics = courses[name]()
         typer.echo(f"{name}: {json.dumps(metrics)}")
-        if name in SHIPPED:
+        if name in (*SHIPPED, "dit"):
             target.mkdir(parents=True, exist_ok=True)
             shutil.copytree(work / name, target / name, dirs_exist_ok=True)
         _record(target, name, metrics, on)
@@ -135,7 +159,7 @@ def _record(target: Path, name: str, metrics: dict[str, float], device: torch.de
             "transformers": transformers.__version__,
         },
     }
-    if name in SHIPPED:
+    if (target / name).is_dir():
         notes[name]["weights"] = fingerprint(target / name)
     write_json(path, without_outdated(notes, target))
 

@@ -10,10 +10,10 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ from diffusers import (
 )
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from selma.progress import progress
@@ -180,95 +180,130 @@ def train_base(
     limit_s: float | None = None,
 ) -> dict[str, float]:
     """Trains on `folder/vae` and `folder/text-encoder`; saves a StableDiffusionPipeline as
-    `folder/base`.
-
-    The captions of the first course err less than the web's (`mismatch.WRONG_AT_FIRST`); a second
-    one, a tenth as long, teaches how often the web's do. `compiled` pays minutes at the start for
-    faster steps, whose last bits differ.
-    """
+    `folder/base`. `compiled` pays minutes at the start for faster steps, whose last bits differ."""
     torch.manual_seed(seed)
     vae = AutoencoderKL.from_pretrained(folder / "vae").eval().requires_grad_(False).to(device)
     reader = CLIPTextModel.from_pretrained(folder / "text-encoder", attn_implementation="eager")
     reader = reader.eval().requires_grad_(False).to(device)
     unet = new_denoiser().to(device)
     predict = torch.compile(unet) if compiled else unet
-    more = max(1, scenes // 4)
-    first = Lesson("base", range(scenes), WRONG_AT_FIRST, batch=batch, seed=seed)
-    second = Lesson("settling", range(scenes, scenes + more), WRONG, batch=batch, seed=seed)
-    lessons = [(first, steps, 8e-4), (second, max(1, steps // 10), 1e-4)]
-    metrics: dict[str, float] = {
-        "steps": 0,
-        "of_steps": sum(length for _, length, _ in lessons),
-        "loss": math.nan,
-        "seconds": 0.0,
-    }
-    for lesson, length, learning_rate in lessons:
-        course = Course(
-            lesson.name,
-            unet,
-            lesson.loss(vae, reader, predict, folder / "latents"),
-            steps=length,
-            learning_rate=learning_rate,
-            draws={"seed": seed, "batch": batch, "scenes": scenes},
-            ema_decay=0.999,
-            limit_s=limit_s,
-            snapshot_every=max(1, length // 10),
-        )
-        report = train(course, folder / "checkpoints")
-        metrics["steps"] += report["steps"]
-        metrics["seconds"] += report["seconds"]
-        metrics["loss"] = report["loss"]
-        if report["steps"] < length:
-            break
-    save_base(unet.cpu(), reader.cpu(), vae.cpu(), new_tokenizer(), folder / "base")
-    return metrics
+    tokenizer, scheduler = new_tokenizer(), new_scheduler()
+
+    def loss(known: Sample) -> Tensor:
+        t = sample_timesteps(len(known.x), known.generator)
+        noised = scheduler.add_noise(known.x, known.noise, t).to(device)
+        tokens = tokenize(tokenizer, known.texts).to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            with torch.no_grad():
+                text = reader(tokens).last_hidden_state
+            predicted = predict(noised, t.to(device), text).sample
+        target = scheduler.get_velocity(known.x, known.noise, t).to(device)
+        return F.mse_loss(predicted.float(), target)
+
+    report = teach(
+        unet,
+        loss,
+        lessons=lessons("base", "settling", steps=steps, scenes=scenes, batch=batch, seed=seed),
+        vae=vae,
+        folder=folder,
+        limit_s=limit_s,
+    )
+    save_base(unet.cpu(), reader.cpu(), vae.cpu(), tokenizer, folder / "base")
+    return report
+
+
+class Sample(NamedTuple):
+    """A step's batch: latents [b, c, h, w], noise like them, captions, and the generator that goes
+    on to draw their times."""
+
+    x: Tensor
+    noise: Tensor
+    texts: list[str]
+    generator: torch.Generator
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a course of the base is trained on: these scenes of the web, with these errors."""
+    """What a course of a base is trained on: these scenes of the web, with these errors."""
 
     name: str
     scenes: range
     errors: Errors
     batch: int
     seed: int
+    steps: int
+    learning_rate: float
 
-    def loss(
-        self,
-        vae: AutoencoderKL,
-        reader: CLIPTextModel,
-        predict: Callable[..., Any],
-        folder: Path,
-    ) -> Callable[[int], Tensor]:
-        """The loss of a step's batch; `folder` keeps the scenes' latents."""
+    def samples(self, vae: AutoencoderKL, folder: Path) -> Callable[[int], Sample]:
+        """The batch of a step; `folder` keeps the scenes' latents."""
         latents = encode_scenes(vae, self.scenes, seed=self.seed, folder=folder, errors=self.errors)
-        tokenizer, scheduler, device = new_tokenizer(), new_scheduler(), vae.device
+        shape = (self.batch, *_LATENTS)
 
-        def loss(step: int) -> Tensor:
+        def sample(step: int) -> Sample:
             rng = random.Random(f"{self.seed}/{self.name}/{step}")
             generator = torch.Generator().manual_seed(rng.getrandbits(63))
             chosen = [rng.randrange(len(self.scenes)) for _ in range(self.batch)]
             texts = [self.caption(index, rng) for index in chosen]
-            shape = (self.batch, *_LATENTS)
             x = latents[chosen].float() + SPREAD * torch.randn(shape, generator=generator)
-            noise = torch.randn(shape, generator=generator)
-            t = sample_timesteps(self.batch, generator)
-            noised = scheduler.add_noise(x, noise, t).to(device)
-            tokens = tokenize(tokenizer, texts).to(device)
-            with torch.autocast(device.type, dtype=torch.bfloat16):
-                with torch.no_grad():
-                    text = reader(tokens).last_hidden_state
-                predicted = predict(noised, t.to(device), text).sample
-            target = scheduler.get_velocity(x, noise, t).to(device)
-            return F.mse_loss(predicted.float(), target)
+            return Sample(x, torch.randn(shape, generator=generator), texts, generator)
 
-        return loss
+        return sample
 
     def caption(self, index: int, rng: random.Random) -> str:
         """A caption of the lesson's scene number `index`, drawn anew each time."""
         style, stated, _, _ = web_scene(self.scenes[index], self.seed, self.errors)
         return web_caption(stated, style, rng)
+
+
+def lessons(
+    first: str, second: str, *, steps: int, scenes: int, batch: int, seed: int
+) -> tuple[Lesson, Lesson]:
+    """The two courses of a base, by name. The captions of the first err less than the web's
+    (`mismatch.WRONG_AT_FIRST`); the second, a tenth as long, teaches how often the web's do."""
+    more, short = range(scenes, scenes + max(1, scenes // 4)), max(1, steps // 10)
+    return (
+        Lesson(first, range(scenes), WRONG_AT_FIRST, batch, seed, steps, 8e-4),
+        Lesson(second, more, WRONG, batch, seed, short, 1e-4),
+    )
+
+
+def teach(
+    denoiser: nn.Module,
+    loss: Callable[[Sample], Tensor],
+    *,
+    lessons: Sequence[Lesson],
+    vae: AutoencoderKL,
+    folder: Path,
+    limit_s: float | None,
+) -> dict[str, float]:
+    """Trains the denoiser in these lessons, one after the other. Latents, checkpoints and snapshots
+    lie in `folder`."""
+    metrics: dict[str, float] = {
+        "steps": 0,
+        "of_steps": sum(lesson.steps for lesson in lessons),
+        "loss": math.nan,
+        "seconds": 0.0,
+    }
+    for lesson in lessons:
+        samples = lesson.samples(vae, folder / "latents")
+        course = Course(
+            lesson.name,
+            denoiser,
+            lambda step, samples=samples: loss(samples(step)),
+            steps=lesson.steps,
+            learning_rate=lesson.learning_rate,
+            draws={"seed": lesson.seed, "batch": lesson.batch, "scenes": len(lessons[0].scenes)},
+            ema_decay=0.999,
+            limit_s=limit_s,
+            snapshot_every=max(1, lesson.steps // 10),
+        )
+        report = train(course, folder / "checkpoints")
+        metrics["steps"] += report["steps"]
+        metrics["seconds"] += report["seconds"]
+        metrics["loss"] = report["loss"]
+        if report["steps"] < lesson.steps:
+            break
+    return metrics
 
 
 def save_base(

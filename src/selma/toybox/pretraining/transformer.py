@@ -1,0 +1,172 @@
+"""A second base: a transformer like Stable Diffusion 3's, on straight lines to noise.
+
+World, captions, autoencoder and CLIP encoder are those of toybox's first base. It is trained in the
+same lessons, so that the two differ in what denoises, and in how.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
+from torch import Tensor, nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5EncoderModel,
+)
+
+from selma.toybox import weights_of
+from selma.toybox.pretraining.autoencoder import LATENT_CHANNELS, LATENT_PX
+from selma.toybox.pretraining.denoiser import TIMESTEPS, Sample, lessons, teach
+from selma.toybox.pretraining.language import new_tokenizer
+from selma.toybox.pretraining.reading import TEXT_WIDTH
+
+NAME = "dit"
+T5 = "text-encoder-3"
+PATCH = 2
+"""Latents along a patch's side: a patch is one cell of the world."""
+TOKENS = 32
+"""Of a caption, for each encoder: the longest has 31. Half of the work is on text."""
+
+
+def new_transformer() -> SD3Transformer2DModel:
+    """An untrained transformer of toybox's size."""
+    return SD3Transformer2DModel(
+        sample_size=LATENT_PX,
+        patch_size=PATCH,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        num_layers=5,
+        attention_head_dim=32,
+        num_attention_heads=5,
+        joint_attention_dim=2 * TEXT_WIDTH,
+        caption_projection_dim=5 * 32,
+        pooled_projection_dim=2 * TEXT_WIDTH,
+        pos_embed_max_size=LATENT_PX // PATCH,
+        qk_norm="rms_norm",
+    )
+
+
+def new_schedule() -> FlowMatchEulerDiscreteScheduler:
+    """Straight lines, their times evenly spaced."""
+    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMESTEPS, shift=1.0)
+
+
+def sample_sigmas(count: int, generator: torch.Generator) -> Tensor:
+    """Shares of noise [count] in (0, 1): half of them uniform, half where it is decided what lies
+    where (logit-normal, arXiv:2403.03206)."""
+    high = torch.sigmoid(torch.randn(count, generator=generator) + 1.0)
+    uniform = torch.rand(count, generator=generator)
+    return torch.where(torch.rand(count, generator=generator) < 0.5, high, uniform)
+
+
+def short_tokenizer() -> CLIPTokenizer:
+    """Toybox's tokenizer, cutting texts at fewer tokens."""
+    tokenizer = new_tokenizer()
+    tokenizer.model_max_length = TOKENS
+    return tokenizer
+
+
+def with_projection(reader: CLIPTextModel) -> CLIPTextModelWithProjection:
+    """The same encoder with a vector for the whole caption: its last token's features."""
+    config = CLIPTextConfig.from_dict({**reader.config.to_dict(), "projection_dim": TEXT_WIDTH})
+    encoder = CLIPTextModelWithProjection(config)
+    encoder.text_model.load_state_dict(reader.state_dict())
+    nn.init.eye_(encoder.text_projection.weight)
+    return encoder
+
+
+def new_pipeline(
+    transformer: SD3Transformer2DModel,
+    reader: CLIPTextModel,
+    t5: T5EncoderModel,
+    vae: AutoencoderKL,
+) -> StableDiffusion3Pipeline:
+    """Stable Diffusion 3's pipeline of these; toybox's reader in both places of a CLIP."""
+    for network in (transformer, vae):
+        network.register_to_config(_name_or_path="")  # no path of the machine that trained it
+    vae.register_to_config(shift_factor=0.0)
+    return StableDiffusion3Pipeline(
+        transformer=transformer.eval(),
+        scheduler=new_schedule(),
+        vae=vae,
+        text_encoder=with_projection(reader).eval(),
+        tokenizer=short_tokenizer(),
+        text_encoder_2=with_projection(reader).eval(),
+        tokenizer_2=short_tokenizer(),
+        text_encoder_3=t5.eval(),
+        tokenizer_3=short_tokenizer(),
+    )
+
+
+def train_transformer(
+    folder: Path,
+    *,
+    steps: int,
+    batch: int,
+    scenes: int,
+    seed: int,
+    device: torch.device,
+    limit_s: float | None = None,
+) -> dict[str, float]:
+    """Trains on `folder/text-encoder-3` and the networks of `folder/base`, or of the installed base
+    where that is missing; saves a StableDiffusion3Pipeline as `folder/dit`."""
+    torch.manual_seed(seed)
+    base = folder / "base" if (folder / "base").exists() else weights_of("base")
+    vae = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=torch.float32)
+    reader = CLIPTextModel.from_pretrained(base / "text_encoder", dtype=torch.float32)
+    t5 = T5EncoderModel.from_pretrained(folder / T5)
+    transformer = new_transformer()
+    pipe = new_pipeline(transformer, reader, t5, vae).to(device)
+    for network in (pipe.vae, pipe.text_encoder, pipe.text_encoder_2, pipe.text_encoder_3):
+        network.requires_grad_(False)
+    transformer.train()
+
+    def loss(known: Sample) -> Tensor:
+        sigma = sample_sigmas(len(known.x), known.generator).view(-1, 1, 1, 1)
+        noised = ((1 - sigma) * known.x + sigma * known.noise).to(device)
+        with torch.no_grad():
+            text, _, pooled, _ = pipe.encode_prompt(
+                known.texts,
+                prompt_2=None,
+                prompt_3=None,
+                device=device,
+                do_classifier_free_guidance=False,
+                max_sequence_length=TOKENS,
+            )
+        # In bfloat16 the fused kernel's backward pass takes most of a step on a CPU.
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type != "cpu"):
+            predicted = transformer(
+                hidden_states=noised,
+                timestep=TIMESTEPS * sigma.flatten().to(device),
+                encoder_hidden_states=text,
+                pooled_projections=pooled,
+                return_dict=False,
+            )[0]
+        return F.mse_loss(predicted.float(), (known.noise - known.x).to(device))
+
+    report = teach(
+        transformer,
+        loss,
+        lessons=lessons(
+            NAME, f"{NAME}-settling", steps=steps, scenes=scenes, batch=batch, seed=seed
+        ),
+        vae=pipe.vae,
+        folder=folder,
+        limit_s=limit_s,
+    )
+    for network in pipe.components.values():
+        if isinstance(network, nn.Module):
+            network.to("cpu", torch.float16)
+    pipe.save_pretrained(folder / NAME)
+    return report
