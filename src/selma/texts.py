@@ -15,6 +15,10 @@ _ADDRESS = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]{1,15}:/{1,2})([^\s<>]*)")
 """With its scheme; without one, nothing tells an address from other words. One slash is left of two
 where an address was taken for a path."""
 
+_HIDDEN = "<key>"
+_TELLING, _TELLING_OF_WORDS = 8, 12  # characters of a secret
+_WORDS = re.compile("[a-z _-]*")
+"""As in "no-key-required", by which servers' sentences would lose words."""
 _LONGEST_NUMBER = 4096  # bits; Python itself refuses to write more than some 14,000
 
 
@@ -54,6 +58,25 @@ def _bare(address: re.Match[str]) -> str:
         part = server if "@" in server else before
         before = f"...@{part.rpartition('@')[2]}{before[len(part) :]}"
     return f"{scheme}{before}{after}"
+
+
+def without_secrets(text: str, secrets: Iterable[str]) -> str:
+    """The text with "<key>" in place of each secret, and of whatever part of one tells something of
+    it: 8 characters in a row, or 12 that may be words."""
+    parts = set[str]()
+    for secret in secrets:
+        text = text.replace(secret, _HIDDEN)
+        for size in (_TELLING, _TELLING_OF_WORDS):
+            windows = (secret[at : at + size] for at in range(len(secret) - size + 1))
+            parts.update(w for w in windows if size > _TELLING or not _WORDS.fullmatch(w))
+    covered = bytearray(len(text))
+    for size in (_TELLING, _TELLING_OF_WORDS) if parts else ():
+        for at in range(len(text) - size + 1):
+            if text[at : at + size] in parts:
+                covered[at : at + size] = bytes([1]) * size
+    for run in reversed(list(re.finditer(rb"\x01+", covered))):
+        text = text[: run.start()] + _HIDDEN + text[run.end() :]
+    return text
 
 
 def quoted(value: Any, most: int = 80) -> str:

@@ -26,6 +26,7 @@ from selma.backbones.server_address import Address
 from selma.backbones.transport import MOST_BYTES
 from selma.config.networks import ServedLLM
 from selma.errors import BackendError, ConfigError
+from selma.texts import without_secrets
 
 ROW = "servers: hostile replies to a client"
 MARK, QUERY = "pw-4711-private", "sk-0815-private"
@@ -253,8 +254,57 @@ def test_no_failure_shows_what_is_private_in_the_address(
     attack.held("secrets: an address whose server fails")
 
 
-@pytest.mark.parametrize("secret", [MARK, QUERY, "sk-of-the-environment"])
-def test_a_reply_that_repeats_a_secret_is_not_kept(secret: str) -> None:
+KEY = "aB3dE5gH-PART-7jK9mN1p"
+
+
+@pytest.mark.parametrize("said", ["{}", "your key {}... is wrong", "escaped"])
+@pytest.mark.parametrize("part", [KEY[:8], KEY[3:14], KEY[-9:], MARK[:11]])
+@pytest.mark.parametrize("status", [200, 401, 429])
+def test_a_part_of_a_secret_is_hidden_as_well(
+    said: str, part: str, status: int, monkeypatch: pytest.MonkeyPatch, attack: Attack
+) -> None:
+    monkeypatch.setenv("SELMA_TEST_KEY", KEY)
+    escaped = "".join(f"\\u{ord(character):04x}" for character in part)
+    text = escaped if said == "escaped" else said.format(part)
+    body = f'{{"error": {{"message": "{text}"}}}}'
+    act: Act = lambda handler, _: send(handler, status, body.encode())  # noqa: E731
+    with (
+        attack("secrets: an address whose server fails"),
+        serving(Script(act)) as script,
+        pytest.raises(BackendError) as failed,
+    ):
+        ask(model(marked(script.url)))
+    shown = str(failed.value)
+    assert part not in shown and "<key>" in shown
+
+
+def test_where_a_redirect_leads_shows_no_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SELMA_TEST_KEY", KEY)
+    act = redirects(307, f"http://127.0.0.2:9/{KEY[:12]}/v1")
+    with serving(Script(act)) as script, pytest.raises(BackendError, match="<key>/v1") as failed:
+        ask(model(script.url))
+    assert KEY[:12] not in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("secret", "text", "hidden"),
+    [
+        ("EMPTY", "it is EMPTY, not EMPT", "it is <key>, not EMPT"),
+        ("sk-no-key-required", "a model is required", "a model is required"),
+        ("sk-no-key-required", "o-key-required!", "<key>!"),
+        ("aB3dE5gH7j", "B3dE5gH7 and 3dE5gH7", "<key> and 3dE5gH7"),
+    ],
+)
+def test_parts_of_keys_that_are_words_may_be_said(secret: str, text: str, hidden: str) -> None:
+    assert without_secrets(text, [secret]) == hidden
+
+
+@pytest.mark.parametrize("secret", [MARK, QUERY, "sk-of-the-environment", KEY[2:12]])
+def test_a_reply_that_repeats_a_secret_is_not_kept(
+    secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if secret in KEY:
+        monkeypatch.setenv("SELMA_TEST_KEY", KEY)
     with serving(Script(says(f"1. a sign that says {secret}"), says("1. a dog"))) as script:
         assert ask(model(marked(script.url))) == "1. a dog"
     with (
@@ -316,7 +366,7 @@ def test_the_parts_of_an_address() -> None:
     address = Address.of("https://a%40b:p%3Aw@h:1/v1?k=v1v")
     assert address.bare == "https://h:1/v1"
     assert (address.login, address.query) == ("a@b:p:w", "k=v1v")
-    assert {"p:w", "v1v", "k=v1v"} <= set(address.secrets)
+    assert {"p:w", "v1v"} <= set(address.secrets)
     assert Address.of("http://h/v1").secrets == () and Address.of(None).bare is None
 
 

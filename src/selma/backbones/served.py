@@ -28,7 +28,7 @@ from selma.backbones.server_address import Address
 from selma.config.networks import Server
 from selma.config.section import MOST
 from selma.errors import BackendError, ConfigError
-from selma.texts import without_logins
+from selma.texts import without_logins, without_secrets
 
 if TYPE_CHECKING:
     import openai
@@ -213,7 +213,8 @@ class Requests:
         text = content(choices[0].message)
         if text is None or len(text) > _LONGEST_REPLY:
             raise _Passing(f"the reply is not text of at most {_LONGEST_REPLY} characters")
-        if any(secret in text for secret in self._secrets if len(secret) >= _TELLING):
+        long = [secret for secret in self._secrets if len(secret) >= _TELLING]
+        if without_secrets(text, long) != text:
             raise _Passing("the reply repeats the key, or what is private in the address")
         usage = getattr(answer, "usage", None)
         counts = [_tokens(usage, name) for name in ("prompt_tokens", "completion_tokens")]
@@ -238,14 +239,18 @@ class Requests:
         from selma.backbones.transport import Unreadable
 
         for known in (error, error.__cause__):
-            if isinstance(known, BackendError | _Passing):
+            if isinstance(known, _Passing):
                 return known
+            if isinstance(known, BackendError):  # names where a server redirects to
+                return BackendError(self._without_key(str(known)))
             if isinstance(known, Unreadable):
                 return _Passing(self._without_key(str(known)))
         what = self._without_key(str(error) or type(error).__name__)
         if isinstance(error, openai.APIStatusError):
             status = error.status_code
-            why = reason(self._without_key(error.response.text)) or "no reason is given"
+            # Before it is cut, and after what JSON escapes is read.
+            why = self._without_key(reason(self._without_key(error.response.text)))
+            why = why or "no reason is given"
             passing = status in _PASSING or status >= 500
             if passing and "insufficient_quota" not in (error.code, error.type):
                 wait = error.response.headers.get("retry-after")
@@ -271,9 +276,7 @@ class Requests:
         return f"{self._address.bare or 'OpenAI'} (model {self._server.model})"
 
     def _without_key(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "<key>")
-        return without_logins(text)
+        return without_logins(without_secrets(text, self._secrets))
 
     def _wait(self, attempt: int, retry_after: float | None) -> float:
         # Jitter keeps requests that failed together from coming back together.

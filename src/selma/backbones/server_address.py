@@ -41,8 +41,9 @@ class Address:
     def secrets(self) -> tuple[str, ...]:
         """What no message may say, the longest first."""
         _, _, password = self.login.partition(":")
-        values = [value for _, value in parse_qsl(self.query)]
-        every = {self.login, self.query, self.fragment, password, self._basic, *values}
+        pairs = parse_qsl(self.query, keep_blank_values=True)
+        values = [value or name for name, value in pairs]
+        every = {self.login, self.fragment, password, self._basic, *values}
         return tuple(sorted((s for s in every if len(s) >= _SHORTEST_SECRET), key=len)[::-1])
 
     @property

@@ -161,6 +161,13 @@ def test_a_dry_run_sends_nothing(run: Path, hub: Hub) -> None:
     assert hub.asked == 0
 
 
+def test_a_refusal_shows_no_part_of_the_token(run: Path, hub: Hub) -> None:
+    # The address stands in the Hub's own message.
+    address = f"{hub.address}/hf_aB3dE5gH"
+    done = selma("push", run, "me/mine", HF_ENDPOINT=address, HF_TOKEN="hf_aB3dE5gH7jK9")
+    assert done.returncode == 4 and "aB3dE5gH" not in done.stderr and "<key>" in done.stderr
+
+
 def test_a_refusal_is_one_clear_message(run: Path, hub: Hub) -> None:
     done = selma("push", run, "me/mine", HF_ENDPOINT=hub.address, HF_TOKEN="hf_wrong")
     assert done.returncode == 4 and "me/mine did not take the files" in done.stderr

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from selma.applications.publishing.card import write_card
 from selma.errors import ConfigError, PublishError
 from selma.paths import AnyPath, as_path
+from selma.texts import without_secrets
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -48,7 +49,7 @@ def push(
     sizes = {name: path.stat().st_size for name, path in sorted(files.items())}
     if dry_run:
         return Pushed(repository, sizes, url=None)
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi, get_token
 
     operations = [CommitOperationAdd(name, path) for name, path in sorted(files.items())]
     api = HfApi(library_name="selma")
@@ -59,6 +60,7 @@ def push(
         )
     except Exception as error:  # many kinds: no net, no token, no right, refused metadata
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = without_secrets(reason, filter(None, [get_token()]))
         raise PublishError(
             f"{repository} did not take the files: {reason} The Hub's token comes from HF_TOKEN or "
             "`hf auth login`; it needs the right to write there."
