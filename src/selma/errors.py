@@ -35,6 +35,10 @@ class IncompatibleExperts(AdapterError):
     """These experts cannot be merged by this method."""
 
 
+class MergeWithoutEffect(AdapterError):
+    """A merge leaves a layer as it was, though an expert changes it."""
+
+
 class ModelError(SelmaError):
     """A model cannot be loaded or does not offer what is asked of it."""
 

@@ -42,6 +42,7 @@ for command in (
     stages.images,
     stages.experts,
     merging.merge,
+    merging.resize,
     stages.report,
     stages.status,
     stages.check,

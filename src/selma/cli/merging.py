@@ -1,4 +1,4 @@
-"""The command `selma merge`, whose options are those of all merge methods."""
+"""The commands `selma merge`, whose options are those of all merge methods, and `resize`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from selma.cli.loading import load
-from selma.console import AllLayers, Base, Folder, Keep, show_diagnostics
+from selma.console import AllLayers, Base, Folder, Keep, show_diagnostics, show_verified
 from selma.screen import say
 
 
@@ -86,6 +86,12 @@ def merge(
     ] = None,
     base: Base = None,
     all_layers: AllLayers = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="FILES: hold each layer against float64; refuse one without effect."
+        ),
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Write the diagnostics to this file.")] = None,
 ) -> None:
     """Stage 4: merge the experts into one adapter. Or merge adapter files of any origin."""
@@ -94,8 +100,44 @@ def merge(
         return
     given = {**context.obj, "method": method} | ({} if scale is None else {"scale": scale})
     _merge_files(
-        what, out, given, weights=weights, to=to, base=base, json=json, all_layers=all_layers
+        what,
+        out,
+        given,
+        weights=weights,
+        to=to,
+        base=base,
+        verify=verify,
+        json=json,
+        all_layers=all_layers,
     )
+
+
+def resize(
+    adapter: Annotated[Path, typer.Argument(metavar="IN", help="A LoRA's file or PEFT folder.")],
+    out: Annotated[Path, typer.Option(help="Where it goes.")],
+    rank: Annotated[int | None, typer.Option(help="No layer has more.")] = None,
+    error: Annotated[
+        float | None, typer.Option(help="Each layer stays within this relative error.")
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(help="As in convert; the file's own layout if left out.")
+    ] = None,
+    base: Base = None,
+    all_layers: AllLayers = False,
+    json: Annotated[Path | None, typer.Option(help="Write ranks and errors to this file.")] = None,
+) -> None:
+    """Cut a LoRA's ranks, by each layer's singular values, and say what that costs."""
+    from selma.merged import resizing
+    from selma.report.models import print_resized
+    from selma.rich_screen import Screen
+    from selma.workspace import write_json
+
+    written, resized = resizing.resize(adapter, out, rank=rank, max_error=error, to=to, base=base)
+    if json:
+        write_json(json, resized)
+    print_resized(resized, Screen(), all_layers=all_layers)
+    for path in written:
+        say(path)
 
 
 def _merge_stage(config: Path, folder: Path | None, *, all_layers: bool) -> None:
@@ -120,6 +162,7 @@ def _merge_files(
     weights: str | None,
     to: str | None,
     base: str | None,
+    verify: bool,
     json: Path | None,
     all_layers: bool,
 ) -> None:
@@ -133,8 +176,12 @@ def _merge_files(
         raise ConfigError("Merging files needs --out; a stage needs one CONFIG that ends in .yaml.")
     config = merged_config(given)
     each = None if weights is None else numbers(weights)
-    written, diagnostics = merge_files(files, config, out, weights=each, to=to, base=base)
+    written, diagnostics = merge_files(
+        files, config, out, weights=each, to=to, base=base, verify=verify
+    )
     if json:
         write_json(json, diagnostics)
     show_diagnostics(diagnostics, all_layers=all_layers)
+    if verify:
+        show_verified(diagnostics["verified"], all_layers=all_layers)
     say(f"Merged adapter: {', '.join(map(str, written))}")

@@ -25,7 +25,7 @@ from selma.adapters.rotations.files import RotationFile
 from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.merged.delta_methods import Part, aligned
 from selma.merged.diagnostics import Diagnostics
-from selma.merged.lowrank import Factors, factored, singular, truncated
+from selma.merged.lowrank import Factors, factored, norm, singular, truncated
 from selma.merged.planning import Plan
 from selma.merged.settings import Cut
 
@@ -102,6 +102,28 @@ class DeltaMerge:
         like = next(file.layers[key] for file in self.files.values() if key in file.layers)
         self._merged[key] = _merged_layer(like, rank=a.shape[0])
         self._spool.add(key, a, b)
+
+    def before(self, key: str) -> dict[str, float]:
+        """Expert → the norm of its delta of the layer."""
+        return {name: norm(part.factors) for name, part in self._parts(self.files, key, {}).items()}
+
+    def expected(self, key: str, least: Mapping[str, float]) -> Factors | Tensor:
+        """The merged delta in float64, before any cut to a rank."""
+        # The entry that set a threshold must not fall below it by the digits that float32 lacks.
+        rounded = {name: magnitude * (1 - 1e-6) for name, magnitude in least.items()}
+        parts = [
+            replace(part, a=part.a.double(), b=part.b.double())
+            for part in self._parts(self.files, key, rounded).values()
+        ]
+        result = self.plan.method.apply(parts, self.plan.settings)
+        if isinstance(result, Tensor):
+            return result.double() * self.plan.scale
+        return result[0].double(), result[1].double() * self.plan.scale
+
+    def written(self, file: AdapterFile, key: str) -> Factors:
+        """The layer's delta in the merged file."""
+        a, b = file.factors(key)
+        return a.double(), b.double() * file.layers[key].scale
 
     def write(
         self,

@@ -33,6 +33,12 @@ def singular(factors: Factors) -> Singular:
     return q_b @ u, s, vt @ q_a.mT
 
 
+def norm(factors: Factors) -> float:
+    """‖B A‖ in Frobenius' norm, without forming B A; right where B A is nearly zero, too."""
+    a, b = (factor.double() for factor in factors)
+    return float((torch.linalg.qr(b).R @ torch.linalg.qr(a.mT).R.mT).norm())
+
+
 def smallest_rank(s: Tensor, max_error: float) -> int:
     """The smallest rank (at least 1) whose relative error in Frobenius' norm is ≤ max_error."""
     lost = s.square().flip(0).cumsum(0).flip(0)  # lost[r] is what rank r leaves out

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -27,7 +28,7 @@ from selma.record_files import read_record
 from selma.records.experts import Expert
 from selma.records.merged import Merged
 from selma.records.rows import DiagnosticsFile
-from selma.workspace import MERGED, Workspace, file_sha256, without_empty, write_json
+from selma.workspace import MERGED, Workspace, file_sha256, promote, without_empty, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +66,15 @@ class Merge(Protocol):
 
     def add(self, key: str, least: Mapping[str, float]) -> None:
         """Merge one layer. least: expert → the magnitude that its entries must reach."""
+
+    def before(self, key: str) -> dict[str, float]:
+        """Expert → the norm of its change of the layer."""
+
+    def expected(self, key: str, least: Mapping[str, float]) -> Any:
+        """The merged layer's change in float64 (`verifying.Change`)."""
+
+    def written(self, file: Any, key: str) -> Any:
+        """The layer's change in the merged file, float64."""
 
     def write(
         self,
@@ -125,12 +135,15 @@ def merge_files(
     weights: Sequence[float] | None = None,
     to: str | None = None,
     base: AnyPath | None = None,
+    verify: bool = False,
 ) -> tuple[list[Path], dict[str, Any]]:
     """Adapter files of any origin as one: the files written, and the diagnostics.
 
-    `weights` go with `paths`. `to` is diffusers if None, or selma for rotations. `base` is needed
-    only where a format's names want it (`formats`). Neither the order of the files nor their names
-    change a byte of the tensors, unless the method is ordered.
+    With `verify` what was written is held against the merge in float64 before it is at `out`; the
+    diagnostics have it as "verified" (`verifying`). `weights` go with `paths`. `to` is diffusers if
+    None, or selma for rotations. `base` is needed only where a format's names want it (`formats`).
+    Neither the order of the files nor their names change a byte of the tensors, unless the method
+    is ordered.
     """
     from selma.adapters.models import read_model
     from selma.adapters.reading import AdapterFile, announce_left_out
@@ -157,13 +170,38 @@ def merge_files(
     plan = planned(config, {labels[i]: float(given[i]) for i in order})
     require_compatible(files, plan.method, known_base=False)
     recipe = merge_recipe({labels[i]: digests[i] for i in order}, plan)
-    written, diagnostics = write_merged(files, plan, out, made_by=recipe, to=to, model=model)
+    if verify:
+        written, diagnostics = _write_verified(files, plan, out, recipe=recipe, to=to, model=model)
+    else:
+        written, diagnostics = write_merged(files, plan, out, made_by=recipe, to=to, model=model)
     # Readers look for their files in their own order.
     for figures in ("experts", "cosines"):
         diagnostics[figures] = {
             labels[i]: diagnostics[figures][labels[i]] for i in range(len(read))
         }
     return written, diagnostics
+
+
+def _write_verified(
+    files: Mapping[str, AnyFile],
+    plan: Plan,
+    out: Path,
+    *,
+    recipe: Mapping[str, Any],
+    to: str | None,
+    model: Model | None,
+) -> tuple[list[Path], dict[str, Any]]:
+    """As `write_merged`; nothing is at `out` unless it holds."""
+    make_folder(out.parent)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as aside:
+        written, diagnostics = write_merged(
+            files, plan, Path(aside) / out.name, made_by=recipe, to=to, model=model, verify=True
+        )
+        places = [out.parent / path.relative_to(aside) for path in written]
+        for path, target in zip(written, places, strict=True):
+            make_folder(target.parent)
+            promote(path, target)
+    return places, diagnostics
 
 
 def _require_weights(weights: Any, count: int) -> None:
@@ -190,10 +228,12 @@ def write_merged(
     to: str | None = None,
     model: Model | None = None,
     diagnose: bool = True,
+    verify: bool = False,
 ) -> tuple[list[Path], dict[str, Any]]:
-    """The files written and the diagnostics, {} unless `diagnose`.
+    """The files written and the diagnostics, {} unless `diagnose`; with "verified" if `verify`.
 
-    to: the layout at `path`; None is the usual one of what is merged.
+    to: the layout at `path`; None is the usual one of what is merged. Raises MergeWithoutEffect if
+    what was verified leaves a layer alone that an expert changes.
     """
     from selma.adapters.files import DIAGNOSTICS_KEY, Lineage
     from selma.merged.diagnostics import header
@@ -205,15 +245,21 @@ def write_merged(
     kind.require_layout(path, layout, files=files, lineage=lineage, model=model)
     make_folder(path.parent)
     with closing(kind(files, plan, folder=path.parent, diagnose=diagnose)) as merge:
-        combine(merge, plan)
+        least = combine(merge, plan)
         diagnostics = merge.diagnostics.summary if merge.diagnostics is not None else {}
         notes = {DIAGNOSTICS_KEY: header(diagnostics)} if diagnose else {}
         written = merge.write(path, layout=layout, lineage=lineage, notes=notes, model=model)
+        if verify:
+            from selma.merged.verifying import verified
+
+            layers = None if model is None else model.layers
+            diagnostics["verified"] = verified(merge, path, least, base=layers)
     return written, diagnostics
 
 
-def combine(merge: Merge, plan: Plan) -> None:
-    """Merge layer by layer; where the method trims, after a look at each whole task vector."""
+def combine(merge: Merge, plan: Plan) -> dict[str, float]:
+    """Merge layer by layer; where the method trims, after a look at each whole task vector. Expert
+    → the magnitude that its entries had to reach, of a method that trims."""
     from selma.merged.trimming import threshold
 
     least: dict[str, float] = {}
@@ -222,6 +268,7 @@ def combine(merge: Merge, plan: Plan) -> None:
         least = {name: threshold(partial(merge.entries, name), share) for name in merge.experts}
     for key in merge.layers:
         merge.add(key, least)
+    return least
 
 
 def merge_weights(skills: Sequence[str], config: MergedConfig) -> dict[str, float]:

@@ -20,15 +20,16 @@ from selma.adapters.models import Model
 from selma.adapters.names import sorted_layers
 from selma.adapters.reading import AdapterFile
 from selma.adapters.rotations import foreign
-from selma.adapters.rotations.cayley import triangle
+from selma.adapters.rotations.cayley import drift, skew, triangle
 from selma.adapters.rotations.files import RotationFile, Turn
 from selma.backbones.text_to_image import ROTATION_FILE
 from selma.errors import AdapterError, IncompatibleExperts
 from selma.merged.diagnostics import RotationDiagnostics
-from selma.merged.lowrank import stacked
+from selma.merged.lowrank import norm, stacked
 from selma.merged.planning import Plan
 from selma.merged.rotation_methods import RotationPart, rescaled
 from selma.merged.settings import Rescaled
+from selma.merged.verifying import flat
 
 
 class RotationMerge:
@@ -92,6 +93,42 @@ class RotationMerge:
             if key in file.layers:
                 merged.require_fit(file.layers[key].shape, of=f"{name}, {key}")
         self._merged[key] = merged.scaled(self.plan.scale)
+
+    def before(self, key: str) -> dict[str, float]:
+        """Expert → the norm of its R - I, scales and delta of the layer."""
+        turning = {
+            name: float(_change(file.turn(key)).norm())
+            for name, file in self.rotating.items()
+            if key in file.layers
+        }
+        adding = {
+            name: file.layers[key].scale * norm(file.factors(key))
+            for name, file in self.adding.items()
+            if key in file.layers
+        }
+        return turning | adding
+
+    def expected(self, key: str, least: Mapping[str, float]) -> Tensor:
+        """The merged R - I, scales and delta in float64, as one vector."""
+        turns = {name: f.turn(key) for name, f in self.rotating.items() if key in f.layers}
+        scale, parts = self.plan.scale, self._parts(turns, key, least)
+        rotated = None
+        if parts:
+            blocks = merged_blocks(list(parts.values()), self.plan).double()
+            if self.plan.method.orthogonal:
+                rotated = drift(scale * blocks)
+            else:
+                rotated = scale * (blocks - torch.eye(blocks.shape[-1], dtype=torch.float64))
+        logs, added = self._magnitudes(turns, key), self._low_rank(turns, key)
+        return flat(
+            rotated,
+            None if logs is None else (scale * logs.double()).expm1(),
+            None if added is None else scale * added[1].double() @ added[0].double(),
+        )
+
+    def written(self, file: RotationFile, key: str) -> Tensor:
+        """The layer's R - I, scales and delta in the merged file, as one vector."""
+        return _change(file.turn(key))
 
     def write(
         self,
@@ -165,6 +202,20 @@ class RotationMerge:
             return stacked(list(factors.values()), self._shares(factors))
         except RuntimeError as error:
             raise IncompatibleExperts(f"{key} has other widths in some experts.") from error
+
+
+def _change(turn: Turn) -> Tensor:
+    rotated = None
+    if turn.skew_entries is not None:
+        rotated = drift(skew(turn.skew_entries.double()))
+    elif turn.mixture is not None:
+        rotated = turn.mixture.double() - torch.eye(turn.mixture.shape[-1])
+    logs, added = turn.log_magnitudes, turn.low_rank
+    return flat(
+        rotated,
+        None if logs is None else logs.double().expm1(),
+        None if added is None else added[1].double() @ added[0].double(),
+    )
 
 
 def merged_blocks(parts: Sequence[RotationPart], plan: Plan) -> Tensor:

@@ -62,6 +62,47 @@ def print_diagnostics(
     console.print(_layers(diagnostics, worst_layers(diagnostics, count)))
 
 
+def print_verified(
+    rows: Mapping[str, Mapping[str, Any]], error: float, console: Console, *, all_layers: bool
+) -> None:
+    """Print each layer's change before and after a merge, the farthest from what it was to be
+    first, and the error of all together."""
+    console.print(
+        f"What was written is within {error:.2g} of the merge in float64; "
+        f"{counted(len(rows), 'layer')}, none without effect.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    shown = sorted(rows.items(), key=lambda pair: (-(pair[1]["relative_error"] or 0), pair[0]))
+    shown = shown if all_layers else shown[:5]
+    figures = ("largest\nbefore", "to be", "written", "relative\nerror")
+    table = _table(f"change of the layers, its norm: {len(shown)} of {len(rows)}", "layer", figures)
+    for name, row in shown:
+        wrong = row["relative_error"]
+        numbers = (max(row["before"].values()), row["expected"], row["written"])
+        table.add_row(name, *(f"{n:.4g}" for n in numbers), "" if wrong is None else f"{wrong:.2g}")
+    console.print(table)
+
+
+def print_resized(resized: Mapping[str, Any], console: Console, *, all_layers: bool) -> None:
+    """Print what cutting ranks has cost, layer by layer, and of all together."""
+    total, rows = resized["all"], resized["layers"]
+    console.print(
+        f"Rank {total['rank_before']} → {total['rank']}; relative error of all layers together "
+        f"{total['relative_error']:.4g}.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    shown = sorted(rows.items(), key=lambda pair: (-pair[1]["relative_error"], pair[0]))
+    shown = shown if all_layers else shown[:5]
+    title = f"layers that lost most: {len(shown)} of {len(rows)}"
+    table = _table(title, "layer", ("norm", "rank", "relative\nerror"))
+    for name, row in shown:
+        ranks = f"{row['rank_before']} → {row['rank']}"
+        table.add_row(name, f"{row['norm']:.4g}", ranks, f"{row['relative_error']:.4g}")
+    console.print(table)
+
+
 def _experts(experts: Mapping[str, Any]) -> Table:
     figures = ("weight", "norm", "cosine to\nmerged", "conflicting\nentries", "conflicting\nmass")
     title = "experts: norm of the deltas, and conflicts of sign"
