@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from selma.applications import APPLICATIONS
+from selma.applications.comparisons.settings import Comparison
 from selma.applications.loading import imported, load_config, read_run_file
 from selma.applications.questions.settings import QuestionsConfig
 from selma.applications.subjects.settings import SubjectsRun
 from selma.applications.sur.preflight import mistakes as sur_mistakes
 from selma.applications.sur.settings import SurRun
-from selma.config import RunConfig
+from selma.config import RunConfig, parse_config
 from selma.config.places import (
     AddedKinds,
     FilePath,
@@ -34,11 +38,13 @@ from selma.config.places import (
     types_of,
     without_secrets,
 )
-from selma.config.section import Section
-from selma.errors import ConfigError
+from selma.config.section import MOST, MOST_OF_REALS, Section, laid_over
+from selma.errors import ConfigError, SelmaError
+from selma.merged.methods import METHODS
 from selma.preflight import absent, check
 from selma.registry import registered
 from selma.runfile import portable, write_run_file
+from selma.status import statuses
 from selma.workspace import STAGES, Workspace
 
 TELLING = ("folder", "file", "model", "url", "path", "dump", "weights", "tokenizer")
@@ -91,6 +97,70 @@ def untyped() -> list[str]:
         for type_ in strings(field_types(section, name))
         if not any(isinstance(note, Place) for note in type_.notes)
     ]
+
+
+def numbers(types: list[Type], around: tuple[Any, ...] = ()) -> Iterator[tuple[type, list[Any]]]:
+    """Each type that is a number, and what of tuples and mappings it stands in."""
+    for type_ in types:
+        if type_.origin in (int, float):
+            yield type_.origin, [*around]
+        if (outer := get_origin(type_.origin)) in (tuple, dict):
+            for argument in get_args(type_.origin):
+                yield from numbers(list(types_of(argument)), (*around, outer))
+
+
+def test_every_number_ends_somewhere() -> None:
+    """By its own bound, or that of all; found by the settings' types."""
+    count = 0
+    sections = {*all_sections(), Comparison, *(row.settings for row in METHODS.values())}
+    for section in sections:
+        for name in section.model_fields:
+            for kind, around in numbers(field_types(section, name)):
+                value: Any = 10**25 if kind is int else 1e25
+                for outer in around[::-1]:
+                    value = {"a": value} if outer is dict else (value, value)
+                with pytest.raises(ValidationError) as mistakes:
+                    section.model_validate({name: value})
+                assert name in [each["loc"][0] for each in mistakes.value.errors()], (section, name)
+                count += 1
+    assert count > 250
+
+
+def leaves(section: Section, *above: str) -> Iterator[tuple[str, ...]]:
+    """Where a section's numbers are, in the sections inside it too."""
+    for name in type(section).model_fields:
+        if isinstance(inner := getattr(section, name), Section):
+            yield from leaves(inner, *above, name)
+        elif {int, float} & {kind for kind, _ in numbers(field_types(type(section), name))}:
+            yield (*above, name)
+
+
+def largest(raw: dict[str, Any], where: tuple[str, ...], folder: Path) -> RunConfig | None:
+    """The settings with the largest number there that is taken."""
+    for value in (MOST, MOST_OF_REALS, 100_000, 16_384, 10_000, 1000, 1):
+        change: Any = value
+        for name in reversed(where):
+            change = {name: change}
+        with suppress(ConfigError):
+            return parse_config(
+                laid_over(raw, change), RunConfig, origin=folder / "a.yaml", folder=folder
+            )
+    return None
+
+
+def test_the_largest_numbers_are_checked_and_looked_at_in_no_time(tmp_path: Path) -> None:
+    raw = {"name": "x", "scores": {"prompts": 20}}
+    slow = []
+    for where in leaves(RunConfig(name="x", folder=tmp_path)):
+        if (config := largest(raw, where, tmp_path)) is None:
+            continue
+        started = time.process_time()
+        for look in (check, statuses):
+            with suppress(SelmaError):
+                look(config)
+        if time.process_time() - started > 2:
+            slow.append(where)
+    assert slow == []
 
 
 def test_every_setting_that_names_a_place_has_such_a_type() -> None:

@@ -26,7 +26,6 @@ from selma.backbones.parameters import Parameters
 from selma.backbones.refusals import advice, as_sentence, reason
 from selma.backbones.server_address import Address
 from selma.config.networks import Server
-from selma.config.section import MOST
 from selma.errors import BackendError, ConfigError
 from selma.texts import without_logins, without_secrets
 
@@ -38,6 +37,7 @@ T = TypeVar("T")
 _LONGEST_WAIT_S = 60.0
 _LONGEST_REPLY = 1_000_000  # characters; a list of captions has some thousand
 _TELLING = 8  # characters of a secret; keys that are none (EMPTY, none) may be words of a reply
+_MOST_TOKENS = 2**31
 _MOST_REDIRECTS = 3  # within one server
 _PASSING = {408, 409, 429}
 
@@ -287,7 +287,7 @@ class Requests:
 def _tokens(usage: Any, name: str) -> int | None:
     """A count that a server told, 0 where it told none; None for what is no number of tokens."""
     told = getattr(usage, name, None) or 0
-    if not isinstance(told, int | float) or not 0 <= told <= MOST:
+    if not isinstance(told, int | float) or not 0 <= told <= _MOST_TOKENS:
         return None
     return int(told)
 

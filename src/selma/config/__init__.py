@@ -7,9 +7,9 @@ config imports no model library, so that mistakes are shown before anything is l
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self, TypeVar, overload
+from typing import Annotated, Any, Self, TypeVar, overload
 
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from selma.config.experts import ExpertsConfig
 from selma.config.images import ImagesConfig
@@ -35,9 +35,9 @@ from selma.plurals import counted
 
 
 class ReportConfig(Section):
-    grid_prompts: PositiveInt = 24
+    grid_prompts: Annotated[int, Field(gt=0, le=10_000)] = 24
     """How many before/after images are shown."""
-    training_pairs: PositiveInt = 8
+    training_pairs: Annotated[int, Field(gt=0, le=10_000)] = 8
     """How many training pairs are shown for each skill."""
 
 

@@ -33,7 +33,7 @@ class LoraConfig(AdapterSettings):
     merge_space = "deltas"
 
     kind: Literal["lora"] = "lora"
-    rank: PositiveInt = 128
+    rank: Annotated[int, Field(gt=0, le=16_384)] = 128
     alpha: PositiveFloat | None = None
     """None is the rank, so that the scale is 1."""
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import (
+    Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -117,7 +118,7 @@ class Server(Section):
     being named here is left out as well, after a request in vain."""
     timeout_s: PositiveFloat = 120.0
     max_attempts: PositiveInt = 6
-    max_seconds: PositiveFloat | None = None
+    max_seconds: Annotated[float, Field(gt=0, le=1e8)] | None = None
     """Give up after this long in all; None is no limit."""
     max_cost: PositiveFloat | None = None
     """Give up when this much money is spent, in the unit of the prices below."""

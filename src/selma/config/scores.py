@@ -126,7 +126,7 @@ class ScoresConfig(Section):
     """Take only prompts of these groups (toybox's styles, DSG's sources); none takes all."""
     prompts: PositiveInt | None = None
     """Take only this many prompts, evenly over the groups; None takes all."""
-    seeds: PositiveInt = 1
+    seeds: Annotated[int, Field(gt=0, le=1000)] = 1
     """Images of each prompt, each from a seed of its own, the same seeds for every model; all are
     judged, and what the draw of a seed brings is part of every interval."""
     steps: PositiveInt | None = None
@@ -158,7 +158,7 @@ class ScoresConfig(Section):
     vqascore: str | None = None
     """Also ask the judge whether an image shows its whole prompt: a name of
     backbones/judges/wordings.py, or words with {text}; None is off."""
-    resamples: PositiveInt = 10_000
+    resamples: Annotated[int, Field(gt=0, le=100_000)] = 10_000
 
     @model_validator(mode="after")
     def _two_judges(self) -> ScoresConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args
@@ -39,8 +39,8 @@ PRIVATE = "private"
 """The type of a mistake whose message must not show what came."""
 
 Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
-MOST = 2**31 - 1
-"""Of whole numbers without a bound of their own."""
+MOST, MOST_OF_REALS = 10_000_000, 1_000_000
+"""Of numbers without a bound of their own, and how far below zero they may be."""
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -57,12 +57,20 @@ class Section(BaseModel):
     @field_validator("*", mode="after")
     @classmethod
     def _countable(cls, value: Any, info: ValidationInfo) -> Any:
-        """No library counts further than this where a setting has no bound of its own."""
-        if type(value) is int and not -MOST <= value <= MOST:
+        """A setting that says no bound of its own has ours: nothing that is counted, waited for or
+        multiplied ends beyond it."""
+        limits: dict[type, int] = {int: MOST, float: MOST_OF_REALS}
+        if isinstance(value, dict):
+            del limits[int]  # raw settings may be in it, among them seeds
+        several = value.values() if isinstance(value, dict) else value
+        for number in several if isinstance(value, tuple | list | dict) else (value,):
+            most = limits.get(type(number))
+            if most is None or -most <= number <= most:
+                continue
             field = cls.model_fields[info.field_name or ""]
-            if not any(isinstance(each, Lt | Le) for each in field.metadata):
+            if not _bounded((field.annotation, *field.metadata)):
                 raise PydanticCustomError(
-                    "countable", "must be at most {most}", {"most": f"{MOST:,}"}
+                    "countable", "must be at most {most}", {"most": f"{most:,}"}
                 )
         return value
 
@@ -79,6 +87,14 @@ class Section(BaseModel):
         if mistakes:
             raise ValidationError.from_exception_data(cls.__name__, mistakes)
         return values
+
+
+def _bounded(notes: Iterable[Any]) -> bool:
+    """Whether a type, or what stands beside it, says the most that a number may be."""
+    return any(
+        isinstance(note, Le | Lt) or _bounded((*getattr(note, "metadata", ()), *get_args(note)))
+        for note in notes
+    )
 
 
 @dataclass(frozen=True)

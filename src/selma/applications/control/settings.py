@@ -144,7 +144,7 @@ class ControlScoring(Section):
     """Features that FID compares: "toybox" or any CLIP model's folder or Hub id for CLIP features,
     "inception" for the usual FID (needs torch-fidelity); None is off."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    resamples: PositiveInt = 10_000
+    resamples: Annotated[int, Field(gt=0, le=100_000)] = 10_000
 
 
 Table = Literal["methods", "blocks", "magnitudes"]

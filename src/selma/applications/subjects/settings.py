@@ -42,7 +42,7 @@ class SubjectData(Section):
     prompts: tuple[Template, ...] | None = None
     """Templates with {token} and {class} for all subjects; None takes those of the folder's text
     file, else selma's 25 for objects and 25 for living subjects."""
-    image_px: PositiveInt | None = None
+    image_px: Annotated[int, Field(gt=0, le=16_384)] | None = None
     """Larger images are scaled down to this shortest side; None is the base's image size."""
     background: Colour = "white"
     """What transparent parts of images lie over."""
@@ -114,7 +114,7 @@ class SubjectScores(Section):
     clip_t_with_token: bool = False
     """Whether CLIP-T's text includes the rare token, which means nothing to CLIP. The release does
     not say."""
-    resamples: PositiveInt = 10_000
+    resamples: Annotated[int, Field(gt=0, le=100_000)] = 10_000
 
 
 METHODS = {

@@ -164,7 +164,7 @@ class SurData(Section):
     """What is trained on: images that the base generates from the keyword prompts, as `images`
     says, so that nothing is seen that the base would not make; or the source's, as in the paper.
     The source's stand for good images either way."""
-    image_px: PositiveInt = 512
+    image_px: Annotated[int, Field(gt=0, le=16_384)] = 512
     """Shortest side to which larger images are made smaller."""
     background: Colour = "white"
     """What transparent parts of images lie over."""
