@@ -7,7 +7,6 @@ import errno
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -168,15 +167,6 @@ def impossible(name: str) -> str:
     except ValueError as error:  # half a character
         return str(error)
     return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "it is neither a file nor a folder"
-
-
-def makes_folders(folder: Path) -> str:
-    """Why no folder can be made in this one; "" where one was, and removed again."""
-    try:
-        Path(tempfile.mkdtemp(prefix=".selma-", dir=folder)).rmdir()
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
 
 
 def is_regular(path: Path) -> bool:

@@ -35,7 +35,7 @@ from selma.config.preferences import NO_ANSWERS, NO_CANDIDATES, PreferenceObject
 from selma.config.questions import WrittenQuestions
 from selma.config.scores import ScorerSettings, judge_name
 from selma.config.section import Section, mistake
-from selma.disk import impossible, makes_folders
+from selma.disk import impossible
 from selma.errors import ConfigError, ModelError, SelmaError, SkillError
 from selma.plurals import counted
 from selma.records.benchmarks import BenchmarkPrompt
@@ -124,14 +124,11 @@ def _addresses(config: RunConfig) -> Iterator[str]:
 
 
 def _folder(config: RunConfig) -> Iterator[str]:
+    # Whether it can be written into is told by the lock: to check is to write nothing.
     folder = config.run_folder.absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir():
         yield f"folder: {existing} must be a folder, but is a file."
-    elif not os.access(existing, os.W_OK | os.X_OK):
-        yield f"folder: {existing} must be writable; change its rights or choose another folder."
-    elif why := makes_folders(existing):
-        yield f"folder: {existing} takes no folder ({why}); choose another."
 
 
 def _bases(config: RunConfig) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,8 +18,10 @@ from applications.publishing.hub import Hub, serving
 from huggingface_hub import ModelCard
 from pipeline.killing import settings
 from pipeline.server import serving as serving_language
+from typer.main import get_command
+from typer.testing import CliRunner
 
-from selma import pipeline
+from selma import cli, pipeline
 from selma.applications.publishing.card import _cell, write_card
 from selma.config import RunConfig
 from selma.finished import NotFinished
@@ -159,6 +162,56 @@ def test_a_dry_run_sends_nothing(run: Path, hub: Hub) -> None:
     assert listed == [f"{name}  {size} bytes" for name, size in sizes.items()]
     assert last == "Nothing was sent to me/mine."
     assert hub.asked == 0
+
+
+def dry_commands(command: Any, *above: str) -> Iterator[tuple[str, ...]]:
+    """Every command that has --dry-run."""
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from dry_commands(inner, *above, name)
+    if any("--dry-run" in option.opts for option in command.params):
+        yield above
+
+
+def listing(root: Path) -> dict[str, int]:
+    """Everything below, a folder's own time with it: it changes with what is made and removed."""
+    return {str(path): path.lstat().st_mtime_ns for path in [root, *root.rglob("*")]}
+
+
+COMMANDS = [(*words, "--dry-run") for words in dry_commands(get_command(cli.app))]
+
+
+@pytest.mark.parametrize("words", [*COMMANDS, ("check",), ("memory",), ("status", "--verify")])
+@pytest.mark.parametrize("started", [True, False])
+def test_whatever_only_looks_writes_nothing(
+    run: Path, tmp_path: Path, words: tuple[str, ...], started: bool
+) -> None:
+    if not started and words[0] in ("push", "status"):
+        pytest.skip("of a finished run")
+    base = tmp_path / "world"
+    shutil.copytree(run.parent, base, symlinks=True)
+    shutil.rmtree(base / "finished" / "4-merged" / "gallery", ignore_errors=True)
+    (base / "finished" / "4-merged" / "README.md").unlink(missing_ok=True)
+    config = pipeline_settings(base / "finished")
+    config |= {"folder": str(base / ("finished" if started else "new"))}
+    config["base"] = config["base"] | {"model": str(base / "base")}
+    (base / "a.yaml").write_text(json.dumps(config))
+    rows = [{"name": name, "model": "base"} for name in ("one", "two")]
+    table = {"name": "t", "config": "a.yaml", "folder": str(base / "table"), "guidances": []}
+    (base / "t.yaml").write_text(json.dumps(table | {"rows": rows}))
+    if words[0] == "sur":
+        (base / "a.yaml").write_text(json.dumps({"name": "a", "folder": str(base / "new")}))
+    values = {"RUN": base / "finished", "FILE": base / "t.yaml", "REPO": "me/mine"}
+    command: Any = get_command(cli.app)
+    for name in words:
+        command = command.commands[name] if name in getattr(command, "commands", {}) else command
+    needed = [each.metavar for each in command.params if each.param_type_name == "argument"]
+    arguments = [str(values.get(name, base / "a.yaml")) for name in needed]
+    for path in [base, *base.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = listing(base)
+    done = CliRunner().invoke(cli.app, [*words, *arguments])
+    assert done.exit_code == 0, done.output
+    assert listing(base) == before
 
 
 def test_a_refusal_shows_no_part_of_the_token(run: Path, hub: Hub) -> None:

@@ -54,18 +54,38 @@ EXAMPLE = "a red cat left of a blue tree"
 
 
 @dataclass(frozen=True)
-class WrittenCard:
-    """A written card and the files that belong to it."""
+class Card:
+    """A card and the files that belong to it, the repository's."""
 
-    folder: Path
-    files: tuple[Path, ...]
-    """Adapter, card and images: the repository's files."""
+    adapter: Path
+    contents: Mapping[str, bytes]
+    """Name beside the adapter's → what it holds: card and images."""
+
+    @property
+    def folder(self) -> Path:
+        return self.adapter.parent
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Adapter, card and images."""
+        return self.adapter, *(self.folder / name for name in self.contents)
 
 
-def write_card(
+def write_card(run: AnyPath, **how: Any) -> Card:
+    """Write the card that `make_card` makes beside the adapter, in place of an older one."""
+    card = make_card(run, **how)
+    shutil.rmtree(card.folder / GALLERY, ignore_errors=True)
+    for name, data in card.contents.items():
+        path = inside(card.folder, name)
+        make_folder(path.parent)
+        write_bytes(path, data)
+    return card
+
+
+def make_card(
     run: AnyPath, *, repository: str = UNNAMED, licence: str | None = None, images: int = 6
-) -> WrittenCard:
-    """Write the run's card into its `4-merged`, replacing an older one.
+) -> Card:
+    """The run's card, as it belongs into its `4-merged`; nothing is written.
 
     licence: one of the Hub's names; None takes the base's, if known. Raises ConfigError of a
     mixture, and WorkspaceError unless the merge is finished; the card of a run without scores has
@@ -83,13 +103,12 @@ def write_card(
         experts = stages.all_experts()
         merged = stages.merge_experts(experts)
         card = _scorecard(config)
-        gallery = _gallery(stages, merged, images)
+        gallery, contents = _gallery(stages, merged, images)
     text = _front_matter(config, gallery, licence=licence)
     text += _body(config, experts, merged, card, gallery, repository=repository)
-    write_bytes(merged.folder / CARD, text.encode())
-    generated = sorted((merged.folder / GALLERY).glob("*.png"))
-    files = (adapter_file(merged.folder), merged.folder / CARD, *generated)
-    return WrittenCard(merged.folder, files)
+    return Card(
+        adapter_file(merged.folder), {CARD: text.encode(), **dict(sorted(contents.items()))}
+    )
 
 
 def _scorecard(config: RunConfig) -> Scorecard | None:
@@ -99,25 +118,26 @@ def _scorecard(config: RunConfig) -> Scorecard | None:
         return None
 
 
-def _gallery(stages: Stages, merged: Merged, count: int) -> list[tuple[BenchmarkPrompt, str]]:
-    """Copy the images of benchmark prompts, evenly over the groups and whatever their scores: each
-    prompt with its image's path beside the card. [] if the merged model has not generated any."""
-    gallery = merged.folder / GALLERY
-    shutil.rmtree(gallery, ignore_errors=True)
+def _gallery(
+    stages: Stages, merged: Merged, count: int
+) -> tuple[list[tuple[BenchmarkPrompt, str]], dict[str, bytes]]:
+    """Images of benchmark prompts, evenly over the groups and whatever their scores: each prompt
+    with its image's path beside the card, and what is at these paths. None if the merged model has
+    not generated any."""
+    images: list[tuple[BenchmarkPrompt, str]] = []
+    contents: dict[str, bytes] = {}
     try:
         generated = stages.generate("merged", [applied(merged)])
     except NotFinished:
-        return []
-    make_folder(gallery)
-    images = []
+        return images, contents
     for prompt in evenly(stages.benchmark_prompts, count):
-        name = f"{prompt.id}.png"
-        write_bytes(inside(gallery, name), inside(generated, name).read_bytes())
-        images.append((prompt, f"{GALLERY}/{name}"))
+        name = f"{GALLERY}/{prompt.id}.png"
+        contents[name] = inside(generated, f"{prompt.id}.png").read_bytes()
+        images.append((prompt, name))
     sheet = stages.folder.root / REPORT / SHEET
     if sheet.is_file():
-        write_bytes(gallery / SHEET, sheet.read_bytes())
-    return images
+        contents[f"{GALLERY}/{SHEET}"] = sheet.read_bytes()
+    return images, contents
 
 
 def _front_matter(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from selma.applications.publishing.card import write_card
+from selma.applications.publishing.card import make_card, write_card
 from selma.errors import ConfigError, PublishError
 from selma.paths import AnyPath, as_path
 from selma.texts import without_secrets
@@ -36,7 +36,8 @@ def push(
     dry_run: bool = False,
     licence: str | None = None,
 ) -> Pushed:
-    """Write the card and upload it with adapter and gallery; with `dry_run`, only list the files.
+    """Write the card and upload it with adapter and gallery; with `dry_run`, only list the files
+    and write nothing.
 
     Creates the repository if it does not exist. Raises ConfigError for an invalid name,
     PublishError if the Hub refuses or cannot be reached.
@@ -44,9 +45,10 @@ def push(
     run = as_path(run)
     if not isinstance(repository, str) or not _REPOSITORY.fullmatch(repository):
         raise ConfigError(f"A repository is named owner/name, but {repository!r} came.")
-    card = write_card(run, repository=repository, licence=licence)
+    card = (make_card if dry_run else write_card)(run, repository=repository, licence=licence)
     files = {path.relative_to(card.folder).as_posix(): path for path in card.files}
-    sizes = {name: path.stat().st_size for name, path in sorted(files.items())}
+    sizes = {name: len(data) for name, data in card.contents.items()}
+    sizes = dict(sorted({**sizes, card.adapter.name: card.adapter.stat().st_size}.items()))
     if dry_run:
         return Pushed(repository, sizes, url=None)
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
