@@ -18,10 +18,7 @@ from diffusers import (
     DDIMScheduler,
     DiffusionPipeline,
     EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
     PNDMScheduler,
-    SD3Transformer2DModel,
-    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -31,16 +28,19 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
-    T5Config,
-    T5EncoderModel,
-    T5Tokenizer,
 )
 
 from selma.backbones.text_to_image import TextToImage, load_text_to_image
 from selma.config.networks import BaseConfig
 
 SHAPES = ("sd1", "sd2", "sdxl")
-FLOW_SHAPES = ("sd3",)
+FLOW_SHAPES = (
+    "sd3", "flux.2-base", "flux.2", "z-image", "qwen-image", "flux.1", "sana", "lumina-2", "chroma",
+)  # fmt: skip
+SMALL = dict.fromkeys(
+    ("flux.2-base", "flux.2", "z-image", "qwen-image", "flux.1", "chroma"), 16
+) | {"sana": 32}
+"""Side of the images of those whose pipelines make 1024 px unless told otherwise."""
 TOKENS = 24
 
 
@@ -53,7 +53,8 @@ def folder(shape: str) -> Path:
 
 
 def base(shape: str) -> BaseConfig:
-    return BaseConfig(model=str(folder(shape)), device="cpu")
+    px = SMALL.get(shape)
+    return BaseConfig(model=str(folder(shape)), device="cpu", image_px=px)
 
 
 def load(shape: str) -> TextToImage:
@@ -74,7 +75,7 @@ def tokenizer(*, pad: str = "<|endoftext|>") -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad, model_max_length=TOKENS)
 
 
-def _text_encoder(words: CLIPTokenizer, *, width: int, kind: type) -> Any:
+def text_encoder(words: CLIPTokenizer, *, width: int, kind: type) -> Any:
     config = CLIPTextConfig(
         vocab_size=len(words),
         hidden_size=width,
@@ -90,7 +91,7 @@ def _text_encoder(words: CLIPTokenizer, *, width: int, kind: type) -> Any:
     return kind(config).eval()
 
 
-def _autoencoder(**different: Any) -> AutoencoderKL:
+def autoencoder(**different: Any) -> AutoencoderKL:
     settings: dict[str, Any] = {
         "block_out_channels": (16, 32),
         "down_block_types": ("DownEncoderBlock2D",) * 2,
@@ -140,14 +141,16 @@ def _pipeline(shape: str, second_width: int) -> DiffusionPipeline:
         "steps_offset": 1,
     }
     first = tokenizer()
-    if shape == "sd3":
-        return _flow_pipeline(first)
+    if shape in FLOW_SHAPES:
+        import tiny_flow
+
+        return tiny_flow.pipeline(shape)
     if shape == "sdxl":
         second = tokenizer(pad="!")
         return StableDiffusionXLPipeline(
-            vae=_autoencoder(),
-            text_encoder=_text_encoder(first, width=32, kind=CLIPTextModel),
-            text_encoder_2=_text_encoder(
+            vae=autoencoder(),
+            text_encoder=text_encoder(first, width=32, kind=CLIPTextModel),
+            text_encoder_2=text_encoder(
                 second, width=second_width, kind=CLIPTextModelWithProjection
             ),
             tokenizer=first,
@@ -180,8 +183,8 @@ def _pipeline(shape: str, second_width: int) -> DiffusionPipeline:
         ),
     }[shape]
     return StableDiffusionPipeline(
-        vae=_autoencoder(),
-        text_encoder=_text_encoder(first, width=32, kind=CLIPTextModel),
+        vae=autoencoder(),
+        text_encoder=text_encoder(first, width=32, kind=CLIPTextModel),
         tokenizer=first,
         unet=unet(),
         scheduler=scheduler,
@@ -189,55 +192,3 @@ def _pipeline(shape: str, second_width: int) -> DiffusionPipeline:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-
-
-def _flow_pipeline(first: CLIPTokenizer) -> DiffusionPipeline:
-    second, third = tokenizer(pad="!"), _letters()
-    t5 = T5Config(
-        vocab_size=len(third),
-        d_model=64,
-        d_kv=8,
-        d_ff=64,
-        num_layers=2,
-        num_heads=4,
-        decoder_start_token_id=0,
-        dense_act_fn="gelu",
-        is_gated_act=True,
-    )
-    return StableDiffusion3Pipeline(
-        vae=_autoencoder(
-            latent_channels=8,
-            shift_factor=0.0609,
-            scaling_factor=1.5305,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-        ),
-        text_encoder=_text_encoder(first, width=32, kind=CLIPTextModelWithProjection),
-        text_encoder_2=_text_encoder(second, width=32, kind=CLIPTextModelWithProjection),
-        text_encoder_3=T5EncoderModel(t5).eval(),
-        tokenizer=first,
-        tokenizer_2=second,
-        tokenizer_3=third,
-        transformer=SD3Transformer2DModel(
-            sample_size=8,
-            patch_size=2,
-            in_channels=8,
-            out_channels=8,
-            num_layers=3,
-            attention_head_dim=8,
-            num_attention_heads=4,
-            joint_attention_dim=64,
-            caption_projection_dim=32,
-            pooled_projection_dim=64,
-            pos_embed_max_size=8,
-            dual_attention_layers=(0,),
-            qk_norm="rms_norm",
-        ),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-    )
-
-
-def _letters() -> T5Tokenizer:
-    """T5's kind of tokenizer, with one token for each letter."""
-    pieces = ["<pad>", "</s>", "<unk>", "▁", *map(chr, range(33, 127))]
-    return T5Tokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0)

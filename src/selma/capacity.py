@@ -70,7 +70,10 @@ def generating(batch_size: int, *, guidance: float, setting: str) -> Work:
     def changes(parts: Parts, need: Need, limit: int) -> list[str]:
         return [f"{setting}: {fewer}"] if (fewer := need.fits(limit)) else []
 
-    return Work(lambda parts: generation_need(parts, batch_size, guided=guidance > 1), changes)
+    def need(parts: Parts) -> Need:
+        return generation_need(parts, batch_size, guided=parts.family.guided(guidance))
+
+    return Work(need, changes)
 
 
 def encoding() -> Work:

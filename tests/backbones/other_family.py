@@ -61,6 +61,8 @@ class StraightPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         features: PromptFeatures | None = None,
         prompt: list[str] | None = None,
         packed: Tensor,
+        height: int,
+        width: int,
         generator: Any,
         steps: int,
         cfg: float,
@@ -176,8 +178,8 @@ def build(folder: Path) -> Path:
         torch.manual_seed(0)
         words = tiny.tokenizer()
         StraightPipeline(
-            vae=tiny._autoencoder(),
-            text_encoder=tiny._text_encoder(words, width=32, kind=CLIPTextModel),
+            vae=tiny.autoencoder(),
+            text_encoder=tiny.text_encoder(words, width=32, kind=CLIPTextModel),
             tokenizer=words,
             transformer=tiny._unet(),
             scheduler=FlowMatchEulerDiscreteScheduler(),

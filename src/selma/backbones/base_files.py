@@ -46,6 +46,8 @@ def base_fingerprint(base: BaseConfig) -> str:
         digests.append(base_fingerprint(_configs_of(base)))
     if base.vae is not None:
         digests.append(weights_digest(base.vae, None, setting="base.vae"))
+    if base.image_px is not None:
+        digests.append(f"{base.image_px} px")
     return (
         digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
     )
@@ -69,6 +71,7 @@ def load_pipeline(base: BaseConfig, dtype: torch.dtype) -> Any:
     index = _model_index(configs)
     family = _family(index, configs.model)
     given = {key: value for key, value in family.loading.items() if key in index or value is False}
+    given |= dict.fromkeys(_left_out(index, family))
     if base.vae is not None:
         given["vae"] = _autoencoder(base, base.vae, family, dtype)
     if base.config is not None:
@@ -142,6 +145,18 @@ def part_config(base: BaseConfig, part: str) -> dict[str, Any] | None:
     if (_model_index(configs).get(part) or [None])[0] is None:
         return None
     return _read_json(configs, f"{part}/config.json")
+
+
+def left_out(base: BaseConfig) -> tuple[str, ...]:
+    """The text encoders that the base was saved without, as Stable Diffusion 3 may be without T5.
+    Raises ModelError."""
+    index = _model_index(_configs_of(located(base)))
+    return _left_out(index, _family(index, base.model))
+
+
+def _left_out(index: dict[str, Any], family: Family) -> tuple[str, ...]:
+    absent = (part for part in family.text_encoders if (index.get(part) or [None])[0] is None)
+    return tuple(part for part in absent if part in index)
 
 
 def tokenizer_limit(base: BaseConfig, part: str) -> int | None:

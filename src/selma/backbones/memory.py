@@ -175,7 +175,7 @@ class Parts:
     @property
     def latent(self) -> tuple[int, int, int]:
         """[c, h, w] of one image's."""
-        return self.family.latent_shape(self.denoiser.config)
+        return self.family.shape(self.denoiser.config, self.vae.config, self.base.image_px)
 
     @property
     def image_px(self) -> int:
@@ -244,8 +244,8 @@ def generation_need(parts: Parts, images: int, *, guided: bool) -> Need:
 
     def decode(count: int) -> Callable[[], Any]:
         c, h, w = parts.latent
-        return lambda: parts.vae.decode(
-            torch.empty(count, c, h, w, dtype=parts.vae_dtype, device="meta")
+        return lambda: parts.family.decoded(
+            parts.vae, torch.empty(count, c, h, w, dtype=parts.vae_dtype, device="meta")
         )
 
     with torch.no_grad(), widened(parts):

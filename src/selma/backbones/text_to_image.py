@@ -63,6 +63,7 @@ def load_text_to_image(base: BaseConfig) -> TextToImage:
         family_of(type(pipe).__name__, model=base.model),
         offload,
         guidance_rescale=rescale_of(asked),
+        asked_px=base.image_px,
     )
 
 
@@ -99,6 +100,8 @@ class TextToImage:
     """Each network waits in the CPU's memory until it is at work."""
     guidance_rescale: float = 0.0
     """arXiv:2305.08891, equation 16's φ; of no effect without guidance."""
+    asked_px: int | None = None
+    """Side of the images; None is the base's own."""
     _adapted: bool = False
     _rewriting: Rewriting | None = None
     _guide: Guide | None = None
@@ -111,11 +114,12 @@ class TextToImage:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """[c, h, w] of one image's latents."""
-        return self.family.latent_shape(self.denoiser.config)
+        vae = self.pipe.vae.config
+        return self.family.shape(self.denoiser.config, vae, self.asked_px)
 
     @property
     def image_px(self) -> int:
-        """Side of the square images that the base was made for."""
+        """Side of the square images."""
         return self.latent_shape[1] * self.family.image_factor(self.pipe.vae.config)
 
     @cached_property
@@ -144,8 +148,8 @@ class TextToImage:
         """Images in the order of the texts; each depends on its text, seed, steps and guidance.
 
         `before` is told, ahead of each pass, the positions of its texts.
-        Guidance of 1 or less has no unconditional pass. On a CPU the batch size changes no pixel;
-        on a GPU it may change the last bit of some; order and resume never do.
+        Guidance of 1 or less (in most families) has no unconditional pass. On a CPU the batch size
+        changes no pixel; on a GPU it may change the last bit of some; order and resume never do.
         """
         if len(texts) != len(seeds):
             raise ValueError(f"Each text needs one seed, but {len(texts)} and {len(seeds)} came.")
@@ -171,7 +175,8 @@ class TextToImage:
         prompts' features; otherwise as `generate`. empty: the one row of the empty prompt."""
         for count, filled in self.passes(len(seeds), batch_size):
             positive = conditioning.map(itemgetter(filled))
-            negative = empty.map(itemgetter([0] * len(filled))) if guidance > 1 else None
+            guided = self.family.guided(guidance)
+            negative = empty.map(itemgetter([0] * len(filled))) if guided else None
             features = PromptFeatures(
                 positive=positive.to(self.device).to(self.dtype),
                 negative=negative and negative.to(self.device).to(self.dtype),
@@ -179,6 +184,7 @@ class TextToImage:
             latents = self._run(
                 features, [seeds[i] for i in filled], steps, guidance, output_type="latent"
             )
+            latents = self.family.from_pipeline(self.pipe.vae, latents, self.latent_shape)
             yield from latents[:count].float().cpu()
 
     def decode(self, latents: Sequence[torch.Tensor], *, batch_size: int) -> Iterator[Image.Image]:
@@ -186,16 +192,16 @@ class TextToImage:
         import torch
 
         half = self.dtype is torch.float16  # SDXL's autoencoder overflows in it
-        vae, normalised = self.pipe.vae, self.family.normalised
+        vae, family = self.pipe.vae, self.family
         if half:
             vae.float()
         try:
             for count, filled in self.passes(len(latents), batch_size):
                 x = torch.stack([latents[i] for i in filled]).to(self.device, vae.dtype)
-                zero = normalised(torch.zeros_like(x), vae.config)
-                unit = normalised(torch.ones_like(x), vae.config)
+                zero = family.normalised(torch.zeros_like(x), vae)
+                unit = family.normalised(torch.ones_like(x), vae)
                 with torch.no_grad():
-                    pixels = vae.decode((x - zero) / (unit - zero), return_dict=False)[0]
+                    pixels = family.decoded(vae, (x - zero) / (unit - zero))
                 images = self.pipe.image_processor.postprocess(pixels, output_type="np")
                 yield from self._images(images)[:count]
         finally:
@@ -351,16 +357,19 @@ class TextToImage:
         # CPU generators, so that every device starts from the same noise.
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         latents = torch.cat([torch.randn(shape, generator=g) for g in generators])
-        latents = latents.to(self.device, self.dtype)
+        latents = latents.to(self.device)
+        if not self.family.wide_noise:
+            latents = latents.to(self.dtype)
         if change is not None:
             latents = begun(self.pipe, latents, change, steps=steps)
         family = self.family
+        rescale = self.guidance_rescale
+        sampling = family.sampling(steps=steps, guidance=guidance, guidance_rescale=rescale)
         return self.pipe(
-            **family.inputs(prompts, latents),
-            **family.sampling(
-                steps=steps, guidance=guidance, guidance_rescale=self.guidance_rescale
-            ),
+            **(sampling | family.inputs(prompts, latents)),
             **self._text_limit,
+            height=self.image_px,
+            width=self.image_px,
             **({} if change is None else {"callback_on_step_end": between_steps(change)}),
             generator=generators,  # goes on to the schedulers that add noise at each step
             output_type=output_type,
@@ -385,7 +394,7 @@ class TextToImage:
         if self._rewriting is None:
             return texts
         with torch.no_grad():
-            return self.features(texts, guided=guidance > 1)
+            return self.features(texts, guided=self.family.guided(guidance))
 
 
 @contextmanager

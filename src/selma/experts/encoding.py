@@ -139,6 +139,7 @@ def _encode(
 ) -> dict[str, Tensor]:
     model.require_unadapted()
     batches: dict[str, list[Tensor]] = {}
+    known: list[Conditioning] = []
 
     def keep(**parts: Tensor | None) -> None:
         for name, part in parts.items():
@@ -161,7 +162,8 @@ def _encode(
             mean, logvar = _moments(model, [image for image, _ in fitted])
             conditioning = model.text_features(texts, guided=False).positive
             conditioning = model.family.with_crops(conditioning, [crop for _, crop in fitted])
-            keep(mean=mean, logvar=logvar, **conditioning.tensors())
+            keep(mean=mean, logvar=logvar)
+            known.append(conditioning.to(torch.device("cpu")))
             if flip:
                 mirrored = [
                     ImageOps.mirror(image) if may_flip(caption) else image
@@ -170,6 +172,10 @@ def _encode(
                 mean, logvar = _moments(model, mirrored)
                 keep(mirrored_mean=mean, mirrored_logvar=logvar)
             advance(len(batch))
+    # Some encoders' texts are as long as the longest of a pass.
+    tokens = max(part.text.shape[1] for part in known)
+    for part in known:
+        keep(**part.filled_up(tokens).tensors())
     return {name: torch.cat(parts) for name, parts in batches.items()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -156,15 +156,20 @@ class AdapterWeights:
 def plain_attention(model: TextToImage, config: TrainingConfig) -> Iterator[None]:
     """The denoiser with an attention whose backward pass is as fast as its precision allows,
     keeping as much or as little for that pass as the settings say."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
     denoiser, plain = model.denoiser, model.family.plain_attention
-    processors = denoiser.attn_processors
+    # On a CPU the backward pass of the fused attention is many times slower in bfloat16.
+    slow = config.precision == "bf16" and model.device.type == "cpu"
+    processors = denoiser.attn_processors if slow and plain is not None else None
     try:
         if config.gradient_checkpointing:
             denoiser.enable_gradient_checkpointing()
-        if plain is not None and config.precision == "bf16" and model.device.type == "cpu":
-            # On a CPU the backward pass of the fused attention is many times slower in bfloat16.
+        if processors is not None and plain is not None:
             denoiser.set_attn_processor(plain())
-        yield
+        with sdpa_kernel(SDPBackend.MATH) if slow else nullcontext():
+            yield
     finally:
         denoiser.disable_gradient_checkpointing()
-        denoiser.set_attn_processor(processors)
+        if processors is not None:
+            denoiser.set_attn_processor(processors)

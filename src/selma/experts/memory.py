@@ -64,7 +64,9 @@ def rollout_need(parts: Parts, config: ExpertsConfig, objective: RewardedObjecti
     comes on top."""
     with _attached(parts, config) as factors:
         trained = _trained(factors)
-    need = generation_need(parts, objective.images_at_once, guided=objective.guidance > 1)
+    need = generation_need(
+        parts, objective.images_at_once, guided=parts.family.guided(objective.guidance)
+    )
     return replace(need, what="own images", trained=trained)
 
 

@@ -109,7 +109,7 @@ class Trajectories:
         def denoised(known: Conditioning) -> Tensor:
             return model.family.denoise(model.denoiser, noisy, times, known).float()
 
-        if guidance <= 1:
+        if not model.family.guided(guidance):
             return denoised(prompts)
         everywhere = torch.ones(len(latents), dtype=torch.bool, device=model.device)
         empty = self.parts.encoded.empty.to(model.device).to(model.dtype)

@@ -9,7 +9,7 @@ from typing import Any
 
 from selma.adapters.layers import Layers, layer_shapes
 from selma.adapters.table import kind_of
-from selma.backbones.base_files import base_family, part_config, tokenizer_limit
+from selma.backbones.base_files import base_family, left_out, part_config, tokenizer_limit
 from selma.backbones.bases import guidance_of, located, place_of, rescale_of, steps_of
 from selma.backbones.families import stable_diffusion
 from selma.backbones.families.family import Family
@@ -71,7 +71,7 @@ def in_diffusers(
         *(applying_all(adapters, base) if applying is None else in_float32(applying, base)),
         f'seed = torch.Generator("cpu").manual_seed({seed})',
         *([] if noise is None else [noise]),
-        f"image = pipe({text!r}, generator=seed, {latents}{_arguments(image)}).images[0]",
+        f"image = pipe(prompt={text!r}, generator=seed, {latents}{_arguments(image)}).images[0]",
     ]
     return "\n".join(lines)
 
@@ -81,16 +81,20 @@ def _sampling(base: BaseConfig, **asked: Any) -> dict[str, Any]:
     family = _family(base)
     if family is None:
         return stable_diffusion.FAMILY.sampling(**asked)
-    return family.sampling(**asked) | family.text_limit(partial(tokenizer_limit, base))
+    size = {} if base.image_px is None else dict.fromkeys(("height", "width"), base.image_px)
+    limit = family.text_limit(partial(tokenizer_limit, base))
+    return family.sampling(**asked) | limit | size
 
 
 def _noise(base: BaseConfig) -> str | None:
     """A line for a pipeline in half precision, which would draw noise in that itself."""
     family = _family(base)
-    if base.precision == "fp32" or family is None:
+    if base.precision == "fp32" or family is None or family.wide_noise:
         return None
-    shape = family.latent_shape(part_config(base, family.component) or {})
-    return f"noise = torch.randn({(1, *shape)}, generator=seed).to(pipe.dtype)"
+    denoiser, vae = (part_config(base, part) or {} for part in (family.component, "vae"))
+    shape = family.shape(denoiser, vae, base.image_px)
+    noise = f"torch.randn({(1, *shape)}, generator=seed).to(pipe.dtype)"
+    return f"noise = {family.pack_line.format(noise, *shape)}"
 
 
 def _family(base: BaseConfig) -> Family | None:
@@ -126,8 +130,8 @@ def _pipeline(base: BaseConfig, origin: Origin) -> list[str]:
         kind = "AutoencoderKL" if family is None else family.network_class("vae").__name__
         lines.append(f"vae = diffusers.{kind}.from_pretrained({origin.vae}, {dtype})")
         arguments.append("vae=vae")
-    if family is not None and family.loading:
-        arguments.append(_arguments(family.loading))
+    if family is not None and (loading := family.loading | dict.fromkeys(left_out(base))):
+        arguments.append(_arguments(loading))
     loader = "from_pretrained"
     if origin.config is not None:
         loader, arguments = "from_single_file", [f"config={origin.config}", *arguments]

@@ -96,7 +96,7 @@ class SurLearner:
         """The batch's latents with its noise."""
         model = self.model
         samples = self.data.captions.samples(batch).to(model.device)
-        x0 = model.family.normalised(samples.latents, model.pipe.vae.config)
+        x0 = model.family.normalised(samples.latents, model.pipe.vae)
         noise, timesteps = batch.noise.to(model.device), batch.timesteps.to(model.device)
         noisy = noise_path.noisy(x0, noise, timesteps).to(model.dtype)
         target = noise_path.target(x0, noise, timesteps)

@@ -8,9 +8,16 @@ until a row's functions are called.
 from __future__ import annotations
 
 from selma.backbones.families import (
+    chroma,
+    flux,
+    flux_2,
+    lumina_2,
+    qwen_image,
+    sana,
     stable_diffusion,
     stable_diffusion_3,
     stable_diffusion_xl,
+    z_image,
 )
 from selma.backbones.families.family import Family
 from selma.errors import ModelError
@@ -19,7 +26,18 @@ from selma.registry import Table
 FAMILIES: Table[Family] = Table(
     "base family",
     "selma.families",
-    [stable_diffusion.FAMILY, stable_diffusion_xl.FAMILY, stable_diffusion_3.FAMILY],
+    [
+        stable_diffusion.FAMILY,
+        stable_diffusion_xl.FAMILY,
+        stable_diffusion_3.FAMILY,
+        flux_2.FAMILY,
+        z_image.FAMILY,
+        qwen_image.FAMILY,
+        flux.FAMILY,
+        sana.FAMILY,
+        lumina_2.FAMILY,
+        chroma.FAMILY,
+    ],
 )
 
 

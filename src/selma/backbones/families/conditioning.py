@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+
+MASK = "mask"
+"""Among what no other field holds, [b, tokens]: which tokens are text, and which fill up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,15 +59,32 @@ class Conditioning:
         """The rows of both, of the tensors that both have."""
         import torch
 
-        others = other.tensors()
+        own, others = (known.tensors() for known in self._aligned(other))
         return Conditioning.of(
-            {n: torch.cat([part, others[n]]) for n, part in self.tensors().items() if n in others}
+            {n: torch.cat([part, others[n]]) for n, part in own.items() if n in others}
         )
+
+    def filled_up(self, tokens: int) -> Conditioning:
+        """The same with texts of so many tokens, if these are more; masked where they are new."""
+        from torch.nn.functional import pad
+
+        short = tokens - self.text.shape[1]
+        if short <= 0 or MASK not in self.extra:
+            return self
+        mask = pad(self.extra[MASK], (0, short))
+        text = pad(self.text, (0, 0, 0, short))
+        return replace(self, text=text, extra={**self.extra, MASK: mask})
+
+    def _aligned(self, other: Conditioning) -> tuple[Conditioning, Conditioning]:
+        """Both with texts of as many tokens."""
+        tokens = max(self.text.shape[1], other.text.shape[1])
+        return self.filled_up(tokens), other.filled_up(tokens)
 
     def where(self, rows: Tensor, other: Conditioning) -> Conditioning:
         """With the tensors of `other` in these rows, [b] of booleans; what `other` lacks stays."""
         import torch
 
+        own, other = self._aligned(other)
         others = other.tensors()
 
         def chosen(name: str, part: Tensor) -> Tensor:
@@ -71,7 +92,7 @@ class Conditioning:
                 return part
             return torch.where(rows.view(-1, *[1] * (part.dim() - 1)), others[name], part)
 
-        return Conditioning.of({name: chosen(name, part) for name, part in self.tensors().items()})
+        return Conditioning.of({name: chosen(name, part) for name, part in own.tensors().items()})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from selma.config.timesteps import UNIFORM, TimestepsConfig
+from selma.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +45,7 @@ class Family:
     """"module:class" of each network by its part of the pipeline: the denoiser, the autoencoder
     ("vae") and the text encoders in their order."""
     tokenizers: tuple[str, ...]
-    loading: Mapping[str, Any]
+    loading: dict[str, Any]
     """What the loader is told: parts that are left out (None) and what is switched off (False),
     since it would change training images."""
     single_file: Mapping[str, tuple[str, ...]]
@@ -56,7 +57,8 @@ class Family:
 
     # What a model's configs say.
     latent_shape: Callable[[Config], tuple[int, int, int]]
-    """The denoiser's config → [c, h, w] of one image's latents, before any packing."""
+    """The denoiser's config → [c, h, w] of one image's latents, before any packing, where nobody
+    asks for another size."""
     image_factor: Callable[[Config], int]
     """The autoencoder's config → pixels of an image for each of its latents, along a side."""
     text_width: Callable[[Config], int]
@@ -72,10 +74,21 @@ class Family:
     """The pipeline → widths of the text features that lie side by side, one for each encoder, and
     of the pooled vector, None without one."""
     inputs: Callable[[Sequence[str] | PromptFeatures, Tensor], dict[str, Any]]
-    """(texts or their features, noise [b, c, h, w]) → the pipeline's arguments; this packs."""
+    """(texts or their features, noise [b, c, h, w]) → the pipeline's arguments; this packs. They
+    come before those of `sampling`."""
     sampling: Callable[..., dict[str, Any]]
     """(steps=..., guidance=..., guidance_rescale=...) → the pipeline's arguments. Raises
     ConfigError for what the pipeline cannot do."""
+    guided: Callable[[float], bool] = lambda guidance: guidance > 1
+    """Whether this guidance needs the empty prompt as well."""
+    wide_noise: bool = False
+    """Whether the pipeline draws noise in float32 whatever the precision, and takes no other."""
+    pack_line: str = "{0}"
+    """Python by which the pipeline packs noise: of {0}, the noise, and {1}, {2}, {3}, its
+    [c, h, w]."""
+    from_pipeline: Callable[[Any, Tensor, tuple[int, int, int]], Tensor] = lambda vae, x, shape: x
+    """(autoencoder, what the pipeline returns as latents, [c, h, w]) → latents as the denoiser
+    knows them, [b, c, h, w]."""
     longest_text: tuple[str, int] | None = None
     """The tokenizer whose limit the pipeline does not ask for, and how many tokens it reads of a
     text unless told otherwise; None where it goes by its tokenizers."""
@@ -86,8 +99,10 @@ class Family:
     moments: Callable[[Any, Tensor], tuple[Tensor, Tensor]]
     """(autoencoder, pixels [b, 3, h, w] in [-1, 1]) → mean and log-variance of latents,
     [b, c, h, w]."""
-    normalised: Callable[[Tensor, Config], Tensor]
-    """(the autoencoder's latents, its config) → latents as the denoiser knows them."""
+    normalised: Callable[[Tensor, Any], Tensor]
+    """(latents as `moments` gives them, the autoencoder) → latents as the denoiser knows them."""
+    decoded: Callable[[Any, Tensor], Tensor] = lambda vae, x: vae.decode(x, return_dict=False)[0]
+    """(autoencoder, latents as `moments` gives them) → pixels [b, 3, h, w]."""
     denoise: Callable[[Any, Tensor, Tensor, Conditioning], Tensor]
     """(denoiser, noisy latents [b, c, h, w], timesteps [b], conditioning) → its prediction, of the
     latents' shape and the path's sign: here are time map, packing and a sign turned round."""
@@ -97,8 +112,8 @@ class Family:
     """The denoiser's config → sides of the maps of its attention to the text, the finest first;
     None where image and text attend to each other in one."""
     plain_attention: Callable[[], Any] | None = None
-    """An attention processor whose backward pass is fast on a CPU in bfloat16; None leaves the
-    denoiser's own."""
+    """An attention processor whose backward pass is fast on a CPU in bfloat16; None takes PyTorch's
+    own plain attention there."""
     with_crops: Callable[[Conditioning, Sequence[Crop]], Conditioning] = lambda known, crops: known
     """Adds what the denoiser is told of how training images were cropped."""
 
@@ -114,7 +129,8 @@ class Family:
     """(the denoiser's config, the first text encoder's config, images, dtype) → tensors of the
     shapes that the denoiser takes, on the default device."""
     shared_pass: int = 32 * 32
-    """Latents up to this area gain from sharing a forward pass on a CPU; larger ones do not."""
+    """Latents up to this area gain from sharing a forward pass on a CPU; larger ones do not. 0
+    where texts are only as long as the longest of a pass: there a pass has one image."""
 
     @property
     def pipeline_class(self) -> str:
@@ -130,6 +146,19 @@ class Family:
     def prefix(self) -> str:
         """What files of adapters put before the name of a layer."""
         return f"{self.component}."
+
+    def shape(self, denoiser: Config, vae: Config, image_px: int | None) -> tuple[int, int, int]:
+        """[c, h, w] of the latents of a square image of this side; None is the base's own."""
+        c, h, w = self.latent_shape(denoiser)
+        if image_px is None:
+            return c, h, w
+        factor = self.image_factor(vae)
+        if image_px % (2 * factor):
+            raise ConfigError(
+                f"base.image_px must be a multiple of {2 * factor} for {self.name}, but is "
+                f"{image_px}."
+            )
+        return c, image_px // factor, image_px // factor
 
     def text_limit(self, limits: Callable[[str], int | None]) -> dict[str, int]:
         """The pipeline's argument that keeps to a tokenizer's own limit; {} where it does so.

@@ -124,9 +124,9 @@ def moments(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
     return posterior.mean, posterior.logvar
 
 
-def normalised(latents: Tensor, vae: Config) -> Tensor:
+def normalised(latents: Tensor, vae: Any) -> Tensor:
     """Latents of about unit variance."""
-    scaled: Tensor = latents * vae["scaling_factor"]
+    scaled: Tensor = latents * vae.config["scaling_factor"]
     return scaled
 
 

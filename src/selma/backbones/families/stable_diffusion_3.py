@@ -6,20 +6,16 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from selma.backbones.families import stable_diffusion, stable_diffusion_xl
+from selma.backbones.families import flow, stable_diffusion, stable_diffusion_xl
 from selma.backbones.families.conditioning import Conditioning
 from selma.backbones.families.family import Config, Family
 from selma.config.timesteps import TimestepsConfig
-from selma.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from selma.backbones.families.paths import NoisePath
 
-IMAGE = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
-TEXT = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
 FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
 T5_TOKENS = 256
 """Of which the pipeline reads no more, though T5 knows no limit."""
@@ -31,21 +27,6 @@ def latent_shape(transformer: Config) -> tuple[int, int, int]:
     return transformer.get("in_channels", 16), side, side
 
 
-def text_width(transformer: Config) -> int:
-    """T5's; what the CLIP encoders say is filled up to it."""
-    return int(transformer.get("joint_attention_dim") or 0)
-
-
-def target_widths(transformer: Config) -> set[int]:
-    """One width is everywhere: heads x their size."""
-    return {int(transformer["num_attention_heads"] * transformer["attention_head_dim"])}
-
-
-def prediction(scheduler: Config) -> str:
-    """The velocity along the line."""
-    return "flow"
-
-
 encode_text = partial(stable_diffusion_xl.encode_text, prompt_2=None, prompt_3=None)
 """Of all three encoders; its pipeline must be told of each."""
 
@@ -55,29 +36,6 @@ def feature_widths(pipe: Any) -> tuple[tuple[int, ...], int | None]:
     first, second = pipe.text_encoder.config, pipe.text_encoder_2.config
     widths = (int(first.hidden_size), int(second.hidden_size))
     return widths, int(first.projection_dim) + int(second.projection_dim)
-
-
-def sampling(*, steps: int, guidance: float, guidance_rescale: float) -> dict[str, Any]:
-    """The pipeline's arguments. Raises ConfigError for rescaled guidance: it has none."""
-    if guidance_rescale:
-        raise ConfigError(
-            f"base.guidance_rescale must be 0 for {FAMILY.name}, whose pipeline rescales no "
-            f"guidance, but is {guidance_rescale}."
-        )
-    return {"num_inference_steps": steps, "guidance_scale": guidance}
-
-
-def noise_path(scheduler: Config) -> NoisePath:
-    """Straight lines at the scheduler's times."""
-    from selma.backbones.families.paths import rectified_flow
-
-    return rectified_flow(scheduler)
-
-
-def normalised(latents: Tensor, vae: Config) -> Tensor:
-    """Latents of about zero mean and unit variance."""
-    scaled: Tensor = (latents - vae["shift_factor"]) * vae["scaling_factor"]
-    return scaled
 
 
 def denoise(
@@ -98,13 +56,9 @@ def conditioning_shapes(
     transformer: Config, text_encoder: Config, images: int, dtype: torch.dtype
 ) -> Conditioning:
     """Text features and pooled vectors of these many images."""
-    import torch
-
     tokens = text_encoder["max_position_embeddings"] + T5_TOKENS
-    return Conditioning(
-        text=torch.empty(images, tokens, text_width(transformer), dtype=dtype),
-        pooled=torch.empty(images, int(transformer["pooled_projection_dim"]), dtype=dtype),
-    )
+    pooled = int(transformer["pooled_projection_dim"])
+    return flow.text_shapes(transformer, images, dtype, tokens=tokens, pooled=pooled)
 
 
 FAMILY = Family(
@@ -127,19 +81,19 @@ FAMILY = Family(
     },
     latent_shape=latent_shape,
     image_factor=stable_diffusion.image_factor,
-    text_width=text_width,
-    prediction=prediction,
+    text_width=flow.text_width,
+    prediction=flow.prediction,
     encode_text=encode_text,
     feature_widths=feature_widths,
     inputs=stable_diffusion.inputs,
-    sampling=sampling,
+    sampling=flow.sampling,
     longest_text=("tokenizer_3", T5_TOKENS),
-    noise_path=noise_path,
+    noise_path=flow.noise_path,
     moments=stable_diffusion.moments,
-    normalised=normalised,
+    normalised=flow.shifted,
     denoise=denoise,
     timesteps=TimestepsConfig(kind="logit_normal"),  # as the paper trained it
-    targets={"attention": (*IMAGE, *TEXT), "attention+ff": (*IMAGE, *TEXT, *FORWARD)},
-    target_widths=target_widths,
+    targets={"attention": flow.JOINT, "attention+ff": (*flow.JOINT, *FORWARD)},
+    target_widths=flow.target_widths,
     conditioning_shapes=conditioning_shapes,
 )

@@ -45,7 +45,7 @@ def denoising_loss(
     loss depends on another's."""
     from selma.experts.losses import denoising_losses
 
-    x0 = model.family.normalised(samples.latents, model.pipe.vae.config)
+    x0 = model.family.normalised(samples.latents, model.pipe.vae)
     noise, timesteps = batch.noise.to(model.device), batch.timesteps.to(model.device)
     prediction = model.family.denoise(
         model.denoiser,

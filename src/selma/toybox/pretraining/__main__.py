@@ -26,7 +26,7 @@ from selma.toybox.pretraining.denoiser import train_base
 from selma.toybox.pretraining.gates import fingerprint, without_outdated
 from selma.toybox.pretraining.judging import train_judge
 from selma.toybox.pretraining.locating import train_reader
-from selma.toybox.pretraining.reading import new_t5_encoder, train_text_encoder
+from selma.toybox.pretraining.reading import train_text_encoder
 from selma.toybox.pretraining.scoring import train_scorer
 from selma.toybox.pretraining.segmenting import train_segmenter
 from selma.toybox.pretraining.sisters import save_weak
@@ -38,8 +38,8 @@ PARTS = (
     "vae", "text-encoder", "base", "weak", "judge-a", "judge-b", "clip", "segmenter", "reader",
 )  # fmt: skip
 SHIPPED = PARTS[2:]
-ON_WISH = ("text-encoder-3", "dit")
-"""A second base and what it reads with, which a package without them makes when asked by name."""
+ON_WISH = ("dit",)
+"""A second base, made when asked for by name."""
 
 
 def main(
@@ -85,16 +85,6 @@ def main(
         "text-encoder": lambda: train_text_encoder(
             work, steps=steps(1500), batch=128, seed=SEED, device=on, limit_s=limit_s
         ),
-        "text-encoder-3": lambda: train_text_encoder(
-            work,
-            name="text-encoder-3",
-            new=new_t5_encoder,
-            steps=steps(1500),
-            batch=128,
-            seed=SEED,
-            device=on,
-            limit_s=limit_s,
-        ),
         "base": lambda: train_base(
             work,
             steps=steps(21_000),
@@ -137,7 +127,7 @@ def main(
             raise typer.BadParameter(f"{name!r} is none of {', '.join(courses)}")
         metrics = courses[name]()
         typer.echo(f"{name}: {json.dumps(metrics)}")
-        if name in (*SHIPPED, "dit"):
+        if name in (*SHIPPED, *ON_WISH):
             target.mkdir(parents=True, exist_ok=True)
             shutil.copytree(work / name, target / name, dirs_exist_ok=True)
         _record(target, name, metrics, on)

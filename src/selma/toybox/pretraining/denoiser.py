@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -289,7 +290,7 @@ def teach(
         course = Course(
             lesson.name,
             denoiser,
-            lambda step, samples=samples: loss(samples(step)),
+            partial(_composed, loss, samples),
             steps=lesson.steps,
             learning_rate=lesson.learning_rate,
             draws={"seed": lesson.seed, "batch": lesson.batch, "scenes": len(lessons[0].scenes)},
@@ -304,6 +305,12 @@ def teach(
         if report["steps"] < lesson.steps:
             break
     return metrics
+
+
+def _composed(
+    loss: Callable[[Sample], Tensor], samples: Callable[[int], Sample], step: int
+) -> Tensor:
+    return loss(samples(step))
 
 
 def save_base(

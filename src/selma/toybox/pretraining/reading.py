@@ -7,14 +7,13 @@ encoder's tokens for every fact, as a denoiser's cross-attention will.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from selma.toybox.benchmark import benchmark_texts
 from selma.toybox.captions import STYLES, Style, caption
@@ -59,40 +58,20 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
-def new_t5_encoder(tokenizer: CLIPTokenizer) -> T5EncoderModel:
-    """An untrained T5 of toybox's size, as wide as two of its CLIP encoders; each of its tokens
-    knows those behind it as well."""
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=len(tokenizer),
-            d_model=2 * TEXT_WIDTH,
-            d_kv=32,
-            d_ff=4 * TEXT_WIDTH,
-            num_layers=2,
-            num_heads=4,
-            feed_forward_proj="gated-gelu",
-            dropout_rate=0.0,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
-
-
 class Reader(nn.Module):
     """The encoder, and a head that asks for the facts of each kind and of the whole caption."""
 
-    def __init__(self, encoder: CLIPTextModel | T5EncoderModel) -> None:
+    def __init__(self, encoder: CLIPTextModel) -> None:
         super().__init__()
-        width = encoder.config.hidden_size
         self.encoder = encoder
-        self.queries = nn.Parameter(torch.randn(len(KINDS) + 1, width))
-        self.attend = nn.MultiheadAttention(width, 4, batch_first=True)
-        self.norm = nn.LayerNorm(width)
+        self.queries = nn.Parameter(torch.randn(len(KINDS) + 1, TEXT_WIDTH))
+        self.attend = nn.MultiheadAttention(TEXT_WIDTH, 4, batch_first=True)
+        self.norm = nn.LayerNorm(TEXT_WIDTH)
         self.of_kinds = nn.ModuleDict(
-            {name: nn.Linear(width, len(values)) for name, values in _QUESTIONS.items()}
+            {name: nn.Linear(TEXT_WIDTH, len(values)) for name, values in _QUESTIONS.items()}
         )
         self.of_all = nn.ModuleDict(
-            {name: nn.Linear(width, len(values)) for name, values in _OF_ALL.items()}
+            {name: nn.Linear(TEXT_WIDTH, len(values)) for name, values in _OF_ALL.items()}
         )
 
     def forward(self, tokens: Tensor) -> dict[str, Tensor]:
@@ -108,33 +87,31 @@ class Reader(nn.Module):
 def train_text_encoder(
     folder: Path,
     *,
-    name: str = NAME,
-    new: Callable[[CLIPTokenizer], CLIPTextModel | T5EncoderModel] = new_text_encoder,
     steps: int,
     batch: int,
     seed: int,
     device: torch.device,
     limit_s: float | None = None,
 ) -> dict[str, float]:
-    """Trains a new encoder and saves it as `folder/name`; returns how often it reads all facts of a
-    held-out caption rightly."""
+    """Trains and saves `folder/text-encoder`; returns how often it reads all facts of a held-out
+    caption rightly."""
     torch.manual_seed(seed)
     tokenizer = new_tokenizer()
-    reader = Reader(new(tokenizer)).to(device)
+    reader = Reader(new_text_encoder(tokenizer)).to(device)
 
     def loss(step: int) -> Tensor:
-        rng = random.Random(f"{seed}/{name}/{step}")
+        rng = random.Random(f"{seed}/{NAME}/{step}")
         texts, answers = lesson(rng, batch)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             read = reader(tokenize(tokenizer, texts).to(device))
         errors = (
-            F.cross_entropy(read[question].float().flatten(0, -2), truth.to(device).flatten())
-            for question, truth in answers.items()
+            F.cross_entropy(read[name].float().flatten(0, -2), truth.to(device).flatten())
+            for name, truth in answers.items()
         )
         return sum(errors, start=torch.zeros((), device=device))
 
     course = Course(
-        name,
+        NAME,
         reader,
         loss,
         steps=steps,
@@ -144,7 +121,7 @@ def train_text_encoder(
         draws={"seed": seed, "batch": batch},
     )
     report = train(course, folder / "checkpoints")
-    reader.cpu().eval().encoder.save_pretrained(folder / name)
+    reader.cpu().eval().encoder.save_pretrained(folder / NAME)
     return report | {"whole": accuracy(reader, tokenizer, seed=seed)}
 
 

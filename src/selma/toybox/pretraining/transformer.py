@@ -22,7 +22,6 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
-    T5EncoderModel,
 )
 
 from selma.toybox import weights_of
@@ -32,11 +31,10 @@ from selma.toybox.pretraining.language import new_tokenizer
 from selma.toybox.pretraining.reading import TEXT_WIDTH
 
 NAME = "dit"
-T5 = "text-encoder-3"
 PATCH = 2
 """Latents along a patch's side: a patch is one cell of the world."""
 TOKENS = 32
-"""Of a caption, for each encoder: the longest has 31. Half of the work is on text."""
+"""Of a caption, of which the longest has 31."""
 
 
 def new_transformer() -> SD3Transformer2DModel:
@@ -46,7 +44,7 @@ def new_transformer() -> SD3Transformer2DModel:
         patch_size=PATCH,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
-        num_layers=5,
+        num_layers=6,
         attention_head_dim=32,
         num_attention_heads=5,
         joint_attention_dim=2 * TEXT_WIDTH,
@@ -70,18 +68,25 @@ def sample_sigmas(count: int, generator: torch.Generator) -> Tensor:
     return torch.where(torch.rand(count, generator=generator) < 0.5, high, uniform)
 
 
-def short_tokenizer() -> CLIPTokenizer:
+def short_tokenizer(tokens: int = TOKENS) -> CLIPTokenizer:
     """Toybox's tokenizer, cutting texts at fewer tokens."""
     tokenizer = new_tokenizer()
-    tokenizer.model_max_length = TOKENS
+    tokenizer.model_max_length = tokens
     return tokenizer
 
 
 def with_projection(reader: CLIPTextModel) -> CLIPTextModelWithProjection:
-    """The same encoder with a vector for the whole caption: its last token's features."""
-    config = CLIPTextConfig.from_dict({**reader.config.to_dict(), "projection_dim": TEXT_WIDTH})
+    """The same encoder with a vector for the whole caption, its last token's features, and with a
+    layer that changes nothing: Stable Diffusion 3 reads what goes into the last one."""
+    config = reader.config.to_dict()
+    layers = config["num_hidden_layers"]
+    config = CLIPTextConfig.from_dict(config | {"num_hidden_layers": layers + 1})
     encoder = CLIPTextModelWithProjection(config)
-    encoder.text_model.load_state_dict(reader.state_dict())
+    encoder.text_model.load_state_dict(reader.state_dict(), strict=False)
+    last = encoder.text_model.encoder.layers[layers]
+    for layer in (last.self_attn.out_proj, last.mlp.fc2):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
     nn.init.eye_(encoder.text_projection.weight)
     return encoder
 
@@ -89,10 +94,10 @@ def with_projection(reader: CLIPTextModel) -> CLIPTextModelWithProjection:
 def new_pipeline(
     transformer: SD3Transformer2DModel,
     reader: CLIPTextModel,
-    t5: T5EncoderModel,
     vae: AutoencoderKL,
 ) -> StableDiffusion3Pipeline:
-    """Stable Diffusion 3's pipeline of these; toybox's reader in both places of a CLIP."""
+    """Stable Diffusion 3's pipeline of these: toybox's reader in both places of a CLIP, and no T5,
+    for which one token stands that says nothing."""
     for network in (transformer, vae):
         network.register_to_config(_name_or_path="")  # no path of the machine that trained it
     vae.register_to_config(shift_factor=0.0)
@@ -104,8 +109,8 @@ def new_pipeline(
         tokenizer=short_tokenizer(),
         text_encoder_2=with_projection(reader).eval(),
         tokenizer_2=short_tokenizer(),
-        text_encoder_3=t5.eval(),
-        tokenizer_3=short_tokenizer(),
+        text_encoder_3=None,
+        tokenizer_3=short_tokenizer(1),
     )
 
 
@@ -119,16 +124,15 @@ def train_transformer(
     device: torch.device,
     limit_s: float | None = None,
 ) -> dict[str, float]:
-    """Trains on `folder/text-encoder-3` and the networks of `folder/base`, or of the installed base
-    where that is missing; saves a StableDiffusion3Pipeline as `folder/dit`."""
+    """Trains on the autoencoder and text encoder of `folder/base`, or of the installed base where
+    that is missing; saves a StableDiffusion3Pipeline as `folder/dit`."""
     torch.manual_seed(seed)
     base = folder / "base" if (folder / "base").exists() else weights_of("base")
     vae = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=torch.float32)
     reader = CLIPTextModel.from_pretrained(base / "text_encoder", dtype=torch.float32)
-    t5 = T5EncoderModel.from_pretrained(folder / T5)
     transformer = new_transformer()
-    pipe = new_pipeline(transformer, reader, t5, vae).to(device)
-    for network in (pipe.vae, pipe.text_encoder, pipe.text_encoder_2, pipe.text_encoder_3):
+    pipe = new_pipeline(transformer, reader, vae).to(device)
+    for network in (pipe.vae, pipe.text_encoder, pipe.text_encoder_2):
         network.requires_grad_(False)
     transformer.train()
 
@@ -142,7 +146,7 @@ def train_transformer(
                 prompt_3=None,
                 device=device,
                 do_classifier_free_guidance=False,
-                max_sequence_length=TOKENS,
+                max_sequence_length=pipe.tokenizer_3.model_max_length,
             )
         # In bfloat16 the fused kernel's backward pass takes most of a step on a CPU.
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type != "cpu"):

@@ -1,0 +1,109 @@
+"""Lumina-Image 2: one stream of text and image behind a system prompt; its transformer counts time
+from noise to image and predicts the velocity that way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from selma.backbones.families import flow, stable_diffusion
+from selma.backbones.families.conditioning import MASK, Conditioning, PromptFeatures
+from selma.backbones.families.family import Config, Family
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+TOKENS = 256
+ATTENTION = tuple(f"attn.{layer}" for layer in flow.ATTENTION)
+FORWARD = ("feed_forward.linear_1", "feed_forward.linear_2", "feed_forward.linear_3")
+
+
+def latent_shape(transformer: Config) -> tuple[int, int, int]:
+    """[c, h, w] of one image's latents."""
+    side = int(transformer.get("sample_size") or flow.SIDE)
+    return transformer.get("in_channels", 16), side, side
+
+
+def text_width(transformer: Config) -> int:
+    """The language model's."""
+    return int(transformer.get("cap_feat_dim") or 0)
+
+
+def target_widths(transformer: Config) -> set[int]:
+    """One width is everywhere."""
+    return {int(transformer["hidden_size"])}
+
+
+def encode_text(
+    pipe: Any, texts: Sequence[str], *, device: torch.device, guided: bool, **limit: int
+) -> PromptFeatures:
+    """The language model's features of the texts behind the system prompt and, if guided, of the
+    empty prompt without it."""
+    text, mask, empty, empty_mask = pipe.encode_prompt(list(texts), guided, device=device, **limit)
+    return PromptFeatures(
+        positive=Conditioning(text=text, extra={MASK: mask.bool()}),
+        negative=Conditioning(text=empty, extra={MASK: empty_mask.bool()}) if guided else None,
+    )
+
+
+def feature_widths(pipe: Any) -> tuple[tuple[int, ...], int | None]:
+    """The language model's; no vector is pooled."""
+    return (int(pipe.text_encoder.config.hidden_size),), None
+
+
+def denoise(
+    transformer: Any, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+) -> Tensor:
+    """The velocity from image to noise: the transformer's turned round."""
+    mask = flow.mask_of(conditioning)
+    if mask is None:
+        mask = conditioning.text.new_ones(conditioning.text.shape[:2]).bool()
+    predicted: Tensor = transformer(
+        hidden_states=noisy,
+        timestep=1 - timesteps / flow.STEPS,
+        encoder_hidden_states=conditioning.text,
+        encoder_attention_mask=mask,
+        return_dict=False,
+    )[0]
+    return -predicted
+
+
+def conditioning_shapes(
+    transformer: Config, text_encoder: Config, images: int, dtype: torch.dtype
+) -> Conditioning:
+    """The language model's features of these many images."""
+    width = text_width(transformer)
+    return flow.text_shapes(transformer, images, dtype, tokens=TOKENS, width=width)
+
+
+FAMILY = Family(
+    name="lumina-2",
+    pipeline="diffusers:Lumina2Pipeline",
+    component="transformer",
+    classes={
+        "transformer": "diffusers:Lumina2Transformer2DModel",
+        "vae": "diffusers:AutoencoderKL",
+        "text_encoder": "transformers:Gemma2Model",
+    },
+    tokenizers=("tokenizer",),
+    loading={},
+    single_file={},
+    latent_shape=latent_shape,
+    image_factor=stable_diffusion.image_factor,
+    text_width=text_width,
+    prediction=flow.prediction,
+    encode_text=encode_text,
+    feature_widths=feature_widths,
+    inputs=partial(flow.inputs, mask="prompt_attention_mask"),
+    sampling=flow.sampling,
+    longest_text=("tokenizer", TOKENS),
+    noise_path=flow.noise_path,
+    moments=stable_diffusion.moments,
+    normalised=flow.shifted,
+    denoise=denoise,
+    targets={"attention": ATTENTION, "attention+ff": (*ATTENTION, *FORWARD)},
+    target_widths=target_widths,
+    conditioning_shapes=conditioning_shapes,
+)
