@@ -99,6 +99,23 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
     assert done.stderr == "" and done.returncode in (1, 128 + signal.SIGPIPE)
 
 
+@pytest.mark.parametrize("words", [("bases",), ("--help",), ("check", "nowhere.yaml")])
+def test_an_output_that_takes_nothing_is_no_fault_of_a_disk(words: tuple[str, ...]) -> None:
+    with open(os.devnull) as unwritable:
+        done = command(*words, stdout=unwritable, stderr=subprocess.PIPE)
+    assert len(done.stderr.splitlines()) == 1 and "disk" not in done.stderr
+    if words[0] != "check":
+        assert done.returncode == 5 and "an output that is open" in done.stderr
+
+
+def test_a_terminal_that_has_gone_is_no_fault_of_a_disk() -> None:
+    main, end = os.openpty()
+    with open(end, "w") as output:
+        os.close(main)
+        done = command("bases", stdout=output, stderr=subprocess.PIPE)
+    assert done.returncode == 5 and "an output that is open" in done.stderr
+
+
 def test_a_closed_output_is_no_error() -> None:
     script = f"{sys.executable} -m selma bases >&-"
     done = subprocess.run(["sh", "-c", script], capture_output=True, timeout=120)

@@ -676,6 +676,23 @@ def test_the_journal_is_read_a_line_at_a_time_and_from_where_it_was_left(tmp_pat
     assert parsed.call_count == 1
 
 
+def test_a_folder_that_may_not_be_read_is_no_bad_name(tmp_path: Path) -> None:
+    (tmp_path / "5-scores").mkdir(mode=0o000)
+    is_root = os.geteuid() == 0  # whom nothing is refused
+    if is_root:
+        for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+            folder.chmod(0o755)
+        os.seteuid(65534)
+    try:
+        with pytest.raises(WorkspaceError, match="Give yourself the right to read") as refused:
+            inside(tmp_path, "5-scores/scorecard/plan.json")
+    finally:
+        if is_root:
+            os.seteuid(0)
+        (tmp_path / "5-scores").chmod(0o755)
+    assert "5-scores" in str(refused.value)
+
+
 def test_amounts_that_no_log_has_are_passed_over(tmp_path: Path) -> None:
     folder = Workspace(tmp_path)
     folder.journal(IMAGES, event="request", cost=0.5)

@@ -29,6 +29,8 @@ ADVICE = {
     errno.EIO: "Look at the system's log: the disk itself may fail",
 }
 """What the system refuses a run whatever it does → what helps."""
+NOT_OF_A_NAME = ADVICE.keys() - {errno.ENAMETOOLONG}
+"""What it refuses whichever name is asked for."""
 _SHORT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,8 @@ def there(image: Path) -> None:
     """Raises DataError if an image that a row names is no file."""
     if is_regular(image):
         return
+    if os.path.lexists(image):
+        raise DataError(f"{image} must be an image file, but is none: a folder, a pipe or a link.")
     siblings = [path.name for path in image.parent.iterdir()] if image.parent.is_dir() else []
     meant = nearest(image.name, siblings)
     raise DataError(

@@ -19,6 +19,10 @@ _HIDDEN = "<key>"
 _TELLING, _TELLING_OF_WORDS = 8, 12  # characters of a secret
 _WORDS = re.compile("[a-z _-]*")
 """As in "no-key-required", by which servers' sentences would lose words."""
+_KINDS = {
+    type(None): "nothing", str: "a text", bool: "true or false", int: "a number",
+    float: "a number", list: "a list", tuple: "a list", dict: "a mapping", bytes: "bytes",
+}  # fmt: skip
 _LONGEST_NUMBER = 4096  # bits; Python itself refuses to write more than some 14,000
 
 
@@ -77,6 +81,11 @@ def without_secrets(text: str, secrets: Iterable[str]) -> str:
     for run in reversed(list(re.finditer(rb"\x01+", covered))):
         text = text[: run.start()] + _HIDDEN + text[run.end() :]
     return text
+
+
+def kind_in_words(value: Any) -> str:
+    """What a value of a file is, in the words of YAML and JSON: "nothing", "a list", ..."""
+    return _KINDS.get(type(value), "something else")
 
 
 def quoted(value: Any, most: int = 80) -> str:

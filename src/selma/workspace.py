@@ -21,7 +21,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from selma import processes
-from selma.disk import append_bytes, failures, make_folder, move
+from selma.disk import NOT_OF_A_NAME, append_bytes, failures, make_folder, move, refusal
 from selma.disk import promote as promote
 from selma.disk import sync_folder as sync_folder
 from selma.disk import write_bytes as write_bytes
@@ -165,6 +165,8 @@ def inside(root: Path, name: str) -> Path:
         path, top = (root / name).resolve(), root.resolve()
         path.is_file()  # a name too long for any file ends here
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a link to itself
+        if isinstance(error, OSError) and error.errno in NOT_OF_A_NAME:
+            raise refusal(error, root / name, task="read") from error
         reason = getattr(error, "strerror", None) or "a link leads to itself"
         raise DataError(f"{name!r:.80} cannot be a file inside {root}: {reason}.") from error
     if Path(name).is_absolute() or ":" in name or not path.is_relative_to(top):

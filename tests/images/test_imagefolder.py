@@ -5,6 +5,7 @@ import json
 import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,6 +167,13 @@ def test_a_file_is_named_without_the_blanks_around_it(tmp_path, name, read):
     (row,) = rows(tmp_path)
     assert row["file_name"] == read
     there(tmp_path / read)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path)])
+def test_what_is_no_file_is_not_named_as_what_was_meant(tmp_path, make):
+    make(tmp_path / "x.png")
+    with pytest.raises(DataError, match=r"x\.png must be an image file, but is none"):
+        there(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize(

@@ -97,10 +97,10 @@ class Requests:
             # The library's own variable, read here so that what it holds is hidden as well.
             theirs = os.environ.get("OPENAI_BASE_URL") or None
             self._address = Address.of(theirs if server.base_url is None else server.base_url)
-        except ValueError as error:
+        except ValueError:
             raise ConfigError(
                 f"{setting}.base_url must be a server's address, as http://127.0.0.1:8080/v1, but "
-                f"is none: {type(error).__name__}."
+                "is none."
             ) from None
         self._limits = Limits(server, setting=setting, spent=spent)
         self._parameters = Parameters(server, where=self._where, setting=setting, note=self._note)

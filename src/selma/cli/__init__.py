@@ -19,7 +19,7 @@ import typer
 from selma.applications import APPLICATIONS
 from selma.cli import adapters, benchmarks, merging, scoring, stages
 from selma.disk import refusal
-from selma.errors import SelmaError
+from selma.errors import SelmaError, WorkspaceError
 from selma.screen import say, show_traceback
 from selma.stopping import SIGNALS
 
@@ -114,7 +114,7 @@ def _exit_code() -> int:
     except OSError as error:  # a file where a folder goes, no right to write, a full disk
         if error.errno == errno.EPIPE:  # whoever read the output has gone
             return _PIPE
-        return _failed(refusal(error))
+        return _failed(_of_output(error) or refusal(error))
     except Stopped as stopped:
         _say(_STOPPED)
         return stopped.exit_code
@@ -123,6 +123,16 @@ def _exit_code() -> int:
 
 _PIPE = 128 + signal.SIGPIPE
 _STOPPED = "Stopped. What is finished is kept: the same command goes on from here."
+
+
+def _of_output(error: OSError) -> SelmaError | None:
+    """What standard output refuses that is closed or whose terminal has gone; files have names."""
+    if error.filename is not None or error.errno not in (errno.EBADF, errno.EIO):
+        return None
+    return WorkspaceError(
+        f"Standard output takes nothing: {error.strerror}. What is finished is kept: run the same "
+        "command with an output that is open."
+    )
 
 
 def _failed(error: SelmaError) -> int:
@@ -145,7 +155,8 @@ def _told(code: int) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if error.errno == errno.EPIPE:
             return code or _PIPE
-        return code or _failed(refusal(error, Path("standard output"), task="written"))
+        told = _of_output(error) or refusal(error, Path("standard output"), task="written")
+        return code or _failed(told)
     return code
 
 

@@ -32,6 +32,7 @@ from selma.config.yaml_files import NoYaml, read_yaml
 from selma.errors import ConfigError
 from selma.paths import AnyPath, as_path
 from selma.plurals import counted
+from selma.texts import kind_in_words
 
 
 class ReportConfig(Section):
@@ -148,7 +149,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{path} cannot be read as text: {error}.") from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must be a mapping of settings, but is {type(raw).__name__}.")
+        raise ConfigError(f"{path} must be a mapping of settings, but has {kind_in_words(raw)}.")
     raw.setdefault("name", path.stem)
     return raw
 

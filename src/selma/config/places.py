@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import UnionType
 from typing import (
     Annotated,
@@ -193,10 +194,11 @@ def types_of(hint: Any, notes: tuple[Any, ...] = ()) -> Iterator[Type]:
         yield Type(hint, notes)
 
 
-def field_types(section: type[Section], name: str) -> list[Type]:
+@cache
+def field_types(section: type[Section], name: str) -> Sequence[Type]:
     """The types of one field; none where the section has no such field."""
     field = section.model_fields.get(name)
-    return [] if field is None else list(types_of(field.annotation, tuple(field.metadata)))
+    return () if field is None else tuple(types_of(field.annotation, tuple(field.metadata)))
 
 
 def _replaced(

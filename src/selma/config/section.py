@@ -39,8 +39,8 @@ PRIVATE = "private"
 """The type of a mistake whose message must not show what came."""
 
 Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
-MOST, MOST_OF_REALS = 10_000_000, 1_000_000
-"""Of numbers without a bound of their own, and how far below zero they may be."""
+MOST, MOST_OF_REALS, MOST_CHARACTERS = 10_000_000, 1_000_000, 10_000
+"""Of numbers and texts without a bound of their own; numbers are as far from zero at most."""
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -58,20 +58,19 @@ class Section(BaseModel):
     @classmethod
     def _countable(cls, value: Any, info: ValidationInfo) -> Any:
         """A setting that says no bound of its own has ours: nothing that is counted, waited for or
-        multiplied ends beyond it."""
-        limits: dict[type, int] = {int: MOST, float: MOST_OF_REALS}
+        multiplied ends beyond it, and no text is longer."""
+        limits: dict[type, int] = {int: MOST, float: MOST_OF_REALS, str: MOST_CHARACTERS}
         if isinstance(value, dict):
             del limits[int]  # raw settings may be in it, among them seeds
         several = value.values() if isinstance(value, dict) else value
-        for number in several if isinstance(value, tuple | list | dict) else (value,):
-            most = limits.get(type(number))
-            if most is None or -most <= number <= most:
+        for each in several if isinstance(value, tuple | list | dict) else (value,):
+            most = limits.get(type(each))
+            if most is None or (len(each) if isinstance(each, str) else abs(each)) <= most:
                 continue
             field = cls.model_fields[info.field_name or ""]
-            if not _bounded((field.annotation, *field.metadata)):
-                raise PydanticCustomError(
-                    "countable", "must be at most {most}", {"most": f"{most:,}"}
-                )
+            if isinstance(each, str) or not _bounded((field.annotation, *field.metadata)):
+                limit = f"{most:,}{' characters' if isinstance(each, str) else ''}"
+                raise PydanticCustomError("countable", "must be at most {most}", {"most": limit})
         return value
 
     @model_validator(mode="before")

@@ -243,7 +243,7 @@ def diagnostics_of(file: AdapterFile | RotationFile | MixtureFile) -> dict[str, 
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AdapterError(
             f"{file.path}: the header's {DIAGNOSTICS_KEY} must be as this selma writes it, "
-            f"but is none ({type(error).__name__}). Merge anew."
+            "but is none. Merge anew."
         ) from error
 
 

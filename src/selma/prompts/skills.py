@@ -25,7 +25,7 @@ from selma.config.yaml_files import NoYaml, parsed_yaml
 from selma.errors import DataError, SkillError
 from selma.plainfiles import plain_text
 from selma.plurals import counted
-from selma.texts import place, quoted
+from selma.texts import kind_in_words, place, quoted
 from selma.workspace import inside
 
 _CATALOGUE = Path(str(resources.files("selma.prompts") / "catalogue"))
@@ -221,8 +221,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise SkillError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise SkillError(
-            f"{path} must be a mapping with name, description, seeds and max_words, but is "
-            f"{type(raw).__name__}."
+            f"{path} must be a mapping with name, description, seeds and max_words, but has "
+            f"{kind_in_words(raw)}."
         )
     return raw
 

@@ -47,6 +47,7 @@ from selma.adapters.rotations.peft import (
 )
 from selma.backbones.text_to_image import ADAPTER_FILE, ROTATION_FILE
 from selma.errors import AdapterError
+from selma.texts import kind_in_words
 
 RELEASED_FILES = ("pytorch_oft_weights.safetensors", "pytorch_oft_weights.bin")
 OURS = tuple(f".{role}" for role in (SKEW_ENTRIES, MIXTURE, MAGNITUDES))
@@ -315,7 +316,7 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
     while isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict):
-        raise AdapterError(f"{path} must hold tensors by name, but holds {type(state).__name__}.")
+        raise AdapterError(f"{path} must hold tensors by name, but has {kind_in_words(state)}.")
     return {
         name: value
         for name, value in state.items()

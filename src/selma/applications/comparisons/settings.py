@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,9 @@ from selma.config.section import Section
 from selma.report.paper import COMPARISONS
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,59}$")]
+MOST_ROWS = 1000
+Label = Annotated[str, Field(max_length=200)]
+Sentence = Annotated[str, Field(max_length=2000)]
 Changes = Annotated[dict[str, Any], LaidOver(lambda: RunConfig)]
 ScoreChanges = Annotated[dict[str, Any], LaidOver(lambda: ScoresConfig)]
 Guidance = Annotated[float, Field(ge=1)]
@@ -37,7 +41,7 @@ class RowSettings(Section):
 
     name: Name
     """In commands and folders."""
-    label: str | None = None
+    label: Label | None = None
     """In tables; None is the name."""
     settings: Changes = Field(default_factory=dict)
     """What is laid over the shared settings, at every depth."""
@@ -78,7 +82,7 @@ class BenchmarkSettings(Section):
 class Claim(Section):
     """A sentence that one difference of scores bears out or not."""
 
-    says: str
+    says: Sentence
     row: Name
     over: Name
 
@@ -89,7 +93,7 @@ class Comparison(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     folder: Path | None = None
     """Where all of it lies; None is runs/<name>."""
-    title: str = "Recipes compared"
+    title: Label = "Recipes compared"
     config: FilePath | None = None
     """A run's settings that all rows share; None has the defaults."""
     settings: Changes = Field(default_factory=dict)
@@ -111,7 +115,7 @@ class Comparison(Section):
     """The paper's table whose rows are named: table1, table2, table3 or table4."""
     claims: tuple[Claim, ...] = ()
     """Each is said to hold, not to hold, or to be open, by the interval of row minus over."""
-    notes: tuple[str, ...] = ()
+    notes: tuple[Sentence, ...] = ()
     """Sentences below the tables."""
 
     @property
@@ -139,11 +143,13 @@ class Comparison(Section):
         names = [row.name for row in self.rows]
         if len(names) < 2:
             raise ValueError(f"rows must be two or more, but are {len(names)}")
-        for name in names:
-            if [each.lower() for each in names].count(name.lower()) > 1:  # of folders
-                raise ValueError(f"rows need a name each, but two are named {name}")
+        if len(names) > MOST_ROWS:
+            raise ValueError(f"rows must be at most {MOST_ROWS:,}, but are {len(names):,}")
+        if twice := [name for name, n in Counter(map(str.lower, names)).items() if n > 1]:
+            raise ValueError(f"rows need a name each, but two are named {twice[0]}")  # of folders
+        known = {*names}
         for key, name in self._named():
-            if name not in names:
+            if name not in known:
                 raise ValueError(f"{key} must be a row ({', '.join(names)}), but is {name!r}")
         if unlike := [claim.says for claim in self.claims if claim.row == claim.over]:
             raise ValueError(f"claims need two rows each, but {unlike[0]!r} has one")

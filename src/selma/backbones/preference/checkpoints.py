@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from selma.backbones.weights import Weights
 from selma.errors import ModelError
 from selma.plurals import counted
+from selma.texts import kind_in_words
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +60,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             state = state[wrapper]
             break
     if not isinstance(state, Mapping) or not state:
-        raise ModelError(f"{path} must map names to tensors, but is a {type(state).__name__}.")
+        raise ModelError(f"{path} must map names to tensors, but has {kind_in_words(state)}.")
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise ModelError(f"{path} must map names to tensors, but {name!r} is none.")
