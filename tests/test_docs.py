@@ -11,11 +11,13 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from selma.applications import APPLICATIONS
 from selma.applications.loading import imported
 from selma.cli import app
 from selma.merged.methods import METHODS
+from selma.status import State
 
 ROOT = Path(__file__).parents[1]
 LOG = ROOT / "docs" / "log.md"
@@ -165,3 +167,27 @@ def test_a_test_that_a_document_names_exists() -> None:
     for page in PAGES:
         for name in re.findall(r"`(test_[a-z_]+)`", page.read_text("utf-8")):
             assert f"def {name}(" in tests, f"{page.name}: {name}"
+
+
+def test_the_guide_explains_every_word_of_status() -> None:
+    explained = (ROOT / "docs" / "guide.md").read_text("utf-8")
+    section = explained.split("## What a run has")[1].split("\n## ")[0]
+    states = set(get_args(State)) - {"partial"} | {"begun"}
+    assert states == {word for word in states if f"`{word}`" in section}
+
+
+def groups(command: Any, *above: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every group of commands, and the words by which it is called."""
+    if inner := getattr(command, "commands", None):
+        yield above, command
+        for name, each in inner.items():
+            yield from groups(each, *above, name)
+
+
+@pytest.mark.parametrize(("words", "group"), list(groups(get_command(app))), ids=str)
+def test_help_shows_each_commands_sentence_whole(words: tuple[str, ...], group: Any) -> None:
+    shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "80"}).output
+    assert max(map(len, shown.splitlines())) <= 80
+    for command in group.commands.values():
+        sentence = (command.help or "").strip().split("\n\n")[0].split(". ")[0]
+        assert " ".join(sentence.split()).rstrip(".") in " ".join(shown.split())

@@ -76,6 +76,7 @@ def test_another_recipe_moves_the_old_result_aside(tmp_path: Path) -> None:
         ({"experts": {"rank": 4, "init": "zero"}}, "experts.rank"),
         ({"experts": {"rank": 2, "init": "zero", "alpha": 1}}, "experts.alpha"),
         ({"code": 2}, "code"),
+        ({"experts": {"rank": 2, "init": "zero", "new": None}}, "experts.new"),
         ({"betas": [0.9, 0.9]}, "betas"),
         ({"versions": {"torch": "0.1"}, "seed": 2}, "seed, version of torch"),
         ({"made_of": {"spatial": "parent"}}, "parent 2-images/spatial"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from selma.errors import WorkspaceError
 from selma.paths import AnyPath, as_path
@@ -55,6 +56,17 @@ AllLayers = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, max=SEEDS - 1, help="Whole number below 2^64.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write everything to this file.")]
+
+
+class Commands(TyperGroup):
+    """A group whose list of commands shows each one's first sentence whole."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        names = [name for name in self.list_commands(ctx) if not self.commands[name].hidden]
+        rows = [(name, self.commands[name].get_short_help_str(limit=1000)) for name in names]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
 
 
 def group(app: typer.Typer, name: str) -> typer.Typer:

@@ -501,7 +501,7 @@ def _changes(
 ) -> Iterator[str]:
     """Each entry in which two recipes differ. parents: key → item that has it now."""
     for name in {**now, **there}:
-        old, new = there.get(name), now.get(name)
+        old, new = there.get(name, ...), now.get(name, ...)  # None is a value inside an entry
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             inside = "version of " if at + name == VERSIONS else f"{at}{name}."
             yield from _changes(old, new, parents, inside)

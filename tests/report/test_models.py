@@ -98,3 +98,12 @@ def test_memory_fits() -> None:
     text = shown(print_memory, needs, ["one change"], 24 * gib)
     assert text.count("1234.00") == text.count("1536.00") == len(needs)
     assert all(name in unfolded(text, 1) for name in LONG[:3])
+
+
+def test_long_names_of_layers_are_folded_at_dots() -> None:
+    name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0"
+    made = diagnostics(["a", "b"], rotations=False)
+    made["layers"] = {name: next(iter(made["layers"].values()))}
+    lines = shown(print_diagnostics, made, all_layers=True).splitlines()
+    assert any("unet.down_blocks.0.attentions.0. " in line for line in lines)
+    assert any(" transformer_blocks.0.attn1.to_out.0 " in line for line in lines)

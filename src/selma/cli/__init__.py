@@ -18,6 +18,7 @@ import typer
 
 from selma.applications import APPLICATIONS
 from selma.cli import adapters, benchmarks, merging, scoring, stages
+from selma.console import Commands
 from selma.disk import refusal
 from selma.errors import SelmaError, WorkspaceError
 from selma.screen import say, show_traceback
@@ -29,13 +30,14 @@ processor from the very thread that is waited for, wherever something else runs,
 (`bench/crowded.py`)."""
 
 app = typer.Typer(
+    cls=Commands,
     help="Make a text-to-image model follow its prompts better, without a single human label.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode=None,
 )
-toybox = typer.Typer(help="The embedded model and its world.", no_args_is_help=True)
+toybox = typer.Typer(help="The embedded model and its world.", cls=Commands, no_args_is_help=True)
 for command in (
     stages.run,
     stages.prompts,

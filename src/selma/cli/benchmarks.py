@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from selma.console import Commands
 from selma.screen import say
 
-data = typer.Typer(help="The public files of benchmarks.", no_args_is_help=True)
+data = typer.Typer(help="The public files of benchmarks.", cls=Commands, no_args_is_help=True)
 Known = Annotated[str, typer.Argument(metavar="NAME", help="dsg-1k or tifa-v1.0.")]
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from selma.cli.loading import load
-from selma.console import Config, Folder, Keep, show_scorecard
+from selma.console import Commands, Config, Folder, Keep, show_scorecard
 
 
-class ConfigOrCommand(TyperGroup):
+class ConfigOrCommand(Commands):
     """`selma score CONFIG` is the stage; `selma score dsg` and its like score what is given."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

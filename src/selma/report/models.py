@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,7 @@ def print_diagnostics(
         for table in _cosines(diagnostics["cosines"]):
             console.print(table)
     count = len(diagnostics["layers"]) if all_layers else 5
-    console.print(_layers(diagnostics, worst_layers(diagnostics, count)))
+    console.print(_layers(diagnostics, worst_layers(diagnostics, count), console.width))
 
 
 def print_verified(
@@ -146,7 +147,9 @@ def _gates(diagnostics: Mapping[str, Any]) -> Iterator[Table]:
         yield table
 
 
-def _layers(diagnostics: Mapping[str, Any], layers: Sequence[tuple[str, dict[str, Any]]]) -> Table:
+def _layers(
+    diagnostics: Mapping[str, Any], layers: Sequence[tuple[str, dict[str, Any]]], width: int
+) -> Table:
     figures = (
         layer_measure(diagnostics).replace(" ", "\n"),
         "relative\nerror",
@@ -156,8 +159,10 @@ def _layers(diagnostics: Mapping[str, Any], layers: Sequence[tuple[str, dict[str
     count = f"{len(layers)} of {len(diagnostics['layers'])}"
     table = _table(f"layers farthest from the mean: {count}", "layer", figures)
     for name, layer in layers:
+        # Folded after a dot, rather than amid a word; 45 columns are the figures'.
+        room = max(width - 45, 20)
         table.add_row(
-            name,
+            "\n".join(re.findall(rf".{{1,{room}}}(?:(?<=\.)|$)|.{{1,{room}}}", name)),
             layer_value(layer),
             f"{layer['relative_error']:.4g}",
             f"{layer['cosine']:.4f}",

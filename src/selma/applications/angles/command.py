@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from selma.console import Seed
+from selma.console import Commands, Seed
 from selma.screen import say
 
-oft = typer.Typer(help="Experiments of the OFT paper.", no_args_is_help=True)
+oft = typer.Typer(help="Experiments of the OFT paper.", cls=Commands, no_args_is_help=True)
 
 
 @oft.callback()

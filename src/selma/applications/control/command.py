@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selma.console import Config, Folder, Keep
+from selma.console import Commands, Config, Folder, Keep
 from selma.plurals import counted
 from selma.screen import say
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from selma.applications.control.settings import ControlRun
 
 control = typer.Typer(
+    cls=Commands,
     help="Images from a condition: edges, segmentation maps, landmarks, ... (OFT's control).",
     no_args_is_help=True,
 )

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-from selma.console import Json
+from selma.console import Commands, Json
 from selma.randomness import SEEDS
 from selma.screen import say
 
 study = typer.Typer(
-    help="People choose between two models' images, as in the paper.", no_args_is_help=True
+    cls=Commands,
+    help="People choose between two models' images, as in the paper.",
+    no_args_is_help=True,
 )
 StudiedRun = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 StudyName = Annotated[str, typer.Option(help="Which study of the run: RUN/study/<name>.sqlite.")]

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selma.console import Config, Folder, Json, Keep
+from selma.console import Commands, Config, Folder, Json, Keep
 from selma.screen import say
 
 if TYPE_CHECKING:
     from selma.applications.subjects.settings import SubjectsRun
 
 subjects = typer.Typer(
+    cls=Commands,
     help="Subjects from a handful of images: DreamBooth with LoRA, OFT, COFT or all weights.",
     no_args_is_help=True,
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selma.console import Config, Folder, Json, Keep
+from selma.console import Commands, Config, Folder, Json, Keep
 from selma.plurals import counted
 from selma.screen import say
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from selma.applications.sur.settings import SurRun
 
 sur = typer.Typer(
+    cls=Commands,
     help="The SUR-adapter: a language model's understanding for plain prompts.",
     no_args_is_help=True,
 )
