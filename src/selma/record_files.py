@@ -89,6 +89,14 @@ def readable_rows(
             broken.append(number)
 
 
+def require_shape(value: Any, shape: type[Shape]) -> Shape:
+    """The value. Raises ValueError with what is wrong, in words."""
+    read, fault = _shaped(value, shape)
+    if fault:
+        raise ValueError(fault)
+    return cast(Shape, read)
+
+
 def cut_torn_line(path: Path) -> None:
     """Cut off a last line without its end, which a crash while appending leaves."""
     if not path.exists() or ends_whole(path):

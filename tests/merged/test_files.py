@@ -359,3 +359,36 @@ def test_memory_stays_under_twice_the_files(tmp_path):
     found = json.loads(done.stdout)
     assert list(found) == ADDING
     assert not {method: more for method, more in found.items() if more >= 2 * size}
+
+
+def places(value, *above):
+    """Where in nested mappings there is anything, the whole among it."""
+    yield above
+    for name, inside in value.items() if isinstance(value, dict) else ():
+        yield from places(inside, *above, name)
+
+
+def put(value, where, odd):
+    return {**value, where[0]: put(value[where[0]], where[1:], odd)} if where else odd
+
+
+@pytest.mark.parametrize("odd", [None, [], 5, "x", {"a": 5}, {"a": None}, [1]], ids=repr)
+def test_odd_diagnostics_are_refused_in_words(tmp_path, odd):
+    files = [adapter(tmp_path / f"{n}.safetensors", seed=n) for n in (1, 2)]
+    (path,), _ = merge_files(files, settings("mean_of_deltas"), tmp_path / "merged.safetensors")
+    with safetensors.safe_open(path, "pt") as opened:
+        notes = opened.metadata()
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    (key,) = [name for name in notes if name.endswith("_diagnostics")]
+    said = json.loads(notes[key])
+    refused = 0
+    for where in places(said):
+        safetensors.torch.save_file(
+            tensors, path, {**notes, key: json.dumps(put(said, where, odd))}
+        )
+        done = CliRunner().invoke(app, ["inspect", str(path)])
+        if done.exit_code:
+            assert isinstance(done.exception, AdapterError), (where, done.exception)
+            assert str(done.exception).endswith("but is none. Merge anew.")
+            refused += 1
+    assert refused > 10

@@ -10,10 +10,11 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from selma.adapters.files import DIAGNOSTICS_KEY, as_json
 from selma.adapters.mixtures.files import MixtureFile
@@ -24,11 +25,45 @@ from selma.adapters.table import read_any
 from selma.errors import AdapterError
 from selma.merged.lowrank import Factors, products, stacked
 from selma.merged.rotation_methods import RotationPart, conflict
+from selma.record_files import require_shape
+from selma.records.rows import Number
 
 FIGURES = ("relative_error", "cosine", "conflict_mass", "conflict")
 """What a file's header says of each layer; "conflict" only of rotations."""
 
 _ENTRIES_AT_ONCE = 1 << 18
+
+
+class Against(TypedDict):
+    relative_error: Number
+    cosine: Number
+    conflict: NotRequired[Number | None]
+
+
+class AllAgainst(Against):
+    norm_ratio: Number
+    orthogonality: NotRequired[Number]
+
+
+class LayerAgainst(Against):
+    conflict_mass: Number
+
+
+class MergedExpert(TypedDict):
+    weight: NotRequired[Number]
+    norm: Number
+    cosine_to_merged: Number
+    conflict_entries: Number
+    conflict_mass: Number
+
+
+class DiagnosticsHeader(TypedDict):
+    """What is shown of a merge by its adapter's own header."""
+
+    all: AllAgainst
+    experts: dict[str, MergedExpert]
+    cosines: dict[str, dict[str, Number]]
+    layers: dict[str, LayerAgainst]
 
 
 class Diagnostics:
@@ -239,7 +274,13 @@ def diagnostics_of(file: AdapterFile | RotationFile | MixtureFile) -> dict[str, 
                 layers[name]["rank"] = file.layers[name].rank
             elif isinstance(file, MixtureFile):
                 layers[name]["rank"] = file.ranks[name]
-        return {**{key: entry[key] for key in ("all", "experts", "cosines")}, "layers": layers}
+        read = {**{key: entry[key] for key in ("all", "experts", "cosines")}, "layers": layers}
+        cosines = require_shape(read, DiagnosticsHeader)["cosines"]
+        if any(cosines.keys() != row.keys() for row in cosines.values()):
+            raise ValueError
+        if ("conflict" in read["all"]) != ("orthogonality" in read["all"]):
+            raise ValueError
+        return read
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AdapterError(
             f"{file.path}: the header's {DIAGNOSTICS_KEY} must be as this selma writes it, "

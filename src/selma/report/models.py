@@ -191,6 +191,8 @@ def layer_value(layer: Mapping[str, Any]) -> str:
     """The figure that `layer_measure` names."""
     if "rank" in layer:
         return str(layer["rank"])
+    if "conflict" not in layer:
+        return ""
     return "∞" if layer["conflict"] is None else f"{layer['conflict']:.3g}"
 
 
