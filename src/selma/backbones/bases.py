@@ -11,9 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from selma.backbones.families import (
+    chroma,
+    flux,
+    flux_2,
+    lumina_2,
+    qwen_image,
+    sana,
     stable_diffusion,
     stable_diffusion_3,
     stable_diffusion_xl,
+    z_image,
 )
 from selma.backbones.families.family import Family
 from selma.config.networks import BaseConfig
@@ -54,6 +61,9 @@ class Base:
     """Its own unless the settings say otherwise."""
     steps: int = 50
     """Denoising steps unless told otherwise: the paper's; toybox's own."""
+    undistilled: str | None = None
+    """Of a base that was distilled to few steps, and that training would spoil: the one to train.
+    Its adapters may be drawn with this one."""
     paper: str | None = None
     """What the paper's tables (arXiv:2403.06952) call it; None where they have it not."""
 
@@ -62,6 +72,12 @@ def _sd(px: int, *, prediction: str = "epsilon", width: int) -> Architecture:
     return Architecture(stable_diffusion.FAMILY.name, prediction, px, width, text_encoders=1)
 
 
+def _flow(family: Family, width: int, *, text_encoders: int = 1) -> Architecture:
+    return Architecture(family.name, "flow", 1024, width, text_encoders)
+
+
+_APACHE = "apache-2.0"
+_KLEIN = "4B, Qwen3-4B of which three layers are read, VAE f8 c32 in patches"
 _RAIL, _RAIL_PLUS = "creativeml-openrail-m", "openrail++"
 _SD1 = "U-Net 860M, CLIP ViT-L/14, VAE f8"
 _SD2 = "U-Net 866M, OpenCLIP ViT-H/14 (23 layers), VAE f8"
@@ -171,12 +187,110 @@ BASES: dict[str, Base] = {
             "sd-3.5-medium",
             "stabilityai/stable-diffusion-3.5-medium",
             None,
-            Architecture(stable_diffusion_3.FAMILY.name, "flow", 1024, 4096, text_encoders=3),
+            _flow(stable_diffusion_3.FAMILY, 4096, text_encoders=3),
             guidance=7.0,
             steps=28,
             licence="stabilityai-ai-community",
             parts="MMDiT-X 2.5B, CLIP ViT-L/14, OpenCLIP ViT-bigG/14, T5-XXL, VAE f8 c16",
             note="not in the paper; steps and guidance are its pipeline's; gated on the Hub",
+        ),
+        Base(
+            "flux.2-klein-base-4b",
+            "black-forest-labs/FLUX.2-klein-base-4B",
+            None,
+            _flow(flux_2.FAMILY, 7680),
+            guidance=4.0,
+            licence=_APACHE,
+            parts=_KLEIN,
+            note="not in the paper; steps and guidance are its pipeline's",
+        ),
+        Base(
+            "flux.2-klein-4b",
+            "black-forest-labs/FLUX.2-klein-4B",
+            None,
+            _flow(flux_2.FAMILY, 7680),
+            guidance=1.0,
+            steps=4,
+            licence=_APACHE,
+            parts=_KLEIN,
+            note="distilled to four steps without guidance",
+            undistilled="flux.2-klein-base-4b",
+        ),
+        Base(
+            "z-image",
+            "Tongyi-MAI/Z-Image",
+            None,
+            _flow(z_image.FAMILY, 2560),
+            guidance=5.0,
+            licence=_APACHE,
+            parts="6B, Qwen3-4B, VAE f8 c16",
+            note="not in the paper; steps and guidance are its pipeline's, for which 0 is none",
+        ),
+        Base(
+            "z-image-turbo",
+            "Tongyi-MAI/Z-Image-Turbo",
+            None,
+            _flow(z_image.FAMILY, 2560),
+            guidance=0.0,
+            steps=9,
+            licence=_APACHE,
+            parts="6B, Qwen3-4B, VAE f8 c16",
+            note="distilled to few steps without guidance",
+            undistilled="z-image",
+        ),
+        Base(
+            "qwen-image",
+            "Qwen/Qwen-Image",
+            None,
+            _flow(qwen_image.FAMILY, 3584),
+            guidance=4.0,
+            licence=_APACHE,
+            parts="20B, Qwen2.5-VL-7B, VAE f8 c16",
+            note="not in the paper; steps and guidance are its pipeline's",
+        ),
+        Base(
+            "flux.1-dev",
+            "black-forest-labs/FLUX.1-dev",
+            None,
+            _flow(flux.FAMILY, 4096, text_encoders=2),
+            guidance=3.5,
+            steps=28,
+            licence="flux-1-dev-non-commercial-license",
+            parts="12B, CLIP ViT-L/14, T5-XXL, VAE f8 c16",
+            note="not in the paper; guidance is what the network is told; gated on the Hub",
+        ),
+        Base(
+            "sana",
+            "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers",
+            None,
+            _flow(sana.FAMILY, 2304),
+            guidance=4.5,
+            steps=20,
+            licence="NSCL v2-custom",
+            parts="1.6B, Gemma2-2B, DC-AE f32 c32",
+            note="not in the paper; steps and guidance are its pipeline's",
+        ),
+        Base(
+            "lumina-2",
+            "Alpha-VLLM/Lumina-Image-2.0",
+            None,
+            _flow(lumina_2.FAMILY, 2304),
+            guidance=4.0,
+            steps=30,
+            licence=_APACHE,
+            parts="2.6B, Gemma2-2B, VAE f8 c16",
+            note="not in the paper; steps and guidance are its pipeline's",
+        ),
+        Base(
+            "chroma",
+            "lodestones/Chroma1-HD",
+            None,
+            _flow(chroma.FAMILY, 4096),
+            guidance=5.0,
+            steps=35,
+            licence=_APACHE,
+            parts="8.9B, T5-XXL, VAE f8 c16",
+            note="not in the paper; steps and guidance are its pipeline's",
         ),
     )
 }  # fmt: skip

@@ -260,8 +260,8 @@ def encoding_need(parts: Parts, images: int) -> Need:
     wide = torch.float32 if parts.dtype is torch.float16 else parts.dtype
 
     def encode(count: int) -> Callable[[], Any]:
-        return lambda: parts.vae.encode(
-            torch.empty(count, 3, side, side, dtype=wide, device="meta")
+        return lambda: parts.family.moments(
+            parts.vae, torch.empty(count, 3, side, side, dtype=wide, device="meta")
         )
 
     with torch.no_grad(), widened(parts, wide):

@@ -1,4 +1,4 @@
-"""The networks of the paper's bases as their published configs have them: shapes without the Hub.
+"""The networks of the known bases as their published configs have them: shapes without the Hub.
 
 What a run does never rests on these; they only let memory be estimated where a base's own configs
 cannot be read.
@@ -24,6 +24,7 @@ _SD = _UNET | {
 _SD1 = _SD | {"attention_head_dim": 8}
 _SD2 = _SD | {"attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True}
 _SDXL = _UNET | {
+    "sample_size": 128,
     "block_out_channels": [320, 640, 1280],
     "attention_head_dim": [5, 10, 20],
     "transformer_layers_per_block": [1, 2, 10],
@@ -64,11 +65,38 @@ _SD35 = {
     "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": 24,
     "attention_head_dim": 64, "num_attention_heads": 24, "joint_attention_dim": 4096,
     "caption_projection_dim": 1536, "pooled_projection_dim": 2048, "pos_embed_max_size": 384,
-    "dual_attention_layers": list(range(13)), "qk_norm": "rms_norm",
+    "dual_attention_layers": list(range(13)), "qk_norm": "rms_norm", "sample_size": 128,
 }  # fmt: skip
 _VAE_16 = _VAE | {
     "latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609,
     "use_quant_conv": False, "use_post_quant_conv": False, "force_upcast": True,
+}  # fmt: skip
+_QWEN3_4B = {
+    "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "head_dim": 128,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+_QWEN_VL_7B = {
+    "text_config": {
+        "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+        "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064,
+    },
+    "vision_config": {
+        "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
+        "out_hidden_size": 3584,
+    },
+}  # fmt: skip
+_GEMMA2_2B = {
+    "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "head_dim": 256,
+    "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 256000,
+}  # fmt: skip
+_FLUX = {"in_channels": 64, "num_layers": 19, "num_single_layers": 38, "joint_attention_dim": 4096}
+_FLUX_VAE = _VAE_16 | {"scaling_factor": 0.3611, "shift_factor": 0.1159}
+_DC_AE_F32 = {
+    "latent_channels": 32, "scaling_factor": 0.41407, "upsample_block_type": "interpolate",
+    "downsample_block_type": "Conv",
+    "encoder_block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3,
+    "decoder_block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3,
 }  # fmt: skip
 _NETWORKS: dict[tuple[str, int], dict[str, Config]] = {
     ("stable-diffusion", 768): {"unet": _SD1, "text_encoder": _VIT_L, "vae": _VAE},
@@ -82,6 +110,38 @@ _NETWORKS: dict[tuple[str, int], dict[str, Config]] = {
         "transformer": _SD35, "text_encoder": _VIT_L, "text_encoder_2": _VIT_BIG_G,
         "text_encoder_3": _T5_XXL, "vae": _VAE_16,
     },
+    ("flux-2-klein", 7680): {
+        "transformer": {
+            "in_channels": 128, "num_layers": 5, "num_single_layers": 20,
+            "num_attention_heads": 24, "attention_head_dim": 128, "joint_attention_dim": 7680,
+            "guidance_embeds": False,
+        },
+        "text_encoder": _QWEN3_4B, "vae": {"latent_channels": 32},
+    },
+    ("z-image", 2560): {
+        "transformer": {"dim": 3840, "n_layers": 30, "n_heads": 30, "cap_feat_dim": 2560},
+        "text_encoder": _QWEN3_4B, "vae": _FLUX_VAE,
+    },
+    ("qwen-image", 3584): {
+        "transformer": {
+            "in_channels": 64, "out_channels": 16, "num_layers": 60, "num_attention_heads": 24,
+            "attention_head_dim": 128, "joint_attention_dim": 3584,
+        },
+        "text_encoder": _QWEN_VL_7B, "vae": {"z_dim": 16},
+    },
+    ("flux", 4096): {
+        "transformer": _FLUX | {"pooled_projection_dim": 768, "guidance_embeds": True},
+        "text_encoder": _VIT_L, "text_encoder_2": _T5_XXL, "vae": _FLUX_VAE,
+    },
+    ("sana", 2304): {
+        "transformer": {"sample_size": 32, "num_layers": 20, "caption_channels": 2304},
+        "text_encoder": _GEMMA2_2B, "vae": _DC_AE_F32,
+    },
+    ("lumina-2", 2304): {
+        "transformer": {"hidden_size": 2304, "num_layers": 26, "cap_feat_dim": 2304},
+        "text_encoder": _GEMMA2_2B, "vae": _FLUX_VAE,
+    },
+    ("chroma", 4096): {"transformer": _FLUX, "text_encoder": _T5_XXL, "vae": _FLUX_VAE},
 }  # fmt: skip
 """Family and width of its text features -> networks."""
 
@@ -106,7 +166,9 @@ def published_configs(row: Base) -> dict[str, Config]:
     wanted = row.architecture
     parts = _NETWORKS[wanted.family, wanted.cross_width]
     component = FAMILIES[wanted.family].component
-    size = {"sample_size": wanted.image_px // 8}
+    size = {}
+    if wanted.image_px in (512, 768):  # what else is 1024 px, as the networks above
+        size["sample_size"] = wanted.image_px // 8
     if component == "unet":
         size["cross_attention_dim"] = wanted.cross_width
     return {**parts, component: {**parts[component], **size}}

@@ -4,6 +4,7 @@ from noise to image and predicts the velocity that way."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -57,14 +58,11 @@ def denoise(
     transformer: Any, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
 ) -> Tensor:
     """The velocity from image to noise: the transformer's turned round."""
-    mask = flow.mask_of(conditioning)
-    if mask is None:
-        mask = conditioning.text.new_ones(conditioning.text.shape[:2]).bool()
     predicted: Tensor = transformer(
         hidden_states=noisy,
         timestep=1 - timesteps / flow.STEPS,
         encoder_hidden_states=conditioning.text,
-        encoder_attention_mask=mask,
+        encoder_attention_mask=flow.mask_of(conditioning),
         return_dict=False,
     )[0]
     return -predicted
@@ -73,9 +71,14 @@ def denoise(
 def conditioning_shapes(
     transformer: Config, text_encoder: Config, images: int, dtype: torch.dtype
 ) -> Conditioning:
-    """The language model's features of these many images."""
+    """The language model's features of these many images, and masks of which the transformer reads
+    the texts' lengths: values, even where nothing else has any."""
+    import torch
+
     width = text_width(transformer)
-    return flow.text_shapes(transformer, images, dtype, tokens=TOKENS, width=width)
+    known = flow.text_shapes(transformer, images, dtype, tokens=TOKENS, width=width)
+    mask = torch.ones(images, TOKENS, dtype=torch.bool, device="cpu")
+    return replace(known, extra={MASK: mask})
 
 
 FAMILY = Family(
