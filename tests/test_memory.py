@@ -13,6 +13,8 @@ import tiny
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from selma import capacity
 from selma.applications.control import pipeline as control
@@ -29,9 +31,12 @@ from selma.backbones.memory import (
     Live,
     Need,
     Shapes,
+    denoised,
     encoding_need,
     generation_need,
     held,
+    image_operations,
+    operations,
     parts_of,
     peak,
     straight,
@@ -45,7 +50,13 @@ from selma.config.merged import MergedConfig, MixtureConfig
 from selma.config.networks import BaseConfig
 from selma.config.rewards import DdpoObjective, DpokObjective, NftObjective, PolicyObjective
 from selma.errors import ModelError
-from selma.experts.memory import advice, mixture_need, rollout_need, training_need
+from selma.experts.memory import (
+    advice,
+    mixture_need,
+    rollout_need,
+    sample_operations,
+    training_need,
+)
 from selma.images.guides.attention_maps import cross_attentions
 from selma.images.guides.syngen import move_need
 from selma.pipeline import Stages
@@ -477,3 +488,20 @@ def test_a_gpu_holds_about_what_was_estimated(
     estimated = need.fixed + 4 * need.each + sum(p.nbytes for p in parts.denoiser.parameters())
     estimated += need.trained - moments
     assert 0.75 * held < estimated < 1.35 * held
+
+
+@pytest.mark.parametrize("shape", (*tiny.SHAPES, *tiny.FLOW_SHAPES))
+def test_operations_are_torchs_own_count(shape: str) -> None:
+    """Of the networks themselves, whose attention is not fused."""
+    parts, model = parts_of(tiny.base(shape)), tiny.load(shape)
+    rows = parts.conditioning(1).map(lambda part: torch.ones(part.shape, dtype=part.dtype))
+    latents, time = torch.randn(1, *model.latent_shape), torch.tensor([500])
+    with torch.no_grad():
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            model.family.denoise(model.denoiser, latents, time, rows)
+        assert operations(lambda: denoised(parts, 1)) == counter.get_total_flops()
+    step, image = image_operations(parts, steps=3, guided=True)
+    assert step > 0 and image > 3 * step
+    sample = sample_operations(parts, ExpertsConfig(adapter=LoraConfig(rank=1)))
+    # Of frozen layers only inputs have a gradient: as much again as forward, and the attention.
+    assert 1.5 < sample / (step / 2) < 3.2

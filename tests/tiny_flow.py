@@ -137,7 +137,7 @@ def _z_image() -> DiffusionPipeline:
             n_kv_heads=2,
             cap_feat_dim=WIDTH,
             axes_dims=[4, 6, 6],
-            axes_lens=[256, 32, 32],
+            axes_lens=[640, 32, 32],
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
     )
@@ -284,7 +284,7 @@ def _lumina_2() -> DiffusionPipeline:
             num_kv_heads=1,
             multiple_of=16,
             axes_dim_rope=(8, 8, 8),
-            axes_lens=(256, 32, 32),
+            axes_lens=(640, 32, 32),
             cap_feat_dim=WIDTH,
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),

@@ -11,7 +11,15 @@ import torch
 
 from selma.backbones.bases import guidance_of
 from selma.backbones.hub import find_device
-from selma.backbones.memory import Need, Parts, encoding_need, generation_need, parts_of
+from selma.backbones.memory import (
+    Computing,
+    Need,
+    Parts,
+    encoding_need,
+    generation_need,
+    image_operations,
+    parts_of,
+)
 from selma.config import RunConfig, require_settings
 from selma.config.experts import ExpertsConfig
 from selma.config.guides import GuideSettings
@@ -25,6 +33,7 @@ from selma.experts.memory import (
     mixed_weights,
     mixture_need,
     rollout_need,
+    sample_operations,
     training_need,
 )
 
@@ -159,11 +168,23 @@ def memory(
     return needs, changes
 
 
+def computing(config: RunConfig, *, shapes: Callable[[BaseConfig], Parts] = parts_of) -> Computing:
+    """What generating and training compute, counted on shapes. Raises ModelError."""
+    require_settings(config, RunConfig)
+    parts, steps = shapes(config.base), config.benchmark_steps
+    guided = parts.family.guided(config.benchmark_guidance)
+    step, image = image_operations(parts, steps=steps, guided=guided)
+    parameters = sum(weight.numel() for weight in parts.denoiser.parameters())
+    sample = sample_operations(parts, config.experts)
+    return Computing(parameters, step, image, steps, sample)
+
+
 def memory_of_each(
     configs: Mapping[str, RunConfig],
     limit: int | None = None,
     *,
     guides: Mapping[str, GuideSettings] | None = None,
+    shapes: Callable[[BaseConfig], Parts] | None = None,
 ) -> dict[tuple[str, ...], tuple[list[Need], list[str]]]:
     """Names of runs that need the same → what `memory` says of them. guides: name of a run → its
     guide, if it has one."""
@@ -182,7 +203,8 @@ def memory_of_each(
         key = f"{config.model_dump_json(include=parts)} {skills} {guide}"
         names.setdefault(key, []).append(name)
     groups = [tuple(group) for group in names.values()]
-    shapes = cache(parts_of)  # networks of this size take seconds to be made even without weights
+    # Networks of this size take seconds to be made even without weights.
+    shapes = shapes or cache(parts_of)
     return {
         group: memory(configs[group[0]], limit, guide=guides.get(group[0]), shapes=shapes)
         for group in groups

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from selma.backbones.base_files import base_family, part_config
 from selma.backbones.families import FAMILIES
@@ -63,6 +64,21 @@ class Need:
         """The largest number of images at once that stays below the limit; 0 if none does."""
         room = (limit - CONTEXT) / SLACK - self.weights - self.trained - self.fixed
         return max(0, int(room // self.each)) if self.each else self.images
+
+
+@dataclass(frozen=True)
+class Computing:
+    """What a run's base computes, in floating-point operations."""
+
+    parameters: int
+    """Of the denoiser."""
+    step: int
+    """One denoising step of a benchmark image, both passes where it is guided."""
+    image: int
+    """All its steps, and the decoder."""
+    steps: int
+    sample: int
+    """A sample of a training step, forward and backward."""
 
 
 class Live(TorchDispatchMode):
@@ -115,7 +131,7 @@ class _Fused(torch.autograd.Function):
 
 
 _NARROW = {F.linear, F.conv2d}
-_WIDE = {F.group_norm, F.layer_norm, F.softmax}
+_WIDE = {F.group_norm, F.layer_norm, F.rms_norm, F.softmax}
 
 
 class Shapes(TorchFunctionMode):
@@ -125,6 +141,8 @@ class Shapes(TorchFunctionMode):
     def __init__(self, narrow: torch.dtype | None = None) -> None:
         super().__init__()
         self.narrow = narrow
+        self.operations = 0
+        """Floating-point operations of fused attention, with those of its backward pass."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
@@ -132,7 +150,10 @@ class Shapes(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func is F.scaled_dot_product_attention:
             sides = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
-            return _Fused.apply(sides["query"], sides["key"], sides["value"])
+            query, key, value = (sides[name] for name in ("query", "key", "value"))
+            passes = 1 + 2 * (torch.is_grad_enabled() and query.requires_grad)
+            self.operations += passes * 4 * query.numel() * key.shape[-2]
+            return _Fused.apply(query, key, value)
         if self.narrow is not None and func in _NARROW | _WIDE:
             dtype = self.narrow if func in _NARROW else torch.float32
             args = [_cast(value, dtype) for value in args]
@@ -284,6 +305,27 @@ def denoised(parts: Parts, images: int) -> Tensor:
         latents = torch.empty(images, *parts.latent, dtype=parts.dtype)
         timesteps = torch.zeros(images, dtype=torch.long)
     return parts.family.denoise(parts.denoiser, latents, timesteps, parts.conditioning(images))
+
+
+def operations(work: Callable[[], Any]) -> int:
+    """Floating-point operations of this work on shapes, a multiplication and an addition each
+    counted as one."""
+    with Shapes() as shapes, FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops()) + shapes.operations
+
+
+@cache
+def image_operations(parts: Parts, *, steps: int, guided: bool) -> tuple[int, int]:
+    """Of one denoising step of one image, and of the whole image, decoded."""
+
+    def decode() -> Any:
+        latents = torch.empty(1, *parts.latent, dtype=parts.vae_dtype, device="meta")
+        return parts.family.decoded(parts.vae, latents)
+
+    with torch.no_grad(), widened(parts):
+        step = (1 + guided) * operations(lambda: denoised(parts, 1))
+        return step, steps * step + operations(decode)
 
 
 def _line(work: Callable[[int], Callable[[], Any]]) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 
 
@@ -14,3 +15,5 @@ def quiet(*libraries: str) -> None:
         logging = import_module(f"{library}.utils.logging")
         logging.disable_progress_bar()
         logging.set_verbosity_error()
+        # What moves within a library is not for whoever runs a command.
+        warnings.filterwarnings("ignore", category=FutureWarning, module=rf"{library}\.")

@@ -118,14 +118,19 @@ def memory(
     ] = None,
 ) -> None:
     """Estimate what a run needs of its device's memory; say what to change if it is too much."""
+    from functools import cache
+
     from selma.applications.loading import guides_of, runs_of
-    from selma.capacity import memory_of_each
-    from selma.report.models import print_memory
+    from selma.backbones.memory import parts_of
+    from selma.capacity import computing, memory_of_each
+    from selma.report.models import print_computing, print_memory
     from selma.rich_screen import Screen
 
     most = None if limit is None else int(limit * 2**30)
-    every = memory_of_each(runs_of(config), most, guides=guides_of(config))
+    shapes, runs = cache(parts_of), runs_of(config)
+    every = memory_of_each(runs, most, guides=guides_of(config), shapes=shapes)
     for names, (needs, changes) in every.items():
         if len(every) > 1:
             say(f"{', '.join(names)}:")
         print_memory(needs, changes, most, Screen())
+        print_computing(computing(runs[names[0]], shapes=shapes), Screen())

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from selma.adapters.table import ADAPTERS
@@ -21,6 +21,7 @@ from selma.backbones.memory import (
     denoised,
     generation_need,
     held,
+    operations,
     peak,
     straight,
 )
@@ -57,6 +58,26 @@ def training_need(parts: Parts, config: ExpertsConfig) -> Need:
     weights = held(parts.denoiser) if parts.base.offload else parts.weights
     at_once = config.micro_batch_size or config.batch_size
     return Need("training", weights, trained, *straight(first, second), at_once)
+
+
+def sample_operations(parts: Parts, config: ExpertsConfig) -> int:
+    """Floating-point operations of one sample of a training step: forward and backward, and again
+    forward where activations are not kept."""
+    rows = OBJECTIVES[config.objective.kind].images(config.objective)
+
+    def forward() -> Tensor:
+        return denoised(parts, rows)
+
+    def step() -> None:
+        prediction = forward()
+        denoising_losses(prediction, torch.empty_like(prediction)).mean().backward()
+
+    with _attached(parts, config):
+        again = 0
+        if config.gradient_checkpointing:
+            with torch.no_grad():
+                again = operations(forward)
+        return operations(step) + again
 
 
 def rollout_need(parts: Parts, config: ExpertsConfig, objective: RewardedObjective) -> Need:

@@ -17,7 +17,7 @@ from selma.report.tables import points, share
 if TYPE_CHECKING:
     from selma.adapters.kind import Adapter
     from selma.backbones.bases import Architecture, Base
-    from selma.backbones.memory import Need
+    from selma.backbones.memory import Computing, Need
 
 AT_ONCE = 6
 """Experts side by side in a table of 80 columns."""
@@ -298,3 +298,14 @@ def print_memory(
         console.print(f"{limit / 2**30:.1f} GiB {'suffice' if fits else 'do not suffice'}.")
     for change in changes:
         console.print(f"  {change}", highlight=False)
+
+
+def print_computing(computing: Computing, console: Console) -> None:
+    """Print what the base computes, in figures that a device's speed divides."""
+    tera = {n: f"{getattr(computing, n) / 1e12:.3g}" for n in ("step", "image", "sample")}
+    console.print(
+        f"{computing.parameters / 1e6:,.0f} million parameters denoise. In 10^12 floating-point "
+        f"operations: {tera['step']} a denoising step, {tera['image']} an image of "
+        f"{computing.steps} steps, {tera['sample']} a sample of a training step.",
+        highlight=False,
+    )
