@@ -9,7 +9,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from selma.adapters.contents import tensor_files
-from selma.backbones.base_files import base_family, require_single_file, target_widths
+from selma.backbones.base_files import (
+    base_family,
+    require_single_file,
+    says_distilled,
+    target_widths,
+)
 from selma.backbones.bases import BASES, located
 from selma.backbones.hub import HUB_ID
 from selma.backbones.language.loading import LANGUAGE_MODELS
@@ -89,6 +94,7 @@ def every_mistake(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
     if EXPERTS in make and config.rewarded is not None:
         yield from absent(config.rewarded, "experts.objective", without=["questions.backend"])
     if EXPERTS in make:
+        yield from _distilled(config)
         yield from _rewards(config)
     yield from _preferences(config)
     if SCORES in make or asks_choosing_judge(config, make):
@@ -129,6 +135,21 @@ def _folder(config: RunConfig) -> Iterator[str]:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir():
         yield f"folder: {existing} must be a folder, but is a file."
+
+
+def _distilled(config: RunConfig) -> Iterator[str]:
+    """What training would spoil: a base that was distilled to few steps."""
+    row, name = BASES.get(config.base.model), config.base.model
+    if row is not None and row.undistilled is not None:
+        instead = row.undistilled
+    elif says_distilled(config.base):
+        instead = "the base that it was distilled from"
+    else:
+        return
+    yield (
+        f"base.model: {name} was distilled to few steps, which training would undo. Train "
+        f"{instead}, whose adapters it generates with as well (selma generate --base)."
+    )
 
 
 def _bases(config: RunConfig) -> Iterator[str]:

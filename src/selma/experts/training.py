@@ -43,6 +43,7 @@ def fit(
     Several processes train on a part of each batch, and the main one writes. Raises ConfigError if
     they cannot share a batch evenly, and TrainingDiverged after `BAD_IN_A_ROW` bad steps.
     """
+    from selma.experts.losses import require_weights
     from selma.experts.optimizing import Optimization, require_precision
     from selma.experts.rounds import Rounds
     from selma.experts.training_folder import TrainingFolder, write_line
@@ -53,6 +54,8 @@ def fit(
     noise_path = model.noise_path()
     part_size = _part_size(config)
     require_precision(config, device=model.device)
+    made_by = {**made_by, "timesteps": batches.timesteps.model_dump(mode="json")}
+    require_weights(batches.timesteps, noise_path, prior=batches.prior is not None)
     folder = TrainingFolder(path, learner, config, made_by=made_by, keep_adapters=keep_adapters)
     with model.denoiser_alone(), weights.attached() as parameters:
         optimization = Optimization(list(parameters.values()), config, device=model.device)
@@ -123,11 +126,16 @@ def _backward(
 
     The parameters have the gradients of the mean over its own parts.
     """
-    means = {"loss": 0.0}
+    from selma.experts.losses import timestep_weights
+
+    settings, means = learner.batches.timesteps, {"loss": 0.0}
     for part in parts:
         with optimization.autocast():
             losses = learner.losses(part, noise_path, step=step)
-        optimization.backward(losses["loss"].mean() / len(parts))
+        loss = losses["loss"]
+        if settings.weighting != "none":
+            loss = loss * timestep_weights(settings, noise_path, part.timesteps).to(loss.device)
+        optimization.backward(loss.mean() / len(parts))
         for name, each in losses.items():
             means[name] = means.get(name, 0.0) + float(each.detach().sum()) / total
     return means
