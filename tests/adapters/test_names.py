@@ -29,7 +29,7 @@ from selma.errors import AdapterError
 from selma.registry import registered
 from selma.toybox import weights_folder
 
-MODELS = {model.model: model for group in known_models() for model in group}
+MODELS = {model.model: model for group in known_models() for model in group if model.shapes}
 D0 = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 MID = "unet.mid_block.attentions.0"
 TE = "text_encoder.encoder.layers"
@@ -145,7 +145,12 @@ TABLE = {
     "text_encoder.unet.mid_block.attentions.0.proj_in": None,
     "unet.text_encoder.encoder.layers.0.mlp.fc1": None,
     "vae.encoder.conv_in": None,
-    "transformer.single_transformer_blocks.0.attn.to_q": None,
+    "transformer.single_transformer_blocks.0.attn.to_q":
+        "transformer.single_transformer_blocks.0.attn.to_q",
+    "lora_unet_double_blocks_18_img_attn_proj": "transformer.transformer_blocks.18.attn.to_out.0",
+    "lora_unet_double_blocks_19_img_attn_proj": None,
+    "transformer.transformer_blocks.60.attn.to_q": None,
+    "transformer.transformer_blocks.01.attn.to_q": None,
     "mid_block.attentions.0.proj_in ": None,
 }  # fmt: skip
 
@@ -167,7 +172,7 @@ def key_of(layer: str) -> str | None:
     if spelled is None:
         return None
     try:
-        return resolved(Path("a"), {spelled: None}).keys[spelled]
+        return resolved(Path("a"), {spelled: None}).parts[spelled][0].key
     except AdapterError:
         return None
 
@@ -189,7 +194,9 @@ def test_a_name_means_its_layer_or_none(tmp_path: Path, theirs: str, ours: str |
 @pytest.mark.parametrize("theirs", [name for name in TABLE if name.startswith("lora_unet_mid")])
 def test_the_message_names_what_leads_nowhere(tmp_path: Path, theirs: str) -> None:
     path = written(tmp_path / "a.safetensors", theirs, "lora_unet_block_99")
-    with pytest.raises(AdapterError, match="'block_99' that none of SD 1, SD 2, SDXL, toybox has"):
+    with pytest.raises(
+        AdapterError, match="'block_99' that none of SD 1, SD 2, SDXL, toybox, SD 3,"
+    ):
         read_adapter(path)
 
 
@@ -211,7 +218,10 @@ def test_each_ending_of_diffusers_is_read(stem: str, projection: str) -> None:
     for factor, role in (("down", "A"), ("up", "B")):
         named = read_name(f"{stem}.{factor}.weight")
         assert named is not None and named.role == role and named.scheme == "diffusers"
-        assert resolved(Path("a"), {named.layer: None}).keys[named.layer] == f"{D0}.{projection}"
+        assert (
+            resolved(Path("a"), {named.layer: None}).parts[named.layer][0].key
+            == f"{D0}.{projection}"
+        )
 
 
 @pytest.mark.parametrize("adapter", ["", ".default", ".my-style", ".a b", ".é"])
@@ -227,8 +237,8 @@ def test_pefts_own_name_of_the_adapter_says_nothing(adapter: str) -> None:
 def test_old_processors_of_text_encoders(theirs: str, projection: str) -> None:
     named = read_name(f"text_encoder.text_model.encoder.layers.4.self_attn.{theirs}_lora.up.weight")
     assert named is not None and named.role == "B"
-    keys = resolved(Path("a"), {named.layer: None}).keys
-    assert keys[named.layer] == f"{TE}.4.self_attn.{projection}"
+    parts = resolved(Path("a"), {named.layer: None}).parts
+    assert parts[named.layer][0].key == f"{TE}.4.self_attn.{projection}"
 
 
 def spelled(model: Layers, key: str) -> set[str]:
@@ -260,7 +270,7 @@ def test_every_layer_in_every_scheme_leads_back_to_itself(model: Layers) -> None
         for theirs in spelled(model, key):
             layer = spelling(theirs)
             assert layer is not None
-            assert resolved(Path("a"), {layer: None}, base=model).keys[layer] == key, theirs
+            assert resolved(Path("a"), {layer: None}, base=model).parts[layer][0].key == key, theirs
 
 
 @pytest.mark.parametrize("sdxl", [False, True])

@@ -10,6 +10,7 @@ from typing import Any
 
 from selma.adapters.kind import Adapter, AdapterKind, WeightChange
 from selma.adapters.layers import Layers, network_shapes
+from selma.adapters.layouts import layout_of
 from selma.adapters.reading import AdapterFile, announce_left_out
 from selma.adapters.replacing import replaced
 from selma.adapters.table import kind_of
@@ -125,4 +126,5 @@ def layers_of_pipeline(model: TextToImage) -> Layers:
     shapes: dict[str, tuple[int, ...]] = {}
     for part, network in networks.items():
         shapes |= network_shapes(part, network) if network is not None else {}
-    return Layers("this model", shapes)
+    layout = layout_of(model.family.classes[model.family.component])
+    return Layers("this model", shapes, layout=layout)

@@ -1,4 +1,4 @@
-"""One LoRA as a file that others read: diffusers, kohya, PEFT folder.
+"""One LoRA as a file that others read: one row for each layout.
 
 Tensors and scales come through each of them bit for bit; only names and headers differ. Equal
 adapters give equal bytes.
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -24,7 +24,9 @@ from selma.adapters.files import (
     lineage_json,
     write_safetensors,
 )
+from selma.adapters.joining import joined
 from selma.adapters.layers import Layers
+from selma.adapters.layouts.layout import Layout
 from selma.adapters.models import FAMILIES, Family, Model, read_model, require_fit
 from selma.adapters.peft_settings import PEFT_FILE, PEFT_SETTINGS
 from selma.adapters.reading import (
@@ -40,7 +42,7 @@ from selma.errors import AdapterError
 from selma.progress import console
 from selma.workspace import write_bytes
 
-Format = Literal["diffusers", "kohya", "peft"]
+Format = Literal["diffusers", "kohya", "peft", "comfyui", "onetrainer", "simpletuner"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
 PROGRAMS: dict[str, str] = {
@@ -48,8 +50,46 @@ PROGRAMS: dict[str, str] = {
     "layer under these names, and generate without it: for them, convert it --to kohya.",
     "kohya": "For ComfyUI, A1111, Forge and sd-scripts.",
     "peft": "For PEFT's from_pretrained.",
+    "comfyui": "For ComfyUI, by the original model's own names; ai-toolkit's files have them, too.",
+    "onetrainer": "For OneTrainer; ComfyUI reads its SD 3 and FLUX files as well.",
+    "simpletuner": "For SimpleTuner and LyCORIS, and ComfyUI.",
 }
 """Format → which programs read it, and which do not."""
+
+
+class Spelled(NamedTuple):
+    """How a layout of one file that has no settings in its header names tensors."""
+
+    denoiser: str
+    """Before the layers of a transformer; a UNet's have "lora_unet_" where that joins by "_"."""
+    original: bool
+    """Whether layers have the original model's names, rather than diffusers'."""
+    texts: Mapping[str, str] = {}
+    """Text encoder → what its layers have before them."""
+    joint: str = "_"
+    factors: tuple[str, str] = ("lora_down", "lora_up")
+    alphas: bool | None = True
+    """Whether each layer says its alpha; None if those alone do that have another than the rank."""
+
+
+_KOHYA_TEXTS = {names.TEXT: "lora_te1_", names.TEXT_2: "lora_te2_"}
+SPELLED = {
+    "kohya": Spelled("lora_unet_", True, _KOHYA_TEXTS),
+    "comfyui": Spelled(
+        "diffusion_model.",
+        True,
+        {
+            names.TEXT: "text_encoders.clip_l.transformer.",
+            names.TEXT_2: "text_encoders.clip_g.transformer.",
+        },
+        joint=".",
+        factors=("lora_A", "lora_B"),
+        alphas=None,
+    ),
+    "onetrainer": Spelled("lora_transformer_", False, _KOHYA_TEXTS),
+    "simpletuner": Spelled("lycoris_", False),
+}
+"""Layout of one file → its names, of transformers; and of UNets but for kohya's."""
 
 Give = Callable[[str], tuple[Tensor, Tensor]]
 """Layer → its A and B, of any shape with the right number of entries."""
@@ -91,8 +131,13 @@ def write(out: Path, adapter: Adapter, *, to: str, model: Model | None = None) -
     if to == "peft":
         return _write_peft(out, adapter)
     make_folder(out.parent)
-    if to == "kohya":
+    if to in SPELLED and _of_transformer(adapter.layers):
+        _write_transformer(out, adapter, model, to=to)
+    elif to == "kohya":
         _write_kohya(out, adapter, model)
+    elif to in SPELLED:
+        named = _unet_names(adapter.layers, adapter.lineage, model, to=to)
+        _write(out, adapter, named, SPELLED[to].factors, {}, alphas=SPELLED[to].alphas)
     else:
         metadata = {PEFT_KEY: as_json(_diffusers_settings(adapter.layers))}
         named = {key: _diffusers_name(key) for key in adapter.layers}
@@ -115,8 +160,12 @@ def require_writable(
         raise AdapterError(f"A peft adapter is a folder, but {out} came.")
     if to != "peft" and out.suffix != ".safetensors":
         raise AdapterError(f"A {to} adapter is one .safetensors file, but {out} came.")
-    if to == "kohya":
+    if to in SPELLED and _of_transformer(layers):
+        _layout(layers, model, to=to)
+    elif to == "kohya":
         _kohya_names(layers, lineage, model)
+    elif to in SPELLED:
+        _unet_names(layers, lineage, model, to=to)
 
 
 def _write(
@@ -126,13 +175,14 @@ def _write(
     factors: tuple[str, str],
     metadata: Mapping[str, str],
     *,
-    alphas: bool = False,
+    alphas: bool | None = False,
 ) -> None:
+    """alphas: whether each layer's is said; None if only those are that are not the rank."""
     tensors: dict[str, tuple[tuple[int, ...], Callable[[], Tensor]]] = {}
     dtypes: dict[str, torch.dtype] = {}
     for key, name in sorted(named.items(), key=lambda pair: f"{pair[1]}."):
         layer = adapter.layers[key]
-        if alphas:
+        if alphas or (alphas is None and layer.alpha != layer.rank):
             tensors[f"{name}.alpha"] = ((), _constant(layer.alpha))
         for which, factor in enumerate(factors):
             full = f"{name}.{factor}.weight"
@@ -248,6 +298,98 @@ def _in_model(component: str, module: str) -> str:
     return names.with_text_model(component, module) if component == names.TEXT_2 else module
 
 
+def _of_transformer(layers: Mapping[str, LayerFile]) -> bool:
+    """Whether the layers are a transformer's, perhaps with text encoders."""
+    return any(names.split(key)[0] not in (names.UNET, *names.TEXTS) for key in layers)
+
+
+def _write_transformer(path: Path, adapter: Adapter, model: Model | None, *, to: str) -> None:
+    spelled, layout = SPELLED[to], _layout(adapter.layers, model, to=to)
+    original = _original(layout, to=to)
+    own = {key: layer for key, layer in adapter.layers.items() if not _is_text(key)}
+    layers, give, notes = dict(adapter.layers), adapter.give, dict(adapter.notes)
+    if original:
+        shapes = model.shapes if model else {}
+        whole = joined(own, adapter.give, layout, shapes=shapes)
+        layers = {k: layer for k, layer in layers.items() if k not in own} | dict(whole.layers)
+        give = lambda key: (whole.give if key in whole.layers else adapter.give)(key)  # noqa: E731
+        notes |= {RANKS_KEY: as_json(whole.ranks)} if whole.ranks else {}
+    named = {key: _spelled_name(key, spelled) for key in layers}
+    changed = Adapter(layers, give, adapter.lineage, notes)
+    metadata = {}
+    if to == "kohya":
+        module = {"ss_network_module": layout.kohya_module}
+        metadata = kohya_metadata(changed, None, model) | module
+    _write(path, changed, named, spelled.factors, metadata, alphas=spelled.alphas)
+
+
+def _is_text(key: str) -> bool:
+    return names.split(key)[0] in names.TEXTS
+
+
+def _original(layout: Layout, *, to: str) -> bool:
+    return SPELLED[to].original and not (to == "kohya" and layout.kohya_splits)
+
+
+def _spelled_name(key: str, spelled: Spelled) -> str:
+    component, path = names.split(key)
+    prefix = spelled.denoiser
+    if component in names.TEXTS:
+        prefix, path = spelled.texts[component], names.with_text_model(component, path)
+    return prefix + path.replace(".", spelled.joint)
+
+
+def _layout(layers: Mapping[str, LayerFile], model: Model | None, *, to: str) -> Layout:
+    """The names of the family that the layers are of. Raises AdapterError unless these names are
+    known, the same in all families that the layers may be of, and there for each layer."""
+    spelled = SPELLED[to]
+    for key in layers:
+        if _is_text(key) and names.split(key)[0] not in spelled.texts:
+            raise AdapterError(f"{to} has no name for {key}. Write it --to diffusers or peft.")
+    if model and model.layout is None:
+        raise AdapterError(f"No names but diffusers' are known of {model.folder}'s layers.")
+    shapes = {key: layer.weight_shape for key, layer in layers.items()}
+    known = (model.layers,) if model else models_of(shapes, exact=False)
+    layouts = list(dict.fromkeys(layers.layout for layers in known if layers.layout))
+    own = [names.split(key)[1] for key in layers if not _is_text(key)]
+    ways: list[tuple[object, ...]] = []
+    for layout in layouts:
+        places = [layout.module(module) for module in own]
+        ways.append(
+            tuple(place and (place.path, place.modules) for place in places)
+            if _original(layout, to=to)
+            else ()
+        )
+    if not ways or any(way != ways[0] for way in ways):
+        titles = " and ".join(layout.title for layout in layouts)
+        raise AdapterError(
+            f"{to}'s names are the original model's, which these layers do not tell"
+            + (f": {titles} have them all" if titles else "")
+            + ". Name the model with --base."
+        )
+    return layouts[0]
+
+
+def _unet_names(
+    layers: Mapping[str, LayerFile], lineage: Lineage, model: Model | None, *, to: str
+) -> dict[str, str]:
+    """Layer of a UNet or its text encoders → its name in this layout."""
+    spelled = SPELLED[to]
+    _, known = _families(layers, lineage, model) if spelled.original else (None, None)
+    prefix = "lora_unet_" if to == "onetrainer" else spelled.denoiser
+    named = {}
+    for key in layers:
+        component, path = names.split(key)
+        if component in names.TEXTS and component in spelled.texts:
+            named[key] = _spelled_name(key, spelled)
+            continue
+        own = known.originals.get(path) if known else path
+        if component in names.TEXTS or own is None:
+            raise AdapterError(f"{to} has no name for {key}. Write it --to diffusers or peft.")
+        named[key] = prefix + own.replace(".", spelled.joint)
+    return named
+
+
 def _write_kohya(path: Path, adapter: Adapter, model: Model | None) -> None:
     families, named = _kohya_names(adapter.layers, adapter.lineage, model)
     family = next(iter(families)) if len(families) == 1 else None
@@ -280,6 +422,8 @@ def _families(
     shapes = {key: layer.weight_shape for key, layer in layers.items()}
     # An adapter that names its base may be for any, whose layers only seem to be a known model's.
     known = models_of(shapes, exact=lineage.base is not None)
+    # Text encoders alone may be a transformer's, too, whose kohya names are the same.
+    known = tuple(layers for layers in known if layers.layout is None)
     # toybox's layers are named as those of SD 1 and SD 2 are.
     families = {FAMILIES.get(layers.model) for layers in known}
     if not families or ("sdxl" in families and len(families) > 1):

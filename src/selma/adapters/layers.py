@@ -8,13 +8,16 @@ that come with selma lie in layers.json, as bench/layers.py reads them off the m
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from selma.adapters import names
+from selma.adapters.layouts import LAYOUTS
+from selma.adapters.layouts.layout import Layout, Place, Size
 from selma.adapters.original import original_paths
 from selma.backbones.families import FAMILIES
 from selma.backbones.families.family import Config, Family
@@ -23,6 +26,30 @@ KNOWN_FILE = Path(__file__).with_name("layers.json")
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Layer, by our names → its weight's shape, [out, in] or [out, in, k, k]."""
+
+
+class Cut(NamedTuple):
+    """What of a file's layer is one of ours."""
+
+    part: int
+    of: int
+    """Which of so many parts."""
+    rows: tuple[int, int]
+    """First and last but one of B's."""
+    swapped: bool = False
+    """Whether the halves of these rows change places."""
+
+
+class Part(NamedTuple):
+    """One layer that a file's name means, as a whole or cut out of it."""
+
+    key: str
+    cut: Cut | None = None
+
+
+def squeezed(shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of a weight without a kernel of one pixel, which is a linear layer's."""
+    return tuple(shape[:2]) if tuple(shape[2:]) == (1, 1) else tuple(shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +61,65 @@ class Layers:
     shapes: Shapes
     numbered: bool = True
     """Whether files may also name its UNet's layers by the original paths, which count blocks."""
+    layout: Layout | None = None
+    """What else files call the layers of a transformer."""
+
+    def parts(
+        self, component: str, path: str, shape: Sequence[int] | None
+    ) -> tuple[Part, ...] | None:
+        """The layers that a file means by a name, or None if this model has no such layer.
+
+        shape: of the weight that the file's factors change; None if it is not said.
+        """
+        if (key := self.key(component, path)) is not None:
+            return (Part(key),)
+        if self.layout is None or component not in (names.UNET, self.layout.component):
+            return None
+        place = self.layout.original(path)
+        return place and self._cut(place, shape)
+
+    def _cut(self, place: Place, shape: Sequence[int] | None) -> tuple[Part, ...] | None:
+        assert self.layout is not None
+        keys = [f"{self.layout.component}.{module}" for module in place.modules]
+        if not all(self.has(key) for key in keys):
+            return None
+        widths = shape and self.widths(place, shape)
+        if shape and not widths:
+            return None
+        if len(keys) == 1:
+            if not place.original.swaps or (shape and shape[0] != 2 * shape[1]):
+                return (Part(keys[0]),)
+            return (Part(keys[0], Cut(0, 1, (0, shape[0]), swapped=True)),) if shape else None
+        if not widths:
+            return None
+        starts = [sum(widths[:n]) for n in range(len(keys))]
+        return tuple(
+            Part(key, Cut(n, len(keys), (start, start + width)))
+            for n, (key, start, width) in enumerate(zip(keys, starts, widths, strict=True))
+        )
+
+    def widths(self, place: Place, shape: Sequence[int]) -> tuple[int, ...] | None:
+        """How many rows each part of an original layer has; None if they are not the file's."""
+        assert self.layout is not None
+        rows = [self.shapes[f"{self.layout.component}.{m}"][0] for m in place.modules]
+        return tuple(rows) if sum(rows) == shape[0] else None
+
+    def has(self, key: str) -> bool:
+        """Whether the model has the layer of this name, one of ours."""
+        return key in self.shapes
+
+    def shape(self, key: str) -> tuple[int, ...] | None:
+        """Of the layer's weight, if it is known."""
+        return self.shapes.get(key)
+
+    def fits(self, key: str, shape: Sequence[int]) -> bool:
+        """Whether the layer's weight has this shape, but for a kernel of one pixel."""
+        return squeezed(shape) == squeezed(self.shapes[key])
+
+    def reads_text(self, key: str, shape: Sequence[int]) -> bool:
+        """Whether the text features that the layer reads, if any, are as wide as this weight's."""
+        attends = key.endswith((".attn2.to_k", ".attn2.to_v"))
+        return not attends or shape[1] == self.shapes[key][1]
 
     def key(self, component: str, path: str) -> str | None:
         """Our name of the layer that a file calls so, or None if this model has no such layer.
@@ -49,6 +135,8 @@ class Layers:
             component, module = names.split(key)
             for path in self._paths(component, module):
                 keys[component, path] = keys[component, path.replace(".", "_")] = key
+                if self.layout and component == self.layout.component:  # "lora_unet_", of any base
+                    keys[names.UNET, path] = keys[names.UNET, path.replace(".", "_")] = key
         return keys
 
     def _paths(self, component: str, module: str) -> Iterator[str]:
@@ -74,6 +162,73 @@ class Layers:
         return prefix + joined if prefix and self.key(component, joined) == key else None
 
 
+@dataclass(frozen=True, eq=False)
+class FamilyLayers(Layers):
+    """The layers of a released transformer, by its family's table of names, its width and the
+    number of its blocks; a smaller model has the same names."""
+
+    shapes: Shapes = field(default_factory=dict)
+    size: Size | None = None
+
+    def key(self, component: str, path: str) -> str | None:
+        assert self.layout is not None
+        if component in (names.UNET, self.layout.component):
+            own = self.layout.own(path)
+            return f"{self.layout.component}.{own}" if own and self._counts(own) else None
+        match = _CLIP.fullmatch(path) if component in self.layout.texts else None
+        if match is None or int(match[1]) >= _CLIPS[component].layers:
+            return None
+        return f"{component}.encoder.layers.{'.'.join(filter(None, match.groups()))}"
+
+    def widths(self, place: Place, shape: Sequence[int]) -> tuple[int, ...] | None:
+        rows = place.original.rows
+        return rows(shape[1], shape[0], {}) if rows else (shape[0],)
+
+    def has(self, key: str) -> bool:
+        component, module = names.split(key)
+        return self.key(component, module) == key
+
+    def fits(self, key: str, shape: Sequence[int]) -> bool:
+        """Whether the layer can be this released model's, as far as its width says it."""
+        component, module = names.split(key)
+        if component in names.TEXTS:
+            return set(shape) <= _CLIPS[component].widths
+        assert self.size is not None
+        width = self.size.width
+        if _ATTENDS.search(module):
+            return shape[1] == width
+        inside = module.partition(".")[0] in self.size.blocks
+        return not inside or any(side % width == 0 for side in shape)
+
+    def reads_text(self, key: str, shape: Sequence[int]) -> bool:
+        return True
+
+    def _counts(self, module: str) -> bool:
+        """Whether the model has so many blocks."""
+        assert self.size is not None
+        block, _, rest = module.partition(".")
+        count = self.size.blocks.get(block)
+        return count is None or int(rest.partition(".")[0]) < count
+
+
+class _Clip(NamedTuple):
+    layers: int
+    widths: frozenset[int]
+
+
+_CLIPS = {
+    names.TEXT: _Clip(12, frozenset((768, 3072))),
+    names.TEXT_2: _Clip(32, frozenset((1280, 5120))),
+}
+"""The text encoders that the transformers' families have: CLIP-L and OpenCLIP-G."""
+
+_ATTENDS = re.compile(r"\.(to_[qkv]|add_[qkv]_proj|to_qkv_mlp_proj)$")
+_CLIP = re.compile(
+    r"(?:text_model[._])?encoder[._]layers[._](\d+)[._]"
+    r"(?:(self_attn)[._]([qkv]_proj|out_proj)|(mlp)[._](fc[12]))"
+)
+
+
 def known_models() -> Iterator[tuple[Layers, ...]]:
     """The models that are known without their files: those that come with selma, then those of
     other packages, whose networks have to be built for it."""
@@ -85,13 +240,23 @@ def known_models() -> Iterator[tuple[Layers, ...]]:
         for model in family.released
         if model not in packaged
     )
+    yield _families()
+
+
+@cache
+def _families() -> tuple[FamilyLayers, ...]:
+    return tuple(
+        FamilyLayers(model, layout=layout, size=size)
+        for layout in LAYOUTS
+        for model, size in layout.sizes.items()
+    )
 
 
 def known_names() -> str:
     """What messages call all of them."""
     packaged = [layers.model for layers in _packaged()]
     added = [model for family in FAMILIES.values() for model in family.released]
-    return ", ".join(dict.fromkeys([*packaged, *added]))
+    return ", ".join(dict.fromkeys([*packaged, *added, *(row.title for row in LAYOUTS)]))
 
 
 @cache

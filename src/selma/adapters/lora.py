@@ -192,6 +192,8 @@ def _kohya_read_alike(adapter: AdapterFile) -> bool:
     """diffusers gives a kohya file one alpha, knows a text encoder there by its output projections,
     and the numbers of the original UNet's blocks as those of SDXL alone."""
     layers = adapter.layers
+    if any(names.split(key)[0] not in (names.UNET, *names.TEXTS) for key in layers):
+        return False  # what diffusers makes of a transformer's file differs from family to family
     own = [layer.a for layer in layers.values()]
     texts = {c for c, _ in map(names.split, layers)} & set(names.TEXTS)
     known = {c for c, module in map(names.split, layers) if module.endswith(".out_proj")}

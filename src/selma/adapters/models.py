@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from selma.adapters import names
 from selma.adapters.headers import opened, tensor_names
-from selma.adapters.layers import Layers, layers_of
+from selma.adapters.layers import Layers, layers_of, squeezed
+from selma.adapters.layouts import layout_of
+from selma.adapters.layouts.layout import Layout
 from selma.adapters.reading import LayerFile
-from selma.adapters.resolving import squeezed
 from selma.backbones.families import family_of as family_named
 from selma.errors import AdapterError, ModelError
 from selma.paths import AnyPath, require_path
@@ -45,11 +46,13 @@ class Model:
     """Component → its safetensors files."""
     shapes: Mapping[str, tuple[int, ...]]
     """Layer → its weight's shape, [out, in] or [out, in, k, k]."""
+    layout: Layout | None = None
+    """What files call the layers of its transformer."""
 
     @cached_property
     def layers(self) -> Layers:
         """Its layers, by every name that files give them."""
-        return Layers(str(self.folder), self.shapes)
+        return Layers(str(self.folder), self.shapes, layout=self.layout)
 
 
 def read_model(model: AnyPath) -> Model:
@@ -73,6 +76,7 @@ def read_model(model: AnyPath) -> Model:
         prediction=prediction,
         image_px=base.latent_shape(denoiser)[1] * base.image_factor(vae),
         files=files,
+        layout=layout_of(base.classes[base.component]),
         shapes={
             key: shape for c, paths in files.items() for key, shape in _weights(c, paths).items()
         },

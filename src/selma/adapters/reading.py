@@ -26,7 +26,7 @@ from selma.adapters.headers import (
     opened,
     tensor_names,
 )
-from selma.adapters.layers import Layers
+from selma.adapters.layers import Cut, Layers
 from selma.adapters.peft_settings import (
     PEFT_FILE,
     PEFT_SETTINGS,
@@ -74,6 +74,10 @@ class LayerFile:
     """scale x rank, whatever the file's own convention is."""
     dtypes: tuple[torch.dtype, torch.dtype]
     """Of A and B as they are read."""
+    cut: Cut | None = None
+    """What of the file's tensors is this layer's; None if all is."""
+    block: bool = False
+    """Whether each part of a layer that is cut has ranks of its own, side by side."""
 
     @property
     def scale(self) -> float:
@@ -97,7 +101,7 @@ class AdapterFile:
 
     path: Path
     format: str
-    """"diffusers", "kohya", "comfyui" or "peft"."""
+    """"diffusers", "kohya", "comfyui", "peft", "onetrainer" or "simpletuner"."""
     layers: Mapping[str, LayerFile]
     """Sorted by name (`names`)."""
     lineage: Lineage
@@ -143,6 +147,8 @@ class AdapterFile:
                 file.get_tensor(name).to(dtype)
                 for name, dtype in zip((layer.a, layer.b), layer.dtypes, strict=True)
             )
+        if layer.cut:
+            a, b = _part_of(layer.cut, a, b, block=layer.block)
         if a[layer.rank :].any() or b[:, layer.rank :].any():
             raise AdapterError(f"{self.path} has rank {layer.rank} for {key}, but more is filled.")
         return a[: layer.rank], b[:, : layer.rank]
@@ -161,6 +167,8 @@ def read_adapter(source: Path, *, base: Layers | None = None) -> AdapterFile:
         header.read(path, component)
     if not header.layers:
         raise AdapterError(f"{source} must change at least one layer, but is empty.")
+    if {"onetrainer", "kohya"} == header.schemes:  # of text encoders both have the same names
+        header.schemes.remove("kohya")
     if len(header.schemes) > 1:
         raise AdapterError(f"{source} mixes the names of {' and '.join(sorted(header.schemes))}.")
     lineage = lineage_of(header.metadata, source)
@@ -178,8 +186,9 @@ def read_adapter(source: Path, *, base: Layers | None = None) -> AdapterFile:
         path=files[0][0] if len(files) == 1 else source,
         format=header.schemes.pop(),
         layers={
-            key: _without_zeros(_layer(source, key, by_key[key], header, reading), filled.get(key))
+            key: _without_zeros(_layer(source, key, *by_key[key], header, reading), filled.get(key))
             for key in names.sorted_layers(by_key)
+            if filled.get(key) != 0  # a part of a joined layer that is not changed
         },
         lineage=lineage,
         notes=notes_of(header.metadata),
@@ -279,16 +288,63 @@ def _tensors(path: Path, file: Any) -> Iterable[_Tensor]:
         yield _Tensor(path, name, tuple(part.get_shape()), str(part.get_dtype()))
 
 
-def _by_key(source: Path, header: _Header, reading: Reading) -> dict[str, dict[str, _Tensor]]:
-    """Our name → the layer's tensors. Raises AdapterError if two names mean one layer."""
-    by_key: dict[str, dict[str, _Tensor]] = {}
+_Named = tuple[Mapping[str, _Tensor], Cut | None]
+"""A layer's tensors, and what of them is the layer's."""
+
+
+def _by_key(source: Path, header: _Header, reading: Reading) -> dict[str, _Named]:
+    """Our name → what is the layer's. Raises AdapterError if two names mean one layer, unless one
+    is of a layer that joins several and says the same again."""
+    by_key: dict[str, _Named] = {}
     for layer, tensors in header.layers.items():
-        key = reading.keys[layer]
-        if key in by_key:
-            first, other = (next(iter(roles.values())) for roles in (by_key[key], tensors))
-            raise AdapterError(_twice(source, key, first, other))
-        by_key[key] = tensors
+        for key, cut in reading.parts[layer]:
+            if key in by_key:
+                named = sorted((by_key[key], (tensors, cut)), key=lambda pair: pair[1] is not None)
+                if named[0][1] or not named[1][1] or not _same_change(*named):
+                    first, other = (next(iter(roles.values())) for roles, _ in named)
+                    raise AdapterError(_twice(source, key, first, other))
+                by_key[key] = named[0]
+            else:
+                by_key[key] = (tensors, cut)
     return by_key
+
+
+def _same_change(*named: _Named) -> bool:
+    """Whether two ways to say a layer say one change, but for rounding to a half."""
+    changes = []
+    for tensors, cut in named:
+        with opened(tensors["A"].path) as file:
+            a, b = (file.get_tensor(tensors[role].name).double().flatten(1) for role in "AB")
+        alpha = _alpha_of(tensors.get("alpha"))
+        changes.append((b[slice(*cut.rows)] if cut else b) @ a * (alpha or len(a)) / len(a))
+    return bool((changes[0] - changes[1]).norm() <= 1e-3 * changes[0].norm())
+
+
+def _part_of(cut: Cut, a: Tensor, b: Tensor, *, block: bool) -> tuple[Tensor, Tensor]:
+    """The factors of one part of a joined layer."""
+    b = b[slice(*cut.rows)]
+    if cut.swapped:
+        b = torch.cat([*reversed(b.chunk(2))])
+    if block:
+        ranks = slice(cut.part * len(a) // cut.of, (cut.part + 1) * len(a) // cut.of)
+        a, b = a[ranks], b[:, ranks]
+    return a.contiguous(), b.contiguous()
+
+
+def _is_block(cut: Cut, tensor: _Tensor) -> bool:
+    """Whether B is zero but for one block for each part, with ranks of its own."""
+    rank = tensor.shape[1]
+    if cut.of == 1 or rank % cut.of:
+        return False
+    step = rank // cut.of
+    first, last = cut.part * step, (cut.part + 1) * step
+    with opened(tensor.path) as file:
+        rows = file.get_slice(tensor.name)
+        if rows[cut.rows[0] : cut.rows[0] + 1].flatten(1)[:, :first].any():  # most are no block
+            return False
+        b = file.get_tensor(tensor.name).flatten(1)
+    mine = b[slice(*cut.rows)]
+    return bool(b.any()) and not mine[:, :first].any() and not mine[:, last:].any()
 
 
 def _twice(source: Path, layer: str, first: _Tensor, other: _Tensor) -> str:
@@ -325,7 +381,12 @@ def _fit(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
 
 
 def _layer(
-    source: Path, key: str, tensors: Mapping[str, _Tensor], header: _Header, reading: Reading
+    source: Path,
+    key: str,
+    tensors: Mapping[str, _Tensor],
+    cut: Cut | None,
+    header: _Header,
+    reading: Reading,
 ) -> LayerFile:
     a, b = tensors["A"], tensors["B"]
     component, module = names.split(key)
@@ -336,15 +397,20 @@ def _layer(
         raise AdapterError(
             f"{source}: {key} has rank {rank}, but the header says {quoted(declared)}."
         )
+    block = cut is not None and _is_block(cut, b)
+    alpha = settings.alpha(component, module, rank, _alpha_of(tensors.get("alpha")))
+    shapes = [model.shape(key) for model in reading.models]
     return LayerFile(
         path=a.path,
         a=a.name,
         b=b.name,
-        shape=(b.shape[0], math.prod(a.shape[1:])),
-        kernel=_kernel(a.shape[2:], [model.shapes[key] for model in reading.models]),
-        rank=rank,
-        alpha=settings.alpha(component, module, rank, _alpha_of(tensors.get("alpha"))),
+        shape=(cut.rows[1] - cut.rows[0] if cut else b.shape[0], math.prod(a.shape[1:])),
+        kernel=_kernel(a.shape[2:], [shape for shape in shapes if shape]),
+        rank=rank // cut.of if cut and block else rank,
+        alpha=alpha / cut.of if cut and block else alpha,
         dtypes=(FLOATS[a.dtype], FLOATS[b.dtype]),
+        cut=cut,
+        block=block,
     )
 
 

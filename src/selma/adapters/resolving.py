@@ -7,12 +7,12 @@ that leads to no layer is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from selma.adapters import names
-from selma.adapters.layers import Layers, known_models, known_names
+from selma.adapters.layers import FamilyLayers, Layers, Part, known_models, known_names
 from selma.adapters.spellings import Spelling, spelling
 from selma.backbones.families import denoiser_components
 from selma.errors import AdapterError
@@ -26,8 +26,8 @@ Shapes = Mapping[Spelling, tuple[int, ...] | None]
 class Reading:
     """What a file's names mean."""
 
-    keys: Mapping[Spelling, str]
-    """Layer as the file spells it → our name."""
+    parts: Mapping[Spelling, tuple[Part, ...]]
+    """Layer as the file spells it → our layers, of which there are several where it joins them."""
     models: tuple[Layers, ...]
     """The models whose layers these are: one if the base is at hand; several where names and shapes
     do not tell them apart; none of a base that only the file's header names."""
@@ -50,14 +50,19 @@ def resolved(
     names the layer that is none.
     """
     models, exact, likely = _readings_of(shapes, known_models() if base is None else [(base,)])
+    families = bool(likely) and isinstance(likely[0][0], FamilyLayers)
+    if families and any(other != likely[0][1] for _, other in likely):
+        raise AdapterError(_several(path, likely))
     if base is None and own_base and not exact:
+        if families:
+            return Reading(likely[0][1], ())
         if not own_names:
             raise AdapterError(_other_base(path, next(iter(shapes))))
         return Reading(_verbatim(path, list(shapes)), ())
     if not likely:
-        raise AdapterError(_no_layer(path, list(shapes), models, base=base))
-    keys = likely[0][1]
-    return Reading(keys, tuple(model for model, other in likely if other == keys))
+        raise AdapterError(_no_layer(path, shapes, models, base=base))
+    parts = likely[0][1]
+    return Reading(parts, tuple(model for model, other in likely if other == parts))
 
 
 def denoiser_keys(
@@ -80,7 +85,7 @@ def denoiser_keys(
     keys: dict[str, str] = {}
     spelled_by: dict[str, str] = {}
     for name, layer in layers.items():
-        key = reading.keys[layer]
+        key = reading.parts[layer][0].key
         if names.split(key)[0] not in denoiser_components():
             raise AdapterError(f"{path} must turn layers of the denoiser alone, but has {name!r}.")
         if spelled_by.setdefault(key, name) != name:
@@ -98,7 +103,7 @@ def models_of(shapes: Mapping[str, tuple[int, ...]], *, exact: bool) -> tuple[La
     return tuple(model for model, _ in likely if fitting or not exact)
 
 
-_Readings = list[tuple[Layers, dict[Spelling, str]]]
+_Readings = list[tuple[Layers, dict[Spelling, tuple[Part, ...]]]]
 
 
 def _readings_of(
@@ -112,65 +117,74 @@ def _readings_of(
     readings: _Readings = []
     for group in models:
         asked += group
-        readings += [(model, keys) for model in group for keys in _readings(model, list(shapes))]
-        if exact := _fitting(_fit, shapes, readings):
+        readings += [(model, parts) for model in group for parts in _readings(model, shapes)]
+        if exact := _fitting("fits", shapes, readings):
             return asked, True, exact
-    return asked, False, _fitting(_read_same_text, shapes, readings) or readings
+    return asked, False, _fitting("reads_text", shapes, readings) or readings
 
 
-def _fitting(fits: Callable[..., bool], shapes: Shapes, readings: _Readings) -> _Readings:
+def _fitting(test: str, shapes: Shapes, readings: _Readings) -> _Readings:
+    """The readings whose models say yes of each layer. test: a method of theirs."""
     return [
-        (model, keys)
-        for model, keys in readings
-        if all(shape is None or fits(shape, model, keys[s]) for s, shape in shapes.items())
+        (model, parts)
+        for model, parts in readings
+        if all(
+            getattr(model, test)(part.key, _shape_of(part, shape))
+            for spelled, shape in shapes.items()
+            if shape is not None
+            for part in parts[spelled]
+        )
     ]
 
 
-def squeezed(shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape of a weight without a kernel of one pixel, which is a linear layer's."""
-    return tuple(shape[:2]) if tuple(shape[2:]) == (1, 1) else tuple(shape)
+def _shape_of(part: Part, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if part.cut is None:
+        return shape
+    start, stop = part.cut.rows
+    return (stop - start, *shape[1:])
 
 
-def _readings(model: Layers, layers: Sequence[Spelling]) -> Iterator[dict[Spelling, str]]:
+def _readings(model: Layers, shapes: Shapes) -> Iterator[dict[Spelling, tuple[Part, ...]]]:
     """Each way to find all layers in this model: a text encoder's need not say of which it is."""
-    tried: list[dict[Spelling, str]] = []
+    tried: list[dict[Spelling, tuple[Part, ...]]] = []
     for text in names.TEXTS:
-        keys = {layer: _key(model, layer, text) for layer in layers}
-        known = {layer: key for layer, key in keys.items() if key is not None}
-        if len(known) == len(layers) and known not in tried:
+        parts = {layer: _parts(model, layer, shape, text) for layer, shape in shapes.items()}
+        known = {layer: each for layer, each in parts.items() if each is not None}
+        if len(known) == len(shapes) and known not in tried:
             tried.append(known)
             yield known
 
 
-def _key(model: Layers, layer: Spelling, text: str) -> str | None:
+def _parts(
+    model: Layers, layer: Spelling, shape: tuple[int, ...] | None, text: str
+) -> tuple[Part, ...] | None:
     components = (layer.component,) if layer.component else (*denoiser_components(), text)
-    keys = (model.key(component, layer.path) for component in components)
-    return next((key for key in keys if key is not None), None)
-
-
-def _fit(shape: tuple[int, ...], model: Layers, key: str) -> bool:
-    return squeezed(shape) == squeezed(model.shapes[key])
-
-
-def _read_same_text(shape: tuple[int, ...], model: Layers, key: str) -> bool:
-    """Whether text features are as wide, by which families differ first."""
-    return not key.endswith((".attn2.to_k", ".attn2.to_v")) or shape[1] == model.shapes[key][1]
+    each = (model.parts(component, layer.path, shape) for component in components)
+    return next((parts for parts in each if parts is not None), None)
 
 
 _PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
 
 
-def _verbatim(path: Path, layers: Sequence[Spelling]) -> dict[Spelling, str]:
+def _verbatim(path: Path, layers: Sequence[Spelling]) -> dict[Spelling, tuple[Part, ...]]:
     """Our own names, as they stand."""
-    keys = {}
+    parts: dict[Spelling, tuple[Part, ...]] = {}
     for layer in layers:
         if not _PATH.fullmatch(layer.path):
             raise AdapterError(_other_base(path, layer))
         text = ".self_attn." in layer.path or ".mlp." in layer.path
         # A PEFT folder of one component need not say which it is.
         component = layer.component or (names.TEXT if text else names.UNET)
-        keys[layer] = names.plain(component, layer.path)
-    return keys
+        parts[layer] = (Part(names.plain(component, layer.path)),)
+    return parts
+
+
+def _several(path: Path, likely: _Readings) -> str:
+    models = dict.fromkeys(model.layout.title for model, _ in likely if model.layout)
+    return (
+        f"{path} names layers that {' and '.join(models)} call alike and mean differently, and "
+        "their shapes do not tell which: name the model with --base."
+    )
 
 
 def _other_base(path: Path, layer: Spelling) -> str:
@@ -180,18 +194,19 @@ def _other_base(path: Path, layer: Spelling) -> str:
     )
 
 
-def _no_layer(
-    path: Path, layers: Sequence[Spelling], models: Sequence[Layers], *, base: Layers | None
-) -> str:
+def _no_layer(path: Path, shapes: Shapes, models: Sequence[Layers], *, base: Layers | None) -> str:
     """Which name leads nowhere, for the message."""
-    missing = {model: [layer for layer in layers if not _has(model, layer)] for model in models}
+    missing = {
+        model: [layer for layer, shape in shapes.items() if not _has(model, layer, shape)]
+        for model in models
+    }
     if base is not None:
         return (
-            f"{path} changes {counted(len(layers), 'layer')}, of which {base.model} has "
-            f"{len(layers) - len(missing[base])}; it has no {missing[base][0].path}. "
+            f"{path} changes {counted(len(shapes), 'layer')}, of which {base.model} has "
+            f"{len(shapes) - len(missing[base])}; it has no {missing[base][0].path}. "
             "It was made for another model."
         )
-    nowhere = [layer for layer in layers if not any(_has(model, layer) for model in models)]
+    nowhere = [layer for layer in shapes if all(layer in absent for absent in missing.values())]
     if nowhere:
         return (
             f"{path} names a layer {nowhere[0].path!r} that none of {known_names()} has. If "
@@ -203,5 +218,5 @@ def _no_layer(
     return f"{path} must change layers of one model, but mixes them: {each}. Name it with --base."
 
 
-def _has(model: Layers, layer: Spelling) -> bool:
-    return any(_key(model, layer, text) is not None for text in names.TEXTS)
+def _has(model: Layers, layer: Spelling, shape: tuple[int, ...] | None) -> bool:
+    return any(_parts(model, layer, shape, text) is not None for text in names.TEXTS)

@@ -24,6 +24,7 @@ NAMED_MODELS = {
     "model.diffusion_model.": names.UNET,  # the original checkpoints, without "model." ComfyUI's
     "diffusion_model.": names.UNET,
     "lora_unet_": names.UNET,
+    "lora_transformer_": "transformer",
     "lycoris_": names.UNET,
     "lora_te_": names.TEXT,
     "lora_te1_": names.TEXT,
@@ -35,10 +36,13 @@ NAMED_MODELS = {
     "clip_l.": names.TEXT,
     "clip_g.": names.TEXT_2,
 }
-"""Prefix → the component that it says the layer is of, None where it says nothing of that."""
+"""Prefix → the component that it says the layer is of, None where it says nothing of that; the UNet
+stands for the denoiser of any base."""
 
 _SCHEMES = (
-    ("kohya", r"(lora_(unet|te[12]?)|lycoris)_"),
+    ("kohya", r"lora_(unet|te[12]?)_"),
+    ("onetrainer", r"lora_transformer_"),
+    ("simpletuner", r"lycoris_"),
     ("comfyui", r"(model\.)?diffusion_model\.|text_encoders\.|clip_[lgh]\."),
     ("peft", r"base_model\.model\."),
 )
@@ -86,7 +90,7 @@ class TensorName(NamedTuple):
     """What a tensor's name says."""
 
     scheme: str
-    """Whose name it is: "diffusers", "kohya", "peft" or "comfyui"."""
+    """Whose name it is: "diffusers", "kohya", "peft", "comfyui", "onetrainer" or "simpletuner"."""
     layer: Spelling
     role: str
     """"A", "B" or "alpha"."""

@@ -51,7 +51,8 @@ def convert(
     to: Annotated[
         str,
         typer.Option(
-            help="diffusers, kohya, peft; of rotations selma or peft; or fused (a pipeline folder)."
+            help="diffusers, kohya, peft, comfyui, onetrainer, simpletuner; of rotations selma or "
+            "peft; or fused (a pipeline folder)."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Where it goes.")],

@@ -75,7 +75,7 @@ def merge(
     out: Annotated[Path | None, typer.Option(help="FILES: where the result goes.")] = None,
     to: Annotated[
         str | None,
-        typer.Option(help="FILES: diffusers, kohya or peft; selma or peft for rotations."),
+        typer.Option(help="FILES: as in convert; selma or peft for rotations."),
     ] = None,
     method: Annotated[str, typer.Option(help="FILES: see docs/paper.md.")] = "mean_of_deltas",
     weights: Annotated[

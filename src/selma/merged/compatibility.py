@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from itertools import combinations
 
 from selma.adapters import names
+from selma.adapters.layers import squeezed
 from selma.adapters.reading import AdapterFile
-from selma.adapters.resolving import squeezed
 from selma.adapters.rotations.cayley import side
 from selma.adapters.rotations.files import RotationFile
 from selma.backbones.families import denoiser_components

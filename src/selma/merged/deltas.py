@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,7 +26,7 @@ from selma.adapters.rotations.files import RotationFile
 from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.merged.delta_methods import Part, aligned
 from selma.merged.diagnostics import Diagnostics
-from selma.merged.lowrank import Factors, factored, norm, singular, truncated
+from selma.merged.lowrank import Factors, dense, factored, norm, singular, truncated
 from selma.merged.planning import Plan
 from selma.merged.settings import Cut
 
@@ -109,12 +110,11 @@ class DeltaMerge:
 
     def expected(self, key: str, least: Mapping[str, float]) -> Factors | Tensor:
         """The merged delta in float64, before any cut to a rank."""
-        # The entry that set a threshold must not fall below it by the digits that float32 lacks.
-        rounded = {name: magnitude * (1 - 1e-6) for name, magnitude in least.items()}
-        parts = [
-            replace(part, a=part.a.double(), b=part.b.double())
-            for part in self._parts(self.files, key, rounded).values()
-        ]
+        parts: list[Part] = list(self._parts(self.files, key, least).values())
+        if not self.plan.method.aligned:  # which works in float64 itself
+            parts = [
+                _Exact(p.a, p.b, p.scale, p.weight, layer=p.layer, border=p.least) for p in parts
+            ]
         result = self.plan.method.apply(parts, self.plan.settings)
         if isinstance(result, Tensor):
             return result.double() * self.plan.scale
@@ -183,6 +183,23 @@ def _cut(result: Factors | Tensor, ranks: Sequence[int], plan: Plan) -> Factors:
 def _merged_layer(like: LayerFile, *, rank: int) -> LayerFile:
     """The merged layer: of one rank, with scale 1, in float32."""
     return replace(like, rank=rank, alpha=float(rank), dtypes=(torch.float32, torch.float32))
+
+
+@dataclass(frozen=True)
+class _Exact(Part):
+    """A part in float64, of which the entries are kept that reach the magnitude in float32: that
+    of the border itself must not fall to the other side."""
+
+    border: float = 0.0
+
+    @cached_property
+    def factors(self) -> Factors:
+        return self.a.double(), self.b.double() * self.scale
+
+    @property
+    def delta(self) -> Tensor:
+        rounded = dense((self.a, self.b * self.scale))
+        return torch.where(rounded.abs() >= self.border, dense(self.factors), 0)
 
 
 class _Spool:

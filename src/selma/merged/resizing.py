@@ -32,7 +32,7 @@ def resize(
     whose rounding counts as error. `to` is the layout, the file's own if None; `base` as in
     `convert`. Lineage stays. Raises ConfigError or AdapterError.
     """
-    from selma.adapters.formats import FORMATS, Adapter, write
+    from selma.adapters.formats import Adapter, write
     from selma.adapters.models import read_model
     from selma.adapters.reading import announce_left_out, read_adapter
     from selma.adapters.table import kind_of
@@ -55,8 +55,10 @@ def resize(
     asked = {"rank": rank} if max_error is None else {"max_error": max_error}
     lineage = replace(file.lineage, made_by={**file.lineage.made_by, "resized": asked})
     adapter = Adapter(layers, tensors.__getitem__, lineage, {})
-    layout = to or (file.format if file.format in FORMATS else "kohya")
-    return write(out, adapter, to=layout, model=model), {"all": _total(rows), "layers": rows}
+    return write(out, adapter, to=to or file.format, model=model), {
+        "all": _total(rows),
+        "layers": rows,
+    }
 
 
 def _require_one_way(rank: int | None, max_error: float | None) -> None:
