@@ -235,6 +235,22 @@ def test_diffusers_own_converters_read_the_same(
         assert apart(change, (a, b)) <= 1e-6, key
 
 
+def test_diffusers_forgets_to_swap_shift_and_scale_of_flux_2(tmp_path: Path) -> None:
+    """docs/files.md says so; its converter of whole checkpoints does swap them."""
+    key = "transformer.norm_out.linear"
+    source = adapter({key: SHAPES["Flux2Transformer2DModel"][key]})
+    write(tmp_path / "a.safetensors", source, to="diffusers")
+    base = layers("Flux2Transformer2DModel")
+    file = read_adapter(tmp_path / "a.safetensors", base=base)
+    name = "diffusion_model.final_layer.adaLN_modulation.1.lora_"
+    a, b = file.tensors(key)
+    swapped = {f"{name}A.weight": a, f"{name}B.weight": torch.cat([*reversed(b.chunk(2))])}
+    safetensors.torch.save_file(swapped, tmp_path / "b.safetensors")
+    require_equal(read_adapter(tmp_path / "b.safetensors", base=base), source)
+    theirs = lora_pipeline.Flux2LoraLoaderMixin.lora_state_dict(swapped)
+    assert torch.equal(theirs[f"{key}.lora_B.weight"], swapped[f"{name}B.weight"])
+
+
 def fused(family: str, block: int, *, seed: int = 0) -> dict[str, Tensor]:
     """ComfyUI's q, k and v in one, of a block."""
     width = SHAPES[family]["transformer." + {

@@ -206,7 +206,8 @@ def _no_layer(path: Path, shapes: Shapes, models: Sequence[Layers], *, base: Lay
             f"{len(shapes) - len(missing[base])}; it has no {missing[base][0].path}. "
             "It was made for another model."
         )
-    nowhere = [layer for layer in shapes if all(layer in absent for absent in missing.values())]
+    everywhere = set(shapes).intersection(*missing.values())
+    nowhere = [layer for layer in shapes if layer in everywhere]
     if nowhere:
         return (
             f"{path} names a layer {nowhere[0].path!r} that none of {known_names()} has. If "
