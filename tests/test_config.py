@@ -212,7 +212,10 @@ def test_defaults_are_the_papers() -> None:
     assert len(config.prompts.skills) == 5
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+COME_ALONG = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("bases/*.yaml")])
+
+
+@pytest.mark.parametrize("path", COME_ALONG, ids=lambda path: path.stem)
 def test_the_configs_that_come_along_are_sound(path: Path) -> None:
     config = load_any(path)
     assert config.name == path.stem

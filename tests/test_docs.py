@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 LOG = ROOT / "docs" / "log.md"
 """It tells of the past."""
 PAGES = sorted({ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")} - {LOG})
-CONFIGS = sorted(ROOT.glob("configs/*.yaml"))
+CONFIGS = sorted([*ROOT.glob("configs/*.yaml"), *ROOT.glob("configs/bases/*.yaml")])
 FILES = "py|jsonl?|ya?ml|toml|txt|md|html|safetensors|png"
 OTHERS = ("accelerator.",)
 """Names of other programs."""

@@ -21,6 +21,7 @@ from selma.backbones.base_files import (
     require_as_named,
 )
 from selma.backbones.bases import BASES, Architecture, architecture, located, mismatches
+from selma.backbones.families import FAMILIES
 from selma.backbones.memory import parts_of
 from selma.backbones.published import published_configs
 from selma.backbones.text_to_image import load_text_to_image
@@ -28,6 +29,9 @@ from selma.config import RunConfig, load_config
 from selma.config.networks import BaseConfig
 from selma.errors import ConfigError, ModelError
 from selma.preflight import check
+
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "bases"
 
 
 def generated(base: BaseConfig) -> list[bytes]:
@@ -118,6 +122,22 @@ def test_bases_on_straight_lines_are_what_their_cards_say(
     call = inspect.signature(parts.family.load_pipeline_class().__call__).parameters
     asked = "true_cfg_scale" if name == "qwen-image" else "guidance_scale"
     assert call["num_inference_steps"].default == steps and call[asked].default == guidance
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_family_has_a_config_of_its_own_defaults(path: Path) -> None:
+    config = load_config(path)
+    row = BASES[config.base.model]
+    family = FAMILIES[row.architecture.family]
+    assert (config.images.steps, config.images.guidance) == (row.steps, row.guidance)
+    assert config.experts.timesteps == family.timesteps
+    assert row.undistilled is None and config.experts.adapter.targets == "attention"
+
+
+def test_every_family_of_flows_has_one() -> None:
+    bases = {load_config(path).base.model for path in CONFIGS.glob("*.yaml")}
+    flows = {b.architecture.family for b in BASES.values() if b.architecture.prediction == "flow"}
+    assert {BASES[base].architecture.family for base in bases} == flows
 
 
 def test_a_distilled_base_is_not_trained(tmp_path: Path) -> None:

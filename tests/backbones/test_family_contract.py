@@ -9,11 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import torch
 from experts.test_encode_pairs import encoded, pairs
 from experts.test_train_experts import CONFIG, changed, last, trained
 
+from selma.adapters import lora
 from selma.adapters.applying import applied
+from selma.adapters.files import Lineage
 from selma.backbones.text_to_image import ADAPTER_FILE
+from selma.config.adapters import LoraConfig
+from selma.errors import ConfigError
 from selma.experts import checkpoints
 from selma.images.plain_diffusers import in_diffusers
 from selma.records.adapters import AppliedAdapter
@@ -63,3 +68,25 @@ def test_a_resumed_training_is_one_never_stopped(tmp_path: Path, shape: str) -> 
     whole = last(trained(tmp_path / "whole", model, data, CONFIG))
     trained(tmp_path / "again", model, data, CONFIG, stop_at=3)
     assert last(trained(tmp_path / "again", model, data, CONFIG)) == whole
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_choice_of_layers_is_the_familys(tmp_path: Path, shape: str) -> None:
+    model = tiny.load(shape)
+    drawn = torch.Generator().manual_seed(0)
+    for choice, endings in model.family.targets.items():
+        config = LoraConfig(rank=2, targets=choice)  # type: ignore[arg-type]
+        targets = model.family.targets
+        factors = lora.attach(model.denoiser, config, generator=drawn, targets=targets)
+        layers = {name.partition(".lora_")[0] for name in factors}
+        for ending in endings:
+            assert any(layer.endswith(f".{ending}") for layer in layers), ending
+        if choice == "attention":
+            widths = {f.shape[1] for name, f in factors.items() if ".lora_A." in name}
+            assert widths <= model.family.target_widths(model.denoiser.config)
+        lora.save(tmp_path / f"{choice}.safetensors", factors, config, lineage=Lineage())
+        lora.detach(model.denoiser)
+    other = LoraConfig(rank=2, targets="attention+geglu" if shape == "sd3" else "attention+ff")
+    if other.targets not in model.family.targets:
+        with pytest.raises(ConfigError, match="must be attention"):
+            lora.attach(model.denoiser, other, generator=drawn, targets=model.family.targets)

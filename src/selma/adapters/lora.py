@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from selma.adapters.headers import opened
 from selma.adapters.kind import AdapterKind, WeightChange, spread
 from selma.adapters.models import require_fit
 from selma.adapters.reading import AdapterFile, is_lora, read_adapter
+from selma.backbones.families.stable_diffusion import FAMILY
 from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config.adapters import LoraConfig
 from selma.errors import ConfigError
@@ -35,9 +36,9 @@ def attach(
     """The trainable factors by name ("<module>.lora_A.weight"), sorted; all else is frozen.
 
     They are float32 whatever the denoiser's type is. B is zero, so that at first nothing changes; A
-    is drawn from the CPU generator. The settings name the layers themselves, whatever `targets`.
+    is drawn from the CPU generator.
     """
-    factors = add(denoiser, config)
+    factors = add(denoiser, config, targets)
     for name, parameter in factors.items():
         if ".lora_A." in name:
             if parameter.is_meta:  # who counts on shapes alone needs no numbers
@@ -47,23 +48,25 @@ def attach(
     return factors
 
 
-def add(denoiser: Any, config: LoraConfig) -> dict[str, nn.Parameter]:
+def add(
+    denoiser: Any, config: LoraConfig, targets: Mapping[str, tuple[str, ...]] | None = None
+) -> dict[str, nn.Parameter]:
     """Attach with PEFT's own first values, for those who need no more than shapes."""
     import peft
 
     denoiser.requires_grad_(False)
+    chosen = _chosen(denoiser, config.targets, FAMILY.targets if targets is None else targets)
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=_alpha(config),
-        target_modules=list(config.targets),
+        target_modules=chosen,
         init_lora_weights=True,
     )
     try:
         denoiser.add_adapter(settings, adapter_name=ADAPTER)
     except ValueError as error:
         raise ConfigError(
-            f"experts.adapter.targets must name layers of the denoiser, but {list(config.targets)} "
-            f"came: {error}"
+            f"experts.adapter.targets must name layers of the denoiser, but {chosen} came: {error}"
         ) from error
     factors = {
         name.replace(f".{ADAPTER}.", "."): parameter
@@ -73,6 +76,23 @@ def add(denoiser: Any, config: LoraConfig) -> dict[str, nn.Parameter]:
     for parameter in factors.values():
         parameter.data = parameter.data.float()
     return factors
+
+
+def _chosen(
+    denoiser: nn.Module, chosen: str | Sequence[str], targets: Mapping[str, tuple[str, ...]]
+) -> list[str]:
+    """The layers by the endings of their names, or of a choice all that there are by name: what one
+    block has a layer for, another may have a list of layers for."""
+    if not isinstance(chosen, str):
+        return list(chosen)
+    if chosen not in targets:
+        raise ConfigError(
+            f"experts.adapter.targets must be {' or '.join(targets)} for this base, or endings of "
+            f"names, but is {chosen}."
+        )
+    endings = tuple(f".{ending}" for ending in targets[chosen])
+    linear = (name for name, m in denoiser.named_modules() if isinstance(m, nn.Linear))
+    return [name for name in linear if name.endswith(endings)]
 
 
 def detach(denoiser: Any) -> None:
@@ -104,10 +124,15 @@ def save(
         given(factors),
         rank=config.rank,
         alpha=_alpha(config),
-        targets=config.targets,
+        targets=_named(factors) if isinstance(config.targets, str) else config.targets,
         lineage=lineage,
         component=component,
     )
+
+
+def _named(factors: Iterable[str]) -> tuple[str, ...]:
+    """The layers of factors by name."""
+    return tuple(sorted({name.partition(".lora_")[0] for name in factors}))
 
 
 def _alpha(config: LoraConfig) -> float:

@@ -36,7 +36,11 @@ class LoraConfig(AdapterSettings):
     rank: Annotated[int, Field(gt=0, le=16_384)] = 128
     alpha: PositiveFloat | None = None
     """None is the rank, so that the scale is 1."""
-    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    targets: tuple[str, ...] | Literal["attention", "attention+geglu", "attention+ff"] = (
+        "to_q", "to_k", "to_v", "to_out.0",
+    )  # fmt: skip
+    """Endings of layers' names, or a choice that the base's family knows; where text and image
+    attend to each other, attention has layers of its own for the text, which the default leaves."""
     init: Literal["gaussian", "kaiming"] = "gaussian"
 
 
