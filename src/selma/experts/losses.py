@@ -26,8 +26,8 @@ def require_weights(settings: TimestepsConfig, path: NoisePath, *, prior: bool) 
         )
     if prior:
         raise ConfigError(
-            "experts.timesteps.weighting must be none where class images are trained on beside a "
-            f"subject's, each at a timestep of its own, but is {settings.weighting}."
+            "experts.timesteps.weighting must be none where class images are trained on beside the "
+            f"others, each at a timestep of its own, but is {settings.weighting}."
         )
 
 
