@@ -76,7 +76,7 @@ def test_round_trips_are_exact(tmp_path, shape, alphas):
     adapter = random_adapter(shape, ranks=(2, 3, 4), alphas=alphas)
     first = tmp_path / "first.safetensors"
     write(first, adapter, to="diffusers")
-    for through in ("kohya", "peft"):
+    for through in ("kohya", "peft", "comfyui", "onetrainer"):
         there = place(tmp_path / through, through)
         convert(first, there, to=through, base=base)
         same(first, there, shape)
@@ -84,6 +84,10 @@ def test_round_trips_are_exact(tmp_path, shape, alphas):
         convert(there, back, to="diffusers", base=base)
         same(first, back, shape)
     assert (tmp_path / "kohya-back.safetensors").read_bytes() == first.read_bytes()
+    alone = random_adapter(shape, ranks=(2, 3, 4), alphas=alphas, components=("unet",))
+    write(first, alone, to="diffusers")
+    convert(first, tmp_path / "lycoris.safetensors", to="simpletuner", base=base)
+    same(first, tmp_path / "lycoris.safetensors", shape)
 
 
 def latents(pipe):

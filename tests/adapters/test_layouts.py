@@ -8,16 +8,20 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+import tiny
 import torch
 from adapters.family_shapes import RELEASED, adapter, apart, factors, layers
 from diffusers.loaders import lora_pipeline, single_file_utils
 from torch import Tensor
 
+from selma.adapters.applying import applied
 from selma.adapters.converting import convert
 from selma.adapters.formats import SPELLED, write
 from selma.adapters.layouts import LAYOUTS, layout_of
+from selma.adapters.models import read_model
 from selma.adapters.reading import read_adapter
 from selma.errors import AdapterError
+from selma.records.adapters import AppliedAdapter
 
 FAMILIES = list(RELEASED)
 SHAPES = {family: layers(family).shapes for family in FAMILIES}
@@ -367,6 +371,56 @@ def test_shapes_that_are_not_the_joined_layers_are_refused(tmp_path: Path) -> No
         read_adapter(path)
     with pytest.raises(AdapterError, match="made for another model"):
         read_adapter(path, base=layers("SD3Transformer2DModel", tiny=True))
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_pipeline_takes_every_layout(tmp_path: Path, to: str) -> None:
+    """What is added to the weights for an image, and what is fused into them, is what was written;
+    text encoders' layers are beside it where the layout has names for them."""
+    folder = tiny.folder("sd3")
+    shapes = dict(read_model(str(folder)).shapes)
+    if to == "simpletuner":
+        shapes = {key: shape for key, shape in shapes.items() if key.startswith("transformer.")}
+    texts = (".q_proj", ".fc1")
+    shapes = {
+        key: shape
+        for key, shape in shapes.items()
+        if key.startswith("transformer.") or (key.endswith(texts) and "encoder_3" not in key)
+    }
+    source = adapter(shapes, ranks=(2, 3), scales=(0.5,))
+    path = place(tmp_path, to)
+    write(path, source, to=to, model=read_model(str(folder)))
+    require_equal(read_adapter(path, base=read_model(str(folder)).layers), source)
+    model, changes = tiny.load("sd3"), factors(source)
+    before = {key: weight_of(model, key).clone() for key in shapes}
+    with applied(model, [AppliedAdapter(path=path, strength=0.5)]):
+        for key, (a, b) in changes.items():
+            expected = before[key].double() + 0.5 * (b @ a).reshape(before[key].shape)
+            torch.testing.assert_close(
+                weight_of(model, key).double(), expected, atol=1e-5, rtol=1e-5
+            )
+    fused = convert(path, tmp_path / "whole", to="fused", base=folder)[0]
+    with safetensors.safe_open(
+        next((fused / "transformer").glob("*.safetensors")), framework="pt"
+    ) as file:
+        name = "transformer_blocks.0.attn.add_v_proj"
+        a, b = changes[f"transformer.{name}"]
+        expected = before[f"transformer.{name}"] + (b @ a).float()
+        torch.testing.assert_close(
+            file.get_tensor(f"{name}.weight"), expected, atol=1e-5, rtol=1e-5
+        )
+
+
+def weight_of(model: Any, key: str) -> Tensor:
+    part, _, module = key.partition(".")
+    network = getattr(model.pipe, part)
+    for path in (module, f"text_model.{module}"):
+        try:
+            weight: Tensor = network.get_submodule(path).weight.detach()
+            return weight
+        except AttributeError:
+            continue
+    raise KeyError(key)
 
 
 def test_every_row_is_one_class_of_diffusers() -> None:

@@ -47,8 +47,9 @@ FORMATS: tuple[str, ...] = get_args(Format)
 
 PROGRAMS: dict[str, str] = {
     "diffusers": "For diffusers' load_lora_weights. ComfyUI, A1111, Forge and sd-scripts find no "
-    "layer under these names, and generate without it: for them, convert it --to kohya.",
-    "kohya": "For ComfyUI, A1111, Forge and sd-scripts.",
+    "layer of a UNet under these names, and generate without it: for them, convert it --to kohya. "
+    "What of a transformer a program passes over, `selma inspect FILE --for PROGRAM` lists.",
+    "kohya": "For ComfyUI, A1111, Forge and sd-scripts; of Z-Image for musubi-tuner, not ComfyUI.",
     "peft": "For PEFT's from_pretrained.",
     "comfyui": "For ComfyUI, by the original model's own names; ai-toolkit's files have them, too.",
     "onetrainer": "For OneTrainer; ComfyUI reads its SD 3 and FLUX files as well.",

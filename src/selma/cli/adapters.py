@@ -25,6 +25,13 @@ def inspect(
     all_layers: AllLayers = False,
     json: Annotated[Path | None, typer.Option(help="Write the diagnostics to this file.")] = None,
     base: Base = None,
+    program: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            help="List the keys that it would not load: diffusers, comfyui, kohya or a1111.",
+        ),
+    ] = None,
 ) -> None:
     """Show what an adapter's file is, and the diagnostics of its merge if it is one."""
     from selma.adapters.models import read_model
@@ -36,6 +43,15 @@ def inspect(
 
     kind = kind_of(adapter)
     layers = None if base is None else read_model(base).layers
+    if program is not None:
+        from selma.adapters.programs import not_loaded
+
+        missed = not_loaded(adapter, program, base=layers)
+        for name in missed:
+            say(name)
+        about = f"{len(missed)} keys that {program} would not load" if missed else "all keys load"
+        say(f"{adapter}, for {program}: {about}", err=True)
+        return
     file = kind.read(adapter, base=layers)
     if layers is not None:
         kind.require_fit(file, layers, adapter)
