@@ -505,3 +505,13 @@ def test_operations_are_torchs_own_count(shape: str) -> None:
     sample = sample_operations(parts, ExpertsConfig(adapter=LoraConfig(rank=1)))
     # Of frozen layers only inputs have a gradient: as much again as forward, and the attention.
     assert 1.5 < sample / (step / 2) < 3.2
+
+
+def test_fewer_bits_are_fewer_bytes() -> None:
+    """Of linear layers, those of the denoiser and of text encoders: a half, or a quarter, of 16."""
+    base = tiny.base("sd3").model_copy(update={"precision": "bf16"})
+    bits = {kind: parts_of(base.model_copy(update={"quantization": kind})).weights
+            for kind in (None, "int8", "nf4")}  # fmt: skip
+    linear = 2 * (bits[None] - bits["int8"])  # bytes of them at 16 bits
+    assert 0 < linear < bits[None]
+    assert bits["nf4"] == bits[None] - linear * 3 // 4

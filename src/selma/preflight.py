@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from selma.adapters.contents import tensor_files
+from selma.backbones import quantizing
 from selma.backbones.base_files import (
     base_family,
     require_single_file,
@@ -160,6 +161,7 @@ def _bases(config: RunConfig) -> Iterator[str]:
 
 def _base(base: BaseConfig, key: str) -> Iterator[str]:
     """What is wrong with a base that stands under this key."""
+    yield from quantizing.mistakes(base, key)
     name, model = base.model, f"{key}.model"
     if name in EMBEDDED:
         try:

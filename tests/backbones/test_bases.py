@@ -30,7 +30,6 @@ from selma.config.networks import BaseConfig
 from selma.errors import ConfigError, ModelError
 from selma.preflight import check
 
-
 CONFIGS = Path(__file__).parents[2] / "configs" / "bases"
 
 

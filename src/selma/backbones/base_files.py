@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selma.backbones import quantizing
 from selma.backbones.bases import BASES, Architecture, architecture, located, mismatches
 from selma.backbones.families import family_of
 from selma.backbones.families.family import Family
@@ -48,6 +49,8 @@ def base_fingerprint(base: BaseConfig) -> str:
         digests.append(weights_digest(base.vae, None, setting="base.vae"))
     if base.image_px is not None:
         digests.append(f"{base.image_px} px")
+    if base.quantization is not None:
+        digests.append(base.quantization)
     return (
         digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
     )
@@ -79,6 +82,7 @@ def load_pipeline(base: BaseConfig, dtype: torch.dtype) -> Any:
         return load_single_file(
             _file(base), family, configs=config_folder, dtype=dtype, settings=given
         )
+    given |= quantizing.loading(base, family, index, dtype)
     folder = _local_folder(base.model)
     revision = {} if folder else {"revision": _commit(base)}
     try:

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from selma.backbones import quantizing
 from selma.backbones.base_files import base_family, part_config
 from selma.backbones.families import FAMILIES
 from selma.backbones.families.conditioning import Conditioning
@@ -190,8 +191,17 @@ class Parts:
     @property
     def weights(self) -> int:
         """Bytes of all, or with offload of the largest."""
-        each = [held(self.denoiser), held(self.vae), *map(held, self.text)]
+        frozen = [self.held(network) for network in (self.denoiser, *self.text)]
+        each = [held(self.vae), *frozen]
         return max(each) if self.base.offload else sum(each)
+
+    def held(self, network: nn.Module) -> int:
+        """Bytes of the weights of the denoiser or a text encoder, quantized where they are."""
+        if self.base.quantization is None:
+            return held(network)
+        linear = [m.weight for m in network.modules() if isinstance(m, nn.Linear)]
+        bits = quantizing.BITS[self.base.quantization] * sum(w.numel() for w in linear)
+        return held(network) - sum(w.nbytes for w in linear) + bits // 8
 
     @property
     def latent(self) -> tuple[int, int, int]:

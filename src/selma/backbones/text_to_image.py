@@ -16,6 +16,7 @@ from selma.backbones.families.conditioning import Conditioning, PromptFeatures
 from selma.backbones.families.family import Family
 from selma.backbones.hub import find_device
 from selma.backbones.latent_changes import begun, between_steps
+from selma.backbones.quantizing import dense, is_quantized
 from selma.backbones.quiet import quiet
 from selma.config.networks import BaseConfig
 from selma.errors import AdapterError, ConfigError, ModelError
@@ -223,6 +224,12 @@ class TextToImage:
         parameter: torch.nn.Parameter = getattr(self.pipe, part).get_parameter(inside)
         return parameter
 
+    def _layer(self, name: str) -> tuple[torch.nn.Module, str]:
+        """Of a parameter's name below the pipeline: what its layer lies in, and its name there."""
+        part, _, inside = name.removesuffix(".weight").partition(".")
+        parent, _, own = inside.rpartition(".")
+        return getattr(self.pipe, part).get_submodule(parent), own
+
     @contextmanager
     def replaced(
         self, changes: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
@@ -236,8 +243,15 @@ class TextToImage:
             raise AdapterError("Only one adapter can be applied at a time; leave the first block.")
         self._adapted = True
         originals: dict[str, torch.Tensor] = {}
+        layers: list[tuple[torch.nn.Module, str, torch.nn.Module]] = []
         try:
             for name, change in changes.items():
+                parent, own = self._layer(name)
+                layer = getattr(parent, own)
+                if is_quantized(layer):
+                    setattr(parent, own, dense(layer, change, self.dtype))
+                    layers.append((parent, own, layer))
+                    continue
                 weight = self.parameter(name).data
                 originals[name] = weight.clone()
                 weight.copy_(change(weight.float()))
@@ -245,6 +259,8 @@ class TextToImage:
         finally:
             for name, value in originals.items():
                 self.parameter(name).data.copy_(value)
+            for parent, own, layer in layers:
+                setattr(parent, own, layer)
             self._adapted = False
 
     @contextmanager

@@ -46,6 +46,9 @@ class BaseConfig(Section):
     A smaller side needs less time and memory."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    quantization: Literal["int8", "nf4"] | None = None
+    """Hold the frozen networks' linear layers in 8 bits (torchao) or 4 (bitsandbytes, on NVIDIA
+    GPUs). Adapters stay in full precision; images and trainings are others than without."""
     guidance_rescale: Probability | None = None
     """How far guided predictions are brought back to the spread of unguided ones (arXiv:2305.08891,
     equations 15 and 16); 0 is plain guidance. None: the short name's own, 0 for any other model."""

@@ -55,7 +55,7 @@ def training_need(parts: Parts, config: ExpertsConfig) -> Need:
         finally:
             parts.denoiser.disable_gradient_checkpointing()
         trained = _trained(factors)
-    weights = held(parts.denoiser) if parts.base.offload else parts.weights
+    weights = parts.held(parts.denoiser) if parts.base.offload else parts.weights
     at_once = config.micro_batch_size or config.batch_size
     return Need("training", weights, trained, *straight(first, second), at_once)
 
