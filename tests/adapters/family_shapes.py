@@ -67,10 +67,9 @@ TINY: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@cache
-def network(family: str, *, tiny: bool = False) -> Any:
-    """The transformer itself, without memory for weights."""
-    with torch.device("meta"), warnings.catch_warnings():
+def network(family: str, *, tiny: bool = False, meta: bool = True) -> Any:
+    """The transformer itself; of `meta` without memory for weights."""
+    with torch.device("meta" if meta else "cpu"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # diffusers' own, of Chroma's embedding
         return getattr(diffusers, family)(**(TINY if tiny else RELEASED)[family])
 

@@ -10,8 +10,9 @@ import pytest
 import safetensors.torch
 import tiny
 import torch
-from adapters.family_shapes import RELEASED, adapter, apart, factors, layers
+from adapters.family_shapes import RELEASED, adapter, apart, factors, layers, network
 from diffusers.loaders import lora_pipeline, single_file_utils
+from peft import PeftModel
 from torch import Tensor
 
 from selma.adapters.applying import applied
@@ -409,6 +410,32 @@ def test_a_pipeline_takes_every_layout(tmp_path: Path, to: str) -> None:
         torch.testing.assert_close(
             file.get_tensor(f"{name}.weight"), expected, atol=1e-5, rtol=1e-5
         )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_diffusers_and_peft_put_the_same_into_a_real_model(tmp_path: Path, family: str) -> None:
+    """A tiny transformer with the file of each, as their own loaders read it."""
+    shapes = layers(family, tiny=True).shapes
+    # PEFT refuses ranks that the groups of a depthwise convolution do not divide.
+    shapes = {key: shape for key, shape in shapes.items() if not key.endswith("conv_depth")}
+    source = adapter(shapes, ranks=(2, 3), scales=(0.5, 1.0))
+    for to in ("diffusers", "peft"):
+        write(place(tmp_path, to), source, to=to)
+    torch.manual_seed(0)
+    models = [network(family, tiny=True, meta=False) for _ in range(2)]
+    before = [{k: v.clone() for k, v in model.state_dict().items()} for model in models]
+    models[0].load_lora_adapter(
+        str(tmp_path), weight_name="diffusers.safetensors", prefix="transformer"
+    )
+    models[0].fuse_lora()
+    models[0].unload_lora()
+    models[1] = PeftModel.from_pretrained(models[1], str(tmp_path / "peft")).merge_and_unload()
+    for model, weights in zip(models, before, strict=True):
+        for key, (a, b) in factors(source).items():
+            name = key.partition(".")[2] + ".weight"
+            expected = weights[name].double() + (b @ a).reshape(weights[name].shape)
+            now = model.state_dict()[name].double()
+            torch.testing.assert_close(now, expected, atol=1e-5, rtol=1e-5)
 
 
 def weight_of(model: Any, key: str) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 import torch
 from adapters.family_shapes import TINY, adapter, factors, layers
 from torch import Tensor
@@ -125,15 +126,25 @@ def test_every_method_is_verified_on_every_family(tmp_path: Path, family: str, m
 @pytest.mark.parametrize("family", SHAPES)
 def test_every_family_is_resized(tmp_path: Path, family: str, to: str) -> None:
     source, out = tmp_path / "a.safetensors", tmp_path / "s.safetensors"
-    own = adapter(SHAPES[family], ranks=(6, 4), shared=True)
+    own = adapter(SHAPES[family], ranks=(6,), shared=True)
     write(source, own, to=to)
     _, told = resize(source, out, rank=3)
-    file = read_adapter(out)
+    file, before = read_adapter(out), read_adapter(source)
     assert file.format == to
     small, large = factors(file), factors(own)
+    together: dict[str, list[str]] = {}
+    for key, layer in before.layers.items():  # what the file joins is cut as one
+        together.setdefault(layer.b, []).append(key)
+    for keys in together.values():
+        whole = torch.cat([b @ a for a, b in (large[key] for key in keys)])
+        after = torch.cat([b @ a for a, b in (small[key] for key in keys)])
+        values = torch.linalg.svdvals(whole)
+        best = float(values[3:].norm() / values.norm())
+        assert float((after - whole).norm() / values.norm()) == pytest.approx(best, abs=1e-6)
     for key, row in told["layers"].items():
         (a, b), (c, d) = small[key], large[key]
-        values = torch.linalg.svdvals(d @ c)
-        best = float(values[3:].norm() / values.norm())
-        assert row["relative_error"] == pytest.approx(best, abs=1e-6)
-        assert float((b @ a - d @ c).norm() / values.norm()) == pytest.approx(best, abs=1e-6)
+        wrong = float((b @ a - d @ c).norm() / (d @ c).norm())
+        assert row["relative_error"] == pytest.approx(wrong, abs=1e-6)
+    with safetensors.safe_open(out, framework="pt") as tensors:
+        ranks = {tensors.get_slice(n).get_shape()[0] for n in tensors.keys() if "lora_A" in n}  # noqa: SIM118
+    assert ranks == {3}

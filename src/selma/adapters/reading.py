@@ -339,8 +339,8 @@ def _is_block(cut: Cut, tensor: _Tensor) -> bool:
     step = rank // cut.of
     first, last = cut.part * step, (cut.part + 1) * step
     with opened(tensor.path) as file:
-        rows = file.get_slice(tensor.name)
-        if rows[cut.rows[0] : cut.rows[0] + 1].flatten(1)[:, :first].any():  # most are no block
+        row = file.get_slice(tensor.name)[cut.rows[0] : cut.rows[0] + 1].flatten(1)
+        if row[:, :first].any() or row[:, last:].any():  # most are no block
             return False
         b = file.get_tensor(tensor.name).flatten(1)
     mine = b[slice(*cut.rows)]

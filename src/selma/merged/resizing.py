@@ -28,7 +28,8 @@ def resize(
     """The LoRA at `source` with no layer above that rank, or each within that relative error: the
     files written, and {"all", "layers"} with ranks and errors.
 
-    A layer that is small enough keeps its bits; others have scale 1, in the file's own precision,
+    Layers that share one A, as files have it that join q, k and v, are cut as one and share it
+    still. What is small enough keeps its bits; the rest has scale 1, in the file's own precision,
     whose rounding counts as error. `to` is the layout, the file's own if None; `base` as in
     `convert`. Lineage stays. Raises ConfigError or AdapterError.
     """
@@ -47,14 +48,14 @@ def resize(
     if model:
         kind.require_fit(file, model.layers, source)
     announce_left_out(file)
-    layers: dict[str, LayerFile] = {}
-    tensors: dict[str, tuple[Tensor, Tensor]] = {}
-    rows: dict[str, dict[str, Any]] = {}
-    for key in file.layers:
-        layers[key], tensors[key], rows[key] = _resized(file, key, rank=rank, max_error=max_error)
+    resized: dict[str, _Resized] = {}
+    for keys in _groups(file):
+        resized |= _resized(file, keys, rank=rank, max_error=max_error)
+    layers = {key: layer for key, (layer, _, _) in resized.items()}
+    rows = {key: row for key, (_, _, row) in resized.items()}
     asked = {"rank": rank} if max_error is None else {"max_error": max_error}
     lineage = replace(file.lineage, made_by={**file.lineage.made_by, "resized": asked})
-    adapter = Adapter(layers, tensors.__getitem__, lineage, {})
+    adapter = Adapter(layers, lambda key: resized[key][1], lineage, {})
     return write(out, adapter, to=to or file.format, model=model), {
         "all": _total(rows),
         "layers": rows,
@@ -70,24 +71,42 @@ def _require_one_way(rank: int | None, max_error: float | None) -> None:
         raise ConfigError(f"An error must be between 0 and 1, but is {max_error}.")
 
 
+_Resized = tuple["LayerFile", tuple["Tensor", "Tensor"], dict[str, Any]]
+
+
+def _groups(file: AdapterFile) -> list[list[str]]:
+    """Layers that share one A in the file, which joins them, and each other layer by itself."""
+    groups: dict[object, list[str]] = {}
+    for key, layer in file.layers.items():
+        shares = layer.cut is not None and not layer.block
+        groups.setdefault((layer.path, layer.a) if shares else key, []).append(key)
+    return list(groups.values())
+
+
 def _resized(
-    file: AdapterFile, key: str, *, rank: int | None, max_error: float | None
-) -> tuple[LayerFile, tuple[Tensor, Tensor], dict[str, Any]]:
+    file: AdapterFile, keys: list[str], *, rank: int | None, max_error: float | None
+) -> dict[str, _Resized]:
+    """Layers that are cut as one: each with its factors, and what it was and is."""
+    import torch
+
     from selma.merged.lowrank import norm, singular, stacked, truncated
 
-    layer = file.layers[key]
-    a, b = file.factors(key)
-    factors = a, b.double() * layer.scale
-    decomposed = singular(factors)
-    cut = truncated(decomposed, rank=rank, max_error=max_error)
-    row = {"rank_before": layer.rank, "rank": layer.rank, "norm": float(decomposed[1].norm())}
-    keep = cut[0].shape[0]
-    if keep >= layer.rank:
-        return layer, file.tensors(key), {**row, "relative_error": 0.0}
-    first, second = (factor.to(dtype) for factor, dtype in zip(cut, layer.dtypes, strict=True))
-    wrong = norm(stacked([factors, (first.double(), second.double())], [1.0, -1.0]))
-    row |= {"rank": keep, "relative_error": wrong / row["norm"] if row["norm"] else 0.0}
-    return replace(layer, rank=keep, alpha=float(keep)), (first, second), row
+    first = file.layers[keys[0]]
+    factors = {key: (a, b.double() * first.scale) for key in keys for a, b in [file.factors(key)]}
+    a, bs = factors[keys[0]][0], [b for _, b in factors.values()]
+    cut_a, cut_b = truncated(singular((a, torch.cat(bs))), rank=rank, max_error=max_error)
+    keep, resized = cut_a.shape[0], {}
+    for key, b in zip(keys, cut_b.split([len(b) for b in bs]), strict=True):
+        layer, size = file.layers[key], norm(factors[key])
+        row = {"rank_before": layer.rank, "rank": layer.rank, "norm": size, "relative_error": 0.0}
+        tensors = file.tensors(key)
+        if keep < layer.rank:
+            tensors = cut_a.to(layer.dtypes[0]), b.to(layer.dtypes[1])
+            layer = replace(layer, rank=keep, alpha=float(keep))
+            wrong = norm(stacked([factors[key], tensors], [1.0, -1.0]))
+            row |= {"rank": keep, "relative_error": wrong / size if size else 0.0}
+        resized[key] = (layer, tensors, row)
+    return resized
 
 
 def _total(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
