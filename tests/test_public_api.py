@@ -211,6 +211,8 @@ WRONG |= {
         "a target": partial(selma.convert, "a", value, to="peft"),
         "a merge's target": partial(selma.merge_files, ["a"], TIES, value),
         "files to merge": partial(selma.merge_files, [value], TIES, "c"),
+        "a file to resize": partial(selma.resize, value, "c", rank=1),
+        "a resized file": partial(selma.resize, "a", value, rank=1),
         "a base of a merge": partial(selma.merge_files, ["a"], TIES, "c", base=value),
     }.items()
     if (value, name) != (None, "a base of a merge")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from selma.images.on_demand import generate
     from selma.merged.merging import merge_files
     from selma.merged.planning import merged_config
+    from selma.merged.resizing import resize
     from selma.pipeline import run
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "load_config",
     "merge_files",
     "merged_config",
+    "resize",
     "run",
 ]
 
@@ -43,6 +45,7 @@ _HOME = {
     "load_config": "applications.loading",
     "merge_files": "merged.merging",
     "merged_config": "merged.planning",
+    "resize": "merged.resizing",
     "run": "pipeline",
 }
 

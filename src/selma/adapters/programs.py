@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from selma.adapters import names
 from selma.adapters.folders import lora_files
@@ -18,6 +17,7 @@ from selma.adapters.layers import Layers
 from selma.adapters.layouts.layout import Layout
 from selma.adapters.reading import read_adapter
 from selma.errors import AdapterError, ConfigError
+from selma.paths import AnyPath, as_path
 
 AB = r"\.lora_[AB]\.weight"
 DOWN_UP = r"\.lora_(down|up)\.weight"
@@ -162,7 +162,7 @@ TEXTS: dict[str, Mapping[str, tuple[str, ...]]] = {
 PROGRAMS = tuple(TRANSFORMERS)
 
 
-def not_loaded(source: Path, program: str, *, base: Layers | None = None) -> list[str]:
+def not_loaded(source: AnyPath, program: str, *, base: Layers | None = None) -> list[str]:
     """The names of the file's tensors that the program passes over, sorted.
 
     Raises AdapterError unless the file is a LoRA whose family is known; ConfigError for a program
@@ -170,6 +170,7 @@ def not_loaded(source: Path, program: str, *, base: Layers | None = None) -> lis
     """
     if program not in PROGRAMS:
         raise ConfigError(f"A program is one of {', '.join(PROGRAMS)}, but {program!r} came.")
+    source = as_path(source)
     file = read_adapter(source, base=base)
     models = [base] if base else list(file.models)
     tensors = []
