@@ -374,42 +374,44 @@ def test_shapes_that_are_not_the_joined_layers_are_refused(tmp_path: Path) -> No
         read_adapter(path, base=layers("SD3Transformer2DModel", tiny=True))
 
 
-@pytest.mark.parametrize("to", FORMATS)
-def test_a_pipeline_takes_every_layout(tmp_path: Path, to: str) -> None:
+PIPELINES = [
+    *(("sd3", to) for to in FORMATS),
+    *((shape, to) for shape in tiny.FLOW_SHAPES[1:] for to in ("kohya", "comfyui")),
+]
+
+
+@pytest.mark.parametrize(("shape", "to"), PIPELINES)
+def test_a_pipeline_takes_every_layout(tmp_path: Path, shape: str, to: str) -> None:
     """What is added to the weights for an image, and what is fused into them, is what was written;
     text encoders' layers are beside it where the layout has names for them."""
-    folder = tiny.folder("sd3")
-    shapes = dict(read_model(str(folder)).shapes)
-    if to == "simpletuner":
-        shapes = {key: shape for key, shape in shapes.items() if key.startswith("transformer.")}
-    texts = (".q_proj", ".fc1")
+    base = read_model(str(tiny.folder(shape)))
+    assert base.layout is not None
+    texts = () if to == "simpletuner" else base.layout.texts
     shapes = {
-        key: shape
-        for key, shape in shapes.items()
-        if key.startswith("transformer.") or (key.endswith(texts) and "encoder_3" not in key)
+        key: of
+        for key, of in base.shapes.items()
+        for part in [key.partition(".")[0]]
+        if part == "transformer" or (part in texts and key.endswith((".q_proj", ".fc1")))
     }
     source = adapter(shapes, ranks=(2, 3), scales=(0.5,))
     path = place(tmp_path, to)
-    write(path, source, to=to, model=read_model(str(folder)))
-    require_equal(read_adapter(path, base=read_model(str(folder)).layers), source)
-    model, changes = tiny.load("sd3"), factors(source)
-    before = {key: weight_of(model, key).clone() for key in shapes}
+    write(path, source, to=to, model=base)
+    require_equal(read_adapter(path, base=base.layers), source)
+    model, changes = tiny.load(shape), factors(source)
+    before = {key: weight_of(model, key).double().clone() for key in shapes}
     with applied(model, [AppliedAdapter(path=path, strength=0.5)]):
         for key, (a, b) in changes.items():
-            expected = before[key].double() + 0.5 * (b @ a).reshape(before[key].shape)
-            torch.testing.assert_close(
-                weight_of(model, key).double(), expected, atol=1e-5, rtol=1e-5
-            )
-    fused = convert(path, tmp_path / "whole", to="fused", base=folder)[0]
+            expected = before[key] + 0.5 * (b @ a).reshape(before[key].shape)
+            now = weight_of(model, key).double()
+            torch.testing.assert_close(now, expected, atol=1e-5, rtol=1e-5)
+    (fused,) = convert(path, tmp_path / "whole", to="fused", base=tiny.folder(shape))
     with safetensors.safe_open(
         next((fused / "transformer").glob("*.safetensors")), framework="pt"
     ) as file:
-        name = "transformer_blocks.0.attn.add_v_proj"
-        a, b = changes[f"transformer.{name}"]
-        expected = before[f"transformer.{name}"] + (b @ a).float()
-        torch.testing.assert_close(
-            file.get_tensor(f"{name}.weight"), expected, atol=1e-5, rtol=1e-5
-        )
+        for key in [key for key in changes if key.startswith("transformer.")]:
+            expected = before[key] + (changes[key][1] @ changes[key][0]).reshape(before[key].shape)
+            now = file.get_tensor(f"{key.partition('.')[2]}.weight").double()
+            torch.testing.assert_close(now, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
