@@ -1,5 +1,5 @@
 """What each program would not load: the tables against diffusers' own loaders, layer by layer, and
-against ComfyUI's own map of names, which lies beside this file as facts."""
+against ComfyUI's own map of names and kohya's, which lie beside this file as facts."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from selma.cli import app
 from selma.errors import AdapterError, ConfigError
 
 FACTS = json.loads(Path(__file__).with_name("comfyui_keys.json").read_text("utf-8"))
+KOHYA = json.loads(Path(__file__).with_name("kohya_keys.json").read_text("utf-8"))
 FAMILIES = list(RELEASED)
 NAME = re.compile(r"(.+?)(?:\.lora_(?:A|B|down|up)\.weight|\.alpha)")
 
@@ -104,6 +105,23 @@ def test_comfyui_loads_what_its_own_map_has(tmp_path: Path, family: str) -> None
                        f"{key}.lora_B.weight": torch.ones(shape[0], 1)}  # fmt: skip
             safetensors.torch.save_file(factors, path)
             assert not not_loaded(path, "comfyui", base=layers(family)), (target, key)
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family in KOHYA])
+def test_kohya_loads_what_its_own_models_have(tmp_path: Path, family: str) -> None:
+    """sd-scripts' and musubi-tuner's own classes, whose layers their trainers name so."""
+    tensors = file_of(tmp_path, family, "kohya")
+    written = {
+        re.sub(r"((?:blocks|layers|refiner)_)\d+(?=_)", r"\1#", k) for k in by_layer(tensors)
+    }
+    # klein, whose class this is, has no embedding of a guidance; FLUX.2 dev has.
+    assert {name for name in written if "guidance_in" not in name or "Flux2" not in family} == set(
+        KOHYA[family]
+    )
+    assert not_loaded(tmp_path / "a.safetensors", "kohya") == []
+    for to in ("diffusers", "comfyui", "onetrainer", "simpletuner"):
+        others = file_of(tmp_path, family, to)
+        assert not_loaded(tmp_path / "a.safetensors", "kohya") == sorted(others)
 
 
 def test_no_program_but_diffusers_loads_sana(tmp_path: Path) -> None:
