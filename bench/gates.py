@@ -83,8 +83,9 @@ def main(
     if sheet:
         folder = bench.images("guidance-3", bench.prompts, guidance=3.0, rescale=0.0)
         contact_sheet(bench.prompts, folder).save(sheet)
-    losses = losses_of(bench.model.pipe)
-    print_losses(losses, console)
+    losses = losses_of(bench.model.pipe) if hasattr(bench.model.pipe, "unet") else {}
+    if losses:
+        print_losses(losses, console)
     if guidance:
         return
     measured = bench.gates(curves, console)
@@ -131,9 +132,13 @@ class Bench:
         )
 
     def curves(self, guidances: Iterable[float]) -> dict[str, Curve]:
-        """ "plain" and "rescaled" → the base's curve."""
+        """ "plain" and, where the pipeline rescales, "rescaled" → the base's curve."""
         curves = {}
-        for label, rescale in (("plain", 0.0), ("rescaled", gates.RESCALED)):
+        sampling = self.model.family.sampling(steps=1, guidance=2.0, guidance_rescale=0.0)
+        kinds = {"plain": 0.0}
+        if "guidance_rescale" in sampling:
+            kinds["rescaled"] = gates.RESCALED
+        for label, rescale in kinds.items():
             curve = Curve({}, {})
             for guidance in guidances:
                 suffix = "" if label == "plain" else f"-{label}"
@@ -264,7 +269,8 @@ def record(
 
 def print_curves(curves: Mapping[str, Curve], bench: Bench, console: Console) -> None:
     """A row for each guidance: plain, rescaled, ideal, and the plain one's categories."""
-    plain, rescaled = curves["plain"], curves["rescaled"]
+    plain = curves["plain"]
+    rescaled = curves["rescaled"].dsg if "rescaled" in curves else {}
     title = f"{bench.name}: DSG of {len(bench.prompts)} dev prompts by {bench.judge.name}"
     table = Table(
         "guidance", "plain", f"rescaled {gates.RESCALED}", "ideal", "plain / ideal", *CATEGORIES,
@@ -272,7 +278,7 @@ def print_curves(curves: Mapping[str, Curve], bench: Bench, console: Console) ->
     )  # fmt: skip
     for guidance, dsg in plain.dsg.items():
         ideal = gates.ideal_score(bench.prompts, guidance)
-        values = (dsg, rescaled.dsg[guidance], ideal, 100 * dsg / ideal)
+        values = (dsg, rescaled.get(guidance, math.nan), ideal, 100 * dsg / ideal)
         categories = plain.categories[guidance].values()
         table.add_row(f"{guidance:g}", *(f"{value:.1f}" for value in (*values, *categories)))
     console.print(table)

@@ -20,7 +20,6 @@ from selma.backbones.memory import (
     Shapes,
     denoised,
     generation_need,
-    held,
     operations,
     peak,
     straight,

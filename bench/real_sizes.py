@@ -1,0 +1,117 @@
+"""What `selma memory` estimates beside what a process held: networks of real size, random weights.
+
+    .venv/bin/python bench/real_sizes.py --base sd-1.5
+    .venv/bin/python bench/real_sizes.py --base sdxl
+
+On the CPU in float32, each piece of work in a process of its own: one step of training an expert on
+one image, with gradient checkpointing, and one image of one denoising step with guidance, decoded.
+Held is the process's largest resident memory beyond what it had before the networks were made; the
+estimate is that of `selma memory` without what it adds for a GPU. SDXL takes 20 GiB and minutes.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
+from typing import Annotated, Literal
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from selma.adapters.table import ADAPTERS
+from selma.backbones.memory import GIB, Parts, generation_need, parts_of
+from selma.config.adapters import LoraConfig
+from selma.config.experts import ExpertsConfig
+from selma.config.networks import BaseConfig
+from selma.experts.memory import training_need
+
+CONFIG = ExpertsConfig(
+    adapter=LoraConfig(rank=128),
+    batch_size=1,
+    precision="fp32",
+    gradient_checkpointing=True,
+)
+Work = Literal["training", "generating"]
+
+
+def main(
+    base: Annotated[str, typer.Option(help="A base's short name.")] = "sd-1.5",
+    only: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Print estimate and measurement of both pieces of work."""
+    if only is not None:
+        print(*held(parts_of(BaseConfig(model=base, device="cpu")), only))
+        return
+    parts = parts_of(BaseConfig(model=base, device="cpu"))
+    table = Table("work", "estimated, GiB", "held, GiB", "estimated / held", "seconds")
+    for work in ("training", "generating"):
+        command = [sys.executable, __file__, "--base", base, "--only", work]
+        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        measured, seconds = out.split()[-2:]
+        need = estimate(parts, work)
+        table.add_row(
+            work,
+            f"{need / GIB:.2f}",
+            f"{int(measured) / GIB:.2f}",
+            f"{need / int(measured):.2f}",
+            f"{float(seconds):.0f}",
+        )
+    Console().print(f"{base}, float32, one image", table)
+
+
+def estimate(parts: Parts, work: str) -> int:
+    """Bytes that one image needs."""
+    if work == "training":
+        need = training_need(parts, CONFIG)
+    else:
+        need = generation_need(parts, 1, guided=True)
+    return need.weights + need.trained + need.fixed + need.each
+
+
+def held(shapes: Parts, work: str) -> tuple[int, float]:
+    """Bytes that the process held for the work, and how long the work took."""
+    family, made = shapes.family, {}
+    before, started = _peak(), time.monotonic()
+    networks = [shapes.denoiser, shapes.vae, *shapes.text]
+    for network in networks:
+        network.to_empty(device="cpu")
+        for tensor in (*network.parameters(), *network.buffers()):
+            if tensor.is_floating_point():
+                torch.nn.init.normal_(tensor, std=0.02) if tensor.dim() > 1 else tensor.fill_(0.5)
+    rows = shapes.conditioning(1).map(lambda part: torch.ones(part.shape, dtype=part.dtype))
+    latents = torch.randn(1, *shapes.latent)
+    time_ = torch.tensor([500])
+    if work == "generating":
+        with torch.no_grad():
+            both = rows.followed_by(rows)
+            made["step"] = family.denoise(
+                shapes.denoiser, latents.repeat(2, 1, 1, 1), time_.repeat(2), both
+            )
+            del made["step"]
+            family.decoded(shapes.vae, latents)
+        return _peak() - before, time.monotonic() - started
+    kind = ADAPTERS["lora"]
+    factors = kind.attach(
+        shapes.denoiser,
+        CONFIG.adapter,
+        generator=torch.Generator().manual_seed(0),
+        targets=family.targets,
+    )
+    optimizer = torch.optim.AdamW(factors.values(), lr=1e-4)
+    shapes.denoiser.enable_gradient_checkpointing()
+    predicted = family.denoise(shapes.denoiser, latents, time_, rows)
+    predicted.float().square().mean().backward()
+    optimizer.step()
+    return _peak() - before, time.monotonic() - started
+
+
+def _peak() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+if __name__ == "__main__":
+    typer.run(main)
