@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -83,9 +83,8 @@ def main(
     if sheet:
         folder = bench.images("guidance-3", bench.prompts, guidance=3.0, rescale=0.0)
         contact_sheet(bench.prompts, folder).save(sheet)
-    losses = losses_of(bench.model.pipe) if hasattr(bench.model.pipe, "unet") else {}
-    if losses:
-        print_losses(losses, console)
+    losses = losses_of(bench.model)
+    print_losses(losses, console)
     if guidance:
         return
     measured = bench.gates(curves, console)
@@ -210,7 +209,7 @@ class Bench:
         )
 
 
-def losses_of(pipe: Any, *, count: int = SAMPLES) -> dict[str, float]:
+def losses_of(model: TextToImage, *, count: int = SAMPLES) -> dict[str, float]:
     """The base's loss on its own scenes, all and those that some sets are like, and on each set
     that it is fine-tuned on."""
     samples: dict[str, Callable[[], list[Sample]]] = {
@@ -223,7 +222,7 @@ def losses_of(pipe: Any, *, count: int = SAMPLES) -> dict[str, float]:
         "control images": lambda: control_images(count),
         "subjects": lambda: subject_images(count),
     }
-    return {name: base_loss(pipe, load()) for name, load in samples.items()}
+    return {name: base_loss(model, load()) for name, load in samples.items()}
 
 
 def sur_samples(count: int) -> list[Sample]:

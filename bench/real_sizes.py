@@ -6,7 +6,7 @@
 On the CPU in float32, each piece of work in a process of its own: one step of training an expert on
 one image, with gradient checkpointing, and one image of one denoising step with guidance, decoded.
 Held is the process's largest resident memory beyond what it had before the networks were made; the
-estimate is that of `selma memory` without what it adds for a GPU. SDXL takes 20 GiB and minutes.
+estimate is that of `selma memory` without the context that a GPU takes. SDXL takes 20 GiB.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -23,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from selma.adapters.table import ADAPTERS
-from selma.backbones.memory import GIB, Parts, generation_need, parts_of
+from selma.backbones.memory import CONTEXT, GIB, Parts, generation_need, parts_of
 from selma.config.adapters import LoraConfig
 from selma.config.experts import ExpertsConfig
 from selma.config.networks import BaseConfig
@@ -69,7 +70,7 @@ def estimate(parts: Parts, work: str) -> int:
         need = training_need(parts, CONFIG)
     else:
         need = generation_need(parts, 1, guided=True)
-    return need.weights + need.trained + need.fixed + need.each
+    return replace(need, images=1).total - CONTEXT
 
 
 def held(shapes: Parts, work: str) -> tuple[int, float]:

@@ -6,7 +6,6 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from selma.applications.control import sources as control
 from selma.applications.control.settings import ControlData, ToyboxImages
 from selma.applications.sur import sources as sur
 from selma.applications.sur.settings import SurData, ToyboxSamples
-from selma.backbones.text_to_image import load_text_to_image
+from selma.backbones.text_to_image import TextToImage, load_text_to_image
 from selma.config.networks import BaseConfig
 from selma.toybox import drawing, subjects
 from selma.toybox.pretraining.familiarity import Sample, base_loss, own_samples, single_samples
@@ -85,8 +84,8 @@ def test_every_source_lays_its_objects_on_one_grid(
 
 
 @cache
-def base() -> Any:
-    return load_text_to_image(BaseConfig(model="toybox", device="cpu", precision="fp32")).pipe
+def base() -> TextToImage:
+    return load_text_to_image(BaseConfig(model="toybox", device="cpu", precision="fp32"))
 
 
 def loss(samples: list[Sample]) -> float:

@@ -270,6 +270,8 @@ def print_bases(bases: Iterable[Base], console: Console) -> None:
         where = f"{base.repository} @ {pinned}" if base.repository else "embedded"
         licence = base.licence or "selma's own"
         line = f"{base.name}: {where}. {base.parts}. {base.note}. Licence: {licence}."
+        if base.undistilled is not None:
+            line += f" To train: {base.undistilled}."
         console.print(line, highlight=False)
 
 

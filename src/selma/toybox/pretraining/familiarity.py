@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from selma.toybox.captions import Style
 from selma.toybox.pretraining.autoencoder import to_pixels
-from selma.toybox.pretraining.denoiser import new_scheduler, web_caption, web_scene
+from selma.toybox.pretraining.denoiser import web_caption, web_scene
 from selma.toybox.scenes import GRID_PX, Finish, Scene, render
 
 Sample = tuple[np.ndarray, str]
@@ -60,31 +59,22 @@ def _captioned() -> Iterator[tuple[Style, Scene, random.Random, str]]:
 
 
 @torch.no_grad()
-def base_loss(pipe: Any, samples: Sequence[Sample], *, passes: int = PASSES) -> float:
+def base_loss(model: Any, samples: Sequence[Sample], *, passes: int = PASSES) -> float:
     """The frozen base's mean squared error of its prediction, over timesteps spread evenly.
 
-    pipe: a StableDiffusionPipeline of toybox's. The noise of a pass is equal for all images, so
+    model: one of toybox's bases (`TextToImage`). The noise of a pass is equal for all images, so
     that sets of images are compared on equal noise.
     """
-    latents, texts = _encoded(pipe, samples)
-    generator, schedule = torch.Generator().manual_seed(0), new_scheduler()
+    family, vae = model.family, model.pipe.vae
+    mean, _ = family.moments(vae, to_pixels([image for image, _ in samples]))
+    latents = family.normalised(mean, vae)
+    known = model.text_features([text for _, text in samples], guided=False).positive
+    generator, path = torch.Generator().manual_seed(0), model.noise_path()
     errors = []
     for number in range(passes):
         noise = torch.randn(latents.shape[1:], generator=generator).expand_as(latents)
-        step = int((number + 0.5) * schedule.config.num_train_timesteps / passes)
-        timesteps = torch.full((len(latents),), step)
-        noised = schedule.add_noise(latents, noise, timesteps)
-        velocity = schedule.get_velocity(latents, noise, timesteps)
-        predicted = pipe.unet(noised, timesteps, texts).sample
-        errors.append((predicted - velocity).square().mean())
+        timesteps = torch.full((len(latents),), int((number + 0.5) * path.steps / passes))
+        noised = path.noisy(latents, noise, timesteps)
+        predicted = family.denoise(model.denoiser, noised, path.times(timesteps), known)
+        errors.append((predicted - path.target(latents, noise, timesteps)).square().mean())
     return float(torch.stack(errors).mean())
-
-
-def _encoded(pipe: Any, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-    """Latents [n, c, h, w] and text states [n, tokens, width]."""
-    pixels = to_pixels([image for image, _ in samples])
-    latents = pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
-    tokens = pipe.tokenizer(
-        [text for _, text in samples], padding="max_length", truncation=True, return_tensors="pt"
-    )
-    return latents, pipe.text_encoder(tokens.input_ids).last_hidden_state
