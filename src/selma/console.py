@@ -166,13 +166,13 @@ def show_scorecard(scorecard: Scorecard) -> None:
     print_scorecard(scorecard, Screen())
 
 
-def show_verified(rows: dict[str, dict[str, Any]], *, all_layers: bool) -> None:
-    """What a merged file holds, beside what it was to hold."""
+def show_verified(rows: dict[str, dict[str, Any]]) -> None:
+    """What a merged file holds, beside what it was to hold: each layer."""
     from selma.merged.verifying import total_error
     from selma.report.models import print_verified
     from selma.rich_screen import Screen
 
-    print_verified(rows, total_error(rows), Screen(), all_layers=all_layers)
+    print_verified(rows, total_error(rows), Screen())
 
 
 def show_diagnostics(diagnostics: dict[str, Any], *, all_layers: bool) -> None:

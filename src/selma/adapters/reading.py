@@ -311,13 +311,23 @@ def _by_key(source: Path, header: _Header, reading: Reading) -> dict[str, _Named
 
 def _same_change(*named: _Named) -> bool:
     """Whether two ways to say a layer say one change, but for rounding to a half."""
-    changes = []
+    factors = []
     for tensors, cut in named:
         with opened(tensors["A"].path) as file:
             a, b = (file.get_tensor(tensors[role].name).double().flatten(1) for role in "AB")
         alpha = _alpha_of(tensors.get("alpha"))
-        changes.append((b[slice(*cut.rows)] if cut else b) @ a * (alpha or len(a)) / len(a))
-    return bool((changes[0] - changes[1]).norm() <= 1e-3 * changes[0].norm())
+        scale = 1.0 if alpha is None else alpha / len(a)
+        factors.append((a, scale * (b[slice(*cut.rows)] if cut else b)))
+    (a, b), (other_a, other_b) = factors
+    if a.shape[1] != other_a.shape[1] or len(b) != len(other_b):
+        return False
+    apart = _norm(torch.cat([a, other_a]), torch.cat([b, -other_b], dim=1))
+    return apart <= 1e-3 * _norm(a, b)
+
+
+def _norm(a: Tensor, b: Tensor) -> float:
+    """‖B A‖, without the product, which may be far larger than the file."""
+    return float((torch.linalg.qr(b).R @ torch.linalg.qr(a.mT).R.mT).norm())
 
 
 def _part_of(cut: Cut, a: Tensor, b: Tensor, *, block: bool) -> tuple[Tensor, Tensor]:

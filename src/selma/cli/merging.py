@@ -183,5 +183,5 @@ def _merge_files(
         write_json(json, diagnostics)
     show_diagnostics(diagnostics, all_layers=all_layers)
     if verify:
-        show_verified(diagnostics["verified"], all_layers=all_layers)
+        show_verified(diagnostics["verified"])
     say(f"Merged adapter: {', '.join(map(str, written))}")

@@ -63,9 +63,7 @@ def print_diagnostics(
     console.print(_layers(diagnostics, worst_layers(diagnostics, count), console.width))
 
 
-def print_verified(
-    rows: Mapping[str, Mapping[str, Any]], error: float, console: Console, *, all_layers: bool
-) -> None:
+def print_verified(rows: Mapping[str, Mapping[str, Any]], error: float, console: Console) -> None:
     """Print each layer's change before and after a merge, the farthest from what it was to be
     first, and the error of all together."""
     console.print(
@@ -75,9 +73,8 @@ def print_verified(
         soft_wrap=True,
     )
     shown = sorted(rows.items(), key=lambda pair: (-(pair[1]["relative_error"] or 0), pair[0]))
-    shown = shown if all_layers else shown[:5]
     figures = ("largest\nbefore", "to be", "written", "relative\nerror")
-    table = _table(f"change of the layers, its norm: {len(shown)} of {len(rows)}", "layer", figures)
+    table = _table("change of each layer, its norm", "layer", figures)
     for name, row in shown:
         wrong = row["relative_error"]
         numbers = (max(row["before"].values()), row["expected"], row["written"])
