@@ -120,12 +120,16 @@ class Diagnostics:
         counts = torch.zeros_like(self.counts)
         elected = sum((self.share[n] * d for n, d in deltas.items()), torch.zeros(())).sign()
         for name, delta in deltas.items():
-            ours = delta * math.copysign(1, self.share[name])
-            against, mass = ours.sign() * elected < 0, delta.abs()
+            sign = math.copysign(1, self.share[name])
+            against = delta * elected < 0 if sign > 0 else delta * elected > 0
+            mass = delta.abs()
             counts[self.experts.index(name)] += torch.tensor(
                 [
-                    [int(against.sum()), int((delta != 0).sum())],
-                    [float(mass[against].double().sum()), float(mass.double().sum())],
+                    [int(against.count_nonzero()), int(delta.count_nonzero())],
+                    [
+                        float((mass * against).sum(dtype=torch.float64)),
+                        float(mass.sum(dtype=torch.float64)),
+                    ],
                 ],
                 dtype=torch.float64,
             )

@@ -39,5 +39,6 @@ LAYOUT = Layout(
     sizes={
         "Sana 0.6B": Size(1152, {"transformer_blocks": 28}),
         "Sana 1.6B": Size(2240, {"transformer_blocks": 20}),
+        "Sana 1.5 4.8B": Size(2240, {"transformer_blocks": 60}),
     },
 )

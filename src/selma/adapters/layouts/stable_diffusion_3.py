@@ -50,7 +50,7 @@ LAYOUT = Layout(
         *same("context_embedder"),
     ),
     sizes={
-        "SD 3.5 medium": Size(1536, {"transformer_blocks": 24}),
+        "SD 3 or 3.5 medium": Size(1536, {"transformer_blocks": 24}),
         "SD 3.5 large": Size(2432, {"transformer_blocks": 38}),
     },
     texts=("text_encoder", "text_encoder_2"),
