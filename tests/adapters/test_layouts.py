@@ -3,6 +3,7 @@ of files that are exact."""
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -450,6 +451,44 @@ def weight_of(model: Any, key: str) -> Tensor:
         except AttributeError:
             continue
     raise KeyError(key)
+
+
+def damaged(tensors: dict[str, Tensor], chance: random.Random) -> dict[str, Tensor]:
+    """One tensor under a changed name, of another shape, or of numbers that are none."""
+    key = chance.choice(sorted(tensors))
+    value = tensors.pop(key)
+    at = chance.randrange(len(key))
+    name, other = chance.choice([
+        (key.replace("0", chance.choice(["1", "00", "99", "\u00b2", "\u0663"]), 1), value),
+        (f"{key[:at]}{chance.choice('._#0a')}{key[at:]}", value),
+        (key, value[:1].clone() if value.dim() else value),
+        (key, value[..., None, None].clone() if value.dim() == 2 else value),
+        (key, torch.full_like(value, float("nan"))),
+    ])  # fmt: skip
+    return {**tensors, name: other}
+
+
+def test_damaged_files_are_read_or_refused_in_a_sentence(tmp_path: Path) -> None:
+    chance, path, refused = random.Random(0), tmp_path / "a.safetensors", 0
+    for seed in range(200):
+        family, to = chance.choice(FAMILIES), chance.choice(list(SPELLED))
+        base = layers(family, tiny=True)
+        keys = chance.sample(sorted(base.shapes), 6)
+        try:
+            write(path, adapter({key: base.shapes[key] for key in keys}, seed=seed), to=to)
+        except AdapterError:  # names that several families have
+            continue
+        tensors = safetensors.torch.load_file(path)
+        for _ in range(chance.randint(1, 3)):
+            tensors = damaged(tensors, chance)
+        safetensors.torch.save_file(tensors, path)
+        try:
+            file = read_adapter(path, base=chance.choice([None, base]))
+            for key in file.layers:
+                file.factors(key)
+        except AdapterError:
+            refused += 1
+    assert 50 < refused < 200
 
 
 def test_every_row_is_one_class_of_diffusers() -> None:
