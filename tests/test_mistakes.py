@@ -16,7 +16,7 @@ MISTAKES: list[tuple[str, int, str]] = [
     ("run", 2, "Missing argument 'CONFIG'"),
     ("run nosuch.yaml", 2, "nosuch.yaml cannot be read: there is no such file."),
     ("run empty", 2, "empty must be a YAML file of settings, but is a folder."),
-    ("run text.txt", 2, "text.txt must be a mapping of settings, but is str."),
+    ("run text.txt", 2, "text.txt must be a mapping of settings, but has a text."),
     ("run bad.yaml", 2, "bad.yaml is not valid YAML"),
     ("run good.yaml --folder text.txt", 2, "text.txt must be a folder, but is a file."),
     ("check good.yaml --folder text.txt/run", 2, "text.txt must be a folder, but is a file."),

@@ -13,7 +13,7 @@ import safetensors.torch
 import tiny
 import torch
 from adapters.family_shapes import RELEASED, adapter, layers
-from adapters.test_layouts import MIXINS, SHAPES
+from adapters.test_file_layouts import MIXINS, SHAPES
 from diffusers.loaders import lora_pipeline
 from torch import Tensor
 from typer.testing import CliRunner

@@ -30,6 +30,7 @@ from selma.backbones.families.family import Family
 from selma.backbones.published import in_cache, published, published_configs
 from selma.backbones.quiet import quiet
 from selma.config.networks import BaseConfig
+from selma.config.section import require_kind
 from selma.errors import ModelError
 from selma.progress import console
 
@@ -222,6 +223,7 @@ class Parts:
 def parts_of(base: BaseConfig) -> Parts:
     """The base's networks, from their configs alone. Where those of a base by short name are not on
     this machine, its published ones are taken, which is said. Raises ModelError."""
+    require_kind(base, BaseConfig, maker="selma.config.networks.base_of(MODEL) makes them.")
     quiet("diffusers", "transformers")
     family, configs = _configs(base)
     networks = {}
