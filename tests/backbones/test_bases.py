@@ -139,6 +139,13 @@ def test_every_family_of_flows_has_one() -> None:
     assert {BASES[base].architecture.family for base in bases} == flows
 
 
+def test_a_single_file_of_a_denoiser_alone_is_no_base(tmp_path: Path) -> None:
+    (tmp_path / "one.safetensors").write_bytes(b"")
+    base = BaseConfig(model=str(tmp_path / "one.safetensors"), config=str(tiny.folder("flux.1")))
+    with pytest.raises(ConfigError, match="has the denoiser alone"):
+        check(RunConfig(name="one", folder=tmp_path / "run", base=base))
+
+
 def test_a_distilled_base_is_not_trained(tmp_path: Path) -> None:
     config = RunConfig(name="few", folder=tmp_path, base=BaseConfig(model="z-image-turbo"))
     with pytest.raises(ConfigError, match=r"distilled.* Train z-image, whose adapters"):

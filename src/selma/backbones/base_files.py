@@ -192,8 +192,15 @@ def base_family(base: BaseConfig) -> Family:
 def require_single_file(base: BaseConfig) -> None:
     """Raise ModelError if the base is a single file that is none of its family's checkpoints; only
     the file's header is read."""
-    if base.config is not None:
-        require_whole(_file(base), base_family(base).single_file)
+    if base.config is None:
+        return
+    family = base_family(base)
+    if not family.single_file:
+        raise ModelError(
+            f"{base.model} cannot be read: of {family.name} a single file has the denoiser alone. "
+            f"Set base.model to {base.config}, or to a folder with all of its parts."
+        )
+    require_whole(_file(base), family.single_file)
 
 
 def target_widths(base: BaseConfig) -> set[int]:
