@@ -233,7 +233,13 @@ def _needs(
 def _smaller(base: BaseConfig, setting: str) -> list[str]:
     """What makes the whole base smaller."""
     half = [f"{setting}.precision: bf16"] if base.precision == "fp32" else []
-    return half + ([] if base.offload else [f"{setting}.offload: true"])
+    bits = [f"{setting}.quantization: int8"] if base.quantization is None else []
+    return [
+        *half,
+        *([] if base.offload else [f"{setting}.offload: true"]),
+        *bits,
+        f"{setting}.image_px: a smaller one",
+    ]
 
 
 def _device_memory(base: BaseConfig, *, setting: str = "base") -> int | None:

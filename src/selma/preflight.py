@@ -12,13 +12,17 @@ from selma.adapters.contents import tensor_files
 from selma.backbones import quantizing
 from selma.backbones.base_files import (
     base_family,
+    local_denoiser,
+    part_config,
     require_single_file,
     says_distilled,
     target_widths,
 )
-from selma.backbones.bases import BASES, located
+from selma.backbones.bases import BASES, located, rescale_of
+from selma.backbones.families import FAMILIES
 from selma.backbones.hub import HUB_ID
 from selma.backbones.language.loading import LANGUAGE_MODELS
+from selma.backbones.published import published_configs
 from selma.backbones.server_address import Address as ServerAddress
 from selma.config import RunConfig
 from selma.config.adapters import LoraConfig, RotationConfig
@@ -96,6 +100,7 @@ def every_mistake(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
         yield from absent(config.rewarded, "experts.objective", without=["questions.backend"])
     if EXPERTS in make:
         yield from _distilled(config)
+        yield from _training(config)
         yield from _rewards(config)
     yield from _preferences(config)
     if SCORES in make or asks_choosing_judge(config, make):
@@ -153,8 +158,57 @@ def _distilled(config: RunConfig) -> Iterator[str]:
     )
 
 
+def _of_the_family(base: BaseConfig, key: str) -> Iterator[str]:
+    """What the base's family has not, as far as its configs are at hand."""
+    row = BASES.get(base.model)
+    try:
+        if row is not None and row.repository is not None:
+            family, parts = FAMILIES[row.architecture.family], published_configs(row)
+        elif local := local_denoiser(base):
+            family, parts = local[0], {local[0].component: local[1]}
+            parts["vae"] = part_config(base, "vae") or {}
+        else:
+            return
+    except ModelError:  # of which others say more
+        return
+    try:
+        family.shape(parts[family.component], parts["vae"], base.image_px)
+        family.sampling(steps=1, guidance=1.0, guidance_rescale=rescale_of(base))
+    except ConfigError as error:
+        yield str(error).replace("base.", f"{key}.", 1)
+
+
+def _training(config: RunConfig) -> Iterator[str]:
+    """What experts are to learn that the base's family has not."""
+    row, experts = BASES.get(config.base.model), config.experts
+    try:
+        if row is not None:
+            family = FAMILIES[row.architecture.family]
+        elif local := local_denoiser(config.base):
+            family = local[0]
+        else:
+            return
+    except ModelError:
+        return
+    weighting = "none" if experts.timesteps is None else experts.timesteps.weighting
+    if weighting != "none" and family.prediction({}) != "flow":
+        yield (
+            f"experts.timesteps.weighting: {weighting} is for bases on straight lines to noise, "
+            f"but {config.base.model} is none. Set it to none."
+        )
+    targets = getattr(experts.adapter, "targets", ())
+    if isinstance(targets, str) and targets not in family.targets:
+        yield (
+            f"experts.adapter.targets: must be {' or '.join(family.targets)} for "
+            f"{config.base.model}, or endings of names, but is {targets}."
+        )
+
+
 def _bases(config: RunConfig) -> Iterator[str]:
     yield from _base(config.base, "base")
+    yield from _of_the_family(config.base, "base")
+    if config.images.base is not None:
+        yield from _of_the_family(config.images.base, "images.base")
     if config.images.base is not None:
         yield from _base(config.images.base, "images.base")
 

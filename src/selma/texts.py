@@ -6,6 +6,7 @@ import re
 import reprlib
 import unicodedata
 from collections.abc import Iterable
+from string import ascii_lowercase, ascii_uppercase
 from typing import Any
 
 _JOINERS = "\u200c\u200d"
@@ -64,19 +65,23 @@ def _bare(address: re.Match[str]) -> str:
     return f"{scheme}{before}{after}"
 
 
+_SMALL = str.maketrans(ascii_uppercase, ascii_lowercase)
+
+
 def without_secrets(text: str, secrets: Iterable[str]) -> str:
     """The text with "<key>" in place of each secret, and of whatever part of one tells something of
-    it: 8 characters in a row, or 12 that may be words."""
+    it: 8 characters in a row, or 12 that may be words, in small letters or capitals."""
     parts = set[str]()
     for secret in secrets:
         text = text.replace(secret, _HIDDEN)
         for size in (_TELLING, _TELLING_OF_WORDS):
             windows = (secret[at : at + size] for at in range(len(secret) - size + 1))
-            parts.update(w for w in windows if size > _TELLING or not _WORDS.fullmatch(w))
-    covered = bytearray(len(text))
+            telling = (w for w in windows if size > _TELLING or not _WORDS.fullmatch(w))
+            parts.update(window.translate(_SMALL) for window in telling)
+    covered, small = bytearray(len(text)), text.translate(_SMALL)
     for size in (_TELLING, _TELLING_OF_WORDS) if parts else ():
         for at in range(len(text) - size + 1):
-            if text[at : at + size] in parts:
+            if small[at : at + size] in parts:
                 covered[at : at + size] = bytes([1]) * size
     for run in reversed(list(re.finditer(rb"\x01+", covered))):
         text = text[: run.start()] + _HIDDEN + text[run.end() :]

@@ -139,6 +139,33 @@ def test_every_family_of_flows_has_one() -> None:
     assert {BASES[base].architecture.family for base in bases} == flows
 
 
+@pytest.mark.parametrize(
+    ("base", "experts", "message"),
+    [
+        ({"image_px": 72}, {}, r"base\.image_px must be a multiple of 16 .*, but is 72"),
+        ({"model": "z-image", "image_px": 1000}, {}, "multiple of 16 for z-image"),
+        ({"model": "sana", "guidance_rescale": 0.7}, {}, r"base\.guidance_rescale must be 0"),
+        ({}, {"timesteps": {"weighting": "cosmap"}}, "toybox is none. Set it to none"),
+        (
+            {},
+            {"adapter": {"kind": "lora", "targets": "attention+ff"}},
+            r"attention or attention\+geglu for toybox",
+        ),
+        (
+            {"model": "chroma"},
+            {"adapter": {"kind": "lora", "targets": "attention+geglu"}},
+            "for chroma",
+        ),
+    ],
+)
+def test_what_a_family_has_not_is_said_before_anything_is_made(
+    tmp_path: Path, base: dict[str, Any], experts: dict[str, Any], message: str
+) -> None:
+    values = {"name": "off", "folder": str(tmp_path), "base": base, "experts": experts}
+    with pytest.raises(ConfigError, match=message):
+        check(RunConfig.model_validate(values))
+
+
 def test_a_single_file_of_a_denoiser_alone_is_no_base(tmp_path: Path) -> None:
     (tmp_path / "one.safetensors").write_bytes(b"")
     base = BaseConfig(model=str(tmp_path / "one.safetensors"), config=str(tiny.folder("flux.1")))

@@ -293,6 +293,7 @@ def test_where_a_redirect_leads_shows_no_part_of_the_key(monkeypatch: pytest.Mon
         ("sk-no-key-required", "a model is required", "a model is required"),
         ("sk-no-key-required", "o-key-required!", "<key>!"),
         ("aB3dE5gH7j", "B3dE5gH7 and 3dE5gH7", "<key> and 3dE5gH7"),
+        ("aB3dE5gH7j", "in capitals B3DE5GH7", "in capitals <key>"),
     ],
 )
 def test_parts_of_keys_that_are_words_may_be_said(secret: str, text: str, hidden: str) -> None:

@@ -123,11 +123,13 @@ def memory(
     from selma.applications.loading import guides_of, runs_of
     from selma.backbones.memory import parts_of
     from selma.capacity import computing, memory_of_each
+    from selma.progress import console
     from selma.report.models import print_computing, print_memory
     from selma.rich_screen import Screen
 
     most = None if limit is None else int(limit * 2**30)
     shapes, runs = cache(parts_of), runs_of(config)
+    console.print("Counting on shapes, which takes a minute for a large base.", style="dim")
     every = memory_of_each(runs, most, guides=guides_of(config), shapes=shapes)
     for names, (needs, changes) in every.items():
         if len(every) > 1:
