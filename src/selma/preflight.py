@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -20,6 +21,7 @@ from selma.backbones.base_files import (
 )
 from selma.backbones.bases import BASES, located, rescale_of
 from selma.backbones.families import FAMILIES
+from selma.backbones.families.family import Family
 from selma.backbones.hub import HUB_ID
 from selma.backbones.language.loading import LANGUAGE_MODELS
 from selma.backbones.published import published_configs
@@ -158,21 +160,26 @@ def _distilled(config: RunConfig) -> Iterator[str]:
     )
 
 
+def _at_hand(base: BaseConfig) -> tuple[Family, dict[str, Any]] | None:
+    """The base's family and its networks' configs, as far as they are known without the Hub."""
+    row = BASES.get(base.model)
+    if row is not None and row.repository is not None:
+        return FAMILIES[row.architecture.family], published_configs(row)
+    try:
+        local = local_denoiser(base)
+        vae = part_config(base, "vae") if local else None
+    except ModelError:  # of which others say more
+        return None
+    return local and (local[0], {local[0].component: local[1], "vae": vae or {}})
+
+
 def _of_the_family(base: BaseConfig, key: str) -> Iterator[str]:
     """What the base's family has not, as far as its configs are at hand."""
-    row = BASES.get(base.model)
-    try:
-        if row is not None and row.repository is not None:
-            family, parts = FAMILIES[row.architecture.family], published_configs(row)
-        elif local := local_denoiser(base):
-            family, parts = local[0], {local[0].component: local[1]}
-            parts["vae"] = part_config(base, "vae") or {}
-        else:
-            return
-    except ModelError:  # of which others say more
+    if (known := _at_hand(base)) is None:
         return
+    family, configs = known
     try:
-        family.shape(parts[family.component], parts["vae"], base.image_px)
+        family.shape(configs[family.component], configs["vae"], base.image_px)
         family.sampling(steps=1, guidance=1.0, guidance_rescale=rescale_of(base))
     except ConfigError as error:
         yield str(error).replace("base.", f"{key}.", 1)
@@ -180,16 +187,9 @@ def _of_the_family(base: BaseConfig, key: str) -> Iterator[str]:
 
 def _training(config: RunConfig) -> Iterator[str]:
     """What experts are to learn that the base's family has not."""
-    row, experts = BASES.get(config.base.model), config.experts
-    try:
-        if row is not None:
-            family = FAMILIES[row.architecture.family]
-        elif local := local_denoiser(config.base):
-            family = local[0]
-        else:
-            return
-    except ModelError:
+    if (known := _at_hand(config.base)) is None:
         return
+    family, experts = known[0], config.experts
     weighting = "none" if experts.timesteps is None else experts.timesteps.weighting
     if weighting != "none" and family.prediction({}) != "flow":
         yield (

@@ -146,7 +146,7 @@ def part_config(base: BaseConfig, part: str) -> dict[str, Any] | None:
     configs = _configs_of(base)
     if part == "vae" and base.vae is not None:
         return model_config(base.vae, None, setting="base.vae")
-    if (_model_index(configs).get(part) or [None])[0] is None:
+    if not _has(_model_index(configs), part):
         return None
     return _read_json(configs, f"{part}/config.json")
 
@@ -169,15 +169,14 @@ def left_out(base: BaseConfig) -> tuple[str, ...]:
 
 
 def _left_out(index: dict[str, Any], family: Family) -> tuple[str, ...]:
-    absent = (part for part in family.text_encoders if (index.get(part) or [None])[0] is None)
-    return tuple(part for part in absent if part in index)
+    return tuple(p for p in family.text_encoders if p in index and not _has(index, p))
 
 
 def tokenizer_limit(base: BaseConfig, part: str) -> int | None:
     """How many tokens a tokenizer of the base reads; None if the base has none, or it does not say.
     Raises ModelError."""
     configs = _configs_of(located(base))
-    if (_model_index(configs).get(part) or [None])[0] is None:
+    if not _has(_model_index(configs), part):
         return None
     limit = _read_json(configs, f"{part}/tokenizer_config.json").get("model_max_length")
     return limit if isinstance(limit, int) else None
@@ -238,7 +237,7 @@ def own_architecture(base: BaseConfig) -> Architecture:
             "vae/config.json",
         )
     )
-    encoders = sum((index.get(part) or [None])[0] is not None for part in family.text_encoders)
+    encoders = sum(_has(index, part) for part in family.text_encoders)
     return architecture(
         family,
         denoiser=denoiser,
@@ -296,6 +295,11 @@ def _file(base: BaseConfig) -> Path:
 
 def _commit(base: BaseConfig) -> str:
     return hub_commit(base.model, base.revision, setting="base.model", file=INDEX)
+
+
+def _has(index: dict[str, Any], part: str) -> bool:
+    """Whether a model was saved with this part."""
+    return (index.get(part) or [None])[0] is not None
 
 
 def _model_index(base: BaseConfig) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from selma.backbones.families import flow, flux
 from selma.backbones.families.conditioning import MASK, Conditioning, PromptFeatures
-from selma.backbones.families.family import Config
 from selma.config.timesteps import TimestepsConfig
 
 if TYPE_CHECKING:
@@ -29,11 +28,6 @@ def encode_text(
         positive=Conditioning(text=text, extra={MASK: mask}),
         negative=Conditioning(text=empty, extra={MASK: empty_mask}) if guided else None,
     )
-
-
-def feature_widths(pipe: Any) -> tuple[tuple[int, ...], int | None]:
-    """T5's; no vector is pooled."""
-    return (int(pipe.text_encoder.config.d_model),), None
 
 
 def denoise(
@@ -58,13 +52,6 @@ def denoise(
     return flow.unpacked(predicted, noisy.shape[-2])
 
 
-def conditioning_shapes(
-    transformer: Config, text_encoder: Config, images: int, dtype: torch.dtype
-) -> Conditioning:
-    """T5's features of these many images."""
-    return flow.text_shapes(transformer, images, dtype, tokens=flux.TOKENS)
-
-
 FAMILY = replace(
     flux.FAMILY,
     name="chroma",
@@ -76,11 +63,11 @@ FAMILY = replace(
     },
     tokenizers=("tokenizer",),
     encode_text=encode_text,
-    feature_widths=feature_widths,
+    feature_widths=flow.feature_widths,
     inputs=partial(flow.inputs, mask="prompt_attention_mask", pack=flow.packed),
     guided=lambda guidance: guidance > 1,
     longest_text=("tokenizer", flux.TOKENS),
     denoise=denoise,
     timesteps=TimestepsConfig(kind="logit_normal"),  # kohya's "sigmoid"
-    conditioning_shapes=conditioning_shapes,
+    conditioning_shapes=partial(flow.text_shapes, tokens=flux.TOKENS),
 )

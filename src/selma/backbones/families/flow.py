@@ -24,6 +24,8 @@ JOINT = (
     "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
 )  # fmt: skip
 """Attention of image and text in one, with layers of its own for each."""
+FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
+"""What follows it in such a block."""
 
 
 def prediction(scheduler: Config) -> str:
@@ -44,9 +46,14 @@ def shifted(latents: Tensor, vae: Any) -> Tensor:
     return scaled
 
 
-def text_width(transformer: Config) -> int:
-    """Of the features that image and text attend to together."""
-    return int(transformer.get("joint_attention_dim") or 0)
+def text_width(transformer: Config, *, key: str = "joint_attention_dim") -> int:
+    """Of the text features that the transformer reads, which its config says under this key."""
+    return int(transformer.get(key) or 0)
+
+
+def feature_widths(pipe: Any) -> tuple[tuple[int, ...], int | None]:
+    """The one encoder's; no vector is pooled."""
+    return (int(pipe.text_encoder.config.get_text_config().hidden_size),), None
 
 
 def target_widths(transformer: Config) -> set[int]:
@@ -118,17 +125,19 @@ def patch_ids(latents: Tensor, *, patch: int = 2) -> Tensor:
 
 def text_shapes(
     transformer: Config,
+    text_encoder: Config,
     images: int,
     dtype: torch.dtype,
     *,
     tokens: int,
-    width: int | None = None,
+    key: str = "joint_attention_dim",
     pooled: int | None = None,
 ) -> Conditioning:
-    """Text features of these many images and tokens, and the pooled vectors."""
+    """Text features of these many images and tokens, and the pooled vectors.  key: as in
+    `text_width`."""
     import torch
 
-    width = text_width(transformer) if width is None else width
+    width = text_width(transformer, key=key)
     return Conditioning(
         text=torch.empty(images, tokens, width, dtype=dtype),
         pooled=None if pooled is None else torch.empty(images, pooled, dtype=dtype),

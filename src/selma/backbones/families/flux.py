@@ -17,10 +17,7 @@ TOKENS = 512
 TRAINED_AT = 1.0
 """The guidance that a training tells a network which is told one: there its velocity is that of the
 images, and not one that is drawn towards the text (kohya's choice; diffusers' script has 3.5)."""
-FORWARD = (
-    "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
-    "proj_mlp", "proj_out",
-)  # fmt: skip
+FORWARD = (*flow.FORWARD, "proj_mlp", "proj_out")
 
 
 def latent_shape(transformer: Config) -> tuple[int, int, int]:
@@ -86,7 +83,7 @@ def conditioning_shapes(
 ) -> Conditioning:
     """T5's features and CLIP's pooled vectors of these many images."""
     pooled = int(transformer["pooled_projection_dim"])
-    return flow.text_shapes(transformer, images, dtype, tokens=TOKENS, pooled=pooled)
+    return flow.text_shapes(transformer, text_encoder, images, dtype, tokens=TOKENS, pooled=pooled)
 
 
 FAMILY = Family(

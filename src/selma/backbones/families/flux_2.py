@@ -4,6 +4,7 @@ autoencoder's running statistics."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from selma.backbones.families import flow, stable_diffusion
@@ -113,13 +114,6 @@ def denoise(
     return rearrange(predicted, "b (h w) c -> b c h w", h=height)
 
 
-def conditioning_shapes(
-    transformer: Config, text_encoder: Config, images: int, dtype: torch.dtype
-) -> Conditioning:
-    """The language model's features of these many images."""
-    return flow.text_shapes(transformer, images, dtype, tokens=TOKENS)
-
-
 FAMILY = Family(
     name="flux-2-klein",
     pipeline="diffusers:Flux2KleinPipeline",
@@ -149,5 +143,5 @@ FAMILY = Family(
     denoise=denoise,
     targets={"attention": ATTENTION, "attention+ff": (*ATTENTION, *FORWARD)},
     target_widths=target_widths,
-    conditioning_shapes=conditioning_shapes,
+    conditioning_shapes=partial(flow.text_shapes, tokens=TOKENS),
 )

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOKENS = 256
+TEXT = "cap_feat_dim"
+"""Where the config says the width of the text features."""
 ATTENTION = tuple(f"attn.{layer}" for layer in flow.ATTENTION)
 FORWARD = ("feed_forward.linear_1", "feed_forward.linear_2", "feed_forward.linear_3")
 
@@ -25,11 +27,6 @@ def latent_shape(transformer: Config) -> tuple[int, int, int]:
     """[c, h, w] of one image's latents."""
     side = int(transformer.get("sample_size") or flow.SIDE)
     return transformer.get("in_channels", 16), side, side
-
-
-def text_width(transformer: Config) -> int:
-    """The language model's."""
-    return int(transformer.get("cap_feat_dim") or 0)
 
 
 def target_widths(transformer: Config) -> set[int]:
@@ -47,11 +44,6 @@ def encode_text(
         positive=Conditioning(text=text, extra={MASK: mask.bool()}),
         negative=Conditioning(text=empty, extra={MASK: empty_mask.bool()}) if guided else None,
     )
-
-
-def feature_widths(pipe: Any) -> tuple[tuple[int, ...], int | None]:
-    """The language model's; no vector is pooled."""
-    return (int(pipe.text_encoder.config.hidden_size),), None
 
 
 def denoise(
@@ -75,8 +67,7 @@ def conditioning_shapes(
     the texts' lengths: values, even where nothing else has any."""
     import torch
 
-    width = text_width(transformer)
-    known = flow.text_shapes(transformer, images, dtype, tokens=TOKENS, width=width)
+    known = flow.text_shapes(transformer, text_encoder, images, dtype, tokens=TOKENS, key=TEXT)
     mask = torch.ones(images, TOKENS, dtype=torch.bool, device="cpu")
     return replace(known, extra={MASK: mask})
 
@@ -95,10 +86,10 @@ FAMILY = Family(
     single_file={},
     latent_shape=latent_shape,
     image_factor=stable_diffusion.image_factor,
-    text_width=text_width,
+    text_width=partial(flow.text_width, key=TEXT),
     prediction=flow.prediction,
     encode_text=encode_text,
-    feature_widths=feature_widths,
+    feature_widths=flow.feature_widths,
     inputs=partial(flow.inputs, mask="prompt_attention_mask"),
     sampling=flow.sampling,
     longest_text=("tokenizer", TOKENS),

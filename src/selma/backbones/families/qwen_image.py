@@ -4,6 +4,7 @@ guided predictions keep the length of unguided ones."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from selma.backbones.families import flow, flux
@@ -42,11 +43,6 @@ def encode_text(
     return PromptFeatures(
         positive=side(texts), negative=side([EMPTY] * len(texts)) if guided else None
     )
-
-
-def feature_widths(pipe: Any) -> tuple[tuple[int, ...], int | None]:
-    """The language model's; no vector is pooled."""
-    return (int(pipe.text_encoder.config.get_text_config().hidden_size),), None
 
 
 def inputs(prompts: Sequence[str] | PromptFeatures, latents: Tensor) -> dict[str, Any]:
@@ -106,13 +102,6 @@ def denoise(
     return flow.unpacked(predicted, height)
 
 
-def conditioning_shapes(
-    transformer: Config, text_encoder: Config, images: int, dtype: torch.dtype
-) -> Conditioning:
-    """The language model's features of these many images."""
-    return flow.text_shapes(transformer, images, dtype, tokens=TOKENS)
-
-
 FAMILY = Family(
     name="qwen-image",
     pipeline="diffusers:QwenImagePipeline",
@@ -130,7 +119,7 @@ FAMILY = Family(
     text_width=flow.text_width,
     prediction=flow.prediction,
     encode_text=encode_text,
-    feature_widths=feature_widths,
+    feature_widths=flow.feature_widths,
     inputs=inputs,
     sampling=sampling,
     from_pipeline=flux.from_pipeline,
@@ -143,6 +132,6 @@ FAMILY = Family(
     denoise=denoise,
     targets={"attention": flow.JOINT, "attention+ff": (*flow.JOINT, *FORWARD)},
     target_widths=flow.target_widths,
-    conditioning_shapes=conditioning_shapes,
+    conditioning_shapes=partial(flow.text_shapes, tokens=TOKENS),
     shared_pass=0,
 )

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from selma.backbones.families.paths import NoisePath
 
 TOKENS = 300
+TEXT = "caption_channels"
+"""Where the config says the width of the text features."""
 ATTENTION = tuple(f"attn{n}.{layer}" for n in (1, 2) for layer in flow.ATTENTION)
 
 
@@ -32,11 +34,6 @@ def latent_shape(transformer: Config) -> tuple[int, int, int]:
 def image_factor(vae: Config) -> int:
     """Each block of the autoencoder but the last halves the image."""
     return 2 ** (len(vae.get("encoder_block_out_channels") or [0] * 6) - 1)
-
-
-def text_width(transformer: Config) -> int:
-    """The language model's."""
-    return int(transformer.get("caption_channels") or 0)
 
 
 def target_widths(transformer: Config) -> set[int]:
@@ -62,11 +59,6 @@ def encode_text(
         positive=Conditioning(text=text, extra={MASK: mask.bool()}),
         negative=Conditioning(text=empty, extra={MASK: empty_mask.bool()}) if guided else None,
     )
-
-
-def feature_widths(pipe: Any) -> tuple[tuple[int, ...], int | None]:
-    """The language model's; no vector is pooled."""
-    return (int(pipe.text_encoder.config.hidden_size),), None
 
 
 def sampling(*, steps: int, guidance: float, guidance_rescale: float) -> dict[str, Any]:
@@ -104,14 +96,6 @@ def denoise(
     return predicted[:, : noisy.shape[1]]
 
 
-def conditioning_shapes(
-    transformer: Config, text_encoder: Config, images: int, dtype: torch.dtype
-) -> Conditioning:
-    """The language model's features of these many images."""
-    width = text_width(transformer)
-    return flow.text_shapes(transformer, images, dtype, tokens=TOKENS, width=width)
-
-
 FAMILY = Family(
     name="sana",
     pipeline="diffusers:SanaPipeline",
@@ -126,10 +110,10 @@ FAMILY = Family(
     single_file={},
     latent_shape=latent_shape,
     image_factor=image_factor,
-    text_width=text_width,
+    text_width=partial(flow.text_width, key=TEXT),
     prediction=flow.prediction,
     encode_text=encode_text,
-    feature_widths=feature_widths,
+    feature_widths=flow.feature_widths,
     inputs=partial(flow.inputs, mask="prompt_attention_mask"),
     sampling=sampling,
     wide_noise=True,
@@ -141,5 +125,5 @@ FAMILY = Family(
     timesteps=TimestepsConfig(kind="logit_normal"),  # as its paper trained it
     targets={"attention": ATTENTION},
     target_widths=target_widths,
-    conditioning_shapes=conditioning_shapes,
+    conditioning_shapes=partial(flow.text_shapes, tokens=TOKENS, key=TEXT),
 )

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
 T5_TOKENS = 256
 """Of which the pipeline reads no more, though T5 knows no limit."""
 
@@ -58,7 +57,7 @@ def conditioning_shapes(
     """Text features and pooled vectors of these many images."""
     tokens = text_encoder["max_position_embeddings"] + T5_TOKENS
     pooled = int(transformer["pooled_projection_dim"])
-    return flow.text_shapes(transformer, images, dtype, tokens=tokens, pooled=pooled)
+    return flow.text_shapes(transformer, text_encoder, images, dtype, tokens=tokens, pooled=pooled)
 
 
 FAMILY = Family(
@@ -93,7 +92,7 @@ FAMILY = Family(
     normalised=flow.shifted,
     denoise=denoise,
     timesteps=TimestepsConfig(kind="logit_normal"),  # as the paper trained it
-    targets={"attention": flow.JOINT, "attention+ff": (*flow.JOINT, *FORWARD)},
+    targets={"attention": flow.JOINT, "attention+ff": (*flow.JOINT, *flow.FORWARD)},
     target_widths=flow.target_widths,
     conditioning_shapes=conditioning_shapes,
 )

@@ -4,6 +4,7 @@ predicts the velocity that way."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from selma.backbones.families import flow, stable_diffusion
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOKENS = 512
+TEXT = "cap_feat_dim"
+"""Where the config says the width of the text features."""
 ATTENTION = tuple(f"attention.{layer}" for layer in flow.ATTENTION)
 FORWARD = ("feed_forward.w1", "feed_forward.w2", "feed_forward.w3")
 
@@ -22,11 +25,6 @@ FORWARD = ("feed_forward.w1", "feed_forward.w2", "feed_forward.w3")
 def latent_shape(transformer: Config) -> tuple[int, int, int]:
     """[c, h, w] of one image's latents."""
     return transformer.get("in_channels", 16), flow.SIDE, flow.SIDE
-
-
-def text_width(transformer: Config) -> int:
-    """The language model's."""
-    return int(transformer.get("cap_feat_dim") or 0)
 
 
 def target_widths(transformer: Config) -> set[int]:
@@ -65,11 +63,6 @@ def as_list(known: Conditioning) -> list[Tensor]:
     return [row[is_text] for row, is_text in zip(known.text, mask, strict=True)]
 
 
-def feature_widths(pipe: Any) -> tuple[tuple[int, ...], int | None]:
-    """The language model's; no vector is pooled."""
-    return (int(pipe.text_encoder.config.hidden_size),), None
-
-
 def inputs(prompts: Sequence[str] | PromptFeatures, latents: Tensor) -> dict[str, Any]:
     """The pipeline's arguments."""
     if not isinstance(prompts, PromptFeatures):
@@ -97,14 +90,6 @@ def denoise(
     return -torch.stack(list(images)).squeeze(2)
 
 
-def conditioning_shapes(
-    transformer: Config, text_encoder: Config, images: int, dtype: torch.dtype
-) -> Conditioning:
-    """The language model's features of these many images."""
-    width = text_width(transformer)
-    return flow.text_shapes(transformer, images, dtype, tokens=TOKENS, width=width)
-
-
 FAMILY = Family(
     name="z-image",
     pipeline="diffusers:ZImagePipeline",
@@ -119,10 +104,10 @@ FAMILY = Family(
     single_file={},
     latent_shape=latent_shape,
     image_factor=stable_diffusion.image_factor,
-    text_width=text_width,
+    text_width=partial(flow.text_width, key=TEXT),
     prediction=flow.prediction,
     encode_text=encode_text,
-    feature_widths=feature_widths,
+    feature_widths=flow.feature_widths,
     inputs=inputs,
     sampling=flow.sampling,
     guided=lambda guidance: guidance > 0,  # which its pipeline adds to what the text alone gives
@@ -134,6 +119,6 @@ FAMILY = Family(
     denoise=denoise,
     targets={"attention": ATTENTION, "attention+ff": (*ATTENTION, *FORWARD)},
     target_widths=target_widths,
-    conditioning_shapes=conditioning_shapes,
+    conditioning_shapes=partial(flow.text_shapes, tokens=TOKENS, key=TEXT),
     shared_pass=0,
 )
