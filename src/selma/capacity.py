@@ -192,10 +192,10 @@ def memory_of_each(
     guides = guides or {}
     parts: Any = {
         "base": True,
-        "images": {"batch_size", "guidance", "base"},
+        "images": {"batch_size", "guidance", "steps", "base"},
         "experts": True,
         "merged": {"mixture"},
-        "scores": {"guidance"},
+        "scores": {"guidance", "steps"},
     }
     for name, config in configs.items():
         skills = len(config.prompts.skills) if config.merged.mixture is not None else 0

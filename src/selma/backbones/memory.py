@@ -276,10 +276,7 @@ def generation_need(parts: Parts, images: int, *, guided: bool) -> Need:
         return lambda: denoised(parts, (1 + guided) * count)
 
     def decode(count: int) -> Callable[[], Any]:
-        c, h, w = parts.latent
-        return lambda: parts.family.decoded(
-            parts.vae, torch.empty(count, c, h, w, dtype=parts.vae_dtype, device="meta")
-        )
+        return lambda: decoded(parts, count)
 
     with torch.no_grad(), widened(parts):
         most = max((_line(run) for run in (denoise, decode)), key=lambda line: sum(line))
@@ -319,6 +316,12 @@ def denoised(parts: Parts, images: int) -> Tensor:
     return parts.family.denoise(parts.denoiser, latents, timesteps, parts.conditioning(images))
 
 
+def decoded(parts: Parts, images: int) -> Tensor:
+    """The decoder's output for so many latents, by shape."""
+    latents = torch.empty(images, *parts.latent, dtype=parts.vae_dtype, device="meta")
+    return parts.family.decoded(parts.vae, latents)
+
+
 def operations(work: Callable[[], Any]) -> int:
     """Floating-point operations of this work on shapes, a multiplication and an addition each
     counted as one."""
@@ -330,14 +333,9 @@ def operations(work: Callable[[], Any]) -> int:
 @cache
 def image_operations(parts: Parts, *, steps: int, guided: bool) -> tuple[int, int]:
     """Of one denoising step of one image, and of the whole image, decoded."""
-
-    def decode() -> Any:
-        latents = torch.empty(1, *parts.latent, dtype=parts.vae_dtype, device="meta")
-        return parts.family.decoded(parts.vae, latents)
-
     with torch.no_grad(), widened(parts):
         step = (1 + guided) * operations(lambda: denoised(parts, 1))
-        return step, steps * step + operations(decode)
+        return step, steps * step + operations(lambda: decoded(parts, 1))
 
 
 def _line(work: Callable[[int], Callable[[], Any]]) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from selma.config.places import FilePath, KeyVariable, Model, ModelName, ModelPath, ServerUrl
-from selma.config.section import Probability, Section, is_folder, kinds
+from selma.config.section import Pixels, Probability, Section, is_folder, kinds
 from selma.errors import ConfigError
 from selma.paths import AnyPath, require_path
 
@@ -41,7 +41,7 @@ class BaseConfig(Section):
     vae: ModelPath | None = None
     """An autoencoder to take instead of the model's own: a folder or Hub id. The released SDXL
     script takes madebyollin/sdxl-vae-fp16-fix; SDXL's own is run in fp32 where fp16 overflows."""
-    image_px: Annotated[int, Field(gt=0, le=16_384)] | None = None
+    image_px: Pixels | None = None
     """Side of the square images, of training as of all that are generated; None is the base's own.
     A smaller side needs less time and memory."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -15,7 +15,7 @@ from pydantic import (
 
 from selma.config.networks import Server
 from selma.config.places import FileOrFolder, Model, ModelPath
-from selma.config.section import Section, is_folder, kinds, or_added
+from selma.config.section import Resamples, Section, is_folder, kinds, or_added
 
 
 class LocalJudge(Section):
@@ -158,7 +158,7 @@ class ScoresConfig(Section):
     vqascore: str | None = None
     """Also ask the judge whether an image shows its whole prompt: a name of
     backbones/judges/wordings.py, or words with {text}; None is off."""
-    resamples: Annotated[int, Field(gt=0, le=100_000)] = 10_000
+    resamples: Resamples = 10_000
 
     @model_validator(mode="after")
     def _two_judges(self) -> ScoresConfig:

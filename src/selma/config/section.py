@@ -42,6 +42,10 @@ Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 MOST, MOST_OF_REALS, MOST_CHARACTERS = 10_000_000, 1_000_000, 10_000
 """Of numbers and texts without a bound of their own; numbers are as far from zero at most."""
 Probability = Annotated[float, Field(ge=0, le=1)]
+Pixels = Annotated[int, Field(gt=0, le=16_384)]
+"""Along an image's side."""
+Resamples = Annotated[int, Field(gt=0, le=100_000)]
+"""Of the bootstrap behind an interval."""
 
 
 class Section(BaseModel):

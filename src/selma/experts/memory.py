@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from selma.adapters.table import ADAPTERS
@@ -43,8 +43,7 @@ def training_need(parts: Parts, config: ExpertsConfig) -> Need:
             parts.denoiser.enable_gradient_checkpointing(partial(_again, narrow=narrow))
 
         def step(images: int) -> Any:
-            prediction = denoised(parts, images)
-            denoising_losses(prediction, torch.empty_like(prediction)).mean().backward()
+            _forward_and_back(parts, images)
             for factor in factors:
                 factor.grad = None
 
@@ -63,20 +62,17 @@ def sample_operations(parts: Parts, config: ExpertsConfig) -> int:
     """Floating-point operations of one sample of a training step: forward and backward, and again
     forward where activations are not kept."""
     rows = OBJECTIVES[config.objective.kind].images(config.objective)
-
-    def forward() -> Tensor:
-        return denoised(parts, rows)
-
-    def step() -> None:
-        prediction = forward()
-        denoising_losses(prediction, torch.empty_like(prediction)).mean().backward()
-
     with _attached(parts, config):
         again = 0
         if config.gradient_checkpointing:
             with torch.no_grad():
-                again = operations(forward)
-        return operations(step) + again
+                again = operations(lambda: denoised(parts, rows))
+        return operations(lambda: _forward_and_back(parts, rows)) + again
+
+
+def _forward_and_back(parts: Parts, images: int) -> None:
+    prediction = denoised(parts, images)
+    denoising_losses(prediction, torch.empty_like(prediction)).mean().backward()
 
 
 def rollout_need(parts: Parts, config: ExpertsConfig, objective: RewardedObjective) -> Need:

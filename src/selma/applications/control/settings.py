@@ -19,7 +19,7 @@ from selma.config.colours import Colour
 from selma.config.experts import TrainingConfig
 from selma.config.networks import Captioner
 from selma.config.places import FileOrFolder, FilePath, FolderPath, Model
-from selma.config.section import Section
+from selma.config.section import Resamples, Section
 
 Condition = Literal["canny", "segmentation", "landmarks", "depth", "densepose", "sketch"]
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
@@ -144,7 +144,7 @@ class ControlScoring(Section):
     """Features that FID compares: "toybox" or any CLIP model's folder or Hub id for CLIP features,
     "inception" for the usual FID (needs torch-fidelity); None is off."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    resamples: Annotated[int, Field(gt=0, le=100_000)] = 10_000
+    resamples: Resamples = 10_000
 
 
 Table = Literal["methods", "blocks", "magnitudes"]

@@ -18,7 +18,7 @@ from selma.config.colours import Colour
 from selma.config.experts import TrainingConfig
 from selma.config.networks import FeatureNetwork
 from selma.config.places import Folder
-from selma.config.section import Section
+from selma.config.section import Pixels, Resamples, Section
 
 Template = Annotated[str, Field(min_length=1)]
 
@@ -42,7 +42,7 @@ class SubjectData(Section):
     prompts: tuple[Template, ...] | None = None
     """Templates with {token} and {class} for all subjects; None takes those of the folder's text
     file, else selma's 25 for objects and 25 for living subjects."""
-    image_px: Annotated[int, Field(gt=0, le=16_384)] | None = None
+    image_px: Pixels | None = None
     """Larger images are scaled down to this shortest side; None is the base's image size."""
     background: Colour = "white"
     """What transparent parts of images lie over."""
@@ -114,7 +114,7 @@ class SubjectScores(Section):
     clip_t_with_token: bool = False
     """Whether CLIP-T's text includes the rare token, which means nothing to CLIP. The release does
     not say."""
-    resamples: Annotated[int, Field(gt=0, le=100_000)] = 10_000
+    resamples: Resamples = 10_000
 
 
 METHODS = {

@@ -23,7 +23,7 @@ from selma.config.experts import TrainingConfig
 from selma.config.networks import Captioner, LanguageModelConfig, LlmVectors, LocalLLM, Safety
 from selma.config.places import FileOrFolderPath, FilePath, FolderPath, LaidOver
 from selma.config.scores import AnyScorer, PreferenceConfig
-from selma.config.section import Section, laid_over
+from selma.config.section import Pixels, Section, laid_over
 
 
 class Distance(Section):
@@ -164,7 +164,7 @@ class SurData(Section):
     """What is trained on: images that the base generates from the keyword prompts, as `images`
     says, so that nothing is seen that the base would not make; or the source's, as in the paper.
     The source's stand for good images either way."""
-    image_px: Annotated[int, Field(gt=0, le=16_384)] = 512
+    image_px: Pixels = 512
     """Shortest side to which larger images are made smaller."""
     background: Colour = "white"
     """What transparent parts of images lie over."""

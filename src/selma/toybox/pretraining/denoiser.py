@@ -97,10 +97,15 @@ def new_sampler() -> DPMSolverMultistepScheduler:
 def sample_timesteps(count: int, generator: torch.Generator) -> Tensor:
     """Timesteps [count] in 0..999: half of them uniform, half nearer to the high noise at which it
     is decided what lies where (logit-normal, as arXiv:2403.03206 has it)."""
-    high = torch.sigmoid(torch.randn(count, generator=generator) + 1.4)
+    shares = sample_shares(count, generator, mean=1.4)
+    return (TIMESTEPS * shares).long().clamp(max=TIMESTEPS - 1)
+
+
+def sample_shares(count: int, generator: torch.Generator, *, mean: float) -> Tensor:
+    """Numbers [count] in (0, 1): half of them uniform, half logit-normal of this mean."""
+    high = torch.sigmoid(torch.randn(count, generator=generator) + mean)
     uniform = torch.rand(count, generator=generator)
-    chosen = torch.where(torch.rand(count, generator=generator) < 0.5, high, uniform)
-    return (TIMESTEPS * chosen).long().clamp(max=TIMESTEPS - 1)
+    return torch.where(torch.rand(count, generator=generator) < 0.5, high, uniform)
 
 
 def web_scene(

@@ -26,7 +26,7 @@ from transformers import (
 
 from selma.toybox import weights_of
 from selma.toybox.pretraining.autoencoder import LATENT_CHANNELS, LATENT_PX
-from selma.toybox.pretraining.denoiser import TIMESTEPS, Sample, lessons, teach
+from selma.toybox.pretraining.denoiser import TIMESTEPS, Sample, lessons, sample_shares, teach
 from selma.toybox.pretraining.language import new_tokenizer
 from selma.toybox.pretraining.reading import TEXT_WIDTH
 
@@ -58,14 +58,6 @@ def new_transformer() -> SD3Transformer2DModel:
 def new_schedule() -> FlowMatchEulerDiscreteScheduler:
     """Straight lines, their times evenly spaced."""
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMESTEPS, shift=1.0)
-
-
-def sample_sigmas(count: int, generator: torch.Generator) -> Tensor:
-    """Shares of noise [count] in (0, 1): half of them uniform, half where it is decided what lies
-    where (logit-normal, arXiv:2403.03206)."""
-    high = torch.sigmoid(torch.randn(count, generator=generator) + 1.0)
-    uniform = torch.rand(count, generator=generator)
-    return torch.where(torch.rand(count, generator=generator) < 0.5, high, uniform)
 
 
 def short_tokenizer(tokens: int = TOKENS) -> CLIPTokenizer:
@@ -137,7 +129,8 @@ def train_transformer(
     transformer.train()
 
     def loss(known: Sample) -> Tensor:
-        sigma = sample_sigmas(len(known.x), known.generator).view(-1, 1, 1, 1)
+        # More of those at which it is decided what lies where (arXiv:2403.03206).
+        sigma = sample_shares(len(known.x), known.generator, mean=1.0).view(-1, 1, 1, 1)
         noised = ((1 - sigma) * known.x + sigma * known.noise).to(device)
         with torch.no_grad():
             text, _, pooled, _ = pipe.encode_prompt(
