@@ -321,12 +321,13 @@ def _same_change(*named: _Named) -> bool:
     (a, b), (other_a, other_b) = factors
     if a.shape[1] != other_a.shape[1] or len(b) != len(other_b):
         return False
-    apart = _norm(torch.cat([a, other_a]), torch.cat([b, -other_b], dim=1))
-    return apart <= 1e-3 * _norm(a, b)
+    apart = product_norm(torch.cat([a, other_a]), torch.cat([b, -other_b], dim=1))
+    return apart <= 1e-3 * product_norm(a, b)
 
 
-def _norm(a: Tensor, b: Tensor) -> float:
-    """‖B A‖, without the product, which may be far larger than the file."""
+def product_norm(a: Tensor, b: Tensor) -> float:
+    """‖B A‖ in Frobenius' norm, without forming B A, which may be far larger; right where B A is
+    nearly zero, too.  a: [r, in], b: [out, r], float64."""
     return float((torch.linalg.qr(b).R @ torch.linalg.qr(a.mT).R.mT).norm())
 
 

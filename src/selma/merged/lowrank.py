@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from selma.adapters.reading import product_norm
+
 Factors = tuple[Tensor, Tensor]
 """A [r, in] and B [out, r]; the change of the layer is B A."""
 
@@ -34,9 +36,8 @@ def singular(factors: Factors) -> Singular:
 
 
 def norm(factors: Factors) -> float:
-    """‖B A‖ in Frobenius' norm, without forming B A; right where B A is nearly zero, too."""
-    a, b = (factor.double() for factor in factors)
-    return float((torch.linalg.qr(b).R @ torch.linalg.qr(a.mT).R.mT).norm())
+    """‖B A‖ in float64, of factors of any precision."""
+    return product_norm(*(factor.double() for factor in factors))
 
 
 def smallest_rank(s: Tensor, max_error: float) -> int:
