@@ -58,7 +58,7 @@ def main(
         typer.Option(min=0, help="Stop each part after this long; run again to go on."),
     ] = None,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the base: slow to start, faster steps.")
+        bool, typer.Option("--compile", help="Compile the bases: slow to start, faster steps.")
     ] = False,
     weak_step: Annotated[
         int | None,
@@ -103,6 +103,7 @@ def main(
             scenes=steps(200_000),
             seed=SEED,
             device=on,
+            compiled=compiled,
             limit_s=limit_s,
         ),
         "judge-a": lambda: train_judge(

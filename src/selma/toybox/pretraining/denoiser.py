@@ -41,6 +41,7 @@ from selma.toybox.mismatch import (
     Errors,
     sample_web,
 )
+from selma.toybox.pretraining.ahead import in_order, made_ahead
 from selma.toybox.pretraining.autoencoder import LATENT_CHANNELS, LATENT_PX, SPREAD, to_pixels
 from selma.toybox.pretraining.language import new_tokenizer, tokenize
 from selma.toybox.pretraining.loop import Course, train
@@ -163,15 +164,19 @@ def _origin(vae: AutoencoderKL, numbers: range, seed: int, errors: Errors) -> st
 @torch.no_grad()
 def _encoded(vae: AutoencoderKL, indices: range, seed: int, errors: Errors) -> Iterator[Tensor]:
     batch = 100
+
+    def drawn(start: int) -> Tensor:
+        images = []
+        for index in range(start, min(start + batch, indices.stop)):
+            _, _, shown, rng = web_scene(index, seed, errors)
+            images.append(render(shown, rng))
+        return to_pixels(images)
+
     with progress(f"encoding scenes from {indices.start}", total=len(indices)) as advance:
-        for start in range(indices.start, indices.stop, batch):
-            images = []
-            for index in range(start, min(start + batch, indices.stop)):
-                _, _, shown, rng = web_scene(index, seed, errors)
-                images.append(render(shown, rng))
-            x = to_pixels(images).to(vae.device).contiguous(memory_format=torch.channels_last)
+        for pixels in made_ahead(drawn, indices[::batch], vae.device):
+            x = pixels.to(vae.device).contiguous(memory_format=torch.channels_last)
             yield vae.encode(x).latent_dist.mean.half().cpu().contiguous()
-            advance(len(images))
+            advance(len(x))
 
 
 def train_base(
@@ -292,6 +297,7 @@ def teach(
     }
     for lesson in lessons:
         samples = lesson.samples(vae, folder / "latents")
+        samples = in_order(samples, lesson.steps, vae.device)
         course = Course(
             lesson.name,
             denoiser,

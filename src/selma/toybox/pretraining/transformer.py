@@ -114,10 +114,12 @@ def train_transformer(
     scenes: int,
     seed: int,
     device: torch.device,
+    compiled: bool = False,
     limit_s: float | None = None,
 ) -> dict[str, float]:
     """Trains on the autoencoder and text encoder of `folder/base`, or of the installed base where
-    that is missing; saves a StableDiffusion3Pipeline as `folder/dit`."""
+    that is missing; saves a StableDiffusion3Pipeline as `folder/dit`. `compiled` as `train_base`
+    has it."""
     torch.manual_seed(seed)
     base = folder / "base" if (folder / "base").exists() else weights_of("base")
     vae = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=torch.float32)
@@ -127,6 +129,9 @@ def train_transformer(
     for network in (pipe.vae, pipe.text_encoder, pipe.text_encoder_2):
         network.requires_grad_(False)
     transformer.train()
+    if compiled:
+        for network in (transformer, pipe.text_encoder, pipe.text_encoder_2):
+            network.compile()
 
     def loss(known: Sample) -> Tensor:
         # More of those at which it is decided what lies where (arXiv:2403.03206).
