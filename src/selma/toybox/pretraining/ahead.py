@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 T = TypeVar("T")
 
 
-def made_ahead(make: Callable[[int], T], numbers: Sequence[int], device: torch.device) -> Iterator[T]:
+def made_ahead(
+    make: Callable[[int], T], numbers: Sequence[int], device: torch.device
+) -> Iterator[T]:
     """`make(number)` of these numbers in their order. Where a GPU waits for them, processes of
     their own make them, as many as there are cores; a CPU that trains has none to spare."""
     forked = device.type == "cuda" and "fork" in multiprocessing.get_all_start_methods()

@@ -199,14 +199,14 @@ def train_base(
     unet = new_denoiser().to(device)
     predict = torch.compile(unet) if compiled else unet
     tokenizer, scheduler = new_tokenizer(), new_scheduler()
+    read = partial(tokenize, tokenizer)
 
     def loss(known: Sample) -> Tensor:
         t = sample_timesteps(len(known.x), known.generator)
         noised = scheduler.add_noise(known.x, known.noise, t).to(device)
-        tokens = tokenize(tokenizer, known.texts).to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             with torch.no_grad():
-                text = reader(tokens).last_hidden_state
+                text = reader(known.tokens.to(device)).last_hidden_state
             predicted = predict(noised, t.to(device), text).sample
         target = scheduler.get_velocity(known.x, known.noise, t).to(device)
         return F.mse_loss(predicted.float(), target)
@@ -214,7 +214,9 @@ def train_base(
     report = teach(
         unet,
         loss,
-        lessons=lessons("base", "settling", steps=steps, scenes=scenes, batch=batch, seed=seed),
+        lessons=lessons(
+            "base", "settling", steps=steps, scenes=scenes, batch=batch, seed=seed, read=read
+        ),
         vae=vae,
         folder=folder,
         limit_s=limit_s,
@@ -224,12 +226,12 @@ def train_base(
 
 
 class Sample(NamedTuple):
-    """A step's batch: latents [b, c, h, w], noise like them, captions, and the generator that goes
-    on to draw their times."""
+    """A step's batch: latents [b, c, h, w], noise like them, captions' tokens [b, n], and the
+    generator that goes on to draw their times."""
 
     x: Tensor
     noise: Tensor
-    texts: list[str]
+    tokens: Tensor
     generator: torch.Generator
 
 
@@ -244,6 +246,8 @@ class Lesson:
     seed: int
     steps: int
     learning_rate: float
+    read: Callable[[list[str]], Tensor]
+    """Captions' tokens."""
 
     def samples(self, vae: AutoencoderKL, folder: Path) -> Callable[[int], Sample]:
         """The batch of a step; `folder` keeps the scenes' latents."""
@@ -256,7 +260,8 @@ class Lesson:
             chosen = [rng.randrange(len(self.scenes)) for _ in range(self.batch)]
             texts = [self.caption(index, rng) for index in chosen]
             x = latents[chosen].float() + SPREAD * torch.randn(shape, generator=generator)
-            return Sample(x, torch.randn(shape, generator=generator), texts, generator)
+            noise = torch.randn(shape, generator=generator)
+            return Sample(x, noise, self.read(texts), generator)
 
         return sample
 
@@ -267,14 +272,21 @@ class Lesson:
 
 
 def lessons(
-    first: str, second: str, *, steps: int, scenes: int, batch: int, seed: int
+    first: str,
+    second: str,
+    *,
+    steps: int,
+    scenes: int,
+    batch: int,
+    seed: int,
+    read: Callable[[list[str]], Tensor],
 ) -> tuple[Lesson, Lesson]:
     """The two courses of a base, by name. The captions of the first err less than the web's
     (`mismatch.WRONG_AT_FIRST`); the second, a tenth as long, teaches how often the web's do."""
     more, short = range(scenes, scenes + max(1, scenes // 4)), max(1, steps // 10)
     return (
-        Lesson(first, range(scenes), WRONG_AT_FIRST, batch, seed, steps, 8e-4),
-        Lesson(second, more, WRONG, batch, seed, short, 1e-4),
+        Lesson(first, range(scenes), WRONG_AT_FIRST, batch, seed, steps, 8e-4, read),
+        Lesson(second, more, WRONG, batch, seed, short, 1e-4, read),
     )
 
 

@@ -62,7 +62,7 @@ def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
     return tokenizer(
         list(texts),
         padding="max_length",
-        max_length=MAX_TOKENS,
+        max_length=tokenizer.model_max_length,
         truncation=True,
         return_tensors="pt",
     ).input_ids

@@ -6,6 +6,7 @@ same lessons, so that the two differ in what denoises, and in how.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from transformers import (
 from selma.toybox import weights_of
 from selma.toybox.pretraining.autoencoder import LATENT_CHANNELS, LATENT_PX
 from selma.toybox.pretraining.denoiser import TIMESTEPS, Sample, lessons, sample_shares, teach
-from selma.toybox.pretraining.language import new_tokenizer
+from selma.toybox.pretraining.language import new_tokenizer, tokenize
 from selma.toybox.pretraining.reading import TEXT_WIDTH
 
 NAME = "dit"
@@ -106,6 +107,15 @@ def new_pipeline(
     )
 
 
+@torch.no_grad()
+def features(reader: CLIPTextModel, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """What `new_pipeline`'s `encode_prompt` makes of tokens [b, n]: features [b, n + 1, 2 c] and
+    [b, 2 c]. Its readers are one, which is asked once."""
+    read = reader(tokens, output_hidden_states=True)
+    text = torch.cat([read.hidden_states[-1]] * 2, dim=-1)
+    return F.pad(text, (0, 0, 0, 1)), torch.cat([read.pooler_output] * 2, dim=-1)
+
+
 def train_transformer(
     folder: Path,
     *,
@@ -124,28 +134,18 @@ def train_transformer(
     base = folder / "base" if (folder / "base").exists() else weights_of("base")
     vae = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=torch.float32)
     reader = CLIPTextModel.from_pretrained(base / "text_encoder", dtype=torch.float32)
-    transformer = new_transformer()
-    pipe = new_pipeline(transformer, reader, vae).to(device)
-    for network in (pipe.vae, pipe.text_encoder, pipe.text_encoder_2):
-        network.requires_grad_(False)
-    transformer.train()
+    transformer = new_transformer().to(device)
+    for network in (vae, reader):
+        network.eval().requires_grad_(False).to(device)
     if compiled:
-        for network in (transformer, pipe.text_encoder, pipe.text_encoder_2):
+        for network in (transformer, reader):
             network.compile()
 
     def loss(known: Sample) -> Tensor:
         # More of those at which it is decided what lies where (arXiv:2403.03206).
         sigma = sample_shares(len(known.x), known.generator, mean=1.0).view(-1, 1, 1, 1)
         noised = ((1 - sigma) * known.x + sigma * known.noise).to(device)
-        with torch.no_grad():
-            text, _, pooled, _ = pipe.encode_prompt(
-                known.texts,
-                prompt_2=None,
-                prompt_3=None,
-                device=device,
-                do_classifier_free_guidance=False,
-                max_sequence_length=pipe.tokenizer_3.model_max_length,
-            )
+        text, pooled = features(reader, known.tokens.to(device))
         # In bfloat16 the fused kernel's backward pass takes most of a step on a CPU.
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type != "cpu"):
             predicted = transformer(
@@ -161,12 +161,19 @@ def train_transformer(
         transformer,
         loss,
         lessons=lessons(
-            NAME, f"{NAME}-settling", steps=steps, scenes=scenes, batch=batch, seed=seed
+            NAME,
+            f"{NAME}-settling",
+            steps=steps,
+            scenes=scenes,
+            batch=batch,
+            seed=seed,
+            read=partial(tokenize, short_tokenizer()),
         ),
-        vae=pipe.vae,
+        vae=vae,
         folder=folder,
         limit_s=limit_s,
     )
+    pipe = new_pipeline(transformer, reader, vae)
     for network in pipe.components.values():
         if isinstance(network, nn.Module):
             network.to("cpu", torch.float16)
