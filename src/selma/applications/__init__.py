@@ -47,6 +47,7 @@ APPLICATIONS: Table[Application] = Table(
         Application("questions", "selma.applications.questions.command"),
         Application("evaluation", "selma.applications.evaluation.command"),
         Application("hps", "selma.applications.hps.command"),
+        Application("judges", "selma.applications.judges.command"),
         Application("publishing", "selma.applications.publishing.command"),
         Application("study", "selma.applications.study.command"),
         Application(

@@ -1,0 +1,1 @@
+"""Judges, judged: what a judge says of images whose content needs no network to be known."""
