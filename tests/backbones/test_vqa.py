@@ -32,7 +32,7 @@ WORDING = {
     "blip2-opt": "Question: {} Answer:",
     "instructblip": "Question: {} Short answer:",
     "paligemma": "answer en {}",
-    "qwen2-vl": "{} Please answer yes or no.",
+    **dict.fromkeys(tiny_judges.CHATS, "{} Please answer yes or no."),
 }
 
 
@@ -52,10 +52,10 @@ def own_answer(one: VqaJudge, shape: str, image: Image.Image, question: str) -> 
     import transformers
 
     source, family, text = str(tiny_judges.folder(shape)), one._family, WORDING[shape].format
-    if shape in ("paligemma", "qwen2-vl"):
+    if shape in ("paligemma", *tiny_judges.CHATS):
         processor = family.processor
         shown = f"<image>{text(question)}"
-        if shape == "qwen2-vl":
+        if shape != "paligemma":
             shown = family._asked(text(question))
     else:
         processor, shown = transformers.AutoProcessor.from_pretrained(source), text(question)
@@ -63,10 +63,13 @@ def own_answer(one: VqaJudge, shape: str, image: Image.Image, question: str) -> 
     inputs.pop("labels", None)
     written = family.model.generate(**inputs, generation_config=one._decoding)
     first = written.logits[0][0].softmax(dim=0)
-    ids = {word: tiny_judges._id(word) for word in ("yes", "Yes", "YES", "no", "No", "NO")}
-    yes, no = (
-        sum(float(first[ids[w]]) for w in ids if w.lower() == word) for word in ("yes", "no")
-    )
+
+    def chance(word: str) -> float:
+        forms = [space + form for space in ("", " ") for form in (word, word.title(), word.upper())]
+        read = [family.tokenizer(form, add_special_tokens=False).input_ids for form in forms]
+        return sum(float(first[token]) for token in {t for t, *more in read if not more})
+
+    yes, no = chance("yes"), chance("no")
     new = written.sequences[0][-len(written.logits) :]
     ends = [int(token) in one._decoding.eos_token_id for token in new]
     new = new[: ends.index(True)] if any(ends) else new
@@ -108,7 +111,7 @@ def test_each_image_is_encoded_once(shape: str, monkeypatch: pytest.MonkeyPatch)
     tower = getattr(tower, "visual", None) or getattr(tower, "vision_tower", None) or tower
     hook = tower.register_forward_hook(
         lambda module, given, kwargs, out: seen.append(
-            1 if shape in ("paligemma", "qwen2-vl") else len(kwargs["pixel_values"])
+            len(kwargs["pixel_values"]) if "blip" in shape else 1
         ),
         with_kwargs=True,
     )

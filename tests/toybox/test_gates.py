@@ -1,9 +1,10 @@
-"""The gates of toybox's base: what they say of numbers, and that the weights pass them."""
+"""The gates of toybox's bases: what they say of numbers, and that the weights pass them."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,20 +18,21 @@ from selma.toybox.mismatch import ideal
 from selma.toybox.pretraining.__main__ import SHIPPED, _record
 from selma.toybox.pretraining.gates import (
     GATES,
+    JUDGES,
     MEASURED,
-    PARTS,
     RESTS_ON,
     best_guidance,
     fingerprint,
     gates,
     ideal_score,
     missed,
+    parts,
     rests_on,
     reworded,
     without_outdated,
 )
 
-JUDGES = ("judge-a", "judge-b")
+BASES = ("toybox", "toybox-dit")
 PASSED = {
     "dsg_1": 55.0,
     "dsg_best": 75.0,
@@ -45,32 +47,45 @@ PASSED = {
 }
 
 
-def test_the_weights_pass_every_gate() -> None:
+@pytest.fixture(params=BASES)
+def base(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def measured(base: str) -> dict[str, Any]:
+    """What is kept of a base."""
     notes = json.loads((weights_folder() / "pretraining.json").read_text())
-    assert missed(notes["gates"]) == []
-    assert set(notes["gates"]) == {gate.name for gate in GATES}
+    return dict(notes[MEASURED][base])
 
 
-def test_the_gates_were_measured_with_the_weights_that_are_there() -> None:
-    """If this fails: new weights need new gates, `bench/gates.py --work FOLDER`."""
-    notes = json.loads((weights_folder() / "pretraining.json").read_text())
-    prompts, steps = len(benchmark_prompts("dev")), steps_of(BaseConfig(model="toybox"))
-    assert notes[RESTS_ON] == rests_on(weights_folder(), prompts=prompts, steps=steps)
+def test_the_weights_pass_every_gate(measured: dict[str, Any]) -> None:
+    assert missed(measured["gates"]) == []
+    assert set(measured["gates"]) == {gate.name for gate in GATES}
 
 
-def test_the_recorded_gates_are_those_of_the_recorded_curve() -> None:
-    notes = json.loads((weights_folder() / "pretraining.json").read_text())
-    curve = {float(guidance): points for guidance, points in notes["guidance"]["plain"].items()}
+def test_the_gates_were_measured_with_the_weights_that_are_there(
+    base: str, measured: dict[str, Any]
+) -> None:
+    """If this fails: new weights need new gates, `bench/gates.py --work FOLDER --base BASE`."""
+    prompts, steps = len(benchmark_prompts("dev")), steps_of(BaseConfig(model=base))
+    assert measured[RESTS_ON] == rests_on(base, weights_folder(), prompts=prompts, steps=steps)
+
+
+def test_the_recorded_gates_are_those_of_the_recorded_curve(measured: dict[str, Any]) -> None:
+    found, curves = measured["gates"], measured["guidance"]
+    curve = {float(guidance): points for guidance, points in curves["plain"].items()}
     ideals = {g: ideal_score(benchmark_prompts("dev"), g) for g in (3.0, 9.0)}
     expected = gates(
         curve,
         ideals,
-        spatial=dict.fromkeys(curve, notes["gates"]["spatial"]),
-        tags_minus_sentences=notes["gates"]["tags_minus_sentences"],
-        judges={judge: notes["gates"][f"{judge.replace('-', '_')}_degraded"] for judge in JUDGES},
+        spatial=dict.fromkeys(curve, found["spatial"]),
+        tags_minus_sentences=found["tags_minus_sentences"],
+        judges={judge: found[f"{judge.replace('-', '_')}_degraded"] for judge in JUDGES},
     )
-    assert notes["gates"] == pytest.approx(expected, abs=0.011)  # written with two decimals
-    assert set(curve) == {float(guidance) for guidance in notes["guidance"]["rescaled"]}
+    assert found == pytest.approx(expected, abs=0.011)  # written with two decimals
+    for other in curves.values():
+        assert set(curve) == {float(guidance) for guidance in other}
 
 
 @pytest.mark.parametrize("part", SHIPPED)
@@ -80,24 +95,32 @@ def test_what_is_noted_of_a_part_is_of_the_weights_that_are_there(part: str) -> 
     assert notes[part]["weights"] == fingerprint(weights_folder() / part)
 
 
-@pytest.mark.parametrize("part", ["reader", "base", "judge-b"])
+@pytest.mark.parametrize("part", ["reader", "base", "dit", "judge-b"])
 def test_gates_go_when_a_part_that_they_rest_on_is_replaced(tmp_path: Path, part: str) -> None:
-    for name in (*PARTS, "reader"):
+    for name in ("base", "dit", *JUDGES, "reader"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(b"old")
-    measured: dict[str, object] = {key: {} for key in MEASURED}
-    notes = measured | {RESTS_ON: rests_on(tmp_path, prompts=320, steps=8)}
+    notes = {
+        MEASURED: {
+            base: {"gates": {}, RESTS_ON: rests_on(base, tmp_path, prompts=320, steps=8)}
+            for base in BASES
+        }
+    }
     (tmp_path / "pretraining.json").write_text(json.dumps(notes))
-    _record(tmp_path, part, {}, torch.device("cpu"))
-    assert {*measured, RESTS_ON} <= json.loads((tmp_path / "pretraining.json").read_text()).keys()
+
+    def kept() -> set[str]:
+        _record(tmp_path, part, {}, torch.device("cpu"))
+        return set(json.loads((tmp_path / "pretraining.json").read_text()).get(MEASURED, {}))
+
+    assert kept() == set(BASES)
     (tmp_path / part / "model.safetensors").write_bytes(b"new")
-    _record(tmp_path, part, {}, torch.device("cpu"))
-    kept = json.loads((tmp_path / "pretraining.json").read_text()).keys()
-    assert kept == ({part, *measured, RESTS_ON} if part == "reader" else {part})
+    assert kept() == {base for base in BASES if part not in parts(base)}
 
 
 def test_gates_without_a_word_on_what_they_rest_on_go(tmp_path: Path) -> None:
-    assert without_outdated({"gates": PASSED, "base": {}}, tmp_path) == {"base": {}}
+    (tmp_path / "base").mkdir()
+    notes = {MEASURED: {"toybox": {"gates": PASSED}}, "base": {}}
+    assert without_outdated(notes, tmp_path) == {"base": {}}
 
 
 def test_each_gate_can_be_missed_and_is_named() -> None:
