@@ -9,10 +9,13 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from transformers import CLIPConfig, CLIPModel
 
+from selma.applications.evaluation.images import judge_from
 from selma.backbones.judges.loading import load_judge, load_scorer
 from selma.backbones.judges.toybox import ClipScorer, ToyboxJudge, pixels
+from selma.config.scores import SHORT_JUDGES, LocalJudge, ScoresConfig
 from selma.errors import ConfigError, ModelError
 from selma.scores.faithfulness import normalise
 from selma.toybox.judges import VqaConfig, VqaModel
@@ -129,3 +132,15 @@ def test_toyboxs_judges_see_what_is_drawn(name: str) -> None:
     ]
     right = sum(a == b for a, b in zip(said, truth, strict=True)) / len(truth)
     assert right > 0.93
+
+
+@pytest.mark.parametrize("name", SHORT_JUDGES)
+def test_a_short_name_stands_for_a_judges_settings(name: str) -> None:
+    config = ScoresConfig.model_validate({"judge": name})
+    assert config.judge == LocalJudge.model_validate(SHORT_JUDGES[name]) == judge_from(name)
+    assert ScoresConfig.model_validate(config.model_dump()) == config
+    with pytest.raises(ValidationError, match="must differ"):
+        ScoresConfig.model_validate({"judge": name, "choosing_judge": SHORT_JUDGES[name] | {
+            "kind": "transformers"}})  # fmt: skip
+    with pytest.raises(ValidationError, match=f"must be toybox-a, toybox-b.*{name}"):
+        ScoresConfig.model_validate({"judge": "qwen9"})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import (
@@ -57,10 +59,27 @@ class ServedJudge(Server):
 
 
 JUDGES_WITHOUT_SETTINGS = ("toybox-a", "toybox-b")
+SHORT_JUDGES: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        # As GenEval 2 (arXiv:2512.16853) and OneIG have them.
+        "qwen3-vl-8b": {"model": "Qwen/Qwen3-VL-8B-Instruct", "precision": "bf16"},
+        "qwen2.5-vl-7b": {"model": "Qwen/Qwen2.5-VL-7B-Instruct", "precision": "bf16"},
+        # The paper's for TIFA, and what is nearest to its mPLUG for DSG.
+        "blip2-flan-t5-xl": {"model": "Salesforce/blip2-flan-t5-xl"},
+        "blip-vqa": {"model": "Salesforce/blip-vqa-capfilt-large"},
+    }
+)
+"""Name → a local judge's settings that it stands for."""
 if TYPE_CHECKING:
     AnyJudge = str | Section
 else:
-    AnyJudge = kinds(LocalJudge, ServedJudge, group="selma.judges", names=JUDGES_WITHOUT_SETTINGS)
+    AnyJudge = kinds(
+        LocalJudge,
+        ServedJudge,
+        group="selma.judges",
+        names=JUDGES_WITHOUT_SETTINGS,
+        short={name: {"kind": "transformers", **judge} for name, judge in SHORT_JUDGES.items()},
+    )
 
 
 def judge_name(judge: AnyJudge) -> str:
@@ -133,7 +152,8 @@ class ScoresConfig(Section):
     guidance: NonNegativeFloat | None = None
     """None: as the training images were generated."""
     judge: AnyJudge = "toybox-a"
-    """Reports."""
+    """Reports: a name (toybox-a, toybox-b, or one of SHORT_JUDGES: qwen3-vl-8b for bases of today,
+    blip2-flan-t5-xl as in the paper), or a judge's settings."""
     choosing_judge: AnyJudge = "toybox-b"
     """Selects checkpoints and merge weights; must not be the one that reports."""
     dev_prompts: PositiveInt = 64

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, Union, get_args
 
 from annotated_types import Le, Lt
@@ -118,12 +119,18 @@ def _left_out(group: str) -> str:
     return "".join(f"; {sentence.removesuffix('.')}" for sentence in left_out(group))
 
 
-def kinds(*sections: type[Section], group: str, names: Sequence[str] = ()) -> Any:
+def kinds(
+    *sections: type[Section],
+    group: str,
+    names: Sequence[str] = (),
+    short: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> Any:
     """The type of a setting that comes in kinds: one of these sections, told apart by `kind`, or
     the `settings` of a row that another package adds to the table of this group.
 
     names: kinds that have no settings and are chosen by their name alone, as are rows of other
-    packages that bring none; left out, there are no such kinds.
+    packages that bring none; left out, there are no such kinds. short: names that stand for
+    settings of these sections; only with `names`.
     """
     own = [str(section.model_fields["kind"].default) for section in sections]
 
@@ -139,6 +146,8 @@ def kinds(*sections: type[Section], group: str, names: Sequence[str] = ()) -> An
 
     def known(value: Any) -> Any:
         """The value, if it is a name or a mapping of a kind that there is."""
+        if isinstance(value, str) and value in short:
+            return dict(short[value])
         mappings = [*own, *added_settings(group)]
         alone = [*names, *(name for name in added_rows(group) if name not in mappings)]
         kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
@@ -148,7 +157,7 @@ def kinds(*sections: type[Section], group: str, names: Sequence[str] = ()) -> An
             "kind",
             "must be {alone}, or a mapping whose kind is {mappings}{left_out}",
             {
-                "alone": ", ".join(alone),
+                "alone": ", ".join([*alone, *short]),
                 "mappings": " or ".join(mappings),
                 "left_out": _left_out(group),
             },

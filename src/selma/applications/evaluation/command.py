@@ -117,8 +117,8 @@ def images(
     ] = "toybox",
     judge: Annotated[
         str,
-        typer.Option(help="toybox-a, toybox-b, a model's folder or Hub id, or a YAML file of "
-                     "settings as in scores.judge."),
+        typer.Option(help="toybox-a, toybox-b, a short name (qwen3-vl-8b, ...), a model's folder "
+                     "or Hub id, or a YAML file of settings as in scores.judge."),
     ] = "toybox-a",
     split: Annotated[str, typer.Option(help="test or dev (toybox alone has one).")] = "test",
     answers: Annotated[

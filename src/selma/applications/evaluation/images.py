@@ -19,7 +19,7 @@ from selma.applications.evaluation.dsg import DsgRules, score_answers
 from selma.backbones.judges import loading as judging
 from selma.backbones.judges.judge import Chooser, Judge
 from selma.backbones.judges.wordings import MultipleChoice
-from selma.config.scores import AnyJudge, LocalJudge, ScoresConfig
+from selma.config.scores import SHORT_JUDGES, AnyJudge, LocalJudge, ScoresConfig
 from selma.config.section import first_mistakes, require_kind
 from selma.config.yaml_files import read_yaml
 from selma.errors import ConfigError, DataError, ModelError
@@ -117,12 +117,14 @@ def score_images(
 
 
 def judge_from(text: str) -> AnyJudge:
-    """The settings of the judge that a command names: one without settings (toybox-a, toybox-b), a
-    YAML file as in `scores.judge`, or a model's folder or Hub id. Raises ConfigError."""
+    """The settings of the judge that a command names: toybox-a, toybox-b, a short name, a YAML file
+    as in `scores.judge`, or a model's folder or Hub id. Raises ConfigError."""
     require_path(text)
     row = judging.JUDGES.get(text)
     if row is not None and row.settings is None:
         return text
+    if text in SHORT_JUDGES:
+        return LocalJudge.model_validate(SHORT_JUDGES[text])
     path = Path(text)
     if path.suffix.lower() not in (".yaml", ".yml"):
         return LocalJudge(model=text)
