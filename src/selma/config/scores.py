@@ -140,6 +140,9 @@ class ScoresConfig(Section):
     """"toybox" or another benchmark that needs no file, or a path: a CSV in DSG-1k's layout, TIFA's
     question file or the folder of its two files. Prompts of your own need questions first:
     `selma questions`."""
+    rules: Literal["sound", "released"] = "sound"
+    """How answers become the score: soundly, or as the program does that was released with the
+    benchmark, to be compared with published numbers."""
     split: Literal["dev", "test"] = "test"
     groups: tuple[str, ...] = ()
     """Take only prompts of these groups (toybox's styles, DSG's sources); none takes all."""

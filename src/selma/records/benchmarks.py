@@ -26,6 +26,9 @@ class Question(Record):
     """The possible answers; empty for a yes/no question."""
     answer: OutsideText = "yes"
     """The expected answer, for a faithful image."""
+    spellings: tuple[OutsideText, ...] = ()
+    """Ways to write the expected answer whose first tokens' probabilities make the point; empty
+    where the judge's words do. Such a question is put word for word."""
 
 
 class BenchmarkPrompt(Record):
@@ -35,6 +38,8 @@ class BenchmarkPrompt(Record):
     text: OutsideText
     group: OutsideText
     """The source or style that results are grouped by."""
+    tags: tuple[OutsideText, ...] = ()
+    """Groups that it belongs to where a prompt has several; they then stand for `group`."""
     questions: tuple[Question, ...]
 
 

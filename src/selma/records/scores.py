@@ -91,6 +91,10 @@ class ModelScore(Record):
     win_rates: dict[str, Interval] = Field(default_factory=dict)
     """Label → percent of images that score above the base's of the same prompt and seed, ties
     half."""
+    beside: dict[str, Interval] = Field(default_factory=dict)
+    """Label of each further measure of the same answers → its score, 0-100."""
+    beside_differences: dict[str, Interval] = Field(default_factory=dict)
+    """Each minus the base's, paired by prompt; empty for the base itself."""
     unreadable: int = 0
     """Answers that are neither yes nor no; counted, scored as no."""
 
@@ -119,6 +123,10 @@ class Scorecard(Record):
     agreement: float | None = None
     """Share of questions that a second judge answers alike; 0..1."""
     second_judge: str | None = None
+    rules: Literal["sound", "released"] = "sound"
+    """How answers became scores."""
+    rules_about: str = ""
+    """In what released rules differ from sound ones."""
     zeroing: Literal["cascading", "one_level", "row_order", "none"] = "cascading"
     """The rule by which a "no" zeroes the questions that depend on it."""
     measure: str = "DSG"

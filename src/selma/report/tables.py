@@ -182,6 +182,11 @@ def print_scorecard(scorecard: Scorecard, console: Console) -> None:
         name: [points(score.mean) if (score := getattr(m, field)) else "" for m in scorecard.models]
         for field, name, _ in further_scores(scorecard)
     }
+    beside = {
+        label: [points(model.beside[label].mean) for model in scorecard.models]
+        for label in scorecard.models[0].beside
+    }
+    further = beside | further
     title = (
         f"{scorecard.benchmark} ({scorecard.split}): "
         f"{counted(scorecard.prompts, 'prompt')}, {images_of_each(scorecard)}"
@@ -201,6 +206,8 @@ def print_scorecard(scorecard: Scorecard, console: Console) -> None:
         style="dim",
         highlight=False,
     )
+    if scorecard.rules == "released":
+        console.print(f"Released rules: {scorecard.rules_about}", highlight=False)
     if scorecard.clip_chose:
         console.print(f"CLIP: {CHOSE}", highlight=False)
     if scorecard.preferences:

@@ -134,12 +134,15 @@ def read_clip_file(folder: Path) -> list[float]:
 
 def benchmark_hash(benchmark_prompts: Sequence[BenchmarkPrompt]) -> str:
     """16 hex digits that change with any word, question or dependency of the benchmark."""
-    # Benchmarks without choices keep the hashes they had before questions had choices.
-    plain = (
-        {"questions": {"__all__": {"choices", "answer"}}}
-        if not has_choices(benchmark_prompts)
-        else None
-    )
+    # What a benchmark does not have is not hashed: one of plain questions keeps the hash that it
+    # had before others had choices, denials, spellings or tags.
+    questions = [q for prompt in benchmark_prompts for q in prompt.questions]
+    choices, answers = any(q.choices for q in questions), any(q.answer != "yes" for q in questions)
+    lacking = {"spellings"} if not any(q.spellings for q in questions) else set()
+    lacking |= set() if choices else {"choices"} if answers else {"choices", "answer"}
+    plain: dict[str, Any] = {"questions": {"__all__": lacking}}
+    if not any(prompt.tags for prompt in benchmark_prompts):
+        plain["tags"] = True
     text = "\n".join(prompt.model_dump_json(exclude=plain) for prompt in benchmark_prompts)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -12,18 +12,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from selma.records.benchmarks import Answer
+from selma.records.benchmarks import Answer, BenchmarkPrompt
 from selma.records.scores import MeasureInfo
 from selma.scores.faithfulness import Verdict, Verdicts
 
 Points = Mapping[str, Mapping[str, float]]
 """Prompt id → question id → its point, 0..1."""
 Over = Literal["prompts", "questions"]
+Weigh = Callable[[Sequence[BenchmarkPrompt]], list[float]]
+"""Prompts → what each weighs, above 0; see `Measure.weigh`."""
 
 
 def expected(answer: Answer, verdict: Verdict) -> float:
     """1 for the expected answer, unless a dependency took its point; otherwise 0."""
     return float(verdict == "yes")
+
+
+def by_itself(answer: Answer, verdict: Verdict) -> float:
+    """1 for the expected answer, whatever it depends on; otherwise 0."""
+    return float(verdict in ("yes", "zeroed"))
 
 
 def all_or_nothing(points: Sequence[float]) -> float:
@@ -48,6 +55,12 @@ class Measure:
     """What a prompt earns, out of the number of its questions, from their points."""
     over: Over = "prompts"
     """What the score is a mean over; over questions, a prompt weighs by their number."""
+    weigh: Weigh | None = None
+    """What prompts weigh where `over` cannot say it, as in a mean of the means of types."""
+    category_point: Callable[[Answer, Verdict], float] | None = None
+    """A question's point within its category; None is `point`."""
+    last_image: bool = False
+    """Whether categories are of the last image of each prompt alone."""
 
     @property
     def label(self) -> str:
@@ -56,10 +69,22 @@ class Measure:
 
     def points(self, answers: Iterable[Answer], verdicts: Verdicts) -> dict[str, dict[str, float]]:
         """The points of all questions that have a verdict; 0 for a question without an answer."""
+        return self._points(answers, verdicts, self.point)
+
+    def category_points(
+        self, answers: Iterable[Answer], verdicts: Verdicts
+    ) -> dict[str, dict[str, float]]:
+        """`points`, as categories count them."""
+        return self._points(answers, verdicts, self.category_point or self.point)
+
+    @staticmethod
+    def _points(
+        answers: Iterable[Answer], verdicts: Verdicts, point: Callable[[Answer, Verdict], float]
+    ) -> dict[str, dict[str, float]]:
         answer_to = {(answer.prompt_id, answer.question_id): answer for answer in answers}
         return {
             id: {
-                question: self.point(answer_to[id, question], verdict)
+                question: point(answer_to[id, question], verdict)
                 if (id, question) in answer_to
                 else 0.0
                 for question, verdict in of_prompt.items()
@@ -71,13 +96,22 @@ class Measure:
         """Prompt id → share of its points that it earned, 0..1."""
         return {id: self.earned([*row.values()]) / len(row) for id, row in points.items()}
 
-    def score(self, points: Points) -> float:
-        """The benchmark's score, 0-100."""
-        earned = [self.earned([*row.values()]) for row in points.values()]
+    def weights(self, prompts: Sequence[BenchmarkPrompt]) -> list[float] | None:
+        """What each prompt weighs in the score; None if all weigh alike."""
+        if self.weigh is not None:
+            return self.weigh(prompts)
         if self.over == "questions":
-            return 100 * sum(earned) / sum(map(len, points.values()))
-        scores = self.prompt_scores(points).values()
-        return 100 * sum(scores) / len(scores)
+            return [float(len(prompt.questions)) for prompt in prompts]
+        return None
+
+    def score(self, points: Points, prompts: Sequence[BenchmarkPrompt]) -> float:
+        """The score, 0-100, of these prompts."""
+        shares = self.prompt_scores(points)
+        weights = self.weights(prompts) or [1.0] * len(prompts)
+        total = sum(
+            weight * shares[prompt.id] for prompt, weight in zip(prompts, weights, strict=True)
+        )
+        return 100 * total / sum(weights)
 
 
 DSG = Measure(

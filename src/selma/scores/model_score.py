@@ -32,7 +32,7 @@ class ModelIntervals:
         self.seeds = seeds
         self.detailed = detailed
         self.bootstrap = {"seed": seed, "resamples": resamples}
-        self._questions = {prompt.id: len(prompt.questions) for prompt in asked}
+        self._prompts = {prompt.id: prompt for prompt in asked}
 
     def model_score(
         self,
@@ -42,28 +42,36 @@ class ModelIntervals:
         clip: list[float] | None,
         *,
         base: tuple[Points, list[float] | None] | None,
+        within: tuple[Points, Points | None] | None = None,
     ) -> ModelScore:
         """All scores of a model except preference.
 
-        base: points and CLIP scores of the base; None for the base itself.
+        base: points and CLIP scores of the base; None for the base itself.  within: points as
+        categories count them, and the base's; None where they are the same.
         """
         scores = self.measure.prompt_scores(points)
+        in_categories, of_base = within or (points, base and base[0])
         fields: dict[str, Any] = {}
         if clip is not None:
             fields["clip"] = statistics.interval(by_prompt(clip, self.seeds), **self.bootstrap)
         if self.detailed:
             fields |= {
                 "by_question": self._categories(points, of=_one_category)["all"],
-                "details": self._categories(points, of=faithfulness.detail),
+                "details": self._categories(in_categories, of=faithfulness.detail),
             }
         if base is not None:
             fields |= self._differences(scores, points, clip, *base)
+            fields["category_differences"] = self._categories(in_categories, of_base)
+            if self.detailed:
+                fields["detail_differences"] = self._categories(
+                    in_categories, of_base, of=faithfulness.detail
+                )
         return ModelScore(
             model=model,
             role=role,
             score=self.mean(scores),
             score_by_question=round(100 * question_mean(points), 6),
-            categories=self._categories(points),
+            categories=self._categories(in_categories),
             groups=self._groups(scores),
             per_prompt=self._per_prompt(scores),
             **fields,
@@ -81,16 +89,11 @@ class ModelIntervals:
         change = {id: score - before[id] for id, score in scores.items()}
         fields: dict[str, Any] = {
             "difference": self.mean(change),
-            "category_differences": self._categories(points, base_points),
             "group_differences": self._groups(change),
         }
         if self.detailed:
-            fields |= {
-                "by_question_difference": self._categories(points, base_points, of=_one_category)[
-                    "all"
-                ],
-                "detail_differences": self._categories(points, base_points, of=faithfulness.detail),
-            }
+            of_all = self._categories(points, base_points, of=_one_category)
+            fields["by_question_difference"] = of_all["all"]
         if clip is not None and base_clip is not None:
             fields["clip_difference"] = statistics.paired_difference(
                 by_prompt(clip, self.seeds), by_prompt(base_clip, self.seeds), **self.bootstrap
@@ -100,10 +103,18 @@ class ModelIntervals:
     def mean(self, scores: Mapping[str, float]) -> Interval:
         """The mean of prompts' scores, or of their differences, with its interval."""
         percent = 100 * by_prompt(scores.values(), self.seeds)
-        if self.measure.over == "prompts":
+        weights = self.measure.weights([self._prompts[id] for id in scores][:: self.seeds])
+        if weights is None:
             return statistics.interval(percent, **self.bootstrap)
-        sizes = [self._questions[id] for id in scores][:: self.seeds]
-        return statistics.interval(percent * [[n] for n in sizes], sizes, **self.bootstrap)
+        return statistics.interval(percent * [[w] for w in weights], weights, **self.bootstrap)
+
+    def beside(self, points: Points, base: Points | None) -> tuple[Interval, Interval | None]:
+        """The score alone, and its difference to the base's where there is one."""
+        scores = self.measure.prompt_scores(points)
+        if base is None:
+            return self.mean(scores), None
+        before = self.measure.prompt_scores(base)
+        return self.mean(scores), self.mean({id: s - before[id] for id, s in scores.items()})
 
     def _per_prompt(self, scores: Mapping[str, float]) -> dict[str, float]:
         """Prompt id → the mean over its images."""
@@ -132,9 +143,10 @@ class ModelIntervals:
             points = [earned - base.get(id, 0) for id, (earned, _) in rows.items()]
             # All images of one prompt are asked the same questions.
             sizes = [questions for _, questions in rows.values()][:: self.seeds]
-            result[category] = statistics.interval(
-                100 * by_prompt(points, self.seeds), sizes, **self.bootstrap
-            )
+            images = 100 * by_prompt(points, self.seeds)
+            if self.measure.last_image and of is not _one_category:
+                images = images[:, -1:]
+            result[category] = statistics.interval(images, sizes, **self.bootstrap)
         return result
 
 

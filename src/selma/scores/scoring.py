@@ -32,7 +32,8 @@ from selma.scores.answering import (
     read_answer_file,
     read_clip_file,
 )
-from selma.scores.benchmarks import Benchmark, benchmark_of
+from selma.scores.benchmarks import Benchmark, benchmark_of, counted
+from selma.scores.benchmarks.layouts import Rules
 from selma.scores.benchmarks.published import published
 from selma.scores.faithfulness import Verdicts, Zeroing
 from selma.scores.measures import DSG, TIFA, Measure, Points
@@ -85,6 +86,7 @@ def score_models(
             "write them first: `selma questions`."
         )
     benchmark = benchmark or benchmark_of(config.benchmark)
+    rules = benchmark.rules(config.rules)
     models = _in_order(images, roles)
     networks = networks or ScoringNetworks(config)
     judge, second = networks.judge, networks.second_judge
@@ -137,8 +139,9 @@ def score_models(
             "compare": [list(pair) for pair in compare],
             "seeds": config.seeds,
             # DSG's and TIFA's follow from the questions.
-            "measure": None if benchmark.measure in (DSG, TIFA) else benchmark.measure.label,
-        },
+            "measure": None if rules.measure in (DSG, TIFA) else rules.measure.label,
+        }
+        | ({} if config.rules == "sound" else {"rules": config.rules}),
     )
     with processes.main_first():
         if not item.done:
@@ -149,6 +152,7 @@ def score_models(
             card, verdicts, points = _scorecard(
                 benchmark_prompts,
                 benchmark,
+                rules,
                 config,
                 models,
                 answers,
@@ -160,8 +164,11 @@ def score_models(
                 guidance=guidance,
             )
             bootstrap = {"seed": seed, "resamples": config.resamples}
+            counting = repeated(
+                counted(benchmark_prompts, rules, named=config.benchmark), config.seeds
+            )
             comparisons = _comparisons(
-                asked, benchmark.measure, points, compare, config.seeds, bootstrap
+                counting, rules.measure, points, compare, config.seeds, bootstrap
             )
             card = card.model_copy(update={"comparisons": comparisons})
             card = _with_soft_scores(card, asked, answered, whole_answers, bootstrap)
@@ -191,10 +198,13 @@ def read_answers(folder: Workspace, model: str, *, name: str = "scorecard") -> l
     return [
         answer.model_copy(
             update={
-                "verdict": row_of[answer.prompt_id]["verdicts"][answer.question_id],
-                "choice": row_of[answer.prompt_id].get("matched", {}).get(answer.question_id),
+                "verdict": row["verdicts"].get(answer.question_id),
+                "choice": row.get("matched", {}).get(answer.question_id),
             }
         )
+        # Released rules may not count a prompt, or one of its questions.
+        if (row := row_of.get(answer.prompt_id))
+        else answer
         for answer in answers
     ]
 
@@ -210,7 +220,7 @@ def benchmark_score(
     """Score one folder of images, 0-100, to choose a checkpoint by it; nothing is written."""
     answers = ask(benchmark_prompts, images, judge)
     verdicts = faithfulness.verdicts_by_prompt(benchmark_prompts, answers, zeroing=zeroing)
-    return measure.score(measure.points(answers, verdicts))
+    return measure.score(measure.points(answers, verdicts), benchmark_prompts)
 
 
 def _in_order(images: Mapping[str, Path], roles: Mapping[str, str]) -> dict[str, Role]:
@@ -230,6 +240,7 @@ def _in_order(images: Mapping[str, Path], roles: Mapping[str, str]) -> dict[str,
 def _scorecard(
     benchmark_prompts: Sequence[BenchmarkPrompt],
     benchmark: Benchmark,
+    rules: Rules,
     config: ScoresConfig,
     models: Mapping[str, Role],
     answers: Mapping[str, list[Answer]],
@@ -243,23 +254,42 @@ def _scorecard(
 ) -> tuple[Scorecard, dict[str, Verdicts], dict[str, Points]]:
     """The scorecard, model → verdicts, and model → points."""
     asked = repeated(benchmark_prompts, config.seeds)
+    counting = repeated(counted(benchmark_prompts, rules, named=config.benchmark), config.seeds)
+    zeroing = rules.zeroing or config.zeroing
     verdicts: dict[str, Verdicts] = {
-        model: faithfulness.verdicts_by_prompt(asked, given, zeroing=config.zeroing)
+        model: faithfulness.verdicts_by_prompt(
+            counting, given, zeroing=zeroing, reading=rules.reading
+        )
         for model, given in answers.items()
     }
+    measure = rules.measure
     points: dict[str, Points] = {
-        model: benchmark.measure.points(given, verdicts[model]) for model, given in answers.items()
+        model: measure.points(given, verdicts[model]) for model, given in answers.items()
+    }
+    within: dict[str, Points] = {
+        model: measure.category_points(given, verdicts[model]) for model, given in answers.items()
     }
     clip_scores = {model: read_clip_file(item.path) for model, item in clips.items()}
     base = next(iter(models))
-    model_intervals = ModelIntervals(
-        asked,
-        benchmark.measure,
-        seeds=config.seeds,
-        seed=seed,
-        resamples=config.resamples,
-        detailed=published_name is not None,
-    )
+
+    def intervals_by(measure: Measure) -> ModelIntervals:
+        return ModelIntervals(
+            counting,
+            measure,
+            seeds=config.seeds,
+            seed=seed,
+            resamples=config.resamples,
+            detailed=published_name is not None or benchmark.detailed,
+        )
+
+    model_intervals = intervals_by(measure)
+    beside = {
+        further.label: (
+            intervals_by(further),
+            {m: further.points(given, verdicts[m]) for m, given in answers.items()},
+        )
+        for further in rules.beside
+    }
     card = Scorecard(
         benchmark=_benchmark_name(config),
         split=config.split if "dev" in benchmark.splits else "all",
@@ -276,8 +306,10 @@ def _scorecard(
                 points[model],
                 clip_scores.get(model),
                 base=None if model == base else (points[base], clip_scores.get(base)),
+                within=(within[model], None if model == base else within[base]),
             ).model_copy(
                 update={"unreadable": _unreadable(verdicts[model])}
+                | _beside(beside, model, base=base)
                 | intervals(
                     preferences,
                     model,
@@ -289,8 +321,10 @@ def _scorecard(
             for model, role in models.items()
         ),
         agreement=_agreement(asked, answers, second_answers),
-        zeroing=config.zeroing,
-        measure=benchmark.measure.label,
+        rules=config.rules,
+        rules_about=rules.about,
+        zeroing=zeroing,
+        measure=measure.label,
         matcher=config.matcher if has_choices(benchmark_prompts) else None,
         dependency_faults=faithfulness.dependency_faults(benchmark_prompts),
         published=published_name,
@@ -298,6 +332,19 @@ def _scorecard(
         clip_chose="clip" in config.chosen_by,
     )
     return card, verdicts, points
+
+
+def _beside(
+    measured: Mapping[str, tuple[ModelIntervals, Mapping[str, Points]]], model: str, *, base: str
+) -> dict[str, dict[str, Interval]]:
+    """The fields of `ModelScore` about measures beside the score."""
+    scores, differences = {}, {}
+    for label, (model_intervals, points) in measured.items():
+        of_base = None if model == base else points[base]
+        scores[label], difference = model_intervals.beside(points[model], of_base)
+        if difference is not None:
+            differences[label] = difference
+    return {"beside": scores, "beside_differences": differences}
 
 
 def _unreadable(verdicts: Verdicts) -> int:
@@ -318,8 +365,9 @@ def _comparisons(
             100 * by_prompt(measure.prompt_scores(points[name]).values(), seeds)
             for name in (model, against)
         )
-        if measure.over == "questions":
-            sizes = np.array([len(prompt.questions) for prompt in asked][::seeds])
+        weights = measure.weights(asked[::seeds])
+        if weights is not None:
+            sizes = np.array(weights)
             after, before = (sizes[:, None] * percent for percent in (after, before))
             difference = statistics.paired_difference(after, before, sizes, **bootstrap)
         else:
@@ -338,8 +386,11 @@ def _with_soft_scores(
     """The scorecard with the soft scores, if the judge gives probabilities."""
     fields: dict[str, dict[str, Interval | None]] = {model: {} for model in answered}
     for name, items in (("soft", answered), ("vqascore", whole_answers)):
+        expecting = asked if name == "soft" else ()
         scores = {
-            model: of_whole_prompts(soft_scores(read_answer_file(item.path)), asked, card.seeds)
+            model: of_whole_prompts(
+                soft_scores(read_answer_file(item.path), expecting), asked, card.seeds
+            )
             for model, item in items.items()
         }
         base = next(iter(scores.values()), {})

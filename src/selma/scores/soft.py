@@ -19,11 +19,24 @@ from selma.scores import statistics
 QUESTION_ID = "vqascore"
 
 
-def soft_scores(answers: Sequence[Answer]) -> dict[str, float]:
-    """Prompt id → mean P(yes) over its questions, 0..1, for prompts whose answers all have one."""
+def soft_scores(
+    answers: Sequence[Answer], benchmark_prompts: Sequence[BenchmarkPrompt] = ()
+) -> dict[str, float]:
+    """Prompt id → mean probability of the expected answer over its questions, 0..1, for prompts
+    whose answers all have one.
+
+    benchmark_prompts: where a question may expect no; without them all expect yes.
+    """
+    denied = {
+        (prompt.id, question.id)
+        for prompt in benchmark_prompts
+        for question in prompt.questions
+        if question.answer == "no"
+    }
     chances: dict[str, list[float | None]] = {}
     for answer in answers:
-        chances.setdefault(answer.prompt_id, []).append(answer.yes)
+        yes, no = answer.yes, (answer.prompt_id, answer.question_id) in denied
+        chances.setdefault(answer.prompt_id, []).append(1 - yes if no and yes is not None else yes)
     return {
         id: sum(known) / len(known)
         for id, of_prompt in chances.items()

@@ -173,7 +173,7 @@ class Bench:
                 answers = judged(
                     asked, f"dev-{row}", images, self.folder, judge=judge, networks=networks
                 )
-                curves[row][setting] = measure.score(points_of(answers, measure))
+                curves[row][setting] = measure.score(points_of(answers, measure), asked)
         return curves
 
     def compared(

@@ -127,10 +127,18 @@ def images(
     preset: Annotated[
         str, typer.Option(help="Rules: default, upstream (DSG's code) or selma-release.")
     ] = "default",
+    rules: Annotated[
+        str, typer.Option(help="The benchmark's own: sound, or released as its program has them.")
+    ] = "sound",
+    grid: Annotated[
+        str | None, typer.Option(help="Each file is a grid of images of one prompt, such as 2x2.")
+    ] = None,
     zeroing: Annotated[
         str | None, typer.Option(help="cascading, one_level, row_order or none.")
     ] = None,
-    average: Annotated[str | None, typer.Option(help="prompt or question.")] = None,
+    average: Annotated[
+        str | None, typer.Option(help="prompt, question, or benchmark: as it weighs prompts.")
+    ] = None,
     missing: Annotated[
         str, typer.Option(help="How a missing image counts: refuse, left_out, zero or upstream.")
     ] = "refuse",
@@ -149,14 +157,19 @@ def images(
     """Ask a judge about a folder of images, and score its answers."""
     from selma.applications.evaluation.dsg import rules_of
     from selma.applications.evaluation.images import judge_from, score_images
+    from selma.errors import ConfigError
 
     named = {"zeroing": zeroing, "average": average, "missing": missing}
+    if rules not in ("sound", "released"):
+        raise ConfigError(f"--rules must be sound or released, but {rules!r} came.")
     result = score_images(
         folder,
         benchmark=benchmark,
         split=split,
         judge=judge_from(judge),
         rules=rules_of(preset, {rule: choice for rule, choice in named.items() if choice}),
+        counting="released" if rules == "released" else "sound",
+        grid=grid,
         answers=answers,
         vqascore=vqascore,
         choices_prompt=choices_prompt,

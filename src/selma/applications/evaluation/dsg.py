@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from selma.applications.evaluation.answer_files import read_answers
@@ -28,7 +30,7 @@ from selma.scores.faithfulness import Reading, Verdicts, Zeroing
 from selma.scores.measures import DSG, Measure, Points
 from selma.texts import place, quoted
 
-Average = Literal["prompt", "question"]
+Average = Literal["prompt", "question", "benchmark"]
 Missing = Literal["left_out", "zero", "upstream", "refuse"]
 """How a prompt without any answer counts; a score with `refuse` has none.
 
@@ -47,7 +49,8 @@ class DsgRules(Record):
     dependencies: Dependencies = "lenient"
     zeroing: Zeroing = "cascading"
     average: Average = "prompt"
-    """What the score and the groups are means over; categories are always means over questions."""
+    """What the score and the groups are means over (benchmark: as its own measure weighs prompts);
+    categories are always means over questions."""
     missing: Missing = "left_out"
     """How a prompt without any answer counts; only some answers to one are always an error."""
 
@@ -113,22 +116,30 @@ def score_answers(
     *,
     rules: DsgRules,
     measure: Measure = DSG,
+    beside: Sequence[Measure] = (),
+    seeds: int = 1,
     seed: int = 0,
     resamples: int = 10_000,
 ) -> dict[str, Any]:
     """Score answers to a benchmark's questions; the result is that of `score_dsg`.
 
-    If the rules name no average, the measure's is taken. Raises DataError.
+    If the rules name no average, the measure's is taken.  beside: further measures of the same
+    answers.  seeds: images of each prompt, which `benchmark_prompts` then have as
+    `records.benchmarks.repeated` returns them. Raises DataError.
     """
     if "average" not in rules.model_fields_set:
         average: Average = "question" if measure.over == "questions" else "prompt"
+        average = average if measure.weigh is None else "benchmark"
         rules = rules.model_copy(update={"average": average})
     covered = _covered(benchmark_prompts, given, rules)
     outside = len(benchmark_prompts) - len(covered)
     asked, verdicts = verdicts_given(covered, given, rules=rules)
     answered = {answer.prompt_id for answer in given}
     points = measure.points(given, verdicts)
-    mean = _Mean(rules.average, measure, points, seed=seed, resamples=resamples)
+    bootstrap = {"seed": seed, "resamples": resamples}
+    mean = _Mean(rules.average, measure, points, asked, seeds=seeds, **bootstrap)
+    within = measure.category_points(given, verdicts)
+    in_categories = asked[seeds - 1 :: seeds] if measure.last_image else asked
     groups: dict[str, list[str]] = defaultdict(list)
     sources: dict[str, list[str]] = defaultdict(list)
     for prompt in asked:
@@ -147,9 +158,22 @@ def score_answers(
         "sources": {
             name: _rounded(mean.without_interval(ids)) for name, ids in sorted(sources.items())
         },
-        "categories": _shares(asked, points, faithfulness.detail),
-        "categories_broad": _shares(asked, points, lambda q: q.category),
-        "prompts": len(verdicts),
+        "categories": _shares(in_categories, within, faithfulness.detail),
+        "categories_broad": _shares(in_categories, within, lambda q: q.category),
+        "beside": {
+            further.label: _told(
+                _Mean(
+                    rules.average,
+                    further,
+                    further.points(given, verdicts),
+                    asked,
+                    seeds=seeds,
+                    **bootstrap,
+                )(verdicts)
+            )
+            for further in beside
+        },
+        "prompts": len(verdicts) // seeds,
         "questions": sum(map(len, verdicts.values())),
         "unreadable": sum(
             v == "unreadable" for of_prompt in verdicts.values() for v in of_prompt.values()
@@ -232,11 +256,20 @@ class _Mean:
     """Mean scores with their intervals, over prompts or over their questions."""
 
     def __init__(
-        self, average: Average, measure: Measure, points: Points, **bootstrap: int
+        self,
+        average: Average,
+        measure: Measure,
+        points: Points,
+        asked: Sequence[BenchmarkPrompt],
+        *,
+        seeds: int,
+        **bootstrap: int,
     ) -> None:
         self.average = average
         self.measure = measure
         self.points = points
+        self.asked = {prompt.id: prompt for prompt in asked}
+        self.seeds = seeds
         self.bootstrap = bootstrap
 
     def __call__(self, ids: Iterable[str]) -> Interval:
@@ -245,14 +278,25 @@ class _Mean:
     def without_interval(self, ids: Iterable[str]) -> float:
         """The mean score alone: its interval takes most of the time."""
         totals, sizes = self._terms(ids)
-        return sum(totals) / (sum(sizes) if sizes else len(totals))
+        total = float(totals.mean(axis=1).sum())
+        return total / (sum(sizes) if sizes else len(totals))
 
-    def _terms(self, ids: Iterable[str]) -> tuple[list[float], list[int] | None]:
+    def _terms(self, ids: Iterable[str]) -> tuple[NDArray[np.float64], list[float] | None]:
+        """[prompts, seeds], what each image adds, and what each prompt weighs."""
         chosen = {id: self.points[id] for id in ids}
-        if self.average == "prompt":
-            return [100 * share for share in self.measure.prompt_scores(chosen).values()], None
-        earned = [100.0 * self.measure.earned([*row.values()]) for row in chosen.values()]
-        return earned, [len(row) for row in chosen.values()]
+        shares = 100 * statistics.by_prompt(self.measure.prompt_scores(chosen).values(), self.seeds)
+        weights = self._weights([self.asked[id] for id in chosen][:: self.seeds])
+        return (shares if weights is None else shares * np.array(weights)[:, None]), weights
+
+    def _weights(self, prompts: Sequence[BenchmarkPrompt]) -> list[float] | None:
+        if self.average == "question":
+            return [float(len(prompt.questions)) for prompt in prompts]
+        return self.measure.weights(prompts) if self.average == "benchmark" else None
+
+
+def _told(interval: Interval) -> dict[str, Any]:
+    ends, error = _ends(interval), _error(interval)
+    return {"score": _rounded(interval.mean), "interval": ends, "standard_error": error}
 
 
 def _point(point: float) -> float:

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from selma.applications.evaluation.answer_cache import AnswerCache, RawAnswer
 from selma.applications.evaluation.dsg import DsgRules, score_answers
+from selma.applications.evaluation.grids import cut_grids, grid_of
 from selma.backbones.judges import loading as judging
 from selma.backbones.judges.judge import Chooser, Judge
 from selma.backbones.judges.wordings import MultipleChoice
@@ -26,13 +27,20 @@ from selma.errors import ConfigError, DataError, ModelError
 from selma.ids import listed
 from selma.image_names import list_images, say_left_out
 from selma.paths import AnyPath, as_path, require_path
-from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
+from selma.records.benchmarks import Answer, BenchmarkPrompt, Question, repeated
 from selma.records.scores import Interval
 from selma.scores.answering import WORDS, has_choices, warn_of_unread
-from selma.scores.benchmarks import Benchmark, benchmark_of, load_benchmark, read_dsg
+from selma.scores.benchmarks import (
+    Benchmark,
+    benchmark_of,
+    counted,
+    load_benchmark,
+    read_dsg,
+)
 from selma.scores.benchmarks.dsg import DSG
+from selma.scores.benchmarks.layouts import Rules, RulesName
 from selma.scores.networks import Loaders
-from selma.scores.soft import soft_interval, soft_scores, whole_prompt_questions
+from selma.scores.soft import of_whole_prompts, soft_interval, soft_scores, whole_prompt_questions
 from selma.scores.tifa import match_choices
 
 
@@ -43,6 +51,8 @@ def score_images(
     split: str = "test",
     judge: AnyJudge = "toybox-a",
     rules: DsgRules,
+    counting: RulesName = "sound",
+    grid: str | None = None,
     answers: AnyPath | None = None,
     vqascore: str | None = None,
     choices_prompt: str = WORDS,
@@ -54,6 +64,8 @@ def score_images(
     """Ask a judge about a folder of images, and score its answers by `rules`.
 
     Returns the fields of `score_dsg` with the judge, its raw answers and the soft scores.
+    counting: the benchmark's own rules, which go before `rules`.  grid: "2x2" where each file is a
+    grid of that many columns and rows of images of one prompt, which are cut apart.
     answers: folder of the answer cache; None is <images>-answers. vqascore: wording of one further
     question about the whole prompt. choices_prompt, matcher: for multiple-choice questions, as in
     `scores` of a run's settings. Raises DataError, ConfigError or ModelError.
@@ -75,11 +87,19 @@ def score_images(
             + (f"It has images of no prompt: {listed(strangers, missing)}. " if strangers else "")
             + "Generate them, or say that missing ones are left_out or count as zero."
         )
+    counted_by = row.rules(counting)
+    answers = answers or images.with_name(f"{images.resolve().name}-answers")
+    seeds = 1
+    if grid is not None:
+        columns, rows = grid_of(grid)
+        seeds = columns * rows
+        files = cut_grids(files, answers / "cells", columns=columns, rows=rows)
+        generated, benchmark_prompts = (
+            repeated(prompts, seeds) for prompts in (generated, benchmark_prompts)
+        )
     load = load or Loaders()
     network = load.judge(judge, setting="judge")
-    answer_cache = AnswerCache(
-        answers or images.with_name(f"{images.resolve().name}-answers"), network
-    )
+    answer_cache = AnswerCache(answers, network)
     if has_choices(generated):
         chooser = _KeyedChooser(network, generated, choices_prompt)
         choice_cache = AnswerCache(answer_cache.folder, chooser)
@@ -90,14 +110,35 @@ def score_images(
         warn_of_unread(network, generated)
         given = _ask(answer_cache, generated, files)
     bootstrap = {"seed": seed, "resamples": resamples}
-    result = score_answers(benchmark_prompts, given, rules=rules, measure=row.measure, **bootstrap)
+    counting_prompts = repeated(
+        counted(benchmark_prompts[::seeds], counted_by, named=benchmark), seeds
+    )
+    known = {prompt.id for prompt in counting_prompts}
+    result = score_answers(
+        counting_prompts,
+        [answer for answer in given if answer.prompt_id in known],
+        rules=_with_own(rules, counted_by),
+        measure=counted_by.measure,
+        beside=counted_by.beside,
+        seeds=seeds,
+        **bootstrap,
+    )
     result |= {
         "benchmark": Path(benchmark).name,
         "split": split if "dev" in row.splits else "all",
-        "measure": row.measure.label,
+        "measure": counted_by.measure.label,
+        "counting": counting,
+        "counting_about": counted_by.about,
+        "images_of_each": seeds,
         "judge": network.name,
         "judge_fingerprint": network.fingerprint,
-        "soft": _plain(soft_interval(soft_scores(given), **bootstrap)),
+        "soft": _plain(
+            soft_interval(
+                of_whole_prompts(soft_scores(given, generated), generated, seeds),
+                seeds=seeds,
+                **bootstrap,
+            )
+        ),
         "answers": _raw(given),
         "images_of_no_prompt": strangers,
     }
@@ -107,13 +148,20 @@ def score_images(
         whole = whole_prompt_questions(generated, vqascore)
         warn_of_unread(network, whole)
         whole_answers = _ask(answer_cache, whole, files)
-        scores = soft_scores(whole_answers)
+        scores = of_whole_prompts(soft_scores(whole_answers, whole), whole, seeds)
         result |= {
-            "vqascore": _plain(soft_interval(scores, **bootstrap)),
+            "vqascore": _plain(soft_interval(scores, seeds=seeds, **bootstrap)),
             "vqascore_wording": vqascore,
             "vqascore_per_prompt": {id: round(100 * score, 4) for id, score in scores.items()},
         }
     return result
+
+
+def _with_own(rules: DsgRules, own: Rules) -> DsgRules:
+    """The rules, with those of the benchmark's that say otherwise."""
+    changes: dict[str, Any] = {} if own.zeroing is None else {"zeroing": own.zeroing}
+    changes |= {"reading": own.reading} if own.reading != "normalised" else {}
+    return rules.model_copy(update=changes)
 
 
 def judge_from(text: str) -> AnyJudge:

@@ -47,6 +47,11 @@ def print_given_scores(result: Mapping[str, Any], console: Console) -> None:
             ends = f"{points(soft['low'])} to {points(soft['high'])}"
             interval = f"95%: {ends}{_error(soft)}, {counted(soft['n'], 'prompt')}"
             console.print(f"{what}: {points(soft['mean'])}  ({interval})")
+    for name, further in result.get("beside", {}).items():
+        ends = " to ".join(points(end) for end in further["interval"])
+        console.print(f"{name}: {points(further['score'])}  (95%: {ends}{_error(further)})")
+    if result.get("counting_about"):
+        console.print(f"Released rules: {result['counting_about']}", highlight=False)
     if "rules" in result:
         console.print("Rules: " + ", ".join(f"{k} {v}" for k, v in result["rules"].items()))
     what = "unmatched" if "unmatched" in result else "unreadable"

@@ -14,8 +14,9 @@ from selma.errors import ConfigError, DataError
 from selma.paths import AnyPath, as_path
 from selma.records.benchmarks import BenchmarkPrompt, evenly
 from selma.registry import Table
+from selma.scores.benchmarks.dpg import DPG
 from selma.scores.benchmarks.dsg import COLUMNS, DSG, Dependencies, read_dsg
-from selma.scores.benchmarks.layouts import DSG_GROUPS, Benchmark, Split, group_of
+from selma.scores.benchmarks.layouts import DSG_GROUPS, Benchmark, Rules, Split, group_of
 from selma.scores.benchmarks.texts import TEXTS
 from selma.scores.benchmarks.tifa import TIFA
 from selma.scores.benchmarks.toybox import TOYBOX
@@ -33,6 +34,7 @@ __all__ = [
     "Dependencies",
     "all_texts",
     "benchmark_of",
+    "counted",
     "group_of",
     "layout_of",
     "load_benchmark",
@@ -41,7 +43,7 @@ __all__ = [
     "read_dsg",
 ]
 
-BENCHMARKS = Table("benchmark", "selma.benchmarks", [TOYBOX, DSG, TIFA, TEXTS])
+BENCHMARKS = Table("benchmark", "selma.benchmarks", [TOYBOX, DPG, DSG, TIFA, TEXTS])
 
 
 def load_benchmark(
@@ -105,6 +107,15 @@ def _of_groups(
     )
 
 
+def counted(asked: Sequence[BenchmarkPrompt], rules: Rules, *, named: str) -> list[BenchmarkPrompt]:
+    """Of prompts of the benchmark that a setting names, those that the rules count, with the
+    questions that they count. Raises DataError for a file that the rules cannot be applied to."""
+    if rules.counted is None:
+        return list(asked)
+    counting = {prompt.id: prompt for prompt in rules.counted(read_benchmark(named))}
+    return [counting[prompt.id] for prompt in asked if prompt.id in counting]
+
+
 def read_benchmark(path: AnyPath) -> list[BenchmarkPrompt]:
     """Read all prompts of a benchmark's file or folder, in its order; a user's own prompts have no
     questions. Raises DataError."""
@@ -138,8 +149,10 @@ def layout_of(path: Path) -> Benchmark:
 def measure_labelled(label: str) -> Measure:
     """The measure with the label in a scorecard. Raises ConfigError if no benchmark has it."""
     for row in BENCHMARKS.values():
-        if row.measure.label == label:
-            return row.measure
+        rules = [row.rules("sound"), *([row.released] if row.released else [])]
+        for measure in (m for each in rules for m in (each.measure, *each.beside)):
+            if measure.label == label:
+                return measure
     raise ConfigError(
         f"The scores are {label}, but no benchmark has this measure. Install the package that adds "
         "the benchmark that was scored."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,6 +14,7 @@ from selma.scores.benchmarks.digests import digests, prompt_digest
 from selma.scores.benchmarks.layouts import (
     Benchmark,
     RemoteFile,
+    Rules,
     clashing_ids,
     columns,
     group_of,
@@ -156,9 +158,30 @@ def _broken(path: Path, line: int, what: str) -> DataError:
     return DataError(f"{path}, line {line}: {what}.")
 
 
-def _recognises(path: Path) -> bool:
+def has_layout(path: Path) -> bool:
+    """Whether a file has columns of DSG-1k's that no other layout has."""
     distinctive = {"proposition_id", "dependency", "question_natural_language"}
-    return bool(distinctive & set(columns(in_folder(path, FILE))))
+    return bool(distinctive & set(columns(path)))
+
+
+def whole_items(prompts: Sequence[BenchmarkPrompt]) -> list[BenchmarkPrompt]:
+    """Prompts read with lenient dependencies, with those of `whole_item`."""
+    return [
+        prompt.model_copy(
+            update={
+                "questions": tuple(
+                    question.model_copy(update={"parents": parents})
+                    for question, parents in zip(
+                        prompt.questions,
+                        _parents([",".join(q.parents) or "0" for q in prompt.questions],
+                                 "whole_item"),
+                        strict=True,
+                    )
+                )
+            }
+        )
+        for prompt in prompts
+    ]  # fmt: skip
 
 
 def _published(prompt: BenchmarkPrompt) -> bool:
@@ -170,7 +193,17 @@ DSG = Benchmark(
     name="dsg-1k",
     layout="a CSV of yes/no questions in DSG-1k's layout",
     measure=measures.DSG,
-    recognises=_recognises,
+    released=Rules(
+        replace(
+            measures.DSG, about=measures.DSG.about.model_copy(update={"label": "DSG, released"})
+        ),
+        zeroing="one_level",
+        reading="exact",
+        counted=whole_items,
+        about="Only the exact text yes counts, a no takes the points of its direct children alone, "
+        "and one broken cell takes away all dependencies of its prompt.",
+    ),
+    recognises=lambda path: has_layout(in_folder(path, FILE)),
     read=read_dsg,
     published=_published,
     files=(

@@ -90,6 +90,8 @@ def _present(folder: Path, file: RemoteFile) -> Fetched | None:
     path = folder / file.name
     if not path.exists():
         return None
+    if file.sha256 is None and file.git_blob is not None:
+        return _present_by_blob(path, file.git_blob)
     wanted = file.sha256 or _recorded(path)
     if wanted is None:
         raise DataError(
@@ -105,6 +107,25 @@ def _present(folder: Path, file: RemoteFile) -> Fetched | None:
     return Fetched(path, digest, pinned=file.sha256 is not None, new=False)
 
 
+def _present_by_blob(path: Path, wanted: str) -> Fetched:
+    blob = git_blob(path)
+    if blob != wanted:
+        raise DataError(
+            f"{path} must be git's blob {wanted}, but is {blob}. It is another file or damaged; "
+            "move it away to have it fetched again."
+        )
+    return Fetched(path, file_sha256(path), pinned=True, new=False)
+
+
+def git_blob(path: Path) -> str:
+    """What git calls a file of this content: `git hash-object FILE`."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def _recorded(path: Path) -> str | None:
     try:
         words = path.with_name(f"{path.name}.sha256").read_text("utf-8").split()
@@ -116,25 +137,40 @@ def _recorded(path: Path) -> str | None:
 def _bring(
     benchmark: Benchmark, file: RemoteFile, folder: Path, *, timeout_s: float, longest_s: float
 ) -> Fetched:
-    # The suffix stays, since layouts are recognised by it.
-    aside = folder / f".partial-{file.name}"
+    # The name stays, since layouts are recognised by it.
+    path, aside = folder / file.name, folder / ".partial" / file.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside.parent.mkdir(parents=True, exist_ok=True)
     try:
         digest = _download(file, aside, timeout_s=timeout_s, longest_s=longest_s)
-        if file.sha256 is None:
+        pinned = _is_pinned(file, aside, digest)
+        if not pinned:
             _readable(benchmark, file, aside)
-        elif digest != file.sha256:
-            raise FetchError(
-                f"{file.url} must have the sha256 {file.sha256}, but what came has {digest}: it "
-                "was changed on its way or at its source. Nothing was written; get it by another "
-                "way and name its path."
-            )
-        path = folder / file.name
-        if file.sha256 is None:
             write_bytes(path.with_name(f"{path.name}.sha256"), f"{digest}  {path.name}\n".encode())
         promote(aside, path)
     finally:
         aside.unlink(missing_ok=True)
-    return Fetched(path, digest, pinned=file.sha256 is not None, new=True)
+        for left in (aside.parent, folder / ".partial"):
+            with suppress(OSError):  # another download's file may lie there
+                left.rmdir()
+    return Fetched(path, digest, pinned=pinned, new=True)
+
+
+def _is_pinned(file: RemoteFile, aside: Path, digest: str) -> bool:
+    """Whether a checksum of the file is known; raises FetchError if this is another file."""
+    if file.sha256 is not None:
+        known, wanted, came = "the sha256", file.sha256, digest
+    elif file.git_blob is not None:
+        known, wanted, came = "git's blob", file.git_blob, git_blob(aside)
+    else:
+        return False
+    if came != wanted:
+        raise FetchError(
+            f"{file.url} must have {known} {wanted}, but what came has {came}: it was changed on "
+            "its way or at its source. Nothing was written; get it by another way and name its "
+            "path."
+        )
+    return True
 
 
 def _download(file: RemoteFile, aside: Path, *, timeout_s: float, longest_s: float) -> str:

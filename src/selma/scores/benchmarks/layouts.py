@@ -9,12 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from selma.errors import ConfigError
 from selma.paths import AnyPath, as_path
 from selma.plainfiles import plain_head
 from selma.records.benchmarks import BenchmarkPrompt
+from selma.scores.faithfulness import Reading, Zeroing
 from selma.scores.measures import Measure
 
 Split = Literal["dev", "test"]
+RulesName = Literal["sound", "released"]
+"""How answers become a score: "sound", or as the program does that was released with a benchmark,
+whose faults are part of published numbers."""
 
 DSG_GROUPS = {
     "tifa": "tifa",
@@ -45,6 +50,25 @@ class RemoteFile:
     """None if nobody has published it: the downloaded file's sum is then kept beside it."""
     max_bytes: int
     """A longer download is not the file."""
+    git_blob: str | None = None
+    """The file's id in git at the address's commit, a SHA-1, where no sha256 is known."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """One way from a judge's answers to a benchmark's score."""
+
+    measure: Measure
+    beside: tuple[Measure, ...] = ()
+    """Further measures of the same answers, told beside the score."""
+    zeroing: Zeroing | None = None
+    """None is as the settings say."""
+    reading: Reading = "normalised"
+    counted: Callable[[Sequence[BenchmarkPrompt]], list[BenchmarkPrompt]] | None = None
+    """All prompts of the file → those that count, with the questions that count; None counts all.
+    The judge is asked all the same."""
+    about: str = ""
+    """In what they differ from sound ones: a sentence, for reports."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +83,13 @@ class Benchmark:
     layout: str
     """The layout in words, for messages."""
     measure: Measure
-    """How answers become scores."""
+    """How answers become scores, soundly."""
+    beside: tuple[Measure, ...] = ()
+    """Further measures of the same answers, told beside the score."""
+    released: Rules | None = None
+    """The rules of the program that was released with it, if they are others."""
+    detailed: bool = False
+    """Whether results have a row for each of its finer categories."""
     prompts: Callable[[Split], Sequence[BenchmarkPrompt]] | None = None
     """The prompts of a split, if the benchmark needs no file."""
     splits: tuple[Split, ...] = ("test",)
@@ -75,6 +105,17 @@ class Benchmark:
     source: str = ""
     licence: str = ""
     """The files' licence."""
+
+    def rules(self, name: RulesName) -> Rules:
+        """The rules of this name. Raises ConfigError for released ones that nobody knows."""
+        if name == "sound":
+            return Rules(self.measure, self.beside)
+        if self.released is None:
+            raise ConfigError(
+                f"scores.rules must be sound for {self.name}: no program with other rules was "
+                f"released with it, but {name} came."
+            )
+        return self.released
 
 
 def group_of(item_id: str) -> str:
