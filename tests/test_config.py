@@ -98,7 +98,7 @@ BROKEN = {
     "merged: {method: ties, lambda: yes}": "merged.scale: must not be true or false",
     "scores: {judge: toybox-b}": "judge and choosing_judge must differ",
     "scores: {judge: gpt}": "scores.judge",
-    "scores: {judge: {kind: cloud, model: m}}": "scores.judge: must be toybox-a, toybox-b, or a",
+    "scores: {judge: {kind: cloud, model: m}}": "scores.judge: must be toybox-a, toybox-b, qwen3",
     "scores: {judge: {model: m}}": "scores.judge: must be toybox-a, toybox-b, qwen3-vl-8b, ",
     "scores: {judge: 7}": "scores.judge: must be toybox-a, toybox-b, qwen3-vl-8b, ",
     "scores: {judge: {kind: transformers, model: m, beem: 2}}": "scores.judge.beem: is not a",
