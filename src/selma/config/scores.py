@@ -17,7 +17,7 @@ from pydantic import (
 
 from selma.config.networks import Server
 from selma.config.places import FileOrFolder, Model, ModelPath
-from selma.config.section import Resamples, Section, is_folder, kinds, or_added
+from selma.config.section import Probability, Resamples, Section, is_folder, kinds, or_added
 
 
 class LocalJudge(Section):
@@ -58,6 +58,24 @@ class ServedJudge(Server):
     """How many requests are under way at once."""
 
 
+class DetectorJudge(Section):
+    """A detector of objects, which answers plain questions about objects, numbers, colours and
+    sides by GenEval's rules."""
+
+    kind: Literal["detector"] = "detector"
+    model: ModelPath
+    """A folder or Hub id of a model for object detection: DETR, RT-DETR, D-FINE, YOLOS, ..."""
+    revision: str | None = None
+    """Commit of a Hub repository; None takes its newest."""
+    threshold: Probability = 0.3
+    """Score from which on a thing is there."""
+    counting_threshold: Probability = 0.9
+    """Score from which on it is counted."""
+    most: PositiveInt = 16
+    """Things of one class in an image."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
 JUDGES_WITHOUT_SETTINGS = ("toybox-a", "toybox-b")
 SHORT_JUDGES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
@@ -76,6 +94,7 @@ else:
     AnyJudge = kinds(
         LocalJudge,
         ServedJudge,
+        DetectorJudge,
         group="selma.judges",
         names=JUDGES_WITHOUT_SETTINGS,
         short={name: {"kind": "transformers", **judge} for name, judge in SHORT_JUDGES.items()},

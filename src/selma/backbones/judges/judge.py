@@ -9,6 +9,9 @@ from PIL import Image
 
 from selma.backbones.judges.wordings import MultipleChoice
 
+NOT_READ = "not read"
+"""In place of an answer to a question that a judge knows it cannot read."""
+
 
 class Judge(Protocol):
     """Answers yes/no questions about images."""

@@ -12,7 +12,7 @@ from selma.backbones.hub import file_digest
 from selma.backbones.judges.judge import Judge, Scorer
 from selma.backbones.judges.toybox import ClipScorer, ToyboxJudge
 from selma.backbones.packages import CheckedKind
-from selma.config.scores import AnyJudge, LocalJudge, ServedJudge
+from selma.config.scores import AnyJudge, DetectorJudge, LocalJudge, ServedJudge
 from selma.config.section import Section
 from selma.errors import ConfigError, ModelError
 from selma.registry import Table
@@ -47,7 +47,7 @@ def _toybox(name: str) -> JudgeKind:
     )
 
 
-def _folder(settings: LocalJudge) -> Path | None:
+def _folder(settings: LocalJudge | DetectorJudge) -> Path | None:
     folder = Path(settings.model)
     return folder if folder.is_dir() else None
 
@@ -85,6 +85,20 @@ def _look_served(settings: ServedJudge, key: str) -> Iterator[str]:
     return iter(())
 
 
+def _load_detector(settings: DetectorJudge, *, setting: str) -> Judge:
+    from selma.backbones.judges.detector import DetectorJudge as Judged
+
+    return Judged(settings, setting=setting)
+
+
+def _look_detector(settings: DetectorJudge, key: str) -> Iterator[str]:
+    """Of a model on the Hub nothing is looked at; of a folder, its config.json and weights."""
+    folder = Path(settings.model)
+    for name, what in (("config.json", "a config.json"), ("*.safetensors", "safetensors weights")):
+        if folder.is_dir() and not any(folder.glob(name)):
+            yield f"{key}.model: {folder} must hold {what}, but has none."
+
+
 JUDGES = Table(
     "judge",
     "selma.judges",
@@ -93,6 +107,14 @@ JUDGES = Table(
         _toybox("toybox-b"),
         JudgeKind("transformers", _load_local, LocalJudge, folder=_folder, look=_look_local),
         JudgeKind("openai", _load_served, ServedJudge, look=_look_served),
+        JudgeKind(
+            "detector",
+            _load_detector,
+            DetectorJudge,
+            folder=_folder,
+            chooses=False,
+            look=_look_detector,
+        ),
     ],
 )
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from selma.backbones.hub import folder_digest
-from selma.backbones.judges.judge import parts
+from selma.backbones.judges.judge import NOT_READ, parts
 from selma.backbones.quiet import quiet
 from selma.errors import ModelError
 from selma.toybox.questions import MAX_WORDS, words_of
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 INPUT_PX = 64  # side of the images that the toybox networks see
-NOT_READ = "not read"
-"""In place of an answer to a question of other words than toybox's."""
 # An answer is a yes from here on; rounded first, so that sums in another order decide alike.
 _YES = 0.5
 _DIGITS = 4
