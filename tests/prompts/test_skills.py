@@ -29,7 +29,7 @@ def written(tmp_path, text: str) -> str:
 
 
 def test_the_catalogue_holds_the_papers_skills_and_more():
-    others = {"midjourney", "all", *(f"toybox_{style}" for style in STYLES)}
+    others = {"midjourney", "all", "text_rendering", *(f"toybox_{style}" for style in STYLES)}
     assert set(catalogue()) == {*PAPERS, *others}
 
 

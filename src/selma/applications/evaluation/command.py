@@ -1,4 +1,4 @@
-"""`selma score dsg`, `correlate`, `tifa`, `images` and `convert`: scores without a run."""
+"""`selma score dsg`, `correlate`, `tifa`, `images`, `text` and `convert`: scores without a run."""
 
 from __future__ import annotations
 
@@ -178,6 +178,32 @@ def images(
     _show(result, json)
 
 
+def text(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Images named <prompt id>.png, .jpg, ...")
+    ],
+    prompts: Annotated[
+        Path,
+        typer.Option(help="Prompts with the text in quotation marks: .txt, .csv, .jsonl, .json; or "
+                     "OneIG's text_content.csv."),
+    ],
+    answers: Annotated[
+        Path | None, typer.Option(help="Folder that keeps what is read; by default <DIR>-answers.")
+    ] = None,
+    json: Json = None,
+) -> None:  # fmt: skip
+    """Read what is written in images, and compare it with what their prompts ask for."""
+    from selma.applications.evaluation.lettering import score_text
+    from selma.applications.evaluation.table import print_lettering
+    from selma.rich_screen import Screen
+    from selma.workspace import write_json
+
+    result = score_text(folder, prompts, answers=answers)
+    if json:
+        write_json(json, result)
+    print_lettering(result, Screen())
+
+
 def convert_scorer(
     source: Annotated[Path, typer.Argument(help="HPS_v2.1_compressed.pt, ImageReward.pt, ...")],
     out: Annotated[Path, typer.Argument(help="New folder.")],
@@ -208,6 +234,6 @@ def _show(scores: dict[str, Any], json: Path | None) -> None:
 
 def register(app: typer.Typer) -> None:
     score = group(app, "score")
-    for command in (dsg, correlate, tifa, images):
+    for command in (dsg, correlate, tifa, images, text):
         score.command()(command)
     score.command("convert")(convert_scorer)

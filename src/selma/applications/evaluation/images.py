@@ -76,7 +76,7 @@ def score_images(
     require_path(benchmark)
     row = benchmark_of(benchmark)
     benchmark_prompts = _prompts(benchmark, row, split, rules)
-    files, strangers = _images(images, benchmark_prompts)
+    files, strangers = images_of(images, benchmark_prompts)
     generated = [prompt for prompt in benchmark_prompts if prompt.id in files]
     if not generated or (rules.missing == "refuse" and len(generated) < len(benchmark_prompts)):
         missing = [prompt.id for prompt in benchmark_prompts if prompt.id not in files]
@@ -103,12 +103,12 @@ def score_images(
     if has_choices(generated):
         chooser = _KeyedChooser(network, generated, choices_prompt)
         choice_cache = AnswerCache(answer_cache.folder, chooser)
-        given = _ask(choice_cache, generated, files, _offer_key(choices_prompt))
+        given = ask(choice_cache, generated, files, _offer_key(choices_prompt))
         if matcher:
             given = match_choices(generated, given, load.matcher(matcher))
     else:
         warn_of_unread(network, generated)
-        given = _ask(answer_cache, generated, files)
+        given = ask(answer_cache, generated, files)
     bootstrap = {"seed": seed, "resamples": resamples}
     counting_prompts = repeated(
         counted(benchmark_prompts[::seeds], counted_by, named=benchmark), seeds
@@ -147,7 +147,7 @@ def score_images(
     if vqascore is not None:
         whole = whole_prompt_questions(generated, vqascore)
         warn_of_unread(network, whole)
-        whole_answers = _ask(answer_cache, whole, files)
+        whole_answers = ask(answer_cache, whole, files)
         scores = of_whole_prompts(soft_scores(whole_answers, whole), whole, seeds)
         result |= {
             "vqascore": _plain(soft_interval(scores, seeds=seeds, **bootstrap)),
@@ -243,7 +243,7 @@ def _prompts(named: str, row: Benchmark, split: str, rules: DsgRules) -> list[Be
     return benchmark_prompts
 
 
-def _images(
+def images_of(
     folder: Path, benchmark_prompts: Sequence[BenchmarkPrompt]
 ) -> tuple[dict[str, Path], list[str]]:
     """Prompt id → image file, for prompts that have one; and the names of images of no prompt,
@@ -268,7 +268,7 @@ def _images(
     return files, strangers
 
 
-def _ask(
+def ask(
     answer_cache: AnswerCache,
     benchmark_prompts: Sequence[BenchmarkPrompt],
     images: dict[str, Path],

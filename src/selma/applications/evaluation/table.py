@@ -9,8 +9,33 @@ from rich.console import Console
 
 from selma.ids import listed
 from selma.plurals import counted
+from selma.records.scores import Interval
 from selma.report.fitting import Column, Row, print_fitted
-from selma.report.tables import points
+from selma.report.tables import apart, points
+
+LETTERING = {
+    "text_score": "text score",
+    "whole": "images without a fault, %",
+    "words": "words, %",
+    "letters": "letters, %",
+    "edits": "edits of an image",
+}
+"""Measure of `lettering.score_text` → its row."""
+
+
+def print_lettering(result: Mapping[str, Any], console: Console) -> None:
+    """Print how well images have the texts that were asked for, and who read them."""
+    rows = [
+        Row([title, *apart(Interval.model_validate(result[name]))])
+        for name, title in LETTERING.items()
+    ]
+    print_fitted(console, [Column("", "name"), Column("mean"), Column("95%", "ends")], rows)
+    console.print(
+        f"{counted(result['prompts'], 'prompt')} with a text, read by {result['reader']}. Text "
+        f"score: OneIG's, 100 (1 - min(M, edits) (1 - whole) (1 - words) / M), M = "
+        f"{result['most_edits']}.",
+        highlight=False,
+    )
 
 
 def print_given_scores(result: Mapping[str, Any], console: Console) -> None:
