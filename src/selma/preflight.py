@@ -572,6 +572,14 @@ def _choices(
             if not judge_kind(judge, setting=f"scores.{key}").chooses:
                 name = judge_name(judge)
                 yield f"scores.{key}: {name} can answer only yes or no, not multiple choice."
+    if any(question.spellings for prompt in asked for question in prompt.questions):
+        for key in keys:
+            judge = getattr(config.scores, key)
+            if not judge_kind(judge, setting=f"scores.{key}").spells:
+                yield (
+                    f"scores.{key}: {judge_name(judge)} does not tell how likely its words are, of "
+                    "which the benchmark's score is made."
+                )
 
 
 def _networks(config: RunConfig) -> Iterator[str]:

@@ -11,7 +11,17 @@ from selma.console import Commands
 from selma.screen import say
 
 data = typer.Typer(help="The public files of benchmarks.", cls=Commands, no_args_is_help=True)
-Known = Annotated[str, typer.Argument(metavar="NAME", help="dsg-1k or tifa-v1.0.")]
+Known = Annotated[str, typer.Argument(metavar="NAME", help="As selma data list has it.")]
+
+
+@data.command("list")
+def list_benchmarks() -> None:
+    """List the benchmarks that can be fetched: address, licence, checksums."""
+    from selma.scores.benchmarks.fetching import fetchables, told
+
+    for benchmark in fetchables():
+        for line in told(benchmark):
+            say(line)
 
 
 @data.command()

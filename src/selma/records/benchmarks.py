@@ -82,6 +82,9 @@ class Answer(Record):
     """The raw answer, as the judge gave it."""
     yes: float | None = None
     """Probability of yes in [0, 1]; None if the judge gives none."""
+    first: tuple[tuple[str, float], ...] = ()
+    """Of each of the question's spellings the first token, "" if it tells nothing, and its
+    probability; empty where the question has none."""
     verdict: Literal["yes", "no", "unreadable", "zeroed"] | None = None
     """How the answer counted: "yes" is the expected answer and alone earns a point; "zeroed" is a
     yes whose dependency was answered no. None before a scorecard is made."""

@@ -51,6 +51,7 @@ class AnswerRow(TypedDict):
     question: str
     text: str
     yes: Number | None
+    first: NotRequired[list[tuple[str, Number]]]
 
 
 class PromptAnswers(TypedDict):

@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 from selma import row_files
-from selma.backbones.judges.judge import Chooser, Judge, Reader, Scorer
+from selma.backbones.judges.judge import Chooser, Judge, Reader, Scorer, Spelled, Speller
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.errors import DataError, ModelError
 from selma.image_files import REMEDY_FOR_GENERATED, open_image
@@ -62,7 +62,10 @@ def answer_item(
     image that is missing or broken.
     """
     wording = {"choices_prompt": words} if has_choices(benchmark_prompts) else {}
-    asked = [[p.id, [[q.id, q.text, *q.choices] for q in p.questions]] for p in benchmark_prompts]
+    asked = [
+        [p.id, [[q.id, q.text, *q.choices, *q.spellings] for q in p.questions]]
+        for p in benchmark_prompts
+    ]
     recipe = _recipe(asked, images, judge) | wording | unread_recipe(judge, benchmark_prompts)
     # Answers of a judge behind a server may have cost money.
     paid = (ANSWERS,) if getattr(judge, "paid", False) else ()
@@ -152,6 +155,11 @@ def has_choices(benchmark_prompts: Sequence[BenchmarkPrompt]) -> bool:
     return any(question.choices for prompt in benchmark_prompts for question in prompt.questions)
 
 
+def has_spellings(benchmark_prompts: Sequence[BenchmarkPrompt]) -> bool:
+    """Whether points are made of probabilities of spellings."""
+    return any(question.spellings for prompt in benchmark_prompts for question in prompt.questions)
+
+
 def unread_recipe(judge: Judge, benchmark_prompts: Sequence[BenchmarkPrompt]) -> dict[str, int]:
     """How many questions the judge cannot read, where there are any: such answers were once a
     yes or no all the same, and are not to be mixed with those."""
@@ -232,6 +240,8 @@ def answered(
 ) -> list[Row]:
     """A row of a judge's answers for each prompt and its image."""
     replies: list[list[tuple[str, float | None]]]
+    if has_spellings(benchmark_prompts):
+        return _spelled(judge, benchmark_prompts, images)
     if not has_choices(benchmark_prompts):
         questions = [
             [question.text for question in prompt.questions] for prompt in benchmark_prompts
@@ -261,6 +271,39 @@ def answered(
     ]
 
 
+def _spelled(
+    judge: Judge, benchmark_prompts: Sequence[BenchmarkPrompt], images: Sequence[Image.Image]
+) -> list[Row]:
+    told = require_speller(judge).spell(images, spelled_questions(benchmark_prompts))
+    return [
+        {
+            "prompt": prompt.id,
+            "answers": [
+                {"question": question.id, "text": text, "yes": None, "first": first}
+                for question, (text, first) in zip(prompt.questions, reply, strict=True)
+            ],
+        }
+        for prompt, reply in zip(benchmark_prompts, told, strict=True)
+    ]
+
+
+def require_speller(judge: Judge) -> Speller:
+    """The judge, if it tells how likely spellings are. Raises ModelError."""
+    if isinstance(judge, Speller):
+        return judge
+    raise ModelError(
+        "The benchmark's score is made of probabilities of answers' first tokens, but "
+        f"{judge.name} tells none. Name a judge that runs here, or one whose server tells them."
+    )
+
+
+def spelled_questions(benchmark_prompts: Sequence[BenchmarkPrompt]) -> list[list[Spelled]]:
+    """The questions of each prompt with the spellings of their answers."""
+    return [
+        [Spelled(q.text, q.spellings) for q in prompt.questions] for prompt in benchmark_prompts
+    ]
+
+
 def _ask(
     judge: Judge, benchmark_prompts: Sequence[BenchmarkPrompt], images: Path, words: str
 ) -> list[Row]:
@@ -270,7 +313,13 @@ def _ask(
 def answers_of(rows: Sequence[PromptAnswers] | Sequence[Row]) -> list[Answer]:
     """The answers in rows of `answered`."""
     return [
-        Answer(prompt_id=row["prompt"], question_id=a["question"], text=a["text"], yes=a["yes"])
+        Answer(
+            prompt_id=row["prompt"],
+            question_id=a["question"],
+            text=a["text"],
+            yes=a["yes"],
+            first=tuple((token, p) for token, p in a.get("first", ())),
+        )
         for row in rows
         for a in row["answers"]
     ]

@@ -16,6 +16,7 @@ Invalid references (to the question itself, to a missing one, words) are ignored
 
 from __future__ import annotations
 
+import re
 import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,7 +27,8 @@ from selma.ids import listed
 from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
 
 Zeroing = Literal["cascading", "one_level", "row_order", "none"]
-Reading = Literal["normalised", "exact"]
+Reading = Literal["normalised", "exact", "leading", "capitalised"]
+"""Which texts are a yes or no; see `READINGS`."""
 Verdict = Literal["yes", "no", "unreadable", "zeroed"]
 Verdicts = Mapping[str, Mapping[str, Verdict]]
 """Prompt id → question id → how the answer counts; only "yes", as expected, earns a point."""
@@ -46,6 +48,28 @@ def normalise(text: str) -> Literal["yes", "no", "unreadable"]:
 def verbatim(text: str) -> Literal["yes", "no", "unreadable"]:
     """The unchanged text, as both released programs compare it; "Yes" is unreadable."""
     return "yes" if text == "yes" else "no" if text == "no" else "unreadable"
+
+
+def leading(text: str) -> Literal["yes", "no", "unreadable"]:
+    """The word that the answer begins with, if it is yes or no: "Yes, there is a dog." is yes."""
+    word = text.strip().lower()
+    for known in ("yes", "no"):
+        if re.match(rf"{known}\b", word):
+            return "yes" if known == "yes" else "no"
+    return "unreadable"
+
+
+def capitalised(text: str) -> Literal["yes", "no", "unreadable"]:
+    """The unchanged text, if it is "Yes" or "No"."""
+    return "yes" if text == "Yes" else "no" if text == "No" else "unreadable"
+
+
+READINGS: Mapping[Reading, Callable[[str], Literal["yes", "no", "unreadable"]]] = {
+    "normalised": normalise,
+    "exact": verbatim,
+    "leading": leading,
+    "capitalised": capitalised,
+}
 
 
 def verdicts_by_prompt(
@@ -114,14 +138,18 @@ def understood(question: Question, text: str, reading: Reading = "normalised") -
 
     Nothing is guessed: "the dog" is not the choice "dog".
     """
+    if question.spellings:
+        bare = text.strip(_EDGES).lower()
+        alike = bare in {spelling.strip(_EDGES).lower() for spelling in question.spellings}
+        return question.answer if alike else bare or None
     if not question.choices:
-        word = normalise(text) if reading == "normalised" else verbatim(text)
+        word = READINGS[reading](text)
         return None if word == "unreadable" else word
     if text in question.choices or reading == "exact":
         return text if text in question.choices else None
     bare = text.strip(_EDGES).casefold()
-    alike = [choice for choice in question.choices if choice.strip(_EDGES).casefold() == bare]
-    return alike[0] if len(set(alike)) == 1 else None
+    offered = [choice for choice in question.choices if choice.strip(_EDGES).casefold() == bare]
+    return offered[0] if len(set(offered)) == 1 else None
 
 
 def _own_verdict(question: Question, text: str, reading: Reading) -> Verdict:

@@ -8,6 +8,7 @@ others like them. Scores are in per cent, 0-100.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -31,6 +32,33 @@ def expected(answer: Answer, verdict: Verdict) -> float:
 def by_itself(answer: Answer, verdict: Verdict) -> float:
     """1 for the expected answer, whatever it depends on; otherwise 0."""
     return float(verdict in ("yes", "zeroed"))
+
+
+def chance(answer: Answer, verdict: Verdict) -> float:
+    """The probability that the answer begins as a spelling of the expected one does: each first
+    token once, and none that tells no answer from another."""
+    return sum({token: p for token, p in answer.first if token}.values())
+
+
+def chance_repeated(answer: Answer, verdict: Verdict) -> float:
+    """`chance` summed over spellings instead: what begins two of them counts twice, so that it may
+    be above 1."""
+    return sum(p for _, p in answer.first)
+
+
+def chance_of_first(answer: Answer, verdict: Verdict) -> float:
+    """The probability that the answer begins as the first of the spellings does."""
+    return answer.first[0][1]
+
+
+def geometric(points: Sequence[float]) -> float:
+    """The number of questions times the geometric mean of their points."""
+    return len(points) * math.prod(points) ** (1 / len(points))
+
+
+def product(points: Sequence[float]) -> float:
+    """The number of questions times the product of their points."""
+    return len(points) * math.prod(points)
 
 
 def all_or_nothing(points: Sequence[float]) -> float:
@@ -103,6 +131,15 @@ class Measure:
         if self.over == "questions":
             return [float(len(prompt.questions)) for prompt in prompts]
         return None
+
+    def question_weights(self, prompts: Sequence[BenchmarkPrompt]) -> dict[str, float]:
+        """Prompt id → what each of its questions weighs within a category: all alike, unless the
+        measure has weights of its own."""
+        weights = self.weigh(prompts) if self.weigh is not None else None
+        return {
+            prompt.id: 1.0 if weights is None else weights[n] / len(prompt.questions)
+            for n, prompt in enumerate(prompts)
+        }
 
     def score(self, points: Points, prompts: Sequence[BenchmarkPrompt]) -> float:
         """The score, 0-100, of these prompts."""

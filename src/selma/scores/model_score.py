@@ -33,6 +33,7 @@ class ModelIntervals:
         self.detailed = detailed
         self.bootstrap = {"seed": seed, "resamples": resamples}
         self._prompts = {prompt.id: prompt for prompt in asked}
+        self._factors = measure.question_weights(asked)
 
     def model_score(
         self,
@@ -125,7 +126,8 @@ class ModelIntervals:
     def _groups(self, scores: Mapping[str, float]) -> dict[str, Interval]:
         groups: dict[str, dict[str, float]] = {}
         for prompt in self.asked:
-            groups.setdefault(prompt.group, {})[prompt.id] = scores[prompt.id]
+            for group in prompt.tags or (prompt.group,):
+                groups.setdefault(group, {})[prompt.id] = scores[prompt.id]
         return {group: self.mean(members) for group, members in groups.items()}
 
     def _categories(
@@ -142,7 +144,11 @@ class ModelIntervals:
             base = {id: earned for id, (earned, _) in base_rows.get(category, {}).items()}
             points = [earned - base.get(id, 0) for id, (earned, _) in rows.items()]
             # All images of one prompt are asked the same questions.
-            sizes = [questions for _, questions in rows.values()][:: self.seeds]
+            sizes = [float(questions) for _, questions in rows.values()][:: self.seeds]
+            if self.measure.weigh is not None and of is not _one_category:
+                factors = [self._factors[id] for id in rows]
+                points = [p * factor for p, factor in zip(points, factors, strict=True)]
+                sizes = [n * f for n, f in zip(sizes, factors[:: self.seeds], strict=True)]
             images = 100 * by_prompt(points, self.seeds)
             if self.measure.last_image and of is not _one_category:
                 images = images[:, -1:]

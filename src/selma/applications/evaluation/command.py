@@ -113,7 +113,7 @@ def images(
         Path, typer.Argument(metavar="DIR", help="Images named <item_id>.png, .jpg, ...")
     ],
     benchmark: Annotated[
-        str, typer.Option(help="toybox, a CSV in DSG-1k's layout, or TIFA's question file.")
+        str, typer.Option(help="toybox, or a benchmark's file or folder; see selma data list.")
     ] = "toybox",
     judge: Annotated[
         str,
@@ -204,6 +204,24 @@ def text(
     print_lettering(result, Screen())
 
 
+def geneval(
+    results: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Results, a line for each image.")
+    ],
+    json: Json = None,
+) -> None:
+    """Read GenEval's result file, and score it with intervals. Loads no model."""
+    from selma.applications.evaluation.geneval import score_geneval
+    from selma.applications.evaluation.table import print_geneval
+    from selma.rich_screen import Screen
+    from selma.workspace import write_json
+
+    found = score_geneval(results)
+    if json:
+        write_json(json, found)
+    print_geneval(found, Screen())
+
+
 def convert_scorer(
     source: Annotated[Path, typer.Argument(help="HPS_v2.1_compressed.pt, ImageReward.pt, ...")],
     out: Annotated[Path, typer.Argument(help="New folder.")],
@@ -234,6 +252,6 @@ def _show(scores: dict[str, Any], json: Path | None) -> None:
 
 def register(app: typer.Typer) -> None:
     score = group(app, "score")
-    for command in (dsg, correlate, tifa, images, text):
+    for command in (dsg, correlate, tifa, images, text, geneval):
         score.command()(command)
     score.command("convert")(convert_scorer)

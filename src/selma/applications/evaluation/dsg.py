@@ -139,11 +139,13 @@ def score_answers(
     bootstrap = {"seed": seed, "resamples": resamples}
     mean = _Mean(rules.average, measure, points, asked, seeds=seeds, **bootstrap)
     within = measure.category_points(given, verdicts)
+    factors = measure.question_weights(asked)
     in_categories = asked[seeds - 1 :: seeds] if measure.last_image else asked
     groups: dict[str, list[str]] = defaultdict(list)
     sources: dict[str, list[str]] = defaultdict(list)
     for prompt in asked:
-        groups[prompt.group].append(prompt.id)
+        for group in prompt.tags or (prompt.group,):
+            groups[group].append(prompt.id)
         sources[source_of(prompt.id)].append(prompt.id)
     total, by_group = mean(verdicts), {name: mean(ids) for name, ids in sorted(groups.items())}
     return {
@@ -158,8 +160,8 @@ def score_answers(
         "sources": {
             name: _rounded(mean.without_interval(ids)) for name, ids in sorted(sources.items())
         },
-        "categories": _shares(in_categories, within, faithfulness.detail),
-        "categories_broad": _shares(in_categories, within, lambda q: q.category),
+        "categories": _shares(in_categories, within, faithfulness.detail, factors),
+        "categories_broad": _shares(in_categories, within, lambda q: q.category, factors),
         "beside": {
             further.label: _told(
                 _Mean(
@@ -320,10 +322,14 @@ def _shares(
     benchmark_prompts: Iterable[BenchmarkPrompt],
     points: Points,
     category: Callable[[Question], str],
+    factors: Mapping[str, float],
 ) -> dict[str, float]:
-    """Category → score over its questions."""
-    by_category: dict[str, list[float]] = defaultdict(list)
+    """Category → score over its questions, which weigh as `factors` of their prompts say."""
+    earned: dict[str, float] = defaultdict(float)
+    weights: dict[str, float] = defaultdict(float)
     for prompt in benchmark_prompts:
         for question in prompt.questions:
-            by_category[category(question)].append(points[prompt.id][question.id])
-    return {name: _rounded(100 * sum(got) / len(got)) for name, got in sorted(by_category.items())}
+            name, factor = category(question), factors[prompt.id]
+            earned[name] += factor * points[prompt.id][question.id]
+            weights[name] += factor
+    return {name: _rounded(100 * earned[name] / weights[name]) for name in sorted(earned)}

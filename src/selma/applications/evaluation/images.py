@@ -18,7 +18,7 @@ from selma.applications.evaluation.answer_cache import AnswerCache, RawAnswer
 from selma.applications.evaluation.dsg import DsgRules, score_answers
 from selma.applications.evaluation.grids import cut_grids, grid_of
 from selma.backbones.judges import loading as judging
-from selma.backbones.judges.judge import Chooser, Judge
+from selma.backbones.judges.judge import Chooser, Judge, Spelled
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.config.scores import SHORT_JUDGES, AnyJudge, LocalJudge, ScoresConfig
 from selma.config.section import first_mistakes, require_kind
@@ -29,7 +29,13 @@ from selma.image_names import list_images, say_left_out
 from selma.paths import AnyPath, as_path, require_path
 from selma.records.benchmarks import Answer, BenchmarkPrompt, Question, repeated
 from selma.records.scores import Interval
-from selma.scores.answering import WORDS, has_choices, warn_of_unread
+from selma.scores.answering import (
+    WORDS,
+    has_choices,
+    has_spellings,
+    require_speller,
+    warn_of_unread,
+)
 from selma.scores.benchmarks import (
     Benchmark,
     benchmark_of,
@@ -100,7 +106,11 @@ def score_images(
     load = load or Loaders()
     network = load.judge(judge, setting="judge")
     answer_cache = AnswerCache(answers, network)
-    if has_choices(generated):
+    if has_spellings(generated):
+        speller = _KeyedSpeller(network, generated)
+        told = _ask(AnswerCache(answers, speller), generated, files, _spelling_key)
+        given = [_untold(answer) for answer in told]
+    elif has_choices(generated):
         chooser = _KeyedChooser(network, generated, choices_prompt)
         choice_cache = AnswerCache(answer_cache.folder, chooser)
         given = ask(choice_cache, generated, files, _offer_key(choices_prompt))
@@ -221,6 +231,36 @@ class _KeyedChooser:
         return [[(text, None) for text in texts] for texts in replies]
 
 
+class _KeyedSpeller:
+    """As `_KeyedChooser`, of a judge that spells; a cached answer's text is JSON of both."""
+
+    def __init__(self, judge: Judge, benchmark_prompts: Sequence[BenchmarkPrompt]) -> None:
+        self.name, self.fingerprint = judge.name, judge.fingerprint
+        self._judge = require_speller(judge)
+        self._spelled = {
+            _spelling_key(q): Spelled(q.text, q.spellings)
+            for prompt in benchmark_prompts
+            for q in prompt.questions
+        }
+
+    def answer(
+        self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]
+    ) -> list[list[RawAnswer]]:
+        asked = [[self._spelled[key] for key in keys] for keys in questions]
+        told = self._judge.spell(images, asked)
+        return [[(json.dumps([text, first]), None) for text, first in row] for row in told]
+
+
+def _spelling_key(question: Question) -> str:
+    return json.dumps(["spelled", question.text, *question.spellings])
+
+
+def _untold(answer: Answer) -> Answer:
+    """The answer of which a cached text tells."""
+    text, first = json.loads(answer.text)
+    return answer.model_copy(update={"text": text, "first": tuple(map(tuple, first))})
+
+
 def _offer_key(words: str) -> Callable[[Question], str]:
     return lambda question: json.dumps([words, question.text, *question.choices])
 
@@ -289,6 +329,8 @@ def _raw(answers: Sequence[Answer]) -> dict[str, dict[str, dict[str, Any]]]:
     rows: dict[str, dict[str, dict[str, Any]]] = {}
     for answer in answers:
         row: dict[str, Any] = {"text": answer.text, "yes": answer.yes}
+        if answer.first:
+            row["first"] = [list(token) for token in answer.first]
         if answer.choice is not None:
             row["choice"] = answer.choice
         rows.setdefault(answer.prompt_id, {})[answer.question_id] = row

@@ -89,6 +89,30 @@ def print_given_scores(result: Mapping[str, Any], console: Console) -> None:
         console.print("Faults: " + ", ".join(f"{k} {v}x" for k, v in faults.items() if v))
 
 
+def print_geneval(result: Mapping[str, Any], console: Console) -> None:
+    """Print what `score_geneval` found."""
+    low, high = result["interval"]
+    console.print(
+        f"GenEval {points(result['score'])}  (95%: {points(low)} to {points(high)}"
+        f"{_error(result)})",
+        style="italic",
+        highlight=False,
+    )
+    rows = [
+        Row([tag, points(score), *([] if error is None else [points(error)])])
+        for tag, score in result["groups"].items()
+        for error in (result["group_standard_errors"].get(tag),)
+    ]
+    print_fitted(console, [Column("", "name"), Column("score"), Column("s.e.")], rows)
+    counts = f"{counted(result['prompts'], 'prompt')}, {counted(result['images'], 'image')}"
+    console.print(counts, style="dim", highlight=False)
+    console.print(
+        f"Right images: {points(result['right_images'])}; prompts with one: "
+        f"{points(result['right_prompts'])}",
+        highlight=False,
+    )
+
+
 def _joined(result: Mapping[str, Any]) -> Iterator[str]:
     """Sentences on prompts and answers that did not find one another."""
     if covered := result.get("covered"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -46,6 +46,30 @@ class Chooser(Protocol):
     ) -> list[list[str]]:
         """The raw text for each question, put in the wording that `words` names. It may be none of
         the choices: what it then counts as is not the judge's to say."""
+        ...
+
+
+class Spelled(NamedTuple):
+    """A question that is put word for word, and ways to write one answer to it."""
+
+    text: str
+    spellings: tuple[str, ...]
+
+
+FirstToken = tuple[str, float]
+"""The first token of a spelling, and its probability over the whole vocabulary; the token is "" if
+it tells no answer from another, as a blank before a digit does."""
+
+
+@runtime_checkable
+class Speller(Protocol):
+    """A judge that tells how likely its answer begins as given spellings do."""
+
+    def spell(
+        self, images: Sequence[Image.Image], questions: Sequence[Sequence[Spelled]]
+    ) -> list[list[tuple[str, list[FirstToken]]]]:
+        """For each question the raw text, and the first token of each of its spellings. Several
+        spellings may begin with the same token."""
         ...
 
 

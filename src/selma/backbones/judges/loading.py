@@ -34,6 +34,8 @@ class JudgeKind(CheckedKind):
     """settings → where its weights lie, if they are on this machine; see `same_weights`."""
     chooses: bool = True
     """Whether it can be asked multiple-choice questions: see `judge.Chooser`."""
+    spells: bool = False
+    """Whether it tells how likely an answer's spellings are: see `judge.Speller`."""
 
 
 def _toybox(name: str) -> JudgeKind:
@@ -43,6 +45,7 @@ def _toybox(name: str) -> JudgeKind:
         lambda judge, setting: ToyboxJudge(name, weights_of(part)),
         folder=lambda judge: weights_of(part),
         chooses=False,
+        spells=True,
         look=lambda judge, key: missing_weights(part, key),
     )
 
@@ -105,8 +108,10 @@ JUDGES = Table(
     [
         _toybox("toybox-a"),
         _toybox("toybox-b"),
-        JudgeKind("transformers", _load_local, LocalJudge, folder=_folder, look=_look_local),
-        JudgeKind("openai", _load_served, ServedJudge, look=_look_served),
+        JudgeKind(
+            "transformers", _load_local, LocalJudge, folder=_folder, spells=True, look=_look_local
+        ),
+        JudgeKind("openai", _load_served, ServedJudge, spells=True, look=_look_served),
         JudgeKind(
             "detector",
             _load_detector,

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from PIL import Image
 
+from selma.backbones.judges.judge import FirstToken, Spelled
 from selma.backbones.judges.wordings import QUESTION, MultipleChoice, put_all, wording
 from selma.backbones.language.thoughts import answer
 from selma.backbones.served import Answered, Request, Requests
 from selma.config.places import bare_address
 from selma.config.scores import ServedJudge, judge_name
+from selma.errors import ModelError
 from selma.image_files import png_bytes
 from selma.workspace import recipe_key
 
@@ -87,6 +89,33 @@ class ServedVqaJudge:
         answers = self._say(images, put_all(questions, words), logprobs=False)
         return [[_read(answered)[0] for answered in group] for group in answers]
 
+    def spell(
+        self, images: Sequence[Image.Image], questions: Sequence[Sequence[Spelled]]
+    ) -> list[list[tuple[str, list[FirstToken]]]]:
+        """As `judge.Speller` has it, by the tokens that the server lists: what is not among the
+        likeliest has no probability. Raises ModelError if it tells none."""
+        texts = [[question.text for question in group] for group in questions]
+        replies = self._say(images, texts, logprobs=True)
+        return [
+            [
+                (_read(answered)[0], self._first_tokens(answered, question))
+                for answered, question in zip(group, asked, strict=True)
+            ]
+            for group, asked in zip(replies, questions, strict=True)
+        ]
+
+    def _first_tokens(self, answered: Answered, question: Spelled) -> list[FirstToken]:
+        tokens = getattr(getattr(answered.choice, "logprobs", None), "content", None) or ()
+        first = next((token for token in tokens if token.token.strip()), None)
+        if first is None or answer(answered.text)[1]:
+            raise ModelError(
+                f"The judge {self.name} tells no probability of its answer's first word, of which "
+                f"the score of {question.text!r} is made. Name a judge whose server does, or one "
+                "that runs here."
+            )
+        listed = {t.token: math.exp(t.logprob) for t in first.top_logprobs or [first]}
+        return [_spelled(spelling, listed) for spelling in question.spellings]
+
     def _say(
         self,
         images: Sequence[Image.Image],
@@ -139,6 +168,13 @@ def chance_of_yes(choice: Any) -> float | None:
             mass[_bare(token.token)] += math.exp(token.logprob)
     total = sum(mass.values())
     return round(mass["yes"] / total, _DIGITS) if total > 0 else None
+
+
+def _spelled(spelling: str, listed: Mapping[str, float]) -> FirstToken:
+    """The longest listed token that the spelling begins with."""
+    begins = [token for token in listed if token.strip() and spelling.startswith(token)]
+    token = max(begins, key=len, default="")
+    return token, float(f"{listed.get(token, 0.0):.4g}") if token else 0.0
 
 
 def _bare(token: str) -> str:

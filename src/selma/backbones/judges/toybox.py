@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from selma.backbones.hub import folder_digest
-from selma.backbones.judges.judge import NOT_READ, parts
+from selma.backbones.judges.judge import NOT_READ, FirstToken, Spelled, parts
 from selma.backbones.quiet import quiet
 from selma.errors import ModelError
 from selma.toybox.questions import MAX_WORDS, words_of
@@ -68,6 +68,19 @@ class ToyboxJudge:
                         read = question not in unread
                         answers[first + i].append(_said(chance) if read else (NOT_READ, None))
         return answers
+
+    def spell(
+        self, images: Sequence[Image.Image], questions: Sequence[Sequence[Spelled]]
+    ) -> list[list[tuple[str, list[FirstToken]]]]:
+        """As `judge.Speller` has it; its whole vocabulary is yes and no."""
+        answers = self.answer(images, [[q.text for q in group] for group in questions])
+        return [
+            [
+                (text, [_spelled(spelling, yes) for spelling in question.spellings])
+                for question, (text, yes) in zip(asked, group, strict=True)
+            ]
+            for asked, group in zip(questions, answers, strict=True)
+        ]
 
     def unread(self, questions: Sequence[str]) -> list[str]:
         """Those with a word that it was not taught, with none, or with more than it reads."""
@@ -149,6 +162,13 @@ def pixels(images: Sequence[Image.Image]) -> Tensor:
     ]
     stacked = torch.from_numpy(np.stack([np.asarray(image) for image in fitted]))
     return stacked.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _spelled(spelling: str, yes: float | None) -> FirstToken:
+    word = spelling.strip().lower()
+    if yes is None or word not in ("yes", "no"):
+        return "", 0.0
+    return word, yes if word == "yes" else round(1 - yes, _DIGITS)
 
 
 def _said(chance: float) -> tuple[str, float]:

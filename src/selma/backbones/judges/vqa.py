@@ -6,7 +6,7 @@ weights, the wording and the decoding alone: no neighbour in a batch changes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from selma.backbones.hub import find_device, hub_commit, model_config, weights_digest
-from selma.backbones.judges.judge import parts
+from selma.backbones.judges.judge import FirstToken, Spelled, parts
 from selma.backbones.judges.wordings import QUESTION, MultipleChoice, put_all, wording
 from selma.backbones.quiet import quiet
 from selma.config.scores import LocalJudge, judge_name
@@ -110,9 +110,44 @@ class VqaJudge:
         answers = self._say(images, put_all(questions, words))
         return [[text for text, _ in group] for group in answers]
 
+    def spell(
+        self, images: Sequence[Image.Image], questions: Sequence[Sequence[Spelled]]
+    ) -> list[list[tuple[str, list[FirstToken]]]]:
+        """As `judge.Speller` has it; probabilities have four significant digits."""
+        texts = [[question.text for question in group] for group in questions]
+        first: dict[tuple[int, int], list[FirstToken]] = {}
+
+        def tell(place: tuple[int, int], logits: Tensor) -> None:
+            i, j = place
+            chances = logits.double().softmax(dim=0)
+            first[place] = [
+                (token, float(f"{chances[id].item():.4g}"))
+                for token, id in map(self._first_token, questions[i][j].spellings)
+            ]
+
+        answers = self._say(images, texts, tell)
+        return [
+            [(text, first[i, j]) for j, (text, _) in enumerate(group)]
+            for i, group in enumerate(answers)
+        ]
+
+    def _first_token(self, spelling: str) -> tuple[str, int]:
+        """The first token of a text and its id; see `judge.FirstToken`."""
+        tokenizer = self._family.tokenizer
+        ids = tokenizer(spelling, add_special_tokens=False).input_ids
+        token = str(tokenizer.convert_ids_to_tokens(ids[0]))
+        # Byte-level tokenizers write a blank as Ġ, SentencePiece as ▁.
+        telling = token.strip(" Ġ▁") and ids[0] != tokenizer.unk_token_id
+        return (token if telling else ""), ids[0]
+
     def _say(
-        self, images: Sequence[Image.Image], texts: Sequence[Sequence[str]]
+        self,
+        images: Sequence[Image.Image],
+        texts: Sequence[Sequence[str]],
+        tell: Callable[[tuple[int, int], Tensor], None] | None = None,
     ) -> list[list[tuple[str, float | None]]]:
+        """tell: called with the place of each text (image, number) and the logits [vocabulary] of
+        its answer's first token."""
         import torch
 
         size = self._settings.batch_size
@@ -126,11 +161,13 @@ class VqaJudge:
                     continue
                 seen = self._family.see([image.convert("RGB") for image in images[part]])
                 for batch in self._batches(places, texts):
-                    replies = self._generate(
+                    replies, logits = self._generate(
                         [seen[i - part.start] for i, _ in batch], [texts[i][j] for i, j in batch]
                     )
-                    for (i, j), reply in zip(batch, replies, strict=True):
+                    for (i, j), reply, row in zip(batch, replies, logits, strict=True):
                         answers[i][j] = reply
+                        if tell is not None:
+                            tell((i, j), row)
         return answers
 
     def _batches(
@@ -147,7 +184,8 @@ class VqaJudge:
 
     def _generate(
         self, seen: Sequence[Any], texts: Sequence[str]
-    ) -> list[tuple[str, float | None]]:
+    ) -> tuple[list[tuple[str, float | None]], Tensor]:
+        """Answers, and the logits [b, vocabulary] of their first tokens."""
         inputs, skip = self._family.inputs(seen, texts)
         written = self._family.generator.generate(**inputs, generation_config=self._decoding)
         beams = self._settings.beams
@@ -159,7 +197,8 @@ class VqaJudge:
             )
         chances = self._chances(first)
         rows = written.sequences[:, skip:].tolist()
-        return [(self._text(row), chance) for row, chance in zip(rows, chances, strict=True)]
+        answers = [(self._text(row), chance) for row, chance in zip(rows, chances, strict=True)]
+        return answers, first
 
     def _text(self, row: list[int]) -> str:
         ends = self._decoding.eos_token_id

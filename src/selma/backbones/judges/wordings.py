@@ -21,6 +21,8 @@ QUESTION: Mapping[str, str] = MappingProxyType(
         "yes_or_no": "{question} Please answer yes or no.",
         # TIFA's own program (arXiv:2303.11897) for BLIP-2 without choices.
         "tifa": "Answer the question. Question: {question} Answer:",
+        # OneIG-Bench's own program (arXiv:2506.07977), with its point after the question mark.
+        "oneig": "{question}. Please answer 'Yes' or 'No' only.",
     }
 )
 """Name → words around a yes/no question."""

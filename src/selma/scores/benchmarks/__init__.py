@@ -14,11 +14,16 @@ from selma.errors import ConfigError, DataError
 from selma.paths import AnyPath, as_path
 from selma.records.benchmarks import BenchmarkPrompt, evenly
 from selma.registry import Table
+from selma.scores.benchmarks.compbench import COMPBENCH
 from selma.scores.benchmarks.dpg import DPG
 from selma.scores.benchmarks.dsg import COLUMNS, DSG, Dependencies, read_dsg
+from selma.scores.benchmarks.genai import GENAI
+from selma.scores.benchmarks.geneval2 import GENEVAL2
 from selma.scores.benchmarks.layouts import DSG_GROUPS, Benchmark, Rules, Split, group_of
+from selma.scores.benchmarks.oneig import ONEIG
 from selma.scores.benchmarks.texts import TEXTS
 from selma.scores.benchmarks.tifa import TIFA
+from selma.scores.benchmarks.tiif import TIIF
 from selma.scores.benchmarks.toybox import TOYBOX
 from selma.scores.measures import Measure
 
@@ -43,7 +48,11 @@ __all__ = [
     "read_dsg",
 ]
 
-BENCHMARKS = Table("benchmark", "selma.benchmarks", [TOYBOX, DPG, DSG, TIFA, TEXTS])
+BENCHMARKS = Table(
+    "benchmark",
+    "selma.benchmarks",
+    [TOYBOX, DPG, DSG, TIFA, GENEVAL2, GENAI, TIIF, ONEIG, COMPBENCH, TEXTS],
+)
 
 
 def load_benchmark(

@@ -77,9 +77,44 @@ def verify(benchmark: Benchmark, folder: AnyPath) -> list[Fetched]:
     return verified
 
 
+def fetchables() -> list[Benchmark]:
+    """The benchmarks that have files to fetch."""
+    return [row for row in BENCHMARKS.values() if row.files]
+
+
+def told(benchmark: Benchmark) -> list[str]:
+    """A benchmark's name, layout, source, licence, and each file's address and checksum; of many
+    files only how many they are."""
+    lines = [
+        f"{benchmark.name}: {benchmark.layout}",
+        f"  source: {benchmark.source}",
+        f"  licence: {benchmark.licence or 'not known'}",
+    ]
+    files = benchmark.files
+    shown = files if len(files) <= _MOST_LISTED else files[:1]
+    for file in shown:
+        lines.append(f"  {file.url}")
+        lines.append(f"    {_sum_of(file)}")
+    if len(files) > len(shown):
+        pinned = sum(file.sha256 is not None for file in files)
+        lines.append(f"  and {len(files) - 1} more beside it; of all {pinned} the sha256 is known")
+    return lines
+
+
+_MOST_LISTED = 6
+
+
+def _sum_of(file: RemoteFile) -> str:
+    if file.sha256 is not None:
+        return f"sha256 {file.sha256}"
+    if file.git_blob is not None:
+        return f"git blob {file.git_blob}"
+    return "no checksum is known; that of the first download is kept"
+
+
 def fetchable(name: str) -> Benchmark:
     """The benchmark of this name, if it has files to fetch. Raises ConfigError otherwise."""
-    offered = {row.name: row for row in BENCHMARKS.values() if row.files}
+    offered = {row.name: row for row in fetchables()}
     if name not in offered:
         raise ConfigError(f"A benchmark must be one of {', '.join(offered)}, but {name!r} came.")
     return offered[name]
@@ -230,6 +265,8 @@ def _check_size(file: RemoteFile, count: int) -> None:
 
 
 def _readable(benchmark: Benchmark, file: RemoteFile, aside: Path) -> None:
+    if not file.alone:
+        return
     try:
         if not benchmark.recognises(aside):
             raise DataError(f"it is not {benchmark.layout}")

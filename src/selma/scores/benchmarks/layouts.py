@@ -52,6 +52,9 @@ class RemoteFile:
     """A longer download is not the file."""
     git_blob: str | None = None
     """The file's id in git at the address's commit, a SHA-1, where no sha256 is known."""
+    alone: bool = True
+    """Whether the benchmark is recognised by this file alone; only then is one without a known
+    checksum read as it comes."""
 
 
 @dataclass(frozen=True)
