@@ -108,7 +108,7 @@ def score_images(
     answer_cache = AnswerCache(answers, network)
     if has_spellings(generated):
         speller = _KeyedSpeller(network, generated)
-        told = _ask(AnswerCache(answers, speller), generated, files, _spelling_key)
+        told = ask(AnswerCache(answers, speller), generated, files, _spelling_key)
         given = [_untold(answer) for answer in told]
     elif has_choices(generated):
         chooser = _KeyedChooser(network, generated, choices_prompt)
