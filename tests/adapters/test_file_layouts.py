@@ -378,6 +378,7 @@ def test_shapes_that_are_not_the_joined_layers_are_refused(tmp_path: Path) -> No
 PIPELINES = [
     *(("sd3", to) for to in FORMATS),
     *((shape, to) for shape in tiny.FLOW_SHAPES[1:] for to in ("kohya", "comfyui")),
+    *((shape, "onetrainer") for shape in ("flux.1", "chroma")),
 ]
 
 
@@ -387,12 +388,12 @@ def test_a_pipeline_takes_every_layout(tmp_path: Path, shape: str, to: str) -> N
     text encoders' layers are beside it where the layout has names for them."""
     base = read_model(str(tiny.folder(shape)))
     assert base.layout is not None
-    texts = () if to == "simpletuner" else base.layout.texts
+    texts = {} if to == "simpletuner" else base.layout.texts
     shapes = {
         key: of
         for key, of in base.shapes.items()
         for part in [key.partition(".")[0]]
-        if part == "transformer" or (part in texts and key.endswith((".q_proj", ".fc1")))
+        if part == "transformer" or (part in texts and key.endswith((".q_proj", ".fc1", ".wo")))
     }
     source = adapter(shapes, ranks=(2, 3), scales=(0.5,))
     path = place(tmp_path, to)

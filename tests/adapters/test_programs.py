@@ -1,5 +1,5 @@
 """What each program would not load: the tables against diffusers' own loaders, layer by layer, and
-against ComfyUI's own map of names and kohya's, which lie beside this file as facts."""
+against ComfyUI's own map of names, kohya's and A1111's, which lie beside this file as facts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ from diffusers.loaders import lora_pipeline
 from torch import Tensor
 from typer.testing import CliRunner
 
+from selma.adapters import names
 from selma.adapters.formats import SPELLED, write
 from selma.adapters.layers import known_models
-from selma.adapters.programs import PROGRAMS, not_loaded
+from selma.adapters.programs import PROGRAMS, loads, not_loaded
 from selma.cli import app
 from selma.errors import AdapterError, ConfigError
 
 FACTS = json.loads(Path(__file__).with_name("comfyui_keys.json").read_text("utf-8"))
+A1111 = json.loads(Path(__file__).with_name("a1111_keys.json").read_text("utf-8"))
+KNOWN = {layers.model: layers for layers in next(known_models())}
+NUMBER = re.compile(r"((?:transformer_blocks|layers|resblocks)_)\d+(?=_)")
 KOHYA = json.loads(Path(__file__).with_name("kohya_keys.json").read_text("utf-8"))
 FAMILIES = list(RELEASED)
 NAME = re.compile(r"(.+?)(?:\.lora_(?:A|B|down|up)\.weight|\.alpha)")
@@ -180,8 +184,66 @@ def test_the_command(tmp_path: Path) -> None:
     file_of(tmp_path, "ZImageTransformer2DModel", "comfyui")
     done = CliRunner().invoke(app, ["inspect", path, "--for", "comfyui"], catch_exceptions=False)
     assert done.stdout == "" and "all keys load" in done.stderr
-    with pytest.raises(ConfigError, match="diffusers, comfyui, kohya, a1111"):
-        not_loaded(tmp_path / "a.safetensors", "forge")
+
+
+@pytest.mark.parametrize(("program", "said"), [
+    ("forge", "Forge looks for the names that ComfyUI looks for, in files of SD 1, SD 2 and SDXL"),
+    ("re-forge", "reForge looks for"),
+    ("ComfyUI", "Did you mean comfyui?"),
+    ("automatic1111", "Did you mean a1111?"),
+    ("sd-scripts", "Did you mean kohya?"),
+    ("diffuser", "Did you mean diffusers?"),
+    ("Draw Things", "Of others it is not known"),
+    ("invokeai", "Of others it is not known"),
+])  # fmt: skip
+def test_a_program_without_a_table(tmp_path: Path, program: str, said: str) -> None:
+    wanted = f"one of diffusers, comfyui, kohya, a1111, but.*came. {re.escape(said)}"
+    with pytest.raises(ConfigError, match=wanted):
+        not_loaded(tmp_path / "a.safetensors", program)
+
+
+@pytest.mark.parametrize("model", ["SD 1", "SD 2", "SDXL"])
+def test_a1111_loads_what_its_own_map_finds(model: str) -> None:
+    """Every layer under diffusers' names as kohya writes them, and under the original's."""
+    layers, seen = KNOWN[model], set()
+    for key in layers.shapes:
+        component, module = names.split(key)
+        flat = module.replace(".", "_")
+        spelled = {
+            names.UNET: [f"lora_unet_{flat}"],
+            names.TEXT: [f"lora_te_text_model_{flat}", f"lora_te1_text_model_{flat}"],
+            names.TEXT_2: [f"lora_te2_text_model_{flat}"],
+        }[component]
+        for name in spelled:
+            fact = A1111[model][NUMBER.sub(r"\1#", name)]
+            seen.add(NUMBER.sub(r"\1#", name))
+            assert loads(f"{name}.lora_down.weight", "a1111", layers) == bool(fact), name
+            if component == names.UNET and fact:
+                own = f"diffusion_model_{layers.originals[module].replace('.', '_')}"
+                assert NUMBER.sub(r"\1#", own) == fact
+                numbered = own.replace("diffusion_model_", "lora_unet_")
+                assert loads(f"{numbered}.alpha", "a1111", layers)
+    assert seen == A1111[model].keys()
+
+
+def test_a1111_changes_openclips_attention_only_whole(tmp_path: Path) -> None:
+    """Its q, k and v are one parameter there, to which nothing is added without all of the four."""
+    path, shapes = tmp_path / "a.safetensors", KNOWN["SDXL"].shapes
+    for component in ("text_encoder", "text_encoder_2"):
+        block = f"{component}.encoder.layers.3."
+        own = {key: shape for key, shape in shapes.items() if key.startswith(block)}
+        write(path, adapter(own | some_of_unet(shapes)), to="kohya")
+        assert not_loaded(path, "a1111") == []
+        own.pop(f"{block}self_attn.k_proj")
+        write(path, adapter(own | some_of_unet(shapes)), to="kohya")
+        missed = not_loaded(path, "a1111")
+        assert len(missed) == (0 if component == "text_encoder" else 9)
+        assert all("_self_attn_" in name and "lora_te2_" in name for name in missed)
+        assert not_loaded(path, "comfyui") == []
+
+
+def some_of_unet(shapes: Any) -> dict[str, Any]:
+    return {key: shape for key, shape in shapes.items() if "down_blocks.1.attentions.0" in key}
 
 
 def test_files_of_several_families_need_the_base(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from selma.adapters.converting import convert
 from selma.adapters.files import OUR_KEY, Lineage, lineage_json
 from selma.adapters.headers import MOST_TENSORS
 from selma.adapters.layers import known_models
+from selma.adapters.lora import describe
 from selma.adapters.models import read_model
 from selma.adapters.reading import read_adapter
 from selma.cli import app
@@ -357,6 +359,20 @@ def test_experts_of_two_families_are_refused_by_name(tmp_path: Path) -> None:
     mixed = of("unet.up_blocks.3.attentions.0.proj_in", f"unet.up_blocks.0.attentions.0.{XL}")
     with pytest.raises(AdapterError, match=r"SD 1 has no up_blocks.0.*SDXL has no up_bl"):
         read_adapter(saved(tmp_path / "mixed.safetensors", mixed))
+
+
+def test_models_are_named_in_one_order(tmp_path: Path) -> None:
+    """By inspecting and by merging, whatever the order of the alphabet."""
+    several = saved(
+        tmp_path / "a.safetensors", of("transformer.transformer_blocks.0.attn.to_q", width=3072)
+    )
+    xl = saved(tmp_path / "xl.safetensors", of(f"unet.up_blocks.0.attentions.0.{XL}"))
+    (said,) = (line for line in describe(read_adapter(several)) if line.startswith("layers of"))
+    listed = said.removeprefix("layers of: ")
+    assert len(listed.split(" or ")) > 1
+    assert listed.split(" or ") != sorted(listed.split(" or "))
+    with pytest.raises(IncompatibleExperts, match=f"changes layers of {re.escape(listed)} and"):
+        merge_files([several, xl], MergedConfig(), tmp_path / "m.safetensors")
 
 
 def test_shapes_tell_models_of_the_same_names_apart(tmp_path: Path) -> None:

@@ -48,7 +48,8 @@ def _component(path: Path) -> str | None:
     classes = {name: component for component, (name, _) in names.PEFT_CLASSES.items()}
     component = classes.get(about)
     # A denoiser of another family may be of the same class: which it is, its layers say.
-    return component if component in names.TEXTS else None
+    # So may a T5, whatever the number of text encoders before it.
+    return component if component in (*names.TEXTS, names.T5) else None
 
 
 def _require_tensors(path: Path) -> None:

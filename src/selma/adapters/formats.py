@@ -71,11 +71,18 @@ class Spelled(NamedTuple):
     factors: tuple[str, str] = ("lora_down", "lora_up")
     alphas: bool | None = True
     """Whether each layer says its alpha; None if those alone do that have another than the rank."""
+    t5: Mapping[str, str] = {}
+    """As `texts`, where the text encoder is a T5."""
+
+    def text(self, key: str) -> str | None:
+        """What a text encoder's layer has before its path; None if the layout has no name."""
+        component, module = names.split(key)
+        return (self.t5 if names.of_t5(module) else self.texts).get(component)
 
 
 _KOHYA_TEXTS = {names.TEXT: "lora_te1_", names.TEXT_2: "lora_te2_"}
 SPELLED = {
-    "kohya": Spelled("lora_unet_", True, _KOHYA_TEXTS),
+    "kohya": Spelled("lora_unet_", True, _KOHYA_TEXTS, t5=dict.fromkeys(names.TEXTS, "lora_te3_")),
     "comfyui": Spelled(
         "diffusion_model.",
         True,
@@ -86,8 +93,14 @@ SPELLED = {
         joint=".",
         factors=("lora_A", "lora_B"),
         alphas=None,
+        t5=dict.fromkeys(names.TEXTS, "text_encoders.t5xxl.transformer."),
     ),
-    "onetrainer": Spelled("lora_transformer_", False, _KOHYA_TEXTS),
+    "onetrainer": Spelled(
+        "lora_transformer_",
+        False,
+        _KOHYA_TEXTS,
+        t5={names.TEXT: "lora_te_", names.TEXT_2: "lora_te2_", names.TEXT_3: "lora_te3_"},
+    ),
     "simpletuner": Spelled("lycoris_", False),
 }
 """Layout of one file → its names, of transformers; and of UNets but for kohya's."""
@@ -282,8 +295,10 @@ def _write_peft(out: Path, adapter: Adapter) -> list[Path]:
             for module in _of(component, adapter.layers)
         }
         _write(folder / PEFT_FILE, adapter, named, ("lora_A", "lora_B"), {})
-        about, library = names.PEFT_CLASSES.get(component, (None, None))
-        settings = _peft_settings(component, _of(component, adapter.layers)) | {
+        own = _of(component, adapter.layers)
+        model = names.T5 if any(map(names.of_t5, own)) else component
+        about, library = names.PEFT_CLASSES.get(model, (None, None))
+        settings = _peft_settings(component, own) | {
             "peft_type": "LORA",
             "inference_mode": True,
             "base_model_name_or_path": None,
@@ -300,8 +315,10 @@ def _in_model(component: str, module: str) -> str:
 
 
 def _of_transformer(layers: Mapping[str, LayerFile]) -> bool:
-    """Whether the layers are a transformer's, perhaps with text encoders."""
-    return any(names.split(key)[0] not in (names.UNET, *names.TEXTS) for key in layers)
+    """Whether the layers are a transformer's, perhaps with text encoders, or a T5's, which no UNet
+    goes with."""
+    parts = map(names.split, layers)
+    return any(c not in (names.UNET, *names.TEXTS) or names.of_t5(m) for c, m in parts)
 
 
 def _write_transformer(path: Path, adapter: Adapter, model: Model | None, *, to: str) -> None:
@@ -336,7 +353,7 @@ def _spelled_name(key: str, spelled: Spelled) -> str:
     component, path = names.split(key)
     prefix = spelled.denoiser
     if component in names.TEXTS:
-        prefix, path = spelled.texts[component], names.with_text_model(component, path)
+        prefix, path = spelled.text(key) or "", names.with_text_model(component, path)
     return prefix + path.replace(".", spelled.joint)
 
 
@@ -345,7 +362,7 @@ def _layout(layers: Mapping[str, LayerFile], model: Model | None, *, to: str) ->
     known, the same in all families that the layers may be of, and there for each layer."""
     spelled = SPELLED[to]
     for key in layers:
-        if _is_text(key) and names.split(key)[0] not in spelled.texts:
+        if _is_text(key) and spelled.text(key) is None:
             raise AdapterError(f"{to} has no name for {key}. Write it --to diffusers or peft.")
     if model and model.layout is None:
         raise AdapterError(f"No names but diffusers' are known of {model.folder}'s layers.")
@@ -381,7 +398,7 @@ def _unet_names(
     named = {}
     for key in layers:
         component, path = names.split(key)
-        if component in names.TEXTS and component in spelled.texts:
+        if component in names.TEXTS and spelled.text(key) is not None:
             named[key] = _spelled_name(key, spelled)
             continue
         own = known.originals.get(path) if known else path

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from selma.adapters import names
 from selma.adapters.layouts import LAYOUTS
-from selma.adapters.layouts.layout import Layout, Place, Size
+from selma.adapters.layouts.layout import CLIP_G, CLIP_L, T5_XXL, Layout, Place, Size
 from selma.adapters.original import original_paths
 from selma.backbones.families import FAMILIES
 from selma.backbones.families.family import Config, Family
@@ -137,6 +137,8 @@ class Layers:
                 keys[component, path] = keys[component, path.replace(".", "_")] = key
                 if self.layout and component == self.layout.component:  # "lora_unet_", of any base
                     keys[names.UNET, path] = keys[names.UNET, path.replace(".", "_")] = key
+                if component in names.TEXTS and names.of_t5(module):  # "lora_te3_", of any base
+                    keys[names.T5, path] = keys[names.T5, path.replace(".", "_")] = key
         return keys
 
     def _paths(self, component: str, module: str) -> Iterator[str]:
@@ -175,10 +177,14 @@ class FamilyLayers(Layers):
         if component in (names.UNET, self.layout.component):
             own = self.layout.own(path)
             return f"{self.layout.component}.{own}" if own and self._counts(own) else None
-        match = _CLIP.fullmatch(path) if component in self.layout.texts else None
-        if match is None or int(match[1]) >= _CLIPS[component].layers:
+        texts = self.layout.texts
+        if component == names.T5:
+            component = next((part for part, kind in texts.items() if kind == T5_XXL), component)
+        encoder = _ENCODERS[texts[component]] if component in texts else None
+        match = encoder and encoder.path.fullmatch(path)
+        if not match or not encoder or int(match[1]) >= encoder.layers:
             return None
-        return f"{component}.encoder.layers.{'.'.join(filter(None, match.groups()))}"
+        return f"{component}.{encoder.blocks}.{'.'.join(filter(None, match.groups()))}"
 
     def widths(self, place: Place, shape: Sequence[int]) -> tuple[int, ...] | None:
         rows = place.original.rows
@@ -192,7 +198,8 @@ class FamilyLayers(Layers):
         """Whether the layer can be this released model's, as far as its width says it."""
         component, module = names.split(key)
         if component in names.TEXTS:
-            return set(shape) <= _CLIPS[component].widths
+            assert self.layout is not None
+            return set(shape) <= _ENCODERS[self.layout.texts[component]].widths
         assert self.size is not None
         width = self.size.width
         if _ATTENDS.search(module):
@@ -211,22 +218,31 @@ class FamilyLayers(Layers):
         return count is None or int(rest.partition(".")[0]) < count
 
 
-class _Clip(NamedTuple):
-    layers: int
-    widths: frozenset[int]
-
-
-_CLIPS = {
-    names.TEXT: _Clip(12, frozenset((768, 3072))),
-    names.TEXT_2: _Clip(32, frozenset((1280, 5120))),
-}
-"""The text encoders that the transformers' families have: CLIP-L and OpenCLIP-G."""
-
 _ATTENDS = re.compile(r"\.(to_[qkv]|add_[qkv]_proj|to_qkv_mlp_proj)$")
 _CLIP = re.compile(
     r"(?:text_model[._])?encoder[._]layers[._](\d+)[._]"
     r"(?:(self_attn)[._]([qkv]_proj|out_proj)|(mlp)[._](fc[12]))"
 )
+_T5 = re.compile(
+    r"encoder[._]block[._](\d+)[._](layer)[._]"
+    r"(?:(0)[._](SelfAttention)[._]([qkvo])|(1)[._](DenseReluDense)[._](wi_[01]|wo))"
+)
+
+
+class _Encoder(NamedTuple):
+    path: re.Pattern[str]
+    blocks: str
+    """What its layers' names have before the number of the block."""
+    layers: int
+    widths: frozenset[int]
+
+
+_ENCODERS = {
+    CLIP_L: _Encoder(_CLIP, "encoder.layers", 12, frozenset((768, 3072))),
+    CLIP_G: _Encoder(_CLIP, "encoder.layers", 32, frozenset((1280, 5120))),
+    T5_XXL: _Encoder(_T5, "encoder.block", 24, frozenset((4096, 10240))),
+}
+"""The text encoders of the transformers' families whose layers have names in files."""
 
 
 def known_models() -> Iterator[tuple[Layers, ...]]:
@@ -250,6 +266,18 @@ def _families() -> tuple[FamilyLayers, ...]:
         for layout in LAYOUTS
         for model, size in layout.sizes.items()
     )
+
+
+def titles(models: Iterable[Layers], *, joint: str) -> str:
+    """What messages call these models, each once, in the order of the known ones."""
+    known = {title: n for n, title in enumerate(_known_titles())}
+    ours = dict.fromkeys(layers.model for layers in models)
+    return joint.join(sorted(ours, key=lambda title: known.get(title, len(known))))
+
+
+def _known_titles() -> list[str]:
+    added = [model for family in FAMILIES.values() for model in family.released]
+    return [*(m.model for m in _packaged()), *added, *(m.model for m in _families())]
 
 
 def known_names() -> str:
@@ -304,8 +332,14 @@ def layers_of(component: str, weights: Shapes) -> dict[str, tuple[int, ...]]:
         names.plain(component, path): shape
         for path, shape in weights.items()
         # An embedding is looked up in: its table is no layer's matrix.
-        if len(shape) in (2, 4) and not path.endswith("_embedding")
+        if len(shape) in (2, 4) and not _is_table(path.rpartition(".")[2])
     }
+
+
+def _is_table(name: str) -> bool:
+    # Of T5, whose words' table is "shared", and of language models.
+    tables = ("shared", "embed_tokens", "relative_attention_bias")
+    return name.endswith("_embedding") or name in tables
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -16,6 +16,7 @@ from selma.adapters.files import PEFT_KEY, Lineage, given, write_adapter
 from selma.adapters.formats import convert_lora
 from selma.adapters.headers import opened
 from selma.adapters.kind import AdapterKind, WeightChange, spread
+from selma.adapters.layers import titles
 from selma.adapters.models import require_fit
 from selma.adapters.reading import AdapterFile, is_lora, read_adapter
 from selma.backbones.families.stable_diffusion import FAMILY
@@ -175,7 +176,7 @@ def describe(adapter: AdapterFile) -> list[str]:
     return [
         f"rank: {spread(layer.rank for layer in layers)}",
         f"scale: {spread(layer.scale for layer in layers)}",
-        *([f"layers of: {' or '.join(m.model for m in adapter.models)}"] if adapter.models else []),
+        *([f"layers of: {titles(adapter.models, joint=' or ')}"] if adapter.models else []),
         *([adapter.left_out] if adapter.left_out else []),
     ]
 
@@ -198,6 +199,9 @@ def _read_alike(adapter: AdapterFile) -> bool:
     In a file of its own names it takes alphas from the header alone.
     """
     layers = adapter.layers
+    texts = (module for part, module in map(names.split, layers) if part in names.TEXTS)
+    if not all(module.startswith("encoder.layers.") for module in texts):
+        return False  # of text encoders it knows CLIP's alone
     if adapter.format == "kohya":
         return _kohya_read_alike(adapter)
     if not all(layer.a in _diffusers_names(key) for key, layer in layers.items()):

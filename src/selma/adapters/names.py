@@ -12,13 +12,16 @@ from collections.abc import Iterable
 
 from selma.backbones.families import denoiser_components
 
-UNET, TEXT, TEXT_2 = "unet", "text_encoder", "text_encoder_2"
-TEXTS = (TEXT, TEXT_2)
+UNET, TEXT, TEXT_2, TEXT_3 = "unet", "text_encoder", "text_encoder_2", "text_encoder_3"
+TEXTS = (TEXT, TEXT_2, TEXT_3)
+T5 = "t5"
+"""The T5 of any base, whichever of its text encoders it is: some files name it so."""
 
 PEFT_CLASSES = {
     UNET: ("UNet2DConditionModel", "diffusers.models.unets.unet_2d_condition"),
     TEXT: ("CLIPTextModel", "transformers.models.clip.modeling_clip"),
     TEXT_2: ("CLIPTextModelWithProjection", "transformers.models.clip.modeling_clip"),
+    T5: ("T5EncoderModel", "transformers.models.t5.modeling_t5"),
 }
 """Component → class and module, as a PEFT folder names the model that it belongs to."""
 
@@ -34,6 +37,11 @@ def split(key: str) -> tuple[str, str]:
     return component, module
 
 
+def of_t5(module: str) -> bool:
+    """Whether this is the path of a T5's layer, rather than a CLIP's."""
+    return module.startswith("encoder.block.")
+
+
 def plain(component: str, module: str) -> str:
     """Our name for a layer that a file names by its path in the model."""
     return f"{component}.{module.removeprefix('text_model.') if component in TEXTS else module}"
@@ -41,7 +49,7 @@ def plain(component: str, module: str) -> str:
 
 def with_text_model(component: str, module: str) -> str:
     """The path with the "text_model." that files have before a text encoder's layers."""
-    inside = component in TEXTS and module.startswith("encoder.")
+    inside = component in TEXTS and module.startswith("encoder.layers.")
     return f"text_model.{module}" if inside else module
 
 

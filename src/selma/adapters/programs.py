@@ -7,17 +7,19 @@ hold the tables against diffusers' own loaders, and against ComfyUI's own maps o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from selma.adapters import names
 from selma.adapters.folders import lora_files
 from selma.adapters.headers import opened, tensor_names
-from selma.adapters.layers import Layers
+from selma.adapters.layers import Layers, titles
 from selma.adapters.layouts.layout import Layout
 from selma.adapters.reading import read_adapter
 from selma.errors import AdapterError, ConfigError
 from selma.paths import AnyPath, as_path
+from selma.texts import quoted
 
 AB = r"\.lora_[AB]\.weight"
 DOWN_UP = r"\.lora_(down|up)\.weight"
@@ -138,7 +140,11 @@ UNETS: dict[str, tuple[tuple[Looks, ...], tuple[Looks, ...]]] = {
     ),
     "comfyui": (_UNET_OF_COMFY, _UNET_OF_COMFY),
     "kohya": ((_OWN,), (_NUMBERED,)),
-    "a1111": ((_OWN, _NUMBERED), (_OWN, _NUMBERED)),
+    "a1111": (
+        (_OWN, _NUMBERED),
+        # Of what has other numbers or other names in SDXL than it makes of diffusers'.
+        (flat("lora_unet_", only=r"(?!add_embedding|up_blocks\.0\.upsamplers).*"), _NUMBERED),
+    ),
 }
 """Program → the ways in which it names the layers of SD's UNets, and those of SDXL's."""
 
@@ -155,11 +161,53 @@ TEXTS: dict[str, Mapping[str, tuple[str, ...]]] = {
         names.TEXT_2: ("text_encoder_2.", "lora_te2_", "text_encoders.clip_g.transformer."),
     },
     "kohya": {names.TEXT: ("lora_te_", "lora_te1_"), names.TEXT_2: ("lora_te2_",)},
-    "a1111": {names.TEXT: ("lora_te_", "lora_te1_"), names.TEXT_2: ("lora_te2_",)},
 }  # fmt: skip
 """Program → text encoder → what stands before its layers, which begin "text_model.encoder"."""
 
+A1111_TEXTS: dict[str, Mapping[str, tuple[str, ...]]] = {
+    "SD 1": {names.TEXT: ("lora_te_", "lora_te1_")},
+    "SD 2": {names.TEXT: ("lora_te_",)},
+    "SDXL": {names.TEXT: ("lora_te1_",), names.TEXT_2: ("lora_te2_",)},
+}
+"""A1111 looks for each model's own, and for none of a transformer's."""
+
+OPEN_CLIP = {"SD 2": names.TEXT, "SDXL": names.TEXT_2}
+"""The text encoder whose q, k, v and out are one layer in A1111, which it changes only if a file
+has all four."""
+
+_T5 = "text_encoders.t5xxl.transformer."
+T5S: dict[str, Mapping[str, tuple[str, ...]]] = {
+    "comfyui": {
+        _SD3: (_T5, "lora_te3_"),
+        _FLUX: (_T5, "lora_te2_", "lora_te3_"),
+        _CHROMA: (_T5, "lora_te1_"),
+    },
+    "kohya": {_SD3: ("lora_te3_",), _FLUX: ("lora_te3_",), _CHROMA: ("lora_te3_",)},
+}
+"""Program → diffusers' class → what stands before the layers of its T5; none in other programs."""
+
 PROGRAMS = tuple(TRANSFORMERS)
+
+_COMFY_IN_UNETS = (
+    "looks for the names that ComfyUI looks for, in files of SD 1, SD 2 and SDXL: for those, take "
+    "--for comfyui. Of other models nothing is known"
+)
+RELATED = {
+    "forge": f"Forge {_COMFY_IN_UNETS}.",  # lllyasviel's, dfdcbab
+    "reforge": f"reForge {_COMFY_IN_UNETS}.",  # Panchovix's, 3b56b26
+}
+"""Program without a table of its own → what is known of it, in a sentence, by its code."""
+
+ALIASES = {
+    "comfy": "comfyui",
+    "automatic1111": "a1111",
+    "webui": "a1111",
+    "stable-diffusion-webui": "a1111",
+    "sd-scripts": "kohya",
+    "kohya_ss": "kohya",
+    "musubi-tuner": "kohya",
+}
+"""What else people call a program that is known; its table is not taken unsaid."""
 
 
 def not_loaded(source: AnyPath, program: str, *, base: Layers | None = None) -> list[str]:
@@ -169,7 +217,7 @@ def not_loaded(source: AnyPath, program: str, *, base: Layers | None = None) -> 
     that is not.
     """
     if program not in PROGRAMS:
-        raise ConfigError(f"A program is one of {', '.join(PROGRAMS)}, but {program!r} came.")
+        raise ConfigError(_unknown(program))
     source = as_path(source)
     file = read_adapter(source, base=base)
     models = [base] if base else list(file.models)
@@ -183,22 +231,37 @@ def not_loaded(source: AnyPath, program: str, *, base: Layers | None = None) -> 
         )
     missed = [_missed(tensors, program, model) for model in dict.fromkeys(models)]
     if any(each != missed[0] for each in missed):
-        titles = " and ".join(dict.fromkeys(model.model for model in models))
         raise AdapterError(
-            f"What {program} loads of {source} depends on whether it is for {titles}: name the "
-            "model with --base."
+            f"What {program} loads of {source} depends on whether it is for "
+            f"{titles(models, joint=' and ')}: name the model with --base."
         )
     return sorted(missed[0])
 
 
+def _unknown(program: str) -> str:
+    """What to ask for instead of a program without a table."""
+    flat = program.lower().replace(" ", "-")
+    said = f"A program is one of {', '.join(PROGRAMS)}, but {quoted(program)} came."
+    same = {re.sub("[-_]", "", name): about for name, about in RELATED.items()}
+    if about := same.get(re.sub("[-_]", "", flat)):
+        return f"{said} {about}"
+    near = get_close_matches(flat, [*PROGRAMS, *ALIASES], n=1)
+    if near:
+        return f"{said} Did you mean {ALIASES.get(near[0], near[0])}?"
+    return f"{said} Of others it is not known which names they look for."
+
+
 def _missed(tensors: Sequence[str], program: str, model: Layers) -> list[str]:
-    missed = {name for name in tensors if not _loads(name, program, model)}
+    missed = {name for name in tensors if not loads(name, program, model)}
+    if program == "a1111":
+        missed |= _in_parts(set(tensors) - missed, model)
     stems = {match[1] for name in missed if (match := re.fullmatch(f"(.+?)({COMFY})", name))}
     # An alpha alone is no layer.
     return [name for name in tensors if name in missed or name.removesuffix(".alpha") in stems]
 
 
-def _loads(name: str, program: str, model: Layers) -> bool:
+def loads(name: str, program: str, model: Layers) -> bool:
+    """Whether the program looks for a tensor of this name, if the rest of its layer is there."""
     return _loads_text(name, program, model) or any(
         (match := re.fullmatch(f"(.+?)({looks.endings})", name[len(looks.prefix) :]))
         and name.startswith(looks.prefix)
@@ -238,17 +301,54 @@ def _in_table(path: str, looks: Looks, layout: Layout) -> bool:
 
 
 def _loads_text(name: str, program: str, model: Layers) -> bool:
+    return _text_key(name, program, model) is not None
+
+
+def _text_key(name: str, program: str, model: Layers) -> str | None:
+    """The layer of a text encoder that the program finds by this name."""
     endings = {"diffusers": ANY, "comfyui": COMFY}.get(program, KOHYA)
-    for component, prefixes in TEXTS[program].items():
-        for prefix in prefixes:
-            joint = "_" if prefix.endswith("_") else "."
-            match = re.fullmatch(f"(.+?)({endings})", name[len(prefix) :])
-            start = f"text_model{joint}encoder{joint}"
-            if (
-                name.startswith(prefix)
-                and match
-                and match[1].startswith(start)
-                and model.key(component, match[1])
-            ):
-                return True
-    return False
+    for component, prefix, first in _text_prefixes(program, model):
+        joint = "_" if prefix.endswith("_") else "."
+        match = re.fullmatch(f"(.+?)({endings})", name[len(prefix) :])
+        start = first.replace(".", joint)
+        found = name.startswith(prefix) and match and match[1].startswith(start)
+        if found and match and (key := model.key(component, match[1])):
+            return key
+    return None
+
+
+def _text_prefixes(program: str, model: Layers) -> Iterator[tuple[str, str, str]]:
+    """(text encoder, what stands before its layers, how their paths begin)."""
+    clip = TEXTS[program] if program != "a1111" else A1111_TEXTS.get(_unet_of(model) or "", {})
+    for component, prefixes in clip.items():
+        yield from ((component, prefix, "text_model.encoder.") for prefix in prefixes)
+    if model.layout is not None:
+        for prefix in T5S.get(program, {}).get(model.layout.transformer, ()):
+            yield names.T5, prefix, "encoder.block."
+
+
+def _unet_of(model: Layers) -> str | None:
+    """Whose shapes the model has, of those with a UNet; None of a transformer."""
+    if model.layout is not None:
+        return None
+    if "unet.add_embedding.linear_1" in model.shapes:
+        return "SDXL"
+    width = (model.shape(f"{names.TEXT}.encoder.layers.0.self_attn.q_proj") or (768,))[0]
+    return "SD 2" if width == 1024 else "SD 1"
+
+
+def _in_parts(loaded: Iterable[str], model: Layers) -> set[str]:
+    """Of the names that A1111 finds those of OpenCLIP's attention without one of its four."""
+    encoder = OPEN_CLIP.get(_unet_of(model) or "")
+    attention: dict[str, dict[str, set[str]]] = {}
+    for name in loaded:
+        block, found, part = (_text_key(name, "a1111", model) or "").partition(".self_attn.")
+        if found and block.startswith(f"{encoder}."):
+            attention.setdefault(block, {}).setdefault(part, set()).add(name)
+    return {
+        name
+        for parts in attention.values()
+        if len(parts) < 4
+        for each in parts.values()
+        for name in each
+    }

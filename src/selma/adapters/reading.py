@@ -252,7 +252,8 @@ class _Header:
                 self._add(tensor, component, peft=peft)
         beside = path.with_name(PEFT_SETTINGS).is_file()
         if peft or (self.schemes == {"peft"} and beside):
-            self.settings[component or ""] = PeftSettings(path, peft_json(path))
+            of = "" if component in (None, names.T5) else component
+            self.settings[of] = PeftSettings(path, peft_json(path))
         else:
             self.settings |= header_settings(path, own)
 

@@ -170,7 +170,8 @@ def _verbatim(path: Path, layers: Sequence[Spelling]) -> dict[Spelling, tuple[Pa
     """Our own names, as they stand."""
     parts: dict[Spelling, tuple[Part, ...]] = {}
     for layer in layers:
-        if not _PATH.fullmatch(layer.path):
+        any_t5 = layer.component in (None, names.T5) and names.of_t5(layer.path)
+        if any_t5 or not _PATH.fullmatch(layer.path):
             raise AdapterError(_other_base(path, layer))
         text = ".self_attn." in layer.path or ".mlp." in layer.path
         # A PEFT folder of one component need not say which it is.
@@ -201,6 +202,8 @@ def _no_layer(path: Path, shapes: Shapes, models: Sequence[Layers], *, base: Lay
         for model in models
     }
     if base is not None:
+        if lacking := _lacking_encoder(missing[base], base):
+            return f"{path} {lacking}"
         return (
             f"{path} changes {counted(len(shapes), 'layer')}, of which {base.model} has "
             f"{len(shapes) - len(missing[base])}; it has no {missing[base][0].path}. "
@@ -217,6 +220,24 @@ def _no_layer(path: Path, shapes: Shapes, models: Sequence[Layers], *, base: Lay
         f"{m.model} has no {absent[0].path}" for m, absent in missing.items() if absent
     )
     return f"{path} must change layers of one model, but mixes them: {each}. Name it with --base."
+
+
+def _lacking_encoder(missing: Sequence[Spelling], base: Layers) -> str | None:
+    """The layers that are missing, in a sentence, if they are of text encoders that the base has
+    not: pipelines are also loaded and saved without their largest one."""
+    parts = {names.split(key)[0] for key in base.shapes}
+    t5 = any(map(names.of_t5, (names.split(key)[1] for key in base.shapes)))
+    there = parts | ({names.T5} if t5 else set())
+    texts = (*names.TEXTS, names.T5)
+    if any(layer.component not in texts or layer.component in there for layer in missing):
+        return None
+    encoders = sorted({str(layer.component).replace(names.T5, "T5") for layer in missing})
+    shown = ", ".join(layer.path for layer in missing[:3]) + (", ..." if missing[3:] else "")
+    return (
+        f"changes {counted(len(missing), 'layer')} of {' and '.join(encoders)}, which "
+        f"{base.model} has not: {shown}. Load the base with this text encoder, or take these "
+        "layers out of the file."
+    )
 
 
 def _has(model: Layers, layer: Spelling, shape: tuple[int, ...] | None) -> bool:

@@ -29,21 +29,24 @@ NAMED_MODELS = {
     "lora_te_": names.TEXT,
     "lora_te1_": names.TEXT,
     "lora_te2_": names.TEXT_2,
+    "lora_te3_": names.T5,  # kohya's of FLUX.1 as well, which has no third text encoder
     "text_encoders.": None,  # ComfyUI's
     "clip_l.transformer.": names.TEXT,
     "clip_h.transformer.": names.TEXT,
     "clip_g.transformer.": names.TEXT_2,
+    "t5xxl.transformer.": names.T5,
     "clip_l.": names.TEXT,
     "clip_g.": names.TEXT_2,
+    "t5xxl.": names.T5,
 }
 """Prefix → the component that it says the layer is of, None where it says nothing of that; the UNet
 stands for the denoiser of any base."""
 
 _SCHEMES = (
-    ("kohya", r"lora_(unet|te[12]?)_"),
+    ("kohya", r"lora_(unet|te[123]?)_"),
     ("onetrainer", r"lora_transformer_"),
     ("simpletuner", r"lycoris_"),
-    ("comfyui", r"(model\.)?diffusion_model\.|text_encoders\.|clip_[lgh]\."),
+    ("comfyui", r"(model\.)?diffusion_model\.|text_encoders\.|(clip_[lgh]|t5xxl)\."),
     ("peft", r"base_model\.model\."),
 )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import combinations
 
 from selma.adapters import names
-from selma.adapters.layers import squeezed
+from selma.adapters.layers import squeezed, titles
 from selma.adapters.reading import AdapterFile
 from selma.adapters.rotations.cayley import side
 from selma.adapters.rotations.files import RotationFile
@@ -73,14 +73,14 @@ def _method_accepts(experts: Mapping[str, AnyFile], method: Method) -> None:
 def _one_family(experts: Mapping[str, AnyFile]) -> None:
     """Refuse experts whose layers no known model has all of. A base that only its fingerprint names
     is held against the others' by that (`_same_base`)."""
-    known = {name: {m.model for m in file.models} for name, file in experts.items() if file.models}
+    known = {name: file.models for name, file in experts.items() if file.models}
     for first, other in combinations(sorted(known), 2):
-        if not known[first] & known[other]:
+        if not {m.model for m in known[first]} & {m.model for m in known[other]}:
             raise IncompatibleExperts(
                 f"Experts must be for one model, but {first!r} changes layers of "
-                f"{' or '.join(sorted(known[first]))} and {other!r} of "
-                f"{' or '.join(sorted(known[other]))}. Merge those of one family; if another model "
-                "has the layers of all, name it with --base."
+                f"{titles(known[first], joint=' or ')} and {other!r} of "
+                f"{titles(known[other], joint=' or ')}. Merge those of one family; if another "
+                "model has the layers of all, name it with --base."
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selma.adapters.layouts.flux import ATTENTION, ENDS, FORWARD, SINGLES
-from selma.adapters.layouts.layout import Layout, Size, renamed, same
+from selma.adapters.layouts.layout import T5_XXL, Layout, Size, renamed, same
 
 LAYOUT = Layout(
     transformer="ChromaTransformer2DModel",
@@ -23,5 +23,6 @@ LAYOUT = Layout(
     sizes={
         "Chroma": Size(3072, {"transformer_blocks": 19, "single_transformer_blocks": 38}),
     },
+    texts={"text_encoder": T5_XXL},
     kohya_module="networks.lora_flux",
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from selma.adapters.layouts.layout import (
+    CLIP_L,
+    T5_XXL,
     Layout,
     Original,
     Size,
@@ -67,6 +69,6 @@ LAYOUT = Layout(
     sizes={
         "FLUX.1": Size(3072, {"transformer_blocks": 19, "single_transformer_blocks": 38}),
     },
-    texts=("text_encoder",),
+    texts={"text_encoder": CLIP_L, "text_encoder_2": T5_XXL},
     kohya_module="networks.lora_flux",
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -63,6 +63,9 @@ def same(*modules: str) -> tuple[Original, ...]:
     return tuple(Original(module, (module,)) for module in modules)
 
 
+CLIP_L, CLIP_G, T5_XXL = "CLIP-L", "OpenCLIP-G", "T5-XXL"
+
+
 class Size(NamedTuple):
     """One released model."""
 
@@ -100,8 +103,8 @@ class Layout:
     originals: tuple[Original, ...]
     sizes: Mapping[str, Size]
     """Released model → its size, by which names that several families have are told apart."""
-    texts: tuple[str, ...] = ()
-    """Text encoders that adapters change, CLIP's."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Text encoder that adapters change → what it is (`CLIP_L`, `CLIP_G` or `T5_XXL`)."""
     kohya_splits: bool = False
     """Whether kohya's trainers keep diffusers' layers apart, rather than the original's."""
     kohya_module: str = "networks.lora"

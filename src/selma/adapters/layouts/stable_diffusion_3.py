@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from selma.adapters.layouts.layout import Layout, Original, Size, joined, renamed, same
+from selma.adapters.layouts.layout import (
+    CLIP_G,
+    CLIP_L,
+    T5_XXL,
+    Layout,
+    Original,
+    Size,
+    joined,
+    renamed,
+    same,
+)
 
 BLOCK = "transformer_blocks.#."
 CONTEXT, IMAGE = "joint_blocks.#.context_block.", "joint_blocks.#.x_block."
@@ -53,6 +63,6 @@ LAYOUT = Layout(
         "SD 3 or 3.5 medium": Size(1536, {"transformer_blocks": 24}),
         "SD 3.5 large": Size(2432, {"transformer_blocks": 38}),
     },
-    texts=("text_encoder", "text_encoder_2"),
+    texts={"text_encoder": CLIP_L, "text_encoder_2": CLIP_G, "text_encoder_3": T5_XXL},
     kohya_module="networks.lora_sd3",
 )
