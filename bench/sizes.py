@@ -24,7 +24,7 @@ from transformers import (
 from turns import cpu_seconds
 
 from selma.backbones.families import family_of
-from selma.backbones.memory import Live
+from selma.backbones.shape_modes import Live
 from selma.backbones.text_to_image import TextToImage
 
 FLOOR = 790e12

@@ -24,13 +24,11 @@ from selma.applications.subjects import pipeline as subjects
 from selma.applications.subjects.settings import SubjectsRun
 from selma.applications.sur import pipeline as sur
 from selma.applications.sur.settings import SurRun
-from selma.backbones import text_to_image
+from selma.backbones import shape_modes, text_to_image
 from selma.backbones.memory import (
     CONTEXT,
     GIB,
-    Live,
     Need,
-    Shapes,
     denoised,
     encoding_need,
     generation_need,
@@ -41,6 +39,7 @@ from selma.backbones.memory import (
     peak,
     straight,
 )
+from selma.backbones.shape_modes import Live, Shapes
 from selma.capacity import memory
 from selma.config import RunConfig
 from selma.config.adapters import LoraConfig, OftConfig
@@ -515,3 +514,29 @@ def test_fewer_bits_are_fewer_bytes() -> None:
     linear = 2 * (bits[None] - bits["int8"])  # bytes of them at 16 bits
     assert 0 < linear < bits[None]
     assert bits["nf4"] == bits[None] - linear * 3 // 4
+
+
+@pytest.mark.parametrize("shape", ("sd1", *tiny.FLOW_SHAPES))
+def test_what_is_remembered_is_what_pytorchs_kernels_give(
+    shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Needs and operations are the same with every outcome asked, and with none asked twice."""
+
+    def counted() -> list[object]:
+        parts = parts_of(tiny.base(shape))
+        settings = ExpertsConfig(adapter=LoraConfig(rank=2), precision="bf16")
+        return [
+            generation_need(parts, 2, guided=True),
+            training_need(parts, settings),
+            image_operations(parts, steps=2, guided=False),
+            sample_operations(parts, settings),
+        ]
+
+    monkeypatch.setattr(shape_modes, "_known", {})
+    monkeypatch.setattr(shape_modes, "_MOST_KNOWN", 0)
+    asked = counted()
+    assert not shape_modes._known
+    monkeypatch.setattr(shape_modes, "_MOST_KNOWN", 1 << 16)
+    assert counted() == asked
+    assert any(shape_modes._known.values())
+    assert counted() == asked

@@ -7,7 +7,6 @@ of pixels. Workspaces of kernels and fragments come on top (`SLACK`).
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +14,7 @@ from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from selma.backbones import quantizing
 from selma.backbones.base_files import base_family, part_config
@@ -29,6 +23,7 @@ from selma.backbones.families.conditioning import Conditioning
 from selma.backbones.families.family import Family
 from selma.backbones.published import in_cache, published, published_configs
 from selma.backbones.quiet import quiet
+from selma.backbones.shape_modes import Live, Operations, Shapes
 from selma.config.networks import BaseConfig
 from selma.config.section import require_kind
 from selma.errors import ModelError
@@ -81,91 +76,6 @@ class Computing:
     steps: int
     sample: int
     """A sample of a training step, forward and backward."""
-
-
-class Live(TorchDispatchMode):
-    """While it is on, `peak` is the most bytes that tensors made under it held at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        for leaf in tree_leaves((args, kwargs)):
-            if isinstance(leaf, Tensor):  # what comes from before is not this work's
-                self._hold(leaf.untyped_storage(), new=False)
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._hold(leaf.untyped_storage(), new=True)
-        return result
-
-    def _hold(self, storage: torch.UntypedStorage, *, new: bool) -> None:
-        key = storage._cdata
-        if key in self._known:
-            return
-        size = storage.nbytes() if new else 0
-        self._known.add(key)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._free, key, size)
-
-    def _free(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.now -= size
-
-
-class _Fused(torch.autograd.Function):
-    """Attention by its shapes: it keeps its inputs, its output and one number for each row."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        out = query.new_empty((*query.shape[:-1], value.shape[-1]))
-        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1]))
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> tuple[Tensor, ...]:
-        return tuple(torch.empty_like(saved) for saved in ctx.saved_tensors[:3])
-
-
-_NARROW = {F.linear, F.conv2d}
-_WIDE = {F.group_norm, F.layer_norm, F.rms_norm, F.softmax}
-
-
-class Shapes(TorchFunctionMode):
-    """Runs networks on shapes: attention fused, and types as automatic mixed precision has them
-    (products in `narrow`, norms in float32) where a type is given."""
-
-    def __init__(self, narrow: torch.dtype | None = None) -> None:
-        super().__init__()
-        self.narrow = narrow
-        self.operations = 0
-        """Floating-point operations of fused attention, with those of its backward pass."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is F.scaled_dot_product_attention:
-            sides = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
-            query, key, value = (sides[name] for name in ("query", "key", "value"))
-            passes = 1 + 2 * (torch.is_grad_enabled() and query.requires_grad)
-            self.operations += passes * 4 * query.numel() * key.shape[-2]
-            return _Fused.apply(query, key, value)
-        if self.narrow is not None and func in _NARROW | _WIDE:
-            dtype = self.narrow if func in _NARROW else torch.float32
-            args = [_cast(value, dtype) for value in args]
-            kwargs = {name: _cast(value, dtype) for name, value in kwargs.items()}
-        return func(*args, **kwargs)
-
-
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    floats = isinstance(value, Tensor) and value.is_floating_point()
-    return value.to(dtype) if floats else value
 
 
 @dataclass(frozen=True, eq=False)
@@ -325,9 +235,9 @@ def decoded(parts: Parts, images: int) -> Tensor:
 def operations(work: Callable[[], Any]) -> int:
     """Floating-point operations of this work on shapes, a multiplication and an addition each
     counted as one."""
-    with Shapes() as shapes, FlopCounterMode(display=False) as counter:
+    with Shapes() as shapes, Operations() as counter:
         work()
-    return int(counter.get_total_flops()) + shapes.operations
+    return counter.total + shapes.operations
 
 
 @cache

@@ -17,13 +17,13 @@ from selma.backbones.memory import (
     DTYPES,
     Need,
     Parts,
-    Shapes,
     denoised,
     generation_need,
     operations,
     peak,
     straight,
 )
+from selma.backbones.shape_modes import Shapes
 from selma.config.adapters import LoraConfig
 from selma.config.experts import DenoisingObjective, ExpertsConfig, TrainingConfig
 from selma.config.rewards import RewardedObjective
