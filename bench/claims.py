@@ -181,8 +181,9 @@ def measured(bench: Bench) -> Claims:
     """Generate and score everything, dev first."""
     config, scores = bench.config, bench.measure.prompt_scores
     dev = points_on_dev(bench)
+    asked = bench.asked("dev")
     curves = {
-        model: {setting: bench.measure.score(of) for setting, of in row.items()}
+        model: {setting: bench.measure.score(of, asked) for setting, of in row.items()}
         for model, row in dev.items()
     }
     settings = settings_on_test(curves, config.images.guidance)

@@ -1,7 +1,8 @@
-"""Whether toybox's base passes its gates, measured through the product's pipeline and judges.
+"""Whether a base of toybox passes its gates, measured through the product's pipeline and judges.
 
-    .venv/bin/python bench/gates.py --work /tmp/gates                everything
-    .venv/bin/python bench/gates.py --work /tmp/gates --prompts 40   a quick look
+    .venv/bin/python bench/gates.py --work /tmp/gates                        everything
+    .venv/bin/python bench/gates.py --work /tmp/gates --base toybox-dit      the transformer
+    .venv/bin/python bench/gates.py --work /tmp/gates --prompts 40           a quick look
 
 On the dev split, by the choosing judge: the base's DSG at each guidance, plain and rescaled, beside
 that of an ideal sampler; each category; tags beside sentences with the same facts; the judges on
@@ -43,14 +44,13 @@ from selma.scores import faithfulness, statistics
 from selma.scores.answering import answer_item, read_answer_file
 from selma.scores.benchmarks import load_benchmark
 from selma.scores.measures import DSG, Points
-from selma.toybox import subjects, weights_folder, weights_of
+from selma.toybox import BASES, subjects, weights_folder, weights_of
 from selma.toybox.judges import load_vqa
 from selma.toybox.pretraining import gates, judging
 from selma.toybox.pretraining.familiarity import Sample, base_loss, own_samples, single_samples
 from selma.toybox.questions import CATEGORIES
 from selma.workspace import Workspace, write_json
 
-JUDGES = ("judge-a", "judge-b")
 PROMPTS = 320
 """Of the dev split, with which gates are recorded: all."""
 SAMPLES = 400
@@ -59,7 +59,7 @@ SAMPLES = 400
 
 def main(
     work: Annotated[Path, typer.Option(help="Folder for images and answers, which are kept.")],
-    base: Annotated[str, typer.Option(help="toybox, toybox-weak or a folder.")] = "toybox",
+    base: Annotated[str, typer.Option(help="A base of toybox, or a folder.")] = "toybox",
     prompts: Annotated[int, typer.Option(min=5, help="How many dev prompts.")] = PROMPTS,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Denoising steps; the base's own if not given.")
@@ -69,7 +69,7 @@ def main(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "cpu",
     recorded: Annotated[
-        bool, typer.Option(help="Write toybox's beside its weights, if measured in full.")
+        bool, typer.Option(help="Write a shipped base's beside its weights, if measured in full.")
     ] = True,
     sheet: Annotated[Path | None, typer.Option(help="Contact sheet at guidance 3.")] = None,
 ) -> None:
@@ -90,8 +90,8 @@ def main(
     measured = bench.gates(curves, console)
     for name, value in measured.items():
         console.print(f"{name:24}{value:7.1f}")
-    if recorded and base == "toybox" and prompts >= PROMPTS and steps is None:
-        record(weights_folder(), measured, curves, losses, steps=bench.steps)
+    if recorded and base in BASES and prompts >= PROMPTS and steps is None:
+        record(base, weights_folder(), measured, curves, losses, steps=bench.steps)
     problems = gates.missed(measured)
     console.print("\n".join(problems) or "All gates are passed.")
     raise typer.Exit(code=1 if problems else 0)
@@ -147,7 +147,7 @@ class Bench:
                     guidance=guidance,
                     rescale=rescale,
                 )
-                curve.dsg[guidance] = DSG.score(points)
+                curve.dsg[guidance] = DSG.score(points, self.prompts)
                 of_category = faithfulness.category_points(self.prompts, points)
                 curve.categories[guidance] = {
                     category: _per_cent(of_category.get(category, {}).values())
@@ -170,7 +170,7 @@ class Bench:
         difference = statistics.paired_difference(scores[True], scores[False], seed=0)
         what = f"Tags minus sentences with the same facts, guidance {best:g}"
         console.print(f"{what}: {cell(difference, sign=True)}")
-        judges = {name: _mean_accuracy(name) for name in JUDGES}
+        judges = {name: _mean_accuracy(name) for name in gates.JUDGES}
         return gates.gates(
             plain.dsg,
             {g: gates.ideal_score(self.prompts, g) for g in gates.GUIDANCES},
@@ -246,6 +246,7 @@ def subject_images(count: int) -> list[Sample]:
 
 
 def record(
+    base: str,
     weights: Path,
     measured: Mapping[str, float],
     curves: Mapping[str, Curve],
@@ -256,13 +257,15 @@ def record(
     """Add gates, curves and losses to `pretraining.json`, and what they rest on."""
     path = weights / "pretraining.json"
     notes = json.loads(path.read_text()) if path.exists() else {}
-    notes["gates"] = {name: round(value, 2) for name, value in measured.items()}
-    notes["guidance"] = {
-        label: {f"{g:g}": round(dsg, 2) for g, dsg in curve.dsg.items()}
-        for label, curve in curves.items()
+    notes.setdefault(gates.MEASURED, {})[base] = {
+        "gates": {name: round(value, 2) for name, value in measured.items()},
+        "guidance": {
+            label: {f"{g:g}": round(dsg, 2) for g, dsg in curve.dsg.items()}
+            for label, curve in curves.items()
+        },
+        "losses": {name: round(value, 4) for name, value in losses.items()},
+        gates.RESTS_ON: gates.rests_on(base, weights, prompts=PROMPTS, steps=steps),
     }
-    notes["losses"] = {name: round(value, 4) for name, value in losses.items()}
-    notes[gates.RESTS_ON] = gates.rests_on(weights, prompts=PROMPTS, steps=steps)
     write_json(path, notes)
 
 

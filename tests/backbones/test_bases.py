@@ -186,6 +186,9 @@ def test_a_distilled_base_is_not_trained(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", toybox.BASES)
 def test_toyboxs_bases_are_what_the_table_says(name: str) -> None:
+    part = toybox.BASES[name]
+    if part in toybox.ON_WISH and not (toybox.weights_folder() / part).is_dir():
+        pytest.skip("made on wish")
     assert BASES[name].repository is None
     assert list(mismatches(BASES[name], own_architecture(BaseConfig(model=name)))) == []
 

@@ -69,7 +69,8 @@ def test_weights_of_toybox_that_are_not_there(
     monkeypatch.setattr(toybox, "weights_folder", lambda: tmp_path)
     message = (
         f"toybox's {part} must have its weights in {tmp_path / part}, but there are none. "
-        f"Reinstall selma, or make them with python -m selma.toybox.pretraining --only {part}."
+        "Reinstall selma, or make them with python -m selma.toybox.pretraining "
+        f"--only {part} --work FOLDER."
     )
     with pytest.raises(ModelError) as raised:
         load()

@@ -72,8 +72,8 @@ def _sd(px: int, *, prediction: str = "epsilon", width: int) -> Architecture:
     return Architecture(stable_diffusion.FAMILY.name, prediction, px, width, text_encoders=1)
 
 
-def _flow(family: Family, width: int, *, text_encoders: int = 1) -> Architecture:
-    return Architecture(family.name, "flow", 1024, width, text_encoders)
+def _flow(family: Family, width: int, *, px: int = 1024, text_encoders: int = 1) -> Architecture:
+    return Architecture(family.name, "flow", px, width, text_encoders)
 
 
 _APACHE = "apache-2.0"
@@ -107,6 +107,17 @@ BASES: dict[str, Base] = {
             licence=None,
             parts="embedded",
             note="toybox at an earlier step of its training, to learn from for a stronger one",
+        ),
+        Base(
+            "toybox-dit",
+            None,
+            None,
+            _flow(stable_diffusion_3.FAMILY, 256, px=64, text_encoders=2),
+            guidance=5.0,
+            steps=8,
+            licence=None,
+            parts="5.5M, like Stable Diffusion 3's, two CLIPs, VAE f4",
+            note="made by python -m selma.toybox.pretraining --only dit; configs/toybox-dit.yaml",
         ),
         Base(
             "sd-1.4",

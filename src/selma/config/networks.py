@@ -22,20 +22,20 @@ from selma.errors import ConfigError
 from selma.paths import AnyPath, require_path
 
 WEIGHTS = ".safetensors"
+EMBEDDED = ("toybox", "toybox-weak", "toybox-dit")
+"""The bases that come along, `toybox.BASES`."""
 _OTHER_WEIGHTS = (".ckpt", ".pt", ".pth", ".bin", ".pkl", ".gguf", ".msgpack", ".onnx")
 
 
 class BaseConfig(Section):
     """The model that is made more faithful."""
 
-    model: Annotated[str, Model(words=("toybox", "toybox-weak"), endings=(".safetensors",))] = (
-        "toybox"
-    )
+    model: Annotated[str, Model(words=EMBEDDED, endings=(".safetensors",))] = "toybox"
     """A short name (`selma bases` lists them), a local diffusers folder, a Hub repository id, or a
     single file of weights (.safetensors), which needs `config`."""
     revision: str | None = None
     """Commit of a Hub repository; None takes its newest, or what a short name is pinned to."""
-    config: Annotated[str, Model(words=("toybox", "toybox-weak"))] | None = None
+    config: Annotated[str, Model(words=EMBEDDED)] | None = None
     """Only for a single file, which holds weights alone: the folder, short name or Hub id whose
     configs and tokenizers it has."""
     vae: ModelPath | None = None

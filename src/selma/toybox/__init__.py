@@ -7,9 +7,12 @@ from selma.errors import ModelError
 WORLD = 2
 """The world's version; raised when scenes, captions, questions or their frequencies change. What is
 drawn from the world and kept is told apart by it."""
-BASES = {"toybox": "base", "toybox-weak": "weak"}
-"""Name of each base → its folder among the weights. A stronger one is a row here and a row of
-`selma.backbones.bases`."""
+BASES = {"toybox": "base", "toybox-weak": "weak", "toybox-dit": "dit"}
+"""Name of each base → its folder among the weights; toybox-dit is there once it was pre-trained. A
+stronger one is a row here and a row of `selma.backbones.bases`."""
+
+ON_WISH = ("dit",)
+"""Parts that do not come along; `selma.toybox.pretraining` makes them when asked for by name."""
 
 
 def weights_folder() -> Path:
@@ -28,8 +31,10 @@ def weights_of(part: str) -> Path:
     weights are not there."""
     folder = weights_folder() / part
     if not any(folder.rglob("*.safetensors")):
+        made = f"python -m selma.toybox.pretraining --only {part} --work FOLDER"
+        what = "It does not come along: make" if part in ON_WISH else "Reinstall selma, or make"
         raise ModelError(
-            f"toybox's {part} must have its weights in {folder}, but there are none. Reinstall "
-            f"selma, or make them with python -m selma.toybox.pretraining --only {part}."
+            f"toybox's {part} must have its weights in {folder}, but there are none. {what} them "
+            f"with {made}."
         )
     return folder

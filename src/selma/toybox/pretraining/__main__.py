@@ -20,7 +20,7 @@ import torch
 import transformers
 import typer
 
-from selma.toybox import WORLD, weights_folder
+from selma.toybox import ON_WISH, WORLD, weights_folder
 from selma.toybox.pretraining.autoencoder import train_autoencoder
 from selma.toybox.pretraining.denoiser import train_base
 from selma.toybox.pretraining.gates import fingerprint, without_outdated
@@ -38,8 +38,6 @@ PARTS = (
     "vae", "text-encoder", "base", "weak", "judge-a", "judge-b", "clip", "segmenter", "reader",
 )  # fmt: skip
 SHIPPED = PARTS[2:]
-ON_WISH = ("dit",)
-"""A second base, made when asked for by name."""
 
 
 def main(

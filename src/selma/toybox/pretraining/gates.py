@@ -1,4 +1,4 @@
-"""The gates that a base of toybox passes before anything is concluded from it.
+"""The gates that toybox's bases pass before anything is concluded from them.
 
 A base that has not converged, or on which guidance costs nothing, says nothing about a method that
 is tried on it. `bench/gates.py` measures them and writes them to `pretraining.json`.
@@ -14,7 +14,7 @@ from typing import Any
 
 from selma.randomness import rng
 from selma.records.benchmarks import BenchmarkPrompt
-from selma.toybox import WORLD
+from selma.toybox import BASES, WORLD
 from selma.toybox.benchmark import Split, stated
 from selma.toybox.captions import STYLES, caption
 from selma.toybox.mismatch import ideal
@@ -24,11 +24,10 @@ GUIDANCES = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 9.0)
 RESCALED = 0.7
 """What is taken back of guidance's wider spread in the tables' second row (arXiv:2305.08891)."""
 
-PARTS = ("base", "judge-a", "judge-b")
-"""The weights that gates rest on."""
-MEASURED = ("gates", "guidance", "losses")
-"""What a measurement adds to `pretraining.json`, beside what it rests on."""
-RESTS_ON = "gates_rest_on"
+JUDGES = ("judge-a", "judge-b")
+MEASURED = "measured"
+"""Where `pretraining.json` keeps measurements: base → "gates", "guidance", "losses", `RESTS_ON`."""
+RESTS_ON = "rests_on"
 
 
 @dataclass(frozen=True)
@@ -134,15 +133,21 @@ def reworded(
     return [prompt.model_copy(update={"text": texts[prompt.id]}) for prompt in prompts]
 
 
-def rests_on(weights: Path, *, prompts: int, steps: int) -> dict[str, Any]:
+def rests_on(base: str, weights: Path, *, prompts: int, steps: int) -> dict[str, Any]:
     """What a measurement is of: the world, the base with its sampler and tokenizer, both judges,
     how many dev prompts, in how many denoising steps."""
-    return {"world": WORLD, "prompts": prompts, "steps": steps, "weights": fingerprints(weights)}
+    prints = fingerprints(base, weights)
+    return {"world": WORLD, "prompts": prompts, "steps": steps, "weights": prints}
 
 
-def fingerprints(weights: Path) -> dict[str, str]:
-    """Part that gates rest on → its fingerprint."""
-    return {part: fingerprint(weights / part) for part in PARTS}
+def parts(base: str) -> tuple[str, ...]:
+    """The weights that a base's gates rest on."""
+    return (BASES[base], *JUDGES)
+
+
+def fingerprints(base: str, weights: Path) -> dict[str, str]:
+    """Part that a base's gates rest on → its fingerprint."""
+    return {part: fingerprint(weights / part) for part in parts(base)}
 
 
 def fingerprint(part: Path) -> str:
@@ -154,8 +159,12 @@ def fingerprint(part: Path) -> str:
 
 
 def without_outdated(notes: Mapping[str, Any], weights: Path) -> dict[str, Any]:
-    """The notes of `pretraining.json`, without gates that were measured with other weights than
-    those that lie there."""
-    if notes.get(RESTS_ON, {}).get("weights") == fingerprints(weights):
-        return dict(notes)
-    return {name: note for name, note in notes.items() if name not in (*MEASURED, RESTS_ON)}
+    """The notes of `pretraining.json`, without what was measured with other weights than those that
+    lie there."""
+    kept = {
+        base: measured
+        for base, measured in notes.get(MEASURED, {}).items()
+        if measured.get(RESTS_ON, {}).get("weights") == fingerprints(base, weights)
+    }
+    others = {name: note for name, note in notes.items() if name != MEASURED}
+    return others | {MEASURED: kept} if kept else others
