@@ -51,18 +51,20 @@ class DevScore:
     def __call__(self, adapter: Path, *, kind: str = "dev") -> float:
         """The adapter's score. Its images are `5-scores/images/<kind>-<key>`."""
         from selma.adapters.table import adapter_file
-        from selma.scores.benchmarks import benchmark_of
+        from selma.scores.benchmarks import dev_benchmark_of
         from selma.scores.scoring import benchmark_score
 
         key = file_sha256(adapter_file(adapter))[:16]
         applied = AppliedAdapter(path=adapter, key=key)
+        benchmark = dev_benchmark_of(self.config.scores)
+        assert benchmark is not None, "its prompts were loaded"
         images = self.generate(f"{kind}-{key}", [applied], self.prompts, folder=self.folder)
         return benchmark_score(
             self.prompts,
             images,
             judge=self.judge,
             zeroing=self.config.scores.zeroing,
-            measure=benchmark_of(self.config.scores.benchmark).measure,
+            measure=benchmark.measure,
         )
 
     @property

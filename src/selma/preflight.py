@@ -518,7 +518,7 @@ def block_mistakes(adapter: Section | None, base: BaseConfig) -> Iterator[str]:
 
 
 def _benchmark(config: RunConfig) -> Iterator[str]:
-    from selma.scores.benchmarks import BENCHMARKS, load_benchmark
+    from selma.scores.benchmarks import BENCHMARKS, benchmark_of, load_benchmark
 
     scores = config.scores
     named = BENCHMARKS.get(scores.benchmark)
@@ -539,12 +539,15 @@ def _benchmark(config: RunConfig) -> Iterator[str]:
         "merged.search": search is not None,
     }
     has_dev = own_prompts and "dev" in BENCHMARKS[scores.benchmark].splits
+    has_dev = has_dev or scores.dev_benchmark is not None
     for key in (key for key, chooses in choosing.items() if chooses and not has_dev):
         yield (
-            f"{key}: a file has no dev prompts to choose by; leave it out, or set scores.benchmark "
-            "to toybox."
+            f"{key}: a file has no dev prompts to choose by; leave it out, or set "
+            "scores.dev_benchmark to a file of other prompts with questions."
         )
+    yield from _dev_benchmark(config)
     try:
+        benchmark_of(scores.benchmark).rules(scores.rules)
         benchmark_prompts = load_benchmark(scores)
     except SelmaError as error:
         text = str(error)
@@ -558,6 +561,21 @@ def _benchmark(config: RunConfig) -> Iterator[str]:
             f"selma questions {scores.benchmark} --out FILE.csv."
         )
     yield from _choices(benchmark_prompts, config, ["judge", "choosing_judge"])
+
+
+def _dev_benchmark(config: RunConfig) -> Iterator[str]:
+    from selma.scores.benchmarks import load_benchmark
+
+    named = config.scores.dev_benchmark
+    if named is None or not (named == "toybox" or Path(named).exists()):
+        return  # a missing file is told with all files
+    try:
+        asked = load_benchmark(config.scores, split="dev")
+    except SelmaError as error:
+        text = str(error)
+        yield text if text.startswith("scores.") else f"scores.dev_benchmark: {text}"
+        return
+    yield from _choices(asked, config, ["choosing_judge"])
 
 
 def _choices(

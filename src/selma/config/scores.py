@@ -178,6 +178,12 @@ class ScoresConfig(Section):
     blip2-flan-t5-xl as in the paper), or a judge's settings."""
     choosing_judge: AnyJudge = "toybox-b"
     """Selects checkpoints and merge weights; must not be the one that reports."""
+    dev_benchmark: (
+        Annotated[str, FileOrFolder(words=("toybox",), group="selma.benchmarks")] | None
+    ) = None
+    """What checkpoints and merge weights are selected on where `benchmark` has no dev prompts: a
+    file or folder of other prompts with questions, as `selma questions` makes of your own. None is
+    the benchmark's own dev prompts."""
     dev_prompts: PositiveInt = 64
     """How many dev prompts checkpoints and merge weights are selected on."""
     clip: Literal["toybox"] | None = "toybox"

@@ -34,7 +34,7 @@ from selma.records.benchmarks import Answer, BenchmarkPrompt, repeated
 from selma.records.scores import Comparison as Pair
 from selma.records.scores import Scorecard
 from selma.runfile import installed_versions, portable
-from selma.scores.benchmarks import benchmark_of, load_benchmark
+from selma.scores.benchmarks import benchmark_of, dev_benchmark_of, load_benchmark
 from selma.workspace import MERGED, Workspace, kept_in_words, read_json, write_json
 
 FILE = "comparison.json"
@@ -162,7 +162,9 @@ class Bench:
         config = self.plan.benchmarks[benchmark]
         curves: dict[str, dict[Setting, float]] = {}
         networks = self.resources.networks(config)
-        measure = benchmark_of(config.scores.benchmark).measure
+        row_of_dev = dev_benchmark_of(config.scores)
+        assert row_of_dev is not None, "a benchmark to choose on has dev prompts"
+        measure = row_of_dev.measure
         asked = repeated(self.asked(benchmark, "dev"), config.scores.seeds)
         for number, row in enumerate(self.plan.recipes, 1):
             _say(f"dev, {number} of {len(self.plan.recipes)}: {row}")
@@ -282,7 +284,15 @@ class Bench:
         networks = self.resources.networks(config)
         asked = repeated(self.asked(benchmark), config.scores.seeds)
         images = self.images(row, benchmark, setting)
-        return judged(asked, row, images, self.folder, judge=networks.judge, networks=networks)
+        return judged(
+            asked,
+            row,
+            images,
+            self.folder,
+            judge=networks.judge,
+            networks=networks,
+            rules=benchmark_of(config.scores.benchmark).rules(config.scores.rules),
+        )
 
 
 def difference(card: Scorecard, row: str, over: str) -> Pair | None:

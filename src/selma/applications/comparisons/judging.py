@@ -16,6 +16,7 @@ from selma.workspace import Workspace
 
 if TYPE_CHECKING:
     from selma.backbones.judges.judge import Judge
+    from selma.scores.benchmarks.layouts import Rules
     from selma.scores.networks import ScoringNetworks
 
 
@@ -27,17 +28,24 @@ def judged(
     *,
     judge: Judge,
     networks: ScoringNetworks,
+    rules: Rules | None = None,
 ) -> list[Answer]:
     """The judge's answers, each with its verdict; those that are there are kept.
 
     asked: an element for each image.  name: of the answers' item.  networks: of the same settings.
+    rules: by which answers count; None is soundly.
     """
     scores: ScoresConfig = networks.config
     item = answer_item(asked, name, images, judge, folder, words=scores.choices_prompt)
     answers = read_answer_file(item.path)
     if has_choices(asked) and networks.matcher is not None:
         answers = match_choices(asked, answers, networks.matcher)
-    verdicts = faithfulness.verdicts_by_prompt(asked, answers, zeroing=scores.zeroing)
+    verdicts = faithfulness.verdicts_by_prompt(
+        asked,
+        answers,
+        zeroing=(rules and rules.zeroing) or scores.zeroing,
+        reading=rules.reading if rules else "normalised",
+    )
     return [
         answer.model_copy(update={"verdict": verdicts[answer.prompt_id][answer.question_id]})
         for answer in answers

@@ -25,7 +25,7 @@ from selma.paths import AnyPath, as_path
 from selma.plurals import counted
 from selma.preflight import asks_choosing_judge, every_mistake
 from selma.prompts.skills import skill_names
-from selma.scores.benchmarks import benchmark_of
+from selma.scores.benchmarks import benchmark_of, dev_benchmark_of
 from selma.workspace import EXPERTS, IMAGES, MERGED, PROMPTS, SCORES
 
 MOST_TOLD = 20
@@ -70,7 +70,7 @@ class Plan:
             (
                 name
                 for name, config in self.benchmarks.items()
-                if "dev" in benchmark_of(config.scores.benchmark).splits
+                if dev_benchmark_of(config.scores) is not None
             ),
             None,
         )
@@ -227,7 +227,7 @@ def _mistakes(plan: Plan) -> Iterator[tuple[str, str]]:
 def _dev(configs: Iterable[RunConfig]) -> bool:
     for config in configs:
         try:
-            if "dev" in benchmark_of(config.scores.benchmark).splits:
+            if dev_benchmark_of(config.scores) is not None:
                 return True
         except SelmaError:  # told by the look at the benchmark
             return True

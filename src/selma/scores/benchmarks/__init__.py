@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from selma.errors import ConfigError, DataError
 from selma.paths import AnyPath, as_path
+from selma.plurals import counted as counted_of
 from selma.records.benchmarks import BenchmarkPrompt, evenly
 from selma.registry import Table
 from selma.scores.benchmarks.compbench import COMPBENCH
@@ -40,6 +41,7 @@ __all__ = [
     "all_texts",
     "benchmark_of",
     "counted",
+    "dev_benchmark_of",
     "group_of",
     "layout_of",
     "load_benchmark",
@@ -63,15 +65,20 @@ def load_benchmark(
     `split` and `prompts` replace the config's; `prompts` is a number, taken evenly over the groups
     and always the same. Raises DataError for a file that cannot be used, and ConfigError for an
     unknown group, more prompts in the config than there are, or a dev split that the benchmark
-    lacks: nothing may be chosen on test prompts.
+    lacks: nothing may be chosen on test prompts. `split` dev takes the config's `dev_benchmark`,
+    where it has one.
     """
+    if split == "dev" and config.dev_benchmark is not None:
+        chosen_on = _dev_prompts(config, config.dev_benchmark)
+        return evenly(chosen_on, prompts) if prompts else chosen_on
     benchmark = benchmark_of(config.benchmark)
     split = split or config.split
     if split not in benchmark.splits:
         with_dev = [row.name for row in BENCHMARKS.values() if "dev" in row.splits]
         raise ConfigError(
             f"Only {', '.join(with_dev)} has a dev split, but {config.benchmark} came. Set "
-            "experts.select to last, and each split that is chosen to test."
+            "scores.dev_benchmark to a file of other prompts, or experts.select to last and each "
+            "split that is chosen to test."
         )
     benchmark_prompts = _of_groups(_prompts(config.benchmark, benchmark, split), config.groups)
     if config.prompts is not None and config.prompts > len(benchmark_prompts):
@@ -84,13 +91,51 @@ def load_benchmark(
     return evenly(benchmark_prompts, count) if count else list(benchmark_prompts)
 
 
+def dev_benchmark_of(config: ScoresConfig) -> Benchmark | None:
+    """The benchmark whose prompts checkpoints and merge weights are chosen on; None without any.
+    Raises DataError for a file of unknown layout."""
+    if config.dev_benchmark is not None:
+        return benchmark_of(config.dev_benchmark)
+    benchmark = benchmark_of(config.benchmark)
+    return benchmark if "dev" in benchmark.splits else None
+
+
+def _dev_prompts(config: ScoresConfig, named: str) -> list[BenchmarkPrompt]:
+    """The prompts of a dev benchmark. Raises ConfigError for one without questions, or whose text
+    the benchmark has, too."""
+    benchmark = benchmark_of(named)
+    prompts = list(_prompts(named, benchmark, "dev" if "dev" in benchmark.splits else "test"))
+    if silent := [prompt.id for prompt in prompts if not prompt.questions]:
+        raise ConfigError(
+            f"scores.dev_benchmark: {counted_of(len(silent), 'prompt has', 'prompts have')} no "
+            f"questions ({silent[0]} first). Let a language model write them: "
+            f"selma questions {named} --out FILE.csv."
+        )
+    row = benchmark_of(config.benchmark)
+    reported = {_words(prompt.text) for prompt in _prompts(config.benchmark, row, config.split)}
+    if shared := [prompt.id for prompt in prompts if _words(prompt.text) in reported]:
+        raise ConfigError(
+            "scores.dev_benchmark must have other prompts than scores.benchmark, since what is "
+            "chosen on a prompt scores better on it, but "
+            f"{counted_of(len(shared), 'is', 'are')} the same, {shared[0]} first."
+        )
+    return prompts
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
 def all_texts(config: ScoresConfig) -> list[str]:
-    """Texts of all prompts of all splits, however few are scored: none may be trained on."""
-    unlimited = config.model_copy(update={"prompts": None, "groups": ()})
+    """Texts of all prompts of all splits and of the dev benchmark, however few are scored: none may
+    be trained on."""
+    names = dict.fromkeys([config.benchmark, config.dev_benchmark or config.benchmark])
+    rows = {named: benchmark_of(named) for named in names}
     return [
         prompt.text
-        for split in benchmark_of(config.benchmark).splits
-        for prompt in load_benchmark(unlimited, split=split)
+        for named, row in rows.items()
+        for split in row.splits
+        for prompt in _prompts(named, row, split)
     ]
 
 
