@@ -47,11 +47,15 @@ class QuestionRow(Record):
     dropped: str | None = None
 
 
+FirstTokenRow = Annotated[list[str | Number], Field(min_length=2, max_length=2)]
+"""The first token of a spelling, and its probability."""
+
+
 class AnswerRow(TypedDict):
     question: str
     text: str
     yes: Number | None
-    first: NotRequired[list[tuple[str, Number]]]
+    first: NotRequired[list[FirstTokenRow]]
 
 
 class PromptAnswers(TypedDict):

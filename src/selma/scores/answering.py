@@ -318,7 +318,7 @@ def answers_of(rows: Sequence[PromptAnswers] | Sequence[Row]) -> list[Answer]:
             question_id=a["question"],
             text=a["text"],
             yes=a["yes"],
-            first=tuple((token, p) for token, p in a.get("first", ())),
+            first=tuple((str(token), float(p)) for token, p in a.get("first", ())),
         )
         for row in rows
         for a in row["answers"]
