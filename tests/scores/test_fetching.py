@@ -250,3 +250,49 @@ def test_the_commands(site: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     site.pages[f"/{TEXTS}"] = gives(HTML)
     done = CliRunner().invoke(app, ["data", "fetch", "tifa-v1.0", "--to", str(tmp_path / "b")])
     assert isinstance(done.exception, FetchError) and done.exception.exit_code == 4
+
+
+def test_a_file_known_to_git_alone_is_held_against_its_blob(site: Server, tmp_path: Path) -> None:
+    # `git hash-object` of these bytes: SHA-1 of "blob <length>", a zero byte, and the bytes.
+    header = f"blob {len(QUESTION_DATA)}\0".encode()
+    blob = hashlib.sha1(header + QUESTION_DATA).hexdigest()
+    (*_, found) = fetch(benchmark(site, git_blob=blob), tmp_path / "to")
+    assert found.pinned and found.sha256 == sha(QUESTION_DATA)
+    assert names(tmp_path / "to") == sorted([TEXTS, QUESTIONS]), "no sum has to be kept"
+    assert all(
+        f.pinned and not f.new for f in fetch(benchmark(site, git_blob=blob), tmp_path / "to")
+    )
+    (tmp_path / "to" / QUESTIONS).write_bytes(QUESTION_DATA + b" ")
+    with pytest.raises(DataError, match="must be git's blob"):
+        verify(benchmark(site, git_blob=blob), tmp_path / "to")
+    with pytest.raises(FetchError, match="must have git's blob 0000"):
+        fetch(benchmark(site, git_blob="0" * 40), tmp_path / "other")
+    assert names(tmp_path / "other") == [TEXTS]
+
+
+def test_files_may_lie_in_folders(site: Server, tmp_path: Path) -> None:
+    site.pages["/data/a%2Bb.jsonl"] = gives(b"{}\n")
+    row = benchmark(site)
+    name = "test_prompts/a+b.jsonl"
+    file = RemoteFile(name, f"{site.url}/data/a%2Bb.jsonl", sha256=sha(b"{}\n"), max_bytes=99)
+    (found,) = fetch(replace(row, files=(file,)), tmp_path / "to")
+    assert found.path == tmp_path / "to" / name and found.path.read_bytes() == b"{}\n"
+    assert names(tmp_path / "to") == ["test_prompts"], "nothing is left of the download"
+    broken = replace(file, sha256="0" * 64)
+    with pytest.raises(FetchError, match="must have the sha256 0000"):
+        fetch(replace(row, files=(broken,)), tmp_path / "other")
+    assert names(tmp_path / "other" / "test_prompts") == []
+
+
+def test_every_benchmark_is_listed_with_address_and_licence() -> None:
+    shown = CliRunner().invoke(app, ["data", "list"])
+    assert shown.exit_code == 0
+    starts = [line.split(":")[0] for line in shown.output.splitlines() if line[:1].strip()]
+    offered = "dsg-1k tifa-v1.0 dpg-bench geneval-2 genai-bench tiif oneig t2i-compbench"
+    assert set(offered.split()) <= set(starts)
+    assert "CC BY-NC 4.0: not for commercial use" in shown.output
+    assert shown.output.count("licence:") == shown.output.count("source:") == len(starts)
+    for name in offered.split():
+        row = fetchable(name)
+        assert row.files[0].url in shown.output
+        assert row.licence and row.source and all(f.url.startswith("https://") for f in row.files)
