@@ -12,14 +12,18 @@ from PIL import Image
 from rich.console import Console
 
 from selma.backbones.judges.judge import FirstToken, Spelled
+from selma.backbones.judges.loading import JudgeKind
+from selma.config import load_config
 from selma.config.scores import ScoresConfig
-from selma.errors import ModelError
+from selma.errors import ConfigError, ModelError
+from selma.preflight import check
 from selma.records.scores import Scorecard
+from selma.registry import registered
 from selma.report.tables import print_scorecard
 from selma.scores.benchmarks import load_benchmark, measure_labelled
 from selma.scores.networks import Loaders, ScoringNetworks
 from selma.scores.scoring import read_answers, score_models
-from selma.workspace import Workspace
+from selma.workspace import STAGES, Workspace
 
 DPG = """\
 item_id,text,proposition_id,dependency,category_broad,category_detailed,question_natural_language
@@ -148,3 +152,16 @@ def test_a_judge_that_tells_no_probabilities_is_refused(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in GENEVAL2))
     with pytest.raises(ModelError, match="but toybox-a tells none"):
         carded(tmp_path, path, {"base": 51, "merged": 255}, Tone)
+
+
+def test_selma_check_names_a_judge_that_tells_no_probabilities(tmp_path: Path) -> None:
+    (tmp_path / "geneval2_data.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in GENEVAL2)
+    )
+    path = tmp_path / "config.yaml"
+    path.write_text("scores: {benchmark: geneval2_data.jsonl, judge: mute}\n")
+    mute = JudgeKind("mute", lambda judge, setting: Tone("mute"))
+    with registered("selma.judges", mute), pytest.raises(ConfigError) as told:
+        check(load_config(path), STAGES)
+    assert "scores.judge: mute does not tell how likely its words are" in str(told.value)
+    assert "scores.choosing_judge" not in str(told.value)
