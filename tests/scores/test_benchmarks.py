@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from selma.config.scores import ScoresConfig
 from selma.errors import ConfigError, DataError
 from selma.records.benchmarks import evenly
-from selma.scores.benchmarks import COLUMNS, all_texts, group_of, load_benchmark, read_dsg
+from selma.scores.benchmarks import (
+    COLUMNS,
+    all_texts,
+    counted,
+    group_of,
+    load_benchmark,
+    read_dsg,
+)
+from selma.scores.benchmarks.dsg import DSG
 from selma.scores.faithfulness import dependency_faults
 
 HEADER = ",".join(COLUMNS)
@@ -165,3 +173,22 @@ def test_splits_share_no_text_and_a_csv_has_no_dev_split(tmp_path: Path) -> None
     assert len(load_benchmark(config)) == 1
     with pytest.raises(ConfigError, match="dev split"):
         load_benchmark(config, split="dev")
+
+
+def test_released_dependencies_are_those_of_the_whole_item_reading(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "x_1,t,1,0,entity,whole,a?",
+        'x_1,t,2,"1, 3",entity,whole,b?',
+        "x_1,t,3,2,entity,whole,c?",
+        "y_1,u,1,0,entity,whole,a?",
+        'y_1,u,2,"1, left",entity,whole,b?',  # one word, and the item has no dependencies
+        "z_1,v,1,0,entity,whole,a?",
+        "z_1,v,2, 01 ,entity,whole,b?",  # a number all the same
+    )
+    released = DSG.rules("released")
+    counting = counted(read_dsg(path), released, named=str(path))
+    assert counting == read_dsg(path, dependencies="whole_item")
+    assert [q.parents for q in counting[1].questions] == [(), ()]
+    assert counting[2].questions[1].parents == ("1",)
+    assert (released.zeroing, released.reading) == ("one_level", "exact")
