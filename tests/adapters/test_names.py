@@ -141,7 +141,13 @@ TABLE = {
     "lora_te1_text_model_encoder_layers_0_mlp_fc3": None,
     "lora_te_text_model_embeddings_token_embedding": None,
     "text_encoder.text_projection": None,
-    "text_encoder_3.encoder.block.0.layer.0.SelfAttention.q": None,
+    "text_encoder_3.encoder.block.0.layer.0.SelfAttention.q": (
+        "text_encoder_3.encoder.block.0.layer.0.SelfAttention.q"
+    ),
+    "text_encoder_3.encoder.block.24.layer.0.SelfAttention.q": None,
+    "text_encoder_3.encoder.block.0.layer.1.SelfAttention.q": None,
+    "text_encoder_3.shared": None,
+    "lora_te3_encoder_block_0_layer_0_SelfAttention_q": None,  # SD 3's, FLUX.1's or Chroma's
     "text_encoder.unet.mid_block.attentions.0.proj_in": None,
     "unet.text_encoder.encoder.layers.0.mlp.fc1": None,
     "vae.encoder.conv_in": None,
