@@ -129,7 +129,7 @@ def memory(
 
     most = None if limit is None else int(limit * 2**30)
     shapes, runs = cache(parts_of), runs_of(config)
-    console.print("Counting on shapes, which takes a minute for a large base.", style="dim")
+    console.print("Counting on shapes, which takes some seconds for a large base.", style="dim")
     every = memory_of_each(runs, most, guides=guides_of(config), shapes=shapes)
     for names, (needs, changes) in every.items():
         if len(every) > 1:
