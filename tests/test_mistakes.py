@@ -66,7 +66,7 @@ MISTAKES: list[tuple[str, int, str]] = [
     ("score convert nosuch out --kind clip", 3, "there is no such file"),
     ("score convert text.txt out --kind nosuch", 2, "kind must be one of"),
     ("score hps empty --prompts empty --model empty", 3, "anime.json"),
-    ("data fetch nosuch", 2, "A benchmark must be one of dsg-1k"),
+    ("data fetch nosuch", 2, "A benchmark must be one of dpg-bench, dsg-1k"),
     ("data fetch dsg-1k --to text.txt", 3, "text.txt cannot be used: File exists."),
     ("toybox subjects text.txt", 3, "cannot be used: Not a directory."),
     ("questions text.txt --out q.csv", 2, "One language model must be named"),

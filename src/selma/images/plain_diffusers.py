@@ -10,8 +10,8 @@ from typing import Any
 from selma.adapters.layers import Layers, layer_shapes
 from selma.adapters.table import kind_of
 from selma.backbones.base_files import base_family, left_out, part_config, tokenizer_limit
-from selma.backbones.bases import guidance_of, located, place_of, rescale_of, steps_of
-from selma.backbones.families import stable_diffusion
+from selma.backbones.bases import BASES, guidance_of, located, place_of, rescale_of, steps_of
+from selma.backbones.families import FAMILIES, stable_diffusion
 from selma.backbones.families.family import Family
 from selma.config.networks import BaseConfig
 from selma.config.section import require_kind
@@ -82,7 +82,10 @@ def _sampling(base: BaseConfig, **asked: Any) -> dict[str, Any]:
     if family is None:
         return stable_diffusion.FAMILY.sampling(**asked)
     size = {} if base.image_px is None else dict.fromkeys(("height", "width"), base.image_px)
-    limit = family.text_limit(partial(tokenizer_limit, base))
+    try:
+        limit = family.text_limit(partial(tokenizer_limit, base))
+    except ModelError:  # its tokenizer is not at hand
+        limit = {}
     return family.sampling(**asked) | limit | size
 
 
@@ -98,7 +101,9 @@ def _noise(base: BaseConfig) -> str | None:
 
 
 def _family(base: BaseConfig) -> Family | None:
-    """The base's family; None where its configs are not at hand."""
+    """The base's family; None where its configs are not at hand. A known name needs none."""
+    if (known := BASES.get(base.model)) is not None:
+        return FAMILIES[known.architecture.family]
     try:
         return base_family(base)
     except ModelError:
@@ -130,7 +135,11 @@ def _pipeline(base: BaseConfig, origin: Origin) -> list[str]:
         kind = "AutoencoderKL" if family is None else family.network_class("vae").__name__
         lines.append(f"vae = diffusers.{kind}.from_pretrained({origin.vae}, {dtype})")
         arguments.append("vae=vae")
-    if family is not None and (loading := family.loading | dict.fromkeys(left_out(base))):
+    # What is published under a known name is whole, and need not be looked at.
+    known = BASES.get(base.model)
+    whole = family is None or (known is not None and known.repository is not None)
+    missing = () if whole else left_out(base)
+    if family is not None and (loading := family.loading | dict.fromkeys(missing)):
         arguments.append(_arguments(loading))
     loader = "from_pretrained"
     if origin.config is not None:
