@@ -148,9 +148,13 @@ def score_models(
             warn_of_choosers(config)
             item.begin()
             matcher = networks.matcher if matcher_name else None
+            counting = repeated(
+                counted(benchmark_prompts, rules, named=config.benchmark), config.seeds
+            )
             answers = {model: _answers(asked, answered[model], matcher) for model in models}
             card, verdicts, points = _scorecard(
                 benchmark_prompts,
+                counting,
                 benchmark,
                 rules,
                 config,
@@ -164,9 +168,6 @@ def score_models(
                 guidance=guidance,
             )
             bootstrap = {"seed": seed, "resamples": config.resamples}
-            counting = repeated(
-                counted(benchmark_prompts, rules, named=config.benchmark), config.seeds
-            )
             comparisons = _comparisons(
                 counting, rules.measure, points, compare, config.seeds, bootstrap
             )
@@ -239,6 +240,7 @@ def _in_order(images: Mapping[str, Path], roles: Mapping[str, str]) -> dict[str,
 
 def _scorecard(
     benchmark_prompts: Sequence[BenchmarkPrompt],
+    counting: Sequence[BenchmarkPrompt],
     benchmark: Benchmark,
     rules: Rules,
     config: ScoresConfig,
@@ -252,9 +254,9 @@ def _scorecard(
     seed: int,
     guidance: float | None,
 ) -> tuple[Scorecard, dict[str, Verdicts], dict[str, Points]]:
-    """The scorecard, model → verdicts, and model → points."""
+    """The scorecard, model → verdicts, and model → points. counting: an element for each image
+    that the rules count."""
     asked = repeated(benchmark_prompts, config.seeds)
-    counting = repeated(counted(benchmark_prompts, rules, named=config.benchmark), config.seeds)
     zeroing = rules.zeroing or config.zeroing
     verdicts: dict[str, Verdicts] = {
         model: faithfulness.verdicts_by_prompt(

@@ -102,25 +102,30 @@ def not_several(scene: Scene) -> tuple[Question, ...]:
     )
 
 
+def the(kind: str, many: dict[str, bool]) -> str:
+    """ "the dog", or "the dogs" where it is spoken of in the plural."""
+    return f"the {plural(kind)}" if many.get(kind) else f"the {kind}"
+
+
+def some(kind: str, many: dict[str, bool]) -> str:
+    """ "a dog", "an apple", or "dogs"."""
+    article = "an" if kind[0] in "aeiou" else "a"
+    return plural(kind) if many.get(kind) else f"{article} {kind}"
+
+
 def ask(claim: Claim, many: dict[str, bool]) -> str:
     """The claim as a yes/no question; `many` says which kinds are spoken of in the plural."""
-
-    def the(kind: str) -> str:
-        return f"the {plural(kind)}" if many.get(kind) else f"the {kind}"
-
     category, subject = claim[0], claim[1]
     is_are = "Are" if many.get(subject) else "Is"
     match category:
         case "entity":
-            if many.get(subject):
-                return f"Are there {plural(subject)}?"
-            return f"Is there {'an' if subject[0] in 'aeiou' else 'a'} {subject}?"
+            return f"{is_are} there {some(subject, many)}?"
         case "colour" | "action":
-            return f"{is_are} {the(subject)} {claim[2]}?"
+            return f"{is_are} {the(subject, many)} {claim[2]}?"
         case "count":
             return f"Are there {claim[2]} {plural(subject)}?"
         case "spatial":
-            return f"{is_are} {the(subject)} {claim[2]} {the(claim[3])}?"
+            return f"{is_are} {the(subject, many)} {claim[2]} {the(claim[3], many)}?"
         case _:
             return f"Is the background {subject}?"
 

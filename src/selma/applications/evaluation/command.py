@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from selma.console import Json, group
 from selma.screen import say
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Answers = Annotated[Path, typer.Option(help="CSV of answers, one row for each question.")]
 
@@ -195,13 +199,8 @@ def text(
     """Read what is written in images, and compare it with what their prompts ask for."""
     from selma.applications.evaluation.lettering import score_text
     from selma.applications.evaluation.table import print_lettering
-    from selma.rich_screen import Screen
-    from selma.workspace import write_json
 
-    result = score_text(folder, prompts, answers=answers)
-    if json:
-        write_json(json, result)
-    print_lettering(result, Screen())
+    _show(score_text(folder, prompts, answers=answers), json, print_lettering)
 
 
 def geneval(
@@ -213,13 +212,8 @@ def geneval(
     """Read GenEval's result file, and score it with intervals. Loads no model."""
     from selma.applications.evaluation.geneval import score_geneval
     from selma.applications.evaluation.table import print_geneval
-    from selma.rich_screen import Screen
-    from selma.workspace import write_json
 
-    found = score_geneval(results)
-    if json:
-        write_json(json, found)
-    print_geneval(found, Screen())
+    _show(score_geneval(results), json, print_geneval)
 
 
 def convert_scorer(
@@ -240,14 +234,19 @@ def convert_scorer(
     say(f"Weights: {folder}")
 
 
-def _show(scores: dict[str, Any], json: Path | None) -> None:
+def _show(
+    scores: dict[str, Any],
+    json: Path | None,
+    show: Callable[[Mapping[str, Any], Console], None] | None = None,
+) -> None:
+    """Write the scores where they are asked for, and print them: `show` is their table's."""
     from selma.applications.evaluation.table import print_given_scores
     from selma.rich_screen import Screen
     from selma.workspace import write_json
 
     if json:
         write_json(json, scores)
-    print_given_scores(scores, Screen())
+    (show or print_given_scores)(scores, Screen())
 
 
 def register(app: typer.Typer) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from selma.disk import make_folder
 from selma.errors import ConfigError, DataError
 from selma.image_files import open_image, png_bytes
 from selma.workspace import write_bytes
@@ -27,7 +28,7 @@ def cut_grids(
     files: prompt id → its grid. Returns image id → file, with the ids of
     `records.benchmarks.repeated`. Raises DataError for a size that the grid does not divide.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     cells: dict[str, Path] = {}
     for id, path in files.items():
         image = open_image(path)

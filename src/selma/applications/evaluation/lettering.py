@@ -27,6 +27,7 @@ from selma.paths import AnyPath, as_path
 from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.scores import statistics
 from selma.scores.benchmarks import read_benchmark
+from selma.scores.benchmarks.layouts import columns
 from selma.textfiles import csv_rows
 
 MOST_EDITS, MOST_EDITS_CHINESE = 100, 50
@@ -166,25 +167,22 @@ def _scores(
 
 def _wanted(path: Path) -> dict[str, str]:
     """Prompt id → the text that its image is to have. Raises DataError."""
-    if path.suffix.lower() == ".csv" and (rows := _oneig(path)):
-        wanted = rows
+    if set(ONEIG) <= set(columns(path)):
+        asked: dict[str, str | None] = {}
+        for line, row in csv_rows(path, ONEIG):
+            if (id := row["id"].strip()) in asked:
+                raise DataError(
+                    f"{path}, line {line}: {id!r} came before. One prompt has one text."
+                )
+            asked[id] = row["text_content"]
     else:
         asked = {prompt.id: asked_text(prompt.text) for prompt in read_benchmark(path)}
-        wanted = {id: text for id, text in asked.items() if text is not None}
-    wanted = {id: text for id, text in wanted.items() if bare(text)}
+    wanted = {id: text for id, text in asked.items() if text is not None and bare(text)}
     if not wanted:
         raise DataError(
             f"{path} must have prompts with a text to be written, in quotation marks, but has none."
         )
     return wanted
-
-
-def _oneig(path: Path) -> dict[str, str]:
-    try:
-        rows = list(csv_rows(path, ONEIG))
-    except DataError:  # another layout
-        return {}
-    return {row["id"].strip(): row["text_content"] for _, row in rows}
 
 
 class _Asked:

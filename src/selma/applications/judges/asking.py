@@ -11,13 +11,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 
 from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.toybox.captions import NUMBERS, caption, plural
 from selma.toybox.drawing import BACKGROUNDS, KINDS, POSES, Pose
-from selma.toybox.questions import Claim, ask, claims
+from selma.toybox.questions import Claim, ask, claims, some, the
 from selma.toybox.scenes import (
     ANIMALS,
     COLOURS,
@@ -126,7 +127,6 @@ def _questions(fact: int, claim: Claim, many: dict[str, bool], holds: bool) -> l
 def turned(claim: Claim, many: dict[str, bool]) -> str:
     """The question that is answered no where `questions.ask`'s is answered yes."""
     category, subject = claim[0], claim[1]
-    the = f"the {plural(subject)}" if many.get(subject) else f"the {subject}"
     is_are = "Are" if many.get(subject) else "Is"
     match category:
         case "entity":
@@ -134,29 +134,25 @@ def turned(claim: Claim, many: dict[str, bool]) -> str:
         case "count":
             return f"Is the number of {plural(subject)} other than {claim[2]}?"
         case "spatial":
-            other = f"the {plural(claim[3])}" if many.get(claim[3]) else f"the {claim[3]}"
-            return f"{is_are} {the} not {claim[2]} {other}?"
+            return f"{is_are} {the(subject, many)} not {claim[2]} {the(claim[3], many)}?"
         case "global":
             return f"Is the background not {subject}?"
         case _:
-            return f"{is_are} {the} not {claim[2]}?"
+            return f"{is_are} {the(subject, many)} not {claim[2]}?"
 
 
 def reworded(claim: Claim, many: dict[str, bool]) -> str:
     """`questions.ask`'s question in other words; of a relation it is the converse."""
     category, subject = claim[0], claim[1]
-    several = many.get(subject)
-    the = f"the {plural(subject)}" if several else f"the {subject}"
     match category:
         case "entity":
-            article = "an" if subject[0] in "aeiou" else "a"
-            return f"Does the image show {plural(subject) if several else f'{article} {subject}'}?"
+            return f"Does the image show {some(subject, many)}?"
         case "colour":
-            return f"Is {claim[2]} the colour of {the}?"
+            return f"Is {claim[2]} the colour of {the(subject, many)}?"
         case "count":
             return f"Does the image show exactly {claim[2]} {plural(subject)}?"
         case "action":
-            return f"Does the image show {the} {claim[2]}?"
+            return f"Does the image show {the(subject, many)} {claim[2]}?"
         case "spatial":
             return ask(("spatial", claim[3], _opposite(claim[2]), subject), many)
         case _:
@@ -193,7 +189,7 @@ def _changed(scene: Scene, claim: Claim, rng: random.Random) -> Scene:
 
 
 def _opposite(relation: str) -> Relation:
-    return next(other for one, other in OPPOSITE.items() if one == relation)
+    return OPPOSITE[cast(Relation, relation)]
 
 
 def _other(drawn: list[Scene], number: int) -> Scene | None:

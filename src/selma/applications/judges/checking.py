@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from selma.applications.judges import SCENES
 from selma.applications.judges.asking import (
     CHANGED,
     NOTHING,
@@ -43,7 +44,6 @@ from selma.workspace import SCORES, Item, Workspace, write_bytes, write_json
 
 SETTINGS = ("judge", "choosing_judge")
 """Those of `scores` that are checked."""
-SCENES = 60
 _STAGE = "judge-check"
 LEANS = 10.0
 """Points of `yes_bias`, and per cent of `nothing`, that are a fault."""

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from selma.applications.judges import SCENES
 from selma.console import Commands, Config, Folder, Json, Keep
 from selma.screen import say
 
@@ -22,7 +23,7 @@ def check(
     config: Config,
     folder: Folder = None,
     keep: Keep = False,
-    scenes: Annotated[int, typer.Option(min=2, help="How many drawn scenes.")] = 60,
+    scenes: Annotated[int, typer.Option(min=2, help="How many drawn scenes.")] = SCENES,
     json: Json = None,
 ) -> None:
     """Judge a run's judges by images that need no network to be understood."""

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from PIL import Image
 
-from selma.backbones.hub import find_device
-from selma.backbones.weights import Weights, load_network
+from selma.backbones.perception.prepared import PreparedNetwork
 from selma.errors import ModelError
 
 
@@ -49,20 +48,10 @@ class Detector(Protocol):
         ...
 
 
-class TransformersDetector:
+class TransformersDetector(PreparedNetwork):
     """DETR, RT-DETR, D-FINE, YOLOS and their like."""
 
-    def __init__(self, model: str, *, revision: str | None, device: str, setting: str) -> None:
-        self._device, self._setting = device, setting
-        self._files = Weights(model, revision)
-
-    @property
-    def name(self) -> str:
-        return self._files.label
-
-    @property
-    def fingerprint(self) -> str:
-        return self._files.fingerprint[:16]
+    kind = "AutoModelForObjectDetection"
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -99,19 +88,3 @@ class TransformersDetector:
                     strict=True,
                 )
             ]
-
-    @cached_property
-    def _network(self) -> tuple[Any, Any]:
-        from transformers import AutoImageProcessor, AutoModelForObjectDetection
-
-        device = find_device(self._device, setting=f"{self._setting}.device")
-        model = load_network(AutoModelForObjectDetection, self._files).to(device)
-        try:
-            # Made by Pillow, as everywhere here: torchvision's resizing gives other pixels.
-            prepare = AutoImageProcessor.from_pretrained(**self._files.source(), backend="pil")
-        except Exception as error:  # many kinds: no file, no net, none for this architecture
-            raise ModelError(
-                f"{self._files.name} must say how its images are prepared "
-                f"(preprocessor_config.json), but: {str(error).splitlines()[0]}"
-            ) from error
-        return model, prepare

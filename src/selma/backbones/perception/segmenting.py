@@ -7,16 +7,13 @@ none alters another's map.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from selma.backbones.hub import find_device
-from selma.backbones.weights import Weights, load_network
-from selma.errors import ModelError
+from selma.backbones.perception.prepared import PreparedNetwork
 from selma.toybox import weights_of
 
 
@@ -37,20 +34,10 @@ class Segmenter(Protocol):
         ...
 
 
-class TransformersSegmenter:
+class TransformersSegmenter(PreparedNetwork):
     """SegFormer, UperNet, BEiT and their like, whose output is one map of log-odds a class."""
 
-    def __init__(self, model: str, *, revision: str | None, device: str, setting: str) -> None:
-        self._device, self._setting = device, setting
-        self._files = Weights(model, revision)
-
-    @property
-    def name(self) -> str:
-        return self._files.label
-
-    @property
-    def fingerprint(self) -> str:
-        return self._files.fingerprint[:16]
+    kind = "AutoModelForSemanticSegmentation"
 
     @property
     def classes(self) -> int:
@@ -69,22 +56,6 @@ class TransformersSegmenter:
                     logits.float(), size=image.size[::-1], mode="bilinear", align_corners=False
                 )
             yield full_size[0].argmax(0).cpu().numpy()
-
-    @cached_property
-    def _network(self) -> tuple[Any, Any]:
-        from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
-
-        device = find_device(self._device, setting=f"{self._setting}.device")
-        model = load_network(AutoModelForSemanticSegmentation, self._files).to(device)
-        try:
-            # Made by Pillow, as everywhere here: torchvision's resizing gives other pixels.
-            prepare = AutoImageProcessor.from_pretrained(**self._files.source(), backend="pil")
-        except Exception as error:  # many kinds: no file, no net, none for this architecture
-            raise ModelError(
-                f"{self._files.name} must say how its images are prepared "
-                f"(preprocessor_config.json), but: {str(error).splitlines()[0]}"
-            ) from error
-        return model, prepare
 
 
 def load_segmenter(model: str, *, revision: str | None, device: str, setting: str) -> Segmenter:
