@@ -18,6 +18,7 @@ from typing import Any
 
 from selma.disk import failures, is_regular, read_regular
 from selma.errors import DataError, SelmaError, WorkspaceError
+from selma.plainfiles import plain_file
 
 FILE, PLAN = "manifest.json", "plan.json"
 SUPERSEDED = "superseded"
@@ -49,8 +50,8 @@ def sizes_only() -> Iterator[None]:
 
 
 def file_sha256(path: Path) -> str:
-    """In hex, of the bytes that are there now."""
-    with failures(path, task="read"), open(path, "rb") as file:
+    """In hex, of the bytes that are there now. A pipe or a device is refused, not waited for."""
+    with failures(path, task="read"), plain_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

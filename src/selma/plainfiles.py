@@ -8,8 +8,8 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 MOST_SETTINGS = 16_000_000
 """Bytes of a network's settings, which may name each layer."""
@@ -47,7 +47,7 @@ def plain_text(path: Path, *, most: int, encoding: str = "utf-8") -> str:
 
 
 @contextmanager
-def plain_file(path: Path) -> Iterator[BinaryIO]:
+def plain_file(path: Path) -> Iterator[BufferedReader]:
     """A regular file, open to be read. Raises OSError as `plain_bytes`."""
     # Opening a pipe would wait for whoever writes into it.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))

@@ -145,6 +145,26 @@ def test_colours_are_told_by_pixels(name: str) -> None:
     assert says([], f"Is the dog {name}?", image) == "no"
 
 
+def test_what_lies_outside_of_the_image_has_no_colour() -> None:
+    image = Image.new("RGB", (40, 30), COLOURS["red"])
+    for edges in ((50, 5, 60, 9), (5, -9, 9, -3), (float("nan"), 5, 9, 9), (40, 0, 40.1, 9)):
+        assert colour_of(image, Box("dog", 0.9, *edges)) is None
+    for edges in ((-20, -20, 70, 70), (39.9, 29.9, 40.1, 30.1), (5, 5, 5, 5)):
+        assert colour_of(image, Box("dog", 0.9, *edges)) == "red"
+    assert says([Box("dog", 0.9, 50, 5, 60, 9)], "Is the dog black?", image) == "no"
+
+
+def test_of_a_large_box_some_pixels_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = []
+    monkeypatch.setattr(
+        "selma.backbones.judges.detector.lab",
+        lambda rgb: (counted.append(len(rgb)), lab(rgb))[1],
+    )
+    image = Image.new("RGB", (3000, 2000), COLOURS["blue"])
+    assert colour_of(image, Box("dog", 0.9, 0, 0, 3000, 2000)) == "blue"
+    assert max(counted) <= 128 * 128
+
+
 def test_of_several_all_must_have_the_colour() -> None:
     image = Image.new("RGB", (100, 50), COLOURS["red"])
     image.paste(COLOURS["blue"], (50, 0, 100, 50))

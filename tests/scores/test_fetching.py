@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from selma.cli import app
-from selma.errors import ConfigError, DataError, FetchError
+from selma.errors import ConfigError, DataError, FetchError, SelmaError
 from selma.scores import benchmarks
 from selma.scores.benchmarks import Benchmark, read_benchmark
 from selma.scores.benchmarks.fetching import describe, fetch, fetchable, verify
@@ -296,3 +297,29 @@ def test_every_benchmark_is_listed_with_address_and_licence() -> None:
         row = fetchable(name)
         assert row.files[0].url in shown.output
         assert row.licence and row.source and all(f.url.startswith("https://") for f in row.files)
+
+
+def test_nothing_outside_the_folder_is_touched(site: Server, tmp_path: Path) -> None:
+    """Where a download lies while it comes, no link of others leads."""
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "folder").mkdir()
+    kept = tmp_path / "victim" / TEXTS
+    kept.write_text("precious")
+    (tmp_path / "folder" / ".partial").symlink_to("../victim")
+    site.pages.clear()
+    with pytest.raises(FetchError):
+        fetch(benchmark(site), tmp_path / "folder")
+    assert kept.read_text() == "precious"
+    assert {path.name for path in (tmp_path / "folder").iterdir()} == {".partial"}
+
+
+@pytest.mark.parametrize("name", ["dsg-1k-anns.csv", "genai_image.json"])
+def test_a_pipe_is_refused_and_not_waited_for(name: str, tmp_path: Path) -> None:
+    benchmark = fetchable("dsg-1k" if name.startswith("dsg") else "genai-bench")
+    path = tmp_path / name
+    if benchmark.files[0].sha256 is None:
+        path.write_text("{}")
+        path = tmp_path / f"{name}.sha256"
+    os.mkfifo(path)
+    with pytest.raises(SelmaError, match=r"must be a regular file|nothing tells"):
+        verify(benchmark, tmp_path)

@@ -68,9 +68,9 @@ class DetectorJudge(Section):
     revision: str | None = None
     """Commit of a Hub repository; None takes its newest."""
     threshold: Probability = 0.3
-    """Score from which on a thing is there."""
+    """Score above which a thing is there."""
     counting_threshold: Probability = 0.9
-    """Score from which on it is counted."""
+    """Score above which it is counted."""
     most: PositiveInt = 16
     """Things of one class in an image."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

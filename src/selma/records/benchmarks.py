@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, TypeVar
 
+from selma.errors import DataError
 from selma.records.record import OutsideText, Record
 
 Value = TypeVar("Value")
@@ -65,12 +66,22 @@ def spaced(values: Sequence[Value], count: int) -> list[Value]:
 
 def repeated(benchmark_prompts: Sequence[BenchmarkPrompt], seeds: int) -> list[BenchmarkPrompt]:
     """Each prompt of a benchmark `seeds` times in a row, once for each image that is generated of
-    it: the first with its own id, the others with <id>-1, <id>-2 and so on."""
-    return [
+    it: the first with its own id, the others with <id>-1, <id>-2 and so on. Raises DataError where
+    that is another prompt's id."""
+    images = [
         prompt.model_copy(update={"id": f"{prompt.id}-{k}"}) if k else prompt
         for prompt in benchmark_prompts
         for k in range(seeds)
     ]
+    own = {prompt.id for prompt in benchmark_prompts} if seeds > 1 else set()
+    if taken := next(
+        (image.id for n, image in enumerate(images) if n % seeds and image.id in own), None
+    ):
+        raise DataError(
+            f"Prompt {taken!r} has the name of another prompt's image {taken.rpartition('-')[2]}. "
+            "Give it another id, or ask for one image of each."
+        )
+    return images
 
 
 class Answer(Record):

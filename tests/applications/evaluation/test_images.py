@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from selma.applications.evaluation.dsg import rules_of, score_dsg
 from selma.applications.evaluation.images import judge_from, score_images
 from selma.cli import app
-from selma.config.scores import LocalJudge, ServedJudge
+from selma.config.scores import DetectorJudge, LocalJudge, ServedJudge
 from selma.errors import ConfigError, DataError, ModelError
 from selma.scores.networks import Loaders
 
@@ -144,6 +144,8 @@ def test_a_judge_is_named_or_described(tmp_path: Path) -> None:
     (tmp_path / "weights").mkdir()
     path.write_text("{kind: transformers, model: weights, beams: 5}")
     assert judge_from(str(path)) == LocalJudge(model=str(tmp_path / "weights"), beams=5)
+    path.write_text("{kind: detector, model: weights}")
+    assert judge_from(str(path)) == DetectorJudge(model=str(tmp_path / "weights"))
     for wrong, says in (
         ("{kind: transformers, model: m, beam: 5}", "beam"),
         ("{kind: other, model: m}", "must be toybox-a, toybox-b, .* or a mapping"),

@@ -112,6 +112,16 @@ def test_oneigs_own_file_and_chinese(tmp_path: Path) -> None:
     assert found["most_edits"] == 50 and found["words"]["mean"] == pytest.approx(100 * 5 / 6)
 
 
+def test_one_prompt_has_one_text_and_damage_is_named(tmp_path: Path) -> None:
+    images, prompts = written(tmp_path / "images", "a"), tmp_path / "text_content.csv"
+    prompts.write_text("id,text_content\na,HELLO\na,Bye\n")
+    with pytest.raises(DataError, match=r"line 3: 'a' came before"):
+        score_text(images, prompts, reader=Told("x"))
+    prompts.write_text("id,text_content\na,HELLO,more\n")
+    with pytest.raises(DataError, match="line 2"):
+        score_text(images, prompts, reader=Told("x"))
+
+
 def test_missing_images_and_texts_are_named(tmp_path: Path) -> None:
     images, prompts = written(tmp_path / "images", "a"), tmp_path / "prompts.txt"
     prompts.write_text("a dog\n")

@@ -26,6 +26,8 @@ def score_geneval(path: AnyPath, *, seed: int = 0, resamples: int = 10_000) -> d
     figures. Raises DataError for a row that is not an image's.
     """
     path = as_path(path)
+    if not path.exists():
+        raise DataError(f"{path} must hold results, a line for each image, but is missing.")
     rows = json_rows(path)
     if not rows:
         raise DataError(f"{path} must hold results, a line for each image, but has none.")

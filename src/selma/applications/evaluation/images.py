@@ -20,7 +20,13 @@ from selma.applications.evaluation.grids import cut_grids, grid_of
 from selma.backbones.judges import loading as judging
 from selma.backbones.judges.judge import Chooser, Judge, Spelled
 from selma.backbones.judges.wordings import MultipleChoice
-from selma.config.scores import SHORT_JUDGES, AnyJudge, LocalJudge, ScoresConfig
+from selma.config.scores import (
+    SHORT_JUDGES,
+    AnyJudge,
+    DetectorJudge,
+    LocalJudge,
+    ScoresConfig,
+)
 from selma.config.section import first_mistakes, require_kind
 from selma.config.yaml_files import read_yaml
 from selma.errors import ConfigError, DataError, ModelError
@@ -198,7 +204,7 @@ def judge_from(text: str) -> AnyJudge:
             else str(error)
         )
         raise ConfigError(f"{path} must hold a judge's settings, but: {lines}.") from error
-    if isinstance(judge, LocalJudge) and (path.parent / judge.model).is_dir():
+    if isinstance(judge, LocalJudge | DetectorJudge) and (path.parent / judge.model).is_dir():
         return judge.model_copy(update={"model": str(path.parent / judge.model)})
     return judge
 

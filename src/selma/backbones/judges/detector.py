@@ -48,6 +48,8 @@ HALF = 0.5
 MIDDLE = 0.6
 """Of a box's sides: its corners are mostly background."""
 
+_MOST_SIDE = 128
+
 See = Callable[["Seen"], bool]
 
 
@@ -152,19 +154,20 @@ def sides(one: Box, other: Box) -> set[str]:
     return {name for name, (right, down) in SIDES.items() if x * right + y * down > HALF}
 
 
-def colour_of(image: Image.Image, box: Box) -> str:
-    """The colour word that most pixels in the middle of a box are nearest to, in CIELAB."""
-    across, down = box.right - box.left, box.bottom - box.top
+def colour_of(image: Image.Image, box: Box) -> str | None:
+    """The colour word that most pixels in the middle of a box are nearest to, in CIELAB, of at most
+    128 x 128 of them evenly spread; None of a box outside of the image."""
     cut = (1 - MIDDLE) / 2
-    left, top = box.left + cut * across, box.top + cut * down
-    area = (
-        left,
-        top,
-        max(left + 1, box.right - cut * across),
-        max(top + 1, box.bottom - cut * down),
-    )
-    x0, y0, x1, y1 = (round(edge) for edge in area)
-    pixels = np.asarray(image.crop((x0, y0, x1, y1)).convert("RGB"))
+    sides = ((box.left, box.right, image.width), (box.top, box.bottom, image.height))
+    spans = []
+    for low, high, most in sides:
+        if not (high >= 0 and low < most):  # asked so, no number is outside, too
+            return None
+        low, high = max(low, 0.0), min(high, float(most))
+        first = min(int(low + cut * (high - low)), most - 1)
+        after = max(round(high - cut * (high - low)), first + 1)
+        spans.append(slice(first, after, -(-(after - first) // _MOST_SIDE)))
+    pixels = np.asarray(image.convert("RGB"))[spans[1], spans[0]]
     names = list(COLOURS)
     references = lab(np.array([COLOURS[name] for name in names]))
     distances = np.linalg.norm(lab(pixels.reshape(-1, 3))[:, None] - references, axis=-1)

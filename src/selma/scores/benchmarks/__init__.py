@@ -6,6 +6,7 @@ entry points of the group `selma.benchmarks`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,15 @@ from selma.scores.benchmarks.dpg import DPG
 from selma.scores.benchmarks.dsg import COLUMNS, DSG, Dependencies, read_dsg
 from selma.scores.benchmarks.genai import GENAI
 from selma.scores.benchmarks.geneval2 import GENEVAL2
-from selma.scores.benchmarks.layouts import DSG_GROUPS, Benchmark, Rules, Split, group_of
+from selma.scores.benchmarks.layouts import (
+    DSG_GROUPS,
+    Benchmark,
+    Rules,
+    Split,
+    clashing_ids,
+    group_of,
+    unsafe_id,
+)
 from selma.scores.benchmarks.oneig import ONEIG
 from selma.scores.benchmarks.texts import TEXTS
 from selma.scores.benchmarks.tifa import TIFA
@@ -172,11 +181,21 @@ def counted(asked: Sequence[BenchmarkPrompt], rules: Rules, *, named: str) -> li
 
 def read_benchmark(path: AnyPath) -> list[BenchmarkPrompt]:
     """Read all prompts of a benchmark's file or folder, in its order; a user's own prompts have no
-    questions. Raises DataError."""
+    questions. Raises DataError, also for ids that cannot name a file each, whatever the layout."""
     path = as_path(path)
     read = layout_of(path).read
     assert read is not None, "a row that recognises files reads them"
-    return read(path)
+    benchmark_prompts = read(path)
+    if not benchmark_prompts:
+        raise DataError(f"{path} must hold prompts, but has none.")
+    ids = [prompt.id for prompt in benchmark_prompts]
+    if unsafe := next(filter(None, map(unsafe_id, ids)), None):
+        raise DataError(f"{path}: a prompt's id {unsafe}.")
+    if clash := clashing_ids(ids):
+        raise DataError(f"{path}: ids {clash[0]!r} and {clash[1]!r} differ only in case.")
+    if twice := [id for id, count in Counter(ids).items() if count > 1]:
+        raise DataError(f"{path}: two prompts have the id {twice[0]!r}. Each needs its own.")
+    return benchmark_prompts
 
 
 def benchmark_of(named: str) -> Benchmark:

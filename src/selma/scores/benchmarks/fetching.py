@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import re
 import socket
 import time
 import urllib.error
@@ -16,11 +17,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
+from selma.disk import regular
 from selma.errors import ConfigError, DataError, FetchError
 from selma.paths import AnyPath, as_path
+from selma.plainfiles import plain_text
 from selma.progress import progress
 from selma.scores.benchmarks import BENCHMARKS, Benchmark
 from selma.scores.benchmarks.layouts import RemoteFile
@@ -28,6 +32,8 @@ from selma.texts import legible
 from selma.workspace import file_sha256, promote, write_bytes
 
 _BLOCK = 1 << 16
+_MOST_RECORD = 4096
+"""Bytes of a checksum's file."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +161,7 @@ def _present_by_blob(path: Path, wanted: str) -> Fetched:
 def git_blob(path: Path) -> str:
     """What git calls a file of this content: `git hash-object FILE`."""
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
-    with path.open("rb") as file:
+    with regular(path) as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
@@ -163,7 +169,7 @@ def git_blob(path: Path) -> str:
 
 def _recorded(path: Path) -> str | None:
     try:
-        words = path.with_name(f"{path.name}.sha256").read_text("utf-8").split()
+        words = plain_text(path.with_name(f"{path.name}.sha256"), most=_MOST_RECORD).split()
     except (OSError, UnicodeDecodeError):
         return None
     return words[0] if words else None
@@ -172,22 +178,19 @@ def _recorded(path: Path) -> str | None:
 def _bring(
     benchmark: Benchmark, file: RemoteFile, folder: Path, *, timeout_s: float, longest_s: float
 ) -> Fetched:
-    # The name stays, since layouts are recognised by it.
-    path, aside = folder / file.name, folder / ".partial" / file.name
+    path = folder / file.name
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    # The name stays, since layouts are recognised by it; the folder is new, so that nothing of
+    # others lies in it, and no link leads out of it.
+    with TemporaryDirectory(prefix=".partial-", dir=folder) as place:
+        aside = Path(place) / file.name
+        aside.parent.mkdir(parents=True, exist_ok=True)
         digest = _download(file, aside, timeout_s=timeout_s, longest_s=longest_s)
         pinned = _is_pinned(file, aside, digest)
         if not pinned:
             _readable(benchmark, file, aside)
             write_bytes(path.with_name(f"{path.name}.sha256"), f"{digest}  {path.name}\n".encode())
         promote(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-        for left in (aside.parent, folder / ".partial"):
-            with suppress(OSError):  # another download's file may lie there
-                left.rmdir()
     return Fetched(path, digest, pinned=pinned, new=True)
 
 
@@ -215,7 +218,7 @@ def _download(file: RemoteFile, aside: Path, *, timeout_s: float, longest_s: flo
     try:
         with _opener(file.url).open(request, timeout=timeout_s) as answer, aside.open("wb") as out:
             length = answer.headers.get("Content-Length", "")
-            promised = int(length) if length.isdecimal() else None
+            promised = int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
             _check_size(file, promised or 0)
             with progress(file.name, total=promised or file.max_bytes) as bar:
                 # read1 returns what has come, so that a slow drip cannot outlast the limit.

@@ -87,7 +87,7 @@ def _skills(file: Path, rows: Mapping[str, Any]) -> dict[str, list[str]]:
     """Prompt → its skills; {} without a file of them."""
     if not file.exists():
         return {}
-    numbered = {int(id): id for id in rows if id.isdecimal()}
+    numbered = {int(id): id for id in rows if re.fullmatch(r"[0-9]{1,18}", id)}
     tags: dict[str, list[str]] = {}
     for skill, numbers in _mapping(file).items():
         if not isinstance(numbers, list):
