@@ -164,7 +164,7 @@ def test_several_images_of_a_prompt_come_from_several_seeds(tmp_path):
         assert (twice / image.name).read_bytes() == image.read_bytes()
         other = twice / f"{image.stem}-1.png"
         assert other.read_bytes() != image.read_bytes()
-    with pytest.raises(DataError, match="id of its own"):  # what the second picture is called
+    with pytest.raises(DataError, match="another id"):  # what the second picture is called
         rival = benchmark_prompts(1)[0].model_copy(update={"id": "e.0-1"})
         generate_the_benchmark(
             tmp_path / "rival", repeated([*benchmark_prompts(1), rival], 2), model=never
