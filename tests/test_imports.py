@@ -47,6 +47,7 @@ LAYERS: tuple[set[str], ...] = (
     {"finished", "runfile", "preflight", "capacity", "dev_score"},
     {"pipeline"},
     {"status"},
+    {"outputs"},
     {"console"},
     {"applications"},
     {"cli"},

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from selma.errors import WorkspaceError
+from selma.outputs import with_inputs_kept, written
 from selma.paths import AnyPath, as_path
 from selma.plurals import counted
 from selma.randomness import SEEDS
@@ -55,11 +56,21 @@ AllLayers = Annotated[
     bool, typer.Option("--all-layers", help="Show each layer, not the five farthest from the mean.")
 ]
 Seed = Annotated[int, typer.Option(min=0, max=SEEDS - 1, help="Whole number below 2^64.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write everything to this file.")]
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", callback=written, help="Write everything to this file."),
+]
 
 
 class Commands(TyperGroup):
-    """A group whose list of commands shows each one's first sentence whole."""
+    """A group whose list of commands shows each one's first sentence whole, and whose commands
+    write over nothing that they are given to read."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None and not isinstance(command, TyperGroup):
+            command.callback = with_inputs_kept(ctx, command.callback)
+        return name, command, rest
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         names = [name for name in self.list_commands(ctx) if not self.commands[name].hidden]

@@ -21,6 +21,7 @@ from selma.cli import adapters, benchmarks, merging, scoring, stages
 from selma.console import Commands
 from selma.disk import refusal
 from selma.errors import SelmaError, WorkspaceError
+from selma.outputs import written
 from selma.screen import say, show_traceback
 from selma.stopping import SIGNALS
 
@@ -73,7 +74,9 @@ def path() -> None:
 
 @toybox.command()
 def subjects(
-    out: Annotated[Path, typer.Argument(help="Folder; one with images for each subject.")],
+    out: Annotated[
+        Path, typer.Argument(callback=written, help="Folder; one with images for each subject.")
+    ],
 ) -> None:
     """Draw toybox's eight subjects, in the layout of DreamBooth's dataset."""
     from selma.toybox.subjects import write_subjects

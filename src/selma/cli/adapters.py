@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from selma.console import AllLayers, Base, show_diagnostics
+from selma.outputs import word, written
 from selma.randomness import SEEDS
 from selma.screen import say
 
@@ -23,7 +24,9 @@ BaseConfigOption = Annotated[
 def inspect(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="A file or a folder.")],
     all_layers: AllLayers = False,
-    json: Annotated[Path | None, typer.Option(help="Write the diagnostics to this file.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(callback=written, help="Write the diagnostics to this file.")
+    ] = None,
     base: Base = None,
     program: Annotated[
         str | None,
@@ -67,15 +70,19 @@ def convert(
     to: Annotated[
         str,
         typer.Option(
+            callback=word,
             help="diffusers, kohya, peft, comfyui, onetrainer, simpletuner; of rotations selma or "
-            "peft; or fused (a pipeline folder)."
+            "peft; or fused (a pipeline folder).",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Where it goes.")],
+    out: Annotated[Path, typer.Option(callback=written, help="Where it goes.")],
     base: Base = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="Of the fused weights: fp32, fp16 or bf16; the base's own if left out."),
+        typer.Option(
+            callback=word,
+            help="Of the fused weights: fp32, fp16 or bf16; the base's own if left out.",
+        ),
     ] = None,
     coft_eps: Annotated[
         float | None,
@@ -142,9 +149,9 @@ def generate(
         typer.Option(min=0, help="Classifier-free guidance; the base's own if not given."),
     ] = None,
     count: Annotated[int, typer.Option("-n", min=1, help="How many images.")] = 1,
-    out: Annotated[Path, typer.Option(help="PNG; numbered where there are several.")] = Path(
-        "image.png"
-    ),
+    out: Annotated[
+        Path, typer.Option(callback=written, help="PNG; numbered where there are several.")
+    ] = Path("image.png"),
 ) -> None:
     """Generate images of one prompt, with or without adapters.
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from selma.console import Commands
+from selma.outputs import written
 from selma.screen import say
 
 data = typer.Typer(help="The public files of benchmarks.", cls=Commands, no_args_is_help=True)
@@ -27,7 +28,9 @@ def list_benchmarks() -> None:
 @data.command()
 def fetch(
     name: Known,
-    to: Annotated[Path | None, typer.Option(help="Folder; data/NAME if not given.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(callback=written, help="Folder; data/NAME if not given.")
+    ] = None,
 ) -> None:
     """Fetch a benchmark's files, each checked by its checksum."""
     from selma.scores.benchmarks.fetching import describe, fetch, fetchable

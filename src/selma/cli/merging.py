@@ -13,6 +13,7 @@ from typer.main import get_command
 
 from selma.cli.loading import load
 from selma.console import AllLayers, Base, Folder, Keep, show_diagnostics, show_verified
+from selma.outputs import word, written
 from selma.screen import say
 
 
@@ -72,12 +73,16 @@ def merge(
     ],
     folder: Folder = None,
     keep: Keep = False,
-    out: Annotated[Path | None, typer.Option(help="FILES: where the result goes.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=written, help="FILES: where the result goes.")
+    ] = None,
     to: Annotated[
         str | None,
-        typer.Option(help="FILES: as in convert; selma or peft for rotations."),
+        typer.Option(callback=word, help="FILES: as in convert; selma or peft for rotations."),
     ] = None,
-    method: Annotated[str, typer.Option(help="FILES: see docs/paper.md.")] = "mean_of_deltas",
+    method: Annotated[
+        str, typer.Option(callback=word, help="FILES: see docs/paper.md.")
+    ] = "mean_of_deltas",
     weights: Annotated[
         str | None, typer.Option(help="FILES: one number for each, as in 0.5,0.3,0.2.")
     ] = None,
@@ -92,7 +97,9 @@ def merge(
             "--verify", help="FILES: hold each layer against float64; refuse one without effect."
         ),
     ] = False,
-    json: Annotated[Path | None, typer.Option(help="Write the diagnostics to this file.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(callback=written, help="Write the diagnostics to this file.")
+    ] = None,
 ) -> None:
     """Stage 4: merge the experts into one adapter. Or merge adapter files of any origin."""
     if len(what) == 1 and what[0].suffix in (".yaml", ".yml"):
@@ -114,17 +121,20 @@ def merge(
 
 def resize(
     adapter: Annotated[Path, typer.Argument(metavar="IN", help="A LoRA's file or PEFT folder.")],
-    out: Annotated[Path, typer.Option(help="Where it goes.")],
+    out: Annotated[Path, typer.Option(callback=written, help="Where it goes.")],
     rank: Annotated[int | None, typer.Option(help="No layer has more.")] = None,
     error: Annotated[
         float | None, typer.Option(help="Each layer stays within this relative error.")
     ] = None,
     to: Annotated[
-        str | None, typer.Option(help="As in convert; the file's own layout if left out.")
+        str | None,
+        typer.Option(callback=word, help="As in convert; the file's own layout if left out."),
     ] = None,
     base: Base = None,
     all_layers: AllLayers = False,
-    json: Annotated[Path | None, typer.Option(help="Write ranks and errors to this file.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(callback=written, help="Write ranks and errors to this file.")
+    ] = None,
 ) -> None:
     """Cut a LoRA's ranks, by each layer's singular values, and say what that costs."""
     from selma.merged import resizing

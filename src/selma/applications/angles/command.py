@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from selma.console import Commands, Seed
+from selma.outputs import written
 from selma.screen import say
 
 oft = typer.Typer(help="Experiments of the OFT paper.", cls=Commands, no_args_is_help=True)
@@ -23,9 +24,9 @@ def angles(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help='"toybox" or a folder of images.')
     ] = "toybox",
-    out: Annotated[Path, typer.Option(help="Folder for figure, numbers and checkpoint.")] = Path(
-        "angles"
-    ),
+    out: Annotated[
+        Path, typer.Option(callback=written, help="Folder for figure, numbers and checkpoint.")
+    ] = Path("angles"),
     count: Annotated[int, typer.Option(min=1, help="Images to train on.")] = 1000,
     epochs: Annotated[int, typer.Option(min=1)] = 200,
     seed: Seed = 0,

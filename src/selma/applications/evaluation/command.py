@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from selma.console import Json, group
+from selma.outputs import word, written
 from selma.screen import say
 
 if TYPE_CHECKING:
@@ -124,7 +125,9 @@ def images(
         typer.Option(help="toybox-a, toybox-b, a short name (qwen3-vl-8b, ...), a model's folder "
                      "or Hub id, or a YAML file of settings as in scores.judge."),
     ] = "toybox-a",
-    split: Annotated[str, typer.Option(help="test or dev (toybox alone has one).")] = "test",
+    split: Annotated[
+        str, typer.Option(callback=word, help="test or dev (toybox alone has one).")
+    ] = "test",
     answers: Annotated[
         Path | None, typer.Option(help="Folder that keeps the answers; by default <DIR>-answers.")
     ] = None,
@@ -218,8 +221,10 @@ def geneval(
 
 def convert_scorer(
     source: Annotated[Path, typer.Argument(help="HPS_v2.1_compressed.pt, ImageReward.pt, ...")],
-    out: Annotated[Path, typer.Argument(help="New folder.")],
-    kind: Annotated[str, typer.Option(help="pickscore, hps_v2, hps_v2.1, imagereward or clip.")],
+    out: Annotated[Path, typer.Argument(callback=written, help="New folder.")],
+    kind: Annotated[
+        str, typer.Option(callback=word, help="pickscore, hps_v2, hps_v2.1, imagereward or clip.")
+    ],
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or Hub id; its authors' choice where left out.")
     ] = None,

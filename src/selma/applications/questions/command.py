@@ -8,15 +8,19 @@ from typing import Annotated
 import typer
 
 from selma.console import Seed
+from selma.outputs import word, written
 
 
 def questions(
     prompts: Annotated[
         Path, typer.Argument(metavar="PROMPTS", help="Your prompts: .txt, .csv, .jsonl or .json.")
     ],
-    out: Annotated[Path, typer.Option(help="The questions: .csv, or .json for --style tifa.")],
+    out: Annotated[
+        Path, typer.Option(callback=written, help="The questions: .csv, or .json for --style tifa.")
+    ],
     style: Annotated[
-        str, typer.Option(help="dsg: yes/no with dependencies; tifa: multiple choice.")
+        str,
+        typer.Option(callback=word, help="dsg: yes/no with dependencies; tifa: multiple choice."),
     ] = "dsg",
     backend: Annotated[
         str | None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from selma.console import Commands, Json
+from selma.outputs import written
 from selma.randomness import SEEDS
 from selma.screen import say
 
@@ -57,7 +58,9 @@ def report_study(
     run: StudiedRun,
     name: StudyName = "votes",
     json: Json = None,
-    csv: Annotated[Path | None, typer.Option("--csv", help="Write each vote to this file.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", callback=written, help="Write each vote to this file.")
+    ] = None,
 ) -> None:
     """Show win, lose and tie for each group, with intervals and annotators' agreement; write a page
     and a section of the run's report."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selma.console import Commands, Config, Folder, Json, Keep
+from selma.outputs import written
 from selma.screen import say
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ def score_subjects(
 def convert_lpips(
     backbone: Annotated[Path, typer.Argument(help="torchvision's weights of AlexNet or VGG-16.")],
     heads: Annotated[Path, typer.Argument(help="alex.pth or vgg.pth of the lpips package.")],
-    out: Annotated[Path, typer.Argument(help="New folder for subjects.scores.lpips.")],
+    out: Annotated[
+        Path, typer.Argument(callback=written, help="New folder for subjects.scores.lpips.")
+    ],
 ) -> None:
     """Convert LPIPS's weights into one safetensors file; no code in the sources is run."""
     from selma.backbones.perception import lpips

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selma.console import Commands, Config, Folder, Json, Keep
+from selma.outputs import written
 from selma.plurals import counted
 from selma.screen import say
 
@@ -114,7 +115,7 @@ def ablate_sur(
 @sur.command("convert")
 def convert_sur(
     source: Annotated[Path, typer.Argument(metavar="PT", help="A checkpoint of the release.")],
-    out: Annotated[Path, typer.Argument(help="Folder for the adapter's file.")],
+    out: Annotated[Path, typer.Argument(callback=written, help="Folder for the adapter's file.")],
     weight: Annotated[
         float, typer.Option(min=0, help="adapter_weight; the release keeps it in a folder's name.")
     ],
