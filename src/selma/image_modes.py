@@ -62,6 +62,13 @@ def as_rgb(image: Image.Image, reading: Reading = PLAIN) -> tuple[Image.Image, t
     return canvas, (*changes, f"transparent parts over {reading.background}")
 
 
+def plain_rgb(image: Image.Image) -> Image.Image:
+    """The image as RGB, as its file would be opened: what is transparent lies over white, so that
+    no network sees colours that are hidden. Raises DataError as `as_rgb`."""
+    opaque = image.mode == "RGB" and not image.has_transparency_data
+    return image if opaque else as_rgb(image)[0]
+
+
 def _alpha(image: Image.Image) -> Image.Image | None:
     """The opacity as L; None where the whole image is opaque."""
     if has_wide_values(image):

@@ -14,8 +14,9 @@ import tiny_judges
 import torch
 from PIL import Image
 
+from selma.backbones.image_processors import load_processor
 from selma.backbones.judges.loading import load_judge
-from selma.backbones.judges.vqa import VqaJudge, _processor
+from selma.backbones.judges.vqa import VqaJudge
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.config.scores import LocalJudge
 from selma.errors import ConfigError, ModelError
@@ -225,9 +226,7 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
 def test_the_processor_without_videos_is_the_models_own() -> None:
     one = judge("qwen2-vl")
     family = one._family
-    again = _processor(
-        str(tiny_judges.folder("qwen2-vl")), family.model.config, family.processor.image_processor,
-        {"local_files_only": True},
-    )  # fmt: skip
+    source = {"pretrained_model_name_or_path": tiny_judges.folder("qwen2-vl")}
+    again = load_processor(source, family.model.config)
     assert again.chat_template == family.processor.chat_template
     assert type(again).__mro__[1].__name__ == "Qwen2VLProcessor"

@@ -19,6 +19,7 @@ from PIL import Image
 from selma.backbones.judges.judge import NOT_READ
 from selma.backbones.perception.detecting import Box, Detector, TransformersDetector
 from selma.config.scores import DetectorJudge as Settings
+from selma.image_modes import plain_rgb
 from selma.workspace import recipe_key
 
 NUMBERS = {
@@ -79,9 +80,7 @@ class DetectorJudge:
         boxes = self._detector.detect(looked_at, least=self._settings.threshold)
         answers: list[list[tuple[str, float | None]]] = []
         for image, of_image in zip(images, asked, strict=True):
-            seen = (
-                Seen(image.convert("RGB"), next(boxes), self._settings) if any(of_image) else None
-            )
+            seen = Seen(plain_rgb(image), next(boxes), self._settings) if any(of_image) else None
             answers.append(
                 [
                     (NOT_READ if see is None or seen is None else _YES_NO[see(seen)], None)
@@ -167,7 +166,7 @@ def colour_of(image: Image.Image, box: Box) -> str | None:
         first = min(int(low + cut * (high - low)), most - 1)
         after = max(round(high - cut * (high - low)), first + 1)
         spans.append(slice(first, after, -(-(after - first) // _MOST_SIDE)))
-    pixels = np.asarray(image.convert("RGB"))[spans[1], spans[0]]
+    pixels = np.asarray(plain_rgb(image))[spans[1], spans[0]]
     names = list(COLOURS)
     references = lab(np.array([COLOURS[name] for name in names]))
     distances = np.linalg.norm(lab(pixels.reshape(-1, 3))[:, None] - references, axis=-1)

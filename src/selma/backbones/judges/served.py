@@ -23,6 +23,7 @@ from selma.config.places import bare_address
 from selma.config.scores import ServedJudge, judge_name
 from selma.errors import ModelError
 from selma.image_files import png_bytes
+from selma.image_modes import plain_rgb
 from selma.workspace import recipe_key
 
 _DIGITS = 4
@@ -183,5 +184,5 @@ def _bare(token: str) -> str:
 
 
 def _data_uri(image: Image.Image) -> str:
-    encoded = base64.b64encode(png_bytes(image.convert("RGB"))).decode()
+    encoded = base64.b64encode(png_bytes(plain_rgb(image))).decode()
     return f"data:image/png;base64,{encoded}"

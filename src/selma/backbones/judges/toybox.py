@@ -15,6 +15,7 @@ from selma.backbones.hub import folder_digest
 from selma.backbones.judges.judge import NOT_READ, FirstToken, Spelled, parts
 from selma.backbones.quiet import quiet
 from selma.errors import ModelError
+from selma.image_modes import plain_rgb
 from selma.toybox.questions import MAX_WORDS, words_of
 
 if TYPE_CHECKING:
@@ -155,9 +156,9 @@ def pixels(images: Sequence[Image.Image]) -> Tensor:
     import torch
 
     fitted = [
-        image.convert("RGB")
+        plain_rgb(image)
         if image.size == (INPUT_PX, INPUT_PX)
-        else image.convert("RGB").resize((INPUT_PX, INPUT_PX), Image.Resampling.BICUBIC)
+        else plain_rgb(image).resize((INPUT_PX, INPUT_PX), Image.Resampling.BICUBIC)
         for image in images
     ]
     stacked = torch.from_numpy(np.stack([np.asarray(image) for image in fitted]))

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from selma.backbones.hub import find_device, hub_commit, model_config, weights_digest
+from selma.backbones.image_processors import load_image_processor, load_processor
 from selma.backbones.judges.judge import FirstToken, Spelled, parts
 from selma.backbones.judges.wordings import QUESTION, MultipleChoice, put_all, wording
 from selma.backbones.quiet import quiet
 from selma.config.scores import LocalJudge, judge_name
 from selma.errors import ModelError
+from selma.image_modes import plain_rgb
 from selma.workspace import recipe_key
 
 if TYPE_CHECKING:
@@ -159,7 +161,7 @@ class VqaJudge:
                 ]
                 if not places:
                     continue
-                seen = self._family.see([image.convert("RGB") for image in images[part]])
+                seen = self._family.see([plain_rgb(image) for image in images[part]])
                 for batch in self._batches(places, texts):
                     replies, logits = self._generate(
                         [seen[i - part.start] for i, _ in batch], [texts[i][j] for i, j in batch]
@@ -288,10 +290,10 @@ class VqaJudge:
             raise ValueError(f"weights are missing, {sorted(report['missing_keys'])[0]} first")
         device = find_device(self._settings.device, setting=f"{self._setting}.device")
         model = model.eval().requires_grad_(False).to(device)
-        # PIL's arithmetic everywhere, so that torchvision's presence changes no answer.
-        images = transformers.AutoImageProcessor.from_pretrained(source, backend="pil", **where)
+        files = {"pretrained_model_name_or_path": source, **where}
         if issubclass(kind, Chat):
-            return kind(model, _processor(source, model.config, images, where))
+            return kind(model, load_processor(files, model.config))
+        images = load_image_processor(files)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **where)
         more = {}
         if self._type == "instructblip":
@@ -300,22 +302,3 @@ class VqaJudge:
             )
         loaded: Any = kind(model, tokenizer, images, **more)
         return loaded
-
-
-def _processor(source: str, config: Any, images: Any, where: dict[str, Any]) -> Any:
-    """The model's processor for images alone: its part for videos would need torchvision."""
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-
-    try:
-        complete = PROCESSOR_MAPPING[type(config)]
-    except KeyError:
-        raise ValueError(f"{config.model_type} is no model that reads images and text") from None
-
-    class Images(complete):  # type: ignore[misc,valid-type]
-        @classmethod
-        def get_attributes(cls) -> list[str]:
-            return [name for name in complete.get_attributes() if name != "video_processor"]
-
-    processor = Images.from_pretrained(source, **where)
-    processor.image_processor = images
-    return processor

@@ -6,16 +6,18 @@ none alters another's answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from PIL import Image
 
 from selma.backbones.hub import find_device
+from selma.backbones.image_processors import load_image_processor, load_processor
 from selma.backbones.weights import Weights, load_network
 from selma.config.networks import Captioner, Safety
 from selma.errors import ModelError
+from selma.image_modes import plain_rgb
 from selma.texts import printable
 
 
@@ -39,7 +41,7 @@ class CaptionModel:
 
         model, processor = self._network
         for image in images:
-            inputs = processor(images=image, return_tensors="pt").to(model.device)
+            inputs = processor(images=plain_rgb(image), return_tensors="pt").to(model.device)
             with torch.inference_mode():
                 tokens = model.generate(
                     **inputs,
@@ -56,7 +58,7 @@ class CaptionModel:
 
         device = find_device(self._config.device, setting=f"{self._setting}.device")
         model = load_network(AutoModelForImageTextToText, self._files).to(device)
-        return model, _with_images(_processor("AutoProcessor", self._files), self._files)
+        return model, _prepared(self._files, lambda source: load_processor(source, model.config))
 
 
 class Classifier:
@@ -76,7 +78,7 @@ class Classifier:
 
         model, processor = self._network
         for image in images:
-            inputs = processor(images=image, return_tensors="pt").to(model.device)
+            inputs = processor(images=plain_rgb(image), return_tensors="pt").to(model.device)
             with torch.inference_mode():
                 best = int(model(**inputs).logits[0].argmax())
             yield str(model.config.id2label[best])
@@ -93,20 +95,12 @@ class Classifier:
                 f"sur.data.cleaning.safety.keep must name labels of {self._files.label}, which "
                 f"are {', '.join(sorted(labels)[:20])}; but {unknown[0]!r} came."
             )
-        return model, _processor("AutoImageProcessor", self._files, backend="pil")
+        return model, _prepared(self._files, load_image_processor)
 
 
-def _with_images(processor: Any, files: Weights) -> Any:
-    # Made by Pillow, as everywhere here: torchvision's resizing gives other pixels.
-    processor.image_processor = _processor("AutoImageProcessor", files, backend="pil")
-    return processor
-
-
-def _processor(kind: str, files: Weights, **how: Any) -> Any:
-    import transformers
-
+def _prepared(files: Weights, load: Callable[[Mapping[str, Any]], Any]) -> Any:
     try:
-        return getattr(transformers, kind).from_pretrained(**files.source(), **how)
+        return load(files.source())
     except Exception as error:  # many kinds: no file, no net, none for this architecture
         raise ModelError(
             f"{files.name} must hold what prepares its images, but cannot be loaded: "

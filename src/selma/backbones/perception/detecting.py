@@ -14,6 +14,7 @@ from PIL import Image
 
 from selma.backbones.perception.prepared import PreparedNetwork
 from selma.errors import ModelError
+from selma.image_modes import plain_rgb
 
 
 class Box(NamedTuple):
@@ -73,7 +74,7 @@ class TransformersDetector(PreparedNetwork):
 
         model, prepare = self._network
         for image in images:
-            inputs = prepare(images=image.convert("RGB"), return_tensors="pt").to(model.device)
+            inputs = prepare(images=plain_rgb(image), return_tensors="pt").to(model.device)
             with torch.inference_mode():
                 outputs = model(**inputs)
             (found,) = prepare.post_process_object_detection(

@@ -15,6 +15,7 @@ from selma.backbones.preference.clip import image_features
 from selma.backbones.weights import Weights, load_network
 from selma.config.scores import PreferenceConfig
 from selma.errors import ConfigError, ModelError
+from selma.image_modes import plain_rgb
 from selma.progress import progress
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class InceptionFeatures:
         each = []
         with torch.inference_mode():
             for image in images:
-                pixels = torch.from_numpy(np.array(image.convert("RGB")))
+                pixels = torch.from_numpy(np.array(plain_rgb(image)))
                 each.append(self._metric.inception(pixels.permute(2, 0, 1)[None]))
         return torch.cat(each).float()
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from selma.errors import ModelError
+from selma.image_modes import plain_rgb
 from selma.workspace import file_sha256, recipe_key
 
 
@@ -53,7 +54,7 @@ class RapidReader:
         return recipe_key({"program": self.name, "models": digests})
 
     def read(self, image: Image.Image) -> str:
-        pixels = np.asarray(image.convert("RGB"))[:, :, ::-1]  # it expects OpenCV's order
+        pixels = np.asarray(plain_rgb(image))[:, :, ::-1]  # it expects OpenCV's order
         found: Sequence[str] | None = self._engine(np.ascontiguousarray(pixels)).txts
         return " ".join(found or ())
 

@@ -22,6 +22,7 @@ from selma.backbones.preference.preprocessing import normalised, to_tensor
 from selma.backbones.weights import Weights, load_network
 from selma.config.networks import FeatureNetwork
 from selma.errors import ModelError
+from selma.image_modes import plain_rgb
 
 if TYPE_CHECKING:
     import torch
@@ -202,7 +203,7 @@ def _fitting(files: Weights, side: int) -> See:
         raise ModelError(f"{path} must state how images are fitted: {error!r}.") from error
 
     def fit(image: Image.Image) -> torch.Tensor:
-        rgb = image.convert("RGB")
+        rgb = plain_rgb(image)
         if square:
             return to_tensor(rgb.resize((int(square), int(square)), filtering))
         scale = short / min(rgb.size)

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from selma.backbones.hub import find_device
+from selma.backbones.image_processors import load_image_processor
 from selma.backbones.weights import Weights, load_network
 from selma.errors import ModelError
 
@@ -39,10 +40,7 @@ class PreparedNetwork:
         device = find_device(self._device, setting=f"{self._setting}.device")
         model = load_network(getattr(transformers, self.kind), self._files).to(device)
         try:
-            # Made by Pillow, as everywhere here: torchvision's resizing gives other pixels.
-            prepare = transformers.AutoImageProcessor.from_pretrained(
-                **self._files.source(), backend="pil"
-            )
+            prepare = load_image_processor(self._files.source())
         except Exception as error:  # many kinds: no file, no net, none for this architecture
             raise ModelError(
                 f"{self._files.name} must say how its images are prepared "

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selma.backbones.perception.prepared import PreparedNetwork
+from selma.image_modes import plain_rgb
 from selma.toybox import weights_of
 
 
@@ -49,7 +50,7 @@ class TransformersSegmenter(PreparedNetwork):
 
         model, prepare = self._network
         for image in images:
-            inputs = prepare(images=image.convert("RGB"), return_tensors="pt").to(model.device)
+            inputs = prepare(images=plain_rgb(image), return_tensors="pt").to(model.device)
             with torch.inference_mode():
                 logits = model(pixel_values=inputs["pixel_values"]).logits
                 full_size = F.interpolate(

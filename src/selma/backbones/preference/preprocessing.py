@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from selma.image_modes import plain_rgb
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -23,7 +25,7 @@ def to_tensor(image: Image.Image) -> Tensor:
     """[3, h, w] in [0, 1]."""
     import torch
 
-    pixels = torch.from_numpy(np.array(image.convert("RGB")))
+    pixels = torch.from_numpy(np.array(plain_rgb(image)))
     return pixels.permute(2, 0, 1).float() / 255
 
 
@@ -37,7 +39,7 @@ def shortest_side_and_crop(image: Image.Image, side: int, *, crop: str) -> Tenso
     short = min(width, height)
     # The longer side is cut off, not rounded, in both libraries.
     new = (int(side * width / short), int(side * height / short))
-    fitted = image.convert("RGB")
+    fitted = plain_rgb(image)
     if new != image.size:
         fitted = fitted.resize(new, Image.Resampling.BICUBIC)
     left, top = (
