@@ -38,6 +38,8 @@ class Application:
     guides: str | None = None
     """The guides of these runs, "module:function" of its path: name → settings of those that have
     any."""
+    data_sets: str | None = None
+    """What `selma data list` says of data sets that it reads, "module:rows" of DataSet."""
 
 
 APPLICATIONS: Table[Application] = Table(
@@ -56,6 +58,7 @@ APPLICATIONS: Table[Application] = Table(
             section="sur",
             settings="selma.applications.sur.settings:SurRun",
             mistakes="selma.applications.sur.preflight:mistakes",
+            data_sets="selma.applications.sur.surd:DATA_SETS",
         ),
         Application(
             "control",
@@ -63,14 +66,20 @@ APPLICATIONS: Table[Application] = Table(
             section="control",
             settings="selma.applications.control.settings:ControlRun",
             mistakes="selma.applications.control.preflight:mistakes",
+            data_sets="selma.applications.control.published:DATA_SETS",
         ),
-        Application("angles", "selma.applications.angles.command"),
+        Application(
+            "angles",
+            "selma.applications.angles.command",
+            data_sets="selma.applications.angles.flowers:DATA_SETS",
+        ),
         Application(
             "subjects",
             "selma.applications.subjects.command",
             section="subjects",
             settings="selma.applications.subjects.settings:SubjectsRun",
             mistakes="selma.applications.subjects.preflight:mistakes",
+            data_sets="selma.applications.subjects.dreambooth:DATA_SETS",
         ),
         Application(
             "comparisons",

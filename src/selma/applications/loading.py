@@ -15,6 +15,7 @@ from selma.config.guides import GuideSettings
 from selma.disk import is_regular
 from selma.errors import ConfigError, WorkspaceError
 from selma.paths import AnyPath, as_path
+from selma.records.data_sets import DataSet
 from selma.workspace import STAGES
 
 
@@ -117,6 +118,12 @@ def _every_section(raw: Mapping[str, Any], kind: type[RunConfig]) -> type[RunCon
     classes = [imported(row.settings) for row in rows if row.settings is not None]
     others = [section for section in classes if section is not kind]
     return type("Sections", (*others, kind), {}) if others else kind
+
+
+def data_sets() -> list[DataSet]:
+    """The data sets that applications read and that nobody may pass on."""
+    named = (row.data_sets for row in APPLICATIONS.values() if row.data_sets is not None)
+    return [data_set for rows in named for data_set in imported(rows)]
 
 
 def imported(dotted: str) -> Any:

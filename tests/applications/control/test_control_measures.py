@@ -156,7 +156,7 @@ def test_few_images_are_open_while_distances_are_taken(tmp_path, monkeypatch):
             return torch.stack([torch.tensor(np.asarray(i)).float().mean((0, 1)) for i in images])
 
     scorer = scoring.Scorer(
-        samples, ControlScoring(), Workspace(tmp_path), "canny", toybox=True, canny=(1, 2), seed=0
+        samples, ControlScoring(), Workspace(tmp_path), "canny", palette=None, canny=(1, 2), seed=0
     )
     scorer._features = Mean()
     vectors = scorer._features_of(scoring.SOURCE_IMAGES)

@@ -21,6 +21,24 @@ TOLERANCE = 8
 """How far a channel may be from a class's colour: JPEG and resizing blur them."""
 
 
+def _number_colours() -> tuple[Colour, ...]:
+    """A colour for each number 0..255, any two of them 32 apart or more in a channel; 0 is black.
+
+    A number's bits go to red, green and blue in turn, the lowest to the highest bit of a channel,
+    as in the maps of PASCAL VOC.
+    """
+    return tuple(
+        tuple(  # type: ignore[misc]
+            sum((number >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3))
+            for channel in range(3)
+        )
+        for number in range(256)
+    )
+
+
+NUMBER_COLOURS = _number_colours()
+
+
 def edges(image: Image.Image, *, low: int, high: int) -> Image.Image:
     """Canny's edges on all three channels, as in the released code; white on black, RGB.
 

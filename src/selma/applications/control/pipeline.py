@@ -23,7 +23,6 @@ from selma.applications.control.settings import (
     Method,
     NetworkConfig,
     Table,
-    ToyboxImages,
     has_rotations,
     label_of,
 )
@@ -35,9 +34,9 @@ from selma.runfile import portable
 from selma.workspace import EXPERTS, IMAGES, REPORT, SCORES, Workspace
 
 if TYPE_CHECKING:
+    from selma.applications.control.candidates import Split
     from selma.applications.control.page import ConditionSection
     from selma.applications.control.scoring import ModelImages
-    from selma.applications.control.sources import Split
     from selma.capacity import Work
 
     Samples = dict[Split, list[ControlSample]]
@@ -312,6 +311,7 @@ def _card(
     reference: str,
 ) -> ControlCard:
     from selma.applications.control.scoring import Scorer
+    from selma.applications.control.sources import palette_of
 
     data = settings.data
     scorer = Scorer(
@@ -319,7 +319,7 @@ def _card(
         settings.scores,
         stages.folder,
         condition=data.condition,
-        toybox=isinstance(data.source, ToyboxImages),
+        palette=palette_of(data),
         canny=(data.canny_low, data.canny_high),
         seed=stages.config.seed,
     )

@@ -10,13 +10,16 @@ from typing import Any
 
 from PIL import Image
 
+from selma.applications.control.candidates import SPLITS, Candidate, Split
 from selma.applications.control.conditions import edges
 from selma.applications.control.records import ControlSample
-from selma.applications.control.settings import ConditionedFolder, ControlData, ToyboxImages
+from selma.applications.control.settings import (
+    ConditionedFolder,
+    ControlData,
+    PublishedFolder,
+    ToyboxImages,
+)
 from selma.applications.control.sources import (
-    SPLITS,
-    Candidate,
-    Split,
     candidates,
     source_digest,
     unused,
@@ -92,7 +95,7 @@ def _squares(
         because = (
             f"all {held} are held out as val, of which control.data.source.val has up to "
             f"{data.source.val}; set that lower"
-            if held and isinstance(data.source, ConditionedFolder)
+            if held and isinstance(data.source, ConditionedFolder | PublishedFolder)
             else "it needs at least one"
         )
         raise DataError(f"control.data.source has no images for {split}: {because}.")

@@ -44,7 +44,6 @@ from selma.records.scores import Interval
 from selma.row_files import fill_rows
 from selma.scores.distances import frechet_distance
 from selma.scores.statistics import interval_of
-from selma.toybox.conditions import PALETTE
 from selma.versions import OPENCV, versions
 from selma.workspace import (
     SCORES,
@@ -91,8 +90,8 @@ class Scorer:
     config: ControlScoring
     folder: Workspace
     condition: Condition
-    toybox: bool
-    """Whether the samples are toybox's, whose maps have its own palette."""
+    palette: tuple[Colour, ...] | None
+    """Colours of the segmenter's classes in the samples' maps, where their source tells them."""
     canny: tuple[int, int]
     seed: int
     _keys: dict[ModelImages, str] = field(default_factory=dict, init=False, repr=False)
@@ -325,7 +324,7 @@ class Scorer:
     def _palette(self) -> tuple[Colour, ...] | None:
         if self.config.palette is not None:
             return read_palette(Path(self.config.palette))
-        return PALETTE if self.toybox else None
+        return self.palette
 
     @property
     def _reader_name(self) -> str:

@@ -40,6 +40,16 @@ class ReleasedFolder(Section):
     folder: FolderPath
 
 
+class PublishedFolder(Section):
+    """A data set as its owners publish it: `selma data list` names them. Most have no prompts, and
+    need a captioner."""
+
+    kind: Literal["published"] = "published"
+    folder: FolderPath
+    val: PositiveInt = 2000
+    """How many images are held out, of a data set that has no validation images of its own."""
+
+
 class ConditionedFolder(Section):
     """Any imagefolder whose rows also name a conditioning image."""
 
@@ -59,7 +69,8 @@ class ControlData(Section):
 
     condition: Condition = "canny"
     source: Annotated[
-        ToyboxImages | ReleasedFolder | ConditionedFolder, Field(discriminator="kind")
+        ToyboxImages | ReleasedFolder | PublishedFolder | ConditionedFolder,
+        Field(discriminator="kind"),
     ] = ToyboxImages()
     captioner: Captioner | None = None
     """Writes the prompts, replacing the source's. None keeps the source's."""
@@ -137,7 +148,8 @@ class ControlScoring(Section):
     revision: str | None = None
     palette: FilePath | None = None
     """A JSON file that lists the maps' [red, green, blue] for each of the segmenter's classes. None
-    takes toybox's palette for its images; for others, the segmenter reads the source image."""
+    takes that of toybox or ADE20K for their images; for others, the segmenter reads the source
+    image."""
     reader: Annotated[str, FileOrFolder(words=("toybox",))] = "toybox"
     """Finds landmarks: "toybox", or a file of another program's points (docs/control.md)."""
     features: Annotated[str, Model(words=("toybox", "inception"))] | None = "toybox"

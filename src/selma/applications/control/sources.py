@@ -1,44 +1,48 @@
-"""Where images with conditions come from: toybox, the released layouts, any imagefolder."""
+"""Where images with conditions come from: toybox, released and published layouts, imagefolders."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from selma.applications.control.conditions import placed_points
+from selma.applications.control.candidates import (
+    Candidate,
+    Split,
+    condition_of,
+    image_of,
+    parted,
+    text_of,
+)
+from selma.applications.control.conditions import Colour, placed_points
+from selma.applications.control.published import published_at
 from selma.applications.control.settings import (
     Condition,
     ConditionedFolder,
     ControlData,
+    PublishedFolder,
     ReleasedFolder,
     ToyboxImages,
 )
 from selma.errors import ConfigError, DataError
-from selma.image_files import open_image
-from selma.image_modes import Reading, Wide
 from selma.image_names import list_images
 from selma.imagefolders import TEXTS, metadata, rows
 from selma.randomness import rng
 from selma.records.landmarks import Landmark
 from selma.textfiles import json_rows, read_text
-from selma.texts import printable
 from selma.toybox import WORLD
 from selma.toybox import conditions as toybox
 from selma.toybox.benchmark import benchmark_texts
 from selma.toybox.captions import STYLES, caption
 from selma.toybox.scenes import Placed, Scene, paint, place, sample_scene, without
 from selma.workspace import file_sha256, inside
-
-Split = Literal["train", "val"]
-SPLITS: tuple[Split, ...] = ("train", "val")
 
 FOLDERS: dict[Condition, str] = {
     "canny": "canny",
@@ -53,19 +57,6 @@ CELEBA_PX = 1024  # side of the images that its landmarks refer to
 _LEFT_OUT = {"colour": 0.1, "count": 0.1, "pose": 0.1, "relation": 0.2, "background": 0.2}
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """An image as its source has it, of any size."""
-
-    name: str
-    """Its name in the source; never a path of the machine."""
-    image: Callable[[], Image.Image]
-    conditioning_image: Callable[[], Image.Image] | None
-    """None if Canny's edges of the image are to be taken."""
-    text: str | None
-    landmarks: tuple[Landmark, ...] | None = None
-
-
 def candidates(data: ControlData, split: Split, *, seed: int) -> Iterator[Candidate]:
     """The images of one split, in the source's order. Raises DataError or ConfigError."""
     match data.source:
@@ -75,8 +66,21 @@ def candidates(data: ControlData, split: Split, *, seed: int) -> Iterator[Candid
             root = _folder(folder)
             celeba = root / "celeba-hq-img"
             yield from (_celeba if celeba.is_dir() else _released)(root, data, split)
+        case PublishedFolder(folder=folder):
+            root = _folder(folder)
+            yield from published_at(root).read(root, data, split, seed)
         case ConditionedFolder() as source:
             yield from _conditioned(source, data, split, seed)
+
+
+def palette_of(data: ControlData) -> tuple[Colour, ...] | None:
+    """The colours of a segmenter's classes in the source's maps, where the source tells them."""
+    match data.source:
+        case ToyboxImages():
+            return toybox.PALETTE
+        case PublishedFolder(folder=folder):
+            return published_at(_folder(folder)).palette
+    return None
 
 
 def source_digest(data: ControlData) -> str:
@@ -180,15 +184,15 @@ def _released(root: Path, data: ControlData, split: Split) -> Iterator[Candidate
         source, target = (_file_name(row.get(key), root) for key in ("source", "target"))
         conditioning_image = None
         if conditioning_images.is_dir():
-            conditioning_image = _condition(inside(conditioning_images, source), data)
+            conditioning_image = condition_of(inside(conditioning_images, source), data)
         image = inside(folder / "color", target)
         if not image.is_file():
             image, target = inside(folder / "color", source), source
         yield Candidate(
             f"{split}/{target}",
-            _image(image, data),
+            image_of(image, data),
             conditioning_image,
-            _text(row.get("prompt")),
+            text_of(row.get("prompt")),
         )
 
 
@@ -209,12 +213,12 @@ def _celeba(root: Path, data: ControlData, split: Split) -> Iterator[Candidate]:
         conditioning_image = None
         if data.condition == "landmarks":
             file = inside(root / "celeba-hq-landmark2d_cond_512", f"{stem}.png")
-            conditioning_image = _condition(file, data)
+            conditioning_image = condition_of(file, data)
         yield Candidate(
             name,
-            _image(inside(root / "celeba-hq-img", name), data),
+            image_of(inside(root / "celeba-hq-img", name), data),
             conditioning_image,
-            _text(text),
+            text_of(text),
             _celeba_points(inside(root / "celeba-hq-landmark2d", f"{stem}.txt")),
         )
 
@@ -235,14 +239,11 @@ def _conditioned(
     folder, is_own = _split_folder(_folder(source.folder), split)
     split_rows = list(rows(folder, ("file_name",)))
     if not is_own:
-        order = list(range(len(split_rows)))
-        rng(seed, "control", "held out").shuffle(order)
-        held_out = set(order[: source.val])
-        split_rows = [r for n, r in enumerate(split_rows) if (n in held_out) == (split == "val")]
+        split_rows = parted(split_rows, split, val=source.val, seed=seed)
     for row in split_rows:
         conditioning_image = None
         if (name := row.get(source.conditioning)) is not None:
-            conditioning_image = _condition(inside(folder, str(name)), data)
+            conditioning_image = condition_of(inside(folder, str(name)), data)
         elif data.condition != "canny":
             raise DataError(
                 f"{metadata(folder)} must name a conditioning image as "
@@ -251,26 +252,11 @@ def _conditioned(
             )
         yield Candidate(
             f"{folder.name}/{row['file_name']}",
-            _image(inside(folder, row["file_name"]), data),
+            image_of(inside(folder, row["file_name"]), data),
             conditioning_image,
-            _text(row.get(source.text)),
+            text_of(row.get(source.text)),
             _points(row, folder),
         )
-
-
-def _image(path: Path, data: ControlData) -> Callable[[], Image.Image]:
-    return partial(open_image, path, reading=Reading(background=data.background))
-
-
-def _condition(path: Path, data: ControlData) -> Callable[[], Image.Image]:
-    """A conditioning image holds numbers, to which no colour profile applies."""
-    wide: Wide = "type"
-    if data.condition == "segmentation":
-        wide = "as they are"
-    elif data.condition == "depth":
-        wide = data.depth_range or "own"
-    reading = Reading(background=data.background, wide=wide, profile=False)
-    return partial(open_image, path, reading=reading)
 
 
 def _points(row: dict[str, Any], folder: Path) -> tuple[Landmark, ...] | None:
@@ -299,11 +285,6 @@ def _file_name(name: object, root: Path) -> str:
     if not isinstance(name, str) or not name.partition("/")[2]:
         raise DataError(f"{root}: a row needs source/NAME and target/NAME, but has {name!r}.")
     return name.partition("/")[2]
-
-
-def _text(value: object) -> str | None:
-    text = printable(value) if isinstance(value, str) else ""
-    return text if text.strip() else None
 
 
 def _folder(name: str) -> Path:
