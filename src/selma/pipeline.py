@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic
@@ -21,6 +21,7 @@ from selma.config.experts import JOINT
 from selma.config.guides import GuideSettings
 from selma.config.merged import MixtureConfig
 from selma.config.preferences import PreferenceObjective
+from selma.config.scores import ScoresConfig
 from selma.dev_score import DevScore
 from selma.disk import failures
 from selma.errors import ConfigError
@@ -55,6 +56,9 @@ if TYPE_CHECKING:
     from selma.experts.rewards import Reward
     from selma.scores.accepting import Accepting
     from selma.scores.networks import ScoringNetworks
+
+NEAR = 0.8
+"""ROUGE-L F above which prompts are near, where the settings do not say."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ def flow(this: Stages) -> Outcome:
     experts = this.train_experts(pairs)
     merged = this.merge_experts(experts)
     images = this.generate_by_models(experts, merged)
-    scorecard = this.score_models(images, experts)
+    further = this.score_further(experts, merged, images)
+    scorecard = this.score_models(images, experts, further)
     page = this.write_report(prompts, pairs, experts, merged, images, scorecard)
     return Outcome(page, pairs, this.survivors(pairs), images, scorecard)
 
@@ -158,7 +163,8 @@ def scorecard(config: RunConfig) -> Scorecard:
 def _scorecard(this: Stages) -> Scorecard:
     experts = this.all_experts()
     merged = this.merge_experts(experts)
-    return this.score_models(this.generate_by_models(experts, merged), experts)
+    images = this.generate_by_models(experts, merged)
+    return this.score_models(images, experts, this.score_further(experts, merged, images))
 
 
 def part_keys(images: Mapping[str, Path], scorecard: Scorecard) -> dict[str, str]:
@@ -210,6 +216,27 @@ def opened(
         yield Stages(config, folder, make=make, commands=commands, work=work)
         if processes.main():
             write_run_file(config, folder)
+
+
+class Further:
+    """A further benchmark of a run, whose items lie in `5-scores/benchmarks/<name>/`."""
+
+    def __init__(self, name: str, scores: ScoresConfig) -> None:
+        self.name = name
+        self.scores = scores.of(name)
+        self.kept_from_training = scores.further[name].kept_from_training
+        parts = ("benchmark", "split", "groups", "prompts", "seeds")
+        self.same_images = all(getattr(scores, p) == getattr(self.scores, p) for p in parts)
+        """Whether it asks for the very images of the run's first benchmark."""
+
+    @cached_property
+    def prompts(self) -> list[BenchmarkPrompt]:
+        from selma.scores.benchmarks import load_benchmark
+
+        return load_benchmark(self.scores)
+
+    def within(self, folder: Workspace) -> Workspace:
+        return folder.within(SCORES, "benchmarks", self.name)
 
 
 class Stages(Generic[Run]):
@@ -493,23 +520,105 @@ class Stages(Generic[Run]):
         models["merged"] = [applied(merged)]
         return models
 
-    def score_models(self, images: Mapping[str, Path], experts: Sequence[Expert]) -> Scorecard:
+    def further(self, name: str) -> Further:
+        """A further benchmark of the run."""
+        return Further(name, self.config.scores)
+
+    def score_further(
+        self, experts: Sequence[Expert], merged: Merged, images: Mapping[str, Path]
+    ) -> dict[str, Path]:
+        """Further benchmark → the folder of its scorecard; images: those of the run's first."""
+        models = self.adapters_by_model(experts, merged)
+        cards = {}
+        for name in self.config.scores.further:
+            part = self.further(name)
+            own = images
+            if not part.same_images:
+                own = {m: self.generate_further(part, m, its) for m, its in models.items()}
+            cards[name] = self.score_models_further(part, own, experts)
+        return cards
+
+    def generate_further(
+        self, part: Further, model: str, adapters: Sequence[AppliedAdapter] = ()
+    ) -> Path:
+        """A model's images of a further benchmark."""
+        with self.at(SCORES, f"generating: {part.name}, {model}") as folder:
+            prompts = repeated(part.prompts, part.scores.seeds)
+            return self.generate(model, adapters, prompts, folder=part.within(folder))
+
+    def score_models_further(
+        self, part: Further, images: Mapping[str, Path], experts: Sequence[Expert]
+    ) -> Path:
+        with self.at(SCORES) as folder:
+            inner = part.within(folder)
+            self._score(
+                images,
+                experts,
+                part.scores,
+                part.prompts,
+                inner,
+                networks=self.networks.judged_by(part.scores.judge),
+                near_training=None if part.kept_from_training else self._near(part),
+            )
+            return inner.folder_of(SCORES, "scorecard")
+
+    def score_models(
+        self,
+        images: Mapping[str, Path],
+        experts: Sequence[Expert],
+        further: Mapping[str, Path] | None = None,
+    ) -> Scorecard:
+        """The run's scorecard. further: what `score_further` returns."""
+        with self.at(SCORES) as folder:
+            return self._score(
+                images,
+                experts,
+                self.config.scores,
+                self.benchmark_prompts,
+                folder,
+                networks=self.networks,
+                further=further,
+            )
+
+    def _score(
+        self,
+        images: Mapping[str, Path],
+        experts: Sequence[Expert],
+        scores: ScoresConfig,
+        prompts: Sequence[BenchmarkPrompt],
+        folder: Workspace,
+        *,
+        networks: ScoringNetworks,
+        further: Mapping[str, Path] | None = None,
+        near_training: int | None = None,
+    ) -> Scorecard:
         from selma.scores.scoring import score_models
 
         roles = {"base": "base", UNIFORM: "other", "merged": "merged"}
         roles |= {expert.skill: "expert" for expert in experts}
-        with self.at(SCORES) as folder:
-            return score_models(
-                self.benchmark_prompts,
-                images,
-                self.config.scores.model_copy(update={"chosen_by": self.config.chosen_by}),
-                folder,
-                roles={name: roles[name] for name in images},
-                seed=self.config.seed,
-                compare=[("merged", UNIFORM)] if UNIFORM in images else [],
-                networks=self.networks,
-                guidance=self.config.benchmark_guidance,
-            )
+        return score_models(
+            prompts,
+            images,
+            scores.model_copy(update={"chosen_by": self.config.chosen_by}),
+            folder,
+            roles={name: roles[name] for name in images},
+            seed=self.config.seed,
+            compare=[("merged", UNIFORM)] if UNIFORM in images else [],
+            networks=networks,
+            guidance=self.config.benchmark_guidance,
+            further=further,
+            near_training=near_training,
+        )
+
+    def _near(self, part: Further) -> int:
+        """How many of the run's prompts are near one that is scored."""
+        from selma.prompts.contamination import BenchmarkTexts
+
+        threshold = self.config.prompts.contamination_threshold
+        texts = [prompt.text for prompt in part.prompts]
+        index = BenchmarkTexts(texts, threshold=NEAR if threshold is None else threshold)
+        written = self.write_prompts().values()
+        return sum(index.contains(prompt.text) for each in written for prompt in each)
 
     def write_report(
         self,
@@ -557,8 +666,28 @@ class Stages(Generic[Run]):
             hps=run_results(self.folder, keys),
             keys=keys | part_keys(images, scorecard),
         )
+        findings = replace(findings, further=self._further_findings(findings))
         with self.at(REPORT) as folder, processes.alone():
             return write_report(findings, self.config.report, folder)
+
+    def _further_findings(self, findings: Findings) -> dict[str, Findings]:
+        from selma.scores.benchmarks import measure_labelled
+        from selma.scores.scoring import read_answers
+
+        found = {}
+        for name, card in findings.scorecard.further.items():
+            part = self.further(name)
+            folder = part.within(self.folder)
+            own = {m: folder.folder_of(SCORES, "images", m) for m in findings.images}
+            found[name] = replace(
+                findings,
+                benchmark_prompts=part.prompts,
+                images=findings.images if part.same_images else own,
+                answers={m: read_answers(folder, m) for m in findings.answers},
+                scorecard=card,
+                measure=measure_labelled(card.measure).about,
+            )
+        return found
 
     def model_keys(self, experts: Sequence[Expert], merged: Merged) -> dict[str, str]:
         """Model → what tells it from another of its name: it changes with the weights."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ from selma.config.places import (
 )
 from selma.config.preferences import NO_ANSWERS, NO_CANDIDATES, PreferenceObjective
 from selma.config.questions import WrittenQuestions
-from selma.config.scores import ScorerSettings, judge_name
+from selma.config.scores import ScorerSettings, ScoresConfig, judge_name
 from selma.config.section import Section, mistake
 from selma.disk import impossible
 from selma.errors import ConfigError, ModelError, SelmaError, SkillError
@@ -399,7 +399,7 @@ def _questions(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
                 f"{key}: {source} has no questions. Let a language model write them: "
                 f"selma questions {source} --out FILE.csv."
             )
-        yield from _choices(asked, config, ["choosing_judge"])
+        yield from _choices(asked, config.scores, {"choosing_judge": "scores.choosing_judge"})
 
 
 def _rewards(config: RunConfig) -> Iterator[str]:
@@ -518,19 +518,24 @@ def block_mistakes(adapter: Section | None, base: BaseConfig) -> Iterator[str]:
 
 
 def _benchmark(config: RunConfig) -> Iterator[str]:
-    from selma.scores.benchmarks import BENCHMARKS, benchmark_of, load_benchmark
-
     scores = config.scores
-    named = BENCHMARKS.get(scores.benchmark)
-    own_prompts = named is not None and named.prompts is not None
-    if not own_prompts and not Path(scores.benchmark).exists():
-        known = Path(scores.benchmark).name
-        files = {file.name: row.name for row in BENCHMARKS.values() for file in row.files}
-        files |= {row.name: row.name for row in BENCHMARKS.values() if row.files}
-        fetch = f" Run `selma data fetch {files[known]}`." if known in files else ""
-        yield (
-            f"scores.benchmark: must be toybox or a file, but {scores.benchmark} is missing.{fetch}"
-        )
+    judges = {"judge": "scores.judge", "choosing_judge": "scores.choosing_judge"}
+    yield from _scored(scores, "scores", judges)
+    yield from _choosing(config)
+    yield from _dev_benchmark(config)
+    for name, own in scores.further.items():
+        key = f"scores.further.{name}"
+        its = judges if own.judge is None else judges | {"judge": f"{key}.judge"}
+        yield from _scored(scores.of(name), key, its)
+
+
+def _choosing(config: RunConfig) -> Iterator[str]:
+    """What is to be chosen where there are no prompts to choose on."""
+    from selma.scores.benchmarks import BENCHMARKS
+
+    named = BENCHMARKS.get(config.scores.benchmark)
+    own = named is not None and named.prompts is not None and "dev" in named.splits
+    if own or config.scores.dev_benchmark is not None:
         return
     mixture, search = config.merged.mixture, config.merged.search
     choosing = {
@@ -538,29 +543,43 @@ def _benchmark(config: RunConfig) -> Iterator[str]:
         "merged.mixture.select": mixture is not None and mixture.select == "dev",
         "merged.search": search is not None,
     }
-    has_dev = own_prompts and "dev" in BENCHMARKS[scores.benchmark].splits
-    has_dev = has_dev or scores.dev_benchmark is not None
-    for key in (key for key, chooses in choosing.items() if chooses and not has_dev):
+    for key in (key for key, chooses in choosing.items() if chooses):
         yield (
             f"{key}: a file has no dev prompts to choose by; leave it out, or set "
             "scores.dev_benchmark to a file of other prompts with questions."
         )
-    yield from _dev_benchmark(config)
+
+
+def _scored(scores: ScoresConfig, key: str, judges: Mapping[str, str]) -> Iterator[str]:
+    """What is wrong with a benchmark. key: where it stands.  judges: field → where it stands."""
+    from selma.scores.benchmarks import BENCHMARKS, benchmark_of, load_benchmark
+
+    named = BENCHMARKS.get(scores.benchmark)
+    if (named is None or named.prompts is None) and not Path(scores.benchmark).exists():
+        known = Path(scores.benchmark).name
+        files = {file.name: row.name for row in BENCHMARKS.values() for file in row.files}
+        files |= {row.name: row.name for row in BENCHMARKS.values() if row.files}
+        fetch = f" Run `selma data fetch {files[known]}`." if known in files else ""
+        yield (
+            f"{key}.benchmark: must be toybox or a file, but {scores.benchmark} is missing.{fetch}"
+        )
+        return
     try:
         benchmark_of(scores.benchmark).rules(scores.rules)
         benchmark_prompts = load_benchmark(scores)
     except SelmaError as error:
         text = str(error)
-        yield text if text.startswith("scores.") else f"scores.benchmark: {text}"
+        own = text.startswith("scores.")
+        yield text.replace("scores.", f"{key}.", 1) if own else f"{key}.benchmark: {text}"
         return
     silent = [prompt.id for prompt in benchmark_prompts if not prompt.questions]
     if silent:
         yield (
-            f"scores.benchmark: {counted(len(silent), 'prompt has', 'prompts have')} no questions "
+            f"{key}.benchmark: {counted(len(silent), 'prompt has', 'prompts have')} no questions "
             f"({silent[0]} first). Let a language model write them: "
             f"selma questions {scores.benchmark} --out FILE.csv."
         )
-    yield from _choices(benchmark_prompts, config, ["judge", "choosing_judge"])
+    yield from _choices(benchmark_prompts, scores, judges)
 
 
 def _dev_benchmark(config: RunConfig) -> Iterator[str]:
@@ -575,29 +594,26 @@ def _dev_benchmark(config: RunConfig) -> Iterator[str]:
         text = str(error)
         yield text if text.startswith("scores.") else f"scores.dev_benchmark: {text}"
         return
-    yield from _choices(asked, config, ["choosing_judge"])
+    yield from _choices(asked, config.scores, {"choosing_judge": "scores.choosing_judge"})
 
 
 def _choices(
-    asked: Sequence[BenchmarkPrompt], config: RunConfig, keys: Sequence[str]
+    asked: Sequence[BenchmarkPrompt], scores: ScoresConfig, judges: Mapping[str, str]
 ) -> Iterator[str]:
-    """Judges that are asked multiple-choice questions, but cannot answer them."""
+    """Judges that are asked what they cannot answer. judges: field → where it stands."""
     from selma.backbones.judges.loading import judge_kind
 
-    if any(question.choices for prompt in asked for question in prompt.questions):
-        for key in keys:
-            judge = getattr(config.scores, key)
-            if not judge_kind(judge, setting=f"scores.{key}").chooses:
-                name = judge_name(judge)
-                yield f"scores.{key}: {name} can answer only yes or no, not multiple choice."
-    if any(question.spellings for prompt in asked for question in prompt.questions):
-        for key in keys:
-            judge = getattr(config.scores, key)
-            if not judge_kind(judge, setting=f"scores.{key}").spells:
-                yield (
-                    f"scores.{key}: {judge_name(judge)} does not tell how likely its words are, of "
-                    "which the benchmark's score is made."
-                )
+    questions = [question for prompt in asked for question in prompt.questions]
+    for field, key in judges.items():
+        judge = getattr(scores, field)
+        name, kind = judge_name(judge), judge_kind(judge, setting=key)
+        if any(question.choices for question in questions) and not kind.chooses:
+            yield f"{key}: {name} can answer only yes or no, not multiple choice."
+        if any(question.spellings for question in questions) and not kind.spells:
+            yield (
+                f"{key}: {name} does not tell how likely its words are, of which the benchmark's "
+                "score is made."
+            )
 
 
 def _networks(config: RunConfig) -> Iterator[str]:
@@ -606,21 +622,24 @@ def _networks(config: RunConfig) -> Iterator[str]:
 
     scores = config.scores
     # A judge's row says whether its server needs a key.
-    keys = ("judge.key_variable", "choosing_judge.key_variable")
-    yield from absent(scores, "scores", without=["benchmark", *keys])
     # The choosing judge is always asked too: how often both agree is part of the scorecard.
-    for key in ("judge", "choosing_judge"):
-        judge = getattr(scores, key)
+    judges = {**scores.judges, "choosing_judge": scores.choosing_judge}
+    keys = [f"{key}.key_variable" for key in judges]
+    benchmarks = ["benchmark", *(f"further.{name}.benchmark" for name in scores.further)]
+    yield from absent(scores, "scores", without=[*benchmarks, *keys])
+    for key, judge in judges.items():
         yield from judge_kind(judge, setting=f"scores.{key}").mistakes(judge, f"scores.{key}")
-    if same_weights(scores.judge, scores.choosing_judge):
+    if any(same_weights(judge, scores.choosing_judge) for judge in scores.judges.values()):
         yield SAME_WEIGHTS
-    if scores.vqascore is not None:
-        from selma.backbones.judges.wordings import VQASCORE, wording
+    asked = {f"scores.further.{name}": part.vqascore for name, part in scores.further.items()}
+    for key, words in {"scores": scores.vqascore, **asked}.items():
+        if words is not None:
+            from selma.backbones.judges.wordings import VQASCORE, wording
 
-        try:
-            wording(scores.vqascore, VQASCORE, key="scores.vqascore")
-        except ConfigError as error:
-            yield str(error)
+            try:
+                wording(words, VQASCORE, key=f"{key}.vqascore")
+            except ConfigError as error:
+                yield str(error)
     if scores.clip is not None:
         yield from missing_weights("clip", "scores.clip")
     for scorer in scores.preferences:

@@ -6,8 +6,9 @@ start to, it names the item, and the item's folder tells the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from selma.finished import NotFinished, begun
 from selma.images.choosing import CANDIDATES
 from selma.manifests import sizes_only
 from selma.merged.searching import TRIALS
-from selma.pipeline import Stages
+from selma.pipeline import Further, Stages
 from selma.prompts.questions.sources import NAME as QUESTIONS
 from selma.prompts.skills import skill_names
 from selma.records.adapters import applied
@@ -229,23 +230,46 @@ class _Look:
         by_skill = {expert.skill: expert for expert in self.experts}
         adapters = {name: by_skill.get(name) for name in names if self.config.scores.experts}
         uniform = getattr(merged, "uniform", None)
-        images = {"base": self._ask_images("base", lambda: stages.generate("base"))}
+        models: dict[str, Any] = {"base": []}
         for name, adapter in {
             **adapters,
             **({} if uniform is None else {UNIFORM: uniform}),
             "merged": merged,
         }.items():
-            images[name] = self._ask_images(
-                name, lambda it, name=name: stages.generate(name, [applied(it)]), adapter
-            )
+            models[name] = None if adapter is None else [applied(adapter)]
+        wanted = len(stages.benchmark_prompts) * self.config.scores.seeds
+        images = {
+            name: self._ask(SCORES, f"images/{name}", wanted, partial(stages.generate, name), its)
+            for name, its in models.items()
+        }
         generated = None if None in images.values() else images
-        card = self._ask(SCORES, "scorecard", None, stages.score_models, generated, ready)
+        further: dict[str, Path] | None = {}
+        for name in self.config.scores.further:
+            folder = self.at_further(stages.further(name), models, images, ready)
+            further = None if further is None or folder is None else {**further, name: folder}
+        card = self._ask(SCORES, "scorecard", None, stages.score_models, generated, ready, further)
         parts = (self.prompts, self.pairs, ready, merged, generated, card)
         self._ask(REPORT, "index.html", None, stages.write_report, *parts)
 
-    def _ask_images(self, name: str, call: Callable[..., Path], *needs: Any) -> Path | None:
-        wanted = len(self.stages.benchmark_prompts) * self.config.scores.seeds
-        return self._ask(SCORES, f"images/{name}", wanted, call, *needs)
+    def at_further(
+        self,
+        part: Further,
+        models: Mapping[str, Any],
+        first: Mapping[str, Path | None],
+        ready: list[Expert] | None,
+    ) -> Path | None:
+        """A further benchmark's images and scorecard, of which the folder is returned."""
+        wanted = len(part.prompts) * part.scores.seeds
+        above = f"benchmarks/{part.name}"
+        images = dict(first)
+        if not part.same_images:
+            for name, its in models.items():
+                call = partial(self.stages.generate_further, part, name)
+                item = f"{above}/images/{name}"
+                images[name] = self._ask(SCORES, item, wanted, call, its)
+        generated = None if None in images.values() else images
+        call = partial(self.stages.score_models_further, part)
+        return self._ask(SCORES, f"{above}/scorecard", None, call, generated, ready)
 
     def _ask(
         self, stage: str, name: str, want: int | None, call: Callable[..., Any], *needs: Any

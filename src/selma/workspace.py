@@ -11,11 +11,12 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -578,6 +579,17 @@ class Workspace:
         self.root = root.resolve()  # as `inside` gives paths, so that they can be compared
         self.beginning: Callable[[], None] | None = None
         """Called before an item is begun."""
+        self._above: Mapping[str, tuple[str, ...]] = {}
+
+    def within(self, stage: str, *names: str) -> Self:
+        """The same run, with this stage's items in the folder `stage/names...` in place of the
+        stage's own."""
+        inner = copy(self)
+        inner._above = {**self._above, stage: (*self._above.get(stage, ()), *names)}
+        return inner
+
+    def _name(self, stage: str, names: Sequence[str]) -> str:
+        return "/".join((stage, *self._above.get(stage, ()), *names))
 
     def item(
         self,
@@ -589,14 +601,14 @@ class Workspace:
         """The item `root/stage/names...`, whose recipe is what its key depends on: all that is not
         empty, and the versions of what decides its bytes; further ones may be in its `versions`.
         Nothing is created before `begin`. paid: see `Item`."""
-        name = "/".join((stage, *names))
+        name = self._name(stage, names)
         inside(self.root, name)
         whole = whole_recipe(stage, recipe)
         return asked_for(Item(self.root, name, whole, paid=paid, beginning=self.beginning))
 
     def folder_of(self, stage: str, *names: str) -> Path:
         """Where the item of these names lies that was last asked for, by whatever recipe."""
-        return inside(self.root, "/".join((stage, *names)))
+        return inside(self.root, self._name(stage, names))
 
     def journal(self, stage: str, **facts: Any) -> None:
         """Add a line to the run's journal: times, costs, whatever is not part of a result. Of

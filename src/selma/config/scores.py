@@ -18,6 +18,7 @@ from pydantic import (
 from selma.config.networks import Server
 from selma.config.places import FileOrFolder, Model, ModelPath
 from selma.config.section import Probability, Resamples, Section, is_folder, kinds, or_added
+from selma.records.scores import Zeroing
 
 
 class LocalJudge(Section):
@@ -76,6 +77,7 @@ class DetectorJudge(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
 
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")]
 JUDGES_WITHOUT_SETTINGS = ("toybox-a", "toybox-b")
 SHORT_JUDGES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
@@ -115,7 +117,7 @@ class ScorerSettings(Section):
     """What every preference scorer's settings have."""
 
     kind: str
-    label: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")
+    label: Label | None = None
     """Its name in tables and folders; None is the kind."""
 
     @property
@@ -154,7 +156,9 @@ else:
     AnyScorer = or_added(PreferenceConfig, group="selma.scorers")
 
 
-class ScoresConfig(Section):
+class BenchmarkSettings(Section):
+    """Which prompts models are scored on, and how answers count."""
+
     benchmark: Annotated[str, FileOrFolder(words=("toybox",), group="selma.benchmarks")] = "toybox"
     """"toybox" or another benchmark that needs no file, or a path: a CSV in DSG-1k's layout, TIFA's
     question file or the folder of its two files. Prompts of your own need questions first:
@@ -170,6 +174,22 @@ class ScoresConfig(Section):
     seeds: Annotated[int, Field(gt=0, le=1000)] = 1
     """Images of each prompt, each from a seed of its own, the same seeds for every model; all are
     judged, and what the draw of a seed brings is part of every interval."""
+
+
+class FurtherBenchmark(BenchmarkSettings):
+    """A benchmark that the same models are scored on, too, or the first again by another judge.
+    What it does not say is as in `scores`, where prompts and seeds are not."""
+
+    judge: AnyJudge | None = None
+    """Reports here; None is `scores.judge`."""
+    zeroing: Zeroing | None = None
+    vqascore: str | None = None
+    kept_from_training: bool = True
+    """Prompts like its own are not trained on, as with the first benchmark's. False, for a
+    benchmark that is added to a run whose prompts are written, counts them instead."""
+
+
+class ScoresConfig(BenchmarkSettings):
     steps: PositiveInt | None = None
     guidance: NonNegativeFloat | None = None
     """None: as the training images were generated."""
@@ -194,7 +214,7 @@ class ScoresConfig(Section):
     base were already chosen or tuned by. The run warns, and the report marks their numbers."""
     experts: bool = True
     """Also score each expert alone."""
-    zeroing: Literal["cascading", "one_level", "row_order", "none"] = "cascading"
+    zeroing: Zeroing = "cascading"
     """What a "no" does to the questions that depend on it."""
     choices_prompt: str = "selma"
     """How judges are shown multiple-choice questions: scores under two wordings are not to be
@@ -207,13 +227,35 @@ class ScoresConfig(Section):
     """Also ask the judge whether an image shows its whole prompt: a name of
     backbones/judges/wordings.py, or words with {text}; None is off."""
     resamples: Resamples = 10_000
+    further: dict[Label, FurtherBenchmark] = Field(default_factory=dict)
+    """Name → a benchmark beside the first, in the same scorecard and report."""
+
+    @property
+    def judges(self) -> Mapping[str, AnyJudge]:
+        """Setting → the judge that reports by it."""
+        of_further = {f"further.{name}.judge": own.judge for name, own in self.further.items()}
+        named = {key: judge for key, judge in of_further.items() if judge is not None}
+        return {"judge": self.judge, **named}
+
+    def of(self, name: str) -> ScoresConfig:
+        """The settings by which a further benchmark is scored, as if it were the only one."""
+        own = self.further[name]
+        taken = {
+            field: getattr(own, field)
+            for field in type(own).model_fields
+            if field in type(self).model_fields
+        }
+        as_here = {field for field in ("judge", "zeroing", "vqascore") if taken[field] is None}
+        update = {field: value for field, value in taken.items() if field not in as_here}
+        return self.model_copy(update=update | {"further": {}})
 
     @model_validator(mode="after")
     def _two_judges(self) -> ScoresConfig:
         # Another wording or precision makes no other judge: the weights would be the same.
-        both = {judge_name(self.judge), judge_name(self.choosing_judge)}
-        if len(both) == 1:
-            raise ValueError(f"judge and choosing_judge must differ, but both are {both.pop()!r}")
+        chooses = judge_name(self.choosing_judge)
+        for key, judge in self.judges.items():
+            if judge_name(judge) == chooses:
+                raise ValueError(f"{key} and choosing_judge must differ, but both are {chooses!r}")
         return self
 
     @model_validator(mode="after")

@@ -59,3 +59,5 @@ class Findings:
     """Benchmark prompts that the text encoder does not read to their end."""
     keys: dict[str, str] = field(default_factory=dict)
     """Part of the run → its key, by which a page (`records.pages`) is recognised as out of date."""
+    further: dict[str, Findings] = field(default_factory=dict)
+    """Further benchmark → the same run's findings on it."""

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from selma.records.record import Record
 
+Zeroing = Literal["cascading", "one_level", "row_order", "none"]
+"""What a "no" does to the questions that depend on it."""
+
 
 class Interval(Record):
     """A mean with its 95% bootstrap interval over n prompts."""
@@ -127,7 +130,7 @@ class Scorecard(Record):
     """How answers became scores."""
     rules_about: str = ""
     """In what released rules differ from sound ones."""
-    zeroing: Literal["cascading", "one_level", "row_order", "none"] = "cascading"
+    zeroing: Zeroing = "cascading"
     """The rule by which a "no" zeroes the questions that depend on it."""
     measure: str = "DSG"
     """`MeasureInfo.label` of the benchmark's measure."""
@@ -142,3 +145,8 @@ class Scorecard(Record):
     """`ScorerInfo.chose`, for the CLIP score."""
     comparisons: tuple[Comparison, ...] = ()
     """Comparisons of models other than the base, such as searched and uniform weights."""
+    near_training: int | None = None
+    """Prompts that experts were trained on and that are near one of these; None where such were
+    left out of training."""
+    further: dict[str, Scorecard] = Field(default_factory=dict)
+    """Name → the same models on a further benchmark, or by another judge."""

@@ -22,7 +22,7 @@ from selma.records.images import Pair, over_token_limit
 from selma.records.pages import Page
 from selma.records.record import Record
 from selma.records.report import Findings
-from selma.records.scores import Interval
+from selma.records.scores import Interval, MeasureInfo, ModelScore, Scorecard
 from selma.report import grids, models, tables
 from selma.report.beside import beside
 from selma.report.pages import changed, entries, read_pages
@@ -98,6 +98,9 @@ def context(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ()
         "merged": merged,
         "headline": headline,
         "further": tables.further_scores(card),
+        "others": (others := [Other.of(name, of) for name, of in findings.further.items()]),
+        "rows": (rows := [Other.of(card.benchmark, findings, images=False), *others]),
+        "widest": max(row.width for row in rows),
         "meaning": meaning,
         "axis": difference_axis(merged.difference) if merged.difference else None,
         "bars": [
@@ -146,6 +149,46 @@ def context(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ()
         "pages": pages,
         "changed": {page.name: changed(page, findings.keys) for page in pages},
     }
+
+
+SHOWN_OF_FURTHER = 6
+"""Prompts of a further benchmark whose images are shown."""
+
+
+@dataclass(frozen=True)
+class Other:
+    """One of the benchmarks of a run that has several."""
+
+    name: str
+    card: Scorecard
+    measure: MeasureInfo
+    base: ModelScore
+    merged: ModelScore
+    further: Sequence[tuple[str, str, str]]
+    conclusion: str
+    shown: Sequence[grids.Card]
+    """Of a further benchmark whose images are its own, some prompts."""
+
+    @classmethod
+    def of(cls, name: str, findings: Findings, *, images: bool = True) -> Other:
+        card = findings.scorecard
+        return cls(
+            name,
+            card,
+            findings.measure,
+            tables.model_with_role(card, "base"),
+            tables.model_with_role(card, "merged"),
+            tables.further_scores(card),
+            " ".join(tables.conclusion(card)),
+            grids.Cards(findings).fair(SHOWN_OF_FURTHER) if images else [],
+        )
+
+    @property
+    def width(self) -> float:
+        """The farthest from zero that the difference may be."""
+        difference = self.merged.difference
+        assert difference is not None  # the conclusion is drawn from it
+        return max(1.0, abs(difference.low), abs(difference.high))
 
 
 @dataclass(frozen=True)

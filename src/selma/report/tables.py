@@ -216,6 +216,16 @@ def print_scorecard(scorecard: Scorecard, console: Console) -> None:
         console.print(compared(pair), highlight=False)
     if any(model.role == "merged" for model in scorecard.models):
         console.print(" ".join(conclusion(scorecard)), highlight=False)
+    if scorecard.near_training is not None:
+        are = "is" if scorecard.near_training == 1 else "are"
+        console.print(
+            f"Of the prompts that were trained on, {scorecard.near_training} {are} near one of "
+            "these, which were not kept from training.",
+            highlight=False,
+        )
+    for name, part in scorecard.further.items():
+        console.print(f"\n{name}:", highlight=False, markup=False)
+        print_scorecard(part, console)
 
 
 def images_of_each(scorecard: Scorecard) -> str:

@@ -25,8 +25,8 @@ from typing import Literal
 from selma.errors import DataError
 from selma.ids import listed
 from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
+from selma.records.scores import Zeroing
 
-Zeroing = Literal["cascading", "one_level", "row_order", "none"]
 Reading = Literal["normalised", "exact", "leading", "capitalised"]
 """Which texts are a yes or no; see `READINGS`."""
 Verdict = Literal["yes", "no", "unreadable", "zeroed"]

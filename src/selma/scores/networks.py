@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,7 +13,7 @@ from selma.backbones.judges import matching
 from selma.backbones.judges.judge import Judge, Scorer
 from selma.backbones.preference import scorers as preference
 from selma.backbones.preference.scorers import PreferenceScorer
-from selma.config.scores import ScoresConfig
+from selma.config.scores import AnyJudge, ScoresConfig
 from selma.errors import ConfigError
 from selma.scores.tifa import Matcher
 
@@ -43,6 +44,15 @@ class ScoringNetworks:
     def judge(self) -> Judge:
         """The judge whose answers are reported."""
         return self.load.judge(self.config.judge)
+
+    def judged_by(self, judge: AnyJudge) -> ScoringNetworks:
+        """The same networks, except that this judge reports."""
+        if judge == self.config.judge:
+            return self
+        others = copy(self)
+        others.config = self.config.model_copy(update={"judge": judge})
+        others.__dict__.pop("judge", None)
+        return others
 
     @cached_property
     def second_judge(self) -> Judge:

@@ -22,11 +22,11 @@ from selma.paths import AnyPath, as_path
 from selma.plurals import counted
 from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
 from selma.records.record import Record
-from selma.records.scores import Interval
+from selma.records.scores import Interval, Zeroing
 from selma.scores import faithfulness, statistics
 from selma.scores.benchmarks import Dependencies, read_dsg
 from selma.scores.benchmarks.layouts import source_of
-from selma.scores.faithfulness import Reading, Verdicts, Zeroing
+from selma.scores.faithfulness import Reading, Verdicts
 from selma.scores.measures import DSG, Measure, Points
 from selma.texts import place, quoted
 

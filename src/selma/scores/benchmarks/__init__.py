@@ -120,12 +120,15 @@ def _dev_prompts(config: ScoresConfig, named: str) -> list[BenchmarkPrompt]:
             f"questions ({silent[0]} first). Let a language model write them: "
             f"selma questions {named} --out FILE.csv."
         )
-    row = benchmark_of(config.benchmark)
-    reported = {_words(prompt.text) for prompt in _prompts(config.benchmark, row, config.split)}
+    reported = {
+        _words(prompt.text)
+        for part in (config, *config.further.values())
+        for prompt in _prompts(part.benchmark, benchmark_of(part.benchmark), part.split)
+    }
     if shared := [prompt.id for prompt in prompts if _words(prompt.text) in reported]:
         raise ConfigError(
-            "scores.dev_benchmark must have other prompts than scores.benchmark, since what is "
-            "chosen on a prompt scores better on it, but "
+            "scores.dev_benchmark must have other prompts than those that are scored, since what "
+            "is chosen on a prompt scores better on it, but "
             f"{counted_of(len(shared), 'is', 'are')} the same, {shared[0]} first."
         )
     return prompts
@@ -136,9 +139,10 @@ def _words(text: str) -> str:
 
 
 def all_texts(config: ScoresConfig) -> list[str]:
-    """Texts of all prompts of all splits and of the dev benchmark, however few are scored: none may
-    be trained on."""
-    names = dict.fromkeys([config.benchmark, config.dev_benchmark or config.benchmark])
+    """Texts of all prompts of all splits of all benchmarks that are kept from training, however few
+    are scored."""
+    further = [part.benchmark for part in config.further.values() if part.kept_from_training]
+    names = dict.fromkeys([config.benchmark, config.dev_benchmark or config.benchmark, *further])
     rows = {named: benchmark_of(named) for named in names}
     return [
         prompt.text

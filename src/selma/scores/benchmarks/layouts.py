@@ -13,7 +13,8 @@ from selma.errors import ConfigError
 from selma.paths import AnyPath, as_path
 from selma.plainfiles import plain_head
 from selma.records.benchmarks import BenchmarkPrompt
-from selma.scores.faithfulness import Reading, Zeroing
+from selma.records.scores import Zeroing
+from selma.scores.faithfulness import Reading
 from selma.scores.measures import Measure
 
 Split = Literal["dev", "test"]
