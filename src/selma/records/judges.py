@@ -8,6 +8,43 @@ from selma.records.record import Record
 from selma.records.scores import Interval
 
 
+class Agreement(Record):
+    """How scores of images go along with people's ratings of them, times 100, with intervals over
+    prompts. A measure is None where scores or ratings are all alike."""
+
+    images: int
+    prompts: int
+    spearman: Interval | None
+    kendall: Interval | None
+    """Tau-b."""
+    pearson: Interval | None
+    pairwise: Interval | None
+    """Per cent of all pairs of images on which scores and people agree: which is better, or that
+    none is (arXiv:2305.14324)."""
+    tie: float | None
+    """Scores that differ by no more are alike: what agrees best with these people."""
+
+
+class PeopleCheck(Record):
+    """What a judge's scores are worth, by people's votes on the same images."""
+
+    judge: str
+    fingerprint: str
+    """Empty of scores that were not asked for here."""
+    measure: str
+    """What the scores are called: "VQAScore"."""
+    models: tuple[str, ...]
+    """Whose images they are."""
+    unread: float
+    """Per cent of the answers that say nothing; 0 of scores in a file."""
+    only_rated: int
+    """Images with votes and without a score."""
+    only_scored: int
+    every: Agreement
+    skills: dict[str, Agreement] = Field(default_factory=dict)
+    """By the benchmark's skills, or its groups, where it has several."""
+
+
 class JudgeCheck(Record):
     """How a judge answered where the right answers are known; per cent or points, means over
     scenes with their intervals. A measure is None where the judge could read no question of it."""

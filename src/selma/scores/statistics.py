@@ -10,7 +10,7 @@ Standard errors are the jackknife's over prompts; of a mean that is s / sqrt(n).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
 # Not scipy's, whose import takes longer than all that is computed here.
@@ -91,19 +91,38 @@ def interval_of(
     undefined; such resamples are left out. Raises ValueError if it is undefined on all prompts.
     """
     rows = np.asarray(sums, dtype=np.float64)
-    mean = float(statistic(rows.sum(axis=0)[None])[0])
+    return interval_by_counts(
+        lambda counts: statistic(counts @ rows), len(rows), seed=seed, resamples=resamples
+    )
+
+
+def interval_by_counts(
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    n: int,
+    *,
+    seed: int,
+    resamples: int = 10_000,
+) -> Interval:
+    """The interval of any statistic of n prompts, some of which count several times or not at all.
+
+    statistic: how often each prompt counts [r, n] → values [r], NaN where it is undefined; such
+    resamples are left out. Raises ValueError if it is undefined on all prompts.
+    """
+    mean = float(statistic(np.ones((1, n)))[0])
     if not np.isfinite(mean):
         raise ValueError("the statistic has no value on all prompts")
-    if len(rows) == 1:
+    if n == 1:
         return _interval(mean, mean, mean, None, 1)
     low, high = mean, mean
-    values = statistic(_bootstrap_sums(rows, seed, resamples))
+    values = np.concatenate([statistic(counts) for counts in _counts(n, seed, resamples)])
     values = values[np.isfinite(values)]
-    without = statistic(rows.sum(axis=0) - rows)
+    without = np.concatenate(
+        [statistic(1 - np.eye(min(_BLOCK, n - start), n, start)) for start in range(0, n, _BLOCK)]
+    )
     without = without[np.isfinite(without)]
-    if np.ptp(values) > 0 and np.ptp(without) > 0:
+    if values.size and without.size and np.ptp(values) > 0 and np.ptp(without) > 0:
         low, high = np.quantile(values, _levels(values, mean, without))
-    return _interval(mean, low, high, _jackknife_error(without), len(rows))
+    return _interval(mean, low, high, _jackknife_error(without), n)
 
 
 def win_rate(
@@ -194,17 +213,14 @@ def _redrawn_seeds(
     return (expected + np.sqrt(1 - share) * apart)[:, None] + scale * resampled
 
 
-def _bootstrap_sums(rows: NDArray[np.float64], seed: int, resamples: int) -> NDArray[np.float64]:
-    """[resamples, k], the totals of each resample."""
-    n = len(rows)
-    draws, totals = _draws(n, seed, resamples), []
+def _counts(n: int, seed: int, resamples: int) -> Iterator[NDArray[np.float64]]:
+    """[block, n], how often each prompt was drawn in each resample, block by block."""
+    draws = _draws(n, seed, resamples)
     for start in range(0, resamples, _BLOCK):
         block = draws[start : start + _BLOCK].astype(np.intp)
-        # How often each prompt was drawn: one product instead of k gathered tables.
         cells = block + n * np.arange(len(block))[:, None]
         counts = np.bincount(cells.reshape(-1), minlength=n * len(block)).reshape(len(block), n)
-        totals.append(counts @ rows)
-    return np.concatenate(totals)
+        yield counts.astype(np.float64)
 
 
 def _levels(

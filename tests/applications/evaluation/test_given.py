@@ -120,7 +120,9 @@ def test_ratings_of_people_correlate_as_published() -> None:
          "--ratings", str(DSG / "tifa160-likert-anns.csv"), "--preset", "upstream"],
     )  # fmt: skip
     assert found.exit_code == 0, found.output
-    said = dict(part.split() for part in found.output.strip().split(", "))
+    first, intervals = found.output.strip().split("\n", 1)
+    said = dict(part.split() for part in first.split(", "))
+    assert intervals.startswith("95% over prompts: spearman 0.39")
     assert float(said["spearman"]) == pytest.approx(0.463, abs=0.002)
     assert float(said["kendall"]) == pytest.approx(0.380, abs=0.002)
     assert said["images"] == "800"

@@ -198,9 +198,13 @@ def rated(tmp_path: Path) -> tuple[Path, Path, Path]:
 
 
 def test_scores_by_tifas_questions_are_held_against_ratings(rated) -> None:
-    assert tifa_agreement(*rated) == {
-        "spearman": 1.0, "kendall": 1.0, "images": 3, "only_rated": 0, "only_scored": 0
-    }  # fmt: skip
+    told = tifa_agreement(*rated)
+    # Scores 1, 2/3, 0 and ratings 5, 3, 1: all pairs in one order.
+    counts = {"images": 3, "prompts": 1, "only_rated": 0, "only_scored": 0}
+    assert told.items() >= {"spearman": 1.0, "kendall": 1.0, "pairwise": 1.0, **counts}.items()
+    # From their means: 4/9, 1/9, -5/9 and 2, 0, -2.
+    assert told["pearson"] == pytest.approx(2 / (42 / 81 * 8) ** 0.5, abs=1e-5)
+    assert told["intervals"]["spearman"] == [1.0, 1.0]
     # The second image, liked best, has but two right: by exact words, in no other way.
     rated[2].write_text(RATINGS + "a,i_1,coco_1,4\nb,i_1,coco_1,5\nc,i_1,coco_1,1\n")
     assert tifa_agreement(*rated)["spearman"] == 0.5

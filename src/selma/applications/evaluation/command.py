@@ -68,7 +68,7 @@ def correlate(
     ] = "default",
     json: Json = None,
 ) -> None:  # fmt: skip
-    """Correlate DSG or TIFA scores with people's ratings of the same images."""
+    """Hold DSG or TIFA scores against people's ratings of the same images."""
     from selma.applications.evaluation.correlation import dsg_agreement, tifa_agreement
     from selma.applications.evaluation.dsg import rules_of
     from selma.errors import ConfigError
@@ -82,7 +82,10 @@ def correlate(
         raise ConfigError("Name either --annotations (DSG) or --questions (TIFA).")
     if json:
         write_json(json, agreement)
-    say(", ".join(f"{name} {value}" for name, value in agreement.items()))
+    plain = {name: value for name, value in agreement.items() if name != "intervals"}
+    say(", ".join(f"{name} {value}" for name, value in plain.items()))
+    ends = agreement["intervals"].items()
+    say("95% over prompts: " + ", ".join(f"{name} {low} to {high}" for name, (low, high) in ends))
 
 
 def tifa(

@@ -1,10 +1,11 @@
-"""Rank correlation of a metric's scores with people's ratings of the same images."""
+"""Correlation of a metric's scores with people's ratings of the same images."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from selma.applications.evaluation.answer_files import answers_by_model
 from selma.applications.evaluation.dsg import DsgRules, verdicts_given
@@ -13,34 +14,18 @@ from selma.errors import DataError
 from selma.ids import listed
 from selma.paths import AnyPath, as_path
 from selma.scores import faithfulness
+from selma.scores.agreement import MEASURES, agreement, with_both
 from selma.scores.benchmarks import read_dsg
 from selma.scores.benchmarks.layouts import in_folder
 from selma.scores.benchmarks.tifa import QUESTIONS
 from selma.scores.tifa import TifaQuestion, read_tifa
+from selma.scores.votes import ImageKey, image_key, read_ratings
 from selma.textfiles import csv_rows
-
-ImageKey = tuple[str, str]
-"""Model and prompt id, which name one image."""
-
-
-def read_ratings(path: Path) -> dict[ImageKey, float]:
-    """Each image's mean rating, from a CSV with t2i_model, item_id and answer (a number), one row
-    for each annotator. Raises DataError."""
-    ratings: dict[ImageKey, list[float]] = defaultdict(list)
-    for _, row in csv_rows(path, ("t2i_model", "item_id", "answer")):
-        try:
-            rating = float(row["answer"])
-        except ValueError as error:
-            raise DataError(
-                f"{path}: a rating must be a number, but {row['item_id']} has {row['answer']!r}."
-            ) from error
-        ratings[_image_key(row)].append(rating)
-    return {image: sum(of_image) / len(of_image) for image, of_image in ratings.items()}
 
 
 def dsg_agreement(
     annotations: AnyPath, answers: AnyPath, ratings: AnyPath, *, rules: DsgRules
-) -> dict[str, float | int]:
+) -> dict[str, Any]:
     """Correlate DSG scores with ratings of the same images; see `correlation`.
 
     annotations: CSV in DSG-1k's layout. answers: CSV as for `dsg.read_answers`, about one model or
@@ -57,9 +42,7 @@ def dsg_agreement(
     return correlation(scores, read_ratings(ratings))
 
 
-def tifa_agreement(
-    questions: AnyPath, answers: AnyPath, ratings: AnyPath
-) -> dict[str, float | int]:
+def tifa_agreement(questions: AnyPath, answers: AnyPath, ratings: AnyPath) -> dict[str, Any]:
     """Correlate TIFA scores with ratings of the same images; see `correlation`.
 
     An image's score is the share of its prompt's questions that are answered with the very words
@@ -82,7 +65,7 @@ def tifa_agreement(
         )
     replies_to: dict[ImageKey, list[tuple[str, str]]] = defaultdict(list)
     for _, row in csv_rows(answers, ("t2i_model", "item_id", "question", "answer")):
-        replies_to[_image_key(row)].append((row["question"], row["answer"]))
+        replies_to[image_key(row)].append((row["question"], row["answer"]))
     scores = {
         (model, item): _tifa_share(item, questions_of[source[item]], replies)
         for (model, item), replies in replies_to.items()
@@ -90,11 +73,6 @@ def tifa_agreement(
     }
     without_ratings = sum(item not in source for _, item in replies_to)
     return correlation(scores, read_ratings(ratings), unscored=without_ratings)
-
-
-def _image_key(row: Mapping[str, str]) -> ImageKey:
-    """What joins a row to an image; blanks around it do not count."""
-    return row["t2i_model"].strip(), row["item_id"].strip()
 
 
 def _sources(ratings: Path) -> dict[str, str]:
@@ -133,29 +111,30 @@ def _normalised(text: str) -> str:
 
 def correlation(
     scores: Mapping[ImageKey, float], ratings: Mapping[ImageKey, float], *, unscored: int = 0
-) -> dict[str, float | int]:
-    """Spearman's rho and Kendall's tau-b over the images that have a score and a rating.
+) -> dict[str, Any]:
+    """Spearman's rho, Kendall's tau-b, Pearson's r and the accuracy over pairs (`scores.agreement`)
+    over the images that have a score and a rating, with their 95% intervals over prompts.
 
     unscored: further images with answers and no rating, to be counted as only scored. Raises
     DataError if fewer than three images have both.
     """
-    # Its import takes a second, which scoring alone need not pay.
-    from scipy.stats import kendalltau, spearmanr
-
-    images = [image for image in ratings if image in scores]
-    if len(images) < 3:
-        alone = [" ".join(image) for image in scores if image not in ratings]
-        rated = [" ".join(image) for image in ratings if image not in scores]
-        raise DataError(
-            f"Three images or more must have a score and a rating, but {len(images)} have both."
-            + (f" Scores without a rating: {listed(alone, rated)}." if alone else "")
-            + (f" Ratings without a score: {listed(rated, ())}." if rated else "")
-        )
-    by_metric, by_people = ([values[image] for image in images] for values in (scores, ratings))
+    images = with_both(scores, ratings)
+    result = agreement(
+        [prompt for _, prompt in images],
+        [scores[image] for image in images],
+        [ratings[image] for image in images],
+    )
+    measures = {name: getattr(result, name) for name in MEASURES}
     return {
-        "spearman": round(float(spearmanr(by_metric, by_people).statistic), 6),
-        "kendall": round(float(kendalltau(by_metric, by_people).statistic), 6),
-        "images": len(images),
+        **{name: m and round(m.mean / 100, 6) for name, m in measures.items()},
+        "intervals": {
+            name: [round(end / 100, 6) for end in (m.low, m.high)]
+            for name, m in measures.items()
+            if m is not None
+        },
+        "tie": result.tie,
+        "images": result.images,
+        "prompts": result.prompts,
         "only_rated": len(ratings) - len(images),
         "only_scored": len(scores) - len(images) + unscored,
     }

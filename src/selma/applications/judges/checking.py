@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from selma.applications.judges import SCENES
+from selma.applications.judges import SCENES, STAGE
 from selma.applications.judges.asking import (
     CHANGED,
     NOTHING,
@@ -25,15 +25,17 @@ from selma.applications.judges.asking import (
     Shown,
     everything,
 )
+from selma.applications.judges.people import check_by_people, voted_images
 from selma.backbones.judges.judge import Judge
 from selma.backbones.judges.loading import load_judge
 from selma.config import RunConfig
 from selma.image_files import png_bytes
+from selma.paths import AnyPath
 from selma.pipeline import opened
 from selma.plurals import counted
 from selma.record_files import read_record
 from selma.records.benchmarks import Answer
-from selma.records.judges import JudgeCheck
+from selma.records.judges import JudgeCheck, PeopleCheck
 from selma.records.scores import Interval
 from selma.scores import statistics
 from selma.scores.answering import answer_item, benchmark_hash, read_answer_file
@@ -44,7 +46,6 @@ from selma.workspace import SCORES, Item, Workspace, write_bytes, write_json
 
 SETTINGS = ("judge", "choosing_judge")
 """Those of `scores` that are checked."""
-_STAGE = "judge-check"
 LEANS = 10.0
 """Points of `yes_bias`, and per cent of `nothing`, that are a fault."""
 CONTRADICTS = 90.0
@@ -53,32 +54,48 @@ MISREADS = 75.0
 """Per cent of `turned` that are too few."""
 
 
-def check_judges(config: RunConfig, *, scenes: int = SCENES) -> dict[str, JudgeCheck]:
+class Checked(NamedTuple):
+    """What was found of one judge."""
+
+    drawn: JudgeCheck
+    people: PeopleCheck | None
+    """None without votes."""
+
+
+def check_judges(
+    config: RunConfig,
+    *,
+    scenes: int = SCENES,
+    votes: AnyPath | None = None,
+    images: AnyPath | None = None,
+    benchmark: str | None = None,
+) -> dict[str, Checked]:
     """Setting → what was found of the run's judges; kept in its folder, and made once.
 
-    scenes: at least 2. Raises ConfigError, ModelError.
+    scenes: at least 2.  votes, images, benchmark: see `people.voted_images`. Raises ConfigError,
+    ModelError, DataError.
     """
+    voted = None
+    if votes is not None and images is not None:
+        voted = voted_images(config, votes, images, benchmark=benchmark)
     shown = everything(scenes, seed=config.seed)
+    how = {"resamples": config.scores.resamples, "seed": config.seed}
     with opened(config, make=[SCORES], checked=[]) as this:
-        images = _images(shown, this.folder, seed=config.seed)
-        return {
-            setting: _checked(
-                load_judge(getattr(config.scores, setting), setting=f"scores.{setting}"),
-                setting,
-                shown,
-                images,
-                this.folder,
-                resamples=config.scores.resamples,
-                seed=config.seed,
+        drawn = _images(shown, this.folder, seed=config.seed)
+        checks = {}
+        for setting in SETTINGS:
+            judge = load_judge(getattr(config.scores, setting), setting=f"scores.{setting}")
+            checks[setting] = Checked(
+                _checked(judge, setting, shown, drawn, this.folder, **how),
+                check_by_people(judge, setting, voted, this.folder, **how) if voted else None,
             )
-            for setting in SETTINGS
-        }
+        return checks
 
 
 def _images(shown: Sequence[Shown], folder: Workspace, *, seed: int) -> Item:
     prompts = [each.prompt for each in shown]
     recipe = {"world": WORLD, "prompts": benchmark_hash(prompts), "seed": seed}
-    item = folder.item(SCORES, _STAGE, "images", recipe=recipe)
+    item = folder.item(SCORES, STAGE, "images", recipe=recipe)
     if not item.done:
         path = item.begin()
         files = [path / f"{each.prompt.id}.png" for each in shown]
@@ -99,10 +116,10 @@ def _checked(
     seed: int,
 ) -> JudgeCheck:
     prompts = [each.prompt for each in shown]
-    answered = answer_item(prompts, setting, images.path, judge, folder, what=f"{_STAGE}/answers")
+    answered = answer_item(prompts, setting, images.path, judge, folder, what=f"{STAGE}/answers")
     item = folder.item(
         SCORES,
-        _STAGE,
+        STAGE,
         setting,
         recipe={"answers": answered.key, "resamples": resamples, "seed": seed},
     )
