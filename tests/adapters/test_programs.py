@@ -100,9 +100,8 @@ def test_comfyui_loads_what_its_own_map_has(tmp_path: Path, family: str) -> None
     path = tmp_path / "b.safetensors"
     for target, keys in FACTS[family].items():
         for key in keys.split():
-            shape = next(
-                (shape for k, shape in SHAPES[family].items() if k.endswith(f".{key}")), None
-            )
+            named = sorted((k for k in SHAPES[family] if k.endswith(f".{key}")), key=len)
+            shape = SHAPES[family][named[0]] if named else None
             if shape is None:
                 continue
             factors = {f"{key}.lora_A.weight": torch.ones(1, shape[1]),

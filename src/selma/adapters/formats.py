@@ -27,7 +27,7 @@ from selma.adapters.files import (
 from selma.adapters.joining import joined
 from selma.adapters.layers import Layers
 from selma.adapters.layouts.layout import Layout
-from selma.adapters.models import FAMILIES, Family, Model, read_model, require_fit
+from selma.adapters.models import FAMILIES, Family, Model, read_model, require_fit, require_possible
 from selma.adapters.peft_settings import PEFT_FILE, PEFT_SETTINGS
 from selma.adapters.reading import (
     RANKS_KEY,
@@ -130,6 +130,8 @@ def convert_lora(source: Path, out: Path, *, to: str, base: str | None = None) -
     file = read_adapter(source, base=model.layers if model else None)
     if model:
         require_fit(file.layers, model.layers, who=source)
+    else:
+        require_possible(file)
     announce_left_out(file)
     return write(out, loaded(file), to=to, model=model)
 

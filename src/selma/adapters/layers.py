@@ -23,6 +23,8 @@ from selma.backbones.families import FAMILIES
 from selma.backbones.families.family import Config, Family
 
 KNOWN_FILE = Path(__file__).with_name("layers.json")
+SIDES_FILE = Path(__file__).with_name("layouts") / "sides.json"
+"""Both are written by bench/layers.py."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Layer, by our names → its weight's shape, [out, in] or [out, in, k, k]."""
@@ -118,8 +120,31 @@ class Layers:
 
     def reads_text(self, key: str, shape: Sequence[int]) -> bool:
         """Whether the text features that the layer reads, if any, are as wide as this weight's."""
-        attends = key.endswith((".attn2.to_k", ".attn2.to_v"))
-        return not attends or shape[1] == self.shapes[key][1]
+        return not key.endswith(_READS_TEXT) or shape[1] == self.shapes[key][1]
+
+    def misfit(self, shapes: Shapes) -> str | None:
+        """The first layer whose shape no model of these names has, however wide; None if there is
+        none. In attention and in text encoders what is square, or eight times as wide as its input,
+        is so in all, and alike in what lies together.
+
+        shapes: of the weights that a file changes, all of them the model's by name.
+        """
+        together: dict[str, int] = {}
+        for key, shape in shapes.items():
+            own, given = squeezed(self.shapes[key]), squeezed(shape)
+            if given[2:] != own[2:]:
+                return key
+            times = own[0] // own[1]
+            component, module = names.split(key)
+            around, *inside = _AROUND.split(module, maxsplit=1)
+            group = component if component in names.TEXTS else around if inside else ""
+            if not group or times not in (1, 8) or own != (times * own[1], own[1]):
+                continue
+            if key.endswith(_READS_TEXT):
+                continue
+            if given != (times * given[1], together.setdefault(group, given[1])):
+                return key
+        return None
 
     def key(self, component: str, path: str) -> str | None:
         """Our name of the layer that a file calls so, or None if this model has no such layer.
@@ -197,15 +222,46 @@ class FamilyLayers(Layers):
     def fits(self, key: str, shape: Sequence[int]) -> bool:
         """Whether the layer can be this released model's, as far as its width says it."""
         component, module = names.split(key)
+        assert self.layout is not None and self.size is not None
         if component in names.TEXTS:
-            assert self.layout is not None
-            return set(shape) <= _ENCODERS[self.layout.texts[component]].widths
-        assert self.size is not None
-        width = self.size.width
-        if _ATTENDS.search(module):
-            return shape[1] == width
-        inside = module.partition(".")[0] in self.size.blocks
-        return not inside or any(side % width == 0 for side in shape)
+            encoder = _ENCODERS[self.layout.texts[component]]
+            sides = encoder.sides[module.rpartition(".")[2]]
+            return squeezed(shape) == tuple(encoder.widths[side] for side in sides)
+        rows = self._rows(module)
+        return not rows or any(_width(row, shape) in (None, self.size.width) for row in rows)
+
+    def misfit(self, shapes: Shapes) -> str | None:
+        assert self.layout is not None
+        widths: set[int] | None = None
+        known: dict[tuple[str, str], int] = {}
+        for key, shape in shapes.items():
+            component, module = names.split(key)
+            if component in names.TEXTS:
+                sides = _ENCODERS[self.layout.texts[component]].sides[module.rpartition(".")[2]]
+                given = squeezed(shape)
+                if len(given) != 2 or any(
+                    known.setdefault((component, side), width) != width
+                    for side, width in zip(sides, given, strict=True)
+                ):
+                    return key
+                continue
+            possible = {_width(row, shape) for row in self._rows(module)}
+            if None in possible or not possible:
+                continue
+            found = {width for width in possible if width}
+            widths = found if widths is None else widths & found
+            if not widths:
+                return key
+        return None
+
+    def _rows(self, module: str) -> Sequence[Sides]:
+        """How many times as wide as the model each side of the layer is, in each kind of block;
+        none of a layer that models have as they please."""
+        assert self.layout is not None and self.size is not None
+        block, _, rest = module.partition(".")
+        if block in self.size.blocks:
+            module = f"{block}.#.{rest.partition('.')[2]}"
+        return _sides()[self.layout.transformer].get(module, ())
 
     def reads_text(self, key: str, shape: Sequence[int]) -> bool:
         return True
@@ -218,7 +274,37 @@ class FamilyLayers(Layers):
         return count is None or int(rest.partition(".")[0]) < count
 
 
-_ATTENDS = re.compile(r"\.(to_[qkv]|add_[qkv]_proj|to_qkv_mlp_proj)$")
+Sides = tuple[int | None, ...]
+"""Of a layer's weight: how many times as wide as the model its output and its input are, None where
+that is of its own (text features, channels, ...); then its kernel, if it is a convolution."""
+
+
+@cache
+def _sides() -> Mapping[str, Mapping[str, Sequence[Sides]]]:
+    """diffusers' class → its layer ("#" for a block's number) → sides, where blocks are of several
+    kinds of each."""
+    tables: dict[str, dict[str, Any]] = json.loads(SIDES_FILE.read_text("utf-8"))
+    return {
+        transformer: {module: [tuple(row) for row in rows] for module, rows in table.items()}
+        for transformer, table in tables.items()
+    }
+
+
+def _width(sides: Sides, shape: Sequence[int]) -> int | None:
+    """The width of the model that has such a weight: None if of any, 0 if of none."""
+    given = squeezed(shape)
+    if len(given) != len(sides) or given[2:] != sides[2:]:
+        return 0
+    pairs = [(side, times) for side, times in zip(given, sides[:2], strict=False) if times]
+    widths = {side // times if side % times == 0 else 0 for side, times in pairs}
+    return None if not widths else widths.pop() if len(widths) == 1 else 0
+
+
+_READS_TEXT = (".attn2.to_k", ".attn2.to_v")
+_AROUND = re.compile(r"\.(?:transformer_blocks|proj_in$|proj_out$)")
+"""What lies in a UNet's attention, behind the attention's own name."""
+
+
 _CLIP = re.compile(
     r"(?:text_model[._])?encoder[._]layers[._](\d+)[._]"
     r"(?:(self_attn)[._]([qkv]_proj|out_proj)|(mlp)[._](fc[12]))"
@@ -234,13 +320,21 @@ class _Encoder(NamedTuple):
     blocks: str
     """What its layers' names have before the number of the block."""
     layers: int
-    widths: frozenset[int]
+    sides: Mapping[str, str]
+    """Layer → its output and its input: states, inside of attention, inside of the MLP."""
+    widths: Mapping[str, int]
 
 
+_SIDES_OF_CLIP = {
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj", "out_proj"), "ss"),
+    "fc1": "ms",
+    "fc2": "sm",
+}
+_SIDES_OF_T5 = {**dict.fromkeys("qkv", "as"), "o": "sa", "wi_0": "ms", "wi_1": "ms", "wo": "sm"}
 _ENCODERS = {
-    CLIP_L: _Encoder(_CLIP, "encoder.layers", 12, frozenset((768, 3072))),
-    CLIP_G: _Encoder(_CLIP, "encoder.layers", 32, frozenset((1280, 5120))),
-    T5_XXL: _Encoder(_T5, "encoder.block", 24, frozenset((4096, 10240))),
+    CLIP_L: _Encoder(_CLIP, "encoder.layers", 12, _SIDES_OF_CLIP, {"s": 768, "m": 3072}),
+    CLIP_G: _Encoder(_CLIP, "encoder.layers", 32, _SIDES_OF_CLIP, {"s": 1280, "m": 5120}),
+    T5_XXL: _Encoder(_T5, "encoder.block", 24, _SIDES_OF_T5, {"s": 4096, "a": 4096, "m": 10240}),
 }
 """The text encoders of the transformers' families whose layers have names in files."""
 

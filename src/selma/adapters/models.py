@@ -15,7 +15,7 @@ from selma.adapters.headers import opened, tensor_names
 from selma.adapters.layers import Layers, layers_of, squeezed
 from selma.adapters.layouts import layout_of
 from selma.adapters.layouts.layout import Layout
-from selma.adapters.reading import LayerFile
+from selma.adapters.reading import AdapterFile, LayerFile
 from selma.backbones.families import family_of as family_named
 from selma.errors import AdapterError, ModelError
 from selma.paths import AnyPath, require_path
@@ -97,6 +97,22 @@ def require_fit(layers: Mapping[str, LayerFile], base: Layers, *, who: object) -
                 f"{who}: the change of {key} is for a weight of {list(layer.weight_shape)}, but "
                 f"that in {base.model} is {list(base.shapes[key])}."
             )
+
+
+def require_possible(file: AdapterFile) -> None:
+    """Raise AdapterError where no model by whose names the file goes can have weights of its
+    shapes, released or of another size. Without a base this is all that can be told."""
+    shapes = {key: layer.weight_shape for key, layer in file.layers.items()}
+    wrong = [(model, model.misfit(shapes)) for model in file.models]
+    if not wrong or any(key is None for _, key in wrong):
+        return
+    model, key = wrong[0]
+    raise AdapterError(
+        f"{file.path}: the change of {key} is for a weight of {list(shapes[str(key)])}, which no "
+        f"model with the names of {model.model} has beside the file's other layers, however wide "
+        "it is. The file is damaged, or put together of several models'; if there is such a model, "
+        "name it with --base."
+    )
 
 
 def weight_key(component: str, tensor: str) -> str | None:

@@ -16,7 +16,8 @@ from selma.adapters.folders import lora_files
 from selma.adapters.headers import opened, tensor_names
 from selma.adapters.layers import Layers, titles
 from selma.adapters.layouts.layout import Layout
-from selma.adapters.reading import read_adapter
+from selma.adapters.models import require_possible
+from selma.adapters.reading import AdapterFile, read_adapter
 from selma.errors import AdapterError, ConfigError
 from selma.paths import AnyPath, as_path
 from selma.texts import quoted
@@ -230,6 +231,10 @@ def not_loaded(source: AnyPath, program: str, *, base: Layers | None = None) -> 
             f"{source} was made for a base that is none of the known models: name it with --base."
         )
     missed = [_missed(tensors, program, model) for model in dict.fromkeys(models)]
+    if base is None:
+        require_possible(file)
+    else:
+        missed = [sorted({*missed[0], *_of_other_shape(file, base)} & {*tensors})]
     if any(each != missed[0] for each in missed):
         raise AdapterError(
             f"What {program} loads of {source} depends on whether it is for "
@@ -249,6 +254,15 @@ def _unknown(program: str) -> str:
     if near:
         return f"{said} Did you mean {ALIASES.get(near[0], near[0])}?"
     return f"{said} Of others it is not known which names they look for."
+
+
+def _of_other_shape(file: AdapterFile, base: Layers) -> Iterator[str]:
+    """Tensors of layers whose weights the base has in another shape: a program that finds them by
+    name fails at them, or passes over them."""
+    for key, layer in file.layers.items():
+        if not base.fits(key, layer.weight_shape):
+            stem = re.sub(f"({COMFY}|{ANY})$", "", layer.a)
+            yield from (layer.a, layer.b, f"{stem}.alpha")
 
 
 def _missed(tensors: Sequence[str], program: str, model: Layers) -> list[str]:
