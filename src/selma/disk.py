@@ -9,7 +9,9 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from selma.errors import DataError, SelmaError, WorkspaceError
@@ -106,14 +108,110 @@ def move(path: Path, target: Path) -> None:
         sync_folder(path.parent)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """The whole file or nothing: written aside, flushed to disk, renamed, folder flushed."""
-    aside = path.with_name(f".{path.name}.partial")
+def aside_of(path: Path) -> Path:
+    """Where a file is written before it gets its name; a start that was killed may leave it."""
+    return path.with_name(f".{path.name}.partial")
+
+
+@contextmanager
+def written(path: Path) -> Iterator[BinaryIO]:
+    """The file, open to be written, whole or not at all: aside, flushed to disk, renamed, folder
+    flushed. What lies aside already is never written into or through, whatever it is.
+
+    Of two that write one file at a time each writes its own, and the later one's stays. Raises
+    WorkspaceError, with the old file as it was, for what the system refuses and for a folder in the
+    way.
+    """
+    aside = aside_of(path)
+    if _in_use(aside):
+        aside = path.with_name(f".{path.name}.{os.getpid()}-{next(_NUMBERS)}.partial")
     with failures(path):
-        with open(aside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        make_way(path, aside)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        with open(os.open(aside, flags, 0o666), "wb") as file:
+            _locked(file.fileno())
+            own = os.fstat(file.fileno())
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:
+                if _is(aside, own):
+                    aside.unlink()
+                raise
+        if not _is(aside, own):
+            raise WorkspaceError(
+                f"{path} could not be written: another program removed {aside}. Run the same "
+                "command again; nothing finished is lost."
+            )
+        os.replace(aside, path)
+        sync_folder(path.parent)
+
+
+def make_way(path: Path, aside: Path) -> None:
+    """Remove what lies where `path` is to be written aside: a link or a pipe itself, never what it
+    leads to. Raises WorkspaceError for a folder, which may be somebody's."""
+    if aside.is_dir() and not aside.is_symlink():
+        raise WorkspaceError(
+            f"{path} could not be written: {aside} beside it is a folder. Move that away, then run "
+            "the same command again; nothing finished is lost."
+        )
+    aside.unlink(missing_ok=True)
+
+
+_NUMBERS = count()
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock an open file until it is closed; False if somebody else has. Where there are no such
+    locks, nobody has."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return True
+    return True
+
+
+def _in_use(aside: Path) -> bool:
+    """Whether a process that lives is writing this file, rather than one that was killed."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        descriptor = os.open(aside, flags)
+    except OSError:
+        return False
+    try:
+        return not _locked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is(path: Path, own: os.stat_result) -> bool:
+    """Whether the file of this name is the one that this process made."""
+    try:
+        return os.path.samestat(path.lstat(), own)
+    except OSError:
+        return False
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """The whole file or nothing; see `written`."""
+    with written(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def folder_written(path: Path) -> Iterator[Path]:
+    """An empty folder to be filled, which becomes `path` as a whole, or goes if the block fails;
+    `path` must not be there. Its name aside is new: nothing of others lies in it."""
+    make_folder(path.parent)
+    with failures(path), TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as place:
+        aside = Path(place) / path.name
+        aside.mkdir()
+        yield aside
         os.replace(aside, path)
         sync_folder(path.parent)
 

@@ -22,7 +22,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from selma import processes
-from selma.disk import NOT_OF_A_NAME, append_bytes, failures, make_folder, move, refusal
+from selma.disk import NOT_OF_A_NAME, append_bytes, aside_of, failures, make_folder, move, refusal
 from selma.disk import promote as promote
 from selma.disk import sync_folder as sync_folder
 from selma.disk import write_bytes as write_bytes
@@ -66,7 +66,7 @@ DECIDING: Mapping[str, tuple[str, ...]] = {
 """Stage → the packages whose versions decide the bytes of its items."""
 
 JOURNAL = "journal.jsonl"
-_PLAN_ASIDE = ".plan.json.partial"  # as `write_bytes` names it
+_PLAN_ASIDE = aside_of(Path(PLAN)).name
 
 
 _Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -205,3 +205,19 @@ def test_rotations_have_no_rank(tmp_path: Path):
     write_rotations(path, {key: Turn(skew_entries=torch.ones(4, 6))}, lineage=Lineage("b" * 64))
     with pytest.raises(AdapterError, match="only a LoRA has a rank"):
         resize(path, tmp_path / "s.safetensors", rank=2)
+
+
+def test_layers_of_zeros_are_counted_and_not_refused(tmp_path):
+    """An expert that was never trained has B = 0: no layer that it changes is idle."""
+    torch.manual_seed(0)
+    keys = [f"unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_{part}" for part in "qk"]
+    for n in range(2):
+        tensors = {f"{key}.lora_A.weight": torch.randn(2, 8) for key in keys}
+        tensors |= {f"{key}.lora_B.weight": torch.zeros(8, 2) for key in keys}
+        tensors[f"{keys[0]}.lora_B.weight"] = torch.randn(8, 2)
+        safetensors.torch.save_file(tensors, tmp_path / f"{n}.safetensors")
+    files = [str(tmp_path / f"{n}.safetensors") for n in range(2)]
+    line = ["merge", *files, "--verify", "--out", str(tmp_path / "m.safetensors")]
+    done = CliRunner().invoke(app, line, catch_exceptions=False)
+    assert "2 layers, none without effect that an expert changes." in done.output
+    assert "1 layer is zeros in every expert." in done.output

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selma.disk import failures
+from selma.disk import written
 from selma.errors import AdapterError
-from selma.workspace import promote
 
 PEFT_KEY = "lora_adapter_metadata"  # where diffusers looks for alpha and targets
 OUR_KEY = "selma"
@@ -98,17 +96,13 @@ def write_safetensors(
         offset += size
     encoded = as_json(header).encode()
     encoded += b" " * (-len(encoded) % 8)  # the format wants tensors aligned to 8 bytes
-    aside = path.with_name(f".{path.name}.partial")
-    with failures(path), open(aside, "wb") as file:
+    with written(path) as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
         for name, (shape, tensor) in tensors.items():
             values = tensor().detach().to("cpu", types[name]).contiguous()
             if tuple(values.shape) != tuple(shape):
                 raise AdapterError(f"{name} was announced as {shape}, but is {values.shape}.")
             file.write(values.reshape(-1).view(torch.uint8).numpy().data)
-        file.flush()
-        os.fsync(file.fileno())
-    promote(aside, path)
 
 
 def given(tensors: Mapping[str, Tensor]) -> Tensors:

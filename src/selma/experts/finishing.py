@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from selma.config.experts import TrainingConfig
-from selma.disk import failures, make_folder
+from selma.disk import failures, make_folder, regular, written
 from selma.errors import DataError
 from selma.experts.learners import TrainedWeights
 from selma.record_files import read_record, read_rows
 from selma.records.experts import Expert
 from selma.records.rows import Loss, StepScore
-from selma.workspace import Item, append_line, promote, read_lines, write_json
+from selma.workspace import Item, append_line, read_lines, write_json
 
 LOG = "loss.jsonl"
 ENERGY = "energy.json"
@@ -74,10 +74,8 @@ def finish(
     best = max(sorted(scores), key=lambda step: scores[step]) if scores else config.steps
     file = weights.file
     chosen = checkpoint_folder(item.path / "checkpoints", best) / file
-    aside = item.path / f".{file}.partial"
-    with failures(item.path / file):
-        shutil.copyfile(chosen, aside)
-    promote(aside, item.path / file)
+    with regular(chosen) as source, written(item.path / file) as target:
+        shutil.copyfileobj(source, target)
     losses = [row["loss"] for row in read_rows(item.path / LOG, Loss)]
     files = [item.path / file, item.path / LOG]
     for step, folder in adapters(item.path / "checkpoints") if keep_adapters else ():

@@ -66,9 +66,11 @@ def print_diagnostics(
 def print_verified(rows: Mapping[str, Mapping[str, Any]], error: float, console: Console) -> None:
     """Print each layer's change before and after a merge, the farthest from what it was to be
     first, and the error of all together."""
+    idle = sum(max(row["before"].values()) == 0 for row in rows.values())
+    zeros = f" {counted(idle, 'layer is', 'layers are')} zeros in every expert." if idle else ""
     console.print(
         f"What was written is within {error:.2g} of the merge in float64; "
-        f"{counted(len(rows), 'layer')}, none without effect.",
+        f"{counted(len(rows), 'layer')}, none without effect that an expert changes.{zeros}",
         highlight=False,
         soft_wrap=True,
     )

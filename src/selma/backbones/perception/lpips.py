@@ -8,9 +8,7 @@ vectors, which each image has by itself. Written out because the packages need t
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +24,7 @@ from selma.backbones.preference.checkpoints import read_state
 from selma.backbones.preference.preprocessing import to_tensor
 from selma.backbones.weights import Weights
 from selma.config.networks import FeatureNetwork
+from selma.disk import folder_written
 from selma.errors import ModelError
 from selma.paths import AnyPath, as_path
 
@@ -161,11 +160,8 @@ def convert_lpips(backbone: AnyPath, heads: AnyPath, out: AnyPath) -> Path:
         if re.fullmatch(r"features\.\d+\.(weight|bias)|lin\d\.model\.1\.weight", name)
     }
     require_whole(state, of=f"{backbone} and {heads}")
-    aside = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    save_file(state, aside / FILE)
-    os.replace(aside, out)
+    with folder_written(out) as folder:
+        save_file(state, folder / FILE)
     return out
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 from selma.backbones.preference.checkpoints import Checkpoint, read_state
 from selma.backbones.preference.scorers import SCORERS
 from selma.backbones.weights import Weights
+from selma.disk import folder_written
 from selma.errors import ConfigError, ModelError
 from selma.paths import AnyPath, as_path
 
@@ -40,14 +39,6 @@ def convert_weights(
         raise ModelError(f"{out} must not be there yet. Remove it, or choose another folder.")
     words = Weights(tokenizer or family.tokenizer or str(source.parent))
     checkpoint = Checkpoint(kind, read_state(source), source, config, words)
-    aside = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        aside.mkdir(parents=True)
-        family.convert(checkpoint, aside)
-        os.replace(aside, out)
-    except OSError as error:
-        raise ModelError(f"{out} could not be written: {error}.") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with folder_written(out) as folder:
+        family.convert(checkpoint, folder)
     return out

@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from selma.disk import make_way
 from selma.progress import progress
 from selma.toybox.benchmark import benchmark_texts
 from selma.toybox.captions import Style, caption
@@ -143,6 +144,7 @@ def encode_scenes(
         path = folder / f"{indices.start}-{indices.stop}.safetensors"
         if not path.exists():
             aside = path.with_suffix(".partial")
+            make_way(path, aside)
             save_file({"mean": torch.cat(list(_encoded(vae, indices, seed, errors)))}, aside)
             aside.replace(path)
         shards.append(load_file(path)["mean"])

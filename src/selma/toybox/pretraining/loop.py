@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from selma.disk import make_way
 from selma.errors import ModelError
 from selma.progress import console, progress
 from selma.toybox import WORLD
@@ -140,6 +141,7 @@ def _save(
         if average is not None:
             tensors[f"average.{index}"] = average[index].contiguous()
     aside = path.with_suffix(".partial")
+    make_way(path, aside)
     metadata = {"state": json.dumps(state), "recipe": json.dumps(course.recipe())}
     save_file({k: v.clone() for k, v in tensors.items()}, aside, metadata=metadata)
     os.replace(aside, path)
@@ -148,6 +150,7 @@ def _save(
 def _save_snapshot(path: Path, model: nn.Module, average: list[Tensor]) -> None:
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     aside = path.with_suffix(".partial")
+    make_way(path, aside)
     save_file({k: v.half().contiguous() for k, v in zip(names, average, strict=True)}, aside)
     os.replace(aside, path)
 
