@@ -89,6 +89,21 @@ def _written(row: dict[str, Any], path: Path, part: str) -> dict[str, Any]:
     return row
 
 
+def parsed_json(text: str) -> Any:
+    """What a JSON text says. Raises ValueError or RecursionError; also for an object that has a key
+    twice, of which others keep the last alone."""
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in row:
+            raise ValueError(f"the key {quoted(key)} stands there twice")
+        row[key] = value
+    return row
+
+
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)

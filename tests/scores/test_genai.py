@@ -101,3 +101,10 @@ def test_the_score_is_the_probability_of_yes_however_spelled(tmp_path: Path) -> 
     # The third prompt has no skill, and is not among its program's "all".
     assert released["score"] == pytest.approx((60 + 10) / 2)
     assert released["groups"]["advanced"] == pytest.approx(35)
+
+
+def test_an_id_that_stands_twice_is_an_error(tmp_path):
+    row = '{"prompt": "a dog", "models": {}}'
+    (tmp_path / "genai_image.json").write_text(f'{{"00000": {row}, "00000": {row}}}')
+    with pytest.raises(DataError, match="stands there twice"):
+        read_benchmark(tmp_path / "genai_image.json")

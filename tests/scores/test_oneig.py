@@ -90,3 +90,42 @@ def test_a_prompt_without_text_is_named(tmp_path: Path) -> None:
     (folder / "OneIG-Bench.csv").write_text("category,id,prompt_en\nPortrait,000,A nurse.\n")
     with pytest.raises(DataError, match=r"000: OneIG-Bench\.csv must have its prompt in Anime"):
         read_benchmark(folder)
+
+
+def test_an_empty_class_is_an_error(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    (folder / "scripts" / "alignment" / "Q_D" / "human.json").write_text("{}")
+    with pytest.raises(DataError, match=r"human\.json must have the prompts of a class"):
+        read_benchmark(folder)
+
+
+def test_prompts_without_questions_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write(tmp_path)
+    with (folder / "OneIG-Bench.csv").open("a") as file:
+        file.write("Portrait,001,A cook.,NP,short,\nPortrait,002,A clown.,NP,short,\n")
+    assert len(read_benchmark(folder)) == 3
+    told = " ".join(capsys.readouterr().err.split())
+    assert "2 prompts of Portrait have no questions in human.json and are left out, 001" in told
+
+
+def test_two_rows_of_one_prompt_are_an_error(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    with (folder / "OneIG-Bench.csv").open("a") as file:
+        file.write("Portrait,000,A cook.,NP,short,\n")
+    with pytest.raises(DataError, match="line 6: 000 of Portrait came before"):
+        read_benchmark(folder)
+
+
+@pytest.mark.parametrize("where", ["prompt", "question"])
+def test_a_key_that_stands_twice_is_an_error(tmp_path: Path, where: str) -> None:
+    """Others keep the last alone, so that a prompt or a question would be gone unseen."""
+    folder = write(tmp_path, nested=False)
+    file = folder / "scripts" / "alignment" / "Q_D" / "human.json"
+    row = '{"question": {"1": "a?"}, "dependency": {"1": [0]}}'
+    if where == "question":
+        row = row.replace('"1": "a?"', '"1": "a?", "1": "b?"')
+    file.write_text(f'{{"000": {row}' + (f', "000": {row}}}' if where == "prompt" else "}"))
+    with pytest.raises(DataError, match="stands there twice"):
+        read_benchmark(folder)

@@ -160,3 +160,24 @@ def test_a_real_program_reads_drawn_letters(tmp_path: Path) -> None:
     assert found["a"]["whole"] and found["a"]["read"] == rows["a"]
     assert found["b"]["edits"] == 1 and found["b"]["found"] == 1
     assert found["c"]["read"] == "" and found["c"]["edits"] == 4
+
+
+@pytest.mark.parametrize("layout", ["prompts", "oneig"])
+def test_prompts_that_ask_for_no_text_are_listed(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither counted, nor strangers, nor gone unseen."""
+    folder = written(tmp_path / "images", "1", "2", "3")
+    texts = tmp_path / "texts.csv"
+    rows = {"prompts": 'id,text\n1,"a sign ""Lake"""\n2,a dog\n3,"an empty "" "" sign"\n'}
+    rows["oneig"] = "id,text_content\n1,Lake\n2,\n3,!?\n"
+    texts.write_text(rows[layout])
+    result = score_text(folder, texts, reader=Told("Lake", "x", "x"), resamples=50)
+    assert result["prompts"] == 1 and result["whole"]["mean"] == 100
+    assert result["prompts_without_text"] == ["2", "3"]
+    assert result["images_of_no_prompt"] == []
+    from selma.applications.evaluation import lettering
+
+    monkeypatch.setattr(lettering, "RapidReader", lambda: Told("Lake", "x", "x"))
+    done = CliRunner().invoke(app, ["score", "text", str(folder), "--prompts", str(texts)])
+    assert "Left out: 2 prompts that ask for no text, '2' first." in " ".join(done.output.split())

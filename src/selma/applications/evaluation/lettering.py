@@ -103,15 +103,16 @@ def score_text(
     texts: prompts with the text in quotation marks, in any layout of `selma questions`, or OneIG's
     CSV of id and text_content. Images are named by their prompt's id; what is read is kept in
     `answers`, by default <images>-answers. Returns the measures, each with its interval over
-    prompts. Raises DataError, ModelError.
+    prompts; those that ask for no text count in none, and are listed. Raises DataError, ModelError.
     """
     images, texts = as_path(images), as_path(texts)
-    wanted = _wanted(texts)
+    wanted, without = _wanted(texts)
     prompts = [
         BenchmarkPrompt(id=id, text=text, group="text", questions=(_QUESTION,))
         for id, text in wanted.items()
     ]
     files, strangers = images_of(images, prompts)
+    strangers = [id for id in strangers if id not in without]
     missing = [id for id in wanted if id not in files]
     if missing:
         raise DataError(
@@ -132,6 +133,7 @@ def score_text(
         "reader": network.name,
         "reader_fingerprint": network.fingerprint,
         "prompts": len(prompts),
+        "prompts_without_text": without,
         "images_of_no_prompt": strangers,
         "per_prompt": {
             id: {"asked": wanted[id], "read": given[id], **row._asdict()}
@@ -165,8 +167,9 @@ def _scores(
     }
 
 
-def _wanted(path: Path) -> dict[str, str]:
-    """Prompt id → the text that its image is to have. Raises DataError."""
+def _wanted(path: Path) -> tuple[dict[str, str], list[str]]:
+    """(prompt id → the text that its image is to have, ids of prompts that ask for none). Raises
+    DataError."""
     if set(ONEIG) <= set(columns(path)):
         asked: dict[str, str | None] = {}
         for line, row in csv_rows(path, ONEIG):
@@ -182,7 +185,7 @@ def _wanted(path: Path) -> dict[str, str]:
         raise DataError(
             f"{path} must have prompts with a text to be written, in quotation marks, but has none."
         )
-    return wanted
+    return wanted, [id for id in asked if id not in wanted]
 
 
 class _Asked:

@@ -12,6 +12,7 @@ from selma.plurals import counted
 from selma.records.scores import Interval
 from selma.report.fitting import Column, Row, print_fitted
 from selma.report.tables import apart, points
+from selma.texts import quoted
 
 LETTERING = {
     "text_score": "text score",
@@ -36,6 +37,13 @@ def print_lettering(result: Mapping[str, Any], console: Console) -> None:
         f"{result['most_edits']}.",
         highlight=False,
     )
+    if without := result["prompts_without_text"]:
+        console.print(
+            f"Left out: {counted(len(without), 'prompt that asks', 'prompts that ask')} for no text, "
+            f"{quoted(without[0])} first.",
+            highlight=False,
+            markup=False,
+        )
 
 
 def print_given_scores(result: Mapping[str, Any], console: Console) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from selma.records.scores import MeasureInfo
 from selma.scores.benchmarks.layouts import Benchmark, RemoteFile, Rules, head, in_folder, unsafe_id
 from selma.scores.measures import Measure, chance, chance_of_first
 from selma.scores.soft import QUESTION_ID
-from selma.textfiles import read_text
+from selma.textfiles import parsed_json, read_text
 from selma.texts import quoted
 
 FILE, SKILLS = "genai_image.json", "genai_skills.json"
@@ -63,7 +62,7 @@ def _is_vote(value: object) -> bool:
 
 def _mapping(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(read_text(file))
+        content = parsed_json(read_text(file))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file} must be a JSON file, but cannot be read: {error}.") from error
     if not isinstance(content, dict) or not content:

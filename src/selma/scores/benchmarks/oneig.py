@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from selma.errors import DataError
+from selma.plurals import counted
+from selma.progress import warn
 from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.records.scores import MeasureInfo
 from selma.scores.benchmarks.layouts import Benchmark, RemoteFile, Rules, unsafe_id
 from selma.scores.measures import Measure
-from selma.textfiles import csv_rows, read_text
+from selma.textfiles import csv_rows, parsed_json, read_text
 from selma.texts import quoted
 
 PROMPTS, QUESTIONS = "OneIG-Bench.csv", "scripts/alignment/Q_D"
@@ -36,14 +37,20 @@ def read_oneig(path: Path) -> list[BenchmarkPrompt]:
     Prompts are named <class>_<id>, as in its results; their groups and questions' categories are
     the classes. Raises DataError.
     """
-    texts = {
-        (cells["category"].strip(), cells["id"].strip()): cells["prompt_en"].strip()
-        for _, cells in csv_rows(path / PROMPTS, ("category", "id", "prompt_en"))
-    }
+    texts = _texts(path / PROMPTS)
     prompts = []
     for name, category in CLASSES.items():
         file = path / QUESTIONS / f"{name}.json"
-        for id, row in _object(file, read_text(file), "it").items():
+        rows = _object(file, read_text(file), "it")
+        if not rows:
+            raise DataError(f"{file} must have the prompts of a class, but has none.")
+        unasked = [id for kind, id in texts if kind == category and id not in rows]
+        if unasked:
+            warn(
+                f"{path / PROMPTS}: {counted(len(unasked), 'prompt')} of {category} have no "
+                f"questions in {file.name} and are left out, {unasked[0]} first."
+            )
+        for id, row in rows.items():
             where = f"{file}, {id}"
             text = texts.get((category, id))
             if not text:
@@ -61,6 +68,19 @@ def read_oneig(path: Path) -> list[BenchmarkPrompt]:
                 )
             )
     return prompts
+
+
+def _texts(path: Path) -> dict[tuple[str, str], str]:
+    """(category, id) → prompt. Raises DataError for two rows of one prompt."""
+    texts: dict[tuple[str, str], str] = {}
+    for line, cells in csv_rows(path, ("category", "id", "prompt_en")):
+        key = cells["category"].strip(), cells["id"].strip()
+        if key in texts:
+            raise DataError(
+                f"{path}, line {line}: {key[1]} of {key[0]} came before. Keep one of its rows."
+            )
+        texts[key] = cells["prompt_en"].strip()
+    return texts
 
 
 def _questions(where: str, row: Any, category: str) -> tuple[Question, ...]:
@@ -92,7 +112,7 @@ def _questions(where: str, row: Any, category: str) -> tuple[Question, ...]:
 def _object(where: object, value: Any, what: str) -> dict[str, Any]:
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = parsed_json(value)
         except (ValueError, RecursionError) as error:
             raise DataError(
                 f"{where}: {what} must be JSON, but cannot be read: {error}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from selma.scores.benchmarks.layouts import (
     unsafe_id,
 )
 from selma.scores.measures import DSG
-from selma.textfiles import csv_rows, read_text
+from selma.textfiles import csv_rows, parsed_json, read_text
 from selma.texts import printable, quoted
 
 _TEXT_KEYS = ("text", "prompt", "caption")
@@ -99,7 +98,7 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 
 def _json(path: Path, number: int, text: str) -> Any:
     try:
-        return json.loads(text)
+        return parsed_json(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}, line {number}: it is not valid JSON: {error}.") from error
 
